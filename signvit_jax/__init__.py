@@ -1,0 +1,1 @@
+"""Sign-language translation in JAX/Flax: a signed video goes in, text comes out."""

@@ -1,0 +1,131 @@
+"""The Dense ViT: a vision Transformer (Dosovitskiy et al. 2021) applied to every frame on its own."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from signvit_jax.config import EncoderConfig
+from signvit_jax.models.attention import dropout, key_for
+from signvit_jax.models.layers import CrossAttention, TransformerBlock, block_at, gelu, layer_norm, linear, stack, truncated_normal
+from signvit_jax.models.positions import sinusoids_2d
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class PatchEmbedding(nnx.Module):
+    """Cuts a picture into patches and maps each with one matrix product (a convolution whose stride is its size)."""
+
+    def __init__(self, patch_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        inputs = patch_size * patch_size * 3
+        self.project = nnx.Linear(inputs, width, kernel_init=truncated_normal, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+        self.patch_size = patch_size
+
+    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n p d"]:
+        n, h, w, c = images.shape
+        size = self.patch_size
+        grid = images.reshape(n, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
+        return self.project(grid.reshape(n, (h // size) * (w // size), size * size * c))
+
+
+class ConvStem(nnx.Module):
+    """Stride-2 3x3 convolutions down to the patch grid, then 1x1 to the width (Xiao et al. 2021), with LayerNorm over channels."""
+
+    def __init__(self, patch_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        steps = patch_size.bit_length() - 1
+        widths = [3, *(max(16, width >> (steps - 1 - step)) for step in range(steps))]
+        conv = partial(nnx.Conv, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+        self.convs = nnx.List([conv(i, o, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=False) for i, o in zip(widths, widths[1:])])
+        self.norms = nnx.List([layer_norm(o, dtype=dtype, rngs=rngs) for o in widths[1:]])
+        self.project = linear(widths[-1], width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n p d"]:
+        x = images
+        for conv, norm in zip(self.convs, self.norms):
+            x = gelu(norm(conv(x)))
+        return self.project(x.reshape(x.shape[0], -1, x.shape[-1]))
+
+
+class FramePooling(nnx.Module):
+    """One learned query attends to the tokens of a frame."""
+
+    def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.query = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
+        self.attention = CrossAttention(width, heads, dropout_rate=0.0, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: Float[Array, "n s d"]) -> Float[Array, "n d"]:
+        query = jnp.broadcast_to(self.query[...].astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[-1]))
+        return self.attention(query, tokens)[:, 0]
+
+
+class DenseViT(nnx.Module):
+    """Pictures (n, h, w, 3), normalised, to one feature each (n, d).
+
+    The blocks are kept stacked (a leading layer axis) whether they are scanned or unrolled, so a checkpoint fits both.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, image_size: int, *, remat: str = "none", scan_layers: bool = True, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        width, side = config.vit_hidden_dim, image_size // config.patch_size
+        stem = {"patch": PatchEmbedding, "conv": ConvStem}[config.stem]
+        self.embed = stem(config.patch_size, width, dtype=dtype, rngs=rngs)
+        self.class_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
+        self.positions = nnx.Param(_initial_positions(config.position_init, side, width, rngs))
+        self.blocks = stack(
+            lambda block_rngs: TransformerBlock(
+                width,
+                config.vit_num_heads,
+                config.vit_mlp_dim,
+                dropout_rate=config.dropout,
+                attention_dropout=config.attention_dropout,
+                dtype=dtype,
+                rngs=block_rngs,
+            ),
+            config.vit_num_layers,
+            rngs,
+        )
+        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.pooling = FramePooling(width, config.vit_num_heads, dtype=dtype, rngs=rngs) if config.frame_pooling == "attention" else None
+        self.layers, self.dropout_rate, self.drop_path_rate = config.vit_num_layers, config.dropout, config.drop_path
+        self.remat, self.scan_layers, self.dtype = remat, scan_layers, dtype
+
+    def tokens(self, images: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None) -> Float[Array, "n s d"]:
+        """All output tokens of each picture, the class token first (s = 1 + patches), after the last norm."""
+        patches = self.embed(images.astype(self.dtype))
+        class_token = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (patches.shape[0], 1, patches.shape[-1]))
+        x = jnp.concatenate([class_token, patches], axis=1) + self.positions[...].astype(self.dtype)
+        return self.norm(self._run_blocks(dropout(x, self.dropout_rate, key_for(key, self.layers)), key))
+
+    def __call__(self, images: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None) -> Float[Array, "n d"]:
+        tokens = self.tokens(images, key)
+        return tokens.mean(axis=1) if self.pooling is None else self.pooling(tokens)
+
+    def _run_blocks(self, x: Float[Array, "n s d"], key: Key[Array, ""] | None) -> Float[Array, "n s d"]:
+        rates = np.linspace(0.0, self.drop_path_rate, self.layers, dtype=np.float32)
+        graphdef, state = nnx.split(self.blocks)
+
+        def run(x: Array, layer_state: nnx.State, layer: Array | int, rate: Array) -> Array:
+            block = nnx.merge(graphdef, layer_state)
+            return block(x, None, key_for(key, layer), rate if self.drop_path_rate else None)
+
+        if self.remat != "none":
+            run = jax.checkpoint(run, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers)
+        if self.scan_layers:
+            return jax.lax.scan(lambda x, inputs: (run(x, *inputs), None), x, (state, jnp.arange(self.layers), jnp.asarray(rates)))[0]
+        for layer in range(self.layers):
+            x = run(x, nnx.state(block_at(self.blocks, layer)), layer, jnp.asarray(rates[layer]))
+        return x
+
+
+def _initial_positions(kind: str, side: int, width: int, rngs: nnx.Rngs) -> Float[Array, "1 s d"]:
+    if kind == "normal":
+        return truncated_normal(rngs.params(), (1, 1 + side * side, width))
+    table = sinusoids_2d(side, side, width)
+    return jnp.asarray(np.concatenate([np.zeros((1, width), np.float32), table]))[None]

@@ -1,0 +1,88 @@
+"""The hybrid loss: CTC on what the encoder sees, cross-entropy on what the decoder says.
+
+Every part is a sum over the clips given, divided by counts of the whole batch (`LossCounts`): parts of a batch, on several devices or one after the
+other, therefore add up to exactly the loss of the whole.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from signvit_jax.config import TrainingConfig
+from signvit_jax.models.attention import key_for
+from signvit_jax.models.ctc_loss import ctc_loss
+from signvit_jax.models.decoder import PAD
+from signvit_jax.models.translator import SignTranslator
+
+Batch = dict[str, Array]
+
+
+class LossCounts(NamedTuple):
+    """What the sums of a batch are divided by."""
+
+    clips: Float[Array, ""]
+    tokens: Float[Array, ""]
+
+
+class LossParts(NamedTuple):
+    """Shares of the batch's loss that add up over its parts; `impossible` counts clips whose labels cannot align."""
+
+    total: Float[Array, ""]
+    ce: Float[Array, ""]
+    ctc: Float[Array, ""]
+    impossible: Float[Array, ""]
+
+
+def count(batch: Batch) -> LossCounts:
+    """Clips and predicted tokens of `batch`; rows that only fill it do not count."""
+    return LossCounts(batch["weights"].sum(), jnp.sum((batch["tokens"][:, 1:] != PAD) * batch["weights"][:, None]))
+
+
+def divisors(batch: Batch) -> LossCounts:
+    """The counts of `batch`, at least 1 each so that an empty one divides by something."""
+    return LossCounts(*(jnp.maximum(value, 1.0) for value in count(batch)))
+
+
+def smoothed_cross_entropy(logits: Float[Array, "b l v"], targets: Int[Array, "b l"], smoothing: float) -> Float[Array, "b l"]:
+    """Cross-entropy in nats against 1 - s on the target and s / (v - 1) on each other entry.
+
+    Written with the log-normaliser and the sum of the logits, so that no log-probabilities of shape (b, l, v) are kept.
+    """
+    logits = logits.astype(jnp.float32)
+    rest = smoothing / (logits.shape[-1] - 1)
+    target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - (1.0 - smoothing - rest) * target - rest * logits.sum(axis=-1)
+
+
+def translation_loss(
+    model: SignTranslator, batch: Batch, counts: LossCounts, config: TrainingConfig, key: Key[Array, ""] | None = None
+) -> tuple[Float[Array, ""], LossParts]:
+    """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`; dropout only with a key.
+
+    CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS (or glosses), each clip's loss divided by its number
+    of labels, mean over clips; an impossible alignment counts as zero loss.
+    """
+    tokens, weights = batch["tokens"], batch["weights"]
+    encoded = model.encode(batch["video"], batch["frame_lengths"], key_for(key, 0))
+
+    targets = tokens[:, 1:]
+    logits = model.logits(encoded, tokens[:, :-1], key_for(key, 1))
+    per_token = smoothed_cross_entropy(logits, targets, config.label_smoothing)
+    ce = jnp.sum(per_token * (targets != PAD) * weights[:, None]) / counts.tokens
+
+    labels, label_lengths = ctc_labels(batch)
+    ctc_logits, steps = model.ctc_logits(encoded, key_for(key, 2))
+    per_clip, feasible = ctc_loss(ctc_logits, steps, labels, label_lengths)
+    ctc = jnp.sum(per_clip / jnp.maximum(label_lengths, 1) * weights) / counts.clips
+
+    total = config.ctc_weight * ctc + config.ce_weight * ce
+    return total, LossParts(total, ce, ctc, jnp.sum(jnp.where(feasible, 0.0, weights)))
+
+
+def ctc_labels(batch: Batch) -> tuple[Int[Array, "b l"], Int[Array, "b"]]:
+    """Labels that CTC spells, and how many: the glosses where the batch carries them, else the text without BOS and EOS."""
+    if "gloss_tokens" in batch:
+        return batch["gloss_tokens"], batch["gloss_lengths"]
+    return batch["tokens"][:, 1:], jnp.maximum(batch["token_lengths"] - 2, 0)

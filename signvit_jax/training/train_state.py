@@ -1,0 +1,77 @@
+"""What a run carries from step to step, and how it comes to lie on the mesh."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PyTree
+
+from signvit_jax.config import Config
+from signvit_jax.models.translator import SignTranslator, abstract_model
+from signvit_jax.parallel.sharding import state_shardings
+
+
+@struct.dataclass
+class TrainState:
+    """Parameters are nested dicts; `ema` is None unless training.ema_decay > 0."""
+
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree | None
+    step: Int[Array, ""]  # updates tried
+    nonfinite_in_row: Int[Array, ""]  # updates skipped since the last one that was made
+    nonfinite_total: Int[Array, ""]
+
+
+class ModelDefinition:
+    """The model without its numbers: how to make them, and how to put them back in.
+
+    Flax's mutable modules end here: everything downstream is a pure function of a parameter dict.
+    """
+
+    def __init__(self, config: Config, vocab_size: int, gloss_vocab_size: int = 0):
+        self.config, self.vocab_size, self.gloss_vocab_size = config, vocab_size, gloss_vocab_size
+        self.graphdef, self.abstract_state = nnx.split(abstract_model(config, vocab_size, gloss_vocab_size))
+
+    def init(self, seed: int) -> PyTree:
+        """Fresh parameters (traceable)."""
+        model = SignTranslator(self.config, self.vocab_size, self.gloss_vocab_size, rngs=nnx.Rngs(params=jax.random.key(seed)))
+        return parameters_of(model)
+
+    def abstract_params(self) -> PyTree:
+        """Shapes and dtypes of the parameters."""
+        return jax.eval_shape(partial(self.init, 0))
+
+    def bind(self, params: PyTree) -> SignTranslator:
+        """The model with these parameters."""
+        state = jax.tree.map(lambda leaf: leaf, self.abstract_state)
+        nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
+        return nnx.merge(self.graphdef, state)
+
+
+def parameters_of(model: nnx.Module) -> PyTree:
+    """The model's parameters as nested dicts with string keys, the numbers of listed modules included."""
+
+    def plain(node: Any) -> Any:
+        return {str(name): plain(child) for name, child in node.items()} if isinstance(node, dict) else node
+
+    return plain(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def new_state(definition: ModelDefinition, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step (traceable; `jax.eval_shape` of it gives the abstract state)."""
+    params = definition.init(seed)
+    ema = jax.tree.map(jnp.copy, params) if definition.config.training.ema_decay else None
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(params, optimizer.init(params), ema, zero, zero, zero)
+
+
+def abstract_on_mesh(make_state: Any, mesh: Mesh) -> tuple[PyTree, PyTree]:
+    """(state of ShapeDtypeStructs that carry their shardings, the shardings alone) for a function that makes a state."""
+    abstract = jax.eval_shape(make_state)
+    shardings = state_shardings(abstract, mesh)
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, shardings), shardings
