@@ -1,0 +1,117 @@
+"""The one schema of every data set: what a record holds, the side index of a split, and which split a source video belongs to.
+
+| feature | type | meaning |
+|---|---|---|
+| `id` | text | name of the clip, unique in the data set |
+| `video` | sequence of bytes | one JPEG (RGB or grey, at most 4 channels) per frame, in order of time |
+| `fps` | float32 | frames a second of the stored frames |
+| `text` | text | the translation, exactly as annotated (never normalised) |
+| `gloss` | text | glosses separated by one space; "" if there are none |
+| `signer` | text | who signs; "" if unknown |
+| `video_id` | text | the source video that the clip was cut from; splits are made on it |
+| `start`, `end` | float32 | seconds in the source video; both -1 if the clip is the whole file |
+
+Frames are stored as JPEG bytes and not as a TFDS `Video`, so that a reader decodes only the frames that it samples.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+WHOLE_FILE = -1.0  # `start` and `end` of a clip that is its whole file
+
+
+class SchemaError(ValueError):
+    """A record or an index that does not follow the schema; the message names file, line and key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexEntry:
+    """What is known of a clip without reading its frames. `fps` in frames a second of the stored frames."""
+
+    id: str
+    num_frames: int
+    fps: float
+    text: str
+    gloss: str = ""
+    signer: str = ""
+    video_id: str = ""
+
+
+def features() -> Any:
+    """The `tfds.features.FeaturesDict` of every data set (TFDS is imported here, not with the module: it takes most of a second)."""
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "video": tfds.features.Sequence(tfds.features.Scalar(dtype=np.object_)),
+            "fps": tfds.features.Scalar(dtype=np.float32),
+            "text": tfds.features.Text(),
+            "gloss": tfds.features.Text(),
+            "signer": tfds.features.Text(),
+            "video_id": tfds.features.Text(),
+            "start": tfds.features.Scalar(dtype=np.float32),
+            "end": tfds.features.Scalar(dtype=np.float32),
+        }
+    )
+
+
+def index_path(folder: str | os.PathLike, split: str) -> Path:
+    return Path(folder) / f"{split}.index.jsonl"
+
+
+def write_index(folder: str | os.PathLike, split: str, entries: Iterable[IndexEntry]) -> Path:
+    """Writes `<split>.index.jsonl`, one entry a line in the order of the records; the file appears whole or not at all."""
+    path = index_path(folder, split)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            for entry in entries:
+                file.write(json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_index(folder: str | os.PathLike, split: str) -> list[IndexEntry]:
+    """Reads what `write_index` wrote. Raises FileNotFoundError if there is none and SchemaError for a line that is not an entry."""
+    path = index_path(folder, split)
+    entries = []
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                entries.append(IndexEntry(**json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise SchemaError(
+                    f"{path}, line {number}: not an index entry ({error}); delete the file, it is made anew from the records"
+                ) from error
+    return entries
+
+
+def stable_fraction(video_id: str) -> float:
+    """A number in [0, 1) that depends on nothing but the text of `video_id` (first 52 bits of its SHA-256): the same on every machine, in every run."""
+    digest = hashlib.sha256(video_id.encode("utf-8", "surrogatepass")).digest()
+    return (int.from_bytes(digest[:8], "big") >> 12) / 2**52
+
+
+def split_of(video_id: str, val_fraction: float = 0.1, test_fraction: float = 0.1) -> str:
+    """The split of a source video: "test", "validation" or "train". All clips of a video share it, so nothing leaks between splits."""
+    fraction = stable_fraction(video_id)
+    if fraction < test_fraction:
+        return TEST
+    return VALIDATION if fraction < test_fraction + val_fraction else TRAIN
+
+
+def source_video_of(clip_id: str) -> str:
+    """`<video>-<n>` -> `<video>`, cut at the last "-" (video ids may contain "-" themselves); any other id is its own video."""
+    video, dash, number = clip_id.rpartition("-")
+    return video if dash and video and number.isdecimal() else clip_id
