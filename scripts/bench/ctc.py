@@ -1,0 +1,68 @@
+"""Time and peak memory of the CTC loss, forward and backward, beside `optax.ctc_loss`.
+
+    python scripts/bench/ctc.py --batch=16 --steps=64 --labels=64 --vocabulary=30522 --dtype=float32 --runs=7
+
+The two take turns in one process; the times are medians. Memory is what the compiled step needs beside its arguments: temporaries and the gradient.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from signvit_jax.models.ctc_loss import ctc_loss
+
+
+def ours(logits, logit_lengths, labels, label_lengths):
+    return ctc_loss(logits, logit_lengths, labels, label_lengths)[0].mean()
+
+
+def theirs(logits, logit_lengths, labels, label_lengths):
+    logit_paddings = jnp.arange(logits.shape[1]) >= logit_lengths[:, None]
+    label_paddings = jnp.arange(labels.shape[1]) >= label_lengths[:, None]
+    return optax.ctc_loss(logits, logit_paddings.astype(jnp.float32), labels, label_paddings.astype(jnp.float32)).mean()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--labels", type=int, default=32)
+    parser.add_argument("--vocabulary", type=int, default=30522)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--runs", type=int, default=7)
+    args = parser.parse_args()
+
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.standard_normal((args.batch, args.steps, args.vocabulary), np.float32), args.dtype)
+    labels = jnp.asarray(rng.integers(1, args.vocabulary, (args.batch, args.labels)), jnp.int32)
+    lengths = jnp.full(args.batch, args.steps, jnp.int32), jnp.asarray(rng.integers(1, args.labels + 1, args.batch), jnp.int32)
+    inputs = (logits, lengths[0], labels, lengths[1])
+
+    compiled = {name: jax.jit(jax.value_and_grad(loss)).lower(*inputs).compile() for name, loss in (("ours", ours), ("optax", theirs))}
+    seconds = {name: [] for name in compiled}
+    for run in range(args.runs + 1):
+        for name, step in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(step(*inputs))
+            if run:  # the first warms up
+                seconds[name].append(time.perf_counter() - start)
+
+    print(
+        f"{jax.devices()[0].device_kind}, logits ({args.batch}, {args.steps}, {args.vocabulary}) {args.dtype}, {args.labels} labels, {args.runs} runs each"
+    )
+    times = {name: statistics.median(taken) for name, taken in seconds.items()}
+    memories = {}
+    for name, step in compiled.items():
+        memory = step.memory_analysis()
+        memories[name] = memory.temp_size_in_bytes + memory.output_size_in_bytes
+        print(f"{name:6}  {times[name] * 1e3:8.1f} ms   {memories[name] / 2**20:8.1f} MiB")
+    print(f"ours/optax: time {times['ours'] / times['optax']:.2f}, memory {memories['ours'] / memories['optax']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
