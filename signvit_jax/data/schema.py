@@ -98,7 +98,7 @@ def read_index(folder: str | os.PathLike, split: str) -> list[IndexEntry]:
 
 
 def stable_fraction(video_id: str) -> float:
-    """A number in [0, 1) that depends on nothing but the text of `video_id` (first 52 bits of its SHA-256): the same on every machine, in every run."""
+    """A number in [0, 1) that depends on nothing but the text of `video_id` (52 bits of its SHA-256): the same on every machine and in every run."""
     digest = hashlib.sha256(video_id.encode("utf-8", "surrogatepass")).digest()
     return (int.from_bytes(digest[:8], "big") >> 12) / 2**52
 
