@@ -52,9 +52,8 @@ def main() -> None:
             if run:  # the first warms up
                 seconds[name].append(time.perf_counter() - start)
 
-    print(
-        f"{jax.devices()[0].device_kind}, logits ({args.batch}, {args.steps}, {args.vocabulary}) {args.dtype}, {args.labels} labels, {args.runs} runs each"
-    )
+    shape = f"({args.batch}, {args.steps}, {args.vocabulary}) {args.dtype}"
+    print(f"{jax.devices()[0].device_kind}, logits {shape}, {args.labels} labels, medians of {args.runs} runs")
     times = {name: statistics.median(taken) for name, taken in seconds.items()}
     memories = {}
     for name, step in compiled.items():
