@@ -1,0 +1,133 @@
+"""Timed text written as txt, json, tsv, srt or vtt."""
+
+import csv
+import dataclasses
+import html
+import io
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+
+
+class SubtitleError(ValueError):
+    """Segments that cannot be written: an unknown format, or a time that is not a number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """What was signed from `start` to `end`, in seconds from the video's beginning."""
+
+    start: float
+    end: float
+    text: str
+    score: float | None = None  # log-probability, as the decoder gives it
+    confidence: float | None = None  # 0 to 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cue:
+    """A segment as it is written: whole milliseconds, one line of text."""
+
+    start: int
+    end: int
+    text: str
+    score: float | None
+    confidence: float | None
+
+
+def write(segments: Iterable[Segment], format: str, duration: float | None = None) -> str:
+    """The file's text in one of `FORMATS`; `duration` is the video's length in seconds, which no segment then exceeds.
+
+    Segments come out in order of time and do not overlap: an earlier one ends where the next begins, and those that begin in the same millisecond
+    become one. No text is lost by this; a segment without text is left out. Times are rounded to milliseconds. Raises SubtitleError.
+    """
+    if format not in _WRITERS:
+        raise SubtitleError(f"subtitle format is {format!r}; allowed: one of {', '.join(map(repr, FORMATS))}")
+    return _WRITERS[format](_cues(segments, duration))
+
+
+def _cues(segments: Iterable[Segment], duration: float | None) -> list[_Cue]:
+    if duration is not None and not (math.isfinite(duration) and duration >= 0):
+        raise SubtitleError(f"the video's duration is {duration} seconds; it must be a number >= 0")
+    limit = math.inf if duration is None else math.floor(duration * 1000)
+    placed = [_placed(segment, limit) for segment in segments if _one_line(segment.text)] if limit >= 1 else []
+    cues: list[_Cue] = []
+    for cue in sorted(placed, key=lambda cue: (cue.start, cue.end)):
+        if cues and cues[-1].start == cue.start:
+            cues[-1] = _joined(cues[-1], cue)
+        else:
+            if cues:
+                cues[-1] = dataclasses.replace(cues[-1], end=min(cues[-1].end, cue.start))
+            cues.append(cue)
+    return cues
+
+
+def _placed(segment: Segment, limit: float) -> _Cue:
+    """The segment within the video and at least a millisecond long, wherever its times were."""
+    if not (math.isfinite(segment.start) and math.isfinite(segment.end)):
+        raise SubtitleError(f"a segment goes from {segment.start} to {segment.end} seconds; both must be numbers (its text: {segment.text!r})")
+    start = int(min(max(round(segment.start * 1000), 0), limit - 1))
+    end = int(max(min(round(segment.end * 1000), limit), start + 1))
+    return _Cue(start, end, _one_line(segment.text), _finite(segment.score), _finite(segment.confidence))
+
+
+def _joined(first: _Cue, second: _Cue) -> _Cue:
+    """Two cues in one place; the less certain one speaks for both."""
+    scores = [x for x in (first.score, second.score) if x is not None]
+    confidences = [x for x in (first.confidence, second.confidence) if x is not None]
+    text = f"{first.text} {second.text}"
+    return _Cue(first.start, max(first.end, second.end), text, min(scores, default=None), min(confidences, default=None))
+
+
+def _one_line(text: str) -> str:
+    """White space of any kind, blank lines above all, as single spaces; what no player can show or no file can hold is taken out."""
+    shown = (" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs"))
+    return " ".join("".join(shown).split())
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _clock(milliseconds: int, separator: str) -> str:
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{separator}{milliseconds:03d}"
+
+
+def _txt(cues: list[_Cue]) -> str:
+    return "".join(f"{cue.text}\n" for cue in cues)
+
+
+def _json(cues: list[_Cue]) -> str:
+    segments = [{**dataclasses.asdict(cue), "start": cue.start / 1000, "end": cue.end / 1000} for cue in cues]
+    text = " ".join(cue.text for cue in cues)
+    return json.dumps({"text": text, "segments": segments}, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def _tsv(cues: list[_Cue]) -> str:
+    file = io.StringIO()
+    rows = csv.writer(file, dialect="excel-tab", lineterminator="\n")
+    rows.writerow(["start", "end", "text", "score", "confidence"])
+    rows.writerows([f"{cue.start / 1000:.3f}", f"{cue.end / 1000:.3f}", cue.text, cue.score, cue.confidence] for cue in cues)
+    return file.getvalue()
+
+
+def _srt(cues: list[_Cue]) -> str:
+    # SubRip knows no escapes; an arrow in the text would be taken for a time line by some players.
+    blocks = (
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{re.sub('--+>', '->', cue.text)}\n" for number, cue in enumerate(cues, 1)
+    )
+    return "\n".join(blocks)
+
+
+def _vtt(cues: list[_Cue]) -> str:
+    blocks = (f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{html.escape(cue.text, quote=False)}\n" for cue in cues)
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+_WRITERS = {"txt": _txt, "json": _json, "tsv": _tsv, "srt": _srt, "vtt": _vtt}
+FORMATS = tuple(_WRITERS)
