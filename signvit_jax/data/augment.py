@@ -1,0 +1,183 @@
+"""Augmentation of a clip: one draw for all its frames, so that nothing in the picture jitters.
+
+Geometry (rotate, translate, scale, mirror) and the fit to the model's square are one bilinear sampling of the decoded colour planes; colour
+(brightness, contrast, saturation, hue) is a gain for the luma plane and a 2x2 matrix for the two chroma planes. Both work before the
+conversion to RGB: half as many numbers, and the maps are computed once a clip.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+
+from signvit_jax.config import AugmentConfig
+from signvit_jax.data.frames import Box, decode_jpeg, fit_picture, picture_box, scale
+
+_PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores colour
+_STEPS = 16  # 1 << 4; positions between two pixels that bilinear sampling tells apart; 16 * 16 * 255 fits 16 bits
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipAugmentation:
+    """What is done to every frame of one clip; the defaults do nothing.
+
+    `angle` in radians, counter-clockwise; `shift_x`, `shift_y` in shares of the picture; `zoom`, `brightness`, `contrast` (about mid-grey) and
+    `saturation` are factors; `hue` in turns of the colour circle.
+    """
+
+    angle: float = 0.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+    zoom: float = 1.0
+    mirror: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+
+
+NONE = ClipAugmentation()
+
+
+def draw_augmentation(config: AugmentConfig, rng: np.random.Generator) -> ClipAugmentation:
+    """One draw, each strength uniform within what the config allows. Always takes the same number of random numbers."""
+    rotate, shift_x, shift_y, zoom, brightness, contrast, saturation, hue = rng.uniform(-1.0, 1.0, 8)
+    flip = rng.uniform() < 0.5
+    return ClipAugmentation(
+        angle=math.radians(config.rotate * rotate),
+        shift_x=config.translate * shift_x,
+        shift_y=config.translate * shift_y,
+        zoom=1.0 + config.scale * zoom,
+        mirror=bool(config.mirror and flip),
+        brightness=1.0 + config.brightness * brightness,
+        contrast=1.0 + config.contrast * contrast,
+        saturation=1.0 + config.saturation * saturation,
+        hue=config.hue * hue,
+    )
+
+
+def decode_clip(
+    jpegs: Sequence[bytes], size: int, fit: str, augmentation: ClipAugmentation = NONE, out: UInt8[np.ndarray, "t s s 3"] | None = None
+) -> UInt8[np.ndarray, "t s s 3"]:
+    """Stored JPEG frames as RGB frames of `size` x `size`, written into `out` if given. Raises FrameDecodeError naming the frame's number."""
+    out = np.empty((len(jpegs), size, size, 3), np.uint8) if out is None else out
+    lens = None if augmentation == NONE else _Lens(augmentation, size, fit)
+    for data, target in zip(jpegs, out, strict=True):
+        frame = decode_jpeg(data)
+        if lens is None:
+            fit_picture(frame, size, fit, target)
+        else:
+            lens.apply(frame, target)
+    return out
+
+
+class _Lens:
+    """One augmentation, ready to be applied to frame after frame; maps are kept for the frame shape seen last."""
+
+    def __init__(self, augmentation: ClipAugmentation, size: int, fit: str):
+        self._augmentation, self._size, self._fit = augmentation, size, fit
+        self._even = size + size % 2  # half-size chroma planes need an even square
+        self._canvas = av.VideoFrame(self._even, self._even, _PLANES)
+        self._y, self._u, self._v = (_pixels(plane) for plane in self._canvas.planes)
+        self._shape = None
+
+    def apply(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "s s 3"]) -> None:
+        box = picture_box(frame.width, frame.height, self._size, self._fit)
+        frame = scale(frame, _near(frame.width, box.width), _near(frame.height, box.height), _PLANES)
+        y, u, v = (_pixels(plane) for plane in frame.planes)
+        shape = (box, frame.width, y.shape, u.shape)
+        if shape != self._shape:
+            luma, chroma = frame.planes[0], frame.planes[1]
+            self._luma_map = _PlaneMap(self._augmentation, box, self._even, self._even, luma, np.uint16)
+            self._chroma_map = _PlaneMap(self._augmentation, box, self._even, self._even // 2, chroma, np.uint32)
+            self._shape = shape
+        # Both chroma values travel in one 32-bit number, 16 bits each: one gathering for the two.
+        chroma = self._chroma_map.sample(u | (v.astype(np.uint32) << 16), black=128 | 128 << 16)
+        self._colour(self._luma_map.sample(y, black=0), chroma & 255, chroma >> 16 & 255)
+        out[:] = scale(self._canvas, self._even, self._even, "rgb24").to_ndarray()[: self._size, : self._size]
+
+    def _colour(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
+        """Writes the planes, colours changed, into the canvas: a gain and an offset for luma, a rotation times a gain for chroma about 128."""
+        look = self._augmentation
+        gain = look.contrast * look.brightness
+        y = np.multiply(y, np.float32(gain), dtype=np.float32)
+        y += np.float32(128 * (look.brightness - gain))
+        self._y[:, : self._even] = _bytes(y)
+        cos, sin = (np.float32(gain * look.saturation * f(2 * math.pi * look.hue)) for f in (math.cos, math.sin))
+        u, v = u.astype(np.float32) - 128, v.astype(np.float32) - 128
+        self._u[:, : self._even // 2] = _bytes(cos * u - sin * v + 128)
+        self._v[:, : self._even // 2] = _bytes(sin * u + cos * v + 128)
+
+
+class _PlaneMap:
+    """Bilinear sampling of a colour plane: for each output pixel the top left of its four neighbours, and their weights."""
+
+    def __init__(self, augmentation: ClipAugmentation, box: Box, square: int, side: int, plane: av.video.plane.VideoPlane, dtype: type):
+        height, width, stride = plane.height, plane.width, plane.line_size
+        x, y = _source_positions(augmentation, box, square, side)
+        outside = (x < 0) | (x > 1) | (y < 0) | (y > 1)
+        left, weight_x = _neighbour(x * width - 0.5, width)
+        top, weight_y = _neighbour(y * height - 0.5, height)
+        # Pixels outside the picture read the black that is appended to it for all four neighbours.
+        self._index = np.where(outside, height * stride, top * stride + left).astype(np.intp)
+        self._source = np.empty(height * stride + stride + 2, dtype)
+        self._length = height * stride
+        self._neighbours = [
+            (self._source[step:], weight.astype(dtype))
+            for step, weight in (
+                (0, (_STEPS - weight_x) * (_STEPS - weight_y)),
+                (1, weight_x * (_STEPS - weight_y)),
+                (stride, (_STEPS - weight_x) * weight_y),
+                (stride + 1, weight_x * weight_y),
+            )
+        ]
+        half = _STEPS**2 // 2
+        self._half = half if dtype is np.uint16 else half | half << 16
+        self._sum, self._part = np.empty((2, side, side), dtype)
+
+    def sample(self, plane: np.ndarray, black: int) -> np.ndarray:
+        """(side, side) numbers whose low byte is the value (and, of two 16-bit numbers in one, that of each); valid until the next call."""
+        self._source[: self._length] = plane.reshape(-1)
+        self._source[self._length :] = black
+        self._sum[:] = self._half  # rounds to the nearest
+        for neighbour, weight in self._neighbours:
+            neighbour.take(self._index, out=self._part, mode="clip")
+            np.multiply(self._part, weight, out=self._part)
+            np.add(self._sum, self._part, out=self._sum)
+        return np.right_shift(self._sum, 8, out=self._sum)
+
+
+def _pixels(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h stride"]:
+    """The memory of a plane, the bytes that pad its rows included."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+
+
+def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    """Rounds in place."""
+    values += np.float32(0.5)
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
+
+
+def _source_positions(augmentation: ClipAugmentation, box: Box, square: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the picture (0 to 1 along each side) the pixel centres of a `side` x `side` output plane come from."""
+    centre = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side - np.float32(0.5)
+    x, y = centre[None, :] - augmentation.shift_x, centre[:, None] - augmentation.shift_y
+    cos, sin = math.cos(augmentation.angle) / augmentation.zoom, math.sin(augmentation.angle) / augmentation.zoom
+    x, y = cos * x - sin * y, sin * x + cos * y
+    x = -x if augmentation.mirror else x
+    return ((x + 0.5) * square - box.x) / box.width, ((y + 0.5) * square - box.y) / box.height
+
+
+def _neighbour(position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixel before each position and the weight, in sixteenths, of the one after it."""
+    sixteenths = np.rint(np.clip(position, 0, length - 1) * np.float32(_STEPS)).astype(np.int32)
+    before = np.minimum(sixteenths >> 4, max(length - 2, 0))
+    return before, sixteenths - (before << 4)
+
+
+def _near(length: int, target: int) -> int:
+    """Four neighbours are too few for a picture that shrinks much: it is first averaged down to the target."""
+    return target if length > 1.5 * target else length
