@@ -1,0 +1,136 @@
+"""CTC prefix beam search against sums over all alignments and against a plain dictionary of prefixes."""
+
+import collections
+import itertools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from signvit_jax.decoding.ctc import greedy_ctc
+from signvit_jax.decoding.ctc_prefix_beam import ctc_prefix_beam_search
+
+
+def random_logits(*shape, seed=0, scale=2.0):
+    return scale * np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    return logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(-1, keepdims=True)
+
+
+def every_text(logits):
+    """{text: log-probability} from all v^s paths, float64, one clip."""
+    log_probs, texts = log_softmax(logits), collections.defaultdict(float)
+    for path in itertools.product(range(logits.shape[1]), repeat=logits.shape[0]):
+        text = tuple(word for word, _ in itertools.groupby(path) if word != 0)
+        texts[text] += math.exp(sum(log_probs[t, word] for t, word in enumerate(path)))
+    return {text: math.log(p) for text, p in texts.items()}
+
+
+def plain_prefix_search(logits, beam_size):
+    """[(text, log-probability)], best first: the textbook's loops over a dictionary, the whole vocabulary at each step."""
+    beams = {(): (0.0, -math.inf)}
+    for row in log_softmax(logits):
+        grown = collections.defaultdict(lambda: (-math.inf, -math.inf))
+        for text, (blank, label) in beams.items():
+            total = np.logaddexp(blank, label)
+            grown[text] = np.logaddexp(grown[text][0], total + row[0]), grown[text][1]
+            if text:
+                grown[text] = grown[text][0], np.logaddexp(grown[text][1], label + row[text[-1]])
+            for word in range(1, len(row)):
+                longer = (*text, word)
+                before = blank if text and word == text[-1] else total
+                grown[longer] = grown[longer][0], np.logaddexp(grown[longer][1], before + row[word])
+        best = sorted(grown.items(), key=lambda item: -np.logaddexp(*item[1]))
+        beams = dict(best[:beam_size])
+    return [(text, np.logaddexp(*p)) for text, p in beams.items()]
+
+
+def texts(beams, i):
+    """[(text, score)] of clip i, without empty slots."""
+    rows = zip(beams.ids[i].tolist(), beams.lengths[i].tolist(), beams.score[i].tolist())
+    return [(tuple(ids[:length]), score) for ids, length, score in rows if score > -math.inf]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_beam_equals_the_sum_over_all_alignments(seed):
+    logits, lengths = random_logits(4, 5, 3, seed=seed), [5, 4, 1, 3]
+    beams = ctc_prefix_beam_search(logits, np.array(lengths), beam_size=64)
+    for i, length in enumerate(lengths):
+        expected = sorted(every_text(logits[i, :length]).items(), key=lambda item: -item[1])
+        found = texts(beams, i)
+        assert [text for text, _ in found] == [text for text, _ in expected]
+        np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-4)
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 3, 8])
+def test_equals_the_textbooks_search_over_the_whole_vocabulary_at_any_width(beam_size):
+    # A few words and many steps: repeats, merges and prefixes that are dropped and come back. The default candidates (2 k) must lose nothing.
+    logits, lengths = random_logits(8, 24, 9, seed=beam_size, scale=1.0), np.array([24, 24, 24, 20, 11, 2, 1, 0])
+    beams = ctc_prefix_beam_search(logits, lengths, beam_size=beam_size)
+    for i, length in enumerate(lengths):
+        expected = plain_prefix_search(logits[i, :length], beam_size)
+        found = texts(beams, i)
+        assert [text for text, _ in found] == [text for text, _ in expected]
+        np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-4)
+
+
+def test_beams_are_distinct_sorted_and_padded_with_zeros():
+    logits = random_logits(3, 12, 5, seed=7, scale=0.5)
+    beams = ctc_prefix_beam_search(logits, np.array([12, 6, 1]), beam_size=16)
+    for i in range(3):
+        found = texts(beams, i)
+        assert len({text for text, _ in found}) == len(found)
+        assert (np.diff([p for _, p in found]) <= 0).all()
+    beyond = np.arange(12) >= np.asarray(beams.lengths)[..., None]
+    assert not np.asarray(beams.ids)[beyond].any()
+    assert len(texts(beams, 2)) == 5  # one step over five words: the empty text and four others, the other slots are empty
+    assert (beams.score[2, 5:] == -np.inf).all() and not beams.lengths[2, 5:].any()
+
+
+def test_sums_alignments_where_greedy_takes_one_path():
+    # Blank is the likeliest word at each step, and yet "1" the likeliest text: 1 - 0.6^2 = 0.64.
+    logits = np.log(np.array([[[0.6, 0.4], [0.6, 0.4]]], np.float32))
+    assert greedy_ctc(logits, np.array([2])).lengths[0] == 0
+    beams = ctc_prefix_beam_search(logits, np.array([2]), beam_size=4)
+    assert texts(beams, 0)[0][0] == (1,)
+    np.testing.assert_allclose(np.exp(beams.score[0, :2]), [0.64, 0.36], rtol=1e-5)
+
+
+def test_fewer_candidates_only_leave_texts_out():
+    logits = random_logits(2, 10, 40, seed=8)
+    lengths = np.array([10, 7])
+    narrow = ctc_prefix_beam_search(logits, lengths, beam_size=4, candidates=1)
+    likeliest = logits[..., 1:].argmax(-1) + 1
+    for i, length in enumerate(lengths):
+        for text, _ in texts(narrow, i):
+            steps = iter(likeliest[i, :length].tolist())
+            assert all(word in steps for word in text)  # a subsequence of each step's one candidate
+
+
+def test_padding_and_batch_order_change_nothing():
+    logits, lengths = random_logits(3, 9, 6, seed=9), np.array([9, 5, 3])
+    plain = ctc_prefix_beam_search(logits, lengths, beam_size=4)
+    padded = np.pad(logits, ((0, 0), (0, 4), (0, 0)), constant_values=20.0)
+    other = ctc_prefix_beam_search(padded[::-1], lengths[::-1], beam_size=4)
+    np.testing.assert_array_equal(plain.ids, other.ids[::-1, :, :9])
+    np.testing.assert_array_equal(plain.lengths, other.lengths[::-1])
+    np.testing.assert_allclose(plain.score, other.score[::-1], rtol=1e-6)
+
+
+def test_masked_words_never_appear_and_bf16_is_summed_in_float32():
+    logits = random_logits(1, 8, 6, seed=10)
+    logits[..., 2] = -np.inf
+    beams = ctc_prefix_beam_search(logits, np.array([8]), beam_size=8)
+    assert not (beams.ids == 2).any() and np.isfinite(beams.score[0]).all()
+    half = jnp.asarray(logits, jnp.bfloat16)
+    from_half, from_full = (ctc_prefix_beam_search(x, np.array([8]), beam_size=8) for x in (half, half.astype(jnp.float32)))
+    np.testing.assert_array_equal(from_half.score, from_full.score)
+
+
+def test_sizes_below_one_are_refused():
+    with pytest.raises(ValueError, match="beam_size is 0"):
+        ctc_prefix_beam_search(random_logits(1, 2, 3), np.array([2]), beam_size=0)
