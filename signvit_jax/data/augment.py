@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from signvit_jax.config import AugmentConfig
-from signvit_jax.data.frames import Box, decode_jpeg, fit_picture, picture_box, scale
+from signvit_jax.data.frames import Box, FrameDecodeError, decode_jpeg, fit_picture, picture_box, scale
 
 _PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores colour
 _STEPS = 16  # 1 << 4; positions between two pixels that bilinear sampling tells apart; 16 * 16 * 255 fits 16 bits
@@ -62,11 +62,14 @@ def draw_augmentation(config: AugmentConfig, rng: np.random.Generator) -> ClipAu
 def decode_clip(
     jpegs: Sequence[bytes], size: int, fit: str, augmentation: ClipAugmentation = NONE, out: UInt8[np.ndarray, "t s s 3"] | None = None
 ) -> UInt8[np.ndarray, "t s s 3"]:
-    """Stored JPEG frames as RGB frames of `size` x `size`, written into `out` if given. Raises FrameDecodeError naming the frame's number."""
+    """Stored JPEG frames as RGB frames of `size` x `size`, written into `out` if given. Raises FrameDecodeError with the frame's number."""
     out = np.empty((len(jpegs), size, size, 3), np.uint8) if out is None else out
     lens = None if augmentation == NONE else _Lens(augmentation, size, fit)
-    for data, target in zip(jpegs, out, strict=True):
-        frame = decode_jpeg(data)
+    for number, (data, target) in enumerate(zip(jpegs, out, strict=True)):
+        try:
+            frame = decode_jpeg(data)
+        except FrameDecodeError as error:
+            raise FrameDecodeError(f"frame {number} of {len(jpegs)}: {error}") from error
         if lens is None:
             fit_picture(frame, size, fit, target)
         else:

@@ -1,0 +1,224 @@
+"""A built TFDS data set, read record by record without TensorFlow.
+
+TFDS says which shards a split has; ArrayRecord reads a record by its number. JPEG frames stay encoded: the caller decodes those that it samples.
+"""
+
+import functools
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypedDict
+
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from signvit_jax.data import schema
+from signvit_jax.data.schema import IndexEntry
+
+logger = logging.getLogger(__name__)
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_INFO_FILE = "dataset_info.json"
+
+
+class DatasetError(ValueError):
+    """A data set that is not there, not whole or not of the schema; the message says what is there and what to do."""
+
+
+class Record(TypedDict):
+    """One clip as stored (see `schema`): `video` is a list of JPEG bytes, `fps` in frames a second, `start` and `end` in seconds or -1."""
+
+    id: str
+    video: list[bytes]
+    fps: float
+    text: str
+    gloss: str
+    signer: str
+    video_id: str
+    start: float
+    end: float
+
+
+class Split(Sequence[Record]):
+    """One split. Small to pickle: a reading process opens the shards for itself."""
+
+    def __init__(self, folder: Path, name: str, shards: Sequence[Any]):
+        self.folder, self.name = folder, name
+        self._records = ArrayRecordDataSource(shards) if shards else []
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> Record:
+        """Raises DatasetError for a record that cannot be read."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"record {i} of split {self.name!r}, which has {len(self)}")
+        try:
+            return _parse(self._records[i])
+        except Exception as error:  # array_record and protobuf raise several kinds
+            raise DatasetError(f"record {i} of split {self.name!r} in {self.folder} cannot be read ({error}); build the data set again") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "name": self.name, "_records": self._records}
+
+    @functools.cached_property
+    def index(self) -> list[IndexEntry]:
+        """What is known of every clip without its frames, in the order of the records.
+
+        Read from `<split>.index.jsonl` if that is there and agrees with the records; else from the records, once.
+        """
+        try:
+            entries = schema.read_index(self.folder, self.name)
+            if self._agrees(entries):
+                return entries
+            logger.warning("%s does not belong to these records; it is made anew", schema.index_path(self.folder, self.name))
+        except FileNotFoundError:
+            pass
+        except (schema.SchemaError, OSError, UnicodeDecodeError) as error:
+            logger.warning("%s", error)
+        return self._scan()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the ids, texts, glosses, frame counts or their order."""
+        digest = hashlib.sha256()
+        for entry in self.index:
+            digest.update(repr((entry.id, entry.text, entry.gloss, entry.num_frames)).encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()[:16]
+
+    def _agrees(self, entries: list[IndexEntry]) -> bool:
+        if len(entries) != len(self):
+            return False
+        return all(self[i]["id"] == entries[i].id for i in {0, len(self) // 2, len(self) - 1} if len(self))
+
+    def _scan(self) -> list[IndexEntry]:
+        logger.info("reading all %d records of split %r in %s for its index", len(self), self.name, self.folder)
+        with ThreadPoolExecutor(4) as readers:
+            entries = list(readers.map(lambda i: _entry(self[i]), range(len(self))))
+        try:
+            schema.write_index(self.folder, self.name, entries)
+        except OSError as error:
+            logger.warning("the index of split %r is not kept, so it will be read again next time: %s", self.name, error)
+        return entries
+
+
+class SignDataset:
+    """A version of a data set: its splits by name."""
+
+    def __init__(self, folder: Path, shards: dict[str, Sequence[Any]]):
+        self.folder = folder
+        self._shards = shards
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._shards)
+
+    def split(self, name: str) -> Split:
+        """Raises DatasetError if there is no such split or one of its shards is missing."""
+        if name not in self._shards:
+            raise DatasetError(
+                f"no split {name!r} in {self.folder}; there are {_listed(self.splits)} (config.data.train_split, val_split, test_split)"
+            )
+        missing = [shard.filename for shard in self._shards[name] if not Path(shard.filename).is_file()]
+        if missing:
+            raise DatasetError(f"split {name!r} in {self.folder} lacks {len(missing)} of its files, the first {missing[0]}; build the data set again")
+        try:
+            return Split(self.folder, name, self._shards[name])
+        except Exception as error:  # array_record raises several kinds
+            raise DatasetError(f"split {name!r} in {self.folder} cannot be opened ({error}); build the data set again") from error
+
+
+def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
+    """Opens the newest version of data set `name` ("name", "name/config" or either with "/1.0.0") under `data_dir`. Raises DatasetError."""
+    folder = _version_folder(Path(data_dir).expanduser(), name)
+    import tensorflow_datasets as tfds  # takes a second; reading processes do without it
+
+    try:
+        info = tfds.builder_from_directory(str(folder)).info
+        if info.file_format is None or info.file_format.value != "array_record":
+            raise DatasetError(
+                f"{folder} is stored as {info.file_format and info.file_format.value!r}; allowed: 'array_record'. {_how_to_build(name, data_dir)}"
+            )
+        lacking = sorted(set(schema.features()) - set(info.features or ()))
+        shards = {split: list(part.file_instructions) if part.num_examples else [] for split, part in info.splits.items()}
+    except DatasetError:
+        raise
+    except Exception as error:  # whatever TFDS meets in damaged metadata
+        raise DatasetError(
+            f"{folder} cannot be read as a TFDS data set ({type(error).__name__}: {error}). {_how_to_build(name, data_dir)}"
+        ) from error
+    if lacking:
+        raise DatasetError(f"{folder} has no {_listed(lacking)}; a sign data set has {_listed(schema.features())}. {_how_to_build(name, data_dir)}")
+    return SignDataset(folder, shards)
+
+
+def _version_folder(data_dir: Path, name: str) -> Path:
+    if not data_dir.is_dir():
+        raise DatasetError(f"no folder {str(data_dir)!r} (config.data.data_dir). {_how_to_build(name, data_dir)}")
+    folder = data_dir / name
+    if (folder / _INFO_FILE).is_file():
+        return folder
+    versions = _versions(folder)
+    if versions:
+        return versions[-1]
+    configs = [f"{name}/{below.name}" for below in _folders(folder) if _versions(below)]
+    if configs:
+        raise DatasetError(
+            f"data set {name!r} under {str(data_dir)!r} comes in several kinds: {_listed(configs)}; set config.data.name to one of them"
+        )
+    there = [below.name for below in _folders(data_dir) if _versions(below) or any(_versions(config) for config in _folders(below))]
+    cut_off = any(below.name.startswith("incomplete.") for below in _folders(folder))
+    state = "is not whole: its build was cut off" if cut_off else "is not built"
+    raise DatasetError(
+        f"data set {name!r} {state}; under {str(data_dir)!r} there are {_listed(there)} (config.data.name). {_how_to_build(name, data_dir)}"
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(below for below in folder.iterdir() if below.is_dir()) if folder.is_dir() else []
+
+
+def _versions(folder: Path) -> list[Path]:
+    """Version folders that hold a whole data set, the newest last."""
+    whole = [below for below in _folders(folder) if _VERSION.fullmatch(below.name) and (below / _INFO_FILE).is_file()]
+    return sorted(whole, key=lambda below: tuple(map(int, below.name.split("."))))
+
+
+def _how_to_build(name: str, data_dir: str | Path) -> str:
+    return f"Build it with: python -m tfds_builders.build {name.split('/')[0]} --data_dir={data_dir}"
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _parse(serialized: bytes) -> Record:
+    """A third quicker than TFDS's own parser, which passes every frame through an array of objects."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    feature = tf_example_pb2.Example.FromString(serialized).features.feature
+
+    def text(key: str) -> str:
+        return feature[key].bytes_list.value[0].decode("utf-8", "replace")
+
+    def number(key: str) -> float:
+        return feature[key].float_list.value[0]
+
+    return Record(
+        id=text("id"),
+        video=list(feature["video"].bytes_list.value),
+        fps=number("fps"),
+        text=text("text"),
+        gloss=text("gloss"),
+        signer=text("signer"),
+        video_id=text("video_id"),
+        start=number("start"),
+        end=number("end"),
+    )
+
+
+def _entry(record: Record) -> IndexEntry:
+    known = {key: record[key] for key in ("id", "fps", "text", "gloss", "signer", "video_id")}
+    return IndexEntry(num_frames=len(record["video"]), **known)

@@ -1,0 +1,56 @@
+"""A tiny data set in the true format, written by TFDS itself: what the reading tests read."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from signvit_jax.data import schema
+
+
+class Toy(tfds.core.GeneratorBasedBuilder):
+    """Writes the records that it is given."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = Path(__file__).parent
+
+    def __init__(self, splits: Mapping[str, Sequence[dict]], **kwargs):
+        self._splits = splits
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self):
+        return self.dataset_info_from_configs(features=schema.features(), disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {name: self._records(records) for name, records in self._splits.items()}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+    def _records(self, records):
+        yield from enumerate(records)
+
+
+def write(data_dir: Path, **splits: Sequence[dict]) -> Path:
+    """Builds data set `toy`; returns its version folder."""
+    builder = Toy(splits, data_dir=str(data_dir))
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    return Path(builder.data_dir)
+
+
+def record(name: str, num_frames: int, text: str = "hello there", fps: float = 25.0, gloss: str = "", frames: Sequence[bytes] | None = None) -> dict:
+    frames = list(frames) if frames is not None else [grey_jpeg(8 * k % 256) for k in range(num_frames)]
+    return {"id": name, "video": frames, "fps": fps, "text": text, "gloss": gloss, "signer": "", "video_id": name, "start": -1.0, "end": -1.0}
+
+
+def grey_jpeg(level: int, size: int = 16) -> bytes:
+    return jpeg(np.full((size, size, 3), level, np.uint8))
+
+
+def jpeg(picture: np.ndarray, quality: int = 95, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=quality, **options)
+    return file.getvalue()
