@@ -79,23 +79,24 @@ def _grow(
     """One step of time: every text stays (by a blank or by its last word held on) or goes on with a word, and the k likeliest are kept."""
     b, k, s = beams.ids.shape
     total = jnp.logaddexp(beams.on_blank, beams.on_label)
-    held = total > _FILLER
     positions = jnp.arange(s)
 
-    # [i, j]: text j is text i and one word more. Padding is 0 and no word is, so texts are equal where the arrays are.
+    # [i, j]: text j is text i and one word more. Padding is 0 and no word is, so texts are equal where the arrays are. A text has one parent at most,
+    # beside the slots not yet used, which look like the empty text but are impossible.
     parents = jnp.where(positions == beams.lengths[..., None] - 1, 0, beams.ids)
-    extends = (beams.ids[:, :, None] == parents[:, None]).all(-1) & (beams.lengths > 0)[:, None] & held[:, :, None] & held[:, None]
+    extends = (beams.ids[:, :, None] == parents[:, None]).all(-1) & (beams.lengths > 0)[:, None]
     repeats = beams.last[:, :, None] == beams.last[:, None]
-    arriving = jnp.where(extends, jnp.where(repeats, beams.on_blank[..., None], total[..., None]), _IMPOSSIBLE).max(axis=1)  # one parent at most
+    arriving = jnp.where(extends, jnp.where(repeats, beams.on_blank[..., None], total[..., None]), _IMPOSSIBLE).max(axis=1)
     stay_on_blank = total + on_blank
-    stay_on_label = jnp.logaddexp(beams.on_label, arriving) + on_last  # the empty text has no label to hold: on_label is impossible there
+    stay_on_label = jnp.logaddexp(beams.on_label, arriving) + on_last  # stays impossible for the empty text, which has no label to hold
 
-    # Going on with a word that makes a text of the beam is counted above, not here.
+    # Going on with a word that makes a text of the beam is counted above, not here. What is impossible ranks below every text that stays, even one
+    # that has become impossible itself: so the beam never holds a text twice.
     there = (extends[..., None] & (beams.last[:, None, :, None] == words[:, None, None])).any(axis=2)
     onward = jnp.where(beams.last[..., None] == words[:, None], beams.on_blank[..., None], total[..., None]) + on_word[:, None]
-    onward = jnp.where(there | ~held[..., None], _IMPOSSIBLE, onward).reshape(b, -1)
+    onward = jnp.where(there | (onward < _FILLER), -jnp.inf, onward).reshape(b, -1)
 
-    _, chosen = jax.lax.top_k(jnp.concatenate([jnp.where(held, jnp.logaddexp(stay_on_blank, stay_on_label), _IMPOSSIBLE), onward], axis=1), k)
+    _, chosen = jax.lax.top_k(jnp.concatenate([jnp.logaddexp(stay_on_blank, stay_on_label), onward], axis=1), k)
     stays = chosen < k
     number = jnp.maximum(chosen - k, 0)
     source = jnp.where(stays, chosen, number // words.shape[1])

@@ -27,7 +27,7 @@ def every_text(logits):
     for path in itertools.product(range(logits.shape[1]), repeat=logits.shape[0]):
         text = tuple(word for word, _ in itertools.groupby(path) if word != 0)
         texts[text] += math.exp(sum(log_probs[t, word] for t, word in enumerate(path)))
-    return {text: math.log(p) for text, p in texts.items()}
+    return {text: math.log(p) if p else -math.inf for text, p in texts.items()}
 
 
 def plain_prefix_search(logits, beam_size):
@@ -64,6 +64,20 @@ def test_a_wide_beam_equals_the_sum_over_all_alignments(seed):
         found = texts(beams, i)
         assert [text for text, _ in found] == [text for text, _ in expected]
         np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-4)
+
+
+def test_words_and_blanks_ruled_out_at_some_steps_leave_the_other_texts_exact():
+    # A text may become impossible and possible again: with blank and b ruled out "ab" dies while "a" lives on.
+    logits = random_logits(200, 5, 3, seed=11)
+    ruled_out = np.random.default_rng(11).random(logits.shape) < 0.35
+    ruled_out[ruled_out.all(-1), 1] = False
+    logits[ruled_out] = -np.inf
+    beams = ctc_prefix_beam_search(logits, np.full(200, 5), beam_size=64)
+    for i in range(200):
+        expected = {text: p for text, p in every_text(logits[i]).items() if p > -math.inf}
+        found = texts(beams, i)
+        assert len(found) == len(expected) and set(dict(found)) == set(expected)
+        np.testing.assert_allclose([p for _, p in found], [expected[text] for text, _ in found], atol=1e-4)
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 3, 8])
