@@ -192,6 +192,8 @@ def _key(name: str) -> str:
 
 def clips_of(table: Table, media: MediaFolder) -> ClipTable:
     """Clips of a table with the columns `uid,text` and, optionally, `gloss,signer,video_id,split,start,end` (seconds)."""
+    if not table.rows and not table.problems:
+        raise AnnotationError(f"{table.path}: there is no row below the header; one row a clip is needed")
     clips, problems, seen = [], list(table.problems), {}
     for row in table.rows:
         uid = _key(row.values["uid"])

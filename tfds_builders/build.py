@@ -1,0 +1,254 @@
+"""Builds a data set: python -m tfds_builders.build NAME --data_dir=D [options]; `NAME --help` lists the options of a builder.
+
+Exit codes: 0 built, or there already; 1 failed; 2 wrong usage; 3 built, but some clips could not be read; 4 no readable media; 130, 143 on signals.
+The data set appears in D/NAME/VERSION whole or not at all.
+"""
+
+import argparse
+import difflib
+import fcntl
+import importlib
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfds_builders.base import SignDatasetBuilder
+
+DONE, FAILED, WRONG_USAGE, SOME_FAILED, NO_MEDIA = 0, 1, 2, 3, 4
+SAMPLED_CLIPS = 8  # built on trial to foretell the size of the whole
+SIZE_MARGIN = 1.1
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be done; the message is complete."""
+
+
+class BuildFailed(Exception):
+    """The machine does not let it be built; the message is complete."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _end_on_sigterm)
+    try:
+        return run(arguments)
+    except UsageError as error:
+        return _fail(str(error), WRONG_USAGE)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was changed", 130)
+
+
+def run(arguments: list[str]) -> int:
+    """Builds what the command line says; returns the exit code. Raises UsageError."""
+    builder_class = _builder_class(arguments[0] if arguments else "")
+    flags = _parser(builder_class).parse_args(arguments[1:])
+    from tfds_builders.annotations import AnnotationError
+    from tfds_builders.base import BuildError, NoReadableMedia
+
+    data_dir = Path(flags.data_dir)
+    final = data_dir / builder_class.name / str(builder_class.VERSION)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--data_dir={data_dir} cannot be written: {error.strerror}") from error
+    try:
+        with _staging_folder(final, data_dir / f".building_{builder_class.name}") as staging:
+            return _build(builder_class, flags, final, staging)
+    except NoReadableMedia as error:
+        return _fail(str(error), NO_MEDIA)
+    except (AnnotationError, BuildError) as error:
+        return _fail(str(error), WRONG_USAGE)
+    except BrokenProcessPool:
+        return _fail("a worker process was killed, most likely for want of memory; nothing was changed; --workers=1 needs less", FAILED)
+    except (BuildFailed, OSError) as error:
+        return _fail(f"{error}; nothing was changed", FAILED)
+
+
+def _build(builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace, final: Path, staging: Path) -> int:
+    import tensorflow_datasets as tfds
+
+    from tfds_builders.base import REPORT_NAME, first_problems
+
+    with _progress() as progress:
+        builder = builder_class(
+            data_dir=staging,
+            options={option.name: getattr(flags, option.name) for option in builder_class.OPTIONS},
+            short_side=flags.short_side,
+            frame_rate=flags.frame_rate,
+            jpeg_quality=flags.jpeg_quality,
+            val_fraction=flags.val_fraction,
+            test_fraction=flags.test_fraction,
+            workers=flags.workers,
+            on_progress=progress,
+        )
+        splits = builder.plan()
+        if final.exists() and not flags.overwrite:
+            return _report_existing(final, builder, builder.fingerprint(splits))
+        _check_disk_space(builder, [clip for clips in splits.values() for clip in clips], staging)
+        with redirect_stdout(io.StringIO()):  # TFDS would print where it believes the data to be
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    _put_in_place(Path(builder.data_dir), final, staging)
+    report = json.loads((final / REPORT_NAME).read_text(encoding="utf-8"))
+    for warning in report["warnings"]:
+        print(f"note: {warning}", file=sys.stderr)
+    print(f"{builder.name}: {_counts(report)} in {final}")
+    if builder.problems:
+        print(f"{len(builder.problems)} clips could not be read, see {final / REPORT_NAME}:{first_problems(builder.problems)}", file=sys.stderr)
+        return SOME_FAILED
+    return DONE
+
+
+def _builder_class(name: str) -> type["SignDatasetBuilder"]:
+    """The builder whose folder beside this file has that name."""
+    known = sorted(
+        path.parent.name for path in Path(__file__).parent.glob("*/*_dataset_builder.py") if path.stem == f"{path.parent.name}_dataset_builder"
+    )
+    if name in ("-h", "--help"):
+        print(f"{__doc__}\nData sets: {', '.join(known)}")
+        raise SystemExit(DONE)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(
+            f"no data set {name!r}; there are {', '.join(known)}{hint}\nusage: python -m tfds_builders.build NAME --data_dir=D [options]"
+        )
+    return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
+
+
+def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
+    parser.add_argument("--data_dir", required=True, help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION")
+    for option in builder_class.OPTIONS:
+        required = option.type is Path and option.default is None
+        parser.add_argument(f"--{option.name}", type=option.type, default=option.default, required=required, help=option.help)
+    parser.add_argument("--short_side", type=int, default=256, help="larger frames are shrunk to this many pixels on the shorter side (256)")
+    parser.add_argument("--frame_rate", type=float, help="frames a second to store; without it those of the video, at most 25")
+    parser.add_argument("--jpeg_quality", type=int, default=90, help="1 to 95 (90)")
+    parser.add_argument(
+        "--val_fraction", type=float, default=0.1, help="share of the source videos for validation, where the table has no split (0.1)"
+    )
+    parser.add_argument("--test_fraction", type=float, default=0.1, help="the same for the test split (0.1); with both 0 everything is train")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode; 0 = one per core")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that was built with other options or from other files")
+    return parser
+
+
+def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: str) -> int:
+    """0 if what is there is what was asked for. Raises UsageError that says what differs."""
+    from tfds_builders.base import REPORT_NAME
+
+    try:
+        report = json.loads((final / REPORT_NAME).read_text(encoding="utf-8"))
+        settings = report["settings"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{final} is there but has no readable {REPORT_NAME}; --overwrite replaces it") from error
+    wanted = builder.settings()
+    changed = [
+        f"{key} was {settings.get(key)!r}, now {wanted.get(key)!r}"
+        for key in sorted(settings.keys() | wanted.keys())
+        if settings.get(key) != wanted.get(key)
+    ]
+    if not changed and report["fingerprint"] != fingerprint:
+        changed = ["the annotations or the video files have changed"]
+        changed += [f"{name} was {old}, now {new}" for name, new in builder.sources().items() if (old := report["sources"].get(name)) != new]
+    if changed:
+        raise UsageError(f"{final} was built differently: {'; '.join(changed)}. --overwrite builds it anew, another --data_dir keeps both")
+    failed = f" ({len(report['failed'])} clips could not be read then, see {final / REPORT_NAME})" if report["failed"] else ""
+    print(f"{builder.name} is already built with these options: {_counts(report)} in {final}{failed}; --overwrite builds it anew")
+    return DONE
+
+
+def _counts(report: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {split['clips']} clips" for name, split in report["splits"].items())
+
+
+def _check_disk_space(builder: "SignDatasetBuilder", clips: list[Any], folder: Path) -> None:
+    """Builds a few clips on trial and compares what all would take with what is free. Raises BuildFailed."""
+    from tfds_builders.clips import EncodedClip, encode_clip
+
+    step = max(1, len(clips) // SAMPLED_CLIPS)
+    trial = [encode_clip(clip, builder.encoding) for clip in clips[::step][:SAMPLED_CLIPS]] if len(clips) > SAMPLED_CLIPS else []
+    sizes = [result.num_bytes for result in trial if isinstance(result, EncodedClip)]
+    needed = sum(sizes) / len(sizes) * len(clips) * SIZE_MARGIN if sizes else 0
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        gigabytes = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+        raise BuildFailed(f"{gigabytes} on the disk of {folder.parent}; make room, or lower --short_side, --frame_rate or --jpeg_quality")
+
+
+@contextmanager
+def _staging_folder(final: Path, staging: Path) -> Iterator[Path]:
+    """The folder to build in, under the lock of this data set; what an earlier, killed build left behind is cleared away first."""
+    lock = os.open(final.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is building {final} at this moment") from None
+        replaced = staging / "replaced"
+        if replaced.exists() and not final.exists():  # killed between the two renames of `_put_in_place`
+            os.rename(replaced, final)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        os.close(lock)
+        with suppress(OSError):
+            final.parent.rmdir()  # where nothing was built, nothing stays
+
+
+def _put_in_place(built: Path, final: Path, staging: Path) -> None:
+    if final.exists():
+        os.rename(final, staging / "replaced")
+    os.rename(built, final)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A bar with clips/s and the time left; yields the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("building"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+        task = progress.add_task("", total=None, start=False, visible=False, rate="")
+
+        def move(done: int, total: int) -> None:
+            if not progress.tasks[0].started:
+                progress.start_task(task)
+            speed = progress.tasks[0].speed
+            progress.update(task, completed=done, total=total, visible=True, rate=f"{speed:.1f} clips/s" if speed else "")
+
+        yield move
+
+
+def _end_on_sigterm(signum: int, frame: Any) -> None:
+    raise SystemExit(143)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""isign: iSign v1.1, Indian Sign Language to English, as its authors lay it out."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from tfds_builders.annotations import MediaFolder, clips_of, read_table
+from tfds_builders.base import Option, SignDatasetBuilder
+from tfds_builders.clips import ClipTable
+
+
+class Builder(SignDatasetBuilder):
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {"1.1.0": "iSign v1.1."}
+    HOMEPAGE = "https://exploration-lab.github.io/iSign/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put `iSign_v1.1.csv` and the folder `iSign-videos_v1.1` (the joined and unpacked zip parts) into manual_dir."
+    OPTIONS = (
+        Option("csv", "iSign_v1.1.csv, columns uid,text", type=Path),
+        Option("videos", "folder of the unpacked clips <uid>.mp4", type=Path),
+    )
+
+    def read_clips(self, manual_dir: Path | None) -> ClipTable:
+        csv = self.options["csv"] or manual_dir / "iSign_v1.1.csv"
+        videos = self.options["videos"] or manual_dir / "iSign-videos_v1.1"
+        # The source video of `<video id>-<n>` is cut off at the last "-" (schema.source_video_of): no split shares a video.
+        return clips_of(read_table(csv, ("uid", "text"), delimiters=","), MediaFolder(videos, (".mp4",)))

@@ -1,0 +1,27 @@
+"""video_folder: a table `uid,text` and a folder of videos, the layout for one's own data."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from tfds_builders.annotations import MediaFolder, clips_of, read_table
+from tfds_builders.base import Option, SignDatasetBuilder
+from tfds_builders.clips import ClipTable
+
+OPTIONAL_COLUMNS = ("gloss", "signer", "video_id", "split", "start", "end")
+
+
+class Builder(SignDatasetBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put `clips.csv` (columns uid,text) and the folder `videos` into manual_dir."
+    OPTIONS = (
+        Option("csv", "table with the columns uid,text and optionally gloss,signer,video_id,split,start,end", type=Path),
+        Option("videos", "folder that holds the videos <uid>.mp4 (or webm, mov, avi, mkv, gif)", type=Path),
+    )
+
+    def read_clips(self, manual_dir: Path | None) -> ClipTable:
+        csv = self.options["csv"] or manual_dir / "clips.csv"
+        videos = self.options["videos"] or manual_dir / "videos"
+        return clips_of(read_table(csv, ("uid", "text"), OPTIONAL_COLUMNS), MediaFolder(videos))
