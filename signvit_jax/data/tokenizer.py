@@ -7,13 +7,14 @@ Learned tokenizers read NFC text with runs of white space collapsed; their ids a
 import dataclasses
 import functools
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from signvit_jax.config import ConfigError, TokenizerConfig
 
@@ -23,6 +24,8 @@ _WORD_START = "\u2581"
 # Names that hold a space: no word of any text can spell them, so no text can forge a special token.
 _LEARNED_SPECIALS = ("< pad >", "< bos >", "< eos >", "< unk >")
 _BERT_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
+# Spaces that BERT's splitting put in: before . ? ! , and around an apostrophe within a word.
+_BERT_SPACES = re.compile(r" ([.?!,])|(?<=\w) (') (?=\w)")
 
 
 class TokenizerError(ValueError):
@@ -96,7 +99,7 @@ class Tokenizer:
             if i not in self._specials:
                 tokens.append(self.tokens[i])
         if self.kind == "bert":
-            return decoders.WordPiece(prefix="##", cleanup=True).decode(tokens)
+            return _BERT_SPACES.sub(lambda space: space[1] or space[2], " ".join(tokens).replace(" ##", ""))
         text = "".join(tokens).replace(_WORD_START, " ") if self.kind == "bpe" else " ".join(tokens)
         return " ".join(text.split())
 

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signvit_jax.data.epoch_plan import assign_buckets, plan_epoch, steps_per_epoch
+
+BUCKETS = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
+
+
+@given(BUCKETS, st.integers(1, 9), st.integers(0, 5), st.booleans())
+def test_every_example_comes_exactly_once_an_epoch(bucket_of, batch_size, epoch, shuffle):
+    plan = plan_epoch(bucket_of, batch_size, seed=3, epoch=epoch, shuffle=shuffle)
+    assert plan.examples.shape == (steps_per_epoch(len(bucket_of), batch_size), batch_size)
+    assert sorted(plan.examples[plan.examples >= 0]) == list(range(len(bucket_of)))
+
+
+@given(BUCKETS, st.integers(1, 9), st.booleans())
+def test_a_bucket_holds_all_its_clips_and_only_leftovers_move_up(bucket_of, batch_size, shuffle):
+    plan = plan_epoch(bucket_of, batch_size, seed=3, epoch=1, shuffle=shuffle)
+    moved = 0
+    for row, bucket in zip(plan.examples, plan.buckets, strict=True):
+        own = bucket_of[row[row >= 0]]
+        assert (own <= bucket).all()
+        moved += (own < bucket).sum()
+    assert moved <= (batch_size - 1) * len(np.unique(bucket_of))
+
+
+@given(BUCKETS, st.integers(1, 9))
+def test_one_batch_at_most_has_filling_rows(bucket_of, batch_size):
+    plan = plan_epoch(bucket_of, batch_size, seed=0, epoch=0, shuffle=True)
+    assert ((plan.examples < 0).any(axis=1)).sum() == (len(bucket_of) % batch_size > 0)
+
+
+@given(BUCKETS, st.integers(1, 9))
+def test_the_shapes_of_an_epoch_are_the_same_in_every_epoch(bucket_of, batch_size):
+    first, later = (plan_epoch(bucket_of, batch_size, 0, epoch, True).buckets for epoch in (0, 7))
+    assert sorted(first) == sorted(later)
+
+
+def test_epochs_and_seeds_differ_and_the_same_repeats():
+    bucket_of = np.zeros(100, int)
+    plans = [plan_epoch(bucket_of, 8, seed, epoch, True).examples.tolist() for seed, epoch in [(0, 0), (0, 1), (1, 0), (0, 0)]]
+    assert plans[0] == plans[3] and plans[0] != plans[1] and plans[0] != plans[2] and plans[1] != plans[2]
+
+
+def test_evaluation_keeps_the_order_of_the_split_within_buckets():
+    plan = plan_epoch(np.array([1, 0, 1, 0, 0]), 2, seed=0, epoch=0, shuffle=False)
+    assert plan.examples.tolist() == [[1, 3], [4, 0], [2, -1]]
+    assert plan.buckets.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("length", "bucket"), [(1, 0), (16, 0), (17, 1), (32, 1), (33, 2), (64, 2)])
+def test_a_clip_goes_to_the_shortest_bucket_that_holds_it(length, bucket):
+    assert assign_buckets(np.array([length]), (16, 32, 64)).tolist() == [bucket]

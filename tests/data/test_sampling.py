@@ -1,0 +1,89 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signvit_jax.config import AugmentConfig, DataConfig
+from signvit_jax.data.sampling import clip_length, sample_frames
+
+EVEN = DataConfig(num_frames=16)
+RATE = DataConfig(num_frames=64, sampling="rate", frame_rate=12.5, frame_buckets=(16, 32, 64))
+ALL = AugmentConfig(speed=0.2, frame_jitter=0.5, frame_drop=0.2)
+
+
+@given(st.integers(1, 2000))
+def test_even_is_the_reference_rule_of_linspace_cut_to_whole_numbers(num_stored):
+    exact = [i * (num_stored - 1) // 15 for i in range(16)]  # in whole numbers: no floating point to miss a frame
+    assert sample_frames(num_stored, 25.0, EVEN, limit=16).tolist() == exact
+
+
+def test_a_clip_shorter_than_asked_for_repeats_frames():
+    assert sample_frames(1, 25.0, EVEN, limit=16).tolist() == [0] * 16
+
+
+def test_rate_takes_every_second_frame_of_25_a_second():
+    assert sample_frames(50, 25.0, RATE, limit=32).tolist() == list(range(0, 50, 2))
+
+
+def test_rate_above_the_stored_one_takes_each_frame_once():
+    assert sample_frames(10, 6.25, RATE, limit=16).tolist() == list(range(10))
+
+
+def test_rate_of_a_long_clip_spreads_over_all_of_it():
+    frames = sample_frames(1000, 25.0, RATE, limit=64)
+    assert len(frames) == 64 and frames[0] == 0 and frames[-1] == 999
+
+
+@given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate"]))
+def test_clip_length_is_the_number_of_frames_that_evaluation_samples(num_stored, fps, sampling):
+    config = dataclasses.replace(RATE, sampling=sampling)
+    assert clip_length(num_stored, fps, config) == len(sample_frames(num_stored, fps, config, limit=64))
+
+
+@given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate"]), st.sampled_from([16, 32, 64]), st.integers(0, 99))
+def test_training_draws_stay_within_the_clip_and_its_bucket_in_order(num_stored, fps, sampling, limit, seed):
+    config = dataclasses.replace(RATE, sampling=sampling, augment=ALL)
+    frames = sample_frames(num_stored, fps, config, limit, np.random.default_rng(seed))
+    assert 1 <= len(frames) <= limit
+    assert frames.min() >= 0 and frames.max() < num_stored
+    assert (np.diff(frames) >= 0).all()
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
+def test_unknown_frame_rate_takes_every_frame(fps):
+    assert sample_frames(20, fps, RATE, limit=32).tolist() == list(range(20))
+
+
+def test_speed_changes_how_many_frames_a_clip_has():
+    config = dataclasses.replace(RATE, augment=AugmentConfig(speed=0.25))
+    counts = {len(sample_frames(60, 25.0, config, 64, np.random.default_rng(seed))) for seed in range(200)}
+    assert min(counts) == pytest.approx(30 / 1.25, abs=1.5) and max(counts) == pytest.approx(30 / 0.75, abs=1.5)
+
+
+def test_speed_of_a_fixed_number_of_frames_keeps_both_ends_and_varies_the_gaps():
+    config = dataclasses.replace(EVEN, augment=AugmentConfig(speed=0.25))
+    frames = sample_frames(1501, 25.0, config, 16, np.random.default_rng(0))
+    gaps = np.diff(frames)
+    assert frames[0] == 0 and frames[-1] == 1500
+    assert 75 <= gaps.min() < 95 and 105 < gaps.max() <= 125
+
+
+def test_jitter_moves_each_frame_by_at_most_its_share_of_the_gap():
+    config = dataclasses.replace(EVEN, augment=AugmentConfig(frame_jitter=0.4))
+    moved = sample_frames(1501, 25.0, config, 16, np.random.default_rng(1)) - np.arange(16) * 100
+    assert 10 < abs(moved).max() <= 40
+
+
+def test_drop_leaves_out_up_to_its_share_and_never_everything():
+    config = dataclasses.replace(EVEN, augment=AugmentConfig(frame_drop=0.5))
+    counts = [len(sample_frames(100, 25.0, config, 16, np.random.default_rng(seed))) for seed in range(200)]
+    assert min(counts) == 8 and max(counts) == 16
+    one = dataclasses.replace(EVEN, num_frames=1, augment=AugmentConfig(frame_drop=0.99))
+    assert len(sample_frames(100, 25.0, one, 1, np.random.default_rng(0))) == 1
+
+
+def test_a_clip_without_frames_is_refused():
+    with pytest.raises(ValueError, match="without frames"):
+        sample_frames(0, 25.0, EVEN, limit=16)
