@@ -60,8 +60,9 @@ def checked_sources(sources: Source | Sequence[Source], max_len: int | None) -> 
     if len(set(clips)) > 1:
         raise DecodingError(f"the models of an ensemble were given {clips} clips; give each the same clips in the same order")
     limit = min(source.decoder.max_len for source in sources)
-    check("max_len", limit if max_len is None else max_len, 2 <= (max_len or limit) <= limit, f"2 to {limit}, the decoder's model.decoder.max_len")
-    return sources, max_len or limit
+    max_len = limit if max_len is None else max_len
+    check("max_len", max_len, 2 <= max_len <= limit, f"2 to {limit}, the decoder's model.decoder.max_len")
+    return sources, max_len
 
 
 def check(option: str, value: object, allowed: bool, wanted: str) -> None:

@@ -42,8 +42,7 @@ def beam_search(
     Raises DecodingError for models that cannot be an ensemble and for values out of range.
     """
     sources, max_len = checked_sources(sources, max_len)
-    vocab_size = sources[0].decoder.embedding.shape[0]
-    check("beam_size", beam_size, 1 <= beam_size <= vocab_size, f"1 to {vocab_size}, the size of the vocabulary")
+    check("beam_size", beam_size, beam_size >= 1, "a whole number >= 1")
     check("n_best", n_best, 1 <= n_best <= beam_size, f"1 to {beam_size}, the beam_size")
     check("length_penalty", length_penalty, length_penalty >= 0, "a number >= 0")
     check("formula", formula, formula in FORMULAS, "'power' or 'gnmt'")
@@ -53,6 +52,7 @@ def beam_search(
 @partial(jax.jit, static_argnums=(1, 2, 3, 4, 6, 7, 8))
 def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, formula, max_len, no_repeat_ngram_size):
     b, m, l = sources[0].memory.shape[0], beam_size, max_len
+    width = min(m, sources[0].decoder.embedding.shape[0])  # offers that a hypothesis makes
     memories, caches = start(sources, m, l)
     slots = jnp.arange(m)
 
@@ -70,23 +70,22 @@ def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, for
         position, tokens, token_log_probs, sums, lengths, ended, lineage, greedy_slot, caches = state
         lineage = lineage.at[:, :, position].set(slots)
         log_probs, caches = next_log_probs(sources, memories, caches, tokens, position, lineage, no_repeat_ngram_size)
-        gains, offers = jax.lax.top_k(log_probs, m)
+        gains, offers = jax.lax.top_k(log_probs, width)
         # An ended hypothesis makes one offer, itself.
-        stays = ended[:, :, None] & (slots == 0)
-        gains = jnp.where(ended[:, :, None], jnp.where(stays, 0.0, -jnp.inf), gains)
+        gains = jnp.where(ended[:, :, None], jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf), gains)
         offers = jnp.where(ended[:, :, None], PAD, offers)
         offered_lengths = jnp.where(ended, lengths, position + 2)
-        ranks = score(sums[:, :, None] + gains, offered_lengths[:, :, None]).reshape(b, m * m)
+        ranks = score(sums[:, :, None] + gains, offered_lengths[:, :, None]).reshape(b, m * width)
         chosen = jax.lax.top_k(ranks, m)[1]
-        parent = chosen // m
+        parent = chosen // width
 
         def of_parent(x):
             return jnp.take_along_axis(x, parent.reshape(b, m, *(1,) * (x.ndim - 2)), axis=1)
 
-        token, gain = (jnp.take_along_axis(x.reshape(b, m * m), chosen, axis=1) for x in (offers, gains))
+        token, gain = (jnp.take_along_axis(x.reshape(b, m * width), chosen, axis=1) for x in (offers, gains))
         tokens = of_parent(tokens).at[:, :, position + 1].set(token)
         token_log_probs = of_parent(token_log_probs).at[:, :, position + 1].set(gain)
-        follows_greedy = (chosen == greedy_slot[:, None] * m) & (greedy_slot >= 0)[:, None]
+        follows_greedy = (chosen == greedy_slot[:, None] * width) & (greedy_slot >= 0)[:, None]
         greedy_slot = jnp.where(follows_greedy.any(1), jnp.argmax(follows_greedy, axis=1), -1)
         ended = of_parent(ended) | (token == eos_id)
         return (position + 1, tokens, token_log_probs, of_parent(sums) + gain, of_parent(offered_lengths), ended, of_parent(lineage), greedy_slot, caches)

@@ -61,26 +61,20 @@ class DecoderLayer(nnx.Module):
         self,
         x: Float[Array, "b m d"],
         position: Int[Array, ""],
+        visible: Bool[Array, "#b m _"],
         cached_keys: Float[Array, "b m l n k"],
         cached_values: Float[Array, "b m l n k"],
         memory_keys: Float[Array, "b s n k"],
         memory_values: Float[Array, "b s n k"],
         memory_mask: Bool[Array, "b s"] | None,
     ) -> tuple[Float[Array, "b m d"], Float[Array, "b m l n k"], Float[Array, "b m l n k"]]:
-        """One token of each hypothesis; hypotheses of a clip share its memory, which is never repeated."""
-        b, m, width = x.shape
+        """One token of each hypothesis; hypotheses of a clip share its memory and read each other's cache as far as `visible` lets them."""
+        b, m, l, n, k = cached_keys.shape
         query, key, value = self.self_attention.project(self.self_norm(x))
         cached_keys = cached_keys.at[:, :, position].set(key)
         cached_values = cached_values.at[:, :, position].set(value)
-        seen = (jnp.arange(cached_keys.shape[2]) <= position)[None, None]
-        rows = b * m
-        attended = attend(
-            query.reshape(rows, 1, *query.shape[2:]),
-            cached_keys.reshape(rows, *cached_keys.shape[2:]),
-            cached_values.reshape(rows, *cached_values.shape[2:]),
-            seen,
-        )
-        x = x + self.self_attention.out(attended).reshape(b, m, width)
+        attended = attend(query, cached_keys.reshape(b, m * l, n, k), cached_values.reshape(b, m * l, n, k), visible)
+        x = x + self.self_attention.out(attended)
         mask = None if memory_mask is None else memory_mask[:, None]
         x = x + self.cross_attention.attend_projected(self.cross_norm(x), memory_keys, memory_values, mask)
         return x + self.feed_forward(self.feed_forward_norm(x)), cached_keys, cached_values
@@ -122,13 +116,24 @@ class TextDecoder(nnx.Module):
         empty = tuple(jnp.zeros(shape, self.dtype) for _ in self.layers)
         return Memory(tuple(k for k, _ in pairs), tuple(v for _, v in pairs), mask), Cache(empty, empty)
 
-    def step(self, tokens: Int[Array, "b m"], position: Int[Array, ""], cache: Cache, memory: Memory) -> tuple[Float[Array, "b m v"], Cache]:
-        """Logits after one more token of each hypothesis at `position` (0 = BOS), in float32, and the grown cache."""
+    def step(
+        self, tokens: Int[Array, "b m"], position: Int[Array, ""], cache: Cache, memory: Memory, lineage: Int[Array, "b m l"] | None = None
+    ) -> tuple[Float[Array, "b m v"], Cache]:
+        """Logits after one more token of each hypothesis at `position` (0 = BOS), in float32, and the grown cache.
+
+        A beam's hypotheses change places: `lineage[i, j, p]` is the slot in which hypothesis j of clip i cached its position p (up to `position`; there
+        it is j). So the cache is never copied when beams are reordered. None: every hypothesis has kept its slot.
+        """
+        m, l = cache.keys[0].shape[1:3]
+        slots = jnp.arange(m)
+        lineage = jnp.broadcast_to(slots[:, None], (1, m, l)) if lineage is None else lineage
+        visible = (lineage[:, :, None, :] == slots[:, None]) & (jnp.arange(l) <= position)
+        visible = visible.reshape(-1, m, m * l)
         x = self._embed(tokens, position)
         keys, values = [], []
         for number, layer in enumerate(self.layers):
             x, key, value = layer.step(
-                x, position, cache.keys[number], cache.values[number], memory.keys[number], memory.values[number], memory.mask
+                x, position, visible, cache.keys[number], cache.values[number], memory.keys[number], memory.values[number], memory.mask
             )
             keys.append(key)
             values.append(value)
