@@ -1,0 +1,425 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from signvit_jax.exit_codes import FAILED, USAGE
+from signvit_jax.training import integrity
+from signvit_jax.training.checkpoint import CheckpointDamaged, CheckpointError, CheckpointMismatch, CheckpointReader, CheckpointStore
+
+OPTIMIZER = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.scale_by_adam(),
+    optax.add_decayed_weights(0.1),
+    optax.partition(
+        {"encoder": optax.scale_by_learning_rate(lambda count: 0.1), "rest": optax.scale_by_learning_rate(0.2)},
+        lambda params: {name: jax.tree.map(lambda _: "encoder" if name == "encoder" else "rest", sub) for name, sub in params.items()},
+    ),
+)
+
+
+def params_of(step, width=6):
+    draw = np.random.default_rng(abs(step))
+    kernel = jnp.asarray(draw.standard_normal((width, 4)), jnp.float32)
+    return {"encoder": {"0": {"kernel": kernel, "bias": jnp.asarray(draw.standard_normal(4), jnp.bfloat16)}}, "head": {"kernel": kernel[:2] + 1}}
+
+
+def state_of(step, width=6):
+    """Parameters and an optimiser state with no zeros in it."""
+    params = params_of(step, width)
+    opt_state = OPTIMIZER.init(params)
+    return params, OPTIMIZER.update(jax.tree.map(lambda x: x * 0.5, params), opt_state, params)[1]
+
+
+def abstract(tree):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+TARGETS = tuple(abstract(tree) for tree in state_of(0))
+
+
+def iterator():
+    return iter(grain.MapDataset.range(1000).shuffle(seed=3).to_iter_dataset())
+
+
+def save_steps(folder, steps, *, keep_last=10, scores=None):
+    with_scores = dict(zip(steps, scores)) if scores else {}
+    store = CheckpointStore(folder, keep_last)
+    for step in steps:
+        store.save(step, *state_of(step), {"epoch": step}, metrics={"loss": with_scores[step]} if step in with_scores else None)
+    store.close()
+    return folder
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b)
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A folder with steps 1 and 2, data position and average included. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("two") / "checkpoints"
+    store, data = CheckpointStore(folder, 10), iterator()
+    for step in (1, 2):
+        next(data)
+        store.save(step, *state_of(step), {"epoch": step, "note": "ü"}, data, ema=params_of(100 + step), metrics={"loss": 3.0 - step})
+    store.close()
+    return folder
+
+
+@pytest.fixture
+def folder(two_steps, tmp_path):
+    return Path(shutil.copytree(two_steps, tmp_path / "checkpoints"))
+
+
+def test_everything_comes_back_bit_for_bit_and_the_data_goes_on_where_it_was(two_steps):
+    straight, resumed = iterator(), iterator()
+    for _ in range(2):
+        next(straight)
+    restored = CheckpointStore(two_steps).restore(*TARGETS, ema=TARGETS[0], data_iterator=resumed)
+    assert (restored.step, restored.meta, restored.metrics) == (2, {"epoch": 2, "note": "ü"}, {"loss": 1.0})
+    params, opt_state = state_of(2)
+    assert_same(restored.params, params)
+    assert_same(restored.opt_state, opt_state)
+    assert_same(restored.ema, params_of(102))
+    assert [next(resumed) for _ in range(5)] == [next(straight) for _ in range(5)]
+
+
+def test_parameters_alone_are_read_without_knowing_the_optimiser(two_steps):
+    reader = CheckpointReader(two_steps)
+    restored = reader.restore_params("last", prefer_ema=False)
+    assert (restored.step, restored.averaged) == (2, False)
+    assert_same(restored.params, jax.tree.map(np.asarray, params_of(2)))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored.params))
+    averaged = reader.restore_params("last", TARGETS[0])
+    assert averaged.averaged
+    assert_same(averaged.params, params_of(102))
+    assert isinstance(averaged.params["head"]["kernel"], jax.Array)
+
+
+def test_reading_changes_nothing_in_the_folder(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    CheckpointReader(folder).restore_params()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_step_taken_while_saving_does_not_reach_the_checkpoint(tmp_path):
+    # Donated buffers are overwritten in place while Orbax still writes.
+    params = {str(i): jnp.full((500, 1000), float(i)) for i in range(8)}
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    params = step(params)
+    store.save(1, params, (jnp.ones(3),), {})
+    for _ in range(10):
+        params = step(params)
+    jax.block_until_ready(params)
+    store.close()
+    saved = CheckpointReader(tmp_path / "checkpoints").restore_params().params
+    assert all((saved[str(i)] == i + 1).all() for i in range(8))
+
+
+def test_last_n_and_the_best_are_kept(tmp_path):
+    folder = save_steps(tmp_path / "c", [1, 2, 3, 4, 5, 6], keep_last=2, scores=[5.0, 1.0, 3.0, float("nan"), 4.0, 1.0])
+    assert CheckpointReader(folder).steps() == [2, 5, 6]
+    assert CheckpointReader(folder).best_step() == 2  # the earlier of equals; NaN is never best
+    assert CheckpointReader(folder, higher_is_better=True).best_step() == 5
+    assert CheckpointReader(folder, best_metric="bleu4").best_step() is None
+
+
+def test_best_survives_a_restart_of_the_store(tmp_path):
+    folder = tmp_path / "c"
+    save_steps(folder, [1, 2], keep_last=1, scores=[1.0, 2.0])
+    save_steps(folder, [3, 4], keep_last=1, scores=[3.0, 0.5])
+    assert CheckpointReader(folder).steps() == [4]
+    save_steps(folder, [5, 6], keep_last=1, scores=[0.7, 0.8])
+    assert CheckpointReader(folder).steps() == [4, 6]
+    assert CheckpointReader(folder).restore_params("best").step == 4
+    assert CheckpointReader(folder).restore_params("last").step == 6
+
+
+def test_the_older_checkpoint_is_deleted_only_when_the_new_one_is_final(tmp_path, monkeypatch):
+    folder = save_steps(tmp_path / "c", [1])
+    seen = []
+    original = integrity.write_manifest
+
+    def look(step_folder):
+        seen.append((step_folder.name, CheckpointReader(folder).steps()))
+        original(step_folder)
+
+    monkeypatch.setattr("signvit_jax.training.checkpoint.write_manifest", look)
+    save_steps(folder, [2], keep_last=1)
+    # The last moment before the rename: step 2 is still temporary, its manifest not yet there, and step 1 is.
+    assert seen == [("2.orbax-checkpoint-tmp", [1])]
+    assert CheckpointReader(folder).steps() == [2]
+
+
+WITHOUT_CONTENT = ("2/_CHECKPOINT_METADATA", "2/commit_success.txt")
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, zero, flip, Path.unlink], ids=["truncated", "zeroed", "one_bit_flipped", "deleted"])
+def test_a_checkpoint_with_any_one_file_damaged_is_restored_exactly_or_left_out_by_name(two_steps, tmp_path, caplog, harm):
+    files = sorted(p.relative_to(two_steps) for p in (two_steps / "2").rglob("*") if p.is_file())
+    assert len(files) > 20
+    wanted = {step: (*state_of(step), params_of(100 + step)) for step in (1, 2)}
+    for number, name in enumerate(files):
+        folder = Path(shutil.copytree(two_steps, tmp_path / str(number)))
+        harm(folder / name)
+        if name.as_posix() not in WITHOUT_CONTENT:
+            with pytest.raises(CheckpointDamaged, match=f"checkpoint 2 .*{name.name}"):
+                CheckpointStore(folder, strict=True).restore(*TARGETS)
+            assert (folder / "2").is_dir()
+        caplog.clear()
+        restored = CheckpointStore(folder).restore(*TARGETS, ema=TARGETS[0], data_iterator=iterator())
+        for part, want in zip((restored.params, restored.opt_state, restored.ema), wanted[restored.step]):
+            assert_same(part, want)
+        if restored.step == 2:
+            assert name.as_posix() in (*WITHOUT_CONTENT, "2/manifest.json")
+        else:
+            assert "checkpoint 2" in caplog.text and "/".join(name.parts[1:]) in caplog.text
+            assert (folder / "2.damaged").is_dir() and CheckpointReader(folder).steps() == [1]
+
+
+def test_evaluation_reads_on_when_only_the_optimiser_state_is_damaged(folder):
+    flip(max((folder / "2" / "opt_state").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+    assert CheckpointReader(folder).restore_params("last").step == 2
+    flip(max((folder / "2" / "ema").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+    assert CheckpointReader(folder).restore_params("best").step == 1
+
+
+def test_when_every_checkpoint_is_damaged_the_run_does_not_start_from_nothing(folder):
+    for step in (1, 2):
+        cut(folder / str(step) / "params" / "_METADATA")
+    with pytest.raises(CheckpointDamaged, match="(?s)no checkpoint in .* can be used.*params/_METADATA") as caught:
+        CheckpointStore(folder).restore(*TARGETS)
+    assert caught.value.exit_code == FAILED
+
+
+def test_a_step_without_manifest_is_used_if_it_can_be_read(folder, caplog):
+    (folder / "2" / "manifest.json").unlink()
+    assert CheckpointStore(folder).restore(*TARGETS).step == 2
+    assert "could not be checked" in caplog.text
+    shutil.rmtree(folder / "2" / "opt_state")
+    assert CheckpointStore(folder).restore(*TARGETS).step == 1
+
+
+def test_after_a_damaged_step_is_left_out_the_run_saves_that_step_again(folder):
+    cut(folder / "2" / "params" / "_METADATA")
+    store = CheckpointStore(folder)
+    assert store.restore(*TARGETS).step == 1
+    store.save(2, *state_of(22), {}, wait=True)
+    assert_same(store.restore(*TARGETS).params, params_of(22))
+
+
+def test_foreign_files_and_folders_do_no_harm_and_take_none(folder):
+    (folder / "notes.txt").write_text("mine")
+    (folder / "7").write_text("mine")
+    for name in ("3", "12abc", "lost+found", "007", "2.backup"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("mine")
+    store = CheckpointStore(folder, keep_last=1)
+    assert store.steps() == [1, 2]
+    assert store.restore(*TARGETS).step == 2
+    for step in (3, 7, 8):
+        store.save(step, *state_of(step), {}, metrics={"loss": 9.0})
+    store.close()
+    assert store.steps() == [2, 8]
+    for name in ("notes.txt", "7.foreign", "3.foreign/file", "12abc/file", "lost+found/file", "007/file", "2.backup/file"):
+        assert (folder / name).read_text() == "mine"
+
+
+def test_saving_a_step_again_replaces_it(folder):
+    store = CheckpointStore(folder)
+    store.save(2, *state_of(2), {"epoch": 2, "evaluated": True}, metrics={"loss": 0.1}, wait=True)
+    restored = store.restore(*TARGETS)
+    assert (restored.step, restored.meta["evaluated"], restored.metrics) == (2, True, {"loss": 0.1})
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
+def test_killed_while_replacing_a_step_either_the_old_or_the_new_is_there(folder):
+    (folder / "2").rename(folder / "2.replaced")
+    assert CheckpointStore(folder).restore(*TARGETS).step == 2  # killed before the new one was final
+    shutil.copytree(folder / "2", folder / "2.replaced")
+    assert CheckpointStore(folder).steps() == [1, 2]  # killed after
+    assert not (folder / "2.replaced").exists()
+
+
+def test_remains_of_a_save_that_was_killed_are_cleared_away(folder):
+    (folder / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    store = CheckpointStore(folder)
+    assert store.steps() == [1, 2]
+    store.save(4, *state_of(4), {}, wait=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "4"]
+
+
+def test_another_model_is_refused_with_the_first_differences(two_steps):
+    other = tuple(abstract(tree) for tree in state_of(0, width=8))
+    for restore in (lambda: CheckpointStore(two_steps).restore(*other), lambda: CheckpointReader(two_steps).restore_params("last", other[0])):
+        with pytest.raises(
+            CheckpointMismatch, match=r"another model: 1 of 3 arrays .*\n  encoder/0/kernel: saved \(6, 4\) float32, now \(8, 4\) float32"
+        ) as caught:
+            restore()
+        assert caught.value.exit_code == USAGE
+    assert CheckpointReader(two_steps).steps() == [1, 2]
+
+
+def test_another_optimiser_is_refused(two_steps):
+    with pytest.raises(CheckpointMismatch, match="another optimiser.*\n.*saved nothing, now"):
+        CheckpointStore(two_steps).restore(TARGETS[0], abstract(optax.sgd(0.1, momentum=0.9).init(params_of(0))))
+
+
+def test_a_data_position_of_another_number_of_processes_is_refused(folder):
+    (folder / "2" / "manifest.json").unlink()
+    (folder / "2" / "data_iterator" / "process_0-of-1.json").rename(folder / "2" / "data_iterator" / "process_0-of-2.json")
+    with pytest.raises(CheckpointMismatch, match="of 2 processes, this run has 1"):
+        CheckpointStore(folder).restore(*TARGETS, data_iterator=iterator())
+
+
+def test_a_later_format_is_refused_with_the_reason(folder):
+    path = folder / "2" / "meta" / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    integrity.write_manifest(folder / "2")
+    with pytest.raises(CheckpointError, match="format 99"):
+        CheckpointReader(folder).restore_params("last")
+
+
+def test_an_empty_folder_says_so(tmp_path):
+    assert CheckpointReader(tmp_path / "nothing").latest_step() is None
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        CheckpointReader(tmp_path / "nothing").restore_params()
+    with pytest.raises(CheckpointError, match="no checkpoint of step 5"):
+        CheckpointStore(tmp_path / "c").restore(*TARGETS, step=5)
+
+
+def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one_is_intact(folder, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = CheckpointStore(folder, keep_last=1)
+    monkeypatch.setattr("signvit_jax.training.checkpoint.write_manifest", full)
+    store.save(3, *state_of(3), {})
+    with pytest.raises(CheckpointError, match=r"checkpoint 3 .* disk is full.*Checkpoints still there: 1, 2"):
+        store.save(4, *state_of(4), {})
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert_same(store.restore(*TARGETS).params, params_of(2))
+    store.save(5, *state_of(5), {}, wait=True)
+    assert store.steps() == [2, 5]  # 2 is the best
+    store.close()
+
+
+def python(code, *arguments, devices=1):
+    """What subprocess needs to run the code with this file's names at hand."""
+    script = "import sys; from tests.training.test_checkpoint import *\n" + textwrap.dedent(code)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {"args": [sys.executable, "-c", script, *map(str, arguments)], "env": environment, "text": True}
+
+
+def test_a_disk_that_takes_no_more_ends_with_one_clear_line_and_the_older_checkpoint(folder):
+    # The kernel refuses files above a size, in TensorStore's C++ as well as in Python.
+    code = """
+        import resource, signal
+        from signvit_jax.exit_codes import run_command
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        def main():
+            store = CheckpointStore(sys.argv[1])
+            store.save(3, {"a": jax.random.normal(jax.random.key(0), (200, 200))}, (jnp.ones(3),), {})
+            store.close()
+        sys.exit(run_command(main))
+    """
+    result = subprocess.run(**python(code, folder), capture_output=True, timeout=120)
+    assert result.returncode == FAILED
+    assert "Traceback" not in result.stderr.splitlines()[-1]
+    assert "error: checkpoint 3 could not be saved" in result.stderr and "beyond the allowed size" in result.stderr
+    assert CheckpointStore(folder).restore(*TARGETS).step == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_a_clear_error(folder):
+    folder.chmod(0o555)
+    try:
+        store = CheckpointStore(folder)
+        with pytest.raises(CheckpointError, match=r"no permission.*still there: 1, 2"):
+            store.save(3, *state_of(3), {}, wait=True)
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        CheckpointStore(tmp_path / "file" / "checkpoints")
+
+
+def test_a_state_saved_on_four_devices_is_restored_on_two(tmp_path):
+    code = """
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        count, folder = int(sys.argv[1]), sys.argv[2]
+        mesh = jax.make_mesh((count,), ("fsdp",), axis_types=(AxisType.Auto,))
+        split, whole = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
+        kernel = np.arange(32, dtype=np.float32).reshape(8, 4)
+        store = CheckpointStore(folder)
+        if count == 4:
+            store.save(1, {"kernel": jax.device_put(kernel, split)}, (jax.device_put(np.int32(3), whole),), {}, wait=True)
+        else:
+            target = {"kernel": jax.ShapeDtypeStruct((8, 4), np.float32, sharding=split)}
+            restored = store.restore(target, (jax.ShapeDtypeStruct((), np.int32, sharding=whole),))
+            np.testing.assert_array_equal(np.asarray(restored.params["kernel"]), kernel)
+            assert restored.params["kernel"].sharding == split and int(restored.opt_state[0]) == 3
+            assert {shard.data.shape for shard in restored.params["kernel"].addressable_shards} == {(4, 4)}
+        store.close()
+    """
+    for count in (4, 2):
+        result = subprocess.run(**python(code, count, tmp_path / "c", devices=count), capture_output=True, timeout=120)
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert CheckpointReader(tmp_path / "c").restore_params().params["kernel"].shape == (8, 4)  # and on the one device here
+
+
+def test_killed_at_any_moment_of_saving_the_newest_whole_checkpoint_comes_back(tmp_path):
+    code = """
+        store = CheckpointStore(sys.argv[1], keep_last=2)
+        first = (store.latest_step() or 0) + 1
+        print("ready", flush=True)
+        for step in range(first, first + 10_000):
+            store.save(step, *state_of(step), {"epoch": step})
+            print(step, flush=True)
+    """
+    for lines, pause in ((4, 0.0), (7, 0.013), (5, 0.031)):
+        with subprocess.Popen(**python(code, tmp_path / "c"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as trainer:
+            started = [trainer.stdout.readline() for _ in range(lines)]
+            time.sleep(pause)
+            trainer.kill()
+        store = CheckpointStore(tmp_path / "c")
+        restored = store.restore(*TARGETS)
+        assert restored.step >= int(started[-1]) - 1  # a save has begun only when the one before it was final
+        assert_same(restored.params, params_of(restored.step))
+        assert_same(restored.opt_state, state_of(restored.step)[1])
+        assert not list((tmp_path / "c").glob("*.damaged"))
