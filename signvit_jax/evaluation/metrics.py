@@ -115,6 +115,13 @@ def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: Tok
     )
 
 
+def counted_words(texts: Iterable[str], signature: str = "") -> list[list[str]]:
+    """The words that WER counted where `signature` is the BLEU signature of the scores: characters after `tok:char`, lower case after `case:lc`."""
+    settings = signature.split("|")
+    tokenize = "char" if "tok:char" in settings else "none"
+    return [_words(text, tokenize) for text in _tidied(texts, lowercase="case:lc" in settings)]
+
+
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
     """Errors between the words of a corpus (split at white space). Raises MetricError."""
     _check(references, hypotheses)
@@ -166,11 +173,9 @@ def align(reference: Sequence[str], hypothesis: Sequence[str], costs: tuple[int,
     return edits[::-1]
 
 
-def confusions(references: Iterable[str], hypotheses: Iterable[str]) -> Counter[tuple[str | None, str | None]]:
+def confusions(alignments: Iterable[Sequence[Edit]]) -> Counter[tuple[str | None, str | None]]:
     """How often which word came out as which other; (word, None) was left out, (None, word) was put in."""
-    pairs = zip(references, hypotheses, strict=True)
-    edits = (edit for r, h in pairs for edit in align(r.split(), h.split()) if edit.operation != "match")
-    return Counter((edit.reference, edit.hypothesis) for edit in edits)
+    return Counter((edit.reference, edit.hypothesis) for edits in alignments for edit in edits if edit.operation != "match")
 
 
 _SPELLED = re.compile(r"(?:[A-Z]|SCH|NN)(?:\+(?:[A-Z]|SCH|NN))*")

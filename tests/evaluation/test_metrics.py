@@ -115,9 +115,17 @@ def test_rouge_l_is_the_papers_formula_meant_over_sentences():
 
 
 def test_confusions_name_what_was_swapped_left_out_and_put_in():
-    counted = confusions(["rain today", "rain now", "sun"], ["snow today", "snow now", "sun shines"])
-    assert counted == {("rain", "snow"): 2, (None, "shines"): 1}
-    assert confusions(["sun shines"], ["sun"]) == {("shines", None): 1}
+    pairs = [("rain today", "snow today"), ("rain now", "snow now"), ("sun", "sun shines"), ("the end", "end")]
+    counted = confusions(align(reference.split(), hypothesis.split()) for reference, hypothesis in pairs)
+    assert counted == {("rain", "snow"): 2, (None, "shines"): 1, ("the", None): 1}
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "none", "char"])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_a_signature_tells_which_words_were_counted(tokenize, lowercase):
+    scores = score(REFERENCES, HYPOTHESES, tokenize=tokenize, lowercase=lowercase)
+    errors = metrics.count_errors(*(metrics.counted_words(texts, scores.signature) for texts in (REFERENCES, HYPOTHESES)))
+    assert (errors.rate, errors.reference_words) == (scores.wer, scores.reference_words)
 
 
 @pytest.mark.parametrize(

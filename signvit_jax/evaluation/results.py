@@ -1,0 +1,118 @@
+"""The results file of an evaluation: scores of each decoder and every prediction, as JSON."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from signvit_jax.evaluation.metrics import Scores
+
+_OWN_KEYS = ("id", "reference", "score")
+
+
+class ResultsError(ValueError):
+    """A results file that cannot be read or written; the message says what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One clip's raw reference and what each decoder made of it."""
+
+    id: str
+    reference: str
+    hypotheses: Mapping[str, str]  # decoder -> text
+    score: float | None = None  # log-probability as the main decoder gives it
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more keys of the clip, such as gloss or num_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What `signvit_jax.eval` writes and the report reads."""
+
+    split: str
+    dataset: str
+    checkpoint_step: int
+    decoders: Mapping[str, Scores]
+    predictions: tuple[Prediction, ...]
+
+
+def to_json(results: Results) -> str:
+    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "signature", "chrf_signature"}}, "predictions": [{"id", "reference",
+    <a key per decoder>, "score", ...}]}`. Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key."""
+    decoders = {
+        name: {"scores": scores.as_dict(), "signature": scores.signature, "chrf_signature": scores.chrf_signature}
+        for name, scores in results.decoders.items()
+    }
+    values = {
+        "split": results.split,
+        "dataset": results.dataset,
+        "checkpoint_step": results.checkpoint_step,
+        "decoders": decoders,
+        "predictions": [_flat(prediction) for prediction in results.predictions],
+    }
+    return json.dumps(_finite(values), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Results:
+    """Reads what `to_json` wrote. Raises ResultsError."""
+    try:
+        values = json.loads(text)
+        decoders = {
+            name: Scores(**entry["scores"], signature=entry["signature"], chrf_signature=entry.get("chrf_signature", ""))
+            for name, entry in values["decoders"].items()
+        }
+        predictions = tuple(_nested(entry, decoders) for entry in values["predictions"])
+        return Results(values["split"], values["dataset"], values["checkpoint_step"], decoders, predictions)
+    except KeyError as error:
+        raise ResultsError(f"not a results file of signvit_jax.eval: the key {error} is missing") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ResultsError(f"not a results file of signvit_jax.eval: {error}") from error
+
+
+def write(results: Results, path: Path | str) -> None:
+    """Writes the file whole or not at all; folders are made. Raises ResultsError, OSError."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(to_json(results), encoding="utf-8", errors="backslashreplace")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: Path | str) -> Results:
+    """Raises ResultsError naming the file."""
+    try:
+        return from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: {error}") from error
+
+
+def _flat(prediction: Prediction) -> dict[str, Any]:
+    parts = ({"id": prediction.id, "reference": prediction.reference}, prediction.hypotheses, {"score": prediction.score}, prediction.details)
+    flat: dict[str, Any] = {}
+    for part in parts:
+        if taken := flat.keys() & part.keys():
+            raise ResultsError(
+                f"clip {prediction.id!r} has two values under {', '.join(map(repr, sorted(taken)))}; give the decoder or detail another name"
+            )
+        flat.update(part)
+    return flat
+
+
+def _nested(entry: Mapping[str, Any], decoders: Mapping[str, Scores]) -> Prediction:
+    hypotheses = {name: entry[name] for name in decoders}
+    details = {key: value for key, value in entry.items() if key not in _OWN_KEYS and key not in decoders}
+    return Prediction(entry["id"], entry["reference"], hypotheses, entry.get("score"), details)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,83 @@
+"""The results file: its layout, and that it reads back as it was written."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from signvit_jax.evaluation import results as results_file
+from signvit_jax.evaluation.metrics import score
+from signvit_jax.evaluation.results import Prediction, Results, ResultsError
+
+
+def some_results():
+    references = ["rain in the north", "sun"]
+    hypotheses = {"greedy": ["rain in north", "sun"], "ctc": ["", "sun <b>"]}
+    predictions = tuple(
+        Prediction(f"clip-{i}", reference, {name: texts[i] for name, texts in hypotheses.items()}, score=-1.5, details={"gloss": "RAIN ü"})
+        for i, reference in enumerate(references)
+    )
+    return Results("test", "synthetic_signs", 300, {name: score(references, texts) for name, texts in hypotheses.items()}, predictions)
+
+
+def test_layout_of_the_file():
+    values = json.loads(results_file.to_json(some_results()))
+    assert list(values) == ["split", "dataset", "checkpoint_step", "decoders", "predictions"]
+    assert values["predictions"][0] == {
+        "id": "clip-0",
+        "reference": "rain in the north",
+        "greedy": "rain in north",
+        "ctc": "",
+        "score": -1.5,
+        "gloss": "RAIN ü",
+    }
+    assert values["decoders"]["greedy"]["scores"]["wer"] == 1 / 5
+    assert "tok:13a" in values["decoders"]["greedy"]["signature"]
+
+
+def test_reads_back_as_written(tmp_path):
+    path = tmp_path / "new folder" / "results.json"
+    results_file.write(some_results(), path)
+    assert results_file.read(path) == some_results()
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def test_numbers_that_json_has_no_name_for_become_null():
+    results = some_results()
+    lost = dataclasses.replace(results.predictions[0], score=-math.inf)
+    text = results_file.to_json(dataclasses.replace(results, predictions=(lost,)))
+    assert results_file.from_json(text).predictions[0].score is None
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.json"
+    results_file.write(some_results(), path)
+    before = path.read_text()
+    bad = dataclasses.replace(some_results().predictions[0], hypotheses={"score": "x"})
+    with pytest.raises(ResultsError, match="two values under 'score'"):
+        results_file.write(dataclasses.replace(some_results(), predictions=(bad,)), path)
+    assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not a results file"),
+        ("[1]", "not a results file"),
+        ("{}", "'decoders' is missing"),
+        ('{"decoders": {"greedy": {"scores": {"wer": 1}, "signature": ""}}}', "missing"),
+        ('{"decoders": {}, "predictions": [{"id": "a"}], "split": "", "dataset": "", "checkpoint_step": 1}', "'reference' is missing"),
+    ],
+)
+def test_other_files_are_refused_with_their_name_and_the_reason(tmp_path, text, said):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ResultsError, match=said) as error:
+        results_file.read(path)
+    assert "other.json" in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ResultsError, match=r"none\.json"):
+        results_file.read(tmp_path / "none.json")
