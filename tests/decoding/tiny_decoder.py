@@ -1,12 +1,8 @@
 """Small random decoders, and decoding as slow and obvious as it can be: one clip at a time, the whole prefix run anew for every token."""
 
-from functools import cache
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from signvit_jax.config import DecoderConfig
@@ -16,7 +12,6 @@ from signvit_jax.models.decoder import PAD, TextDecoder
 BOS, EOS = 1, 2
 IDS = {"bos_id": BOS, "eos_id": EOS}
 WIDTH = 16
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "translator_small.npz"
 
 
 def decoder(seed=6, vocab_size=12, max_len=9, sharpness=8.0, kind=TextDecoder):
@@ -73,8 +68,11 @@ def slow_greedy(sources, clip, max_len, no_repeat=0):
     return tokens, gains
 
 
-def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0):
-    """The reference's procedure for one clip: (tokens, score), best first. `divisor(length)` normalises."""
+def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0, with_greedy=True):
+    """The reference's procedure for one clip: (tokens, score), best first. `divisor(length)` normalises.
+
+    `with_greedy`: the greedy sentence joins the list where pruning has lost it.
+    """
     sources = [sources] if isinstance(sources, Source) else sources
     ended = lambda tokens: len(tokens) > 1 and tokens[-1] == EOS  # noqa: E731
     beams = [([BOS], 0.0)]
@@ -87,9 +85,9 @@ def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0):
             log_probs = _without_repeats(slow_log_probs(sources, clip, tokens), tokens, no_repeat)
             offers += [([*tokens, int(t)], total + log_probs[t]) for t in np.argsort(-log_probs, kind="stable")[:beam_size] if log_probs[t] > -np.inf]
         beams = sorted(offers, key=lambda offer: -offer[1] / divisor(len(offer[0])))[:beam_size]
-    tokens, gains = slow_greedy(sources, clip, max_len, no_repeat)
     found = [(tokens, total / divisor(len(tokens))) for tokens, total in beams]
-    if tokens not in [t for t, _ in found]:
+    tokens, gains = slow_greedy(sources, clip, max_len, no_repeat)
+    if with_greedy and tokens not in [t for t, _ in found]:
         found = sorted([*found, (tokens, sum(gains) / divisor(len(tokens)))], key=lambda one: -one[1])[:beam_size]
     return found
 
@@ -97,21 +95,6 @@ def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0):
 def sentence(row):
     """A row of tokens without its padding."""
     return [int(token) for token in row if token != PAD]
-
-
-@cache
-def reference_source(group):
-    """The reference file, and the source of its 'decode' or 'trained_decode' numbers; skips where the file is not there."""
-    from signvit_jax.weights.reference import load_reference
-
-    if not REFERENCE.exists():
-        pytest.skip(f"no reference numbers at {REFERENCE}")
-    vectors = dict(np.load(REFERENCE))
-    prefix, video = ("params/", "in/video") if group == "decode" else ("trained_params/", "trained_in/video")
-    _, model, sizes = load_reference(vectors, prefix)
-    frames = jnp.asarray(vectors[video]).transpose(0, 1, 3, 4, 2)
-    encoded = jax.jit(lambda model, *inputs: model.encode(*inputs))(model, frames, jnp.full(frames.shape[0], frames.shape[1]))
-    return vectors, Source(model.decoder, *model.memory(encoded)), {"bos_id": sizes["bos_id"], "eos_id": sizes["eos_id"]}
 
 
 class CountingDecoder(TextDecoder):
