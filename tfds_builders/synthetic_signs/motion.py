@@ -1,0 +1,182 @@
+"""From signs to a moving body: keyframes on a time line, smooth movement through them, and the arms by inverse kinematics."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from tfds_builders.synthetic_signs.signer import Signer
+from tfds_builders.synthetic_signs.signs import CHANNELS, REST, SIGNS, WAITING, Key, mirror
+
+MAX_SECONDS = 5.1  # 64 frames at 12.5 a second
+STILL = 0.16  # seconds of rest at either end
+SHOULDER = 0.5  # from the midline
+UPPER_ARM, FOREARM = 0.78, 0.7
+PALM = 0.27  # width
+WRIST = 0.62  # from the middle of the palm, in palm widths
+HEAD = (0.0, -0.6, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeLine:
+    """One hand's keyframes: `values` as in `signs.CHANNELS`, already placed on the signer's body; `flow` is the share of its speed kept at a key."""
+
+    seconds: Float[np.ndarray, "k"]
+    values: Float[np.ndarray, "k c"]
+    flow: Float[np.ndarray, "k"]
+
+    def at(self, when: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t c"]:
+        """Cubic Hermite through the keys; the slope at a key is that between its neighbours, times `flow`."""
+        s, v = self.seconds, self.values
+        slope = np.zeros_like(v)
+        slope[1:-1] = (v[2:] - v[:-2]) / (s[2:] - s[:-2])[:, None] * self.flow[1:-1, None]
+        i = np.clip(np.searchsorted(s, when, side="right") - 1, 0, len(s) - 2)
+        gap = (s[i + 1] - s[i])[:, None]
+        u = np.clip((when - s[i])[:, None] / gap, 0.0, 1.0)
+        ahead = u * u * (3 - 2 * u)
+        return v[i] * (1 - ahead) + v[i + 1] * ahead + gap * u * (1 - u) * ((1 - u) * slope[i] - u * slope[i + 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """A signed sentence. `spans` are the seconds from the first to the last key of each sign, without the movement into it."""
+
+    dominant: TimeLine
+    weak: TimeLine
+    spans: tuple[tuple[str, float, float], ...]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One arm over time, in body coordinates; `hand` is the middle of the palm, `fingers` as in `signs.SHAPES`."""
+
+    shoulder: Float[np.ndarray, "t 3"]
+    elbow: Float[np.ndarray, "t 3"]
+    wrist: Float[np.ndarray, "t 3"]
+    hand: Float[np.ndarray, "t 3"]
+    angle: Float[np.ndarray, "t"]
+    turn: Float[np.ndarray, "t"]
+    fingers: Float[np.ndarray, "t 5 3"]
+
+
+def place(where: Float[np.ndarray, "*n 3"], signer: Signer) -> Float[np.ndarray, "*n 3"]:
+    """A sign's coordinates on this body: what is near the face follows the head's size, what is below it the trunk and the signing space."""
+    x, y, z = np.moveaxis(np.asarray(where, np.float64), -1, 0)
+    free = np.clip((y + 0.2) / 0.4, 0.0, 1.0)  # 0 at the face, 1 in front of the trunk
+    size = 1.0 + (signer.space - 1.0) * free
+    face = signer.head + (signer.width - signer.head) * free
+    vertical = np.where(y < 0, signer.head, signer.torso * size)
+    return np.stack([x * face * size + signer.offset[0] * free, y * vertical + signer.offset[1] * free, z], axis=-1)
+
+
+def utter(glosses: Sequence[str], signer: Signer, tempo: float = 1.0, rng: np.random.Generator | None = None) -> Utterance:
+    """The glosses signed one after the other without a rest between, at most `MAX_SECONDS` long. `rng` draws each sign's own jitter; None: none."""
+    draw = rng.normal if rng is not None else lambda *_: 0.0
+    rest = _at_rest(signer)
+    waiting = _values(mirror((WAITING,)), signer)[0]
+    now = STILL
+    tracks = {hand: [(0.0, rest[hand], 0.0), (now, rest[hand], 0.0)] for hand in rest}
+    spans = []
+    for gloss in glosses:
+        sign = SIGNS[gloss]
+        length = sign.seconds * (1.0 + np.clip(draw(0.0, 0.06), -0.15, 0.15))
+        keys = {"dominant": _values(sign.dominant, signer, draw), "weak": _values(sign.weak, signer, draw) if sign.weak else None}
+        far = max(np.linalg.norm(values[0, :3] - tracks[hand][-1][1][:3]) for hand, values in keys.items() if values is not None)
+        now += 0.1 + 0.12 * far  # the movement into the sign: longer ways take longer, though less than in proportion
+        for hand, values in keys.items():
+            if values is None:  # not used: it sinks to the waist and waits there
+                if not np.array_equal(tracks[hand][-1][1], waiting):
+                    tracks[hand].append((now + 0.5 * length, waiting, 0.0))
+                continue
+            if np.array_equal(tracks[hand][-1][1], waiting):  # up to now it waited
+                tracks[hand].append((max(spans[-1][2], tracks[hand][-1][0] + 1e-3), waiting, 0.0))
+            times = now + length * np.array([key.at for key in getattr(sign, hand)])
+            last = len(values) - 1
+            tracks[hand] += [(t, value, signer.flow if i in (0, last) else 1.0) for i, (t, value) in enumerate(zip(times, values))]
+        spans.append((gloss, now, now + length))
+        now += length
+    home = now + 0.2 + 0.1 * np.linalg.norm(tracks["dominant"][-1][1][:3] - rest["dominant"][:3])
+    end = home + STILL
+    scale = min(1.0 / (tempo * signer.tempo), MAX_SECONDS / end)
+    lines = {}
+    for hand, keys in tracks.items():
+        if np.array_equal(keys[-1][1], waiting):
+            keys.append((max(now, keys[-1][0] + 1e-3), waiting, 0.0))
+        seconds, values, flow = zip(*keys, (home, rest[hand], 0.0), (end, rest[hand], 0.0))
+        lines[hand] = TimeLine(np.array(seconds) * scale, np.stack(values), np.array(flow))
+    return Utterance(**lines, spans=tuple((gloss, a * scale, b * scale) for gloss, a, b in spans), seconds=end * scale)
+
+
+def idle(signer: Signer, rng: np.random.Generator) -> Utterance:
+    """Nobody signs: the hands rest, and half of the time one of them fidgets, 1.5 to 5 seconds in all."""
+    seconds = rng.uniform(1.5, MAX_SECONDS - 0.1)
+    start = rng.uniform(0.2, seconds - 1.2)
+    fidget = rng.uniform((-0.25, -0.3, 0.0), (0.25, 0.05, 0.1)) if rng.random() < 0.5 else np.zeros(3)
+    moving = rng.choice(["dominant", "weak"])
+    lines = {}
+    for hand, rest in _at_rest(signer).items():
+        moved = rest.copy()
+        moved[:3] += fidget * (hand == moving)
+        lines[hand] = TimeLine(np.array([0.0, start, start + 0.5, start + 1.0, seconds]), np.stack([rest, rest, moved, rest, rest]), np.zeros(5))
+    return Utterance(**lines, spans=(), seconds=seconds)
+
+
+def _at_rest(signer: Signer) -> dict[str, Float[np.ndarray, "c"]]:
+    rest = (REST[signer.rest],)
+    return {"dominant": _values(rest, signer)[0], "weak": _values(mirror(rest), signer)[0]}
+
+
+def _values(keys: Sequence[Key], signer: Signer, draw=lambda *_: 0.0) -> Float[np.ndarray, "k c"]:
+    values = np.stack([key.channels() for key in keys])
+    middle = values[:, :3].mean(axis=0)
+    values[:, :3] = middle + (values[:, :3] - middle) * signer.amplitude
+    values[:, :3] = place(values[:, :3], signer) + signer.jitter * np.array([draw(0.0, 1.0), draw(0.0, 1.0), 0.0])
+    values[:, 3] += signer.lean + 200.0 * signer.jitter * draw(0.0, 1.0)
+    return values
+
+
+def arm(track: Float[np.ndarray, "t c"], signer: Signer, side: float) -> Arm:
+    """The arm that brings its hand where `track` says; `side` is +1 for the dominant and -1 for the weak arm.
+
+    Of the circle on which the elbow may lie it takes the point that hangs lowest and a little outward, as an arm does. A wrist beyond
+    reach is brought back along the line to the shoulder, and the hand with it.
+    """
+    angle, turn, fingers = track[:, 3], track[:, 4], track[:, 5:CHANNELS].reshape(-1, 5, 3)
+    radians = np.deg2rad(angle)
+    # Fingers up is -y; leaning inward is towards the midline, -side in x.
+    along = np.stack([-side * np.sin(radians), -np.cos(radians), np.zeros_like(radians)], axis=-1)
+    shoulder = np.broadcast_to(np.array([side * SHOULDER * signer.width, 0.0, 0.0]), along.shape)
+    back = WRIST * PALM * signer.hand * along
+    upper, fore = UPPER_ARM * signer.arm, FOREARM * signer.arm
+    reach = track[:, :3] - back - shoulder
+    distance = np.linalg.norm(reach, axis=-1, keepdims=True)
+    span = np.clip(distance, abs(upper - fore) + 1e-3, 0.995 * (upper + fore))
+    line = reach / np.maximum(distance, 1e-6)
+    wrist = shoulder + line * span
+    low = np.clip(wrist[:, 1] / 0.9, 0.0, 1.0)  # elbows go back when the hands are low
+    pole = np.stack([np.full_like(low, 0.35 * side), np.ones_like(low), 0.1 - low], axis=-1)
+    off = pole - line * np.sum(line * pole, axis=-1, keepdims=True)
+    off /= np.maximum(np.linalg.norm(off, axis=-1, keepdims=True), 1e-6)
+    foot = (upper**2 - fore**2 + span**2) / (2 * span)  # along the line, below the elbow
+    elbow = shoulder + line * foot + off * np.sqrt(np.maximum(upper**2 - foot**2, 0.0))
+    return Arm(shoulder, elbow, wrist, wrist + back, angle, turn, fingers)
+
+
+def head_pose(utterance: Utterance, when: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t 3"]:
+    """What the head does: shift to the dominant side, shift down (shoulder widths), tilt to the dominant side (degrees)."""
+    pose = np.zeros((len(when), 3))
+    for gloss, start, end in utterance.spans:
+        u = (when - start) / (end - start)
+        strength = np.clip(np.minimum(u + 0.4, 1.4 - u) / 0.4, 0.0, 1.0)
+        match SIGNS[gloss].head:
+            case "shake":
+                pose[:, 0] += 0.06 * strength * np.sin(4 * np.pi * u)
+            case "tilt":
+                pose[:, 2] += 14.0 * strength
+            case "forward":
+                pose[:, 1] += 0.05 * strength
+    return pose
+
+
