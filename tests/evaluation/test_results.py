@@ -50,6 +50,12 @@ def test_numbers_that_json_has_no_name_for_become_null():
     assert results_file.from_json(text).predictions[0].score is None
 
 
+def test_text_that_no_encoding_holds_is_written_escaped(tmp_path):
+    results = dataclasses.replace(some_results(), dataset="a \ud800 b")
+    results_file.write(results, tmp_path / "results.json")
+    assert results_file.read(tmp_path / "results.json") == results
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     results_file.write(some_results(), path)
