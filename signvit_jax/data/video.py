@@ -5,8 +5,8 @@ reason, and the next file is read by a fresh child. The child is kept between fi
 
 What is read: mp4/mov, webm/mkv, avi and gif, known by their content and not by their name; regular files only; never a playlist or a network address.
 Colours follow the file's matrix and range (untagged: BT.709 from 1280 wide or above 576 lines on, else BT.601), tags for rotation and mirroring are
-applied, pixels made square, transparency put on white. Times are the file's own: a variable frame rate is resampled by time stamps. A file whose
-pictures stop more than a tenth before the announced end is an error; where less is missing, what could be decoded is returned.
+applied, pixels made square, transparency put on white. Times are the file's own: a variable frame rate is resampled by time stamps. A file of
+which more than a tenth (and two frames) is damaged, or missing at its end, is an error; where it is less, what could be decoded is returned.
 """
 
 import atexit

@@ -35,7 +35,7 @@ MP4, MATROSKA, AVI, GIF = "mp4", "matroska", "avi", "gif"
 MP4_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 NOMINAL_FPS = 25.0  # where the header names no believable rate
 BELIEVABLE_FPS = (0.1, 1000.0)
-MISSING_TOLERATED = 0.1  # share of the announced duration that may be missing at the end of a damaged file
+MISSING_TOLERATED = 0.1  # share that may be damaged, and share that may be missing at the end; two frames always may
 COLORSPACES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}
 
 
@@ -72,33 +72,35 @@ def believable(rate: Any) -> float | None:
     return float(rate) if rate and BELIEVABLE_FPS[0] <= rate <= BELIEVABLE_FPS[1] else None
 
 
-def timed_frames(container: Any, stream: Any, fps: float, start: float | None, end: float | None) -> Iterator[tuple[float, float, Any]]:
-    """(seconds since the video's beginning, seconds shown, frame), times never falling, from the last key frame before `start` up to `end`."""
+def timed_frames(container: Any, stream: Any, fps: float, start: float | None) -> Iterator[tuple[float, float, Any]]:
+    """(seconds since the video's beginning, seconds shown, frame), times never falling, from the last key frame before `start` on."""
     time_base = float(stream.time_base or 0) or 1 / fps
     first = container.start_time / av.time_base if container.start_time is not None else 0.0
     if start:
         container.seek(max(0, int((start + first) * av.time_base)), backward=True)
     previous, clock = -math.inf, start or 0.0
-    packets = container.demux(stream)
+    packets, decoded_frames, damaged_packets = container.demux(stream), 0, 0
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
-                return
+                break
             decoded = packet.decode()
         except av.error.InvalidDataError:
-            continue  # a damaged packet costs its own frames; `announced_seconds` notices if that was much
+            damaged_packets += 1
+            continue
         for frame in decoded:
             seconds = frame.pts * time_base - first if frame.pts is not None else clock
             seconds = max(previous, seconds)
             duration = frame.duration * time_base if frame.duration else 1 / fps
-            if end is not None and seconds >= end:
-                return
             yield seconds, duration, frame
             previous, clock = seconds, seconds + duration
+            decoded_frames += 1
+    if damaged_packets > max(MISSING_TOLERATED * decoded_frames, 2):
+        raise Refused(f"damaged: {damaged_packets} packets beside {decoded_frames} frames cannot be decoded")
 
 
-def resample(frames: Iterator[tuple[float, float, Any]], rate: float, start: float | None, end: float | None) -> Iterator[tuple[float, Any]]:
+def resample(frames: Iterator[tuple[float, float, Any]], rate: float, start: float | None, end: float) -> Iterator[tuple[float, Any]]:
     """`rate` frames a second, chosen by time: output k was on screen at origin + (k + 1/4) / rate; origin is `start` or the first frame's time.
 
     The quarter keeps a constant-rate video as it is when its time stamps are rounded to milliseconds, as in Matroska.
@@ -106,19 +108,24 @@ def resample(frames: Iterator[tuple[float, float, Any]], rate: float, start: flo
     origin, shown, until, k = start, None, 0.0, 0
     for seconds, duration, frame in frames:
         origin = seconds if origin is None else origin
-        while shown is not None and origin + (k + 0.25) / rate < seconds:
+        while shown is not None and origin + (k + 0.25) / rate < min(seconds, end):
             yield origin + k / rate, shown
             k += 1
+        if seconds >= end:
+            until = end
+            break
         shown, until = frame, seconds + duration
-    until = until if end is None else min(until, end)
+    until = min(until, end)
     while shown is not None and until > origin and (k == 0 or origin + (k + 0.25) / rate < until):
         yield origin + k / rate, shown
         k += 1
 
 
-def as_stored(frames: Iterator[tuple[float, float, Any]], start: float | None) -> Iterator[tuple[float, Any]]:
-    """Every frame that is on screen at or after `start`."""
+def as_stored(frames: Iterator[tuple[float, float, Any]], start: float | None, end: float) -> Iterator[tuple[float, Any]]:
+    """Every frame that is on screen at or after `start` and before `end`."""
     for seconds, duration, frame in frames:
+        if seconds >= end:
+            return
         if start is None or seconds + duration > start + 1e-6:
             yield seconds, frame
 
@@ -220,7 +227,8 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
 
 
 def send_frames(request: dict[str, Any], container: Any, stream: Any, source_fps: float, announced: float | None, send: Callable) -> None:
-    limits, start, end = request["limits"], request["start"], request["end"]
+    limits, start = request["limits"], request["start"]
+    end = math.inf if request["end"] is None else request["end"]
     rate = request["frame_rate"]
     if request["max_frame_rate"] is not None:
         rate = min(rate or source_fps, request["max_frame_rate"])
@@ -228,15 +236,15 @@ def send_frames(request: dict[str, Any], container: Any, stream: Any, source_fps
 
     def observed() -> Iterator[tuple[float, float, Any]]:
         nonlocal reached
-        for seconds, duration, frame in timed_frames(container, stream, source_fps, start, end):
+        for seconds, duration, frame in timed_frames(container, stream, source_fps, start):
             reached = seconds + duration
-            if reached - (start or 0.0) > limits["max_seconds"] + duration:
+            if min(seconds, end) - (start or 0.0) > limits["max_seconds"]:
                 raise Refused(f"longer than {limits['max_seconds']:g} s (max_seconds)")
             yield seconds, duration, frame
 
     picture = Picture(request["short_side"], limits["max_pixels"])
     count, first, last = 0, 0.0, 0.0
-    for seconds, frame in resample(observed(), rate, start, end) if rate else as_stored(observed(), start):
+    for seconds, frame in resample(observed(), rate, start, end) if rate else as_stored(observed(), start, end):
         if count == limits["max_frames"]:
             raise Refused(f"more than {count} frames (max_frames)")
         rgb = picture(frame)
@@ -247,8 +255,8 @@ def send_frames(request: dict[str, Any], container: Any, stream: Any, source_fps
         count, last = count + 1, seconds
     if count == 0:
         raise Refused(f"nothing to show from {start:g} s on: its pictures end at {reached:.2f} s" if start else "no frame in it could be decoded")
-    wanted = min(announced or 0.0, end if end is not None else math.inf)
-    if reached < wanted * (1 - MISSING_TOLERATED) - 2 / source_fps:
+    wanted = min(announced or 0.0, end)
+    if wanted - reached > max(MISSING_TOLERATED * wanted, 2 / source_fps) + 1e-6:
         raise Refused(f"cut or damaged: the pictures stop after {reached:.2f} of {wanted:.2f} s")
     measured = (count - 1) / (last - first) if last > first else source_fps
     send(b"E", last, json.dumps({"fps": rate or measured}).encode())
@@ -277,6 +285,8 @@ def reason_of(error: Exception, limits: dict[str, Any]) -> str:
         return str(error)
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return f"decoding needs more than {limits['max_memory']} bytes of memory (max_memory)"
+    if isinstance(error, av.error.ArgumentError):  # what a codec answers to a picture size that it is not to open
+        return f"cannot be decoded: a damaged header, or a picture of more than {limits['max_pixels']} pixels (max_pixels)"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

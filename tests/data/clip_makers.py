@@ -1,0 +1,60 @@
+"""Small videos made in the tests, with known pictures and times."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def encode(
+    path: Path,
+    pictures: Sequence[np.ndarray],
+    *,
+    fps: int = 10,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    pts: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    source_format: str = "rgb24",
+    colorspace: int | None = None,
+    color_range: int | None = None,
+    file_format: str | None = None,
+) -> Path:
+    """Writes `pictures` (in `source_format`); `pts` are in milliseconds and make the frame rate variable."""
+    with av.open(str(path), "w", format=file_format, container_options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        first = av.VideoFrame.from_ndarray(pictures[0], source_format)
+        stream.width, stream.height, stream.pix_fmt = first.width, first.height, pix_fmt
+        stream.options = options or {}
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if colorspace is not None:
+            stream.codec_context.colorspace = colorspace
+        if color_range is not None:
+            stream.codec_context.color_range = color_range
+        for i, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, source_format)
+            if colorspace is not None:
+                frame.colorspace = colorspace
+            if color_range is not None:
+                frame.color_range = color_range
+            if pts is not None:
+                frame.pts, frame.time_base = pts[i], Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def shades(count: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
+    """Even grey pictures, each 10 lighter than the one before; after 23 of them from the beginning again."""
+    return [np.full((height, width, 3), 20 + 10 * (i % 23), np.uint8) for i in range(count)]
+
+
+def shade_numbers(frames: np.ndarray) -> list[int]:
+    """Which picture of `shades` each frame shows, frames u8 (t, h, w, 3)."""
+    return [round((float(frame.mean()) - 20) / 10) for frame in frames]
