@@ -6,6 +6,7 @@ conversion to RGB: half as many numbers, and the maps are computed once a clip.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from signvit_jax.config import AugmentConfig
 from signvit_jax.data.frames import Box, FrameDecodeError, decode_jpeg, fit_picture, picture_box, scale
 
 _PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores colour
+_GROUP = 4  # frames that are worked on at once: the threads of a reader hand each other Python's lock less often
 _STEPS = 16  # 1 << 4; positions between two pixels that bilinear sampling tells apart; 16 * 16 * 255 fits 16 bits
 
 
@@ -65,54 +67,70 @@ def decode_clip(
     """Stored JPEG frames as RGB frames of `size` x `size`, written into `out` if given. Raises FrameDecodeError with the frame's number."""
     out = np.empty((len(jpegs), size, size, 3), np.uint8) if out is None else out
     lens = None if augmentation == NONE else _Lens(augmentation, size, fit)
-    for number, (data, target) in enumerate(zip(jpegs, out, strict=True)):
-        try:
-            frame = decode_jpeg(data)
-        except FrameDecodeError as error:
-            raise FrameDecodeError(f"frame {number} of {len(jpegs)}: {error}") from error
+    for start in range(0, len(jpegs), _GROUP):
+        frames, targets = _decode(jpegs, start), out[start : start + _GROUP]
         if lens is None:
-            fit_picture(frame, size, fit, target)
+            for frame, target in zip(frames, targets, strict=True):
+                fit_picture(frame, size, fit, target)
         else:
-            lens.apply(frame, target)
+            lens.apply(frames, targets)
     return out
 
 
+def _decode(jpegs: Sequence[bytes], start: int) -> list[av.VideoFrame]:
+    frames = []
+    for number, data in enumerate(jpegs[start : start + _GROUP], start):
+        try:
+            frames.append(decode_jpeg(data))
+        except FrameDecodeError as error:
+            raise FrameDecodeError(f"frame {number} of {len(jpegs)}: {error}") from error
+    return frames
+
+
 class _Lens:
-    """One augmentation, ready to be applied to frame after frame; maps are kept for the frame shape seen last."""
+    """One augmentation, ready to be applied to group after group of frames; maps are kept for the frame shape seen last."""
 
     def __init__(self, augmentation: ClipAugmentation, size: int, fit: str):
         self._augmentation, self._size, self._fit = augmentation, size, fit
         self._even = size + size % 2  # half-size chroma planes need an even square
         self._canvas = av.VideoFrame(self._even, self._even, _PLANES)
-        self._y, self._u, self._v = (_pixels(plane) for plane in self._canvas.planes)
+        self._canvas_planes = [_pixels(plane) for plane in self._canvas.planes]
         self._shape = None
 
-    def apply(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "s s 3"]) -> None:
-        box = picture_box(frame.width, frame.height, self._size, self._fit)
-        frame = scale(frame, _near(frame.width, box.width), _near(frame.height, box.height), _PLANES)
-        y, u, v = (_pixels(plane) for plane in frame.planes)
-        shape = (box, frame.width, y.shape, u.shape)
-        if shape != self._shape:
-            luma, chroma = frame.planes[0], frame.planes[1]
-            self._luma_map = _PlaneMap(self._augmentation, box, self._even, self._even, luma, np.uint16)
-            self._chroma_map = _PlaneMap(self._augmentation, box, self._even, self._even // 2, chroma, np.uint32)
-            self._shape = shape
-        # Both chroma values travel in one 32-bit number, 16 bits each: one gathering for the two.
-        chroma = self._chroma_map.sample(u | (v.astype(np.uint32) << 16), black=128 | 128 << 16)
-        self._colour(self._luma_map.sample(y, black=0), chroma & 255, chroma >> 16 & 255)
-        out[:] = scale(self._canvas, self._even, self._even, "rgb24").to_ndarray()[: self._size, : self._size]
+    def apply(self, frames: Sequence[av.VideoFrame], out: UInt8[np.ndarray, "k s s 3"]) -> None:
+        """At most _GROUP frames."""
+        by_shape = itertools.groupby(zip(frames, out, strict=True), key=lambda pair: (pair[0].width, pair[0].height))
+        for (width, height), pairs in by_shape:
+            box = picture_box(width, height, self._size, self._fit)
+            run, targets = zip(*pairs, strict=True)
+            self._apply([scale(frame, _near(width, box.width), _near(height, box.height), _PLANES) for frame in run], (width, height, box), targets)
 
-    def _colour(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
-        """Writes the planes, colours changed, into the canvas: a gain and an offset for luma, a rotation times a gain for chroma about 128."""
+    def _apply(self, frames: Sequence[av.VideoFrame], shape: tuple[int, int, Box], targets: Sequence[np.ndarray]) -> None:
+        if shape != self._shape:
+            luma, chroma = frames[0].planes[:2]
+            self._luma_map = _PlaneMap(self._augmentation, shape[2], self._even, self._even, luma, np.uint16)
+            self._chroma_map = _PlaneMap(self._augmentation, shape[2], self._even, self._even // 2, chroma, np.uint32)
+            self._shape = shape
+        y, u, v = zip(*([_pixels(plane) for plane in frame.planes] for frame in frames), strict=True)
+        # Both chroma values travel in one 32-bit number, 16 bits each: one gathering for the two.
+        both = self._chroma_map.sample(
+            [u_plane | (v_plane.astype(np.uint32) << 16) for u_plane, v_plane in zip(u, v, strict=True)], black=128 | 128 << 16
+        )
+        coloured = self._colour(self._luma_map.sample(y, black=0), both & 255, both >> 16 & 255)
+        for *planes, target in zip(*coloured, targets, strict=True):
+            for canvas, plane in zip(self._canvas_planes, planes, strict=True):
+                canvas[:, : plane.shape[1]] = plane
+            target[:] = scale(self._canvas, self._even, self._even, "rgb24").to_ndarray()[: self._size, : self._size]
+
+    def _colour(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A gain and an offset for luma; a rotation times a gain, about 128, for chroma."""
         look = self._augmentation
         gain = look.contrast * look.brightness
         y = np.multiply(y, np.float32(gain), dtype=np.float32)
         y += np.float32(128 * (look.brightness - gain))
-        self._y[:, : self._even] = _bytes(y)
         cos, sin = (np.float32(gain * look.saturation * f(2 * math.pi * look.hue)) for f in (math.cos, math.sin))
         u, v = u.astype(np.float32) - 128, v.astype(np.float32) - 128
-        self._u[:, : self._even // 2] = _bytes(cos * u - sin * v + 128)
-        self._v[:, : self._even // 2] = _bytes(sin * u + cos * v + 128)
+        return _bytes(y), _bytes(cos * u - sin * v + 128), _bytes(sin * u + cos * v + 128)
 
 
 class _PlaneMap:
@@ -124,12 +142,13 @@ class _PlaneMap:
         outside = (x < 0) | (x > 1) | (y < 0) | (y > 1)
         left, weight_x = _neighbour(x * width - 0.5, width)
         top, weight_y = _neighbour(y * height - 0.5, height)
-        # Pixels outside the picture read the black that is appended to it for all four neighbours.
-        self._index = np.where(outside, height * stride, top * stride + left).astype(np.intp)
-        self._source = np.empty(height * stride + stride + 2, dtype)
         self._length = height * stride
+        # Pixels outside the picture read the black that is appended to it for all four neighbours.
+        self._source = np.empty((_GROUP, self._length + stride + 2), dtype)
+        first = np.where(outside, self._length, top * stride + left).astype(np.intp)
+        self._index = first + np.arange(0, self._source.size, self._source.shape[1])[:, None, None]
         self._neighbours = [
-            (self._source[step:], weight.astype(dtype))
+            (self._source.reshape(-1)[step:], weight.astype(dtype))
             for step, weight in (
                 (0, (_STEPS - weight_x) * (_STEPS - weight_y)),
                 (1, weight_x * (_STEPS - weight_y)),
@@ -139,18 +158,21 @@ class _PlaneMap:
         ]
         half = _STEPS**2 // 2
         self._half = half if dtype is np.uint16 else half | half << 16
-        self._sum, self._part = np.empty((2, side, side), dtype)
+        self._sum, self._part = np.empty((2, _GROUP, side, side), dtype)
 
-    def sample(self, plane: np.ndarray, black: int) -> np.ndarray:
-        """(side, side) numbers whose low byte is the value (and, of two 16-bit numbers in one, that of each); valid until the next call."""
-        self._source[: self._length] = plane.reshape(-1)
-        self._source[self._length :] = black
-        self._sum[:] = self._half  # rounds to the nearest
+    def sample(self, planes: Sequence[np.ndarray], black: int) -> np.ndarray:
+        """(k, side, side) numbers whose low byte is the value (and, of two 16-bit numbers in one, that of each); valid until the next call."""
+        k = len(planes)
+        for source, plane in zip(self._source, planes, strict=False):
+            source[: self._length] = plane.reshape(-1)
+        self._source[:k, self._length :] = black
+        total, part = self._sum[:k], self._part[:k]
+        total[:] = self._half  # rounds to the nearest
         for neighbour, weight in self._neighbours:
-            neighbour.take(self._index, out=self._part, mode="clip")
-            np.multiply(self._part, weight, out=self._part)
-            np.add(self._sum, self._part, out=self._sum)
-        return np.right_shift(self._sum, 8, out=self._sum)
+            neighbour.take(self._index[:k], out=part, mode="clip")
+            part *= weight
+            total += part
+        return np.right_shift(total, 8, out=total)
 
 
 def _pixels(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h stride"]:

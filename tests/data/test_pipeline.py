@@ -1,0 +1,323 @@
+import logging
+import os
+import signal
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import toy_dataset
+from toy_dataset import grey_jpeg, jpeg, record
+
+from signvit_jax.config import Config, ConfigError, from_mapping
+from signvit_jax.data.dataset import DatasetError, Split, open_dataset
+from signvit_jax.data.pipeline import BatchIterator, make_batches
+from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
+from signvit_jax.data.tokenizer import learn, learn_gloss_vocabulary
+
+LENGTHS = [1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 30, 2, 6]  # stored frames at 25 a second: 1 to 15 at 12.5
+RATE = {"data": {"sampling": "rate", "num_frames": 8, "frame_buckets": (2, 4, 8), "image_size": 16, "num_threads": 2, "prefetch_batches": 2}}
+AUGMENTED = {"rotate": 10.0, "brightness": 0.3, "speed": 0.2, "frame_jitter": 0.3, "frame_drop": 0.2}
+
+
+def config_with(**data) -> Config:
+    return from_mapping({"model": {"encoder": {"patch_size": 16}}, "data": {**RATE["data"], **data}})
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> Split:
+    folder = tmp_path_factory.mktemp("toy")
+    texts = ["hello", "good morning to you all", "it's late?"]
+    # The first frame's grey level tells the clip.
+    records = [
+        record(f"clip-{i}", 0, text=texts[i % 3], gloss="A B C"[: i % 6], frames=[grey_jpeg(10 * i + 20)] * length)
+        for i, length in enumerate(LENGTHS)
+    ]
+    toy_dataset.write(folder, train=records)
+    return open_dataset(folder, "toy").split("train")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(split):
+    return learn([entry.text for entry in split.index], Config().tokenizer)
+
+
+def batches(split, tokenizer, config=None, *, training=True, batch_size=3, num_epochs=1, **options) -> BatchIterator:
+    return make_batches(
+        split, tokenizer, config or config_with(), batch_size=batch_size, training=training, num_epochs=num_epochs, text_length=16, **options
+    )
+
+
+def assert_equal_batches(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("process_count", [1, 2, 3])
+def test_every_clip_comes_exactly_once_an_epoch_over_all_processes(split, tokenizer, process_count, training):
+    per_process = [
+        list(batches(split, tokenizer, training=training, batch_size=6, num_epochs=2, process_index=p, process_count=process_count))
+        for p in range(process_count)
+    ]
+    steps = len(per_process[0]) // 2
+    for epoch in (0, 1) if training else (0,):
+        seen = np.concatenate([batch["index"] for own in per_process for batch in own[epoch * steps : (epoch + 1) * steps]])
+        assert sorted(seen[seen >= 0]) == list(range(len(LENGTHS)))
+
+
+def test_the_rows_of_the_processes_together_are_those_of_one_process(split, tokenizer):
+    whole = list(batches(split, tokenizer, batch_size=6))
+    parts = [list(batches(split, tokenizer, batch_size=6, process_index=p, process_count=2)) for p in range(2)]
+    assert_equal_batches([{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)], whole)
+
+
+def test_batches_hold_what_the_contract_says(split, tokenizer):
+    config = config_with()
+    for batch in batches(split, tokenizer, config, training=False):
+        b, t = batch["video"].shape[:2]
+        assert b == 3 and t in config.frame_buckets
+        assert {key: (value.dtype.name, value.shape) for key, value in batch.items()} == {
+            "video": ("uint8", (3, t, 16, 16, 3)),
+            "frame_lengths": ("int32", (3,)),
+            "tokens": ("int32", (3, 16)),
+            "token_lengths": ("int32", (3,)),
+            "weights": ("float32", (3,)),
+            "index": ("int32", (3,)),
+        }
+        for row, example in enumerate(batch["index"]):
+            length, tokens = batch["frame_lengths"][row], batch["tokens"][row]
+            if example < 0:
+                assert batch["weights"][row] == 0 and not batch["video"][row].any() and length == 1
+                assert tokens[:3].tolist() == [tokenizer.bos_id, tokenizer.eos_id, 0] and batch["token_lengths"][row] == 2
+                continue
+            assert batch["weights"][row] == 1
+            assert length == min((LENGTHS[example] + 1) // 2, 8)
+            assert abs(batch["video"][row, :length].astype(int) - (10 * example + 20)).max() <= 2
+            assert not batch["video"][row, length:].any()
+            count = batch["token_lengths"][row]
+            assert tokens[0] == tokenizer.bos_id and tokens[count - 1] == tokenizer.eos_id and not tokens[count:].any()
+            assert tokenizer.decode(tokens) == tokenizer.normalise(split.index[example].text)
+
+
+def test_a_clip_is_in_the_shortest_bucket_that_holds_it_or_a_longer_one_as_leftover(split, tokenizer):
+    config = config_with()
+    moved = 0
+    for batch in batches(split, tokenizer, config, batch_size=2):
+        for example in batch["index"][batch["index"] >= 0]:
+            own = min(b for b in config.frame_buckets if b >= min((LENGTHS[example] + 1) // 2, 8))
+            moved += batch["video"].shape[1] != own
+    assert moved <= 2
+
+
+def test_even_sampling_gives_every_clip_all_its_frames(split, tokenizer):
+    config = config_with(sampling="even", frame_buckets=())
+    for batch in batches(split, tokenizer, config, training=False):
+        assert batch["video"].shape[1] == 8
+        assert (batch["frame_lengths"][batch["weights"] > 0] == 8).all()
+
+
+def test_epochs_are_shuffled_differently_and_evaluation_is_in_order(split, tokenizer):
+    iterator = batches(split, tokenizer, num_epochs=2)
+    order = [batch["index"].tolist() for batch in iterator]
+    assert order[: iterator.steps_per_epoch] != order[iterator.steps_per_epoch :]
+    evaluated = np.concatenate([batch["index"] for batch in batches(split, tokenizer, config_with(frame_buckets=()), training=False)])
+    assert evaluated[evaluated >= 0].tolist() == list(range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("changed", [{"num_threads": 1}, {"num_threads": 4, "prefetch_batches": 4}, {"num_workers": 1}, {"num_workers": 2}], ids=str)
+def test_batches_do_not_depend_on_threads_or_reading_processes(split, tokenizer, changed):
+    plain = list(batches(split, tokenizer, config_with(augment=AUGMENTED), num_epochs=2))
+    other = batches(split, tokenizer, config_with(augment=AUGMENTED, **changed), num_epochs=2)
+    assert_equal_batches(list(other), plain)
+    other.close()
+
+
+def test_another_seed_gives_other_batches(split, tokenizer):
+    first, second = (list(batches(split, tokenizer, seed=seed)) for seed in (0, 1))
+    assert [b["index"].tolist() for b in first] != [b["index"].tolist() for b in second]
+
+
+def test_a_clip_is_drawn_anew_in_each_epoch_and_not_at_all_in_evaluation(split, tokenizer):
+    config = config_with(augment={"brightness": 0.5}, frame_buckets=())
+
+    def levels(training: bool) -> np.ndarray:
+        by_clip = {}
+        for batch in batches(split, tokenizer, config, training=training, num_epochs=2):
+            for row, example in enumerate(batch["index"]):
+                by_clip.setdefault(int(example), []).append(int(batch["video"][row, 0, 0, 0, 0]))
+        return np.array([by_clip[i] for i in range(len(LENGTHS))])
+
+    drawn, plain = levels(training=True), levels(training=False)
+    assert (drawn[:, 0] != drawn[:, 1]).mean() > 0.8
+    assert (plain[:, 0] == plain[:, 1]).all()
+
+
+def test_all_frames_of_a_static_clip_stay_the_same_after_augmentation(tmp_path, tokenizer):
+    picture = jpeg(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    toy_dataset.write(tmp_path, train=[record(f"c{i}", 0, frames=[picture] * 20) for i in range(4)])
+    split = open_dataset(tmp_path, "toy").split("train")
+    (batch,) = batches(split, tokenizer, config_with(augment=AUGMENTED), batch_size=4)
+    for row, length in enumerate(batch["frame_lengths"]):
+        assert length > 1 and (batch["video"][row, :length] == batch["video"][row, 0]).all()
+    assert (batch["video"][0, 0] != batch["video"][1, 0]).any()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resume_in_the_middle_of_epoch_2_is_exact(split, tokenizer, num_workers):
+    config = config_with(augment=AUGMENTED, num_workers=num_workers)
+    whole = list(batches(split, tokenizer, config_with(augment=AUGMENTED), num_epochs=3))
+    iterator = batches(split, tokenizer, config, num_epochs=3)
+    taken = [next(iterator) for _ in range(iterator.steps_per_epoch + 2)]
+    state = iterator.get_state()
+    iterator.close()
+    resumed = batches(split, tokenizer, config, num_epochs=3)
+    resumed.set_state(state)
+    assert_equal_batches(taken + list(resumed), whole)
+
+
+def test_every_state_leads_to_the_same_rest(split, tokenizer):
+    config = config_with(augment=AUGMENTED)
+    whole, states = [], []
+    iterator = batches(split, tokenizer, config, num_epochs=2)
+    for batch in iterator:
+        whole.append(batch)
+        states.append(iterator.get_state())
+    for taken, state in reversed(list(enumerate(states, 1))):
+        iterator.set_state(state)
+        assert_equal_batches(list(iterator), whole[taken:])
+
+
+def test_an_orbax_checkpoint_restores_the_position_whatever_reads_ahead(split, tokenizer, tmp_path):
+    whole = list(batches(split, tokenizer, num_epochs=3))
+    iterator = batches(split, tokenizer, num_epochs=3)
+    for _ in range(iterator.steps_per_epoch + 1):
+        next(iterator)
+    with ocp.CheckpointManager(tmp_path, options=ocp.CheckpointManagerOptions(max_to_keep=2)) as manager:
+        manager.save(iterator.next_step, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator), meta=ocp.args.JsonSave({"a": 1})))
+        manager.wait_until_finished()
+        resumed = batches(split, tokenizer, config_with(num_threads=1, prefetch_batches=1), num_epochs=3)
+        manager.restore(manager.latest_step(), args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(resumed)))
+    assert resumed.next_step == iterator.next_step
+    assert_equal_batches(list(resumed), whole[iterator.next_step :])
+
+
+def test_more_epochs_extend_a_run(split, tokenizer):
+    short = batches(split, tokenizer, num_epochs=1)
+    whole = list(batches(split, tokenizer, num_epochs=2))
+    list(short)
+    longer = batches(split, tokenizer, num_epochs=2)
+    longer.set_state(short.get_state())
+    assert_equal_batches(list(longer), whole[short.steps_per_epoch :])
+
+
+def test_a_position_of_other_batches_is_refused_with_the_difference(split, tokenizer):
+    state = batches(split, tokenizer).get_state()
+    with pytest.raises(DatasetError, match="batch_size: 3 then, 4 now"):
+        batches(split, tokenizer, batch_size=4).set_state(state)
+    with pytest.raises(DatasetError, match="seed: 0 then, 7 now"):
+        batches(split, tokenizer, seed=7).set_state(state)
+    with pytest.raises(DatasetError, match=r"step 6, but 1 epochs have 5 steps"):
+        batches(split, tokenizer).set_state({**state, "next_step": 6})
+
+
+def test_the_state_at_a_step_is_that_of_having_taken_the_steps(split, tokenizer):
+    iterator = batches(split, tokenizer)
+    next(iterator), next(iterator)
+    assert iterator.get_state() == batches(split, tokenizer).state_at(2)
+
+
+def test_number_of_steps_is_known_and_the_end_stays_the_end(split, tokenizer):
+    iterator = batches(split, tokenizer, num_epochs=2)
+    assert iterator.steps_per_epoch == 5 and iterator.total_steps == 10
+    assert len(list(iterator)) == 10 and list(iterator) == []
+
+
+def test_what_is_kept_ready_is_bounded_by_the_config(split, tokenizer, monkeypatch):
+    made = []
+    read = Split.__getitem__
+    monkeypatch.setattr(Split, "__getitem__", lambda self, i: made.append(i) or read(self, i))
+    iterator = batches(split, tokenizer, config_with(prefetch_batches=1, num_threads=4), batch_size=1)
+    next(iterator)
+    iterator.start_prefetch()
+    iterator.close()
+    assert len(made) <= 2 + 1  # the batch that was taken, the one kept ready, and one agreement check
+
+
+def test_texts_that_are_too_long_are_cut_before_eos_and_counted(split, tokenizer, caplog):
+    with caplog.at_level(logging.WARNING):
+        iterator = make_batches(split, tokenizer, config_with(), batch_size=13, training=False, text_length=6)
+    long = sum(len(tokenizer.encode(entry.text)) > 4 for entry in split.index)
+    assert iterator.num_cut_texts == long > 0
+    assert f"{long} of 13 texts of split 'train' have more than 6 tokens" in caplog.text
+    batch = next(iterator)
+    assert batch["tokens"].shape == (13, 6)
+    assert (batch["tokens"][np.arange(13), batch["token_lengths"] - 1] == tokenizer.eos_id).all()
+
+
+def test_padded_length_is_the_longest_training_text_in_eights_within_the_decoder(split, tokenizer):
+    longest = max(len(tokenizer.encode(entry.text)) + 2 for entry in split.index)
+    assert padded_text_length(split, tokenizer, 100) == -(-longest // 8) * 8
+    assert padded_text_length(split, tokenizer, 5) == 5
+
+
+def test_glosses_come_without_specials_and_may_be_missing(split, tokenizer):
+    glosses = learn_gloss_vocabulary([entry.gloss for entry in split.index])
+    length = padded_gloss_length(split, glosses)
+    for batch in batches(split, tokenizer, gloss_tokenizer=glosses, gloss_length=length):
+        assert batch["gloss_tokens"].shape == (3, length) and batch["gloss_tokens"].dtype == batch["gloss_lengths"].dtype == np.int32
+        for row, example in enumerate(batch["index"]):
+            expected = glosses.encode(split.index[example].gloss) if example >= 0 else []
+            assert batch["gloss_tokens"][row].tolist() == expected + [0] * (length - len(expected))
+            assert batch["gloss_lengths"][row] == len(expected)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_a_config_error(split, tokenizer):
+    with pytest.raises(ConfigError, match="batch_size is 3; allowed: a multiple of the 2 processes"):
+        batches(split, tokenizer, process_count=2)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_frame_is_an_error_that_names_the_clip(tmp_path, tokenizer, num_workers):
+    good = grey_jpeg(9)
+    toy_dataset.write(tmp_path, train=[record("fine", 4), record("harmed", 0, frames=[good, good[:60], good])])
+    split = open_dataset(tmp_path, "toy").split("train")
+    config = config_with(sampling="even", frame_buckets=(), num_workers=num_workers)
+    with pytest.raises(DatasetError, match=r"clip 'harmed' \(record 1 of split 'train' in .*frame \d of 8: not a"):
+        list(batches(split, tokenizer, config, batch_size=2))
+
+
+def test_clips_without_frames_are_refused_before_anything_starts(tmp_path, tokenizer):
+    toy_dataset.write(tmp_path, train=[record("fine", 4), record("hollow", 0, frames=[])])
+    with pytest.raises(DatasetError, match="1 clips have no frame, the first 'hollow'"):
+        batches(open_dataset(tmp_path, "toy").split("train"), tokenizer)
+
+
+def test_a_split_without_clips_is_refused(split, tokenizer):
+    with pytest.raises(DatasetError, match=r"split 'test' .* has no clip"):
+        batches(Split(split.folder, "test", []), tokenizer)
+
+
+def test_a_killed_reading_process_is_an_error_with_its_cause_and_no_hang(split, tokenizer):
+    import multiprocessing
+
+    iterator = batches(split, tokenizer, config_with(num_workers=1, prefetch_batches=1), num_epochs=1000)
+    next(iterator)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(DatasetError, match=r"reading process ended.*exit code -9.*data\.num_workers=0"):
+        for _ in range(20):
+            next(iterator)
+    iterator.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_closed_iterator_gives_nothing_more(split, tokenizer):
+    iterator = batches(split, tokenizer)
+    next(iterator)
+    iterator.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(iterator)
