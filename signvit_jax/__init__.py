@@ -1,1 +1,10 @@
 """Sign-language translation in JAX/Flax: a signed video goes in, text comes out."""
+
+
+def __getattr__(name: str):
+    # Loaded on first use, so that `import signvit_jax` and the data tools do not wait for JAX.
+    if name in ("load_translator", "Translator", "Translation"):
+        from signvit_jax import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'signvit_jax' has no attribute {name!r}")

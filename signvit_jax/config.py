@@ -19,7 +19,9 @@ from typing import Any, get_args, get_origin
 
 
 class ConfigError(ValueError):
-    """A config that cannot be run; the message is for the user and complete. The commands end with exit code 2."""
+    """A config that cannot be run; the message is for the user and complete."""
+
+    exit_code = 2
 
 
 def _value(default: Any, allowed: str, check) -> Any:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from signvit_jax.config import TrainingConfig
 from signvit_jax.parallel.sharding import batch_sharding, replicated
@@ -22,7 +22,8 @@ class StepReport(NamedTuple):
     loss: LossParts
     grad_norm: Float[Array, ""]
     finite: Float[Array, ""]  # 1 if the update was made
-    nonfinite_in_row: Float[Array, ""]
+    nonfinite_in_row: Int[Array, ""]
+    nonfinite_total: Int[Array, ""]
 
 
 def make_train_step(
@@ -63,7 +64,7 @@ def train_step(
         nonfinite_in_row=in_row,
         nonfinite_total=state.nonfinite_total + jnp.where(finite, 0, 1),
     )
-    return new, StepReport(loss, grad_norm, finite.astype(jnp.float32), in_row.astype(jnp.float32))
+    return new, StepReport(loss, grad_norm, finite.astype(jnp.float32), new.nonfinite_in_row, new.nonfinite_total)
 
 
 def _gradients(

@@ -1,0 +1,189 @@
+"""Holds the model against numbers that the reference system produced.
+
+    python scripts/check_reference.py --vectors=tests/fixtures/translator_small.npz
+
+Prints the largest difference of each group beside its tolerance; exits 1 if one is beyond, 2 if the file is not of a known layout. Works for instances
+of any size: the sizes are read from the file's key `config`.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+from rich.console import Console
+from rich.table import Column, Table
+
+from signvit_jax.config import Config, TrainingConfig
+from signvit_jax.decoding.autoregressive import Source, best
+from signvit_jax.decoding.beam_search import beam_search
+from signvit_jax.decoding.ctc import greedy_ctc
+from signvit_jax.decoding.greedy import greedy
+from signvit_jax.models.translator import SignTranslator
+from signvit_jax.training.losses import Batch, divisors, translation_loss
+from signvit_jax.training.optimizer import learning_rates, make_optimizer
+from signvit_jax.training.train_state import ModelDefinition, parameters_of
+from signvit_jax.weights.reference import WeightsError, from_ours, load_reference
+
+Vectors = Mapping[str, np.ndarray]
+
+# The ten training steps of a reference file: clip 0.5, decay 0.001 on all, 30 % warm-up, peaks 1e-3 and 3e-3.
+TRAINING = {"encoder_lr": 1e-3, "decoder_lr": 3e-3, "warmup_ratio": 0.3, "max_grad_norm": 0.5, "weight_decay": 0.001}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """The largest difference of one group of numbers; `measure` says of what kind."""
+
+    group: str
+    difference: float
+    tolerance: float
+    measure: str = "absolute"
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= self.tolerance
+
+
+def compare_translator(vectors: Vectors) -> Iterator[Check]:
+    """Everything that a file of the translator's layout holds: outputs, losses, gradients, training steps, decoded ids."""
+    config, model, sizes = load_reference(vectors)
+    batch = _batch(vectors, vectors["in/video"])
+    encoded = model.encode(batch["video"], batch["frame_lengths"])
+
+    pictures = batch["video"].reshape(-1, *batch["video"].shape[2:])
+    yield _absolute("vit tokens", model.encoder.backbone.tokens(pictures), vectors["out/vit_tokens"])
+    yield _absolute("encoder", encoded.pooled, vectors["out/encoder"])
+    said = np.asarray(batch["tokens"]) != sizes["pad_id"]
+    yield _absolute("decoder logits", np.asarray(model.logits(encoded, batch["tokens"]))[said], vectors["out/logits"][said])
+    yield _absolute("ctc logits", model.ctc_logits(encoded)[0], vectors["out/ctc_logits"])
+    yield from _losses_and_gradients(vectors, config, model, sizes, batch)
+    yield from _training_steps(vectors, config, model, sizes, batch)
+    yield from _decoded(vectors, model, sizes, batch, "decode/", ids_matter=False)
+
+    _, trained, _ = load_reference(vectors, prefix="trained_params/")
+    trained_batch = _batch(vectors, vectors["trained_in/video"])
+    _, parts = translation_loss(trained, trained_batch, divisors(trained_batch), config.training)
+    # A memorised sentence's CTC loss is the small difference of log-probabilities a thousand times as large: float32 leaves it four digits, on both sides.
+    yield _relative("trained losses", parts[:3], vectors["trained_loss"], 1e-5, floor=0.1)
+    yield from _decoded(vectors, trained, sizes, trained_batch, "trained_decode/", ids_matter=True)
+
+
+def _losses_and_gradients(vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch) -> Iterator[Check]:
+    gradients, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(parameters_of(model), batch)
+    yield _relative("losses", parts[:3], [vectors[f"loss/{name}"] for name in ("total", "ce", "ctc")], 1e-5)
+    yield _relative("global gradient norm", [optax.tree.norm(gradients)], [vectors["grad/global_norm"]], 1e-3)
+    theirs = from_ours({"/".join(path): value for path, value in traverse_util.flatten_dict(gradients).items()})
+    names = [name for name in vectors if name.startswith("grad_norm/")]
+    norms = [np.linalg.norm(theirs[name.removeprefix("grad_norm/")]) for name in names]
+    yield _relative(f"{len(names)} gradient norms", norms, [vectors[name] for name in names], 1e-3)
+
+
+def _training_steps(vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch) -> Iterator[Check]:
+    training = dataclasses.replace(config.training, **TRAINING)
+    steps = len(vectors["train/losses"])
+    optimizer, gradient = make_optimizer(training, steps), _gradient(ModelDefinition(config, sizes["vocab_size"]), training)
+    params = parameters_of(model)
+    state, losses, norms = optimizer.init(params), [], []
+    update = jax.jit(optimizer.update)
+    for _ in range(steps):
+        gradients, parts = gradient(params, batch)
+        losses.append(parts[:3])
+        norms.append(optax.tree.norm(gradients))
+        updates, state = update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    schedules = learning_rates(training, steps)
+    rates = [[schedules[group](step) for group in ("encoder", "rest")] for step in range(steps)]
+    yield _relative(f"losses of {steps} training steps", losses, vectors["train/losses"], 1e-5)
+    yield _relative(f"gradient norms of {steps} training steps", norms, vectors["train/grad_norms"], 1e-3)
+    yield _relative("learning rates", rates, vectors["train/lrs"], 1e-6)
+
+
+def _decoded(vectors: Vectors, model: SignTranslator, sizes: Mapping, batch: Batch, prefix: str, *, ids_matter: bool) -> Iterator[Check]:
+    """Greedy, beam and CTC; ids of beams that ran into the length limit (an untrained model) are not meant to be compared."""
+    encoded = model.encode(batch["video"], batch["frame_lengths"])
+    source = Source(model.decoder, *model.memory(encoded))
+    ids = {"bos_id": sizes["bos_id"], "eos_id": sizes["eos_id"]}
+    yield _ids(f"{prefix}greedy", greedy(source, **ids).tokens, vectors[f"{prefix}greedy"])
+    yield _ids(f"{prefix}ctc_greedy", greedy_ctc(*model.ctc_logits(encoded)).ids, vectors[f"{prefix}ctc_greedy"])
+    searches = sorted({match[1] for name in vectors if (match := re.fullmatch(rf"{prefix}(beam\d+_lp[\d.]+)_0", name))})
+    for search in searches:
+        size, penalty = re.fullmatch(r"beam(\d+)_lp([\d.]+)", search).groups()
+        found = best(beam_search(source, beam_size=int(size), length_penalty=float(penalty), **ids))
+        clips = range(len(found.scores))
+        yield _absolute(f"{prefix}{search} scores", found.scores, [vectors[f"{prefix}{search}_{clip}_score"] for clip in clips])
+        if ids_matter:
+            wanted = [vectors[f"{prefix}{search}_{clip}"] for clip in clips]
+            padded = np.zeros((len(wanted), max(len(row) for row in wanted)), np.int32)
+            for row, tokens in enumerate(wanted):
+                padded[row, : len(tokens)] = tokens
+            yield _ids(f"{prefix}{search}", found.tokens, padded)
+
+
+def _batch(vectors: Vectors, video: np.ndarray) -> Batch:
+    """The file's inputs as a batch; its video is (b, t, c, h, w) and normalised already."""
+    clips, frames = video.shape[:2]
+    return {
+        "video": jnp.asarray(video.transpose(0, 1, 3, 4, 2)),
+        "frame_lengths": jnp.full((clips,), frames, jnp.int32),
+        "tokens": jnp.asarray(vectors["in/tokens"]),
+        "token_lengths": jnp.asarray(vectors["in/lengths"]),
+        "weights": jnp.ones((clips,)),
+    }
+
+
+def _gradient(definition: ModelDefinition, training: TrainingConfig):
+    return jax.jit(jax.grad(lambda params, batch: translation_loss(definition.bind(params), batch, divisors(batch), training), has_aux=True))
+
+
+def _absolute(group: str, ours, theirs) -> Check:
+    return Check(group, float(np.max(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)))), 1e-4)
+
+
+def _relative(group: str, ours, theirs, tolerance: float, floor: float = 1e-12) -> Check:
+    """Relative to their numbers, those smaller than `floor` taken as that large."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return Check(group, float(np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), floor))), tolerance, "relative")
+
+
+def _ids(group: str, ours, theirs) -> Check:
+    """Ids beyond the shorter width must be padding."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    width = max(ours.shape[1], theirs.shape[1])
+    ours, theirs = (np.pad(ids, ((0, 0), (0, width - ids.shape[1]))) for ids in (ours, theirs))
+    return Check(group, float(np.sum(ours != theirs)), 0.0, "ids that differ")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vectors", required=True, type=Path, help="an .npz in the layout of the reference numbers")
+    path = parser.parse_args().vectors
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            vectors = {name: file[name] for name in file.files}
+        if "out/ctc_logits" not in vectors:
+            raise ValueError("no key 'out/ctc_logits': not the layout of a translator's reference numbers")
+        checks = list(compare_translator(vectors))
+    except (OSError, ValueError, KeyError, WeightsError) as error:
+        print(f"error: {path}: {error}", file=sys.stderr)
+        return 2
+    _print(checks)
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def _print(checks: list[Check]) -> None:
+    table = Table(Column("group", no_wrap=True), "largest difference", "tolerance", "", title="Agreement with the reference")
+    for check in checks:
+        table.add_row(check.group, f"{check.difference:.2e}", f"{check.tolerance:.0e} {check.measure}", "[green]agrees" if check.passed else "[red]DIFFERS")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What a person sees of a run while it goes on: a bar with speed, time left and time lost waiting for data."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """A bar over the run's steps on a terminal; nothing when the output is a file (the log has the figures) or on any but the first process."""
+
+    def __init__(self, total_steps: int, first_step: int, console: Console | None = None, *, shown: bool | None = None):
+        shown = sys.stderr.isatty() if shown is None else shown
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console or Console(stderr=True),
+            disable=not shown,
+        )
+        self._task = self._bar.add_task("training", total=total_steps, completed=first_step, figures="")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def show(self, step: int, description: str, figures: str | None = None) -> None:
+        """`figures` stays as it was when None."""
+        self._bar.update(self._task, completed=step, description=description, **({} if figures is None else {"figures": figures}))
+
+
+class Stopwatch:
+    """Seconds and clips since the last reading, and how much of the time went into waiting for data."""
+
+    def __init__(self):
+        self._reset()
+
+    def _reset(self) -> None:
+        self._start, self._waited, self._clips, self._frames = time.perf_counter(), 0.0, 0, 0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def counted(self, clips: int, frames: int) -> None:
+        self._clips += clips
+        self._frames += frames
+
+    def read(self) -> dict[str, float]:
+        """clips_per_second, frames_per_second and data_wait (a share, 0-1) since the last call."""
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        figures = {"clips_per_second": self._clips / elapsed, "frames_per_second": self._frames / elapsed, "data_wait": self._waited / elapsed}
+        self._reset()
+        return figures

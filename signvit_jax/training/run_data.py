@@ -1,0 +1,80 @@
+"""What a run reads: its splits, the tokenizers learned from the training text, and the batches made of both."""
+
+import logging
+
+import jax
+
+from signvit_jax.config import Config, ConfigError
+from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_dataset
+from signvit_jax.data.pipeline import Batches, make_batches, padded_length
+from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class RunData:
+    """The data of one run. Raises DatasetError for splits that are not there and ConfigError for a target that the data does not have."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer | None = None, gloss_tokenizer: Tokenizer | None = None):
+        """Tokenizers given are those of an earlier start of the same run; else they are learned from the training split."""
+        dataset = open_dataset(config.data.data_dir, config.data.name)
+        self.config, self.dataset = config, dataset
+        self.train = dataset.split(config.data.train_split)
+        self.validation = self._validation(dataset)
+        texts = [entry.text for entry in self.train.index]
+        self.tokenizer = tokenizer or make_tokenizer(texts, config.tokenizer)
+        self.gloss_tokenizer = gloss_tokenizer or self._learn_glosses()
+        self.text_length = padded_length(self.tokenizer, texts, config.model.decoder.max_len)
+
+    @property
+    def gloss_vocab_size(self) -> int:
+        return self.gloss_tokenizer.vocab_size if self.gloss_tokenizer else 0
+
+    @property
+    def ctc_tokenizer(self) -> Tokenizer:
+        """What spells the CTC head's labels."""
+        return self.gloss_tokenizer or self.tokenizer
+
+    def train_batches(self) -> Batches:
+        """Shuffled, augmented, over all epochs of the run."""
+        training = self.config.training
+        return self._batches(self.train, training.batch_size, training=True, num_epochs=training.num_epochs)
+
+    def validation_batches(self) -> Batches:
+        """Each validation clip once, in a fixed order."""
+        return self._batches(self.validation, self.config.training.batch_size, training=False, num_epochs=1)
+
+    def _batches(self, split: Split, batch_size: int, *, training: bool, num_epochs: int) -> Batches:
+        return make_batches(
+            split,
+            self.tokenizer,
+            self.config,
+            batch_size=batch_size,
+            training=training,
+            seed=self.config.training.seed,
+            num_epochs=num_epochs,
+            text_length=self.text_length,
+            gloss_tokenizer=self.gloss_tokenizer,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def _validation(self, dataset: SignDataset) -> Split:
+        name = self.config.data.val_split
+        try:
+            return dataset.split(name)
+        except DatasetError:
+            if name in dataset.split_names:
+                raise
+            log.warning("the data set has no split %r: validation figures are taken on %r and say nothing about new clips", name, self.train.name)
+            return self.train
+
+    def _learn_glosses(self) -> Tokenizer | None:
+        if self.config.model.ctc.target == "text":
+            return None
+        glosses = [entry.gloss for entry in self.train.index]
+        if not any(glosses):
+            raise ConfigError(
+                f"config.model.ctc.target is 'gloss', but no clip of {self.dataset.name}/{self.train.name} has a gloss; allowed here: 'text'"
+            )
+        return learn_gloss_vocabulary(glosses)

@@ -1,0 +1,227 @@
+"""A training run from its first step to its last: restore, steps, evaluation, checkpoints."""
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from signvit_jax.config import Config
+from signvit_jax.data.pipeline import BatchIterator
+from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
+from signvit_jax.evaluation.metrics import score
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.parallel.sharding import to_device
+from signvit_jax.training.best import BestSoFar, best_rule
+from signvit_jax.training.checkpoint import CheckpointStore
+from signvit_jax.training.metrics_log import MetricsLog
+from signvit_jax.training.optimizer import learning_rates, make_optimizer
+from signvit_jax.training.plots import plot_metrics
+from signvit_jax.training.progress import Stopwatch, TrainingProgress
+from signvit_jax.training.run_data import RunData
+from signvit_jax.training.signals import StopRequest
+from signvit_jax.training.train_state import ModelDefinition, TrainState, abstract_on_mesh, new_state
+from signvit_jax.training.train_step import StepReport, make_eval_step, make_train_step
+from signvit_jax.training.workdir import Workdir
+
+log = logging.getLogger(__name__)
+
+class TrainingDivergedError(RuntimeError):
+    """Too many updates in a row were not finite; the last checkpoint is good."""
+
+    exit_code = 1
+
+
+class Trainer:
+    """One run in one workdir. `run()` returns the exit code: 0, or that of the signal that stopped it."""
+
+    def __init__(self, config: Config, workdir: Workdir, data: RunData, stop: StopRequest):
+        self.config, self.workdir, self.data, self.stop = config, workdir, data, stop
+        training = config.training
+        self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
+        self.batches = data.train_batches()
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.total_steps = self.steps_per_epoch * training.num_epochs
+
+        self.definition = ModelDefinition(config, data.tokenizer.vocab_size, data.gloss_vocab_size)
+        self.optimizer = make_optimizer(training, self.total_steps)
+        self.rates = learning_rates(training, self.total_steps)
+        self.abstract_state, self.shardings = abstract_on_mesh(self._initial_state, self.mesh)
+        self.train_steps: dict[bool, Any] = {}  # frozen backbone or not -> compiled step
+        self.eval_step = make_eval_step(self.definition, training, self.mesh, self.shardings.params)
+        self.predictor = Predictor(self.definition.bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy"])
+
+        self.checkpoints = CheckpointStore(workdir.checkpoints, training.keep_last_n_checkpoints, **best_rule(training.best_metric))
+        self.metrics = MetricsLog(workdir)
+        self.best = BestSoFar(training.best_metric)
+        self.last_save = time.monotonic()
+
+    def run(self) -> int:
+        iterator = iter(self.batches)
+        state = self._restore(iterator)
+        step, finished = int(state.step), False
+        log.info("%s", self._description(step))
+        with TrainingProgress(self.total_steps, step) as progress:
+            while step < self.total_steps and not (finished or self.stop.requested):
+                state, step = self._train_epoch(state, step, iterator, progress)
+                if step % self.steps_per_epoch == 0 and not self.stop.requested:
+                    finished = self._finish_epoch(state, step, iterator, progress)
+        if self.stop.requested and self.checkpoints.latest_step() != step:
+            self._save(state, step, iterator)
+        self.checkpoints.close()
+        self.metrics.close()
+        if jax.process_index() == 0:
+            plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png)
+        return self.stop.exit_code if self.stop.requested else 0
+
+    # Steps
+
+    def _train_epoch(self, state: TrainState, step: int, iterator: BatchIterator, progress: TrainingProgress) -> tuple[TrainState, int]:
+        """From `step` to the end of its epoch, or to where a signal stops it."""
+        epoch = step // self.steps_per_epoch
+        last = (epoch + 1) * self.steps_per_epoch
+        train_step = self._step_of_epoch(epoch)
+        watch = Stopwatch()
+        while step < last and not self.stop.requested:
+            before = time.perf_counter()
+            batch = next(iterator)
+            watch.waited(time.perf_counter() - before)
+            watch.counted(int((batch["weights"] > 0).sum()) * jax.process_count(), int(batch["frame_lengths"].sum()) * jax.process_count())
+            state, report = train_step(state, to_device(self._device_part(batch), self.mesh))
+            step += 1
+            progress.show(step, f"epoch {epoch + 1}/{self.config.training.num_epochs}")
+            if step % self.config.training.log_every_n_steps == 0 or step == last:
+                self._log_step(step, report, watch.read(), progress)
+            if self._save_is_due():
+                self._save(state, step, iterator)
+        return state, step
+
+    def _step_of_epoch(self, epoch: int) -> Any:
+        frozen = epoch < self.config.model.encoder.freeze_epochs
+        if frozen not in self.train_steps:
+            self.train_steps[frozen] = make_train_step(
+                self.definition, self.optimizer, self.config.training, self.mesh, self.shardings, frozen_backbone=frozen
+            )
+        return self.train_steps[frozen]
+
+    @staticmethod
+    def _device_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: value for name, value in batch.items() if name != "index"}
+
+    def _log_step(self, step: int, report: StepReport, speed: dict[str, float], progress: TrainingProgress) -> None:
+        report = jax.device_get(report)
+        figures = {
+            "loss": float(report.loss.total),
+            "ce": float(report.loss.ce),
+            "ctc": float(report.loss.ctc),
+            "ctc_impossible": float(report.loss.impossible),
+            "grad_norm": float(report.grad_norm),
+            "nonfinite_steps": float(report.nonfinite_total),
+            **{f"lr_{group}": float(schedule(step - 1)) for group, schedule in self.rates.items()},
+            **speed,
+        }
+        self.metrics.write(step, {f"train/{name}": value for name, value in figures.items()})
+        progress.show(
+            step,
+            f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.config.training.num_epochs}",
+            f"loss {figures['loss']:.3f} | {speed['clips_per_second']:.1f} clips/s | data wait {speed['data_wait']:.0%}",
+        )
+        if report.nonfinite_in_row >= self.config.training.max_nonfinite_steps:
+            raise TrainingDivergedError(
+                f"{int(report.nonfinite_in_row)} updates in a row were not finite (loss or gradient was NaN or infinite) and were not made; "
+                "the last checkpoint is good. Halve config.training.encoder_lr, and look at the data's normalisation (config.data.mean, std)."
+            )
+
+    # Epochs
+
+    def _finish_epoch(self, state: TrainState, step: int, iterator: BatchIterator, progress: TrainingProgress) -> bool:
+        """Evaluation, checkpoint and samples at an epoch's end; True if the run is to stop early."""
+        training = self.config.training
+        epoch = step // self.steps_per_epoch
+        is_last = epoch == training.num_epochs
+        evaluated = None
+        if epoch % training.eval_every_n_epochs == 0 or is_last:
+            progress.show(step, f"epoch {epoch}/{training.num_epochs}, validation")
+            evaluated = self._evaluate(state.params if state.ema is None else state.ema, epoch)
+            if self.stop.requested:  # in the middle of the evaluation: its figures are of a part only
+                return False
+            self.metrics.write(step, {f"validation/{name}": value for name, value in evaluated.items()})
+            self.best.update(evaluated[self.best.metric], epoch)
+        stop_early = bool(training.patience and evaluated and epoch - self.best.epoch >= training.patience)
+        if epoch % training.save_every_n_epochs == 0 or is_last or stop_early:
+            self._save(state, step, iterator, evaluated)
+        if jax.process_index() == 0:
+            plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png)
+        if stop_early:
+            log.info("stopping early: no better validation %s than %.4g (epoch %d) for %d epochs", self.best.metric, self.best.value, self.best.epoch, training.patience)
+        return stop_early
+
+    def _evaluate(self, params: Any, epoch: int) -> dict[str, float]:
+        """Losses over the validation split, and greedy translations of all of it or, where no metric needs them, of a few samples."""
+        sums: dict[str, float] = {}
+        wants_text = self.best.metric != "loss"
+        found: dict[int, dict[str, Hypothesis]] = {}
+        for batch in self.data.validation_batches():
+            if self.stop.requested:
+                return {}
+            part = jax.device_get(self.eval_step(params, to_device(self._device_part(batch), self.mesh)))
+            sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
+            if wants_text or len(found) < self.config.training.num_sample_predictions:
+                found |= self.predictor.predict_split(params, [batch])
+        training = self.config.training
+        ce, ctc = sums["ce"] / max(sums["tokens"], 1.0), sums["ctc"] / max(sums["clips"], 1.0)
+        figures = {"loss": training.ce_weight * ce + training.ctc_weight * ctc, "ce": ce, "ctc": ctc, "ctc_impossible": sums["impossible"]}
+        references = {position: self.data.validation.index[position].text for position in found}
+        if wants_text:
+            scores = score(list(references.values()), [hypotheses["greedy"].text for hypotheses in found.values()])
+            figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "exact_match": scores.exact_match}
+        self._show_samples(epoch, figures, [(references[p], found[p]["greedy"].text) for p in list(found)[: training.num_sample_predictions]])
+        return figures
+
+    def _show_samples(self, epoch: int, figures: dict[str, float], samples: list[tuple[str, str]]) -> None:
+        log.info("epoch %d: validation %s", epoch, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        lines = [f"  reference: {reference}\n  greedy:    {hypothesis}" for reference, hypothesis in samples]
+        if lines and jax.process_index() == 0:
+            log.info("samples\n%s", "\n".join(lines))
+            self.workdir.write_text(self.workdir.samples / f"epoch_{epoch:04d}.txt", "\n\n".join(lines) + "\n")
+
+    # Checkpoints
+
+    def _initial_state(self) -> TrainState:
+        return new_state(self.definition, self.optimizer, self.config.training.seed)
+
+    def _restore(self, iterator: BatchIterator) -> TrainState:
+        """The newest good checkpoint, the data's position included, or a fresh state."""
+        if self.checkpoints.latest_step() is None:
+            return jax.jit(self._initial_state, out_shardings=self.shardings)()
+        wanted = self.abstract_state
+        restored = self.checkpoints.restore(wanted.params, _beside_params(wanted), wanted.ema, iterator)
+        if restored.meta["best"]["metric"] == self.best.metric:
+            self.best = BestSoFar(**restored.meta["best"])
+        log.info("resumed from the checkpoint of step %d", restored.step)
+        return TrainState(params=restored.params, ema=restored.ema, **restored.opt_state)
+
+    def _save_is_due(self) -> bool:
+        minutes = self.config.training.save_every_n_minutes
+        return minutes > 0 and time.monotonic() - self.last_save >= 60 * minutes
+
+    def _save(self, state: TrainState, step: int, iterator: BatchIterator, evaluated: dict[str, float] | None = None) -> None:
+        meta = {"step": step, "epoch": step / self.steps_per_epoch, "best": dataclasses.asdict(self.best), "validation": evaluated or {}}
+        self.checkpoints.save(step, state.params, _beside_params(state), meta, iterator, state.ema, evaluated)
+        self.last_save = time.monotonic()
+
+    def _description(self, step: int) -> str:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.abstract_state.params))
+        return (
+            f"{parameters:,} parameters; {len(self.data.train):,} training and {len(self.data.validation):,} validation clips; "
+            f"{self.data.tokenizer.vocab_size:,} tokens; {jax.device_count()} x {jax.devices()[0].device_kind}; "
+            f"{self.steps_per_epoch:,} steps an epoch, at step {step:,} of {self.total_steps:,}"
+        )
+
+
+def _beside_params(state: TrainState) -> dict[str, Any]:
+    """What training needs besides the parameters and evaluation does not."""
+    names = ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")
+    return {name: getattr(state, name) for name in names}
