@@ -65,7 +65,7 @@ def test_a_cut_file_gives_nearly_all_of_its_frames_or_an_error(tmp_path, name, p
         if name == "index_last.mp4":
             assert "cannot be decoded" in error.reason
     else:
-        # A gif announces no length: what is there counts. Of the others two frames may be missing, and one more be damaged where the cut went through.
+        # A gif announces no length: what is there counts. Of the others two frames may be missing, and the one cut through.
         assert len(frames) >= (1 if name == "a.gif" else 17)
 
 

@@ -1,0 +1,218 @@
+"""Annotation tables and media folders: every row becomes a clip or a problem with its line."""
+
+import csv
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tfds_builders.annotations import AnnotationError, MediaFolder, clips_of, read_table
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "annotations"
+
+
+def table(folder: Path, content: str | bytes, **options):
+    path = folder / "clips.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_table(path, ("uid", "text"), ("gloss", "signer", "video_id", "split", "start", "end"), **options)
+
+
+def videos(folder: Path, *names: str) -> MediaFolder:
+    for name in names:
+        (folder / "v" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "v" / name).write_bytes(b"x")
+    (folder / "v").mkdir(exist_ok=True)
+    return MediaFolder(folder / "v")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_delimiter_line_ends_and_byte_order_mark_are_recognised(tmp_path, newline, delimiter, mark):
+    lines = ["UID,Text ,other", 'a-1,"one, two; | three",x', "b,four,y"]
+    content = mark + newline.join(line.replace(",", delimiter) for line in lines)
+    rows = table(tmp_path, content).rows
+    expected = "one, two; | three".replace(",", delimiter)
+    assert [(row.line, row.values) for row in rows] == [(2, {"uid": "a-1", "text": expected}), (3, {"uid": "b", "text": "four"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"uid;sentence\na;b\n", "no column 'text' in the first line; it has 'uid', 'sentence'"),
+        (b"uid,texte\na,b\n", "rename 'texte'?"),
+        (b"uid,text,text\na,b,c\n", "the column 'text' is there 2 times"),
+        ("uid,text\na,b\n".encode("utf-16"), "not a UTF-8 text file"),
+        (b"\0\0\0\x18ftypmp42" + bytes(500), "not a UTF-8 text file"),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_why(tmp_path, content, message):
+    with pytest.raises(AnnotationError) as caught:
+        table(tmp_path, content)
+    assert message in str(caught.value)
+    assert "clips.csv" in str(caught.value)
+
+
+def test_a_missing_table_and_a_missing_folder_say_what_to_give(tmp_path):
+    with pytest.raises(AnnotationError, match="No such file"):
+        read_table(tmp_path / "none.csv", ("uid",))
+    with pytest.raises(AnnotationError, match="no such folder"):
+        MediaFolder(tmp_path / "none")
+    with pytest.raises(AnnotationError, match="no row below the header"):
+        clips_of(table(tmp_path, "uid,text\n"), videos(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"a,", "no text"),
+        (b"a", "no text"),
+        (b",hello", "no uid"),
+        (b"a,hello, world", "3 fields where the header has 2"),
+        (b"a,he\0llo", "a NUL character in text"),
+        (b"a,\xff\xfe", "text is not UTF-8"),
+        (b"a," + b"x" * 10_000_000, "text has 10000000 characters"),
+        (b'a,"one" two', "a quotation mark is not closed or not doubled"),
+    ],
+)
+def test_a_bad_row_is_reported_with_its_line_and_the_others_are_read(tmp_path, line, reason):
+    found = table(tmp_path, b"uid,text\nb,first\n" + line + b"\nc,last\n")
+    assert [row.values["uid"] for row in found.rows] == ["b", "c"]
+    assert [(problem.line, problem.file) for problem in found.problems] == [(3, str(tmp_path / "clips.csv"))]
+    assert reason in found.problems[0].reason
+
+
+def test_a_quote_that_is_never_closed_names_the_lines_that_it_swallowed(tmp_path):
+    found = table(tmp_path, 'uid,text\na,one\nb,"two\nc,three\nd,four\n')
+    assert [row.values["uid"] for row in found.rows] == ["a"]
+    assert "lines 3 to 5" in found.problems[0].reason
+
+
+def test_lines_are_counted_through_quoted_line_breaks(tmp_path):
+    found = table(tmp_path, 'uid,text\na,"one\ntwo"\n\nb,\nc,three\n')
+    assert [(row.line, row.values["uid"]) for row in found.rows] == [(2, "a"), (6, "c")]
+    assert [problem.line for problem in found.problems] == [5]
+
+
+def test_clips_have_all_that_the_table_says(tmp_path):
+    content = "uid,text,gloss,signer,video_id,split,start,end\na-1,Hi.,HI  YOU,ann,rec,dev,1.5,2\nb,Yo.,,,,TEST,,\nrec-x,Cut.,,,rec,train,0.25,\n"
+    clips = clips_of(table(tmp_path, content), videos(tmp_path, "a-1.mp4", "b.MOV", "rec.webm")).clips
+    first, second, third = clips
+    assert (first.id, first.text, first.gloss, first.signer, first.source_video, first.split) == ("a-1", "Hi.", "HI YOU", "ann", "rec", "validation")
+    assert (first.start, first.end, first.line) == (1.5, 2.0, 2)
+    assert (second.split, second.source_video, second.start, second.end, Path(second.path).name) == ("test", "b", -1, -1, "b.MOV")
+    assert (Path(third.path).name, third.start, third.end) == ("rec.webm", 0.25, -1)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("none,x,train,,", "no video none"),
+        ("../out,x,train,,", "leaves the folder"),
+        ("/etc/passwd,x,train,,", "leaves the folder"),
+        ("sub/../../out,x,train,,", "leaves the folder"),
+        ("link,x,train,,", "symbolic link that leaves the folder"),
+        ("linked/out,x,train,,", "symbolic link that leaves the folder"),
+        ("good,x,train,,", "twice; first in line 2"),
+        ("good.mp4,x,train,,", "twice; first in line 2"),
+        ("other,x,nowhere,,", "split is 'nowhere'; allowed: train"),
+        ("other,x,,,", "split is ''"),
+        ("other,x,train,2,1", "the end must come after the start"),
+        ("other,x,train,nan,1", "start is 'nan'"),
+        ("other,x,train,-3,1", "start is '-3'"),
+        ("other,x,train,one,1", "start is 'one'"),
+    ],
+)
+def test_a_row_that_is_no_clip_is_a_problem_with_file_and_line(tmp_path, row, reason):
+    (tmp_path / "out.mp4").write_bytes(b"x")
+    media = videos(tmp_path, "good.mp4", "other.mp4")
+    (tmp_path / "v" / "link.mp4").symlink_to(tmp_path / "out.mp4")
+    (tmp_path / "v" / "linked").symlink_to(tmp_path, target_is_directory=True)
+    found = clips_of(table(tmp_path, f"uid,text,split,start,end\ngood,x,train,,\n{row}\n"), media)
+    assert [clip.id for clip in found.clips] == ["good"]
+    assert [(problem.line, Path(problem.file).name) for problem in found.problems] == [(3, "clips.csv")]
+    assert reason in found.problems[0].reason
+
+
+def test_files_are_found_with_extension_without_in_folders_and_in_either_normal_form(tmp_path):
+    composed, decomposed = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
+    media = videos(tmp_path, "a.webm", "a.mp4", "sub/b.mkv", "v1.2.mp4", f"{decomposed}.mp4", "%d.gif", "-x.mp4", "notes.txt")
+    (tmp_path / "v" / "inside.mp4").symlink_to(tmp_path / "v" / "a.mp4")
+    for name, file in [
+        ("a", "a.mp4"),
+        ("a.webm", "a.webm"),
+        ("sub/b", "sub/b.mkv"),
+        ("./sub//b", "sub/b.mkv"),
+        ("v1.2", "v1.2.mp4"),
+        ("%d", "%d.gif"),
+        ("-x", "-x.mp4"),
+    ]:
+        assert media.find(name) == str(tmp_path / "v" / file)
+    assert media.find(composed) == media.find(decomposed)
+    assert MediaFolder(tmp_path / "v").find("inside")
+    assert len(media) == 7
+    with pytest.raises(LookupError):
+        media.find("notes.txt")
+
+
+def test_a_link_circle_is_not_followed(tmp_path):
+    videos(tmp_path, "a.mp4")
+    (tmp_path / "v" / "again").symlink_to(tmp_path / "v", target_is_directory=True)
+    assert len(MediaFolder(tmp_path / "v")) == 1
+
+
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(words, words), max_size=8), st.sampled_from([",", "\t", ";"]))
+def test_every_row_that_the_csv_module_writes_is_read_or_reported(tmp_path, rows, delimiter):
+    path = tmp_path / "clips.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([("uid", "text"), *rows])
+    found = read_table(path, ("uid", "text"))
+    sound = [(uid.strip(), text.strip()) for uid, text in rows if uid.strip() and text.strip()]
+    blank = sum(not uid.strip() and not text.strip() for uid, text in rows)
+    assert [(row.values["uid"], row.values["text"]) for row in found.rows] == sound
+    assert len(found.problems) == len(rows) - len(sound) - blank
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300))
+def test_any_bytes_below_a_header_give_rows_or_problems(tmp_path, content):
+    found = table(tmp_path, b"uid,text\n" + content)
+    listed = clips_of(found, videos(tmp_path)) if found.rows or found.problems else None
+    assert listed is None or not listed.clips
+    assert listed is None or len(listed.problems) == len(found.rows) + len(found.problems)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotation files of ../shared are not there")
+@pytest.mark.parametrize(
+    ("name", "columns", "count"),
+    [
+        ("isign_v1.1_head.csv", ("uid", "text"), 15),
+        ("how2sign_realigned_test.csv", ("SENTENCE_NAME", "SENTENCE", "VIDEO_NAME", "START_REALIGNED", "END_REALIGNED"), 2357),
+        ("PHOENIX-2014-T.dev.corpus.csv", ("name", "translation"), 519),
+        ("csl_daily_split_1.txt", ("name", "split"), 20654),
+        ("include50_test.csv", ("Word", "FilePath"), 192),
+    ],
+)
+def test_real_tables_are_read_without_loss(name, columns, count):
+    found = read_table(SHARED / name, columns)
+    assert len(found.rows) == count
+    assert not found.problems
+
+
+def test_a_folder_of_many_files_is_listed_fast(tmp_path):
+    root = tmp_path / "v"
+    root.mkdir()
+    for i in range(2000):
+        os.close(os.open(root / f"v{i // 10}-{i % 10}.mp4", os.O_CREAT))
+    media = MediaFolder(root)
+    assert len(media) == 2000
+    assert media.find("v7-3").endswith("v7-3.mp4")
