@@ -1,8 +1,8 @@
-"""Time and peak memory of the CTC loss, forward and backward, beside `optax.ctc_loss`.
+"""Time and peak memory of the CTC loss, forward and backward, beside `optax.ctc_loss`; and the time of the CTC prefix beam search.
 
     python scripts/bench/ctc.py --batch=16 --steps=64 --labels=64 --vocabulary=30522 --dtype=float32 --runs=7
 
-The two take turns in one process; the times are medians. Memory is what the compiled step needs beside its arguments: temporaries and the gradient.
+The two losses take turns in one process; the times are medians. The search runs at (batch, steps, 8000), beam 8. Memory is what the compiled step needs beside its arguments: temporaries and the gradient.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from signvit_jax.decoding.ctc_prefix_beam import ctc_prefix_beam_search
 from signvit_jax.models.ctc_loss import ctc_loss
 
 
@@ -61,6 +62,14 @@ def main() -> None:
         memories[name] = memory.temp_size_in_bytes + memory.output_size_in_bytes
         print(f"{name:6}  {times[name] * 1e3:8.1f} ms   {memories[name] / 2**20:8.1f} MiB")
     print(f"ours/optax: time {times['ours'] / times['optax']:.2f}, memory {memories['ours'] / memories['optax']:.2f}")
+
+    logits, searching = logits[..., :8000], []
+    for run in range(args.runs + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(ctc_prefix_beam_search(logits, lengths[0], beam_size=8))
+        if run:
+            searching.append(time.perf_counter() - start)
+    print(f"prefix beam search at {logits.shape}, beam 8: {statistics.median(searching) * 1e3:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def write(segments: Iterable[Segment], format: str, duration: float | None = Non
 def _cues(segments: Iterable[Segment], duration: float | None) -> list[_Cue]:
     if duration is not None and not (math.isfinite(duration) and duration >= 0):
         raise SubtitleError(f"the video's duration is {duration} seconds; it must be a number >= 0")
-    limit = math.inf if duration is None else math.floor(duration * 1000)
+    limit = math.inf if duration is None else float(math.floor(duration * 1000))
     placed = [_placed(segment, limit) for segment in segments if _one_line(segment.text)] if limit >= 1 else []
     cues: list[_Cue] = []
     for cue in sorted(placed, key=lambda cue: (cue.start, cue.end)):

@@ -8,12 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from rich.table import Table
 from sacrebleu.metrics import BLEU, CHRF
 
-Tokenize = Literal["13a", "none", "char"]
+TOKENIZATIONS = ("13a", "none", "char")
 Operation = Literal["match", "substitute", "insert", "delete"]
 
 _ROUGE_BETA = 1.2  # recall's weight in the F-measure; sign-language papers took it over from the COCO caption evaluation
@@ -80,7 +80,7 @@ class Scores:
         return {name: value for name, value in dataclasses.asdict(self).items() if not name.endswith("signature")}
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: Tokenize = "13a", lowercase: bool = False) -> Scores:
+def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str = "13a", lowercase: bool = False) -> Scores:
     """All metrics of hypotheses against their raw references (one each).
 
     `tokenize` is sacreBLEU's for BLEU: `13a` for running text, `none` for text that is tokenised already (PHOENIX), `char` for Chinese (CSL-Daily).
@@ -88,8 +88,8 @@ def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: Tok
     width never count. Raises MetricError.
     """
     _check(references, hypotheses)
-    if tokenize not in get_args(Tokenize):
-        raise MetricError(f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, get_args(Tokenize)))}")
+    if tokenize not in TOKENIZATIONS:
+        raise MetricError(f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, TOKENIZATIONS))}")
     references, hypotheses = _tidied(references, lowercase), _tidied(hypotheses, lowercase)
 
     bleu = BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
@@ -241,7 +241,7 @@ def _tidied(texts: Iterable[str], lowercase: bool) -> list[str]:
     return [" ".join((text.lower() if lowercase else text).split()) for text in texts]
 
 
-def _words(text: str, tokenize: Tokenize) -> list[str]:
+def _words(text: str, tokenize: str) -> list[str]:
     return list(text.replace(" ", "")) if tokenize == "char" else text.split()
 
 

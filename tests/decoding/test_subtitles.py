@@ -55,7 +55,7 @@ def test_cues_are_in_order_apart_and_within_the_video(given_segments, duration):
 
 @settings(max_examples=100, deadline=None)
 @given(segments, durations)
-@example([Segment(0, 1, "a ---> b"), Segment(1, 2, "1\n\n2\n00:00:01,000 --> 00:00:02,000")], None)
+@example([Segment(0.0, 1.0, "a ---> b"), Segment(1.0, 2.0, "1\n\n2\n00:00:01,000 --> 00:00:02,000")], None)
 @pytest.mark.parametrize("format", ["srt", "vtt"])
 def test_srt_and_vtt_read_back_by_ffmpeg_are_the_json_segments(format, given_segments, duration):
     text = write(given_segments, format, duration)
@@ -99,7 +99,7 @@ def written_words(text):
 
 
 def test_times_are_written_to_the_millisecond_hours_included():
-    segments = [Segment(0.0004, 1.5, "first"), Segment(3725.0426, 3726, "second")]
+    segments = [Segment(0.0004, 1.5, "first"), Segment(3725.0426, 3726.0, "second")]
     assert write(segments, "srt") == "1\n00:00:00,000 --> 00:00:01,500\nfirst\n\n2\n01:02:05,043 --> 01:02:06,000\nsecond\n"
     assert write(segments, "vtt") == "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nfirst\n\n01:02:05.043 --> 01:02:06.000\nsecond\n"
     assert write(segments, "txt") == "first\nsecond\n"
@@ -107,7 +107,7 @@ def test_times_are_written_to_the_millisecond_hours_included():
 
 
 def test_overlaps_are_cut_at_the_next_beginning_and_equal_beginnings_join():
-    segments = [Segment(2, 4, "c", -3.0, 0.9), Segment(0, 3, "a", -1.0, 0.5), Segment(2, 5, "d", -2.0, None)]
+    segments = [Segment(2.0, 4.0, "c", -3.0, 0.9), Segment(0.0, 3.0, "a", -1.0, 0.5), Segment(2.0, 5.0, "d", -2.0, None)]
     listed = json.loads(write(segments, "json"))
     assert listed["text"] == "a c d"
     assert [(s["start"], s["end"], s["text"], s["score"], s["confidence"]) for s in listed["segments"]] == [
@@ -117,24 +117,24 @@ def test_overlaps_are_cut_at_the_next_beginning_and_equal_beginnings_join():
 
 
 def test_a_segment_beyond_the_end_keeps_its_text_within_the_video():
-    assert from_json(write([Segment(9, 12, "late")], "json", duration=10.0009)) == [(9000, 10000, "late")]
-    assert from_json(write([Segment(11, 12, "later")], "json", duration=10)) == [(9999, 10000, "later")]
-    assert from_json(write([Segment(3, 3, "instant")], "json", duration=10)) == [(3000, 3001, "instant")]
+    assert from_json(write([Segment(9.0, 12.0, "late")], "json", duration=10.0009)) == [(9000, 10000, "late")]
+    assert from_json(write([Segment(11.0, 12.0, "later")], "json", duration=10.0)) == [(9999, 10000, "later")]
+    assert from_json(write([Segment(3.0, 3.0, "instant")], "json", duration=10.0)) == [(3000, 3001, "instant")]
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_nothing_signed_leaves_no_cue(format):
-    silent = [Segment(0, 1, ""), Segment(1, 2, " \n\t\x00")]
+    silent = [Segment(0.0, 1.0, ""), Segment(1.0, 2.0, " \n\t\x00")]
     assert write(silent, format) == write([], format)
     assert "-->" not in write(silent, format)
 
 
 def test_vtt_escapes_markup():
-    assert write([Segment(0, 1, "R&D <i>a</i> --> b")], "vtt").splitlines()[-1] == "R&amp;D &lt;i&gt;a&lt;/i&gt; --&gt; b"
+    assert write([Segment(0.0, 1.0, "R&D <i>a</i> --> b")], "vtt").splitlines()[-1] == "R&amp;D &lt;i&gt;a&lt;/i&gt; --&gt; b"
 
 
 def test_json_stays_valid_where_scores_are_not_numbers():
-    listed = json.loads(write([Segment(0, 1, "a", -math.inf, math.nan)], "json"), parse_constant=lambda name: pytest.fail(name))
+    listed = json.loads(write([Segment(0.0, 1.0, "a", -math.inf, math.nan)], "json"), parse_constant=lambda name: pytest.fail(name))
     assert listed["segments"][0]["score"] is None and listed["segments"][0]["confidence"] is None
 
 
@@ -142,6 +142,6 @@ def test_unknown_format_and_impossible_times_are_errors_of_our_own():
     with pytest.raises(SubtitleError, match="'ass'; allowed: one of 'txt', 'json', 'tsv', 'srt', 'vtt'"):
         write([], "ass")
     with pytest.raises(SubtitleError, match="nan"):
-        write([Segment(math.nan, 1, "a")], "srt")
+        write([Segment(math.nan, 1.0, "a")], "srt")
     with pytest.raises(SubtitleError, match="duration is -1"):
-        write([], "srt", duration=-1)
+        write([], "srt", duration=-1.0)
