@@ -2,7 +2,8 @@
 
     python scripts/bench/ctc.py --batch=16 --steps=64 --labels=64 --vocabulary=30522 --dtype=float32 --runs=7
 
-The two losses take turns in one process; the times are medians. The search runs at (batch, steps, 8000), beam 8. Memory is what the compiled step needs beside its arguments: temporaries and the gradient.
+The two losses take turns in one process; the times are medians. The search runs at (batch, steps, 8000), beam 8.
+Memory is what the compiled step needs beside its arguments: temporaries and the gradient.
 """
 
 import argparse
