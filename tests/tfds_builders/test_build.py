@@ -1,0 +1,317 @@
+"""The build command: what is written, what is said, and that nothing half-built is ever there."""
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+import tfds_builders
+from signvit_jax.data.schema import read_index
+from signvit_jax.data.video import read_video
+from tfds_builders import base, build
+
+BUILDERS = Path(tfds_builders.__file__).parent
+REPOSITORY = BUILDERS.parent
+DUMMY = BUILDERS / "video_folder" / "dummy_data"
+
+
+def folder_of(root: Path, rows: str, header: str = "uid,text", damaged: tuple[str, ...] = ()) -> list[str]:
+    """A folder with the three dummy videos and a table; returns the options that name them."""
+    shutil.copytree(DUMMY / "videos", root / "videos", dirs_exist_ok=True)
+    for name in damaged:
+        (root / "videos" / f"{name}.mp4").write_bytes(b"not a video at all")
+    (root / "clips.csv").write_text(f"{header}\n{rows}", encoding="utf-8")
+    return [f"--csv={root / 'clips.csv'}", f"--videos={root / 'videos'}", "--workers=1"]
+
+
+ALL = "morning-1,Good morning.\nmorning-2,How are you?\nevening-1,Good night.\n"
+ONE_SPLIT = ["--val_fraction=0", "--test_fraction=0"]
+
+
+def run(data_dir: Path, *options: str, name: str = "video_folder") -> int:
+    return build.main([name, f"--data_dir={data_dir}", *options])
+
+
+def records(data_dir: Path, split: str = "train", name: str = "video_folder", version: str = "1.0.0") -> list[dict]:
+    return list(tfds.builder_from_directory(data_dir / name / version).as_data_source()[split])
+
+
+def report_of(data_dir: Path) -> dict:
+    return json.loads((data_dir / "video_folder" / "1.0.0" / "build_report.json").read_text())
+
+
+def test_a_record_holds_what_the_table_and_the_video_say(tmp_path):
+    assert run(tmp_path / "data", f"--csv={DUMMY / 'clips.csv'}", f"--videos={DUMMY / 'videos'}", "--workers=1", *ONE_SPLIT) == 0
+    found = records(tmp_path / "data")
+    assert [record["id"].decode() for record in found] == ["morning-1", "morning-2", "evening-1"]
+    record = found[1]
+    assert (record["text"], record["gloss"], record["video_id"], record["signer"]) == (b"How are you?", b"YOU HOW", b"morning", b"")
+    assert (record["fps"], record["start"], record["end"]) == (10.0, -1.0, -1.0)
+    pictures = np.stack([np.asarray(Image.open(io.BytesIO(frame))) for frame in record["video"]])
+    source = read_video(DUMMY / "videos" / "morning-2.mp4").frames
+    assert pictures.shape == source.shape
+    assert np.abs(pictures.astype(int) - source).mean() < 4
+    entries = read_index(tmp_path / "data" / "video_folder" / "1.0.0", "train")
+    assert [(e.id, e.num_frames, e.text, e.gloss, e.video_id) for e in entries] == [
+        (r["id"].decode(), len(r["video"]), r["text"].decode(), r["gloss"].decode(), r["video_id"].decode()) for r in found
+    ]
+
+
+def test_isign_builds_from_its_own_layout_and_keeps_a_recording_in_one_split(tmp_path):
+    dummy = BUILDERS / "isign" / "dummy_data"
+    options = [
+        f"--csv={dummy / 'iSign_v1.1.csv'}",
+        f"--videos={dummy / 'iSign-videos_v1.1'}",
+        "--workers=1",
+        "--val_fraction=0.5",
+        "--test_fraction=0",
+    ]
+    assert run(tmp_path, *options, name="isign") == 0
+    splits = tfds.builder_from_directory(tmp_path / "isign" / "1.1.0").info.splits
+    homes = {record["id"].decode(): split for split in splits for record in records(tmp_path, split, "isign", "1.1.0")}
+    assert len(homes) == 3
+    assert homes["0a1b2c3d4e5f-1"] == homes["0a1b2c3d4e5f-4"]
+
+
+@pytest.mark.parametrize(("builder", "version"), [("video_folder", "1.0.0"), ("isign", "1.1.0")])
+def test_tfds_finds_the_files_in_manual_dir_and_the_documents_beside_the_builder(tmp_path, builder, version):
+    shutil.copytree(BUILDERS / builder / "dummy_data", tmp_path / "manual")
+    module = __import__(f"tfds_builders.{builder}.{builder}_dataset_builder", fromlist=["Builder"])
+    made = module.Builder(data_dir=tmp_path / "data", workers=1, val_fraction=0.0, test_fraction=0.0)
+    made.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "manual"))
+    assert made.info.splits["train"].num_examples == 3
+    assert len(made.as_data_source(split="train")) == 3
+    assert "python -m tfds_builders.build" in made.info.description
+    assert (tmp_path / "data" / builder / version / "build_report.json").is_file()
+
+
+def test_clips_that_cannot_be_read_are_counted_and_listed_and_the_others_built(tmp_path, capsys):
+    options = folder_of(tmp_path, ALL + "gone-1,Lost.\nmorning-2,Again.\n,No name.\n", damaged=("evening-1",))
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 3
+    assert "4 clips could not be read" in capsys.readouterr().err
+    report = report_of(tmp_path / "data")
+    assert report["splits"]["train"]["clips"] == 2
+    failed = {(problem["id"], problem["line"]): problem["reason"] for problem in report["failed"]}
+    assert set(failed) == {("evening-1", 4), ("gone-1", 5), ("morning-2", 6), ("", 7)}
+    assert failed["evening-1", 4].startswith("not a video")
+    assert all(problem["file"].endswith("clips.csv") for problem in report["failed"])
+    assert len(records(tmp_path / "data")) == 2
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
+    assert "4 clips could not be read then" in capsys.readouterr().out
+
+
+def test_no_readable_media_is_exit_4_and_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "clips.csv").write_text("uid,text\na,b\n")
+    options = [f"--csv={tmp_path / 'clips.csv'}", f"--videos={tmp_path / 'videos'}", "--workers=1"]
+    assert run(tmp_path / "data", *options) == 4
+    assert "no video a" in capsys.readouterr().err
+    options = folder_of(tmp_path, ALL, damaged=("morning-1", "morning-2", "evening-1"))
+    assert run(tmp_path / "data", *options) == 4
+    assert "none of the 3 clips could be read" in capsys.readouterr().err
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["video_foldr"], "did you mean 'video_folder'?"),
+        ([], "there are isign"),
+        (
+            ["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={videos}", "--val_fraction=0.9", "--test_fraction=0.2"],
+            "add up to at most 1",
+        ),
+        (["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={videos}", "--short_side=0"], "short_side >= 1"),
+        (["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={csv}"], "no such folder"),
+        (["video_folder", "--data_dir={data}", "--csv={videos}", "--videos={videos}"], "cannot be read"),
+        (["video_folder", "--data_dir={csv}", "--csv={csv}", "--videos={videos}"], "cannot be written"),
+        (["video_folder", "--data_dir={data}", "--csv={no_text}", "--videos={videos}"], "no column 'text'"),
+    ],
+)
+def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, message):
+    folder_of(tmp_path, ALL)
+    (tmp_path / "no_text.csv").write_text("uid,sentence\na,b\n")
+    paths = {"data": tmp_path / "data", "csv": tmp_path / "clips.csv", "videos": tmp_path / "videos", "no_text": tmp_path / "no_text.csv"}
+    assert build.main([option.format(**paths) for option in options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--data_dir=x"], ["--data_dir=x", "--csv=a", "--videos=b", "--short_sid=3"], ["--csv=a", "--videos=b"]])
+def test_missing_and_misspelt_options_are_exit_2(options):
+    with pytest.raises(SystemExit) as caught:
+        build.main(["video_folder", *options])
+    assert caught.value.code == 2
+
+
+def test_what_is_built_is_not_built_again_and_other_options_ask_for_overwrite(tmp_path, capsys):
+    options = folder_of(tmp_path, ALL)
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
+    shard = next((tmp_path / "data" / "video_folder" / "1.0.0").glob("*.array_record*"))
+    before = shard.stat().st_mtime_ns
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
+    assert "already built" in capsys.readouterr().out
+    assert shard.stat().st_mtime_ns == before
+    assert run(tmp_path / "data", *options, *ONE_SPLIT, "--short_side=16") == 2
+    assert "short_side was 256, now 16" in capsys.readouterr().err
+    folder_of(tmp_path, ALL.replace("Good night.", "Sleep well."))
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 2
+    assert "the annotations or the video files have changed" in capsys.readouterr().err
+    assert records(tmp_path / "data")[2]["text"] == b"Good night."
+    assert run(tmp_path / "data", *options, *ONE_SPLIT, "--short_side=16", "--overwrite") == 0
+    record = records(tmp_path / "data")[2]
+    assert record["text"] == b"Sleep well."
+    assert Image.open(io.BytesIO(record["video"][0])).size == (24, 16)
+    assert os.listdir(tmp_path / "data") == ["video_folder"]
+
+
+def test_frame_rate_and_split_columns_are_obeyed(tmp_path):
+    rows = "morning-1,a,train,0,0.25\nmorning-2,b,dev,,\nevening-1,c,test,,\n"
+    options = folder_of(tmp_path, rows, header="uid,text,split,start,end")
+    assert run(tmp_path / "data", *options, "--frame_rate=20") == 0
+    (train,), (validation,), (test,) = (records(tmp_path / "data", split) for split in ("train", "validation", "test"))
+    assert (train["id"], validation["id"], test["id"]) == (b"morning-1", b"morning-2", b"evening-1")
+    assert (train["fps"], len(train["video"]), train["start"], train["end"]) == (20.0, 5, 0.0, 0.25)
+    assert len(validation["video"]) == 12
+    assert any("have clips in train as well as in validation (such as morning)" in warning for warning in report_of(tmp_path / "data")["warnings"])
+
+
+def test_a_split_that_comes_out_empty_is_said(tmp_path, capsys):
+    assert run(tmp_path / "data", *folder_of(tmp_path, "morning-1,a\nmorning-2,b\n"), "--val_fraction=0.0001", "--test_fraction=0") == 0
+    assert "the split 'validation' is empty" in capsys.readouterr().err
+
+
+def test_many_shards_read_back_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "SHARD_BYTES", 1)
+    assert run(tmp_path / "data", *folder_of(tmp_path, ALL), *ONE_SPLIT) == 0
+    folder = tmp_path / "data" / "video_folder" / "1.0.0"
+    assert sorted(path.name[-15:] for path in folder.glob("*array_record*")) == [f"-0000{i}-of-00003" for i in range(3)]
+    assert [r["id"].decode() for r in records(tmp_path / "data")] == [e.id for e in read_index(folder, "train")]
+
+
+def test_too_little_disk_space_is_noticed_before_the_start(tmp_path, monkeypatch, capsys):
+    rows = "".join(f"copy-{i},text {i}\n" for i in range(12))
+    options = folder_of(tmp_path, rows)
+    for i in range(12):
+        shutil.copy(DUMMY / "videos" / "morning-1.mp4", tmp_path / "videos" / f"copy-{i}.mp4")
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    assert run(tmp_path / "data", *options) == 1
+    assert "GB are free" in capsys.readouterr().err
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_second_build_at_the_same_time_is_refused(tmp_path, capsys):
+    options = folder_of(tmp_path, ALL)
+    final = tmp_path / "data" / "video_folder" / "1.0.0"
+    final.parent.mkdir(parents=True)
+    with build._staging_folder(final, tmp_path / "data" / ".building_video_folder"):
+        assert run(tmp_path / "data", *options) == 2
+    assert "another process is building" in capsys.readouterr().err
+
+
+def test_a_kill_between_the_two_renames_brings_the_old_set_back(tmp_path):
+    options = folder_of(tmp_path, ALL)
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
+    final, staging = tmp_path / "data" / "video_folder" / "1.0.0", tmp_path / "data" / ".building_video_folder"
+    staging.mkdir()
+    os.rename(final, staging / "replaced")
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
+    assert len(records(tmp_path / "data")) == 3
+
+
+def command(data_dir: Path, options: list[str]) -> list[str]:
+    return [sys.executable, "-m", "tfds_builders.build", "video_folder", f"--data_dir={data_dir}", *options]
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Every file's bytes; of the shards the records, since protocol buffers write their maps in no fixed order."""
+    files: dict[str, object] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in [name for name in files if "array_record" in name]:
+        files[name] = list(tfds.builder_from_directory(folder).as_data_source()["train"])
+    return files
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below `pid`, from /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found += [int(stat.parent.name), *descendants(int(stat.parent.name))]
+    return found
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_killed_builds_leave_nothing_half_valid_and_the_next_one_ends_the_same_with_any_number_of_workers(tmp_path):
+    rows = "".join(f"copy-{i},text {i}\n" for i in range(60))
+    options = [*folder_of(tmp_path, rows, damaged=("copy-7",))[:2], *ONE_SPLIT]
+    for i in range(60):
+        if i != 7:
+            shutil.copy(DUMMY / "videos" / f"{('morning-1', 'morning-2', 'evening-1')[i % 3]}.mp4", tmp_path / "videos" / f"copy-{i}.mp4")
+    assert run(tmp_path / "whole", *options, "--workers=1") == 3
+    whole = contents(tmp_path / "whole" / "video_folder" / "1.0.0")
+
+    began = time.monotonic()
+    draw = random.Random(0)
+    final = tmp_path / "data" / "video_folder" / "1.0.0"
+    lasts = 2.0
+    for _ in range(4):
+        process = subprocess.Popen(
+            command(tmp_path / "data", [*options, "--workers=2"]), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(draw.uniform(0.2, 1.0) * lasts)
+        children = descendants(process.pid)
+        process.kill()
+        process.wait()
+        assert not final.exists() or contents(final) == whole
+        deadline = time.monotonic() + 20
+        while any(map(running, children)):
+            assert time.monotonic() < deadline, "a worker outlived the build"
+            time.sleep(0.05)
+        if final.exists():  # it was quicker than the kill
+            shutil.rmtree(final)
+    assert time.monotonic() - began < 120
+    done = subprocess.run(command(tmp_path / "data", [*options, "--workers=2"]), cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr
+    assert contents(final) == whole
+    assert os.listdir(tmp_path / "data") == ["video_folder"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_build_with_its_code_and_leaves_nothing(tmp_path, number, code):
+    rows = "".join(f"copy-{i},text {i}\n" for i in range(400))
+    options = folder_of(tmp_path, rows)[:2]
+    for i in range(400):
+        os.link(tmp_path / "videos" / "morning-1.mp4", tmp_path / "videos" / f"copy-{i}.mp4")
+    process = subprocess.Popen(
+        command(tmp_path / "data", [*options, "--workers=2"]), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "data").glob(".building*/**/*.partial")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "data").iterdir()) == []
