@@ -43,7 +43,7 @@ def best(hypotheses: Hypotheses) -> Hypotheses:
 
 
 def normaliser(lengths: Int[Array, "..."], length_penalty: Float[Array, ""] | float, formula: str) -> Float[Array, "..."]:
-    """What a sum of log-probabilities is divided by: n^p ('power', the reference's) or ((5 + n) / 6)^p ('gnmt', Wu et al. 2016); n counts BOS and EOS."""
+    """What a sum of log-probabilities is divided by: n^p ('power', as in the reference) or ((5 + n) / 6)^p ('gnmt', Wu et al. 2016)."""
     n = lengths.astype(jnp.float32)
     return ((5.0 + n) / 6.0 if formula == "gnmt" else n) ** length_penalty
 
@@ -128,7 +128,7 @@ def generate(
     length_penalty: Float[Array, ""] | float,
     formula: str,
 ) -> Hypotheses:
-    """One hypothesis a clip, grown token by token with `pick(log_probs, position)` until all have ended or `max_len` tokens, BOS included, are there."""
+    """One hypothesis a clip, grown token by token with `pick(log_probs, position)` until all have ended or have `max_len` tokens, BOS included."""
     b = sources[0].memory.shape[0]
     memories, caches = start(sources, 1, max_len)
     tokens = jnp.full((b, max_len), PAD, jnp.int32).at[:, 0].set(bos_id)

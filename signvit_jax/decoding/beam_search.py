@@ -11,16 +11,31 @@ limit, where the unfinished compete too. Two things are added; only the second c
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from signvit_jax.decoding.autoregressive import Hypotheses, Source, check, checked_sources, next_log_probs, normaliser, start
 from signvit_jax.decoding.greedy import greedy
-from signvit_jax.models.decoder import PAD
+from signvit_jax.models.decoder import PAD, Cache
 
 FORMULAS = ("power", "gnmt")
+
+
+class _Beams(NamedTuple):
+    """The state of the search: m slots a clip, best first."""
+
+    position: Int[Array, ""]  # of the last token
+    tokens: Int[Array, "b m l"]
+    token_log_probs: Float[Array, "b m l"]
+    sums: Float[Array, "b m"]
+    lengths: Int[Array, "b m"]
+    ended: Bool[Array, "b m"]
+    lineage: Int[Array, "b m l"]  # see TextDecoder.step
+    greedy_slot: Int[Array, "b"]  # where the greedy path is, -1 once it has been pruned
+    caches: tuple[Cache, ...]
 
 
 def beam_search(
@@ -51,31 +66,30 @@ def beam_search(
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4, 6, 7, 8))
 def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, formula, max_len, no_repeat_ngram_size):
-    b, m, l = sources[0].memory.shape[0], beam_size, max_len
+    b, m = sources[0].memory.shape[0], beam_size
     width = min(m, sources[0].decoder.embedding.shape[0])  # offers that a hypothesis makes
-    memories, caches = start(sources, m, l)
+    memories, caches = start(sources, m, max_len)
     slots = jnp.arange(m)
 
     def score(sums, lengths):
         return sums / normaliser(lengths, length_penalty, formula)
 
-    def unsettled(state):
-        position, _, _, sums, lengths, ended, _, _, _ = state
-        nth_ended = jax.lax.top_k(jnp.where(ended, score(sums, lengths), -jnp.inf), n_best)[0][:, -1]
+    def unsettled(beams):
+        nth_ended = jax.lax.top_k(jnp.where(beams.ended, score(beams.sums, beams.lengths), -jnp.inf), n_best)[0][:, -1]
         # Further tokens only lower the sum, and the normaliser is largest at the length limit.
-        within_reach = jnp.where(ended, -jnp.inf, score(sums, jnp.int32(l))).max(1)
-        return (position < l - 1) & ((within_reach > -jnp.inf) & (within_reach >= nth_ended)).any()
+        within_reach = jnp.where(beams.ended, -jnp.inf, score(beams.sums, jnp.int32(max_len))).max(1)
+        return (beams.position < max_len - 1) & ((within_reach > -jnp.inf) & (within_reach >= nth_ended)).any()
 
-    def step(state):
-        position, tokens, token_log_probs, sums, lengths, ended, lineage, greedy_slot, caches = state
-        lineage = lineage.at[:, :, position].set(slots)
-        log_probs, caches = next_log_probs(sources, memories, caches, tokens, position, lineage, no_repeat_ngram_size)
+    def step(beams):
+        position, ended = beams.position, beams.ended
+        lineage = beams.lineage.at[:, :, position].set(slots)
+        log_probs, caches = next_log_probs(sources, memories, beams.caches, beams.tokens, position, lineage, no_repeat_ngram_size)
         gains, offers = jax.lax.top_k(log_probs, width)
         # An ended hypothesis makes one offer, itself.
         gains = jnp.where(ended[:, :, None], jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf), gains)
         offers = jnp.where(ended[:, :, None], PAD, offers)
-        offered_lengths = jnp.where(ended, lengths, position + 2)
-        ranks = score(sums[:, :, None] + gains, offered_lengths[:, :, None]).reshape(b, m * width)
+        lengths = jnp.where(ended, beams.lengths, position + 2)
+        ranks = score(beams.sums[:, :, None] + gains, lengths[:, :, None]).reshape(b, m * width)
         chosen = jax.lax.top_k(ranks, m)[1]
         parent = chosen // width
 
@@ -83,32 +97,39 @@ def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, for
             return jnp.take_along_axis(x, parent.reshape(b, m, *(1,) * (x.ndim - 2)), axis=1)
 
         token, gain = (jnp.take_along_axis(x.reshape(b, m * width), chosen, axis=1) for x in (offers, gains))
-        tokens = of_parent(tokens).at[:, :, position + 1].set(token)
-        token_log_probs = of_parent(token_log_probs).at[:, :, position + 1].set(gain)
-        follows_greedy = (chosen == greedy_slot[:, None] * width) & (greedy_slot >= 0)[:, None]
-        greedy_slot = jnp.where(follows_greedy.any(1), jnp.argmax(follows_greedy, axis=1), -1)
-        ended = of_parent(ended) | (token == eos_id)
-        return (position + 1, tokens, token_log_probs, of_parent(sums) + gain, of_parent(offered_lengths), ended, of_parent(lineage), greedy_slot, caches)
+        follows_greedy = (chosen == beams.greedy_slot[:, None] * width) & (beams.greedy_slot >= 0)[:, None]
+        return _Beams(
+            position=position + 1,
+            tokens=of_parent(beams.tokens).at[:, :, position + 1].set(token),
+            token_log_probs=of_parent(beams.token_log_probs).at[:, :, position + 1].set(gain),
+            sums=of_parent(beams.sums) + gain,
+            lengths=of_parent(lengths),
+            ended=of_parent(ended) | (token == eos_id),
+            lineage=of_parent(lineage),
+            greedy_slot=jnp.where(follows_greedy.any(1), jnp.argmax(follows_greedy, axis=1), -1),
+            caches=caches,
+        )
 
-    state = (
-        jnp.int32(0),
-        jnp.full((b, m, l), PAD, jnp.int32).at[:, :, 0].set(bos_id),
-        jnp.zeros((b, m, l), jnp.float32),
-        jnp.broadcast_to(jnp.where(slots == 0, 0.0, -jnp.inf), (b, m)),  # the first slot holds BOS, the others nothing yet
-        jnp.ones((b, m), jnp.int32),
-        jnp.zeros((b, m), bool),
-        jnp.zeros((b, m, l), jnp.int32),
-        jnp.zeros((b,), jnp.int32),
-        caches,
+    beams = _Beams(
+        position=jnp.int32(0),
+        tokens=jnp.full((b, m, max_len), PAD, jnp.int32).at[:, :, 0].set(bos_id),
+        token_log_probs=jnp.zeros((b, m, max_len), jnp.float32),
+        sums=jnp.broadcast_to(jnp.where(slots == 0, 0.0, -jnp.inf), (b, m)),  # the first slot holds BOS, the others nothing yet
+        lengths=jnp.ones((b, m), jnp.int32),
+        ended=jnp.zeros((b, m), bool),
+        lineage=jnp.zeros((b, m, max_len), jnp.int32),
+        greedy_slot=jnp.zeros((b,), jnp.int32),
+        caches=caches,
     )
-    _, tokens, token_log_probs, sums, lengths, _, _, greedy_slot, _ = jax.lax.while_loop(unsettled, step, state)
-    found = Hypotheses(tokens, lengths, score(sums, lengths), token_log_probs)
+    beams = jax.lax.while_loop(unsettled, step, beams)
+    found = Hypotheses(beams.tokens, beams.lengths, score(beams.sums, beams.lengths), beams.token_log_probs)
+    lost = beams.greedy_slot < 0
 
     def with_greedy():
-        options = dict(max_len=l, no_repeat_ngram_size=no_repeat_ngram_size, length_penalty=length_penalty, formula=formula)
-        return _joined(found, greedy(sources, bos_id=bos_id, eos_id=eos_id, **options), greedy_slot < 0)
+        options = {"max_len": max_len, "no_repeat_ngram_size": no_repeat_ngram_size, "length_penalty": length_penalty, "formula": formula}
+        return _joined(found, greedy(sources, bos_id=bos_id, eos_id=eos_id, **options), lost)
 
-    found = jax.lax.cond((greedy_slot < 0).any(), with_greedy, lambda: found)
+    found = jax.lax.cond(lost.any(), with_greedy, lambda: found)
     return Hypotheses(*(field[:, :n_best] for field in found))
 
 

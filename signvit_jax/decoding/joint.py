@@ -20,8 +20,8 @@ def rescore(
 ) -> Hypotheses:
     """The n-best lists (b, n, l) of beam search by (1 - weight) attention + weight CTC, both log-probabilities divided by the same normaliser.
 
-    The CTC head must spell the decoder's vocabulary (`ctc.target` 'text'). A sentence that no alignment can spell scores -inf and goes to the end of its
-    list; where that holds for the whole list (text longer than the CTC steps) the attention's order and scores stay.
+    The CTC head must spell the decoder's vocabulary (`ctc.target` 'text'). A sentence that no alignment can spell scores -inf and goes to the end of
+    its list; where that holds for the whole list (text longer than the CTC steps) the attention's order and scores stay.
     `length_penalty` and `formula` are those the list was made with. Raises DecodingError unless 0 <= weight <= 1.
     """
     check("weight", weight, 0 <= weight <= 1, "a number from 0 to 1")

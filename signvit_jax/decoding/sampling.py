@@ -29,8 +29,8 @@ def sample(
 ) -> Hypotheses:
     """One drawn hypothesis a clip, (b, max_len) tokens; `max_len` counts BOS and EOS, None is the decoder's own.
 
-    After the temperature (> 0; towards 0 it is greedy search) only the `top_k` likeliest tokens stay (0: all), and of those the fewest that hold a share
-    `top_p` of the probability (Holtzman et al. 2020; 1: all). Tokens as likely as the last one kept are kept too.
+    After the temperature (> 0; towards 0 it is greedy search) only the `top_k` likeliest tokens stay (0: all), and of those the fewest that hold a
+    share `top_p` of the probability (Holtzman et al. 2020; 1: all). Tokens as likely as the last one kept are kept too.
     A clip's draws depend on `key`, its number in `rows` (such as its place in the split; None: its place in the batch) and the position alone: with
     `rows` given, neither the order of the batch nor its other clips change them.
     Raises DecodingError for models that cannot be an ensemble and for values out of range.

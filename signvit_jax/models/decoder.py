@@ -69,11 +69,11 @@ class DecoderLayer(nnx.Module):
         memory_mask: Bool[Array, "b s"] | None,
     ) -> tuple[Float[Array, "b m d"], Float[Array, "b m l n k"], Float[Array, "b m l n k"]]:
         """One token of each hypothesis; hypotheses of a clip share its memory and read each other's cache as far as `visible` lets them."""
-        b, m, l, n, k = cached_keys.shape
+        b, m, length, n, k = cached_keys.shape
         query, key, value = self.self_attention.project(self.self_norm(x))
         cached_keys = cached_keys.at[:, :, position].set(key)
         cached_values = cached_values.at[:, :, position].set(value)
-        attended = attend(query, cached_keys.reshape(b, m * l, n, k), cached_values.reshape(b, m * l, n, k), visible)
+        attended = attend(query, cached_keys.reshape(b, m * length, n, k), cached_values.reshape(b, m * length, n, k), visible)
         x = x + self.self_attention.out(attended)
         mask = None if memory_mask is None else memory_mask[:, None]
         x = x + self.cross_attention.attend_projected(self.cross_norm(x), memory_keys, memory_values, mask)
@@ -121,14 +121,14 @@ class TextDecoder(nnx.Module):
     ) -> tuple[Float[Array, "b m v"], Cache]:
         """Logits after one more token of each hypothesis at `position` (0 = BOS), in float32, and the grown cache.
 
-        A beam's hypotheses change places: `lineage[i, j, p]` is the slot in which hypothesis j of clip i cached its position p (up to `position`; there
-        it is j). So the cache is never copied when beams are reordered. None: every hypothesis has kept its slot.
+        A beam's hypotheses change places: `lineage[i, j, p]` is the slot in which hypothesis j of clip i cached its position p (up to `position`;
+        there it is j). So the cache is never copied when beams are reordered. None: every hypothesis has kept its slot.
         """
-        m, l = cache.keys[0].shape[1:3]
+        m, length = cache.keys[0].shape[1:3]
         slots = jnp.arange(m)
-        lineage = jnp.broadcast_to(slots[:, None], (1, m, l)) if lineage is None else lineage
-        visible = (lineage[:, :, None, :] == slots[:, None]) & (jnp.arange(l) <= position)
-        visible = visible.reshape(-1, m, m * l)
+        lineage = jnp.broadcast_to(slots[:, None], (1, m, length)) if lineage is None else lineage
+        visible = (lineage[:, :, None, :] == slots[:, None]) & (jnp.arange(length) <= position)
+        visible = visible.reshape(-1, m, m * length)
         x = self._embed(tokens, position)
         keys, values = [], []
         for number, layer in enumerate(self.layers):

@@ -45,7 +45,8 @@ def test_a_wide_beam_is_exact_against_exhaustive_search(penalty, formula):
 
 
 @pytest.mark.parametrize(
-    ("seed", "beam_size", "penalty", "formula", "guard"), [(6, 1, 1.0, "power", 0), (6, 4, 0.7, "power", 0), (2, 3, 0.0, "power", 2), (5, 5, 1.0, "gnmt", 0)]
+    ("seed", "beam_size", "penalty", "formula", "guard"),
+    [(6, 1, 1.0, "power", 0), (6, 4, 0.7, "power", 0), (2, 3, 0.0, "power", 2), (5, 5, 1.0, "gnmt", 0)],
 )
 def test_batched_cached_search_agrees_with_one_clip_at_a_time_uncached(seed, beam_size, penalty, formula, guard):
     source = Source(decoder(seed), *ragged(4, seed))
@@ -63,10 +64,9 @@ def test_batched_cached_search_agrees_with_one_clip_at_a_time_uncached(seed, bea
 def test_settling_early_changes_no_result():
     source = Source(decoder(), *ragged(6))
     whole = beam_search(source, **IDS, beam_size=4, n_best=4)
-    for n_best in (1, 2):
-        early = beam_search(source, **IDS, beam_size=4, n_best=n_best)
-        np.testing.assert_array_equal(early.tokens, whole.tokens[:, :n_best])
-        np.testing.assert_allclose(early.scores, whole.scores[:, :n_best], atol=1e-6)
+    early = beam_search(source, **IDS, beam_size=4, n_best=2)
+    np.testing.assert_array_equal(early.tokens, whole.tokens[:, :2])
+    np.testing.assert_allclose(early.scores, whole.scores[:, :2], atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,7 +15,7 @@ WIDTH = 16
 
 
 def decoder(seed=6, vocab_size=12, max_len=9, sharpness=8.0, kind=TextDecoder):
-    """Random weights; the embedding is scaled up, EOS most of all, so that the distributions are far from uniform and sentences end at all lengths."""
+    """Random weights; the embedding is scaled up, EOS most of all, so that distributions are peaked and sentences end at all lengths."""
     config = DecoderConfig(hidden_dim=WIDTH, num_layers=2, num_heads=2, ff_dim=32, max_len=max_len)
     made = kind(config, vocab_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(seed)))
     made.embedding[...] = made.embedding[...].at[EOS].multiply(1.5) * sharpness
