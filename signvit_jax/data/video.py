@@ -32,6 +32,7 @@ EXTENSIONS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif")
 
 _REPLY = struct.Struct("<cdQ")  # kind, seconds, payload length: see video_worker.py
 _PIPE_BYTES = 1 << 20
+_WORKER = Path(__file__).with_name("video_worker.py")
 
 
 class VideoDecodeError(Exception):
@@ -221,17 +222,16 @@ class _ChildEnded(Exception):
             return f"decoding took more than {limits.cpu_seconds:g} s of processor time (cpu_seconds)"
         if self.returncode < 0:
             return f"the decoder crashed ({signal.Signals(-self.returncode).name})"
-        return f"the decoder ended with exit code {self.returncode}"
+        return f"the decoder ended with exit code {self.returncode}; `python {_WORKER} < /dev/null` shows why"
 
 
 class _Child:
     """The running worker and its two pipes."""
 
     def __init__(self):
-        worker = Path(__file__).with_name("video_worker.py")
         # -P: the folder of the script stays off sys.path; a session of its own: Ctrl-C reaches the parent alone, which then ends the child.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", os.fspath(worker)],
+            [sys.executable, "-P", os.fspath(_WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -226,6 +226,14 @@ def test_a_child_that_does_not_answer_is_ended(tmp_path):
         assert len(list(reader.iterate(path, Sampling(), VideoLimits()))) == 3
 
 
+def test_a_decoder_that_cannot_start_says_how_to_see_why(tmp_path, monkeypatch):
+    broken = tmp_path / "worker.py"
+    broken.write_text("import no_such_module\n")
+    monkeypatch.setattr(video, "_WORKER", broken)
+    with pytest.raises(VideoDecodeError, match=r"exit code 1; `python .*worker\.py < /dev/null` shows why"), VideoReader() as reader:
+        list(reader.iterate(tmp_path / "a.mp4", Sampling(), VideoLimits()))
+
+
 def test_the_error_keeps_path_and_reason_through_pickling():
     error = pickle.loads(pickle.dumps(VideoDecodeError("a b.mp4", "cut")))
     assert (error.path, error.reason, str(error)) == ("a b.mp4", "cut", "a b.mp4: cut")
