@@ -12,6 +12,7 @@ from tfds_builders.synthetic_signs import grammar, motion, render
 from tfds_builders.synthetic_signs.signer import NUM_SIGNERS, Scene, Signer, draw_scene, draw_signer
 
 SPLITS = tuple(NUM_SIGNERS)
+STREAMS = ("script", "scene", "motion", "noise")  # independent draws of one clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,40 +24,27 @@ class Options:
     rest_fraction: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Take:
-    """All that is drawn by lot for one clip; () glosses is a clip at rest."""
-
-    glosses: tuple[str, ...]
-    signer: Signer
-    scene: Scene
-    motion_seed: np.random.SeedSequence
-    noise_seed: np.random.SeedSequence
-
-
 def clip(seed: int, split: str, index: int, options: Options) -> Clip:
     """The clip with its annotation; its frames are drawn when `frames` is called."""
-    drawn = take(seed, split, index, options)
+    glosses, signer = script(seed, split, index, options)
     name = f"{split}_{index:06d}"
     return Clip(
         id=name,
-        text=grammar.translate(drawn.glosses) if drawn.glosses else "",
+        text=grammar.translate(glosses) if glosses else "",
         frames=functools.partial(draw_clip, seed, split, index, options),
-        gloss=" ".join(drawn.glosses),
-        signer=drawn.signer.name,
+        gloss=" ".join(glosses),
+        signer=signer.name,
         video_id=name,
         split=split,
     )
 
 
-def take(seed: int, split: str, index: int, options: Options) -> Take:
-    """Sentence, signer and scene of a clip. No sentence and no signer is in two splits, whatever the seeds."""
-    words, scene, motion_seed, noise_seed = np.random.SeedSequence([seed, SPLITS.index(split), index]).spawn(4)
-    rng = np.random.default_rng(words)
+def script(seed: int, split: str, index: int, options: Options) -> tuple[tuple[str, ...], Signer]:
+    """What is signed, () for a clip at rest, and by whom. No sentence and no signer is in two splits, whatever the seeds."""
+    rng = _generator(seed, split, index, "script")
     resting = rng.random() < options.rest_fraction
     signer = signer_of(split, int(rng.integers(NUM_SIGNERS[split])))
-    glosses = () if resting else grammar.draw_glosses(rng, split)
-    return Take(glosses, signer, draw_scene(np.random.default_rng(scene), signer), motion_seed, noise_seed)
+    return () if resting else grammar.draw_glosses(rng, split), signer
 
 
 @functools.cache
@@ -65,12 +53,17 @@ def signer_of(split: str, number: int) -> Signer:
     return draw_signer(np.random.default_rng([SPLITS.index(split), number]), f"{split}_signer_{number:03d}")
 
 
+def performance(seed: int, split: str, index: int, options: Options) -> tuple[Signer, Scene, motion.Utterance]:
+    """How the script is played and filmed."""
+    glosses, signer = script(seed, split, index, options)
+    scene = draw_scene(_generator(seed, split, index, "scene"), signer)
+    rng = _generator(seed, split, index, "motion")
+    return signer, scene, motion.utter(glosses, signer, scene.tempo, rng) if glosses else motion.idle(signer, rng)
+
+
 def draw_clip(seed: int, split: str, index: int, options: Options) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
     """The frames of a clip and how many there are a second."""
-    drawn = take(seed, split, index, options)
-    rng = np.random.default_rng(drawn.motion_seed)
-    signer = drawn.signer
-    utterance = motion.utter(drawn.glosses, signer, drawn.scene.tempo, rng) if drawn.glosses else motion.idle(signer, rng)
+    signer, scene, utterance = performance(seed, split, index, options)
     when = np.arange(math.ceil(utterance.seconds * options.frame_rate)) / options.frame_rate
     frames = render.draw(
         motion.arm(utterance.dominant.at(when), signer, 1.0),
@@ -78,8 +71,12 @@ def draw_clip(seed: int, split: str, index: int, options: Options) -> tuple[UInt
         motion.head_pose(utterance, when),
         when,
         signer,
-        drawn.scene,
+        scene,
         options.size,
-        np.random.default_rng(drawn.noise_seed),
+        _generator(seed, split, index, "noise"),
     )
     return frames, options.frame_rate
+
+
+def _generator(seed: int, split: str, index: int, stream: str) -> np.random.Generator:
+    return np.random.default_rng([seed, SPLITS.index(split), index, STREAMS.index(stream)])

@@ -178,5 +178,3 @@ def head_pose(utterance: Utterance, when: Float[np.ndarray, "t"]) -> Float[np.nd
             case "forward":
                 pose[:, 1] += 0.05 * strength
     return pose
-
-

@@ -28,7 +28,14 @@ class Shape:
 
 
 def draw(
-    dominant: Arm, weak: Arm, head: Float[np.ndarray, "t 3"], seconds: Float[np.ndarray, "t"], signer: Signer, scene: Scene, size: int, rng: np.random.Generator
+    dominant: Arm,
+    weak: Arm,
+    head: Float[np.ndarray, "t 3"],
+    seconds: Float[np.ndarray, "t"],
+    signer: Signer,
+    scene: Scene,
+    size: int,
+    rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "t {size} {size} 3"]:
     """The frames. `head` is `motion.head_pose`; `rng` draws the noise only."""
     factor = max(2, round(256 / size))
@@ -74,7 +81,9 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
     shirt = [Shape(_still(t, [*trunk, *((-x, y) for x, y in reversed(trunk))]), signer.shirt)]
     if signer.pattern == "stripes":
         bands = [(y, y + 0.09) for y in np.arange(0.12, long - 0.1, 0.24)]
-        shirt += [Shape(_still(t, [(-wide * 0.82, a), (wide * 0.82, a), (wide * 0.82, b), (-wide * 0.82, b)]), _shade(signer.shirt, 0.75)) for a, b in bands]
+        shirt += [
+            Shape(_still(t, [(-wide * 0.82, a), (wide * 0.82, a), (wide * 0.82, b), (-wide * 0.82, b)]), _shade(signer.shirt, 0.75)) for a, b in bands
+        ]
     neck = Shape(_still(t, [(-0.12, -0.45), (0.12, -0.45), (0.15, -0.06), (0.0, 0.1), (-0.15, -0.06)]), _shade(signer.skin, 0.86))
 
     def on_head(outline: np.ndarray, colour: Colour) -> Shape:

@@ -109,7 +109,7 @@ def _vivid(rng: np.random.Generator) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _apart(rng: np.random.Generator, other: Colour, distance: float) -> Colour:
+def _apart(rng: np.random.Generator, other: Colour, distance: int) -> Colour:
     """A colour at least `distance` from `other`, in sums of absolute differences of red, green and blue (black to white is 765)."""
     while True:
         colour = _vivid(rng)

@@ -84,49 +84,73 @@ _PALM_UP = (Key(0.0, (-0.12, 0.72, 0.45), "flat", 75.0, 35.0), Key(1.0, (-0.12, 
 
 SIGNS: dict[str, Sign] = {
     # A minimal pair: the same hand from the same place, back and down or up and out.
-    "YESTERDAY": Sign("thumb at the cheek, arc back and down", _path("thumb", (0.42, -0.42, 0.3), (0.62, -0.3, 0.2), (0.66, 0.0, 0.1), angle=80, turn=180)),
-    "TOMORROW": Sign("thumb at the cheek, arc up and out", _path("thumb", (0.42, -0.42, 0.3), (0.58, -0.66, 0.4), (0.85, -0.72, 0.5), angle=80, turn=180)),
+    "YESTERDAY": Sign(
+        "thumb at the cheek, arc back and down", _path("thumb", (0.42, -0.42, 0.3), (0.62, -0.3, 0.2), (0.66, 0.0, 0.1), angle=80.0, turn=180.0)
+    ),
+    "TOMORROW": Sign(
+        "thumb at the cheek, arc up and out", _path("thumb", (0.42, -0.42, 0.3), (0.58, -0.66, 0.4), (0.85, -0.72, 0.5), angle=80.0, turn=180.0)
+    ),
     # A minimal pair: pointing at oneself or away.
-    "I": Sign("index finger to the chest", _path("point", (0.5, 0.42, 0.45), (0.3, 0.38, 0.3), angle=85)),
-    "YOU": Sign("index finger away, forward", _path("point", (0.35, 0.42, 0.4), (0.62, 0.4, 0.6), angle=-75, turn=180)),
+    "I": Sign("index finger to the chest", _path("point", (0.5, 0.42, 0.45), (0.3, 0.38, 0.3), angle=85.0)),
+    "YOU": Sign("index finger away, forward", _path("point", (0.35, 0.42, 0.4), (0.62, 0.4, 0.6), angle=-75.0, turn=180.0)),
     # A minimal pair: chin or forehead. TEACHER has the place of FATHER with other hands.
-    "MOTHER": Sign("spread hand taps the chin", _again(_path("spread", (0.36, -0.1, 0.4), (0.2, -0.2, 0.35), angle=35, turn=30), 2)),
-    "FATHER": Sign("spread hand taps the forehead", _again(_path("spread", (0.38, -0.68, 0.4), (0.22, -0.76, 0.35), angle=35, turn=30), 2)),
-    "TEACHER": _both("both O hands from the temples forward, twice", _again(_path("o", (0.4, -0.66, 0.3), (0.55, -0.52, 0.5), angle=10), 2), seconds=0.45),
+    "MOTHER": Sign("spread hand taps the chin", _again(_path("spread", (0.36, -0.1, 0.4), (0.2, -0.2, 0.35), angle=35.0, turn=30.0), 2)),
+    "FATHER": Sign("spread hand taps the forehead", _again(_path("spread", (0.38, -0.68, 0.4), (0.22, -0.76, 0.35), angle=35.0, turn=30.0), 2)),
+    "TEACHER": _both(
+        "both O hands from the temples forward, twice", _again(_path("o", (0.4, -0.66, 0.3), (0.55, -0.52, 0.5), angle=10.0), 2), seconds=0.45
+    ),
     "BOOK": _both(
         "flat hands, palm to palm, open like a book",
-        (Key(0.0, (0.09, 0.5, 0.5), "flat", 0.0, 95.0), Key(0.35, (0.1, 0.5, 0.5), "flat", 0.0, 95.0), Key(1.0, (0.3, 0.56, 0.5), "flat", -40.0, 10.0)),
+        (
+            Key(0.0, (0.09, 0.5, 0.5), "flat", 0.0, 95.0),
+            Key(0.35, (0.1, 0.5, 0.5), "flat", 0.0, 95.0),
+            Key(1.0, (0.3, 0.56, 0.5), "flat", -40.0, 10.0),
+        ),
     ),
     "APPLE": Sign(
         "bent finger twists at the cheek",
         tuple(Key(i / 4, (0.34, -0.36, 0.3), "hook", (50.0, -5.0)[i % 2], (20.0, 60.0)[i % 2]) for i in range(5)),
         seconds=0.45,
     ),
-    "HOUSE": _both("flat hands draw a roof, then walls", _path("flat", (0.14, 0.08, 0.5), (0.42, 0.32, 0.5), (0.42, 0.72, 0.5), angle=40, turn=20), seconds=0.45),
-    "CUP": Sign("C hand rises from the open palm", _path("c", (-0.02, 0.52, 0.5), (-0.02, 0.52, 0.5), (-0.02, 0.2, 0.5), turn=20), _PALM_UP),
-    "BIG": _both("flat hands part in a wide arc", _path("flat", (0.16, 0.5, 0.5), (0.5, 0.3, 0.55), (0.8, 0.46, 0.4), angle=-5, turn=70)),
-    "RED": Sign("index finger strokes down from the lips, twice", _again(_path("point", (0.13, -0.04, 0.4), (0.16, 0.2, 0.4), angle=25), 2)),
+    "HOUSE": _both(
+        "flat hands draw a roof, then walls",
+        _path("flat", (0.14, 0.08, 0.5), (0.42, 0.32, 0.5), (0.42, 0.72, 0.5), angle=40.0, turn=20.0),
+        seconds=0.45,
+    ),
+    "CUP": Sign("C hand rises from the open palm", _path("c", (-0.02, 0.52, 0.5), (-0.02, 0.52, 0.5), (-0.02, 0.2, 0.5), turn=20.0), _PALM_UP),
+    "BIG": _both("flat hands part in a wide arc", _path("flat", (0.16, 0.5, 0.5), (0.5, 0.3, 0.55), (0.8, 0.46, 0.4), angle=-5.0, turn=70.0)),
+    "RED": Sign("index finger strokes down from the lips, twice", _again(_path("point", (0.13, -0.04, 0.4), (0.16, 0.2, 0.4), angle=25.0), 2)),
     "TWO": Sign("V hand, held up at the side", _path("v", (0.62, 0.12, 0.4), (0.62, 0.04, 0.45), (0.62, 0.04, 0.45))),
-    "MANY": _both("both fists spring open, twice", _again((Key(0, (0.48, 0.42, 0.4), "fist"), Key(1, (0.52, 0.26, 0.5), "spread")), 2), seconds=0.48),
-    "BUY": Sign("O hand leaves the open palm, outward", _path("o", (-0.02, 0.52, 0.5), (0.2, 0.4, 0.55), (0.6, 0.5, 0.55), angle=0), _PALM_UP),
-    "SEE": Sign("V hand from the eyes outward", _path("v", (0.17, -0.42, 0.4), (0.17, -0.42, 0.4), (0.6, -0.26, 0.6), angle=0, turn=180)),
-    "LIKE": Sign("spread hand leaves the chest and closes", _path("spread", (0.08, 0.34, 0.3), (0.25, 0.36, 0.45), (0.5, 0.42, 0.6), angle=55, turn=180, end="o")),
+    "MANY": _both(
+        "both fists spring open, twice", _again((Key(0.0, (0.48, 0.42, 0.4), "fist"), Key(1.0, (0.52, 0.26, 0.5), "spread")), 2), seconds=0.48
+    ),
+    "BUY": Sign("O hand leaves the open palm, outward", _path("o", (-0.02, 0.52, 0.5), (0.2, 0.4, 0.55), (0.6, 0.5, 0.55), angle=0.0), _PALM_UP),
+    "SEE": Sign("V hand from the eyes outward", _path("v", (0.17, -0.42, 0.4), (0.17, -0.42, 0.4), (0.6, -0.26, 0.6), angle=0.0, turn=180.0)),
+    "LIKE": Sign(
+        "spread hand leaves the chest and closes",
+        _path("spread", (0.08, 0.34, 0.3), (0.25, 0.36, 0.45), (0.5, 0.42, 0.6), angle=55.0, turn=180.0, end="o"),
+    ),
     "SLEEP": Sign(
         "flat hands together at the tilted cheek",
-        _path("flat", (0.42, -0.2, 0.3), (0.36, -0.32, 0.25), (0.36, -0.32, 0.25), angle=35, turn=70),
-        _path("flat", (0.28, -0.18, 0.3), (0.22, -0.28, 0.28), (0.22, -0.28, 0.28), angle=-35, turn=70),
+        _path("flat", (0.42, -0.2, 0.3), (0.36, -0.32, 0.25), (0.36, -0.32, 0.25), angle=35.0, turn=70.0),
+        _path("flat", (0.28, -0.18, 0.3), (0.22, -0.28, 0.28), (0.22, -0.28, 0.28), angle=-35.0, turn=70.0),
         head="tilt",
     ),
     "NOT": Sign(
         "flat hand zig-zags to and fro, head shakes",
-        _path("flat", (0.55, 0.02, 0.5), (0.2, 0.08, 0.5), (0.55, 0.14, 0.5), (0.2, 0.2, 0.5), turn=0),
+        _path("flat", (0.55, 0.02, 0.5), (0.2, 0.08, 0.5), (0.55, 0.14, 0.5), (0.2, 0.2, 0.5), turn=0.0),
         seconds=0.48,
         head="shake",
     ),
     # A minimal pair: a circle beside the shoulder or around the mouth.
     "Q": Sign("index finger circles beside the shoulder", _circle("point", (0.72, -0.12, 0.4), 0.15), seconds=0.48, head="forward"),
     "WHO": Sign("index finger circles before the mouth", _circle("point", (0.06, -0.14, 0.4), 0.15), seconds=0.48, head="forward"),
-    "WHAT": _both("open hands, palms up, shake outward", _again(_path("spread", (0.42, 0.68, 0.4), (0.6, 0.6, 0.4), angle=-60, turn=25), 2), seconds=0.45, head="forward"),
+    "WHAT": _both(
+        "open hands, palms up, shake outward",
+        _again(_path("spread", (0.42, 0.68, 0.4), (0.6, 0.6, 0.4), angle=-60.0, turn=25.0), 2),
+        seconds=0.45,
+        head="forward",
+    ),
 }
 
 # Where hands are when nobody signs, and where the weak hand waits while the other signs alone. Of the dominant side; the weak hand's mirror it.
