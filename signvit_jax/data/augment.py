@@ -180,7 +180,7 @@ def _pixels(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h stride"]:
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
 
 
-def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "k h w"]:
     """Rounds in place."""
     values += np.float32(0.5)
     return np.clip(values, 0, 255, out=values).astype(np.uint8)

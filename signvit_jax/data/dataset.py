@@ -105,21 +105,21 @@ class Split(Sequence[Record]):
 
 
 class SignDataset:
-    """A version of a data set, in `folder`: its splits by name."""
+    """A version of a data set: its splits by name."""
 
-    def __init__(self, name: str, folder: Path, shards: dict[str, Sequence[Any]]):
-        self.name, self.folder = name, folder
+    def __init__(self, folder: Path, shards: dict[str, Sequence[Any]]):
+        self.folder = folder
         self._shards = shards
 
     @property
-    def split_names(self) -> tuple[str, ...]:
+    def splits(self) -> tuple[str, ...]:
         return tuple(self._shards)
 
     def split(self, name: str) -> Split:
         """Raises DatasetError if there is no such split or one of its shards is missing."""
         if name not in self._shards:
             raise DatasetError(
-                f"no split {name!r} in {self.folder}; there are {_listed(self.split_names)} (config.data.train_split, val_split, test_split)"
+                f"no split {name!r} in {self.folder}; there are {_listed(self.splits)} (config.data.train_split, val_split, test_split)"
             )
         missing = [shard.filename for shard in self._shards[name] if not Path(shard.filename).is_file()]
         if missing:
@@ -151,7 +151,7 @@ def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
         ) from error
     if lacking:
         raise DatasetError(f"{folder} has no {_listed(lacking)}; a sign data set has {_listed(schema.features())}. {_how_to_build(name, data_dir)}")
-    return SignDataset(name, folder, shards)
+    return SignDataset(folder, shards)
 
 
 def _version_folder(data_dir: Path, name: str) -> Path:

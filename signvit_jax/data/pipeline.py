@@ -28,10 +28,8 @@ from signvit_jax.data.augment import NONE, decode_clip, draw_augmentation
 from signvit_jax.data.dataset import DatasetError, Split
 from signvit_jax.data.epoch_plan import EpochPlan, assign_buckets, plan_epoch, steps_per_epoch
 from signvit_jax.data.sampling import clip_length, sample_frames
-from signvit_jax.data.token_table import TokenTable, gloss_table, padded_length, text_table
+from signvit_jax.data.token_table import TokenTable, gloss_table, text_table
 from signvit_jax.data.tokenizer import Tokenizer
-
-__all__ = ["Batch", "BatchIterator", "Batches", "make_batches", "padded_length"]
 
 Batch = dict[str, np.ndarray]
 
@@ -49,7 +47,8 @@ def make_batches(
     process_index: int = 0,
     process_count: int = 1,
     gloss_tokenizer: Tokenizer | None = None,
-) -> "Batches":
+    gloss_length: int = 0,
+) -> "BatchIterator":
     """The batches of `num_epochs` epochs, every clip exactly once an epoch over all processes.
 
     `batch_size` counts the clips of all processes; this process gets rows p*b/P to (p+1)*b/P. With `training` the order is shuffled and clips are
@@ -73,8 +72,8 @@ def make_batches(
         seed=seed,
         rows=slice(process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count),
         bucket_of=assign_buckets(np.array([clip_length(e.num_frames, e.fps, config.data) for e in split.index]), config.frame_buckets),
-        texts=text_table(tokenizer, [entry.text for entry in split.index], text_length),
-        glosses=gloss_table(gloss_tokenizer, [entry.gloss for entry in split.index]) if gloss_tokenizer else None,
+        texts=text_table(tokenizer, [entry.text for entry in split.index], text_length, split.name),
+        glosses=gloss_table(gloss_tokenizer, [e.gloss for e in split.index], gloss_length, split.name) if gloss_tokenizer else None,
     )
     identity = {
         "split": split.fingerprint,
@@ -84,36 +83,7 @@ def make_batches(
         "sampling": f"{config.data.sampling} {config.data.num_frames} {config.data.frame_rate:g}",
         "frame_buckets": list(config.frame_buckets),
     }
-    return Batches(source, num_epochs, identity)
-
-
-@dataclasses.dataclass(frozen=True)
-class Batches:
-    """Batches that can be gone through any number of times: `iter` starts at the first."""
-
-    source: "_BatchSource"
-    num_epochs: int
-    identity: dict[str, Any]  # what the plan depends on, as JSON values
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The same in every epoch."""
-        return self.source.steps_per_epoch
-
-    @property
-    def total_steps(self) -> int:
-        return self.steps_per_epoch * self.num_epochs
-
-    @property
-    def num_cut_texts(self) -> int:
-        return self.source.texts.num_cut
-
-    def state_at(self, step: int) -> dict[str, Any]:
-        """The state of an iterator that has given `step` batches."""
-        return {"next_step": step, "plan": self.identity}
-
-    def __iter__(self) -> "BatchIterator":
-        return BatchIterator(self)
+    return BatchIterator(source, num_epochs, identity)
 
 
 class BatchIterator(grain.DatasetIterator[Batch]):
@@ -123,21 +93,34 @@ class BatchIterator(grain.DatasetIterator[Batch]):
     it goes into an Orbax checkpoint with `grain.checkpoint.CheckpointSave`.
     """
 
-    def __init__(self, batches: Batches):
+    def __init__(self, source: "_BatchSource", num_epochs: int, identity: dict[str, Any]):
         super().__init__()
-        self._batches = batches
+        self._source, self._num_epochs, self._identity = source, num_epochs, identity
         self._next_step = 0
         self._ahead: grain.DatasetIterator | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The same in every epoch."""
+        return self._source.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self._num_epochs
 
     @property
     def next_step(self) -> int:
         """Batches taken so far, over all epochs."""
         return self._next_step
 
+    @property
+    def num_cut_texts(self) -> int:
+        return self._source.texts.num_cut
+
     def __next__(self) -> Batch:
         """Raises DatasetError naming the clip that cannot be read, or why a reading process ended."""
         self._assert_not_closed()
-        if self._next_step >= self._batches.total_steps:
+        if self._next_step >= self.total_steps:
             self._stop()
             raise StopIteration
         self.start_prefetch()
@@ -155,25 +138,27 @@ class BatchIterator(grain.DatasetIterator[Batch]):
 
     def start_prefetch(self) -> None:
         """Begins to read ahead, if that has not begun."""
-        if self._ahead is None and self._next_step < self._batches.total_steps:
-            self._ahead = iter(_read_ahead(self._batches, self._next_step))
+        if self._ahead is None and self._next_step < self.total_steps:
+            self._ahead = iter(_read_ahead(self._source, self._next_step, self.total_steps))
             self._ahead.start_prefetch()
 
     def get_state(self) -> dict[str, Any]:
-        return self._batches.state_at(self._next_step)
+        return self.state_at(self._next_step)
+
+    def state_at(self, step: int) -> dict[str, Any]:
+        """The state in which `step` batches have been taken."""
+        return {"next_step": step, "plan": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to the step of the state. Raises DatasetError if the state belongs to batches of another plan."""
         saved = state["plan"]
-        differing = [f"{key}: {saved.get(key)!r} then, {own!r} now" for key, own in self._batches.identity.items() if saved.get(key) != own]
+        differing = [f"{key}: {saved.get(key)!r} then, {own!r} now" for key, own in self._identity.items() if saved.get(key) != own]
         if differing:
             raise DatasetError(
                 f"the saved position belongs to other batches ({'; '.join(differing)}); resume with the old values or start a new workdir"
             )
-        if not 0 <= state["next_step"] <= self._batches.total_steps:
-            raise DatasetError(
-                f"the saved position is step {state['next_step']}, but {self._batches.num_epochs} epochs have {self._batches.total_steps} steps"
-            )
+        if not 0 <= state["next_step"] <= self.total_steps:
+            raise DatasetError(f"the saved position is step {state['next_step']}, but {self._num_epochs} epochs have {self.total_steps} steps")
         self._stop()
         self._next_step = state["next_step"]
 
@@ -188,10 +173,10 @@ class BatchIterator(grain.DatasetIterator[Batch]):
             ahead.close()
 
 
-def _read_ahead(batches: Batches, first_step: int) -> grain.IterDataset:
+def _read_ahead(source: "_BatchSource", first_step: int, total_steps: int) -> grain.IterDataset:
     """Grain's own reading ahead over the steps; a decoded batch is large, so what is kept ready is counted in batches."""
-    data = batches.source.config.data
-    steps = grain.MapDataset.source(_Steps(batches.source, batches.total_steps)).slice(slice(first_step, None))
+    data = source.config.data
+    steps = grain.MapDataset.source(_Steps(source, total_steps)).slice(slice(first_step, None))
     if not data.num_workers:
         return steps.to_iter_dataset(grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch_batches))
     if not flags.FLAGS.is_parsed():
@@ -259,7 +244,7 @@ class _BatchSource:
         }
         if self.glosses:
             batch |= {"gloss_tokens": np.zeros((b, self.glosses.width), np.int32), "gloss_lengths": np.zeros(b, np.int32)}
-        for row, example in enumerate(examples):
+        for row, example in enumerate(examples.tolist()):
             if example >= 0:
                 batch["frame_lengths"][row] = self._read_clip(example, epoch, batch["video"][row])
             batch["token_lengths"][row] = self.texts.write(example, batch["tokens"][row])
@@ -271,7 +256,7 @@ class _BatchSource:
         """Writes the frames of a clip to the front of `out` (t, h, w, 3); returns how many. Raises DatasetError naming the clip."""
         data = self.config.data
         # + 1: numpy takes [seed, epoch] and [seed, epoch, 0] for the same seed, and the first is the plan's.
-        rng = np.random.default_rng([self._seed, epoch, int(example) + 1]) if self._training else None
+        rng = np.random.default_rng([self._seed, epoch, example + 1]) if self._training else None
         try:
             record = self.split[example]
             frames = sample_frames(len(record["video"]), record["fps"], data, limit=len(out), rng=rng)

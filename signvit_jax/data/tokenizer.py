@@ -7,11 +7,13 @@ Learned tokenizers read NFC text with runs of white space collapsed; their ids a
 import dataclasses
 import functools
 import json
+import operator
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
@@ -45,7 +47,8 @@ class Tokenizer:
         return tokenizers.Tokenizer.from_str(self.model)
 
     @functools.cached_property
-    def _specials(self) -> tuple[int, ...]:
+    def _specials(self) -> tuple[int | None, ...]:
+        """Ids of PAD, BOS, EOS, UNK; None only in a damaged file, which `from_json` refuses."""
         names = _BERT_SPECIALS if self.kind == "bert" else _LEARNED_SPECIALS
         return tuple(self._backend.token_to_id(name) for name in names)
 
@@ -88,10 +91,10 @@ class Tokenizer:
             texts = [self.normalise(text) for text in texts]
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text up to the first EOS, special ids left out. Raises ValueError for an id that is not in the vocabulary."""
         tokens = []
-        for i in ids:
+        for i in map(operator.index, ids):
             if i == self.eos_id:
                 break
             if not 0 <= i < self.vocab_size:
