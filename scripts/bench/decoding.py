@@ -1,4 +1,4 @@
-"""Seconds to decode 64 tokens with the reference's decoder: ours with its cache, the same model without one and, if installed, torch with and without.
+"""Seconds to decode 64 tokens with the reference's decoder: ours with its cache, the same model without one, and torch where installed.
 
     python scripts/bench/decoding.py --runs=3 --dtype=float32
 
@@ -97,13 +97,11 @@ def main() -> None:
         for contender, durations in taken.items():
             median = statistics.median(durations)
             print(
-                f"{name:18} {contender:16} {median:9.3f} s   {median / clips:8.3f} s a clip   {median / ours:7.1f} x ours (fastest {min(durations):.3f} s)"
+                f"{name:18} {contender:16} {median:9.3f} s {median / clips:8.3f} s a clip {median / ours:7.1f} x ours (best {min(durations):.3f} s)"
             )
     per_token, rate = weight_bytes_per_token(decoder), bandwidth()
-    bound = per_token / rate
-    print(
-        f"bound: {per_token / 1e6:.0f} MB of weights a token at {rate / 1e9:.1f} GB/s is {bound * 1e3:.1f} ms, {bound * (TOKENS - 1):.3f} s a sentence"
-    )
+    bound = per_token / rate * (TOKENS - 1)
+    print(f"bound for one clip: {per_token / 1e6:.0f} MB of weights a token at {rate / 1e9:.1f} GB/s, {bound:.3f} s a sentence")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from signvit_jax.decoding.autoregressive import Hypotheses, Source, checked_sources, generate
 
@@ -16,7 +17,7 @@ def greedy(
     eos_id: int,
     max_len: int | None = None,
     no_repeat_ngram_size: int = 0,
-    length_penalty: float = 1.0,
+    length_penalty: float | Float[Array, ""] = 1.0,
     formula: str = "power",
 ) -> Hypotheses:
     """One hypothesis a clip, (b, max_len) tokens. `max_len` counts BOS and EOS; None is the decoder's own. Scored as beam search scores.
