@@ -24,18 +24,10 @@ MEMORY_ADVICE = """What to do, in this order:
   several devices: --config.mesh.fsdp=2 spreads parameters and optimiser state over two"""
 
 
-class UserError(Exception):
-    """Something that the user can put right. The message is complete: value, what is allowed, what to do; it is shown without a traceback.
-
-    Any exception class with an integer attribute `exit_code` is treated the same way.
-    """
-
-    exit_code: int = USAGE
-
-
 def run_command(main: Callable[[], int | None], log_file: Callable[[], Path | None] = lambda: None) -> int:
     """Runs a command and returns its exit code; `sys.exit(run_command(main))` is the last line of every command.
 
+    An exception class with an integer attribute `exit_code` is one whose message is for the user and complete; it is shown without a traceback.
     `main` returns an exit code (None means done). `log_file` is asked after an unexpected failure where its traceback should also be kept.
     """
     try:

@@ -4,6 +4,7 @@ The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics
 same workdir resumes from the newest good checkpoint. Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 130 and 143 on signals.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +19,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, config = parse_with_config(flags, argv)
     set_up_jax()
 
-    from signvit_jax.training.run import train  # JAX-heavy: after the config has been checked
+    from signvit_jax.training.run import train  # after the config has been checked: it takes seconds to load
 
     return train(config, arguments.workdir)
 
 
+def run_log() -> Path | None:
+    """The run's log file, once there is one."""
+    files = [Path(handler.baseFilename) for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    return files[0] if files else None
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, run_log))

@@ -83,7 +83,7 @@ class CheckpointStore(CheckpointReader):
         A step that was saved before is replaced once the new one is final.
 
         `meta`: JSON values. `metrics`: what "best" may look at; non-finite ones are not kept.
-        `data_iterator`: a Grain iterator, its position as of now.
+        `data_iterator`: a `grain.DatasetIterator`, its position as of now.
         Raises CheckpointError if this save or the one before failed.
         """
         self.wait()
@@ -142,12 +142,12 @@ class CheckpointStore(CheckpointReader):
             targets = {"params": params, "opt_state": opt_state} | ({"ema": ema} if ema is not None and (folder / "ema").is_dir() else {})
             for item, target in targets.items():
                 check_same(self._saved_shapes(at, item), target, item, folder)
-            arguments: dict[str, Any] = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-            if data_iterator is not None:
-                _check_processes(folder)
-                arguments["data_iterator"] = grain.checkpoint.CheckpointRestore(data_iterator)
             notes = self._notes(at)
+            position = None if data_iterator is None else _data_position(folder)
+            arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
             read = self._orbax.restore(folder, args=ocp.args.Composite(**arguments))
+            if data_iterator is not None:
+                data_iterator.set_state(position)
             return Restored(at, read["params"], read["opt_state"], read["ema"] if "ema" in targets else None, *notes)
 
         return self._first_sound(self.steps()[::-1] if step is None else [self._existing(step)], read, None)
@@ -223,12 +223,14 @@ class CheckpointStore(CheckpointReader):
             multihost_utils.sync_global_devices(f"checkpoint folder {self.folder}")
 
 
-def _check_processes(folder: Path) -> None:
-    names = [path.name for path in (folder / "data_iterator").glob("process_*-of-*.json")]
-    saved = int(names[0].removesuffix(".json").rsplit("-", 1)[1]) if names else 0
-    if saved != jax.process_count():
-        remedy = f"go on with {saved}" if saved else "it was saved without one; start in a new workdir"
-        raise CheckpointMismatch(f"{folder} holds the data position of {saved} processes, this run has {jax.process_count()}; {remedy}")
+def _data_position(folder: Path) -> dict[str, Any]:
+    """This process's own, or process 0's if the number of processes has changed: batches are counted alike in all of them."""
+    own = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+    files = {path.name: path for path in sorted((folder / "data_iterator").glob("process_*-of-*.json"))}
+    if not files:
+        raise CheckpointMismatch(f"{folder} was saved without a data position; start in a new workdir")
+    path = files.get(own) or next(iter(files.values()))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _cause(error: BaseException) -> str:

@@ -118,8 +118,8 @@ class CheckpointReader:
                         )
                     return result
                 except Exception as error:
-                    # A step whose files are all as they were written is not to blame for the error.
-                    if not unproven or isinstance(error, CheckpointMismatch) or is_out_of_memory(error):
+                    # A step whose files are all as they were written is not to blame for the error, nor is one that was understood.
+                    if not unproven or hasattr(error, "exit_code") or is_out_of_memory(error):
                         raise
                     damage = [f"{MANIFEST}: missing, and reading failed ({type(error).__name__})"]
             reasons[step] = "; ".join((damage or [f"{MANIFEST}: missing, so it cannot be checked"])[:5])

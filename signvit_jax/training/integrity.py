@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from signvit_jax.training.atomic_write import write_atomically
+
 MANIFEST = "manifest.json"
 # Not listed: what Orbax writes after the manifest (times and a note, which restoring does not need), and the manifest.
 _NOT_LISTED = ("_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST)
@@ -46,20 +48,6 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> list[str]:
         return [f"{MANIFEST}: unreadable ({type(error).__name__})"]
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
         return [line for line in pool.map(lambda entry: _damage_of(folder, entry[0], *entry[1]), wanted.items()) if line]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by one that holds `text`: readers see the old or the new, and after a power cut too. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _flushed_digest(path: Path) -> str:

@@ -1,9 +1,9 @@
 """What a person sees of a run while it goes on: a bar with speed, time left and time lost waiting for data."""
 
-import sys
 import time
 from types import TracebackType
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -11,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class TrainingProgress:
     """A bar over the run's steps on a terminal; nothing when the output is a file (the log has the figures) or on any but the first process."""
 
-    def __init__(self, total_steps: int, first_step: int, console: Console | None = None, *, shown: bool | None = None):
-        shown = sys.stderr.isatty() if shown is None else shown
+    def __init__(self, total_steps: int, first_step: int, console: Console):
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -21,8 +20,8 @@ class TrainingProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console or Console(stderr=True),
-            disable=not shown,
+            console=console,
+            disable=not console.is_terminal or jax.process_index() != 0,
         )
         self._task = self._bar.add_task("training", total=total_steps, completed=first_step, figures="")
 

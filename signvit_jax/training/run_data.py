@@ -6,7 +6,8 @@ import jax
 
 from signvit_jax.config import Config, ConfigError
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_dataset
-from signvit_jax.data.pipeline import Batches, make_batches, padded_length
+from signvit_jax.data.pipeline import BatchIterator, make_batches
+from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer
 
 log = logging.getLogger(__name__)
@@ -21,10 +22,10 @@ class RunData:
         self.config, self.dataset = config, dataset
         self.train = dataset.split(config.data.train_split)
         self.validation = self._validation(dataset)
-        texts = [entry.text for entry in self.train.index]
-        self.tokenizer = tokenizer or make_tokenizer(texts, config.tokenizer)
+        self.tokenizer = tokenizer or make_tokenizer((entry.text for entry in self.train.index), config.tokenizer)
         self.gloss_tokenizer = gloss_tokenizer or self._learn_glosses()
-        self.text_length = padded_length(self.tokenizer, texts, config.model.decoder.max_len)
+        self.text_length = padded_text_length(self.train, self.tokenizer, config.model.decoder.max_len)
+        self.gloss_length = padded_gloss_length(self.train, self.gloss_tokenizer) if self.gloss_tokenizer else 0
 
     @property
     def gloss_vocab_size(self) -> int:
@@ -35,16 +36,16 @@ class RunData:
         """What spells the CTC head's labels."""
         return self.gloss_tokenizer or self.tokenizer
 
-    def train_batches(self) -> Batches:
+    def train_batches(self) -> BatchIterator:
         """Shuffled, augmented, over all epochs of the run."""
         training = self.config.training
         return self._batches(self.train, training.batch_size, training=True, num_epochs=training.num_epochs)
 
-    def validation_batches(self) -> Batches:
+    def validation_batches(self) -> BatchIterator:
         """Each validation clip once, in a fixed order."""
         return self._batches(self.validation, self.config.training.batch_size, training=False, num_epochs=1)
 
-    def _batches(self, split: Split, batch_size: int, *, training: bool, num_epochs: int) -> Batches:
+    def _batches(self, split: Split, batch_size: int, *, training: bool, num_epochs: int) -> BatchIterator:
         return make_batches(
             split,
             self.tokenizer,
@@ -55,6 +56,7 @@ class RunData:
             num_epochs=num_epochs,
             text_length=self.text_length,
             gloss_tokenizer=self.gloss_tokenizer,
+            gloss_length=self.gloss_length,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -64,7 +66,7 @@ class RunData:
         try:
             return dataset.split(name)
         except DatasetError:
-            if name in dataset.split_names:
+            if name in dataset.splits:
                 raise
             log.warning("the data set has no split %r: validation figures are taken on %r and say nothing about new clips", name, self.train.name)
             return self.train
@@ -75,6 +77,6 @@ class RunData:
         glosses = [entry.gloss for entry in self.train.index]
         if not any(glosses):
             raise ConfigError(
-                f"config.model.ctc.target is 'gloss', but no clip of {self.dataset.name}/{self.train.name} has a gloss; allowed here: 'text'"
+                f"config.model.ctc.target is 'gloss', but no clip of {self.config.data.name}/{self.train.name} has a gloss; allowed here: 'text'"
             )
         return learn_gloss_vocabulary(glosses)

@@ -21,6 +21,7 @@ from signvit_jax.training.optimizer import learning_rates, make_optimizer
 from signvit_jax.training.plots import plot_metrics
 from signvit_jax.training.progress import Stopwatch, TrainingProgress
 from signvit_jax.training.run_data import RunData
+from signvit_jax.training.run_log import CONSOLE
 from signvit_jax.training.signals import StopRequest
 from signvit_jax.training.train_state import ModelDefinition, TrainState, abstract_on_mesh, new_state
 from signvit_jax.training.train_step import StepReport, make_eval_step, make_train_step
@@ -59,11 +60,11 @@ class Trainer:
         self.last_save = time.monotonic()
 
     def run(self) -> int:
-        iterator = iter(self.batches)
+        iterator = self.batches
         state = self._restore(iterator)
         step, finished = int(state.step), False
         log.info("%s", self._description(step))
-        with TrainingProgress(self.total_steps, step) as progress:
+        with TrainingProgress(self.total_steps, step, CONSOLE) as progress:
             while step < self.total_steps and not (finished or self.stop.requested):
                 state, step = self._train_epoch(state, step, iterator, progress)
                 if step % self.steps_per_epoch == 0 and not self.stop.requested:
@@ -200,6 +201,7 @@ class Trainer:
         restored = self.checkpoints.restore(wanted.params, _beside_params(wanted), wanted.ema, iterator)
         if restored.meta["best"]["metric"] == self.best.metric:
             self.best = BestSoFar(**restored.meta["best"])
+        self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
         return TrainState(params=restored.params, ema=restored.ema, **restored.opt_state)
 

@@ -1,0 +1,67 @@
+"""Starts a run or goes on with one: workdir, lock, log, data, tokenizers, then the `Trainer`."""
+
+import logging
+from pathlib import Path
+
+import jax
+
+from signvit_jax.config import Config, ConfigError, from_json, to_json
+from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.training.run_data import RunData
+from signvit_jax.training.run_log import start_run_log
+from signvit_jax.training.signals import StopRequest
+from signvit_jax.training.trainer import Trainer
+from signvit_jax.training.workdir import Workdir, WorkdirError, check_resume
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config, path: Path) -> int:
+    """Trains in the workdir at `path`; a second call with the same goes on from its newest good checkpoint. Returns the exit code.
+
+    Raises WorkdirError, ConfigError and DatasetError before anything is compiled, and whatever ends a run for good.
+    """
+    workdir = Workdir.create(path)
+    with StopRequest() as stop, workdir.lock():
+        start_run_log(workdir.run_log)
+        with stop.nothing_to_lose():
+            _agree_with_earlier_start(config, workdir)
+            data = RunData(config, *_tokenizers(workdir))
+            _check_data_set(data, workdir)
+            trainer = Trainer(config, workdir, data, stop)
+            if jax.process_index() == 0:
+                _write_description(config, data, workdir)
+        return trainer.run()
+
+
+def _agree_with_earlier_start(config: Config, workdir: Workdir) -> None:
+    """Logs what this start changes against the one that made the workdir. Raises ConfigError for what must not change."""
+    if workdir.config_json.is_file():
+        for key, before, now in check_resume(from_json(workdir.config_json.read_text(encoding="utf-8")), config):
+            log.warning("config.%s is now %r; it was %r", key, now, before)
+    elif any(workdir.checkpoints.iterdir()):
+        raise WorkdirError(f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir")
+
+
+def _tokenizers(workdir: Workdir) -> list[Tokenizer | None]:
+    files = (workdir.tokenizer_json, workdir.gloss_tokenizer_json)
+    return [Tokenizer.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None for file in files]
+
+
+def _check_data_set(data: RunData, workdir: Workdir) -> None:
+    """Raises ConfigError when the training split is another than at the first start."""
+    file = workdir.fingerprint_txt
+    if file.is_file() and (before := file.read_text(encoding="utf-8").strip()) != data.train.fingerprint:
+        raise ConfigError(
+            f"the training split of {data.config.data.name!r} is another than this workdir was started on (fingerprint {data.train.fingerprint}, "
+            f"before {before}); rebuild the old one, or give another --workdir"
+        )
+
+
+def _write_description(config: Config, data: RunData, workdir: Workdir) -> None:
+    """All that evaluation, translation and a later start need besides the checkpoints."""
+    workdir.write_text(workdir.config_json, to_json(config))
+    workdir.write_text(workdir.tokenizer_json, data.tokenizer.to_json())
+    if data.gloss_tokenizer:
+        workdir.write_text(workdir.gloss_tokenizer_json, data.gloss_tokenizer.to_json())
+    workdir.write_text(workdir.fingerprint_txt, data.train.fingerprint + "\n")
