@@ -238,14 +238,14 @@ def test_number_of_steps_is_known_and_the_end_stays_the_end(split, tokenizer):
 
 
 def test_what_is_kept_ready_is_bounded_by_the_config(split, tokenizer, monkeypatch):
-    made = []
-    read, own = Split.__getitem__, copy.copy(split)  # a copy: threads of the tests before may still be reading
-    monkeypatch.setattr(Split, "__getitem__", lambda self, i: (made.append(i) if self is own else None) or read(self, i))
+    own = copy.copy(split)  # a copy: threads of the tests before may still be reading
     iterator = batches(own, tokenizer, config_with(prefetch_batches=1, num_threads=4), batch_size=1)
+    made, read = [], Split.__getitem__
+    monkeypatch.setattr(Split, "__getitem__", lambda self, i: (made.append(i) if self is own else None) or read(self, i))
     next(iterator)
     iterator.start_prefetch()
     iterator.close()
-    assert len(made) <= 2  # the batch that was taken and the one kept ready
+    assert len(made) <= 2, made  # the batch that was taken and the one kept ready
 
 
 def test_texts_that_are_too_long_are_cut_before_eos_and_counted(split, tokenizer, caplog):
