@@ -41,10 +41,11 @@ def _losses(axis: Axes, series: Series) -> None:
         width = 1.8 if name == "loss" else 1.1
         _line(axis, series, f"train/{name}", f"{label}, training", colour, linewidth=width, smooth=True)
         _line(axis, series, f"validation/{name}", f"{label}, validation", colour, linewidth=width, linestyle="--", marker="o", markersize=3)
-    axis.set_yscale("log")
+    if any((line.get_ydata() > 0).any() for line in axis.lines):
+        axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "235" else "")
-    axis.set_ylabel("loss (log)")
+    axis.set_ylabel("loss")
     _mark_best(axis, series)
     axis.legend(fontsize=8, ncols=2, frameon=False)
 

@@ -1,0 +1,126 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.training.signals import StopRequest
+
+
+def wait_for(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+def test_the_first_signal_is_a_wish_with_its_exit_code(number, code):
+    with StopRequest() as stop:
+        assert not stop.requested and stop.exit_code == 0
+        os.kill(os.getpid(), number)
+        assert wait_for(lambda: stop.requested)
+        assert stop.exit_code == code
+        os.kill(os.getpid(), number)  # at once: the same wish, come by another way
+        time.sleep(0.05)
+
+
+def test_handlers_are_as_before_afterwards():
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    threads = threading.active_count()
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == threads
+
+
+def test_outside_the_main_thread_it_is_harmless():
+    seen = []
+
+    def enter():
+        with StopRequest() as stop:
+            seen.append(stop.requested)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+def start(body):
+    """A process that runs the body inside a StopRequest and has said that it is ready."""
+    code = "import multiprocessing, time\nfrom signvit_jax.training.signals import StopRequest\n"
+    code += "if __name__ == '__main__':\n  with StopRequest() as stop:\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    return process
+
+
+# Like XLA in a long compilation: the main thread is inside C for half a minute and more, the lock released, and no Python handler can run.
+IN_C = "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)\n"
+
+
+def test_the_second_signal_ends_at_once_even_when_the_main_thread_is_in_c():
+    process = start(IN_C)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130 and time.monotonic() - begin < 5
+
+
+def test_with_nothing_to_lose_the_first_signal_ends_at_once():
+    process = start("with stop.nothing_to_lose():\n" + textwrap.indent(IN_C, "    "))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 143
+
+
+def test_a_wish_from_before_ends_the_process_where_there_is_nothing_to_lose():
+    process = start("print('ready', flush=True)\nwhile not stop.requested: time.sleep(0.01)\nwith stop.nothing_to_lose(): print('not reached')\n")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(10) == 143 and process.stdout.read() == ""
+
+
+def test_a_forked_reading_process_dies_of_its_own_signal_and_does_not_stop_its_parent():
+    process = start(
+        """
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        time.sleep(0.2)
+        child.terminate()
+        child.join(10)
+        time.sleep(0.2)
+        print("ready", flush=True)
+        print(child.exitcode, stop.requested, flush=True)
+        """
+    )
+    assert process.wait(20) == 0
+    assert process.stdout.read() == f"{-signal.SIGTERM} False\n"
+
+
+def test_ending_at_once_leaves_no_reading_process_behind():
+    process = start(
+        """
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        print("ready", flush=True)
+        print(child.pid, flush=True)
+        while True: time.sleep(0.1)
+        """
+    )
+    child = int(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.4)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 143
+    # A killed child that nobody has waited for is a zombie ("Z") until init takes it.
+    status = Path(f"/proc/{child}/stat")
+    assert wait_for(lambda: not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z")

@@ -1,0 +1,151 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.config import Config, ConfigError, from_mapping
+from signvit_jax.exit_codes import USAGE
+from signvit_jax.training.workdir import Workdir, WorkdirError, check_resume
+
+HOLD = """
+import os, sys, time
+from signvit_jax.training.workdir import Workdir
+with Workdir.create(sys.argv[1]).lock():
+    if len(sys.argv) > 2 and os.fork() == 0:
+        os.setsid(); time.sleep(60)
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(path, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path), *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_second_trainer_is_refused_and_told_who_is_in(tmp_path):
+    first = holder(tmp_path)
+    try:
+        with pytest.raises(WorkdirError, match=rf"in use by process {first.pid} on .* since \d{{4}}-") as caught, Workdir.create(tmp_path).lock():
+            pass
+        assert caught.value.exit_code == USAGE
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.parametrize("with_child", [False, True], ids=["alone", "a_forked_child_lives_on"])
+def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child, caplog):
+    first = holder(tmp_path, *(["child"] if with_child else []))
+    first.kill()
+    first.wait()
+    with caplog.at_level("INFO"), Workdir.create(tmp_path).lock():
+        assert f"took over the lock of process {first.pid}" in caplog.text
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), Workdir.create(tmp_path).lock():
+            pass
+    assert (tmp_path / ".lock").read_text() == ""
+    with Workdir.create(tmp_path).lock():
+        pass
+
+
+def test_a_garbled_lock_file_does_no_harm(tmp_path):
+    (tmp_path / ".lock").write_text("{[")
+    with Workdir.create(tmp_path).lock():
+        pass
+
+
+def test_a_file_in_the_place_of_the_workdir_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for open_it in (Workdir.create, Workdir.open):
+        with pytest.raises(WorkdirError, match=r"is a file.*give"):
+            open_it(tmp_path / "file")
+    with pytest.raises(WorkdirError, match="is a file"):
+        Workdir.create(tmp_path / "file" / "below")
+
+
+def test_a_folder_that_is_no_workdir_is_refused_and_a_near_one_named(tmp_path):
+    with pytest.raises(WorkdirError, match="does not exist; give the folder"):
+        Workdir.open(tmp_path / "nothing")
+    with pytest.raises(WorkdirError, match=r"has no config\.json; give the folder"):
+        Workdir.open(tmp_path)
+    run = Workdir.create(tmp_path / "run")
+    run.write_text(run.config_json, "{}")
+    for path in (tmp_path, run.checkpoints):
+        with pytest.raises(WorkdirError, match=f"did you mean {run.path}"):
+            Workdir.open(path)
+    assert Workdir.open(run.path) == run
+
+
+def test_a_writer_killed_at_any_moment_leaves_the_old_text_or_the_new(tmp_path):
+    code = """
+import sys
+from signvit_jax.training.workdir import Workdir
+workdir = Workdir.create(sys.argv[1])
+for number in range(10**9):
+    workdir.write_text(workdir.config_json, str(number % 10) * 200_000)
+    if number == 3: print("writing", flush=True)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=environment) as writer:
+        writer.stdout.readline()
+        time.sleep(0.1)
+        writer.send_signal(signal.SIGKILL)
+    text = (tmp_path / "config.json").read_text()
+    assert len(text) == 200_000 and len(set(text)) == 1
+
+
+def changed(**groups):
+    return from_mapping(groups)
+
+
+def test_rates_epochs_and_the_like_may_change_on_resume_and_are_reported():
+    new = changed(
+        training={"encoder_lr": 1e-5, "num_epochs": 400, "patience": 3, "use_amp": False, "gradient_accumulation": 2},
+        model={"encoder": {"dropout": 0.1, "freeze_epochs": 2}},
+        data={"data_dir": "elsewhere", "num_workers": 2, "augment": {"rotate": 5.0}},
+        mesh={"fsdp": 2},
+    )
+    differences = check_resume(Config(), new)
+    assert ("training.encoder_lr", 5e-5, 1e-5) in differences and ("training.num_epochs", 200, 400) in differences
+    assert len(differences) == 11
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {"model": {"decoder": {"num_layers": 2}}},
+        {"model": {"ctc": {"source": "frames"}}},
+        {"tokenizer": {"vocab_size": 100}},
+        {"data": {"name": "isign"}},
+        {"data": {"num_frames": 32}},
+        {"training": {"batch_size": 8}},
+        {"training": {"seed": 1}},
+        {"training": {"ema_decay": 0.99}},
+    ],
+    ids=str,
+)
+def test_shapes_vocabulary_and_data_may_not_change_on_resume(new):
+    with pytest.raises(ConfigError) as caught:
+        check_resume(Config(), from_mapping(new | {"inference": {"beam_size": 2}}))
+    group, value = next(iter(new.items()))
+    name = next(iter(value))
+    assert f"config.{group}.{name}" in str(caught.value) and "in the workdir" in str(caught.value)
+    assert "beam_size" not in str(caught.value)
+
+
+def test_the_average_may_change_its_memory_but_not_be_switched_on_or_off():
+    def with_ema(decay):
+        return dataclasses.replace(Config(), training=dataclasses.replace(Config().training, ema_decay=decay))
+
+    assert check_resume(with_ema(0.9), with_ema(0.99)) == [("training.ema_decay", 0.9, 0.99)]
+    with pytest.raises(ConfigError, match="ema_decay"):
+        check_resume(with_ema(0.9), with_ema(0.0))
