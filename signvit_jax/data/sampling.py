@@ -38,8 +38,7 @@ def sample_frames(num_stored: int, fps: float, config: DataConfig, limit: int, r
     if rng and augment.frame_drop:
         dropped = int(rng.uniform(0, augment.frame_drop) * len(positions) + 0.5)
         positions = np.sort(rng.choice(positions, max(len(positions) - dropped, 1), replace=False))
-    # 1e-6: a position such as 2.9999999 is frame 3 that floating point missed.
-    return np.clip((positions + 1e-6).astype(np.int64), 0, num_stored - 1)
+    return np.clip(positions.astype(np.int64), 0, num_stored - 1)
 
 
 def _rate_step(fps: float, config: DataConfig) -> float:
@@ -49,7 +48,7 @@ def _rate_step(fps: float, config: DataConfig) -> float:
 
 
 def _frames_at_step(num_stored: int, step: float) -> int:
-    return int((num_stored - 1) / step + 1e-6) + 1
+    return int((num_stored - 1) / step + 1e-6) + 1  # 1e-6: 2.9999999 steps are 3 that floating point missed
 
 
 def _at_rate(num_stored: int, step: float, limit: int) -> np.ndarray:

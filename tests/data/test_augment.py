@@ -160,6 +160,13 @@ def test_bytes_that_are_no_picture_are_named_with_the_frame(damage):
     assert difference(decode_clip([good], 64, "squash")[0], pillow(good)) < 1.5  # the decoder is sound afterwards
 
 
+@pytest.mark.parametrize("augmentation", [NONE, ClipAugmentation(angle=0.1)], ids=["plain", "augmented"])
+def test_a_picture_that_breaks_off_is_refused_rather_than_guessed(augmentation):
+    good = jpeg(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    with pytest.raises(FrameDecodeError, match="frame 6 of 8"):
+        decode_clip([good] * 6 + [good[: len(good) // 2], good], 48, "squash", augmentation)
+
+
 def test_a_header_that_claims_a_huge_picture_is_refused():
     data = bytearray(jpeg(smooth_picture(64, 64)))
     start = data.index(b"\xff\xc0")
