@@ -297,6 +297,36 @@ def test_killed_builds_leave_nothing_half_valid_and_the_next_one_ends_the_same_w
     assert os.listdir(tmp_path / "data") == ["video_folder"]
 
 
+IDLE_WORKERS = """
+import sys, time
+from tfds_builders.clips import Clip, Encoding
+from tfds_builders.encoding import ClipEncoder
+
+if __name__ == "__main__":
+    with ClipEncoder(Encoding(), 2) as encoder:
+        print(len(list(encoder.encode([Clip(str(i), "", sys.argv[1]) for i in range(4)]))), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_workers_that_wait_for_work_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "idle.py").write_text(IDLE_WORKERS)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "idle.py"), str(DUMMY / "videos" / "morning-1.mp4")], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "4\n"
+    children = descendants(process.pid)
+    assert len(children) >= 2
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(map(running, children)):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_build_with_its_code_and_leaves_nothing(tmp_path, number, code):
     rows = "".join(f"copy-{i},text {i}\n" for i in range(400))
