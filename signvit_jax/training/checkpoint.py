@@ -100,9 +100,9 @@ class CheckpointStore(CheckpointReader):
         value = notes["metrics"].get(self._best_metric)
         self._saving, self._saving_score = step, None if value is None else self._sign * value
         try:
-            if (self.folder / str(step)).exists():
-                self._set_aside(step, "replaced" if is_checkpoint(self.folder / str(step)) else "foreign")
-                self._drop_manager()
+            self._on_first_process(lambda: self._make_way(step))
+            if self._manager is not None and step in self._manager.all_steps():
+                self._drop_manager()  # it remembers what it saved
             if self._manager is None:
                 self._manager = ocp.CheckpointManager(self.folder, options=self._options(), item_handlers=item_handlers())
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -117,7 +117,7 @@ class CheckpointStore(CheckpointReader):
             return
         try:
             self._manager.wait_until_finished()
-            if not is_checkpoint(self.folder / str(self._saving)):
+            if jax.process_index() == 0 and not is_checkpoint(self.folder / str(self._saving)):
                 raise CheckpointError("it did not become final")
             self._on_first_process(self._finish_replacing)
         except Exception as error:
@@ -154,7 +154,7 @@ class CheckpointStore(CheckpointReader):
 
     def _leave_out(self, step: int, reason: str) -> None:
         super()._leave_out(step, reason)
-        self._set_aside(step, "damaged")
+        self._on_first_process(lambda: self._set_aside(step, "damaged"))
 
     def _options(self) -> ocp.CheckpointManagerOptions:
         return ocp.CheckpointManagerOptions(
@@ -196,16 +196,16 @@ class CheckpointStore(CheckpointReader):
             self._manager.close()
             self._manager = None
 
+    def _make_way(self, step: int) -> None:
+        if (self.folder / str(step)).exists():
+            self._set_aside(step, "replaced" if is_checkpoint(self.folder / str(step)) else "foreign")
+
     def _set_aside(self, step: int, why: str) -> None:
         """Renames a step's folder to `<step>.<why>`, `<step>.<why>-2`, ..."""
-
-        def rename() -> None:
-            number = 1
-            while (aside := self.folder / f"{step}.{why}{f'-{number}' if number > 1 else ''}").exists():
-                number += 1
-            (self.folder / str(step)).rename(aside)
-
-        self._on_first_process(rename)
+        number = 1
+        while (aside := self.folder / f"{step}.{why}{f'-{number}' if number > 1 else ''}").exists():
+            number += 1
+        (self.folder / str(step)).rename(aside)
 
     def _finish_replacing(self) -> None:
         """`<step>.replaced` is deleted if the new `<step>` became final, and gets its name back if not."""

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from signvit_jax.config import Config, ConfigError, key_differences
 from signvit_jax.exit_codes import USAGE
 from signvit_jax.training.atomic_write import write_atomically
@@ -84,8 +86,11 @@ class Workdir:
     def lock(self) -> Iterator[None]:
         """Keeps a second trainer out while the context is open. Raises WorkdirError that names who is in.
 
-        The kernel frees the lock when its holder ends, however it ends, so none is ever left behind. Only process 0 of a run takes it.
+        The kernel frees the lock when its holder ends, however it ends, so none is ever left behind. Of a run's processes the first takes it.
         """
+        if jax.process_index() != 0:
+            yield
+            return
         try:
             descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
