@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     }
     config.training = {
         "batch_size": 16,
-        "num_epochs": 100,
+        "num_epochs": 80,
         "encoder_lr": 1e-3,
         "decoder_lr": 1e-3,
         "weight_decay": 0.01,
@@ -39,8 +39,8 @@ def get_config() -> ConfigDict:
         "patience": 0,
         "use_amp": False,
         "scan_layers": False,
-        "eval_every_n_epochs": 10,
-        "save_every_n_epochs": 10,
+        "eval_every_n_epochs": 20,
+        "save_every_n_epochs": 20,
     }
     config.data = {
         "name": "video_folder",
@@ -48,8 +48,8 @@ def get_config() -> ConfigDict:
         "fit": "pad",
         "sampling": "rate",
         "frame_rate": 10.0,
-        "num_frames": 64,
-        "frame_buckets": (24, 32, 40, 64),
+        "num_frames": 48,
+        "frame_buckets": (32, 48),
     }
     config.tokenizer = {"name": "bpe", "vocab_size": 4000, "lowercase": False}
     return config

@@ -2,8 +2,8 @@
 
     python scripts/check_reference.py --vectors=tests/fixtures/translator_small.npz
 
-Prints the largest difference of each group beside its tolerance; exits 1 if one is beyond, 2 if the file is not of a known layout. Works for instances
-of any size: the sizes are read from the file's key `config`.
+Prints the largest difference of each group beside its tolerance; exits 1 if one is beyond, 2 if the file is not of a known layout.
+Works for instances of any size: the sizes are read from the file's key `config`.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
     _, parts = translation_loss(trained, trained_batch, divisors(trained_batch), config.training)
-    # A memorised sentence's CTC loss is the small difference of log-probabilities a thousand times as large: float32 leaves it four digits, on both sides.
+    # A memorised sentence's CTC loss is a small difference of log-probabilities a thousand times as large: float32 leaves four digits, on both sides.
     yield _relative("trained losses", parts[:3], vectors["trained_loss"], 1e-5, floor=0.1)
     yield from _decoded(vectors, trained, sizes, trained_batch, "trained_decode/", ids_matter=True)
 
@@ -181,7 +181,9 @@ def main() -> int:
 def _print(checks: list[Check]) -> None:
     table = Table(Column("group", no_wrap=True), "largest difference", "tolerance", "", title="Agreement with the reference")
     for check in checks:
-        table.add_row(check.group, f"{check.difference:.2e}", f"{check.tolerance:.0e} {check.measure}", "[green]agrees" if check.passed else "[red]DIFFERS")
+        table.add_row(
+            check.group, f"{check.difference:.2e}", f"{check.tolerance:.0e} {check.measure}", "[green]agrees" if check.passed else "[red]DIFFERS"
+        )
     Console().print(table)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from signvit_jax.config import Config, ConfigError, load_config
+from signvit_jax.config import Config, ConfigError
+from signvit_jax.config_file import load_config
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -20,7 +21,9 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def parse_with_config(flag_parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config]:
     """Flags and the config of `--config=FILE.py` with its overrides applied. Raises ConfigError for a config that cannot be run."""
-    flag_parser.add_argument("--config", required=True, metavar="FILE.py", help="a config file; --config.training.batch_size=8 overrides one of its values")
+    flag_parser.add_argument(
+        "--config", required=True, metavar="FILE.py", help="a config file; --config.training.batch_size=8 overrides one of its values"
+    )
     arguments, rest = flag_parser.parse_known_args(argv)
     overrides = _overrides(rest, flag_parser)
     return arguments, load_config(arguments.config, overrides)
@@ -46,6 +49,8 @@ def set_up_jax() -> None:
     `JAX_COMPILATION_CACHE_DIR` chooses where; the default is the user's cache folder.
     """
     flags.FLAGS.mark_as_parsed()  # Grain's reading processes ask absl, although no absl flag is used here
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "signvit_jax" / "jax")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "signvit_jax" / "jax"
+    )
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

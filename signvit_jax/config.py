@@ -6,22 +6,17 @@ A `config.json` written by an older release therefore keeps its meaning: a key t
 Raises `ConfigError` (exit code 2) with the key, the value, what is allowed and, for a misspelt key, the nearest one.
 """
 
-import ast
 import dataclasses
 import difflib
-import importlib.util
 import json
 import math
 import types
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
+from signvit_jax.config_checks import ConfigError, check_together
 
-class ConfigError(ValueError):
-    """A config that cannot be run; the message is for the user and complete."""
-
-    exit_code = 2
+__all__ = ["Config", "ConfigError", "from_json", "from_mapping", "key_differences", "to_json"]
 
 
 def _value(default: Any, allowed: str, check) -> Any:
@@ -170,7 +165,9 @@ class DataConfig:
     train_split: str = "train"
     val_split: str = "validation"
     test_split: str = "test"
-    sampling: str = _choice("even", "even", "rate")  # even: always num_frames; rate: frame_rate a second, at most num_frames, clips stay of variable length
+    sampling: str = _choice(
+        "even", "even", "rate"
+    )  # even: always num_frames; rate: frame_rate a second, at most num_frames, clips stay of variable length
     frame_rate: float = _positive(12.5)
     frame_buckets: tuple[int, ...] = ()  # clip lengths that are compiled for; () = num_frames alone
     fit: str = _choice("squash", "squash", "pad", "crop")  # how a picture that is not square becomes image_size x image_size
@@ -232,7 +229,7 @@ class Config:
 def from_mapping(values: Mapping[str, Any]) -> Config:
     """Builds the typed config from nested mappings (a ConfigDict or parsed JSON); keys left out take the defaults. Raises ConfigError."""
     config = _build(Config, values, "")
-    _check_together(config)
+    check_together(config)
     return config
 
 
@@ -249,79 +246,19 @@ def from_json(text: str) -> Config:
     return from_mapping(values)
 
 
-def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
-    """Runs the config file `path.py` or `path.py:argument`, applies overrides such as ("training.batch_size", "8") and checks the result.
-
-    Raises ConfigError for a file that cannot be run as well as for its values.
-    """
-    values = _plain(_run_config_file(spec))
-    for key, text in overrides:
-        _override(values, key, text)
-    return from_mapping(values)
-
-
 def key_differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """(dotted key, old value, new value) for every key whose value differs."""
     flat_old, flat_new = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
     return [(key, flat_old[key], flat_new[key]) for key in flat_new if flat_old[key] != flat_new[key]]
 
 
-def _run_config_file(spec: str) -> Mapping[str, Any]:
-    path_text, _, argument = spec.partition(".py:")
-    path = Path(path_text + ".py" if argument else spec)
-    if not path.is_file():
-        known = sorted(str(p) for p in Path("configs").glob("*.py") if p.stem != "__init__")
-        raise ConfigError(f"no config file {str(path)!r}" + (f"; there are {', '.join(known)}" if known else ""))
-    module_spec = importlib.util.spec_from_file_location("signvit_config_file", path)
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        values = module.get_config(argument) if argument else module.get_config()
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be run as a config (a file that defines get_config()): {type(error).__name__}: {error}") from error
-    if not isinstance(values, Mapping) and not hasattr(values, "to_dict"):
-        raise ConfigError(f"get_config() of {path} returned a {type(values).__name__}; it must return an ml_collections.ConfigDict")
-    return values
-
-
-def _plain(values: Any) -> Any:
-    """Nested ConfigDicts and dicts as plain dicts, so that nothing shares state with the config file."""
-    if hasattr(values, "to_dict"):
-        values = values.to_dict()
-    return {k: _plain(v) if isinstance(v, Mapping) or hasattr(v, "to_dict") else v for k, v in values.items()}
-
-
-def _override(values: dict[str, Any], key: str, text: str) -> None:
-    *rooms, name = key.split(".")
-    section, field_type = Config, None
-    node = values
-    for depth, part in enumerate([*rooms, name]):
-        fields = {f.name: f for f in dataclasses.fields(section)} if dataclasses.is_dataclass(section) else {}
-        if part not in fields:
-            raise _unknown(".".join([*rooms, name][: depth + 1]), text, fields)
-        field_type = fields[part].type
-        if depth < len(rooms):
-            node = node.setdefault(part, {})
-        section = field_type
-    if dataclasses.is_dataclass(field_type):
-        raise ConfigError(f"config.{key} is a group of keys ({_names(field_type)}); set one of them, as in --config.{key}.{_names(field_type).split(', ')[0]}=...")
-    node[name] = text if field_type is str else _literal(text)
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _names(section: type) -> str:
+def key_names(section: type) -> str:
+    """The keys of a group, for messages."""
     return ", ".join(f.name for f in dataclasses.fields(section))
 
 
-def _unknown(key: str, value: Any, fields: Mapping[str, Any]) -> ConfigError:
+def unknown_key(key: str, value: Any, fields: Mapping[str, Any]) -> ConfigError:
+    """The error for a key that does not exist, with the nearest that does."""
     *rooms, name = key.split(".")
     prefix = "".join(room + "." for room in rooms)
     near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
@@ -340,13 +277,13 @@ def _build(section: type, values: Any, path: str) -> Any:
     if hasattr(values, "to_dict"):
         values = values.to_dict()
     if not isinstance(values, Mapping):
-        raise ConfigError(f"config.{path or '<root>'} is {values!r}; it must be a group with keys among: {_names(section)}")
+        raise ConfigError(f"config.{path or '<root>'} is {values!r}; it must be a group with keys among: {key_names(section)}")
     fields = {f.name: f for f in dataclasses.fields(section)}
     built = {}
     for name, value in values.items():
         key = f"{path}.{name}" if path else str(name)
         if name not in fields:
-            raise _unknown(key, value, fields)
+            raise unknown_key(key, value, fields)
         field = fields[name]
         built[name] = _build(field.type, value, key) if dataclasses.is_dataclass(field.type) else _typed(field, value, key)
     return section(**built)
@@ -390,50 +327,3 @@ def _flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         key = f"{path}.{name}" if path else name
         flat.update(_flatten(value, key) if isinstance(value, Mapping) else {key: value})
     return flat
-
-
-def _check_together(config: Config) -> None:
-    """What no single value shows. Every message names both keys and what to do."""
-    encoder, temporal, decoder, data, training = config.model.encoder, config.model.temporal, config.model.decoder, config.data, config.training
-
-    def heads_divide(width_key: str, width: int, heads_key: str, heads: int) -> None:
-        if width % heads:
-            near = [h for h in range(1, width + 1) if width % h == 0]
-            near = sorted(near, key=lambda h: abs(h - heads))[:3]
-            raise ConfigError(f"config.{heads_key} is {heads}, which does not divide config.{width_key} = {width}; allowed: a divisor, such as {sorted(near)}")
-
-    heads_divide("model.encoder.vit_hidden_dim", encoder.vit_hidden_dim, "model.encoder.vit_num_heads", encoder.vit_num_heads)
-    heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.temporal.num_heads", temporal.num_heads)
-    heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.decoder.num_heads", decoder.num_heads)
-    if encoder.backbone == "dense_vit" and encoder.output_dim != encoder.vit_hidden_dim:
-        raise ConfigError(
-            f"config.model.encoder.output_dim is {encoder.output_dim}; with backbone 'dense_vit' it must equal model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
-        )
-    if data.image_size % encoder.patch_size:
-        size = max(1, round(data.image_size / encoder.patch_size)) * encoder.patch_size
-        raise ConfigError(f"config.data.image_size is {data.image_size}; allowed: a multiple of model.encoder.patch_size = {encoder.patch_size}, such as {size}")
-    if encoder.stem == "conv" and (encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 2):
-        raise ConfigError(f"config.model.encoder.patch_size is {encoder.patch_size}; with stem 'conv' it must be a power of two >= 2, such as 8 or 16")
-    if encoder.position_init == "sincos2d" and encoder.vit_hidden_dim % 4:
-        raise ConfigError(f"config.model.encoder.vit_hidden_dim is {encoder.vit_hidden_dim}; with position_init 'sincos2d' it must be a multiple of 4")
-    if decoder.hidden_dim % 2:
-        raise ConfigError(f"config.model.decoder.hidden_dim is {decoder.hidden_dim}; allowed: an even number (sines and cosines come in pairs)")
-    buckets = data.frame_buckets
-    if buckets and (any(b < 1 for b in buckets) or list(buckets) != sorted(set(buckets)) or buckets[-1] != data.num_frames):
-        raise ConfigError(f"config.data.frame_buckets is {buckets}; allowed: rising lengths that end with data.num_frames = {data.num_frames}")
-    if buckets[:-1] and data.sampling == "even":
-        raise ConfigError(f"config.data.frame_buckets is {buckets}, but data.sampling 'even' gives every clip {data.num_frames} frames; set sampling='rate' or leave the buckets out")
-    if len(data.mean) != 3 or len(data.std) != 3 or min(data.std) <= 0:
-        raise ConfigError(f"config.data.mean is {data.mean} and data.std {data.std}; allowed: three numbers each (red, green, blue), std > 0")
-    if training.batch_size % training.gradient_accumulation:
-        raise ConfigError(
-            f"config.training.gradient_accumulation is {training.gradient_accumulation}, which does not divide training.batch_size = {training.batch_size}"
-        )
-    if training.ctc_weight == 0 and training.ce_weight == 0:
-        raise ConfigError("config.training.ctc_weight and training.ce_weight are both 0: nothing would be trained; set one of them above 0")
-    if config.tokenizer.name == "bert" and not config.tokenizer.vocab_file:
-        raise ConfigError("config.tokenizer.name is 'bert' but tokenizer.vocab_file is empty; give the path of a BERT vocab.txt, or set tokenizer.name='bpe'")
-    if config.tokenizer.name != "bert" and config.tokenizer.vocab_file:
-        raise ConfigError(
-            f"config.tokenizer.vocab_file is {config.tokenizer.vocab_file!r}, which only tokenizer.name='bert' reads; the name is {config.tokenizer.name!r}"
-        )

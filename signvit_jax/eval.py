@@ -1,34 +1,89 @@
 """Evaluates a trained model on a split: every clip once, by each of the decoders asked for.
 
-Prints a table (BLEU-1..4 and chrF by sacreBLEU, ROUGE-L, WER, exact match, against the raw references) and writes all predictions to a JSON file and
-an HTML report. Only parameters and JSON are read from the workdir; no config file is run.
+Prints a table (BLEU-1..4 and chrF by sacreBLEU with its signature, ROUGE-L, WER, exact match, all against the raw references) and writes every
+prediction to a JSON file and an HTML report. Only parameters and JSON are read from the workdir; no config file is run.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.exit_codes import DONE, run_command
 
 DECODERS = ("greedy", "beam", "ctc")
+SHOWN_CLIPS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     set_up_jax()
 
+    from signvit_jax.data.dataset import open_dataset
     from signvit_jax.evaluation import results
-    from signvit_jax.evaluation.evaluate import evaluate
+    from signvit_jax.evaluation.evaluate import evaluate, pictures
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.evaluation.report import write_report
     from signvit_jax.training.signals import StopRequest
     from signvit_jax.training.trained_model import load_trained
 
     model = load_trained(arguments.workdir, arguments.checkpoint)
-    with StopRequest() as stop, Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{arguments.split or model.config.data.test_split}: decoding", total=None)
+    given = {name: value for name in ("data_dir", "name") if (value := getattr(arguments, name)) is not None}
+    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **given))
+    split = open_dataset(config.data.data_dir, config.data.name).split(arguments.split or config.data.test_split)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with StopRequest() as stop, Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"decoding {split.name}", total=len(split))
+        found = evaluate(
+            split,
+            model.predictor(arguments.decode),
+            model.params,
+            config,
+            model.tokenizer,
+            checkpoint_step=model.step,
+            tokenize=arguments.tokenize,
+            lowercase=arguments.lowercase or model.config.tokenizer.lowercase,
+            should_stop=lambda: stop.requested,
+            on_batch=lambda clips: bar.advance(task, clips),
+        )
+    if found is None:
+        return stop.exit_code
+    output = arguments.output or model.workdir.evaluations / f"{split.name}.json"
+    report = output.with_suffix(".html")
+    results.write(found, output)
+    write_report(found, report, pictures(found, split, config, SHOWN_CLIPS), SHOWN_CLIPS)
+    console = Console()
+    console.print(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
+    console.print(f"predictions: {output}\nreport:      {report}", soft_wrap=True)
+    return DONE
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    flags = parser(__doc__, "python -m signvit_jax.eval --workdir=runs/quickstart --split=test --decode=greedy,beam,ctc --output=results.json")
+    flags.add_argument("--workdir", required=True, type=Path, help="folder of a training run")
+    flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    flags.add_argument("--split", help="default: the run's config.data.test_split")
+    flags.add_argument("--decode", type=_decoders, default=list(DECODERS), help=f"some of {','.join(DECODERS)}, separated by commas (all)")
+    flags.add_argument("--tokenize", choices=("13a", "none", "char"), default="13a", help="how BLEU cuts words: none for PHOENIX, char for Chinese")
+    flags.add_argument("--lowercase", action="store_true", help="score without regard to case (always so where the tokenizer lowers case)")
+    flags.add_argument("--data_dir", help="default: that of the run")
+    flags.add_argument("--name", help="another data set than that of the run")
+    flags.add_argument("--output", type=Path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")
+    return flags.parse_args(argv)
+
+
+def _decoders(text: str) -> list[str]:
+    names = list(dict.fromkeys(text.split(",")))
+    unknown = [name for name in names if name not in DECODERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no decoder; allowed: {', '.join(DECODERS)}, separated by commas")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,7 +1,8 @@
 """Trains a translator, or goes on with a run that was stopped.
 
-The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics.png, TensorBoard events, samples/ and run.log. The same command on the
-same workdir resumes from the newest good checkpoint. Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 130 and 143 on signals.
+The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics.png, TensorBoard events, samples/ and run.log.
+The same command on the same workdir resumes from the newest good checkpoint.
+Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 130 and 143 on signals.
 """
 
 import logging

@@ -98,17 +98,15 @@ class TextDecoder(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b l v"]:
         """Logits of the token after each position, in float32. PAD keys are masked. `memory_lengths` None: every position of the memory counts."""
-        l = tokens.shape[1]
-        visible = jnp.tril(jnp.ones((l, l), bool)) & (tokens != PAD)[:, None, :]
+        length = tokens.shape[1]
+        visible = jnp.tril(jnp.ones((length, length), bool)) & (tokens != PAD)[:, None, :]
         memory_mask = None if memory_lengths is None else length_mask(memory_lengths, memory.shape[1])[:, None, :]
-        x = dropout(self._embed(tokens, jnp.arange(l)), self.dropout_rate, key_for(key, len(self.layers)))
+        x = dropout(self._embed(tokens, jnp.arange(length)), self.dropout_rate, key_for(key, len(self.layers)))
         for number, layer in enumerate(self.layers):
             x = layer(x, visible, memory, memory_mask, key_for(key, number))
         return self._logits(x)
 
-    def start(
-        self, memory: Float[Array, "b s d"], memory_lengths: Int[Array, "b"] | None, hypotheses: int, length: int
-    ) -> tuple[Memory, Cache]:
+    def start(self, memory: Float[Array, "b s d"], memory_lengths: Int[Array, "b"] | None, hypotheses: int, length: int) -> tuple[Memory, Cache]:
         """What decoding needs before the first token: projected memory, and an empty cache for `length` tokens of `hypotheses` a clip."""
         pairs = [layer.cross_attention.project_memory(memory) for layer in self.layers]
         mask = None if memory_lengths is None else length_mask(memory_lengths, memory.shape[1])

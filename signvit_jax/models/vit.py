@@ -1,6 +1,7 @@
 """The Dense ViT: a vision Transformer (Dosovitskiy et al. 2021) applied to every frame on its own."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ class ConvStem(nnx.Module):
         steps = patch_size.bit_length() - 1
         widths = [3, *(max(16, width >> (steps - 1 - step)) for step in range(steps))]
         conv = partial(nnx.Conv, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
-        self.convs = nnx.List([conv(i, o, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=False) for i, o in zip(widths, widths[1:])])
+        self.convs = nnx.List([conv(i, o, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=False) for i, o in pairwise(widths)])
         self.norms = nnx.List([layer_norm(o, dtype=dtype, rngs=rngs) for o in widths[1:]])
         self.project = linear(widths[-1], width, dtype=dtype, rngs=rngs)
 
@@ -70,9 +71,7 @@ class DenseViT(nnx.Module):
     The blocks are kept stacked (a leading layer axis) whether they are scanned or unrolled, so a checkpoint fits both.
     """
 
-    def __init__(
-        self, config: EncoderConfig, image_size: int, *, remat: str = "none", scan_layers: bool = True, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: EncoderConfig, image_size: int, *, remat: str = "none", scan_layers: bool = True, dtype: DTypeLike, rngs: nnx.Rngs):
         width, side = config.vit_hidden_dim, image_size // config.patch_size
         stem = {"patch": PatchEmbedding, "conv": ConvStem}[config.stem]
         self.embed = stem(config.patch_size, width, dtype=dtype, rngs=rngs)

@@ -61,8 +61,8 @@ def translation_loss(
 ) -> tuple[Float[Array, ""], LossParts]:
     """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`; dropout only with a key.
 
-    CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS (or glosses), each clip's loss divided by its number
-    of labels, mean over clips; an impossible alignment counts as zero loss.
+    CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS (or glosses), each clip's loss divided by its
+    number of labels, mean over clips; an impossible alignment counts as zero loss.
     """
     tokens, weights = batch["tokens"], batch["weights"]
     encoded = model.encode(batch["video"], batch["frame_lengths"], key_for(key, 0))

@@ -27,15 +27,27 @@ class StepReport(NamedTuple):
 
 
 def make_train_step(
-    definition: ModelDefinition, optimizer: optax.GradientTransformation, config: TrainingConfig, mesh: Mesh, shardings: PyTree, *, frozen_backbone: bool
+    definition: ModelDefinition,
+    optimizer: optax.GradientTransformation,
+    config: TrainingConfig,
+    mesh: Mesh,
+    shardings: PyTree,
+    *,
+    frozen_backbone: bool,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepReport]]:
-    """The jitted step; the state is donated. With `frozen_backbone` the backbone gets no gradient, no decay and no update, and its backward pass is not run."""
+    """The jitted step; the state is donated. With `frozen_backbone` the backbone gets no gradient, decay or update, and no backward pass is run."""
     step = partial(train_step, definition=definition, optimizer=optimizer, config=config, frozen_backbone=frozen_backbone)
     return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, definition: ModelDefinition, optimizer: optax.GradientTransformation, config: TrainingConfig, frozen_backbone: bool
+    state: TrainState,
+    batch: Batch,
+    *,
+    definition: ModelDefinition,
+    optimizer: optax.GradientTransformation,
+    config: TrainingConfig,
+    frozen_backbone: bool,
 ) -> tuple[TrainState, StepReport]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     gradients, loss = _gradients(state.params, batch, key, definition, config, frozen_backbone)

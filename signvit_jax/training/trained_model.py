@@ -46,6 +46,8 @@ def load_trained(path: str | os.PathLike, checkpoint: str = "best") -> TrainedMo
     """
     workdir = Workdir.open(path)
     config = from_json(workdir.config_json.read_text(encoding="utf-8"))
+    if jax.default_backend() == "cpu":  # bfloat16 saves nothing there: one row of the output matrix takes many times as long as in float32
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, use_amp=False))
     tokenizer = Tokenizer.from_json(workdir.tokenizer_json.read_text(encoding="utf-8"))
     gloss_tokenizer = None
     if config.model.ctc.target == "gloss":

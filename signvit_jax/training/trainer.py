@@ -29,6 +29,7 @@ from signvit_jax.training.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
+
 class TrainingDivergedError(RuntimeError):
     """Too many updates in a row were not finite; the last checkpoint is good."""
 
@@ -94,7 +95,7 @@ class Trainer:
             step += 1
             progress.show(step, f"epoch {epoch + 1}/{self.config.training.num_epochs}")
             if step % self.config.training.log_every_n_steps == 0 or step == last:
-                self._log_step(step, report, watch.read(), progress)
+                self._log_step(step, jax.device_get(report), watch.read(), progress)
             if self._save_is_due():
                 self._save(state, step, iterator)
         return state, step
@@ -112,7 +113,6 @@ class Trainer:
         return {name: value for name, value in batch.items() if name != "index"}
 
     def _log_step(self, step: int, report: StepReport, speed: dict[str, float], progress: TrainingProgress) -> None:
-        report = jax.device_get(report)
         figures = {
             "loss": float(report.loss.total),
             "ce": float(report.loss.ce),
@@ -156,7 +156,13 @@ class Trainer:
         if jax.process_index() == 0:
             plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png)
         if stop_early:
-            log.info("stopping early: no better validation %s than %.4g (epoch %d) for %d epochs", self.best.metric, self.best.value, self.best.epoch, training.patience)
+            log.info(
+                "stopping early: no better validation %s than %.4g (epoch %d) for %d epochs",
+                self.best.metric,
+                self.best.value,
+                self.best.epoch,
+                training.patience,
+            )
         return stop_early
 
     def _evaluate(self, params: Any, epoch: int) -> dict[str, float]:
@@ -176,7 +182,8 @@ class Trainer:
         figures = {"loss": training.ce_weight * ce + training.ctc_weight * ctc, "ce": ce, "ctc": ctc, "ctc_impossible": sums["impossible"]}
         references = {position: self.data.validation.index[position].text for position in found}
         if wants_text:
-            scores = score(list(references.values()), [hypotheses["greedy"].text for hypotheses in found.values()])
+            texts = [hypotheses["greedy"].text for hypotheses in found.values()]
+            scores = score(list(references.values()), texts, lowercase=self.config.tokenizer.lowercase)
             figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "exact_match": scores.exact_match}
         self._show_samples(epoch, figures, [(references[p], found[p]["greedy"].text) for p in list(found)[: training.num_sample_predictions]])
         return figures

@@ -24,7 +24,10 @@ _MODULES = [
     (r"encoder/backbone/norm", "encoder.backbone.norm"),
     (r"encoder/backbone/blocks/attention_norm", "encoder.backbone.transformer.layers.{0}.norm1"),
     (r"encoder/backbone/blocks/feed_forward_norm", "encoder.backbone.transformer.layers.{0}.norm2"),
-    *((rf"encoder/backbone/blocks/(?:attention|feed_forward)/{ours}", f"encoder.backbone.transformer.layers.{{0}}.{theirs}") for ours, theirs in _TRANSFORMER.items()),
+    *(
+        (rf"encoder/backbone/blocks/(?:attention|feed_forward)/{ours}", f"encoder.backbone.transformer.layers.{{0}}.{theirs}")
+        for ours, theirs in _TRANSFORMER.items()
+    ),
     (r"encoder/temporal/project", "encoder.temporal_attn.input_proj.0"),
     (r"encoder/temporal/norm", "encoder.temporal_attn.input_proj.1"),
     (r"encoder/temporal/convs/(\d+)/norm", "encoder.temporal_attn.temporal_convs.{0}.norm"),
@@ -43,7 +46,10 @@ _MODULES = [
     (r"decoder/layers/(\d+)/feed_forward_norm", "decoder.decoder.layers.{0}.norm3"),
     (r"decoder/layers/(\d+)/cross_attention/(?:query|key_value)", "decoder.decoder.layers.{0}.multihead_attn.in_proj"),
     (r"decoder/layers/(\d+)/cross_attention/out", "decoder.decoder.layers.{0}.multihead_attn.out_proj"),
-    *((rf"decoder/layers/(\d+)/(?:self_attention|feed_forward)/{ours}", f"decoder.decoder.layers.{{0}}.{theirs}") for ours, theirs in _TRANSFORMER.items()),
+    *(
+        (rf"decoder/layers/(\d+)/(?:self_attention|feed_forward)/{ours}", f"decoder.decoder.layers.{{0}}.{theirs}")
+        for ours, theirs in _TRANSFORMER.items()
+    ),
     (r"ctc_head/hidden", "ctc_head.0"),
     (r"ctc_head/out", "ctc_head.3"),
 ]
@@ -148,7 +154,10 @@ def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.
         layers = enumerate(np.asarray(value)) if path.startswith(_STACKED) else [(0, np.asarray(value))]
         for layer, array in layers:
             parts.setdefault(source.name.format(layer), {})[source.thirds] = _to_their_layout(array, source)
-    return {name: np.concatenate([piece[thirds] for thirds in sorted(piece)]) if len(piece) > 1 else next(iter(piece.values())) for name, piece in parts.items()}
+    return {
+        name: np.concatenate([piece[thirds] for thirds in sorted(piece)]) if len(piece) > 1 else next(iter(piece.values()))
+        for name, piece in parts.items()
+    }
 
 
 def _keys(path: str) -> tuple[str | int, ...]:

@@ -1,0 +1,28 @@
+"""A few minutes on two CPU cores: from drawn signs to text, with everything that a real run has. `scripts/quickstart.sh` runs it.
+
+    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=600 --num_validation=48 --num_test=48 --size=64
+    python -m signvit_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+
+Expect: the loss falls and sentences take shape; far too short to be right about new signers (configs/small.py is for that).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import overfit_small
+
+
+def get_config() -> ConfigDict:
+    config = overfit_small.get_config()
+    config.model.encoder.update(dropout=0.1)
+    config.model.temporal.update(dropout=0.1)
+    config.training.update(num_epochs=10, eval_every_n_epochs=2, save_every_n_epochs=2, num_sample_predictions=3)
+    config.data = {
+        "name": "synthetic_signs",
+        "image_size": 48,
+        "fit": "squash",
+        "sampling": "rate",
+        "frame_rate": 6.25,
+        "num_frames": 32,
+        "augment": {"translate": 0.05, "scale": 0.1, "brightness": 0.2, "contrast": 0.2, "speed": 0.1},
+    }
+    return config

@@ -1,0 +1,76 @@
+"""What no single value of a config shows: values that must fit each other."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signvit_jax.config import Config
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message is for the user and complete."""
+
+    exit_code = 2
+
+
+def check_together(config: "Config") -> None:
+    """Raises ConfigError naming both keys, their values and what is allowed."""
+    encoder, temporal, decoder, data, training = config.model.encoder, config.model.temporal, config.model.decoder, config.data, config.training
+
+    def heads_divide(width_key: str, width: int, heads_key: str, heads: int) -> None:
+        if width % heads:
+            near = [h for h in range(1, width + 1) if width % h == 0]
+            near = sorted(near, key=lambda h: abs(h - heads))[:3]
+            raise ConfigError(
+                f"config.{heads_key} is {heads}, which does not divide config.{width_key} = {width}; allowed: a divisor, such as {sorted(near)}"
+            )
+
+    heads_divide("model.encoder.vit_hidden_dim", encoder.vit_hidden_dim, "model.encoder.vit_num_heads", encoder.vit_num_heads)
+    heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.temporal.num_heads", temporal.num_heads)
+    heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.decoder.num_heads", decoder.num_heads)
+    if encoder.backbone == "dense_vit" and encoder.output_dim != encoder.vit_hidden_dim:
+        raise ConfigError(
+            f"config.model.encoder.output_dim is {encoder.output_dim}; allowed with backbone 'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
+        )
+    if data.image_size % encoder.patch_size:
+        size = max(1, round(data.image_size / encoder.patch_size)) * encoder.patch_size
+        raise ConfigError(
+            f"config.data.image_size is {data.image_size}; allowed: a multiple of model.encoder.patch_size = {encoder.patch_size}, such as {size}"
+        )
+    if encoder.stem == "conv" and (encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 2):
+        raise ConfigError(
+            f"config.model.encoder.patch_size is {encoder.patch_size}; with stem 'conv' it must be a power of two >= 2, such as 8 or 16"
+        )
+    if encoder.position_init == "sincos2d" and encoder.vit_hidden_dim % 4:
+        raise ConfigError(
+            f"config.model.encoder.vit_hidden_dim is {encoder.vit_hidden_dim}; with position_init 'sincos2d' it must be a multiple of 4"
+        )
+    if decoder.hidden_dim % 2:
+        raise ConfigError(f"config.model.decoder.hidden_dim is {decoder.hidden_dim}; allowed: an even number (sines and cosines come in pairs)")
+    buckets = data.frame_buckets
+    if buckets and (any(b < 1 for b in buckets) or list(buckets) != sorted(set(buckets)) or buckets[-1] != data.num_frames):
+        raise ConfigError(f"config.data.frame_buckets is {buckets}; allowed: rising lengths that end with data.num_frames = {data.num_frames}")
+    if buckets[:-1] and data.sampling == "even":
+        raise ConfigError(
+            f"config.data.frame_buckets is {buckets}, but data.sampling 'even' gives every clip {data.num_frames} frames; "
+            "set data.sampling='rate' or leave the buckets out"
+        )
+    if len(data.mean) != 3 or len(data.std) != 3 or min(data.std) <= 0:
+        raise ConfigError(f"config.data.mean is {data.mean} and data.std {data.std}; allowed: three numbers each (red, green, blue), std > 0")
+    if training.batch_size % training.gradient_accumulation:
+        raise ConfigError(
+            f"config.training.gradient_accumulation is {training.gradient_accumulation}; "
+            f"allowed: a divisor of training.batch_size = {training.batch_size}"
+        )
+    if training.ctc_weight == 0 and training.ce_weight == 0:
+        raise ConfigError("config.training.ctc_weight and training.ce_weight are both 0: nothing would be trained; set one of them above 0")
+    if config.tokenizer.name == "bert" and not config.tokenizer.vocab_file:
+        raise ConfigError(
+            "config.tokenizer.name is 'bert' but tokenizer.vocab_file is empty; give the path of a BERT vocab.txt, or set tokenizer.name='bpe'"
+        )
+    if config.tokenizer.name != "bert" and config.tokenizer.vocab_file:
+        raise ConfigError(
+            f"config.tokenizer.vocab_file is {config.tokenizer.vocab_file!r}, which only tokenizer.name='bert' reads; "
+            f"the name is {config.tokenizer.name!r}"
+        )
+    if encoder.pretrained:
+        raise ConfigError(f"config.model.encoder.pretrained is {encoder.pretrained!r}; this release starts from random weights only: leave it empty")
