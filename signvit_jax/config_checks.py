@@ -29,7 +29,8 @@ def check_together(config: "Config") -> None:
     heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.decoder.num_heads", decoder.num_heads)
     if encoder.backbone == "dense_vit" and encoder.output_dim != encoder.vit_hidden_dim:
         raise ConfigError(
-            f"config.model.encoder.output_dim is {encoder.output_dim}; allowed with backbone 'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
+            f"config.model.encoder.output_dim is {encoder.output_dim}; "
+            f"allowed with backbone 'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
         )
     if data.image_size % encoder.patch_size:
         size = max(1, round(data.image_size / encoder.patch_size)) * encoder.patch_size

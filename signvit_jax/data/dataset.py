@@ -26,6 +26,8 @@ _INFO_FILE = "dataset_info.json"
 class DatasetError(ValueError):
     """A data set that is not there, not whole or not of the schema; the message says what is there and what to do."""
 
+    exit_code = 2
+
 
 class Record(TypedDict):
     """One clip as stored (see `schema`): `video` is a list of JPEG bytes, `fps` in frames a second, `start` and `end` in seconds or -1."""

@@ -31,6 +31,8 @@ WHOLE_FILE = -1.0  # `start` and `end` of a clip that is its whole file
 class SchemaError(ValueError):
     """A record or an index that does not follow the schema; the message names file, line and key."""
 
+    exit_code = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class IndexEntry:

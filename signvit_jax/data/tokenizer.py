@@ -33,6 +33,8 @@ _BERT_SPACES = re.compile(r" ([.?!,])|(?<=\w) (') (?=\w)")
 class TokenizerError(ValueError):
     """A tokenizer file that cannot be read."""
 
+    exit_code = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 class SubtitleError(ValueError):
     """Segments that cannot be written: an unknown format, or a time that is not a number."""
 
+    exit_code = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment:

@@ -23,6 +23,8 @@ _PHOENIX_COSTS = (4, 3, 3)  # substitution, insertion, deletion in the alignment
 class MetricError(ValueError):
     """Texts that cannot be scored: none at all, or not as many hypotheses as references."""
 
+    exit_code = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Edit:

@@ -16,6 +16,8 @@ _OWN_KEYS = ("id", "reference", "score")
 class ResultsError(ValueError):
     """A results file that cannot be read or written; the message says what is wrong with it."""
 
+    exit_code = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:

@@ -21,7 +21,8 @@ def start_run_log(path: Path | None = None) -> None:
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
-        if getattr(handler, "of_run_log", False):
+        # A library's logging.basicConfig() would show every message a second time.
+        if getattr(handler, "of_run_log", False) or type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
             handler.close()
     root.setLevel(logging.INFO)
