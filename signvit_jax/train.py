@@ -17,12 +17,13 @@ from signvit_jax.exit_codes import run_command
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(__doc__, "python -m signvit_jax.train --config=configs/quickstart.py --workdir=runs/quickstart --config.training.batch_size=8")
     flags.add_argument("--workdir", required=True, type=Path, help="folder of the run; made if it is not there")
+    flags.add_argument("--strict_restore", action="store_true", help="end with an error where a damaged checkpoint would be left out")
     arguments, config = parse_with_config(flags, argv)
     set_up_jax()
 
     from signvit_jax.training.run import train  # after the config has been checked: it takes seconds to load
 
-    return train(config, arguments.workdir)
+    return train(config, arguments.workdir, strict_restore=arguments.strict_restore)
 
 
 def run_log() -> Path | None:

@@ -1,4 +1,4 @@
-"""Settings for every test: one CPU thread pool a worker, compiled programs shared between workers and runs, shapes checked where that is asked for."""
+"""Settings for every test: CPU, and compiled programs shared between workers and runs."""
 
 import os
 

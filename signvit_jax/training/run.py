@@ -16,8 +16,10 @@ from signvit_jax.training.workdir import Workdir, WorkdirError, check_resume
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, path: Path) -> int:
+def train(config: Config, path: Path, *, strict_restore: bool = False) -> int:
     """Trains in the workdir at `path`; a second call with the same goes on from its newest good checkpoint. Returns the exit code.
+
+    A damaged newest checkpoint is named and the one before it used; with `strict_restore` it ends the run instead.
 
     Raises WorkdirError, ConfigError and DatasetError before anything is compiled, and whatever ends a run for good.
     """
@@ -28,7 +30,7 @@ def train(config: Config, path: Path) -> int:
             _agree_with_earlier_start(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             _check_data_set(data, workdir)
-            trainer = Trainer(config, workdir, data, stop)
+            trainer = Trainer(config, workdir, data, stop, strict_restore=strict_restore)
             if jax.process_index() == 0:
                 _write_description(config, data, workdir)
         return trainer.run()

@@ -39,7 +39,7 @@ class TrainingDivergedError(RuntimeError):
 class Trainer:
     """One run in one workdir. `run()` returns the exit code: 0, or that of the signal that stopped it."""
 
-    def __init__(self, config: Config, workdir: Workdir, data: RunData, stop: StopRequest):
+    def __init__(self, config: Config, workdir: Workdir, data: RunData, stop: StopRequest, *, strict_restore: bool = False):
         self.config, self.workdir, self.data, self.stop = config, workdir, data, stop
         training = config.training
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
@@ -55,16 +55,20 @@ class Trainer:
         self.eval_step = make_eval_step(self.definition, training, self.mesh, self.shardings.params)
         self.predictor = Predictor(self.definition.bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy"])
 
-        self.checkpoints = CheckpointStore(workdir.checkpoints, training.keep_last_n_checkpoints, **best_rule(training.best_metric))
+        self.checkpoints = CheckpointStore(
+            workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)
+        )
         self.metrics = MetricsLog(workdir)
         self.best = BestSoFar(training.best_metric)
-        self.last_save = time.monotonic()
+        self.last_save = self.last_plot = time.monotonic()
 
     def run(self) -> int:
         iterator = self.batches
         state = self._restore(iterator)
         step, finished = int(state.step), False
         log.info("%s", self._description(step))
+        if step >= self.total_steps:
+            log.info("nothing to do: all %d epochs are done; a larger --config.training.num_epochs goes on", self.config.training.num_epochs)
         with TrainingProgress(self.total_steps, step, CONSOLE) as progress:
             while step < self.total_steps and not (finished or self.stop.requested):
                 state, step = self._train_epoch(state, step, iterator, progress)
@@ -73,9 +77,9 @@ class Trainer:
         if self.stop.requested and self.checkpoints.latest_step() != step:
             self._save(state, step, iterator)
         self.checkpoints.close()
+        self.batches.close()
         self.metrics.close()
-        if jax.process_index() == 0:
-            plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png)
+        self._plot(at_once=True)
         return self.stop.exit_code if self.stop.requested else 0
 
     # Steps
@@ -153,8 +157,7 @@ class Trainer:
         stop_early = bool(training.patience and evaluated and epoch - self.best.epoch >= training.patience)
         if epoch % training.save_every_n_epochs == 0 or is_last or stop_early:
             self._save(state, step, iterator, evaluated)
-        if jax.process_index() == 0:
-            plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png)
+        self._plot()
         if stop_early:
             log.info(
                 "stopping early: no better validation %s than %.4g (epoch %d) for %d epochs",
@@ -187,6 +190,12 @@ class Trainer:
             figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "exact_match": scores.exact_match}
         self._show_samples(epoch, figures, [(references[p], found[p]["greedy"].text) for p in list(found)[: training.num_sample_predictions]])
         return figures
+
+    def _plot(self, at_once: bool = False) -> None:
+        """Redraws metrics.png, at most once a minute: it takes longer than an epoch of a small run."""
+        if jax.process_index() == 0 and (at_once or time.monotonic() - self.last_plot > 60):
+            plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png)
+            self.last_plot = time.monotonic()
 
     def _show_samples(self, epoch: int, figures: dict[str, float], samples: list[tuple[str, str]]) -> None:
         log.info("epoch %d: validation %s", epoch, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
