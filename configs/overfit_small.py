@@ -29,8 +29,8 @@ def get_config() -> ConfigDict:
         "ctc": {"source": "frames", "dropout": 0.0},
     }
     config.training = {
-        "batch_size": 16,
-        "num_epochs": 80,
+        "batch_size": 8,
+        "num_epochs": 120,
         "encoder_lr": 1e-3,
         "decoder_lr": 1e-3,
         "weight_decay": 0.01,
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
         "patience": 0,
         "use_amp": False,
         "scan_layers": False,
-        "eval_every_n_epochs": 20,
+        "eval_every_n_epochs": 40,
         "save_every_n_epochs": 20,
     }
     config.data = {
@@ -47,9 +47,9 @@ def get_config() -> ConfigDict:
         "image_size": 64,
         "fit": "pad",
         "sampling": "rate",
-        "frame_rate": 10.0,
-        "num_frames": 48,
-        "frame_buckets": (32, 48),
+        "frame_rate": 5.0,
+        "num_frames": 32,
+        "frame_buckets": (16, 32),
     }
     config.tokenizer = {"name": "bpe", "vocab_size": 4000, "lowercase": False}
     return config

@@ -1,9 +1,9 @@
 """A few minutes on two CPU cores: from drawn signs to text, with everything that a real run has. `scripts/quickstart.sh` runs it.
 
-    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=600 --num_validation=48 --num_test=48 --size=64
+    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=600 --num_validation=48 --num_test=48
     python -m signvit_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Expect: the loss falls and sentences take shape; far too short to be right about new signers (configs/small.py is for that).
+Expect: the loss falls and sentences take shape; far too short to be right about new signers.
 """
 
 from ml_collections import ConfigDict
@@ -13,9 +13,9 @@ from configs import overfit_small
 
 def get_config() -> ConfigDict:
     config = overfit_small.get_config()
-    config.model.encoder.update(dropout=0.1)
+    config.model.encoder.update(patch_size=12, dropout=0.1)
     config.model.temporal.update(dropout=0.1)
-    config.training.update(num_epochs=10, eval_every_n_epochs=2, save_every_n_epochs=2, num_sample_predictions=3)
+    config.training.update(batch_size=16, num_epochs=12, eval_every_n_epochs=3, save_every_n_epochs=3, num_sample_predictions=3, best_metric="wer")
     config.data = {
         "name": "synthetic_signs",
         "image_size": 48,
