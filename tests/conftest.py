@@ -1,7 +1,72 @@
-"""Settings for every test: CPU, and compiled programs shared between workers and runs."""
+"""Settings for every test: CPU, and compiled programs shared between workers and runs. And one finished run for all tests that need one."""
 
+import dataclasses
+import fcntl
 import os
+import signal
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyRun:
+    """What is there to be read; a test that writes to the workdir copies it first."""
+
+    source: Path  # clips.csv and videos/
+    data_dir: Path
+    config: Path
+    workdir: Path
+    cache: Path  # of compiled programs
+
+    def video(self, number: int) -> Path:
+        return self.source / "videos" / f"clip{number:02d}.mp4"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> TinyRun:
+    """One tiny data set and the model trained on it, through the commands; made by whichever test process comes first."""
+    import tiny_run
+
+    from signvit_jax import train
+
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny_run"
+    root.mkdir(exist_ok=True)
+    run = TinyRun(root / "source", root / "data", root / "tiny_config.py", root / "workdir", root / "cache")
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "done").exists():
+            _build(run)
+            tiny_run.write_config(run.config, run.data_dir)
+            with tiny_run.light_jax(run.cache):
+                assert tiny_run.command(train.main, f"--config={run.config}", f"--workdir={run.workdir}") == 0
+            (root / "done").touch()
+    return run
+
+
+def _build(run: TinyRun) -> None:
+    import tiny_run
+
+    from tfds_builders import build
+
+    tiny_run.draw_clips(run.source)
+    options = [f"--csv={run.source / 'clips.csv'}", f"--videos={run.source / 'videos'}", "--workers=1"]
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert build.main(["video_folder", f"--data_dir={run.data_dir}", *options]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def light_jax(trained):
+    """Compiles as the trained run did, and reuses its programs."""
+    import tiny_run
+
+    with tiny_run.light_jax(trained.cache):
+        yield

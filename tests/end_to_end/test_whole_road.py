@@ -1,0 +1,82 @@
+"""From videos to text through the four commands: what each leaves behind, and that the next one can use it."""
+
+import csv
+import json
+
+import pytest
+import tiny_run
+from PIL import Image
+
+from signvit_jax import eval as eval_command
+from signvit_jax import translate
+from signvit_jax.evaluation.metrics import score
+
+pytestmark = pytest.mark.usefixtures("light_jax")
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+    """(the JSON of an evaluation by all decoders, the path of its file)"""
+    output = tmp_path_factory.mktemp("eval") / "deep" / "test.json"
+    with tiny_run.light_jax(trained.cache):
+        assert tiny_run.command(eval_command.main, f"--workdir={trained.workdir}", f"--output={output}") == 0
+    return json.loads(output.read_text(encoding="utf-8")), output
+
+
+def test_training_leaves_all_that_a_run_is_to_leave(trained):
+    for name in ("config.json", "tokenizer.json", "run.log", "metrics.csv", "metrics.png"):
+        assert (trained.workdir / name).stat().st_size > 0, name
+    assert list(trained.workdir.glob("events.*"))
+    assert json.loads((trained.workdir / "config.json").read_text())["training"]["batch_size"] == 4
+    with Image.open(trained.workdir / "metrics.png") as picture:
+        assert picture.format == "PNG"
+    steps = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
+    assert (trained.workdir / "checkpoints" / str(steps)).is_dir()
+    samples = sorted(trained.workdir.glob("samples/epoch_*.txt"))
+    assert len(samples) == tiny_run.EPOCHS
+    assert "reference: Ann" in samples[-1].read_text() and "greedy:" in samples[-1].read_text()
+
+
+def test_every_step_is_in_the_metrics_once_and_the_loss_falls(trained):
+    with (trained.workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS + 1))
+    training = [float(row["train/loss"]) for row in rows]
+    assert sum(training[-3:]) < 0.9 * sum(training[:3])
+    validation = [float(row["validation/loss"]) for row in rows if row["validation/loss"]]
+    assert len(validation) == tiny_run.EPOCHS and validation[-1] < validation[0]
+
+
+def test_evaluation_has_every_clip_of_the_split_once_with_its_raw_reference(trained, evaluated):
+    found, _ = evaluated
+    with (trained.source / "clips.csv").open(newline="") as file:
+        wanted = {row["uid"]: row["text"] for row in csv.DictReader(file) if row["split"] == "test"}
+    assert len(found["predictions"]) == len(wanted) == 6  # not a multiple of the batch of 4: the last batch is filled up
+    assert {entry["id"]: entry["reference"] for entry in found["predictions"]} == wanted
+    assert any(text != text.lower() for text in wanted.values()) and any(text[-1] in ".!" for text in wanted.values())
+    assert all({"greedy", "beam", "ctc"} <= entry.keys() for entry in found["predictions"])
+
+
+def test_scores_are_those_of_the_predictions_in_the_file(evaluated):
+    found, _ = evaluated
+    references = [entry["reference"] for entry in found["predictions"]]
+    assert set(found["decoders"]) == {"greedy", "beam", "ctc"}
+    for name, entry in found["decoders"].items():
+        again = score(references, [prediction[name] for prediction in found["predictions"]], lowercase=True)
+        assert entry["scores"] == pytest.approx(again.as_dict())
+        assert "case:lc" in entry["signature"]
+
+
+def test_the_report_lies_beside_the_predictions_and_shows_the_clips(evaluated):
+    _, output = evaluated
+    page = output.with_suffix(".html").read_text(encoding="utf-8")
+    assert "clip16" in page and "data:image/" in page
+
+
+def test_translation_of_a_source_video_is_the_text_that_evaluation_found(trained, evaluated, capfd):
+    found, _ = evaluated
+    clips = [trained.video(number) for number in (16, 21)]
+    assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}") == 0
+    printed = dict(line.split("\t") if "\t" in line else (line, "") for line in capfd.readouterr().out.splitlines())
+    texts = {entry["id"]: entry["greedy"] for entry in found["predictions"]}
+    assert {path: text.strip() for path, text in printed.items()} == {str(clip): texts[clip.stem] for clip in clips}

@@ -1,0 +1,110 @@
+"""What a user can get wrong with train, eval and translate: one clear line, the exit code of the contract, and no compilation first.
+
+The build command's part is in tests/tfds_builders.
+"""
+
+import fcntl
+import json
+import shutil
+
+import pytest
+import tiny_run
+
+from signvit_jax import eval as eval_command
+from signvit_jax import train, translate
+
+pytestmark = pytest.mark.usefixtures("light_jax")
+
+
+def fails(capfd, main, *arguments) -> str:
+    """What a command that must end with 2 says of it."""
+    capfd.readouterr()
+    assert tiny_run.command(main, *arguments) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["--config.training.batch_sise=8"], ["training.batch_sise", "training.batch_size"]),
+        (["--config.training.encoder_lr=-1"], ["training.encoder_lr", "-1", ">= 0"]),
+        (["--config.model.encoder.vit_num_heads=3"], ["vit_num_heads is 3", "vit_hidden_dim = 16"]),
+        (["--config.data.num_frames=0"], ["data.num_frames is 0"]),
+        (["--config.tokenizer.name=bert"], ["tokenizer.vocab_file", "vocab.txt"]),
+        (["--config.tokenizer.name=bert", "--config.tokenizer.vocab_file=/nowhere/vocab.txt"], ["/nowhere/vocab.txt"]),
+        (["--config.mesh.fsdp=3"], ["fsdp=3", "devices"]),
+        (["--config.data.name=no_such_set"], ["no_such_set", "python -m tfds_builders.build no_such_set"]),
+        (["--config.data.data_dir=/nowhere"], ["python -m tfds_builders.build video_folder --data_dir=/nowhere"]),
+        (["--config.data.train_split=tran"], ["'tran'", "test, train, validation"]),
+        (["--config.model.ctc.target=gloss"], ["model.ctc.target", "gloss"]),
+        (["--batch_size=8"], ["--batch_size", "--config.group.key=value"]),
+    ],
+)
+def test_a_config_that_cannot_be_run_is_exit_2_with_key_and_value(trained, tmp_path, capfd, overrides, said):
+    message = fails(capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", *overrides)
+    assert [part for part in said if part not in message] == [], message
+
+
+def test_a_config_file_that_is_not_there_is_exit_2(tmp_path, capfd):
+    assert "no_config.py" in fails(capfd, train.main, f"--config={tmp_path / 'no_config.py'}", f"--workdir={tmp_path / 'run'}")
+
+
+def test_a_workdir_of_another_model_is_exit_2_with_all_keys_that_differ(trained, tmp_path, capfd):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "run")
+    changes = ["--config.model.decoder.num_layers=2", "--config.model.temporal.num_queries=5", "--config.training.patience=7"]
+    message = fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}", *changes)
+    assert "config.model.decoder.num_layers: 1 in the workdir, 2 now" in message
+    assert "config.model.temporal.num_queries: 4 in the workdir, 5 now" in message
+    assert "config.training.patience:" not in message
+    assert json.loads((workdir / "config.json").read_text())["model"]["decoder"]["num_layers"] == 1
+
+
+def test_a_training_split_that_was_rebuilt_differently_is_exit_2(trained, tmp_path, capfd):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "run")
+    (workdir / "training_split.txt").write_text("0123456789ab\n")
+    assert "0123456789ab" in fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}")
+
+
+def test_a_second_trainer_on_one_workdir_is_exit_2(trained, tmp_path, capfd):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "run")
+    with (workdir / ".lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "in use" in fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}")
+
+
+@pytest.mark.parametrize("command", ["eval", "translate"])
+@pytest.mark.parametrize(("path", "said"), [("no_such_folder", "does not exist"), ("", "has no config.json"), ("clips.csv", "is a file")])
+def test_a_path_that_is_no_workdir_is_exit_2(trained, capfd, command, path, said):
+    folder = trained.source / path
+    arguments = [eval_command.main] if command == "eval" else [translate.main, trained.video(0)]
+    message = fails(capfd, *arguments, f"--workdir={folder}")
+    assert said in message and str(folder).rstrip("/") in message
+
+
+def test_a_workdir_without_a_checkpoint_says_so(trained, tmp_path, capfd):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    assert tiny_run.command(translate.main, trained.video(0), f"--workdir={workdir}") == 1
+    message = capfd.readouterr().err
+    assert "no checkpoint" in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--split=tset"], ["'tset'", "test, train, validation"]),
+        (["--decode=greedy,bream"], ["'bream'", "greedy, beam, ctc"]),
+        (["--name=no_such_set"], ["python -m tfds_builders.build no_such_set"]),
+        (["--checkpoint=first"], ["'first'", "best"]),
+    ],
+)
+def test_eval_refuses_what_is_not_there(trained, capfd, flags, said):
+    message = fails(capfd, eval_command.main, f"--workdir={trained.workdir}", *flags)
+    assert [part for part in said if part not in message] == [], message
+
+
+@pytest.mark.parametrize("flag", ["--beam_size=0", "--temperature=0", "--top_p=2", "--length_penalty=nan", "--top_k=-1"])
+def test_translate_refuses_impossible_decoding_values(trained, capfd, flag):
+    message = fails(capfd, translate.main, trained.video(0), f"--workdir={trained.workdir}", "--decode=beam", flag)
+    assert flag.removeprefix("--").split("=")[0] in message
