@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from signvit_jax.config import Config, MeshConfig, from_json
+from signvit_jax.config import Config, MeshConfig, from_json, from_mapping
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.evaluation.evaluator import Predictor
 from signvit_jax.parallel.mesh import make_mesh
@@ -34,8 +34,9 @@ class TrainedModel:
         return self.gloss_tokenizer or self.tokenizer
 
     def predictor(self, decoders: list[str], **inference: object) -> Predictor:
-        """Compiled decoders with the config's inference values, those given replaced."""
-        config = dataclasses.replace(self.config.inference, **inference)
+        """Compiled decoders with the config's inference values, those given replaced. Raises ConfigError for a name or value that the config refuses."""
+        values = dataclasses.asdict(self.config)
+        config = from_mapping(values | {"inference": values["inference"] | inference}).inference
         return Predictor(self.definition.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders)
 
 

@@ -60,15 +60,19 @@ class Trainer:
         )
         self.metrics = MetricsLog(workdir)
         self.best = BestSoFar(training.best_metric)
+        self.resumed_after_evaluation = False
         self.last_save = self.last_plot = time.monotonic()
 
     def run(self) -> int:
         iterator = self.batches
         state = self._restore(iterator)
-        step, finished = int(state.step), False
+        step = int(state.step)
+        finished = self.resumed_after_evaluation and self._patience_is_over(step // self.steps_per_epoch)
         log.info("%s", self._description(step))
         if step >= self.total_steps:
             log.info("nothing to do: all %d epochs are done; a larger --config.training.num_epochs goes on", self.config.training.num_epochs)
+        elif finished:
+            log.info("nothing to do: the run stopped early; a larger --config.training.patience goes on")
         with TrainingProgress(self.total_steps, step, CONSOLE) as progress:
             while step < self.total_steps and not (finished or self.stop.requested):
                 state, step = self._train_epoch(state, step, iterator, progress)
@@ -154,7 +158,7 @@ class Trainer:
                 return False
             self.metrics.write(step, {f"validation/{name}": value for name, value in evaluated.items()})
             self.best.update(evaluated[self.best.metric], epoch)
-        stop_early = bool(training.patience and evaluated and epoch - self.best.epoch >= training.patience)
+        stop_early = evaluated is not None and self._patience_is_over(epoch)
         if epoch % training.save_every_n_epochs == 0 or is_last or stop_early:
             self._save(state, step, iterator, evaluated)
         self._plot()
@@ -167,6 +171,11 @@ class Trainer:
                 training.patience,
             )
         return stop_early
+
+    def _patience_is_over(self, epoch: int) -> bool:
+        """After the evaluation of `epoch`."""
+        patience = self.config.training.patience
+        return patience > 0 and self.best.value is not None and epoch - self.best.epoch >= patience
 
     def _evaluate(self, params: Any, epoch: int) -> dict[str, float]:
         """Losses over the validation split, and greedy translations of all of it or, where no metric needs them, of a few samples."""
@@ -217,6 +226,7 @@ class Trainer:
         restored = self.checkpoints.restore(wanted.params, _beside_params(wanted), wanted.ema, iterator)
         if restored.meta["best"]["metric"] == self.best.metric:
             self.best = BestSoFar(**restored.meta["best"])
+        self.resumed_after_evaluation = bool(restored.meta["validation"])
         self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
         return TrainState(params=restored.params, ema=restored.ema, **restored.opt_state)
