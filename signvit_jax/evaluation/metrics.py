@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -224,7 +225,7 @@ def format_table(scores: Mapping[str, Scores], title: str | None = None) -> Tabl
     """A rich table, decoders down, metrics across; the sacreBLEU signature stands below."""
     header, rows = table_cells(scores)
     signatures = sorted({s.signature for s in scores.values() if s.signature})
-    table = Table(title=title, caption="\n".join(f"BLEU {signature}" for signature in signatures) or None)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption="\n".join(f"BLEU {signature}" for signature in signatures) or None)
     for column in header:
         table.add_column(column, justify="left" if column == "decoder" else "right", no_wrap=True)
     for row in rows:

@@ -174,7 +174,8 @@ def _clip(clip: ScoredClip, decoder: str, pictures: ClipPictures | None) -> str:
     score = "" if clip.prediction.score is None else f", score {clip.prediction.score:.3f}"
     counts = f"{errors.errors} of {errors.reference_words} words{score}"
     return (
-        f"<article><h3>{_text(clip.prediction.id)} <span class=rate>WER {errors.rate:.0%}</span> <span class=soft>{counts}</span></h3>"
+        f"<article><h3>{_text(clip.prediction.id)} "
+        f"<span class={'rate' if errors.errors else 'soft'}>WER {errors.rate:.0%}</span> <span class=soft>{counts}</span></h3>"
         f"<dl>{''.join(texts)}</dl>{_drawn(pictures) if pictures else ''}</article>"
     )
 

@@ -34,7 +34,7 @@ class TrainedModel:
         return self.gloss_tokenizer or self.tokenizer
 
     def predictor(self, decoders: list[str], **inference: object) -> Predictor:
-        """Compiled decoders with the config's inference values, those given replaced. Raises ConfigError for a name or value that the config refuses."""
+        """Compiled decoders with the config's inference values, those given replaced. Raises ConfigError for what the config refuses."""
         values = dataclasses.asdict(self.config)
         config = from_mapping(values | {"inference": values["inference"] | inference}).inference
         return Predictor(self.definition.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders)
