@@ -67,7 +67,12 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
     yield from _losses_and_gradients(vectors, config, model, sizes, batch)
     yield from _training_steps(vectors, config, model, sizes, batch)
     yield from _decoded(vectors, model, sizes, batch, "decode/", ids_matter=False)
+    if "trained_in/video" in vectors:
+        yield from _trained(vectors, config, sizes)
 
+
+def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check]:
+    """The same model after more training: its hypotheses end, so ids can be compared."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
     _, parts = translation_loss(trained, trained_batch, divisors(trained_batch), config.training)

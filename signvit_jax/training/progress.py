@@ -8,7 +8,6 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-
 log = logging.getLogger(__name__)
 
 PLAIN_LINE_SECONDS = 30.0
