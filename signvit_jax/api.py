@@ -56,7 +56,8 @@ class Translator:
 
         A clip is the path of a video, the bytes of a video file, or uint8 RGB frames (t, h, w, 3), the last with `fps` frames a second (default: the
         rate that the model was trained at). `decode` is "greedy", "beam", "ctc" or "sample"; keyword arguments such as `beam_size=8` replace
-        values of the config's `inference` group. Raises VideoDecodeError for a file that cannot be read and ClipError for frames of another shape.
+        values of the config's `inference` group. Raises VideoDecodeError for a file that cannot be read, ClipError for frames of another shape and
+        ConfigError for a decoder or an inference value that is not allowed.
         """
         if isinstance(clip, list | tuple):
             return self._translate_all([self._read(item, fps) for item in clip], decode, inference)
@@ -126,6 +127,6 @@ class Translator:
 
 
 def _checked_frames(frames: np.ndarray) -> np.ndarray:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ClipError(f"frames have shape {frames.shape} and dtype {frames.dtype}; allowed: uint8 RGB of shape (t, h, w, 3) with t >= 1")
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+        raise ClipError(f"frames have shape {frames.shape} and dtype {frames.dtype}; allowed: uint8 RGB of shape (t, h, w, 3), none of them 0")
     return frames

@@ -7,8 +7,9 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from signvit_jax.config import Config, MeshConfig, from_json, from_mapping
+from signvit_jax.config import Config, ConfigError, MeshConfig, from_json, from_mapping
 from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.decoding.decoders import DECODERS
 from signvit_jax.evaluation.evaluator import Predictor
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import state_shardings
@@ -34,7 +35,12 @@ class TrainedModel:
         return self.gloss_tokenizer or self.tokenizer
 
     def predictor(self, decoders: list[str], **inference: object) -> Predictor:
-        """Compiled decoders with the config's inference values, those given replaced. Raises ConfigError for what the config refuses."""
+        """Compiled decoders with the config's inference values, those given replaced.
+
+        Raises ConfigError for a decoder that there is not and for values that the config refuses.
+        """
+        if unknown := [name for name in decoders if name not in DECODERS]:
+            raise ConfigError(f"decode is {unknown[0]!r}; allowed: {', '.join(DECODERS)}")
         values = dataclasses.asdict(self.config)
         config = from_mapping(values | {"inference": values["inference"] | inference}).inference
         return Predictor(self.definition.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders)

@@ -1,5 +1,6 @@
 """A training run from its first step to its last: restore, steps, evaluation, checkpoints."""
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -67,22 +68,29 @@ class Trainer:
         iterator = self.batches
         state = self._restore(iterator)
         step = int(state.step)
+        at_end_of_epoch = step > 0 and step % self.steps_per_epoch == 0
+        # A signal in the middle of an evaluation leaves a checkpoint whose evaluation is still owed.
+        owed = at_end_of_epoch and not self.resumed_after_evaluation and self._evaluation_is_due(step // self.steps_per_epoch)
         finished = self.resumed_after_evaluation and self._patience_is_over(step // self.steps_per_epoch)
         log.info("%s", self._description(step))
-        if step >= self.total_steps:
+        if step >= self.total_steps and not owed:
             log.info("nothing to do: all %d epochs are done; a larger --config.training.num_epochs goes on", self.config.training.num_epochs)
         elif finished:
             log.info("nothing to do: the run stopped early; a larger --config.training.patience goes on")
-        with TrainingProgress(self.total_steps, step, CONSOLE) as progress:
+        with (
+            contextlib.closing(self.checkpoints),  # waits for a save that is under way, also when the run fails
+            contextlib.closing(self.batches),
+            contextlib.closing(self.metrics),
+            TrainingProgress(self.total_steps, step, CONSOLE) as progress,
+        ):
+            if owed:
+                finished = self._finish_epoch(state, step, iterator, progress)
             while step < self.total_steps and not (finished or self.stop.requested):
                 state, step = self._train_epoch(state, step, iterator, progress)
                 if step % self.steps_per_epoch == 0 and not self.stop.requested:
                     finished = self._finish_epoch(state, step, iterator, progress)
-        if self.stop.requested and self.checkpoints.latest_step() != step:
-            self._save(state, step, iterator)
-        self.checkpoints.close()
-        self.batches.close()
-        self.metrics.close()
+            if self.stop.requested and self.checkpoints.latest_step() != step:
+                self._save(state, step, iterator)
         self._plot(at_once=True)
         return self.stop.exit_code if self.stop.requested else 0
 
@@ -149,9 +157,8 @@ class Trainer:
         """Evaluation, checkpoint and samples at an epoch's end; True if the run is to stop early."""
         training = self.config.training
         epoch = step // self.steps_per_epoch
-        is_last = epoch == training.num_epochs
         evaluated = None
-        if epoch % training.eval_every_n_epochs == 0 or is_last:
+        if self._evaluation_is_due(epoch):
             progress.show(step, f"epoch {epoch}/{training.num_epochs}, validation")
             evaluated = self._evaluate(state.params if state.ema is None else state.ema, epoch)
             if self.stop.requested:  # in the middle of the evaluation: its figures are of a part only
@@ -159,7 +166,7 @@ class Trainer:
             self.metrics.write(step, {f"validation/{name}": value for name, value in evaluated.items()})
             self.best.update(evaluated[self.best.metric], epoch)
         stop_early = evaluated is not None and self._patience_is_over(epoch)
-        if epoch % training.save_every_n_epochs == 0 or is_last or stop_early:
+        if epoch % training.save_every_n_epochs == 0 or epoch == training.num_epochs or stop_early:
             self._save(state, step, iterator, evaluated)
         self._plot()
         if stop_early:
@@ -171,6 +178,9 @@ class Trainer:
                 training.patience,
             )
         return stop_early
+
+    def _evaluation_is_due(self, epoch: int) -> bool:
+        return epoch % self.config.training.eval_every_n_epochs == 0 or epoch == self.config.training.num_epochs
 
     def _patience_is_over(self, epoch: int) -> bool:
         """After the evaluation of `epoch`."""
