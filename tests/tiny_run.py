@@ -33,6 +33,7 @@ def get_config():
         }},
         "training": {{
             "batch_size": 4, "num_epochs": {epochs}, "use_amp": False, "log_every_n_steps": 1, "encoder_lr": 1e-3, "decoder_lr": 1e-2,
+            "ema_decay": 0.5,
         }},
         "data": {{"name": "video_folder", "data_dir": {data_dir!r}, "num_frames": {frames}, "image_size": {size}, "num_threads": 2}},
         "tokenizer": {{"name": "word"}},

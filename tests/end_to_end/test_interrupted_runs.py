@@ -68,9 +68,10 @@ def test_interrupted_terminated_and_killed_a_run_ends_with_the_parameters_of_one
     assert f"resumed from the checkpoint of step {newest}" in (workdir / "run.log").read_text()
     with (workdir / "metrics.csv").open(newline="") as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, TOTAL + 1))
-    ours, theirs = (CheckpointReader(folder / "checkpoints").restore_params("last") for folder in (workdir, trained.workdir))
-    assert ours.step == theirs.step == TOTAL
-    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    for averages in (False, True):
+        ours, theirs = (CheckpointReader(folder / "checkpoints").restore_params("last", prefer_ema=averages) for folder in (workdir, trained.workdir))
+        assert ours.step == theirs.step == TOTAL and ours.averaged == averages
+        jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
 
 
 @pytest.mark.usefixtures("light_jax")

@@ -1,0 +1,66 @@
+"""Decoding a split: every clip once, whatever the batch, and the decoders' scores mean what they say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny_run
+
+from signvit_jax.data.dataset import open_dataset
+from signvit_jax.evaluation.evaluate import evaluate, pictures
+from signvit_jax.training.trained_model import load_trained
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    with tiny_run.light_jax(trained.cache):
+        yield load_trained(trained.workdir, "last")
+
+
+@pytest.fixture(scope="module")
+def split(trained):
+    return open_dataset(trained.data_dir, "video_folder").split("test")
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    return model.predictor(["greedy", "ctc"])
+
+
+def run(split, predictor, model, config=None, **options):
+    return evaluate(split, predictor, model.params, config or model.config, model.tokenizer, checkpoint_step=model.step, **options)
+
+
+def test_each_clip_is_there_once_in_the_order_of_the_split(split, predictor, model):
+    counted = []
+    found = run(split, predictor, model, on_batch=counted.append)
+    assert [prediction.id for prediction in found.predictions] == [entry.id for entry in split.index]
+    assert [prediction.reference for prediction in found.predictions] == [entry.text for entry in split.index]
+    assert counted == [4, 2]  # rows that only fill the last batch are not counted
+    assert found.decoders["greedy"].examples == len(split)
+    assert (found.split, found.dataset, found.checkpoint_step) == ("test", "video_folder", model.step)
+
+
+def test_the_batch_size_changes_no_text(split, predictor, model):
+    small = dataclasses.replace(model.config, inference=dataclasses.replace(model.config.inference, batch_size=1))
+    by_four, by_one = run(split, predictor, model), run(split, predictor, model, small)
+    assert [p.hypotheses for p in by_four.predictions] == [p.hypotheses for p in by_one.predictions]
+    np.testing.assert_allclose([p.score for p in by_four.predictions], [p.score for p in by_one.predictions], atol=1e-4)
+
+
+def test_confidences_are_probabilities_and_scores_log_probabilities(split, predictor, model):
+    for prediction in run(split, predictor, model).predictions:
+        assert 0.0 < prediction.details["confidence"] <= 1.0
+        assert prediction.score <= 0.0
+
+
+def test_an_evaluation_that_is_stopped_gives_no_figures(split, predictor, model):
+    seen = []
+    assert run(split, predictor, model, on_batch=seen.append, should_stop=lambda: bool(seen)) is None
+    assert seen == [4]
+
+
+def test_pictures_are_the_frames_that_the_model_saw(split, predictor, model):
+    shown = pictures(run(split, predictor, model), split, model.config, 2)
+    assert shown.keys() <= {entry.id for entry in split.index} and shown
+    assert {found.frames.shape for found in shown.values()} == {(tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3)}

@@ -1,0 +1,140 @@
+"""What a run does by its config: early stopping, frozen epochs, averaged weights, updates that are not finite, a missing split."""
+
+import csv
+import os
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from signvit_jax import train
+from signvit_jax.training import trainer
+from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.training.trained_model import load_trained
+
+pytestmark = pytest.mark.usefixtures("light_jax")
+TOTAL = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """Starts or resumes the run in `workdir` with overrides; returns the exit code. Those not baked into a compiled step cost no compilation."""
+
+    def start(**overrides: object) -> int:
+        flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+        return tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", *flags)
+
+    start.workdir = tmp_path / "run"
+    start.checkpoints = CheckpointReader(tmp_path / "run" / "checkpoints")
+    return start
+
+
+def figures(workdir, name: str) -> dict[int, float]:
+    """Step -> figure, where there is one."""
+    with (workdir / "metrics.csv").open(newline="") as file:
+        return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row[name]}
+
+
+def test_patience_ends_the_run_and_the_best_checkpoint_is_that_of_the_metric(run, trained):
+    options = {"training__best_metric": "wer", "training__patience": 1}
+    assert run(**options) == 0
+    wer = figures(run.workdir, "validation/wer")
+    stopped = next(step for step in wer if step > 3 and wer[step] >= min(wer[earlier] for earlier in wer if earlier < step))
+    assert max(wer) == run.checkpoints.latest_step() == stopped < TOTAL
+    assert "stopping early" in (run.workdir / "run.log").read_text()
+    best = min(wer, key=lambda step: (wer[step], step))
+    assert load_trained(run.workdir, "best").step == best
+    assert load_trained(run.workdir, "last").step == stopped
+
+    # Started again it is as finished as a run of all epochs is.
+    assert run(**options) == 0
+    assert run.checkpoints.latest_step() == stopped
+    assert "nothing to do" in (run.workdir / "run.log").read_text()
+
+
+def test_a_frozen_backbone_stays_as_it_is_and_then_moves(run):
+    assert run(model__encoder__freeze_epochs=2, training__keep_last_n_checkpoints=9, training__eval_every_n_epochs=9) == 0
+    first, second, third = (run.checkpoints.restore_params(step=step, prefer_ema=False).params for step in (3, 6, 9))
+    backbones = [params["encoder"]["backbone"] for params in (first, second, third)]
+    jax.tree.map(np.testing.assert_array_equal, backbones[0], backbones[1])
+    assert all(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(backbones[1]), jax.tree.leaves(backbones[2])))
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first["decoder"]), jax.tree.leaves(second["decoder"])))
+
+
+def test_averaged_weights_are_kept_beside_the_others_and_are_what_is_evaluated(trained):
+    checkpoints = CheckpointReader(trained.workdir / "checkpoints")
+    plain, averaged = (checkpoints.restore_params("last", prefer_ema=average) for average in (False, True))
+    assert averaged.averaged and not plain.averaged
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(averaged.params)))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(load_trained(trained.workdir, "last").params), averaged.params)
+
+
+def poison(monkeypatch, steps: set[int]) -> None:
+    """Makes the losses of these steps, counted from 1, NaN."""
+    counted = iter(range(1, 10**6))
+
+    def with_nan(batch):
+        part = {name: value for name, value in batch.items() if name != "index"}
+        return part | {"weights": part["weights"] * np.float32("nan")} if next(counted) in steps else part
+
+    monkeypatch.setattr(trainer.Trainer, "_device_part", staticmethod(with_nan))
+
+
+def test_too_many_updates_in_a_row_that_are_not_finite_end_the_run_and_leave_a_good_checkpoint(run, trained, monkeypatch, capfd):
+    with monkeypatch.context() as patch:
+        poison(patch, set(range(5, 100)))  # the fifth batch is the first of epoch 2: three of training and one of validation are before it
+        assert run(training__max_nonfinite_steps=2) == 1
+    said = capfd.readouterr().err
+    assert "2 updates in a row were not finite" in said and "Traceback" not in said
+    assert run.checkpoints.latest_step() == 3
+    assert run() == 0
+    ours, theirs = (CheckpointReader(folder / "checkpoints").restore_params("last") for folder in (run.workdir, trained.workdir))
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+
+
+def test_one_update_that_is_not_finite_is_left_out_and_counted(run, monkeypatch):
+    poison(monkeypatch, {2})
+    assert run(training__max_nonfinite_steps=2, training__eval_every_n_epochs=6) == 0
+    assert list(figures(run.workdir, "train/nonfinite_steps").values()) == [0, *[1] * (TOTAL - 1)]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.checkpoints.restore_params("last").params))
+    assert np.isfinite(figures(run.workdir, "validation/loss")[TOTAL])
+
+
+def test_an_evaluation_that_a_signal_cut_short_is_made_up_for_at_the_next_start(run, monkeypatch):
+    evaluate = trainer.Trainer._evaluate
+
+    def signal_in_the_last_one(self, params, epoch):
+        if epoch == tiny_run.EPOCHS:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not self.stop.requested:
+                time.sleep(0.01)
+        return evaluate(self, params, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_evaluate", signal_in_the_last_one)
+        assert run() == 143
+    assert run.checkpoints.latest_step() == TOTAL
+    assert TOTAL not in figures(run.workdir, "validation/loss")
+    assert run() == 0
+    assert TOTAL in figures(run.workdir, "validation/loss")
+    assert run.checkpoints.restore_params("last").metrics["loss"] == pytest.approx(figures(run.workdir, "validation/loss")[TOTAL])
+    assert "nothing to do" not in (run.workdir / "run.log").read_text()
+    assert run() == 0
+    assert "nothing to do" in (run.workdir / "run.log").read_text()
+
+
+def test_without_a_validation_split_training_clips_take_its_place_and_that_is_said(run):
+    assert run(data__val_split="dev", training__eval_every_n_epochs=6) == 0
+    log = (run.workdir / "run.log").read_text()
+    assert "no split 'dev'" in log and "'train'" in log
+    assert "12 training and 12 validation clips" in log
+
+
+def test_checkpoints_without_a_config_are_not_taken_for_a_run(run, trained, capfd):
+    shutil.copytree(trained.workdir / "checkpoints", run.workdir / "checkpoints")
+    assert run() == 2
+    assert "no config.json" in capfd.readouterr().err
