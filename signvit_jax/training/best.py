@@ -1,6 +1,7 @@
 """Which checkpoint is the best: the rule, in one place, and the record of it that a run carries along."""
 
 import dataclasses
+import math
 
 HIGHER_IS_BETTER = {"loss": False, "wer": False, "bleu4": True}
 
@@ -19,5 +20,7 @@ class BestSoFar:
     epoch: int = 0
 
     def update(self, value: float, epoch: int) -> None:
-        if self.value is None or (value > self.value if HIGHER_IS_BETTER[self.metric] else value < self.value):
+        """A figure that is not finite is never the best."""
+        better = self.value is None or (value > self.value if HIGHER_IS_BETTER[self.metric] else value < self.value)
+        if better and math.isfinite(value):
             self.value, self.epoch = value, epoch
