@@ -13,6 +13,7 @@ import tiny_run
 
 from signvit_jax import train
 from signvit_jax.training import trainer
+from signvit_jax.training.best import BestSoFar
 from signvit_jax.training.checkpoint_reader import CheckpointReader
 from signvit_jax.training.trained_model import load_trained
 
@@ -31,6 +32,13 @@ def run(trained, tmp_path):
     start.workdir = tmp_path / "run"
     start.checkpoints = CheckpointReader(tmp_path / "run" / "checkpoints")
     return start
+
+
+@pytest.fixture
+def last_epoch(run, trained):
+    """The same, of a run whose last epoch is still to come."""
+    shutil.copytree(trained.workdir, run.workdir, ignore=shutil.ignore_patterns(str(TOTAL)))
+    return run
 
 
 def figures(workdir, name: str) -> dict[int, float]:
@@ -84,54 +92,56 @@ def poison(monkeypatch, steps: set[int]) -> None:
     monkeypatch.setattr(trainer.Trainer, "_device_part", staticmethod(with_nan))
 
 
-def test_too_many_updates_in_a_row_that_are_not_finite_end_the_run_and_leave_a_good_checkpoint(run, trained, monkeypatch, capfd):
-    with monkeypatch.context() as patch:
-        poison(patch, set(range(5, 100)))  # the fifth batch is the first of epoch 2: three of training and one of validation are before it
-        assert run(training__max_nonfinite_steps=2) == 1
+def test_too_many_updates_in_a_row_that_are_not_finite_end_the_run_and_leave_a_good_checkpoint(run, monkeypatch, capfd):
+    poison(monkeypatch, set(range(5, 100)))  # the fifth batch is the first of epoch 2: three of training and one of validation are before it
+    assert run(training__max_nonfinite_steps=2) == 1
     said = capfd.readouterr().err
     assert "2 updates in a row were not finite" in said and "Traceback" not in said
-    assert run.checkpoints.latest_step() == 3
-    assert run() == 0
-    ours, theirs = (CheckpointReader(folder / "checkpoints").restore_params("last") for folder in (run.workdir, trained.workdir))
-    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    kept = run.checkpoints.restore_params("last")
+    assert kept.step == 3
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
 
 
-def test_one_update_that_is_not_finite_is_left_out_and_counted(run, monkeypatch):
+def test_one_update_that_is_not_finite_is_left_out_and_counted(last_epoch, monkeypatch):
     poison(monkeypatch, {2})
-    assert run(training__max_nonfinite_steps=2, training__eval_every_n_epochs=6) == 0
-    assert list(figures(run.workdir, "train/nonfinite_steps").values()) == [0, *[1] * (TOTAL - 1)]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.checkpoints.restore_params("last").params))
-    assert np.isfinite(figures(run.workdir, "validation/loss")[TOTAL])
+    assert last_epoch(training__max_nonfinite_steps=2) == 0
+    assert list(figures(last_epoch.workdir, "train/nonfinite_steps").values())[-3:] == [0, 1, 1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last_epoch.checkpoints.restore_params("last").params))
+    assert np.isfinite(figures(last_epoch.workdir, "validation/loss")[TOTAL])
 
 
-def test_an_evaluation_that_a_signal_cut_short_is_made_up_for_at_the_next_start(run, monkeypatch):
+def test_an_evaluation_that_a_signal_cut_short_is_made_up_for_at_the_next_start(last_epoch, monkeypatch):
     evaluate = trainer.Trainer._evaluate
 
-    def signal_in_the_last_one(self, params, epoch):
-        if epoch == tiny_run.EPOCHS:
-            os.kill(os.getpid(), signal.SIGTERM)
-            while not self.stop.requested:
-                time.sleep(0.01)
+    def with_signal(self, params, epoch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not self.stop.requested:
+            time.sleep(0.01)
         return evaluate(self, params, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_evaluate", signal_in_the_last_one)
-        assert run() == 143
-    assert run.checkpoints.latest_step() == TOTAL
-    assert TOTAL not in figures(run.workdir, "validation/loss")
-    assert run() == 0
-    assert TOTAL in figures(run.workdir, "validation/loss")
-    assert run.checkpoints.restore_params("last").metrics["loss"] == pytest.approx(figures(run.workdir, "validation/loss")[TOTAL])
-    assert "nothing to do" not in (run.workdir / "run.log").read_text()
-    assert run() == 0
-    assert "nothing to do" in (run.workdir / "run.log").read_text()
+        patch.setattr(trainer.Trainer, "_evaluate", with_signal)
+        assert last_epoch() == 143
+    assert last_epoch.checkpoints.latest_step() == TOTAL
+    assert TOTAL not in figures(last_epoch.workdir, "validation/loss")
+    assert last_epoch() == 0
+    found = figures(last_epoch.workdir, "validation/loss")[TOTAL]
+    assert last_epoch.checkpoints.restore_params("last").metrics["loss"] == pytest.approx(found)
+    assert "nothing to do" not in (last_epoch.workdir / "run.log").read_text()
 
 
-def test_without_a_validation_split_training_clips_take_its_place_and_that_is_said(run):
-    assert run(data__val_split="dev", training__eval_every_n_epochs=6) == 0
-    log = (run.workdir / "run.log").read_text()
+def test_without_a_validation_split_training_clips_take_its_place_and_that_is_said(last_epoch):
+    assert last_epoch(data__val_split="dev") == 0
+    log = (last_epoch.workdir / "run.log").read_text()
     assert "no split 'dev'" in log and "'train'" in log
     assert "12 training and 12 validation clips" in log
+
+
+def test_a_figure_that_is_not_a_number_is_never_the_best():
+    best = BestSoFar("loss")
+    for epoch, value in enumerate([float("nan"), 2.0, float("nan"), float("inf"), 1.0, 1.0], start=1):
+        best.update(value, epoch)
+    assert best == BestSoFar("loss", 1.0, 5)
 
 
 def test_checkpoints_without_a_config_are_not_taken_for_a_run(run, trained, capfd):
