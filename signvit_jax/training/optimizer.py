@@ -28,8 +28,9 @@ def one_cycle(peak: float, total_steps: int, warmup_ratio: float) -> optax.Sched
 
 
 def _cosine(start: float, end: float, share: Float[Array, ""]) -> Float[Array, ""]:
-    # cos^2 of the half angle is (1 + cos) / 2 without its cancellation at the end, where the rate is a 250,000th of the peak.
-    return end + (start - end) * jnp.cos(jnp.pi / 2.0 * jnp.clip(share, 0.0, 1.0)) ** 2
+    # cos^2 and sin^2 of the half angle are (1 + cos) / 2 and (1 - cos) / 2 without cancellation: the end is a 250,000th of the peak.
+    half_angle = jnp.pi / 2.0 * jnp.clip(share, 0.0, 1.0)
+    return start * jnp.cos(half_angle) ** 2 + end * jnp.sin(half_angle) ** 2
 
 
 def learning_rates(config: TrainingConfig, total_steps: int) -> dict[str, optax.Schedule]:
