@@ -15,10 +15,8 @@ from signvit_jax.decoding.greedy import greedy
 from signvit_jax.models.decoder import PAD
 from signvit_jax.weights.reference import load_reference
 
-VECTORS = Path(__file__).parents[3] / "shared" / "reference" / "translator_small.npz"
+VECTORS = Path(__file__).parents[1] / "fixtures" / "translator_small.npz"
 GROUPS = {"decode": ("params/", "in/video"), "trained_decode": ("trained_params/", "trained_in/video")}
-
-pytestmark = pytest.mark.skipif(not VECTORS.exists(), reason=f"no reference numbers at {VECTORS}")
 
 
 @cache

@@ -1,0 +1,93 @@
+"""Many devices and one: the same numbers. The devices are eight virtual ones of a CPU, in a process of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+import tiny_model
+
+from signvit_jax.config import ConfigError, MeshConfig
+from signvit_jax.config_file import load_config
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.parallel.sharding import RULES, parameter_path, partition_spec
+from signvit_jax.training.train_state import ModelDefinition
+
+EIGHT_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)
+import numpy as np, tiny_model
+from signvit_jax.config import MeshConfig
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.parallel.sharding import to_device
+from signvit_jax.training.optimizer import make_optimizer
+from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
+from signvit_jax.training.train_step import make_train_step
+
+drops = {f"model__{part}__dropout": 0.0 for part in ("encoder", "temporal", "decoder", "ctc")}
+tiny = tiny_model.config(**drops, model__encoder__attention_dropout=0.0, training__encoder_lr=1e-3, training__decoder_lr=1e-3)
+definition, optimizer = ModelDefinition(tiny, 16), make_optimizer(tiny.training, 10)
+make = lambda: new_state(definition, optimizer, 0)
+start = jax.device_get(jax.jit(make)())
+for name, mesh_config in dict(single=None, data=MeshConfig(), fsdp=MeshConfig(1, 8, 1), mixed=MeshConfig(2, 2, 2)).items():
+    if mesh_config is None:
+        mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    else:
+        mesh = make_mesh(mesh_config)
+    _, shardings = abstract_on_mesh(make, mesh)
+    step = make_train_step(definition, optimizer, tiny.training, mesh, shardings, frozen_backbone=False)
+    state = jax.device_put(start, shardings)
+    cut = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    losses = []
+    for number in range(3):
+        batch = tiny_model.batch(8, seed=number)
+        batch["tokens"] = np.minimum(batch["tokens"], 15)
+        state, report = step(state, to_device(batch, mesh))
+        losses.append(float(report.loss.total))
+    print(name, cut, *losses)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs():
+    paths = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+    done = subprocess.run([sys.executable, "-c", paths + EIGHT_DEVICES], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    return {name: (int(cut), [float(loss) for loss in losses]) for name, cut, *losses in lines}
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "mixed"])
+def test_losses_on_eight_devices_are_those_on_one(runs, mesh):
+    assert runs[mesh][1] == pytest.approx(runs["single"][1], abs=1e-4, rel=1e-5)
+
+
+def test_parameters_and_moments_are_cut_where_the_mesh_says_so(runs):
+    assert runs["single"][0] == runs["data"][0] == 0
+    assert runs["fsdp"][0] > 20 and runs["mixed"][0] > runs["fsdp"][0] / 2
+
+
+def test_every_rule_is_of_use_to_the_full_model():
+    definition = ModelDefinition(load_config(str(Path(__file__).parents[2] / "configs" / "reference.py")), 30_522)
+    mesh = make_mesh(MeshConfig())
+    leaves = jax.tree_util.tree_leaves_with_path(definition.abstract_params())
+    specs = {parameter_path(path): (leaf.shape, partition_spec(parameter_path(path), leaf.shape, mesh)) for path, leaf in leaves}
+    for pattern, axes in RULES:
+        assert any(tuple(spec)[-len(axes) :] == axes for _, spec in specs.values() if len(spec) >= len(axes)), pattern
+    whole = sum(shape != () and not any(spec) and len(shape) > 1 for shape, spec in specs.values())
+    assert whole < 0.5 * len(specs)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "batch_size", "words"),
+    [(MeshConfig(3, 1, 1), None, "data=3"), (MeshConfig(-1, 2, 1), None, "fsdp=2"), (MeshConfig(1, 1, 7), None, "tensor=7")],
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, batch_size, words):
+    with pytest.raises(ConfigError, match=words):
+        make_mesh(mesh, batch_size)
+
+
+def test_tiny_batches_have_what_a_step_needs():
+    assert set(tiny_model.batch()) == {"video", "frame_lengths", "tokens", "token_lengths", "weights"}

@@ -1,0 +1,44 @@
+"""The files in configs/, at full size and without memory: shapes only."""
+
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.config_file import load_config
+from signvit_jax.models.translator import abstract_model, count_parameters
+
+CONFIGS = sorted(path for path in (Path(__file__).parents[1] / "configs").glob("*.py") if path.stem != "__init__")
+
+
+def sizes(name: str, vocabulary: int) -> tuple[int, int]:
+    """(all parameters, those of the backbone)"""
+    model = abstract_model(load_config(str(CONFIGS[0].with_name(f"{name}.py"))), vocabulary)
+    return count_parameters(model), count_parameters(model.encoder.backbone)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_says_how_to_run_it(path):
+    load_config(str(path))
+    docstring = path.read_text().split('"""')[1]
+    assert f"python -m signvit_jax.train --config=configs/{path.name} --workdir=" in docstring
+    assert len(path.read_text().splitlines()) < 110
+
+
+def test_reference_has_exactly_the_parameters_of_its_stated_sizes():
+    assert sizes("reference", 30_522) == (354_323_258, 303_301_632)
+
+
+def test_dense_vit_keeps_the_references_backbone():
+    assert sizes("dense_vit", 8_000)[1] == 303_301_632
+
+
+@pytest.mark.parametrize("vocabulary", [16_000, 30_522])
+def test_dense_vit_100m_is_what_its_name_says(vocabulary):
+    assert 95e6 <= sizes("dense_vit_100m", vocabulary)[0] <= 105e6
+
+
+def test_reference_takes_a_bert_vocabulary_file_as_argument():
+    path = str(CONFIGS[0].with_name("reference.py"))
+    assert load_config(path).tokenizer.name == "bpe"
+    with_file = load_config(f"{path}:some/vocab.txt").tokenizer
+    assert (with_file.name, with_file.vocab_file) == ("bert", "some/vocab.txt")

@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_model
+
+from signvit_jax.training.losses import LossCounts, ctc_labels, divisors, smoothed_cross_entropy, translation_loss
+from signvit_jax.training.train_state import ModelDefinition, parameters_of
+
+TINY = tiny_model.config()
+DEFINITION = ModelDefinition(TINY, tiny_model.VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return parameters_of(tiny_model.model(TINY))
+
+
+@jax.jit
+def gradient(params, batch, counts):
+    return jax.grad(lambda p: translation_loss(DEFINITION.bind(p), batch, counts, TINY.training), has_aux=True)(params)
+
+
+def test_smoothed_cross_entropy_is_that_of_the_written_out_distribution():
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 11)) * 3
+    targets = jax.random.randint(jax.random.key(1), (2, 3), 0, 11)
+    wanted = jax.nn.one_hot(targets, 11) * (1 - 0.05 - 0.05 / 10) + 0.05 / 10
+    np.testing.assert_allclose(wanted.sum(-1), 1, rtol=1e-6)
+    slow = -(wanted * jax.nn.log_softmax(logits)).sum(-1)
+    np.testing.assert_allclose(smoothed_cross_entropy(logits, targets, 0.05), slow, rtol=1e-5)
+    plain = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    np.testing.assert_allclose(smoothed_cross_entropy(logits, targets, 0.0), plain, rtol=1e-5)
+
+
+def test_loss_is_the_weighted_sum_of_means_over_tokens_and_clips(params):
+    batch = tiny_model.batch()
+    model = DEFINITION.bind(params)
+    _, logits, ctc_logits = tiny_model.outputs(model, batch)
+    per_token, per_clip = [], []
+    for row in range(4):
+        length = batch["token_lengths"][row]
+        for place in range(length - 1):
+            per_token.append(
+                smoothed_cross_entropy(logits[row : row + 1, place : place + 1], batch["tokens"][row, place + 1][None, None], 0.05)[0, 0]
+            )
+        frames, labels = batch["frame_lengths"][row], batch["tokens"][row, 1 : length - 1]
+        nll = optax.ctc_loss(ctc_logits[row : row + 1, :frames], jnp.zeros((1, frames)), labels[None], jnp.zeros((1, length - 2)))
+        per_clip.append(nll[0] / (length - 2))
+    _, parts = gradient(params, batch, divisors(batch))
+    np.testing.assert_allclose(parts.ce, np.mean(per_token), rtol=1e-5)
+    np.testing.assert_allclose(parts.ctc, np.mean(per_clip), rtol=1e-4)
+    np.testing.assert_allclose(parts.total, 0.7 * parts.ce + 0.3 * parts.ctc, rtol=1e-6)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(params):
+    batch = tiny_model.batch()
+    counts = divisors(batch)
+    whole = gradient(params, batch, counts)
+    halves = [gradient(params, {name: value[rows] for name, value in batch.items()}, counts) for rows in (slice(0, 2), slice(2, 4))]
+    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, atol=2e-6), whole, *halves)
+
+
+def test_rows_of_weight_zero_change_nothing(params):
+    batch = tiny_model.batch()
+    filled = {name: np.concatenate([value, value[:2]]) for name, value in batch.items()}
+    filled["video"][4:] = 255
+    filled["weights"][4:] = 0
+    expected, found = (gradient(params, given, divisors(given)) for given in (batch, filled))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), expected, found)
+
+
+def test_an_impossible_alignment_is_counted_and_costs_nothing(params):
+    batch = tiny_model.batch()
+    batch["frame_lengths"][0] = 1
+    batch["tokens"][0], batch["token_lengths"][0] = [1, 5, 6, 2, 0, 0], 4
+    alone = {name: value[:1] for name, value in batch.items()}
+    gradients, parts = gradient(params, alone, LossCounts(jnp.ones(()), jnp.ones(())))
+    assert (float(parts.impossible), float(parts.ctc)) == (1.0, 0.0)
+    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(gradients["ctc_head"]))
+    assert float(gradient(params, batch, divisors(batch))[1].impossible) == 1.0
+
+
+def test_labels_of_ctc_are_the_text_without_bos_and_eos_or_the_glosses():
+    batch = tiny_model.batch()
+    labels, lengths = ctc_labels(batch)
+    for row in range(4):
+        np.testing.assert_array_equal(labels[row, : lengths[row]], batch["tokens"][row, 1 : batch["token_lengths"][row] - 1])
+    glosses = dict(batch, gloss_tokens=np.full((4, 2), 3), gloss_lengths=np.full(4, 2))
+    assert ctc_labels(glosses)[0] is glosses["gloss_tokens"]
+
+
+def test_the_loss_needs_no_text_at_all_of_a_clip_in_which_nobody_signs(params):
+    batch = tiny_model.batch(1)
+    batch["tokens"][0], batch["token_lengths"][0] = [1, 2, 0, 0, 0, 0], 2
+    _, parts = gradient(params, batch, divisors(batch))
+    assert np.isfinite(float(parts.total))

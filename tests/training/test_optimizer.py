@@ -1,0 +1,69 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+
+from signvit_jax.training.optimizer import groups, learning_rates, make_optimizer, matrices, one_cycle
+from signvit_jax.training.train_state import parameters_of
+
+
+def slow_one_cycle(step, peak, total, warmup):
+    """PyTorch's OneCycleLR with anneal_strategy='cos', div_factor=25 and final_div_factor=1e4, in double precision."""
+
+    def anneal(start, end, share):
+        return end + (start - end) / 2 * (math.cos(math.pi * share) + 1)
+
+    top = warmup * total - 1
+    if step <= top:
+        return anneal(peak / 25, peak, step / top)
+    return anneal(peak, peak / 25 / 1e4, (step - top) / (total - 1 - top))
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(10, 0.3), (480, 0.05), (200_000, 0.05)])
+def test_rates_are_pytorchs_one_cycle(total, warmup):
+    schedule = jax.jit(one_cycle(3e-3, total, warmup))
+    steps = sorted({0, 1, int(warmup * total) - 1, int(warmup * total), total // 2, total - 2, total - 1})
+    np.testing.assert_allclose([schedule(s) for s in steps], [slow_one_cycle(s, 3e-3, total, warmup) for s in steps], rtol=3e-5, atol=1e-11)
+    assert schedule(total + 5) == schedule(total - 1)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_runs_of_a_few_steps_have_finite_rates(total):
+    assert all(0 <= float(one_cycle(1e-3, total, 0.05)(step)) <= 1e-3 for step in range(total))
+
+
+def test_the_encoder_and_the_rest_have_rates_of_their_own():
+    tiny = tiny_model.config(training__encoder_lr=1e-3, training__decoder_lr=0.0, training__weight_decay=0.0)
+    params = parameters_of(tiny_model.model(tiny))
+    assert {
+        name: next(iter(set(jax.tree.leaves(tree)))) for name, tree in groups(params).items()
+    } == {"ctc_head": "rest", "decoder": "rest", "encoder": "encoder"}
+    optimizer = make_optimizer(tiny.training, 10)
+    updates, _ = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p))(params)
+    first = float(learning_rates(tiny.training, 10)["encoder"](0))
+    assert all(np.allclose(leaf, -first, rtol=1e-4) for leaf in jax.tree.leaves(updates["encoder"]))
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves((updates["decoder"], updates["ctc_head"])))
+
+
+@pytest.mark.parametrize("scope", ["all", "matrices"])
+def test_weight_decay_falls_where_it_should(scope):
+    tiny = tiny_model.config(training__weight_decay=0.5, training__weight_decay_on=scope)
+    params = jax.tree.map(jnp.ones_like, parameters_of(tiny_model.model(tiny)))
+    optimizer = make_optimizer(tiny.training, 10)
+    updates, _ = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p))(params)
+    decayed = jax.tree.map(lambda leaf: bool(np.all(leaf < 0)), updates)
+    assert decayed == (jax.tree.map(lambda _: True, params) if scope == "all" else matrices(params))
+    assert not matrices(params)["decoder"]["embedding"] and matrices(params)["ctc_head"]["out"]["kernel"]
+
+
+def test_gradients_are_clipped_by_the_norm_of_all_of_them():
+    """Adam hides the scale of a first gradient; its second moment does not."""
+    tiny = tiny_model.config(training__max_grad_norm=0.5)
+    params = parameters_of(tiny_model.model(tiny))
+    optimizer = make_optimizer(tiny.training, 10)
+    _, state = jax.jit(lambda p: optimizer.update(jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), p), optimizer.init(p), p))(params)
+    second_moments = sum(float(leaf.sum()) for leaf in jax.tree.leaves(state[1].nu))
+    np.testing.assert_allclose(second_moments, 0.001 * 0.5**2, rtol=1e-4)

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from signvit_jax.weights.reference import WeightsError, assign, flat_parameters, from_ours, load_reference, to_ours
+
+VECTORS = Path(__file__).parents[1] / "fixtures" / "translator_small.npz"
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    vectors = dict(np.load(VECTORS))
+    tensors = {name.removeprefix("params/"): value for name, value in vectors.items() if name.startswith("params/")}
+    return tensors, load_reference(vectors)[1]
+
+
+def test_there_and_back_is_exact(loaded):
+    tensors, model = loaded
+    back = from_ours(flat_parameters(model))
+    assert set(back) == set(tensors) - {"decoder.pos_encoder.pe"}
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, tensors[name].astype(np.float32), err_msg=name)
+    ours = flat_parameters(model)
+    again = to_ours(back, {path: value.shape for path, value in ours.items()})
+    for path, value in again.items():
+        np.testing.assert_array_equal(value, ours[path], err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "encoder.backbone.norm.weight"}, "missing: encoder.backbone.norm.weight"),
+        (lambda t: t | {"optimizer.state": np.zeros(3)}, "left over: optimizer.state"),
+        (lambda t: t | {"ctc_head.3.bias": np.zeros(3)}, "ctc_head.3.bias: shape"),
+        (lambda t: t | {"encoder.backbone.transformer.layers.0.linear1.bias": np.zeros(3)}, "linear1.bias: shape"),
+    ],
+    ids=["missing", "left over", "mis-shaped", "mis-shaped in one layer"],
+)
+def test_what_does_not_fit_is_listed(loaded, change, words):
+    tensors, model = loaded
+    with pytest.raises(WeightsError, match=words):
+        assign(model, change(tensors))
