@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = overfit_small.get_config()
     config.model.encoder.update(patch_size=12, dropout=0.1)
     config.model.temporal.update(dropout=0.1)
-    config.training.update(batch_size=16, num_epochs=12, eval_every_n_epochs=3, save_every_n_epochs=3, num_sample_predictions=3, best_metric="wer")
+    config.training.update(batch_size=16, num_epochs=8, eval_every_n_epochs=4, save_every_n_epochs=2, num_sample_predictions=3, best_metric="wer")
     config.data = {
         "name": "synthetic_signs",
         "image_size": 48,

@@ -26,7 +26,7 @@ from signvit_jax.decoding.autoregressive import Source, best
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
-from signvit_jax.models.translator import SignTranslator
+from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.training.losses import Batch, divisors, translation_loss
 from signvit_jax.training.optimizer import learning_rates, make_optimizer
 from signvit_jax.training.train_state import ModelDefinition, parameters_of
@@ -56,14 +56,12 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
     """Everything that a file of the translator's layout holds: outputs, losses, gradients, training steps, decoded ids."""
     config, model, sizes = load_reference(vectors)
     batch = _batch(vectors, vectors["in/video"])
-    encoded = model.encode(batch["video"], batch["frame_lengths"])
-
-    pictures = batch["video"].reshape(-1, *batch["video"].shape[2:])
-    yield _absolute("vit tokens", model.encoder.backbone.tokens(pictures), vectors["out/vit_tokens"])
-    yield _absolute("encoder", encoded.pooled, vectors["out/encoder"])
+    vit_tokens, pooled, logits, ctc_logits = _outputs(model, batch)
+    yield _absolute("vit tokens", vit_tokens, vectors["out/vit_tokens"])
+    yield _absolute("encoder", pooled, vectors["out/encoder"])
     said = np.asarray(batch["tokens"]) != sizes["pad_id"]
-    yield _absolute("decoder logits", np.asarray(model.logits(encoded, batch["tokens"]))[said], vectors["out/logits"][said])
-    yield _absolute("ctc logits", model.ctc_logits(encoded)[0], vectors["out/ctc_logits"])
+    yield _absolute("decoder logits", np.asarray(logits)[said], vectors["out/logits"][said])
+    yield _absolute("ctc logits", ctc_logits, vectors["out/ctc_logits"])
     yield from _losses_and_gradients(vectors, config, model, sizes, batch)
     yield from _training_steps(vectors, config, model, sizes, batch)
     yield from _decoded(vectors, model, sizes, batch, "decode/", ids_matter=False)
@@ -75,10 +73,22 @@ def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check
     """The same model after more training: its hypotheses end, so ids can be compared."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
-    _, parts = translation_loss(trained, trained_batch, divisors(trained_batch), config.training)
+    _, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(parameters_of(trained), trained_batch)
     # A memorised sentence's CTC loss is a small difference of log-probabilities a thousand times as large: float32 leaves four digits, on both sides.
     yield _relative("trained losses", parts[:3], vectors["trained_loss"], 1e-5, floor=0.1)
     yield from _decoded(vectors, trained, sizes, trained_batch, "trained_decode/", ids_matter=True)
+
+
+@jax.jit
+def _outputs(model: SignTranslator, batch: Batch) -> tuple[jax.Array, ...]:
+    pictures = batch["video"].reshape(-1, *batch["video"].shape[2:])
+    encoded = model.encode(batch["video"], batch["frame_lengths"])
+    return model.encoder.backbone.tokens(pictures), encoded.pooled, model.logits(encoded, batch["tokens"]), model.ctc_logits(encoded)[0]
+
+
+@jax.jit
+def _encode(model: SignTranslator, batch: Batch) -> Encoded:
+    return model.encode(batch["video"], batch["frame_lengths"])
 
 
 def _losses_and_gradients(vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch) -> Iterator[Check]:
@@ -113,7 +123,7 @@ def _training_steps(vectors: Vectors, config: Config, model: SignTranslator, siz
 
 def _decoded(vectors: Vectors, model: SignTranslator, sizes: Mapping, batch: Batch, prefix: str, *, ids_matter: bool) -> Iterator[Check]:
     """Greedy, beam and CTC; ids of beams that ran into the length limit (an untrained model) are not meant to be compared."""
-    encoded = model.encode(batch["video"], batch["frame_lengths"])
+    encoded = _encode(model, batch)
     source = Source(model.decoder, *model.memory(encoded))
     ids = {"bos_id": sizes["bos_id"], "eos_id": sizes["eos_id"]}
     yield _ids(f"{prefix}greedy", greedy(source, **ids).tokens, vectors[f"{prefix}greedy"])

@@ -329,9 +329,9 @@ def test_workers_that_wait_for_work_end_with_a_killed_parent(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_build_with_its_code_and_leaves_nothing(tmp_path, number, code):
-    rows = "".join(f"copy-{i},text {i}\n" for i in range(400))
+    rows = "".join(f"copy-{i},text {i}\n" for i in range(4000))
     options = folder_of(tmp_path, rows)[:2]
-    for i in range(400):
+    for i in range(4000):
         os.link(tmp_path / "videos" / "morning-1.mp4", tmp_path / "videos" / f"copy-{i}.mp4")
     process = subprocess.Popen(
         command(tmp_path / "data", [*options, "--workers=2"]), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

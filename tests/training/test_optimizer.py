@@ -38,9 +38,11 @@ def test_runs_of_a_few_steps_have_finite_rates(total):
 def test_the_encoder_and_the_rest_have_rates_of_their_own():
     tiny = tiny_model.config(training__encoder_lr=1e-3, training__decoder_lr=0.0, training__weight_decay=0.0)
     params = parameters_of(tiny_model.model(tiny))
-    assert {
-        name: next(iter(set(jax.tree.leaves(tree)))) for name, tree in groups(params).items()
-    } == {"ctc_head": "rest", "decoder": "rest", "encoder": "encoder"}
+    assert {name: next(iter(set(jax.tree.leaves(tree)))) for name, tree in groups(params).items()} == {
+        "ctc_head": "rest",
+        "decoder": "rest",
+        "encoder": "encoder",
+    }
     optimizer = make_optimizer(tiny.training, 10)
     updates, _ = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p))(params)
     first = float(learning_rates(tiny.training, 10)["encoder"](0))

@@ -64,6 +64,7 @@ def test_patience_ends_the_run_and_the_best_checkpoint_is_that_of_the_metric(run
     assert "nothing to do" in (run.workdir / "run.log").read_text()
 
 
+@pytest.mark.long
 def test_a_frozen_backbone_stays_as_it_is_and_then_moves(run):
     assert run(model__encoder__freeze_epochs=2, training__keep_last_n_checkpoints=9, training__eval_every_n_epochs=9) == 0
     first, second, third = (run.checkpoints.restore_params(step=step, prefer_ema=False).params for step in (3, 6, 9))
