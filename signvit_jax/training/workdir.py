@@ -107,6 +107,7 @@ class Workdir:
             if os.fstat(descriptor).st_size:
                 _logger.info("took over the lock of %s, which has ended without releasing it", _holder(descriptor))
             since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            os.ftruncate(descriptor, 0)  # what a killed holder wrote may be longer
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)
             stack.callback(os.ftruncate, descriptor, 0)
             yield

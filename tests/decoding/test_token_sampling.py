@@ -18,6 +18,8 @@ def allowed_by_sorting(logits, top_k, top_p):
     """The tokens that may be drawn, one row at a time by sorting."""
     order = np.argsort(-logits, kind="stable")
     kept = order[:top_k] if top_k else order
+    if top_p >= 1.0:  # the sum of all may round to 1 before the last
+        return set(kept.tolist())
     probabilities = np.exp(logits[kept].astype(np.float64) - logits.max())
     probabilities /= probabilities.sum()
     return set(kept[: np.searchsorted(np.cumsum(probabilities), top_p) + 1].tolist())

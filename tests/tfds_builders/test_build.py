@@ -333,8 +333,17 @@ def test_a_signal_ends_the_build_with_its_code_and_leaves_nothing(tmp_path, numb
     options = folder_of(tmp_path, rows)[:2]
     for i in range(4000):
         os.link(tmp_path / "videos" / "morning-1.mp4", tmp_path / "videos" / f"copy-{i}.mp4")
+
+    def listen():  # a shell that starts the tests in the background makes all its children deaf to SIGINT
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     process = subprocess.Popen(
-        command(tmp_path / "data", [*options, "--workers=2"]), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(tmp_path / "data", [*options, "--workers=2"]),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,
     )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "data").glob(".building*/**/*.partial")):
