@@ -1,10 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
+from signvit_jax import train
 from signvit_jax.config import Config, ConfigError, from_json, from_mapping, key_differences, to_json
 from signvit_jax.config_file import load_config
+from signvit_jax.exit_codes import run_command
 
 
 def nested(key: str, value) -> dict:
@@ -84,6 +87,13 @@ def test_wrong_type_or_range_names_key_value_and_what_is_allowed(key, value, all
         (nested("tokenizer.vocab_file", "v.txt"), ["only tokenizer.name='bert'"]),
         ({"model": {"encoder": {"stem": "conv", "patch_size": 14}}}, ["power of two"]),
         (nested("model.encoder.pretrained", "w.npz"), ["pretrained is 'w.npz'"]),
+        (
+            {"model": {"encoder": {"position_init": "sincos2d", "vit_hidden_dim": 18, "output_dim": 18, "vit_num_heads": 2}}},
+            ["vit_hidden_dim is 18", "multiple of 4"],
+        ),
+        ({"model": {"decoder": {"hidden_dim": 15, "num_heads": 3}, "temporal": {"num_heads": 3}}}, ["hidden_dim is 15", "even"]),
+        ({"data": {"sampling": "rate", "frame_buckets": [0, 16]}}, ["rising lengths"]),
+        (nested("data.mean", [0.5, 0.5]), ["three numbers each"]),
     ],
     ids=str,
 )
@@ -116,6 +126,15 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content):
     file.write_text(content)
     with pytest.raises(ConfigError, match=r"broken\.py"):
         load_config(str(file))
+
+
+def test_a_misspelt_override_ends_training_with_exit_2_before_there_is_a_workdir(tmp_path, capsys):
+    quickstart = Path(__file__).parents[1] / "configs" / "quickstart.py"
+    arguments = [f"--config={quickstart}", f"--workdir={tmp_path / 'run'}", "--config.training.batchsize=8"]
+    assert run_command(lambda: train.main(arguments)) == 2
+    said = capsys.readouterr().err
+    assert all(words in said for words in ("config.training.batchsize", "'8'", "nearest key: training.batch_size"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_file_lists_those_that_are_there():

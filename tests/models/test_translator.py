@@ -5,6 +5,7 @@ import pytest
 import tiny_model
 from flax import nnx
 
+from signvit_jax.models.attention import drop_path
 from signvit_jax.models.positions import sinusoids, sinusoids_2d
 from signvit_jax.models.translator import SignTranslator, abstract_model, count_parameters
 from signvit_jax.training.train_state import parameters_of
@@ -46,6 +47,16 @@ def test_later_tokens_do_not_reach_earlier_logits():
     before, after = (tiny_model.outputs(translator, given)[1] for given in (batch, changed))
     close([before[:, :2]], [after[:, :2]], 1e-6)
     assert np.abs(before[:, 2] - after[:, 2]).max() > 1e-3
+
+
+def test_the_embedding_of_padding_reaches_nothing_but_the_logit_of_padding():
+    translator, batch = tiny_model.model(tiny_model.config()), tiny_model.batch()
+    assert (batch["tokens"][:, :-1] == 0).any()
+    before = tiny_model.outputs(translator, batch)[1]
+    translator.decoder.embedding[...] = translator.decoder.embedding[...].at[0].set(7.0)
+    after = tiny_model.outputs(translator, batch)[1]
+    np.testing.assert_array_equal(before[..., 1:], after[..., 1:])
+    assert np.all(before[..., 0] == 0) and np.all(after[..., 0] != 0)
 
 
 @pytest.mark.parametrize("changes", [{"training__scan_layers": False}, {"training__remat": "full"}, {"training__remat": "dots"}], ids=str)
@@ -101,6 +112,26 @@ def test_each_scanned_block_draws_a_dropout_mask_of_its_own():
     nnx.update(backbone.blocks, state)
     gained = jax.jit(lambda key: backbone._run_blocks(jnp.zeros((1, 50, 16)), key))(jax.random.key(0))
     assert sorted(np.unique(np.asarray(gained)).tolist()) == [0.0, 2.0, 4.0]
+
+
+def test_drop_path_drops_whole_branches_of_an_example_and_keeps_the_mean():
+    dropped = np.asarray(jax.jit(lambda key: drop_path(jnp.ones((4000, 3)), 0.25, key))(jax.random.key(0)))
+    assert np.all(dropped == dropped[:, :1])
+    np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.75], rtol=1e-6)
+    assert abs(dropped.mean() - 1) < 0.05
+
+
+def test_stochastic_depth_rises_from_none_in_the_first_block_to_its_rate_in_the_last():
+    """Blocks that only add one: 3 comes from the first block and a kept last one, 1 from a dropped last one."""
+    backbone = tiny_model.model(tiny_model.config(model__encoder__drop_path=0.5, model__encoder__dropout=0.0)).encoder.backbone
+    state = jax.tree.map(jnp.zeros_like, nnx.state(backbone.blocks))
+    state.feed_forward.contract.bias[...] = jnp.ones_like(state.feed_forward.contract.bias[...])
+    nnx.update(backbone.blocks, state)
+    run = jax.jit(lambda key: backbone._run_blocks(jnp.zeros((50, 2, 16)), key))
+    gained = np.asarray(run(jax.random.key(0)))
+    assert np.all(gained == gained[:, :1, :1])
+    assert np.unique(gained).tolist() == [1.0, 3.0]
+    np.testing.assert_array_equal(backbone._run_blocks(jnp.zeros((1, 2, 16)), None), 2.0)
 
 
 def test_frames_are_normalised_with_the_configs_mean_and_deviation():
