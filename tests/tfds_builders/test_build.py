@@ -327,6 +327,10 @@ def test_workers_that_wait_for_work_end_with_a_killed_parent(tmp_path):
         time.sleep(0.05)
 
 
+# A shell that starts the tests in the background makes all its children deaf to SIGINT: hear it again, then become the command.
+LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_build_with_its_code_and_leaves_nothing(tmp_path, number, code):
     rows = "".join(f"copy-{i},text {i}\n" for i in range(1500))
@@ -334,16 +338,12 @@ def test_a_signal_ends_the_build_with_its_code_and_leaves_nothing(tmp_path, numb
     for i in range(1500):
         os.link(tmp_path / "videos" / "morning-1.mp4", tmp_path / "videos" / f"copy-{i}.mp4")
 
-    def listen():  # a shell that starts the tests in the background makes all its children deaf to SIGINT
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
     process = subprocess.Popen(
-        command(tmp_path / "data", [*options, "--workers=2"]),
+        [sys.executable, "-c", LISTENING, *command(tmp_path / "data", [*options, "--workers=2"])],
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=listen,
     )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "data").glob(".building*/**/*.partial")):

@@ -98,6 +98,13 @@ def test_a_frozen_backbone_gets_no_update_and_no_decay_and_the_rest_learns():
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(state.opt_state[1].mu["encoder"]["backbone"]))
 
 
+def test_a_thawed_backbone_learns(plain):
+    start = plain.fresh().params["encoder"]["backbone"]
+    state, _ = plain.step(plain.fresh(), tiny_model.batch())
+    unchanged = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(state.params["encoder"]["backbone"]), strict=True)]
+    assert not any(unchanged)
+
+
 def test_dropout_differs_from_step_to_step_and_not_from_run_to_run():
     run = Run()
     state = run.fresh()

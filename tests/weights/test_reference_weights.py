@@ -41,3 +41,9 @@ def test_what_does_not_fit_is_listed(loaded, change, words):
     tensors, model = loaded
     with pytest.raises(WeightsError, match=words):
         assign(model, change(tensors))
+
+
+def test_an_option_that_the_reference_lacks_cannot_be_written_as_its_weights(loaded):
+    _, model = loaded
+    with pytest.raises(WeightsError, match="decoder/norm/scale"):
+        from_ours(flat_parameters(model) | {"decoder/norm/scale": np.ones(8)})
