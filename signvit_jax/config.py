@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 
 from signvit_jax.config_checks import ConfigError, check_together
 
-__all__ = ["Config", "ConfigError", "from_json", "from_mapping", "key_differences", "to_json"]
+__all__ = ["Config", "ConfigError", "from_json", "from_mapping", "key_differences", "to_json", "with_ctc_target"]
 
 
 def _value(default: Any, allowed: str, check) -> Any:
@@ -61,7 +61,7 @@ class EncoderConfig:
     attention_dropout: float = _rate(0.2)  # on the attention weights; 0 lets fused attention run
     position_init: str = _choice("normal", "normal", "sincos2d")  # learned either way; sincos2d starts from 2-D sines and cosines at scale 1
     stem: str = _choice("patch", "patch", "conv")  # conv: stride-2 3x3 convolutions in front of the patch grid (Xiao et al. 2021)
-    frame_pooling: str = _choice("mean", "mean", "attention")  # attention: learned query over the patches, keeps where the hands are
+    frame_pooling: str = _choice("mean", "mean", "attention", "concat")  # attention: a learned query; concat: narrowed patches side by side
     drop_path: float = _rate(0.0)  # stochastic depth, linear from 0 to this rate over the blocks
 
 
@@ -97,7 +97,7 @@ class CTCConfig:
     """The CTC head: what it reads and what it spells."""
 
     source: str = _choice("queries", "queries", "frames")
-    target: str = _choice("text", "text", "gloss")
+    target: str = _choice("text", "text", "gloss", "auto")  # auto: glosses where the training split has them, else text
     dropout: float = _rate(0.1)
 
 
@@ -175,6 +175,7 @@ class DataConfig:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     num_workers: int = _whole(0, 0)  # reading processes; 0 = threads of the training process
+    short_first_epochs: int = _whole(0, 0)  # in that many first epochs the clips come from the shortest to the longest
     num_threads: int = _whole(4)  # reading threads
     prefetch_batches: int = _whole(4)
 
@@ -244,6 +245,12 @@ def from_json(text: str) -> Config:
     except ValueError as error:
         raise ConfigError(f"config.json is not valid JSON: {error}") from error
     return from_mapping(values)
+
+
+def with_ctc_target(config: Config, target: str) -> Config:
+    """The config with another `model.ctc.target`."""
+    ctc = dataclasses.replace(config.model.ctc, target=target)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, ctc=ctc))
 
 
 def key_differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:

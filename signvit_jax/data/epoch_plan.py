@@ -28,18 +28,25 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return math.ceil(num_examples / batch_size)
 
 
-def plan_epoch(bucket_of: Int[np.ndarray, " n"], batch_size: int, seed: int, epoch: int, shuffle: bool) -> EpochPlan:
+def plan_epoch(
+    bucket_of: Int[np.ndarray, " n"], batch_size: int, seed: int, epoch: int, shuffle: bool, lengths: Int[np.ndarray, " n"] | None = None
+) -> EpochPlan:
     """Batches of clips of one bucket, every example exactly once.
 
     What does not fill a batch moves to the next longer bucket; only the last such batch has filling rows. So there are
     ceil(n / batch_size) batches in every epoch. Without `shuffle`: the order of the buckets, and of the split within each.
+    With `shuffle` and `lengths`: from the shortest clips to the longest (SortaGrad, Amodei et al. 2016), clips of one length in random order.
     """
     rng = np.random.default_rng([seed, epoch]) if shuffle else None
     left = np.empty(0, np.int64)
     examples, buckets = [np.empty((0, batch_size), np.int64)], [np.empty(0, np.int64)]
     for bucket in np.unique(bucket_of):
         members = np.flatnonzero(bucket_of == bucket)
-        pool = np.concatenate([left, rng.permutation(members) if rng else members])
+        if rng:
+            members = rng.permutation(members)
+            if lengths is not None:
+                members = members[np.argsort(lengths[members], kind="stable")]
+        pool = np.concatenate([left, members])
         whole = len(pool) // batch_size
         examples.append(pool[: whole * batch_size].reshape(whole, batch_size))
         buckets.append(np.full(whole, bucket))
@@ -48,7 +55,7 @@ def plan_epoch(bucket_of: Int[np.ndarray, " n"], batch_size: int, seed: int, epo
         examples.append(np.concatenate([left, np.full(batch_size - len(left), -1)])[None])
         buckets.append(bucket_of.max(keepdims=True))
     plan = EpochPlan(np.concatenate(examples), np.concatenate(buckets))
-    if rng:
+    if rng and lengths is None:
         order = rng.permutation(len(plan.buckets))
         plan = EpochPlan(plan.examples[order], plan.buckets[order])
     return plan

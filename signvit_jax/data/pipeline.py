@@ -64,6 +64,7 @@ def make_batches(
         raise DatasetError(
             f"split {split.name!r} in {split.folder}: {len(empty)} clips have no frame, the first {empty[0]!r}; build the data set again"
         )
+    lengths = np.array([clip_length(e.num_frames, e.fps, config.data) for e in split.index])
     source = _BatchSource(
         split=split,
         config=config,
@@ -71,7 +72,8 @@ def make_batches(
         training=training,
         seed=seed,
         rows=slice(process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count),
-        bucket_of=assign_buckets(np.array([clip_length(e.num_frames, e.fps, config.data) for e in split.index]), config.frame_buckets),
+        lengths=lengths,
+        bucket_of=assign_buckets(lengths, config.frame_buckets),
         texts=text_table(tokenizer, [entry.text for entry in split.index], text_length, split.name),
         glosses=gloss_table(gloss_tokenizer, [e.gloss for e in split.index], gloss_length, split.name) if gloss_tokenizer else None,
     )
@@ -82,6 +84,7 @@ def make_batches(
         "shuffled": training,
         "sampling": f"{config.data.sampling} {config.data.num_frames} {config.data.frame_rate:g}",
         "frame_buckets": list(config.frame_buckets),
+        "short_first_epochs": config.data.short_first_epochs if training else 0,
     }
     return BatchIterator(source, num_epochs, identity)
 
@@ -212,12 +215,14 @@ class _BatchSource:
         training: bool,
         seed: int,
         rows: slice,
+        lengths: np.ndarray,
         bucket_of: np.ndarray,
         texts: TokenTable,
         glosses: TokenTable | None,
     ):
         self.split, self.config, self.texts, self.glosses = split, config, texts, glosses
-        self._batch_size, self._training, self._seed, self._rows, self._bucket_of = batch_size, training, seed, rows, bucket_of
+        self._batch_size, self._training, self._seed, self._rows = batch_size, training, seed, rows
+        self._lengths, self._bucket_of = lengths, bucket_of
         self.steps_per_epoch = steps_per_epoch(len(bucket_of), batch_size)
         self._plans: collections.OrderedDict[int, EpochPlan] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -273,7 +278,8 @@ class _BatchSource:
         """Two are kept: reading ahead crosses from one epoch into the next."""
         with self._lock:
             if epoch not in self._plans:
-                self._plans[epoch] = plan_epoch(self._bucket_of, self._batch_size, self._seed, epoch, shuffle=self._training)
+                by_length = self._lengths if epoch < self.config.data.short_first_epochs else None
+                self._plans[epoch] = plan_epoch(self._bucket_of, self._batch_size, self._seed, epoch, self._training, by_length)
                 if len(self._plans) > 2:
                     self._plans.popitem(last=False)
             return self._plans[epoch]

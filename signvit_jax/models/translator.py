@@ -67,7 +67,7 @@ class VideoEncoder(nnx.Module):
 
 
 class SignTranslator(nnx.Module):
-    """Encoder, text decoder and CTC head. `gloss_vocab_size` is needed when `ctc.target` is 'gloss'."""
+    """Encoder, text decoder and CTC head. `gloss_vocab_size` is needed when `ctc.target` is 'gloss'; 'auto' must have been settled."""
 
     def __init__(self, config: Config, vocab_size: int, gloss_vocab_size: int = 0, *, rngs: nnx.Rngs):
         dtype = compute_dtype(config)

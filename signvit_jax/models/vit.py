@@ -65,6 +65,18 @@ class FramePooling(nnx.Module):
         return self.attention(query, tokens)[:, 0]
 
 
+class PatchConcat(nnx.Module):
+    """Every token narrowed by one matrix, all of a frame side by side, mapped back to the width: what is where in the picture stays apart."""
+
+    def __init__(self, width: int, tokens: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        narrow = max(4, 4 * width // tokens)
+        self.narrow = linear(width, narrow, dtype=dtype, rngs=rngs)
+        self.widen = linear(narrow * tokens, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: Float[Array, "n s d"]) -> Float[Array, "n d"]:
+        return self.widen(gelu(self.narrow(tokens)).reshape(tokens.shape[0], -1))
+
+
 class DenseViT(nnx.Module):
     """Pictures (n, h, w, 3), normalised, to one feature each (n, d).
 
@@ -91,7 +103,11 @@ class DenseViT(nnx.Module):
             rngs,
         )
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.pooling = FramePooling(width, config.vit_num_heads, dtype=dtype, rngs=rngs) if config.frame_pooling == "attention" else None
+        self.pooling = None
+        if config.frame_pooling == "attention":
+            self.pooling = FramePooling(width, config.vit_num_heads, dtype=dtype, rngs=rngs)
+        elif config.frame_pooling == "concat":
+            self.pooling = PatchConcat(width, 1 + side * side, dtype=dtype, rngs=rngs)
         self.layers, self.dropout_rate, self.drop_path_rate = config.vit_num_layers, config.dropout, config.drop_path
         self.remat, self.scan_layers, self.dtype = remat, scan_layers, dtype
 

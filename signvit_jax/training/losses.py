@@ -62,7 +62,8 @@ def translation_loss(
     """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`; dropout only with a key.
 
     CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS (or glosses), each clip's loss divided by its
-    number of labels, mean over clips; an impossible alignment counts as zero loss.
+    number of labels, mean over clips; an impossible alignment counts as zero loss, and so does a clip that has text and no gloss where CTC
+    spells glosses.
     """
     tokens, weights = batch["tokens"], batch["weights"]
     encoded = model.encode(batch["video"], batch["frame_lengths"], key_for(key, 0))
@@ -75,7 +76,8 @@ def translation_loss(
     labels, label_lengths = ctc_labels(batch)
     ctc_logits, steps = model.ctc_logits(encoded, key_for(key, 2))
     per_clip, feasible = ctc_loss(ctc_logits, steps, labels, label_lengths)
-    ctc = jnp.sum(per_clip / jnp.maximum(label_lengths, 1) * weights) / counts.clips
+    annotated = (label_lengths > 0) | (batch["token_lengths"] <= 2)  # an empty text is annotated: nobody signs
+    ctc = jnp.sum(per_clip / jnp.maximum(label_lengths, 1) * weights * annotated) / counts.clips
 
     total = config.ctc_weight * ctc + config.ce_weight * ce
     return total, LossParts(total, ce, ctc, jnp.sum(jnp.where(feasible, 0.0, weights)))

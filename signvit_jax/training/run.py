@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from signvit_jax.config import Config, ConfigError, from_json, to_json
+from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.run_log import start_run_log
@@ -27,22 +27,26 @@ def train(config: Config, path: Path, *, strict_restore: bool = False) -> int:
     with StopRequest() as stop, workdir.lock():
         start_run_log(workdir.run_log)
         with stop.nothing_to_lose():
-            _agree_with_earlier_start(config, workdir)
+            config = _agree_with_earlier_start(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             _check_data_set(data, workdir)
-            trainer = Trainer(config, workdir, data, stop, strict_restore=strict_restore)
+            trainer = Trainer(data.config, workdir, data, stop, strict_restore=strict_restore)
             if jax.process_index() == 0:
-                _write_description(config, data, workdir)
+                _write_description(data, workdir)
         return trainer.run()
 
 
-def _agree_with_earlier_start(config: Config, workdir: Workdir) -> None:
-    """Logs what this start changes against the one that made the workdir. Raises ConfigError for what must not change."""
+def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
+    """The config, with what the first start settled; logs what this start changes. Raises ConfigError for what must not change."""
     if workdir.config_json.is_file():
-        for key, before, now in check_resume(from_json(workdir.config_json.read_text(encoding="utf-8")), config):
+        earlier = from_json(workdir.config_json.read_text(encoding="utf-8"))
+        if config.model.ctc.target == "auto":
+            config = with_ctc_target(config, earlier.model.ctc.target)
+        for key, before, now in check_resume(earlier, config):
             log.warning("config.%s is now %r; it was %r", key, now, before)
     elif any(workdir.checkpoints.iterdir()):
         raise WorkdirError(f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir")
+    return config
 
 
 def _tokenizers(workdir: Workdir) -> list[Tokenizer | None]:
@@ -60,9 +64,9 @@ def _check_data_set(data: RunData, workdir: Workdir) -> None:
         )
 
 
-def _write_description(config: Config, data: RunData, workdir: Workdir) -> None:
+def _write_description(data: RunData, workdir: Workdir) -> None:
     """All that evaluation, translation and a later start need besides the checkpoints."""
-    workdir.write_text(workdir.config_json, to_json(config))
+    workdir.write_text(workdir.config_json, to_json(data.config))
     workdir.write_text(workdir.tokenizer_json, data.tokenizer.to_json())
     if data.gloss_tokenizer:
         workdir.write_text(workdir.gloss_tokenizer_json, data.gloss_tokenizer.to_json())

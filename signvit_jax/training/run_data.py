@@ -4,7 +4,7 @@ import logging
 
 import jax
 
-from signvit_jax.config import Config, ConfigError
+from signvit_jax.config import Config, ConfigError, with_ctc_target
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_dataset
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
@@ -19,8 +19,9 @@ class RunData:
     def __init__(self, config: Config, tokenizer: Tokenizer | None = None, gloss_tokenizer: Tokenizer | None = None):
         """Tokenizers given are those of an earlier start of the same run; else they are learned from the training split."""
         dataset = open_dataset(config.data.data_dir, config.data.name)
-        self.config, self.dataset = config, dataset
+        self.dataset = dataset
         self.train = dataset.split(config.data.train_split)
+        self.config = self._settled(config)
         self.validation = self._validation(dataset)
         self.tokenizer = tokenizer or make_tokenizer((entry.text for entry in self.train.index), config.tokenizer)
         self.gloss_tokenizer = gloss_tokenizer or self._learn_glosses()
@@ -70,6 +71,14 @@ class RunData:
                 raise
             log.warning("the data set has no split %r: validation figures are taken on %r and say nothing about new clips", name, self.train.name)
             return self.train
+
+    def _settled(self, config: Config) -> Config:
+        """`ctc.target` 'auto' becomes what the training split has."""
+        if config.model.ctc.target != "auto":
+            return config
+        target = "gloss" if any(entry.gloss for entry in self.train.index) else "text"
+        log.info("CTC spells %s", "glosses" if target == "gloss" else "text: the training split has no glosses")
+        return with_ctc_target(config, target)
 
     def _learn_glosses(self) -> Tokenizer | None:
         if self.config.model.ctc.target == "text":

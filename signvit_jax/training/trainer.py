@@ -54,7 +54,7 @@ class Trainer:
         self.abstract_state, self.shardings = abstract_on_mesh(self._initial_state, self.mesh)
         self.train_steps: dict[bool, Any] = {}  # frozen backbone or not -> compiled step
         self.eval_step = make_eval_step(self.definition, training, self.mesh, self.shardings.params)
-        self.predictor = Predictor(self.definition.bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy"])
+        self.predictor = Predictor(self.definition.bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"])
 
         self.checkpoints = CheckpointStore(
             workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)
@@ -206,9 +206,16 @@ class Trainer:
         if wants_text:
             texts = [hypotheses["greedy"].text for hypotheses in found.values()]
             scores = score(list(references.values()), texts, lowercase=self.config.tokenizer.lowercase)
-            figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "exact_match": scores.exact_match}
+            figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "exact_match": scores.exact_match, "ctc_wer": self._ctc_error(found)}
         self._show_samples(epoch, figures, [(references[p], found[p]["greedy"].text) for p in list(found)[: training.num_sample_predictions]])
         return figures
+
+    def _ctc_error(self, found: dict[int, dict[str, Hypothesis]]) -> float:
+        """Word error of what CTC spells: glosses where it is trained on them."""
+        entries = [self.data.validation.index[position] for position in found]
+        references = [entry.gloss if self.data.gloss_tokenizer else entry.text for entry in entries]
+        texts = [hypotheses["ctc"].text for hypotheses in found.values()]
+        return score(references, texts, lowercase=self.config.tokenizer.lowercase).wer
 
     def _plot(self, at_once: bool = False) -> None:
         """Redraws metrics.png, at most once a minute: it takes longer than an epoch of a small run."""
