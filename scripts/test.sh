@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up if need be and runs every check: ruff, then all tests. `--long` adds the tests marked long; other arguments go to pytest.
+# Sets up if need be and runs every check: ruff, then all tests with the shapes in signatures checked. `--long` adds the tests marked long; other arguments go to pytest.
 #   bash scripts/test.sh
 #   bash scripts/test.sh --long
 #   bash scripts/test.sh tests/models -k causal
@@ -16,4 +16,6 @@ fi
 # Compiled programs are kept from run to run; XLA's expensive optimisations do not pay for shapes as small as the tests'.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-.venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup -m "$marks" "$@"
+# The shapes and dtypes in the signatures of what computes are checked at every call (jaxtyping, beartype).
+shapes="signvit_jax.models,signvit_jax.decoding,signvit_jax.training.losses,beartype.beartype"
+.venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup --jaxtyping-packages="$shapes" -m "$marks" "$@"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from signvit_jax.config import TrainingConfig
@@ -16,7 +17,7 @@ from signvit_jax.models.ctc_loss import ctc_loss
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import SignTranslator
 
-Batch = dict[str, Array]
+Batch = dict[str, Array | np.ndarray]
 
 
 class LossCounts(NamedTuple):

@@ -42,7 +42,7 @@ def test_loss_is_the_weighted_sum_of_means_over_tokens_and_clips(params):
         length = batch["token_lengths"][row]
         for place in range(length - 1):
             per_token.append(
-                smoothed_cross_entropy(logits[row : row + 1, place : place + 1], batch["tokens"][row, place + 1][None, None], 0.05)[0, 0]
+                smoothed_cross_entropy(logits[row : row + 1, place : place + 1], jnp.asarray(batch["tokens"][row, place + 1])[None, None], 0.05)[0, 0]
             )
         frames, labels = batch["frame_lengths"][row], batch["tokens"][row, 1 : length - 1]
         nll = optax.ctc_loss(ctc_logits[row : row + 1, :frames], jnp.zeros((1, frames)), labels[None], jnp.zeros((1, length - 2)))
