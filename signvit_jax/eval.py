@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.data.dataset import open_dataset
     from signvit_jax.evaluation import results
+    from signvit_jax.evaluation.diagnostics import make_look
     from signvit_jax.evaluation.evaluate import evaluate, pictures
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.evaluation.report import write_report
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = arguments.output or model.workdir.evaluations / f"{split.name}.json"
     report = output.with_suffix(".html")
     results.write(found, output)
-    write_report(found, report, pictures(found, split, config, SHOWN_CLIPS), SHOWN_CLIPS)
+    look = make_look(model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, config.frame_buckets, config.model.decoder.max_len)
+    write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
     console = Console()
     console.print(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
     console.print(f"predictions: {output}\nreport:      {report}", soft_wrap=True)

@@ -13,6 +13,8 @@ from signvit_jax.data.pipeline import make_batches
 from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.decoding.decoders import CTC_DECODERS
+from signvit_jax.evaluation.diagnostics import Look
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import Scores, score
 from signvit_jax.evaluation.report import ClipPictures, main_decoder, score_clips, worst_and_best
@@ -53,19 +55,24 @@ def evaluate(
     decoders = list(predictor.tokenizers)
     entries = [split.index[position] for position in found]
     predictions = tuple(_prediction(entry.id, entry.text, entry.gloss, hypotheses) for entry, hypotheses in zip(entries, found.values()))
-    spells_glosses = {"ctc"} if config.model.ctc.target == "gloss" else set()
+    spells_glosses = [name for name in decoders if name in CTC_DECODERS] if config.model.ctc.target == "gloss" else []
     scores: dict[str, Scores] = {}
     for decoder in decoders:
         references = [entry.gloss if decoder in spells_glosses else entry.text for entry in entries]
         scores[decoder] = score(references, [p.hypotheses[decoder] for p in predictions], tokenize=tokenize, lowercase=lowercase)
-    return Results(split.name, config.data.name, checkpoint_step, scores, predictions)
+    return Results(split.name, config.data.name, checkpoint_step, scores, predictions, tuple(spells_glosses))
 
 
-def pictures(results: Results, split: Split, config: Config, count: int) -> dict[str, ClipPictures]:
-    """The sampled frames of the clips that the report of `results` shows, by clip id."""
-    worst, best = worst_and_best(score_clips(results), main_decoder(results), count)
+def pictures(results: Results, split: Split, config: Config, tokenizer: Tokenizer, look: Look, count: int) -> dict[str, ClipPictures]:
+    """The sampled frames of the clips that the report of `results` shows and what the model sees in them, by clip id."""
+    decoder = main_decoder(results)
+    worst, best = worst_and_best(score_clips(results), decoder, count)
     positions = {entry.id: position for position, entry in enumerate(split.index)}
-    return {clip.prediction.id: ClipPictures(_frames(split, positions[clip.prediction.id], config)) for clip in [*worst, *best]}
+    drawn = {}
+    for clip in [*worst, *best]:
+        frames = _frames(split, positions[clip.prediction.id], config)
+        drawn[clip.prediction.id] = ClipPictures(frames, look(frames, tokenizer.encode(clip.prediction.hypotheses[decoder])))
+    return drawn
 
 
 def _frames(split: Split, position: int, config: Config) -> np.ndarray:

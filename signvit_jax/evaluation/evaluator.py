@@ -1,7 +1,8 @@
 """Runs decoders over a split: every clip once, on all devices, text and confidence out."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -11,37 +12,48 @@ from jaxtyping import PyTree
 
 from signvit_jax.config import InferenceConfig
 from signvit_jax.data.tokenizer import Tokenizer
-from signvit_jax.decoding.decoders import DECODERS, Decoded, Decoder, SpecialIds
-from signvit_jax.models.translator import SignTranslator
+from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, Decoder, Seen, SpecialIds
+from signvit_jax.decoding.words import Word, word_confidences
+from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.parallel.sharding import to_device
 
+Models = SignTranslator | tuple[SignTranslator, ...]
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """One clip's text by one decoder; `score` is the decoder's own, `confidence` the mean probability of its tokens, 0 to 1."""
+    """One clip's text by one decoder; `score` is the decoder's own, `confidence` the mean probability of its tokens, 0 to 1.
+
+    A text whose confidence is below `inference.min_confidence` is left out: text, tokens and words are empty, score and confidence stay.
+    """
 
     text: str
     tokens: tuple[int, ...]
     score: float
     confidence: float
+    words: tuple[Word, ...] = ()
+    alternatives: tuple["Hypothesis", ...] = ()  # the rest of the n-best list
 
 
 class Predictor:
-    """Compiled decoders: one program a decoder and clip length, shared by all batches of that shape."""
+    """Compiled decoders: one program a decoder and clip length, shared by all batches of that shape.
+
+    `bind` makes the model of its parameters, or a tuple of models, whose probabilities are averaged at every step.
+    """
 
     def __init__(
         self,
-        bind: Callable[[PyTree], SignTranslator],
+        bind: Callable[[PyTree], Models],
         tokenizer: Tokenizer,
         ctc_tokenizer: Tokenizer,
         config: InferenceConfig,
         mesh: Mesh,
         decoders: Sequence[str],
     ):
-        self.mesh = mesh
-        self.tokenizers = {name: ctc_tokenizer if name == "ctc" else tokenizer for name in decoders}
+        self.mesh, self.config = mesh, config
+        self.tokenizers = {name: ctc_tokenizer if name in CTC_DECODERS else tokenizer for name in decoders}
         ids = SpecialIds(tokenizer.bos_id, tokenizer.eos_id)
-        self._encode = jax.jit(lambda params, video, lengths: bind(params).encode(video, lengths))
+        self._encode = jax.jit(lambda params, video, lengths: tuple(model.encode(video, lengths) for model in _ensemble(bind(params))))
         self._decode = {name: jax.jit(_program(bind, DECODERS[name], config, ids)) for name in decoders}
 
     def __call__(self, params: PyTree, batch: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, list[Hypothesis]]:
@@ -49,7 +61,7 @@ class Predictor:
         on_device = to_device({name: batch[name] for name in ("video", "frame_lengths")}, self.mesh)
         encoded = self._encode(params, on_device["video"], on_device["frame_lengths"])
         decoded = {name: program(params, encoded, jax.random.key(seed)) for name, program in self._decode.items()}
-        return {name: _texts(_fetch(found), self.tokenizers[name]) for name, found in decoded.items()}
+        return {name: _hypotheses(_fetch(found), self.tokenizers[name], self.config.min_confidence) for name, found in decoded.items()}
 
     def predict_split(
         self,
@@ -72,8 +84,15 @@ class Predictor:
         return dict(sorted(found.items()))
 
 
-def _program(bind: Callable[[PyTree], SignTranslator], decoder: Decoder, config: InferenceConfig, ids: SpecialIds) -> Callable[..., Decoded]:
-    return lambda params, encoded, key: decoder(bind(params), encoded, config, ids, key)
+def _ensemble(models: Models) -> tuple[SignTranslator, ...]:
+    return models if isinstance(models, tuple) else (models,)
+
+
+def _program(bind: Callable[[PyTree], Models], decoder: Decoder, config: InferenceConfig, ids: SpecialIds) -> Callable[..., Decoded]:
+    def run(params: PyTree, encoded: tuple[Encoded, ...], key: jax.Array) -> Decoded:
+        return decoder([Seen(model, clips) for model, clips in zip(_ensemble(bind(params)), encoded)], config, ids, key)
+
+    return run
 
 
 def _fetch(arrays: PyTree) -> PyTree:
@@ -83,6 +102,25 @@ def _fetch(arrays: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, arrays)
 
 
-def _texts(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
-    rows = zip(decoded.tokens.tolist(), decoded.scores.tolist(), decoded.confidences.tolist())
-    return [Hypothesis(tokenizer.decode(tokens), tuple(t for t in tokens if t), score, confidence) for tokens, score, confidence in rows]
+def _hypotheses(decoded: Decoded, tokenizer: Tokenizer, min_confidence: float) -> list[Hypothesis]:
+    rows = zip(decoded.tokens.tolist(), decoded.scores.tolist(), decoded.token_confidences.tolist())
+    return [_n_best(*row, tokenizer, min_confidence) for row in rows]
+
+
+def _n_best(
+    tokens: list[list[int]], scores: list[float], confidences: list[list[float]], tokenizer: Tokenizer, min_confidence: float
+) -> Hypothesis:
+    found = [_hypothesis(*one, tokenizer, min_confidence) for one in zip(tokens, scores, confidences)]
+    # Places that the list could not fill have score -inf.
+    return dataclasses.replace(found[0], alternatives=tuple(other for other in found[1:] if other.score > -math.inf))
+
+
+def _hypothesis(padded: list[int], score: float, confidences: list[float], tokenizer: Tokenizer, min_confidence: float) -> Hypothesis:
+    tokens = [token for token in padded if token]
+    sure = confidences[: len(tokens)]
+    said = [confidence for token, confidence in zip(tokens, sure) if token != tokenizer.bos_id]
+    confidence = sum(said) / len(said) if said else 0.0
+    if confidence < min_confidence:
+        return Hypothesis("", (), score, confidence)
+    text = tokenizer.decode(tokens)
+    return Hypothesis(text, tuple(tokens), score, confidence, word_confidences(tokens, sure, tokenizer.decode))

@@ -58,17 +58,18 @@ class ScoredClip:
 
 
 def main_decoder(results: Results) -> str:
-    """The decoder with the lowest word error rate, the first of equals. Raises ResultsError where there is none."""
+    """Of the decoders that say text the one with the lowest word error rate, the first of equals. Raises ResultsError where there is none."""
     if not results.decoders:
         raise ResultsError("the results hold no decoder, so there is nothing to report")
-    return min(results.decoders, key=lambda name: results.decoders[name].wer)
+    text = [name for name in results.decoders if name not in results.gloss_decoders]
+    return min(text or results.decoders, key=lambda name: results.decoders[name].wer)
 
 
 def score_clips(results: Results) -> list[ScoredClip]:
     """Each clip's words as WER counted them, aligned, in the order of the predictions."""
     alignments: dict[str, list[list[Edit]]] = {}
     for name, scores in results.decoders.items():
-        references = counted_words((p.reference for p in results.predictions), scores.signature)
+        references = counted_words(results.references(name), scores.signature)
         hypotheses = counted_words((p.hypotheses[name] for p in results.predictions), scores.signature)
         alignments[name] = [align(reference, hypothesis) for reference, hypothesis in zip(references, hypotheses)]
     return [ScoredClip(prediction, {name: rows[i] for name, rows in alignments.items()}) for i, prediction in enumerate(results.predictions)]
@@ -99,6 +100,7 @@ def render(results: Results, pictures: Mapping[str, ClipPictures] | None = None,
         _section("Error by sentence length", _by_length(clips, list(results.decoders))),
         _section("Most confused words", _confused(clips, decoder), "Reference → hypothesis; ∅ is a word left out or put in."),
         _section("Error by word", _by_word(clips, decoder), "The words of the references that were missed most often: swapped or left out."),
+        *(section for name in results.gloss_decoders for section in _signs(clips, name)),
         _section("Worst clips", "".join(_clip(clip, decoder, pictures.get(clip.prediction.id)) for clip in worst) or "<p>No clip has an error.</p>"),
         _section(
             "Best clips", "".join(_clip(clip, decoder, pictures.get(clip.prediction.id)) for clip in best) or "<p>Every clip is shown above.</p>"
@@ -167,9 +169,17 @@ def _by_word(clips: Sequence[ScoredClip], decoder: str) -> str:
     return _table(["word", "occurrences", "missed", "share"], rows)
 
 
+def _signs(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
+    """What a decoder that spells glosses says of the signs themselves."""
+    note = f"Glosses as {_text(decoder)} spells them."
+    return [_section("Error by sign", _by_word(clips, decoder), note), _section("Most confused signs", _confused(clips, decoder), note)]
+
+
 def _clip(clip: ScoredClip, decoder: str, pictures: ClipPictures | None) -> str:
     errors = clip.errors(decoder)
     texts = [f"<dt>reference</dt><dd>{_text(clip.prediction.reference)}</dd>"]
+    if gloss := clip.prediction.details.get("gloss"):
+        texts.append(f"<dt>gloss</dt><dd>{_text(str(gloss))}</dd>")
     texts += [f"<dt>{_text(name)}</dt><dd>{_marked(edits)}</dd>" for name, edits in clip.alignments.items()]
     score = "" if clip.prediction.score is None else f", score {clip.prediction.score:.3f}"
     counts = f"{errors.errors} of {errors.reference_words} words{score}"

@@ -39,11 +39,21 @@ class Results:
     checkpoint_step: int
     decoders: Mapping[str, Scores]
     predictions: tuple[Prediction, ...]
+    gloss_decoders: tuple[str, ...] = ()  # those that spell glosses; they are scored against the clips' `gloss` detail
+
+    def references(self, decoder: str) -> list[str]:
+        """What the decoder's hypotheses are held against, in the order of the predictions."""
+        if decoder in self.gloss_decoders:
+            return [str(prediction.details.get("gloss", "")) for prediction in self.predictions]
+        return [prediction.reference for prediction in self.predictions]
 
 
 def to_json(results: Results) -> str:
-    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "signature", "chrf_signature"}}, "predictions": [{"id", "reference",
-    <a key per decoder>, "score", ...}]}`. Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key."""
+    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "signature", "chrf_signature"}}, "gloss_decoders": [...],
+    "predictions": [{"id", "reference", <a key per decoder>, "score", ...}]}`.
+
+    Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key.
+    """
     decoders = {
         name: {"scores": scores.as_dict(), "signature": scores.signature, "chrf_signature": scores.chrf_signature}
         for name, scores in results.decoders.items()
@@ -53,6 +63,7 @@ def to_json(results: Results) -> str:
         "dataset": results.dataset,
         "checkpoint_step": results.checkpoint_step,
         "decoders": decoders,
+        "gloss_decoders": list(results.gloss_decoders),
         "predictions": [_flat(prediction) for prediction in results.predictions],
     }
     return json.dumps(_finite(values), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
@@ -67,7 +78,7 @@ def from_json(text: str) -> Results:
             for name, entry in values["decoders"].items()
         }
         predictions = tuple(_nested(entry, decoders) for entry in values["predictions"])
-        return Results(values["split"], values["dataset"], values["checkpoint_step"], decoders, predictions)
+        return Results(values["split"], values["dataset"], values["checkpoint_step"], decoders, predictions, tuple(values.get("gloss_decoders", ())))
     except KeyError as error:
         raise ResultsError(f"not a results file of signvit_jax.eval: the key {error} is missing") from error
     except (ValueError, TypeError, AttributeError) as error:

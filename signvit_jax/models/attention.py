@@ -35,6 +35,16 @@ def split_heads(x: Float[Array, "*shape width"], heads: int) -> Float[Array, "*s
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
+def attention_weights(
+    query: Float[Array, "b l n k"], key: Float[Array, "b s n k"], mask: Bool[Array, "#b #l s"] | None = None
+) -> Float[Array, "b n l s"]:
+    """softmax(query key^T / sqrt(k)) in float32; `mask` is True where a query may look."""
+    scores = jnp.einsum("blnk,bsnk->bnls", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores)
+
+
 def attend(
     query: Float[Array, "b l n k"],
     key: Float[Array, "b s n k"],
@@ -52,9 +62,6 @@ def attend(
     if dropout_key is None or dropout_rate == 0.0:
         out = jax.nn.dot_product_attention(query, key, value, mask=None if mask is None else mask[:, None])
     else:
-        scores = jnp.einsum("blnk,bsnk->bnls", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
-        if mask is not None:
-            scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-        weights = dropout(jax.nn.softmax(scores).astype(query.dtype), dropout_rate, dropout_key)
+        weights = dropout(attention_weights(query, key, mask).astype(query.dtype), dropout_rate, dropout_key)
         out = jnp.einsum("bnls,bsnk->blnk", weights, value)
     return out.reshape(*out.shape[:2], -1)

@@ -106,6 +106,20 @@ class TextDecoder(nnx.Module):
             x = layer(x, visible, memory, memory_mask, key_for(key, number))
         return self._logits(x)
 
+    def memory_weights(
+        self, tokens: Int[Array, "b l"], memory: Float[Array, "b s d"], memory_lengths: Int[Array, "b"] | None = None
+    ) -> Float[Array, "b l s"]:
+        """Where in the memory each position looks to say the next token, mean over heads and layers; for diagnostics."""
+        length = tokens.shape[1]
+        visible = jnp.tril(jnp.ones((length, length), bool)) & (tokens != PAD)[:, None, :]
+        memory_mask = None if memory_lengths is None else length_mask(memory_lengths, memory.shape[1])[:, None, :]
+        x, weights = self._embed(tokens, jnp.arange(length)), []
+        for layer in self.layers:
+            said = x + layer.self_attention(layer.self_norm(x), visible)
+            weights.append(layer.cross_attention.weights(layer.cross_norm(said), memory, memory_mask))
+            x = layer(x, visible, memory, memory_mask, None)
+        return sum(weights) / len(weights)
+
     def start(self, memory: Float[Array, "b s d"], memory_lengths: Int[Array, "b"] | None, hypotheses: int, length: int) -> tuple[Memory, Cache]:
         """What decoding needs before the first token: projected memory, and an empty cache for `length` tokens of `hypotheses` a clip."""
         pairs = [layer.cross_attention.project_memory(memory) for layer in self.layers]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
-from signvit_jax.models.attention import attend, drop_path, dropout, key_for, split_heads
+from signvit_jax.models.attention import attend, attention_weights, drop_path, dropout, key_for, split_heads
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -79,6 +79,11 @@ class CrossAttention(nnx.Module):
     ) -> Float[Array, "b l d"]:
         query = split_heads(self.query(x), self.heads)
         return self.out(attend(query, key, value, mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key))
+
+    def weights(self, x: Float[Array, "b l d"], memory: Float[Array, "b s d"], mask: Bool[Array, "#b #l s"] | None = None) -> Float[Array, "b l s"]:
+        """Where each query looks, mean over the heads; for diagnostics."""
+        key, _ = self.project_memory(memory)
+        return attention_weights(split_heads(self.query(x), self.heads), key, mask).mean(axis=1)
 
     def __call__(
         self,

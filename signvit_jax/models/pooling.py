@@ -25,6 +25,11 @@ class AttentionPooling(nnx.Module):
         self.refinement_norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.dropout_rate, self.dtype = config.dropout, dtype
 
+    def weights(self, frames: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b q t"]:
+        """Which frames each query reads, mean over the heads; for diagnostics."""
+        queries = jnp.broadcast_to(self.queries[...].astype(self.dtype), (frames.shape[0], *self.queries.shape))
+        return self.attention.weights(queries, frames, mask[:, None, :])
+
     def __call__(self, frames: Float[Array, "b t d"], mask: Bool[Array, "b t"], key: Key[Array, ""] | None = None) -> Float[Array, "b q d"]:
         queries = jnp.broadcast_to(self.queries[...].astype(self.dtype), (frames.shape[0], *self.queries.shape))
         attended = self.attention(queries, frames, mask[:, None, :], key_for(key, 0))

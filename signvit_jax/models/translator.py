@@ -94,6 +94,14 @@ class SignTranslator(nnx.Module):
         memory, lengths = self.memory(encoded)
         return self.decoder(tokens, memory, lengths, key)
 
+    def frame_weights(self, encoded: Encoded, tokens: Int[Array, "b l"]) -> Float[Array, "b l t"]:
+        """Which frames each position of the decoder looks at to say the next token, through the pooling where it reads pooled tokens."""
+        memory, lengths = self.memory(encoded)
+        weights = self.decoder.memory_weights(tokens, memory, lengths)
+        if self.decoder_memory == "frames":
+            return weights
+        return weights @ self.encoder.pooling.weights(encoded.frames, length_mask(encoded.frame_lengths, encoded.frames.shape[1]))
+
     def ctc_logits(self, encoded: Encoded, key: Key[Array, ""] | None = None) -> tuple[Float[Array, "b s v"], Int[Array, "b"]]:
         """CTC logits and how many steps of each row count."""
         if self.ctc_source == "frames":

@@ -1,0 +1,206 @@
+"""Trains the rows of an ablation, each with several seeds, and writes their table and learning curves.
+
+    python scripts/ablate.py --data_dir=data --output=runs/ablation --rows=small,reference_family --seeds=0,1,2 --jobs=2
+
+A row is `configs/small.py` with a few values changed (ROWS below); all rows see the same clips for the same number of epochs. Runs that are finished
+are not run again, those that were cut off go on. The table goes to standard output and, between its two marks, into --docs; the curves beside it.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import queue
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from signvit_jax.exit_codes import DONE, FAILED, run_command
+from signvit_jax.training.metrics_log import read_metrics
+
+DECODERS = ("greedy", "beam", "ctc")
+BEGIN, END = "<!-- table: scripts/ablate.py -->", "<!-- end of table -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is changed against `configs/small.py`, as `key=value` without the leading `config.`."""
+
+    title: str
+    overrides: tuple[str, ...] = ()
+
+
+# The reference's model at the size of `small`: learned positions near zero, mean over the patches, CTC over the pooled queries, and no more.
+REFERENCE_FAMILY = (
+    "model.encoder.stem=patch",
+    "model.encoder.frame_pooling=mean",
+    "model.encoder.position_init=normal",
+    "model.temporal.time_positions=none",
+    "model.temporal.num_attention_layers=0",
+    "model.decoder.memory=queries",
+    "model.decoder.final_norm=False",
+    "model.temporal.num_queries=32",
+    "model.ctc.source=queries",
+    "model.ctc.target=text",
+    "training.ema_decay=0.0",
+    "training.weight_decay_on=all",
+    "data.short_first_epochs=0",
+)
+
+ROWS = {
+    "small": Row("configs/small.py"),
+    "reference_family": Row("the reference's family at this size", REFERENCE_FAMILY),
+    "text_ctc": Row("CTC spells text, no glosses", ("model.ctc.target=text",)),
+    "ctc_queries": Row("CTC over the pooled queries", ("model.ctc.source=queries", "model.temporal.num_queries=32")),
+    "memory_queries": Row("decoder reads pooled queries", ("model.decoder.memory=queries", "model.temporal.num_queries=32")),
+    "patch_stem": Row("patches cut at once, no convolutional stem", ("model.encoder.stem=patch",)),
+    "mean_pooling": Row("frame feature = mean over the patches", ("model.encoder.frame_pooling=mean",)),
+    "attention_pooling": Row("frame feature = attention over the patches", ("model.encoder.frame_pooling=attention",)),
+    "normal_positions": Row("positions start near zero", ("model.encoder.position_init=normal",)),
+    "no_temporal_attention": Row("no self-attention between frames", ("model.temporal.num_attention_layers=0",)),
+    "no_augmentation": Row(
+        "no augmentation",
+        tuple(f"data.augment.{name}=0" for name in ("rotate", "translate", "scale", "brightness", "contrast", "saturation", "hue", "speed")),
+    ),
+    "no_ema": Row("no average of the weights", ("training.ema_decay=0.0",)),
+    "half_rate": Row("half the learning rates", ("training.encoder_lr=7.5e-4", "training.decoder_lr=7.5e-4")),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    runs = [(name, seed) for seed in arguments.seeds for name in arguments.rows]
+    failed = _train_all(runs, arguments)
+    table = _table(arguments)
+    print(table)
+    if arguments.docs:
+        _write_into(arguments.docs, table)
+        _plot_curves(arguments, arguments.docs.with_suffix(".png"))
+    return FAILED if failed else DONE
+
+
+def _train_all(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> list[tuple[str, int]]:
+    """Each job has its own share of the cores, so that runs beside each other do not get in each other's way; returns what failed."""
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    for run in runs:
+        waiting.put(run)
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(len(cores) // arguments.jobs, 1)
+    failed: list[tuple[str, int]] = []
+
+    def work(job: int) -> None:
+        mine = set(cores[job * share % len(cores) :][:share])
+        while not waiting.empty():
+            try:
+                run = waiting.get_nowait()
+            except queue.Empty:
+                return
+            if not _train(*run, arguments, mine):
+                failed.append(run)
+
+    threads = [threading.Thread(target=work, args=(job,)) for job in range(arguments.jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failed
+
+
+def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int]) -> bool:
+    workdir = _workdir(arguments.output, name, seed)
+    result = workdir / "ablation.json"
+    if result.exists():
+        return True
+    workdir.mkdir(parents=True, exist_ok=True)
+    overrides = [*ROWS[name].overrides, *arguments.override, f"training.seed={seed}", f"data.data_dir={arguments.data_dir}"]
+    started = time.monotonic()
+    with (workdir / "ablation.log").open("a") as log:
+        train = ["signvit_jax.train", "--config=configs/small.py", *(f"--config.{override}" for override in overrides)]
+        scores = workdir / "eval" / f"{arguments.split}.json"
+        evaluate = ["signvit_jax.eval", f"--split={arguments.split}", f"--decode={','.join(DECODERS)}", f"--output={scores}"]
+        for command in (train, evaluate):
+            process = subprocess.Popen([sys.executable, "-m", *command, f"--workdir={workdir}"], stdout=log, stderr=log)
+            os.sched_setaffinity(process.pid, cores)  # its threads, not started yet, inherit it
+            if process.wait():
+                print(f"{name}, seed {seed}: {command[0]} ended with {process.returncode}; see {workdir / 'ablation.log'}", file=sys.stderr)
+                return False
+            if command is train:
+                minutes = (time.monotonic() - started) / 60
+    decoders = json.loads(scores.read_text())["decoders"]
+    result.write_text(json.dumps({"minutes": minutes, "cores": len(cores), "decoders": {d: decoders[d]["scores"] for d in DECODERS}}, indent=1))
+    print(f"{name}, seed {seed}: {minutes:.0f} min, WER {decoders['beam']['scores']['wer']:.3f} (beam)", file=sys.stderr)
+    return True
+
+
+def _table(arguments: argparse.Namespace) -> str:
+    """Markdown: mean (least to most) over the seeds that are finished; rows without any are left out."""
+    lines = ["| row | seeds | WER greedy | WER beam | WER CTC | BLEU-4 beam | minutes |", "|---|---|---|---|---|---|---|"]
+    for name in arguments.rows:
+        found = [
+            json.loads(file.read_text()) for seed in arguments.seeds if (file := _workdir(arguments.output, name, seed) / "ablation.json").exists()
+        ]
+        if found:
+            columns = [[run["decoders"][decoder]["wer"] for run in found] for decoder in DECODERS]
+            cells = [_spread(column, ".3f") for column in columns]
+            cells += [_spread([run["decoders"]["beam"]["bleu4"] for run in found], ".1f"), _spread([run["minutes"] for run in found], ".0f")]
+            lines.append(f"| {ROWS[name].title} (`{name}`) | {len(found)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], digits: str) -> str:
+    mean = format(statistics.mean(values), digits)
+    return mean if len(values) == 1 else f"{mean} ({min(values):{digits}}–{max(values):{digits}})"
+
+
+def _write_into(docs: Path, table: str) -> None:
+    text = docs.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN, 1)
+    docs.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+
+
+def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharex=True)
+    for number, name in enumerate(arguments.rows):
+        for seed in arguments.seeds:
+            series = read_metrics(_workdir(arguments.output, name, seed) / "metrics.csv")
+            for axis, key in zip(axes, ("validation/wer", "validation/ctc_wer")):
+                if key in series:
+                    axis.plot(*series[key], color=f"C{number}", lw=1.2, label=name if seed == arguments.seeds[0] else None)
+    for axis, title in zip(axes, ("decoder, greedy", "CTC, greedy")):
+        axis.set(title=title, xlabel="step", ylabel="validation WER", ylim=(0, 1.1))
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def _workdir(output: Path, name: str, seed: int) -> Path:
+    return output / name / f"seed{seed}"
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--data_dir", required=True)
+    flags.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    flags.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help=f"some of {','.join(ROWS)} (all)")
+    flags.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
+    flags.add_argument("--split", default="test")
+    flags.add_argument("--jobs", type=int, default=1, help="runs beside each other, the cores divided among them")
+    flags.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="for every row, such as training.num_epochs=4")
+    flags.add_argument("--docs", type=Path, help="Markdown file with the marks between which the table goes; the curves lie beside it")
+    arguments = flags.parse_args(argv)
+    if unknown := [name for name in arguments.rows if name not in ROWS]:
+        flags.error(f"unknown row {unknown[0]!r}; allowed: {', '.join(ROWS)}")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
