@@ -37,9 +37,9 @@ def check_together(config: "Config") -> None:
         raise ConfigError(
             f"config.data.image_size is {data.image_size}; allowed: a multiple of model.encoder.patch_size = {encoder.patch_size}, such as {size}"
         )
-    if encoder.stem == "conv" and (encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 2):
+    if encoder.stem == "conv" and (encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 4):
         raise ConfigError(
-            f"config.model.encoder.patch_size is {encoder.patch_size}; with stem 'conv' it must be a power of two >= 2, such as 8 or 16"
+            f"config.model.encoder.patch_size is {encoder.patch_size}; with stem 'conv' it must be a power of two >= 4, such as 8 or 16"
         )
     if encoder.position_init == "sincos2d" and encoder.vit_hidden_dim % 4:
         raise ConfigError(

@@ -36,21 +36,26 @@ class PatchEmbedding(nnx.Module):
 
 
 class ConvStem(nnx.Module):
-    """Stride-2 3x3 convolutions down to the patch grid, then 1x1 to the width (Xiao et al. 2021), with LayerNorm over channels."""
+    """4x4 patches, then stride-2 3x3 convolutions down to the patch grid (Xiao et al. 2021), with LayerNorm over channels and ReLU between.
+
+    The first step does not overlap: at full resolution a convolution would cost more than the whole of a small ViT.
+    """
 
     def __init__(self, patch_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        steps = patch_size.bit_length() - 1
-        widths = [3, *(max(16, width >> (steps - 1 - step)) for step in range(steps))]
+        steps = patch_size.bit_length() - 3
+        widths = [max(16, width >> (steps - step)) for step in range(steps + 1)]
         conv = partial(nnx.Conv, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+        self.patches = PatchEmbedding(4, widths[0], dtype=dtype, rngs=rngs)
         self.convs = nnx.List([conv(i, o, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=False) for i, o in pairwise(widths)])
-        self.norms = nnx.List([layer_norm(o, dtype=dtype, rngs=rngs) for o in widths[1:]])
+        self.norms = nnx.List([layer_norm(o, dtype=dtype, rngs=rngs) for o in widths])
         self.project = linear(widths[-1], width, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n p d"]:
-        x = images
-        for conv, norm in zip(self.convs, self.norms):
-            x = gelu(norm(conv(x)))
-        return self.project(x.reshape(x.shape[0], -1, x.shape[-1]))
+        n, h, w, _ = images.shape
+        x = jax.nn.relu(self.norms[0](self.patches(images).reshape(n, h // 4, w // 4, -1)))
+        for conv, norm in zip(self.convs, self.norms[1:]):
+            x = jax.nn.relu(norm(conv(x)))
+        return self.project(x.reshape(n, -1, x.shape[-1]))
 
 
 class FramePooling(nnx.Module):
@@ -103,11 +108,12 @@ class DenseViT(nnx.Module):
             rngs,
         )
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.pooling = None
-        if config.frame_pooling == "attention":
-            self.pooling = FramePooling(width, config.vit_num_heads, dtype=dtype, rngs=rngs)
-        elif config.frame_pooling == "concat":
-            self.pooling = PatchConcat(width, 1 + side * side, dtype=dtype, rngs=rngs)
+        pooling = {
+            "mean": lambda: None,
+            "attention": lambda: FramePooling(width, config.vit_num_heads, dtype=dtype, rngs=rngs),
+            "concat": lambda: PatchConcat(width, 1 + side * side, dtype=dtype, rngs=rngs),
+        }
+        self.pooling = pooling[config.frame_pooling]()
         self.layers, self.dropout_rate, self.drop_path_rate = config.vit_num_layers, config.dropout, config.drop_path
         self.remat, self.scan_layers, self.dtype = remat, scan_layers, dtype
 
