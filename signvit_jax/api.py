@@ -1,28 +1,37 @@
 """What a notebook or a server uses: `load_translator(workdir).translate(clip).text`."""
 
+import collections
 import dataclasses
+import itertools
 import os
-import tempfile
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from signvit_jax.captioning import Clip, ClipError, Footage, Span, check_frames, open_footage, sampled, segment_of
 from signvit_jax.data.frames import fit_frames
-from signvit_jax.data.sampling import sample_frames
-from signvit_jax.data.video import VideoLimits, read_video
-from signvit_jax.evaluation.evaluator import Predictor
+from signvit_jax.data.video import VideoDecodeError
+from signvit_jax.decoding.subtitles import Alternative, Segment
+from signvit_jax.decoding.windows import join_windows
+from signvit_jax.decoding.words import Word
+from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
+from signvit_jax.streaming import LiveCaptions, StreamUpdate, open_source
 from signvit_jax.training.trained_model import TrainedModel, load_trained
 
-Clip = str | os.PathLike | bytes | np.ndarray
+__all__ = ["Clip", "ClipError", "Translation", "Translator", "load_translator"]
 
-STORED_FRAME_RATE = 25.0  # builders keep at most this many frames a second of a source; translating a file sees what training saw
+_READERS = 4  # files that are read at a time, while the device computes
 
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """`score` is the decoder's own; `confidence` the mean probability of the tokens, 0 to 1; `seconds` the clip's length."""
+    """`score` is the decoder's own; `confidence` the mean probability of the tokens, 0 to 1; `seconds` the video's length.
+
+    A video longer than `inference.max_clip_seconds` has its text in several `segments`: `text` and `words` are those of all, `score` is the lowest,
+    `confidence` the mean of theirs, and tokens and alternatives are not given.
+    """
 
     text: str
     tokens: tuple[int, ...]
@@ -30,103 +39,189 @@ class Translation:
     confidence: float
     seconds: float
     decoder: str
+    words: tuple[Word, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()  # the rest of the n-best list
+    segments: tuple[Segment, ...] = ()  # what was signed when; none where nobody signs
 
 
-class ClipError(ValueError):
-    """Frames that are not a clip; the message gives shape and dtype, and what is allowed."""
+def load_translator(workdir: str | os.PathLike | Sequence[str | os.PathLike], *, checkpoint: str = "best") -> "Translator":
+    """The translator that a training run left in `workdir`; `checkpoint` is "best" or "last". Raises WorkdirError.
 
-    exit_code = 2
-
-
-def load_translator(workdir: str | os.PathLike, *, checkpoint: str = "best") -> "Translator":
-    """The translator that a training run left in `workdir`; `checkpoint` is "best" or "last". Raises WorkdirError."""
+    Several workdirs, in a list or as "A,B,C", are an ensemble: their probabilities are averaged at every step. Raises ConfigError where their
+    vocabularies, or the clips that they read, differ.
+    """
     return Translator(load_trained(workdir, checkpoint))
 
 
 class Translator:
-    """Translates clips, one sentence a clip. Safe to call from several threads; each clip length and decoder is compiled once."""
+    """Translates clips, recordings and live video. Safe to call from several threads: they read side by side and take turns on the device."""
 
     def __init__(self, model: TrainedModel):
         self.model = model
-        self._predictors: dict[tuple, Predictor] = {}
-        self._lock = threading.Lock()
+        self._readers = ThreadPoolExecutor(_READERS, "signvit_jax_reader")
+        self._device = threading.Lock()  # nothing is compiled twice, and one batch is in memory at a time
 
-    def translate(self, clip: Clip | Sequence[Clip], *, decode: str = "greedy", fps: float | None = None, **inference: object):
+    def translate(
+        self, clip: Clip | Sequence[Clip], *, decode: str = "greedy", fps: float | None = None, seed: int = 0, **inference: object
+    ) -> Translation | list[Translation]:
         """One `Translation`, or a list of them for a list of clips.
 
         A clip is the path of a video, the bytes of a video file, or uint8 RGB frames (t, h, w, 3), the last with `fps` frames a second (default: the
-        rate that the model was trained at). `decode` is "greedy", "beam", "ctc" or "sample"; keyword arguments such as `beam_size=8` replace
-        values of the config's `inference` group. Raises VideoDecodeError for a file that cannot be read, ClipError for frames of another shape and
+        rate that the model was trained at). `decode` is "greedy", "beam", "ctc", "ctc_beam" or "sample" (drawn with `seed`); keyword arguments such
+        as `beam_size=8` replace values of the config's `inference` group. A video longer than `max_clip_seconds` is read in overlapping windows, in
+        memory that does not grow with its length. Raises VideoDecodeError for a file that cannot be read, ClipError for frames of another shape and
         ConfigError for a decoder or an inference value that is not allowed.
         """
-        if isinstance(clip, list | tuple):
-            return self._translate_all([self._read(item, fps) for item in clip], decode, inference)
-        return self._translate_all([self._read(clip, fps)], decode, inference)[0]
+        is_list = isinstance(clip, list | tuple)
+        found = []
+        for one in self.translate_each(clip if is_list else [clip], decode=decode, fps=fps, seed=seed, **inference):
+            if isinstance(one, VideoDecodeError):
+                raise one
+            found.append(one)
+        return found if is_list else found[0]
+
+    def translate_each(
+        self, clips: Iterable[Clip], *, decode: str = "greedy", fps: float | None = None, seed: int = 0, **inference: object
+    ) -> Iterator[Translation | VideoDecodeError]:
+        """As `translate`, one after the other and in order; a file that cannot be read gives its error in place of a translation.
+
+        `inference.batch_size` clips are decoded together, and the next ones are read meanwhile.
+        """
+        predictor = self.model.predictor([decode], **inference)
+
+        def read(clip: Clip) -> Footage | VideoDecodeError:
+            try:
+                return open_footage(clip, fps, self.model.config.data, predictor.config).begin()
+            except VideoDecodeError as error:
+                return error
+
+        groups = itertools.batched(clips, predictor.config.batch_size)
+        reading = collections.deque([self._readers.submit(read, clip) for clip in group] for group in itertools.islice(groups, 2))
+        while reading:
+            group = [clip.result() for clip in reading.popleft()]
+            reading += [[self._readers.submit(read, clip) for clip in ahead] for ahead in itertools.islice(groups, 1)]
+            yield from self._translate_group(group, decode, seed, predictor)
+
+    def stream(
+        self,
+        frames: Iterable[np.ndarray] | int | str | os.PathLike,
+        *,
+        decode: str = "greedy",
+        fps: float | None = None,
+        every: float = 0.5,
+        votes: int = 3,
+        **inference: object,
+    ) -> Iterator[StreamUpdate]:
+        """Captions video as it comes: an update every `every` seconds, with partial text from CTC and settled text from the decoder.
+
+        `frames` is a camera's index (needs the extra `camera`), a video file, played at its own rate, or an iterable of uint8 RGB frames (h, w, 3).
+        The frames of an iterable are live, timed by the clock as they arrive; with `fps` they are a recording at that rate, of which every frame is
+        waited for. Live frames are dropped rather than that the delay grows; no more are held than `inference.window_seconds` have. The text of an
+        update is what most of the last `votes` hypotheses say. Raises ConfigError and SourceError at once, VideoDecodeError and ClipError between
+        updates.
+        """
+        predictor = self.model.predictor(list(dict.fromkeys([decode, "ctc"])), **inference)
+        data = self.model.config.data
+
+        def fit(frame: np.ndarray) -> np.ndarray:
+            check_frames(np.asarray(frame)[None])
+            return fit_frames([frame], data.image_size, data.fit)[0]
+
+        def read(held: Sequence[np.ndarray], rate: float) -> tuple[Hypothesis, str]:
+            said = self._run([Span(sampled(held, rate, data), 0.0, len(held) / rate)], predictor)
+            return said[decode][0], said["ctc"][0].text
+
+        config = predictor.config
+        source = open_source(frames, fps, fit, 2 * data.image_size, config.window_seconds)
+        return LiveCaptions(read, config.window_seconds, config.window_overlap, every, votes).follow(source)
 
     def warm_up(self, decode: str = "greedy", **inference: object) -> None:
-        """Compiles every clip length ahead of the first request."""
-        config = self.model.config
-        size = config.data.image_size
-        clips = [(np.zeros((bucket, size, size, 3), np.uint8), 0.0) for bucket in config.frame_buckets]
-        for clip in clips:
-            self._run([clip], config.frame_buckets, decode, inference)
+        """Compiles all that `translate` will run with these arguments: every clip length, alone and in batches of every size."""
+        config, predictor = self.model.config, self.model.predictor([decode], **inference)
+        size, most = config.data.image_size, predictor.config.batch_size
+        for bucket in config.frame_buckets:
+            blank = Span(np.zeros((bucket, size, size, 3), np.uint8), 0.0, 0.0)
+            for count in {_part(count, most) for count in range(1, most + 1)}:
+                self._run([blank] * count, predictor)
 
-    def _translate_all(self, clips: list[tuple[np.ndarray, float]], decode: str, inference: dict) -> list[Translation]:
-        """Clips of one bucket are run together, `inference.batch_size` at a time."""
+    def _translate_group(
+        self, group: Sequence[Footage | VideoDecodeError], decode: str, seed: int, predictor: Predictor
+    ) -> Iterator[Translation | VideoDecodeError]:
+        """Clips are decoded together; recordings each by itself, in batches of windows."""
+        clips = [footage for footage in group if isinstance(footage, Footage) and footage.is_clip]
+        spans = [next(footage.spans) for footage in clips]
+        said = iter(zip(spans, self._decode(spans, decode, seed, predictor)))
+        for footage in group:
+            if isinstance(footage, VideoDecodeError):
+                yield footage
+            elif footage.is_clip:
+                yield _translation_of_clip(*next(said), footage.seconds, decode)
+            else:
+                try:
+                    yield self._translate_recording(footage, decode, seed, predictor)
+                except VideoDecodeError as error:
+                    yield error
+
+    def _translate_recording(self, footage: Footage, decode: str, seed: int, predictor: Predictor) -> Translation:
+        windows: list[Segment] = []
+        for spans in itertools.batched(footage.spans, predictor.config.batch_size):
+            windows += map(segment_of, spans, self._decode(spans, decode, seed, predictor))
+        segments = tuple(join_windows(windows, longest=2 * predictor.config.window_seconds))
+        return Translation(
+            text=" ".join(segment.text for segment in segments),
+            tokens=(),
+            score=min((segment.score for segment in segments), default=0.0),
+            confidence=sum(segment.confidence for segment in segments) / max(len(segments), 1),
+            seconds=footage.seconds,
+            decoder=decode,
+            words=tuple(word for segment in segments for word in segment.words),
+            segments=segments,
+        )
+
+    def _decode(self, spans: Sequence[Span], decode: str, seed: int, predictor: Predictor) -> list[Hypothesis]:
+        """What is said of each span. Spans of one bucket are run together, in few sizes of batch, none of which is filled up with blank rows."""
         buckets = self.model.config.frame_buckets
-        chosen = [next(bucket for bucket in buckets if len(frames) <= bucket) for frames, _ in clips]
-        results: list[Translation | None] = [None] * len(clips)
-        for bucket in sorted(set(chosen)):
-            rows = [row for row, its_bucket in enumerate(chosen) if its_bucket == bucket]
-            size = min(self.model.config.inference.batch_size, len(rows))
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                for row, translation in zip(part, self._run([clips[row] for row in part], buckets, decode, inference, batch_size=size)):
-                    results[row] = translation
-        return results
+        by_bucket: dict[int, list[int]] = collections.defaultdict(list)
+        for place, span in enumerate(spans):
+            by_bucket[next(bucket for bucket in buckets if len(span.frames) <= bucket)].append(place)
+        found: dict[int, Hypothesis] = {}
+        for places in by_bucket.values():
+            while places:
+                size = _part(len(places), predictor.config.batch_size)
+                part, places = places[:size], places[size:]
+                found |= zip(part, self._run([spans[place] for place in part], predictor, seed)[decode])
+        return [found[place] for place in range(len(spans))]
 
-    def _run(
-        self, clips: list[tuple[np.ndarray, float]], buckets: tuple[int, ...], decode: str, inference: dict, batch_size: int = 1
-    ) -> list[Translation]:
+    def _run(self, spans: Sequence[Span], predictor: Predictor, seed: int = 0) -> dict[str, list[Hypothesis]]:
+        """One batch of spans of one bucket; rows are added until the devices can share them."""
         devices = self.model.mesh.size
-        rows = -(-max(batch_size, len(clips)) // devices) * devices
-        longest = max(len(frames) for frames, _ in clips)
-        bucket = next(bucket for bucket in buckets if longest <= bucket)
-        video = np.zeros((rows, bucket, *clips[0][0].shape[1:]), np.uint8)
+        rows = -(-len(spans) // devices) * devices
+        longest = max(len(span.frames) for span in spans)
+        bucket = next(bucket for bucket in self.model.config.frame_buckets if longest <= bucket)
+        video = np.zeros((rows, bucket, *spans[0].frames.shape[1:]), np.uint8)
         lengths = np.ones((rows,), np.int32)
-        for row, (frames, _) in enumerate(clips):
-            video[row, : len(frames)], lengths[row] = frames, len(frames)
-        found = self._predictor(decode, inference)(self.model.params, {"video": video, "frame_lengths": lengths})[decode]
-        return [
-            Translation(hypothesis.text, hypothesis.tokens, hypothesis.score, hypothesis.confidence, seconds, decode)
-            for hypothesis, (_, seconds) in zip(found, clips)
-        ]
-
-    def _predictor(self, decode: str, inference: dict) -> Predictor:
-        key = (decode, *sorted(inference.items()))
-        with self._lock:
-            if key not in self._predictors:
-                self._predictors[key] = self.model.predictor([decode], **inference)
-            return self._predictors[key]
-
-    def _read(self, clip: Clip, fps: float | None) -> tuple[np.ndarray, float]:
-        """The clip's sampled frames in the model's size, and its length in seconds."""
-        data = self.model.config.data
-        if isinstance(clip, np.ndarray):
-            frames, rate = _checked_frames(clip), fps or data.frame_rate
-        elif isinstance(clip, bytes):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "clip"
-                path.write_bytes(clip)
-                return self._read(path, fps)
-        else:
-            video = read_video(clip, max_frame_rate=STORED_FRAME_RATE, short_side=2 * data.image_size, limits=VideoLimits())
-            frames, rate = video.frames, video.fps
-        picked = sample_frames(len(frames), rate, data, data.num_frames)
-        return fit_frames(frames[picked], data.image_size, data.fit), len(frames) / rate
+        for row, span in enumerate(spans):
+            video[row, : len(span.frames)], lengths[row] = span.frames, len(span.frames)
+        with self._device:
+            found = predictor(self.model.weights, {"video": video, "frame_lengths": lengths}, seed)
+        return {name: hypotheses[: len(spans)] for name, hypotheses in found.items()}
 
 
-def _checked_frames(frames: np.ndarray) -> np.ndarray:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise ClipError(f"frames have shape {frames.shape} and dtype {frames.dtype}; allowed: uint8 RGB of shape (t, h, w, 3), none of them 0")
-    return frames
+def _translation_of_clip(span: Span, said: Hypothesis, seconds: float, decode: str) -> Translation:
+    segment = segment_of(span, said)
+    return Translation(
+        text=said.text,
+        tokens=said.tokens,
+        score=said.score,
+        confidence=said.confidence,
+        seconds=seconds,
+        decoder=decode,
+        words=said.words,
+        alternatives=segment.alternatives,
+        segments=(segment,) if said.text else (),
+    )
+
+
+def _part(count: int, most: int) -> int:
+    """How many of `count` spans are run next: `most`, or else the largest power of two. So few shapes are compiled, and no row is blank."""
+    return most if count >= most else 1 << (count.bit_length() - 1)

@@ -60,7 +60,7 @@ class EncoderConfig:
     dropout: float = _rate(0.2)  # after the embedding, attention and the MLP's two layers
     attention_dropout: float = _rate(0.2)  # on the attention weights; 0 lets fused attention run
     position_init: str = _choice("normal", "normal", "sincos2d")  # learned either way; sincos2d starts from 2-D sines and cosines at scale 1
-    stem: str = _choice("patch", "patch", "conv")  # conv: stride-2 3x3 convolutions in front of the patch grid (Xiao et al. 2021)
+    stem: str = _choice("patch", "patch", "conv")  # conv: 4x4 patches, then 3x3 convolutions down to the grid
     frame_pooling: str = _choice("mean", "mean", "attention", "concat")  # attention: a learned query; concat: narrowed patches side by side
     drop_path: float = _rate(0.0)  # stochastic depth, linear from 0 to this rate over the blocks
 
@@ -198,9 +198,16 @@ class InferenceConfig:
     top_k: int = _whole(0, 0)
     top_p: float = _value(1.0, "a number > 0 and <= 1", lambda x: 0.0 < x <= 1.0)
     beam_size: int = _whole(4)
+    n_best: int = _whole(1)  # hypotheses of beam and ctc_beam that are reported; at most beam_size
     length_penalty: float = _real(1.0)
+    length_formula: str = _choice("power", "power", "gnmt")  # n^penalty, or ((5 + n) / 6)^penalty (Wu et al. 2016)
+    ctc_weight: float = _real(0.0, 0.0, 1.0)  # share of CTC in the beam's score; needs a CTC head that spells text
     no_repeat_ngram_size: int = _whole(0, 0)
+    min_confidence: float = _real(0.0, 0.0, 1.0)  # a text of less confidence is left out
     batch_size: int = _whole(16)
+    max_clip_seconds: float = _positive(30.0)  # a longer video is captioned in windows
+    window_seconds: float = _positive(6.0)  # about a sentence: as long as the clips that were trained on
+    window_overlap: float = _rate(0.5)  # share of a window that the next one sees again
 
 
 @dataclasses.dataclass(frozen=True)

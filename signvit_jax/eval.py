@@ -15,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.exit_codes import DONE, run_command
+from signvit_jax.inference_flags import add_inference_flags, given_inference
 
-DECODERS = ("greedy", "beam", "ctc")
+DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
+DEFAULT_DECODERS = DECODERS[:3]
 SHOWN_CLIPS = 8
 
 
@@ -34,16 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.training.trained_model import load_trained
 
     model = load_trained(arguments.workdir, arguments.checkpoint)
+    predictor = model.predictor(arguments.decode, **given_inference(arguments))
     given = {name: value for name in ("data_dir", "name") if (value := getattr(arguments, name)) is not None}
-    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **given))
+    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **given), inference=predictor.config)
     split = open_dataset(config.data.data_dir, config.data.name).split(arguments.split or config.data.test_split)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with StopRequest() as stop, Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"decoding {split.name}", total=len(split))
         found = evaluate(
             split,
-            model.predictor(arguments.decode),
-            model.params,
+            predictor,
+            model.weights,
             config,
             model.tokenizer,
             checkpoint_step=model.step,
@@ -54,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if found is None:
         return stop.exit_code
-    output = arguments.output or model.workdir.evaluations / f"{split.name}.json"
+    ensemble = f"_ensemble_of_{1 + len(model.others)}" if model.others else ""
+    output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
     report = output.with_suffix(".html")
     results.write(found, output)
     look = make_look(model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, config.frame_buckets, config.model.decoder.max_len)
@@ -67,15 +71,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(__doc__, "python -m signvit_jax.eval --workdir=runs/quickstart --split=test --decode=greedy,beam,ctc --output=results.json")
-    flags.add_argument("--workdir", required=True, type=Path, help="folder of a training run")
+    flags.add_argument("--workdir", required=True, help="folder of a training run; several with commas between them are an ensemble")
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     flags.add_argument("--split", help="default: the run's config.data.test_split")
-    flags.add_argument("--decode", type=_decoders, default=list(DECODERS), help=f"some of {','.join(DECODERS)}, separated by commas (all)")
+    flags.add_argument(
+        "--decode",
+        type=_decoders,
+        default=list(DEFAULT_DECODERS),
+        help=f"some of {','.join(DECODERS)}, separated by commas ({','.join(DEFAULT_DECODERS)})",
+    )
     flags.add_argument("--tokenize", choices=("13a", "none", "char"), default="13a", help="how BLEU cuts words: none for PHOENIX, char for Chinese")
     flags.add_argument("--lowercase", action="store_true", help="score without regard to case (always so where the tokenizer lowers case)")
     flags.add_argument("--data_dir", help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     flags.add_argument("--output", type=Path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")
+    add_inference_flags(flags)
     return flags.parse_args(argv)
 
 

@@ -1,7 +1,8 @@
-"""Translates video files to text.
+"""Translates videos to text: files, patterns such as 'clips/**/*.mp4', and folders with all that is in them.
 
-Prints each file's text on standard output (in another --format: to that format), or writes one file a clip and format to --output_dir.
-Exit codes: 0 done, 2 wrong usage, 3 some clips failed, 4 no clip could be read.
+Prints each video's text on standard output (in another --format: that format), or writes one file a video and format to --output_dir. A video longer
+than --max_clip_seconds is captioned in windows, each text with its time; its length costs no memory. Exit codes: 0 done, 2 wrong usage, 3 some videos
+failed, 4 no video could be read.
 """
 
 import argparse
@@ -9,11 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from signvit_jax.command_line import parser, set_up_jax
-from signvit_jax.decoding.subtitles import FORMATS, Segment, write
-from signvit_jax.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, run_command
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-INFERENCE_FLAGS = {"beam_size": int, "length_penalty": float, "temperature": float, "top_k": int, "top_p": float}
+from signvit_jax.command_line import parser, set_up_jax
+from signvit_jax.decoding.subtitles import FORMATS, write
+from signvit_jax.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, run_command
+from signvit_jax.inference_flags import add_inference_flags, given_inference
+from signvit_jax.media_files import media_files, output_names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,71 +26,63 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.api import Translation, load_translator
     from signvit_jax.data.video import VideoDecodeError
+    from signvit_jax.training.atomic_write import write_atomically
 
     translator = load_translator(arguments.workdir, checkpoint=arguments.checkpoint)
-    inference = {name: value for name in INFERENCE_FLAGS if (value := getattr(arguments, name)) is not None}
-    outputs = _output_names(arguments.clips)
+    clips = media_files(arguments.clips)
+    if not clips:
+        print(f"error: no video in {', '.join(arguments.clips)}", file=sys.stderr)
+        return NO_READABLE_MEDIA
+    formats = FORMATS if arguments.format == "all" else (arguments.format,)
 
-    def translate(clip: Path) -> Translation | None:
-        try:
-            return translator.translate(clip, decode=arguments.decode, **inference)
-        except VideoDecodeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return None
+    def show(clip: Path, translation: Translation) -> None:
+        for text_format in formats:
+            text = write(translation.segments, text_format, translation.seconds).rstrip()
+            print(f"{clip}\t{translation.text}" if text_format == "txt" else text, flush=True)
+
+    def save(name: Path, translation: Translation) -> None:
+        for text_format in formats:
+            path = arguments.output_dir / f"{name}.{text_format}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, write(translation.segments, text_format, translation.seconds))
 
     failed = 0
-    for clip, name in zip(arguments.clips, outputs):
-        translation = translate(clip)
-        if translation is None:
-            failed += 1
-            continue
-        segment = Segment(0.0, translation.seconds, translation.text, translation.score, translation.confidence)
-        for text_format in FORMATS if arguments.format == "all" else (arguments.format,):
-            text = write([segment], text_format, translation.seconds)
-            if arguments.output_dir is None:
-                print(f"{clip}\t{text.rstrip()}" if text_format == "txt" else text.rstrip())
+    translations = translator.translate_each(clips, decode=arguments.decode, seed=arguments.seed, **given_inference(arguments))
+    with _progress(prints=arguments.output_dir is None) as bar:
+        task = bar.add_task("translating", total=len(clips))
+        for clip, name, translation in zip(clips, output_names(clips), translations):
+            if isinstance(translation, VideoDecodeError):
+                failed += 1
+                print(f"error: {translation}", file=sys.stderr)
+            elif arguments.output_dir is None:
+                show(clip, translation)
             else:
-                path = arguments.output_dir / f"{name}.{text_format}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                save(name, translation)
+            bar.advance(task)
     if failed:
-        print(f"error: {failed} of {len(arguments.clips)} clips could not be read", file=sys.stderr)
-    return DONE if not failed else NO_READABLE_MEDIA if failed == len(arguments.clips) else SOME_INPUTS_FAILED
+        print(f"error: {failed} of {len(clips)} clips could not be read", file=sys.stderr)
+    return DONE if not failed else NO_READABLE_MEDIA if failed == len(clips) else SOME_INPUTS_FAILED
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(__doc__, "python -m signvit_jax.translate --workdir=runs/quickstart clip.mp4 --decode=beam --format=srt --output_dir=captions")
-    flags.add_argument("clips", nargs="+", type=Path, metavar="CLIP", help="video files")
-    flags.add_argument("--workdir", required=True, type=Path, help="folder of a training run")
+    flags.add_argument("clips", nargs="+", metavar="CLIP", help="video files, patterns or folders")
+    flags.add_argument("--workdir", required=True, help="folder of a training run; several with commas between them are an ensemble")
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    flags.add_argument("--decode", choices=("greedy", "beam", "ctc", "sample"), default="greedy")
-    flags.add_argument("--format", choices=(*FORMATS, "all"), default="txt")
+    flags.add_argument("--decode", choices=("greedy", "beam", "ctc", "ctc_beam", "sample"), default="greedy")
+    flags.add_argument("--seed", type=int, default=0, help="of --decode=sample (0)")
+    flags.add_argument("--format", choices=(*FORMATS, "all"), default="txt", help="json also holds words, and alternatives with --n_best (txt)")
     flags.add_argument("--output_dir", type=Path, help="write files here; without it the text is printed")
-    for name, kind in INFERENCE_FLAGS.items():
-        flags.add_argument(f"--{name}", type=kind, help="default: the run's config.inference." + name)
+    add_inference_flags(flags)
     return flags.parse_args(argv)
 
 
-def _output_names(clips: Sequence[Path]) -> list[Path]:
-    """One name a clip without its ending; clips of one name in different folders keep as much of their folders as tells them apart."""
-    names = [Path(clip.stem) for clip in clips]
-    if len(set(names)) == len(names):
-        return names
-    absolute = [clip.absolute().with_suffix("") for clip in clips]
-    root = Path(*_shared_parts([path.parent.parts for path in absolute]))
-    names = [path.relative_to(root) for path in absolute]
-    # a.mp4 and a.webm in one folder: the ending tells them apart; the same file twice: a number does.
-    unique = [name.with_name(name.name + clip.suffix.replace(".", "_")) if names.count(name) > 1 else name for clip, name in zip(clips, names)]
-    return [name if unique.index(name) == i else name.with_name(f"{name.name}_{i}") for i, name in enumerate(unique)]
-
-
-def _shared_parts(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    shared = []
-    for parts in zip(*paths):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return tuple(shared)
+def _progress(prints: bool) -> Progress:
+    """On standard error, where that is a terminal; not where the texts themselves appear on one."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not console.is_terminal or (prints and sys.stdout.isatty())
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=hidden)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ applied, pixels made square, transparency put on white. Times are the file's own
 which more than a tenth (and two frames) is damaged, or missing at its end, is an error; where it is less, what could be decoded is returned.
 """
 
-import atexit
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -24,6 +25,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -73,6 +75,11 @@ class JpegVideo:
     fps: float
     height: int
     width: int
+
+
+class VideoStream(NamedTuple):
+    fps: float  # frames a second: the rate asked for; where the frames come as stored, what the header says
+    frames: Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]  # seconds in the file, picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +134,21 @@ def iterate_frames(
     limits: VideoLimits | None = None,
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
     """(seconds in the file, frame) one by one, a few frames in memory at a time. Raises VideoDecodeError, also after the first frames."""
-    sampling = Sampling(short_side, frame_rate, max_frame_rate, start, end)
-    with VideoReader() as reader:  # of its own: the caller may read other files before it comes back for the next frame
-        yield from reader.iterate(path, sampling, limits or VideoLimits())
+    with open_video(path, Sampling(short_side, frame_rate, max_frame_rate, start, end), limits) as (_, frames):
+        yield from frames
+
+
+@contextlib.contextmanager
+def open_video(path: str | os.PathLike, sampling: Sampling, limits: VideoLimits | None = None) -> Iterator[VideoStream]:
+    """A file whose frames come one by one, a few in memory at a time, however long it is. Raises VideoDecodeError, also between frames."""
+    with contextlib.ExitStack() as stack:
+        reader = _thread_reader()
+        if reader.busy:  # the caller is in the middle of another file
+            reader = stack.enter_context(VideoReader())
+        frames = reader.iterate(path, sampling, limits or VideoLimits())
+        stack.callback(frames.close)
+        first = next(frames)
+        yield VideoStream(reader.fps, itertools.chain([first], frames))
 
 
 def read_jpegs(path: str | os.PathLike, sampling: Sampling, *, quality: int = 90, limits: VideoLimits | None = None) -> JpegVideo:
@@ -154,7 +173,8 @@ class VideoReader:
     """Owns one decoding child, started when first needed and again after it died. For one thread at a time."""
 
     def __init__(self):
-        self.fps = 0.0  # of the frames sent for the last file that was read to its end
+        self.fps = 0.0  # of the frames sent: at first the nominal rate, measured once a file has been read to its end
+        self.busy = False  # in the middle of a file
         self.size = (0, 0)  # height and width of the last file's frames
         self._child: _Child | None = None
 
@@ -186,6 +206,7 @@ class VideoReader:
             self.close()
             self._child = _Child()
         child, finished = self._child, False
+        self.busy = True
         try:
             child.waited = 0.0
             child.ask(request)
@@ -195,7 +216,7 @@ class VideoReader:
                     yield seconds, payload.tobytes() if jpeg_quality else payload.reshape(*self.size, 3)
                 elif kind == b"S":
                     header = json.loads(payload.tobytes())
-                    self.size = (header["height"], header["width"])
+                    self.size, self.fps = (header["height"], header["width"]), header["fps"]
                 elif kind == b"E":
                     self.fps, finished = json.loads(payload.tobytes())["fps"], True
                     return
@@ -205,6 +226,7 @@ class VideoReader:
         except _ChildEnded as ended:
             raise VideoDecodeError(name, ended.reason(limits)) from None
         finally:
+            self.busy = False
             if not finished:  # crashed, timed out, or the caller had enough: what the child still sends belongs to this file
                 self.close()
 
@@ -300,6 +322,5 @@ _readers = threading.local()
 
 def _thread_reader() -> VideoReader:
     if not hasattr(_readers, "reader"):
-        _readers.reader = VideoReader()
-        atexit.register(_readers.reader.close)
+        _readers.reader = VideoReader()  # its child ends with the thread, or with this process
     return _readers.reader

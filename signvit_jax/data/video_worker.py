@@ -5,7 +5,7 @@ One JSON request a line on stdin; replies on stdout, each `REPLY` (kind, seconds
 
 | kind | payload |
 |---|---|
-| `S` | JSON: height and width in pixels of every frame that follows, nominal fps of the source |
+| `S` | JSON: height and width in pixels of every frame that follows, and how many a second: the rate asked for, else the source's nominal one |
 | `F` | one frame, RGB bytes or a JPEG; its `seconds` are the frame's time in the source |
 | `E` | JSON: frames a second of the frames sent; the request is done |
 | `X` | the reason, UTF-8, why the file was refused; the request is done |
@@ -250,7 +250,7 @@ def send_frames(request: dict[str, Any], container: Any, stream: Any, source_fps
         rgb = picture(frame)
         if count == 0:
             first = seconds
-            send(b"S", seconds, json.dumps({"height": rgb.shape[0], "width": rgb.shape[1], "source_fps": source_fps}).encode())
+            send(b"S", seconds, json.dumps({"height": rgb.shape[0], "width": rgb.shape[1], "fps": rate or source_fps}).encode())
         send(b"F", seconds, jpeg(rgb, request["jpeg_quality"]) if request["jpeg_quality"] else rgb.data)
         count, last = count + 1, seconds
     if count == 0:

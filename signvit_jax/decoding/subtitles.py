@@ -9,12 +9,23 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import NamedTuple
+
+from signvit_jax.decoding.words import Word
 
 
 class SubtitleError(ValueError):
     """Segments that cannot be written: an unknown format, or a time that is not a number."""
 
     exit_code = 2
+
+
+class Alternative(NamedTuple):
+    """Another hypothesis of the same pictures."""
+
+    text: str
+    score: float
+    confidence: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +37,8 @@ class Segment:
     text: str
     score: float | None = None  # log-probability, as the decoder gives it
     confidence: float | None = None  # 0 to 1
+    words: tuple[Word, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()  # the rest of an n-best list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +50,8 @@ class _Cue:
     text: str
     score: float | None
     confidence: float | None
+    words: tuple[Word, ...]
+    alternatives: tuple[Alternative, ...]
 
 
 def write(segments: Iterable[Segment], format: str, duration: float | None = None) -> str:
@@ -72,7 +87,8 @@ def _placed(segment: Segment, limit: float) -> _Cue:
         raise SubtitleError(f"a segment goes from {segment.start} to {segment.end} seconds; both must be numbers (its text: {segment.text!r})")
     start = int(min(max(round(segment.start * 1000), 0), limit - 1))
     end = int(max(min(round(segment.end * 1000), limit), start + 1))
-    return _Cue(start, end, _one_line(segment.text), _finite(segment.score), _finite(segment.confidence))
+    text, score, confidence = _one_line(segment.text), _finite(segment.score), _finite(segment.confidence)
+    return _Cue(start, end, text, score, confidence, segment.words, segment.alternatives)
 
 
 def _joined(first: _Cue, second: _Cue) -> _Cue:
@@ -80,7 +96,8 @@ def _joined(first: _Cue, second: _Cue) -> _Cue:
     scores = [x for x in (first.score, second.score) if x is not None]
     confidences = [x for x in (first.confidence, second.confidence) if x is not None]
     text = f"{first.text} {second.text}"
-    return _Cue(first.start, max(first.end, second.end), text, min(scores, default=None), min(confidences, default=None))
+    score, confidence = min(scores, default=None), min(confidences, default=None)
+    return _Cue(first.start, max(first.end, second.end), text, score, confidence, first.words + second.words, ())
 
 
 def _one_line(text: str) -> str:
@@ -105,7 +122,20 @@ def _txt(cues: list[_Cue]) -> str:
 
 
 def _json(cues: list[_Cue]) -> str:
-    segments = [{**dataclasses.asdict(cue), "start": cue.start / 1000, "end": cue.end / 1000} for cue in cues]
+    segments = [
+        {
+            "start": cue.start / 1000,
+            "end": cue.end / 1000,
+            "text": cue.text,
+            "score": cue.score,
+            "confidence": cue.confidence,
+            "words": [{"text": _one_line(word.text), "confidence": _finite(word.confidence)} for word in cue.words],
+            "alternatives": [
+                {"text": _one_line(other.text), "score": _finite(other.score), "confidence": _finite(other.confidence)} for other in cue.alternatives
+            ],
+        }
+        for cue in cues
+    ]
     text = " ".join(cue.text for cue in cues)
     return json.dumps({"text": text, "segments": segments}, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 

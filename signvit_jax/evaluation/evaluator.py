@@ -1,6 +1,7 @@
 """Runs decoders over a split: every clip once, on all devices, text and confidence out."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -12,12 +13,15 @@ from jaxtyping import PyTree
 
 from signvit_jax.config import InferenceConfig
 from signvit_jax.data.tokenizer import Tokenizer
-from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, Decoder, Seen, SpecialIds
+from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, Seen, SpecialIds
 from signvit_jax.decoding.words import Word, word_confidences
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.parallel.sharding import to_device
 
 Models = SignTranslator | tuple[SignTranslator, ...]
+
+# Values that no compiled program depends on: with another one of these nothing is compiled anew.
+_ON_HOST = {"min_confidence": 0.0, "batch_size": 1, "max_clip_seconds": 1.0, "window_seconds": 1.0, "window_overlap": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Hypothesis:
 
 
 class Predictor:
-    """Compiled decoders: one program a decoder and clip length, shared by all batches of that shape.
+    """Compiled decoders: one program a decoder and clip length, shared by all batches of that shape and all predictors of that model.
 
     `bind` makes the model of its parameters, or a tuple of models, whose probabilities are averaged at every step.
     """
@@ -53,8 +57,9 @@ class Predictor:
         self.mesh, self.config = mesh, config
         self.tokenizers = {name: ctc_tokenizer if name in CTC_DECODERS else tokenizer for name in decoders}
         ids = SpecialIds(tokenizer.bos_id, tokenizer.eos_id)
-        self._encode = jax.jit(lambda params, video, lengths: tuple(model.encode(video, lengths) for model in _ensemble(bind(params))))
-        self._decode = {name: jax.jit(_program(bind, DECODERS[name], config, ids)) for name in decoders}
+        self._encode = _encoder(bind)
+        on_device = dataclasses.replace(config, **_ON_HOST)
+        self._decode = {name: _program(bind, name, on_device, ids) for name in decoders}
 
     def __call__(self, params: PyTree, batch: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, list[Hypothesis]]:
         """Decoder name -> one hypothesis a row of the global batch; the clips are encoded once for all decoders."""
@@ -88,11 +93,17 @@ def _ensemble(models: Models) -> tuple[SignTranslator, ...]:
     return models if isinstance(models, tuple) else (models,)
 
 
-def _program(bind: Callable[[PyTree], Models], decoder: Decoder, config: InferenceConfig, ids: SpecialIds) -> Callable[..., Decoded]:
-    def run(params: PyTree, encoded: tuple[Encoded, ...], key: jax.Array) -> Decoded:
-        return decoder([Seen(model, clips) for model, clips in zip(_ensemble(bind(params)), encoded)], config, ids, key)
+@functools.lru_cache(maxsize=8)
+def _encoder(bind: Callable[[PyTree], Models]) -> Callable[..., tuple[Encoded, ...]]:
+    return jax.jit(lambda params, video, lengths: tuple(model.encode(video, lengths) for model in _ensemble(bind(params))))
 
-    return run
+
+@functools.lru_cache(maxsize=64)
+def _program(bind: Callable[[PyTree], Models], decoder: str, config: InferenceConfig, ids: SpecialIds) -> Callable[..., Decoded]:
+    def run(params: PyTree, encoded: tuple[Encoded, ...], key: jax.Array) -> Decoded:
+        return DECODERS[decoder]([Seen(model, clips) for model, clips in zip(_ensemble(bind(params)), encoded)], config, ids, key)
+
+    return jax.jit(run)
 
 
 def _fetch(arrays: PyTree) -> PyTree:
@@ -107,9 +118,7 @@ def _hypotheses(decoded: Decoded, tokenizer: Tokenizer, min_confidence: float) -
     return [_n_best(*row, tokenizer, min_confidence) for row in rows]
 
 
-def _n_best(
-    tokens: list[list[int]], scores: list[float], confidences: list[list[float]], tokenizer: Tokenizer, min_confidence: float
-) -> Hypothesis:
+def _n_best(tokens: list[list[int]], scores: list[float], confidences: list[list[float]], tokenizer: Tokenizer, min_confidence: float) -> Hypothesis:
     found = [_hypothesis(*one, tokenizer, min_confidence) for one in zip(tokens, scores, confidences)]
     # Places that the list could not fill have score -inf.
     return dataclasses.replace(found[0], alternatives=tuple(other for other in found[1:] if other.score > -math.inf))

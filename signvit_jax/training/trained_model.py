@@ -1,7 +1,10 @@
-"""A model that a workdir holds, ready for evaluation or translation: nothing but JSON and parameters is read, no config file is run."""
+"""Models that workdirs hold, ready for evaluation or translation: nothing but JSON and parameters is read, no config file is run."""
 
 import dataclasses
+import functools
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -9,8 +12,8 @@ from jaxtyping import PyTree
 
 from signvit_jax.config import Config, ConfigError, MeshConfig, from_json, from_mapping
 from signvit_jax.data.tokenizer import Tokenizer
-from signvit_jax.decoding.decoders import DECODERS
-from signvit_jax.evaluation.evaluator import Predictor
+from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS
+from signvit_jax.evaluation.evaluator import Models, Predictor
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import state_shardings
 from signvit_jax.training.best import best_rule
@@ -18,9 +21,14 @@ from signvit_jax.training.checkpoint import CheckpointReader
 from signvit_jax.training.train_state import ModelDefinition
 from signvit_jax.training.workdir import Workdir
 
+# What the models of an ensemble must agree in, so that one clip read once serves all of them.
+_SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "fit")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
+    """One model, or with `others` an ensemble: each token's probability is then the mean of what its models say."""
+
     workdir: Workdir
     config: Config
     tokenizer: Tokenizer
@@ -29,29 +37,79 @@ class TrainedModel:
     mesh: Mesh
     params: PyTree
     step: int  # of the checkpoint that the parameters are from
+    others: tuple["TrainedModel", ...] = ()
 
     @property
     def ctc_tokenizer(self) -> Tokenizer:
         return self.gloss_tokenizer or self.tokenizer
 
-    def predictor(self, decoders: list[str], **inference: object) -> Predictor:
-        """Compiled decoders with the config's inference values, those given replaced.
+    @functools.cached_property
+    def bind(self) -> Callable[[PyTree], Models]:
+        """Makes the model, or the tuple of models, of `weights`."""
+        if not self.others:
+            return self.definition.bind
+        binds = [member.definition.bind for member in (self, *self.others)]
+        return lambda weights: tuple(bind(params) for bind, params in zip(binds, weights))
 
-        Raises ConfigError for a decoder that there is not and for values that the config refuses.
+    @property
+    def weights(self) -> PyTree:
+        """What `predictor` takes as parameters: those of one model, or a tuple for an ensemble."""
+        return (self.params, *(other.params for other in self.others)) if self.others else self.params
+
+    def predictor(self, decoders: Sequence[str], **inference: object) -> Predictor:
+        """Compiled decoders with the config's inference values, those given replaced; call it with `weights`.
+
+        Raises ConfigError for a decoder that there is not, values that the config refuses, and decoders that these models cannot serve.
         """
         if unknown := [name for name in decoders if name not in DECODERS]:
             raise ConfigError(f"decode is {unknown[0]!r}; allowed: {', '.join(DECODERS)}")
         values = dataclasses.asdict(self.config)
         config = from_mapping(values | {"inference": values["inference"] | inference}).inference
-        return Predictor(self.definition.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders)
+        if config.n_best > config.beam_size:
+            raise ConfigError(
+                f"config.inference.n_best is {config.n_best}; allowed: 1 to inference.beam_size = {config.beam_size}, which can be raised too"
+            )
+        members = (self, *self.others)
+        uses_ctc = [name for name in decoders if name in CTC_DECODERS or (name == "beam" and config.ctc_weight)]
+        if "beam" in uses_ctc and (glosses := [member for member in members if member.gloss_tokenizer]):
+            raise ConfigError(
+                f"config.inference.ctc_weight is {config.ctc_weight:g}, but the CTC head of {glosses[0].workdir.path} spells glosses "
+                "(model.ctc.target 'gloss'); set inference.ctc_weight to 0: only a head that spells text can score the decoder's sentences"
+            )
+        if uses_ctc and len({(member.ctc_tokenizer.tokens, member.config.model.ctc.source) for member in members}) > 1:
+            raise ConfigError(
+                f"the CTC heads of this ensemble read or spell different things, so {uses_ctc[0]!r} cannot average them; "
+                "use decode 'greedy', or 'beam' with inference.ctc_weight 0"
+            )
+        return Predictor(self.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders)
 
 
-def load_trained(path: str | os.PathLike, checkpoint: str = "best") -> TrainedModel:
+def load_trained(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str = "best") -> TrainedModel:
     """The `checkpoint` ("best" or "last") of a workdir, averaged weights where the run kept them, on all devices of this process.
 
-    Raises WorkdirError for a path that is no workdir, and the checkpoint's errors for weights that cannot be read.
+    Several workdirs, in a list or with commas between them, are an ensemble. Raises WorkdirError for a path that is no workdir, ConfigError for
+    models that cannot be averaged, and the checkpoint's errors for weights that cannot be read.
     """
-    workdir = Workdir.open(path)
+    paths = _workdirs(path)
+    opened = [(Workdir.open(one), *_description(Workdir.open(one))) for one in paths]
+    _check_ensemble([(workdir, config, tokenizer) for workdir, config, tokenizer, _ in opened])
+    first, *others = [_load(*one, checkpoint) for one in opened]
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str | os.PathLike]:
+    if not isinstance(path, str | os.PathLike):
+        paths = list(path)
+    else:
+        # A folder whose name has a comma is one folder.
+        paths = [path] if Path(path).exists() else [part for part in os.fspath(path).split(",") if part]
+    if not paths:
+        raise ConfigError("no workdir to load a model from: give one, or several for an ensemble")
+    return paths
+
+
+def _description(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
+    """What the workdir's JSON files say."""
     config = from_json(workdir.config_json.read_text(encoding="utf-8"))
     if jax.default_backend() == "cpu":  # bfloat16 saves nothing there: one row of the output matrix takes many times as long as in float32
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, use_amp=False))
@@ -59,6 +117,27 @@ def load_trained(path: str | os.PathLike, checkpoint: str = "best") -> TrainedMo
     gloss_tokenizer = None
     if config.model.ctc.target == "gloss":
         gloss_tokenizer = Tokenizer.from_json(workdir.gloss_tokenizer_json.read_text(encoding="utf-8"))
+    return config, tokenizer, gloss_tokenizer
+
+
+def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
+    """Raises ConfigError, before any weights are read, for models that cannot be averaged."""
+    (first, config, tokenizer), *others = opened
+    for workdir, its_config, its_tokenizer in others:
+        if its_tokenizer.tokens != tokenizer.tokens:
+            raise ConfigError(
+                f"the models of an ensemble need one vocabulary, but {first.path} has {tokenizer.vocab_size} tokens and {workdir.path} "
+                f"{its_tokenizer.vocab_size}, and they are not the same; train the models on one data set with the same config.tokenizer"
+            )
+        for key in _SHARED_KEYS:
+            own, its = getattr(config.data, key), getattr(its_config.data, key)
+            if own != its:
+                raise ConfigError(
+                    f"the models of an ensemble must read clips alike, but config.data.{key} is {own!r} in {first.path} and {its!r} in {workdir.path}"
+                )
+
+
+def _load(workdir: Workdir, config: Config, tokenizer: Tokenizer, gloss_tokenizer: Tokenizer | None, checkpoint: str) -> TrainedModel:
     definition = ModelDefinition(config, tokenizer.vocab_size, gloss_tokenizer.vocab_size if gloss_tokenizer else 0)
     # Inference is data parallel, on however many devices there are: the training mesh may not exist here.
     mesh = make_mesh(MeshConfig())

@@ -1,0 +1,18 @@
+"""Flags of `eval` and `translate` that replace values of the run's `config.inference`: one a key, of the same name."""
+
+import argparse
+import dataclasses
+
+from signvit_jax.config import InferenceConfig
+
+
+def add_inference_flags(flags: argparse.ArgumentParser) -> None:
+    group = flags.add_argument_group("decoding", "each replaces the run's config.inference value of that name")
+    for field in dataclasses.fields(InferenceConfig):
+        group.add_argument(f"--{field.name}", type=field.type, metavar=field.type.__name__.upper(), help=field.metadata["allowed"].replace("%", "%%"))
+
+
+def given_inference(arguments: argparse.Namespace) -> dict[str, object]:
+    """The values that were given; they are checked with the config that they go into."""
+    names = [field.name for field in dataclasses.fields(InferenceConfig)]
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}

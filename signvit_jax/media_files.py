@@ -1,0 +1,44 @@
+"""Which files the translate command reads, and what their outputs are called."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from signvit_jax.data.video import EXTENSIONS
+
+
+def media_files(inputs: Sequence[str]) -> list[Path]:
+    """Files as they are, the videos in folders (however deep) and what patterns such as `clips/**/*.mp4` match, each in order of name.
+
+    A pattern that matches nothing stays, as a file that cannot be read. A folder without videos gives none.
+    """
+    found: list[Path] = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.is_dir())
+        elif glob.has_magic(given) and not path.exists():
+            found += sorted(Path(match) for match in glob.glob(given, recursive=True) if not Path(match).is_dir()) or [path]
+        else:
+            found.append(path)
+    return found
+
+
+def output_names(clips: Sequence[Path]) -> list[Path]:
+    """One relative path a clip, without its ending, no two the same: names that occur twice keep as much of their folders as tells them apart."""
+    names = [Path(clip.stem) for clip in clips]
+    if len(set(names)) < len(names):
+        # Normalised, so that no `..` leads out of the output folder.
+        absolute = [Path(os.path.abspath(clip)) for clip in clips]
+        root = os.path.commonpath([path.parent for path in absolute])
+        names = [path.relative_to(root).with_name(path.stem) for path in absolute]
+    # a.mp4 and a.webm in one folder: the ending tells them apart; the same file twice: a number does.
+    names = [name.with_name(name.name + clip.suffix.replace(".", "_")) if names.count(name) > 1 else name for clip, name in zip(clips, names)]
+    taken: set[Path] = set()
+    for place, name in enumerate(names):
+        number = 1
+        while names[place] in taken:
+            names[place], number = name.with_name(f"{name.name}_{number}"), number + 1
+        taken.add(names[place])
+    return names
