@@ -1,15 +1,22 @@
 """What the commands share: flags, `--config.group.key=value` overrides, and one-time settings of JAX."""
 
 import argparse
+import logging
+import multiprocessing
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import flags
 
 from signvit_jax.config import Config, ConfigError
 from signvit_jax.config_file import load_config
+from signvit_jax.exit_codes import DONE, INTERRUPTED, TERMINATED
+
+_PEER_TIMEOUT_S = 30  # a process that has said nothing for so long is taken for dead
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -54,3 +61,45 @@ def set_up_jax() -> None:
     )
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def add_process_flags(flag_parser: argparse.ArgumentParser) -> None:
+    flag_parser.add_argument("--coordinator", metavar="HOST:PORT", help="several processes: where process 0 can be reached; the same for all")
+    flag_parser.add_argument("--num_processes", type=int, metavar="N", help="several processes: how many")
+    flag_parser.add_argument("--process_id", type=int, metavar="I", help="several processes: which one this is, from 0 (JOB_COMPLETION_INDEX)")
+
+
+def join_processes(arguments: argparse.Namespace) -> None:
+    """Connects the processes of one run; a run of one is left alone. To be called before the first use of a device.
+
+    Under `srun` with several tasks JAX finds all it needs; elsewhere the three flags say it, --process_id being found in the environment of an
+    indexed Kubernetes job. Raises ConfigError for flags that do not fit together.
+    """
+    given = {name: getattr(arguments, name) for name in ("coordinator", "num_processes", "process_id")}
+    timeouts = {"heartbeat_timeout_seconds": _PEER_TIMEOUT_S, "shutdown_timeout_seconds": _PEER_TIMEOUT_S}
+    if all(value is None for value in given.values()):
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+            jax.distributed.initialize(**timeouts)
+        return
+    if given["process_id"] is None and os.environ.get("JOB_COMPLETION_INDEX", "").isdecimal():
+        given["process_id"] = int(os.environ["JOB_COMPLETION_INDEX"])
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} missing; several processes need --coordinator=HOST:PORT, --num_processes and --process_id")
+    if not 0 <= given["process_id"] < given["num_processes"]:
+        raise ConfigError(f"--process_id is {given['process_id']}; allowed: 0 to {given['num_processes'] - 1}, below --num_processes")
+    if not given["coordinator"].rpartition(":")[2].isdecimal():
+        raise ConfigError(f"--coordinator is {given['coordinator']!r}; allowed: HOST:PORT, such as node01:12345")
+    jax.distributed.initialize(given["coordinator"], given["num_processes"], given["process_id"], **timeouts)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with its exit code. One of several that failed ends at once: in parting it would wait for the others, and they for it."""
+    if jax.distributed.is_initialized() and code not in (DONE, INTERRUPTED, TERMINATED):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(code)
+    sys.exit(code)

@@ -2,28 +2,42 @@
 
 The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics.png, TensorBoard events, samples/ and run.log.
 The same command on the same workdir resumes from the newest good checkpoint.
+SIGINT, SIGTERM and SIGUSR1 save and end; a second one ends at once. Several processes, one a host or a GPU, train together: under srun they find
+each other, elsewhere give each --coordinator, --num_processes and --process_id.
 Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 130 and 143 on signals.
 """
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from signvit_jax.command_line import parse_with_config, parser, set_up_jax
-from signvit_jax.exit_codes import run_command
+import jax
+
+from signvit_jax.command_line import add_process_flags, join_processes, leave, parse_with_config, parser, set_up_jax
+from signvit_jax.exit_codes import INTERRUPTED, TERMINATED, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(__doc__, "python -m signvit_jax.train --config=configs/quickstart.py --workdir=runs/quickstart --config.training.batch_size=8")
     flags.add_argument("--workdir", required=True, type=Path, help="folder of the run; made if it is not there")
     flags.add_argument("--strict_restore", action="store_true", help="end with an error where a damaged checkpoint would be left out")
+    flags.add_argument(
+        "--requeue", action="store_true", help="in a Slurm job: when SIGUSR1 has stopped the run, save and put the job back into the queue"
+    )
+    add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
     set_up_jax()
+    join_processes(arguments)
 
     from signvit_jax.training.run import train  # after the config has been checked: it takes seconds to load
 
-    return train(config, arguments.workdir, strict_restore=arguments.strict_restore)
+    code = train(config, arguments.workdir, strict_restore=arguments.strict_restore, requeue=arguments.requeue)
+    if code in (INTERRUPTED, TERMINATED) and jax.process_index() == 0:
+        again = shlex.join(["python", "-m", "signvit_jax.train", *(sys.argv[1:] if argv is None else argv)])
+        print(f"stopped and saved; to go on:\n  {again}", file=sys.stderr)
+    return code
 
 
 def run_log() -> Path | None:
@@ -33,4 +47,4 @@ def run_log() -> Path | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, run_log))
+    leave(run_command(main, run_log))

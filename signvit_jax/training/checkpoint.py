@@ -129,6 +129,10 @@ class CheckpointStore(CheckpointReader):
         self.wait()
         self._drop_manager()
 
+    def abandon(self) -> None:
+        """Gives up a save that is under way: without one of its processes it can never become final, and waiting for it would not end."""
+        self._manager = self._saving = self._saving_score = None
+
     def restore(self, params: PyTree, opt_state: PyTree, ema: PyTree | None = None, data_iterator: Any = None, step: int | None = None) -> Restored:
         """The newest sound checkpoint, or that of `step`, on the shardings of the targets (ShapeDtypeStructs); `data_iterator` is moved to its place.
 

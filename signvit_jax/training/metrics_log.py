@@ -37,12 +37,17 @@ class MetricsLog:
         if self._active:
             self._guarded(self._open)
 
-    def rewind(self, step: int) -> None:
-        """Drops the rows after `step`, of work that was lost: call it when a run resumes from the checkpoint of `step`."""
+    def rewind(self, step: int) -> int:
+        """Drops the rows after `step`, of work that was lost: call it when a run resumes from the checkpoint of `step`.
+
+        Returns how many steps were lost, as far as they had been logged.
+        """
         self._purge_step = step + 1
-        if self._active:
-            rows = [row for row in self._read() if int(row[STEP]) <= step]
-            self._guarded(lambda: self._rewrite(rows))
+        if not self._active:
+            return 0
+        rows = self._read()
+        self._guarded(lambda: self._rewrite([row for row in rows if int(row[STEP]) <= step]))
+        return max([step, *(int(row[STEP]) for row in rows)]) - step
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Adds figures, named like "train/loss", at a step that is not before the last one written."""

@@ -7,6 +7,8 @@ import jax
 
 from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target
 from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.training.goodput import Goodput
+from signvit_jax.training.requeue import check_requeue, requeue_after
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.run_log import start_run_log
 from signvit_jax.training.signals import StopRequest
@@ -16,24 +18,33 @@ from signvit_jax.training.workdir import Workdir, WorkdirError, check_resume
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, path: Path, *, strict_restore: bool = False) -> int:
+def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: bool = False) -> int:
     """Trains in the workdir at `path`; a second call with the same goes on from its newest good checkpoint. Returns the exit code.
 
     A damaged newest checkpoint is named and the one before it used; with `strict_restore` it ends the run instead.
+    With `requeue` a Slurm job that SIGUSR1 stopped is put back into the queue once all is saved.
 
     Raises WorkdirError, ConfigError and DatasetError before anything is compiled, and whatever ends a run for good.
     """
+    if requeue:
+        check_requeue()
     workdir = Workdir.create(path)
-    with StopRequest() as stop, workdir.lock():
+    with StopRequest() as stop, workdir.lock(), Goodput() as goodput:
         start_run_log(workdir.run_log)
         with stop.nothing_to_lose():
             config = _agree_with_earlier_start(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             _check_data_set(data, workdir)
-            trainer = Trainer(data.config, workdir, data, stop, strict_restore=strict_restore)
+            trainer = Trainer(data.config, workdir, data, stop, goodput, strict_restore=strict_restore)
             if jax.process_index() == 0:
                 _write_description(data, workdir)
-        return trainer.run()
+        try:
+            code = trainer.run()
+        finally:
+            log.info("%s", goodput.line(trainer.checkpoints.latest_step()))
+        if requeue and jax.process_index() == 0:
+            requeue_after(trainer.agreement.received)
+        return code
 
 
 def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:

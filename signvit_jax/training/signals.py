@@ -23,12 +23,12 @@ class StopRequest:
     """Turns the first SIGTERM, SIGUSR1 or SIGINT into `requested`; the second ends the process at once.
 
     Poll `requested` between steps, in evaluation, decoding and warm-up; any thread may. Signals are received by a thread of their own: Python's
-    handlers wait for the main thread, which may be inside a compilation for minutes. Works without `jax.distributed`; with it, the signal has to be
-    sent to each process. Entered outside the main thread it catches nothing and `requested` stays False.
+    handlers wait for the main thread, which may be inside a compilation for minutes. Works without `jax.distributed`; of several processes each
+    receives its own, and `agreement.py` tells the others. Entered outside the main thread it catches nothing and `requested` stays False.
     """
 
     def __init__(self):
-        self._exit_code = 0
+        self._received = 0
         self._since = 0.0
         self._nothing_to_lose = False
         self._old_handlers: dict[int, object] = {}
@@ -36,12 +36,17 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        return self._exit_code != 0
+        return self._received != 0
+
+    @property
+    def received(self) -> int:
+        """The signal that came first, 0 if none did."""
+        return self._received
 
     @property
     def exit_code(self) -> int:
         """143 or 130 for the signal that came, 0 if none did."""
-        return self._exit_code
+        return EXIT_CODES[signal.Signals(self._received)] if self._received else 0
 
     @contextlib.contextmanager
     def nothing_to_lose(self) -> Iterator[None]:
@@ -97,7 +102,7 @@ class StopRequest:
             return
         first = not self.requested
         if first:
-            self._exit_code, self._since = EXIT_CODES[received], now
+            self._received, self._since = received, now
         if self._nothing_to_lose or not first:
             self._end()
         _logger.warning("%s: stopping and saving; a second signal ends at once, without saving", received.name)
@@ -106,4 +111,4 @@ class StopRequest:
         """Without unwinding, which in mid-compilation is impossible; reading processes go first, so that none is left behind."""
         for child in multiprocessing.active_children():
             child.kill()
-        os._exit(self._exit_code)
+        os._exit(self.exit_code)

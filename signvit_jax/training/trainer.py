@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,10 +14,13 @@ from signvit_jax.config import Config
 from signvit_jax.data.pipeline import BatchIterator
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import score
+from signvit_jax.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import to_device
+from signvit_jax.training.agreement import Agreement
 from signvit_jax.training.best import BestSoFar, best_rule
 from signvit_jax.training.checkpoint import CheckpointStore
+from signvit_jax.training.goodput import Goodput
 from signvit_jax.training.metrics_log import MetricsLog
 from signvit_jax.training.optimizer import learning_rates, make_optimizer
 from signvit_jax.training.plots import plot_metrics
@@ -24,6 +28,7 @@ from signvit_jax.training.progress import Stopwatch, TrainingProgress
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.run_log import CONSOLE
 from signvit_jax.training.signals import StopRequest
+from signvit_jax.training.step_watch import StepWatch
 from signvit_jax.training.train_state import ModelDefinition, TrainState, abstract_on_mesh, new_state
 from signvit_jax.training.train_step import StepReport, make_eval_step, make_train_step
 from signvit_jax.training.workdir import Workdir
@@ -31,17 +36,18 @@ from signvit_jax.training.workdir import Workdir
 log = logging.getLogger(__name__)
 
 
-class TrainingDivergedError(RuntimeError):
-    """Too many updates in a row were not finite; the last checkpoint is good."""
+class ProcessLostError(RuntimeError):
+    """One of the processes of a run has ended, and the others cannot go on without it."""
 
-    exit_code = 1
+    exit_code = FAILED
 
 
 class Trainer:
     """One run in one workdir. `run()` returns the exit code: 0, or that of the signal that stopped it."""
 
-    def __init__(self, config: Config, workdir: Workdir, data: RunData, stop: StopRequest, *, strict_restore: bool = False):
-        self.config, self.workdir, self.data, self.stop = config, workdir, data, stop
+    def __init__(self, config: Config, workdir: Workdir, data: RunData, stop: StopRequest, goodput: Goodput, *, strict_restore: bool = False):
+        self.config, self.workdir, self.data, self.stop, self.goodput = config, workdir, data, stop, goodput
+        self.agreement = Agreement(stop)
         training = config.training
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
         self.batches = data.train_batches()
@@ -61,13 +67,16 @@ class Trainer:
         )
         self.metrics = MetricsLog(workdir)
         self.best = BestSoFar(training.best_metric)
-        self.resumed_after_evaluation = False
+        self.step_watch = StepWatch(training.max_nonfinite_steps, lambda example: data.train.index[example].id)
+        self.resumed_after_evaluation = self.has_evaluated = False
+        self.saved_step: int | None = None
         self.last_save = self.last_plot = time.monotonic()
 
     def run(self) -> int:
         iterator = self.batches
-        state = self._restore(iterator)
-        step = int(state.step)
+        with self.stop.nothing_to_lose():
+            state = self._restore(iterator)
+        step = self.first_step = int(state.step)
         at_end_of_epoch = step > 0 and step % self.steps_per_epoch == 0
         # A signal in the middle of an evaluation leaves a checkpoint whose evaluation is still owed.
         owed = at_end_of_epoch and not self.resumed_after_evaluation and self._evaluation_is_due(step // self.steps_per_epoch)
@@ -78,21 +87,39 @@ class Trainer:
         elif finished:
             log.info("nothing to do: the run stopped early; a larger --config.training.patience goes on")
         with (
-            contextlib.closing(self.checkpoints),  # waits for a save that is under way, also when the run fails
+            self._closing_checkpoints(),
             contextlib.closing(self.batches),
             contextlib.closing(self.metrics),
             TrainingProgress(self.total_steps, step, CONSOLE) as progress,
         ):
             if owed:
                 finished = self._finish_epoch(state, step, iterator, progress)
-            while step < self.total_steps and not (finished or self.stop.requested):
-                state, step = self._train_epoch(state, step, iterator, progress)
-                if step % self.steps_per_epoch == 0 and not self.stop.requested:
+            while step < self.total_steps and not (finished or self.agreement.stopping):
+                with self.goodput.spent("step"):
+                    state, step = self._train_epoch(state, step, iterator, progress)
+                if step % self.steps_per_epoch == 0 and not self.agreement.stopping:
                     finished = self._finish_epoch(state, step, iterator, progress)
-            if self.stop.requested and self.checkpoints.latest_step() != step:
+            if self.agreement.stopping and self.saved_step != step:
                 self._save(state, step, iterator)
         self._plot(at_once=True)
-        return self.stop.exit_code if self.stop.requested else 0
+        return self.agreement.exit_code
+
+    @contextlib.contextmanager
+    def _closing_checkpoints(self) -> Iterator[None]:
+        """At the end waits for a save that is under way, also when the run fails. Raises ProcessLostError where another process has ended."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1 or is_out_of_memory(error):
+                raise
+            self.checkpoints.abandon()
+            raise ProcessLostError(
+                f"process {jax.process_index()} of {jax.process_count()} cannot go on: another one has ended; its own messages say why. "
+                f"Start all of them again on the same workdir: they go on from its newest checkpoint ({str(error).strip().splitlines()[0]})"
+            ) from error
+        finally:
+            with self.goodput.spent("save"):
+                self.checkpoints.close()
 
     # Steps
 
@@ -102,17 +129,24 @@ class Trainer:
         last = (epoch + 1) * self.steps_per_epoch
         train_step = self._step_of_epoch(epoch)
         watch = Stopwatch()
-        while step < last and not self.stop.requested:
-            before = time.perf_counter()
-            batch = next(iterator)
-            watch.waited(time.perf_counter() - before)
-            watch.counted(int((batch["weights"] > 0).sum()) * jax.process_count(), int(batch["frame_lengths"].sum()) * jax.process_count())
-            state, report = train_step(state, to_device(self._device_part(batch), self.mesh))
+        while step < last and not self.agreement.stopping:
+            # Until the first step is compiled and made, a signal ends the run at once: the newest checkpoint, if any, is where it stands.
+            with self.stop.nothing_to_lose() if step == self.first_step else contextlib.nullcontext():
+                before = time.perf_counter()
+                with self.goodput.spent("data"):
+                    batch = next(iterator)
+                watch.waited(time.perf_counter() - before)
+                watch.counted(int((batch["weights"] > 0).sum()) * jax.process_count(), int(batch["frame_lengths"].sum()) * jax.process_count())
+                state, report = train_step(state, to_device(self._device_part(batch), self.mesh))
             step += 1
+            self.goodput.steps += 1
+            self.step_watch.add(step, batch["index"], report)
             progress.show(step, f"epoch {epoch + 1}/{self.config.training.num_epochs}")
             if step % self.config.training.log_every_n_steps == 0 or step == last:
                 self._log_step(step, jax.device_get(report), watch.read(), progress)
-            if self._save_is_due():
+                self.step_watch.read()
+            self.agreement.poll(self._save_is_due())
+            if self.agreement.save_is_due:
                 self._save(state, step, iterator)
         return state, step
 
@@ -145,11 +179,6 @@ class Trainer:
             f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.config.training.num_epochs}",
             f"loss {figures['loss']:.3f} | {speed['clips_per_second']:.1f} clips/s | data wait {speed['data_wait']:.0%}",
         )
-        if report.nonfinite_in_row >= self.config.training.max_nonfinite_steps:
-            raise TrainingDivergedError(
-                f"{int(report.nonfinite_in_row)} updates in a row were not finite (loss or gradient was NaN or infinite) and were not made; "
-                "the last checkpoint is good. Halve config.training.encoder_lr, and look at the data's normalisation (config.data.mean, std)."
-            )
 
     # Epochs
 
@@ -160,8 +189,13 @@ class Trainer:
         evaluated = None
         if self._evaluation_is_due(epoch):
             progress.show(step, f"epoch {epoch}/{training.num_epochs}, validation")
-            evaluated = self._evaluate(state.params if state.ema is None else state.ema, epoch)
-            if self.stop.requested:  # in the middle of the evaluation: its figures are of a part only
+            if not self.has_evaluated and self.saved_step != step:
+                # The first evaluation compiles, for minutes where the model is large; with this a signal may end it at once.
+                self._save(state, step, iterator)
+                self._wait_for_save()
+            with self.goodput.spent("eval"):
+                evaluated = self._evaluate(state.params if state.ema is None else state.ema, epoch)
+            if self.agreement.stopping:  # in the middle of the evaluation: its figures are of a part only
                 return False
             self.metrics.write(step, {f"validation/{name}": value for name, value in evaluated.items()})
             self.best.update(evaluated[self.best.metric], epoch)
@@ -193,12 +227,15 @@ class Trainer:
         wants_text = self.best.metric != "loss"
         found: dict[int, dict[str, Hypothesis]] = {}
         for batch in self.data.validation_batches():
-            if self.stop.requested:
+            self.agreement.poll()
+            if self.agreement.stopping:
                 return {}
-            part = jax.device_get(self.eval_step(params, to_device(self._device_part(batch), self.mesh)))
-            sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
-            if wants_text or len(found) < self.config.training.num_sample_predictions:
-                found |= self.predictor.predict_split(params, [batch])
+            with contextlib.nullcontext() if self.has_evaluated else self.stop.nothing_to_lose():
+                part = jax.device_get(self.eval_step(params, to_device(self._device_part(batch), self.mesh)))
+                sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
+                if wants_text or len(found) < self.config.training.num_sample_predictions:
+                    found |= self.predictor.predict_split(params, [batch])
+        self.has_evaluated = True
         training = self.config.training
         ce, ctc = sums["ce"] / max(sums["tokens"], 1.0), sums["ctc"] / max(sums["clips"], 1.0)
         figures = {"loss": training.ce_weight * ce + training.ctc_weight * ctc, "ce": ce, "ctc": ctc, "ctc_impossible": sums["impossible"]}
@@ -244,7 +281,8 @@ class Trainer:
         if restored.meta["best"]["metric"] == self.best.metric:
             self.best = BestSoFar(**restored.meta["best"])
         self.resumed_after_evaluation = bool(restored.meta["validation"])
-        self.metrics.rewind(restored.step)
+        self.saved_step = restored.step
+        self.goodput.steps_made_again = self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
         return TrainState(params=restored.params, ema=restored.ema, **restored.opt_state)
 
@@ -254,8 +292,15 @@ class Trainer:
 
     def _save(self, state: TrainState, step: int, iterator: BatchIterator, evaluated: dict[str, float] | None = None) -> None:
         meta = {"step": step, "epoch": step / self.steps_per_epoch, "best": dataclasses.asdict(self.best), "validation": evaluated or {}}
-        self.checkpoints.save(step, state.params, _beside_params(state), meta, iterator, state.ema, evaluated)
-        self.last_save = time.monotonic()
+        self.goodput.saving(step)
+        with self.goodput.spent("save"):
+            self.checkpoints.save(step, state.params, _beside_params(state), meta, iterator, state.ema, evaluated)
+        self.agreement.saved()
+        self.saved_step, self.last_save = step, time.monotonic()
+
+    def _wait_for_save(self) -> None:
+        with self.goodput.spent("save"):
+            self.checkpoints.wait()
 
     def _description(self, step: int) -> str:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.abstract_state.params))
