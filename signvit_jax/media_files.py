@@ -11,13 +11,13 @@ from signvit_jax.data.video import EXTENSIONS
 def media_files(inputs: Sequence[str]) -> list[Path]:
     """Files as they are, the videos in folders (however deep) and what patterns such as `clips/**/*.mp4` match, each in order of name.
 
-    A pattern that matches nothing stays, as a file that cannot be read. A folder without videos gives none.
+    A pattern that matches nothing and a folder without videos stay in the list, as what cannot be read.
     """
     found: list[Path] = []
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.is_dir())
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.is_dir()) or [path]
         elif glob.has_magic(given) and not path.exists():
             found += sorted(Path(match) for match in glob.glob(given, recursive=True) if not Path(match).is_dir()) or [path]
         else:

@@ -30,9 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     translator = load_translator(arguments.workdir, checkpoint=arguments.checkpoint)
     clips = media_files(arguments.clips)
-    if not clips:
-        print(f"error: no video in {', '.join(arguments.clips)}", file=sys.stderr)
-        return NO_READABLE_MEDIA
     formats = FORMATS if arguments.format == "all" else (arguments.format,)
 
     def show(clip: Path, translation: Translation) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 class Word(NamedTuple):
     text: str
-    confidence: float  # mean probability of its tokens, 0 to 1
+    confidence: float  # mean probability of the tokens that spell it, 0 to 1
 
 
 def word_confidences(tokens: Sequence[int], confidences: Sequence[float], spell: Callable[[Sequence[int]], str]) -> tuple[Word, ...]:

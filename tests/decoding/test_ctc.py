@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signvit_jax.decoding.ctc import greedy_ctc
+from signvit_jax.decoding.ctc import align, greedy_ctc
 
 
 def plain_loop(logits):
@@ -69,6 +69,48 @@ def test_padding_and_batch_order_change_nothing():
 def test_bf16_logits_are_scored_in_float32():
     logits = jnp.asarray(peaked([[1, 0, 2]], 4), jnp.bfloat16)
     np.testing.assert_array_equal(greedy_ctc(logits, np.array([3])).score, greedy_ctc(logits.astype(jnp.float32), np.array([3])).score)
+
+
+def likeliest_alignment(logits, text):
+    """Of all paths that collapse to `text`, the likeliest's (start, end, mean probability) of every token; None where there is no path."""
+    probs = np.exp(np.asarray(logits, np.float64))
+    probs /= probs.sum(-1, keepdims=True)
+    best, found = 0.0, None
+    for path in itertools.product(range(logits.shape[1]), repeat=len(logits)):
+        runs, time = [], 0
+        for word, run in itertools.groupby(path):
+            length = len(list(run))
+            if word != 0:
+                runs.append((word, time, time + length, probs[time : time + length, word].mean()))
+            time += length
+        likelihood = np.prod([probs[step, word] for step, word in enumerate(path)])
+        if [run[0] for run in runs] == list(text) and likelihood > best:
+            best, found = likelihood, [run[1:] for run in runs]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_alignment_is_the_likeliest_of_all_paths(seed):
+    texts = [[], [2], [1, 1], [1, 2, 1], [2, 2, 2], [1, 2, 1, 2, 1]]  # of five steps, then of four: some cannot be spelt
+    ids = np.array([text + [0] * (5 - len(text)) for text in texts] * 2, np.int32)
+    id_lengths = np.array([len(text) for text in texts] * 2)
+    logits = np.random.default_rng(seed).normal(size=(len(ids), 5, 3)).astype(np.float32) * 2
+    lengths = np.repeat([5, 4], len(texts))
+    found = align(logits, lengths, ids, id_lengths)
+    for row, text in enumerate(texts * 2):
+        wanted = likeliest_alignment(logits[row, : lengths[row]], text) or []
+        n = len(wanted)
+        assert list(zip(found.starts[row, :n].tolist(), found.ends[row, :n].tolist())) == [token[:2] for token in wanted]
+        np.testing.assert_allclose(found.confidence[row, :n], [token[2] for token in wanted], rtol=1e-5)
+        assert not any(np.asarray(field[row, n:]).any() for field in found)
+
+
+def test_the_alignment_of_the_greedy_text_is_greedys_own():
+    logits, lengths = peaked([[1, 1, 0, 2], [3, 0, 3, 3], [0, 0, 0, 0]], 4), np.array([4, 4, 4])
+    heard = greedy_ctc(logits, lengths)
+    found = align(logits, lengths, heard.ids, heard.lengths)
+    for name in ("starts", "ends", "confidence"):
+        np.testing.assert_allclose(getattr(found, name), getattr(heard, name), rtol=1e-6)
 
 
 def test_ids_of_the_reference_system(request):

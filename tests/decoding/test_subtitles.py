@@ -1,4 +1,4 @@
-"""Subtitle files, read back by FFmpeg's demuxers, the json and csv modules, and a line-by-line look at what the formats forbid."""
+"""Subtitle files, read back by FFmpeg's demuxers, pysubs2, the json and csv modules, and a line-by-line look at what the formats forbid."""
 
 import csv
 import html
@@ -8,11 +8,13 @@ import json
 import math
 
 import av
+import pysubs2
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from signvit_jax.decoding.subtitles import FORMATS, Segment, SubtitleError, write
+from signvit_jax.decoding.subtitles import FORMATS, Alternative, Segment, SubtitleError, write
+from signvit_jax.decoding.words import Word
 
 times = st.floats(-5, 20_000, allow_nan=False)
 texts = (
@@ -66,6 +68,21 @@ def test_srt_and_vtt_read_back_by_ffmpeg_are_the_json_segments(format, given_seg
         if format == "srt":
             expected = [(start, end, arrow_free(line)) for start, end, line in expected]
         assert read_back(text, format) == expected
+
+
+# pysubs2 takes these for markup of its own, also where a format knows none.
+plain_texts = st.text(st.sampled_from("ab1 é明🤟.,?!'-:;()"), max_size=12)
+plain_segments = st.lists(st.builds(Segment, times, times, plain_texts), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plain_segments, durations)
+@pytest.mark.parametrize("format", ["srt", "vtt"])
+def test_srt_and_vtt_read_back_by_pysubs2_are_monotonic_apart_and_the_json_segments(format, given_segments, duration):
+    expected = from_json(write(given_segments, "json", duration))
+    events = pysubs2.SSAFile.from_string(write(given_segments, format, duration), format_=format).events if expected else []
+    assert [(event.start, event.end, event.plaintext) for event in events] == expected
+    assert all(before.end <= after.start for before, after in itertools.pairwise(events))
 
 
 def arrow_free(line):
@@ -136,6 +153,13 @@ def test_vtt_escapes_markup():
 def test_json_stays_valid_where_scores_are_not_numbers():
     listed = json.loads(write([Segment(0.0, 1.0, "a", -math.inf, math.nan)], "json"), parse_constant=lambda name: pytest.fail(name))
     assert listed["segments"][0]["score"] is None and listed["segments"][0]["confidence"] is None
+
+
+def test_json_holds_words_and_alternatives():
+    segment = Segment(0.0, 1.0, "a b", -1.0, 0.5, (Word("a", 0.4), Word("b", 0.6)), (Alternative("a c", -2.0, 0.3),))
+    (listed,) = json.loads(write([segment], "json"))["segments"]
+    assert listed["words"] == [{"text": "a", "confidence": 0.4}, {"text": "b", "confidence": 0.6}]
+    assert listed["alternatives"] == [{"text": "a c", "score": -2.0, "confidence": 0.3}]
 
 
 def test_unknown_format_and_impossible_times_are_errors_of_our_own():

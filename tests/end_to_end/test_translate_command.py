@@ -28,7 +28,8 @@ def test_a_corrupt_clip_among_good_ones_is_exit_3_and_the_good_ones_are_translat
 
 def test_nothing_but_unreadable_clips_is_exit_4(trained, corrupt, tmp_path, capfd):
     (tmp_path / "empty.mp4").touch()
-    clips = [corrupt, tmp_path / "empty.mp4", tmp_path / "missing.mp4", tmp_path]
+    (tmp_path / "folder without videos").mkdir()
+    clips = [corrupt, tmp_path / "empty.mp4", tmp_path / "missing.mp4", tmp_path / "folder without videos"]
     assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}") == 4
     said = capfd.readouterr()
     assert said.out == ""

@@ -1,0 +1,256 @@
+"""Live captions: when text settles, what is held and what is dropped. The model is a function here; tests/test_api.py has a real one."""
+
+import itertools
+import sys
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+
+from signvit_jax.config import ConfigError
+from signvit_jax.decoding.words import Word
+from signvit_jax.evaluation.evaluator import Hypothesis
+from signvit_jax.streaming import Live, LiveCaptions, Recording, SourceError, open_source
+
+RATE = 10.0
+
+
+def frame(value: int) -> np.ndarray:
+    return np.full((4, 4, 3), value, np.uint8)
+
+
+def as_it_is(picture: np.ndarray) -> np.ndarray:
+    return picture
+
+
+def hypothesis(text: str) -> Hypothesis:
+    words = tuple(Word(word, 0.5) for word in text.split())
+    return Hypothesis(text, tuple(range(len(words))), -1.0, 0.5, words)
+
+
+def read_values(pictures, rate):
+    """The 'signs' in the pictures: the values that are not 0, in order, each once."""
+    values = [name for name, _ in itertools.groupby(int(picture[0, 0, 0]) for picture in pictures) if name]
+    return hypothesis(" ".join(f"s{value}" for value in values)), " ".join(f"S{value}" for value in values)
+
+
+def captions(read=read_values, window=6.0, overlap=0.5, every=0.5, votes=3) -> LiveCaptions:
+    return LiveCaptions(read, window, overlap, every, votes)
+
+
+def follow(values, **options):
+    """Every update of a recording whose pictures have these values, ten a second."""
+    return list(captions(**options).follow(Recording(map(frame, values), RATE, as_it_is)))
+
+
+def settled(updates) -> list[tuple[float, float, str]]:
+    return [(segment.start, segment.end, segment.text) for update in updates for segment in update.settled]
+
+
+def test_a_hypothesis_comes_every_half_second():
+    updates = follow([1] * 30)
+    assert [update.seconds for update in updates] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0])
+    assert all(update.text == "s1" and update.partial == "S1" for update in updates)
+    assert all(0 <= update.latency < 1 and update.dropped == 0 for update in updates)
+
+
+def test_text_settles_once_a_sentence_is_over():
+    found = settled(follow([0] * 10 + [1] * 10 + [2] * 10 + [0] * 60 + [3] * 20 + [0] * 40))
+    assert [text for *_, text in found] == ["s1 s2", "s3"]
+    (start, end, _), (later, last, _) = found
+    assert start <= 1.0 and end >= 3.0 and end <= later <= 9.0 and last >= 10.5
+
+
+def test_nobody_signing_settles_nothing():
+    updates = follow([0] * 300)
+    assert settled(updates) == [] and all(update.text == "" for update in updates)
+
+
+def test_signing_without_a_pause_is_settled_window_by_window_and_every_sign_said_once():
+    # A sign every 0.8 seconds, so that no three hypotheses agree.
+    signs = [1 + number for number in range(40)]
+    found = settled(follow([value for value in signs for _ in range(8)]))
+    assert " ".join(text for *_, text in found).split() == [f"s{value}" for value in signs]
+    assert all(end - start <= 6.0 + 1e-6 for start, end, _ in found)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(found))
+    assert len(found) > 5
+
+
+def test_the_text_is_what_most_of_the_last_three_say():
+    said = iter(["a", "b", "a", "c", "d", "e"])
+    updates = follow([1] * 27, read=lambda pictures, rate: (hypothesis(next(said)), ""))
+    assert [update.text for update in updates][:5] == ["a", "b", "a", "c", "d"]  # of three different ones the newest
+    said = iter(["a", "a", "b", "b", "a", "b", "b"])
+    updates = follow([1] * 27, read=lambda pictures, rate: (hypothesis(next(said)), ""))
+    assert [update.text for update in updates][:6] == ["a", "a", "a", "b", "b", "b"]
+
+
+def test_what_is_read_never_exceeds_the_window():
+    lengths = []
+
+    def read(pictures, rate):
+        lengths.append(len(pictures))
+        assert rate == pytest.approx(RATE, rel=0.2)
+        return hypothesis(""), ""
+
+    follow([0] * 2000, read=read)
+    assert max(lengths) <= 61 and min(lengths[20:]) >= 25
+
+
+def test_a_fast_source_is_thinned_to_what_training_sees():
+    taken, now, ended = Recording(map(frame, range(100)), 100.0, as_it_is).take(2.0)
+    assert ended and now == 1.0
+    assert len(taken) == pytest.approx(25, abs=2)
+    assert np.diff([picture.seconds for picture in taken]).max() <= 0.05
+
+
+class Camera:
+    """Live pictures that come when the test says so."""
+
+    def __init__(self):
+        self.pictures, self.more = [], threading.Semaphore(0)
+
+    def show(self, *pictures):
+        for picture in pictures:
+            self.pictures.append(picture)
+            self.more.release()
+
+    def __iter__(self):
+        while True:
+            self.more.acquire()
+            if (picture := self.pictures.pop(0)) is None:
+                return
+            yield picture
+
+
+def live(frames, seconds=6.0) -> Live:
+    return open_source(frames, None, as_it_is, 8, seconds)
+
+
+def test_frames_that_nobody_takes_are_dropped_the_oldest_first_and_counted():
+    def pictures():
+        for value in range(60):
+            time.sleep(0.041)  # a little slower than the 25 a second that are kept
+            yield frame(value)
+
+    source = live(pictures(), seconds=0.4)
+    source.take(0.0)
+    source._thread.join()
+    taken, _, ended = source.take(100.0)
+    assert ended and len(taken) <= 10
+    assert [int(picture.picture[0, 0, 0]) for picture in taken] == list(range(60 - len(taken), 60))
+    assert source.dropped + len(taken) >= 55
+
+
+def test_slow_reading_makes_fewer_hypotheses_not_later_ones():
+    def pictures():
+        for value in range(50):
+            time.sleep(0.04)
+            yield frame(value)
+
+    def read(pictures, rate):
+        time.sleep(0.3)
+        return hypothesis("a"), ""
+
+    updates = list(captions(read, window=1.0, every=0.1).follow(live(pictures(), seconds=1.0)))
+    assert 4 <= len(updates) <= 9  # not the 20 of a fast machine
+    assert all(update.latency < 0.8 for update in updates)
+    assert updates[-1].seconds == pytest.approx(2.0, abs=1.0)
+
+
+def test_frames_wait_for_the_camera_and_end_with_it():
+    camera = Camera()
+    updates = captions(every=0.05).follow(live(camera))
+    camera.show(frame(1), frame(1))
+    first = next(updates)
+    assert first.text == "s1"
+    camera.show(frame(2), None)
+    rest = list(updates)
+    assert rest and rest[-1].settled
+
+
+def test_an_error_of_the_source_reaches_who_reads_the_captions():
+    def pictures():
+        yield frame(1)
+        raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        list(captions(every=0.05).follow(live(pictures())))
+
+
+def test_leaving_the_captions_ends_the_collecting_thread():
+    released = threading.Event()
+
+    def pictures():
+        try:
+            while True:
+                time.sleep(0.02)
+                yield frame(1)
+        finally:
+            released.set()
+
+    source = live(pictures())
+    updates = captions(every=0.05).follow(source)
+    next(updates)
+    updates.close()
+    source._thread.join(5)
+    assert not source._thread.is_alive()
+
+
+def fake_cv2(opens: bool, pictures: int):
+    class VideoCapture:
+        def __init__(self, index):
+            self.left, self.index = pictures, index
+            captured.append(self)
+            self.released = False
+
+        def isOpened(self):
+            return opens
+
+        def read(self):
+            time.sleep(0.04)
+            self.left -= 1
+            return self.left >= 0, np.dstack([np.full((4, 4), value, np.uint8) for value in (10, 20, 30)])
+
+        def release(self):
+            self.released = True
+
+    captured = []
+    return types.SimpleNamespace(VideoCapture=VideoCapture, captured=captured)
+
+
+def test_a_camera_is_read_through_opencv_in_rgb_and_released(monkeypatch):
+    cv2 = fake_cv2(True, 10)
+    monkeypatch.setitem(sys.modules, "cv2", cv2)
+    seen = []
+
+    def read(pictures, rate):
+        seen.extend(pictures)
+        return hypothesis(""), ""
+
+    with pytest.raises(SourceError, match="camera 2 gives no more pictures"):
+        list(captions(read, every=0.1).follow(open_source(2, None, as_it_is, 8, 6.0)))
+    assert cv2.captured[0].index == 2 and cv2.captured[0].released
+    assert (seen[0][0, 0] == (30, 20, 10)).all()
+
+
+def test_a_camera_that_is_not_there_and_opencv_that_is_not_installed_are_errors_that_say_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", fake_cv2(False, 0))
+    with pytest.raises(SourceError, match="camera 7 cannot be opened"):
+        open_source(7, None, as_it_is, 8, 6.0)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(SourceError, match=r"pip install 'signvit-jax\[camera\]'"):
+        open_source(0, None, as_it_is, 8, 6.0)
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0.0}, {"every": float("nan")}, {"votes": 0}])
+def test_impossible_values_are_refused(wrong):
+    with pytest.raises(ConfigError, match="allowed"):
+        captions(**wrong)
+
+
+def test_an_impossible_rate_is_refused():
+    with pytest.raises(SourceError, match=r"fps is -1"):
+        open_source([], -1, as_it_is, 8, 6.0)
