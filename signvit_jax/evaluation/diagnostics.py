@@ -36,7 +36,7 @@ def make_look(
         given[0, : len(said)] = said
         weights, probabilities, steps, spelled = jax.device_get(run(params, video, jnp.asarray([len(frames)]), given))
         labels = spelled.ids[0, : spelled.lengths[0]].tolist()
-        alignment = probabilities[0, : steps[0], [*labels, BLANK]]
+        alignment = probabilities[0, : steps[0]].T[[*labels, BLANK]]
         # Position p of the decoder says token p + 1; the last one says EOS.
         names = [_name(tokenizer, token) for token in said[1:]]
         attention = weights[0, : len(names), : len(frames)]

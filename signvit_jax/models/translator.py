@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key, UInt8
 
 from signvit_jax.config import Config, CTCConfig
 from signvit_jax.models.attention import dropout, key_for, length_mask
@@ -36,6 +36,14 @@ class CTCHead(nnx.Module):
         return self.out(dropout(gelu(self.hidden(x)), self.dropout_rate, key)).astype(jnp.float32)
 
 
+def motion_channels(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"], kind: str) -> Float[Array, "b t h w c"]:
+    """What moves: each frame less the mean of its clip ('clip_mean': wall, clothes and light fall out) or less the frame before ('difference')."""
+    if kind == "difference":
+        return video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)
+    shares = mask / mask.sum(axis=1, keepdims=True)
+    return video - jnp.einsum("bt,bthwc->bhwc", shares.astype(video.dtype), video)[:, None]
+
+
 class VideoEncoder(nnx.Module):
     """uint8 video (b, t, h, w, 3) to `Encoded`."""
 
@@ -46,7 +54,7 @@ class VideoEncoder(nnx.Module):
         )
         self.temporal = TemporalNetwork(temporal, encoder.output_dim, width, dtype=dtype, rngs=rngs)
         self.pooling = AttentionPooling(temporal, width, dtype=dtype, rngs=rngs)
-        self.mean, self.std = config.data.mean, config.data.std
+        self.mean, self.std, self.motion = config.data.mean, config.data.std, encoder.motion
 
     def __call__(
         self,
@@ -61,6 +69,9 @@ class VideoEncoder(nnx.Module):
         if pictures.dtype == jnp.uint8:
             mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
             pictures = (pictures.astype(jnp.float32) / 255.0 - mean) / std
+        if self.motion != "none":
+            moved = motion_channels(pictures.reshape(b, t, *pictures.shape[1:]), mask, self.motion)
+            pictures = jnp.concatenate([pictures, moved.reshape(pictures.shape)], axis=-1)
         features = self.backbone(pictures, key_for(key, 0)).reshape(b, t, -1)
         frames = self.temporal(features, mask, key_for(key, 1))
         return Encoded(self.pooling(frames, mask, key_for(key, 2)), frames, frame_lengths)

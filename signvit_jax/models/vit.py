@@ -23,12 +23,12 @@ REMAT_POLICIES = {
 class PatchEmbedding(nnx.Module):
     """Cuts a picture into patches and maps each with one matrix product (a convolution whose stride is its size)."""
 
-    def __init__(self, patch_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        inputs = patch_size * patch_size * 3
+    def __init__(self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        inputs = patch_size * patch_size * channels
         self.project = nnx.Linear(inputs, width, kernel_init=truncated_normal, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
         self.patch_size = patch_size
 
-    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n p d"]:
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n p d"]:
         n, h, w, c = images.shape
         size = self.patch_size
         grid = images.reshape(n, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
@@ -41,16 +41,16 @@ class ConvStem(nnx.Module):
     The first step does not overlap: at full resolution a convolution would cost more than the whole of a small ViT.
     """
 
-    def __init__(self, patch_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         steps = patch_size.bit_length() - 3
         widths = [max(16, width >> (steps - step)) for step in range(steps + 1)]
         conv = partial(nnx.Conv, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
-        self.patches = PatchEmbedding(4, widths[0], dtype=dtype, rngs=rngs)
+        self.patches = PatchEmbedding(4, widths[0], channels, dtype=dtype, rngs=rngs)
         self.convs = nnx.List([conv(i, o, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=False) for i, o in pairwise(widths)])
         self.norms = nnx.List([layer_norm(o, dtype=dtype, rngs=rngs) for o in widths])
         self.project = linear(widths[-1], width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n p d"]:
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n p d"]:
         n, h, w, _ = images.shape
         x = jax.nn.relu(self.norms[0](self.patches(images).reshape(n, h // 4, w // 4, -1)))
         for conv, norm in zip(self.convs, self.norms[1:]):
@@ -83,7 +83,7 @@ class PatchConcat(nnx.Module):
 
 
 class DenseViT(nnx.Module):
-    """Pictures (n, h, w, 3), normalised, to one feature each (n, d).
+    """Pictures (n, h, w, c), normalised, to one feature each (n, d); c is 3, or 6 with `encoder.motion`.
 
     The blocks are kept stacked (a leading layer axis) whether they are scanned or unrolled, so a checkpoint fits both.
     """
@@ -91,7 +91,7 @@ class DenseViT(nnx.Module):
     def __init__(self, config: EncoderConfig, image_size: int, *, remat: str = "none", scan_layers: bool = True, dtype: DTypeLike, rngs: nnx.Rngs):
         width, side = config.vit_hidden_dim, image_size // config.patch_size
         stem = {"patch": PatchEmbedding, "conv": ConvStem}[config.stem]
-        self.embed = stem(config.patch_size, width, dtype=dtype, rngs=rngs)
+        self.embed = stem(config.patch_size, width, 3 if config.motion == "none" else 6, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
         self.positions = nnx.Param(_initial_positions(config.position_init, side, width, rngs))
         self.blocks = stack(
@@ -117,14 +117,14 @@ class DenseViT(nnx.Module):
         self.layers, self.dropout_rate, self.drop_path_rate = config.vit_num_layers, config.dropout, config.drop_path
         self.remat, self.scan_layers, self.dtype = remat, scan_layers, dtype
 
-    def tokens(self, images: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None) -> Float[Array, "n s d"]:
+    def tokens(self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None = None) -> Float[Array, "n s d"]:
         """All output tokens of each picture, the class token first (s = 1 + patches), after the last norm."""
         patches = self.embed(images.astype(self.dtype))
         class_token = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (patches.shape[0], 1, patches.shape[-1]))
         x = jnp.concatenate([class_token, patches], axis=1) + self.positions[...].astype(self.dtype)
         return self.norm(self._run_blocks(dropout(x, self.dropout_rate, key_for(key, self.layers)), key))
 
-    def __call__(self, images: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None) -> Float[Array, "n d"]:
+    def __call__(self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None = None) -> Float[Array, "n d"]:
         tokens = self.tokens(images, key)
         return tokens.mean(axis=1) if self.pooling is None else self.pooling(tokens)
 

@@ -87,5 +87,5 @@ def translation_loss(
 def ctc_labels(batch: Batch) -> tuple[Int[Array, "b l"], Int[Array, "b"]]:
     """Labels that CTC spells, and how many: the glosses where the batch carries them, else the text without BOS and EOS."""
     if "gloss_tokens" in batch:
-        return batch["gloss_tokens"], batch["gloss_lengths"]
-    return batch["tokens"][:, 1:], jnp.maximum(batch["token_lengths"] - 2, 0)
+        return jnp.asarray(batch["gloss_tokens"]), jnp.asarray(batch["gloss_lengths"])
+    return jnp.asarray(batch["tokens"])[:, 1:], jnp.maximum(batch["token_lengths"] - 2, 0)

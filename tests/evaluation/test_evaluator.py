@@ -7,6 +7,7 @@ import pytest
 import tiny_run
 
 from signvit_jax.data.dataset import open_dataset
+from signvit_jax.evaluation.diagnostics import make_look
 from signvit_jax.evaluation.evaluate import evaluate, pictures
 from signvit_jax.training.trained_model import load_trained
 
@@ -61,6 +62,16 @@ def test_an_evaluation_that_is_stopped_gives_no_figures(split, predictor, model)
 
 
 def test_pictures_are_the_frames_that_the_model_saw(split, predictor, model):
-    shown = pictures(run(split, predictor, model), split, model.config, 2)
+    buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
+    look = make_look(model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest)
+    results = run(split, predictor, model)
+    shown = pictures(results, split, model.config, model.tokenizer, look, 2)
     assert shown.keys() <= {entry.id for entry in split.index} and shown
     assert {found.frames.shape for found in shown.values()} == {(tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3)}
+    texts = {prediction.id: prediction.hypotheses for prediction in results.predictions}
+    for clip, found in shown.items():
+        alignment, attention = found.heat_maps
+        spelled = model.ctc_tokenizer.decode(model.ctc_tokenizer.tokens.index(label) for label in alignment.tokens[:-1])
+        assert spelled == texts[clip]["ctc"] and alignment.tokens[-1] == "blank"
+        assert alignment.values.shape[0] == len(alignment.tokens) and alignment.values.min() >= 0 and alignment.values.max() <= 1
+        assert attention.values.shape == (len(attention.tokens), tiny_run.FRAMES)

@@ -55,6 +55,20 @@ def test_the_decoder_with_the_fewest_errors_is_looked_at(results):
         render(dataclasses.replace(results, decoders={}))
 
 
+def test_a_decoder_that_spells_glosses_is_scored_by_sign_and_not_against_the_text():
+    spelled = ["RAIN NORTH", "SUN", "FRIEND SCHOOL", "RAIN", "SNOW SOUTH"]
+    signed = ["RAIN NORTH", "SUN", "FRIEND SCHOOL GO", "SNOW", "SNOW SOUTH"]
+    results = made_of(REFERENCES, greedy=GREEDY, ctc=spelled)
+    predictions = tuple(dataclasses.replace(p, details={"gloss": gloss}) for p, gloss in zip(results.predictions, signed))
+    scores = results.decoders | {"ctc": score(signed, spelled)}
+    results = dataclasses.replace(results, decoders=scores, predictions=predictions, gloss_decoders=("ctc",))
+    assert scores["ctc"].wer < scores["greedy"].wer and main_decoder(results) == "greedy"
+    page = html.fromstring(render(results))
+    assert [row[:3] for row in rows(section(page, "Error by sign"))] == [["GO", "1", "1"], ["SNOW", "2", "1"]]
+    assert rows(section(page, "Most confused signs")) == [["GO", "∅", "1"], ["SNOW", "RAIN", "1"]]
+    assert not html.fromstring(render(made_of(REFERENCES, greedy=GREEDY))).xpath("//h2[text()='Error by sign']")
+
+
 def test_worst_and_best_clips_come_in_order_and_none_twice(results):
     worst, best = worst_and_best(score_clips(results), "greedy", count=2)
     assert [clip.prediction.id for clip in worst] == ["clip-3", "clip-2"]  # 2 of 2 words wrong, 2 of 6

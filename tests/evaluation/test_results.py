@@ -23,7 +23,7 @@ def some_results():
 
 def test_layout_of_the_file():
     values = json.loads(results_file.to_json(some_results()))
-    assert list(values) == ["split", "dataset", "checkpoint_step", "decoders", "predictions"]
+    assert list(values) == ["split", "dataset", "checkpoint_step", "decoders", "gloss_decoders", "predictions"]
     assert values["predictions"][0] == {
         "id": "clip-0",
         "reference": "rain in the north",
@@ -34,6 +34,13 @@ def test_layout_of_the_file():
     }
     assert values["decoders"]["greedy"]["scores"]["wer"] == 1 / 5
     assert "tok:13a" in values["decoders"]["greedy"]["signature"]
+
+
+def test_a_decoder_that_spells_glosses_is_held_against_them():
+    found = dataclasses.replace(some_results(), gloss_decoders=("ctc",))
+    assert found.references("greedy") == ["rain in the north", "sun"]
+    assert found.references("ctc") == ["RAIN ü", "RAIN ü"]
+    assert results_file.from_json(results_file.to_json(found)) == found
 
 
 def test_reads_back_as_written(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import tiny_model
 from flax import nnx
 
-from signvit_jax.models.attention import drop_path
+from signvit_jax.models.attention import attend, attention_weights, drop_path
 from signvit_jax.models.positions import sinusoids, sinusoids_2d
 from signvit_jax.models.translator import SignTranslator, abstract_model, count_parameters
 from signvit_jax.training.train_state import parameters_of
@@ -141,7 +141,9 @@ def test_frames_are_normalised_with_the_configs_mean_and_deviation():
     close(tiny_model.outputs(translator, batch), tiny_model.outputs(translator, by_hand))
 
 
-@pytest.mark.parametrize("option", [{"model__encoder__stem": "conv"}, {"model__encoder__frame_pooling": "attention"}], ids=str)
+@pytest.mark.parametrize(
+    "option", [{"model__encoder__stem": "conv"}, {"model__encoder__frame_pooling": "attention"}, {"model__encoder__frame_pooling": "concat"}], ids=str
+)
 def test_other_stem_and_pooling_keep_the_shapes_and_see_where_things_are(option):
     translator, batch = tiny_model.model(tiny_model.config(**option)), tiny_model.batch()
     images = jnp.asarray(batch["video"][0], jnp.float32) / 255
@@ -161,6 +163,34 @@ def test_time_positions_let_the_pooling_tell_the_order_of_frames():
     )
     close(tiny_model.outputs(without, batch)[:1], tiny_model.outputs(without, reversed_clip)[:1])
     assert np.abs(tiny_model.outputs(with_positions, batch)[0] - tiny_model.outputs(with_positions, reversed_clip)[0]).max() > 1e-3
+
+
+def test_concatenated_patches_tell_apart_what_their_mean_cannot():
+    """The same tokens in other places: their mean stays, side by side they differ."""
+    pooling = tiny_model.model(tiny_model.config(model__encoder__frame_pooling="concat")).encoder.backbone.pooling
+    tokens = jax.random.normal(jax.random.key(0), (1, 5, 16))
+    swapped = tokens[:, jnp.array([0, 2, 1, 3, 4])]
+    np.testing.assert_allclose(tokens.mean(1), swapped.mean(1), atol=1e-6)
+    assert np.abs(pooling(tokens) - pooling(swapped)).max() > 1e-3
+
+
+@pytest.mark.parametrize("memory", ["queries", "frames"])
+def test_where_the_decoder_looks_are_shares_of_the_clips_own_frames(memory):
+    batch = tiny_model.batch()
+    batch["frame_lengths"][:2] = 3, 6
+    translator = tiny_model.model(tiny_model.config(model__decoder__memory=memory))
+    look = jax.jit(lambda model, given: model.frame_weights(model.encode(given["video"], given["frame_lengths"]), given["tokens"]))
+    shares = np.asarray(look(translator, jax.tree.map(jnp.asarray, batch)))
+    assert shares.shape == (4, 6, 6) and shares.min() >= 0
+    np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
+    assert np.all(shares[0, :, 3:] == 0)
+
+
+def test_attention_is_its_weights_times_the_values():
+    query, key, value = (jax.random.normal(jax.random.key(i), (2, 5, 3, 4)) for i in range(3))
+    mask = jnp.tril(jnp.ones((1, 5, 5), bool))
+    by_hand = jnp.einsum("bnls,bsnk->blnk", attention_weights(query, key, mask), value).reshape(2, 5, 12)
+    np.testing.assert_allclose(attend(query, key, value, mask), by_hand, atol=1e-5)
 
 
 def test_ctc_reads_what_its_source_says():

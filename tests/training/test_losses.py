@@ -86,8 +86,23 @@ def test_labels_of_ctc_are_the_text_without_bos_and_eos_or_the_glosses():
     labels, lengths = ctc_labels(batch)
     for row in range(4):
         np.testing.assert_array_equal(labels[row, : lengths[row]], batch["tokens"][row, 1 : batch["token_lengths"][row] - 1])
-    glosses = dict(batch, gloss_tokens=np.full((4, 2), 3), gloss_lengths=np.full(4, 2))
-    assert ctc_labels(glosses)[0] is glosses["gloss_tokens"]
+    glosses = dict(batch, gloss_tokens=np.full((4, 2), 3, np.int32), gloss_lengths=np.full(4, 2, np.int32))
+    np.testing.assert_array_equal(ctc_labels(glosses)[0], glosses["gloss_tokens"])
+
+
+def test_where_ctc_spells_glosses_a_clip_with_text_and_no_gloss_teaches_it_nothing(params):
+    batch = tiny_model.batch()
+    glosses = np.where(np.arange(4)[:, None] == 2, 0, [[4, 5]] * 4).astype(np.int32)
+    batch |= {"gloss_tokens": glosses, "gloss_lengths": (glosses > 0).sum(1).astype(np.int32)}
+    gradients, parts = gradient(params, batch, divisors(batch))
+    rest = {name: value[[0, 1, 3]] for name, value in batch.items()}
+    counts = divisors(batch)
+    expected_gradients, expected = gradient(params, rest, counts)
+    np.testing.assert_allclose(parts.ctc, expected.ctc, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), gradients["ctc_head"], expected_gradients["ctc_head"])
+    # Nobody signs in a clip without text: there the blank is what CTC is to say.
+    batch["tokens"][2], batch["token_lengths"][2] = [1, 2, 0, 0, 0, 0], 2
+    assert float(gradient(params, batch, counts)[1].ctc) > float(expected.ctc)
 
 
 def test_the_loss_needs_no_text_at_all_of_a_clip_in_which_nobody_signs(params):
