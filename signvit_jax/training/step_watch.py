@@ -62,12 +62,12 @@ class StepWatch:
 
 
 class SpikeFinder:
-    """Finds a loss far above those before it: 6 times their usual deviation, and at least half as large again.
+    """Finds a loss far above those before it: 8 times their usual deviation, and at least half as large again.
 
     Both are exponential averages over about 50 steps, the jump itself left out of neither: a new level is soon the usual one.
     """
 
-    _MEMORY, _FIRST, _DEVIATIONS, _LEAST = 0.98, 20, 6.0, 1.5
+    _MEMORY, _FIRST, _DEVIATIONS, _LEAST = 0.98, 20, 8.0, 1.5
 
     def __init__(self):
         self._count, self._mean, self._deviation = 0, 0.0, 0.0

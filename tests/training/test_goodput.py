@@ -1,0 +1,67 @@
+import re
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from signvit_jax.training.goodput import Goodput
+
+
+def test_every_second_belongs_to_one_part_and_inner_parts_are_not_counted_twice():
+    begin = time.perf_counter()
+    with Goodput() as goodput:
+        with goodput.spent("step"):
+            time.sleep(0.05)
+            with goodput.spent("data"):
+                time.sleep(0.1)
+            with pytest.raises(ValueError), goodput.spent("save"):
+                time.sleep(0.02)
+                raise ValueError
+        goodput.line(None)
+    total = time.perf_counter() - begin
+    assert sum(goodput.seconds.values()) == pytest.approx(total, abs=0.02)
+    assert goodput.seconds["data"] >= 0.1 and goodput.seconds["save"] >= 0.02
+    assert 0.05 <= goodput.seconds["step"] <= total - 0.12
+
+
+def test_compiling_is_taken_out_of_the_part_in_which_it_happens_and_what_is_traced_within_counts_once():
+    inner = jax.jit(lambda x: x + 1)
+
+    def slow_to_trace(x):
+        time.sleep(0.2)
+        return inner(x)
+
+    x = jnp.zeros(3)
+    begin = time.perf_counter()
+    with Goodput() as goodput:
+        with goodput.spent("eval"):
+            jax.jit(lambda x: inner(jax.jit(slow_to_trace)(x)) * 2)(x)
+            time.sleep(0.1)
+        goodput.line(None)
+        elapsed = time.perf_counter() - begin
+        assert 0.2 <= goodput.seconds["compile"] <= elapsed - 0.1
+        assert 0.1 <= goodput.seconds["eval"] <= elapsed - 0.2
+        assert min(goodput.seconds.values()) >= 0
+        compiled = goodput.seconds["compile"]
+    jax.jit(lambda x: inner(x) * 3)(x)
+    goodput.line(None)
+    assert goodput.seconds["compile"] == compiled  # it listens no more
+
+
+def test_what_came_after_the_newest_checkpoint_that_is_final_is_lost():
+    goodput = Goodput()
+    with goodput.spent("step"):
+        goodput.steps = 3
+        goodput.saving(103)
+        goodput.steps = 6
+        goodput.saving(106)
+        time.sleep(0.11)
+        goodput.steps = 8
+    assert "8 steps" in goodput.line(106)
+    assert re.search(r"lost since the last checkpoint: 2 steps \(0\.[1-9] s\)", goodput.line(106))
+    assert "lost since the last checkpoint: 5 steps" in goodput.line(103)  # the save of 106 failed
+    assert "lost since the last checkpoint: 8 steps" in goodput.line(100)  # the checkpoint that this start began with
+    assert goodput.line(106).count("made again") == 0
+    goodput.steps_made_again = 4
+    assert "lost by an earlier start and made again: 4 steps" in goodput.line(106)
