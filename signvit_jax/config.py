@@ -122,6 +122,7 @@ class TrainingConfig:
     warmup_ratio: float = _value(0.05, "a number > 0 and < 1", lambda x: 0.0 < x < 1.0)
     ctc_weight: float = _real(0.3)
     ce_weight: float = _real(0.7)
+    ctc_flat_start_steps: int = _whole(0, 0)  # over that many first steps CTC's alignment fades in from labels spread evenly over the clip
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
     patience: int = _whole(30, 0)  # epochs without a better validation loss; 0 = never stop early
@@ -166,9 +167,9 @@ class DataConfig:
     train_split: str = "train"
     val_split: str = "validation"
     test_split: str = "test"
-    sampling: str = _choice(
-        "even", "even", "rate"
-    )  # even: always num_frames; rate: frame_rate a second, at most num_frames, clips stay of variable length
+    # even: always num_frames; rate: frame_rate a second, at most num_frames, clips stay of variable length; segment: the same, but of a longer
+    # clip a piece at the full rate (training: anywhere in it; evaluation: its middle) instead of the whole clip more thinly
+    sampling: str = _choice("even", "even", "rate", "segment")
     frame_rate: float = _positive(12.5)
     frame_buckets: tuple[int, ...] = ()  # clip lengths that are compiled for; () = num_frames alone
     fit: str = _choice("squash", "squash", "pad", "crop")  # how a picture that is not square becomes image_size x image_size

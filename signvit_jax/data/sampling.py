@@ -1,7 +1,9 @@
 """Which stored frames a clip is made of. Deterministic without a random generator (evaluation); in training one draw a clip.
 
-Two policies (`data.sampling`): "even" gives every clip exactly `num_frames` frames spread evenly over it (the reference's rule, repeating
-frames of a shorter clip); "rate" takes `frame_rate` frames a second, so that clips keep their own length up to `num_frames`.
+Three policies (`data.sampling`): "even" gives every clip exactly `num_frames` frames spread evenly over it (the reference's rule, repeating
+frames of a shorter clip); "rate" takes `frame_rate` frames a second, so that clips keep their own length up to `num_frames`, longer ones more thinly;
+"segment" never thins: of a clip that is too long it takes one piece, drawn anywhere in training, the middle in evaluation. The text of a piece is
+that of the whole clip: it suits single words and long still ends, not sentences that fill their clip.
 """
 
 import math
@@ -31,9 +33,12 @@ def sample_frames(num_stored: int, fps: float, config: DataConfig, limit: int, r
     if config.sampling == "even":
         positions = _warp(np.linspace(0, num_stored - 1, min(config.num_frames, limit)), speed)
     else:
-        positions = _at_rate(num_stored, _rate_step(fps, config) * (1.0 + speed), min(config.num_frames, limit))
+        step = max(_rate_step(fps, config) * (1.0 + speed), 1.0)
+        take = _segment if config.sampling == "segment" else _at_rate
+        positions = take(num_stored, step, min(config.num_frames, limit), rng)
     if rng and augment.frame_jitter:
-        gap = (num_stored - 1) / max(len(positions) - 1, 1)
+        span = positions[-1] - positions[0] if config.sampling == "segment" else num_stored - 1
+        gap = span / max(len(positions) - 1, 1)
         positions = np.sort(positions + rng.uniform(-augment.frame_jitter, augment.frame_jitter, len(positions)) * gap)
     if rng and augment.frame_drop:
         dropped = int(rng.uniform(0, augment.frame_drop) * len(positions) + 0.5)
@@ -51,11 +56,19 @@ def _frames_at_step(num_stored: int, step: float) -> int:
     return int((num_stored - 1) / step + 1e-6) + 1  # 1e-6: 2.9999999 steps are 3 that floating point missed
 
 
-def _at_rate(num_stored: int, step: float, limit: int) -> np.ndarray:
-    count = _frames_at_step(num_stored, max(step, 1.0))
+def _at_rate(num_stored: int, step: float, limit: int, rng: np.random.Generator | None) -> np.ndarray:
+    count = _frames_at_step(num_stored, step)
     if count > limit:  # too long for its bucket: the whole clip, more thinly
         return np.linspace(0, num_stored - 1, limit)
-    return np.arange(count) * max(step, 1.0)
+    return np.arange(count) * step
+
+
+def _segment(num_stored: int, step: float, limit: int, rng: np.random.Generator | None) -> np.ndarray:
+    count = min(_frames_at_step(num_stored, step), limit)
+    spare = num_stored - 1 - (count - 1) * step  # stored frames by which the piece can be moved
+    if count < limit:
+        return np.arange(count) * step
+    return spare * (rng.uniform() if rng else 0.5) + np.arange(count) * step
 
 
 def _warp(positions: np.ndarray, speed: float) -> np.ndarray:

@@ -53,3 +53,26 @@ def test_evaluation_keeps_the_order_of_the_split_within_buckets():
 @pytest.mark.parametrize(("length", "bucket"), [(1, 0), (16, 0), (17, 1), (32, 1), (33, 2), (64, 2)])
 def test_a_clip_goes_to_the_shortest_bucket_that_holds_it(length, bucket):
     assert assign_buckets(np.array([length]), (16, 32, 64)).tolist() == [bucket]
+
+
+LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60).map(np.array)
+
+
+@given(LENGTHS, st.integers(1, 9), st.integers(0, 3))
+def test_short_first_goes_through_every_clip_once_from_the_shortest_to_the_longest(lengths, batch_size, epoch):
+    plan = plan_epoch(assign_buckets(lengths, (16, 32, 64)), batch_size, seed=3, epoch=epoch, shuffle=True, lengths=lengths)
+    order = plan.examples[plan.examples >= 0]
+    assert sorted(order) == list(range(len(lengths)))
+    assert (np.diff(lengths[order]) >= 0).all()
+    assert (np.diff(plan.buckets) >= 0).all()
+
+
+def test_short_first_draws_the_order_of_clips_of_one_length():
+    lengths = np.full(50, 7)
+    orders = [plan_epoch(np.zeros(50, int), 5, 0, epoch, True, lengths).examples.tolist() for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_short_first_does_not_order_an_evaluation():
+    lengths = np.array([3, 1, 2])
+    assert plan_epoch(np.zeros(3, int), 3, 0, 0, False, lengths).examples.tolist() == [[0, 1, 2]]

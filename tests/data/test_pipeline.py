@@ -13,6 +13,7 @@ from toy_dataset import grey_jpeg, jpeg, record
 from signvit_jax.config import Config, ConfigError, from_mapping
 from signvit_jax.data.dataset import DatasetError, Split, open_dataset
 from signvit_jax.data.pipeline import BatchIterator, make_batches
+from signvit_jax.data.sampling import clip_length
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.data.tokenizer import learn, learn_gloss_vocabulary
 
@@ -322,3 +323,39 @@ def test_a_closed_iterator_gives_nothing_more(split, tokenizer):
     iterator.close()
     with pytest.raises(ValueError, match="closed"):
         next(iterator)
+
+
+def test_short_clips_come_first_in_the_epochs_asked_for_and_then_no_more(split, tokenizer):
+    config = config_with(short_first_epochs=2)
+    all_batches = list(batches(split, tokenizer, config, num_epochs=3))
+    steps = len(all_batches) // 3
+    lengths = np.array([clip_length(entry.num_frames, entry.fps, config.data) for entry in split.index])
+    orders = [np.concatenate([batch["index"] for batch in all_batches[epoch * steps : (epoch + 1) * steps]]) for epoch in range(3)]
+    orders = [order[order >= 0] for order in orders]
+    assert all(sorted(order) == list(range(len(LENGTHS))) for order in orders)
+    assert [bool((np.diff(lengths[order]) >= 0).all()) for order in orders] == [True, True, False]
+    assert orders[0].tolist() != orders[1].tolist()
+
+
+def test_resume_among_short_first_epochs_is_exact_and_needs_the_same_setting(split, tokenizer):
+    config = config_with(short_first_epochs=1)
+    whole = list(batches(split, tokenizer, config, num_epochs=2))
+    resumed = batches(split, tokenizer, config, num_epochs=2)
+    resumed.set_state(resumed.state_at(3))
+    assert_equal_batches(list(resumed), whole[3:])
+    with pytest.raises(DatasetError, match="short_first_epochs: 0 then, 1 now"):
+        resumed.set_state(batches(split, tokenizer, num_epochs=2).state_at(3))
+
+
+def test_evaluation_is_not_touched_by_short_first_epochs(split, tokenizer):
+    ours, plain = (list(batches(split, tokenizer, config_with(short_first_epochs=n), training=False)) for n in (2, 0))
+    assert_equal_batches(ours, plain)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_segments_fill_the_longest_bucket_and_are_drawn_in_training_alone(split, tokenizer, training):
+    config = config_with(sampling="segment")
+    first, second = (list(batches(split, tokenizer, config, training=training, num_epochs=1, seed=seed)) for seed in (0, 0))
+    assert_equal_batches(first, second)
+    longest = max(int(batch["frame_lengths"].max()) for batch in first)
+    assert longest == config.data.num_frames

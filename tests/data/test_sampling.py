@@ -36,13 +36,13 @@ def test_rate_of_a_long_clip_spreads_over_all_of_it():
     assert len(frames) == 64 and frames[0] == 0 and frames[-1] == 999
 
 
-@given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate"]))
+@given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate", "segment"]))
 def test_clip_length_is_the_number_of_frames_that_evaluation_samples(num_stored, fps, sampling):
     config = dataclasses.replace(RATE, sampling=sampling)
     assert clip_length(num_stored, fps, config) == len(sample_frames(num_stored, fps, config, limit=64))
 
 
-@given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate"]), st.sampled_from([16, 32, 64]), st.integers(0, 99))
+@given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate", "segment"]), st.sampled_from([16, 32, 64]), st.integers(0, 99))
 def test_training_draws_stay_within_the_clip_and_its_bucket_in_order(num_stored, fps, sampling, limit, seed):
     config = dataclasses.replace(RATE, sampling=sampling, augment=ALL)
     frames = sample_frames(num_stored, fps, config, limit, np.random.default_rng(seed))
@@ -87,3 +87,26 @@ def test_drop_leaves_out_up_to_its_share_and_never_everything():
 def test_a_clip_without_frames_is_refused():
     with pytest.raises(ValueError, match="without frames"):
         sample_frames(0, 25.0, EVEN, limit=16)
+
+
+SEGMENT = dataclasses.replace(RATE, sampling="segment")
+
+
+def test_segment_of_a_clip_that_fits_is_the_whole_clip_at_the_rate():
+    assert sample_frames(50, 25.0, SEGMENT, limit=64).tolist() == list(range(0, 50, 2))
+    assert sample_frames(50, 25.0, SEGMENT, 64, np.random.default_rng(0)).tolist() == list(range(0, 50, 2))
+
+
+def test_segment_in_evaluation_is_the_middle_of_a_long_clip_at_the_full_rate():
+    frames = sample_frames(1001, 25.0, SEGMENT, limit=64)
+    assert np.diff(frames).tolist() == [2] * 63
+    assert frames[0] == 1000 - frames[-1]
+    assert frames.tolist() == sample_frames(1001, 25.0, SEGMENT, limit=64).tolist()
+
+
+def test_segments_in_training_reach_every_part_of_a_long_clip_at_the_full_rate():
+    drawn = [sample_frames(1001, 25.0, SEGMENT, 64, np.random.default_rng(seed)) for seed in range(300)]
+    assert all(set(np.diff(frames).tolist()) == {2} for frames in drawn)
+    starts = np.array([frames[0] for frames in drawn])
+    assert starts.min() < 30 and starts.max() > 1000 - 126 - 30
+    assert np.histogram(starts, bins=5, range=(0, 875))[0].min() > 30
