@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from signvit_jax.captioning import Clip, ClipError, Footage, Span, check_frames, open_footage, sampled, segment_of
+from signvit_jax.captioning import RECORDING, Clip, ClipError, Footage, Span, check_frames, open_footage, sampled, segment_of
 from signvit_jax.data.frames import fit_frames
-from signvit_jax.data.video import VideoDecodeError
+from signvit_jax.data.video import VideoDecodeError, VideoLimits
 from signvit_jax.decoding.subtitles import Alternative, Segment
 from signvit_jax.decoding.windows import join_windows
 from signvit_jax.decoding.words import Word
@@ -44,20 +44,23 @@ class Translation:
     segments: tuple[Segment, ...] = ()  # what was signed when; none where nobody signs
 
 
-def load_translator(workdir: str | os.PathLike | Sequence[str | os.PathLike], *, checkpoint: str = "best") -> "Translator":
+def load_translator(
+    workdir: str | os.PathLike | Sequence[str | os.PathLike], *, checkpoint: str = "best", limits: VideoLimits = RECORDING
+) -> "Translator":
     """The translator that a training run left in `workdir`; `checkpoint` is "best" or "last". Raises WorkdirError.
 
     Several workdirs, in a list or as "A,B,C", are an ensemble: their probabilities are averaged at every step. Raises ConfigError where their
-    vocabularies, or the clips that they read, differ.
+    vocabularies, or the clips that they read, differ. `limits` is what one video file may cost; the default suits recordings of hours: lower it where
+    files come from strangers.
     """
-    return Translator(load_trained(workdir, checkpoint))
+    return Translator(load_trained(workdir, checkpoint), limits)
 
 
 class Translator:
     """Translates clips, recordings and live video. Safe to call from several threads: they read side by side and take turns on the device."""
 
-    def __init__(self, model: TrainedModel):
-        self.model = model
+    def __init__(self, model: TrainedModel, limits: VideoLimits = RECORDING):
+        self.model, self.limits = model, limits
         self._readers = ThreadPoolExecutor(_READERS, "signvit_jax_reader")
         self._device = threading.Lock()  # nothing is compiled twice, and one batch is in memory at a time
 
@@ -91,7 +94,7 @@ class Translator:
 
         def read(clip: Clip) -> Footage | VideoDecodeError:
             try:
-                return open_footage(clip, fps, self.model.config.data, predictor.config).begin()
+                return open_footage(clip, fps, self.model.config.data, predictor.config, self.limits).begin()
             except VideoDecodeError as error:
                 return error
 

@@ -21,7 +21,7 @@ from signvit_jax.evaluation.evaluator import Hypothesis
 Clip = str | os.PathLike | bytes | np.ndarray
 
 STORED_FRAME_RATE = 25.0  # builders keep at most this many frames a second of a source; translating a file sees what training saw
-_RECORDING = VideoLimits(max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0)
+RECORDING = VideoLimits(max_seconds=6 * 3600.0, max_frames=600_000, cpu_seconds=7200.0, wall_seconds=7200.0)  # what one file may cost
 
 
 class ClipError(ValueError):
@@ -53,7 +53,7 @@ class Footage:
         return self
 
 
-def open_footage(clip: Clip, fps: float | None, data: DataConfig, inference: InferenceConfig) -> Footage:
+def open_footage(clip: Clip, fps: float | None, data: DataConfig, inference: InferenceConfig, limits: VideoLimits = RECORDING) -> Footage:
     """The spans of a video file (its path or its bytes) or of RGB frames (t, h, w, 3) at `fps` frames a second (None: `data.frame_rate`).
 
     A file is decoded as its spans are asked for, which then raise VideoDecodeError: memory does not grow with its length. Raises ClipError.
@@ -61,7 +61,7 @@ def open_footage(clip: Clip, fps: float | None, data: DataConfig, inference: Inf
     if isinstance(clip, np.ndarray):
         check_frames(clip)
     footage = Footage(iter(()))
-    footage.spans = _spans(footage, clip, fps, data, inference)
+    footage.spans = _spans(footage, clip, fps, data, inference, limits)
     return footage
 
 
@@ -82,7 +82,7 @@ def segment_of(span: Span, said: Hypothesis) -> Segment:
     return Segment(span.start, span.end, said.text, said.score, said.confidence, said.words, others)
 
 
-def _spans(footage: Footage, clip: Clip, fps: float | None, data: DataConfig, inference: InferenceConfig) -> Iterator[Span]:
+def _spans(footage: Footage, clip: Clip, fps: float | None, data: DataConfig, inference: InferenceConfig, limits: VideoLimits) -> Iterator[Span]:
     if isinstance(clip, np.ndarray):
         rate = fps or data.frame_rate
         yield from _cut(footage, VideoStream(rate, ((i / rate, frame) for i, frame in enumerate(clip))), data, inference)
@@ -90,9 +90,9 @@ def _spans(footage: Footage, clip: Clip, fps: float | None, data: DataConfig, in
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip"
             path.write_bytes(clip)
-            yield from _spans(footage, path, fps, data, inference)
+            yield from _spans(footage, path, fps, data, inference, limits)
     else:
-        with open_video(clip, Sampling(short_side=2 * data.image_size, max_frame_rate=STORED_FRAME_RATE), _RECORDING) as video:
+        with open_video(clip, Sampling(short_side=2 * data.image_size, max_frame_rate=STORED_FRAME_RATE), limits) as video:
             yield from _cut(footage, video, data, inference)
 
 

@@ -1,6 +1,6 @@
-"""Seconds to decode 64 tokens with the reference's decoder: ours with its cache, the same model without one, and torch where installed.
+"""Seconds to decode 64 tokens with the reference's decoder: ours with its cache, the same model without one, and torch where there is one.
 
-    python scripts/bench/decoding.py --runs=3 --dtype=float32
+    python scripts/bench/decoding.py --runs=3 --dtype=float32 --torch_python=torch_environment/bin/python
 
 Two jobs: greedy search for one clip, and a beam of 4 for 16 clips. No sentence ends before the limit. The contenders take turns; times are medians.
 A loop without cache is timed at four prefix lengths, spread evenly, of which the whole loop's time is made: its prefix grows, nothing is padded.
@@ -8,9 +8,13 @@ Without cache and in torch the beam's 64 rows are decoded greedily: a search's o
 """
 
 import argparse
-import importlib.util
+import functools
+import json
 import statistics
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +26,7 @@ from signvit_jax.decoding.autoregressive import Source
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.models.decoder import TextDecoder
+from signvit_jax.models.positions import sinusoids
 
 VOCABULARY, TOKENS, MEMORY, BEAM, CLIPS = 30522, 64, 32, 4, 16
 BOS, NO_EOS = 101, -1
@@ -33,13 +38,41 @@ def seconds(call, *inputs) -> float:
     return time.perf_counter() - start
 
 
-def uncached_loop(step, rows: int) -> float:
-    """Seconds of a loop that runs its whole prefix at every token."""
-    prefixes = [np.full((rows, TOKENS * (2 * part + 1) // 8), BOS, np.int32) for part in range(4)]
-    return sum(seconds(step, prefix) for prefix in prefixes) * (TOKENS - 1) / 4
+def uncached_loop(step) -> float:
+    """Seconds of a loop that runs its whole prefix at every token; `step(length)` is the seconds of one step."""
+    return sum(step(TOKENS * (2 * part + 1) // 8) for part in range(4)) * (TOKENS - 1) / 4
 
 
-def contenders(decoder: TextDecoder, clips: int, beam: int) -> dict:
+class TorchProcess:
+    """`torch_decoder.py` under a Python of its own, so that neither library takes the other's threads or memory."""
+
+    def __init__(self, python: str):
+        script = Path(__file__).with_name("torch_decoder.py")
+        self.process = subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        print("torch {version}, {threads} threads".format(**json.loads(self.process.stdout.readline())))
+
+    def seconds(self, do: str, **values: object) -> float:
+        print(json.dumps({"do": do, **values}), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())["seconds"]
+
+    def load(self, decoder: TextDecoder, memory: np.ndarray) -> None:
+        weights = {"heads": decoder.heads, "layers": len(decoder.layers), "memory": memory, "embedding": np.asarray(decoder.embedding[...])}
+        weights["positions"] = sinusoids(decoder.max_len, memory.shape[-1])
+        for number, layer in enumerate(decoder.layers):
+            for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(layer, nnx.Param))):
+                weights[f"{number}/" + "/".join(str(key.key) for key in path)] = np.asarray(leaf)
+        with tempfile.TemporaryDirectory() as folder:
+            np.savez(Path(folder) / "weights.npz", **weights)
+            self.seconds("load", weights=f"{folder}/weights.npz")
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            np.save(Path(folder) / "tokens.npy", tokens)
+            self.seconds("logits", tokens=f"{folder}/tokens.npy", out=f"{folder}/logits.npy")
+            return np.load(Path(folder) / "logits.npy")
+
+
+def contenders(decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess | None) -> dict:
     """Name -> a call that runs once and says how many seconds decoding took."""
     memory = jax.random.normal(jax.random.key(1), (clips, MEMORY, decoder.embedding.shape[1]), decoder.dtype)
     source, ids = Source(decoder, memory), {"bos_id": BOS, "eos_id": NO_EOS, "max_len": TOKENS}
@@ -50,16 +83,18 @@ def contenders(decoder: TextDecoder, clips: int, beam: int) -> dict:
         return forward(decoder, tokens, rows)
 
     search = (lambda: greedy(source, **ids)) if beam == 1 else (lambda: beam_search(source, **ids, beam_size=beam))
-    found = {"ours, cached": lambda: seconds(search), "ours, uncached": lambda: uncached_loop(uncached, len(rows))}
-    if importlib.util.find_spec("torch"):
-        from torch_decoder import TorchDecoder
-
-        theirs = TorchDecoder(decoder, np.asarray(rows, np.float32))
+    found = {
+        "ours, cached": lambda: seconds(search),
+        "ours, uncached": lambda: uncached_loop(lambda length: seconds(uncached, np.full((len(rows), length), BOS, np.int32))),
+    }
+    if torch:
+        torch.load(decoder, np.asarray(rows, np.float32))
         prefix = np.random.default_rng(0).integers(1, VOCABULARY, (len(rows), 16))
-        difference = np.abs(theirs.step_uncached(prefix).numpy() - np.asarray(uncached(prefix))).max()
+        difference = np.abs(torch.logits(prefix) - np.asarray(uncached(prefix))).max()
         print(f"torch's logits differ from ours by at most {difference:.1e}")
-        found["torch, cached"] = lambda: seconds(theirs.decode, len(rows), TOKENS, BOS)
-        found["torch, uncached"] = lambda: uncached_loop(theirs.step_uncached, len(rows))
+        step = functools.partial(torch.seconds, "step", rows=len(rows), bos_id=BOS)
+        found["torch, cached"] = lambda: torch.seconds("decode", rows=len(rows), max_len=TOKENS, bos_id=BOS)
+        found["torch, uncached"] = lambda: uncached_loop(lambda length: step(length=length))
     return found
 
 
@@ -81,12 +116,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--torch_python", help="a Python that has torch and numpy; without it torch is left out")
     args = parser.parse_args()
 
     decoder = TextDecoder(DecoderConfig(max_len=TOKENS), VOCABULARY, dtype=jnp.dtype(args.dtype), rngs=nnx.Rngs(params=jax.random.key(0)))
+    torch = TorchProcess(args.torch_python) if args.torch_python else None
     print(f"{jax.devices()[0].device_kind}, {args.dtype}, {TOKENS} tokens, vocabulary {VOCABULARY}; medians of {args.runs} runs in turn")
     for name, clips, beam in (("greedy, 1 clip", 1, 1), (f"beam {BEAM}, {CLIPS} clips", CLIPS, BEAM)):
-        calls = contenders(decoder, clips, beam)
+        calls = contenders(decoder, clips, beam, torch)
         taken = {contender: [] for contender in calls}
         for run in range(args.runs + 1):
             for contender, call in calls.items():

@@ -1,38 +1,47 @@
-"""The text decoder in plain PyTorch with the weights of ours, with and without a key/value cache: what `decoding.py` compares with."""
+"""The text decoder in plain PyTorch with the weights of ours, with and without a key/value cache: what `decoding.py` compares with.
+
+`decoding.py` starts it with any Python that has torch and numpy (this one need not have JAX) and speaks to it through its standard input and output.
+"""
+
+import json
+import sys
+import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from signvit_jax.models.decoder import TextDecoder
-from signvit_jax.models.positions import sinusoids
-
 
 class TorchDecoder:
     """`next_logits` for one more token of every row; without `cache` the whole prefix is computed anew."""
 
-    def __init__(self, decoder: TextDecoder, memory: np.ndarray):
-        def weights(linear):
-            return _tensor(linear.kernel[...]).T.contiguous(), _tensor(linear.bias[...])
+    def __init__(self, weights: dict[str, np.ndarray]):
+        given = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in weights.items()}
+        self.heads = int(weights["heads"])
+        self.embedding, self.positions = given["embedding"], given["positions"]
+        self.width = self.embedding.shape[1]
 
-        def norm(layer_norm):
-            return _tensor(layer_norm.scale[...]), _tensor(layer_norm.bias[...])
+        def linear(layer: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+            return given[f"{layer}/{name}/kernel"].T.contiguous(), given[f"{layer}/{name}/bias"]
 
-        self.heads, self.width = decoder.heads, decoder.embedding.shape[1]
-        self.embedding, self.positions = _tensor(decoder.embedding[...]), _tensor(sinusoids(decoder.max_len, self.width))
-        self.layers = [
-            {
-                "norms": [norm(n) for n in (layer.self_norm, layer.cross_norm, layer.feed_forward_norm)],
-                "qkv": weights(layer.self_attention.qkv),
-                "self_out": weights(layer.self_attention.out),
-                "query": weights(layer.cross_attention.query),
-                "cross_out": weights(layer.cross_attention.out),
-                "expand": weights(layer.feed_forward.expand),
-                "contract": weights(layer.feed_forward.contract),
-                "memory": [self._split(part) for part in F.linear(_tensor(memory), *weights(layer.cross_attention.key_value)).chunk(2, -1)],
-            }
-            for layer in decoder.layers
-        ]
+        def norm(layer: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+            return given[f"{layer}/{name}/scale"], given[f"{layer}/{name}/bias"]
+
+        self.layers = []
+        for number in range(int(weights["layers"])):
+            memory = F.linear(given["memory"], *linear(number, "cross_attention/key_value"))
+            self.layers.append(
+                {
+                    "norms": [norm(number, name) for name in ("self_norm", "cross_norm", "feed_forward_norm")],
+                    "qkv": linear(number, "self_attention/qkv"),
+                    "self_out": linear(number, "self_attention/out"),
+                    "query": linear(number, "cross_attention/query"),
+                    "cross_out": linear(number, "cross_attention/out"),
+                    "expand": linear(number, "feed_forward/expand"),
+                    "contract": linear(number, "feed_forward/contract"),
+                    "memory": [self._split(part) for part in memory.chunk(2, -1)],
+                }
+            )
 
     def next_logits(self, tokens: torch.Tensor, cache: list | None = None) -> torch.Tensor:
         """Logits (rows, v) after `tokens` (rows, l). `cache` holds one (keys, values) a layer, or None at the first token, and is updated."""
@@ -74,5 +83,24 @@ class TorchDecoder:
         return x.transpose(1, 2).flatten(2)
 
 
-def _tensor(array) -> torch.Tensor:
-    return torch.from_numpy(np.array(array, np.float32))
+def main() -> None:
+    """Answers one JSON request a line: `load` weights, `logits` after a prefix, `decode` with the cache, one `step` without it; seconds come back."""
+    print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
+    decoder: TorchDecoder | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        began = time.perf_counter()
+        if request["do"] == "load":
+            with np.load(request["weights"]) as weights:
+                decoder = TorchDecoder(dict(weights))
+        elif request["do"] == "logits":
+            np.save(request["out"], decoder.step_uncached(np.load(request["tokens"])).numpy())
+        elif request["do"] == "decode":
+            decoder.decode(request["rows"], request["max_len"], request["bos_id"])
+        else:
+            decoder.step_uncached(np.full((request["rows"], request["length"]), request["bos_id"]))
+        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,6 @@
 """Models that workdirs hold, ready for evaluation or translation: nothing but JSON and parameters is read, no config file is run."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,14 @@ _SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buc
 
 
 @dataclasses.dataclass(frozen=True)
+class _Ensemble:
+    binds: tuple[Callable[[PyTree], Models], ...]
+
+    def __call__(self, weights: Sequence[PyTree]) -> Models:
+        return tuple(bind(params) for bind, params in zip(self.binds, weights))
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainedModel:
     """One model, or with `others` an ensemble: each token's probability is then the mean of what its models say."""
 
@@ -43,13 +50,10 @@ class TrainedModel:
     def ctc_tokenizer(self) -> Tokenizer:
         return self.gloss_tokenizer or self.tokenizer
 
-    @functools.cached_property
+    @property
     def bind(self) -> Callable[[PyTree], Models]:
-        """Makes the model, or the tuple of models, of `weights`."""
-        if not self.others:
-            return self.definition.bind
-        binds = [member.definition.bind for member in (self, *self.others)]
-        return lambda weights: tuple(bind(params) for bind, params in zip(binds, weights))
+        """Makes the model, or the tuple of models, of `weights`. Always equal to itself: compiled programs are kept by it."""
+        return _Ensemble(tuple(member.definition.bind for member in (self, *self.others))) if self.others else self.definition.bind
 
     @property
     def weights(self) -> PyTree:

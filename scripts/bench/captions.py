@@ -1,0 +1,95 @@
+"""Peak memory of captioning videos of several lengths, and memory over a long stream: neither is to grow with the length.
+
+    python scripts/bench/captions.py --workdir=runs/quickstart --minutes=1,5,15 --stream_minutes=10
+
+The videos are drawn here (320x240, 12.5 frames a second, a square that wanders) and captioned each in a process of its own.
+The stream takes its frames as fast as they are read.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import av
+import numpy as np
+
+RATE, HEIGHT, WIDTH = 12.5, 240, 320
+
+
+def pictures(seconds: float) -> Iterator[np.ndarray]:
+    for number in range(round(seconds * RATE)):
+        picture = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+        x, y = (7 * number) % (WIDTH - 60), (5 * number) % (HEIGHT - 60)
+        picture[y : y + 60, x : x + 60] = (200, 80, number % 256)
+        yield picture
+
+
+def write_video(path: Path, seconds: float) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=round(2 * RATE), options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number, picture in enumerate(pictures(seconds)):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts = 2 * number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def captioned(workdir: str, path: Path) -> str:
+    from signvit_jax import load_translator
+
+    translator = load_translator(workdir)
+    translator.warm_up()
+    before, began = peak(resource.RUSAGE_SELF), time.perf_counter()
+    found = translator.translate(path, min_confidence=0.0)
+    taken = time.perf_counter() - began
+    return (
+        f"{found.seconds / 60:5.1f} min: peak {peak(resource.RUSAGE_SELF):6.0f} MiB ({before:.0f} once warm), {len(found.segments)} segments, "
+        f"{taken:.1f} s, {found.seconds / taken:.0f} x real time"
+    )
+
+
+def streamed(workdir: str, seconds: float) -> list[str]:
+    from signvit_jax import load_translator
+
+    translator, lines, minute, slowest = load_translator(workdir), [], 1, 0.0
+    for update in translator.stream(pictures(seconds), fps=RATE):
+        slowest = max(slowest, update.latency)
+        if update.seconds >= 60 * minute:
+            lines.append(f"stream {minute:3d} min: {resident():6.0f} MiB now, slowest update {1e3 * slowest:.0f} ms, {update.dropped} frames dropped")
+            minute, slowest = minute + 1, 0.0
+    return lines
+
+
+def peak(whose: int) -> float:
+    return resource.getrusage(whose).ru_maxrss / 1024
+
+
+def resident() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--minutes", default="1,5,15")
+    parser.add_argument("--stream_minutes", type=float, default=10)
+    args = parser.parse_args()
+
+    fresh = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes:
+        for minutes in map(float, args.minutes.split(",")):
+            path = Path(folder) / f"{minutes}.mp4"
+            write_video(path, 60 * minutes)
+            print(processes.submit(captioned, args.workdir, path).result(), flush=True)
+        lines = processes.submit(streamed, args.workdir, 60 * args.stream_minutes + 1).result() if args.stream_minutes else []
+        print(*lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
