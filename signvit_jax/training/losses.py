@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from signvit_jax.config import TrainingConfig
-from signvit_jax.models.attention import key_for
+from signvit_jax.models.attention import key_for, length_mask
 from signvit_jax.models.ctc_loss import ctc_loss
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import SignTranslator
@@ -57,14 +57,32 @@ def smoothed_cross_entropy(logits: Float[Array, "b l v"], targets: Int[Array, "b
     return jax.nn.logsumexp(logits, axis=-1) - (1.0 - smoothing - rest) * target - rest * logits.sum(axis=-1)
 
 
+def flat_alignment_loss(
+    logits: Float[Array, "b s v"], steps: Int[Array, "b"], labels: Int[Array, "b l"], label_lengths: Int[Array, "b"]
+) -> Float[Array, "b"]:
+    """Mean cross-entropy, in nats a step, against the labels spread evenly over the first `steps[i]` steps: the flat start of speech recognition.
+
+    A rough alignment that any clip has. CTC alone begins by saying nothing but the blank, and long learns little of what it sees.
+    """
+    place = jnp.arange(logits.shape[1]) * label_lengths[:, None] // jnp.maximum(steps, 1)[:, None]
+    targets = jnp.take_along_axis(labels, jnp.minimum(place, labels.shape[1] - 1), axis=1)
+    per_step = smoothed_cross_entropy(logits, targets, 0.0)
+    return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
+
+
 def translation_loss(
-    model: SignTranslator, batch: Batch, counts: LossCounts, config: TrainingConfig, key: Key[Array, ""] | None = None
+    model: SignTranslator,
+    batch: Batch,
+    counts: LossCounts,
+    config: TrainingConfig,
+    key: Key[Array, ""] | None = None,
+    step: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], LossParts]:
     """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`; dropout only with a key.
 
     CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS (or glosses), each clip's loss divided by its
     number of labels, mean over clips; an impossible alignment counts as zero loss, and so does a clip that has text and no gloss where CTC
-    spells glosses.
+    spells glosses. With a `step` below `ctc_flat_start_steps` the flat alignment takes a share of CTC's weight, from all of it down to none.
     """
     tokens, weights = batch["tokens"], batch["weights"]
     encoded = model.encode(batch["video"], batch["frame_lengths"], key_for(key, 0))
@@ -80,7 +98,12 @@ def translation_loss(
     annotated = (label_lengths > 0) | (batch["token_lengths"] <= 2)  # an empty text is annotated: nobody signs
     ctc = jnp.sum(per_clip / jnp.maximum(label_lengths, 1) * weights * annotated) / counts.clips
 
-    total = config.ctc_weight * ctc + config.ce_weight * ce
+    aligned = ctc
+    if step is not None and config.ctc_flat_start_steps:
+        flat = flat_alignment_loss(ctc_logits, steps, labels, label_lengths)
+        share = jnp.maximum(1.0 - step / config.ctc_flat_start_steps, 0.0)
+        aligned = (1.0 - share) * ctc + share * jnp.sum(flat * weights * annotated) / counts.clips
+    total = config.ctc_weight * aligned + config.ce_weight * ce
     return total, LossParts(total, ce, ctc, jnp.sum(jnp.where(feasible, 0.0, weights)))
 
 

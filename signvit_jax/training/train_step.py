@@ -50,7 +50,7 @@ def train_step(
     frozen_backbone: bool,
 ) -> tuple[TrainState, StepReport]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    gradients, loss = _gradients(state.params, batch, key, definition, config, frozen_backbone)
+    gradients, loss = _gradients(state, batch, key, definition, config, frozen_backbone)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm)
 
@@ -80,7 +80,7 @@ def train_step(
 
 
 def _gradients(
-    params: PyTree, batch: Batch, key: Array, definition: ModelDefinition, config: TrainingConfig, frozen_backbone: bool
+    state: TrainState, batch: Batch, key: Array, definition: ModelDefinition, config: TrainingConfig, frozen_backbone: bool
 ) -> tuple[PyTree, LossParts]:
     """Gradients and loss of the whole batch, run in `gradient_accumulation` parts one after the other."""
     counts, parts = divisors(batch), config.gradient_accumulation
@@ -88,20 +88,20 @@ def _gradients(
     def loss(params: PyTree, part: Batch, part_key: Array) -> tuple[Array, LossParts]:
         if frozen_backbone:
             params = _with_backbone_of(params, jax.lax.stop_gradient(params))
-        return translation_loss(definition.bind(params), part, counts, config, part_key)
+        return translation_loss(definition.bind(params), part, counts, config, part_key, state.step)
 
     gradient = jax.grad(loss, has_aux=True)
     if parts == 1:
-        return gradient(params, batch, key)
+        return gradient(state.params, batch, key)
 
     # Row i goes to part i % parts: each device keeps its own rows, whatever the mesh.
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch)
 
     def add(total: tuple[PyTree, LossParts], inputs: tuple[Batch, Array]) -> tuple[tuple[PyTree, LossParts], None]:
         part, number = inputs
-        return jax.tree.map(jnp.add, total, gradient(params, part, jax.random.fold_in(key, number))), None
+        return jax.tree.map(jnp.add, total, gradient(state.params, part, jax.random.fold_in(key, number))), None
 
-    zeros = (jax.tree.map(jnp.zeros_like, params), LossParts(*(jnp.zeros(()) for _ in LossParts._fields)))
+    zeros = (jax.tree.map(jnp.zeros_like, state.params), LossParts(*(jnp.zeros(()) for _ in LossParts._fields)))
     return jax.lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
 
 

@@ -7,7 +7,7 @@ from flax import nnx
 
 from signvit_jax.models.attention import attend, attention_weights, drop_path
 from signvit_jax.models.positions import sinusoids, sinusoids_2d
-from signvit_jax.models.translator import SignTranslator, abstract_model, count_parameters
+from signvit_jax.models.translator import SignTranslator, abstract_model, count_parameters, motion_channels
 from signvit_jax.training.train_state import parameters_of
 
 RICH = {"model__temporal__time_positions": "sincos", "model__temporal__num_attention_layers": 1, "model__decoder__memory": "frames"}
@@ -163,6 +163,32 @@ def test_time_positions_let_the_pooling_tell_the_order_of_frames():
     )
     close(tiny_model.outputs(without, batch)[:1], tiny_model.outputs(without, reversed_clip)[:1])
     assert np.abs(tiny_model.outputs(with_positions, batch)[0] - tiny_model.outputs(with_positions, reversed_clip)[0]).max() > 1e-3
+
+
+def test_motion_is_the_frame_less_its_clips_mean_or_the_frame_before():
+    video = jax.random.normal(jax.random.key(0), (2, 4, 3, 3, 3))
+    mask = jnp.array([[True, True, False, False], [True] * 4])
+    moved = motion_channels(video, mask, "clip_mean")
+    np.testing.assert_allclose(moved[0, 1], video[0, 1] - video[0, :2].mean(0), atol=1e-6)
+    np.testing.assert_allclose(moved[1], video[1] - video[1].mean(0), atol=1e-6)
+    step = motion_channels(video, mask, "difference")
+    np.testing.assert_array_equal(step[:, 0], 0)
+    np.testing.assert_allclose(step[:, 1:], np.diff(video, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("motion", ["clip_mean", "difference"])
+def test_a_model_that_sees_motion_takes_the_wall_for_less(motion):
+    """Frames of one clip that are all the same have no motion: only the first three channels see them."""
+    translator = tiny_model.model(tiny_model.config(model__encoder__motion=motion))
+    assert translator.encoder.backbone.embed.project.kernel.shape == (8 * 8 * 6, 16)
+    still = dict(tiny_model.batch(), video=np.repeat(tiny_model.batch()["video"][:, :1], 6, axis=1))
+    moving = tiny_model.batch()
+    kernel = translator.encoder.backbone.embed.project.kernel
+    seen = [tiny_model.outputs(translator, given)[2] for given in (still, moving)]
+    kernel[...] = kernel[...].reshape(8, 8, 6, 16).at[:, :, 3:].set(0).reshape(8 * 8 * 6, 16)
+    blind = [tiny_model.outputs(translator, given)[2] for given in (still, moving)]
+    np.testing.assert_allclose(seen[0], blind[0], atol=1e-5)
+    assert np.abs(seen[1] - blind[1]).max() > 1e-3
 
 
 def test_concatenated_patches_tell_apart_what_their_mean_cannot():

@@ -5,7 +5,7 @@ import optax
 import pytest
 import tiny_model
 
-from signvit_jax.training.losses import LossCounts, ctc_labels, divisors, smoothed_cross_entropy, translation_loss
+from signvit_jax.training.losses import LossCounts, ctc_labels, divisors, flat_alignment_loss, smoothed_cross_entropy, translation_loss
 from signvit_jax.training.train_state import ModelDefinition, parameters_of
 
 TINY = tiny_model.config()
@@ -103,6 +103,29 @@ def test_where_ctc_spells_glosses_a_clip_with_text_and_no_gloss_teaches_it_nothi
     # Nobody signs in a clip without text: there the blank is what CTC is to say.
     batch["tokens"][2], batch["token_lengths"][2] = [1, 2, 0, 0, 0, 0], 2
     assert float(gradient(params, batch, counts)[1].ctc) > float(expected.ctc)
+
+
+def test_a_flat_start_spreads_the_labels_evenly_over_the_clips_own_steps():
+    logits = jax.random.normal(jax.random.key(0), (2, 6, 5))
+    labels, lengths, steps = jnp.array([[3, 4, 1], [2, 0, 0]]), jnp.array([3, 1]), jnp.array([6, 4])
+    log_probs = np.asarray(jax.nn.log_softmax(logits))
+    by_hand = [-np.mean([log_probs[0, t, label] for t, label in enumerate([3, 3, 4, 4, 1, 1])]), -np.mean(log_probs[1, :4, 2])]
+    np.testing.assert_allclose(flat_alignment_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5)
+
+
+def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
+    batch, counts = tiny_model.batch(), divisors(tiny_model.batch())
+
+    def loss(step, flat_steps):
+        training = tiny_model.config(training__ctc_flat_start_steps=flat_steps).training
+        total, parts = translation_loss(DEFINITION.bind(params), batch, counts, training, step=step)
+        return float(total), float(parts.ctc)
+
+    off, ctc = loss(None, 0)
+    flat, half, over, later = (loss(jnp.asarray(step), 10)[0] for step in (0, 5, 10, 999))
+    assert off == loss(jnp.asarray(0), 0)[0] == over == later
+    assert half == pytest.approx((flat + over) / 2, rel=1e-5) and flat != over
+    assert loss(jnp.asarray(0), 10)[1] == ctc  # what is logged is CTC itself
 
 
 def test_the_loss_needs_no_text_at_all_of_a_clip_in_which_nobody_signs(params):
