@@ -1,13 +1,13 @@
-"""Reads annotation tables and finds their media files. Both are untrusted: every row becomes a clip or a `Problem` with file and line."""
+"""Reads annotation tables, which are untrusted: every row becomes a clip or a `Problem` with file and line. Nothing is dropped in silence."""
 
 import csv
 import difflib
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol
 
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION, WHOLE_FILE
 from signvit_jax.data.video import EXTENSIONS
@@ -28,6 +28,13 @@ SPLIT_NAMES = {
 
 class AnnotationError(ValueError):
     """An annotation file or media folder that cannot be used at all; the message is for the user and complete."""
+
+
+class Media(Protocol):
+    """Where clips are looked for; see `tfds_builders.media`."""
+
+    def find(self, name: str) -> str:
+        """A path. Raises LookupError with the reason."""
 
 
 @dataclass(frozen=True)
@@ -138,90 +145,52 @@ def _fault(fields: list[str], values: dict[str, str], columns: list[str | None],
     return None
 
 
-class MediaFolder:
-    """The video files under a folder, listed once and found by name with or without extension, in any Unicode normal form. Raises AnnotationError."""
+def collect(tables: Sequence[Table], name_of: Callable[[Row], str], clip_of: Callable[[Table, Row, str], Clip]) -> ClipTable:
+    """Every row of the tables as a clip under the id that `name_of` gives it, or as a problem: an id that was there before, or what `clip_of` raises.
 
-    def __init__(self, root: str | os.PathLike, extensions: Sequence[str] = EXTENSIONS):
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise AnnotationError(f"{root}: no such folder; give the folder that holds the videos")
-        self._extensions = extensions
-        self._real_root = os.path.realpath(self.root)
-        self._files: dict[str, str] = {}
-        for folder, _, names in os.walk(self.root):
-            prefix = os.path.relpath(folder, self.root)
-            for name in names:
-                stem, extension = os.path.splitext(name)
-                if extension.lower() in extensions:
-                    relative = os.path.normpath(os.path.join(prefix, name))
-                    self._files[_key(relative)] = relative
-                    self._offer(_key(os.path.normpath(os.path.join(prefix, stem))), relative)
-
-    def _offer(self, key: str, relative: str) -> None:
-        """Of a.mp4 and a.webm, `a` is the one whose extension comes first in the list."""
-        known = self._files.get(key)
-        if known is None or self._rank(relative) < self._rank(known):
-            self._files[key] = relative
-
-    def _rank(self, relative: str) -> tuple[int, str]:
-        return self._extensions.index(os.path.splitext(relative)[1].lower()), relative
-
-    def __len__(self) -> int:
-        return len(set(self._files.values()))
-
-    def find(self, name: str) -> str:
-        """The path of the video called `name`, relative to the folder. Raises LookupError with the reason."""
-        if os.path.isabs(name) or ".." in Path(name).parts:
-            raise LookupError("the uid is a path that leaves the folder of videos")
-        relative = self._files.get(_key(os.path.normpath(name))) or self._through_link(name)
-        if relative is None:
-            raise LookupError(f"no video {name}{{{','.join(self._extensions)}}} in {self.root}")
-        path = os.path.join(self.root, relative)
-        if os.path.commonpath([self._real_root, os.path.realpath(path)]) != self._real_root:
-            raise LookupError(f"{relative} is a symbolic link that leaves the folder of videos")
-        return path
-
-    def _through_link(self, name: str) -> str | None:
-        """Folders that are symbolic links are not listed (they may go in circles), but may be named."""
-        return next((c for c in (name, *(name + e for e in self._extensions)) if c.endswith(self._extensions) and (self.root / c).is_file()), None)
+    `clip_of(table, row, id)` raises LookupError with the reason. Raises AnnotationError if there is no row at all.
+    """
+    if not any(table.rows or table.problems for table in tables):
+        raise AnnotationError(f"{tables[0].path}: there is no row below the header; one row a clip is needed")
+    clips, problems, seen = [], [], {}
+    for table in tables:
+        found = list(table.problems)
+        for row in table.rows:
+            name = name_of(row)
+            try:
+                if name in seen:
+                    first, line = seen[name]
+                    raise LookupError(f"the id is there twice; first in {'' if first is table else f'{first.path}, '}line {line}")
+                seen[name] = table, row.line
+                clips.append(clip_of(table, row, name))
+            except LookupError as error:
+                found.append(Problem(name, str(error.args[0]), file=table.path, line=row.line))
+        problems += sorted(found, key=lambda problem: problem.line)
+    return ClipTable(clips, problems)
 
 
-def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def clips_of(table: Table, media: MediaFolder) -> ClipTable:
+def clips_of(table: Table, media: Media) -> ClipTable:
     """Clips of a table with the columns `uid,text` and, optionally, `gloss,signer,video_id,split,start,end` (seconds)."""
-    if not table.rows and not table.problems:
-        raise AnnotationError(f"{table.path}: there is no row below the header; one row a clip is needed")
-    clips, problems, seen = [], list(table.problems), {}
-    for row in table.rows:
-        uid = _key(row.values["uid"])
-        name = os.path.splitext(uid)[0] if uid.lower().endswith(EXTENSIONS) else uid
-        try:
-            if name in seen:
-                raise LookupError(f"the uid is there twice; first in line {seen[name]}")
-            seen[name] = row.line
-            clips.append(_clip(table.path, row, uid, name, media))
-        except LookupError as error:
-            problems.append(Problem(name, str(error.args[0]), file=table.path, line=row.line))
-    return ClipTable(clips, sorted(problems, key=lambda problem: problem.line))
+
+    def name_of(row: Row) -> str:
+        uid = _uid(row)
+        return os.path.splitext(uid)[0] if uid.lower().endswith(EXTENSIONS) else uid
+
+    return collect([table], name_of, lambda table, row, name: _clip(table.path, row, name, media))
 
 
-def _clip(file: str, row: Row, uid: str, name: str, media: MediaFolder) -> Clip:
+def _uid(row: Row) -> str:
+    return unicodedata.normalize("NFC", row.values["uid"])
+
+
+def _clip(file: str, row: Row, name: str, media: Media) -> Clip:
     get = row.values.get
-    start, end = _seconds("start", get("start", "")), _seconds("end", get("end", ""))
-    if end != WHOLE_FILE and end <= max(start, 0.0):
-        raise LookupError(f"end is {end:g} s, start {max(start, 0.0):g} s; the end must come after the start")
-    if end != WHOLE_FILE:
-        start = max(start, 0.0)
+    start, end = times(get("start", ""), get("end", ""))
     split = None
     if "split" in row.values:
-        split = SPLIT_NAMES.get(get("split").casefold())
-        if split is None:
-            raise LookupError(f"split is {get('split')!r}; allowed: {', '.join(SPLIT_NAMES)}")
+        split = split_named(get("split"))
     try:
-        path = media.find(uid)
+        path = media.find(_uid(row))
     except LookupError:
         if start == WHOLE_FILE or not get("video_id"):
             raise
@@ -229,6 +198,24 @@ def _clip(file: str, row: Row, uid: str, name: str, media: MediaFolder) -> Clip:
     return Clip(
         name, get("text"), path, None, " ".join(get("gloss", "").split()), get("signer", ""), get("video_id", ""), split, start, end, file, row.line
     )
+
+
+def split_named(name: str) -> str:
+    """The split that a table calls `name`, such as "dev". Raises LookupError."""
+    split = SPLIT_NAMES.get(name.casefold())
+    if split is None:
+        raise LookupError(f"split is {name!r}; allowed: {', '.join(SPLIT_NAMES)}")
+    return split
+
+
+def times(start: str, end: str) -> tuple[float, float]:
+    """Start and end in seconds; nothing in both means the whole file. Raises LookupError."""
+    first, last = _seconds("start", start), _seconds("end", end)
+    if last == WHOLE_FILE:
+        return first, last
+    if last <= max(first, 0.0):
+        raise LookupError(f"end is {last:g} s, start {max(first, 0.0):g} s; the end must come after the start")
+    return max(first, 0.0), last
 
 
 def _seconds(name: str, text: str) -> float:

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from signvit_jax.data import schema
-from tfds_builders.clips import Clip, ClipTable, EncodedClip, Encoding, Problem
+from tfds_builders import beam_build
+from tfds_builders.audit import audit, notes
+from tfds_builders.clips import Clip, ClipTable, EncodedClip, Encoding, Problem, encode_clip
 from tfds_builders.encoding import ClipEncoder
+from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
 
 REPORT_NAME = "build_report.json"
-SHARD_BYTES = 256 << 20
 SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
 
 
@@ -48,14 +49,7 @@ class Option:
     help: str
     default: Any = None
     type: Callable[[str], Any] = str
-
-
-@dataclasses.dataclass
-class SplitSummary:
-    clips: int = 0
-    frames: int = 0
-    seconds: float = 0.0
-    bytes: int = 0
+    optional: bool = False  # a file or folder without which the builder can do
 
 
 class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
@@ -63,6 +57,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     HOMEPAGE: ClassVar[str] = ""
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
+    SHARED_VIDEOS: ClassVar[bool] = False  # the official splits cut one source video into clips of several splits
+    SIGNER_INDEPENDENT: ClassVar[bool] = False  # no signer may be in two splits
 
     def __init__(
         self,
@@ -73,18 +69,27 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         workers: int = 0,
+        shard_megabytes: float = 256.0,
+        beam_runner: str | None = None,
+        resume_dir: Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         options: dict[str, Any] | None = None,
         file_format: str | None = "array_record",
         **kwargs: Any,
     ):
-        """`workers`: processes that decode, 0 = one per core. `on_progress(done, total)` is called after each clip. `options`: values for OPTIONS."""
+        """`workers`: processes that decode, 0 = one per core. `on_progress(done, total)` is called after each clip. `options`: values for OPTIONS.
+
+        `beam_runner`: Apache Beam builds instead. `resume_dir`: keeps finished shards, on the disk of the data set; a later build of the same goes on
+        after them.
+        """
         if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction > 1:
             raise BuildError(f"val_fraction is {val_fraction} and test_fraction {test_fraction}; allowed: shares >= 0 that add up to at most 1")
-        if short_side < 1 or not 1 <= jpeg_quality <= 95 or (frame_rate is not None and not 0 < frame_rate < 1000) or workers < 0:
+        sound = short_side >= 1 and 1 <= jpeg_quality <= 95 and (frame_rate is None or 0 < frame_rate < 1000)
+        if not sound or workers < 0 or shard_megabytes <= 0:
+            given = f"short_side is {short_side}, frame_rate {frame_rate}, jpeg_quality {jpeg_quality}, workers {workers}"
             raise BuildError(
-                f"short_side is {short_side}, frame_rate {frame_rate}, jpeg_quality {jpeg_quality}, workers {workers}; "
-                "allowed: short_side >= 1, 0 < frame_rate < 1000, jpeg_quality 1 to 95, workers >= 0"
+                f"{given}, shard_megabytes {shard_megabytes}; "
+                "allowed: short_side >= 1, 0 < frame_rate < 1000, jpeg_quality 1 to 95, workers >= 0, shard_megabytes > 0"
             )
         unknown = set(options or {}) - {option.name for option in self.OPTIONS}
         if unknown:
@@ -97,6 +102,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         self.warnings: list[str] = []
         self._fractions = (val_fraction, test_fraction)
         self._workers = workers
+        self._shard_bytes = int(shard_megabytes * 2**20)
+        self._beam_runner, self._resume_dir = beam_runner, resume_dir
+        self._writers: dict[str, SplitWriter] = {}
         self._on_progress = on_progress
         self._encoder: ClipEncoder | None = None
         self._planned: dict[str, list[Clip]] | None = None
@@ -116,7 +124,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         if self._planned is not None:
             return self._planned
         table = self.read_clips(manual_dir)
-        self.problems = list(table.problems)
+        self.problems, self._table_problems = list(table.problems), table.problems
         splits: dict[str, list[Clip]] = collections.defaultdict(list)
         for clip in table.clips:
             splits[clip.split or schema.split_of(clip.source_video, *self._fractions)].append(clip)
@@ -126,12 +134,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         return self._planned
 
     def _split_warnings(self, splits: dict[str, list[Clip]]) -> list[str]:
-        videos = {name: {clip.source_video for clip in clips} for name, clips in splits.items()}
         found = []
-        for a, b in itertools.combinations(videos, 2):
-            if shared := sorted(videos[a] & videos[b]):
-                found.append(f"{len(shared)} source videos have clips in {a} as well as in {b} (such as {shared[0]}): figures on {b} will flatter")
-        total = len(set().union(*videos.values())) if videos else 0
+        total = len({clip.source_video for clips in splits.values() for clip in clips})
         by_hash = any(clip.split is None for clips in splits.values() for clip in clips)
         for name, fraction in zip((schema.VALIDATION, schema.TEST), self._fractions):
             if by_hash and fraction > 0 and total and not splits.get(name):
@@ -153,140 +157,107 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         digest = hashlib.sha256()
         for name, clips in splits.items():
             for clip in clips:
-                size = os.path.getsize(clip.path) if clip.path is not None else -1
+                size = _media_size(clip)
                 entry = (name, clip.id, clip.text, clip.gloss, clip.signer, clip.source_video, clip.start, clip.end, size)
                 digest.update(json.dumps(entry).encode() + b"\n")
-        for problem in self.problems:
+        for problem in self._table_problems:
             digest.update(json.dumps((problem.id, problem.reason)).encode() + b"\n")
         return digest.hexdigest()[:16]
 
     # --- building: the methods that TFDS calls ---
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        not_given = any(option.type is Path and self.options[option.name] is None for option in self.OPTIONS)
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, EncodedClip | Problem]]]:
+        """The clips of each split that no finished shard holds, as `_generate_examples` gives them; shards of an earlier, killed build count."""
+        not_given = any(option.type is Path and not option.optional and self.options[option.name] is None for option in self.OPTIONS)
         splits = self.plan(Path(dl_manager.manual_dir) if not_given else None)
-        self._fingerprint = self.fingerprint(splits)
         total = sum(map(len, splits.values()))
         if total == 0:
             raise NoReadableMedia(f"{self.name}: no clip to build" + first_problems(self.problems), self.problems)
-        self._done, self._total = 0, total
-        return {name: self._generate_examples(clips) for name, clips in splits.items()}
+        folder = self._resume_dir or Path(self.data_path)
+        per_shard = self._clips_per_shard(splits) if self._beam_runner else 0
+        open_folder(folder, {"settings": self.settings(), "fingerprint": self.fingerprint(splits), "shard": [self._shard_bytes, per_shard]})
+        if self._beam_runner:
+            beam_build.write_shards(splits, folder, self.encoding, self._beam_runner, per_shard)
+        self._writers = {name: SplitWriter(folder, name, self._shard_bytes) for name in splits}
+        self._done, self._total = sum(writer.position for writer in self._writers.values()), total
+        if self._on_progress is not None:
+            self._on_progress(self._done, total)
+        return {name: self._generate_examples(splits[name], writer.position) for name, writer in self._writers.items()}
 
-    def _generate_examples(self, clips: Sequence[Clip]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(position, record) in the order of the annotations, whatever the number of workers; what cannot be read goes to `problems`."""
-        for position, (clip, result) in enumerate(zip(clips, self._encoder.encode(clips))):
-            if isinstance(result, EncodedClip):
-                yield position, record_of(clip, result)
-            else:
-                self.problems.append(result)
+    def _generate_examples(self, clips: Sequence[Clip], first: int) -> Iterator[tuple[int, EncodedClip | Problem]]:
+        """(position, frames or why there are none) from clip `first` on, in the order of the annotations, whatever the number of workers."""
+        for position, result in enumerate(self._encoder.encode(clips[first:]), first):
+            yield position, result
             self._done += 1
             if self._on_progress is not None:
                 self._on_progress(self._done, self._total)
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
-        """Takes the place of the TFDS writer: streams every split into shards of about SHARD_BYTES and writes index and report beside them."""
-        infos, summaries = [], {}
+        """Takes the place of the TFDS writer: streams every split into shards and writes index and report beside them."""
+        infos = []
         with ClipEncoder(self.encoding, self._workers) as self._encoder:
             for name, examples in self._split_generators(dl_manager).items():
+                writer = self._writers[name]
                 with contextlib.closing(examples):
-                    writer = ShardWriter(self, name)
-                    for _, record in itertools.islice(examples, download_config.max_examples_per_split):
-                        writer.add(record)
-                if info := writer.finish():
+                    for position, result in itertools.islice(examples, download_config.max_examples_per_split):
+                        writer.take(self._planned[name][position], result)
+                if info := writer.finish(self._get_filename_template(split_name=name)):
                     infos.append(info)
-                    summaries[name] = writer.summary
                 else:
                     self.warnings.append(f"the split {name!r} is empty: none of its clips could be read")
+        self.problems += [problem for writer in self._writers.values() for journal in writer.journals for problem in journal.problems]
         if not infos:
+            self._clear_shards()
             raise NoReadableMedia(f"{self.name}: none of the {self._total} clips could be read" + first_problems(self.problems), self.problems)
-        write_report(Path(self.data_path), self, self._fingerprint, summaries)
+        self._write_report(Path(self.data_path))
+        if self._resume_dir is None:
+            self._clear_shards()
         return infos
 
+    def _clear_shards(self) -> None:
+        for writer in self._writers.values():
+            writer.clear()
+        ((self._resume_dir or Path(self.data_path)) / PLAN_NAME).unlink()
 
-class ShardWriter:
-    """Streams one split into numbered ArrayRecord files, and its index beside them."""
+    def _clips_per_shard(self, splits: dict[str, list[Clip]]) -> int:
+        """So many that a shard is about as large as asked for, judged by a few clips."""
+        mean = mean_clip_bytes([clip for clips in splits.values() for clip in clips], self.encoding)
+        return max(1, int(self._shard_bytes / mean)) if mean else 100
 
-    def __init__(self, builder: SignDatasetBuilder, split: str):
-        self.summary = SplitSummary()
-        self._builder = builder
-        self._split = split
-        self._features = builder.info.features
-        self._serializer = tfds.core.example_serializer.ExampleSerializer(self._features.get_serialized_info())
-        self._template = builder._get_filename_template(split_name=split)
-        self._lengths: list[int] = []
-        self._shard_bytes = SHARD_BYTES
-        self._writer: ArrayRecordWriter | None = None
-        self._entries: list[schema.IndexEntry] = []
-
-    def add(self, record: dict[str, Any]) -> None:
-        data = self._serializer.serialize_example(self._features.encode_example(record))
-        if self._shard_bytes >= SHARD_BYTES:
-            self._close()
-            # One record a group: a reader fetches single clips in random order.
-            self._writer = ArrayRecordWriter(os.fspath(self._unnumbered(len(self._lengths))), "group_size:1")
-            self._lengths.append(0)
-            self._shard_bytes = 0
-        self._writer.write(data)
-        self._lengths[-1] += 1
-        self._shard_bytes += len(data)
-        entry = schema.IndexEntry(
-            record["id"], len(record["video"]), record["fps"], record["text"], record["gloss"], record["signer"], record["video_id"]
-        )
-        self._entries.append(entry)
-        summary = self.summary
-        summary.clips, summary.frames, summary.bytes = summary.clips + 1, summary.frames + entry.num_frames, summary.bytes + len(data)
-        summary.seconds += entry.num_frames / entry.fps
-
-    def finish(self) -> tfds.core.SplitInfo | None:
-        """Gives the shards their final names, which hold their number, and writes the index. None if there was no record."""
-        self._close()
-        if not self._entries:
-            return None
-        for number in range(len(self._lengths)):
-            final = self._template.sharded_filepath(shard_index=number, num_shards=len(self._lengths))
-            os.rename(self._unnumbered(number), os.fspath(final))
-        schema.write_index(self._builder.data_path, self._split, self._entries)
-        return tfds.core.SplitInfo(name=self._split, shard_lengths=self._lengths, num_bytes=self.summary.bytes, filename_template=self._template)
-
-    def _unnumbered(self, number: int) -> Path:
-        return Path(self._builder.data_path) / f"{self._split}.{number:05d}.partial"
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def _write_report(self, folder: Path) -> None:
+        written = {name: writer for name, writer in self._writers.items() if any(journal.entries for journal in writer.journals)}
+        entries = {name: [entry for journal in writer.journals for entry in journal.entries] for name, writer in written.items()}
+        digests = {name: [digest for journal in writer.journals for digest in journal.digests] for name, writer in written.items()}
+        found = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
+        report = {
+            "name": self.name,
+            "version": str(self.version),
+            "settings": self.settings(),
+            "sources": self.sources(),
+            "fingerprint": self.fingerprint(self._planned),
+            "splits": {name: dataclasses.asdict(writer.summary()) for name, writer in written.items()},
+            "warnings": self.warnings + notes(found),
+            **found,
+            "failed": [dataclasses.asdict(problem) for problem in self.problems],
+        }
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def record_of(clip: Clip, encoded: EncodedClip) -> dict[str, Any]:
-    """A record as `signvit_jax.data.schema` describes it."""
-    return {
-        "id": clip.id,
-        "video": encoded.jpegs,
-        "fps": encoded.fps,
-        "text": clip.text,
-        "gloss": clip.gloss,
-        "signer": clip.signer,
-        "video_id": clip.source_video,
-        "start": clip.start,
-        "end": clip.end,
-    }
+def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8) -> float:
+    """Bytes of a clip's frames once stored, judged by `sampled` clips that are built on trial; 0 if none of them can be read."""
+    trial = [encode_clip(clip, encoding) for clip in clips[:: max(1, len(clips) // sampled)][:sampled]]
+    sizes = [result.num_bytes for result in trial if isinstance(result, EncodedClip)]
+    return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def _media_size(clip: Clip) -> int:
+    """Bytes of the video file, or how many files a folder of pictures has: quick to find out, and seldom the same for other content."""
+    if clip.path is None:
+        return -1
+    return os.path.getsize(clip.path) if clip.picture_rate is None else len(os.listdir(clip.path))
 
 
 def first_problems(problems: Sequence[Problem], shown: int = 5) -> str:
     """The first few problems, one a line, and how many more there are."""
     lines = [f"\n  {problem}" for problem in problems[:shown]]
     return "".join(lines) + (f"\n  and {len(problems) - shown} more" if len(problems) > shown else "")
-
-
-def write_report(folder: Path, builder: SignDatasetBuilder, fingerprint: str, summaries: dict[str, SplitSummary]) -> None:
-    report = {
-        "name": builder.name,
-        "version": str(builder.version),
-        "settings": builder.settings(),
-        "sources": builder.sources(),
-        "fingerprint": fingerprint,
-        "splits": {name: dataclasses.asdict(summary) for name, summary in summaries.items()},
-        "warnings": builder.warnings,
-        "failed": [dataclasses.asdict(problem) for problem in builder.problems],
-    }
-    (folder / REPORT_NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Builds a data set: python -m tfds_builders.build NAME --data_dir=D [options]; `NAME --help` lists the options of a builder.
 
 Exit codes: 0 built, or there already; 1 failed; 2 wrong usage; 3 built, but some clips could not be read; 4 no readable media; 130, 143 on signals.
-The data set appears in D/NAME/VERSION whole or not at all.
+The data set appears in D/NAME/VERSION whole or not at all. A build that was broken off goes on after its last finished shard.
 """
 
 import argparse
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
 
 DONE, FAILED, WRONG_USAGE, SOME_FAILED, NO_MEDIA = 0, 1, 2, 3, 4
-SAMPLED_CLIPS = 8  # built on trial to foretell the size of the whole
+FEW_CLIPS = 8  # for no more than these the disk space is not checked
 SIZE_MARGIN = 1.1
+SHARDS = "shards"  # in the staging folder: what survives a kill
 
 
 class UsageError(Exception):
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was changed", 130)
+        return _fail("interrupted; no data set was changed, and the same command goes on after the last finished shard", 130)
 
 
 def run(arguments: list[str]) -> int:
@@ -53,6 +54,7 @@ def run(arguments: list[str]) -> int:
     flags = _parser(builder_class).parse_args(arguments[1:])
     from tfds_builders.annotations import AnnotationError
     from tfds_builders.base import BuildError, NoReadableMedia
+    from tfds_builders.beam_build import BeamMissing
 
     data_dir = Path(flags.data_dir)
     final = data_dir / builder_class.name / str(builder_class.VERSION)
@@ -65,7 +67,7 @@ def run(arguments: list[str]) -> int:
             return _build(builder_class, flags, final, staging)
     except NoReadableMedia as error:
         return _fail(str(error), NO_MEDIA)
-    except (AnnotationError, BuildError) as error:
+    except (AnnotationError, BuildError, BeamMissing) as error:
         return _fail(str(error), WRONG_USAGE)
     except BrokenProcessPool:
         return _fail("a worker process was killed, most likely for want of memory; nothing was changed; --workers=1 needs less", FAILED)
@@ -88,6 +90,9 @@ def _build(builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace,
             val_fraction=flags.val_fraction,
             test_fraction=flags.test_fraction,
             workers=flags.workers,
+            shard_megabytes=flags.shard_megabytes,
+            beam_runner=flags.beam_runner,
+            resume_dir=staging / SHARDS,
             on_progress=progress,
         )
         splits = builder.plan()
@@ -128,7 +133,7 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
     parser = argparse.ArgumentParser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
     parser.add_argument("--data_dir", required=True, help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION")
     for option in builder_class.OPTIONS:
-        required = option.type is Path and option.default is None
+        required = option.type is Path and option.default is None and not option.optional
         parser.add_argument(f"--{option.name}", type=option.type, default=option.default, required=required, help=option.help)
     parser.add_argument("--short_side", type=int, default=256, help="larger frames are shrunk to this many pixels on the shorter side (256)")
     parser.add_argument("--frame_rate", type=float, help="frames a second to store; without it those of the video, at most 25")
@@ -138,6 +143,8 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
     )
     parser.add_argument("--test_fraction", type=float, default=0.1, help="the same for the test split (0.1); with both 0 everything is train")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode; 0 = one per core")
+    parser.add_argument("--shard_megabytes", type=float, default=256.0, help="size of a file of records; a killed build loses at most one (256)")
+    parser.add_argument("--beam_runner", help="build with Apache Beam, such as DirectRunner; all its workers must see DATA_DIR and the videos")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set that was built with other options or from other files")
     return parser
 
@@ -173,12 +180,10 @@ def _counts(report: dict[str, Any]) -> str:
 
 def _check_disk_space(builder: "SignDatasetBuilder", clips: list[Any], folder: Path) -> None:
     """Builds a few clips on trial and compares what all would take with what is free. Raises BuildFailed."""
-    from tfds_builders.clips import EncodedClip, encode_clip
+    from tfds_builders.base import mean_clip_bytes
 
-    step = max(1, len(clips) // SAMPLED_CLIPS)
-    trial = [encode_clip(clip, builder.encoding) for clip in clips[::step][:SAMPLED_CLIPS]] if len(clips) > SAMPLED_CLIPS else []
-    sizes = [result.num_bytes for result in trial if isinstance(result, EncodedClip)]
-    needed = sum(sizes) / len(sizes) * len(clips) * SIZE_MARGIN if sizes else 0
+    needed = mean_clip_bytes(clips, builder.encoding) * len(clips) * SIZE_MARGIN if len(clips) > FEW_CLIPS else 0
+    needed -= sum(file.stat().st_size for file in folder.glob("**/*.shard"))  # of a build that was broken off
     free = shutil.disk_usage(folder).free
     if needed > free:
         gigabytes = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
@@ -187,7 +192,7 @@ def _check_disk_space(builder: "SignDatasetBuilder", clips: list[Any], folder: P
 
 @contextmanager
 def _staging_folder(final: Path, staging: Path) -> Iterator[Path]:
-    """The folder to build in, under the lock of this data set; what an earlier, killed build left behind is cleared away first."""
+    """The folder to build in, under the lock of this data set. Of a build that was broken off only finished shards stay in it."""
     lock = os.open(final.parent, os.O_RDONLY)
     try:
         try:
@@ -197,16 +202,28 @@ def _staging_folder(final: Path, staging: Path) -> Iterator[Path]:
         replaced = staging / "replaced"
         if replaced.exists() and not final.exists():  # killed between the two renames of `_put_in_place`
             os.rename(replaced, final)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
+        _clear(staging)
+        staging.mkdir(exist_ok=True)
         try:
             yield staging
-        finally:
             shutil.rmtree(staging, ignore_errors=True)
+        finally:
+            _clear(staging)
     finally:
         os.close(lock)
         with suppress(OSError):
             final.parent.rmdir()  # where nothing was built, nothing stays
+
+
+def _clear(staging: Path) -> None:
+    """Removes all but finished shards; where there are none, the folder as well."""
+    shards = staging / SHARDS
+    finished = any(shards.glob("*.*.json"))
+    for left in staging.iterdir() if staging.exists() else ():
+        if left != shards or not finished:
+            shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):
+        staging.rmdir()
 
 
 def _put_in_place(built: Path, final: Path, staging: Path) -> None:

@@ -1,12 +1,16 @@
 """What a builder hands over for every clip, and how one clip becomes JPEG frames. Light to import: worker processes need no TFDS."""
 
 import dataclasses
+import functools
+import hashlib
 import io
+import os
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
 
+from signvit_jax.data.pictures import read_picture_folder
 from signvit_jax.data.schema import WHOLE_FILE, source_video_of
 from signvit_jax.data.video import Sampling, VideoDecodeError, VideoLimits, read_jpegs
 
@@ -15,7 +19,10 @@ DrawFrames = Callable[[], tuple[UInt8[np.ndarray, "t h w 3"], float]]
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One annotated clip. Its frames come either from the file `path` or from `frames`, a picklable function that gives RGB frames and their fps."""
+    """One annotated clip. Its frames come from `path`, a video file or (with `picture_rate`) a folder of pictures, or from `frames`.
+
+    `frames` is a picklable function that gives RGB frames and their fps.
+    """
 
     id: str
     text: str
@@ -29,6 +36,7 @@ class Clip:
     end: float = WHOLE_FILE
     file: str = ""  # the annotation and its line, for reports
     line: int = 0
+    picture_rate: float | None = None  # frames a second of a folder of pictures
 
     def __post_init__(self):
         if (self.path is None) == (self.frames is None):
@@ -87,12 +95,21 @@ class EncodedClip:
     def num_bytes(self) -> int:
         return sum(map(len, self.jpegs))
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all frames: the same source file with the same times and settings has the same."""
+        digest = hashlib.sha256()
+        for jpeg in self.jpegs:
+            digest.update(len(jpeg).to_bytes(8))
+            digest.update(jpeg)
+        return digest.hexdigest()[:32]
+
 
 def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
-    """Decodes or draws a clip and encodes its frames. A video that cannot be read is a Problem; a fault in a drawing function is raised."""
-    if clip.frames is not None:
-        return _encode_drawn(*clip.frames(), encoding)
+    """Decodes or draws a clip and encodes its frames. What raises VideoDecodeError is a Problem; another fault in a drawing function is raised."""
     try:
+        if clip.frames is not None:
+            return _encode_drawn(*clip.frames(), encoding)
         sampling = Sampling(
             short_side=encoding.short_side,
             frame_rate=encoding.frame_rate,
@@ -100,9 +117,12 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
             start=None if clip.start == WHOLE_FILE else clip.start,
             end=None if clip.end == WHOLE_FILE else clip.end,
         )
-        video = read_jpegs(clip.path, sampling, quality=encoding.jpeg_quality, limits=VideoLimits())
+        if clip.picture_rate is None:
+            video = read_jpegs(clip.path, sampling, quality=encoding.jpeg_quality, limits=VideoLimits())
+        else:
+            video = read_picture_folder(clip.path, clip.picture_rate, sampling, quality=encoding.jpeg_quality, limits=VideoLimits())
     except VideoDecodeError as error:
-        return Problem.of(clip, error.reason)
+        return Problem.of(clip, error.reason if error.path == clip.path or clip.path is None else f"{os.path.basename(error.path)}: {error.reason}")
     return EncodedClip(video.frames, video.fps)
 
 

@@ -1,32 +1,36 @@
-"""Frames per second and core of what stands between the shards and a training step, as a table.
+"""Frames per second and core of all that stands between a video file and a training step; writes docs/benchmarks/data.md.
 
-    python scripts/bench/data.py                                     # clips of 256 x 256 pixels, drawn and built into a temporary folder
-    python scripts/bench/data.py --data_dir=D --name=video_folder    # a data set of your own
+    python scripts/bench/data.py                          # videos of a drawn signer, H.264, 25 frames a second
+    python scripts/bench/data.py --videos=FOLDER          # mp4 files of your own
 
-"per core" divides by the processor seconds that all threads of this process used, "per second" by those on the clock. Take the figures on an
-otherwise idle machine; each is the best of `--runs`.
+"per core" divides by the processor seconds that all threads of this process and its decoding child used, "per second" by those on the clock. Take the
+figures on an otherwise idle machine; each is the best of `--runs`. Seeking, to compare with, needs OpenCV: pip install 'signvit-jax[bench]'.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import io
+import os
+import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from signvit_jax.config import AugmentConfig, Config, DataConfig
 from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import Split, open_dataset
 from signvit_jax.data.pipeline import make_batches
+from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.data.tokenizer import learn
+from signvit_jax.data.video import Sampling, VideoLimits, VideoReader
 
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "data.md"
 AUGMENTATION = AugmentConfig(
     rotate=8.0, translate=0.06, scale=0.15, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.03, speed=0.15, frame_jitter=0.5, frame_drop=0.1
 )
@@ -47,14 +51,50 @@ class Rate:
         return self.frames / self.seconds
 
 
-def best_rate(read: Callable[[], int], runs: int) -> Rate:
-    """`read` returns how many frames it read."""
+def best_rate(read: Callable[[], int], runs: int, child: VideoReader | None = None) -> Rate:
+    """`read` returns how many frames it read; the processor seconds of the decoding `child` count."""
     rates = []
     for _ in range(runs):
-        clock, cores = time.perf_counter(), time.process_time()
+        clock, cores = time.perf_counter(), time.process_time() + child_seconds(child)
         frames = read()
-        rates.append(Rate(frames, time.perf_counter() - clock, time.process_time() - cores))
+        rates.append(Rate(frames, time.perf_counter() - clock, time.process_time() + child_seconds(child) - cores))
     return max(rates, key=lambda rate: rate.per_core)
+
+
+def child_seconds(reader: VideoReader | None) -> float:
+    """Processor seconds of the reader's child so far, from /proc."""
+    if reader is None or reader.pid is None:
+        return 0.0
+    fields = Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def draw_videos(folder: Path, count: int, size: int) -> None:
+    """Drawn clips as H.264 files with x264's own settings: a key frame every 250 frames, like most videos."""
+    from tfds_builders.synthetic_signs.clips import Options, draw_clip
+
+    for number in range(count):
+        frames, fps = draw_clip(0, "train", number, Options(size, 25.0, 0.0))
+        with av.open(str(folder / f"clip-{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=int(fps))
+            stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            container.mux(stream.encode())
+
+
+def build(videos: Sequence[Path], folder: Path) -> Split:
+    from tfds_builders.video_folder.video_folder_dataset_builder import Builder
+
+    table = folder / "clips.csv"
+    table.write_text("uid,text\n" + "".join(f'"{path.name}",clip {number}\n' for number, path in enumerate(videos)))
+    options = {"csv": table, "videos": videos[0].parent}
+    Builder(data_dir=folder, options=options, val_fraction=0.0, test_fraction=0.0).download_and_prepare()
+    return open_dataset(folder, "video_folder").split("train")
+
+
+def decode_all(reader: VideoReader, videos: Sequence[Path], sampling: Sampling, quality: int = 0) -> int:
+    return sum(1 for path in videos for _ in reader.iterate(path, sampling, VideoLimits(), quality))
 
 
 def read_records(split: Split) -> int:
@@ -73,76 +113,104 @@ def batch_reader(split: Split, config: Config, batch_size: int) -> Callable[[], 
     return read
 
 
-def read_with_pillow(split: Split, config: Config) -> int:
-    """The plain way, to compare with: Pillow decodes and resizes the same frames in one thread."""
-    size, frames = config.data.image_size, 0
+def seek_with_opencv(videos: Sequence[Path], config: DataConfig) -> int:
+    """The way of many loaders: open the video, seek to each sampled frame, decode, convert, resize."""
+    import cv2
+
+    frames = 0
+    for path in videos:
+        capture = cv2.VideoCapture(str(path))
+        count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+        for position in sample_frames(count, fps, config, limit=config.num_frames):
+            capture.set(cv2.CAP_PROP_POS_FRAMES, int(position))
+            found, picture = capture.read()
+            if found:
+                cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), (config.image_size, config.image_size), interpolation=cv2.INTER_AREA)
+                frames += 1
+        capture.release()
+    return frames
+
+
+def read_with_pillow(split: Split, config: DataConfig) -> int:
+    """Pillow decodes and resizes the same frames in one thread."""
+    size, frames = config.image_size, 0
     for i in range(len(split)):
         video = split[i]["video"]
-        for k in np.linspace(0, len(video) - 1, config.data.num_frames).astype(int):
+        for k in sample_frames(len(video), 25.0, config, limit=config.num_frames):
             np.asarray(Image.open(io.BytesIO(video[k])).convert("RGB").resize((size, size), Image.BILINEAR))
             frames += 1
     return frames
 
 
-@contextlib.contextmanager
-def drawn_split(num_clips: int, size: int) -> Iterator[Split]:
-    """Drawn clips of `size` x `size` pixels, built by our own builder."""
-    from tfds_builders.synthetic_signs.synthetic_signs_dataset_builder import Builder
+def measure(videos: Sequence[Path], split: Split, args: argparse.Namespace) -> dict[str, Rate]:
+    config = Config(data=DataConfig(num_frames=args.num_frames, image_size=args.image_size, num_threads=args.threads))
+    augmented = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=AUGMENTATION))
+    clip = split[0]["video"]
+    rates = {}
+    with VideoReader() as reader:
+        decode_all(reader, videos[:1], Sampling())  # starts the child
+        rates["build: decode, shrink to 256, JPEG"] = best_rate(
+            lambda: decode_all(reader, videos, Sampling(short_side=256, max_frame_rate=25.0), 90), args.runs, reader
+        )
+        rates["sequential decode in the child, shrunk to 224"] = best_rate(
+            lambda: decode_all(reader, videos, Sampling(short_side=args.image_size)), args.runs, reader
+        )
+    rates["records from the shards, nothing decoded"] = best_rate(lambda: read_records(split), args.runs)
+    rates[f"decode and fit to {args.image_size}, one thread"] = best_rate(lambda: len(decode_clip(clip, args.image_size, "squash")), 5 * args.runs)
+    rates["training reads"] = best_rate(batch_reader(split, config, args.batch_size), args.runs)
+    rates["training reads, augmented"] = best_rate(batch_reader(split, augmented, args.batch_size), args.runs)
+    rates["the same frames with Pillow from the shards"] = best_rate(lambda: read_with_pillow(split, config.data), args.runs)
+    rates["the same frames by seeking with OpenCV"] = best_rate(lambda: seek_with_opencv(videos, config.data), args.runs)
+    return rates
 
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"num_train": num_clips, "num_validation": 1, "num_test": 1, "size": size}
-        Builder(data_dir=folder, options=options, short_side=size).download_and_prepare()
-        yield open_dataset(folder, "synthetic_signs").split("train")
+
+def page(rates: dict[str, Rate], videos: Sequence[Path], split: Split, args: argparse.Namespace) -> str:
+    with av.open(str(videos[0])) as container:
+        stream = container.streams.video[0]
+        source = f"{len(videos)} videos, the first {stream.width} x {stream.height} {stream.codec_context.name} of {stream.frames} frames"
+    seeking = rates["the same frames by seeking with OpenCV"].per_core
+    kilobytes = np.mean([len(jpeg) for jpeg in split[0]["video"]]) / 1000
+    rows = "\n".join(f"| {name} | {rate.per_core:,.0f} | {rate.per_second:,.0f} | {rate.per_core / seeking:.1f} |" for name, rate in rates.items())
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"""# Data
+
+Written by `python scripts/bench/data.py`{" on videos of its own drawing" if not args.videos else " --videos=..."}: {source}; stored frames of
+{kilobytes:.1f} kB; {args.num_frames} frames of a clip at {args.image_size} px, {args.threads} reading threads, best of {args.runs}.
+{platform.machine()}, {len(os.sched_getaffinity(0))} cores used of {os.cpu_count()}; load averages while measuring: {load}.
+
+| | frames / s / core | frames / s | x seeking, per core |
+|---|---:|---:|---:|
+{rows}
+
+"per core" divides by processor seconds, so that it changes little on a busy machine; "frames / s" is by the clock and does. Training reads are whole
+batches: shards, frame sampling, JPEG decoding, fitting, tokens. Seeking reads the same numbers of frames, evenly spread, from the source files.
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", default="", help="folder of a built data set; without it clips are drawn")
-    parser.add_argument("--name", default="video_folder")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--clips", type=int, default=48, help="how many clips are drawn")
-    parser.add_argument("--stored_size", type=int, default=256, help="height and width of drawn clips, in pixels")
+    parser.add_argument("--videos", type=Path, help="folder of mp4 files; without it they are drawn")
+    parser.add_argument("--clips", type=int, default=24, help="how many clips are drawn, or taken of the folder")
+    parser.add_argument("--source_size", type=int, default=480, help="height and width of drawn videos, in pixels")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--num_frames", type=int, default=16)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=PAGE)
     args = parser.parse_args()
-
-    with contextlib.ExitStack() as stack:
-        split = (
-            open_dataset(args.data_dir, args.name).split(args.split)
-            if args.data_dir
-            else stack.enter_context(drawn_split(args.clips, args.stored_size))
-        )
-        table = measure(split, args)
-    Console().print(table)
-
-
-def measure(split: Split, args: argparse.Namespace) -> Table:
-    config = Config(data=DataConfig(num_frames=args.num_frames, image_size=args.image_size, num_threads=args.threads))
-    augmented = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=AUGMENTATION))
-    clip = split[0]["video"]
-
-    def decode() -> int:
-        return len(decode_clip(clip, args.image_size, config.data.fit))
-
-    measured = {
-        "records from the shards, nothing decoded": lambda: read_records(split),
-        f"decode and fit to {args.image_size} px, one thread": decode,
-        "training batches": batch_reader(split, config, args.batch_size),
-        "training batches, augmented": batch_reader(split, augmented, args.batch_size),
-        "the same frames with Pillow, one thread": lambda: read_with_pillow(split, config),
-    }
-    width, height = Image.open(io.BytesIO(clip[0])).size
-    kilobytes = np.mean([len(data) for data in clip]) / 1000
-    table = Table(title=f"{len(split)} clips, {width} x {height} px, {kilobytes:.1f} kB a frame, {args.threads} reading threads")
-    for name in ("", "frames / s / core", "frames / s"):
-        table.add_column(name, justify="right" if name else "left")
-    for name, read in measured.items():
-        rate = best_rate(read, args.runs)
-        table.add_row(name, f"{rate.per_core:,.0f}", f"{rate.per_second:,.0f}")
-    return table
+    with tempfile.TemporaryDirectory() as name:
+        folder = args.videos or Path(name) / "videos"
+        if not args.videos:
+            folder.mkdir()
+            draw_videos(folder, args.clips, args.source_size)
+        videos = sorted(folder.glob("*.mp4"))[: args.clips]
+        (Path(name) / "data").mkdir()
+        split = build(videos, Path(name) / "data")
+        text = page(measure(videos, split, args), videos, split, args)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfds_builders.annotations import AnnotationError, MediaFolder, clips_of, read_table
+from tfds_builders.annotations import AnnotationError, clips_of, read_table
+from tfds_builders.media import MediaFolder
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "annotations"
 

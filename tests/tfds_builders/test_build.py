@@ -1,5 +1,6 @@
 """The build command: what is written, what is said, and that nothing half-built is ever there."""
 
+import importlib.util
 import io
 import json
 import os
@@ -17,9 +18,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfds_builders
-from signvit_jax.data.schema import read_index
+from signvit_jax.data.schema import IndexEntry, read_index
 from signvit_jax.data.video import read_video
-from tfds_builders import base, build
+from tfds_builders import audit, beam_build, build, clips
 
 BUILDERS = Path(tfds_builders.__file__).parent
 REPOSITORY = BUILDERS.parent
@@ -127,7 +128,7 @@ def test_no_readable_media_is_exit_4_and_leaves_nothing(tmp_path, capsys):
     ("options", "message"),
     [
         (["video_foldr"], "did you mean 'video_folder'?"),
-        ([], "there are isign"),
+        ([], "there are csl_daily, how2sign, include, isign"),
         (
             ["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={videos}", "--val_fraction=0.9", "--test_fraction=0.2"],
             "add up to at most 1",
@@ -191,9 +192,8 @@ def test_a_split_that_comes_out_empty_is_said(tmp_path, capsys):
     assert "the split 'validation' is empty" in capsys.readouterr().err
 
 
-def test_many_shards_read_back_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "SHARD_BYTES", 1)
-    assert run(tmp_path / "data", *folder_of(tmp_path, ALL), *ONE_SPLIT) == 0
+def test_many_shards_read_back_in_order(tmp_path):
+    assert run(tmp_path / "data", *folder_of(tmp_path, ALL), *ONE_SPLIT, "--shard_megabytes=0.00001") == 0
     folder = tmp_path / "data" / "video_folder" / "1.0.0"
     assert sorted(path.name[-15:] for path in folder.glob("*array_record*")) == [f"-0000{i}-of-00003" for i in range(3)]
     assert [r["id"].decode() for r in records(tmp_path / "data")] == [e.id for e in read_index(folder, "train")]
@@ -262,24 +262,28 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_killed_builds_leave_nothing_half_valid_and_the_next_one_ends_the_same_with_any_number_of_workers(tmp_path):
-    rows = "".join(f"copy-{i},text {i}\n" for i in range(60))
-    options = [*folder_of(tmp_path, rows, damaged=("copy-7",))[:2], *ONE_SPLIT]
-    for i in range(60):
-        if i != 7:
-            shutil.copy(DUMMY / "videos" / f"{('morning-1', 'morning-2', 'evening-1')[i % 3]}.mp4", tmp_path / "videos" / f"copy-{i}.mp4")
-    assert run(tmp_path / "whole", *options, "--workers=1") == 3
-    whole = contents(tmp_path / "whole" / "video_folder" / "1.0.0")
+def many(root: Path, count: int) -> list[str]:
+    """A folder with `count` clips of which one is damaged; returns options for shards of a few clips each."""
+    options = folder_of(root, "".join(f"copy-{i},text {i}\n" for i in range(count)), damaged=("copy-7",))[:2]
+    for i in set(range(count)) - {7}:
+        os.link(root / "videos" / f"{('morning-1', 'morning-2', 'evening-1')[i % 3]}.mp4", root / "videos" / f"copy-{i}.mp4")
+    return [*options, *ONE_SPLIT, "--shard_megabytes=0.02"]
 
+
+def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--workers=2") -> None:
+    """Kills builds at random moments; whatever is left, the next one ends with the records of an undisturbed one."""
+    options = many(tmp_path, count)
     began = time.monotonic()
+    assert run(tmp_path / "whole", *options, "--workers=1") == 3
+    lasts = time.monotonic() - began + 1.5  # a process starts first
+    whole = contents(tmp_path / "whole" / "video_folder" / "1.0.0")
     draw = random.Random(0)
-    final = tmp_path / "data" / "video_folder" / "1.0.0"
-    lasts = 2.0
-    for _ in range(4):
+    final, shards = tmp_path / "data" / "video_folder" / "1.0.0", tmp_path / "data" / ".building_video_folder" / "shards"
+    for _ in range(kills):
         process = subprocess.Popen(
-            command(tmp_path / "data", [*options, "--workers=2"]), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(tmp_path / "data", [*options, workers]), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(draw.uniform(0.2, 1.0) * lasts)
+        time.sleep(draw.uniform(0.3, 1.0) * lasts)
         children = descendants(process.pid)
         process.kill()
         process.wait()
@@ -290,11 +294,137 @@ def test_killed_builds_leave_nothing_half_valid_and_the_next_one_ends_the_same_w
             time.sleep(0.05)
         if final.exists():  # it was quicker than the kill
             shutil.rmtree(final)
-    assert time.monotonic() - began < 120
-    done = subprocess.run(command(tmp_path / "data", [*options, "--workers=2"]), cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(tmp_path / "data", [*options, workers]), cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3, done.stderr
     assert contents(final) == whole
-    assert os.listdir(tmp_path / "data") == ["video_folder"]
+    assert not shards.exists() and os.listdir(tmp_path / "data") == ["video_folder"]
+
+
+def test_builds_killed_twice_leave_nothing_half_valid_and_end_the_same_with_any_number_of_workers(tmp_path):
+    check_kills(tmp_path, 40, kills=2)
+
+
+@pytest.mark.long
+def test_builds_killed_at_ten_random_moments_end_the_same(tmp_path):
+    check_kills(tmp_path, 300, kills=10)
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL: nothing of ours catches it."""
+
+
+def test_a_build_goes_on_after_its_last_finished_shard(tmp_path, monkeypatch):
+    options = [*many(tmp_path, 30), "--workers=1"]
+    encoded, encode = [], clips.encode_clip
+
+    def counting(clip, encoding):
+        encoded.append(clip.id)
+        if len(encoded) == 28 and killing:
+            raise Killed
+        return encode(clip, encoding)
+
+    monkeypatch.setattr("tfds_builders.encoding.encode_clip", counting)
+    killing = True
+    with pytest.raises(Killed):
+        run(tmp_path / "data", *options)
+    shards = tmp_path / "data" / ".building_video_folder" / "shards"
+    kept = json.loads(max(shards.glob("train.*.json")).read_text())["end"]
+    assert 0 < kept < 27
+    killing, encoded = False, []
+    assert run(tmp_path / "data", *options) == 3
+    assert encoded == [f"copy-{i}" for i in range(kept, 30)]
+    assert run(tmp_path / "whole", *options) == 3
+    whole, resumed = (contents(tmp_path / folder / "video_folder" / "1.0.0") for folder in ("whole", "data"))
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("damage", ["shard cut", "journal cut", "other options"])
+def test_of_a_broken_off_build_only_what_is_whole_and_asked_for_is_kept(tmp_path, monkeypatch, damage):
+    options = [*many(tmp_path, 24), "--workers=1"]
+    encode = clips.encode_clip
+
+    def killed(clip, encoding):
+        if clip.id == "copy-22":
+            raise Killed
+        return encode(clip, encoding)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tfds_builders.encoding.encode_clip", killed)
+        with pytest.raises(Killed):
+            run(tmp_path / "data", *options)
+    first = tmp_path / "data" / ".building_video_folder" / "shards" / "train.00000.shard"
+    target = first if damage.startswith("shard") else first.with_suffix(".json")
+    if damage.endswith("cut"):
+        target.write_bytes(target.read_bytes()[:100])
+    else:
+        options.append("--short_side=24")
+    assert run(tmp_path / "data", *options) == 3
+    found = records(tmp_path / "data")
+    assert [record["id"].decode() for record in found] == [f"copy-{i}" for i in range(24) if i != 7]
+    assert {min(Image.open(io.BytesIO(record["video"][0])).size) for record in found} == {24 if damage == "other options" else 32}
+
+
+def test_beam_builds_the_same_records(tmp_path):
+    pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip install 'signvit-jax[beam]'")
+    options = many(tmp_path, 30)
+    assert run(tmp_path / "beam", *options, "--beam_runner=DirectRunner") == 3
+    assert run(tmp_path / "whole", *options, "--workers=1") == 3
+    assert [r["id"] for r in records(tmp_path / "beam")] == [r["id"] for r in records(tmp_path / "whole")]
+    assert records(tmp_path / "beam")[3]["video"] == records(tmp_path / "whole")[3]["video"]
+    assert report_of(tmp_path / "beam")["failed"] == report_of(tmp_path / "whole")["failed"]
+
+
+def test_shards_written_out_of_order_are_the_same_records(tmp_path, monkeypatch):
+    """What Beam's workers do, without Beam: each shard on its own, the last first, one of them twice."""
+    options = many(tmp_path, 30)
+
+    def backwards(splits, folder, encoding, runner, clips_per_shard):
+        tasks = beam_build.tasks_of(splits, folder, clips_per_shard)
+        assert runner == "SomeRunner" and len(tasks) == 6
+        for task in [*reversed(tasks), tasks[1]]:
+            beam_build.write_shard(task, folder, encoding)
+        assert beam_build.tasks_of(splits, folder, clips_per_shard) == []
+
+    monkeypatch.setattr(beam_build, "write_shards", backwards)
+    assert run(tmp_path / "beam", *options, "--beam_runner=SomeRunner") == 3
+    assert run(tmp_path / "whole", *options, "--workers=1") == 3
+    assert records_equal(tmp_path / "beam", tmp_path / "whole")
+    assert report_of(tmp_path / "beam")["failed"] == report_of(tmp_path / "whole")["failed"]
+
+
+def records_equal(a: Path, b: Path) -> bool:
+    return [{k: str(v) for k, v in record.items()} for record in records(a)] == [{k: str(v) for k, v in record.items()} for record in records(b)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed")
+def test_beam_that_is_missing_is_said_before_anything_is_built(tmp_path, capsys):
+    assert run(tmp_path / "data", *folder_of(tmp_path, ALL), "--beam_runner=DirectRunner") == 2
+    assert "needs Apache Beam: pip install" in capsys.readouterr().err
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_duplicates_and_leaks_are_in_the_report_and_on_the_screen(tmp_path, capsys):
+    rows = "morning-1,Good morning.,ann,train\nmorning-2,Good morning.,ann,test\nevening-1,Bye.,bob,train\nevening-2,Night.,bob,test\n"
+    options = folder_of(tmp_path, rows, header="uid,text,signer,split")
+    shutil.copy(tmp_path / "videos" / "evening-1.mp4", tmp_path / "videos" / "evening-2.mp4")
+    assert run(tmp_path / "data", *options) == 0
+    shown = capsys.readouterr().err
+    assert "2 clips have the same frames as another, in 1 groups, such as evening-1 (train) and evening-2 (test); 1 of these" in shown
+    assert "1 of the 2 texts of test are word for word in train too, such as 'Good morning.'" in shown
+    assert "2 source videos have clips in train as well as in test (such as evening)" in shown
+    assert "signers" not in shown  # nothing forbids it here: in the report alone
+    report = report_of(tmp_path / "data")
+    assert report["same_frames"]["listed"] == [[{"split": "train", "id": "evening-1"}, {"split": "test", "id": "evening-2"}]]
+    assert report["same_text"]["listed"] == [{"text": "Good morning.", "clips": 2}]
+    assert report["shared_signers"] == [{"splits": ["train", "test"], "count": 2, "allowed": True, "listed": ["ann", "bob"]}]
+
+
+def test_signers_in_two_splits_are_a_leak_where_the_protocol_forbids_it():
+    splits = {"train": [IndexEntry("a", 3, 10.0, "x", signer="ann")], "test": [IndexEntry("b", 3, 10.0, "y", signer="ann")]}
+    digests = {"train": ["1"], "test": ["2"]}
+    assert audit.notes(audit.audit(splits, digests, shared_videos_allowed=False, signer_independent=False)) == []
+    (note,) = audit.notes(audit.audit(splits, digests, shared_videos_allowed=False, signer_independent=True))
+    assert note.startswith("1 signers have clips in train as well as in test (such as ann)")
 
 
 IDLE_WORKERS = """
@@ -346,7 +476,7 @@ def test_a_signal_ends_the_build_with_its_code_and_leaves_nothing(tmp_path, numb
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "data").glob(".building*/**/*.partial")):
+    while not list((tmp_path / "data").glob(".building*/**/*.shard")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)

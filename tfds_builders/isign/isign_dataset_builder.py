@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.annotations import MediaFolder, clips_of, read_table
+from tfds_builders.annotations import clips_of, read_table
 from tfds_builders.base import Option, SignDatasetBuilder
 from tfds_builders.clips import ClipTable
+from tfds_builders.media import MediaFolder
 
 
 class Builder(SignDatasetBuilder):

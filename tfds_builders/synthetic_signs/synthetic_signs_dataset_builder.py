@@ -21,6 +21,7 @@ class Builder(SignDatasetBuilder):
         Option("seed", "another seed, another data set; sentences and signers never change their split (0)", 0, int),
         Option("rest_fraction", "share of the clips in which nobody signs, text '' (0)", 0.0, float),
     )
+    SIGNER_INDEPENDENT = True
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         """Nothing is read: every clip follows from seed, split and number. Drawn at `frame_rate`, 12.5 a second unless given."""

@@ -1,0 +1,109 @@
+"""A folder of pictures as a video: PNG or JPEG files in the order of their numbers, at a frame rate that the caller knows.
+
+Pictures are untrusted: no decoder but Pillow's for PNG and JPEG is tried, only on regular files (never links), and the size in the header is checked
+before a pixel is decoded. Transparency is put on white, 16-bit grey becomes 8-bit; all pictures get the size of the first one shown.
+"""
+
+import io
+import math
+import os
+import re
+import stat
+import time
+
+import numpy as np
+from PIL import Image
+
+from signvit_jax.data.video import JpegVideo, Sampling, VideoDecodeError, VideoLimits
+
+EXTENSIONS = (".png", ".jpg", ".jpeg")
+
+
+def list_pictures(folder: str | os.PathLike) -> list[str]:
+    """Names of the pictures in `folder`, numbers counted as numbers: 9.png comes before 10.png. Raises OSError."""
+    return sorted((name for name in os.listdir(folder) if name.lower().endswith(EXTENSIONS)), key=_natural)
+
+
+def _natural(name: str) -> tuple[list, str]:
+    parts = re.split("([0-9]+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
+
+
+def read_picture_folder(
+    folder: str | os.PathLike, fps: float, sampling: Sampling, *, quality: int = 90, limits: VideoLimits | None = None
+) -> JpegVideo:
+    """The frames as JPEGs, like `read_jpegs`; picture k is shown from k / fps seconds on. Raises VideoDecodeError."""
+    limits, began = limits or VideoLimits(), time.monotonic()
+    try:
+        names = list_pictures(folder)
+    except OSError as error:
+        raise VideoDecodeError(folder, error.strerror or str(error)) from error
+    shown, rate = _shown(len(names), fps, sampling)
+    if not shown:
+        reason = f"nothing to show from {sampling.start:g} s on: its pictures end at {len(names) / fps:.2f} s" if names else "no PNG or JPEG in it"
+        raise VideoDecodeError(folder, reason)
+    if len(shown) > limits.max_frames:
+        raise VideoDecodeError(folder, f"{len(shown)} frames; allowed: at most {limits.max_frames} (max_frames)")
+    frames, size, held, read, last = [], None, 0, 0, -1
+    for number in shown:
+        if number != last:
+            path = os.path.join(folder, names[number])
+            picture, num_bytes = _read(path, size, sampling.short_side, limits)
+            size, last, read = picture.size, number, read + num_bytes
+            jpeg = _encode(picture, quality)
+        held += len(jpeg)
+        for value, name in ((read, "max_bytes"), (held, "max_output_bytes"), (time.monotonic() - began, "wall_seconds")):
+            if value > getattr(limits, name):
+                raise VideoDecodeError(folder, f"{value:.10g} after {len(frames)} frames; allowed: at most {getattr(limits, name):g} ({name})")
+        frames.append(jpeg)
+    return JpegVideo(frames, rate, size[1], size[0])
+
+
+def _shown(count: int, fps: float, sampling: Sampling) -> tuple[list[int], float]:
+    """Which picture each frame shows, and frames a second. Like the video reader, frame k shows what was there at (k + 1/4) / rate."""
+    rate = sampling.frame_rate or fps
+    rate = min(rate, sampling.max_frame_rate or rate)
+    start = sampling.start or 0.0
+    seconds = min(count / fps, math.inf if sampling.end is None else sampling.end) - start
+    if seconds <= 0:
+        return [], rate
+    total = max(1, math.ceil(seconds * rate - 0.25))
+    return [min(int((start + (k + 0.25) / rate) * fps), count - 1) for k in range(total)], rate
+
+
+def _read(path: str, size: tuple[int, int] | None, short_side: int | None, limits: VideoLimits) -> tuple[Image.Image, int]:
+    """The picture in RGB, `size` (width, height) or, if that is None, with at most `short_side` on its shorter side; and the file's bytes."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise VideoDecodeError(path, "not a regular file")
+            with Image.open(file, formats=("PNG", "JPEG")) as picture:
+                width, height = picture.size
+                if width * height > limits.max_pixels:
+                    raise VideoDecodeError(path, f"{width}x{height} pixels; allowed: at most {limits.max_pixels} in all (max_pixels)")
+                shrink = min(1.0, short_side / min(width, height)) if short_side else 1.0
+                size = size or (max(1, round(width * shrink)), max(1, round(height * shrink)))
+                picture.draft("RGB", size)  # a JPEG that is to shrink by half or more is decoded at that size
+                picture = _rgb(picture)
+                return (picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)), status.st_size
+    except VideoDecodeError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise VideoDecodeError(path, f"not a whole PNG or JPEG picture: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _encode(picture: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,107 @@
+"""Finds the media files that annotations name, below one folder and never outside it: names are untrusted."""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from signvit_jax.data import pictures
+from signvit_jax.data.video import EXTENSIONS
+from tfds_builders.annotations import AnnotationError
+
+
+class MediaFolder:
+    """The video files under a folder, listed once and found by name with or without extension, in any Unicode normal form. Raises AnnotationError.
+
+    With `by_name` they are found by the file's name alone, in whatever folder below the root.
+    """
+
+    def __init__(self, root: str | os.PathLike, extensions: Sequence[str] = EXTENSIONS, by_name: bool = False):
+        self.root = _folder(root, "the folder that holds the videos")
+        self._extensions = extensions
+        self._files: dict[str, str] = {}
+        self._twice: dict[str, str] = {}
+        for folder, _, names in os.walk(self.root):
+            prefix = os.path.relpath(folder, self.root)
+            for name in names:
+                stem, extension = os.path.splitext(name)
+                if extension.lower() in extensions:
+                    relative = os.path.normpath(os.path.join(prefix, name))
+                    for key in (name, stem) if by_name else (relative, os.path.normpath(os.path.join(prefix, stem))):
+                        self._offer(_key(key), relative)
+
+    def _offer(self, key: str, relative: str) -> None:
+        """Of a.mp4 and a.webm in one folder, `a` is the one whose extension comes first in the list; in two folders it is neither."""
+        known = self._files.get(key)
+        if known is not None and os.path.dirname(known) != os.path.dirname(relative):
+            self._twice[key] = relative
+        if known is None or self._rank(relative) < self._rank(known):
+            self._files[key] = relative
+
+    def _rank(self, relative: str) -> tuple[int, str]:
+        return self._extensions.index(os.path.splitext(relative)[1].lower()), relative
+
+    def __len__(self) -> int:
+        return len(set(self._files.values()))
+
+    def relative_paths(self) -> list[str]:
+        """All videos, relative to the folder, sorted."""
+        return sorted(set(self._files.values()))
+
+    def find(self, name: str) -> str:
+        """The path of the video called `name`. Raises LookupError with the reason."""
+        _refuse_outside(name)
+        key = _key(os.path.normpath(name))
+        if key in self._twice:
+            raise LookupError(f"there are two videos of that name, {self._files[key]} and {self._twice[key]}")
+        relative = self._files.get(key) or self._through_link(name)
+        if relative is None:
+            raise LookupError(f"no video {name}{{{','.join(self._extensions)}}} in {self.root}")
+        return _inside(self.root, relative)
+
+    def _through_link(self, name: str) -> str | None:
+        """Folders that are symbolic links are not listed (they may go in circles), but may be named."""
+        return next((c for c in (name, *(name + e for e in self._extensions)) if c.endswith(self._extensions) and (self.root / c).is_file()), None)
+
+
+class PictureFolders:
+    """Clips that are folders of PNG or JPEG pictures below a root. Raises AnnotationError."""
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = _folder(root, "the folder that holds a folder of pictures for every clip")
+
+    def find(self, *names: str) -> str:
+        """The path of the first folder in `names` (relative to the root) that holds a picture. Raises LookupError with the reason."""
+        for name in names:
+            _refuse_outside(name)
+            for form in dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))):
+                try:
+                    entries = os.scandir(self.root / form)
+                except (OSError, ValueError):
+                    continue
+                with entries:
+                    if any(entry.name.lower().endswith(pictures.EXTENSIONS) for entry in entries):
+                        return _inside(self.root, form)
+        raise LookupError(f"no folder of PNG or JPEG pictures {' or '.join(names)} in {self.root}")
+
+
+def _folder(root: str | os.PathLike, what: str) -> Path:
+    if not Path(root).is_dir():
+        raise AnnotationError(f"{root}: no such folder; give {what}")
+    return Path(root)
+
+
+def _refuse_outside(name: str) -> None:
+    if os.path.isabs(name) or ".." in Path(name).parts:
+        raise LookupError(f"{name[:200]!r} is a path that leaves the folder of videos")
+
+
+def _inside(root: Path, relative: str) -> str:
+    path, real_root = os.path.join(root, relative), os.path.realpath(root)
+    if os.path.commonpath([real_root, os.path.realpath(path)]) != real_root:
+        raise LookupError(f"{relative} is a symbolic link that leaves the folder of videos")
+    return path
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,149 @@
+"""sign_language_datasets: a data set that the package of that name has built, read without TensorFlow and stored in our schema."""
+
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+from PIL import Image
+
+from signvit_jax.data.video import VideoDecodeError, VideoLimits
+from tfds_builders.annotations import SPLIT_NAMES, AnnotationError
+from tfds_builders.base import BuildError, Option, SignDatasetBuilder
+from tfds_builders.clips import Clip, ClipTable, Problem
+
+BGR = ("rwth_phoenix2014_t",)  # written by OpenCV without turning blue, green, red round
+YES, NO = ("true", "yes", "1"), ("false", "no", "0")
+
+
+class Builder(SignDatasetBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
+    HOMEPAGE = "https://github.com/sign-language-processing/datasets"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the version folder of the data set that sign-language-datasets has built as array_record."
+    OPTIONS = (
+        Option("source", "version folder of the built data set, such as ~/tensorflow_datasets/dgs_types/default/3.0.0", type=Path),
+        Option("source_fps", "frames a second, where the data set does not say; a frame folder's fps is not to be trusted there (25)", 25.0, float),
+        Option("bgr", "true: blue and red are swapped in its frames, false: they are not (default: true for rwth_phoenix2014_t)"),
+    )
+    SHARED_VIDEOS = True  # the splits are those of that package
+
+    def read_clips(self, manual_dir: Path | None) -> ClipTable:
+        source, bgr, fps = self.options["source"] or manual_dir, self.options["bgr"], self.options["source_fps"]
+        if (bgr or YES[0]).lower() not in (*YES, *NO) or not 0 < fps < 1000:
+            raise BuildError(f"bgr is {bgr!r}, source_fps {fps}; allowed: true or false, a number > 0")
+        swapped = bgr.lower() in YES if bgr else any(name in source.parts for name in BGR)
+        clips, problems = [], []
+        for split, shards in shards_of(source).items():
+            found = _clips(split, shards, swapped, fps)
+            clips += found.clips
+            problems += found.problems
+        return ClipTable(clips, problems)
+
+
+def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The ArrayRecord files of each split, as `dataset_info.json` has them. Raises AnnotationError."""
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        name, splits, form = info["name"], [split["name"] for split in info["splits"]], info.get("fileFormat", "tfrecord")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AnnotationError(f"{folder}: no readable dataset_info.json ({error}); give the version folder of a built data set") from error
+    if form != "array_record":
+        raise AnnotationError(
+            f"{folder}: stored as {form!r}; allowed: array_record. Build it with tfds.load(..., builder_kwargs={{'file_format': 'array_record'}})"
+        )
+    shards = {split: tuple(map(str, sorted(folder.glob(f"{name}-{split}.array_record-*")))) for split in splits}
+    if missing := [split for split, files in shards.items() if not files]:
+        raise AnnotationError(f"{folder}: the files of split {missing[0]!r} are not there")
+    return shards
+
+
+def _clips(split: str, shards: tuple[str, ...], bgr: bool, fps: float) -> ClipTable:
+    clips, problems, source = [], [], _records(shards)
+    for number in range(len(source)):
+        where = f"{shards[0]} ..., record {number}"
+        try:
+            values = _parse(source[number])
+            name = _text(values, "id") or f"{split}-{number}"
+            if not _text(values, "text").strip():
+                raise LookupError("it has no text")
+            check_video(values)
+            rate = _rate(values, fps)
+            frames = StoredFrames(shards, number, bgr, rate)
+            gloss = " ".join(" ".join(_texts(values, "gloss")).split())
+            clips.append(Clip(name, _text(values, "text"), None, frames, gloss, _text(values, "signer"), split=_split(split), file=where))
+        except LookupError as error:
+            problems.append(Problem(f"{split} {number}", str(error.args[0]), file=where))
+    return ClipTable(clips, problems)
+
+
+def check_video(values: dict[str, Any]) -> None:
+    """Raises LookupError for a record whose frames are not stored as pictures."""
+    video = values.get("video")
+    if not video:
+        raise LookupError("it has no video: built with include_video=False, or poses alone")
+    if not isinstance(video[0], bytes) or not video[0].startswith((b"\x89PNG", b"\xff\xd8")):
+        raise LookupError("its video is a path, not frames: built with process_video=False")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFrames:
+    """Reads and decodes the frames of one record when it is called; small to pickle."""
+
+    shards: tuple[str, ...]
+    number: int
+    bgr: bool
+    fps: float
+
+    def __call__(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
+        try:
+            frames = np.stack([_picture(data) for data in _parse(_records(self.shards)[self.number])["video"]])
+        except Exception as error:  # ArrayRecord, protobuf and Pillow raise many kinds
+            raise VideoDecodeError(self.shards[0], f"a frame of record {self.number} cannot be read: {error}") from error
+        return (np.ascontiguousarray(frames[..., ::-1]) if self.bgr else frames), self.fps
+
+
+def _picture(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        if picture.width * picture.height > (allowed := VideoLimits().max_pixels):
+            raise ValueError(f"{picture.width}x{picture.height} pixels; allowed: at most {allowed} in all")
+        return np.asarray(picture.convert("RGB"))
+
+
+@functools.cache
+def _records(shards: tuple[str, ...]) -> Sequence[bytes]:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    return ArrayRecordDataSource(list(shards))
+
+
+def _parse(serialized: bytes) -> dict[str, list[Any]]:
+    """Feature -> its values, whatever features there are: the package's own, such as poses, need not be known to be passed by."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    feature = tf_example_pb2.Example.FromString(serialized).features.feature
+    return {name: list(getattr(value, value.WhichOneof("kind") or "bytes_list").value) for name, value in feature.items()}
+
+
+def _texts(values: dict[str, list[Any]], name: str) -> list[str]:
+    return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values.get(name, [])]
+
+
+def _text(values: dict[str, list[Any]], name: str) -> str:
+    return next(iter(_texts(values, name)), "")
+
+
+def _rate(values: dict[str, list[Any]], fallback: float) -> float:
+    rate = values.get("fps")
+    return float(rate[0]) if rate and 0 < float(rate[0]) < 1000 else fallback
+
+
+def _split(name: str) -> str:
+    """The usual splits under our names; another keeps its own."""
+    return SPLIT_NAMES.get(name.casefold(), name)
