@@ -1,0 +1,224 @@
+"""What comes from elsewhere is read, never run: no pickle, no code; any bytes in a workdir's files end in an error of ours or in a result."""
+
+import ast
+import json
+import shutil
+import sys
+
+import pytest
+import tiny_run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from signvit_jax import translate
+from signvit_jax.config import Config, ConfigError, from_json, to_json
+from signvit_jax.data import schema
+from signvit_jax.data.tokenizer import Tokenizer, TokenizerError
+from signvit_jax.training import integrity
+from signvit_jax.training.checkpoint_reader import CheckpointError, CheckpointReader
+from signvit_jax.training.metrics_log import read_metrics
+from tfds_builders.annotations import AnnotationError, read_table
+
+SOURCES = sorted(path for folder in ("signvit_jax", "tfds_builders", "configs", "scripts") for path in (tiny_run.REPOSITORY / folder).rglob("*.py"))
+PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+RUNS_CODE = {"eval", "exec", "compile", "__import__"}
+# Runs the file that --config names, for the command that trains; and reads a pickle that a data set is released as, with an unpickler that refuses
+# every class and function (tests/tfds_builders has the tests of that). Nothing else may.
+ALLOWED = {
+    "signvit_jax/config_file.py": ["module_spec.loader.exec_module(...)"],
+    "tfds_builders/csl_daily/csl_daily_dataset_builder.py": ["import pickle"],
+}
+
+
+def dangers(source: str) -> list[str]:
+    """What in a source could unpickle or run what it reads."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [f"line {node.lineno}: import {name}" for name in names if name.split(".")[0] in PICKLES]
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+            bad = (
+                name in RUNS_CODE
+                or name.endswith((".exec_module", ".run_path", ".unsafe_load", ".os.system"))
+                or (name == "torch.load" and "import torch" in source and options.get("weights_only") != "True")
+                or (name in ("np.load", "numpy.load") and options.get("allow_pickle", "False") != "False")
+                or (name.endswith("yaml.load") and "Safe" not in options.get("Loader", ""))
+                or options.get("shell") == "True"
+            )
+            found += [f"line {node.lineno}: {name}(...)"] * bad
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(tiny_run.REPOSITORY).as_posix())
+def test_no_source_unpickles_or_runs_what_it_reads(path):
+    found = [danger.partition(": ")[2] for danger in dangers(path.read_text(encoding="utf-8"))]
+    assert found == ALLOWED.get(path.relative_to(tiny_run.REPOSITORY).as_posix(), [])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from dill import loads",
+        "import torch\ntorch.load(path)",
+        "import torch\ntorch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "x = eval(text)",
+        "spec.loader.exec_module(module)",
+        "yaml.load(text)",
+        "subprocess.run(command, shell=True)",
+    ],
+)
+def test_the_search_finds_what_it_looks_for(source):
+    assert dangers(source)
+    assert not dangers("import json\nnp.load(path, allow_pickle=False)\nimport torch\ntorch.load(path, weights_only=True)\nmodel.eval()")
+
+
+_unpickled: list[str] = []
+_listening = [False]
+
+
+def _listen(event: str, arguments: tuple) -> None:
+    if _listening[0] and event == "pickle.find_class":
+        _unpickled.append(".".join(map(str, arguments)))
+
+
+@pytest.mark.usefixtures("light_jax")
+def test_translate_runs_no_config_file_and_unpickles_nothing(trained, tmp_path, monkeypatch, capfd):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "run")
+    planted = f"from pathlib import Path\nPath({str(tmp_path / 'was_run')!r}).touch()\n"
+    for name in ("config.py", "tiny_config.py", "__init__.py", "sitecustomize.py", "json.py", "jax.py"):
+        (workdir / name).write_text(planted)
+    monkeypatch.chdir(workdir)
+    sys.addaudithook(_listen)  # it cannot be taken away again, only told not to listen
+    _listening[0] = True
+    try:
+        assert tiny_run.command(translate.main, trained.video(0), f"--workdir={workdir}") == 0
+    finally:
+        _listening[0] = False
+    assert capfd.readouterr().out.strip()
+    assert _unpickled == [] and not (tmp_path / "was_run").exists()
+
+
+# Any bytes in any file that is read.
+
+fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def damaged(good: str):
+    """The good text with parts cut out or replaced, JSON of other shapes, values of it replaced, and any bytes."""
+    content = good.encode()
+    cut = st.tuples(st.integers(0, len(content)), st.integers(0, len(content)), st.binary(max_size=6))
+    texts = [
+        cut.map(lambda c: content[: min(c[:2])] + c[2] + content[max(c[:2]) :]),
+        st.binary(max_size=60),
+        plain.map(lambda v: json.dumps(v).encode()),
+    ]
+    try:
+        whole = json.loads(good)
+    except ValueError:
+        return st.one_of(texts)
+    key = st.sampled_from(sorted(whole))
+    return st.one_of(*texts, st.tuples(key, plain).map(lambda kv: json.dumps(whole | {kv[0]: kv[1]}).encode()))
+
+
+@fuzzed
+@given(damaged(to_json(Config())))
+def test_any_config_json_gives_a_config_or_a_config_error(content):
+    try:
+        assert isinstance(from_json(content.decode("utf-8", "replace")), Config)
+    except ConfigError as error:
+        assert str(error)
+
+
+def test_any_tokenizer_json_gives_a_tokenizer_or_its_error(trained):
+    @fuzzed
+    @given(damaged((trained.workdir / "tokenizer.json").read_text()))
+    def check(content):
+        try:
+            Tokenizer.from_json(content.decode("utf-8", "replace")).encode("Ann reads")
+        except TokenizerError as error:
+            assert str(error)
+
+    check()
+
+
+@fuzzed
+@given(damaged("step,train/loss\n1,0.5\n2,0.25\n3,nan\n"))
+def test_any_metrics_csv_gives_figures(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "metrics.csv"
+    path.write_bytes(content)
+    assert all(len(steps) == len(values) for steps, values in read_metrics(path).values())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained, tmp_path_factory):
+    """A checkpoint folder of its own."""
+    folder = tmp_path_factory.mktemp("fuzzed") / "checkpoints"
+    newest = CheckpointReader(trained.workdir / "checkpoints").latest_step()
+    shutil.copytree(trained.workdir / "checkpoints" / str(newest), folder / str(newest))
+    return folder / str(newest)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "meta/meta.json", "_CHECKPOINT_METADATA"])
+def test_any_notes_of_a_checkpoint_give_damage_or_notes(checkpoint, name):
+    good = (checkpoint / name).read_bytes()
+
+    @fuzzed
+    @given(damaged(good.decode()))
+    def check(content):
+        (checkpoint / name).write_bytes(content)
+        reader = CheckpointReader(checkpoint.parent)
+        reader.steps(), reader.best_step()
+        assert isinstance(integrity.find_damage(checkpoint, ("meta",)), list)
+
+    check()
+    (checkpoint / name).write_bytes(good)
+
+
+@pytest.mark.parametrize("name", ["params/_METADATA", "params/manifest.ocdbt", "ema/_METADATA", "manifest.json"])
+def test_a_file_of_parameters_that_was_changed_and_signed_anew_is_an_error_and_no_crash(checkpoint, name):
+    good = {path: path.read_bytes() for path in (checkpoint / name, checkpoint / "manifest.json")}
+    for content in (b"", b"{}", b"\x80\x04cposix\nsystem\n", good[checkpoint / name][:-7], bytes(len(good[checkpoint / name]))):
+        (checkpoint / name).write_bytes(content)
+        if name != "manifest.json":
+            integrity.write_manifest(checkpoint)  # as somebody would who wants it to be believed
+        try:
+            CheckpointReader(checkpoint.parent).restore_params("last", prefer_ema=name.startswith("ema"))
+        except CheckpointError:
+            pass
+        except Exception as error:  # Orbax's own, of a file that it cannot read
+            assert not isinstance(error, MemoryError | SystemError) and name != "manifest.json", error
+        for path, before in good.items():
+            path.write_bytes(before)
+
+
+@fuzzed
+@given(damaged(json.dumps({"id": "a", "video_id": "a", "text": "t", "gloss": "", "signer": "", "num_frames": 3, "fps": 25.0})))
+def test_any_manifest_of_a_split_gives_entries_or_an_error_that_says_what_to_do(tmp_path_factory, content):
+    folder = tmp_path_factory.getbasetemp()
+    schema.index_path(folder, "fuzzed").write_bytes(content)
+    try:
+        assert all(isinstance(entry, schema.IndexEntry) for entry in schema.read_index(folder, "fuzzed"))
+    except (schema.SchemaError, UnicodeDecodeError) as error:  # the data set makes the file anew after either
+        assert str(error)
+
+
+@fuzzed
+@given(damaged('uid,text\nclip-1,good morning\nclip-2,"a, b"\n'))
+def test_any_table_of_annotations_gives_rows_and_problems_or_an_error(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "table.csv"
+    path.write_bytes(content)
+    try:
+        table = read_table(path, ("uid", "text"))
+        assert all(row.values["uid"] for row in table.rows)
+    except AnnotationError as error:
+        assert str(path) in str(error)
