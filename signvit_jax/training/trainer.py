@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import jax
 import numpy as np
 
 from signvit_jax.config import Config
-from signvit_jax.data.pipeline import BatchIterator
+from signvit_jax.data.dataset import DatasetError
+from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import score
 from signvit_jax.exit_codes import FAILED, is_out_of_memory
@@ -134,7 +136,7 @@ class Trainer:
             with self.stop.nothing_to_lose() if step == self.first_step else contextlib.nullcontext():
                 before = time.perf_counter()
                 with self.goodput.spent("data"):
-                    batch = next(iterator)
+                    batch = self._next_batch(iterator)
                 watch.waited(time.perf_counter() - before)
                 watch.counted(int((batch["weights"] > 0).sum()) * jax.process_count(), int(batch["frame_lengths"].sum()) * jax.process_count())
                 state, report = train_step(state, to_device(self._device_part(batch), self.mesh))
@@ -149,6 +151,18 @@ class Trainer:
             if self.agreement.save_is_due:
                 self._save(state, step, iterator)
         return state, step
+
+    def _next_batch(self, iterator: BatchIterator) -> Batch:
+        """Raises DatasetError, which names the clip or the cause, also where there is no room for what reading processes share."""
+        try:
+            return next(iterator)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self.config.data.num_workers:
+                raise
+            raise DatasetError(
+                f"/dev/shm is too small for {self.config.data.num_workers} reading processes; give it more room (docker: --shm-size), "
+                "or set config.data.num_workers=0 to read in threads"
+            ) from error
 
     def _step_of_epoch(self, epoch: int) -> Any:
         frozen = epoch < self.config.model.encoder.freeze_epochs

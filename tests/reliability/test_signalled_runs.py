@@ -1,0 +1,91 @@
+"""Signals: the first saves and ends, from any phase; the second ends at once; nothing is left behind."""
+
+import os
+import signal
+
+import pytest
+from runs import TOTAL, assert_same_run, batches, processes_of_session
+
+from signvit_jax.config import ConfigError
+from signvit_jax.training.requeue import check_requeue, requeue_after
+
+pytestmark = pytest.mark.long
+
+INT, TERM, USR1 = (int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+GRACE_S = 30.0  # from the signal to the end
+HANG_S = 120.0  # what a phase would last without the second signal
+
+
+def one(phase: str, number: int, count: int = 1) -> dict:
+    return {"phase": phase, "count": count, "signals": [[0.0, number]], "hang": 0.3}
+
+
+def fake_scontrol(folder, script: str) -> dict[str, str]:
+    """A command of that name, and the environment in which it is found."""
+    folder.mkdir()
+    (folder / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "scontrol").chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
+
+
+def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_lost(run, undisturbed, tmp_path):
+    asked = tmp_path / "asked"
+    environment = fake_scontrol(tmp_path / "bin", f'echo "$@" >> {asked}')
+    earlier = 0
+    for fault, code in ((one("step", INT, 2), 130), (one("save", USR1, 2), 143), (one("eval", TERM, 2), 143), (one("step", USR1, 2), 143)):
+        assert not asked.exists()  # the job is not put back into the queue unless somebody wants it
+        assert run.go(*["--requeue"] * (earlier > 6), fault=fault, **environment) == code, run.said()[-2000:]
+        assert run.since_signal() < GRACE_S
+        assert run.said().count("lost since the last checkpoint: 0 steps") == run.said().count("stopped and saved; to go on:")
+        assert f"to go on:\n  python -m signvit_jax.train --config={run.config} --workdir={run.workdir}" in run.said()
+        reached = max(batches(run))
+        assert run.steps()[-1] == reached and earlier < reached < TOTAL
+        earlier = reached
+    assert run.go() == 0
+    assert [line.split()[-1] for line in run.said().splitlines() if "resumed from the checkpoint of step" in line][-1] == str(reached)
+    assert_same_run(run, undisturbed)
+    assert all(len(taken) == 1 for taken in batches(run).values()) and run.trace.read_text().count("\n") == TOTAL  # no step was made twice
+    assert asked.read_text() == "requeue 4711\n"
+
+
+@pytest.mark.parametrize(("phase", "number", "code"), [("compile", TERM, 143), ("eval", INT, 130)])
+def test_where_nothing_can_be_lost_the_first_signal_ends_at_once(run, undisturbed, phase, number, code):
+    assert run.go(fault={"phase": phase, "count": 1, "signals": [[0.2, number]], "hang": HANG_S}) == code
+    assert run.since_signal() < GRACE_S
+    assert run.steps() == ([] if phase == "compile" else [3])  # before the first evaluation all is saved
+    assert not processes_of_session(run.process)
+
+
+@pytest.mark.parametrize("phase", ["step", "save", "eval", pytest.param("manifest", marks=pytest.mark.long)])
+def test_the_second_signal_ends_at_once_from_any_phase(run, phase):
+    # The second evaluation: in the first one signal is enough.
+    fault = {"phase": phase, "count": 2, "signals": [[0.0, TERM], [0.6, TERM]], "hang": HANG_S}
+    assert run.go(fault=fault) == 143, run.said()[-2000:]
+    assert run.since_signal() < GRACE_S
+    assert not processes_of_session(run.process)
+
+
+def test_a_job_that_was_cancelled_is_not_put_back_into_the_queue(monkeypatch, tmp_path):
+    for name, value in fake_scontrol(tmp_path / "bin", f"touch {tmp_path / 'asked'}").items():
+        monkeypatch.setenv(name, value)
+    for number in (TERM, INT, 0):
+        requeue_after(number)
+    assert not (tmp_path / "asked").exists()
+    requeue_after(USR1)
+    assert (tmp_path / "asked").exists()
+
+
+def test_a_requeue_that_fails_is_named_and_changes_nothing_else(monkeypatch, tmp_path, caplog):
+    for name, value in fake_scontrol(tmp_path / "bin", "echo 'invalid job id' >&2; exit 1").items():
+        monkeypatch.setenv(name, value)
+    requeue_after(USR1)
+    assert "job 4711 could not be put back into the queue" in caplog.text and "invalid job id" in caplog.text
+    monkeypatch.setenv("PATH", str(tmp_path))
+    requeue_after(USR1)
+    assert "No such file" in caplog.text
+
+
+def test_requeue_outside_slurm_is_wrong_usage(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(ConfigError, match=r"--requeue was given.*SLURM_JOB_ID"):
+        check_requeue()
