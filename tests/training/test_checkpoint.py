@@ -328,14 +328,15 @@ def test_an_empty_folder_says_so(tmp_path):
         CheckpointStore(tmp_path / "c").restore(*TARGETS, step=5)
 
 
-def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one_is_intact(folder, monkeypatch):
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "disk is read-only")])
+def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one_is_intact(folder, monkeypatch, number, said):
     def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     store = CheckpointStore(folder, keep_last=1)
     monkeypatch.setattr("signvit_jax.training.checkpoint.write_manifest", full)
     store.save(3, *state_of(3), {})
-    with pytest.raises(CheckpointError, match=r"checkpoint 3 .* disk is full.*Checkpoints still there: 1, 2"):
+    with pytest.raises(CheckpointError, match=rf"checkpoint 3 .* {said}.*Checkpoints still there: 1, 2"):
         store.save(4, *state_of(4), {})
     monkeypatch.undo()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
