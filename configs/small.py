@@ -1,8 +1,10 @@
-"""Learns to translate new sentences by new signers, from nothing, in an hour on two CPU cores.
+"""Learns to translate new sentences by new signers, from nothing, within an hour on two CPU cores. What it owes to what: docs/learning.md.
 
-python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=6000 --num_validation=200 --num_test=300
-python -m signvit_jax.train --config=configs/small.py --workdir=runs/small --config.data.data_dir=data
-python -m signvit_jax.eval --workdir=runs/small --config.data.data_dir=data --split=test
+    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=6000 --num_validation=200 --num_test=300
+    python -m signvit_jax.train --config=configs/small.py --workdir=runs/small --config.data.data_dir=data
+    python -m signvit_jax.eval --workdir=runs/small --split=test
+
+For another data set of a few thousand clips: --config.data.name=video_folder. Glosses are used where the data set has them.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +17,7 @@ def get_config() -> ConfigDict:
             "output_dim": 128,
             "vit_hidden_dim": 128,
             "vit_num_heads": 4,
-            "vit_num_layers": 2,
+            "vit_num_layers": 1,
             "vit_mlp_dim": 256,
             "patch_size": 16,
             "dropout": 0.0,
@@ -23,6 +25,7 @@ def get_config() -> ConfigDict:
             "position_init": "sincos2d",
             "stem": "conv",
             "frame_pooling": "concat",
+            "motion": "clip_mean",
         },
         "temporal": {
             "num_queries": 8,
@@ -54,6 +57,7 @@ def get_config() -> ConfigDict:
         "weight_decay_on": "matrices",
         "max_grad_norm": 1.0,
         "warmup_ratio": 0.1,
+        "ctc_flat_start_steps": 400,
         "ctc_weight": 0.5,
         "ce_weight": 0.5,
         "label_smoothing": 0.1,
@@ -68,9 +72,9 @@ def get_config() -> ConfigDict:
         "image_size": 64,
         "fit": "pad",
         "sampling": "rate",
-        "frame_rate": 12.5,
-        "num_frames": 64,
-        "frame_buckets": (32, 40, 48, 56, 64),
+        "frame_rate": 8.33,
+        "num_frames": 48,
+        "frame_buckets": (32, 48),
         "augment": {
             "rotate": 5.0,
             "translate": 0.06,
