@@ -31,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
     join_processes(arguments)
 
-    from signvit_jax.training.run import train  # after the config has been checked: it takes seconds to load
+    from signvit_jax.training.host_memory import keep_freed_memory  # after the config has been checked: it takes seconds to load
+    from signvit_jax.training.run import train
 
+    keep_freed_memory()
     code = train(config, arguments.workdir, strict_restore=arguments.strict_restore, requeue=arguments.requeue)
     if code in (INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         again = shlex.join(["python", "-m", "signvit_jax.train", *(sys.argv[1:] if argv is None else argv)])
