@@ -1,5 +1,8 @@
-"""load_translator: every kind of clip gives the same text, alone or in a list, from one thread or many."""
+"""load_translator: every kind of clip gives the same text, alone or in a list, from one thread or many; recordings, streams and ensembles."""
 
+import itertools
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,7 +10,8 @@ import pytest
 import tiny_run
 
 from signvit_jax.api import ClipError, load_translator
-from signvit_jax.config import ConfigError
+from signvit_jax.config import ConfigError, TokenizerConfig
+from signvit_jax.data.tokenizer import Tokenizer, learn
 from signvit_jax.data.video import VideoDecodeError, read_video
 
 
@@ -80,15 +84,147 @@ def test_threads_get_the_answers_of_their_own_clips(translator, trained):
         assert list(threads.map(translator.translate, clips)) == alone
 
 
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Six seconds: two sentences with rest between them, on the same grey as the clips."""
+    path = tmp_path_factory.mktemp("recording") / "long.mp4"
+    rest = np.full((20, tiny_run.SIZE, tiny_run.SIZE, 3), 30, np.uint8)
+    tiny_run.write_video(path, np.concatenate([tiny_run.frames_of(0, 0, 10), rest, tiny_run.frames_of(1, 3, 10), rest]))
+    return path
+
+
+WINDOWS = {"max_clip_seconds": 2.0, "window_seconds": 1.0}
+
+
+def test_a_clip_is_one_segment_with_the_words_of_its_text(translator, trained):
+    found = translator.translate(trained.video(1))
+    (segment,) = found.segments
+    assert (segment.start, segment.end, segment.text) == (0.0, found.seconds, found.text)
+    assert [word.text for word in found.words] == found.text.split()
+    assert all(0 < word.confidence <= 1 for word in found.words)
+
+
+def test_beams_n_best_list_comes_with_the_translation(translator, trained):
+    one, two = (translator.translate(trained.video(1), decode="beam", n_best=n) for n in (1, 2))
+    assert (two.text, two.tokens, one.alternatives) == (one.text, one.tokens, ())
+    assert len(two.alternatives) == 1 and two.alternatives[0].score <= two.score
+
+
+def test_a_text_below_the_least_confidence_is_left_out(translator, trained):
+    found = translator.translate(trained.video(1))
+    without = translator.translate(trained.video(1), min_confidence=1.0)
+    assert found.confidence < 1.0
+    assert (without.text, without.tokens, without.words, without.segments) == ("", (), (), ())
+    assert without.confidence == found.confidence
+    assert translator.translate(trained.video(1), min_confidence=found.confidence) == found
+
+
+@pytest.mark.parametrize("kind", ["path", "frames"])
+def test_a_recording_is_captioned_in_windows_whose_segments_follow_one_another(translator, recording, kind):
+    clip, fps = (recording, None) if kind == "path" else (read_video(recording).frames, 10)
+    found = translator.translate(clip, fps=fps, **WINDOWS)
+    assert found.seconds == pytest.approx(6.0) and found.segments
+    assert all(0 <= segment.start < segment.end <= found.seconds for segment in found.segments)
+    assert all(before.end <= after.start for before, after in itertools.pairwise(found.segments))
+    assert found.text == " ".join(segment.text for segment in found.segments)
+    for signing in (0.5, 3.5):
+        assert any(segment.start <= signing <= segment.end for segment in found.segments)
+    assert translator.translate(clip, fps=fps).segments != found.segments  # as a clip, there is one
+
+
+def test_the_windows_cover_the_whole_recording_with_the_overlap_asked_for(translator, recording):
+    from signvit_jax.captioning import open_footage
+
+    inference = translator.model.predictor(["greedy"], max_clip_seconds=2.0, window_seconds=1.6, window_overlap=0.75).config
+    footage = open_footage(recording, None, translator.model.config.data, inference)
+    spans = list(footage.spans)
+    assert spans[0].start == 0.0 and spans[-1].end == pytest.approx(6.0) == footage.seconds
+    assert [span.end - span.start for span in spans[:-1]] == pytest.approx([1.6] * (len(spans) - 1))
+    assert np.diff([span.start for span in spans]) == pytest.approx(0.4)
+
+
+def test_unreadable_files_among_others_are_errors_in_their_place(translator, trained, recording):
+    clips = [trained.video(0), b"no video", recording, "missing.mp4", trained.video(1)]
+    found = list(translator.translate_each(clips, **WINDOWS))
+    assert [isinstance(one, VideoDecodeError) for one in found] == [False, True, False, True, False]
+    assert [found[0].text, found[4].text] == [one.text for one in translator.translate([trained.video(0), trained.video(1)])]
+    assert len(found[2].segments) > 0
+
+
+def test_a_stream_of_a_recording_settles_text_in_order(translator, trained):
+    video = read_video(trained.video(1))
+    updates = list(translator.stream(itertools.chain.from_iterable([video.frames] * 5), fps=10, window_seconds=1.0))
+    assert [update.seconds for update in updates][:3] == [0.5, 1.0, 1.5]
+    segments = [segment for update in updates for segment in update.settled]
+    assert segments and all(before.end <= after.start for before, after in itertools.pairwise(segments))
+    assert any(update.partial for update in updates) and all(update.dropped == 0 for update in updates)
+
+
+def test_a_streamed_file_is_played_at_its_rate(translator, trained):
+    import time
+
+    began = time.monotonic()
+    updates = list(translator.stream(trained.video(4), every=0.25))
+    assert time.monotonic() - began >= 0.9 * read_video(trained.video(4)).frames.shape[0] / 10 - 0.2
+    assert updates and updates[-1].seconds > 0
+
+
+def test_a_stream_refuses_what_is_no_frame(translator):
+    with pytest.raises(ClipError, match="float32"):
+        list(translator.stream([np.zeros((8, 8, 3), np.float32)], fps=10))
+    with pytest.raises(ConfigError, match="bream"):
+        translator.stream([], decode="bream")
+
+
+def test_an_ensemble_of_a_model_and_itself_says_what_the_model_says(translator, trained):
+    twice = load_translator(f"{trained.workdir},{trained.workdir}")
+    assert len(twice.model.others) == 1
+    alone, together = translator.translate(trained.video(1)), twice.translate(trained.video(1))
+    assert (together.text, together.tokens) == (alone.text, alone.tokens)
+    assert together.score == pytest.approx(alone.score, abs=1e-4)
+
+
+@pytest.fixture
+def stranger(trained, tmp_path):
+    """The workdir with as many other words."""
+    workdir = shutil.copytree(trained.workdir, tmp_path / "stranger")
+    words = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size - 4
+    (workdir / "tokenizer.json").write_text(learn([f"word{i}" for i in range(words)], TokenizerConfig(name="word")).to_json())
+    return workdir
+
+
+def test_models_of_different_vocabularies_are_no_ensemble(trained, stranger):
+    with pytest.raises(ConfigError, match="one vocabulary") as refused:
+        load_translator([trained.workdir, stranger])
+    assert str(trained.workdir) in str(refused.value) and str(stranger) in str(refused.value)
+
+
+def test_models_that_read_clips_differently_are_no_ensemble(trained, tmp_path):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "other")
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["num_frames"] = 4
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"config\.data\.num_frames is 8 in .* and 4 in"):
+        load_translator([trained.workdir, workdir])
+
+
+def test_more_hypotheses_than_the_beam_holds_are_refused(translator, trained):
+    with pytest.raises(ConfigError, match=r"n_best is 3; allowed: 1 to inference\.beam_size = 2"):
+        translator.translate(trained.video(0), decode="beam", n_best=3)
+
+
 def test_warm_up_leaves_nothing_to_compile(trained, caplog):
     import jax
 
     with tiny_run.light_jax(trained.cache):
         translator = load_translator(trained.workdir)
         translator.warm_up()
+        clips = [trained.video(number) for number in range(7)]
         jax.config.update("jax_log_compiles", True)
         try:
             translator.translate(trained.video(5))
+            translator.translate(clips)  # in parts of 4, 2 and 1
+            translator.translate(trained.video(5), min_confidence=0.5, max_clip_seconds=0.5, window_seconds=0.4)
         finally:
             jax.config.update("jax_log_compiles", False)
     assert "Finished XLA compilation" not in caplog.text

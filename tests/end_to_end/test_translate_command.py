@@ -1,12 +1,18 @@
 """The translate command: what it does with clips that cannot be read, formats, and the names of its files."""
 
+import csv
 import json
 import shutil
 
+import numpy as np
+import pysubs2
 import pytest
 import tiny_run
 
+from signvit_jax import eval as eval_command
 from signvit_jax import translate
+from signvit_jax.config import TokenizerConfig
+from signvit_jax.data.tokenizer import learn
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 
@@ -73,3 +79,56 @@ def test_dots_in_a_name_are_kept(trained, tmp_path, stem):
     shutil.copy(trained.video(0), tmp_path / f"{stem}.mp4")
     assert tiny_run.command(translate.main, tmp_path / f"{stem}.mp4", f"--workdir={trained.workdir}", f"--output_dir={tmp_path / 'out'}") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{stem}.txt"]
+
+
+def test_folders_and_patterns_are_searched_and_every_video_has_its_own_files(trained, tmp_path, capfd):
+    for number, name in enumerate(("week/monday/clip.mp4", "week/tuesday/clip.mp4", "extra.mp4")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained.video(number), tmp_path / name)
+    (tmp_path / "week" / "notes.txt").write_text("not a video")
+    arguments = [tmp_path / "week", f"{tmp_path}/ex*.mp4", f"--workdir={trained.workdir}", f"--output_dir={tmp_path / 'out'}", "--format=srt"]
+    assert tiny_run.command(translate.main, *arguments) == 0
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert written == {"week/monday/clip.srt", "week/tuesday/clip.srt", "extra.srt"}
+    assert capfd.readouterr().out == ""
+
+
+def test_a_long_video_has_timed_segments_in_every_format(trained, tmp_path):
+    video, output = tmp_path / "long.mp4", tmp_path / "out"
+    tiny_run.write_video(video, np.concatenate([tiny_run.frames_of(who, 3 - who, 15) for who in range(3)]))  # 4.5 s
+    windows = ["--max_clip_seconds=2", "--window_seconds=1.2", "--window_overlap=0.25"]
+    assert tiny_run.command(translate.main, video, f"--workdir={trained.workdir}", "--format=all", f"--output_dir={output}", *windows) == 0
+    listed = [(round(1000 * s["start"]), round(1000 * s["end"]), s["text"]) for s in json.loads((output / "long.json").read_text())["segments"]]
+    assert len(listed) > 1 and listed[-1][1] <= 4500
+    for name in ("srt", "vtt"):
+        assert [(e.start, e.end, e.plaintext) for e in pysubs2.load(str(output / f"long.{name}"))] == listed
+    with (output / "long.tsv").open(newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file, dialect="excel-tab")] == [text for *_, text in listed]
+
+
+def test_an_ensemble_is_translated_with_and_evaluated(trained, tmp_path, capfd):
+    both = f"--workdir={trained.workdir},{trained.workdir}"
+    assert tiny_run.command(translate.main, trained.video(1), f"--workdir={trained.workdir}") == 0
+    alone = capfd.readouterr().out
+    assert tiny_run.command(translate.main, trained.video(1), both) == 0
+    assert capfd.readouterr().out == alone
+    assert tiny_run.command(eval_command.main, both, "--decode=greedy", "--batch_size=1", f"--output={tmp_path / 'test.json'}") == 0
+    assert len(json.loads((tmp_path / "test.json").read_text())["predictions"]) == tiny_run.CLIPS["test"]
+
+
+@pytest.mark.parametrize("main", [translate.main, eval_command.main])
+def test_an_ensemble_of_different_vocabularies_is_exit_2(trained, tmp_path, capfd, main):
+    stranger = shutil.copytree(trained.workdir, tmp_path / "stranger")
+    (stranger / "tokenizer.json").write_text(learn(["other words than those"], TokenizerConfig(name="word")).to_json())
+    clips = [trained.video(0)] if main is translate.main else []
+    assert tiny_run.command(main, *clips, f"--workdir={trained.workdir},{stranger}") == 2
+    said = capfd.readouterr().err
+    assert "one vocabulary" in said and str(stranger) in said and "Traceback" not in said
+
+
+def test_no_text_is_written_below_the_least_confidence(trained, tmp_path, capfd):
+    arguments = [trained.video(0), f"--workdir={trained.workdir}", "--min_confidence=1"]
+    assert tiny_run.command(translate.main, *arguments) == 0
+    assert capfd.readouterr().out == f"{trained.video(0)}\t\n"
+    assert tiny_run.command(translate.main, *arguments, "--format=vtt", f"--output_dir={tmp_path}") == 0
+    assert (tmp_path / "clip00.vtt").read_text().strip() == "WEBVTT"

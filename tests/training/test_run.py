@@ -12,10 +12,13 @@ import pytest
 import tiny_run
 
 from signvit_jax import train
+from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target
 from signvit_jax.training import trainer
 from signvit_jax.training.best import BestSoFar
 from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.training.run import _agree_with_earlier_start
 from signvit_jax.training.trained_model import load_trained
+from signvit_jax.training.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 TOTAL = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
@@ -82,22 +85,28 @@ def test_averaged_weights_are_kept_beside_the_others_and_are_what_is_evaluated(t
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(load_trained(trained.workdir, "last").params), averaged.params)
 
 
-def poison(monkeypatch, steps: set[int]) -> None:
-    """Makes the losses of these steps, counted from 1, NaN."""
-    counted = iter(range(1, 10**6))
+def poison(monkeypatch, steps: set[int]) -> list[int]:
+    """Makes the losses of these steps, counted from 1, NaN; returns the numbers of the clips in them, filled as they come."""
+    counted, clips = iter(range(1, 10**6)), []
 
     def with_nan(batch):
         part = {name: value for name, value in batch.items() if name != "index"}
-        return part | {"weights": part["weights"] * np.float32("nan")} if next(counted) in steps else part
+        if next(counted) not in steps:
+            return part
+        clips.extend(batch["index"].tolist())
+        return part | {"weights": part["weights"] * np.float32("nan")}
 
     monkeypatch.setattr(trainer.Trainer, "_device_part", staticmethod(with_nan))
+    return clips
 
 
-def test_too_many_updates_in_a_row_that_are_not_finite_end_the_run_and_leave_a_good_checkpoint(run, monkeypatch, capfd):
-    poison(monkeypatch, set(range(5, 100)))  # the fifth batch is the first of epoch 2: three of training and one of validation are before it
+def test_too_many_updates_in_a_row_that_are_not_finite_end_the_run_name_the_clips_and_leave_a_good_checkpoint(run, monkeypatch, capfd):
+    clips = poison(monkeypatch, set(range(5, 100)))  # the fifth batch is the first of epoch 2: three of training and one of validation are before it
     assert run(training__max_nonfinite_steps=2) == 1
     said = capfd.readouterr().err
     assert "2 updates in a row were not finite" in said and "Traceback" not in said
+    assert len(clips) == 8 and f"The clips of these batches: {', '.join(f'clip{number:02d}' for number in clips)}." in said
+    assert "lost since the last checkpoint: 2 steps" in (run.workdir / "run.log").read_text()
     kept = run.checkpoints.restore_params("last")
     assert kept.step == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
@@ -136,6 +145,22 @@ def test_without_a_validation_split_training_clips_take_its_place_and_that_is_sa
     log = (last_epoch.workdir / "run.log").read_text()
     assert "no split 'dev'" in log and "'train'" in log
     assert "12 training and 12 validation clips" in log
+
+
+def test_a_resumed_run_keeps_the_ctc_target_that_auto_found_at_the_first_start(last_epoch):
+    assert last_epoch(model__ctc__target="auto") == 0
+    assert from_json((last_epoch.workdir / "config.json").read_text()).model.ctc.target == "text"
+    assert "config.model.ctc.target is now" not in (last_epoch.workdir / "run.log").read_text()
+
+
+@pytest.mark.parametrize("found", ["gloss", "text"])
+def test_what_auto_found_holds_even_where_the_data_would_give_another_target_now(tmp_path, found):
+    workdir = Workdir.create(tmp_path)
+    workdir.write_text(workdir.config_json, to_json(with_ctc_target(Config(), found)))
+    assert _agree_with_earlier_start(with_ctc_target(Config(), "auto"), workdir).model.ctc.target == found
+    other = "text" if found == "gloss" else "gloss"
+    with pytest.raises(ConfigError, match=f"config.model.ctc.target: '{found}' in the workdir, '{other}' now"):
+        _agree_with_earlier_start(with_ctc_target(Config(), other), workdir)
 
 
 def test_a_figure_that_is_not_a_number_is_never_the_best():

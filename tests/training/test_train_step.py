@@ -21,10 +21,10 @@ NO_DROPOUT = {
 class Run:
     """A compiled step of the tiny model and a fresh state for it."""
 
-    def __init__(self, frozen=False, **changes):
+    def __init__(self, frozen=False, steps=10, **changes):
         tiny = tiny_model.config(**changes)
         self.definition = ModelDefinition(tiny, tiny_model.VOCABULARY)
-        optimizer, mesh = make_optimizer(tiny.training, 10), make_mesh(tiny.mesh)
+        optimizer, mesh = make_optimizer(tiny.training, steps), make_mesh(tiny.mesh)
         self.make = lambda: new_state(self.definition, optimizer, 0)
         _, shardings = abstract_on_mesh(self.make, mesh)
         self.step = make_train_step(self.definition, optimizer, tiny.training, mesh, shardings, frozen_backbone=frozen)

@@ -1,0 +1,112 @@
+"""A workdir that release 0.1 left (tests/fixtures/workdir_0.1.tar.xz) is read by this one: its parameters, its texts, and all that resuming needs."""
+
+import json
+import lzma
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from signvit_jax import load_translator
+from signvit_jax.config import from_json
+from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.training.checkpoint import CheckpointStore
+from signvit_jax.training.optimizer import make_optimizer
+from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
+
+ARCHIVE = Path(__file__).parents[1] / "fixtures" / "workdir_0.1.tar.xz"
+KEPT = ("config.json", "tokenizer.json", "training_split.txt", "expected.json", "checkpoints")
+
+
+def clips() -> list[np.ndarray]:
+    return [tiny_run.frames_of(who, what, 8) for who in range(4) for what in (0, 3)]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("release")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def test_the_fixture_stays_small():
+    assert ARCHIVE.stat().st_size < 200_000
+
+
+@pytest.mark.usefixtures("light_jax")
+def test_its_greedy_texts_are_what_they_were(workdir):
+    expected = json.loads((workdir / "expected.json").read_text())
+    found = load_translator(workdir, checkpoint="last").translate(clips())
+    assert [list(one.tokens) for one in found] == expected["tokens"]
+    assert [one.text for one in found] == expected["texts"] and len(set(expected["texts"])) >= 3
+    np.testing.assert_allclose([one.score for one in found], expected["scores"], rtol=1e-3)
+
+
+def test_its_whole_training_state_is_restored(workdir):
+    config = from_json((workdir / "config.json").read_text())
+    vocabulary = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size
+    definition = ModelDefinition(config, vocabulary)
+    optimizer = make_optimizer(config.training, 3 * config.training.num_epochs)
+    wanted, _ = abstract_on_mesh(lambda: new_state(definition, optimizer, 0), make_mesh(config.mesh))
+    beside = {name: getattr(wanted, name) for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")}
+    position = Position()
+    restored = CheckpointStore(workdir / "checkpoints", strict=True).restore(wanted.params, beside, wanted.ema, position)
+    steps = 3 * config.training.num_epochs
+    assert restored.step == restored.opt_state["step"] == position.state["next_step"] == steps
+    assert restored.meta["epoch"] == config.training.num_epochs and restored.metrics["loss"] > 0
+    moments = jax.tree.leaves(restored.opt_state["opt_state"])
+    assert all(np.isfinite(leaf).all() for leaf in moments) and sum(float(np.abs(leaf).sum()) for leaf in moments) > 0
+    assert restored.ema is not None
+
+
+class Position:
+    """Takes what a data iterator would be set to."""
+
+    def set_state(self, state):
+        self.state = state
+
+
+def make_fixture(data_dir: Path, folder: Path) -> None:
+    """Trains a model of 3,500 parameters and packs its workdir. Run once a release: the file must not change with the code that reads it.
+
+    JAX_PLATFORMS=cpu PYTHONPATH=.:tests python tests/reliability/test_earlier_release.py DATA_DIR FOLDER
+    """
+    from signvit_jax import train
+
+    config = tiny_run.write_config(folder / "config.py", data_dir)
+    small = {
+        "model.encoder": {"output_dim": 8, "vit_hidden_dim": 8, "vit_num_heads": 1, "vit_num_layers": 1, "vit_mlp_dim": 4, "patch_size": 4},
+        "model.temporal": {"num_queries": 2, "num_heads": 1, "num_temporal_conv": 0},
+        "model.decoder": {"hidden_dim": 8, "num_layers": 1, "num_heads": 1, "ff_dim": 4},
+        "model.ctc": {"source": "frames", "dropout": 0.0},
+        "data": {"image_size": 16},
+        "training": {
+            "num_epochs": 80,
+            "encoder_lr": 2e-2,
+            "decoder_lr": 4e-2,
+            "keep_last_n_checkpoints": 1,
+            "eval_every_n_epochs": 80,
+            "patience": 0,
+        },
+    }
+    flags = [f"--config.{group}.{key}={value}" for group, values in small.items() for key, value in values.items()]
+    assert tiny_run.command(train.main, f"--config={config}", f"--workdir={folder / 'run'}", "--config.training.save_every_n_epochs=80", *flags) == 0
+    found = load_translator(folder / "run", checkpoint="last").translate(clips())
+    expected = {"texts": [o.text for o in found], "tokens": [list(o.tokens) for o in found], "scores": [o.score for o in found]}
+    (folder / "run" / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    for step in sorted((folder / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))[:-1]:
+        shutil.rmtree(step)
+    with lzma.open(ARCHIVE, "w", preset=9) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in KEPT:
+            archive.add(folder / "run" / name, name)
+
+
+if __name__ == "__main__":
+    make_fixture(Path(sys.argv[1]), Path(sys.argv[2]))
