@@ -48,12 +48,15 @@ REFERENCE_FAMILY = (
     "model.ctc.target=text",
     "training.ema_decay=0.0",
     "training.weight_decay_on=all",
-    "data.short_first_epochs=0",
+    "model.encoder.motion=none",
+    "training.ctc_flat_start_steps=0",
 )
 
 ROWS = {
     "small": Row("configs/small.py"),
     "reference_family": Row("the reference's family at this size", REFERENCE_FAMILY),
+    "no_flat_start": Row("no flat start of CTC", ("training.ctc_flat_start_steps=0",)),
+    "no_motion": Row("pictures alone, no motion channels", ("model.encoder.motion=none",)),
     "text_ctc": Row("CTC spells text, no glosses", ("model.ctc.target=text",)),
     "ctc_queries": Row("CTC over the pooled queries", ("model.ctc.source=queries", "model.temporal.num_queries=32")),
     "memory_queries": Row("decoder reads pooled queries", ("model.decoder.memory=queries", "model.temporal.num_queries=32")),
