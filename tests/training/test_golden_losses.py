@@ -11,14 +11,14 @@ import jax
 import jaxlib
 import numpy as np
 import tiny_model
-from test_train_step import Run
+from test_train_step import with_dropout
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden_losses.json"
 
 
 def fifty_losses() -> list[float]:
     """Losses of 50 steps over five batches, dropout on: initialisation, both random streams, gradients, clipping, AdamW and the schedule."""
-    run = Run(steps=50, training__encoder_lr=3e-4, training__decoder_lr=1e-3)
+    run = with_dropout()
     state, losses = run.fresh(), []
     for step in range(50):
         state, report = run.step(state, tiny_model.batch(seed=step % 5))
