@@ -123,6 +123,7 @@ class TrainingConfig:
     ctc_weight: float = _real(0.3)
     ce_weight: float = _real(0.7)
     ctc_flat_start_steps: int = _whole(0, 0)  # over that many first steps CTC's alignment fades in from labels spread evenly over the clip
+    ctc_start: str = _choice("flat", "flat", "aggregate")  # what CTC fades in from; aggregate: which labels occur, in whatever order
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
     patience: int = _whole(30, 0)  # epochs without a better validation loss; 0 = never stop early

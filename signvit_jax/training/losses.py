@@ -70,6 +70,19 @@ def flat_alignment_loss(
     return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
 
 
+def aggregation_loss(
+    logits: Float[Array, "b s v"], steps: Int[Array, "b"], labels: Int[Array, "b l"], label_lengths: Int[Array, "b"]
+) -> Float[Array, "b"]:
+    """Cross-entropy, in nats, of the labels that a clip has, in whatever order, against what its steps say on average (ACE, Xie et al. 2019).
+
+    The blank has no share, so that it cannot win before anything else is learned; a clip without labels costs nothing.
+    """
+    mask = length_mask(steps, logits.shape[1])
+    said = jnp.sum(jax.nn.softmax(logits.astype(jnp.float32)) * mask[..., None], axis=1) / jnp.maximum(steps, 1)[:, None]
+    of_labels = jnp.log(jnp.maximum(jnp.take_along_axis(said, labels, axis=1), 1e-9))
+    return -jnp.sum(of_labels * length_mask(label_lengths, labels.shape[1]), axis=1) / jnp.maximum(label_lengths, 1)
+
+
 def translation_loss(
     model: SignTranslator,
     batch: Batch,
@@ -100,9 +113,9 @@ def translation_loss(
 
     aligned = ctc
     if step is not None and config.ctc_flat_start_steps:
-        flat = flat_alignment_loss(ctc_logits, steps, labels, label_lengths)
+        start = {"flat": flat_alignment_loss, "aggregate": aggregation_loss}[config.ctc_start](ctc_logits, steps, labels, label_lengths)
         share = jnp.maximum(1.0 - step / config.ctc_flat_start_steps, 0.0)
-        aligned = (1.0 - share) * ctc + share * jnp.sum(flat * weights * annotated) / counts.clips
+        aligned = (1.0 - share) * ctc + share * jnp.sum(start * weights * annotated) / counts.clips
     total = config.ctc_weight * aligned + config.ce_weight * ce
     return total, LossParts(total, ce, ctc, jnp.sum(jnp.where(feasible, 0.0, weights)))
 

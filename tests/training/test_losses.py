@@ -5,7 +5,15 @@ import optax
 import pytest
 import tiny_model
 
-from signvit_jax.training.losses import LossCounts, ctc_labels, divisors, flat_alignment_loss, smoothed_cross_entropy, translation_loss
+from signvit_jax.training.losses import (
+    LossCounts,
+    aggregation_loss,
+    ctc_labels,
+    divisors,
+    flat_alignment_loss,
+    smoothed_cross_entropy,
+    translation_loss,
+)
 from signvit_jax.training.train_state import ModelDefinition, parameters_of
 
 TINY = tiny_model.config()
@@ -110,6 +118,17 @@ def test_a_flat_start_spreads_the_labels_evenly_over_the_clips_own_steps():
     log_probs = np.asarray(jax.nn.log_softmax(logits))
     by_hand = [-np.mean([log_probs[0, t, label] for t, label in enumerate([3, 3, 4, 4, 1, 1])]), -np.mean(log_probs[1, :4, 2])]
     np.testing.assert_allclose(flat_alignment_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5)
+
+
+def test_aggregation_is_what_the_clips_steps_say_of_its_labels_on_average_in_any_order():
+    logits = jax.random.normal(jax.random.key(0), (2, 6, 5))
+    labels, lengths, steps = jnp.array([[3, 4, 3], [2, 0, 0]]), jnp.array([3, 1]), jnp.array([6, 4])
+    said = [np.asarray(jax.nn.softmax(logits[row, : steps[row]])).mean(0) for row in range(2)]
+    by_hand = [-np.mean([np.log(said[0][label]) for label in (3, 4, 3)]), -np.log(said[1][2])]
+    found = aggregation_loss(logits, steps, labels, lengths)
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+    np.testing.assert_allclose(aggregation_loss(logits, steps, labels[:, jnp.array([1, 0, 2])], lengths)[0], found[0], rtol=1e-6)
+    assert float(aggregation_loss(logits, steps, jnp.zeros((2, 3), jnp.int32), jnp.zeros(2, jnp.int32)).sum()) == 0.0
 
 
 def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
