@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     }
     config.training = {
         "batch_size": 16,
-        "num_epochs": 12,
+        "num_epochs": 6,
         "encoder_lr": 1.5e-3,
         "decoder_lr": 1.5e-3,
         "weight_decay": 0.02,
