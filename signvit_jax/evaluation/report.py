@@ -212,7 +212,8 @@ def _heat_map(heat_map: HeatMap) -> str:
     opacity = (np.clip(np.nan_to_num(heat_map.values), 0.0, 1.0) * 255).round().astype(np.uint8)
     picture = np.concatenate([np.broadcast_to(np.array(_INK, np.uint8), (*opacity.shape, 3)), opacity[..., None]], axis=-1)
     names = "".join(f"<span>{_text(token)}</span>" for token in heat_map.tokens)
-    image = f'<img alt="" src="{_data_uri(Image.fromarray(picture), "PNG")}">'
+    # As high as the names beside it: stretched by its own proportions it would run away from them.
+    image = f'<img alt="" style="height:{1.25 * len(heat_map.tokens)}rem" src="{_data_uri(Image.fromarray(picture), "PNG")}">'
     return f"<figure><figcaption>{_text(heat_map.title)}, time from left to right</figcaption><div class=map><div>{names}</div>{image}</div></figure>"
 
 
@@ -286,5 +287,5 @@ mark { color: var(--bad); background: none; } del { color: var(--soft); } ins { 
 figure { margin: 1rem 0 0; } figcaption { font-size: .85rem; margin-bottom: .25rem; }
 .map { display: grid; grid-template-columns: max-content 1fr; gap: .7rem; font-size: .8rem; line-height: 1.25rem; }
 .map div { text-align: right; } .map span { display: block; height: 1.25rem; white-space: nowrap; }
-.map img { width: 100%; height: 100%; image-rendering: pixelated; background: var(--tint); }
+.map img { width: 100%; image-rendering: pixelated; background: var(--tint); }
 """
