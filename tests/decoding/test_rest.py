@@ -20,6 +20,8 @@ from signvit_jax.training.losses import divisors, translation_loss
 from tfds_builders.synthetic_signs import grammar
 from tfds_builders.synthetic_signs.clips import Options, draw_clip, script
 
+pytestmark = pytest.mark.long  # trains a model
+
 CONFIG = tiny_model.config(data__num_frames=6, training__label_smoothing=0.0, model__decoder__max_len=12)
 CLIPS = 8
 

@@ -185,7 +185,15 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [cut, zero, flip, Path.unlink], ids=["truncated", "zeroed", "one_bit_flipped", "deleted"])
+HARMS = [
+    pytest.param(cut, id="truncated", marks=pytest.mark.long),
+    pytest.param(zero, id="zeroed", marks=pytest.mark.long),
+    pytest.param(flip, id="one_bit_flipped"),
+    pytest.param(Path.unlink, id="deleted", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_checkpoint_with_any_one_file_damaged_is_restored_exactly_or_left_out_by_name(two_steps, tmp_path, caplog, harm):
     files = sorted(p.relative_to(two_steps) for p in (two_steps / "2").rglob("*") if p.is_file())
     assert len(files) > 20

@@ -10,8 +10,11 @@ from pathlib import Path
 import jax
 import jaxlib
 import numpy as np
+import pytest
 import tiny_model
 from test_train_step import with_dropout
+
+pytestmark = pytest.mark.xdist_group("train_step")
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden_losses.json"
 

@@ -50,6 +50,7 @@ def figures(workdir, name: str) -> dict[int, float]:
         return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row[name]}
 
 
+@pytest.mark.long
 def test_patience_ends_the_run_and_the_best_checkpoint_is_that_of_the_metric(run, trained):
     options = {"training__best_metric": "wer", "training__patience": 1}
     assert run(**options) == 0
@@ -140,6 +141,7 @@ def test_an_evaluation_that_a_signal_cut_short_is_made_up_for_at_the_next_start(
     assert "nothing to do" not in (last_epoch.workdir / "run.log").read_text()
 
 
+@pytest.mark.long
 def test_without_a_validation_split_training_clips_take_its_place_and_that_is_said(last_epoch):
     assert last_epoch(data__val_split="dev") == 0
     log = (last_epoch.workdir / "run.log").read_text()

@@ -9,6 +9,8 @@ from signvit_jax.training.optimizer import make_optimizer
 from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
 from signvit_jax.training.train_step import make_eval_step, make_train_step
 
+pytestmark = pytest.mark.xdist_group("train_step")  # one process compiles for all of them
+
 NO_DROPOUT = {
     "model__encoder__dropout": 0.0,
     "model__encoder__attention_dropout": 0.0,
