@@ -115,6 +115,7 @@ class TrainingConfig:
     batch_size: int = _whole(16)  # clips per update over all devices and processes, accumulation included
     gradient_accumulation: int = _whole(1)  # a batch is run in this many parts
     num_epochs: int = _whole(200)
+    min_steps: int = _whole(0, 0)  # a small data set is gone through more often than num_epochs, until there are at least this many updates
     encoder_lr: float = _real(5e-5)
     decoder_lr: float = _real(1.5e-4)
     weight_decay: float = _real(0.001)
@@ -123,7 +124,7 @@ class TrainingConfig:
     ctc_weight: float = _real(0.3)
     ce_weight: float = _real(0.7)
     ctc_flat_start_steps: int = _whole(0, 0)  # over that many first steps CTC's alignment fades in from labels spread evenly over the clip
-    ctc_start: str = _choice("flat", "flat", "aggregate")  # what CTC fades in from; aggregate: which labels occur, in whatever order
+    ctc_start: str = _choice("flat", "flat", "presence", "bce")  # what CTC fades in from
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
     patience: int = _whole(30, 0)  # epochs without a better validation loss; 0 = never stop early

@@ -1,11 +1,13 @@
 """What a run reads: its splits, the tokenizers learned from the training text, and the batches made of both."""
 
 import logging
+import math
 
 import jax
 
 from signvit_jax.config import Config, ConfigError, with_ctc_target
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_dataset
+from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer
@@ -37,10 +39,15 @@ class RunData:
         """What spells the CTC head's labels."""
         return self.gloss_tokenizer or self.tokenizer
 
+    @property
+    def num_epochs(self) -> int:
+        """`training.num_epochs`, or as many as `training.min_steps` takes."""
+        training = self.config.training
+        return max(training.num_epochs, math.ceil(training.min_steps / max(steps_per_epoch(len(self.train), training.batch_size), 1)))
+
     def train_batches(self) -> BatchIterator:
         """Shuffled, augmented, over all epochs of the run."""
-        training = self.config.training
-        return self._batches(self.train, training.batch_size, training=True, num_epochs=training.num_epochs)
+        return self._batches(self.train, self.config.training.batch_size, training=True, num_epochs=self.num_epochs)
 
     def validation_batches(self) -> BatchIterator:
         """Each validation clip once, in a fixed order."""

@@ -54,7 +54,7 @@ class Trainer:
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
         self.batches = data.train_batches()
         self.steps_per_epoch = self.batches.steps_per_epoch
-        self.total_steps = self.steps_per_epoch * training.num_epochs
+        self.num_epochs, self.total_steps = data.num_epochs, self.batches.total_steps
 
         self.definition = ModelDefinition(config, data.tokenizer.vocab_size, data.gloss_vocab_size)
         self.optimizer = make_optimizer(training, self.total_steps)
@@ -85,7 +85,7 @@ class Trainer:
         finished = self.resumed_after_evaluation and self._patience_is_over(step // self.steps_per_epoch)
         log.info("%s", self._description(step))
         if step >= self.total_steps and not owed:
-            log.info("nothing to do: all %d epochs are done; a larger --config.training.num_epochs goes on", self.config.training.num_epochs)
+            log.info("nothing to do: all %d epochs are done; a larger --config.training.num_epochs goes on", self.num_epochs)
         elif finished:
             log.info("nothing to do: the run stopped early; a larger --config.training.patience goes on")
         with (
@@ -143,7 +143,7 @@ class Trainer:
             step += 1
             self.goodput.steps += 1
             self.step_watch.add(step, batch["index"], report)
-            progress.show(step, f"epoch {epoch + 1}/{self.config.training.num_epochs}")
+            progress.show(step, f"epoch {epoch + 1}/{self.num_epochs}")
             if step % self.config.training.log_every_n_steps == 0 or step == last:
                 self._log_step(step, jax.device_get(report), watch.read(), progress)
                 self.step_watch.read()
@@ -190,7 +190,7 @@ class Trainer:
         self.metrics.write(step, {f"train/{name}": value for name, value in figures.items()})
         progress.show(
             step,
-            f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.config.training.num_epochs}",
+            f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.num_epochs}",
             f"loss {figures['loss']:.3f} | {speed['clips_per_second']:.1f} clips/s | data wait {speed['data_wait']:.0%}",
         )
 
@@ -202,7 +202,7 @@ class Trainer:
         epoch = step // self.steps_per_epoch
         evaluated = None
         if self._evaluation_is_due(epoch):
-            progress.show(step, f"epoch {epoch}/{training.num_epochs}, validation")
+            progress.show(step, f"epoch {epoch}/{self.num_epochs}, validation")
             if not self.has_evaluated and self.saved_step != step:
                 # The first evaluation compiles, for minutes where the model is large; with this a signal may end it at once.
                 self._save(state, step, iterator)
@@ -214,7 +214,7 @@ class Trainer:
             self.metrics.write(step, {f"validation/{name}": value for name, value in evaluated.items()})
             self.best.update(evaluated[self.best.metric], epoch)
         stop_early = evaluated is not None and self._patience_is_over(epoch)
-        if epoch % training.save_every_n_epochs == 0 or epoch == training.num_epochs or stop_early:
+        if epoch % training.save_every_n_epochs == 0 or epoch == self.num_epochs or stop_early:
             self._save(state, step, iterator, evaluated)
         self._plot()
         if stop_early:
@@ -228,7 +228,7 @@ class Trainer:
         return stop_early
 
     def _evaluation_is_due(self, epoch: int) -> bool:
-        return epoch % self.config.training.eval_every_n_epochs == 0 or epoch == self.config.training.num_epochs
+        return epoch % self.config.training.eval_every_n_epochs == 0 or epoch == self.num_epochs
 
     def _patience_is_over(self, epoch: int) -> bool:
         """After the evaluation of `epoch`."""

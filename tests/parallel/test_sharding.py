@@ -15,6 +15,8 @@ from signvit_jax.parallel.sharding import RULES, parameter_path, partition_spec
 from signvit_jax.training.train_state import ModelDefinition
 
 EIGHT_DEVICES = """
+import os
+os.environ["NPROC"] = "64"  # threads for XLA: a collective blocks one for each device, and several run at a time; with too few they wait for ever
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)

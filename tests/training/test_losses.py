@@ -7,10 +7,10 @@ import tiny_model
 
 from signvit_jax.training.losses import (
     LossCounts,
-    aggregation_loss,
     ctc_labels,
     divisors,
     flat_alignment_loss,
+    presence_loss,
     smoothed_cross_entropy,
     translation_loss,
 )
@@ -122,15 +122,16 @@ def test_a_flat_start_spreads_the_labels_evenly_over_the_clips_own_steps():
     np.testing.assert_allclose(flat_alignment_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5)
 
 
-def test_aggregation_is_what_the_clips_steps_say_of_its_labels_on_average_in_any_order():
-    logits = jax.random.normal(jax.random.key(0), (2, 6, 5))
-    labels, lengths, steps = jnp.array([[3, 4, 3], [2, 0, 0]]), jnp.array([3, 1]), jnp.array([6, 4])
-    said = [np.asarray(jax.nn.softmax(logits[row, : steps[row]])).mean(0) for row in range(2)]
-    by_hand = [-np.mean([np.log(said[0][label]) for label in (3, 4, 3)]), -np.log(said[1][2])]
-    found = aggregation_loss(logits, steps, labels, lengths)
-    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
-    np.testing.assert_allclose(aggregation_loss(logits, steps, labels[:, jnp.array([1, 0, 2])], lengths)[0], found[0], rtol=1e-6)
-    assert float(aggregation_loss(logits, steps, jnp.zeros((2, 3), jnp.int32), jnp.zeros(2, jnp.int32)).sum()) == 0.0
+def test_presence_is_one_softmax_over_all_of_a_clips_steps_and_labels_in_any_order_without_the_blank():
+    logits = jax.random.normal(jax.random.key(0), (3, 6, 5))
+    labels, lengths, steps = jnp.array([[3, 4, 3], [2, 0, 0], [0, 0, 0]]), jnp.array([3, 1, 0]), jnp.array([6, 4, 0])
+    share = [np.exp(logits[row, : steps[row], 1:]).sum(0) for row in range(2)]
+    share = [mass / mass.sum() for mass in share]
+    by_hand = [-np.mean([np.log(share[0][label - 1]) for label in (3, 4, 3)]), -np.log(share[1][2 - 1]), 0.0]
+    np.testing.assert_allclose(presence_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5)
+    np.testing.assert_allclose(presence_loss(logits.at[..., 0].add(9.0), steps, labels.at[0].set(jnp.array([4, 3, 3])), lengths), by_hand, rtol=1e-5)
+    gradient = jax.grad(lambda logits: presence_loss(logits, steps, labels, lengths).sum())(logits)
+    assert np.isfinite(gradient).all() and not gradient[1, 4:].any() and not gradient[2].any()
 
 
 def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
