@@ -64,6 +64,11 @@ class EncoderConfig:
     frame_pooling: str = _choice("mean", "mean", "attention", "concat")  # attention: a learned query; concat: narrowed patches side by side
     motion: str = _choice("none", "none", "clip_mean", "difference")  # three more channels: the frame less the clip's mean, or less the one before
     drop_path: float = _rate(0.0)  # stochastic depth, linear from 0 to this rate over the blocks
+    attention: str = _choice("auto", "auto", "xla", "recompute", "cudnn")  # how it is computed; auto: by device, dtype and dropout
+    frames_per_chunk: int = _whole(0, 0)  # that many frames at a time, over all devices together; 0 = all at once
+    patch_drop: float = _rate(0.0)  # share of each frame's patches left out in training
+    token_merge: int = _whole(0, 0)  # evaluation and translation: that many tokens of each frame fewer after every block
+    dropout_random: str = _choice("threefry", "threefry", "rbg")  # rbg: the device's own generator, cheap, with other numbers on every kind of device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +129,9 @@ class TrainingConfig:
     ctc_weight: float = _real(0.3)
     ce_weight: float = _real(0.7)
     ctc_flat_start_steps: int = _whole(0, 0)  # over that many first steps CTC's alignment fades in from labels spread evenly over the clip
-    ctc_start: str = _choice("flat", "flat", "presence", "bce")  # what CTC fades in from
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
+    adam_moments: str = _choice("float32", "float32", "bfloat16")  # what Adam keeps between steps; bfloat16 saves 4 of 12 bytes a parameter
     patience: int = _whole(30, 0)  # epochs without a better validation loss; 0 = never stop early
     save_every_n_epochs: int = _whole(1)
     save_every_n_minutes: float = _real(0.0)  # besides the epochs; 0 = only at epochs' ends

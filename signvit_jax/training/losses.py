@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from signvit_jax.config import TrainingConfig
 from signvit_jax.models.attention import key_for, length_mask
-from signvit_jax.models.ctc_loss import BLANK, ctc_loss
+from signvit_jax.models.ctc_loss import ctc_loss
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import SignTranslator
 
@@ -70,32 +70,6 @@ def flat_alignment_loss(
     return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
 
 
-def presence_loss(
-    logits: Float[Array, "b s v"], steps: Int[Array, "b"], labels: Int[Array, "b l"], label_lengths: Int[Array, "b"]
-) -> Float[Array, "b"]:
-    """Cross-entropy, in nats, of the labels that a clip has, in whatever order and wherever, against one softmax over all its steps and labels.
-
-    A label's share is what all steps give it together, so the steps that show it get its gradient. The blank has no share: it cannot win before
-    anything else is learned. A clip without labels costs nothing. Several labels a picture by one softmax: Mahajan et al. 2018.
-    """
-    seen = jnp.where(length_mask(steps, logits.shape[1])[..., None], logits.astype(jnp.float32)[..., BLANK + 1 :], -jnp.inf)
-    pooled = jax.nn.logsumexp(jnp.where(steps[:, None, None] > 0, seen, 0.0), axis=1)
-    of_labels = jnp.take_along_axis(jax.nn.log_softmax(pooled), jnp.maximum(labels - BLANK - 1, 0), axis=1)
-    return -jnp.sum(of_labels * length_mask(label_lengths, labels.shape[1]), axis=1) / jnp.maximum(label_lengths, 1)
-
-
-def presence_bce(
-    logits: Float[Array, "b s v"], steps: Int[Array, "b"], labels: Int[Array, "b l"], label_lengths: Int[Array, "b"]
-) -> Float[Array, "b"]:
-    logits = logits.astype(jnp.float32)
-    odds = logits[..., 1:] - logits[..., :1]
-    seen = jnp.where(length_mask(steps, logits.shape[1])[..., None], odds, -jnp.inf)
-    z = jax.nn.logsumexp(jnp.where(steps[:, None, None] > 0, seen, 0.0), axis=1) - jnp.log(jnp.maximum(steps, 1))[:, None]
-    rows = jnp.arange(len(labels))[:, None]
-    there = jnp.zeros((len(labels), logits.shape[-1])).at[rows, labels].max(length_mask(label_lengths, labels.shape[1]).astype(jnp.float32))[:, 1:]
-    return jnp.sum(jax.nn.softplus(z) - there * z, axis=1) / jnp.maximum(label_lengths, 1) * (label_lengths > 0)
-
-
 def translation_loss(
     model: SignTranslator,
     batch: Batch,
@@ -126,7 +100,7 @@ def translation_loss(
 
     aligned = ctc
     if step is not None and config.ctc_flat_start_steps:
-        start = {"flat": flat_alignment_loss, "presence": presence_loss, "bce": presence_bce}[config.ctc_start](ctc_logits, steps, labels, label_lengths)
+        start = flat_alignment_loss(ctc_logits, steps, labels, label_lengths)
         share = jnp.maximum(1.0 - step / config.ctc_flat_start_steps, 0.0)
         aligned = (1.0 - share) * ctc + share * jnp.sum(start * weights * annotated) / counts.clips
     total = config.ctc_weight * aligned + config.ce_weight * ce

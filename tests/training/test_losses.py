@@ -10,7 +10,6 @@ from signvit_jax.training.losses import (
     ctc_labels,
     divisors,
     flat_alignment_loss,
-    presence_loss,
     smoothed_cross_entropy,
     translation_loss,
 )
@@ -120,18 +119,6 @@ def test_a_flat_start_spreads_the_labels_evenly_over_the_clips_own_steps():
     log_probs = np.asarray(jax.nn.log_softmax(logits))
     by_hand = [-np.mean([log_probs[0, t, label] for t, label in enumerate([3, 3, 4, 4, 1, 1])]), -np.mean(log_probs[1, :4, 2])]
     np.testing.assert_allclose(flat_alignment_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5)
-
-
-def test_presence_is_one_softmax_over_all_of_a_clips_steps_and_labels_in_any_order_without_the_blank():
-    logits = jax.random.normal(jax.random.key(0), (3, 6, 5))
-    labels, lengths, steps = jnp.array([[3, 4, 3], [2, 0, 0], [0, 0, 0]]), jnp.array([3, 1, 0]), jnp.array([6, 4, 0])
-    share = [np.exp(logits[row, : steps[row], 1:]).sum(0) for row in range(2)]
-    share = [mass / mass.sum() for mass in share]
-    by_hand = [-np.mean([np.log(share[0][label - 1]) for label in (3, 4, 3)]), -np.log(share[1][2 - 1]), 0.0]
-    np.testing.assert_allclose(presence_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5)
-    np.testing.assert_allclose(presence_loss(logits.at[..., 0].add(9.0), steps, labels.at[0].set(jnp.array([4, 3, 3])), lengths), by_hand, rtol=1e-5)
-    gradient = jax.grad(lambda logits: presence_loss(logits, steps, labels, lengths).sum())(logits)
-    assert np.isfinite(gradient).all() and not gradient[1, 4:].any() and not gradient[2].any()
 
 
 def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
