@@ -45,6 +45,16 @@ def check_together(config: "Config") -> None:
         raise ConfigError(
             f"config.model.encoder.vit_hidden_dim is {encoder.vit_hidden_dim}; with position_init 'sincos2d' it must be a multiple of 4"
         )
+    if encoder.frame_pooling == "concat" and (encoder.patch_drop or encoder.token_merge):
+        raise ConfigError(
+            f"config.model.encoder.frame_pooling is 'concat', which needs every token in its place, but patch_drop is {encoder.patch_drop:g} and "
+            f"token_merge {encoder.token_merge}; allowed: both 0, or frame_pooling 'mean' or 'attention'"
+        )
+    if encoder.attention == "cudnn" and (encoder.attention_dropout or not training.use_amp):
+        raise ConfigError(
+            f"config.model.encoder.attention is 'cudnn', which has no dropout and no float32, but attention_dropout is "
+            f"{encoder.attention_dropout:g} and training.use_amp {training.use_amp}; set attention_dropout=0 and use_amp=True, or attention='auto'"
+        )
     if decoder.hidden_dim % 2:
         raise ConfigError(f"config.model.decoder.hidden_dim is {decoder.hidden_dim}; allowed: an even number (sines and cosines come in pairs)")
     buckets = data.frame_buckets

@@ -1,8 +1,10 @@
 """Attention, dropout and masks as pure functions; the modules around them live beside the networks that use them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
@@ -53,15 +55,56 @@ def attend(
     *,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
+    implementation: str = "xla",
 ) -> Float[Array, "b l width"]:
     """softmax(query key^T / sqrt(k)) value, heads side by side in the last axis (width = n k).
 
-    `mask` is True where a query may look. The softmax is computed in float32. Dropout falls on the attention weights, as in the reference;
-    without it the fused `jax.nn.dot_product_attention` is used.
+    `mask` is True where a query may look. The softmax is computed in float32. Dropout falls on the attention weights, as in the reference.
+
+    `implementation` is 'xla', 'recompute', 'cudnn' or 'auto'; all give the same numbers up to rounding. 'recompute' is 'xla' without anything of
+    shape (b, n, l, s) kept for the backward pass, which computes it again. 'cudnn' is the fused kernel of NVIDIA's GPUs and takes neither a mask
+    nor dropout: raises ValueError for them. 'auto' is `fastest_attention`'s choice.
     """
-    if dropout_key is None or dropout_rate == 0.0:
-        out = jax.nn.dot_product_attention(query, key, value, mask=None if mask is None else mask[:, None])
+    drops = dropout_key is not None and dropout_rate > 0.0
+    if implementation == "auto":
+        implementation = fastest_attention(query.dtype, query.shape[-1], plain=mask is None and not drops)
+    if implementation == "cudnn":
+        if mask is not None or drops:
+            raise ValueError("cudnn attention is offered without mask and dropout; choose 'auto', 'xla' or 'recompute' for a network that has them")
+        out = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     else:
-        weights = dropout(attention_weights(query, key, mask).astype(query.dtype), dropout_rate, dropout_key)
-        out = jnp.einsum("bnls,bsnk->blnk", weights, value)
+        run = partial(_attend, dropout_rate=dropout_rate if drops else 0.0)
+        out = (jax.checkpoint(run) if implementation == "recompute" else run)(query, key, value, mask, dropout_key)
     return out.reshape(*out.shape[:2], -1)
+
+
+def fastest_attention(dtype: DTypeLike, head_width: int, *, plain: bool) -> str:
+    """What 'auto' stands for on this process's devices: 'cudnn' where it can be had (NVIDIA since Ampere, half precision, heads of 8, 16 ... 128, and
+    `plain`: no mask, no dropout), on another GPU or input 'recompute', which keeps as little as a fused kernel does, and 'xla' on everything else.
+    """
+    if jax.default_backend() != "gpu":
+        return "xla"
+    generation = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]  # AMD's names are no numbers
+    ampere = generation.isdecimal() and int(generation) >= 8
+    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    return "cudnn" if ampere and half and plain and head_width % 8 == 0 and head_width <= 128 else "recompute"
+
+
+def _attend(
+    query: Float[Array, "b l n k"],
+    key: Float[Array, "b s n k"],
+    value: Float[Array, "b s n k"],
+    mask: Bool[Array, "#b #l s"] | None,
+    dropout_key: Key[Array, ""] | None,
+    *,
+    dropout_rate: float,
+) -> Float[Array, "b l n k"]:
+    if dropout_rate > 0.0:
+        weights = dropout(attention_weights(query, key, mask).astype(query.dtype), dropout_rate, dropout_key)
+        return jnp.einsum("bnls,bsnk->blnk", weights, value)
+    if mask is not None:
+        return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
+    # Heads moved before the sequence by hand: XLA on a CPU takes twice as long for the same products over strided heads.
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    scores = jnp.einsum("bnlk,bnsk->bnls", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    return jnp.einsum("bnls,bnsk->bnlk", jax.nn.softmax(scores).astype(value.dtype), value).swapaxes(1, 2)

@@ -41,10 +41,10 @@ class FeedForward(nnx.Module):
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with one fused, biased projection in the order query, key, value."""
 
-    def __init__(self, width: int, heads: int, *, dropout_rate: float, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, dropout_rate: float, implementation: str = "xla", dtype: DTypeLike, rngs: nnx.Rngs):
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = linear(width, width, dtype=dtype, rngs=rngs)
-        self.heads, self.dropout_rate = heads, dropout_rate
+        self.heads, self.dropout_rate, self.implementation = heads, dropout_rate, implementation
 
     def project(self, x: Float[Array, "*shape d"]) -> tuple[Float[Array, "*shape n k"], Float[Array, "*shape n k"], Float[Array, "*shape n k"]]:
         query, key, value = (split_heads(part, self.heads) for part in jnp.split(self.qkv(x), 3, axis=-1))
@@ -53,7 +53,8 @@ class SelfAttention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b s d"], mask: Bool[Array, "#b #s s"] | None = None, key: Key[Array, ""] | None = None
     ) -> Float[Array, "b s d"]:
-        return self.out(attend(*self.project(x), mask, dropout_rate=self.dropout_rate, dropout_key=key))
+        attended = attend(*self.project(x), mask, dropout_rate=self.dropout_rate, dropout_key=key, implementation=self.implementation)
+        return self.out(attended)
 
 
 class CrossAttention(nnx.Module):
@@ -98,9 +99,20 @@ class CrossAttention(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x)); dropout after each branch."""
 
-    def __init__(self, width: int, heads: int, hidden: int, *, dropout_rate: float, attention_dropout: float, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        dropout_rate: float,
+        attention_dropout: float,
+        attention: str = "xla",
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.attention_norm = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.attention = SelfAttention(width, heads, dropout_rate=attention_dropout, dtype=dtype, rngs=rngs)
+        self.attention = SelfAttention(width, heads, dropout_rate=attention_dropout, implementation=attention, dtype=dtype, rngs=rngs)
         self.feed_forward_norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.feed_forward = FeedForward(width, hidden, dropout_rate=dropout_rate, dtype=dtype, rngs=rngs)
         self.dropout_rate = dropout_rate

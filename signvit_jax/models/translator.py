@@ -66,15 +66,19 @@ class VideoEncoder(nnx.Module):
         b, t = video.shape[:2]
         mask = length_mask(frame_lengths, t)
         pictures = video.reshape(b * t, *video.shape[2:])
-        if pictures.dtype == jnp.uint8:
-            mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-            pictures = (pictures.astype(jnp.float32) / 255.0 - mean) / std
         if self.motion != "none":
+            pictures = self._normalised(pictures)
             moved = motion_channels(pictures.reshape(b, t, *pictures.shape[1:]), mask, self.motion)
             pictures = jnp.concatenate([pictures, moved.reshape(pictures.shape)], axis=-1)
-        features = self.backbone(pictures, key_for(key, 0)).reshape(b, t, -1)
+        features = self.backbone(pictures, key_for(key, 0), self._normalised).reshape(b, t, -1)
         frames = self.temporal(features, mask, key_for(key, 1))
         return Encoded(self.pooling(frames, mask, key_for(key, 2)), frames, frame_lengths)
+
+    def _normalised(self, pictures: UInt8[Array, "n h w c"] | Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        if pictures.dtype != jnp.uint8:
+            return pictures
+        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        return (pictures.astype(jnp.float32) / 255.0 - mean) / std
 
 
 class SignTranslator(nnx.Module):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, BFloat16, Float, Int, Key, PyTree
 
 from signvit_jax.config import TrainingConfig
 
@@ -41,13 +41,43 @@ def learning_rates(config: TrainingConfig, total_steps: int) -> dict[str, optax.
 
 def make_optimizer(config: TrainingConfig, total_steps: int) -> optax.GradientTransformation:
     """Clip, Adam (betas 0.9, 0.999, eps 1e-8), decoupled weight decay, then each group's rate."""
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     by_rate = {group: optax.scale_by_learning_rate(schedule) for group, schedule in learning_rates(config, total_steps).items()}
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
-        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        adam if config.adam_moments == "float32" else kept_in_bfloat16(adam),
         optax.add_decayed_weights(config.weight_decay, mask=matrices if config.weight_decay_on == "matrices" else None),
         optax.partition(by_rate, groups),
     )
+
+
+def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` (whose state counts its steps as `count`) with float32 arithmetic and a state that waits in bfloat16 from step to step.
+
+    The state is rounded up or down at random, in proportion to how near either is. Rounded to the nearest, the second moment would stand still: a
+    step moves it by a thousandth of itself, and bfloat16 has 256 numbers between a power of two and the next.
+    """
+
+    def init(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf, inner.init(params))
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, state)
+        updates, new = inner.update(updates, wide, params)
+        leaves, structure = jax.tree.flatten(new)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), new.count), len(leaves))
+        rounded = [rounded_at_random(leaf, key) if leaf.dtype == jnp.float32 else leaf for leaf, key in zip(leaves, keys)]
+        return updates, jax.tree.unflatten(structure, rounded)
+
+    return optax.GradientTransformation(init, update)
+
+
+def rounded_at_random(x: Float[Array, "*shape"], key: Key[Array, ""]) -> BFloat16[Array, "*shape"]:
+    """float32 to one of the two nearest bfloat16 numbers, each as likely as the other is far: right on average."""
+    # bfloat16 is the upper half of a float32: what is added to the lower half carries into the upper as often as it should.
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16)
+    upper = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+    return jnp.where(jnp.isfinite(x), upper, x).astype(jnp.bfloat16)
 
 
 def groups(params: PyTree) -> PyTree:

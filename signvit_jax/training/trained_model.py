@@ -115,6 +115,9 @@ def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
 def _description(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
     """What the workdir's JSON files say."""
     config = from_json(workdir.config_json.read_text(encoding="utf-8"))
+    # How attention is computed was chosen for the devices that trained; here it is chosen for these.
+    encoder = dataclasses.replace(config.model.encoder, attention="auto")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
     if jax.default_backend() == "cpu":  # bfloat16 saves nothing there: one row of the output matrix takes many times as long as in float32
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, use_amp=False))
     tokenizer = Tokenizer.from_json(workdir.tokenizer_json.read_text(encoding="utf-8"))

@@ -69,6 +69,7 @@ class Workdir:
     events = property(lambda self: self.path)  # TensorBoard's events.* lie beside the rest, so that --logdir takes the workdir or its parent
     samples = property(lambda self: self.path / "samples")
     evaluations = property(lambda self: self.path / "eval")
+    profile = property(lambda self: self.path / "profile")
     report_html = property(lambda self: self.path / "report.html")
     run_log = property(lambda self: self.path / "run.log")
     fingerprint_txt = property(lambda self: self.path / "training_split.txt")
@@ -156,7 +157,18 @@ _FIXED = (
     "training.weight_decay_on",
 )
 _FIXED_GROUPS = ("model.", "tokenizer.")
-_FREE_IN_GROUPS = ("dropout", "attention_dropout", "drop_path", "freeze_epochs", "pretrained")  # by the last part of the key
+_FREE_IN_GROUPS = (  # by the last part of the key
+    "dropout",
+    "attention_dropout",
+    "drop_path",
+    "freeze_epochs",
+    "pretrained",
+    "attention",
+    "frames_per_chunk",
+    "patch_drop",
+    "token_merge",
+    "dropout_random",
+)
 
 
 def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:

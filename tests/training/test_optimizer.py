@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from signvit_jax.training.optimizer import groups, learning_rates, make_optimizer, matrices, one_cycle
+from signvit_jax.training.optimizer import groups, learning_rates, make_optimizer, matrices, one_cycle, rounded_at_random
 from signvit_jax.training.train_state import parameters_of
 
 
@@ -69,3 +70,36 @@ def test_gradients_are_clipped_by_the_norm_of_all_of_them():
     _, state = jax.jit(lambda p: optimizer.update(jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), p), optimizer.init(p), p))(params)
     second_moments = sum(float(leaf.sum()) for leaf in jax.tree.leaves(state[1].nu))
     np.testing.assert_allclose(second_moments, 0.001 * 0.5**2, rtol=1e-4)
+
+
+def test_moments_in_bfloat16_go_where_those_in_float32_go():
+    """A gradient that stays the same: rounded to the nearest, the second moment would stop at a small share of what it tends to."""
+    wide, narrow = (make_optimizer(tiny_model.config(training__adam_moments=kind).training, 4000) for kind in ("float32", "bfloat16"))
+    params = {"encoder": {"kernel": jnp.zeros((200, 5))}, "decoder": jnp.zeros(3)}
+    gradients = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-2), params)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(optimizer):
+        def step(_, carried):
+            params, state = carried
+            updates, state = optimizer.update(gradients, state, params)
+            return jax.tree.map(jnp.add, params, updates), state
+
+        return jax.lax.fori_loop(0, 2000, step, (params, optimizer.init(params)))
+
+    (exact, exact_state), (rounded, rounded_state) = run(wide), run(narrow)
+    assert {leaf.dtype for moments in (rounded_state[1].mu, rounded_state[1].nu) for leaf in jax.tree.leaves(moments)} == {jnp.dtype("bfloat16")}
+    found, expected = (np.asarray(state[1].nu["encoder"]["kernel"], np.float64) for state in (rounded_state, exact_state))
+    np.testing.assert_allclose(found.mean(), expected.mean(), rtol=2e-3)
+    assert np.asarray(expected[0, 0]) > 0.8 * 1e-4 * 0.5**2 / (1e-4 * 1003)  # most of the way to the square of the clipped gradient
+    for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-2)
+
+
+def test_rounding_at_random_takes_one_of_the_two_neighbours_and_is_right_on_average():
+    x = jnp.full(100_000, 1.0 + 0.3 / 128)  # bfloat16 has 1 and 1 + 1/128
+    rounded = np.asarray(rounded_at_random(x, jax.random.key(0)), np.float32)
+    assert set(rounded.tolist()) == {1.0, 1.0078125}
+    np.testing.assert_allclose((rounded - 1).mean() * 128, 0.3, atol=0.01)
+    exact = jnp.array([0.0, -2.5, 1.0078125, jnp.inf, -jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(rounded_at_random(exact, jax.random.key(1)).astype(jnp.float32), exact)

@@ -1,0 +1,41 @@
+"""The reference's encoder in plain PyTorch, a clip at a time: what `encoder_cpu.py` compares with.
+
+`encoder_cpu.py` starts it with any Python that has torch and numpy (it need not have JAX) and speaks to it through its standard input and output.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+from torch_translator import VideoEncoder
+
+
+def main() -> None:
+    dtype = getattr(torch, sys.argv[1])
+    first = json.loads(sys.stdin.readline())
+    torch.set_num_threads(first["threads"])
+    with torch.device("meta"):
+        encoder = VideoEncoder(first["sizes"])
+    given = {
+        name.removeprefix("encoder."): torch.from_numpy(value) for name, value in np.load(first["weights"]).items() if name.startswith("encoder.")
+    }
+    encoder.load_state_dict(given, assign=True)
+    for name in ("mean", "std"):  # constants that a state dict does not carry
+        setattr(encoder, name, torch.tensor(first["sizes"]["data"][name]).view(1, 3, 1, 1))
+    encoder = encoder.to(dtype).eval()
+    video = torch.from_numpy(np.load(first["video"]))
+    print(json.dumps({"about": f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"}), flush=True)
+    for line in sys.stdin:
+        frames = json.loads(line)["frames"]
+        start = time.perf_counter()
+        with torch.inference_mode():
+            pooled = encoder(video[:, :frames])
+        seconds = time.perf_counter() - start
+        np.save(first["out"], pooled.float().numpy())
+        print(json.dumps({"seconds": seconds}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
