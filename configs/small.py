@@ -50,14 +50,15 @@ def get_config() -> ConfigDict:
     }
     config.training = {
         "batch_size": 16,
-        "num_epochs": 6,
+        "num_epochs": 4,
+        "min_steps": 1500,
         "encoder_lr": 1.5e-3,
         "decoder_lr": 1.5e-3,
         "weight_decay": 0.02,
         "weight_decay_on": "matrices",
         "max_grad_norm": 1.0,
         "warmup_ratio": 0.1,
-        "ctc_flat_start_steps": 400,
+        "ctc_flat_start_steps": 1500,
         "ctc_weight": 0.5,
         "ce_weight": 0.5,
         "label_smoothing": 0.1,

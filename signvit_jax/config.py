@@ -128,7 +128,7 @@ class TrainingConfig:
     warmup_ratio: float = _value(0.05, "a number > 0 and < 1", lambda x: 0.0 < x < 1.0)
     ctc_weight: float = _real(0.3)
     ce_weight: float = _real(0.7)
-    ctc_flat_start_steps: int = _whole(0, 0)  # over that many first steps CTC's alignment fades in from labels spread evenly over the clip
+    ctc_flat_start_steps: int = _whole(0, 0)  # at most so long labels spread evenly over the clip help CTC off the ground
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
     adam_moments: str = _choice("float32", "float32", "bfloat16")  # what Adam keeps between steps; bfloat16 saves 4 of 12 bytes a parameter

@@ -70,6 +70,15 @@ def flat_alignment_loss(
     return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
 
 
+def flat_share(per_label: Float[Array, "b"], step: Int[Array, ""], last_step: int) -> Float[Array, "b"]:
+    """Each clip's share of the flat start, 0 to 1, falling linearly to nothing at `last_step`; sooner for a clip that CTC can spell by now.
+
+    `per_label` is CTC's loss in nats a label: from 1.5, where it knows little more than which labels are frequent, to 0.5 the share goes.
+    """
+    fade = jnp.maximum(1.0 - step / last_step, 0.0)
+    return fade * jnp.clip(jax.lax.stop_gradient(per_label) - 0.5, 0.0, 1.0)
+
+
 def translation_loss(
     model: SignTranslator,
     batch: Batch,
@@ -82,7 +91,7 @@ def translation_loss(
 
     CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS (or glosses), each clip's loss divided by its
     number of labels, mean over clips; an impossible alignment counts as zero loss, and so does a clip that has text and no gloss where CTC
-    spells glosses. With a `step` below `ctc_flat_start_steps` the flat alignment takes a share of CTC's weight, from all of it down to none.
+    spells glosses. With a `step` below `ctc_flat_start_steps` the flat alignment takes a share of CTC's weight (`flat_share`).
     """
     tokens, weights = batch["tokens"], batch["weights"]
     encoded = model.encode(batch["video"], batch["frame_lengths"], key_for(key, 0))
@@ -96,13 +105,14 @@ def translation_loss(
     ctc_logits, steps = model.ctc_logits(encoded, key_for(key, 2))
     per_clip, feasible = ctc_loss(ctc_logits, steps, labels, label_lengths)
     annotated = (label_lengths > 0) | (batch["token_lengths"] <= 2)  # an empty text is annotated: nobody signs
-    ctc = jnp.sum(per_clip / jnp.maximum(label_lengths, 1) * weights * annotated) / counts.clips
+    per_label = per_clip / jnp.maximum(label_lengths, 1)
+    ctc = jnp.sum(per_label * weights * annotated) / counts.clips
 
     aligned = ctc
     if step is not None and config.ctc_flat_start_steps:
         start = flat_alignment_loss(ctc_logits, steps, labels, label_lengths)
-        share = jnp.maximum(1.0 - step / config.ctc_flat_start_steps, 0.0)
-        aligned = (1.0 - share) * ctc + share * jnp.sum(start * weights * annotated) / counts.clips
+        share = flat_share(jnp.where(feasible, per_label, jnp.inf), step, config.ctc_flat_start_steps)
+        aligned = jnp.sum(((1.0 - share) * per_label + share * start) * weights * annotated) / counts.clips
     total = config.ctc_weight * aligned + config.ce_weight * ce
     return total, LossParts(total, ce, ctc, jnp.sum(jnp.where(feasible, 0.0, weights)))
 

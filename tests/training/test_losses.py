@@ -10,6 +10,7 @@ from signvit_jax.training.losses import (
     ctc_labels,
     divisors,
     flat_alignment_loss,
+    flat_share,
     smoothed_cross_entropy,
     translation_loss,
 )
@@ -136,6 +137,14 @@ def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
     assert off == loss(jnp.asarray(0), 0)[0] == over == later
     assert half == pytest.approx((flat + over) / 2, rel=1e-5) and flat != over
     assert loss(jnp.asarray(0), 10)[1] == ctc  # what is logged is CTC itself
+
+
+def test_a_clip_that_ctc_can_spell_needs_no_flat_start_any_more():
+    per_label = jnp.array([jnp.inf, 2.7, 1.5, 1.0, 0.5, 0.0])
+    np.testing.assert_allclose(flat_share(per_label, jnp.asarray(0), 10), [1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
+    np.testing.assert_allclose(flat_share(per_label, jnp.asarray(5), 10), [0.5, 0.5, 0.5, 0.25, 0.0, 0.0])
+    gradient = jax.grad(lambda per_label: flat_share(per_label, jnp.asarray(5), 10).sum())(per_label)
+    assert not gradient.any()
 
 
 def test_the_loss_needs_no_text_at_all_of_a_clip_in_which_nobody_signs(params):
