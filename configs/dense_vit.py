@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
         },
         "temporal": {"num_queries": 32, "num_heads": 16, "num_temporal_conv": 4, "dropout": 0.2, "time_positions": "sincos"},
         "decoder": {"hidden_dim": 512, "num_layers": 4, "num_heads": 8, "ff_dim": 1024, "dropout": 0.1, "max_len": 100, "final_norm": True},
-        "ctc": {"source": "frames"},
+        "ctc": {"source": "frames", "target": "auto"},
     }
     config.training = {
         "batch_size": 16,
@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
         "weight_decay_on": "matrices",
         "max_grad_norm": 1.0,
         "ema_decay": 0.999,
+        "ctc_flat_start_steps": 5000,
         "remat": "dots",
         "best_metric": "bleu4",
     }
