@@ -2,9 +2,9 @@
 
     python scripts/bench/encoder_cpu.py --runs=3 --torch_python=torch_environment/bin/python
 
-All have the same weights and say the same (the largest difference is printed). They take turns; times are medians. Where torch has no bfloat16 kernel
-for the processor one clip takes minutes: `--torch_bfloat16_frames=1` gives it so many frames and multiplies. Weights are in the dtype of the
-computation, as a server would keep them.
+All have the same weights and say the same (the largest difference is printed). They take turns; times are medians, of the clock and of the processor:
+on a busy machine the second is the fairer. Where torch has no bfloat16 kernel for the processor one clip takes minutes: `--torch_bfloat16_frames=1`
+gives it so many frames and multiplies. Weights are in the dtype of the computation, as a server would keep them.
 """
 
 import argparse
@@ -27,15 +27,14 @@ from signvit_jax.config import Config, from_mapping
 from signvit_jax.models.translator import VideoEncoder
 from signvit_jax.weights.reference import flat_parameters, from_ours
 
-TINY = {
-    "model": {"encoder": {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 128}},
-    "data": {"image_size": 64},
-}
+TINY = {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_mlp_dim": 128}
 
 
-def sizes(size: str, dtype: str) -> Config:
-    """The reference, or a small model of its kind."""
-    return from_mapping((TINY if size == "tiny" else {}) | {"training": {"use_amp": dtype == "bfloat16", "scan_layers": False}})
+def sizes(size: str, layers: int, dtype: str) -> Config:
+    """The reference, or a small model of its kind, with so many ViT blocks."""
+    given = {"model": {"encoder": {}}} if size == "full" else {"model": {"encoder": dict(TINY)}, "data": {"image_size": 64}}
+    given["model"]["encoder"]["vit_num_layers"] = layers
+    return from_mapping(given | {"training": {"use_amp": dtype == "bfloat16", "scan_layers": False}})
 
 
 def forward_flops(config: Config) -> float:
@@ -46,9 +45,9 @@ def forward_flops(config: Config) -> float:
     return config.data.num_frames * (encoder.vit_num_layers * block + 2 * tokens * 3 * encoder.patch_size**2 * width)
 
 
-def serve(size: str, dtype: str) -> None:
+def serve(size: str, layers: int, dtype: str) -> None:
     """Ours, as `torch_encoder.py` is torch: one JSON line in, one out."""
-    first, config = json.loads(sys.stdin.readline()), sizes(size, dtype)
+    first, config = json.loads(sys.stdin.readline()), sizes(size, layers, dtype)
     encoder = jax.jit(lambda: VideoEncoder(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(params=jax.random.key(0))))()
     if dtype == "float32":
         np.savez(first["weights"], **from_ours({f"encoder/{path}": np.asarray(value) for path, value in flat_parameters(encoder).items()}))
@@ -60,11 +59,11 @@ def serve(size: str, dtype: str) -> None:
     encode = jax.jit(lambda state, video: nnx.merge(graphdef, state)(video, lengths).pooled).lower(state, video).compile()
     print(json.dumps({"about": f"jax {jax.__version__}, {jax.devices()[0].device_kind}"}), flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         pooled = jax.block_until_ready(encode(state, video))
-        seconds = time.perf_counter() - start
+        taken = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - worked}
         np.save(first["out"], np.asarray(pooled, np.float32))
-        print(json.dumps({"seconds": seconds}), flush=True)
+        print(json.dumps(taken), flush=True)
 
 
 class Contender:
@@ -74,10 +73,14 @@ class Contender:
         self.name, self.out, self.frames, self.whole = name, Path(first["out"]), frames, first["sizes"]["data"]["num_frames"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
         print(f"{name}: {self._ask(first)['about']}", flush=True)
 
-    def run(self) -> float:
-        return self._ask({"frames": self.frames})["seconds"] * self.whole / self.frames
+    def run(self, *, counts: bool) -> None:
+        taken = self._ask({"frames": self.frames})
+        if counts:
+            self.seconds.append(taken["seconds"] * self.whole / self.frames)
+            self.cpu_seconds.append(taken["cpu_seconds"] * self.whole / self.frames)
 
     def _ask(self, message: dict) -> dict:
         print(json.dumps(message), file=self.process.stdin, flush=True)
@@ -85,13 +88,13 @@ class Contender:
 
 
 def contenders(args: argparse.Namespace, folder: str) -> list[Contender]:
-    config, here = sizes(args.size, "float32"), Path(__file__)
+    config, here = sizes(args.size, args.layers, "float32"), Path(__file__)
     shape = (1, config.data.num_frames, config.data.image_size, config.data.image_size, 3)
     np.save(f"{folder}/video.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     first = {"threads": os.cpu_count(), "sizes": dataclasses.asdict(config), "weights": f"{folder}/weights.npz", "video": f"{folder}/video.npy"}
     found = []
     for dtype in ("float32", "bfloat16"):  # the first of them writes the weights that torch reads
-        command = [sys.executable, str(here), f"--size={args.size}", f"--serve={dtype}"]
+        command = [sys.executable, str(here), f"--size={args.size}", f"--layers={args.layers}", f"--serve={dtype}"]
         found.append(Contender(f"ours {dtype}", command, first | {"out": f"{folder}/ours_{dtype}.npy"}, config.data.num_frames))
     for dtype, frames in (("float32", config.data.num_frames), ("bfloat16", args.torch_bfloat16_frames or config.data.num_frames)):
         if args.torch_python:
@@ -104,30 +107,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--layers", type=int, default=24, help="blocks of the ViT; fewer where time is short, as all are alike")
     parser.add_argument("--torch_python", help="a Python that has torch and numpy; without it torch is left out")
     parser.add_argument("--torch_bfloat16_frames", type=int, default=0, help="frames that torch's bfloat16 run is given; 0 = the whole clip")
     parser.add_argument("--serve", choices=("float32", "bfloat16"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.size, args.serve)
+        serve(args.size, args.layers, args.serve)
         return
 
     with tempfile.TemporaryDirectory() as folder:
         found = contenders(args, folder)
-        for contender in found:
-            contender.run()  # warms up
-        for _ in range(args.runs):
+        for run in range(args.runs + 1):
             for contender in found:
-                contender.seconds.append(contender.run())
+                contender.run(counts=run > 0)  # the first warms up
         expected = np.load(found[0].out)
-        flops, medians = forward_flops(sizes(args.size, "float32")), {c.name: statistics.median(c.seconds) for c in found}
+        flops, medians = forward_flops(sizes(args.size, args.layers, "float32")), {c.name: statistics.median(c.seconds) for c in found}
         print(f"\nload of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {flops / 1e12:.2f} TFLOP a clip\n")
-        print("| | median s | best s | GFLOP/s | of torch float32 | largest difference from ours float32 |\n|---|---|---|---|---|---|")
+        print("| | median s | best s | GFLOP/s | of torch float32 | CPU s | difference from ours float32 |\n|---|---|---|---|---|---|---|")
         for contender in found:
             median, said = medians[contender.name], np.load(contender.out)
             share = f"{median / medians['torch float32']:.2f}" if args.torch_python else "–"
             difference = f"{np.abs(said - expected).max():.1e}" if contender.frames == contender.whole else "–"
-            print(f"| {contender.name} | {median:.2f} | {min(contender.seconds):.2f} | {flops / median / 1e9:.0f} | {share} | {difference} |")
+            print(
+                f"| {contender.name} | {median:.2f} | {min(contender.seconds):.2f} | {flops / median / 1e9:.0f} | {share} "
+                f"| {statistics.median(contender.cpu_seconds):.2f} | {difference} |"
+            )
         for contender in found:
             contender.process.stdin.close()
             contender.process.wait()

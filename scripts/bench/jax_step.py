@@ -1,0 +1,124 @@
+"""One row of `train_step.py`: our training step, or our encoder, timed on the default device. The case is its only argument, as JSON."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from signvit_jax.config import Config, from_mapping
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.parallel.sharding import to_device
+from signvit_jax.training.flops import clip_flops, peak_flops
+from signvit_jax.training.optimizer import make_optimizer
+from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
+from signvit_jax.training.train_step import make_train_step
+
+TINY = {
+    "encoder": {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 128},
+    "decoder": {"hidden_dim": 64, "num_layers": 2, "num_heads": 2, "ff_dim": 128},
+}
+VOCABULARY = {"full": 30_522, "tiny": 500}
+TEXT, BOS, EOS = 48, 101, 102
+
+
+def case_config(case: dict) -> Config:
+    """The reference's config with the options of the case."""
+    model = {name: dict(values) for name, values in TINY.items()} if case["size"] == "tiny" else {"encoder": {}, "decoder": {}}
+    model["encoder"] |= {"attention": case["attention"], "attention_dropout": case["attention_dropout"], "frames_per_chunk": case["chunk"]}
+    model["encoder"] |= {"dropout_random": case["random"]}
+    training = {"batch_size": case["clips"], "scan_layers": case["scan"], "remat": case["remat"]}
+    training |= {"adam_moments": case.get("adam_moments", "float32")}
+    data = {"num_frames": case["frames"], "image_size": 64 if case["size"] == "tiny" else 224}
+    return from_mapping({"model": model, "training": training, "data": data})
+
+
+def case_batch(case: dict, image_size: int, vocabulary: int) -> dict[str, np.ndarray]:
+    """Noise for pictures and words; every text as long as its row, and short enough for CTC."""
+    rng = np.random.default_rng(0)
+    lengths = np.full(case["clips"], 28, np.int32)
+    tokens = np.zeros((case["clips"], TEXT), np.int32)
+    tokens[:, :28] = rng.integers(103, vocabulary, (case["clips"], 28))
+    tokens[:, 0], tokens[:, 27] = BOS, EOS
+    return {
+        "video": rng.integers(0, 256, (case["clips"], case["frames"], image_size, image_size, 3), dtype=np.uint8),
+        "frame_lengths": np.full(case["clips"], case["frames"], np.int32),
+        "tokens": tokens,
+        "token_lengths": lengths,
+        "weights": np.ones(case["clips"], np.float32),
+    }
+
+
+def seconds_a_step(step: Callable[[], object], steps: int) -> float:
+    """The median of three stretches of `steps` steps; the device is waited for at the end of each."""
+    stretches = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(steps):
+            last = step()
+        jax.block_until_ready(last)
+        stretches.append((time.perf_counter() - start) / steps)
+    return sorted(stretches)[1]
+
+
+def training_step(case: dict, config: Config, definition: ModelDefinition) -> tuple[Callable[[], object], jax.stages.Compiled, float]:
+    optimizer, mesh = make_optimizer(config.training, 1000), make_mesh(config.mesh, case["clips"])
+
+    def make():
+        return new_state(definition, optimizer, 0)
+
+    abstract, shardings = abstract_on_mesh(make, mesh)
+    batch = to_device(case_batch(case, config.data.image_size, definition.vocab_size), mesh)
+    start = time.perf_counter()
+    step = make_train_step(definition, optimizer, config.training, mesh, shardings, frozen_backbone=False)
+    compiled = step.lower(abstract, batch).compile()
+    compiling = time.perf_counter() - start
+    states = [jax.jit(make, out_shardings=shardings)()]
+
+    def run():
+        states[0], report = compiled(states[0], batch)
+        return report
+
+    return run, compiled, compiling
+
+
+def encoding(case: dict, config: Config, definition: ModelDefinition) -> tuple[Callable[[], object], jax.stages.Compiled, float]:
+    params = jax.jit(lambda: definition.init(0))()
+    # As a server would keep them: matrices in the dtype of the computation.
+    params = jax.tree.map_with_path(lambda path, leaf: leaf.astype(jnp.bfloat16) if path[-1].key == "kernel" else leaf, params)
+    batch = {name: jnp.asarray(value) for name, value in case_batch(case, config.data.image_size, definition.vocab_size).items()}
+    encode = jax.jit(lambda params, video, lengths: definition.bind(params).encode(video, lengths).pooled)
+    start = time.perf_counter()
+    compiled = encode.lower(params, batch["video"], batch["frame_lengths"]).compile()
+    return lambda: compiled(params, batch["video"], batch["frame_lengths"]), compiled, time.perf_counter() - start
+
+
+def main() -> None:
+    case = json.loads(sys.argv[1])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    config = case_config(case)
+    definition, device = ModelDefinition(config, VOCABULARY[case["size"]]), jax.devices()[0]
+    encodes = case.get("mode") == "encode"
+    run, compiled, compiling = (encoding if encodes else training_step)(case, config, definition)
+    for _ in range(3):
+        jax.block_until_ready(run())
+    seconds = seconds_a_step(run, case["steps"])
+    counted, plan = clip_flops(definition, case["frames"], TEXT), compiled.memory_analysis()
+    planned = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    result = {
+        "seconds": seconds,
+        "compile_seconds": compiling,
+        "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use", planned),
+        "planned_bytes": planned,
+        "flops": case["clips"] * ((counted.backbone + counted.temporal) if encodes else counted.training()),
+        "peak_flops": peak_flops(device.device_kind) and peak_flops(device.device_kind) * jax.device_count(),
+        "about": f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}",
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Step time, frames/s, MFU and peak memory of training the reference's model, ours and plain PyTorch, on whatever device there is.
+
+    python scripts/bench/train_step.py --minutes=8.5                          everything that fits into the time, the most telling first
+    python scripts/bench/train_step.py --only=options --minutes=8.5           one group alone: main, reference, encode, long, options
+    python scripts/bench/train_step.py --size=tiny --torch_python=torch_environment/bin/python        that it runs at all, on a CPU
+
+Every row is a process of its own (none shares memory or threads with another); those of the group `main` take turns, `--rounds` times; figures are
+medians. Needs jax, flax, optax, chex and jaxtyping; with torch in the same Python, or in `--torch_python`, its rows as well: the same sizes, batch
+and loss with `torch.nn.TransformerEncoderLayer` under bf16 autocast and fused AdamW, eager and compiled.
+
+`main` has no dropout on the attention weights, so that both sides may use their fused kernels; `reference` has it, as the reference does.
+Memory is the device's own count of its peak. A CPU has none: there ours is what XLA planned and torch's the process's peak, not to be compared.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BASE = {"clips": 16, "frames": 16, "attention": "auto", "attention_dropout": 0.0, "random": "rbg", "scan": True, "remat": "none", "chunk": 0}
+
+
+def cases() -> list[dict]:
+    """In the order of their importance; `changes` are to `BASE`."""
+
+    def ours(group: str, name: str, **changes) -> dict:
+        return BASE | {"group": group, "name": f"ours, {name}", "program": "jax_step.py"} | changes
+
+    def torch(group: str, name: str, **changes) -> dict:
+        return BASE | {"group": group, "name": f"torch, {name}", "program": "torch_step.py", "compile": name.startswith("compiled")} | changes
+
+    return [
+        ours("main", "fused attention, scan"),
+        torch("main", "eager"),
+        torch("main", "compiled"),
+        ours("encode", "one clip encoded", mode="encode", clips=1, scan=False),
+        torch("encode", "one clip encoded", mode="encode", clips=1),
+        ours("options", "fused attention, scan, remat dots", remat="dots"),
+        ours("reference", "attention dropout, recomputed", attention_dropout=0.2),
+        torch("reference", "eager, attention dropout", attention_dropout=0.2),
+        ours("long", "16 x 64, remat dots", frames=64, remat="dots"),
+        ours("long", "16 x 64, 128 frames at a time", frames=64, chunk=128),
+        torch("reference", "compiled, attention dropout", attention_dropout=0.2),
+        ours("options", "fused attention, unrolled", scan=False),
+        ours("options", "fused attention, scan, remat full", remat="full"),
+        ours("options", "recomputed attention, scan", attention="recompute"),
+        ours("options", "xla attention, scan", attention="xla"),
+        ours("options", "threefry dropout", random="threefry"),
+        ours("options", "64 frames at a time", chunk=64),
+        ours("options", "bf16 moments", adam_moments="bfloat16"),
+        ours("long", "16 x 64, remat full", frames=64, remat="full"),
+        torch("long", "16 x 64, eager", frames=64),
+    ]
+
+
+def run(case: dict, python: str, folder: str) -> dict:
+    """What the program of a case says of it, or {"failed": why}."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/jax", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
+    environment = os.environ | cache | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([python, str(HERE / case["program"]), json.dumps(case)], capture_output=True, text=True, env=environment)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        said = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        memory = [line for line in said if "out of memory" in line.lower() or "RESOURCE_EXHAUSTED" in line]
+        return {"failed": (memory or said or ["ended without a word"])[-1].strip()[:120]}
+    return json.loads(lines[-1])
+
+
+def row(case: dict, results: list[dict], reference: dict | None) -> str:
+    """A line of the table; `reference` has the counted operations, which are the same for torch."""
+    good = [result for result in results if "failed" not in result]
+    if not good:
+        return f"| {case['name']} | {case['clips']} x {case['frames']} | {results[0]['failed']} | | | | |"
+    seconds = statistics.median(result["seconds"] for result in good)
+    memory = max(result["peak_bytes"] for result in good)
+    peak, flops = (reference or {}).get("peak_flops"), (reference or {}).get("flops")
+    mfu = f"{flops / seconds / peak:.1%}" if peak and flops else "–"
+    frames = case["clips"] * case["frames"] / seconds
+    compiling = good[0]["compile_seconds"]
+    shape = f"{case['clips']} x {case['frames']}"
+    return f"| {case['name']} | {shape} | {seconds * 1e3:.1f} | {frames:.0f} | {mfu} | {memory / 2**30:.2f} | {compiling:.0f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--only", default="", help="groups, with commas between: main, reference, encode, long, options")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each row of the group main")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are timed in each turn, three times")
+    parser.add_argument("--minutes", type=float, default=8.5, help="no row is started when as long as this has passed")
+    parser.add_argument("--torch_python", default=sys.executable, help="a Python that has torch and numpy")
+    args = parser.parse_args()
+
+    groups = args.only.split(",") if args.only else ["main", "encode", "reference", "long", "options"]
+    chosen = [case | {"size": args.size, "steps": args.steps} for case in cases() if case["group"] in groups]
+    main_rows = [case for case in chosen if case["group"] == "main"]
+    turns = main_rows * args.rounds + [case for case in chosen if case["group"] != "main"]
+    results: dict[str, list[dict]] = {}
+    last = time.monotonic() + 60 * args.minutes
+    has_torch = subprocess.run([args.torch_python, "-c", "import torch"], capture_output=True).returncode == 0
+    with tempfile.TemporaryDirectory() as folder:
+        for case in turns:
+            is_torch = case["program"] == "torch_step.py"
+            if time.monotonic() > last or (is_torch and not has_torch):
+                continue
+            start = time.monotonic()
+            found = run(case, args.torch_python if is_torch else sys.executable, folder)
+            results.setdefault(case["name"], []).append(found)
+            print(f"{time.monotonic() - start:5.0f} s  {case['name']}: {json.dumps(found)}", flush=True)
+
+    ours = {
+        (case["clips"], case["frames"], case.get("mode")): found[0] for case in chosen if "flops" in (found := results.get(case["name"], [{}]))[0]
+    }
+    about = next((result["about"] for found in results.values() for result in found if "about" in result), "")
+    print(f"\n{about}; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    print("| | clips x frames | ms a step | frames/s | MFU | peak GiB | compiling s |\n|---|---|---|---|---|---|---|")
+    for case in chosen:
+        if case["name"] in results:
+            print(row(case, results[case["name"]], ours.get((case["clips"], case["frames"], case.get("mode")))))
+    if left := [case["name"] for case in chosen if case["name"] not in results]:
+        print(f"\nnot run{'' if has_torch else ' (no torch here)'}: {'; '.join(left)}")
+
+
+if __name__ == "__main__":
+    main()
