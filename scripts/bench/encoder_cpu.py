@@ -91,7 +91,12 @@ def contenders(args: argparse.Namespace, folder: str) -> list[Contender]:
     config, here = sizes(args.size, args.layers, "float32"), Path(__file__)
     shape = (1, config.data.num_frames, config.data.image_size, config.data.image_size, 3)
     np.save(f"{folder}/video.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-    first = {"threads": os.cpu_count(), "sizes": dataclasses.asdict(config), "weights": f"{folder}/weights.npz", "video": f"{folder}/video.npy"}
+    first = {
+        "threads": len(os.sched_getaffinity(0)),
+        "sizes": dataclasses.asdict(config),
+        "weights": f"{folder}/weights.npz",
+        "video": f"{folder}/video.npy",
+    }
     found = []
     for dtype in ("float32", "bfloat16"):  # the first of them writes the weights that torch reads
         command = [sys.executable, str(here), f"--size={args.size}", f"--layers={args.layers}", f"--serve={dtype}"]
@@ -123,7 +128,8 @@ def main() -> None:
                 contender.run(counts=run > 0)  # the first warms up
         expected = np.load(found[0].out)
         flops, medians = forward_flops(sizes(args.size, args.layers, "float32")), {c.name: statistics.median(c.seconds) for c in found}
-        print(f"\nload of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {flops / 1e12:.2f} TFLOP a clip\n")
+        cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
+        print(f"\n{args.layers} blocks, {flops / 1e12:.2f} TFLOP a clip; {cores}, load at the end {os.getloadavg()[0]:.1f}\n")
         print("| | median s | best s | GFLOP/s | of torch float32 | CPU s | difference from ours float32 |\n|---|---|---|---|---|---|---|")
         for contender in found:
             median, said = medians[contender.name], np.load(contender.out)

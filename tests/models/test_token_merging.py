@@ -36,6 +36,6 @@ def test_merging_is_the_bipartite_matching_written_out(tokens, count):
 
 def test_a_token_counts_in_attention_as_often_as_the_tokens_it_stands_for():
     query, key, value = (jax.random.normal(jax.random.key(i), (2, 4, 3, 8)) for i in range(3))
-    sizes = np.array([[1, 3, 2, 1]] * 2, np.float32)
+    sizes = jnp.array([[1.0, 3.0, 2.0, 1.0]] * 2)
     repeated_key, repeated_value = (jnp.repeat(x, jnp.array([1, 3, 2, 1]), axis=1) for x in (key, value))
     np.testing.assert_allclose(proportional_attention(query, key, value, sizes), attend(query, repeated_key, repeated_value), atol=1e-5)

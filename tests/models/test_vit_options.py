@@ -84,7 +84,7 @@ def test_dropped_patches_are_others_in_every_picture_and_the_class_token_stays()
 def test_patches_are_dropped_in_training_alone(weights):
     plain, dropping = backbone(weights, **NO_DROPOUT), backbone(weights, **NO_DROPOUT, patch_drop=0.5)
     np.testing.assert_array_equal(features(plain, pictures()), features(dropping, pictures()))
-    assert dropping.tokens(pictures(), jax.random.key(0)).shape == (5, 3, 16)
+    assert jax.eval_shape(dropping.tokens, pictures(), jax.random.key(0)).shape == (5, 3, 16)
     assert np.abs(features(plain, pictures()) - features(dropping, pictures(), jax.random.key(0))).max() > 1e-3
 
 
@@ -92,7 +92,7 @@ def test_tokens_are_merged_in_evaluation_alone(weights):
     plain, merging = backbone(weights, **NO_DROPOUT), backbone(weights, **NO_DROPOUT, token_merge=1)
     key = jax.random.key(0)
     np.testing.assert_array_equal(features(plain, pictures(), key), features(merging, pictures(), key))
-    tokens, sizes = merging._merged_tokens(pictures())
+    tokens, sizes = jax.jit(lambda vit: vit._merged_tokens(pictures()))(merging)
     assert tokens.shape == (5, 3, 16) and np.all(sizes.sum(1) == 5)
     assert np.abs(features(plain, pictures()) - features(merging, pictures())).max() > 1e-4
 
