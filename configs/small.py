@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     config.training = {
         "batch_size": 16,
         "num_epochs": 4,
-        "min_steps": 1500,
+        "min_steps": 2250,
         "encoder_lr": 1.5e-3,
         "decoder_lr": 1.5e-3,
         "weight_decay": 0.02,
