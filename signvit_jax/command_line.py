@@ -16,6 +16,8 @@ from signvit_jax.config import Config, ConfigError
 from signvit_jax.config_file import load_config
 from signvit_jax.exit_codes import DONE, INTERRUPTED, TERMINATED
 
+# What XLA is asked for beyond its defaults; XLA_FLAGS of the environment has the last word. docs/scale.md says what each is for.
+_XLA_GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
 _PEER_TIMEOUT_S = 30  # a process that has said nothing for so long is taken for dead
 
 
@@ -51,10 +53,14 @@ def _overrides(rest: Sequence[str], flag_parser: argparse.ArgumentParser) -> lis
 
 
 def set_up_jax() -> None:
-    """Settings that every command wants before the first computation: compiled programs are kept from run to run.
+    """Settings that every command wants before the first computation: flags of XLA, and compiled programs that are kept from run to run.
 
-    `JAX_COMPILATION_CACHE_DIR` chooses where; the default is the user's cache folder.
+    `XLA_FLAGS` overrides the flags. `JAX_COMPILATION_CACHE_DIR` chooses where programs are kept; the default is the user's cache folder.
     """
+    if os.environ.get("JAX_PLATFORMS") != "cpu":
+        given = os.environ.get("XLA_FLAGS", "").split()
+        names = {flag.partition("=")[0] for flag in given}
+        os.environ["XLA_FLAGS"] = " ".join([*(flag for flag in _XLA_GPU_FLAGS if flag.partition("=")[0] not in names), *given])
     flags.FLAGS.mark_as_parsed()  # Grain's reading processes ask absl, although no absl flag is used here
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
         Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "signvit_jax" / "jax"

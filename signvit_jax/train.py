@@ -17,6 +17,7 @@ import jax
 
 from signvit_jax.command_line import add_process_flags, join_processes, leave, parse_with_config, parser, set_up_jax
 from signvit_jax.exit_codes import INTERRUPTED, TERMINATED, run_command
+from signvit_jax.training.step_trace import TracedSteps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--strict_restore", action="store_true", help="end with an error where a damaged checkpoint would be left out")
     flags.add_argument(
         "--requeue", action="store_true", help="in a Slurm job: when SIGUSR1 has stopped the run, save and put the job back into the queue"
+    )
+    flags.add_argument(
+        "--profile", type=TracedSteps.parse, metavar="STEPS", help="trace so many steps, such as 5, or steps 100:104, into the workdir's profile/"
     )
     add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.training.run import train
 
     keep_freed_memory()
-    code = train(config, arguments.workdir, strict_restore=arguments.strict_restore, requeue=arguments.requeue)
+    code = train(config, arguments.workdir, strict_restore=arguments.strict_restore, requeue=arguments.requeue, profile=arguments.profile)
     if code in (INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         again = shlex.join(["python", "-m", "signvit_jax.train", *(sys.argv[1:] if argv is None else argv)])
         print(f"stopped and saved; to go on:\n  {again}", file=sys.stderr)

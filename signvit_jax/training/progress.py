@@ -48,27 +48,3 @@ class TrainingProgress:
             left = (now - self._start) / max(step - self._first, 1) * (self._total - step)
             log.info("step %d of %d, %s | %s | about %.0f min left", step, self._total, description, figures, left / 60)
             self._last_line = now
-
-
-class Stopwatch:
-    """Seconds and clips since the last reading, and how much of the time went into waiting for data."""
-
-    def __init__(self):
-        self._reset()
-
-    def _reset(self) -> None:
-        self._start, self._waited, self._clips, self._frames = time.perf_counter(), 0.0, 0, 0
-
-    def waited(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def counted(self, clips: int, frames: int) -> None:
-        self._clips += clips
-        self._frames += frames
-
-    def read(self) -> dict[str, float]:
-        """clips_per_second, frames_per_second and data_wait (a share, 0-1) since the last call."""
-        elapsed = max(time.perf_counter() - self._start, 1e-9)
-        figures = {"clips_per_second": self._clips / elapsed, "frames_per_second": self._frames / elapsed, "data_wait": self._waited / elapsed}
-        self._reset()
-        return figures

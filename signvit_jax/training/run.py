@@ -12,17 +12,18 @@ from signvit_jax.training.requeue import check_requeue, requeue_after
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.run_log import start_run_log
 from signvit_jax.training.signals import StopRequest
+from signvit_jax.training.step_trace import TracedSteps
 from signvit_jax.training.trainer import Trainer
 from signvit_jax.training.workdir import Workdir, WorkdirError, check_resume
 
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: bool = False) -> int:
+def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: bool = False, profile: TracedSteps | None = None) -> int:
     """Trains in the workdir at `path`; a second call with the same goes on from its newest good checkpoint. Returns the exit code.
 
     A damaged newest checkpoint is named and the one before it used; with `strict_restore` it ends the run instead.
-    With `requeue` a Slurm job that SIGUSR1 stopped is put back into the queue once all is saved.
+    `profile` says which steps to trace, if any. With `requeue` a Slurm job that SIGUSR1 stopped is put back into the queue once all is saved.
 
     Raises WorkdirError, ConfigError and DatasetError before anything is compiled, and whatever ends a run for good.
     """
@@ -35,7 +36,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
             config = _agree_with_earlier_start(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             _check_data_set(data, workdir)
-            trainer = Trainer(data.config, workdir, data, stop, goodput, strict_restore=strict_restore)
+            trainer = Trainer(data.config, workdir, data, stop, goodput, strict_restore=strict_restore, profile=profile)
             if jax.process_index() == 0:
                 _write_description(data, workdir)
         try:

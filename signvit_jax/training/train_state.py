@@ -1,6 +1,5 @@
 """What a run carries from step to step, and how it comes to lie on the mesh."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Array, Int, PyTree
 from signvit_jax.config import Config
 from signvit_jax.models.translator import SignTranslator, abstract_model
 from signvit_jax.parallel.sharding import state_shardings
+from signvit_jax.parallel.vocabulary import padded_shapes, with_vocabulary_of
 
 
 @struct.dataclass
@@ -35,7 +35,9 @@ class ModelDefinition:
 
     def __init__(self, config: Config, vocab_size: int, gloss_vocab_size: int = 0):
         self.config, self.vocab_size, self.gloss_vocab_size = config, vocab_size, gloss_vocab_size
-        self.graphdef, self.abstract_state = nnx.split(abstract_model(config, vocab_size, gloss_vocab_size))
+        model = abstract_model(config, vocab_size, gloss_vocab_size)
+        self.graphdef, self.abstract_state = nnx.split(model)
+        self._shapes = parameters_of(model)
 
     def init(self, seed: int) -> PyTree:
         """Fresh parameters (traceable)."""
@@ -44,10 +46,11 @@ class ModelDefinition:
 
     def abstract_params(self) -> PyTree:
         """Shapes and dtypes of the parameters."""
-        return jax.eval_shape(partial(self.init, 0))
+        return self._shapes
 
     def bind(self, params: PyTree) -> SignTranslator:
-        """The model with these parameters."""
+        """The model with these parameters; a vocabulary padded for a mesh is cut to its own length."""
+        params = with_vocabulary_of(params, self._shapes)
         state = jax.tree.map(lambda leaf: leaf, self.abstract_state)
         nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
         return nnx.merge(self.graphdef, state)
@@ -62,9 +65,14 @@ def parameters_of(model: nnx.Module) -> PyTree:
     return plain(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
 
-def new_state(definition: ModelDefinition, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step (traceable; `jax.eval_shape` of it gives the abstract state)."""
+def new_state(definition: ModelDefinition, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh | None = None) -> TrainState:
+    """The state before the first step (traceable; `jax.eval_shape` of it gives the abstract state).
+
+    With a mesh the vocabulary is padded to what its tensor axis divides; a checkpoint holds the state without that.
+    """
     params = definition.init(seed)
+    if mesh is not None:
+        params = with_vocabulary_of(params, padded_shapes(params, mesh))
     ema = jax.tree.map(jnp.copy, params) if definition.config.training.ema_decay else None
     zero = jnp.zeros((), jnp.int32)
     return TrainState(params, optimizer.init(params), ema, zero, zero, zero)

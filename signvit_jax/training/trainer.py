@@ -19,18 +19,22 @@ from signvit_jax.evaluation.metrics import score
 from signvit_jax.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import to_device
+from signvit_jax.parallel.vocabulary import laid_out_as
 from signvit_jax.training.agreement import Agreement
 from signvit_jax.training.best import BestSoFar, best_rule
 from signvit_jax.training.checkpoint import CheckpointStore
+from signvit_jax.training.device_memory import batch_shapes, explained
 from signvit_jax.training.goodput import Goodput
 from signvit_jax.training.metrics_log import MetricsLog
 from signvit_jax.training.optimizer import learning_rates, make_optimizer
 from signvit_jax.training.plots import plot_metrics
-from signvit_jax.training.progress import Stopwatch, TrainingProgress
+from signvit_jax.training.progress import TrainingProgress
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.run_log import CONSOLE
 from signvit_jax.training.signals import StopRequest
+from signvit_jax.training.step_trace import StepTrace, TracedSteps
 from signvit_jax.training.step_watch import StepWatch
+from signvit_jax.training.stopwatch import Stopwatch
 from signvit_jax.training.train_state import ModelDefinition, TrainState, abstract_on_mesh, new_state
 from signvit_jax.training.train_step import StepReport, make_eval_step, make_train_step
 from signvit_jax.training.workdir import Workdir
@@ -47,8 +51,18 @@ class ProcessLostError(RuntimeError):
 class Trainer:
     """One run in one workdir. `run()` returns the exit code: 0, or that of the signal that stopped it."""
 
-    def __init__(self, config: Config, workdir: Workdir, data: RunData, stop: StopRequest, goodput: Goodput, *, strict_restore: bool = False):
-        self.config, self.workdir, self.data, self.stop, self.goodput = config, workdir, data, stop, goodput
+    def __init__(
+        self,
+        config: Config,
+        workdir: Workdir,
+        data: RunData,
+        stop: StopRequest,
+        goodput: Goodput,
+        *,
+        strict_restore: bool = False,
+        profile: TracedSteps | None = None,
+    ):
+        self.config, self.workdir, self.data, self.stop, self.goodput, self.profile = config, workdir, data, stop, goodput, profile
         self.agreement = Agreement(stop)
         training = config.training
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
@@ -60,6 +74,9 @@ class Trainer:
         self.optimizer = make_optimizer(training, self.total_steps)
         self.rates = learning_rates(training, self.total_steps)
         self.abstract_state, self.shardings = abstract_on_mesh(self._initial_state, self.mesh)
+        self.saved_state = self.abstract_state
+        if self.mesh.shape["tensor"] > 1:  # on such a mesh the vocabulary may be padded, in a checkpoint it never is
+            self.saved_state, _ = abstract_on_mesh(lambda: new_state(self.definition, self.optimizer, training.seed), self.mesh)
         self.train_steps: dict[bool, Any] = {}  # frozen backbone or not -> compiled step
         self.eval_step = make_eval_step(self.definition, training, self.mesh, self.shardings.params)
         self.predictor = Predictor(self.definition.bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"])
@@ -69,12 +86,22 @@ class Trainer:
         )
         self.metrics = MetricsLog(workdir)
         self.best = BestSoFar(training.best_metric)
+        self.stopwatch = Stopwatch(self.definition)
         self.step_watch = StepWatch(training.max_nonfinite_steps, lambda example: data.train.index[example].id)
         self.resumed_after_evaluation = self.has_evaluated = False
         self.saved_step: int | None = None
         self.last_save = self.last_plot = time.monotonic()
 
     def run(self) -> int:
+        try:
+            return self._run()
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            batch = batch_shapes(self.config, self.mesh, self.config.frame_buckets[-1], self.data.text_length, self.data.gloss_length)
+            raise explained(error, self.config, self.mesh, self.abstract_state, batch, self._train_step(False)) from error
+
+    def _run(self) -> int:
         iterator = self.batches
         with self.stop.nothing_to_lose():
             state = self._restore(iterator)
@@ -93,6 +120,7 @@ class Trainer:
             contextlib.closing(self.batches),
             contextlib.closing(self.metrics),
             TrainingProgress(self.total_steps, step, CONSOLE) as progress,
+            StepTrace(self.profile, step, self.workdir.profile) as self.trace,
         ):
             if owed:
                 finished = self._finish_epoch(state, step, iterator, progress)
@@ -129,23 +157,25 @@ class Trainer:
         """From `step` to the end of its epoch, or to where a signal stops it."""
         epoch = step // self.steps_per_epoch
         last = (epoch + 1) * self.steps_per_epoch
-        train_step = self._step_of_epoch(epoch)
-        watch = Stopwatch()
+        frozen = epoch < self.config.model.encoder.freeze_epochs
+        train_step = self._train_step(frozen)
+        self.stopwatch.start()
         while step < last and not self.agreement.stopping:
             # Until the first step is compiled and made, a signal ends the run at once: the newest checkpoint, if any, is where it stands.
-            with self.stop.nothing_to_lose() if step == self.first_step else contextlib.nullcontext():
+            with self.stop.nothing_to_lose() if step == self.first_step else contextlib.nullcontext(), self.trace.step(step + 1):
                 before = time.perf_counter()
                 with self.goodput.spent("data"):
                     batch = self._next_batch(iterator)
-                watch.waited(time.perf_counter() - before)
-                watch.counted(int((batch["weights"] > 0).sum()) * jax.process_count(), int(batch["frame_lengths"].sum()) * jax.process_count())
+                self.stopwatch.waited(time.perf_counter() - before)
+                self.stopwatch.counted(batch, frozen_backbone=frozen)
                 state, report = train_step(state, to_device(self._device_part(batch), self.mesh))
             step += 1
+            self.trace.done(step, report)
             self.goodput.steps += 1
             self.step_watch.add(step, batch["index"], report)
             progress.show(step, f"epoch {epoch + 1}/{self.num_epochs}")
             if step % self.config.training.log_every_n_steps == 0 or step == last:
-                self._log_step(step, jax.device_get(report), watch.read(), progress)
+                self._log_step(step, jax.device_get(report), self.stopwatch.read(), progress)
                 self.step_watch.read()
             self.agreement.poll(self._save_is_due())
             if self.agreement.save_is_due:
@@ -164,8 +194,7 @@ class Trainer:
                 "or set config.data.num_workers=0 to read in threads"
             ) from error
 
-    def _step_of_epoch(self, epoch: int) -> Any:
-        frozen = epoch < self.config.model.encoder.freeze_epochs
+    def _train_step(self, frozen: bool) -> Any:
         if frozen not in self.train_steps:
             self.train_steps[frozen] = make_train_step(
                 self.definition, self.optimizer, self.config.training, self.mesh, self.shardings, frozen_backbone=frozen
@@ -191,7 +220,8 @@ class Trainer:
         progress.show(
             step,
             f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.num_epochs}",
-            f"loss {figures['loss']:.3f} | {speed['clips_per_second']:.1f} clips/s | data wait {speed['data_wait']:.0%}",
+            f"loss {figures['loss']:.3f} | {speed['clips_per_second']:.1f} clips/s | data wait {speed['data_wait']:.0%}"
+            + (f" | MFU {speed['mfu']:.0%}" if "mfu" in speed else ""),
         )
 
     # Epochs
@@ -284,13 +314,13 @@ class Trainer:
     # Checkpoints
 
     def _initial_state(self) -> TrainState:
-        return new_state(self.definition, self.optimizer, self.config.training.seed)
+        return new_state(self.definition, self.optimizer, self.config.training.seed, self.mesh)
 
     def _restore(self, iterator: BatchIterator) -> TrainState:
         """The newest good checkpoint, the data's position included, or a fresh state."""
         if self.checkpoints.latest_step() is None:
             return jax.jit(self._initial_state, out_shardings=self.shardings)()
-        wanted = self.abstract_state
+        wanted = self.saved_state
         restored = self.checkpoints.restore(wanted.params, _beside_params(wanted), wanted.ema, iterator)
         if restored.meta["best"]["metric"] == self.best.metric:
             self.best = BestSoFar(**restored.meta["best"])
@@ -298,7 +328,7 @@ class Trainer:
         self.saved_step = restored.step
         self.goodput.steps_made_again = self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
-        return TrainState(params=restored.params, ema=restored.ema, **restored.opt_state)
+        return laid_out_as(TrainState(params=restored.params, ema=restored.ema, **restored.opt_state), self.abstract_state)
 
     def _save_is_due(self) -> bool:
         minutes = self.config.training.save_every_n_minutes
@@ -308,6 +338,7 @@ class Trainer:
         meta = {"step": step, "epoch": step / self.steps_per_epoch, "best": dataclasses.asdict(self.best), "validation": evaluated or {}}
         self.goodput.saving(step)
         with self.goodput.spent("save"):
+            state = laid_out_as(state, self.saved_state)
             self.checkpoints.save(step, state.params, _beside_params(state), meta, iterator, state.ema, evaluated)
         self.agreement.saved()
         self.saved_step, self.last_save = step, time.monotonic()
@@ -317,7 +348,7 @@ class Trainer:
             self.checkpoints.wait()
 
     def _description(self, step: int) -> str:
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.abstract_state.params))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.saved_state.params))
         return (
             f"{parameters:,} parameters; {len(self.data.train):,} training and {len(self.data.validation):,} validation clips; "
             f"{self.data.tokenizer.vocab_size:,} tokens; {jax.device_count()} x {jax.devices()[0].device_kind}; "
