@@ -91,9 +91,10 @@ def test_moments_in_bfloat16_go_where_those_in_float32_go():
     assert {leaf.dtype for moments in (rounded_state[1].mu, rounded_state[1].nu) for leaf in jax.tree.leaves(moments)} == {jnp.dtype("bfloat16")}
     found, expected = (np.asarray(state[1].nu["encoder"]["kernel"], np.float64) for state in (rounded_state, exact_state))
     np.testing.assert_allclose(found.mean(), expected.mean(), rtol=2e-3)
-    assert np.asarray(expected[0, 0]) > 0.8 * 1e-4 * 0.5**2 / (1e-4 * 1003)  # most of the way to the square of the clipped gradient
-    for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-2)
+    assert expected.mean() > 0.8 * 1e-4  # most of the way to the gradient squared
+    # Rounding makes each parameter's rate waver by a few per cent, and on average by nothing.
+    np.testing.assert_allclose(rounded["encoder"]["kernel"], exact["encoder"]["kernel"], rtol=0.06)
+    np.testing.assert_allclose(rounded["encoder"]["kernel"].mean(), exact["encoder"]["kernel"].mean(), rtol=5e-3)
 
 
 def test_rounding_at_random_takes_one_of_the_two_neighbours_and_is_right_on_average():
