@@ -258,7 +258,7 @@ def from_json(text: str) -> Config:
     """Reads what `to_json` wrote. Raises ConfigError."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config.json is not valid JSON: {error}") from error
     return from_mapping(values)
 

@@ -92,7 +92,7 @@ def read_index(folder: str | os.PathLike, split: str) -> list[IndexEntry]:
         for number, line in enumerate(file, start=1):
             try:
                 entries.append(IndexEntry(**json.loads(line)))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise SchemaError(
                     f"{path}, line {number}: not an index entry ({error}); delete the file, it is made anew from the records"
                 ) from error

@@ -81,7 +81,7 @@ def from_json(text: str) -> Results:
         return Results(values["split"], values["dataset"], values["checkpoint_step"], decoders, predictions, tuple(values.get("gloss_decoders", ())))
     except KeyError as error:
         raise ResultsError(f"not a results file of signvit_jax.eval: the key {error} is missing") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(f"not a results file of signvit_jax.eval: {error}") from error
 
 

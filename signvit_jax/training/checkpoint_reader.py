@@ -174,7 +174,7 @@ class CheckpointReader:
         """The lower, the better; None if the step has no such metric or cannot be read."""
         try:
             value = self._notes(step)[1].get(self._best_metric)
-        except (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return None if value is None else self._sign * value
 

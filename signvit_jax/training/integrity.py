@@ -44,7 +44,7 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> list[str]:
         }
     except FileNotFoundError as error:
         raise ManifestMissing(folder) from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         return [f"{MANIFEST}: unreadable ({type(error).__name__})"]
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
         return [line for line in pool.map(lambda entry: _damage_of(folder, entry[0], *entry[1]), wanted.items()) if line]

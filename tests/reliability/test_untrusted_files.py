@@ -114,13 +114,14 @@ plain = st.recursive(
 
 
 def damaged(good: str):
-    """The good text with parts cut out or replaced, JSON of other shapes, values of it replaced, and any bytes."""
+    """The good text with parts cut out or replaced, JSON of other shapes or nested too deeply, values of it replaced, and any bytes."""
     content = good.encode()
     cut = st.tuples(st.integers(0, len(content)), st.integers(0, len(content)), st.binary(max_size=6))
     texts = [
         cut.map(lambda c: content[: min(c[:2])] + c[2] + content[max(c[:2]) :]),
         st.binary(max_size=60),
         plain.map(lambda v: json.dumps(v).encode()),
+        st.sampled_from([b"[" * 100_000, b'{"model":' * 100_000]),
     ]
     try:
         whole = json.loads(good)
