@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import logging
 import os
 import signal
 from pathlib import Path
@@ -27,6 +28,17 @@ class TinyRun:
 
     def video(self, number: int) -> Path:
         return self.source / "videos" / f"clip{number:02d}.mp4"
+
+
+@pytest.fixture(autouse=True)
+def _no_run_log_left_behind():
+    """A command's handlers write to the standard error of the test that called it, which is closed when that test ends."""
+    yield
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if getattr(handler, "of_run_log", False):
+            root.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture(scope="session")
