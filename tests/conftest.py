@@ -30,6 +30,13 @@ class TinyRun:
         return self.source / "videos" / f"clip{number:02d}.mp4"
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of the finished run are for one test process: the other would wait idle until it is made."""
+    for item in items:
+        if "trained" in item.fixturenames and "server" not in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("trained"))
+
+
 @pytest.fixture(autouse=True)
 def _no_run_log_left_behind():
     """A command's handlers write to the standard error of the test that called it, which is closed when that test ends."""

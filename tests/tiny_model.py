@@ -33,7 +33,8 @@ def config(**changes) -> Config:
 
 
 def model(tiny: Config, seed: int = 0) -> SignTranslator:
-    return jax.jit(lambda: SignTranslator(tiny, VOCABULARY, rngs=nnx.Rngs(params=jax.random.key(seed))))()
+    # Not jitted: a program would be compiled for every config, while the single operations are those of the models before.
+    return SignTranslator(tiny, VOCABULARY, rngs=nnx.Rngs(params=jax.random.key(seed)))
 
 
 def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarray]:

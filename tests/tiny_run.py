@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -103,16 +101,3 @@ def _light_settings(cache: Path) -> dict[str, object]:
 def command(main: Callable[[Sequence[str]], int], *arguments: object) -> int:
     """The exit code of a command called in this process."""
     return run_command(lambda: main([str(argument) for argument in arguments]))
-
-
-def start(module: str, *arguments: object, cache: Path, **environment: str) -> subprocess.Popen:
-    """The command as a process of its own, for what a signal does to it."""
-    light = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=os.environ | light | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )

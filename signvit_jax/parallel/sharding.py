@@ -42,6 +42,24 @@ def state_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, partition_spec(parameter_path(path), leaf.shape, mesh)), abstract)
 
 
+def put_together(params: PyTree, mesh: Mesh) -> PyTree:
+    """The parameters as layers compute with them: whole along the fsdp axis, cut along the tensor axis. Gradients come back cut as they are.
+
+    Left to itself XLA rather cuts the input of a layer as its kernel is cut, and then every device holds the activations of all clips.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return params
+    stored = state_shardings(params, mesh)
+    whole = jax.tree.map(lambda cut: NamedSharding(mesh, P(*(None if axis == "fsdp" else axis for axis in cut.spec))), stored)
+
+    @jax.custom_vjp
+    def gather(params: PyTree) -> PyTree:
+        return jax.lax.with_sharding_constraint(params, whole)
+
+    gather.defvjp(lambda params: (gather(params), None), lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, stored),))
+    return gather(params)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Batches are cut along their first axis over the data and fsdp axes together."""
     return NamedSharding(mesh, P(("data", "fsdp")))

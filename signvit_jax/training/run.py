@@ -30,8 +30,10 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
     if requeue:
         check_requeue()
     workdir = Workdir.create(path)
-    with StopRequest() as stop, workdir.lock(), Goodput() as goodput:
+    with StopRequest() as stop, workdir.lock() as killed, Goodput() as goodput:
         start_run_log(workdir.run_log)
+        if killed:
+            log.info("took over the lock of %s, which has ended without releasing it", killed)
         with stop.nothing_to_lose():
             config = _agree_with_earlier_start(config, workdir)
             data = RunData(config, *_tokenizers(workdir))

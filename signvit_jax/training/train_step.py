@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from signvit_jax.config import TrainingConfig
-from signvit_jax.parallel.sharding import batch_sharding, replicated
+from signvit_jax.parallel.sharding import batch_sharding, put_together, replicated
 from signvit_jax.training.losses import Batch, LossCounts, LossParts, count, divisors, translation_loss
 from signvit_jax.training.train_state import ModelDefinition, TrainState
 
@@ -36,7 +36,7 @@ def make_train_step(
     frozen_backbone: bool,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepReport]]:
     """The jitted step; the state is donated. With `frozen_backbone` the backbone gets no gradient, decay or update, and no backward pass is run."""
-    step = partial(train_step, definition=definition, optimizer=optimizer, config=config, frozen_backbone=frozen_backbone)
+    step = partial(train_step, definition=definition, optimizer=optimizer, config=config, mesh=mesh, frozen_backbone=frozen_backbone)
     return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 
 
@@ -47,10 +47,11 @@ def train_step(
     definition: ModelDefinition,
     optimizer: optax.GradientTransformation,
     config: TrainingConfig,
+    mesh: Mesh,
     frozen_backbone: bool,
 ) -> tuple[TrainState, StepReport]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    gradients, loss = _gradients(state, batch, key, definition, config, frozen_backbone)
+    gradients, loss = _gradients(state, batch, key, definition, config, mesh, frozen_backbone)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm)
 
@@ -80,7 +81,7 @@ def train_step(
 
 
 def _gradients(
-    state: TrainState, batch: Batch, key: Array, definition: ModelDefinition, config: TrainingConfig, frozen_backbone: bool
+    state: TrainState, batch: Batch, key: Array, definition: ModelDefinition, config: TrainingConfig, mesh: Mesh, frozen_backbone: bool
 ) -> tuple[PyTree, LossParts]:
     """Gradients and loss of the whole batch, run in `gradient_accumulation` parts one after the other."""
     counts, parts = divisors(batch), config.gradient_accumulation
@@ -88,7 +89,7 @@ def _gradients(
     def loss(params: PyTree, part: Batch, part_key: Array) -> tuple[Array, LossParts]:
         if frozen_backbone:
             params = _with_backbone_of(params, jax.lax.stop_gradient(params))
-        return translation_loss(definition.bind(params), part, counts, config, part_key, state.step)
+        return translation_loss(definition.bind(put_together(params, mesh)), part, counts, config, part_key, state.step)
 
     gradient = jax.grad(loss, has_aux=True)
     if parts == 1:
@@ -114,7 +115,7 @@ def make_eval_step(definition: ModelDefinition, config: TrainingConfig, mesh: Me
 
     def step(params: PyTree, batch: Batch) -> dict[str, Array]:
         one = jnp.ones(())
-        _, sums = translation_loss(definition.bind(params), batch, LossCounts(one, one), config)
+        _, sums = translation_loss(definition.bind(put_together(params, mesh)), batch, LossCounts(one, one), config)
         counts = count(batch)
         return {"ce": sums.ce, "ctc": sums.ctc, "impossible": sums.impossible, "tokens": counts.tokens, "clips": counts.clips}
 

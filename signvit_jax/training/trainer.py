@@ -18,7 +18,7 @@ from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import score
 from signvit_jax.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.parallel.mesh import make_mesh
-from signvit_jax.parallel.sharding import to_device
+from signvit_jax.parallel.sharding import put_together, to_device
 from signvit_jax.parallel.vocabulary import laid_out_as
 from signvit_jax.training.agreement import Agreement
 from signvit_jax.training.best import BestSoFar, best_rule
@@ -79,7 +79,12 @@ class Trainer:
             self.saved_state, _ = abstract_on_mesh(lambda: new_state(self.definition, self.optimizer, training.seed), self.mesh)
         self.train_steps: dict[bool, Any] = {}  # frozen backbone or not -> compiled step
         self.eval_step = make_eval_step(self.definition, training, self.mesh, self.shardings.params)
-        self.predictor = Predictor(self.definition.bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"])
+        definition, mesh = self.definition, self.mesh
+
+        def bind(params: Any) -> Any:
+            return definition.bind(put_together(params, mesh))
+
+        self.predictor = Predictor(bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"])
 
         self.checkpoints = CheckpointStore(
             workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)

@@ -84,13 +84,14 @@ class Workdir:
             raise WorkdirError(f"{path} could not be written: {error.strerror}") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps a second trainer out while the context is open. Raises WorkdirError that names who is in.
+    def lock(self) -> Iterator[str | None]:
+        """Keeps a second trainer out while the context is open. Gives the trainer, if any, that ended without releasing the lock.
 
         The kernel frees the lock when its holder ends, however it ends, so none is ever left behind. Of a run's processes the first takes it.
+        Raises WorkdirError that names who is in.
         """
         if jax.process_index() != 0:
-            yield
+            yield None
             return
         try:
             descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -105,13 +106,12 @@ class Workdir:
             except OSError as error:
                 _logger.warning("%s cannot be locked (%s): take care that no second trainer uses it", self.path, error.strerror)
             _close_in_children(descriptor)
-            if os.fstat(descriptor).st_size:
-                _logger.info("took over the lock of %s, which has ended without releasing it", _holder(descriptor))
+            killed = _holder(descriptor) if os.fstat(descriptor).st_size else None
             since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             os.ftruncate(descriptor, 0)  # what a killed holder wrote may be longer
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)
             stack.callback(os.ftruncate, descriptor, 0)
-            yield
+            yield killed
 
 
 # A child that outlives a killed trainer must not go on holding its lock.

@@ -12,38 +12,43 @@ from signvit_jax import train
 from signvit_jax.training import stopwatch, trainer
 
 
-def test_the_wanted_steps_of_a_run_are_traced_and_its_speed_is_logged(trained, light_jax, tmp_path, monkeypatch):
+def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run_with_5_and_advice(trained, light_jax, tmp_path, capsys, monkeypatch):
+    make = trainer.make_train_step
+
+    class TooLargeInTheEnd:
+        """The step; the fourth is refused."""
+
+        def __init__(self, *arguments, **options):
+            self.step, self.done = make(*arguments, **options), 0
+            self.lower = self.step.lower
+
+        def __call__(self, state, batch):
+            self.done += 1
+            return self.step(state, batch) if self.done < 4 else jax.block_until_ready(jnp.zeros((2**30, 2**30)))  # 4 exabytes: XLA's own refusal
+
+    monkeypatch.setattr(trainer, "make_train_step", TooLargeInTheEnd)
     monkeypatch.setattr(stopwatch, "peak_flops", lambda kind: 1e12)  # this CPU's kind is not in the table
-    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=4:5") == 0
+    flags = [f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=2:3", "--config.training.eval_every_n_epochs=6"]
+    assert tiny_run.command(train.main, *flags) == 5
+
     with gzip.open(next((tmp_path / "profile").rglob("*.trace.json.gz"))) as file:
         steps = [event["args"]["step_num"] for event in json.load(file)["traceEvents"] if event.get("name") == "train"]
-    assert steps == ["4", "5"]
+    assert steps == ["2", "3"]
+
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
+    assert len(rows) == 3
     for name in ("clips_per_second", "frames_per_second", "data_wait", "mfu"):
         assert all(float(row[f"train/{name}"]) >= 0 for row in rows)
     assert all(0 < float(row["train/mfu"]) < 1 for row in rows)
     assert "train/peak_memory_gib" not in rows[0]  # a CPU's device says nothing of its memory
 
-
-def test_wrong_steps_to_trace_are_refused(trained, tmp_path, capsys):
-    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=5:4") == 2
-    assert "allowed: how many steps" in capsys.readouterr().err
-
-
-def test_a_step_that_does_not_fit_ends_with_5_the_estimate_and_advice(trained, light_jax, tmp_path, capsys, monkeypatch):
-    make = trainer.make_train_step
-
-    class TooLarge:
-        def __init__(self, *arguments, **options):
-            self.lower = make(*arguments, **options).lower
-
-        def __call__(self, state, batch):
-            return jax.block_until_ready(jnp.zeros((2**30, 2**30), jnp.float32))  # 4 exabytes: XLA's own refusal
-
-    monkeypatch.setattr(trainer, "make_train_step", TooLarge)
-    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={tmp_path}") == 5
     said = capsys.readouterr().err
     places = [said.find(part) for part in ("out of memory: RESOURCE_EXHAUSTED", "gradients and activations", "1. --config.training.gradient_acc")]
     assert -1 not in places and places == sorted(places), said
     assert "not compiled" not in said and "Traceback" not in said
+
+
+def test_wrong_steps_to_trace_are_refused(trained, tmp_path, capsys):
+    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=5:4") == 2
+    assert "allowed: how many steps" in capsys.readouterr().err

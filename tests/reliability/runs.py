@@ -19,8 +19,16 @@ import tiny_run
 from signvit_jax.training.checkpoint_reader import CheckpointReader
 
 TOTAL = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
-# Clips are drawn anew in each epoch, so that their random stream is held to account too.
-AUGMENT = ["--config.data.augment.brightness=0.3", "--config.data.augment.frame_jitter=0.5", "--config.data.augment.rotate=5"]
+SAVED = 2 * tiny_run.STEPS_PER_EPOCH  # steps between two checkpoints
+# With as many epochs as the fixture `trained` has, so that its compiled programs are used again.
+FLAGS = (
+    "--config.training.save_every_n_epochs=2",
+    "--config.training.eval_every_n_epochs=2",
+    "--config.training.num_sample_predictions=0",  # tracing the decoder's loop would take as long as all the rest of a start
+    # Clips are drawn anew in each epoch, so that their random stream is held to account too.
+    *(f"--config.data.augment.{name}={value}" for name, value in (("brightness", 0.3), ("frame_jitter", 0.5), ("rotate", 5))),
+)
+LIMIT_S = 400.0  # of one start; a run that takes longer hangs. On an idle machine a start takes 5 s.
 TIMES = {"train/clips_per_second", "train/frames_per_second", "train/data_wait"}
 
 
@@ -51,7 +59,10 @@ class Server:
 
     def close(self) -> None:
         self.process.stdin.close()
-        self.process.wait(60)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
 
 
 @dataclasses.dataclass
@@ -61,7 +72,7 @@ class Run:
     server: Server
     config: Path
     workdir: Path
-    flags: tuple[str, ...] = (*AUGMENT,)
+    flags: tuple[str, ...] = FLAGS
     name: str = "run"  # of its files beside the workdir
 
     @property
@@ -76,20 +87,20 @@ class Run:
         """`mounts` are seen by the run alone; `keep` is where its workdir, if that is on one of them, is copied to at the end."""
         argv = [f"--config={self.config}", f"--workdir={self.workdir}", *self.flags, *flags]
         files = {"trace": str(self.trace), "output": str(self.output), "keep": keep and [str(self.workdir), str(keep)]}
-        self.process = self.server.ask({"argv": argv, "environment": environment, "fault": fault, "mounts": mounts, **files}, 240)
+        self.process = self.server.ask({"argv": argv, "environment": environment, "fault": fault, "mounts": mounts, **files}, LIMIT_S)
 
-    def wait(self, seconds: float = 240) -> int:
+    def wait(self, seconds: float = LIMIT_S) -> int:
         """The exit code. A run that has not ended by then is killed, and TimeoutError raised."""
         try:
             return self.server.ask({"wait": self.process}, seconds)
         except TimeoutError:
             os.killpg(self.process, signal.SIGKILL)
-            self.server.answer(10)
+            self.server.answer(60)
             raise TimeoutError(f"the run did not end in {seconds:.0f} s; it said:\n{self.said()[-2000:]}") from None
 
-    def go(self, *flags: str, seconds: float = 240, **start) -> int:
+    def go(self, *flags: str, **start) -> int:
         self.start(*flags, **start)
-        return self.wait(seconds)
+        return self.wait()
 
     def since_signal(self) -> float:
         """Seconds since the last signal of the fault was sent."""
@@ -103,7 +114,7 @@ class Run:
 
 
 def kill(phase: str, count: int = 1, after: float = 0.0, hang: float = 0.0) -> dict:
-    """A fault: SIGKILL, so many seconds after the run has come to the phase for the so-manieth time."""
+    """A fault: SIGKILL, so many seconds after the run has come to the phase for the so-manieth time, of "step" to that step."""
     return {"phase": phase, "count": count, "signals": [[after, signal.SIGKILL]], "hang": hang}
 
 

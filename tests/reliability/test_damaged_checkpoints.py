@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from runs import TOTAL, assert_same_run
+from runs import SAVED, TOTAL, assert_same_run
 
 pytestmark = pytest.mark.long
 
@@ -32,8 +32,8 @@ def test_the_damaged_file_is_named_and_the_checkpoint_before_is_used_unless_stri
 
     assert damaged.go() == 0
     assert f"is damaged and is left out: {damaged.harmed}: content changed" in damaged.said()
-    assert f"resumed from the checkpoint of step {TOTAL - 3}" in damaged.said()
-    assert "lost by an earlier start and made again: 3 steps" in damaged.said()
+    assert f"resumed from the checkpoint of step {TOTAL - SAVED}" in damaged.said()
+    assert f"lost by an earlier start and made again: {SAVED} steps" in damaged.said()
     assert_same_run(damaged, undisturbed)
     for name in ("99/notes.txt", "README"):
         assert (damaged.workdir / "checkpoints" / name).read_text() == "mine"

@@ -4,12 +4,10 @@ import os
 import signal
 
 import pytest
-from runs import TOTAL, assert_same_run, batches, processes_of_session
+from runs import SAVED, TOTAL, assert_same_run, batches, processes_of_session
 
 from signvit_jax.config import ConfigError
 from signvit_jax.training.requeue import check_requeue, requeue_after
-
-pytestmark = pytest.mark.long
 
 INT, TERM, USR1 = (int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
 GRACE_S = 30.0  # from the signal to the end
@@ -28,35 +26,47 @@ def fake_scontrol(folder, script: str) -> dict[str, str]:
     return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
 
 
-def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_lost(run, undisturbed, tmp_path):
+@pytest.mark.parametrize(
+    "stops",
+    [
+        [(one("step", INT, 2), 130), (one("eval", TERM, 2), 143)],
+        pytest.param([(one("save", USR1, 2), 143), (one("step", USR1, 9), 143)], marks=pytest.mark.long),
+    ],
+    ids=["ctrl_c_and_scancel", "slurm"],
+)
+def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_lost(run, undisturbed, tmp_path, stops):
     asked = tmp_path / "asked"
     environment = fake_scontrol(tmp_path / "bin", f'echo "$@" >> {asked}')
-    earlier = 0
-    for fault, code in ((one("step", INT, 2), 130), (one("save", USR1, 2), 143), (one("eval", TERM, 2), 143), (one("step", USR1, 2), 143)):
+    reached = 0
+    for fault, code in stops:
         assert not asked.exists()  # the job is not put back into the queue unless somebody wants it
-        assert run.go(*["--requeue"] * (earlier > 6), fault=fault, **environment) == code, run.said()[-2000:]
+        earlier, wants_requeue = reached, reached > 0
+        assert run.go(*["--requeue"] * wants_requeue, fault=fault, **environment) == code, run.said()[-2000:]
         assert run.since_signal() < GRACE_S
         assert run.said().count("lost since the last checkpoint: 0 steps") == run.said().count("stopped and saved; to go on:")
         assert f"to go on:\n  python -m signvit_jax.train --config={run.config} --workdir={run.workdir}" in run.said()
         reached = max(batches(run))
         assert run.steps()[-1] == reached and earlier < reached < TOTAL
-        earlier = reached
-    assert run.go() == 0
+    assert asked.exists() == (stops[-1][0]["signals"][0][1] == USR1)  # a job that was cancelled is not put back either
+    assert not asked.exists() or asked.read_text() == "requeue 4711\n"
+    assert run.go("--config.inference.beam_size=3") == 0
+    assert "config.inference.beam_size is now 3; it was 2" in run.said()  # what may change is said
     assert [line.split()[-1] for line in run.said().splitlines() if "resumed from the checkpoint of step" in line][-1] == str(reached)
     assert_same_run(run, undisturbed)
     assert all(len(taken) == 1 for taken in batches(run).values()) and run.trace.read_text().count("\n") == TOTAL  # no step was made twice
-    assert asked.read_text() == "requeue 4711\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("phase", "number", "code"), [("compile", TERM, 143), ("eval", INT, 130)])
 def test_where_nothing_can_be_lost_the_first_signal_ends_at_once(run, undisturbed, phase, number, code):
     assert run.go(fault={"phase": phase, "count": 1, "signals": [[0.2, number]], "hang": HANG_S}) == code
     assert run.since_signal() < GRACE_S
-    assert run.steps() == ([] if phase == "compile" else [3])  # before the first evaluation all is saved
+    assert run.steps() == ([] if phase == "compile" else [SAVED])  # before the first evaluation all is saved
     assert not processes_of_session(run.process)
 
 
-@pytest.mark.parametrize("phase", ["step", "save", "eval", pytest.param("manifest", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("phase", ["step", "save", "eval", "manifest"])
 def test_the_second_signal_ends_at_once_from_any_phase(run, phase):
     # The second evaluation: in the first one signal is enough.
     fault = {"phase": phase, "count": 2, "signals": [[0.0, TERM], [0.6, TERM]], "hang": HANG_S}

@@ -8,8 +8,8 @@ The server has no JAX device and no thread when it forks.
 
 With `"mounts": [[what mount is told], ...]` the run sees file systems of its own; `"keep": [FROM, TO]` copies a folder of them at its end.
 
-A fault: at the `count`-th time that the run comes to `phase`, signals are sent to it (`signals`: [[seconds from then, number], ...]),
-and it stays in that phase for `hang` seconds, so that the signal meets it there.
+A fault: at the `count`-th time that a start comes to `phase` (of "step": when the run takes the batch of that step), signals are sent to it
+(`signals`: [[seconds from then, number], ...]), and it stays in that phase for `hang` seconds, so that the signal meets it there.
 """
 
 import hashlib
@@ -95,7 +95,7 @@ def _trace_batches(trace: Path) -> None:
 class _Fault:
     def __init__(self, signalled: Path, phase: str, count: int, signals: list, hang: float = 0.0):
         self.signalled, self.phase, self.signals, self.hang = signalled, phase, signals, hang
-        self.left = count
+        self.left = count  # of a step: its number
 
     def build_in(self) -> None:
         {"step": self._in_step, "compile": self._in_compile, "save": self._in_save, "manifest": self._in_manifest, "eval": self._in_eval}[
@@ -105,8 +105,11 @@ class _Fault:
     def come_by(self) -> None:
         self.left -= 1
         if self.left == 0:
-            threading.Thread(target=self._send, daemon=True).start()
-            time.sleep(self.hang)
+            self.strike()
+
+    def strike(self) -> None:
+        threading.Thread(target=self._send, daemon=True).start()
+        time.sleep(self.hang)
 
     def _send(self) -> None:
         begin = time.monotonic()
@@ -116,13 +119,13 @@ class _Fault:
             os.kill(os.getpid(), number)
 
     def _in_step(self) -> None:
-        """Each training batch that is taken; the step itself follows within milliseconds."""
+        """The training batch of that step is taken; the step itself follows within milliseconds."""
         read = BatchIterator.__next__
 
         def taken(iterator):
             batch = read(iterator)
-            if iterator._source._training:
-                self.come_by()
+            if iterator._source._training and iterator.next_step == self.left:
+                self.strike()
             return batch
 
         BatchIterator.__next__ = taken

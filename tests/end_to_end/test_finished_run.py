@@ -1,0 +1,27 @@
+"""A finished run that is started again is left alone; tests/reliability has those that were stopped before their end."""
+
+import logging
+import shutil
+
+import jax
+import pytest
+import tiny_run
+
+from signvit_jax import train
+from signvit_jax.training.checkpoint_reader import CheckpointReader
+
+
+@pytest.mark.usefixtures("light_jax")
+def test_a_finished_run_says_so_and_compiles_no_step(trained, tmp_path, caplog):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "run")
+    before = (workdir / "metrics.csv").read_bytes()
+    jax.config.update("jax_log_compiles", True)
+    try:
+        with caplog.at_level(logging.INFO):
+            assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}") == 0
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    assert "nothing to do" in caplog.text
+    assert "train_step" not in caplog.text
+    assert (workdir / "metrics.csv").read_bytes() == before
+    assert CheckpointReader(workdir / "checkpoints").steps() == CheckpointReader(trained.workdir / "checkpoints").steps()
