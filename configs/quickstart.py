@@ -13,8 +13,10 @@ from configs import overfit_small
 
 def get_config() -> ConfigDict:
     config = overfit_small.get_config()
-    config.model.encoder.update(patch_size=12, dropout=0.1)
-    config.model.temporal.update(dropout=0.1)
+    config.model.encoder.update(patch_size=12, dropout=0.1, vit_num_layers=3, stem="patch", frame_pooling="mean", motion="none")
+    config.model.temporal.update(dropout=0.1, num_queries=16, num_attention_layers=0)
+    config.model.decoder.memory = "queries"
+    config.training.update(encoder_lr=1e-3, decoder_lr=1e-3, ctc_flat_start_steps=0)
     config.training.update(batch_size=16, num_epochs=8, eval_every_n_epochs=4, save_every_n_epochs=2, num_sample_predictions=3, best_metric="wer")
     config.data = {
         "name": "synthetic_signs",
