@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from signvit_jax.config import AugmentConfig
-from signvit_jax.data.frames import Box, FrameDecodeError, decode_jpeg, fit_picture, picture_box, scale
+from signvit_jax.data.frames import Box, FrameDecodeError, decode_jpeg, fit_picture, picture_box, rgb_pixels, scale
 
 _PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores colour
 _GROUP = 4  # frames that are worked on at once: the threads of a reader hand each other Python's lock less often
@@ -120,7 +120,7 @@ class _Lens:
         for *planes, target in zip(*coloured, targets, strict=True):
             for canvas, plane in zip(self._canvas_planes, planes, strict=True):
                 canvas[:, : plane.shape[1]] = plane
-            target[:] = scale(self._canvas, self._even, self._even, "rgb24").to_ndarray()[: self._size, : self._size]
+            target[:] = rgb_pixels(scale(self._canvas, self._even, self._even, "rgb24"))[: self._size, : self._size]
 
     def _colour(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A gain and an offset for luma; a rotation times a gain, about 128, for chroma."""

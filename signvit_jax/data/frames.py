@@ -55,7 +55,7 @@ def decode_jpeg(data: bytes) -> av.VideoFrame:
 def fit_picture(frame: av.VideoFrame, size: int, fit: str, out: UInt8[np.ndarray, "h w 3"]) -> None:
     """Writes the picture, scaled as `fit` says, into `out`; a picture that has that size already is only converted to RGB."""
     box = picture_box(frame.width, frame.height, size, fit)
-    picture = scale(frame, box.width, box.height, "rgb24").to_ndarray()
+    picture = rgb_pixels(scale(frame, box.width, box.height, "rgb24"))
     if (box.x, box.y, box.width, box.height) == (0, 0, size, size):
         out[:] = picture
         return
@@ -77,7 +77,16 @@ def scale(frame: av.VideoFrame, width: int, height: int, pixel_format: str) -> a
     """Scales (averaging areas when it shrinks, so nothing aliases) and converts; returns `frame` itself where there is nothing to do."""
     shrinks = width <= frame.width and height <= frame.height
     method = Interpolation.AREA if shrinks else Interpolation.BILINEAR
-    return _scaler().reformat(frame, width, height, pixel_format, interpolation=method, threads=1)
+    if (width, height) != (frame.width, frame.height) and not frame.format.is_rgb:
+        # First scaled, then converted: each then runs in the library's fast code, a third of the time of both at once.
+        frame = _reformatter("scaler").reformat(frame, width, height, frame.format.name, interpolation=method, threads=1)
+    return _reformatter("converter").reformat(frame, width, height, pixel_format, interpolation=method, threads=1)
+
+
+def rgb_pixels(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an "rgb24" frame where they lie: a view, good as long as the frame."""
+    plane = frame.planes[0]
+    return np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
 def _decoder() -> av.CodecContext:
@@ -88,7 +97,8 @@ def _decoder() -> av.CodecContext:
     return _threads.decoder
 
 
-def _scaler() -> VideoReformatter:
-    if not hasattr(_threads, "scaler"):
-        _threads.scaler = VideoReformatter()
-    return _threads.scaler
+def _reformatter(purpose: str) -> VideoReformatter:
+    """One a thread and purpose: it keeps the tables of the last sizes and formats it was given."""
+    if not hasattr(_threads, purpose):
+        setattr(_threads, purpose, VideoReformatter())
+    return getattr(_threads, purpose)
