@@ -21,10 +21,10 @@ def test_more_epochs_extend_a_run_a_killed_reading_process_ends_it_and_ctrl_c_le
     many = ("--config.data.num_workers=2", "--config.training.num_epochs=1000")
 
     def started() -> list[int]:
-        """The processes of the run, once it is in steps that come after those of before."""
+        """The processes of the run, once it is in steps that come after those of before, the first of which it compiles for."""
         before = max(batches(run)) if run.trace.exists() else TOTAL
         run.start(*many)
-        assert wait_until(lambda: run.trace.exists() and max(batches(run)) > before, START_S), run.said()
+        assert wait_until(lambda: run.trace.exists() and max(batches(run)) > before + 1, START_S), run.said()
         return processes_of_session(run.process)
 
     readers = [process for process in started() if process != run.process]
