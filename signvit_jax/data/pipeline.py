@@ -16,6 +16,9 @@ So the batches are the same for any number of threads, reading processes and hos
 
 import collections
 import dataclasses
+import multiprocessing
+import os
+import signal
 import threading
 from typing import Any
 
@@ -187,7 +190,19 @@ def _read_ahead(source: "_BatchSource", first_step: int, total_steps: int) -> gr
     # Process i reads steps i, i + n, ...: taken in turn, they come in order.
     per_worker = max(data.prefetch_batches // data.num_workers, 1)
     one_each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-    return one_each.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.num_workers, per_worker_buffer_size=per_worker))
+    return one_each.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.num_workers, per_worker_buffer_size=per_worker), _end_with_the_trainer)
+
+
+def _end_with_the_trainer(worker: int, workers: int) -> None:
+    """For a reading process: Ctrl-C, which a terminal sends to all, is the trainer's affair; and when that ends, however it ends, so does this."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(0)
+
+    threading.Thread(target=follow, name="trainer", daemon=True).start()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,10 @@ LIMIT_S = 30.0
 START_S = 400.0
 
 
-def test_more_epochs_extend_a_run_a_killed_reading_process_ends_it_and_ctrl_c_leaves_no_process_behind(run, undisturbed):
+def test_more_epochs_extend_a_run_a_killed_reading_process_ends_it_and_no_end_leaves_a_process_behind(run, undisturbed):
     shutil.copytree(undisturbed.workdir, run.workdir)
-    many = ("--config.data.num_workers=2", "--config.training.num_epochs=1000")
+    # No evaluation: the seconds that one compiles for are not those that an error of the readers takes.
+    many = ("--config.data.num_workers=2", "--config.training.num_epochs=1000", "--config.training.eval_every_n_epochs=1000")
 
     def started() -> list[int]:
         """The processes of the run, once it is in steps that come after those of before, the first of which it compiles for."""
@@ -44,6 +45,11 @@ def test_more_epochs_extend_a_run_a_killed_reading_process_ends_it_and_ctrl_c_le
     assert wait_until(lambda: not processes_of_session(run.process), 5.0)
     assert "Traceback" not in run.said()
     assert run.steps()[-1] > TOTAL
+
+    assert len(started()) >= 3
+    os.kill(run.process, signal.SIGKILL)  # the trainer alone
+    assert run.wait() == -signal.SIGKILL
+    assert wait_until(lambda: not processes_of_session(run.process), 5.0)
 
 
 @pytest.mark.skipif(not can_mount(), reason="this machine lets no process mount file systems of its own (unshare -Urm)")
