@@ -2,8 +2,13 @@
 
     python scripts/ablate.py --data_dir=data --output=runs/ablation --rows=small,reference_family --seeds=0,1,2 --jobs=2
 
-A row is `configs/small.py` with a few values changed (ROWS below); all rows see the same clips for the same number of epochs. Runs that are finished
-are not run again, those that were cut off go on. The table goes to standard output and, between its two marks, into --docs; the curves beside it.
+A row is `configs/small.py` with a few values changed (ROWS below); all rows see the same clips for the same number of epochs. A slim MobileNetV3
+with a teacher and without one (STUDENTS below) is trained by naming its rows:
+
+    python scripts/ablate.py --data_dir=data --output=runs/students --rows=student,distilled --teacher=runs/small --docs=docs/distillation.md
+
+Runs that are finished are not run again, those that were cut off go on. The table goes to standard output and, between its two marks, into --docs;
+the curves beside it.
 """
 
 import argparse
@@ -31,6 +36,7 @@ class Row:
 
     title: str
     overrides: tuple[str, ...] = ()
+    is_taught: bool = False  # by the model of --teacher
 
 
 # The reference's model at the size of `small`: learned positions near zero, mean over the patches, CTC over the pooled queries, and no more.
@@ -71,6 +77,23 @@ ROWS = {
     "no_ema": Row("no average of the weights", ("training.ema_decay=0.0",)),
     "half_rate": Row("half the learning rates", ("training.encoder_lr=7.5e-4", "training.decoder_lr=7.5e-4")),
 }
+
+# A seventh of MobileNetV3-Large's parameters on what `small` reads, and one pass over the clips: where a student alone is still near its start.
+STUDENT = (
+    "model.encoder.backbone=mobilenet_v3_large",
+    "model.encoder.mobilenet_width=0.35",
+    "model.encoder.output_dim=336",
+    "model.encoder.stem=patch",
+    "model.encoder.frame_pooling=mean",
+    "model.encoder.position_init=normal",
+    "training.num_epochs=1",
+    "training.min_steps=0",
+)
+STUDENTS = {
+    "student": Row("MobileNetV3 at 0.35 of its width, alone", STUDENT),
+    "distilled": Row("the same with a teacher", STUDENT, is_taught=True),
+}
+ALL_ROWS = ROWS | STUDENTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,10 +141,12 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
     if result.exists():
         return True
     workdir.mkdir(parents=True, exist_ok=True)
-    overrides = [*ROWS[name].overrides, *arguments.override, f"training.seed={seed}", f"data.data_dir={arguments.data_dir}"]
+    row = ALL_ROWS[name]
+    overrides = [*row.overrides, *arguments.override, f"training.seed={seed}", f"data.data_dir={arguments.data_dir}"]
     seconds = 0.0  # of processors; the clock would depend on what else the machine does
     with (workdir / "ablation.log").open("a") as log:
-        train = ["signvit_jax.train", "--config=configs/small.py", *(f"--config.{override}" for override in overrides)]
+        how = ["signvit_jax.distill", f"--teacher={arguments.teacher}"] if row.is_taught else ["signvit_jax.train"]
+        train = [*how, "--config=configs/small.py", *(f"--config.{override}" for override in overrides)]
         scores = workdir / "eval" / f"{arguments.split}.json"
         evaluate = ["signvit_jax.eval", f"--split={arguments.split}", f"--decode={','.join(DECODERS)}", f"--output={scores}"]
         for command in (train, evaluate):
@@ -151,7 +176,7 @@ def _table(arguments: argparse.Namespace) -> str:
             columns = [[run["decoders"][decoder]["wer"] for run in found] for decoder in DECODERS]
             cells = [_spread(column, ".3f") for column in columns]
             cells += [_spread([run["decoders"]["beam"]["bleu4"] for run in found], ".1f"), _spread([run["minutes"] for run in found], ".0f")]
-            lines.append(f"| {ROWS[name].title} (`{name}`) | {len(found)} | " + " | ".join(cells) + " |")
+            lines.append(f"| {ALL_ROWS[name].title} (`{name}`) | {len(found)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -194,15 +219,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--data_dir", required=True)
     flags.add_argument("--output", type=Path, default=Path("runs/ablation"))
-    flags.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help=f"some of {','.join(ROWS)} (all)")
+    flags.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help=f"some of {','.join(ALL_ROWS)} (all but the students)")
+    flags.add_argument("--teacher", help="workdir of a finished run of configs/small.py, for rows that are taught")
     flags.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     flags.add_argument("--split", default="test")
     flags.add_argument("--jobs", type=int, default=1, help="runs beside each other, the cores divided among them")
     flags.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="for every row, such as training.num_epochs=4")
     flags.add_argument("--docs", type=Path, help="Markdown file with the marks between which the table goes; the curves lie beside it")
     arguments = flags.parse_args(argv)
-    if unknown := [name for name in arguments.rows if name not in ROWS]:
-        flags.error(f"unknown row {unknown[0]!r}; allowed: {', '.join(ROWS)}")
+    if unknown := [name for name in arguments.rows if name not in ALL_ROWS]:
+        flags.error(f"unknown row {unknown[0]!r}; allowed: {', '.join(ALL_ROWS)}")
+    if not arguments.teacher and (taught := [name for name in arguments.rows if ALL_ROWS[name].is_taught]):
+        flags.error(f"row {taught[0]!r} needs --teacher=WORKDIR, a finished run of configs/small.py")
     return arguments
 
 

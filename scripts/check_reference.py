@@ -2,35 +2,42 @@
 
     python scripts/check_reference.py --vectors=tests/fixtures/translator_small.npz
 
+Three layouts are known by their keys: a whole translator, a ViT of timm, a MobileNetV3-Large of torchvision. Weights are converted, there and back.
 Prints the largest difference of each group beside its tolerance; exits 1 if one is beyond, 2 if the file is not of a known layout.
-Works for instances of any size: the sizes are read from the file's key `config`.
+Works for instances of any size: the sizes are those of the tensors, and of the file's key `config` where tensors do not tell.
 """
 
 import argparse
 import dataclasses
+import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
+from flax import nnx, traverse_util
 from rich.console import Console
 from rich.table import Column, Table
 
-from signvit_jax.config import Config, TrainingConfig
+from signvit_jax.config import Config, EncoderConfig, TrainingConfig
 from signvit_jax.decoding.autoregressive import Source, best
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
+from signvit_jax.models.mobilenet_v3 import MobileNetV3
 from signvit_jax.models.translator import Encoded, SignTranslator
+from signvit_jax.models.vit import DenseViT
 from signvit_jax.training.losses import Batch, divisors, translation_loss
 from signvit_jax.training.optimizer import learning_rates, make_optimizer
 from signvit_jax.training.train_state import ModelDefinition, parameters_of
-from signvit_jax.weights.reference import WeightsError, from_ours, load_reference
+from signvit_jax.weights import mobilenet_v3, timm_vit
+from signvit_jax.weights.mapping import fill, flat_parameters
+from signvit_jax.weights.reference import from_ours, load_reference
 
 Vectors = Mapping[str, np.ndarray]
 
@@ -55,6 +62,8 @@ class Check:
 def compare_translator(vectors: Vectors) -> Iterator[Check]:
     """Everything that a file of the translator's layout holds: outputs, losses, gradients, training steps, decoded ids."""
     config, model, sizes = load_reference(vectors)
+    constants = ("decoder.pos_encoder.pe", "decoder.output_proj.weight")
+    yield _there_and_back({name: value for name, value in _tensors(vectors).items() if name not in constants}, from_ours(flat_parameters(model)))
     batch = _batch(vectors, vectors["in/video"])
     vit_tokens, pooled, logits, ctc_logits = _outputs(model, batch)
     yield _absolute("vit tokens", vit_tokens, vectors["out/vit_tokens"])
@@ -67,6 +76,53 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
     yield from _decoded(vectors, model, sizes, batch, "decode/", ids_matter=False)
     if "trained_in/video" in vectors:
         yield from _trained(vectors, config, sizes)
+
+
+def compare_vit(vectors: Vectors) -> Iterator[Check]:
+    """The output tokens of a ViT with timm's names; `config` says what tensors do not: the number of heads, and LayerNorm's epsilon."""
+    said = json.loads(str(vectors["config"]))
+    tensors = {name: value for name, value in _tensors(vectors).items() if not timm_vit.holds_no_feature(name)}
+    sizes = timm_vit.sizes_of(tensors)
+    config = EncoderConfig(
+        output_dim=sizes.width,
+        vit_hidden_dim=sizes.width,
+        vit_num_heads=said["num_heads"],
+        vit_num_layers=sizes.layers,
+        vit_mlp_dim=sizes.hidden,
+        patch_size=sizes.patch_size,
+        norm_epsilon=said.get("layer_norm_eps", timm_vit.EPSILON),
+    )
+    image_size = sizes.side * sizes.patch_size
+    model = nnx.eval_shape(lambda: DenseViT(config, image_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))))
+    fill(model, timm_vit.to_ours(tensors, _shapes(model)))
+    yield _there_and_back(tensors, timm_vit.from_ours(flat_parameters(model)))
+    yield _absolute("tokens", jax.jit(DenseViT.tokens)(model, _pictures(vectors)), vectors["out/tokens"])
+
+
+def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
+    """The output of each stage of a MobileNetV3-Large that the file holds, and the pooled features."""
+    tensors = mobilenet_v3.torchvision_names(_tensors(vectors))
+    tensors = {name: value for name, value in tensors.items() if not mobilenet_v3.holds_no_feature(name)}
+    sizes = mobilenet_v3.sizes_of(tensors)
+    model = nnx.eval_shape(lambda: MobileNetV3(sizes, rngs=nnx.Rngs(params=jax.random.key(0))))
+    fill(model, mobilenet_v3.to_ours(tensors, _shapes(model)))
+    yield _there_and_back(tensors, mobilenet_v3.from_ours(flat_parameters(model)))
+    stages, pooled = jax.jit(lambda model, pictures: (model.stages(pictures)[0], model(pictures)[0]))(model, _pictures(vectors))
+    for name in sorted((name for name in vectors if name.startswith("out/features.")), key=lambda name: int(name.rpartition(".")[2])):
+        yield _absolute(name.removeprefix("out/"), stages[int(name.rpartition(".")[2])].transpose(0, 3, 1, 2), vectors[name])
+    yield _absolute("pooled", pooled, vectors["out/pooled"])
+
+
+def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
+    """What compares a file of this layout. Raises ValueError for a layout that is not known."""
+    tensors = _tensors(vectors)
+    if "out/ctc_logits" in vectors:
+        return compare_translator
+    if timm_vit.is_theirs(tensors) and "out/tokens" in vectors:
+        return compare_vit
+    if mobilenet_v3.is_theirs(tensors) and "out/pooled" in vectors:
+        return compare_mobilenet
+    raise ValueError("the keys are of no known layout: a translator has out/ctc_logits, a timm ViT out/tokens, a MobileNetV3 out/pooled")
 
 
 def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check]:
@@ -142,6 +198,24 @@ def _decoded(vectors: Vectors, model: SignTranslator, sizes: Mapping, batch: Bat
             yield _ids(f"{prefix}{search}", found.tokens, padded)
 
 
+def _tensors(vectors: Vectors) -> dict[str, np.ndarray]:
+    return {name.removeprefix("params/"): value for name, value in vectors.items() if name.startswith("params/")}
+
+
+def _shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    return {path: value.shape for path, value in flat_parameters(model).items()}
+
+
+def _pictures(vectors: Vectors) -> jax.Array:
+    """The file's pictures, (n, c, h, w) and normalised already, in our order of axes."""
+    return jnp.asarray(vectors["in/image"].transpose(0, 2, 3, 1))
+
+
+def _there_and_back(tensors: Mapping[str, np.ndarray], back: Mapping[str, np.ndarray]) -> Check:
+    wrong = [name for name in tensors.keys() | back.keys() if name not in back or not np.array_equal(back[name], tensors[name])]
+    return Check(f"{len(tensors)} tensors there and back", float(len(wrong)), 0.0, "tensors that differ")
+
+
 def _batch(vectors: Vectors, video: np.ndarray) -> Batch:
     """The file's inputs as a batch; its video is (b, t, c, h, w) and normalised already."""
     clips, frames = video.shape[:2]
@@ -183,10 +257,8 @@ def main() -> int:
     try:
         with np.load(path, allow_pickle=False) as file:
             vectors = {name: file[name] for name in file.files}
-        if "out/ctc_logits" not in vectors:
-            raise ValueError("no key 'out/ctc_logits': not the layout of a translator's reference numbers")
-        checks = list(compare_translator(vectors))
-    except (OSError, ValueError, KeyError, WeightsError) as error:
+        checks = list(comparison(vectors)(vectors))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"error: {path}: {error}", file=sys.stderr)
         return 2
     _print(checks)

@@ -18,6 +18,7 @@ from signvit_jax.exit_codes import DONE, INTERRUPTED, TERMINATED
 
 # What XLA is asked for beyond its defaults; XLA_FLAGS of the environment has the last word. docs/scale.md says what each is for.
 _XLA_GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+_CONFIG_HELP = "a config file; --config.training.batch_size=8 overrides one of its values"
 _PEER_TIMEOUT_S = 30  # a process that has said nothing for so long is taken for dead
 
 
@@ -30,12 +31,20 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def parse_with_config(flag_parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config]:
     """Flags and the config of `--config=FILE.py` with its overrides applied. Raises ConfigError for a config that cannot be run."""
-    flag_parser.add_argument(
-        "--config", required=True, metavar="FILE.py", help="a config file; --config.training.batch_size=8 overrides one of its values"
-    )
+    flag_parser.add_argument("--config", required=True, metavar="FILE.py", help=_CONFIG_HELP)
     arguments, rest = flag_parser.parse_known_args(argv)
     overrides = _overrides(rest, flag_parser)
     return arguments, load_config(arguments.config, overrides)
+
+
+def parse_with_optional_config(flag_parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config | None]:
+    """The same for a command that can do without a config: None if none is given."""
+    flag_parser.add_argument("--config", metavar="FILE.py", help=_CONFIG_HELP)
+    arguments, rest = flag_parser.parse_known_args(argv)
+    overrides = _overrides(rest, flag_parser)
+    if overrides and not arguments.config:
+        raise ConfigError(f"--config.{overrides[0][0]} overrides a value of a config file; give one with --config=FILE.py")
+    return arguments, load_config(arguments.config, overrides) if arguments.config else None
 
 
 def _overrides(rest: Sequence[str], flag_parser: argparse.ArgumentParser) -> list[tuple[str, str]]:

@@ -16,7 +16,18 @@ from typing import Any, get_args, get_origin
 
 from signvit_jax.config_checks import ConfigError, check_together
 
-__all__ = ["Config", "ConfigError", "from_json", "from_mapping", "key_differences", "to_json", "with_ctc_target"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DistillationConfig",
+    "from_json",
+    "from_mapping",
+    "key_differences",
+    "to_json",
+    "with_ctc_target",
+    "with_norm_epsilon",
+    "with_teacher",
+]
 
 
 def _value(default: Any, allowed: str, check) -> Any:
@@ -48,10 +59,12 @@ def _choice(default: str, *options: str) -> Any:
 class EncoderConfig:
     """The network that looks at one frame."""
 
-    backbone: str = _choice("dense_vit", "dense_vit")
+    backbone: str = _choice("dense_vit", "dense_vit", "mobilenet_v3_large")
     pretrained: str = ""  # a weights file to start from; "" = random
     freeze_epochs: int = _whole(0, 0)
-    output_dim: int = _whole(1024)  # width of a frame feature; equals vit_hidden_dim for dense_vit
+    output_dim: int = _whole(1024)  # width of a frame feature; equals vit_hidden_dim for dense_vit, 960 for mobilenet_v3_large
+    mobilenet_width: float = _positive(1.0)  # mobilenet_v3_large: all channels times this
+    norm_epsilon: float = _real(0.0)  # of the backbone's norms; 0 = that of `pretrained`, else 1e-5 (dense_vit) or 1e-3 (mobilenet_v3_large)
     vit_hidden_dim: int = _whole(1024)
     vit_num_heads: int = _whole(16)
     vit_num_layers: int = _whole(24)
@@ -105,6 +118,7 @@ class CTCConfig:
     source: str = _choice("queries", "queries", "frames")
     target: str = _choice("text", "text", "gloss", "auto")  # auto: glosses where the training split has them, else text
     dropout: float = _rate(0.1)
+    tied: bool = False  # where the head spells text, its output matrix is the decoder's embedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +127,17 @@ class ModelConfig:
     temporal: TemporalConfig = dataclasses.field(default_factory=TemporalConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     ctc: CTCConfig = dataclasses.field(default_factory=CTCConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationConfig:
+    """What a teacher adds to the loss; `python -m signvit_jax.distill --teacher=...` names it."""
+
+    teacher: str = ""  # a workdir; "" = no teacher
+    temperature: float = _positive(2.0)  # of both models' distributions
+    decoder_weight: float = _real(1.0)
+    ctc_weight: float = _real(1.0)
+    feature_weight: float = _real(1.0)  # of what the decoder reads: pooled tokens, or frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +168,7 @@ class TrainingConfig:
     ema_decay: float = _rate(0.0)  # 0 = off; else evaluation and translation use the averaged weights
     remat: str = _choice("none", "none", "dots", "full")
     scan_layers: bool = True  # False unrolls the ViT's blocks: slower to compile, sometimes faster to run
+    distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     max_nonfinite_steps: int = _whole(20)  # that many skipped updates in a row end the run
     log_every_n_steps: int = _whole(10)
     seed: int = _whole(0, 0)
@@ -267,6 +293,18 @@ def with_ctc_target(config: Config, target: str) -> Config:
     """The config with another `model.ctc.target`."""
     ctc = dataclasses.replace(config.model.ctc, target=target)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, ctc=ctc))
+
+
+def with_norm_epsilon(config: Config, epsilon: float) -> Config:
+    """The config with another `model.encoder.norm_epsilon`."""
+    encoder = dataclasses.replace(config.model.encoder, norm_epsilon=epsilon)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
+
+
+def with_teacher(config: Config, workdir: str) -> Config:
+    """The config with another `training.distillation.teacher`."""
+    distillation = dataclasses.replace(config.training.distillation, teacher=workdir)
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, distillation=distillation))
 
 
 def key_differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:

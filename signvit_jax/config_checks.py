@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from signvit_jax.config import Config
+    from signvit_jax.config import Config, EncoderConfig
 
 
 class ConfigError(ValueError):
@@ -24,37 +24,13 @@ def check_together(config: "Config") -> None:
                 f"config.{heads_key} is {heads}, which does not divide config.{width_key} = {width}; allowed: a divisor, such as {sorted(near)}"
             )
 
-    heads_divide("model.encoder.vit_hidden_dim", encoder.vit_hidden_dim, "model.encoder.vit_num_heads", encoder.vit_num_heads)
     heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.temporal.num_heads", temporal.num_heads)
     heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.decoder.num_heads", decoder.num_heads)
-    if encoder.backbone == "dense_vit" and encoder.output_dim != encoder.vit_hidden_dim:
-        raise ConfigError(
-            f"config.model.encoder.output_dim is {encoder.output_dim}; "
-            f"allowed with backbone 'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
-        )
-    if data.image_size % encoder.patch_size:
-        size = max(1, round(data.image_size / encoder.patch_size)) * encoder.patch_size
-        raise ConfigError(
-            f"config.data.image_size is {data.image_size}; allowed: a multiple of model.encoder.patch_size = {encoder.patch_size}, such as {size}"
-        )
-    if encoder.stem == "conv" and (encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 4):
-        raise ConfigError(
-            f"config.model.encoder.patch_size is {encoder.patch_size}; with stem 'conv' it must be a power of two >= 4, such as 8 or 16"
-        )
-    if encoder.position_init == "sincos2d" and encoder.vit_hidden_dim % 4:
-        raise ConfigError(
-            f"config.model.encoder.vit_hidden_dim is {encoder.vit_hidden_dim}; with position_init 'sincos2d' it must be a multiple of 4"
-        )
-    if encoder.frame_pooling == "concat" and (encoder.patch_drop or encoder.token_merge):
-        raise ConfigError(
-            f"config.model.encoder.frame_pooling is 'concat', which needs every token in its place, but patch_drop is {encoder.patch_drop:g} and "
-            f"token_merge {encoder.token_merge}; allowed: both 0, or frame_pooling 'mean' or 'attention'"
-        )
-    if encoder.attention == "cudnn" and (encoder.attention_dropout or not training.use_amp):
-        raise ConfigError(
-            f"config.model.encoder.attention is 'cudnn', which has no dropout and no float32, but attention_dropout is "
-            f"{encoder.attention_dropout:g} and training.use_amp {training.use_amp}; set attention_dropout=0 and use_amp=True, or attention='auto'"
-        )
+    if encoder.backbone == "dense_vit":
+        heads_divide("model.encoder.vit_hidden_dim", encoder.vit_hidden_dim, "model.encoder.vit_num_heads", encoder.vit_num_heads)
+        _check_vit(encoder, data.image_size, use_amp=training.use_amp)
+    else:
+        _check_mobilenet(encoder)
     if decoder.hidden_dim % 2:
         raise ConfigError(f"config.model.decoder.hidden_dim is {decoder.hidden_dim}; allowed: an even number (sines and cosines come in pairs)")
     buckets = data.frame_buckets
@@ -83,5 +59,75 @@ def check_together(config: "Config") -> None:
             f"config.tokenizer.vocab_file is {config.tokenizer.vocab_file!r}, which only tokenizer.name='bert' reads; "
             f"the name is {config.tokenizer.name!r}"
         )
-    if encoder.pretrained:
-        raise ConfigError(f"config.model.encoder.pretrained is {encoder.pretrained!r}; this release starts from random weights only: leave it empty")
+
+
+def _check_vit(encoder: "EncoderConfig", image_size: int, *, use_amp: bool) -> None:
+    if encoder.output_dim != encoder.vit_hidden_dim:
+        raise ConfigError(
+            f"config.model.encoder.output_dim is {encoder.output_dim}; "
+            f"allowed with backbone 'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
+        )
+    if image_size % encoder.patch_size:
+        size = max(1, round(image_size / encoder.patch_size)) * encoder.patch_size
+        raise ConfigError(
+            f"config.data.image_size is {image_size}; allowed: a multiple of model.encoder.patch_size = {encoder.patch_size}, such as {size}"
+        )
+    if encoder.mobilenet_width != 1.0:
+        raise ConfigError(
+            f"config.model.encoder.mobilenet_width is {encoder.mobilenet_width:g}, which backbone 'dense_vit' does not have; allowed: 1, "
+            "or backbone='mobilenet_v3_large'"
+        )
+    if encoder.stem == "conv" and (encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 4):
+        raise ConfigError(
+            f"config.model.encoder.patch_size is {encoder.patch_size}; with stem 'conv' it must be a power of two >= 4, such as 8 or 16"
+        )
+    if encoder.position_init == "sincos2d" and encoder.vit_hidden_dim % 4:
+        raise ConfigError(
+            f"config.model.encoder.vit_hidden_dim is {encoder.vit_hidden_dim}; with position_init 'sincos2d' it must be a multiple of 4"
+        )
+    if encoder.frame_pooling == "concat" and (encoder.patch_drop or encoder.token_merge):
+        raise ConfigError(
+            f"config.model.encoder.frame_pooling is 'concat', which needs every token in its place, but patch_drop is {encoder.patch_drop:g} and "
+            f"token_merge {encoder.token_merge}; allowed: both 0, or frame_pooling 'mean' or 'attention'"
+        )
+    if encoder.attention == "cudnn" and (encoder.attention_dropout or not use_amp):
+        raise ConfigError(
+            f"config.model.encoder.attention is 'cudnn', which has no dropout and no float32, but attention_dropout is "
+            f"{encoder.attention_dropout:g} and training.use_amp {use_amp}; set attention_dropout=0 and use_amp=True, or attention='auto'"
+        )
+
+
+# Options of the ViT, and what they are when they are off: MobileNet has none of them.
+_OF_THE_VIT = {
+    "stem": "patch",
+    "frame_pooling": "mean",
+    "position_init": "normal",
+    "attention": "auto",
+    "drop_path": 0.0,
+    "patch_drop": 0.0,
+    "token_merge": 0,
+    "frames_per_chunk": 0,
+}
+
+
+def _check_mobilenet(encoder: "EncoderConfig") -> None:
+    for key, off in _OF_THE_VIT.items():
+        if (value := getattr(encoder, key)) != off:
+            raise ConfigError(f"config.model.encoder.{key} is {value!r}, which backbone 'mobilenet_v3_large' does not have; allowed with it: {off!r}")
+    width = mobilenet_feature_width(encoder.mobilenet_width)
+    if encoder.output_dim != width:
+        raise ConfigError(
+            f"config.model.encoder.output_dim is {encoder.output_dim}; "
+            f"allowed with backbone 'mobilenet_v3_large' and mobilenet_width {encoder.mobilenet_width:g}: {width}"
+        )
+
+
+def channels(count: int, width: float) -> int:
+    """MobileNet's channels times `width`: the nearest multiple of 8, at least 8 and no more than a tenth below."""
+    rounded = max(8, int(count * width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * count * width else rounded
+
+
+def mobilenet_feature_width(width: float) -> int:
+    """Channels of a frame feature of MobileNetV3-Large: six times those of its last block."""
+    return 6 * channels(160, width)

@@ -7,21 +7,31 @@ each other, elsewhere give each --coordinator, --num_processes and --process_id.
 Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 130 and 143 on signals.
 """
 
+import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 
 from signvit_jax.command_line import add_process_flags, join_processes, leave, parse_with_config, parser, set_up_jax
+from signvit_jax.config import Config
 from signvit_jax.exit_codes import INTERRUPTED, TERMINATED, run_command
 from signvit_jax.training.step_trace import TracedSteps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(__doc__, "python -m signvit_jax.train --config=configs/quickstart.py --workdir=runs/quickstart --config.training.batch_size=8")
+    return run_training(flags, argv, "signvit_jax.train")
+
+
+def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, module: str, settle: Callable[..., Config] | None = None) -> int:
+    """Trains by the flags that every training command has, and says which command of `module` goes on with a run that was stopped.
+
+    `settle` makes the config that is trained of (the parsed flags, the config of the file).
+    """
     flags.add_argument("--workdir", required=True, type=Path, help="folder of the run; made if it is not there")
     flags.add_argument("--strict_restore", action="store_true", help="end with an error where a damaged checkpoint would be left out")
     flags.add_argument(
@@ -32,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
+    if settle:
+        config = settle(arguments, config)
     set_up_jax()
     join_processes(arguments)
 
@@ -41,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     code = train(config, arguments.workdir, strict_restore=arguments.strict_restore, requeue=arguments.requeue, profile=arguments.profile)
     if code in (INTERRUPTED, TERMINATED) and jax.process_index() == 0:
-        again = shlex.join(["python", "-m", "signvit_jax.train", *(sys.argv[1:] if argv is None else argv)])
+        again = shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
         print(f"stopped and saved; to go on:\n  {again}", file=sys.stderr)
     return code
 

@@ -86,7 +86,9 @@ def test_wrong_type_or_range_names_key_value_and_what_is_allowed(key, value, all
         (nested("tokenizer.name", "bert"), ["vocab_file is empty"]),
         (nested("tokenizer.vocab_file", "v.txt"), ["only tokenizer.name='bert'"]),
         ({"model": {"encoder": {"stem": "conv", "patch_size": 14}}}, ["power of two"]),
-        (nested("model.encoder.pretrained", "w.npz"), ["pretrained is 'w.npz'"]),
+        (nested("model.encoder.backbone", "mobilenet_v3_large"), ["output_dim is 1024", "960"]),
+        ({"model": {"encoder": {"backbone": "mobilenet_v3_large", "output_dim": 960, "stem": "conv"}}}, ["stem is 'conv'", "'patch'"]),
+        (nested("model.encoder.mobilenet_width", 0.5), ["mobilenet_width is 0.5", "backbone='mobilenet_v3_large'"]),
         (
             {"model": {"encoder": {"position_init": "sincos2d", "vit_hidden_dim": 18, "output_dim": 18, "vit_num_heads": 2}}},
             ["vit_hidden_dim is 18", "multiple of 4"],

@@ -37,6 +37,11 @@ def test_dense_vit_100m_is_what_its_name_says(vocabulary):
     assert 95e6 <= sizes("dense_vit_100m", vocabulary)[0] <= 105e6
 
 
+def test_mobilenet_v3_is_small_enough_for_a_phone_with_a_bert_vocabulary():
+    whole, features = sizes("mobilenet_v3", 30_522)
+    assert whole <= 16e6 and features == 2_971_952
+
+
 def test_reference_takes_a_bert_vocabulary_file_as_argument():
     path = str(CONFIGS[0].with_name("reference.py"))
     assert load_config(path).tokenizer.name == "bpe"

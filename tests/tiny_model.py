@@ -9,6 +9,11 @@ from signvit_jax.config import Config, from_mapping
 from signvit_jax.models.translator import SignTranslator
 
 VOCABULARY = 17
+MOBILENET = {
+    "model__encoder__backbone": "mobilenet_v3_large",
+    "model__encoder__mobilenet_width": 0.1,
+    "model__encoder__output_dim": 96,
+}
 
 
 def config(**changes) -> Config:

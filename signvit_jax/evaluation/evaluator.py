@@ -19,6 +19,7 @@ from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.parallel.sharding import to_device
 
 Models = SignTranslator | tuple[SignTranslator, ...]
+Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
 
 # Values that no compiled program depends on: with another one of these nothing is compiled anew.
 _ON_HOST = {"min_confidence": 0.0, "batch_size": 1, "max_clip_seconds": 1.0, "window_seconds": 1.0, "window_overlap": 0.0}
@@ -42,7 +43,8 @@ class Hypothesis:
 class Predictor:
     """Compiled decoders: one program a decoder and clip length, shared by all batches of that shape and all predictors of that model.
 
-    `bind` makes the model of its parameters, or a tuple of models, whose probabilities are averaged at every step.
+    `bind` makes the model of its parameters, or a tuple of models, whose probabilities are averaged at every step. `encode` is run in place of their
+    encoders: (parameters, video, frame lengths) to one `Encoded` a model.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class Predictor:
         config: InferenceConfig,
         mesh: Mesh,
         decoders: Sequence[str],
+        encode: Encode | None = None,
     ):
         self.mesh, self.config = mesh, config
         self.tokenizers = {name: ctc_tokenizer if name in CTC_DECODERS else tokenizer for name in decoders}
         ids = SpecialIds(tokenizer.bos_id, tokenizer.eos_id)
-        self._encode = _encoder(bind)
+        self._encode = encode or _encoder(bind)
         on_device = dataclasses.replace(config, **_ON_HOST)
         self._decode = {name: _program(bind, name, on_device, ids) for name in decoders}
 
@@ -94,7 +97,7 @@ def _ensemble(models: Models) -> tuple[SignTranslator, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _encoder(bind: Callable[[PyTree], Models]) -> Callable[..., tuple[Encoded, ...]]:
+def _encoder(bind: Callable[[PyTree], Models]) -> Encode:
     return jax.jit(lambda params, video, lengths: tuple(model.encode(video, lengths) for model in _ensemble(bind(params))))
 
 

@@ -108,12 +108,13 @@ class TransformerBlock(nnx.Module):
         dropout_rate: float,
         attention_dropout: float,
         attention: str = "xla",
+        norm_epsilon: float = LAYER_NORM_EPSILON,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.attention_norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.attention_norm = layer_norm(width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
         self.attention = SelfAttention(width, heads, dropout_rate=attention_dropout, implementation=attention, dtype=dtype, rngs=rngs)
-        self.feed_forward_norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.feed_forward_norm = layer_norm(width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
         self.feed_forward = FeedForward(width, hidden, dropout_rate=dropout_rate, dtype=dtype, rngs=rngs)
         self.dropout_rate = dropout_rate
 

@@ -8,32 +8,52 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key, UInt8
 
 from signvit_jax.config import Config, CTCConfig
+from signvit_jax.models import mobilenet_v3
 from signvit_jax.models.attention import dropout, key_for, length_mask
+from signvit_jax.models.batch_norm import BatchMoments
 from signvit_jax.models.decoder import TextDecoder
 from signvit_jax.models.layers import gelu, linear
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
 from signvit_jax.models.vit import DenseViT
 
+SAVED = nnx.Any(nnx.Param, nnx.BatchStat)  # all numbers of a model: what is trained, and BatchNorm's running statistics
+
 
 class Encoded(NamedTuple):
-    """What the encoder says of a batch of clips; positions of `frames` beyond `frame_lengths` are padding."""
+    """What the encoder says of a batch of clips; positions of `frames` beyond `frame_lengths` are padding.
+
+    `moments` are, in training, what a backbone with BatchNorm makes its new statistics of.
+    """
 
     pooled: Float[Array, "b q d"]
     frames: Float[Array, "b t d"]
     frame_lengths: Int[Array, "b"]
+    moments: BatchMoments | None = None
+
+
+class TiedLinear(nnx.Module):
+    """Linear to the vocabulary whose matrix is the embedding, transposed; the bias is its own."""
+
+    def __init__(self, vocab_size: int, *, dtype: DTypeLike):
+        self.bias = nnx.Param(jnp.zeros(vocab_size))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*shape d"], embedding: Float[Array, "v d"]) -> Float[Array, "*shape v"]:
+        return x @ embedding.astype(self.dtype).T + self.bias[...].astype(self.dtype)
 
 
 class CTCHead(nnx.Module):
-    """Linear -> GELU -> dropout -> Linear to the labels; label 0 is the blank."""
+    """Linear -> GELU -> dropout -> Linear to the labels; label 0 is the blank. `tied`: the last matrix is the decoder's embedding."""
 
-    def __init__(self, config: CTCConfig, width: int, num_labels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: CTCConfig, width: int, num_labels: int, *, tied: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.hidden = linear(width, width, dtype=dtype, rngs=rngs)
-        self.out = linear(width, num_labels, dtype=dtype, rngs=rngs)
+        self.out = TiedLinear(num_labels, dtype=dtype) if tied else linear(width, num_labels, dtype=dtype, rngs=rngs)
         self.dropout_rate = config.dropout
 
-    def __call__(self, x: Float[Array, "b s d"], key: Key[Array, ""] | None = None) -> Float[Array, "b s v"]:
-        return self.out(dropout(gelu(self.hidden(x)), self.dropout_rate, key)).astype(jnp.float32)
+    def __call__(self, x: Float[Array, "b s d"], embedding: Float[Array, "v d"], key: Key[Array, ""] | None = None) -> Float[Array, "b s l"]:
+        x = dropout(gelu(self.hidden(x)), self.dropout_rate, key)
+        return (self.out(x, embedding) if isinstance(self.out, TiedLinear) else self.out(x)).astype(jnp.float32)
 
 
 def motion_channels(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"], kind: str) -> Float[Array, "b t h w c"]:
@@ -49,9 +69,7 @@ class VideoEncoder(nnx.Module):
 
     def __init__(self, config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
         encoder, temporal, width = config.model.encoder, config.model.temporal, config.model.decoder.hidden_dim
-        self.backbone = DenseViT(
-            encoder, config.data.image_size, remat=config.training.remat, scan_layers=config.training.scan_layers, dtype=dtype, rngs=rngs
-        )
+        self.backbone = _backbone(config, dtype=dtype, rngs=rngs)
         self.temporal = TemporalNetwork(temporal, encoder.output_dim, width, dtype=dtype, rngs=rngs)
         self.pooling = AttentionPooling(temporal, width, dtype=dtype, rngs=rngs)
         self.mean, self.std, self.motion = config.data.mean, config.data.std, encoder.motion
@@ -61,8 +79,14 @@ class VideoEncoder(nnx.Module):
         video: UInt8[Array, "b t h w 3"] | Float[Array, "b t h w 3"],
         frame_lengths: Int[Array, "b"],
         key: Key[Array, ""] | None = None,
+        weights: Float[Array, "b"] | None = None,
+        frozen_backbone: bool = False,
     ) -> Encoded:
-        """Float video is taken as normalised already; uint8 video is normalised here, on the device."""
+        """Float video is taken as normalised already; uint8 video is normalised here, on the device.
+
+        With a key as in training: dropout, and BatchNorm by the batch's own statistics, in which clips count as `weights` says (None: all alike).
+        The BatchNorm of a frozen backbone works as in evaluation all the same.
+        """
         b, t = video.shape[:2]
         mask = length_mask(frame_lengths, t)
         pictures = video.reshape(b * t, *video.shape[2:])
@@ -70,15 +94,41 @@ class VideoEncoder(nnx.Module):
             pictures = self._normalised(pictures)
             moved = motion_channels(pictures.reshape(b, t, *pictures.shape[1:]), mask, self.motion)
             pictures = jnp.concatenate([pictures, moved.reshape(pictures.shape)], axis=-1)
-        features = self.backbone(pictures, key_for(key, 0), self._normalised).reshape(b, t, -1)
-        frames = self.temporal(features, mask, key_for(key, 1))
-        return Encoded(self.pooling(frames, mask, key_for(key, 2)), frames, frame_lengths)
+        counted = mask if weights is None else mask * weights[:, None]
+        features, moments = self._features(pictures, counted.astype(jnp.float32).reshape(-1), key_for(key, 0), frozen_backbone)
+        frames = self.temporal(features.reshape(b, t, -1), mask, key_for(key, 1))
+        return Encoded(self.pooling(frames, mask, key_for(key, 2)), frames, frame_lengths, moments)
+
+    def _features(
+        self,
+        pictures: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
+        counted: Float[Array, "n"],
+        key: Key[Array, ""] | None,
+        frozen: bool,
+    ) -> tuple[Float[Array, "n d"], BatchMoments | None]:
+        if isinstance(self.backbone, mobilenet_v3.MobileNetV3):
+            return self.backbone(pictures, self._normalised, None if key is None or frozen else counted)
+        return self.backbone(pictures, key, self._normalised), None
 
     def _normalised(self, pictures: UInt8[Array, "n h w c"] | Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         if pictures.dtype != jnp.uint8:
             return pictures
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
         return (pictures.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def _backbone(config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+    encoder, training = config.model.encoder, config.training
+    if encoder.backbone == "dense_vit":
+        return DenseViT(encoder, config.data.image_size, remat=training.remat, scan_layers=training.scan_layers, dtype=dtype, rngs=rngs)
+    return mobilenet_v3.MobileNetV3(
+        mobilenet_v3.large(encoder.mobilenet_width),
+        3 if encoder.motion == "none" else 6,
+        epsilon=encoder.norm_epsilon or mobilenet_v3.EPSILON,
+        remat=training.remat,
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 class SignTranslator(nnx.Module):
@@ -89,7 +139,8 @@ class SignTranslator(nnx.Module):
         width, ctc = config.model.decoder.hidden_dim, config.model.ctc
         self.encoder = VideoEncoder(config, dtype=dtype, rngs=rngs)
         self.decoder = TextDecoder(config.model.decoder, vocab_size, dtype=dtype, rngs=rngs)
-        self.ctc_head = CTCHead(ctc, width, gloss_vocab_size if ctc.target == "gloss" else vocab_size, dtype=dtype, rngs=rngs)
+        spells_text = ctc.target != "gloss"
+        self.ctc_head = CTCHead(ctc, width, vocab_size if spells_text else gloss_vocab_size, tied=ctc.tied and spells_text, dtype=dtype, rngs=rngs)
         self.ctc_source, self.decoder_memory = ctc.source, config.model.decoder.memory
 
     def encode(
@@ -97,8 +148,10 @@ class SignTranslator(nnx.Module):
         video: UInt8[Array, "b t h w 3"] | Float[Array, "b t h w 3"],
         frame_lengths: Int[Array, "b"],
         key: Key[Array, ""] | None = None,
+        weights: Float[Array, "b"] | None = None,
+        frozen_backbone: bool = False,
     ) -> Encoded:
-        return self.encoder(video, frame_lengths, key)
+        return self.encoder(video, frame_lengths, key, weights, frozen_backbone)
 
     def memory(self, encoded: Encoded) -> tuple[Float[Array, "b s d"], Int[Array, "b"] | None]:
         """What the decoder attends to, and how much of it counts (None: all)."""
@@ -119,10 +172,11 @@ class SignTranslator(nnx.Module):
 
     def ctc_logits(self, encoded: Encoded, key: Key[Array, ""] | None = None) -> tuple[Float[Array, "b s v"], Int[Array, "b"]]:
         """CTC logits and how many steps of each row count."""
+        embedding = self.decoder.embedding[...]
         if self.ctc_source == "frames":
-            return self.ctc_head(encoded.frames, key), encoded.frame_lengths
+            return self.ctc_head(encoded.frames, embedding, key), encoded.frame_lengths
         b, q = encoded.pooled.shape[:2]
-        return self.ctc_head(encoded.pooled, key), jnp.full((b,), q, jnp.int32)
+        return self.ctc_head(encoded.pooled, embedding, key), jnp.full((b,), q, jnp.int32)
 
 
 def compute_dtype(config: Config) -> DTypeLike:
@@ -136,4 +190,5 @@ def abstract_model(config: Config, vocab_size: int, gloss_vocab_size: int = 0) -
 
 
 def count_parameters(module: nnx.Module) -> int:
+    """What is trained; BatchNorm's statistics are not."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -12,7 +12,17 @@ from jaxtyping import Array, DTypeLike, Float, Key, UInt8
 
 from signvit_jax.config import EncoderConfig
 from signvit_jax.models.attention import dropout, key_for
-from signvit_jax.models.layers import CrossAttention, TransformerBlock, block_at, gelu, layer_norm, linear, stack, truncated_normal
+from signvit_jax.models.layers import (
+    LAYER_NORM_EPSILON,
+    CrossAttention,
+    TransformerBlock,
+    block_at,
+    gelu,
+    layer_norm,
+    linear,
+    stack,
+    truncated_normal,
+)
 from signvit_jax.models.positions import sinusoids_2d
 from signvit_jax.models.token_merging import merge_tokens, proportional_attention
 
@@ -95,7 +105,7 @@ class DenseViT(nnx.Module):
     """
 
     def __init__(self, config: EncoderConfig, image_size: int, *, remat: str = "none", scan_layers: bool = True, dtype: DTypeLike, rngs: nnx.Rngs):
-        width, side = config.vit_hidden_dim, image_size // config.patch_size
+        width, side, epsilon = config.vit_hidden_dim, image_size // config.patch_size, config.norm_epsilon or LAYER_NORM_EPSILON
         stem = {"patch": PatchEmbedding, "conv": ConvStem}[config.stem]
         self.embed = stem(config.patch_size, width, 3 if config.motion == "none" else 6, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
@@ -108,13 +118,14 @@ class DenseViT(nnx.Module):
                 dropout_rate=config.dropout,
                 attention_dropout=config.attention_dropout,
                 attention=config.attention,
+                norm_epsilon=epsilon,
                 dtype=dtype,
                 rngs=block_rngs,
             ),
             config.vit_num_layers,
             rngs,
         )
-        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
         pooling = {
             "mean": lambda: None,
             "attention": lambda: FramePooling(width, config.vit_num_heads, dtype=dtype, rngs=rngs),

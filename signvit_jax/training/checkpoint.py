@@ -71,7 +71,7 @@ class CheckpointStore(CheckpointReader):
         self,
         step: int,
         params: PyTree,
-        opt_state: PyTree,
+        opt_state: PyTree | None,
         meta: Mapping[str, Any],
         data_iterator: Any = None,
         ema: PyTree | None = None,
@@ -80,7 +80,7 @@ class CheckpointStore(CheckpointReader):
     ) -> None:
         """Starts saving; returns when the arrays may be changed again.
 
-        A step that was saved before is replaced once the new one is final.
+        A step that was saved before is replaced once the new one is final. Without `opt_state` it is a model to use, or to start a run from.
 
         `meta`: JSON values. `metrics`: what "best" may look at; non-finite ones are not kept.
         `data_iterator`: a `grain.DatasetIterator`, its position as of now.
@@ -90,9 +90,10 @@ class CheckpointStore(CheckpointReader):
         notes = {"format": FORMAT, "meta": dict(meta), "metrics": {name: float(x) for name, x in (metrics or {}).items() if math.isfinite(x)}}
         items = {
             "params": ocp.args.StandardSave(params),
-            "opt_state": ocp.args.StandardSave(opt_state),
             "meta": ocp.args.JsonSave(json.loads(json.dumps(notes))),  # a copy, which the caller cannot change while it is being written
         }
+        if opt_state is not None:
+            items["opt_state"] = ocp.args.StandardSave(opt_state)
         if data_iterator is not None:
             items["data_iterator"] = grain.checkpoint.CheckpointSave(data_iterator)
         if ema is not None:

@@ -72,6 +72,13 @@ class CheckpointReader:
     def latest_step(self) -> int | None:
         return max(self.steps(), default=None)
 
+    def is_converted(self, step: int) -> bool:
+        """Whether a step is a model that was trained elsewhere, without the state of a run."""
+        try:
+            return bool(self._notes(step)[0].get("converted"))
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return False
+
     def best_step(self) -> int | None:
         """The step with the best metric (the earliest of equals); None if no step has that metric."""
         return self._best_of(self.steps())

@@ -126,7 +126,7 @@ def memory_advice(config: Config, mesh: Mesh) -> str:
     if training.remat != "full":
         following = "full" if training.remat == "dots" else "dots, then full"
         advice.append(f"--config.training.remat={following}: keeps less for the backward pass and computes it again (the same result, slower)")
-    if not encoder.frames_per_chunk:
+    if encoder.backbone == "dense_vit" and not encoder.frames_per_chunk:
         frames = training.batch_size // training.gradient_accumulation * config.data.num_frames
         if (chunk := max(ways, frames // 4 // ways * ways)) < frames:
             advice.append(f"--config.model.encoder.frames_per_chunk={chunk}: the backbone sees so many frames at a time (the same result, slower)")

@@ -15,7 +15,7 @@ from signvit_jax.config import TrainingConfig
 from signvit_jax.models.attention import key_for, length_mask
 from signvit_jax.models.ctc_loss import ctc_loss
 from signvit_jax.models.decoder import PAD
-from signvit_jax.models.translator import SignTranslator
+from signvit_jax.models.translator import Encoded, SignTranslator
 
 Batch = dict[str, Array | np.ndarray]
 
@@ -25,6 +25,15 @@ class LossCounts(NamedTuple):
 
     clips: Float[Array, ""]
     tokens: Float[Array, ""]
+
+
+class Outputs(NamedTuple):
+    """What a model says of a batch, with teacher forcing."""
+
+    encoded: Encoded
+    logits: Float[Array, "b l v"]  # of token i + 1
+    ctc_logits: Float[Array, "b s v"]
+    ctc_steps: Int[Array, "b"]  # of each clip that count
 
 
 class LossParts(NamedTuple):
@@ -87,30 +96,39 @@ def translation_loss(
     key: Key[Array, ""] | None = None,
     step: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], LossParts]:
-    """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`; dropout only with a key.
+    """`hybrid_loss` of what the model says of `batch`; dropout only with a key."""
+    return hybrid_loss(outputs(model, batch, key), batch, counts, config, step)
+
+
+def outputs(model: SignTranslator, batch: Batch, key: Key[Array, ""] | None = None, *, frozen_backbone: bool = False) -> Outputs:
+    """Runs the model; with a key as in training, where a frozen backbone keeps BatchNorm's statistics out of it."""
+    encoded = model.encode(batch["video"], batch["frame_lengths"], key_for(key, 0), batch["weights"], frozen_backbone)
+    logits = model.logits(encoded, batch["tokens"][:, :-1], key_for(key, 1))
+    return Outputs(encoded, logits, *model.ctc_logits(encoded, key_for(key, 2)))
+
+
+def hybrid_loss(
+    said: Outputs, batch: Batch, counts: LossCounts, config: TrainingConfig, step: Int[Array, ""] | None = None
+) -> tuple[Float[Array, ""], LossParts]:
+    """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`.
 
     CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS (or glosses), each clip's loss divided by its
     number of labels, mean over clips; an impossible alignment counts as zero loss, and so does a clip that has text and no gloss where CTC
     spells glosses. With a `step` below `ctc_flat_start_steps` the flat alignment takes a share of CTC's weight (`flat_share`).
     """
-    tokens, weights = batch["tokens"], batch["weights"]
-    encoded = model.encode(batch["video"], batch["frame_lengths"], key_for(key, 0))
-
-    targets = tokens[:, 1:]
-    logits = model.logits(encoded, tokens[:, :-1], key_for(key, 1))
-    per_token = smoothed_cross_entropy(logits, targets, config.label_smoothing)
+    weights, targets = batch["weights"], batch["tokens"][:, 1:]
+    per_token = smoothed_cross_entropy(said.logits, targets, config.label_smoothing)
     ce = jnp.sum(per_token * (targets != PAD) * weights[:, None]) / counts.tokens
 
     labels, label_lengths = ctc_labels(batch)
-    ctc_logits, steps = model.ctc_logits(encoded, key_for(key, 2))
-    per_clip, feasible = ctc_loss(ctc_logits, steps, labels, label_lengths)
+    per_clip, feasible = ctc_loss(said.ctc_logits, said.ctc_steps, labels, label_lengths)
     annotated = (label_lengths > 0) | (batch["token_lengths"] <= 2)  # an empty text is annotated: nobody signs
     per_label = per_clip / jnp.maximum(label_lengths, 1)
     ctc = jnp.sum(per_label * weights * annotated) / counts.clips
 
     aligned = ctc
     if step is not None and config.ctc_flat_start_steps:
-        start = flat_alignment_loss(ctc_logits, steps, labels, label_lengths)
+        start = flat_alignment_loss(said.ctc_logits, said.ctc_steps, labels, label_lengths)
         share = flat_share(jnp.where(feasible, per_label, jnp.inf), step, config.ctc_flat_start_steps)
         aligned = jnp.sum(((1.0 - share) * per_label + share * start) * weights * annotated) / counts.clips
     total = config.ctc_weight * aligned + config.ce_weight * ce

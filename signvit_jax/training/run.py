@@ -5,8 +5,9 @@ from pathlib import Path
 
 import jax
 
-from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target
+from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target, with_norm_epsilon
 from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.training.checkpoint_reader import CheckpointReader
 from signvit_jax.training.goodput import Goodput
 from signvit_jax.training.requeue import check_requeue, requeue_after
 from signvit_jax.training.run_data import RunData
@@ -15,6 +16,7 @@ from signvit_jax.training.signals import StopRequest
 from signvit_jax.training.step_trace import TracedSteps
 from signvit_jax.training.trainer import Trainer
 from signvit_jax.training.workdir import Workdir, WorkdirError, check_resume
+from signvit_jax.weights.pretrained import PretrainedBackbone, read_pretrained
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
     A damaged newest checkpoint is named and the one before it used; with `strict_restore` it ends the run instead.
     `profile` says which steps to trace, if any. With `requeue` a Slurm job that SIGUSR1 stopped is put back into the queue once all is saved.
 
-    Raises WorkdirError, ConfigError and DatasetError before anything is compiled, and whatever ends a run for good.
+    Raises WorkdirError, ConfigError, DatasetError and WeightsError before anything is compiled, and whatever ends a run for good.
     """
     if requeue:
         check_requeue()
@@ -36,9 +38,10 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
             log.info("took over the lock of %s, which has ended without releasing it", killed)
         with stop.nothing_to_lose():
             config = _agree_with_earlier_start(config, workdir)
+            config, pretrained = _with_pretrained(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             _check_data_set(data, workdir)
-            trainer = Trainer(data.config, workdir, data, stop, goodput, strict_restore=strict_restore, profile=profile)
+            trainer = Trainer(data.config, workdir, data, stop, goodput, strict_restore=strict_restore, profile=profile, pretrained=pretrained)
             if jax.process_index() == 0:
                 _write_description(data, workdir)
         try:
@@ -56,11 +59,22 @@ def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
         earlier = from_json(workdir.config_json.read_text(encoding="utf-8"))
         if config.model.ctc.target == "auto":
             config = with_ctc_target(config, earlier.model.ctc.target)
+        if config.model.encoder.norm_epsilon == 0.0:
+            config = with_norm_epsilon(config, earlier.model.encoder.norm_epsilon)
         for key, before, now in check_resume(earlier, config):
             log.warning("config.%s is now %r; it was %r", key, now, before)
     elif any(workdir.checkpoints.iterdir()):
         raise WorkdirError(f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir")
     return config
+
+
+def _with_pretrained(config: Config, workdir: Workdir) -> tuple[Config, PretrainedBackbone | None]:
+    """The weights that a run's very first start begins with, and the config with the epsilon that they were trained with. Raises WeightsError."""
+    encoder = config.model.encoder
+    if not encoder.pretrained or CheckpointReader(workdir.checkpoints).latest_step() is not None:
+        return config, None
+    pretrained = read_pretrained(encoder.pretrained)
+    return (config if encoder.norm_epsilon else with_norm_epsilon(config, pretrained.epsilon)), pretrained
 
 
 def _tokenizers(workdir: Workdir) -> list[Tokenizer | None]:

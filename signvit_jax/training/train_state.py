@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
 from signvit_jax.config import Config
-from signvit_jax.models.translator import SignTranslator, abstract_model
+from signvit_jax.models.translator import SAVED, SignTranslator, abstract_model
 from signvit_jax.parallel.sharding import state_shardings
 from signvit_jax.parallel.vocabulary import padded_shapes, with_vocabulary_of
 
@@ -25,6 +25,15 @@ class TrainState:
     step: Int[Array, ""]  # updates tried
     nonfinite_in_row: Int[Array, ""]  # updates skipped since the last one that was made
     nonfinite_total: Int[Array, ""]
+    projection: PyTree | None = None  # with a teacher of another width: trained, and no part of the model
+
+    @property
+    def trained(self) -> PyTree:
+        """What the optimiser sees."""
+        return self.params if self.projection is None else self.params | {PROJECTION: self.projection}
+
+
+PROJECTION = "projection"
 
 
 class ModelDefinition:
@@ -57,15 +66,17 @@ class ModelDefinition:
 
 
 def parameters_of(model: nnx.Module) -> PyTree:
-    """The model's parameters as nested dicts with string keys, the numbers of listed modules included."""
+    """The model's parameters, BatchNorm's statistics among them, as nested dicts with string keys, the numbers of listed modules included."""
 
     def plain(node: Any) -> Any:
         return {str(name): plain(child) for name, child in node.items()} if isinstance(node, dict) else node
 
-    return plain(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    return plain(nnx.to_pure_dict(nnx.state(model, SAVED)))
 
 
-def new_state(definition: ModelDefinition, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh | None = None) -> TrainState:
+def new_state(
+    definition: ModelDefinition, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh | None = None, projection: PyTree | None = None
+) -> TrainState:
     """The state before the first step (traceable; `jax.eval_shape` of it gives the abstract state).
 
     With a mesh the vocabulary is padded to what its tensor axis divides; a checkpoint holds the state without that.
@@ -75,7 +86,20 @@ def new_state(definition: ModelDefinition, optimizer: optax.GradientTransformati
         params = with_vocabulary_of(params, padded_shapes(params, mesh))
     ema = jax.tree.map(jnp.copy, params) if definition.config.training.ema_decay else None
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(params, optimizer.init(params), ema, zero, zero, zero)
+    state = TrainState(params, None, ema, zero, zero, zero, projection)
+    return state.replace(opt_state=optimizer.init(state.trained))
+
+
+def starting_from(state: TrainState, values: PyTree) -> TrainState:
+    """A fresh state with other numbers in place of some parameters, and averages of those; `values` has their paths."""
+
+    def replaced(tree: PyTree, new: PyTree) -> PyTree:
+        if not isinstance(new, dict):
+            return jax.device_put(new, tree.sharding)
+        return tree | {name: replaced(tree[name], below) for name, below in new.items()}
+
+    params = replaced(state.params, values)
+    return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
 
 
 def abstract_on_mesh(make_state: Any, mesh: Mesh) -> tuple[PyTree, PyTree]:

@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from signvit_jax.config import TrainingConfig
+from signvit_jax.models.batch_norm import BatchMoments, no_moments, with_new_statistics
 from signvit_jax.parallel.sharding import batch_sharding, put_together, replicated
-from signvit_jax.training.losses import Batch, LossCounts, LossParts, count, divisors, translation_loss
-from signvit_jax.training.train_state import ModelDefinition, TrainState
+from signvit_jax.training.distillation import LESSONS, LOGITS, distillation_loss
+from signvit_jax.training.losses import Batch, LossCounts, LossParts, count, divisors, hybrid_loss, outputs, translation_loss
+from signvit_jax.training.train_state import PROJECTION, ModelDefinition, TrainState
 
 
 class StepReport(NamedTuple):
@@ -24,6 +26,16 @@ class StepReport(NamedTuple):
     finite: Float[Array, ""]  # 1 if the update was made
     nonfinite_in_row: Int[Array, ""]
     nonfinite_total: Int[Array, ""]
+    taught: dict[str, Float[Array, ""]]  # what a teacher adds to the loss, by name
+
+
+class _Gradients(NamedTuple):
+    """What parts of a batch add up to."""
+
+    gradients: PyTree
+    loss: LossParts
+    taught: dict[str, Array]
+    moments: BatchMoments | None
 
 
 def make_train_step(
@@ -35,7 +47,7 @@ def make_train_step(
     *,
     frozen_backbone: bool,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepReport]]:
-    """The jitted step; the state is donated. With `frozen_backbone` the backbone gets no gradient, decay or update, and no backward pass is run."""
+    """The jitted step; the state is donated. With `frozen_backbone` the backbone gets no gradient, decay, update or statistics: no backward pass."""
     step = partial(train_step, definition=definition, optimizer=optimizer, config=config, mesh=mesh, frozen_backbone=frozen_backbone)
     return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 
@@ -51,14 +63,18 @@ def train_step(
     frozen_backbone: bool,
 ) -> tuple[TrainState, StepReport]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    gradients, loss = _gradients(state, batch, key, definition, config, mesh, frozen_backbone)
+    gradients, loss, taught, moments = _gradients(state, batch, key, definition, config, mesh, frozen_backbone)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm)
 
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
+    params = dict(optax.apply_updates(state.trained, updates))
+    projection = params.pop(PROJECTION, None)
+    before = state.params["encoder"]["backbone"]
     if frozen_backbone:
-        params = _with_backbone_of(params, state.params)
+        params = _with_backbone(params, before)
+    elif moments is not None:
+        params = _with_backbone(params, with_new_statistics(params["encoder"]["backbone"], before, moments))
     ema = state.ema
     if ema is not None:
         # A short memory at first (Tensorflow's num_updates rule), so that the average does not carry the random start along.
@@ -76,38 +92,57 @@ def train_step(
         step=state.step + 1,
         nonfinite_in_row=in_row,
         nonfinite_total=state.nonfinite_total + jnp.where(finite, 0, 1),
+        projection=None if projection is None else keep(projection, state.projection),
     )
-    return new, StepReport(loss, grad_norm, finite.astype(jnp.float32), new.nonfinite_in_row, new.nonfinite_total)
+    return new, StepReport(loss, grad_norm, finite.astype(jnp.float32), new.nonfinite_in_row, new.nonfinite_total, taught)
 
 
 def _gradients(
     state: TrainState, batch: Batch, key: Array, definition: ModelDefinition, config: TrainingConfig, mesh: Mesh, frozen_backbone: bool
-) -> tuple[PyTree, LossParts]:
+) -> _Gradients:
     """Gradients and loss of the whole batch, run in `gradient_accumulation` parts one after the other."""
     counts, parts = divisors(batch), config.gradient_accumulation
 
-    def loss(params: PyTree, part: Batch, part_key: Array) -> tuple[Array, LossParts]:
+    def loss(params: PyTree, part: Batch, part_key: Array) -> tuple[Array, tuple]:
+        projection = params.get(PROJECTION)
+        params = {name: value for name, value in params.items() if name != PROJECTION}
         if frozen_backbone:
-            params = _with_backbone_of(params, jax.lax.stop_gradient(params))
-        return translation_loss(definition.bind(put_together(params, mesh)), part, counts, config, part_key, state.step)
+            params = _with_backbone(params, jax.lax.stop_gradient(params["encoder"]["backbone"]))
+        model = definition.bind(put_together(params, mesh))
+        said = outputs(model, part, part_key, frozen_backbone=frozen_backbone)
+        total, shares = hybrid_loss(said, part, counts, config, state.step)
+        taught: dict[str, Array] = {}
+        if LOGITS in part:
+            lesson, taught = distillation_loss(model, said, part, counts, config.distillation, projection)
+            total = total + lesson
+            shares = shares._replace(total=total)
+        return total, (shares, taught, said.encoded.moments)
 
-    gradient = jax.grad(loss, has_aux=True)
+    def gradient(part: Batch, part_key: Array) -> _Gradients:
+        gradients, sums = jax.grad(loss, has_aux=True)(state.trained, part, part_key)
+        return _Gradients(gradients, *sums)
+
     if parts == 1:
-        return gradient(state.params, batch, key)
+        return gradient(batch, key)
 
     # Row i goes to part i % parts: each device keeps its own rows, whatever the mesh.
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch)
 
-    def add(total: tuple[PyTree, LossParts], inputs: tuple[Batch, Array]) -> tuple[tuple[PyTree, LossParts], None]:
+    def add(total: _Gradients, inputs: tuple[Batch, Array]) -> tuple[_Gradients, None]:
         part, number = inputs
-        return jax.tree.map(jnp.add, total, gradient(state.params, part, jax.random.fold_in(key, number))), None
+        return jax.tree.map(jnp.add, total, gradient(part, jax.random.fold_in(key, number))), None
 
-    zeros = (jax.tree.map(jnp.zeros_like, state.params), LossParts(*(jnp.zeros(()) for _ in LossParts._fields)))
-    return jax.lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
+    nothing = _Gradients(
+        jax.tree.map(jnp.zeros_like, state.trained),
+        LossParts(*(jnp.zeros(()) for _ in LossParts._fields)),
+        {name: jnp.zeros(()) for name in LESSONS} if LOGITS in batch else {},
+        None if frozen_backbone else no_moments(state.params["encoder"]["backbone"]),
+    )
+    return jax.lax.scan(add, nothing, (split, jnp.arange(parts)))[0]
 
 
-def _with_backbone_of(params: PyTree, donor: PyTree) -> PyTree:
-    return params | {"encoder": params["encoder"] | {"backbone": donor["encoder"]["backbone"]}}
+def _with_backbone(params: PyTree, backbone: PyTree) -> PyTree:
+    return params | {"encoder": params["encoder"] | {"backbone": backbone}}
 
 
 def make_eval_step(definition: ModelDefinition, config: TrainingConfig, mesh: Mesh, shardings: PyTree) -> Callable[[PyTree, Batch], dict[str, Array]]:

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from signvit_jax.config import Config, ConfigError, MeshConfig, from_json, from_mapping
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS
-from signvit_jax.evaluation.evaluator import Models, Predictor
+from signvit_jax.evaluation.evaluator import Encode, Models, Predictor
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import state_shardings
 from signvit_jax.training.best import best_rule
@@ -20,8 +20,8 @@ from signvit_jax.training.checkpoint import CheckpointReader
 from signvit_jax.training.train_state import ModelDefinition
 from signvit_jax.training.workdir import Workdir
 
-# What the models of an ensemble must agree in, so that one clip read once serves all of them.
-_SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "fit")
+# What the models of an ensemble, or a teacher and its student, must agree in, so that one clip read once serves all of them.
+SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "fit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class TrainedModel:
     params: PyTree
     step: int  # of the checkpoint that the parameters are from
     others: tuple["TrainedModel", ...] = ()
+    encode: Encode | None = None  # what encodes clips in place of the model's own encoder
 
     @property
     def ctc_tokenizer(self) -> Tokenizer:
@@ -85,7 +86,7 @@ class TrainedModel:
                 f"the CTC heads of this ensemble read or spell different things, so {uses_ctc[0]!r} cannot average them; "
                 "use decode 'greedy', or 'beam' with inference.ctc_weight 0"
             )
-        return Predictor(self.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders)
+        return Predictor(self.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders, self.encode)
 
 
 def load_trained(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str = "best") -> TrainedModel:
@@ -136,7 +137,7 @@ def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
                 f"the models of an ensemble need one vocabulary, but {first.path} has {tokenizer.vocab_size} tokens and {workdir.path} "
                 f"{its_tokenizer.vocab_size}, and they are not the same; train the models on one data set with the same config.tokenizer"
             )
-        for key in _SHARED_KEYS:
+        for key in SHARED_KEYS:
             own, its = getattr(config.data, key), getattr(its_config.data, key)
             if own != its:
                 raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from signvit_jax.config import Config
 from signvit_jax.data.dataset import DatasetError
@@ -24,6 +25,7 @@ from signvit_jax.training.agreement import Agreement
 from signvit_jax.training.best import BestSoFar, best_rule
 from signvit_jax.training.checkpoint import CheckpointStore
 from signvit_jax.training.device_memory import batch_shapes, explained
+from signvit_jax.training.distillation import initial_projection, load_teacher
 from signvit_jax.training.goodput import Goodput
 from signvit_jax.training.metrics_log import MetricsLog
 from signvit_jax.training.optimizer import learning_rates, make_optimizer
@@ -35,9 +37,10 @@ from signvit_jax.training.signals import StopRequest
 from signvit_jax.training.step_trace import StepTrace, TracedSteps
 from signvit_jax.training.step_watch import StepWatch
 from signvit_jax.training.stopwatch import Stopwatch
-from signvit_jax.training.train_state import ModelDefinition, TrainState, abstract_on_mesh, new_state
+from signvit_jax.training.train_state import ModelDefinition, TrainState, abstract_on_mesh, new_state, starting_from
 from signvit_jax.training.train_step import StepReport, make_eval_step, make_train_step
 from signvit_jax.training.workdir import Workdir
+from signvit_jax.weights.pretrained import PretrainedBackbone
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +64,11 @@ class Trainer:
         *,
         strict_restore: bool = False,
         profile: TracedSteps | None = None,
+        pretrained: PretrainedBackbone | None = None,
     ):
         self.config, self.workdir, self.data, self.stop, self.goodput, self.profile = config, workdir, data, stop, goodput, profile
         self.agreement = Agreement(stop)
+        self.pretrained = pretrained
         training = config.training
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
         self.batches = data.train_batches()
@@ -71,12 +76,13 @@ class Trainer:
         self.num_epochs, self.total_steps = data.num_epochs, self.batches.total_steps
 
         self.definition = ModelDefinition(config, data.tokenizer.vocab_size, data.gloss_vocab_size)
+        self.teacher = load_teacher(config, data, self.mesh)
         self.optimizer = make_optimizer(training, self.total_steps)
         self.rates = learning_rates(training, self.total_steps)
         self.abstract_state, self.shardings = abstract_on_mesh(self._initial_state, self.mesh)
         self.saved_state = self.abstract_state
         if self.mesh.shape["tensor"] > 1:  # on such a mesh the vocabulary may be padded, in a checkpoint it never is
-            self.saved_state, _ = abstract_on_mesh(lambda: new_state(self.definition, self.optimizer, training.seed), self.mesh)
+            self.saved_state, _ = abstract_on_mesh(lambda: self._initial_state(padded=False), self.mesh)
         self.train_steps: dict[bool, Any] = {}  # frozen backbone or not -> compiled step
         self.eval_step = make_eval_step(self.definition, training, self.mesh, self.shardings.params)
         definition, mesh = self.definition, self.mesh
@@ -104,6 +110,8 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             batch = batch_shapes(self.config, self.mesh, self.config.frame_buckets[-1], self.data.text_length, self.data.gloss_length)
+            if self.teacher:
+                batch = self.teacher.taught_shapes(batch)
             raise explained(error, self.config, self.mesh, self.abstract_state, batch, self._train_step(False)) from error
 
     def _run(self) -> int:
@@ -173,7 +181,8 @@ class Trainer:
                     batch = self._next_batch(iterator)
                 self.stopwatch.waited(time.perf_counter() - before)
                 self.stopwatch.counted(batch, frozen_backbone=frozen)
-                state, report = train_step(state, to_device(self._device_part(batch), self.mesh))
+                on_device = to_device(self._device_part(batch), self.mesh)
+                state, report = train_step(state, self.teacher.taught(on_device) if self.teacher else on_device)
             step += 1
             self.trace.done(step, report)
             self.goodput.steps += 1
@@ -218,6 +227,7 @@ class Trainer:
             "ctc_impossible": float(report.loss.impossible),
             "grad_norm": float(report.grad_norm),
             "nonfinite_steps": float(report.nonfinite_total),
+            **{name: float(value) for name, value in report.taught.items()},
             **{f"lr_{group}": float(schedule(step - 1)) for group, schedule in self.rates.items()},
             **speed,
         }
@@ -318,14 +328,16 @@ class Trainer:
 
     # Checkpoints
 
-    def _initial_state(self) -> TrainState:
-        return new_state(self.definition, self.optimizer, self.config.training.seed, self.mesh)
+    def _initial_state(self, *, padded: bool = True) -> TrainState:
+        seed, width = self.config.training.seed, self.config.model.decoder.hidden_dim
+        projection = initial_projection(width, self.teacher.width, seed) if self.teacher else None
+        return new_state(self.definition, self.optimizer, seed, self.mesh if padded else None, projection)
 
     def _restore(self, iterator: BatchIterator) -> TrainState:
         """The newest good checkpoint, the data's position included, or a fresh state."""
-        if self.checkpoints.latest_step() is None:
-            return jax.jit(self._initial_state, out_shardings=self.shardings)()
-        wanted = self.saved_state
+        latest, wanted = self.checkpoints.latest_step(), self.saved_state
+        if latest is None or self.checkpoints.is_converted(latest):
+            return self._fresh_state(converted=latest is not None)
         restored = self.checkpoints.restore(wanted.params, _beside_params(wanted), wanted.ema, iterator)
         if restored.meta["best"]["metric"] == self.best.metric:
             self.best = BestSoFar(**restored.meta["best"])
@@ -334,6 +346,20 @@ class Trainer:
         self.goodput.steps_made_again = self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
         return laid_out_as(TrainState(params=restored.params, ema=restored.ema, **restored.opt_state), self.abstract_state)
+
+    def _fresh_state(self, *, converted: bool) -> TrainState:
+        """The state before the first step, with the weights that the run is to start from."""
+        state = jax.jit(self._initial_state, out_shardings=self.shardings)()
+        if converted:
+            model = self.checkpoints.restore_params("last", self.saved_state.params).params
+            log.info("starting from the converted weights in %s", self.checkpoints.folder)
+            return starting_from(state, laid_out_as(model, self.abstract_state.params))
+        if self.pretrained is None:
+            return state
+        shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(state.params["encoder"]["backbone"], sep="/").items()}
+        backbone = self.pretrained.parameters(self.config.model.encoder, shapes)
+        log.info("the backbone starts from %s: %s, %d tensors", self.pretrained.path, self.pretrained.layout, len(self.pretrained.tensors))
+        return starting_from(state, {"encoder": {"backbone": traverse_util.unflatten_dict(backbone, sep="/")}})
 
     def _save_is_due(self) -> bool:
         minutes = self.config.training.save_every_n_minutes
@@ -363,5 +389,5 @@ class Trainer:
 
 def _beside_params(state: TrainState) -> dict[str, Any]:
     """What training needs besides the parameters and evaluation does not."""
-    names = ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")
-    return {name: getattr(state, name) for name in names}
+    names = ("opt_state", "step", "nonfinite_in_row", "nonfinite_total", "projection")
+    return {name: value for name in names if (value := getattr(state, name)) is not None}

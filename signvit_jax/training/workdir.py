@@ -184,6 +184,6 @@ def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 
 
 def _is_fixed(key: str, before: Any, now: Any) -> bool:
-    if key == "training.ema_decay":
-        return not (before and now)  # the average is kept from the first step on, or not at all
+    if key in ("training.ema_decay", "training.distillation.teacher"):
+        return not (before and now)  # from the first step on, or not at all
     return key in _FIXED or (key.startswith(_FIXED_GROUPS) and key.rsplit(".", 1)[-1] not in _FREE_IN_GROUPS)

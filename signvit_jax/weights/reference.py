@@ -1,21 +1,22 @@
 """The reference system's state dict (PyTorch names and layouts) to our parameters and back.
 
-PyTorch keeps a Linear as (out, in), a Conv1d as (out, in / groups, kernel), the patch kernel as (width, 3, size, size) and attention's projections as
-one (3 width, width) matrix in the order query, key, value. The ViT's blocks, which we keep stacked, carry a leading layer axis here.
+The ViT's blocks, which we keep stacked, carry a leading layer axis here; the layouts of single tensors are `mapping`'s.
 """
 
 import json
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
+from flax import nnx
 
 from signvit_jax import config as configuration
 from signvit_jax.models.translator import SignTranslator
+from signvit_jax.weights import mapping, mobilenet_v3
+from signvit_jax.weights.mapping import Layout, Source, WeightsError, fill, flat_parameters
+
+__all__ = ["WeightsError", "assign", "config_from_reference", "flat_parameters", "from_ours", "layout", "load_reference", "to_ours"]
 
 # Our module path -> the reference's; the first that matches the whole path counts. {0} is a layer's number, left open for stacked blocks.
 _TRANSFORMER = {"qkv": "self_attn.in_proj", "out": "self_attn.out_proj", "expand": "linear1", "contract": "linear2"}
@@ -60,20 +61,9 @@ _PARAMETERS = {
     "decoder/embedding": "decoder.embed.weight",
 }
 _NOT_PARAMETERS = {"decoder.pos_encoder.pe", "decoder.output_proj.weight"}  # a constant, and the embedding a second time
-_STACKED = "encoder/backbone/blocks/"
+_BACKBONE = "encoder/backbone/"
+_STACKED = _BACKBONE + "blocks/"
 _THIRDS = {"query": (0, 1), "key_value": (1, 3)}  # rows of a fused projection that one of our matrices holds
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit the model; the message lists what is missing, left over or of another shape."""
-
-    exit_code = 2
-
-
-class _Source(NamedTuple):
-    name: str  # of the reference's tensor; {0} stands for the layer of a stacked block
-    kind: str  # matrix, depthwise, patch, or plain
-    thirds: tuple[int, int] | None
 
 
 def load_reference(vectors: Mapping[str, np.ndarray], prefix: str = "params/") -> tuple[configuration.Config, SignTranslator, dict]:
@@ -107,105 +97,50 @@ def config_from_reference(sizes: Mapping) -> configuration.Config:
 
 def assign(model: SignTranslator, tensors: Mapping[str, np.ndarray]) -> None:
     """Overwrites every parameter of `model` with a reference state dict. Raises WeightsError unless names and shapes match exactly."""
-    ours = flat_parameters(model)
-    converted = to_ours(tensors, {path: value.shape for path, value in ours.items()})
-    state = nnx.state(model, nnx.Param)
-    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict({_keys(path): jnp.asarray(value) for path, value in converted.items()}))
-    nnx.update(model, state)
-
-
-def flat_parameters(model: SignTranslator) -> dict[str, jax.Array]:
-    """Parameters by slash-joined path."""
-    pure = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    return {"/".join(map(str, path)): value for path, value in traverse_util.flatten_dict(pure).items()}
+    fill(model, to_ours(tensors, {path: value.shape for path, value in flat_parameters(model).items()}))
 
 
 def to_ours(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The state dict as our flat float32 parameters; `shapes` names all that the model has. Raises WeightsError."""
-    converted, used, problems = {}, set(_NOT_PARAMETERS), []
-    for path, shape in shapes.items():
-        source = _source(path)
-        if source is None:
-            problems.append(f"the reference has nothing for our {path}")
-            continue
-        names = [source.name.format(layer) for layer in range(shape[0])] if path.startswith(_STACKED) else [source.name]
-        used.update(names)
-        if missing := [name for name in names if name not in tensors]:
-            problems.append(f"missing: {', '.join(missing)}")
-            continue
-        values = [_to_our_layout(np.asarray(tensors[name], np.float32), source) for name in names]
-        value = np.stack(values) if path.startswith(_STACKED) and len({v.shape for v in values}) == 1 else values[0]
-        if value.shape != tuple(shape):
-            problems.append(f"{names[0]}: shape {value.shape} in our layout, but the model's {path} has {tuple(shape)}")
-        converted[path] = value
-    problems += [f"left over: {name}" for name in tensors if name not in used]
-    if problems:
-        raise WeightsError(f"the weights do not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems[:10]))
-    return converted
+    return mapping.to_ours(layout(shapes), tensors, shapes)
 
 
 def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
     """Our flat parameters as the reference's state dict, the inverse of `to_ours`. Raises WeightsError for options that the reference lacks."""
-    parts: dict[str, dict[tuple[int, int] | None, np.ndarray]] = {}
-    for path, value in parameters.items():
-        source = _source(path)
-        if source is None:
-            raise WeightsError(f"the reference has nothing for our {path}: this model uses options that it lacks")
-        layers = enumerate(np.asarray(value)) if path.startswith(_STACKED) else [(0, np.asarray(value))]
-        for layer, array in layers:
-            parts.setdefault(source.name.format(layer), {})[source.thirds] = _to_their_layout(array, source)
-    return {
-        name: np.concatenate([piece[thirds] for thirds in sorted(piece)]) if len(piece) > 1 else next(iter(piece.values()))
-        for name, piece in parts.items()
-    }
+    return mapping.from_ours(layout(parameters), parameters)
 
 
-def _keys(path: str) -> tuple[str | int, ...]:
-    return tuple(int(part) if part.isdigit() else part for part in path.split("/"))
+def layout(paths: Iterable[str]) -> Layout:
+    """The reference's names for a model with these parameters; a MobileNetV3 under `encoder.backbone` has torchvision's."""
+    backbone = [path.removeprefix(_BACKBONE) for path in paths if path.startswith(_BACKBONE)]
+    if not mobilenet_v3.is_ours(backbone):
+        return Layout("the reference", _source, stacked=_STACKED, ignored=_NOT_PARAMETERS.__contains__)
+    features = mobilenet_v3.layout(backbone)
+
+    def source(path: str) -> Source | None:
+        if not path.startswith(_BACKBONE):
+            return _source(path)
+        found = features.source(path.removeprefix(_BACKBONE))
+        return None if found is None else found._replace(name=f"encoder.backbone.{found.name}")
+
+    def ignored(name: str) -> bool:
+        return name in _NOT_PARAMETERS or features.ignored(name.removeprefix("encoder.backbone."))
+
+    return Layout("the reference", source, ignored=ignored)
 
 
-def _source(path: str) -> _Source | None:
+def _source(path: str) -> Source | None:
     if path in _PARAMETERS:
-        return _Source(_PARAMETERS[path], "plain", None)
+        return Source(_PARAMETERS[path])
     module, _, leaf = path.rpartition("/")
     for pattern, theirs in _MODULES:
         if match := re.fullmatch(pattern, module):
             name = theirs if module.startswith(_STACKED.rstrip("/")) else theirs.format(*match.groups())
             suffix = "bias" if leaf == "bias" else "weight"
             kind = "plain" if leaf in ("bias", "scale") else _kind(name)
-            return _Source(name + ("_" if name.endswith("in_proj") else ".") + suffix, kind, _THIRDS.get(module.rpartition("/")[2]))
+            return Source(name + ("_" if name.endswith("in_proj") else ".") + suffix, kind, _THIRDS.get(module.rpartition("/")[2]))
     return None
 
 
 def _kind(name: str) -> str:
     return {"patch_embed": "patch", "conv_depthwise": "depthwise", "conv_pointwise": "pointwise"}.get(name.rpartition(".")[2], "matrix")
-
-
-def _to_our_layout(tensor: np.ndarray, source: _Source) -> np.ndarray:
-    if source.thirds:
-        third = tensor.shape[0] // 3
-        tensor = tensor[source.thirds[0] * third : source.thirds[1] * third]
-    match source.kind:
-        case "matrix":
-            return tensor.T
-        case "pointwise":
-            return tensor[..., 0].T
-        case "depthwise":
-            return tensor[:, 0].T
-        case "patch":
-            return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
-    return tensor
-
-
-def _to_their_layout(array: np.ndarray, source: _Source) -> np.ndarray:
-    match source.kind:
-        case "matrix":
-            return array.T
-        case "pointwise":
-            return array.T[..., None]
-        case "depthwise":
-            return array.T[:, None]
-        case "patch":
-            size = round((array.shape[0] // 3) ** 0.5)
-            return array.reshape(size, size, 3, -1).transpose(3, 2, 0, 1)
-    return array

@@ -11,7 +11,7 @@ from signvit_jax.training.train_step import StepReport
 
 def report(loss: float, in_row: int = 0) -> StepReport:
     zero = np.float32(0)
-    return StepReport(LossParts(np.float32(loss), zero, zero, zero), zero, np.float32(in_row == 0), np.int32(in_row), np.int32(in_row))
+    return StepReport(LossParts(np.float32(loss), zero, zero, zero), zero, np.float32(in_row == 0), np.int32(in_row), np.int32(in_row), {})
 
 
 def watch(max_nonfinite: int) -> StepWatch:

@@ -1,0 +1,126 @@
+"""MobileNetV3 features under torchvision's names, and under timm's, to the parameters of our backbone and back."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import jax
+import numpy as np
+
+from signvit_jax.models.mobilenet_v3 import Sizes, large
+from signvit_jax.weights import mapping
+from signvit_jax.weights.mapping import Layout, Source, WeightsError
+
+TIMM_EPSILON = 1e-5  # of BatchNorm in its mobilenetv3_large_100; torchvision's is 1e-3
+_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_ORDER = ("expansion", "depthwise", "squeeze", "projection")  # of the modules of a block; those that a block lacks are not counted
+_SQUEEZE = {"reduce": "fc1", "expand": "fc2"}
+_CLASSIFIER = ("classifier.", "conv_head.", "norm_head.")
+
+
+def is_ours(paths: Iterable[str]) -> bool:
+    """Whether these are parameters of our MobileNetV3 (and not of the ViT)."""
+    return "stem/conv/kernel" in set(paths)
+
+
+def layout(paths: Iterable[str]) -> Layout:
+    """torchvision's names for the backbone that has parameters at `paths`."""
+    modules = {tuple(path.split("/")[1:3]) for path in paths if path.startswith("blocks/")}
+    count = len({number for number, _ in modules})
+
+    def index(number: str, module: str) -> int:
+        return [name for name in _ORDER if (number, name) in modules].index(module)
+
+    def prefix(module: str) -> str | None:
+        if module in ("stem", "head"):
+            return f"features.{0 if module == 'stem' else count + 1}"
+        if match := re.fullmatch(r"blocks/(\d+)/(expansion|depthwise|squeeze|projection)", module):
+            return f"features.{int(match[1]) + 1}.block.{index(*match.groups())}"
+        return None
+
+    def source(path: str) -> Source | None:
+        module, layer, leaf = path.rsplit("/", 2) if path.count("/") >= 2 else ("", "", "")
+        name = prefix(module)
+        if name is None:
+            return None
+        if layer == "conv":
+            return Source(f"{name}.0.weight", "convolution")
+        if layer == "norm":
+            return Source(f"{name}.1.{_NORM[leaf]}")
+        return Source(f"{name}.{_SQUEEZE[layer]}.{'weight' if leaf == 'kernel' else 'bias'}", "pixel" if leaf == "kernel" else "plain")
+
+    return Layout("torchvision's MobileNetV3", source, ignored=holds_no_feature)
+
+
+def to_ours(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Parameters and statistics of the backbone; `shapes` names all that it has, the classifier is left out. Raises WeightsError."""
+    return mapping.to_ours(layout(shapes), torchvision_names(tensors), shapes)
+
+
+def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
+    """The backbone's flat parameters as torchvision's state dict, without the counters of batches that PyTorch fills in by itself."""
+    return mapping.from_ours(layout(parameters), parameters)
+
+
+def sizes_of(tensors: Mapping[str, np.ndarray]) -> Sizes:
+    """The channels that the tensors have, in the arrangement (strides, activations) of MobileNetV3-Large. Raises WeightsError for another one."""
+    tensors = torchvision_names(tensors)
+    blocks = []
+    for number, block in enumerate(large().blocks, start=1):
+        convolutions = [tensors.get(f"features.{number}.block.{place}.0.weight") for place in range(4)]
+        *_, depthwise, projection = found = [kernel for kernel in convolutions if kernel is not None] or [None, None]
+        if len(found) < 2 or depthwise.ndim != 4 or projection.ndim != 4:
+            raise WeightsError(f"not a MobileNetV3-Large: features.{number} is not one of its blocks")
+        squeeze = next((tensors[name].shape[0] for place in (1, 2) if (name := f"features.{number}.block.{place}.fc1.weight") in tensors), 0)
+        sizes = {"kernel": depthwise.shape[2], "expanded": depthwise.shape[0], "outputs": projection.shape[0], "squeeze": squeeze}
+        blocks.append(block._replace(**sizes))
+    last = f"features.{len(blocks) + 1}.0.weight"
+    if last not in tensors or "features.0.0.weight" not in tensors:
+        raise WeightsError(f"not a MobileNetV3-Large: it needs {len(blocks)} blocks between features.0 and {last}")
+    return Sizes(tensors["features.0.0.weight"].shape[0], tuple(blocks), tensors[last].shape[0])
+
+
+def is_theirs(names: Iterable[str]) -> bool:
+    """Whether a state dict is a MobileNetV3's, of torchvision or timm."""
+    names = set(names)
+    return "features.0.0.weight" in names or "conv_stem.weight" in names
+
+
+def is_timm(names: Iterable[str]) -> bool:
+    return "conv_stem.weight" in set(names)
+
+
+def torchvision_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """timm's state dict under torchvision's names; any other as it is."""
+    if not is_timm(tensors):
+        return dict(tensors)
+    modules = _torchvision_modules({name.rpartition(".")[0] for name in tensors})
+    renamed = {}
+    for name, tensor in tensors.items():
+        module, dot, leaf = name.rpartition(".")
+        renamed[modules.get(module, module) + dot + leaf] = tensor
+    return renamed
+
+
+def _torchvision_modules(theirs: set[str]) -> dict[str, str]:
+    """timm's modules -> torchvision's. timm counts blocks within stages, torchvision through; the last of timm's blocks is the last convolution."""
+    places = sorted({(int(m[1]), int(m[2])) for name in theirs if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", name))})
+    names = {"conv_stem": "features.0.0", "bn1": "features.0.1"}
+    for number, (stage, block) in enumerate(places, start=1):
+        prefix = f"blocks.{stage}.{block}"
+        if f"{prefix}.conv" in theirs:
+            names |= {f"{prefix}.conv": f"features.{number}.0", f"{prefix}.bn1": f"features.{number}.1"}
+            continue
+        convolutions = ["conv_pw", "conv_dw", "conv_pwl"] if f"{prefix}.conv_pwl" in theirs else ["conv_dw", "conv_pw"]
+        squeezes = f"{prefix}.se.conv_reduce" in theirs
+        for place, convolution in enumerate(convolutions):
+            is_last = convolution == convolutions[-1]
+            their_block = f"features.{number}.block.{place + (squeezes and is_last)}"
+            names |= {f"{prefix}.{convolution}": f"{their_block}.0", f"{prefix}.bn{place + 1}": f"{their_block}.1"}
+        squeeze = f"features.{number}.block.{len(convolutions) - 1}"
+        names |= {f"{prefix}.se.conv_reduce": f"{squeeze}.fc1", f"{prefix}.se.conv_expand": f"{squeeze}.fc2"}
+    return names
+
+
+def holds_no_feature(name: str) -> bool:
+    """Tensors of the classifier, and PyTorch's counters of batches."""
+    return name.startswith(_CLASSIFIER) or name.endswith("num_batches_tracked")

@@ -1,0 +1,26 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny_model
+
+from signvit_jax.models.translator import Encoded, abstract_model, count_parameters
+
+
+def test_a_tied_head_spells_with_the_decoders_embedding_and_has_a_bias_of_its_own():
+    tied = tiny_model.config(model__ctc__tied=True)
+    model = tiny_model.model(tied)
+    plain = abstract_model(tiny_model.config(), tiny_model.VOCABULARY)
+    width = tied.model.decoder.hidden_dim
+    assert count_parameters(plain) - count_parameters(model) == width * tiny_model.VOCABULARY
+    bias = np.random.default_rng(0).normal(size=tiny_model.VOCABULARY).astype(np.float32)
+    model.ctc_head.out.bias[...] = bias
+    frames = jnp.asarray(np.random.default_rng(1).normal(size=(2, 6, width)), jnp.float32)
+    logits, _ = model.ctc_logits(Encoded(frames[:, :3], frames, jnp.array([6, 6])))
+    head = model.ctc_head.hidden
+    hidden = jax.nn.gelu(frames @ head.kernel[...] + head.bias[...], approximate=False)
+    np.testing.assert_allclose(logits, hidden @ model.decoder.embedding[...].T + bias, atol=1e-5)
+
+
+def test_a_head_that_spells_glosses_is_never_tied():
+    glosses = tiny_model.config(model__ctc__tied=True, model__ctc__target="gloss")
+    assert abstract_model(glosses, tiny_model.VOCABULARY, 5).ctc_head.out.kernel.shape == (glosses.model.decoder.hidden_dim, 5)

@@ -1,0 +1,40 @@
+"""BatchNorm over pictures that lie on two devices, virtual ones of a CPU in a process of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+TWO_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp, numpy as np
+from flax import nnx
+from signvit_jax.config import MeshConfig
+from signvit_jax.models.batch_norm import BatchMoments, BatchNorm, with_new_statistics
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.parallel.sharding import batch_sharding
+
+layer = BatchNorm(3, epsilon=1e-3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+before = nnx.to_pure_dict(nnx.state(layer))
+rng = np.random.default_rng(0)
+x = rng.normal(size=(4, 2, 2, 3)).astype(np.float32) + np.arange(4, dtype=np.float32)[:, None, None, None]  # the devices see other means
+counted = np.array([1, 1, 1, 0], np.float32)
+
+def run(x, counted):
+    y, moments = layer(x, counted)
+    return y, with_new_statistics(before, before, BatchMoments(counted.sum(), moments))
+
+cut = batch_sharding(make_mesh(MeshConfig()))
+y, new = jax.jit(run, in_shardings=(cut, cut))(x, counted)
+assert not y.sharding.is_fully_replicated
+seen = x[:3].reshape(-1, 3)
+np.testing.assert_allclose(new["mean"], 0.01 * seen.mean(0), rtol=1e-5)
+np.testing.assert_allclose(new["var"], 0.99 + 0.01 * seen.var(0), rtol=1e-5)
+np.testing.assert_allclose(y, (x - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-3), atol=1e-5)
+print("same")
+"""
+
+
+def test_pictures_on_two_devices_are_normalised_by_all_of_them_together():
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "same", done.stderr[-2000:]

@@ -1,0 +1,192 @@
+"""What a teacher adds to the loss, which teachers are refused, and a student's run through the commands."""
+
+import dataclasses
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+import tiny_run
+from test_run import figures
+
+from signvit_jax import distill
+from signvit_jax.config import ConfigError, DistillationConfig
+from signvit_jax.models.translator import Encoded
+from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.training.distillation import CTC_LOGITS, FEATURES, LESSONS, LOGITS, check_teacher, distillation_loss, divergence, initial_projection
+from signvit_jax.training.losses import Outputs, divisors
+from signvit_jax.training.trained_model import load_trained
+from signvit_jax.weights.whole_model import export_safetensors
+
+CONFIG = DistillationConfig(temperature=3.0, decoder_weight=2.0, ctc_weight=0.5, feature_weight=4.0)
+
+
+class Student:
+    """Reads frames, as a model with decoder.memory 'frames' does."""
+
+    @staticmethod
+    def memory(encoded):
+        return encoded.frames, encoded.frame_lengths
+
+
+def said(batch, seed=0, width=5):
+    (b, t), words = batch["video"].shape[:2], batch["tokens"].shape[1] - 1
+    draw = np.random.default_rng(seed).normal
+    encoded = Encoded(jnp.zeros((b, 2, width)), jnp.asarray(draw(size=(b, t, width))), jnp.asarray(batch["frame_lengths"]))
+    return Outputs(encoded, jnp.asarray(draw(size=(b, words, 7))), jnp.asarray(draw(size=(b, t, 7))), jnp.asarray(batch["frame_lengths"]))
+
+
+def taught(batch, teacher: Outputs):
+    return batch | {LOGITS: teacher.logits, CTC_LOGITS: teacher.ctc_logits, FEATURES: teacher.encoded.frames}
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum()
+
+
+def test_each_part_is_what_a_loop_over_clips_and_places_finds():
+    batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
+    student, teacher = said(batch, 1), said(batch, 2)
+    total, parts = distillation_loss(Student, student, taught(batch, teacher), divisors(batch), CONFIG)
+    ce, ctc, features, tokens = 0.0, 0.0, 0.0, 0
+    for i in (0, 1, 3):
+        kl = []
+        for j in range(batch["token_lengths"][i] - 1):
+            p, q = softmax(np.asarray(teacher.logits)[i, j] / 3), softmax(np.asarray(student.logits)[i, j] / 3)
+            ce, tokens = ce + 9 * (p * np.log(p / q)).sum(), tokens + 1
+        apart = []
+        for t in range(batch["frame_lengths"][i]):
+            p, q = softmax(np.asarray(teacher.ctc_logits)[i, t] / 3), softmax(np.asarray(student.ctc_logits)[i, t] / 3)
+            kl.append(9 * (p * np.log(p / q)).sum())
+            a, b = (np.asarray(of.encoded.frames)[i, t] for of in (student, teacher))
+            apart.append((((a - a.mean()) / a.std() - (b - b.mean()) / b.std()) ** 2).mean())
+        ctc, features = ctc + np.mean(kl), features + np.mean(apart)
+    expected = dict(zip(LESSONS, (ce / tokens, ctc / 3, features / 3)))
+    for name, value in expected.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-3, err_msg=name)
+    np.testing.assert_allclose(total, 2.0 * parts["soft_ce"] + 0.5 * parts["soft_ctc"] + 4.0 * parts["features"], rtol=1e-6)
+
+
+def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn():
+    batch = tiny_model.batch()
+    total, _ = distillation_loss(Student, said(batch, 1), taught(batch, said(batch, 1)), divisors(batch), CONFIG)
+    assert float(total) == pytest.approx(0.0, abs=1e-5)
+    slope = jax.grad(lambda logits: divergence(logits, said(batch, 1).logits, 2.0).sum())(said(batch, 1).logits)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-5)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole():
+    batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
+    student, full = said(batch, 1), taught(batch, said(batch, 2))
+    whole = distillation_loss(Student, student, full, divisors(batch), CONFIG)[0]
+    cut = [jax.tree.map(lambda x, rows=rows: x[rows], (student, full)) for rows in (slice(0, 1), slice(1, 4))]
+    np.testing.assert_allclose(sum(distillation_loss(Student, *part, divisors(batch), CONFIG)[0] for part in cut), whole, rtol=1e-5)
+
+
+def test_features_of_another_width_go_through_a_projection():
+    assert initial_projection(8, 8, 0) is None and initial_projection(8, 0, 0) is None
+    projection = initial_projection(5, 3, seed=0)
+    assert projection["kernel"].shape == (5, 3) and projection["bias"].shape == (3,)
+    batch = tiny_model.batch()
+    student, teacher = said(batch, 1), said(batch, 2, width=3)
+    mapped = student._replace(encoded=student.encoded._replace(frames=student.encoded.frames @ projection["kernel"]))
+    one, other = (
+        distillation_loss(Student, of, taught(batch, teacher), divisors(batch), CONFIG, by)[0] for of, by in ((student, projection), (mapped, None))
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def teacher(trained):
+    return load_trained(trained.workdir)
+
+
+def replaced(config, **changes):
+    values = dataclasses.asdict(config)
+    for key, value in changes.items():
+        *rooms, name = key.split("__")
+        node = values
+        for room in rooms:
+            node = node[room]
+        node[name] = value
+    from signvit_jax.config import from_mapping
+
+    return from_mapping(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data__image_size": 64}, ["image_size is 64", "32"]),
+        ({"data__name": "isign"}, ["name is 'isign'", "'video_folder'"]),
+        ({"model__ctc__source": "frames"}, ["ctc.source is 'frames'", "'queries'"]),
+        ({"model__temporal__num_queries": 8}, ["num_queries is 8", "4"]),
+    ],
+    ids=str,
+)
+def test_a_teacher_that_sees_or_says_something_else_is_refused(teacher, changes, words):
+    data = types.SimpleNamespace(tokenizer=teacher.tokenizer, ctc_tokenizer=teacher.tokenizer)
+    check_teacher(teacher, teacher.config, data)
+    with pytest.raises(ConfigError) as caught:
+        check_teacher(teacher, replaced(teacher.config, **changes), data)
+    assert all(word in str(caught.value) for word in (*words, str(teacher.workdir.path)))
+
+
+def command(trained, workdir, *flags):
+    return tiny_run.command(distill.main, f"--config={trained.config}", f"--workdir={workdir}", *flags)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("light_jax")
+def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a_resume(trained, teacher, tmp_path, capfd):
+    """One run for all that a student's run is: another width, a pretrained backbone frozen for an epoch, stopped and gone on with."""
+    weights = tmp_path / "teacher.safetensors"
+    assert export_safetensors(weights, jax.device_get(teacher.params)) == "reference"
+    student = [
+        f"--teacher={trained.workdir}",
+        f"--config.model.encoder.pretrained={weights}",
+        "--config.model.encoder.freeze_epochs=1",
+        "--config.model.decoder.hidden_dim=8",
+        "--config.training.keep_last_n_checkpoints=9",
+        "--config.training.save_every_n_epochs=1",
+    ]
+    workdir = tmp_path / "student"
+    assert command(trained, workdir, *student, "--config.training.num_epochs=1") == 0
+    assert command(trained, workdir, *student, "--config.training.num_epochs=2") == 0
+
+    steps = tiny_run.STEPS_PER_EPOCH
+    reader = CheckpointReader(workdir / "checkpoints")
+    first, second = (reader.restore_params(step=at * steps, prefer_ema=False).params["encoder"]["backbone"] for at in (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, first, jax.device_get(teacher.params)["encoder"]["backbone"])
+    assert all(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second)))
+
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["training"]["distillation"]["teacher"] == str(trained.workdir)
+    for name in LESSONS:
+        found = figures(workdir, f"train/{name}")
+        assert len(found) == 2 * steps and all(np.isfinite(list(found.values())))
+    assert "projection" in reader._saved_shapes(2 * steps, "opt_state")
+    assert load_trained(workdir).definition.config.model.decoder.hidden_dim == 8
+
+    # Without its teacher it would be another run.
+    from signvit_jax import train
+
+    capfd.readouterr()
+    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}", *student[1:]) == 2
+    assert "training.distillation.teacher" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("light_jax")
+def test_a_teacher_of_another_vocabulary_is_refused_before_anything_is_compiled(trained, tmp_path, capfd):
+    assert command(trained, tmp_path / "student", f"--teacher={trained.workdir}", "--config.tokenizer.lowercase=False") == 2
+    said = capfd.readouterr().err
+    assert "one vocabulary" in said and str(trained.workdir) in said and "Traceback" not in said
+
+
+@pytest.mark.usefixtures("light_jax")
+def test_a_teacher_that_is_no_workdir_is_refused(trained, tmp_path, capfd):
+    assert command(trained, tmp_path / "student", f"--teacher={tmp_path / 'nobody'}") == 2
+    assert "nobody" in capfd.readouterr().err

@@ -1,0 +1,43 @@
+"""PyTorch's checkpoints: as weights alone, or not at all."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from signvit_jax.weights.mapping import WeightsError
+from signvit_jax.weights.tensor_files import read_tensors
+
+
+def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "a.pt").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"signvit-jax\[torch\]"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_a_training_programs_checkpoint_is_read_and_its_wrappers_taken_off(tmp_path):
+    torch = pytest.importorskip("torch")
+    weights = {"module.a.weight": torch.arange(6.0).reshape(2, 3).to(torch.bfloat16), "module.steps": torch.tensor(3)}
+    torch.save({"epoch": 3, "model_state_dict": weights}, tmp_path / "a.pt")
+    found = read_tensors(tmp_path / "a.pt")
+    assert found.keys() == {"a.weight", "steps"}
+    np.testing.assert_array_equal(found["a.weight"], np.arange(6, dtype=np.float32).reshape(2, 3))
+
+
+def test_a_checkpoint_with_anything_but_weights_in_it_is_not_unpickled(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"model": {"a": torch.ones(1)}, "trap": _Trap()}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match="weights alone"):
+        read_tensors(tmp_path / "a.pt")
+    assert not _Trap.sprung
+
+
+class _Trap:
+    sprung = False
+
+    def __setstate__(self, state):
+        type(self).sprung = True
+
+    def __getstate__(self):
+        return {"a": 1}
