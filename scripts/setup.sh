@@ -25,6 +25,10 @@ if [ ! -f .venv/.installed ] || ! grep -qxF "$wanted" .venv/.installed; then
   [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
   echo "installing signvit-jax${extras:+ with $extras} into .venv ..."
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$target"
+  if [ "$extras" = test ]; then
+    # jax2onnx asks for an older Orbax than ours, which it does not use.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps jax2onnx dm_pix
+  fi
   echo "$wanted" >>.venv/.installed
   echo "installed in $((SECONDS - started)) s"
 fi

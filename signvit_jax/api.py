@@ -17,8 +17,9 @@ from signvit_jax.decoding.subtitles import Alternative, Segment
 from signvit_jax.decoding.windows import join_windows
 from signvit_jax.decoding.words import Word
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
+from signvit_jax.exporting.loading import load_model
 from signvit_jax.streaming import LiveCaptions, StreamUpdate, open_source
-from signvit_jax.training.trained_model import TrainedModel, load_trained
+from signvit_jax.training.trained_model import TrainedModel
 
 __all__ = ["Clip", "ClipError", "Translation", "Translator", "load_translator"]
 
@@ -45,15 +46,16 @@ class Translation:
 
 
 def load_translator(
-    workdir: str | os.PathLike | Sequence[str | os.PathLike], *, checkpoint: str = "best", limits: VideoLimits = RECORDING
+    workdir: str | os.PathLike | Sequence[str | os.PathLike], *, checkpoint: str = "best", backend: str | None = None, limits: VideoLimits = RECORDING
 ) -> "Translator":
-    """The translator that a training run left in `workdir`; `checkpoint` is "best" or "last". Raises WorkdirError.
+    """The translator that a training run left in `workdir`, or an export; `checkpoint` of a run is "best" or "last". Raises WorkdirError.
 
     Several workdirs, in a list or as "A,B,C", are an ensemble: their probabilities are averaged at every step. Raises ConfigError where their
-    vocabularies, or the clips that they read, differ. `limits` is what one video file may cost; the default suits recordings of hours: lower it where
-    files come from strangers.
+    vocabularies, or the clips that they read, differ. `backend` is what encodes clips, "jax" or "onnx" (an ONNX export, in onnxruntime on the
+    processor's cores); None: what the folder is for. Raises ExportError for an export that is damaged or that needs a package that is not there.
+    `limits` is what one video file may cost; the default suits recordings of hours: lower it where files come from strangers.
     """
-    return Translator(load_trained(workdir, checkpoint), limits)
+    return Translator(load_model(workdir, checkpoint, backend), limits)
 
 
 class Translator:

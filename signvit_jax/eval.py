@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.exit_codes import DONE, run_command
-from signvit_jax.inference_flags import add_inference_flags, given_inference
+from signvit_jax.inference_flags import add_backend_flag, add_inference_flags, given_inference
 
 DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
 DEFAULT_DECODERS = DECODERS[:3]
@@ -28,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.data.dataset import open_dataset
     from signvit_jax.evaluation import results
-    from signvit_jax.evaluation.diagnostics import make_look
+    from signvit_jax.evaluation.diagnostics import make_look, no_look
     from signvit_jax.evaluation.evaluate import evaluate, pictures
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.evaluation.report import write_report
+    from signvit_jax.exporting.loading import load_model
     from signvit_jax.training.signals import StopRequest
-    from signvit_jax.training.trained_model import load_trained
 
-    model = load_trained(arguments.workdir, arguments.checkpoint)
+    model = load_model(arguments.workdir, arguments.checkpoint, arguments.backend)
     predictor = model.predictor(arguments.decode, **given_inference(arguments))
     given = {name: value for name in ("data_dir", "name") if (value := getattr(arguments, name)) is not None}
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **given), inference=predictor.config)
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
     report = output.with_suffix(".html")
     results.write(found, output)
-    look = make_look(model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, config.frame_buckets, config.model.decoder.max_len)
+    given = (model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, config.frame_buckets, config.model.decoder.max_len)
+    look = no_look if model.encode else make_look(*given)  # the programs of an export cannot be looked into
     write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
     console = Console()
     console.print(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
@@ -71,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(__doc__, "python -m signvit_jax.eval --workdir=runs/quickstart --split=test --decode=greedy,beam,ctc --output=results.json")
-    flags.add_argument("--workdir", required=True, help="folder of a training run; several with commas between them are an ensemble")
+    flags.add_argument("--workdir", required=True, help="folder of a training run or an export; several runs with commas between are an ensemble")
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    add_backend_flag(flags)
     flags.add_argument("--split", help="default: the run's config.data.test_split")
     flags.add_argument(
         "--decode",

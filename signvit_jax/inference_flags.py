@@ -12,6 +12,10 @@ def add_inference_flags(flags: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{field.name}", type=field.type, metavar=field.type.__name__.upper(), help=field.metadata["allowed"].replace("%", "%%"))
 
 
+def add_backend_flag(flags: argparse.ArgumentParser) -> None:
+    flags.add_argument("--backend", choices=("jax", "onnx"), help="what encodes clips; onnx: onnxruntime, of an export (what the folder is for)")
+
+
 def given_inference(arguments: argparse.Namespace) -> dict[str, object]:
     """The values that were given; they are checked with the config that they go into."""
     names = [field.name for field in dataclasses.fields(InferenceConfig)]

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.decoding.subtitles import FORMATS, write
 from signvit_jax.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, run_command
-from signvit_jax.inference_flags import add_inference_flags, given_inference
+from signvit_jax.inference_flags import add_backend_flag, add_inference_flags, given_inference
 from signvit_jax.media_files import media_files, output_names
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.data.video import VideoDecodeError
     from signvit_jax.training.atomic_write import write_atomically
 
-    translator = load_translator(arguments.workdir, checkpoint=arguments.checkpoint)
+    translator = load_translator(arguments.workdir, checkpoint=arguments.checkpoint, backend=arguments.backend)
     clips = media_files(arguments.clips)
     formats = FORMATS if arguments.format == "all" else (arguments.format,)
 
@@ -64,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(__doc__, "python -m signvit_jax.translate --workdir=runs/quickstart clip.mp4 --decode=beam --format=srt --output_dir=captions")
     flags.add_argument("clips", nargs="+", metavar="CLIP", help="video files, patterns or folders")
-    flags.add_argument("--workdir", required=True, help="folder of a training run; several with commas between them are an ensemble")
+    flags.add_argument("--workdir", required=True, help="folder of a training run or an export; several runs with commas between are an ensemble")
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    add_backend_flag(flags)
     flags.add_argument("--decode", choices=("greedy", "beam", "ctc", "ctc_beam", "sample"), default="greedy")
     flags.add_argument("--seed", type=int, default=0, help="of --decode=sample (0)")
     flags.add_argument("--format", choices=(*FORMATS, "all"), default="txt", help="json also holds words, and alternatives with --n_best (txt)")

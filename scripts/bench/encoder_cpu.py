@@ -1,10 +1,10 @@
-"""Seconds for one clip through the reference's encoder on a CPU: ours and plain PyTorch, each in float32 and bfloat16, each in a process of its own.
+"""Seconds for one clip through the reference's encoder on a CPU: ours and plain PyTorch in float32 and bfloat16, our ONNX export in INT8.
 
     python scripts/bench/encoder_cpu.py --runs=3 --torch_python=torch_environment/bin/python
 
-All have the same weights and say the same (the largest difference is printed). They take turns; times are medians, of the clock and of the processor:
-on a busy machine the second is the fairer. Where torch has no bfloat16 kernel for the processor one clip takes minutes: `--torch_bfloat16_frames=1`
-gives it so many frames and multiplies. Weights are in the dtype of the computation, as a server would keep them.
+Each is in a process of its own. All have the same weights; the largest difference of what they say is printed. They take turns; times are
+medians, of the clock and of the processor: on a busy machine the second is the fairer. Where torch has no bfloat16 kernel for the processor a
+clip takes minutes: `--torch_bfloat16_frames=1` gives it so many frames and multiplies. Weights are in the dtype of the computation.
 """
 
 import argparse
@@ -17,14 +17,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 from flax import nnx
+from jaxtyping import PyTree
 
 from signvit_jax.config import Config, from_mapping
+from signvit_jax.exporting.folder import ExportFolder
+from signvit_jax.exporting.onnx_files import write_onnx
+from signvit_jax.exporting.onnx_runtime import OnnxPrograms
 from signvit_jax.models.translator import VideoEncoder
+from signvit_jax.training.train_state import ModelDefinition, parameters_of
 from signvit_jax.weights.reference import flat_parameters, from_ours
 
 TINY = {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_mlp_dim": 128}
@@ -66,6 +73,39 @@ def serve(size: str, layers: int, dtype: str) -> None:
         print(json.dumps(taken), flush=True)
 
 
+def serve_onnx(size: str, layers: int) -> None:
+    """The export, as `translate --backend=onnx` runs it; calibrated on the clip itself."""
+    first, config = json.loads(sys.stdin.readline()), sizes(size, layers, "float32")
+    definition = ModelDefinition(config, vocab_size=100)
+    encoder = jax.jit(lambda: VideoEncoder(config, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))))()
+    params = jax.jit(definition.init)(0) | {"encoder": parameters_of(encoder)}
+    video, lengths = np.load(first["video"]), np.full(1, config.data.num_frames, np.int32)
+    folder = ExportFolder(Path(first["out"]).with_suffix(""))
+    folder.path.mkdir()
+    write_onnx(_Untrained(config, params), folder, [{"video": video, "frame_lengths": lengths}])
+    del encoder, params
+    programs = OnnxPrograms(folder)
+    size_on_disk = sum(file.stat().st_size for file in folder.path.glob("backbone*"))
+    print(json.dumps({"about": f"onnxruntime {onnxruntime.__version__}, backbone of {size_on_disk / 1e6:,.0f} MB"}), flush=True)
+    for _ in sys.stdin:
+        start, worked = time.perf_counter(), time.process_time()
+        (encoded,) = programs.encode(None, video, lengths)
+        taken = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - worked}
+        np.save(first["out"], np.asarray(encoded.pooled, np.float32))
+        print(json.dumps(taken), flush=True)
+
+
+class _Words(NamedTuple):
+    vocab_size: int = 100
+
+
+class _Untrained(NamedTuple):
+    config: Config
+    params: PyTree
+    tokenizer: _Words = _Words()
+    gloss_tokenizer: None = None
+
+
 class Contender:
     """A process that encodes the clip each time it is told to."""
 
@@ -101,6 +141,8 @@ def contenders(args: argparse.Namespace, folder: str) -> list[Contender]:
     for dtype in ("float32", "bfloat16"):  # the first of them writes the weights that torch reads
         command = [sys.executable, str(here), f"--size={args.size}", f"--layers={args.layers}", f"--serve={dtype}"]
         found.append(Contender(f"ours {dtype}", command, first | {"out": f"{folder}/ours_{dtype}.npy"}, config.data.num_frames))
+    command = [sys.executable, str(here), f"--size={args.size}", f"--layers={args.layers}", "--serve=onnx"]
+    found.append(Contender("ours INT8, onnxruntime", command, first | {"out": f"{folder}/ours_onnx.npy"}, config.data.num_frames))
     for dtype, frames in (("float32", config.data.num_frames), ("bfloat16", args.torch_bfloat16_frames or config.data.num_frames)):
         if args.torch_python:
             command = [args.torch_python, str(here.with_name("torch_encoder.py")), dtype]
@@ -115,8 +157,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24, help="blocks of the ViT; fewer where time is short, as all are alike")
     parser.add_argument("--torch_python", help="a Python that has torch and numpy; without it torch is left out")
     parser.add_argument("--torch_bfloat16_frames", type=int, default=0, help="frames that torch's bfloat16 run is given; 0 = the whole clip")
-    parser.add_argument("--serve", choices=("float32", "bfloat16"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=("float32", "bfloat16", "onnx"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.serve == "onnx":
+        serve_onnx(args.size, args.layers)
+        return
     if args.serve:
         serve(args.size, args.layers, args.serve)
         return
@@ -130,13 +175,14 @@ def main() -> None:
         flops, medians = forward_flops(sizes(args.size, args.layers, "float32")), {c.name: statistics.median(c.seconds) for c in found}
         cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
         print(f"\n{args.layers} blocks, {flops / 1e12:.2f} TFLOP a clip; {cores}, load at the end {os.getloadavg()[0]:.1f}\n")
-        print("| | median s | best s | GFLOP/s | of torch float32 | CPU s | difference from ours float32 |\n|---|---|---|---|---|---|---|")
+        columns = ("", "median s", "best s", "GFLOP/s", "of torch float32", "of torch bfloat16", "CPU s", "difference from ours float32")
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
         for contender in found:
             median, said = medians[contender.name], np.load(contender.out)
-            share = f"{median / medians['torch float32']:.2f}" if args.torch_python else "–"
+            shares = [f"{median / medians[f'torch {dtype}']:.2f}" if args.torch_python else "–" for dtype in ("float32", "bfloat16")]
             difference = f"{np.abs(said - expected).max():.1e}" if contender.frames == contender.whole else "–"
             print(
-                f"| {contender.name} | {median:.2f} | {min(contender.seconds):.2f} | {flops / median / 1e9:.0f} | {share} "
+                f"| {contender.name} | {median:.2f} | {min(contender.seconds):.2f} | {flops / median / 1e9:.0f} | {' | '.join(shares)} "
                 f"| {statistics.median(contender.cpu_seconds):.2f} | {difference} |"
             )
         for contender in found:

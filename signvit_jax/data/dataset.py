@@ -62,6 +62,16 @@ class Split(Sequence[Record]):
         except Exception as error:  # array_record and protobuf raise several kinds
             raise DatasetError(f"record {i} of split {self.name!r} in {self.folder} cannot be read ({error}); build the data set again") from error
 
+    def spread(self, count: int) -> "Split":
+        """`count` of the clips, evenly over the split; all of them where it has no more."""
+        if count >= len(self):
+            return self
+        positions = [i * len(self) // count for i in range(count)]
+        some = Split(self.folder, self.name, ())
+        some._records = _Some(self._records, positions)
+        some.index = [self.index[i] for i in positions]
+        return some
+
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "name": self.name, "_records": self._records}
 
@@ -104,6 +114,17 @@ class Split(Sequence[Record]):
         except OSError as error:
             logger.warning("the index of split %r is not kept, so it will be read again next time: %s", self.name, error)
         return entries
+
+
+class _Some(Sequence[Any]):
+    def __init__(self, records: Sequence[Any], positions: Sequence[int]):
+        self._records, self._positions = records, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, i: int) -> Any:
+        return self._records[self._positions[i]]
 
 
 class SignDataset:

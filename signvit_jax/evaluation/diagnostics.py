@@ -49,5 +49,10 @@ def make_look(
     return look
 
 
+def no_look(frames: UInt8[np.ndarray, "t h w 3"], tokens: Sequence[int]) -> list[HeatMap]:
+    """Of a model that cannot be looked into."""
+    return []
+
+
 def _name(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.tokens[token] if token < len(tokenizer.tokens) else str(token)

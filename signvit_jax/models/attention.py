@@ -1,10 +1,13 @@
 """Attention, dropout and masks as pure functions; the modules around them live beside the networks that use them."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+
+DimSize = int | Any  # or a symbol, where a program is exported for clips of any length
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
@@ -28,9 +31,9 @@ def key_for(key: Key[Array, ""] | None, number: int | Int[Array, ""]) -> Key[Arr
     return None if key is None else jax.random.fold_in(key, number)
 
 
-def length_mask(lengths: Int[Array, "b"], size: int) -> Bool[Array, "b size"]:
+def length_mask(lengths: Int[Array, "b"], size: DimSize) -> Bool[Array, "b size"]:
     """True at the first `lengths[i]` of `size` positions."""
-    return jnp.arange(size) < lengths[:, None]
+    return jax.lax.iota(jnp.int32, size) < lengths[:, None]
 
 
 def split_heads(x: Float[Array, "*shape width"], heads: int) -> Float[Array, "*shape heads head_width"]:

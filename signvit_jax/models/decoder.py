@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
@@ -137,7 +138,7 @@ class TextDecoder(nnx.Module):
         there it is j). So the cache is never copied when beams are reordered. None: every hypothesis has kept its slot.
         """
         m, length = cache.keys[0].shape[1:3]
-        slots = jnp.arange(m)
+        slots = jax.lax.iota(jnp.int32, m)
         lineage = jnp.broadcast_to(slots[:, None], (1, m, length)) if lineage is None else lineage
         visible = (lineage[:, :, None, :] == slots[:, None]) & (jnp.arange(length) <= position)
         visible = visible.reshape(-1, m, m * length)

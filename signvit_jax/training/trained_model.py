@@ -96,7 +96,7 @@ def load_trained(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoi
     models that cannot be averaged, and the checkpoint's errors for weights that cannot be read.
     """
     paths = _workdirs(path)
-    opened = [(Workdir.open(one), *_description(Workdir.open(one))) for one in paths]
+    opened = [(Workdir.open(one), *described(Workdir.open(one))) for one in paths]
     _check_ensemble([(workdir, config, tokenizer) for workdir, config, tokenizer, _ in opened])
     first, *others = [_load(*one, checkpoint) for one in opened]
     return dataclasses.replace(first, others=tuple(others))
@@ -113,8 +113,8 @@ def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
     return paths
 
 
-def _description(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
-    """What the workdir's JSON files say."""
+def described(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
+    """What the JSON files of a workdir or an export say."""
     config = from_json(workdir.config_json.read_text(encoding="utf-8"))
     # How attention is computed was chosen for the devices that trained; here it is chosen for these.
     encoder = dataclasses.replace(config.model.encoder, attention="auto")

@@ -60,7 +60,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
     """Raises OSError. A file of that name is replaced once the new one is whole."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, metadata=dict(metadata or {}))
+        save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, temporary, metadata=dict(metadata or {}))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -151,3 +151,11 @@ def test_a_damaged_record_is_named(data_dir):
 def test_a_record_number_outside_the_split_is_an_index_error(built, i):
     with pytest.raises(IndexError, match=f"record {i} of split 'train', which has 7"):
         open_dataset(built, "toy").split("train")[i]
+
+
+def test_some_of_the_clips_are_spread_over_the_split(built):
+    split = open_dataset(built, "toy").split("train")
+    some = pickle.loads(pickle.dumps(split.spread(3)))
+    assert [record["id"] for record in some] == ["clip-0", "clip-2", "clip-4"] == [entry.id for entry in split.spread(3).index]
+    assert (some.name, len(some)) == ("train", 3)
+    assert split.spread(7) is split and split.spread(99) is split

@@ -1,0 +1,117 @@
+"""What an export costs and what it changes, beside the model that it was made of: bytes, numbers, scores and time."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from signvit_jax.config import Config
+from signvit_jax.data.dataset import Split
+from signvit_jax.data.pipeline import make_batches
+from signvit_jax.evaluation.evaluate import evaluate
+from signvit_jax.exporting.calibration import unrolled
+from signvit_jax.exporting.folder import ExportFolder
+from signvit_jax.exporting.loading import load_model, open_programs
+from signvit_jax.exporting.programs import ModelPrograms, Programs, encode
+from signvit_jax.training.train_state import ModelDefinition
+from signvit_jax.training.trained_model import TrainedModel
+
+_DECODER = "greedy"
+_TOKENS = 8  # steps of the decoder whose logits are compared
+_RUNS = 5
+
+
+def compare(
+    model: TrainedModel, folder: ExportFolder, split: Split | None, clips: int, on_clips: Callable[[int], None] = lambda clips: None
+) -> dict[str, Any]:
+    """The report of an export: `size`, `difference`, `latency` and, with a split, `scores` on `clips` of its clips, in nested dicts for JSON.
+
+    Differences are from the same model in float32, on a clip of the split, or of noise where there is none. Raises ExportError.
+    """
+    exported = load_model(folder.path)
+    some = split.spread(clips) if split is not None and len(split) else None
+    batch = _noise(model.config) if some is None else _first_clip(some, model)
+    report = {"size": _sizes(model, folder), "difference": _differences(model, folder, batch), "latency": _latency(model, exported, batch)}
+    if some is not None:
+        report["scores"] = {"split": some.name, "clips": len(some), "decoder": _DECODER}
+        report["scores"] |= {side: _scores(trained, some, on_clips) for side, trained in (("before", model), ("after", exported))}
+    return report
+
+
+def _sizes(model: TrainedModel, folder: ExportFolder) -> dict[str, Any]:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    return {"parameters": parameters, "float32_bytes": 4 * parameters, "export_bytes": folder.size()}
+
+
+def _first_clip(split: Split, model: TrainedModel) -> dict[str, np.ndarray]:
+    batches = make_batches(split, model.tokenizer, model.config, batch_size=1, training=False, text_length=model.config.model.decoder.max_len)
+    return {name: np.asarray(value) for name, value in next(iter(batches)).items()}
+
+
+def _noise(config: Config) -> dict[str, np.ndarray]:
+    rng, frames, size = np.random.default_rng(0), config.frame_buckets[-1], config.data.image_size
+    tokens = np.full((1, config.model.decoder.max_len), 1, np.int32)
+    return {"video": rng.integers(0, 256, (1, frames, size, size, 3), np.uint8), "frame_lengths": np.asarray([frames], np.int32), "tokens": tokens}
+
+
+def _differences(model: TrainedModel, folder: ExportFolder, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The largest of each output, each side going on from its own, and the largest value that the model itself gives."""
+    config = unrolled(model.config)
+    definition = ModelDefinition(config, model.tokenizer.vocab_size, model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0)
+    given = (config, batch["video"], batch["frame_lengths"].astype(np.int32), batch["tokens"][:, :_TOKENS].astype(np.int32))
+    before = outputs(ModelPrograms(definition, model.params, config), *given)
+    after = outputs(open_programs(folder), *given)
+    return {name: {"largest": float(np.abs(after[name] - said).max()), "of": float(np.abs(said).max())} for name, said in before.items()}
+
+
+def outputs(
+    run: Programs, config: Config, video: UInt8[np.ndarray, "b t h w 3"], frame_lengths: Int[np.ndarray, "b"], tokens: Int[np.ndarray, "b l"]
+) -> dict[str, np.ndarray]:
+    """All that the programs say of clips: pooled tokens, frames, logits of CTC, and of the decoder for every next token."""
+    decoder, reads_frames = config.model.decoder, config.model.decoder.memory == "frames"
+    pooled, frames = encode(run, video, frame_lengths)
+    (ctc_logits,) = run("label", frames if config.model.ctc.source == "frames" else pooled)
+    memory = run("start", frames if reads_frames else pooled)
+    clips, shape = len(video), (len(video), 1, decoder.max_len, decoder.num_heads, decoder.hidden_dim // decoder.num_heads)
+    cache, logits = [np.zeros(shape, np.float32)] * (2 * decoder.num_layers), []
+    lineage, lengths = np.zeros((clips, 1, decoder.max_len), np.int32), (frame_lengths,) if reads_frames else ()
+    for position in range(tokens.shape[1]):
+        said, *cache = run("step", tokens[:, position, None], np.int32(position), lineage, *lengths, *cache, *memory)
+        logits.append(said)
+    return jax.tree.map(np.asarray, {"pooled": pooled, "frames": frames, "ctc_logits": ctc_logits, "logits": np.stack(logits)})
+
+
+def _latency(model: TrainedModel, exported: TrainedModel, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Median seconds from the frames of one clip to its text, the two in turns. On several devices there is one clip for each."""
+    sides, seconds = {"before": model, "after": exported}, {"before": [], "after": []}
+    predictors = {side: trained.predictor([_DECODER]) for side, trained in sides.items()}
+    batches = {side: {name: np.repeat(value, trained.mesh.size, axis=0) for name, value in batch.items()} for side, trained in sides.items()}
+    for run in range(_RUNS + 1):
+        for side, trained in sides.items():
+            start = time.perf_counter()
+            predictors[side](trained.weights, batches[side])
+            if run:  # the first compiles
+                seconds[side].append(time.perf_counter() - start)
+    device = jax.devices()[0].device_kind
+    return {"frames": batch["video"].shape[1], "decoder": _DECODER, "device": device} | {
+        side: statistics.median(taken) for side, taken in seconds.items()
+    }
+
+
+def _scores(model: TrainedModel, split: Split, on_clips: Callable[[int], None]) -> dict[str, Any]:
+    found = evaluate(
+        split,
+        model.predictor([_DECODER]),
+        model.weights,
+        model.config,
+        model.tokenizer,
+        checkpoint_step=model.step,
+        lowercase=model.config.tokenizer.lowercase,
+        on_batch=on_clips,
+    )
+    return dataclasses.asdict(found.decoders[_DECODER])

@@ -1,0 +1,62 @@
+"""Programs of models with other options than the tiny run's, in ONNX and StableHLO, beside the model itself."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny_model
+
+from signvit_jax.exporting.calibration import unrolled
+from signvit_jax.exporting.comparison import outputs
+from signvit_jax.exporting.folder import ExportFolder
+from signvit_jax.exporting.onnx_files import write_onnx
+from signvit_jax.exporting.onnx_runtime import OnnxPrograms
+from signvit_jax.exporting.programs import ModelPrograms
+from signvit_jax.exporting.stablehlo import StableHloPrograms, write_stablehlo
+from signvit_jax.training.train_state import ModelDefinition
+
+LIKE_SMALL = {
+    "model__encoder__motion": "clip_mean",
+    "model__encoder__stem": "conv",
+    "model__encoder__frame_pooling": "concat",
+    "model__temporal__num_attention_layers": 1,
+    "model__temporal__time_positions": "sincos",
+    "model__decoder__memory": "frames",
+    "model__decoder__final_norm": True,
+    "data__sampling": "rate",
+    "data__frame_buckets": (4, 6),
+}
+
+
+@dataclasses.dataclass
+class Words:
+    vocab_size: int = tiny_model.VOCABULARY
+
+
+@dataclasses.dataclass
+class Model:
+    config: object
+    params: object
+    tokenizer: Words = dataclasses.field(default_factory=Words)
+    gloss_tokenizer: None = None
+
+
+@pytest.mark.parametrize(
+    "options", [pytest.param(LIKE_SMALL, id="like small"), pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long)]
+)
+@pytest.mark.parametrize("write", [write_stablehlo, lambda model, folder: write_onnx(model, folder, None)], ids=["stablehlo", "onnx"])
+def test_exported_programs_say_what_the_model_says(tmp_path, options, write):
+    config = unrolled(tiny_model.config(**options))
+    definition = ModelDefinition(config, tiny_model.VOCABULARY)
+    params = jax.jit(definition.init)(0)
+    folder = ExportFolder(tmp_path)
+    write(Model(config, params), folder)
+    programs = StableHloPrograms(folder, params) if list(tmp_path.glob("*.stablehlo")) else OnnxPrograms(folder)
+    for clips, frames in ((1, config.frame_buckets[0]), (3, config.frame_buckets[-1])):
+        batch = tiny_model.batch(clips, frames)
+        given = (config, batch["video"], batch["frame_lengths"], batch["tokens"])
+        expected, found = outputs(ModelPrograms(definition, params, config), *given), outputs(programs, *given)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+            assert np.abs(value).max() > 1e-3, name
