@@ -30,11 +30,14 @@ class TinyRun:
         return self.source / "videos" / f"clip{number:02d}.mp4"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """Tests of the finished run are for one test process: the other would wait idle until it is made."""
+    """Tests of one file, and those of the finished run, are for one test process: it compiles and trains once for all of them."""
     for item in items:
         if "trained" in item.fixturenames and "server" not in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("trained"))
+        elif "server" not in item.fixturenames and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(autouse=True)
