@@ -22,7 +22,7 @@ FORMATS = [
     pytest.param(("stablehlo", None), marks=LONG, id="stablehlo"),  # test_programs has it
     pytest.param(("onnx", None), id="onnx"),
     pytest.param(("onnx", "none"), marks=LONG, id="onnx float32"),  # test_programs has it
-    pytest.param(("safetensors", None), id="safetensors"),
+    pytest.param(("safetensors", None), marks=LONG, id="safetensors"),  # the test without data has it
 ]
 
 
