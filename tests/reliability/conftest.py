@@ -10,12 +10,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 TIMEOUT_S = 1500
 
 
-def pytest_collection_modifyitems(items):
-    """The tests that start processes share a server and an undisturbed run: the short ones in one test process, the long ones in two."""
+def pytest_collection_modifyitems(config, items):
+    """The tests that start processes share a server and an undisturbed run: the short ones in one test process, with the long ones in two."""
     starting = [item for item in items if Path(__file__).parent in item.path.parents and "server" in item.fixturenames]
+    halves = 1 if config.option.markexpr == "not long" else 2
     for number, item in enumerate(starting):
-        half = number % 2 if item.get_closest_marker("long") else 0
-        item.add_marker(pytest.mark.xdist_group(f"reliability {half}"))
+        item.add_marker(pytest.mark.xdist_group(f"reliability {number % halves}"))
         item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
