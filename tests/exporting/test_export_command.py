@@ -55,11 +55,13 @@ def test_an_export_opens_translates_and_reports(trained, exported):
     for said in ("CC BY 4.0", "Tiny Signs", "`video_folder`", scores["after"]["signature"], "must not be used", "## Limits"):
         assert said in card
 
+    clips = [trained.video(0), trained.video(3)]
     ours, theirs = load_translator(trained.workdir), load_translator(output)
-    for decode in ("greedy", "beam", "ctc"):
-        clips = [trained.video(0), trained.video(3)]
-        before, after = ours.translate(clips, decode=decode), theirs.translate(clips, decode=decode)
+    for decode in ("greedy", "beam", "ctc") if exact else ("beam",):
+        after = theirs.translate(clips, decode=decode)
+        assert len(after) == len(clips) and all(np.isfinite(one.score) for one in after)
         if exact:
+            before = ours.translate(clips, decode=decode)
             assert [one.text for one in before] == [one.text for one in after]
             np.testing.assert_allclose([one.score for one in before], [one.score for one in after], atol=1e-3)
 

@@ -42,21 +42,29 @@ class Model:
     gloss_tokenizer: None = None
 
 
-@pytest.mark.parametrize(
-    "options", [pytest.param(LIKE_SMALL, id="like small"), pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long)]
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(LIKE_SMALL, id="like small"), pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long)],
 )
-@pytest.mark.parametrize("write", [write_stablehlo, lambda model, folder: write_onnx(model, folder, None)], ids=["stablehlo", "onnx"])
-def test_exported_programs_say_what_the_model_says(tmp_path, options, write):
-    config = unrolled(tiny_model.config(**options))
+def answered(request):
+    """A model, what it is asked, and what it answers."""
+    config = unrolled(tiny_model.config(**request.param))
     definition = ModelDefinition(config, tiny_model.VOCABULARY)
     params = jax.jit(definition.init)(0)
+    itself = ModelPrograms(definition, params, config)
+    batches = [tiny_model.batch(clips, frames) for clips, frames in ((1, config.frame_buckets[0]), (3, config.frame_buckets[-1]))]
+    asked = [(config, batch["video"], batch["frame_lengths"], batch["tokens"]) for batch in batches]
+    return Model(config, params), [(given, outputs(itself, *given)) for given in asked]
+
+
+@pytest.mark.parametrize("write", [write_stablehlo, lambda model, folder: write_onnx(model, folder, None)], ids=["stablehlo", "onnx"])
+def test_exported_programs_say_what_the_model_says(tmp_path, answered, write):
+    model, answers = answered
     folder = ExportFolder(tmp_path)
-    write(Model(config, params), folder)
-    programs = StableHloPrograms(folder, params) if list(tmp_path.glob("*.stablehlo")) else OnnxPrograms(folder)
-    for clips, frames in ((1, config.frame_buckets[0]), (3, config.frame_buckets[-1])):
-        batch = tiny_model.batch(clips, frames)
-        given = (config, batch["video"], batch["frame_lengths"], batch["tokens"])
-        expected, found = outputs(ModelPrograms(definition, params, config), *given), outputs(programs, *given)
+    write(model, folder)
+    programs = StableHloPrograms(folder, model.params) if list(tmp_path.glob("*.stablehlo")) else OnnxPrograms(folder)
+    for given, expected in answers:
+        found = outputs(programs, *given)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
             assert np.abs(value).max() > 1e-3, name

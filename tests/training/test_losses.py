@@ -126,17 +126,22 @@ def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
     batch = jax.tree.map(jnp.asarray, tiny_model.batch())
     counts = divisors(batch)
 
-    def loss(step, flat_steps):
+    def loss_by_step(flat_steps):
         training = tiny_model.config(training__ctc_flat_start_steps=flat_steps).training
         compute = jax.jit(lambda step: translation_loss(DEFINITION.bind(params), batch, counts, training, step=step))
-        total, parts = compute(step)
-        return float(total), float(parts.ctc)
 
-    off, ctc = loss(None, 0)
-    flat, half, over, later = (loss(jnp.asarray(step), 10)[0] for step in (0, 5, 10, 999))
-    assert off == loss(jnp.asarray(0), 0)[0] == over == later
+        def loss(step):
+            total, parts = compute(step)
+            return float(total), float(parts.ctc)
+
+        return loss
+
+    without, with_flat_start = loss_by_step(0), loss_by_step(10)
+    off, ctc = without(None)
+    flat, half, over, later = (with_flat_start(jnp.asarray(step))[0] for step in (0, 5, 10, 999))
+    assert off == without(jnp.asarray(0))[0] == over == later
     assert half == pytest.approx((flat + over) / 2, rel=1e-5) and flat != over
-    assert loss(jnp.asarray(0), 10)[1] == ctc  # what is logged is CTC itself
+    assert with_flat_start(jnp.asarray(0))[1] == ctc  # what is logged is CTC itself
 
 
 def test_a_clip_that_ctc_can_spell_needs_no_flat_start_any_more():
