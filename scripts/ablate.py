@@ -2,8 +2,8 @@
 
     python scripts/ablate.py --data_dir=data --output=runs/ablation --rows=small,reference_family --seeds=0,1,2 --jobs=2
 
-A row is `configs/small.py` with a few values changed (ROWS below); all rows see the same clips for the same number of epochs. A slim MobileNetV3
-with a teacher and without one (STUDENTS below) is trained by naming its rows:
+A row is `configs/small.py` with a few values changed (ROWS below); all rows see the same clips and, but for the reference's family, equally often.
+A slim MobileNetV3 with a teacher and without one (STUDENTS below) is trained by naming its rows:
 
     python scripts/ablate.py --data_dir=data --output=runs/students --rows=student,distilled --teacher=runs/small --docs=docs/distillation.md
 
