@@ -85,6 +85,7 @@ STUDENT = (
     "model.encoder.backbone=mobilenet_v3_large",
     "model.encoder.mobilenet_width=0.35",
     "model.encoder.output_dim=336",
+    "model.encoder.batch_norm_momentum=0.1",
     "model.encoder.stem=patch",
     "model.encoder.frame_pooling=mean",
     "model.encoder.position_init=normal",

@@ -64,6 +64,8 @@ class EncoderConfig:
     freeze_epochs: int = _whole(0, 0)
     output_dim: int = _whole(1024)  # width of a frame feature; equals vit_hidden_dim for dense_vit, 960 for mobilenet_v3_large
     mobilenet_width: float = _positive(1.0)  # mobilenet_v3_large: all channels times this
+    # mobilenet_v3_large: what a batch moves BatchNorm's running statistics by. 0.01 is torchvision's, for thousands of steps; short runs need 0.1.
+    batch_norm_momentum: float = _value(0.01, "a number > 0 and <= 1", lambda x: 0 < x <= 1)
     norm_epsilon: float = _real(0.0)  # of the backbone's norms; 0 = that of `pretrained`, else 1e-5 (dense_vit) or 1e-3 (mobilenet_v3_large)
     vit_hidden_dim: int = _whole(1024)
     vit_num_heads: int = _whole(16)

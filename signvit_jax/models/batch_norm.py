@@ -13,8 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
-MOMENTUM = 0.01  # torchvision's for MobileNetV3: what a batch moves the running statistics by
-
 
 class Moments(NamedTuple):
     """Sums over pictures of a channel's mean distance, and mean squared distance, from its running mean: far sums of squares would cancel."""
@@ -55,12 +53,15 @@ class BatchNorm(nnx.Module):
         return y.astype(self.dtype), moments
 
 
-def with_new_statistics(params: Mapping[str, Any], before: Mapping[str, Any], moments: BatchMoments | None) -> dict[str, Any]:
-    """`params` with the running statistics of `before`, moved towards those of the batch; as they were if nothing was counted.
+def with_new_statistics(params: Mapping[str, Any], before: Mapping[str, Any], moments: BatchMoments | None, momentum: float) -> dict[str, Any]:
+    """`params` with the running statistics of `before`, moved towards those of the batch by `momentum` (0 to 1); as they were if nothing was counted.
+
+    The statistics are those of the last 1 / `momentum` steps. Where the other parameters move fast in that time, as in a run of a few hundred steps
+    at a momentum of 0.01, they fit none of them, and evaluation sees another model than training did.
 
     `before` are the parameters that the batch was run with: what an optimiser made of their statistics (weight decay, if nothing else) is dropped.
     """
-    share = jnp.zeros(()) if moments is None else jnp.where(moments.count > 0, MOMENTUM, 0.0)
+    share = jnp.zeros(()) if moments is None else jnp.where(moments.count > 0, momentum, 0.0)
 
     def moved(new: Any, old: Any, sums: Any) -> Any:
         if not isinstance(new, Mapping):

@@ -74,7 +74,8 @@ def train_step(
     if frozen_backbone:
         params = _with_backbone(params, before)
     elif moments is not None:
-        params = _with_backbone(params, with_new_statistics(params["encoder"]["backbone"], before, moments))
+        momentum = definition.config.model.encoder.batch_norm_momentum
+        params = _with_backbone(params, with_new_statistics(params["encoder"]["backbone"], before, moments, momentum))
     ema = state.ema
     if ema is not None:
         # A short memory at first (Tensorflow's num_updates rule), so that the average does not carry the random start along.

@@ -5,11 +5,12 @@ import pytest
 import tiny_model
 from flax import nnx
 
-from signvit_jax.models.batch_norm import MOMENTUM, BatchMoments, BatchNorm, no_moments, with_new_statistics
+from signvit_jax.models.batch_norm import BatchMoments, BatchNorm, no_moments, with_new_statistics
 from signvit_jax.models.mobilenet_v3 import MobileNetV3, depthwise, depthwise_by_shifts, large
 from signvit_jax.models.translator import abstract_model, count_parameters
 
 WIDTH = 4
+RATE = 0.01  # what a batch moves the statistics by
 
 
 def norm(seed=0) -> BatchNorm:
@@ -29,13 +30,13 @@ def numbers(layer: BatchNorm) -> dict:
 
 def test_batch_norm_is_flaxs_in_training_and_in_evaluation():
     layer, x = norm(), pictures()
-    theirs = nnx.BatchNorm(WIDTH, momentum=1.0 - MOMENTUM, epsilon=1e-3, rngs=nnx.Rngs(0))
+    theirs = nnx.BatchNorm(WIDTH, momentum=1.0 - RATE, epsilon=1e-3, rngs=nnx.Rngs(0))
     for name in ("mean", "var", "scale", "bias"):
         getattr(theirs, name)[...] = getattr(layer, name)[...]
     np.testing.assert_allclose(layer(x)[0], theirs(x, use_running_average=True), atol=1e-5)
     y, moments = layer(x, jnp.ones(len(x)))
     np.testing.assert_allclose(y, theirs(x, use_running_average=False), atol=1e-5)
-    new = with_new_statistics(numbers(layer), numbers(layer), BatchMoments(jnp.asarray(6.0), moments))
+    new = with_new_statistics(numbers(layer), numbers(layer), BatchMoments(jnp.asarray(6.0), moments), RATE)
     np.testing.assert_allclose(new["mean"], theirs.mean[...], atol=1e-6)
     np.testing.assert_allclose(new["var"], theirs.var[...], atol=1e-5)
 
@@ -54,7 +55,7 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole():
     total = no_moments(before)
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         total = jax.tree.map(jnp.add, total, BatchMoments(counted[part].sum(), {"inner": {"norm": layer(x[part], counted[part])[1]}}))
-    new = with_new_statistics(before, before, total)["inner"]["norm"]
+    new = with_new_statistics(before, before, total, RATE)["inner"]["norm"]
     seen = np.asarray(x[counted == 1]).reshape(-1, WIDTH)
     np.testing.assert_allclose(new["mean"], 0.99 * layer.mean[...] + 0.01 * seen.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(new["var"], 0.99 * layer.var[...] + 0.01 * seen.var(axis=0), atol=1e-5)
@@ -65,7 +66,7 @@ def test_a_batch_of_nothing_but_filler_leaves_the_statistics_and_makes_no_number
     y, moments = layer(x, jnp.zeros(6))
     np.testing.assert_allclose(y, layer(x)[0], rtol=1e-5)
     before = numbers(layer)
-    after = with_new_statistics(before, before, BatchMoments(jnp.zeros(()), moments))
+    after = with_new_statistics(before, before, BatchMoments(jnp.zeros(()), moments), RATE)
     assert all(np.array_equal(after[name], before[name]) for name in before)
 
 

@@ -13,8 +13,9 @@ from signvit_jax.models.mobilenet_v3 import Block, Sizes
 pytestmark = pytest.mark.xdist_group("train_step")
 
 SIZES = Sizes(8, (Block(3, 8, 8, 0, False, 1), Block(3, 16, 8, 8, True, 2), Block(5, 16, 16, 0, True, 1)), 96)
-RATE = 0.01  # what a batch moves the statistics by
+RATE = 0.05  # what a batch moves the statistics by
 CHANGES = NO_DROPOUT | tiny_model.MOBILENET | {"training__ema_decay": 0.9, "training__weight_decay": 0.5, "training__encoder_lr": 0.1}
+CHANGES["model__encoder__batch_norm_momentum"] = RATE
 
 
 @pytest.fixture(scope="module", autouse=True)
