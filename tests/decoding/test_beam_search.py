@@ -31,7 +31,10 @@ def every_sentence(source, clip, max_len, divisor):
     return sorted(scored.items(), key=lambda one: -one[1])
 
 
-@pytest.mark.parametrize(("penalty", "formula"), [(0.0, "power"), (0.6, "power"), (1.0, "power"), (1.0, "gnmt")])
+@pytest.mark.parametrize(
+    ("penalty", "formula"),
+    [(0.0, "power"), pytest.param(0.6, "power", marks=pytest.mark.long), pytest.param(1.0, "power", marks=pytest.mark.long), (1.0, "gnmt")],
+)
 def test_a_wide_beam_is_exact_against_exhaustive_search(penalty, formula):
     source = Source(decoder(vocab_size=5, sharpness=4.0), *ragged(2))
     table = {}
@@ -46,7 +49,12 @@ def test_a_wide_beam_is_exact_against_exhaustive_search(penalty, formula):
 
 @pytest.mark.parametrize(
     ("seed", "beam_size", "penalty", "formula", "guard"),
-    [(6, 1, 1.0, "power", 0), (6, 4, 0.7, "power", 0), (2, 3, 0.0, "power", 2), (5, 5, 1.0, "gnmt", 0)],
+    [
+        pytest.param(6, 1, 1.0, "power", 0, marks=pytest.mark.long),
+        (6, 4, 0.7, "power", 0),
+        (2, 3, 0.0, "power", 2),
+        pytest.param(5, 5, 1.0, "gnmt", 0, marks=pytest.mark.long),
+    ],
 )
 def test_batched_cached_search_agrees_with_one_clip_at_a_time_uncached(seed, beam_size, penalty, formula, guard):
     source = Source(decoder(seed), *ragged(4, seed))

@@ -106,6 +106,7 @@ def test_a_long_video_has_timed_segments_in_every_format(trained, tmp_path):
         assert [row["text"] for row in csv.DictReader(file, dialect="excel-tab")] == [text for *_, text in listed]
 
 
+@pytest.mark.long
 def test_an_ensemble_is_translated_with_and_evaluated(trained, tmp_path, capfd):
     both = f"--workdir={trained.workdir},{trained.workdir}"
     assert tiny_run.command(translate.main, trained.video(1), f"--workdir={trained.workdir}") == 0

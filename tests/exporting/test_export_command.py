@@ -17,8 +17,8 @@ from signvit_jax.exporting.loading import load_model
 
 LONG = pytest.mark.long
 FORMATS = [
-    pytest.param(("int8", None), marks=LONG, id="int8"),
-    pytest.param(("int8", "weights_and_inputs"), id="int8 inputs"),
+    pytest.param(("int8", None), id="int8"),
+    pytest.param(("int8", "weights_and_inputs"), marks=LONG, id="int8 inputs"),
     pytest.param(("stablehlo", None), marks=LONG, id="stablehlo"),  # test_programs has it
     pytest.param(("onnx", None), id="onnx"),
     pytest.param(("onnx", "none"), marks=LONG, id="onnx float32"),  # test_programs has it

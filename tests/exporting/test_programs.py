@@ -57,7 +57,13 @@ def answered(request):
     return Model(config, params), [(given, outputs(itself, *given)) for given in asked]
 
 
-@pytest.mark.parametrize("write", [write_stablehlo, lambda model, folder: write_onnx(model, folder, None)], ids=["stablehlo", "onnx"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(write_stablehlo, id="stablehlo"),
+        pytest.param(lambda model, folder: write_onnx(model, folder, None), id="onnx", marks=pytest.mark.long),  # test_export_command has it
+    ],
+)
 def test_exported_programs_say_what_the_model_says(tmp_path, answered, write):
     model, answers = answered
     folder = ExportFolder(tmp_path)

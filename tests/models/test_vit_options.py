@@ -52,6 +52,7 @@ def test_frames_in_chunks_give_the_values_and_gradients_of_all_at_once(weights):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_with_chunks_memory_does_not_grow_with_the_number_of_frames():
     """Bytes in, floats only chunk by chunk; what remains of 96 frames beside the bytes is a feature each."""
 

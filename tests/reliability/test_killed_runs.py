@@ -8,8 +8,8 @@ import pytest
 from runs import SAVED, TOTAL, assert_same_run, kill
 from tiny_run import STEPS_PER_EPOCH
 
-SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 30))]
-FIRST = [["compile", "epoch 1"], ["save", "evaluation", "later"]]  # places of the first seeds, which together are all
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 30))]
+FIRST = [["compile", "save", "evaluation"], ["epoch 1", "later"]]  # places of the first seeds, which together are all
 
 
 def disturbances(seed: int) -> list[dict]:

@@ -398,6 +398,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
         CheckpointStore(tmp_path / "file" / "checkpoints")
 
 
+@pytest.mark.long
 def test_a_state_saved_on_four_devices_is_restored_on_two(tmp_path):
     code = """
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P

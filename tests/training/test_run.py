@@ -149,12 +149,14 @@ def test_without_a_validation_split_training_clips_take_its_place_and_that_is_sa
     assert "12 training and 12 validation clips" in log
 
 
+@pytest.mark.long
 def test_a_small_data_set_is_gone_through_until_there_are_min_steps_updates(last_epoch):
     assert last_epoch(training__num_epochs=1, training__min_steps=TOTAL - 1) == 0  # whole epochs
     assert last_epoch.checkpoints.latest_step() == TOTAL
     assert f"of {TOTAL}" in (last_epoch.workdir / "run.log").read_text()
 
 
+@pytest.mark.long
 def test_a_resumed_run_keeps_the_ctc_target_that_auto_found_at_the_first_start(last_epoch):
     assert last_epoch(model__ctc__target="auto") == 0
     assert from_json((last_epoch.workdir / "config.json").read_text()).model.ctc.target == "text"

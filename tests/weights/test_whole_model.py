@@ -27,6 +27,7 @@ def same(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("light_jax")
 def test_a_workdir_goes_into_a_file_and_back_and_can_be_trained_on(trained, tmp_path):
     model = load_trained(trained.workdir)
