@@ -207,13 +207,14 @@ def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharex=True)
     for number, name in enumerate(arguments.rows):
-        for seed in arguments.seeds:
-            series = read_metrics(_workdir(arguments.output, name, seed) / "metrics.csv")
+        found = [run for seed in arguments.seeds if (run := _workdir(arguments.output, name, seed) / "metrics.csv").exists()]
+        for run in found:
+            series = read_metrics(run)
             for axis, key in zip(axes, ("validation/wer", "validation/ctc_wer")):
                 if key in series:
-                    axis.plot(*series[key], color=f"C{number}", lw=1.2, label=name if seed == arguments.seeds[0] else None)
+                    axis.plot(*series[key], color=f"C{number}", lw=1.2, label=name if run == found[0] else None)
     for axis, title in zip(axes, ("decoder, greedy", "CTC, greedy")):
-        axis.set(title=title, xlabel="step", ylabel="validation WER", ylim=(0, 1.1))
+        axis.set(title=title, xlabel="step", ylabel="validation WER", ylim=(0, 1.5))
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -62,6 +62,7 @@ def test_the_full_model_is_described_in_seconds_and_without_its_weights():
     assert "not compiled" in said
 
 
+@pytest.mark.long
 def test_a_mesh_of_more_devices_than_are_here_is_planned_on_virtual_ones(config):
     """In a process of its own: the number of devices is settled at the first use of one."""
     command = [sys.executable, "-m", "signvit_jax.inspect", f"--config={config}", "--devices=8", "--no_compile", "--vocab_size=41"]

@@ -14,6 +14,7 @@ def ensemble():
     return [Source(decoder(6), *ragged(4)), Source(decoder(2), memory(4, seed=1, positions=7))]
 
 
+@pytest.mark.long
 def test_greedy_search_follows_the_mean_of_the_probabilities():
     found = greedy(ensemble(), **IDS)
     for clip in range(4):
@@ -30,6 +31,7 @@ def test_beam_search_follows_the_mean_of_the_probabilities():
         np.testing.assert_allclose(found.scores[clip], [score for _, score in wanted], atol=1e-5)
 
 
+@pytest.mark.long
 def test_draws_are_scored_by_the_mean_of_the_probabilities():
     found = sample(ensemble(), jax.random.key(0), **IDS)
     tokens = sentence(found.tokens[0])
