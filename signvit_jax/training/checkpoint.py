@@ -26,6 +26,7 @@ from signvit_jax.training.checkpoint_reader import (
     CheckpointDamaged,
     CheckpointError,
     CheckpointMismatch,
+    CheckpointMissing,
     CheckpointReader,
     RestoredParams,
     check_same,
@@ -34,7 +35,16 @@ from signvit_jax.training.checkpoint_reader import (
 )
 from signvit_jax.training.integrity import write_manifest
 
-__all__ = ["CheckpointDamaged", "CheckpointError", "CheckpointMismatch", "CheckpointReader", "CheckpointStore", "Restored", "RestoredParams"]
+__all__ = [
+    "CheckpointDamaged",
+    "CheckpointError",
+    "CheckpointMismatch",
+    "CheckpointMissing",
+    "CheckpointReader",
+    "CheckpointStore",
+    "Restored",
+    "RestoredParams",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +148,7 @@ class CheckpointStore(CheckpointReader):
         """The newest sound checkpoint, or that of `step`, on the shardings of the targets (ShapeDtypeStructs); `data_iterator` is moved to its place.
 
         Damaged checkpoints are named in a warning and renamed to `<step>.damaged`, so that the run can save that step again.
-        Raises CheckpointError, CheckpointDamaged (strict, or nothing sound is left), CheckpointMismatch.
+        Raises CheckpointMissing, CheckpointDamaged (strict, or nothing sound is left), CheckpointMismatch.
         """
         self.wait()
 

@@ -31,6 +31,12 @@ class CheckpointError(Exception):
     exit_code = FAILED
 
 
+class CheckpointMissing(CheckpointError):
+    """There is none, none of that step, or only one that a later release wrote."""
+
+    exit_code = USAGE
+
+
 class CheckpointDamaged(CheckpointError):
     """Files differ from what was written; the message names them."""
 
@@ -89,7 +95,7 @@ class CheckpointReader:
         """Parameters of the best or the last checkpoint, or of `step`; the optimiser's state is not read.
 
         `target`: ShapeDtypeStructs, with shardings or without; None gives NumPy arrays in the shapes that were saved.
-        If nothing was scored, the best is the last. Raises CheckpointError, CheckpointDamaged, CheckpointMismatch.
+        If nothing was scored, the best is the last. Raises CheckpointMissing, CheckpointDamaged, CheckpointMismatch.
         """
         if which not in ("best", "last"):
             raise ValueError(f"which is {which!r}; allowed: 'best', 'last'")
@@ -140,7 +146,7 @@ class CheckpointReader:
             raise CheckpointDamaged(
                 f"no checkpoint in {self.folder} can be used:\n  {listing}\nRestore the folder from a copy, or start in a new workdir"
             )
-        raise CheckpointError(f"no checkpoint in {self.folder}; train first, or give another workdir")
+        raise CheckpointMissing(f"no checkpoint in {self.folder}; train first, or give another workdir")
 
     def _leave_out(self, step: int, reason: str) -> None:
         _logger.warning("checkpoint %d in %s is damaged and is left out: %s", step, self.folder, reason)
@@ -160,7 +166,7 @@ class CheckpointReader:
 
     def _existing(self, step: int) -> int:
         if step not in self.steps():
-            raise CheckpointError(f"no checkpoint of step {step} in {self.folder}; there are: {', '.join(map(str, self.steps())) or 'none'}")
+            raise CheckpointMissing(f"no checkpoint of step {step} in {self.folder}; there are: {', '.join(map(str, self.steps())) or 'none'}")
         return step
 
     def _saved_shapes(self, step: int, item: str) -> PyTree:
@@ -169,10 +175,10 @@ class CheckpointReader:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree)
 
     def _notes(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
-        """(meta, metrics). Raises CheckpointError for a later release's format, OSError and ValueError for a damaged file."""
+        """(meta, metrics). Raises CheckpointMissing for a later release's format, OSError and ValueError for a damaged file."""
         notes = json.loads((self.folder / str(step) / "meta" / META).read_text(encoding="utf-8"))
         if notes["format"] > FORMAT:
-            raise CheckpointError(
+            raise CheckpointMissing(
                 f"checkpoint {step} in {self.folder} has format {notes['format']}, this release reads up to {FORMAT}; use the release that wrote it"
             )
         return notes["meta"], notes["metrics"]

@@ -83,11 +83,9 @@ def test_a_path_that_is_no_workdir_is_exit_2(trained, capfd, command, path, said
     assert said in message and str(folder).rstrip("/") in message
 
 
-def test_a_workdir_without_a_checkpoint_says_so(trained, tmp_path, capfd):
+def test_a_workdir_without_a_checkpoint_is_exit_2(trained, tmp_path, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
-    assert tiny_run.command(translate.main, trained.video(0), f"--workdir={workdir}") == 1
-    message = capfd.readouterr().err
-    assert "no checkpoint" in message and "Traceback" not in message
+    assert "no checkpoint" in fails(capfd, translate.main, trained.video(0), f"--workdir={workdir}")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,14 @@ import pytest
 
 from signvit_jax.exit_codes import FAILED, USAGE
 from signvit_jax.training import integrity
-from signvit_jax.training.checkpoint import CheckpointDamaged, CheckpointError, CheckpointMismatch, CheckpointReader, CheckpointStore
+from signvit_jax.training.checkpoint import (
+    CheckpointDamaged,
+    CheckpointError,
+    CheckpointMismatch,
+    CheckpointMissing,
+    CheckpointReader,
+    CheckpointStore,
+)
 
 OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0),
@@ -324,15 +331,15 @@ def test_a_later_format_is_refused_with_the_reason(folder):
     path = folder / "2" / "meta" / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     integrity.write_manifest(folder / "2")
-    with pytest.raises(CheckpointError, match="format 99"):
+    with pytest.raises(CheckpointMissing, match="format 99"):
         CheckpointReader(folder).restore_params("last")
 
 
 def test_an_empty_folder_says_so(tmp_path):
     assert CheckpointReader(tmp_path / "nothing").latest_step() is None
-    with pytest.raises(CheckpointError, match="no checkpoint in"):
+    with pytest.raises(CheckpointMissing, match="no checkpoint in"):
         CheckpointReader(tmp_path / "nothing").restore_params()
-    with pytest.raises(CheckpointError, match="no checkpoint of step 5"):
+    with pytest.raises(CheckpointMissing, match="no checkpoint of step 5"):
         CheckpointStore(tmp_path / "c").restore(*TARGETS, step=5)
 
 
