@@ -148,6 +148,7 @@ class CheckpointStore(CheckpointReader):
         """The newest sound checkpoint, or that of `step`, on the shardings of the targets (ShapeDtypeStructs); `data_iterator` is moved to its place.
 
         Damaged checkpoints are named in a warning and renamed to `<step>.damaged`, so that the run can save that step again.
+        A converted model is not gone back to: it has none of the run's state.
         Raises CheckpointMissing, CheckpointDamaged (strict, or nothing sound is left), CheckpointMismatch.
         """
         self.wait()
@@ -165,7 +166,8 @@ class CheckpointStore(CheckpointReader):
                 data_iterator.set_state(position)
             return Restored(at, read["params"], read["opt_state"], read["ema"] if "ema" in targets else None, *notes)
 
-        return self._first_sound(self.steps()[::-1] if step is None else [self._existing(step)], read, None)
+        own = [at for at in self.steps()[::-1] if not self.is_converted(at)]
+        return self._first_sound(own if step is None else [self._existing(step)], read, None)
 
     def _leave_out(self, step: int, reason: str) -> None:
         super()._leave_out(step, reason)

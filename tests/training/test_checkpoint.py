@@ -238,6 +238,15 @@ def test_when_every_checkpoint_is_damaged_the_run_does_not_start_from_nothing(fo
     assert caught.value.exit_code == FAILED
 
 
+def test_a_run_whose_checkpoints_are_damaged_does_not_go_back_to_the_converted_model_that_it_started_from(folder):
+    store = CheckpointStore(folder, 10)
+    store.save(0, params_of(0), None, {"converted": True}, wait=True)
+    for step in (1, 2):
+        cut(folder / str(step) / "params" / "_METADATA")
+    with pytest.raises(CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*  1: params/_METADATA"):
+        store.restore(*TARGETS)
+
+
 def test_a_step_without_manifest_is_used_if_it_can_be_read(folder, caplog):
     (folder / "2" / "manifest.json").unlink()
     assert CheckpointStore(folder).restore(*TARGETS).step == 2
