@@ -8,6 +8,7 @@ A trainer uses `CheckpointStore`; evaluation and translation use its base `Check
 """
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -147,7 +148,8 @@ class CheckpointStore(CheckpointReader):
     def restore(self, params: PyTree, opt_state: PyTree, ema: PyTree | None = None, data_iterator: Any = None, step: int | None = None) -> Restored:
         """The newest sound checkpoint, or that of `step`, on the shardings of the targets (ShapeDtypeStructs); `data_iterator` is moved to its place.
 
-        Damaged checkpoints are named in a warning and renamed to `<step>.damaged`, so that the run can save that step again.
+        Damaged checkpoints are named in a warning and, where an older one is sound, renamed to `<step>.damaged`, so that the run can save that step
+        again.
         A converted model is not gone back to: it has none of the run's state.
         Raises CheckpointMissing, CheckpointDamaged (strict, or nothing sound is left), CheckpointMismatch.
         """
@@ -169,9 +171,9 @@ class CheckpointStore(CheckpointReader):
         own = [at for at in self.steps()[::-1] if not self.is_converted(at)]
         return self._first_sound(own if step is None else [self._existing(step)], read, None)
 
-    def _leave_out(self, step: int, reason: str) -> None:
-        super()._leave_out(step, reason)
-        self._on_first_process(lambda: self._set_aside(step, "damaged"))
+    def _leave_out(self, damaged: Sequence[int]) -> None:
+        for step in damaged:
+            self._on_first_process(functools.partial(self._set_aside, step, "damaged"))
 
     def _options(self) -> ocp.CheckpointManagerOptions:
         return ocp.CheckpointManagerOptions(

@@ -118,29 +118,31 @@ class CheckpointReader:
 
     def _first_sound(self, candidates: Sequence[int], read: Callable[[int], _Result], items: Sequence[str] | None) -> _Result:
         """`read(step)` of the first candidate that is not damaged."""
-        reasons = {}
+        reasons: dict[int, str] = {}
         for step in candidates:
             damage = self._damage(step, items)
             unproven = damage is None
             if not damage and not (unproven and self._strict):
                 try:
                     result = read(step)
-                    if unproven:
-                        _logger.warning(
-                            "checkpoint %d in %s has no %s, so it could not be checked; it was read without an error", step, self.folder, MANIFEST
-                        )
-                    return result
                 except Exception as error:
                     # A step whose files are all as they were written is not to blame for the error, nor is one that was understood.
                     if not unproven or hasattr(error, "exit_code") or is_out_of_memory(error):
                         raise
                     damage = [f"{MANIFEST}: missing, and reading failed ({type(error).__name__})"]
+                else:
+                    if unproven:
+                        _logger.warning(
+                            "checkpoint %d in %s has no %s, so it could not be checked; it was read without an error", step, self.folder, MANIFEST
+                        )
+                    self._leave_out(list(reasons))
+                    return result
             reasons[step] = "; ".join((damage or [f"{MANIFEST}: missing, so it cannot be checked"])[:5])
             if self._strict:
                 raise CheckpointDamaged(
                     f"checkpoint {step} in {self.folder} is damaged: {reasons[step]}. Without strict restoring, the one before it would be used"
                 )
-            self._leave_out(step, reasons[step])
+            _logger.warning("checkpoint %d in %s is damaged and is left out: %s", step, self.folder, reasons[step])
         if reasons:
             listing = "\n  ".join(f"{step}: {reason}" for step, reason in reasons.items())
             raise CheckpointDamaged(
@@ -148,8 +150,8 @@ class CheckpointReader:
             )
         raise CheckpointMissing(f"no checkpoint in {self.folder}; train first, or give another workdir")
 
-    def _leave_out(self, step: int, reason: str) -> None:
-        _logger.warning("checkpoint %d in %s is damaged and is left out: %s", step, self.folder, reason)
+    def _leave_out(self, damaged: Sequence[int]) -> None:
+        """What to do with newer steps that are damaged, when a sound one was found. Where none was, they stay: the next try must not start anew."""
 
     def _damage(self, step: int, items: Sequence[str] | None) -> list[str] | None:
         """What is wrong with a step, [] if nothing, None if there is no manifest. Process 0 looks and tells the others."""

@@ -233,9 +233,10 @@ def test_evaluation_reads_on_when_only_the_optimiser_state_is_damaged(folder):
 def test_when_every_checkpoint_is_damaged_the_run_does_not_start_from_nothing(folder):
     for step in (1, 2):
         cut(folder / str(step) / "params" / "_METADATA")
-    with pytest.raises(CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*params/_METADATA") as caught:
-        CheckpointStore(folder).restore(*TARGETS)
-    assert caught.value.exit_code == FAILED
+    for _ in range(2):  # a batch system tries again by itself
+        with pytest.raises(CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*params/_METADATA") as caught:
+            CheckpointStore(folder).restore(*TARGETS)
+        assert caught.value.exit_code == FAILED
 
 
 def test_a_run_whose_checkpoints_are_damaged_does_not_go_back_to_the_converted_model_that_it_started_from(folder):
