@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
             "position_init": "sincos2d",
             "stem": "conv",
             "frame_pooling": "concat",
+            "zoom": "motion",
             "motion": "clip_mean",
         },
         "temporal": {
@@ -51,7 +52,7 @@ def get_config() -> ConfigDict:
     config.training = {
         "batch_size": 16,
         "num_epochs": 4,
-        "min_steps": 2250,
+        "min_steps": 1500,
         "encoder_lr": 1.5e-3,
         "decoder_lr": 1.5e-3,
         "weight_decay": 0.02,

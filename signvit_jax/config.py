@@ -77,6 +77,7 @@ class EncoderConfig:
     position_init: str = _choice("normal", "normal", "sincos2d")  # learned either way; sincos2d starts from 2-D sines and cosines at scale 1
     stem: str = _choice("patch", "patch", "conv")  # conv: 4x4 patches, then 3x3 convolutions down to the grid
     frame_pooling: str = _choice("mean", "mean", "attention", "concat")  # attention: a learned query; concat: narrowed patches side by side
+    zoom: str = _choice("none", "none", "motion")  # motion: pictures are cut to the square in which the clip moves, and enlarged
     motion: str = _choice("none", "none", "clip_mean", "difference")  # three more channels: the frame less the clip's mean, or less the one before
     drop_path: float = _rate(0.0)  # stochastic depth, linear from 0 to this rate over the blocks
     attention: str = _choice("auto", "auto", "xla", "recompute", "cudnn")  # how it is computed; auto: by device, dtype and dropout

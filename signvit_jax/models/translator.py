@@ -16,6 +16,7 @@ from signvit_jax.models.layers import gelu, linear
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
 from signvit_jax.models.vit import DenseViT
+from signvit_jax.models.zoom import zoom_to_motion
 
 SAVED = nnx.Any(nnx.Param, nnx.BatchStat)  # all numbers of a model: what is trained, and BatchNorm's running statistics
 
@@ -72,7 +73,8 @@ class VideoEncoder(nnx.Module):
         self.backbone = _backbone(config, dtype=dtype, rngs=rngs)
         self.temporal = TemporalNetwork(temporal, encoder.output_dim, width, dtype=dtype, rngs=rngs)
         self.pooling = AttentionPooling(temporal, width, dtype=dtype, rngs=rngs)
-        self.mean, self.std, self.motion = config.data.mean, config.data.std, encoder.motion
+        self.mean, self.std = config.data.mean, config.data.std
+        self.zoom, self.motion = encoder.zoom, encoder.motion
 
     def __call__(
         self,
@@ -89,11 +91,12 @@ class VideoEncoder(nnx.Module):
         """
         b, t = video.shape[:2]
         mask = length_mask(frame_lengths, t)
-        pictures = video.reshape(b * t, *video.shape[2:])
+        if self.zoom == "motion":
+            video = zoom_to_motion(self._normalised(video), mask)
         if self.motion != "none":
-            pictures = self._normalised(pictures)
-            moved = motion_channels(pictures.reshape(b, t, *pictures.shape[1:]), mask, self.motion)
-            pictures = jnp.concatenate([pictures, moved.reshape(pictures.shape)], axis=-1)
+            video = self._normalised(video)
+            video = jnp.concatenate([video, motion_channels(video, mask, self.motion)], axis=-1)
+        pictures = video.reshape(b * t, *video.shape[2:])
         counted = mask if weights is None else mask * weights[:, None]
         features, moments = self._features(pictures, counted.astype(jnp.float32).reshape(-1), key_for(key, 0), frozen_backbone)
         frames = self.temporal(features.reshape(b, t, -1), mask, key_for(key, 1))
@@ -110,7 +113,7 @@ class VideoEncoder(nnx.Module):
             return self.backbone(pictures, self._normalised, None if key is None or frozen else counted)
         return self.backbone(pictures, key, self._normalised), None
 
-    def _normalised(self, pictures: UInt8[Array, "n h w c"] | Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def _normalised(self, pictures: UInt8[Array, "*n h w c"] | Float[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
         if pictures.dtype != jnp.uint8:
             return pictures
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)

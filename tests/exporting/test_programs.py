@@ -17,6 +17,7 @@ from signvit_jax.exporting.stablehlo import StableHloPrograms, write_stablehlo
 from signvit_jax.training.train_state import ModelDefinition
 
 LIKE_SMALL = {
+    "model__encoder__zoom": "motion",
     "model__encoder__motion": "clip_mean",
     "model__encoder__stem": "conv",
     "model__encoder__frame_pooling": "concat",

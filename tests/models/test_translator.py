@@ -10,7 +10,13 @@ from signvit_jax.models.positions import sinusoids, sinusoids_2d
 from signvit_jax.models.translator import SignTranslator, abstract_model, count_parameters, motion_channels
 from signvit_jax.training.train_state import parameters_of
 
-RICH = {"model__temporal__time_positions": "sincos", "model__temporal__num_attention_layers": 1, "model__decoder__memory": "frames"}
+RICH = {
+    "model__encoder__zoom": "motion",
+    "model__encoder__motion": "clip_mean",
+    "model__temporal__time_positions": "sincos",
+    "model__temporal__num_attention_layers": 1,
+    "model__decoder__memory": "frames",
+}
 
 
 def close(ours, theirs, tolerance=2e-5):
@@ -18,7 +24,7 @@ def close(ours, theirs, tolerance=2e-5):
         np.testing.assert_allclose(a, b, atol=tolerance)
 
 
-@pytest.mark.parametrize("changes", [{}, RICH], ids=["reference", "every temporal option"])
+@pytest.mark.parametrize("changes", [{}, RICH], ids=["reference", "every option that looks along time"])
 def test_padding_frames_change_nothing_whatever_they_hold(changes):
     translator = tiny_model.model(tiny_model.config(**changes))
     batch = tiny_model.batch()
