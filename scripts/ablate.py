@@ -206,7 +206,7 @@ def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
     """Validation error by step; nothing where every run was evaluated once only."""
     runs = {name: [_workdir(arguments.output, name, seed) / "metrics.csv" for seed in arguments.seeds] for name in arguments.rows}
     series = {name: [read_metrics(run) for run in files if run.exists()] for name, files in runs.items()}
-    if not any(len(steps) > 1 for found in series.values() for run in found for key, (steps, _) in run.items() if key == "validation/wer"):
+    if not any(len(run.get("validation/wer", ([], []))[0]) > 1 for found in series.values() for run in found):
         return
     import matplotlib
 

@@ -9,7 +9,7 @@ import tiny_model
 from signvit_jax.models.zoom import SMALLEST, moving_square, zoom_to_motion
 
 SIDE, FRAMES = 32, 8
-ALL = np.ones((1, FRAMES), bool)
+ALL = jnp.ones((1, FRAMES), bool)
 
 
 def circling(y, x, radius, *, wall=0.2, noise=0.0):
@@ -19,7 +19,7 @@ def circling(y, x, radius, *, wall=0.2, noise=0.0):
     away = (rows + 0.5 - y - radius * np.sin(turns)) ** 2 + (columns + 0.5 - x - radius * np.cos(turns)) ** 2
     spot = np.exp(-away / (2 * (radius / 3) ** 2))
     video = (wall + spot)[None, ..., None].repeat(3, axis=-1)
-    return (video + noise * np.random.default_rng(0).standard_normal(video.shape)).astype(np.float32)
+    return jnp.asarray(video + noise * np.random.default_rng(0).standard_normal(video.shape), jnp.float32)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])
@@ -40,18 +40,19 @@ def test_enlarged_pixels_are_mixed_of_their_neighbours():
     video = circling(10, 18, 4)
     centre, reach = (np.asarray(part[0]) for part in moving_square(video, ALL))
     places = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
-    frame = np.stack([np.interp((centre[0] + places * reach) * SIDE - 0.5, np.arange(SIDE), column) for column in video[0, 3, :, :, 1].T], axis=1)
-    frame = np.stack([np.interp((centre[1] + places * reach) * SIDE - 0.5, np.arange(SIDE), row) for row in frame])
+    rows, columns = ((middle + places * reach) * SIDE - 0.5 for middle in centre)
+    frame = np.stack([np.interp(rows, np.arange(SIDE), column) for column in np.asarray(video)[0, 3, :, :, 1].T], axis=1)
+    frame = np.stack([np.interp(columns, np.arange(SIDE), row) for row in frame])
     np.testing.assert_allclose(zoom_to_motion(video, ALL)[0, 3, :, :, 1], frame, atol=1e-5)
 
 
-@pytest.mark.parametrize("video", [np.full((1, FRAMES, SIDE, SIDE, 3), 0.3, np.float32), circling(16, 16, 6)[:, :1]], ids=["still", "one frame"])
+@pytest.mark.parametrize("video", [jnp.full((1, FRAMES, SIDE, SIDE, 3), 0.3), circling(16, 16, 6)[:, :1]], ids=["still", "one frame"])
 def test_what_does_not_move_is_left_as_it_is(video):
     np.testing.assert_allclose(zoom_to_motion(video, ALL[:, : video.shape[1]]), video, atol=1e-5)
 
 
 def test_what_moves_everywhere_is_left_as_it_is():
-    video = np.random.default_rng(0).standard_normal((1, FRAMES, SIDE, SIDE, 3)).astype(np.float32)
+    video = jax.random.normal(jax.random.key(0), (1, FRAMES, SIDE, SIDE, 3))
     centre, reach = moving_square(video, ALL)
     np.testing.assert_allclose(centre, 0.5, atol=0.01)
     np.testing.assert_allclose(reach, 0.5, atol=0.01)
@@ -60,16 +61,16 @@ def test_what_moves_everywhere_is_left_as_it_is():
 def test_the_square_stays_in_the_picture_and_has_a_least_size():
     video = np.zeros((2, 2, SIDE, SIDE, 3), np.float32)
     video[0, 1, 0, 0] = video[1, 1, 16, 31] = 1.0
-    centre, reach = moving_square(video, np.ones((2, 2), bool))
+    centre, reach = moving_square(jnp.asarray(video), jnp.ones((2, 2), bool))
     np.testing.assert_allclose(reach, SMALLEST)
     assert np.all(centre >= SMALLEST - 1e-6) and np.all(centre <= 1 - SMALLEST + 1e-6)
 
 
 def test_a_clips_square_depends_on_its_own_frames_alone():
     clip, other = circling(16, 16, 6), circling(8, 24, 3)
-    together = np.concatenate([np.concatenate([clip, other], axis=1), np.concatenate([other, clip], axis=1)])
-    mask = np.arange(2 * FRAMES) < FRAMES
-    found = zoom_to_motion(together, np.stack([mask, mask]))
+    together = jnp.concatenate([jnp.concatenate([clip, other], axis=1), jnp.concatenate([other, clip], axis=1)])
+    mask = jnp.arange(2 * FRAMES) < FRAMES
+    found = zoom_to_motion(together, jnp.stack([mask, mask]))
     np.testing.assert_allclose(found[0, :FRAMES], zoom_to_motion(clip, ALL)[0], atol=1e-5)
     np.testing.assert_allclose(found[1, :FRAMES], zoom_to_motion(other, ALL)[0], atol=1e-5)
 
@@ -79,8 +80,8 @@ def test_a_model_with_zoom_sees_what_one_without_sees_of_the_cut_pictures(motion
     plain, zooming = (tiny_model.model(tiny_model.config(model__encoder__motion=motion, model__encoder__zoom=zoom)) for zoom in ("none", "motion"))
     batch = tiny_model.batch()
     batch["video"][:, :, :4] = batch["video"][:, :, :, 9:] = 128  # a wall
-    normalised = plain.encoder._normalised(jnp.asarray(batch["video"]))
-    cut = zoom_to_motion(normalised, jnp.arange(6) < jnp.asarray(batch["frame_lengths"])[:, None])
+    lengths, normalised = jnp.asarray(batch["frame_lengths"]), plain.encoder._normalised(jnp.asarray(batch["video"]))
+    cut = zoom_to_motion(normalised, jnp.arange(6) < lengths[:, None])
     assert np.abs(normalised - cut).max() > 0.1
-    frames = jax.jit(lambda model, video: model.encode(video, batch["frame_lengths"]).frames)
+    frames = jax.jit(lambda model, video: model.encode(video, lengths).frames)
     np.testing.assert_allclose(frames(zooming, jnp.asarray(batch["video"])), frames(plain, cut), atol=1e-4)
