@@ -30,6 +30,14 @@ def test_the_square_lies_about_what_moves(y, x, radius, noise):
     assert 1.2 * radius / SIDE < reach[0] < 2.4 * radius / SIDE
 
 
+def test_a_hand_that_is_raised_once_stays_in_the_square():
+    often, once = jnp.tile(circling(22, 16, 4), (1, 5, 1, 1, 1)), circling(6, 16, 4)[:, :1]
+    video = jnp.concatenate([often, once], axis=1)
+    centre, reach = moving_square(video, jnp.ones(video.shape[:2], bool))
+    assert (centre[0, 0] - reach[0]) * SIDE < 6 - 1  # the spot goes on for 1.3 pixels
+    assert (centre[0, 0] + reach[0]) * SIDE > 22 + 4 + 1
+
+
 def test_the_same_movement_elsewhere_and_smaller_comes_out_alike():
     large, small = zoom_to_motion(circling(16, 16, 6), ALL), zoom_to_motion(circling(12, 20, 4), ALL)
     before = np.abs(circling(16, 16, 6) - circling(12, 20, 4)).mean()
