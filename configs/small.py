@@ -1,4 +1,4 @@
-"""Learns to translate new sentences by new signers, from nothing, within an hour on two CPU cores. What it owes to what: docs/learning.md.
+"""Learns to translate new sentences by new signers, from nothing, in half an hour on a CPU core. What it owes to what: docs/learning.md.
 
     python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=6000 --num_validation=200 --num_test=300
     python -m signvit_jax.train --config=configs/small.py --workdir=runs/small --config.data.data_dir=data
