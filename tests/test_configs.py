@@ -1,11 +1,20 @@
 """The files in configs/, at full size and without memory: shapes only."""
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 
+from signvit_jax.config import MeshConfig, with_ctc_target
 from signvit_jax.config_file import load_config
 from signvit_jax.models.translator import abstract_model, count_parameters
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.training.device_memory import batch_shapes
+from signvit_jax.training.optimizer import make_optimizer
+from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
+from signvit_jax.training.train_step import make_train_step
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[1] / "configs").glob("*.py") if path.stem != "__init__")
 
@@ -22,6 +31,24 @@ def test_every_config_loads_and_says_how_to_run_it(path):
     docstring = path.read_text().split('"""')[1]
     assert f"python -m signvit_jax.train --config=configs/{path.name} --workdir=" in docstring
     assert len(path.read_text().splitlines()) < 110
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_training_step_of_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
+    """With the attention that 'auto' picks on an H100: what JAX refuses there, it refuses while tracing."""
+    config = with_ctc_target(dataclasses.replace(load_config(str(path)), mesh=MeshConfig()), "text")
+    mesh, optimizer = make_mesh(config.mesh), make_optimizer(config.training, 1000)
+    definition = ModelDefinition(config, vocab_size=500)
+    state, shardings = abstract_on_mesh(lambda: new_state(definition, optimizer, 0, mesh), mesh)
+    batch = batch_shapes(config, mesh, config.data.num_frames, text_length=32)
+    step = make_train_step(definition, optimizer, config.training, mesh, shardings, frozen_backbone=False)
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91300)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(compute_capability="9.0")])
+    program = str(step.trace(state, batch).jaxpr)
+    encoder = config.model.encoder
+    fuses = encoder.backbone == "dense_vit" and config.training.use_amp and encoder.attention_dropout == 0
+    assert ("dot_product_attention_fwd" in program) == fuses
 
 
 def test_reference_has_exactly_the_parameters_of_its_stated_sizes():

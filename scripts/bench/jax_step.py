@@ -1,32 +1,44 @@
-"""One row of `train_step.py`: our training step, or our encoder, timed on the default device. The case is its only argument, as JSON."""
+"""One row of `train_step.py` or `gpu.py`: our training step, or our encoder, timed on the default device. The case is its only argument, as JSON."""
 
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from signvit_jax.config import Config, from_mapping
+from signvit_jax.config import Config, from_mapping, with_ctc_target
+from signvit_jax.config_file import load_config
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import to_device
 from signvit_jax.training.flops import clip_flops, peak_flops
 from signvit_jax.training.optimizer import make_optimizer
 from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
-from signvit_jax.training.train_step import make_train_step
+from signvit_jax.training.train_step import StepReport, make_train_step
 
 TINY = {
     "encoder": {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 128},
     "decoder": {"hidden_dim": 64, "num_layers": 2, "num_heads": 2, "ff_dim": 128},
 }
+TINY_OVERRIDES = [
+    *(f"model.{part}.{key}={value}" for part, values in TINY.items() for key, value in values.items()),
+    *("model.temporal.num_heads=4", "training.batch_size=4", "data.image_size=32", "data.num_frames=12", "data.frame_buckets=(12,)"),
+]
 VOCABULARY = {"full": 30_522, "tiny": 500}
 TEXT, BOS, EOS = 48, 101, 102
 
 
 def case_config(case: dict) -> Config:
-    """The reference's config with the options of the case."""
+    """The config file that the case names, with its overrides, else the reference's config with the options of the case."""
+    if "config" in case:
+        # Only what a config itself asks for has to be cut for a CPU: a mesh of eight devices, sixteen clips.
+        overrides = [*case.get("overrides", ()), *(TINY_OVERRIDES if case["size"] == "tiny" else ())]
+        path = str(Path(__file__).parents[2] / case["config"])
+        return with_ctc_target(load_config(path, [tuple(override.split("=", 1)) for override in overrides]), "text")
     model = {name: dict(values) for name, values in TINY.items()} if case["size"] == "tiny" else {"encoder": {}, "decoder": {}}
     model["encoder"] |= {"attention": case["attention"], "attention_dropout": case["attention_dropout"], "frames_per_chunk": case["chunk"]}
     model["encoder"] |= {"dropout_random": case["random"]}
@@ -64,22 +76,26 @@ def seconds_a_step(step: Callable[[], object], steps: int) -> float:
     return sorted(stretches)[1]
 
 
-def training_step(case: dict, config: Config, definition: ModelDefinition) -> tuple[Callable[[], object], jax.stages.Compiled, float]:
-    optimizer, mesh = make_optimizer(config.training, 1000), make_mesh(config.mesh, case["clips"])
+def training_step(
+    config: Config, definition: ModelDefinition, batches: Sequence[dict[str, np.ndarray]]
+) -> tuple[Callable[[], StepReport], jax.stages.Compiled, float]:
+    """(a step on the next of `batches`, which take turns; the compiled program; seconds that compiling took)."""
+    optimizer, mesh = make_optimizer(config.training, 1000), make_mesh(config.mesh, config.training.batch_size)
 
     def make():
         return new_state(definition, optimizer, 0)
 
     abstract, shardings = abstract_on_mesh(make, mesh)
-    batch = to_device(case_batch(case, config.data.image_size, definition.vocab_size), mesh)
+    on_device = [to_device(batch, mesh) for batch in batches]
+    turns = itertools.cycle(on_device)
     start = time.perf_counter()
     step = make_train_step(definition, optimizer, config.training, mesh, shardings, frozen_backbone=False)
-    compiled = step.lower(abstract, batch).compile()
+    compiled = step.lower(abstract, on_device[0]).compile()
     compiling = time.perf_counter() - start
     states = [jax.jit(make, out_shardings=shardings)()]
 
     def run():
-        states[0], report = compiled(states[0], batch)
+        states[0], report = compiled(states[0], next(turns))
         return report
 
     return run, compiled, compiling
@@ -100,21 +116,32 @@ def main() -> None:
     case = json.loads(sys.argv[1])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     config = case_config(case)
-    definition, device = ModelDefinition(config, VOCABULARY[case["size"]]), jax.devices()[0]
+    words = config.tokenizer.vocab_size if "config" in case and case["size"] == "full" else VOCABULARY[case["size"]]
+    definition, device = ModelDefinition(config, words), jax.devices()[0]
     encodes = case.get("mode") == "encode"
-    run, compiled, compiling = (encoding if encodes else training_step)(case, config, definition)
+    if "config" in case:
+        case |= {"clips": config.training.batch_size, "frames": config.data.num_frames}
+    if encodes:
+        run, compiled, compiling = encoding(case, config, definition)
+    else:
+        run, compiled, compiling = training_step(config, definition, [case_batch(case, config.data.image_size, words)])
     for _ in range(3):
         jax.block_until_ready(run())
     seconds = seconds_a_step(run, case["steps"])
     counted, plan = clip_flops(definition, case["frames"], TEXT), compiled.memory_analysis()
     planned = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    flops = case["clips"] * ((counted.backbone + counted.temporal) if encodes else counted.training())
+    peak = peak_flops(device.device_kind) and peak_flops(device.device_kind) * jax.device_count()
     result = {
+        "clips": case["clips"],
+        "frames": case["frames"],
         "seconds": seconds,
+        "mfu": peak and round(flops / seconds / peak, 4),
         "compile_seconds": compiling,
         "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use", planned),
         "planned_bytes": planned,
-        "flops": case["clips"] * ((counted.backbone + counted.temporal) if encodes else counted.training()),
-        "peak_flops": peak_flops(device.device_kind) and peak_flops(device.device_kind) * jax.device_count(),
+        "flops": flops,
+        "peak_flops": peak,
         "about": f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}",
     }
     print(json.dumps(result))

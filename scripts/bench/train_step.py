@@ -59,11 +59,19 @@ def cases() -> list[dict]:
     ]
 
 
-def run(case: dict, python: str, folder: str) -> dict:
-    """What the program of a case says of it, or {"failed": why}."""
+def has_torch(python: str) -> bool:
+    return subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
+
+
+def run(case: dict, python: str, folder: str, seconds: float | None = None) -> dict:
+    """What the program of a case prints of it, or {"failed": why}; it is stopped after `seconds`."""
     cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/jax", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
     environment = os.environ | cache | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([python, str(HERE / case["program"]), json.dumps(case)], capture_output=True, text=True, env=environment)
+    command = [python, str(HERE / case["program"]), json.dumps(case)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"stopped: not done within the {seconds:.0f} s that were left"}
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         said = [line for line in done.stderr.strip().splitlines() if line.strip()]
@@ -103,11 +111,11 @@ def main() -> None:
     turns = main_rows * args.rounds + [case for case in chosen if case["group"] != "main"]
     results: dict[str, list[dict]] = {}
     last = time.monotonic() + 60 * args.minutes
-    has_torch = subprocess.run([args.torch_python, "-c", "import torch"], capture_output=True).returncode == 0
+    torch_is_here = has_torch(args.torch_python)
     with tempfile.TemporaryDirectory() as folder:
         for case in turns:
             is_torch = case["program"] == "torch_step.py"
-            if time.monotonic() > last or (is_torch and not has_torch):
+            if time.monotonic() > last or (is_torch and not torch_is_here):
                 continue
             start = time.monotonic()
             found = run(case, args.torch_python if is_torch else sys.executable, folder)
@@ -124,7 +132,7 @@ def main() -> None:
         if case["name"] in results:
             print(row(case, results[case["name"]], ours.get((case["clips"], case["frames"], case.get("mode")))))
     if left := [case["name"] for case in chosen if case["name"] not in results]:
-        print(f"\nnot run{'' if has_torch else ' (no torch here)'}: {'; '.join(left)}")
+        print(f"\nnot run{'' if torch_is_here else ' (no torch here)'}: {'; '.join(left)}")
 
 
 if __name__ == "__main__":

@@ -74,11 +74,30 @@ def attend(
     if implementation == "cudnn":
         if mask is not None or drops:
             raise ValueError("cudnn attention is offered without mask and dropout; choose 'auto', 'xla' or 'recompute' for a network that has them")
-        out = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        out = attend_at_even_length(query, key, value, implementation="cudnn")
     else:
         run = partial(_attend, dropout_rate=dropout_rate if drops else 0.0)
         out = (jax.checkpoint(run) if implementation == "recompute" else run)(query, key, value, mask, dropout_key)
     return out.reshape(*out.shape[:2], -1)
+
+
+def attend_at_even_length(
+    query: Float[Array, "b l n k"], key: Float[Array, "b s n k"], value: Float[Array, "b s n k"], *, implementation: str
+) -> Float[Array, "b l n k"]:
+    """`jax.nn.dot_product_attention` with an odd length padded by one token, which nothing attends to.
+
+    JAX 0.11 and 0.12 refuse to differentiate cuDNN's attention at an odd length, as they ask of one with
+    a bias: they take their own placeholder for a bias. A ViT has an odd length: patches and a class token.
+    """
+    queries, keys = query.shape[1], key.shape[1]
+    if queries % 2 == 0 and keys % 2 == 0:
+        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+    query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    lengths = {
+        "query_seq_lengths": jnp.full(query.shape[0], queries, jnp.int32),
+        "key_value_seq_lengths": jnp.full(query.shape[0], keys, jnp.int32),
+    }
+    return jax.nn.dot_product_attention(query, key, value, implementation=implementation, **lengths)[:, :queries]
 
 
 def fastest_attention(dtype: DTypeLike, head_width: int, *, plain: bool) -> str:

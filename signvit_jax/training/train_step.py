@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from signvit_jax.config import TrainingConfig
 from signvit_jax.models.batch_norm import BatchMoments, no_moments, with_new_statistics
 from signvit_jax.parallel.sharding import batch_sharding, put_together, replicated
-from signvit_jax.training.distillation import LESSONS, LOGITS, distillation_loss
+from signvit_jax.training.distillation_loss import LESSONS, LOGITS, distillation_loss
 from signvit_jax.training.losses import Batch, LossCounts, LossParts, count, divisors, hybrid_loss, outputs, translation_loss
 from signvit_jax.training.train_state import PROJECTION, ModelDefinition, TrainState
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from signvit_jax.models.attention import attend, fastest_attention
+from signvit_jax.models.attention import attend, attend_at_even_length, fastest_attention
 
 QUERY, KEY, VALUE = (jax.random.normal(jax.random.key(i), (2, 5, 3, 4)) for i in range(3))
 
@@ -46,6 +46,28 @@ def test_recomputing_keeps_nothing_of_the_size_of_the_weights():
         for name in ("xla", "recompute")
     }
     assert (1, 2, 64, 64) in shapes["xla"] and (1, 2, 64, 64) not in shapes["recompute"]
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(197, 197), (5, 4), (4, 5), (6, 6)])
+def test_attention_padded_to_an_even_length_equals_plain_attention_in_value_and_gradient(queries, keys):
+    shapes = [(2, queries, 3, 8), (2, keys, 3, 8), (2, keys, 3, 8)]
+    inputs = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+
+    def loss(run):
+        return jax.value_and_grad(lambda inputs: (run(*inputs) ** 2).mean())(inputs)
+
+    padded = loss(lambda q, k, v: attend_at_even_length(q, k, v, implementation="xla").reshape(2, queries, -1))
+    for ours, plain in zip(jax.tree.leaves(padded), jax.tree.leaves(loss(attend))):
+        np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [196, 197, 198])
+def test_the_fused_kernel_can_be_differentiated_at_any_length(monkeypatch, tokens):
+    """JAX's own checks run while tracing, so no GPU is needed to see them refuse a length."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91300)
+    x = jax.ShapeDtypeStruct((2, tokens, 4, 64), jnp.bfloat16)
+    gradient = jax.grad(lambda q, k, v: attend(q, k, v, implementation="cudnn").astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    assert [g.shape for g in jax.eval_shape(gradient, x, x, x)] == [x.shape] * 3
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from signvit_jax import distill
 from signvit_jax.config import ConfigError, DistillationConfig
 from signvit_jax.models.translator import Encoded
 from signvit_jax.training.checkpoint_reader import CheckpointReader
-from signvit_jax.training.distillation import CTC_LOGITS, FEATURES, LESSONS, LOGITS, check_teacher, distillation_loss, divergence, initial_projection
+from signvit_jax.training.distillation import check_teacher, initial_projection
+from signvit_jax.training.distillation_loss import CTC_LOGITS, FEATURES, LESSONS, LOGITS, distillation_loss, divergence
 from signvit_jax.training.losses import Outputs, divisors
 from signvit_jax.training.trained_model import load_trained
 from signvit_jax.weights.whole_model import export_safetensors

@@ -1,0 +1,95 @@
+"""The row `numerics` of gpu.py: does this device compute what a CPU computes? The case is its only argument, as JSON.
+
+Attention at 197 tokens with the implementation that 'auto' picks, in bfloat16, beside float32 attention; dropout's share by both random generators;
+loss and gradients of a small model in float32 on the device and on the CPU. Prints the largest differences and whether each is within its bound.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax_step import case_batch, case_config
+
+from signvit_jax.models.attention import attend, dropout, fastest_attention
+from signvit_jax.training.losses import divisors, translation_loss
+from signvit_jax.training.train_state import ModelDefinition
+
+# bfloat16 keeps 8 bits: differences of a few of its steps, relative to the largest value.
+BOUNDS = {"attention": 0.02, "attention_gradient": 0.04, "dropout_threefry": 0.005, "dropout_rbg": 0.005, "loss": 1e-4, "gradients": 2e-3}
+
+
+def attention_differences(tokens: int, heads: int, width: int) -> dict[str, float]:
+    """Largest relative differences of output and gradient from float32 attention, over odd and even lengths."""
+    worst = {"attention": 0.0, "attention_gradient": 0.0}
+    for length in (tokens - 1, tokens):
+        inputs = [jax.random.normal(jax.random.key(i), (4, length, heads, width), jnp.float32).astype(jnp.bfloat16) for i in range(4)]
+
+        def run(implementation, *inputs):
+            query, key, value, weight = inputs
+            out = attend(query, key, value, implementation=implementation).astype(jnp.float32)
+            return (out * weight.reshape(out.shape).astype(jnp.float32)).sum(), out
+
+        def both(implementation, inputs):
+            step = jax.jit(jax.value_and_grad(run, argnums=(1, 2, 3), has_aux=True), static_argnums=0)
+            (_, out), gradients = step(implementation, *inputs)
+            return [out], gradients
+
+        exact = both("xla", [x.astype(jnp.float32) for x in inputs])
+        for name, ours, plain in zip(worst, both("auto", inputs), exact):
+            worst[name] = max(worst[name], *(difference(a, b) for a, b in zip(ours, plain)))
+    return worst
+
+
+def difference(ours: jax.Array, exact: jax.Array) -> float:
+    ours, exact = np.asarray(ours, np.float64), np.asarray(exact, np.float64)
+    return float(np.abs(ours - exact).max() / np.abs(exact).max())
+
+
+def dropped_share(generator: str) -> float:
+    """How far the share of zeroed entries is from the rate asked for."""
+    rate, ones = 0.2, jnp.ones((64, 197, 256))
+    kept = jax.jit(lambda key: dropout(ones, rate, key))(jax.random.key(0, impl="rbg" if generator == "rbg" else None))
+    return float(abs(jnp.mean(kept == 0) - rate))
+
+
+def loss_differences(case: dict) -> dict[str, float]:
+    """Relative differences of a small model's loss and gradients between this device and the CPU, float32 throughout."""
+    case = case | {"size": "tiny", "clips": 4, "frames": 8, "random": "threefry", "attention": "xla"}
+    config = case_config(case)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, use_amp=False))
+    definition = ModelDefinition(config, 500)
+    batch = case_batch(case, config.data.image_size, 500)
+
+    def loss(params, batch):
+        return translation_loss(definition.bind(params), batch, divisors(batch), config.training)[0]
+
+    found = []
+    for device in (jax.devices()[0], jax.devices("cpu")[0]):
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
+            params = jax.device_put(jax.jit(lambda: definition.init(0))(), device)
+            found.append(jax.device_get(jax.jit(jax.value_and_grad(loss))(params, jax.device_put(batch, device))))
+    (ours, ours_grad), (exact, exact_grad) = found
+    size = max(float(np.abs(g).max()) for g in jax.tree.leaves(exact_grad))
+    gradients = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(ours_grad), jax.tree.leaves(exact_grad)))
+    return {"loss": float(abs(ours - exact) / abs(exact)), "gradients": gradients / size}
+
+
+def main() -> None:
+    case = json.loads(sys.argv[1])
+    start = time.perf_counter()
+    found = attention_differences(197, *((16, 64) if case["size"] == "full" else (2, 16)))
+    found |= {f"dropout_{name}": dropped_share(name) for name in ("threefry", "rbg")}
+    found |= loss_differences(case)
+    beyond = [f"{name} {value:.2g} > {BOUNDS[name]:g}" for name, value in found.items() if not value <= BOUNDS[name]]
+    result = {name: float(f"{value:.3g}") for name, value in found.items()}
+    result |= {"attention_is": fastest_attention(jnp.bfloat16, 64, plain=True), "wall_seconds": round(time.perf_counter() - start, 1)}
+    result |= {"about": f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}"}
+    print(json.dumps(result | ({"failed": "; ".join(beyond)} if beyond else {})))
+
+
+if __name__ == "__main__":
+    main()
