@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import pytest
 
 from signvit_jax.config import MeshConfig, with_ctc_target
@@ -43,8 +42,8 @@ def test_the_training_step_of_every_config_can_be_traced_for_a_gpu(monkeypatch, 
     batch = batch_shapes(config, mesh, config.data.num_frames, text_length=32)
     step = make_train_step(definition, optimizer, config.training, mesh, shardings, frozen_backbone=False)
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91300)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(compute_capability="9.0")])
+    h100 = SimpleNamespace(platform="gpu", compute_capability="9.0")
+    monkeypatch.setattr("signvit_jax.models.attention.traced_device", lambda: h100)
     program = str(step.trace(state, batch).jaxpr)
     encoder = config.model.encoder
     fuses = encoder.backbone == "dense_vit" and config.training.use_amp and encoder.attention_dropout == 0

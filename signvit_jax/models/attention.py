@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
+from signvit_jax.parallel.tracing import bernoulli_by_rows, traced_device
+
 DimSize = int | Any  # or a symbol, where a program is exported for clips of any length
 
 
@@ -14,7 +16,9 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> 
     """Zeroes a share `rate` of the entries and scales the rest up; without a key it does nothing (evaluation)."""
     if key is None or rate == 0.0:
         return x
-    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    # The counter of threefry is partitioned by XLA like any other array; the device's own generator is not.
+    draw = bernoulli_by_rows if jax.random.key_impl(key) == "rbg" else jax.random.bernoulli
+    kept = draw(key, 1.0 - rate, x.shape)
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
 
 
@@ -101,12 +105,14 @@ def attend_at_even_length(
 
 
 def fastest_attention(dtype: DTypeLike, head_width: int, *, plain: bool) -> str:
-    """What 'auto' stands for on this process's devices: 'cudnn' where it can be had (NVIDIA since Ampere, half precision, heads of 8, 16 ... 128, and
-    `plain`: no mask, no dropout), on another GPU or input 'recompute', which keeps as little as a fused kernel does, and 'xla' on everything else.
+    """What 'auto' stands for on the devices that the program is traced for: 'cudnn' where it can be had
+    (NVIDIA since Ampere, half precision, heads of 8, 16 ... 128, and `plain`: no mask, no dropout), on another
+    GPU or input 'recompute', which keeps as little as a fused kernel does, and 'xla' on everything else.
     """
-    if jax.default_backend() != "gpu":
+    device = traced_device()
+    if device.platform not in ("gpu", "cuda", "rocm"):
         return "xla"
-    generation = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]  # AMD's names are no numbers
+    generation = str(getattr(device, "compute_capability", "")).partition(".")[0]  # AMD's names are no numbers
     ampere = generation.isdecimal() and int(generation) >= 8
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     return "cudnn" if ampere and half and plain and head_width % 8 == 0 and head_width <= 128 else "recompute"

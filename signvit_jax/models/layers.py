@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
 from signvit_jax.models.attention import attend, attention_weights, drop_path, dropout, key_for, split_heads
+from signvit_jax.parallel.tracing import tensor_ways
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -24,6 +25,20 @@ def layer_norm(width: int, *, dtype: DTypeLike, rngs: nnx.Rngs, epsilon: float =
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x P(X <= x) for a standard normal X, exactly. Looked up in JAX at the call: ONNX export puts its own operator in that place."""
     return jax.nn.gelu(x, approximate=False)
+
+
+def fused_projection(linear: nnx.Linear, x: Float[Array, "*shape d"], parts: int, heads: int) -> tuple[Float[Array, "*shape n k"], ...]:
+    """Several projections kept as one kernel (d, parts n k), each as heads: query, key and value of self-attention.
+
+    On a tensor axis the kernel is sharded in contiguous parts, which are not heads: its output would be sent from
+    device to device. There the kernel, which is far smaller, is sharded by heads before the product.
+    """
+    if tensor_ways() == 1:
+        return tuple(split_heads(part, heads) for part in jnp.split(linear(x), parts, axis=-1))
+    kernel = linear.kernel[...].astype(x.dtype)
+    kernel = kernel.reshape(kernel.shape[0], parts, heads, -1)
+    bias = linear.bias[...].astype(x.dtype).reshape(kernel.shape[1:])
+    return tuple(jnp.einsum("...d,dnk->...nk", x, kernel[:, part]) + bias[part] for part in range(parts))
 
 
 class FeedForward(nnx.Module):
@@ -47,7 +62,7 @@ class SelfAttention(nnx.Module):
         self.heads, self.dropout_rate, self.implementation = heads, dropout_rate, implementation
 
     def project(self, x: Float[Array, "*shape d"]) -> tuple[Float[Array, "*shape n k"], Float[Array, "*shape n k"], Float[Array, "*shape n k"]]:
-        query, key, value = (split_heads(part, self.heads) for part in jnp.split(self.qkv(x), 3, axis=-1))
+        query, key, value = fused_projection(self.qkv, x, 3, self.heads)
         return query, key, value
 
     def __call__(
@@ -67,7 +82,7 @@ class CrossAttention(nnx.Module):
         self.heads, self.dropout_rate = heads, dropout_rate
 
     def project_memory(self, memory: Float[Array, "b s d"]) -> tuple[Float[Array, "b s n k"], Float[Array, "b s n k"]]:
-        key, value = (split_heads(part, self.heads) for part in jnp.split(self.key_value(memory), 2, axis=-1))
+        key, value = fused_projection(self.key_value, memory, 2, self.heads)
         return key, value
 
     def attend_projected(

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 # (path pattern, axes of the last dimensions). The first match counts; leading dimensions, such as a stacked layer axis, stay whole.
 RULES: list[tuple[str, tuple[str | None, ...]]] = [
     (r".*/(qkv|query|key_value|expand)/kernel", ("fsdp", "tensor")),
-    (r".*/(qkv|query|key_value|expand)/bias", ("tensor",)),
+    (r".*/(query|expand)/bias", ("tensor",)),  # those of fused projections stay whole: contiguous parts are not heads
     (r".*/(attention|self_attention|cross_attention)/out/kernel", ("tensor", "fsdp")),
     (r".*/contract/kernel", ("tensor", "fsdp")),
     (r"decoder/embedding", ("tensor", "fsdp")),

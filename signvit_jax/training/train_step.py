@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from signvit_jax.config import TrainingConfig
 from signvit_jax.models.batch_norm import BatchMoments, no_moments, with_new_statistics
 from signvit_jax.parallel.sharding import batch_sharding, put_together, replicated
+from signvit_jax.parallel.tracing import tracing_for
 from signvit_jax.training.distillation_loss import LESSONS, LOGITS, distillation_loss
 from signvit_jax.training.losses import Batch, LossCounts, LossParts, count, divisors, hybrid_loss, outputs, translation_loss
 from signvit_jax.training.train_state import PROJECTION, ModelDefinition, TrainState
@@ -110,7 +111,8 @@ def _gradients(
         if frozen_backbone:
             params = _with_backbone(params, jax.lax.stop_gradient(params["encoder"]["backbone"]))
         model = definition.bind(put_together(params, mesh))
-        said = outputs(model, part, part_key, frozen_backbone=frozen_backbone)
+        with tracing_for(mesh):
+            said = outputs(model, part, part_key, frozen_backbone=frozen_backbone)
         total, shares = hybrid_loss(said, part, counts, config, state.step)
         taught: dict[str, Array] = {}
         if LOGITS in part:
@@ -151,7 +153,8 @@ def make_eval_step(definition: ModelDefinition, config: TrainingConfig, mesh: Me
 
     def step(params: PyTree, batch: Batch) -> dict[str, Array]:
         one = jnp.ones(())
-        _, sums = translation_loss(definition.bind(put_together(params, mesh)), batch, LossCounts(one, one), config)
+        with tracing_for(mesh):
+            _, sums = translation_loss(definition.bind(put_together(params, mesh)), batch, LossCounts(one, one), config)
         counts = count(batch)
         return {"ce": sums.ce, "ctc": sums.ctc, "impossible": sums.impossible, "tokens": counts.tokens, "clips": counts.clips}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from signvit_jax.models.attention import attend, attend_at_even_length, fastest_attention
+from signvit_jax.parallel.tracing import tracing_for
 
 QUERY, KEY, VALUE = (jax.random.normal(jax.random.key(i), (2, 5, 3, 4)) for i in range(3))
 
@@ -94,6 +95,12 @@ def test_the_fused_kernel_is_not_taken_for_what_it_cannot_do(given):
     ],
 )
 def test_the_choice_follows_device_dtype_head_width_mask_and_dropout(monkeypatch, backend, generation, dtype, head, plain, expected):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(compute_capability=generation)])
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform=backend, compute_capability=generation)])
     assert fastest_attention(dtype, head, plain=plain) == expected
+
+
+def test_the_choice_follows_the_mesh_that_is_traced_for_and_not_this_process():
+    h100 = SimpleNamespace(platform="cuda", compute_capability="9.0")
+    with tracing_for(SimpleNamespace(devices=np.array([[[h100]]]))):
+        assert fastest_attention(jnp.bfloat16, 64, plain=True) == "cudnn"
+    assert fastest_attention(jnp.bfloat16, 64, plain=True) == "xla"

@@ -83,6 +83,8 @@ class Run:
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         of_others = "|".join(str(CLIPS * FRAMES // part) for part in (1, 2, 4) if part < ways)
         assert sent and not [line for line in sent if re.search(rf"\[({of_others}),[45],", line)]  # 4 patches a frame, 5 with the class token
+        # Fused projections are sharded by heads: nothing is sent because a kernel's contiguous parts are not heads.
+        assert not [line for line in sent if re.search(r'(all-to-all|collective-permute)\(.*op_name="[^"]*/(split|concatenate)"', line)]
 
 
 def beside(state):

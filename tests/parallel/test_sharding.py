@@ -1,5 +1,6 @@
 """Many devices and one: the same numbers. The devices are eight virtual ones of a CPU, in a process of their own."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -55,6 +56,26 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, words):
         make_mesh(mesh)
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX asks of a device when it arranges a TPU pod."""
+
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+    slice_index: int = 0
+
+
+@pytest.mark.parametrize("axes", [(16, 8, 2), (32, 8, 1), (256, 1, 1)])
+def test_the_chips_of_a_tpu_pod_make_a_mesh_whose_axes_split_physical_ones(axes):
+    chips = [Chip(16 * y + x, (x, y, 0)) for y in range(16) for x in range(16)]
+    mesh = make_mesh(MeshConfig(*axes), devices=chips)
+    assert mesh.devices.shape == axes and {chip.id for chip in mesh.devices.flat} == set(range(256))
+
+
 def test_a_tensor_axis_over_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     monkeypatch.setattr(jax, "process_count", lambda: 4)
@@ -64,6 +85,6 @@ def test_a_tensor_axis_over_several_processes_is_refused(monkeypatch):
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    monkeypatch.setattr(jax, "make_mesh", lambda *_, **__: pytest.fail("refused before"))
+    monkeypatch.setattr("jax.experimental.mesh_utils.create_device_mesh", lambda *_, **__: pytest.fail("refused before"))
     with pytest.raises(ConfigError, match=r"a batch of 6 clips .* a multiple of 4"):
         make_mesh(MeshConfig(2, 2, 2), batch_size=6)

@@ -1,0 +1,45 @@
+"""What a device draws for dropout when a batch is sharded. The devices are four virtual ones of a CPU, in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = r"""
+import json, math, re, sys
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from signvit_jax.config import MeshConfig
+from signvit_jax.models.attention import dropout
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.parallel.tracing import tracing_for
+
+jax.config.update("jax_num_cpu_devices", 4)
+mesh = make_mesh(MeshConfig(2, 2, 1))
+rows = NamedSharding(mesh, P(("data", "fsdp")))
+
+def drop(x):
+    with tracing_for(mesh):
+        return dropout(x, 0.25, jax.random.key(0, impl=sys.argv[1]))
+
+compiled = jax.jit(drop, in_shardings=rows, out_shardings=rows).lower(jax.ShapeDtypeStruct((8, 64, 16), jnp.float32)).compile()
+drawn = [math.prod(map(int, size.split(","))) for size in re.findall(r"u32\[([\d,]+)\]", compiled.as_text())]
+out = compiled(jnp.ones((8, 64, 16)))
+shares = [float((out[2 * device : 2 * device + 2] == 0).mean()) for device in range(4)]
+alike = bool((out[:2] == out[2:4]).all())
+print(json.dumps({"largest": max(drawn), "shares": shares, "alike": alike}))
+"""
+
+
+@pytest.mark.parametrize("generator", ["rbg", "threefry2x32"])
+def test_every_device_draws_the_dropout_of_its_own_rows_and_no_more(generator):
+    root = str(Path(__file__).parents[2])
+    run = [sys.executable, "-c", PROGRAM, generator]
+    done = subprocess.run(run, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["largest"] <= 8 * 64 * 16 // 4
+    assert found["shares"] == pytest.approx([0.25] * 4, abs=0.03) and not found["alike"]
