@@ -30,9 +30,9 @@ def test_what_a_mac_keeps_beside_videos_is_left_out_and_said(folder, capsys):
         (folder / name).touch()
     assert names(media_files([str(folder)]), folder) == ["._x/e.m4v", "a.MOV", "b.mp4", "deep/d.gif", "deep/er/c.webm", "f.3gp"]
     assert "note: 2 files named ._* are left out" in capsys.readouterr().err
-    assert names(media_files([f"{folder}/deep/*.gif"]), folder) == ["deep/d.gif"]  # a shell would not match hidden files either
+    assert names(media_files([f"{folder}/deep/*.gif"]), folder) == ["deep/d.gif"]
     assert capsys.readouterr().err == ""
-    assert media_files([f"{folder}/._b.mp4"]) == [folder / "._b.mp4"]  # asked for by name: its error says what it is
+    assert media_files([f"{folder}/._b.mp4"]) == [folder / "._b.mp4"]
 
 
 def test_a_folder_without_videos_stays_to_be_reported(folder):

@@ -15,10 +15,10 @@ from signvit_jax.data.video import EXTENSIONS
 from tfds_builders.clips import Clip, ClipTable, Problem
 
 REST = "<rest>"  # the text of a clip in which nobody signs; stored as the empty text
-PLACEHOLDERS = ("nan", "n/a", "#n/a", "na", "null", "none", "-")  # what programs write for "nothing"; kept, and said
+PLACEHOLDERS = ("nan", "n/a", "#n/a", "na", "null", "none", "-")  # kept, and said
 MAX_TEXT = 20_000  # characters; a "sentence" longer than that is a quote that was never closed
 MOST_NAME_WORDS = 5  # of a clip's name; more are a sentence
-LONG_TEXT, SWALLOWED_SHARE = 4, 0.8  # so many lines, and this share of them rows: whatever the others are
+LONG_TEXT, SWALLOWED_SHARE = 4, 0.8  # lines, and the share of them that are rows
 _LINE_BREAK = re.compile("\r\n|\r|\n")
 SPLIT_NAMES = {
     "train": TRAIN,
@@ -95,7 +95,7 @@ def read_table(
 def _columns(
     path: str, header: str, required: Sequence[str], optional: Sequence[str], delimiters: str, called: Mapping[str, str | None] | None
 ) -> tuple[str, list[list[str]]]:
-    """The delimiter, and for every field of a row the columns that it fills: none for one that is not wanted."""
+    """The delimiter, and for every field of a row the columns that it fills, perhaps none."""
     given = {name: column for name, column in (called or {}).items() if column}
     heads = {name: given.get(name, name) for name in (*required, *optional)}
     best: tuple[int, str, list[str]] | None = None
@@ -143,7 +143,7 @@ def _no_column(name: str, head: str, names: Sequence[str], is_given: bool, has_f
 def _lines(
     table: Table, file: Iterable[str], delimiter: str, quoted: bool, columns: Sequence[Sequence[str]], required: Sequence[str]
 ) -> Iterator[tuple[int, list[str]]]:
-    """(line where it begins, fields); what the csv module cannot parse becomes a problem, and reading goes on with the next line.
+    """(line where it begins, fields); what cannot be parsed becomes a problem, and the rest is read.
 
     Raises AnnotationError for a quotation mark that swallows whole rows: which of the marks was
     forgotten cannot be known, and the texts on either side would be wrong.
@@ -207,7 +207,7 @@ class _Rows:
         return sum(self._is_row(self._fields(line)) for line in lines)
 
     def swallowed_by(self, fields: Sequence[str]) -> int:
-        """How many rows a quoted field with line breaks has swallowed; 0 where its lines are those of a text."""
+        """How many rows a quoted field has swallowed; 0 where its lines are those of a text."""
         own = fields[self._name] if self._name < len(fields) else ""
         for place, text in enumerate(fields):
             first, *others = _LINE_BREAK.split(text)

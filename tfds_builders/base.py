@@ -28,7 +28,7 @@ from tfds_builders.encoding import ClipEncoder
 from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
 
 REPORT_NAME = "build_report.json"
-READER = 2  # which frames are stored of a file: another number, and shards of a build that was broken off do not count
+READER = 2  # changes with the frames that are stored of a file: no build goes on with older shards
 SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
 
 
@@ -73,7 +73,7 @@ class Option:
     type: Callable[[str], Any] = str
     optional: bool = False  # a file or folder without which the builder can do
     allowed: Range | Sequence[str] | None = None
-    selects: bool = False  # says where in the sources a value is found, which counts by its content, as a path does
+    selects: bool = False  # says where a value is found: like a path it counts by its content
 
 
 SHARE = Range(0, 1, whole=False)

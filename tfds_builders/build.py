@@ -143,7 +143,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> argparse.Namespace:
-    """Raises UsageError that names the option, its value, what is allowed and what may have been meant."""
+    """Raises UsageError with the option, its value, what is allowed and may have been meant."""
     from tfds_builders.base import SHARED, option_fault
 
     parser = _parser(builder_class)

@@ -72,7 +72,7 @@ class ClipTable:
 
     clips: list[Clip]
     problems: list[Problem] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)  # sentences: what a user should know, without losing a clip by it
+    notes: list[str] = dataclasses.field(default_factory=list)  # sentences for the user
 
 
 @dataclasses.dataclass(frozen=True)

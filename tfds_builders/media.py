@@ -9,7 +9,8 @@ from signvit_jax.data import pictures
 from signvit_jax.data.video import APPLE_DOUBLE, EXTENSIONS
 from tfds_builders.annotations import AnnotationError
 
-UNREAD = (".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".vob", ".ogv", ".mxf", ".asf", ".m2v", ".dv")  # videos of other kinds
+# Videos of other kinds, for hints.
+UNREAD = (".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".vob", ".ogv", ".mxf", ".asf", ".m2v", ".dv")
 
 
 class MediaFolder:
@@ -24,8 +25,8 @@ class MediaFolder:
         self._extensions = extensions
         self._files: dict[str, str] = {}
         self._twice: dict[str, str] = {}
-        self._unread: dict[str, str] = {}  # videos of kinds that are not read, by their key without extension
-        self._loose: dict[str, str] | None = None  # by names in one case, made for the first name that is not found
+        self._unread: dict[str, str] = {}  # key without extension -> file of such a kind
+        self._loose: dict[str, str] | None = None  # see `_in_other_case`
         self._attributes = 0
         for folder, _, names in os.walk(self.root):
             prefix = os.path.relpath(folder, self.root)
@@ -81,7 +82,7 @@ class MediaFolder:
         return _inside(self.root, relative)
 
     def _in_other_case(self, key: str, extension_only: bool) -> str | None:
-        """The file whose name differs from `key` in upper and lower case alone, of the extension alone where that is asked for."""
+        """The file whose name differs from `key` in case alone, or in its extension's alone."""
         if self._loose is None:
             self._loose = {}
             for known, relative in self._files.items():

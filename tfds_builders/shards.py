@@ -30,7 +30,7 @@ class Journal:
     file_bytes: int = 0  # of the shard; 0 where none of its clips could be read, and there is no shard
     entries: list[schema.IndexEntry] = dataclasses.field(default_factory=list)
     digests: list[str] = dataclasses.field(default_factory=list)  # of each record's frames
-    notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # kind of `JpegVideo.notes` -> ids
+    notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # note -> ids
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
     @classmethod

@@ -65,7 +65,7 @@ def read_picture_folder(
 
 
 def _beyond_the_end(folder: str | os.PathLike, seconds: float, fps: float, sampling: Sampling) -> float:
-    """Seconds of the clip that lie after the last of the pictures. Raises VideoDecodeError where that is too much."""
+    """Seconds of the clip after its last image. Raises VideoDecodeError where that is too much."""
     if sampling.end is None:
         return 0.0
     beyond = sampling.end - seconds
@@ -108,7 +108,7 @@ def _read(path: str, size: tuple[int, int] | None, short_side: int | None, limit
                 shrink = min(1.0, short_side / min(width, height)) if short_side else 1.0
                 size = size or (max(1, round(width * shrink)), max(1, round(height * shrink)))
                 fitted = _fitted(width, height, size)
-                picture.draft("RGB", fitted)  # a JPEG that is to shrink by half or more is decoded at that size
+                picture.draft("RGB", fitted)  # a JPEG to shrink by half or more is decoded so
                 picture = _rgb(picture)
                 picture = picture if picture.size == fitted else picture.resize(fitted, Image.Resampling.BILINEAR)
                 return _between_bars(picture, size), status.st_size, fitted != size
@@ -119,7 +119,7 @@ def _read(path: str, size: tuple[int, int] | None, short_side: int | None, limit
 
 
 def _fitted(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The largest size within `size` that keeps the shape; `size` itself where only rounding tells them apart."""
+    """The largest size within `size` that keeps the shape; `size` itself where that is rounding."""
     scale = min(size[0] / width, size[1] / height)
     fitted = max(1, round(width * scale)), max(1, round(height * scale))
     return size if all(abs(a - b) <= 1 for a, b in zip(fitted, size)) else fitted

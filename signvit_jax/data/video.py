@@ -80,8 +80,8 @@ class JpegVideo:
     fps: float
     height: int
     width: int
-    # "variable_rate": at the rate of its densest stretch; "end_cut": a little shorter than asked for;
-    # "size_change": some frames were scaled into the size of the first; "several_streams"
+    # "variable_rate": at the rate of its densest stretch; "end_cut": a little shorter than asked
+    # for; "size_change": some frames were scaled into the size of the first; "several_streams"
     notes: tuple[str, ...] = ()
 
 
@@ -96,9 +96,9 @@ class Sampling:
 
     short_side: int | None = None  # shrinks (never enlarges) the shorter side to this many pixels
     frame_rate: float | None = None  # resample by time stamps to this rate; None: the frames as stored
-    # Resample by time stamps to the file's own rate, or to this one if that is lower. Where the rate
-    # varies, the file's own is that of its densest stretch: frames of slow stretches are repeated, so
-    # that frame k is always k / rate seconds after the first and no movement is lost.
+    # Resample by time stamps to the file's own rate, or to this one if that is lower. Where the
+    # rate varies, the file's own is that of its densest stretch: frames of slow stretches are
+    # repeated, so that frame k is always k / rate seconds after the first and no movement is lost.
     max_frame_rate: float | None = None
     start: float | None = None
     end: float | None = None
@@ -187,7 +187,7 @@ class VideoReader:
         self.fps = 0.0  # of the frames sent: at first the nominal rate, measured once a file has been read to its end
         self.busy = False  # in the middle of a file
         self.size = (0, 0)  # height and width of the last file's frames
-        self.notes: tuple[str, ...] = ()  # of the last file, once it has been read to its end; see `JpegVideo`
+        self.notes: tuple[str, ...] = ()  # of the last file read to its end; see `JpegVideo`
         self._child: _Child | None = None
 
     def __enter__(self) -> "VideoReader":

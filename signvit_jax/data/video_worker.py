@@ -39,14 +39,14 @@ NOMINAL_FPS = 25.0  # where the header names no believable rate
 BELIEVABLE_FPS = (0.1, 1000.0)
 MISSING_TOLERATED = 0.1  # share that may be damaged, and share that may be missing at the end; two frames always may
 VARIABLE_RATE = 1.1  # a stretch this much denser than the average is more than rounding and jitter
-VARIABLE_RATE_GAPS = 1.02  # the same where some frames stay far longer than most, as jitter never does
+VARIABLE_RATE_GAPS = 1.02  # where some frames stay far longer than most, as jitter never does
 LONG_GAP = 1.5  # times the median gap
-STRETCH = 8  # gaps between frames over which the rate is measured: one early or late frame changes it by little
+STRETCH = 8  # gaps between frames over which the rate is measured: one late frame changes little
 MOST_PACKETS = 5_000_000  # whose times are looked at: half a week of video
 LONG_RECORDING = 20_000  # frames; beyond, the index has to do: its times lag by a frame or two
 # What `E` may note. Documented for users in docs/data.md; worded in tfds_builders/base.py.
 NOTE_VARIABLE_RATE, NOTE_END_CUT, NOTE_SIZE_CHANGE, NOTE_STREAMS = "variable_rate", "end_cut", "size_change", "several_streams"
-NO_PICTURES = ("attached_pic", "timed_thumbnails", "still_image")  # dispositions of video streams that are no video
+NO_VIDEO = ("attached_pic", "timed_thumbnails", "still_image")  # dispositions of video streams
 COLORSPACES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}
 
 
@@ -85,18 +85,21 @@ def believable(rate: Any) -> float | None:
     return float(rate) if rate and BELIEVABLE_FPS[0] <= rate <= BELIEVABLE_FPS[1] else None
 
 
-def video_stream(container: Any) -> Any:
-    """The stream that a player shows: of several the one marked as default, else the first. Raises Refused."""
-    streams = [s for s in container.streams.video if not any(getattr(av.stream.Disposition, name) & s.disposition for name in NO_PICTURES)]
+def video_streams(container: Any) -> list[Any]:
+    """Those that move, first the one that a player shows: the default one, else the first.
+
+    Raises Refused where there is none.
+    """
+    streams = [s for s in container.streams.video if not any(av.stream.Disposition[name] & s.disposition for name in NO_VIDEO)]
     if not streams:
         if not container.streams.video:
             raise Refused("there is no video stream in it")
         raise Refused("there is no video in it, only a still image, such as the cover of a sound recording")
-    return next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
+    return sorted(streams, key=lambda s: not s.disposition & av.stream.Disposition.default)
 
 
 def missing_index(file: Any) -> str | None:
-    """The reason, where an mp4 or mov cannot be opened because its index is not there or cut off."""
+    """The reason, where an mp4 or mov cannot be opened because its index is missing or cut."""
     file.seek(0, os.SEEK_END)
     size, position = file.tell(), 0
     for _ in range(10_000):  # top-level atoms: a handful, or two per fragment
@@ -123,7 +126,7 @@ def packet_seconds(container: Any, stream: Any, start: float, end: float) -> lis
     first = container.start_time / av.time_base if container.start_time is not None else 0.0
     times = array.array("d")
     entries = stream.index_entries
-    if stream.frames > LONG_RECORDING and len(entries) == stream.frames:  # of mp4 and avi, every frame; the file need not be read
+    if stream.frames > LONG_RECORDING and len(entries) == stream.frames:  # mp4, avi: every frame
         times.extend(entry.timestamp * time_base - first for entry in entries)
     else:
         try:
@@ -251,7 +254,7 @@ class Picture:
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def _fitted_size(self, frame: Any) -> tuple[int, int]:
-        """The size within `self.size` in which the frame keeps its shape; `self.size` itself where only rounding tells them apart."""
+        """The size within `self.size` that keeps the shape; `self.size` where that is rounding."""
         width, height = square_size(frame)
         scale = min(self.size[0] / width, self.size[1] / height)
         fitted = max(1, round(width * scale)), max(1, round(height * scale))
@@ -327,7 +330,7 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
     with open_local_file(request["path"], limits["max_bytes"]) as file:
         form = container_format(file.read(12))
         with open_container(file, form, limits) as container:
-            stream = video_stream(container)
+            stream, *others = video_streams(container)
             codec = stream.codec_context
             if codec is None:
                 raise Refused("the codec of its video stream is not known")
@@ -338,7 +341,7 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
             if announced and (min(announced, end or math.inf) - (start or 0.0)) > limits["max_seconds"]:
                 raise Refused(f"{announced:.1f} s long; allowed: at most {limits['max_seconds']:g} s (max_seconds)")
             source_fps = believable(stream.average_rate) or believable(stream.guessed_rate) or NOMINAL_FPS
-            notes = [NOTE_STREAMS] if sum(not s.disposition & av.stream.Disposition.attached_pic for s in container.streams.video) > 1 else []
+            notes = [NOTE_STREAMS] if others else []
             if request["frame_rate"] is None and source_fps < (request["max_frame_rate"] or 0.0):
                 densest = rate_of_motion(request, form, stream.index, source_fps)
                 if densest is not None:
@@ -358,7 +361,7 @@ def open_container(file: Any, form: str, limits: dict[str, Any]) -> Any:
 
 
 def rate_of_motion(request: dict[str, Any], form: str, index: int, average: float) -> float | None:
-    """`variable_rate` between `start` and `end`, from a container of its own: seeking disturbs none."""
+    """`variable_rate` between `start` and `end`; its own container, so that none is moved on."""
     with (
         open_local_file(request["path"], request["limits"]["max_bytes"]) as file,
         open_container(file, form, request["limits"]) as container,

@@ -22,7 +22,7 @@ VARIABLE = {  # name -> milliseconds of the frames
 
 
 def jittered(fps: float, count: int, jitter: float, dropped: float, seed: int = 0) -> list[int]:
-    """Times of a phone or browser: each off by up to `jitter` ms, a share `dropped` missing in every second half."""
+    """Times of a phone: off by up to `jitter` ms, a share `dropped` missing in the second half."""
     draw = np.random.default_rng(seed)
     times = np.arange(count) * 1000 / fps + draw.uniform(-jitter, jitter, count)
     kept = (np.arange(count) < count // 2) | (draw.uniform(size=count) >= dropped)
@@ -41,9 +41,9 @@ def test_of_a_variable_rate_every_signed_frame_is_kept_at_its_time(tmp_path, nam
     clip = read_video(encode(tmp_path / name, shades(len(times)), pts=times), max_frame_rate=25.0)
     densest = 1000 / min(late - early for early, late in itertools.pairwise(times))
     assert clip.fps == pytest.approx(min(densest, 25.0), rel=0.02)
-    numbers = shade_numbers(clip.frames)
+    numbers = shade_numbers(clip.frames)  # `shades` begins again after 23
     for k, number in enumerate(numbers):
-        near = {shown_at(times, (k + quarter) / clip.fps) % 23 for quarter in (0.0, 0.25, 0.5)}  # `shades` begins again after 23
+        near = {shown_at(times, (k + quarter) / clip.fps) % 23 for quarter in (0.0, 0.25, 0.5)}
         assert number in near, (k, k / clip.fps)
     signed = {i for i, (early, late) in enumerate(itertools.pairwise(times)) if late - early <= 50}
     assert len(numbers) >= times[-1] / 1000 * clip.fps  # as long as the video

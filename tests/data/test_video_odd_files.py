@@ -1,4 +1,4 @@
-"""Files as phones, recorders and editors leave them: several streams, covers, sizes that change, no index, an end that was annotated too late."""
+"""Files as phones, recorders and editors leave them: several streams, covers, sizes, no index."""
 
 import struct
 
@@ -19,7 +19,7 @@ def reason(path, **arguments) -> str:
 
 
 def two_streams(path, default: int | None):
-    """The first stream shows shades 0 to 4, the second 10 to 14; `default` is the one that a player shows."""
+    """The first stream shows shades 0 to 4, the second 10 to 14; `default` is the one to show."""
     with av.open(str(path), "w") as out:
         streams = [out.add_stream("libx264", rate=10) for _ in range(2)]
         for i, stream in enumerate(streams):

@@ -193,7 +193,8 @@ def test_what_programs_write_for_nothing_is_kept_and_said(tmp_path):
 def test_of_names_that_differ_in_case_the_extension_is_forgiven_and_the_rest_named(tmp_path):
     media = videos(tmp_path, "CAM001.MP4", "deep/take.mp4", "aBc.mp4", "abc.mp4", "old.mpg", "._CAM001.MP4")
     assert media.find("CAM001.mp4") == media.find("CAM001") == str(tmp_path / "v" / "CAM001.MP4")
-    assert media.find("aBc.MP4").endswith("aBc.mp4") and media.find("abc").endswith("abc.mp4")  # ids may differ in case alone
+    # Ids may differ in case alone.
+    assert media.find("aBc.MP4").endswith("aBc.mp4") and media.find("abc").endswith("abc.mp4")
     for name, hint in [
         ("cam001", "; there is CAM001.MP4, which differs in upper and lower case: write the name as the file has it"),
         ("cam001.mp4", "; there is CAM001.MP4, which differs"),
@@ -287,7 +288,7 @@ def test_every_row_that_the_csv_module_writes_is_read_or_reported(tmp_path, rows
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerows([("uid", "text"), *rows])
-    # Lines that look like rows, within a text, are taken for rows: the bytes are those of a forgotten mark.
+    # Lines of a text that look like rows are taken for rows: a forgotten mark has the same bytes.
     assume(not any(delimiter in line for row in rows for text in row for line in re.split("[\r\n]", text)[1:]))
     found = read_table(path, ("uid", "text"))
     sound = [(uid.strip(), text.strip()) for uid, text in rows if uid.strip() and text.strip()]

@@ -223,7 +223,7 @@ def test_the_columns_can_be_named_and_do_not_change_the_data_set(tmp_path, capsy
         (b"morning-2", b"Hello.", b"B"),
     ]
     folder_of(tmp_path, "morning-1,Good morning.,A\nmorning-2,Hello.,B\n", header="uid,text,signer")
-    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0  # the same content under the names that are expected
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0  # the same content
     assert "already built" in capsys.readouterr().out
     assert run(tmp_path / "data", *options, *ONE_SPLIT, "--signer_column=text") == 2
     assert "built differently: the annotations or the video files have changed" in capsys.readouterr().err
