@@ -2,26 +2,40 @@
 
 import glob
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from signvit_jax.data.video import EXTENSIONS
+from signvit_jax.data.video import APPLE_DOUBLE, EXTENSIONS
 
 
 def media_files(inputs: Sequence[str]) -> list[Path]:
     """Files as they are, the videos in folders (however deep) and what patterns such as `clips/**/*.mp4` match, each in order of name.
 
     A pattern that matches nothing and a folder without videos stay in the list, as what cannot be read.
+    Files named `._*`, which a Mac keeps beside others, are left out of folders and patterns; how many
+    is said on standard error.
     """
     found: list[Path] = []
+    left_out = 0
+
+    def videos(paths: Iterable[Path], any_ending: bool) -> list[Path]:
+        nonlocal left_out
+        kept = [path for path in paths if (any_ending or path.suffix.lower() in EXTENSIONS) and not path.is_dir()]
+        sound = sorted(path for path in kept if not path.name.startswith(APPLE_DOUBLE))
+        left_out += len(kept) - len(sound)
+        return sound
+
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.is_dir()) or [path]
+            found += videos(path.rglob("*"), any_ending=False) or [path]
         elif glob.has_magic(given) and not path.exists():
-            found += sorted(Path(match) for match in glob.glob(given, recursive=True) if not Path(match).is_dir()) or [path]
+            found += videos(map(Path, glob.glob(given, recursive=True)), any_ending=True) or [path]
         else:
             found.append(path)
+    if left_out:
+        print(f"note: {left_out} files named {APPLE_DOUBLE}* are left out: a Mac keeps attributes in them, no video", file=sys.stderr)
     return found
 
 

@@ -24,6 +24,17 @@ def test_a_folder_gives_the_videos_in_it_however_deep_in_order_of_name(folder):
     assert names(media_files([str(folder)]), folder) == ["a.MOV", "b.mp4", "deep/d.gif", "deep/er/c.webm"]
 
 
+def test_what_a_mac_keeps_beside_videos_is_left_out_and_said(folder, capsys):
+    for name in ("._b.mp4", "deep/._d.gif", "._notes.txt", "._x/e.m4v", "f.3gp"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert names(media_files([str(folder)]), folder) == ["._x/e.m4v", "a.MOV", "b.mp4", "deep/d.gif", "deep/er/c.webm", "f.3gp"]
+    assert "note: 2 files named ._* are left out" in capsys.readouterr().err
+    assert names(media_files([f"{folder}/deep/*.gif"]), folder) == ["deep/d.gif"]
+    assert capsys.readouterr().err == ""
+    assert media_files([f"{folder}/._b.mp4"]) == [folder / "._b.mp4"]
+
+
 def test_a_folder_without_videos_stays_to_be_reported(folder):
     assert media_files([str(folder / "empty"), str(folder / "deep")])[0] == folder / "empty"
 

@@ -8,11 +8,13 @@ import abc
 import collections
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import itertools
 import json
+import numbers
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,12 +22,13 @@ import tensorflow_datasets as tfds
 
 from signvit_jax.data import schema
 from tfds_builders import beam_build
-from tfds_builders.audit import audit, notes
-from tfds_builders.clips import Clip, ClipTable, EncodedClip, Encoding, Problem, encode_clip
+from tfds_builders.audit import LISTED, audit, notes
+from tfds_builders.clips import MAX_FRAME_RATE, Clip, ClipTable, EncodedClip, Encoding, Problem, encode_clip
 from tfds_builders.encoding import ClipEncoder
 from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
 
 REPORT_NAME = "build_report.json"
+READER = 2  # changes with the frames that are stored of a file: no build goes on with older shards
 SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
 
 
@@ -42,6 +45,25 @@ class NoReadableMedia(BuildError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers that an option may have. Not-a-number is in none, nor is infinity."""
+
+    low: float
+    high: float
+    above: bool = False  # `low` itself is not allowed
+    whole: bool = True
+
+    def __contains__(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
+            return False
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        least = f"above {self.low:g} and at most" if self.above else f"from {self.low:g} to"
+        return f"a {'whole number' if self.whole else 'number'} {least} {self.high:.15g}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Option:
     """A command-line option of one builder. `default=None` means that it is left out; a `type` of `Path` is a file or folder."""
 
@@ -50,6 +72,40 @@ class Option:
     default: Any = None
     type: Callable[[str], Any] = str
     optional: bool = False  # a file or folder without which the builder can do
+    allowed: Range | Sequence[str] | None = None
+    selects: bool = False  # says where a value is found: like a path it counts by its content
+
+
+SHARE = Range(0, 1, whole=False)
+SHARED = {  # the numbers that every builder takes
+    "short_side": Range(1, 16384),
+    "frame_rate": Range(0, 1000, above=True, whole=False),
+    "jpeg_quality": Range(1, 95),
+    "val_fraction": SHARE,
+    "test_fraction": SHARE,
+    "workers": Range(0, 1024),
+    "shard_megabytes": Range(0, 1_000_000, above=True, whole=False),
+}
+
+
+def option_fault(name: str, value: Any, allowed: Range | Sequence[str] | None) -> str | None:
+    """What is wrong with the value of an option, what is allowed, and what may have been meant."""
+    if allowed is None or value in allowed:
+        return None
+    if isinstance(allowed, Range):
+        return f"--{name} is {value!r}; allowed: {allowed}"
+    near = difflib.get_close_matches(str(value).casefold(), allowed, n=1, cutoff=0.5)
+    return f"--{name} is {value!r}; allowed: {', '.join(allowed)}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def column_options(columns: Sequence[str]) -> tuple[Option, ...]:
+    """`--<column>_column` for each: what the table at hand calls it."""
+    return tuple(Option(f"{column}_column", f"the column of the table that is the {column} ({column})", selects=True) for column in columns)
+
+
+def columns_called(options: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str | None]:
+    """What the user said by `column_options`."""
+    return {column: options[f"{column}_column"] for column in columns}
 
 
 class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
@@ -82,20 +138,26 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         `beam_runner`: Apache Beam builds instead. `resume_dir`: keeps finished shards, on the disk of the data set; a later build of the same goes on
         after them.
         """
-        if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction > 1:
-            raise BuildError(f"val_fraction is {val_fraction} and test_fraction {test_fraction}; allowed: shares >= 0 that add up to at most 1")
-        sound = short_side >= 1 and 1 <= jpeg_quality <= 95 and (frame_rate is None or 0 < frame_rate < 1000)
-        if not sound or workers < 0 or shard_megabytes <= 0:
-            given = f"short_side is {short_side}, frame_rate {frame_rate}, jpeg_quality {jpeg_quality}, workers {workers}"
-            raise BuildError(
-                f"{given}, shard_megabytes {shard_megabytes}; "
-                "allowed: short_side >= 1, 0 < frame_rate < 1000, jpeg_quality 1 to 95, workers >= 0, shard_megabytes > 0"
-            )
-        unknown = set(options or {}) - {option.name for option in self.OPTIONS}
-        if unknown:
-            raise BuildError(
-                f"{self.name} has no option {', '.join(sorted(unknown))}; allowed: {', '.join(option.name for option in self.OPTIONS) or 'none'}"
-            )
+        known = [option.name for option in self.OPTIONS]
+        for name in sorted(set(options or {}) - set(known)):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise BuildError(f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}{hint}")
+        shared = {
+            "short_side": short_side,
+            "jpeg_quality": jpeg_quality,
+            "val_fraction": val_fraction,
+            "test_fraction": test_fraction,
+            "workers": workers,
+            "shard_megabytes": shard_megabytes,
+        } | ({} if frame_rate is None else {"frame_rate": frame_rate})
+        given = [(name, value, SHARED[name]) for name, value in shared.items()]
+        given += [(o.name, options[o.name], o.allowed) for o in self.OPTIONS if o.name in (options or {}) and options[o.name] is not None]
+        faults = [fault for name, value, allowed in given if (fault := option_fault(name, value, allowed))]
+        if faults:
+            raise BuildError("; ".join(faults))
+        if val_fraction + test_fraction > 1:
+            raise BuildError(f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; allowed: shares that add up to at most 1")
         self.encoding = Encoding(short_side, frame_rate, jpeg_quality)
         self.options = {option.name: option.default for option in self.OPTIONS} | dict(options or {})
         self.problems: list[Problem] = []
@@ -128,29 +190,60 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         splits: dict[str, list[Clip]] = collections.defaultdict(list)
         for clip in table.clips:
             splits[clip.split or schema.split_of(clip.source_video, *self._fractions)].append(clip)
-        self.warnings = self._split_warnings(splits)
+        self.warnings = [*table.notes, *self._split_warnings(splits)]
         order = sorted(splits, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else len(SPLIT_ORDER), name))
         self._planned = {name: splits[name] for name in order}
         return self._planned
 
     def _split_warnings(self, splits: dict[str, list[Clip]]) -> list[str]:
+        """Splits that came out empty or far from their share, why, and the way out."""
+        by_hash = [clip for clips in splits.values() for clip in clips if clip.split is None]
+        if not by_hash:
+            return []
+        fractions = dict(zip((schema.VALIDATION, schema.TEST), self._fractions))
+        fractions[schema.TRAIN] = 1.0 - sum(fractions.values())
+        clips = {name: len(splits.get(name, ())) for name in SPLIT_ORDER}
+        total = sum(clips.values())
+        empty = [name for name in SPLIT_ORDER if fractions[name] > 1e-9 and not clips[name]]
         found = []
-        total = len({clip.source_video for clips in splits.values() for clip in clips})
-        by_hash = any(clip.split is None for clips in splits.values() for clip in clips)
-        for name, fraction in zip((schema.VALIDATION, schema.TEST), self._fractions):
-            if by_hash and fraction > 0 and total and not splits.get(name):
-                few = f"{total} source videos are too few for a share of {fraction:g}"
-                found.append(f"the split {name!r} is empty: {few}; give a column 'split' or other fractions")
-        return found
+        if len(by_hash) > 1 and max(clips.values()) == total:
+            (name,) = (name for name, count in clips.items() if count)
+            if empty:
+                named = " and ".join(map(repr, empty))
+                left = f"the splits {named} are empty" if len(empty) > 1 else f"the split {named} is empty"
+                found.append(f"all {total} clips are in the split {name!r}, and {left}: {self._why_so_few_videos(by_hash)}")
+                empty = []
+        elif clips[schema.TRAIN] < 0.5 * fractions[schema.TRAIN] * total and not empty:
+            found.append(f"only {clips[schema.TRAIN]} of {total} clips are in the split 'train': {self._why_so_few_videos(by_hash)}")
+        return found + [f"the split {name!r} is empty: {self._why_so_few_videos(by_hash, fractions[name])}" for name in empty]
+
+    def _why_so_few_videos(self, clips: Sequence[Clip], fraction: float | None = None) -> str:
+        """The number of source videos, the rule that made it, and how to have others."""
+        videos = collections.Counter(clip.source_video for clip in clips)
+        share = "" if fraction is None else f" for a share of {fraction:g}"
+        reason = (
+            f"{len(videos)} source videos are too few{share}"
+            if len(videos) > 1
+            else "they are of one source video, which no split shares with another"
+        )
+        ways = "give a column 'split', or other fractions"
+        cut = next((clip for clip in clips if not clip.video_id and clip.source_video != clip.id and videos[clip.source_video] > 1), None)
+        if cut is None:
+            return f"{reason}; {ways}"
+        others = videos[cut.source_video] - 1
+        reason += f", for a uid is cut at its last '-' before a number: {cut.id!r} is a piece of {cut.source_video!r}, as are {others} others"
+        flag = " (--video_id_column=uid makes every clip one of its own)" if any(o.name == "video_id_column" for o in self.OPTIONS) else ""
+        return f"{reason}. If these are recordings of their own, name them in a column 'video_id'{flag}; else {ways}"
 
     def settings(self) -> dict[str, Any]:
         """Every option that changes what is built, as JSON values; not the number of workers, nor paths (`fingerprint` has the content)."""
-        own = {option.name: self.options[option.name] for option in self.OPTIONS if option.type is not Path}
+        own = {option.name: self.options[option.name] for option in self.OPTIONS if option.type is not Path and not option.selects}
         return dataclasses.asdict(self.encoding) | dict(zip(("val_fraction", "test_fraction"), self._fractions)) | own
 
     def sources(self) -> dict[str, str]:
-        """The files and folders that the builder reads."""
-        return {option.name: os.path.abspath(self.options[option.name] or "") for option in self.OPTIONS if option.type is Path}
+        """The files and folders that the builder reads, and where in them, if that was said."""
+        paths = {option.name: os.path.abspath(self.options[option.name] or "") for option in self.OPTIONS if option.type is Path}
+        return paths | {option.name: self.options[option.name] for option in self.OPTIONS if option.selects and self.options[option.name]}
 
     def fingerprint(self, splits: dict[str, list[Clip]]) -> str:
         """Changes when an annotation, a split or the size of a video file changes."""
@@ -175,7 +268,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             raise NoReadableMedia(f"{self.name}: no clip to build" + first_problems(self.problems), self.problems)
         folder = self._resume_dir or Path(self.data_path)
         per_shard = self._clips_per_shard(splits) if self._beam_runner else 0
-        open_folder(folder, {"settings": self.settings(), "fingerprint": self.fingerprint(splits), "shard": [self._shard_bytes, per_shard]})
+        open_folder(
+            folder, {"settings": self.settings(), "fingerprint": self.fingerprint(splits), "shard": [self._shard_bytes, per_shard], "reader": READER}
+        )
         if self._beam_runner:
             beam_build.write_shards(splits, folder, self.encoding, self._beam_runner, per_shard)
         self._writers = {name: SplitWriter(folder, name, self._shard_bytes) for name in splits}
@@ -229,18 +324,51 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         entries = {name: [entry for journal in writer.journals for entry in journal.entries] for name, writer in written.items()}
         digests = {name: [digest for journal in writer.journals for digest in journal.digests] for name, writer in written.items()}
         found = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
+        media = self._media_notes(written.values())
+        splits = {name: dataclasses.asdict(writer.summary()) for name, writer in written.items()}
         report = {
             "name": self.name,
             "version": str(self.version),
             "settings": self.settings(),
             "sources": self.sources(),
             "fingerprint": self.fingerprint(self._planned),
-            "splits": {name: dataclasses.asdict(writer.summary()) for name, writer in written.items()},
-            "warnings": self.warnings + notes(found),
+            "splits": splits,
+            "warnings": self.warnings + _rest_notes(splits) + _media_sentences(media) + notes(found),
+            "media": media,
             **found,
             "failed": [dataclasses.asdict(problem) for problem in self.problems],
         }
         (folder / REPORT_NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _media_notes(self, writers: Iterable[SplitWriter]) -> dict[str, Any]:
+        """For every kind of `JpegVideo.notes`, of how many clips it holds, and some of them."""
+        ids = collections.defaultdict(list)
+        for writer in writers:
+            for journal in writer.journals:
+                for kind, noted in journal.notes.items():
+                    ids[kind] += noted
+        return {kind: {"clips": len(noted), "listed": noted[:LISTED]} for kind, noted in sorted(ids.items())}
+
+
+MEDIA_NOTES = {
+    "variable_rate": "{clips} clips have a variable frame rate, such as {first}: stored at the rate of their densest stretch, at most "
+    f"{MAX_FRAME_RATE:g} a second, with the frames of slower stretches repeated",
+    "end_cut": "{clips} clips end a little later in the table than their video, such as {first}: stored as far as it goes",
+    "size_change": "{clips} clips change the size of their frames, such as {first}: stored in the size of the first, between black bars "
+    "where the shape differs",
+    "several_streams": "{clips} clips are of files with several video streams, such as {first}: the default one is stored",
+}
+
+
+def _media_sentences(media: Mapping[str, Any]) -> list[str]:
+    return [MEDIA_NOTES[kind].format(clips=noted["clips"], first=noted["listed"][0]) for kind, noted in media.items() if kind in MEDIA_NOTES]
+
+
+def _rest_notes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rest = {name: split["rest"] for name, split in splits.items() if split["rest"]}
+    if not rest:
+        return []
+    return [f"in {sum(rest.values())} clips nobody signs ({', '.join(f'{name} {count}' for name, count in rest.items())}): the text is empty"]
 
 
 def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8) -> float:

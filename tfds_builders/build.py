@@ -11,14 +11,15 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: list[str]) -> int:
     """Builds what the command line says; returns the exit code. Raises UsageError."""
     builder_class = _builder_class(arguments[0] if arguments else "")
-    flags = _parser(builder_class).parse_args(arguments[1:])
+    flags = _flags(builder_class, arguments[1:])
     from tfds_builders.annotations import AnnotationError
     from tfds_builders.base import BuildError, NoReadableMedia
     from tfds_builders.beam_build import BeamMissing
@@ -98,13 +99,17 @@ def _build(builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace,
         splits = builder.plan()
         if final.exists() and not flags.overwrite:
             return _report_existing(final, builder, builder.fingerprint(splits))
+        said = list(builder.warnings)  # now, and not after hours of decoding
+        for warning in said:
+            print(f"note: {warning}", file=sys.stderr)
         _check_disk_space(builder, [clip for clips in splits.values() for clip in clips], staging)
         with redirect_stdout(io.StringIO()):  # TFDS would print where it believes the data to be
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     _put_in_place(Path(builder.data_dir), final, staging)
     report = json.loads((final / REPORT_NAME).read_text(encoding="utf-8"))
     for warning in report["warnings"]:
-        print(f"note: {warning}", file=sys.stderr)
+        if warning not in said:
+            print(f"note: {warning}", file=sys.stderr)
     print(f"{builder.name}: {_counts(report)} in {final}")
     if builder.problems:
         print(f"{len(builder.problems)} clips could not be read, see {final / REPORT_NAME}:{first_problems(builder.problems)}", file=sys.stderr)
@@ -129,21 +134,86 @@ def _builder_class(name: str) -> type["SignDatasetBuilder"]:
     return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse prints a page and ends the process."""
+
+    def error(self, message: str) -> NoReturn:
+        said = re.sub(r"^argument (\S+): (?=is )", r"\1 ", message.removesuffix("."))
+        raise UsageError(f"{said}\n`{self.prog} --help` lists the options")
+
+
+def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> argparse.Namespace:
+    """Raises UsageError with the option, its value, what is allowed and may have been meant."""
+    from tfds_builders.base import SHARED, option_fault
+
+    parser = _parser(builder_class)
+    flags, unknown = parser.parse_known_args(arguments)
+    options = [string for action in parser._actions for string in action.option_strings if string.startswith("--")]
+    faults = []
+    for argument in unknown:
+        name = argument.partition("=")[0]
+        near = difflib.get_close_matches(name, options, n=1)
+        what = f"there is no option {name}" if name.startswith("-") else f"unexpected argument {argument!r}"
+        faults.append(what + (f"; did you mean {near[0]}?" if near and name.startswith("-") else ""))
+    if unknown:
+        parser.error("\n".join(faults))
+    allowed = SHARED | {option.name: option.allowed for option in builder_class.OPTIONS}
+    given = ((name, value) for name, value in vars(flags).items() if value is not None)
+    if faults := [fault for name, value in given if (fault := option_fault(name, value, allowed.get(name)))]:
+        parser.error("\n".join(faults))
+    return flags
+
+
+def _number(kind: type, allowed: Any) -> Callable[[str], Any]:
+    """Reads a number; what is none is refused in the words of `option_fault`."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"is {text!r}; allowed: {allowed or 'a number'}") from None
+
+    return read
+
+
 def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
+    from tfds_builders.base import SHARED
+
+    parser = _Parser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
     parser.add_argument("--data_dir", required=True, help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION")
     for option in builder_class.OPTIONS:
         required = option.type is Path and option.default is None and not option.optional
-        parser.add_argument(f"--{option.name}", type=option.type, default=option.default, required=required, help=option.help)
-    parser.add_argument("--short_side", type=int, default=256, help="larger frames are shrunk to this many pixels on the shorter side (256)")
-    parser.add_argument("--frame_rate", type=float, help="frames a second to store; without it those of the video, at most 25")
-    parser.add_argument("--jpeg_quality", type=int, default=90, help="1 to 95 (90)")
+        kind = _number(option.type, option.allowed) if option.type in (int, float) else option.type
+        parser.add_argument(f"--{option.name}", type=kind, default=option.default, required=required, help=option.help)
     parser.add_argument(
-        "--val_fraction", type=float, default=0.1, help="share of the source videos for validation, where the table has no split (0.1)"
+        "--short_side",
+        type=_number(int, SHARED["short_side"]),
+        default=256,
+        help="larger frames are shrunk to this many pixels on the shorter side (256)",
     )
-    parser.add_argument("--test_fraction", type=float, default=0.1, help="the same for the test split (0.1); with both 0 everything is train")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode; 0 = one per core")
-    parser.add_argument("--shard_megabytes", type=float, default=256.0, help="size of a file of records; a killed build loses at most one (256)")
+    parser.add_argument(
+        "--frame_rate", type=_number(float, SHARED["frame_rate"]), help="frames a second to store; without it those of the video, at most 25"
+    )
+    parser.add_argument("--jpeg_quality", type=_number(int, SHARED["jpeg_quality"]), default=90, help="1 to 95 (90)")
+    parser.add_argument(
+        "--val_fraction",
+        type=_number(float, SHARED["val_fraction"]),
+        default=0.1,
+        help="share of the source videos for validation, where the table has no split (0.1)",
+    )
+    parser.add_argument(
+        "--test_fraction",
+        type=_number(float, SHARED["test_fraction"]),
+        default=0.1,
+        help="the same for the test split (0.1); with both 0 everything is train",
+    )
+    parser.add_argument("--workers", type=_number(int, SHARED["workers"]), default=0, help="processes that decode; 0 = one per core")
+    parser.add_argument(
+        "--shard_megabytes",
+        type=_number(float, SHARED["shard_megabytes"]),
+        default=256.0,
+        help="size of a file of records; a killed build loses at most one (256)",
+    )
     parser.add_argument("--beam_runner", help="build with Apache Beam, such as DirectRunner; all its workers must see DATA_DIR and the videos")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set that was built with other options or from other files")
     return parser

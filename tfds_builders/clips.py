@@ -72,6 +72,7 @@ class ClipTable:
 
     clips: list[Clip]
     problems: list[Problem] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)  # sentences for the user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,7 @@ MAX_FRAME_RATE = 25.0
 class EncodedClip:
     jpegs: list[bytes]
     fps: float
+    notes: tuple[str, ...] = ()  # as in `signvit_jax.data.video.JpegVideo`
 
     @property
     def num_bytes(self) -> int:
@@ -123,7 +125,7 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
             video = read_picture_folder(clip.path, clip.picture_rate, sampling, quality=encoding.jpeg_quality, limits=VideoLimits())
     except VideoDecodeError as error:
         return Problem.of(clip, error.reason if error.path == clip.path or clip.path is None else f"{os.path.basename(error.path)}: {error.reason}")
-    return EncodedClip(video.frames, video.fps)
+    return EncodedClip(video.frames, video.fps, video.notes)
 
 
 def _encode_drawn(frames: np.ndarray, fps: float, encoding: Encoding) -> EncodedClip:

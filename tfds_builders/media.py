@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from signvit_jax.data import pictures
-from signvit_jax.data.video import EXTENSIONS
+from signvit_jax.data.video import APPLE_DOUBLE, EXTENSIONS
 from tfds_builders.annotations import AnnotationError
+
+# Videos of other kinds, for hints.
+UNREAD = (".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".vob", ".ogv", ".mxf", ".asf", ".m2v", ".dv")
 
 
 class MediaFolder:
     """The video files under a folder, listed once and found by name with or without extension, in any Unicode normal form. Raises AnnotationError.
 
-    With `by_name` they are found by the file's name alone, in whatever folder below the root.
+    With `by_name` they are found by the file's name alone, in whatever folder below the root. The case
+    of an extension does not matter; that of the rest of a name does: ids may differ in nothing else.
     """
 
     def __init__(self, root: str | os.PathLike, extensions: Sequence[str] = EXTENSIONS, by_name: bool = False):
@@ -21,14 +25,30 @@ class MediaFolder:
         self._extensions = extensions
         self._files: dict[str, str] = {}
         self._twice: dict[str, str] = {}
+        self._unread: dict[str, str] = {}  # key without extension -> file of such a kind
+        self._loose: dict[str, str] | None = None  # see `_in_other_case`
+        self._attributes = 0
         for folder, _, names in os.walk(self.root):
             prefix = os.path.relpath(folder, self.root)
             for name in names:
                 stem, extension = os.path.splitext(name)
-                if extension.lower() in extensions:
+                if name.startswith(APPLE_DOUBLE):
+                    self._attributes += extension.lower() in extensions
+                elif extension.lower() in extensions:
                     relative = os.path.normpath(os.path.join(prefix, name))
                     for key in (name, stem) if by_name else (relative, os.path.normpath(os.path.join(prefix, stem))):
                         self._offer(_key(key), relative)
+                elif extension.lower() in (*UNREAD, *EXTENSIONS):
+                    self._unread[_key(stem if by_name else os.path.normpath(os.path.join(prefix, stem)))] = os.path.normpath(
+                        os.path.join(prefix, name)
+                    )
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the folder, in sentences."""
+        if not self._attributes:
+            return []
+        return [f"{self._attributes} files named {APPLE_DOUBLE}* in {self.root} are left out: a Mac keeps attributes in them, no video"]
 
     def _offer(self, key: str, relative: str) -> None:
         """Of a.mp4 and a.webm in one folder, `a` is the one whose extension comes first in the list; in two folders it is neither."""
@@ -54,10 +74,37 @@ class MediaFolder:
         key = _key(os.path.normpath(name))
         if key in self._twice:
             raise LookupError(f"there are two videos of that name, {self._files[key]} and {self._twice[key]}")
-        relative = self._files.get(key) or self._through_link(name)
+        relative = self._files.get(key) or self._through_link(name) or self._in_other_case(key, extension_only=True)
         if relative is None:
-            raise LookupError(f"no video {name}{{{','.join(self._extensions)}}} in {self.root}")
+            stem, extension = os.path.splitext(name)
+            wanted = name if extension.lower() in self._extensions else f"{name}{{{','.join(self._extensions)}}}"
+            raise LookupError(f"no video {wanted} in {self.root}{self._hint(key, stem if wanted == name else key)}")
         return _inside(self.root, relative)
+
+    def _in_other_case(self, key: str, extension_only: bool) -> str | None:
+        """The file whose name differs from `key` in case alone, or in its extension's alone."""
+        if self._loose is None:
+            self._loose = {}
+            for known, relative in self._files.items():
+                stem, extension = os.path.splitext(known)
+                if extension.lower() in self._extensions:
+                    self._loose.setdefault(stem + extension.lower(), relative)
+                self._loose.setdefault(f"\0{known.casefold()}", relative)
+                self._loose.setdefault(f"\0\0{os.path.basename(known)}", relative)
+        stem, extension = os.path.splitext(key)
+        return self._loose.get(stem + extension.lower() if extension_only else f"\0{key.casefold()}")
+
+    def _hint(self, key: str, stem: str) -> str:
+        other = self._in_other_case(key, extension_only=False)
+        if other is not None:
+            return f"; there is {other}, which differs in upper and lower case: write the name as the file has it"
+        other = self._loose.get(f"\0\0{key}")
+        if other is not None:
+            return f"; there is {other}: write the folder too"
+        other = self._unread.get(key) or self._unread.get(stem)
+        if other is not None:
+            return f"; there is {other}, a kind that is not read: convert it, such as with `ffmpeg -i {other} {os.path.splitext(other)[0]}.mp4`"
+        return ""
 
     def _through_link(self, name: str) -> str | None:
         """Folders that are symbolic links are not listed (they may go in circles), but may be named."""
@@ -69,6 +116,7 @@ class PictureFolders:
 
     def __init__(self, root: str | os.PathLike):
         self.root = _folder(root, "the folder that holds a folder of pictures for every clip")
+        self.notes: list[str] = []
 
     def find(self, *names: str) -> str:
         """The path of the first folder in `names` (relative to the root) that holds a picture. Raises LookupError with the reason."""
@@ -80,7 +128,7 @@ class PictureFolders:
                 except (OSError, ValueError):
                     continue
                 with entries:
-                    if any(entry.name.lower().endswith(pictures.EXTENSIONS) for entry in entries):
+                    if any(entry.name.lower().endswith(pictures.EXTENSIONS) and not entry.name.startswith(APPLE_DOUBLE) for entry in entries):
                         return _inside(self.root, form)
         raise LookupError(f"no folder of PNG or JPEG pictures {' or '.join(names)} in {self.root}")
 

@@ -30,6 +30,7 @@ class Journal:
     file_bytes: int = 0  # of the shard; 0 where none of its clips could be read, and there is no shard
     entries: list[schema.IndexEntry] = dataclasses.field(default_factory=list)
     digests: list[str] = dataclasses.field(default_factory=list)  # of each record's frames
+    notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # note -> ids
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -50,6 +51,7 @@ class SplitSummary:
     frames: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    rest: int = 0  # clips without a text: nobody signs
 
 
 class SplitWriter:
@@ -84,6 +86,8 @@ class SplitWriter:
         self._writer.write(data)
         self._open.num_bytes += len(data)
         self._open.digests.append(result.digest)
+        for kind in result.notes:
+            self._open.notes.setdefault(kind, []).append(clip.id)
         self._open.entries.append(
             schema.IndexEntry(clip.id, len(result.jpegs), float(result.fps), clip.text, clip.gloss, clip.signer, clip.source_video)
         )
@@ -108,7 +112,8 @@ class SplitWriter:
     def summary(self) -> SplitSummary:
         entries = [entry for journal in self.journals for entry in journal.entries]
         frames, seconds = sum(entry.num_frames for entry in entries), sum(entry.num_frames / entry.fps for entry in entries)
-        return SplitSummary(len(entries), frames, seconds, sum(journal.num_bytes for journal in self.journals))
+        rest = sum(not entry.text for entry in entries)
+        return SplitSummary(len(entries), frames, seconds, sum(journal.num_bytes for journal in self.journals), rest)
 
     def finish(self, template: tfds.core.ShardedFileTemplate) -> tfds.core.SplitInfo | None:
         """Puts the shards under their final names, which hold their number, with the index beside them. None if there is no record.

@@ -5,8 +5,12 @@ reason, and the next file is read by a fresh child. The child is kept between fi
 
 What is read: mp4/mov, webm/mkv, avi and gif, known by their content and not by their name; regular files only; never a playlist or a network address.
 Colours follow the file's matrix and range (untagged: BT.709 from 1280 wide or above 576 lines on, else BT.601), tags for rotation and mirroring are
-applied, pixels made square, transparency put on white. Times are the file's own: a variable frame rate is resampled by time stamps. A file of
-which more than a tenth (and two frames) is damaged, or missing at its end, is an error; where it is less, what could be decoded is returned.
+applied, pixels made square, transparency put on white. Where the size changes within a stream,
+later frames are scaled into the first size, between black bars where the shape differs. Of several
+video streams the one marked as default is read. Times are the file's own: a variable frame rate is
+resampled by time stamps. A file of which more than a tenth (and two frames) is damaged, or missing
+before its end or the `end` asked for, is an error; where it is less, what could be decoded is
+returned.
 """
 
 import contextlib
@@ -30,7 +34,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-EXTENSIONS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif")
+EXTENSIONS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif", ".m4v", ".3gp", ".3g2", ".qt")
+APPLE_DOUBLE = "._"  # begins the names of files in which a Mac keeps attributes of others; no media
 
 _REPLY = struct.Struct("<cdQ")  # kind, seconds, payload length: see video_worker.py
 _PIPE_BYTES = 1 << 20
@@ -75,6 +80,9 @@ class JpegVideo:
     fps: float
     height: int
     width: int
+    # "variable_rate": at the rate of its densest stretch; "end_cut": a little shorter than asked
+    # for; "size_change": some frames were scaled into the size of the first; "several_streams"
+    notes: tuple[str, ...] = ()
 
 
 class VideoStream(NamedTuple):
@@ -88,7 +96,10 @@ class Sampling:
 
     short_side: int | None = None  # shrinks (never enlarges) the shorter side to this many pixels
     frame_rate: float | None = None  # resample by time stamps to this rate; None: the frames as stored
-    max_frame_rate: float | None = None  # resample by time stamps to the file's own rate, or to this one if that is lower
+    # Resample by time stamps to the file's own rate, or to this one if that is lower. Where the
+    # rate varies, the file's own is that of its densest stretch: frames of slow stretches are
+    # repeated, so that frame k is always k / rate seconds after the first and no movement is lost.
+    max_frame_rate: float | None = None
     start: float | None = None
     end: float | None = None
 
@@ -158,7 +169,7 @@ def read_jpegs(path: str | os.PathLike, sampling: Sampling, *, quality: int = 90
     for _, frame in reader.iterate(path, sampling, limits, jpeg_quality=quality):
         held = _count(path, held, len(frame), limits)
         frames.append(frame)
-    return JpegVideo(frames, reader.fps, *reader.size)
+    return JpegVideo(frames, reader.fps, *reader.size, reader.notes)
 
 
 def _count(path: str | os.PathLike, held: int, more: int, limits: VideoLimits) -> int:
@@ -176,6 +187,7 @@ class VideoReader:
         self.fps = 0.0  # of the frames sent: at first the nominal rate, measured once a file has been read to its end
         self.busy = False  # in the middle of a file
         self.size = (0, 0)  # height and width of the last file's frames
+        self.notes: tuple[str, ...] = ()  # of the last file read to its end; see `JpegVideo`
         self._child: _Child | None = None
 
     def __enter__(self) -> "VideoReader":
@@ -218,7 +230,8 @@ class VideoReader:
                     header = json.loads(payload.tobytes())
                     self.size, self.fps = (header["height"], header["width"]), header["fps"]
                 elif kind == b"E":
-                    self.fps, finished = json.loads(payload.tobytes())["fps"], True
+                    trailer = json.loads(payload.tobytes())
+                    self.fps, self.notes, finished = trailer["fps"], tuple(trailer["notes"]), True
                     return
                 else:
                     finished = True

@@ -7,14 +7,16 @@ One JSON request a line on stdin; replies on stdout, each `REPLY` (kind, seconds
 |---|---|
 | `S` | JSON: height and width in pixels of every frame that follows, and how many a second: the rate asked for, else the source's nominal one |
 | `F` | one frame, RGB bytes or a JPEG; its `seconds` are the frame's time in the source |
-| `E` | JSON: frames a second of the frames sent; the request is done |
+| `E` | JSON: frames a second of the frames sent, and `notes`, what a user should know of the file; the request is done |
 | `X` | the reason, UTF-8, why the file was refused; the request is done |
 
 Only this file and `video.py` know the protocol. It must not import anything of the package: it starts in a tenth of a second.
 """
 
+import array
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -36,6 +38,15 @@ MP4_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 NOMINAL_FPS = 25.0  # where the header names no believable rate
 BELIEVABLE_FPS = (0.1, 1000.0)
 MISSING_TOLERATED = 0.1  # share that may be damaged, and share that may be missing at the end; two frames always may
+VARIABLE_RATE = 1.1  # a stretch this much denser than the average is more than rounding and jitter
+VARIABLE_RATE_GAPS = 1.02  # where some frames stay far longer than most, as jitter never does
+LONG_GAP = 1.5  # times the median gap
+STRETCH = 8  # gaps between frames over which the rate is measured: one late frame changes little
+MOST_PACKETS = 5_000_000  # whose times are looked at: half a week of video
+LONG_RECORDING = 20_000  # frames; beyond, the index has to do: its times lag by a frame or two
+# What `E` may note. Documented for users in docs/data.md; worded in tfds_builders/base.py.
+NOTE_VARIABLE_RATE, NOTE_END_CUT, NOTE_SIZE_CHANGE, NOTE_STREAMS = "variable_rate", "end_cut", "size_change", "several_streams"
+NO_VIDEO = ("attached_pic", "timed_thumbnails", "still_image")  # dispositions of video streams
 COLORSPACES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}
 
 
@@ -53,6 +64,8 @@ def container_format(head: bytes) -> str:
         return AVI
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return GIF
+    if head[:4] == b"\x00\x05\x16\x07":
+        raise Refused("not a video: the attributes that a Mac keeps beside a file; the video has the name without '._'")
     raise Refused("the file is empty" if not head else "not a video: the content is none of mp4/mov, webm/mkv, avi, gif")
 
 
@@ -70,6 +83,84 @@ def open_local_file(path: str, max_bytes: int) -> Any:
 
 def believable(rate: Any) -> float | None:
     return float(rate) if rate and BELIEVABLE_FPS[0] <= rate <= BELIEVABLE_FPS[1] else None
+
+
+def video_streams(container: Any) -> list[Any]:
+    """Those that move, first the one that a player shows: the default one, else the first.
+
+    Raises Refused where there is none.
+    """
+    streams = [s for s in container.streams.video if not any(av.stream.Disposition[name] & s.disposition for name in NO_VIDEO)]
+    if not streams:
+        if not container.streams.video:
+            raise Refused("there is no video stream in it")
+        raise Refused("there is no video in it, only a still image, such as the cover of a sound recording")
+    return sorted(streams, key=lambda s: not s.disposition & av.stream.Disposition.default)
+
+
+def missing_index(file: Any) -> str | None:
+    """The reason, where an mp4 or mov cannot be opened because its index is missing or cut."""
+    file.seek(0, os.SEEK_END)
+    size, position = file.tell(), 0
+    for _ in range(10_000):  # top-level atoms: a handful, or two per fragment
+        file.seek(position)
+        head = file.read(16)
+        if len(head) < 8:
+            break
+        length, kind = struct.unpack(">I4s", head[:8])
+        length = struct.unpack(">Q", head[8:])[0] if length == 1 and len(head) == 16 else length or size - position
+        if length < 8:
+            return None
+        if kind == b"moov" and position + length <= size:
+            return None
+        position += length
+    return (
+        "cannot be decoded: its index (the moov atom) is missing, so the recording or the copy was broken off; "
+        "copy it again, or repair it with a tool such as untrunc"
+    )
+
+
+def packet_seconds(container: Any, stream: Any, start: float, end: float) -> list[float]:
+    """Rising times in seconds of the stream's packets from `start` to `end`; none is decoded."""
+    time_base = float(stream.time_base or 0)
+    first = container.start_time / av.time_base if container.start_time is not None else 0.0
+    times = array.array("d")
+    entries = stream.index_entries
+    if stream.frames > LONG_RECORDING and len(entries) == stream.frames:  # mp4, avi: every frame
+        times.extend(entry.timestamp * time_base - first for entry in entries)
+    else:
+        try:
+            if start:
+                container.seek(max(0, int((start + first) * av.time_base)), backward=True)
+            for packet in container.demux(stream):
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if stamp is None:
+                    continue
+                times.append(stamp * time_base - first)
+                if times[-1] > end + 1.0 or len(times) == MOST_PACKETS:
+                    break
+        except av.error.FFmpegError:
+            pass  # damage is the decoder's to judge
+    return sorted(seconds for seconds in times if start <= seconds < end)
+
+
+def variable_rate(times: list[float], average: float, apart: float) -> float | None:
+    """Frames a second where they come fastest; None where the rate is as good as constant.
+
+    Measured over `STRETCH` gaps or, of few frames, half of them. Packets that are nearer than `apart`
+    seconds count as one frame: some codecs store hidden ones.
+    """
+    kept: list[float] = []
+    for seconds in times:
+        if not kept or seconds - kept[-1] >= apart:
+            kept.append(seconds)
+    gaps = sorted(late - early for early, late in itertools.pairwise(kept))
+    if not gaps:
+        return None
+    stretch = min(STRETCH, max(1, len(gaps) // 2))
+    densest = stretch / min(late - early for early, late in zip(kept, kept[stretch:]))
+    has_long_gaps = gaps[-1] > LONG_GAP * gaps[len(gaps) // 2]
+    return densest if densest > (VARIABLE_RATE_GAPS if has_long_gaps else VARIABLE_RATE) * average else None
 
 
 def timed_frames(container: Any, stream: Any, fps: float, start: float | None) -> Iterator[tuple[float, float, Any]]:
@@ -131,12 +222,17 @@ def as_stored(frames: Iterator[tuple[float, float, Any]], start: float | None, e
 
 
 class Picture:
-    """Turns decoded frames into upright RGB pictures (h, w, 3) of one size, that of the first frame."""
+    """Turns decoded frames into upright RGB images (h, w, 3) of one size, that of the first frame.
+
+    A later frame of another shape keeps its own, between black bars.
+    """
 
     def __init__(self, short_side: int | None, max_pixels: int):
         self.short_side = short_side
         self.max_pixels = max_pixels
         self.size: tuple[int, int] | None = None  # (width, height) before turning upright
+        self.first_shape: tuple | None = None
+        self.changes_size = False
         self.last: tuple[Any, np.ndarray] | None = None
         self.reformatter = VideoReformatter()  # keeps its scaling tables from frame to frame, which `frame.reformat` does not
 
@@ -153,13 +249,34 @@ class Picture:
 
     def _output_size(self, frame: Any) -> tuple[int, int]:
         """Square pixels, short side at most `short_side`, never enlarged by it."""
-        aspect = float(getattr(frame, "sample_aspect_ratio", None) or 1)
-        width, height = frame.width * (aspect if 0.25 <= aspect <= 4 else 1.0), float(frame.height)
+        width, height = square_size(frame)
         shrink = min(1.0, self.short_side / min(width, height)) if self.short_side else 1.0
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
+    def _fitted_size(self, frame: Any) -> tuple[int, int]:
+        """The size within `self.size` that keeps the shape; `self.size` where that is rounding."""
+        width, height = square_size(frame)
+        scale = min(self.size[0] / width, self.size[1] / height)
+        fitted = max(1, round(width * scale)), max(1, round(height * scale))
+        return self.size if all(abs(a - b) <= 1 for a, b in zip(fitted, self.size)) else fitted
+
     def _rgb(self, frame: Any) -> np.ndarray:
-        width, height = self.size
+        shape = (frame.width, frame.height, getattr(frame, "sample_aspect_ratio", None))
+        self.first_shape = shape if self.first_shape is None else self.first_shape
+        if shape == self.first_shape:
+            return self._scaled(frame, self.size)
+        self.changes_size = True
+        fitted = self._fitted_size(frame)
+        target = self._scaled(frame, fitted)
+        if fitted == self.size:
+            return target
+        bars = np.zeros((self.size[1], self.size[0], 3), np.uint8)
+        left, top = (self.size[0] - fitted[0]) // 2, (self.size[1] - fitted[1]) // 2
+        bars[top : top + fitted[1], left : left + fitted[0]] = target
+        return bars
+
+    def _scaled(self, frame: Any, size: tuple[int, int]) -> np.ndarray:
+        width, height = size
         transparent = any(component.is_alpha for component in frame.format.components)
         # Without a tag, high definition means BT.709 and the rest BT.601, as video players take it.
         guess = Colorspace.ITU709 if frame.height > 576 or frame.width >= 1280 else Colorspace.ITU601
@@ -176,6 +293,12 @@ class Picture:
             return target
         alpha = target[..., 3:].astype(np.uint16)
         return ((target[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)  # on white, as a browser shows it
+
+
+def square_size(frame: Any) -> tuple[float, float]:
+    """Width and height in square pixels; a pixel shape beyond 4:1 is not believed."""
+    aspect = float(getattr(frame, "sample_aspect_ratio", None) or 1)
+    return frame.width * (aspect if 0.25 <= aspect <= 4 else 1.0), float(frame.height)
 
 
 def display_matrix(frame: Any) -> tuple[int, int, int, int]:
@@ -206,13 +329,8 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
     limits, start, end = request["limits"], request["start"], request["end"]
     with open_local_file(request["path"], limits["max_bytes"]) as file:
         form = container_format(file.read(12))
-        file.seek(0)
-        with av.open(
-            file, format=form, options={"max_pixels": str(limits["max_pixels"])}, container_options={"protocol_whitelist": "file"}
-        ) as container:
-            if not container.streams.video:
-                raise Refused("there is no video stream in it")
-            stream = container.streams.video[0]
+        with open_container(file, form, limits) as container:
+            stream, *others = video_streams(container)
             codec = stream.codec_context
             if codec is None:
                 raise Refused("the codec of its video stream is not known")
@@ -223,10 +341,39 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
             if announced and (min(announced, end or math.inf) - (start or 0.0)) > limits["max_seconds"]:
                 raise Refused(f"{announced:.1f} s long; allowed: at most {limits['max_seconds']:g} s (max_seconds)")
             source_fps = believable(stream.average_rate) or believable(stream.guessed_rate) or NOMINAL_FPS
-            send_frames(request, container, stream, source_fps, announced, send)
+            notes = [NOTE_STREAMS] if others else []
+            if request["frame_rate"] is None and source_fps < (request["max_frame_rate"] or 0.0):
+                densest = rate_of_motion(request, form, stream.index, source_fps)
+                if densest is not None:
+                    source_fps = densest
+                    notes.append(NOTE_VARIABLE_RATE)
+            send_frames(request, container, stream, source_fps, announced, notes, send)
 
 
-def send_frames(request: dict[str, Any], container: Any, stream: Any, source_fps: float, announced: float | None, send: Callable) -> None:
+def open_container(file: Any, form: str, limits: dict[str, Any]) -> Any:
+    file.seek(0)
+    try:
+        return av.open(file, format=form, options={"max_pixels": str(limits["max_pixels"])}, container_options={"protocol_whitelist": "file"})
+    except av.error.InvalidDataError:
+        if form == MP4 and (reason := missing_index(file)):
+            raise Refused(reason) from None
+        raise
+
+
+def rate_of_motion(request: dict[str, Any], form: str, index: int, average: float) -> float | None:
+    """`variable_rate` between `start` and `end`; its own container, so that none is moved on."""
+    with (
+        open_local_file(request["path"], request["limits"]["max_bytes"]) as file,
+        open_container(file, form, request["limits"]) as container,
+    ):
+        end = math.inf if request["end"] is None else request["end"]
+        times = packet_seconds(container, container.streams[index], request["start"] or 0.0, end)
+    return variable_rate(times, average, apart=0.25 / request["max_frame_rate"])
+
+
+def send_frames(
+    request: dict[str, Any], container: Any, stream: Any, source_fps: float, announced: float | None, notes: list[str], send: Callable
+) -> None:
     limits, start = request["limits"], request["start"]
     end = math.inf if request["end"] is None else request["end"]
     rate = request["frame_rate"]
@@ -255,11 +402,19 @@ def send_frames(request: dict[str, Any], container: Any, stream: Any, source_fps
         count, last = count + 1, seconds
     if count == 0:
         raise Refused(f"nothing to show from {start:g} s on: its pictures end at {reached:.2f} s" if start else "no frame in it could be decoded")
+    two_frames = 2 / source_fps + 1e-6
     wanted = min(announced or 0.0, end)
-    if wanted - reached > max(MISSING_TOLERATED * wanted, 2 / source_fps) + 1e-6:
+    if wanted - reached > max(MISSING_TOLERATED * wanted, two_frames):
         raise Refused(f"cut or damaged: the pictures stop after {reached:.2f} of {wanted:.2f} s")
+    beyond = end - reached if request["end"] is not None else 0.0
+    if beyond > max(MISSING_TOLERATED * (end - (start or 0.0)), two_frames):
+        raise Refused(
+            f"the clip is to end at {end:.2f} s, but the video ends at {reached:.2f} s: {beyond:.2f} s are missing; "
+            "allowed: a tenth of the clip, or two frames"
+        )
+    notes += [NOTE_END_CUT] * (beyond > 0.5 / source_fps) + [NOTE_SIZE_CHANGE] * picture.changes_size
     measured = (count - 1) / (last - first) if last > first else source_fps
-    send(b"E", last, json.dumps({"fps": rate or measured}).encode())
+    send(b"E", last, json.dumps({"fps": rate or measured, "notes": notes}).encode())
 
 
 def jpeg(picture: np.ndarray, quality: int) -> bytes:

@@ -10,17 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfds_builders
-from signvit_jax.data.schema import IndexEntry, read_index
+from signvit_jax.data.schema import IndexEntry, read_index, split_of
 from signvit_jax.data.video import read_video
 from tfds_builders import audit, beam_build, build, clips
+from tfds_builders.base import BuildError
 
 BUILDERS = Path(tfds_builders.__file__).parent
 REPOSITORY = BUILDERS.parent
@@ -133,7 +136,10 @@ def test_no_readable_media_is_exit_4_and_leaves_nothing(tmp_path, capsys):
             ["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={videos}", "--val_fraction=0.9", "--test_fraction=0.2"],
             "add up to at most 1",
         ),
-        (["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={videos}", "--short_side=0"], "short_side >= 1"),
+        (
+            ["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={videos}", "--short_side=0"],
+            "--short_side is 0; allowed: a whole number from 1",
+        ),
         (["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={csv}"], "no such folder"),
         (["video_folder", "--data_dir={data}", "--csv={videos}", "--videos={videos}"], "cannot be read"),
         (["video_folder", "--data_dir={csv}", "--csv={csv}", "--videos={videos}"], "cannot be written"),
@@ -148,11 +154,145 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--data_dir=x"], ["--data_dir=x", "--csv=a", "--videos=b", "--short_sid=3"], ["--csv=a", "--videos=b"]])
-def test_missing_and_misspelt_options_are_exit_2(options):
-    with pytest.raises(SystemExit) as caught:
-        build.main(["video_folder", *options])
-    assert caught.value.code == 2
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data_dir=x"], "the following arguments are required: --csv, --videos"),
+        (["--csv=a", "--videos=b"], "required: --data_dir"),
+        (["--data_dir=x", "--csv=a", "--videos=b", "--short_sid=3", "more"], "there is no option --short_sid; did you mean --short_side?"),
+        (["--data_dir=x", "--csv=a", "--videos=b", "--txt_column=b"], "did you mean --text_column?"),
+        (["--data_dir=x", "--csv=a", "--videos=b", "more"], "unexpected argument 'more'"),
+    ],
+)
+def test_missing_and_misspelt_options_are_exit_2_and_named(capsys, options, message):
+    assert build.main(["video_folder", *options]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown and "video_folder --help" in shown
+
+
+NUMBERS = {"short_side": "64", "frame_rate": "10", "jpeg_quality": "80", "val_fraction": "0.2", "test_fraction": "0.2", "workers": "1"}
+
+
+@pytest.mark.parametrize("option", [*NUMBERS, "shard_megabytes"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "1e400", "abc", "0", "1e9"])
+def test_a_number_that_makes_no_sense_is_named_with_what_is_allowed_and_the_others_are_not(tmp_path, capsys, option, value):
+    if value == "0" and option in ("val_fraction", "test_fraction", "workers"):
+        return
+    given = NUMBERS | {option: value}
+    options = [f"--{name}={number}" for name, number in given.items()]
+    assert run(tmp_path / "data", *folder_of(tmp_path, ALL)[:2], *options) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: --{option} is ") and "; allowed: a" in shown
+    assert [name for name in given if name != option and f"--{name}" in shown] == []
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *(("synthetic_signs", f"{name}={value}") for name in ("num_train", "size", "seed") for value in ("nan", "-1", "1.5")),
+        *(("synthetic_signs", f"rest_fraction={value}") for value in ("nan", "inf", "-0.1", "1.1")),
+        *(("sign_language_datasets", f"source_fps={value}") for value in ("nan", "inf", "0", "-1")),
+        ("include", "subset=inclde"),
+    ],
+)
+def test_options_of_one_builder_are_checked_alike(tmp_path, capsys, name, option):
+    needed = {"synthetic_signs": [], "sign_language_datasets": [f"--source={tmp_path}"], "include": [f"--root={tmp_path}"]}[name]
+    assert build.main([name, f"--data_dir={tmp_path / 'data'}", *needed, f"--{option}"]) == 2
+    assert f"error: --{option.partition('=')[0]} is " in capsys.readouterr().err
+
+
+def test_python_callers_get_the_same_words():
+    module = importlib.import_module("tfds_builders.synthetic_signs.synthetic_signs_dataset_builder")
+    for arguments, message in [
+        ({"shard_megabytes": float("nan")}, "--shard_megabytes is nan; allowed: a number above 0"),
+        ({"short_side": 12.5}, "--short_side is 12.5; allowed: a whole number"),
+        ({"options": {"num_trian": 3}}, "no option num_trian; .* did you mean 'num_train'"),
+        ({"options": {"rest_fraction": float("nan")}}, "--rest_fraction is nan"),
+    ]:
+        with pytest.raises(BuildError, match=message):
+            module.Builder(data_dir="/nowhere", **arguments)
+
+
+def test_the_columns_can_be_named_and_do_not_change_the_data_set(tmp_path, capsys):
+    options = folder_of(tmp_path, "morning-1,Good morning.,A\nmorning-2,Hello.,B\n", header="Name,Satz,Wer")
+    columns = ["--uid_column=Name", "--text_column=Satz", "--signer_column=wer"]
+    assert run(tmp_path / "data", *options, *ONE_SPLIT, *columns) == 0
+    assert [(r["id"], r["text"], r["signer"]) for r in records(tmp_path / "data")] == [
+        (b"morning-1", b"Good morning.", b"A"),
+        (b"morning-2", b"Hello.", b"B"),
+    ]
+    folder_of(tmp_path, "morning-1,Good morning.,A\nmorning-2,Hello.,B\n", header="uid,text,signer")
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0  # the same content
+    assert "already built" in capsys.readouterr().out
+    assert run(tmp_path / "data", *options, *ONE_SPLIT, "--signer_column=text") == 2
+    assert "built differently: the annotations or the video files have changed" in capsys.readouterr().err
+
+
+def test_a_table_whose_rows_vanish_in_a_quotation_mark_is_not_built(tmp_path, capsys):
+    options = folder_of(tmp_path, 'morning-1,"Good morning.\nmorning-2,How are you?\nevening-1,5 feet 11"\n')
+    assert run(tmp_path / "data", *options) == 2
+    assert "clips.csv, lines 2 to 4: the quotation mark that opens in line 2" in capsys.readouterr().err
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_clips_of_rest_are_stored_without_text_and_counted(tmp_path, capsys):
+    options = folder_of(tmp_path, "morning-1,Good morning.\nmorning-2,<rest>\nevening-1,\n")
+    assert run(tmp_path / "data", *options, *ONE_SPLIT) == 3
+    assert [(r["id"], r["text"]) for r in records(tmp_path / "data")] == [(b"morning-1", b"Good morning."), (b"morning-2", b"")]
+    shown = capsys.readouterr().err
+    assert "note: in 1 clips nobody signs (train 1): the text is empty" in shown
+    assert "evening-1: no text; a clip in which nobody signs has the text <rest>" in shown
+    assert report_of(tmp_path / "data")["splits"]["train"]["rest"] == 1
+
+
+def test_what_is_odd_about_the_media_is_noted_and_survives_a_kill(tmp_path, monkeypatch, capsys):
+    rows = "still,a,,\nmorning-1,b,0,0.6\nmorning-2,c,0.5,9\nevening-1,d,,\n"
+    options = folder_of(tmp_path, rows, header="uid,text,start,end")
+    times = [0, *range(10_000, 12_000, 40)]
+    write_video(tmp_path / "videos" / "still.mp4", times)
+    (tmp_path / "videos" / "._still.mp4").write_bytes(b"x")
+    options += [*ONE_SPLIT, "--shard_megabytes=0.00001"]
+    encode = clips.encode_clip
+
+    def killed(clip, encoding):
+        if clip.id == "evening-1":
+            raise Killed
+        return encode(clip, encoding)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tfds_builders.encoding.encode_clip", killed)
+        with pytest.raises(Killed):
+            run(tmp_path / "data", *options)
+    capsys.readouterr()
+    assert run(tmp_path / "data", *options) == 3
+    shown, report = capsys.readouterr().err, report_of(tmp_path / "data")
+    assert report["media"] == {"end_cut": {"clips": 1, "listed": ["morning-1"]}, "variable_rate": {"clips": 1, "listed": ["still"]}}
+    for note in ("1 clips have a variable frame rate, such as still", "1 clips end a little later in the table", "1 files named ._* in"):
+        assert shown.count(note) == 1 and sum(note in warning for warning in report["warnings"]) == 1
+    assert "morning-2: the clip is to end at 9.00 s, but the video ends at 0.60 s" in shown
+    still, morning, evening = records(tmp_path / "data")
+    assert (still["fps"], len(still["video"])) == (25.0, 300)
+    assert (morning["id"], evening["id"]) == (b"morning-1", b"evening-1")
+
+
+def test_shards_of_a_build_by_an_older_reader_do_not_count(tmp_path, monkeypatch):
+    options = [*many(tmp_path, 12), "--workers=1"]
+    encoded, encode = [], clips.encode_clip
+
+    def counting(clip, encoding):
+        encoded.append(clip.id)
+        if len(encoded) == 11:
+            raise Killed
+        return encode(clip, encoding)
+
+    monkeypatch.setattr("tfds_builders.encoding.encode_clip", counting)
+    with pytest.raises(Killed):
+        run(tmp_path / "data", *options)
+    plan = tmp_path / "data" / ".building_video_folder" / "shards" / "plan.json"
+    plan.write_text(json.dumps({key: value for key, value in json.loads(plan.read_text()).items() if key != "reader"}))
+    assert run(tmp_path / "data", *options) == 3
+    assert encoded[11:] == [f"copy-{i}" for i in range(12)]
 
 
 def test_what_is_built_is_not_built_again_and_other_options_ask_for_overwrite(tmp_path, capsys):
@@ -190,6 +330,45 @@ def test_frame_rate_and_split_columns_are_obeyed(tmp_path):
 def test_a_split_that_comes_out_empty_is_said(tmp_path, capsys):
     assert run(tmp_path / "data", *folder_of(tmp_path, "morning-1,a\nmorning-2,b\n"), "--val_fraction=0.0001", "--test_fraction=0") == 0
     assert "the split 'validation' is empty" in capsys.readouterr().err
+
+
+def write_video(path: Path, milliseconds: list[int]) -> None:
+    """One even gray frame for each time."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, pts in enumerate(milliseconds):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * 4 % 250, np.uint8), "rgb24")
+            frame.pts, frame.time_base = pts, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def numbered(root: Path, names: list[str]) -> list[str]:
+    options = folder_of(root, "".join(f"{name},text {i}\n" for i, name in enumerate(names)))
+    for i, name in enumerate(names):
+        shutil.copy(DUMMY / "videos" / f"{('morning-1', 'morning-2', 'evening-1')[i % 3]}.mp4", root / "videos" / f"{name}.mp4")
+    return options
+
+
+def test_clips_that_all_fall_into_one_split_by_their_names_are_explained_with_the_way_out(tmp_path, capsys):
+    options = numbered(tmp_path, [f"clip-{i}" for i in range(1, 25)])
+    assert run(tmp_path / "data", *options) == 0
+    shown = capsys.readouterr().err
+    assert "note: all 24 clips are in the split 'train', and the splits 'validation' and 'test' are empty: they are of one source video" in shown
+    assert "'clip-1' is a piece of 'clip', as are 23 others" in shown
+    assert shown.count("--video_id_column=uid makes every clip one of its own") == 1
+    assert "video_id_column" in report_of(tmp_path / "data")["warnings"][0]
+    assert run(tmp_path / "data", *options, "--video_id_column=uid", "--overwrite") == 0
+    assert "empty" not in capsys.readouterr().err
+    assert sorted(report_of(tmp_path / "data")["splits"]) == ["test", "train", "validation"]
+
+
+def test_a_train_split_far_below_its_share_is_explained(tmp_path, capsys):
+    names = [f"clip{place}-{i}" for place in range(40) for i in range(1 if split_of(f"clip{place}") == "train" else 30)][:200]
+    assert run(tmp_path / "data", *numbered(tmp_path, names)) == 0
+    assert "clips are in the split 'train': " in capsys.readouterr().err
 
 
 def test_many_shards_read_back_in_order(tmp_path):

@@ -323,5 +323,5 @@ def test_impossible_options_are_refused(tmp_path, wrong):
     from tfds_builders.synthetic_signs.synthetic_signs_dataset_builder import Builder
 
     (name,) = wrong
-    with pytest.raises(BuildError, match=f"{name} {wrong[name]}.*allowed"):
+    with pytest.raises(BuildError, match=f"--{name} is {wrong[name]}; allowed"):
         Builder(data_dir=tmp_path, options=wrong).plan()

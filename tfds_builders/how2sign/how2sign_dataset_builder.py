@@ -1,5 +1,6 @@
 """how2sign: How2Sign, American Sign Language instructions to English; sentences cut from long videos by the re-aligned times, or as clips."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ class Builder(SignDatasetBuilder):
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         root = self.options["root"] or manual_dir
         media = MediaFolder(root, (".mp4",), by_name=True)
-        return parse(read_tables(root), media)
+        return dataclasses.replace(parse(read_tables(root), media), notes=media.notes)
 
 
 def read_tables(root: Path) -> dict[str, Table]:

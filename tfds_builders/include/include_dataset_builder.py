@@ -1,5 +1,6 @@
 """include: INCLUDE, single words of Indian Sign Language, a folder a word; the text of a clip is its word."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION
 from tfds_builders.annotations import AnnotationError, Media, Row, Table, collect, read_table
-from tfds_builders.base import BuildError, Option, SignDatasetBuilder
+from tfds_builders.base import Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
 from tfds_builders.media import MediaFolder
 
@@ -28,15 +29,14 @@ class Builder(SignDatasetBuilder):
     OPTIONS = (
         Option("root", "the folder of the unpacked archives, <Category>/<number>. <Word>/<file>.MOV", type=Path),
         Option("tables", "folder of include_{train,val,test}.csv; without it every video is taken and a hash splits", type=Path, optional=True),
-        Option("subset", "include: all words; include50: the 50 of include50_{train,val,test}.csv (include)", "include"),
+        Option("subset", "include: all words; include50: the 50 of include50_{train,val,test}.csv (include)", "include", allowed=SUBSETS),
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         subset, media = self.options["subset"], MediaFolder(self.options["root"] or manual_dir)
-        if subset not in SUBSETS:
-            raise BuildError(f"subset is {subset!r}; allowed: {', '.join(SUBSETS)}")
         folder = self.options["tables"] or manual_dir
-        return parse(read_tables(folder, subset), media) if folder else parse_folders(media)
+        found = parse(read_tables(folder, subset), media) if folder else parse_folders(media)
+        return dataclasses.replace(found, notes=media.notes)
 
 
 def read_tables(folder: Path, subset: str) -> dict[str, Table]:

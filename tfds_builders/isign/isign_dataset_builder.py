@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.annotations import clips_of, read_table
-from tfds_builders.base import Option, SignDatasetBuilder
+from tfds_builders.annotations import OWN_REQUIRED, clips_of, read_own_table
+from tfds_builders.base import Option, SignDatasetBuilder, column_options, columns_called
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
 
@@ -19,10 +19,12 @@ class Builder(SignDatasetBuilder):
     OPTIONS = (
         Option("csv", "iSign_v1.1.csv, columns uid,text", type=Path),
         Option("videos", "folder of the unpacked clips <uid>.mp4", type=Path),
+        *column_options(OWN_REQUIRED),
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         csv = self.options["csv"] or manual_dir / "iSign_v1.1.csv"
         videos = self.options["videos"] or manual_dir / "iSign-videos_v1.1"
         # The source video of `<video id>-<n>` is cut off at the last "-" (schema.source_video_of): no split shares a video.
-        return clips_of(read_table(csv, ("uid", "text"), delimiters=","), MediaFolder(videos, (".mp4",)))
+        table = read_own_table(csv, (), columns_called(self.options, OWN_REQUIRED), delimiters=",")
+        return clips_of(table, MediaFolder(videos, (".mp4",)))
