@@ -17,14 +17,15 @@ UNSPACED_SCRIPTS = (
 )
 # The long-vowel marks belong to Hiragana and Katakana alike and so to no script.
 _LETTER = "[" + "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS) + "\u30fc\uff70]"
-UNSPACED_CHARACTER = rf"(?={_LETTER})\X"  # a pattern of `regex` and of Oniguruma (`tokenizers`) alike
-
 # No space is written beside these either: the full-width marks of Chinese and Japanese.
 _MARK = "[\u3001-\u3003\u3008-\u3011\u3014-\u301f\u30fb\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff5e\uff61-\uff65]"
+# A unit of a script without spaces; `regex` and Oniguruma (of `tokenizers`) both read the pattern.
+UNSPACED_UNIT = rf"(?={_LETTER})\X|{_MARK}"
 
 _letter = regex.compile(_LETTER)
 _closed = regex.compile(f"{_LETTER}|{_MARK}")
-_units = regex.compile(rf"{UNSPACED_CHARACTER}|{_MARK}|(?:(?!{_LETTER}|{_MARK})\X)+")
+_units = regex.compile(rf"{UNSPACED_UNIT}|(?:(?!{_LETTER}|{_MARK})\X)+")
+_beside = regex.compile(rf"(?<={_LETTER}|{_MARK}) | (?={_LETTER}|{_MARK})")
 
 
 def has_unspaced(text: str) -> bool:
@@ -78,3 +79,8 @@ def join_units(parts: Sequence[str]) -> str:
         open_before = before and not _letter.match(before) and not _closed.match(before[-1])
         joined.append(" " + part if open_before and not _closed.match(part) else part)
     return "".join(joined)
+
+
+def without_spaces_beside(text: str) -> str:
+    """The text without spaces that border on a character of a script without spaces."""
+    return _beside.sub("", text)
