@@ -250,12 +250,8 @@ def test_a_gloss_vocabulary_without_glosses_is_a_config_error():
         learn_gloss_vocabulary(["", ""])
 
 
-SUBJECTS, TIMES, VERBS, PLACES = (
-    "我你他她",
-    ("今天", "明天", "昨天", "早上", "晚上"),
-    ("去", "看", "想去", "不喜欢", "喜欢"),
-    ("学校", "医院", "北京", "商店", "公园"),
-)
+SUBJECTS, TIMES, VERBS = "我你他她", ("今天", "明天", "昨天", "早上", "晚上"), ("去", "看", "想去", "不喜欢", "喜欢")
+PLACES = ("学校", "医院", "北京", "商店", "公园")
 CHINESE = [f"{subject}{time}{verb}{place}。" for subject in SUBJECTS for time in TIMES for verb in VERBS for place in PLACES][:300]
 UNSPACED = {
     "Chinese": CHINESE,
