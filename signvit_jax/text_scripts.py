@@ -6,7 +6,8 @@ those in which a line may break without a space (UAX 14, classes ID, CJ, SA, AK 
 Hangul, Ethiopic and Vai, say, have word boundaries that are written, and are not among them.
 """
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable
 
 import regex
 
@@ -68,17 +69,19 @@ def units(text: str, by_spaces: bool = False) -> list[str]:
     return [piece.removeprefix(" ") for piece in pieces(text, by_spaces)]
 
 
-def join_units(parts: Sequence[str]) -> str:
+def join_units(parts: Iterable[str]) -> str:
     """The text of units: a space between two of them unless one borders on a script without spaces.
 
     Spaces that Chinese or Thai text had of its own are not known from units; `pieces` keeps them.
     """
-    joined: list[str] = []
-    for part in filter(None, parts):
-        before = joined[-1] if joined else ""
-        open_before = before and not _letter.match(before) and not _closed.match(before[-1])
-        joined.append(" " + part if open_before and not _closed.match(part) else part)
-    return "".join(joined)
+    known = [part for part in parts if part]
+    return "".join(" " * sets_apart(*pair) + pair[1] for pair in itertools.pairwise(["", *known]))
+
+
+def sets_apart(before: str, after: str) -> bool:
+    """Whether a space stands between two units that follow one another; none before the first."""
+    open_before = before and not _letter.match(before) and not _closed.match(before[-1])
+    return bool(open_before and after and not _closed.match(after))
 
 
 def without_spaces_beside(text: str) -> str:

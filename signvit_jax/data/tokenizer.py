@@ -14,7 +14,7 @@ import operator
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -183,6 +183,15 @@ def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     else:
         backend = _learn_words(lines, config.vocab_size, config.min_frequency, _by_character(lines))
     return _checked(dataclasses.replace(reader, model=backend.to_str()), config)
+
+
+def unknown_note(unknown: Mapping[str, int]) -> str:
+    """What `Tokenizer.unknown` found, in words; "" where it found nothing."""
+    if not unknown:
+        return ""
+    named = ", ".join(f"{piece!r} ({count:,})" for piece, count in sorted(unknown.items(), key=lambda item: -item[1])[:8])
+    what = "characters" if all(len(piece) == 1 for piece in unknown) else "words"
+    return f"{sum(unknown.values()):,} {what} are not in the vocabulary, so no output can hold them: {named}{', ...' if len(unknown) > 8 else ''}"
 
 
 def learn_gloss_vocabulary(glosses: Iterable[str]) -> Tokenizer:
