@@ -185,12 +185,12 @@ def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     return _checked(dataclasses.replace(reader, model=backend.to_str()), config)
 
 
-def unknown_note(unknown: Mapping[str, int]) -> str:
-    """What `Tokenizer.unknown` found, in words; "" where it found nothing."""
+def unknown_note(unknown: Mapping[str, int], what: str = "") -> str:
+    """What `Tokenizer.unknown` found, said for people; "" where it found nothing. `what`: what to call it."""
     if not unknown:
         return ""
     named = ", ".join(f"{piece!r} ({count:,})" for piece, count in sorted(unknown.items(), key=lambda item: -item[1])[:8])
-    what = "characters" if all(len(piece) == 1 for piece in unknown) else "words"
+    what = what or ("characters" if all(len(piece) == 1 for piece in unknown) else "words")
     return f"{sum(unknown.values()):,} {what} are not in the vocabulary, so no output can hold them: {named}{', ...' if len(unknown) > 8 else ''}"
 
 
