@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
         "ema_decay": 0.999,
         "ctc_flat_start_steps": 5000,
         "remat": "dots",
-        "best_metric": "bleu4",
+        "best_metric": "chrf",
     }
     config.data = {
         "num_frames": 128,

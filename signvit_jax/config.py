@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin
 from signvit_jax.config_checks import ConfigError, check_together
 
 __all__ = [
+    "TOKENIZATIONS",
     "Config",
     "ConfigError",
     "DistillationConfig",
@@ -160,12 +161,12 @@ class TrainingConfig:
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
     adam_moments: str = _choice("float32", "float32", "bfloat16")  # what Adam keeps between steps; bfloat16 saves 4 of 12 bytes a parameter
-    patience: int = _whole(30, 0)  # epochs without a better validation loss; 0 = never stop early
+    patience: int = _whole(30, 0)  # epochs without a better best_metric; 0 = never stop early
     save_every_n_epochs: int = _whole(1)
     save_every_n_minutes: float = _real(0.0)  # besides the epochs; 0 = only at epochs' ends
     keep_last_n_checkpoints: int = _whole(3)
     eval_every_n_epochs: int = _whole(1)
-    best_metric: str = _choice("loss", "loss", "wer", "bleu4")  # what "best" and patience look at; wer and bleu4 decode greedily
+    best_metric: str = _choice("loss", "loss", "wer", "bleu4", "chrf")  # what "best" and patience look at; all but loss decode greedily
     num_sample_predictions: int = _whole(4, 0)
     use_amp: bool = True  # bf16 compute, fp32 parameters
     ema_decay: float = _rate(0.0)  # 0 = off; else evaluation and translation use the averaged weights
@@ -248,6 +249,18 @@ class InferenceConfig:
     window_overlap: float = _rate(0.5)  # share of a window that the next one sees again
 
 
+# How BLEU cuts words: sacreBLEU's names; auto is `char` where the references are mostly of scripts
+# without spaces, else `13a`. ja-mecab and ko-mecab are installed as sacrebleu[ja] and sacrebleu[ko].
+TOKENIZATIONS = ("auto", "13a", "none", "char", "zh", "ja-mecab", "ko-mecab")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How texts are scored: in validation, by `eval` and in its report."""
+
+    tokenize: str = _choice("auto", *TOKENIZATIONS)
+
+
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Devices per axis; data = -1 takes what the others leave."""
@@ -264,6 +277,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     @property

@@ -1,7 +1,8 @@
 """Evaluates a trained model on a split: every clip once, by each of the decoders asked for.
 
-Prints a table (BLEU-1..4 and chrF by sacreBLEU with its signature, ROUGE-L, WER, exact match, all against the raw references) and writes every
-prediction to a JSON file and an HTML report. Only parameters and JSON are read from the workdir; no config file is run.
+Prints a table (BLEU-1..4 and chrF by sacreBLEU with its signature, ROUGE-L, WER or CER, exact match, all against the raw references in Unicode's NFC;
+glosses against the glosses of the clips that have them) and writes every prediction to a JSON file and an HTML report, whose clips are those of the
+first decoder asked for. Only parameters and JSON are read from the workdir; no config file is run.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from signvit_jax.command_line import parser, set_up_jax
+from signvit_jax.config import TOKENIZATIONS
 from signvit_jax.exit_codes import DONE, run_command
 from signvit_jax.inference_flags import add_backend_flag, add_inference_flags, given_inference
 
@@ -27,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.data.dataset import open_dataset
+    from signvit_jax.data.tokenizer import unknown_note
     from signvit_jax.evaluation import results
     from signvit_jax.evaluation.diagnostics import make_look, no_look
     from signvit_jax.evaluation.evaluate import evaluate, pictures
@@ -51,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             model.tokenizer,
             checkpoint_step=model.step,
             tokenize=arguments.tokenize,
+            phoenix=arguments.phoenix_gloss_wer or config.data.name.startswith("phoenix"),
             lowercase=arguments.lowercase or model.config.tokenizer.lowercase,
             should_stop=lambda: stop.requested,
             on_batch=lambda clips: bar.advance(task, clips),
@@ -66,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
     console = Console()
     console.print(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
+    for decoder, rate in found.phoenix_gloss_wer.items():
+        console.print(f"{decoder}: gloss error rate {rate:.1%} (as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)")
+    if note := unknown_note(found.unknown):
+        console.print(f"references: {note}", markup=False)
     console.print(f"predictions: {output}\nreport:      {report}", soft_wrap=True)
     return DONE
 
@@ -82,7 +90,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=list(DEFAULT_DECODERS),
         help=f"some of {','.join(DECODERS)}, separated by commas ({','.join(DEFAULT_DECODERS)})",
     )
-    flags.add_argument("--tokenize", choices=("13a", "none", "char"), default="13a", help="how BLEU cuts words: none for PHOENIX, char for Chinese")
+    flags.add_argument(
+        "--tokenize", choices=TOKENIZATIONS, help="how BLEU cuts words (default: the run's config.evaluation.tokenize); none for PHOENIX"
+    )
+    flags.add_argument("--phoenix_gloss_wer", action="store_true", help="also PHOENIX's own gloss error rate (always on a data set of that name)")
     flags.add_argument("--lowercase", action="store_true", help="score without regard to case (always so where the tokenizer lowers case)")
     flags.add_argument("--data_dir", help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")

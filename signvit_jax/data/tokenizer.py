@@ -2,6 +2,9 @@
 
 Learned tokenizers read NFC text with runs of white space collapsed; their ids are PAD 0, BOS 1, EOS 2, UNK 3. For BPE
 `decode(encode(text)) == normalise(text)` unless the text holds characters that the training text did not.
+
+Where the training text has a script without spaces (`text_scripts`), its characters are tokens, never
+its sentences. "word" then forgets which spaces stood beside such characters, as BERT does beside Han.
 """
 
 import dataclasses
@@ -11,13 +14,14 @@ import operator
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import SupportsIndex
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from signvit_jax import text_scripts
 from signvit_jax.config import ConfigError, TokenizerConfig
 
 _FORMAT = "signvit_jax tokenizer"
@@ -75,6 +79,11 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     @functools.cached_property
+    def _cuts_by_spaces(self) -> bool:
+        """Whether spaces alone set its words apart: glosses, and text of scripts with spaces."""
+        return self.kind == "word" and isinstance(self._backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
+
+    @functools.cached_property
     def tokens(self) -> tuple[str, ...]:
         """The vocabulary in the order of the ids."""
         return tuple(self._backend.id_to_token(i) for i in range(self.vocab_size))
@@ -104,9 +113,26 @@ class Tokenizer:
             if i not in self._specials:
                 tokens.append(self.tokens[i])
         if self.kind == "bert":
-            return _BERT_SPACES.sub(lambda space: space[1] or space[2], " ".join(tokens).replace(" ##", ""))
+            text = _BERT_SPACES.sub(lambda space: space[1] or space[2], " ".join(tokens).replace(" ##", ""))
+            return text_scripts.without_spaces_beside(text)  # BERT's splitting sets Han apart
+        if self.kind == "word" and not self._cuts_by_spaces:
+            return text_scripts.join_units(tokens)
         text = "".join(tokens).replace(_WORD_START, " ") if self.kind == "bpe" else " ".join(tokens)
         return " ".join(text.split())
+
+    def pieces(self, text: str) -> list[str]:
+        """The words (or characters) of a decoded text, a space before each that is set apart."""
+        return text_scripts.pieces(text, by_spaces=self._cuts_by_spaces)
+
+    def unknown(self, texts: Sequence[str]) -> Counter[str]:
+        """What of the texts becomes `unk_id`, and how often: characters of BPE, words of the others."""
+        found: Counter[str] = Counter()
+        for text, ids in zip(texts, self.encode_all(texts), strict=True):
+            if self.unk_id in ids:
+                read = text if self.kind == "bert" else self.normalise(text)
+                encoding = self._backend.encode(read, add_special_tokens=False)
+                found.update(read[start:end] for i, (start, end) in zip(encoding.ids, encoding.offsets) if i == self.unk_id)
+        return found
 
     def to_json(self) -> str:
         content = {"format": _FORMAT, "version": _VERSION, "kind": self.kind, "lowercase": self.lowercase, "model": json.loads(self.model)}
@@ -152,8 +178,20 @@ def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         raise ConfigError(
             f"config.tokenizer.name is {config.name!r}, which learns from the training text, but there is no text; set data.train_split or 'bert'"
         )
-    backend = _learn_bpe(lines, config) if config.name == "bpe" else _learn_words(lines, config.vocab_size, config.min_frequency)
+    if config.name == "bpe":
+        backend = _learn_bpe(lines, config)
+    else:
+        backend = _learn_words(lines, config.vocab_size, config.min_frequency, _by_character(lines))
     return _checked(dataclasses.replace(reader, model=backend.to_str()), config)
+
+
+def unknown_note(unknown: Mapping[str, int], what: str = "") -> str:
+    """What `Tokenizer.unknown` found, said for people; "" where it found nothing. `what`: what to call it."""
+    if not unknown:
+        return ""
+    named = ", ".join(f"{piece!r} ({count:,})" for piece, count in sorted(unknown.items(), key=lambda item: -item[1])[:8])
+    what = what or ("characters" if all(len(piece) == 1 for piece in unknown) else "words")
+    return f"{sum(unknown.values()):,} {what} are not in the vocabulary, so no output can hold them: {named}{', ...' if len(unknown) > 8 else ''}"
 
 
 def learn_gloss_vocabulary(glosses: Iterable[str]) -> Tokenizer:
@@ -193,12 +231,8 @@ def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer
 
 def _learn_bpe(lines: list[str], config: TokenizerConfig) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(models.BPE(unk_token=_LEARNED_SPECIALS[3]))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Metaspace(replacement=_WORD_START, prepend_scheme="always"),
-            pre_tokenizers.Punctuation("isolated"),
-        ]
-    )
+    words = [pre_tokenizers.Metaspace(replacement=_WORD_START, prepend_scheme="always"), pre_tokenizers.Punctuation("isolated")]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*words, *_by_character(lines)])
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=list(_LEARNED_SPECIALS), show_progress=False
     )
@@ -209,13 +243,25 @@ def _learn_bpe(lines: list[str], config: TokenizerConfig) -> tokenizers.Tokenize
     return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
 
 
-def _learn_words(lines: list[str], vocab_size: int | None, min_frequency: int) -> tokenizers.Tokenizer:
-    counts = Counter(word for line in lines for word in line.split())
+def _by_character(lines: list[str]) -> list[pre_tokenizers.PreTokenizer]:
+    """What cuts scripts without spaces; nothing where the text has none of them, as it ever was."""
+    if not any(map(text_scripts.has_unspaced, lines)):
+        return []
+    return [pre_tokenizers.Split(tokenizers.Regex(text_scripts.UNSPACED_UNIT), "isolated")]
+
+
+def _learn_words(
+    lines: list[str], vocab_size: int | None, min_frequency: int, within_words: list[pre_tokenizers.PreTokenizer] | None = None
+) -> tokenizers.Tokenizer:
+    cut: pre_tokenizers.PreTokenizer = pre_tokenizers.WhitespaceSplit()
+    if within_words:
+        cut = pre_tokenizers.Sequence([cut, *within_words])
+    counts = Counter(word for line in lines for word, _ in cut.pre_tokenize_str(line))
     by_frequency = sorted((word for word, count in counts.items() if count >= min_frequency), key=lambda word: (-counts[word], word))
     kept = by_frequency if vocab_size is None else by_frequency[: vocab_size - len(_LEARNED_SPECIALS)]
     vocabulary = {token: i for i, token in enumerate((*_LEARNED_SPECIALS, *kept))}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_LEARNED_SPECIALS[3]))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.pre_tokenizer = cut
     return backend
 
 

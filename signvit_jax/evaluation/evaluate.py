@@ -1,5 +1,6 @@
 """Scores a trained model on a split: predictions of every clip, scores of every decoder, pictures of the clips that the report shows."""
 
+import logging
 from collections.abc import Callable
 
 import jax
@@ -16,9 +17,11 @@ from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.evaluation.diagnostics import Look
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
-from signvit_jax.evaluation.metrics import Scores, score
+from signvit_jax.evaluation.metrics import MetricError, Scores, gloss_wer, score
 from signvit_jax.evaluation.report import ClipPictures, main_decoder, score_clips, worst_and_best
 from signvit_jax.evaluation.results import Prediction, Results
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -29,15 +32,24 @@ def evaluate(
     tokenizer: Tokenizer,
     *,
     checkpoint_step: int,
-    tokenize: str = "13a",
+    tokenize: str | None = None,
+    phoenix: bool = False,
     lowercase: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_batch: Callable[[int], None] = lambda clips: None,
 ) -> Results | None:
     """Predictions and scores of the whole split, each clip once and against its raw reference; None if `should_stop()` ended it early.
 
-    A decoder that spells glosses (CTC with `ctc.target` 'gloss') is scored against the glosses.
+    `tokenize`: another than `evaluation.tokenize` of the config. A decoder that spells glosses (CTC with `ctc.target` 'gloss') is scored against
+    the glosses of the clips that have them, and where `phoenix` by PHOENIX's rules too. Raises MetricError where nothing can be scored.
     """
+    decoders = list(predictor.tokenizers)
+    spells_glosses = [name for name in decoders if name in CTC_DECODERS] if config.model.ctc.target == "gloss" else []
+    scored = decoders if any(entry.gloss for entry in split.index) else [name for name in decoders if name not in spells_glosses]
+    if not scored:
+        raise MetricError(f"no clip of {split.name!r} has a gloss, and {', '.join(decoders)} spells glosses: nothing to score; try greedy or beam")
+    if len(scored) < len(decoders):
+        log.warning("no clip of %r has a gloss: %s spells glosses and is not scored", split.name, ", ".join(spells_glosses))
     devices = predictor.mesh.size
     batches = make_batches(
         split,
@@ -52,26 +64,37 @@ def evaluate(
     found = predictor.predict_split(params, batches, should_stop, on_batch)
     if should_stop():
         return None
-    decoders = list(predictor.tokenizers)
     entries = [split.index[position] for position in found]
-    predictions = tuple(_prediction(entry.id, entry.text, entry.gloss, hypotheses) for entry, hypotheses in zip(entries, found.values()))
-    spells_glosses = [name for name in decoders if name in CTC_DECODERS] if config.model.ctc.target == "gloss" else []
+    predictions = tuple(_prediction(entry.id, entry.text, entry.gloss, hypotheses, scored) for entry, hypotheses in zip(entries, found.values()))
+    tokenize = tokenize or config.evaluation.tokenize
     scores: dict[str, Scores] = {}
-    for decoder in decoders:
-        references = [entry.gloss if decoder in spells_glosses else entry.text for entry in entries]
-        scores[decoder] = score(references, [p.hypotheses[decoder] for p in predictions], tokenize=tokenize, lowercase=lowercase)
-    return Results(split.name, config.data.name, checkpoint_step, scores, predictions, tuple(spells_glosses))
+    phoenix_rates: dict[str, float] = {}
+    for decoder in scored:
+        spells = decoder in spells_glosses
+        pairs = [
+            (entry.gloss if spells else entry.text, p.hypotheses[decoder]) for entry, p in zip(entries, predictions) if entry.gloss or not spells
+        ]
+        references, hypotheses = zip(*pairs)
+        scores[decoder] = score(references, hypotheses, tokenize=tokenize, lowercase=lowercase, glosses=spells)
+        if phoenix and spells:
+            phoenix_rates[decoder] = gloss_wer(references, hypotheses).rate
+    unknown = dict(tokenizer.unknown([entry.text for entry in entries]).most_common())
+    return Results(split.name, config.data.name, checkpoint_step, scores, predictions, tuple(spells_glosses), unknown, phoenix_rates)
 
 
 def pictures(results: Results, split: Split, config: Config, tokenizer: Tokenizer, look: Look, count: int) -> dict[str, ClipPictures]:
-    """The sampled frames of the clips that the report of `results` shows and what the model sees in them, by clip id."""
+    """The sampled frames of the clips that the report of `results` shows and what the model sees in them, by clip id.
+
+    Cross-attention is drawn for what the report's main decoder said; where that is CTC, which has none, only CTC's alignment is.
+    """
     decoder = main_decoder(results)
     worst, best = worst_and_best(score_clips(results), decoder, count)
     positions = {entry.id: position for position, entry in enumerate(split.index)}
     drawn = {}
     for clip in [*worst, *best]:
         frames = _frames(split, positions[clip.prediction.id], config)
-        drawn[clip.prediction.id] = ClipPictures(frames, look(frames, tokenizer.encode(clip.prediction.hypotheses[decoder])))
+        said = None if decoder in CTC_DECODERS else tokenizer.encode(clip.prediction.hypotheses[decoder])
+        drawn[clip.prediction.id] = ClipPictures(frames, look(frames, said))
     return drawn
 
 
@@ -81,7 +104,9 @@ def _frames(split: Split, position: int, config: Config) -> np.ndarray:
     return decode_clip([record["video"][frame] for frame in picked], config.data.image_size, config.data.fit)
 
 
-def _prediction(clip: str, text: str, gloss: str, hypotheses: dict[str, Hypothesis]) -> Prediction:
-    main = next(iter(hypotheses.values()))
+def _prediction(clip: str, text: str, gloss: str, hypotheses: dict[str, Hypothesis], scored: list[str]) -> Prediction:
+    """Score and confidence are those of the first decoder that is scored, which is the report's main one."""
+    main = hypotheses[scored[0]]
     details: dict[str, object] = {"confidence": main.confidence} | ({"gloss": gloss} if gloss else {})
-    return Prediction(clip, text, {name: hypothesis.text for name, hypothesis in hypotheses.items()}, main.score, details)
+    details |= {name: hypothesis.text for name, hypothesis in hypotheses.items() if name not in scored}
+    return Prediction(clip, text, {name: hypotheses[name].text for name in scored}, main.score, details)

@@ -135,4 +135,4 @@ def _hypothesis(padded: list[int], score: float, confidences: list[float], token
     if confidence < min_confidence:
         return Hypothesis("", (), score, confidence)
     text = tokenizer.decode(tokens)
-    return Hypothesis(text, tuple(tokens), score, confidence, word_confidences(tokens, sure, tokenizer.decode))
+    return Hypothesis(text, tuple(tokens), score, confidence, word_confidences(tokens, sure, tokenizer.decode, tokenizer.pieces))

@@ -1,10 +1,13 @@
 """Corpus metrics of translations against the raw reference texts: BLEU, chrF, ROUGE-L, word error rate, exact match; and gloss error rate.
 
 BLEU, chrF and ROUGE-L are on the field's scale of 0 to 100; word error rate and exact match are rates (0.15 = 15 %; a WER can exceed 1).
+Both sides are compared in Unicode's NFC: how an accent was typed is no error. Errors are counted in
+words and, of scripts without spaces, in characters (`text_scripts.units`).
 """
 
 import dataclasses
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -14,7 +17,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from sacrebleu.metrics import BLEU, CHRF
 
-TOKENIZATIONS = ("13a", "none", "char")
+from signvit_jax import text_scripts
+from signvit_jax.config import TOKENIZATIONS
+
 Operation = Literal["match", "substitute", "insert", "delete"]
 
 _ROUGE_BETA = 1.2  # recall's weight in the F-measure; sign-language papers took it over from the COCO caption evaluation
@@ -22,7 +27,7 @@ _PHOENIX_COSTS = (4, 3, 3)  # substitution, insertion, deletion in the alignment
 
 
 class MetricError(ValueError):
-    """Texts that cannot be scored: none at all, or not as many hypotheses as references."""
+    """Texts that cannot be scored: none at all, not as many hypotheses as references, or no such tokenization."""
 
     exit_code = 2
 
@@ -75,27 +80,26 @@ class Scores:
     deletions: int
     reference_words: int
     examples: int
+    unit: str = "word"  # what WER, ROUGE-L and the counts are of: "word", "character" or "gloss"
     signature: str = ""  # sacreBLEU's, of BLEU-4
     chrf_signature: str = ""
 
     def as_dict(self) -> dict[str, float]:
-        """The numbers; the signatures stand beside them in a results file."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if not name.endswith("signature")}
+        """The numbers; unit and signatures stand beside them in a results file."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "unit" and not name.endswith("signature")}
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str = "13a", lowercase: bool = False) -> Scores:
+def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str = "auto", lowercase: bool = False, glosses: bool = False) -> Scores:
     """All metrics of hypotheses against their raw references (one each).
 
-    `tokenize` is sacreBLEU's for BLEU: `13a` for running text, `none` for text that is tokenised already (PHOENIX), `char` for Chinese (CSL-Daily).
-    WER and ROUGE-L count words between spaces, with `char` characters. `lowercase` holds for every metric. White space at the ends and its
-    width never count. Raises MetricError.
+    `tokenize` is sacreBLEU's for BLEU: `13a` for running text, `none` for text that is tokenized already (PHOENIX), `char` or `zh` for Chinese;
+    `auto` decides by the references' script. WER and ROUGE-L count units of `text_scripts`, with `char` every character. `glosses`: what spaces
+    set apart is a gloss, whatever `tokenize` says. `lowercase` holds for every metric. White space at the ends and its width never count.
+    Raises MetricError.
     """
     _check(references, hypotheses)
-    if tokenize not in TOKENIZATIONS:
-        raise MetricError(f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, TOKENIZATIONS))}")
     references, hypotheses = _tidied(references, lowercase), _tidied(hypotheses, lowercase)
-
-    bleu = BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
+    bleu = _bleu("none" if glosses else tokenize, lowercase, references)
     full = bleu.corpus_score(hypotheses, [references])
     by_order = [
         BLEU.compute_bleu(full.counts[:n], full.totals[:n], full.sys_len, full.ref_len, smooth_method="exp", max_ngram_order=n).score
@@ -103,7 +107,10 @@ def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str
     ]
     chrf = CHRF(lowercase=lowercase)
     chrf_score = chrf.corpus_score(hypotheses, [references]).score
-    reference_words, hypothesis_words = ([_words(text, tokenize) for text in texts] for texts in (references, hypotheses))
+    signature = str(bleu.get_signature())
+    by_character = not glosses and ("tok:char" in signature.split("|") or text_scripts.mostly_unspaced(references))
+    unit = "gloss" if glosses else "character" if by_character else "word"
+    reference_words, hypothesis_words = ([_words(text, signature, unit) for text in texts] for texts in (references, hypotheses))
     errors = count_errors(reference_words, hypothesis_words)
     return Scores(
         *by_order,
@@ -113,22 +120,22 @@ def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str
         exact_match=sum(r == h for r, h in zip(references, hypotheses)) / len(references),
         **dataclasses.asdict(errors),
         examples=len(references),
-        signature=str(bleu.get_signature()),
+        unit=unit,
+        signature=signature,
         chrf_signature=str(chrf.get_signature()),
     )
 
 
-def counted_words(texts: Iterable[str], signature: str = "") -> list[list[str]]:
-    """The words that WER counted where `signature` is the BLEU signature of the scores: characters after `tok:char`, lower case after `case:lc`."""
-    settings = signature.split("|")
-    tokenize = "char" if "tok:char" in settings else "none"
-    return [_words(text, tokenize) for text in _tidied(texts, lowercase="case:lc" in settings)]
+def counted_words(texts: Iterable[str], scores: Scores) -> list[list[str]]:
+    """The words (characters, glosses) that the WER of `scores` counted."""
+    lowercase = "case:lc" in scores.signature.split("|")
+    return [_words(text, scores.signature, scores.unit) for text in _tidied(texts, lowercase)]
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
-    """Errors between the words of a corpus (split at white space). Raises MetricError."""
+    """Errors between the words of a corpus (`text_scripts.units`). Raises MetricError."""
     _check(references, hypotheses)
-    return count_errors([r.split() for r in references], [h.split() for h in hypotheses])
+    return count_errors(*([_words(text, "", "word") for text in _tidied(texts, False)] for texts in (references, hypotheses)))
 
 
 def gloss_wer(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
@@ -190,7 +197,7 @@ def clean_glosses(line: str) -> list[str]:
     `__EMOTION__` and other markers go, `loc-`, `cl-`, `-PLUSPLUS` and the place suffix `RAUM` are taken off, `WIE AUSSEHEN` is one sign, letters
     spelled one after the other are joined with `+`, and a gloss that follows itself counts once.
     """
-    line = re.sub(r"__\w*?__", " ", line)
+    line = re.sub(r"__\w*?__", " ", unicodedata.normalize("NFC", line))
     line = re.sub(r"\bWIE AUSSEHEN\b", "WIE-AUSSEHEN", line)
     glosses = []
     for gloss in line.split():
@@ -217,15 +224,34 @@ _COLUMNS = {
 
 
 def table_cells(scores: Mapping[str, Scores]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, a row per decoder, as text: what the screen and the report show."""
-    return ["decoder", *_COLUMNS], [[name, *(show(s) for show in _COLUMNS.values())] for name, s in scores.items()]
+    """Header and rows, a row per decoder, as text: what the screen and the report show.
+
+    The error rate is called CER where characters were counted; a row of glosses says so.
+    """
+    units = {s.unit for s in scores.values()}
+    rate = "WER" if "character" not in units else "CER" if units == {"character"} else "CER/WER"
+    header = ["decoder", *(rate if column == "WER" else column for column in _COLUMNS)]
+    names = {name: f"{name} (glosses)" if s.unit == "gloss" else name for name, s in scores.items()}
+    return header, [[names[name], *(show(s) for show in _COLUMNS.values())] for name, s in scores.items()]
+
+
+def unit_notes(scores: Mapping[str, Scores]) -> list[str]:
+    """What the figures are of, where that is not simply the words of every clip."""
+    notes = []
+    if by_character := [name for name, s in scores.items() if s.unit == "character"]:
+        notes.append(f"{', '.join(by_character)}: error rate by character (CER)")
+    for name, s in scores.items():
+        if s.unit == "gloss":
+            notes.append(f"{name}: scored against the glosses of the {s.examples:,} clips that have them")
+    return notes
 
 
 def format_table(scores: Mapping[str, Scores], title: str | None = None) -> Table:
-    """A rich table, decoders down, metrics across; the sacreBLEU signature stands below."""
+    """A rich table, decoders down, metrics across; what was counted and the sacreBLEU signature stand below."""
     header, rows = table_cells(scores)
     signatures = sorted({s.signature for s in scores.values() if s.signature})
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption="\n".join(f"BLEU {signature}" for signature in signatures) or None)
+    below = [*unit_notes(scores), *(f"BLEU {signature}" for signature in signatures)]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption="\n".join(below) or None)
     for column in header:
         table.add_column(column, justify="left" if column == "decoder" else "right", no_wrap=True)
     for row in rows:
@@ -241,11 +267,27 @@ def _check(references: Sequence[Any], hypotheses: Sequence[Any]) -> None:
 
 
 def _tidied(texts: Iterable[str], lowercase: bool) -> list[str]:
-    return [" ".join((text.lower() if lowercase else text).split()) for text in texts]
+    return [" ".join(unicodedata.normalize("NFC", text.lower() if lowercase else text).split()) for text in texts]
 
 
-def _words(text: str, tokenize: str) -> list[str]:
-    return list(text.replace(" ", "")) if tokenize == "char" else text.split()
+def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
+    if tokenize not in TOKENIZATIONS:
+        raise MetricError(f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, TOKENIZATIONS))}")
+    if tokenize == "auto":
+        tokenize = "char" if text_scripts.mostly_unspaced(references) else "13a"
+    try:
+        return BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
+    except (ImportError, RuntimeError) as error:  # RuntimeError is sacreBLEU's own for what is not installed
+        raise MetricError(
+            f"tokenize is {tokenize!r}, which needs more than is installed: pip install 'sacrebleu[{tokenize[:2]}]'; "
+            "or take 'auto', which scores such text by character"
+        ) from error
+
+
+def _words(text: str, signature: str, unit: str) -> list[str]:
+    if "tok:char" in signature.split("|"):
+        return list(text.replace(" ", ""))
+    return text_scripts.units(text, by_spaces=unit == "gloss")
 
 
 def _rouge_l(reference: Sequence[str], hypothesis: Sequence[str]) -> float:

@@ -18,10 +18,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from signvit_jax.evaluation.metrics import Edit, WordErrors, align, confusions, counted_words, table_cells
+from signvit_jax import text_scripts
+from signvit_jax.data.tokenizer import unknown_note
+from signvit_jax.evaluation.metrics import Edit, Scores, WordErrors, align, confusions, counted_words, table_cells, unit_notes
 from signvit_jax.evaluation.results import Prediction, Results, ResultsError
 
 _LENGTH_BINS = ((0, 3), (4, 6), (7, 9), (10, 14), (15, 19), (20, 29), (30, math.inf))  # words of the reference
+_UNITS = {"word": "word", "character": "character", "gloss": "sign"}  # what the page calls what was counted
 _MOST_LISTED = 20  # rows of the tables of words
 _SHEET_FRAMES, _SHEET_COLUMNS, _SHEET_HEIGHT = 16, 8, 112
 _INK = (37, 99, 168)  # a heat map is this colour, more or less opaque, so that it suits a light and a dark page
@@ -46,33 +49,36 @@ class ClipPictures:
 
 @dataclasses.dataclass(frozen=True)
 class ScoredClip:
-    """A prediction with its words aligned, per decoder."""
+    """A prediction with its words aligned, per decoder; a decoder that spells glosses is missing where the clip has none."""
 
     prediction: Prediction
     alignments: Mapping[str, list[Edit]]
 
     def errors(self, decoder: str) -> WordErrors:
-        counts = Counter(edit.operation for edit in self.alignments[decoder])
-        words = sum(edit.reference is not None for edit in self.alignments[decoder])
+        edits = self.alignments.get(decoder, [])
+        counts = Counter(edit.operation for edit in edits)
+        words = sum(edit.reference is not None for edit in edits)
         return WordErrors(counts["substitute"], counts["insert"], counts["delete"], words)
 
 
 def main_decoder(results: Results) -> str:
-    """Of the decoders that say text the one with the lowest word error rate, the first of equals. Raises ResultsError where there is none."""
+    """The decoder that was asked for first: score and confidence of a prediction are its own. Raises ResultsError where there is none."""
     if not results.decoders:
         raise ResultsError("the results hold no decoder, so there is nothing to report")
-    text = [name for name in results.decoders if name not in results.gloss_decoders]
-    return min(text or results.decoders, key=lambda name: results.decoders[name].wer)
+    return next(iter(results.decoders))
 
 
 def score_clips(results: Results) -> list[ScoredClip]:
     """Each clip's words as WER counted them, aligned, in the order of the predictions."""
-    alignments: dict[str, list[list[Edit]]] = {}
+    alignments: list[dict[str, list[Edit]]] = [{} for _ in results.predictions]
     for name, scores in results.decoders.items():
-        references = counted_words(results.references(name), scores.signature)
-        hypotheses = counted_words((p.hypotheses[name] for p in results.predictions), scores.signature)
-        alignments[name] = [align(reference, hypothesis) for reference, hypothesis in zip(references, hypotheses)]
-    return [ScoredClip(prediction, {name: rows[i] for name, rows in alignments.items()}) for i, prediction in enumerate(results.predictions)]
+        references = results.references(name)
+        annotated = [i for i, reference in enumerate(references) if reference is not None]
+        expected = counted_words((references[i] for i in annotated), scores)
+        said = counted_words((results.predictions[i].hypotheses[name] for i in annotated), scores)
+        for i, reference, hypothesis in zip(annotated, expected, said):
+            alignments[i][name] = align(reference, hypothesis)
+    return [ScoredClip(prediction, own) for prediction, own in zip(results.predictions, alignments)]
 
 
 def worst_and_best(clips: Sequence[ScoredClip], decoder: str, count: int = 8) -> tuple[list[ScoredClip], list[ScoredClip]]:
@@ -82,6 +88,7 @@ def worst_and_best(clips: Sequence[ScoredClip], decoder: str, count: int = 8) ->
         errors = clip.errors(decoder)
         return sign * errors.rate, -errors.reference_words, clip.prediction.id
 
+    clips = [clip for clip in clips if decoder in clip.alignments]
     worst = sorted((clip for clip in clips if clip.errors(decoder).errors), key=lambda clip: rank(clip, -1))[:count]
     shown = {id(clip) for clip in worst}
     best = sorted((clip for clip in clips if id(clip) not in shown), key=lambda clip: rank(clip, 1))[:count]
@@ -92,19 +99,25 @@ def render(results: Results, pictures: Mapping[str, ClipPictures] | None = None,
     """The page's HTML. `pictures` are by clip id; only those of the `count` worst and best clips (see `worst_and_best`) are drawn."""
     decoder, clips, pictures = main_decoder(results), score_clips(results), pictures or {}
     worst, best = worst_and_best(clips, decoder, count)
+    unit = _UNITS[results.decoders[decoder].unit]
     name = f"{_text(results.dataset)} <span class=soft>{_text(results.split)}</span>"
     examples = f"{len(clips):,} clip{'' if len(clips) == 1 else 's'}, checkpoint of step {results.checkpoint_step:,}"
+    note = f"Reference → hypothesis; ∅ is a {unit} left out or put in."
+    shown = {
+        kind: "".join(_clip(clip, decoder, results.decoders, pictures.get(clip.prediction.id)) for clip in some)
+        for kind, some in (("worst", worst), ("best", best))
+    }
     sections = [
         f"<header><h1>{name}</h1><p class=soft>{examples}; errors and clips below are those of the decoder <b>{_text(decoder)}</b></p></header>",
         _section("Scores", _scores(results)),
-        _section("Error by sentence length", _by_length(clips, list(results.decoders))),
-        _section("Most confused words", _confused(clips, decoder), "Reference → hypothesis; ∅ is a word left out or put in."),
-        _section("Error by word", _by_word(clips, decoder), "The words of the references that were missed most often: swapped or left out."),
-        *(section for name in results.gloss_decoders for section in _signs(clips, name)),
-        _section("Worst clips", "".join(_clip(clip, decoder, pictures.get(clip.prediction.id)) for clip in worst) or "<p>No clip has an error.</p>"),
+        _section("Error by sentence length", _by_length(clips, list(results.decoders), unit)),
+        _section(f"Most confused {unit}s", _confused(clips, decoder, unit), note),
         _section(
-            "Best clips", "".join(_clip(clip, decoder, pictures.get(clip.prediction.id)) for clip in best) or "<p>Every clip is shown above.</p>"
+            f"Error by {unit}", _by_word(clips, decoder, unit), f"The {unit}s of the references that were missed most often: swapped or left out."
         ),
+        *(section for name in results.gloss_decoders if name in results.decoders and name != decoder for section in _signs(clips, name)),
+        _section("Worst clips", shown["worst"] or "<p>No clip has an error.</p>"),
+        _section("Best clips", shown["best"] or "<p>Every clip is shown above.</p>"),
     ]
     return _page(f"{results.dataset} {results.split}, step {results.checkpoint_step}", "\n".join(sections))
 
@@ -136,10 +149,15 @@ def contact_sheet(frames: UInt8[np.ndarray, "t h w 3"]) -> Image.Image:
 def _scores(results: Results) -> str:
     header, rows = table_cells(results.decoders)
     signatures = sorted({s for scores in results.decoders.values() for s in (f"BLEU {scores.signature}", f"chrF {scores.chrf_signature}")})
-    return _table(header, [[_text(cell) for cell in row] for row in rows]) + "".join(f"<p class=signature>{_text(s)}</p>" for s in signatures)
+    notes = unit_notes(results.decoders)
+    notes += [f"{name}: gloss error rate by PHOENIX's rules {rate:.1%}" for name, rate in results.phoenix_gloss_wer.items()]
+    notes += [f"references: {note}"] if (note := unknown_note(results.unknown)) else []
+    table = _table(header, [[_text(cell) for cell in row] for row in rows])
+    return table + "".join(f"<p class=soft>{_text(s)}</p>" for s in notes) + "".join(f"<p class=signature>{_text(s)}</p>" for s in signatures)
 
 
-def _by_length(clips: Sequence[ScoredClip], decoders: Sequence[str]) -> str:
+def _by_length(clips: Sequence[ScoredClip], decoders: Sequence[str], unit: str) -> str:
+    clips = [clip for clip in clips if decoders[0] in clip.alignments]
     rows, lengths = [], [clip.errors(decoders[0]).reference_words for clip in clips]
     for low, high in _LENGTH_BINS:
         inside = [clip for clip, words in zip(clips, lengths) if low <= words <= high]
@@ -147,58 +165,70 @@ def _by_length(clips: Sequence[ScoredClip], decoders: Sequence[str]) -> str:
             rates = [sum((clip.errors(name) for clip in inside), WordErrors()).rate for name in decoders]
             span = f"{low}–{high}" if math.isfinite(high) else f"{low} and more"
             rows.append([span, f"{len(inside):,}", *map(_bar, rates)])
-    return _table(["words", "clips", *decoders], rows)
+    return _table([f"{unit}s", "clips", *decoders], rows)
 
 
-def _confused(clips: Sequence[ScoredClip], decoder: str) -> str:
-    counted = confusions(clip.alignments[decoder] for clip in clips).most_common(_MOST_LISTED)
+def _confused(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:
+    counted = confusions(clip.alignments.get(decoder, []) for clip in clips).most_common(_MOST_LISTED)
     if not counted:
-        return "<p>No word was confused.</p>"
+        return f"<p>No {unit} was confused.</p>"
     return _table(["reference", "hypothesis", "times"], [[_text(pair[0] or "∅"), _text(pair[1] or "∅"), f"{times:,}"] for pair, times in counted])
 
 
-def _by_word(clips: Sequence[ScoredClip], decoder: str) -> str:
+def _by_word(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:
     said, missed = Counter(), Counter()
     for clip in clips:
-        words = [(edit.reference, edit.operation) for edit in clip.alignments[decoder] if edit.reference is not None]
+        words = [(edit.reference, edit.operation) for edit in clip.alignments.get(decoder, []) if edit.reference is not None]
         said.update(word for word, _ in words)
         missed.update(word for word, operation in words if operation != "match")
     if not missed:
-        return "<p>No word was missed.</p>"
+        return f"<p>No {unit} was missed.</p>"
     rows = [[_text(word), f"{said[word]:,}", f"{times:,}", _bar(times / said[word])] for word, times in missed.most_common(_MOST_LISTED)]
-    return _table(["word", "occurrences", "missed", "share"], rows)
+    return _table([unit, "occurrences", "missed", "share"], rows)
 
 
 def _signs(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
     """What a decoder that spells glosses says of the signs themselves."""
     note = f"Glosses as {_text(decoder)} spells them."
-    return [_section("Error by sign", _by_word(clips, decoder), note), _section("Most confused signs", _confused(clips, decoder), note)]
+    return [
+        _section("Error by sign", _by_word(clips, decoder, "sign"), note),
+        _section("Most confused signs", _confused(clips, decoder, "sign"), note),
+    ]
 
 
-def _clip(clip: ScoredClip, decoder: str, pictures: ClipPictures | None) -> str:
-    errors = clip.errors(decoder)
+def _clip(clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipPictures | None) -> str:
+    errors, unit = clip.errors(decoder), scores[decoder].unit
     texts = [f"<dt>reference</dt><dd>{_text(clip.prediction.reference)}</dd>"]
     if gloss := clip.prediction.details.get("gloss"):
         texts.append(f"<dt>gloss</dt><dd>{_text(str(gloss))}</dd>")
-    texts += [f"<dt>{_text(name)}</dt><dd>{_marked(edits)}</dd>" for name, edits in clip.alignments.items()]
+    for name, own in scores.items():
+        said = _marked(clip.alignments[name], own) if name in clip.alignments else _text(clip.prediction.hypotheses[name])
+        texts.append(f"<dt>{_text(name)}</dt><dd>{said or '<span class=soft>no text</span>'}</dd>")
     score = "" if clip.prediction.score is None else f", score {clip.prediction.score:.3f}"
-    counts = f"{errors.errors} of {errors.reference_words} words{score}"
+    counts = f"{errors.errors} of {errors.reference_words} {_UNITS[unit]}s{score}"
     return (
         f"<article><h3>{_text(clip.prediction.id)} "
-        f"<span class={'rate' if errors.errors else 'soft'}>WER {errors.rate:.0%}</span> <span class=soft>{counts}</span></h3>"
-        f"<dl>{''.join(texts)}</dl>{_drawn(pictures) if pictures else ''}</article>"
+        f"<span class={'rate' if errors.errors else 'soft'}>{'CER' if unit == 'character' else 'WER'} {errors.rate:.0%}</span> "
+        f"<span class=soft>{counts}</span></h3><dl>{''.join(texts)}</dl>{_drawn(pictures) if pictures else ''}</article>"
     )
 
 
-def _marked(edits: Iterable[Edit]) -> str:
-    """The hypothesis with what differs from the reference marked."""
+def _marked(edits: Iterable[Edit], scores: Scores) -> str:
+    """The hypothesis with what differs from the reference marked, spaces where its script has them."""
     marks = {
         "match": lambda e: _text(e.hypothesis),
         "substitute": lambda e: f'<mark title="instead of {_text(e.reference)}">{_text(e.hypothesis)}</mark>',
         "insert": lambda e: f"<ins>{_text(e.hypothesis)}</ins>",
         "delete": lambda e: f"<del>{_text(e.reference)}</del>",
     }
-    return " ".join(marks[edit.operation](edit) for edit in edits) or "<span class=soft>no text</span>"
+    by_character = "tok:char" in scores.signature.split("|")
+    shown, before = "", ""
+    for edit in edits:
+        after = edit.hypothesis if edit.hypothesis is not None else edit.reference
+        apart = scores.unit == "gloss" or (not by_character and text_scripts.sets_apart(before, after))
+        shown += (" " if apart and shown else "") + marks[edit.operation](edit)
+        before = after
+    return shown
 
 
 def _drawn(pictures: ClipPictures) -> str:

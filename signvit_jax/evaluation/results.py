@@ -40,22 +40,24 @@ class Results:
     decoders: Mapping[str, Scores]
     predictions: tuple[Prediction, ...]
     gloss_decoders: tuple[str, ...] = ()  # those that spell glosses; they are scored against the clips' `gloss` detail
+    unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the references, not in the vocabulary: what and how often
+    phoenix_gloss_wer: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of the decoders that spell glosses, where asked for
 
-    def references(self, decoder: str) -> list[str]:
-        """What the decoder's hypotheses are held against, in the order of the predictions."""
+    def references(self, decoder: str) -> list[str | None]:
+        """What the decoder's hypotheses are held against, in the order of the predictions; None where a clip has no gloss."""
         if decoder in self.gloss_decoders:
-            return [str(prediction.details.get("gloss", "")) for prediction in self.predictions]
+            return [str(gloss) if (gloss := prediction.details.get("gloss")) else None for prediction in self.predictions]
         return [prediction.reference for prediction in self.predictions]
 
 
 def to_json(results: Results) -> str:
-    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "signature", "chrf_signature"}}, "gloss_decoders": [...],
-    "predictions": [{"id", "reference", <a key per decoder>, "score", ...}]}`.
+    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "unit", "signature", "chrf_signature"}}, "gloss_decoders": [...],
+    "unknown": {...}, "phoenix_gloss_wer": {...}, "predictions": [{"id", "reference", <a key per decoder>, "score", ...}]}`.
 
     Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key.
     """
     decoders = {
-        name: {"scores": scores.as_dict(), "signature": scores.signature, "chrf_signature": scores.chrf_signature}
+        name: {"scores": scores.as_dict(), "unit": scores.unit, "signature": scores.signature, "chrf_signature": scores.chrf_signature}
         for name, scores in results.decoders.items()
     }
     values = {
@@ -64,6 +66,8 @@ def to_json(results: Results) -> str:
         "checkpoint_step": results.checkpoint_step,
         "decoders": decoders,
         "gloss_decoders": list(results.gloss_decoders),
+        "unknown": dict(results.unknown),
+        "phoenix_gloss_wer": dict(results.phoenix_gloss_wer),
         "predictions": [_flat(prediction) for prediction in results.predictions],
     }
     return json.dumps(_finite(values), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
@@ -73,12 +77,27 @@ def from_json(text: str) -> Results:
     """Reads what `to_json` wrote. Raises ResultsError."""
     try:
         values = json.loads(text)
+        glosses = tuple(values.get("gloss_decoders", ()))
         decoders = {
-            name: Scores(**entry["scores"], signature=entry["signature"], chrf_signature=entry.get("chrf_signature", ""))
+            name: Scores(
+                **entry["scores"],
+                unit=entry.get("unit") or _unit(entry["signature"], name in glosses),
+                signature=entry["signature"],
+                chrf_signature=entry.get("chrf_signature", ""),
+            )
             for name, entry in values["decoders"].items()
         }
         predictions = tuple(_nested(entry, decoders) for entry in values["predictions"])
-        return Results(values["split"], values["dataset"], values["checkpoint_step"], decoders, predictions, tuple(values.get("gloss_decoders", ())))
+        return Results(
+            values["split"],
+            values["dataset"],
+            values["checkpoint_step"],
+            decoders,
+            predictions,
+            glosses,
+            dict(values.get("unknown", {})),
+            dict(values.get("phoenix_gloss_wer", {})),
+        )
     except KeyError as error:
         raise ResultsError(f"not a results file of signvit_jax.eval: the key {error} is missing") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -103,6 +122,11 @@ def read(path: Path | str) -> Results:
         return from_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path}: {error}") from error
+
+
+def _unit(signature: str, is_gloss: bool) -> str:
+    """What was counted, of a file that does not say so."""
+    return "gloss" if is_gloss else "character" if "tok:char" in signature.split("|") else "word"
 
 
 def _flat(prediction: Prediction) -> dict[str, Any]:

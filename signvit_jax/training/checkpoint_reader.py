@@ -86,7 +86,7 @@ class CheckpointReader:
             return False
 
     def best_step(self) -> int | None:
-        """The step with the best metric (the earliest of equals); None if no step has that metric."""
+        """The step with the best metric (the latest of equals); None if no step has that metric."""
         return self._best_of(self.steps())
 
     def restore_params(
@@ -102,7 +102,7 @@ class CheckpointReader:
         candidates = self.steps()[::-1]
         if which == "best":
             scored = [s for s in candidates if self._score(s) is not None]
-            candidates = sorted(scored, key=lambda s: (self._score(s), s)) + [s for s in candidates if s not in scored]
+            candidates = sorted(scored, key=lambda s: (self._score(s), -s)) + [s for s in candidates if s not in scored]
 
         def read(at: int) -> RestoredParams:
             averaged = prefer_ema and (self.folder / str(at) / "ema").is_dir()
@@ -194,8 +194,9 @@ class CheckpointReader:
         return None if value is None else self._sign * value
 
     def _best_of(self, steps: Sequence[int]) -> int | None:
-        scored = [(self._score(step), step) for step in steps]
-        return min(((score, step) for score, step in scored if score is not None), default=(None, None))[1]
+        scored = [(self._score(step), -step) for step in steps]
+        best = min(((score, later) for score, later in scored if score is not None), default=None)
+        return None if best is None else -best[1]
 
 
 def item_handlers() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,11 +13,15 @@ from matplotlib.figure import Figure
 from signvit_jax.training.metrics_log import read_metrics
 
 Series = dict[str, tuple[list[int], list[float]]]
+_QUALITY = {"validation/wer": "WER", "validation/bleu4": "BLEU-4", "validation/chrf": "chrF", "validation/exact_match": "exact match"}
 _COLOURS = {"total": "#1b4f8a", "ce": "#d1742c", "ctc": "#4d8f5b", "other": "#7a5ba6"}
 
 
-def plot_metrics(metrics_csv: Path, image: Path) -> None:
-    """Draws losses, translation quality (where there is one) and learning rates over steps; an empty metrics.csv draws nothing. Raises OSError."""
+def plot_metrics(metrics_csv: Path, image: Path, best_metric: str = "loss", best_step: int | None = None) -> None:
+    """Draws losses, translation quality (where there is one) and learning rates over steps; an empty metrics.csv draws nothing. Raises OSError.
+
+    A star marks the step of the checkpoint that is the best, on the curve of the metric by which it is.
+    """
     series = read_metrics(metrics_csv)
     if not any(steps for steps, _ in series.values()):
         return
@@ -28,6 +33,7 @@ def plot_metrics(metrics_csv: Path, image: Path) -> None:
         figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.065, hspace=0.14)  # a layout that is computed takes twice as long
         for axis, draw in zip(axes, panels):
             draw(axis, series)
+        _mark_best(axes, series, best_metric, best_step)
         axes[-1].set_xlabel("step")
         axes[0].set_title(metrics_csv.parent.name, loc="left", fontweight="bold")
         temporary = image.with_name(f".{image.name}.{os.getpid()}.tmp")
@@ -46,30 +52,38 @@ def _losses(axis: Axes, series: Series) -> None:
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "235" else "")
     axis.set_ylabel("loss")
-    _mark_best(axis, series)
     axis.legend(fontsize=8, ncols=2, frameon=False)
 
 
-def _mark_best(axis: Axes, series: Series) -> None:
-    steps, values = _finite(series.get("validation/loss", ([], [])))
-    if len(values):
-        at = int(np.argmin(values))
-        axis.plot(
-            steps[at], values[at], "*", color=_COLOURS["total"], markersize=13, label=f"best validation loss {values[at]:.4g} at step {steps[at]:,}"
-        )
+def _mark_best(axes: Sequence[Axes], series: Series, metric: str, step: int | None) -> None:
+    name = f"validation/{metric}"
+    steps, values = _finite(series.get(name, ([], [])))
+    at = np.flatnonzero(steps == step)
+    if step is None or not len(at):
+        return
+    value, label = values[at[-1]], "loss" if metric == "loss" else _QUALITY[name]
+    axis, columns = (axes[0], 2) if metric == "loss" else (axes[1], 3)
+    height = value * _percent(name) if metric != "loss" else value
+    mark = f"best checkpoint: validation {label} {value:.4g} at step {step:,}"
+    axis.plot(step, height, "*", color=_COLOURS["total"], markersize=13, label=mark)
+    axis.legend(fontsize=8, ncols=columns, frameon=False)
 
 
 def _quality_figures(series: Series) -> dict[str, str]:
-    known = {"validation/wer": "WER", "validation/bleu4": "BLEU-4", "validation/exact_match": "exact match"}
-    return {name: label for name, label in known.items() if name in series}
+    return {name: label for name, label in _QUALITY.items() if name in series}
+
+
+def _percent(name: str) -> float:
+    """What a figure is multiplied with: BLEU and chrF are percent already."""
+    return 1.0 if name.endswith(("bleu4", "chrf")) else 100.0
 
 
 def _quality(axis: Axes, series: Series) -> None:
-    """All in percent: WER falls, BLEU-4 and exact match rise."""
-    for (name, label), colour in zip(_quality_figures(series).items(), (_COLOURS["ce"], _COLOURS["total"], _COLOURS["ctc"])):
-        scale = 1.0 if name.endswith("bleu4") else 100.0
-        steps, values = _finite(series[name])
-        axis.plot(steps, values * scale, color=colour, marker="o", markersize=3, label=label)
+    """All in percent: WER falls, the others rise."""
+    for (name, label), colour in zip(_QUALITY.items(), (_COLOURS["ce"], _COLOURS["total"], _COLOURS["other"], _COLOURS["ctc"])):
+        steps, values = _finite(series.get(name, ([], [])))
+        if len(values):
+            axis.plot(steps, values * _percent(name), color=colour, marker="o", markersize=3, label=label)
     axis.set_ylabel("percent")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=8, ncols=3, frameon=False)

@@ -10,7 +10,9 @@ from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_data
 from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
-from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer
+from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer, unknown_note
+from signvit_jax.evaluation.metrics import score
+from signvit_jax.training.best import PERFECT
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class RunData:
         self.gloss_tokenizer = gloss_tokenizer or self._learn_glosses()
         self.text_length = padded_text_length(self.train, self.tokenizer, config.model.decoder.max_len)
         self.gloss_length = padded_gloss_length(self.train, self.gloss_tokenizer) if self.gloss_tokenizer else 0
+        self._check_best_metric()
+        self._say_what_is_unknown()
 
     @property
     def gloss_vocab_size(self) -> int:
@@ -78,6 +82,34 @@ class RunData:
                 raise
             log.warning("the data set has no split %r: validation figures are taken on %r and say nothing about new clips", name, self.train.name)
             return self.train
+
+    def _check_best_metric(self) -> None:
+        """Raises ConfigError for a `training.best_metric` that perfect outputs would not reach: BLEU-4 of texts under four words is always 0."""
+        metric, texts = self.config.training.best_metric, [entry.text for entry in self.validation.index]
+        if metric == "loss" or not texts:
+            return
+        perfect = score(texts, texts, tokenize=self.config.evaluation.tokenize, lowercase=self.config.tokenizer.lowercase)
+        reached = {name: abs(getattr(perfect, name) - best) < 1e-6 for name, best in PERFECT.items()}
+        if not reached[metric]:
+            others = ", ".join(repr(name) for name in ("chrf", "wer", "loss") if reached.get(name, True))
+            raise ConfigError(
+                f"config.training.best_metric is {metric!r}, but on the {len(texts):,} texts of {self.validation.name!r} even perfect outputs would "
+                f"have {getattr(perfect, metric):.4g} (no text has four words?): no checkpoint could be told to be the best; allowed here: {others}"
+            )
+
+    def _say_what_is_unknown(self) -> None:
+        """Logs, of each split, what the vocabularies lack; a test split that cannot be read is no reason not to train."""
+        names = dict.fromkeys((self.train.name, self.validation.name, self.config.data.test_split))
+        for name in names:
+            try:
+                index = self.dataset.split(name).index
+            except DatasetError:
+                continue
+            notes = [unknown_note(self.tokenizer.unknown([entry.text for entry in index]))]
+            if self.gloss_tokenizer:
+                notes.append(unknown_note(self.gloss_tokenizer.unknown([entry.gloss for entry in index]), "glosses"))
+            for note in filter(None, notes):
+                log.warning("split %r: %s", name, note)
 
     def _settled(self, config: Config) -> Config:
         """`ctc.target` 'auto' becomes what the training split has."""

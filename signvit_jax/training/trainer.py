@@ -16,7 +16,7 @@ from signvit_jax.config import Config
 from signvit_jax.data.dataset import DatasetError
 from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
-from signvit_jax.evaluation.metrics import score
+from signvit_jax.evaluation.metrics import Scores, score
 from signvit_jax.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import put_together, to_device
@@ -267,7 +267,7 @@ class Trainer:
                 "stopping early: no better validation %s than %.4g (epoch %d) for %d epochs",
                 self.best.metric,
                 self.best.value,
-                self.best.epoch,
+                self.best.since,
                 training.patience,
             )
         return stop_early
@@ -278,7 +278,7 @@ class Trainer:
     def _patience_is_over(self, epoch: int) -> bool:
         """After the evaluation of `epoch`."""
         patience = self.config.training.patience
-        return patience > 0 and self.best.value is not None and epoch - self.best.epoch >= patience
+        return patience > 0 and self.best.value is not None and epoch - self.best.since >= patience
 
     def _evaluate(self, params: Any, epoch: int) -> dict[str, float]:
         """Losses over the validation split, and greedy translations of all of it or, where no metric needs them, of a few samples."""
@@ -301,22 +301,30 @@ class Trainer:
         references = {position: self.data.validation.index[position].text for position in found}
         if wants_text:
             texts = [hypotheses["greedy"].text for hypotheses in found.values()]
-            scores = score(list(references.values()), texts, lowercase=self.config.tokenizer.lowercase)
-            figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "exact_match": scores.exact_match, "ctc_wer": self._ctc_error(found)}
+            scores = self._scores(list(references.values()), texts)
+            figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "chrf": scores.chrf, "exact_match": scores.exact_match, **self._ctc_error(found)}
         self._show_samples(epoch, figures, [(references[p], found[p]["greedy"].text) for p in list(found)[: training.num_sample_predictions]])
         return figures
 
-    def _ctc_error(self, found: dict[int, dict[str, Hypothesis]]) -> float:
-        """Word error of what CTC spells: glosses where it is trained on them."""
-        entries = [self.data.validation.index[position] for position in found]
-        references = [entry.gloss if self.data.gloss_tokenizer else entry.text for entry in entries]
-        texts = [hypotheses["ctc"].text for hypotheses in found.values()]
-        return score(references, texts, lowercase=self.config.tokenizer.lowercase).wer
+    def _ctc_error(self, found: dict[int, dict[str, Hypothesis]]) -> dict[str, float]:
+        """Word error of what CTC spells: where it is trained on glosses, of the clips that have them, and nothing where none has."""
+        spells_glosses = self.data.gloss_tokenizer is not None
+        entries = {position: self.data.validation.index[position] for position in found}
+        references = {position: entry.gloss if spells_glosses else entry.text for position, entry in entries.items()}
+        scored = [position for position, reference in references.items() if reference or not spells_glosses]
+        if not scored:
+            return {}
+        texts = [found[position]["ctc"].text for position in scored]
+        return {"ctc_wer": self._scores([references[position] for position in scored], texts, glosses=spells_glosses).wer}
+
+    def _scores(self, references: list[str], texts: list[str], *, glosses: bool = False) -> Scores:
+        tokenize, lowercase = self.config.evaluation.tokenize, self.config.tokenizer.lowercase
+        return score(references, texts, tokenize=tokenize, lowercase=lowercase, glosses=glosses)
 
     def _plot(self, at_once: bool = False) -> None:
         """Redraws metrics.png, at most once a minute: it takes longer than an epoch of a small run."""
         if jax.process_index() == 0 and (at_once or time.monotonic() - self.last_plot > 60):
-            plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png)
+            plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png, self.best.metric, self.checkpoints.best_step())
             self.last_plot = time.monotonic()
 
     def _show_samples(self, epoch: int, figures: dict[str, float], samples: list[tuple[str, str]]) -> None:

@@ -248,3 +248,85 @@ def test_glosses_keep_their_case_and_unknown_ones_are_unk():
 def test_a_gloss_vocabulary_without_glosses_is_a_config_error():
     with pytest.raises(ConfigError, match=r"model\.ctc\.target"):
         learn_gloss_vocabulary(["", ""])
+
+
+SUBJECTS, TIMES, VERBS = "我你他她", ("今天", "明天", "昨天", "早上", "晚上"), ("去", "看", "想去", "不喜欢", "喜欢")
+PLACES = ("学校", "医院", "北京", "商店", "公园")
+CHINESE = [f"{subject}{time}{verb}{place}。" for subject in SUBJECTS for time in TIMES for verb in VERBS for place in PLACES][:300]
+UNSPACED = {
+    "Chinese": CHINESE,
+    "Japanese": ["私はコーヒーを飲みます。", "今日は学校へ行きました", "コーヒー、飲む？"],
+    "Thai": ["ที่นี่อากาศดี", "ฉันไปโรงเรียน พรุ่งนี้"],
+    "mixed": ["我用iPhone 打电话给Anna，好吗？", "OK 好的 yes please", "3月14日去New York 学校"],
+}
+
+
+def test_chinese_sentences_are_cut_by_character_and_not_learned_whole():
+    for tokenizer in (learn(CHINESE, BPE), learn(CHINESE, WORD)):
+        tokens = sum(map(len, tokenizer.encode_all(CHINESE)))
+        assert tokens / len(CHINESE) >= 0.8 * sum(map(len, CHINESE)) / len(CHINESE)
+        assert tokenizer.unk_id not in tokenizer.encode("学校想看你。")  # a new sentence of known characters
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+@pytest.mark.parametrize("vocab_size", [8, 8000])
+def test_text_without_spaces_comes_back_without_spaces(script, vocab_size):
+    texts = UNSPACED[script]
+    tokenizer = learn(texts, dataclasses.replace(BPE, vocab_size=vocab_size))
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode_all(texts)] == [tokenizer.normalise(text) for text in texts]
+
+
+def test_latin_words_in_chinese_text_are_still_words():
+    texts = ["我用computer学习", "computer 很好"] * 20
+    tokenizer = learn(texts, BPE)
+    assert [tokenizer.tokens[i] for i in tokenizer.encode("用computer")][-2:] == ["用", "computer"]
+    word = learn(texts, WORD)
+    assert [word.tokens[i] for i in word.encode("用computer学")] == ["用", "computer", "学"]
+    assert word.decode(word.encode("用computer学")) == "用computer学"
+
+
+def test_text_with_spaces_is_cut_as_before_whatever_else_was_learned():
+    alone, beside = learn(["the cat sat", "the dog sat"], BPE), learn(["the cat sat", "the dog sat", "猫坐着"], BPE)
+    assert [alone.tokens[i] for i in alone.encode("the cat sat")] == [beside.tokens[i] for i in beside.encode("the cat sat")]
+    assert "Split" not in alone.to_json()  # the file of such text is what it was
+
+
+# Written before scripts without spaces were cut by character: learned from "你好世界", "世界你好".
+OLD_BPE = (
+    '{"format": "signvit_jax tokenizer", "version": 1, "kind": "bpe", "lowercase": true, "model": {"version": "1.0", "truncation": null, '
+    '"padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Metaspace", '
+    '"replacement": "▁", "prepend_scheme": "always", "split": true}, {"type": "Punctuation", "behavior": "Isolated"}]}, "post_processor": null, '
+    '"decoder": null, "model": {"type": "BPE", "dropout": null, "unk_token": "< unk >", "continuing_subword_prefix": null, '
+    '"end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": {"< pad >": 0, "< bos >": 1, '
+    '"< eos >": 2, "< unk >": 3, "▁": 4, "世": 5, "你": 6, "好": 7, "界": 8, "▁世": 9, "▁你": 10, "▁你好": 11}, '
+    '"merges": [["▁", "世"], ["▁", "你"], ["▁你", "好"]]}}}'
+)
+
+
+def test_a_file_of_an_earlier_release_is_read_and_cuts_as_it_did():
+    tokenizer = Tokenizer.from_json(OLD_BPE)
+    assert [tokenizer.tokens[i] for i in tokenizer.encode("你好世界")] == ["▁你好", "世", "界"]
+    assert tokenizer.decode(tokenizer.encode("你好世界")) == "你好世界"
+
+
+def test_chinese_glosses_are_whole_and_set_apart_by_spaces():
+    tokenizer = learn_gloss_vocabulary(["今天 天气 好", "天气 坏"])
+    assert len(tokenizer.encode("今天 天气 好")) == 3
+    assert tokenizer.decode(tokenizer.encode("天气 好")) == "天气 好"
+    assert tokenizer.pieces("天气 好") == [" 天气", " 好"]
+
+
+def test_bert_puts_no_spaces_between_chinese_characters(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"我用很好。", "iphone", "ok"]), encoding="utf-8")
+    tokenizer = load_bert_vocabulary(path, TokenizerConfig(name="bert", vocab_file=str(path)))
+    assert tokenizer.decode(tokenizer.encode("我用iPhone很好。ok ok")) == "我用iphone很好。ok ok"
+
+
+def test_what_is_unknown_is_counted_and_named(bert_file):
+    bpe, word = learn(["rain", "sun"], BPE), learn(["rain", "sun"], WORD)
+    assert bpe.unknown(["Rain", "zebra zu", ""]) == {"z": 2, "e": 1, "b": 1}
+    assert bpe.decode(bpe.encode("zebra")) == "ra"  # what is lost, and so must be said
+    assert word.unknown(["Rain", "zebra sun zebra"]) == {"zebra": 2}
+    assert learn(["今天"], BPE).unknown(["今年"]) == {"年": 1}
+    assert load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")).unknown(["Hello Zürich"]) == {"Zürich": 1}

@@ -1,7 +1,9 @@
 """Metrics against sacreBLEU called plainly, brute force over all edit scripts, and scores worked out by hand."""
 
 import functools
+import importlib.util
 import io
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -124,7 +126,7 @@ def test_confusions_name_what_was_swapped_left_out_and_put_in():
 @pytest.mark.parametrize("lowercase", [False, True])
 def test_a_signature_tells_which_words_were_counted(tokenize, lowercase):
     scores = score(REFERENCES, HYPOTHESES, tokenize=tokenize, lowercase=lowercase)
-    errors = metrics.count_errors(*(metrics.counted_words(texts, scores.signature) for texts in (REFERENCES, HYPOTHESES)))
+    errors = metrics.count_errors(*(metrics.counted_words(texts, scores) for texts in (REFERENCES, HYPOTHESES)))
     assert (errors.rate, errors.reference_words) == (scores.wer, scores.reference_words)
 
 
@@ -158,8 +160,8 @@ def test_nothing_to_score_and_unequal_numbers_are_errors_not_a_silent_hundred_pe
         score([], [])
     with pytest.raises(MetricError, match="2 references but 1 hypotheses"):
         word_error_rate(["a", "b"], ["a"])
-    with pytest.raises(MetricError, match=r"'zh'.*'13a', 'none', 'char'"):
-        score(["a"], ["a"], tokenize="zh")
+    with pytest.raises(MetricError, match=r"'en'.*'auto', '13a', 'none', 'char', 'zh'"):
+        score(["a"], ["a"], tokenize="en")
 
 
 def test_table_shows_a_row_per_decoder_and_the_signature():
@@ -175,3 +177,77 @@ def test_as_dict_holds_plain_numbers():
     values = score(REFERENCES, HYPOTHESES).as_dict()
     assert set(values) >= {"bleu1", "bleu4", "chrf", "rouge_l", "wer", "exact_match", "substitutions", "insertions", "deletions", "examples"}
     assert all(type(value) in (int, float) for value in values.values())
+
+
+TIMES, ADVERBS, THINGS = ("今天", "明天", "昨天", "早上"), ("很", "不", "非常", "有点", "太"), ("天气", "学校", "工作", "电影", "早饭")
+CHINESE = [f"{time}的{thing}{adverb}好{end}" for time in TIMES for adverb in ADVERBS for thing in THINGS for end in "。吗"][:200]
+
+
+@pytest.mark.parametrize("tokenize", ["auto", "char", "zh"])
+def test_perfect_chinese_scores_a_hundred_and_one_wrong_character_costs_one(tokenize):
+    right = score(CHINESE, CHINESE, tokenize=tokenize)
+    assert (right.bleu4, right.chrf, right.rouge_l) == pytest.approx((100, 100, 100))
+    assert right.wer == 0 and right.exact_match == 1 and right.examples == 200 and right.unit == "character"
+    wrong = score(CHINESE, [text.replace("的", "得") for text in CHINESE], tokenize=tokenize)
+    assert wrong.wer == pytest.approx(200 / sum(map(len, CHINESE))) and 40 < wrong.bleu4 < 90
+    assert f"tok:{'char' if tokenize == 'auto' else tokenize}" in right.signature
+
+
+@pytest.mark.parametrize("text", ["私は明日学校へ行きます。", "ที่นี่อากาศดีมาก", "ខ្ញុំទៅសាលារៀន"])
+def test_other_scripts_without_spaces_are_scored_by_character_too(text):
+    scores = score([text] * 3, [text] * 3)
+    assert scores.bleu4 == pytest.approx(100) and scores.unit == "character" and "tok:char" in scores.signature
+
+
+def test_auto_is_13a_where_words_stand_between_spaces():
+    assert score(REFERENCES, HYPOTHESES) == score(REFERENCES, HYPOTHESES, tokenize="13a")
+    korean = ["내일 날씨가 맑겠습니다 여러분", "학교에 갑니다"]
+    assert "tok:13a" in score(korean, korean).signature and score(korean, korean).reference_words == 6
+
+
+def test_words_of_mixed_text_are_counted_as_words_and_characters():
+    assert score(["我用iPhone 打电话"], ["我用iphone 打电话"], tokenize="zh").wer == 1 / 6
+
+
+@pytest.mark.skipif(importlib.util.find_spec("MeCab") is not None, reason="MeCab is installed")
+def test_a_tokenization_that_is_not_installed_says_what_to_install():
+    with pytest.raises(MetricError, match=r"'ja-mecab'.*pip install 'sacrebleu\[ja\]'.*'auto'"):
+        score(["私は"], ["私は"], tokenize="ja-mecab")
+
+
+TYPED = {
+    "Hindi with U+095C": "\u092f\u0939 \u0938\u095c\u0915 \u092c\u0939\u0941\u0924 \u092c\u095c\u0940 \u0939\u0948",
+    "Vietnamese": unicodedata.normalize("NFD", "Hôm nay trời rất đẹp và nắng"),
+    "French": unicodedata.normalize("NFD", "l'été a été très agréable à Orléans"),
+}
+
+
+@pytest.mark.parametrize("script", TYPED)
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_how_an_accent_was_typed_is_no_error(script, lowercase):
+    typed, said = TYPED[script], unicodedata.normalize("NFC", TYPED[script])
+    assert typed != said
+    for references, hypotheses in (([typed], [said]), ([said], [typed])):
+        scores = score(references, hypotheses, lowercase=lowercase)
+        assert (scores.bleu4, scores.chrf, scores.rouge_l) == pytest.approx((100, 100, 100))
+        assert scores.wer == 0 and scores.exact_match == 1
+        assert word_error_rate(references, hypotheses).errors == gloss_wer(references, hypotheses).errors == 0
+        words = [metrics.counted_words(texts, scores) for texts in (references, hypotheses)]
+        assert words[0] == words[1]
+
+
+def test_glosses_are_set_apart_by_spaces_in_every_script():
+    scores = score(["今天 天气 好"], ["今天 天气 坏"], glosses=True)
+    assert (scores.reference_words, scores.substitutions, scores.unit) == (3, 1, "gloss")
+    assert score(["今天 天气 好"], ["今天 天气 坏"], tokenize="char", glosses=True) == scores
+    assert metrics.counted_words(["今天 天气"], scores) == [["今天", "天气"]]
+
+
+def test_the_table_says_what_a_row_is_about():
+    text, glosses = score(REFERENCES, HYPOTHESES), score(["A B"], ["A"], glosses=True)
+    characters = score(CHINESE, CHINESE)
+    assert metrics.table_cells({"greedy": text, "ctc": glosses})[1][1][0] == "ctc (glosses)"
+    assert metrics.unit_notes({"greedy": text, "ctc": glosses}) == ["ctc: scored against the glosses of the 1 clips that have them"]
+    for scores, name in (({"greedy": text}, "WER"), ({"greedy": characters}, "CER"), ({"greedy": characters, "ctc": glosses}, "CER/WER")):
+        assert name in metrics.table_cells(scores)[0]
+    assert metrics.unit_notes({"greedy": text}) == []

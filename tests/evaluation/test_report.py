@@ -49,8 +49,9 @@ def test_scores_stand_per_decoder_with_their_signature(results):
     assert "step 1,200" in page.text_content()
 
 
-def test_the_decoder_with_the_fewest_errors_is_looked_at(results):
-    assert main_decoder(results) == "beam"
+def test_the_decoder_asked_for_first_is_looked_at_whatever_it_reached(results):
+    assert results.decoders["greedy"].wer > results.decoders["beam"].wer and main_decoder(results) == "greedy"
+    assert "of the decoder greedy" in html.fromstring(render(results)).text_content()
     with pytest.raises(ResultsError, match="no decoder"):
         render(dataclasses.replace(results, decoders={}))
 
@@ -60,7 +61,7 @@ def test_a_decoder_that_spells_glosses_is_scored_by_sign_and_not_against_the_tex
     signed = ["RAIN NORTH", "SUN", "FRIEND SCHOOL GO", "SNOW", "SNOW SOUTH"]
     results = made_of(REFERENCES, greedy=GREEDY, ctc=spelled)
     predictions = tuple(dataclasses.replace(p, details={"gloss": gloss}) for p, gloss in zip(results.predictions, signed))
-    scores = results.decoders | {"ctc": score(signed, spelled)}
+    scores = results.decoders | {"ctc": score(signed, spelled, glosses=True)}
     results = dataclasses.replace(results, decoders=scores, predictions=predictions, gloss_decoders=("ctc",))
     assert scores["ctc"].wer < scores["greedy"].wer and main_decoder(results) == "greedy"
     page = html.fromstring(render(results))
@@ -77,7 +78,7 @@ def test_worst_and_best_clips_come_in_order_and_none_twice(results):
     assert sorted(every) == [f"clip-{i}" for i in range(5)]
     page = html.fromstring(render(results))
     shown = [article.find("h3").text.strip() for article in section(page, "Worst clips").iter("article")]
-    assert shown == ["clip-3", "clip-2"]
+    assert shown == ["clip-3", "clip-2", "clip-0"]
 
 
 def test_errors_by_length_add_up_to_the_words_of_the_bin(results):
@@ -148,7 +149,31 @@ def test_characters_are_compared_where_the_scores_count_characters():
     references, hypotheses = ["明天很好"], ["明天不好"]
     prediction = Prediction("clip", references[0], {"greedy": hypotheses[0]})
     results = Results("test", "csl_daily", 1, {"greedy": score(references, hypotheses, tokenize="char")}, (prediction,))
-    assert rows(section(html.fromstring(render(results)), "Most confused words")) == [["很", "不", "1"]]
+    assert rows(section(html.fromstring(render(results)), "Most confused characters")) == [["很", "不", "1"]]
+    text = html.fromstring(render(results)).text_content()
+    assert "CER 25%" in text and "1 of 4 characters" in text and "WER" not in text
+    assert "明天不好" in text  # no spaces between the characters
+
+
+def test_a_clip_without_a_gloss_is_not_counted_against_the_glosses():
+    results = made_of(["rain", "sun", "snow"], greedy=["rain", "sun", "snow"], ctc=["RAIN", "SUN", "RAIN SNOW"])
+    first, *others = results.predictions
+    predictions = (dataclasses.replace(first, details={"gloss": "RAIN"}), *others)
+    scores = {"ctc": score(["RAIN"], ["RAIN"], glosses=True), "greedy": results.decoders["greedy"]}
+    for names in (("ctc", "greedy"), ("greedy", "ctc")):
+        found = dataclasses.replace(results, decoders={name: scores[name] for name in names}, predictions=predictions, gloss_decoders=("ctc",))
+        assert [clip.errors("ctc").errors for clip in score_clips(found)] == [0, 0, 0]
+        page = html.fromstring(render(found))
+        assert "No sign was missed." in page.text_content() and "ctc (glosses)" in page.text_content()
+        assert "the glosses of the 1 clips that have them" in page.text_content()
+    assert worst_and_best(score_clips(found), "ctc") == ([], score_clips(found)[:1])
+
+
+def test_unknown_characters_and_the_phoenix_rate_stand_below_the_scores(results):
+    page = render(dataclasses.replace(results, unknown={"z": 3, "ß": 1}, phoenix_gloss_wer={"ctc": 0.234}))
+    text = section(html.fromstring(page), "Scores").text_content()
+    assert "4 characters are not in the vocabulary" in text and "'z' (3), 'ß' (1)" in text
+    assert "gloss error rate by PHOENIX's rules 23.4%" in text
 
 
 def test_the_file_is_written_whole_into_a_new_folder(results, tmp_path):

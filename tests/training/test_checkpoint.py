@@ -141,11 +141,18 @@ def test_a_step_taken_while_saving_does_not_reach_the_checkpoint(tmp_path):
 
 
 def test_last_n_and_the_best_are_kept(tmp_path):
-    folder = save_steps(tmp_path / "c", [1, 2, 3, 4, 5, 6], keep_last=2, scores=[5.0, 1.0, 3.0, float("nan"), 4.0, 1.0])
+    folder = save_steps(tmp_path / "c", [1, 2, 3, 4, 5, 6], keep_last=2, scores=[5.0, 1.0, 3.0, float("nan"), 4.0, 2.0])
     assert CheckpointReader(folder).steps() == [2, 5, 6]
-    assert CheckpointReader(folder).best_step() == 2  # the earlier of equals; NaN is never best
+    assert CheckpointReader(folder).best_step() == 2  # NaN is never best
     assert CheckpointReader(folder, higher_is_better=True).best_step() == 5
     assert CheckpointReader(folder, best_metric="bleu4").best_step() is None
+
+
+@pytest.mark.parametrize("higher_is_better", [False, True])
+def test_of_equals_the_later_is_the_best_and_is_what_is_read(tmp_path, higher_is_better):
+    folder = save_steps(tmp_path / "c", [1, 2, 3, 4], keep_last=4, scores=[0.0, 0.0, 0.0, float("nan")])
+    reader = CheckpointReader(folder, higher_is_better=higher_is_better)
+    assert reader.best_step() == reader.restore_params("best").step == 3
 
 
 def test_best_survives_a_restart_of_the_store(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
@@ -177,6 +178,22 @@ def test_the_plot_shows_quality_only_where_there_is_one_and_stands_gaps(workdir)
     assert image.size[1] > two_panels[1]
     assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
     assert [path.name for path in workdir.path.glob(".*.tmp")] == []
+
+
+@pytest.mark.parametrize(("metric", "step", "panel", "height"), [("loss", 10, 0, 1.0), ("wer", 20, 1, 40.0), ("chrf", 20, 1, 30.0)])
+def test_the_star_marks_the_checkpoint_that_is_the_best_by_the_metric_that_decides(workdir, monkeypatch, metric, step, panel, height):
+    log = MetricsLog(workdir)
+    log.write(10, {"train/loss": 2.0, "validation/loss": 1.0, "validation/wer": 0.6, "validation/chrf": 20.0, "validation/bleu4": 0.0})
+    log.write(20, {"train/loss": 1.5, "validation/loss": 1.2, "validation/wer": 0.4, "validation/chrf": 30.0, "validation/bleu4": 0.0})
+    log.close()
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch()))
+    plot_metrics(workdir.metrics_csv, workdir.metrics_png, metric, step)
+    plot_metrics(workdir.metrics_csv, workdir.metrics_png, metric, None)  # no checkpoint yet
+    stars, none = ([(i, line) for i, axis in enumerate(figure.axes) for line in axis.lines if line.get_marker() == "*"] for figure in figures)
+    ((at, star),) = stars
+    assert (at, star.get_xdata().tolist(), star.get_ydata().tolist()) == (panel, [step], [pytest.approx(height)])
+    assert f"at step {step}" in star.get_label() and none == []
 
 
 RUN_LOG = """
