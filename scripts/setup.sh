@@ -27,7 +27,7 @@ if [ ! -f .venv/.installed ] || ! grep -qxF "$wanted" .venv/.installed; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$target"
   if [ "$extras" = test ]; then
     # jax2onnx asks for an older Orbax than ours, which it does not use.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps jax2onnx dm_pix
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps jax2onnx
   fi
   echo "$wanted" >>.venv/.installed
   echo "installed in $((SECONDS - started)) s"

@@ -1,4 +1,7 @@
-"""What the commands share: flags, `--config.group.key=value` overrides, and one-time settings of JAX."""
+"""What the commands share: flags, `--config.group.key=value` overrides, and one-time settings of JAX.
+
+JAX is imported where it is used: `--help` and a wrong flag are answered without waiting for it.
+"""
 
 import argparse
 import logging
@@ -8,9 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
-
-import jax
-from absl import flags
 
 from signvit_jax.config import Config, ConfigError
 from signvit_jax.config_file import load_config
@@ -66,6 +66,9 @@ def set_up_jax() -> None:
 
     `XLA_FLAGS` overrides the flags. `JAX_COMPILATION_CACHE_DIR` chooses where programs are kept; the default is the user's cache folder.
     """
+    import jax
+    from absl import flags
+
     if os.environ.get("JAX_PLATFORMS") != "cpu":
         given = os.environ.get("XLA_FLAGS", "").split()
         names = {flag.partition("=")[0] for flag in given}
@@ -90,6 +93,8 @@ def join_processes(arguments: argparse.Namespace) -> None:
     Under `srun` with several tasks JAX finds all it needs; elsewhere the three flags say it, --process_id being found in the environment of an
     indexed Kubernetes job. Raises ConfigError for flags that do not fit together.
     """
+    import jax
+
     given = {name: getattr(arguments, name) for name in ("coordinator", "num_processes", "process_id")}
     timeouts = {"heartbeat_timeout_seconds": _PEER_TIMEOUT_S, "shutdown_timeout_seconds": _PEER_TIMEOUT_S}
     if all(value is None for value in given.values()):
@@ -110,7 +115,8 @@ def join_processes(arguments: argparse.Namespace) -> None:
 
 def leave(code: int) -> NoReturn:
     """Ends the process with its exit code. One of several that failed ends at once: in parting it would wait for the others, and they for it."""
-    if jax.distributed.is_initialized() and code not in (DONE, INTERRUPTED, TERMINATED):
+    jax = sys.modules.get("jax")  # not there after --help
+    if jax is not None and jax.distributed.is_initialized() and code not in (DONE, INTERRUPTED, TERMINATED):
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -13,13 +13,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import jax
+from typing import TYPE_CHECKING
 
 from signvit_jax.command_line import add_process_flags, join_processes, leave, parse_with_config, parser, set_up_jax
 from signvit_jax.config import Config
 from signvit_jax.exit_codes import INTERRUPTED, TERMINATED, run_command
-from signvit_jax.training.step_trace import TracedSteps
+
+if TYPE_CHECKING:
+    from signvit_jax.training.step_trace import TracedSteps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, mod
         "--requeue", action="store_true", help="in a Slurm job: when SIGUSR1 has stopped the run, save and put the job back into the queue"
     )
     flags.add_argument(
-        "--profile", type=TracedSteps.parse, metavar="STEPS", help="trace so many steps, such as 5, or steps 100:104, into the workdir's profile/"
+        "--profile", type=_traced_steps, metavar="STEPS", help="trace so many steps, such as 5, or steps 100:104, into the workdir's profile/"
     )
     add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
@@ -46,6 +47,8 @@ def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, mod
         config = settle(arguments, config)
     set_up_jax()
     join_processes(arguments)
+
+    import jax
 
     from signvit_jax.training.host_memory import keep_freed_memory  # after the config has been checked: it takes seconds to load
     from signvit_jax.training.run import train
@@ -56,6 +59,12 @@ def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, mod
         again = shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
         print(f"stopped and saved; to go on:\n  {again}", file=sys.stderr)
     return code
+
+
+def _traced_steps(text: str) -> "TracedSteps":
+    from signvit_jax.training.step_trace import TracedSteps  # it loads JAX, which --help does without
+
+    return TracedSteps.parse(text)
 
 
 def run_log() -> Path | None:

@@ -84,7 +84,7 @@ def serve_onnx(size: str, layers: int) -> None:
     folder.path.mkdir()
     write_onnx(_Untrained(config, params), folder, [{"video": video, "frame_lengths": lengths}])
     del encoder, params
-    programs = OnnxPrograms(folder)
+    programs = OnnxPrograms(folder, config)
     size_on_disk = sum(file.stat().st_size for file in folder.path.glob("backbone*"))
     print(json.dumps({"about": f"onnxruntime {onnxruntime.__version__}, backbone of {size_on_disk / 1e6:,.0f} MB"}), flush=True)
     for _ in sys.stdin:

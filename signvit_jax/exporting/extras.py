@@ -5,13 +5,15 @@ from types import ModuleType
 
 from signvit_jax.exporting.folder import ExportError
 
+_EXPORT = "pip install 'signvit-jax[export]'"
 _ONNX = "pip install 'signvit-jax[onnx]'"
 _INSTALL = {
-    "qwix": "pip install 'signvit-jax[export]'",
+    "qwix": _EXPORT,
+    "flatbuffers": _EXPORT,  # jax.export writes and reads with it, and does without until then
     "onnx": _ONNX,
     "onnxruntime": _ONNX,
     # What it says that it needs would hold back Orbax, which it does not use here.
-    "jax2onnx": f"{_ONNX} && pip install --no-deps jax2onnx==0.17.1 dm_pix",
+    "jax2onnx": f"{_ONNX} && pip install --no-deps jax2onnx==0.17.1",
 }
 
 

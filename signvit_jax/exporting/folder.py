@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from pathlib import Path
 
 from signvit_jax.exit_codes import USAGE
 from signvit_jax.training.workdir import Workdir
+
+_logger = logging.getLogger(__name__)
 
 FORMATS = ("int8", "stablehlo", "onnx", "safetensors")
 QUANTIZATIONS = {  # what may be INT8 in each format; the first is the default
@@ -59,20 +63,24 @@ class ExportFolder(Workdir):
     @classmethod
     @contextlib.contextmanager
     def made(cls, path: str | os.PathLike) -> Iterator["ExportFolder"]:
-        """A folder to write the export into, which becomes `path` when the context is left without an error. Raises ExportError."""
+        """A folder to write the export into, which becomes `path` when the context is left without an error.
+
+        Raises ExportError for a path that something is at, that cannot be written, or that another export is being written to.
+        """
         target = Path(path).absolute()
         unfinished = target.with_name(f"{target.name}.unfinished")
         try:
-            if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise ExportError(f"--output={path} is there already; give a new folder, an export is never written over something else")
-            shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was killed
-            unfinished.mkdir(parents=True)
-            yield cls(unfinished)
-            unfinished.rename(target)
+            with _locked(unfinished, path):
+                try:
+                    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+                        raise ExportError(f"--output={path} is there already; give a new folder, an export is never written over something else")
+                    _empty(unfinished)  # of an export that was killed
+                    yield cls(unfinished)
+                    unfinished.rename(target)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
         except OSError as error:
             raise ExportError(f"--output={path} cannot be written: {error}; give a folder that you may write to, with room enough") from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
     def size(self) -> int:
         """Bytes of all files."""
@@ -85,13 +93,49 @@ class ExportFolder(Workdir):
         """Raises ExportError for an `export.json` that this program did not write."""
         try:
             said = json.loads(self.export_json.read_text(encoding="utf-8"))
-            found = Contents(said["format"], said["quantize"], int(said["step"]))
-            known = said["version"] == _VERSION and found.quantize in QUANTIZATIONS[found.format]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = Contents(said["format"], said["quantize"], said["step"])
+            is_step = type(found.step) is int and found.step >= 0
+            known = said["version"] == _VERSION and is_step and found.quantize in QUANTIZATIONS[found.format]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"{self.export_json} cannot be read ({type(error).__name__}: {error}); export the model again") from error
         if not known:
             raise ExportError(f"{self.export_json} is of another version of this program, or was changed; export the model again")
         return found
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, asked: object) -> Iterator[None]:
+    """Makes the folder and keeps every other export out of it. The kernel frees the lock when its holder ends, however it ends."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ExportError(f"--output={asked} is being written by another export; wait for it, or give another folder") from error
+            except OSError as error:
+                _logger.warning("%s cannot be locked (%s): take care that no second export is written to it", folder, error.strerror)
+            if _is_at(descriptor, folder):
+                yield
+                return
+        # Whoever held it has renamed or removed the folder in the meantime.
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def is_export(path: object) -> bool:

@@ -52,10 +52,14 @@ def open_programs(folder: ExportFolder) -> Programs:
     """The programs of an export, computing in float32. Raises ExportError."""
     contents, (config, *tokenizers) = folder.contents(), described(folder)
     if contents.format == "onnx":
-        return OnnxPrograms(folder)
+        return OnnxPrograms(folder, config)
     opened = _Opened(folder, contents, unrolled(config), *tokenizers)
     model = _LOADERS[contents.format](opened)
-    return StableHloPrograms(folder, model.params) if contents.format == "stablehlo" else ModelPrograms(model.definition, model.params, opened.config)
+    return (
+        StableHloPrograms(folder, model.params, config)
+        if contents.format == "stablehlo"
+        else ModelPrograms(model.definition, model.params, opened.config)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +91,12 @@ def _int8(opened: _Opened) -> TrainedModel:
 def _onnx(opened: _Opened) -> TrainedModel:
     definition = ServedDefinition(*opened.sizes, without_encoder)
     model = opened.model(definition, read_tensors(opened.folder.weights), _one_device())
-    return dataclasses.replace(model, encode=OnnxPrograms(opened.folder).encode)
+    return dataclasses.replace(model, encode=OnnxPrograms(opened.folder, opened.config).encode)
 
 
 def _stablehlo(opened: _Opened) -> TrainedModel:
     model = opened.model(ModelDefinition(*opened.sizes), read_tensors(opened.folder.weights), _one_device())
-    return dataclasses.replace(model, encode=StableHloPrograms(opened.folder, model.params).encode)
+    return dataclasses.replace(model, encode=StableHloPrograms(opened.folder, model.params, opened.config).encode)
 
 
 def _safetensors(opened: _Opened) -> TrainedModel:

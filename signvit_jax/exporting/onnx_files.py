@@ -46,6 +46,7 @@ def write_onnx(model: TrainedModel, folder: ExportFolder, calibration: Iterable[
 
 def _convert(program: Program, definition: ModelDefinition, params, path: Path) -> None:
     jax2onnx = optional("jax2onnx", "--format=onnx")
+    logging.getLogger("jax2onnx.plugins.plugin_system").addFilter(_is_of_no_example)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of every shape that it leaves out
     try:
         jax2onnx.to_onnx(
@@ -62,6 +63,11 @@ def _convert(program: Program, definition: ModelDefinition, params, path: Path) 
         raise ExportError(
             f"jax2onnx cannot convert program {program.name!r} of this model ({type(error).__name__}: {error}); use --format=stablehlo or int8"
         ) from error
+
+
+def _is_of_no_example(record: logging.LogRecord) -> bool:
+    """jax2onnx imports its own examples too, and gives a traceback for each whose packages are not here; no conversion needs them."""
+    return "jax2onnx.plugins.examples" not in record.getMessage()
 
 
 def _without_calls(function: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]:

@@ -8,24 +8,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree, UInt8
 
+from signvit_jax.config import Config
+from signvit_jax.exit_codes import is_out_of_memory
 from signvit_jax.exporting.extras import optional
 from signvit_jax.exporting.folder import ExportError, ExportFolder
 from signvit_jax.exporting.onnx_files import KIND
+from signvit_jax.exporting.program_check import check_outputs
+from signvit_jax.exporting.programs import programs
 from signvit_jax.models.translator import Encoded
 
 
 class OnnxPrograms:
     """The programs of an export by name. A file is read when its program is first run."""
 
-    def __init__(self, folder: ExportFolder):
+    def __init__(self, folder: ExportFolder, config: Config):
+        """Raises ExportError where a package is missing."""
         self.folder, self._ort = folder, optional("onnxruntime", "an ONNX export")
+        self._known = {program.name: program for program in programs(config)}
         self._session = functools.cache(self._open)
 
     def __call__(self, name: str, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Raises ExportError for a program that is not there or cannot be read."""
-        session = self._session(name)
+        """Raises ExportError for a program that is not there, cannot be read, or is of another model."""
+        session, path = self._session(name), self.folder.program(name, KIND)
         named = {given.name: np.asarray(value) for given, value in zip(session.get_inputs(), inputs)}
-        return tuple(session.run(None, named))
+        try:
+            found = tuple(session.run(None, named))
+        except Exception as error:  # onnxruntime raises classes of its own that it does not name
+            if is_out_of_memory(error):
+                raise
+            raise ExportError(f"{path} cannot be run ({error}); export the model again") from error
+        check_outputs(self._known[name], inputs, found, path)
+        return found
 
     def encode(self, params: PyTree, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]) -> tuple[Encoded]:
         """As the model's own encoder; the parameters are the programs'. Frames that only pad a clip are not computed."""

@@ -18,18 +18,20 @@ from signvit_jax.models.attention import length_mask
 from signvit_jax.models.decoder import Cache, Memory
 from signvit_jax.models.translator import SignTranslator
 
+Shape = tuple[int | str, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function `run(model, *inputs)` with the names, shapes and dtypes of its inputs and the names of its outputs.
+    """A function `run(model, *inputs)` with the names, shapes and dtypes of its inputs and the names and shapes of its outputs, which are float32.
 
-    Sizes that are letters may be anything: b clips, t frames, s steps of the memory, m hypotheses of a clip.
+    Sizes that are letters may be anything: b clips, t frames, s steps of the memory, m hypotheses of a clip; v, of outputs alone, is the vocabulary.
     """
 
     name: str
     run: Callable[..., tuple[Array, ...]]
-    inputs: dict[str, tuple[tuple[int | str, ...], object]]
-    outputs: tuple[str, ...]
+    inputs: dict[str, tuple[Shape, object]]
+    outputs: dict[str, Shape]
 
     def abstract_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Inputs whose open sizes are symbols of one scope."""
@@ -85,7 +87,7 @@ def _backbone(config: Config) -> Program:
         return (model.encode(video, frame_lengths).frames,)
 
     inputs = {"video": (("b", "t", size, size, 3), jnp.uint8), "frame_lengths": (("b",), jnp.int32)}
-    return Program("backbone", run, inputs, ("features",))
+    return Program("backbone", run, inputs, {"features": ("b", "t", config.model.encoder.output_dim)})
 
 
 def _temporal(config: Config, frames: int) -> Program:
@@ -97,14 +99,16 @@ def _temporal(config: Config, frames: int) -> Program:
         return encoder.pooling(found, mask), found
 
     inputs = {"features": (("b", frames, config.model.encoder.output_dim), jnp.float32), "frame_lengths": (("b",), jnp.int32)}
-    return Program(f"temporal_{frames}", run, inputs, ("pooled", "frames"))
+    width = config.model.decoder.hidden_dim
+    return Program(f"temporal_{frames}", run, inputs, {"pooled": ("b", config.model.temporal.num_queries, width), "frames": ("b", frames, width)})
 
 
 def _label(config: Config) -> Program:
     def run(model: SignTranslator, heard: Float[Array, "b s d"]) -> tuple[Float[Array, "b s v"]]:
         return (model.ctc_head(heard, model.decoder.embedding[...]),)
 
-    return Program("label", run, {config.model.ctc.source: (("b", "s", config.model.decoder.hidden_dim), jnp.float32)}, ("ctc_logits",))
+    inputs = {config.model.ctc.source: (("b", "s", config.model.decoder.hidden_dim), jnp.float32)}
+    return Program("label", run, inputs, {"ctc_logits": ("b", "s", "v")})
 
 
 def _start(config: Config) -> Program:
@@ -114,7 +118,8 @@ def _start(config: Config) -> Program:
         found, _ = model.decoder.start(memory, None, 1, 1)
         return (*found.keys, *found.values)
 
-    outputs = tuple(f"memory_{kind}_{layer}" for kind in ("key", "value") for layer in range(layers))
+    heads = config.model.decoder.num_heads
+    outputs = {f"memory_{kind}_{layer}": ("b", "s", heads, width // heads) for kind in ("key", "value") for layer in range(layers)}
     return Program("start", run, {"memory": (("b", "s", width), jnp.float32)}, outputs)
 
 
@@ -135,5 +140,6 @@ def _step(config: Config) -> Program:
         inputs["frame_lengths"] = (("b",), jnp.int32)
     inputs |= {f"{kind}_{layer}": (("b", "m", length, heads, head), jnp.float32) for kind in ("key", "value") for layer in range(layers)}
     inputs |= {f"memory_{kind}_{layer}": (("b", "s", heads, head), jnp.float32) for kind in ("key", "value") for layer in range(layers)}
-    outputs = ("logits", *(f"new_{kind}_{layer}" for kind in ("key", "value") for layer in range(layers)))
+    outputs = {"logits": ("b", "m", "v")}
+    outputs |= {f"new_{kind}_{layer}": ("b", "m", length, heads, head) for kind in ("key", "value") for layer in range(layers)}
     return Program("step", run, inputs, outputs)

@@ -57,10 +57,14 @@ def read_text(path: Path, name: str) -> str | None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Raises OSError. A file of that name is replaced once the new one is whole."""
+    """Raises OSError. A file of that name is replaced once the new one is whole; who may read it is what the umask says."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors replaces the file by one of 0600
         save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, temporary, metadata=dict(metadata or {}))
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

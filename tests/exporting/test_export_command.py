@@ -1,7 +1,9 @@
 """The export command on a finished run: each format, what it reports, and that it opens again."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import jax
@@ -14,6 +16,7 @@ from signvit_jax import export, load_translator, translate
 from signvit_jax.config import ConfigError
 from signvit_jax.exporting.folder import ExportError
 from signvit_jax.exporting.loading import load_model
+from signvit_jax.exporting.stablehlo import StableHloPrograms
 
 LONG = pytest.mark.long
 FORMATS = [
@@ -137,9 +140,45 @@ def test_a_workdir_has_no_onnx_programs(trained):
         load_model(trained.workdir, backend="onnx")
 
 
-def test_a_package_that_is_not_there_is_named_with_what_installs_it(monkeypatch, trained, tmp_path):
-    monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    from signvit_jax.exporting.extras import optional
+@pytest.mark.parametrize(("export_format", "module"), [("stablehlo", "flatbuffers"), ("int8", "qwix"), ("onnx", "jax2onnx")])
+def test_a_package_that_an_export_needs_is_named_and_nothing_is_left(monkeypatch, trained, tmp_path, capsys, export_format, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    flags = [f"--workdir={trained.workdir}", f"--output={tmp_path / 'out'}", f"--format={export_format}", "--calibration_clips=1"]
+    assert tiny_run.command(export.main, *flags) == 2
+    said = capsys.readouterr().err
+    assert module in said and "pip install 'signvit-jax[" in said and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
 
-    with pytest.raises(ExportError, match=r"pip install 'signvit-jax\[onnx\]' && pip install --no-deps jax2onnx"):
-        optional("jax2onnx", "--format=onnx")
+
+def test_a_stablehlo_export_without_its_package_is_opened_with_a_line_that_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(ExportError, match=r"a StableHLO export needs flatbuffers .*signvit-jax\[export\]"):
+        StableHloPrograms(None, None, None)
+
+
+def test_onnx_is_quiet_where_jax2onnxs_examples_cannot_be_imported(tmp_path):
+    """In a process of its own: jax2onnx imports them once a process. `chex` and `dm_pix` are packages that only they need."""
+    program = """if True:
+        import sys
+        sys.modules |= {"chex": None, "dm_pix": None}
+        import jax, tiny_model
+        from pathlib import Path
+        from signvit_jax.exporting.onnx_files import _convert
+        from signvit_jax.exporting.programs import programs
+        from signvit_jax.training.train_state import ModelDefinition
+        config = tiny_model.config()
+        definition = ModelDefinition(config, tiny_model.VOCABULARY)
+        (label,) = [program for program in programs(config) if program.name == "label"]
+        _convert(label, definition, jax.jit(definition.init)(0), Path(sys.argv[1]))
+    """
+    path = os.pathsep.join([str(tiny_run.REPOSITORY), str(tiny_run.REPOSITORY / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "label.onnx")],
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "label.onnx").stat().st_size > 0
+    assert "Traceback" not in done.stderr and "Skipping" not in done.stderr, done.stderr[-2000:]

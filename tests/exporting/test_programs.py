@@ -69,7 +69,8 @@ def test_exported_programs_say_what_the_model_says(tmp_path, answered, write):
     model, answers = answered
     folder = ExportFolder(tmp_path)
     write(model, folder)
-    programs = StableHloPrograms(folder, model.params) if list(tmp_path.glob("*.stablehlo")) else OnnxPrograms(folder)
+    is_stablehlo = list(tmp_path.glob("*.stablehlo"))
+    programs = StableHloPrograms(folder, model.params, model.config) if is_stablehlo else OnnxPrograms(folder, model.config)
     for given, expected in answers:
         found = outputs(programs, *given)
         for name, value in expected.items():

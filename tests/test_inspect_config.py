@@ -7,8 +7,9 @@ import jax
 import pytest
 import tiny_run
 
-from signvit_jax import inspect
+from signvit_jax import inspect_config
 from signvit_jax.config_file import load_config
+from signvit_jax.training import account
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -25,7 +26,7 @@ def config(tmp_path):
 
 
 def inspected(capsys, *arguments):
-    code = tiny_run.command(inspect.main, *arguments)
+    code = tiny_run.command(inspect_config.main, *arguments)
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -55,7 +56,7 @@ def test_a_config_is_accounted_for_without_data_or_training(config, capsys, tmp_
 def test_the_full_model_is_described_in_seconds_and_without_its_weights():
     config = load_config(str(REPOSITORY / "configs" / "reference.py"))
     held = sum(array.nbytes for array in jax.live_arrays())
-    said = inspect.describe(config, compiling=False)
+    said = account.describe(config, compiling=False)
     assert sum(array.nbytes for array in jax.live_arrays()) - held < 10**6
     assert numbers(said, "together")[0] == 354_323_258 and numbers(said, "backbone")[0] == 303_301_632
     assert "a frame in the backbone" in said and "(123.11 a frame" in said
@@ -65,7 +66,7 @@ def test_the_full_model_is_described_in_seconds_and_without_its_weights():
 @pytest.mark.long
 def test_a_mesh_of_more_devices_than_are_here_is_planned_on_virtual_ones(config):
     """In a process of its own: the number of devices is settled at the first use of one."""
-    command = [sys.executable, "-m", "signvit_jax.inspect", f"--config={config}", "--devices=8", "--no_compile", "--vocab_size=41"]
+    command = [sys.executable, "-m", "signvit_jax.inspect_config", f"--config={config}", "--devices=8", "--no_compile", "--vocab_size=41"]
     done = subprocess.run([*command, "--config.mesh.fsdp=2", "--config.mesh.tensor=2"], cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "mesh data=2, fsdp=2, tensor=2: 8 x cpu" in done.stdout
@@ -106,4 +107,4 @@ def test_a_bert_vocabulary_is_as_long_as_its_file(tmp_path, file, size):
     if file:
         path.write_text(file)
     config = load_config(f"{REPOSITORY}/configs/reference.py:{path}")
-    assert inspect._largest_vocabulary(config) == size
+    assert account._largest_vocabulary(config) == size

@@ -1,65 +1,32 @@
-"""Says what a config would train, without training: parameters by module, operations a clip, what a step needs of each device's memory, how
-everything lies on the mesh, and the shapes of a batch. Needs no data set and allocates no weights.
+"""What a config would train, in words and numbers, for people who plan a run: no data set is needed and no weights are allocated."""
 
---devices=N plans for N devices that are not here (with virtual ones on the CPU; the plan of memory is then that of XLA's CPU compiler, which keeps
-other temporaries than a GPU's).
-Exit codes: 0 done, 1 failed, 2 wrong config.
-"""
-
-import argparse
 import collections
 import dataclasses
 import math
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
+from jax.sharding import Mesh
 
-from signvit_jax.command_line import parse_with_config, parser, set_up_jax
 from signvit_jax.config import Config, with_ctc_target
-from signvit_jax.exit_codes import DONE, run_command
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from signvit_jax.training.flops import ClipFlops
-    from signvit_jax.training.train_state import ModelDefinition, TrainState
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.parallel.sharding import parameter_path
+from signvit_jax.training.device_memory import batch_shapes, step_memory
+from signvit_jax.training.flops import ClipFlops, clip_flops, peak_flops
+from signvit_jax.training.optimizer import make_optimizer
+from signvit_jax.training.train_state import ModelDefinition, TrainState, abstract_on_mesh, new_state
+from signvit_jax.training.train_step import make_train_step
 
 _BERT_VOCABULARY = 30_522  # of bert-base-uncased, where its vocabulary file is not here
 _DEPTH = 3  # of the tree of modules that is shown
 _ARRAYS = ("kernel", "bias", "scale")  # of a single layer: not shown one by one
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    flags = parser(__doc__, "python -m signvit_jax.inspect --config=configs/reference.py --devices=8 --config.mesh.fsdp=8")
-    flags.add_argument("--vocab_size", type=_count, help="entries of the vocabulary (default: the most that config.tokenizer allows)")
-    flags.add_argument("--gloss_vocab_size", type=_count, help="of the glosses, with config.model.ctc.target=gloss (default: as --vocab_size)")
-    flags.add_argument("--text_length", type=_count, help="tokens that a text is padded to (default: config.model.decoder.max_len)")
-    flags.add_argument("--devices", type=_count, help="plan for so many devices (default: those of this machine)")
-    flags.add_argument("--no_compile", action="store_true", help="leave out what takes longest: compiling the step, for its temporaries")
-    arguments, config = parse_with_config(flags, argv)
-    if arguments.devices:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", arguments.devices)
-    set_up_jax()
-    print(describe(config, arguments.vocab_size, arguments.gloss_vocab_size, arguments.text_length, compiling=not arguments.no_compile))
-    return DONE
-
-
 def describe(
     config: Config, vocab_size: int | None = None, gloss_vocab_size: int | None = None, text_length: int | None = None, *, compiling: bool = True
 ) -> str:
     """The whole account as text. Raises ConfigError for a mesh that the devices or the batch do not fit."""
-    from signvit_jax.parallel.mesh import make_mesh  # with what follows it takes seconds to load: after the config has been checked
-    from signvit_jax.training.device_memory import batch_shapes, step_memory
-    from signvit_jax.training.flops import clip_flops
-    from signvit_jax.training.optimizer import make_optimizer
-    from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
-    from signvit_jax.training.train_step import make_train_step
-
     if config.model.ctc.target == "auto":
         config = with_ctc_target(config, "gloss" if gloss_vocab_size else "text")
     vocab_size = vocab_size or _largest_vocabulary(config)
@@ -85,9 +52,7 @@ def describe(
     )
 
 
-def _parameters(definition: "ModelDefinition") -> str:
-    from signvit_jax.parallel.sharding import parameter_path
-
+def _parameters(definition: ModelDefinition) -> str:
     modules: dict[tuple[str, ...], int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(definition.abstract_params()):
         parts = tuple(parameter_path(path).split("/"))
@@ -101,9 +66,7 @@ def _parameters(definition: "ModelDefinition") -> str:
     )
 
 
-def _operations(config: Config, flops: "ClipFlops", text_length: int) -> str:
-    from signvit_jax.training.flops import peak_flops
-
+def _operations(config: Config, flops: ClipFlops, text_length: int) -> str:
     frames, device = config.data.num_frames, jax.devices()[0].device_kind
     step = flops.training() * config.training.batch_size
     lines = [f"  {field.name:20} {getattr(flops, field.name) / 1e9:12,.2f}" for field in dataclasses.fields(flops)]
@@ -120,9 +83,7 @@ def _operations(config: Config, flops: "ClipFlops", text_length: int) -> str:
     return "\n".join([f"GFLOP a clip of {frames} frames and {text_length} tokens, matrix products alone", *lines])
 
 
-def _shardings(state: "TrainState", mesh: "Mesh") -> str:
-    from signvit_jax.parallel.sharding import parameter_path
-
+def _shardings(state: TrainState, mesh: Mesh) -> str:
     axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
     whole, cut = 0, collections.Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
@@ -158,13 +119,3 @@ def _largest_vocabulary(config: Config) -> int:
         return config.tokenizer.vocab_size
     path = Path(config.tokenizer.vocab_file)
     return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else _BERT_VOCABULARY
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number >= 1")
-    return int(text)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
