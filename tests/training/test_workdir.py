@@ -48,14 +48,14 @@ def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
     first = holder(tmp_path, *(["child"] if with_child else []))
     first.kill()
     first.wait()
-    with Workdir.create(tmp_path).lock() as killed:
-        assert killed.startswith(f"process {first.pid} on ")
+    with Workdir.create(tmp_path).lock() as lock:
+        assert lock.killed.startswith(f"process {first.pid} on ")
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
         with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), Workdir.create(tmp_path).lock():
             pass
     assert (tmp_path / ".lock").read_text() == ""
-    with Workdir.create(tmp_path).lock() as killed:
-        assert killed is None
+    with Workdir.create(tmp_path).lock() as lock:
+        assert lock.killed is None
 
 
 def test_a_garbled_lock_file_does_no_harm(tmp_path):
