@@ -10,7 +10,7 @@ With `"mounts": [[what mount is told], ...]` the run sees file systems of its ow
 
 A fault: at the `count`-th time that a start comes to `phase` (of "step": when the run takes the batch of that step), signals are sent to it
 (`signals`: [[seconds from then, number], ...]), and it stays in that phase for `hang` seconds, so that the signal meets it there.
-With `fill` (a folder) the disk of that folder is filled first, to the last byte, until the run takes the batch of step `free_at`.
+With `fill` (a folder) the disk of that folder is filled first, to the last byte, and again at each further step, until that of `free_at`.
 With `"plots": true` metrics.png is drawn at the end of each epoch.
 """
 
@@ -129,13 +129,16 @@ class _Fault:
 
     def strike(self) -> None:
         if self.filling:
-            with self.filling.open("ab", buffering=0) as file:
-                for size in (65536, 1024, 1):
-                    with contextlib.suppress(OSError):
-                        while file.write(bytes(size)) == size:
-                            pass
+            self._fill()
         threading.Thread(target=self._send, daemon=True).start()
         time.sleep(self.hang)
+
+    def _fill(self) -> None:
+        with self.filling.open("ab", buffering=0) as file:
+            for size in (65536, 1024, 1):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)) == size:
+                        pass
 
     def _send(self) -> None:
         begin = time.monotonic()
@@ -152,8 +155,10 @@ class _Fault:
             batch = read(iterator)
             if iterator._source._training and iterator.next_step == self.left:
                 self.strike()
-            if iterator._source._training and self.filling and iterator.next_step == self.free_at:
-                self.filling.unlink()
+            if iterator._source._training and self.filling and self.left < iterator.next_step <= (self.free_at or iterator.next_step):
+                self._fill()
+                if iterator.next_step == self.free_at:
+                    self.filling.unlink()
             return batch
 
         BatchIterator.__next__ = taken
