@@ -65,11 +65,9 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
             yield node, ast.Constant(not node.value), "constant"
         elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             yield node, ast.Constant(node.value + 1), "constant"
-        elif isinstance(node, ast.Expr) and id(node) not in docstrings:
+        elif isinstance(node, ast.Expr | ast.Raise | ast.AugAssign | ast.Continue | ast.Break) and id(node) not in docstrings:
             yield node, None, "statement removed"
-        elif isinstance(node, ast.Raise | ast.AugAssign | ast.Continue | ast.Break):
-            yield node, None, "statement removed"
-        elif isinstance(node, ast.Return) and node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is None):
+        elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
             yield node, ast.Return(ast.Constant(None)), "returns None"
         elif isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(node.test, ast.Compare | ast.UnaryOp):
             yield node.test, ast.UnaryOp(ast.Not(), node.test), "condition negated"
@@ -301,6 +299,11 @@ def report(results: list[dict | None]) -> int:
     return 1 if survivors else 0
 
 
+def _lines(text: str) -> range:
+    first, end = text.split(":")
+    return range(int(first), int(end))
+
+
 def main() -> int:
     if sys.argv[1:] == ["--serve"]:
         serve()
@@ -311,9 +314,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=0, help="try at most so many; 0 = all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--files", default="", help="ends of the names of files, with commas between them")
-    parser.add_argument(
-        "--lines", type=lambda text: range(*map(int, text.split(":"))), default=range(10**9), metavar="FIRST:END", help="of these lines"
-    )
+    parser.add_argument("--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines")
     parser.add_argument("--again", action="store_true", help="try survivors once more")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="mutate_"))
