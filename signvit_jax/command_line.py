@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from signvit_jax.config import Config, ConfigError
 from signvit_jax.config_file import load_config
-from signvit_jax.exit_codes import DONE, INTERRUPTED, TERMINATED
+from signvit_jax.exit_codes import DONE, HUNG_UP, INTERRUPTED, TERMINATED
 
 # What XLA is asked for beyond its defaults; XLA_FLAGS of the environment has the last word. docs/scale.md says what each is for.
 _XLA_GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
@@ -116,7 +116,7 @@ def join_processes(arguments: argparse.Namespace) -> None:
 def leave(code: int) -> NoReturn:
     """Ends the process with its exit code. One of several that failed ends at once: in parting it would wait for the others, and they for it."""
     jax = sys.modules.get("jax")  # not there after --help
-    if jax is not None and jax.distributed.is_initialized() and code not in (DONE, INTERRUPTED, TERMINATED):
+    if jax is not None and jax.distributed.is_initialized() and code not in (DONE, HUNG_UP, INTERRUPTED, TERMINATED):
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

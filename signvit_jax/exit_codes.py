@@ -13,6 +13,7 @@ USAGE = 2  # wrong flag, config, data set or workdir: trying again without a cha
 SOME_INPUTS_FAILED = 3
 NO_READABLE_MEDIA = 4
 OUT_OF_MEMORY = 5
+HUNG_UP = 128 + signal.SIGHUP  # 129
 INTERRUPTED = 128 + signal.SIGINT  # 130
 TERMINATED = 128 + signal.SIGTERM  # 143; SIGUSR1, which batch systems send ahead of it, ends the same way
 

@@ -2,12 +2,14 @@
 
 The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics.png, TensorBoard events, samples/ and run.log.
 The same command on the same workdir resumes from the newest good checkpoint.
-SIGINT, SIGTERM and SIGUSR1 save and end; a second one ends at once. Several processes, one a host or a GPU, train together: under srun they find
-each other, elsewhere give each --coordinator, --num_processes and --process_id.
-Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 130 and 143 on signals.
+SIGINT, SIGTERM, SIGUSR1 and SIGHUP (a closed terminal) save and end; a second signal ends at once, but for SIGHUP.
+Several processes, one a host or a GPU, train together: under srun they find each other, elsewhere give each --coordinator, --num_processes and
+--process_id.
+Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 129, 130 and 143 on signals.
 """
 
 import argparse
+import contextlib
 import logging
 import shlex
 import sys
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from signvit_jax.command_line import add_process_flags, join_processes, leave, parse_with_config, parser, set_up_jax
 from signvit_jax.config import Config
-from signvit_jax.exit_codes import INTERRUPTED, TERMINATED, run_command
+from signvit_jax.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED, run_command
 
 if TYPE_CHECKING:
     from signvit_jax.training.step_trace import TracedSteps
@@ -55,9 +57,10 @@ def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, mod
 
     keep_freed_memory()
     code = train(config, arguments.workdir, strict_restore=arguments.strict_restore, requeue=arguments.requeue, profile=arguments.profile)
-    if code in (INTERRUPTED, TERMINATED) and jax.process_index() == 0:
+    if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         again = shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
-        print(f"stopped and saved; to go on:\n  {again}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a terminal that was closed takes nothing
+            print(f"stopped and saved; to go on:\n  {again}", file=sys.stderr, flush=True)
     return code
 
 

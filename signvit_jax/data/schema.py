@@ -14,13 +14,15 @@
 Frames are stored as JPEG bytes and not as a TFDS `Video`, so that a reader decodes only the frames that it samples.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -70,33 +72,66 @@ def index_path(folder: str | os.PathLike, split: str) -> Path:
     return Path(folder) / f"{split}.index.jsonl"
 
 
+def index_digest_path(folder: str | os.PathLike, split: str) -> Path:
+    """Beside the index, in the format of `sha256sum`."""
+    return Path(folder) / f"{split}.index.sha256"
+
+
 def write_index(folder: str | os.PathLike, split: str, entries: Iterable[IndexEntry]) -> Path:
-    """Writes `<split>.index.jsonl`, one entry a line in the order of the records; the file appears whole or not at all."""
+    """Writes `<split>.index.jsonl`, one entry a line in the order of the records, and its digest; each appears whole or not at all."""
     path = index_path(folder, split)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for entry in entries:
-                file.write(json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    digest = hashlib.sha256()
+    with _appearing(path) as file:
+        for entry in entries:
+            line = (json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n").encode()
+            digest.update(line)
+            file.write(line)
+        # Killed between the two renames, an index has no digest rather than a wrong one.
+        index_digest_path(folder, split).unlink(missing_ok=True)
+    write_index_digest(folder, split, digest.hexdigest())
     return path
 
 
+def write_index_digest(folder: str | os.PathLike, split: str, digest: str | None = None) -> None:
+    """`digest`: SHA-256 of the index; without it, of the file as it is."""
+    digest = digest or hashlib.sha256(index_path(folder, split).read_bytes()).hexdigest()
+    with _appearing(index_digest_path(folder, split)) as file:
+        file.write(f"{digest}  {index_path(folder, split).name}\n".encode())
+
+
+def has_index_digest(folder: str | os.PathLike, split: str) -> bool:
+    """False for an index of an earlier release."""
+    return index_digest_path(folder, split).is_file()
+
+
 def read_index(folder: str | os.PathLike, split: str) -> list[IndexEntry]:
-    """Reads what `write_index` wrote. Raises FileNotFoundError if there is none and SchemaError for a line that is not an entry."""
-    path = index_path(folder, split)
+    """Reads what `write_index` wrote.
+
+    Raises FileNotFoundError if there is none, and SchemaError for a file whose digest is not the recorded one and for a line that is not an entry.
+    """
+    path, digest_path = index_path(folder, split), index_digest_path(folder, split)
+    content = path.read_bytes()
+    if digest_path.is_file() and digest_path.read_bytes()[:64] != hashlib.sha256(content).hexdigest().encode():
+        raise SchemaError(f"{path} is not what {digest_path.name} says: it was changed since it was written; the records are read instead")
     entries = []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                entries.append(IndexEntry(**json.loads(line)))
-            except (ValueError, TypeError, RecursionError) as error:
-                raise SchemaError(
-                    f"{path}, line {number}: not an index entry ({error}); delete the file, it is made anew from the records"
-                ) from error
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        try:
+            entries.append(IndexEntry(**json.loads(line)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise SchemaError(f"{path}, line {number}: not an index entry ({error}); the records are read instead") from error
     return entries
+
+
+@contextlib.contextmanager
+def _appearing(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def stable_fraction(video_id: str) -> float:

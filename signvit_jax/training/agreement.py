@@ -56,12 +56,12 @@ class Agreement:
 
     @property
     def received(self) -> int:
-        """The signal that stops the run, 0 if none; of several the one with the largest number (SIGTERM above SIGUSR1 above SIGINT)."""
+        """The signal that stops the run, 0 if none; of several the one with the largest number (SIGTERM above SIGUSR1 above SIGINT above SIGHUP)."""
         return self._signal if self._several else self._stop.received
 
     @property
     def exit_code(self) -> int:
-        """143 or 130 for the signal that stops the run, 0 if none does."""
+        """143, 130 or 129 for the signal that stops the run, 0 if none does."""
         return EXIT_CODES[signal.Signals(self.received)] if self.stopping else 0
 
     @property

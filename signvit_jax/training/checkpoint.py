@@ -10,7 +10,9 @@ A trainer uses `CheckpointStore`; evaluation and translation use its base `Check
 import dataclasses
 import functools
 import json
+import logging
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +48,8 @@ __all__ = [
     "Restored",
     "RestoredParams",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +99,14 @@ class CheckpointStore(CheckpointReader):
 
         `meta`: JSON values. `metrics`: what "best" may look at; non-finite ones are not kept.
         `data_iterator`: a `grain.DatasetIterator`, its position as of now.
-        Raises CheckpointError if this save or the one before failed.
+        A folder that was renamed or deleted since is made again. Raises CheckpointError if this save or the one before failed.
         """
-        self.wait()
+        try:
+            self.wait()
+        except CheckpointError as error:
+            if self.folder.is_dir():
+                raise
+            _logger.warning("%s", error)  # what is saved now is newer
         notes = {"format": FORMAT, "meta": dict(meta), "metrics": {name: float(x) for name, x in (metrics or {}).items() if math.isfinite(x)}}
         items = {
             "params": ocp.args.StandardSave(params),
@@ -112,6 +121,9 @@ class CheckpointStore(CheckpointReader):
         value = notes["metrics"].get(self._best_metric)
         self._saving, self._saving_score = step, None if value is None else self._sign * value
         try:
+            if not self.folder.is_dir():
+                _logger.warning("%s is gone, renamed or deleted while the run went on; it is made again, and the run saves there", self.folder)
+                self._manager = None  # it remembers what was there
             self._on_first_process(lambda: self._make_way(step))
             if self._manager is not None and step in self._manager.all_steps():
                 self._drop_manager()  # it remembers what it saved
@@ -180,7 +192,8 @@ class CheckpointStore(CheckpointReader):
             preservation_policy=self,
             lightweight_initialize=True,  # reads no metadata: a damaged step must not stop a save
             cleanup_tmp_directories=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+            # Folders that Orbax makes in the background and cannot (no inode left) would be waited for, for five minutes.
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest, create_directories_asynchronously=False),
         )
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
@@ -208,7 +221,9 @@ class CheckpointStore(CheckpointReader):
                 shutil.rmtree(remains, ignore_errors=True)
             self._finish_replacing()
         left = ", ".join(map(str, self.steps())) or "none"
-        return CheckpointError(f"checkpoint {step} could not be saved to {self.folder}: {_cause(error)}. Checkpoints still there: {left}")
+        return CheckpointError(
+            f"checkpoint {step} could not be saved to {self.folder}: {_cause(error, self.folder)}. Checkpoints still there: {left}"
+        )
 
     def _drop_manager(self) -> None:
         if self._manager is not None:
@@ -216,6 +231,7 @@ class CheckpointStore(CheckpointReader):
             self._manager = None
 
     def _make_way(self, step: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / str(step)).exists():
             self._set_aside(step, "replaced" if is_checkpoint(self.folder / str(step)) else "foreign")
 
@@ -252,16 +268,28 @@ def _data_position(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, folder: Path) -> str:
     """The reason in plain words; TensorStore hands on the system's text inside a longer one."""
     text = str(error)
+    if not folder.is_dir():
+        return "the folder is gone, renamed or deleted while the run went on"
+    if "No space left on device" in text and _no_inodes(folder):
+        return "the disk takes no more files (no inode is free); delete files, or lower training.keep_last_n_checkpoints"
     for sign, words in (
         ("No space left on device", "the disk is full; free some space, or lower training.keep_last_n_checkpoints"),
-        ("Disk quota exceeded", "your disk quota is used up; free some space, or lower training.keep_last_n_checkpoints"),
+        ("Disk quota exceeded", "your disk quota (of bytes or of files) is used up; free some, or lower training.keep_last_n_checkpoints"),
         ("File too large", "a file grew beyond the allowed size (ulimit -f)"),
         ("Read-only file system", "the disk is read-only"),
         ("Permission denied", "no permission to write there"),
+        ("Stale file handle", "the network disk lost the folder (stale file handle)"),
+        ("Input/output error", "the disk does not answer (input/output error)"),
     ):
         if sign in text:
             return words
     return f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"
+
+
+def _no_inodes(folder: Path) -> bool:
+    """Of a file system that counts them: some (btrfs) say 0 of 0. A failed save may have given a few back by now."""
+    found = os.statvfs(folder)
+    return found.f_files > 0 and found.f_favail < 100 and found.f_bavail * found.f_frsize > 2**20

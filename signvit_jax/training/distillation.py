@@ -4,6 +4,7 @@ The teacher runs first, without dropout, on the very pictures that the student s
 the same pure function of (state, batch), in parts and on any mesh.
 """
 
+import logging
 from collections.abc import Callable
 
 import jax
@@ -13,10 +14,14 @@ from jaxtyping import Array, PyTree
 
 from signvit_jax.config import Config, ConfigError
 from signvit_jax.parallel.sharding import batch_sharding, put_together, state_shardings
+from signvit_jax.training.checkpoint_reader import CheckpointReader
 from signvit_jax.training.distillation_loss import CTC_LOGITS, FEATURES, LOGITS
 from signvit_jax.training.losses import Batch, outputs
+from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.trained_model import SHARED_KEYS, TrainedModel, load_trained
+
+log = logging.getLogger(__name__)
 
 
 class Teacher:
@@ -27,6 +32,7 @@ class Teacher:
         self._params = jax.device_put(trained.params, shardings)
         self._answer = jax.jit(answers(trained, mesh), in_shardings=(shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh))
         self.width = trained.config.model.decoder.hidden_dim
+        self.identity = TeacherIdentity(str(trained.workdir.path), trained.step, digest_of(trained.params))
 
     def taught(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The batch with what the teacher says of it."""
@@ -38,13 +44,35 @@ class Teacher:
         return batch | {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in said.items()}
 
 
-def load_teacher(config: Config, data: RunData, mesh: Mesh) -> Teacher | None:
-    """The teacher that the config names, or None. Raises ConfigError where it cannot teach this student, and what reading a workdir raises."""
+def load_teacher(config: Config, data: RunData, mesh: Mesh, before: TeacherIdentity | None = None) -> Teacher | None:
+    """The teacher that the config names, or None; with `before`, the very weights that the run began with.
+
+    Raises ConfigError where it cannot teach this student or has changed, and what reading a workdir raises.
+    """
     if not config.training.distillation.teacher:
         return None
     trained = load_trained(config.training.distillation.teacher)
     check_teacher(trained, config, data)
+    if before is not None and digest_of(trained.params) != before.digest:
+        trained = _as_before(trained, before)
     return Teacher(trained, mesh)
+
+
+def _as_before(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
+    """The checkpoint that taught until now, where the teacher's workdir still has it; a teacher in another workdir was asked for by the config."""
+    path = now.workdir.path
+    if before.step in CheckpointReader(now.workdir.checkpoints).steps():
+        trained = load_trained(path, before.step)
+        if digest_of(trained.params) == before.digest:
+            log.info("the best checkpoint of the teacher %s is that of step %d by now; step %d teaches, as before", path, now.step, before.step)
+            return trained
+    if str(path) == before.path:
+        raise ConfigError(
+            f"the teacher in {path} is another than this run began with: step {before.step}, digest {before.digest} then; "
+            f"step {now.step}, digest {digest_of(now.params)} now. Put its old checkpoint back, or start in a new --workdir"
+        )
+    log.warning("the run goes on with another teacher: %s, step %d; it was %s, step %d", path, now.step, before.path, before.step)
+    return now
 
 
 def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:

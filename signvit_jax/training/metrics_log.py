@@ -2,109 +2,117 @@
 
 import csv
 import io
-import logging
 import math
-import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
 
 from signvit_jax.training.atomic_write import write_atomically
+from signvit_jax.training.events_file import EventsFile
+from signvit_jax.training.observers import Observer, Records
 from signvit_jax.training.workdir import Workdir
 
 STEP = "step"
-_logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
     """Appends figures by step, on process 0 only. Figures of one step that come in several calls share a row.
 
     Each call is on the disk's way before it returns; a row that a crash cut off is dropped when the file is opened again. A disk that takes no more
-    is named once and does not end the run: checkpoints matter more.
+    is named once and does not end the run: checkpoints matter more. The figures wait, and follow when there is room again.
     """
 
     def __init__(self, workdir: Workdir):
-        self._path, self._events_folder = workdir.metrics_csv, workdir.events
         self._active = jax.process_index() == 0
-        self._events: SummaryWriter | None = None
-        self._purge_step: int | None = None
-        self._columns: list[str] = [STEP]
-        self._row: dict[str, str] = {}
-        self._row_start = 0  # where in the file the last row begins
-        self._failed = False
+        self._table, self._events = _Table(workdir.metrics_csv), EventsFile(workdir.events)
+        self._rows = Records(workdir.metrics_csv, self._table.write)
+        self._event_records = Records(workdir.events / "events.*", self._events.write)
         if self._active:
-            self._guarded(self._open)
+            self._opening = Observer(workdir.metrics_csv)
+            self._opening.attempt(self._table.open)
 
     def rewind(self, step: int) -> int:
         """Drops the rows after `step`, of work that was lost: call it when a run resumes from the checkpoint of `step`.
 
         Returns how many steps were lost, as far as they had been logged.
         """
-        self._purge_step = step + 1
         if not self._active:
             return 0
-        rows = self._read()
-        self._guarded(lambda: self._rewrite([row for row in rows if int(row[STEP]) <= step]))
-        return max([step, *(int(row[STEP]) for row in rows)]) - step
+        self._events.purge_step = step + 1
+        logged = self._table.steps()
+        self._table.keep_up_to(step)
+        self._opening.attempt(self._table.open)
+        return max([step, *logged]) - step
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Adds figures, named like "train/loss", at a step that is not before the last one written."""
         if not self._active:
             return
-        texts = {name: f"{float(value):.9g}" for name, value in figures.items()}
-        self._guarded(lambda: self._append(str(step), texts))
-        if self._events is None:
-            self._events = SummaryWriter(str(self._events_folder), purge_step=self._purge_step)
-        for name, value in figures.items():
-            if math.isfinite(value):  # TensorBoard has no place for the others
-                self._events.add_scalar(name, float(value), step)
+        values = {name: float(value) for name, value in figures.items()}
+        self._rows.add(step, {name: f"{value:.9g}" for name, value in values.items()})
+        self._event_records.add(step, values, time.time())
 
     def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        self._rows.close()
+        self._event_records.close()
+        self._events.close()
 
-    def _open(self) -> None:
-        rows = self._read()
+
+class _Table:
+    """metrics.csv. All methods but `steps` raise OSError, and can then be called again."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._keep_up_to: int | None = None
+        self._ready = False
+        self._columns: list[str] = [STEP]
+        self._row: dict[str, str] = {}  # the last one
+        self._row_start = self._end = 0  # where in the file it begins and ends
+
+    def steps(self) -> list[int]:
+        return [int(row[STEP]) for row in read_rows(self._path)[1]]
+
+    def keep_up_to(self, step: int) -> None:
+        """What `open` drops: rows after `step`."""
+        self._keep_up_to, self._ready = step, False
+
+    def open(self) -> None:
+        columns, rows = read_rows(self._path)
         if not rows and self._path.exists() and not self._path.read_bytes().startswith(STEP.encode()):
             self._path.rename(self._path.with_name(self._path.name + ".foreign"))
-        self._rewrite(rows)
+        limit = self._keep_up_to
+        self._rewrite([row for row in rows if limit is None or int(row[STEP]) <= limit], columns)
+        self._ready, self._keep_up_to = True, None
 
-    def _append(self, step: str, texts: dict[str, str]) -> None:
-        grows = self._row.get(STEP) == step
-        row = (self._row if grows else {STEP: step}) | texts
-        if any(name not in self._columns for name in texts):
-            earlier = [old for old in self._read() if old[STEP] != step]
-            self._columns += [name for name in texts if name not in self._columns]
-            self._rewrite([*earlier, row])
+    def write(self, step: int, texts: Mapping[str, str]) -> None:
+        if not self._ready:
+            self.open()
+        grows = self._row.get(STEP) == str(step)
+        row = (self._row if grows else {STEP: str(step)}) | texts
+        if new := [name for name in texts if name not in self._columns]:
+            earlier = [old for old in read_rows(self._path)[1] if int(old[STEP]) != step]
+            self._rewrite([*earlier, row], [*self._columns, *new])
             return
-        with self._path.open("r+b") as file:
-            self._row_start = file.seek(self._row_start) if grows else file.seek(0, os.SEEK_END)
-            file.write(_line(row, self._columns))
-            file.truncate()
-        self._row = row
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        head = _line(dict(zip(self._columns, self._columns)), self._columns)
-        lines = [_line(row, self._columns) for row in rows]
-        write_atomically(self._path, b"".join([head, *lines]).decode())
-        self._row = dict(rows[-1]) if rows else {}
-        self._row_start = len(head) + sum(map(len, lines[:-1]))
-
-    def _read(self) -> list[dict[str, str]]:
-        """The rows of the file, figures that are not there left out; takes over its columns."""
-        self._columns, rows = read_rows(self._path)
-        return rows
-
-    def _guarded(self, change) -> None:
+        start, line = self._row_start if grows else self._end, _line(row, self._columns)
         try:
-            change()
-        except OSError as error:
-            if not self._failed:
-                _logger.warning("%s cannot be written (%s); the run goes on without it", self._path, error.strerror)
-            self._failed = True
+            # What an earlier attempt left of a row lies beyond `_end`, and is written over.
+            with self._path.open("r+b") as file:
+                file.seek(start)
+                file.write(line)
+                file.truncate()
+        except FileNotFoundError:
+            self._ready = False  # deleted, or moved with the workdir: the next attempt begins another
+            raise
+        self._row, self._row_start, self._end = row, start, start + len(line)
+
+    def _rewrite(self, rows: list[dict[str, str]], columns: list[str]) -> None:
+        lines = [_line(row, columns) for row in [dict(zip(columns, columns)), *rows]]
+        write_atomically(self._path, b"".join(lines).decode())
+        self._columns, self._row = columns, dict(rows[-1]) if rows else {}
+        self._end = sum(map(len, lines))
+        self._row_start = self._end - (len(lines[-1]) if rows else 0)
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:

@@ -37,8 +37,11 @@ def plot_metrics(metrics_csv: Path, image: Path, best_metric: str = "loss", best
         axes[-1].set_xlabel("step")
         axes[0].set_title(metrics_csv.parent.name, loc="left", fontweight="bold")
         temporary = image.with_name(f".{image.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(image)
+        try:
+            figure.savefig(temporary, format="png", dpi=120)
+            temporary.replace(image)
+        finally:
+            temporary.unlink(missing_ok=True)  # a disk that is full keeps no part of it
 
 
 def _losses(axis: Axes, series: Series) -> None:

@@ -1,5 +1,6 @@
 """What a person sees of a run while it goes on: a bar with speed, time left and time lost waiting for data."""
 
+import contextlib
 import logging
 import time
 from types import TracebackType
@@ -38,7 +39,8 @@ class TrainingProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self._bar.stop()
 
     def show(self, step: int, description: str, figures: str | None = None) -> None:
         """`figures` stays as it was when None."""

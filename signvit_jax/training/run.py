@@ -1,21 +1,24 @@
 """Starts a run or goes on with one: workdir, lock, log, data, tokenizers, then the `Trainer`."""
 
 import logging
+import math
 from pathlib import Path
 
 import jax
 
-from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target, with_norm_epsilon
+from signvit_jax.config import Config, ConfigError, to_json, with_ctc_target, with_norm_epsilon
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.training.distillation import Teacher
 from signvit_jax.training.goodput import Goodput
+from signvit_jax.training.origin import check_data_set, write_origin
 from signvit_jax.training.requeue import check_requeue, requeue_after
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.run_log import start_run_log
 from signvit_jax.training.signals import StopRequest
 from signvit_jax.training.step_trace import TracedSteps
 from signvit_jax.training.trainer import Trainer
-from signvit_jax.training.workdir import Workdir, WorkdirError, check_resume
+from signvit_jax.training.workdir import Workdir, WorkdirError, WorkdirLock, check_resume
 from signvit_jax.weights.pretrained import PretrainedBackbone, read_pretrained
 
 log = logging.getLogger(__name__)
@@ -32,18 +35,25 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
     if requeue:
         check_requeue()
     workdir = Workdir.create(path)
-    with StopRequest() as stop, workdir.lock() as killed, Goodput() as goodput:
+    with StopRequest() as stop, workdir.lock() as lock, Goodput() as goodput:
         start_run_log(workdir.run_log)
-        if killed:
-            log.info("took over the lock of %s, which has ended without releasing it", killed)
+        if lock.killed:
+            log.info("took over the lock of %s, which has ended without releasing it", lock.killed)
+
+        def keep_whole() -> None:
+            if not lock.holds():
+                _make_again(data, workdir, lock, trainer.teacher)
+
         with stop.nothing_to_lose():
             config = _agree_with_earlier_start(config, workdir)
             config, pretrained = _with_pretrained(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
-            _check_data_set(data, workdir)
-            trainer = Trainer(data.config, workdir, data, stop, goodput, strict_restore=strict_restore, profile=profile, pretrained=pretrained)
+            check_data_set(data, workdir)
+            options = {"strict_restore": strict_restore, "profile": profile, "pretrained": pretrained, "keep_whole": keep_whole}
+            trainer = Trainer(data.config, workdir, data, stop, goodput, **options)
+            _check_epochs(trainer)
             if jax.process_index() == 0:
-                _write_description(data, workdir)
+                _write_description(data, workdir, trainer.teacher)
         try:
             code = trainer.run()
         finally:
@@ -56,7 +66,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
 def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
     """The config, with what the first start settled; logs what this start changes. Raises ConfigError for what must not change."""
     if workdir.config_json.is_file():
-        earlier = from_json(workdir.config_json.read_text(encoding="utf-8"))
+        earlier = workdir.read_config()
         if config.model.ctc.target == "auto":
             config = with_ctc_target(config, earlier.model.ctc.target)
         if config.model.encoder.norm_epsilon == 0.0:
@@ -79,23 +89,36 @@ def _with_pretrained(config: Config, workdir: Workdir) -> tuple[Config, Pretrain
 
 def _tokenizers(workdir: Workdir) -> list[Tokenizer | None]:
     files = (workdir.tokenizer_json, workdir.gloss_tokenizer_json)
-    return [Tokenizer.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None for file in files]
+    return [workdir.read_tokenizer(file) if file.is_file() else None for file in files]
 
 
-def _check_data_set(data: RunData, workdir: Workdir) -> None:
-    """Raises ConfigError when the training split is another than at the first start."""
-    file = workdir.fingerprint_txt
-    if file.is_file() and (before := file.read_text(encoding="utf-8").strip()) != data.train.fingerprint:
+def _check_epochs(trainer: Trainer) -> None:
+    """Raises ConfigError where the run has made more steps already than it is asked for."""
+    done = trainer.checkpoints.latest_step() or 0
+    if done > trainer.total_steps:
+        epochs = done / trainer.steps_per_epoch
         raise ConfigError(
-            f"the training split of {data.config.data.name!r} is another than this workdir was started on (fingerprint {data.train.fingerprint}, "
-            f"before {before}); rebuild the old one, or give another --workdir"
+            f"config.training.num_epochs asks for {trainer.num_epochs} epochs, but this workdir has done {epochs:g} (step {done:,}); "
+            f"give {math.ceil(epochs)} or more, or another --workdir. Its checkpoints can be used as they are"
         )
 
 
-def _write_description(data: RunData, workdir: Workdir) -> None:
+def _make_again(data: RunData, workdir: Workdir, lock: WorkdirLock, teacher: Teacher | None) -> None:
+    """The folder under the name that the run was given, with all that a later start needs; what was in the old one stays there."""
+    was_there = workdir.path.is_dir()
+    Workdir.create(workdir.path)
+    lock.take()
+    if was_there and workdir.config_json.is_file():
+        return  # only the lock was deleted
+    log.warning("%s is gone, renamed or deleted while the run went on; it is made again, and the run goes on there", workdir.path)
+    start_run_log(workdir.run_log)
+    _write_description(data, workdir, teacher)
+
+
+def _write_description(data: RunData, workdir: Workdir, teacher: Teacher | None) -> None:
     """All that evaluation, translation and a later start need besides the checkpoints."""
     workdir.write_text(workdir.config_json, to_json(data.config))
     workdir.write_text(workdir.tokenizer_json, data.tokenizer.to_json())
     if data.gloss_tokenizer:
         workdir.write_text(workdir.gloss_tokenizer_json, data.gloss_tokenizer.to_json())
-    workdir.write_text(workdir.fingerprint_txt, data.train.fingerprint + "\n")
+    write_origin(workdir, data, teacher and teacher.identity)

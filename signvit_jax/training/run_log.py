@@ -39,12 +39,26 @@ def start_run_log(path: Path | None = None) -> None:
     _add(root, terminal)
     if path is not None:
         try:
-            file = logging.FileHandler(path, encoding="utf-8")
+            file = _RunLog(path, encoding="utf-8")
         except OSError as error:
             logging.getLogger(__name__).warning("%s cannot be written (%s): this run keeps no log", path, error.strerror)
             return
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         _add(root, file)
+
+
+class _RunLog(logging.FileHandler):
+    """run.log. A line that the disk does not take is left out; the first such is named on the terminal."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            logging.getLogger(__name__).warning("%s cannot be written (%s); the run goes on without it", self.baseFilename, error.strerror)
 
 
 def _terminal_handler() -> logging.Handler:

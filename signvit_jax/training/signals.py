@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
-from signvit_jax.exit_codes import INTERRUPTED, TERMINATED
+from signvit_jax.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
 
-EXIT_CODES = {signal.SIGTERM: TERMINATED, signal.SIGUSR1: TERMINATED, signal.SIGINT: INTERRUPTED}
+EXIT_CODES = {signal.SIGTERM: TERMINATED, signal.SIGUSR1: TERMINATED, signal.SIGINT: INTERRUPTED, signal.SIGHUP: HUNG_UP}
 # One Ctrl-C or scancel can reach a process twice, by way of its process group and of a wrapper; what comes this soon is the same wish.
 _SAME_WISH_S = 0.2
 _END = b"\0"
@@ -20,7 +20,10 @@ _logger = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Turns the first SIGTERM, SIGUSR1 or SIGINT into `requested`; the second ends the process at once.
+    """Turns the first SIGTERM, SIGUSR1, SIGINT or SIGHUP into `requested`; the second ends the process at once.
+
+    SIGHUP, of a terminal that is closed or a connection that is lost, is nobody's second wish: the shell
+    and the kernel both send it. Where it was ignored already, as under nohup, it stays ignored.
 
     Poll `requested` between steps, in evaluation, decoding and warm-up; any thread may. Signals are received by a thread of their own: Python's
     handlers wait for the main thread, which may be inside a compilation for minutes. Works without `jax.distributed`; of several processes each
@@ -45,7 +48,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """143 or 130 for the signal that came, 0 if none did."""
+        """143, 130 or 129 for the signal that came, 0 if none did."""
         return EXIT_CODES[signal.Signals(self._received)] if self._received else 0
 
     @contextlib.contextmanager
@@ -72,6 +75,8 @@ class StopRequest:
         self._restore.callback(os.write, writing, _END)
         self._restore.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing, warn_on_full_buffer=False))
         for number in EXIT_CODES:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             # A handler has to be there for the number to be written to the pipe; all else is the watcher's.
             self._old_handlers[number] = signal.signal(number, lambda *_: None)
         self._restore.callback(self._give_back_handlers)
@@ -98,7 +103,7 @@ class StopRequest:
 
     def _receive(self, received: signal.Signals) -> None:
         now = time.monotonic()
-        if self.requested and now - self._since < _SAME_WISH_S:
+        if self.requested and (received == signal.SIGHUP or now - self._since < _SAME_WISH_S):
             return
         first = not self.requested
         if first:

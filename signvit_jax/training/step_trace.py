@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from signvit_jax.training.observers import Observer
+
 log = logging.getLogger(__name__)
 
 _WARM_UP = 3  # steps of a start before the first that is traced: compilation, and caches that fill
@@ -47,7 +49,7 @@ class StepTrace:
 
     def __init__(self, wanted: TracedSteps | None, steps_done: int, folder: Path):
         self._first, self._last = wanted.within(steps_done) if wanted else (-1, -1)
-        self._folder, self._running = folder, False
+        self._folder, self._running, self._observer = folder, False, Observer(folder)
 
     def __enter__(self) -> "StepTrace":
         return self
@@ -60,8 +62,7 @@ class StepTrace:
     def step(self, number: int) -> Iterator[None]:
         """Around the work of one step, the waiting for its batch included."""
         if number == self._first:
-            jax.profiler.start_trace(self._folder)
-            self._running = True
+            self._running = self._observer.attempt(lambda: jax.profiler.start_trace(self._folder))
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
@@ -72,6 +73,6 @@ class StepTrace:
             self._stop()
 
     def _stop(self) -> None:
-        jax.profiler.stop_trace()
         self._running = False
-        log.info("the trace of the steps from %d on is in %s; to look at it: tensorboard --logdir=%s", self._first, self._folder, self._folder)
+        if self._observer.attempt(jax.profiler.stop_trace):
+            log.info("the trace of the steps from %d on is in %s; to look at it: tensorboard --logdir=%s", self._first, self._folder, self._folder)

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from signvit_jax.config import Config, ConfigError, MeshConfig, from_json, from_mapping
+from signvit_jax.config import Config, ConfigError, MeshConfig, from_mapping
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS
 from signvit_jax.evaluation.evaluator import Encode, Models, Predictor
@@ -89,8 +89,8 @@ class TrainedModel:
         return Predictor(self.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders, self.encode)
 
 
-def load_trained(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str = "best") -> TrainedModel:
-    """The `checkpoint` ("best" or "last") of a workdir, averaged weights where the run kept them, on all devices of this process.
+def load_trained(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str | int = "best") -> TrainedModel:
+    """The `checkpoint` ("best", "last" or that of a step) of a workdir, averaged weights where the run kept them, on all devices of this process.
 
     Several workdirs, in a list or with commas between them, are an ensemble. Raises WorkdirError for a path that is no workdir, ConfigError for
     models that cannot be averaged, and the checkpoint's errors for weights that cannot be read.
@@ -115,16 +115,16 @@ def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
 
 def described(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
     """What the JSON files of a workdir or an export say."""
-    config = from_json(workdir.config_json.read_text(encoding="utf-8"))
+    config = workdir.read_config()
     # How attention is computed was chosen for the devices that trained; here it is chosen for these.
     encoder = dataclasses.replace(config.model.encoder, attention="auto")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
     if jax.default_backend() == "cpu":  # bfloat16 saves nothing there: one row of the output matrix takes many times as long as in float32
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, use_amp=False))
-    tokenizer = Tokenizer.from_json(workdir.tokenizer_json.read_text(encoding="utf-8"))
+    tokenizer = workdir.read_tokenizer(workdir.tokenizer_json)
     gloss_tokenizer = None
     if config.model.ctc.target == "gloss":
-        gloss_tokenizer = Tokenizer.from_json(workdir.gloss_tokenizer_json.read_text(encoding="utf-8"))
+        gloss_tokenizer = workdir.read_tokenizer(workdir.gloss_tokenizer_json)
     return config, tokenizer, gloss_tokenizer
 
 
@@ -145,7 +145,7 @@ def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
                 )
 
 
-def _load(workdir: Workdir, config: Config, tokenizer: Tokenizer, gloss_tokenizer: Tokenizer | None, checkpoint: str) -> TrainedModel:
+def _load(workdir: Workdir, config: Config, tokenizer: Tokenizer, gloss_tokenizer: Tokenizer | None, checkpoint: str | int) -> TrainedModel:
     definition = ModelDefinition(config, tokenizer.vocab_size, gloss_tokenizer.vocab_size if gloss_tokenizer else 0)
     # Inference is data parallel, on however many devices there are: the training mesh may not exist here.
     mesh = make_mesh(MeshConfig())
@@ -154,5 +154,6 @@ def _load(workdir: Workdir, config: Config, tokenizer: Tokenizer, gloss_tokenize
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, state_shardings(abstract, mesh)
     )
     reader = CheckpointReader(workdir.checkpoints, **best_rule(config.training.best_metric))
-    restored = reader.restore_params(checkpoint, target)
+    of_step = isinstance(checkpoint, int)
+    restored = reader.restore_params(target=target, step=checkpoint) if of_step else reader.restore_params(checkpoint, target)
     return TrainedModel(workdir, config, tokenizer, gloss_tokenizer, definition, mesh, restored.params, restored.step)

@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,7 +28,9 @@ from signvit_jax.training.device_memory import batch_shapes, explained
 from signvit_jax.training.distillation import initial_projection, load_teacher
 from signvit_jax.training.goodput import Goodput
 from signvit_jax.training.metrics_log import MetricsLog
+from signvit_jax.training.observers import Observer
 from signvit_jax.training.optimizer import learning_rates, make_optimizer
+from signvit_jax.training.origin import recorded_teacher
 from signvit_jax.training.plots import plot_metrics
 from signvit_jax.training.progress import TrainingProgress
 from signvit_jax.training.run_data import RunData
@@ -65,9 +67,11 @@ class Trainer:
         strict_restore: bool = False,
         profile: TracedSteps | None = None,
         pretrained: PretrainedBackbone | None = None,
+        keep_whole: Callable[[], None] = lambda: None,
     ):
+        """`keep_whole` is called before each save: it makes a workdir again that was renamed or deleted since."""
         self.config, self.workdir, self.data, self.stop, self.goodput, self.profile = config, workdir, data, stop, goodput, profile
-        self.agreement = Agreement(stop)
+        self.agreement, self.keep_whole = Agreement(stop), keep_whole
         self.pretrained = pretrained
         training = config.training
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
@@ -76,7 +80,7 @@ class Trainer:
         self.num_epochs, self.total_steps = data.num_epochs, self.batches.total_steps
 
         self.definition = ModelDefinition(config, data.tokenizer.vocab_size, data.gloss_vocab_size)
-        self.teacher = load_teacher(config, data, self.mesh)
+        self.teacher = load_teacher(config, data, self.mesh, recorded_teacher(workdir))
         self.optimizer = make_optimizer(training, self.total_steps)
         self.rates = learning_rates(training, self.total_steps)
         self.abstract_state, self.shardings = abstract_on_mesh(self._initial_state, self.mesh)
@@ -96,6 +100,7 @@ class Trainer:
             workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)
         )
         self.metrics = MetricsLog(workdir)
+        self.plot, self.samples = Observer(workdir.metrics_png), Observer(workdir.samples)
         self.best = BestSoFar(training.best_metric)
         self.stopwatch = Stopwatch(self.definition)
         self.step_watch = StepWatch(training.max_nonfinite_steps, lambda example: data.train.index[example].id)
@@ -324,15 +329,19 @@ class Trainer:
     def _plot(self, at_once: bool = False) -> None:
         """Redraws metrics.png, at most once a minute: it takes longer than an epoch of a small run."""
         if jax.process_index() == 0 and (at_once or time.monotonic() - self.last_plot > 60):
-            plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png, self.best.metric, self.checkpoints.best_step())
+            self.plot.attempt(self._draw_plot)
             self.last_plot = time.monotonic()
+
+    def _draw_plot(self) -> None:
+        plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png, self.best.metric, self.checkpoints.best_step())
 
     def _show_samples(self, epoch: int, figures: dict[str, float], samples: list[tuple[str, str]]) -> None:
         log.info("epoch %d: validation %s", epoch, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
         lines = [f"  reference: {reference}\n  greedy:    {hypothesis}" for reference, hypothesis in samples]
         if lines and jax.process_index() == 0:
             log.info("samples\n%s", "\n".join(lines))
-            self.workdir.write_text(self.workdir.samples / f"epoch_{epoch:04d}.txt", "\n\n".join(lines) + "\n")
+            file = self.workdir.samples / f"epoch_{epoch:04d}.txt"
+            self.samples.attempt(lambda: self.workdir.write_text(file, "\n\n".join(lines) + "\n"))
 
     # Checkpoints
 
@@ -377,6 +386,7 @@ class Trainer:
         meta = {"step": step, "epoch": step / self.steps_per_epoch, "best": dataclasses.asdict(self.best), "validation": evaluated or {}}
         self.goodput.saving(step)
         with self.goodput.spent("save"):
+            self.keep_whole()
             state = laid_out_as(state, self.saved_state)
             self.checkpoints.save(step, state.params, _beside_params(state), meta, iterator, state.ema, evaluated)
         self.agreement.saved()

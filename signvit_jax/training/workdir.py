@@ -8,13 +8,14 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from signvit_jax.config import Config, ConfigError, key_differences
+from signvit_jax.config import Config, ConfigError, from_json, key_differences
+from signvit_jax.data.tokenizer import Tokenizer, TokenizerError
 from signvit_jax.exit_codes import USAGE
 from signvit_jax.training.atomic_write import write_atomically
 
@@ -72,7 +73,8 @@ class Workdir:
     profile = property(lambda self: self.path / "profile")
     report_html = property(lambda self: self.path / "report.html")
     run_log = property(lambda self: self.path / "run.log")
-    fingerprint_txt = property(lambda self: self.path / "training_split.txt")
+    origin_json = property(lambda self: self.path / "origin.json")  # what the run began with: data set and teacher
+    fingerprint_txt = property(lambda self: self.path / "training_split.txt")  # the same, of release 0.1
     lock_file = property(lambda self: self.path / ".lock")
 
     def write_text(self, path: Path, text: str) -> None:
@@ -83,51 +85,142 @@ class Workdir:
         except OSError as error:
             raise WorkdirError(f"{path} could not be written: {error.strerror}") from error
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[str | None]:
-        """Keeps a second trainer out while the context is open. Gives the trainer, if any, that ended without releasing the lock.
+    def read_config(self) -> Config:
+        """Raises ConfigError or WorkdirError that names the file."""
+        return _parsed(self.config_json, from_json)
 
-        The kernel frees the lock when its holder ends, however it ends, so none is ever left behind. Of a run's processes the first takes it.
-        Raises WorkdirError that names who is in.
-        """
-        if jax.process_index() != 0:
-            yield None
-            return
+    def read_tokenizer(self, path: Path) -> Tokenizer:
+        """Raises TokenizerError or WorkdirError that names the file."""
+        return _parsed(path, Tokenizer.from_json)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator["WorkdirLock"]:
+        """Keeps a second trainer out while the context is open. Of a run's processes the first takes it. Raises WorkdirError that names who is in."""
+        lock = WorkdirLock(self)
         try:
-            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise WorkdirError(f"{self.lock_file} could not be opened: {error.strerror}; give a workdir that you may write to") from error
-        with contextlib.ExitStack() as stack:
-            stack.callback(os.close, descriptor)
+            if jax.process_index() == 0:
+                lock.take()
+            yield lock
+        finally:
+            lock.release()
+
+
+def _parsed[Read](path: Path, parse: Callable[[str], Read]) -> Read:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ConfigError, TokenizerError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be read: {error.strerror}; put back a copy of the file") from error
+    except UnicodeDecodeError as error:
+        raise WorkdirError(f"{path} is damaged: byte {error.start} is not of a text; put back a copy of the file") from error
+
+
+class WorkdirLock:
+    """Keeps a second trainer out of a workdir. The kernel frees it when its holder ends, however that ends, so none is ever left behind.
+
+    Both the folder and its file `.lock`, which names the holder, are locked: the one holds where `.lock` is deleted, the other on file systems that
+    lock no folders (NFS).
+    """
+
+    def __init__(self, workdir: Workdir):
+        self.killed: str | None = None  # the trainer, if any, that ended without releasing the lock
+        self._workdir = workdir
+        self._folder: int | None = None
+        self._file: int | None = None
+
+    def take(self) -> None:
+        """Locks what is not locked yet, or is another folder or file by now. Raises WorkdirError that names who is in."""
+        path = self._workdir.path
+        if self._folder is None or not _is_same(path, self._folder):
+            self._folder = self._opened(path, os.O_RDONLY | os.O_DIRECTORY, self._folder)
+            with contextlib.suppress(OSError):  # NFS locks no folders
+                self._flock(self._folder)
+        path = self._workdir.lock_file
+        if self._file is None or not _is_same(path, self._file):
+            self._file = self._opened(path, os.O_RDWR | os.O_CREAT, self._file)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise WorkdirError(f"{self.path} is in use by {_holder(descriptor)}; wait for it, stop it, or give another --workdir") from error
+                self._flock(self._file)
             except OSError as error:
-                _logger.warning("%s cannot be locked (%s): take care that no second trainer uses it", self.path, error.strerror)
-            _close_in_children(descriptor)
-            killed = _holder(descriptor) if os.fstat(descriptor).st_size else None
-            since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            os.ftruncate(descriptor, 0)  # what a killed holder wrote may be longer
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)
-            stack.callback(os.ftruncate, descriptor, 0)
-            yield killed
+                _logger.warning("%s cannot be locked (%s): take care that no second trainer uses it", self._workdir.path, error.strerror)
+            self._sign()
+
+    def holds(self) -> bool:
+        """False once the workdir or its `.lock` has been renamed, deleted or replaced."""
+        pairs = ((self._workdir.path, self._folder), (self._workdir.lock_file, self._file))
+        return all(descriptor is None or _is_same(path, descriptor) for path, descriptor in pairs)
+
+    def release(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)
+        _close(self._file)
+        _close(self._folder)
+        self._file = self._folder = None
+
+    def _opened(self, path: Path, how: int, before: int | None) -> int:
+        """In place of `before`."""
+        try:
+            descriptor = os.open(path, how | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise WorkdirError(f"{path} could not be opened: {error.strerror}; give a workdir that you may write to") from error
+        _close(before)
+        _locks.add(descriptor)
+        return descriptor
+
+    def _flock(self, descriptor: int) -> None:
+        """Raises WorkdirError where another holds it, OSError where it cannot be locked."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if descriptor == self._file:  # not ours to empty
+                _close(self._file)
+                self._file = None
+            holder = _holder_of(self._workdir.lock_file)
+            raise WorkdirError(f"{self._workdir.path} is in use by {holder}; wait for it, stop it, or give another --workdir") from error
+
+    def _sign(self) -> None:
+        self.killed = _holder(self._file) if os.fstat(self._file).st_size else None
+        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        os.ftruncate(self._file, 0)  # what a killed holder wrote may be longer
+        os.pwrite(self._file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)
 
 
 # A child that outlives a killed trainer must not go on holding its lock.
 _locks: set[int] = set()
 
 
-def _close_in_children(descriptor: int) -> None:
-    if not _locks:
-        os.register_at_fork(after_in_child=_close_locks)
-    _locks.add(descriptor)
-
-
 def _close_locks() -> None:
     while _locks:
         with contextlib.suppress(OSError):
             os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_close_locks)
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        _locks.discard(descriptor)
+        os.close(descriptor)
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _holder_of(path: Path) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return "another process"
+    try:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _holder(descriptor: int) -> str:

@@ -1,12 +1,15 @@
+import dataclasses
 import json
 import pickle
 import shutil
+import subprocess
 
+import numpy as np
 import pytest
 import toy_dataset
 from toy_dataset import record
 
-from signvit_jax.data import schema
+from signvit_jax.data import dataset, schema
 from signvit_jax.data.dataset import DatasetError, open_dataset
 
 RECORDS = [record(f"clip-{i}", num_frames=i + 1, text=f"text {i} – हाँ", fps=12.5, gloss=f"G{i}") for i in range(7)]
@@ -40,12 +43,56 @@ def test_index_is_made_from_the_records_once_and_kept(data_dir):
 def test_index_beside_the_records_is_believed_if_it_agrees_with_them(data_dir):
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
-    marked = [schema.IndexEntry(**{**vars(entry), "signer": "marked"}) for entry in true_index]
+    marked = [dataclasses.replace(entry, signer="marked" if i == 1 else "") for i, entry in enumerate(true_index)]
     schema.write_index(folder, "train", marked)
     assert open_dataset(data_dir, "toy").split("train").index == marked
-    for stale in (marked[:-1], [marked[1], *marked[1:]], []):
+    others = [dataclasses.replace(true_index[0], text="other"), *true_index[1:]]
+    for stale in (marked[:-1], [marked[1], *marked[1:]], [], others):
         schema.write_index(folder, "train", stale)
         assert open_dataset(data_dir, "toy").split("train").index == true_index
+
+
+@pytest.mark.parametrize("earlier_release", [False, True])
+@pytest.mark.parametrize(("was", "is_now"), [(b"text 2", b"text 9"), (b'"num_frames": 3', b'"num_frames": 4'), (b"G4", b"G5")])
+def test_an_index_that_was_altered_is_not_believed(data_dir, caplog, earlier_release, was, is_now):
+    folder = data_dir / "toy/1.0.0"
+    true_index = open_dataset(data_dir, "toy").split("train").index
+    path = schema.index_path(folder, "train")
+    path.write_bytes(path.read_bytes().replace(was, is_now, 1))
+    if earlier_release:
+        (folder / "train.index.sha256").unlink(missing_ok=True)
+    assert open_dataset(data_dir, "toy").split("train").index == true_index
+    assert "train.index.jsonl" in caplog.text
+    assert schema.read_index(folder, "train") == true_index  # and it is right again
+
+
+def test_an_index_of_an_earlier_release_is_held_against_a_thousand_records_and_gets_its_digest(data_dir, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    folder = data_dir / "toy/1.0.0"
+    true_index = open_dataset(data_dir, "toy").split("train").index
+    digest = folder / "train.index.sha256"
+    digest.unlink()
+    monkeypatch.setattr(dataset, "_COMPARED_WITHOUT_DIGEST", 4)
+    read = []
+    monkeypatch.setattr(dataset.Split, "__getitem__", lambda split, i, get=dataset.Split.__getitem__: read.append(i) or get(split, i))
+    assert open_dataset(data_dir, "toy").split("train").index == true_index
+    assert sorted(read) == [0, 2, 4, 6]
+    assert "4 of its 7 entries were held against the records" in caplog.text
+    assert subprocess.run(["sha256sum", "--check", "--status", digest.name], cwd=folder, check=False).returncode == 0
+    read.clear()
+    assert open_dataset(data_dir, "toy").split("train").index == true_index
+    assert sorted(read) == [0, 3, 6]
+
+
+def test_an_index_of_an_earlier_release_in_a_folder_of_somebody_else_is_read(data_dir, monkeypatch):
+    true_index = open_dataset(data_dir, "toy").split("train").index
+    (data_dir / "toy/1.0.0/train.index.sha256").unlink()
+
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(schema, "write_index_digest", refuse)
+    assert open_dataset(data_dir, "toy").split("train").index == true_index
 
 
 @pytest.mark.parametrize("damage", [b"not json\n", b'{"id": 3}\n', b"\xff\xfe\x00", b'["a"]\n'])
@@ -71,6 +118,40 @@ def test_fingerprint_changes_with_what_a_model_would_learn(tmp_path):
     assert first == fingerprint("b", RECORDS) and len(first) == 16
     assert first != fingerprint("c", RECORDS[:-1])
     assert first != fingerprint("d", [*RECORDS[:-1], {**RECORDS[-1], "text": "other"}])
+
+
+def test_the_identity_changes_with_the_frames_with_any_split_and_with_the_options(tmp_path, data_dir):
+    def identity(name: str, train=RECORDS, **others) -> dict:
+        toy_dataset.write(tmp_path / name, train=train, **others)
+        return open_dataset(tmp_path / name, "toy").identity()
+
+    first = identity("a", test=RECORDS[:2])
+    assert json.loads(json.dumps(first)) == first == identity("b", test=RECORDS[:2])
+    assert first["splits"].keys() == {"train", "test"} and first["splits"]["train"]["clips"] == 7
+    softer = [RECORDS[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]}, *RECORDS[1:]]
+    for other in (
+        identity("c", softer, test=RECORDS[:2]),
+        identity("d", test=[RECORDS[1], RECORDS[0]]),
+        identity("e", validation=RECORDS[:2]),
+        identity("f", [RECORDS[0] | {"signer": "Ann"}, *RECORDS[1:]], test=RECORDS[:2]),
+    ):
+        assert other != first
+    (data_dir / "toy/1.0.0/build_report.json").write_text(json.dumps({"settings": {"jpeg_quality": 20}}))
+    assert open_dataset(data_dir, "toy").identity() == first | {"settings": {"jpeg_quality": 20}}
+    for damaged in ("{", "[]", '{"settings": 3}'):
+        (data_dir / "toy/1.0.0/build_report.json").write_text(damaged)
+        assert open_dataset(data_dir, "toy").identity() == first
+
+
+def test_the_identity_is_the_same_whether_the_index_was_there_or_came_from_the_records(tmp_path):
+    """A builder writes rates in double precision, a record has them in single."""
+    folder = toy_dataset.write(tmp_path / "a", train=[record("a", 3, fps=24000 / 1001)])
+    assert open_dataset(tmp_path / "a", "toy").split("train").index[0].fps != 24000 / 1001
+    first = open_dataset(tmp_path / "a", "toy").identity()
+    schema.write_index(folder, "train", [schema.IndexEntry("a", 3, 24000 / 1001, "hello there", video_id="a")])
+    split = open_dataset(tmp_path / "a", "toy").split("train")
+    assert split.index[0].fps == 24000 / 1001
+    assert open_dataset(tmp_path / "a", "toy").identity() == first
 
 
 def test_a_split_travels_to_another_process_without_its_index(built):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signvit_jax.data.schema import IndexEntry, SchemaError, read_index, source_video_of, split_of, stable_fraction, write_index
+from signvit_jax.data.schema import IndexEntry, SchemaError, index_digest_path, read_index, source_video_of, split_of, stable_fraction, write_index
 
 
 def test_an_index_comes_back_as_it_was_written_whatever_the_text(tmp_path):
@@ -19,13 +19,16 @@ def test_an_index_comes_back_as_it_was_written_whatever_the_text(tmp_path):
     path = write_index(tmp_path, "train", entries)
     assert path.name == "train.index.jsonl"
     assert read_index(tmp_path, "train") == entries
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "train.index.sha256"]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"id": "a"}', '{"id": "a", "num_frames": 1, "fps": 1.0, "text": "", "colour": 2}'])
 def test_a_damaged_index_names_file_and_line(tmp_path, line):
     path = write_index(tmp_path, "test", [IndexEntry("a", 1, 1.0, "")])
     path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(SchemaError, match=r"test\.index\.jsonl is not what test\.index\.sha256 says"):
+        read_index(tmp_path, "test")
+    index_digest_path(tmp_path, "test").unlink()  # as earlier releases left it
     with pytest.raises(SchemaError, match=r"test\.index\.jsonl, line 2"):
         read_index(tmp_path, "test")
 
@@ -41,7 +44,7 @@ def test_a_failure_while_writing_leaves_the_old_index(tmp_path):
     with pytest.raises(RuntimeError):
         write_index(tmp_path, "train", breaks_off())
     assert read_index(tmp_path, "train") == old
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_fraction_is_the_leading_bits_of_sha256_and_the_same_in_another_process():

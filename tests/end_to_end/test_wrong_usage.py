@@ -6,12 +6,14 @@ The build command's part is in tests/tfds_builders.
 import fcntl
 import json
 import shutil
+import signal
 
 import pytest
 import tiny_run
 
 from signvit_jax import eval as eval_command
 from signvit_jax import train, translate
+from tfds_builders import build
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 
@@ -61,10 +63,32 @@ def test_a_workdir_of_another_model_is_exit_2_with_all_keys_that_differ(trained,
     assert json.loads((workdir / "config.json").read_text())["model"]["decoder"]["num_layers"] == 1
 
 
-def test_a_training_split_that_was_rebuilt_differently_is_exit_2(trained, tmp_path, capfd):
+def test_a_data_set_that_was_built_again_with_another_option_is_exit_2(trained, tmp_path, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
-    (workdir / "training_split.txt").write_text("0123456789ab\n")
-    assert "0123456789ab" in fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}")
+    tables = [f"--csv={trained.source / 'clips.csv'}", f"--videos={trained.source / 'videos'}"]
+    before = signal.getsignal(signal.SIGTERM)
+    assert build.main(["video_folder", f"--data_dir={tmp_path}", *tables, "--workers=1", "--jpeg_quality=50"]) == 0
+    signal.signal(signal.SIGTERM, before)
+    message = fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}", f"--config.data.data_dir={tmp_path}")
+    assert "option jpeg_quality: 90 then, 50 now" in message and "split 'test': 6 clips" in message
+    assert json.loads((workdir / "config.json").read_text())["data"]["data_dir"] == str(trained.data_dir)
+
+
+def test_fewer_epochs_than_were_done_are_exit_2_and_change_nothing(trained, tmp_path, capfd):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "run")
+    before = (workdir / "config.json").read_text()
+    message = fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}", "--config.training.num_epochs=4")
+    assert "asks for 4 epochs, but this workdir has done 6 (step 18); give 6 or more" in message
+    assert (workdir / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"[]"])
+def test_a_damaged_description_of_a_run_is_named_with_its_path(trained, tmp_path, capfd, name, content):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    (workdir / name).write_bytes(content)
+    assert str(workdir / name) in fails(capfd, translate.main, trained.video(0), f"--workdir={workdir}")
+    assert str(workdir / name) in fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}")
 
 
 def test_a_second_trainer_on_one_workdir_is_exit_2(trained, tmp_path, capfd):

@@ -83,10 +83,13 @@ class Run:
     def output(self) -> Path:
         return self.workdir.with_name(f"{self.name}.output")
 
-    def start(self, *flags: str, fault: dict | None = None, mounts=(), keep: Path | None = None, **environment: str) -> None:
-        """`mounts` are seen by the run alone; `keep` is where its workdir, if that is on one of them, is copied to at the end."""
+    def start(self, *flags: str, fault: dict | None = None, mounts=(), keep: Path | None = None, output: str = "", **environment: str) -> None:
+        """`mounts` are seen by the run alone; `keep` is where its workdir, if that is on one of them, is copied to at the end.
+
+        `output`: a terminal in place of the file.
+        """
         argv = [f"--config={self.config}", f"--workdir={self.workdir}", *self.flags, *flags]
-        files = {"trace": str(self.trace), "output": str(self.output), "keep": keep and [str(self.workdir), str(keep)]}
+        files = {"trace": str(self.trace), "output": output or str(self.output), "keep": keep and [str(self.workdir), str(keep)]}
         self.process = self.server.ask({"argv": argv, "environment": environment, "fault": fault, "mounts": mounts, **files}, LIMIT_S)
 
     def wait(self, seconds: float = LIMIT_S) -> int:

@@ -1,15 +1,18 @@
 """Signals: the first saves and ends, from any phase; the second ends at once; nothing is left behind."""
 
+import contextlib
 import os
 import signal
+import threading
+import time
 
 import pytest
-from runs import SAVED, TOTAL, assert_same_run, batches, processes_of_session
+from runs import SAVED, TOTAL, assert_same_run, batches, processes_of_session, wait_until
 
 from signvit_jax.config import ConfigError
 from signvit_jax.training.requeue import check_requeue, requeue_after
 
-INT, TERM, USR1 = (int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+INT, TERM, USR1, HUP = (int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP))
 GRACE_S = 30.0  # from the signal to the end
 HANG_S = 120.0  # what a phase would last without the second signal
 
@@ -29,10 +32,10 @@ def fake_scontrol(folder, script: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "stops",
     [
-        [(one("step", INT, 2), 130), (one("eval", TERM, 2), 143)],
+        [(one("step", INT, 2), 130), (one("eval", TERM, 2), 143), (one("step", HUP, 14), 129)],
         pytest.param([(one("save", USR1, 2), 143), (one("step", USR1, 9), 143)], marks=pytest.mark.long),
     ],
-    ids=["ctrl_c_and_scancel", "slurm"],
+    ids=["ctrl_c_scancel_and_a_closed_terminal", "slurm"],
 )
 def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_lost(run, undisturbed, tmp_path, stops):
     asked = tmp_path / "asked"
@@ -54,6 +57,35 @@ def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_l
     assert [line.split()[-1] for line in run.said().splitlines() if "resumed from the checkpoint of step" in line][-1] == str(reached)
     assert_same_run(run, undisturbed)
     assert all(len(taken) == 1 for taken in batches(run).values()) and run.trace.read_text().count("\n") == TOTAL  # no step was made twice
+
+
+@pytest.mark.parametrize("nohup", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_terminal_that_is_closed_ends_the_run_saved_and_under_nohup_not_at_all(run, undisturbed, tmp_path, nohup):
+    """On a terminal of the run's own, with the bar on it, which then takes no more of what is written."""
+    ours, its = os.openpty()
+    terminal = os.ttyname(its)
+    reader = threading.Thread(target=read_all, args=(ours,), daemon=True)
+    reader.start()
+    # At that step the run waits until its terminal is gone.
+    run.start(fault={"phase": "step", "count": 4, "hang": 3.0}, output=terminal, **({"TRACED_NOHUP": "1"} if nohup else {}))
+    os.close(its)
+    assert wait_until(lambda: run.trace.exists() and max(batches(run)) >= 4, 200)
+    closed = time.monotonic()
+    os.close(ours)
+    assert run.wait() == (0 if nohup else 129)
+    assert nohup or time.monotonic() - closed < GRACE_S
+    said = (run.workdir / "run.log").read_text()
+    assert ("SIGHUP: stopping and saving" in said) == (not nohup) and "Traceback" not in said
+    if not nohup:
+        assert run.steps()[-1] == max(batches(run)) < TOTAL
+        assert run.go() == 0
+    assert_same_run(run, undisturbed)
+
+
+def read_all(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(descriptor, 4096):
+            pass
 
 
 @pytest.mark.long

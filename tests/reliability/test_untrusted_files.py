@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import sys
 
@@ -21,7 +22,10 @@ from tfds_builders.annotations import AnnotationError, read_table
 
 SOURCES = sorted(path for folder in ("signvit_jax", "tfds_builders", "configs", "scripts") for path in (tiny_run.REPOSITORY / folder).rglob("*.py"))
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-RUNS_CODE = {"eval", "exec", "compile", "__import__"}
+RUNS_CODE = {"eval", "exec", "compile", "__import__", "breakpoint"}
+RUNS_COMMANDS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn", "asyncio.create_subprocess_shell"}
+RUNS_FILES = (".exec_module", ".run_path", ".run_module", ".unsafe_load", ".read_pickle")
+RUNS_PROGRAMS = re.compile(r"os\.(exec|spawn|posix_spawn)\w+")
 # Runs the file that --config names, for the command that trains; and reads a pickle that a data set is released as, with an unpickler that refuses
 # every class and function (tests/tfds_builders has the tests of that). Nothing else may.
 ALLOWED = {
@@ -32,23 +36,31 @@ ALLOWED = {
 
 def dangers(source: str) -> list[str]:
     """What in a source could unpickle or run what it reads."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    tree, found, known = ast.parse(source), [], {}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            room = "" if isinstance(node, ast.Import) else f"{node.module or ''}."
+            names = [node.module or ""] if room else [alias.name for alias in node.names]
             found += [f"line {node.lineno}: import {name}" for name in names if name.split(".")[0] in PICKLES]
-        elif isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
+            known |= {alias.asname or alias.name: room + alias.name for alias in node.names if alias.asname or room}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            name = (known.get(first, first) + dot + rest).removeprefix("builtins.")
             options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+            # By position as well: np.load(file, mmap_mode, allow_pickle), Popen(args, and seven more, shell).
+            pickles = options.get("allow_pickle", ast.unparse(node.args[2]) if len(node.args) > 2 else "False")
+            shell = options.get("shell", ast.unparse(node.args[8]) if name.startswith("subprocess.") and len(node.args) > 8 else "False")
             bad = (
-                name in RUNS_CODE
-                or name.endswith((".exec_module", ".run_path", ".unsafe_load", ".os.system"))
+                name in RUNS_CODE | RUNS_COMMANDS
+                or RUNS_PROGRAMS.fullmatch(name)
+                or name.endswith(RUNS_FILES)
                 or (name == "torch.load" and "import torch" in source and options.get("weights_only") != "True")
-                or (name in ("np.load", "numpy.load") and options.get("allow_pickle", "False") != "False")
+                or (name in ("np.load", "numpy.load") and pickles != "False")
                 or (name.endswith("yaml.load") and "Safe" not in options.get("Loader", ""))
-                or options.get("shell") == "True"
+                or shell != "False"
             )
-            found += [f"line {node.lineno}: {name}(...)"] * bad
+            found += [f"line {node.lineno}: {ast.unparse(node.func)}(...)"] * bool(bad)
     return found
 
 
@@ -70,11 +82,27 @@ def test_no_source_unpickles_or_runs_what_it_reads(path):
         "spec.loader.exec_module(module)",
         "yaml.load(text)",
         "subprocess.run(command, shell=True)",
+        "subprocess.run(command, shell=1)",
+        "subprocess.run(command, shell=not False)",
+        "import subprocess as s\ns.Popen(command, 0, None, None, None, None, None, True, True)",
+        "import os\nos.system(command)",
+        "from os import system as run\nrun(command)",
+        "import os as machine\nmachine.popen(command)",
+        "import os\nos.execv(path, arguments)",
+        "import subprocess\nsubprocess.getoutput(command)",
+        "np.load(path, None, True)",
+        "import numpy\nnumpy.load(path, None, allow)",
+        "import runpy\nrunpy.run_path(path)",
+        "pandas.read_pickle(path)",
+        "import builtins\nbuiltins.exec(text)",
     ],
 )
 def test_the_search_finds_what_it_looks_for(source):
     assert dangers(source)
-    assert not dangers("import json\nnp.load(path, allow_pickle=False)\nimport torch\ntorch.load(path, weights_only=True)\nmodel.eval()")
+    assert not dangers(
+        "import json\nnp.load(path, allow_pickle=False)\nimport torch\ntorch.load(path, weights_only=True)\nmodel.eval()\nre.compile(text)"
+    )
+    assert not dangers("import os\nimport subprocess\nos._exit(1)\nnp.load(path, None, False)\nsubprocess.run(command, shell=False, check=True)")
 
 
 _unpickled: list[str] = []

@@ -10,8 +10,11 @@ With `"mounts": [[what mount is told], ...]` the run sees file systems of its ow
 
 A fault: at the `count`-th time that a start comes to `phase` (of "step": when the run takes the batch of that step), signals are sent to it
 (`signals`: [[seconds from then, number], ...]), and it stays in that phase for `hang` seconds, so that the signal meets it there.
+With `fill` (a folder) the disk of that folder is filled first, to the last byte, and again at each further step, until that of `free_at`.
+With `"plots": true` metrics.png is drawn at the end of each epoch.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -47,12 +50,15 @@ def main() -> None:
 
 def _run(request: dict) -> None:
     os.setsid()
-    for number, path, how in ((0, os.devnull, os.O_RDONLY), (1, request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
+    # A terminal that is opened for reading too becomes the session's own.
+    for number, path, how in ((0, os.devnull, os.O_RDONLY), (1, request["output"], os.O_RDWR | os.O_CREAT | os.O_APPEND)):
         os.dup2(os.open(path, how, 0o644), number)
     os.dup2(1, 2)
     os.environ.update(request["environment"])
     if request["mounts"]:
         _mount(request["mounts"])
+    if os.environ.get("TRACED_NOHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.argv = ["train.py", *request["argv"]]
     _trace_batches(Path(request["trace"]))
     if request["fault"]:
@@ -93,11 +99,25 @@ def _trace_batches(trace: Path) -> None:
 
 
 class _Fault:
-    def __init__(self, signalled: Path, phase: str, count: int, signals: list, hang: float = 0.0):
-        self.signalled, self.phase, self.signals, self.hang = signalled, phase, signals, hang
+    def __init__(
+        self,
+        signalled: Path,
+        phase: str,
+        count: int,
+        signals: list = (),
+        hang: float = 0.0,
+        fill: str | None = None,
+        free_at: int = 0,
+        plots: bool = False,
+    ):
+        self.signalled, self.phase, self.signals, self.hang, self.plots = signalled, phase, signals, hang, plots
+        self.filling, self.free_at = fill and Path(fill) / "of_somebody_else", free_at
         self.left = count  # of a step: its number
 
     def build_in(self) -> None:
+        if self.plots:
+            plot = trainer.Trainer._plot
+            trainer.Trainer._plot = lambda run, at_once=True: plot(run, True)
         {"step": self._in_step, "compile": self._in_compile, "save": self._in_save, "manifest": self._in_manifest, "eval": self._in_eval}[
             self.phase
         ]()
@@ -108,8 +128,17 @@ class _Fault:
             self.strike()
 
     def strike(self) -> None:
+        if self.filling:
+            self._fill()
         threading.Thread(target=self._send, daemon=True).start()
         time.sleep(self.hang)
+
+    def _fill(self) -> None:
+        with self.filling.open("ab", buffering=0) as file:
+            for size in (65536, 1024, 1):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)) == size:
+                        pass
 
     def _send(self) -> None:
         begin = time.monotonic()
@@ -126,6 +155,10 @@ class _Fault:
             batch = read(iterator)
             if iterator._source._training and iterator.next_step == self.left:
                 self.strike()
+            if iterator._source._training and self.filling and self.left < iterator.next_step <= (self.free_at or iterator.next_step):
+                self._fill()
+                if iterator.next_step == self.free_at:
+                    self.filling.unlink()
             return batch
 
         BatchIterator.__next__ = taken

@@ -360,7 +360,61 @@ def test_an_empty_folder_says_so(tmp_path):
         CheckpointStore(tmp_path / "c").restore(*TARGETS, step=5)
 
 
-@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "disk is read-only")])
+@pytest.mark.parametrize("after_a_save", [False, True])
+def test_a_folder_that_was_renamed_is_made_again_and_saved_to(folder, tmp_path, caplog, after_a_save):
+    store = CheckpointStore(folder, keep_last=2)
+    if after_a_save:
+        store.save(3, *state_of(3), {}, wait=True)
+    for number in (1, 2):  # it may happen twice
+        folder.rename(tmp_path / f"renamed{number}")
+        store.save(3 + number, *state_of(3 + number), {}, metrics={"loss": 5.0})
+        store.save(5 + number, *state_of(5 + number), {}, wait=True)
+        assert store.steps() == [3 + number, 5 + number]
+        assert f"{folder} is gone, renamed or deleted while the run went on; it is made again" in caplog.text
+        caplog.clear()
+    store.close()
+    assert_same(store.restore(*TARGETS).params, params_of(7))
+    assert CheckpointReader(tmp_path / "renamed1").restore_params("best").step == 2
+
+
+def test_a_save_whose_folder_was_renamed_meanwhile_is_made_up_for_by_the_next(folder, tmp_path, monkeypatch, caplog):
+    def rename(_):
+        folder.rename(tmp_path / "renamed")
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    store = CheckpointStore(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("signvit_jax.training.checkpoint.write_manifest", rename)
+        store.save(3, *state_of(3), {})
+        with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be saved.*the folder is gone, renamed or deleted while the run went on"):
+            store.wait()
+        (tmp_path / "renamed").rename(folder)
+        store.save(3, *state_of(3), {})
+        while folder.is_dir():
+            time.sleep(0.01)
+    store.save(4, *state_of(4), {}, wait=True)
+    assert store.steps() == [4] and "checkpoint 3 could not be saved" in caplog.text
+    store.close()
+
+
+def test_where_no_folder_can_be_made_again_the_error_is_in_our_words(folder, tmp_path):
+    store = CheckpointStore(folder)
+    folder.rename(tmp_path / "renamed")
+    folder.write_text("a file in its place")
+    with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be saved to .*: the folder is gone"):
+        store.save(3, *state_of(3), {}, wait=True)
+
+
+REASONS = [
+    (errno.ENOSPC, "disk is full"),
+    (errno.EROFS, "disk is read-only"),
+    (errno.EDQUOT, "quota"),
+    (errno.ESTALE, "network disk lost the folder"),
+    (errno.EIO, "does not answer"),
+]
+
+
+@pytest.mark.parametrize(("number", "said"), REASONS, ids=[errno.errorcode[number] for number, _ in REASONS])
 def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one_is_intact(folder, monkeypatch, number, said):
     def full(_):
         raise OSError(number, os.strerror(number))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 
 import jax
@@ -16,9 +17,10 @@ from signvit_jax import distill
 from signvit_jax.config import ConfigError, DistillationConfig
 from signvit_jax.models.translator import Encoded
 from signvit_jax.training.checkpoint_reader import CheckpointReader
-from signvit_jax.training.distillation import check_teacher, initial_projection
+from signvit_jax.training.distillation import check_teacher, initial_projection, load_teacher
 from signvit_jax.training.distillation_loss import CTC_LOGITS, FEATURES, LESSONS, LOGITS, distillation_loss, divergence
 from signvit_jax.training.losses import Outputs, divisors
+from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.training.trained_model import load_trained
 from signvit_jax.weights.whole_model import export_safetensors
 
@@ -136,6 +138,53 @@ def test_a_teacher_that_sees_or_says_something_else_is_refused(teacher, changes,
     assert all(word in str(caught.value) for word in (*words, str(teacher.workdir.path)))
 
 
+@pytest.fixture(scope="module")
+def teaching(teacher, trained, tmp_path_factory):
+    """A function: the identity of the teacher in a workdir, or the error; and a copy of the teacher's workdir."""
+    workdir = tmp_path_factory.mktemp("teaching") / "teacher"
+    shutil.copytree(trained.workdir, workdir)
+    data = types.SimpleNamespace(tokenizer=teacher.tokenizer, ctc_tokenizer=teacher.tokenizer)
+
+    def identity(path, before=None):
+        return load_teacher(replaced(teacher.config, training__distillation__teacher=str(path)), data, teacher.mesh, before).identity
+
+    return identity, workdir
+
+
+def test_a_teacher_that_went_on_training_teaches_as_it_was_and_is_refused_where_that_is_gone(teaching, tmp_path, caplog):
+    caplog.set_level("INFO")
+    identity, original = teaching
+    best = identity(original)
+    other = max(step for step in CheckpointReader(original / "checkpoints").steps() if step != best.step)
+    began_with = TeacherIdentity(str(original), other, digest_of(load_trained(original, other).params))
+    assert began_with.digest != best.digest and identity(original, best) == best
+    assert identity(original, began_with) == began_with
+    assert f"step {other} teaches, as before" in caplog.text
+
+    gone = tmp_path / "teacher"
+    shutil.copytree(original, gone, ignore=shutil.ignore_patterns(str(other)))
+    with pytest.raises(ConfigError, match=rf"is another than this run began with: step {other}, digest {began_with.digest} then.*Put its old"):
+        identity(gone, dataclasses.replace(began_with, path=str(gone)))
+    assert identity(gone, dataclasses.replace(best, path="moved since")).digest == best.digest
+    # Another workdir is what the user asked for.
+    assert identity(gone, began_with).step == best.step
+    assert "goes on with another teacher" in caplog.text
+
+
+def test_the_digest_of_weights_changes_with_every_bit_shape_and_name():
+    weights = {"a": np.arange(6, dtype=np.float32), "b": {"c": np.ones((2, 2), jax.numpy.bfloat16)}}
+    one_bit = weights["a"].copy()
+    one_bit.view(np.uint32)[5] ^= 1
+    others = [
+        weights | {"a": one_bit},
+        weights | {"a": weights["a"].reshape(2, 3)},
+        {"A": weights["a"], "b": weights["b"]},
+        weights | {"a": np.float64(1)},
+    ]
+    digests = [digest_of(tree) for tree in (weights, *others)]
+    assert len(set(digests)) == 5 and digest_of(jax.tree.map(jax.numpy.asarray, weights)) == digests[0]
+
+
 def command(trained, workdir, *flags):
     return tiny_run.command(distill.main, f"--config={trained.config}", f"--workdir={workdir}", *flags)
 
@@ -171,6 +220,16 @@ def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a
         assert len(found) == 2 * steps and all(np.isfinite(list(found.values())))
     assert "projection" in reader._saved_shapes(2 * steps, "opt_state")
     assert load_trained(workdir).definition.config.model.decoder.hidden_dim == 8
+
+    # What taught is recorded, and held to.
+    origin = workdir / "origin.json"
+    recorded = json.loads(origin.read_text())
+    assert recorded["teacher"] == {"path": str(trained.workdir), "step": teacher.step, "digest": digest_of(teacher.params)}
+    origin.write_text(json.dumps(recorded | {"teacher": recorded["teacher"] | {"digest": "0" * 16}}))
+    capfd.readouterr()
+    assert command(trained, workdir, *student, "--config.training.num_epochs=2") == 2
+    assert "is another than this run began with" in capfd.readouterr().err
+    origin.write_text(json.dumps(recorded))
 
     # Without its teacher it would be another run.
     from signvit_jax import train

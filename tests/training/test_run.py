@@ -172,6 +172,29 @@ def test_what_auto_found_holds_even_where_the_data_would_give_another_target_now
         _agree_with_earlier_start(with_ctc_target(Config(), other), workdir)
 
 
+@pytest.mark.parametrize("renamed", ["run", "run/checkpoints", "run/.lock"])
+def test_what_was_renamed_in_mid_run_is_made_again_and_no_step_is_lost(last_epoch, trained, tmp_path, monkeypatch, capfd, renamed):
+    log_step = trainer.Trainer._log_step
+
+    def rename(self, step, *arguments):
+        log_step(self, step, *arguments)
+        if step == TOTAL - 1:
+            (tmp_path / renamed).rename(tmp_path / "renamed")
+
+    monkeypatch.setattr(trainer.Trainer, "_log_step", rename)
+    assert last_epoch() == 0
+    assert ("is gone, renamed or deleted while the run went on" in capfd.readouterr().err) == (renamed != "run/.lock")
+    assert (tmp_path / "renamed").exists()
+    assert (last_epoch.workdir / ".lock").exists()
+    assert last_epoch.checkpoints.latest_step() == TOTAL
+    assert len(last_epoch.checkpoints.steps()) == (1 if renamed != "run/.lock" else 3)
+    found = load_trained(last_epoch.workdir, "last")  # with all that is needed to use it
+    expected = load_trained(trained.workdir, "last")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), jax.device_get(expected.params))
+    monkeypatch.undo()
+    assert last_epoch() == 0 and "nothing to do" in capfd.readouterr().err
+
+
 def test_checkpoints_without_a_config_are_not_taken_for_a_run(run, trained, capfd):
     shutil.copytree(trained.workdir / "checkpoints", run.workdir / "checkpoints")
     assert run() == 2

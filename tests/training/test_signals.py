@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from signvit_jax.training.signals import StopRequest
+from signvit_jax.training.signals import _SAME_WISH_S, StopRequest
 
 
 def wait_for(condition, seconds=10.0):
@@ -38,6 +38,35 @@ def test_handlers_are_as_before_afterwards():
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
     assert signal.set_wakeup_fd(-1) == -1
     assert threading.active_count() == threads
+
+
+def test_a_closed_terminal_is_a_wish_and_never_a_second_one():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert wait_for(lambda: stop.requested)
+        assert stop.exit_code == 129
+        time.sleep(_SAME_WISH_S + 0.1)
+        os.kill(os.getpid(), signal.SIGHUP)  # the shell and the kernel both send it, at whatever distance
+        time.sleep(0.1)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert wait_for(lambda: stop.requested)
+        time.sleep(_SAME_WISH_S + 0.1)
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.1)
+        assert stop.exit_code == 130
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            assert not stop.requested and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_outside_the_main_thread_it_is_harmless():

@@ -1,7 +1,10 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -11,7 +14,7 @@ import pytest
 
 from signvit_jax.config import Config, ConfigError, from_mapping
 from signvit_jax.exit_codes import USAGE
-from signvit_jax.training.workdir import Workdir, WorkdirError, check_resume
+from signvit_jax.training.workdir import _FIXED, Workdir, WorkdirError, check_resume
 
 HOLD = """
 import os, sys, time
@@ -48,14 +51,93 @@ def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
     first = holder(tmp_path, *(["child"] if with_child else []))
     first.kill()
     first.wait()
-    with Workdir.create(tmp_path).lock() as killed:
-        assert killed.startswith(f"process {first.pid} on ")
+    with Workdir.create(tmp_path).lock() as lock:
+        assert lock.killed.startswith(f"process {first.pid} on ")
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
         with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), Workdir.create(tmp_path).lock():
             pass
     assert (tmp_path / ".lock").read_text() == ""
-    with Workdir.create(tmp_path).lock() as killed:
-        assert killed is None
+    with Workdir.create(tmp_path).lock() as lock:
+        assert lock.killed is None
+
+
+def test_a_second_trainer_is_refused_where_the_lock_file_was_deleted(tmp_path):
+    workdir = Workdir.create(tmp_path)
+    with workdir.lock() as lock:
+        assert lock.holds()
+        workdir.lock_file.unlink()
+        assert not lock.holds()
+        with pytest.raises(WorkdirError, match="in use by another process"), workdir.lock():
+            pass
+        lock.take()
+        assert lock.holds() and json.loads(workdir.lock_file.read_text())["pid"] == os.getpid()
+        with pytest.raises(WorkdirError, match=f"in use by process {os.getpid()}"), workdir.lock():
+            pass
+    with workdir.lock() as lock:
+        assert lock.killed is None
+
+
+@pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
+def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is_left_to_it(tmp_path, monkeypatch, folders_cannot_be_locked):
+    flock = fcntl.flock
+
+    def as_nfs(descriptor, how):
+        if folders_cannot_be_locked and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs)
+    workdir = Workdir.create(tmp_path / "run")
+    with workdir.lock() as lock:
+        with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), workdir.lock():
+            pass
+        workdir.path.rename(tmp_path / "renamed")
+        assert not lock.holds()
+        Workdir.create(workdir.path)
+        assert not lock.holds()
+        with workdir.lock(), pytest.raises(WorkdirError, match=f"process {os.getpid()}"):
+            lock.take()
+        lock.take()
+        assert lock.holds()
+        with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), workdir.lock():
+            pass
+
+
+def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(tmp_path):
+    workdir = Workdir.create(tmp_path)
+    with workdir.lock():
+        signed = workdir.lock_file.read_text()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with pytest.raises(WorkdirError), workdir.lock():
+                pass
+        assert workdir.lock_file.read_text() == signed and len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_lock_file_of_an_earlier_release_keeps_a_second_trainer_out_too(tmp_path):
+    workdir = Workdir.create(tmp_path)
+    with workdir.lock_file.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(WorkdirError, match="in use"), workdir.lock():
+            pass
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with Workdir.create(tmp_path).lock() as lock:
+        assert lock.holds()
+    assert "cannot be locked (No locks available): take care that no second trainer uses it" in caplog.text
+
+
+def test_only_process_0_takes_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    workdir = Workdir.create(tmp_path)
+    with workdir.lock() as first, workdir.lock():
+        assert first.holds() and first.killed is None
+    assert not workdir.lock_file.exists()
 
 
 def test_a_garbled_lock_file_does_no_harm(tmp_path):
@@ -118,6 +200,38 @@ def test_rates_epochs_and_the_like_may_change_on_resume_and_are_reported():
     differences = check_resume(Config(), new)
     assert ("training.encoder_lr", 5e-5, 1e-5) in differences and ("training.num_epochs", 200, 400) in differences
     assert len(differences) == 11
+
+
+def test_what_may_not_change_on_resume_is_this_list():
+    """Key by key: a key that is taken out of the list in workdir.py goes red here."""
+    fixed = {
+        "data.fit": "crop",
+        "data.frame_buckets": [32, 64],
+        "data.frame_rate": 25.0,
+        "data.image_size": 160,
+        "data.mean": [0.4, 0.4, 0.4],
+        "data.name": "isign",
+        "data.num_frames": 65,
+        "data.sampling": "rate",
+        "data.std": [0.4, 0.4, 0.4],
+        "data.train_split": "all",
+        "training.batch_size": 3,
+        "training.seed": 7,
+        "training.weight_decay_on": "matrices",
+    }
+    before, wrong = dataclasses.asdict(Config()), []
+    for key, value in fixed.items():
+        group, name = key.split(".")
+        old = before[group][name]
+        new = dataclasses.replace(Config(), **{group: dataclasses.replace(getattr(Config(), group), **{name: value})})
+        assert new != Config(), f"{key}: {old!r} is the default; the test needs another value"
+        try:
+            check_resume(Config(), new)
+            wrong.append(key)
+        except ConfigError as error:
+            assert f"config.{key}: " in str(error)
+    assert wrong == []
+    assert set(fixed) == set(_FIXED)
 
 
 @pytest.mark.parametrize(

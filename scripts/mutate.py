@@ -1,0 +1,328 @@
+"""Mutation testing of the code that keeps a run from losing work: which small changes of it does no test notice?
+
+    python scripts/mutate.py --results=mutants.jsonl                      # goes on where an earlier call ended
+    python scripts/mutate.py --results=mutants.jsonl --again              # those that survived once more, after tests were added
+    python scripts/mutate.py --results=mutants.jsonl --files=signals.py --lines=50:80
+
+Works on a copy of the repository in a temporary folder. First all tests run once, and each line is
+noted with the tests that reach it; a mutant is then tried by these alone, the quickest first, in a
+process forked from one that has imported the libraries. Mutants come in an order that is random and
+always the same, so that a call that ends early (--minutes) has tried a fair sample.
+Exit code 0: every mutant tried was noticed; 1: some were not, and are listed.
+"""
+
+import argparse
+import ast
+import collections
+import copy
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [
+    *(f"signvit_jax/training/{name}.py" for name in ("checkpoint", "checkpoint_reader", "integrity", "workdir", "signals", "agreement")),
+    *(f"signvit_jax/training/{name}.py" for name in ("atomic_write", "run", "origin", "observers", "events_file", "metrics_log")),
+    "signvit_jax/data/epoch_plan.py",
+]
+TESTS = [
+    *(f"tests/training/test_{name}.py" for name in ("checkpoint", "workdir", "signals", "agreement", "atomic_write", "run", "origin", "observers")),
+    *(f"tests/training/test_{name}.py" for name in ("metrics_log", "distillation")),
+    *(f"tests/data/test_{name}.py" for name in ("epoch_plan", "pipeline")),
+    "tests/reliability/test_untrusted_files.py",
+]
+SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
+_OPPOSITES = [("Eq", "NotEq"), ("Lt", "LtE"), ("Gt", "GtE"), ("In", "NotIn"), ("Is", "IsNot")]
+COMPARISONS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
+OPERATORS = {"Add": "Sub", "Sub": "Add", "Mult": "Add", "FloorDiv": "Mult", "Div": "Mult", "Mod": "Mult", "BitOr": "BitAnd", "BitAnd": "BitOr"}
+
+
+def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
+    """(node, what takes its place or None for `pass`, what was done)."""
+    tree = ast.parse(source)
+    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    docstrings = {id(node.body[0]) for node in documented if ast.get_docstring(node)}
+    constants = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            yield node, _with(node, ops=[getattr(ast, COMPARISONS[type(node.ops[0]).__name__])()]), "comparison"
+        elif isinstance(node, ast.BoolOp):
+            yield node, _with(node, op=ast.And() if isinstance(node.op, ast.Or) else ast.Or()), "and/or"
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            yield node, node.operand, "not removed"
+        elif isinstance(node, ast.BinOp) and type(node.op).__name__ in OPERATORS and not _is_text(node):
+            yield node, _with(node, op=getattr(ast, OPERATORS[type(node.op).__name__])()), "operator"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+            yield node, ast.Constant(not node.value), "constant"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            yield node, ast.Constant(node.value + 1), "constant"
+        elif isinstance(node, ast.Expr | ast.Raise | ast.AugAssign | ast.Continue | ast.Break) and id(node) not in docstrings:
+            yield node, None, "statement removed"
+        elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
+            yield node, ast.Return(ast.Constant(None)), "returns None"
+        elif isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(node.test, ast.Compare | ast.UnaryOp):
+            yield node.test, ast.UnaryOp(ast.Not(), node.test), "condition negated"
+    for container in constants:
+        if isinstance(container, ast.Tuple | ast.List | ast.Set):
+            for i, element in enumerate(container.elts):
+                left = _with(container, elts=container.elts[:i] + container.elts[i + 1 :])
+                yield container, left, f"without {ast.unparse(element)}"
+        elif isinstance(container, ast.Dict):
+            for i, key in enumerate(container.keys):
+                left = _with(container, keys=container.keys[:i] + container.keys[i + 1 :], values=container.values[:i] + container.values[i + 1 :])
+                yield container, left, f"without {ast.unparse(key)}"
+
+
+def _with(node: ast.AST, **fields: object) -> ast.AST:
+    other = copy.copy(node)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
+
+
+def _is_text(node: ast.BinOp) -> bool:
+    sides = (node.left, node.right)
+    return any(isinstance(side, ast.JoinedStr) or (isinstance(side, ast.Constant) and isinstance(side.value, str | bytes)) for side in sides)
+
+
+def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
+    """What there is to try, in an order that is random and always the same."""
+    found = []
+    for name in FILES:
+        if chosen and not name.endswith(tuple(chosen)):
+            continue
+        content = (root / name).read_bytes()
+        starts = [0]
+        for line in content.splitlines(keepends=True):
+            starts.append(starts[-1] + len(line))
+        for node, other, kind in mutants(content.decode()):
+            if node.lineno not in lines:
+                continue
+            begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+            text = "pass" if other is None else ast.unparse(other)
+            if isinstance(node, ast.expr):
+                text = f"({text})"
+            mutated = content[:begin] + text.encode() + content[end:]
+            before = content[begin:end].decode()
+            shown = f"{' '.join(before.split())[:100]} -> {kind if other is None or kind.startswith('without') else text}"
+            number = hashlib.sha256(mutated).hexdigest()[:16]
+            found.append({"id": number, "file": name, "line": node.lineno, "end": node.end_lineno, "kind": kind, "change": shown, "content": mutated})
+    return sorted(found, key=lambda mutant: mutant["id"])
+
+
+class Reached:
+    """A pytest plugin: which tests reach which lines of FILES, and how long each takes."""
+
+    def __init__(self, root: Path):
+        self.lines: dict[str, dict[str, list[str]]] = {name: collections.defaultdict(list) for name in FILES}
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        self._names = {str(root / name): name for name in FILES}
+        self._test = ""
+        monitoring = sys.monitoring
+        monitoring.use_tool_id(monitoring.COVERAGE_ID, "mutate")
+        monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, self._line)
+        monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.LINE)
+
+    def _line(self, code, line: int) -> object:
+        name = self._names.get(code.co_filename)
+        if name and self._test and self._test not in self.lines[name][str(line)]:
+            self.lines[name][str(line)].append(self._test)
+        return sys.monitoring.DISABLE  # until the next test
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._test = nodeid
+        sys.monitoring.restart_events()
+
+    def pytest_runtest_logreport(self, report) -> None:
+        self.seconds[report.nodeid] += report.duration if report.when == "call" else 0.0
+
+
+def tests_for(mutant: dict, reached: dict) -> list[str]:
+    """Those that reach the mutant's lines, the quickest first; for a line that runs in other processes or on import only, all of its file."""
+    lines = reached["lines"][mutant["file"]]
+    found = {test for number in range(mutant["line"], mutant["end"] + 1) for test in lines.get(str(number), ())}
+    in_no_function = mutant["kind"].startswith("without")
+    if not found or in_no_function:
+        own = f"test_{Path(mutant['file']).name}"
+        found = {test for tests in lines.values() for test in tests} | {test for test in reached["seconds"] if own in test}
+    return sorted(found, key=lambda test: (reached["seconds"].get(test, 0.0), test))
+
+
+class Worker:
+    """A copy of the repository, and a process in it that has imported the libraries and forks one for each mutant."""
+
+    def __init__(self, folder: Path, number: int):
+        self.root = folder / f"copy{number}"
+        left_out = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".jax_cache", "runs", "data_sets", "*.pyc", "shared")
+        shutil.copytree(ROOT, self.root, ignore=left_out, symlinks=True)
+        base = folder / "shared" / f"gw{number}"
+        base.parent.mkdir(exist_ok=True)
+        # As a worker of pytest-xdist, so that all share the one trained run of the fixture `trained`.
+        own = {"PYTHONPATH": os.pathsep.join([str(self.root), str(self.root / "tests")]), "PYTEST_XDIST_WORKER": f"gw{number}"}
+        own["MUTATE_BASE"] = str(base)
+        light = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.log = (folder / f"log{number}").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, str(self.root / "scripts" / "mutate.py"), "--serve"],
+            cwd=self.root,
+            env=os.environ
+            | own
+            | light
+            | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+        self.mutant: dict | None = None
+
+    def ask(self, request: dict) -> None:
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: a worker ended; see {self.log.name}")
+        return json.loads(line)
+
+    def start(self, mutant: dict, tests: list[str], limit: float) -> None:
+        self.mutant = mutant
+        (self.root / mutant["file"]).write_bytes(mutant["content"])
+        self.ask({"tests": tests, "limit": limit})
+
+    def result(self) -> tuple[dict, dict]:
+        answer, mutant = self.answer(), self.mutant
+        (self.root / mutant["file"]).write_bytes((ROOT / mutant["file"]).read_bytes())
+        self.mutant = None
+        return mutant, answer
+
+
+def serve() -> None:
+    """A worker's process: a line with the tests to run in, a line with how they ended out."""
+    import flax
+    import grain
+    import hypothesis
+    import jax
+    import optax
+    import orbax.checkpoint
+    import pytest
+    import tensorflow_datasets  # noqa: F401 (imported here once for all that are forked)
+
+    del flax, grain, hypothesis, jax, optax, orbax
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os.dup2(2, 1)
+            plugins = [reached := Reached(Path.cwd())] if request.get("out") else []
+            options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
+            options += ["-m", "not long", "-k", SKIPPED] if plugins else ["-x"]
+            code = pytest.main([*options, *request["tests"]], plugins=plugins)
+            if plugins:
+                Path(request["out"]).write_text(json.dumps({"lines": reached.lines, "seconds": reached.seconds}))
+            sys.stderr.flush()
+            os._exit(int(code))
+        end, code = time.monotonic() + request["limit"], None
+        while code is None and time.monotonic() < end:
+            number, status = os.waitpid(child, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if number else time.sleep(0.02)
+        if code is None:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        print(json.dumps({"code": code, "outcome": "timeout" if code is None else "survived" if code == 0 else "killed"}), flush=True)
+
+
+def try_all(arguments: argparse.Namespace, folder: Path) -> list[dict]:
+    """Tries what has no result yet, and writes each result down as it comes. Returns the results of all that there are mutants for."""
+    wanted = all_mutants(ROOT, arguments.files.split(",") if arguments.files else [], arguments.lines)
+    results: dict[str, dict] = {}
+    if arguments.results.exists():
+        results = {entry["id"]: entry for entry in map(json.loads, arguments.results.read_text().splitlines())}
+    due = [m for m in wanted if m["id"] not in results or (arguments.again and results[m["id"]]["outcome"] == "survived")][: arguments.count or None]
+    end = time.monotonic() + 60 * arguments.minutes
+    workers = [Worker(folder, number) for number in range(arguments.workers if due else 0)]
+    if due:
+        first, reached_file = workers[0], folder / "reached.json"
+        first.ask({"tests": TESTS, "limit": 3600, "out": str(reached_file)})
+        if (code := first.answer()["code"]) != 0:
+            raise SystemExit(f"error: the tests fail without any mutant (exit code {code}); see {first.log.name}")
+        reached = json.loads(reached_file.read_text())
+        print(f"{len(wanted)} mutants, {len(due)} to try; {len(reached['seconds'])} tests take {sum(reached['seconds'].values()):.0f} s", flush=True)
+    queue, tried = iter(due), 0
+    with arguments.results.open("a") as file:
+        while True:
+            for worker in workers:
+                if worker.mutant is None and time.monotonic() < end and (mutant := next(queue, None)) is not None:
+                    tests = tests_for(mutant, reached)
+                    worker.start(mutant, tests, 60 + 5 * sum(reached["seconds"].get(test, 0.0) for test in tests))
+            busy = [worker for worker in workers if worker.mutant is not None]
+            if not busy:
+                break
+            for stream in select.select([worker.process.stdout for worker in busy], [], [])[0]:
+                mutant, answer = next(worker for worker in busy if worker.process.stdout is stream).result()
+                entry = {key: mutant[key] for key in ("id", "file", "line", "kind", "change")} | {"outcome": answer["outcome"]}
+                results[mutant["id"]] = entry
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+                tried += 1
+                print(f"{tried}/{len(due)} {entry['outcome']:8} {entry['file']}:{entry['line']} {entry['change']}", flush=True)
+    for worker in workers:
+        worker.process.stdin.close()
+        worker.process.wait(60)
+    return [results[mutant["id"]] for mutant in wanted if mutant["id"] in results] + [None for mutant in wanted if mutant["id"] not in results]
+
+
+def report(results: list[dict | None]) -> int:
+    """Prints a table by file and the survivors; returns the exit code."""
+    tried = [entry for entry in results if entry]
+    print("\n| file | mutants tried | killed | survivors |\n|---|---|---|---|")
+    for name in FILES:
+        own = [entry for entry in tried if entry["file"] == name]
+        alive = sum(entry["outcome"] == "survived" for entry in own)
+        if own:
+            print(f"| `{Path(name).name}` | {len(own)} | {len(own) - alive} | {alive} |")
+    survivors = sorted((entry for entry in tried if entry["outcome"] == "survived"), key=lambda entry: (entry["file"], entry["line"]))
+    print(f"\n{len(tried)} of {len(results)} mutants tried, {len(tried) - len(survivors)} killed, {len(survivors)} survived")
+    for entry in survivors:
+        print(f"{entry['file']}:{entry['line']}: {entry['change']}")
+    return 1 if survivors else 0
+
+
+def _lines(text: str) -> range:
+    first, end = text.split(":")
+    return range(int(first), int(end))
+
+
+def main() -> int:
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines, one a mutant; what is in it is not tried again")
+    parser.add_argument("--minutes", type=float, default=90.0, help="begin no mutant after so many")
+    parser.add_argument("--count", type=int, default=0, help="try at most so many; 0 = all")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--files", default="", help="ends of the names of files, with commas between them")
+    parser.add_argument("--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines")
+    parser.add_argument("--again", action="store_true", help="try survivors once more")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="mutate_"))
+    try:
+        return report(try_all(arguments, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""A file is the old one or the new one also across a power cut: what is on the disk is known by the order of writing, flushing and renaming."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.training import integrity
+from signvit_jax.training.atomic_write import flush_folder, write_atomically
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """("flush", path) and ("rename", path) in their order."""
+    found = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushed(descriptor):
+        found.append(("flush", os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    def renamed(path, target):
+        found.append(("rename", str(target), path.stat().st_size))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    return found
+
+
+def test_content_is_flushed_before_it_gets_its_name_and_the_name_after(tmp_path, calls):
+    write_atomically(tmp_path / "file", "new\r\nü")
+    (first, temporary, size), *rest = calls
+    assert first == "flush" and temporary.startswith(f"{tmp_path}/.file.") and size == 7
+    assert [(what, path) for what, path, _ in rest] == [("rename", str(tmp_path / "file")), ("flush", str(tmp_path))]
+    assert (tmp_path / "file").read_bytes() == "new\r\nü".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "file", "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="No space left"):
+        flush_folder(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_for_it(tmp_path, calls):
+    for name in ("params/d/data", "params/_METADATA", "meta/meta.json", "_CHECKPOINT_METADATA"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    integrity.write_manifest(tmp_path)
+    flushed = [os.path.relpath(path, tmp_path) for what, path, _ in calls if what == "flush"]
+    listed = {"params/d/data", "params/_METADATA", "meta/meta.json"}
+    assert set(flushed[:3]) == listed
+    assert flushed[3].startswith(".manifest.json") and flushed[4:] == ["."]
+    assert integrity.find_damage(tmp_path) == []

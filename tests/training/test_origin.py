@@ -1,0 +1,132 @@
+"""What a workdir records of its data set, and what is refused on a resume because of it."""
+
+import json
+import shutil
+import sys
+import types
+
+import numpy as np
+import pytest
+import tiny_run
+
+from signvit_jax import train
+from signvit_jax.config import Config, ConfigError
+from signvit_jax.data.dataset import open_dataset
+from signvit_jax.training.origin import check_data_set, recorded_teacher, write_origin
+from signvit_jax.training.workdir import Workdir
+
+sys.path.insert(0, str(tiny_run.REPOSITORY / "tests" / "data"))
+import toy_dataset
+from toy_dataset import record
+
+ARCHIVE = tiny_run.REPOSITORY / "tests" / "fixtures" / "workdir_0.1.tar.xz"
+TRAIN = [record(f"clip-{i}", num_frames=i + 1) for i in range(4)]
+VALIDATION = [record("clip-8", 2), record("clip-9", 3)]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return Workdir.create(tmp_path / "run")
+
+
+def run_data(folder, settings=None, **splits):
+    """As much of RunData as is asked for, over a data set of these records."""
+    built = toy_dataset.write(folder, **{"train": TRAIN, "validation": VALIDATION, **splits})
+    if settings is not None:
+        (built / "build_report.json").write_text(json.dumps({"settings": settings}))
+    return as_run_data(folder)
+
+
+def as_run_data(folder):
+    dataset = open_dataset(folder, "toy")
+    return types.SimpleNamespace(dataset=dataset, train=dataset.split("train"), config=Config())
+
+
+def test_the_same_data_set_elsewhere_is_gone_on_with(workdir, tmp_path):
+    first = run_data(tmp_path / "a", {"jpeg_quality": 90})
+    check_data_set(first, workdir)  # a first start
+    write_origin(workdir, first, None)
+    check_data_set(run_data(tmp_path / "b", {"jpeg_quality": 90}), workdir)
+    # An option that only another release of the builder has says nothing; nor does a report that was deleted.
+    check_data_set(run_data(tmp_path / "c", {"jpeg_quality": 90, "colour": True}), workdir)
+    check_data_set(run_data(tmp_path / "d"), workdir)
+    assert recorded_teacher(workdir) is None
+
+
+def softer(records):
+    return [records[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]}, *records[1:]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"train": TRAIN[:-1]}, r"split 'train': 4 clips, .* then, 3 clips, .* now"),
+        ({"train": [*TRAIN[:-1], TRAIN[-1] | {"text": "hello theRe"}]}, "split 'train'"),
+        ({"train": softer(TRAIN)}, "split 'train'"),
+        ({"train": TRAIN[::-1]}, "split 'train'"),
+        ({"validation": VALIDATION[:1]}, r"split 'validation': 2 clips, .* then, 1 clips"),
+        ({"validation": softer(VALIDATION)}, "split 'validation'"),
+        ({"test": VALIDATION}, r"split 'test': none then, 2 clips"),
+        ({"settings": {"jpeg_quality": 50}}, "option jpeg_quality: 90 then, 50 now"),
+    ],
+    ids=["fewer", "text", "frames", "order", "validation", "validation_frames", "one_split_more", "option"],
+)
+def test_another_data_set_is_refused_with_what_differs(workdir, tmp_path, changed, said):
+    write_origin(workdir, run_data(tmp_path / "a", {"jpeg_quality": 90}), None)
+    with pytest.raises(ConfigError, match=rf"(?s)the data set .* is another than this workdir was started on.*{said}") as caught:
+        check_data_set(run_data(tmp_path / "b", **{"settings": {"jpeg_quality": 90}, **changed}), workdir)
+    assert str(caught.value).count("\n  ") == 1  # and nothing else does
+    assert caught.value.exit_code == 2
+
+
+def test_a_workdir_of_release_0_1_is_held_to_its_own_rule_with_a_note(workdir, tmp_path, caplog):
+    data = run_data(tmp_path / "a")
+    workdir.fingerprint_txt.write_text(data.train.fingerprint + "\n")
+    check_data_set(run_data(tmp_path / "b", validation=VALIDATION[:1]), workdir)
+    assert "recorded only ids, texts, glosses and frame counts of the training split" in caplog.text
+    with pytest.raises(ConfigError, match=rf"fingerprint \w+, before {data.train.fingerprint}"):
+        check_data_set(run_data(tmp_path / "c", train=TRAIN[:-1]), workdir)
+    # With the record of this release, that of the other is not asked any more.
+    write_origin(workdir, data, None)
+    workdir.fingerprint_txt.write_text("0123456789ab\n")
+    caplog.clear()
+    check_data_set(as_run_data(tmp_path / "a"), workdir)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"data_set": 3}', '{"data_set": {"splits": {}}}', "[" * 100_000])
+def test_a_damaged_record_is_an_error_that_names_it(workdir, tmp_path, content):
+    workdir.origin_json.write_text(content)
+    with pytest.raises(ConfigError, match=r"origin\.json"):
+        check_data_set(run_data(tmp_path / "a"), workdir)
+
+
+@pytest.mark.parametrize("teacher", [3, {}, {"path": "a", "step": "x", "digest": "b"}])
+def test_a_damaged_record_of_the_teacher_is_an_error_that_names_it(workdir, teacher):
+    workdir.origin_json.write_text(json.dumps({"teacher": teacher}))
+    with pytest.raises(ConfigError, match=r"origin\.json"):
+        recorded_teacher(workdir)
+
+
+@pytest.mark.usefixtures("light_jax")
+def test_the_workdir_that_release_0_1_left_goes_on_and_gets_the_new_record(trained, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    shutil.unpack_archive(ARCHIVE, workdir, filter="data")
+    config = tmp_path / "config.py"
+    values = json.loads((workdir / "config.json").read_text())
+    values["data"]["data_dir"] = str(trained.data_dir)
+    config.write_text(f"def get_config():\n    return {values!r}\n")
+    start = [train.main, f"--config={config}", f"--workdir={workdir}"]
+    assert tiny_run.command(*start) == 0
+    said = capfd.readouterr().err
+    assert "an earlier release started this workdir" in said and "nothing to do" in said
+    origin = json.loads((workdir / "origin.json").read_text())
+    assert origin["data_set"]["splits"]["validation"]["clips"] == tiny_run.CLIPS["validation"]
+    assert origin["data_set"]["settings"]["jpeg_quality"] == 90
+    assert tiny_run.command(*start) == 0
+    assert "an earlier release" not in capfd.readouterr().err
+    (workdir / "origin.json").unlink()
+    (workdir / "training_split.txt").write_text("0123456789abcdef\n")
+    assert tiny_run.command(*start) == 2
+    assert "0123456789abcdef" in capfd.readouterr().err
