@@ -143,7 +143,7 @@ def _no_column(name: str, head: str, names: Sequence[str], is_given: bool, has_f
 def _lines(
     table: Table, file: Iterable[str], delimiter: str, quoted: bool, columns: Sequence[Sequence[str]], required: Sequence[str]
 ) -> Iterator[tuple[int, list[str]]]:
-    """(line where it begins, fields); what cannot be parsed becomes a problem, and the rest is read.
+    """(line where it begins, fields); what cannot be parsed is a problem, and the rest is read.
 
     Raises AnnotationError for a quotation mark that swallows whole rows: which of the marks was
     forgotten cannot be known, and the texts on either side would be wrong.

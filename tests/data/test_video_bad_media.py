@@ -195,8 +195,8 @@ def test_every_limit_names_itself(tmp_path, limits, expected):
 
 
 def test_processor_time_is_limited(tmp_path):
-    path = encode(tmp_path / "a.mp4", shades(23, height=360, width=640))
-    with pytest.raises(VideoDecodeError, match="cpu_seconds"):  # thousands of JPEGs to encode
+    path = encode(tmp_path / "a.mp4", shades(23, height=720, width=1280), options={"preset": "ultrafast"})
+    with pytest.raises(VideoDecodeError, match="cpu_seconds"):  # thousands of large JPEGs: far more than a second
         read_jpegs(path, Sampling(frame_rate=999), limits=VideoLimits(cpu_seconds=0.0))
     assert len(read_video(path).frames) == 23
 
