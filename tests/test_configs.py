@@ -24,6 +24,11 @@ def test_every_config_loads_and_says_how_to_run_it(path):
     assert len(path.read_text().splitlines()) < 110
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_config_calls_a_checkpoint_best_by_a_metric_that_short_texts_leave_at_zero(path):
+    assert load_config(str(path)).training.best_metric != "bleu4"
+
+
 def test_reference_has_exactly_the_parameters_of_its_stated_sizes():
     assert sizes("reference", 30_522) == (354_323_258, 303_301_632)
 
