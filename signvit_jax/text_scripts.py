@@ -69,6 +69,11 @@ def units(text: str, by_spaces: bool = False) -> list[str]:
     return [piece.removeprefix(" ") for piece in pieces(text, by_spaces)]
 
 
+def join_texts(texts: Iterable[str]) -> str:
+    """Texts that follow one another as one, set off by spaces where their script has them."""
+    return "".join(piece for text in texts for piece in pieces(text)).strip()
+
+
 def join_units(parts: Iterable[str]) -> str:
     """The text of units: a space between two of them unless one borders on a script without spaces.
 

@@ -50,6 +50,11 @@ def test_the_training_step_of_every_config_can_be_traced_for_a_gpu(monkeypatch, 
     assert ("dot_product_attention_fwd" in program) == fuses
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_config_calls_a_checkpoint_best_by_a_metric_that_short_texts_leave_at_zero(path):
+    assert load_config(str(path)).training.best_metric != "bleu4"
+
+
 def test_reference_has_exactly_the_parameters_of_its_stated_sizes():
     assert sizes("reference", 30_522) == (354_323_258, 303_301_632)
 

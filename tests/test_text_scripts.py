@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signvit_jax.text_scripts import has_unspaced, join_units, mostly_unspaced, pieces, units
+from signvit_jax.text_scripts import has_unspaced, join_texts, join_units, mostly_unspaced, pieces, units
 
 CHARACTERS = {
     "今天天气": ["今", "天", "天", "气"],
@@ -47,8 +47,9 @@ def test_pieces_of_any_text_give_it_back(text):
 
 
 def test_texts_that_follow_one_another_are_set_off_only_where_the_script_has_spaces():
-    assert "".join(pieces("今天") + pieces("很好")) == "今天很好"
-    assert "".join(pieces("good") + pieces("luck")).strip() == "good luck"
+    assert join_texts(["今天", "很好。", "", "明天 见"]) == "今天很好。明天 见"
+    assert join_texts(["good", "luck to", "you"]) == "good luck to you"
+    assert join_texts(["我用", "iPhone", "打电话"]) == "我用 iPhone打电话"
 
 
 def test_glosses_are_set_apart_by_spaces_in_every_script():

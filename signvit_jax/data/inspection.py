@@ -3,14 +3,16 @@
 import dataclasses
 import itertools
 import json
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from signvit_jax import text_scripts
 from signvit_jax.config import Config
 from signvit_jax.data.dataset import SignDataset, Split
 from signvit_jax.data.sampling import clip_length
@@ -19,7 +21,7 @@ from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_t
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Words of a split's texts, split at white space, without regard to case, and how many of them the training split lacks."""
+    """Words of a split's texts (characters where a script has no spaces), without regard to case, and how many of them the training split lacks."""
 
     words: int  # running
     distinct: int
@@ -66,11 +68,11 @@ def inspect(split: Split, config: Config, dataset: SignDataset) -> SplitFacts:
         name=split.name,
         frames=np.array([entry.num_frames for entry in entries], float),
         seconds=np.array([entry.num_frames / entry.fps if entry.fps > 0 else 0.0 for entry in entries]),
-        words=np.array([len(entry.text.split()) for entry in entries], float),
+        words=np.array([len(text_scripts.units(entry.text)) for entry in entries], float),
         glosses=np.array([len(entry.gloss.split()) for entry in entries], float),
         sampled=sampled,
         text=vocabulary([entry.text for entry in entries], [entry.text for entry in train]),
-        gloss=vocabulary([entry.gloss for entry in entries], [entry.gloss for entry in train]),
+        gloss=vocabulary([entry.gloss for entry in entries], [entry.gloss for entry in train], by_spaces=True),
         signers=Counter(entry.signer for entry in entries if entry.signer),
         videos=len({entry.video_id or entry.id for entry in entries}),
         ctc_target=target,
@@ -79,9 +81,14 @@ def inspect(split: Split, config: Config, dataset: SignDataset) -> SplitFacts:
     )
 
 
-def vocabulary(texts: Sequence[str], train: Sequence[str]) -> Vocabulary:
-    counts = Counter(word for text in texts for word in text.casefold().split())
-    known = {word for text in train for word in text.casefold().split()}
+def vocabulary(texts: Sequence[str], train: Sequence[str], *, by_spaces: bool = False) -> Vocabulary:
+    """`by_spaces`: of glosses, which spaces set apart in every script."""
+
+    def words(texts: Sequence[str]) -> Iterator[str]:
+        for text in texts:
+            yield from text_scripts.units(unicodedata.normalize("NFC", text.casefold()), by_spaces)
+
+    counts, known = Counter(words(texts)), set(words(train))
     unseen = Counter({word: count for word, count in counts.items() if word not in known})
     return Vocabulary(
         words=counts.total(),

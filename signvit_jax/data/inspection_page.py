@@ -33,7 +33,7 @@ def render(name: str, dataset: SignDataset, facts: Sequence[SplitFacts], config:
         f"<header><h1>{_text(name)}</h1><p class=soft>{_text(dataset.folder)}; frame sampling: {_text(sampling)}</p></header>",
         _section("Splits", _splits(facts)),
         _section("Lengths", "".join(map(_lengths, facts))),
-        _section("Words", _vocabulary(facts), "Split at white space, without regard to case; unseen: not in the training split."),
+        _section("Words", _vocabulary(facts), "Without regard to case; of scripts without spaces, characters; unseen: not in the training split."),
         _section("CTC", _ctc(facts, config), "A clip cannot align if its labels, and a blank between equal ones, need more steps than there are."),
         _section("Signers", _signers(facts)),
         _section("Notes of the builder", _notes(report)),

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from signvit_jax.decoding.words import Word
+from signvit_jax.text_scripts import join_texts
 
 
 class SubtitleError(ValueError):
@@ -95,7 +96,7 @@ def _joined(first: _Cue, second: _Cue) -> _Cue:
     """Two cues in one place; the less certain one speaks for both."""
     scores = [x for x in (first.score, second.score) if x is not None]
     confidences = [x for x in (first.confidence, second.confidence) if x is not None]
-    text = f"{first.text} {second.text}"
+    text = join_texts([first.text, second.text])
     score, confidence = min(scores, default=None), min(confidences, default=None)
     return _Cue(first.start, max(first.end, second.end), text, score, confidence, first.words + second.words, ())
 
@@ -136,7 +137,7 @@ def _json(cues: list[_Cue]) -> str:
         }
         for cue in cues
     ]
-    text = " ".join(cue.text for cue in cues)
+    text = join_texts(cue.text for cue in cues)
     return json.dumps({"text": text, "segments": segments}, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 

@@ -17,7 +17,7 @@ from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.evaluation.diagnostics import Look
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
-from signvit_jax.evaluation.metrics import MetricError, Scores, gloss_wer, score
+from signvit_jax.evaluation.metrics import MetricError, Scores, check_tokenization, gloss_wer, score
 from signvit_jax.evaluation.report import ClipPictures, main_decoder, score_clips, worst_and_best
 from signvit_jax.evaluation.results import Prediction, Results
 
@@ -50,6 +50,8 @@ def evaluate(
         raise MetricError(f"no clip of {split.name!r} has a gloss, and {', '.join(decoders)} spells glosses: nothing to score; try greedy or beam")
     if len(scored) < len(decoders):
         log.warning("no clip of %r has a gloss: %s spells glosses and is not scored", split.name, ", ".join(spells_glosses))
+    tokenize = tokenize or config.evaluation.tokenize
+    check_tokenization(tokenize)
     devices = predictor.mesh.size
     batches = make_batches(
         split,
@@ -66,7 +68,6 @@ def evaluate(
         return None
     entries = [split.index[position] for position in found]
     predictions = tuple(_prediction(entry.id, entry.text, entry.gloss, hypotheses, scored) for entry, hypotheses in zip(entries, found.values()))
-    tokenize = tokenize or config.evaluation.tokenize
     scores: dict[str, Scores] = {}
     phoenix_rates: dict[str, float] = {}
     for decoder in scored:

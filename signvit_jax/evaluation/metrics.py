@@ -126,6 +126,11 @@ def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str
     )
 
 
+def check_tokenization(tokenize: str) -> None:
+    """Raises MetricError for a tokenization that does not exist or needs more than is installed."""
+    _bleu(tokenize, False, ())
+
+
 def counted_words(texts: Iterable[str], scores: Scores) -> list[list[str]]:
     """The words (characters, glosses) that the WER of `scores` counted."""
     lowercase = "case:lc" in scores.signature.split("|")

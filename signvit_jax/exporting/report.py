@@ -20,6 +20,7 @@ def report_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
     rows += [(f"one clip of {latency['frames']} frames to text, {latency['device']}", f"{latency['before']:.3f} s", f"{latency['after']:.3f} s")]
     for key, name in _SCORES.items() if scores else ():
+        name = "CER" if key == "wer" and scores["before"].get("unit") == "character" else name
         said = [f"{100 * scores[side][key]:.1f} %" if key in ("wer", "exact_match") else f"{scores[side][key]:.1f}" for side in ("before", "after")]
         rows.append((f"{name}, {scores['decoder']}, {scores['clips']} clips of {scores['split']}", *said))
     return rows

@@ -11,7 +11,7 @@ from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer, unknown_note
-from signvit_jax.evaluation.metrics import score
+from signvit_jax.evaluation.metrics import check_tokenization, score
 from signvit_jax.training.best import PERFECT
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class RunData:
 
     def _check_best_metric(self) -> None:
         """Raises ConfigError for a `training.best_metric` that perfect outputs would not reach: BLEU-4 of texts under four words is always 0."""
+        check_tokenization(self.config.evaluation.tokenize)
         metric, texts = self.config.training.best_metric, [entry.text for entry in self.validation.index]
         if metric == "loss" or not texts:
             return

@@ -1,6 +1,7 @@
 """The facts and the page of a built data set."""
 
 import json
+import unicodedata
 from html.parser import HTMLParser
 
 import numpy as np
@@ -54,6 +55,17 @@ def test_a_clip_that_needs_more_steps_than_frames_cannot_align(folder):
 @pytest.mark.parametrize(("ids", "steps"), [([], 0), ([1], 1), ([1, 1], 3), ([1, 2, 1], 3), ([1, 1, 1, 2, 2], 8)])
 def test_ctc_needs_a_blank_between_equal_labels(ids, steps):
     assert ctc_steps(ids) == steps
+
+
+def test_words_of_scripts_without_spaces_are_characters_and_glosses_stay_whole():
+    found = vocabulary(["今天很好", "今天不好"], ["今天很好"])
+    assert (found.words, found.distinct, found.unseen, found.examples) == (8, 5, 1, ("不",))
+    glosses = vocabulary(["今天 天气"], ["今天"], by_spaces=True)
+    assert (glosses.words, glosses.unseen, glosses.examples) == (2, 1, ("天气",))
+
+
+def test_how_an_accent_was_typed_makes_no_unseen_word():
+    assert vocabulary([unicodedata.normalize("NFD", "été")], ["été"]).unseen == 0
 
 
 def test_words_are_compared_without_regard_to_case():

@@ -105,8 +105,17 @@ def test_tsv_reads_back_as_the_json_segments(given_segments, duration):
 @settings(max_examples=100, deadline=None)
 @given(segments)
 def test_no_text_is_lost(given_segments):
-    written = sorted(word for *_, text in from_json(write(given_segments, "json")) for word in words(text))
-    assert written == sorted(word for s in given_segments for word in " ".join(t for t in written_words(s.text)).split())
+    # By character: segments in one place become one cue, without a space between two of a script that has none.
+    written = sorted(character for *_, text in from_json(write(given_segments, "json")) for word in words(text) for character in word)
+    assert written == sorted(character for s in given_segments for word in written_words(s.text) for character in word)
+
+
+def test_cues_of_a_script_without_spaces_are_joined_without_spaces():
+    together = [Segment(0.0, 1.0, "今天"), Segment(0.0, 1.0, "很好。"), Segment(2.0, 3.0, "明天见")]
+    assert json.loads(write(together, "json"))["text"] == "今天很好。明天见"
+    assert write(together, "txt") == "今天很好。\n明天见\n"
+    apart = [Segment(0.0, 1.0, "good"), Segment(0.0, 1.0, "luck"), Segment(2.0, 3.0, "bye")]
+    assert json.loads(write(apart, "json"))["text"] == "good luck bye"
 
 
 def written_words(text):

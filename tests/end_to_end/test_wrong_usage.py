@@ -4,6 +4,7 @@ The build command's part is in tests/tfds_builders.
 """
 
 import fcntl
+import importlib.util
 import json
 import shutil
 import signal
@@ -13,6 +14,7 @@ import tiny_run
 
 from signvit_jax import eval as eval_command
 from signvit_jax import train, translate
+from signvit_jax.evaluation.evaluator import Predictor
 from tfds_builders import build
 
 pytestmark = pytest.mark.usefixtures("light_jax")
@@ -36,6 +38,8 @@ def fails(capfd, main, *arguments) -> str:
         (["--config.data.num_frames=0"], ["data.num_frames is 0"]),
         (["--config.tokenizer.name=bert"], ["tokenizer.vocab_file", "vocab.txt"]),
         (["--config.tokenizer.name=bert", "--config.tokenizer.vocab_file=/nowhere/vocab.txt"], ["/nowhere/vocab.txt"]),
+        (["--config.training.best_metric=bleu4"], ["training.best_metric is 'bleu4'", "'chrf', 'wer', 'loss'"]),  # its texts have two words
+        (["--config.evaluation.tokenize=cha"], ["evaluation.tokenize is 'cha'", "nearest: 'char'"]),
         (["--config.mesh.fsdp=3"], ["fsdp=3", "devices"]),
         (["--config.data.name=no_such_set"], ["no_such_set", "python -m tfds_builders.build no_such_set"]),
         (["--config.data.data_dir=/nowhere"], ["python -m tfds_builders.build video_folder --data_dir=/nowhere"]),
@@ -119,11 +123,20 @@ def test_a_workdir_without_a_checkpoint_is_exit_2(trained, tmp_path, capfd):
         (["--decode=greedy,bream"], ["'bream'", "greedy, beam, ctc"]),
         (["--name=no_such_set"], ["python -m tfds_builders.build no_such_set"]),
         (["--checkpoint=first"], ["'first'", "best"]),
+        (["--tokenize=klingon"], ["'klingon'", "auto", "13a", "none", "char", "zh", "ja-mecab", "ko-mecab"]),
     ],
 )
 def test_eval_refuses_what_is_not_there(trained, capfd, flags, said):
     message = fails(capfd, eval_command.main, f"--workdir={trained.workdir}", *flags)
     assert [part for part in said if part not in message] == [], message
+
+
+@pytest.mark.skipif(importlib.util.find_spec("MeCab") is not None, reason="MeCab is installed")
+def test_a_tokenization_that_is_not_installed_is_refused_before_decoding(trained, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(Predictor, "predict_split", None)
+    assert "sacrebleu[ja]" in fails(capfd, eval_command.main, f"--workdir={trained.workdir}", "--tokenize=ja-mecab")
+    changed = "--config.evaluation.tokenize=ja-mecab"
+    assert "sacrebleu[ja]" in fails(capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", changed)
 
 
 @pytest.mark.parametrize("flag", ["--beam_size=0", "--temperature=0", "--top_p=2", "--length_penalty=nan", "--top_k=-1"])
