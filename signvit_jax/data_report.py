@@ -1,8 +1,8 @@
 """Writes a page that shows what is in a built data set: one self-contained HTML file, no script, nothing loaded.
 
 Clips, lengths, texts, glosses, vocabulary and words unseen in training, signers, clips that CTC cannot align, contact sheets, duplicates and leaks,
-and what could not be read when it was built. How many frames are taken of a clip, how words are cut and what CTC can align depends on the model: that of
---config, with its overrides, or that of a run, --workdir.
+and what could not be read when it was built. How many frames are taken of a clip, how words are cut and what CTC can align
+depends on the model: that of --config, with its overrides, or that of a run, --workdir.
 """
 
 import argparse
