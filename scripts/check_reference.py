@@ -22,6 +22,7 @@ import numpy as np
 import optax
 from flax import nnx, traverse_util
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from signvit_jax.config import Config, EncoderConfig, TrainingConfig
@@ -269,7 +270,10 @@ def _print(checks: list[Check]) -> None:
     table = Table(Column("group", no_wrap=True), "largest difference", "tolerance", "", title="Agreement with the reference")
     for check in checks:
         table.add_row(
-            check.group, f"{check.difference:.2e}", f"{check.tolerance:.0e} {check.measure}", "[green]agrees" if check.passed else "[red]DIFFERS"
+            escape(check.group),
+            f"{check.difference:.2e}",
+            f"{check.tolerance:.0e} {check.measure}",
+            "[green]agrees" if check.passed else "[red]DIFFERS",
         )
     Console().print(table)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from signvit_jax.command_line import parser, set_up_jax
@@ -28,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     set_up_jax()
 
-    from signvit_jax.data.dataset import open_dataset
     from signvit_jax.data.tokenizer import unknown_note
     from signvit_jax.evaluation import results
     from signvit_jax.evaluation.diagnostics import make_look, no_look
@@ -36,16 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.evaluation.report import write_report
     from signvit_jax.exporting.loading import load_model
+    from signvit_jax.training.data_folder import of_run, open_data_of_run
     from signvit_jax.training.signals import StopRequest
 
     model = load_model(arguments.workdir, arguments.checkpoint, arguments.backend)
     predictor = model.predictor(arguments.decode, **given_inference(arguments))
-    given = {name: value for name in ("data_dir", "name") if (value := getattr(arguments, name)) is not None}
-    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **given), inference=predictor.config)
-    split = open_dataset(config.data.data_dir, config.data.name).split(arguments.split or config.data.test_split)
+    config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
+    config = dataclasses.replace(config, inference=predictor.config)
+    split = open_data_of_run(config, named=arguments.name is not None).split(arguments.split or config.data.test_split)
+    ensemble = f"_ensemble_of_{1 + len(model.others)}" if model.others else ""
+    output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
+    report = output.with_suffix(".html")
+    results.check_writable(output, report)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with StopRequest() as stop, Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"decoding {split.name}", total=len(split))
+        task = bar.add_task(escape(f"decoding {split.name}"), total=len(split))
         found = evaluate(
             split,
             predictor,
@@ -61,20 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if found is None:
         return stop.exit_code
-    ensemble = f"_ensemble_of_{1 + len(model.others)}" if model.others else ""
-    output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
-    report = output.with_suffix(".html")
+    title = f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
+    # Scores are shown before anything is written: a disk may be full by now.
+    Console().print(format_table(found.decoders, escape(title)))
+    for decoder, rate in found.phoenix_gloss_wer.items():
+        print(f"{decoder}: gloss error rate {rate:.1%} (as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)")
+    if note := unknown_note(found.unknown):
+        print(f"references: {note}")
     results.write(found, output)
     given = (model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, config.frame_buckets, config.model.decoder.max_len)
     look = no_look if model.encode else make_look(*given)  # the programs of an export cannot be looked into
-    write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
-    console = Console()
-    console.print(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
-    for decoder, rate in found.phoenix_gloss_wer.items():
-        console.print(f"{decoder}: gloss error rate {rate:.1%} (as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)")
-    if note := unknown_note(found.unknown):
-        console.print(f"references: {note}", markup=False)
-    console.print(f"predictions: {output}\nreport:      {report}", soft_wrap=True)
+    try:
+        write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
+    except OSError as error:
+        raise results.ResultsLost(f"{report} could not be written: {error.strerror}; the predictions are in {output}") from error
+    print(f"predictions: {output}\nreport:      {report}")
     return DONE
 
 

@@ -10,7 +10,6 @@ inputs its training clips. Exit codes: 0 done, 2 wrong usage, or something canno
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -29,13 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     set_up_jax()
 
-    from signvit_jax.data.dataset import DatasetError, Split, open_dataset
+    from signvit_jax.data.dataset import DatasetError, Split
     from signvit_jax.exporting.calibration import calibration_batches
     from signvit_jax.exporting.comparison import compare
     from signvit_jax.exporting.folder import Contents, ExportError, ExportFolder, how_much
     from signvit_jax.exporting.model_card import Described, model_card
     from signvit_jax.exporting.report import report_table
     from signvit_jax.exporting.writing import write_export
+    from signvit_jax.training.data_folder import of_run, open_data_of_run
     from signvit_jax.training.trained_model import load_trained
 
     quantize = how_much(arguments.format, arguments.quantize)
@@ -43,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if model.others:
         raise ExportError(f"--workdir={arguments.workdir} names {1 + len(model.others)} workdirs; an export is of one")
     contents = Contents(arguments.format, quantize, model.step)
-    data = dataclasses.replace(model.config.data, **{name: value for name in ("data_dir", "name") if (value := getattr(arguments, name)) is not None})
+    config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
+    data = config.data
 
     def split(name: str) -> Split:
-        return open_dataset(data.data_dir, data.name).split(name)
+        return open_data_of_run(config, named=arguments.name is not None).split(name)
 
     def scored() -> Split | None:
         try:
@@ -66,9 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.write_text(folder.report_json, json.dumps(report, indent=2) + "\n")
         described = Described(arguments.sign_language, arguments.text_language, arguments.licence)
         folder.write_text(folder.model_card, model_card(model, contents, report, described))
-    console = Console()
-    console.print(report_table(report))
-    console.print(f"export:     {arguments.output}\nmodel card: {arguments.output / 'README.md'}", soft_wrap=True)
+    Console().print(report_table(report))
+    print(f"export:     {arguments.output}\nmodel card: {arguments.output / 'README.md'}")
     return DONE
 
 

@@ -1,6 +1,7 @@
 """The results file of an evaluation: scores of each decoder and every prediction, as JSON."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -17,6 +18,12 @@ class ResultsError(ValueError):
     """A results file that cannot be read or written; the message says what is wrong with it."""
 
     exit_code = 2
+
+
+class ResultsLost(ResultsError):
+    """Results that were there and could not be kept, for reasons of the machine."""
+
+    exit_code = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,16 +111,35 @@ def from_json(text: str) -> Results:
         raise ResultsError(f"not a results file of signvit_jax.eval: {error}") from error
 
 
+def check_writable(*paths: Path) -> None:
+    """Makes the folders and tries each path before hours of decoding. Raises ResultsError, naming the one that cannot be written."""
+    for path in paths:
+        probe = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            try:
+                probe.touch()
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResultsError(f"{path} cannot be written ({error.strerror}); give --output=FILE.json in a folder that you may write to") from error
+
+
 def write(results: Results, path: Path | str) -> None:
-    """Writes the file whole or not at all; folders are made. Raises ResultsError, OSError."""
+    """Writes the file whole or not at all; folders are made. Raises ResultsError, and ResultsLost where the disk refuses it."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        unfinished.write_text(to_json(results), encoding="utf-8", errors="backslashreplace")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_text(to_json(results), encoding="utf-8", errors="backslashreplace")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultsLost(f"{path} could not be written: {error.strerror}") from error
 
 
 def read(path: Path | str) -> Results:

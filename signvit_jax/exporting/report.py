@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 _OUTPUTS = {"pooled": "pooled tokens", "frames": "frames", "ctc_logits": "logits of CTC", "logits": "logits of the decoder"}
 _SCORES = {"bleu4": "BLEU-4", "chrf": "chrF", "wer": "WER", "exact_match": "exact match"}
@@ -31,7 +32,7 @@ def report_table(report: Mapping[str, Any]) -> Table:
         "", "before", "after", title=f"{report['format']} of checkpoint {report['checkpoint_step']:,}; INT8: {report['quantize'].replace('_', ' ')}"
     )
     for row in report_rows(report):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # names of splits are no markup
     return table
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from signvit_jax.config import Config, ConfigError, to_json
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.training.checkpoint import CheckpointStore
+from signvit_jax.training.data_folder import with_absolute_data_dir
 from signvit_jax.training.train_state import ModelDefinition
 from signvit_jax.training.workdir import Workdir, WorkdirError
 from signvit_jax.weights.whole_model import parameters_from, vocabulary_sizes
@@ -31,7 +32,7 @@ def write_converted(path: Path, config: Config, tokenizer: Tokenizer, glosses: T
     with workdir.lock():
         if any(workdir.checkpoints.iterdir()):
             raise WorkdirError(f"--workdir={path} has checkpoints already; give another")
-        workdir.write_text(workdir.config_json, to_json(config))
+        workdir.write_text(workdir.config_json, to_json(with_absolute_data_dir(config)))
         workdir.write_text(workdir.tokenizer_json, tokenizer.to_json())
         if glosses:
             workdir.write_text(workdir.gloss_tokenizer_json, glosses.to_json())

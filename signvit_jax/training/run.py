@@ -9,6 +9,7 @@ import jax
 from signvit_jax.config import Config, ConfigError, to_json, with_ctc_target, with_norm_epsilon
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.training.data_folder import check_data_of_resumed, with_absolute_data_dir
 from signvit_jax.training.distillation import Teacher
 from signvit_jax.training.goodput import Goodput
 from signvit_jax.training.origin import check_data_set, write_origin
@@ -45,7 +46,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
                 _make_again(data, workdir, lock, trainer.teacher)
 
         with stop.nothing_to_lose():
-            config = _agree_with_earlier_start(config, workdir)
+            config = _agree_with_earlier_start(with_absolute_data_dir(config), workdir)
             config, pretrained = _with_pretrained(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             check_data_set(data, workdir)
@@ -64,7 +65,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
 
 
 def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
-    """The config, with what the first start settled; logs what this start changes. Raises ConfigError for what must not change."""
+    """The config, with what the first start settled; logs what this start changes. Raises ConfigError for what must not change, and DatasetError."""
     if workdir.config_json.is_file():
         earlier = workdir.read_config()
         if config.model.ctc.target == "auto":
@@ -72,7 +73,10 @@ def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
         if config.model.encoder.norm_epsilon == 0.0:
             config = with_norm_epsilon(config, earlier.model.encoder.norm_epsilon)
         for key, before, now in check_resume(earlier, config):
+            if key == "data.data_dir" and not Path(before).is_absolute() and Path(now).match(before):
+                continue  # an earlier release kept it as it was typed
             log.warning("config.%s is now %r; it was %r", key, now, before)
+        check_data_of_resumed(config, earlier, workdir)
     elif any(workdir.checkpoints.iterdir()):
         raise WorkdirError(f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir")
     return config

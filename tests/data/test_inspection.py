@@ -10,9 +10,11 @@ import toy_dataset
 from toy_dataset import record
 
 from signvit_jax import data_report
-from signvit_jax.config import from_mapping
+from signvit_jax.config import from_mapping, to_json
+from signvit_jax.data import inspection
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.data.inspection import ctc_steps, inspect, vocabulary
+from signvit_jax.exit_codes import run_command
 
 CONFIG = from_mapping(
     {
@@ -72,6 +74,48 @@ def test_words_are_compared_without_regard_to_case():
     assert vocabulary(["The CAT cat"], ["the"]).unseen == 1
 
 
+def config_file(folder) -> str:
+    """The flag with a config file that takes half as many frames as CONFIG."""
+    values = {"data": {"sampling": "rate", "frame_rate": 12.5, "num_frames": 8, "image_size": 16}, "model": {"encoder": {"patch_size": 16}}}
+    path = folder / "config.py"
+    path.write_text(f"def get_config():\n    return {values!r}\n")
+    return f"--config={path}"
+
+
+@pytest.fixture
+def described(monkeypatch, tmp_path):
+    """Runs the command, and gives its exit code and the config that its facts are taken by."""
+
+    def run(*flags: str):
+        found = []
+        monkeypatch.setattr(inspection, "inspect", lambda split, config, dataset: found.append(config) or inspect(split, config, dataset))
+        code = run_command(lambda: data_report.main([*flags, f"--output={tmp_path / 'page.html'}"]))
+        return code, found[0] if found else None
+
+    return run
+
+
+def test_what_is_described_is_what_is_trained(folder, tmp_path, described):
+    overrides = [f"--config.data.data_dir={folder}", "--config.data.name=toy", "--config.data.num_frames=4"]
+    code, config = described(config_file(tmp_path), *overrides)
+    assert code == 0
+    assert (config.data.frame_rate, config.data.num_frames, config.data.name) == (12.5, 4, "toy")
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text(to_json(config))
+    assert described(f"--workdir={workdir}") == (0, config)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--data_dir={}", "--name=toy"], ["{config}", "--workdir={}"], ["--data_dir={}", "--name=toy", "--config.data.num_frames=4"]]
+)
+def test_without_a_model_to_describe_it_for_nothing_is_described(folder, tmp_path, described, capsys, flags):
+    flags = [flag.format(folder, config=config_file(tmp_path)) for flag in flags]
+    assert described(*flags) == (2, None)
+    said = capsys.readouterr().err
+    assert "--config=FILE.py" in said and "Traceback" not in said
+
+
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -90,7 +134,7 @@ def test_the_page_holds_everything_itself_and_no_text_becomes_markup(folder, tmp
     failed = [{"id": "x<script>", "reason": "cut or damaged", "path": "", "file": "clips.csv", "line": 7}]
     (version / "build_report.json").write_text(json.dumps({"warnings": ["2 clips have the same frames"], "failed": failed}))
     output = tmp_path / "new" / "page.html"
-    assert data_report.main([f"--data_dir={folder}", "--name=toy", f"--output={output}", "--clips=3"]) == 0
+    assert data_report.main([config_file(tmp_path), f"--data_dir={folder}", "--name=toy", f"--output={output}", "--clips=3"]) == 0
     assert capsys.readouterr().out.strip() == str(output)
     page = Page()
     page.feed(output.read_text())
@@ -104,7 +148,7 @@ def test_the_page_holds_everything_itself_and_no_text_becomes_markup(folder, tmp
 def test_a_page_of_a_set_without_report_texts_or_pictures_is_still_a_page(tmp_path):
     toy_dataset.write(tmp_path, train=[record("a", 1, "", frames=[b"no picture"])])
     output = tmp_path / "page.html"
-    assert data_report.main([f"--data_dir={tmp_path}", "--name=toy", f"--output={output}"]) == 0
+    assert data_report.main([config_file(tmp_path), f"--data_dir={tmp_path}", "--name=toy", f"--output={output}"]) == 0
     assert "record 0 cannot be shown" in output.read_text() and "no build_report.json" in output.read_text()
 
 

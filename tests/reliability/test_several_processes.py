@@ -3,22 +3,16 @@
 import dataclasses
 import json
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
 import tiny_run
+from free_port import free_port
 from runs import TOTAL, batches, figures
 
 from signvit_jax.command_line import add_process_flags, join_processes, parser
 from signvit_jax.config import ConfigError
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from free_port import free_port
 
 from signvit_jax.exit_codes import FAILED, USAGE
 from signvit_jax.training import integrity
@@ -452,7 +452,7 @@ def test_a_disk_that_takes_no_more_ends_with_one_clear_line_and_the_older_checkp
             store.close()
         sys.exit(run_command(main))
     """
-    result = subprocess.run(**python(code, folder), capture_output=True, timeout=120)
+    result = subprocess.run(**python(code, folder), capture_output=True, timeout=250)
     assert result.returncode == FAILED
     assert "Traceback" not in result.stderr.splitlines()[-1]
     assert "error: checkpoint 3 could not be saved" in result.stderr and "beyond the allowed size" in result.stderr
@@ -496,7 +496,7 @@ def test_a_state_saved_on_four_devices_is_restored_on_two(tmp_path):
         store.close()
     """
     for count in (4, 2):
-        result = subprocess.run(**python(code, count, tmp_path / "c", devices=count), capture_output=True, timeout=120)
+        result = subprocess.run(**python(code, count, tmp_path / "c", devices=count), capture_output=True, timeout=250)
         assert result.returncode == 0, result.stderr[-2000:]
     assert CheckpointReader(tmp_path / "c").restore_params().params["kernel"].shape == (8, 4)  # and on the one device here
 
@@ -531,15 +531,13 @@ def test_two_processes_save_replace_leave_out_and_restore_together(tmp_path):
         store.close()
         print(store.steps(), (folder / "2.damaged").is_dir())
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     both = [
         subprocess.Popen(**python(code, rank, port, tmp_path / "c", before=before), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     for process in both:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=250)
         assert process.returncode == 0, errors[-2000:]
         assert output.splitlines()[-1] == "[1, 2] True"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from signvit_jax.training.signals import _SAME_WISH_S, StopRequest
+from signvit_jax.training import signals
+from signvit_jax.training.signals import StopRequest
 
 
-def wait_for(condition, seconds=10.0):
+def wait_for(condition, seconds=100.0):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
@@ -20,7 +21,8 @@ def wait_for(condition, seconds=10.0):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
-def test_the_first_signal_is_a_wish_with_its_exit_code(number, code):
+def test_the_first_signal_is_a_wish_with_its_exit_code(number, code, monkeypatch):
+    monkeypatch.setattr(signals, "_SAME_WISH_S", 600.0)  # on a busy machine even "at once" is late, and this process would end
     with StopRequest() as stop:
         assert not stop.requested and stop.exit_code == 0
         os.kill(os.getpid(), number)
@@ -45,13 +47,13 @@ def test_a_closed_terminal_is_a_wish_and_never_a_second_one():
         os.kill(os.getpid(), signal.SIGHUP)
         assert wait_for(lambda: stop.requested)
         assert stop.exit_code == 129
-        time.sleep(_SAME_WISH_S + 0.1)
+        time.sleep(signals._SAME_WISH_S + 0.1)
         os.kill(os.getpid(), signal.SIGHUP)  # the shell and the kernel both send it, at whatever distance
         time.sleep(0.1)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert wait_for(lambda: stop.requested)
-        time.sleep(_SAME_WISH_S + 0.1)
+        time.sleep(signals._SAME_WISH_S + 0.1)
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(0.1)
         assert stop.exit_code == 130
@@ -92,53 +94,61 @@ def start(body):
     return process
 
 
+def wish(process, number) -> None:
+    """Sends the first signal, and comes back when another is no longer taken for the same one."""
+    process.send_signal(number)
+    assert "stopping and saving" in process.stderr.readline()
+    time.sleep(2 * signals._SAME_WISH_S)
+
+
 # Like XLA in a long compilation: the main thread is inside C for half a minute and more, the lock released, and no Python handler can run.
 IN_C = "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)\n"
+IN_C_S = 30.0  # on the quickest machine
 
 
 def test_the_second_signal_ends_at_once_even_when_the_main_thread_is_in_c():
     process = start(IN_C)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    wish(process, signal.SIGINT)
     assert process.poll() is None
-    begin = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130 and time.monotonic() - begin < 5
+    assert process.wait(IN_C_S / 2) == 130
 
 
 def test_with_nothing_to_lose_the_first_signal_ends_at_once():
     process = start("with stop.nothing_to_lose():\n" + textwrap.indent(IN_C, "    "))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 143
+    assert process.wait(IN_C_S / 2) == 143
 
 
 def test_a_wish_from_before_ends_the_process_where_there_is_nothing_to_lose():
     process = start("print('ready', flush=True)\nwhile not stop.requested: time.sleep(0.01)\nwith stop.nothing_to_lose(): print('not reached')\n")
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(10) == 143 and process.stdout.read() == ""
+    assert process.wait(100) == 143 and process.stdout.read() == ""
 
 
 def test_a_forked_reading_process_dies_of_its_own_signal_and_does_not_stop_its_parent():
     process = start(
         """
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        fork = multiprocessing.get_context("fork")
+        started = fork.Event()
+        child = fork.Process(target=lambda: (started.set(), time.sleep(600)))
         child.start()
-        time.sleep(0.2)
+        assert started.wait(100)
         child.terminate()
-        child.join(10)
+        child.join(100)
         time.sleep(0.2)
         print("ready", flush=True)
         print(child.exitcode, stop.requested, flush=True)
         """
     )
-    assert process.wait(20) == 0
+    assert process.wait(100) == 0
     assert process.stdout.read() == f"{-signal.SIGTERM} False\n"
 
 
 def test_ending_at_once_leaves_no_reading_process_behind():
     process = start(
         """
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
         child.start()
         print("ready", flush=True)
         print(child.pid, flush=True)
@@ -146,10 +156,9 @@ def test_ending_at_once_leaves_no_reading_process_behind():
         """
     )
     child = int(process.stdout.readline())
+    wish(process, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.4)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 143
+    assert process.wait(100) == 143
     # A killed child that nobody has waited for is a zombie ("Z") until init takes it.
     status = Path(f"/proc/{child}/stat")
     assert wait_for(lambda: not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
