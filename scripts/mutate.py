@@ -253,11 +253,7 @@ def try_all(arguments: argparse.Namespace, folder: Path) -> list[dict]:
     end = time.monotonic() + 60 * arguments.minutes
     workers = [Worker(folder, number) for number in range(arguments.workers if due else 0)]
     if due:
-        first, reached_file = workers[0], folder / "reached.json"
-        first.ask({"tests": TESTS, "limit": 3600, "out": str(reached_file)})
-        if (code := first.answer()["code"]) != 0:
-            raise SystemExit(f"error: the tests fail without any mutant (exit code {code}); see {first.log.name}")
-        reached = json.loads(reached_file.read_text())
+        reached = _reached(workers[0], arguments.tests.split(",") if arguments.tests else TESTS, arguments.results.with_suffix(".reached.json"))
         print(f"{len(wanted)} mutants, {len(due)} to try; {len(reached['seconds'])} tests take {sum(reached['seconds'].values()):.0f} s", flush=True)
     queue, tried = iter(due), 0
     with arguments.results.open("a") as file:
@@ -281,6 +277,21 @@ def try_all(arguments: argparse.Namespace, folder: Path) -> list[dict]:
         worker.process.stdin.close()
         worker.process.wait(60)
     return [results[mutant["id"]] for mutant in wanted if mutant["id"] in results] + [None for mutant in wanted if mutant["id"] not in results]
+
+
+def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
+    """Which tests reach which lines, by running them all, or of an earlier call with the same files."""
+    files = [*FILES, *tests]
+    key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()
+    if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
+        return found
+    out = worker.root / "reached.json"
+    worker.ask({"tests": tests, "limit": 3600, "out": str(out)})
+    if (code := worker.answer()["code"]) != 0:
+        raise SystemExit(f"error: the tests fail without any mutant (exit code {code}):\n{Path(worker.log.name).read_text()[-4000:]}")
+    found = json.loads(out.read_text()) | {"key": key}
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def report(results: list[dict | None]) -> int:
@@ -314,6 +325,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=0, help="try at most so many; 0 = all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--files", default="", help="ends of the names of files, with commas between them")
+    parser.add_argument("--tests", default="", help="these files alone, with commas between them; else all that concern FILES")
     parser.add_argument("--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines")
     parser.add_argument("--again", action="store_true", help="try survivors once more")
     arguments = parser.parse_args()
