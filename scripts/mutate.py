@@ -243,15 +243,15 @@ def serve() -> None:
         print(json.dumps({"code": code, "outcome": "timeout" if code is None else "survived" if code == 0 else "killed"}), flush=True)
 
 
-def try_all(arguments: argparse.Namespace, folder: Path) -> list[dict]:
-    """Tries what has no result yet, and writes each result down as it comes. Returns the results of all that there are mutants for."""
+def try_all(arguments: argparse.Namespace, folder: Path, workers: list[Worker]) -> list[dict | None]:
+    """Tries what has no result yet by `workers`, which it starts, and writes each result down as it comes. Returns one, or None, for each mutant."""
     wanted = all_mutants(ROOT, arguments.files.split(",") if arguments.files else [], arguments.lines)
     results: dict[str, dict] = {}
     if arguments.results.exists():
         results = {entry["id"]: entry for entry in map(json.loads, arguments.results.read_text().splitlines())}
     due = [m for m in wanted if m["id"] not in results or (arguments.again and results[m["id"]]["outcome"] == "survived")][: arguments.count or None]
     end = time.monotonic() + 60 * arguments.minutes
-    workers = [Worker(folder, number) for number in range(arguments.workers if due else 0)]
+    workers.extend(Worker(folder, number) for number in range(arguments.workers if due else 0))
     if due:
         reached = _reached(workers[0], arguments.tests.split(",") if arguments.tests else TESTS, arguments.results.with_suffix(".reached.json"))
         print(f"{len(wanted)} mutants, {len(due)} to try; {len(reached['seconds'])} tests take {sum(reached['seconds'].values()):.0f} s", flush=True)
@@ -273,9 +273,6 @@ def try_all(arguments: argparse.Namespace, folder: Path) -> list[dict]:
                 file.flush()
                 tried += 1
                 print(f"{tried}/{len(due)} {entry['outcome']:8} {entry['file']}:{entry['line']} {entry['change']}", flush=True)
-    for worker in workers:
-        worker.process.stdin.close()
-        worker.process.wait(60)
     return [results[mutant["id"]] for mutant in wanted if mutant["id"] in results] + [None for mutant in wanted if mutant["id"] not in results]
 
 
@@ -329,10 +326,13 @@ def main() -> int:
     parser.add_argument("--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines")
     parser.add_argument("--again", action="store_true", help="try survivors once more")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="mutate_"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder, workers = Path(tempfile.mkdtemp(prefix="mutate_")), []
     try:
-        return report(try_all(arguments, folder))
+        return report(try_all(arguments, folder, workers))
     finally:
+        for worker in workers:
+            worker.process.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
