@@ -115,7 +115,18 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
             before = content[begin:end].decode()
             shown = f"{' '.join(before.split())[:100]} -> {kind if other is None or kind.startswith('without') else text}"
             number = hashlib.sha256(mutated).hexdigest()[:16]
-            found.append({"id": number, "file": name, "line": node.lineno, "end": node.end_lineno, "kind": kind, "change": shown, "content": mutated})
+            found.append(
+                {
+                    "id": number,
+                    "file": name,
+                    "line": node.lineno,
+                    "end": node.end_lineno,
+                    "kind": kind,
+                    "change": shown,
+                    "content": mutated,
+                    "original": content,
+                }
+            )
     return sorted(found, key=lambda mutant: mutant["id"])
 
 
@@ -202,7 +213,7 @@ class Worker:
 
     def result(self) -> tuple[dict, dict]:
         answer, mutant = self.answer(), self.mutant
-        (self.root / mutant["file"]).write_bytes((ROOT / mutant["file"]).read_bytes())
+        (self.root / mutant["file"]).write_bytes(mutant["original"])
         self.mutant = None
         return mutant, answer
 
