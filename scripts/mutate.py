@@ -115,18 +115,8 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
             before = content[begin:end].decode()
             shown = f"{' '.join(before.split())[:100]} -> {kind if other is None or kind.startswith('without') else text}"
             number = hashlib.sha256(mutated).hexdigest()[:16]
-            found.append(
-                {
-                    "id": number,
-                    "file": name,
-                    "line": node.lineno,
-                    "end": node.end_lineno,
-                    "kind": kind,
-                    "change": shown,
-                    "content": mutated,
-                    "original": content,
-                }
-            )
+            place = {"file": name, "line": node.lineno, "end": node.end_lineno}
+            found.append({"id": number, **place, "kind": kind, "change": shown, "content": mutated, "original": content})
     return sorted(found, key=lambda mutant: mutant["id"])
 
 
