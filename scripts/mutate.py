@@ -15,6 +15,7 @@ import argparse
 import ast
 import collections
 import copy
+import ctypes
 import hashlib
 import json
 import os
@@ -29,17 +30,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [
-    *(f"signvit_jax/training/{name}.py" for name in ("checkpoint", "checkpoint_reader", "integrity", "workdir", "signals", "agreement")),
-    *(f"signvit_jax/training/{name}.py" for name in ("atomic_write", "run", "origin", "observers", "events_file", "metrics_log")),
-    "signvit_jax/data/epoch_plan.py",
-]
-TESTS = [
-    *(f"tests/training/test_{name}.py" for name in ("checkpoint", "workdir", "signals", "agreement", "atomic_write", "run", "origin", "observers")),
-    *(f"tests/training/test_{name}.py" for name in ("metrics_log", "distillation")),
-    *(f"tests/data/test_{name}.py" for name in ("epoch_plan", "pipeline")),
-    "tests/reliability/test_untrusted_files.py",
-]
+# The core, and the tests that are to notice a change of each file: the quick ones, which start few processes and train little.
+_TRAINING, _DATA = "signvit_jax/training/", "signvit_jax/data/"
+TESTS = {
+    _TRAINING + "agreement.py": ["training/test_agreement.py"],
+    _TRAINING + "atomic_write.py": ["training/test_atomic_write.py"],
+    _TRAINING + "checkpoint.py": ["training/test_checkpoint.py"],
+    _TRAINING + "checkpoint_reader.py": ["training/test_checkpoint.py"],
+    _DATA + "epoch_plan.py": ["data/test_epoch_plan.py"],
+    _TRAINING + "events_file.py": ["training/test_observers.py", "training/test_metrics_log.py"],
+    _TRAINING + "integrity.py": ["training/test_atomic_write.py", "training/test_checkpoint.py", "reliability/test_untrusted_files.py"],
+    _TRAINING + "metrics_log.py": ["training/test_observers.py", "training/test_metrics_log.py", "reliability/test_untrusted_files.py"],
+    _TRAINING + "observers.py": ["training/test_observers.py"],
+    _TRAINING + "origin.py": ["training/test_origin.py", "training/test_distillation.py"],
+    _TRAINING + "run.py": ["training/test_run.py", "training/test_origin.py", "training/test_workdir.py", "end_to_end/test_wrong_usage.py"],
+    _TRAINING + "signals.py": ["training/test_signals.py"],
+    _TRAINING + "workdir.py": ["training/test_workdir.py"],
+}
+FILES = list(TESTS)
 SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
 _OPPOSITES = [("Eq", "NotEq"), ("Lt", "LtE"), ("Gt", "GtE"), ("In", "NotIn"), ("Is", "IsNot")]
 COMPARISONS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
@@ -151,10 +159,10 @@ def tests_for(mutant: dict, reached: dict) -> list[str]:
     """Those that reach the mutant's lines, the quickest first; for a line that runs in other processes or on import only, all of its file."""
     lines = reached["lines"][mutant["file"]]
     found = {test for number in range(mutant["line"], mutant["end"] + 1) for test in lines.get(str(number), ())}
-    in_no_function = mutant["kind"].startswith("without")
-    if not found or in_no_function:
-        own = f"test_{Path(mutant['file']).name}"
-        found = {test for tests in lines.values() for test in tests} | {test for test in reached["seconds"] if own in test}
+    own = [f"tests/{name}::" for name in TESTS[mutant["file"]]]
+    if not found or mutant["kind"].startswith("without"):
+        found = reached["seconds"]
+    found = [test for test in found if test.startswith(tuple(own))]
     return sorted(found, key=lambda test: (reached["seconds"].get(test, 0.0), test))
 
 
@@ -225,6 +233,7 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             os.setsid()
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its worker
             os.dup2(2, 1)
             plugins = [reached := Reached(Path.cwd())] if request.get("out") else []
             options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
@@ -254,7 +263,8 @@ def try_all(arguments: argparse.Namespace, folder: Path, workers: list[Worker]) 
     end = time.monotonic() + 60 * arguments.minutes
     workers.extend(Worker(folder, number) for number in range(arguments.workers if due else 0))
     if due:
-        reached = _reached(workers[0], arguments.tests.split(",") if arguments.tests else TESTS, arguments.results.with_suffix(".reached.json"))
+        tests = sorted({f"tests/{name}" for mutant in due for name in TESTS[mutant["file"]]})
+        reached = _reached(workers[0], tests, arguments.results.with_suffix(".reached.json"))
         print(f"{len(wanted)} mutants, {len(due)} to try; {len(reached['seconds'])} tests take {sum(reached['seconds'].values()):.0f} s", flush=True)
     queue, tried = iter(due), 0
     with arguments.results.open("a") as file:
@@ -323,7 +333,6 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=0, help="try at most so many; 0 = all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--files", default="", help="ends of the names of files, with commas between them")
-    parser.add_argument("--tests", default="", help="these files alone, with commas between them; else all that concern FILES")
     parser.add_argument("--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines")
     parser.add_argument("--again", action="store_true", help="try survivors once more")
     arguments = parser.parse_args()
