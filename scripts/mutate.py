@@ -75,7 +75,7 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
             yield node, ast.Constant(node.value + 1), "constant"
         elif isinstance(node, ast.Expr | ast.Raise | ast.AugAssign | ast.Continue | ast.Break) and id(node) not in docstrings:
             yield node, None, "statement removed"
-        elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
+        elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) not in ("None", "False"):
             yield node, ast.Return(ast.Constant(None)), "returns None"
         elif isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(node.test, ast.Compare | ast.UnaryOp):
             yield node.test, ast.UnaryOp(ast.Not(), node.test), "condition negated"
@@ -134,12 +134,19 @@ class Reached:
     def __init__(self, root: Path):
         self.lines: dict[str, dict[str, list[str]]] = {name: collections.defaultdict(list) for name in FILES}
         self.seconds: dict[str, float] = collections.defaultdict(float)
+        self.starting: set[str] = set()  # tests that start processes, whose lines are not seen
         self._names = {str(root / name): name for name in FILES}
         self._test = ""
         monitoring = sys.monitoring
         monitoring.use_tool_id(monitoring.COVERAGE_ID, "mutate")
         monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, self._line)
         monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.LINE)
+
+        sys.addaudithook(self._heard)
+
+    def _heard(self, event: str, _: tuple) -> None:
+        if event in ("subprocess.Popen", "os.fork") and self._test:
+            self.starting.add(self._test)
 
     def _line(self, code, line: int) -> object:
         name = self._names.get(code.co_filename)
@@ -156,12 +163,11 @@ class Reached:
 
 
 def tests_for(mutant: dict, reached: dict) -> list[str]:
-    """Those that reach the mutant's lines, the quickest first; for a line that runs in other processes or on import only, all of its file."""
+    """Those that reach the mutant's lines, or start processes, the quickest first; for a line that runs on import only, all of its file."""
     lines = reached["lines"][mutant["file"]]
     found = {test for number in range(mutant["line"], mutant["end"] + 1) for test in lines.get(str(number), ())}
     own = [f"tests/{name}::" for name in TESTS[mutant["file"]]]
-    if not found or mutant["kind"].startswith("without"):
-        found = reached["seconds"]
+    found = reached["seconds"] if not found or mutant["kind"].startswith("without") else found | set(reached["starting"])
     found = [test for test in found if test.startswith(tuple(own))]
     return sorted(found, key=lambda test: (reached["seconds"].get(test, 0.0), test))
 
@@ -240,7 +246,9 @@ def serve() -> None:
             options += ["-m", "not long", "-k", SKIPPED] if plugins else ["-x"]
             code = pytest.main([*options, *request["tests"]], plugins=plugins)
             if plugins:
-                Path(request["out"]).write_text(json.dumps({"lines": reached.lines, "seconds": reached.seconds}))
+                Path(request["out"]).write_text(
+                    json.dumps({"lines": reached.lines, "seconds": reached.seconds, "starting": sorted(reached.starting)})
+                )
             sys.stderr.flush()
             os._exit(int(code))
         end, code = time.monotonic() + request["limit"], None
