@@ -15,6 +15,7 @@ import argparse
 import ast
 import collections
 import copy
+import ctypes
 import hashlib
 import json
 import os
@@ -29,17 +30,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [
-    *(f"signvit_jax/training/{name}.py" for name in ("checkpoint", "checkpoint_reader", "integrity", "workdir", "signals", "agreement")),
-    *(f"signvit_jax/training/{name}.py" for name in ("atomic_write", "run", "origin", "observers", "events_file", "metrics_log")),
-    "signvit_jax/data/epoch_plan.py",
-]
-TESTS = [
-    *(f"tests/training/test_{name}.py" for name in ("checkpoint", "workdir", "signals", "agreement", "atomic_write", "run", "origin", "observers")),
-    *(f"tests/training/test_{name}.py" for name in ("metrics_log", "distillation")),
-    *(f"tests/data/test_{name}.py" for name in ("epoch_plan", "pipeline")),
-    "tests/reliability/test_untrusted_files.py",
-]
+# The core, and the tests that are to notice a change of each file: the quick ones, which start few processes and train little.
+_TRAINING, _DATA = "signvit_jax/training/", "signvit_jax/data/"
+TESTS = {
+    _TRAINING + "agreement.py": ["training/test_agreement.py"],
+    _TRAINING + "atomic_write.py": ["training/test_atomic_write.py"],
+    _TRAINING + "checkpoint.py": ["training/test_checkpoint.py"],
+    _TRAINING + "checkpoint_reader.py": ["training/test_checkpoint.py"],
+    _DATA + "epoch_plan.py": ["data/test_epoch_plan.py"],
+    _TRAINING + "events_file.py": ["training/test_observers.py", "training/test_metrics_log.py"],
+    _TRAINING + "integrity.py": ["training/test_atomic_write.py", "training/test_checkpoint.py", "reliability/test_untrusted_files.py"],
+    _TRAINING + "metrics_log.py": ["training/test_observers.py", "training/test_metrics_log.py", "reliability/test_untrusted_files.py"],
+    _TRAINING + "observers.py": ["training/test_observers.py"],
+    _TRAINING + "origin.py": ["training/test_origin.py", "training/test_distillation.py"],
+    _TRAINING + "run.py": ["training/test_run.py", "training/test_origin.py", "training/test_workdir.py", "end_to_end/test_wrong_usage.py"],
+    _TRAINING + "signals.py": ["training/test_signals.py"],
+    _TRAINING + "workdir.py": ["training/test_workdir.py"],
+}
+FILES = list(TESTS)
 SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
 _OPPOSITES = [("Eq", "NotEq"), ("Lt", "LtE"), ("Gt", "GtE"), ("In", "NotIn"), ("Is", "IsNot")]
 COMPARISONS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
@@ -67,7 +75,7 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
             yield node, ast.Constant(node.value + 1), "constant"
         elif isinstance(node, ast.Expr | ast.Raise | ast.AugAssign | ast.Continue | ast.Break) and id(node) not in docstrings:
             yield node, None, "statement removed"
-        elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
+        elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) not in ("None", "False"):
             yield node, ast.Return(ast.Constant(None)), "returns None"
         elif isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(node.test, ast.Compare | ast.UnaryOp):
             yield node.test, ast.UnaryOp(ast.Not(), node.test), "condition negated"
@@ -115,7 +123,8 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
             before = content[begin:end].decode()
             shown = f"{' '.join(before.split())[:100]} -> {kind if other is None or kind.startswith('without') else text}"
             number = hashlib.sha256(mutated).hexdigest()[:16]
-            found.append({"id": number, "file": name, "line": node.lineno, "end": node.end_lineno, "kind": kind, "change": shown, "content": mutated})
+            place = {"file": name, "line": node.lineno, "end": node.end_lineno}
+            found.append({"id": number, **place, "kind": kind, "change": shown, "content": mutated, "original": content})
     return sorted(found, key=lambda mutant: mutant["id"])
 
 
@@ -125,12 +134,19 @@ class Reached:
     def __init__(self, root: Path):
         self.lines: dict[str, dict[str, list[str]]] = {name: collections.defaultdict(list) for name in FILES}
         self.seconds: dict[str, float] = collections.defaultdict(float)
+        self.starting: set[str] = set()  # tests that start processes, whose lines are not seen
         self._names = {str(root / name): name for name in FILES}
         self._test = ""
         monitoring = sys.monitoring
         monitoring.use_tool_id(monitoring.COVERAGE_ID, "mutate")
         monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, self._line)
         monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.LINE)
+
+        sys.addaudithook(self._heard)
+
+    def _heard(self, event: str, _: tuple) -> None:
+        if event in ("subprocess.Popen", "os.fork") and self._test:
+            self.starting.add(self._test)
 
     def _line(self, code, line: int) -> object:
         name = self._names.get(code.co_filename)
@@ -147,13 +163,12 @@ class Reached:
 
 
 def tests_for(mutant: dict, reached: dict) -> list[str]:
-    """Those that reach the mutant's lines, the quickest first; for a line that runs in other processes or on import only, all of its file."""
+    """Those that reach the mutant's lines, or start processes, the quickest first; for a line that runs on import only, all of its file."""
     lines = reached["lines"][mutant["file"]]
     found = {test for number in range(mutant["line"], mutant["end"] + 1) for test in lines.get(str(number), ())}
-    in_no_function = mutant["kind"].startswith("without")
-    if not found or in_no_function:
-        own = f"test_{Path(mutant['file']).name}"
-        found = {test for tests in lines.values() for test in tests} | {test for test in reached["seconds"] if own in test}
+    own = [f"tests/{name}::" for name in TESTS[mutant["file"]]]
+    found = reached["seconds"] if not found or mutant["kind"].startswith("without") else found | set(reached["starting"])
+    found = [test for test in found if test.startswith(tuple(own))]
     return sorted(found, key=lambda test: (reached["seconds"].get(test, 0.0), test))
 
 
@@ -202,7 +217,7 @@ class Worker:
 
     def result(self) -> tuple[dict, dict]:
         answer, mutant = self.answer(), self.mutant
-        (self.root / mutant["file"]).write_bytes((ROOT / mutant["file"]).read_bytes())
+        (self.root / mutant["file"]).write_bytes(mutant["original"])
         self.mutant = None
         return mutant, answer
 
@@ -224,13 +239,14 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             os.setsid()
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its worker
             os.dup2(2, 1)
             plugins = [reached := Reached(Path.cwd())] if request.get("out") else []
             options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
             options += ["-m", "not long", "-k", SKIPPED] if plugins else ["-x"]
             code = pytest.main([*options, *request["tests"]], plugins=plugins)
             if plugins:
-                Path(request["out"]).write_text(json.dumps({"lines": reached.lines, "seconds": reached.seconds}))
+                Path(request["out"]).write_text(json.dumps({"lines": reached.lines, "seconds": reached.seconds, "starting": list(reached.starting)}))
             sys.stderr.flush()
             os._exit(int(code))
         end, code = time.monotonic() + request["limit"], None
@@ -243,21 +259,18 @@ def serve() -> None:
         print(json.dumps({"code": code, "outcome": "timeout" if code is None else "survived" if code == 0 else "killed"}), flush=True)
 
 
-def try_all(arguments: argparse.Namespace, folder: Path) -> list[dict]:
-    """Tries what has no result yet, and writes each result down as it comes. Returns the results of all that there are mutants for."""
+def try_all(arguments: argparse.Namespace, folder: Path, workers: list[Worker]) -> list[dict | None]:
+    """Tries what has no result yet by `workers`, which it starts, and writes each result down as it comes. Returns one, or None, for each mutant."""
     wanted = all_mutants(ROOT, arguments.files.split(",") if arguments.files else [], arguments.lines)
     results: dict[str, dict] = {}
     if arguments.results.exists():
         results = {entry["id"]: entry for entry in map(json.loads, arguments.results.read_text().splitlines())}
     due = [m for m in wanted if m["id"] not in results or (arguments.again and results[m["id"]]["outcome"] == "survived")][: arguments.count or None]
     end = time.monotonic() + 60 * arguments.minutes
-    workers = [Worker(folder, number) for number in range(arguments.workers if due else 0)]
+    workers.extend(Worker(folder, number) for number in range(arguments.workers if due else 0))
     if due:
-        first, reached_file = workers[0], folder / "reached.json"
-        first.ask({"tests": TESTS, "limit": 3600, "out": str(reached_file)})
-        if (code := first.answer()["code"]) != 0:
-            raise SystemExit(f"error: the tests fail without any mutant (exit code {code}); see {first.log.name}")
-        reached = json.loads(reached_file.read_text())
+        tests = sorted({f"tests/{name}" for mutant in due for name in TESTS[mutant["file"]]})
+        reached = _reached(workers[0], tests, arguments.results.with_suffix(".reached.json"))
         print(f"{len(wanted)} mutants, {len(due)} to try; {len(reached['seconds'])} tests take {sum(reached['seconds'].values()):.0f} s", flush=True)
     queue, tried = iter(due), 0
     with arguments.results.open("a") as file:
@@ -277,10 +290,22 @@ def try_all(arguments: argparse.Namespace, folder: Path) -> list[dict]:
                 file.flush()
                 tried += 1
                 print(f"{tried}/{len(due)} {entry['outcome']:8} {entry['file']}:{entry['line']} {entry['change']}", flush=True)
-    for worker in workers:
-        worker.process.stdin.close()
-        worker.process.wait(60)
     return [results[mutant["id"]] for mutant in wanted if mutant["id"] in results] + [None for mutant in wanted if mutant["id"] not in results]
+
+
+def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
+    """Which tests reach which lines, by running them all, or of an earlier call with the same files."""
+    files = [*FILES, *tests]
+    key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()
+    if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
+        return found
+    out = worker.root / "reached.json"
+    worker.ask({"tests": tests, "limit": 3600, "out": str(out)})
+    if (code := worker.answer()["code"]) != 0:
+        raise SystemExit(f"error: the tests fail without any mutant (exit code {code}):\n{Path(worker.log.name).read_text()[-4000:]}")
+    found = json.loads(out.read_text()) | {"key": key}
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def report(results: list[dict | None]) -> int:
@@ -317,10 +342,13 @@ def main() -> int:
     parser.add_argument("--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines")
     parser.add_argument("--again", action="store_true", help="try survivors once more")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="mutate_"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder, workers = Path(tempfile.mkdtemp(prefix="mutate_")), []
     try:
-        return report(try_all(arguments, folder))
+        return report(try_all(arguments, folder, workers))
     finally:
+        for worker in workers:
+            worker.process.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -57,8 +57,7 @@ def _run(request: dict) -> None:
     os.environ.update(request["environment"])
     if request["mounts"]:
         _mount(request["mounts"])
-    if os.environ.get("TRACED_NOHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if os.environ.get("TRACED_NOHUP") else signal.SIG_DFL)
     sys.argv = ["train.py", *request["argv"]]
     _trace_batches(Path(request["trace"]))
     if request["fault"]:

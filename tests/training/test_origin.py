@@ -53,6 +53,18 @@ def test_the_same_data_set_elsewhere_is_gone_on_with(workdir, tmp_path):
     assert recorded_teacher(workdir) is None
 
 
+def test_a_split_whose_files_are_elsewhere_is_known_by_its_size(workdir, tmp_path):
+    first = run_data(tmp_path / "a", test=VALIDATION)
+    write_origin(workdir, first, None)
+    for name, test in (("b", VALIDATION), ("c", VALIDATION[:1])):
+        run_data(tmp_path / name, test=test)
+        (shard,) = (tmp_path / name).rglob("toy-test*")
+        shard.unlink()
+    check_data_set(as_run_data(tmp_path / "b"), workdir)
+    with pytest.raises(ConfigError, match=r"split 'test': 2 clips, .* then, 1 clips"):
+        check_data_set(as_run_data(tmp_path / "c"), workdir)
+
+
 def softer(records):
     return [records[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]}, *records[1:]]
 

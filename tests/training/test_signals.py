@@ -42,6 +42,15 @@ def test_handlers_are_as_before_afterwards():
     assert threading.active_count() == threads
 
 
+@pytest.fixture
+def with_a_terminal():
+    """Not as under nohup, under which the tests may run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("with_a_terminal")
 def test_a_closed_terminal_is_a_wish_and_never_a_second_one():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
