@@ -154,9 +154,14 @@ class TrainingConfig:
     weight_decay: float = _real(0.001)
     weight_decay_on: str = _choice("all", "all", "matrices")  # matrices: not on biases, norms, embeddings and positions
     warmup_ratio: float = _value(0.05, "a number > 0 and < 1", lambda x: 0.0 < x < 1.0)
+    # Epochs of the rates' one cycle, after which they stay; 0 = all. Set to the epochs made so far it goes on with a
+    # finished run without raising its rates again.
+    schedule_epochs: int = _whole(0, 0)
+    final_lr_ratio: float = _real(0.0, 0.0, 1.0)  # where the cycle ends, as a share of the peaks; 0 = 1 / 250,000
     ctc_weight: float = _real(0.3)
     ce_weight: float = _real(0.7)
-    ctc_flat_start_steps: int = _whole(0, 0)  # at most so long labels spread evenly over the clip help CTC off the ground
+    ctc_flat_start_steps: int = _whole(0, 0)  # at most so long labels spread evenly over the clip help CTC off the ground; 0 = never
+    ctc_flat_start_ratio: float = _real(0.0, 0.0, 1.0)  # a flat start lasts at least this share of the rates' cycle
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
     adam_moments: str = _choice("float32", "float32", "bfloat16")  # what Adam keeps between steps; bfloat16 saves 4 of 12 bytes a parameter

@@ -4,6 +4,7 @@ Every part is a sum over the clips given, divided by counts of the whole batch (
 other, therefore add up to exactly the loss of the whole.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -86,6 +87,18 @@ def flat_share(per_label: Float[Array, "b"], step: Int[Array, ""], last_step: in
     """
     fade = jnp.maximum(1.0 - step / last_step, 0.0)
     return fade * jnp.clip(jax.lax.stop_gradient(per_label) - 0.5, 0.0, 1.0)
+
+
+def with_flat_start(config: TrainingConfig, schedule_steps: int) -> TrainingConfig:
+    """The config whose `ctc_flat_start_steps` are those of a run whose rates have a cycle of
+    `schedule_steps`: at least `ctc_flat_start_ratio` of it, unless there is no flat start at all.
+
+    A flat start that is over before the rates have risen does nothing.
+    """
+    if not config.ctc_flat_start_steps:
+        return config
+    steps = max(config.ctc_flat_start_steps, round(config.ctc_flat_start_ratio * schedule_steps))
+    return dataclasses.replace(config, ctc_flat_start_steps=steps)
 
 
 def translation_loss(

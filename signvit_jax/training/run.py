@@ -37,11 +37,22 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
         if killed:
             log.info("took over the lock of %s, which has ended without releasing it", killed)
         with stop.nothing_to_lose():
+            earlier = _earlier_config(workdir)
             config = _agree_with_earlier_start(config, workdir)
             config, pretrained = _with_pretrained(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             _check_data_set(data, workdir)
-            trainer = Trainer(data.config, workdir, data, stop, goodput, strict_restore=strict_restore, profile=profile, pretrained=pretrained)
+            trainer = Trainer(
+                data.config,
+                workdir,
+                data,
+                stop,
+                goodput,
+                strict_restore=strict_restore,
+                profile=profile,
+                pretrained=pretrained,
+                earlier=earlier,
+            )
             if jax.process_index() == 0:
                 _write_description(data, workdir)
         try:
@@ -55,8 +66,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
 
 def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
     """The config, with what the first start settled; logs what this start changes. Raises ConfigError for what must not change."""
-    if workdir.config_json.is_file():
-        earlier = from_json(workdir.config_json.read_text(encoding="utf-8"))
+    if earlier := _earlier_config(workdir):
         if config.model.ctc.target == "auto":
             config = with_ctc_target(config, earlier.model.ctc.target)
         if config.model.encoder.norm_epsilon == 0.0:
@@ -66,6 +76,13 @@ def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
     elif any(workdir.checkpoints.iterdir()):
         raise WorkdirError(f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir")
     return config
+
+
+def _earlier_config(workdir: Workdir) -> Config | None:
+    """The config of the start before this one."""
+    if not workdir.config_json.is_file():
+        return None
+    return from_json(workdir.config_json.read_text(encoding="utf-8"))
 
 
 def _with_pretrained(config: Config, workdir: Workdir) -> tuple[Config, PretrainedBackbone | None]:

@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from signvit_jax.config import Config, ConfigError, with_ctc_target
+from signvit_jax.config import Config, ConfigError, TrainingConfig, with_ctc_target
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_dataset
 from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
@@ -41,9 +41,7 @@ class RunData:
 
     @property
     def num_epochs(self) -> int:
-        """`training.num_epochs`, or as many as `training.min_steps` takes."""
-        training = self.config.training
-        return max(training.num_epochs, math.ceil(training.min_steps / max(steps_per_epoch(len(self.train), training.batch_size), 1)))
+        return num_epochs(self.config.training, len(self.train))
 
     def train_batches(self) -> BatchIterator:
         """Shuffled, augmented, over all epochs of the run."""
@@ -96,3 +94,9 @@ class RunData:
                 f"config.model.ctc.target is 'gloss', but no clip of {self.config.data.name}/{self.train.name} has a gloss; allowed here: 'text'"
             )
         return learn_gloss_vocabulary(glosses)
+
+
+def num_epochs(training: TrainingConfig, clips: int) -> int:
+    """`training.num_epochs`, or as many as `training.min_steps` takes with so many training clips."""
+    steps = max(steps_per_epoch(clips, training.batch_size), 1)
+    return max(training.num_epochs, math.ceil(training.min_steps / steps))

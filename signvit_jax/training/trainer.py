@@ -19,7 +19,7 @@ from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import score
 from signvit_jax.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.parallel.mesh import make_mesh
-from signvit_jax.parallel.sharding import put_together, to_device
+from signvit_jax.parallel.sharding import put_together, replicated, to_device
 from signvit_jax.parallel.vocabulary import laid_out_as
 from signvit_jax.training.agreement import Agreement
 from signvit_jax.training.best import BestSoFar, best_rule
@@ -27,11 +27,13 @@ from signvit_jax.training.checkpoint import CheckpointStore
 from signvit_jax.training.device_memory import batch_shapes, explained
 from signvit_jax.training.distillation import initial_projection, load_teacher
 from signvit_jax.training.goodput import Goodput
+from signvit_jax.training.losses import with_flat_start
 from signvit_jax.training.metrics_log import MetricsLog
-from signvit_jax.training.optimizer import learning_rates, make_optimizer
+from signvit_jax.training.optimizer import make_optimizer
 from signvit_jax.training.plots import plot_metrics
 from signvit_jax.training.progress import TrainingProgress
-from signvit_jax.training.run_data import RunData
+from signvit_jax.training.rates import Rates
+from signvit_jax.training.run_data import RunData, num_epochs
 from signvit_jax.training.run_log import CONSOLE
 from signvit_jax.training.signals import StopRequest
 from signvit_jax.training.step_trace import StepTrace, TracedSteps
@@ -43,6 +45,8 @@ from signvit_jax.training.workdir import Workdir
 from signvit_jax.weights.pretrained import PretrainedBackbone
 
 log = logging.getLogger(__name__)
+
+_THAWED_AT = "thawed_at"  # in a checkpoint's notes, as in the state
 
 
 class ProcessLostError(RuntimeError):
@@ -65,10 +69,12 @@ class Trainer:
         strict_restore: bool = False,
         profile: TracedSteps | None = None,
         pretrained: PretrainedBackbone | None = None,
+        earlier: Config | None = None,
     ):
+        """`earlier` is the config of the start before this one, if there was one."""
         self.config, self.workdir, self.data, self.stop, self.goodput, self.profile = config, workdir, data, stop, goodput, profile
         self.agreement = Agreement(stop)
-        self.pretrained = pretrained
+        self.pretrained, self.earlier = pretrained, earlier
         training = config.training
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
         self.batches = data.train_batches()
@@ -77,8 +83,13 @@ class Trainer:
 
         self.definition = ModelDefinition(config, data.tokenizer.vocab_size, data.gloss_vocab_size)
         self.teacher = load_teacher(config, data, self.mesh)
-        self.optimizer = make_optimizer(training, self.total_steps)
-        self.rates = learning_rates(training, self.total_steps)
+        self.checkpoints = CheckpointStore(
+            workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)
+        )
+        self.thaws = self._is_or_was_frozen()
+        freeze_epochs = config.model.encoder.freeze_epochs
+        self.rates = Rates(training, self.num_epochs, self.steps_per_epoch, freeze_epochs, self.thaws)
+        self.optimizer = make_optimizer(training, self.rates.cycle_steps, thaws=self.thaws)
         self.abstract_state, self.shardings = abstract_on_mesh(self._initial_state, self.mesh)
         self.saved_state = self.abstract_state
         if self.mesh.shape["tensor"] > 1:  # on such a mesh the vocabulary may be padded, in a checkpoint it never is
@@ -92,9 +103,6 @@ class Trainer:
 
         self.predictor = Predictor(bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"])
 
-        self.checkpoints = CheckpointStore(
-            workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)
-        )
         self.metrics = MetricsLog(workdir)
         self.best = BestSoFar(training.best_metric)
         self.stopwatch = Stopwatch(self.definition)
@@ -124,10 +132,13 @@ class Trainer:
         owed = at_end_of_epoch and not self.resumed_after_evaluation and self._evaluation_is_due(step // self.steps_per_epoch)
         finished = self.resumed_after_evaluation and self._patience_is_over(step // self.steps_per_epoch)
         log.info("%s", self._description(step))
+        updates = step - int(state.nonfinite_total)
         if step >= self.total_steps and not owed:
-            log.info("nothing to do: all %d epochs are done; a larger --config.training.num_epochs goes on", self.num_epochs)
+            log.info("nothing to do: all %d epochs are done; %s", self.num_epochs, self.rates.how_to_extend(updates))
         elif finished:
             log.info("nothing to do: the run stopped early; a larger --config.training.patience goes on")
+        elif step and self.earlier and (change := self.rates.change_from(self._earlier_rates(), updates)):
+            log.warning("%s", change)
         with (
             self._closing_checkpoints(),
             contextlib.closing(self.batches),
@@ -210,9 +221,8 @@ class Trainer:
 
     def _train_step(self, frozen: bool) -> Any:
         if frozen not in self.train_steps:
-            self.train_steps[frozen] = make_train_step(
-                self.definition, self.optimizer, self.config.training, self.mesh, self.shardings, frozen_backbone=frozen
-            )
+            training = with_flat_start(self.config.training, self.rates.cycle_steps)
+            self.train_steps[frozen] = make_train_step(self.definition, self.optimizer, training, self.mesh, self.shardings, frozen_backbone=frozen)
         return self.train_steps[frozen]
 
     @staticmethod
@@ -228,7 +238,7 @@ class Trainer:
             "grad_norm": float(report.grad_norm),
             "nonfinite_steps": float(report.nonfinite_total),
             **{name: float(value) for name, value in report.taught.items()},
-            **{f"lr_{group}": float(schedule(step - 1)) for group, schedule in self.rates.items()},
+            **self.rates.used(step, report),
             **speed,
         }
         self.metrics.write(step, {f"train/{name}": value for name, value in figures.items()})
@@ -331,7 +341,30 @@ class Trainer:
     def _initial_state(self, *, padded: bool = True) -> TrainState:
         seed, width = self.config.training.seed, self.config.model.decoder.hidden_dim
         projection = initial_projection(width, self.teacher.width, seed) if self.teacher else None
-        return new_state(self.definition, self.optimizer, seed, self.mesh if padded else None, projection)
+        return new_state(self.definition, self.optimizer, seed, self.mesh if padded else None, projection, thaws=self.thaws)
+
+    def _earlier_rates(self) -> Rates:
+        training = self.earlier.training
+        return Rates(training, num_epochs(training, len(self.data.train)), self.steps_per_epoch)
+
+    def _is_or_was_frozen(self) -> bool:
+        """Whether the backbone is frozen at first, or was before the settings changed."""
+        if self._frozen_epochs_so_far() or self.config.model.encoder.freeze_epochs:
+            return True
+        latest = self.checkpoints.latest_step()
+        return latest is not None and bool(self.checkpoints.noted(latest, _THAWED_AT))
+
+    def _frozen_epochs_so_far(self) -> int:
+        return (self.earlier or self.config).model.encoder.freeze_epochs
+
+    def _thawed_at(self, meta: dict[str, Any], step: int, nonfinite: int) -> jax.Array | None:
+        """What a checkpoint notes, or, of an earlier release, what its step and the settings say."""
+        if not self.thaws:
+            return None
+        made = meta.get(_THAWED_AT)
+        if made is None:
+            made = max(min(step, self._frozen_epochs_so_far() * self.steps_per_epoch) - nonfinite, 0)
+        return jax.device_put(np.int32(made), replicated(self.mesh))
 
     def _restore(self, iterator: BatchIterator) -> TrainState:
         """The newest good checkpoint, the data's position included, or a fresh state."""
@@ -345,7 +378,9 @@ class Trainer:
         self.saved_step = restored.step
         self.goodput.steps_made_again = self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
-        return laid_out_as(TrainState(params=restored.params, ema=restored.ema, **restored.opt_state), self.abstract_state)
+        thawed_at = self._thawed_at(restored.meta, restored.step, int(restored.opt_state["nonfinite_total"]))
+        state = TrainState(params=restored.params, ema=restored.ema, thawed_at=thawed_at, **restored.opt_state)
+        return laid_out_as(state, self.abstract_state)
 
     def _fresh_state(self, *, converted: bool) -> TrainState:
         """The state before the first step, with the weights that the run is to start from."""
@@ -367,6 +402,7 @@ class Trainer:
 
     def _save(self, state: TrainState, step: int, iterator: BatchIterator, evaluated: dict[str, float] | None = None) -> None:
         meta = {"step": step, "epoch": step / self.steps_per_epoch, "best": dataclasses.asdict(self.best), "validation": evaluated or {}}
+        meta[_THAWED_AT] = 0 if state.thawed_at is None else int(state.thawed_at)
         self.goodput.saving(step)
         with self.goodput.spent("save"):
             state = laid_out_as(state, self.saved_state)
