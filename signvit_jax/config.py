@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 from signvit_jax.config_checks import ConfigError, check_together
+from signvit_jax.local_paths import ALLOWED, is_address
 
 __all__ = [
     "Config",
@@ -55,12 +56,16 @@ def _choice(default: str, *options: str) -> Any:
     return _value(default, "one of " + ", ".join(repr(o) for o in options), lambda x: x in options)
 
 
+def _path(default: str) -> Any:
+    return _value(default, ALLOWED, lambda x: not is_address(x))
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     """The network that looks at one frame."""
 
     backbone: str = _choice("dense_vit", "dense_vit", "mobilenet_v3_large")
-    pretrained: str = ""  # a weights file to start from; "" = random
+    pretrained: str = _path("")  # a weights file to start from; "" = random
     freeze_epochs: int = _whole(0, 0)
     output_dim: int = _whole(1024)  # width of a frame feature; equals vit_hidden_dim for dense_vit, 960 for mobilenet_v3_large
     mobilenet_width: float = _positive(1.0)  # mobilenet_v3_large: all channels times this
@@ -136,7 +141,7 @@ class ModelConfig:
 class DistillationConfig:
     """What a teacher adds to the loss; `python -m signvit_jax.distill --teacher=...` names it."""
 
-    teacher: str = ""  # a workdir; "" = no teacher
+    teacher: str = _path("")  # a workdir; "" = no teacher
     temperature: float = _positive(2.0)  # of both models' distributions
     decoder_weight: float = _real(1.0)
     ctc_weight: float = _real(1.0)
@@ -202,7 +207,7 @@ class AugmentConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     name: str = "video_folder"  # a data set built under data_dir
-    data_dir: str = "data"
+    data_dir: str = _path("data")
     num_frames: int = _whole(16)  # the most frames a clip is given
     image_size: int = _whole(224)
     train_split: str = "train"
@@ -226,7 +231,7 @@ class DataConfig:
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     name: str = _choice("bpe", "bpe", "word", "bert")  # bpe and word are learned from the training text; bert needs vocab_file
-    vocab_file: str = ""  # a BERT vocab.txt
+    vocab_file: str = _path("")  # a BERT vocab.txt
     vocab_size: int = _whole(8000, 8)  # the most entries that are learned
     min_frequency: int = _whole(1)
     lowercase: bool = True

@@ -8,19 +8,19 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from signvit_jax.command_line import parser
 from signvit_jax.config import Config
 from signvit_jax.exit_codes import DONE, run_command
+from signvit_jax.local_paths import local_path, local_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(__doc__, "python -m signvit_jax.data_report --data_dir=data --name=video_folder --config=configs/small.py")
-    flags.add_argument("--data_dir", required=True)
+    flags.add_argument("--data_dir", required=True, type=local_text)
     flags.add_argument("--name", required=True, help="name of the data set under data_dir")
     flags.add_argument("--config", help="configuration whose frame sampling, tokenizer and CTC target count; without it the defaults")
-    flags.add_argument("--output", type=Path, help="the page (default: data_report.html in the data set's folder)")
+    flags.add_argument("--output", type=local_path, help="the page (default: data_report.html in the data set's folder)")
     flags.add_argument("--clips", type=_clips, default=6, help="clips of each split that are shown (6)")
     arguments = flags.parse_args(argv)
 

@@ -8,7 +8,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.exit_codes import DONE, run_command
 from signvit_jax.inference_flags import add_backend_flag, add_inference_flags, given_inference
+from signvit_jax.local_paths import local_path, local_text
 
 DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
 DEFAULT_DECODERS = DECODERS[:3]
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(__doc__, "python -m signvit_jax.eval --workdir=runs/quickstart --split=test --decode=greedy,beam,ctc --output=results.json")
-    flags.add_argument("--workdir", required=True, help="folder of a training run or an export; several runs with commas between are an ensemble")
+    flags.add_argument(
+        "--workdir", required=True, type=local_text, help="folder of a training run or an export; several runs with commas between are an ensemble"
+    )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     add_backend_flag(flags)
     flags.add_argument("--split", help="default: the run's config.data.test_split")
@@ -84,9 +86,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     flags.add_argument("--tokenize", choices=("13a", "none", "char"), default="13a", help="how BLEU cuts words: none for PHOENIX, char for Chinese")
     flags.add_argument("--lowercase", action="store_true", help="score without regard to case (always so where the tokenizer lowers case)")
-    flags.add_argument("--data_dir", help="default: that of the run")
+    flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
-    flags.add_argument("--output", type=Path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")
+    flags.add_argument("--output", type=local_path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")
     add_inference_flags(flags)
     return flags.parse_args(argv)
 

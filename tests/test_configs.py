@@ -1,11 +1,16 @@
 """The files in configs/, at full size and without memory: shapes only."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from signvit_jax.config_file import load_config
 from signvit_jax.models.translator import abstract_model, count_parameters
+from signvit_jax.training.losses import with_flat_start
+from signvit_jax.training.optimizer import learning_rates
+from signvit_jax.training.run_data import num_epochs
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[1] / "configs").glob("*.py") if path.stem != "__init__")
 
@@ -47,3 +52,17 @@ def test_reference_takes_a_bert_vocabulary_file_as_argument():
     assert load_config(path).tokenizer.name == "bpe"
     with_file = load_config(f"{path}:some/vocab.txt").tokenizer
     assert (with_file.name, with_file.vocab_file) == ("bert", "some/vocab.txt")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("clips", [7_096, 119_000])  # PHOENIX-2014T, iSign
+def test_a_flat_start_outlasts_the_warm_up_and_sees_rates_that_teach(path, clips):
+    training = load_config(str(path)).training
+    if not training.ctc_flat_start_steps:
+        pytest.skip("no flat start")
+    steps = num_epochs(training, clips) * math.ceil(clips / training.batch_size)
+    flat = with_flat_start(training, steps).ctc_flat_start_steps
+    assert flat >= min(2 * training.warmup_ratio * steps, steps)
+    rate = learning_rates(training, steps)["encoder"]
+    made = np.linspace(0, flat, 1001)
+    assert flat * np.mean([float(rate(step)) for step in made]) >= 0.3  # `small`, which learns by it: 1.1

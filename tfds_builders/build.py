@@ -20,6 +20,8 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from signvit_jax.local_paths import local_path, local_text
+
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
 
@@ -131,10 +133,11 @@ def _builder_class(name: str) -> type["SignDatasetBuilder"]:
 
 def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
-    parser.add_argument("--data_dir", required=True, help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION")
+    parser.add_argument("--data_dir", required=True, type=local_text, help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION")
     for option in builder_class.OPTIONS:
         required = option.type is Path and option.default is None and not option.optional
-        parser.add_argument(f"--{option.name}", type=option.type, default=option.default, required=required, help=option.help)
+        kind = local_path if option.type is Path else option.type
+        parser.add_argument(f"--{option.name}", type=kind, default=option.default, required=required, help=option.help)
     parser.add_argument("--short_side", type=int, default=256, help="larger frames are shrunk to this many pixels on the shorter side (256)")
     parser.add_argument("--frame_rate", type=float, help="frames a second to store; without it those of the video, at most 25")
     parser.add_argument("--jpeg_quality", type=int, default=90, help="1 to 95 (90)")

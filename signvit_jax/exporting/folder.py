@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from signvit_jax.exit_codes import USAGE
+from signvit_jax.local_paths import ALLOWED, is_address
 from signvit_jax.training.workdir import Workdir
 
 FORMATS = ("int8", "stablehlo", "onnx", "safetensors")
@@ -60,6 +61,8 @@ class ExportFolder(Workdir):
     @contextlib.contextmanager
     def made(cls, path: str | os.PathLike) -> Iterator["ExportFolder"]:
         """A folder to write the export into, which becomes `path` when the context is left without an error. Raises ExportError."""
+        if is_address(path):
+            raise ExportError(f"--output={path} is an address; allowed: {ALLOWED}")
         target = Path(path).absolute()
         unfinished = target.with_name(f"{target.name}.unfinished")
         try:

@@ -14,6 +14,8 @@ from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_t
 
 log = logging.getLogger(__name__)
 
+STAND_IN_CLIPS = 500  # training clips, evenly over the split, that stand in for a validation split
+
 
 class RunData:
     """The data of one run. Raises DatasetError for splits that are not there and ConfigError for a target that the data does not have."""
@@ -74,8 +76,14 @@ class RunData:
         except DatasetError:
             if name in dataset.splits:
                 raise
-            log.warning("the data set has no split %r: validation figures are taken on %r and say nothing about new clips", name, self.train.name)
-            return self.train
+            stand_in = self.train.spread(STAND_IN_CLIPS)
+            log.warning(
+                "the data set has no split %r: validation figures are taken on %s of %r and say nothing about new clips",
+                name,
+                f"{len(stand_in):,} of the {len(self.train):,} clips" if len(stand_in) < len(self.train) else "all clips",
+                self.train.name,
+            )
+            return stand_in
 
     def _settled(self, config: Config) -> Config:
         """`ctc.target` 'auto' becomes what the training split has."""

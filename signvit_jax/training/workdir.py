@@ -16,6 +16,7 @@ import jax
 
 from signvit_jax.config import Config, ConfigError, key_differences
 from signvit_jax.exit_codes import USAGE
+from signvit_jax.local_paths import ALLOWED, is_address
 from signvit_jax.training.atomic_write import write_atomically
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Workdir:
     @classmethod
     def create(cls, path: str | os.PathLike) -> "Workdir":
         """The workdir at `path`, made if it is not there. Raises WorkdirError."""
+        _check_local(path)
         workdir = cls(Path(path).absolute())
         try:
             for folder in (workdir.path, workdir.checkpoints, workdir.samples):
@@ -49,6 +51,7 @@ class Workdir:
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Workdir":
         """The workdir of an earlier run. Raises WorkdirError for anything else."""
+        _check_local(path)
         workdir = cls(Path(path).absolute())
         if not workdir.path.exists():
             raise WorkdirError(f"--workdir={path} does not exist; give the folder that signvit_jax.train wrote to")
@@ -112,6 +115,11 @@ class Workdir:
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)
             stack.callback(os.ftruncate, descriptor, 0)
             yield killed
+
+
+def _check_local(path: str | os.PathLike) -> None:
+    if is_address(path):
+        raise WorkdirError(f"--workdir={path} is an address; allowed: {ALLOWED}")
 
 
 # A child that outlives a killed trainer must not go on holding its lock.
