@@ -17,6 +17,7 @@ from signvit_jax.models.attention import length_mask
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.parallel.sharding import batch_sharding, put_together, state_shardings
+from signvit_jax.training.compiled_steps import CompiledSteps
 from signvit_jax.training.losses import Batch, LossCounts, Outputs, outputs
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.trained_model import SHARED_KEYS, TrainedModel, load_trained
@@ -31,16 +32,21 @@ class Teacher:
     def __init__(self, trained: TrainedModel, mesh: Mesh):
         shardings = state_shardings(trained.params, mesh)
         self._params = jax.device_put(trained.params, shardings)
-        self._answer = jax.jit(answers(trained, mesh), in_shardings=(shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh))
+        answer = jax.jit(answers(trained, mesh), in_shardings=(shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh))
+        self._answer = CompiledSteps(answer)
         self.width = trained.config.model.decoder.hidden_dim
 
     def taught(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The batch with what the teacher says of it."""
         return batch | self._answer(self._params, batch)
 
+    def compile(self, batch: dict[str, jax.ShapeDtypeStruct]) -> None:
+        """Makes the program that answers for batches of these shapes."""
+        self._answer.compile(self._params, batch)
+
     def taught_shapes(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         sharding = batch["video"].sharding
-        said = jax.eval_shape(self._answer, self._params, batch)
+        said = self._answer.shapes(self._params, batch)
         return batch | {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in said.items()}
 
 

@@ -24,7 +24,8 @@ from signvit_jax.parallel.vocabulary import laid_out_as
 from signvit_jax.training.agreement import Agreement
 from signvit_jax.training.best import BestSoFar, best_rule
 from signvit_jax.training.checkpoint import CheckpointStore
-from signvit_jax.training.device_memory import batch_shapes, explained
+from signvit_jax.training.compiled_steps import CompiledSteps
+from signvit_jax.training.device_memory import batch_shapes, check_fits, explained, step_memory
 from signvit_jax.training.distillation import initial_projection, load_teacher
 from signvit_jax.training.goodput import Goodput
 from signvit_jax.training.losses import with_flat_start
@@ -117,10 +118,9 @@ class Trainer:
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            batch = batch_shapes(self.config, self.mesh, self.config.frame_buckets[-1], self.data.text_length, self.data.gloss_length)
-            if self.teacher:
-                batch = self.teacher.taught_shapes(batch)
-            raise explained(error, self.config, self.mesh, self.abstract_state, batch, self._train_step(False)) from error
+            longest, *_ = self.batches.frames_of_steps(0, self.steps_per_epoch)
+            step, batch = self._train_step(False), self._taught_shapes(longest)
+            raise explained(error, self.config, self.mesh, self.abstract_state, batch, step) from error
 
     def _run(self) -> int:
         iterator = self.batches
@@ -148,6 +148,9 @@ class Trainer:
         ):
             if owed:
                 finished = self._finish_epoch(state, step, iterator, progress)
+            if step < self.total_steps and not (finished or self.agreement.stopping):
+                with self.stop.nothing_to_lose():
+                    self._compile_steps(step)
             while step < self.total_steps and not (finished or self.agreement.stopping):
                 with self.goodput.spent("step"):
                     state, step = self._train_epoch(state, step, iterator, progress)
@@ -222,8 +225,36 @@ class Trainer:
     def _train_step(self, frozen: bool) -> Any:
         if frozen not in self.train_steps:
             training = with_flat_start(self.config.training, self.rates.cycle_steps)
-            self.train_steps[frozen] = make_train_step(self.definition, self.optimizer, training, self.mesh, self.shardings, frozen_backbone=frozen)
+            step = make_train_step(self.definition, self.optimizer, training, self.mesh, self.shardings, frozen_backbone=frozen)
+            self.train_steps[frozen] = CompiledSteps(step)
         return self.train_steps[frozen]
+
+    def _compile_steps(self, first: int) -> None:
+        """All programs that the steps from `first` on run, the largest first.
+
+        Raises DeviceMemoryError where that needs more than a device has, before any step is made.
+        """
+        thaw = min(self.config.model.encoder.freeze_epochs * self.steps_per_epoch, self.total_steps)
+        parts = {False: (max(first, thaw), self.total_steps), True: (first, thaw)}  # by whether the backbone is frozen
+        wanted = [(frames, frozen) for frozen, part in parts.items() if part[0] < part[1] for frames in self.batches.frames_of_steps(*part)]
+        wanted.sort(key=lambda one: (-one[0], one[1]))
+        lengths = ", ".join(f"{frames} frames" + " (backbone frozen)" * frozen for frames, frozen in wanted)
+        log.info("compiling the training step for clips of %s", lengths)
+        begin = time.perf_counter()
+        for number, (frames, frozen) in enumerate(wanted):
+            batch = self._taught_shapes(frames)
+            program = self._train_step(frozen).compile(self.abstract_state, batch)
+            if number == 0:
+                check_fits(self.config, self.mesh, step_memory(self.abstract_state, batch, program))
+        log.info("compiled in %.1f s", time.perf_counter() - begin)
+
+    def _taught_shapes(self, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of a batch of clips of so many frames as the step takes it; what a teacher needs for it is compiled."""
+        batch = batch_shapes(self.config, self.mesh, frames, self.data.text_length, self.data.gloss_length)
+        if self.teacher is None:
+            return batch
+        self.teacher.compile(batch)
+        return self.teacher.taught_shapes(batch)
 
     @staticmethod
     def _device_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
