@@ -1,5 +1,5 @@
 """The learning rates of a run: which ones its updates are made with, and what is said of them where
-a longer run draws their cycle anew."""
+a longer run draws their cycle over more epochs."""
 
 import math
 

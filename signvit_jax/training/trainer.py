@@ -149,8 +149,10 @@ class Trainer:
             if owed:
                 finished = self._finish_epoch(state, step, iterator, progress)
             if step < self.total_steps and not (finished or self.agreement.stopping):
+                progress.show(step, "compiling")
                 with self.stop.nothing_to_lose():
                     self._compile_steps(step)
+                progress.begin()
             while step < self.total_steps and not (finished or self.agreement.stopping):
                 with self.goodput.spent("step"):
                     state, step = self._train_epoch(state, step, iterator, progress)

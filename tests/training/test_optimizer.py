@@ -119,7 +119,7 @@ def test_the_state_has_the_same_structure_whether_or_not_the_backbone_thaws():
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
-def test_a_backbone_that_is_frozen_a_second_time_begins_anew_when_it_thaws():
+def test_a_backbone_that_is_frozen_a_second_time_begins_again_from_nothing_when_it_thaws():
     config = tiny_model.config(training__weight_decay=0.0, training__warmup_ratio=0.05).training
     params = {"encoder": {"backbone": jnp.zeros(5)}, "decoder": jnp.zeros(4)}
     optimizer = make_optimizer(config, 1000, thaws=True)
