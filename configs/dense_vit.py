@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
         "max_grad_norm": 1.0,
         "ema_decay": 0.999,
         "ctc_flat_start_steps": 5000,
+        "ctc_flat_start_ratio": 0.2,
         "remat": "dots",
         "best_metric": "chrf",
     }

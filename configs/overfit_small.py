@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
         "encoder_lr": 1.5e-3,
         "decoder_lr": 1.5e-3,
         "ctc_flat_start_steps": 300,
+        "ctc_flat_start_ratio": 0.2,
         "weight_decay": 0.01,
         "weight_decay_on": "matrices",
         "max_grad_norm": 1.0,

@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
         "max_grad_norm": 1.0,
         "warmup_ratio": 0.1,
         "ctc_flat_start_steps": 1500,
+        "ctc_flat_start_ratio": 0.2,
         "ctc_weight": 0.5,
         "ce_weight": 0.5,
         "label_smoothing": 0.1,

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 from signvit_jax.config_checks import ConfigError, check_together
+from signvit_jax.local_paths import ALLOWED, is_address
 
 __all__ = [
     "TOKENIZATIONS",
@@ -56,12 +57,16 @@ def _choice(default: str, *options: str) -> Any:
     return _value(default, "one of " + ", ".join(repr(o) for o in options), lambda x: x in options)
 
 
+def _path(default: str) -> Any:
+    return _value(default, ALLOWED, lambda x: not is_address(x))
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     """The network that looks at one frame."""
 
     backbone: str = _choice("dense_vit", "dense_vit", "mobilenet_v3_large")
-    pretrained: str = ""  # a weights file to start from; "" = random
+    pretrained: str = _path("")  # a weights file to start from; "" = random
     freeze_epochs: int = _whole(0, 0)
     output_dim: int = _whole(1024)  # width of a frame feature; equals vit_hidden_dim for dense_vit, 960 for mobilenet_v3_large
     mobilenet_width: float = _positive(1.0)  # mobilenet_v3_large: all channels times this
@@ -137,7 +142,7 @@ class ModelConfig:
 class DistillationConfig:
     """What a teacher adds to the loss; `python -m signvit_jax.distill --teacher=...` names it."""
 
-    teacher: str = ""  # a workdir; "" = no teacher
+    teacher: str = _path("")  # a workdir; "" = no teacher
     temperature: float = _positive(2.0)  # of both models' distributions
     decoder_weight: float = _real(1.0)
     ctc_weight: float = _real(1.0)
@@ -155,9 +160,14 @@ class TrainingConfig:
     weight_decay: float = _real(0.001)
     weight_decay_on: str = _choice("all", "all", "matrices")  # matrices: not on biases, norms, embeddings and positions
     warmup_ratio: float = _value(0.05, "a number > 0 and < 1", lambda x: 0.0 < x < 1.0)
+    # Epochs of the rates' one cycle, after which they stay; 0 = all. Set to the epochs made so far it goes on with a
+    # finished run without raising its rates again.
+    schedule_epochs: int = _whole(0, 0)
+    final_lr_ratio: float = _real(0.0, 0.0, 1.0)  # where the cycle ends, as a share of the peaks; 0 = 1 / 250,000
     ctc_weight: float = _real(0.3)
     ce_weight: float = _real(0.7)
-    ctc_flat_start_steps: int = _whole(0, 0)  # at most so long labels spread evenly over the clip help CTC off the ground
+    ctc_flat_start_steps: int = _whole(0, 0)  # at most so long labels spread evenly over the clip help CTC off the ground; 0 = never
+    ctc_flat_start_ratio: float = _real(0.0, 0.0, 1.0)  # a flat start lasts at least this share of the rates' cycle
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
     adam_moments: str = _choice("float32", "float32", "bfloat16")  # what Adam keeps between steps; bfloat16 saves 4 of 12 bytes a parameter
@@ -198,7 +208,7 @@ class AugmentConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     name: str = "video_folder"  # a data set built under data_dir
-    data_dir: str = "data"
+    data_dir: str = _path("data")
     num_frames: int = _whole(16)  # the most frames a clip is given
     image_size: int = _whole(224)
     train_split: str = "train"
@@ -222,7 +232,7 @@ class DataConfig:
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     name: str = _choice("bpe", "bpe", "word", "bert")  # bpe and word are learned from the training text; bert needs vocab_file
-    vocab_file: str = ""  # a BERT vocab.txt
+    vocab_file: str = _path("")  # a BERT vocab.txt
     vocab_size: int = _whole(8000, 8)  # the most entries that are learned
     min_frequency: int = _whole(1)
     lowercase: bool = True

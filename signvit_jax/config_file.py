@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from signvit_jax.config import Config, ConfigError, from_mapping, key_names, unknown_key
+from signvit_jax.local_paths import ALLOWED, is_address
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -24,6 +25,8 @@ def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
 def _run_config_file(spec: str) -> Mapping[str, Any]:
     path_text, _, argument = spec.partition(".py:")
     path = Path(path_text + ".py" if argument else spec)
+    if is_address(spec):
+        raise ConfigError(f"--config={spec} is an address; allowed: {ALLOWED}")
     if not path.is_file():
         known = sorted(str(p) for p in Path("configs").glob("*.py") if p.stem != "__init__")
         raise ConfigError(f"no config file {str(path)!r}" + (f"; there are {', '.join(known)}" if known else ""))

@@ -15,13 +15,14 @@ from signvit_jax.command_line import parse_with_optional_config, parser, set_up_
 from signvit_jax.config import Config, ConfigError, from_json, with_ctc_target
 from signvit_jax.data.tokenizer import Tokenizer, load_bert_vocabulary
 from signvit_jax.exit_codes import DONE, run_command
+from signvit_jax.local_paths import local_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(__doc__, "python -m signvit_jax.convert --weights=reference.pt --config=configs/reference.py:vocab.txt --workdir=runs/reference")
-    flags.add_argument("--weights", required=True, type=Path, help="a .pt, .npz or .safetensors file of a whole model")
-    flags.add_argument("--workdir", required=True, type=Path, help="folder to make; it must hold no checkpoint yet")
-    flags.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json of ours, or a BERT vocab.txt")
+    flags.add_argument("--weights", required=True, type=local_path, help="a .pt, .npz or .safetensors file of a whole model")
+    flags.add_argument("--workdir", required=True, type=local_path, help="folder to make; it must hold no checkpoint yet")
+    flags.add_argument("--tokenizer", type=local_path, metavar="FILE", help="a tokenizer.json of ours, or a BERT vocab.txt")
     arguments, config = parse_with_optional_config(flags, argv)
     set_up_jax()
 

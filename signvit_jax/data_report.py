@@ -9,19 +9,19 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from signvit_jax.command_line import parse_with_optional_config, parser
 from signvit_jax.config import ConfigError, from_json
 from signvit_jax.exit_codes import DONE, run_command
+from signvit_jax.local_paths import local_path, local_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(__doc__, "python -m signvit_jax.data_report --config=configs/small.py --config.data.name=video_folder --config.data.data_dir=data")
-    flags.add_argument("--workdir", type=Path, help="folder of a training run, in place of --config")
-    flags.add_argument("--data_dir", help="default: config.data.data_dir")
+    flags.add_argument("--workdir", type=local_path, help="folder of a training run, in place of --config")
+    flags.add_argument("--data_dir", type=local_text, help="default: config.data.data_dir")
     flags.add_argument("--name", help="name of the data set under data_dir (default: config.data.name)")
-    flags.add_argument("--output", type=Path, help="the page (default: data_report.html in the data set's folder)")
+    flags.add_argument("--output", type=local_path, help="the page (default: data_report.html in the data set's folder)")
     flags.add_argument("--clips", type=_clips, default=6, help="clips of each split that are shown (6)")
     arguments, config = parse_with_optional_config(flags, argv)
     if (config is None) == (arguments.workdir is None):

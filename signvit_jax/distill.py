@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from signvit_jax.command_line import leave, parser
 from signvit_jax.config import Config, with_teacher
 from signvit_jax.exit_codes import run_command
+from signvit_jax.local_paths import local_text
 from signvit_jax.train import run_log, run_training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(__doc__, "python -m signvit_jax.distill --teacher=runs/dense_vit --config=configs/mobilenet_v3.py --workdir=runs/student")
-    flags.add_argument("--teacher", required=True, metavar="WORKDIR", help="folder of the run whose best checkpoint teaches")
+    flags.add_argument("--teacher", required=True, type=local_text, metavar="WORKDIR", help="folder of the run whose best checkpoint teaches")
     return run_training(flags, argv, "signvit_jax.distill", _with_teacher)
 
 

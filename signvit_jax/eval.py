@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +18,7 @@ from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.config import TOKENIZATIONS
 from signvit_jax.exit_codes import DONE, run_command
 from signvit_jax.inference_flags import add_backend_flag, add_inference_flags, given_inference
+from signvit_jax.local_paths import local_path, local_text
 
 DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
 DEFAULT_DECODERS = DECODERS[:3]
@@ -86,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(__doc__, "python -m signvit_jax.eval --workdir=runs/quickstart --split=test --decode=greedy,beam,ctc --output=results.json")
-    flags.add_argument("--workdir", required=True, help="folder of a training run or an export; several runs with commas between are an ensemble")
+    flags.add_argument(
+        "--workdir", required=True, type=local_text, help="folder of a training run or an export; several runs with commas between are an ensemble"
+    )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     add_backend_flag(flags)
     flags.add_argument("--split", help="default: the run's config.data.test_split")
@@ -101,9 +103,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     flags.add_argument("--phoenix_gloss_wer", action="store_true", help="also PHOENIX's own gloss error rate (always on a data set of that name)")
     flags.add_argument("--lowercase", action="store_true", help="score without regard to case (always so where the tokenizer lowers case)")
-    flags.add_argument("--data_dir", help="default: that of the run")
+    flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
-    flags.add_argument("--output", type=Path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")
+    flags.add_argument("--output", type=local_path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")
     add_inference_flags(flags)
     return flags.parse_args(argv)
 

@@ -13,13 +13,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.exit_codes import DONE, run_command
+from signvit_jax.local_paths import local_path, local_text
 
 _FORMATS = ("int8", "onnx", "stablehlo", "safetensors")
 
@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(__doc__, "python -m signvit_jax.export --workdir=runs/mine --format=onnx --output=exports/mine --licence=CC-BY-4.0")
-    flags.add_argument("--workdir", required=True, help="folder of a training run")
+    flags.add_argument("--workdir", required=True, type=local_text, help="folder of a training run")
     flags.add_argument("--format", required=True, choices=_FORMATS)
-    flags.add_argument("--output", required=True, type=Path, help="folder to make")
+    flags.add_argument("--output", required=True, type=local_path, help="folder to make")
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     flags.add_argument(
         "--quantize",
@@ -86,7 +86,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument("--calibration_clips", type=_count, default=64, help="training clips that show how large inputs become (64)")
     flags.add_argument("--report_clips", type=_count, default=64, help="clips, evenly over the split, that are scored before and after (64)")
     flags.add_argument("--split", help="whose clips are scored (the run's config.data.test_split)")
-    flags.add_argument("--data_dir", help="default: that of the run")
+    flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     card = flags.add_argument_group("model card", "what is not given is filled in where the data set is known")
     card.add_argument("--sign_language", help="such as 'Indian Sign Language'")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from signvit_jax.command_line import add_process_flags, join_processes, leave, parse_with_config, parser, set_up_jax
 from signvit_jax.config import Config
 from signvit_jax.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED, run_command
+from signvit_jax.local_paths import local_path
 
 if TYPE_CHECKING:
     from signvit_jax.training.step_trace import TracedSteps
@@ -35,7 +36,7 @@ def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, mod
 
     `settle` makes the config that is trained of (the parsed flags, the config of the file).
     """
-    flags.add_argument("--workdir", required=True, type=Path, help="folder of the run; made if it is not there")
+    flags.add_argument("--workdir", required=True, type=local_path, help="folder of the run; made if it is not there")
     flags.add_argument("--strict_restore", action="store_true", help="end with an error where a damaged checkpoint would be left out")
     flags.add_argument(
         "--requeue", action="store_true", help="in a Slurm job: when SIGUSR1 has stopped the run, save and put the job back into the queue"

@@ -17,6 +17,7 @@ from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.decoding.subtitles import FORMATS, write
 from signvit_jax.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, run_command
 from signvit_jax.inference_flags import add_backend_flag, add_inference_flags, given_inference
+from signvit_jax.local_paths import local_path, local_text
 from signvit_jax.media_files import media_files, output_names
 
 
@@ -63,14 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(__doc__, "python -m signvit_jax.translate --workdir=runs/quickstart clip.mp4 --decode=beam --format=srt --output_dir=captions")
-    flags.add_argument("clips", nargs="+", metavar="CLIP", help="video files, patterns or folders")
-    flags.add_argument("--workdir", required=True, help="folder of a training run or an export; several runs with commas between are an ensemble")
+    flags.add_argument("clips", nargs="+", type=local_text, metavar="CLIP", help="video files, patterns or folders")
+    flags.add_argument(
+        "--workdir", required=True, type=local_text, help="folder of a training run or an export; several runs with commas between are an ensemble"
+    )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     add_backend_flag(flags)
     flags.add_argument("--decode", choices=("greedy", "beam", "ctc", "ctc_beam", "sample"), default="greedy")
     flags.add_argument("--seed", type=int, default=0, help="of --decode=sample (0)")
     flags.add_argument("--format", choices=(*FORMATS, "all"), default="txt", help="json also holds words, and alternatives with --n_best (txt)")
-    flags.add_argument("--output_dir", type=Path, help="write files here; without it the text is printed")
+    flags.add_argument("--output_dir", type=local_path, help="write files here; without it the text is printed")
     add_inference_flags(flags)
     return flags.parse_args(argv)
 

@@ -1,9 +1,11 @@
 """The files in configs/, at full size and without memory: shapes only."""
 
 import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from signvit_jax.config import MeshConfig, with_ctc_target
@@ -11,7 +13,9 @@ from signvit_jax.config_file import load_config
 from signvit_jax.models.translator import abstract_model, count_parameters
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.training.device_memory import batch_shapes
-from signvit_jax.training.optimizer import make_optimizer
+from signvit_jax.training.losses import with_flat_start
+from signvit_jax.training.optimizer import learning_rates, make_optimizer
+from signvit_jax.training.run_data import num_epochs
 from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
 from signvit_jax.training.train_step import make_train_step
 
@@ -78,3 +82,17 @@ def test_reference_takes_a_bert_vocabulary_file_as_argument():
     assert load_config(path).tokenizer.name == "bpe"
     with_file = load_config(f"{path}:some/vocab.txt").tokenizer
     assert (with_file.name, with_file.vocab_file) == ("bert", "some/vocab.txt")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("clips", [7_096, 119_000])  # PHOENIX-2014T, iSign
+def test_a_flat_start_outlasts_the_warm_up_and_sees_rates_that_teach(path, clips):
+    training = load_config(str(path)).training
+    if not training.ctc_flat_start_steps:
+        pytest.skip("no flat start")
+    steps = num_epochs(training, clips) * math.ceil(clips / training.batch_size)
+    flat = with_flat_start(training, steps).ctc_flat_start_steps
+    assert flat >= min(2 * training.warmup_ratio * steps, steps)
+    rate = learning_rates(training, steps)["encoder"]
+    made = np.linspace(0, flat, 1001)
+    assert flat * np.mean([float(rate(step)) for step in made]) >= 0.3  # `small`, which learns by it: 1.1

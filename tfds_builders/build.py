@@ -21,6 +21,8 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from signvit_jax.local_paths import local_path, local_text
+
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
 
@@ -180,10 +182,10 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
     from tfds_builders.base import SHARED
 
     parser = _Parser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
-    parser.add_argument("--data_dir", required=True, help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION")
+    parser.add_argument("--data_dir", required=True, type=local_text, help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION")
     for option in builder_class.OPTIONS:
         required = option.type is Path and option.default is None and not option.optional
-        kind = _number(option.type, option.allowed) if option.type in (int, float) else option.type
+        kind = local_path if option.type is Path else _number(option.type, option.allowed) if option.type in (int, float) else option.type
         parser.add_argument(f"--{option.name}", type=kind, default=option.default, required=required, help=option.help)
     parser.add_argument(
         "--short_side",

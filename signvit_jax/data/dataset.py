@@ -19,6 +19,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from signvit_jax.data import schema
 from signvit_jax.data.schema import IndexEntry
+from signvit_jax.local_paths import ALLOWED, is_address
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +209,8 @@ class SignDataset:
 
 def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
     """Opens the newest version of data set `name` ("name", "name/config" or either with "/1.0.0") under `data_dir`. Raises DatasetError."""
+    if is_address(data_dir):
+        raise DatasetError(f"the data folder {str(data_dir)!r} is an address; allowed: {ALLOWED}")
     folder = _version_folder(Path(data_dir).expanduser(), name)
     import tensorflow_datasets as tfds  # takes a second; reading processes do without it
 

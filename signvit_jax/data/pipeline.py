@@ -16,6 +16,7 @@ So the batches are the same for any number of threads, reading processes and hos
 
 import collections
 import dataclasses
+import math
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Int
 
 from signvit_jax.config import Config, ConfigError
 from signvit_jax.data.augment import NONE, decode_clip, draw_augmentation
@@ -147,6 +149,16 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         if self._ahead is None and self._next_step < self.total_steps:
             self._ahead = iter(_read_ahead(self._source, self._next_step, self.total_steps))
             self._ahead.start_prefetch()
+
+    def frames_of_steps(self, first: int, end: int) -> list[int]:
+        """Frames that the batches of the steps from `first` up to, not including, `end` are padded
+        to, the longest first. Every epoch has the same ones.
+        """
+        buckets: set[int] = set()
+        for epoch in range(first // self.steps_per_epoch, math.ceil(end / self.steps_per_epoch))[:2]:
+            start = epoch * self.steps_per_epoch
+            buckets.update(self._source.buckets_of_epoch(epoch)[max(first - start, 0) : end - start].tolist())
+        return [self._source.config.frame_buckets[bucket] for bucket in sorted(buckets, reverse=True)]
 
     def get_state(self) -> dict[str, Any]:
         return self.state_at(self._next_step)
@@ -271,6 +283,10 @@ class _BatchSource:
             if self.glosses:
                 batch["gloss_lengths"][row] = self.glosses.write(example, batch["gloss_tokens"][row])
         return batch
+
+    def buckets_of_epoch(self, epoch: int) -> Int[np.ndarray, " s"]:
+        """Number of the bucket of each step."""
+        return self._plan(epoch).buckets
 
     def _read_clip(self, example: int, epoch: int, out: np.ndarray) -> int:
         """Writes the frames of a clip to the front of `out` (t, h, w, 3); returns how many. Raises DatasetError naming the clip."""

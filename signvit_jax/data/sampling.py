@@ -33,7 +33,7 @@ def sample_frames(num_stored: int, fps: float, config: DataConfig, limit: int, r
     if config.sampling == "even":
         positions = _warp(np.linspace(0, num_stored - 1, min(config.num_frames, limit)), speed)
     else:
-        step = max(_rate_step(fps, config) * (1.0 + speed), 1.0)
+        step = _rate_step(fps, config) * (1.0 + speed)  # below 1, in slower play, frames repeat
         take = _segment if config.sampling == "segment" else _at_rate
         positions = take(num_stored, step, min(config.num_frames, limit), rng)
     if rng and augment.frame_jitter:

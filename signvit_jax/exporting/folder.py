@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from signvit_jax.exit_codes import USAGE
+from signvit_jax.local_paths import ALLOWED, is_address
 from signvit_jax.training.workdir import Workdir
 
 _logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class ExportFolder(Workdir):
 
         Raises ExportError for a path that something is at, that cannot be written, or that another export is being written to.
         """
+        if is_address(path):
+            raise ExportError(f"--output={path} is an address; allowed: {ALLOWED}")
         target = Path(path).absolute()
         unfinished = target.with_name(f"{target.name}.unfinished")
         try:

@@ -29,17 +29,18 @@ class Int8Linear(nnx.Module):
         self.bias = linear.bias
         self.input_scale = _empty(layers, jnp.float32) if int8_input else None
         self.input_zero = _empty(layers, jnp.int8) if int8_input else None
-        self.dtype = linear.dtype
+        self.dtype, self.out_dtype = linear.dtype, linear.preferred_element_type or linear.dtype
 
     def __call__(self, x: Float[Array, "*shape i"]) -> Float[Array, "*shape o"]:
         rows = x.reshape(-1, x.shape[-1])
         kernel = qwix.QArray(self.kernel[...], self.kernel_scale[...])
         if self.input_scale is None:
-            out = rows.astype(self.dtype) @ qwix.dequantize(kernel).astype(self.dtype)
+            matrix = qwix.dequantize(kernel).astype(self.dtype)
+            out = jnp.matmul(rows.astype(self.dtype), matrix, preferred_element_type=self.out_dtype)
         else:
-            out = _product(self._in_levels(rows), kernel).astype(self.dtype)
+            out = _product(self._in_levels(rows), kernel).astype(self.out_dtype)
         out = out.reshape(*x.shape[:-1], out.shape[-1])
-        return out if self.bias is None else out + self.bias[...].astype(self.dtype)
+        return out if self.bias is None else out + self.bias[...].astype(self.out_dtype)
 
     def _in_levels(self, rows: Float[Array, "r i"]) -> qwix.QArray:
         scale, zero = self.input_scale[...].reshape(1, 1), self.input_zero[...].reshape(1, 1)

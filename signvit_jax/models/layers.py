@@ -18,6 +18,21 @@ def linear(inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs, bias:
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
 
 
+def linear_in_float32(inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
+    """`linear` for logits: factors in `dtype`, sums, bias and result in float32.
+
+    In bfloat16 logits near 16 are 1/8 apart, and a loss over many words feels it.
+    """
+    layer = linear(inputs, outputs, dtype=dtype, rngs=rngs)
+    layer.promote_dtype, layer.preferred_element_type = _factors_alone, jnp.float32
+    return layer
+
+
+def _factors_alone(arrays: tuple[Array, Array, Array], *, dtype: DTypeLike) -> tuple[Array, Array, Array]:
+    x, kernel, bias = arrays
+    return x.astype(dtype), kernel.astype(dtype), bias
+
+
 def layer_norm(width: int, *, dtype: DTypeLike, rngs: nnx.Rngs, epsilon: float = LAYER_NORM_EPSILON) -> nnx.LayerNorm:
     return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
 

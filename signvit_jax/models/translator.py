@@ -12,7 +12,7 @@ from signvit_jax.models import mobilenet_v3
 from signvit_jax.models.attention import dropout, key_for, length_mask
 from signvit_jax.models.batch_norm import BatchMoments
 from signvit_jax.models.decoder import TextDecoder
-from signvit_jax.models.layers import gelu, linear
+from signvit_jax.models.layers import gelu, linear, linear_in_float32
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
 from signvit_jax.models.vit import DenseViT
@@ -34,27 +34,32 @@ class Encoded(NamedTuple):
 
 
 class TiedLinear(nnx.Module):
-    """Linear to the vocabulary whose matrix is the embedding, transposed; the bias is its own."""
+    """Linear to the vocabulary in float32, as `linear_in_float32`, whose matrix is the embedding,
+    transposed; the bias is its own.
+    """
 
     def __init__(self, vocab_size: int, *, dtype: DTypeLike):
         self.bias = nnx.Param(jnp.zeros(vocab_size))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*shape d"], embedding: Float[Array, "v d"]) -> Float[Array, "*shape v"]:
-        return x @ embedding.astype(self.dtype).T + self.bias[...].astype(self.dtype)
+        logits = jnp.matmul(x, embedding.astype(self.dtype).T, preferred_element_type=jnp.float32)
+        return logits + self.bias[...]
 
 
 class CTCHead(nnx.Module):
-    """Linear -> GELU -> dropout -> Linear to the labels; label 0 is the blank. `tied`: the last matrix is the decoder's embedding."""
+    """Linear -> GELU -> dropout -> Linear to the labels' logits, which are float32 whatever is
+    computed in; label 0 is the blank. `tied`: the last matrix is the decoder's embedding.
+    """
 
     def __init__(self, config: CTCConfig, width: int, num_labels: int, *, tied: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.hidden = linear(width, width, dtype=dtype, rngs=rngs)
-        self.out = TiedLinear(num_labels, dtype=dtype) if tied else linear(width, num_labels, dtype=dtype, rngs=rngs)
+        self.out = TiedLinear(num_labels, dtype=dtype) if tied else linear_in_float32(width, num_labels, dtype=dtype, rngs=rngs)
         self.dropout_rate = config.dropout
 
     def __call__(self, x: Float[Array, "b s d"], embedding: Float[Array, "v d"], key: Key[Array, ""] | None = None) -> Float[Array, "b s l"]:
         x = dropout(gelu(self.hidden(x)), self.dropout_rate, key)
-        return (self.out(x, embedding) if isinstance(self.out, TiedLinear) else self.out(x)).astype(jnp.float32)
+        return self.out(x, embedding) if isinstance(self.out, TiedLinear) else self.out(x)
 
 
 def motion_channels(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"], kind: str) -> Float[Array, "b t h w c"]:

@@ -80,10 +80,14 @@ class CheckpointReader:
 
     def is_converted(self, step: int) -> bool:
         """Whether a step is a model that was trained elsewhere, without the state of a run."""
+        return bool(self.noted(step, "converted"))
+
+    def noted(self, step: int, name: str) -> Any:
+        """What the notes of a step hold under a name; None if nothing, or if they cannot be read."""
         try:
-            return bool(self._notes(step)[0].get("converted"))
+            return self._notes(step)[0].get(name)
         except (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return False
+            return None
 
     def best_step(self) -> int | None:
         """The step with the best metric (the latest of equals); None if no step has that metric."""

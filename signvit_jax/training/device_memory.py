@@ -18,6 +18,7 @@ from signvit_jax.training.train_state import TrainState
 log = logging.getLogger(__name__)
 
 GIB = 2**30
+BATCHES_ON_DEVICE = 2  # the one that a step works on, and the next (`StepWatch.add`)
 
 
 class DeviceMemoryError(RuntimeError):
@@ -46,7 +47,7 @@ class StepMemory:
             "parameters": "parameters",
             "optimizer": "optimiser",
             "average": "averaged parameters",
-            "batch": "batch",
+            "batch": f"{BATCHES_ON_DEVICE} batches",
             "temporaries": "gradients and activations",
         }
         rows = [(name, getattr(self, field)) for field, name in names.items()]
@@ -78,7 +79,11 @@ def step_memory(state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], compi
         plan = compiled.memory_analysis()
         temporaries = plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.generated_code_size_in_bytes
     return StepMemory(
-        bytes_per_device(state.params), bytes_per_device(state.opt_state), bytes_per_device(state.ema), bytes_per_device(batch), temporaries
+        bytes_per_device(state.params),
+        bytes_per_device(state.opt_state),
+        bytes_per_device(state.ema),
+        BATCHES_ON_DEVICE * bytes_per_device(batch),
+        temporaries,
     )
 
 
@@ -98,6 +103,14 @@ def peak_memory() -> int | None:
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
+def check_fits(config: Config, mesh: Mesh, memory: StepMemory) -> None:
+    """Raises DeviceMemoryError, before the first step, for one that needs more than there is."""
+    limit = memory_limit()
+    if limit is not None and memory.total > limit:
+        needed = f"a step needs {memory.total / GIB:.2f} GiB of each device"
+        raise DeviceMemoryError(_explanation(needed, config, mesh, memory))
+
+
 def explained(
     error: Exception, config: Config, mesh: Mesh, state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], step: Any
 ) -> DeviceMemoryError:
@@ -107,10 +120,12 @@ def explained(
         compiled = step.lower(state, batch).compile()
     except jax.errors.JaxRuntimeError:  # too large even for that
         compiled = None
-    return DeviceMemoryError(
-        f"out of memory: {str(error).strip().splitlines()[0]}\n"
-        f"What one training step needs of each device:\n{step_memory(state, batch, compiled).table()}\n{memory_advice(config, mesh)}"
-    )
+    cause = str(error).strip().splitlines()[0]
+    return DeviceMemoryError(_explanation(cause, config, mesh, step_memory(state, batch, compiled)))
+
+
+def _explanation(cause: str, config: Config, mesh: Mesh, memory: StepMemory) -> str:
+    return f"out of memory: {cause}\nWhat one training step needs of each device:\n{memory.table()}\n{memory_advice(config, mesh)}"
 
 
 def memory_advice(config: Config, mesh: Mesh) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 from signvit_jax.config import Config, ConfigError
 from signvit_jax.parallel.sharding import batch_sharding, put_together, state_shardings
 from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.training.compiled_steps import CompiledSteps
 from signvit_jax.training.distillation_loss import CTC_LOGITS, FEATURES, LOGITS
 from signvit_jax.training.losses import Batch, outputs
 from signvit_jax.training.origin import TeacherIdentity, digest_of
@@ -30,7 +31,8 @@ class Teacher:
     def __init__(self, trained: TrainedModel, mesh: Mesh):
         shardings = state_shardings(trained.params, mesh)
         self._params = jax.device_put(trained.params, shardings)
-        self._answer = jax.jit(answers(trained, mesh), in_shardings=(shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh))
+        answer = jax.jit(answers(trained, mesh), in_shardings=(shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh))
+        self._answer = CompiledSteps(answer)
         self.width = trained.config.model.decoder.hidden_dim
         self.identity = TeacherIdentity(str(trained.workdir.path), trained.step, digest_of(trained.params))
 
@@ -38,9 +40,13 @@ class Teacher:
         """The batch with what the teacher says of it."""
         return batch | self._answer(self._params, batch)
 
+    def compile(self, batch: dict[str, jax.ShapeDtypeStruct]) -> None:
+        """Makes the program that answers for batches of these shapes."""
+        self._answer.compile(self._params, batch)
+
     def taught_shapes(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         sharding = batch["video"].sharding
-        said = jax.eval_shape(self._answer, self._params, batch)
+        said = self._answer.shapes(self._params, batch)
         return batch | {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in said.items()}
 
 

@@ -4,6 +4,8 @@ Every part is a sum over the clips given, divided by counts of the whole batch (
 other, therefore add up to exactly the loss of the whole.
 """
 
+import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from signvit_jax.config import TrainingConfig
 from signvit_jax.models.attention import key_for, length_mask
-from signvit_jax.models.ctc_loss import ctc_loss
+from signvit_jax.models.ctc_loss import BLANK, ctc_loss
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import Encoded, SignTranslator
 
@@ -71,10 +73,12 @@ def flat_alignment_loss(
 ) -> Float[Array, "b"]:
     """Mean cross-entropy, in nats a step, against the labels spread evenly over the first `steps[i]` steps: the flat start of speech recognition.
 
-    A rough alignment that any clip has. CTC alone begins by saying nothing but the blank, and long learns little of what it sees.
+    A rough alignment that any clip has; of a clip without labels it is the blank throughout. CTC alone begins by saying nothing but the blank, and
+    long learns little of what it sees.
     """
     place = jnp.arange(logits.shape[1]) * label_lengths[:, None] // jnp.maximum(steps, 1)[:, None]
     targets = jnp.take_along_axis(labels, jnp.minimum(place, labels.shape[1] - 1), axis=1)
+    targets = jnp.where(label_lengths[:, None] > 0, targets, BLANK)
     per_step = smoothed_cross_entropy(logits, targets, 0.0)
     return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
 
@@ -86,6 +90,19 @@ def flat_share(per_label: Float[Array, "b"], step: Int[Array, ""], last_step: in
     """
     fade = jnp.maximum(1.0 - step / last_step, 0.0)
     return fade * jnp.clip(jax.lax.stop_gradient(per_label) - 0.5, 0.0, 1.0)
+
+
+def with_flat_start(config: TrainingConfig, schedule_steps: int) -> TrainingConfig:
+    """The config whose `ctc_flat_start_steps` are those of a run whose rates have a cycle of
+    `schedule_steps`: at least `ctc_flat_start_ratio` of it, unless there is no flat start at all.
+
+    A flat start that is over before the rates have risen does nothing.
+    """
+    if not config.ctc_flat_start_steps:
+        return config
+    least = math.ceil(config.ctc_flat_start_ratio * schedule_steps)
+    steps = max(config.ctc_flat_start_steps, least)
+    return dataclasses.replace(config, ctc_flat_start_steps=steps)
 
 
 def translation_loss(
@@ -112,9 +129,11 @@ def hybrid_loss(
 ) -> tuple[Float[Array, ""], LossParts]:
     """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`.
 
-    CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS (or glosses), each clip's loss divided by its
-    number of labels, mean over clips; an impossible alignment counts as zero loss, and so does a clip that has text and no gloss where CTC
-    spells glosses. With a `step` below `ctc_flat_start_steps` the flat alignment takes a share of CTC's weight (`flat_share`).
+    CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS
+    (or glosses), each clip's loss divided by its number of labels, or without any by its number of
+    steps, mean over clips; an impossible alignment counts as zero loss, and so does a clip that has
+    text and no gloss where CTC spells glosses. With a `step` below `ctc_flat_start_steps` the flat
+    alignment takes a share of CTC's weight (`flat_share`).
     """
     weights, targets = batch["weights"], batch["tokens"][:, 1:]
     per_token = smoothed_cross_entropy(said.logits, targets, config.label_smoothing)
@@ -123,7 +142,8 @@ def hybrid_loss(
     labels, label_lengths = ctc_labels(batch)
     per_clip, feasible = ctc_loss(said.ctc_logits, said.ctc_steps, labels, label_lengths)
     annotated = (label_lengths > 0) | (batch["token_lengths"] <= 2)  # an empty text is annotated: nobody signs
-    per_label = per_clip / jnp.maximum(label_lengths, 1)
+    # A clip of rest has the blank to say at every step: by the number of its steps it weighs what a label does.
+    per_label = per_clip / jnp.where(label_lengths > 0, label_lengths, jnp.maximum(said.ctc_steps, 1))
     ctc = jnp.sum(per_label * weights * annotated) / counts.clips
 
     aligned = ctc

@@ -38,6 +38,10 @@ class TrainingProgress:
         self._bar.start()
         return self
 
+    def begin(self) -> None:
+        """The first step comes now: the time left is reckoned without what came before."""
+        self._start = time.monotonic()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone
             self._bar.stop()

@@ -46,11 +46,12 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
                 _make_again(data, workdir, lock, trainer.teacher)
 
         with stop.nothing_to_lose():
+            earlier = _earlier_config(workdir)
             config = _agree_with_earlier_start(with_absolute_data_dir(config), workdir)
             config, pretrained = _with_pretrained(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             check_data_set(data, workdir)
-            options = {"strict_restore": strict_restore, "profile": profile, "pretrained": pretrained, "keep_whole": keep_whole}
+            options = {"strict_restore": strict_restore, "profile": profile, "pretrained": pretrained, "keep_whole": keep_whole, "earlier": earlier}
             trainer = Trainer(data.config, workdir, data, stop, goodput, **options)
             _check_epochs(trainer)
             if jax.process_index() == 0:
@@ -66,8 +67,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
 
 def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
     """The config, with what the first start settled; logs what this start changes. Raises ConfigError for what must not change, and DatasetError."""
-    if workdir.config_json.is_file():
-        earlier = workdir.read_config()
+    if earlier := _earlier_config(workdir):
         if config.model.ctc.target == "auto":
             config = with_ctc_target(config, earlier.model.ctc.target)
         if config.model.encoder.norm_epsilon == 0.0:
@@ -80,6 +80,11 @@ def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
     elif any(workdir.checkpoints.iterdir()):
         raise WorkdirError(f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir")
     return config
+
+
+def _earlier_config(workdir: Workdir) -> Config | None:
+    """The config of the start before this one."""
+    return workdir.read_config() if workdir.config_json.is_file() else None
 
 
 def _with_pretrained(config: Config, workdir: Workdir) -> tuple[Config, PretrainedBackbone | None]:

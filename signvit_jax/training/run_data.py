@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from signvit_jax.config import Config, ConfigError, with_ctc_target
+from signvit_jax.config import Config, ConfigError, TrainingConfig, with_ctc_target
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_dataset
 from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
@@ -15,6 +15,8 @@ from signvit_jax.evaluation.metrics import check_tokenization, score
 from signvit_jax.training.best import PERFECT
 
 log = logging.getLogger(__name__)
+
+STAND_IN_CLIPS = 500  # training clips, evenly over the split, that stand in for a validation split
 
 
 class RunData:
@@ -45,9 +47,7 @@ class RunData:
 
     @property
     def num_epochs(self) -> int:
-        """`training.num_epochs`, or as many as `training.min_steps` takes."""
-        training = self.config.training
-        return max(training.num_epochs, math.ceil(training.min_steps / max(steps_per_epoch(len(self.train), training.batch_size), 1)))
+        return num_epochs(self.config.training, len(self.train))
 
     def train_batches(self) -> BatchIterator:
         """Shuffled, augmented, over all epochs of the run."""
@@ -80,8 +80,14 @@ class RunData:
         except DatasetError:
             if name in dataset.splits:
                 raise
-            log.warning("the data set has no split %r: validation figures are taken on %r and say nothing about new clips", name, self.train.name)
-            return self.train
+            stand_in = self.train.spread(STAND_IN_CLIPS)
+            log.warning(
+                "the data set has no split %r: validation figures are taken on %s of %r and say nothing about new clips",
+                name,
+                f"{len(stand_in):,} of the {len(self.train):,} clips" if len(stand_in) < len(self.train) else "all clips",
+                self.train.name,
+            )
+            return stand_in
 
     def _check_best_metric(self) -> None:
         """Raises ConfigError for a `training.best_metric` that perfect outputs would not reach: BLEU-4 of texts under four words is always 0."""
@@ -129,3 +135,9 @@ class RunData:
                 f"config.model.ctc.target is 'gloss', but no clip of {self.config.data.name}/{self.train.name} has a gloss; allowed here: 'text'"
             )
         return learn_gloss_vocabulary(glosses)
+
+
+def num_epochs(training: TrainingConfig, clips: int) -> int:
+    """`training.num_epochs`, or as many as `training.min_steps` takes with so many training clips."""
+    steps = max(steps_per_epoch(clips, training.batch_size), 1)
+    return max(training.num_epochs, math.ceil(training.min_steps / steps))

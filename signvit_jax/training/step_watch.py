@@ -21,7 +21,8 @@ class TrainingDivergedError(RuntimeError):
 
 
 class StepWatch:
-    """Keeps the reports on the device until `read`, so that no step waits for the one before it.
+    """Keeps the reports on the device until `read`, so that a step is given to the device while it
+    works on the one before.
 
     `name_of` gives the name of a clip by its number in the training split. Where a run has several processes, each knows the clips of its own rows.
     """
@@ -33,6 +34,11 @@ class StepWatch:
         self._spikes = SpikeFinder()
 
     def add(self, step: int, index: Int[np.ndarray, " b"], report: StepReport) -> None:
+        """Waits for the step before: with this one's batch and the next no more than
+        `BATCHES_ON_DEVICE` lie on the device, however far the loop could run ahead.
+        """
+        if self._unread:
+            jax.block_until_ready(self._unread[-1][2])
         self._unread.append((step, index, report))
 
     def read(self) -> None:

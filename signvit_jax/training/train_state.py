@@ -26,6 +26,8 @@ class TrainState:
     nonfinite_in_row: Int[Array, ""]  # updates skipped since the last one that was made
     nonfinite_total: Int[Array, ""]
     projection: PyTree | None = None  # with a teacher of another width: trained, and no part of the model
+    # Updates made before the backbone's first; None where it was never frozen. Saved among the notes.
+    thawed_at: Int[Array, ""] | None = None
 
     @property
     def trained(self) -> PyTree:
@@ -75,18 +77,25 @@ def parameters_of(model: nnx.Module) -> PyTree:
 
 
 def new_state(
-    definition: ModelDefinition, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh | None = None, projection: PyTree | None = None
+    definition: ModelDefinition,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh | None = None,
+    projection: PyTree | None = None,
+    *,
+    thaws: bool = False,
 ) -> TrainState:
     """The state before the first step (traceable; `jax.eval_shape` of it gives the abstract state).
 
     With a mesh the vocabulary is padded to what its tensor axis divides; a checkpoint holds the state without that.
+    `thaws` as for `make_optimizer`.
     """
     params = definition.init(seed)
     if mesh is not None:
         params = with_vocabulary_of(params, padded_shapes(params, mesh))
     ema = jax.tree.map(jnp.copy, params) if definition.config.training.ema_decay else None
     zero = jnp.zeros((), jnp.int32)
-    state = TrainState(params, None, ema, zero, zero, zero, projection)
+    state = TrainState(params, None, ema, zero, zero, zero, projection, zero if thaws else None)
     return state.replace(opt_state=optimizer.init(state.trained))
 
 

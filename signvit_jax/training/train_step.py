@@ -16,6 +16,7 @@ from signvit_jax.parallel.sharding import batch_sharding, put_together, replicat
 from signvit_jax.parallel.tracing import tracing_for
 from signvit_jax.training.distillation_loss import LESSONS, LOGITS, distillation_loss
 from signvit_jax.training.losses import Batch, LossCounts, LossParts, count, divisors, hybrid_loss, outputs, translation_loss
+from signvit_jax.training.optimizer import with_backbone
 from signvit_jax.training.train_state import PROJECTION, ModelDefinition, TrainState
 
 
@@ -28,6 +29,7 @@ class StepReport(NamedTuple):
     nonfinite_in_row: Int[Array, ""]
     nonfinite_total: Int[Array, ""]
     taught: dict[str, Float[Array, ""]]  # what a teacher adds to the loss, by name
+    thawed_at: Int[Array, ""] | None = None  # as in the state
 
 
 class _Gradients(NamedTuple):
@@ -68,15 +70,16 @@ def train_step(
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm)
 
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
+    late = {} if state.thawed_at is None else {"thawed_at": state.thawed_at, "frozen": frozen_backbone}
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained, **late)
     params = dict(optax.apply_updates(state.trained, updates))
     projection = params.pop(PROJECTION, None)
     before = state.params["encoder"]["backbone"]
     if frozen_backbone:
-        params = _with_backbone(params, before)
+        params = with_backbone(params, before)
     elif moments is not None:
         momentum = definition.config.model.encoder.batch_norm_momentum
-        params = _with_backbone(params, with_new_statistics(params["encoder"]["backbone"], before, moments, momentum))
+        params = with_backbone(params, with_new_statistics(params["encoder"]["backbone"], before, moments, momentum))
     ema = state.ema
     if ema is not None:
         # A short memory at first (Tensorflow's num_updates rule), so that the average does not carry the random start along.
@@ -87,16 +90,21 @@ def train_step(
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
     in_row = jnp.where(finite, 0, state.nonfinite_in_row + 1)
+    nonfinite_total = state.nonfinite_total + jnp.where(finite, 0, 1)
+    thawed_at = state.thawed_at
+    if thawed_at is not None and frozen_backbone:
+        thawed_at = state.step + 1 - nonfinite_total  # Adam's count: the updates made
     new = TrainState(
         params=keep(params, state.params),
         opt_state=keep(opt_state, state.opt_state),
         ema=None if ema is None else keep(ema, state.ema),
         step=state.step + 1,
         nonfinite_in_row=in_row,
-        nonfinite_total=state.nonfinite_total + jnp.where(finite, 0, 1),
+        nonfinite_total=nonfinite_total,
         projection=None if projection is None else keep(projection, state.projection),
+        thawed_at=thawed_at,
     )
-    return new, StepReport(loss, grad_norm, finite.astype(jnp.float32), new.nonfinite_in_row, new.nonfinite_total, taught)
+    return new, StepReport(loss, grad_norm, finite.astype(jnp.float32), in_row, nonfinite_total, taught, thawed_at)
 
 
 def _gradients(
@@ -109,7 +117,7 @@ def _gradients(
         projection = params.get(PROJECTION)
         params = {name: value for name, value in params.items() if name != PROJECTION}
         if frozen_backbone:
-            params = _with_backbone(params, jax.lax.stop_gradient(params["encoder"]["backbone"]))
+            params = with_backbone(params, jax.lax.stop_gradient(params["encoder"]["backbone"]))
         model = definition.bind(put_together(params, mesh))
         with tracing_for(mesh):
             said = outputs(model, part, part_key, frozen_backbone=frozen_backbone)
@@ -142,10 +150,6 @@ def _gradients(
         None if frozen_backbone else no_moments(state.params["encoder"]["backbone"]),
     )
     return jax.lax.scan(add, nothing, (split, jnp.arange(parts)))[0]
-
-
-def _with_backbone(params: PyTree, backbone: PyTree) -> PyTree:
-    return params | {"encoder": params["encoder"] | {"backbone": backbone}}
 
 
 def make_eval_step(definition: ModelDefinition, config: TrainingConfig, mesh: Mesh, shardings: PyTree) -> Callable[[PyTree, Batch], dict[str, Array]]:

@@ -19,21 +19,24 @@ from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import Scores, score
 from signvit_jax.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.parallel.mesh import make_mesh
-from signvit_jax.parallel.sharding import put_together, to_device
+from signvit_jax.parallel.sharding import put_together, replicated, to_device
 from signvit_jax.parallel.vocabulary import laid_out_as
 from signvit_jax.training.agreement import Agreement
 from signvit_jax.training.best import BestSoFar, best_rule
 from signvit_jax.training.checkpoint import CheckpointStore
-from signvit_jax.training.device_memory import batch_shapes, explained
+from signvit_jax.training.compiled_steps import CompiledSteps
+from signvit_jax.training.device_memory import batch_shapes, check_fits, explained, step_memory
 from signvit_jax.training.distillation import initial_projection, load_teacher
 from signvit_jax.training.goodput import Goodput
+from signvit_jax.training.losses import with_flat_start
 from signvit_jax.training.metrics_log import MetricsLog
 from signvit_jax.training.observers import Observer
-from signvit_jax.training.optimizer import learning_rates, make_optimizer
+from signvit_jax.training.optimizer import make_optimizer
 from signvit_jax.training.origin import recorded_teacher
 from signvit_jax.training.plots import plot_metrics
 from signvit_jax.training.progress import TrainingProgress
-from signvit_jax.training.run_data import RunData
+from signvit_jax.training.rates import Rates
+from signvit_jax.training.run_data import RunData, num_epochs
 from signvit_jax.training.run_log import CONSOLE
 from signvit_jax.training.signals import StopRequest
 from signvit_jax.training.step_trace import StepTrace, TracedSteps
@@ -45,6 +48,8 @@ from signvit_jax.training.workdir import Workdir
 from signvit_jax.weights.pretrained import PretrainedBackbone
 
 log = logging.getLogger(__name__)
+
+_THAWED_AT = "thawed_at"  # in a checkpoint's notes, as in the state
 
 
 class ProcessLostError(RuntimeError):
@@ -68,11 +73,15 @@ class Trainer:
         profile: TracedSteps | None = None,
         pretrained: PretrainedBackbone | None = None,
         keep_whole: Callable[[], None] = lambda: None,
+        earlier: Config | None = None,
     ):
-        """`keep_whole` is called before each save: it makes a workdir again that was renamed or deleted since."""
+        """`keep_whole` is called before each save: it makes a workdir again that was renamed or deleted since.
+
+        `earlier` is the config of the start before this one, if there was one.
+        """
         self.config, self.workdir, self.data, self.stop, self.goodput, self.profile = config, workdir, data, stop, goodput, profile
         self.agreement, self.keep_whole = Agreement(stop), keep_whole
-        self.pretrained = pretrained
+        self.pretrained, self.earlier = pretrained, earlier
         training = config.training
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
         self.batches = data.train_batches()
@@ -81,8 +90,13 @@ class Trainer:
 
         self.definition = ModelDefinition(config, data.tokenizer.vocab_size, data.gloss_vocab_size)
         self.teacher = load_teacher(config, data, self.mesh, recorded_teacher(workdir))
-        self.optimizer = make_optimizer(training, self.total_steps)
-        self.rates = learning_rates(training, self.total_steps)
+        self.checkpoints = CheckpointStore(
+            workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)
+        )
+        self.thaws = self._is_or_was_frozen()
+        freeze_epochs = config.model.encoder.freeze_epochs
+        self.rates = Rates(training, self.num_epochs, self.steps_per_epoch, freeze_epochs, self.thaws)
+        self.optimizer = make_optimizer(training, self.rates.cycle_steps, thaws=self.thaws)
         self.abstract_state, self.shardings = abstract_on_mesh(self._initial_state, self.mesh)
         self.saved_state = self.abstract_state
         if self.mesh.shape["tensor"] > 1:  # on such a mesh the vocabulary may be padded, in a checkpoint it never is
@@ -96,9 +110,6 @@ class Trainer:
 
         self.predictor = Predictor(bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"])
 
-        self.checkpoints = CheckpointStore(
-            workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)
-        )
         self.metrics = MetricsLog(workdir)
         self.plot, self.samples = Observer(workdir.metrics_png), Observer(workdir.samples)
         self.best = BestSoFar(training.best_metric)
@@ -114,10 +125,9 @@ class Trainer:
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            batch = batch_shapes(self.config, self.mesh, self.config.frame_buckets[-1], self.data.text_length, self.data.gloss_length)
-            if self.teacher:
-                batch = self.teacher.taught_shapes(batch)
-            raise explained(error, self.config, self.mesh, self.abstract_state, batch, self._train_step(False)) from error
+            longest, *_ = self.batches.frames_of_steps(0, self.steps_per_epoch)
+            step, batch = self._train_step(False), self._taught_shapes(longest)
+            raise explained(error, self.config, self.mesh, self.abstract_state, batch, step) from error
 
     def _run(self) -> int:
         iterator = self.batches
@@ -129,10 +139,13 @@ class Trainer:
         owed = at_end_of_epoch and not self.resumed_after_evaluation and self._evaluation_is_due(step // self.steps_per_epoch)
         finished = self.resumed_after_evaluation and self._patience_is_over(step // self.steps_per_epoch)
         log.info("%s", self._description(step))
+        updates = step - int(state.nonfinite_total)
         if step >= self.total_steps and not owed:
-            log.info("nothing to do: all %d epochs are done; a larger --config.training.num_epochs goes on", self.num_epochs)
+            log.info("nothing to do: all %d epochs are done; %s", self.num_epochs, self.rates.how_to_extend(updates))
         elif finished:
             log.info("nothing to do: the run stopped early; a larger --config.training.patience goes on")
+        elif step and self.earlier and (change := self.rates.change_from(self._earlier_rates(), updates)):
+            log.warning("%s", change)
         with (
             self._closing_checkpoints(),
             contextlib.closing(self.batches),
@@ -142,6 +155,11 @@ class Trainer:
         ):
             if owed:
                 finished = self._finish_epoch(state, step, iterator, progress)
+            if step < self.total_steps and not (finished or self.agreement.stopping):
+                progress.show(step, "compiling")
+                with self.stop.nothing_to_lose():
+                    self._compile_steps(step)
+                progress.begin()
             while step < self.total_steps and not (finished or self.agreement.stopping):
                 with self.goodput.spent("step"):
                     state, step = self._train_epoch(state, step, iterator, progress)
@@ -215,10 +233,37 @@ class Trainer:
 
     def _train_step(self, frozen: bool) -> Any:
         if frozen not in self.train_steps:
-            self.train_steps[frozen] = make_train_step(
-                self.definition, self.optimizer, self.config.training, self.mesh, self.shardings, frozen_backbone=frozen
-            )
+            training = with_flat_start(self.config.training, self.rates.cycle_steps)
+            step = make_train_step(self.definition, self.optimizer, training, self.mesh, self.shardings, frozen_backbone=frozen)
+            self.train_steps[frozen] = CompiledSteps(step)
         return self.train_steps[frozen]
+
+    def _compile_steps(self, first: int) -> None:
+        """All programs that the steps from `first` on run, the largest first.
+
+        Raises DeviceMemoryError where that needs more than a device has, before any step is made.
+        """
+        thaw = min(self.config.model.encoder.freeze_epochs * self.steps_per_epoch, self.total_steps)
+        parts = {False: (max(first, thaw), self.total_steps), True: (first, thaw)}  # by whether the backbone is frozen
+        wanted = [(frames, frozen) for frozen, part in parts.items() if part[0] < part[1] for frames in self.batches.frames_of_steps(*part)]
+        wanted.sort(key=lambda one: (-one[0], one[1]))
+        lengths = ", ".join(f"{frames} frames" + " (backbone frozen)" * frozen for frames, frozen in wanted)
+        log.info("compiling the training step for clips of %s", lengths)
+        begin = time.perf_counter()
+        for number, (frames, frozen) in enumerate(wanted):
+            batch = self._taught_shapes(frames)
+            program = self._train_step(frozen).compile(self.abstract_state, batch)
+            if number == 0:
+                check_fits(self.config, self.mesh, step_memory(self.abstract_state, batch, program))
+        log.info("compiled in %.1f s", time.perf_counter() - begin)
+
+    def _taught_shapes(self, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of a batch of clips of so many frames as the step takes it; what a teacher needs for it is compiled."""
+        batch = batch_shapes(self.config, self.mesh, frames, self.data.text_length, self.data.gloss_length)
+        if self.teacher is None:
+            return batch
+        self.teacher.compile(batch)
+        return self.teacher.taught_shapes(batch)
 
     @staticmethod
     def _device_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -233,7 +278,7 @@ class Trainer:
             "grad_norm": float(report.grad_norm),
             "nonfinite_steps": float(report.nonfinite_total),
             **{name: float(value) for name, value in report.taught.items()},
-            **{f"lr_{group}": float(schedule(step - 1)) for group, schedule in self.rates.items()},
+            **self.rates.used(step, report),
             **speed,
         }
         self.metrics.write(step, {f"train/{name}": value for name, value in figures.items()})
@@ -348,7 +393,30 @@ class Trainer:
     def _initial_state(self, *, padded: bool = True) -> TrainState:
         seed, width = self.config.training.seed, self.config.model.decoder.hidden_dim
         projection = initial_projection(width, self.teacher.width, seed) if self.teacher else None
-        return new_state(self.definition, self.optimizer, seed, self.mesh if padded else None, projection)
+        return new_state(self.definition, self.optimizer, seed, self.mesh if padded else None, projection, thaws=self.thaws)
+
+    def _earlier_rates(self) -> Rates:
+        training = self.earlier.training
+        return Rates(training, num_epochs(training, len(self.data.train)), self.steps_per_epoch)
+
+    def _is_or_was_frozen(self) -> bool:
+        """Whether the backbone is frozen at first, or was before the settings changed."""
+        if self._frozen_epochs_so_far() or self.config.model.encoder.freeze_epochs:
+            return True
+        latest = self.checkpoints.latest_step()
+        return latest is not None and bool(self.checkpoints.noted(latest, _THAWED_AT))
+
+    def _frozen_epochs_so_far(self) -> int:
+        return (self.earlier or self.config).model.encoder.freeze_epochs
+
+    def _thawed_at(self, meta: dict[str, Any], step: int, nonfinite: int) -> jax.Array | None:
+        """What a checkpoint notes, or, of an earlier release, what its step and the settings say."""
+        if not self.thaws:
+            return None
+        made = meta.get(_THAWED_AT)
+        if made is None:
+            made = max(min(step, self._frozen_epochs_so_far() * self.steps_per_epoch) - nonfinite, 0)
+        return jax.device_put(np.int32(made), replicated(self.mesh))
 
     def _restore(self, iterator: BatchIterator) -> TrainState:
         """The newest good checkpoint, the data's position included, or a fresh state."""
@@ -362,7 +430,9 @@ class Trainer:
         self.saved_step = restored.step
         self.goodput.steps_made_again = self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
-        return laid_out_as(TrainState(params=restored.params, ema=restored.ema, **restored.opt_state), self.abstract_state)
+        thawed_at = self._thawed_at(restored.meta, restored.step, int(restored.opt_state["nonfinite_total"]))
+        state = TrainState(params=restored.params, ema=restored.ema, thawed_at=thawed_at, **restored.opt_state)
+        return laid_out_as(state, self.abstract_state)
 
     def _fresh_state(self, *, converted: bool) -> TrainState:
         """The state before the first step, with the weights that the run is to start from."""
@@ -384,6 +454,7 @@ class Trainer:
 
     def _save(self, state: TrainState, step: int, iterator: BatchIterator, evaluated: dict[str, float] | None = None) -> None:
         meta = {"step": step, "epoch": step / self.steps_per_epoch, "best": dataclasses.asdict(self.best), "validation": evaluated or {}}
+        meta[_THAWED_AT] = 0 if state.thawed_at is None else int(state.thawed_at)
         self.goodput.saving(step)
         with self.goodput.spent("save"):
             self.keep_whole()

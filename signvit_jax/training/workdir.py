@@ -17,6 +17,7 @@ import jax
 from signvit_jax.config import Config, ConfigError, from_json, key_differences
 from signvit_jax.data.tokenizer import Tokenizer, TokenizerError
 from signvit_jax.exit_codes import USAGE
+from signvit_jax.local_paths import ALLOWED, is_address
 from signvit_jax.training.atomic_write import write_atomically
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Workdir:
     @classmethod
     def create(cls, path: str | os.PathLike) -> "Workdir":
         """The workdir at `path`, made if it is not there. Raises WorkdirError."""
+        _check_local(path)
         workdir = cls(Path(path).absolute())
         try:
             for folder in (workdir.path, workdir.checkpoints, workdir.samples):
@@ -50,6 +52,7 @@ class Workdir:
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Workdir":
         """The workdir of an earlier run. Raises WorkdirError for anything else."""
+        _check_local(path)
         workdir = cls(Path(path).absolute())
         if not workdir.path.exists():
             raise WorkdirError(f"--workdir={path} does not exist; give the folder that signvit_jax.train wrote to")
@@ -184,6 +187,11 @@ class WorkdirLock:
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         os.ftruncate(self._file, 0)  # what a killed holder wrote may be longer
         os.pwrite(self._file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)
+
+
+def _check_local(path: str | os.PathLike) -> None:
+    if is_address(path):
+        raise WorkdirError(f"--workdir={path} is an address; allowed: {ALLOWED}")
 
 
 # A child that outlives a killed trainer must not go on holding its lock.

@@ -359,3 +359,19 @@ def test_segments_fill_the_longest_bucket_and_are_drawn_in_training_alone(split,
     assert_equal_batches(first, second)
     longest = max(int(batch["frame_lengths"].max()) for batch in first)
     assert longest == config.data.num_frames
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 20])
+def test_the_lengths_of_the_batches_to_come_are_known_without_reading_a_clip(split, tokenizer, batch_size):
+    whole = batches(split, tokenizer, batch_size=batch_size, num_epochs=3)
+    shapes = [whole._source.config.frame_buckets[bucket] for epoch in range(3) for bucket in whole._source.buckets_of_epoch(epoch)]
+    assert shapes[: whole.steps_per_epoch] == [batch["video"].shape[1] for batch in batches(split, tokenizer, batch_size=batch_size)]
+    for first in range(whole.total_steps):
+        for end in {first + 1, whole.steps_per_epoch, whole.total_steps}:
+            assert whole.frames_of_steps(first, end) == sorted(set(shapes[first:end]), reverse=True)
+
+
+def test_a_bucket_without_a_batch_is_not_among_the_lengths_to_come(split, tokenizer):
+    config = config_with(num_frames=16, frame_buckets=(2, 8, 9, 16))  # clips of 1 to 8 and of 15 frames
+    assert batches(split, tokenizer, config, batch_size=1).frames_of_steps(0, 13) == [16, 8, 2]
+    assert batches(split, tokenizer, config, batch_size=20).frames_of_steps(0, 1) == [16]

@@ -62,6 +62,16 @@ def test_speed_changes_how_many_frames_a_clip_has():
     assert min(counts) == pytest.approx(30 / 1.25, abs=1.5) and max(counts) == pytest.approx(30 / 0.75, abs=1.5)
 
 
+@pytest.mark.parametrize("sampling", ["rate", "segment"])
+def test_speed_goes_both_ways_where_the_stored_rate_is_the_one_sampled(sampling):
+    config = dataclasses.replace(RATE, sampling=sampling, augment=AugmentConfig(speed=0.25))
+    drawn = [sample_frames(30, 12.5, config, 64, np.random.default_rng(seed)) for seed in range(200)]
+    counts = [len(frames) for frames in drawn]
+    assert min(counts) == pytest.approx(30 / 1.25, abs=1.5) and max(counts) == pytest.approx(30 / 0.75, abs=1.5)
+    assert 0.3 < np.mean([count > 30 for count in counts]) < 0.6
+    assert all(np.diff(frames).max() <= 2 and frames[-1] >= 27 for frames in drawn)  # the whole clip, no piece left out
+
+
 def test_speed_of_a_fixed_number_of_frames_keeps_both_ends_and_varies_the_gaps():
     config = dataclasses.replace(EVEN, augment=AugmentConfig(speed=0.25))
     frames = sample_frames(1501, 25.0, config, 16, np.random.default_rng(0))

@@ -13,20 +13,18 @@ from signvit_jax.training import stopwatch, trainer
 
 
 def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run_with_5_and_advice(trained, light_jax, tmp_path, capsys, monkeypatch):
-    make = trainer.make_train_step
-
-    class TooLargeInTheEnd:
+    class TooLargeInTheEnd(trainer.CompiledSteps):
         """The step; the fourth is refused."""
 
-        def __init__(self, *arguments, **options):
-            self.step, self.done = make(*arguments, **options), 0
-            self.lower = self.step.lower
+        done = 0
 
         def __call__(self, state, batch):
             self.done += 1
-            return self.step(state, batch) if self.done < 4 else jax.block_until_ready(jnp.zeros((2**30, 2**30)))  # 4 exabytes: XLA's own refusal
+            return (
+                super().__call__(state, batch) if self.done < 4 else jax.block_until_ready(jnp.zeros((2**30, 2**30)))
+            )  # 4 exabytes: XLA's own refusal
 
-    monkeypatch.setattr(trainer, "make_train_step", TooLargeInTheEnd)
+    monkeypatch.setattr(trainer, "CompiledSteps", TooLargeInTheEnd)
     monkeypatch.setattr(stopwatch, "peak_flops", lambda kind: 1e12)  # this CPU's kind is not in the table
     flags = [f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=2:3", "--config.training.eval_every_n_epochs=6"]
     assert tiny_run.command(train.main, *flags) == 5

@@ -1,9 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny_model
+from flax import nnx
 
-from signvit_jax.models.translator import Encoded, abstract_model, count_parameters
+from signvit_jax.config import CTCConfig
+from signvit_jax.models.layers import gelu
+from signvit_jax.models.translator import CTCHead, Encoded, abstract_model, count_parameters
 
 
 def test_a_tied_head_spells_with_the_decoders_embedding_and_has_a_bias_of_its_own():
@@ -24,3 +28,18 @@ def test_a_tied_head_spells_with_the_decoders_embedding_and_has_a_bias_of_its_ow
 def test_a_head_that_spells_glosses_is_never_tied():
     glosses = tiny_model.config(model__ctc__tied=True, model__ctc__target="gloss")
     assert abstract_model(glosses, tiny_model.VOCABULARY, 5).ctc_head.out.kernel.shape == (glosses.model.decoder.hidden_dim, 5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_are_sums_in_float32_of_factors_in_bfloat16_as_the_decoders_are(tied):
+    draw = np.random.default_rng(0)
+    head = CTCHead(CTCConfig(), 64, 50, tied=tied, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    embedding = jnp.asarray(draw.standard_normal((50, 64)), jnp.float32)
+    head.out.bias[...] = jnp.asarray(draw.standard_normal(50), jnp.float32)
+    x = jnp.asarray(4 * draw.standard_normal((2, 6, 64)), jnp.bfloat16)
+    factors = [
+        np.asarray(factor.astype(jnp.bfloat16), np.float64) for factor in (gelu(head.hidden(x)), embedding.T if tied else head.out.kernel[...])
+    ]
+    logits = head(x, embedding)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, factors[0] @ factors[1] + np.asarray(head.out.bias[...], np.float64), rtol=1e-5, atol=1e-5)

@@ -163,21 +163,14 @@ class _Fault:
         BatchIterator.__next__ = taken
 
     def _in_compile(self) -> None:
-        """The first call of a train step, in which it is traced and compiled."""
-        make = trainer.make_train_step
+        """Each program of a train step, before it is traced and compiled."""
+        compile_step = trainer.CompiledSteps.compile
 
-        def made(*arguments, **options):
-            step, called = make(*arguments, **options), []
+        def compiled(steps, *operands):
+            self.come_by()
+            return compile_step(steps, *operands)
 
-            def first(*operands):
-                if not called:
-                    called.append(True)
-                    self.come_by()
-                return step(*operands)
-
-            return first
-
-        trainer.make_train_step = made
+        trainer.CompiledSteps.compile = compiled
 
     def _in_save(self) -> None:
         """Each save, from its start on: arrays are copied, written in the background, made final, older ones deleted."""

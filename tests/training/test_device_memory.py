@@ -100,7 +100,7 @@ def test_running_out_of_memory_is_explained_with_the_estimate_and_ends_with_5(pl
     memory = step_memory(state, batch)
     assert memory.parameters == 4 * parameters
     assert 0 <= memory.optimizer - 8 * parameters < 100  # two moments, and counters
-    assert memory.batch == 4 * (6 * 16 * 16 * 3 + 2 * 4 * 8 + 4 * 4)
+    assert memory.batch == 2 * 4 * (6 * 16 * 16 * 3 + 2 * 4 * 8 + 4 * 4)
 
     def main():
         try:

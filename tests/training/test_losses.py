@@ -7,12 +7,15 @@ import tiny_model
 
 from signvit_jax.training.losses import (
     LossCounts,
+    Outputs,
     ctc_labels,
     divisors,
     flat_alignment_loss,
     flat_share,
+    hybrid_loss,
     smoothed_cross_entropy,
     translation_loss,
+    with_flat_start,
 )
 from signvit_jax.training.train_state import ModelDefinition, parameters_of
 
@@ -120,6 +123,47 @@ def test_a_flat_start_spreads_the_labels_evenly_over_the_clips_own_steps():
     log_probs = np.asarray(jax.nn.log_softmax(logits))
     by_hand = [-np.mean([log_probs[0, t, label] for t, label in enumerate([3, 3, 4, 4, 1, 1])]), -np.mean(log_probs[1, :4, 2])]
     np.testing.assert_allclose(flat_alignment_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5)
+
+
+def rest(batch: dict, row: int, target: str) -> dict:
+    """The batch with nobody signing in one of its clips."""
+    batch = dict(batch, tokens=batch["tokens"].copy(), token_lengths=batch["token_lengths"].copy())
+    batch["tokens"][row], batch["token_lengths"][row] = [1, 2, 0, 0, 0, 0], 2
+    if target == "gloss":
+        lengths = np.where(np.arange(4) == row, 0, 2).astype(np.int32)
+        batch |= {"gloss_tokens": np.where(lengths[:, None] > 0, 3, np.zeros((4, 2), int)).astype(np.int32), "gloss_lengths": lengths}
+    return batch
+
+
+@pytest.mark.parametrize("target", ["text", "gloss"])
+def test_a_flat_start_tells_a_clip_of_rest_the_blank_at_every_step(target):
+    logits = jax.random.normal(jax.random.key(0), (4, 6, tiny_model.VOCABULARY))
+    labels, lengths = ctc_labels(rest(tiny_model.batch(), 1, target))
+    steps = jnp.array([6, 4, 5, 6])
+    found = flat_alignment_loss(logits, steps, labels, lengths)[1]
+    np.testing.assert_allclose(found, -np.asarray(jax.nn.log_softmax(logits))[1, :4, 0].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["text", "gloss"])
+def test_a_clip_of_rest_weighs_as_much_as_one_label_of_the_others_however_long_it_is(target):
+    """Where nothing is known yet, every step of it costs the log of the vocabulary's size."""
+    uniform = jnp.zeros((4, 60, tiny_model.VOCABULARY))
+    batch = rest(tiny_model.batch(), 2, target) | {"weights": np.array([0, 0, 1, 0], np.float32)}
+    batch = jax.tree.map(jnp.asarray, batch)
+    for steps in (60, 5):
+        said = Outputs(None, jnp.zeros((4, 5, tiny_model.VOCABULARY)), uniform, jnp.full(4, steps))
+        _, parts = hybrid_loss(said, batch, divisors(batch), TINY.training)
+        np.testing.assert_allclose(parts.ctc, np.log(tiny_model.VOCABULARY), rtol=1e-5)
+
+
+def test_the_flat_start_lasts_a_share_of_a_long_run_and_its_least_steps_in_a_short_one():
+    def steps(**changes):
+        config = tiny_model.config(**{f"training__ctc_flat_start_{name}": value for name, value in changes.items()}).training
+        return [with_flat_start(config, total).ctc_flat_start_steps for total in (100, 10_000)]
+
+    assert steps(steps=300) == [300, 300]
+    assert steps(steps=300, ratio=0.2) == [300, 2000]
+    assert steps(steps=0, ratio=0.2) == [0, 0]
 
 
 def test_a_flat_start_fades_out_and_off_changes_no_bit(params):

@@ -4,10 +4,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_model
 
-from signvit_jax.training.optimizer import groups, learning_rates, make_optimizer, matrices, one_cycle, rounded_at_random
+from signvit_jax.training.optimizer import groups, learning_rates, make_optimizer, matrices, one_cycle, rounded_at_random, with_backbone
 from signvit_jax.training.train_state import parameters_of
 
 
@@ -70,6 +71,67 @@ def test_gradients_are_clipped_by_the_norm_of_all_of_them():
     _, state = jax.jit(lambda p: optimizer.update(jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), p), optimizer.init(p), p))(params)
     second_moments = sum(float(leaf.sum()) for leaf in jax.tree.leaves(state[1].nu))
     np.testing.assert_allclose(second_moments, 0.001 * 0.5**2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
+def test_a_thawed_backbones_updates_are_those_of_a_fresh_adam_times_a_rising_rate(moments):
+    config = tiny_model.config(
+        training__adam_moments=moments,
+        training__weight_decay=0.0,
+        training__max_grad_norm=1e9,
+        training__warmup_ratio=0.01,
+    ).training
+    total, frozen_updates = 1000, 300
+    draw = np.random.default_rng(0)
+    params = {"encoder": {"backbone": jnp.zeros(50), "temporal": jnp.zeros(3)}, "decoder": jnp.zeros(4)}
+
+    def gradients(frozen):
+        drawn = jax.tree.map(lambda leaf: draw.standard_normal(leaf.shape).astype(np.float32), params)
+        return with_backbone(drawn, np.zeros(50, np.float32)) if frozen else drawn
+
+    def updates(optimizer, **late):
+        state, update_of = optimizer.init(params), jax.jit(optimizer.update, static_argnames="frozen")
+        for step in range(frozen_updates + 12):
+            frozen = step < frozen_updates
+            made = {"thawed_at": jnp.int32(min(step, frozen_updates)), "frozen": frozen} if late else {}
+            given = gradients(frozen)
+            update, state = update_of(given, state, params, **made)
+            if not frozen:
+                yield given["encoder"]["backbone"], update["encoder"]["backbone"]
+
+    fresh = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    fresh_state, rate = fresh.init(params["encoder"]["backbone"]), learning_rates(config, total)["encoder"]
+    for number, (given, update) in enumerate(updates(make_optimizer(config, total, thaws=True), late=True)):
+        expected, fresh_state = fresh.update(given, fresh_state)
+        share = min((number + 1) / 10, 1.0)  # the run's own warm-up takes 10 updates
+        wanted = -rate(frozen_updates + number) * share * expected
+        # Moments that wait in bfloat16 are known to one part in 256, and so are the updates on average.
+        np.testing.assert_allclose(update, wanted, atol={"float32": 1e-5, "bfloat16": 0.03}[moments] * float(jnp.abs(wanted).max()))
+    # With one count for all parameters the first update is three times the rate, and later ones more.
+    first = next(updates(make_optimizer(config, total)))[1]
+    assert float(jnp.abs(first).min()) > 1.6 * float(rate(frozen_updates))
+
+
+def test_the_state_has_the_same_structure_whether_or_not_the_backbone_thaws():
+    config = tiny_model.config().training
+    params = {"encoder": {"backbone": jnp.zeros(5)}, "decoder": jnp.zeros(4)}
+    states = [make_optimizer(config, 10, thaws=thaws).init(params) for thaws in (False, True)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+def test_a_backbone_that_is_frozen_a_second_time_begins_again_from_nothing_when_it_thaws():
+    config = tiny_model.config(training__weight_decay=0.0, training__warmup_ratio=0.05).training
+    params = {"encoder": {"backbone": jnp.zeros(5)}, "decoder": jnp.zeros(4)}
+    optimizer = make_optimizer(config, 1000, thaws=True)
+    ones = jax.tree.map(jnp.ones_like, params)
+    state = optimizer.init(params)
+    for frozen in (False, False, True):
+        _, state = optimizer.update(ones, state, params, thawed_at=jnp.int32(0), frozen=frozen)
+    assert all(not moment["encoder"]["backbone"].any() for moment in (state[1].mu, state[1].nu))
+    update, _ = optimizer.update(ones, state, params, thawed_at=jnp.int32(3), frozen=False)
+    share = 1 / 50  # of a warm-up of 0.05 x 1000 updates
+    expected = -share * float(learning_rates(config, 1000)["encoder"](3))
+    np.testing.assert_allclose(update["encoder"]["backbone"], expected, rtol=1e-4)
 
 
 def test_moments_in_bfloat16_go_where_those_in_float32_go():

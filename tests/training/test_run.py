@@ -1,6 +1,8 @@
 """What a run does by its config: early stopping, frozen epochs, averaged weights, updates that are not finite, a missing split."""
 
 import csv
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -13,9 +15,12 @@ import tiny_run
 
 from signvit_jax import train
 from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target
-from signvit_jax.training import trainer
-from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.training import run_data, trainer
+from signvit_jax.training.checkpoint_reader import META, CheckpointReader
+from signvit_jax.training.integrity import write_manifest
+from signvit_jax.training.optimizer import one_cycle
 from signvit_jax.training.run import _agree_with_earlier_start
+from signvit_jax.training.run_data import RunData
 from signvit_jax.training.trained_model import load_trained
 from signvit_jax.training.workdir import Workdir
 
@@ -67,14 +72,63 @@ def test_patience_ends_the_run_and_the_best_checkpoint_is_that_of_the_metric(run
     assert "nothing to do" in (run.workdir / "run.log").read_text()
 
 
+def go_back_to(workdir, step: int, without_note: str = "") -> None:
+    """As if the run had been killed right after that checkpoint; `without_note`: written by a release that noted no such thing."""
+    for later in (folder for folder in (workdir / "checkpoints").iterdir() if folder.name.isdecimal() and int(folder.name) > step):
+        shutil.rmtree(later)
+    if without_note:
+        file = workdir / "checkpoints" / str(step) / "meta" / META
+        notes = json.loads(file.read_text())
+        del notes["meta"][without_note]
+        file.write_text(json.dumps(notes))
+        write_manifest(file.parents[1])
+
+
 @pytest.mark.long
-def test_a_frozen_backbone_stays_as_it_is_and_then_moves(run):
-    assert run(model__encoder__freeze_epochs=2, training__keep_last_n_checkpoints=9, training__eval_every_n_epochs=9) == 0
+def test_a_frozen_backbone_stays_as_it_is_then_moves_and_a_run_resumed_on_either_side_of_the_thaw_is_the_same_to_the_bit(run):
+    options = {"model__encoder__freeze_epochs": 2, "training__keep_last_n_checkpoints": 9, "training__eval_every_n_epochs": 9}
+    assert run(**options) == 0
     first, second, third = (run.checkpoints.restore_params(step=step, prefer_ema=False).params for step in (3, 6, 9))
     backbones = [params["encoder"]["backbone"] for params in (first, second, third)]
     jax.tree.map(np.testing.assert_array_equal, backbones[0], backbones[1])
     assert all(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(backbones[1]), jax.tree.leaves(backbones[2])))
     assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first["decoder"]), jax.tree.leaves(second["decoder"])))
+    encoder, backbone = (list(figures(run.workdir, f"train/lr_{group}").values()) for group in ("encoder", "backbone"))
+    assert backbone[:6] == [0.0] * 6 and backbone[6:] == pytest.approx(encoder[6:])  # a warm-up of less than one update
+
+    last, earlier_config = run.checkpoints.restore_params("last").params, (run.workdir / "config.json").read_text()
+    for step, forgotten, changes in (
+        (6, "", {}),
+        (9, "", {}),
+        (9, "thawed_at", {}),
+        (9, "", {"model__encoder__freeze_epochs": 0}),  # past the thaw that changes nothing
+        (6, "thawed_at", {"model__encoder__freeze_epochs": 0}),  # thaws where it would have thawed anyway
+    ):
+        (run.workdir / "config.json").write_text(earlier_config)
+        go_back_to(run.workdir, step, forgotten)
+        assert run(**options | changes) == 0
+        jax.tree.map(np.testing.assert_array_equal, run.checkpoints.restore_params("last").params, last)
+
+
+@pytest.mark.long
+def test_more_epochs_on_a_finished_run_say_what_becomes_of_the_rates_and_can_leave_them_where_they_are(last_epoch):
+    assert last_epoch() == 0
+    log = last_epoch.workdir / "run.log"
+    finished = min(figures(last_epoch.workdir, "train/lr_encoder").values())
+    assert last_epoch() == 0
+    advice = log.read_text().split("nothing to do")[1]
+    assert f"they rise from {finished:.2g} (encoder)" in advice
+    assert f"--config.training.schedule_epochs={tiny_run.EPOCHS}" in advice
+
+    assert last_epoch(training__num_epochs=7, training__schedule_epochs=6, training__final_lr_ratio=0.05) == 0
+    rates = list(figures(last_epoch.workdir, "train/lr_encoder").values())
+    assert rates[-3:] == pytest.approx([0.05 * 1e-3] * 3)
+    assert "the learning rates go on at 5e-05 (encoder) and 0.0005 (rest); by the earlier settings, 4e-09" in log.read_text()
+
+    assert last_epoch(training__num_epochs=14) == 0
+    said = log.read_text().split("the learning rates go on at ")[-1]
+    raised = figures(last_epoch.workdir, "train/lr_encoder")[22]
+    assert raised > 5e-4 and said.startswith(f"{raised:.2g} (encoder)") and "schedule_epochs=6" in said
 
 
 def test_averaged_weights_are_kept_beside_the_others_and_are_what_is_evaluated(trained):
@@ -116,6 +170,9 @@ def test_one_update_that_is_not_finite_is_left_out_and_counted(last_epoch, monke
     poison(monkeypatch, {2})
     assert last_epoch(training__max_nonfinite_steps=2) == 0
     assert list(figures(last_epoch.workdir, "train/nonfinite_steps").values())[-3:] == [0, 1, 1]
+    # The update after the one that was left out has the rate that this would have had.
+    rates, schedule = list(figures(last_epoch.workdir, "train/lr_encoder").values())[-3:], one_cycle(1e-3, TOTAL, 0.05)
+    assert rates == pytest.approx([float(schedule(made)) for made in (15, 16, 16)], rel=1e-5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last_epoch.checkpoints.restore_params("last").params))
     assert np.isfinite(figures(last_epoch.workdir, "validation/loss")[TOTAL])
 
@@ -138,6 +195,18 @@ def test_an_evaluation_that_a_signal_cut_short_is_made_up_for_at_the_next_start(
     found = figures(last_epoch.workdir, "validation/loss")[TOTAL]
     assert last_epoch.checkpoints.restore_params("last").metrics["loss"] == pytest.approx(found)
     assert "nothing to do" not in (last_epoch.workdir / "run.log").read_text()
+
+
+def test_at_most_a_few_hundred_training_clips_stand_in_for_a_validation_split(trained, monkeypatch, caplog):
+    config = load_trained(trained.workdir).config
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_split="dev"))
+    assert len(RunData(config).validation) == 12 and "on all clips of 'train'" in caplog.text
+    assert run_data.STAND_IN_CLIPS == 500
+    monkeypatch.setattr(run_data, "STAND_IN_CLIPS", 4)
+    few = RunData(config)
+    assert "on 4 of the 12 clips of 'train'" in caplog.text
+    assert [entry.id for entry in few.validation.index] == [few.train.index[i].id for i in (0, 3, 6, 9)]
+    assert len(list(few.validation_batches())) == 1
 
 
 @pytest.mark.long

@@ -4,6 +4,8 @@ import math
 import numpy as np
 import pytest
 
+from signvit_jax.training import step_watch
+from signvit_jax.training.device_memory import BATCHES_ON_DEVICE
 from signvit_jax.training.losses import LossParts
 from signvit_jax.training.step_watch import SpikeFinder, StepWatch, TrainingDivergedError
 from signvit_jax.training.train_step import StepReport
@@ -25,6 +27,17 @@ def test_steps_that_were_not_finite_are_named_with_their_clips_and_filling_rows_
     seen.add(3, np.array([0, 1]), report(1.0))
     seen.read()
     assert [record.getMessage() for record in caplog.records] == ["step 2: loss or gradient was not finite, the update was not made; clips clip-7"]
+
+
+def test_a_step_is_added_when_the_one_before_it_is_done_so_that_two_batches_lie_on_the_device(monkeypatch):
+    waited = []
+    monkeypatch.setattr(step_watch.jax, "block_until_ready", waited.append)
+    seen, reports = watch(3), [report(1.0) for _ in range(5)]
+    for step, given in enumerate(reports, start=1):
+        seen.add(step, np.array([step]), given)
+        assert waited == reports[: step - 1]
+    seen.read()
+    assert BATCHES_ON_DEVICE == 2
 
 
 def test_so_many_in_a_row_end_the_run_and_name_the_clips_of_these_batches_alone():

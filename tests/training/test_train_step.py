@@ -22,11 +22,11 @@ NO_DROPOUT = {
 class Run:
     """A compiled step of the tiny model and a fresh state for it."""
 
-    def __init__(self, frozen=False, steps=10, **changes):
+    def __init__(self, frozen=False, steps=10, thaws=False, **changes):
         tiny = tiny_model.config(**changes)
         self.definition = ModelDefinition(tiny, tiny_model.VOCABULARY)
-        optimizer, mesh = make_optimizer(tiny.training, steps), make_mesh(tiny.mesh)
-        self.make = lambda: new_state(self.definition, optimizer, 0)
+        optimizer, mesh = make_optimizer(tiny.training, steps, thaws=thaws), make_mesh(tiny.mesh)
+        self.make = lambda: new_state(self.definition, optimizer, 0, thaws=thaws)
         _, self.shardings = abstract_on_mesh(self.make, mesh)
         self.step = make_train_step(self.definition, optimizer, tiny.training, mesh, self.shardings, frozen_backbone=frozen)
         self.evaluate = make_eval_step(self.definition, tiny.training, mesh, self.shardings.params)
@@ -97,6 +97,19 @@ def test_a_frozen_backbone_gets_no_update_and_no_decay_and_the_rest_learns():
     assert same(state.params["encoder"]["backbone"], start.params["encoder"]["backbone"])
     assert not same(state.params["encoder"]["temporal"], start.params["encoder"]["temporal"])
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(state.opt_state[1].mu["encoder"]["backbone"]))
+
+
+def test_a_backbone_counts_from_the_updates_made_when_it_thaws_not_from_those_tried():
+    frozen, thawed = (Run(frozen=frozen, thaws=True, **NO_DROPOUT) for frozen in (True, False))
+    broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))
+    state, reported = frozen.fresh(), []
+    for batch in (tiny_model.batch(), broken, tiny_model.batch()):
+        state, report = frozen.step(state, batch)
+        reported.append(int(report.thawed_at))
+    assert reported == [1, 1, 2]  # updates made, not tried
+    for batch in (tiny_model.batch(), broken):
+        state, report = thawed.step(state, batch)
+        assert int(state.thawed_at) == int(report.thawed_at) == 2
 
 
 def test_a_thawed_backbone_learns(plain):
