@@ -15,6 +15,7 @@ from signvit_jax.command_line import parse_with_optional_config, parser, set_up_
 from signvit_jax.config import Config, ConfigError, from_json, with_ctc_target
 from signvit_jax.data.tokenizer import Tokenizer, load_bert_vocabulary
 from signvit_jax.exit_codes import DONE, run_command
+from signvit_jax.streams import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer, glosses = _tokenizers(arguments.tokenizer, config, description)
     config = with_ctc_target(config, "gloss" if glosses else "text")
     count = write_converted(arguments.workdir, config, tokenizer, glosses, read_tensors(arguments.weights))
-    print(f"{arguments.workdir}: {count:,} parameters, {tokenizer.vocab_size:,} tokens")
+    print(f"{clean(str(arguments.workdir))}: {count:,} parameters, {tokenizer.vocab_size:,} tokens")
     return DONE
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from signvit_jax.command_line import parser
 from signvit_jax.config import Config
 from signvit_jax.exit_codes import DONE, run_command
+from signvit_jax.streams import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = render(arguments.name, dataset, facts, config, read_build_report(dataset.folder), arguments.clips)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
-    print(output)
+    print(clean(str(output)))
     return DONE
 
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.exit_codes import DONE, run_command
 from signvit_jax.inference_flags import add_backend_flag, add_inference_flags, given_inference
+from signvit_jax.streams import clean
+from signvit_jax.terminal import counted, print_table
 
 DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
 DEFAULT_DECODERS = DECODERS[:3]
@@ -40,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {name: value for name in ("data_dir", "name") if (value := getattr(arguments, name)) is not None}
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **given), inference=predictor.config)
     split = open_dataset(config.data.data_dir, config.data.name).split(arguments.split or config.data.test_split)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with StopRequest() as stop, Progress(*columns, console=Console(stderr=True)) as bar:
+    with StopRequest() as stop, counted(Console(stderr=True), transient=False) as bar:
         task = bar.add_task(f"decoding {split.name}", total=len(split))
         found = evaluate(
             split,
@@ -64,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = (model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, config.frame_buckets, config.model.decoder.max_len)
     look = no_look if model.encode else make_look(*given)  # the programs of an export cannot be looked into
     write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
-    console = Console()
-    console.print(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
-    console.print(f"predictions: {output}\nreport:      {report}", soft_wrap=True)
+    print_table(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
+    print(clean(f"predictions: {output}\nreport:      {report}", keep="\n"))
     return DONE
 
 

@@ -19,6 +19,7 @@ import jax
 from signvit_jax.command_line import add_process_flags, join_processes, leave, parse_with_config, parser, set_up_jax
 from signvit_jax.config import Config
 from signvit_jax.exit_codes import INTERRUPTED, TERMINATED, run_command
+from signvit_jax.streams import clean
 from signvit_jax.training.step_trace import TracedSteps
 
 
@@ -54,7 +55,7 @@ def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, mod
     code = train(config, arguments.workdir, strict_restore=arguments.strict_restore, requeue=arguments.requeue, profile=arguments.profile)
     if code in (INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         again = shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
-        print(f"stopped and saved; to go on:\n  {again}", file=sys.stderr)
+        print(clean(f"stopped and saved; to go on:\n  {again}", keep="\n"), file=sys.stderr)
     return code
 
 

@@ -8,6 +8,8 @@ import jax
 from rich.console import Console
 from rich.logging import RichHandler
 
+from signvit_jax.streams import clean
+
 # The one console of the program: a progress bar must be drawn by it too, or log lines would tear it apart.
 CONSOLE = Console(stderr=True)
 _SHOWN = ("signvit_jax", "__main__")
@@ -49,10 +51,19 @@ def start_run_log(path: Path | None = None) -> None:
 
 def _terminal_handler() -> logging.Handler:
     if CONSOLE.is_terminal:
-        return RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False, highlighter=None)
+        shown = RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False, highlighter=None)
+        shown.setFormatter(_Clean("%(message)s"))
+        return shown
     plain = logging.StreamHandler(sys.stderr)
-    plain.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    plain.setFormatter(_Clean("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     return plain
+
+
+class _Clean(logging.Formatter):
+    """Messages hold texts and names of others, samples among them; run.log keeps these as they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record), keep="\n")
 
 
 def _add(root: logging.Logger, handler: logging.Handler) -> None:
