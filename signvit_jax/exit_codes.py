@@ -22,6 +22,13 @@ OUT_OF_MEMORY = 5
 INTERRUPTED = 128 + signal.SIGINT  # 130
 TERMINATED = 128 + signal.SIGTERM  # 143; SIGUSR1, which batch systems send ahead of it, ends the same way
 
+
+class UsageError(Exception):
+    """What was asked for cannot be done as it was asked; the message says what can."""
+
+    exit_code = USAGE
+
+
 MEMORY_ADVICE = """What to do, in this order:
   halve the rows that are on the device at once: --config.training.gradient_accumulation=2 (batch 16 runs as 2 x 8, same result), then 4, 8
   or train with a smaller batch: --config.training.batch_size=8

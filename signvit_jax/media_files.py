@@ -1,5 +1,6 @@
 """Which files the translate command reads, and what their outputs are called."""
 
+import collections
 import glob
 import os
 from collections.abc import Sequence
@@ -11,18 +12,25 @@ from signvit_jax.data.video import EXTENSIONS
 def media_files(inputs: Sequence[str]) -> list[Path]:
     """Files as they are, the videos in folders (however deep) and what patterns such as `clips/**/*.mp4` match, each in order of name.
 
-    A pattern that matches nothing and a folder without videos stay in the list, as what cannot be read.
+    A pattern that matches nothing, a folder without videos and one that may not be read stay in the list, as what cannot be read.
     """
     found: list[Path] = []
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.is_dir()) or [path]
+            found += _videos_under(path) or [path]
         elif glob.has_magic(given) and not path.exists():
             found += sorted(Path(match) for match in glob.glob(given, recursive=True) if not Path(match).is_dir()) or [path]
         else:
             found.append(path)
     return found
+
+
+def _videos_under(folder: Path) -> list[Path]:
+    unreadable: list[OSError] = []
+    walk = os.walk(folder, onerror=unreadable.append)
+    videos = [Path(where, name) for where, _, files in walk for name in files if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    return sorted([*videos, *(Path(error.filename) for error in unreadable)])
 
 
 def output_names(clips: Sequence[Path]) -> list[Path]:
@@ -34,11 +42,14 @@ def output_names(clips: Sequence[Path]) -> list[Path]:
         root = os.path.commonpath([path.parent for path in absolute])
         names = [path.relative_to(root).with_name(path.stem) for path in absolute]
     # a.mp4 and a.webm in one folder: the ending tells them apart; the same file twice: a number does.
-    names = [name.with_name(name.name + clip.suffix.replace(".", "_")) if names.count(name) > 1 else name for clip, name in zip(clips, names)]
+    counts = collections.Counter(names)
+    names = [name.with_name(name.name + clip.suffix.replace(".", "_")) if counts[name] > 1 else name for clip, name in zip(clips, names)]
     taken: set[Path] = set()
+    next_number: dict[Path, int] = {}
     for place, name in enumerate(names):
-        number = 1
+        number = next_number.get(name, 1)
         while names[place] in taken:
             names[place], number = name.with_name(f"{name.name}_{number}"), number + 1
         taken.add(names[place])
+        next_number[name] = number
     return names

@@ -13,12 +13,13 @@ import select
 import sys
 
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOT_ASCII = re.compile("[^\x20-\x7e]")
 _GONE = (errno.EPIPE, errno.ECONNRESET)
 _MODES = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)  # of descriptors 0, 1 and 2
 
 
 class OutputError(Exception):
-    """Standard output that cannot be written, such as a file on a full disk; the message says why."""
+    """Standard output or a file of texts that cannot be written, as on a full disk; the message says why."""
 
     exit_code = 1
 
@@ -30,9 +31,16 @@ def clean(text: str, keep: str = "") -> str:
     return _UNSHOWN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
 
-def clean_json(text: str) -> str:
-    """The same for JSON, whose own escapes stand for the same value. Line breaks between values stay."""
-    return _UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+def clean_json(text: str, encoding: str = "utf-8") -> str:
+    """The same for JSON, whose own escapes stand for the same value; what `encoding` lacks is escaped too. Line breaks between
+    values stay.
+    """
+    try:
+        text.encode(encoding, "surrogatepass")
+        wanted = _UNSHOWN
+    except (UnicodeEncodeError, LookupError):
+        wanted = _NOT_ASCII
+    return wanted.sub(lambda found: found[0] if found[0] == "\n" else _json_escape(found[0]), text)
 
 
 def guard_streams() -> None:
@@ -115,6 +123,11 @@ def _guarded(stream: io.TextIOBase | None, own: io.TextIOBase | None, descriptor
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
 
 
 def _is_open(descriptor: int) -> bool:

@@ -31,7 +31,9 @@ class FittingProgress(Progress):
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         tasks, everything = list(tasks), self.columns
-        self.columns = tuple(self._that_fit([task for task in tasks if task.visible]))
+        shown = [task for task in tasks if task.visible]
+        if shown:
+            self.columns = tuple(self._that_fit(shown))
         try:
             return super().make_tasks_table(tasks)
         finally:
@@ -39,7 +41,7 @@ class FittingProgress(Progress):
 
     def _that_fit(self, tasks: list[Task]) -> list[ProgressColumn]:
         columns = [column for column in self.columns if isinstance(column, ProgressColumn)]
-        widths = {column: max((self._width(column, task) for task in tasks), default=0) for column in columns}
+        widths = {column: max(self._width(column, task) for task in tasks) for column in columns}
         bars = [column for column in columns if isinstance(column, BarColumn)]
         others = [column for column in reversed(columns) if not isinstance(column, BarColumn | MofNCompleteColumn)]
         for column in [*bars, *others]:
