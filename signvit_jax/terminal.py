@@ -9,6 +9,8 @@ from rich.text import Text
 
 from signvit_jax.streams import clean
 
+_BAR, _SHORTEST_BAR = 40, 10  # characters
+
 
 def print_table(table: Table, console: Console | None = None) -> None:
     """On standard output; row by row, one value a line, where the terminal is too narrow for the columns. A file has no width."""
@@ -42,12 +44,18 @@ class FittingProgress(Progress):
     def _that_fit(self, tasks: list[Task]) -> list[ProgressColumn]:
         columns = [column for column in self.columns if isinstance(column, ProgressColumn)]
         widths = {column: max(self._width(column, task) for task in tasks) for column in columns}
-        bars = [column for column in columns if isinstance(column, BarColumn)]
-        others = [column for column in reversed(columns) if not isinstance(column, BarColumn | MofNCompleteColumn)]
-        for column in [*bars, *others]:
-            if sum(widths[kept] + 1 for kept in columns) - 1 <= self.console.width:
-                break
-            columns.remove(column)
+
+        def spare() -> int:
+            return self.console.width - sum(widths[column] + 1 for column in columns) + 1
+
+        for bar in [column for column in columns if isinstance(column, BarColumn)]:
+            room = widths[bar] + spare()
+            bar.bar_width, widths[bar] = min(max(room, _SHORTEST_BAR), _BAR), min(room, _BAR)
+            if room < _SHORTEST_BAR:
+                columns.remove(bar)
+        for column in [column for column in reversed(columns) if not isinstance(column, BarColumn | MofNCompleteColumn)]:
+            if spare() < 0:
+                columns.remove(column)
         return columns
 
     def _width(self, column: ProgressColumn, task: Task) -> int:
