@@ -112,10 +112,14 @@ def _checked_frames(frames: Iterable[object]) -> Iterator[np.ndarray]:
 
 
 def _stacked(frames: list | tuple) -> np.ndarray:
-    arrays = [_array(frame) for frame in frames]
-    odd = next((frame for frame, array in zip(frames, arrays) if array is None or array.ndim != 3), None)
-    if odd is not None or not arrays:
-        raise ClipError(f"a clip is a {type(frames).__name__} {f'of {type(odd).__name__}' if arrays else 'without frames'}; {CLIPS}")
+    if not frames:
+        raise ClipError(f"a clip is a {type(frames).__name__} without frames; {CLIPS}")
+    arrays = []
+    for frame in frames:
+        array = _array(frame)
+        if array is None or array.ndim != 3:
+            raise ClipError(f"a clip is a {type(frames).__name__} of {type(frame).__name__}; {CLIPS}")
+        arrays.append(array)
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise ClipError(f"the frames of a clip have the shapes {', '.join(map(str, shapes))}; allowed: frames of one size")

@@ -20,7 +20,8 @@ def print_table(table: Table, console: Console | None = None) -> None:
     if needed <= console.width:
         console.print(table)
     elif not console.is_terminal:
-        console.print(table, width=needed, crop=False, soft_wrap=False, no_wrap=True)
+        console.width = needed
+        console.print(table)
     else:
         for line in _lines(table):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
