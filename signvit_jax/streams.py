@@ -7,6 +7,7 @@ start (`2>&-`). `exit_codes.run_command` calls it for every command.
 
 import errno
 import io
+import logging
 import os
 import re
 import select
@@ -53,11 +54,19 @@ def guard_streams() -> None:
             _to_devnull(number, mode)
     sys.stdout = _guarded(sys.stdout, sys.__stdout__, 1)
     sys.stderr = _guarded(sys.stderr, sys.__stderr__, 2)
+    logging.lastResort.setFormatter(CleanFormatter("%(message)s"))
 
 
 def reader_has_gone() -> bool:
     """True once something was written to standard output that nobody reads: a command that only prints can end."""
     return isinstance(sys.stdout, _Stream) and sys.stdout.raw.reader_has_gone
+
+
+class CleanFormatter(logging.Formatter):
+    """Of messages that a terminal shows: they hold texts and names of others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record), keep="\n")
 
 
 class _Stream(io.TextIOWrapper):

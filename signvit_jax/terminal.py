@@ -65,7 +65,7 @@ class FittingProgress(Progress):
 
 def counted(console: Console, *, transient: bool = True, disable: bool = False) -> FittingProgress:
     """The bar of most commands: what is done, how many of how many, and the time that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return FittingProgress(*columns, console=console, transient=transient, redirect_stdout=False, disable=disable)
 
 

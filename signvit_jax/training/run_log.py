@@ -8,7 +8,7 @@ import jax
 from rich.console import Console
 from rich.logging import RichHandler
 
-from signvit_jax.streams import clean
+from signvit_jax.streams import CleanFormatter
 
 # The one console of the program: a progress bar must be drawn by it too, or log lines would tear it apart.
 CONSOLE = Console(stderr=True)
@@ -52,18 +52,11 @@ def start_run_log(path: Path | None = None) -> None:
 def _terminal_handler() -> logging.Handler:
     if CONSOLE.is_terminal:
         shown = RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False, highlighter=None)
-        shown.setFormatter(_Clean("%(message)s"))
+        shown.setFormatter(CleanFormatter("%(message)s"))
         return shown
     plain = logging.StreamHandler(sys.stderr)
-    plain.setFormatter(_Clean("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    plain.setFormatter(CleanFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     return plain
-
-
-class _Clean(logging.Formatter):
-    """Messages hold texts and names of others, samples among them; run.log keeps these as they are."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return clean(super().format(record), keep="\n")
 
 
 def _add(root: logging.Logger, handler: logging.Handler) -> None:

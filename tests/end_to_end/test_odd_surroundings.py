@@ -35,14 +35,8 @@ def environment(trained):
 
 def translate(trained, *arguments, shell="{}", environment):
     command = [sys.executable, "-m", "signvit_jax.translate", f"--workdir={trained.workdir}", *map(os.fsencode, arguments)]
-    return subprocess.run(
-        ["bash", "-c", shell.format('"$@"'), "bash", *command],
-        env=environment,
-        capture_output=True,
-        timeout=280,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    line = ["bash", "-c", shell.format('"$@"'), "bash", *command]
+    return subprocess.run(line, env=environment, capture_output=True, timeout=280, stdin=subprocess.DEVNULL, check=False)
 
 
 @pytest.fixture
