@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, traverse_util
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -30,9 +29,12 @@ from signvit_jax.decoding.autoregressive import Source, best
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
+from signvit_jax.exit_codes import run_command
 from signvit_jax.models.mobilenet_v3 import MobileNetV3
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.models.vit import DenseViT
+from signvit_jax.streams import clean
+from signvit_jax.terminal import print_table
 from signvit_jax.training.losses import Batch, divisors, translation_loss
 from signvit_jax.training.optimizer import learning_rates, make_optimizer
 from signvit_jax.training.train_state import ModelDefinition, parameters_of
@@ -260,7 +262,7 @@ def main() -> int:
             vectors = {name: file[name] for name in file.files}
         checks = list(comparison(vectors)(vectors))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        print(f"error: {path}: {error}", file=sys.stderr)
+        print(clean(f"error: {path}: {error}", keep="\n"), file=sys.stderr)
         return 2
     _print(checks)
     return 0 if all(check.passed for check in checks) else 1
@@ -275,8 +277,8 @@ def _print(checks: list[Check]) -> None:
             f"{check.tolerance:.0e} {check.measure}",
             "[green]agrees" if check.passed else "[red]DIFFERS",
         )
-    Console().print(table)
+    print_table(table)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

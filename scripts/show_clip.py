@@ -14,6 +14,7 @@ from signvit_jax.api import load_translator
 from signvit_jax.command_line import set_up_jax
 from signvit_jax.data.dataset import Record, open_dataset
 from signvit_jax.exit_codes import run_command
+from signvit_jax.streams import clean
 
 
 def main() -> int:
@@ -29,7 +30,9 @@ def main() -> int:
     clip = arguments.workdir / "samples" / f"{record['id']}.gif"
     write_gif(record, clip)
     translation = translator.translate(clip)
-    print(f"clip:        {clip}\nreference:   {record['text']}\ntranslation: {translation.text}\nconfidence:  {translation.confidence:.2f}")
+    said = {"clip": str(clip), "reference": record["text"], "translation": translation.text, "confidence": f"{translation.confidence:.2f}"}
+    for name, value in said.items():
+        print(f"{name + ':':12} {clean(value)}")
     return 0
 
 

@@ -5,12 +5,14 @@ import dataclasses
 import itertools
 import os
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from signvit_jax.captioning import RECORDING, Clip, ClipError, Footage, Span, check_frames, open_footage, sampled, segment_of
+from signvit_jax.clip_arguments import checked_clip, checked_pace, checked_rate, checked_seed, checked_source, is_frames, named_errors
 from signvit_jax.data.frames import fit_frames
 from signvit_jax.data.video import VideoDecodeError, VideoLimits
 from signvit_jax.decoding.subtitles import Alternative, Segment
@@ -18,7 +20,7 @@ from signvit_jax.decoding.windows import join_windows
 from signvit_jax.decoding.words import Word
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.exporting.loading import load_model
-from signvit_jax.streaming import LiveCaptions, StreamUpdate, open_source
+from signvit_jax.streaming import LiveCaptions, SourceError, StreamUpdate, open_source
 from signvit_jax.training.trained_model import TrainedModel
 
 __all__ = ["Clip", "ClipError", "Translation", "Translator", "load_translator"]
@@ -71,13 +73,15 @@ class Translator:
     ) -> Translation | list[Translation]:
         """One `Translation`, or a list of them for a list of clips.
 
-        A clip is the path of a video, the bytes of a video file, or uint8 RGB frames (t, h, w, 3), the last with `fps` frames a second (default: the
-        rate that the model was trained at). `decode` is "greedy", "beam", "ctc", "ctc_beam" or "sample" (drawn with `seed`); keyword arguments such
-        as `beam_size=8` replace values of the config's `inference` group. A video longer than `max_clip_seconds` is read in overlapping windows, in
-        memory that does not grow with its length. Raises VideoDecodeError for a file that cannot be read, ClipError for frames of another shape and
-        ConfigError for a decoder or an inference value that is not allowed.
+        A clip is the path of a video, the bytes of a video file (or a file opened with "rb"), or uint8 RGB frames, an array
+        (t, h, w, 3) or a list of arrays (h, w, 3), the last with `fps` frames a second (default: the rate that the model was
+        trained at). `decode` is "greedy", "beam", "ctc", "ctc_beam" or "sample" (drawn: the text follows from `seed` and the
+        clip's frames, at any place of a list); keyword arguments such as `beam_size=8` replace values of the config's
+        `inference` group. A video longer than `max_clip_seconds` is read in overlapping windows, in memory that does not grow
+        with its length. Raises VideoDecodeError for a file that cannot be read, ClipError for what is no clip and ConfigError
+        for a decoder, a seed or an inference value that is not allowed.
         """
-        is_list = isinstance(clip, list | tuple)
+        is_list = isinstance(clip, list | tuple) and not is_frames(clip)
         found = []
         for one in self.translate_each(clip if is_list else [clip], decode=decode, fps=fps, seed=seed, **inference):
             if isinstance(one, VideoDecodeError):
@@ -90,13 +94,21 @@ class Translator:
     ) -> Iterator[Translation | VideoDecodeError]:
         """As `translate`, one after the other and in order; a file that cannot be read gives its error in place of a translation.
 
-        `inference.batch_size` clips are decoded together, and the next ones are read meanwhile.
+        `inference.batch_size` clips are decoded together, and the next ones are read meanwhile. Arguments are checked at once.
         """
         predictor = self.model.predictor([decode], **inference)
+        return self._translations(clips, decode, checked_rate(fps), checked_seed(seed), predictor)
 
+    def _translations(
+        self, clips: Iterable[Clip], decode: str, fps: float | None, seed: int, predictor: Predictor
+    ) -> Iterator[Translation | VideoDecodeError]:
         def read(clip: Clip) -> Footage | VideoDecodeError:
+            given = checked_clip(clip)
             try:
-                return open_footage(clip, fps, self.model.config.data, predictor.config, self.limits).begin()
+                footage = open_footage(given, fps, self.model.config.data, predictor.config, self.limits)
+                if isinstance(given, bytes):  # read by way of a temporary file
+                    footage.spans = named_errors(footage.spans, f"a video of {len(given):,} bytes")
+                return footage.begin()
             except VideoDecodeError as error:
                 return error
 
@@ -125,6 +137,8 @@ class Translator:
         update is what most of the last `votes` hypotheses say. Raises ConfigError and SourceError at once, VideoDecodeError and ClipError between
         updates.
         """
+        frames, fps = checked_source(frames), checked_rate(fps, SourceError)
+        checked_pace(every, votes)
         predictor = self.model.predictor(list(dict.fromkeys([decode, "ctc"])), **inference)
         data = self.model.config.data
 
@@ -204,11 +218,14 @@ class Translator:
         longest = max(len(span.frames) for span in spans)
         bucket = next(bucket for bucket in self.model.config.frame_buckets if longest <= bucket)
         video = np.zeros((rows, bucket, *spans[0].frames.shape[1:]), np.uint8)
-        lengths = np.ones((rows,), np.int32)
+        lengths, numbers = np.ones((rows,), np.int32), np.zeros((rows,), np.int32)
         for row, span in enumerate(spans):
             video[row, : len(span.frames)], lengths[row] = span.frames, len(span.frames)
+            if "sample" in predictor.tokenizers:
+                # Draws belong to the frames: they are the same at any place of a list and in a list of any length.
+                numbers[row] = np.uint32(zlib.crc32(np.ascontiguousarray(span.frames))).astype(np.int32)
         with self._device:
-            found = predictor(self.model.weights, {"video": video, "frame_lengths": lengths}, seed)
+            found = predictor(self.model.weights, {"video": video, "frame_lengths": lengths, "index": numbers}, seed)
         return {name: hypotheses[: len(spans)] for name, hypotheses in found.items()}
 
 

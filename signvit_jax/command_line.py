@@ -4,17 +4,18 @@ JAX is imported where it is used: `--help` and a wrong flag are answered without
 """
 
 import argparse
+import contextlib
 import logging
 import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from signvit_jax.config import Config, ConfigError
 from signvit_jax.config_file import load_config
-from signvit_jax.exit_codes import DONE, HUNG_UP, INTERRUPTED, TERMINATED
+from signvit_jax.exit_codes import DONE, HUNG_UP, INTERRUPTED, TERMINATED, private_folder
+from signvit_jax.streams import clean
 
 # What XLA is asked for beyond its defaults; XLA_FLAGS of the environment has the last word. docs/scale.md says what each is for.
 _XLA_GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
@@ -24,9 +25,12 @@ _PEER_TIMEOUT_S = 30  # a process that has said nothing for so long is taken for
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
     """An argument parser that shows the docstring as it stands and an example at its end; wrong usage ends with exit code 2."""
-    return argparse.ArgumentParser(
-        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    return _Parser(description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(clean(message, keep="\n"))
 
 
 def parse_with_config(flag_parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config]:
@@ -74,11 +78,23 @@ def set_up_jax() -> None:
         names = {flag.partition("=")[0] for flag in given}
         os.environ["XLA_FLAGS"] = " ".join([*(flag for flag in _XLA_GPU_FLAGS if flag.partition("=")[0] not in names), *given])
     flags.FLAGS.mark_as_parsed()  # Grain's reading processes ask absl, although no absl flag is used here
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
-        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "signvit_jax" / "jax"
-    )
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or _cache_folder())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _cache_folder() -> str | None:
+    """For compiled programs, in the user's cache folder; where that cannot be written, as for a user without a home, in a
+    temporary one; None where there is no such folder either.
+    """
+    folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "signvit_jax", "jax")
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    try:
+        return os.path.join(private_folder(), "jax")
+    except OSError:
+        return None
 
 
 def add_process_flags(flag_parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ def _value(default: Any, allowed: str, check) -> Any:
 
 
 def _whole(default: int, least: int = 1) -> Any:
-    return _value(default, f"a whole number >= {least}", lambda x: x >= least)
+    return _value(default, f"a whole number >= {least} and < 2^31", lambda x: least <= x < 2**31)
 
 
 def _real(default: float, least: float = 0.0, most: float = math.inf) -> Any:
@@ -185,7 +185,7 @@ class TrainingConfig:
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     max_nonfinite_steps: int = _whole(20)  # that many skipped updates in a row end the run
     log_every_n_steps: int = _whole(10)
-    seed: int = _whole(0, 0)
+    seed: int = _value(0, "a whole number from 0 to 2^63 - 1", lambda x: 0 <= x < 2**63)
 
 
 @dataclasses.dataclass(frozen=True)

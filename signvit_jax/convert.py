@@ -16,6 +16,7 @@ from signvit_jax.config import Config, ConfigError, from_json, with_ctc_target
 from signvit_jax.data.tokenizer import Tokenizer, load_bert_vocabulary
 from signvit_jax.exit_codes import DONE, run_command
 from signvit_jax.local_paths import local_path
+from signvit_jax.streams import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer, glosses = _tokenizers(arguments.tokenizer, config, description)
     config = with_ctc_target(config, "gloss" if glosses else "text")
     count = write_converted(arguments.workdir, config, tokenizer, glosses, read_tensors(arguments.weights))
-    print(f"{arguments.workdir}: {count:,} parameters, {tokenizer.vocab_size:,} tokens")
+    print(f"{clean(str(arguments.workdir))}: {count:,} parameters, {tokenizer.vocab_size:,} tokens")
     return DONE
 
 

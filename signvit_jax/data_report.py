@@ -14,6 +14,7 @@ from signvit_jax.command_line import parse_with_optional_config, parser
 from signvit_jax.config import ConfigError, from_json
 from signvit_jax.exit_codes import DONE, run_command
 from signvit_jax.local_paths import local_path, local_text
+from signvit_jax.streams import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = render(config.data.name, dataset, facts, config, read_build_report(dataset.folder), arguments.clips)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
-    print(output)
+    print(clean(str(output)))
     return DONE
 
 

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.config import TOKENIZATIONS
 from signvit_jax.exit_codes import DONE, run_command
 from signvit_jax.inference_flags import add_backend_flag, add_inference_flags, given_inference
 from signvit_jax.local_paths import local_path, local_text
+from signvit_jax.streams import clean
+from signvit_jax.terminal import counted, print_table
 
 DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
 DEFAULT_DECODERS = DECODERS[:3]
@@ -48,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
     report = output.with_suffix(".html")
     results.check_writable(output, report)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with StopRequest() as stop, Progress(*columns, console=Console(stderr=True)) as bar:
+    with StopRequest() as stop, counted(Console(stderr=True), transient=False) as bar:
         task = bar.add_task(escape(f"decoding {split.name}"), total=len(split))
         found = evaluate(
             split,
@@ -68,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.exit_code
     title = f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
     # Scores are shown before anything is written: a disk may be full by now.
-    Console().print(format_table(found.decoders, escape(title)))
+    print_table(format_table(found.decoders, escape(title)))
     for decoder, rate in found.phoenix_gloss_wer.items():
         print(f"{decoder}: gloss error rate {rate:.1%} (as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)")
     if note := unknown_note(found.unknown):
-        print(f"references: {note}")
+        print(clean(f"references: {note}"))
     results.write(found, output)
     given = (model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, config.frame_buckets, config.model.decoder.max_len)
     look = no_look if model.encode else make_look(*given)  # the programs of an export cannot be looked into
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
     except OSError as error:
         raise results.ResultsLost(f"{report} could not be written: {error.strerror}; the predictions are in {output}") from error
-    print(f"predictions: {output}\nreport:      {report}")
+    print(clean(f"predictions: {output}\nreport:      {report}", keep="\n"))
     return DONE
 
 

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from signvit_jax.command_line import parser, set_up_jax
 from signvit_jax.exit_codes import DONE, run_command
 from signvit_jax.local_paths import local_path, local_text
+from signvit_jax.streams import clean
+from signvit_jax.terminal import counted, print_table
 
 _FORMATS = ("int8", "onnx", "stablehlo", "safetensors")
 
@@ -53,22 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return split(arguments.split or data.test_split)
         except DatasetError as error:
-            print(f"warning: no scores in the report: {error}", file=sys.stderr)
+            print(clean(f"warning: no scores in the report: {error}", keep="\n"), file=sys.stderr)
             return None
 
     with ExportFolder.made(arguments.output) as folder:
         write_export(model, folder, contents, lambda: calibration_batches(split(data.train_split), model, arguments.calibration_clips))
         report = {"format": contents.format, "quantize": contents.quantize, "checkpoint_step": model.step}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with counted(Console(stderr=True)) as bar:
             test = scored()
             task = bar.add_task("scoring, before and after", total=2 * min(arguments.report_clips, len(test)) if test else None)
             report |= compare(model, folder, test, arguments.report_clips, lambda clips: bar.advance(task, clips))
         folder.write_text(folder.report_json, json.dumps(report, indent=2) + "\n")
         described = Described(arguments.sign_language, arguments.text_language, arguments.licence)
         folder.write_text(folder.model_card, model_card(model, contents, report, described))
-    Console().print(report_table(report))
-    print(f"export:     {arguments.output}\nmodel card: {arguments.output / 'README.md'}")
+    print_table(report_table(report))
+    print(clean(f"export:     {arguments.output}\nmodel card: {arguments.output / 'README.md'}", keep="\n"))
     return DONE
 
 

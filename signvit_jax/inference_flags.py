@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 
 from signvit_jax.config import InferenceConfig
 
@@ -20,3 +21,14 @@ def given_inference(arguments: argparse.Namespace) -> dict[str, object]:
     """The values that were given; they are checked with the config that they go into."""
     names = [field.name for field in dataclasses.fields(InferenceConfig)]
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+
+
+def positive_seconds(text: str) -> float:
+    """The type of a flag that takes seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: seconds > 0")
+    return seconds

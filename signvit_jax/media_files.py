@@ -1,5 +1,6 @@
 """Which files the translate command reads, and what their outputs are called."""
 
+import collections
 import glob
 import os
 import sys
@@ -12,31 +13,39 @@ from signvit_jax.data.video import APPLE_DOUBLE, EXTENSIONS
 def media_files(inputs: Sequence[str]) -> list[Path]:
     """Files as they are, the videos in folders (however deep) and what patterns such as `clips/**/*.mp4` match, each in order of name.
 
-    A pattern that matches nothing and a folder without videos stay in the list, as what cannot be read.
+    A pattern that matches nothing, a folder without videos and one that may not be read stay in the list, as what cannot be read.
     Files named `._*`, which a Mac keeps beside others, are left out of folders and patterns; how many
     is said on standard error.
     """
     found: list[Path] = []
     left_out = 0
 
-    def videos(paths: Iterable[Path], any_ending: bool) -> list[Path]:
+    def sound(paths: Iterable[Path]) -> list[Path]:
         nonlocal left_out
-        kept = [path for path in paths if (any_ending or path.suffix.lower() in EXTENSIONS) and not path.is_dir()]
-        sound = sorted(path for path in kept if not path.name.startswith(APPLE_DOUBLE))
-        left_out += len(kept) - len(sound)
-        return sound
+        paths = list(paths)
+        kept = sorted(path for path in paths if not path.name.startswith(APPLE_DOUBLE))
+        left_out += len(paths) - len(kept)
+        return kept
 
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            found += videos(path.rglob("*"), any_ending=False) or [path]
+            found += sound(_videos_under(path)) or [path]
         elif glob.has_magic(given) and not path.exists():
-            found += videos(map(Path, glob.glob(given, recursive=True)), any_ending=True) or [path]
+            matches = map(Path, glob.glob(given, recursive=True))
+            found += sound(match for match in matches if not match.is_dir()) or [path]
         else:
             found.append(path)
     if left_out:
         print(f"note: {left_out} files named {APPLE_DOUBLE}* are left out: a Mac keeps attributes in them, no video", file=sys.stderr)
     return found
+
+
+def _videos_under(folder: Path) -> list[Path]:
+    unreadable: list[OSError] = []
+    walk = os.walk(folder, onerror=unreadable.append)
+    videos = [Path(where, name) for where, _, files in walk for name in files if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    return sorted([*videos, *(Path(error.filename) for error in unreadable)])
 
 
 def output_names(clips: Sequence[Path]) -> list[Path]:
@@ -48,11 +57,14 @@ def output_names(clips: Sequence[Path]) -> list[Path]:
         root = os.path.commonpath([path.parent for path in absolute])
         names = [path.relative_to(root).with_name(path.stem) for path in absolute]
     # a.mp4 and a.webm in one folder: the ending tells them apart; the same file twice: a number does.
-    names = [name.with_name(name.name + clip.suffix.replace(".", "_")) if names.count(name) > 1 else name for clip, name in zip(clips, names)]
+    counts = collections.Counter(names)
+    names = [name.with_name(name.name + clip.suffix.replace(".", "_")) if counts[name] > 1 else name for clip, name in zip(clips, names)]
     taken: set[Path] = set()
+    next_number: dict[Path, int] = {}
     for place, name in enumerate(names):
-        number = 1
+        number = next_number.get(name, 1)
         while names[place] in taken:
             names[place], number = name.with_name(f"{name.name}_{number}"), number + 1
         taken.add(names[place])
+        next_number[name] = number
     return names

@@ -21,6 +21,7 @@ from signvit_jax.command_line import add_process_flags, join_processes, leave, p
 from signvit_jax.config import Config
 from signvit_jax.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED, run_command
 from signvit_jax.local_paths import local_path
+from signvit_jax.streams import clean
 
 if TYPE_CHECKING:
     from signvit_jax.training.step_trace import TracedSteps
@@ -61,7 +62,7 @@ def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, mod
     if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         again = shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
         with contextlib.suppress(OSError):  # a terminal that was closed takes nothing
-            print(f"stopped and saved; to go on:\n  {again}", file=sys.stderr, flush=True)
+            print(clean(f"stopped and saved; to go on:\n  {again}", keep="\n"), file=sys.stderr, flush=True)
     return code
 
 

@@ -1,5 +1,6 @@
 """load_translator: every kind of clip gives the same text, alone or in a list, from one thread or many; recordings, streams and ensembles."""
 
+import io
 import itertools
 import json
 import shutil
@@ -13,6 +14,7 @@ from signvit_jax.api import ClipError, load_translator
 from signvit_jax.config import ConfigError, TokenizerConfig
 from signvit_jax.data.tokenizer import Tokenizer, learn
 from signvit_jax.data.video import VideoDecodeError, read_video
+from signvit_jax.streaming import SourceError
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +230,56 @@ def test_warm_up_leaves_nothing_to_compile(trained, caplog):
         finally:
             jax.config.update("jax_log_compiles", False)
     assert "Finished XLA compilation" not in caplog.text
+
+
+def test_clips_of_every_kind_give_what_the_file_gives(translator, trained):
+    path = trained.video(1)
+    video, content = read_video(path), path.read_bytes()
+    by_path = translator.translate(path)
+    for given in (bytearray(content), memoryview(content), io.BytesIO(content)):
+        assert translator.translate(given) == by_path
+    assert translator.translate(list(video.frames), fps=video.fps) == by_path  # one clip, frame by frame
+    assert [one.text for one in translator.translate([list(video.frames), path], fps=video.fps)] == [by_path.text] * 2
+
+
+@pytest.mark.parametrize("clip", [None, [None], [[[[0, 0, 0]]]], 5])
+def test_what_is_no_clip_is_an_error_of_ours(translator, clip):
+    with pytest.raises(ClipError, match="allowed: the path of a video"):
+        translator.translate(clip)
+
+
+@pytest.mark.parametrize("fps", [-5, 0, float("nan"), float("inf")])
+def test_an_impossible_rate_is_refused_before_anything_is_read(translator, fps):
+    with pytest.raises(ClipError, match="fps is"):
+        translator.translate_each(iter([]), fps=fps)
+    with pytest.raises(SourceError, match="fps is"):
+        translator.stream([], fps=fps)
+
+
+def test_a_seed_beyond_a_keys_is_refused_before_anything_is_read(translator):
+    with pytest.raises(ConfigError, match="seed is"):
+        translator.translate_each(iter([]), decode="sample", seed=2**70)
+
+
+def test_bytes_that_cannot_be_read_are_not_named_by_a_file_that_is_gone(translator):
+    (error,) = translator.translate_each([b"no video"])
+    assert str(error).startswith("a video of 8 bytes: ") and "tmp" not in str(error)
+
+
+def test_a_frame_that_is_none_does_not_end_a_stream_in_silence(translator, trained):
+    frames = [*read_video(trained.video(1)).frames[:4], None]
+    with pytest.raises(ClipError, match="frame 4 of the stream is a NoneType"):
+        list(translator.stream(frames, fps=10))
+
+
+def test_what_is_sampled_for_a_clip_depends_on_its_frames_and_the_seed_alone(translator, trained):
+    clips = [trained.video(number) for number in range(6)]
+    hot = {"decode": "sample", "temperature": 3.0}
+    alone = [translator.translate(clip, seed=1, **hot).tokens for clip in clips]
+    assert len(set(alone)) > 3  # else any order would do
+    for order in ([5, 4, 3, 2, 1, 0], [3, 3, 1], [0, 1, 2, 3, 4, 5], [4, 2]):
+        together = translator.translate([clips[place] for place in order], seed=1, **hot)
+        assert [one.tokens for one in together] == [alone[place] for place in order]
+    frames = read_video(clips[2])
+    assert translator.translate(frames.frames, fps=frames.fps, seed=1, **hot).tokens == alone[2]
+    assert [one.tokens for one in translator.translate(clips, seed=2, **hot)] != alone

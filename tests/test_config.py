@@ -55,6 +55,8 @@ def test_misspelt_key_is_refused_with_the_nearest(key, value, words):
         ("training.label_smoothing", 1.0, "a rate from 0"),
         ("training.remat", "al", "one of 'none', 'dots', 'full'"),
         ("data.num_frames", 0, "a whole number >= 1"),
+        ("inference.top_k", 2**31, "a whole number >= 0 and < 2^31"),
+        ("training.seed", 2**63, "a whole number from 0 to 2^63 - 1"),
         ("data.frame_buckets", "16", "a list of"),
         ("data.fit", "padd", "nearest: 'pad'"),
         ("data.augment.rotate", 90.0, "from 0 to 45"),

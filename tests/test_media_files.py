@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,25 @@ def test_no_two_clips_share_a_name_and_none_leaves_the_output_folder(clips):
     found = output_names(clips)
     assert len(set(found)) == len(clips)
     assert all(not name.is_absolute() and ".." not in name.parts and name.name for name in found)
+
+
+def test_the_same_names_ten_thousand_times_take_a_second_or_so():
+    clips = [Path(f"day{number // 10}/clip{number % 10}.mp4") for number in range(10_000)] + [Path("other/clip.mp4")] * 2000
+    began = time.process_time()
+    found = output_names(clips)
+    assert time.process_time() - began < 4  # what is quadratic takes a minute and more
+    assert len(set(found)) == len(clips)
+    assert [str(name) for name in found[:11]] == [*(f"day0/clip{number}" for number in range(10)), "day1/clip0"]
+    assert [str(name) for name in found[-2:]] == ["other/clip_mp4_1998", "other/clip_mp4_1999"]
+
+
+def test_a_folder_within_that_may_not_be_read_stays_to_be_reported(folder, monkeypatch):
+    scan = os.scandir
+
+    def refused(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert names(media_files([str(folder)]), folder) == ["a.MOV", "b.mp4", "deep"]

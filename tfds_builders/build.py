@@ -21,7 +21,9 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from signvit_jax.exit_codes import run_command
 from signvit_jax.local_paths import local_path, local_text
+from signvit_jax.streams import clean
 
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
@@ -111,10 +113,11 @@ def _build(builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace,
     report = json.loads((final / REPORT_NAME).read_text(encoding="utf-8"))
     for warning in report["warnings"]:
         if warning not in said:
-            print(f"note: {warning}", file=sys.stderr)
-    print(f"{builder.name}: {_counts(report)} in {final}")
+            print(clean(f"note: {warning}", keep="\n"), file=sys.stderr)
+    print(f"{builder.name}: {_counts(report)} in {clean(str(final))}")
     if builder.problems:
-        print(f"{len(builder.problems)} clips could not be read, see {final / REPORT_NAME}:{first_problems(builder.problems)}", file=sys.stderr)
+        problems = f"{len(builder.problems)} clips could not be read, see {final / REPORT_NAME}:{first_problems(builder.problems)}"
+        print(clean(problems, keep="\n"), file=sys.stderr)
         return SOME_FAILED
     return DONE
 
@@ -242,7 +245,7 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
     if changed:
         raise UsageError(f"{final} was built differently: {'; '.join(changed)}. --overwrite builds it anew, another --data_dir keeps both")
     failed = f" ({len(report['failed'])} clips could not be read then, see {final / REPORT_NAME})" if report["failed"] else ""
-    print(f"{builder.name} is already built with these options: {_counts(report)} in {final}{failed}; --overwrite builds it anew")
+    print(clean(f"{builder.name} is already built with these options: {_counts(report)} in {final}{failed}; --overwrite builds it anew"))
     return DONE
 
 
@@ -308,7 +311,9 @@ def _put_in_place(built: Path, final: Path, staging: Path) -> None:
 def _progress() -> Iterator[Any]:
     """A bar with clips/s and the time left; yields the function that moves it."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from signvit_jax.terminal import FittingProgress
 
     columns = (
         TextColumn("building"),
@@ -318,7 +323,7 @@ def _progress() -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+    with FittingProgress(*columns, console=Console(stderr=True), transient=False) as progress:
         task = progress.add_task("", total=None, start=False, visible=False, rate="")
 
         def move(done: int, total: int) -> None:
@@ -335,9 +340,9 @@ def _end_on_sigterm(signum: int, frame: Any) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(clean(f"error: {message}", keep="\n"), file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

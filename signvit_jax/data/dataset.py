@@ -211,7 +211,10 @@ def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
     """Opens the newest version of data set `name` ("name", "name/config" or either with "/1.0.0") under `data_dir`. Raises DatasetError."""
     if is_address(data_dir):
         raise DatasetError(f"the data folder {str(data_dir)!r} is an address; allowed: {ALLOWED}")
-    folder = _version_folder(Path(data_dir).expanduser(), name)
+    try:
+        folder = _version_folder(Path(data_dir).expanduser(), name)
+    except (OSError, RuntimeError) as error:  # not readable; "~" without a home
+        raise DatasetError(f"{data_dir} (config.data.data_dir) cannot be read: {error}") from error
     import tensorflow_datasets as tfds  # takes a second; reading processes do without it
 
     try:

@@ -42,19 +42,21 @@ class Seen(NamedTuple):
     encoded: Encoded
 
 
-Decoder = Callable[[Sequence[Seen], InferenceConfig, SpecialIds, Key[Array, ""]], Decoded]
+# Called with the ensemble, the config, the special ids, a key, and the clips' numbers (see `sample`; None: their places).
+Decoder = Callable[..., Decoded]
+_Rows = Int[Array, "b"] | None
 
 
-def _greedy(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""]) -> Decoded:
+def _greedy(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
     return _from_hypotheses(_one_best(greedy(_sources(ensemble), **_shared_options(config, ids))))
 
 
-def _sample(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""]) -> Decoded:
+def _sample(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
     cuts = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
-    return _from_hypotheses(_one_best(sample(_sources(ensemble), key, **cuts, **_shared_options(config, ids))))
+    return _from_hypotheses(_one_best(sample(_sources(ensemble), key, rows=rows, **cuts, **_shared_options(config, ids))))
 
 
-def _beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""]) -> Decoded:
+def _beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
     options = _shared_options(config, ids)
     # The whole beam is rescored: what CTC likes best may not be among the attention's first.
     n_best = config.beam_size if config.ctc_weight else config.n_best
@@ -66,12 +68,12 @@ def _beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, ke
     return _from_hypotheses(found)
 
 
-def _ctc(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""]) -> Decoded:
+def _ctc(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
     found = greedy_ctc(*_ctc_logits(ensemble))
     return Decoded(found.ids[:, None], found.score[:, None], found.confidence[:, None])
 
 
-def _ctc_beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""]) -> Decoded:
+def _ctc_beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
     logits, steps = _ctc_logits(ensemble)
     found = ctc_prefix_beam_search(logits, steps, beam_size=config.beam_size)
     n = config.n_best

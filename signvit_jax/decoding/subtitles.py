@@ -8,7 +8,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from signvit_jax.decoding.words import Word
@@ -64,6 +64,16 @@ def write(segments: Iterable[Segment], format: str, duration: float | None = Non
     if format not in _WRITERS:
         raise SubtitleError(f"subtitle format is {format!r}; allowed: one of {', '.join(map(repr, FORMATS))}")
     return _WRITERS[format](_cues(segments, duration))
+
+
+def json_line(path: str, segments: Iterable[Segment], duration: float | None = None) -> str:
+    """What `write` makes of one video as json, with its path and on one line: the lines of several videos are JSON Lines."""
+    return json.dumps({"path": path} | _document(_cues(segments, duration)), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def tsv_rows(path: str, segments: Iterable[Segment], duration: float | None = None) -> str:
+    """The rows of one video for a table of several; `TSV_HEADER` is its first line."""
+    return _tab_separated([path, *_row(cue)] for cue in _cues(segments, duration))
 
 
 def _cues(segments: Iterable[Segment], duration: float | None) -> list[_Cue]:
@@ -123,6 +133,10 @@ def _txt(cues: list[_Cue]) -> str:
 
 
 def _json(cues: list[_Cue]) -> str:
+    return json.dumps(_document(cues), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def _document(cues: list[_Cue]) -> dict[str, object]:
     segments = [
         {
             "start": cue.start / 1000,
@@ -137,15 +151,20 @@ def _json(cues: list[_Cue]) -> str:
         }
         for cue in cues
     ]
-    text = join_texts(cue.text for cue in cues)
-    return json.dumps({"text": text, "segments": segments}, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    return {"text": join_texts(cue.text for cue in cues), "segments": segments}
 
 
 def _tsv(cues: list[_Cue]) -> str:
+    return _tab_separated([_COLUMNS, *map(_row, cues)])
+
+
+def _row(cue: _Cue) -> list[object]:
+    return [f"{cue.start / 1000:.3f}", f"{cue.end / 1000:.3f}", cue.text, cue.score, cue.confidence]
+
+
+def _tab_separated(rows: Iterable[Sequence[object]]) -> str:
     file = io.StringIO()
-    rows = csv.writer(file, dialect="excel-tab", lineterminator="\n")
-    rows.writerow(["start", "end", "text", "score", "confidence"])
-    rows.writerows([f"{cue.start / 1000:.3f}", f"{cue.end / 1000:.3f}", cue.text, cue.score, cue.confidence] for cue in cues)
+    csv.writer(file, dialect="excel-tab", lineterminator="\n").writerows(rows)
     return file.getvalue()
 
 
@@ -162,5 +181,7 @@ def _vtt(cues: list[_Cue]) -> str:
     return "\n".join(["WEBVTT\n", *blocks])
 
 
+_COLUMNS = ("start", "end", "text", "score", "confidence")
+TSV_HEADER = _tab_separated([("path", *_COLUMNS)])
 _WRITERS = {"txt": _txt, "json": _json, "tsv": _tsv, "srt": _srt, "vtt": _vtt}
 FORMATS = tuple(_WRITERS)

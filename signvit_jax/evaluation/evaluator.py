@@ -65,10 +65,15 @@ class Predictor:
         self._decode = {name: _program(bind, name, on_device, ids) for name in decoders}
 
     def __call__(self, params: PyTree, batch: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, list[Hypothesis]]:
-        """Decoder name -> one hypothesis a row of the global batch; the clips are encoded once for all decoders."""
-        on_device = to_device({name: batch[name] for name in ("video", "frame_lengths")}, self.mesh)
+        """Decoder name -> one hypothesis a row of the global batch; the clips are encoded once for all decoders.
+
+        What sampling draws for a clip follows from `seed` and its number in `batch["index"]` (without: its place in the batch),
+        wherever it is in whatever batch.
+        """
+        index = batch.get("index", np.arange(len(batch["frame_lengths"]), dtype=np.int32))
+        on_device = to_device({"video": batch["video"], "frame_lengths": batch["frame_lengths"], "index": index}, self.mesh)
         encoded = self._encode(params, on_device["video"], on_device["frame_lengths"])
-        decoded = {name: program(params, encoded, jax.random.key(seed)) for name, program in self._decode.items()}
+        decoded = {name: program(params, encoded, jax.random.key(seed), on_device["index"]) for name, program in self._decode.items()}
         return {name: _hypotheses(_fetch(found), self.tokenizers[name], self.config.min_confidence) for name, found in decoded.items()}
 
     def predict_split(
@@ -103,8 +108,9 @@ def _encoder(bind: Callable[[PyTree], Models]) -> Encode:
 
 @functools.lru_cache(maxsize=64)
 def _program(bind: Callable[[PyTree], Models], decoder: str, config: InferenceConfig, ids: SpecialIds) -> Callable[..., Decoded]:
-    def run(params: PyTree, encoded: tuple[Encoded, ...], key: jax.Array) -> Decoded:
-        return DECODERS[decoder]([Seen(model, clips) for model, clips in zip(_ensemble(bind(params)), encoded)], config, ids, key)
+    def run(params: PyTree, encoded: tuple[Encoded, ...], key: jax.Array, clips: jax.Array) -> Decoded:
+        seen = [Seen(model, its) for model, its in zip(_ensemble(bind(params)), encoded)]
+        return DECODERS[decoder](seen, config, ids, key, clips)
 
     return jax.jit(run)
 

@@ -7,7 +7,9 @@ from types import TracebackType
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from signvit_jax.terminal import FittingProgress
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +20,7 @@ class TrainingProgress:
     """A bar over the run's steps on a terminal; a line in the log every half minute where the output is a file. On the first process only."""
 
     def __init__(self, total_steps: int, first_step: int, console: Console):
-        self._bar = Progress(
+        self._bar = FittingProgress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

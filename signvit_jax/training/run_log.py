@@ -8,6 +8,8 @@ import jax
 from rich.console import Console
 from rich.logging import RichHandler
 
+from signvit_jax.streams import CleanFormatter
+
 # The one console of the program: a progress bar must be drawn by it too, or log lines would tear it apart.
 CONSOLE = Console(stderr=True)
 _SHOWN = ("signvit_jax", "__main__")
@@ -63,9 +65,11 @@ class _RunLog(logging.FileHandler):
 
 def _terminal_handler() -> logging.Handler:
     if CONSOLE.is_terminal:
-        return RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False, highlighter=None)
+        shown = RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False, highlighter=None)
+        shown.setFormatter(CleanFormatter("%(message)s"))
+        return shown
     plain = logging.StreamHandler(sys.stderr)
-    plain.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    plain.setFormatter(CleanFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     return plain
 
 

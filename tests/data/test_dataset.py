@@ -27,6 +27,15 @@ def data_dir(built, tmp_path):
     return shutil.copytree(built, tmp_path / "data")
 
 
+def test_a_folder_that_may_not_be_read_is_an_error_of_ours(built, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refused)
+    with pytest.raises(DatasetError, match=r"config\.data\.data_dir\) cannot be read: .*Permission denied"):
+        open_dataset(built, "toy")
+
+
 def test_records_come_back_as_they_were_written(built):
     split = open_dataset(built, "toy").split("train")
     assert len(split) == len(RECORDS)

@@ -1,6 +1,7 @@
 """The translate command: what it does with clips that cannot be read, formats, and the names of its files."""
 
 import csv
+import errno
 import json
 import shutil
 
@@ -90,7 +91,11 @@ def test_folders_and_patterns_are_searched_and_every_video_has_its_own_files(tra
     assert tiny_run.command(translate.main, *arguments) == 0
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert written == {"week/monday/clip.srt", "week/tuesday/clip.srt", "extra.srt"}
-    assert capfd.readouterr().out == ""
+    said = capfd.readouterr()
+    assert dict(line.split("\t") for line in said.out.splitlines()) == {
+        str(tmp_path / f"{name}.mp4"): str(tmp_path / "out" / f"{name}.srt") for name in ("week/monday/clip", "week/tuesday/clip", "extra")
+    }
+    assert f"3 files written to {tmp_path / 'out'}" in said.err
 
 
 def test_a_long_video_has_timed_segments_in_every_format(trained, tmp_path):
@@ -133,3 +138,80 @@ def test_no_text_is_written_below_the_least_confidence(trained, tmp_path, capfd)
     assert capfd.readouterr().out == f"{trained.video(0)}\t\n"
     assert tiny_run.command(translate.main, *arguments, "--format=vtt", f"--output_dir={tmp_path}") == 0
     assert (tmp_path / "clip00.vtt").read_text().strip() == "WEBVTT"
+
+
+def test_json_of_several_clips_is_one_object_a_line_with_its_path(trained, capfd):
+    clips = [trained.video(0), trained.video(1)]
+    assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", "--format=json") == 0
+    found = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [one["path"] for one in found] == list(map(str, clips))
+    assert all(one["text"] and one["segments"][0]["text"] == one["text"] for one in found)
+
+
+def test_tsv_of_several_clips_is_one_table_with_their_paths(trained, corrupt, capfd):
+    clips = [trained.video(0), corrupt, trained.video(1)]
+    assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", "--format=tsv") == 3
+    rows = list(csv.DictReader(capfd.readouterr().out.splitlines(), dialect="excel-tab"))
+    assert [row["path"] for row in rows] == [str(clips[0]), str(clips[2])]
+    assert all(row["text"] and float(row["end"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(("text_format", "clips"), [("srt", 2), ("vtt", 2), ("all", 1)])
+def test_what_would_be_no_valid_file_on_standard_output_is_refused_with_what_to_do(trained, capfd, text_format, clips):
+    given = [trained.video(number) for number in range(clips)]
+    assert tiny_run.command(translate.main, *given, "--workdir=/nowhere", f"--format={text_format}") == 2
+    said = capfd.readouterr()
+    assert said.out == "" and "--output_dir=FOLDER" in said.err
+
+
+def test_files_that_are_there_are_not_replaced_unless_asked(trained, tmp_path, capfd):
+    output = tmp_path / "captions"
+    arguments = [trained.video(0), trained.video(1), f"--output_dir={output}", "--format=srt"]
+    output.mkdir()
+    (output / "clip01.srt").write_text("corrected by hand")
+    assert tiny_run.command(translate.main, *arguments, "--workdir=/nowhere") == 2  # before anything is loaded
+    said = capfd.readouterr().err
+    assert str(output / "clip01.srt") in said and "clip00" not in said and "--overwrite" in said
+    assert [(path.name, path.read_text()) for path in output.iterdir()] == [("clip01.srt", "corrected by hand")]
+    assert tiny_run.command(translate.main, *arguments, f"--workdir={trained.workdir}", "--overwrite") == 0
+    assert sorted(path.name for path in output.iterdir()) == ["clip00.srt", "clip01.srt"]
+    assert (output / "clip01.srt").read_text().startswith("1\n00:00:00,000")
+
+
+def test_a_folder_that_cannot_be_written_is_exit_2_before_anything_is_loaded(trained, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    assert tiny_run.command(translate.main, trained.video(0), "--workdir=/nowhere", f"--output_dir={tmp_path / 'file'}") == 2
+    assert f"--output_dir={tmp_path / 'file'} cannot be written" in capfd.readouterr().err
+
+
+def test_a_disk_that_fills_up_ends_with_one_line_that_says_what_was_written(trained, tmp_path, capfd, monkeypatch):
+    from signvit_jax import caption_files
+
+    written = caption_files.write_atomically
+
+    def full(path, text):
+        if path.name == "clip01.txt":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written(path, text)
+
+    monkeypatch.setattr(caption_files, "write_atomically", full)
+    clips = [trained.video(0), trained.video(1)]
+    assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", f"--output_dir={tmp_path}") == 1
+    said = capfd.readouterr().err
+    assert f"{tmp_path / 'clip01.txt'} cannot be written: No space left on device; 1 files were" in said and "Traceback" not in said
+
+
+def test_a_decoder_that_is_waited_for_too_long_is_given_up(trained, tmp_path, capfd):
+    video = tmp_path / "long.mp4"
+    tiny_run.write_video(video, np.concatenate([tiny_run.frames_of(0, 1, 15)] * 20))
+    assert tiny_run.command(translate.main, video, trained.video(0), f"--workdir={trained.workdir}", "--time_limit=0.0001") == 4
+    assert "longer than 0.0001 s" in capfd.readouterr().err
+    assert tiny_run.command(translate.main, trained.video(0), f"--workdir={trained.workdir}", "--time_limit=60") == 0
+
+
+@pytest.mark.parametrize("flag", ["--time_limit=0", "--time_limit=nan", "--time_limit=inf", "--time_limit=soon", f"--seed={2**70}", "--seed=-1"])
+def test_limits_and_seeds_that_cannot_be_are_exit_2(trained, capfd, flag):
+    arguments = [trained.video(0), f"--workdir={trained.workdir}", "--decode=sample"]
+    assert tiny_run.command(translate.main, *arguments, flag) == 2
+    said = capfd.readouterr().err
+    assert flag.partition("=")[2] in said and "allowed" in said and "Traceback" not in said

@@ -55,6 +55,14 @@ def test_the_batch_size_changes_no_text(split, predictor, model):
     np.testing.assert_allclose([p.score for p in by_four.predictions], [p.score for p in by_one.predictions], atol=1e-4)
 
 
+def test_what_is_sampled_belongs_to_the_clip_whatever_the_batch(split, model):
+    sampling = model.predictor(["sample"], temperature=3.0)
+    small = dataclasses.replace(model.config, inference=dataclasses.replace(model.config.inference, batch_size=1))
+    by_four, by_one = run(split, sampling, model), run(split, sampling, model, small)
+    assert [p.hypotheses for p in by_four.predictions] == [p.hypotheses for p in by_one.predictions]
+    assert len({p.hypotheses["sample"] for p in by_one.predictions}) > 2
+
+
 def test_confidences_are_probabilities_and_scores_log_probabilities(split, predictor, model):
     for prediction in run(split, predictor, model).predictions:
         assert 0.0 < prediction.details["confidence"] <= 1.0

@@ -131,3 +131,20 @@ def test_requeue_outside_slurm_is_wrong_usage(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match=r"--requeue was given.*SLURM_JOB_ID"):
         check_requeue()
+
+
+def test_a_run_whose_messages_nobody_reads_any_more_saves_and_ends_as_signalled(run):
+    # train 2>&1 | head -1
+    os.mkfifo(run.output)
+    said = []
+
+    def head():
+        with run.output.open() as pipe:
+            said.append(pipe.readline())
+
+    reader = threading.Thread(target=head, daemon=True)
+    reader.start()
+    assert run.go(fault=one("step", TERM, 9)) == 143
+    reader.join(60)
+    assert said and said[0].strip()
+    assert run.steps()[-1] == max(batches(run)) < TOTAL

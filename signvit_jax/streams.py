@@ -1,0 +1,154 @@
+"""Standard output and error of a command: which characters reach them, and what happens when nobody reads them any more.
+
+Texts and file names come from strangers: `clean` shows what a terminal would obey instead of print. `guard_streams` makes the
+streams of a process survive a name that their encoding lacks, a reader that has gone (`| head -1`), and being closed from the
+start (`2>&-`). `exit_codes.run_command` calls it for every command.
+"""
+
+import errno
+import io
+import logging
+import os
+import re
+import select
+import sys
+
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOT_ASCII = re.compile("[^\x20-\x7e]")
+_GONE = (errno.EPIPE, errno.ECONNRESET)
+_MODES = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)  # of descriptors 0, 1 and 2
+
+
+class OutputError(Exception):
+    """Standard output or a file of texts that cannot be written, as on a full disk; the message says why."""
+
+    exit_code = 1
+
+
+def clean(text: str, keep: str = "") -> str:
+    """The text with escapes (`\\x1b`, `\\n`, `\\u202e`) for control characters, line separators, bidirectional overrides and
+    bytes that are no UTF-8. Characters in `keep` stay. For everything that is shown and that others have written.
+    """
+    return _UNSHOWN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def clean_json(text: str, encoding: str = "utf-8") -> str:
+    """The same for JSON, whose own escapes stand for the same value; what `encoding` lacks is escaped too. Line breaks between
+    values stay.
+    """
+    try:
+        text.encode(encoding, "surrogatepass")
+        wanted = _UNSHOWN
+    except (UnicodeEncodeError, LookupError):
+        wanted = _NOT_ASCII
+    return wanted.sub(lambda found: found[0] if found[0] == "\n" else _json_escape(found[0]), text)
+
+
+def guard_streams() -> None:
+    """Replaces this process's standard output and error by streams that never end it. Streams of somebody else's, such as a
+    test's or a notebook's, are left alone; called again, it changes nothing.
+    """
+    for number, mode in enumerate(_MODES):
+        # A closed descriptor would be given to the next file that is opened, and errors of libraries would be written there.
+        if not _is_open(number):
+            _to_devnull(number, mode)
+    sys.stdout = _guarded(sys.stdout, sys.__stdout__, 1)
+    sys.stderr = _guarded(sys.stderr, sys.__stderr__, 2)
+    logging.lastResort.setFormatter(CleanFormatter("%(message)s"))
+
+
+def reader_has_gone() -> bool:
+    """True once something was written to standard output that nobody reads: a command that only prints can end."""
+    return isinstance(sys.stdout, _Stream) and sys.stdout.raw.reader_has_gone
+
+
+class CleanFormatter(logging.Formatter):
+    """Of messages that a terminal shows: they hold texts and names of others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record), keep="\n")
+
+
+class _Stream(io.TextIOWrapper):
+    raw: "_Descriptor"
+
+
+class _Descriptor(io.RawIOBase):
+    """Writes to a descriptor. When the reader has gone, the descriptor leads to /dev/null from then on, for every thread and
+    library that writes to it. Errors of standard error are dropped: messages that cannot be written never end a run.
+    """
+
+    def __init__(self, descriptor: int, old: io.TextIOWrapper):
+        super().__init__()
+        self.reader_has_gone = False
+        self.name = old.name
+        self._descriptor = descriptor
+        # A terminal that has been closed answers with EIO.
+        self._gone = (*_GONE, errno.EIO) if os.isatty(descriptor) else _GONE
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: bytes | memoryview) -> int:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # another program has made the pipe non-blocking
+                select.select([], [self._descriptor], [])
+            except OSError as error:
+                if error.errno in self._gone:
+                    self.reader_has_gone = True
+                    _to_devnull(self._descriptor, os.O_WRONLY)
+                elif self._descriptor == 2:
+                    return len(data)
+                else:
+                    # What is still in the buffer would fail again when the process ends.
+                    _to_devnull(self._descriptor, os.O_WRONLY)
+                    raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+        return len(data)
+
+
+def _guarded(stream: io.TextIOBase | None, own: io.TextIOBase | None, descriptor: int) -> io.TextIOBase:
+    if stream is None:  # closed from the start; print(file=None) would write to standard output
+        return open(os.devnull, "w", encoding="utf-8")
+    if stream is not own or not isinstance(stream, io.TextIOWrapper) or stream.fileno() != descriptor:
+        return stream
+    stream.flush()
+    errors = "backslashreplace" if stream.errors in ("strict", "surrogateescape") else stream.errors
+    raw = _Descriptor(descriptor, stream)
+    buffer = raw if stream.write_through else io.BufferedWriter(raw)  # PYTHONUNBUFFERED
+    guarded = _Stream(buffer, stream.encoding, errors, line_buffering=stream.line_buffering, write_through=stream.write_through)
+    guarded.raw = raw
+    return guarded
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _to_devnull(descriptor: int, mode: int) -> None:
+    devnull = os.open(os.devnull, mode)
+    if devnull != descriptor:
+        os.dup2(devnull, descriptor)
+        os.close(devnull)
