@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from free_port import free_port
 
 from signvit_jax.exit_codes import FAILED, USAGE
 from signvit_jax.training import integrity
@@ -502,6 +501,8 @@ def test_a_state_saved_on_four_devices_is_restored_on_two(tmp_path):
 
 
 def test_two_processes_save_replace_leave_out_and_restore_together(tmp_path):
+    from free_port import free_port  # the processes, which import this file, do without
+
     before = """
         import jax
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
