@@ -53,6 +53,15 @@ def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeyp
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_file_that_cannot_even_be_made_is_the_error_that_is_raised(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file", "new")
+
+
 def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_for_it(tmp_path, calls):
     for name in ("params/d/data", "params/_METADATA", "meta/meta.json", "_CHECKPOINT_METADATA"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

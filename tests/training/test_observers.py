@@ -126,6 +126,33 @@ def test_a_disk_that_is_full_from_the_start_gets_all_that_came_before_there_was_
     assert [step for _, step, _ in events(workdir)][-2:] == [3, 4]
 
 
+def test_of_a_longer_row_that_was_given_up_nothing_is_left_behind_a_shorter_one(workdir, disk, monkeypatch):
+    monkeypatch.setattr("signvit_jax.training.observers._WAITING", 1)
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0, "b": 1.0})
+    disk.error = errno.ENOSPC
+    log.write(2, {"a": 1.23456789e-11, "b": 1.23456789e-11})
+    disk.error = None
+    log.write(3, {"a": 1.0, "b": 1.0})
+    assert workdir.metrics_csv.read_text() == "step,a,b\n1,1,1\n3,1,1\n"
+    log.close()
+
+
+def test_where_there_is_no_room_for_a_first_record_no_empty_file_is_left(workdir, disk):
+    log = MetricsLog(workdir)
+    disk.error = errno.ENOSPC
+    before = len(os.listdir("/proc/self/fd"))
+    for room in (0, 3, 20):
+        disk.room = room
+        log.write(1, {"a": 1.0})
+        assert not list(workdir.path.glob("events.*")) and len(os.listdir("/proc/self/fd")) == before
+    disk.error = None
+    log.write(2, {"a": 2.0})
+    assert [step for _, step, _ in events(workdir)] == [1, 1, 1, 2]
+    log.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_what_never_found_room_is_counted_at_the_end(workdir, disk, caplog, monkeypatch):
     monkeypatch.setattr("signvit_jax.training.observers._WAITING", 4)
     log = MetricsLog(workdir)

@@ -3,6 +3,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from signvit_jax.config import Config, ConfigError, from_mapping
 from signvit_jax.exit_codes import USAGE
-from signvit_jax.training.workdir import _FIXED, Workdir, WorkdirError, check_resume
+from signvit_jax.training.workdir import _FIXED, _FREE_IN_GROUPS, Workdir, WorkdirError, _is_fixed, check_resume
 
 HOLD = """
 import os, sys, time
@@ -186,6 +187,13 @@ for number in range(10**9):
     assert len(text) == 200_000 and len(set(text)) == 1
 
 
+def test_a_file_finds_its_folder_made_again_where_that_is_gone(tmp_path):
+    workdir = Workdir.create(tmp_path / "a" / "run")
+    shutil.rmtree(tmp_path / "a")
+    workdir.write_text(workdir.samples / "epoch_0001.txt", "text")
+    assert (workdir.samples / "epoch_0001.txt").read_text() == "text"
+
+
 def changed(**groups):
     return from_mapping(groups)
 
@@ -232,6 +240,24 @@ def test_what_may_not_change_on_resume_is_this_list():
             assert f"config.{key}: " in str(error)
     assert wrong == []
     assert set(fixed) == set(_FIXED)
+
+
+def test_what_may_change_of_the_model_is_this_list():
+    free = {
+        "model.encoder.dropout": 0.3,
+        "model.encoder.attention_dropout": 0.3,
+        "model.encoder.drop_path": 0.1,
+        "model.encoder.freeze_epochs": 3,
+        "model.encoder.pretrained": "weights.npz",
+        "model.encoder.attention": "xla",
+        "model.encoder.frames_per_chunk": 8,
+        "model.encoder.patch_drop": 0.2,
+        "model.encoder.token_merge": 2,
+        "tokenizer.dropout_random": 0.5,
+    }
+    assert {key.rsplit(".", 1)[-1] for key in free} == set(_FREE_IN_GROUPS)
+    for key, value in free.items():
+        assert not _is_fixed(key, None, value), key
 
 
 @pytest.mark.parametrize(
