@@ -86,6 +86,7 @@ def test_figures_wait_while_the_disk_takes_none_and_follow_when_it_does(workdir,
         disk.room = 7
         log.write(step, {"train/loss": float(step)})
     log.write(59, {"validation/loss": 0.5})  # a column more, and a row that grows
+    assert [step for _, step, _ in events(workdir)] == [1]  # no part of a record is left for a reader to stumble over
     refusals = [record.getMessage() for record in caplog.records]
     assert len(refusals) == 2 and all(os.strerror(number) in said for said in refusals)  # once for the table, once for the events
     assert read_metrics(workdir.metrics_csv)["train/loss"] == ([1], [1.0])
@@ -138,7 +139,17 @@ def test_of_a_longer_row_that_was_given_up_nothing_is_left_behind_a_shorter_one(
     log.close()
 
 
-def test_where_there_is_no_room_for_a_first_record_no_empty_file_is_left(workdir, disk):
+def test_what_finds_room_only_at_the_end_is_written_then(workdir, disk, caplog):
+    log = MetricsLog(workdir)
+    disk.error = errno.ENOSPC
+    log.write(1, {"a": 1.0})
+    disk.error = None
+    log.close()
+    assert read_metrics(workdir.metrics_csv) == {"a": ([1], [1.0])} and [step for _, step, _ in events(workdir)] == [1]
+    assert "lacks" not in caplog.text
+
+
+def test_where_there_is_no_room_for_a_first_record_no_empty_file_is_left(workdir, disk, caplog):
     log = MetricsLog(workdir)
     disk.error = errno.ENOSPC
     before = len(os.listdir("/proc/self/fd"))
@@ -146,6 +157,7 @@ def test_where_there_is_no_room_for_a_first_record_no_empty_file_is_left(workdir
         disk.room = room
         log.write(1, {"a": 1.0})
         assert not list(workdir.path.glob("events.*")) and len(os.listdir("/proc/self/fd")) == before
+    assert caplog.text.count("events.* cannot be written (No space left on device)") == 1
     disk.error = None
     log.write(2, {"a": 2.0})
     assert [step for _, step, _ in events(workdir)] == [1, 1, 1, 2]
@@ -171,6 +183,18 @@ def test_a_table_that_was_deleted_in_mid_run_is_begun_again(workdir):
     log.write(3, {"a": 3.0})
     log.close()
     assert read_metrics(workdir.metrics_csv) == {"a": ([2, 3], [2.0, 3.0])}
+
+
+def test_events_are_for_reading_by_others_and_no_program(workdir):
+    before = os.umask(0)
+    try:
+        log = MetricsLog(workdir)
+        log.write(1, {"a": 1.0})
+        log.close()
+    finally:
+        os.umask(before)
+    (file,) = workdir.path.glob("events.*")
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_events_need_no_thread_and_no_queue(workdir):
@@ -233,7 +257,8 @@ def test_an_observer_stands_anything_says_it_once_and_says_when_it_is_over(tmp_p
         raise error
 
     assert [observer.attempt(fails) for _ in range(3)] == [False] * 3
-    assert len(caplog.records) == 1 and "plot.png cannot be written" in caplog.text and "the run goes on" in caplog.text
+    reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'plot.png'} cannot be written ({reason}); the run goes on without it"]
     assert observer.attempt(lambda: None)
     assert "written again, after 3 attempts that failed" in caplog.text
     assert observer.attempt(lambda: None) and len(caplog.records) == 2

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from signvit_jax.config import Config, ConfigError, from_mapping
+from signvit_jax.config import Config, ConfigError, from_mapping, to_json
+from signvit_jax.data.tokenizer import TokenizerError, learn_gloss_vocabulary
 from signvit_jax.exit_codes import USAGE
 from signvit_jax.training.workdir import _FIXED, _FREE_IN_GROUPS, Workdir, WorkdirError, _is_fixed, check_resume
 
@@ -78,16 +79,16 @@ def test_a_second_trainer_is_refused_where_the_lock_file_was_deleted(tmp_path):
         assert lock.killed is None
 
 
+def as_nfs(descriptor, how, flock=fcntl.flock):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    flock(descriptor, how)
+
+
 @pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
 def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is_left_to_it(tmp_path, monkeypatch, folders_cannot_be_locked):
-    flock = fcntl.flock
-
-    def as_nfs(descriptor, how):
-        if folders_cannot_be_locked and stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EBADF, "Bad file descriptor")
-        flock(descriptor, how)
-
-    monkeypatch.setattr(fcntl, "flock", as_nfs)
+    if folders_cannot_be_locked:
+        monkeypatch.setattr(fcntl, "flock", as_nfs)
     workdir = Workdir.create(tmp_path / "run")
     with workdir.lock() as lock:
         with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), workdir.lock():
@@ -104,7 +105,10 @@ def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is
             pass
 
 
-def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(tmp_path):
+@pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
+def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(tmp_path, monkeypatch, folders_cannot_be_locked):
+    if folders_cannot_be_locked:
+        monkeypatch.setattr(fcntl, "flock", as_nfs)
     workdir = Workdir.create(tmp_path)
     with workdir.lock():
         signed = workdir.lock_file.read_text()
@@ -185,6 +189,46 @@ for number in range(10**9):
         writer.send_signal(signal.SIGKILL)
     text = (tmp_path / "config.json").read_text()
     assert len(text) == 200_000 and len(set(text)) == 1
+
+
+def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = Workdir.create(tmp_path / "run")
+    monkeypatch.setattr("signvit_jax.training.workdir.write_atomically", full)
+    with pytest.raises(WorkdirError, match=r"config\.json could not be written: No space left"):
+        run.write_text(run.config_json, "{}")
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(WorkdirError, match=r"other cannot be made: No space left"):
+        Workdir.create(tmp_path / "other")
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(WorkdirError, match=r"run could not be opened: No space left"), run.lock():
+        pass
+
+
+def test_a_lock_file_is_for_reading_by_others_and_no_program(tmp_path):
+    before = os.umask(0)
+    try:
+        with Workdir.create(tmp_path).lock():
+            assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_what_describes_a_run_is_read_or_named_with_its_path(tmp_path):
+    run = Workdir.create(tmp_path)
+    tokenizer = learn_gloss_vocabulary(["A B", "B C"])
+    run.write_text(run.config_json, to_json(changed(data={"num_frames": 40})))
+    run.write_text(run.tokenizer_json, tokenizer.to_json())
+    assert run.read_config().data.num_frames == 40
+    assert run.read_tokenizer(run.tokenizer_json).tokens == tokenizer.tokens
+    for path, read in ((run.config_json, run.read_config), (run.tokenizer_json, lambda: run.read_tokenizer(run.tokenizer_json))):
+        for content, said in ((b"{", "JSON"), (b"ab\xff", "byte 2 is not of a text; put back a copy"), (None, "cannot be read: No such file")):
+            path.unlink() if content is None else path.write_bytes(content)
+            with pytest.raises((ConfigError, TokenizerError, WorkdirError), match=rf"{path}.*{said}") as caught:
+                read()
+            assert caught.value.exit_code == USAGE
 
 
 def test_a_file_finds_its_folder_made_again_where_that_is_gone(tmp_path):
