@@ -26,7 +26,8 @@ with Workdir.create(sys.argv[1]).lock():
     if not with_child or os.fork() == 0:  # the child, which has then let go of its copy of the lock
         with_child and os.setsid()
         print("locked", flush=True)
-    time.sleep(60)
+    time.sleep(30)
+    os._exit(0)  # a fork of a process with threads may hang in parting
 """
 
 
