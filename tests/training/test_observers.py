@@ -3,9 +3,11 @@
 import errno
 import logging
 import os
+import sys
 import threading
 
 import pytest
+import tiny_run
 from test_metrics_log import events, rows
 
 from signvit_jax.training import events_file, metrics_log
@@ -152,17 +154,16 @@ def test_what_finds_room_only_at_the_end_is_written_then(workdir, disk, caplog):
 def test_where_there_is_no_room_for_a_first_record_no_empty_file_is_left(workdir, disk, caplog):
     log = MetricsLog(workdir)
     disk.error = errno.ENOSPC
-    before = len(os.listdir("/proc/self/fd"))
     for room in (0, 3, 20):
         disk.room = room
         log.write(1, {"a": 1.0})
-        assert not list(workdir.path.glob("events.*")) and len(os.listdir("/proc/self/fd")) == before
+        assert not list(workdir.path.glob("events.*")) and tiny_run.open_below(workdir.path) == []
     assert caplog.text.count("events.* cannot be written (No space left on device)") == 1
     disk.error = None
     log.write(2, {"a": 2.0})
     assert [step for _, step, _ in events(workdir)] == [1, 1, 1, 2]
     log.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert tiny_run.open_below(workdir.path) == []
 
 
 def test_what_never_found_room_is_counted_at_the_end(workdir, disk, caplog, monkeypatch):
@@ -280,6 +281,20 @@ def test_records_keep_their_order_and_the_newest_of_too_many(tmp_path, monkeypat
         full[0] = 2 <= number < 8
         records.add(number)
     assert written == [0, 1, 6, 7, 8, 9]
+
+
+def test_what_a_library_raises_where_nobody_can_catch_it_is_for_the_file(tmp_path, capsys, monkeypatch):
+    from signvit_jax.training import run_log
+
+    class Callback:
+        def __del__(self):
+            raise RuntimeError("event loop is closed")
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    run_log.start_run_log(tmp_path / "run.log")
+    Callback()
+    assert "Traceback" in (tmp_path / "run.log").read_text() and "event loop is closed" in (tmp_path / "run.log").read_text()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_log_that_takes_no_more_is_named_once_and_goes_on_later(tmp_path, capsys, monkeypatch):

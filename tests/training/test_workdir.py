@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_run
 
 from signvit_jax.config import Config, ConfigError, from_mapping, to_json
 from signvit_jax.data.tokenizer import TokenizerError, learn_gloss_vocabulary
@@ -113,11 +114,11 @@ def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor
     workdir = Workdir.create(tmp_path)
     with workdir.lock():
         signed = workdir.lock_file.read_text()
-        before = len(os.listdir("/proc/self/fd"))
+        before = tiny_run.open_below(tmp_path)
         for _ in range(3):
             with pytest.raises(WorkdirError), workdir.lock():
                 pass
-        assert workdir.lock_file.read_text() == signed and len(os.listdir("/proc/self/fd")) == before
+        assert workdir.lock_file.read_text() == signed and tiny_run.open_below(tmp_path) == before
 
 
 def test_a_lock_file_of_an_earlier_release_keeps_a_second_trainer_out_too(tmp_path):
