@@ -59,8 +59,12 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
     tree = ast.parse(source)
     documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
     docstrings = {id(node.body[0]) for node in documented if ast.get_docstring(node)}
+    notes = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
+    left_out = docstrings | {id(part) for note in notes if note for part in ast.walk(note)}
     constants = [node.value for node in tree.body if isinstance(node, ast.Assign)]
     for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             yield node, _with(node, ops=[getattr(ast, COMPARISONS[type(node.ops[0]).__name__])()]), "comparison"
         elif isinstance(node, ast.BoolOp):
@@ -73,7 +77,7 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
             yield node, ast.Constant(not node.value), "constant"
         elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             yield node, ast.Constant(node.value + 1), "constant"
-        elif isinstance(node, ast.Expr | ast.Raise | ast.AugAssign | ast.Continue | ast.Break) and id(node) not in docstrings:
+        elif isinstance(node, ast.Expr | ast.Raise | ast.AugAssign | ast.Continue | ast.Break):
             yield node, None, "statement removed"
         elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) not in ("None", "False"):
             yield node, ast.Return(ast.Constant(None)), "returns None"
@@ -112,6 +116,7 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
         starts = [0]
         for line in content.splitlines(keepends=True):
             starts.append(starts[-1] + len(line))
+        same: dict[str, int] = {}
         for node, other, kind in mutants(content.decode()):
             if node.lineno not in lines:
                 continue
@@ -122,7 +127,11 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
             mutated = content[:begin] + text.encode() + content[end:]
             before = content[begin:end].decode()
             shown = f"{' '.join(before.split())[:100]} -> {kind if other is None or kind.startswith('without') else text}"
-            number = hashlib.sha256(mutated).hexdigest()[:16]
+            # Known by what it changes where in which line, so that a change elsewhere in the file does not make it another.
+            of_line = [name, kind, before, text, content.splitlines()[node.lineno - 1].strip().decode()]
+            key = json.dumps(of_line)
+            same[key] = same.get(key, 0) + 1
+            number = hashlib.sha256(f"{key} {same[key]}".encode()).hexdigest()[:16]
             place = {"file": name, "line": node.lineno, "end": node.end_lineno}
             found.append({"id": number, **place, "kind": kind, "change": shown, "content": mutated, "original": content})
     return sorted(found, key=lambda mutant: mutant["id"])

@@ -101,3 +101,12 @@ def _light_settings(cache: Path) -> dict[str, object]:
 def command(main: Callable[[Sequence[str]], int], *arguments: object) -> int:
     """The exit code of a command called in this process."""
     return run_command(lambda: main([str(argument) for argument in arguments]))
+
+
+def open_below(folder: Path) -> list[str]:
+    """Files and folders in it that this process has open."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(link))
+    return [path for path in found if path == str(folder) or path.startswith(f"{folder}/")]

@@ -27,7 +27,7 @@ class EventsFile:
         self.purge_step: int | None = None  # TensorBoard forgets what earlier files say of this step and later ones
         self._folder = folder
         self._descriptor: int | None = None
-        self._end = 0
+        self._end: int  # of the last whole record
 
     def write(self, step: int, figures: Mapping[str, float], wall_time: float) -> None:
         """One event with all finite figures; TensorBoard has no place for the others. Raises OSError."""

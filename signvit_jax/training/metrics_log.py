@@ -112,7 +112,7 @@ class _Table:
         write_atomically(self._path, b"".join(lines).decode())
         self._columns, self._row = columns, dict(rows[-1]) if rows else {}
         self._end = sum(map(len, lines))
-        self._row_start = self._end - (len(lines[-1]) if rows else 0)
+        self._row_start = self._end - len(lines[-1])
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:

@@ -33,6 +33,7 @@ def start_run_log(path: Path | None = None) -> None:
     absl = logging.getLogger("absl")
     absl.handlers.clear()  # absl brings its own handler, which writes to the terminal
     absl.propagate = True
+    sys.unraisablehook = _keep_unraisable
     if jax.process_index() != 0:
         _add(root, logging.NullHandler())
         return
@@ -47,6 +48,12 @@ def start_run_log(path: Path | None = None) -> None:
             return
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         _add(root, file)
+
+
+def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """What a library's callback raises where nobody can catch it (TensorStore's, after a save that failed) is for the file as well."""
+    error = unraisable.exc_value
+    logging.getLogger("python").error("%s in %r", unraisable.err_msg or "exception ignored", unraisable.object, exc_info=error)
 
 
 class _RunLog(logging.FileHandler):

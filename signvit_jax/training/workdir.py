@@ -154,7 +154,7 @@ class WorkdirLock:
         return all(descriptor is None or _is_same(path, descriptor) for path, descriptor in pairs)
 
     def release(self) -> None:
-        if self._file is not None:
+        if self._file in _locks:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, 0)
         _close(self._file)
@@ -208,8 +208,8 @@ os.register_at_fork(after_in_child=_close_locks)
 
 
 def _close(descriptor: int | None) -> None:
-    if descriptor is not None:
-        _locks.discard(descriptor)
+    if descriptor in _locks:  # not in a forked child, which has closed it
+        _locks.remove(descriptor)
         os.close(descriptor)
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tiny_run
 
 from signvit_jax.training import integrity
 from signvit_jax.training.atomic_write import flush_folder, write_atomically
@@ -47,10 +48,18 @@ def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="No space left"):
         flush_folder(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert tiny_run.open_below(tmp_path) == []
+
+
+def test_a_file_that_cannot_even_be_made_is_the_error_that_is_raised(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file", "new")
 
 
 def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_for_it(tmp_path, calls):

@@ -3,9 +3,11 @@
 import errno
 import logging
 import os
+import sys
 import threading
 
 import pytest
+import tiny_run
 from test_metrics_log import events, rows
 
 from signvit_jax.training import events_file, metrics_log
@@ -86,6 +88,7 @@ def test_figures_wait_while_the_disk_takes_none_and_follow_when_it_does(workdir,
         disk.room = 7
         log.write(step, {"train/loss": float(step)})
     log.write(59, {"validation/loss": 0.5})  # a column more, and a row that grows
+    assert [step for _, step, _ in events(workdir)] == [1]  # no part of a record is left for a reader to stumble over
     refusals = [record.getMessage() for record in caplog.records]
     assert len(refusals) == 2 and all(os.strerror(number) in said for said in refusals)  # once for the table, once for the events
     assert read_metrics(workdir.metrics_csv)["train/loss"] == ([1], [1.0])
@@ -126,6 +129,43 @@ def test_a_disk_that_is_full_from_the_start_gets_all_that_came_before_there_was_
     assert [step for _, step, _ in events(workdir)][-2:] == [3, 4]
 
 
+def test_of_a_longer_row_that_was_given_up_nothing_is_left_behind_a_shorter_one(workdir, disk, monkeypatch):
+    monkeypatch.setattr("signvit_jax.training.observers._WAITING", 1)
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0, "b": 1.0})
+    disk.error = errno.ENOSPC
+    log.write(2, {"a": 1.23456789e-11, "b": 1.23456789e-11})
+    disk.error = None
+    log.write(3, {"a": 1.0, "b": 1.0})
+    assert workdir.metrics_csv.read_text() == "step,a,b\n1,1,1\n3,1,1\n"
+    log.close()
+
+
+def test_what_finds_room_only_at_the_end_is_written_then(workdir, disk, caplog):
+    log = MetricsLog(workdir)
+    disk.error = errno.ENOSPC
+    log.write(1, {"a": 1.0})
+    disk.error = None
+    log.close()
+    assert read_metrics(workdir.metrics_csv) == {"a": ([1], [1.0])} and [step for _, step, _ in events(workdir)] == [1]
+    assert "lacks" not in caplog.text
+
+
+def test_where_there_is_no_room_for_a_first_record_no_empty_file_is_left(workdir, disk, caplog):
+    log = MetricsLog(workdir)
+    disk.error = errno.ENOSPC
+    for room in (0, 3, 20):
+        disk.room = room
+        log.write(1, {"a": 1.0})
+        assert not list(workdir.path.glob("events.*")) and tiny_run.open_below(workdir.path) == []
+    assert caplog.text.count("events.* cannot be written (No space left on device)") == 1
+    disk.error = None
+    log.write(2, {"a": 2.0})
+    assert [step for _, step, _ in events(workdir)] == [1, 1, 1, 2]
+    log.close()
+    assert tiny_run.open_below(workdir.path) == []
+
+
 def test_what_never_found_room_is_counted_at_the_end(workdir, disk, caplog, monkeypatch):
     monkeypatch.setattr("signvit_jax.training.observers._WAITING", 4)
     log = MetricsLog(workdir)
@@ -144,6 +184,18 @@ def test_a_table_that_was_deleted_in_mid_run_is_begun_again(workdir):
     log.write(3, {"a": 3.0})
     log.close()
     assert read_metrics(workdir.metrics_csv) == {"a": ([2, 3], [2.0, 3.0])}
+
+
+def test_events_are_for_reading_by_others_and_no_program(workdir):
+    before = os.umask(0)
+    try:
+        log = MetricsLog(workdir)
+        log.write(1, {"a": 1.0})
+        log.close()
+    finally:
+        os.umask(before)
+    (file,) = workdir.path.glob("events.*")
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_events_need_no_thread_and_no_queue(workdir):
@@ -206,7 +258,8 @@ def test_an_observer_stands_anything_says_it_once_and_says_when_it_is_over(tmp_p
         raise error
 
     assert [observer.attempt(fails) for _ in range(3)] == [False] * 3
-    assert len(caplog.records) == 1 and "plot.png cannot be written" in caplog.text and "the run goes on" in caplog.text
+    reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'plot.png'} cannot be written ({reason}); the run goes on without it"]
     assert observer.attempt(lambda: None)
     assert "written again, after 3 attempts that failed" in caplog.text
     assert observer.attempt(lambda: None) and len(caplog.records) == 2
@@ -228,6 +281,20 @@ def test_records_keep_their_order_and_the_newest_of_too_many(tmp_path, monkeypat
         full[0] = 2 <= number < 8
         records.add(number)
     assert written == [0, 1, 6, 7, 8, 9]
+
+
+def test_what_a_library_raises_where_nobody_can_catch_it_is_for_the_file(tmp_path, capsys, monkeypatch):
+    from signvit_jax.training import run_log
+
+    class Callback:
+        def __del__(self):
+            raise RuntimeError("event loop is closed")
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    run_log.start_run_log(tmp_path / "run.log")
+    Callback()
+    assert "Traceback" in (tmp_path / "run.log").read_text() and "event loop is closed" in (tmp_path / "run.log").read_text()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_log_that_takes_no_more_is_named_once_and_goes_on_later(tmp_path, capsys, monkeypatch):

@@ -129,6 +129,20 @@ def test_with_nothing_to_lose_the_first_signal_ends_at_once():
     assert process.wait(IN_C_S / 2) == 143
 
 
+def test_where_there_is_something_to_lose_again_the_first_signal_is_a_wish():
+    process = start(
+        """
+        with stop.nothing_to_lose():
+            pass
+        print("ready", flush=True)
+        while not stop.requested: time.sleep(0.01)
+        print("saved", flush=True)
+        """
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0 and process.stdout.read() == "saved\n"
+
+
 def test_a_wish_from_before_ends_the_process_where_there_is_nothing_to_lose():
     process = start("print('ready', flush=True)\nwhile not stop.requested: time.sleep(0.01)\nwith stop.nothing_to_lose(): print('not reached')\n")
     process.send_signal(signal.SIGUSR1)

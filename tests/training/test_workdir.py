@@ -3,6 +3,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_run
 
-from signvit_jax.config import Config, ConfigError, from_mapping
+from signvit_jax.config import Config, ConfigError, from_mapping, to_json
+from signvit_jax.data.tokenizer import TokenizerError, learn_gloss_vocabulary
 from signvit_jax.exit_codes import USAGE
-from signvit_jax.training.workdir import _FIXED, Workdir, WorkdirError, check_resume
+from signvit_jax.training.workdir import _FIXED, _FREE_IN_GROUPS, Workdir, WorkdirError, _is_fixed, check_resume
 
 HOLD = """
 import os, sys, time
@@ -24,7 +27,8 @@ with Workdir.create(sys.argv[1]).lock():
     if not with_child or os.fork() == 0:  # the child, which has then let go of its copy of the lock
         with_child and os.setsid()
         print("locked", flush=True)
-    time.sleep(60)
+    time.sleep(30)
+    os._exit(0)  # a fork of a process with threads may hang in parting
 """
 
 
@@ -77,16 +81,16 @@ def test_a_second_trainer_is_refused_where_the_lock_file_was_deleted(tmp_path):
         assert lock.killed is None
 
 
+def as_nfs(descriptor, how, flock=fcntl.flock):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    flock(descriptor, how)
+
+
 @pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
 def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is_left_to_it(tmp_path, monkeypatch, folders_cannot_be_locked):
-    flock = fcntl.flock
-
-    def as_nfs(descriptor, how):
-        if folders_cannot_be_locked and stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EBADF, "Bad file descriptor")
-        flock(descriptor, how)
-
-    monkeypatch.setattr(fcntl, "flock", as_nfs)
+    if folders_cannot_be_locked:
+        monkeypatch.setattr(fcntl, "flock", as_nfs)
     workdir = Workdir.create(tmp_path / "run")
     with workdir.lock() as lock:
         with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), workdir.lock():
@@ -103,15 +107,18 @@ def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is
             pass
 
 
-def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(tmp_path):
+@pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
+def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(tmp_path, monkeypatch, folders_cannot_be_locked):
+    if folders_cannot_be_locked:
+        monkeypatch.setattr(fcntl, "flock", as_nfs)
     workdir = Workdir.create(tmp_path)
     with workdir.lock():
         signed = workdir.lock_file.read_text()
-        before = len(os.listdir("/proc/self/fd"))
+        before = tiny_run.open_below(tmp_path)
         for _ in range(3):
             with pytest.raises(WorkdirError), workdir.lock():
                 pass
-        assert workdir.lock_file.read_text() == signed and len(os.listdir("/proc/self/fd")) == before
+        assert workdir.lock_file.read_text() == signed and tiny_run.open_below(tmp_path) == before
 
 
 def test_a_lock_file_of_an_earlier_release_keeps_a_second_trainer_out_too(tmp_path):
@@ -186,6 +193,53 @@ for number in range(10**9):
     assert len(text) == 200_000 and len(set(text)) == 1
 
 
+def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = Workdir.create(tmp_path / "run")
+    monkeypatch.setattr("signvit_jax.training.workdir.write_atomically", full)
+    with pytest.raises(WorkdirError, match=r"config\.json could not be written: No space left"):
+        run.write_text(run.config_json, "{}")
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(WorkdirError, match=r"other cannot be made: No space left"):
+        Workdir.create(tmp_path / "other")
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(WorkdirError, match=r"run could not be opened: No space left"), run.lock():
+        pass
+
+
+def test_a_lock_file_is_for_reading_by_others_and_no_program(tmp_path):
+    before = os.umask(0)
+    try:
+        with Workdir.create(tmp_path).lock():
+            assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_what_describes_a_run_is_read_or_named_with_its_path(tmp_path):
+    run = Workdir.create(tmp_path)
+    tokenizer = learn_gloss_vocabulary(["A B", "B C"])
+    run.write_text(run.config_json, to_json(changed(data={"num_frames": 40})))
+    run.write_text(run.tokenizer_json, tokenizer.to_json())
+    assert run.read_config().data.num_frames == 40
+    assert run.read_tokenizer(run.tokenizer_json).tokens == tokenizer.tokens
+    for path, read in ((run.config_json, run.read_config), (run.tokenizer_json, lambda: run.read_tokenizer(run.tokenizer_json))):
+        for content, said in ((b"{", "JSON"), (b"ab\xff", "byte 2 is not of a text; put back a copy"), (None, "cannot be read: No such file")):
+            path.unlink() if content is None else path.write_bytes(content)
+            with pytest.raises((ConfigError, TokenizerError, WorkdirError), match=rf"{path}.*{said}") as caught:
+                read()
+            assert caught.value.exit_code == USAGE
+
+
+def test_a_file_finds_its_folder_made_again_where_that_is_gone(tmp_path):
+    workdir = Workdir.create(tmp_path / "a" / "run")
+    shutil.rmtree(tmp_path / "a")
+    workdir.write_text(workdir.samples / "epoch_0001.txt", "text")
+    assert (workdir.samples / "epoch_0001.txt").read_text() == "text"
+
+
 def changed(**groups):
     return from_mapping(groups)
 
@@ -232,6 +286,24 @@ def test_what_may_not_change_on_resume_is_this_list():
             assert f"config.{key}: " in str(error)
     assert wrong == []
     assert set(fixed) == set(_FIXED)
+
+
+def test_what_may_change_of_the_model_is_this_list():
+    free = {
+        "model.encoder.dropout": 0.3,
+        "model.encoder.attention_dropout": 0.3,
+        "model.encoder.drop_path": 0.1,
+        "model.encoder.freeze_epochs": 3,
+        "model.encoder.pretrained": "weights.npz",
+        "model.encoder.attention": "xla",
+        "model.encoder.frames_per_chunk": 8,
+        "model.encoder.patch_drop": 0.2,
+        "model.encoder.token_merge": 2,
+        "tokenizer.dropout_random": 0.5,
+    }
+    assert {key.rsplit(".", 1)[-1] for key in free} == set(_FREE_IN_GROUPS)
+    for key, value in free.items():
+        assert not _is_fixed(key, None, value), key
 
 
 @pytest.mark.parametrize(
