@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from signvit_jax.evaluation import confidence
 from signvit_jax.evaluation.metrics import Edit, WordErrors, align, confusions, counted_words, table_cells
 from signvit_jax.evaluation.results import Prediction, Results, ResultsError
 
@@ -101,6 +102,7 @@ def render(results: Results, pictures: Mapping[str, ClipPictures] | None = None,
         _section("Most confused words", _confused(clips, decoder), "Reference → hypothesis; ∅ is a word left out or put in."),
         _section("Error by word", _by_word(clips, decoder), "The words of the references that were missed most often: swapped or left out."),
         *(section for name in results.gloss_decoders for section in _signs(clips, name)),
+        *([_section("Confidence", _confidence(results, decoder), _CONFIDENCE_NOTE)] if results.confidence else []),
         _section("Worst clips", "".join(_clip(clip, decoder, pictures.get(clip.prediction.id)) for clip in worst) or "<p>No clip has an error.</p>"),
         _section(
             "Best clips", "".join(_clip(clip, decoder, pictures.get(clip.prediction.id)) for clip in best) or "<p>Every clip is shown above.</p>"
@@ -137,6 +139,17 @@ def _scores(results: Results) -> str:
     header, rows = table_cells(results.decoders)
     signatures = sorted({s for scores in results.decoders.values() for s in (f"BLEU {scores.signature}", f"chrF {scores.chrf_signature}")})
     return _table(header, [[_text(cell) for cell in row] for row in rows]) + "".join(f"<p class=signature>{_text(s)}</p>" for s in signatures)
+
+
+def _confidence(results: Results, decoder: str) -> str:
+    """Figures of every decoder, and of the report's own how often it is right where it is how sure."""
+    header, rows = confidence.table_cells(results.confidence)
+    tables = _table(header, [[_text(cell) for cell in row] for row in rows])
+    if found := results.confidence.get(decoder):
+        for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):
+            shown = [[_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in bins]
+            tables += f"<h3>{_text(decoder)}, {kind}</h3>" + _table(["confidence", "right", kind], shown)
+    return tables
 
 
 def _by_length(clips: Sequence[ScoredClip], decoders: Sequence[str]) -> str:
@@ -260,6 +273,11 @@ def _page(title: str, body: str) -> str:
 </html>
 """
 
+
+_CONFIDENCE_NOTE = (
+    "AUC: how often a right one has more confidence than a wrong one (0.5 is chance). Error: the gap between confidence and share of right, mean of ten "
+    "bins of equal count; in brackets 95 % of bootstrap samples of clips. A sentence is right letter for letter, a word where the alignment matches it."
+)
 
 _STYLE = """
 :root {

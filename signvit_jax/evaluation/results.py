@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from signvit_jax.evaluation.confidence import DecoderConfidence
 from signvit_jax.evaluation.metrics import Scores
 
 _OWN_KEYS = ("id", "reference", "score")
@@ -40,6 +41,7 @@ class Results:
     decoders: Mapping[str, Scores]
     predictions: tuple[Prediction, ...]
     gloss_decoders: tuple[str, ...] = ()  # those that spell glosses; they are scored against the clips' `gloss` detail
+    confidence: Mapping[str, DecoderConfidence] = dataclasses.field(default_factory=dict)  # by decoder
 
     def references(self, decoder: str) -> list[str]:
         """What the decoder's hypotheses are held against, in the order of the predictions."""
@@ -49,8 +51,10 @@ class Results:
 
 
 def to_json(results: Results) -> str:
-    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "signature", "chrf_signature"}}, "gloss_decoders": [...],
+    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "signature", "chrf_signature", "confidence"}}, "gloss_decoders": [...],
     "predictions": [{"id", "reference", <a key per decoder>, "score", ...}]}`.
+
+    "confidence" is `{"calibrated", "sentence", "word"}`, the last two the fields of a `Reliability`.
 
     Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key.
     """
@@ -58,6 +62,8 @@ def to_json(results: Results) -> str:
         name: {"scores": scores.as_dict(), "signature": scores.signature, "chrf_signature": scores.chrf_signature}
         for name, scores in results.decoders.items()
     }
+    for name, found in results.confidence.items():
+        decoders[name]["confidence"] = dataclasses.asdict(found)
     values = {
         "split": results.split,
         "dataset": results.dataset,
@@ -78,7 +84,9 @@ def from_json(text: str) -> Results:
             for name, entry in values["decoders"].items()
         }
         predictions = tuple(_nested(entry, decoders) for entry in values["predictions"])
-        return Results(values["split"], values["dataset"], values["checkpoint_step"], decoders, predictions, tuple(values.get("gloss_decoders", ())))
+        sure = {name: DecoderConfidence.from_dict(entry["confidence"]) for name, entry in values["decoders"].items() if "confidence" in entry}
+        glosses = tuple(values.get("gloss_decoders", ()))
+        return Results(values["split"], values["dataset"], values["checkpoint_step"], decoders, predictions, glosses, sure)
     except KeyError as error:
         raise ResultsError(f"not a results file of signvit_jax.eval: the key {error} is missing") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
