@@ -27,21 +27,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.data.dataset import open_dataset
-    from signvit_jax.evaluation import results
+    from signvit_jax.evaluation import confidence, results
     from signvit_jax.evaluation.diagnostics import make_look, no_look
     from signvit_jax.evaluation.evaluate import evaluate, pictures
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.evaluation.report import write_report
     from signvit_jax.exporting.loading import load_model
+    from signvit_jax.training.calibrated import calibrated
     from signvit_jax.training.signals import StopRequest
 
-    model = load_model(arguments.workdir, arguments.checkpoint, arguments.backend)
+    model = load_model(arguments.workdir, arguments.checkpoint, arguments.backend, calibrated=not arguments.calibrate)
     predictor = model.predictor(arguments.decode, **given_inference(arguments))
     given = {name: value for name in ("data_dir", "name") if (value := getattr(arguments, name)) is not None}
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **given), inference=predictor.config)
     split = open_dataset(config.data.data_dir, config.data.name).split(arguments.split or config.data.test_split)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with StopRequest() as stop, Progress(*columns, console=Console(stderr=True)) as bar:
+        if arguments.calibrate:
+            task = bar.add_task(f"fitting confidence on {config.data.val_split}", total=None)
+            model = calibrated(model, config, arguments.decode, should_stop=lambda: stop.requested, on_batch=lambda clips: bar.advance(task, clips))
+            if model is None:
+                return stop.exit_code
+            predictor = model.predictor(arguments.decode, **given_inference(arguments))
         task = bar.add_task(f"decoding {split.name}", total=len(split))
         found = evaluate(
             split,
@@ -66,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
     console = Console()
     console.print(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
+    console.print(confidence.format_table(found.confidence))
     console.print(f"predictions: {output}\nreport:      {report}", soft_wrap=True)
     return DONE
 
@@ -84,6 +92,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     flags.add_argument("--tokenize", choices=("13a", "none", "char"), default="13a", help="how BLEU cuts words: none for PHOENIX, char for Chinese")
     flags.add_argument("--lowercase", action="store_true", help="score without regard to case (always so where the tokenizer lowers case)")
+    flags.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="first fit what confidences of these decoders are worth on the run's config.data.val_split, and keep it in calibration.json",
+    )
     flags.add_argument("--data_dir", help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     flags.add_argument("--output", type=Path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from signvit_jax.evaluation.evaluator import Hypothesis
 from signvit_jax.evaluation.metrics import align
 
 BINS = 10  # of equal count
@@ -53,16 +54,28 @@ class Reliability:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfidence:
-    """Of a decoder's sentences and of its words. `calibrated`: by a scale that was fitted on another split."""
+    """Of a decoder's sentences and of its words. `fitted_on` says what the scale was fitted on; empty where there is none."""
 
-    calibrated: bool
+    fitted_on: str
     sentence: Reliability
     word: Reliability
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DecoderConfidence":
         """Reads what `dataclasses.asdict` made. Raises KeyError, TypeError."""
-        return cls(bool(values["calibrated"]), _read(values["sentence"]), _read(values["word"]))
+        return cls(str(values["fitted_on"]), _read(values["sentence"]), _read(values["word"]))
+
+
+def decoder_confidence(said: Sequence[tuple[str, Hypothesis]], fitted_on: str, *, lowercase: bool = False) -> DecoderConfidence:
+    """Of what a decoder said of each clip, beside the clip's reference."""
+    right = [is_right(reference, hypothesis.text, lowercase=lowercase) for reference, hypothesis in said]
+    words = [
+        (word.confidence, is_one_right, clip)
+        for clip, (reference, hypothesis) in enumerate(said)
+        for word, is_one_right in zip(hypothesis.words, right_words(reference, [w.text for w in hypothesis.words], lowercase=lowercase))
+    ]
+    sentences = reliability([hypothesis.confidence for _, hypothesis in said], right)
+    return DecoderConfidence(fitted_on, sentences, reliability(*zip(*words)) if words else reliability([], []))
 
 
 def is_right(reference: str, hypothesis: str, *, lowercase: bool = False) -> bool:
@@ -147,7 +160,7 @@ def table_cells(decoders: Mapping[str, DecoderConfidence]) -> tuple[list[str], l
     rows = []
     for name, found in decoders.items():
         cells = [_shown(*pair) for one in (found.sentence, found.word) for pair in ((one.auc, one.auc_interval), (one.ece, one.ece_interval))]
-        rows.append([name if found.calibrated else f"{name} (no scale)", *cells])
+        rows.append([name if found.fitted_on else f"{name} (no scale)", *cells])
     return header, rows
 
 

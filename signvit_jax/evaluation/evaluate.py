@@ -14,6 +14,7 @@ from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.decoders import CTC_DECODERS
+from signvit_jax.evaluation.confidence import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.diagnostics import Look
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import Scores, score
@@ -57,10 +58,13 @@ def evaluate(
     predictions = tuple(_prediction(entry.id, entry.text, entry.gloss, hypotheses) for entry, hypotheses in zip(entries, found.values()))
     spells_glosses = [name for name in decoders if name in CTC_DECODERS] if config.model.ctc.target == "gloss" else []
     scores: dict[str, Scores] = {}
+    sure: dict[str, DecoderConfidence] = {}
     for decoder in decoders:
         references = [entry.gloss if decoder in spells_glosses else entry.text for entry in entries]
         scores[decoder] = score(references, [p.hypotheses[decoder] for p in predictions], tokenize=tokenize, lowercase=lowercase)
-    return Results(split.name, config.data.name, checkpoint_step, scores, predictions, tuple(spells_glosses))
+        said = [(entry.gloss if decoder in spells_glosses else entry.text, hypotheses[decoder]) for entry, hypotheses in zip(entries, found.values())]
+        sure[decoder] = decoder_confidence(said, predictor.fitted_on.get(decoder, ""), lowercase=lowercase)
+    return Results(split.name, config.data.name, checkpoint_step, scores, predictions, tuple(spells_glosses), confidence=sure)
 
 
 def pictures(results: Results, split: Split, config: Config, tokenizer: Tokenizer, look: Look, count: int) -> dict[str, ClipPictures]:

@@ -275,8 +275,9 @@ def _page(title: str, body: str) -> str:
 
 
 _CONFIDENCE_NOTE = (
-    "AUC: how often a right one has more confidence than a wrong one (0.5 is chance). Error: the gap between confidence and share of right, mean of ten "
-    "bins of equal count; in brackets 95 % of bootstrap samples of clips. A sentence is right letter for letter, a word where the alignment matches it."
+    "AUC: how often a right one has more confidence than a wrong one (0.5 is chance). Error: the gap between confidence and share of right, "
+    "mean of ten bins of equal count. In brackets 95 % of bootstrap samples of clips. A sentence is right letter for letter, a word where the "
+    "alignment matches it."
 )
 
 _STYLE = """

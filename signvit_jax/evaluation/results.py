@@ -54,7 +54,7 @@ def to_json(results: Results) -> str:
     """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "signature", "chrf_signature", "confidence"}}, "gloss_decoders": [...],
     "predictions": [{"id", "reference", <a key per decoder>, "score", ...}]}`.
 
-    "confidence" is `{"calibrated", "sentence", "word"}`, the last two the fields of a `Reliability`.
+    "confidence" is `{"fitted_on", "sentence", "word"}`, the last two the fields of a `Reliability`.
 
     Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key.
     """
