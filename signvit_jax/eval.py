@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.data.dataset import open_dataset
-    from signvit_jax.evaluation import confidence, results
+    from signvit_jax.evaluation import reliability, results
     from signvit_jax.evaluation.diagnostics import make_look, no_look
     from signvit_jax.evaluation.evaluate import evaluate, pictures
     from signvit_jax.evaluation.metrics import format_table
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
     console = Console()
     console.print(format_table(found.decoders, f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"))
-    console.print(confidence.format_table(found.confidence))
+    console.print(reliability.format_table(found.confidence))
     console.print(f"predictions: {output}\nreport:      {report}", soft_wrap=True)
     return DONE
 

@@ -88,9 +88,13 @@ class Calibration:
     decoders: Mapping[str, Scales]
     lexicon: Lexicon | None = None
 
-    @property
-    def fitted_on(self) -> str:
-        return f"{self.clips:,} clips of {self.dataset} {self.split}, step {self.step:,}"
+    def fitted_on(self, decoder: str) -> str:
+        """What the decoder's scales were fitted on, in words; empty where it has none."""
+        scales = self.of(decoder)
+        if scales is None:
+            return ""
+        note = f", {scales.sentence.note}" if scales.sentence.note else ""
+        return f"{self.clips:,} clips of {self.dataset} {self.split}, step {self.step:,}{note}"
 
     def of(self, decoder: str) -> Scales | None:
         """The decoder's scales, or those of its next of kin."""
@@ -217,7 +221,7 @@ def from_json(text: str) -> Calibration:
         values = json.loads(text)
         if values["format"] != _FORMAT or values["version"] != _VERSION:
             raise CalibrationError(f"format {values['format']!r}, version {values['version']!r}; this release reads {_FORMAT!r}, version {_VERSION}")
-        scales = {str(name): [one and _scale(one) for one in (scales["sentence"], scales["word"])] for name, scales in values["decoders"].items()}
+        scales = {str(name): (_scale(scales["sentence"]), scales["word"] and _scale(scales["word"])) for name, scales in values["decoders"].items()}
         lexicon = values["lexicon"]
         return Calibration(
             int(values["checkpoint_step"]),

@@ -7,8 +7,8 @@ from signvit_jax.data.schema import IndexEntry
 from signvit_jax.decoding.confidence import Calibration, CalibrationError, Scales, fit_scale, statistics, word_key
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Lexicon, learn_lexicon
-from signvit_jax.evaluation.confidence import is_right, right_words
 from signvit_jax.evaluation.evaluator import Hypothesis
+from signvit_jax.evaluation.reliability import is_right, right_words
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.decoders import CTC_DECODERS
-from signvit_jax.evaluation.confidence import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.diagnostics import Look
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import Scores, score
+from signvit_jax.evaluation.reliability import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.report import ClipPictures, main_decoder, score_clips, worst_and_best
 from signvit_jax.evaluation.results import Prediction, Results
 

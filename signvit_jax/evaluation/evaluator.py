@@ -70,7 +70,7 @@ class Predictor:
         self._encode = encode or _encoder(bind)
         on_device = dataclasses.replace(config, **_ON_HOST)
         self.scales = {name: scales for name in decoders if calibration and (scales := calibration.of(name))}
-        self.fitted_on = dict.fromkeys(self.scales, calibration.fitted_on) if calibration else {}
+        self.fitted_on = {name: calibration.fitted_on(name) for name in decoders} if calibration else {}
         self._lexicon = calibration.lexicon if calibration else None
         self._ctc_tokenizer = ctc_tokenizer
         listens = any(scales.listens for scales in self.scales.values())

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from signvit_jax.evaluation import confidence
+from signvit_jax.evaluation import reliability
 from signvit_jax.evaluation.metrics import Edit, WordErrors, align, confusions, counted_words, table_cells
 from signvit_jax.evaluation.results import Prediction, Results, ResultsError
 
@@ -143,7 +143,7 @@ def _scores(results: Results) -> str:
 
 def _confidence(results: Results, decoder: str) -> str:
     """Figures of every decoder, and of the report's own how often it is right where it is how sure."""
-    header, rows = confidence.table_cells(results.confidence)
+    header, rows = reliability.table_cells(results.confidence)
     tables = _table(header, [[_text(cell) for cell in row] for row in rows])
     if found := results.confidence.get(decoder):
         for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from signvit_jax.evaluation.confidence import DecoderConfidence
 from signvit_jax.evaluation.metrics import Scores
+from signvit_jax.evaluation.reliability import DecoderConfidence
 
 _OWN_KEYS = ("id", "reference", "score")
 

@@ -105,8 +105,6 @@ def calibrated(
     calibration = dataclasses.replace(calibration, decoders={**_kept(model, calibration), **calibration.decoders})
     if jax.process_index() == 0:
         model.workdir.write_text(model.workdir.calibration_json, to_json(calibration))
-    for line in describe(dataclasses.replace(calibration, decoders={name: calibration.decoders[name] for name in decoders})):
-        log.info("%s", line)
     return dataclasses.replace(model, calibration=calibration)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from signvit_jax.evaluation.evaluator import Hypothesis
 from signvit_jax.evaluation.metrics import align
@@ -155,20 +156,22 @@ def _tidied(text: str, lowercase: bool) -> str:
 
 
 def table_cells(decoders: Mapping[str, DecoderConfidence]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, a row per decoder, as text: what the screen and the report show."""
-    header = ["confidence", "AUC sentence", "error sentence", "AUC word", "error word"]
-    rows = []
+    """Header and rows, two a decoder, as text: what the screen and the report show."""
+    header, rows = ["confidence of", "right", "AUC", "95 %", "error", "95 %"], []
     for name, found in decoders.items():
-        cells = [_shown(*pair) for one in (found.sentence, found.word) for pair in ((one.auc, one.auc_interval), (one.ece, one.ece_interval))]
-        rows.append([name if found.fitted_on else f"{name} (no scale)", *cells])
+        for kind, one in (("sentences", found.sentence), ("words", found.word)):
+            title = f"{name}, {kind}" + ("" if found.fitted_on else " (no scale)")
+            share = f"{one.right / one.examples:.1%}" if one.examples else "-"
+            rows.append([title, share, *_shown(one.auc, one.auc_interval), *_shown(one.ece, one.ece_interval)])
     return header, rows
 
 
 def format_table(decoders: Mapping[str, DecoderConfidence]) -> Table:
-    """A rich table, decoders down."""
+    """A rich table, decoders down; below it what the scales were fitted on."""
     header, rows = table_cells(decoders)
-    caption = "AUC: right told from wrong. error: expected calibration error, 10 bins. In brackets 95 % of bootstrap samples."
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
+    notes = ["AUC tells right from wrong; error is the expected calibration error"]
+    notes += [f"scale: {fitted_on}" for fitted_on in dict.fromkeys(found.fitted_on for found in decoders.values()) if fitted_on]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text("\n".join(notes)))
     for column in header:
         table.add_column(column, justify="left" if column == header[0] else "right", no_wrap=True)
     for row in rows:
@@ -176,8 +179,8 @@ def format_table(decoders: Mapping[str, DecoderConfidence]) -> Table:
     return table
 
 
-def _shown(value: float | None, interval: tuple[float, float] | None) -> str:
-    return "-" if value is None or interval is None else f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})"
+def _shown(value: float | None, interval: tuple[float, float] | None) -> tuple[str, str]:
+    return ("-", "-") if value is None or interval is None else (f"{value:.3f}", f"{interval[0]:.3f}–{interval[1]:.3f}")
 
 
 def _read(values: Mapping[str, Any]) -> Reliability:
