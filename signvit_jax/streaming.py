@@ -211,9 +211,8 @@ class LiveCaptions:
             self._held.clear()
         if not words:
             return ()
-        is_whole = len(words) == len(elected.words)
-        text = elected.text if is_whole else " ".join(word.text for word in words)
-        confidence = elected.confidence if is_whole else sum(word.confidence for word in words) / len(words)
+        text = elected.text if len(words) == len(elected.words) else " ".join(word.text for word in words)
+        confidence = sum(word.confidence for word in words) / len(words)
         start, self._settled_until = max(self._settled_until, begin), end
         return (Segment(start, end, text, elected.score, confidence, words),)
 

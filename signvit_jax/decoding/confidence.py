@@ -28,7 +28,7 @@ FEW = 10  # of right or of wrong examples: a scale fitted on fewer is a guess
 
 # Statistics that compare the hypothesis with what the CTC head hears in the same clip.
 _HEARD = ("explained", "own_explained", "agreement", "own_agreement")
-_KNOWN = {"log_prob", "sentence_log_prob", "mean_log_prob", "path", *_HEARD}
+_KNOWN = {"log_prob", "sentence_log_prob", "least_log_probs", "path", *_HEARD}
 # A decoder without a scale of its own takes that of its next of kin: the statistics mean the same.
 _KIN = {"beam": "greedy", "sample": "greedy", "ctc_beam": "ctc"}
 
@@ -111,7 +111,7 @@ def statistics(
     glosses where there is a `lexicon`, else text.
 
     log_prob: of the whole sentence, or of the word (of its mean probability).
-    mean_log_prob: a token's.
+    least_log_probs: of the sentence's three least probable tokens together.
     path: of CTC decoders, the log-probability of the path or text.
     explained: 0 where every gloss that CTC heard has a word and every word a gloss, down to -1
       where one is explained worse by a factor of e than in nearly every training sentence.
@@ -119,7 +119,7 @@ def statistics(
     Of words: own_explained and own_agreement of that word alone, and all those of the sentence.
     """
     logs = [math.log(max(probability, _SMALLEST)) for probability in probabilities]
-    sentence = {"log_prob": sum(logs), "mean_log_prob": sum(logs) / max(len(logs), 1)}
+    sentence = {"log_prob": sum(logs), "least_log_probs": sum(sorted(logs)[:3])}
     own: list[dict[str, float]] = [{"log_prob": math.log(max(word.confidence, _SMALLEST))} for word in words]
     if decoder in CTC_DECODERS:
         sentence["path"] = score

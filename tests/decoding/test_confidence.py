@@ -83,7 +83,7 @@ def test_without_examples_there_is_no_scale():
 def test_statistics_of_a_sentence_and_its_words():
     words = (Word("The", 0.9), Word("dog", 0.5), Word("eats.", 0.8))
     sentence, of_words = statistics("greedy", -1.0, (0.9, 0.5, 0.8, 1.0), words, "DOG RUNS", LEXICON)
-    assert sentence["log_prob"] == pytest.approx(math.log(0.9 * 0.5 * 0.8)) and sentence["mean_log_prob"] == pytest.approx(sentence["log_prob"] / 4)
+    assert sentence["log_prob"] == pytest.approx(math.log(0.9 * 0.5 * 0.8)) and sentence["least_log_probs"] == sentence["log_prob"]
     assert sentence["explained"] == -1.0  # RUNS has no word, and nobody signed "eats"
     assert [round(one["own_explained"]) for one in of_words] == [0, 0, -1]
     assert of_words[1]["log_prob"] == pytest.approx(math.log(0.5)) and of_words[1]["sentence_log_prob"] == sentence["log_prob"]
@@ -98,12 +98,12 @@ def test_where_ctc_spells_text_its_words_are_compared():
 
 def test_a_ctc_decoder_is_not_compared_with_itself():
     sentence, _ = statistics("ctc", -3.0, (0.9, 0.8), (Word("DOG", 0.9), Word("RUN", 0.8)), "DOG RUNS", LEXICON)
-    assert sentence.keys() == {"log_prob", "mean_log_prob", "path"} and sentence["path"] == -3.0
+    assert sentence.keys() == {"log_prob", "least_log_probs", "path"} and sentence["path"] == -3.0
 
 
 def test_no_tokens_have_statistics_that_are_numbers():
     sentence, of_words = statistics("ctc", -2.0, (), (), None, None)
-    assert sentence == {"log_prob": 0.0, "mean_log_prob": 0.0, "path": -2.0} and of_words == []
+    assert sentence == {"log_prob": 0.0, "least_log_probs": 0.0, "path": -2.0} and of_words == []
     assert math.isfinite(statistics("greedy", -math.inf, (0.0,), (Word("a", 0.0),), None, None)[0]["log_prob"])
 
 
