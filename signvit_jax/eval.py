@@ -31,16 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.data.tokenizer import unknown_note
-    from signvit_jax.evaluation import results
+    from signvit_jax.evaluation import reliability, results
     from signvit_jax.evaluation.diagnostics import make_look, no_look
     from signvit_jax.evaluation.evaluate import evaluate, pictures
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.evaluation.report import write_report
     from signvit_jax.exporting.loading import load_model
+    from signvit_jax.training.calibrated import calibrated
     from signvit_jax.training.data_folder import of_run, open_data_of_run
     from signvit_jax.training.signals import StopRequest
 
-    model = load_model(arguments.workdir, arguments.checkpoint, arguments.backend)
+    model = load_model(arguments.workdir, arguments.checkpoint, arguments.backend, calibrated=not arguments.calibrate)
     predictor = model.predictor(arguments.decode, **given_inference(arguments))
     config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     config = dataclasses.replace(config, inference=predictor.config)
@@ -50,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = output.with_suffix(".html")
     results.check_writable(output, report)
     with StopRequest() as stop, counted(Console(stderr=True), transient=False) as bar:
+        if arguments.calibrate:
+            task = bar.add_task(escape(f"fitting confidence on {config.data.val_split}"), total=None)
+            model = calibrated(model, config, arguments.decode, should_stop=lambda: stop.requested, on_batch=lambda clips: bar.advance(task, clips))
+            if model is None:
+                return stop.exit_code
+            predictor = model.predictor(arguments.decode, **given_inference(arguments))
         task = bar.add_task(escape(f"decoding {split.name}"), total=len(split))
         found = evaluate(
             split,
@@ -69,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
     # Scores are shown before anything is written: a disk may be full by now.
     print_table(format_table(found.decoders, escape(title)))
+    print_table(reliability.format_table(found.confidence))
     for decoder, rate in found.phoenix_gloss_wer.items():
         print(f"{decoder}: gloss error rate {rate:.1%} (as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)")
     if note := unknown_note(found.unknown):
@@ -103,6 +111,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     flags.add_argument("--phoenix_gloss_wer", action="store_true", help="also PHOENIX's own gloss error rate (always on a data set of that name)")
     flags.add_argument("--lowercase", action="store_true", help="score without regard to case (always so where the tokenizer lowers case)")
+    flags.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="first fit what confidences of these decoders are worth on the run's config.data.val_split, and keep it in calibration.json",
+    )
     flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     flags.add_argument("--output", type=local_path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")

@@ -18,6 +18,7 @@ from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.evaluation.diagnostics import Look
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import MetricError, Scores, check_tokenization, gloss_wer, score
+from signvit_jax.evaluation.reliability import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.report import ClipPictures, main_decoder, score_clips, worst_and_best
 from signvit_jax.evaluation.results import Prediction, Results
 
@@ -69,6 +70,7 @@ def evaluate(
     entries = [split.index[position] for position in found]
     predictions = tuple(_prediction(entry.id, entry.text, entry.gloss, hypotheses, scored) for entry, hypotheses in zip(entries, found.values()))
     scores: dict[str, Scores] = {}
+    sure: dict[str, DecoderConfidence] = {}
     phoenix_rates: dict[str, float] = {}
     for decoder in scored:
         spells = decoder in spells_glosses
@@ -77,10 +79,12 @@ def evaluate(
         ]
         references, hypotheses = zip(*pairs)
         scores[decoder] = score(references, hypotheses, tokenize=tokenize, lowercase=lowercase, glosses=spells)
+        said = [(entry.gloss if spells else entry.text, its[decoder]) for entry, its in zip(entries, found.values()) if entry.gloss or not spells]
+        sure[decoder] = decoder_confidence(said, predictor.fitted_on.get(decoder, ""), lowercase=lowercase)
         if phoenix and spells:
             phoenix_rates[decoder] = gloss_wer(references, hypotheses).rate
     unknown = dict(tokenizer.unknown([entry.text for entry in entries]).most_common())
-    return Results(split.name, config.data.name, checkpoint_step, scores, predictions, tuple(spells_glosses), unknown, phoenix_rates)
+    return Results(split.name, config.data.name, checkpoint_step, scores, predictions, tuple(spells_glosses), unknown, phoenix_rates, sure)
 
 
 def pictures(results: Results, split: Split, config: Config, tokenizer: Tokenizer, look: Look, count: int) -> dict[str, ClipPictures]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from jaxtyping import PyTree
 
 from signvit_jax.config import InferenceConfig
 from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.decoding.confidence import Calibration, statistics
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, Seen, SpecialIds
 from signvit_jax.decoding.words import Word, word_confidences
 from signvit_jax.models.translator import Encoded, SignTranslator
@@ -27,7 +29,9 @@ _ON_HOST = {"min_confidence": 0.0, "batch_size": 1, "max_clip_seconds": 1.0, "wi
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """One clip's text by one decoder; `score` is the decoder's own, `confidence` the mean probability of its tokens, 0 to 1.
+    """One clip's text by one decoder; `score` is the decoder's own, `confidence` from 0 to 1.
+
+    With a calibration `confidence` is the probability that the text is right, without one the mean probability of its tokens; so are those of words.
 
     A text whose confidence is below `inference.min_confidence` is left out: text, tokens and words are empty, score and confidence stay.
     """
@@ -38,13 +42,15 @@ class Hypothesis:
     confidence: float
     words: tuple[Word, ...] = ()
     alternatives: tuple["Hypothesis", ...] = ()  # the rest of the n-best list
+    probabilities: tuple[float, ...] = ()  # of the tokens that were said, EOS included
 
 
 class Predictor:
     """Compiled decoders: one program a decoder and clip length, shared by all batches of that shape and all predictors of that model.
 
     `bind` makes the model of its parameters, or a tuple of models, whose probabilities are averaged at every step. `encode` is run in place of their
-    encoders: (parameters, video, frame lengths) to one `Encoded` a model.
+    encoders: (parameters, video, frame lengths) to one `Encoded` a model. `calibration` makes confidences probabilities of being right; for that the
+    CTC head is listened to, whatever the decoders.
     """
 
     def __init__(
@@ -56,13 +62,19 @@ class Predictor:
         mesh: Mesh,
         decoders: Sequence[str],
         encode: Encode | None = None,
+        calibration: Calibration | None = None,
     ):
         self.mesh, self.config = mesh, config
         self.tokenizers = {name: ctc_tokenizer if name in CTC_DECODERS else tokenizer for name in decoders}
         ids = SpecialIds(tokenizer.bos_id, tokenizer.eos_id)
         self._encode = encode or _encoder(bind)
         on_device = dataclasses.replace(config, **_ON_HOST)
-        self._decode = {name: _program(bind, name, on_device, ids) for name in decoders}
+        self.scales = {name: scales for name in decoders if calibration and (scales := calibration.of(name))}
+        self.fitted_on = {name: calibration.fitted_on(name) for name in decoders} if calibration else {}
+        self._lexicon = calibration.lexicon if calibration else None
+        self._ctc_tokenizer = ctc_tokenizer
+        listens = any(scales.listens for scales in self.scales.values())
+        self._decode = {name: _program(bind, name, on_device, ids) for name in dict.fromkeys([*decoders, *["ctc"] * listens])}
 
     def __call__(self, params: PyTree, batch: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, list[Hypothesis]]:
         """Decoder name -> one hypothesis a row of the global batch; the clips are encoded once for all decoders.
@@ -74,7 +86,26 @@ class Predictor:
         on_device = to_device({"video": batch["video"], "frame_lengths": batch["frame_lengths"], "index": index}, self.mesh)
         encoded = self._encode(params, on_device["video"], on_device["frame_lengths"])
         decoded = {name: program(params, encoded, jax.random.key(seed), on_device["index"]) for name, program in self._decode.items()}
-        return {name: _hypotheses(_fetch(found), self.tokenizers[name], self.config.min_confidence) for name, found in decoded.items()}
+        found = {name: _hypotheses(_fetch(one), self.tokenizers.get(name, self._ctc_tokenizer)) for name, one in decoded.items()}
+        heard = [said.text for said in found["ctc"]] if "ctc" in found else itertools.repeat(None)
+        return {name: [self._judged(name, *one) for one in zip(found[name], heard)] for name in self.tokenizers}
+
+    def _judged(self, decoder: str, said: Hypothesis, heard: str | None) -> Hypothesis:
+        """With the confidences of the calibration, if there is one for that decoder, and without the texts that are not sure enough."""
+        said = self._calibrated(decoder, said, heard)
+        others = tuple(self._calibrated(decoder, other, heard) for other in said.alternatives)
+        first, *others = [_left_out(one) if one.confidence < self.config.min_confidence else one for one in (said, *others)]
+        return dataclasses.replace(first, alternatives=tuple(others))
+
+    def _calibrated(self, decoder: str, said: Hypothesis, heard: str | None) -> Hypothesis:
+        scales = self.scales.get(decoder)
+        if scales is None:
+            return said
+        of_sentence, of_words = statistics(decoder, said.score, said.probabilities, said.words, heard, self._lexicon)
+        words = said.words
+        if scales.word:
+            words = tuple(word._replace(confidence=scales.word(its)) for word, its in zip(words, of_words))
+        return dataclasses.replace(said, confidence=scales.sentence(of_sentence), words=words)
 
     def predict_split(
         self,
@@ -122,23 +153,25 @@ def _fetch(arrays: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, arrays)
 
 
-def _hypotheses(decoded: Decoded, tokenizer: Tokenizer, min_confidence: float) -> list[Hypothesis]:
+def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
     rows = zip(decoded.tokens.tolist(), decoded.scores.tolist(), decoded.token_confidences.tolist())
-    return [_n_best(*row, tokenizer, min_confidence) for row in rows]
+    return [_n_best(*row, tokenizer) for row in rows]
 
 
-def _n_best(tokens: list[list[int]], scores: list[float], confidences: list[list[float]], tokenizer: Tokenizer, min_confidence: float) -> Hypothesis:
-    found = [_hypothesis(*one, tokenizer, min_confidence) for one in zip(tokens, scores, confidences)]
+def _n_best(tokens: list[list[int]], scores: list[float], confidences: list[list[float]], tokenizer: Tokenizer) -> Hypothesis:
+    found = [_hypothesis(*one, tokenizer) for one in zip(tokens, scores, confidences)]
     # Places that the list could not fill have score -inf.
     return dataclasses.replace(found[0], alternatives=tuple(other for other in found[1:] if other.score > -math.inf))
 
 
-def _hypothesis(padded: list[int], score: float, confidences: list[float], tokenizer: Tokenizer, min_confidence: float) -> Hypothesis:
+def _hypothesis(padded: list[int], score: float, confidences: list[float], tokenizer: Tokenizer) -> Hypothesis:
     tokens = [token for token in padded if token]
     sure = confidences[: len(tokens)]
-    said = [confidence for token, confidence in zip(tokens, sure) if token != tokenizer.bos_id]
+    said = tuple(confidence for token, confidence in zip(tokens, sure) if token != tokenizer.bos_id)
     confidence = sum(said) / len(said) if said else 0.0
-    if confidence < min_confidence:
-        return Hypothesis("", (), score, confidence)
-    text = tokenizer.decode(tokens)
-    return Hypothesis(text, tuple(tokens), score, confidence, word_confidences(tokens, sure, tokenizer.decode, tokenizer.pieces))
+    words = word_confidences(tokens, sure, tokenizer.decode, tokenizer.pieces)
+    return Hypothesis(tokenizer.decode(tokens), tuple(tokens), score, confidence, words, probabilities=said)
+
+
+def _left_out(said: Hypothesis) -> Hypothesis:
+    return Hypothesis("", (), said.score, said.confidence)

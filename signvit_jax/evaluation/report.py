@@ -20,6 +20,7 @@ from PIL import Image
 
 from signvit_jax import text_scripts
 from signvit_jax.data.tokenizer import unknown_note
+from signvit_jax.evaluation import reliability
 from signvit_jax.evaluation.metrics import Edit, Scores, WordErrors, align, confusions, counted_words, table_cells, unit_notes
 from signvit_jax.evaluation.results import Prediction, Results, ResultsError
 
@@ -116,6 +117,7 @@ def render(results: Results, pictures: Mapping[str, ClipPictures] | None = None,
             f"Error by {unit}", _by_word(clips, decoder, unit), f"The {unit}s of the references that were missed most often: swapped or left out."
         ),
         *(section for name in results.gloss_decoders if name in results.decoders and name != decoder for section in _signs(clips, name)),
+        *([_section("Confidence", _confidence(results, decoder), _CONFIDENCE_NOTE)] if results.confidence else []),
         _section("Worst clips", shown["worst"] or "<p>No clip has an error.</p>"),
         _section("Best clips", shown["best"] or "<p>Every clip is shown above.</p>"),
     ]
@@ -154,6 +156,17 @@ def _scores(results: Results) -> str:
     notes += [f"references: {note}"] if (note := unknown_note(results.unknown)) else []
     table = _table(header, [[_text(cell) for cell in row] for row in rows])
     return table + "".join(f"<p class=soft>{_text(s)}</p>" for s in notes) + "".join(f"<p class=signature>{_text(s)}</p>" for s in signatures)
+
+
+def _confidence(results: Results, decoder: str) -> str:
+    """Figures of every decoder, and of the report's own how often it is right where it is how sure."""
+    header, rows = reliability.table_cells(results.confidence)
+    tables = _table(header, [[_text(cell) for cell in row] for row in rows])
+    if found := results.confidence.get(decoder):
+        for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):
+            shown = [[_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in bins]
+            tables += f"<h3>{_text(decoder)}, {kind}</h3>" + _table(["confidence", "right", kind], shown)
+    return tables
 
 
 def _by_length(clips: Sequence[ScoredClip], decoders: Sequence[str], unit: str) -> str:
@@ -290,6 +303,12 @@ def _page(title: str, body: str) -> str:
 </html>
 """
 
+
+_CONFIDENCE_NOTE = (
+    "AUC: how often a right one has more confidence than a wrong one (0.5 is chance). Error: the gap between confidence and share of right, "
+    "mean of ten bins of equal count. In brackets 95 % of bootstrap samples of clips. A sentence is right letter for letter, a word where the "
+    "alignment matches it."
+)
 
 _STYLE = """
 :root {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from signvit_jax.evaluation.metrics import Scores
+from signvit_jax.evaluation.reliability import DecoderConfidence
 
 _OWN_KEYS = ("id", "reference", "score")
 
@@ -49,6 +50,7 @@ class Results:
     gloss_decoders: tuple[str, ...] = ()  # those that spell glosses; they are scored against the clips' `gloss` detail
     unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the references, not in the vocabulary: what and how often
     phoenix_gloss_wer: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of the decoders that spell glosses, where asked for
+    confidence: Mapping[str, DecoderConfidence] = dataclasses.field(default_factory=dict)  # by decoder
 
     def references(self, decoder: str) -> list[str | None]:
         """What the decoder's hypotheses are held against, in the order of the predictions; None where a clip has no gloss."""
@@ -58,8 +60,11 @@ class Results:
 
 
 def to_json(results: Results) -> str:
-    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "unit", "signature", "chrf_signature"}}, "gloss_decoders": [...],
+    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "unit", "signature", "chrf_signature",
+    "confidence"}}, "gloss_decoders": [...],
     "unknown": {...}, "phoenix_gloss_wer": {...}, "predictions": [{"id", "reference", <a key per decoder>, "score", ...}]}`.
+
+    "confidence" is `{"fitted_on", "sentence", "word"}`, the last two the fields of a `Reliability`.
 
     Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key.
     """
@@ -67,6 +72,8 @@ def to_json(results: Results) -> str:
         name: {"scores": scores.as_dict(), "unit": scores.unit, "signature": scores.signature, "chrf_signature": scores.chrf_signature}
         for name, scores in results.decoders.items()
     }
+    for name, found in results.confidence.items():
+        decoders[name]["confidence"] = dataclasses.asdict(found)
     values = {
         "split": results.split,
         "dataset": results.dataset,
@@ -95,6 +102,7 @@ def from_json(text: str) -> Results:
             for name, entry in values["decoders"].items()
         }
         predictions = tuple(_nested(entry, decoders) for entry in values["predictions"])
+        sure = {name: DecoderConfidence.from_dict(entry["confidence"]) for name, entry in values["decoders"].items() if "confidence" in entry}
         return Results(
             values["split"],
             values["dataset"],
@@ -104,6 +112,7 @@ def from_json(text: str) -> Results:
             glosses,
             dict(values.get("unknown", {})),
             dict(values.get("phoenix_gloss_wer", {})),
+            sure,
         )
     except KeyError as error:
         raise ResultsError(f"not a results file of signvit_jax.eval: the key {error} is missing") from error

@@ -21,19 +21,29 @@ from signvit_jax.exporting.stablehlo import StableHloPrograms
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
 from signvit_jax.training.train_state import ModelDefinition
-from signvit_jax.training.trained_model import TrainedModel, described, load_trained
+from signvit_jax.training.trained_model import TrainedModel, described, load_trained, with_calibration
 from signvit_jax.weights.tensor_files import read_tensors
 from signvit_jax.weights.whole_model import parameters_from
 
 BACKENDS = ("jax", "onnx")
 
 
-def load_model(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str = "best", backend: str | None = None) -> TrainedModel:
-    """The model of an export, or as `load_trained` that of a workdir or an ensemble of workdirs.
+def load_model(
+    path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str = "best", backend: str | None = None, *, calibrated: bool = True
+) -> TrainedModel:
+    """The model of an export, or as `load_trained` that of a workdir or an ensemble of workdirs; with its calibration, if it has one.
+
+    An ensemble has none: its probabilities are other than those of its models.
 
     `backend` is what encodes the clips, 'jax' or 'onnx' (onnxruntime); None: what the folder is for. Raises ExportError for an export that is
-    damaged, ConfigError for a backend that the folder does not serve, and what `load_trained` raises.
+    damaged, ConfigError for a backend that the folder does not serve, CalibrationError for a calibration that cannot be read, and what `load_trained`
+    raises.
     """
+    model = _loaded(path, checkpoint, backend)
+    return with_calibration(model) if calibrated and not model.others else model
+
+
+def _loaded(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str, backend: str | None) -> TrainedModel:
     if not is_export(path):
         if backend == "onnx":
             raise ConfigError(

@@ -24,6 +24,8 @@ def write_export(model: TrainedModel, folder: ExportFolder, contents: Contents, 
     folder.write_text(folder.tokenizer_json, model.tokenizer.to_json())
     if model.gloss_tokenizer:
         folder.write_text(folder.gloss_tokenizer_json, model.gloss_tokenizer.to_json())
+    if model.workdir.calibration_json.is_file():
+        folder.write_text(folder.calibration_json, model.workdir.calibration_json.read_text(encoding="utf-8"))
     batches = calibration() if contents.quantize == "weights_and_inputs" else None
     _WRITERS[contents.format](model, folder, batches)
     folder.write_contents(contents)

@@ -1,6 +1,7 @@
 """Models that workdirs hold, ready for evaluation or translation: nothing but JSON and parameters is read, no config file is run."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from jaxtyping import PyTree
 
 from signvit_jax.config import Config, ConfigError, MeshConfig, from_mapping
 from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.decoding.confidence import Calibration, CalibrationError
+from signvit_jax.decoding.confidence import from_json as calibration_from_json
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS
 from signvit_jax.evaluation.evaluator import Encode, Models, Predictor
 from signvit_jax.parallel.mesh import make_mesh
@@ -19,6 +22,8 @@ from signvit_jax.training.best import best_rule
 from signvit_jax.training.checkpoint import CheckpointReader
 from signvit_jax.training.train_state import ModelDefinition
 from signvit_jax.training.workdir import Workdir
+
+log = logging.getLogger(__name__)
 
 # What the models of an ensemble, or a teacher and its student, must agree in, so that one clip read once serves all of them.
 SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "fit")
@@ -46,6 +51,7 @@ class TrainedModel:
     step: int  # of the checkpoint that the parameters are from
     others: tuple["TrainedModel", ...] = ()
     encode: Encode | None = None  # what encodes clips in place of the model's own encoder
+    calibration: Calibration | None = None  # what confidences are worth; of an ensemble nobody knows
 
     @property
     def ctc_tokenizer(self) -> Tokenizer:
@@ -86,7 +92,7 @@ class TrainedModel:
                 f"the CTC heads of this ensemble read or spell different things, so {uses_ctc[0]!r} cannot average them; "
                 "use decode 'greedy', or 'beam' with inference.ctc_weight 0"
             )
-        return Predictor(self.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders, self.encode)
+        return Predictor(self.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders, self.encode, self.calibration)
 
 
 def load_trained(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str | int = "best") -> TrainedModel:
@@ -100,6 +106,23 @@ def load_trained(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoi
     _check_ensemble([(workdir, config, tokenizer) for workdir, config, tokenizer, _ in opened])
     first, *others = [_load(*one, checkpoint) for one in opened]
     return dataclasses.replace(first, others=tuple(others))
+
+
+def with_calibration(model: TrainedModel) -> TrainedModel:
+    """The model with the `calibration.json` of its folder, if there is one. Raises CalibrationError for one that cannot be read."""
+    file = model.workdir.calibration_json
+    if not file.exists():
+        return model
+    try:
+        calibration = calibration_from_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        advice = f"fit it again with: python -m signvit_jax.eval --workdir={model.workdir.path} --calibrate, or remove it"
+        raise CalibrationError(f"{file} cannot be read: {error}; {advice}") from error
+    if calibration.step != model.step:
+        log.warning(
+            "confidences are by the scale of step %d, and this is the checkpoint of step %d: eval --calibrate fits it", calibration.step, model.step
+        )
+    return dataclasses.replace(model, calibration=calibration)
 
 
 def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str | os.PathLike]:

@@ -23,6 +23,7 @@ from signvit_jax.parallel.sharding import put_together, replicated, to_device
 from signvit_jax.parallel.vocabulary import laid_out_as
 from signvit_jax.training.agreement import Agreement
 from signvit_jax.training.best import BestSoFar, best_rule
+from signvit_jax.training.calibrated import RunCalibration
 from signvit_jax.training.checkpoint import CheckpointStore
 from signvit_jax.training.compiled_steps import CompiledSteps
 from signvit_jax.training.device_memory import batch_shapes, check_fits, explained, step_memory
@@ -116,6 +117,8 @@ class Trainer:
         self.stopwatch = Stopwatch(self.definition)
         self.step_watch = StepWatch(training.max_nonfinite_steps, lambda example: data.train.index[example].id)
         self.resumed_after_evaluation = self.has_evaluated = False
+        self.decoded: dict[int, dict[str, Hypothesis]] = {}  # in the last evaluation, if it decoded the whole split
+        self.calibration = RunCalibration(data, workdir)
         self.saved_step: int | None = None
         self.last_save = self.last_plot = time.monotonic()
 
@@ -311,6 +314,8 @@ class Trainer:
         stop_early = evaluated is not None and self._patience_is_over(epoch)
         if epoch % training.save_every_n_epochs == 0 or epoch == self.num_epochs or stop_early:
             self._save(state, step, iterator, evaluated)
+            if evaluated and self.decoded and self.best.epoch == epoch:
+                self.calibration.keep(self.decoded, step)
         self._plot()
         if stop_early:
             log.info(
@@ -353,6 +358,7 @@ class Trainer:
             texts = [hypotheses["greedy"].text for hypotheses in found.values()]
             scores = self._scores(list(references.values()), texts)
             figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "chrf": scores.chrf, "exact_match": scores.exact_match, **self._ctc_error(found)}
+        self.decoded = found if wants_text else {}
         self._show_samples(epoch, figures, [(references[p], found[p]["greedy"].text) for p in list(found)[: training.num_sample_predictions]])
         return figures
 

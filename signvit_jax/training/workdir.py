@@ -67,6 +67,7 @@ class Workdir:
     config_json = property(lambda self: self.path / "config.json")
     tokenizer_json = property(lambda self: self.path / "tokenizer.json")
     gloss_tokenizer_json = property(lambda self: self.path / "gloss_tokenizer.json")
+    calibration_json = property(lambda self: self.path / "calibration.json")
     checkpoints = property(lambda self: self.path / "checkpoints")
     metrics_csv = property(lambda self: self.path / "metrics.csv")
     metrics_png = property(lambda self: self.path / "metrics.png")

@@ -1,0 +1,61 @@
+"""What a lexicon learns of a small language, against what was put into it, and against expectation maximization written out in loops."""
+
+import itertools
+import math
+from collections import defaultdict
+
+import pytest
+
+from signvit_jax.decoding.lexicon import learn_lexicon
+
+NOUNS = {"DOG": "dog", "CAT": "cat", "BIRD": "bird"}
+VERBS = {"RUN": "runs", "EAT": "eats", "SLEEP": "sleeps"}
+SENTENCES = [([noun, verb], ["the", NOUNS[noun], VERBS[verb]]) for noun, verb in itertools.product(NOUNS, VERBS)]
+
+
+@pytest.fixture(scope="module")
+def lexicon():
+    return learn_lexicon(SENTENCES)
+
+
+def test_a_sentence_like_those_of_training_is_explained(lexicon):
+    for glosses, words in SENTENCES:
+        assert max(lexicon.unexplained_glosses(glosses, words)) < 0.2
+        assert max(lexicon.unexplained_words(glosses, words)) < 0.2
+
+
+def test_a_sign_whose_word_was_left_out_is_not_explained(lexicon):
+    dog, run = lexicon.unexplained_glosses(["DOG", "RUN"], ["the", "runs"])
+    assert dog > 1.0 and run < 0.2
+
+
+def test_a_word_that_nobody_signed_is_not_explained(lexicon):
+    the, dog, eats = lexicon.unexplained_words(["DOG", "RUN"], ["the", "dog", "eats"])
+    assert eats > 1.0 and the < 0.2 and dog < 0.2
+
+
+def test_what_the_lexicon_does_not_know_is_not_held_against_anyone(lexicon):
+    assert lexicon.unexplained_glosses(["HORSE"], ["the"]) == [0.0]
+    assert lexicon.unexplained_words([], ["zebra"]) == [0.0]
+
+
+def test_no_annotated_sentence_makes_no_lexicon():
+    assert learn_lexicon([]) is None and learn_lexicon([([], ["word"]), (["SIGN"], [])]) is None
+
+
+def test_probabilities_are_those_of_model_1_in_loops(lexicon):
+    probabilities = defaultdict(lambda: 1.0)
+    for _ in range(5):
+        counts, totals = defaultdict(float), defaultdict(float)
+        for glosses, words in SENTENCES:
+            for gloss in glosses:
+                total = sum(probabilities[gloss, word] for word in ["", *words])
+                for word in ["", *words]:
+                    counts[gloss, word] += probabilities[gloss, word] / total
+                    totals[word] += probabilities[gloss, word] / total
+        probabilities = defaultdict(float, {pair: count / totals[pair[1]] for pair, count in counts.items()})
+    for gloss, entry in lexicon.glosses.items():
+        for word, probability in entry.by.items():
+            assert probability == pytest.approx(probabilities[gloss, word], abs=1e-4)
+    # Nearly every sentence with DOG explains it as well as that.
+    assert lexicon.glosses["DOG"].usual == pytest.approx(math.log(probabilities["DOG", "dog"]), abs=0.01)
