@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Entry, Lexicon
 from signvit_jax.decoding.words import Word
+from signvit_jax.text_scripts import units
 
 _FORMAT = "signvit_jax calibration"
 _VERSION = 1
@@ -124,7 +125,7 @@ def statistics(
     if decoder in CTC_DECODERS:
         sentence["path"] = score
     elif heard is not None:
-        said, others = _keys([word.text for word in words]), _keys(heard.split())
+        said, others = _keys([word.text for word in words]), _keys(units(heard, by_spaces=lexicon is not None))
         if lexicon is not None:
             lacking, others = lexicon.unexplained_words(others, said), lexicon.unexplained_glosses(others, said)
             sentence["explained"] = -min(max([*lacking, *others], default=0.0), 1.0)

@@ -9,6 +9,7 @@ from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Lexicon, learn_lexicon
 from signvit_jax.evaluation.evaluator import Hypothesis
 from signvit_jax.evaluation.reliability import is_right, right_words
+from signvit_jax.text_scripts import units
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ _MOST_SENTENCES = 20_000  # that a lexicon is learned from
 def lexicon_of(index: Sequence[IndexEntry]) -> Lexicon | None:
     """Learned from a training split's annotations, evenly over it where it is large."""
     step = -(-len(index) // _MOST_SENTENCES) or 1
-    return learn_lexicon((_keys(entry.gloss), _keys(entry.text)) for entry in index[::step] if entry.gloss and entry.text)
+    return learn_lexicon((_keys(entry.gloss, by_spaces=True), _keys(entry.text)) for entry in index[::step] if entry.gloss and entry.text)
 
 
 def fit(
@@ -53,7 +54,7 @@ def fit(
             sentences.append(of_sentence)
             sentences_right.append(is_right(reference, said.text, lowercase=lowercase))
             words += of_words
-            words_right += right_words(reference, [word.text for word in said.words], lowercase=lowercase)
+            words_right += right_words(reference, [word.text for word in said.words], lowercase=lowercase, glosses=of_glosses)
         if not sentences:
             raise CalibrationError(f"{split!r} of {dataset!r} has no clip to fit confidence of {name!r} on; give another split")
         scales[name] = Scales(fit_scale(sentences, sentences_right), fit_scale(words, words_right) if words else None)
@@ -70,5 +71,5 @@ def describe(calibration: Calibration) -> list[str]:
     return lines
 
 
-def _keys(text: str) -> list[str]:
-    return [word_key(word) for word in text.split()]
+def _keys(text: str, by_spaces: bool = False) -> list[str]:
+    return [word_key(word) for word in units(text, by_spaces)]

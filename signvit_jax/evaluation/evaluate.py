@@ -80,7 +80,7 @@ def evaluate(
         references, hypotheses = zip(*pairs)
         scores[decoder] = score(references, hypotheses, tokenize=tokenize, lowercase=lowercase, glosses=spells)
         said = [(entry.gloss if spells else entry.text, its[decoder]) for entry, its in zip(entries, found.values()) if entry.gloss or not spells]
-        sure[decoder] = decoder_confidence(said, predictor.fitted_on.get(decoder, ""), lowercase=lowercase)
+        sure[decoder] = decoder_confidence(said, predictor.fitted_on.get(decoder, ""), lowercase=lowercase, glosses=spells)
         if phoenix and spells:
             phoenix_rates[decoder] = gloss_wer(references, hypotheses).rate
     unknown = dict(tokenizer.unknown([entry.text for entry in entries]).most_common())

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from signvit_jax.evaluation.evaluator import Hypothesis
 from signvit_jax.evaluation.metrics import align
+from signvit_jax.text_scripts import units
 
 BINS = 10  # of equal count
 RESAMPLES = 1000
@@ -67,13 +68,17 @@ class DecoderConfidence:
         return cls(str(values["fitted_on"]), _read(values["sentence"]), _read(values["word"]))
 
 
-def decoder_confidence(said: Sequence[tuple[str, Hypothesis]], fitted_on: str, *, lowercase: bool = False) -> DecoderConfidence:
-    """Of what a decoder said of each clip, beside the clip's reference."""
+def decoder_confidence(
+    said: Sequence[tuple[str, Hypothesis]], fitted_on: str, *, lowercase: bool = False, glosses: bool = False
+) -> DecoderConfidence:
+    """Of what a decoder said of each clip, beside the clip's reference: its text, or its `glosses`."""
     right = [is_right(reference, hypothesis.text, lowercase=lowercase) for reference, hypothesis in said]
     words = [
         (word.confidence, is_one_right, clip)
         for clip, (reference, hypothesis) in enumerate(said)
-        for word, is_one_right in zip(hypothesis.words, right_words(reference, [w.text for w in hypothesis.words], lowercase=lowercase))
+        for word, is_one_right in zip(
+            hypothesis.words, right_words(reference, [w.text for w in hypothesis.words], lowercase=lowercase, glosses=glosses)
+        )
     ]
     sentences = reliability([hypothesis.confidence for _, hypothesis in said], right)
     return DecoderConfidence(fitted_on, sentences, reliability(*zip(*words)) if words else reliability([], []))
@@ -84,9 +89,9 @@ def is_right(reference: str, hypothesis: str, *, lowercase: bool = False) -> boo
     return _tidied(reference, lowercase) == _tidied(hypothesis, lowercase)
 
 
-def right_words(reference: str, words: Sequence[str], *, lowercase: bool = False) -> list[bool]:
-    """Whether each word of a hypothesis is right."""
-    edits = align(_tidied(reference, lowercase).split(), [_tidied(word, lowercase) for word in words])
+def right_words(reference: str, words: Sequence[str], *, lowercase: bool = False, glosses: bool = False) -> list[bool]:
+    """Whether each word (of a script without spaces: character) of a hypothesis is right."""
+    edits = align(units(_tidied(reference, lowercase), by_spaces=glosses), [_tidied(word, lowercase) for word in words])
     return [edit.operation == "match" for edit in edits if edit.hypothesis is not None]
 
 

@@ -111,7 +111,7 @@ def said(monkeypatch):
         texts = learn(["rain in the north today the sun shines", "snow"], from_mapping({}).tokenizer)
         index = [SimpleNamespace(id=f"c{i}", text=text, gloss=gloss) for i, (text, gloss) in enumerate(clips)]
         found = {i: {name: Hypothesis(own[i], (), -float(len(name)), 0.5) for name, own in decoders.items()} for i in range(len(clips))}
-        predictor = SimpleNamespace(tokenizers=dict.fromkeys(decoders), mesh=SimpleNamespace(size=1), predict_split=lambda *_: found)
+        predictor = SimpleNamespace(tokenizers=dict.fromkeys(decoders), fitted_on={}, mesh=SimpleNamespace(size=1), predict_split=lambda *_: found)
         config = from_mapping({"model": {"ctc": {"target": "gloss"}}, "evaluation": evaluated or {}})
         return evaluate(SimpleNamespace(name="test", index=index), predictor, None, config, texts, checkpoint_step=1, **options)
 
