@@ -1,7 +1,7 @@
 """Translates videos to text: files, patterns such as 'clips/**/*.mp4', and folders with all that is in them.
 
 Prints each video's text on standard output (in another --format: that format), or writes one file a video and format to --output_dir. A video longer
-than --max_clip_seconds is captioned in windows, each text with its time; its length costs no memory. Exit codes: 0 done, 2 wrong usage, 3 some videos
+than --max_clip_seconds is cut where nobody signs, each text with its time; its length costs no memory. Exit codes: 0 done, 2 wrong usage, 3 some videos
 failed, 4 no video could be read.
 """
 
@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 show(clip, translation)
             else:
                 save(name, translation)
+            for warning in getattr(translation, "warnings", ()):
+                print(f"warning: {clip}: {warning}", file=sys.stderr)
             bar.advance(task)
     if failed:
         print(f"error: {failed} of {len(clips)} clips could not be read", file=sys.stderr)

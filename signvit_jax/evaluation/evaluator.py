@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from signvit_jax.config import InferenceConfig
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, Seen, SpecialIds
+from signvit_jax.decoding.rest import Heard
 from signvit_jax.decoding.words import Word, word_confidences
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.parallel.sharding import to_device
@@ -22,7 +23,10 @@ Models = SignTranslator | tuple[SignTranslator, ...]
 Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
 
 # Values that no compiled program depends on: with another one of these nothing is compiled anew.
-_ON_HOST = {"min_confidence": 0.0, "batch_size": 1, "max_clip_seconds": 1.0, "window_seconds": 1.0, "window_overlap": 0.0}
+_ON_HOST = {
+    **{"min_confidence": 0.0, "batch_size": 1, "max_clip_seconds": 0.0, "window_seconds": 0.0, "window_overlap": 0.0},
+    **{"rest_seconds": 1.0, "rest_evidence": 0.0},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Hypothesis:
     confidence: float
     words: tuple[Word, ...] = ()
     alternatives: tuple["Hypothesis", ...] = ()  # the rest of the n-best list
+    heard: tuple[Heard, ...] = ()  # of "ctc": its tokens in time, where it reads frames
 
 
 class Predictor:
@@ -118,7 +123,12 @@ def _fetch(arrays: PyTree) -> PyTree:
 
 def _hypotheses(decoded: Decoded, tokenizer: Tokenizer, min_confidence: float) -> list[Hypothesis]:
     rows = zip(decoded.tokens.tolist(), decoded.scores.tolist(), decoded.token_confidences.tolist())
-    return [_n_best(*row, tokenizer, min_confidence) for row in rows]
+    found = [_n_best(*row, tokenizer, min_confidence) for row in rows]
+    if decoded.starts is None or decoded.ends is None:
+        return found
+    placed = zip(decoded.tokens[:, 0].tolist(), decoded.starts.tolist(), decoded.ends.tolist(), decoded.token_confidences[:, 0].tolist())
+    heard = [tuple(Heard(*place) for token, *place in zip(*row) if token) for row in placed]
+    return [dataclasses.replace(one, heard=its) for one, its in zip(found, heard)]
 
 
 def _n_best(tokens: list[list[int]], scores: list[float], confidences: list[list[float]], tokenizer: Tokenizer, min_confidence: float) -> Hypothesis:
