@@ -251,7 +251,7 @@ class _Recording:
             self._motions, self._heard = self._motions[-1:], now
         else:
             self._hear_windows(now, ended)
-        spans = [self._span(*piece) for piece in self._cutter.pieces(ended)]
+        spans = [self._span(piece.start, piece.end) for piece in self._cutter.pieces(ended)]
         self._forget(min(self._cutter.begin, self._heard))
         return spans
 

@@ -21,7 +21,7 @@ from signvit_jax.data.video import Sampling, VideoLimits, open_video
 from signvit_jax.decoding.rest import Cutter, Piece, Sign, blocks, is_other_shot, motion
 from signvit_jax.decoding.subtitles import Segment
 from signvit_jax.decoding.windows import Joiner, echoed
-from signvit_jax.decoding.words import words_text
+from signvit_jax.decoding.words import Word, words_text
 from signvit_jax.evaluation.evaluator import Hypothesis
 
 MOST_FRAMES_A_SECOND = 25.0  # of a faster source, frames in between are passed over, as when a data set is built
@@ -232,14 +232,14 @@ class LiveCaptions:
     def _hear(self) -> Reading:
         """Reads the end of what is held, as much as a window has, and tells the cutter."""
         now = self._held[-1].seconds
-        since = max(self._cutter.signing_since or self._begin, self._begin, now - self._window)
+        since = max(self._begin, now - self._window)
         window = [frame for frame in self._held if frame.seconds >= since]
         reading = self._read_frames(window)
         self._cuts = reading.signs is not None
         if reading.signs is not None:
             start = window[0].seconds
-            # Where the window begins in the middle of signing, its first seconds were heard better before.
-            trusted = start + (self._window / 4 if start > self._begin and self._cutter.signing_since is not None else 0.0)
+            # Where the window does not reach back to the last cut, its first seconds were heard better before.
+            trusted = start + (self._window / 4 if since > self._begin else 0.0)
             self._cutter.hear([Sign(start + sign.start, start + sign.end) for sign in reading.signs], trusted, now)
         return reading
 
@@ -272,7 +272,7 @@ class LiveCaptions:
         for piece in self._cutter.pieces(ended):
             said = self._read_piece(piece)
             settled += self._joiner.add(said) if said else []
-            if not self._cutter.is_overlapping:
+            if not piece.goes_on:
                 settled += self._joiner.finish()
             self._votes.clear()
         self._begin = max(self._begin, self._cutter.begin)
@@ -294,23 +294,34 @@ class LiveCaptions:
         is_over = bool(agree and elected.text) and (full or ended or end - begin >= self._window / 2)
         if not (full or ended or is_over):
             return []
-        first_vote = self._votes[0][0]
-        words = elected.words[echoed(self._echo, elected.words) :]
+        chosen = elected if is_over else self._votes[-1][1]  # without agreement: what has seen all of the frames
+        words = chosen.words[echoed(self._echo, chosen.words) :]
         confidence = sum(word.confidence for word in words) / max(len(words), 1)
-        said = Segment(begin, end, words_text(words), elected.score, confidence, words)
+        said = Segment(begin, end, words_text(words), chosen.score, confidence, words)
         settled = self._joiner.add(said)
-        self._votes.clear()
-        if not is_over:
-            self._begin, self._echo = end - self._overlap * self._window, ()
-        else:
-            # Where all agree, a sentence is taken to be over; but the next one may have begun since the first of them.
+        if is_over:
             settled += self._joiner.finish()
-            self._begin = first_vote
-            self._let_go()
-            again = self._read_frames(self._held).hypothesis.words if self._held else ()
-            before = (*self._echo, *(word.text for word in words))
-            self._echo = tuple(word.text for word in again[: echoed(before, again)])
+            self._begin, self._echo = self._next_begin((*self._echo, *(word.text for word in words)))
+        else:
+            self._begin, self._echo = end - self._overlap * self._window, ()
+        self._votes.clear()
         return settled
+
+    def _next_begin(self, said: Sequence[str]) -> tuple[float, tuple[str, ...]]:
+        """Where the window begins once all votes agree: a sentence is taken to be over, but the next may have begun since the first of them.
+
+        Signs that have begun since have changed no vote yet, so what is read in the frames since then is the rest of the last sign: those are left
+        out as far as a later vote, and words that come again all the same are not said twice.
+        """
+        for seconds, _ in self._votes:
+            if not any(frame.seconds >= seconds for frame in self._held) or not self._words_since(seconds):
+                return seconds, ()
+        first = self._votes[0][0]
+        again = self._words_since(first)
+        return first, tuple(word.text for word in again[: echoed(said, again)])
+
+    def _words_since(self, seconds: float) -> tuple[Word, ...]:
+        return self._read_frames([frame for frame in self._held if frame.seconds >= seconds]).hypothesis.words
 
 
 def open_source(

@@ -38,12 +38,20 @@ class Sign(NamedTuple):
     start: float
     end: float
 
+    @property
+    def middle(self) -> float:
+        return (self.start + self.end) / 2
+
+    def is_mostly_in(self, other: "Sign") -> bool:
+        return min(self.end, other.end) - max(self.start, other.start) > 0.5 * (self.end - self.start)
+
 
 class Piece(NamedTuple):
-    """Seconds of a video that are read as one clip; of long signing the next one may overlap this one."""
+    """Seconds of a video that are read as one clip."""
 
     start: float
     end: float
+    goes_on: bool = False  # the next piece sees the end of this one again
 
 
 def evidence(heard: Iterable[Heard]) -> float:
@@ -115,11 +123,6 @@ class Cutter:
         return self._begin
 
     @property
-    def is_overlapping(self) -> bool:
-        """Whether the next piece sees the end of the last one again."""
-        return self._overlapping
-
-    @property
     def signing_since(self) -> float | None:
         """Seconds at which the piece begins that is not certain yet; None while nobody signs."""
         return self._start() if self._signs else None
@@ -134,8 +137,12 @@ class Cutter:
 
     def hear(self, signs: Iterable[Sign], since: float, until: float) -> None:
         """What is signed from `since` on, in place of what was heard there before; up to `until` all is heard."""
-        kept = [sign for sign in self._signs if (sign.start + sign.end) / 2 < since]
-        self._signs = kept + [sign for sign in signs if (sign.start + sign.end) / 2 >= max(since, self._begin)]
+        kept = [sign for sign in self._signs if sign.middle < since]
+        # Two windows hear a sign at not quite the same time; at `since` it is to be there once, and not twice or never.
+        new = [sign for sign in signs if sign.middle >= max(since - 0.5, self._begin) and not (kept and sign.is_mostly_in(kept[-1]))]
+        self._signs = kept + [sign for sign in new if sign.middle >= since or not kept or sign.start >= kept[-1].middle]
+        # CTC hears things in hands that rest, too, above all in another pose than training showed.
+        self._signs = [sign for sign in self._signs if not self._is_still(sign)]
         self._signing.extend(moved for at, moved in self._motions if self._until < at <= until and any(s.start <= at <= s.end for s in self._signs))
         self._until = max(self._until, until)
         keep_from = min(self._begin, self._until - self._longest)
@@ -195,7 +202,7 @@ class Cutter:
         end = start + self._longest
         self._begin, self._overlapping = end - self._overlap * self._longest, self._overlap > 0
         self._signs = [sign for sign in self._signs if sign.end > self._begin]
-        return Piece(start, end)
+        return Piece(start, end, self._overlapping)
 
     def _is_rest(self, start: float, end: float) -> bool:
         return self._rested(start, end) >= self._rest
@@ -203,6 +210,9 @@ class Cutter:
     def _rested(self, start: float, end: float) -> float:
         """Seconds without a sign, those in which nothing moves counted twice."""
         return max(end - start, 0.0) + sum(b - a for a, b in self._stillness(start, end))
+
+    def _is_still(self, sign: Sign) -> bool:
+        return sum(b - a for a, b in self._stillness(*sign)) > 0.8 * (sign.end - sign.start)
 
     def _stillness(self, start: float, end: float) -> list[tuple[float, float]]:
         """The times within in which nothing moves."""

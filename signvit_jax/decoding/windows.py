@@ -116,8 +116,9 @@ class _Stretch:
             i, j = min(pairs, key=lambda pair: abs((before[pair[0]].at + after[pair[1]].at) / 2 - middle))
             at = (before[i].at + after[j].at) / 2 if timed else middle
             return Switch(first + i + 1, j + 1, min(max(at, begin), end), True)
-        kept = sum(word.at <= middle for word in self.words) or (0 if timed else len(self.words))
-        begun = sum(word.at < middle for word in later.words)
+        if not timed:  # nothing is said twice, and where the words are is not known well enough to leave any out
+            return Switch(len(self.words), 0, middle, False)
+        kept, begun = sum(word.at <= middle for word in self.words), sum(word.at < middle for word in later.words)
         return Switch(kept, begun, middle, False)
 
     def joined(self, later: "_Stretch", switch: Switch) -> "_Stretch":
