@@ -6,21 +6,35 @@ import itertools
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from signvit_jax.captioning import RECORDING, Clip, ClipError, Footage, Span, check_frames, open_footage, sampled, segment_of
+from signvit_jax.captioning import (
+    RECORDING,
+    Clip,
+    ClipError,
+    Footage,
+    Span,
+    check_frames,
+    longest_window,
+    open_footage,
+    sampled,
+    segment_of,
+    signs_of,
+    thinner_than_trained,
+)
 from signvit_jax.clip_arguments import checked_clip, checked_pace, checked_rate, checked_seed, checked_source, is_frames, named_errors
 from signvit_jax.data.frames import fit_frames
 from signvit_jax.data.video import VideoDecodeError, VideoLimits
+from signvit_jax.decoding.rest import Heard, evidence, is_frozen
 from signvit_jax.decoding.subtitles import Alternative, Segment
 from signvit_jax.decoding.windows import join_windows
-from signvit_jax.decoding.words import Word
+from signvit_jax.decoding.words import Word, words_text
 from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.exporting.loading import load_model
-from signvit_jax.streaming import LiveCaptions, SourceError, StreamUpdate, open_source
+from signvit_jax.streaming import LiveCaptions, Reading, SourceError, StreamUpdate, open_source
 from signvit_jax.training.trained_model import TrainedModel
 
 __all__ = ["Clip", "ClipError", "Translation", "Translator", "load_translator"]
@@ -32,8 +46,8 @@ _READERS = 4  # files that are read at a time, while the device computes
 class Translation:
     """`score` is the decoder's own; `confidence` the mean probability of the tokens, 0 to 1; `seconds` the video's length.
 
-    A video longer than `inference.max_clip_seconds` has its text in several `segments`: `text` and `words` are those of all, `score` is the lowest,
-    `confidence` the mean of theirs, and tokens and alternatives are not given.
+    A recording (a video longer than a clip may be, `inference.max_clip_seconds`) has its text in several `segments`: `text` and `words` are those of
+    all, `score` is the lowest, `confidence` the mean of theirs, and tokens and alternatives are not given.
     """
 
     text: str
@@ -45,6 +59,8 @@ class Translation:
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()  # the rest of the n-best list
     segments: tuple[Segment, ...] = ()  # what was signed when; none where nobody signs
+    evidence: float | None = None  # of CTC that somebody signs, of a recording the most of its pieces; None where CTC cannot tell
+    warnings: tuple[str, ...] = ()  # where the model saw fewer frames a second than in training
 
 
 def load_translator(
@@ -77,9 +93,10 @@ class Translator:
         (t, h, w, 3) or a list of arrays (h, w, 3), the last with `fps` frames a second (default: the rate that the model was
         trained at). `decode` is "greedy", "beam", "ctc", "ctc_beam" or "sample" (drawn: the text follows from `seed` and the
         clip's frames, at any place of a list); keyword arguments such as `beam_size=8` replace values of the config's
-        `inference` group. A video longer than `max_clip_seconds` is read in overlapping windows, in memory that does not grow
-        with its length. Raises VideoDecodeError for a file that cannot be read, ClipError for what is no clip and ConfigError
-        for a decoder, a seed or an inference value that is not allowed.
+        `inference` group. A recording, a video longer than `max_clip_seconds` (0: than the clips that the model was trained
+        to see), is cut where nobody signs and read piece by piece, in memory that does not grow with its length. Raises
+        VideoDecodeError for a file that cannot be read, ClipError for what is no clip and ConfigError for a decoder, a seed
+        or an inference value that is not allowed.
         """
         is_list = isinstance(clip, list | tuple) and not is_frames(clip)
         found = []
@@ -94,9 +111,9 @@ class Translator:
     ) -> Iterator[Translation | VideoDecodeError]:
         """As `translate`, one after the other and in order; a file that cannot be read gives its error in place of a translation.
 
-        `inference.batch_size` clips are decoded together, and the next ones are read meanwhile. Arguments are checked at once.
+        `inference.batch_size` clips are decoded together, and the next ones are read meanwhile; recordings are read one at a time. Arguments are checked at once.
         """
-        predictor = self.model.predictor([decode], **inference)
+        predictor = self._predictor(decode, **inference)
         return self._translations(clips, decode, checked_rate(fps), checked_seed(seed), predictor)
 
     def _translations(
@@ -105,7 +122,7 @@ class Translator:
         def read(clip: Clip) -> Footage | VideoDecodeError:
             given = checked_clip(clip)
             try:
-                footage = open_footage(given, fps, self.model.config.data, predictor.config, self.limits)
+                footage = open_footage(given, fps, self.model.config.data, predictor.config, self.limits, self._hear(predictor))
                 if isinstance(given, bytes):  # read by way of a temporary file
                     footage.spans = named_errors(footage.spans, f"a video of {len(given):,} bytes")
                 return footage.begin()
@@ -133,30 +150,33 @@ class Translator:
 
         `frames` is a camera's index (needs the extra `camera`), a video file, played at its own rate, or an iterable of uint8 RGB frames (h, w, 3).
         The frames of an iterable are live, timed by the clock as they arrive; with `fps` they are a recording at that rate, of which every frame is
-        waited for. Live frames are dropped rather than that the delay grows; no more are held than `inference.window_seconds` have. The text of an
+        waited for. Live frames are dropped rather than that the delay grows; no more are held than a window and a rest have. The text of an
         update is what most of the last `votes` hypotheses say. Raises ConfigError and SourceError at once, VideoDecodeError and ClipError between
         updates.
         """
         frames, fps = checked_source(frames), checked_rate(fps, SourceError)
         checked_pace(every, votes)
         predictor = self.model.predictor(list(dict.fromkeys([decode, "ctc"])), **inference)
-        data = self.model.config.data
+        config, data = predictor.config, self.model.config.data
 
         def fit(frame: np.ndarray) -> np.ndarray:
             check_frames(np.asarray(frame)[None])
             return fit_frames([frame], data.image_size, data.fit)[0]
 
-        def read(held: Sequence[np.ndarray], rate: float) -> tuple[Hypothesis, str]:
-            said = self._run([Span(sampled(held, rate, data), 0.0, len(held) / rate)], predictor)
-            return said[decode][0], said["ctc"][0].text
+        def read(held: Sequence[np.ndarray], rate: float) -> Reading:
+            span = sampled(held, rate, data)
+            said = self._run([span], predictor)
+            heard = said["ctc"][0]
+            signs = tuple(signs_of(span, heard.heard)) if self.model.ctc_tells_times else None
+            return Reading(self._unless_rest(span, {name: one[0] for name, one in said.items()}, decode, predictor), heard.text, signs)
 
-        config = predictor.config
-        source = open_source(frames, fps, fit, 2 * data.image_size, config.window_seconds)
-        return LiveCaptions(read, config.window_seconds, config.window_overlap, every, votes).follow(source)
+        window = longest_window(data, config)
+        source = open_source(frames, fps, fit, 2 * data.image_size, window)
+        return LiveCaptions(read, window, config.window_overlap, every, votes, config.rest_seconds).follow(source)
 
     def warm_up(self, decode: str = "greedy", **inference: object) -> None:
         """Compiles all that `translate` will run with these arguments: every clip length, alone and in batches of every size."""
-        config, predictor = self.model.config, self.model.predictor([decode], **inference)
+        config, predictor = self.model.config, self._predictor(decode, **inference)
         size, most = config.data.image_size, predictor.config.batch_size
         for bucket in config.frame_buckets:
             blank = Span(np.zeros((bucket, size, size, 3), np.uint8), 0.0, 0.0)
@@ -169,46 +189,94 @@ class Translator:
         """Clips are decoded together; recordings each by itself, in batches of windows."""
         clips = [footage for footage in group if isinstance(footage, Footage) and footage.is_clip]
         spans = [next(footage.spans) for footage in clips]
-        said = iter(zip(spans, self._decode(spans, decode, seed, predictor)))
+        said = iter(zip(spans, self._decode(spans, seed, predictor)))
         for footage in group:
             if isinstance(footage, VideoDecodeError):
                 yield footage
             elif footage.is_clip:
-                yield _translation_of_clip(*next(said), footage.seconds, decode)
+                span, found = next(said)
+                yield self._translation_of_clip(span, found, footage, decode, predictor)
             else:
                 try:
                     yield self._translate_recording(footage, decode, seed, predictor)
                 except VideoDecodeError as error:
                     yield error
 
-    def _translate_recording(self, footage: Footage, decode: str, seed: int, predictor: Predictor) -> Translation:
-        windows: list[Segment] = []
-        for spans in itertools.batched(footage.spans, predictor.config.batch_size):
-            windows += map(segment_of, spans, self._decode(spans, decode, seed, predictor))
-        segments = tuple(join_windows(windows, longest=2 * predictor.config.window_seconds))
+    def _translation_of_clip(self, span: Span, found: dict[str, Hypothesis], footage: Footage, decode: str, predictor: Predictor) -> Translation:
+        said = self._unless_rest(span, found, decode, predictor)
+        segment = segment_of(span, said)
+        warning = thinner_than_trained(span, footage.fps, self.model.config.data)
         return Translation(
-            text=" ".join(segment.text for segment in segments),
+            text=said.text,
+            tokens=said.tokens,
+            score=said.score,
+            confidence=said.confidence,
+            seconds=footage.seconds,
+            decoder=decode,
+            words=said.words,
+            alternatives=segment.alternatives,
+            segments=(segment,) if said.text else (),
+            evidence=evidence(found["ctc"].heard) if self.model.ctc_hears else None,
+            warnings=(warning,) if warning else (),
+        )
+
+    def _translate_recording(self, footage: Footage, decode: str, seed: int, predictor: Predictor) -> Translation:
+        pieces: list[Segment] = []
+        warnings: list[str] = []
+        surest = 0.0
+        for spans in itertools.batched(footage.spans, predictor.config.batch_size):
+            for span, found in zip(spans, self._decode(spans, seed, predictor)):
+                pieces.append(segment_of(span, self._unless_rest(span, found, decode, predictor)))
+                surest = max(surest, evidence(found["ctc"].heard) if self.model.ctc_hears else 0.0)
+                if not warnings and (warning := thinner_than_trained(span, footage.fps, self.model.config.data)):
+                    warnings.append(warning)  # the first speaks for all
+        segments = tuple(join_windows(pieces, longest=2 * longest_window(self.model.config.data, predictor.config)))
+        words = tuple(word for segment in segments for word in segment.words)
+        return Translation(
+            text=words_text(words),
             tokens=(),
             score=min((segment.score for segment in segments), default=0.0),
             confidence=sum(segment.confidence for segment in segments) / max(len(segments), 1),
             seconds=footage.seconds,
             decoder=decode,
-            words=tuple(word for segment in segments for word in segment.words),
+            words=words,
             segments=segments,
+            evidence=surest if self.model.ctc_hears else None,
+            warnings=tuple(warnings),
         )
 
-    def _decode(self, spans: Sequence[Span], decode: str, seed: int, predictor: Predictor) -> list[Hypothesis]:
-        """What is said of each span. Spans of one bucket are run together, in few sizes of batch, none of which is filled up with blank rows."""
+    def _predictor(self, decode: str, **inference: object) -> Predictor:
+        """With CTC beside the decoder that is asked for, where it can tell whether somebody signs."""
+        return self.model.predictor(list(dict.fromkeys([decode, "ctc"])) if self.model.ctc_hears else [decode], **inference)
+
+    def _hear(self, predictor: Predictor) -> Callable[[Sequence[Span]], list[Sequence[Heard]]] | None:
+        """What CTC hears in spans; None where it does not tell when."""
+        if not self.model.ctc_tells_times:
+            return None
+        listener = self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
+        return lambda spans: [found["ctc"].heard for found in self._decode(spans, 0, listener)]
+
+    def _unless_rest(self, span: Span, found: dict[str, Hypothesis], decode: str, predictor: Predictor) -> Hypothesis:
+        """What the decoder says, without its text where CTC hears hardly anything or nothing moves at all: nobody signs."""
+        said, least = found[decode], min(predictor.config.rest_evidence, self.model.least_evidence)
+        unheard = self.model.ctc_hears and evidence(found["ctc"].heard) < least
+        if not said.text or not predictor.config.rest_evidence or not (unheard or is_frozen(span.frames)):
+            return said
+        return dataclasses.replace(said, text="", tokens=(), words=(), alternatives=())
+
+    def _decode(self, spans: Sequence[Span], seed: int, predictor: Predictor) -> list[dict[str, Hypothesis]]:
+        """What each decoder says of each span. Spans of one bucket are run together, in few sizes of batch, none of which is filled up with blank rows."""
         buckets = self.model.config.frame_buckets
         by_bucket: dict[int, list[int]] = collections.defaultdict(list)
         for place, span in enumerate(spans):
             by_bucket[next(bucket for bucket in buckets if len(span.frames) <= bucket)].append(place)
-        found: dict[int, Hypothesis] = {}
+        found: dict[int, dict[str, Hypothesis]] = {}
         for places in by_bucket.values():
             while places:
                 size = _part(len(places), predictor.config.batch_size)
                 part, places = places[:size], places[size:]
-                found |= zip(part, self._run([spans[place] for place in part], predictor, seed)[decode])
+                said = self._run([spans[place] for place in part], predictor, seed)
+                found |= {place: {name: hypotheses[row] for name, hypotheses in said.items()} for row, place in enumerate(part)}
         return [found[place] for place in range(len(spans))]
 
     def _run(self, spans: Sequence[Span], predictor: Predictor, seed: int = 0) -> dict[str, list[Hypothesis]]:
@@ -227,21 +295,6 @@ class Translator:
         with self._device:
             found = predictor(self.model.weights, {"video": video, "frame_lengths": lengths, "index": numbers}, seed)
         return {name: hypotheses[: len(spans)] for name, hypotheses in found.items()}
-
-
-def _translation_of_clip(span: Span, said: Hypothesis, seconds: float, decode: str) -> Translation:
-    segment = segment_of(span, said)
-    return Translation(
-        text=said.text,
-        tokens=said.tokens,
-        score=said.score,
-        confidence=said.confidence,
-        seconds=seconds,
-        decoder=decode,
-        words=said.words,
-        alternatives=segment.alternatives,
-        segments=(segment,) if said.text else (),
-    )
 
 
 def _part(count: int, most: int) -> int:

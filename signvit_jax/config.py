@@ -254,9 +254,14 @@ class InferenceConfig:
     no_repeat_ngram_size: int = _whole(0, 0)
     min_confidence: float = _real(0.0, 0.0, 1.0)  # a text of less confidence is left out
     batch_size: int = _whole(16)
-    max_clip_seconds: float = _positive(30.0)  # a longer video is captioned in windows
-    window_seconds: float = _positive(6.0)  # about a sentence: as long as the clips that were trained on
-    window_overlap: float = _rate(0.5)  # share of a window that the next one sees again
+    # A longer video is a recording, cut where nobody signs. 0 = as long as a clip may be that the model sees as densely as in training.
+    max_clip_seconds: float = _real(0.0)
+    window_seconds: float = _real(0.0)  # the longest piece of a recording; 0 = as long as a clip may be
+    window_overlap: float = _rate(0.5)  # share of a window that the next one sees again where signing lasts longer than that
+    # A recording is cut where CTC hears no sign for so long; seconds in which nothing moves count twice.
+    rest_seconds: float = _positive(0.85)
+    # Where CTC's evidence of signing is below this, nobody signs and the text is empty; 0 = whatever the decoder says. decoding.rest.evidence
+    rest_evidence: float = _real(6.0)
 
 
 # How BLEU cuts words: sacreBLEU's names; auto is `char` where the references are mostly of scripts
@@ -313,7 +318,16 @@ def from_json(text: str) -> Config:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config.json is not valid JSON: {error}") from error
-    return from_mapping(values)
+    return from_mapping(_without_old_limits(values))
+
+
+def _without_old_limits(values: Any) -> Any:
+    """Until `rest_seconds` came every config.json said 30 s a clip and 6 s a window, whatever the model was trained on; nobody had asked for it."""
+    inference = values.get("inference") if isinstance(values, dict) else None
+    if not isinstance(inference, dict) or "rest_seconds" in inference:
+        return values
+    old = {"max_clip_seconds": 30.0, "window_seconds": 6.0}
+    return values | {"inference": {key: value for key, value in inference.items() if old.get(key) != value}}
 
 
 def with_ctc_target(config: Config, target: str) -> Config:

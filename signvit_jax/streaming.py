@@ -1,8 +1,9 @@
 """Live captions: where frames come from, and how hypotheses about a sliding window become text that stays.
 
-A hypothesis about the frames not yet settled is made every half second, and what most of the last three say is the text. It is settled, and the
-window begins anew, when all of them agree on a window at least half full, or when the window is full; then the next one sees its end again, and words
-that both say are said once.
+A hypothesis about the frames not yet settled is made every half second, and what most of the last three say is the text. What is settled, and will
+not change, is cut where recordings are cut: where nobody signs. It is then read once more, from its first frame to its last. Where CTC does not know times,
+a text is settled when all of the last hypotheses agree on a window at least half full, or when the window is full. No frame is let go that a later sign may
+need: after such an agreement the window begins with the first of the votes that agreed, and a full one is seen again in part by the next.
 """
 
 import collections
@@ -17,12 +18,14 @@ import numpy as np
 
 from signvit_jax.config import ConfigError
 from signvit_jax.data.video import Sampling, VideoLimits, open_video
+from signvit_jax.decoding.rest import Cutter, Piece, Sign, blocks, is_other_shot, motion
 from signvit_jax.decoding.subtitles import Segment
-from signvit_jax.decoding.windows import shared_words
-from signvit_jax.decoding.words import Word
+from signvit_jax.decoding.windows import Joiner, echoed
+from signvit_jax.decoding.words import Word, words_text
 from signvit_jax.evaluation.evaluator import Hypothesis
 
 MOST_FRAMES_A_SECOND = 25.0  # of a faster source, frames in between are passed over, as when a data set is built
+_PATIENCE = 1.5  # seconds beyond a window for which frames are held, so that a rest after long signing is seen
 _ENDLESS = VideoLimits(max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0)
 
 
@@ -143,20 +146,32 @@ class Live:
                 self._changed.notify()
 
 
-class LiveCaptions:
-    """`read(pictures, rate)` gives the decoder's hypothesis about some frames and what CTC reads in them."""
+class Reading(NamedTuple):
+    """What is read in some frames."""
 
-    def __init__(
-        self, read: Callable[[Sequence[np.ndarray], float], tuple[Hypothesis, str]], window_seconds: float, overlap: float, every: float, votes: int
-    ):
+    hypothesis: Hypothesis  # the decoder's
+    partial: str  # CTC's
+    signs: tuple[Sign, ...] | None = None  # when CTC hears a sign, in seconds after the first frame; None where it knows no times
+
+
+Read = Callable[[Sequence[np.ndarray], float], Reading | tuple[Hypothesis, str]]  # of pictures at so many a second
+
+
+class LiveCaptions:
+    """`read(pictures, rate)` gives the `Reading` of some frames. The window is at most `window_seconds` long; `rest_seconds` are the config's."""
+
+    def __init__(self, read: Read, window_seconds: float, overlap: float, every: float, votes: int, rest_seconds: float = 0.85):
         if not every > 0 or votes < 1:
             raise ConfigError(f"every is {every} and votes {votes}; allowed: seconds > 0 between hypotheses, and at least one vote")
         self._read, self._window, self._overlap, self._every = read, window_seconds, overlap, every
-        self._votes: collections.deque[Hypothesis] = collections.deque(maxlen=votes)
+        self._votes: collections.deque[tuple[float, Hypothesis]] = collections.deque(maxlen=votes)  # with the time of the newest frame
         self._held: collections.deque[Frame] = collections.deque()
+        self._cutter = Cutter(window_seconds, overlap, rest_seconds, patience=_PATIENCE)
+        self._cuts = False  # whether CTC tells when signs are made
+        self._joiner = Joiner(0.0)
+        self._echo: tuple[str, ...] = ()  # settled words that the window shows again at its beginning
         self._begin = 0.0  # of what is not settled
-        self._settled_until = 0.0
-        self._last_words: tuple[Word, ...] = ()  # settled ones that the window may show again
+        self._seen: np.ndarray | None = None  # the newest frame in blocks
 
     def follow(self, source: Source) -> Iterator[StreamUpdate]:
         """Ends with the source."""
@@ -164,57 +179,149 @@ class LiveCaptions:
         try:
             while not ended:
                 frames, now, ended = source.take(due)
-                lost += self._hold(frames, now)
+                settled: list[Segment] = []
+                for part, is_shot in self._shots(frames):
+                    if is_shot:
+                        settled += self._finish()
+                        self._restart(part[0].seconds)
+                    lost += self._hold(part, now)
                 # Where reading took longer than `every`, the moments that have passed meanwhile are left out: the delay cannot add up.
                 due += self._every * max(1, int((now - due) / self._every) + 1)
                 if not self._held or not (frames or ended):
                     continue
-                rate = (len(self._held) - 1) / max(self._held[-1].seconds - self._held[0].seconds, 1e-3) or 1.0
-                hypothesis, partial = self._read([frame.picture for frame in self._held], rate)
-                self._votes.append(hypothesis)
                 newest = self._held[-1]
+                reading = self._hear()
+                self._votes.append((newest.seconds, reading.hypothesis))
                 text = self._elected().text
-                settled = self._settle(newest.seconds, ended)
-                yield StreamUpdate(now, partial, text, settled, time.monotonic() - newest.arrived, source.dropped + lost)
+                settled += (self._cut(ended) if self._cuts else self._settle(newest.seconds, ended)) + (self._joiner.finish() if ended else [])
+                yield StreamUpdate(now, reading.partial, text, tuple(settled), time.monotonic() - newest.arrived, source.dropped + lost)
         finally:
             source.close()
 
+    def _shots(self, frames: list[Frame]) -> Iterator[tuple[list[Frame], bool]]:
+        """The frames, parted where another shot begins (True)."""
+        part, is_shot = [], False
+        for frame in frames:
+            coarse = blocks(frame.picture)
+            if self._cuts and self._seen is not None:
+                if is_other_shot(self._seen, coarse):
+                    if part:
+                        yield part, is_shot
+                    part, is_shot = [], True
+                else:
+                    self._cutter.see(frame.seconds, motion(self._seen, coarse))
+            self._seen = coarse
+            part.append(frame)
+        if part or not frames:
+            yield part, is_shot
+
     def _hold(self, frames: list[Frame], now: float) -> int:
         """Adds frames, lets go of those before the window, and says how many of these no hypothesis has seen."""
-        self._begin = max(self._begin, now - self._window)
+        patience = _PATIENCE + self._every if self._cuts else 0.0
+        self._begin = max(self._begin, now - self._window - patience)
         self._held.extend(frames)
-        fresh, lost = len(frames), 0
+        return self._let_go(len(frames))
+
+    def _let_go(self, fresh: int = 0) -> int:
+        lost = 0
         while self._held and self._held[0].seconds < self._begin:
             self._held.popleft()
             lost += len(self._held) < fresh
         return lost
 
+    def _hear(self) -> Reading:
+        """Reads the end of what is held, as much as a window has, and tells the cutter."""
+        now = self._held[-1].seconds
+        since = max(self._begin, now - self._window)
+        window = [frame for frame in self._held if frame.seconds >= since]
+        reading = self._read_frames(window)
+        self._cuts = reading.signs is not None
+        if reading.signs is not None:
+            start = window[0].seconds
+            # Where the window does not reach back to the last cut, its first seconds were heard better before.
+            trusted = start + (self._window / 4 if since > self._begin else 0.0)
+            self._cutter.hear([Sign(start + sign.start, start + sign.end) for sign in reading.signs], trusted, now)
+        return reading
+
+    def _read_frames(self, frames: Sequence[Frame]) -> Reading:
+        rate = (len(frames) - 1) / max(frames[-1].seconds - frames[0].seconds, 1e-3) or 1.0
+        return Reading(*self._read([frame.picture for frame in frames], rate))
+
     def _elected(self) -> Hypothesis:
         """The newest hypothesis of the text that most votes are for; of texts with as many votes, the one said last."""
-        counts = collections.Counter(vote.text for vote in self._votes)
-        return max(reversed(self._votes), key=lambda vote: counts[vote.text])
+        votes = [vote for _, vote in self._votes]
+        counts = collections.Counter(vote.text for vote in votes)
+        return max(reversed(votes), key=lambda vote: counts[vote.text])
 
-    def _settle(self, end: float, ended: bool) -> tuple[Segment, ...]:
-        elected = self._elected()
-        span = end - self._held[0].seconds
-        agree = len(self._votes) == self._votes.maxlen and all(vote.text == elected.text for vote in self._votes)
-        full = span >= self._window - self._every
-        if not (full or ended or (agree and elected.text and span >= self._window / 2)):
-            return ()
-        # Where all agree, a sentence is taken to be over; a full window may end in the middle of one.
-        begin, is_over = self._held[0].seconds, bool(agree and elected.text)
-        words = elected.words[shared_words(self._last_words, elected.words) :]
+    def _finish(self) -> list[Segment]:
+        """What is held is all there is of its shot."""
+        if not self._held:
+            return []
+        self._hear()
+        return self._cut(ended=True) + self._joiner.finish()
+
+    def _restart(self, seconds: float) -> None:
         self._votes.clear()
-        self._last_words = () if is_over else elected.words
-        self._begin = end if is_over else end - self._overlap * self._window
+        self._held.clear()
+        self._cutter.restart(seconds)
+        self._begin = seconds
+
+    def _cut(self, ended: bool) -> list[Segment]:
+        """The segments of the pieces that are certain, each read from its first frame to its last."""
+        settled = []
+        for piece in self._cutter.pieces(ended):
+            said = self._read_piece(piece)
+            settled += self._joiner.add(said) if said else []
+            if not piece.goes_on:
+                settled += self._joiner.finish()
+            self._votes.clear()
+        self._begin = max(self._begin, self._cutter.begin)
+        self._let_go()
+        return settled
+
+    def _read_piece(self, piece: Piece) -> Segment | None:
+        frames = [frame for frame in self._held if piece.start <= frame.seconds < piece.end]
+        if not frames:
+            return None
+        said = self._read_frames(frames).hypothesis
+        return Segment(piece.start, piece.end, said.text, said.score, said.confidence, said.words)
+
+    def _settle(self, end: float, ended: bool) -> list[Segment]:
+        """The votes decide: what is settled of the window that ends at `end`."""
+        elected = self._elected()
+        begin, full = self._held[0].seconds, end - self._held[0].seconds >= self._window - self._every
+        agree = len(self._votes) == self._votes.maxlen and all(vote.text == elected.text for _, vote in self._votes)
+        is_over = bool(agree and elected.text) and (full or ended or end - begin >= self._window / 2)
+        if not (full or ended or is_over):
+            return []
+        chosen = elected if is_over else self._votes[-1][1]  # without agreement: what has seen all of the frames
+        words = chosen.words[echoed(self._echo, chosen.words) :]
+        confidence = sum(word.confidence for word in words) / max(len(words), 1)
+        said = Segment(begin, end, words_text(words), chosen.score, confidence, words)
+        settled = self._joiner.add(said)
         if is_over:
-            self._held.clear()
-        if not words:
-            return ()
-        text = elected.text if len(words) == len(elected.words) else " ".join(word.text for word in words)
-        confidence = sum(word.confidence for word in words) / len(words)
-        start, self._settled_until = max(self._settled_until, begin), end
-        return (Segment(start, end, text, elected.score, confidence, words),)
+            settled += self._joiner.finish()
+            self._begin, self._echo = self._next_begin((*self._echo, *(word.text for word in words)))
+        else:
+            self._begin, self._echo = end - self._overlap * self._window, ()
+        self._votes.clear()
+        return settled
+
+    def _next_begin(self, said: Sequence[str]) -> tuple[float, tuple[str, ...]]:
+        """Where the window begins once all votes agree: a sentence is taken to be over, but the next may have begun since the first of them.
+
+        Signs that have begun since have changed no vote yet, so what is read in the frames since then is the rest of the last sign: those are left
+        out as far as a later vote, and words that come again all the same are not said twice.
+        """
+        for seconds, _ in self._votes:
+            if not any(frame.seconds >= seconds for frame in self._held) or not self._words_since(seconds):
+                return seconds, ()
+        first = self._votes[0][0]
+        again = self._words_since(first)
+        return first, tuple(word.text for word in again[: echoed(said, again)])
+
+    def _words_since(self, seconds: float) -> tuple[Word, ...]:
+        return self._read_frames([frame for frame in self._held if frame.seconds >= seconds]).hypothesis.words
 
 
 def open_source(

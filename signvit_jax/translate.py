@@ -2,7 +2,7 @@
 
 Prints one line a video on standard output: its path and text, or with --format=json an object (JSON Lines), or with --format=tsv rows of one table
 with a column for the path. With --output_dir one file a video and format is written there and named; files that are there already are replaced with
---overwrite alone. A video longer than --max_clip_seconds is captioned in windows, each text with its time; its length costs no memory.
+--overwrite alone. A video longer than --max_clip_seconds is cut where nobody signs, each text with its time; its length costs no memory.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some videos failed, 4 no video could be read. A reader that has enough (| head -1) ends it with 0.
 """
 
@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"error: {clean(str(translation))}", file=sys.stderr)
             else:
                 show(place, translation)
+                for warning in translation.warnings:
+                    print(f"warning: {clean(f'{clips[place]}: {warning}')}", file=sys.stderr)
             bar.advance(task)
             if files is None and reader_has_gone():
                 break

@@ -61,7 +61,7 @@ def test_text_settles_once_a_sentence_is_over():
     found = settled(follow([0] * 10 + [1] * 10 + [2] * 10 + [0] * 60 + [3] * 20 + [0] * 40))
     assert [text for *_, text in found] == ["s1 s2", "s3"]
     (start, end, _), (later, last, _) = found
-    assert start <= 1.0 and end >= 3.0 and end <= later <= 9.0 and last >= 10.5
+    assert start <= 1.0 and end >= 3.0 and end <= later <= 9.0 and last >= 10.0
 
 
 def test_nobody_signing_settles_nothing():

@@ -28,6 +28,8 @@ class Decoded(NamedTuple):
     tokens: Int[Array, "b n l"]
     scores: Float[Array, "b n"]
     token_confidences: Float[Array, "b n l"]  # 0 to 1; 0 at BOS and padding
+    starts: Int[Array, "b l"] | None = None  # of "ctc": the first step of each token, and one past its last
+    ends: Int[Array, "b l"] | None = None
 
 
 class SpecialIds(NamedTuple):
@@ -70,7 +72,7 @@ def _beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, ke
 
 def _ctc(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
     found = greedy_ctc(*_ctc_logits(ensemble))
-    return Decoded(found.ids[:, None], found.score[:, None], found.confidence[:, None])
+    return Decoded(found.ids[:, None], found.score[:, None], found.confidence[:, None], found.starts, found.ends)
 
 
 def _ctc_beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:

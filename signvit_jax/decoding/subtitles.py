@@ -40,6 +40,7 @@ class Segment:
     confidence: float | None = None  # 0 to 1
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()  # the rest of an n-best list
+    times: tuple[float, ...] = ()  # about when each of `words` is signed, in seconds; () where that is not known
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from signvit_jax.config import InferenceConfig
 from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.confidence import Calibration, statistics
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, Seen, SpecialIds
+from signvit_jax.decoding.rest import Heard
 from signvit_jax.decoding.words import Word, word_confidences
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.parallel.sharding import to_device
@@ -24,7 +25,15 @@ Models = SignTranslator | tuple[SignTranslator, ...]
 Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
 
 # Values that no compiled program depends on: with another one of these nothing is compiled anew.
-_ON_HOST = {"min_confidence": 0.0, "batch_size": 1, "max_clip_seconds": 1.0, "window_seconds": 1.0, "window_overlap": 0.0}
+_ON_HOST = {
+    "min_confidence": 0.0,
+    "batch_size": 1,
+    "max_clip_seconds": 0.0,
+    "window_seconds": 0.0,
+    "window_overlap": 0.0,
+    "rest_seconds": 1.0,
+    "rest_evidence": 0.0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Hypothesis:
     words: tuple[Word, ...] = ()
     alternatives: tuple["Hypothesis", ...] = ()  # the rest of the n-best list
     probabilities: tuple[float, ...] = ()  # of the tokens that were said, EOS included
+    heard: tuple[Heard, ...] = ()  # of "ctc": its tokens in time, where it reads frames
 
 
 class Predictor:
@@ -155,7 +165,12 @@ def _fetch(arrays: PyTree) -> PyTree:
 
 def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
     rows = zip(decoded.tokens.tolist(), decoded.scores.tolist(), decoded.token_confidences.tolist())
-    return [_n_best(*row, tokenizer) for row in rows]
+    found = [_n_best(*row, tokenizer) for row in rows]
+    if decoded.starts is None or decoded.ends is None:
+        return found
+    placed = zip(decoded.tokens[:, 0].tolist(), decoded.starts.tolist(), decoded.ends.tolist(), decoded.token_confidences[:, 0].tolist())
+    heard = [tuple(Heard(*place) for token, *place in zip(*row) if token) for row in placed]
+    return [dataclasses.replace(one, heard=its) for one, its in zip(found, heard)]
 
 
 def _n_best(tokens: list[list[int]], scores: list[float], confidences: list[list[float]], tokenizer: Tokenizer) -> Hypothesis:
@@ -174,4 +189,4 @@ def _hypothesis(padded: list[int], score: float, confidences: list[float], token
 
 
 def _left_out(said: Hypothesis) -> Hypothesis:
-    return Hypothesis("", (), said.score, said.confidence)
+    return Hypothesis("", (), said.score, said.confidence, heard=said.heard)

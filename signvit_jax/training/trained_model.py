@@ -2,8 +2,9 @@
 
 import dataclasses
 import logging
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # What the models of an ensemble, or a teacher and its student, must agree in, so that one clip read once serves all of them.
 SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "fit")
+
+MUTE = 1.2  # nats a label: a CTC head that has not learned yet says the blank, or what is frequent, and its loss stands still near 2.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,26 @@ class TrainedModel:
     others: tuple["TrainedModel", ...] = ()
     encode: Encode | None = None  # what encodes clips in place of the model's own encoder
     calibration: Calibration | None = None  # what confidences are worth; of an ensemble nobody knows
+    validation: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # what the checkpoint scored on the validation split, where that is known
+
+    @property
+    def ctc_hears(self) -> bool:
+        """Whether the CTC head can be asked if somebody signs: it was trained, and validation did not find it at guessing (see MUTE)."""
+        members = (self, *self.others)
+        alike = len({(member.ctc_tokenizer.tokens, member.config.model.ctc.source) for member in members}) == 1
+        return alike and all(member.config.training.ctc_weight > 0 and member.validation.get("ctc", 0.0) < MUTE for member in members)
+
+    @property
+    def ctc_tells_times(self) -> bool:
+        """Whether it also tells when a sign is made."""
+        return self.ctc_hears and self.config.model.ctc.source == "frames"
+
+    @property
+    def least_evidence(self) -> float:
+        """The evidence (decoding.rest) that nearly all validation clips with signing have; infinite where it is not known."""
+        return min(member.validation.get("ctc_evidence", math.inf) for member in (self, *self.others))
 
     @property
     def ctc_tokenizer(self) -> Tokenizer:
@@ -179,4 +202,5 @@ def _load(workdir: Workdir, config: Config, tokenizer: Tokenizer, gloss_tokenize
     reader = CheckpointReader(workdir.checkpoints, **best_rule(config.training.best_metric))
     of_step = isinstance(checkpoint, int)
     restored = reader.restore_params(target=target, step=checkpoint) if of_step else reader.restore_params(checkpoint, target)
-    return TrainedModel(workdir, config, tokenizer, gloss_tokenizer, definition, mesh, restored.params, restored.step)
+    validation = restored.meta.get("validation") or {}
+    return TrainedModel(workdir, config, tokenizer, gloss_tokenizer, definition, mesh, restored.params, restored.step, validation=validation)

@@ -1,0 +1,62 @@
+"""Word error of recordings made of held-out clips, through `translate` and `stream`, beside that of the clips alone.
+
+    python scripts/bench/recordings.py --workdir=runs/small --recordings=20 --seconds=60
+
+The model is one of configs/small.py or another that was trained on synthetic_signs. Nothing about windows or limits is set. docs/recordings.md has the result.
+"""
+
+import argparse
+import sys
+import time
+
+from drawn_recordings import RATE, many_takes, one_take
+
+from signvit_jax import load_translator
+from signvit_jax.evaluation.metrics import score
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--recordings", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--pause", type=float, default=3.0, help="pauses last from 0 to so many seconds (3)")
+    parser.add_argument("--decode", default="greedy")
+    parser.add_argument("--ways", default="translate,stream")
+    parser.add_argument("--takes", default="one_take,many_takes")
+    parser.add_argument("--show", action="store_true", help="print what was said of each recording")
+    flags = parser.parse_args()
+    translator = load_translator(flags.workdir)
+    print(
+        f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, {flags.recordings} recordings of {flags.seconds:g} s, pauses to {flags.pause:g} s"
+    )
+    for take in flags.takes.split(","):
+        draw = {"one_take": one_take, "many_takes": many_takes}[take]
+        recordings = [draw(number, flags.seconds, flags.pause) for number in range(flags.recordings)]
+        clips = [clip for recording in recordings for clip in recording.clips]
+        alone = translator.translate([frames for frames, _ in clips], decode=flags.decode, fps=RATE)
+        base = score([text for _, text in clips], [found.text for found in alone]).wer
+        print(
+            f"{take}: {len(clips)} clips alone, WER {base:.2%}, without text {sum(not found.text for found in alone)}; at most {1.25 * base + 0.02:.2%}",
+            flush=True,
+        )
+        for way in flags.ways.split(","):
+            began, said = time.perf_counter(), []
+            for recording in recordings:
+                if way == "translate":
+                    segments = translator.translate(recording.frames, decode=flags.decode, fps=RATE).segments
+                else:
+                    updates = translator.stream(iter(recording.frames), decode=flags.decode, fps=RATE)
+                    segments = [segment for update in updates for segment in update.settled]
+                said.append(" ".join(segment.text for segment in segments))
+                if flags.show:
+                    print(
+                        f"  wanted: {' | '.join(text for _, text in recording.clips)}\n  said:   {' | '.join(f'{s.start:.1f} {s.text}' for s in segments)}"
+                    )
+            error = score([recording.text for recording in recordings], said).wer
+            print(f"  {way}: WER {error:.2%} ({time.perf_counter() - began:.0f} s)", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
