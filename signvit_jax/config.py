@@ -258,10 +258,10 @@ class InferenceConfig:
     max_clip_seconds: float = _real(0.0)
     window_seconds: float = _real(0.0)  # the longest piece of a recording; 0 = as long as a clip may be
     window_overlap: float = _rate(0.5)  # share of a window that the next one sees again where signing lasts longer than that
-    # A recording is cut where CTC hears no sign for so long; seconds in which nothing moves count twice.
-    rest_seconds: float = _positive(0.85)
+    # A recording is cut where CTC hears no sign for so long; seconds in which nothing moves count four times.
+    rest_seconds: float = _positive(1.3)
     # Where CTC's evidence of signing is below this, nobody signs and the text is empty; 0 = whatever the decoder says. decoding.rest.evidence
-    rest_evidence: float = _real(6.0)
+    rest_evidence: float = _real(0.7)
 
 
 # How BLEU cuts words: sacreBLEU's names; auto is `char` where the references are mostly of scripts

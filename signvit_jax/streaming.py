@@ -160,7 +160,7 @@ Read = Callable[[Sequence[np.ndarray], float], Reading | tuple[Hypothesis, str]]
 class LiveCaptions:
     """`read(pictures, rate)` gives the `Reading` of some frames. The window is at most `window_seconds` long; `rest_seconds` are the config's."""
 
-    def __init__(self, read: Read, window_seconds: float, overlap: float, every: float, votes: int, rest_seconds: float = 0.85):
+    def __init__(self, read: Read, window_seconds: float, overlap: float, every: float, votes: int, rest_seconds: float = 1.3):
         if not every > 0 or votes < 1:
             raise ConfigError(f"every is {every} and votes {votes}; allowed: seconds > 0 between hypotheses, and at least one vote")
         self._read, self._window, self._overlap, self._every = read, window_seconds, overlap, every

@@ -115,7 +115,7 @@ class Oracle:
         for said in self.script:
             inside = [n for n, at in enumerate(times) if said.start <= at < said.end]
             if inside and len(inside) >= 0.5 * (said.end - said.start) * DATA.frame_rate:
-                found.append(Heard(inside[0], inside[-1] + 1, 0.99))
+                found.append(Heard(inside[0], inside[-1] + 1, 0.99, 9.0))
         return tuple(found)
 
 

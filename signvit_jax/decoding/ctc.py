@@ -20,6 +20,7 @@ class CTCHypotheses(NamedTuple):
     starts: Int[Array, "b s"]  # the token's first step
     ends: Int[Array, "b s"]  # one past its last step
     confidence: Float[Array, "b s"]  # mean probability over the token's steps, 0 to 1
+    peak: Float[Array, "b s"]  # the largest log-odds of the token against all other labels in one of its steps, nats
 
 
 class Alignment(NamedTuple):
@@ -45,10 +46,14 @@ def greedy_ctc(logits: Float[Array, "b s v"], lengths: Int[Array, "b"]) -> CTCHy
     spoken = best != BLANK
     begins = spoken & (best != before)
     token = jnp.cumsum(begins, axis=1) - 1  # which token of the text a spoken step belongs to
+    others = jnp.where(jnp.arange(logits.shape[2]) == best[..., None], -jnp.inf, logits)
+    odds = logits.max(-1) - jax.nn.logsumexp(others, axis=-1)
+    rows, place = jnp.arange(best.shape[0])[:, None], jnp.where(spoken, token, best.shape[1])
     return CTCHypotheses(
         ids=_gathered(best, token, begins, logits.shape[1]),
         lengths=begins.sum(axis=1),
         score=log_prob.sum(axis=1),
+        peak=jnp.zeros(best.shape).at[rows, place].max(jnp.where(spoken, odds, 0.0), mode="drop"),
         **_placed(log_prob, token, spoken, logits.shape[1])._asdict(),
     )
 

@@ -30,6 +30,7 @@ class Decoded(NamedTuple):
     token_confidences: Float[Array, "b n l"]  # 0 to 1; 0 at BOS and padding
     starts: Int[Array, "b l"] | None = None  # of "ctc": the first step of each token, and one past its last
     ends: Int[Array, "b l"] | None = None
+    peaks: Float[Array, "b l"] | None = None  # and its largest log-odds
 
 
 class SpecialIds(NamedTuple):
@@ -72,7 +73,7 @@ def _beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, ke
 
 def _ctc(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
     found = greedy_ctc(*_ctc_logits(ensemble))
-    return Decoded(found.ids[:, None], found.score[:, None], found.confidence[:, None], found.starts, found.ends)
+    return Decoded(found.ids[:, None], found.score[:, None], found.confidence[:, None], found.starts, found.ends, found.peak)
 
 
 def _ctc_beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:

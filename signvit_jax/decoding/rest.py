@@ -6,7 +6,6 @@ one. And hands that rest do not move. Where CTC does not know times (`model.ctc.
 
 import collections
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,20 +15,23 @@ from jaxtyping import Float, UInt8
 # What a sign takes besides the frames in which CTC hears it, in seconds: the hands come up to a sentence's first one and go home from the last. Of 160
 # test clips of synthetic_signs 99 % begin less than 0.75 s before CTC's first sign and end less than 0.55 s after its last.
 LEAD, TAIL = 0.8, 0.6
+AT_REST = 0.2  # seconds of rest that a piece shows before and after its signs: clips that people cut begin and end so
+STILL_COUNTS = 4.0  # times: hands that do not move are a surer sign of rest than a CTC that hears nothing
 STILL = 0.25  # of the motion of signing (its median): hands that move less rest. Resting signers of synthetic_signs: 0.1, at most 0.3
 FROZEN = 2.0  # grey levels: a video that changes less from frame to frame shows no motion at all
 _GRID = 16  # motion is seen in so many blocks to a side: noise is averaged out, hands are not
 _HANDS = 8  # blocks that move most
 _SHOT_LEVELS, _SHOT_SHARE = 12.0, 0.6  # of all blocks that many change by so much from one frame to the next: another shot
-_SURE = 1e-6  # float32 has no probabilities between this close to 1 and 1
+ALONE = 8  # frames: a sign takes about so many with the movements into it and out of it
 
 
 class Heard(NamedTuple):
-    """A sign that CTC heard in a clip: the sampled frames from `start` to before `end`, and its mean probability in them."""
+    """A sign that CTC heard in a clip: the sampled frames from `start` to before `end`."""
 
     start: int
     end: int
-    confidence: float
+    confidence: float  # its mean probability in them
+    peak: float  # its largest log-odds in one of them, against all that it might be else, nats
 
 
 class Sign(NamedTuple):
@@ -54,10 +56,14 @@ class Piece(NamedTuple):
     goes_on: bool = False  # the next piece sees the end of this one again
 
 
-def evidence(heard: Iterable[Heard]) -> float:
-    """How surely somebody signs: the log-odds of what CTC heard, added up. 0 where it heard nothing; two signs of 0.95 are worth 5.9."""
-    odds = (np.clip(one.confidence, _SURE, 1 - _SURE) for one in heard)
-    return max(0.0, float(sum(math.log(p / (1 - p)) for p in odds)))
+def evidence(heard: Sequence[Heard]) -> float:
+    """How surely somebody signs: the log-odds of what CTC heard, a frame from the first sign to the last and ALONE more. 0 where it heard nothing.
+
+    Hands that do something else, at rest or at the head, now and then look like a sign, too; but signs follow one another, each of them sure.
+    """
+    if not heard:
+        return 0.0
+    return sum(one.peak for one in heard) / (heard[-1].end - heard[0].start + ALONE)
 
 
 def blocks(frame: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "g g 3"]:
@@ -103,7 +109,7 @@ def moving(motions: Sequence[tuple[float, float]], reference: float) -> list[Sig
 class Cutter:
     """Cuts a video where nobody signs, as it comes: told what moves (`see`) and what CTC heard (`hear`), it gives the pieces that are certain.
 
-    A rest is `rest_seconds` long or longer, seconds in which nothing moves counted twice. A piece is at most `longest` seconds long. Longer signing is
+    A rest is `rest_seconds` long or longer, seconds in which nothing moves counted STILL_COUNTS times. A piece is at most `longest` seconds long. Longer signing is
     cut where it pauses most or, where it does not pause, into windows of that length of which each sees again the share `overlap` of the one
     before; it is known as longer once it has lasted `patience` seconds more.
     """
@@ -173,7 +179,10 @@ class Cutter:
         return found
 
     def _start(self) -> float:
-        return self._begin if self._overlapping else max(self._begin, self._signs[0].start - LEAD)
+        first = self._signs[0].start
+        earliest = self._begin if self._overlapping else max(self._begin, first - LEAD)
+        still = [] if self._overlapping else self._stillness(earliest, first)
+        return max(earliest, still[-1][1] - AT_REST) if still else earliest
 
     def _leave(self, end: float, signs: int | None = None) -> None:
         """What ends at `end` is a piece; with `signs` that many of them are in it, else those that end before."""
@@ -208,8 +217,8 @@ class Cutter:
         return self._rested(start, end) >= self._rest
 
     def _rested(self, start: float, end: float) -> float:
-        """Seconds without a sign, those in which nothing moves counted twice."""
-        return max(end - start, 0.0) + sum(b - a for a, b in self._stillness(start, end))
+        """Seconds without a sign, those in which nothing moves counted STILL_COUNTS times."""
+        return max(end - start, 0.0) + (STILL_COUNTS - 1.0) * sum(b - a for a, b in self._stillness(start, end))
 
     def _is_still(self, sign: Sign) -> bool:
         return sum(b - a for a, b in self._stillness(*sign)) > 0.8 * (sign.end - sign.start)
@@ -234,7 +243,7 @@ class Cutter:
         still = self._stillness(end, min(start, end + LEAD + TAIL))
         if still:
             first, last = max(still, key=lambda run: run[1] - run[0])
-            return min((first + last) / 2, first + 0.25)
+            return min((first + last) / 2, first + AT_REST)
         if bounded and start - end < LEAD + TAIL:
             return end + (start - end) * TAIL / (LEAD + TAIL)
         return min(end + TAIL, max(start, end))

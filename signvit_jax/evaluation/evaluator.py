@@ -166,10 +166,10 @@ def _fetch(arrays: PyTree) -> PyTree:
 def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
     rows = zip(decoded.tokens.tolist(), decoded.scores.tolist(), decoded.token_confidences.tolist())
     found = [_n_best(*row, tokenizer) for row in rows]
-    if decoded.starts is None or decoded.ends is None:
+    if decoded.starts is None or decoded.ends is None or decoded.peaks is None:
         return found
-    placed = zip(decoded.tokens[:, 0].tolist(), decoded.starts.tolist(), decoded.ends.tolist(), decoded.token_confidences[:, 0].tolist())
-    heard = [tuple(Heard(*place) for token, *place in zip(*row) if token) for row in placed]
+    fields = (decoded.tokens[:, 0], decoded.starts, decoded.ends, decoded.token_confidences[:, 0], decoded.peaks)
+    heard = [tuple(Heard(*place) for token, *place in zip(*row) if token) for row in zip(*(field.tolist() for field in fields))]
     return [dataclasses.replace(one, heard=its) for one, its in zip(found, heard)]
 
 
