@@ -53,9 +53,10 @@ def output_names(clips: Sequence[Path]) -> list[Path]:
     names = [Path(clip.stem) for clip in clips]
     if len(set(names)) < len(names):
         # Normalised, so that no `..` leads out of the output folder.
-        absolute = [Path(os.path.abspath(clip)) for clip in clips]
-        root = os.path.commonpath([path.parent for path in absolute])
-        names = [path.relative_to(root).with_name(path.stem) for path in absolute]
+        absolute = [os.path.abspath(clip) for clip in clips]
+        root = os.path.commonpath({os.path.dirname(path) for path in absolute})
+        within = [Path(path[len(root) :].lstrip(os.sep)) for path in absolute]
+        names = [path.with_name(path.stem) for path in within]
     # a.mp4 and a.webm in one folder: the ending tells them apart; the same file twice: a number does.
     counts = collections.Counter(names)
     names = [name.with_name(name.name + clip.suffix.replace(".", "_")) if counts[name] > 1 else name for clip, name in zip(clips, names)]
