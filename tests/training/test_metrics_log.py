@@ -42,6 +42,16 @@ def test_figures_of_one_step_share_a_row_and_new_columns_find_their_place(workdi
     ]
 
 
+def test_a_row_grows_once_more_after_a_column_was_added(workdir):
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0, "b": 1.0})
+    log.write(2, {"a": 2.0})
+    log.write(2, {"c": 2.0})
+    log.write(2, {"b": 2.0})
+    log.close()
+    assert workdir.metrics_csv.read_text() == "step,a,b,c\n1,1,1,\n2,2,2,2\n"
+
+
 def test_every_call_is_in_the_file_before_it_returns(workdir):
     log = MetricsLog(workdir)
     for step in range(1, 30):

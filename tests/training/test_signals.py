@@ -22,10 +22,10 @@ def wait_for(condition, seconds=10.0):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
 def test_the_first_signal_is_a_wish_with_its_exit_code(number, code):
     with StopRequest() as stop:
-        assert not stop.requested and stop.exit_code == 0
+        assert not stop.requested and stop.exit_code == 0 and stop.received == 0
         os.kill(os.getpid(), number)
         assert wait_for(lambda: stop.requested)
-        assert stop.exit_code == code
+        assert stop.exit_code == code and stop.received == number
         os.kill(os.getpid(), number)  # at once: the same wish, come by another way
         time.sleep(0.05)
 
