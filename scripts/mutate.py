@@ -60,6 +60,7 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
     documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
     docstrings = {id(node.body[0]) for node in documented if ast.get_docstring(node)}
     notes = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
+    notes += [decorator for node in ast.walk(tree) for decorator in getattr(node, "decorator_list", ())]
     left_out = docstrings | {id(part) for note in notes if note for part in ast.walk(note)}
     constants = [node.value for node in tree.body if isinstance(node, ast.Assign)]
     for node in ast.walk(tree):

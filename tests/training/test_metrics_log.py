@@ -69,7 +69,8 @@ def test_after_a_resume_each_step_is_there_once(workdir):
         first.write(step, {"train/loss": 1.0})
     first.write(30, {"validation/loss": 1.0})
     resumed = MetricsLog(workdir)  # the first was killed: it never closed
-    resumed.rewind(20)
+    assert resumed.rewind(20) == 10
+    assert read_metrics(workdir.metrics_csv)["train/loss"][0] == [10, 20]  # at once
     for step in (30, 40):
         resumed.write(step, {"train/loss": 2.0})
     resumed.close()

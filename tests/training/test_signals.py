@@ -30,14 +30,19 @@ def test_the_first_signal_is_a_wish_with_its_exit_code(number, code):
         time.sleep(0.05)
 
 
+def open_pipes() -> set[str]:
+    links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return {target for link in links if link.exists() or link.is_symlink() for target in [os.readlink(link)] if target.startswith("pipe:")}
+
+
 def test_handlers_are_as_before_afterwards():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
-    threads = threading.active_count()
+    threads, pipes = threading.active_count(), open_pipes()
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
     assert signal.set_wakeup_fd(-1) == -1
-    assert threading.active_count() == threads
+    assert threading.active_count() == threads and open_pipes() == pipes
 
 
 @pytest.fixture
@@ -156,6 +161,24 @@ def test_a_forked_reading_process_dies_of_its_own_signal_and_does_not_stop_its_p
     )
     assert process.wait(20) == 0
     assert process.stdout.read() == f"{-signal.SIGTERM} False\n"
+
+
+def test_a_signal_that_a_reading_process_handles_in_python_is_not_its_parents():
+    process = start(
+        """
+        import os, signal
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        time.sleep(0.2)
+        os.kill(child.pid, signal.SIGINT)
+        child.join(10)
+        time.sleep(0.2)
+        print("ready", flush=True)
+        print(child.exitcode, stop.requested, flush=True)
+        """
+    )
+    assert process.wait(20) == 0
+    assert process.stdout.read() == "1 False\n"
 
 
 def test_ending_at_once_leaves_no_reading_process_behind():

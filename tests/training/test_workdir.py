@@ -148,9 +148,12 @@ def test_only_process_0_takes_the_lock(tmp_path, monkeypatch):
 
 
 def test_a_garbled_lock_file_does_no_harm(tmp_path):
-    (tmp_path / ".lock").write_text("{[")
+    (tmp_path / ".lock").write_text("{[" + 500 * " ")
     with Workdir.create(tmp_path).lock():
-        pass
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        (tmp_path / ".lock").write_text("{[")
+        with pytest.raises(WorkdirError, match="in use by another process;"), Workdir.create(tmp_path).lock():
+            pass
 
 
 def test_a_file_in_the_place_of_the_workdir_is_refused(tmp_path):
