@@ -16,6 +16,7 @@ def stop():
 
 def test_one_process_agrees_with_itself_at_once(stop):
     agreement = Agreement(stop)
+    assert not agreement.save_is_due
     agreement.poll(save_is_due=True)
     assert agreement.save_is_due and not agreement.stopping and agreement.exit_code == 0
     agreement.saved()

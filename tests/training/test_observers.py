@@ -198,6 +198,16 @@ def test_events_are_for_reading_by_others_and_no_program(workdir):
     assert file.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_record_that_the_kernel_takes_in_parts_is_whole(workdir, monkeypatch):
+    pwrite = os.pwrite
+    monkeypatch.setattr(events_file.os, "pwrite", lambda descriptor, content, offset: pwrite(descriptor, content[:5], offset))
+    log = MetricsLog(workdir)
+    for step in (1, 2):
+        log.write(step, {"a": float(step)})
+    log.close()
+    assert events(workdir) == [("a", 1, 1.0), ("a", 2, 2.0)]
+
+
 def test_events_need_no_thread_and_no_queue(workdir):
     before = threading.active_count()
     log = MetricsLog(workdir)
