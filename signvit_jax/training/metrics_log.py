@@ -67,7 +67,8 @@ class _Table:
         self._ready = False
         self._columns: list[str] = [STEP]
         self._row: dict[str, str] = {}  # the last one
-        self._row_start = self._end = 0  # where in the file it begins and ends
+        self._row_start: int  # where in the file it begins and ends
+        self._end: int
 
     def steps(self) -> list[int]:
         return [int(row[STEP]) for row in read_rows(self._path)[1]]

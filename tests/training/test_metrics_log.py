@@ -166,7 +166,7 @@ def test_only_process_0_writes(workdir, monkeypatch):
     monkeypatch.setattr("jax.process_index", lambda: 1)
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0})
-    log.rewind(0)
+    assert log.rewind(0) == 0
     log.close()
     assert not workdir.metrics_csv.exists() and not events(workdir)
 

@@ -20,7 +20,7 @@ def wait_for(condition, seconds=10.0):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
-def test_the_first_signal_is_a_wish_with_its_exit_code(number, code):
+def test_the_first_signal_is_a_wish_with_its_exit_code(number, code, caplog):
     with StopRequest() as stop:
         assert not stop.requested and stop.exit_code == 0 and stop.received == 0
         os.kill(os.getpid(), number)
@@ -28,6 +28,7 @@ def test_the_first_signal_is_a_wish_with_its_exit_code(number, code):
         assert stop.exit_code == code and stop.received == number
         os.kill(os.getpid(), number)  # at once: the same wish, come by another way
         time.sleep(0.05)
+    assert caplog.text.count(f"{number.name}: stopping and saving; a second signal ends at once") == 1
 
 
 def open_pipes() -> set[str]:
