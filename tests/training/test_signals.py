@@ -46,6 +46,13 @@ def test_handlers_are_as_before_afterwards():
     assert threading.active_count() == threads and open_pipes() == pipes
 
 
+def test_a_signal_just_before_the_end_is_received():
+    for _ in range(20):
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGUSR1)
+        assert stop.received == signal.SIGUSR1
+
+
 @pytest.fixture
 def with_a_terminal():
     """Not as under nohup, under which the tests may run."""
