@@ -106,7 +106,8 @@ def test_outside_the_main_thread_it_is_harmless():
 
 def start(body):
     """A process that runs the body inside a StopRequest and has said that it is ready."""
-    code = "import multiprocessing, time\nfrom signvit_jax.training.signals import StopRequest\n"
+    code = "import multiprocessing, signal, time\nfrom signvit_jax.training.signals import StopRequest\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell starts what runs in the background without it
     code += "if __name__ == '__main__':\n  with StopRequest() as stop:\n" + textwrap.indent(textwrap.dedent(body), "    ")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -174,7 +175,7 @@ def test_a_forked_reading_process_dies_of_its_own_signal_and_does_not_stop_its_p
 def test_a_signal_that_a_reading_process_handles_in_python_is_not_its_parents():
     process = start(
         """
-        import os, signal
+        import os
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
         time.sleep(0.2)
