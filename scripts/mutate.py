@@ -48,6 +48,7 @@ TESTS = {
     _TRAINING + "workdir.py": ["training/test_workdir.py"],
 }
 FILES = list(TESTS)
+_PASSED = 77
 SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
 _OPPOSITES = [("Eq", "NotEq"), ("Lt", "LtE"), ("Gt", "GtE"), ("In", "NotIn"), ("Is", "IsNot")]
 COMPARISONS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
@@ -60,6 +61,7 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
     documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
     docstrings = {id(node.body[0]) for node in documented if ast.get_docstring(node)}
     notes = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
+    notes += [decorator for node in ast.walk(tree) for decorator in getattr(node, "decorator_list", ())]
     left_out = docstrings | {id(part) for note in notes if note for part in ast.walk(note)}
     constants = [node.value for node in tree.body if isinstance(node, ast.Assign)]
     for node in ast.walk(tree):
@@ -257,7 +259,7 @@ def serve() -> None:
             if plugins:
                 Path(request["out"]).write_text(json.dumps({"lines": reached.lines, "seconds": reached.seconds, "starting": list(reached.starting)}))
             sys.stderr.flush()
-            os._exit(int(code))
+            os._exit(_PASSED if code == 0 else 1)  # a mutant may have ended the process with 0
         end, code = time.monotonic() + request["limit"], None
         while code is None and time.monotonic() < end:
             number, status = os.waitpid(child, os.WNOHANG)
@@ -265,7 +267,7 @@ def serve() -> None:
         if code is None:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        print(json.dumps({"code": code, "outcome": "timeout" if code is None else "survived" if code == 0 else "killed"}), flush=True)
+        print(json.dumps({"code": code, "outcome": "timeout" if code is None else "survived" if code == _PASSED else "killed"}), flush=True)
 
 
 def try_all(arguments: argparse.Namespace, folder: Path, workers: list[Worker]) -> list[dict | None]:
@@ -310,7 +312,7 @@ def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
         return found
     out = worker.root / "reached.json"
     worker.ask({"tests": tests, "limit": 3600, "out": str(out)})
-    if (code := worker.answer()["code"]) != 0:
+    if (code := worker.answer()["code"]) != _PASSED:
         raise SystemExit(f"error: the tests fail without any mutant (exit code {code}):\n{Path(worker.log.name).read_text()[-4000:]}")
     found = json.loads(out.read_text()) | {"key": key}
     kept.write_text(json.dumps(found))

@@ -52,7 +52,7 @@ class EventsFile:
                 self._append(Event(wall_time=now, step=self.purge_step, session_log=SessionLog(status=SessionLog.START)))
         except OSError:
             self.close()
-            path.unlink(missing_ok=True)
+            path.unlink()
             raise
 
     def _append(self, event: Event) -> None:

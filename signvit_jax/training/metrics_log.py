@@ -29,9 +29,7 @@ class MetricsLog:
         self._table, self._events = _Table(workdir.metrics_csv), EventsFile(workdir.events)
         self._rows = Records(workdir.metrics_csv, self._table.write)
         self._event_records = Records(workdir.events / "events.*", self._events.write)
-        if self._active:
-            self._opening = Observer(workdir.metrics_csv)
-            self._opening.attempt(self._table.open)
+        self._rewinding = Observer(workdir.metrics_csv)
 
     def rewind(self, step: int) -> int:
         """Drops the rows after `step`, of work that was lost: call it when a run resumes from the checkpoint of `step`.
@@ -43,7 +41,7 @@ class MetricsLog:
         self._events.purge_step = step + 1
         logged = self._table.steps()
         self._table.keep_up_to(step)
-        self._opening.attempt(self._table.open)
+        self._rewinding.attempt(self._table.open)
         return max([step, *logged]) - step
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
@@ -69,7 +67,8 @@ class _Table:
         self._ready = False
         self._columns: list[str] = [STEP]
         self._row: dict[str, str] = {}  # the last one
-        self._row_start = self._end = 0  # where in the file it begins and ends
+        self._row_start: int  # where in the file it begins and ends
+        self._end: int
 
     def steps(self) -> list[int]:
         return [int(row[STEP]) for row in read_rows(self._path)[1]]
@@ -128,7 +127,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return [STEP], []
-    complete = text[: text.rfind("\n") + 1]
+    complete, _, _ = text.rpartition("\n")
     lines = csv.reader(io.StringIO(complete))
     columns = next(lines, [])
     if STEP not in columns[:1] or len(set(columns)) != len(columns):

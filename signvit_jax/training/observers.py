@@ -56,8 +56,6 @@ class Records:
             self.flush()
         if lacking := len(self._due) + self._dropped:
             _logger.warning("%s lacks %d of this run's records", self._observer.path, lacking)
-        self._due.clear()
-        self._dropped = 0
 
     def _drain(self) -> None:
         while self._due:

@@ -32,7 +32,7 @@ class StopRequest:
 
     def __init__(self):
         self._received = 0
-        self._since = 0.0
+        self._since: float  # when that was
         self._nothing_to_lose = False
         self._old_handlers: dict[int, object] = {}
         self._restore = contextlib.ExitStack()

@@ -16,9 +16,12 @@ def stop():
 
 def test_one_process_agrees_with_itself_at_once(stop):
     agreement = Agreement(stop)
+    assert not agreement.save_is_due
     agreement.poll(save_is_due=True)
     assert agreement.save_is_due and not agreement.stopping and agreement.exit_code == 0
     agreement.saved()
+    assert not agreement.save_is_due
+    agreement.poll()
     assert not agreement.save_is_due
     stop.received = signal.SIGUSR1  # without a poll in between
     assert agreement.stopping and agreement.received == signal.SIGUSR1 and agreement.exit_code == 143
@@ -38,7 +41,7 @@ def test_several_stop_two_polls_after_the_signal_and_keep_to_it(several, stop):
     for _ in range(5):
         several.poll()
         seen.append(several.stopping)
-    assert seen == [False] * Agreement.LAG + [True] * (5 - Agreement.LAG)
+    assert seen == [False, False, True, True, True]
     assert several.exit_code == 130
 
 

@@ -355,8 +355,34 @@ def test_an_empty_folder_says_so(tmp_path):
     assert CheckpointReader(tmp_path / "nothing").latest_step() is None
     with pytest.raises(CheckpointMissing, match="no checkpoint in"):
         CheckpointReader(tmp_path / "nothing").restore_params()
-    with pytest.raises(CheckpointMissing, match="no checkpoint of step 5"):
+    with pytest.raises(CheckpointMissing, match=r"no checkpoint of step 5 in .*; there are: none"):
         CheckpointStore(tmp_path / "c").restore(*TARGETS, step=5)
+
+
+def test_a_step_that_is_not_there_is_told_with_those_that_are(two_steps):
+    with pytest.raises(CheckpointMissing, match=r"no checkpoint of step 5 in .*; there are: 1, 2"):
+        CheckpointReader(two_steps).restore_params(step=5)
+    assert CheckpointReader(two_steps).restore_params(step=1).step == 1
+
+
+def test_of_many_differences_five_are_shown_and_the_others_counted(tmp_path):
+    store = CheckpointStore(tmp_path / "c")
+    store.save(1, {str(number): jnp.zeros(2) for number in range(8)}, (jnp.ones(3),), {}, wait=True)
+    wanted = {str(number): jax.ShapeDtypeStruct((3 if number else 2,), np.float32) for number in range(8)}
+    with pytest.raises(
+        CheckpointMismatch, match=r"7 of 8 arrays of params differ:\n(  \d: saved \(2,\) float32, now \(3,\) float32\n){5}  \.\.\. and 2 more\n"
+    ):
+        CheckpointReader(tmp_path / "c").restore_params("last", wanted)
+    store.close()
+
+
+def test_of_many_damaged_files_five_are_named(folder, caplog):
+    files = [path for path in (folder / "2").rglob("*") if path.is_file() and path.name != "manifest.json"]
+    assert len(files) > 6
+    for path in files:
+        cut(path)
+    assert CheckpointReader(folder).restore_params("last").step == 1
+    assert caplog.text.count("bytes instead of") == 5
 
 
 @pytest.mark.parametrize("after_a_save", [False, True])

@@ -43,6 +43,16 @@ def test_figures_of_one_step_share_a_row_and_new_columns_find_their_place(workdi
     ]
 
 
+def test_a_row_grows_once_more_after_a_column_was_added(workdir):
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0, "b": 1.0})
+    log.write(2, {"a": 2.0})
+    log.write(2, {"c": 2.0})
+    log.write(2, {"b": 2.0})
+    log.close()
+    assert workdir.metrics_csv.read_text() == "step,a,b,c\n1,1,1,\n2,2,2,2\n"
+
+
 def test_every_call_is_in_the_file_before_it_returns(workdir):
     log = MetricsLog(workdir)
     for step in range(1, 30):
@@ -60,7 +70,8 @@ def test_after_a_resume_each_step_is_there_once(workdir):
         first.write(step, {"train/loss": 1.0})
     first.write(30, {"validation/loss": 1.0})
     resumed = MetricsLog(workdir)  # the first was killed: it never closed
-    resumed.rewind(20)
+    assert resumed.rewind(20) == 10
+    assert read_metrics(workdir.metrics_csv)["train/loss"][0] == [10, 20]  # at once
     for step in (30, 40):
         resumed.write(step, {"train/loss": 2.0})
     resumed.close()
@@ -156,7 +167,7 @@ def test_only_process_0_writes(workdir, monkeypatch):
     monkeypatch.setattr("jax.process_index", lambda: 1)
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0})
-    log.rewind(0)
+    assert log.rewind(0) == 0
     log.close()
     assert not workdir.metrics_csv.exists() and not events(workdir)
 

@@ -21,25 +21,38 @@ def wait_for(condition, seconds=100.0):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
-def test_the_first_signal_is_a_wish_with_its_exit_code(number, code, monkeypatch):
+def test_the_first_signal_is_a_wish_with_its_exit_code(number, code, monkeypatch, caplog):
     monkeypatch.setattr(signals, "_SAME_WISH_S", 600.0)  # on a busy machine even "at once" is late, and this process would end
     with StopRequest() as stop:
-        assert not stop.requested and stop.exit_code == 0
+        assert not stop.requested and stop.exit_code == 0 and stop.received == 0
         os.kill(os.getpid(), number)
         assert wait_for(lambda: stop.requested)
-        assert stop.exit_code == code
+        assert stop.exit_code == code and stop.received == number
         os.kill(os.getpid(), number)  # at once: the same wish, come by another way
         time.sleep(0.05)
+    assert caplog.text.count(f"{number.name}: stopping and saving; a second signal ends at once") == 1
+
+
+def open_pipes() -> set[str]:
+    links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return {target for link in links if link.exists() or link.is_symlink() for target in [os.readlink(link)] if target.startswith("pipe:")}
 
 
 def test_handlers_are_as_before_afterwards():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
-    threads = threading.active_count()
+    threads, pipes = threading.active_count(), open_pipes()
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
     assert signal.set_wakeup_fd(-1) == -1
-    assert threading.active_count() == threads
+    assert threading.active_count() == threads and open_pipes() == pipes
+
+
+def test_a_signal_just_before_the_end_is_received():
+    for _ in range(20):
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGUSR1)
+        assert stop.received == signal.SIGUSR1
 
 
 @pytest.fixture
@@ -95,7 +108,8 @@ def test_outside_the_main_thread_it_is_harmless():
 
 def start(body):
     """A process that runs the body inside a StopRequest and has said that it is ready."""
-    code = "import multiprocessing, time\nfrom signvit_jax.training.signals import StopRequest\n"
+    code = "import multiprocessing, signal, time\nfrom signvit_jax.training.signals import StopRequest\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell starts what runs in the background without it
     code += "if __name__ == '__main__':\n  with StopRequest() as stop:\n" + textwrap.indent(textwrap.dedent(body), "    ")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -166,6 +180,24 @@ def test_a_forked_reading_process_dies_of_its_own_signal_and_does_not_stop_its_p
     )
     assert process.wait(100) == 0
     assert process.stdout.read() == f"{-signal.SIGTERM} False\n"
+
+
+def test_a_signal_that_a_reading_process_handles_in_python_is_not_its_parents():
+    process = start(
+        """
+        import os
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        time.sleep(0.2)
+        os.kill(child.pid, signal.SIGINT)
+        child.join(10)
+        time.sleep(0.2)
+        print("ready", flush=True)
+        print(child.exitcode, stop.requested, flush=True)
+        """
+    )
+    assert process.wait(20) == 0
+    assert process.stdout.read() == "1 False\n"
 
 
 def test_ending_at_once_leaves_no_reading_process_behind():

@@ -17,7 +17,7 @@ import tiny_run
 from signvit_jax.config import Config, ConfigError, from_mapping, to_json
 from signvit_jax.data.tokenizer import TokenizerError, learn_gloss_vocabulary
 from signvit_jax.exit_codes import USAGE
-from signvit_jax.training.workdir import _FIXED, _FREE_IN_GROUPS, Workdir, WorkdirError, _is_fixed, check_resume
+from signvit_jax.training.workdir import _FIXED, _FREE_IN_GROUPS, Workdir, WorkdirError, _is_fixed, _locks, check_resume
 
 HOLD = """
 import os, sys, time
@@ -60,7 +60,7 @@ def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
         with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), Workdir.create(tmp_path).lock():
             pass
-    assert (tmp_path / ".lock").read_text() == ""
+    assert (tmp_path / ".lock").read_text() == "" and not _locks  # a child forked later closes nothing of somebody else's
     with Workdir.create(tmp_path).lock() as lock:
         assert lock.killed is None
 
@@ -148,9 +148,12 @@ def test_only_process_0_takes_the_lock(tmp_path, monkeypatch):
 
 
 def test_a_garbled_lock_file_does_no_harm(tmp_path):
-    (tmp_path / ".lock").write_text("{[")
+    (tmp_path / ".lock").write_text("{[" + 500 * " ")
     with Workdir.create(tmp_path).lock():
-        pass
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        (tmp_path / ".lock").write_text("{[")
+        with pytest.raises(WorkdirError, match="in use by another process;"), Workdir.create(tmp_path).lock():
+            pass
 
 
 def test_a_file_in_the_place_of_the_workdir_is_refused(tmp_path):
@@ -173,6 +176,11 @@ def test_a_folder_that_is_no_workdir_is_refused_and_a_near_one_named(tmp_path):
         with pytest.raises(WorkdirError, match=f"did you mean {run.path}"):
             Workdir.open(path)
     assert Workdir.open(run.path) == run
+    for name in ("run2", "run3", "run4"):
+        other = Workdir.create(tmp_path / name)
+        other.write_text(other.config_json, "{}")
+    with pytest.raises(WorkdirError, match=f"did you mean {run.path}, {run.path}2, {run.path}3\\?"):
+        Workdir.open(tmp_path)
 
 
 def test_a_writer_killed_at_any_moment_leaves_the_old_text_or_the_new(tmp_path):
