@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from signvit_jax.config import Config
+from signvit_jax.config import Config, from_json
 from signvit_jax.data.dataset import DatasetError, SignDataset, open_dataset
 from signvit_jax.training.workdir import Workdir
 
@@ -56,12 +56,12 @@ def open_data_of_run(config: Config, *, named: bool = False) -> SignDataset:
     raise DatasetError(f"{missing}: the data set of this run is not there; give the folder that holds it with --data_dir=DIR")
 
 
-def check_data_of_resumed(config: Config, earlier: Config, workdir: Workdir) -> None:
-    """Raises DatasetError where a run goes on in another place than its data set, which `earlier`, its config so far, names."""
+def check_data_of_resumed(config: Config, workdir: Workdir) -> None:
+    """Raises DatasetError where a run goes on, and its data set is not where `config` says, with the place where it was so far."""
     given, name = Path(config.data.data_dir), config.data.name
-    if (given / name).is_dir() or name != earlier.data.name:
+    if (given / name).is_dir() or not workdir.config_json.is_file():
         return
-    there = Path(located(earlier, workdir).data.data_dir)
+    there = Path(located(from_json(workdir.config_json.read_text(encoding="utf-8")), workdir).data.data_dir)
     if (there / name).is_dir():
         raise DatasetError(f"no data set {name!r} under {str(given)!r}; this run was started on that under {there}: --config.data.data_dir={there}")
     raise DatasetError(

@@ -48,6 +48,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
         with stop.nothing_to_lose():
             earlier = _earlier_config(workdir)
             config = _agree_with_earlier_start(with_absolute_data_dir(config), workdir)
+            check_data_of_resumed(config, workdir)
             config, pretrained = _with_pretrained(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             check_data_set(data, workdir)
@@ -66,7 +67,7 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
 
 
 def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
-    """The config, with what the first start settled; logs what this start changes. Raises ConfigError for what must not change, and DatasetError."""
+    """The config, with what the first start settled; logs what this start changes. Raises ConfigError for what must not change."""
     if earlier := _earlier_config(workdir):
         if config.model.ctc.target == "auto":
             config = with_ctc_target(config, earlier.model.ctc.target)
@@ -76,7 +77,6 @@ def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
             if key == "data.data_dir" and not Path(before).is_absolute() and Path(now).match(before):
                 continue  # an earlier release kept it as it was typed
             log.warning("config.%s is now %r; it was %r", key, now, before)
-        check_data_of_resumed(config, earlier, workdir)
     elif any(workdir.checkpoints.iterdir()):
         raise WorkdirError(f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir")
     return config
