@@ -28,7 +28,7 @@ _READERS = 4  # files that are read at a time, while the device computes
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """`score` is the decoder's own; `confidence` the mean probability of the tokens, 0 to 1; `seconds` the video's length.
+    """`score` is the decoder's own; `confidence`, 0 to 1, is that of docs/confidence.md; `seconds` the video's length.
 
     A video longer than `inference.max_clip_seconds` has its text in several `segments`: `text` and `words` are those of all, `score` is the lowest,
     `confidence` the mean of theirs, and tokens and alternatives are not given.

@@ -62,7 +62,12 @@ def evaluate(
     for decoder in decoders:
         references = [entry.gloss if decoder in spells_glosses else entry.text for entry in entries]
         scores[decoder] = score(references, [p.hypotheses[decoder] for p in predictions], tokenize=tokenize, lowercase=lowercase)
-        said = [(entry.gloss if decoder in spells_glosses else entry.text, hypotheses[decoder]) for entry, hypotheses in zip(entries, found.values())]
+        of_glosses = decoder in spells_glosses
+        said = [
+            (entry.gloss if of_glosses else entry.text, hypotheses[decoder])
+            for entry, hypotheses in zip(entries, found.values())
+            if entry.gloss or not of_glosses
+        ]
         sure[decoder] = decoder_confidence(said, predictor.fitted_on.get(decoder, ""), lowercase=lowercase)
     return Results(split.name, config.data.name, checkpoint_step, scores, predictions, tuple(spells_glosses), confidence=sure)
 
