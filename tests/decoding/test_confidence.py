@@ -104,7 +104,13 @@ def test_a_ctc_decoder_is_not_compared_with_itself():
 def test_no_tokens_have_statistics_that_are_numbers():
     sentence, of_words = statistics("ctc", -2.0, (), (), None, None)
     assert sentence == {"log_prob": 0.0, "least_log_probs": 0.0, "path": -2.0} and of_words == []
-    assert math.isfinite(statistics("greedy", -math.inf, (0.0,), (Word("a", 0.0),), None, None)[0]["log_prob"])
+
+
+@pytest.mark.parametrize("value", [math.nan, 0.0, -math.inf])
+@pytest.mark.parametrize("decoder", ["greedy", "ctc"])
+def test_a_model_with_broken_weights_has_statistics_that_are_numbers(decoder, value):
+    sentence, (word,) = statistics(decoder, value, (value, 0.5), (Word("a", value),), "A", LEXICON)
+    assert all(map(math.isfinite, [*sentence.values(), *word.values()]))
 
 
 def test_a_scale_says_probabilities_however_far_the_statistics():
