@@ -162,3 +162,11 @@ def changed(**changes) -> str:
 def test_other_files_are_refused_with_the_reason(text, said):
     with pytest.raises(CalibrationError, match=said):
         from_json(text)
+
+
+def test_a_text_that_leaves_a_sign_out_is_less_sure_though_its_tokens_are_as_probable():
+    whole, part = ([Word(word, 0.9) for word in text.split()] for text in ("the dog runs", "the the runs"))
+    said = [statistics("greedy", -0.3, [0.9] * 3, words, "DOG RUNS", LEXICON)[0] for words in (whole, part)]
+    scale = fit_scale(said * 20, [True, False] * 20)
+    assert said[0]["log_prob"] == said[1]["log_prob"]
+    assert scale(said[0]) > 0.9 and scale(said[1]) < 0.1
