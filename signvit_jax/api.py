@@ -44,7 +44,7 @@ _READERS = 4  # files that are read at a time, while the device computes
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """`score` is the decoder's own; `confidence` the mean probability of the tokens, 0 to 1; `seconds` the video's length.
+    """`score` is the decoder's own; `confidence`, 0 to 1, is that of docs/confidence.md; `seconds` the video's length.
 
     A recording (a video longer than a clip may be, `inference.max_clip_seconds`) has its text in several `segments`: `text` and `words` are those of
     all, `score` is the lowest, `confidence` the mean of theirs, and tokens and alternatives are not given.
@@ -111,7 +111,8 @@ class Translator:
     ) -> Iterator[Translation | VideoDecodeError]:
         """As `translate`, one after the other and in order; a file that cannot be read gives its error in place of a translation.
 
-        `inference.batch_size` clips are decoded together, and the next ones are read meanwhile; recordings are read one at a time. Arguments are checked at once.
+        `inference.batch_size` clips are decoded together, and the next ones are read meanwhile;
+        recordings are read one at a time. Arguments are checked at once.
         """
         predictor = self._predictor(decode, **inference)
         return self._translations(clips, decode, checked_rate(fps), checked_seed(seed), predictor)
@@ -265,7 +266,9 @@ class Translator:
         return dataclasses.replace(said, text="", tokens=(), words=(), alternatives=())
 
     def _decode(self, spans: Sequence[Span], seed: int, predictor: Predictor) -> list[dict[str, Hypothesis]]:
-        """What each decoder says of each span. Spans of one bucket are run together, in few sizes of batch, none of which is filled up with blank rows."""
+        """What each decoder says of each span. Spans of one bucket are run together, in
+        few sizes of batch, none of which is filled up with blank rows.
+        """
         buckets = self.model.config.frame_buckets
         by_bucket: dict[int, list[int]] = collections.defaultdict(list)
         for place, span in enumerate(spans):

@@ -70,7 +70,8 @@ class Footage:
 def clip_limit(data: DataConfig) -> float:
     """Seconds of the longest clip that the model reads as densely as it was trained to.
 
-    With `data.sampling` "rate" or "segment" those that `num_frames` at `frame_rate` last. With "even" that depends on how long the clips of the training
+    With `data.sampling` "rate" or "segment" those that `num_frames` at `frame_rate` last. With
+    "even" that depends on how long the clips of the training
     split were, of which a config says nothing: SENTENCE, or as many seconds as `num_frames` stored frames last, if that is longer.
     """
     if data.sampling == "even":
@@ -94,8 +95,9 @@ def thinner_than_trained(span: Span, fps: float, data: DataConfig) -> str | None
     if seconds > limit * 1.02 + 1.0 / data.frame_rate and data.sampling != "segment":
         seen = len(span.frames) / seconds
         return (
-            f"{seconds:.1f} s from {span.start:.1f} s on were read in {len(span.frames)} frames, {seen:.1f} a second: the model was trained on clips of up to "
-            f"{limit:.1f} s ({data.num_frames / limit:.1f} a second), so words may be missing; leave max_clip_seconds and window_seconds out, or lower them"
+            f"{seconds:.1f} s from {span.start:.1f} s on were read in {len(span.frames)} frames, {seen:.1f} a second: "
+            f"the model was trained on clips of up to {limit:.1f} s ({data.num_frames / limit:.1f} a second), so words may be missing; "
+            "leave max_clip_seconds and window_seconds out, or lower them"
         )
     if data.sampling != "even" and 0 < fps < 0.9 * data.frame_rate:
         return f"the video has {fps:.1f} frames a second, and the model was trained on {data.frame_rate:.1f}: words may be missing"

@@ -1,8 +1,10 @@
 """Live captions: where frames come from, and how hypotheses about a sliding window become text that stays.
 
 A hypothesis about the frames not yet settled is made every half second, and what most of the last three say is the text. What is settled, and will
-not change, is cut where recordings are cut: where nobody signs. It is then read once more, from its first frame to its last. Where CTC does not know times,
-a text is settled when all of the last hypotheses agree on a window at least half full, or when the window is full. No frame is let go that a later sign may
+not change, is cut where recordings are cut: where nobody signs. It is then read once more, from its
+first frame to its last. Where CTC does not know times,
+a text is settled when all of the last hypotheses agree on a window at least half full, or when the
+window is full. No frame is let go that a later sign may
 need: after such an agreement the window begins with the first of the votes that agreed, and a full one is seen again in part by the next.
 """
 

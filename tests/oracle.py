@@ -1,7 +1,9 @@
 """A recogniser with a given word error, put through the code that cuts, joins and follows what a model says.
 
-Its video is drawn so that every frame can be read back: the frame's number is in one pixel, and a patch moves while somebody signs. So the oracle knows which
-frames it was really given, and says of them what a model with that word error would: errors are drawn anew for each window, in equal shares substitution,
+Its video is drawn so that every frame can be read back: the frame's number is in one pixel, and a
+patch moves while somebody signs. So the oracle knows which
+frames it was really given, and says of them what a model with that word error would: errors are
+drawn anew for each window, in equal shares substitution,
 insertion and deletion; a word that the edge of the window cuts is garbled, or unseen where less than a fifth of it is left.
 """
 
@@ -119,7 +121,10 @@ class Oracle:
         return tuple(found)
 
 
-def captioned(script: Sequence[Said], seconds: float, oracle: Oracle, inference: InferenceConfig = InferenceConfig(), *, hears: bool = True) -> str:
+DEFAULTS = InferenceConfig()
+
+
+def captioned(script: Sequence[Said], seconds: float, oracle: Oracle, inference: InferenceConfig = DEFAULTS, *, hears: bool = True) -> str:
     """What is said of the recording, as `Translator.translate` makes it."""
     footage = open_footage(video(script, seconds), RATE, DATA, inference, hear=oracle.hear if hears else None).begin()
     segments = []
@@ -167,7 +172,7 @@ def simulated(
     scripts, texts = [], []
     for number in range(recordings):
         rng = random.Random(f"{seed} {number}")
-        script = sentences(rng, vocabulary, seconds, lambda: rng.uniform(0.0, 3.0)) if pauses else continuous(rng, vocabulary, seconds)
+        script = sentences(rng, vocabulary, seconds, lambda rng=rng: rng.uniform(0.0, 3.0)) if pauses else continuous(rng, vocabulary, seconds)
         scripts.append(script)
         texts.append(captioned(script, seconds, Oracle(script, vocabulary, error, rng, times_off)))
     return word_error(scripts, texts)

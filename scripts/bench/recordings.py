@@ -2,7 +2,8 @@
 
     python scripts/bench/recordings.py --workdir=runs/small --recordings=20 --seconds=60
 
-The model is one of configs/small.py or another that was trained on synthetic_signs. Nothing about windows or limits is set. docs/recordings.md has the result.
+The model is one of configs/small.py or another that was trained on synthetic_signs. Nothing about
+windows or limits is set. docs/recordings.md has the result.
 """
 
 import argparse
@@ -28,7 +29,8 @@ def main() -> int:
     flags = parser.parse_args()
     translator = load_translator(flags.workdir)
     print(
-        f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, {flags.recordings} recordings of {flags.seconds:g} s, pauses to {flags.pause:g} s"
+        f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, "
+        f"{flags.recordings} recordings of {flags.seconds:g} s, pauses to {flags.pause:g} s"
     )
     for take in flags.takes.split(","):
         draw = {"one_take": one_take, "many_takes": many_takes}[take]
@@ -37,7 +39,8 @@ def main() -> int:
         alone = translator.translate([frames for frames, _ in clips], decode=flags.decode, fps=RATE)
         base = score([text for _, text in clips], [found.text for found in alone]).wer
         print(
-            f"{take}: {len(clips)} clips alone, WER {base:.2%}, without text {sum(not found.text for found in alone)}; at most {1.25 * base + 0.02:.2%}",
+            f"{take}: {len(clips)} clips alone, WER {base:.2%}, "
+            f"without text {sum(not found.text for found in alone)}; at most {1.25 * base + 0.02:.2%}",
             flush=True,
         )
         for way in flags.ways.split(","):
@@ -51,7 +54,8 @@ def main() -> int:
                 said.append(" ".join(segment.text for segment in segments))
                 if flags.show:
                     print(
-                        f"  wanted: {' | '.join(text for _, text in recording.clips)}\n  said:   {' | '.join(f'{s.start:.1f} {s.text}' for s in segments)}"
+                        f"  wanted: {' | '.join(text for _, text in recording.clips)}\n"
+                        f"  said:   {' | '.join(f'{s.start:.1f} {s.text}' for s in segments)}"
                     )
             error = score([recording.text for recording in recordings], said).wer
             print(f"  {way}: WER {error:.2%} ({time.perf_counter() - began:.0f} s)", flush=True)

@@ -2,7 +2,8 @@
 
     python scripts/bench/rest.py --workdir=runs/small --rests=100 --signing=400
 
-The model is one of configs/small.py or another that was trained on synthetic_signs. The clips of rest are drawn by drawn_recordings.py and are part of no
+The model is one of configs/small.py or another that was trained on synthetic_signs. The clips of
+rest are drawn by drawn_recordings.py and are part of no
 training; docs/recordings.md has the result.
 """
 
@@ -41,7 +42,8 @@ def main() -> int:
     text, without, evidence = translated([draw_clip(0, "test", number, Options())[0] for number in range(flags.signing)])
     print(f"rest: text in {total} of {count * len(RESTS)}, {total / count / len(RESTS):.1%}")
     print(
-        f"signing: lost {without - text} of {without}, {(without - text) / without:.1%}; evidence from {evidence.min():.2f}, 1 % below {np.quantile(evidence, 0.01):.2f}"
+        f"signing: lost {without - text} of {without}, {(without - text) / without:.1%}; "
+        f"evidence from {evidence.min():.2f}, 1 % below {np.quantile(evidence, 0.01):.2f}"
     )
     return 0
 

@@ -24,7 +24,7 @@ from signvit_jax.text_scripts import units
 _FORMAT = "signvit_jax calibration"
 _VERSION = 1
 _RIDGE = 0.1  # pull of the weights of standardized statistics towards 0, in examples
-_SMALLEST = 1e-9  # probability of a token, so that its logarithm is a number
+_SMALLEST, _LOWEST_PATH = 1e-9, -1e4  # probability of a token, log-probability of a CTC path: less counts as this
 FEW = 10  # of right or of wrong examples: a scale fitted on fewer is a guess
 
 # Statistics that compare the hypothesis with what the CTC head hears in the same clip.
@@ -119,11 +119,11 @@ def statistics(
     agreement: with CTC's text, the share of words in common (twice the matches by both lengths).
     Of words: own_explained and own_agreement of that word alone, and all those of the sentence.
     """
-    logs = [math.log(max(probability, _SMALLEST)) for probability in probabilities]
-    sentence = {"log_prob": sum(logs), "least_log_probs": sum(sorted(logs)[:3])}
-    own: list[dict[str, float]] = [{"log_prob": math.log(max(word.confidence, _SMALLEST))} for word in words]
+    logs = [_log(probability) for probability in probabilities]
+    sentence = {"log_prob": math.fsum(logs), "least_log_probs": math.fsum(sorted(logs)[:3])}
+    own: list[dict[str, float]] = [{"log_prob": _log(word.confidence)} for word in words]
     if decoder in CTC_DECODERS:
-        sentence["path"] = score
+        sentence["path"] = score if score > _LOWEST_PATH else _LOWEST_PATH
     elif heard is not None:
         said, others = _keys([word.text for word in words]), _keys(units(heard, by_spaces=lexicon is not None))
         if lexicon is not None:
@@ -139,6 +139,11 @@ def statistics(
             for one, value in zip(own, values):
                 one[name] = value
     return sentence, [one | {f"sentence_{name}" if name in one else name: value for name, value in sentence.items()} for one in own]
+
+
+def _log(probability: float) -> float:
+    """A number also for 0 and for what is none, as a model with broken weights gives."""
+    return math.log(probability if probability > _SMALLEST else _SMALLEST)
 
 
 def word_key(word: str) -> str:

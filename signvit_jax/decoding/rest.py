@@ -1,6 +1,7 @@
 """When nobody signs: what tells it, and where a recording is cut because of it.
 
-Two things tell it. CTC says of every sign when it is made and how sure it is, and between sentences it says nothing for longer than between the signs of
+Two things tell it. CTC says of every sign when it is made and how sure it is, and between sentences
+it says nothing for longer than between the signs of
 one. And hands that rest do not move. Where CTC does not know times (`model.ctc.source="queries"`), motion alone tells.
 """
 
@@ -12,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-# What a sign takes besides the frames in which CTC hears it, in seconds: the hands come up to a sentence's first one and go home from the last. Of 160
+# What a sign takes besides the frames in which CTC hears it, in seconds: the hands come up to a
+# sentence's first one and go home from the last. Of 160
 # test clips of synthetic_signs 99 % begin less than 0.75 s before CTC's first sign and end less than 0.55 s after its last.
 LEAD, TAIL = 0.8, 0.6
 AT_REST = 0.2  # seconds of rest that a piece shows before and after its signs: clips that people cut begin and end so
@@ -95,7 +97,9 @@ def is_frozen(frames: Sequence[UInt8[np.ndarray, "s s 3"]]) -> bool:
 
 
 def moving(motions: Sequence[tuple[float, float]], reference: float) -> list[Sign]:
-    """The times in which something moves, of (seconds, motion since the frame before) in order; `reference` is what motion is while somebody signs."""
+    """The times in which something moves, of (seconds, motion since the frame before) in
+    order; `reference` is what motion is while somebody signs.
+    """
     level, found = max(STILL * reference, FROZEN), []
     for (before, _), (at, moved) in itertools.pairwise(motions):
         if moved >= level:
@@ -109,7 +113,8 @@ def moving(motions: Sequence[tuple[float, float]], reference: float) -> list[Sig
 class Cutter:
     """Cuts a video where nobody signs, as it comes: told what moves (`see`) and what CTC heard (`hear`), it gives the pieces that are certain.
 
-    A rest is `rest_seconds` long or longer, seconds in which nothing moves counted STILL_COUNTS times. A piece is at most `longest` seconds long. Longer signing is
+    A rest is `rest_seconds` long or longer, seconds in which nothing moves counted STILL_COUNTS
+    times. A piece is at most `longest` seconds long. Longer signing is
     cut where it pauses most or, where it does not pause, into windows of that length of which each sees again the share `overlap` of the one
     before; it is known as longer once it has lasted `patience` seconds more.
     """

@@ -1,6 +1,7 @@
 """What the overlapping windows of a long video say, joined into segments that follow one another and say each thing once.
 
-Two windows that overlap have read the same signs twice, each with errors of its own, and the words that the edge of a window cuts are the worst of them.
+Two windows that overlap have read the same signs twice, each with errors of its own, and the words
+that the edge of a window cuts are the worst of them.
 So the words of the overlap are aligned by edit distance and by time, and the text goes over from the earlier window to the later one at the word,
 said by both, that is nearest the middle of the overlap. Where a script has no spaces, a character is a word (`text_scripts.units`).
 """
@@ -30,7 +31,8 @@ class Switch(NamedTuple):
 class Joiner:
     """Joins windows as they come, in order of time; `add` and `finish` give the segments that are final.
 
-    Windows that agree become one segment of at most `longest` seconds; with 0 every window gives a segment of what it alone says, as soon as that is known.
+    Windows that agree become one segment of at most `longest` seconds; with 0 every window gives a
+    segment of what it alone says, as soon as that is known.
     """
 
     def __init__(self, longest: float):

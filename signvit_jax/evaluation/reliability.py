@@ -22,7 +22,8 @@ from signvit_jax.evaluation.metrics import align
 from signvit_jax.text_scripts import units
 
 BINS = 10  # of equal count
-RESAMPLES = 1000
+RESAMPLES = 1000  # a tenth of them where there are very many examples, whose interval is narrow anyway
+_MOST_DRAWN = 50_000_000
 _INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap
 
 
@@ -106,7 +107,7 @@ def reliability(confidences: Sequence[float], right: Sequence[bool], clips: Sequ
     once = np.ones(len(given))
     ties = np.unique(given, return_inverse=True)[1]
     rng, drawn = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
+    for _ in range(min(RESAMPLES, max(RESAMPLES // 10, _MOST_DRAWN // len(given)))):
         times = np.bincount(rng.integers(0, members.max() + 1, members.max() + 1), minlength=members.max() + 1)
         weights = times[members].astype(np.float64)
         if weights.any():

@@ -104,7 +104,13 @@ def test_a_ctc_decoder_is_not_compared_with_itself():
 def test_no_tokens_have_statistics_that_are_numbers():
     sentence, of_words = statistics("ctc", -2.0, (), (), None, None)
     assert sentence == {"log_prob": 0.0, "least_log_probs": 0.0, "path": -2.0} and of_words == []
-    assert math.isfinite(statistics("greedy", -math.inf, (0.0,), (Word("a", 0.0),), None, None)[0]["log_prob"])
+
+
+@pytest.mark.parametrize("value", [math.nan, 0.0, -math.inf])
+@pytest.mark.parametrize("decoder", ["greedy", "ctc"])
+def test_a_model_with_broken_weights_has_statistics_that_are_numbers(decoder, value):
+    sentence, (word,) = statistics(decoder, value, (value, 0.5), (Word("a", value),), "A", LEXICON)
+    assert all(map(math.isfinite, [*sentence.values(), *word.values()]))
 
 
 def test_a_scale_says_probabilities_however_far_the_statistics():
@@ -156,3 +162,11 @@ def changed(**changes) -> str:
 def test_other_files_are_refused_with_the_reason(text, said):
     with pytest.raises(CalibrationError, match=said):
         from_json(text)
+
+
+def test_a_text_that_leaves_a_sign_out_is_less_sure_though_its_tokens_are_as_probable():
+    whole, part = ([Word(word, 0.9) for word in text.split()] for text in ("the dog runs", "the the runs"))
+    said = [statistics("greedy", -0.3, [0.9] * 3, words, "DOG RUNS", LEXICON)[0] for words in (whole, part)]
+    scale = fit_scale(said * 20, [True, False] * 20)
+    assert said[0]["log_prob"] == said[1]["log_prob"]
+    assert scale(said[0]) > 0.9 and scale(said[1]) < 0.1
