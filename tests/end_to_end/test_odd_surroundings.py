@@ -87,7 +87,7 @@ def test_without_a_home_and_with_an_unknown_user_every_command_works(trained, tm
     data, workdir, page = tmp_path / "data", trained.workdir, tmp_path / "report.html"
     built = ["video_folder", f"--data_dir={data}", f"--csv={trained.source / 'clips.csv'}", f"--videos={trained.source / 'videos'}", "--workers=1"]
     commands = [
-        ("signvit_jax.inspect", [f"--config={trained.config}", "--no_compile"]),
+        ("signvit_jax.inspect_config", [f"--config={trained.config}", "--no_compile"]),
         ("tfds_builders.build", built),
         ("signvit_jax.data_report", [f"--data_dir={data}", "--name=video_folder", f"--output={page}"]),
         ("signvit_jax.translate", [str(trained.video(0)), f"--workdir={workdir}"]),
