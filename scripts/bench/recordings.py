@@ -27,14 +27,19 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="print what was said of each recording")
     flags = parser.parse_args()
     translator = load_translator(flags.workdir)
-    print(f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, {flags.recordings} recordings of {flags.seconds:g} s, pauses to {flags.pause:g} s")
+    print(
+        f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, {flags.recordings} recordings of {flags.seconds:g} s, pauses to {flags.pause:g} s"
+    )
     for take in flags.takes.split(","):
         draw = {"one_take": one_take, "many_takes": many_takes}[take]
         recordings = [draw(number, flags.seconds, flags.pause) for number in range(flags.recordings)]
         clips = [clip for recording in recordings for clip in recording.clips]
         alone = translator.translate([frames for frames, _ in clips], decode=flags.decode, fps=RATE)
         base = score([text for _, text in clips], [found.text for found in alone]).wer
-        print(f"{take}: {len(clips)} clips alone, WER {base:.2%}, without text {sum(not found.text for found in alone)}; at most {1.25 * base + 0.02:.2%}", flush=True)
+        print(
+            f"{take}: {len(clips)} clips alone, WER {base:.2%}, without text {sum(not found.text for found in alone)}; at most {1.25 * base + 0.02:.2%}",
+            flush=True,
+        )
         for way in flags.ways.split(","):
             began, said = time.perf_counter(), []
             for recording in recordings:
@@ -45,7 +50,9 @@ def main() -> int:
                     segments = [segment for update in updates for segment in update.settled]
                 said.append(" ".join(segment.text for segment in segments))
                 if flags.show:
-                    print(f"  wanted: {' | '.join(text for _, text in recording.clips)}\n  said:   {' | '.join(f'{s.start:.1f} {s.text}' for s in segments)}")
+                    print(
+                        f"  wanted: {' | '.join(text for _, text in recording.clips)}\n  said:   {' | '.join(f'{s.start:.1f} {s.text}' for s in segments)}"
+                    )
             error = score([recording.text for recording in recordings], said).wer
             print(f"  {way}: WER {error:.2%} ({time.perf_counter() - began:.0f} s)", flush=True)
     return 0

@@ -40,7 +40,9 @@ def main() -> int:
         print(f"{kind}: text in {text} of {count} (without the veto in {without}); evidence to {evidence.max():.2f}", flush=True)
     text, without, evidence = translated([draw_clip(0, "test", number, Options())[0] for number in range(flags.signing)])
     print(f"rest: text in {total} of {count * len(RESTS)}, {total / count / len(RESTS):.1%}")
-    print(f"signing: lost {without - text} of {without}, {(without - text) / without:.1%}; evidence from {evidence.min():.2f}, 1 % below {np.quantile(evidence, 0.01):.2f}")
+    print(
+        f"signing: lost {without - text} of {without}, {(without - text) / without:.1%}; evidence from {evidence.min():.2f}, 1 % below {np.quantile(evidence, 0.01):.2f}"
+    )
     return 0
 
 

@@ -49,7 +49,9 @@ class TrainedModel:
     step: int  # of the checkpoint that the parameters are from
     others: tuple["TrainedModel", ...] = ()
     encode: Encode | None = None  # what encodes clips in place of the model's own encoder
-    validation: Mapping[str, float] = dataclasses.field(default_factory=dict)  # what the checkpoint scored on the validation split, where that is known
+    validation: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # what the checkpoint scored on the validation split, where that is known
 
     @property
     def ctc_hears(self) -> bool:
