@@ -125,7 +125,8 @@ class Translator:
             try:
                 footage = open_footage(given, fps, self.model.config.data, predictor.config, self.limits, self._hear(predictor))
                 if isinstance(given, bytes):  # read by way of a temporary file
-                    footage.spans = named_errors(footage.spans, f"a video of {len(given):,} bytes")
+                    name, opened = f"a video of {len(given):,} bytes", footage.open
+                    footage.open = lambda only_a_clip: named_errors(opened(only_a_clip), name)
                 return footage.begin()
             except VideoDecodeError as error:
                 return error

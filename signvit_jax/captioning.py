@@ -52,9 +52,10 @@ Hear = Callable[[Sequence[Span]], Sequence[Sequence[Heard]]]  # what CTC hears i
 
 @dataclasses.dataclass
 class Footage:
-    """One video on its way through: its spans in order of time (after `begin`), and how many seconds of it have been read."""
+    """One video on its way through: its spans in order of time, and how many seconds of it have been read."""
 
     open: Callable[[bool], Iterator[Span]]  # reads the video; True: only if it is a clip
+    spans: Iterator[Span] = dataclasses.field(default_factory=lambda: iter(()))
     seconds: float = 0.0
     is_clip: bool = True  # one span is all there is, and it is the whole video
     fps: float = 0.0
@@ -115,6 +116,7 @@ def open_footage(
     if isinstance(clip, np.ndarray):
         check_frames(clip)
     footage = Footage(lambda only_clip: _spans(footage, clip, fps, data, inference, limits, hear, only_clip))
+    footage.spans = footage.open(False)
     return footage
 
 

@@ -74,6 +74,8 @@ class Oracle:
     vocabulary: Sequence[str]
     error: float
     rng: random.Random
+    drawn: int = 0  # words said so far, and errors among them but those at the edges
+    wrong: int = 0
     times_off: float | None = None  # seconds by which word times are off; None: it gives no times, as the product's decoders do not
 
     def hear(self, spans: Sequence[Span]) -> list[tuple[Heard, ...]]:
@@ -106,6 +108,7 @@ class Oracle:
 
     def _with_errors(self, word: str, at: float) -> list[tuple[str, float]]:
         drawn, other = self.rng.random(), self.rng.choice(self.vocabulary)
+        self.drawn, self.wrong = self.drawn + 1, self.wrong + (drawn < self.error)
         if drawn < self.error / 3:
             return [(other, at)]
         if drawn < 2 * self.error / 3:
@@ -166,16 +169,17 @@ def _distance(one: Sequence[str], other: Sequence[str]) -> int:
 
 def simulated(
     recordings: int, seconds: float, error: float, size: int | None, *, pauses: bool, times_off: float | None = None, seed: int = 0
-) -> float:
-    """Word error of that many recordings with a vocabulary of `size` words (None: Chinese characters)."""
+) -> tuple[float, float]:
+    """Word error of that many recordings, and within their windows, with a vocabulary of `size` words (None: Chinese characters)."""
     vocabulary = list(dict.fromkeys(CHINESE)) if size is None else [f"w{number}" for number in range(size)]
-    scripts, texts = [], []
+    scripts, texts, oracles = [], [], []
     for number in range(recordings):
         rng = random.Random(f"{seed} {number}")
         script = sentences(rng, vocabulary, seconds, lambda rng=rng: rng.uniform(0.0, 3.0)) if pauses else continuous(rng, vocabulary, seconds)
         scripts.append(script)
-        texts.append(captioned(script, seconds, Oracle(script, vocabulary, error, rng, times_off)))
-    return word_error(scripts, texts)
+        oracles.append(Oracle(script, vocabulary, error, rng, times_off=times_off))
+        texts.append(captioned(script, seconds, oracles[-1]))
+    return word_error(scripts, texts), sum(one.wrong for one in oracles) / sum(one.drawn for one in oracles)
 
 
 def live_error(recordings: int, seconds: float, pause: float, *, hears: bool, seed: int = 0) -> float:

@@ -1,5 +1,7 @@
 """load_translator: every kind of clip gives the same text, alone or in a list, from one thread or many; recordings, streams and ensembles."""
 
+import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from signvit_jax import api
 from signvit_jax.api import ClipError, load_translator
 from signvit_jax.config import ConfigError, TokenizerConfig
 from signvit_jax.data.tokenizer import Tokenizer, learn
@@ -134,15 +137,57 @@ def test_a_recording_is_captioned_in_windows_whose_segments_follow_one_another(t
     assert translator.translate(clip, fps=fps).segments != found.segments  # as a clip, there is one
 
 
-def test_the_windows_cover_the_whole_recording_with_the_overlap_asked_for(translator, recording):
-    from signvit_jax.captioning import open_footage
+def test_a_folder_of_recordings_opens_one_at_a_time(translator, trained, recording, monkeypatch):
+    from signvit_jax import captioning
 
-    inference = translator.model.predictor(["greedy"], max_clip_seconds=2.0, window_seconds=1.6, window_overlap=0.75).config
-    footage = open_footage(recording, None, translator.model.config.data, inference)
-    spans = list(footage.spans)
-    assert spans[0].start == 0.0 and spans[-1].end == pytest.approx(6.0) == footage.seconds
-    assert [span.end - span.start for span in spans[:-1]] == pytest.approx([1.6] * (len(spans) - 1))
-    assert np.diff([span.start for span in spans]) == pytest.approx(0.4)
+    opened, most = [0], [0]
+    real = captioning.open_video
+
+    @contextlib.contextmanager
+    def counted(*arguments):
+        with real(*arguments) as video:
+            opened[0] += 1
+            most[0] = max(most[0], opened[0])
+            try:
+                yield video
+            finally:
+                opened[0] -= 1
+
+    monkeypatch.setattr(captioning, "open_video", counted)
+    waiting = translator.translate_each([recording] * 9, **WINDOWS)
+    found = [next(waiting)]
+    translator._readers.submit(lambda: None).result()
+    assert opened[0] <= api._READERS  # files that are being looked into, none of which stays open
+    found += list(waiting)
+    assert most[0] <= api._READERS + 1 and opened[0] == 0
+    assert len(found) == 9 and all(one == found[0] for one in found)
+
+
+def test_a_clip_that_is_sampled_thinner_than_in_training_says_so(translator, trained):
+    frames = np.concatenate([read_video(trained.video(number)).frames for number in range(6)] * 3)
+    assert not translator.translate(frames[:40], fps=10).warnings
+    assert len(translator.translate(frames, fps=10).segments) != 1 or len(frames) <= 60  # a recording, if nobody says otherwise
+    squeezed = translator.translate(frames, fps=10, max_clip_seconds=100.0)
+    assert len(squeezed.segments) == 1
+    (warning,) = squeezed.warnings
+    assert f"{len(frames) / 10:.1f} s" in warning and "up to 6.0 s" in warning
+
+
+def test_nobody_signs_where_nothing_moves_or_ctc_hears_nothing(translator, trained):
+    still = np.repeat(read_video(trained.video(1)).frames[:1], 20, axis=0)
+    found = translator.translate(still, fps=10)
+    assert (found.text, found.tokens, found.words, found.segments) == ("", (), (), ())
+    assert translator.translate(still, fps=10, rest_evidence=0.0).text
+    assert found.evidence is None  # this model's CTC still guesses, and is not asked
+    sure = load_translator(trained.workdir)
+    sure.model = dataclasses.replace(sure.model, validation={"ctc": 0.1})
+    heard = sure.translate(trained.video(1), rest_evidence=1e-9)
+    assert heard.evidence is not None
+    assert sure.translate(trained.video(1), rest_evidence=heard.evidence + 0.01).text == ""
+    assert sure.translate(trained.video(1), rest_evidence=0.0).text == translator.translate(trained.video(1)).text
+    lenient = dataclasses.replace(sure.model, validation={"ctc": 0.1, "ctc_evidence": heard.evidence})
+    sure.model = lenient  # what validation clips with signing have is enough, whatever the config wants
+    assert sure.translate(trained.video(1), rest_evidence=heard.evidence + 0.01).text
 
 
 def test_unreadable_files_among_others_are_errors_in_their_place(translator, trained, recording):

@@ -88,7 +88,7 @@ def is_other_shot(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "
     return float((np.abs(after - before).max(axis=-1) > _SHOT_LEVELS).mean()) >= _SHOT_SHARE
 
 
-def is_frozen(frames: Sequence[UInt8[np.ndarray, "s s 3"]]) -> bool:
+def is_frozen(frames: UInt8[np.ndarray, "t s s 3"] | Sequence[UInt8[np.ndarray, "s s 3"]]) -> bool:
     """Whether at least three frames show no motion at all."""
     if len(frames) < 3:
         return False

@@ -114,6 +114,10 @@ class _Stretch:
         pairs = _agreeing(before, after, tolerance)
         if not timed and (exact := _exact(self.words, later.words)) and exact[1] >= len(pairs):
             return Switch(*exact, middle, True)
+        if not timed and len(far := _overlap(self.words, later.words)) > max(len(pairs), 1):
+            # Where a window holds rest, its words are not spread over it: their order alone tells.
+            i, j = far[len(far) // 2]
+            return Switch(i + 1, j + 1, middle, True)
         if pairs:
             i, j = min(pairs, key=lambda pair: abs((before[pair[0]].at + after[pair[1]].at) / 2 - middle))
             at = (before[i].at + after[j].at) / 2 if timed else middle
@@ -158,6 +162,31 @@ def _agreeing(before: Sequence[_Placed], after: Sequence[_Placed], tolerance: fl
             if before[row].key == after[column].key:
                 pairs.append((row, column))
         elif costs[row][column] == _SKIPPED + costs[row - 1][column]:
+            row -= 1
+        else:
+            column -= 1
+    return pairs[::-1]
+
+
+def _overlap(before: Sequence[_Placed], after: Sequence[_Placed]) -> list[tuple[int, int]]:
+    """The words that both say where an end of `before` and a beginning of `after` are most
+    alike (1 a word alike, -1 a word not, at best more than 0).
+    """
+    rows, columns = len(before) + 1, len(after) + 1
+    scores = [[0 if column == 0 else -column for column in range(columns)] for _ in range(rows)]
+    for row in range(1, rows):
+        for column in range(1, columns):
+            alike = 1 if before[row - 1].key == after[column - 1].key else -1
+            scores[row][column] = max(scores[row - 1][column - 1] + alike, scores[row - 1][column] - 1, scores[row][column - 1] - 1)
+    column = max(range(columns), key=lambda column: scores[-1][column])
+    pairs, row = [], rows - 1
+    while row and column:
+        alike = before[row - 1].key == after[column - 1].key
+        if scores[row][column] == scores[row - 1][column - 1] + (1 if alike else -1):
+            row, column = row - 1, column - 1
+            if alike:
+                pairs.append((row, column))
+        elif scores[row][column] == scores[row - 1][column] - 1:
             row -= 1
         else:
             column -= 1

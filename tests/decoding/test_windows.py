@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signvit_jax.decoding.subtitles import Segment
-from signvit_jax.decoding.windows import join_windows
-from signvit_jax.decoding.words import Word
+from signvit_jax.decoding.windows import Joiner, join_windows
+from signvit_jax.decoding.words import Word, words_text
 
 
 def window(number: int, text: str, seconds: float = 6.0, hop: float = 3.0) -> Segment:
@@ -70,3 +70,50 @@ def test_segments_follow_one_another_cover_what_was_signed_and_say_nothing_new(t
     for signing in (window for window in windows if window.text):
         middle = (signing.start + signing.end) / 2
         assert any(segment.start <= middle <= segment.end for segment in found)
+
+
+def timed(start: float, *said: tuple[str, float], space: bool = True) -> Segment:
+    words = tuple(Word(text, 0.5, space) for text, _ in said)
+    return Segment(start, start + 6.0, words_text(words), -1.0, 0.5, words, times=tuple(at for _, at in said))
+
+
+def test_one_wrong_word_in_the_overlap_does_not_say_the_overlap_twice():
+    one = timed(0.0, ("the", 0.5), ("cat", 2.0), ("sat", 3.3), ("on", 4.2), ("a", 5.0), ("ma", 5.9))
+    other = timed(3.0, ("set", 3.2), ("on", 4.3), ("a", 5.1), ("mat", 6.0), ("today", 7.5))
+    assert [segment.text for segment in join_windows([one, other], 12.0)] == ["the cat sat on a mat today"]
+    guessed = [Segment(s.start, s.end, s.text, s.score, s.confidence, s.words) for s in (one, other)]
+    assert [segment.text for segment in join_windows(guessed, 12.0)] == ["the cat sat on a mat today"]
+
+
+def test_a_word_that_is_signed_twice_is_said_twice():
+    one = timed(0.0, ("no", 1.0), ("go", 3.2), ("go", 4.4), ("home", 5.6))
+    other = timed(3.0, ("go", 3.3), ("go", 4.5), ("home", 5.7), ("home", 7.0))
+    assert [segment.text for segment in join_windows([one, other], 12.0)] == ["no go go home home"]
+
+
+def test_a_chance_match_far_off_in_time_joins_nothing():
+    one = timed(0.0, ("a", 0.5), ("b", 2.0), ("c", 3.5))
+    other = timed(3.0, ("c", 8.8), ("d", 8.9))
+    assert "".join(word.text for segment in join_windows([one, other], 12.0) for word in segment.words) == "abccd"
+
+
+def test_chinese_windows_are_joined_by_character():
+    one, other = "今天的天气是", "天气是很好的"
+    windows = [
+        Segment(start, start + 6.0, text, -1.0, 0.5, tuple(Word(character, 0.5, False) for character in text))
+        for start, text in ((0.0, one), (3.0, other))
+    ]
+    assert [segment.text for segment in join_windows(windows, 12.0)] == ["今天的天气是很好的"]
+
+
+def test_words_crowded_into_one_end_of_a_window_are_joined_by_their_order():
+    assert joined("i saw a big red house", "hat a big red house", longest=12.0) == [(0, 9, "i saw a big red house")]
+
+
+def test_live_pieces_come_as_soon_as_they_are_known_and_say_all_once():
+    joiner = Joiner(0.0)
+    texts = ["a b c d", "c d e f", "e f g h"]
+    found = [segment.text for number, text in enumerate(texts) for segment in joiner.add(window(number, text))]
+    assert len(found) == 2
+    found += [segment.text for segment in joiner.finish()]
+    assert " ".join(found) == "a b c d e f g h"
