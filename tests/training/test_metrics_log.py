@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from signvit_jax.training.metrics_log import MetricsLog, read_metrics
+from signvit_jax.training.metrics_log import MetricsLog, read_metrics, read_rows
 from signvit_jax.training.plots import plot_metrics
 from signvit_jax.training.workdir import Workdir
 
@@ -118,6 +118,21 @@ def test_a_file_that_is_no_metrics_csv_is_kept_under_another_name(workdir):
     log.close()
     assert workdir.metrics_csv.with_name("metrics.csv.foreign").read_text() == "my,own,notes\n"
     assert read_metrics(workdir.metrics_csv) == {"a": ([1], [1.0])}
+
+
+@pytest.mark.parametrize("text", ["my,own\n1,2\n", "loss,step\n1,2\n", "step,a,a\n1,2,3\n", ""])
+def test_a_table_of_other_columns_holds_no_figures(workdir, text):
+    workdir.metrics_csv.write_text(text)
+    assert read_rows(workdir.metrics_csv) == (["step"], [])
+
+
+def test_a_row_is_appended_without_reading_those_before(workdir, monkeypatch):
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0})
+    monkeypatch.setattr("signvit_jax.training.metrics_log.read_rows", None)
+    log.write(2, {"a": 2.0})
+    log.close()
+    assert workdir.metrics_csv.read_text() == "step,a\n1,1\n2,2\n"
 
 
 def test_non_finite_figures_are_kept_in_the_csv(workdir):

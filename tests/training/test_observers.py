@@ -83,12 +83,14 @@ def disk(monkeypatch):
 def test_figures_wait_while_the_disk_takes_none_and_follow_when_it_does(workdir, disk, caplog, number):
     log = MetricsLog(workdir)
     log.write(1, {"train/loss": 1.0})
+    (file,) = workdir.path.glob("events.*")
+    before = file.read_bytes()
     disk.error = number
     for step in range(2, 60):  # more than any queue of ten holds
         disk.room = 7
         log.write(step, {"train/loss": float(step)})
     log.write(59, {"validation/loss": 0.5})  # a column more, and a row that grows
-    assert [step for _, step, _ in events(workdir)] == [1]  # no part of a record is left for a reader to stumble over
+    assert file.read_bytes() == before  # no part of a record is left for a reader to stumble over
     refusals = [record.getMessage() for record in caplog.records]
     assert len(refusals) == 2 and all(os.strerror(number) in said for said in refusals)  # once for the table, once for the events
     assert read_metrics(workdir.metrics_csv)["train/loss"] == ([1], [1.0])
@@ -116,11 +118,11 @@ def test_a_row_that_grew_on_a_full_disk_is_whole_again_with_the_next(workdir, di
 
 def test_a_disk_that_is_full_from_the_start_gets_all_that_came_before_there_was_room(workdir, disk):
     first = MetricsLog(workdir)
-    for step in (1, 2, 3):
+    for step in (1, 2, 3, 4, 5, 6):
         first.write(step, {"a": 1.0})
     disk.error = errno.ENOSPC
     log = MetricsLog(workdir)
-    assert log.rewind(2) == 1
+    assert log.rewind(2) == 4
     log.write(3, {"a": 2.0})
     disk.error = None
     log.write(4, {"a": 2.0})

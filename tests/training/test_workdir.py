@@ -148,7 +148,7 @@ def test_only_process_0_takes_the_lock(tmp_path, monkeypatch):
 
 
 def test_a_garbled_lock_file_does_no_harm(tmp_path):
-    (tmp_path / ".lock").write_text("{[" + 500 * " ")
+    (tmp_path / ".lock").write_text("{[" + 500 * "x")
     with Workdir.create(tmp_path).lock():
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
         (tmp_path / ".lock").write_text("{[")
