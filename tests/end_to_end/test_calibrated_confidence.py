@@ -91,7 +91,11 @@ def _raw_hypotheses(model, frames):
 def test_live_text_has_the_same_confidences(trained, calibrated):
     frames = read_video(trained.video(2)).frames
     plain, scaled = (
-        [segment for update in load_translator(workdir).stream(iter(frames), fps=10, window_seconds=1.0) for segment in update.settled]
+        [
+            segment
+            for update in load_translator(workdir).stream(iter(frames), fps=10, window_seconds=1.0, rest_evidence=0.0)
+            for segment in update.settled
+        ]
         for workdir in (trained.workdir, calibrated[0])
     )
     assert [one.text for one in plain] == [one.text for one in scaled]

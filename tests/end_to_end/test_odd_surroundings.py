@@ -89,7 +89,7 @@ def test_without_a_home_and_with_an_unknown_user_every_command_works(trained, tm
     commands = [
         ("signvit_jax.inspect_config", [f"--config={trained.config}", "--no_compile"]),
         ("tfds_builders.build", built),
-        ("signvit_jax.data_report", [f"--data_dir={data}", "--name=video_folder", f"--output={page}"]),
+        ("signvit_jax.data_report", [f"--config={trained.config}", f"--data_dir={data}", "--name=video_folder", f"--output={page}"]),
         ("signvit_jax.translate", [str(trained.video(0)), f"--workdir={workdir}"]),
         ("signvit_jax.eval", [f"--workdir={workdir}", "--decode=greedy", f"--output={tmp_path / 'eval.json'}"]),
     ]

@@ -7,6 +7,7 @@ import pytest
 from signvit_jax.config import from_mapping
 from signvit_jax.training import trainer
 from signvit_jax.training.best import BestSoFar
+from signvit_jax.training.observers import Observer
 from signvit_jax.training.trainer import Trainer
 
 
@@ -42,5 +43,6 @@ def test_the_plot_is_told_which_checkpoint_is_the_best_and_by_what(monkeypatch):
     drawn = []
     monkeypatch.setattr(trainer, "plot_metrics", lambda *given: drawn.append(given))
     workdir = SimpleNamespace(metrics_csv="csv", metrics_png="png")
-    bare_trainer(workdir=workdir, best=BestSoFar("wer"), checkpoints=SimpleNamespace(best_step=lambda: 20))._plot(at_once=True)
+    plot = Observer(workdir.metrics_png)
+    bare_trainer(workdir=workdir, plot=plot, best=BestSoFar("wer"), checkpoints=SimpleNamespace(best_step=lambda: 20))._plot(at_once=True)
     assert drawn == [("csv", "png", "wer", 20)]
