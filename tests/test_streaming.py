@@ -180,10 +180,11 @@ def test_slow_reading_makes_fewer_hypotheses_not_later_ones(monkeypatch):
         return hypothesis("a"), ""
 
     updates = list(captions(read, window=1.0, every=0.1).follow(Source()))
-    # What settles where CTC knows no times is read once more, so that an update takes 0.3 or 0.6 seconds.
+    # Where CTC knows no times, text that settles is looked for once more after each of the three votes
+    # and after the first of them again: 1.5 seconds. Every other update takes 0.3.
     assert 15 <= len(updates) <= 36  # of the 100 of a fast machine
-    assert max(late) < 0.6 + 1e-9  # were each one made, the last would be seconds late
-    assert all(0.3 - 1e-9 <= update.latency <= 0.6 + 1e-9 for update in updates)
+    assert max(late) < 1.5 + 1e-9  # and not more with every update
+    assert all(0.3 - 1e-9 <= update.latency <= 1.5 + 1e-9 for update in updates)
 
 
 def test_frames_wait_for_the_camera_and_end_with_it():

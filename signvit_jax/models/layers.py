@@ -42,7 +42,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jax.nn.gelu(x, approximate=False)
 
 
-def fused_projection(linear: nnx.Linear, x: Float[Array, "*shape d"], parts: int, heads: int) -> tuple[Float[Array, "*shape n k"], ...]:
+def fused_projection(linear: nnx.Module, x: Float[Array, "*shape d"], parts: int, heads: int) -> tuple[Float[Array, "*shape n k"], ...]:
     """Several projections kept as one kernel (d, parts n k), each as heads: query, key and value of self-attention.
 
     On a tensor axis the kernel is sharded in contiguous parts, which are not heads: its output would be sent from
