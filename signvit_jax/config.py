@@ -258,8 +258,8 @@ class InferenceConfig:
     max_clip_seconds: float = _real(0.0)
     window_seconds: float = _real(0.0)  # the longest piece of a recording; 0 = as long as a clip may be
     window_overlap: float = _rate(0.5)  # share of a window that the next one sees again where signing lasts longer than that
-    # A recording is cut where CTC hears no sign for so long; seconds in which nothing moves count four times.
-    rest_seconds: float = _positive(1.3)
+    # A recording is cut where CTC hears no sign for so long; seconds in which nothing moves count seven times.
+    rest_seconds: float = _positive(2.0)
     # Where CTC's evidence of signing is below this, nobody signs and the text is empty; 0 = whatever the decoder says. decoding.rest.evidence
     rest_evidence: float = _real(0.7)
 

@@ -27,6 +27,7 @@ from signvit_jax.decoding.words import Word, words_text
 from signvit_jax.evaluation.evaluator import Hypothesis
 
 MOST_FRAMES_A_SECOND = 25.0  # of a faster source, frames in between are passed over, as when a data set is built
+_UNHEARD = 0.4  # seconds: CTC hears a sign that is under way only when so much of it, or more, has been seen
 _PATIENCE = 1.5  # seconds beyond a window for which frames are held, so that a rest after long signing is seen
 _ENDLESS = VideoLimits(max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0)
 
@@ -162,7 +163,7 @@ Read = Callable[[Sequence[np.ndarray], float], Reading | tuple[Hypothesis, str]]
 class LiveCaptions:
     """`read(pictures, rate)` gives the `Reading` of some frames. The window is at most `window_seconds` long; `rest_seconds` are the config's."""
 
-    def __init__(self, read: Read, window_seconds: float, overlap: float, every: float, votes: int, rest_seconds: float = 1.3):
+    def __init__(self, read: Read, window_seconds: float, overlap: float, every: float, votes: int, rest_seconds: float = 2.0):
         if not every > 0 or votes < 1:
             raise ConfigError(f"every is {every} and votes {votes}; allowed: seconds > 0 between hypotheses, and at least one vote")
         self._read, self._window, self._overlap, self._every = read, window_seconds, overlap, every
@@ -192,7 +193,7 @@ class LiveCaptions:
                 if not self._held or not (frames or ended):
                     continue
                 newest = self._held[-1]
-                reading = self._hear()
+                reading = self._hear(ended)
                 self._votes.append((newest.seconds, reading.hypothesis))
                 text = self._elected().text
                 settled += (self._cut(ended) if self._cuts else self._settle(newest.seconds, ended)) + (self._joiner.finish() if ended else [])
@@ -219,7 +220,7 @@ class LiveCaptions:
 
     def _hold(self, frames: list[Frame], now: float) -> int:
         """Adds frames, lets go of those before the window, and says how many of these no hypothesis has seen."""
-        patience = _PATIENCE + self._every if self._cuts else 0.0
+        patience = _PATIENCE + _UNHEARD + 2 * self._every if self._cuts else 0.0
         self._begin = max(self._begin, now - self._window - patience)
         self._held.extend(frames)
         return self._let_go(len(frames))
@@ -231,18 +232,19 @@ class LiveCaptions:
             lost += len(self._held) < fresh
         return lost
 
-    def _hear(self) -> Reading:
+    def _hear(self, ended: bool = False) -> Reading:
         """Reads the end of what is held, as much as a window has, and tells the cutter."""
         now = self._held[-1].seconds
-        since = max(self._begin, now - self._window)
+        begin = max(self._begin, self._cutter.moving_since)
+        since = max(begin, now - self._window)
         window = [frame for frame in self._held if frame.seconds >= since]
         reading = self._read_frames(window)
         self._cuts = reading.signs is not None
         if reading.signs is not None:
             start = window[0].seconds
-            # Where the window does not reach back to the last cut, its first seconds were heard better before.
-            trusted = start + (self._window / 4 if since > self._begin else 0.0)
-            self._cutter.hear([Sign(start + sign.start, start + sign.end) for sign in reading.signs], trusted, now)
+            # Where the window does not reach back to where signing began, its first seconds were heard better before.
+            trusted = start + (self._window / 4 if since > begin else 0.0)
+            self._cutter.hear([Sign(start + sign.start, start + sign.end) for sign in reading.signs], trusted, now if ended else now - _UNHEARD)
         return reading
 
     def _read_frames(self, frames: Sequence[Frame]) -> Reading:
@@ -259,7 +261,7 @@ class LiveCaptions:
         """What is held is all there is of its shot."""
         if not self._held:
             return []
-        self._hear()
+        self._hear(ended=True)
         return self._cut(ended=True) + self._joiner.finish()
 
     def _restart(self, seconds: float) -> None:

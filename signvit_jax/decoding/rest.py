@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 # test clips of synthetic_signs 99 % begin less than 0.75 s before CTC's first sign and end less than 0.55 s after its last.
 LEAD, TAIL = 0.8, 0.6
 AT_REST = 0.2  # seconds of rest that a piece shows before and after its signs: clips that people cut begin and end so
-STILL_COUNTS = 4.0  # times: hands that do not move are a surer sign of rest than a CTC that hears nothing
+STILL_COUNTS = 7.0  # times: hands that do not move are a surer sign of rest than a CTC that hears nothing
 STILL = 0.25  # of the motion of signing (its median): hands that move less rest. Resting signers of synthetic_signs: 0.1, at most 0.3
 FROZEN = 2.0  # grey levels: a video that changes less from frame to frame shows no motion at all
 _GRID = 16  # motion is seen in so many blocks to a side: noise is averaged out, hands are not
@@ -134,9 +134,11 @@ class Cutter:
         return self._begin
 
     @property
-    def signing_since(self) -> float | None:
-        """Seconds at which the piece begins that is not certain yet; None while nobody signs."""
-        return self._start() if self._signs else None
+    def moving_since(self) -> float:
+        """Seconds at which the piece that is not certain yet begins, or could begin: the rest before it is left out."""
+        level = STILL * float(np.median(self._signing)) if self._signing else 0.0
+        moved = next((at for at, moved in self._motions if at > self._begin and moved >= level), self._begin)
+        return self._begin if self._overlapping else max(self._begin, moved - AT_REST)
 
     def restart(self, seconds: float) -> None:
         """Another shot begins: what comes is no part of what was."""
