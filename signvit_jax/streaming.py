@@ -236,7 +236,7 @@ class LiveCaptions:
         """Reads the end of what is held, as much as a window has, and tells the cutter."""
         now = self._held[-1].seconds
         begin = max(self._begin, self._cutter.moving_since)
-        since = max(begin, now - self._window)
+        since = min(max(begin, now - self._window), now)  # while nobody moves, the newest frame alone
         window = [frame for frame in self._held if frame.seconds >= since]
         reading = self._read_frames(window)
         self._cuts = reading.signs is not None
