@@ -154,3 +154,16 @@ def test_a_config_json_of_an_older_release_keeps_its_meaning():
 
 def test_differences_name_the_key_and_both_values():
     assert key_differences(Config(), from_mapping(nested("training.seed", 3))) == [("training.seed", 0, 3)]
+
+
+def test_limits_that_every_old_config_json_had_follow_from_the_training_and_a_users_own_stay():
+    old = json.loads(to_json(Config()))
+    del old["inference"]["rest_seconds"], old["inference"]["rest_evidence"]
+    old["inference"] |= {"max_clip_seconds": 30.0, "window_seconds": 6.0, "window_overlap": 0.25}
+    read = from_json(json.dumps(old)).inference
+    assert (read.max_clip_seconds, read.window_seconds, read.window_overlap) == (0.0, 0.0, 0.25)
+    old["inference"] |= {"max_clip_seconds": 12.0}
+    assert from_json(json.dumps(old)).inference.max_clip_seconds == 12.0
+    new = json.loads(to_json(Config()))
+    new["inference"]["max_clip_seconds"] = 30.0
+    assert from_json(json.dumps(new)).inference.max_clip_seconds == 30.0

@@ -11,9 +11,10 @@ import pytest
 
 from signvit_jax import streaming
 from signvit_jax.config import ConfigError
+from signvit_jax.decoding.rest import Sign
 from signvit_jax.decoding.words import Word
 from signvit_jax.evaluation.evaluator import Hypothesis
-from signvit_jax.streaming import Frame, Live, LiveCaptions, Recording, SourceError, open_source
+from signvit_jax.streaming import Frame, Live, LiveCaptions, Reading, Recording, SourceError, open_source
 
 RATE = 10.0
 
@@ -77,6 +78,45 @@ def test_signing_without_a_pause_is_settled_window_by_window_and_every_sign_said
     assert all(end - start <= 6.0 + 1e-6 for start, end, _ in found)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(found))
     assert len(found) > 5
+
+
+def shown(count: int, first: int, *still: tuple[int, int], wall: int = 60) -> list[np.ndarray]:
+    """Frames 16 by 16 in which something moves but from and to; the number of the frame is in a corner."""
+    pictures = []
+    for t in range(first, first + count):
+        picture = np.full((16, 16, 3), wall, np.uint8)
+        place = 0 if any(begin <= t < end for begin, end in still) else 1 + 3 * t % 13
+        picture[4:10, place : place + 2] = 230
+        picture[0, 0] = t
+        pictures.append(picture)
+    return pictures
+
+
+def read_moves(pictures, rate) -> Reading:
+    """Signs of five frames, s0 and s1 and so on by their time, wherever something moves; CTC tells when."""
+    numbers = [int(picture[0, 0, 0]) for picture in pictures]
+    moving = [n for n, picture in enumerate(pictures) if picture[4, 0, 0] != 230]
+    signs = {numbers[n] // 5: n for n in moving}
+    said = hypothesis(" ".join(f"s{sign}" for sign in signs))
+    return Reading(said, "", tuple(Sign(n / rate - 0.3, n / rate) for n in signs.values()))
+
+
+def test_where_ctc_tells_times_live_text_is_cut_at_rests_and_read_as_a_whole():
+    pictures = shown(160, 0, (30, 70), (110, 160))
+    updates = list(captions(read_moves).follow(Recording(pictures, RATE, as_it_is)))
+    found = [segment for update in updates for segment in update.settled]
+    assert [segment.text for segment in found] == ["s0 s1 s2 s3 s4 s5", "s14 s15 s16 s17 s18 s19 s20 s21"]
+    assert found[0].end <= 3.5 and 6.5 <= found[1].start <= 7.0
+    assert next(update.seconds for update in updates if update.settled) <= 4.5  # soon after the hands have come to rest
+
+
+def test_another_shot_right_after_rest_settles_what_was_signed_before():
+    pictures = shown(52, 0, (20, 50)) + shown(30, 52, wall=180)
+    updates = list(captions(read_moves).follow(Recording(pictures, RATE, as_it_is)))
+    found = [segment for update in updates for segment in update.settled]
+    assert " ".join(segment.text for segment in found).split()[:4] == ["s0", "s1", "s2", "s3"]
+    assert any(segment.start >= 5.2 - 1e-6 for segment in found)
+    assert not any(segment.start < 5.2 - 1e-6 < segment.end - 0.05 for segment in found)
 
 
 def test_the_text_is_what_most_of_the_last_three_say():

@@ -154,12 +154,13 @@ class Cutter:
         # Two windows hear a sign at not quite the same time; at `since` it is to be there once, and not twice or never.
         new = [sign for sign in signs if sign.middle >= max(since - 0.5, self._begin) and not (kept and sign.is_mostly_in(kept[-1]))]
         self._signs = kept + [sign for sign in new if sign.middle >= since or not kept or sign.start >= kept[-1].middle]
+        self._signing.extend(moved for at, moved in self._motions if self._until < at <= until and any(s.start <= at <= s.end for s in self._signs))
         # CTC hears things in hands that rest, too, above all in another pose than training showed.
         self._signs = [sign for sign in self._signs if not self._is_still(sign)]
-        self._signing.extend(moved for at, moved in self._motions if self._until < at <= until and any(s.start <= at <= s.end for s in self._signs))
         self._until = max(self._until, until)
-        keep_from = min(self._begin, self._until - self._longest)
-        while self._motions and self._motions[0][0] < keep_from:
+        if not self._signs:  # what is older is not waited for, however long nobody signs
+            self._begin = max(self._begin, self._until - self._longest)
+        while self._motions and self._motions[0][0] < min(self._begin, self._until - self._longest):
             self._motions.popleft()
 
     def settle(self, start: float, end: float) -> None:
