@@ -1,0 +1,51 @@
+"""The table of docs/recordings.md: what cutting, joining and settling add to the errors of a recogniser (tests/oracle.py), in Markdown.
+
+python scripts/recordings_by_oracle.py --recordings=40 --seconds=120
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import oracle
+
+ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
+PAUSES = (0.0, 0.3, 0.5, 1.0, 2.0, 4.0)
+ROWS = {
+    "200 words, without a rest": (200, False, None),
+    "20 words, without a rest": (20, False, None),
+    "Chinese, without a rest": (None, False, None),
+    "200 words, times off by up to 0.3 s": (200, False, 0.3),
+    "20 words, times off by up to 0.3 s": (20, False, 0.3),
+    "200 words, pauses of 0 to 3 s": (200, True, None),
+    "20 words, pauses of 0 to 3 s": (20, True, None),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recordings", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    flags = parser.parse_args()
+    table("errors within windows", [f"{error:.0%}" for error in ERRORS])
+    for name, (size, pauses, times_off) in ROWS.items():
+        found = [oracle.simulated(flags.recordings, flags.seconds, error, size, pauses=pauses, times_off=times_off) for error in ERRORS]
+        row(name, [recording for recording, _ in found])
+    table("pause between sentences", [f"{pause:g} s" for pause in PAUSES])
+    for name, hears in {"live, CTC tells times": True, "live, by the votes alone": False}.items():
+        row(name, [oracle.live_error(flags.recordings, flags.seconds, pause, hears=hears) for pause in PAUSES])
+    return 0
+
+
+def table(name: str, columns: list[str]) -> None:
+    print(f"\n| {name} | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}", flush=True)
+
+
+def row(name: str, values: list[float]) -> None:
+    print(f"| {name} | {' | '.join(f'{value:.1%}' for value in values)} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
