@@ -14,7 +14,7 @@ import pytest
 import tiny_run
 
 from signvit_jax import train
-from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target
+from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target, with_norm_epsilon
 from signvit_jax.training import run_data, trainer
 from signvit_jax.training.checkpoint_reader import META, CheckpointReader
 from signvit_jax.training.integrity import write_manifest
@@ -262,6 +262,30 @@ def test_what_was_renamed_in_mid_run_is_made_again_and_no_step_is_lost(last_epoc
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), jax.device_get(expected.params))
     monkeypatch.undo()
     assert last_epoch() == 0 and "nothing to do" in capfd.readouterr().err
+
+
+def test_the_epsilon_that_a_backbone_was_trained_with_holds_on_a_resume(tmp_path):
+    workdir = Workdir.create(tmp_path)
+    workdir.write_text(workdir.config_json, to_json(with_norm_epsilon(Config(), 1e-6)))
+    assert Config().model.encoder.norm_epsilon == 0.0
+    assert _agree_with_earlier_start(Config(), workdir).model.encoder.norm_epsilon == 1e-6
+    with pytest.raises(ConfigError, match=r"norm_epsilon: 1e-06 in the workdir, 1e-05 now"):
+        _agree_with_earlier_start(with_norm_epsilon(Config(), 1e-5), workdir)
+
+
+def test_a_start_says_whose_lock_it_took_over_and_what_it_changes_and_puts_back_a_job_only_if_asked(run, trained, monkeypatch, capfd):
+    shutil.copytree(trained.workdir, run.workdir)
+    asked = []
+    monkeypatch.setattr("signvit_jax.training.run.requeue_after", asked.append)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert run() == 0
+    said = capfd.readouterr().err
+    assert "took over" not in said and "is now" not in said and asked == []
+    (run.workdir / ".lock").write_text('{"pid": 1, "host": "node7", "since": "yesterday"}')
+    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={run.workdir}", "--requeue", "--config.inference.beam_size=3") == 0
+    said = capfd.readouterr().err
+    assert "took over the lock of process 1 on node7 since yesterday, which has ended without releasing it" in said
+    assert "config.inference.beam_size is now 3; it was 2" in said and asked == [0]
 
 
 def test_checkpoints_without_a_config_are_not_taken_for_a_run(run, trained, capfd):
