@@ -398,7 +398,7 @@ def test_a_folder_that_was_renamed_is_made_again_and_saved_to(folder, tmp_path, 
         store.save(3 + number, *state_of(3 + number), {}, metrics={"loss": 5.0})
         store.save(5 + number, *state_of(5 + number), {}, wait=True)
         assert store.steps() == [3 + number, 5 + number]
-        assert f"{folder} is gone, renamed or deleted while the run went on; it is made again" in caplog.text
+        assert caplog.text.count(f"{folder} is gone, renamed or deleted while the run went on; it is made again") == 1
         caplog.clear()
     store.close()
     assert_same(store.restore(*TARGETS).params, params_of(7))
@@ -501,6 +501,7 @@ def test_a_save_that_left_no_checkpoint_is_an_error(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "free_files", "free_bytes", "said"),
     [
+        (1, 0, 2**21, "the disk takes no more files (no inode is free)"),
         (1000, 0, 2**21, "the disk takes no more files (no inode is free)"),
         (1000, 99, 2**20 + 1, "the disk takes no more files (no inode is free)"),
         (1000, 100, 2**21, "the disk is full"),
@@ -545,6 +546,30 @@ def test_a_store_that_was_closed_leaves_no_thread_behind(tmp_path):
     before = threading.active_count()
     save_steps(tmp_path / "c", [1, 2])
     assert threading.active_count() == before
+
+
+def test_what_cannot_be_meant_is_refused(two_steps):
+    with pytest.raises(ValueError, match="keep_last is 0; allowed: a whole number >= 1"):
+        CheckpointStore(two_steps, 0)
+    with pytest.raises(ValueError, match="which is 'first'; allowed: 'best', 'last'"):
+        CheckpointReader(two_steps).restore_params("first")
+
+
+def test_three_are_kept_where_nothing_is_said(tmp_path):
+    store = CheckpointStore(tmp_path / "c")
+    for step in range(1, 6):
+        store.save(step, *state_of(step), {})
+    store.close()
+    assert store.steps() == [3, 4, 5]
+
+
+def test_a_damaged_step_does_not_stop_a_save(folder):
+    for name in ("_CHECKPOINT_METADATA", "params/_METADATA", "meta/meta.json"):
+        (folder / "2" / name).write_bytes(b"\x80")
+    store = CheckpointStore(folder, 10)
+    store.save(3, *state_of(3), {}, wait=True)
+    store.close()
+    assert store.steps() == [1, 2, 3]
 
 
 def test_a_checkpoint_says_which_format_it_has(two_steps):
