@@ -21,7 +21,7 @@ from signvit_jax.training import run_data, trainer
 from signvit_jax.training.checkpoint_reader import META, CheckpointReader
 from signvit_jax.training.integrity import write_manifest
 from signvit_jax.training.optimizer import one_cycle
-from signvit_jax.training.run import _agree_with_earlier_start, _tokenizers, _with_pretrained, _write_description
+from signvit_jax.training.run import _agree_with_earlier_start, _make_again, _tokenizers, _with_pretrained, _write_description
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.trained_model import load_trained
 from signvit_jax.training.workdir import Workdir
@@ -276,6 +276,26 @@ def test_a_workdir_has_the_vocabulary_of_glosses_where_there_is_one(tmp_path, gl
     _write_description(data, workdir, None)
     assert workdir.read_config() == Config() and workdir.read_tokenizer(workdir.tokenizer_json).tokens == words.tokens
     assert [found and found.tokens for found in _tokenizers(workdir)] == [words.tokens, labels.tokens if glosses else None]
+
+
+@pytest.mark.parametrize("left", ["nothing", "an_empty_folder", "all_but_the_lock"])
+def test_a_workdir_is_made_again_with_what_a_later_start_needs(tmp_path, caplog, left):
+    workdir = Workdir.create(tmp_path / "run")
+    dataset = types.SimpleNamespace(identity=lambda: {"splits": {}, "settings": None})
+    data = types.SimpleNamespace(config=Config(), tokenizer=learn_gloss_vocabulary(["A"]), gloss_tokenizer=None, dataset=dataset)
+    _write_description(data, workdir, None)
+    with workdir.lock() as lock:
+        if left == "all_but_the_lock":
+            workdir.lock_file.unlink()
+        else:
+            workdir.path.rename(tmp_path / "renamed")
+        if left == "an_empty_folder":
+            workdir.path.mkdir()
+        assert not lock.holds()
+        _make_again(data, workdir, lock, None)
+        assert lock.holds() and workdir.checkpoints.is_dir()
+    assert workdir.read_config() == Config() and workdir.tokenizer_json.exists() and workdir.origin_json.exists()
+    assert ("is gone, renamed or deleted" in caplog.text) == (left != "all_but_the_lock")
 
 
 def test_pretrained_weights_are_read_at_the_very_first_start_only(tmp_path, trained, monkeypatch):
