@@ -63,7 +63,8 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
     notes = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
     notes += [decorator for node in ast.walk(tree) for decorator in getattr(node, "decorator_list", ())]
     left_out = docstrings | {id(part) for note in notes if note for part in ast.walk(note)}
-    constants = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    named = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) != "__all__"]
+    constants = [node.value for node in named]
     for node in ast.walk(tree):
         if id(node) in left_out:
             continue
@@ -221,10 +222,10 @@ class Worker:
             raise SystemExit(f"error: a worker ended; see {self.log.name}")
         return json.loads(line)
 
-    def start(self, mutant: dict, tests: list[str], limit: float) -> None:
+    def start(self, mutant: dict, tests: list[str], limit: float, test_limit: float) -> None:
         self.mutant = mutant
         (self.root / mutant["file"]).write_bytes(mutant["content"])
-        self.ask({"tests": tests, "limit": limit})
+        self.ask({"tests": tests, "limit": limit, "test_limit": test_limit})
 
     def result(self) -> tuple[dict, dict]:
         answer, mutant = self.answer(), self.mutant
@@ -254,7 +255,7 @@ def serve() -> None:
             os.dup2(2, 1)
             plugins = [reached := Reached(Path.cwd())] if request.get("out") else []
             options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
-            options += ["-m", "not long", "-k", SKIPPED] if plugins else ["-x"]
+            options += ["-m", "not long", "-k", SKIPPED] if plugins else ["-x", f"--timeout={request['test_limit']}"]
             code = pytest.main([*options, *request["tests"]], plugins=plugins)
             if plugins:
                 Path(request["out"]).write_text(json.dumps({"lines": reached.lines, "seconds": reached.seconds, "starting": list(reached.starting)}))
@@ -289,7 +290,8 @@ def try_all(arguments: argparse.Namespace, folder: Path, workers: list[Worker]) 
             for worker in workers:
                 if worker.mutant is None and time.monotonic() < end and (mutant := next(queue, None)) is not None:
                     tests = tests_for(mutant, reached)
-                    worker.start(mutant, tests, 60 + 5 * sum(reached["seconds"].get(test, 0.0) for test in tests))
+                    seconds = [reached["seconds"].get(test, 0.0) for test in tests]
+                    worker.start(mutant, tests, 60 + 5 * sum(seconds), 30 + 4 * max(seconds, default=0.0))
             busy = [worker for worker in workers if worker.mutant is not None]
             if not busy:
                 break

@@ -231,7 +231,6 @@ class CheckpointStore(CheckpointReader):
             self._manager = None
 
     def _make_way(self, step: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / str(step)).exists():
             self._set_aside(step, "replaced" if is_checkpoint(self.folder / str(step)) else "foreign")
 

@@ -72,3 +72,32 @@ def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_
     assert set(flushed[:3]) == listed
     assert flushed[3].startswith(".manifest.json") and flushed[4:] == ["."]
     assert integrity.find_damage(tmp_path) == []
+
+
+def test_damage_is_told_file_by_file(tmp_path):
+    for name in ("whole", "params/missing", "params/cut", "params/changed", "meta/folder"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("content")
+    integrity.write_manifest(tmp_path)
+    assert integrity.find_damage(tmp_path) == [] == integrity.find_damage(tmp_path, ("params",))
+    (tmp_path / "foreign").write_text("of somebody else")
+    (tmp_path / "params/missing").unlink()
+    (tmp_path / "params/cut").write_text("cont")
+    (tmp_path / "params/changed").write_text("Content")
+    of_params = ["params/changed: content changed", "params/cut: 4 bytes instead of 7", "params/missing: missing"]
+    assert sorted(integrity.find_damage(tmp_path)) == of_params
+    assert integrity.find_damage(tmp_path, ("meta",)) == []
+    assert sorted(integrity.find_damage(tmp_path, ("params",))) == of_params
+    (tmp_path / "whole").unlink()
+    assert integrity.find_damage(tmp_path, ("meta",)) == ["whole: missing"]  # what lies beside the items is always looked at
+
+
+def test_a_file_that_the_disk_does_not_give_back_is_damage(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("content")
+    integrity.write_manifest(tmp_path)
+
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("hashlib.file_digest", fails)
+    assert integrity.find_damage(tmp_path) == ["file: unreadable (Input/output error)"]

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+import types
 
 import jax
 import numpy as np
@@ -14,12 +15,13 @@ import pytest
 import tiny_run
 
 from signvit_jax import train
-from signvit_jax.config import Config, ConfigError, from_json, to_json, with_ctc_target
+from signvit_jax.config import Config, ConfigError, from_json, from_mapping, to_json, with_ctc_target, with_norm_epsilon
+from signvit_jax.data.tokenizer import learn_gloss_vocabulary
 from signvit_jax.training import run_data, trainer
 from signvit_jax.training.checkpoint_reader import META, CheckpointReader
 from signvit_jax.training.integrity import write_manifest
 from signvit_jax.training.optimizer import one_cycle
-from signvit_jax.training.run import _agree_with_earlier_start
+from signvit_jax.training.run import _agree_with_earlier_start, _make_again, _tokenizers, _with_pretrained, _write_description
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.trained_model import load_trained
 from signvit_jax.training.workdir import Workdir
@@ -255,6 +257,7 @@ def test_what_was_renamed_in_mid_run_is_made_again_and_no_step_is_lost(last_epoc
     assert ("is gone, renamed or deleted while the run went on" in capfd.readouterr().err) == (renamed != "run/.lock")
     assert (tmp_path / "renamed").exists()
     assert (last_epoch.workdir / ".lock").exists()
+    assert (last_epoch.workdir / "run.log").exists()
     assert last_epoch.checkpoints.latest_step() == TOTAL
     assert len(last_epoch.checkpoints.steps()) == (1 if renamed != "run/.lock" else 3)
     found = load_trained(last_epoch.workdir, "last")  # with all that is needed to use it
@@ -262,6 +265,71 @@ def test_what_was_renamed_in_mid_run_is_made_again_and_no_step_is_lost(last_epoc
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), jax.device_get(expected.params))
     monkeypatch.undo()
     assert last_epoch() == 0 and "nothing to do" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("glosses", [False, True])
+def test_a_workdir_has_the_vocabulary_of_glosses_where_there_is_one(tmp_path, glosses):
+    workdir = Workdir.create(tmp_path)
+    words, labels = learn_gloss_vocabulary(["A B"]), learn_gloss_vocabulary(["X Y Z"])
+    dataset = types.SimpleNamespace(identity=lambda: {"splits": {}, "settings": None})
+    data = types.SimpleNamespace(config=Config(), tokenizer=words, gloss_tokenizer=labels if glosses else None, dataset=dataset)
+    _write_description(data, workdir, None)
+    assert workdir.read_config() == Config() and workdir.read_tokenizer(workdir.tokenizer_json).tokens == words.tokens
+    assert [found and found.tokens for found in _tokenizers(workdir)] == [words.tokens, labels.tokens if glosses else None]
+
+
+@pytest.mark.parametrize("left", ["nothing", "an_empty_folder", "all_but_the_lock"])
+def test_a_workdir_is_made_again_with_what_a_later_start_needs(tmp_path, caplog, left):
+    workdir = Workdir.create(tmp_path / "run")
+    dataset = types.SimpleNamespace(identity=lambda: {"splits": {}, "settings": None})
+    data = types.SimpleNamespace(config=Config(), tokenizer=learn_gloss_vocabulary(["A"]), gloss_tokenizer=None, dataset=dataset)
+    _write_description(data, workdir, None)
+    with workdir.lock() as lock:
+        if left == "all_but_the_lock":
+            workdir.lock_file.unlink()
+        else:
+            workdir.path.rename(tmp_path / "renamed")
+        if left == "an_empty_folder":
+            workdir.path.mkdir()
+        assert not lock.holds()
+        _make_again(data, workdir, lock, None)
+        assert lock.holds() and workdir.checkpoints.is_dir()
+    assert workdir.read_config() == Config() and workdir.tokenizer_json.exists() and workdir.origin_json.exists()
+    assert ("is gone, renamed or deleted" in caplog.text) == (left != "all_but_the_lock")
+
+
+def test_pretrained_weights_are_read_at_the_very_first_start_only(tmp_path, trained, monkeypatch):
+    backbone = types.SimpleNamespace(epsilon=1e-6)
+    monkeypatch.setattr("signvit_jax.training.run.read_pretrained", lambda path: backbone)
+    config = from_mapping({"model": {"encoder": {"pretrained": "weights.npz"}}})
+    assert _with_pretrained(config, Workdir(tmp_path)) == (with_norm_epsilon(config, 1e-6), backbone)
+    assert _with_pretrained(with_norm_epsilon(config, 1e-5), Workdir(tmp_path)) == (with_norm_epsilon(config, 1e-5), backbone)
+    assert _with_pretrained(config, Workdir(trained.workdir)) == (config, None)
+    assert _with_pretrained(Config(), Workdir(tmp_path)) == (Config(), None)
+
+
+def test_the_epsilon_that_a_backbone_was_trained_with_holds_on_a_resume(tmp_path):
+    workdir = Workdir.create(tmp_path)
+    workdir.write_text(workdir.config_json, to_json(with_norm_epsilon(Config(), 1e-6)))
+    assert Config().model.encoder.norm_epsilon == 0.0
+    assert _agree_with_earlier_start(Config(), workdir).model.encoder.norm_epsilon == 1e-6
+    with pytest.raises(ConfigError, match=r"norm_epsilon: 1e-06 in the workdir, 1e-05 now"):
+        _agree_with_earlier_start(with_norm_epsilon(Config(), 1e-5), workdir)
+
+
+def test_a_start_says_whose_lock_it_took_over_and_what_it_changes_and_puts_back_a_job_only_if_asked(run, trained, monkeypatch, capfd):
+    shutil.copytree(trained.workdir, run.workdir)
+    asked = []
+    monkeypatch.setattr("signvit_jax.training.run.requeue_after", asked.append)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert run() == 0
+    said = capfd.readouterr().err
+    assert "took over" not in said and "is now" not in said and asked == []
+    (run.workdir / ".lock").write_text('{"pid": 1, "host": "node7", "since": "yesterday"}')
+    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={run.workdir}", "--requeue", "--config.inference.beam_size=3") == 0
+    said = capfd.readouterr().err
+    assert "took over the lock of process 1 on node7 since yesterday, which has ended without releasing it" in said
+    assert "config.inference.beam_size is now 3; it was 2" in said and asked == [0]
 
 
 def test_checkpoints_without_a_config_are_not_taken_for_a_run(run, trained, capfd):
