@@ -24,20 +24,20 @@ from flax import nnx, traverse_util
 from rich.markup import escape
 from rich.table import Column, Table
 
-from signvit_jax.config import Config, EncoderConfig, TrainingConfig
+from signvit_jax.backbones.mobilenet_v3 import MobileNetV3
+from signvit_jax.backbones.vit import DenseViT
+from signvit_jax.config.schema import Config, EncoderConfig, TrainingConfig
 from signvit_jax.decoding.autoregressive import Source, best
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
-from signvit_jax.exit_codes import run_command
-from signvit_jax.models.mobilenet_v3 import MobileNetV3
+from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.models.translator import Encoded, SignTranslator
-from signvit_jax.models.vit import DenseViT
-from signvit_jax.streams import clean
-from signvit_jax.terminal import print_table
-from signvit_jax.training.losses import Batch, divisors, translation_loss
-from signvit_jax.training.optimizer import learning_rates, make_optimizer
-from signvit_jax.training.train_state import ModelDefinition, parameters_of
+from signvit_jax.optimization.losses import Batch, divisors, translation_loss
+from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
+from signvit_jax.runtime.exit_codes import run_command
+from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.terminal import print_table
 from signvit_jax.weights import mobilenet_v3, timm_vit
 from signvit_jax.weights.mapping import fill, flat_parameters
 from signvit_jax.weights.reference import from_ours, load_reference

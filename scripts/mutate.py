@@ -31,22 +31,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # The core, and the tests that are to notice a change of each file: the quick ones, which start few processes and train little.
-_TRAINING, _DATA = "signvit_jax/training/", "signvit_jax/data/"
 TESTS = {
-    _TRAINING + "agreement.py": ["training/test_agreement.py"],
-    _TRAINING + "atomic_write.py": ["training/test_atomic_write.py"],
-    _TRAINING + "checkpoint.py": ["training/test_checkpoint.py"],
-    _TRAINING + "checkpoint_reader.py": ["training/test_checkpoint.py"],
-    _DATA + "epoch_plan.py": ["data/test_epoch_plan.py"],
-    _TRAINING + "events_file.py": ["training/test_observers.py", "training/test_metrics_log.py"],
-    _TRAINING + "integrity.py": ["training/test_atomic_write.py", "training/test_checkpoint.py", "reliability/test_untrusted_files.py"],
-    _TRAINING + "metrics_log.py": ["training/test_observers.py", "training/test_metrics_log.py", "reliability/test_untrusted_files.py"],
-    _TRAINING + "observers.py": ["training/test_observers.py"],
-    _TRAINING + "origin.py": ["training/test_origin.py", "training/test_distillation.py"],
-    _TRAINING + "run.py": ["training/test_run.py", "training/test_origin.py", "training/test_workdir.py", "end_to_end/test_wrong_usage.py"],
-    _TRAINING + "signals.py": ["training/test_signals.py"],
-    _TRAINING + "workdir.py": ["training/test_workdir.py"],
+    "checkpoints/manifest.py": ["files/test_atomic.py", "checkpoints/test_store.py", "reliability/test_untrusted_files.py"],
+    "checkpoints/reader.py": ["checkpoints/test_store.py"],
+    "checkpoints/store.py": ["checkpoints/test_store.py"],
+    "checkpoints/workdir.py": ["checkpoints/test_workdir.py"],
+    "data/epoch_plan.py": ["data/test_epoch_plan.py"],
+    "files/atomic.py": ["files/test_atomic.py"],
+    "runtime/consensus.py": ["runtime/test_consensus.py"],
+    "runtime/signals.py": ["runtime/test_signals.py"],
+    "telemetry/events_file.py": ["telemetry/test_observers.py", "telemetry/test_metric_writer.py"],
+    "telemetry/metric_writer.py": ["telemetry/test_observers.py", "telemetry/test_metric_writer.py", "reliability/test_untrusted_files.py"],
+    "telemetry/observers.py": ["telemetry/test_observers.py"],
+    "training/origin.py": ["training/test_origin.py", "training/test_distillation.py"],
+    "training/run.py": ["training/test_run.py", "training/test_origin.py", "checkpoints/test_workdir.py", "end_to_end/test_wrong_usage.py"],
 }
+TESTS = {f"signvit_jax/{file}": tests for file, tests in TESTS.items()}
 FILES = list(TESTS)
 _PASSED = 77
 SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
@@ -194,7 +194,7 @@ class Worker:
         base = folder / "shared" / f"gw{number}"
         base.parent.mkdir(exist_ok=True)
         # As a worker of pytest-xdist, so that all share the one trained run of the fixture `trained`.
-        own = {"PYTHONPATH": os.pathsep.join([str(self.root), str(self.root / "tests")]), "PYTEST_XDIST_WORKER": f"gw{number}"}
+        own = {"PYTHONPATH": str(self.root), "PYTEST_XDIST_WORKER": f"gw{number}"}
         own["MUTATE_BASE"] = str(base)
         light = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "PYTHONDONTWRITEBYTECODE": "1"}
         self.log = (folder / f"log{number}").open("w")

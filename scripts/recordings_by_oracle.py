@@ -7,9 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import oracle
+from tests.helpers import oracle
 
 ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
 PAUSES = (0.0, 0.3, 0.5, 1.0, 2.0, 4.0)

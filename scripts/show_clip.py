@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from signvit_jax.api import load_translator
-from signvit_jax.command_line import set_up_jax
+from signvit_jax.cli.common import set_up_jax
 from signvit_jax.data.dataset import Record, open_dataset
-from signvit_jax.exit_codes import run_command
-from signvit_jax.streams import clean
+from signvit_jax.inference.translator import load_translator
+from signvit_jax.runtime.exit_codes import run_command
+from signvit_jax.runtime.streams import clean
 
 
 def main() -> int:

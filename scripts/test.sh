@@ -17,5 +17,5 @@ fi
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 # The shapes and dtypes in the signatures of what computes are checked at every call (jaxtyping, beartype).
-shapes="signvit_jax.models,signvit_jax.decoding,signvit_jax.training.losses,beartype.beartype"
+shapes="signvit_jax.layers,signvit_jax.backbones,signvit_jax.models,signvit_jax.decoding,signvit_jax.optimization.losses,beartype.beartype"
 .venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup --no-loadscope-reorder --jaxtyping-packages="$shapes" -m "$marks" "$@"

@@ -4,7 +4,7 @@
 def __getattr__(name: str):
     # Loaded on first use, so that `import signvit_jax` and the data tools do not wait for JAX.
     if name in ("load_translator", "Translator", "Translation"):
-        from signvit_jax import api
+        from signvit_jax.inference import translator
 
-        return getattr(api, name)
+        return getattr(translator, name)
     raise AttributeError(f"module 'signvit_jax' has no attribute {name!r}")

@@ -59,9 +59,8 @@ def _no_run_log_left_behind():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> TinyRun:
     """One tiny data set and the model trained on it, through the commands; made by whichever test process comes first."""
-    import tiny_run
-
-    from signvit_jax import train
+    from signvit_jax.commands import train
+    from tests.helpers import tiny_run
 
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny_run"
@@ -79,8 +78,7 @@ def trained(tmp_path_factory) -> TinyRun:
 
 
 def _build(run: TinyRun) -> None:
-    import tiny_run
-
+    from tests.helpers import tiny_run
     from tfds_builders import build
 
     tiny_run.draw_clips(run.source)
@@ -95,7 +93,7 @@ def _build(run: TinyRun) -> None:
 @pytest.fixture
 def light_jax(trained):
     """Compiles as the trained run did, and reuses its programs."""
-    import tiny_run
+    from tests.helpers import tiny_run
 
     with tiny_run.light_jax(trained.cache):
         yield

@@ -2,8 +2,9 @@
 
 import socket
 
-from free_port import free_port
 from hypothesis import HealthCheck, settings
+
+from tests.helpers.free_port import free_port
 
 
 def test_no_example_of_a_property_has_a_deadline():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION, WHOLE_FILE
-from signvit_jax.data.video import EXTENSIONS
+from signvit_jax.media.video import EXTENSIONS
 from tfds_builders.clips import Clip, ClipTable, Problem
 
 REST = "<rest>"  # the text of a clip in which nobody signs; stored as the empty text

@@ -21,9 +21,9 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from signvit_jax.exit_codes import run_command
-from signvit_jax.local_paths import local_path, local_text
-from signvit_jax.streams import clean
+from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.runtime.exit_codes import run_command
+from signvit_jax.runtime.streams import clean
 
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
@@ -313,7 +313,7 @@ def _progress() -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from signvit_jax.terminal import FittingProgress
+    from signvit_jax.runtime.terminal import FittingProgress
 
     columns = (
         TextColumn("building"),

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import UInt8
 
-from signvit_jax.data.pictures import read_picture_folder
 from signvit_jax.data.schema import WHOLE_FILE, source_video_of
-from signvit_jax.data.video import Sampling, VideoDecodeError, VideoLimits, read_jpegs
+from signvit_jax.media.image_folder import read_picture_folder
+from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, read_jpegs
 
 DrawFrames = Callable[[], tuple[UInt8[np.ndarray, "t h w 3"], float]]
 
@@ -91,7 +91,7 @@ MAX_FRAME_RATE = 25.0
 class EncodedClip:
     jpegs: list[bytes]
     fps: float
-    notes: tuple[str, ...] = ()  # as in `signvit_jax.data.video.JpegVideo`
+    notes: tuple[str, ...] = ()  # as in `signvit_jax.media.video.JpegVideo`
 
     @property
     def num_bytes(self) -> int:

@@ -5,8 +5,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from signvit_jax.data import pictures
-from signvit_jax.data.video import APPLE_DOUBLE, EXTENSIONS
+from signvit_jax.media import image_folder
+from signvit_jax.media.video import APPLE_DOUBLE, EXTENSIONS
 from tfds_builders.annotations import AnnotationError
 
 # Videos of other kinds, for hints.
@@ -128,7 +128,7 @@ class PictureFolders:
                 except (OSError, ValueError):
                     continue
                 with entries:
-                    if any(entry.name.lower().endswith(pictures.EXTENSIONS) and not entry.name.startswith(APPLE_DOUBLE) for entry in entries):
+                    if any(entry.name.lower().endswith(image_folder.EXTENSIONS) and not entry.name.startswith(APPLE_DOUBLE) for entry in entries):
                         return _inside(self.root, form)
         raise LookupError(f"no folder of PNG or JPEG pictures {' or '.join(names)} in {self.root}")
 

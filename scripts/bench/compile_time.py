@@ -13,12 +13,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from signvit_jax.command_line import parse_with_config
+from signvit_jax.cli.common import parse_with_config
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
+from signvit_jax.optimization.train_step import make_train_step
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import batch_sharding
-from signvit_jax.training.optimizer import make_optimizer
-from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
-from signvit_jax.training.train_step import make_train_step
 
 
 def main() -> None:

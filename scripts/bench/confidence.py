@@ -24,11 +24,11 @@ from signvit_jax.decoding.confidence import fit_scale, statistics, word_key
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.lexicon import Lexicon
-from signvit_jax.decoding.words import word_confidences
 from signvit_jax.evaluation.calibrate import lexicon_of
 from signvit_jax.evaluation.reliability import is_right, reliability
-from signvit_jax.exporting.loading import load_model
-from signvit_jax.training.trained_model import TrainedModel
+from signvit_jax.inference.loading import load_model
+from signvit_jax.inference.trained_model import TrainedModel
+from signvit_jax.text.words import word_confidences
 
 DECODERS = ("greedy", "beam")
 Example = Mapping[str, np.ndarray]

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from signvit_jax.config import DecoderConfig
+from signvit_jax.config.schema import DecoderConfig
 from signvit_jax.decoding.autoregressive import Source
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.greedy import greedy
+from signvit_jax.layers.positions import sinusoids
 from signvit_jax.models.decoder import TextDecoder
-from signvit_jax.models.positions import sinusoids
 
 VOCABULARY, TOKENS, MEMORY, BEAM, CLIPS = 30522, 64, 32, 4, 16
 BOS, NO_EOS = 101, -1

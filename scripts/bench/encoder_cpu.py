@@ -26,12 +26,12 @@ import onnxruntime
 from flax import nnx
 from jaxtyping import PyTree
 
-from signvit_jax.config import Config, from_mapping
-from signvit_jax.exporting.folder import ExportFolder
+from signvit_jax.config.schema import Config, from_mapping
 from signvit_jax.exporting.onnx_files import write_onnx
-from signvit_jax.exporting.onnx_runtime import OnnxPrograms
+from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.models.translator import VideoEncoder
-from signvit_jax.training.train_state import ModelDefinition, parameters_of
+from signvit_jax.serving.export_dir import ExportFolder
+from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.weights.reference import flat_parameters, from_ours
 
 TINY = {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_mlp_dim": 128}

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax_step import BOS, EOS, TEXT, case_config, training_step
 
-from signvit_jax.training.train_state import ModelDefinition
+from signvit_jax.models.definition import ModelDefinition
 
 WORDS, FIRST_WORD, WORDS_A_CLIP = 8, 103, 3
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax_step import case_batch, case_config
 
-from signvit_jax.models.attention import attend, dropout, fastest_attention
-from signvit_jax.training.losses import divisors, translation_loss
-from signvit_jax.training.train_state import ModelDefinition
+from signvit_jax.layers.attention import attend, dropout, fastest_attention
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.losses import divisors, translation_loss
 
 # bfloat16 keeps 8 bits: differences of a few of its steps, relative to the largest value.
 BOUNDS = {"attention": 0.02, "attention_gradient": 0.04, "dropout_threefry": 0.005, "dropout_rbg": 0.005, "loss": 1e-4, "gradients": 2e-3}

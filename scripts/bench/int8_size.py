@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from signvit_jax.config import Config
-from signvit_jax.config_file import load_config
+from signvit_jax.config.files import load_config
+from signvit_jax.config.schema import Config
 from signvit_jax.exporting.int8 import int8_tensors
-from signvit_jax.training.train_state import ModelDefinition
+from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.weights.tensor_files import write_safetensors
 
 

@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from signvit_jax.config import Config, from_mapping, with_ctc_target
-from signvit_jax.config_file import load_config
+from signvit_jax.config.files import load_config
+from signvit_jax.config.schema import Config, from_mapping, with_ctc_target
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
+from signvit_jax.optimization.train_step import StepReport, make_train_step
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import to_device
-from signvit_jax.training.flops import clip_flops, peak_flops
-from signvit_jax.training.optimizer import make_optimizer
-from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
-from signvit_jax.training.train_step import StepReport, make_train_step
+from signvit_jax.planning.flops import clip_flops, peak_flops
 
 TINY = {
     "encoder": {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 128},

@@ -1,6 +1,6 @@
 """The reference system's model in plain PyTorch, of `torch.nn` layers and with its names of parameters: what the benchmarks compare with.
 
-Needs torch alone. `sizes` are those of `signvit_jax.config` (`dataclasses.asdict` of a Config), so that both build the same model.
+Needs torch alone. `sizes` are those of `signvit_jax.config.schema` (`dataclasses.asdict` of a Config), so that both build the same model.
 """
 
 import math

@@ -14,8 +14,8 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from signvit_jax.config import AugmentConfig
-from signvit_jax.data.frames import Box, FrameDecodeError, decode_jpeg, fit_picture, picture_box, rgb_pixels, scale
+from signvit_jax.config.schema import AugmentConfig
+from signvit_jax.media.frames import Box, FrameDecodeError, decode_jpeg, fit_picture, picture_box, rgb_pixels, scale
 
 _PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores colour
 _GROUP = 4  # frames that are worked on at once: the threads of a reader hand each other Python's lock less often

@@ -19,7 +19,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from signvit_jax.data import schema
 from signvit_jax.data.schema import IndexEntry
-from signvit_jax.local_paths import ALLOWED, is_address
+from signvit_jax.files.local_paths import ALLOWED, is_address
 
 logger = logging.getLogger(__name__)
 

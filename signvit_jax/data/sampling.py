@@ -11,7 +11,7 @@ import math
 import numpy as np
 from jaxtyping import Int
 
-from signvit_jax.config import DataConfig
+from signvit_jax.config.schema import DataConfig
 
 
 def clip_length(num_stored: int, fps: float, config: DataConfig) -> int:

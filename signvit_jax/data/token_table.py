@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from signvit_jax.data.dataset import Split
-from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

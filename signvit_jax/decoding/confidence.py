@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float
 
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Entry, Lexicon
-from signvit_jax.decoding.words import Word
-from signvit_jax.text_scripts import units
+from signvit_jax.text.scripts import units
+from signvit_jax.text.words import Word
 
 _FORMAT = "signvit_jax calibration"
 _VERSION = 1

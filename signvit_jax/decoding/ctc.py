@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from signvit_jax.models.attention import length_mask
+from signvit_jax.layers.attention import length_mask
 
 BLANK = 0
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from signvit_jax.config import InferenceConfig
+from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.decoding.autoregressive import DecodingError, Hypotheses, Source
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import align, greedy_ctc

@@ -7,9 +7,9 @@ from signvit_jax.data.schema import IndexEntry
 from signvit_jax.decoding.confidence import Calibration, CalibrationError, Scales, fit_scale, statistics, word_key
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Lexicon, learn_lexicon
-from signvit_jax.evaluation.evaluator import Hypothesis
 from signvit_jax.evaluation.reliability import is_right, right_words
-from signvit_jax.text_scripts import units
+from signvit_jax.inference.predictor import Hypothesis
+from signvit_jax.text.scripts import units
 
 log = logging.getLogger(__name__)
 

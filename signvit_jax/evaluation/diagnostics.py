@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree, UInt8
 
-from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.ctc import BLANK, greedy_ctc
-from signvit_jax.evaluation.report import HeatMap
+from signvit_jax.evaluation.scored_clips import HeatMap
 from signvit_jax.models.translator import SignTranslator
+from signvit_jax.text.tokenizer import Tokenizer
 
 Look = Callable[[UInt8[np.ndarray, "t h w 3"], Sequence[int] | None], list[HeatMap]]
 

@@ -7,20 +7,20 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from signvit_jax.config import Config
+from signvit_jax.config.schema import Config
 from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import Split
 from signvit_jax.data.pipeline import make_batches
 from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
-from signvit_jax.data.tokenizer import Tokenizer
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.evaluation.diagnostics import Look
-from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import MetricError, Scores, check_tokenization, gloss_wer, score
 from signvit_jax.evaluation.reliability import DecoderConfidence, decoder_confidence
-from signvit_jax.evaluation.report import ClipPictures, main_decoder, score_clips, worst_and_best
 from signvit_jax.evaluation.results import Prediction, Results
+from signvit_jax.evaluation.scored_clips import ClipPictures, main_decoder, score_clips, worst_and_best
+from signvit_jax.inference.predictor import Hypothesis, Predictor
+from signvit_jax.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

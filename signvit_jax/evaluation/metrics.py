@@ -17,8 +17,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from sacrebleu.metrics import BLEU, CHRF
 
-from signvit_jax import text_scripts
-from signvit_jax.config import TOKENIZATIONS
+from signvit_jax.config.schema import TOKENIZATIONS
+from signvit_jax.text import scripts
 
 Operation = Literal["match", "substitute", "insert", "delete"]
 
@@ -108,7 +108,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str
     chrf = CHRF(lowercase=lowercase)
     chrf_score = chrf.corpus_score(hypotheses, [references]).score
     signature = str(bleu.get_signature())
-    by_character = not glosses and ("tok:char" in signature.split("|") or text_scripts.mostly_unspaced(references))
+    by_character = not glosses and ("tok:char" in signature.split("|") or scripts.mostly_unspaced(references))
     unit = "gloss" if glosses else "character" if by_character else "word"
     reference_words, hypothesis_words = ([_words(text, signature, unit) for text in texts] for texts in (references, hypotheses))
     errors = count_errors(reference_words, hypothesis_words)
@@ -279,7 +279,7 @@ def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
     if tokenize not in TOKENIZATIONS:
         raise MetricError(f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, TOKENIZATIONS))}")
     if tokenize == "auto":
-        tokenize = "char" if text_scripts.mostly_unspaced(references) else "13a"
+        tokenize = "char" if scripts.mostly_unspaced(references) else "13a"
     try:
         return BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
     except (ImportError, RuntimeError) as error:  # RuntimeError is sacreBLEU's own for what is not installed
@@ -292,7 +292,7 @@ def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
 def _words(text: str, signature: str, unit: str) -> list[str]:
     if "tok:char" in signature.split("|"):
         return list(text.replace(" ", ""))
-    return text_scripts.units(text, by_spaces=unit == "gloss")
+    return scripts.units(text, by_spaces=unit == "gloss")
 
 
 def _rouge_l(reference: Sequence[str], hypothesis: Sequence[str]) -> float:

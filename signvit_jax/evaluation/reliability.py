@@ -17,9 +17,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from signvit_jax.evaluation.evaluator import Hypothesis
 from signvit_jax.evaluation.metrics import align
-from signvit_jax.text_scripts import units
+from signvit_jax.inference.predictor import Hypothesis
+from signvit_jax.text.scripts import units
 
 BINS = 10  # of equal count
 RESAMPLES = 1000  # a tenth of them where there are very many examples, whose interval is narrow anyway

@@ -9,12 +9,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from signvit_jax.config import AugmentConfig, Config
+from signvit_jax.config.schema import AugmentConfig
 from signvit_jax.data.dataset import Split
 from signvit_jax.data.pipeline import make_batches
-from signvit_jax.exporting.linear_layers import replace_linears
-from signvit_jax.training.train_state import ModelDefinition
-from signvit_jax.training.trained_model import TrainedModel
+from signvit_jax.inference.trained_model import TrainedModel
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.serving.linear_layers import replace_linears
+from signvit_jax.serving.programs import unrolled
 
 
 class _Watched(nnx.Module):
@@ -41,13 +42,6 @@ def input_ranges(model: TrainedModel, batches: Iterable[Mapping[str, np.ndarray]
     layers = model.config.model.encoder.vit_num_layers
     means = {path: np.mean([ranges[path] for ranges in found], axis=0) for path in found[0]}
     return {path: ranges if path.startswith("encoder/backbone/blocks/") and len(ranges) == layers else ranges[0] for path, ranges in means.items()}
-
-
-def unrolled(config: Config) -> Config:
-    """The config of the same model with every layer written out once and attention as plain products."""
-    training = dataclasses.replace(config.training, scan_layers=False, remat="none", use_amp=False)
-    encoder = dataclasses.replace(config.model.encoder, frames_per_chunk=0, attention="xla")
-    return dataclasses.replace(config, training=training, model=dataclasses.replace(config.model, encoder=encoder))
 
 
 def calibration_batches(split: Split, model: TrainedModel, clips: int) -> Iterable[Mapping[str, np.ndarray]]:

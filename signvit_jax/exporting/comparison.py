@@ -10,16 +10,15 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from signvit_jax.config import Config
+from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import Split
 from signvit_jax.data.pipeline import make_batches
 from signvit_jax.evaluation.evaluate import evaluate
-from signvit_jax.exporting.calibration import unrolled
-from signvit_jax.exporting.folder import ExportFolder
-from signvit_jax.exporting.loading import load_model, open_programs
-from signvit_jax.exporting.programs import ModelPrograms, Programs, encode
-from signvit_jax.training.train_state import ModelDefinition
-from signvit_jax.training.trained_model import TrainedModel
+from signvit_jax.inference.loading import load_model, open_programs
+from signvit_jax.inference.trained_model import TrainedModel
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.serving.export_dir import ExportFolder
+from signvit_jax.serving.programs import ModelPrograms, Programs, encode, unrolled
 
 _DECODER = "greedy"
 _TOKENS = 8  # steps of the decoder whose logits are compared

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import qwix
 
-from signvit_jax.exporting.int8_linear import input_levels, int8_matrix
-from signvit_jax.exporting.linear_layers import linear_paths
-from signvit_jax.exporting.paths import flat
+from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.translator import abstract_model
-from signvit_jax.training.trained_model import TrainedModel
+from signvit_jax.serving.int8_linear import _SCALE, input_levels, int8_matrix
+from signvit_jax.serving.linear_layers import linear_paths
+from signvit_jax.serving.param_paths import flat
 
-_SCALE = ":scale"  # of a tensor that is INT8 in the file alone
 _SMALL = 16_384  # numbers; a tensor of fewer is not worth a loss
 _EMBEDDING = "decoder/embedding"
 
@@ -38,13 +37,3 @@ def int8_tensors(model: TrainedModel, ranges: Mapping[str, np.ndarray] | None = 
         else:
             tensors[path] = value
     return tensors
-
-
-def served_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The parameters by path of a model with INT8 layers, of what `int8_tensors` made."""
-    found = {}
-    for path, value in tensors.items():
-        if not path.endswith(_SCALE):
-            scale = tensors.get(path + _SCALE)
-            found[path] = value if scale is None else value.astype(np.float32) * scale
-    return found

@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from signvit_jax.exporting.folder import Contents
 from signvit_jax.exporting.report import report_rows
-from signvit_jax.training.trained_model import TrainedModel
+from signvit_jax.inference.trained_model import TrainedModel
+from signvit_jax.serving.export_dir import Contents
 
 _UNKNOWN = "not stated by whoever exported it"
 # Data set -> sign language, language of the texts, and the terms of its use.

@@ -15,14 +15,13 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array
 
-from signvit_jax.exporting.calibration import unrolled
-from signvit_jax.exporting.extras import optional
-from signvit_jax.exporting.folder import ExportError, ExportFolder
-from signvit_jax.exporting.programs import Program, programs
-from signvit_jax.training.train_state import ModelDefinition
-from signvit_jax.training.trained_model import TrainedModel
+from signvit_jax.inference.trained_model import TrainedModel
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.serving.export_dir import ExportError, ExportFolder
+from signvit_jax.serving.onnx_runtime import KIND
+from signvit_jax.serving.optional_deps import optional
+from signvit_jax.serving.programs import Program, programs, unrolled
 
-KIND = "onnx"
 _OPSET = 21
 _CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # operation -> where its program is
 _EXTERNAL_BYTES = 1_000_000_000  # a program of more has its weights in a file of its own

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from signvit_jax.config import to_json
+from signvit_jax.config.schema import to_json
 from signvit_jax.exporting.calibration import input_ranges
-from signvit_jax.exporting.extras import optional
-from signvit_jax.exporting.folder import Contents, ExportFolder
 from signvit_jax.exporting.onnx_files import write_onnx
-from signvit_jax.exporting.paths import flat
 from signvit_jax.exporting.stablehlo import write_stablehlo
-from signvit_jax.training.trained_model import TrainedModel
+from signvit_jax.inference.trained_model import TrainedModel
+from signvit_jax.serving.export_dir import Contents, ExportFolder
+from signvit_jax.serving.optional_deps import optional
+from signvit_jax.serving.param_paths import flat
 from signvit_jax.weights.tensor_files import write_safetensors
 from signvit_jax.weights.whole_model import export_safetensors
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from signvit_jax.models.attention import length_mask
+from signvit_jax.layers.attention import length_mask
 
 BLANK = 0
 _IMPOSSIBLE = -1e30  # log 0 that can be added to itself and subtracted without a NaN

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
-from signvit_jax.config import DecoderConfig
-from signvit_jax.models.attention import attend, dropout, key_for, length_mask
-from signvit_jax.models.layers import CrossAttention, FeedForward, SelfAttention, layer_norm
-from signvit_jax.models.positions import sinusoids
+from signvit_jax.config.schema import DecoderConfig
+from signvit_jax.layers.attention import attend, dropout, key_for, length_mask
+from signvit_jax.layers.positions import sinusoids
+from signvit_jax.layers.transformer import CrossAttention, FeedForward, SelfAttention, layer_norm
 
 PAD = 0
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Key
 
-from signvit_jax.config import TemporalConfig
-from signvit_jax.models.attention import dropout, key_for
-from signvit_jax.models.layers import CrossAttention, FeedForward, layer_norm
+from signvit_jax.config.schema import TemporalConfig
+from signvit_jax.layers.attention import dropout, key_for
+from signvit_jax.layers.transformer import CrossAttention, FeedForward, layer_norm
 
 
 class AttentionPooling(nnx.Module):

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Key
 
-from signvit_jax.config import TemporalConfig
-from signvit_jax.models.attention import dropout, key_for
-from signvit_jax.models.layers import TransformerBlock, gelu, layer_norm, linear
-from signvit_jax.models.positions import sinusoids
+from signvit_jax.config.schema import TemporalConfig
+from signvit_jax.layers.attention import dropout, key_for
+from signvit_jax.layers.positions import sinusoids
+from signvit_jax.layers.transformer import TransformerBlock, gelu, layer_norm, linear
 
 
 class DepthwiseConv(nnx.Module):

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key, UInt8
 
-from signvit_jax.config import Config, CTCConfig
-from signvit_jax.models import mobilenet_v3
-from signvit_jax.models.attention import dropout, key_for, length_mask
-from signvit_jax.models.batch_norm import BatchMoments
+from signvit_jax.backbones import mobilenet_v3
+from signvit_jax.backbones.vit import DenseViT
+from signvit_jax.config.schema import Config, CTCConfig
+from signvit_jax.layers.attention import dropout, key_for, length_mask
+from signvit_jax.layers.batch_norm import BatchMoments
+from signvit_jax.layers.transformer import gelu, linear, linear_in_float32
 from signvit_jax.models.decoder import TextDecoder
-from signvit_jax.models.layers import gelu, linear, linear_in_float32
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
-from signvit_jax.models.vit import DenseViT
 from signvit_jax.models.zoom import zoom_to_motion
 
 SAVED = nnx.Any(nnx.Param, nnx.BatchStat)  # all numbers of a model: what is trained, and BatchNorm's running statistics

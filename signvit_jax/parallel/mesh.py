@@ -6,7 +6,8 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from signvit_jax.config import ConfigError, MeshConfig
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
 

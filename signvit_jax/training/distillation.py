@@ -12,15 +12,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from signvit_jax.config import Config, ConfigError
+from signvit_jax.checkpoints.reader import CheckpointReader
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config
+from signvit_jax.inference.trained_model import SHARED_KEYS, TrainedModel, load_trained
+from signvit_jax.optimization.compiled_steps import CompiledSteps
+from signvit_jax.optimization.distillation_loss import CTC_LOGITS, FEATURES, LOGITS
+from signvit_jax.optimization.losses import Batch, outputs
 from signvit_jax.parallel.sharding import batch_sharding, put_together, state_shardings
-from signvit_jax.training.checkpoint_reader import CheckpointReader
-from signvit_jax.training.compiled_steps import CompiledSteps
-from signvit_jax.training.distillation_loss import CTC_LOGITS, FEATURES, LOGITS
-from signvit_jax.training.losses import Batch, outputs
 from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.training.run_data import RunData
-from signvit_jax.training.trained_model import SHARED_KEYS, TrainedModel, load_trained
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from signvit_jax.config import ConfigError
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.config.errors import ConfigError
 from signvit_jax.training.run_data import RunData
-from signvit_jax.training.workdir import Workdir
 
 _logger = logging.getLogger(__name__)
 

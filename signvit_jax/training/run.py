@@ -6,20 +6,21 @@ from pathlib import Path
 
 import jax
 
-from signvit_jax.config import Config, ConfigError, to_json, with_ctc_target, with_norm_epsilon
-from signvit_jax.data.tokenizer import Tokenizer
-from signvit_jax.training.checkpoint_reader import CheckpointReader
-from signvit_jax.training.data_folder import check_data_of_resumed, with_absolute_data_dir
+from signvit_jax.checkpoints.data_folder import check_data_of_resumed, with_absolute_data_dir
+from signvit_jax.checkpoints.reader import CheckpointReader
+from signvit_jax.checkpoints.workdir import Workdir, WorkdirError, WorkdirLock, check_resume
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, to_json, with_ctc_target, with_norm_epsilon
+from signvit_jax.runtime.signals import StopRequest
+from signvit_jax.runtime.slurm import check_requeue, requeue_after
+from signvit_jax.telemetry.goodput import Goodput
+from signvit_jax.telemetry.profiler import TracedSteps
+from signvit_jax.telemetry.run_log import start_run_log
+from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.training.distillation import Teacher
-from signvit_jax.training.goodput import Goodput
 from signvit_jax.training.origin import check_data_set, write_origin
-from signvit_jax.training.requeue import check_requeue, requeue_after
 from signvit_jax.training.run_data import RunData
-from signvit_jax.training.run_log import start_run_log
-from signvit_jax.training.signals import StopRequest
-from signvit_jax.training.step_trace import TracedSteps
 from signvit_jax.training.trainer import Trainer
-from signvit_jax.training.workdir import Workdir, WorkdirError, WorkdirLock, check_resume
 from signvit_jax.weights.pretrained import PretrainedBackbone, read_pretrained
 
 log = logging.getLogger(__name__)

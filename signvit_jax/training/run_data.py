@@ -5,14 +5,15 @@ import math
 
 import jax
 
-from signvit_jax.config import Config, ConfigError, TrainingConfig, with_ctc_target
+from signvit_jax.checkpoints.best import PERFECT
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, TrainingConfig, with_ctc_target
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_dataset
 from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
-from signvit_jax.data.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer, unknown_note
 from signvit_jax.evaluation.metrics import check_tokenization, score
-from signvit_jax.training.best import PERFECT
+from signvit_jax.text.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer, unknown_note
 
 log = logging.getLogger(__name__)
 

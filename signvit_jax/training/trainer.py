@@ -12,41 +12,42 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from signvit_jax.config import Config
+from signvit_jax.checkpoints.best import BestSoFar, best_rule
+from signvit_jax.checkpoints.store import CheckpointStore
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import DatasetError
 from signvit_jax.data.pipeline import Batch, BatchIterator
-from signvit_jax.decoding.rest import evidence
-from signvit_jax.evaluation.evaluator import Hypothesis, Predictor
 from signvit_jax.evaluation.metrics import Scores, score
-from signvit_jax.exit_codes import FAILED, is_out_of_memory
+from signvit_jax.inference.predictor import Hypothesis, Predictor
+from signvit_jax.inference.resting import evidence
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.compiled_steps import CompiledSteps
+from signvit_jax.optimization.learning_rates import Rates
+from signvit_jax.optimization.losses import with_flat_start
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.train_state import TrainState, abstract_on_mesh, new_state, starting_from
+from signvit_jax.optimization.train_step import StepReport, make_eval_step, make_train_step
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import put_together, replicated, to_device
 from signvit_jax.parallel.vocabulary import laid_out_as
-from signvit_jax.training.agreement import Agreement
-from signvit_jax.training.best import BestSoFar, best_rule
-from signvit_jax.training.calibrated import RunCalibration
-from signvit_jax.training.checkpoint import CheckpointStore
-from signvit_jax.training.compiled_steps import CompiledSteps
-from signvit_jax.training.device_memory import batch_shapes, check_fits, explained, step_memory
+from signvit_jax.planning.memory import batch_shapes, check_fits, explained, step_memory
+from signvit_jax.runtime.consensus import Agreement
+from signvit_jax.runtime.exit_codes import FAILED, is_out_of_memory
+from signvit_jax.runtime.signals import StopRequest
+from signvit_jax.telemetry.goodput import Goodput
+from signvit_jax.telemetry.metric_writer import MetricsLog
+from signvit_jax.telemetry.observers import Observer
+from signvit_jax.telemetry.plots import plot_metrics
+from signvit_jax.telemetry.profiler import StepTrace, TracedSteps
+from signvit_jax.telemetry.progress import TrainingProgress
+from signvit_jax.telemetry.run_log import CONSOLE
+from signvit_jax.telemetry.throughput import Stopwatch
+from signvit_jax.training.calibration import RunCalibration
 from signvit_jax.training.distillation import initial_projection, load_teacher
-from signvit_jax.training.goodput import Goodput
-from signvit_jax.training.losses import with_flat_start
-from signvit_jax.training.metrics_log import MetricsLog
-from signvit_jax.training.observers import Observer
-from signvit_jax.training.optimizer import make_optimizer
+from signvit_jax.training.divergence import StepWatch
 from signvit_jax.training.origin import recorded_teacher
-from signvit_jax.training.plots import plot_metrics
-from signvit_jax.training.progress import TrainingProgress
-from signvit_jax.training.rates import Rates
 from signvit_jax.training.run_data import RunData, num_epochs
-from signvit_jax.training.run_log import CONSOLE
-from signvit_jax.training.signals import StopRequest
-from signvit_jax.training.step_trace import StepTrace, TracedSteps
-from signvit_jax.training.step_watch import StepWatch
-from signvit_jax.training.stopwatch import Stopwatch
-from signvit_jax.training.train_state import ModelDefinition, TrainState, abstract_on_mesh, new_state, starting_from
-from signvit_jax.training.train_step import StepReport, make_eval_step, make_train_step
-from signvit_jax.training.workdir import Workdir
 from signvit_jax.weights.pretrained import PretrainedBackbone
 
 log = logging.getLogger(__name__)

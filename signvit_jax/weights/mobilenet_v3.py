@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
-from signvit_jax.models.mobilenet_v3 import Sizes, large
+from signvit_jax.backbones.mobilenet_v3 import Sizes, large
 from signvit_jax.weights import mapping
 from signvit_jax.weights.mapping import Layout, Source, WeightsError
 

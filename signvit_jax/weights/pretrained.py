@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from signvit_jax.config import EncoderConfig
-from signvit_jax.models import mobilenet_v3 as mobilenet
-from signvit_jax.models.layers import LAYER_NORM_EPSILON
+from signvit_jax.backbones import mobilenet_v3 as mobilenet
+from signvit_jax.config.schema import EncoderConfig
+from signvit_jax.layers.transformer import LAYER_NORM_EPSILON
 from signvit_jax.weights import big_vision, mapping, mobilenet_v3, reference, timm_vit
 from signvit_jax.weights.mapping import WeightsError
 from signvit_jax.weights.tensor_files import read_tensors

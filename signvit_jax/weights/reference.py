@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from signvit_jax import config as configuration
+from signvit_jax.config import schema as configuration
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.weights import mapping, mobilenet_v3
 from signvit_jax.weights.mapping import Layout, Source, WeightsError, fill, flat_parameters

@@ -3,11 +3,11 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
-from toy_dataset import jpeg
 
-from signvit_jax.config import AugmentConfig
+from signvit_jax.config.schema import AugmentConfig
 from signvit_jax.data.augment import NONE, ClipAugmentation, decode_clip, draw_augmentation
-from signvit_jax.data.frames import FrameDecodeError, fit_frames
+from signvit_jax.media.frames import FrameDecodeError, fit_frames
+from tests.helpers.toy_dataset import jpeg
 
 STRONG = AugmentConfig(rotate=20, translate=0.1, scale=0.2, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, mirror=True)
 

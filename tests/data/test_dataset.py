@@ -6,11 +6,11 @@ import subprocess
 
 import numpy as np
 import pytest
-import toy_dataset
-from toy_dataset import record
 
 from signvit_jax.data import dataset, schema
 from signvit_jax.data.dataset import DatasetError, open_dataset
+from tests.helpers import toy_dataset
+from tests.helpers.toy_dataset import record
 
 RECORDS = [record(f"clip-{i}", num_frames=i + 1, text=f"text {i} – हाँ", fps=12.5, gloss=f"G{i}") for i in range(7)]
 

@@ -7,15 +7,16 @@ import grain
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import toy_dataset
-from toy_dataset import grey_jpeg, jpeg, record
 
-from signvit_jax.config import Config, ConfigError, from_mapping
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, from_mapping
 from signvit_jax.data.dataset import DatasetError, Split, open_dataset
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.sampling import clip_length
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
-from signvit_jax.data.tokenizer import learn, learn_gloss_vocabulary
+from signvit_jax.text.tokenizer import learn, learn_gloss_vocabulary
+from tests.helpers import toy_dataset
+from tests.helpers.toy_dataset import grey_jpeg, jpeg, record
 
 LENGTHS = [1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 30, 2, 6]  # stored frames at 25 a second: 1 to 15 at 12.5
 RATE = {"data": {"sampling": "rate", "num_frames": 8, "frame_buckets": (2, 4, 8), "image_size": 16, "num_threads": 2, "prefetch_batches": 2}}

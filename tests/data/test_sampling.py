@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signvit_jax.config import AugmentConfig, DataConfig
+from signvit_jax.config.schema import AugmentConfig, DataConfig
 from signvit_jax.data.sampling import clip_length, sample_frames
 
 EVEN = DataConfig(num_frames=16)

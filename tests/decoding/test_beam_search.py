@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_decoder import BOS, EOS, IDS, CountingDecoder, decoder, ragged, sentence, slow_beam, slow_log_probs
 
 from signvit_jax.decoding.autoregressive import DecodingError, Source, best
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.greedy import greedy
+from tests.helpers.tiny_decoder import BOS, EOS, IDS, CountingDecoder, decoder, ragged, sentence, slow_beam, slow_log_probs
 
 DIVISORS = {"power": lambda n, p: n**p, "gnmt": lambda n, p: ((5 + n) / 6) ** p}
 

@@ -18,7 +18,7 @@ from signvit_jax.decoding.confidence import (
     to_json,
 )
 from signvit_jax.decoding.lexicon import learn_lexicon
-from signvit_jax.decoding.words import Word
+from signvit_jax.text.words import Word
 
 NOUNS, VERBS = ("dog", "cat", "bird"), ("runs", "eats", "sleeps")
 LEXICON = learn_lexicon(([noun, verb], ["the", noun, verb]) for noun in NOUNS for verb in VERBS)  # signs have the names of their words

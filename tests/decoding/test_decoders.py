@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_model
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signvit_jax.config import InferenceConfig
+from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.decoding.autoregressive import DecodingError
 from signvit_jax.decoding.decoders import DECODERS, Seen, SpecialIds
 from signvit_jax.models.ctc_loss import ctc_loss
+from tests.helpers import tiny_model
 
 IDS = SpecialIds(1, 2)
 CONFIG = tiny_model.config()

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_decoder import BOS, EOS, IDS, CountingDecoder, decoder, memory, ragged, sentence, slow_greedy
 
 from signvit_jax.decoding.autoregressive import DecodingError, Source
 from signvit_jax.decoding.greedy import greedy
+from tests.helpers.tiny_decoder import BOS, EOS, IDS, CountingDecoder, decoder, memory, ragged, sentence, slow_greedy
 
 
 @pytest.mark.parametrize(("clips", "with_lengths"), [(1, False), (6, True)])

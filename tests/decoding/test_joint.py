@@ -3,10 +3,10 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_decoder import BOS, EOS, sentence
 
 from signvit_jax.decoding.autoregressive import DecodingError, Hypotheses
 from signvit_jax.decoding.joint import rescore
+from tests.helpers.tiny_decoder import BOS, EOS, sentence
 
 
 def every_alignment(logits, labels):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_decoder import BOS, IDS, decoder, memory, ragged, sentence, slow_log_probs
 
 from signvit_jax.decoding.autoregressive import DecodingError, Source
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.sampling import restricted, sample
+from tests.helpers.tiny_decoder import BOS, IDS, decoder, memory, ragged, sentence, slow_log_probs
 
 KEY = jax.random.key(7)
 jitted = jax.jit(restricted)

@@ -6,16 +6,17 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny_run
 
-from signvit_jax import eval as eval_command
-from signvit_jax import export, load_translator, train
-from signvit_jax.captioning import open_footage
+from signvit_jax import load_translator
+from signvit_jax.commands import eval as eval_command
+from signvit_jax.commands import export, train
 from signvit_jax.data.dataset import open_dataset
-from signvit_jax.data.video import read_video
 from signvit_jax.decoding.confidence import CalibrationError, from_json, statistics
 from signvit_jax.evaluation.results import read
-from signvit_jax.exporting.loading import load_model
+from signvit_jax.inference.loading import load_model
+from signvit_jax.inference.windowing import open_footage
+from signvit_jax.media.video import read_video
+from tests.helpers import tiny_run
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 FLAGS = ("--split=test", "--decode=greedy,beam,ctc")

@@ -5,12 +5,13 @@ import json
 import shutil
 
 import pytest
-import tiny_run
 
-from signvit_jax import eval as evaluation
-from signvit_jax import export
-from signvit_jax.evaluation import evaluate, report, results
+from signvit_jax.commands import eval as evaluation
+from signvit_jax.commands import export
+from signvit_jax.evaluation import evaluate, results
 from signvit_jax.exporting.report import report_table
+from signvit_jax.reports import evaluation_page
+from tests.helpers import tiny_run
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 
@@ -32,7 +33,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_decoding(trained, tm
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "taken.json", "taken_page.html"}
 
 
-@pytest.mark.parametrize(("module", "name", "lost"), [(results, "to_json", "results.json"), (report, "render", "results.html")])
+@pytest.mark.parametrize(("module", "name", "lost"), [(results, "to_json", "results.json"), (evaluation_page, "render", "results.html")])
 def test_scores_are_printed_where_the_disk_is_full_by_then(trained, tmp_path, capsys, monkeypatch, module, name, lost):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

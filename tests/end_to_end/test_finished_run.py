@@ -5,10 +5,10 @@ import shutil
 
 import jax
 import pytest
-import tiny_run
 
-from signvit_jax import train
-from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.checkpoints.reader import CheckpointReader
+from signvit_jax.commands import train
+from tests.helpers import tiny_run
 
 
 @pytest.mark.usefixtures("light_jax")

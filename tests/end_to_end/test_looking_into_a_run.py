@@ -6,10 +6,11 @@ import json
 
 import jax
 import jax.numpy as jnp
-import tiny_run
 
-from signvit_jax import train
-from signvit_jax.training import stopwatch, trainer
+from signvit_jax.commands import train
+from signvit_jax.telemetry import throughput
+from signvit_jax.training import trainer
+from tests.helpers import tiny_run
 
 
 def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run_with_5_and_advice(trained, light_jax, tmp_path, capsys, monkeypatch):
@@ -25,7 +26,7 @@ def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run
             )  # 4 exabytes: XLA's own refusal
 
     monkeypatch.setattr(trainer, "CompiledSteps", TooLargeInTheEnd)
-    monkeypatch.setattr(stopwatch, "peak_flops", lambda kind: 1e12)  # this CPU's kind is not in the table
+    monkeypatch.setattr(throughput, "peak_flops", lambda kind: 1e12)  # this CPU's kind is not in the table
     flags = [f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=2:3", "--config.training.eval_every_n_epochs=6"]
     assert tiny_run.command(train.main, *flags) == 5
 

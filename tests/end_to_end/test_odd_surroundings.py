@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-import tiny_run
+
+from tests.helpers import tiny_run
 
 NAMES = (b"a\xff.mp4", b"b\x1b[31m\n\t.mp4", "c\u202e\u00e9.mp4".encode(), b"d.mp4")
 # No home and a user whom nobody knows, as in a container that is run with --user=54321.
@@ -19,7 +20,7 @@ def unknown(user):
     raise KeyError(f"getpwuid(): uid not found: {user}")
 pwd.getpwuid = unknown
 import json, importlib
-from signvit_jax.exit_codes import run_command
+from signvit_jax.runtime.exit_codes import run_command
 for module, arguments in json.loads(sys.argv[1]):
     command = importlib.import_module(module)
     code = run_command(lambda: command.main(arguments))
@@ -106,7 +107,7 @@ def test_without_a_home_and_with_an_unknown_user_every_command_works(trained, tm
 
 
 def test_without_a_home_programs_are_kept_in_a_folder_that_is_nobody_elses(tmp_path, monkeypatch):
-    from signvit_jax import exit_codes
+    from signvit_jax.runtime import exit_codes
 
     monkeypatch.setattr(exit_codes.tempfile, "tempdir", str(tmp_path))
     mine = exit_codes.private_folder()

@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pysubs2
 import pytest
-import tiny_run
 
-from signvit_jax import eval as eval_command
-from signvit_jax import translate
-from signvit_jax.config import TokenizerConfig
-from signvit_jax.data.tokenizer import learn
+from signvit_jax.commands import eval as eval_command
+from signvit_jax.commands import translate
+from signvit_jax.config.schema import TokenizerConfig
+from signvit_jax.text.tokenizer import learn
+from tests.helpers import tiny_run
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_written_is_exit_2_before_anything_is_loaded(tra
 
 
 def test_a_disk_that_fills_up_ends_with_one_line_that_says_what_was_written(trained, tmp_path, capfd, monkeypatch):
-    from signvit_jax import caption_files
+    from signvit_jax.cli import caption_files
 
     written = caption_files.write_atomically
 

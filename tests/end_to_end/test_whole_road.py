@@ -4,12 +4,12 @@ import csv
 import json
 
 import pytest
-import tiny_run
 from PIL import Image
 
-from signvit_jax import eval as eval_command
-from signvit_jax import translate
+from signvit_jax.commands import eval as eval_command
+from signvit_jax.commands import translate
 from signvit_jax.evaluation.metrics import score
+from tests.helpers import tiny_run
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 

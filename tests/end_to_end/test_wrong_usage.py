@@ -10,11 +10,11 @@ import shutil
 import signal
 
 import pytest
-import tiny_run
 
-from signvit_jax import eval as eval_command
-from signvit_jax import train, translate
-from signvit_jax.evaluation.evaluator import Predictor
+from signvit_jax.commands import eval as eval_command
+from signvit_jax.commands import train, translate
+from signvit_jax.inference.predictor import Predictor
+from tests.helpers import tiny_run
 from tfds_builders import build
 
 pytestmark = pytest.mark.usefixtures("light_jax")

@@ -9,14 +9,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-import tiny_run
 
-from signvit_jax import eval as evaluation
-from signvit_jax import export, load_translator, translate
-from signvit_jax.config import ConfigError
-from signvit_jax.exporting.folder import ExportError
-from signvit_jax.exporting.loading import load_model
-from signvit_jax.exporting.stablehlo import StableHloPrograms
+from signvit_jax import load_translator
+from signvit_jax.commands import eval as evaluation
+from signvit_jax.commands import export, translate
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.inference.loading import load_model
+from signvit_jax.serving.export_dir import ExportError
+from signvit_jax.serving.stablehlo import StableHloPrograms
+from tests.helpers import tiny_run
 
 LONG = pytest.mark.long
 FORMATS = [
@@ -164,14 +165,14 @@ def test_onnx_is_quiet_where_jax2onnxs_examples_cannot_be_imported(tmp_path):
         import jax, tiny_model
         from pathlib import Path
         from signvit_jax.exporting.onnx_files import _convert
-        from signvit_jax.exporting.programs import programs
-        from signvit_jax.training.train_state import ModelDefinition
+        from signvit_jax.serving.programs import programs
+        from signvit_jax.optimization.train_state import ModelDefinition
         config = tiny_model.config()
         definition = ModelDefinition(config, tiny_model.VOCABULARY)
         (label,) = [program for program in programs(config) if program.name == "label"]
         _convert(label, definition, jax.jit(definition.init)(0), Path(sys.argv[1]))
     """
-    path = os.pathsep.join([str(tiny_run.REPOSITORY), str(tiny_run.REPOSITORY / "tests")])
+    path = str(tiny_run.REPOSITORY)
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "label.onnx")],
         env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from signvit_jax.exporting.int8_linear import Int8Linear, input_levels, int8_matrix
+from signvit_jax.serving.int8_linear import Int8Linear, input_levels, int8_matrix
 
 
 def int8_of(linear: nnx.Linear, ranges=None) -> Int8Linear:

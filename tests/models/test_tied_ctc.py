@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_model
 from flax import nnx
 
-from signvit_jax.config import CTCConfig
-from signvit_jax.models.layers import gelu
+from signvit_jax.config.schema import CTCConfig
+from signvit_jax.layers.transformer import gelu
 from signvit_jax.models.translator import CTCHead, Encoded, abstract_model, count_parameters
+from tests.helpers import tiny_model
 
 
 def test_a_tied_head_spells_with_the_decoders_embedding_and_has_a_bias_of_its_own():

@@ -2,13 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_model
 from flax import nnx
 
-from signvit_jax.models.attention import attend, attention_weights, drop_path
-from signvit_jax.models.positions import sinusoids, sinusoids_2d
+from signvit_jax.layers.attention import attend, attention_weights, drop_path
+from signvit_jax.layers.positions import sinusoids, sinusoids_2d
+from signvit_jax.models.definition import parameters_of
 from signvit_jax.models.translator import SignTranslator, abstract_model, count_parameters, motion_channels
-from signvit_jax.training.train_state import parameters_of
+from tests.helpers import tiny_model
 
 RICH = {
     "model__encoder__zoom": "motion",

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_model
 
 from signvit_jax.models.zoom import SMALLEST, moving_square, zoom_to_motion
+from tests.helpers import tiny_model
 
 SIDE, FRAMES = 32, 8
 ALL = jnp.ones((1, FRAMES), bool)

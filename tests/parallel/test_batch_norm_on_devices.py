@@ -9,8 +9,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp, numpy as np
 from flax import nnx
-from signvit_jax.config import MeshConfig
-from signvit_jax.models.batch_norm import BatchMoments, BatchNorm, with_new_statistics
+from signvit_jax.config.schema import MeshConfig
+from signvit_jax.layers.batch_norm import BatchMoments, BatchNorm, with_new_statistics
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import batch_sharding
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from signvit_jax.config import ConfigError, MeshConfig
-from signvit_jax.config_file import load_config
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.files import load_config
+from signvit_jax.config.schema import MeshConfig
+from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import RULES, parameter_path, partition_spec
-from signvit_jax.training.train_state import ModelDefinition
 
 TESTS = Path(__file__).parents[1]
 
@@ -22,8 +23,8 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("meshes", [["mixed"], pytest.param(["data", "fsdp", "tensor"], marks=pytest.mark.long)])
 def test_eight_devices_cut_the_state_and_reach_the_losses_of_one_also_from_each_others_checkpoints(meshes, tmp_path):
-    program = [sys.executable, str(TESTS / "parallel" / "eight_devices.py"), str(tmp_path), *meshes]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=800, env=os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"})
+    program = [sys.executable, str(TESTS / "helpers" / "eight_devices.py"), str(tmp_path), *meshes]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=800, env=os.environ | {"PYTHONPATH": str(TESTS.parent)})
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split() for line in done.stdout.splitlines()]
     cut = {name: int(leaves) for name, leaves, *_ in lines}

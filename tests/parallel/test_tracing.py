@@ -12,8 +12,8 @@ PROGRAM = r"""
 import json, math, re, sys
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from signvit_jax.config import MeshConfig
-from signvit_jax.models.attention import dropout
+from signvit_jax.config.schema import MeshConfig
+from signvit_jax.layers.attention import dropout
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.tracing import tracing_for
 

@@ -1,14 +1,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tiny_model
 from jax.sharding import AbstractMesh
 
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.train_state import new_state
 from signvit_jax.parallel.mesh import AXES
 from signvit_jax.parallel.sharding import parameter_path
 from signvit_jax.parallel.vocabulary import padded_shapes, with_vocabulary_of
-from signvit_jax.training.optimizer import make_optimizer
-from signvit_jax.training.train_state import ModelDefinition, new_state
+from tests.helpers import tiny_model
 
 FOUR = AbstractMesh((1, 2, 4), AXES)
 VOCABULARY = {"decoder/embedding": (20, 16), "ctc_head/out/kernel": (16, 20), "ctc_head/out/bias": (20,)}

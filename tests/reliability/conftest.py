@@ -1,11 +1,9 @@
 """What the reliability tests share: the server that forks their runs, and a run that nothing happened to."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 # Of one test, on a machine that is busy with ten other programs. A run that hangs has a limit of its own (runs.py).
 TIMEOUT_S = 1500
 
@@ -21,7 +19,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def server(trained):
-    from runs import Server
+    from tests.helpers.reliability_runs import Server
 
     server = Server(trained.cache)
     yield server
@@ -31,7 +29,7 @@ def server(trained):
 @pytest.fixture
 def run(server, trained, tmp_path):
     """A run that has not been started."""
-    from runs import Run
+    from tests.helpers.reliability_runs import Run
 
     return Run(server, trained.config, tmp_path / "run")
 
@@ -39,7 +37,7 @@ def run(server, trained, tmp_path):
 @pytest.fixture(scope="session")
 def undisturbed(server, trained, tmp_path_factory):
     """A finished run. Copy its workdir before changing it."""
-    from runs import Run
+    from tests.helpers.reliability_runs import Run
 
     run = Run(server, trained.config, tmp_path_factory.mktemp("undisturbed") / "run")
     assert run.go() == 0, run.said()

@@ -1,9 +1,10 @@
-"""A run whose newest checkpoint was damaged goes on from the one before, to the same end; tests/training/test_checkpoint.py damages every file."""
+"""A run whose newest checkpoint was damaged goes on from the one before, to the same end; tests/checkpoints/test_store.py damages every file."""
 
 import shutil
 
 import pytest
-from runs import SAVED, TOTAL, assert_same_run
+
+from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run
 
 pytestmark = pytest.mark.long
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_run
 
 from signvit_jax import load_translator
-from signvit_jax.config import from_json
-from signvit_jax.data.tokenizer import Tokenizer
+from signvit_jax.checkpoints.store import CheckpointStore
+from signvit_jax.config.schema import from_json
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
 from signvit_jax.parallel.mesh import make_mesh
-from signvit_jax.training.checkpoint import CheckpointStore
-from signvit_jax.training.optimizer import make_optimizer
-from signvit_jax.training.train_state import ModelDefinition, abstract_on_mesh, new_state
+from signvit_jax.text.tokenizer import Tokenizer
+from tests.helpers import tiny_run
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "workdir_0.1.tar.xz"
 KEPT = ("config.json", "tokenizer.json", "training_split.txt", "expected.json", "checkpoints")
@@ -76,9 +77,9 @@ class Position:
 def make_fixture(data_dir: Path, folder: Path) -> None:
     """Trains a model of 3,500 parameters and packs its workdir. Run once a release: the file must not change with the code that reads it.
 
-    JAX_PLATFORMS=cpu PYTHONPATH=.:tests python tests/reliability/test_earlier_release.py DATA_DIR FOLDER
+    JAX_PLATFORMS=cpu PYTHONPATH=. python tests/reliability/test_earlier_release.py DATA_DIR FOLDER
     """
-    from signvit_jax import train
+    from signvit_jax.commands import train
 
     config = tiny_run.write_config(folder / "config.py", data_dir)
     small = {

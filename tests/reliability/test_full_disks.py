@@ -1,6 +1,6 @@
 """Disks that are full or cannot be written to: an end with the reason, and older checkpoints as they were.
 
-On file systems mounted for one process alone, where the machine allows that; tests/training/test_checkpoint.py has the same through limits of the
+On file systems mounted for one process alone, where the machine allows that; tests/checkpoints/test_store.py has the same through limits of the
 kernel and through errors raised at the write call, which need no permission.
 """
 
@@ -8,7 +8,8 @@ import shutil
 import signal
 
 import pytest
-from runs import SAVED, TOTAL, assert_same_run, can_mount, final_state
+
+from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run, can_mount, final_state
 
 pytestmark = pytest.mark.skipif(not can_mount(), reason="this machine lets no process mount file systems of its own (unshare -Urm)")
 

@@ -5,8 +5,9 @@ import shutil
 import signal
 
 import pytest
-from runs import SAVED, TOTAL, assert_same_run, kill
-from tiny_run import STEPS_PER_EPOCH
+
+from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run, kill
+from tests.helpers.tiny_run import STEPS_PER_EPOCH
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 30))]
 FIRST = [["compile", "save", "evaluation"], ["epoch 1", "later"]]  # places of the first seeds, which together are all

@@ -6,8 +6,9 @@ import signal
 import time
 
 import pytest
-import tiny_run
-from runs import TOTAL, batches, can_mount, processes_of_session, wait_until
+
+from tests.helpers import tiny_run
+from tests.helpers.reliability_runs import TOTAL, batches, can_mount, processes_of_session, wait_until
 
 pytestmark = pytest.mark.long
 

@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 import pytest
-import tiny_run
-from free_port import free_port
-from runs import TOTAL, batches, figures
 
-from signvit_jax.command_line import add_process_flags, join_processes, parser
-from signvit_jax.config import ConfigError
+from signvit_jax.cli.common import add_process_flags, join_processes, parser
+from signvit_jax.config.errors import ConfigError
+from tests.helpers import tiny_run
+from tests.helpers.free_port import free_port
+from tests.helpers.reliability_runs import TOTAL, batches, figures
 
 
 @pytest.fixture

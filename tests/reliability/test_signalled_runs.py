@@ -7,10 +7,10 @@ import threading
 import time
 
 import pytest
-from runs import SAVED, TOTAL, assert_same_run, batches, processes_of_session, wait_until
 
-from signvit_jax.config import ConfigError
-from signvit_jax.training.requeue import check_requeue, requeue_after
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.runtime.slurm import check_requeue, requeue_after
+from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run, batches, processes_of_session, wait_until
 
 INT, TERM, USR1, HUP = (int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP))
 GRACE_S = 30.0  # from the signal to the end

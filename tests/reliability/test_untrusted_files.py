@@ -7,17 +7,18 @@ import shutil
 import sys
 
 import pytest
-import tiny_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from signvit_jax import translate
-from signvit_jax.config import Config, ConfigError, from_json, to_json
+from signvit_jax.checkpoints import manifest
+from signvit_jax.checkpoints.reader import CheckpointError, CheckpointReader
+from signvit_jax.commands import translate
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, from_json, to_json
 from signvit_jax.data import schema
-from signvit_jax.data.tokenizer import Tokenizer, TokenizerError
-from signvit_jax.training import integrity
-from signvit_jax.training.checkpoint_reader import CheckpointError, CheckpointReader
-from signvit_jax.training.metrics_log import read_metrics
+from signvit_jax.telemetry.metric_writer import read_metrics
+from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
+from tests.helpers import tiny_run
 from tfds_builders.annotations import AnnotationError, read_table
 
 SOURCES = sorted(path for folder in ("signvit_jax", "tfds_builders", "configs", "scripts") for path in (tiny_run.REPOSITORY / folder).rglob("*.py"))
@@ -29,7 +30,7 @@ RUNS_PROGRAMS = re.compile(r"os\.(exec|spawn|posix_spawn)\w+")
 # Runs the file that --config names, for the command that trains; and reads a pickle that a data set is released as, with an unpickler that refuses
 # every class and function (tests/tfds_builders has the tests of that). Nothing else may.
 ALLOWED = {
-    "signvit_jax/config_file.py": ["module_spec.loader.exec_module(...)"],
+    "signvit_jax/config/files.py": ["module_spec.loader.exec_module(...)"],
     "tfds_builders/csl_daily/csl_daily_dataset_builder.py": ["import pickle"],
 }
 
@@ -207,7 +208,7 @@ def test_any_notes_of_a_checkpoint_give_damage_or_notes(checkpoint, name):
         (checkpoint / name).write_bytes(content)
         reader = CheckpointReader(checkpoint.parent)
         reader.steps(), reader.best_step()
-        assert isinstance(integrity.find_damage(checkpoint, ("meta",)), list)
+        assert isinstance(manifest.find_damage(checkpoint, ("meta",)), list)
 
     check()
     (checkpoint / name).write_bytes(good)
@@ -219,7 +220,7 @@ def test_a_file_of_parameters_that_was_changed_and_signed_anew_is_an_error_and_n
     for content in (b"", b"{}", b"\x80\x04cposix\nsystem\n", good[checkpoint / name][:-7], bytes(len(good[checkpoint / name]))):
         (checkpoint / name).write_bytes(content)
         if name != "manifest.json":
-            integrity.write_manifest(checkpoint)  # as somebody would who wants it to be believed
+            manifest.write_manifest(checkpoint)  # as somebody would who wants it to be believed
         try:
             CheckpointReader(checkpoint.parent).restore_params("last", prefer_ema=name.startswith("ema"))
         except CheckpointError:

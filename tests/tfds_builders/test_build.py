@@ -21,7 +21,7 @@ from PIL import Image
 
 import tfds_builders
 from signvit_jax.data.schema import IndexEntry, read_index, split_of
-from signvit_jax.data.video import read_video
+from signvit_jax.media.video import read_video
 from tfds_builders import audit, beam_build, build, clips
 from tfds_builders.base import BuildError
 

@@ -9,20 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_model
-import tiny_run
-from test_run import figures
 
-from signvit_jax import distill
-from signvit_jax.config import ConfigError, DistillationConfig
+from signvit_jax.checkpoints.reader import CheckpointReader
+from signvit_jax.commands import distill
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import DistillationConfig
+from signvit_jax.inference.trained_model import load_trained
 from signvit_jax.models.translator import Encoded
-from signvit_jax.training.checkpoint_reader import CheckpointReader
+from signvit_jax.optimization.distillation_loss import CTC_LOGITS, FEATURES, LESSONS, LOGITS, distillation_loss, divergence
+from signvit_jax.optimization.losses import Outputs, divisors
 from signvit_jax.training.distillation import check_teacher, initial_projection, load_teacher
-from signvit_jax.training.distillation_loss import CTC_LOGITS, FEATURES, LESSONS, LOGITS, distillation_loss, divergence
-from signvit_jax.training.losses import Outputs, divisors
 from signvit_jax.training.origin import TeacherIdentity, digest_of
-from signvit_jax.training.trained_model import load_trained
 from signvit_jax.weights.whole_model import export_safetensors
+from tests.helpers import tiny_model, tiny_run
+from tests.training.test_run import figures
 
 CONFIG = DistillationConfig(temperature=3.0, decoder_weight=2.0, ctc_weight=0.5, feature_weight=4.0)
 
@@ -115,7 +115,7 @@ def replaced(config, **changes):
         for room in rooms:
             node = node[room]
         node[name] = value
-    from signvit_jax.config import from_mapping
+    from signvit_jax.config.schema import from_mapping
 
     return from_mapping(values)
 
@@ -233,7 +233,7 @@ def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a
     origin.write_text(json.dumps(recorded))
 
     # Without its teacher it would be another run.
-    from signvit_jax import train
+    from signvit_jax.commands import train
 
     capfd.readouterr()
     assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}", *student[1:]) == 2

@@ -7,17 +7,18 @@ import types
 
 import numpy as np
 import pytest
-import tiny_run
 
-from signvit_jax import train
-from signvit_jax.config import Config, ConfigError
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.commands import train
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.training.origin import check_data_set, recorded_teacher, write_origin
-from signvit_jax.training.workdir import Workdir
+from tests.helpers import tiny_run
 
 sys.path.insert(0, str(tiny_run.REPOSITORY / "tests" / "data"))
-import toy_dataset
-from toy_dataset import record
+from tests.helpers import toy_dataset
+from tests.helpers.toy_dataset import record
 
 ARCHIVE = tiny_run.REPOSITORY / "tests" / "fixtures" / "workdir_0.1.tar.xz"
 TRAIN = [record(f"clip-{i}", num_frames=i + 1) for i in range(4)]

@@ -12,19 +12,20 @@ import types
 import jax
 import numpy as np
 import pytest
-import tiny_run
 
-from signvit_jax import train
-from signvit_jax.config import Config, ConfigError, from_json, from_mapping, to_json, with_ctc_target, with_norm_epsilon
-from signvit_jax.data.tokenizer import learn_gloss_vocabulary
+from signvit_jax.checkpoints.manifest import write_manifest
+from signvit_jax.checkpoints.reader import META, CheckpointReader
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.commands import train
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, from_json, from_mapping, to_json, with_ctc_target, with_norm_epsilon
+from signvit_jax.inference.trained_model import load_trained
+from signvit_jax.optimization.optimizer import one_cycle
+from signvit_jax.text.tokenizer import learn_gloss_vocabulary
 from signvit_jax.training import run_data, trainer
-from signvit_jax.training.checkpoint_reader import META, CheckpointReader
-from signvit_jax.training.integrity import write_manifest
-from signvit_jax.training.optimizer import one_cycle
 from signvit_jax.training.run import _agree_with_earlier_start, _make_again, _tokenizers, _with_pretrained, _write_description
 from signvit_jax.training.run_data import RunData
-from signvit_jax.training.trained_model import load_trained
-from signvit_jax.training.workdir import Workdir
+from tests.helpers import tiny_run
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 TOTAL = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS

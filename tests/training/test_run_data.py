@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from signvit_jax.config import ConfigError, from_mapping
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import from_mapping
 from signvit_jax.data.dataset import DatasetError
 from signvit_jax.training import run_data
 from signvit_jax.training.run_data import RunData

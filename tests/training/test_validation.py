@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from signvit_jax.config import from_mapping
+from signvit_jax.checkpoints.best import BestSoFar
+from signvit_jax.config.schema import from_mapping
+from signvit_jax.telemetry.observers import Observer
 from signvit_jax.training import trainer
-from signvit_jax.training.best import BestSoFar
-from signvit_jax.training.observers import Observer
 from signvit_jax.training.trainer import Trainer
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from signvit_jax.config import EncoderConfig
-from signvit_jax.models import mobilenet_v3 as mobilenet
-from signvit_jax.models.vit import DenseViT
+from signvit_jax.backbones import mobilenet_v3 as mobilenet
+from signvit_jax.backbones.vit import DenseViT
+from signvit_jax.config.schema import EncoderConfig
 from signvit_jax.weights import big_vision, mobilenet_v3, timm_vit
 from signvit_jax.weights.mapping import WeightsError, flat_parameters
 from signvit_jax.weights.pretrained import read_pretrained

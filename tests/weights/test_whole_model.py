@@ -5,16 +5,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_model
-import tiny_run
 
-from signvit_jax import convert, train
-from signvit_jax.training.checkpoint_reader import CheckpointReader
-from signvit_jax.training.train_state import ModelDefinition
-from signvit_jax.training.trained_model import load_trained
+from signvit_jax.checkpoints.reader import CheckpointReader
+from signvit_jax.commands import convert, train
+from signvit_jax.inference.trained_model import load_trained
+from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.weights.mapping import WeightsError
 from signvit_jax.weights.tensor_files import read_description, read_tensors
 from signvit_jax.weights.whole_model import export_safetensors, parameters_from
+from tests.helpers import tiny_model, tiny_run
 
 VECTORS = Path(__file__).parents[1] / "fixtures" / "translator_small.npz"
 

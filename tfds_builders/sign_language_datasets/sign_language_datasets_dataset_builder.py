@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
-from signvit_jax.data.video import VideoDecodeError, VideoLimits
+from signvit_jax.media.video import VideoDecodeError, VideoLimits
 from tfds_builders.annotations import SPLIT_NAMES, AnnotationError
 from tfds_builders.base import SHARED, BuildError, Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem

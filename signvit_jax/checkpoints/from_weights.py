@@ -1,0 +1,42 @@
+"""A workdir of weights that were trained elsewhere: one checkpoint, of step 0, with parameters and no state of a run."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from signvit_jax.checkpoints.data_folder import with_absolute_data_dir
+from signvit_jax.checkpoints.store import CheckpointStore
+from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, to_json
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.text.tokenizer import Tokenizer
+from signvit_jax.weights.whole_model import parameters_from, vocabulary_sizes
+
+
+def write_converted(path: Path, config: Config, tokenizer: Tokenizer, glosses: Tokenizer | None, tensors: Mapping[str, np.ndarray]) -> int:
+    """Makes the workdir at `path` and returns how many numbers it holds.
+
+    Raises WeightsError and ConfigError where weights, vocabulary and config do not fit each other, and WorkdirError for a folder with checkpoints.
+    """
+    words, labels = vocabulary_sizes(tensors)
+    for kind, has, tokenizer_of in (("words", words, tokenizer), ("CTC labels", labels, glosses or tokenizer)):
+        if has != tokenizer_of.vocab_size:
+            raise ConfigError(f"the weights have {has} {kind}, the vocabulary {tokenizer_of.vocab_size}; give the one that they were trained with")
+    definition = ModelDefinition(config, tokenizer.vocab_size, glosses.vocab_size if glosses else 0)
+    params = jax.tree.map(jnp.asarray, parameters_from(tensors, definition.abstract_params()))
+    workdir = Workdir.create(path)
+    with workdir.lock():
+        if any(workdir.checkpoints.iterdir()):
+            raise WorkdirError(f"--workdir={path} has checkpoints already; give another")
+        workdir.write_text(workdir.config_json, to_json(with_absolute_data_dir(config)))
+        workdir.write_text(workdir.tokenizer_json, tokenizer.to_json())
+        if glosses:
+            workdir.write_text(workdir.gloss_tokenizer_json, glosses.to_json())
+        with contextlib.closing(CheckpointStore(workdir.checkpoints)) as store:
+            store.save(0, params, None, {"step": 0, "converted": True}, wait=True)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

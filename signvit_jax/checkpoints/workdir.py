@@ -1,0 +1,292 @@
+"""The folder of one run: the names of its files, its lock, and which settings a resumed run may change."""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, from_json, key_differences
+from signvit_jax.files.atomic import write_atomically
+from signvit_jax.files.local_paths import ALLOWED, is_address
+from signvit_jax.runtime.exit_codes import USAGE
+from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
+
+_logger = logging.getLogger(__name__)
+
+
+class WorkdirError(Exception):
+    """A path that cannot be a workdir, is none, or is in use; the message says what to do."""
+
+    exit_code = USAGE
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Names of everything that a run leaves behind. `create` for a trainer, `open` for whoever reads."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | os.PathLike) -> "Workdir":
+        """The workdir at `path`, made if it is not there. Raises WorkdirError."""
+        _check_local(path)
+        workdir = cls(Path(path).absolute())
+        try:
+            for folder in (workdir.path, workdir.checkpoints, workdir.samples):
+                folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise WorkdirError(f"--workdir={path}: {error.filename} is a file; a workdir is a folder, give another path") from error
+        except OSError as error:
+            raise WorkdirError(f"--workdir={path} cannot be made: {error.strerror}; give a folder that you may write to") from error
+        return workdir
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "Workdir":
+        """The workdir of an earlier run. Raises WorkdirError for anything else."""
+        _check_local(path)
+        workdir = cls(Path(path).absolute())
+        if not workdir.path.exists():
+            raise WorkdirError(f"--workdir={path} does not exist; give the folder that signvit_jax.train wrote to")
+        if not workdir.path.is_dir():
+            raise WorkdirError(f"--workdir={path} is a file; give the folder that signvit_jax.train wrote to")
+        if not workdir.config_json.is_file():
+            near = [candidate for candidate in (workdir.path.parent, *sorted(workdir.path.iterdir())[:1000]) if cls(candidate).config_json.is_file()]
+            hint = f"; did you mean {', '.join(map(str, near[:3]))}?" if near else "; give the folder that signvit_jax.train wrote to"
+            raise WorkdirError(f"--workdir={path} is not a workdir: it has no config.json{hint}")
+        return workdir
+
+    config_json = property(lambda self: self.path / "config.json")
+    tokenizer_json = property(lambda self: self.path / "tokenizer.json")
+    gloss_tokenizer_json = property(lambda self: self.path / "gloss_tokenizer.json")
+    calibration_json = property(lambda self: self.path / "calibration.json")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    metrics_csv = property(lambda self: self.path / "metrics.csv")
+    metrics_png = property(lambda self: self.path / "metrics.png")
+    events = property(lambda self: self.path)  # TensorBoard's events.* lie beside the rest, so that --logdir takes the workdir or its parent
+    samples = property(lambda self: self.path / "samples")
+    evaluations = property(lambda self: self.path / "eval")
+    profile = property(lambda self: self.path / "profile")
+    report_html = property(lambda self: self.path / "report.html")
+    run_log = property(lambda self: self.path / "run.log")
+    origin_json = property(lambda self: self.path / "origin.json")  # what the run began with: data set and teacher
+    fingerprint_txt = property(lambda self: self.path / "training_split.txt")  # the same, of release 0.1
+    lock_file = property(lambda self: self.path / ".lock")
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Writes one of the files above whole or not at all. Raises WorkdirError."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text)
+        except OSError as error:
+            raise WorkdirError(f"{path} could not be written: {error.strerror}") from error
+
+    def read_config(self) -> Config:
+        """Raises ConfigError or WorkdirError that names the file."""
+        return _parsed(self.config_json, from_json)
+
+    def read_tokenizer(self, path: Path) -> Tokenizer:
+        """Raises TokenizerError or WorkdirError that names the file."""
+        return _parsed(path, Tokenizer.from_json)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator["WorkdirLock"]:
+        """Keeps a second trainer out while the context is open. Of a run's processes the first takes it. Raises WorkdirError that names who is in."""
+        lock = WorkdirLock(self)
+        try:
+            if jax.process_index() == 0:
+                lock.take()
+            yield lock
+        finally:
+            lock.release()
+
+
+def _parsed[Read](path: Path, parse: Callable[[str], Read]) -> Read:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ConfigError, TokenizerError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be read: {error.strerror}; put back a copy of the file") from error
+    except UnicodeDecodeError as error:
+        raise WorkdirError(f"{path} is damaged: byte {error.start} is not of a text; put back a copy of the file") from error
+
+
+class WorkdirLock:
+    """Keeps a second trainer out of a workdir. The kernel frees it when its holder ends, however that ends, so none is ever left behind.
+
+    Both the folder and its file `.lock`, which names the holder, are locked: the one holds where `.lock` is deleted, the other on file systems that
+    lock no folders (NFS).
+    """
+
+    def __init__(self, workdir: Workdir):
+        self.killed: str | None = None  # the trainer, if any, that ended without releasing the lock
+        self._workdir = workdir
+        self._folder: int | None = None
+        self._file: int | None = None
+
+    def take(self) -> None:
+        """Locks what is not locked yet, or is another folder or file by now. Raises WorkdirError that names who is in."""
+        path = self._workdir.path
+        if self._folder is None or not _is_same(path, self._folder):
+            self._folder = self._opened(path, os.O_RDONLY | os.O_DIRECTORY, self._folder)
+            with contextlib.suppress(OSError):  # NFS locks no folders
+                self._flock(self._folder)
+        path = self._workdir.lock_file
+        if self._file is None or not _is_same(path, self._file):
+            self._file = self._opened(path, os.O_RDWR | os.O_CREAT, self._file)
+            try:
+                self._flock(self._file)
+            except OSError as error:
+                _logger.warning("%s cannot be locked (%s): take care that no second trainer uses it", self._workdir.path, error.strerror)
+            self._sign()
+
+    def holds(self) -> bool:
+        """False once the workdir or its `.lock` has been renamed, deleted or replaced."""
+        pairs = ((self._workdir.path, self._folder), (self._workdir.lock_file, self._file))
+        return all(descriptor is None or _is_same(path, descriptor) for path, descriptor in pairs)
+
+    def release(self) -> None:
+        if self._file in _locks:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)
+        _close(self._file)
+        _close(self._folder)
+        self._file = self._folder = None
+
+    def _opened(self, path: Path, how: int, before: int | None) -> int:
+        """In place of `before`."""
+        try:
+            descriptor = os.open(path, how | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise WorkdirError(f"{path} could not be opened: {error.strerror}; give a workdir that you may write to") from error
+        _close(before)
+        _locks.add(descriptor)
+        return descriptor
+
+    def _flock(self, descriptor: int) -> None:
+        """Raises WorkdirError where another holds it, OSError where it cannot be locked."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if descriptor == self._file:  # not ours to empty
+                _close(self._file)
+                self._file = None
+            holder = _holder_of(self._workdir.lock_file)
+            raise WorkdirError(f"{self._workdir.path} is in use by {holder}; wait for it, stop it, or give another --workdir") from error
+
+    def _sign(self) -> None:
+        self.killed = _holder(self._file) if os.fstat(self._file).st_size else None
+        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        os.ftruncate(self._file, 0)  # what a killed holder wrote may be longer
+        os.pwrite(self._file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)
+
+
+def _check_local(path: str | os.PathLike) -> None:
+    if is_address(path):
+        raise WorkdirError(f"--workdir={path} is an address; allowed: {ALLOWED}")
+
+
+# A child that outlives a killed trainer must not go on holding its lock.
+_locks: set[int] = set()
+
+
+def _close_locks() -> None:
+    while _locks:
+        with contextlib.suppress(OSError):
+            os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_close_locks)
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor in _locks:  # not in a forked child, which has closed it
+        _locks.remove(descriptor)
+        os.close(descriptor)
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _holder_of(path: Path) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return "another process"
+    try:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        info = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {info['pid']} on {info['host']} since {info['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+# What a resumed run may not change, because the saved parameters, optimiser state, vocabulary or data position would no longer fit,
+# or because the finished part of the run would have been another. Everything else (rates, weights of losses, augmentation, patience,
+# epochs, mesh, inference ...) may change.
+_FIXED = (
+    "data.fit",
+    "data.frame_buckets",
+    "data.frame_rate",
+    "data.image_size",
+    "data.mean",
+    "data.name",
+    "data.num_frames",
+    "data.sampling",
+    "data.std",
+    "data.train_split",
+    "training.batch_size",
+    "training.seed",
+    "training.weight_decay_on",
+)
+_FIXED_GROUPS = ("model.", "tokenizer.")
+_FREE_IN_GROUPS = (  # by the last part of the key
+    "dropout",
+    "attention_dropout",
+    "drop_path",
+    "freeze_epochs",
+    "pretrained",
+    "attention",
+    "frames_per_chunk",
+    "patch_drop",
+    "token_merge",
+    "dropout_random",
+)
+
+
+def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """The (key, old, new) that a resumed run changes, to be logged. Raises ConfigError naming those that it may not change."""
+    differences = key_differences(old, new)
+    refused = [(key, before, now) for key, before, now in differences if _is_fixed(key, before, now)]
+    if refused:
+        lines = "\n".join(f"  config.{key}: {before!r} in the workdir, {now!r} now" for key, before, now in refused)
+        raise ConfigError(
+            f"this workdir was made with another model, vocabulary or data set:\n{lines}\nUse the old values, or give another --workdir"
+        )
+    return differences
+
+
+def _is_fixed(key: str, before: Any, now: Any) -> bool:
+    if key in ("training.ema_decay", "training.distillation.teacher"):
+        return not (before and now)  # from the first step on, or not at all
+    return key in _FIXED or (key.startswith(_FIXED_GROUPS) and key.rsplit(".", 1)[-1] not in _FREE_IN_GROUPS)

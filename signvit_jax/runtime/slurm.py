@@ -1,0 +1,35 @@
+"""Puts a Slurm job back into the queue when its time is nearly over; only where the user asked for it."""
+
+import logging
+import os
+import signal
+import subprocess
+
+from signvit_jax.config.errors import ConfigError
+
+_logger = logging.getLogger(__name__)
+
+
+def check_requeue() -> None:
+    """Raises ConfigError outside a Slurm job."""
+    if not os.environ.get("SLURM_JOB_ID"):
+        raise ConfigError("--requeue was given, but this is no Slurm job: SLURM_JOB_ID is not set; leave --requeue out")
+
+
+def requeue_after(received: int) -> None:
+    """`scontrol requeue` of this job if SIGUSR1 stopped the run, as `#SBATCH --signal=USR1@120` sends it 120 s before the end of the job's time.
+
+    After SIGTERM (scancel) and SIGINT the job is not wanted any more. A scontrol that fails is named in the log and changes nothing else.
+    """
+    if received != signal.SIGUSR1:
+        return
+    job = os.environ["SLURM_JOB_ID"]
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _logger.warning("job %s could not be put back into the queue: scontrol: %s", job, error)
+        return
+    if done.returncode:
+        _logger.warning("job %s could not be put back into the queue: scontrol ended with %d: %s", job, done.returncode, done.stderr.strip())
+    else:
+        _logger.info("job %s is in the queue again", job)

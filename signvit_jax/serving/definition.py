@@ -1,0 +1,37 @@
+"""A model that is changed after it is made: layers in INT8, parts left out. What `ModelDefinition` is to a model as it was trained."""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+from jaxtyping import PyTree
+
+from signvit_jax.config.schema import Config
+from signvit_jax.models.definition import parameters_of
+from signvit_jax.models.translator import SignTranslator, abstract_model
+
+
+class ServedDefinition:
+    """The model without its numbers. `change` alters the abstract model once, in place."""
+
+    def __init__(self, config: Config, vocab_size: int, gloss_vocab_size: int, change: Callable[[SignTranslator], None]):
+        self.config = config
+        model = abstract_model(config, vocab_size, gloss_vocab_size)
+        change(model)
+        self._graphdef, self._state = nnx.split(model)
+        self._shapes = parameters_of(model)
+
+    def abstract_params(self) -> PyTree:
+        """Shapes and dtypes of the parameters."""
+        return self._shapes
+
+    def bind(self, params: PyTree) -> SignTranslator:
+        """The model with these parameters."""
+        state = jax.tree.map(lambda leaf: leaf, self._state)
+        nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
+        return nnx.merge(self._graphdef, state)
+
+
+def without_encoder(model: SignTranslator) -> None:
+    """A change: what is left decodes what another program has encoded."""
+    del model.encoder

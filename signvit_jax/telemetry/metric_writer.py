@@ -1,0 +1,153 @@
+"""The run's figures: metrics.csv, one row a step, and the same as TensorBoard events."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.files.atomic import write_atomically
+from signvit_jax.telemetry.events_file import EventsFile
+from signvit_jax.telemetry.observers import Observer, Records
+
+STEP = "step"
+
+
+class MetricsLog:
+    """Appends figures by step, on process 0 only. Figures of one step that come in several calls share a row.
+
+    Each call is on the disk's way before it returns; a row that a crash cut off is dropped when the file is opened again. A disk that takes no more
+    is named once and does not end the run: checkpoints matter more. The figures wait, and follow when there is room again.
+    """
+
+    def __init__(self, workdir: Workdir):
+        self._active = jax.process_index() == 0
+        self._table, self._events = _Table(workdir.metrics_csv), EventsFile(workdir.events)
+        self._rows = Records(workdir.metrics_csv, self._table.write)
+        self._event_records = Records(workdir.events / "events.*", self._events.write)
+        self._rewinding = Observer(workdir.metrics_csv)
+
+    def rewind(self, step: int) -> int:
+        """Drops the rows after `step`, of work that was lost: call it when a run resumes from the checkpoint of `step`.
+
+        Returns how many steps were lost, as far as they had been logged.
+        """
+        if not self._active:
+            return 0
+        self._events.purge_step = step + 1
+        logged = self._table.steps()
+        self._table.keep_up_to(step)
+        self._rewinding.attempt(self._table.open)
+        return max([step, *logged]) - step
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Adds figures, named like "train/loss", at a step that is not before the last one written."""
+        if not self._active:
+            return
+        values = {name: float(value) for name, value in figures.items()}
+        self._rows.add(step, {name: f"{value:.9g}" for name, value in values.items()})
+        self._event_records.add(step, values, time.time())
+
+    def close(self) -> None:
+        self._rows.close()
+        self._event_records.close()
+        self._events.close()
+
+
+class _Table:
+    """metrics.csv. All methods but `steps` raise OSError, and can then be called again."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._keep_up_to: int | None = None
+        self._ready = False
+        self._columns: list[str] = [STEP]
+        self._row: dict[str, str] = {}  # the last one
+        self._row_start: int  # where in the file it begins and ends
+        self._end: int
+
+    def steps(self) -> list[int]:
+        return [int(row[STEP]) for row in read_rows(self._path)[1]]
+
+    def keep_up_to(self, step: int) -> None:
+        """What `open` drops: rows after `step`."""
+        self._keep_up_to, self._ready = step, False
+
+    def open(self) -> None:
+        columns, rows = read_rows(self._path)
+        if not rows and self._path.exists() and not self._path.read_bytes().startswith(STEP.encode()):
+            self._path.rename(self._path.with_name(self._path.name + ".foreign"))
+        limit = self._keep_up_to
+        self._rewrite([row for row in rows if limit is None or int(row[STEP]) <= limit], columns)
+        self._ready, self._keep_up_to = True, None
+
+    def write(self, step: int, texts: Mapping[str, str]) -> None:
+        if not self._ready:
+            self.open()
+        grows = self._row.get(STEP) == str(step)
+        row = (self._row if grows else {STEP: str(step)}) | texts
+        if new := [name for name in texts if name not in self._columns]:
+            earlier = [old for old in read_rows(self._path)[1] if int(old[STEP]) != step]
+            self._rewrite([*earlier, row], [*self._columns, *new])
+            return
+        start, line = self._row_start if grows else self._end, _line(row, self._columns)
+        try:
+            # What an earlier attempt left of a row lies beyond `_end`, and is written over.
+            with self._path.open("r+b") as file:
+                file.seek(start)
+                file.write(line)
+                file.truncate()
+        except FileNotFoundError:
+            self._ready = False  # deleted, or moved with the workdir: the next attempt begins another
+            raise
+        self._row, self._row_start, self._end = row, start, start + len(line)
+
+    def _rewrite(self, rows: list[dict[str, str]], columns: list[str]) -> None:
+        lines = [_line(row, columns) for row in [dict(zip(columns, columns)), *rows]]
+        write_atomically(self._path, b"".join(lines).decode())
+        self._columns, self._row = columns, dict(rows[-1]) if rows else {}
+        self._end = sum(map(len, lines))
+        self._row_start = self._end - len(lines[-1])
+
+
+def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Figure -> (steps, values) of a metrics.csv, {} if there is none. Values may be inf or NaN."""
+    columns, rows = read_rows(path)
+    series = {name: [(int(row[STEP]), float(row[name])) for row in rows if name in row] for name in columns if name != STEP}
+    return {name: ([step for step, _ in points], [value for _, value in points]) for name, points in series.items()}
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """(columns, rows) of a metrics.csv; incomplete lines are passed over, and of rows with the same step all but the last."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return [STEP], []
+    complete, _, _ = text.rpartition("\n")
+    lines = csv.reader(io.StringIO(complete))
+    columns = next(lines, [])
+    if STEP not in columns[:1] or len(set(columns)) != len(columns):
+        return [STEP], []
+    rows: dict[int, dict[str, str]] = {}
+    for cells in lines:
+        row = {name: cell for name, cell in zip(columns, cells) if cell}
+        if len(cells) == len(columns) and cells[0].isdecimal() and all(_is_number(cell) for cell in row.values()):
+            rows[int(cells[0])] = row
+    return columns, [rows[step] for step in sorted(rows)]
+
+
+def _line(row: Mapping[str, str], columns: list[str]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([row.get(name, "") for name in columns])
+    return buffer.getvalue().encode()
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return not math.isnan(float(cell)) or cell == "nan"
+    except ValueError:
+        return False

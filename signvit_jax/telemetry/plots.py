@@ -1,0 +1,124 @@
+"""metrics.png: how a run went, from its metrics.csv alone."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from signvit_jax.telemetry.metric_writer import read_metrics
+
+Series = dict[str, tuple[list[int], list[float]]]
+_QUALITY = {"validation/wer": "WER", "validation/bleu4": "BLEU-4", "validation/chrf": "chrF", "validation/exact_match": "exact match"}
+_COLOURS = {"total": "#1b4f8a", "ce": "#d1742c", "ctc": "#4d8f5b", "other": "#7a5ba6"}
+
+
+def plot_metrics(metrics_csv: Path, image: Path, best_metric: str = "loss", best_step: int | None = None) -> None:
+    """Draws losses, translation quality (where there is one) and learning rates over steps; an empty metrics.csv draws nothing. Raises OSError.
+
+    A star marks the step of the checkpoint that is the best, on the curve of the metric by which it is.
+    """
+    series = read_metrics(metrics_csv)
+    if not any(steps for steps, _ in series.values()):
+        return
+    panels = [_losses, *([_quality] if _quality_figures(series) else []), _rates]
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}):
+        # A Figure of its own, without pyplot: no display, no window, nothing shared with a notebook that trains.
+        figure = Figure(figsize=(9, 2.1 + 2.3 * len(panels)))
+        axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=[2] + [1] * (len(panels) - 1))
+        figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.065, hspace=0.14)  # a layout that is computed takes twice as long
+        for axis, draw in zip(axes, panels):
+            draw(axis, series)
+        _mark_best(axes, series, best_metric, best_step)
+        axes[-1].set_xlabel("step")
+        axes[0].set_title(metrics_csv.parent.name, loc="left", fontweight="bold")
+        temporary = image.with_name(f".{image.name}.{os.getpid()}.tmp")
+        try:
+            figure.savefig(temporary, format="png", dpi=120)
+            temporary.replace(image)
+        finally:
+            temporary.unlink(missing_ok=True)  # a disk that is full keeps no part of it
+
+
+def _losses(axis: Axes, series: Series) -> None:
+    for name, label in (("ctc", "CTC"), ("ce", "cross entropy"), ("loss", "total")):
+        colour = _COLOURS["total" if name == "loss" else name]
+        width = 1.8 if name == "loss" else 1.1
+        _line(axis, series, f"train/{name}", f"{label}, training", colour, linewidth=width, smooth=True)
+        _line(axis, series, f"validation/{name}", f"{label}, validation", colour, linewidth=width, linestyle="--", marker="o", markersize=3)
+    if any((line.get_ydata() > 0).any() for line in axis.lines):
+        axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "235" else "")
+    axis.set_ylabel("loss")
+    axis.legend(fontsize=8, ncols=2, frameon=False)
+
+
+def _mark_best(axes: Sequence[Axes], series: Series, metric: str, step: int | None) -> None:
+    name = f"validation/{metric}"
+    steps, values = _finite(series.get(name, ([], [])))
+    at = np.flatnonzero(steps == step)
+    if step is None or not len(at):
+        return
+    value, label = values[at[-1]], "loss" if metric == "loss" else _QUALITY[name]
+    axis, columns = (axes[0], 2) if metric == "loss" else (axes[1], 3)
+    height = value * _percent(name) if metric != "loss" else value
+    mark = f"best checkpoint: validation {label} {value:.4g} at step {step:,}"
+    axis.plot(step, height, "*", color=_COLOURS["total"], markersize=13, label=mark)
+    axis.legend(fontsize=8, ncols=columns, frameon=False)
+
+
+def _quality_figures(series: Series) -> dict[str, str]:
+    return {name: label for name, label in _QUALITY.items() if name in series}
+
+
+def _percent(name: str) -> float:
+    """What a figure is multiplied with: BLEU and chrF are percent already."""
+    return 1.0 if name.endswith(("bleu4", "chrf")) else 100.0
+
+
+def _quality(axis: Axes, series: Series) -> None:
+    """All in percent: WER falls, the others rise."""
+    for (name, label), colour in zip(_QUALITY.items(), (_COLOURS["ce"], _COLOURS["total"], _COLOURS["other"], _COLOURS["ctc"])):
+        steps, values = _finite(series.get(name, ([], [])))
+        if len(values):
+            axis.plot(steps, values * _percent(name), color=colour, marker="o", markersize=3, label=label)
+    axis.set_ylabel("percent")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=8, ncols=3, frameon=False)
+
+
+def _rates(axis: Axes, series: Series) -> None:
+    colours = [_COLOURS["total"], _COLOURS["ce"], _COLOURS["other"]]
+    for number, name in enumerate(sorted(name for name in series if name.startswith("train/lr_"))):
+        _line(axis, series, name, name.removeprefix("train/lr_"), colours[number % 3])
+    axis.set_ylabel("learning rate")
+    axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axis.set_ylim(bottom=0)
+    if axis.lines:
+        axis.legend(fontsize=8, frameon=False)
+
+
+def _line(axis: Axes, series: Series, name: str, label: str, colour: str, *, smooth: bool = False, **style) -> None:
+    steps, values = _finite(series.get(name, ([], [])))
+    if not len(values):
+        return
+    if smooth and len(values) > 60:
+        axis.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
+        values = _running_median(values, len(values) // 40 | 1)
+    axis.plot(steps, values, color=colour, label=label, **style)
+
+
+def _finite(points: tuple[list[int], list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    kept = [(step, value) for step, value in zip(*points) if math.isfinite(value)]
+    return np.array([step for step, _ in kept], int), np.array([value for _, value in kept], float)
+
+
+def _running_median(values: np.ndarray, width: int) -> np.ndarray:
+    """Median over `width` (odd) neighbours; shorter at the ends, so that nothing is drawn beyond the data."""
+    half = width // 2
+    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])

@@ -1,0 +1,118 @@
+"""Fits and keeps `calibration.json`, what confidences are worth: while a run evaluates itself, and afterwards on request."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+
+from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config
+from signvit_jax.data.dataset import open_dataset
+from signvit_jax.data.pipeline import make_batches
+from signvit_jax.data.token_table import padded_text_length
+from signvit_jax.decoding.confidence import Calibration, CalibrationError, Scales, from_json, to_json
+from signvit_jax.decoding.lexicon import Lexicon
+from signvit_jax.evaluation.calibrate import MOST_CLIPS, describe, fit, lexicon_of
+from signvit_jax.inference.predictor import Hypothesis
+from signvit_jax.inference.trained_model import TrainedModel
+from signvit_jax.training.run_data import RunData
+
+log = logging.getLogger(__name__)
+
+
+class RunCalibration:
+    """Keeps, in a run's workdir, the scales that its best evaluation speaks for. They cost no decoding, and no error of theirs ends a run."""
+
+    def __init__(self, data: RunData, workdir: Workdir):
+        self._data, self._workdir = data, workdir
+        self._lexicon: Lexicon | None = None
+
+    def keep(self, found: Mapping[int, Mapping[str, Hypothesis]], step: int) -> None:
+        """Of the hypotheses of the whole validation split by its positions. Nothing is kept where that split was trained on."""
+        data, config = self._data, self._data.config
+        if data.validation is data.train or config.inference.min_confidence or jax.process_index() != 0:
+            return
+        spells_glosses = data.gloss_tokenizer is not None
+        if spells_glosses and self._lexicon is None:
+            self._lexicon = lexicon_of(data.train.index)
+        try:
+            calibration = fit(
+                [(data.validation.index[position], hypotheses) for position, hypotheses in found.items()],
+                ("greedy", "ctc"),
+                spells_glosses=spells_glosses,
+                lexicon=self._lexicon,
+                step=step,
+                dataset=config.data.name,
+                split=data.validation.name,
+                lowercase=config.tokenizer.lowercase,
+            )
+            self._workdir.write_text(self._workdir.calibration_json, to_json(calibration))
+        except (CalibrationError, WorkdirError) as error:
+            log.warning("no scale of confidence was kept: %s", error)
+            return
+        for line in describe(calibration):
+            log.info("%s", line)
+
+
+def calibrated(
+    model: TrainedModel,
+    config: Config,
+    decoders: Sequence[str],
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_batch: Callable[[int], None] = lambda clips: None,
+) -> TrainedModel | None:
+    """The model with scales for `decoders`, fitted on `config.data.val_split` and kept in its folder's `calibration.json`.
+
+    Scales of other decoders that are kept there for the same checkpoint stay. At most `MOST_CLIPS`
+    clips, evenly over the split, are decoded. None if `should_stop()` ended it early. Raises
+    ConfigError for an ensemble and for a split that was trained on, DatasetError, CalibrationError, WorkdirError.
+    """
+    if model.others:
+        raise ConfigError("--calibrate fits one model; an ensemble has no calibration, and its confidences are mean probabilities")
+    data = config.data
+    if data.val_split == data.train_split:
+        raise ConfigError(f"--calibrate needs clips that were not trained on, but config.data.val_split is {data.val_split!r}, the training split")
+    dataset = open_dataset(data.data_dir, data.name)
+    split = dataset.split(data.val_split).spread(MOST_CLIPS)
+    predictor = model.predictor(list(dict.fromkeys([*decoders, "ctc"])), **dataclasses.asdict(config.inference) | {"min_confidence": 0.0})
+    devices = predictor.mesh.size
+    batches = make_batches(
+        split,
+        model.tokenizer,
+        config,
+        batch_size=-(-config.inference.batch_size // devices) * devices,
+        training=False,
+        text_length=padded_text_length(split, model.tokenizer, config.model.decoder.max_len),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    found = predictor.predict_split(model.weights, batches, should_stop, on_batch)
+    if should_stop():
+        return None
+    spells_glosses = model.gloss_tokenizer is not None
+    calibration = fit(
+        [(split.index[position], hypotheses) for position, hypotheses in found.items()],
+        decoders,
+        spells_glosses=spells_glosses,
+        lexicon=lexicon_of(dataset.split(data.train_split).index) if spells_glosses and data.train_split in dataset.splits else None,
+        step=model.step,
+        dataset=data.name,
+        split=split.name,
+        lowercase=config.tokenizer.lowercase,
+    )
+    calibration = dataclasses.replace(calibration, decoders={**_kept(model, calibration), **calibration.decoders})
+    if jax.process_index() == 0:
+        model.workdir.write_text(model.workdir.calibration_json, to_json(calibration))
+    return dataclasses.replace(model, calibration=calibration)
+
+
+def _kept(model: TrainedModel, fitted: Calibration) -> dict[str, Scales]:
+    """What the folder's calibration says of other decoders, where it is of the same checkpoint and clips."""
+    try:
+        earlier = from_json(model.workdir.calibration_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(earlier.decoders) if dataclasses.replace(earlier, decoders={}) == dataclasses.replace(fitted, decoders={}) else {}

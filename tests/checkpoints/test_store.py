@@ -1,0 +1,710 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import types
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from signvit_jax.checkpoints import manifest
+from signvit_jax.checkpoints.store import (
+    CheckpointDamaged,
+    CheckpointError,
+    CheckpointMismatch,
+    CheckpointMissing,
+    CheckpointReader,
+    CheckpointStore,
+    _cause,
+)
+from signvit_jax.runtime.exit_codes import FAILED, USAGE
+
+OPTIMIZER = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.scale_by_adam(),
+    optax.add_decayed_weights(0.1),
+    optax.partition(
+        {"encoder": optax.scale_by_learning_rate(lambda count: 0.1), "rest": optax.scale_by_learning_rate(0.2)},
+        lambda params: {name: "encoder" if name == "encoder" else "rest" for name in params},
+    ),
+)
+
+
+def params_of(step, width=6):
+    draw = np.random.default_rng(abs(step))
+    kernel = jnp.asarray(draw.standard_normal((width, 4)), jnp.float32)
+    return {"encoder": {"0": {"kernel": kernel, "bias": jnp.asarray(draw.standard_normal(4), jnp.bfloat16)}}, "head": {"kernel": kernel[:2] + 1}}
+
+
+def state_of(step, width=6):
+    """Parameters and an optimiser state with no zeros in it."""
+    params = params_of(step, width)
+    opt_state = OPTIMIZER.init(params)
+    return params, OPTIMIZER.update(jax.tree.map(lambda x: x * 0.5, params), opt_state, params)[1]
+
+
+def abstract(tree):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+TARGETS = tuple(abstract(tree) for tree in state_of(0))
+
+
+def iterator():
+    return iter(grain.MapDataset.range(1000).shuffle(seed=3).to_iter_dataset())
+
+
+def save_steps(folder, steps, *, keep_last=10, scores=None):
+    with_scores = dict(zip(steps, scores)) if scores else {}
+    store = CheckpointStore(folder, keep_last)
+    for step in steps:
+        store.save(step, *state_of(step), {"epoch": step}, metrics={"loss": with_scores[step]} if step in with_scores else None)
+    store.close()
+    return folder
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b)
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A folder with steps 1 and 2, data position and average included. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("two") / "checkpoints"
+    store, data = CheckpointStore(folder, 10), iterator()
+    for step in (1, 2):
+        next(data)
+        store.save(step, *state_of(step), {"epoch": step, "note": "ü"}, data, ema=params_of(100 + step), metrics={"loss": 3.0 - step})
+    store.close()
+    return folder
+
+
+@pytest.fixture
+def folder(two_steps, tmp_path):
+    return Path(shutil.copytree(two_steps, tmp_path / "checkpoints"))
+
+
+def test_everything_comes_back_bit_for_bit_and_the_data_goes_on_where_it_was(two_steps):
+    straight, resumed = iterator(), iterator()
+    for _ in range(2):
+        next(straight)
+    restored = CheckpointStore(two_steps).restore(*TARGETS, ema=TARGETS[0], data_iterator=resumed)
+    assert (restored.step, restored.meta, restored.metrics) == (2, {"epoch": 2, "note": "ü"}, {"loss": 1.0})
+    params, opt_state = state_of(2)
+    assert_same(restored.params, params)
+    assert_same(restored.opt_state, opt_state)
+    assert_same(restored.ema, params_of(102))
+    assert [next(resumed) for _ in range(5)] == [next(straight) for _ in range(5)]
+
+
+def test_parameters_alone_are_read_without_knowing_the_optimiser(two_steps):
+    reader = CheckpointReader(two_steps)
+    restored = reader.restore_params("last", prefer_ema=False)
+    assert (restored.step, restored.averaged) == (2, False)
+    assert_same(restored.params, jax.tree.map(np.asarray, params_of(2)))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored.params))
+    averaged = reader.restore_params("last", TARGETS[0])
+    assert averaged.averaged
+    assert_same(averaged.params, params_of(102))
+    assert isinstance(averaged.params["head"]["kernel"], jax.Array)
+
+
+def test_reading_changes_nothing_in_the_folder(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    CheckpointReader(folder).restore_params()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_step_taken_while_saving_does_not_reach_the_checkpoint(tmp_path):
+    # Donated buffers are overwritten in place while Orbax still writes.
+    params = {str(i): jnp.full((500, 1000), float(i)) for i in range(8)}
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    params = step(params)
+    store.save(1, params, (jnp.ones(3),), {})
+    for _ in range(10):
+        params = step(params)
+    jax.block_until_ready(params)
+    store.close()
+    saved = CheckpointReader(tmp_path / "checkpoints").restore_params().params
+    assert all((saved[str(i)] == i + 1).all() for i in range(8))
+
+
+def test_last_n_and_the_best_are_kept(tmp_path):
+    folder = save_steps(tmp_path / "c", [1, 2, 3, 4, 5, 6], keep_last=2, scores=[5.0, 1.0, 3.0, float("nan"), 4.0, 2.0])
+    assert CheckpointReader(folder).steps() == [2, 5, 6]
+    assert CheckpointReader(folder).best_step() == 2  # NaN is never best
+    assert CheckpointReader(folder, higher_is_better=True).best_step() == 5
+    assert CheckpointReader(folder, best_metric="bleu4").best_step() is None
+
+
+@pytest.mark.parametrize("higher_is_better", [False, True])
+def test_of_equals_the_later_is_the_best_and_is_what_is_read(tmp_path, higher_is_better):
+    folder = save_steps(tmp_path / "c", [1, 2, 3, 4], keep_last=4, scores=[0.0, 0.0, 0.0, float("nan")])
+    reader = CheckpointReader(folder, higher_is_better=higher_is_better)
+    assert reader.best_step() == reader.restore_params("best").step == 3
+
+
+def test_best_survives_a_restart_of_the_store(tmp_path):
+    folder = tmp_path / "c"
+    save_steps(folder, [1, 2], keep_last=1, scores=[1.0, 2.0])
+    save_steps(folder, [3, 4], keep_last=1, scores=[3.0, 0.5])
+    assert CheckpointReader(folder).steps() == [4]
+    save_steps(folder, [5, 6], keep_last=1, scores=[0.7, 0.8])
+    assert CheckpointReader(folder).steps() == [4, 6]
+    assert CheckpointReader(folder).restore_params("best").step == 4
+    assert CheckpointReader(folder).restore_params("last").step == 6
+
+
+def test_the_older_checkpoint_is_deleted_only_when_the_new_one_is_final(tmp_path, monkeypatch):
+    folder = save_steps(tmp_path / "c", [1])
+    seen = []
+    original = manifest.write_manifest
+
+    def look(step_folder):
+        seen.append((step_folder.name, CheckpointReader(folder).steps()))
+        original(step_folder)
+
+    monkeypatch.setattr("signvit_jax.checkpoints.store.write_manifest", look)
+    save_steps(folder, [2], keep_last=1)
+    # The last moment before the rename: step 2 is still temporary, its manifest not yet there, and step 1 is.
+    assert seen == [("2.orbax-checkpoint-tmp", [1])]
+    assert CheckpointReader(folder).steps() == [2]
+
+
+WITHOUT_CONTENT = ("2/_CHECKPOINT_METADATA", "2/commit_success.txt")
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+HARMS = [
+    pytest.param(cut, id="truncated", marks=pytest.mark.long),
+    pytest.param(zero, id="zeroed", marks=pytest.mark.long),
+    pytest.param(flip, id="one_bit_flipped"),
+    pytest.param(Path.unlink, id="deleted", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_checkpoint_with_any_one_file_damaged_is_restored_exactly_or_left_out_by_name(two_steps, tmp_path, caplog, harm):
+    files = sorted(p.relative_to(two_steps) for p in (two_steps / "2").rglob("*") if p.is_file())
+    assert len(files) > 20
+    wanted = {step: (*state_of(step), params_of(100 + step)) for step in (1, 2)}
+    for number, name in enumerate(files):
+        folder = Path(shutil.copytree(two_steps, tmp_path / str(number)))
+        harm(folder / name)
+        if name.as_posix() not in WITHOUT_CONTENT:
+            with pytest.raises(CheckpointDamaged, match=f"checkpoint 2 .*{name.name}"):
+                CheckpointStore(folder, strict=True).restore(*TARGETS)
+            assert (folder / "2").is_dir()
+        caplog.clear()
+        restored = CheckpointStore(folder).restore(*TARGETS, ema=TARGETS[0], data_iterator=iterator())
+        for part, want in zip((restored.params, restored.opt_state, restored.ema), wanted[restored.step]):
+            assert_same(part, want)
+        if restored.step == 2:
+            assert name.as_posix() in (*WITHOUT_CONTENT, "2/manifest.json")
+        else:
+            assert "checkpoint 2" in caplog.text and "/".join(name.parts[1:]) in caplog.text
+            assert (folder / "2.damaged").is_dir() and CheckpointReader(folder).steps() == [1]
+
+
+def test_evaluation_reads_on_when_only_the_optimiser_state_is_damaged(folder):
+    flip(max((folder / "2" / "opt_state").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+    assert CheckpointReader(folder).restore_params("last").step == 2
+    flip(max((folder / "2" / "ema").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+    assert CheckpointReader(folder).restore_params("best").step == 1
+
+
+def test_when_every_checkpoint_is_damaged_the_run_does_not_start_from_nothing(folder):
+    for step in (1, 2):
+        cut(folder / str(step) / "params" / "_METADATA")
+    for _ in range(2):  # a batch system tries again by itself
+        with pytest.raises(CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*params/_METADATA") as caught:
+            CheckpointStore(folder).restore(*TARGETS)
+        assert caught.value.exit_code == FAILED
+
+
+def test_a_run_whose_checkpoints_are_damaged_does_not_go_back_to_the_converted_model_that_it_started_from(folder):
+    store = CheckpointStore(folder, 10)
+    store.save(0, params_of(0), None, {"converted": True}, wait=True)
+    for step in (1, 2):
+        cut(folder / str(step) / "params" / "_METADATA")
+    with pytest.raises(CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*  1: params/_METADATA"):
+        store.restore(*TARGETS)
+
+
+def test_a_step_without_manifest_is_used_if_it_can_be_read(folder, caplog):
+    (folder / "2" / "manifest.json").unlink()
+    assert CheckpointStore(folder).restore(*TARGETS).step == 2
+    assert "could not be checked" in caplog.text
+    shutil.rmtree(folder / "2" / "opt_state")
+    assert CheckpointStore(folder).restore(*TARGETS).step == 1
+
+
+def test_after_a_damaged_step_is_left_out_the_run_saves_that_step_again(folder):
+    cut(folder / "2" / "params" / "_METADATA")
+    store = CheckpointStore(folder)
+    assert store.restore(*TARGETS).step == 1
+    for number in (22, 23):
+        store.save(2, *state_of(number), {}, wait=True)
+        assert_same(store.restore(*TARGETS).params, params_of(number))
+        cut(folder / "2" / "params" / "_METADATA")
+        assert store.restore(*TARGETS).step == 1
+    assert {"2.damaged", "2.damaged-2", "2.damaged-3"} < {path.name for path in folder.iterdir()}
+
+
+def test_foreign_files_and_folders_do_no_harm_and_take_none(folder):
+    (folder / "notes.txt").write_text("mine")
+    (folder / "7").write_text("mine")
+    for name in ("3", "12abc", "lost+found", "007", "2.backup"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("mine")
+    store = CheckpointStore(folder, keep_last=1)
+    assert store.steps() == [1, 2]
+    assert store.restore(*TARGETS).step == 2
+    for step in (3, 7, 8):
+        store.save(step, *state_of(step), {}, metrics={"loss": 9.0})
+    store.close()
+    assert store.steps() == [2, 8]
+    for name in ("notes.txt", "7.foreign", "3.foreign/file", "12abc/file", "lost+found/file", "007/file", "2.backup/file"):
+        assert (folder / name).read_text() == "mine"
+
+
+def test_saving_a_step_again_replaces_it(folder):
+    store = CheckpointStore(folder)
+    store.save(2, *state_of(2), {"epoch": 2, "evaluated": True}, metrics={"loss": 0.1}, wait=True)
+    restored = store.restore(*TARGETS)
+    assert (restored.step, restored.meta["evaluated"], restored.metrics) == (2, True, {"loss": 0.1})
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
+def test_killed_while_replacing_a_step_either_the_old_or_the_new_is_there(folder):
+    (folder / "2").rename(folder / "2.replaced")
+    assert CheckpointStore(folder).restore(*TARGETS).step == 2  # killed before the new one was final
+    shutil.copytree(folder / "2", folder / "2.replaced")
+    assert CheckpointStore(folder).steps() == [1, 2]  # killed after
+    assert not (folder / "2.replaced").exists()
+
+
+def test_remains_of_a_save_that_was_killed_are_cleared_away(folder):
+    (folder / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    store = CheckpointStore(folder)
+    assert store.steps() == [1, 2]
+    store.save(4, *state_of(4), {}, wait=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "4"]
+
+
+def test_another_model_is_refused_with_the_first_differences(two_steps):
+    other = tuple(abstract(tree) for tree in state_of(0, width=8))
+    for restore in (lambda: CheckpointStore(two_steps).restore(*other), lambda: CheckpointReader(two_steps).restore_params("last", other[0])):
+        with pytest.raises(
+            CheckpointMismatch, match=r"another model: 1 of 3 arrays .*\n  encoder/0/kernel: saved \(6, 4\) float32, now \(8, 4\) float32"
+        ) as caught:
+            restore()
+        assert caught.value.exit_code == USAGE
+    assert CheckpointReader(two_steps).steps() == [1, 2]
+
+
+def test_another_optimiser_is_refused(two_steps):
+    with pytest.raises(CheckpointMismatch, match=r"another optimiser.*\n.*saved nothing, now"):
+        CheckpointStore(two_steps).restore(TARGETS[0], abstract(optax.sgd(0.1, momentum=0.9).init(params_of(0))))
+
+
+def test_a_data_position_saved_by_two_processes_is_taken_up_by_one(folder):
+    (folder / "2" / "manifest.json").unlink()
+    path = folder / "2" / "data_iterator" / "process_0-of-1.json"
+    path.rename(path.with_name("process_0-of-2.json"))
+    data, straight = iterator(), iterator()
+    CheckpointStore(folder).restore(*TARGETS, data_iterator=data)
+    assert next(data) == [next(straight) for _ in range(3)][-1]
+    path.with_name("process_0-of-2.json").unlink()
+    with pytest.raises(CheckpointMismatch, match="without a data position"):
+        CheckpointStore(folder).restore(*TARGETS, data_iterator=data)
+
+
+def test_a_later_format_is_refused_with_the_reason(folder):
+    path = folder / "2" / "meta" / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    manifest.write_manifest(folder / "2")
+    with pytest.raises(CheckpointMissing, match="format 99"):
+        CheckpointReader(folder).restore_params("last")
+
+
+def test_an_empty_folder_says_so(tmp_path):
+    assert CheckpointReader(tmp_path / "nothing").latest_step() is None
+    with pytest.raises(CheckpointMissing, match="no checkpoint in"):
+        CheckpointReader(tmp_path / "nothing").restore_params()
+    with pytest.raises(CheckpointMissing, match=r"no checkpoint of step 5 in .*; there are: none"):
+        CheckpointStore(tmp_path / "c").restore(*TARGETS, step=5)
+
+
+def test_a_step_that_is_not_there_is_told_with_those_that_are(two_steps):
+    with pytest.raises(CheckpointMissing, match=r"no checkpoint of step 5 in .*; there are: 1, 2"):
+        CheckpointReader(two_steps).restore_params(step=5)
+    assert CheckpointReader(two_steps).restore_params(step=1).step == 1
+
+
+def test_of_many_differences_five_are_shown_and_the_others_counted(tmp_path):
+    store = CheckpointStore(tmp_path / "c")
+    store.save(1, {str(number): jnp.zeros(2) for number in range(7)}, (jnp.ones(3),), {}, wait=True)
+    wanted = {str(number): jax.ShapeDtypeStruct((3 if number else 2,), np.float32) for number in range(7)}
+    with pytest.raises(
+        CheckpointMismatch, match=r"6 of 7 arrays of params differ:\n(  \d: saved \(2,\) float32, now \(3,\) float32\n){5}  \.\.\. and 1 more\n"
+    ):
+        CheckpointReader(tmp_path / "c").restore_params("last", wanted)
+    store.close()
+
+
+def test_of_many_damaged_files_five_are_named(folder, caplog):
+    files = [path for path in (folder / "2").rglob("*") if path.is_file() and path.name != "manifest.json"]
+    assert len(files) > 6
+    for path in files:
+        cut(path)
+    assert CheckpointReader(folder).restore_params("last").step == 1
+    assert caplog.text.count("bytes instead of") == 5
+
+
+@pytest.mark.parametrize("after_a_save", [False, True])
+def test_a_folder_that_was_renamed_is_made_again_and_saved_to(folder, tmp_path, caplog, after_a_save):
+    store = CheckpointStore(folder, keep_last=2)
+    if after_a_save:
+        store.save(3, *state_of(3), {}, wait=True)
+    for number in (1, 2):  # it may happen twice
+        folder.rename(tmp_path / f"renamed{number}")
+        store.save(3 + number, *state_of(3 + number), {}, metrics={"loss": 5.0})
+        store.save(5 + number, *state_of(5 + number), {}, wait=True)
+        assert store.steps() == [3 + number, 5 + number]
+        assert caplog.text.count(f"{folder} is gone, renamed or deleted while the run went on; it is made again") == 1
+        caplog.clear()
+    store.close()
+    assert_same(store.restore(*TARGETS).params, params_of(7))
+    assert CheckpointReader(tmp_path / "renamed1").restore_params("best").step == 2
+
+
+def test_a_save_whose_folder_was_renamed_meanwhile_is_made_up_for_by_the_next(folder, tmp_path, monkeypatch, caplog):
+    def rename(_):
+        folder.rename(tmp_path / "renamed")
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    store = CheckpointStore(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("signvit_jax.checkpoints.store.write_manifest", rename)
+        store.save(3, *state_of(3), {})
+        with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be saved.*the folder is gone, renamed or deleted while the run went on"):
+            store.wait()
+        (tmp_path / "renamed").rename(folder)
+        store.save(3, *state_of(3), {})
+        while folder.is_dir():
+            time.sleep(0.01)
+    store.save(4, *state_of(4), {}, wait=True)
+    assert store.steps() == [4] and "checkpoint 3 could not be saved" in caplog.text
+    store.close()
+
+
+def test_where_no_folder_can_be_made_again_the_error_is_in_our_words(folder, tmp_path):
+    store = CheckpointStore(folder)
+    folder.rename(tmp_path / "renamed")
+    folder.write_text("a file in its place")
+    with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be saved to .*: the folder is gone"):
+        store.save(3, *state_of(3), {}, wait=True)
+
+
+REASONS = [
+    (errno.ENOSPC, "disk is full"),
+    (errno.EROFS, "disk is read-only"),
+    (errno.EDQUOT, "quota"),
+    (errno.ESTALE, "network disk lost the folder"),
+    (errno.EIO, "does not answer"),
+]
+
+
+@pytest.mark.parametrize(("number", "said"), REASONS, ids=[errno.errorcode[number] for number, _ in REASONS])
+def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one_is_intact(folder, monkeypatch, number, said):
+    def full(_):
+        raise OSError(number, os.strerror(number))
+
+    store = CheckpointStore(folder, keep_last=1)
+    monkeypatch.setattr("signvit_jax.checkpoints.store.write_manifest", full)
+    store.save(3, *state_of(3), {})
+    with pytest.raises(CheckpointError, match=rf"checkpoint 3 .* {said}.*Checkpoints still there: 1, 2"):
+        store.save(4, *state_of(4), {})
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert_same(store.restore(*TARGETS).params, params_of(2))
+    store.save(5, *state_of(5), {}, wait=True)
+    assert store.steps() == [2, 5]  # 2 is the best
+    store.close()
+
+
+def python(code, *arguments, devices=1, before=""):
+    """What subprocess needs to run the code with this file's names at hand."""
+    script = f"import sys\n{textwrap.dedent(before)}\nfrom tests.training.test_checkpoint import *\n{textwrap.dedent(code)}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {"args": [sys.executable, "-c", script, *map(str, arguments)], "env": environment, "text": True}
+
+
+def test_a_step_whose_second_save_fails_is_there_as_it_was_and_remains_that_cannot_be_deleted_hide_no_reason(folder, monkeypatch):
+    def full(_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    rmtree = shutil.rmtree
+
+    def refused(path, ignore_errors=False):
+        if not ignore_errors:
+            full(path)
+        rmtree(path, ignore_errors=True)
+
+    store = CheckpointStore(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("signvit_jax.checkpoints.store.write_manifest", full)
+        patch.setattr(shutil, "rmtree", refused)
+        store.save(2, *state_of(22), {})
+        with pytest.raises(CheckpointError, match=r"the disk is read-only\. Checkpoints still there: 1, 2"):
+            store.wait()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert_same(store.restore(*TARGETS).params, params_of(2))
+
+
+def test_a_save_that_left_no_checkpoint_is_an_error(folder, monkeypatch):
+    store = CheckpointStore(folder)
+    store.save(3, *state_of(3), {})
+    store._manager.wait_until_finished()
+    (folder / "3").rename(folder / "3.elsewhere")
+    with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be saved to .*it did not become final"):
+        store.wait()
+
+
+@pytest.mark.parametrize(
+    ("files", "free_files", "free_bytes", "said"),
+    [
+        (1, 0, 2**21, "the disk takes no more files (no inode is free)"),
+        (1000, 0, 2**21, "the disk takes no more files (no inode is free)"),
+        (1000, 99, 2**20 + 1, "the disk takes no more files (no inode is free)"),
+        (1000, 100, 2**21, "the disk is full"),
+        (1000, 0, 2**20, "the disk is full"),
+        (0, 0, 2**30, "the disk is full"),  # a file system that counts no inodes
+    ],
+)
+def test_a_disk_without_inodes_is_told_from_one_without_bytes(tmp_path, monkeypatch, files, free_files, free_bytes, said):
+    found = types.SimpleNamespace(f_files=files, f_favail=free_files, f_bavail=free_bytes, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda _: found)
+    assert _cause(OSError(errno.ENOSPC, "No space left on device"), tmp_path).startswith(said)
+
+
+def test_an_error_that_is_not_known_is_told_by_its_kind_and_first_line(tmp_path):
+    assert _cause(ValueError("  first\nsecond"), tmp_path) == "ValueError: first"
+    assert _cause(ValueError(""), tmp_path) == "ValueError: no message"
+
+
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize(("found", "told"), [([], 0), (["a: missing", "b: missing"], 2), (None, -1)])
+def test_what_process_0_finds_of_a_checkpoint_holds_for_all(folder, monkeypatch, process, found, told):
+    def look(*_):
+        assert process == 0
+        if found is None:
+            raise manifest.ManifestMissing
+        return found
+
+    def broadcast(count):
+        assert process or count == told
+        return np.int32(told)
+
+    reader = CheckpointReader(folder)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    monkeypatch.setattr("signvit_jax.checkpoints.reader.find_damage", look)
+    monkeypatch.setattr("signvit_jax.checkpoints.reader.multihost_utils.broadcast_one_to_all", broadcast)
+    damage = reader._damage(2, None)
+    assert damage == (found if process == 0 or not found else ["named by process 0"] * 2)
+
+
+def test_a_store_that_was_closed_leaves_no_thread_behind(tmp_path):
+    before = threading.active_count()
+    save_steps(tmp_path / "c", [1, 2])
+    assert threading.active_count() == before
+
+
+def test_what_cannot_be_meant_is_refused(two_steps):
+    with pytest.raises(ValueError, match="keep_last is 0; allowed: a whole number >= 1"):
+        CheckpointStore(two_steps, 0)
+    with pytest.raises(ValueError, match="which is 'first'; allowed: 'best', 'last'"):
+        CheckpointReader(two_steps).restore_params("first")
+
+
+def test_three_are_kept_where_nothing_is_said(tmp_path):
+    store = CheckpointStore(tmp_path / "c")
+    for step in range(1, 6):
+        store.save(step, *state_of(step), {})
+    store.close()
+    assert store.steps() == [3, 4, 5]
+
+
+def test_a_damaged_step_does_not_stop_a_save(folder):
+    for name in ("_CHECKPOINT_METADATA", "params/_METADATA", "meta/meta.json"):
+        (folder / "2" / name).write_bytes(b"\x80")
+    store = CheckpointStore(folder, 10)
+    store.save(3, *state_of(3), {}, wait=True)
+    store.close()
+    assert store.steps() == [1, 2, 3]
+
+
+def test_a_save_that_is_under_way_is_waited_for_before_a_restore(folder):
+    store = CheckpointStore(folder)
+    store.save(3, *state_of(3), {})
+    assert store.restore(*TARGETS).step == 3
+    store.close()
+
+
+def test_a_checkpoint_says_which_format_it_has(two_steps):
+    assert json.loads((two_steps / "2" / "meta" / "meta.json").read_text())["format"] == 1
+
+
+def test_a_disk_that_takes_no_more_ends_with_one_clear_line_and_the_older_checkpoint(folder):
+    # The kernel refuses files above a size, in TensorStore's C++ as well as in Python.
+    code = """
+        import resource, signal
+        from signvit_jax.runtime.exit_codes import run_command
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        def main():
+            store = CheckpointStore(sys.argv[1])
+            store.save(3, {"a": jax.random.normal(jax.random.key(0), (200, 200))}, (jnp.ones(3),), {})
+            store.close()
+        sys.exit(run_command(main))
+    """
+    result = subprocess.run(**python(code, folder), capture_output=True, timeout=250)
+    assert result.returncode == FAILED
+    assert "Traceback" not in result.stderr.splitlines()[-1]
+    assert "error: checkpoint 3 could not be saved" in result.stderr and "beyond the allowed size" in result.stderr
+    assert CheckpointStore(folder).restore(*TARGETS).step == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_a_clear_error(folder):
+    folder.chmod(0o555)
+    try:
+        store = CheckpointStore(folder)
+        with pytest.raises(CheckpointError, match=r"no permission.*still there: 1, 2"):
+            store.save(3, *state_of(3), {}, wait=True)
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be used: Not a directory"):
+        CheckpointStore(tmp_path / "file" / "checkpoints")
+
+
+@pytest.mark.long
+def test_a_state_saved_on_four_devices_is_restored_on_two(tmp_path):
+    code = """
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        count, folder = int(sys.argv[1]), sys.argv[2]
+        mesh = jax.make_mesh((count,), ("fsdp",), axis_types=(AxisType.Auto,))
+        split, whole = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
+        kernel = np.arange(32, dtype=np.float32).reshape(8, 4)
+        store = CheckpointStore(folder)
+        if count == 4:
+            store.save(1, {"kernel": jax.device_put(kernel, split)}, (jax.device_put(np.int32(3), whole),), {}, wait=True)
+        else:
+            target = {"kernel": jax.ShapeDtypeStruct((8, 4), np.float32, sharding=split)}
+            restored = store.restore(target, (jax.ShapeDtypeStruct((), np.int32, sharding=whole),))
+            np.testing.assert_array_equal(np.asarray(restored.params["kernel"]), kernel)
+            assert restored.params["kernel"].sharding == split and int(restored.opt_state[0]) == 3
+            assert {shard.data.shape for shard in restored.params["kernel"].addressable_shards} == {(4, 4)}
+        store.close()
+    """
+    for count in (4, 2):
+        result = subprocess.run(**python(code, count, tmp_path / "c", devices=count), capture_output=True, timeout=250)
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert CheckpointReader(tmp_path / "c").restore_params().params["kernel"].shape == (8, 4)  # and on the one device here
+
+
+def test_two_processes_save_replace_leave_out_and_restore_together(tmp_path):
+    from tests.helpers.free_port import free_port  # the processes, which import this file, do without
+
+    before = """
+        import jax
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[1]))
+    """
+    code = """
+        from jax.experimental import multihost_utils
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        rank, folder = jax.process_index(), Path(sys.argv[3])
+        mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(AxisType.Auto,))
+        split = NamedSharding(mesh, P("fsdp"))
+        def split_array(value):
+            return jax.make_array_from_callback((2, 3), split, lambda index: np.full((2, 3), value, np.float32)[index])
+        store, data = CheckpointStore(folder, 2), iterator()
+        for step in (1, 2, 2):
+            store.save(step, {"a": split_array(step)}, (split_array(-step),), {}, data, metrics={"loss": 1.0})
+            next(data)
+        store.wait()
+        if rank == 0:
+            flip(folder / "2" / "params" / "_METADATA")
+        multihost_utils.sync_global_devices("damaged")
+        target = jax.ShapeDtypeStruct((2, 3), np.float32, sharding=split)
+        restored = store.restore({"a": target}, (target,), data_iterator=data)
+        assert restored.step == 1 and data.get_state()["next_index"] == 0
+        assert all((np.asarray(shard.data) == 1).all() for shard in restored.params["a"].addressable_shards)
+        store.save(2, restored.params, restored.opt_state, {}, data)
+        store.close()
+        print(store.steps(), (folder / "2.damaged").is_dir())
+    """
+    port = free_port()
+    both = [
+        subprocess.Popen(**python(code, rank, port, tmp_path / "c", before=before), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    for process in both:
+        output, errors = process.communicate(timeout=250)
+        assert process.returncode == 0, errors[-2000:]
+        assert output.splitlines()[-1] == "[1, 2] True"
+
+
+def test_killed_at_any_moment_of_saving_the_newest_whole_checkpoint_comes_back(tmp_path):
+    code = """
+        store = CheckpointStore(sys.argv[1], keep_last=2)
+        first = (store.latest_step() or 0) + 1
+        print("ready", flush=True)
+        for step in range(first, first + 10_000):
+            store.save(step, *state_of(step), {"epoch": step})
+            print(step, flush=True)
+    """
+    for lines, pause in ((4, 0.0), (7, 0.013)):
+        with subprocess.Popen(**python(code, tmp_path / "c"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as trainer:
+            started = [trainer.stdout.readline() for _ in range(lines)]
+            time.sleep(pause)
+            trainer.kill()
+        store = CheckpointStore(tmp_path / "c")
+        restored = store.restore(*TARGETS)
+        assert restored.step >= int(started[-1]) - 1  # a save has begun only when the one before it was final
+        assert_same(restored.params, params_of(restored.step))
+        assert_same(restored.opt_state, state_of(restored.step)[1])
+        assert not list((tmp_path / "c").glob("*.damaged"))

@@ -1,0 +1,347 @@
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.checkpoints.workdir import _FIXED, _FREE_IN_GROUPS, Workdir, WorkdirError, _is_fixed, _locks, check_resume
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, from_mapping, to_json
+from signvit_jax.runtime.exit_codes import USAGE
+from signvit_jax.text.tokenizer import TokenizerError, learn_gloss_vocabulary
+from tests.helpers import tiny_run
+
+HOLD = """
+import os, sys, time
+from signvit_jax.checkpoints.workdir import Workdir
+with Workdir.create(sys.argv[1]).lock():
+    with_child = len(sys.argv) > 2
+    if not with_child or os.fork() == 0:  # the child, which has then let go of its copy of the lock
+        with_child and os.setsid()
+        print("locked", flush=True)
+    time.sleep(30)
+    os._exit(0)  # a fork of a process with threads may hang in parting
+"""
+
+
+def holder(path, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path), *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_second_trainer_is_refused_and_told_who_is_in(tmp_path):
+    first = holder(tmp_path)
+    try:
+        with pytest.raises(WorkdirError, match=rf"in use by process {first.pid} on .* since \d{{4}}-") as caught, Workdir.create(tmp_path).lock():
+            pass
+        assert caught.value.exit_code == USAGE
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.parametrize("with_child", [False, True], ids=["alone", "a_forked_child_lives_on"])
+def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
+    first = holder(tmp_path, *(["child"] if with_child else []))
+    first.kill()
+    first.wait()
+    with Workdir.create(tmp_path).lock() as lock:
+        assert lock.killed.startswith(f"process {first.pid} on ")
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), Workdir.create(tmp_path).lock():
+            pass
+    assert (tmp_path / ".lock").read_text() == "" and not _locks  # a child forked later closes nothing of somebody else's
+    with Workdir.create(tmp_path).lock() as lock:
+        assert lock.killed is None
+
+
+def test_a_second_trainer_is_refused_where_the_lock_file_was_deleted(tmp_path):
+    workdir = Workdir.create(tmp_path)
+    with workdir.lock() as lock:
+        assert lock.holds()
+        workdir.lock_file.unlink()
+        assert not lock.holds()
+        with pytest.raises(WorkdirError, match="in use by another process"), workdir.lock():
+            pass
+        lock.take()
+        assert lock.holds() and json.loads(workdir.lock_file.read_text())["pid"] == os.getpid()
+        with pytest.raises(WorkdirError, match=f"in use by process {os.getpid()}"), workdir.lock():
+            pass
+    with workdir.lock() as lock:
+        assert lock.killed is None
+
+
+def as_nfs(descriptor, how, flock=fcntl.flock):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    flock(descriptor, how)
+
+
+@pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
+def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is_left_to_it(tmp_path, monkeypatch, folders_cannot_be_locked):
+    if folders_cannot_be_locked:
+        monkeypatch.setattr(fcntl, "flock", as_nfs)
+    workdir = Workdir.create(tmp_path / "run")
+    with workdir.lock() as lock:
+        with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), workdir.lock():
+            pass
+        workdir.path.rename(tmp_path / "renamed")
+        assert not lock.holds()
+        Workdir.create(workdir.path)
+        assert not lock.holds()
+        with workdir.lock(), pytest.raises(WorkdirError, match=f"process {os.getpid()}"):
+            lock.take()
+        lock.take()
+        assert lock.holds()
+        with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), workdir.lock():
+            pass
+
+
+@pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
+def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(tmp_path, monkeypatch, folders_cannot_be_locked):
+    if folders_cannot_be_locked:
+        monkeypatch.setattr(fcntl, "flock", as_nfs)
+    workdir = Workdir.create(tmp_path)
+    with workdir.lock():
+        signed = workdir.lock_file.read_text()
+        before = tiny_run.open_below(tmp_path)
+        for _ in range(3):
+            with pytest.raises(WorkdirError), workdir.lock():
+                pass
+        assert workdir.lock_file.read_text() == signed and tiny_run.open_below(tmp_path) == before
+
+
+def test_a_lock_file_of_an_earlier_release_keeps_a_second_trainer_out_too(tmp_path):
+    workdir = Workdir.create(tmp_path)
+    with workdir.lock_file.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(WorkdirError, match="in use"), workdir.lock():
+            pass
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with Workdir.create(tmp_path).lock() as lock:
+        assert lock.holds()
+    assert "cannot be locked (No locks available): take care that no second trainer uses it" in caplog.text
+
+
+def test_only_process_0_takes_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    workdir = Workdir.create(tmp_path)
+    with workdir.lock() as first, workdir.lock():
+        assert first.holds() and first.killed is None
+    assert not workdir.lock_file.exists()
+
+
+def test_a_garbled_lock_file_does_no_harm(tmp_path):
+    (tmp_path / ".lock").write_text("{[" + 500 * "x")
+    with Workdir.create(tmp_path).lock():
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        (tmp_path / ".lock").write_text("{[")
+        with pytest.raises(WorkdirError, match="in use by another process;"), Workdir.create(tmp_path).lock():
+            pass
+
+
+def test_a_file_in_the_place_of_the_workdir_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for open_it in (Workdir.create, Workdir.open):
+        with pytest.raises(WorkdirError, match=r"is a file.*give"):
+            open_it(tmp_path / "file")
+    with pytest.raises(WorkdirError, match="is a file"):
+        Workdir.create(tmp_path / "file" / "below")
+
+
+def test_a_folder_that_is_no_workdir_is_refused_and_a_near_one_named(tmp_path):
+    with pytest.raises(WorkdirError, match="does not exist; give the folder"):
+        Workdir.open(tmp_path / "nothing")
+    with pytest.raises(WorkdirError, match=r"has no config\.json; give the folder"):
+        Workdir.open(tmp_path)
+    run = Workdir.create(tmp_path / "run")
+    run.write_text(run.config_json, "{}")
+    for path in (tmp_path, run.checkpoints):
+        with pytest.raises(WorkdirError, match=f"did you mean {run.path}"):
+            Workdir.open(path)
+    assert Workdir.open(run.path) == run
+    for name in ("run2", "run3", "run4"):
+        other = Workdir.create(tmp_path / name)
+        other.write_text(other.config_json, "{}")
+    with pytest.raises(WorkdirError, match=f"did you mean {run.path}, {run.path}2, {run.path}3\\?"):
+        Workdir.open(tmp_path)
+
+
+def test_a_writer_killed_at_any_moment_leaves_the_old_text_or_the_new(tmp_path):
+    code = """
+import sys
+from signvit_jax.checkpoints.workdir import Workdir
+workdir = Workdir.create(sys.argv[1])
+for number in range(10**9):
+    workdir.write_text(workdir.config_json, str(number % 10) * 200_000)
+    if number == 3: print("writing", flush=True)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=environment) as writer:
+        writer.stdout.readline()
+        time.sleep(0.1)
+        writer.send_signal(signal.SIGKILL)
+    text = (tmp_path / "config.json").read_text()
+    assert len(text) == 200_000 and len(set(text)) == 1
+
+
+def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = Workdir.create(tmp_path / "run")
+    monkeypatch.setattr("signvit_jax.checkpoints.workdir.write_atomically", full)
+    with pytest.raises(WorkdirError, match=r"config\.json could not be written: No space left"):
+        run.write_text(run.config_json, "{}")
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(WorkdirError, match=r"other cannot be made: No space left"):
+        Workdir.create(tmp_path / "other")
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(WorkdirError, match=r"run could not be opened: No space left"), run.lock():
+        pass
+
+
+def test_a_lock_file_is_for_reading_by_others_and_no_program(tmp_path):
+    before = os.umask(0)
+    try:
+        with Workdir.create(tmp_path).lock():
+            assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_what_describes_a_run_is_read_or_named_with_its_path(tmp_path):
+    run = Workdir.create(tmp_path)
+    tokenizer = learn_gloss_vocabulary(["A B", "B C"])
+    run.write_text(run.config_json, to_json(changed(data={"num_frames": 40})))
+    run.write_text(run.tokenizer_json, tokenizer.to_json())
+    assert run.read_config().data.num_frames == 40
+    assert run.read_tokenizer(run.tokenizer_json).tokens == tokenizer.tokens
+    for path, read in ((run.config_json, run.read_config), (run.tokenizer_json, lambda: run.read_tokenizer(run.tokenizer_json))):
+        for content, said in ((b"{", "JSON"), (b"ab\xff", "byte 2 is not of a text; put back a copy"), (None, "cannot be read: No such file")):
+            path.unlink() if content is None else path.write_bytes(content)
+            with pytest.raises((ConfigError, TokenizerError, WorkdirError), match=rf"{path}.*{said}") as caught:
+                read()
+            assert caught.value.exit_code == USAGE
+
+
+def test_a_file_finds_its_folder_made_again_where_that_is_gone(tmp_path):
+    workdir = Workdir.create(tmp_path / "a" / "run")
+    shutil.rmtree(tmp_path / "a")
+    workdir.write_text(workdir.samples / "epoch_0001.txt", "text")
+    assert (workdir.samples / "epoch_0001.txt").read_text() == "text"
+
+
+def changed(**groups):
+    return from_mapping(groups)
+
+
+def test_rates_epochs_and_the_like_may_change_on_resume_and_are_reported():
+    new = changed(
+        training={"encoder_lr": 1e-5, "num_epochs": 400, "patience": 3, "use_amp": False, "gradient_accumulation": 2},
+        model={"encoder": {"dropout": 0.1, "freeze_epochs": 2}},
+        data={"data_dir": "elsewhere", "num_workers": 2, "augment": {"rotate": 5.0}},
+        mesh={"fsdp": 2},
+    )
+    differences = check_resume(Config(), new)
+    assert ("training.encoder_lr", 5e-5, 1e-5) in differences and ("training.num_epochs", 200, 400) in differences
+    assert len(differences) == 11
+
+
+def test_what_may_not_change_on_resume_is_this_list():
+    """Key by key: a key that is taken out of the list in workdir.py goes red here."""
+    fixed = {
+        "data.fit": "crop",
+        "data.frame_buckets": [32, 64],
+        "data.frame_rate": 25.0,
+        "data.image_size": 160,
+        "data.mean": [0.4, 0.4, 0.4],
+        "data.name": "isign",
+        "data.num_frames": 65,
+        "data.sampling": "rate",
+        "data.std": [0.4, 0.4, 0.4],
+        "data.train_split": "all",
+        "training.batch_size": 3,
+        "training.seed": 7,
+        "training.weight_decay_on": "matrices",
+    }
+    before, wrong = dataclasses.asdict(Config()), []
+    for key, value in fixed.items():
+        group, name = key.split(".")
+        old = before[group][name]
+        new = dataclasses.replace(Config(), **{group: dataclasses.replace(getattr(Config(), group), **{name: value})})
+        assert new != Config(), f"{key}: {old!r} is the default; the test needs another value"
+        try:
+            check_resume(Config(), new)
+            wrong.append(key)
+        except ConfigError as error:
+            assert f"config.{key}: " in str(error)
+    assert wrong == []
+    assert set(fixed) == set(_FIXED)
+
+
+def test_what_may_change_of_the_model_is_this_list():
+    free = {
+        "model.encoder.dropout": 0.3,
+        "model.encoder.attention_dropout": 0.3,
+        "model.encoder.drop_path": 0.1,
+        "model.encoder.freeze_epochs": 3,
+        "model.encoder.pretrained": "weights.npz",
+        "model.encoder.attention": "xla",
+        "model.encoder.frames_per_chunk": 8,
+        "model.encoder.patch_drop": 0.2,
+        "model.encoder.token_merge": 2,
+        "tokenizer.dropout_random": 0.5,
+    }
+    assert {key.rsplit(".", 1)[-1] for key in free} == set(_FREE_IN_GROUPS)
+    for key, value in free.items():
+        assert not _is_fixed(key, None, value), key
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {"model": {"decoder": {"num_layers": 2}}},
+        {"model": {"ctc": {"source": "frames"}}},
+        {"tokenizer": {"vocab_size": 100}},
+        {"data": {"name": "isign"}},
+        {"data": {"num_frames": 32}},
+        {"training": {"batch_size": 8}},
+        {"training": {"seed": 1}},
+        {"training": {"ema_decay": 0.99}},
+    ],
+    ids=str,
+)
+def test_shapes_vocabulary_and_data_may_not_change_on_resume(new):
+    with pytest.raises(ConfigError) as caught:
+        check_resume(Config(), from_mapping(new | {"inference": {"beam_size": 2}}))
+    group, value = next(iter(new.items()))
+    name = next(iter(value))
+    assert f"config.{group}.{name}" in str(caught.value) and "in the workdir" in str(caught.value)
+    assert "beam_size" not in str(caught.value)
+
+
+def test_the_average_may_change_its_memory_but_not_be_switched_on_or_off():
+    def with_ema(decay):
+        return dataclasses.replace(Config(), training=dataclasses.replace(Config().training, ema_decay=decay))
+
+    assert check_resume(with_ema(0.9), with_ema(0.99)) == [("training.ema_decay", 0.9, 0.99)]
+    with pytest.raises(ConfigError, match="ema_decay"):
+        check_resume(with_ema(0.9), with_ema(0.0))

@@ -1,0 +1,99 @@
+"""The files in configs/, at full size and without memory: shapes only."""
+
+import dataclasses
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from signvit_jax.config.files import load_config
+from signvit_jax.config.schema import MeshConfig, with_ctc_target
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.models.translator import abstract_model, count_parameters
+from signvit_jax.optimization.losses import with_flat_start
+from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
+from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
+from signvit_jax.optimization.train_step import make_train_step
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.planning.memory import batch_shapes
+from signvit_jax.training.run_data import num_epochs
+
+CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
+
+
+def sizes(name: str, vocabulary: int) -> tuple[int, int]:
+    """(all parameters, those of the backbone)"""
+    model = abstract_model(load_config(str(CONFIGS[0].with_name(f"{name}.py"))), vocabulary)
+    return count_parameters(model), count_parameters(model.encoder.backbone)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_says_how_to_run_it(path):
+    load_config(str(path))
+    docstring = path.read_text().split('"""')[1]
+    assert f"python -m signvit_jax.train --config=configs/{path.name} --workdir=" in docstring
+    assert len(path.read_text().splitlines()) < 110
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_training_step_of_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
+    """With the attention that 'auto' picks on an H100: what JAX refuses there, it refuses while tracing."""
+    config = with_ctc_target(dataclasses.replace(load_config(str(path)), mesh=MeshConfig()), "text")
+    mesh, optimizer = make_mesh(config.mesh), make_optimizer(config.training, 1000)
+    definition = ModelDefinition(config, vocab_size=500)
+    state, shardings = abstract_on_mesh(lambda: new_state(definition, optimizer, 0, mesh), mesh)
+    batch = batch_shapes(config, mesh, config.data.num_frames, text_length=32)
+    step = make_train_step(definition, optimizer, config.training, mesh, shardings, frozen_backbone=False)
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91300)
+    h100 = SimpleNamespace(platform="gpu", compute_capability="9.0")
+    monkeypatch.setattr("signvit_jax.layers.attention.traced_device", lambda: h100)
+    program = str(step.trace(state, batch).jaxpr)
+    encoder = config.model.encoder
+    fuses = encoder.backbone == "dense_vit" and config.training.use_amp and encoder.attention_dropout == 0
+    assert ("dot_product_attention_fwd" in program) == fuses
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_config_calls_a_checkpoint_best_by_a_metric_that_short_texts_leave_at_zero(path):
+    assert load_config(str(path)).training.best_metric != "bleu4"
+
+
+def test_reference_has_exactly_the_parameters_of_its_stated_sizes():
+    assert sizes("reference", 30_522) == (354_323_258, 303_301_632)
+
+
+def test_dense_vit_keeps_the_references_backbone():
+    assert sizes("dense_vit", 8_000)[1] == 303_301_632
+
+
+@pytest.mark.parametrize("vocabulary", [16_000, 30_522])
+def test_dense_vit_100m_is_what_its_name_says(vocabulary):
+    assert 95e6 <= sizes("dense_vit_100m", vocabulary)[0] <= 105e6
+
+
+def test_mobilenet_v3_is_small_enough_for_a_phone_with_a_bert_vocabulary():
+    whole, features = sizes("mobilenet_v3", 30_522)
+    assert whole <= 16e6 and features == 2_971_952
+
+
+def test_reference_takes_a_bert_vocabulary_file_as_argument():
+    path = str(CONFIGS[0].with_name("reference.py"))
+    assert load_config(path).tokenizer.name == "bpe"
+    with_file = load_config(f"{path}:some/vocab.txt").tokenizer
+    assert (with_file.name, with_file.vocab_file) == ("bert", "some/vocab.txt")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("clips", [7_096, 119_000])  # PHOENIX-2014T, iSign
+def test_a_flat_start_outlasts_the_warm_up_and_sees_rates_that_teach(path, clips):
+    training = load_config(str(path)).training
+    if not training.ctc_flat_start_steps:
+        pytest.skip("no flat start")
+    steps = num_epochs(training, clips) * math.ceil(clips / training.batch_size)
+    flat = with_flat_start(training, steps).ctc_flat_start_steps
+    assert flat >= min(2 * training.warmup_ratio * steps, steps)
+    rate = learning_rates(training, steps)["encoder"]
+    made = np.linspace(0, flat, 1001)
+    assert flat * np.mean([float(rate(step)) for step in made]) >= 0.3  # `small`, which learns by it: 1.1

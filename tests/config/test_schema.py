@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from signvit_jax.commands import train
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.files import load_config
+from signvit_jax.config.schema import Config, from_json, from_mapping, key_differences, to_json
+from signvit_jax.runtime.exit_codes import run_command
+
+
+def nested(key: str, value) -> dict:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def test_defaults_are_allowed_and_survive_json():
+    config = from_mapping({"data": {"num_frames": 32, "sampling": "rate", "frame_buckets": [16, 32]}})
+    assert from_json(to_json(config)) == config
+    assert config.frame_buckets == (16, 32)
+    assert from_mapping({}).frame_buckets == (16,)
+
+
+def test_config_dicts_are_taken_as_they_are():
+    assert from_mapping(ConfigDict(nested("training.batch_size", 8))).training.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("training.batchsize", 8, ["config.training.batchsize", "8", "nearest key: training.batch_size"]),
+        ("model.encoder.vit_layers", 2, ["config.model.encoder.vit_layers", "vit_num_layers"]),
+        ("batch_size", 8, ["config.batch_size", "did you mean training.batch_size?"]),
+        ("trainin", {}, ["config.trainin", "nearest key: training"]),
+    ],
+)
+def test_misspelt_key_is_refused_with_the_nearest(key, value, words):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(nested(key, value))
+    assert all(word in str(error.value) for word in words)
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("training.batch_size", "many", "a whole number >= 1"),
+        ("training.batch_size", 2.5, "a whole number >= 1"),
+        ("training.batch_size", True, "a whole number >= 1"),
+        ("training.use_amp", "yes", "True or False"),
+        ("training.encoder_lr", -1e-4, "a number >= 0"),
+        ("training.encoder_lr", float("nan"), "a number >= 0"),
+        ("training.label_smoothing", 1.0, "a rate from 0"),
+        ("training.remat", "al", "one of 'none', 'dots', 'full'"),
+        ("data.num_frames", 0, "a whole number >= 1"),
+        ("inference.top_k", 2**31, "a whole number >= 0 and < 2^31"),
+        ("training.seed", 2**63, "a whole number from 0 to 2^63 - 1"),
+        ("data.frame_buckets", "16", "a list of"),
+        ("data.fit", "padd", "nearest: 'pad'"),
+        ("data.augment.rotate", 90.0, "from 0 to 45"),
+        ("model.temporal.kernel_size", 4, "an odd whole number"),
+        ("model.encoder", 3, "must be a group"),
+    ],
+)
+def test_wrong_type_or_range_names_key_value_and_what_is_allowed(key, value, allowed):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(nested(key, value))
+    assert f"config.{key} is {value!r}" in str(error.value)
+    assert allowed in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (nested("model.encoder.vit_num_heads", 7), ["vit_num_heads is 7", "vit_hidden_dim = 1024", "8"]),
+        (nested("model.temporal.num_heads", 3), ["model.temporal.num_heads is 3", "hidden_dim = 512"]),
+        (nested("model.decoder.num_heads", 5), ["model.decoder.num_heads is 5"]),
+        (nested("model.encoder.output_dim", 512), ["output_dim is 512", "1024"]),
+        (nested("data.image_size", 220), ["image_size is 220", "patch_size = 16", "224"]),
+        (nested("data.frame_buckets", [8, 16]), ["sampling 'even'"]),
+        ({"data": {"sampling": "rate", "frame_buckets": [8, 12]}}, ["data.num_frames = 16"]),
+        ({"data": {"sampling": "rate", "frame_buckets": [12, 8, 16]}}, ["rising lengths"]),
+        (nested("data.std", [0.1, 0.1, 0.0]), ["std > 0"]),
+        (nested("training.gradient_accumulation", 3), ["gradient_accumulation is 3", "batch_size = 16"]),
+        ({"training": {"ctc_weight": 0.0, "ce_weight": 0.0}}, ["nothing would be trained"]),
+        (nested("tokenizer.name", "bert"), ["vocab_file is empty"]),
+        (nested("tokenizer.vocab_file", "v.txt"), ["only tokenizer.name='bert'"]),
+        ({"model": {"encoder": {"stem": "conv", "patch_size": 14}}}, ["power of two"]),
+        (nested("model.encoder.backbone", "mobilenet_v3_large"), ["output_dim is 1024", "960"]),
+        ({"model": {"encoder": {"backbone": "mobilenet_v3_large", "output_dim": 960, "stem": "conv"}}}, ["stem is 'conv'", "'patch'"]),
+        (nested("model.encoder.mobilenet_width", 0.5), ["mobilenet_width is 0.5", "backbone='mobilenet_v3_large'"]),
+        (
+            {"model": {"encoder": {"position_init": "sincos2d", "vit_hidden_dim": 18, "output_dim": 18, "vit_num_heads": 2}}},
+            ["vit_hidden_dim is 18", "multiple of 4"],
+        ),
+        ({"model": {"decoder": {"hidden_dim": 15, "num_heads": 3}, "temporal": {"num_heads": 3}}}, ["hidden_dim is 15", "even"]),
+        ({"data": {"sampling": "rate", "frame_buckets": [0, 16]}}, ["rising lengths"]),
+        (nested("data.mean", [0.5, 0.5]), ["three numbers each"]),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_fit_each_other_are_refused(values, words):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(values)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_overrides_are_typed_by_what_they_set(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'data': {'name': 'a'}})\n")
+    config = load_config(str(file), [("data.name", "7"), ("training.encoder_lr", "1e-3"), ("training.use_amp", "false"), ("data.std", "(1,1,1)")])
+    assert (config.data.name, config.training.encoder_lr, config.training.use_amp, config.data.std) == ("7", 1e-3, False, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(("key", "words"), [("training.batchsize", "nearest key: training.batch_size"), ("model.encoder", "group of keys")])
+def test_override_of_what_is_no_value_is_refused(tmp_path, key, words):
+    file = tmp_path / "c.py"
+    file.write_text("def get_config():\n    return {}\n")
+    with pytest.raises(ConfigError, match=words):
+        load_config(str(file), [(key, "3")])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "def get_config():\n    raise KeyError('x')\n", "def get_config():\n    return 3\n", "import nothing_like_it"]
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, content):
+    file = tmp_path / "broken.py"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"broken\.py"):
+        load_config(str(file))
+
+
+def test_a_misspelt_override_ends_training_with_exit_2_before_there_is_a_workdir(tmp_path, capsys):
+    quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
+    arguments = [f"--config={quickstart}", f"--workdir={tmp_path / 'run'}", "--config.training.batchsize=8"]
+    assert run_command(lambda: train.main(arguments)) == 2
+    said = capsys.readouterr().err
+    assert all(words in said for words in ("config.training.batchsize", "'8'", "nearest key: training.batch_size"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_file_lists_those_that_are_there():
+    with pytest.raises(ConfigError, match="no config file"):
+        load_config("configs/nothing.py")
+
+
+def test_a_config_json_of_an_older_release_keeps_its_meaning():
+    values = json.loads(to_json(Config()))
+    del values["model"]["encoder"]["drop_path"], values["mesh"]
+    assert from_json(json.dumps(values)) == Config()
+
+
+def test_differences_name_the_key_and_both_values():
+    assert key_differences(Config(), from_mapping(nested("training.seed", 3))) == [("training.seed", 0, 3)]
+
+
+def test_limits_that_every_old_config_json_had_follow_from_the_training_and_a_users_own_stay():
+    old = json.loads(to_json(Config()))
+    del old["inference"]["rest_seconds"], old["inference"]["rest_evidence"]
+    old["inference"] |= {"max_clip_seconds": 30.0, "window_seconds": 6.0, "window_overlap": 0.25}
+    read = from_json(json.dumps(old)).inference
+    assert (read.max_clip_seconds, read.window_seconds, read.window_overlap) == (0.0, 0.0, 0.25)
+    old["inference"] |= {"max_clip_seconds": 12.0}
+    assert from_json(json.dumps(old)).inference.max_clip_seconds == 12.0
+    new = json.loads(to_json(Config()))
+    new["inference"]["max_clip_seconds"] = 30.0
+    assert from_json(json.dumps(new)).inference.max_clip_seconds == 30.0

@@ -1,0 +1,190 @@
+"""A recogniser with a given word error, put through the code that cuts, joins and follows what a model says.
+
+Its video is drawn so that every frame can be read back: the frame's number is in one pixel, and a
+patch moves while somebody signs. So the oracle knows which
+frames it was really given, and says of them what a model with that word error would: errors are
+drawn anew for each window, in equal shares substitution,
+insertion and deletion; a word that the edge of the window cuts is garbled, or unseen where less than a fifth of it is left.
+"""
+
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from signvit_jax.config.schema import DataConfig, InferenceConfig
+from signvit_jax.inference.joining import join_windows
+from signvit_jax.inference.predictor import Hypothesis
+from signvit_jax.inference.resting import Heard
+from signvit_jax.inference.streaming import LiveCaptions, Reading, Recording
+from signvit_jax.inference.windowing import Span, open_footage, sampled, segment_of, signs_of
+from signvit_jax.text.scripts import has_unspaced
+from signvit_jax.text.words import Word, words_text
+
+RATE = 12.5
+DATA = DataConfig(num_frames=48, image_size=16, sampling="rate", frame_rate=8.33)
+CHINESE = "今天气是很好的我们去公园吃饭看书你他她妈爸老师学生买红大小两个苹果房子杯明昨晚早上下来回家车路水火山木人"
+
+
+class Said(NamedTuple):
+    word: str
+    start: float  # seconds
+    end: float
+
+
+def continuous(rng: random.Random, vocabulary: Sequence[str], seconds: float) -> list[Said]:
+    """Signing without a rest, word by word."""
+    return sentences(rng, vocabulary, seconds, lambda: 0.0)
+
+
+def sentences(rng: random.Random, vocabulary: Sequence[str], seconds: float, pause) -> list[Said]:
+    """Sentences of three to seven words; `pause()` gives the seconds between two of them."""
+    now, script = 0.4, []
+    while now < seconds - 7.0:
+        for _ in range(rng.randint(3, 7)):
+            length = rng.uniform(0.25, 0.8)
+            script.append(Said(rng.choice(vocabulary), now, now + length))
+            now += length
+        now += pause()
+    return script
+
+
+def video(script: Sequence[Said], seconds: float) -> np.ndarray:
+    """uint8 (t, 16, 16, 3), RATE a second."""
+    count = round(seconds * RATE)
+    frames = np.full((count, 16, 16, 3), 90, np.uint8)
+    frames[:, 0, 0, 0], frames[:, 0, 0, 1] = np.arange(count) // 128, 2 * (np.arange(count) % 128)
+    for said in script:
+        for t in range(round(said.start * RATE), min(round(said.end * RATE), count)):
+            place = 3 * t % 12
+            frames[t, 4:8, 1 + place : 4 + place] = 220
+    return frames
+
+
+def seconds_of(frame: np.ndarray) -> float:
+    """When the frame was."""
+    return (int(frame[0, 0, 0]) * 128 + int(frame[0, 0, 1]) // 2) / RATE
+
+
+@dataclasses.dataclass
+class Oracle:
+    script: Sequence[Said]
+    vocabulary: Sequence[str]
+    error: float
+    rng: random.Random
+    drawn: int = 0  # words said so far, and errors among them but those at the edges
+    wrong: int = 0
+    times_off: float | None = None  # seconds by which word times are off; None: it gives no times, as the product's decoders do not
+
+    def hear(self, spans: Sequence[Span]) -> list[tuple[Heard, ...]]:
+        """What CTC hears, and when: of half a word or more."""
+        return [self._heard([seconds_of(frame) for frame in span.frames]) for span in spans]
+
+    def say(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
+        """The hypothesis about some frames, and when its words are signed."""
+        start, end = seconds_of(frames[0]), seconds_of(frames[-1]) + 1 / DATA.frame_rate
+        said = [self._with_errors(word, at) for word, at in self._seen(start, end)]
+        words = [word for group in said for word in group]
+        texts = [word for word, _ in words]
+        spoken = tuple(Word(text, 0.5, not has_unspaced(text)) for text in texts)
+        times = sorted(min(max(at + self.rng.uniform(-1, 1) * (self.times_off or 0.0), start), end) for _, at in words)
+        return Hypothesis(words_text(spoken), tuple(range(len(spoken))), -1.0, 0.5, spoken), tuple(times)
+
+    def read(self, pictures: Sequence[np.ndarray], rate: float, *, hears: bool = True) -> Reading:
+        span = sampled(pictures, rate, DATA)
+        hypothesis, _ = self.say(span.frames)
+        signs = tuple(signs_of(span, self.hear([span])[0])) if hears else None
+        return Reading(hypothesis, hypothesis.text, signs)
+
+    def _seen(self, start: float, end: float) -> Iterator[tuple[str, float]]:
+        for said in self.script:
+            seen = min(said.end, end) - max(said.start, start)
+            if seen >= said.end - said.start - 1 / DATA.frame_rate:  # the frames that are sampled may miss its edge
+                yield said.word, (said.start + said.end) / 2
+            elif seen >= 0.2 * (said.end - said.start):
+                yield self.rng.choice(self.vocabulary), (max(said.start, start) + min(said.end, end)) / 2
+
+    def _with_errors(self, word: str, at: float) -> list[tuple[str, float]]:
+        drawn, other = self.rng.random(), self.rng.choice(self.vocabulary)
+        self.drawn, self.wrong = self.drawn + 1, self.wrong + (drawn < self.error)
+        if drawn < self.error / 3:
+            return [(other, at)]
+        if drawn < 2 * self.error / 3:
+            return [(other, at), (word, at)]
+        return [] if drawn < self.error else [(word, at)]
+
+    def _heard(self, times: Sequence[float]) -> tuple[Heard, ...]:
+        found = []
+        for said in self.script:
+            inside = [n for n, at in enumerate(times) if said.start <= at < said.end]
+            if inside and len(inside) >= 0.5 * (said.end - said.start) * DATA.frame_rate:
+                found.append(Heard(inside[0], inside[-1] + 1, 0.99, 9.0))
+        return tuple(found)
+
+
+DEFAULTS = InferenceConfig()
+
+
+def captioned(script: Sequence[Said], seconds: float, oracle: Oracle, inference: InferenceConfig = DEFAULTS, *, hears: bool = True) -> str:
+    """What is said of the recording, as `Translator.translate` makes it."""
+    footage = open_footage(video(script, seconds), RATE, DATA, inference, hear=oracle.hear if hears else None).begin()
+    segments = []
+    for span in footage.spans:
+        hypothesis, times = oracle.say(span.frames)
+        segments.append(dataclasses.replace(segment_of(span, hypothesis), times=times if oracle.times_off is not None else ()))
+    return words_text(word for segment in join_windows(segments, 2 * 5.76) for word in segment.words)
+
+
+def followed(script: Sequence[Said], seconds: float, oracle: Oracle, *, hears: bool = True) -> str:
+    """What is settled of it live."""
+
+    def read(pictures: Sequence[np.ndarray], rate: float) -> Reading:
+        return oracle.read(pictures, rate, hears=hears)
+
+    captions = LiveCaptions(read, 5.76, InferenceConfig().window_overlap, 0.5, 3)
+    updates = captions.follow(Recording(iter(video(script, seconds)), RATE, lambda picture: picture))
+    return words_text(word for update in updates for segment in update.settled for word in segment.words)
+
+
+def word_error(scripts: Sequence[Sequence[Said]], texts: Sequence[str]) -> float:
+    """Of all recordings together; of Chinese text by character."""
+    wrong = total = 0
+    for script, text in zip(scripts, texts, strict=True):
+        wanted = [said.word for said in script]
+        said = list(text) if any(map(has_unspaced, wanted)) else text.split()
+        wrong, total = wrong + _distance(wanted, said), total + len(wanted)
+    return wrong / total
+
+
+def _distance(one: Sequence[str], other: Sequence[str]) -> int:
+    row = list(range(len(other) + 1))
+    for number, word in enumerate(one, 1):
+        diagonal, row[0] = row[0], number
+        for place, said in enumerate(other, 1):
+            diagonal, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, diagonal + (word != said))
+    return row[-1]
+
+
+def simulated(
+    recordings: int, seconds: float, error: float, size: int | None, *, pauses: bool, times_off: float | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """Word error of that many recordings, and within their windows, with a vocabulary of `size` words (None: Chinese characters)."""
+    vocabulary = list(dict.fromkeys(CHINESE)) if size is None else [f"w{number}" for number in range(size)]
+    scripts, texts, oracles = [], [], []
+    for number in range(recordings):
+        rng = random.Random(f"{seed} {number}")
+        script = sentences(rng, vocabulary, seconds, lambda rng=rng: rng.uniform(0.0, 3.0)) if pauses else continuous(rng, vocabulary, seconds)
+        scripts.append(script)
+        oracles.append(Oracle(script, vocabulary, error, rng, times_off=times_off))
+        texts.append(captioned(script, seconds, oracles[-1]))
+    return word_error(scripts, texts), sum(one.wrong for one in oracles) / sum(one.drawn for one in oracles)
+
+
+def live_error(recordings: int, seconds: float, pause: float, *, hears: bool, seed: int = 0) -> float:
+    """Word error of a perfect recogniser that is followed live, with that pause between sentences."""
+    vocabulary = [f"w{number}" for number in range(200)]
+    scripts = [sentences(random.Random(f"{seed} {number}"), vocabulary, seconds, lambda: pause) for number in range(recordings)]
+    texts = [followed(script, seconds, Oracle(script, vocabulary, 0.0, random.Random(number)), hears=hears) for number, script in enumerate(scripts)]
+    return word_error(scripts, texts)

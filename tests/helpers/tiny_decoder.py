@@ -1,0 +1,107 @@
+"""Small random decoders, and decoding as slow and obvious as it can be: one clip at a time, the whole prefix run anew for every token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from signvit_jax.config.schema import DecoderConfig
+from signvit_jax.decoding.autoregressive import Source
+from signvit_jax.models.decoder import PAD, TextDecoder
+
+BOS, EOS = 1, 2
+IDS = {"bos_id": BOS, "eos_id": EOS}
+WIDTH = 16
+
+
+def decoder(seed=6, vocab_size=12, max_len=9, sharpness=8.0, kind=TextDecoder):
+    """Random weights; the embedding is scaled up, EOS most of all, so that distributions are peaked and sentences end at all lengths."""
+    config = DecoderConfig(hidden_dim=WIDTH, num_layers=2, num_heads=2, ff_dim=32, max_len=max_len)
+    made = kind(config, vocab_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(seed)))
+    made.embedding[...] = made.embedding[...].at[EOS].multiply(1.5) * sharpness
+    return made
+
+
+def memory(clips, seed=0, positions=5):
+    return 2.0 * jax.random.normal(jax.random.key(100 + seed), (clips, positions, WIDTH))
+
+
+def ragged(clips, seed=0, positions=5):
+    """Memory and lengths from 1 to `positions`."""
+    return memory(clips, seed, positions), jnp.asarray(1 + np.random.default_rng(seed).integers(0, positions, clips), jnp.int32)
+
+
+@jax.jit
+def _forward(decoders, tokens, memories, lengths):
+    probabilities = [jax.nn.softmax(d(tokens, m, n)) for d, m, n in zip(decoders, memories, lengths)]
+    return jnp.log(sum(probabilities) / len(probabilities))
+
+
+def slow_log_probs(sources, clip, prefix):
+    """Log-probabilities of what follows `prefix`: the full forward pass, ensembles averaged as probabilities, PAD never."""
+    decoders = [s.decoder for s in sources]
+    tokens = np.full((1, decoders[0].max_len), PAD)
+    tokens[0, : len(prefix)] = prefix
+    lengths = [None if s.memory_lengths is None else s.memory_lengths[clip : clip + 1] for s in sources]
+    log_probs = np.array(_forward(decoders, jnp.asarray(tokens), [s.memory[clip : clip + 1] for s in sources], lengths)[0, len(prefix) - 1])
+    log_probs[PAD] = -np.inf
+    return log_probs
+
+
+def _without_repeats(log_probs, prefix, size):
+    if size:
+        runs = {tuple(prefix[i : i + size]) for i in range(len(prefix) - size + 1)}
+        for token in range(len(log_probs)):
+            if (*prefix, token)[-size:] in runs:
+                log_probs[token] = -np.inf
+    return log_probs
+
+
+def slow_greedy(sources, clip, max_len, no_repeat=0):
+    """Tokens and the log-probability of each."""
+    sources = [sources] if isinstance(sources, Source) else sources
+    tokens, gains = [BOS], [0.0]
+    while len(tokens) < max_len and tokens[-1] != EOS:
+        log_probs = _without_repeats(slow_log_probs(sources, clip, tokens), tokens, no_repeat)
+        tokens.append(int(np.argmax(log_probs)))
+        gains.append(log_probs[tokens[-1]])
+    return tokens, gains
+
+
+def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0, with_greedy=True):
+    """The reference's procedure for one clip: (tokens, score), best first. `divisor(length)` normalises.
+
+    `with_greedy`: the greedy sentence joins the list where pruning has lost it.
+    """
+    sources = [sources] if isinstance(sources, Source) else sources
+    ended = lambda tokens: len(tokens) > 1 and tokens[-1] == EOS  # noqa: E731
+    beams = [([BOS], 0.0)]
+    for _ in range(max_len - 1):
+        offers = []
+        for tokens, total in beams:
+            if ended(tokens):
+                offers.append((tokens, total))
+                continue
+            log_probs = _without_repeats(slow_log_probs(sources, clip, tokens), tokens, no_repeat)
+            offers += [([*tokens, int(t)], total + log_probs[t]) for t in np.argsort(-log_probs, kind="stable")[:beam_size] if log_probs[t] > -np.inf]
+        beams = sorted(offers, key=lambda offer: -offer[1] / divisor(len(offer[0])))[:beam_size]
+    found = [(tokens, total / divisor(len(tokens))) for tokens, total in beams]
+    tokens, gains = slow_greedy(sources, clip, max_len, no_repeat)
+    if with_greedy and tokens not in [t for t, _ in found]:
+        found = sorted([*found, (tokens, sum(gains) / divisor(len(tokens)))], key=lambda one: -one[1])[:beam_size]
+    return found
+
+
+def sentence(row):
+    """A row of tokens without its padding."""
+    return [int(token) for token in row if token != PAD]
+
+
+class CountingDecoder(TextDecoder):
+    """Reports every decoding step to `steps`."""
+
+    steps = []  # noqa: RUF012
+
+    def step(self, tokens, position, *rest):
+        jax.debug.callback(lambda p: self.steps.append(int(p)), position)
+        return super().step(tokens, position, *rest)

@@ -1,0 +1,65 @@
+"""The smallest model that has every part, and a batch for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from signvit_jax.config.schema import Config, from_mapping
+from signvit_jax.models.translator import SignTranslator
+
+VOCABULARY = 17
+MOBILENET = {
+    "model__encoder__backbone": "mobilenet_v3_large",
+    "model__encoder__mobilenet_width": 0.1,
+    "model__encoder__output_dim": 96,
+}
+
+
+def config(**changes) -> Config:
+    """Dropout is in the config but acts only with a key. `changes` are dotted keys with `__` for the dot."""
+    values = {
+        "model": {
+            "encoder": {"output_dim": 16, "vit_hidden_dim": 16, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 24, "patch_size": 8},
+            "temporal": {"num_queries": 3, "num_heads": 2, "num_temporal_conv": 1},
+            "decoder": {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "ff_dim": 24, "max_len": 12},
+            "ctc": {"source": "frames"},
+        },
+        "training": {"batch_size": 4, "use_amp": False, "warmup_ratio": 0.3, "encoder_lr": 1e-2, "decoder_lr": 3e-2},
+        "data": {"image_size": 16, "num_frames": 6},
+    }
+    for dotted, value in changes.items():
+        *rooms, name = dotted.split("__")
+        node = values
+        for room in rooms:
+            node = node.setdefault(room, {})
+        node[name] = value
+    return from_mapping(values)
+
+
+def model(tiny: Config, seed: int = 0) -> SignTranslator:
+    # Not jitted: a program would be compiled for every config, while the single operations are those of the models before.
+    return SignTranslator(tiny, VOCABULARY, rngs=nnx.Rngs(params=jax.random.key(seed)))
+
+
+def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
+    """Clips and texts of several lengths; texts fit the frames, so that CTC can align them."""
+    rng = np.random.default_rng(seed)
+    tokens = np.zeros((clips, 6), np.int32)
+    lengths = rng.integers(3, 5, clips).astype(np.int32)  # one or two words between BOS and EOS
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = [1, *rng.choice(np.arange(4, VOCABULARY), length - 2, replace=False), 2]
+    return {
+        "video": rng.integers(0, 256, (clips, frames, 16, 16, 3), dtype=np.uint8),
+        "frame_lengths": rng.integers(frames - 2, frames + 1, clips).astype(np.int32),
+        "tokens": tokens,
+        "token_lengths": lengths,
+        "weights": np.ones(clips, np.float32),
+    }
+
+
+@jax.jit
+def outputs(translator: SignTranslator, given: dict, key=None) -> tuple:
+    """(pooled tokens, decoder logits, CTC logits)"""
+    encoded = translator.encode(jnp.asarray(given["video"]), given["frame_lengths"], key)
+    return encoded.pooled, translator.logits(encoded, given["tokens"][:, :-1], key), translator.ctc_logits(encoded, key)[0]

@@ -1,0 +1,90 @@
+"""Clips in which nobody signs: a model trained with some of them says nothing about them, and no segment is written."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from signvit_jax.config.schema import InferenceConfig
+from signvit_jax.inference.joining import join_windows
+from signvit_jax.inference.predictor import Predictor
+from signvit_jax.inference.subtitles import FORMATS, write
+from signvit_jax.inference.windowing import Span, segment_of
+from signvit_jax.models.translator import SignTranslator
+from signvit_jax.optimization.losses import divisors, translation_loss
+from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.text.tokenizer import Tokenizer, learn
+from tests.helpers import tiny_model
+from tfds_builders.synthetic_signs import grammar
+from tfds_builders.synthetic_signs.clips import Options, draw_clip, script
+
+pytestmark = pytest.mark.long  # trains a model
+
+CONFIG = tiny_model.config(data__num_frames=6, training__label_smoothing=0.0, model__decoder__max_len=12)
+CLIPS = 8
+
+
+def drawn() -> tuple[dict[str, np.ndarray], list[str], Tokenizer]:
+    """Eight drawn clips, half of them at rest, as a training batch, with their texts."""
+    options, chosen = Options(size=16, rest_fraction=0.5), []
+    for index in range(200):
+        glosses, _ = script(0, "train", index, options)
+        resting = sum(not text for _, text in chosen)
+        if (resting if not glosses else len(chosen) - resting) < CLIPS // 2 and len(glosses) < 4:
+            chosen.append((index, grammar.translate(glosses) if glosses else ""))
+    texts = [text for _, text in chosen]
+    tokenizer = learn(texts, tiny_model.config(tokenizer__name="word").tokenizer)
+    video = np.zeros((CLIPS, 6, 16, 16, 3), np.uint8)
+    tokens = np.zeros((CLIPS, 12), np.int32)
+    for row, (index, text) in enumerate(chosen):
+        frames, _ = draw_clip(0, "train", index, options)
+        video[row] = frames[np.linspace(0, len(frames) - 1, 6).astype(int)]
+        ids = [tokenizer.bos_id, *tokenizer.encode(text)[:4], tokenizer.eos_id]
+        tokens[row, : len(ids)] = ids
+    lengths = (tokens != 0).sum(1).astype(np.int32)
+    batch = {"video": video, "frame_lengths": np.full(CLIPS, 6, np.int32), "tokens": tokens, "token_lengths": lengths}
+    return batch | {"weights": np.ones(CLIPS, np.float32)}, texts, tokenizer
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """The model after it has learned the clips by heart; its loss is the one that training uses."""
+    clips, texts, tokenizer = drawn()
+    batch = jax.tree.map(jnp.asarray, clips)
+    vocabulary = max(tokenizer.vocab_size, tiny_model.VOCABULARY)
+    graph, params = nnx.split(SignTranslator(CONFIG, vocabulary, rngs=nnx.Rngs(params=jax.random.key(0))))
+    optimiser = optax.adam(3e-3)
+
+    @jax.jit
+    def steps(params, state):
+        def step(carry, _):
+            params, state = carry
+            loss, gradients = jax.value_and_grad(lambda p: translation_loss(nnx.merge(graph, p), batch, divisors(batch), CONFIG.training)[0])(params)
+            updates, state = optimiser.update(gradients, state)
+            return (optax.apply_updates(params, updates), state), loss
+
+        return jax.lax.scan(step, (params, state), length=300)
+
+    (params, _), losses = steps(params, optimiser.init(params))
+    assert losses[-1] < 0.1 * losses[0]
+    predictor = Predictor(lambda p: nnx.merge(graph, p), tokenizer, tokenizer, InferenceConfig(), make_mesh(CONFIG.mesh), ["greedy", "ctc"])
+    return predictor(params, clips), texts
+
+
+@pytest.mark.parametrize("decoder", ["greedy", "ctc"])
+def test_clips_at_rest_yield_no_text_and_signed_ones_do(learned, decoder):
+    found, texts = learned
+    assert sorted(map(bool, texts)) == [False] * 4 + [True] * 4
+    assert [bool(hypothesis.text) for hypothesis in found[decoder]] == [bool(text) for text in texts]
+
+
+def test_a_clip_at_rest_gives_no_segment_in_any_format(learned):
+    found, texts = learned
+    spans = [Span(np.zeros((1, 1, 1, 3), np.uint8), float(row), row + 1.0) for row in range(CLIPS)]
+    windows = [segment_of(span, said) for span, said in zip(spans, found["greedy"])]
+    segments = join_windows(windows, longest=2.0)
+    assert [segment.start for segment in segments] == [float(row) for row, text in enumerate(texts) if text]
+    silent = [window for window, text in zip(windows, texts) if not text]
+    assert all(write(silent, form, 8.0) == write([], form, 8.0) for form in FORMATS)

@@ -1,0 +1,331 @@
+"""load_translator: every kind of clip gives the same text, alone or in a list, from one thread or many; recordings, streams and ensembles."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import TokenizerConfig
+from signvit_jax.inference import translator as translator_module
+from signvit_jax.inference.streaming import SourceError
+from signvit_jax.inference.translator import ClipError, load_translator
+from signvit_jax.media.video import VideoDecodeError, read_video
+from signvit_jax.text.tokenizer import Tokenizer, learn
+from tests.helpers import tiny_run
+
+
+@pytest.fixture(scope="module")
+def translator(trained):
+    with tiny_run.light_jax(trained.cache):
+        yield load_translator(trained.workdir)
+
+
+def test_path_bytes_and_frames_of_a_clip_give_the_same_translation(translator, trained):
+    path = trained.video(1)
+    video = read_video(path)
+    by_path = translator.translate(path)
+    assert by_path.text and 0 < by_path.confidence <= 1 and by_path.decoder == "greedy"
+    assert by_path.seconds == pytest.approx(len(video.frames) / 10)
+    assert translator.translate(str(path)) == by_path
+    assert translator.translate(path.read_bytes()) == by_path
+    assert translator.translate(video.frames, fps=video.fps) == by_path
+
+
+@pytest.mark.parametrize("decode", ["greedy", "beam", "ctc"])
+def test_a_list_of_mixed_clips_gives_what_each_gives_alone(translator, trained, decode):
+    # More clips than inference.batch_size = 4, so that the last part of the batch is filled up.
+    clips = [trained.video(0), read_video(trained.video(1)).frames, trained.video(2).read_bytes(), str(trained.video(3)), trained.video(4)]
+    together = translator.translate(clips, decode=decode)
+    alone = [translator.translate(clip, decode=decode) for clip in clips]
+    assert [(found.text, found.tokens) for found in together] == [(found.text, found.tokens) for found in alone]
+    assert [found.score for found in together] == pytest.approx([found.score for found in alone], abs=1e-4)
+    assert len({found.text for found in together}) > 1 or decode != "greedy"  # else the order would not be tested
+
+
+def test_an_empty_list_gives_an_empty_list(translator):
+    assert translator.translate([]) == []
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((8, 32, 32, 3), np.float32),
+        np.zeros((8, 32, 32), np.uint8),
+        np.zeros((8, 3, 32, 32), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+        np.zeros((8, 0, 32, 3), np.uint8),
+    ],
+    ids=["float", "grey", "channels first", "no frame", "no pixel"],
+)
+def test_frames_that_are_no_clip_are_refused_with_shape_and_dtype(translator, frames):
+    with pytest.raises(ClipError) as refused:
+        translator.translate(frames)
+    assert str(frames.shape) in str(refused.value) and str(frames.dtype) in str(refused.value) and "uint8" in str(refused.value)
+
+
+@pytest.mark.parametrize("clip", [b"no video", b"", "missing.mp4"])
+def test_what_cannot_be_read_is_a_decode_error(translator, clip):
+    with pytest.raises(VideoDecodeError):
+        translator.translate(clip)
+
+
+@pytest.mark.parametrize("bad", [{"decode": "bream"}, {"beam_sise": 4}, {"temperature": -1.0}])
+def test_wrong_decoding_values_are_refused_with_their_name(translator, trained, bad):
+    with pytest.raises((ConfigError, ValueError, TypeError)) as refused:
+        translator.translate(trained.video(0), **bad)
+    assert str(next(iter(bad.values()))) in str(refused.value) or next(iter(bad)) in str(refused.value)
+
+
+def test_threads_get_the_answers_of_their_own_clips(translator, trained):
+    clips = [trained.video(number) for number in range(6)] * 2
+    alone = [translator.translate(clip) for clip in clips]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(translator.translate, clips)) == alone
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Six seconds: two sentences with rest between them, on the same grey as the clips."""
+    path = tmp_path_factory.mktemp("recording") / "long.mp4"
+    rest = np.full((20, tiny_run.SIZE, tiny_run.SIZE, 3), 30, np.uint8)
+    tiny_run.write_video(path, np.concatenate([tiny_run.frames_of(0, 0, 10), rest, tiny_run.frames_of(1, 3, 10), rest]))
+    return path
+
+
+WINDOWS = {"max_clip_seconds": 2.0, "window_seconds": 1.0}
+
+
+def test_a_clip_is_one_segment_with_the_words_of_its_text(translator, trained):
+    found = translator.translate(trained.video(1))
+    (segment,) = found.segments
+    assert (segment.start, segment.end, segment.text) == (0.0, found.seconds, found.text)
+    assert [word.text for word in found.words] == found.text.split()
+    assert all(0 < word.confidence <= 1 for word in found.words)
+
+
+def test_beams_n_best_list_comes_with_the_translation(translator, trained):
+    one, two = (translator.translate(trained.video(1), decode="beam", n_best=n) for n in (1, 2))
+    assert (two.text, two.tokens, one.alternatives) == (one.text, one.tokens, ())
+    assert len(two.alternatives) == 1 and two.alternatives[0].score <= two.score
+
+
+def test_a_text_below_the_least_confidence_is_left_out(translator, trained):
+    found = translator.translate(trained.video(1))
+    without = translator.translate(trained.video(1), min_confidence=1.0)
+    assert found.confidence < 1.0
+    assert (without.text, without.tokens, without.words, without.segments) == ("", (), (), ())
+    assert without.confidence == found.confidence
+    assert translator.translate(trained.video(1), min_confidence=found.confidence) == found
+
+
+@pytest.mark.parametrize("kind", ["path", "frames"])
+def test_a_recording_is_captioned_in_windows_whose_segments_follow_one_another(translator, recording, kind):
+    clip, fps = (recording, None) if kind == "path" else (read_video(recording).frames, 10)
+    found = translator.translate(clip, fps=fps, **WINDOWS)
+    assert found.seconds == pytest.approx(6.0) and found.segments
+    assert all(0 <= segment.start < segment.end <= found.seconds for segment in found.segments)
+    assert all(before.end <= after.start for before, after in itertools.pairwise(found.segments))
+    assert found.text == " ".join(segment.text for segment in found.segments)
+    for signing in (0.5, 3.5):
+        assert any(segment.start <= signing <= segment.end for segment in found.segments)
+    assert translator.translate(clip, fps=fps).segments != found.segments  # as a clip, there is one
+
+
+def test_a_folder_of_recordings_opens_one_at_a_time(translator, trained, recording, monkeypatch):
+    from signvit_jax.inference import windowing
+
+    opened, most = [0], [0]
+    real = windowing.open_video
+
+    @contextlib.contextmanager
+    def counted(*arguments):
+        with real(*arguments) as video:
+            opened[0] += 1
+            most[0] = max(most[0], opened[0])
+            try:
+                yield video
+            finally:
+                opened[0] -= 1
+
+    monkeypatch.setattr(windowing, "open_video", counted)
+    waiting = translator.translate_each([recording] * 9, **WINDOWS)
+    found = [next(waiting)]
+    translator._readers.submit(lambda: None).result()
+    assert opened[0] <= translator_module._READERS  # files that are being looked into, none of which stays open
+    found += list(waiting)
+    assert most[0] <= translator_module._READERS + 1 and opened[0] == 0
+    assert len(found) == 9 and all(one == found[0] for one in found)
+
+
+def test_a_clip_that_is_sampled_thinner_than_in_training_says_so(translator, trained):
+    frames = np.concatenate([read_video(trained.video(number)).frames for number in range(6)] * 3)
+    assert not translator.translate(frames[:40], fps=10).warnings
+    assert len(translator.translate(frames, fps=10).segments) != 1 or len(frames) <= 60  # a recording, if nobody says otherwise
+    squeezed = translator.translate(frames, fps=10, max_clip_seconds=100.0)
+    assert len(squeezed.segments) == 1
+    (warning,) = squeezed.warnings
+    assert f"{len(frames) / 10:.1f} s" in warning and "up to 6.0 s" in warning
+
+
+def test_nobody_signs_where_nothing_moves_or_ctc_hears_nothing(translator, trained):
+    still = np.repeat(read_video(trained.video(1)).frames[:1], 20, axis=0)
+    found = translator.translate(still, fps=10)
+    assert (found.text, found.tokens, found.words, found.segments) == ("", (), (), ())
+    assert translator.translate(still, fps=10, rest_evidence=0.0).text
+    assert found.evidence is None  # this model's CTC still guesses, and is not asked
+    sure = load_translator(trained.workdir)
+    sure.model = dataclasses.replace(sure.model, validation={"ctc": 0.1})
+    heard = sure.translate(trained.video(1), rest_evidence=1e-9)
+    assert heard.evidence is not None
+    assert sure.translate(trained.video(1), rest_evidence=heard.evidence + 0.01).text == ""
+    assert sure.translate(trained.video(1), rest_evidence=0.0).text == translator.translate(trained.video(1)).text
+    lenient = dataclasses.replace(sure.model, validation={"ctc": 0.1, "ctc_evidence": heard.evidence})
+    sure.model = lenient  # what validation clips with signing have is enough, whatever the config wants
+    assert sure.translate(trained.video(1), rest_evidence=heard.evidence + 0.01).text
+
+
+def test_unreadable_files_among_others_are_errors_in_their_place(translator, trained, recording):
+    clips = [trained.video(0), b"no video", recording, "missing.mp4", trained.video(1)]
+    found = list(translator.translate_each(clips, **WINDOWS))
+    assert [isinstance(one, VideoDecodeError) for one in found] == [False, True, False, True, False]
+    assert [found[0].text, found[4].text] == [one.text for one in translator.translate([trained.video(0), trained.video(1)])]
+    assert len(found[2].segments) > 0
+
+
+def test_a_stream_of_a_recording_settles_text_in_order(translator, trained):
+    video = read_video(trained.video(1))
+    updates = list(translator.stream(itertools.chain.from_iterable([video.frames] * 5), fps=10, window_seconds=1.0))
+    assert [update.seconds for update in updates][:3] == [0.5, 1.0, 1.5]
+    segments = [segment for update in updates for segment in update.settled]
+    assert segments and all(before.end <= after.start for before, after in itertools.pairwise(segments))
+    assert all(update.dropped == 0 for update in updates)
+
+
+def test_a_streamed_file_is_played_at_its_rate(translator, trained):
+    import time
+
+    began = time.monotonic()
+    updates = list(translator.stream(trained.video(4), every=0.25))
+    assert time.monotonic() - began >= 0.9 * read_video(trained.video(4)).frames.shape[0] / 10 - 0.2
+    assert updates and updates[-1].seconds > 0
+
+
+def test_a_stream_refuses_what_is_no_frame(translator):
+    with pytest.raises(ClipError, match="float32"):
+        list(translator.stream([np.zeros((8, 8, 3), np.float32)], fps=10))
+    with pytest.raises(ConfigError, match="bream"):
+        translator.stream([], decode="bream")
+
+
+def test_an_ensemble_of_a_model_and_itself_says_what_the_model_says(translator, trained):
+    twice = load_translator(f"{trained.workdir},{trained.workdir}")
+    assert len(twice.model.others) == 1
+    alone, together = translator.translate(trained.video(1)), twice.translate(trained.video(1))
+    assert (together.text, together.tokens) == (alone.text, alone.tokens)
+    assert together.score == pytest.approx(alone.score, abs=1e-4)
+
+
+@pytest.fixture
+def stranger(trained, tmp_path):
+    """The workdir with as many other words."""
+    workdir = shutil.copytree(trained.workdir, tmp_path / "stranger")
+    words = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size - 4
+    (workdir / "tokenizer.json").write_text(learn([f"word{i}" for i in range(words)], TokenizerConfig(name="word")).to_json())
+    return workdir
+
+
+def test_models_of_different_vocabularies_are_no_ensemble(trained, stranger):
+    with pytest.raises(ConfigError, match="one vocabulary") as refused:
+        load_translator([trained.workdir, stranger])
+    assert str(trained.workdir) in str(refused.value) and str(stranger) in str(refused.value)
+
+
+def test_models_that_read_clips_differently_are_no_ensemble(trained, tmp_path):
+    workdir = shutil.copytree(trained.workdir, tmp_path / "other")
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["num_frames"] = 4
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"config\.data\.num_frames is 8 in .* and 4 in"):
+        load_translator([trained.workdir, workdir])
+
+
+def test_more_hypotheses_than_the_beam_holds_are_refused(translator, trained):
+    with pytest.raises(ConfigError, match=r"n_best is 3; allowed: 1 to inference\.beam_size = 2"):
+        translator.translate(trained.video(0), decode="beam", n_best=3)
+
+
+def test_warm_up_leaves_nothing_to_compile(trained, caplog):
+    import jax
+
+    with tiny_run.light_jax(trained.cache):
+        translator = load_translator(trained.workdir)
+        translator.warm_up()
+        clips = [trained.video(number) for number in range(7)]
+        jax.config.update("jax_log_compiles", True)
+        try:
+            translator.translate(trained.video(5))
+            translator.translate(clips)  # in parts of 4, 2 and 1
+            translator.translate(trained.video(5), min_confidence=0.5, max_clip_seconds=0.5, window_seconds=0.4)
+        finally:
+            jax.config.update("jax_log_compiles", False)
+    assert "Finished XLA compilation" not in caplog.text
+
+
+def test_clips_of_every_kind_give_what_the_file_gives(translator, trained):
+    path = trained.video(1)
+    video, content = read_video(path), path.read_bytes()
+    by_path = translator.translate(path)
+    for given in (bytearray(content), memoryview(content), io.BytesIO(content)):
+        assert translator.translate(given) == by_path
+    assert translator.translate(list(video.frames), fps=video.fps) == by_path  # one clip, frame by frame
+    assert [one.text for one in translator.translate([list(video.frames), path], fps=video.fps)] == [by_path.text] * 2
+
+
+@pytest.mark.parametrize("clip", [None, [None], [[[[0, 0, 0]]]], 5])
+def test_what_is_no_clip_is_an_error_of_ours(translator, clip):
+    with pytest.raises(ClipError, match="allowed: the path of a video"):
+        translator.translate(clip)
+
+
+@pytest.mark.parametrize("fps", [-5, 0, float("nan"), float("inf")])
+def test_an_impossible_rate_is_refused_before_anything_is_read(translator, fps):
+    with pytest.raises(ClipError, match="fps is"):
+        translator.translate_each(iter([]), fps=fps)
+    with pytest.raises(SourceError, match="fps is"):
+        translator.stream([], fps=fps)
+
+
+def test_a_seed_beyond_a_keys_is_refused_before_anything_is_read(translator):
+    with pytest.raises(ConfigError, match="seed is"):
+        translator.translate_each(iter([]), decode="sample", seed=2**70)
+
+
+def test_bytes_that_cannot_be_read_are_not_named_by_a_file_that_is_gone(translator):
+    (error,) = translator.translate_each([b"no video"])
+    assert str(error).startswith("a video of 8 bytes: ") and "tmp" not in str(error)
+
+
+def test_a_frame_that_is_none_does_not_end_a_stream_in_silence(translator, trained):
+    frames = [*read_video(trained.video(1)).frames[:4], None]
+    with pytest.raises(ClipError, match="frame 4 of the stream is a NoneType"):
+        list(translator.stream(frames, fps=10))
+
+
+def test_what_is_sampled_for_a_clip_depends_on_its_frames_and_the_seed_alone(translator, trained):
+    clips = [trained.video(number) for number in range(6)]
+    hot = {"decode": "sample", "temperature": 3.0}
+    alone = [translator.translate(clip, seed=1, **hot).tokens for clip in clips]
+    assert len(set(alone)) > 3  # else any order would do
+    for order in ([5, 4, 3, 2, 1, 0], [3, 3, 1], [0, 1, 2, 3, 4, 5], [4, 2]):
+        together = translator.translate([clips[place] for place in order], seed=1, **hot)
+        assert [one.tokens for one in together] == [alone[place] for place in order]
+    frames = read_video(clips[2])
+    assert translator.translate(frames.frames, fps=frames.fps, seed=1, **hot).tokens == alone[2]
+    assert [one.tokens for one in translator.translate(clips, seed=2, **hot)] != alone

@@ -1,0 +1,247 @@
+"""The video reader on sound files: pictures, times, sizes, colours, orientation."""
+
+import io
+import itertools
+import os
+import pickle
+import signal
+import struct
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from signvit_jax.media import video
+from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, VideoReader, iterate_frames, read_jpegs, read_video
+from tests.helpers.clip_makers import encode, shade_numbers, shades
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {}),
+        ("a.mov", {}),
+        ("a.mkv", {}),
+        ("a.webm", {"codec": "libvpx-vp9"}),
+        ("a.avi", {"codec": "mpeg4", "options": {"qscale": "2"}}),
+        ("ten_bit.mkv", {"codec": "ffv1", "pix_fmt": "yuv420p10le"}),
+        ("grey.mkv", {"codec": "ffv1", "pix_fmt": "gray"}),
+        ("opaque.mkv", {"codec": "ffv1", "pix_fmt": "bgra"}),
+        ("called_mp4_but_is_mkv.mp4", {"file_format": "matroska"}),
+    ],
+)
+def test_every_container_gives_every_frame_in_order(tmp_path, name, options):
+    clip = read_video(encode(tmp_path / name, shades(12), **options))
+    assert clip.frames.shape == (12, 48, 64, 3)
+    assert clip.frames.dtype == np.uint8
+    assert clip.fps == pytest.approx(10, abs=1e-3)
+    assert shade_numbers(clip.frames) == list(range(12))
+
+
+def test_an_animated_gif_keeps_its_delays_and_shows_transparency_on_white(tmp_path):
+    pictures = [Image.new("RGBA", (40, 30), (0, 0, 0, 0)) for _ in range(3)]
+    for i, picture in enumerate(pictures):
+        picture.paste((250, 0, 0, 255), (10 * i, 0, 10 * i + 10, 30))
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 300, 100], disposal=2)
+    times, frames = zip(*iterate_frames(tmp_path / "a.gif"))
+    assert times == pytest.approx([0.0, 0.1, 0.4])
+    assert [int(np.argmin(frame[15, :, 1])) // 10 for frame in frames] == [0, 1, 2]
+    assert (frames[0][15, 35] == 255).all()
+    assert len(read_video(tmp_path / "a.gif", frame_rate=10).frames) == 5
+
+
+def brute_force_resample(times: list[float], last: float, rate: float, start: float, end: float) -> list[int]:
+    """Output k shows the latest frame whose time is not after start + (k + 1/4) / rate; the video ends at `last`."""
+    chosen = []
+    for k in itertools.count():
+        moment = start + (k + 0.25) / rate
+        if moment >= min(last, end):
+            return chosen
+        chosen.append(max((i for i, t in enumerate(times) if t <= moment), default=0))
+
+
+@pytest.mark.parametrize("rate", [5, 10, 12.5, 25, 3])
+@pytest.mark.parametrize(("start", "end"), [(None, None), (0.25, None), (0.0, 1.05), (0.71, 1.3), (1.13, 1.2)])
+def test_a_variable_frame_rate_is_resampled_by_time_stamps(tmp_path, rate, start, end):
+    times = [0, 33, 67, 400, 721, 762, 1101, 1137, 1502]  # no sampling moment falls on one of them
+    path = encode(tmp_path / "a.mkv", shades(9), fps=10, pts=times, options={"g": "3"})
+    got = read_video(path, frame_rate=rate, start=start, end=end)
+    seconds = [t / 1000 for t in times]
+    expected = brute_force_resample(seconds, 1.502, rate, start or 0.0, end or np.inf)
+    assert got.fps == rate
+    numbers = shade_numbers(got.frames)
+    if not expected:  # shorter than a frame: one picture all the same, of those on screen
+        assert len(numbers) == 1 and numbers[0] in (6, 7)
+        return
+    rest = numbers[len(expected) :]  # the last frame stays as long as the muxer wrote: Matroska does not say
+    assert numbers[: len(expected)] == expected
+    assert set(rest) <= {8} and (end is None or not rest)
+
+
+@pytest.mark.parametrize("fps", [10, 24, 25])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_capping_the_rate_leaves_a_slower_video_as_it_is(tmp_path, name, fps):
+    clip = read_video(encode(tmp_path / name, shades(20), fps=fps), max_frame_rate=25)
+    assert clip.fps == pytest.approx(fps, rel=1e-3)
+    assert shade_numbers(clip.frames) == list(range(20))
+
+
+def test_capping_the_rate_halves_a_fast_video(tmp_path):
+    clip = read_video(encode(tmp_path / "a.mkv", shades(20), fps=50), max_frame_rate=25)
+    assert clip.fps == 25
+    assert shade_numbers(clip.frames) == list(range(0, 20, 2))
+
+
+@pytest.mark.parametrize("group", ["1", "4", "100"])
+def test_start_and_end_cut_the_same_frames_whatever_the_key_frames(tmp_path, group):
+    path = encode(tmp_path / "a.mp4", shades(20), fps=10, options={"g": group})
+    assert shade_numbers(read_video(path, start=0.7, end=1.2).frames) == [7, 8, 9, 10, 11]
+    assert [round(t, 3) for t, _ in iterate_frames(path, start=1.75)] == [1.7, 1.8, 1.9]
+    with pytest.raises(VideoDecodeError, match=r"end at 2\.00 s"):
+        read_video(path, start=5.0)
+
+
+def test_short_side_shrinks_keeps_the_shape_and_never_enlarges(tmp_path):
+    path = encode(tmp_path / "a.mp4", shades(2, height=90, width=160))
+    assert read_video(path, short_side=45).frames.shape[1:3] == (45, 80)
+    assert read_video(path, short_side=400).frames.shape[1:3] == (90, 160)
+
+
+def test_odd_sizes_are_kept(tmp_path):
+    path = encode(tmp_path / "a.mkv", shades(3, height=33, width=51), codec="ffv1", pix_fmt="yuv420p")
+    assert read_video(path).frames.shape == (3, 33, 51, 3)
+
+
+# Kr, Kb of the matrices; limited range: Y 16..235, C 16..240.
+WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
+
+
+def rgb_of(y: int, cb: int, cr: int, matrix: str, full: bool) -> np.ndarray:
+    """The formula of ITU-R BT.601 and BT.709."""
+    kr, kb = WEIGHTS[matrix]
+    luma = y / 255 if full else (y - 16) / 219
+    blue, red = ((cb - 128) / 255, (cr - 128) / 255) if full else ((cb - 128) / 224, (cr - 128) / 224)
+    r, b = luma + 2 * (1 - kr) * red, luma + 2 * (1 - kb) * blue
+    return np.clip(np.array([r, (luma - kr * r - kb * b) / (1 - kr - kb), b]) * 255, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "tag", "size"), [("bt601", 5, (48, 64)), ("bt709", 1, (48, 64)), ("bt601", 2, (48, 64)), ("bt709", 2, (720, 1280))]
+)
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_follow_the_matrix_and_the_range_of_the_file(tmp_path, matrix, tag, size, full):
+    y, cb, cr = 120, 90, 170
+    picture = np.stack([np.full(size, value, np.uint8) for value in (y, cb, cr)])
+    path = encode(
+        tmp_path / "a.mkv", [picture], codec="ffv1", pix_fmt="yuv444p", source_format="yuv444p", colorspace=tag, color_range=2 if full else 1
+    )
+    frame = read_video(path).frames[0]
+    assert np.abs(frame[5, 5] - rgb_of(y, cb, cr, matrix, full)).max() <= 2
+
+
+MATRICES = {  # display matrix (a b c d) -> the same turn by numpy
+    "as it is": ((1, 0, 0, 1), lambda p: p),
+    "clockwise": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+    "upside down": ((-1, 0, 0, -1), lambda p: np.rot90(p, 2)),
+    "anticlockwise": ((0, -1, 1, 0), lambda p: np.rot90(p, 1)),
+    "mirrored": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+}
+
+
+@pytest.mark.parametrize("turn", MATRICES)
+def test_rotation_and_mirroring_tags_are_applied(tmp_path, turn):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32] = 250  # top left
+    picture[24:, :32] = 120  # bottom left
+    path = encode(tmp_path / "a.mp4", [picture] * 3)
+    plain = read_video(path).frames[0]
+    (a, b, c, d), expected = MATRICES[turn]
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix stands 40 bytes into the atom's body
+    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    assert np.array_equal(read_video(path).frames[0], expected(plain))
+
+
+def test_jpegs_of_the_child_are_the_frames(tmp_path):
+    path = encode(tmp_path / "a.mp4", shades(5))
+    jpegs = read_jpegs(path, Sampling(short_side=24), quality=95)
+    assert (len(jpegs.frames), jpegs.height, jpegs.width, jpegs.fps) == (5, 24, 32, 10)
+    pictures = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in jpegs.frames])
+    assert np.abs(pictures.astype(int) - read_video(path, short_side=24).frames).max() <= 3
+
+
+def test_breaking_off_in_mid_file_does_not_disturb_the_next(tmp_path):
+    first, second = encode(tmp_path / "a.mp4", shades(20)), encode(tmp_path / "b.mp4", shades(3, height=32, width=32))
+    with VideoReader() as reader:
+        for _ in reader.iterate(first, Sampling(), VideoLimits()):
+            break
+        frames = [frame for _, frame in reader.iterate(second, Sampling(), VideoLimits())]
+    assert [frame.shape for frame in frames] == [(32, 32, 3)] * 3
+
+
+def test_two_files_can_be_iterated_at_the_same_time(tmp_path):
+    path = encode(tmp_path / "a.mp4", shades(8))
+    pairs = list(zip(iterate_frames(path), iterate_frames(path)))
+    assert len(pairs) == 8
+    assert all(np.array_equal(a[1], b[1]) for a, b in pairs)
+
+
+def test_one_child_serves_many_files_and_threads_have_their_own(tmp_path):
+    path = encode(tmp_path / "a.mp4", shades(3))
+    read_video(path)
+    here = video._thread_reader().pid
+    read_video(path)
+    assert video._thread_reader().pid == here
+    elsewhere = []
+    thread = threading.Thread(target=lambda: (read_video(path), elsewhere.append(video._thread_reader().pid)))
+    thread.start()
+    thread.join()
+    assert elsewhere and elsewhere[0] not in (None, here)
+
+
+def test_a_crash_of_the_child_is_an_error_and_the_next_file_is_read(tmp_path):
+    path = encode(tmp_path / "a.mp4", shades(200))
+    with VideoReader() as reader:
+        with pytest.raises(VideoDecodeError, match=r"a\.mp4: the decoder crashed \(SIGSEGV\)"):
+            for _ in reader.iterate(path, Sampling(), VideoLimits()):
+                os.kill(reader.pid, signal.SIGSEGV)
+        assert len(list(reader.iterate(path, Sampling(), VideoLimits()))) == 200
+        os.kill(reader.pid, signal.SIGKILL)  # between two files
+        os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOWAIT)
+        assert len(list(reader.iterate(path, Sampling(), VideoLimits()))) == 200
+
+
+def test_a_child_that_does_not_answer_is_ended(tmp_path):
+    path = encode(tmp_path / "a.mp4", shades(3))
+    with VideoReader() as reader:
+        list(reader.iterate(path, Sampling(), VideoLimits()))
+        pid = reader.pid
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(VideoDecodeError, match=r"longer than 0\.3 s \(wall_seconds\)"):
+            list(reader.iterate(path, Sampling(), VideoLimits(wall_seconds=0.3)))
+        assert not Path(f"/proc/{pid}").exists()
+        assert len(list(reader.iterate(path, Sampling(), VideoLimits()))) == 3
+
+
+def test_a_decoder_that_cannot_start_says_how_to_see_why(tmp_path, monkeypatch):
+    broken = tmp_path / "worker.py"
+    broken.write_text("import no_such_module\n")
+    monkeypatch.setattr(video, "_WORKER", broken)
+    with pytest.raises(VideoDecodeError, match=r"exit code 1; `python .*worker\.py < /dev/null` shows why"), VideoReader() as reader:
+        list(reader.iterate(tmp_path / "a.mp4", Sampling(), VideoLimits()))
+
+
+def test_the_error_keeps_path_and_reason_through_pickling():
+    error = pickle.loads(pickle.dumps(VideoDecodeError("a b.mp4", "cut")))
+    assert (error.path, error.reason, str(error)) == ("a b.mp4", "cut", "a b.mp4: cut")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"start": -1.0}, {"end": 1.0, "start": 2.0}, {"frame_rate": 0.0}, {"short_side": 0}, {"max_frame_rate": float("nan")}]
+)
+def test_impossible_sampling_is_refused_before_anything_is_opened(wrong):
+    with pytest.raises(ValueError, match="allowed"):
+        read_video("nowhere.mp4", **wrong)

@@ -1,0 +1,159 @@
+"""Files as phones, recorders and editors leave them: several streams, covers, sizes, no index."""
+
+import struct
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from signvit_jax.media.image_folder import read_picture_folder
+from signvit_jax.media.video import Sampling, VideoDecodeError, read_jpegs, read_video
+from tests.helpers.clip_makers import encode, shade_numbers, shades
+
+
+def reason(path, **arguments) -> str:
+    with pytest.raises(VideoDecodeError) as caught:
+        read_video(path, **arguments)
+    return caught.value.reason
+
+
+def two_streams(path, default: int | None):
+    """The first stream shows shades 0 to 4, the second 10 to 14; `default` is the one to show."""
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("libx264", rate=10) for _ in range(2)]
+        for i, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.disposition = av.stream.Disposition.default if i == default else av.stream.Disposition(0)
+        for stream, pictures in zip(streams, (shades(5), shades(15)[10:])):
+            for picture in pictures:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+            out.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(("default", "first"), [(1, 10), (0, 0)])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_of_two_video_streams_the_default_one_is_read_and_that_is_noted(tmp_path, name, default, first):
+    path = two_streams(tmp_path / name, default)
+    assert shade_numbers(read_video(path).frames) == list(range(first, first + 5))
+    assert read_jpegs(path, Sampling()).notes == ("several_streams",)
+    assert read_jpegs(encode(tmp_path / "one.mp4", shades(3)), Sampling()).notes == ()
+
+
+def with_cover(path, video: bool):
+    """Sound with a cover image, and with a video behind it if `video`."""
+    with av.open(str(path), "w") as out:
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        sound = out.add_stream("aac", rate=16000, layout="mono")
+        moving = out.add_stream("libx264", rate=10) if video else None
+        if moving is not None:
+            moving.width, moving.height, moving.pix_fmt = 64, 48, "yuv420p"
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(shades(1)[0], "rgb24")))
+        out.mux(cover.encode())
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+        frame.rate = 16000
+        out.mux(sound.encode(frame))
+        out.mux(sound.encode())
+        for picture in shades(8)[3:] if video else ():
+            out.mux(moving.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        if video:
+            out.mux(moving.encode())
+    return path
+
+
+def test_a_cover_is_no_video_and_does_not_hide_one(tmp_path):
+    assert "only a still image, such as the cover of a sound recording" in reason(with_cover(tmp_path / "a.mp4", video=False))
+    assert shade_numbers(read_video(with_cover(tmp_path / "b.mp4", video=True)).frames) == [3, 4, 5, 6, 7]
+
+
+def joined(path, first: tuple[int, int], second: tuple[int, int]):
+    """Two sizes (height, width) in one stream: two shades of each."""
+    parts = [encode(path.with_name(f"{i}.mkv"), shades(2, *size), codec="mjpeg", pix_fmt="yuvj420p") for i, size in enumerate((first, second))]
+    with av.open(str(parts[0])) as a, av.open(str(parts[1])) as b, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(a.streams.video[0])
+        for i, packet in enumerate(p for source in (a, b) for p in source.demux(video=0) if p.size):
+            packet.stream, packet.pts, packet.dts = stream, i * 100, i * 100
+            out.mux(packet)
+    return path
+
+
+def test_after_a_change_of_shape_the_picture_keeps_its_own_between_bars(tmp_path):
+    path = joined(tmp_path / "a.mkv", (48, 64), (64, 48))
+    frames = read_video(path).frames
+    assert frames.shape == (4, 48, 64, 3)
+    turned = frames[2:]  # 48 high and 36 wide, in the middle
+    assert (turned[:, :, :14] == 0).all() and (turned[:, :, 50:] == 0).all()
+    assert shade_numbers(turned[:, :, 14:50]) == [0, 1]
+    assert read_jpegs(path, Sampling()).notes == ("size_change",)
+
+
+def test_after_a_change_of_size_alone_there_are_no_bars(tmp_path):
+    frames = read_video(joined(tmp_path / "a.mkv", (48, 64), (96, 128))).frames
+    assert shade_numbers(frames) == [0, 1, 0, 1]
+    assert frames.min() > 10
+
+
+def test_images_of_another_shape_in_a_folder_get_bars_too(tmp_path):
+    for i, size in enumerate([(64, 48), (48, 64), (128, 96)]):
+        Image.new("RGB", size, (200, 200, 200)).save(tmp_path / f"{i}.png")
+    clip = read_picture_folder(tmp_path, 10.0, Sampling(), quality=95)
+    (tmp_path / "out").mkdir()
+    for i, jpeg in enumerate(clip.frames):
+        (tmp_path / "out" / f"{i}.jpg").write_bytes(jpeg)
+    first, turned, large = (np.asarray(Image.open(tmp_path / "out" / f"{i}.jpg")).astype(int) for i in range(3))
+    assert turned.shape == (48, 64, 3)
+    assert turned[:, :10].max() < 20 and turned[:, -10:].max() < 20
+    assert turned[:, 20:44].min() > 180
+    assert abs(first - 200).max() <= 2 and abs(large - 200).max() <= 2
+    assert clip.notes == ("size_change",)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9, 0.99])
+def test_an_mp4_that_was_broken_off_before_its_index_says_so(tmp_path, keep):
+    path = encode(tmp_path / "a.mp4", [np.random.default_rng(i).integers(0, 255, (48, 64, 3)).astype(np.uint8) for i in range(20)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    assert reason(path).startswith("cannot be decoded: its index (the moov atom) is missing")
+
+
+def test_what_a_mac_leaves_beside_a_file_is_named(tmp_path):
+    (tmp_path / "._a.mp4").write_bytes(struct.pack(">II", 0x00051607, 0x00020000) + b"Mac OS X        " + bytes(200))
+    assert "the video has the name without '._'" in reason(tmp_path / "._a.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.m4v", "a.3gp", "a.qt"])
+def test_other_names_of_the_same_containers_are_videos(tmp_path, name):
+    from signvit_jax.cli.media_files import media_files
+    from tfds_builders.media import MediaFolder
+
+    forms = {"a.m4v": "mp4", "a.3gp": "3gp", "a.qt": "mov"}
+    path = encode(tmp_path / name, shades(4, height=144, width=176), file_format=forms[name])
+    assert len(read_video(path).frames) == 4
+    assert media_files([str(tmp_path)]) == [path]
+    assert MediaFolder(tmp_path).find("a") == str(path)
+
+
+@pytest.mark.parametrize(("start", "end"), [(None, 2.5), (1.25, 99.0), (1.5, 2.3), (1.9, 2.25)])
+def test_an_end_beyond_the_video_is_an_error_that_names_both(tmp_path, start, end):
+    path = encode(tmp_path / "a.mp4", shades(20))  # two seconds
+    message = reason(path, start=start, end=end)
+    assert f"is to end at {end:.2f} s, but the video ends at 2.00 s" in message
+
+
+@pytest.mark.parametrize(("start", "end", "count", "notes"), [(None, 2.2, 20, ("end_cut",)), (1.0, 2.19, 10, ("end_cut",)), (1.0, 2.0, 10, ())])
+def test_up_to_a_tenth_or_two_frames_beyond_it_is_cut_and_noted(tmp_path, start, end, count, notes):
+    clip = read_jpegs(encode(tmp_path / "a.mp4", shades(20)), Sampling(start=start, end=end))
+    assert (len(clip.frames), clip.notes) == (count, notes)
+
+
+@pytest.mark.parametrize(("end", "said"), [(2.9, "but its images end at 2.00 s"), (2.2, None), (2.0, None)])
+def test_an_end_beyond_a_folder_of_images_is_judged_alike(tmp_path, end, said):
+    for i in range(20):
+        Image.new("RGB", (32, 24)).save(tmp_path / f"{i}.png")
+    if said is None:
+        assert read_picture_folder(tmp_path, 10.0, Sampling(end=end)).notes == (("end_cut",) if end > 2.0 else ())
+    else:
+        with pytest.raises(VideoDecodeError, match=said):
+            read_picture_folder(tmp_path, 10.0, Sampling(end=end))

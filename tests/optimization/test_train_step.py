@@ -1,0 +1,149 @@
+import jax
+import numpy as np
+import pytest
+
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
+from signvit_jax.optimization.train_step import make_eval_step, make_train_step
+from signvit_jax.parallel.mesh import make_mesh
+from tests.helpers import tiny_model
+
+pytestmark = pytest.mark.xdist_group("train_step")  # one process compiles for all of them
+
+NO_DROPOUT = {
+    "model__encoder__dropout": 0.0,
+    "model__encoder__attention_dropout": 0.0,
+    "model__temporal__dropout": 0.0,
+    "model__decoder__dropout": 0.0,
+    "model__ctc__dropout": 0.0,
+}
+
+
+class Run:
+    """A compiled step of the tiny model and a fresh state for it."""
+
+    def __init__(self, frozen=False, steps=10, thaws=False, **changes):
+        tiny = tiny_model.config(**changes)
+        self.definition = ModelDefinition(tiny, tiny_model.VOCABULARY)
+        optimizer, mesh = make_optimizer(tiny.training, steps, thaws=thaws), make_mesh(tiny.mesh)
+        self.make = lambda: new_state(self.definition, optimizer, 0, thaws=thaws)
+        _, self.shardings = abstract_on_mesh(self.make, mesh)
+        self.step = make_train_step(self.definition, optimizer, tiny.training, mesh, self.shardings, frozen_backbone=frozen)
+        self.evaluate = make_eval_step(self.definition, tiny.training, mesh, self.shardings.params)
+
+    def fresh(self):
+        return jax.jit(self.make, out_shardings=self.shardings)()  # as the step gives it, which is then compiled once
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return Run(**NO_DROPOUT, training__ema_decay=0.9)
+
+
+def same(ours, theirs):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True))
+
+
+def test_ten_steps_on_one_batch_lower_its_loss(plain):
+    state, losses = plain.fresh(), []
+    for _ in range(10):
+        state, report = plain.step(state, tiny_model.batch())
+        losses.append(float(report.loss.total))
+    assert losses[-1] < 0.7 * losses[0]
+    assert int(state.step) == 10
+
+
+def test_a_step_is_a_pure_function_of_state_and_batch(plain):
+    first, again = (plain.step(plain.fresh(), tiny_model.batch()) for _ in range(2))
+    assert same(first, again)
+
+
+def test_accumulation_in_parts_is_the_whole_batch(plain):
+    batch = tiny_model.batch()
+    batch["weights"][3] = 0
+    whole, report = plain.step(plain.fresh(), batch)
+    split, split_report = Run(**NO_DROPOUT, training__ema_decay=0.9, training__gradient_accumulation=2).step(plain.fresh(), batch)
+    np.testing.assert_allclose(split_report.grad_norm, report.grad_norm, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), split_report.loss, report.loss)
+    # Adam turns a gradient of rounding error into a full step: parameters may differ by twice the rate where the gradient is nothing.
+    close = [np.mean(np.isclose(a, b, atol=1e-5)) for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(split.params), strict=True)]
+    assert min(close) > 0.8 and np.mean(close) > 0.99
+
+
+def test_an_update_that_is_not_finite_is_not_made_and_counted(plain):
+    state, before = plain.fresh(), plain.fresh()
+    broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))
+    for times in (1, 2):
+        state, report = plain.step(state, broken)
+        assert (int(report.nonfinite_in_row), int(report.nonfinite_total), float(report.finite)) == (times, times, 0.0)
+    assert same((state.params, state.opt_state, state.ema), (before.params, before.opt_state, before.ema))
+    state, report = plain.step(state, tiny_model.batch())
+    assert (int(report.nonfinite_in_row), int(report.nonfinite_total), float(report.finite)) == (0, 2, 1.0)
+    assert int(state.step) == 3
+
+
+def test_the_average_follows_the_parameters_with_its_decay(plain):
+    state, report = plain.step(plain.fresh(), tiny_model.batch())
+    start = plain.fresh().params
+    expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, start, state.params)  # (1 + 0) / (10 + 0) at the first step
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.ema, expected)
+    assert float(report.finite) == 1.0
+
+
+def test_a_frozen_backbone_gets_no_update_and_no_decay_and_the_rest_learns():
+    run = Run(frozen=True, **NO_DROPOUT, training__weight_decay=0.5)
+    start = run.fresh()
+    state, _ = run.step(run.fresh(), tiny_model.batch())
+    assert same(state.params["encoder"]["backbone"], start.params["encoder"]["backbone"])
+    assert not same(state.params["encoder"]["temporal"], start.params["encoder"]["temporal"])
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(state.opt_state[1].mu["encoder"]["backbone"]))
+
+
+def test_a_backbone_counts_from_the_updates_made_when_it_thaws_not_from_those_tried():
+    frozen, thawed = (Run(frozen=frozen, thaws=True, **NO_DROPOUT) for frozen in (True, False))
+    broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))
+    state, reported = frozen.fresh(), []
+    for batch in (tiny_model.batch(), broken, tiny_model.batch()):
+        state, report = frozen.step(state, batch)
+        reported.append(int(report.thawed_at))
+    assert reported == [1, 1, 2]  # updates made, not tried
+    for batch in (tiny_model.batch(), broken):
+        state, report = thawed.step(state, batch)
+        assert int(state.thawed_at) == int(report.thawed_at) == 2
+
+
+def test_a_thawed_backbone_learns(plain):
+    start = plain.fresh().params["encoder"]["backbone"]
+    state, _ = plain.step(plain.fresh(), tiny_model.batch())
+    unchanged = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(state.params["encoder"]["backbone"]), strict=True)]
+    assert not any(unchanged)
+
+
+def with_dropout() -> Run:
+    """The golden losses' run: one compiled program for both."""
+    return Run(steps=50, training__encoder_lr=3e-4, training__decoder_lr=1e-3)
+
+
+def test_dropout_differs_from_step_to_step_and_not_from_run_to_run():
+    run = with_dropout()
+    state = run.fresh()
+    one, first = run.step(run.fresh(), tiny_model.batch())
+    _, again = run.step(run.fresh(), tiny_model.batch())
+    assert int(one.step) == 1
+    _, later = run.step(state.replace(step=one.step), tiny_model.batch())
+    assert float(first.loss.total) == float(again.loss.total) != float(later.loss.total)
+
+
+def test_evaluation_sums_add_up_over_batches_and_leave_filler_out(plain):
+    params = plain.fresh().params
+    batch = tiny_model.batch()
+    whole = plain.evaluate(params, batch)
+    parts = []
+    for keep in (slice(0, 1), slice(1, 4)):
+        weights = np.zeros(4, np.float32)
+        weights[keep] = 1
+        parts.append(plain.evaluate(params, dict(batch, weights=weights)))
+    for name, value in whole.items():
+        np.testing.assert_allclose(value, sum(part[name] for part in parts), rtol=1e-5, err_msg=name)
+    assert float(whole["clips"]) == 4 and float(whole["tokens"]) == (batch["token_lengths"] - 1).sum()

@@ -1,0 +1,67 @@
+import sys
+
+import jax
+import pytest
+
+from signvit_jax.checkpoints.store import CheckpointDamaged
+from signvit_jax.checkpoints.workdir import WorkdirError
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.runtime.exit_codes import FAILED, INTERRUPTED, OUT_OF_MEMORY, TERMINATED, USAGE, is_out_of_memory, run_command
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def test_codes_are_those_of_the_contract():
+    assert (FAILED, USAGE, OUT_OF_MEMORY, INTERRUPTED, TERMINATED) == (1, 2, 5, 130, 143)
+
+
+def test_what_main_returns_is_the_exit_code():
+    assert run_command(lambda: None) == 0 and run_command(lambda: 3) == 3
+    assert run_command(lambda: sys.exit(2)) == 2 and run_command(lambda: sys.exit()) == 0
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("bad key"), 2), (WorkdirError("bad key"), 2), (CheckpointDamaged("bad key"), 1)], ids=repr)
+def test_an_error_the_user_can_put_right_is_one_line_without_traceback(error, code, capsys):
+    assert run_command(raising(error)) == code
+    assert capsys.readouterr().err == "error: bad key\n"
+
+
+def test_an_interrupt_is_130(capsys):
+    assert run_command(raising(KeyboardInterrupt())) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_real_allocation_that_is_refused_is_5_with_advice(capsys):
+    # XLA's own exception, for an array of 4 exabytes.
+    assert run_command(lambda: jax.block_until_ready(jax.numpy.zeros((2**30, 2**30), jax.numpy.float32))) == 5
+    text = capsys.readouterr().err
+    assert "out of memory" in text and "gradient_accumulation=2" in text and "batch_size=8" in text and "Traceback" not in text
+
+
+def test_memory_errors_are_seen_through_other_exceptions():
+    try:
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise RuntimeError("reading failed") from error
+    except RuntimeError as wrapped:
+        assert is_out_of_memory(wrapped)
+    assert not is_out_of_memory(ValueError("RESOURCE_EXHAUSTED: No space left on device"))
+
+
+def test_an_unexpected_error_keeps_its_traceback_in_the_log(tmp_path, capsys):
+    log = tmp_path / "run.log"
+    assert run_command(raising(ZeroDivisionError("division by zero")), lambda: log) == 1
+    assert "Traceback" in log.read_text() and "ZeroDivisionError" in log.read_text()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("log", [None, "no_such_folder/run.log"])
+def test_without_a_log_the_traceback_is_shown(log, tmp_path, capsys):
+    assert run_command(raising(ZeroDivisionError("x")), lambda: log and tmp_path / log) == 1
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""What every command shares about its streams, on real processes: a reader that leaves, closed streams, odd encodings, names."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from signvit_jax.runtime.streams import clean, clean_json
+from tests.helpers import tiny_run
+
+# What a command prints, between two long lines so that a pipe's reader is gone before the second one.
+PRINTS = """
+import sys
+from signvit_jax.runtime.exit_codes import run_command
+def main():
+    for number in range(3):
+        print("text", number, "x" * 100_000, flush=True)
+    print("message", file=sys.stderr, flush=True)
+    open(sys.argv[1], "w").write("all done")
+    return 3
+sys.exit(run_command(main))
+"""
+SAYS = """
+import sys
+from signvit_jax.runtime.exit_codes import run_command
+def main():
+    {}
+sys.exit(run_command(main))
+"""
+
+
+def python(script, *arguments, shell="{}", **environment):
+    """A process of `script`; `shell` is the command line around it."""
+    command = shell.format('"$@"')
+    path = str(tiny_run.REPOSITORY)
+    return subprocess.run(
+        ["bash", "-c", command, "bash", sys.executable, "-c", script, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_reader_that_leaves_ends_nothing(tmp_path):
+    done = python(PRINTS, tmp_path / "done", shell="{} | head -c 1; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"t", b"message\n")
+    assert (tmp_path / "done").read_text() == "all done"
+
+
+def test_a_reader_of_all_that_is_said_that_leaves_ends_nothing(tmp_path):
+    done = python(PRINTS, tmp_path / "done", shell="{} 2>&1 | head -c 1; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"t", b"")
+    assert (tmp_path / "done").read_text() == "all done"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_with_standard_error_closed_no_error_lands_among_the_texts(tmp_path, unbuffered):
+    done = python(SAYS.format("print('text'); raise FileNotFoundError(2, 'No such file', 'x')"), shell="{} 2>&-", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"text\n", b"")
+
+
+def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path):
+    writes = f"file = open({str(tmp_path / 'file')!r}, 'w'); import os; os.write(2, b'a message of a library'); file.write('content')"
+    assert python(SAYS.format(writes), shell="{} 2>&-").returncode == 0
+    assert (tmp_path / "file").read_text() == "content"
+
+
+def test_standard_output_on_a_full_disk_is_one_line_and_1():
+    done = python(SAYS.format("print('text')"), shell="{} > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == b"error: standard output cannot be written: No space left on device\n"
+
+
+def test_messages_on_a_full_disk_end_nothing(tmp_path):
+    done = python(PRINTS, tmp_path / "done", shell="{} 2> /dev/full")
+    assert done.returncode == 3 and (tmp_path / "done").read_text() == "all done"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "utf-8:surrogateescape"])
+def test_what_the_encoding_lacks_is_escaped(encoding):
+    done = python(SAYS.format(r"print('\u0105 \udcff')"), PYTHONIOENCODING=encoding)
+    assert done.returncode == 0
+    assert done.stdout in (b"\\u0105 \\udcff\n", "ą \\udcff\n".encode())
+
+
+def test_a_deleted_working_directory_is_named(tmp_path):
+    (tmp_path / "gone").mkdir()
+    done = python(SAYS.format("print('text')"), shell=f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {{}}")
+    assert done.returncode == 2 and done.stdout == b""
+    assert done.stderr.startswith(b"error: the working directory has been deleted") and b"Traceback" not in done.stderr
+
+
+def test_an_error_that_the_machine_explains_is_one_line(tmp_path):
+    done = python(SAYS.format("open('/nowhere/\\x1b[31m')"))
+    assert (done.returncode, done.stderr) == (1, b"error: /nowhere/\\x1b[31m: No such file or directory\n")
+
+
+def test_the_traceback_of_an_unexpected_error_holds_nothing_that_a_terminal_obeys():
+    done = python(SAYS.format(r"raise RuntimeError('\x1b]0;owned\x07')"))
+    assert done.returncode == 1 and b"Traceback" in done.stderr and b"\x1b" not in done.stderr and b"\x07" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ą 中文 العربية 👩‍👧", "plain ą 中文 العربية 👩‍👧"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("a\tb\nc\rd", "a\\tb\\nc\\rd"),
+        ("\x9b31m\x7f", "\\x9b31m\\x7f"),
+        ("\u202egpj.\u2066", "\\u202egpj.\\u2066"),
+        ("\u2028", "\\u2028"),
+        (os.fsdecode(b"a\xff.mp4"), "a\\xff.mp4"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(text, shown):
+    assert clean(text) == shown
+    assert clean(text, keep="\n\t").replace("\n", "\\n").replace("\t", "\\t") == shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_cleaned_json_means_what_it_meant(encoding):
+    value = {"path": "a\udcff\x9b\u202e\x1b", "text": "é 中 👩"}
+    line = clean_json(json.dumps(value, ensure_ascii=False) + "\n", encoding)
+    assert json.loads(line.encode(encoding).decode(encoding)) == value
+    assert not set(line[:-1]) & set("\x9b\u202e\x1b\udcff\n")

@@ -1,0 +1,68 @@
+"""The model against the reference system's numbers, by the script that users run."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VECTORS = ROOT / "tests" / "fixtures" / "translator_small.npz"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("check_reference", ROOT / "scripts" / "check_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["check_reference"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return dict(np.load(VECTORS))
+
+
+def test_every_number_of_the_reference_agrees(script, vectors):
+    checks = list(script.compare_translator(vectors))
+    groups = " ".join(check.group for check in checks)
+    for wanted in (
+        "vit tokens",
+        "encoder",
+        "decoder logits",
+        "losses",
+        "gradient norms",
+        "10 training steps",
+        "learning rates",
+        "trained_decode/beam8",
+    ):
+        assert wanted in groups
+    assert [check for check in checks if not check.passed] == []
+
+
+def test_a_changed_parameter_is_noticed(script, vectors, monkeypatch, tmp_path, capsys):
+    name = "params/encoder.temporal_attn.temporal_convs.1.conv_depthwise.weight"
+    changed = vectors | {name: vectors[name] * np.float16(1.5)}
+    file = tmp_path / "changed.npz"
+    np.savez(
+        file, **{key: value for key, value in changed.items() if not key.startswith(("trained", "train/", "decode/beam"))}, **_train_keys(changed)
+    )
+    monkeypatch.setattr(sys, "argv", ["check_reference.py", f"--vectors={file}"])
+    assert script.main() == 1
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+def _train_keys(vectors):
+    """Two of the ten training steps: the test is about noticing, not about training."""
+    return {key: vectors[key][:2] for key in ("train/losses", "train/grad_norms", "train/lrs")}
+
+
+@pytest.mark.parametrize("content", [{"a": np.zeros(3)}, None], ids=["foreign npz", "no npz"])
+def test_a_file_of_another_layout_is_refused(script, monkeypatch, tmp_path, capsys, content):
+    file = tmp_path / "foreign.npz"
+    np.savez(file, **content) if content else file.write_bytes(b"nothing")
+    monkeypatch.setattr(sys, "argv", ["check_reference.py", f"--vectors={file}"])
+    assert script.main() == 2
+    assert "foreign.npz" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""Programs of models with other options than the tiny run's, in ONNX and StableHLO, beside the model itself."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from signvit_jax.exporting.comparison import outputs
+from signvit_jax.exporting.onnx_files import write_onnx
+from signvit_jax.exporting.stablehlo import write_stablehlo
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.serving.export_dir import ExportFolder
+from signvit_jax.serving.onnx_runtime import OnnxPrograms
+from signvit_jax.serving.programs import ModelPrograms, unrolled
+from signvit_jax.serving.stablehlo import StableHloPrograms
+from tests.helpers import tiny_model
+
+LIKE_SMALL = {
+    "model__encoder__zoom": "motion",
+    "model__encoder__motion": "clip_mean",
+    "model__encoder__stem": "conv",
+    "model__encoder__frame_pooling": "concat",
+    "model__temporal__num_attention_layers": 1,
+    "model__temporal__time_positions": "sincos",
+    "model__decoder__memory": "frames",
+    "model__decoder__final_norm": True,
+    "data__sampling": "rate",
+    "data__frame_buckets": (4, 6),
+}
+
+
+@dataclasses.dataclass
+class Words:
+    vocab_size: int = tiny_model.VOCABULARY
+
+
+@dataclasses.dataclass
+class Model:
+    config: object
+    params: object
+    tokenizer: Words = dataclasses.field(default_factory=Words)
+    gloss_tokenizer: None = None
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(LIKE_SMALL, id="like small"), pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long)],
+)
+def answered(request):
+    """A model, what it is asked, and what it answers."""
+    config = unrolled(tiny_model.config(**request.param))
+    definition = ModelDefinition(config, tiny_model.VOCABULARY)
+    params = jax.jit(definition.init)(0)
+    itself = ModelPrograms(definition, params, config)
+    batches = [tiny_model.batch(clips, frames) for clips, frames in ((1, config.frame_buckets[0]), (3, config.frame_buckets[-1]))]
+    asked = [(config, batch["video"], batch["frame_lengths"], batch["tokens"]) for batch in batches]
+    return Model(config, params), [(given, outputs(itself, *given)) for given in asked]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(write_stablehlo, id="stablehlo"),
+        pytest.param(lambda model, folder: write_onnx(model, folder, None), id="onnx", marks=pytest.mark.long),  # test_export_command has it
+    ],
+)
+def test_exported_programs_say_what_the_model_says(tmp_path, answered, write):
+    model, answers = answered
+    folder = ExportFolder(tmp_path)
+    write(model, folder)
+    is_stablehlo = list(tmp_path.glob("*.stablehlo"))
+    programs = StableHloPrograms(folder, model.params, model.config) if is_stablehlo else OnnxPrograms(folder, model.config)
+    for given, expected in answers:
+        found = outputs(programs, *given)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+            assert np.abs(value).max() > 1e-3, name

@@ -1,0 +1,85 @@
+import re
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from signvit_jax.telemetry import goodput as module
+from signvit_jax.telemetry.goodput import Goodput
+
+
+class Clock:
+    """The time of day as the test says."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(module, "time", found := Clock())
+    return found
+
+
+def test_every_second_belongs_to_one_part_and_inner_parts_are_not_counted_twice(clock):
+    with Goodput() as goodput:
+        clock.sleep(0.3)
+        with goodput.spent("step"):
+            clock.sleep(0.05)
+            with goodput.spent("data"):
+                clock.sleep(0.1)
+            with pytest.raises(ValueError), goodput.spent("save"):
+                clock.sleep(0.02)
+                raise ValueError
+        goodput.line(None)
+    expected = {"rest": 0.3, "step": 0.05, "data": 0.1, "save": 0.02, "compile": 0.0, "eval": 0.0}
+    assert goodput.seconds == pytest.approx(expected)
+
+
+def test_compiling_is_taken_out_of_the_part_in_which_it_happens_and_what_is_traced_within_counts_once():
+    inner = jax.jit(lambda x: x + 1)
+
+    def slow_to_trace(x):
+        time.sleep(0.2)
+        return inner(x)
+
+    x = jnp.zeros(3)
+    begin = time.perf_counter()
+    with Goodput() as goodput:
+        with goodput.spent("eval"):
+            jax.jit(lambda x: inner(jax.jit(slow_to_trace)(x)) * 2)(x)
+            time.sleep(0.1)
+        goodput.line(None)
+        elapsed = time.perf_counter() - begin
+        assert 0.2 <= goodput.seconds["compile"] <= elapsed - 0.1
+        assert 0.1 <= goodput.seconds["eval"] <= elapsed - 0.2
+        assert min(goodput.seconds.values()) >= 0
+        compiled = goodput.seconds["compile"]
+    jax.jit(lambda x: inner(x) * 3)(x)
+    goodput.line(None)
+    assert goodput.seconds["compile"] == compiled  # it listens no more
+
+
+def test_what_came_after_the_newest_checkpoint_that_is_final_is_lost(clock):
+    goodput = Goodput()
+    with goodput.spent("step"):
+        goodput.steps = 3
+        goodput.saving(103)
+        goodput.steps = 6
+        goodput.saving(106)
+        clock.sleep(0.4)
+        goodput.steps = 8
+    assert "8 steps" in goodput.line(106)
+    assert re.search(r"lost since the last checkpoint: 2 steps \(0\.4 s\)", goodput.line(106))
+    assert "lost since the last checkpoint: 5 steps" in goodput.line(103)  # the save of 106 failed
+    assert "lost since the last checkpoint: 8 steps" in goodput.line(100)  # the checkpoint that this start began with
+    assert goodput.line(106).count("made again") == 0
+    goodput.steps_made_again = 4
+    assert "lost by an earlier start and made again: 4 steps" in goodput.line(106)

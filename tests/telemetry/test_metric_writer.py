@@ -1,0 +1,258 @@
+import csv
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.telemetry.metric_writer import MetricsLog, read_metrics, read_rows
+from signvit_jax.telemetry.plots import plot_metrics
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return Workdir.create(tmp_path / "run")
+
+
+def rows(workdir):
+    with workdir.metrics_csv.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_figures_of_one_step_share_a_row_and_new_columns_find_their_place(workdir):
+    log = MetricsLog(workdir)
+    log.write(10, {"train/loss": 2.0})
+    log.write(20, {"train/loss": 1.5})
+    log.write(20, {"validation/loss": 1.75})
+    log.write(20, {"validation/wer": 1.0})
+    log.write(30, {"train/loss": 1.25})
+    log.close()
+    assert rows(workdir) == [
+        {"step": "10", "train/loss": "2", "validation/loss": "", "validation/wer": ""},
+        {"step": "20", "train/loss": "1.5", "validation/loss": "1.75", "validation/wer": "1"},
+        {"step": "30", "train/loss": "1.25", "validation/loss": "", "validation/wer": ""},
+    ]
+
+
+def test_a_row_grows_once_more_after_a_column_was_added(workdir):
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0, "b": 1.0})
+    log.write(2, {"a": 2.0})
+    log.write(2, {"c": 2.0})
+    log.write(2, {"b": 2.0})
+    log.close()
+    assert workdir.metrics_csv.read_text() == "step,a,b,c\n1,1,1,\n2,2,2,2\n"
+
+
+def test_every_call_is_in_the_file_before_it_returns(workdir):
+    log = MetricsLog(workdir)
+    for step in range(1, 30):
+        log.write(step, {"train/loss": step / 7})
+        assert [float(row["train/loss"]) for row in rows(workdir)] == pytest.approx([n / 7 for n in range(1, step + 1)])
+        if step % 5 == 0:
+            log.write(step, {"validation/loss": float(step)})
+            assert rows(workdir)[-1]["validation/loss"] == str(step)
+    log.close()
+
+
+def test_after_a_resume_each_step_is_there_once(workdir):
+    first = MetricsLog(workdir)
+    for step in (10, 20, 30):
+        first.write(step, {"train/loss": 1.0})
+    first.write(30, {"validation/loss": 1.0})
+    resumed = MetricsLog(workdir)  # the first was killed: it never closed
+    assert resumed.rewind(20) == 10
+    assert read_metrics(workdir.metrics_csv)["train/loss"][0] == [10, 20]  # at once
+    for step in (30, 40):
+        resumed.write(step, {"train/loss": 2.0})
+    resumed.close()
+    assert read_metrics(workdir.metrics_csv) == {"train/loss": ([10, 20, 30, 40], [1.0, 1.0, 2.0, 2.0]), "validation/loss": ([], [])}
+
+
+def test_a_row_cut_off_by_a_crash_is_dropped_and_the_others_stay(workdir):
+    log = MetricsLog(workdir)
+    for step in (1, 2, 3):
+        log.write(step, {"a": step * 1.5, "b": 1.0})
+    log.close()
+    whole = workdir.metrics_csv.read_bytes()
+    for length in range(whole.rindex(b"3,") + 1, len(whole)):
+        workdir.metrics_csv.write_bytes(whole[:length])
+        assert read_metrics(workdir.metrics_csv)["a"] == ([1, 2], [1.5, 3.0])
+        log = MetricsLog(workdir)
+        log.write(3, {"a": 4.5, "b": 1.0})
+        log.close()
+        assert workdir.metrics_csv.read_bytes() == whole
+
+
+def test_killed_while_writing_no_earlier_row_is_lost(workdir):
+    code = """
+import sys
+from signvit_jax.telemetry.metric_writer import MetricsLog
+from signvit_jax.checkpoints.workdir import Workdir
+log = MetricsLog(Workdir.create(sys.argv[1]))
+for step in range(1, 10**9):
+    log.write(step, {"train/loss": step})
+    print(step, flush=True)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen([sys.executable, "-c", code, str(workdir.path)], stdout=subprocess.PIPE, text=True, env=environment) as writer:
+        written = [int(writer.stdout.readline()) for _ in range(200)]
+        writer.send_signal(signal.SIGKILL)
+    steps, values = read_metrics(workdir.metrics_csv)["train/loss"]
+    assert steps[:200] == written and values == steps
+
+
+def test_a_file_that_is_no_metrics_csv_is_kept_under_another_name(workdir):
+    workdir.metrics_csv.write_text("my,own,notes\n")
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0})
+    log.close()
+    assert workdir.metrics_csv.with_name("metrics.csv.foreign").read_text() == "my,own,notes\n"
+    assert read_metrics(workdir.metrics_csv) == {"a": ([1], [1.0])}
+
+
+@pytest.mark.parametrize("text", ["my,own\n1,2\n", "loss,step\n1,2\n", "step,a,a\n1,2,3\n", ""])
+def test_a_table_of_other_columns_holds_no_figures(workdir, text):
+    workdir.metrics_csv.write_text(text)
+    assert read_rows(workdir.metrics_csv) == (["step"], [])
+
+
+def test_a_row_is_appended_without_reading_those_before(workdir, monkeypatch):
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0})
+    monkeypatch.setattr("signvit_jax.telemetry.metric_writer.read_rows", None)
+    log.write(2, {"a": 2.0})
+    log.close()
+    assert workdir.metrics_csv.read_text() == "step,a\n1,1\n2,2\n"
+
+
+def test_non_finite_figures_are_kept_in_the_csv(workdir):
+    log = MetricsLog(workdir)
+    log.write(1, {"loss": float("nan"), "norm": float("inf")})
+    log.write(2, {"loss": 1.0, "norm": 1.0})
+    log.close()
+    series = read_metrics(workdir.metrics_csv)
+    assert math.isnan(series["loss"][1][0]) and series["norm"][1] == [math.inf, 1.0]
+
+
+def test_a_disk_that_takes_no_more_is_named_once_and_does_not_end_the_run(workdir, monkeypatch, caplog):
+    log = MetricsLog(workdir)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("signvit_jax.telemetry.metric_writer.write_atomically", full)
+    for step in (1, 2):
+        log.write(step, {"a": 1.0})
+    assert caplog.text.count("No space left") == 1
+    log.close()
+
+
+def events(workdir):
+    """Read without TensorBoard: records of (length u64, crc, payload, crc)."""
+    found = []
+    for path in sorted(workdir.path.glob("events.*")):
+        content = path.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            content = content[12 + length + 4 :]
+    return found
+
+
+def test_tensorboard_gets_the_same_figures(workdir):
+    log = MetricsLog(workdir)
+    log.write(1, {"train/loss": 2.0, "train/ctc": float("nan")})
+    log.write(2, {"train/loss": 1.0})
+    log.close()
+    assert events(workdir) == [("train/loss", 1, 2.0), ("train/loss", 2, 1.0)]
+
+
+def test_only_process_0_writes(workdir, monkeypatch):
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    log = MetricsLog(workdir)
+    log.write(1, {"a": 1.0})
+    assert log.rewind(0) == 0
+    log.close()
+    assert not workdir.metrics_csv.exists() and not events(workdir)
+
+
+def test_the_plot_shows_quality_only_where_there_is_one_and_stands_gaps(workdir):
+    plot_metrics(workdir.metrics_csv, workdir.metrics_png)
+    assert not workdir.metrics_png.exists()  # nothing to draw yet
+    log = MetricsLog(workdir)
+    log.write(1, {"train/loss": float("nan"), "train/lr_encoder": 1e-5})
+    log.write(2, {"train/loss": 0.0, "train/lr_encoder": 1e-5})
+    plot_metrics(workdir.metrics_csv, workdir.metrics_png)
+    two_panels = Image.open(workdir.metrics_png).size
+    for step in range(3, 200):
+        log.write(step, {"train/loss": 1 / step})
+    log.write(200, {"validation/loss": 0.5, "validation/wer": 0.3})
+    log.close()
+    plot_metrics(workdir.metrics_csv, workdir.metrics_png)
+    image = Image.open(workdir.metrics_png)
+    assert image.size[1] > two_panels[1]
+    assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+    assert [path.name for path in workdir.path.glob(".*.tmp")] == []
+
+
+@pytest.mark.parametrize(("metric", "step", "panel", "height"), [("loss", 10, 0, 1.0), ("wer", 20, 1, 40.0), ("chrf", 20, 1, 30.0)])
+def test_the_star_marks_the_checkpoint_that_is_the_best_by_the_metric_that_decides(workdir, monkeypatch, metric, step, panel, height):
+    log = MetricsLog(workdir)
+    log.write(10, {"train/loss": 2.0, "validation/loss": 1.0, "validation/wer": 0.6, "validation/chrf": 20.0, "validation/bleu4": 0.0})
+    log.write(20, {"train/loss": 1.5, "validation/loss": 1.2, "validation/wer": 0.4, "validation/chrf": 30.0, "validation/bleu4": 0.0})
+    log.close()
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch()))
+    plot_metrics(workdir.metrics_csv, workdir.metrics_png, metric, step)
+    plot_metrics(workdir.metrics_csv, workdir.metrics_png, metric, None)  # no checkpoint yet
+    stars, none = ([(i, line) for i, axis in enumerate(figure.axes) for line in axis.lines if line.get_marker() == "*"] for figure in figures)
+    ((at, star),) = stars
+    assert (at, star.get_xdata().tolist(), star.get_ydata().tolist()) == (panel, [step], [pytest.approx(height)])
+    assert f"at step {step}" in star.get_label() and none == []
+
+
+RUN_LOG = """
+import logging, sys
+from pathlib import Path
+from signvit_jax.telemetry.run_log import start_run_log
+start_run_log(Path(sys.argv[1]))
+start_run_log(Path(sys.argv[1]))
+logging.getLogger("signvit_jax.training").info("epoch 1 [bold]")
+logging.getLogger("absl").error("a library's traceback")
+logging.getLogger("absl").info("chatter")
+"""
+
+
+def test_our_messages_are_plain_lines_on_a_pipe_and_libraries_go_to_the_file_alone(workdir):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", RUN_LOG, str(workdir.run_log)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
+    assert result.returncode == 0
+    (line,) = result.stderr.splitlines()
+    assert line.endswith(" epoch 1 [bold]") and "\x1b" not in line
+    text = workdir.run_log.read_text()
+    assert text.count("epoch 1") == 1 and "a library's traceback" in text and "chatter" not in text
+
+
+def test_a_log_that_cannot_be_opened_is_named_and_the_run_goes_on(tmp_path, capsys):
+    from signvit_jax.telemetry import run_log
+
+    before = logging.getLogger().level
+    try:
+        run_log.start_run_log(tmp_path / "nothing" / "run.log")
+        assert "keeps no log" in capsys.readouterr().err
+    finally:
+        for handler in [h for h in logging.getLogger().handlers if getattr(h, "of_run_log", False)]:
+            logging.getLogger().removeHandler(handler)
+        logging.getLogger().setLevel(before)

@@ -1,0 +1,56 @@
+import time
+
+import numpy as np
+import pytest
+
+from signvit_jax.planning.flops import ClipFlops
+from signvit_jax.telemetry import throughput as module
+from signvit_jax.telemetry.throughput import Stopwatch
+
+
+def batch(clips=4, filling=1):
+    weights = np.ones(clips, np.float32)
+    weights[clips - filling :] = 0
+    lengths = np.full(clips, 3)
+    lengths[clips - filling :] = 0
+    return {"video": np.zeros((clips, 5, 2, 2, 3), np.uint8), "tokens": np.zeros((clips, 7), np.int32), "weights": weights, "frame_lengths": lengths}
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """A stopwatch whose clock says 2 s at every reading."""
+    now = iter([0.0, 2.0, 2.0, 4.0, 4.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+
+    def start(peak):
+        return Stopwatch(None, peak)
+
+    return start
+
+
+def test_clips_frames_and_waiting_are_those_since_the_last_reading(stopped):
+    watch = stopped(None)
+    watch.waited(0.5)
+    watch.counted(batch(), frozen_backbone=False)
+    watch.counted(batch(), frozen_backbone=False)
+    assert watch.read() == {"clips_per_second": 3.0, "frames_per_second": 9.0, "data_wait": 0.25}  # a CPU: no MFU, no memory of its own
+    assert watch.read() == {"clips_per_second": 0.0, "frames_per_second": 0.0, "data_wait": 0.0}
+
+
+def test_mfu_is_the_share_of_the_peak_that_the_batches_operations_are(stopped, monkeypatch):
+    asked = []
+
+    def clip_flops(definition, frames, text_length):
+        asked.append((frames, text_length))
+        return ClipFlops(100.0, 20.0, 30.0, 50.0)
+
+    monkeypatch.setattr(module, "clip_flops", clip_flops)
+    monkeypatch.setattr(module, "peak_memory", lambda: 3 * 2**30)
+    watch = stopped(1e5)
+    for _ in range(3):
+        watch.counted(batch(), frozen_backbone=False)
+    watch.counted(batch(), frozen_backbone=True)
+    figures = watch.read()
+    assert figures["mfu"] == pytest.approx(4 * (3 * 600 + 400) / 2.0 / 1e5)
+    assert figures["peak_memory_gib"] == 3.0
+    assert asked == [(5, 7)] * 2  # counted once for each kind of step

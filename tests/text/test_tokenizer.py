@@ -1,0 +1,333 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import TokenizerConfig
+from signvit_jax.text.tokenizer import Tokenizer, TokenizerError, learn, learn_gloss_vocabulary, load_bert_vocabulary, make_tokenizer
+
+TEXTS = (
+    "Don't you know what it's worth?",
+    "It's 5,000 rupees (approximately) -- isn't it?!",
+    "मुझे पानी चाहिए।",
+    "नमस्ते दुनिया, यह क्षत्रिय ज्ञान है।",
+    "வணக்கம் உலகம்",
+    "你好，世界",
+    "مرحبا بالعالم",
+    "naïve café Straße İstanbul",
+)
+BPE, WORD = TokenizerConfig(name="bpe"), TokenizerConfig(name="word")
+BERT_PIECES = [
+    "[PAD]",
+    *(f"[unused{i}]" for i in range(100)),
+    "[CLS]",
+    "[SEP]",
+    "[UNK]",
+    "hello",
+    "world",
+    "un",
+    "##aff",
+    "##able",
+    "play",
+    "##ing",
+    ",",
+    ".",
+    "'",
+    "s",
+    "it",
+]
+
+
+def obvious_wordpiece(word: str, vocabulary: set[str]) -> list[str]:
+    """Longest piece first, as the paper says it."""
+    pieces, start = [], 0
+    while start < len(word):
+        end = len(word)
+        while end > start and ("##" if start else "") + word[start:end] not in vocabulary:
+            end -= 1
+        if end == start:
+            return ["[UNK]"]
+        pieces.append(("##" if start else "") + word[start:end])
+        start = end
+    return pieces
+
+
+@pytest.fixture(scope="module")
+def bert_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bert") / "vocab.txt"
+    path.write_text("\n".join(BERT_PIECES) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(
+    "config",
+    [BPE, WORD, dataclasses.replace(BPE, lowercase=False), dataclasses.replace(BPE, vocab_size=8)],
+    ids=["bpe", "word", "cased", "characters"],
+)
+def test_learned_text_of_any_script_round_trips(config, text):
+    tokenizer = learn(TEXTS, config)
+    assert tokenizer.decode(tokenizer.encode(text)) == tokenizer.normalise(text)
+    assert tokenizer.unk_id not in tokenizer.encode(text)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=5), st.booleans())
+def test_bpe_round_trips_whatever_it_learned_from(texts, lowercase):
+    tokenizer = learn([*texts, "a"], dataclasses.replace(BPE, lowercase=lowercase))
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert tokenizer.unk_id not in ids
+        assert tokenizer.decode(ids) == tokenizer.normalise(text)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_unknown_characters_become_unk_and_nothing_else_is_lost(text):
+    tokenizer = learn(TEXTS, BPE)
+    known = set("".join(map(tokenizer.normalise, TEXTS)))
+    normal = tokenizer.normalise(text)
+    ids = tokenizer.encode(text)
+    assert ids.count(tokenizer.unk_id) == sum(c not in known for c in normal)
+    assert tokenizer.decode(ids) == " ".join("".join(c for c in normal if c in known).split())
+
+
+def test_with_room_enough_every_training_word_is_one_token():
+    tokenizer = learn(TEXTS, BPE)
+    for word in ("worth", "rupees", "नमस्ते", "दुनिया", "உலகம்"):
+        assert len(tokenizer.encode(word)) == 1
+
+
+def test_rare_words_are_spelled_when_the_vocabulary_is_small():
+    texts = ["the cat"] * 50 + ["hippopotamus"]
+    tokenizer = learn(texts, dataclasses.replace(BPE, vocab_size=30))
+    assert tokenizer.vocab_size <= 30
+    assert len(tokenizer.encode("the cat")) == 2 and len(tokenizer.encode("hippopotamus")) > 3
+
+
+def test_minimum_frequency_keeps_rare_words_apart():
+    texts = ["common common", "rarely"]
+    assert len(learn(texts, dataclasses.replace(BPE, min_frequency=2)).encode("rarely")) > 1
+    word = learn(texts, dataclasses.replace(WORD, min_frequency=2))
+    assert word.encode("common rarely") == [4, word.unk_id]
+
+
+def test_learned_special_ids_are_0_to_3():
+    for tokenizer in (learn(TEXTS, BPE), learn(TEXTS, WORD), learn_gloss_vocabulary(["A B"])):
+        assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("text", ["< pad >", "<pad> [PAD] < eos >", "[SEP] [CLS]", "\u2581 a\u2581b"])
+def test_no_text_can_forge_a_special_token(text, bert_file):
+    for tokenizer in (learn([*TEXTS, text], BPE), learn([*TEXTS, text], WORD), load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))):
+        assert not {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id} & set(tokenizer.encode(text))
+
+
+def test_decode_stops_at_eos_and_drops_the_other_specials():
+    tokenizer = learn(TEXTS, BPE)
+    ids = tokenizer.encode("it's worth")
+    assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id, *ids, 0, 0]) == "it's worth"
+    assert tokenizer.decode([0, tokenizer.unk_id]) == ""
+
+
+def test_decode_refuses_an_id_outside_the_vocabulary():
+    tokenizer = learn(TEXTS, BPE)
+    with pytest.raises(ValueError, match=f"id {tokenizer.vocab_size} .* 0 to {tokenizer.vocab_size - 1}"):
+        tokenizer.decode([tokenizer.vocab_size])
+
+
+def test_nfc_and_nfd_spellings_are_the_same_text():
+    tokenizer = learn(TEXTS, BPE)
+    assert tokenizer.encode("cafe\u0301") == tokenizer.encode("caf\u00e9")
+
+
+def test_learning_is_the_same_in_another_process():
+    code = (
+        "import sys; from signvit_jax.config.schema import TokenizerConfig; from signvit_jax.text.tokenizer import learn; "
+        f"sys.stdout.buffer.write(learn({TEXTS!r}, TokenizerConfig()).to_json().encode())"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.decode()
+    assert other == learn(TEXTS, BPE).to_json()
+
+
+def test_json_holds_everything(bert_file):
+    bert = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
+    for tokenizer in (learn(TEXTS, BPE), learn(TEXTS, WORD), bert, learn_gloss_vocabulary(["A B", "B"])):
+        again = Tokenizer.from_json(tokenizer.to_json())
+        assert again == tokenizer and again.tokens == tokenizer.tokens
+        assert [again.encode(t) for t in TEXTS] == [tokenizer.encode(t) for t in TEXTS]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["", "{", "[]", "{}", '{"format": "other", "version": 1, "kind": "bpe"}', '{"format": "signvit_jax tokenizer", "version": 99, "kind": "bpe"}'],
+)
+def test_a_damaged_file_is_named_as_such(damage):
+    with pytest.raises(TokenizerError, match="tokenizer"):
+        Tokenizer.from_json(damage)
+
+
+def test_a_file_without_its_specials_is_refused():
+    text = learn(TEXTS, BPE).to_json().replace("< pad >", "< dap >")
+    with pytest.raises(TokenizerError, match="special tokens"):
+        Tokenizer.from_json(text)
+
+
+@given(st.lists(st.sampled_from(["hello", "unaffable", "playing", "it", "world", "xyz", "unplay"]), min_size=1, max_size=6))
+def test_bert_pieces_are_the_longest_first(words):
+    vocabulary = {piece: i for i, piece in enumerate(BERT_PIECES)}
+    tokenizer = _bert_from_pieces()
+    expected = [vocabulary[piece] for word in words for piece in obvious_wordpiece(word, set(vocabulary))]
+    assert tokenizer.encode(" ".join(words).upper()) == expected
+
+
+def _bert_from_pieces() -> Tokenizer:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write("\n".join(BERT_PIECES))
+        file.flush()
+        return load_bert_vocabulary(file.name, TokenizerConfig(name="bert"))
+
+
+def test_bert_ids_are_those_of_the_file(bert_file):
+    tokenizer = make_tokenizer((), TokenizerConfig(name="bert", vocab_file=str(bert_file), pad_id=0, bos_id=101, eos_id=102))
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (0, 101, 102, len(BERT_PIECES))
+
+
+def test_bert_decoding_joins_pieces_and_puts_punctuation_to_its_word(bert_file):
+    tokenizer = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
+    assert tokenizer.decode([101, *tokenizer.encode("Unaffable, it's playing."), 102]) == "unaffable, it's playing."
+
+
+def test_cased_bert_keeps_case(bert_file):
+    tokenizer = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert", lowercase=False))
+    assert tokenizer.encode("Hello hello") == [tokenizer.unk_id, BERT_PIECES.index("hello")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        (["[PAD]", "[CLS]", "[SEP]"], r"lacks \[UNK\]"),
+        (["a", "[PAD]", "[CLS]", "[SEP]", "[UNK]"], r"\[PAD\] at id 1"),
+        (["[PAD]", "[CLS]", "[SEP]", "[UNK]", "x", "x"], "'x' twice"),
+    ],
+)
+def test_a_vocabulary_file_that_is_not_one_is_a_config_error(tmp_path, lines, fault):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=fault):
+        load_bert_vocabulary(path, TokenizerConfig(name="bert"))
+
+
+def test_a_vocabulary_file_that_is_not_there_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"tokenizer\.vocab_file.*missing\.txt"):
+        load_bert_vocabulary(tmp_path / "missing.txt", TokenizerConfig(name="bert"))
+
+
+@pytest.mark.parametrize(("key", "own"), [("pad_id", 0), ("bos_id", 1), ("eos_id", 2)])
+def test_ids_of_the_config_must_agree_with_the_tokenizer(key, own):
+    learn(TEXTS, dataclasses.replace(BPE, **{key: own}))
+    with pytest.raises(ConfigError, match=rf"tokenizer\.{key} is 101, but the 'bpe' tokenizer has {own}"):
+        learn(TEXTS, dataclasses.replace(BPE, **{key: 101}))
+
+
+@pytest.mark.parametrize("texts", [[], ["", "  \n"]])
+def test_nothing_to_learn_from_is_a_config_error(texts):
+    with pytest.raises(ConfigError, match="there is no text"):
+        learn(texts, BPE)
+
+
+def test_glosses_keep_their_case_and_unknown_ones_are_unk():
+    tokenizer = learn_gloss_vocabulary(["ICH HEUTE", "HEUTE loc-NORD"])
+    assert tokenizer.decode(tokenizer.encode("loc-NORD  HEUTE")) == "loc-NORD HEUTE"
+    assert tokenizer.encode("heute") == [tokenizer.unk_id]
+
+
+def test_a_gloss_vocabulary_without_glosses_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"model\.ctc\.target"):
+        learn_gloss_vocabulary(["", ""])
+
+
+SUBJECTS, TIMES, VERBS = "我你他她", ("今天", "明天", "昨天", "早上", "晚上"), ("去", "看", "想去", "不喜欢", "喜欢")
+PLACES = ("学校", "医院", "北京", "商店", "公园")
+CHINESE = [f"{subject}{time}{verb}{place}。" for subject in SUBJECTS for time in TIMES for verb in VERBS for place in PLACES][:300]
+UNSPACED = {
+    "Chinese": CHINESE,
+    "Japanese": ["私はコーヒーを飲みます。", "今日は学校へ行きました", "コーヒー、飲む？"],
+    "Thai": ["ที่นี่อากาศดี", "ฉันไปโรงเรียน พรุ่งนี้"],
+    "mixed": ["我用iPhone 打电话给Anna，好吗？", "OK 好的 yes please", "3月14日去New York 学校"],
+}
+
+
+def test_chinese_sentences_are_cut_by_character_and_not_learned_whole():
+    for tokenizer in (learn(CHINESE, BPE), learn(CHINESE, WORD)):
+        tokens = sum(map(len, tokenizer.encode_all(CHINESE)))
+        assert tokens / len(CHINESE) >= 0.8 * sum(map(len, CHINESE)) / len(CHINESE)
+        assert tokenizer.unk_id not in tokenizer.encode("学校想看你。")  # a new sentence of known characters
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+@pytest.mark.parametrize("vocab_size", [8, 8000])
+def test_text_without_spaces_comes_back_without_spaces(script, vocab_size):
+    texts = UNSPACED[script]
+    tokenizer = learn(texts, dataclasses.replace(BPE, vocab_size=vocab_size))
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode_all(texts)] == [tokenizer.normalise(text) for text in texts]
+
+
+def test_latin_words_in_chinese_text_are_still_words():
+    texts = ["我用computer学习", "computer 很好"] * 20
+    tokenizer = learn(texts, BPE)
+    assert [tokenizer.tokens[i] for i in tokenizer.encode("用computer")][-2:] == ["用", "computer"]
+    word = learn(texts, WORD)
+    assert [word.tokens[i] for i in word.encode("用computer学")] == ["用", "computer", "学"]
+    assert word.decode(word.encode("用computer学")) == "用computer学"
+
+
+def test_text_with_spaces_is_cut_as_before_whatever_else_was_learned():
+    alone, beside = learn(["the cat sat", "the dog sat"], BPE), learn(["the cat sat", "the dog sat", "猫坐着"], BPE)
+    assert [alone.tokens[i] for i in alone.encode("the cat sat")] == [beside.tokens[i] for i in beside.encode("the cat sat")]
+    assert "Split" not in alone.to_json()  # the file of such text is what it was
+
+
+# Written before scripts without spaces were cut by character: learned from "你好世界", "世界你好".
+OLD_BPE = (
+    '{"format": "signvit_jax tokenizer", "version": 1, "kind": "bpe", "lowercase": true, "model": {"version": "1.0", "truncation": null, '
+    '"padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Metaspace", '
+    '"replacement": "▁", "prepend_scheme": "always", "split": true}, {"type": "Punctuation", "behavior": "Isolated"}]}, "post_processor": null, '
+    '"decoder": null, "model": {"type": "BPE", "dropout": null, "unk_token": "< unk >", "continuing_subword_prefix": null, '
+    '"end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": {"< pad >": 0, "< bos >": 1, '
+    '"< eos >": 2, "< unk >": 3, "▁": 4, "世": 5, "你": 6, "好": 7, "界": 8, "▁世": 9, "▁你": 10, "▁你好": 11}, '
+    '"merges": [["▁", "世"], ["▁", "你"], ["▁你", "好"]]}}}'
+)
+
+
+def test_a_file_of_an_earlier_release_is_read_and_cuts_as_it_did():
+    tokenizer = Tokenizer.from_json(OLD_BPE)
+    assert [tokenizer.tokens[i] for i in tokenizer.encode("你好世界")] == ["▁你好", "世", "界"]
+    assert tokenizer.decode(tokenizer.encode("你好世界")) == "你好世界"
+
+
+def test_chinese_glosses_are_whole_and_set_apart_by_spaces():
+    tokenizer = learn_gloss_vocabulary(["今天 天气 好", "天气 坏"])
+    assert len(tokenizer.encode("今天 天气 好")) == 3
+    assert tokenizer.decode(tokenizer.encode("天气 好")) == "天气 好"
+    assert tokenizer.pieces("天气 好") == [" 天气", " 好"]
+
+
+def test_bert_puts_no_spaces_between_chinese_characters(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"我用很好。", "iphone", "ok"]), encoding="utf-8")
+    tokenizer = load_bert_vocabulary(path, TokenizerConfig(name="bert", vocab_file=str(path)))
+    assert tokenizer.decode(tokenizer.encode("我用iPhone很好。ok ok")) == "我用iphone很好。ok ok"
+
+
+def test_what_is_unknown_is_counted_and_named(bert_file):
+    bpe, word = learn(["rain", "sun"], BPE), learn(["rain", "sun"], WORD)
+    assert bpe.unknown(["Rain", "zebra zu", ""]) == {"z": 2, "e": 1, "b": 1}
+    assert bpe.decode(bpe.encode("zebra")) == "ra"  # what is lost, and so must be said
+    assert word.unknown(["Rain", "zebra sun zebra"]) == {"zebra": 2}
+    assert learn(["今天"], BPE).unknown(["今年"]) == {"年": 1}
+    assert load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")).unknown(["Hello Zürich"]) == {"Zürich": 1}
