@@ -24,8 +24,22 @@ def get_config() -> ConfigDict:
             "position_init": "sincos2d",
             "drop_path": 0.1,
         },
-        "temporal": {"num_queries": 32, "num_heads": 16, "num_temporal_conv": 4, "dropout": 0.2, "time_positions": "sincos"},
-        "decoder": {"hidden_dim": 512, "num_layers": 4, "num_heads": 8, "ff_dim": 1024, "dropout": 0.1, "max_len": 100, "final_norm": True},
+        "temporal": {
+            "num_queries": 32,
+            "num_heads": 16,
+            "num_temporal_conv": 4,
+            "dropout": 0.2,
+            "time_positions": "sincos",
+        },
+        "decoder": {
+            "hidden_dim": 512,
+            "num_layers": 4,
+            "num_heads": 8,
+            "ff_dim": 1024,
+            "dropout": 0.1,
+            "max_len": 100,
+            "final_norm": True,
+        },
         "ctc": {"source": "frames", "target": "auto"},
     }
     config.training = {

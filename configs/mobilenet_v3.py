@@ -15,7 +15,11 @@ from configs import dense_vit
 
 def get_config() -> ConfigDict:
     config = dense_vit.get_config()
-    config.model.encoder = {"backbone": "mobilenet_v3_large", "output_dim": 960, "batch_norm_momentum": 0.1}
+    config.model.encoder = {
+        "backbone": "mobilenet_v3_large",
+        "output_dim": 960,
+        "batch_norm_momentum": 0.1,
+    }
     config.model.temporal.num_heads = 8
     config.model.decoder.update(hidden_dim=256, ff_dim=512)
     config.model.ctc.tied = True

@@ -25,8 +25,21 @@ def get_config(vocab_file: str = "") -> ConfigDict:
             "attention_dropout": 0.2,
             "position_init": "normal",
         },
-        "temporal": {"num_queries": 32, "num_heads": 16, "num_temporal_conv": 4, "kernel_size": 3, "dropout": 0.2},
-        "decoder": {"hidden_dim": 512, "num_layers": 4, "num_heads": 8, "ff_dim": 1024, "dropout": 0.1, "max_len": 100},
+        "temporal": {
+            "num_queries": 32,
+            "num_heads": 16,
+            "num_temporal_conv": 4,
+            "kernel_size": 3,
+            "dropout": 0.2,
+        },
+        "decoder": {
+            "hidden_dim": 512,
+            "num_layers": 4,
+            "num_heads": 8,
+            "ff_dim": 1024,
+            "dropout": 0.1,
+            "max_len": 100,
+        },
         "ctc": {"source": "queries", "dropout": 0.1},
     }
     config.training = {
@@ -48,8 +61,18 @@ def get_config(vocab_file: str = "") -> ConfigDict:
         "image_size": 224,
         "sampling": "even",
         "fit": "squash",
-        "augment": {"rotate": 5.0, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05},
+        "augment": {
+            "rotate": 5.0,
+            "brightness": 0.2,
+            "contrast": 0.2,
+            "saturation": 0.2,
+            "hue": 0.05,
+        },
     }
-    config.tokenizer = {"name": "bert", "vocab_file": vocab_file} if vocab_file else {"name": "bpe", "vocab_size": 30_522}
+    config.tokenizer = (
+        {"name": "bert", "vocab_file": vocab_file}
+        if vocab_file
+        else {"name": "bpe", "vocab_size": 30_522}
+    )
     config.inference = {"beam_size": 4, "length_penalty": 1.0, "temperature": 1.0}
     return config

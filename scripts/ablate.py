@@ -67,19 +67,44 @@ ROWS = {
     "no_zoom": Row("pictures as they are, not cut to what moves", ("model.encoder.zoom=none",)),
     "no_motion": Row("pictures alone, no motion channels", ("model.encoder.motion=none",)),
     "text_ctc": Row("CTC spells text, no glosses", ("model.ctc.target=text",)),
-    "ctc_queries": Row("CTC over the pooled queries", ("model.ctc.source=queries", "model.temporal.num_queries=32")),
-    "memory_queries": Row("decoder reads pooled queries", ("model.decoder.memory=queries", "model.temporal.num_queries=32")),
+    "ctc_queries": Row(
+        "CTC over the pooled queries", ("model.ctc.source=queries", "model.temporal.num_queries=32")
+    ),
+    "memory_queries": Row(
+        "decoder reads pooled queries",
+        ("model.decoder.memory=queries", "model.temporal.num_queries=32"),
+    ),
     "patch_stem": Row("patches cut at once, no convolutional stem", ("model.encoder.stem=patch",)),
-    "mean_pooling": Row("frame feature = mean over the patches", ("model.encoder.frame_pooling=mean",)),
-    "attention_pooling": Row("frame feature = attention over the patches", ("model.encoder.frame_pooling=attention",)),
+    "mean_pooling": Row(
+        "frame feature = mean over the patches", ("model.encoder.frame_pooling=mean",)
+    ),
+    "attention_pooling": Row(
+        "frame feature = attention over the patches", ("model.encoder.frame_pooling=attention",)
+    ),
     "normal_positions": Row("positions start near zero", ("model.encoder.position_init=normal",)),
-    "no_temporal_attention": Row("no self-attention between frames", ("model.temporal.num_attention_layers=0",)),
+    "no_temporal_attention": Row(
+        "no self-attention between frames", ("model.temporal.num_attention_layers=0",)
+    ),
     "no_augmentation": Row(
         "no augmentation",
-        tuple(f"data.augment.{name}=0" for name in ("rotate", "translate", "scale", "brightness", "contrast", "saturation", "hue", "speed")),
+        tuple(
+            f"data.augment.{name}=0"
+            for name in (
+                "rotate",
+                "translate",
+                "scale",
+                "brightness",
+                "contrast",
+                "saturation",
+                "hue",
+                "speed",
+            )
+        ),
     ),
     "no_ema": Row("no average of the weights", ("training.ema_decay=0.0",)),
-    "half_rate": Row("half the learning rates", ("training.encoder_lr=7.5e-4", "training.decoder_lr=7.5e-4")),
+    "half_rate": Row(
+        "half the learning rates", ("training.encoder_lr=7.5e-4", "training.decoder_lr=7.5e-4")
+    ),
 }
 
 # A seventh of MobileNetV3-Large's parameters on what `small` reads, and one pass over the clips: where a student alone is still near its start.
@@ -149,43 +174,86 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
     workdir.mkdir(parents=True, exist_ok=True)
     was_cut_off = (workdir / "checkpoints").exists()  # how long it took before is not known
     row = ALL_ROWS[name]
-    overrides = [*row.overrides, *arguments.override, f"training.seed={seed}", f"data.data_dir={arguments.data_dir}"]
+    overrides = [
+        *row.overrides,
+        *arguments.override,
+        f"training.seed={seed}",
+        f"data.data_dir={arguments.data_dir}",
+    ]
     seconds = 0.0  # of processors; the clock would depend on what else the machine does
     with (workdir / "ablation.log").open("a") as log:
-        how = ["signvit_jax.distill", f"--teacher={arguments.teacher}"] if row.is_taught else ["signvit_jax.train"]
-        train = [*how, "--config=configs/small.py", *(f"--config.{override}" for override in overrides)]
+        how = (
+            ["signvit_jax.distill", f"--teacher={arguments.teacher}"]
+            if row.is_taught
+            else ["signvit_jax.train"]
+        )
+        train = [
+            *how,
+            "--config=configs/small.py",
+            *(f"--config.{override}" for override in overrides),
+        ]
         scores = workdir / "eval" / f"{arguments.split}.json"
-        evaluate = ["signvit_jax.eval", f"--split={arguments.split}", f"--decode={','.join(DECODERS)}", f"--output={scores}"]
+        evaluate = [
+            "signvit_jax.eval",
+            f"--split={arguments.split}",
+            f"--decode={','.join(DECODERS)}",
+            f"--output={scores}",
+        ]
         for command in (train, evaluate):
-            process = subprocess.Popen([sys.executable, "-m", *command, f"--workdir={workdir}"], stdout=log, stderr=log)
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command, f"--workdir={workdir}"], stdout=log, stderr=log
+            )
             os.sched_setaffinity(process.pid, cores)  # its threads, not started yet, inherit it
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:
-                print(f"{name}, seed {seed}: {command[0]} ended with {process.returncode}; see {workdir / 'ablation.log'}", file=sys.stderr)
+                print(
+                    f"{name}, seed {seed}: {command[0]} ended with {process.returncode}; see {workdir / 'ablation.log'}",
+                    file=sys.stderr,
+                )
                 return False
             if command is train:
                 seconds = usage.ru_utime + usage.ru_stime
     decoders = json.loads(scores.read_text())["decoders"]
     minutes = None if was_cut_off else seconds / 60
-    result.write_text(json.dumps({"minutes": minutes, "decoders": {decoder: decoders[decoder]["scores"] for decoder in DECODERS}}, indent=1))
-    print(f"{name}, seed {seed}: {seconds / 60:.0f} min of one core, WER {decoders['beam']['scores']['wer']:.3f} (beam)", file=sys.stderr)
+    result.write_text(
+        json.dumps(
+            {
+                "minutes": minutes,
+                "decoders": {decoder: decoders[decoder]["scores"] for decoder in DECODERS},
+            },
+            indent=1,
+        )
+    )
+    print(
+        f"{name}, seed {seed}: {seconds / 60:.0f} min of one core, WER {decoders['beam']['scores']['wer']:.3f} (beam)",
+        file=sys.stderr,
+    )
     return True
 
 
 def _table(arguments: argparse.Namespace) -> str:
     """Markdown: mean (least to most) over the seeds that are finished; rows without any are left out."""
-    lines = ["| row | seeds | WER greedy | WER beam | WER CTC | BLEU-4 beam | minutes of one core |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| row | seeds | WER greedy | WER beam | WER CTC | BLEU-4 beam | minutes of one core |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in arguments.rows:
         found = [
-            json.loads(file.read_text()) for seed in arguments.seeds if (file := _workdir(arguments.output, name, seed) / "ablation.json").exists()
+            json.loads(file.read_text())
+            for seed in arguments.seeds
+            if (file := _workdir(arguments.output, name, seed) / "ablation.json").exists()
         ]
         if found:
             columns = [[run["decoders"][decoder]["wer"] for run in found] for decoder in DECODERS]
             cells = [_spread(column, ".3f") for column in columns]
             cells += [_spread([run["decoders"]["beam"]["bleu4"] for run in found], ".1f")]
-            cells += [_spread([run["minutes"] for run in found if run["minutes"] is not None], ".0f")]
-            lines.append(f"| {ALL_ROWS[name].title} (`{name}`) | {len(found)} | " + " | ".join(cells) + " |")
+            cells += [
+                _spread([run["minutes"] for run in found if run["minutes"] is not None], ".0f")
+            ]
+            lines.append(
+                f"| {ALL_ROWS[name].title} (`{name}`) | {len(found)} | " + " | ".join(cells) + " |"
+            )
     return "\n".join(lines)
 
 
@@ -204,9 +272,18 @@ def _write_into(docs: Path, table: str) -> None:
 
 def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
     """Validation error by step; nothing where every run was evaluated once only."""
-    runs = {name: [_workdir(arguments.output, name, seed) / "metrics.csv" for seed in arguments.seeds] for name in arguments.rows}
-    series = {name: [read_metrics(run) for run in files if run.exists()] for name, files in runs.items()}
-    if not any(len(run.get("validation/wer", ([], []))[0]) > 1 for found in series.values() for run in found):
+    runs = {
+        name: [_workdir(arguments.output, name, seed) / "metrics.csv" for seed in arguments.seeds]
+        for name in arguments.rows
+    }
+    series = {
+        name: [read_metrics(run) for run in files if run.exists()] for name, files in runs.items()
+    }
+    if not any(
+        len(run.get("validation/wer", ([], []))[0]) > 1
+        for found in series.values()
+        for run in found
+    ):
         return
     import matplotlib
 
@@ -218,7 +295,12 @@ def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
         for run in found:
             for axis, key in zip(axes, ("validation/wer", "validation/ctc_wer")):
                 if key in run:
-                    axis.plot(*run[key], color=f"C{number}", lw=1.2, label=name if run is found[0] else None)
+                    axis.plot(
+                        *run[key],
+                        color=f"C{number}",
+                        lw=1.2,
+                        label=name if run is found[0] else None,
+                    )
     for axis, title in zip(axes, ("decoder, greedy", "CTC, greedy")):
         axis.set(title=title, xlabel="step", ylabel="validation WER", ylim=(0, 1.5))
         axis.grid(alpha=0.3)
@@ -231,21 +313,48 @@ def _workdir(output: Path, name: str, seed: int) -> Path:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     flags.add_argument("--data_dir", required=True)
     flags.add_argument("--output", type=Path, default=Path("runs/ablation"))
-    flags.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help=f"some of {','.join(ALL_ROWS)} (all but the students)")
-    flags.add_argument("--teacher", help="workdir of a finished run of configs/small.py, for rows that are taught")
-    flags.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
+    flags.add_argument(
+        "--rows",
+        type=lambda text: text.split(","),
+        default=list(ROWS),
+        help=f"some of {','.join(ALL_ROWS)} (all but the students)",
+    )
+    flags.add_argument(
+        "--teacher", help="workdir of a finished run of configs/small.py, for rows that are taught"
+    )
+    flags.add_argument(
+        "--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2]
+    )
     flags.add_argument("--split", default="test")
-    flags.add_argument("--jobs", type=int, default=1, help="runs beside each other, the cores divided among them")
-    flags.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="for every row, such as training.num_epochs=4")
-    flags.add_argument("--docs", type=Path, help="Markdown file with the marks between which the table goes; the curves lie beside it")
+    flags.add_argument(
+        "--jobs", type=int, default=1, help="runs beside each other, the cores divided among them"
+    )
+    flags.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for every row, such as training.num_epochs=4",
+    )
+    flags.add_argument(
+        "--docs",
+        type=Path,
+        help="Markdown file with the marks between which the table goes; the curves lie beside it",
+    )
     arguments = flags.parse_args(argv)
     if unknown := [name for name in arguments.rows if name not in ALL_ROWS]:
         flags.error(f"unknown row {unknown[0]!r}; allowed: {', '.join(ALL_ROWS)}")
-    if not arguments.teacher and (taught := [name for name in arguments.rows if ALL_ROWS[name].is_taught]):
-        flags.error(f"row {taught[0]!r} needs --teacher=WORKDIR, a finished run of configs/small.py")
+    if not arguments.teacher and (
+        taught := [name for name in arguments.rows if ALL_ROWS[name].is_taught]
+    ):
+        flags.error(
+            f"row {taught[0]!r} needs --teacher=WORKDIR, a finished run of configs/small.py"
+        )
     return arguments
 
 

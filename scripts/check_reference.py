@@ -45,7 +45,13 @@ from signvit_jax.weights.reference import from_ours, load_reference
 Vectors = Mapping[str, np.ndarray]
 
 # The ten training steps of a reference file: clip 0.5, decay 0.001 on all, 30 % warm-up, peaks 1e-3 and 3e-3.
-TRAINING = {"encoder_lr": 1e-3, "decoder_lr": 3e-3, "warmup_ratio": 0.3, "max_grad_norm": 0.5, "weight_decay": 0.001}
+TRAINING = {
+    "encoder_lr": 1e-3,
+    "decoder_lr": 3e-3,
+    "warmup_ratio": 0.3,
+    "max_grad_norm": 0.5,
+    "weight_decay": 0.001,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,10 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
     """Everything that a file of the translator's layout holds: outputs, losses, gradients, training steps, decoded ids."""
     config, model, sizes = load_reference(vectors)
     constants = ("decoder.pos_encoder.pe", "decoder.output_proj.weight")
-    yield _there_and_back({name: value for name, value in _tensors(vectors).items() if name not in constants}, from_ours(flat_parameters(model)))
+    yield _there_and_back(
+        {name: value for name, value in _tensors(vectors).items() if name not in constants},
+        from_ours(flat_parameters(model)),
+    )
     batch = _batch(vectors, vectors["in/video"])
     vit_tokens, pooled, logits, ctc_logits = _outputs(model, batch)
     yield _absolute("vit tokens", vit_tokens, vectors["out/vit_tokens"])
@@ -84,7 +93,11 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
 def compare_vit(vectors: Vectors) -> Iterator[Check]:
     """The output tokens of a ViT with timm's names; `config` says what tensors do not: the number of heads, and LayerNorm's epsilon."""
     said = json.loads(str(vectors["config"]))
-    tensors = {name: value for name, value in _tensors(vectors).items() if not timm_vit.holds_no_feature(name)}
+    tensors = {
+        name: value
+        for name, value in _tensors(vectors).items()
+        if not timm_vit.holds_no_feature(name)
+    }
     sizes = timm_vit.sizes_of(tensors)
     config = EncoderConfig(
         output_dim=sizes.width,
@@ -96,23 +109,40 @@ def compare_vit(vectors: Vectors) -> Iterator[Check]:
         norm_epsilon=said.get("layer_norm_eps", timm_vit.EPSILON),
     )
     image_size = sizes.side * sizes.patch_size
-    model = nnx.eval_shape(lambda: DenseViT(config, image_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))))
+    model = nnx.eval_shape(
+        lambda: DenseViT(
+            config, image_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))
+        )
+    )
     fill(model, timm_vit.to_ours(tensors, _shapes(model)))
     yield _there_and_back(tensors, timm_vit.from_ours(flat_parameters(model)))
-    yield _absolute("tokens", jax.jit(DenseViT.tokens)(model, _pictures(vectors)), vectors["out/tokens"])
+    yield _absolute(
+        "tokens", jax.jit(DenseViT.tokens)(model, _pictures(vectors)), vectors["out/tokens"]
+    )
 
 
 def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
     """The output of each stage of a MobileNetV3-Large that the file holds, and the pooled features."""
     tensors = mobilenet_v3.torchvision_names(_tensors(vectors))
-    tensors = {name: value for name, value in tensors.items() if not mobilenet_v3.holds_no_feature(name)}
+    tensors = {
+        name: value for name, value in tensors.items() if not mobilenet_v3.holds_no_feature(name)
+    }
     sizes = mobilenet_v3.sizes_of(tensors)
     model = nnx.eval_shape(lambda: MobileNetV3(sizes, rngs=nnx.Rngs(params=jax.random.key(0))))
     fill(model, mobilenet_v3.to_ours(tensors, _shapes(model)))
     yield _there_and_back(tensors, mobilenet_v3.from_ours(flat_parameters(model)))
-    stages, pooled = jax.jit(lambda model, pictures: (model.stages(pictures)[0], model(pictures)[0]))(model, _pictures(vectors))
-    for name in sorted((name for name in vectors if name.startswith("out/features.")), key=lambda name: int(name.rpartition(".")[2])):
-        yield _absolute(name.removeprefix("out/"), stages[int(name.rpartition(".")[2])].transpose(0, 3, 1, 2), vectors[name])
+    stages, pooled = jax.jit(
+        lambda model, pictures: (model.stages(pictures)[0], model(pictures)[0])
+    )(model, _pictures(vectors))
+    for name in sorted(
+        (name for name in vectors if name.startswith("out/features.")),
+        key=lambda name: int(name.rpartition(".")[2]),
+    ):
+        yield _absolute(
+            name.removeprefix("out/"),
+            stages[int(name.rpartition(".")[2])].transpose(0, 3, 1, 2),
+            vectors[name],
+        )
     yield _absolute("pooled", pooled, vectors["out/pooled"])
 
 
@@ -125,14 +155,18 @@ def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
         return compare_vit
     if mobilenet_v3.is_theirs(tensors) and "out/pooled" in vectors:
         return compare_mobilenet
-    raise ValueError("the keys are of no known layout: a translator has out/ctc_logits, a timm ViT out/tokens, a MobileNetV3 out/pooled")
+    raise ValueError(
+        "the keys are of no known layout: a translator has out/ctc_logits, a timm ViT out/tokens, a MobileNetV3 out/pooled"
+    )
 
 
 def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check]:
     """The same model after more training: its hypotheses end, so ids can be compared."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
-    _, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(parameters_of(trained), trained_batch)
+    _, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(
+        parameters_of(trained), trained_batch
+    )
     # A memorised sentence's CTC loss is a small difference of log-probabilities a thousand times as large: float32 leaves four digits, on both sides.
     yield _relative("trained losses", parts[:3], vectors["trained_loss"], 1e-5, floor=0.1)
     yield from _decoded(vectors, trained, sizes, trained_batch, "trained_decode/", ids_matter=True)
@@ -142,7 +176,12 @@ def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check
 def _outputs(model: SignTranslator, batch: Batch) -> tuple[jax.Array, ...]:
     pictures = batch["video"].reshape(-1, *batch["video"].shape[2:])
     encoded = model.encode(batch["video"], batch["frame_lengths"])
-    return model.encoder.backbone.tokens(pictures), encoded.pooled, model.logits(encoded, batch["tokens"]), model.ctc_logits(encoded)[0]
+    return (
+        model.encoder.backbone.tokens(pictures),
+        encoded.pooled,
+        model.logits(encoded, batch["tokens"]),
+        model.ctc_logits(encoded)[0],
+    )
 
 
 @jax.jit
@@ -150,20 +189,35 @@ def _encode(model: SignTranslator, batch: Batch) -> Encoded:
     return model.encode(batch["video"], batch["frame_lengths"])
 
 
-def _losses_and_gradients(vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch) -> Iterator[Check]:
-    gradients, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(parameters_of(model), batch)
-    yield _relative("losses", parts[:3], [vectors[f"loss/{name}"] for name in ("total", "ce", "ctc")], 1e-5)
-    yield _relative("global gradient norm", [optax.tree.norm(gradients)], [vectors["grad/global_norm"]], 1e-3)
-    theirs = from_ours({"/".join(path): value for path, value in traverse_util.flatten_dict(gradients).items()})
+def _losses_and_gradients(
+    vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch
+) -> Iterator[Check]:
+    gradients, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(
+        parameters_of(model), batch
+    )
+    yield _relative(
+        "losses", parts[:3], [vectors[f"loss/{name}"] for name in ("total", "ce", "ctc")], 1e-5
+    )
+    yield _relative(
+        "global gradient norm", [optax.tree.norm(gradients)], [vectors["grad/global_norm"]], 1e-3
+    )
+    theirs = from_ours(
+        {"/".join(path): value for path, value in traverse_util.flatten_dict(gradients).items()}
+    )
     names = [name for name in vectors if name.startswith("grad_norm/")]
     norms = [np.linalg.norm(theirs[name.removeprefix("grad_norm/")]) for name in names]
     yield _relative(f"{len(names)} gradient norms", norms, [vectors[name] for name in names], 1e-3)
 
 
-def _training_steps(vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch) -> Iterator[Check]:
+def _training_steps(
+    vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch
+) -> Iterator[Check]:
     training = dataclasses.replace(config.training, **TRAINING)
     steps = len(vectors["train/losses"])
-    optimizer, gradient = make_optimizer(training, steps), _gradient(ModelDefinition(config, sizes["vocab_size"]), training)
+    optimizer, gradient = (
+        make_optimizer(training, steps),
+        _gradient(ModelDefinition(config, sizes["vocab_size"]), training),
+    )
     params = parameters_of(model)
     state, losses, norms = optimizer.init(params), [], []
     update = jax.jit(optimizer.update)
@@ -176,23 +230,47 @@ def _training_steps(vectors: Vectors, config: Config, model: SignTranslator, siz
     schedules = learning_rates(training, steps)
     rates = [[schedules[group](step) for group in ("encoder", "rest")] for step in range(steps)]
     yield _relative(f"losses of {steps} training steps", losses, vectors["train/losses"], 1e-5)
-    yield _relative(f"gradient norms of {steps} training steps", norms, vectors["train/grad_norms"], 1e-3)
+    yield _relative(
+        f"gradient norms of {steps} training steps", norms, vectors["train/grad_norms"], 1e-3
+    )
     yield _relative("learning rates", rates, vectors["train/lrs"], 1e-6)
 
 
-def _decoded(vectors: Vectors, model: SignTranslator, sizes: Mapping, batch: Batch, prefix: str, *, ids_matter: bool) -> Iterator[Check]:
+def _decoded(
+    vectors: Vectors,
+    model: SignTranslator,
+    sizes: Mapping,
+    batch: Batch,
+    prefix: str,
+    *,
+    ids_matter: bool,
+) -> Iterator[Check]:
     """Greedy, beam and CTC; ids of beams that ran into the length limit (an untrained model) are not meant to be compared."""
     encoded = _encode(model, batch)
     source = Source(model.decoder, *model.memory(encoded))
     ids = {"bos_id": sizes["bos_id"], "eos_id": sizes["eos_id"]}
     yield _ids(f"{prefix}greedy", greedy(source, **ids).tokens, vectors[f"{prefix}greedy"])
-    yield _ids(f"{prefix}ctc_greedy", greedy_ctc(*model.ctc_logits(encoded)).ids, vectors[f"{prefix}ctc_greedy"])
-    searches = sorted({match[1] for name in vectors if (match := re.fullmatch(rf"{prefix}(beam\d+_lp[\d.]+)_0", name))})
+    yield _ids(
+        f"{prefix}ctc_greedy",
+        greedy_ctc(*model.ctc_logits(encoded)).ids,
+        vectors[f"{prefix}ctc_greedy"],
+    )
+    searches = sorted(
+        {
+            match[1]
+            for name in vectors
+            if (match := re.fullmatch(rf"{prefix}(beam\d+_lp[\d.]+)_0", name))
+        }
+    )
     for search in searches:
         size, penalty = re.fullmatch(r"beam(\d+)_lp([\d.]+)", search).groups()
         found = best(beam_search(source, beam_size=int(size), length_penalty=float(penalty), **ids))
         clips = range(len(found.scores))
-        yield _absolute(f"{prefix}{search} scores", found.scores, [vectors[f"{prefix}{search}_{clip}_score"] for clip in clips])
+        yield _absolute(
+            f"{prefix}{search} scores",
+            found.scores,
+            [vectors[f"{prefix}{search}_{clip}_score"] for clip in clips],
+        )
         if ids_matter:
             wanted = [vectors[f"{prefix}{search}_{clip}"] for clip in clips]
             padded = np.zeros((len(wanted), max(len(row) for row in wanted)), np.int32)
@@ -202,7 +280,11 @@ def _decoded(vectors: Vectors, model: SignTranslator, sizes: Mapping, batch: Bat
 
 
 def _tensors(vectors: Vectors) -> dict[str, np.ndarray]:
-    return {name.removeprefix("params/"): value for name, value in vectors.items() if name.startswith("params/")}
+    return {
+        name.removeprefix("params/"): value
+        for name, value in vectors.items()
+        if name.startswith("params/")
+    }
 
 
 def _shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -215,8 +297,14 @@ def _pictures(vectors: Vectors) -> jax.Array:
 
 
 def _there_and_back(tensors: Mapping[str, np.ndarray], back: Mapping[str, np.ndarray]) -> Check:
-    wrong = [name for name in tensors.keys() | back.keys() if name not in back or not np.array_equal(back[name], tensors[name])]
-    return Check(f"{len(tensors)} tensors there and back", float(len(wrong)), 0.0, "tensors that differ")
+    wrong = [
+        name
+        for name in tensors.keys() | back.keys()
+        if name not in back or not np.array_equal(back[name], tensors[name])
+    ]
+    return Check(
+        f"{len(tensors)} tensors there and back", float(len(wrong)), 0.0, "tensors that differ"
+    )
 
 
 def _batch(vectors: Vectors, video: np.ndarray) -> Batch:
@@ -232,17 +320,33 @@ def _batch(vectors: Vectors, video: np.ndarray) -> Batch:
 
 
 def _gradient(definition: ModelDefinition, training: TrainingConfig):
-    return jax.jit(jax.grad(lambda params, batch: translation_loss(definition.bind(params), batch, divisors(batch), training), has_aux=True))
+    return jax.jit(
+        jax.grad(
+            lambda params, batch: translation_loss(
+                definition.bind(params), batch, divisors(batch), training
+            ),
+            has_aux=True,
+        )
+    )
 
 
 def _absolute(group: str, ours, theirs) -> Check:
-    return Check(group, float(np.max(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)))), 1e-4)
+    return Check(
+        group,
+        float(np.max(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)))),
+        1e-4,
+    )
 
 
 def _relative(group: str, ours, theirs, tolerance: float, floor: float = 1e-12) -> Check:
     """Relative to their numbers, those smaller than `floor` taken as that large."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    return Check(group, float(np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), floor))), tolerance, "relative")
+    return Check(
+        group,
+        float(np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), floor))),
+        tolerance,
+        "relative",
+    )
 
 
 def _ids(group: str, ours, theirs) -> Check:
@@ -254,8 +358,12 @@ def _ids(group: str, ours, theirs) -> Check:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vectors", required=True, type=Path, help="an .npz in the layout of the reference numbers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--vectors", required=True, type=Path, help="an .npz in the layout of the reference numbers"
+    )
     path = parser.parse_args().vectors
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -269,7 +377,13 @@ def main() -> int:
 
 
 def _print(checks: list[Check]) -> None:
-    table = Table(Column("group", no_wrap=True), "largest difference", "tolerance", "", title="Agreement with the reference")
+    table = Table(
+        Column("group", no_wrap=True),
+        "largest difference",
+        "tolerance",
+        "",
+        title="Agreement with the reference",
+    )
     for check in checks:
         table.add_row(
             escape(check.group),

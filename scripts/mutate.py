@@ -32,7 +32,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # The core, and the tests that are to notice a change of each file: the quick ones, which start few processes and train little.
 TESTS = {
-    "checkpoints/manifest.py": ["files/test_atomic.py", "checkpoints/test_store.py", "reliability/test_untrusted_files.py"],
+    "checkpoints/manifest.py": [
+        "files/test_atomic.py",
+        "checkpoints/test_store.py",
+        "reliability/test_untrusted_files.py",
+    ],
     "checkpoints/reader.py": ["checkpoints/test_store.py"],
     "checkpoints/store.py": ["checkpoints/test_store.py"],
     "checkpoints/workdir.py": ["checkpoints/test_workdir.py"],
@@ -41,10 +45,19 @@ TESTS = {
     "runtime/consensus.py": ["runtime/test_consensus.py"],
     "runtime/signals.py": ["runtime/test_signals.py"],
     "telemetry/events_file.py": ["telemetry/test_observers.py", "telemetry/test_metric_writer.py"],
-    "telemetry/metric_writer.py": ["telemetry/test_observers.py", "telemetry/test_metric_writer.py", "reliability/test_untrusted_files.py"],
+    "telemetry/metric_writer.py": [
+        "telemetry/test_observers.py",
+        "telemetry/test_metric_writer.py",
+        "reliability/test_untrusted_files.py",
+    ],
     "telemetry/observers.py": ["telemetry/test_observers.py"],
     "training/origin.py": ["training/test_origin.py", "training/test_distillation.py"],
-    "training/run.py": ["training/test_run.py", "training/test_origin.py", "checkpoints/test_workdir.py", "end_to_end/test_wrong_usage.py"],
+    "training/run.py": [
+        "training/test_run.py",
+        "training/test_origin.py",
+        "checkpoints/test_workdir.py",
+        "end_to_end/test_wrong_usage.py",
+    ],
 }
 TESTS = {f"signvit_jax/{file}": tests for file, tests in TESTS.items()}
 FILES = list(TESTS)
@@ -52,39 +65,82 @@ _PASSED = 77
 SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
 _OPPOSITES = [("Eq", "NotEq"), ("Lt", "LtE"), ("Gt", "GtE"), ("In", "NotIn"), ("Is", "IsNot")]
 COMPARISONS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
-OPERATORS = {"Add": "Sub", "Sub": "Add", "Mult": "Add", "FloorDiv": "Mult", "Div": "Mult", "Mod": "Mult", "BitOr": "BitAnd", "BitAnd": "BitOr"}
+OPERATORS = {
+    "Add": "Sub",
+    "Sub": "Add",
+    "Mult": "Add",
+    "FloorDiv": "Mult",
+    "Div": "Mult",
+    "Mod": "Mult",
+    "BitOr": "BitAnd",
+    "BitAnd": "BitOr",
+}
 
 
 def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
     """(node, what takes its place or None for `pass`, what was done)."""
     tree = ast.parse(source)
-    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    documented = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    ]
     docstrings = {id(node.body[0]) for node in documented if ast.get_docstring(node)}
-    notes = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
-    notes += [decorator for node in ast.walk(tree) for decorator in getattr(node, "decorator_list", ())]
+    notes = [
+        getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")
+    ]
+    notes += [
+        decorator for node in ast.walk(tree) for decorator in getattr(node, "decorator_list", ())
+    ]
     left_out = docstrings | {id(part) for note in notes if note for part in ast.walk(note)}
-    named = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) != "__all__"]
+    named = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) != "__all__"
+    ]
     constants = [node.value for node in named]
     for node in ast.walk(tree):
         if id(node) in left_out:
             continue
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
-            yield node, _with(node, ops=[getattr(ast, COMPARISONS[type(node.ops[0]).__name__])()]), "comparison"
+            yield (
+                node,
+                _with(node, ops=[getattr(ast, COMPARISONS[type(node.ops[0]).__name__])()]),
+                "comparison",
+            )
         elif isinstance(node, ast.BoolOp):
-            yield node, _with(node, op=ast.And() if isinstance(node.op, ast.Or) else ast.Or()), "and/or"
+            yield (
+                node,
+                _with(node, op=ast.And() if isinstance(node.op, ast.Or) else ast.Or()),
+                "and/or",
+            )
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             yield node, node.operand, "not removed"
-        elif isinstance(node, ast.BinOp) and type(node.op).__name__ in OPERATORS and not _is_text(node):
-            yield node, _with(node, op=getattr(ast, OPERATORS[type(node.op).__name__])()), "operator"
+        elif (
+            isinstance(node, ast.BinOp)
+            and type(node.op).__name__ in OPERATORS
+            and not _is_text(node)
+        ):
+            yield (
+                node,
+                _with(node, op=getattr(ast, OPERATORS[type(node.op).__name__])()),
+                "operator",
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
             yield node, ast.Constant(not node.value), "constant"
         elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             yield node, ast.Constant(node.value + 1), "constant"
         elif isinstance(node, ast.Expr | ast.Raise | ast.AugAssign | ast.Continue | ast.Break):
             yield node, None, "statement removed"
-        elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) not in ("None", "False"):
+        elif (
+            isinstance(node, ast.Return)
+            and node.value is not None
+            and ast.unparse(node.value) not in ("None", "False")
+        ):
             yield node, ast.Return(ast.Constant(None)), "returns None"
-        elif isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(node.test, ast.Compare | ast.UnaryOp):
+        elif isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(
+            node.test, ast.Compare | ast.UnaryOp
+        ):
             yield node.test, ast.UnaryOp(ast.Not(), node.test), "condition negated"
     for container in constants:
         if isinstance(container, ast.Tuple | ast.List | ast.Set):
@@ -93,7 +149,11 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
                 yield container, left, f"without {ast.unparse(element)}"
         elif isinstance(container, ast.Dict):
             for i, key in enumerate(container.keys):
-                left = _with(container, keys=container.keys[:i] + container.keys[i + 1 :], values=container.values[:i] + container.values[i + 1 :])
+                left = _with(
+                    container,
+                    keys=container.keys[:i] + container.keys[i + 1 :],
+                    values=container.values[:i] + container.values[i + 1 :],
+                )
                 yield container, left, f"without {ast.unparse(key)}"
 
 
@@ -106,7 +166,11 @@ def _with(node: ast.AST, **fields: object) -> ast.AST:
 
 def _is_text(node: ast.BinOp) -> bool:
     sides = (node.left, node.right)
-    return any(isinstance(side, ast.JoinedStr) or (isinstance(side, ast.Constant) and isinstance(side.value, str | bytes)) for side in sides)
+    return any(
+        isinstance(side, ast.JoinedStr)
+        or (isinstance(side, ast.Constant) and isinstance(side.value, str | bytes))
+        for side in sides
+    )
 
 
 def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
@@ -123,7 +187,10 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
         for node, other, kind in mutants(content.decode()):
             if node.lineno not in lines:
                 continue
-            begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+            begin, end = (
+                starts[node.lineno - 1] + node.col_offset,
+                starts[node.end_lineno - 1] + node.end_col_offset,
+            )
             text = "pass" if other is None else ast.unparse(other)
             if isinstance(node, ast.expr):
                 text = f"({text})"
@@ -131,12 +198,27 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
             before = content[begin:end].decode()
             shown = f"{' '.join(before.split())[:100]} -> {kind if other is None or kind.startswith('without') else text}"
             # Known by what it changes where in which line, so that a change elsewhere in the file does not make it another.
-            of_line = [name, kind, before, text, content.splitlines()[node.lineno - 1].strip().decode()]
+            of_line = [
+                name,
+                kind,
+                before,
+                text,
+                content.splitlines()[node.lineno - 1].strip().decode(),
+            ]
             key = json.dumps(of_line)
             same[key] = same.get(key, 0) + 1
             number = hashlib.sha256(f"{key} {same[key]}".encode()).hexdigest()[:16]
             place = {"file": name, "line": node.lineno, "end": node.end_lineno}
-            found.append({"id": number, **place, "kind": kind, "change": shown, "content": mutated, "original": content})
+            found.append(
+                {
+                    "id": number,
+                    **place,
+                    "kind": kind,
+                    "change": shown,
+                    "content": mutated,
+                    "original": content,
+                }
+            )
     return sorted(found, key=lambda mutant: mutant["id"])
 
 
@@ -144,7 +226,9 @@ class Reached:
     """A pytest plugin: which tests reach which lines of FILES, and how long each takes."""
 
     def __init__(self, root: Path):
-        self.lines: dict[str, dict[str, list[str]]] = {name: collections.defaultdict(list) for name in FILES}
+        self.lines: dict[str, dict[str, list[str]]] = {
+            name: collections.defaultdict(list) for name in FILES
+        }
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.starting: set[str] = set()  # tests that start processes, whose lines are not seen
         self._names = {str(root / name): name for name in FILES}
@@ -177,9 +261,17 @@ class Reached:
 def tests_for(mutant: dict, reached: dict) -> list[str]:
     """Those that reach the mutant's lines, or start processes, the quickest first; for a line that runs on import only, all of its file."""
     lines = reached["lines"][mutant["file"]]
-    found = {test for number in range(mutant["line"], mutant["end"] + 1) for test in lines.get(str(number), ())}
+    found = {
+        test
+        for number in range(mutant["line"], mutant["end"] + 1)
+        for test in lines.get(str(number), ())
+    }
     own = [f"tests/{name}::" for name in TESTS[mutant["file"]]]
-    found = reached["seconds"] if not found or mutant["kind"].startswith("without") else found | set(reached["starting"])
+    found = (
+        reached["seconds"]
+        if not found or mutant["kind"].startswith("without")
+        else found | set(reached["starting"])
+    )
     found = [test for test in found if test.startswith(tuple(own))]
     return sorted(found, key=lambda test: (reached["seconds"].get(test, 0.0), test))
 
@@ -189,14 +281,20 @@ class Worker:
 
     def __init__(self, folder: Path, number: int):
         self.root = folder / f"copy{number}"
-        left_out = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".jax_cache", "runs", "data_sets", "*.pyc", "shared")
+        left_out = shutil.ignore_patterns(
+            ".git", ".venv", "__pycache__", ".jax_cache", "runs", "data_sets", "*.pyc", "shared"
+        )
         shutil.copytree(ROOT, self.root, ignore=left_out, symlinks=True)
         base = folder / "shared" / f"gw{number}"
         base.parent.mkdir(exist_ok=True)
         # As a worker of pytest-xdist, so that all share the one trained run of the fixture `trained`.
         own = {"PYTHONPATH": str(self.root), "PYTEST_XDIST_WORKER": f"gw{number}"}
         own["MUTATE_BASE"] = str(base)
-        light = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "PYTHONDONTWRITEBYTECODE": "1"}
+        light = {
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         self.log = (folder / f"log{number}").open("w")
         self.process = subprocess.Popen(
             [sys.executable, str(self.root / "scripts" / "mutate.py"), "--serve"],
@@ -204,7 +302,11 @@ class Worker:
             env=os.environ
             | own
             | light
-            | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            | {
+                "JAX_PLATFORMS": "cpu",
+                "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"),
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -255,10 +357,22 @@ def serve() -> None:
             os.dup2(2, 1)
             plugins = [reached := Reached(Path.cwd())] if request.get("out") else []
             options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
-            options += ["-m", "not long", "-k", SKIPPED] if plugins else ["-x", f"--timeout={request['test_limit']}"]
+            options += (
+                ["-m", "not long", "-k", SKIPPED]
+                if plugins
+                else ["-x", f"--timeout={request['test_limit']}"]
+            )
             code = pytest.main([*options, *request["tests"]], plugins=plugins)
             if plugins:
-                Path(request["out"]).write_text(json.dumps({"lines": reached.lines, "seconds": reached.seconds, "starting": list(reached.starting)}))
+                Path(request["out"]).write_text(
+                    json.dumps(
+                        {
+                            "lines": reached.lines,
+                            "seconds": reached.seconds,
+                            "starting": list(reached.starting),
+                        }
+                    )
+                )
             sys.stderr.flush()
             os._exit(_PASSED if code == 0 else 1)  # a mutant may have ended the process with 0
         end, code = time.monotonic() + request["limit"], None
@@ -268,42 +382,83 @@ def serve() -> None:
         if code is None:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        print(json.dumps({"code": code, "outcome": "timeout" if code is None else "survived" if code == _PASSED else "killed"}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "code": code,
+                    "outcome": "timeout"
+                    if code is None
+                    else "survived"
+                    if code == _PASSED
+                    else "killed",
+                }
+            ),
+            flush=True,
+        )
 
 
-def try_all(arguments: argparse.Namespace, folder: Path, workers: list[Worker]) -> list[dict | None]:
+def try_all(
+    arguments: argparse.Namespace, folder: Path, workers: list[Worker]
+) -> list[dict | None]:
     """Tries what has no result yet by `workers`, which it starts, and writes each result down as it comes. Returns one, or None, for each mutant."""
-    wanted = all_mutants(ROOT, arguments.files.split(",") if arguments.files else [], arguments.lines)
+    wanted = all_mutants(
+        ROOT, arguments.files.split(",") if arguments.files else [], arguments.lines
+    )
     results: dict[str, dict] = {}
     if arguments.results.exists():
-        results = {entry["id"]: entry for entry in map(json.loads, arguments.results.read_text().splitlines())}
-    due = [m for m in wanted if m["id"] not in results or (arguments.again and results[m["id"]]["outcome"] == "survived")][: arguments.count or None]
+        results = {
+            entry["id"]: entry
+            for entry in map(json.loads, arguments.results.read_text().splitlines())
+        }
+    due = [
+        m
+        for m in wanted
+        if m["id"] not in results or (arguments.again and results[m["id"]]["outcome"] == "survived")
+    ][: arguments.count or None]
     end = time.monotonic() + 60 * arguments.minutes
     workers.extend(Worker(folder, number) for number in range(arguments.workers if due else 0))
     if due:
         tests = sorted({f"tests/{name}" for mutant in due for name in TESTS[mutant["file"]]})
         reached = _reached(workers[0], tests, arguments.results.with_suffix(".reached.json"))
-        print(f"{len(wanted)} mutants, {len(due)} to try; {len(reached['seconds'])} tests take {sum(reached['seconds'].values()):.0f} s", flush=True)
+        print(
+            f"{len(wanted)} mutants, {len(due)} to try; {len(reached['seconds'])} tests take {sum(reached['seconds'].values()):.0f} s",
+            flush=True,
+        )
     queue, tried = iter(due), 0
     with arguments.results.open("a") as file:
         while True:
             for worker in workers:
-                if worker.mutant is None and time.monotonic() < end and (mutant := next(queue, None)) is not None:
+                if (
+                    worker.mutant is None
+                    and time.monotonic() < end
+                    and (mutant := next(queue, None)) is not None
+                ):
                     tests = tests_for(mutant, reached)
                     seconds = [reached["seconds"].get(test, 0.0) for test in tests]
-                    worker.start(mutant, tests, 60 + 5 * sum(seconds), 30 + 4 * max(seconds, default=0.0))
+                    worker.start(
+                        mutant, tests, 60 + 5 * sum(seconds), 30 + 4 * max(seconds, default=0.0)
+                    )
             busy = [worker for worker in workers if worker.mutant is not None]
             if not busy:
                 break
             for stream in select.select([worker.process.stdout for worker in busy], [], [])[0]:
-                mutant, answer = next(worker for worker in busy if worker.process.stdout is stream).result()
-                entry = {key: mutant[key] for key in ("id", "file", "line", "kind", "change")} | {"outcome": answer["outcome"]}
+                mutant, answer = next(
+                    worker for worker in busy if worker.process.stdout is stream
+                ).result()
+                entry = {key: mutant[key] for key in ("id", "file", "line", "kind", "change")} | {
+                    "outcome": answer["outcome"]
+                }
                 results[mutant["id"]] = entry
                 file.write(json.dumps(entry) + "\n")
                 file.flush()
                 tried += 1
-                print(f"{tried}/{len(due)} {entry['outcome']:8} {entry['file']}:{entry['line']} {entry['change']}", flush=True)
-    return [results[mutant["id"]] for mutant in wanted if mutant["id"] in results] + [None for mutant in wanted if mutant["id"] not in results]
+                print(
+                    f"{tried}/{len(due)} {entry['outcome']:8} {entry['file']}:{entry['line']} {entry['change']}",
+                    flush=True,
+                )
+    return [results[mutant["id"]] for mutant in wanted if mutant["id"] in results] + [
+        None for mutant in wanted if mutant["id"] not in results
+    ]
 
 
 def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
@@ -315,7 +470,9 @@ def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
     out = worker.root / "reached.json"
     worker.ask({"tests": tests, "limit": 3600, "out": str(out)})
     if (code := worker.answer()["code"]) != _PASSED:
-        raise SystemExit(f"error: the tests fail without any mutant (exit code {code}):\n{Path(worker.log.name).read_text()[-4000:]}")
+        raise SystemExit(
+            f"error: the tests fail without any mutant (exit code {code}):\n{Path(worker.log.name).read_text()[-4000:]}"
+        )
     found = json.loads(out.read_text()) | {"key": key}
     kept.write_text(json.dumps(found))
     return found
@@ -330,8 +487,13 @@ def report(results: list[dict | None]) -> int:
         alive = sum(entry["outcome"] == "survived" for entry in own)
         if own:
             print(f"| `{Path(name).name}` | {len(own)} | {len(own) - alive} | {alive} |")
-    survivors = sorted((entry for entry in tried if entry["outcome"] == "survived"), key=lambda entry: (entry["file"], entry["line"]))
-    print(f"\n{len(tried)} of {len(results)} mutants tried, {len(tried) - len(survivors)} killed, {len(survivors)} survived")
+    survivors = sorted(
+        (entry for entry in tried if entry["outcome"] == "survived"),
+        key=lambda entry: (entry["file"], entry["line"]),
+    )
+    print(
+        f"\n{len(tried)} of {len(results)} mutants tried, {len(tried) - len(survivors)} killed, {len(survivors)} survived"
+    )
     for entry in survivors:
         print(f"{entry['file']}:{entry['line']}: {entry['change']}")
     return 1 if survivors else 0
@@ -346,13 +508,24 @@ def main() -> int:
     if sys.argv[1:] == ["--serve"]:
         serve()
         return 0
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, help="JSON lines, one a mutant; what is in it is not tried again")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        required=True,
+        help="JSON lines, one a mutant; what is in it is not tried again",
+    )
     parser.add_argument("--minutes", type=float, default=90.0, help="begin no mutant after so many")
     parser.add_argument("--count", type=int, default=0, help="try at most so many; 0 = all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--files", default="", help="ends of the names of files, with commas between them")
-    parser.add_argument("--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines")
+    parser.add_argument(
+        "--files", default="", help="ends of the names of files, with commas between them"
+    )
+    parser.add_argument(
+        "--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines"
+    )
     parser.add_argument("--again", action="store_true", help="try survivors once more")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

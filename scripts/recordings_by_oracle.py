@@ -1,4 +1,4 @@
-"""The table of docs/recordings.md: what cutting, joining and settling add to the errors of a recogniser (tests/oracle.py), in Markdown.
+"""The table of docs/recordings.md: what cutting, joining and settling add to the errors of a recogniser (tests/helpers/oracle.py), in Markdown.
 
 python scripts/recordings_by_oracle.py --recordings=40 --seconds=120
 """
@@ -31,11 +31,22 @@ def main() -> int:
     flags = parser.parse_args()
     table("errors within windows", [f"{error:.0%}" for error in ERRORS])
     for name, (size, pauses, times_off) in ROWS.items():
-        found = [oracle.simulated(flags.recordings, flags.seconds, error, size, pauses=pauses, times_off=times_off) for error in ERRORS]
+        found = [
+            oracle.simulated(
+                flags.recordings, flags.seconds, error, size, pauses=pauses, times_off=times_off
+            )
+            for error in ERRORS
+        ]
         row(name, [recording for recording, _ in found])
     table("pause between sentences", [f"{pause:g} s" for pause in PAUSES])
     for name, hears in {"live, CTC tells times": True, "live, by the votes alone": False}.items():
-        row(name, [oracle.live_error(flags.recordings, flags.seconds, pause, hears=hears) for pause in PAUSES])
+        row(
+            name,
+            [
+                oracle.live_error(flags.recordings, flags.seconds, pause, hears=hears)
+                for pause in PAUSES
+            ],
+        )
     return 0
 
 

@@ -18,7 +18,9 @@ from signvit_jax.runtime.streams import clean
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--split", default="test")
@@ -26,11 +28,18 @@ def main() -> int:
     arguments = parser.parse_args()
     set_up_jax()
     translator = load_translator(arguments.workdir)
-    record = open_dataset(arguments.data_dir, translator.model.config.data.name).split(arguments.split)[arguments.number]
+    record = open_dataset(arguments.data_dir, translator.model.config.data.name).split(
+        arguments.split
+    )[arguments.number]
     clip = arguments.workdir / "samples" / f"{record['id']}.gif"
     write_gif(record, clip)
     translation = translator.translate(clip)
-    said = {"clip": str(clip), "reference": record["text"], "translation": translation.text, "confidence": f"{translation.confidence:.2f}"}
+    said = {
+        "clip": str(clip),
+        "reference": record["text"],
+        "translation": translation.text,
+        "confidence": f"{translation.confidence:.2f}",
+    }
     for name, value in said.items():
         print(f"{name + ':':12} {clean(value)}")
     return 0
@@ -39,7 +48,13 @@ def main() -> int:
 def write_gif(record: Record, path: Path) -> None:
     pictures = [Image.open(io.BytesIO(data)) for data in record["video"]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / record["fps"]), loop=0)
+    pictures[0].save(
+        path,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=round(1000 / record["fps"]),
+        loop=0,
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import hypothesis
 import pytest
 
 # How long an example takes says how busy the machine is, and nothing of the code.
-hypothesis.settings.register_profile("any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("any_machine")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -65,14 +67,21 @@ def trained(tmp_path_factory) -> TinyRun:
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny_run"
     root.mkdir(exist_ok=True)
-    run = TinyRun(root / "source", root / "data", root / "tiny_config.py", root / "workdir", root / "cache")
+    run = TinyRun(
+        root / "source", root / "data", root / "tiny_config.py", root / "workdir", root / "cache"
+    )
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (root / "done").exists():
             _build(run)
             tiny_run.write_config(run.config, run.data_dir)
             with tiny_run.light_jax(run.cache):
-                assert tiny_run.command(train.main, f"--config={run.config}", f"--workdir={run.workdir}") == 0
+                assert (
+                    tiny_run.command(
+                        train.main, f"--config={run.config}", f"--workdir={run.workdir}"
+                    )
+                    == 0
+                )
             (root / "done").touch()
     return run
 
@@ -82,7 +91,11 @@ def _build(run: TinyRun) -> None:
     from tfds_builders import build
 
     tiny_run.draw_clips(run.source)
-    options = [f"--csv={run.source / 'clips.csv'}", f"--videos={run.source / 'videos'}", "--workers=1"]
+    options = [
+        f"--csv={run.source / 'clips.csv'}",
+        f"--videos={run.source / 'videos'}",
+        "--workers=1",
+    ]
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert build.main(["video_folder", f"--data_dir={run.data_dir}", *options]) == 0

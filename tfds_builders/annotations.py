@@ -79,8 +79,12 @@ def read_table(
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             header = file.readline()
             if "\0" in header or header.startswith(("\udcff\udcfe", "\udcfe\udcff")):
-                raise AnnotationError(f"{path}: not a UTF-8 text file (UTF-16, or not a table at all); save it as CSV in UTF-8")
-            delimiter, columns = _columns(os.fspath(path), header, required, optional, delimiters, called)
+                raise AnnotationError(
+                    f"{path}: not a UTF-8 text file (UTF-16, or not a table at all); save it as CSV in UTF-8"
+                )
+            delimiter, columns = _columns(
+                os.fspath(path), header, required, optional, delimiters, called
+            )
             table = Table(os.fspath(path), [])
             csv.field_size_limit(sys.maxsize)
             for line, fields in _lines(table, file, delimiter, quoted, columns, required):
@@ -93,7 +97,12 @@ def read_table(
 
 
 def _columns(
-    path: str, header: str, required: Sequence[str], optional: Sequence[str], delimiters: str, called: Mapping[str, str | None] | None
+    path: str,
+    header: str,
+    required: Sequence[str],
+    optional: Sequence[str],
+    delimiters: str,
+    called: Mapping[str, str | None] | None,
 ) -> tuple[str, list[list[str]]]:
     """The delimiter, and for every field of a row the columns that it fills, perhaps none."""
     given = {name: column for name, column in (called or {}).items() if column}
@@ -109,12 +118,16 @@ def _columns(
         if best is None or found > best[0]:
             best = (found, delimiter, names)
     if not header.strip() or best is None:
-        raise AnnotationError(f"{path}: the file is empty; its first line must name the columns {', '.join(heads[name] for name in required)}")
+        raise AnnotationError(
+            f"{path}: the file is empty; its first line must name the columns {', '.join(heads[name] for name in required)}"
+        )
     _, delimiter, names = best
     folded = [name.casefold() for name in names]
     for name in dict.fromkeys((*required, *given)):
         if heads[name].strip().casefold() not in folded:
-            raise AnnotationError(f"{path}: {_no_column(name, heads[name], names, name in given, called is not None)}")
+            raise AnnotationError(
+                f"{path}: {_no_column(name, heads[name], names, name in given, called is not None)}"
+            )
     claimed = {column.strip().casefold() for column in given.values()}
     columns: list[list[str]] = [[] for _ in names]
     for name, head in heads.items():
@@ -122,26 +135,41 @@ def _columns(
         if name not in given and name not in required and head in claimed:
             continue  # said to be something else
         if folded.count(head) > 1:
-            raise AnnotationError(f"{path}: the column {head!r} is there {folded.count(head)} times in the first line; name each once")
+            raise AnnotationError(
+                f"{path}: the column {head!r} is there {folded.count(head)} times in the first line; name each once"
+            )
         if head in folded:
             columns[folded.index(head)].append(name)
     return delimiter, columns
 
 
 def _no_column(name: str, head: str, names: Sequence[str], is_given: bool, has_flag: bool) -> str:
-    near = difflib.get_close_matches(head.casefold(), [known.casefold() for known in names], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(
+        head.casefold(), [known.casefold() for known in names], n=1, cutoff=0.5
+    )
     nearest = next((known for known in names if near and known.casefold() == near[0]), None)
-    shown = ", ".join(repr(known[:40]) for known in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    shown = ", ".join(repr(known[:40]) for known in names[:20]) + (
+        f" and {len(names) - 20} more" if len(names) > 20 else ""
+    )
     said = f"no column {head!r} in the first line; it has {shown}"
     if is_given:
-        return f"{said}. --{name}_column is {head!r}" + (f"; did you mean {nearest!r}?" if nearest else "; allowed: one of those")
+        return f"{said}. --{name}_column is {head!r}" + (
+            f"; did you mean {nearest!r}?" if nearest else "; allowed: one of those"
+        )
     if has_flag:
-        return f"{said}. --{name}_column=NAME says which of them is the {name}" + (f"; is it {nearest!r}?" if nearest else "")
+        return f"{said}. --{name}_column=NAME says which of them is the {name}" + (
+            f"; is it {nearest!r}?" if nearest else ""
+        )
     return said + (f"; rename {nearest!r}?" if nearest else "")
 
 
 def _lines(
-    table: Table, file: Iterable[str], delimiter: str, quoted: bool, columns: Sequence[Sequence[str]], required: Sequence[str]
+    table: Table,
+    file: Iterable[str],
+    delimiter: str,
+    quoted: bool,
+    columns: Sequence[Sequence[str]],
+    required: Sequence[str],
 ) -> Iterator[tuple[int, list[str]]]:
     """(line where it begins, fields); what cannot be parsed is a problem, and the rest is read.
 
@@ -155,7 +183,12 @@ def _lines(
             raw.append(line)
             yield line
 
-    reader = csv.reader(remembered(), delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    reader = csv.reader(
+        remembered(),
+        delimiter=delimiter,
+        strict=True,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
     rows = _Rows(delimiter, columns, required)
     while True:
         line = reader.line_num + 2  # the header was read before
@@ -165,18 +198,29 @@ def _lines(
         except csv.Error as error:
             last = reader.line_num + 1
             if swallowed := rows.count(raw[1:]):
-                closed = "is never closed" if "unexpected end" in str(error) else "is not closed there"
-                raise AnnotationError(_swallowed(table.path, line, last, closed, swallowed)) from None
+                closed = (
+                    "is never closed" if "unexpected end" in str(error) else "is not closed there"
+                )
+                raise AnnotationError(
+                    _swallowed(table.path, line, last, closed, swallowed)
+                ) from None
             lines = f"lines {line} to {last}" if last > line else f"line {line}"
             table.problems.append(
-                Problem("", f"{lines} cannot be parsed ({error}): a quotation mark is not closed or not doubled", file=table.path, line=line)
+                Problem(
+                    "",
+                    f"{lines} cannot be parsed ({error}): a quotation mark is not closed or not doubled",
+                    file=table.path,
+                    line=line,
+                )
             )
             continue
         if fields is None:
             return
         if len(raw) > 1 and (swallowed := rows.swallowed_by(fields)):
             last = reader.line_num + 1
-            raise AnnotationError(_swallowed(table.path, line, last, f"is closed in line {last} only", swallowed))
+            raise AnnotationError(
+                _swallowed(table.path, line, last, f"is closed in line {last} only", swallowed)
+            )
         if any(text.strip() for text in fields):
             yield line, fields
 
@@ -199,8 +243,12 @@ class _Rows:
 
     def __init__(self, delimiter: str, columns: Sequence[Sequence[str]], required: Sequence[str]):
         self._delimiter, self._width = delimiter, len(columns)
-        self._required = [i for i, names in enumerate(columns) if any(name in required for name in names)]
-        self._name = next((i for i, names in enumerate(columns) if required and required[0] in names), 0)
+        self._required = [
+            i for i, names in enumerate(columns) if any(name in required for name in names)
+        ]
+        self._name = next(
+            (i for i, names in enumerate(columns) if required and required[0] in names), 0
+        )
 
     def count(self, lines: Sequence[str]) -> int:
         """How many of the lines are rows."""
@@ -215,7 +263,10 @@ class _Rows:
             if not others:
                 continue
             name = own if place != self._name else first
-            rows = [*map(self._fields, others[:-1]), [*self._fields(others[-1]), *fields[place + 1 :]]]
+            rows = [
+                *map(self._fields, others[:-1]),
+                [*self._fields(others[-1]), *fields[place + 1 :]],
+            ]
             is_long = len(rows) >= LONG_TEXT
             if not is_long and place + max(len(self._fields(first)), 1) != self._width:
                 continue  # its first line does not end a row
@@ -230,29 +281,51 @@ class _Rows:
         except csv.Error:
             return []
 
-    def _is_row(self, fields: Sequence[str], may_be_short: bool = False, like: str | None = None) -> bool:
+    def _is_row(
+        self, fields: Sequence[str], may_be_short: bool = False, like: str | None = None
+    ) -> bool:
         least = max(self._required) + 1 if may_be_short else self._width
-        if not least <= len(fields) <= self._width or not all(fields[i].strip() for i in self._required):
+        if not least <= len(fields) <= self._width or not all(
+            fields[i].strip() for i in self._required
+        ):
             return False
         name = fields[self._name]
-        if len(name.split()) > MOST_NAME_WORDS or (like is not None and like.isascii() and not name.isascii()):
+        if len(name.split()) > MOST_NAME_WORDS or (
+            like is not None and like.isascii() and not name.isascii()
+        ):
             return False
         return not any(text.startswith(" ") for text in fields[1:])
 
 
 def _take_row(
-    table: Table, line: int, fields: list[str], columns: Sequence[Sequence[str]], required: Sequence[str], if_empty: Mapping[str, str]
+    table: Table,
+    line: int,
+    fields: list[str],
+    columns: Sequence[Sequence[str]],
+    required: Sequence[str],
+    if_empty: Mapping[str, str],
 ) -> None:
     values = {name: text.strip() for names, text in zip(columns, fields) for name in names}
     fault = _fault(fields, values, columns, required, if_empty)
     if fault:
-        table.problems.append(Problem(values.get(required[0], "")[:200].encode("utf-8", "replace").decode(), fault, file=table.path, line=line))
+        table.problems.append(
+            Problem(
+                values.get(required[0], "")[:200].encode("utf-8", "replace").decode(),
+                fault,
+                file=table.path,
+                line=line,
+            )
+        )
     else:
         table.rows.append(Row(line, values))
 
 
 def _fault(
-    fields: list[str], values: dict[str, str], columns: Sequence[Sequence[str]], required: Sequence[str], if_empty: Mapping[str, str]
+    fields: list[str],
+    values: dict[str, str],
+    columns: Sequence[Sequence[str]],
+    required: Sequence[str],
+    if_empty: Mapping[str, str],
 ) -> str | None:
     if len(fields) > len(columns):
         return f"{len(fields)} fields where the header has {len(columns)}; text that contains the delimiter must stand in quotation marks"
@@ -269,13 +342,19 @@ def _fault(
     return None
 
 
-def collect(tables: Sequence[Table], name_of: Callable[[Row], str], clip_of: Callable[[Table, Row, str], Clip]) -> ClipTable:
+def collect(
+    tables: Sequence[Table],
+    name_of: Callable[[Row], str],
+    clip_of: Callable[[Table, Row, str], Clip],
+) -> ClipTable:
     """Every row of the tables as a clip under the id that `name_of` gives it, or as a problem: an id that was there before, or what `clip_of` raises.
 
     `clip_of(table, row, id)` raises LookupError with the reason. Raises AnnotationError if there is no row at all.
     """
     if not any(table.rows or table.problems for table in tables):
-        raise AnnotationError(f"{tables[0].path}: there is no row below the header; one row a clip is needed")
+        raise AnnotationError(
+            f"{tables[0].path}: there is no row below the header; one row a clip is needed"
+        )
     clips, problems, seen = [], [], {}
     for table in tables:
         found = list(table.problems)
@@ -284,7 +363,9 @@ def collect(tables: Sequence[Table], name_of: Callable[[Row], str], clip_of: Cal
             try:
                 if name in seen:
                     first, line = seen[name]
-                    raise LookupError(f"the id is there twice; first in {'' if first is table else f'{first.path}, '}line {line}")
+                    raise LookupError(
+                        f"the id is there twice; first in {'' if first is table else f'{first.path}, '}line {line}"
+                    )
                 seen[name] = table, row.line
                 clips.append(clip_of(table, row, name))
             except LookupError as error:
@@ -293,10 +374,18 @@ def collect(tables: Sequence[Table], name_of: Callable[[Row], str], clip_of: Cal
     return ClipTable(clips, problems)
 
 
-OWN_REQUIRED, OWN_OPTIONAL = ("uid", "text"), ("gloss", "signer", "video_id", "split", "start", "end")
+OWN_REQUIRED, OWN_OPTIONAL = (
+    ("uid", "text"),
+    ("gloss", "signer", "video_id", "split", "start", "end"),
+)
 
 
-def read_own_table(path: str | os.PathLike, optional: Sequence[str] = OWN_OPTIONAL, called: Mapping[str, str | None] | None = None, **kind) -> Table:
+def read_own_table(
+    path: str | os.PathLike,
+    optional: Sequence[str] = OWN_OPTIONAL,
+    called: Mapping[str, str | None] | None = None,
+    **kind,
+) -> Table:
     """A table for `clips_of`; `called` and `kind` as in `read_table`. Raises AnnotationError."""
     if_empty = {"text": f"a clip in which nobody signs has the text {REST}"}
     return read_table(path, OWN_REQUIRED, optional, called=called or {}, if_empty=if_empty, **kind)
@@ -339,8 +428,24 @@ def _clip(file: str, row: Row, name: str, media: Media) -> Clip:
         if start == WHOLE_FILE or not get("video_id"):
             raise
         path = media.find(get("video_id"))  # a clip that is cut from a longer video by its times
-    text, gloss = ("" if value.casefold() == REST else value for value in (get("text"), " ".join(get("gloss", "").split())))
-    return Clip(name, text, path, None, gloss, get("signer", ""), get("video_id", ""), split, start, end, file, row.line)
+    text, gloss = (
+        "" if value.casefold() == REST else value
+        for value in (get("text"), " ".join(get("gloss", "").split()))
+    )
+    return Clip(
+        name,
+        text,
+        path,
+        None,
+        gloss,
+        get("signer", ""),
+        get("video_id", ""),
+        split,
+        start,
+        end,
+        file,
+        row.line,
+    )
 
 
 def split_named(name: str) -> str:
@@ -357,7 +462,9 @@ def times(start: str, end: str) -> tuple[float, float]:
     if last == WHOLE_FILE:
         return first, last
     if last <= max(first, 0.0):
-        raise LookupError(f"end is {last:g} s, start {max(first, 0.0):g} s; the end must come after the start")
+        raise LookupError(
+            f"end is {last:g} s, start {max(first, 0.0):g} s; the end must come after the start"
+        )
     return max(first, 0.0), last
 
 

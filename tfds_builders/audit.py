@@ -11,7 +11,10 @@ LISTED = 50  # groups that the report names; all are counted
 
 
 def audit(
-    splits: Mapping[str, Sequence[IndexEntry]], digests: Mapping[str, Sequence[str]], shared_videos_allowed: bool, signer_independent: bool
+    splits: Mapping[str, Sequence[IndexEntry]],
+    digests: Mapping[str, Sequence[str]],
+    shared_videos_allowed: bool,
+    signer_independent: bool,
 ) -> dict[str, Any]:
     """JSON values: clips with the same frames, texts that occur more than once, source videos and signers that splits share.
 
@@ -31,11 +34,19 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     frames = found["same_frames"]
     if frames["groups"]:
         first = " and ".join(f"{clip['id']} ({clip['split']})" for clip in frames["listed"][0][:2])
-        across = f"; {frames['groups_across_splits']} of these groups are in more than one split" if frames["groups_across_splits"] else ""
-        sentences.append(f"{frames['clips']} clips have the same frames as another, in {frames['groups']} groups, such as {first}{across}")
+        across = (
+            f"; {frames['groups_across_splits']} of these groups are in more than one split"
+            if frames["groups_across_splits"]
+            else ""
+        )
+        sentences.append(
+            f"{frames['clips']} clips have the same frames as another, in {frames['groups']} groups, such as {first}{across}"
+        )
     for split, share in found["same_text"]["seen_in_train"].items():
         if share["clips"]:
-            sentences.append(f"{share['clips']} of the {share['of']} texts of {split} are word for word in train too, such as {share['example']!r}")
+            sentences.append(
+                f"{share['clips']} of the {share['of']} texts of {split} are word for word in train too, such as {share['example']!r}"
+            )
     for kind, name in (("shared_videos", "source videos"), ("shared_signers", "signers")):
         sentences += [
             f"{pair['count']} {name} have clips in {pair['splits'][0]} as well as in {pair['splits'][1]} (such as {pair['listed'][0]}): "
@@ -46,33 +57,55 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _same_frames(splits: Mapping[str, Sequence[IndexEntry]], digests: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _same_frames(
+    splits: Mapping[str, Sequence[IndexEntry]], digests: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     by_digest = collections.defaultdict(list)
     for split, entries in splits.items():
         for entry, digest in zip(entries, digests[split], strict=True):
             by_digest[digest].append({"split": split, "id": entry.id})
     groups = [clips for clips in by_digest.values() if len(clips) > 1]
     across = sum(len({clip["split"] for clip in clips}) > 1 for clips in groups)
-    return {"groups": len(groups), "clips": sum(map(len, groups)), "groups_across_splits": across, "listed": groups[:LISTED]}
+    return {
+        "groups": len(groups),
+        "clips": sum(map(len, groups)),
+        "groups_across_splits": across,
+        "listed": groups[:LISTED],
+    }
 
 
 def _same_text(splits: Mapping[str, Sequence[IndexEntry]]) -> dict[str, Any]:
-    counts = collections.Counter(entry.text for entries in splits.values() for entry in entries if entry.text)
+    counts = collections.Counter(
+        entry.text for entries in splits.values() for entry in entries if entry.text
+    )
     repeated = [(text, count) for text, count in counts.most_common() if count > 1]
     train = {entry.text for entry in splits.get(TRAIN, ()) if entry.text}
     seen = {}
     for split, entries in splits.items():
         known = [entry.text for entry in entries if entry.text in train]
         if split != TRAIN:
-            seen[split] = {"clips": len(known), "of": len(entries), "example": known[0] if known else ""}
+            seen[split] = {
+                "clips": len(known),
+                "of": len(entries),
+                "example": known[0] if known else "",
+            }
     listed = [{"text": text, "clips": count} for text, count in repeated[:LISTED]]
-    return {"texts": len(repeated), "clips": sum(count for _, count in repeated), "seen_in_train": seen, "listed": listed}
+    return {
+        "texts": len(repeated),
+        "clips": sum(count for _, count in repeated),
+        "seen_in_train": seen,
+        "listed": listed,
+    }
 
 
-def _shared(splits: Mapping[str, Iterable[IndexEntry]], key: Any, allowed: bool) -> list[dict[str, Any]]:
+def _shared(
+    splits: Mapping[str, Iterable[IndexEntry]], key: Any, allowed: bool
+) -> list[dict[str, Any]]:
     values = {split: {key(entry) for entry in entries} - {""} for split, entries in splits.items()}
     pairs = []
     for a, b in itertools.combinations(values, 2):
         if both := sorted(values[a] & values[b]):
-            pairs.append({"splits": [a, b], "count": len(both), "allowed": allowed, "listed": both[:LISTED]})
+            pairs.append(
+                {"splits": [a, b], "count": len(both), "allowed": allowed, "listed": both[:LISTED]}
+            )
     return pairs

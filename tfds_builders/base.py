@@ -23,7 +23,15 @@ import tensorflow_datasets as tfds
 from signvit_jax.data import schema
 from tfds_builders import beam_build
 from tfds_builders.audit import LISTED, audit, notes
-from tfds_builders.clips import MAX_FRAME_RATE, Clip, ClipTable, EncodedClip, Encoding, Problem, encode_clip
+from tfds_builders.clips import (
+    MAX_FRAME_RATE,
+    Clip,
+    ClipTable,
+    EncodedClip,
+    Encoding,
+    Problem,
+    encode_clip,
+)
 from tfds_builders.encoding import ClipEncoder
 from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
 
@@ -54,7 +62,9 @@ class Range:
     whole: bool = True
 
     def __contains__(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
+        if isinstance(value, bool) or not isinstance(
+            value, numbers.Integral if self.whole else numbers.Real
+        ):
             return False
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
@@ -95,12 +105,21 @@ def option_fault(name: str, value: Any, allowed: Range | Sequence[str] | None) -
     if isinstance(allowed, Range):
         return f"--{name} is {value!r}; allowed: {allowed}"
     near = difflib.get_close_matches(str(value).casefold(), allowed, n=1, cutoff=0.5)
-    return f"--{name} is {value!r}; allowed: {', '.join(allowed)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"--{name} is {value!r}; allowed: {', '.join(allowed)}" + (
+        f"; did you mean {near[0]!r}?" if near else ""
+    )
 
 
 def column_options(columns: Sequence[str]) -> tuple[Option, ...]:
     """`--<column>_column` for each: what the table at hand calls it."""
-    return tuple(Option(f"{column}_column", f"the column of the table that is the {column} ({column})", selects=True) for column in columns)
+    return tuple(
+        Option(
+            f"{column}_column",
+            f"the column of the table that is the {column} ({column})",
+            selects=True,
+        )
+        for column in columns
+    )
 
 
 def columns_called(options: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str | None]:
@@ -113,7 +132,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     HOMEPAGE: ClassVar[str] = ""
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
-    SHARED_VIDEOS: ClassVar[bool] = False  # the official splits cut one source video into clips of several splits
+    SHARED_VIDEOS: ClassVar[bool] = (
+        False  # the official splits cut one source video into clips of several splits
+    )
     SIGNER_INDEPENDENT: ClassVar[bool] = False  # no signer may be in two splits
 
     def __init__(
@@ -142,7 +163,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         for name in sorted(set(options or {}) - set(known)):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise BuildError(f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}{hint}")
+            raise BuildError(
+                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}{hint}"
+            )
         shared = {
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,
@@ -152,14 +175,24 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             "shard_megabytes": shard_megabytes,
         } | ({} if frame_rate is None else {"frame_rate": frame_rate})
         given = [(name, value, SHARED[name]) for name, value in shared.items()]
-        given += [(o.name, options[o.name], o.allowed) for o in self.OPTIONS if o.name in (options or {}) and options[o.name] is not None]
-        faults = [fault for name, value, allowed in given if (fault := option_fault(name, value, allowed))]
+        given += [
+            (o.name, options[o.name], o.allowed)
+            for o in self.OPTIONS
+            if o.name in (options or {}) and options[o.name] is not None
+        ]
+        faults = [
+            fault for name, value, allowed in given if (fault := option_fault(name, value, allowed))
+        ]
         if faults:
             raise BuildError("; ".join(faults))
         if val_fraction + test_fraction > 1:
-            raise BuildError(f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; allowed: shares that add up to at most 1")
+            raise BuildError(
+                f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; allowed: shares that add up to at most 1"
+            )
         self.encoding = Encoding(short_side, frame_rate, jpeg_quality)
-        self.options = {option.name: option.default for option in self.OPTIONS} | dict(options or {})
+        self.options = {option.name: option.default for option in self.OPTIONS} | dict(
+            options or {}
+        )
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._fractions = (val_fraction, test_fraction)
@@ -177,7 +210,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         """The annotation parser. `manual_dir`: where `tfds build --manual_dir` says that the files lie, if an option of type Path was not given."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(features=schema.features(), homepage=self.HOMEPAGE or None, disable_shuffling=True)
+        return self.dataset_info_from_configs(
+            features=schema.features(), homepage=self.HOMEPAGE or None, disable_shuffling=True
+        )
 
     # --- what is to be built ---
 
@@ -191,7 +226,13 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         for clip in table.clips:
             splits[clip.split or schema.split_of(clip.source_video, *self._fractions)].append(clip)
         self.warnings = [*table.notes, *self._split_warnings(splits)]
-        order = sorted(splits, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else len(SPLIT_ORDER), name))
+        order = sorted(
+            splits,
+            key=lambda name: (
+                SPLIT_ORDER.index(name) if name in SPLIT_ORDER else len(SPLIT_ORDER),
+                name,
+            ),
+        )
         self._planned = {name: splits[name] for name in order}
         return self._planned
 
@@ -210,12 +251,23 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             (name,) = (name for name, count in clips.items() if count)
             if empty:
                 named = " and ".join(map(repr, empty))
-                left = f"the splits {named} are empty" if len(empty) > 1 else f"the split {named} is empty"
-                found.append(f"all {total} clips are in the split {name!r}, and {left}: {self._why_so_few_videos(by_hash)}")
+                left = (
+                    f"the splits {named} are empty"
+                    if len(empty) > 1
+                    else f"the split {named} is empty"
+                )
+                found.append(
+                    f"all {total} clips are in the split {name!r}, and {left}: {self._why_so_few_videos(by_hash)}"
+                )
                 empty = []
         elif clips[schema.TRAIN] < 0.5 * fractions[schema.TRAIN] * total and not empty:
-            found.append(f"only {clips[schema.TRAIN]} of {total} clips are in the split 'train': {self._why_so_few_videos(by_hash)}")
-        return found + [f"the split {name!r} is empty: {self._why_so_few_videos(by_hash, fractions[name])}" for name in empty]
+            found.append(
+                f"only {clips[schema.TRAIN]} of {total} clips are in the split 'train': {self._why_so_few_videos(by_hash)}"
+            )
+        return found + [
+            f"the split {name!r} is empty: {self._why_so_few_videos(by_hash, fractions[name])}"
+            for name in empty
+        ]
 
     def _why_so_few_videos(self, clips: Sequence[Clip], fraction: float | None = None) -> str:
         """The number of source videos, the rule that made it, and how to have others."""
@@ -227,23 +279,52 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             else "they are of one source video, which no split shares with another"
         )
         ways = "give a column 'split', or other fractions"
-        cut = next((clip for clip in clips if not clip.video_id and clip.source_video != clip.id and videos[clip.source_video] > 1), None)
+        cut = next(
+            (
+                clip
+                for clip in clips
+                if not clip.video_id
+                and clip.source_video != clip.id
+                and videos[clip.source_video] > 1
+            ),
+            None,
+        )
         if cut is None:
             return f"{reason}; {ways}"
         others = videos[cut.source_video] - 1
         reason += f", for a uid is cut at its last '-' before a number: {cut.id!r} is a piece of {cut.source_video!r}, as are {others} others"
-        flag = " (--video_id_column=uid makes every clip one of its own)" if any(o.name == "video_id_column" for o in self.OPTIONS) else ""
+        flag = (
+            " (--video_id_column=uid makes every clip one of its own)"
+            if any(o.name == "video_id_column" for o in self.OPTIONS)
+            else ""
+        )
         return f"{reason}. If these are recordings of their own, name them in a column 'video_id'{flag}; else {ways}"
 
     def settings(self) -> dict[str, Any]:
         """Every option that changes what is built, as JSON values; not the number of workers, nor paths (`fingerprint` has the content)."""
-        own = {option.name: self.options[option.name] for option in self.OPTIONS if option.type is not Path and not option.selects}
-        return dataclasses.asdict(self.encoding) | dict(zip(("val_fraction", "test_fraction"), self._fractions)) | own
+        own = {
+            option.name: self.options[option.name]
+            for option in self.OPTIONS
+            if option.type is not Path and not option.selects
+        }
+        return (
+            dataclasses.asdict(self.encoding)
+            | dict(zip(("val_fraction", "test_fraction"), self._fractions))
+            | own
+        )
 
     def sources(self) -> dict[str, str]:
         """The files and folders that the builder reads, and where in them, if that was said."""
-        paths = {option.name: os.path.abspath(self.options[option.name] or "") for option in self.OPTIONS if option.type is Path}
-        return paths | {option.name: self.options[option.name] for option in self.OPTIONS if option.selects and self.options[option.name]}
+        paths = {
+            option.name: os.path.abspath(self.options[option.name] or "")
+            for option in self.OPTIONS
+            if option.type is Path
+        }
+        return paths | {
+            option.name: self.options[option.name]
+            for option in self.OPTIONS
+            if option.selects and self.options[option.name]
+        }
 
     def fingerprint(self, splits: dict[str, list[Clip]]) -> str:
         """Changes when an annotation, a split or the size of a video file changes."""
@@ -251,7 +332,17 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         for name, clips in splits.items():
             for clip in clips:
                 size = _media_size(clip)
-                entry = (name, clip.id, clip.text, clip.gloss, clip.signer, clip.source_video, clip.start, clip.end, size)
+                entry = (
+                    name,
+                    clip.id,
+                    clip.text,
+                    clip.gloss,
+                    clip.signer,
+                    clip.source_video,
+                    clip.start,
+                    clip.end,
+                    size,
+                )
                 digest.update(json.dumps(entry).encode() + b"\n")
         for problem in self._table_problems:
             digest.update(json.dumps((problem.id, problem.reason)).encode() + b"\n")
@@ -259,17 +350,30 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     # --- building: the methods that TFDS calls ---
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, EncodedClip | Problem]]]:
+    def _split_generators(
+        self, dl_manager: Any
+    ) -> dict[str, Iterator[tuple[int, EncodedClip | Problem]]]:
         """The clips of each split that no finished shard holds, as `_generate_examples` gives them; shards of an earlier, killed build count."""
-        not_given = any(option.type is Path and not option.optional and self.options[option.name] is None for option in self.OPTIONS)
+        not_given = any(
+            option.type is Path and not option.optional and self.options[option.name] is None
+            for option in self.OPTIONS
+        )
         splits = self.plan(Path(dl_manager.manual_dir) if not_given else None)
         total = sum(map(len, splits.values()))
         if total == 0:
-            raise NoReadableMedia(f"{self.name}: no clip to build" + first_problems(self.problems), self.problems)
+            raise NoReadableMedia(
+                f"{self.name}: no clip to build" + first_problems(self.problems), self.problems
+            )
         folder = self._resume_dir or Path(self.data_path)
         per_shard = self._clips_per_shard(splits) if self._beam_runner else 0
         open_folder(
-            folder, {"settings": self.settings(), "fingerprint": self.fingerprint(splits), "shard": [self._shard_bytes, per_shard], "reader": READER}
+            folder,
+            {
+                "settings": self.settings(),
+                "fingerprint": self.fingerprint(splits),
+                "shard": [self._shard_bytes, per_shard],
+                "reader": READER,
+            },
         )
         if self._beam_runner:
             beam_build.write_shards(splits, folder, self.encoding, self._beam_runner, per_shard)
@@ -277,9 +381,14 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         self._done, self._total = sum(writer.position for writer in self._writers.values()), total
         if self._on_progress is not None:
             self._on_progress(self._done, total)
-        return {name: self._generate_examples(splits[name], writer.position) for name, writer in self._writers.items()}
+        return {
+            name: self._generate_examples(splits[name], writer.position)
+            for name, writer in self._writers.items()
+        }
 
-    def _generate_examples(self, clips: Sequence[Clip], first: int) -> Iterator[tuple[int, EncodedClip | Problem]]:
+    def _generate_examples(
+        self, clips: Sequence[Clip], first: int
+    ) -> Iterator[tuple[int, EncodedClip | Problem]]:
         """(position, frames or why there are none) from clip `first` on, in the order of the annotations, whatever the number of workers."""
         for position, result in enumerate(self._encoder.encode(clips[first:]), first):
             yield position, result
@@ -294,16 +403,29 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             for name, examples in self._split_generators(dl_manager).items():
                 writer = self._writers[name]
                 with contextlib.closing(examples):
-                    for position, result in itertools.islice(examples, download_config.max_examples_per_split):
+                    for position, result in itertools.islice(
+                        examples, download_config.max_examples_per_split
+                    ):
                         writer.take(self._planned[name][position], result)
                 if info := writer.finish(self._get_filename_template(split_name=name)):
                     infos.append(info)
                 else:
-                    self.warnings.append(f"the split {name!r} is empty: none of its clips could be read")
-        self.problems += [problem for writer in self._writers.values() for journal in writer.journals for problem in journal.problems]
+                    self.warnings.append(
+                        f"the split {name!r} is empty: none of its clips could be read"
+                    )
+        self.problems += [
+            problem
+            for writer in self._writers.values()
+            for journal in writer.journals
+            for problem in journal.problems
+        ]
         if not infos:
             self._clear_shards()
-            raise NoReadableMedia(f"{self.name}: none of the {self._total} clips could be read" + first_problems(self.problems), self.problems)
+            raise NoReadableMedia(
+                f"{self.name}: none of the {self._total} clips could be read"
+                + first_problems(self.problems),
+                self.problems,
+            )
         self._write_report(Path(self.data_path))
         if self._resume_dir is None:
             self._clear_shards()
@@ -320,9 +442,19 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         return max(1, int(self._shard_bytes / mean)) if mean else 100
 
     def _write_report(self, folder: Path) -> None:
-        written = {name: writer for name, writer in self._writers.items() if any(journal.entries for journal in writer.journals)}
-        entries = {name: [entry for journal in writer.journals for entry in journal.entries] for name, writer in written.items()}
-        digests = {name: [digest for journal in writer.journals for digest in journal.digests] for name, writer in written.items()}
+        written = {
+            name: writer
+            for name, writer in self._writers.items()
+            if any(journal.entries for journal in writer.journals)
+        }
+        entries = {
+            name: [entry for journal in writer.journals for entry in journal.entries]
+            for name, writer in written.items()
+        }
+        digests = {
+            name: [digest for journal in writer.journals for digest in journal.digests]
+            for name, writer in written.items()
+        }
         found = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
         media = self._media_notes(written.values())
         splits = {name: dataclasses.asdict(writer.summary()) for name, writer in written.items()}
@@ -333,12 +465,17 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             "sources": self.sources(),
             "fingerprint": self.fingerprint(self._planned),
             "splits": splits,
-            "warnings": self.warnings + _rest_notes(splits) + _media_sentences(media) + notes(found),
+            "warnings": self.warnings
+            + _rest_notes(splits)
+            + _media_sentences(media)
+            + notes(found),
             "media": media,
             **found,
             "failed": [dataclasses.asdict(problem) for problem in self.problems],
         }
-        (folder / REPORT_NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / REPORT_NAME).write_text(
+            json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
     def _media_notes(self, writers: Iterable[SplitWriter]) -> dict[str, Any]:
         """For every kind of `JpegVideo.notes`, of how many clips it holds, and some of them."""
@@ -347,7 +484,10 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             for journal in writer.journals:
                 for kind, noted in journal.notes.items():
                     ids[kind] += noted
-        return {kind: {"clips": len(noted), "listed": noted[:LISTED]} for kind, noted in sorted(ids.items())}
+        return {
+            kind: {"clips": len(noted), "listed": noted[:LISTED]}
+            for kind, noted in sorted(ids.items())
+        }
 
 
 MEDIA_NOTES = {
@@ -361,19 +501,27 @@ MEDIA_NOTES = {
 
 
 def _media_sentences(media: Mapping[str, Any]) -> list[str]:
-    return [MEDIA_NOTES[kind].format(clips=noted["clips"], first=noted["listed"][0]) for kind, noted in media.items() if kind in MEDIA_NOTES]
+    return [
+        MEDIA_NOTES[kind].format(clips=noted["clips"], first=noted["listed"][0])
+        for kind, noted in media.items()
+        if kind in MEDIA_NOTES
+    ]
 
 
 def _rest_notes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rest = {name: split["rest"] for name, split in splits.items() if split["rest"]}
     if not rest:
         return []
-    return [f"in {sum(rest.values())} clips nobody signs ({', '.join(f'{name} {count}' for name, count in rest.items())}): the text is empty"]
+    return [
+        f"in {sum(rest.values())} clips nobody signs ({', '.join(f'{name} {count}' for name, count in rest.items())}): the text is empty"
+    ]
 
 
 def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8) -> float:
     """Bytes of a clip's frames once stored, judged by `sampled` clips that are built on trial; 0 if none of them can be read."""
-    trial = [encode_clip(clip, encoding) for clip in clips[:: max(1, len(clips) // sampled)][:sampled]]
+    trial = [
+        encode_clip(clip, encoding) for clip in clips[:: max(1, len(clips) // sampled)][:sampled]
+    ]
     sizes = [result.num_bytes for result in trial if isinstance(result, EncodedClip)]
     return sum(sizes) / len(sizes) if sizes else 0.0
 
@@ -388,4 +536,6 @@ def _media_size(clip: Clip) -> int:
 def first_problems(problems: Sequence[Problem], shown: int = 5) -> str:
     """The first few problems, one a line, and how many more there are."""
     lines = [f"\n  {problem}" for problem in problems[:shown]]
-    return "".join(lines) + (f"\n  and {len(problems) - shown} more" if len(problems) > shown else "")
+    return "".join(lines) + (
+        f"\n  and {len(problems) - shown} more" if len(problems) > shown else ""
+    )

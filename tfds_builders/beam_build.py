@@ -27,14 +27,18 @@ class ShardTask:
     clips: tuple[Clip, ...]
 
 
-def tasks_of(splits: Mapping[str, Sequence[Clip]], folder: Path, clips_per_shard: int) -> list[ShardTask]:
+def tasks_of(
+    splits: Mapping[str, Sequence[Clip]], folder: Path, clips_per_shard: int
+) -> list[ShardTask]:
     """The shards that are not in `folder` yet."""
     tasks = [
         ShardTask(split, number, first, tuple(clips[first : first + clips_per_shard]))
         for split, clips in splits.items()
         for number, first in enumerate(range(0, len(clips), clips_per_shard))
     ]
-    return [task for task in tasks if read_journal(folder, task.split, task.number, task.first) is None]
+    return [
+        task for task in tasks if read_journal(folder, task.split, task.number, task.first) is None
+    ]
 
 
 def write_shard(task: ShardTask, folder: Path, encoding: Encoding) -> int:
@@ -46,12 +50,25 @@ def write_shard(task: ShardTask, folder: Path, encoding: Encoding) -> int:
         writer.close_shard()
         (journal,) = writer.journals
         if journal.entries:
-            shard_path(Path(own), task.split, 0).replace(shard_path(folder, task.split, task.number))
-        write_journal(folder, task.split, task.number, dataclasses.replace(journal, first=task.first, end=task.first + len(task.clips)))
+            shard_path(Path(own), task.split, 0).replace(
+                shard_path(folder, task.split, task.number)
+            )
+        write_journal(
+            folder,
+            task.split,
+            task.number,
+            dataclasses.replace(journal, first=task.first, end=task.first + len(task.clips)),
+        )
     return len(task.clips)
 
 
-def write_shards(splits: Mapping[str, Sequence[Clip]], folder: Path, encoding: Encoding, runner: str, clips_per_shard: int) -> None:
+def write_shards(
+    splits: Mapping[str, Sequence[Clip]],
+    folder: Path,
+    encoding: Encoding,
+    runner: str,
+    clips_per_shard: int,
+) -> None:
     """Writes all shards that are missing. `runner`: a Beam runner's name, such as DirectRunner or DataflowRunner. Raises BeamMissing."""
     try:
         import apache_beam as beam
@@ -59,7 +76,9 @@ def write_shards(splits: Mapping[str, Sequence[Clip]], folder: Path, encoding: E
         raise BeamMissing(
             f"--beam_runner={runner} needs Apache Beam: pip install 'signvit-jax[beam]'; without the option this machine builds"
         ) from error
-    with beam.Pipeline(runner=runner, options=beam.options.pipeline_options.PipelineOptions([])) as pipeline:
+    with beam.Pipeline(
+        runner=runner, options=beam.options.pipeline_options.PipelineOptions([])
+    ) as pipeline:
         _ = (
             pipeline
             | beam.Create(tasks_of(splits, folder, clips_per_shard))

@@ -50,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt:
-        return _fail("interrupted; no data set was changed, and the same command goes on after the last finished shard", 130)
+        return _fail(
+            "interrupted; no data set was changed, and the same command goes on after the last finished shard",
+            130,
+        )
 
 
 def run(arguments: list[str]) -> int:
@@ -75,12 +78,17 @@ def run(arguments: list[str]) -> int:
     except (AnnotationError, BuildError, BeamMissing) as error:
         return _fail(str(error), WRONG_USAGE)
     except BrokenProcessPool:
-        return _fail("a worker process was killed, most likely for want of memory; nothing was changed; --workers=1 needs less", FAILED)
+        return _fail(
+            "a worker process was killed, most likely for want of memory; nothing was changed; --workers=1 needs less",
+            FAILED,
+        )
     except (BuildFailed, OSError) as error:
         return _fail(f"{error}; nothing was changed", FAILED)
 
 
-def _build(builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace, final: Path, staging: Path) -> int:
+def _build(
+    builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace, final: Path, staging: Path
+) -> int:
     import tensorflow_datasets as tfds
 
     from tfds_builders.base import REPORT_NAME, first_problems
@@ -108,7 +116,9 @@ def _build(builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace,
             print(f"note: {warning}", file=sys.stderr)
         _check_disk_space(builder, [clip for clips in splits.values() for clip in clips], staging)
         with redirect_stdout(io.StringIO()):  # TFDS would print where it believes the data to be
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
     _put_in_place(Path(builder.data_dir), final, staging)
     report = json.loads((final / REPORT_NAME).read_text(encoding="utf-8"))
     for warning in report["warnings"]:
@@ -125,7 +135,9 @@ def _build(builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace,
 def _builder_class(name: str) -> type["SignDatasetBuilder"]:
     """The builder whose folder beside this file has that name."""
     known = sorted(
-        path.parent.name for path in Path(__file__).parent.glob("*/*_dataset_builder.py") if path.stem == f"{path.parent.name}_dataset_builder"
+        path.parent.name
+        for path in Path(__file__).parent.glob("*/*_dataset_builder.py")
+        if path.stem == f"{path.parent.name}_dataset_builder"
     )
     if name in ("-h", "--help"):
         print(f"{__doc__}\nData sets: {', '.join(known)}")
@@ -153,18 +165,31 @@ def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> a
 
     parser = _parser(builder_class)
     flags, unknown = parser.parse_known_args(arguments)
-    options = [string for action in parser._actions for string in action.option_strings if string.startswith("--")]
+    options = [
+        string
+        for action in parser._actions
+        for string in action.option_strings
+        if string.startswith("--")
+    ]
     faults = []
     for argument in unknown:
         name = argument.partition("=")[0]
         near = difflib.get_close_matches(name, options, n=1)
-        what = f"there is no option {name}" if name.startswith("-") else f"unexpected argument {argument!r}"
-        faults.append(what + (f"; did you mean {near[0]}?" if near and name.startswith("-") else ""))
+        what = (
+            f"there is no option {name}"
+            if name.startswith("-")
+            else f"unexpected argument {argument!r}"
+        )
+        faults.append(
+            what + (f"; did you mean {near[0]}?" if near and name.startswith("-") else "")
+        )
     if unknown:
         parser.error("\n".join(faults))
     allowed = SHARED | {option.name: option.allowed for option in builder_class.OPTIONS}
     given = ((name, value) for name, value in vars(flags).items() if value is not None)
-    if faults := [fault for name, value in given if (fault := option_fault(name, value, allowed.get(name)))]:
+    if faults := [
+        fault for name, value in given if (fault := option_fault(name, value, allowed.get(name)))
+    ]:
         parser.error("\n".join(faults))
     return flags
 
@@ -176,7 +201,9 @@ def _number(kind: type, allowed: Any) -> Callable[[str], Any]:
         try:
             return kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"is {text!r}; allowed: {allowed or 'a number'}") from None
+            raise argparse.ArgumentTypeError(
+                f"is {text!r}; allowed: {allowed or 'a number'}"
+            ) from None
 
     return read
 
@@ -185,11 +212,28 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
     from tfds_builders.base import SHARED
 
     parser = _Parser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
-    parser.add_argument("--data_dir", required=True, type=local_text, help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION")
+    parser.add_argument(
+        "--data_dir",
+        required=True,
+        type=local_text,
+        help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION",
+    )
     for option in builder_class.OPTIONS:
         required = option.type is Path and option.default is None and not option.optional
-        kind = local_path if option.type is Path else _number(option.type, option.allowed) if option.type in (int, float) else option.type
-        parser.add_argument(f"--{option.name}", type=kind, default=option.default, required=required, help=option.help)
+        kind = (
+            local_path
+            if option.type is Path
+            else _number(option.type, option.allowed)
+            if option.type in (int, float)
+            else option.type
+        )
+        parser.add_argument(
+            f"--{option.name}",
+            type=kind,
+            default=option.default,
+            required=required,
+            help=option.help,
+        )
     parser.add_argument(
         "--short_side",
         type=_number(int, SHARED["short_side"]),
@@ -197,9 +241,13 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
         help="larger frames are shrunk to this many pixels on the shorter side (256)",
     )
     parser.add_argument(
-        "--frame_rate", type=_number(float, SHARED["frame_rate"]), help="frames a second to store; without it those of the video, at most 25"
+        "--frame_rate",
+        type=_number(float, SHARED["frame_rate"]),
+        help="frames a second to store; without it those of the video, at most 25",
     )
-    parser.add_argument("--jpeg_quality", type=_number(int, SHARED["jpeg_quality"]), default=90, help="1 to 95 (90)")
+    parser.add_argument(
+        "--jpeg_quality", type=_number(int, SHARED["jpeg_quality"]), default=90, help="1 to 95 (90)"
+    )
     parser.add_argument(
         "--val_fraction",
         type=_number(float, SHARED["val_fraction"]),
@@ -212,15 +260,27 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
         default=0.1,
         help="the same for the test split (0.1); with both 0 everything is train",
     )
-    parser.add_argument("--workers", type=_number(int, SHARED["workers"]), default=0, help="processes that decode; 0 = one per core")
+    parser.add_argument(
+        "--workers",
+        type=_number(int, SHARED["workers"]),
+        default=0,
+        help="processes that decode; 0 = one per core",
+    )
     parser.add_argument(
         "--shard_megabytes",
         type=_number(float, SHARED["shard_megabytes"]),
         default=256.0,
         help="size of a file of records; a killed build loses at most one (256)",
     )
-    parser.add_argument("--beam_runner", help="build with Apache Beam, such as DirectRunner; all its workers must see DATA_DIR and the videos")
-    parser.add_argument("--overwrite", action="store_true", help="replace a data set that was built with other options or from other files")
+    parser.add_argument(
+        "--beam_runner",
+        help="build with Apache Beam, such as DirectRunner; all its workers must see DATA_DIR and the videos",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a data set that was built with other options or from other files",
+    )
     return parser
 
 
@@ -232,7 +292,9 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
         report = json.loads((final / REPORT_NAME).read_text(encoding="utf-8"))
         settings = report["settings"]
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{final} is there but has no readable {REPORT_NAME}; --overwrite replaces it") from error
+        raise UsageError(
+            f"{final} is there but has no readable {REPORT_NAME}; --overwrite replaces it"
+        ) from error
     wanted = builder.settings()
     changed = [
         f"{key} was {settings.get(key)!r}, now {wanted.get(key)!r}"
@@ -241,11 +303,25 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
     ]
     if not changed and report["fingerprint"] != fingerprint:
         changed = ["the annotations or the video files have changed"]
-        changed += [f"{name} was {old}, now {new}" for name, new in builder.sources().items() if (old := report["sources"].get(name)) != new]
+        changed += [
+            f"{name} was {old}, now {new}"
+            for name, new in builder.sources().items()
+            if (old := report["sources"].get(name)) != new
+        ]
     if changed:
-        raise UsageError(f"{final} was built differently: {'; '.join(changed)}. --overwrite builds it anew, another --data_dir keeps both")
-    failed = f" ({len(report['failed'])} clips could not be read then, see {final / REPORT_NAME})" if report["failed"] else ""
-    print(clean(f"{builder.name} is already built with these options: {_counts(report)} in {final}{failed}; --overwrite builds it anew"))
+        raise UsageError(
+            f"{final} was built differently: {'; '.join(changed)}. --overwrite builds it anew, another --data_dir keeps both"
+        )
+    failed = (
+        f" ({len(report['failed'])} clips could not be read then, see {final / REPORT_NAME})"
+        if report["failed"]
+        else ""
+    )
+    print(
+        clean(
+            f"{builder.name} is already built with these options: {_counts(report)} in {final}{failed}; --overwrite builds it anew"
+        )
+    )
     return DONE
 
 
@@ -257,12 +333,20 @@ def _check_disk_space(builder: "SignDatasetBuilder", clips: list[Any], folder: P
     """Builds a few clips on trial and compares what all would take with what is free. Raises BuildFailed."""
     from tfds_builders.base import mean_clip_bytes
 
-    needed = mean_clip_bytes(clips, builder.encoding) * len(clips) * SIZE_MARGIN if len(clips) > FEW_CLIPS else 0
-    needed -= sum(file.stat().st_size for file in folder.glob("**/*.shard"))  # of a build that was broken off
+    needed = (
+        mean_clip_bytes(clips, builder.encoding) * len(clips) * SIZE_MARGIN
+        if len(clips) > FEW_CLIPS
+        else 0
+    )
+    needed -= sum(
+        file.stat().st_size for file in folder.glob("**/*.shard")
+    )  # of a build that was broken off
     free = shutil.disk_usage(folder).free
     if needed > free:
         gigabytes = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-        raise BuildFailed(f"{gigabytes} on the disk of {folder.parent}; make room, or lower --short_side, --frame_rate or --jpeg_quality")
+        raise BuildFailed(
+            f"{gigabytes} on the disk of {folder.parent}; make room, or lower --short_side, --frame_rate or --jpeg_quality"
+        )
 
 
 @contextmanager
@@ -275,7 +359,9 @@ def _staging_folder(final: Path, staging: Path) -> Iterator[Path]:
         except BlockingIOError:
             raise UsageError(f"another process is building {final} at this moment") from None
         replaced = staging / "replaced"
-        if replaced.exists() and not final.exists():  # killed between the two renames of `_put_in_place`
+        if (
+            replaced.exists() and not final.exists()
+        ):  # killed between the two renames of `_put_in_place`
             os.rename(replaced, final)
         _clear(staging)
         staging.mkdir(exist_ok=True)
@@ -311,7 +397,13 @@ def _put_in_place(built: Path, final: Path, staging: Path) -> None:
 def _progress() -> Iterator[Any]:
     """A bar with clips/s and the time left; yields the function that moves it."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from signvit_jax.runtime.terminal import FittingProgress
 
@@ -330,7 +422,13 @@ def _progress() -> Iterator[Any]:
             if not progress.tasks[0].started:
                 progress.start_task(task)
             speed = progress.tasks[0].speed
-            progress.update(task, completed=done, total=total, visible=True, rate=f"{speed:.1f} clips/s" if speed else "")
+            progress.update(
+                task,
+                completed=done,
+                total=total,
+                visible=True,
+                rate=f"{speed:.1f} clips/s" if speed else "",
+            )
 
         yield move
 

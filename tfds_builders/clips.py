@@ -80,7 +80,9 @@ class Encoding:
     """How frames are stored."""
 
     short_side: int = 256  # pixels; larger frames are shrunk, smaller ones stay
-    frame_rate: float | None = None  # frames a second; None keeps the source's, but at most `MAX_FRAME_RATE`
+    frame_rate: float | None = (
+        None  # frames a second; None keeps the source's, but at most `MAX_FRAME_RATE`
+    )
     jpeg_quality: int = 90
 
 
@@ -120,11 +122,24 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
             end=None if clip.end == WHOLE_FILE else clip.end,
         )
         if clip.picture_rate is None:
-            video = read_jpegs(clip.path, sampling, quality=encoding.jpeg_quality, limits=VideoLimits())
+            video = read_jpegs(
+                clip.path, sampling, quality=encoding.jpeg_quality, limits=VideoLimits()
+            )
         else:
-            video = read_picture_folder(clip.path, clip.picture_rate, sampling, quality=encoding.jpeg_quality, limits=VideoLimits())
+            video = read_picture_folder(
+                clip.path,
+                clip.picture_rate,
+                sampling,
+                quality=encoding.jpeg_quality,
+                limits=VideoLimits(),
+            )
     except VideoDecodeError as error:
-        return Problem.of(clip, error.reason if error.path == clip.path or clip.path is None else f"{os.path.basename(error.path)}: {error.reason}")
+        return Problem.of(
+            clip,
+            error.reason
+            if error.path == clip.path or clip.path is None
+            else f"{os.path.basename(error.path)}: {error.reason}",
+        )
     return EncodedClip(video.frames, video.fps, video.notes)
 
 
@@ -141,7 +156,10 @@ def _jpeg(frame: np.ndarray, encoding: Encoding) -> bytes:
     picture = Image.fromarray(frame)
     shrink = encoding.short_side / min(picture.size)
     if shrink < 1:
-        picture = picture.resize((round(picture.width * shrink), round(picture.height * shrink)), Image.Resampling.BILINEAR)
+        picture = picture.resize(
+            (round(picture.width * shrink), round(picture.height * shrink)),
+            Image.Resampling.BILINEAR,
+        )
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=encoding.jpeg_quality)
     return buffer.getvalue()

@@ -27,7 +27,9 @@ class ClipEncoder:
 
     def __exit__(self, error_type: type | None, *_) -> None:
         if self._pool is not None:
-            if error_type is not None:  # do not wait for clips that nobody wants; `kill_workers` from Python 3.14 on
+            if (
+                error_type is not None
+            ):  # do not wait for clips that nobody wants; `kill_workers` from Python 3.14 on
                 for worker in list(self._pool._processes.values()):
                     worker.kill()
             self._pool.shutdown(wait=True, cancel_futures=True)
@@ -40,7 +42,9 @@ class ClipEncoder:
             return
         if self._pool is None:
             # Spawned, not forked: the parent may hold threads (TFDS, a progress bar).
-            self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+            self._pool = ProcessPoolExecutor(
+                self._workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+            )
         clips, waiting = iter(clips), collections.deque()
         for clip in itertools.islice(clips, CLIPS_IN_FLIGHT * self._workers):
             waiting.append(self._pool.submit(encode_clip, clip, self._encoding))

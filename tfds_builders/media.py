@@ -10,7 +10,21 @@ from signvit_jax.media.video import APPLE_DOUBLE, EXTENSIONS
 from tfds_builders.annotations import AnnotationError
 
 # Videos of other kinds, for hints.
-UNREAD = (".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".vob", ".ogv", ".mxf", ".asf", ".m2v", ".dv")
+UNREAD = (
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".mts",
+    ".m2ts",
+    ".wmv",
+    ".flv",
+    ".vob",
+    ".ogv",
+    ".mxf",
+    ".asf",
+    ".m2v",
+    ".dv",
+)
 
 
 class MediaFolder:
@@ -20,7 +34,9 @@ class MediaFolder:
     of an extension does not matter; that of the rest of a name does: ids may differ in nothing else.
     """
 
-    def __init__(self, root: str | os.PathLike, extensions: Sequence[str] = EXTENSIONS, by_name: bool = False):
+    def __init__(
+        self, root: str | os.PathLike, extensions: Sequence[str] = EXTENSIONS, by_name: bool = False
+    ):
         self.root = _folder(root, "the folder that holds the videos")
         self._extensions = extensions
         self._files: dict[str, str] = {}
@@ -36,19 +52,25 @@ class MediaFolder:
                     self._attributes += extension.lower() in extensions
                 elif extension.lower() in extensions:
                     relative = os.path.normpath(os.path.join(prefix, name))
-                    for key in (name, stem) if by_name else (relative, os.path.normpath(os.path.join(prefix, stem))):
+                    for key in (
+                        (name, stem)
+                        if by_name
+                        else (relative, os.path.normpath(os.path.join(prefix, stem)))
+                    ):
                         self._offer(_key(key), relative)
                 elif extension.lower() in (*UNREAD, *EXTENSIONS):
-                    self._unread[_key(stem if by_name else os.path.normpath(os.path.join(prefix, stem)))] = os.path.normpath(
-                        os.path.join(prefix, name)
-                    )
+                    self._unread[
+                        _key(stem if by_name else os.path.normpath(os.path.join(prefix, stem)))
+                    ] = os.path.normpath(os.path.join(prefix, name))
 
     @property
     def notes(self) -> list[str]:
         """What a user should know of the folder, in sentences."""
         if not self._attributes:
             return []
-        return [f"{self._attributes} files named {APPLE_DOUBLE}* in {self.root} are left out: a Mac keeps attributes in them, no video"]
+        return [
+            f"{self._attributes} files named {APPLE_DOUBLE}* in {self.root} are left out: a Mac keeps attributes in them, no video"
+        ]
 
     def _offer(self, key: str, relative: str) -> None:
         """Of a.mp4 and a.webm in one folder, `a` is the one whose extension comes first in the list; in two folders it is neither."""
@@ -73,12 +95,24 @@ class MediaFolder:
         _refuse_outside(name)
         key = _key(os.path.normpath(name))
         if key in self._twice:
-            raise LookupError(f"there are two videos of that name, {self._files[key]} and {self._twice[key]}")
-        relative = self._files.get(key) or self._through_link(name) or self._in_other_case(key, extension_only=True)
+            raise LookupError(
+                f"there are two videos of that name, {self._files[key]} and {self._twice[key]}"
+            )
+        relative = (
+            self._files.get(key)
+            or self._through_link(name)
+            or self._in_other_case(key, extension_only=True)
+        )
         if relative is None:
             stem, extension = os.path.splitext(name)
-            wanted = name if extension.lower() in self._extensions else f"{name}{{{','.join(self._extensions)}}}"
-            raise LookupError(f"no video {wanted} in {self.root}{self._hint(key, stem if wanted == name else key)}")
+            wanted = (
+                name
+                if extension.lower() in self._extensions
+                else f"{name}{{{','.join(self._extensions)}}}"
+            )
+            raise LookupError(
+                f"no video {wanted} in {self.root}{self._hint(key, stem if wanted == name else key)}"
+            )
         return _inside(self.root, relative)
 
     def _in_other_case(self, key: str, extension_only: bool) -> str | None:
@@ -92,7 +126,9 @@ class MediaFolder:
                 self._loose.setdefault(f"\0{known.casefold()}", relative)
                 self._loose.setdefault(f"\0\0{os.path.basename(known)}", relative)
         stem, extension = os.path.splitext(key)
-        return self._loose.get(stem + extension.lower() if extension_only else f"\0{key.casefold()}")
+        return self._loose.get(
+            stem + extension.lower() if extension_only else f"\0{key.casefold()}"
+        )
 
     def _hint(self, key: str, stem: str) -> str:
         other = self._in_other_case(key, extension_only=False)
@@ -108,7 +144,14 @@ class MediaFolder:
 
     def _through_link(self, name: str) -> str | None:
         """Folders that are symbolic links are not listed (they may go in circles), but may be named."""
-        return next((c for c in (name, *(name + e for e in self._extensions)) if c.endswith(self._extensions) and (self.root / c).is_file()), None)
+        return next(
+            (
+                c
+                for c in (name, *(name + e for e in self._extensions))
+                if c.endswith(self._extensions) and (self.root / c).is_file()
+            ),
+            None,
+        )
 
 
 class PictureFolders:
@@ -122,13 +165,19 @@ class PictureFolders:
         """The path of the first folder in `names` (relative to the root) that holds a picture. Raises LookupError with the reason."""
         for name in names:
             _refuse_outside(name)
-            for form in dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))):
+            for form in dict.fromkeys(
+                (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+            ):
                 try:
                     entries = os.scandir(self.root / form)
                 except (OSError, ValueError):
                     continue
                 with entries:
-                    if any(entry.name.lower().endswith(image_folder.EXTENSIONS) and not entry.name.startswith(APPLE_DOUBLE) for entry in entries):
+                    if any(
+                        entry.name.lower().endswith(image_folder.EXTENSIONS)
+                        and not entry.name.startswith(APPLE_DOUBLE)
+                        for entry in entries
+                    ):
                         return _inside(self.root, form)
         raise LookupError(f"no folder of PNG or JPEG pictures {' or '.join(names)} in {self.root}")
 

@@ -27,7 +27,9 @@ class Journal:
     first: int
     end: int
     num_bytes: int = 0  # of the records
-    file_bytes: int = 0  # of the shard; 0 where none of its clips could be read, and there is no shard
+    file_bytes: int = (
+        0  # of the shard; 0 where none of its clips could be read, and there is no shard
+    )
     entries: list[schema.IndexEntry] = dataclasses.field(default_factory=list)
     digests: list[str] = dataclasses.field(default_factory=list)  # of each record's frames
     notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # note -> ids
@@ -61,9 +63,13 @@ class SplitWriter:
         self.folder, self.split = folder, split
         self._shard_bytes = shard_bytes
         self._features = schema.features()
-        self._serializer = tfds.core.example_serializer.ExampleSerializer(self._features.get_serialized_info())
+        self._serializer = tfds.core.example_serializer.ExampleSerializer(
+            self._features.get_serialized_info()
+        )
         self.journals: list[Journal] = []
-        while (journal := read_journal(folder, split, len(self.journals), self.position)) is not None:
+        while (
+            journal := read_journal(folder, split, len(self.journals), self.position)
+        ) is not None:
             self.journals.append(journal)
         self._writer: ArrayRecordWriter | None = None
         self._open = Journal(self.position, self.position)
@@ -80,7 +86,9 @@ class SplitWriter:
             return
         if self._writer is None:
             # One record a group: a reader fetches single clips in random order.
-            self._writer = ArrayRecordWriter(os.fspath(shard_path(self.folder, self.split, len(self.journals))), "group_size:1")
+            self._writer = ArrayRecordWriter(
+                os.fspath(shard_path(self.folder, self.split, len(self.journals))), "group_size:1"
+            )
         record = record_of(clip, result)
         data = self._serializer.serialize_example(self._features.encode_example(record))
         self._writer.write(data)
@@ -89,7 +97,15 @@ class SplitWriter:
         for kind in result.notes:
             self._open.notes.setdefault(kind, []).append(clip.id)
         self._open.entries.append(
-            schema.IndexEntry(clip.id, len(result.jpegs), float(result.fps), clip.text, clip.gloss, clip.signer, clip.source_video)
+            schema.IndexEntry(
+                clip.id,
+                len(result.jpegs),
+                float(result.fps),
+                clip.text,
+                clip.gloss,
+                clip.signer,
+                clip.source_video,
+            )
         )
         if self._open.num_bytes >= self._shard_bytes:
             self.close_shard()
@@ -111,9 +127,14 @@ class SplitWriter:
 
     def summary(self) -> SplitSummary:
         entries = [entry for journal in self.journals for entry in journal.entries]
-        frames, seconds = sum(entry.num_frames for entry in entries), sum(entry.num_frames / entry.fps for entry in entries)
+        frames, seconds = (
+            sum(entry.num_frames for entry in entries),
+            sum(entry.num_frames / entry.fps for entry in entries),
+        )
         rest = sum(not entry.text for entry in entries)
-        return SplitSummary(len(entries), frames, seconds, sum(journal.num_bytes for journal in self.journals), rest)
+        return SplitSummary(
+            len(entries), frames, seconds, sum(journal.num_bytes for journal in self.journals), rest
+        )
 
     def finish(self, template: tfds.core.ShardedFileTemplate) -> tfds.core.SplitInfo | None:
         """Puts the shards under their final names, which hold their number, with the index beside them. None if there is no record.
@@ -121,19 +142,32 @@ class SplitWriter:
         `template` may name another folder of the same disk; the journals then stay valid until the whole set is in its place.
         """
         self.close_shard()
-        whole = [(number, journal) for number, journal in enumerate(self.journals) if journal.entries]
+        whole = [
+            (number, journal) for number, journal in enumerate(self.journals) if journal.entries
+        ]
         if not whole:
             return None
         for position, (number, _) in enumerate(whole):
-            final = os.fspath(template.sharded_filepath(shard_index=position, num_shards=len(whole)))
+            final = os.fspath(
+                template.sharded_filepath(shard_index=position, num_shards=len(whole))
+            )
             source = shard_path(self.folder, self.split, number)
             try:
                 os.link(source, final)
             except OSError:  # a file system without hard links
                 os.replace(source, final)
-        schema.write_index(template.data_dir, self.split, [entry for _, journal in whole for entry in journal.entries])
+        schema.write_index(
+            template.data_dir,
+            self.split,
+            [entry for _, journal in whole for entry in journal.entries],
+        )
         lengths = [len(journal.entries) for _, journal in whole]
-        return tfds.core.SplitInfo(name=self.split, shard_lengths=lengths, num_bytes=self.summary().bytes, filename_template=template)
+        return tfds.core.SplitInfo(
+            name=self.split,
+            shard_lengths=lengths,
+            num_bytes=self.summary().bytes,
+            filename_template=template,
+        )
 
     def clear(self) -> None:
         """Removes shards and journals from `folder`: `finish` has put the shards elsewhere."""

@@ -31,7 +31,9 @@ def pictures(seconds: float) -> Iterator[np.ndarray]:
 
 def write_video(path: Path, seconds: float) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(2 * RATE), options={"preset": "ultrafast"})
+        stream = container.add_stream(
+            "libx264", rate=round(2 * RATE), options={"preset": "ultrafast"}
+        )
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for number, picture in enumerate(pictures(seconds)):
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
@@ -61,7 +63,9 @@ def streamed(workdir: str, seconds: float) -> list[str]:
     for update in translator.stream(pictures(seconds), fps=RATE):
         slowest = max(slowest, update.latency)
         if update.seconds >= 60 * minute:
-            lines.append(f"stream {minute:3d} min: {resident():6.0f} MiB now, slowest update {1e3 * slowest:.0f} ms, {update.dropped} frames dropped")
+            lines.append(
+                f"stream {minute:3d} min: {resident():6.0f} MiB now, slowest update {1e3 * slowest:.0f} ms, {update.dropped} frames dropped"
+            )
             minute, slowest = minute + 1, 0.0
     return lines
 
@@ -82,12 +86,19 @@ def main() -> None:
     args = parser.parse_args()
 
     fresh = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes,
+    ):
         for minutes in map(float, args.minutes.split(",")):
             path = Path(folder) / f"{minutes}.mp4"
             write_video(path, 60 * minutes)
             print(processes.submit(captioned, args.workdir, path).result(), flush=True)
-        lines = processes.submit(streamed, args.workdir, 60 * args.stream_minutes + 1).result() if args.stream_minutes else []
+        lines = (
+            processes.submit(streamed, args.workdir, 60 * args.stream_minutes + 1).result()
+            if args.stream_minutes
+            else []
+        )
         print(*lines, sep="\n")
 
 

@@ -41,8 +41,13 @@ def main() -> None:
         "token_lengths": ((clips,), jnp.int32),
         "weights": ((clips,), jnp.float32),
     }
-    batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh)) for name, (shape, dtype) in shapes.items()}
-    step = make_train_step(definition, optimizer, config.training, mesh, shardings, frozen_backbone=False)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+        for name, (shape, dtype) in shapes.items()
+    }
+    step = make_train_step(
+        definition, optimizer, config.training, mesh, shardings, frozen_backbone=False
+    )
     shaped = time.perf_counter()
     lowered = step.lower(state, batch)
     traced = time.perf_counter()
@@ -50,12 +55,21 @@ def main() -> None:
     done = time.perf_counter()
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    memory = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    memory = (
+        plan.temp_size_in_bytes
+        + plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        - plan.alias_size_in_bytes
+    )
     print(
         f"{jax.devices()[0].device_kind}, {parameters:,} parameters, {clips} clips of {config.data.num_frames} frames; load {os.getloadavg()[0]:.1f}"
     )
-    print(f"shapes {shaped - start:.1f} s, lowering {traced - shaped:.1f} s, compiling {done - traced:.1f} s; CPU {time.process_time():.1f} s in all")
-    print(f"planned memory {memory / 2**30:.2f} GiB, of which temporaries {plan.temp_size_in_bytes / 2**30:.2f} GiB")
+    print(
+        f"shapes {shaped - start:.1f} s, lowering {traced - shaped:.1f} s, compiling {done - traced:.1f} s; CPU {time.process_time():.1f} s in all"
+    )
+    print(
+        f"planned memory {memory / 2**30:.2f} GiB, of which temporaries {plan.temp_size_in_bytes / 2**30:.2f} GiB"
+    )
 
 
 if __name__ == "__main__":

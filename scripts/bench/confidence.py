@@ -43,47 +43,89 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
         translator = model.definition.bind(params)
         encoded = translator.encode(video, lengths)
         source = Source(translator.decoder, *translator.memory(encoded))
-        found = {"greedy": greedy(source, **ids), "beam": beam_search(source, beam_size=4, n_best=4, **ids)}
+        found = {
+            "greedy": greedy(source, **ids),
+            "beam": beam_search(source, beam_size=4, n_best=4, **ids),
+        }
         rows = {}
         for name, hypotheses in found.items():
-            first = hypotheses if name == "greedy" else type(hypotheses)(*(field[:, 0] for field in hypotheses))
+            first = (
+                hypotheses
+                if name == "greedy"
+                else type(hypotheses)(*(field[:, 0] for field in hypotheses))
+            )
             log_probs = jax.nn.log_softmax(translator.logits(encoded, first.tokens))
             entropy = -jnp.where(log_probs > -30, jnp.exp(log_probs) * log_probs, 0.0).sum(-1)
-            said = {"tokens": first.tokens, "length": first.lengths, "log_probs": first.token_log_probs, "top": jax.lax.top_k(log_probs, 2)[0]}
-            said |= {"entropy": entropy, "attention": translator.frame_weights(encoded, first.tokens), "n_best": hypotheses.token_log_probs}
+            said = {
+                "tokens": first.tokens,
+                "length": first.lengths,
+                "log_probs": first.token_log_probs,
+                "top": jax.lax.top_k(log_probs, 2)[0],
+            }
+            said |= {
+                "entropy": entropy,
+                "attention": translator.frame_weights(encoded, first.tokens),
+                "n_best": hypotheses.token_log_probs,
+            }
             rows |= {f"{name}_{key}": value for key, value in said.items()}
         logits, steps = translator.ctc_logits(encoded)
-        return rows | {f"ctc_{key}": value for key, value in greedy_ctc(logits, steps)._asdict().items()} | {"ctc_steps": steps}
+        return (
+            rows
+            | {f"ctc_{key}": value for key, value in greedy_ctc(logits, steps)._asdict().items()}
+            | {"ctc_steps": steps}
+        )
 
     text_length = padded_text_length(split, model.tokenizer, model.config.model.decoder.max_len)
     rows: dict[str, list[np.ndarray]] = {}
     longest = model.config.frame_buckets[-1]
-    for batch in make_batches(split, model.tokenizer, model.config, batch_size=16, training=False, text_length=text_length):
-        found = jax.device_get(run(model.params, jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"])))
+    for batch in make_batches(
+        split, model.tokenizer, model.config, batch_size=16, training=False, text_length=text_length
+    ):
+        found = jax.device_get(
+            run(model.params, jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"]))
+        )
         kept = np.asarray(batch["index"]) >= 0
         for key, value in (found | {"index": batch["index"]}).items():
             value = np.asarray(value)[kept]
-            wide = key.endswith("attention") or (key.startswith("ctc_") and value.ndim == 2)  # as long as the bucket
+            wide = key.endswith("attention") or (
+                key.startswith("ctc_") and value.ndim == 2
+            )  # as long as the bucket
             if wide:
-                value = np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, longest - value.shape[-1])])
+                value = np.pad(
+                    value, [(0, 0)] * (value.ndim - 1) + [(0, longest - value.shape[-1])]
+                )
             rows.setdefault(key, []).append(value)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, **{key: np.concatenate(values) for key, values in rows.items()})
 
 
-def candidates(example: Example, decoder: str, model: TrainedModel, lexicon: Lexicon | None) -> dict[str, float]:
+def candidates(
+    example: Example, decoder: str, model: TrainedModel, lexicon: Lexicon | None
+) -> dict[str, float]:
     """Name -> statistic, the larger the surer."""
-    length, steps, labels = int(example[f"{decoder}_length"]), int(example["ctc_steps"]), int(example["ctc_lengths"])
+    length, steps, labels = (
+        int(example[f"{decoder}_length"]),
+        int(example["ctc_steps"]),
+        int(example["ctc_lengths"]),
+    )
     logs = example[f"{decoder}_log_probs"][1:length]
     probabilities = np.exp(logs)
-    top, entropy = example[f"{decoder}_top"][: length - 1], example[f"{decoder}_entropy"][: length - 1]
+    top, entropy = (
+        example[f"{decoder}_top"][: length - 1],
+        example[f"{decoder}_entropy"][: length - 1],
+    )
     margins = top[:, 0] - top[:, 1]
     tokens = example[f"{decoder}_tokens"][:length].tolist()
-    words = word_confidences(tokens, np.exp(example[f"{decoder}_log_probs"][:length]).tolist(), model.tokenizer.decode)
+    words = word_confidences(
+        tokens, np.exp(example[f"{decoder}_log_probs"][:length]).tolist(), model.tokenizer.decode
+    )
     heard = model.ctc_tokenizer.decode(example["ctc_ids"][:labels].tolist())
     ours, _ = statistics(decoder, 0.0, probabilities.tolist(), words, heard, lexicon)
     attention = example[f"{decoder}_attention"][: length - 1, :steps]
-    spans = [attention[:, a:b].sum(1).max() for a, b in zip(example["ctc_starts"][:labels], example["ctc_ends"][:labels])]
+    spans = [
+        attention[:, a:b].sum(1).max()
+        for a, b in zip(example["ctc_starts"][:labels], example["ctc_ends"][:labels])
+    ]
     found = {
         "mean probability of the tokens (as before)": probabilities.mean(),
         "least probable token": logs.min(),
@@ -102,12 +144,24 @@ def candidates(example: Example, decoder: str, model: TrainedModel, lexicon: Lex
         sums = example["beam_n_best"].sum(-1)
         found["share of the beam's probability"] = sums[0] - np.logaddexp.reduce(sums)
         found["margin to the second hypothesis"] = sums[0] - sums[1:].max()
-        found["beam and greedy agree"] = float((example["beam_tokens"] == example["greedy_tokens"]).all())
+        found["beam and greedy agree"] = float(
+            (example["beam_tokens"] == example["greedy_tokens"]).all()
+        )
     if lexicon is not None:
-        glosses, said = ([word_key(word) for word in text.split()] for text in (heard, model.tokenizer.decode(tokens)))
-        found["signs whose word is missing"] = -min(max(lexicon.unexplained_glosses(glosses, said), default=0.0), 1.0)
-        found["words that nobody signed"] = -min(max(lexicon.unexplained_words(glosses, said), default=0.0), 1.0)
-    return {**found, **{name: value for name, value in ours.items() if name in ("explained", "agreement")}}
+        glosses, said = (
+            [word_key(word) for word in text.split()]
+            for text in (heard, model.tokenizer.decode(tokens))
+        )
+        found["signs whose word is missing"] = -min(
+            max(lexicon.unexplained_glosses(glosses, said), default=0.0), 1.0
+        )
+        found["words that nobody signed"] = -min(
+            max(lexicon.unexplained_words(glosses, said), default=0.0), 1.0
+        )
+    return {
+        **found,
+        **{name: value for name, value in ours.items() if name in ("explained", "agreement")},
+    }
 
 
 SETS = (
@@ -121,7 +175,9 @@ SETS = (
 )
 
 
-def rows_of(model: TrainedModel, features: Path, splits: Mapping[str, Split], lexicon: Lexicon | None) -> Iterator[tuple[str, ...]]:
+def rows_of(
+    model: TrainedModel, features: Path, splits: Mapping[str, Split], lexicon: Lexicon | None
+) -> Iterator[tuple[str, ...]]:
     """Cells of the table."""
     loaded = {name: np.load(features / f"{name}.npz") for name in splits}
     arrays = {name: {key: file[key] for key in file.files} for name, file in loaded.items()}
@@ -129,34 +185,65 @@ def rows_of(model: TrainedModel, features: Path, splits: Mapping[str, Split], le
         given: dict[str, list[dict[str, float]]] = {}
         right: dict[str, list[bool]] = {}
         for name, split in splits.items():
-            examples = [{key: value[row] for key, value in arrays[name].items()} for row in range(len(arrays[name]["index"]))]
+            examples = [
+                {key: value[row] for key, value in arrays[name].items()}
+                for row in range(len(arrays[name]["index"]))
+            ]
             given[name] = [candidates(example, decoder, model, lexicon) for example in examples]
-            texts = [model.tokenizer.decode(example[f"{decoder}_tokens"].tolist()) for example in examples]
+            texts = [
+                model.tokenizer.decode(example[f"{decoder}_tokens"].tolist())
+                for example in examples
+            ]
             right[name] = [
-                is_right(split.index[int(example["index"])].text, text, lowercase=model.config.tokenizer.lowercase)
+                is_right(
+                    split.index[int(example["index"])].text,
+                    text,
+                    lowercase=model.config.tokenizer.lowercase,
+                )
                 for example, text in zip(examples, texts)
             ]
         fitted_on, measured_on = splits
         names = list(given[measured_on][0])
-        for chosen in [(name,) for name in names] + [some for some in SETS if set(some) <= set(names)]:
-            yield decoder, " + ".join(chosen), *_figures(chosen, given, right, fitted_on, measured_on)
+        for chosen in [(name,) for name in names] + [
+            some for some in SETS if set(some) <= set(names)
+        ]:
+            yield (
+                decoder,
+                " + ".join(chosen),
+                *_figures(chosen, given, right, fitted_on, measured_on),
+            )
 
 
 def _figures(
-    chosen: Sequence[str], given: Mapping[str, list[dict[str, float]]], right: Mapping[str, list[bool]], fitted_on: str, measured_on: str
+    chosen: Sequence[str],
+    given: Mapping[str, list[dict[str, float]]],
+    right: Mapping[str, list[bool]],
+    fitted_on: str,
+    measured_on: str,
 ) -> tuple[str, str, str]:
     def only(name: str) -> list[dict[str, float]]:
         return [{key: float(one[key]) for key in chosen} for one in given[name]]
 
     scale: Callable[[Mapping[str, float]], float] = fit_scale(only(fitted_on), right[fitted_on])
     found = reliability([scale(one) for one in only(measured_on)], right[measured_on])
-    return f"{found.auc:.3f}", f"{found.ece:.3f}", f"{found.ece_interval[0]:.3f}–{found.ece_interval[1]:.3f}"
+    return (
+        f"{found.auc:.3f}",
+        f"{found.ece:.3f}",
+        f"{found.ece_interval[0]:.3f}–{found.ece_interval[1]:.3f}",
+    )
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     flags.add_argument("--workdir", required=True)
-    flags.add_argument("--features", required=True, type=Path, help="folder for what is decoded; used again if it is there")
+    flags.add_argument(
+        "--features",
+        required=True,
+        type=Path,
+        help="folder for what is decoded; used again if it is there",
+    )
     flags.add_argument("--data_dir", help="default: that of the run")
     flags.add_argument("--output", type=Path, help="JSON file with the rows")
     arguments = flags.parse_args()
@@ -170,9 +257,14 @@ def main() -> None:
     lexicon = lexicon_of(dataset.split(data.train_split).index) if model.gloss_tokenizer else None
     rows = list(rows_of(model, arguments.features, splits, lexicon))
     header = ("decoder", "statistic", "AUC", "calibration error", "95 %")
-    print("\n".join("| " + " | ".join(row) + " |" for row in [header, ("---",) * len(header), *rows]))
+    print(
+        "\n".join("| " + " | ".join(row) + " |" for row in [header, ("---",) * len(header), *rows])
+    )
     if arguments.output:
-        arguments.output.write_text(json.dumps([dict(zip(header, row)) for row in rows], indent=1, ensure_ascii=False) + "\n")
+        arguments.output.write_text(
+            json.dumps([dict(zip(header, row)) for row in rows], indent=1, ensure_ascii=False)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def ours(logits, logit_lengths, labels, label_lengths):
 def theirs(logits, logit_lengths, labels, label_lengths):
     logit_paddings = jnp.arange(logits.shape[1]) >= logit_lengths[:, None]
     label_paddings = jnp.arange(labels.shape[1]) >= label_lengths[:, None]
-    return optax.ctc_loss(logits, logit_paddings.astype(jnp.float32), labels, label_paddings.astype(jnp.float32)).mean()
+    return optax.ctc_loss(
+        logits, logit_paddings.astype(jnp.float32), labels, label_paddings.astype(jnp.float32)
+    ).mean()
 
 
 def main() -> None:
@@ -43,12 +45,20 @@ def main() -> None:
     args = parser.parse_args()
 
     rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.standard_normal((args.batch, args.steps, args.vocabulary), np.float32), args.dtype)
+    logits = jnp.asarray(
+        rng.standard_normal((args.batch, args.steps, args.vocabulary), np.float32), args.dtype
+    )
     labels = jnp.asarray(rng.integers(1, args.vocabulary, (args.batch, args.labels)), jnp.int32)
-    lengths = jnp.full(args.batch, args.steps, jnp.int32), jnp.asarray(rng.integers(1, args.labels + 1, args.batch), jnp.int32)
+    lengths = (
+        jnp.full(args.batch, args.steps, jnp.int32),
+        jnp.asarray(rng.integers(1, args.labels + 1, args.batch), jnp.int32),
+    )
     inputs = (logits, lengths[0], labels, lengths[1])
 
-    compiled = {name: jax.jit(jax.value_and_grad(loss)).lower(*inputs).compile() for name, loss in (("ours", ours), ("optax", theirs))}
+    compiled = {
+        name: jax.jit(jax.value_and_grad(loss)).lower(*inputs).compile()
+        for name, loss in (("ours", ours), ("optax", theirs))
+    }
     seconds, cpu_seconds = {name: [] for name in compiled}, {name: [] for name in compiled}
     for run in range(args.runs + 1):
         for name, step in compiled.items():
@@ -59,16 +69,24 @@ def main() -> None:
                 cpu_seconds[name].append(time.process_time() - worked)
 
     shape = f"({args.batch}, {args.steps}, {args.vocabulary}) {args.dtype}"
-    print(f"{jax.devices()[0].device_kind}, logits {shape}, {args.labels} labels, medians of {args.runs} runs")
+    print(
+        f"{jax.devices()[0].device_kind}, logits {shape}, {args.labels} labels, medians of {args.runs} runs"
+    )
     times = {name: statistics.median(taken) for name, taken in seconds.items()}
     works = {name: statistics.median(taken) for name, taken in cpu_seconds.items()}
     memories = {}
     for name, step in compiled.items():
         memory = step.memory_analysis()
         memories[name] = memory.temp_size_in_bytes + memory.output_size_in_bytes
-        print(f"{name:6}  {times[name] * 1e3:8.1f} ms   {works[name] * 1e3:8.1f} ms of processor   {memories[name] / 2**20:8.1f} MiB")
-    time_ratio, work_ratio, memory_ratio = (found["ours"] / found["optax"] for found in (times, works, memories))
-    print(f"ours/optax: time {time_ratio:.2f}, processor {work_ratio:.2f}, memory {memory_ratio:.2f}; load {os.getloadavg()[0]:.1f}")
+        print(
+            f"{name:6}  {times[name] * 1e3:8.1f} ms   {works[name] * 1e3:8.1f} ms of processor   {memories[name] / 2**20:8.1f} MiB"
+        )
+    time_ratio, work_ratio, memory_ratio = (
+        found["ours"] / found["optax"] for found in (times, works, memories)
+    )
+    print(
+        f"ours/optax: time {time_ratio:.2f}, processor {work_ratio:.2f}, memory {memory_ratio:.2f}; load {os.getloadavg()[0]:.1f}"
+    )
     if args.without_search:
         return
 
@@ -78,7 +96,9 @@ def main() -> None:
         jax.block_until_ready(ctc_prefix_beam_search(logits, lengths[0], beam_size=8))
         if run:
             searching.append(time.perf_counter() - start)
-    print(f"prefix beam search at {logits.shape}, beam 8: {statistics.median(searching) * 1e3:.1f} ms")
+    print(
+        f"prefix beam search at {logits.shape}, beam 8: {statistics.median(searching) * 1e3:.1f} ms"
+    )
 
 
 if __name__ == "__main__":

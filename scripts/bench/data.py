@@ -32,7 +32,16 @@ from signvit_jax.text.tokenizer import learn
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "data.md"
 AUGMENTATION = AugmentConfig(
-    rotate=8.0, translate=0.06, scale=0.15, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.03, speed=0.15, frame_jitter=0.5, frame_drop=0.1
+    rotate=8.0,
+    translate=0.06,
+    scale=0.15,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+    hue=0.03,
+    speed=0.15,
+    frame_jitter=0.5,
+    frame_drop=0.1,
 )
 
 
@@ -57,7 +66,13 @@ def best_rate(read: Callable[[], int], runs: int, child: VideoReader | None = No
     for _ in range(runs):
         clock, cores = time.perf_counter(), time.process_time() + child_seconds(child)
         frames = read()
-        rates.append(Rate(frames, time.perf_counter() - clock, time.process_time() + child_seconds(child) - cores))
+        rates.append(
+            Rate(
+                frames,
+                time.perf_counter() - clock,
+                time.process_time() + child_seconds(child) - cores,
+            )
+        )
     return max(rates, key=lambda rate: rate.per_core)
 
 
@@ -87,13 +102,20 @@ def build(videos: Sequence[Path], folder: Path) -> Split:
     from tfds_builders.video_folder.video_folder_dataset_builder import Builder
 
     table = folder / "clips.csv"
-    table.write_text("uid,text\n" + "".join(f'"{path.name}",clip {number}\n' for number, path in enumerate(videos)))
+    table.write_text(
+        "uid,text\n"
+        + "".join(f'"{path.name}",clip {number}\n' for number, path in enumerate(videos))
+    )
     options = {"csv": table, "videos": videos[0].parent}
-    Builder(data_dir=folder, options=options, val_fraction=0.0, test_fraction=0.0).download_and_prepare()
+    Builder(
+        data_dir=folder, options=options, val_fraction=0.0, test_fraction=0.0
+    ).download_and_prepare()
     return open_dataset(folder, "video_folder").split("train")
 
 
-def decode_all(reader: VideoReader, videos: Sequence[Path], sampling: Sampling, quality: int = 0) -> int:
+def decode_all(
+    reader: VideoReader, videos: Sequence[Path], sampling: Sampling, quality: int = 0
+) -> int:
     return sum(1 for path in videos for _ in reader.iterate(path, sampling, VideoLimits(), quality))
 
 
@@ -104,7 +126,9 @@ def read_records(split: Split) -> int:
 def batch_reader(split: Split, config: Config, batch_size: int) -> Callable[[], int]:
     tokenizer = learn([entry.text or "-" for entry in split.index], config.tokenizer)
     length = padded_text_length(split, tokenizer, config.model.decoder.max_len)
-    batches = make_batches(split, tokenizer, config, batch_size=batch_size, training=True, text_length=length)
+    batches = make_batches(
+        split, tokenizer, config, batch_size=batch_size, training=True, text_length=length
+    )
 
     def read() -> int:
         batches.set_state(batches.state_at(0))
@@ -125,7 +149,11 @@ def seek_with_opencv(videos: Sequence[Path], config: DataConfig) -> int:
             capture.set(cv2.CAP_PROP_POS_FRAMES, int(position))
             found, picture = capture.read()
             if found:
-                cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), (config.image_size, config.image_size), interpolation=cv2.INTER_AREA)
+                cv2.resize(
+                    cv2.cvtColor(picture, cv2.COLOR_BGR2RGB),
+                    (config.image_size, config.image_size),
+                    interpolation=cv2.INTER_AREA,
+                )
                 frames += 1
         capture.release()
     return frames
@@ -137,40 +165,67 @@ def read_with_pillow(split: Split, config: DataConfig) -> int:
     for i in range(len(split)):
         video = split[i]["video"]
         for k in sample_frames(len(video), 25.0, config, limit=config.num_frames):
-            np.asarray(Image.open(io.BytesIO(video[k])).convert("RGB").resize((size, size), Image.BILINEAR))
+            np.asarray(
+                Image.open(io.BytesIO(video[k])).convert("RGB").resize((size, size), Image.BILINEAR)
+            )
             frames += 1
     return frames
 
 
 def measure(videos: Sequence[Path], split: Split, args: argparse.Namespace) -> dict[str, Rate]:
-    config = Config(data=DataConfig(num_frames=args.num_frames, image_size=args.image_size, num_threads=args.threads))
-    augmented = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=AUGMENTATION))
+    config = Config(
+        data=DataConfig(
+            num_frames=args.num_frames, image_size=args.image_size, num_threads=args.threads
+        )
+    )
+    augmented = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, augment=AUGMENTATION)
+    )
     clip = split[0]["video"]
     rates = {}
     with VideoReader() as reader:
         decode_all(reader, videos[:1], Sampling())  # starts the child
         rates["build: decode, shrink to 256, JPEG"] = best_rate(
-            lambda: decode_all(reader, videos, Sampling(short_side=256, max_frame_rate=25.0), 90), args.runs, reader
+            lambda: decode_all(reader, videos, Sampling(short_side=256, max_frame_rate=25.0), 90),
+            args.runs,
+            reader,
         )
         rates["sequential decode in the child, shrunk to 224"] = best_rate(
-            lambda: decode_all(reader, videos, Sampling(short_side=args.image_size)), args.runs, reader
+            lambda: decode_all(reader, videos, Sampling(short_side=args.image_size)),
+            args.runs,
+            reader,
         )
-    rates["records from the shards, nothing decoded"] = best_rate(lambda: read_records(split), args.runs)
-    rates[f"decode and fit to {args.image_size}, one thread"] = best_rate(lambda: len(decode_clip(clip, args.image_size, "squash")), 5 * args.runs)
+    rates["records from the shards, nothing decoded"] = best_rate(
+        lambda: read_records(split), args.runs
+    )
+    rates[f"decode and fit to {args.image_size}, one thread"] = best_rate(
+        lambda: len(decode_clip(clip, args.image_size, "squash")), 5 * args.runs
+    )
     rates["training reads"] = best_rate(batch_reader(split, config, args.batch_size), args.runs)
-    rates["training reads, augmented"] = best_rate(batch_reader(split, augmented, args.batch_size), args.runs)
-    rates["the same frames with Pillow from the shards"] = best_rate(lambda: read_with_pillow(split, config.data), args.runs)
-    rates["the same frames by seeking with OpenCV"] = best_rate(lambda: seek_with_opencv(videos, config.data), args.runs)
+    rates["training reads, augmented"] = best_rate(
+        batch_reader(split, augmented, args.batch_size), args.runs
+    )
+    rates["the same frames with Pillow from the shards"] = best_rate(
+        lambda: read_with_pillow(split, config.data), args.runs
+    )
+    rates["the same frames by seeking with OpenCV"] = best_rate(
+        lambda: seek_with_opencv(videos, config.data), args.runs
+    )
     return rates
 
 
-def page(rates: dict[str, Rate], videos: Sequence[Path], split: Split, args: argparse.Namespace) -> str:
+def page(
+    rates: dict[str, Rate], videos: Sequence[Path], split: Split, args: argparse.Namespace
+) -> str:
     with av.open(str(videos[0])) as container:
         stream = container.streams.video[0]
         source = f"{len(videos)} videos, the first {stream.width} x {stream.height} {stream.codec_context.name} of {stream.frames} frames"
     seeking = rates["the same frames by seeking with OpenCV"].per_core
     kilobytes = np.mean([len(jpeg) for jpeg in split[0]["video"]]) / 1000
-    rows = "\n".join(f"| {name} | {rate.per_core:,.0f} | {rate.per_second:,.0f} | {rate.per_core / seeking:.1f} |" for name, rate in rates.items())
+    rows = "\n".join(
+        f"| {name} | {rate.per_core:,.0f} | {rate.per_second:,.0f} | {rate.per_core / seeking:.1f} |"
+        for name, rate in rates.items()
+    )
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return f"""# Data
 
@@ -189,9 +244,15 @@ batches: shards, frame sampling, JPEG decoding, fitting, tokens. Seeking reads t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=Path, help="folder of mp4 files; without it they are drawn")
-    parser.add_argument("--clips", type=int, default=24, help="how many clips are drawn, or taken of the folder")
-    parser.add_argument("--source_size", type=int, default=480, help="height and width of drawn videos, in pixels")
+    parser.add_argument(
+        "--videos", type=Path, help="folder of mp4 files; without it they are drawn"
+    )
+    parser.add_argument(
+        "--clips", type=int, default=24, help="how many clips are drawn, or taken of the folder"
+    )
+    parser.add_argument(
+        "--source_size", type=int, default=480, help="height and width of drawn videos, in pixels"
+    )
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--num_frames", type=int, default=16)
     parser.add_argument("--batch_size", type=int, default=8)

@@ -48,18 +48,31 @@ class TorchProcess:
 
     def __init__(self, python: str):
         script = Path(__file__).with_name("torch_decoder.py")
-        self.process = subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        print("torch {version}, {threads} threads".format(**json.loads(self.process.stdout.readline())))
+        self.process = subprocess.Popen(
+            [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        print(
+            "torch {version}, {threads} threads".format(
+                **json.loads(self.process.stdout.readline())
+            )
+        )
 
     def seconds(self, do: str, **values: object) -> float:
         print(json.dumps({"do": do, **values}), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())["seconds"]
 
     def load(self, decoder: TextDecoder, memory: np.ndarray) -> None:
-        weights = {"heads": decoder.heads, "layers": len(decoder.layers), "memory": memory, "embedding": np.asarray(decoder.embedding[...])}
+        weights = {
+            "heads": decoder.heads,
+            "layers": len(decoder.layers),
+            "memory": memory,
+            "embedding": np.asarray(decoder.embedding[...]),
+        }
         weights["positions"] = sinusoids(decoder.max_len, memory.shape[-1])
         for number, layer in enumerate(decoder.layers):
-            for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(layer, nnx.Param))):
+            for path, leaf in jax.tree.leaves_with_path(
+                nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+            ):
                 weights[f"{number}/" + "/".join(str(key.key) for key in path)] = np.asarray(leaf)
         with tempfile.TemporaryDirectory() as folder:
             np.savez(Path(folder) / "weights.npz", **weights)
@@ -74,7 +87,9 @@ class TorchProcess:
 
 def contenders(decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess | None) -> dict:
     """Name -> a call that runs once and says how many seconds decoding took."""
-    memory = jax.random.normal(jax.random.key(1), (clips, MEMORY, decoder.embedding.shape[1]), decoder.dtype)
+    memory = jax.random.normal(
+        jax.random.key(1), (clips, MEMORY, decoder.embedding.shape[1]), decoder.dtype
+    )
     source, ids = Source(decoder, memory), {"bos_id": BOS, "eos_id": NO_EOS, "max_len": TOKENS}
     rows = jnp.repeat(memory, beam, axis=0)
     forward = jax.jit(lambda decoder, tokens, memory: decoder(tokens, memory)[:, -1])
@@ -82,10 +97,16 @@ def contenders(decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess 
     def uncached(tokens):
         return forward(decoder, tokens, rows)
 
-    search = (lambda: greedy(source, **ids)) if beam == 1 else (lambda: beam_search(source, **ids, beam_size=beam))
+    search = (
+        (lambda: greedy(source, **ids))
+        if beam == 1
+        else (lambda: beam_search(source, **ids, beam_size=beam))
+    )
     found = {
         "ours, cached": lambda: seconds(search),
-        "ours, uncached": lambda: uncached_loop(lambda length: seconds(uncached, np.full((len(rows), length), BOS, np.int32))),
+        "ours, uncached": lambda: uncached_loop(
+            lambda length: seconds(uncached, np.full((len(rows), length), BOS, np.int32))
+        ),
     }
     if torch:
         torch.load(decoder, np.asarray(rows, np.float32))
@@ -93,7 +114,9 @@ def contenders(decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess 
         difference = np.abs(torch.logits(prefix) - np.asarray(uncached(prefix))).max()
         print(f"torch's logits differ from ours by at most {difference:.1e}")
         step = functools.partial(torch.seconds, "step", rows=len(rows), bos_id=BOS)
-        found["torch, cached"] = lambda: torch.seconds("decode", rows=len(rows), max_len=TOKENS, bos_id=BOS)
+        found["torch, cached"] = lambda: torch.seconds(
+            "decode", rows=len(rows), max_len=TOKENS, bos_id=BOS
+        )
         found["torch, uncached"] = lambda: uncached_loop(lambda length: step(length=length))
     return found
 
@@ -109,20 +132,35 @@ def bandwidth() -> float:
 def weight_bytes_per_token(decoder: TextDecoder) -> int:
     """What one step must read: every weight but those that project the memory, once a sentence; in the dtype that it computes in."""
     paths = jax.tree.leaves_with_path(nnx.state(decoder, nnx.Param))
-    return sum(leaf.size for path, leaf in paths if "key_value" not in jax.tree_util.keystr(path)) * jnp.dtype(decoder.dtype).itemsize
+    return (
+        sum(leaf.size for path, leaf in paths if "key_value" not in jax.tree_util.keystr(path))
+        * jnp.dtype(decoder.dtype).itemsize
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--torch_python", help="a Python that has torch and numpy; without it torch is left out")
+    parser.add_argument(
+        "--torch_python", help="a Python that has torch and numpy; without it torch is left out"
+    )
     args = parser.parse_args()
 
-    decoder = TextDecoder(DecoderConfig(max_len=TOKENS), VOCABULARY, dtype=jnp.dtype(args.dtype), rngs=nnx.Rngs(params=jax.random.key(0)))
+    decoder = TextDecoder(
+        DecoderConfig(max_len=TOKENS),
+        VOCABULARY,
+        dtype=jnp.dtype(args.dtype),
+        rngs=nnx.Rngs(params=jax.random.key(0)),
+    )
     torch = TorchProcess(args.torch_python) if args.torch_python else None
-    print(f"{jax.devices()[0].device_kind}, {args.dtype}, {TOKENS} tokens, vocabulary {VOCABULARY}; medians of {args.runs} runs in turn")
-    for name, clips, beam in (("greedy, 1 clip", 1, 1), (f"beam {BEAM}, {CLIPS} clips", CLIPS, BEAM)):
+    print(
+        f"{jax.devices()[0].device_kind}, {args.dtype}, {TOKENS} tokens, vocabulary {VOCABULARY}; medians of {args.runs} runs in turn"
+    )
+    for name, clips, beam in (
+        ("greedy, 1 clip", 1, 1),
+        (f"beam {BEAM}, {CLIPS} clips", CLIPS, BEAM),
+    ):
         calls = contenders(decoder, clips, beam, torch)
         taken = {contender: [] for contender in calls}
         for run in range(args.runs + 1):
@@ -138,7 +176,9 @@ def main() -> None:
             )
     per_token, rate = weight_bytes_per_token(decoder), bandwidth()
     bound = per_token / rate * (TOKENS - 1)
-    print(f"bound for one clip: {per_token / 1e6:.0f} MB of weights a token at {rate / 1e9:.1f} GB/s, {bound:.3f} s a sentence")
+    print(
+        f"bound for one clip: {per_token / 1e6:.0f} MB of weights a token at {rate / 1e9:.1f} GB/s, {bound:.3f} s a sentence"
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ def many_takes(number: int, seconds: float, longest_pause: float) -> Recording:
         glosses, _ = script(0, "test", index, Options())
         frames, _ = draw_clip(0, "test", index, Options())
         clips.append((frames, grammar.translate(glosses)))
-        pause = np.repeat(frames[-1:].astype(np.float32), round(rng.uniform(0.0, longest_pause) * RATE), axis=0)
+        pause = np.repeat(
+            frames[-1:].astype(np.float32), round(rng.uniform(0.0, longest_pause) * RATE), axis=0
+        )
         pause = np.clip(pause + rng.normal(0.0, 2.0, pause.shape), 0, 255).astype(np.uint8)
         parts += [frames, pause]
         length += len(frames) + len(pause)
@@ -56,7 +58,10 @@ def one_take(number: int, seconds: float, longest_pause: float) -> Recording:
             own.append((line.seconds + now, line.values, line.flow))
         spans += [(gloss, start + now, end + now) for gloss, start, end in said.spans]
         now += said.seconds + rng.uniform(0.0, longest_pause) + 1e-3
-    whole = {hand: TimeLine(*(np.concatenate([part[field] for part in own]) for field in range(3))) for hand, own in keys.items()}
+    whole = {
+        hand: TimeLine(*(np.concatenate([part[field] for part in own]) for field in range(3)))
+        for hand, own in keys.items()
+    }
     frames = _filmed(Utterance(**whole, spans=tuple(spans), seconds=now), signer, scene, rng)
     return Recording(frames, " ".join(text for _, text in clips), clips)
 
@@ -71,7 +76,9 @@ def rest(kind: str, number: int) -> np.ndarray:
         scene = dataclasses.replace(scene, sway=(0.0, 0.0))
     if kind == "scratching":
         return _filmed(_scratching(signer, rng), signer, scene, rng)
-    resting = {hand: [(0.0, values), (seconds, values)] for hand, values in motion._at_rest(signer).items()}
+    resting = {
+        hand: [(0.0, values), (seconds, values)] for hand, values in motion._at_rest(signer).items()
+    }
     if kind == "walking":
         return _walking(_utterance(resting, seconds), signer, scene, rng)
     return _filmed(_utterance(resting, seconds), signer, scene, rng)
@@ -81,10 +88,15 @@ def _scratching(signer: Signer, rng: np.random.Generator) -> Utterance:
     """A hand goes up to the head, scratches it and goes home."""
     resting = motion._at_rest(signer)
     at_head = resting["dominant"].copy()
-    at_head[:3] = motion.place(np.array([rng.uniform(0.1, 0.45), rng.uniform(-0.95, -0.6), 0.3]), signer)
+    at_head[:3] = motion.place(
+        np.array([rng.uniform(0.1, 0.45), rng.uniform(-0.95, -0.6), 0.3]), signer
+    )
     at_head[3], at_head[5:] = 30.0, motion._values((WAITING,), signer)[0][5:]
     begin = rng.uniform(0.3, 0.6)
-    now, keys = begin + rng.uniform(0.5, 0.8), [(0.0, resting["dominant"]), (begin, resting["dominant"])]
+    now, keys = (
+        begin + rng.uniform(0.5, 0.8),
+        [(0.0, resting["dominant"]), (begin, resting["dominant"])],
+    )
     for stroke in range(int(rng.integers(3, 8))):
         moved = at_head.copy()
         moved[:2] += 0.05 * (-1) ** stroke
@@ -92,34 +104,57 @@ def _scratching(signer: Signer, rng: np.random.Generator) -> Utterance:
         now += rng.uniform(0.12, 0.2)
     seconds = now + rng.uniform(0.8, 1.2)
     keys += [(now + 0.6, resting["dominant"]), (seconds, resting["dominant"])]
-    return _utterance({"dominant": keys, "weak": [(0.0, resting["weak"]), (seconds, resting["weak"])]}, seconds)
+    return _utterance(
+        {"dominant": keys, "weak": [(0.0, resting["weak"]), (seconds, resting["weak"])]}, seconds
+    )
 
 
-def _walking(resting: Utterance, signer: Signer, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def _walking(
+    resting: Utterance, signer: Signer, scene: Scene, rng: np.random.Generator
+) -> np.ndarray:
     """The whole body comes in from the side, or goes out, and bobs as it walks."""
     when = np.arange(math.ceil(resting.seconds * RATE)) / RATE
     way = np.clip(when / (0.6 * resting.seconds), 0.0, 1.0)
     away = 1.9 * (1 - way if rng.random() < 0.5 else way)
     side, walks = (1 if rng.random() < 0.5 else -1), (away > 0.01) & (away < 1.89)
     bob = 0.04 * np.abs(np.sin(2 * np.pi * 1.8 * when)) * walks
-    arms = [motion.arm(getattr(resting, hand).at(when), signer, way) for hand, way in (("dominant", 1.0), ("weak", -1.0))]
+    arms = [
+        motion.arm(getattr(resting, hand).at(when), signer, way)
+        for hand, way in (("dominant", 1.0), ("weak", -1.0))
+    ]
     frames = []
     for t in range(len(when)):
-        shift = scene.shift[0] + side * away[t] / render.HEIGHT, scene.shift[1] + bob[t] / render.HEIGHT
-        here = [motion.Arm(*(getattr(arm, field.name)[t : t + 1] for field in dataclasses.fields(arm))) for arm in arms]
+        shift = (
+            scene.shift[0] + side * away[t] / render.HEIGHT,
+            scene.shift[1] + bob[t] / render.HEIGHT,
+        )
+        here = [
+            motion.Arm(*(getattr(arm, field.name)[t : t + 1] for field in dataclasses.fields(arm)))
+            for arm in arms
+        ]
         moved = dataclasses.replace(scene, shift=shift, sway=(0.0, 0.0))
-        frames.append(render.draw(*here, np.zeros((1, 3)), when[t : t + 1], signer, moved, SIZE, rng)[0])
+        frames.append(
+            render.draw(*here, np.zeros((1, 3)), when[t : t + 1], signer, moved, SIZE, rng)[0]
+        )
     return np.stack(frames)
 
 
 def _utterance(keys: dict[str, Sequence[tuple[float, np.ndarray]]], seconds: float) -> Utterance:
     lines = {
-        hand: TimeLine(np.array([at for at, _ in own]), np.stack([values for _, values in own]), np.zeros(len(own))) for hand, own in keys.items()
+        hand: TimeLine(
+            np.array([at for at, _ in own]),
+            np.stack([values for _, values in own]),
+            np.zeros(len(own)),
+        )
+        for hand, own in keys.items()
     }
     return Utterance(**lines, spans=(), seconds=seconds)
 
 
 def _filmed(said: Utterance, signer: Signer, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     when = np.arange(math.ceil(said.seconds * RATE)) / RATE
-    arms = [motion.arm(getattr(said, hand).at(when), signer, way) for hand, way in (("dominant", 1.0), ("weak", -1.0))]
+    arms = [
+        motion.arm(getattr(said, hand).at(when), signer, way)
+        for hand, way in (("dominant", 1.0), ("weak", -1.0))
+    ]
     return render.draw(*arms, motion.head_pose(said, when), when, signer, scene, SIZE, rng)

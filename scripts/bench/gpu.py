@@ -30,7 +30,11 @@ def rows() -> dict[str, dict]:
     main = {"remat": "dots", "program": "jax_step.py"}
     torch = {"program": "torch_step.py"}
     configs = {
-        name: {"program": "jax_step.py", "config": f"configs/{name.removesuffix('_accumulated')}.py", "overrides": overrides}
+        name: {
+            "program": "jax_step.py",
+            "config": f"configs/{name.removesuffix('_accumulated')}.py",
+            "overrides": overrides,
+        }
         for name, overrides in CONFIG_ROWS.items()
     }
     return {
@@ -38,7 +42,11 @@ def rows() -> dict[str, dict]:
         "reference": main,
         **configs,
         "encode": {"program": "jax_step.py", "mode": "encode", "clips": 1, "scan": False},
-        "small_gpu": {"program": "gpu_learning.py", "config": "configs/small_gpu.py", "learning_steps": 200},
+        "small_gpu": {
+            "program": "gpu_learning.py",
+            "config": "configs/small_gpu.py",
+            "learning_steps": 200,
+        },
         "torch": torch,
         "torch_compiled": torch | {"compile": True},
         "reference_full": main | {"remat": "full"},
@@ -53,12 +61,35 @@ FIRST_CALL = ("numerics", "reference", "dense_vit")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default=",".join(FIRST_CALL), help=f"names, with commas between: {', '.join(rows())} ({', '.join(FIRST_CALL)})")
-    parser.add_argument("--minutes", type=float, default=4.0, help="the whole call takes no longer; a row that runs then is stopped (4)")
-    parser.add_argument("--steps", type=int, default=5, help="steps that are timed, three times (5)")
-    parser.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny: on a CPU, to see that every row runs")
-    parser.add_argument("--output", type=Path, default=Path("runs/gpu.jsonl"), help="results are appended here, one line a row")
-    parser.add_argument("--torch_python", default=sys.executable, help="a Python that has torch and numpy")
+    parser.add_argument(
+        "--rows",
+        default=",".join(FIRST_CALL),
+        help=f"names, with commas between: {', '.join(rows())} ({', '.join(FIRST_CALL)})",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=4.0,
+        help="the whole call takes no longer; a row that runs then is stopped (4)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=5, help="steps that are timed, three times (5)"
+    )
+    parser.add_argument(
+        "--size",
+        choices=("full", "tiny"),
+        default="full",
+        help="tiny: on a CPU, to see that every row runs",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/gpu.jsonl"),
+        help="results are appended here, one line a row",
+    )
+    parser.add_argument(
+        "--torch_python", default=sys.executable, help="a Python that has torch and numpy"
+    )
     args = parser.parse_args()
     known, chosen = rows(), args.rows.split(",")
     if unknown := [name for name in chosen if name not in known]:
@@ -73,7 +104,12 @@ def main() -> int:
             case = BASE | known[name] | {"name": name, "size": args.size, "steps": args.steps}
             found = measured(case, args.torch_python, folder, end - time.monotonic())
             failed += "failed" in found
-            line = {"row": name, "size": args.size, "card": card, "load": round(os.getloadavg()[0], 1)} | found
+            line = {
+                "row": name,
+                "size": args.size,
+                "card": card,
+                "load": round(os.getloadavg()[0], 1),
+            } | found
             with args.output.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
@@ -93,10 +129,22 @@ def measured(case: dict, torch_python: str, folder: str, seconds: float) -> dict
 def device_name() -> str:
     """The card as its driver names it, the processor where there is no card."""
     try:
-        query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.strip().replace("\n", "; ")
+        query = [
+            "nvidia-smi",
+            "--query-gpu=name,memory.total,driver_version",
+            "--format=csv,noheader",
+        ]
+        return (
+            subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+            .stdout.strip()
+            .replace("\n", "; ")
+        )
     except (OSError, subprocess.SubprocessError):
-        models = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
         return f"no GPU; {len(models)} x {models[0] if models else 'CPU'}"
 
 

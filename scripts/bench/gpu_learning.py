@@ -26,10 +26,17 @@ def draw(clips: int, frames: int, size: int, rng: np.random.Generator) -> dict[s
         for frame in range(frames):
             number, place = divmod(frame * WORDS_A_CLIP / frames, 1.0)
             angle = 2 * np.pi * words[clip, int(number)] / WORDS
-            x, y = (int(size / 2 + radius * place * turn(angle)) - square // 2 for turn in (np.cos, np.sin))
+            x, y = (
+                int(size / 2 + radius * place * turn(angle)) - square // 2
+                for turn in (np.cos, np.sin)
+            )
             video[clip, frame, y : y + square, x : x + square] = 230
     tokens = np.zeros((clips, TEXT), np.int32)
-    tokens[:, 0], tokens[:, 1 : 1 + WORDS_A_CLIP], tokens[:, 1 + WORDS_A_CLIP] = BOS, FIRST_WORD + words, EOS
+    tokens[:, 0], tokens[:, 1 : 1 + WORDS_A_CLIP], tokens[:, 1 + WORDS_A_CLIP] = (
+        BOS,
+        FIRST_WORD + words,
+        EOS,
+    )
     return {
         "video": video,
         "frame_lengths": np.full(clips, frames, np.int32),
@@ -55,7 +62,10 @@ def main() -> None:
         losses.append(run().loss.total)
     jax.block_until_ready(losses[-1])
     seconds = time.perf_counter() - start
-    first, last = (float(np.mean([float(x) for x in part])) for part in (losses[: steps // 10 + 1], losses[-(steps // 10 + 1) :]))
+    first, last = (
+        float(np.mean([float(x) for x in part]))
+        for part in (losses[: steps // 10 + 1], losses[-(steps // 10 + 1) :])
+    )
     result = {
         "seconds": seconds / steps,
         "clips_per_second": round(clips * steps / seconds, 1),

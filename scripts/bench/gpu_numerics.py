@@ -19,14 +19,26 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.losses import divisors, translation_loss
 
 # bfloat16 keeps 8 bits: differences of a few of its steps, relative to the largest value.
-BOUNDS = {"attention": 0.02, "attention_gradient": 0.04, "dropout_threefry": 0.005, "dropout_rbg": 0.005, "loss": 1e-4, "gradients": 2e-3}
+BOUNDS = {
+    "attention": 0.02,
+    "attention_gradient": 0.04,
+    "dropout_threefry": 0.005,
+    "dropout_rbg": 0.005,
+    "loss": 1e-4,
+    "gradients": 2e-3,
+}
 
 
 def attention_differences(tokens: int, heads: int, width: int) -> dict[str, float]:
     """Largest relative differences of output and gradient from float32 attention, over odd and even lengths."""
     worst = {"attention": 0.0, "attention_gradient": 0.0}
     for length in (tokens - 1, tokens):
-        inputs = [jax.random.normal(jax.random.key(i), (4, length, heads, width), jnp.float32).astype(jnp.bfloat16) for i in range(4)]
+        inputs = [
+            jax.random.normal(jax.random.key(i), (4, length, heads, width), jnp.float32).astype(
+                jnp.bfloat16
+            )
+            for i in range(4)
+        ]
 
         def run(implementation, *inputs):
             query, key, value, weight = inputs
@@ -34,7 +46,9 @@ def attention_differences(tokens: int, heads: int, width: int) -> dict[str, floa
             return (out * weight.reshape(out.shape).astype(jnp.float32)).sum(), out
 
         def both(implementation, inputs):
-            step = jax.jit(jax.value_and_grad(run, argnums=(1, 2, 3), has_aux=True), static_argnums=0)
+            step = jax.jit(
+                jax.value_and_grad(run, argnums=(1, 2, 3), has_aux=True), static_argnums=0
+            )
             (_, out), gradients = step(implementation, *inputs)
             return [out], gradients
 
@@ -52,15 +66,25 @@ def difference(ours: jax.Array, exact: jax.Array) -> float:
 def dropped_share(generator: str) -> float:
     """How far the share of zeroed entries is from the rate asked for."""
     rate, ones = 0.2, jnp.ones((64, 197, 256))
-    kept = jax.jit(lambda key: dropout(ones, rate, key))(jax.random.key(0, impl="rbg" if generator == "rbg" else None))
+    kept = jax.jit(lambda key: dropout(ones, rate, key))(
+        jax.random.key(0, impl="rbg" if generator == "rbg" else None)
+    )
     return float(abs(jnp.mean(kept == 0) - rate))
 
 
 def loss_differences(case: dict) -> dict[str, float]:
     """Relative differences of a small model's loss and gradients between this device and the CPU, float32 throughout."""
-    case = case | {"size": "tiny", "clips": 4, "frames": 8, "random": "threefry", "attention": "xla"}
+    case = case | {
+        "size": "tiny",
+        "clips": 4,
+        "frames": 8,
+        "random": "threefry",
+        "attention": "xla",
+    }
     config = case_config(case)
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, use_amp=False))
+    config = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, use_amp=False)
+    )
     definition = ModelDefinition(config, 500)
     batch = case_batch(case, config.data.image_size, 500)
 
@@ -71,10 +95,17 @@ def loss_differences(case: dict) -> dict[str, float]:
     for device in (jax.devices()[0], jax.devices("cpu")[0]):
         with jax.default_device(device), jax.default_matmul_precision("highest"):
             params = jax.device_put(jax.jit(lambda: definition.init(0))(), device)
-            found.append(jax.device_get(jax.jit(jax.value_and_grad(loss))(params, jax.device_put(batch, device))))
+            found.append(
+                jax.device_get(
+                    jax.jit(jax.value_and_grad(loss))(params, jax.device_put(batch, device))
+                )
+            )
     (ours, ours_grad), (exact, exact_grad) = found
     size = max(float(np.abs(g).max()) for g in jax.tree.leaves(exact_grad))
-    gradients = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(ours_grad), jax.tree.leaves(exact_grad)))
+    gradients = max(
+        float(np.abs(a - b).max())
+        for a, b in zip(jax.tree.leaves(ours_grad), jax.tree.leaves(exact_grad))
+    )
     return {"loss": float(abs(ours - exact) / abs(exact)), "gradients": gradients / size}
 
 
@@ -84,10 +115,19 @@ def main() -> None:
     found = attention_differences(197, *((16, 64) if case["size"] == "full" else (2, 16)))
     found |= {f"dropout_{name}": dropped_share(name) for name in ("threefry", "rbg")}
     found |= loss_differences(case)
-    beyond = [f"{name} {value:.2g} > {BOUNDS[name]:g}" for name, value in found.items() if not value <= BOUNDS[name]]
+    beyond = [
+        f"{name} {value:.2g} > {BOUNDS[name]:g}"
+        for name, value in found.items()
+        if not value <= BOUNDS[name]
+    ]
     result = {name: float(f"{value:.3g}") for name, value in found.items()}
-    result |= {"attention_is": fastest_attention(jnp.bfloat16, 64, plain=True), "wall_seconds": round(time.perf_counter() - start, 1)}
-    result |= {"about": f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}"}
+    result |= {
+        "attention_is": fastest_attention(jnp.bfloat16, 64, plain=True),
+        "wall_seconds": round(time.perf_counter() - start, 1),
+    }
+    result |= {
+        "about": f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    }
     print(json.dumps(result | ({"failed": "; ".join(beyond)} if beyond else {})))
 
 

@@ -37,16 +37,27 @@ def main() -> None:
     parser.add_argument("--configs", default="configs/reference.py,configs/dense_vit_100m.py")
     parser.add_argument("--words", default="30522,16000", help="size of each one's vocabulary")
     args = parser.parse_args()
-    print("| config | words | parameters | float32 | INT8 weights | INT8 weights and inputs | of float32 |\n|---|---|---|---|---|---|---|")
+    print(
+        "| config | words | parameters | float32 | INT8 weights | INT8 weights and inputs | of float32 |\n|---|---|---|---|---|---|---|"
+    )
     for name, words in zip(args.configs.split(","), map(int, args.words.split(","))):
         config = load_config(name)
         shapes, rng = ModelDefinition(config, words).abstract_params(), np.random.default_rng(0)
-        model = Drawn(config, jax.tree.map(lambda leaf, rng=rng: rng.normal(0, 0.02, leaf.shape).astype(np.float32), shapes), Words(words))
+        model = Drawn(
+            config,
+            jax.tree.map(
+                lambda leaf, rng=rng: rng.normal(0, 0.02, leaf.shape).astype(np.float32), shapes
+            ),
+            Words(words),
+        )
         ranges = jax.tree_util.tree_leaves_with_path(model.params)
         sizes = [_size(int8_tensors(model)), _size(int8_tensors(model, _ranges(ranges)))]
         parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
         shown = " | ".join(f"{size / 1e6:.1f} MB" for size in (4 * parameters, *sizes))
-        print(f"| `{name}` | {words:,} | {parameters:,} | {shown} | {100 * sizes[1] / (4 * parameters):.1f} % |", flush=True)
+        print(
+            f"| `{name}` | {words:,} | {parameters:,} | {shown} | {100 * sizes[1] / (4 * parameters):.1f} % |",
+            flush=True,
+        )
 
 
 def _ranges(leaves: list) -> dict[str, np.ndarray]:
@@ -56,7 +67,9 @@ def _ranges(leaves: list) -> dict[str, np.ndarray]:
         *layer, name = (key.key for key in path)
         if layer[0] == "encoder" and name == "kernel":
             found["/".join(layer)] = (
-                np.broadcast_to(np.asarray([-1.0, 1.0], np.float32), (*leaf.shape[:-2], 2)) if leaf.ndim < 4 else np.asarray([-1.0, 1.0])
+                np.broadcast_to(np.asarray([-1.0, 1.0], np.float32), (*leaf.shape[:-2], 2))
+                if leaf.ndim < 4
+                else np.asarray([-1.0, 1.0])
             )
     return found
 

@@ -22,12 +22,28 @@ from signvit_jax.parallel.sharding import to_device
 from signvit_jax.planning.flops import clip_flops, peak_flops
 
 TINY = {
-    "encoder": {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 128},
+    "encoder": {
+        "output_dim": 64,
+        "vit_hidden_dim": 64,
+        "vit_num_heads": 2,
+        "vit_num_layers": 2,
+        "vit_mlp_dim": 128,
+    },
     "decoder": {"hidden_dim": 64, "num_layers": 2, "num_heads": 2, "ff_dim": 128},
 }
 TINY_OVERRIDES = [
-    *(f"model.{part}.{key}={value}" for part, values in TINY.items() for key, value in values.items()),
-    *("model.temporal.num_heads=4", "training.batch_size=4", "data.image_size=32", "data.num_frames=12", "data.frame_buckets=(12,)"),
+    *(
+        f"model.{part}.{key}={value}"
+        for part, values in TINY.items()
+        for key, value in values.items()
+    ),
+    *(
+        "model.temporal.num_heads=4",
+        "training.batch_size=4",
+        "data.image_size=32",
+        "data.num_frames=12",
+        "data.frame_buckets=(12,)",
+    ),
 ]
 VOCABULARY = {"full": 30_522, "tiny": 500}
 TEXT, BOS, EOS = 48, 101, 102
@@ -37,11 +53,24 @@ def case_config(case: dict) -> Config:
     """The config file that the case names, with its overrides, else the reference's config with the options of the case."""
     if "config" in case:
         # Only what a config itself asks for has to be cut for a CPU: a mesh of eight devices, sixteen clips.
-        overrides = [*case.get("overrides", ()), *(TINY_OVERRIDES if case["size"] == "tiny" else ())]
+        overrides = [
+            *case.get("overrides", ()),
+            *(TINY_OVERRIDES if case["size"] == "tiny" else ()),
+        ]
         path = str(Path(__file__).parents[2] / case["config"])
-        return with_ctc_target(load_config(path, [tuple(override.split("=", 1)) for override in overrides]), "text")
-    model = {name: dict(values) for name, values in TINY.items()} if case["size"] == "tiny" else {"encoder": {}, "decoder": {}}
-    model["encoder"] |= {"attention": case["attention"], "attention_dropout": case["attention_dropout"], "frames_per_chunk": case["chunk"]}
+        return with_ctc_target(
+            load_config(path, [tuple(override.split("=", 1)) for override in overrides]), "text"
+        )
+    model = (
+        {name: dict(values) for name, values in TINY.items()}
+        if case["size"] == "tiny"
+        else {"encoder": {}, "decoder": {}}
+    )
+    model["encoder"] |= {
+        "attention": case["attention"],
+        "attention_dropout": case["attention_dropout"],
+        "frames_per_chunk": case["chunk"],
+    }
     model["encoder"] |= {"dropout_random": case["random"]}
     training = {"batch_size": case["clips"], "scan_layers": case["scan"], "remat": case["remat"]}
     training |= {"adam_moments": case.get("adam_moments", "float32")}
@@ -57,7 +86,9 @@ def case_batch(case: dict, image_size: int, vocabulary: int) -> dict[str, np.nda
     tokens[:, :28] = rng.integers(103, vocabulary, (case["clips"], 28))
     tokens[:, 0], tokens[:, 27] = BOS, EOS
     return {
-        "video": rng.integers(0, 256, (case["clips"], case["frames"], image_size, image_size, 3), dtype=np.uint8),
+        "video": rng.integers(
+            0, 256, (case["clips"], case["frames"], image_size, image_size, 3), dtype=np.uint8
+        ),
         "frame_lengths": np.full(case["clips"], case["frames"], np.int32),
         "tokens": tokens,
         "token_lengths": lengths,
@@ -81,7 +112,10 @@ def training_step(
     config: Config, definition: ModelDefinition, batches: Sequence[dict[str, np.ndarray]]
 ) -> tuple[Callable[[], StepReport], jax.stages.Compiled, float]:
     """(a step on the next of `batches`, which take turns; the compiled program; seconds that compiling took)."""
-    optimizer, mesh = make_optimizer(config.training, 1000), make_mesh(config.mesh, config.training.batch_size)
+    optimizer, mesh = (
+        make_optimizer(config.training, 1000),
+        make_mesh(config.mesh, config.training.batch_size),
+    )
 
     def make():
         return new_state(definition, optimizer, 0)
@@ -90,7 +124,9 @@ def training_step(
     on_device = [to_device(batch, mesh) for batch in batches]
     turns = itertools.cycle(on_device)
     start = time.perf_counter()
-    step = make_train_step(definition, optimizer, config.training, mesh, shardings, frozen_backbone=False)
+    step = make_train_step(
+        definition, optimizer, config.training, mesh, shardings, frozen_backbone=False
+    )
     compiled = step.lower(abstract, on_device[0]).compile()
     compiling = time.perf_counter() - start
     states = [jax.jit(make, out_shardings=shardings)()]
@@ -102,22 +138,39 @@ def training_step(
     return run, compiled, compiling
 
 
-def encoding(case: dict, config: Config, definition: ModelDefinition) -> tuple[Callable[[], object], jax.stages.Compiled, float]:
+def encoding(
+    case: dict, config: Config, definition: ModelDefinition
+) -> tuple[Callable[[], object], jax.stages.Compiled, float]:
     params = jax.jit(lambda: definition.init(0))()
     # As a server would keep them: matrices in the dtype of the computation.
-    params = jax.tree.map_with_path(lambda path, leaf: leaf.astype(jnp.bfloat16) if path[-1].key == "kernel" else leaf, params)
-    batch = {name: jnp.asarray(value) for name, value in case_batch(case, config.data.image_size, definition.vocab_size).items()}
-    encode = jax.jit(lambda params, video, lengths: definition.bind(params).encode(video, lengths).pooled)
+    params = jax.tree.map_with_path(
+        lambda path, leaf: leaf.astype(jnp.bfloat16) if path[-1].key == "kernel" else leaf, params
+    )
+    batch = {
+        name: jnp.asarray(value)
+        for name, value in case_batch(case, config.data.image_size, definition.vocab_size).items()
+    }
+    encode = jax.jit(
+        lambda params, video, lengths: definition.bind(params).encode(video, lengths).pooled
+    )
     start = time.perf_counter()
     compiled = encode.lower(params, batch["video"], batch["frame_lengths"]).compile()
-    return lambda: compiled(params, batch["video"], batch["frame_lengths"]), compiled, time.perf_counter() - start
+    return (
+        lambda: compiled(params, batch["video"], batch["frame_lengths"]),
+        compiled,
+        time.perf_counter() - start,
+    )
 
 
 def main() -> None:
     case = json.loads(sys.argv[1])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     config = case_config(case)
-    words = config.tokenizer.vocab_size if "config" in case and case["size"] == "full" else VOCABULARY[case["size"]]
+    words = (
+        config.tokenizer.vocab_size
+        if "config" in case and case["size"] == "full"
+        else VOCABULARY[case["size"]]
+    )
     definition, device = ModelDefinition(config, words), jax.devices()[0]
     encodes = case.get("mode") == "encode"
     if "config" in case:
@@ -125,13 +178,22 @@ def main() -> None:
     if encodes:
         run, compiled, compiling = encoding(case, config, definition)
     else:
-        run, compiled, compiling = training_step(config, definition, [case_batch(case, config.data.image_size, words)])
+        run, compiled, compiling = training_step(
+            config, definition, [case_batch(case, config.data.image_size, words)]
+        )
     for _ in range(3):
         jax.block_until_ready(run())
     seconds = seconds_a_step(run, case["steps"])
     counted, plan = clip_flops(definition, case["frames"], TEXT), compiled.memory_analysis()
-    planned = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    flops = case["clips"] * ((counted.backbone + counted.temporal) if encodes else counted.training())
+    planned = (
+        plan.temp_size_in_bytes
+        + plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        - plan.alias_size_in_bytes
+    )
+    flops = case["clips"] * (
+        (counted.backbone + counted.temporal) if encodes else counted.training()
+    )
     peak = peak_flops(device.device_kind) and peak_flops(device.device_kind) * jax.device_count()
     result = {
         "clips": case["clips"],

@@ -21,7 +21,9 @@ def main() -> int:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--recordings", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--pause", type=float, default=3.0, help="pauses last from 0 to so many seconds (3)")
+    parser.add_argument(
+        "--pause", type=float, default=3.0, help="pauses last from 0 to so many seconds (3)"
+    )
     parser.add_argument("--decode", default="greedy")
     parser.add_argument("--ways", default="translate,stream")
     parser.add_argument("--takes", default="one_take,many_takes")
@@ -34,7 +36,9 @@ def main() -> int:
     )
     for take in flags.takes.split(","):
         draw = {"one_take": one_take, "many_takes": many_takes}[take]
-        recordings = [draw(number, flags.seconds, flags.pause) for number in range(flags.recordings)]
+        recordings = [
+            draw(number, flags.seconds, flags.pause) for number in range(flags.recordings)
+        ]
         clips = [clip for recording in recordings for clip in recording.clips]
         alone = translator.translate([frames for frames, _ in clips], decode=flags.decode, fps=RATE)
         base = score([text for _, text in clips], [found.text for found in alone]).wer
@@ -47,9 +51,13 @@ def main() -> int:
             began, said = time.perf_counter(), []
             for recording in recordings:
                 if way == "translate":
-                    segments = translator.translate(recording.frames, decode=flags.decode, fps=RATE).segments
+                    segments = translator.translate(
+                        recording.frames, decode=flags.decode, fps=RATE
+                    ).segments
                 else:
-                    updates = translator.stream(iter(recording.frames), decode=flags.decode, fps=RATE)
+                    updates = translator.stream(
+                        iter(recording.frames), decode=flags.decode, fps=RATE
+                    )
                     segments = [segment for update in updates for segment in update.settled]
                 said.append(" ".join(segment.text for segment in segments))
                 if flags.show:

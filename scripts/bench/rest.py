@@ -20,26 +20,39 @@ from tfds_builders.synthetic_signs.clips import Options, draw_clip
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
-    parser.add_argument("--rests", type=int, default=100, help="clips of rest, as many of each kind (100)")
+    parser.add_argument(
+        "--rests", type=int, default=100, help="clips of rest, as many of each kind (100)"
+    )
     parser.add_argument("--signing", type=int, default=400, help="clips with signing (400)")
     parser.add_argument("--decode", default="greedy")
     flags = parser.parse_args()
     translator = load_translator(flags.workdir)
     least = min(translator.model.config.inference.rest_evidence, translator.model.least_evidence)
-    print(f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, evidence wanted {least:.2f}")
+    print(
+        f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, evidence wanted {least:.2f}"
+    )
 
     def translated(clips: list[np.ndarray]) -> tuple[int, int, np.ndarray]:
         said = translator.translate(clips, decode=flags.decode, fps=RATE)
         without = translator.translate(clips, decode=flags.decode, fps=RATE, rest_evidence=0.0)
-        return sum(bool(one.text) for one in said), sum(bool(one.text) for one in without), np.array([one.evidence for one in said])
+        return (
+            sum(bool(one.text) for one in said),
+            sum(bool(one.text) for one in without),
+            np.array([one.evidence for one in said]),
+        )
 
     total = 0
     for kind in RESTS:
         count = flags.rests // len(RESTS)
         text, without, evidence = translated([rest(kind, number) for number in range(count)])
         total += text
-        print(f"{kind}: text in {text} of {count} (without the veto in {without}); evidence to {evidence.max():.2f}", flush=True)
-    text, without, evidence = translated([draw_clip(0, "test", number, Options())[0] for number in range(flags.signing)])
+        print(
+            f"{kind}: text in {text} of {count} (without the veto in {without}); evidence to {evidence.max():.2f}",
+            flush=True,
+        )
+    text, without, evidence = translated(
+        [draw_clip(0, "test", number, Options())[0] for number in range(flags.signing)]
+    )
     print(f"rest: text in {total} of {count * len(RESTS)}, {total / count / len(RESTS):.1%}")
     print(
         f"signing: lost {without - text} of {without}, {(without - text) / without:.1%}; "

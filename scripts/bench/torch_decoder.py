@@ -16,7 +16,9 @@ class TorchDecoder:
     """`next_logits` for one more token of every row; without `cache` the whole prefix is computed anew."""
 
     def __init__(self, weights: dict[str, np.ndarray]):
-        given = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in weights.items()}
+        given = {
+            name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in weights.items()
+        }
         self.heads = int(weights["heads"])
         self.embedding, self.positions = given["embedding"], given["positions"]
         self.width = self.embedding.shape[1]
@@ -32,7 +34,10 @@ class TorchDecoder:
             memory = F.linear(given["memory"], *linear(number, "cross_attention/key_value"))
             self.layers.append(
                 {
-                    "norms": [norm(number, name) for name in ("self_norm", "cross_norm", "feed_forward_norm")],
+                    "norms": [
+                        norm(number, name)
+                        for name in ("self_norm", "cross_norm", "feed_forward_norm")
+                    ],
                     "qkv": linear(number, "self_attention/qkv"),
                     "self_out": linear(number, "self_attention/out"),
                     "query": linear(number, "cross_attention/query"),
@@ -49,16 +54,29 @@ class TorchDecoder:
         length = tokens.shape[1]
         x = self.embedding[tokens[:, done:]] * self.width**0.5 + self.positions[done:length]
         for number, layer in enumerate(self.layers):
-            query, key, value = (self._split(part) for part in F.linear(self._norm(x, layer, 0), *layer["qkv"]).chunk(3, -1))
+            query, key, value = (
+                self._split(part)
+                for part in F.linear(self._norm(x, layer, 0), *layer["qkv"]).chunk(3, -1)
+            )
             if cache is not None:
                 if done:
-                    key, value = torch.cat([cache[number][0], key], 2), torch.cat([cache[number][1], value], 2)
+                    key, value = (
+                        torch.cat([cache[number][0], key], 2),
+                        torch.cat([cache[number][1], value], 2),
+                    )
                 cache[number] = key, value
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] == key.shape[2])
+            attended = F.scaled_dot_product_attention(
+                query, key, value, is_causal=query.shape[2] == key.shape[2]
+            )
             x = x + F.linear(self._merge(attended), *layer["self_out"])
             query = self._split(F.linear(self._norm(x, layer, 1), *layer["query"]))
-            x = x + F.linear(self._merge(F.scaled_dot_product_attention(query, *layer["memory"])), *layer["cross_out"])
-            x = x + F.linear(F.gelu(F.linear(self._norm(x, layer, 2), *layer["expand"])), *layer["contract"])
+            x = x + F.linear(
+                self._merge(F.scaled_dot_product_attention(query, *layer["memory"])),
+                *layer["cross_out"],
+            )
+            x = x + F.linear(
+                F.gelu(F.linear(self._norm(x, layer, 2), *layer["expand"])), *layer["contract"]
+            )
         return F.linear(x[:, -1], self.embedding)
 
     @torch.inference_mode()
@@ -66,7 +84,9 @@ class TorchDecoder:
         """Greedy decoding with the cache up to the limit: tokens (rows, max_len)."""
         tokens, cache = torch.full((rows, 1), bos_id), [None] * len(self.layers)
         while tokens.shape[1] < max_len:
-            tokens = torch.cat([tokens, self.next_logits(tokens, cache).argmax(-1, keepdim=True)], 1)
+            tokens = torch.cat(
+                [tokens, self.next_logits(tokens, cache).argmax(-1, keepdim=True)], 1
+            )
         return tokens
 
     @torch.inference_mode()
@@ -85,7 +105,9 @@ class TorchDecoder:
 
 def main() -> None:
     """Answers one JSON request a line: `load` weights, `logits` after a prefix, `decode` with the cache, one `step` without it; seconds come back."""
-    print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
+    print(
+        json.dumps({"version": torch.__version__, "threads": torch.get_num_threads()}), flush=True
+    )
     decoder: TorchDecoder | None = None
     for line in sys.stdin:
         request = json.loads(line)

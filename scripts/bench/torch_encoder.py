@@ -19,20 +19,30 @@ def main() -> None:
     with torch.device("meta"):
         encoder = VideoEncoder(first["sizes"])
     given = {
-        name.removeprefix("encoder."): torch.from_numpy(value) for name, value in np.load(first["weights"]).items() if name.startswith("encoder.")
+        name.removeprefix("encoder."): torch.from_numpy(value)
+        for name, value in np.load(first["weights"]).items()
+        if name.startswith("encoder.")
     }
     encoder.load_state_dict(given, assign=True)
     for name in ("mean", "std"):  # constants that a state dict does not carry
         setattr(encoder, name, torch.tensor(first["sizes"]["data"][name]).view(1, 3, 1, 1))
     encoder = encoder.to(dtype).eval()
     video = torch.from_numpy(np.load(first["video"]))
-    print(json.dumps({"about": f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"}), flush=True)
+    print(
+        json.dumps(
+            {"about": f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"}
+        ),
+        flush=True,
+    )
     for line in sys.stdin:
         frames = json.loads(line)["frames"]
         start, worked = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             pooled = encoder(video[:, :frames])
-        taken = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - worked}
+        taken = {
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - worked,
+        }
         np.save(first["out"], pooled.float().numpy())
         print(json.dumps(taken), flush=True)
 

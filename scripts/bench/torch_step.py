@@ -10,15 +10,41 @@ from torch_translator import Translator
 
 FULL = {
     "model": {
-        "encoder": {"output_dim": 1024, "vit_hidden_dim": 1024, "vit_num_heads": 16, "vit_num_layers": 24, "vit_mlp_dim": 4096, "patch_size": 16},
-        "temporal": {"num_queries": 32, "num_heads": 16, "num_temporal_conv": 4, "kernel_size": 3, "dropout": 0.2},
-        "decoder": {"hidden_dim": 512, "num_layers": 4, "num_heads": 8, "ff_dim": 1024, "dropout": 0.1, "max_len": 100},
+        "encoder": {
+            "output_dim": 1024,
+            "vit_hidden_dim": 1024,
+            "vit_num_heads": 16,
+            "vit_num_layers": 24,
+            "vit_mlp_dim": 4096,
+            "patch_size": 16,
+        },
+        "temporal": {
+            "num_queries": 32,
+            "num_heads": 16,
+            "num_temporal_conv": 4,
+            "kernel_size": 3,
+            "dropout": 0.2,
+        },
+        "decoder": {
+            "hidden_dim": 512,
+            "num_layers": 4,
+            "num_heads": 8,
+            "ff_dim": 1024,
+            "dropout": 0.1,
+            "max_len": 100,
+        },
         "ctc": {"dropout": 0.1},
     },
     "training": {"label_smoothing": 0.05, "ctc_weight": 0.3, "ce_weight": 0.7},
     "data": {"image_size": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
 }
-TINY_ENCODER = {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 128}
+TINY_ENCODER = {
+    "output_dim": 64,
+    "vit_hidden_dim": 64,
+    "vit_num_heads": 2,
+    "vit_num_layers": 2,
+    "vit_mlp_dim": 128,
+}
 TINY_DECODER = {"hidden_dim": 64, "num_layers": 2, "num_heads": 2, "ff_dim": 128}
 TEXT, BOS, EOS = 48, 101, 102
 
@@ -60,7 +86,10 @@ def main() -> None:
 
     if encodes:
         model = model.to(torch.bfloat16).eval()
-    step, wait = (encode, train)[not encodes], torch.cuda.synchronize if device == "cuda" else lambda: None
+    step, wait = (
+        (encode, train)[not encodes],
+        torch.cuda.synchronize if device == "cuda" else lambda: None,
+    )
     start = time.perf_counter()
     step()
     wait()
@@ -75,8 +104,21 @@ def main() -> None:
             step()
         wait()
         stretches.append((time.perf_counter() - start) / case["steps"])
-    on_device = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": sorted(stretches)[1], "compile_seconds": first, "peak_bytes": on_device, "torch": torch.__version__}))
+    on_device = (
+        torch.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    print(
+        json.dumps(
+            {
+                "seconds": sorted(stretches)[1],
+                "compile_seconds": first,
+                "peak_bytes": on_device,
+                "torch": torch.__version__,
+            }
+        )
+    )
 
 
 def adamw(model: Translator, device: str) -> torch.optim.Optimizer:

@@ -21,16 +21,26 @@ class FrameEncoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + (image_size // patch) ** 2, width) * 0.02)
         self.drop = nn.Dropout(encoder["dropout"])
         layer = nn.TransformerEncoderLayer(
-            width, encoder["vit_num_heads"], encoder["vit_mlp_dim"], encoder["dropout"], "gelu", batch_first=True, norm_first=True
+            width,
+            encoder["vit_num_heads"],
+            encoder["vit_mlp_dim"],
+            encoder["dropout"],
+            "gelu",
+            batch_first=True,
+            norm_first=True,
         )
-        self.transformer = nn.TransformerEncoder(layer, encoder["vit_num_layers"], enable_nested_tensor=False)
+        self.transformer = nn.TransformerEncoder(
+            layer, encoder["vit_num_layers"], enable_nested_tensor=False
+        )
         for block in self.transformer.layers:
             block.self_attn.dropout = encoder["attention_dropout"]
         self.norm = nn.LayerNorm(width)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embed(pictures).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(pictures), -1, -1), patches], 1) + self.pos_embed
+        tokens = (
+            torch.cat([self.cls_token.expand(len(pictures), -1, -1), patches], 1) + self.pos_embed
+        )
         return self.norm(self.transformer(self.drop(tokens))).mean(1)
 
 
@@ -38,12 +48,18 @@ class TemporalConvBlock(nn.Module):
     def __init__(self, width: int, kernel: int, rate: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.conv_depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+        self.conv_depthwise = nn.Conv1d(
+            width, width, kernel, padding=kernel // 2, groups=width, bias=False
+        )
         self.conv_pointwise = nn.Conv1d(width, width, 1)
         self.drop = nn.Dropout(rate)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.drop(self.conv_pointwise(F.gelu(self.conv_depthwise(self.norm(x).transpose(1, 2)))).transpose(1, 2))
+        return x + self.drop(
+            self.conv_pointwise(
+                F.gelu(self.conv_depthwise(self.norm(x).transpose(1, 2)))
+            ).transpose(1, 2)
+        )
 
 
 class TemporalAttention(nn.Module):
@@ -52,13 +68,28 @@ class TemporalAttention(nn.Module):
     def __init__(self, temporal: dict, inputs: int, width: int):
         super().__init__()
         rate = temporal["dropout"]
-        self.input_proj = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(rate))
-        self.temporal_convs = nn.ModuleList(TemporalConvBlock(width, temporal["kernel_size"], rate) for _ in range(temporal["num_temporal_conv"]))
+        self.input_proj = nn.Sequential(
+            nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(rate)
+        )
+        self.temporal_convs = nn.ModuleList(
+            TemporalConvBlock(width, temporal["kernel_size"], rate)
+            for _ in range(temporal["num_temporal_conv"])
+        )
         self.queries = nn.Parameter(torch.randn(temporal["num_queries"], width) * 0.02)
-        self.cross_attn = nn.MultiheadAttention(width, temporal["num_heads"], rate, batch_first=True)
+        self.cross_attn = nn.MultiheadAttention(
+            width, temporal["num_heads"], rate, batch_first=True
+        )
         self.attn_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(rate), nn.Linear(4 * width, width))
-        self.refinement = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(rate), nn.Linear(4 * width, width), nn.LayerNorm(width))
+        self.ffn = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(rate), nn.Linear(4 * width, width)
+        )
+        self.refinement = nn.Sequential(
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Dropout(rate),
+            nn.Linear(4 * width, width),
+            nn.LayerNorm(width),
+        )
         self.drop = nn.Dropout(rate)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -66,7 +97,9 @@ class TemporalAttention(nn.Module):
         for conv in self.temporal_convs:
             x = conv(x)
         queries = self.queries.expand(len(x), -1, -1)
-        x = self.attn_norm(queries + self.drop(self.cross_attn(queries, x, x, need_weights=False)[0]))
+        x = self.attn_norm(
+            queries + self.drop(self.cross_attn(queries, x, x, need_weights=False)[0])
+        )
         x = self.ffn_norm(x + self.ffn(x))
         return x + self.refinement(x)
 
@@ -78,13 +111,17 @@ class VideoEncoder(nn.Module):
         super().__init__()
         model, data = sizes["model"], sizes["data"]
         self.backbone = FrameEncoder(model["encoder"], data["image_size"])
-        self.temporal_attn = TemporalAttention(model["temporal"], model["encoder"]["output_dim"], model["decoder"]["hidden_dim"])
+        self.temporal_attn = TemporalAttention(
+            model["temporal"], model["encoder"]["output_dim"], model["decoder"]["hidden_dim"]
+        )
         self.register_buffer("mean", torch.tensor(data["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(data["std"]).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         b, t = video.shape[:2]
-        pictures = (video.flatten(0, 1).permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean) / self.std
+        pictures = (
+            video.flatten(0, 1).permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean
+        ) / self.std
         return self.temporal_attn(self.backbone(pictures).view(b, t, -1))
 
 
@@ -96,10 +133,20 @@ class TextDecoder(nn.Module):
         width, length = decoder["hidden_dim"], decoder["max_len"]
         self.embed = nn.Embedding(vocabulary, width, padding_idx=0)
         nn.init.normal_(self.embed.weight, std=0.02)
-        angles = torch.arange(length)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-        self.register_buffer("positions", torch.stack([angles.sin(), angles.cos()], -1).flatten(1), persistent=False)
+        angles = torch.arange(length)[:, None] * torch.exp(
+            torch.arange(0, width, 2) * (-math.log(10_000.0) / width)
+        )
+        self.register_buffer(
+            "positions", torch.stack([angles.sin(), angles.cos()], -1).flatten(1), persistent=False
+        )
         layer = nn.TransformerDecoderLayer(
-            width, decoder["num_heads"], decoder["ff_dim"], decoder["dropout"], "gelu", batch_first=True, norm_first=True
+            width,
+            decoder["num_heads"],
+            decoder["ff_dim"],
+            decoder["dropout"],
+            "gelu",
+            batch_first=True,
+            norm_first=True,
         )
         self.decoder = nn.TransformerDecoder(layer, decoder["num_layers"])
         self.drop = nn.Dropout(decoder["dropout"])
@@ -108,7 +155,9 @@ class TextDecoder(nn.Module):
         length = tokens.shape[1]
         x = self.drop(self.embed(tokens) * self.embed.embedding_dim**0.5 + self.positions[:length])
         later = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
-        x = self.decoder(x, memory, tgt_mask=later, tgt_key_padding_mask=tokens == 0, tgt_is_causal=False)
+        x = self.decoder(
+            x, memory, tgt_mask=later, tgt_key_padding_mask=tokens == 0, tgt_is_causal=False
+        )
         return F.linear(x, self.embed.weight)
 
 
@@ -118,18 +167,28 @@ class Translator(nn.Module):
         width, rate = sizes["model"]["decoder"]["hidden_dim"], sizes["model"]["ctc"]["dropout"]
         self.encoder = VideoEncoder(sizes)
         self.decoder = TextDecoder(sizes["model"]["decoder"], vocabulary)
-        self.ctc_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(rate), nn.Linear(width, vocabulary))
+        self.ctc_head = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.Dropout(rate), nn.Linear(width, vocabulary)
+        )
         self.training_sizes = sizes["training"]
 
-    def loss(self, video: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.Tensor:
+    def loss(
+        self, video: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
+    ) -> torch.Tensor:
         """The reference's loss: CTC over the pooled tokens and cross-entropy with label smoothing, weighted."""
         pooled = self.encoder(video)
         targets, vocabulary = tokens[:, 1:], self.ctc_head[-1].out_features
-        smoothing = self.training_sizes["label_smoothing"] * vocabulary / (vocabulary - 1)  # torch spreads it over the target as well
+        smoothing = (
+            self.training_sizes["label_smoothing"] * vocabulary / (vocabulary - 1)
+        )  # torch spreads it over the target as well
         logits = self.decoder(tokens[:, :-1], pooled).float()
-        ce = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0, label_smoothing=smoothing)
+        ce = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=0, label_smoothing=smoothing
+        )
         log_probs = self.ctc_head(pooled).float().log_softmax(-1).transpose(0, 1)
         steps = torch.full_like(token_lengths, pooled.shape[1])
-        per_clip = F.ctc_loss(log_probs, targets, steps, token_lengths - 2, reduction="none", zero_infinity=True)
+        per_clip = F.ctc_loss(
+            log_probs, targets, steps, token_lengths - 2, reduction="none", zero_infinity=True
+        )
         ctc = (per_clip / (token_lengths - 2).clamp(min=1)).mean()
         return self.training_sizes["ctc_weight"] * ctc + self.training_sizes["ce_weight"] * ce

@@ -23,7 +23,16 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BASE = {"clips": 16, "frames": 16, "attention": "auto", "attention_dropout": 0.0, "random": "rbg", "scan": True, "remat": "none", "chunk": 0}
+BASE = {
+    "clips": 16,
+    "frames": 16,
+    "attention": "auto",
+    "attention_dropout": 0.0,
+    "random": "rbg",
+    "scan": True,
+    "remat": "none",
+    "chunk": 0,
+}
 
 
 def cases() -> list[dict]:
@@ -33,7 +42,16 @@ def cases() -> list[dict]:
         return BASE | {"group": group, "name": f"ours, {name}", "program": "jax_step.py"} | changes
 
     def torch(group: str, name: str, **changes) -> dict:
-        return BASE | {"group": group, "name": f"torch, {name}", "program": "torch_step.py", "compile": name.startswith("compiled")} | changes
+        return (
+            BASE
+            | {
+                "group": group,
+                "name": f"torch, {name}",
+                "program": "torch_step.py",
+                "compile": name.startswith("compiled"),
+            }
+            | changes
+        )
 
     return [
         ours("main", "fused attention, scan"),
@@ -65,17 +83,28 @@ def has_torch(python: str) -> bool:
 
 def run(case: dict, python: str, folder: str, seconds: float | None = None) -> dict:
     """What the program of a case prints of it, or {"failed": why}; it is stopped after `seconds`."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/jax", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
-    environment = os.environ | cache | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
+        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+    }
+    environment = (
+        os.environ
+        | cache
+        | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
+    )
     command = [python, str(HERE / case["program"]), json.dumps(case)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         return {"failed": f"stopped: not done within the {seconds:.0f} s that were left"}
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         said = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        memory = [line for line in said if "out of memory" in line.lower() or "RESOURCE_EXHAUSTED" in line]
+        memory = [
+            line for line in said if "out of memory" in line.lower() or "RESOURCE_EXHAUSTED" in line
+        ]
         return {"failed": (memory or said or ["ended without a word"])[-1].strip()[:120]}
     return json.loads(lines[-1])
 
@@ -98,15 +127,34 @@ def row(case: dict, results: list[dict], reference: dict | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument("--only", default="", help="groups, with commas between: main, reference, encode, long, options")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="groups, with commas between: main, reference, encode, long, options",
+    )
     parser.add_argument("--rounds", type=int, default=2, help="turns of each row of the group main")
-    parser.add_argument("--steps", type=int, default=10, help="steps that are timed in each turn, three times")
-    parser.add_argument("--minutes", type=float, default=8.5, help="no row is started when as long as this has passed")
-    parser.add_argument("--torch_python", default=sys.executable, help="a Python that has torch and numpy")
+    parser.add_argument(
+        "--steps", type=int, default=10, help="steps that are timed in each turn, three times"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=8.5,
+        help="no row is started when as long as this has passed",
+    )
+    parser.add_argument(
+        "--torch_python", default=sys.executable, help="a Python that has torch and numpy"
+    )
     args = parser.parse_args()
 
-    groups = args.only.split(",") if args.only else ["main", "encode", "reference", "long", "options"]
-    chosen = [case | {"size": args.size, "steps": args.steps} for case in cases() if case["group"] in groups]
+    groups = (
+        args.only.split(",") if args.only else ["main", "encode", "reference", "long", "options"]
+    )
+    chosen = [
+        case | {"size": args.size, "steps": args.steps}
+        for case in cases()
+        if case["group"] in groups
+    ]
     main_rows = [case for case in chosen if case["group"] == "main"]
     turns = main_rows * args.rounds + [case for case in chosen if case["group"] != "main"]
     results: dict[str, list[dict]] = {}
@@ -120,17 +168,32 @@ def main() -> None:
             start = time.monotonic()
             found = run(case, args.torch_python if is_torch else sys.executable, folder)
             results.setdefault(case["name"], []).append(found)
-            print(f"{time.monotonic() - start:5.0f} s  {case['name']}: {json.dumps(found)}", flush=True)
+            print(
+                f"{time.monotonic() - start:5.0f} s  {case['name']}: {json.dumps(found)}",
+                flush=True,
+            )
 
     ours = {
-        (case["clips"], case["frames"], case.get("mode")): found[0] for case in chosen if "flops" in (found := results.get(case["name"], [{}]))[0]
+        (case["clips"], case["frames"], case.get("mode")): found[0]
+        for case in chosen
+        if "flops" in (found := results.get(case["name"], [{}]))[0]
     }
-    about = next((result["about"] for found in results.values() for result in found if "about" in result), "")
+    about = next(
+        (result["about"] for found in results.values() for result in found if "about" in result), ""
+    )
     print(f"\n{about}; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
-    print("| | clips x frames | ms a step | frames/s | MFU | peak GiB | compiling s |\n|---|---|---|---|---|---|---|")
+    print(
+        "| | clips x frames | ms a step | frames/s | MFU | peak GiB | compiling s |\n|---|---|---|---|---|---|---|"
+    )
     for case in chosen:
         if case["name"] in results:
-            print(row(case, results[case["name"]], ours.get((case["clips"], case["frames"], case.get("mode")))))
+            print(
+                row(
+                    case,
+                    results[case["name"]],
+                    ours.get((case["clips"], case["frames"], case.get("mode"))),
+                )
+            )
     if left := [case["name"] for case in chosen if case["name"] not in results]:
         print(f"\nnot run{'' if torch_is_here else ' (no torch here)'}: {'; '.join(left)}")
 

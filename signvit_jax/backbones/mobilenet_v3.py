@@ -62,7 +62,16 @@ def large(width: float = 1.0) -> Sizes:
     blocks = []
     for kernel, expanded, outputs, squeezes, hard_swish, stride in _LARGE:
         wide = channels(expanded, width)
-        blocks.append(Block(kernel, wide, channels(outputs, width), channels(wide // 4, 1.0) if squeezes else 0, hard_swish, stride))
+        blocks.append(
+            Block(
+                kernel,
+                wide,
+                channels(outputs, width),
+                channels(wide // 4, 1.0) if squeezes else 0,
+                hard_swish,
+                stride,
+            )
+        )
     return Sizes(channels(16, width), tuple(blocks), mobilenet_feature_width(width))
 
 
@@ -78,22 +87,41 @@ class Depthwise(nnx.Module):
         return convolve(x, self.kernel[...].astype(self.dtype), self.stride)
 
 
-def depthwise(x: Float[Array, "n h w c"], kernel: Float[Array, "k k 1 c"], stride: int) -> Float[Array, "n h2 w2 c"]:
+def depthwise(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "k k 1 c"], stride: int
+) -> Float[Array, "n h2 w2 c"]:
     """Zero-padded by k // 2 on every side."""
     margin = (kernel.shape[0] // 2,) * 2
     axes = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (margin, margin), dimension_numbers=axes, feature_group_count=x.shape[-1])
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        (margin, margin),
+        dimension_numbers=axes,
+        feature_group_count=x.shape[-1],
+    )
 
 
-def depthwise_by_shifts(x: Float[Array, "n h w c"], kernel: Float[Array, "k k 1 c"], stride: int) -> Float[Array, "n h2 w2 c"]:
+def depthwise_by_shifts(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "k k 1 c"], stride: int
+) -> Float[Array, "n h2 w2 c"]:
     """The same as a sum of k * k shifted pictures: XLA runs a grouped convolution, and its gradients, many times as slowly on a CPU."""
     n, *sides, c = x.shape
     margin = kernel.shape[0] // 2
-    high, wide = ((side - 1) // stride * stride + 1 for side in sides)  # from the first output's place to the last one's
+    high, wide = (
+        (side - 1) // stride * stride + 1 for side in sides
+    )  # from the first output's place to the last one's
     padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     outputs = jnp.zeros((), x.dtype)
     for i, j in np.ndindex(*kernel.shape[:2]):
-        outputs = outputs + jax.lax.slice(padded, (0, i, j, 0), (n, i + high, j + wide, c), (1, stride, stride, 1)) * kernel[i, j, 0]
+        outputs = (
+            outputs
+            + jax.lax.slice(
+                padded, (0, i, j, 0), (n, i + high, j + wide, c), (1, stride, stride, 1)
+            )
+            * kernel[i, j, 0]
+        )
     return outputs
 
 
@@ -131,7 +159,9 @@ class ConvNorm(nnx.Module):
         self.norm = BatchNorm(outputs, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "n h w c"], counted: Float[Array, "n"] | None) -> tuple[Float[Array, "n h2 w2 e"], LayerMoments]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], counted: Float[Array, "n"] | None
+    ) -> tuple[Float[Array, "n h2 w2 e"], LayerMoments]:
         x, moments = self.norm(self.conv(x), counted)
         return x if self.activation is None else self.activation(x), {"norm": moments}
 
@@ -140,8 +170,22 @@ class SqueezeExcitation(nnx.Module):
     """Channels weighed by what the whole picture shows (Hu et al. 2018)."""
 
     def __init__(self, width: int, squeezed: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.reduce = nnx.Linear(width, squeezed, kernel_init=kernel_init, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
-        self.expand = nnx.Linear(squeezed, width, kernel_init=kernel_init, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+        self.reduce = nnx.Linear(
+            width,
+            squeezed,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            rngs=rngs,
+        )
+        self.expand = nnx.Linear(
+            squeezed,
+            width,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         weights = jax.nn.hard_sigmoid(self.expand(jax.nn.relu(self.reduce(x.mean(axis=(1, 2))))))
@@ -149,16 +193,36 @@ class SqueezeExcitation(nnx.Module):
 
 
 class InvertedResidual(nnx.Module):
-    def __init__(self, inputs: int, block: Block, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, block: Block, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         activation = jax.nn.hard_swish if block.hard_swish else jax.nn.relu
         layer = {"epsilon": epsilon, "dtype": dtype, "rngs": rngs}
-        self.expansion = ConvNorm(inputs, block.expanded, activation=activation, **layer) if block.expanded != inputs else None
-        self.depthwise = ConvNorm(block.expanded, block.expanded, block.kernel, block.stride, activation, depthwise=True, **layer)
-        self.squeeze = SqueezeExcitation(block.expanded, block.squeeze, dtype=dtype, rngs=rngs) if block.squeeze else None
+        self.expansion = (
+            ConvNorm(inputs, block.expanded, activation=activation, **layer)
+            if block.expanded != inputs
+            else None
+        )
+        self.depthwise = ConvNorm(
+            block.expanded,
+            block.expanded,
+            block.kernel,
+            block.stride,
+            activation,
+            depthwise=True,
+            **layer,
+        )
+        self.squeeze = (
+            SqueezeExcitation(block.expanded, block.squeeze, dtype=dtype, rngs=rngs)
+            if block.squeeze
+            else None
+        )
         self.projection = ConvNorm(block.expanded, block.outputs, **layer)
         self.residual = block.stride == 1 and inputs == block.outputs
 
-    def __call__(self, x: Float[Array, "n h w c"], counted: Float[Array, "n"] | None) -> tuple[Float[Array, "n h2 w2 e"], dict[str, LayerMoments]]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], counted: Float[Array, "n"] | None
+    ) -> tuple[Float[Array, "n h2 w2 e"], dict[str, LayerMoments]]:
         moments, y = {}, x
         if self.expansion is not None:
             y, moments["expansion"] = self.expansion(y, counted)
@@ -176,12 +240,21 @@ class MobileNetV3(nnx.Module):
     """
 
     def __init__(
-        self, sizes: Sizes, inputs: int = 3, *, epsilon: float = EPSILON, remat: str = "none", dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self,
+        sizes: Sizes,
+        inputs: int = 3,
+        *,
+        epsilon: float = EPSILON,
+        remat: str = "none",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ):
         layer = {"epsilon": epsilon, "dtype": dtype, "rngs": rngs}
         self.stem = ConvNorm(inputs, sizes.stem, 3, 2, jax.nn.hard_swish, **layer)
         widths = [sizes.stem, *(block.outputs for block in sizes.blocks)]
-        self.blocks = nnx.List([InvertedResidual(width, block, **layer) for width, block in zip(widths, sizes.blocks)])
+        self.blocks = nnx.List(
+            [InvertedResidual(width, block, **layer) for width, block in zip(widths, sizes.blocks)]
+        )
         self.head = ConvNorm(widths[-1], sizes.features, activation=jax.nn.hard_swish, **layer)
         self.remat, self.dtype = remat, dtype
 
@@ -196,14 +269,18 @@ class MobileNetV3(nnx.Module):
         features = stages[-1].astype(jnp.float32).mean(axis=(1, 2)).astype(self.dtype)
         return features, None if counted is None else BatchMoments(counted.sum(), layers)
 
-    def stages(self, images: Float[Array, "n h w c"], counted: Float[Array, "n"] | None = None) -> tuple[Sequence[Array], dict[str, LayerMoments]]:
+    def stages(
+        self, images: Float[Array, "n h w c"], counted: Float[Array, "n"] | None = None
+    ) -> tuple[Sequence[Array], dict[str, LayerMoments]]:
         """The outputs of the first convolution, of each block and of the last convolution; and the sums that BatchNorm's statistics are made of."""
         x, first = self.stem(images.astype(self.dtype), counted)
         outputs, in_blocks = [x], {}
         for number, block in enumerate(self.blocks):
             graphdef, state = nnx.split(block)
 
-            def run(x: Array, state: nnx.State, counted: Array | None, graphdef: nnx.GraphDef = graphdef) -> tuple[Array, dict[str, LayerMoments]]:
+            def run(
+                x: Array, state: nnx.State, counted: Array | None, graphdef: nnx.GraphDef = graphdef
+            ) -> tuple[Array, dict[str, LayerMoments]]:
                 return nnx.merge(graphdef, state)(x, counted)
 
             if self.remat != "none":

@@ -27,19 +27,29 @@ def merge_tokens(
     going, staying = order[:, :count], order[:, count:]
     target = jnp.take_along_axis(likeness.argmax(axis=-1), going, axis=1)
 
-    weighted = jnp.concatenate([x.astype(jnp.float32) * sizes[..., None], sizes[..., None]], axis=-1)  # sums, their last entry the size
+    weighted = jnp.concatenate(
+        [x.astype(jnp.float32) * sizes[..., None], sizes[..., None]], axis=-1
+    )  # sums, their last entry the size
     even, odd = weighted[:, 2::2], weighted[:, 1::2]
     moved = jnp.take_along_axis(even, going[..., None], axis=1)
     odd = odd.at[jnp.arange(x.shape[0])[:, None], target].add(moved)
-    kept = jnp.concatenate([weighted[:, :1], jnp.take_along_axis(even, staying[..., None], axis=1), odd], axis=1)
+    kept = jnp.concatenate(
+        [weighted[:, :1], jnp.take_along_axis(even, staying[..., None], axis=1), odd], axis=1
+    )
     return (kept[..., :-1] / kept[..., -1:]).astype(x.dtype), kept[..., -1]
 
 
 def proportional_attention(
-    query: Float[Array, "b l n k"], key: Float[Array, "b s n k"], value: Float[Array, "b s n k"], sizes: Float[Array, "b s"]
+    query: Float[Array, "b l n k"],
+    key: Float[Array, "b s n k"],
+    value: Float[Array, "b s n k"],
+    sizes: Float[Array, "b s"],
 ) -> Float[Array, "b l width"]:
     """Attention in which a token counts as often as the tokens that it stands for: softmax(query key^T / sqrt(k) + log size) value."""
-    scores = jnp.einsum("blnk,bsnk->bnls", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    scores = (
+        jnp.einsum("blnk,bsnk->bnls", query, key, preferred_element_type=jnp.float32)
+        * query.shape[-1] ** -0.5
+    )
     weights = jax.nn.softmax(scores + jnp.log(sizes)[:, None, None, :])
     out = jnp.einsum("bnls,bsnk->blnk", weights.astype(value.dtype), value)
     return out.reshape(*out.shape[:2], -1)

@@ -35,9 +35,18 @@ REMAT_POLICIES = {
 class PatchEmbedding(nnx.Module):
     """Cuts a picture into patches and maps each with one matrix product (a convolution whose stride is its size)."""
 
-    def __init__(self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         inputs = patch_size * patch_size * channels
-        self.project = nnx.Linear(inputs, width, kernel_init=truncated_normal, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+        self.project = nnx.Linear(
+            inputs,
+            width,
+            kernel_init=truncated_normal,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            rngs=rngs,
+        )
         self.patch_size = patch_size
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n p d"]:
@@ -53,12 +62,19 @@ class ConvStem(nnx.Module):
     The first step does not overlap: at full resolution a convolution would cost more than the whole of a small ViT.
     """
 
-    def __init__(self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         steps = patch_size.bit_length() - 3
         widths = [max(16, width >> (steps - step)) for step in range(steps + 1)]
         conv = partial(nnx.Conv, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
         self.patches = PatchEmbedding(4, widths[0], channels, dtype=dtype, rngs=rngs)
-        self.convs = nnx.List([conv(i, o, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=False) for i, o in pairwise(widths)])
+        self.convs = nnx.List(
+            [
+                conv(i, o, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=False)
+                for i, o in pairwise(widths)
+            ]
+        )
         self.norms = nnx.List([layer_norm(o, dtype=dtype, rngs=rngs) for o in widths])
         self.project = linear(widths[-1], width, dtype=dtype, rngs=rngs)
 
@@ -78,7 +94,9 @@ class FramePooling(nnx.Module):
         self.attention = CrossAttention(width, heads, dropout_rate=0.0, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "n s d"]) -> Float[Array, "n d"]:
-        query = jnp.broadcast_to(self.query[...].astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[-1]))
+        query = jnp.broadcast_to(
+            self.query[...].astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[-1])
+        )
         return self.attention(query, tokens)[:, 0]
 
 
@@ -104,10 +122,25 @@ class DenseViT(nnx.Module):
     without one `encoder.token_merge` merges tokens (see `token_merging`).
     """
 
-    def __init__(self, config: EncoderConfig, image_size: int, *, remat: str = "none", scan_layers: bool = True, dtype: DTypeLike, rngs: nnx.Rngs):
-        width, side, epsilon = config.vit_hidden_dim, image_size // config.patch_size, config.norm_epsilon or LAYER_NORM_EPSILON
+    def __init__(
+        self,
+        config: EncoderConfig,
+        image_size: int,
+        *,
+        remat: str = "none",
+        scan_layers: bool = True,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        width, side, epsilon = (
+            config.vit_hidden_dim,
+            image_size // config.patch_size,
+            config.norm_epsilon or LAYER_NORM_EPSILON,
+        )
         stem = {"patch": PatchEmbedding, "conv": ConvStem}[config.stem]
-        self.embed = stem(config.patch_size, width, 3 if config.motion == "none" else 6, dtype=dtype, rngs=rngs)
+        self.embed = stem(
+            config.patch_size, width, 3 if config.motion == "none" else 6, dtype=dtype, rngs=rngs
+        )
         self.class_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
         self.positions = nnx.Param(_initial_positions(config.position_init, side, width, rngs))
         self.blocks = stack(
@@ -132,7 +165,11 @@ class DenseViT(nnx.Module):
             "concat": lambda: PatchConcat(width, 1 + side * side, dtype=dtype, rngs=rngs),
         }
         self.pooling = pooling[config.frame_pooling]()
-        self.layers, self.dropout_rate, self.drop_path_rate = config.vit_num_layers, config.dropout, config.drop_path
+        self.layers, self.dropout_rate, self.drop_path_rate = (
+            config.vit_num_layers,
+            config.dropout,
+            config.drop_path,
+        )
         self.chunk, self.patch_drop, self.token_merge, self.random = (
             config.frames_per_chunk,
             config.patch_drop,
@@ -166,29 +203,41 @@ class DenseViT(nnx.Module):
         features = jax.lax.map(jax.checkpoint(run, prevent_cse=False), (split, jnp.arange(parts)))
         return jnp.moveaxis(features, 0, 1).reshape(-1, features.shape[-1])[:n]
 
-    def tokens(self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None = None) -> Float[Array, "n s d"]:
+    def tokens(
+        self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "n s d"]:
         """All output tokens of each picture, the class token first (s = 1 + patches, less those dropped), after the last norm."""
         return self.norm(self._run_blocks(self._embedded(images, key), key))
 
-    def _features(self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None) -> Float[Array, "n d"]:
+    def _features(
+        self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None
+    ) -> Float[Array, "n d"]:
         if self.token_merge and key is None:
             tokens, sizes = self._merged_tokens(images)
             if self.pooling is None:
                 shares = sizes / sizes.sum(axis=1, keepdims=True)
-                return jnp.einsum("ns,nsd->nd", shares, tokens.astype(jnp.float32)).astype(tokens.dtype)
+                return jnp.einsum("ns,nsd->nd", shares, tokens.astype(jnp.float32)).astype(
+                    tokens.dtype
+                )
         else:
             tokens = self.tokens(images, key)
         return tokens.mean(axis=1) if self.pooling is None else self.pooling(tokens)
 
-    def _embedded(self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None) -> Float[Array, "n s d"]:
+    def _embedded(
+        self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None
+    ) -> Float[Array, "n s d"]:
         patches = self.embed(images.astype(self.dtype))
-        class_token = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (patches.shape[0], 1, patches.shape[-1]))
+        class_token = jnp.broadcast_to(
+            self.class_token[...].astype(self.dtype), (patches.shape[0], 1, patches.shape[-1])
+        )
         x = jnp.concatenate([class_token, patches], axis=1) + self.positions[...].astype(self.dtype)
         if self.patch_drop and key is not None:
             x = drop_patches(x, self.patch_drop, key_for(key, self.layers + 1))
         return dropout(x, self.dropout_rate, key_for(key, self.layers))
 
-    def _merged_tokens(self, images: Float[Array, "n h w c"]) -> tuple[Float[Array, "n s d"], Float[Array, "n s"]]:
+    def _merged_tokens(
+        self, images: Float[Array, "n h w c"]
+    ) -> tuple[Float[Array, "n s d"], Float[Array, "n s"]]:
         """Output tokens after merging in every block, and how many each stands for. The blocks are unrolled: each has a shape of its own."""
         x = self._embedded(images, None)
         sizes = jnp.ones(x.shape[:2], jnp.float32)
@@ -200,7 +249,9 @@ class DenseViT(nnx.Module):
             x = x + block.feed_forward(block.feed_forward_norm(x))
         return self.norm(x), sizes
 
-    def _run_blocks(self, x: Float[Array, "n s d"], key: Key[Array, ""] | None) -> Float[Array, "n s d"]:
+    def _run_blocks(
+        self, x: Float[Array, "n s d"], key: Key[Array, ""] | None
+    ) -> Float[Array, "n s d"]:
         rates = np.linspace(0.0, self.drop_path_rate, self.layers, dtype=np.float32)
         graphdef, state = nnx.split(self.blocks)
 
@@ -209,20 +260,30 @@ class DenseViT(nnx.Module):
             return block(x, None, key_for(key, layer), rate if self.drop_path_rate else None)
 
         if self.remat != "none":
-            run = jax.checkpoint(run, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers)
+            run = jax.checkpoint(
+                run, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers
+            )
         if self.scan_layers:
-            return jax.lax.scan(lambda x, inputs: (run(x, *inputs), None), x, (state, jnp.arange(self.layers), jnp.asarray(rates)))[0]
+            return jax.lax.scan(
+                lambda x, inputs: (run(x, *inputs), None),
+                x,
+                (state, jnp.arange(self.layers), jnp.asarray(rates)),
+            )[0]
         for layer in range(self.layers):
             x = run(x, nnx.state(block_at(self.blocks, layer)), layer, jnp.asarray(rates[layer]))
         return x
 
 
-def drop_patches(x: Float[Array, "n s d"], rate: float, key: Key[Array, ""]) -> Float[Array, "n r d"]:
+def drop_patches(
+    x: Float[Array, "n s d"], rate: float, key: Key[Array, ""]
+) -> Float[Array, "n r d"]:
     """A share `rate` of each picture's tokens left out at random, at least one patch kept; the first (the class token) always stays."""
     patches = x.shape[1] - 1
     kept = max(1, round(patches * (1.0 - rate)))
     order = jax.random.uniform(key, (x.shape[0], patches)).argsort(axis=1)[:, :kept]
-    return jnp.concatenate([x[:, :1], jnp.take_along_axis(x[:, 1:], order[..., None], axis=1)], axis=1)
+    return jnp.concatenate(
+        [x[:, :1], jnp.take_along_axis(x[:, 1:], order[..., None], axis=1)], axis=1
+    )
 
 
 def _initial_positions(kind: str, side: int, width: int, rngs: nnx.Rngs) -> Float[Array, "1 s d"]:

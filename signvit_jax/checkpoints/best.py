@@ -22,7 +22,9 @@ class BestSoFar:
     metric: str
     value: float | None = None
     epoch: int = 0
-    since: int = -1  # the first epoch with that figure; -1: `epoch`, of an earlier release's checkpoint
+    since: int = (
+        -1
+    )  # the first epoch with that figure; -1: `epoch`, of an earlier release's checkpoint
 
     def __post_init__(self) -> None:
         if self.since < 0:
@@ -32,7 +34,9 @@ class BestSoFar:
         """A figure that is not finite is never the best."""
         if not math.isfinite(value):
             return
-        if self.value is None or (value > self.value if HIGHER_IS_BETTER[self.metric] else value < self.value):
+        if self.value is None or (
+            value > self.value if HIGHER_IS_BETTER[self.metric] else value < self.value
+        ):
             self.value, self.since = value, epoch
         if value == self.value:
             self.epoch = epoch

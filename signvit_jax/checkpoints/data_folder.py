@@ -29,12 +29,19 @@ def located(config: Config, workdir: Workdir) -> Config:
     for folder in (first, *others):
         if (folder / config.data.name).is_dir():
             if folder != first:
-                _logger.warning("the data set %r is not under %s; the one under %s is read", config.data.name, first, folder)
+                _logger.warning(
+                    "the data set %r is not under %s; the one under %s is read",
+                    config.data.name,
+                    first,
+                    folder,
+                )
             return _with_data(config, data_dir=str(folder))
     return config
 
 
-def of_run(config: Config, workdir: Workdir, data_dir: str | None = None, name: str | None = None) -> Config:
+def of_run(
+    config: Config, workdir: Workdir, data_dir: str | None = None, name: str | None = None
+) -> Config:
     """The config with the data set that an evaluation reads: that of the run, or what is given in its place."""
     if data_dir is not None:
         config = _with_data(config, data_dir=data_dir)
@@ -52,8 +59,14 @@ def open_data_of_run(config: Config, *, named: bool = False) -> SignDataset:
     folder, name = Path(config.data.data_dir).expanduser(), config.data.name
     if named or (folder / name).is_dir():
         return open_dataset(config.data.data_dir, name)
-    missing = f"no data set {name!r} under {str(folder)!r}" if folder.is_dir() else f"no folder {str(folder)!r}"
-    raise DatasetError(f"{missing}: the data set of this run is not there; give the folder that holds it with --data_dir=DIR")
+    missing = (
+        f"no data set {name!r} under {str(folder)!r}"
+        if folder.is_dir()
+        else f"no folder {str(folder)!r}"
+    )
+    raise DatasetError(
+        f"{missing}: the data set of this run is not there; give the folder that holds it with --data_dir=DIR"
+    )
 
 
 def check_data_of_resumed(config: Config, workdir: Workdir) -> None:
@@ -61,9 +74,13 @@ def check_data_of_resumed(config: Config, workdir: Workdir) -> None:
     given, name = Path(config.data.data_dir), config.data.name
     if (given / name).is_dir() or not workdir.config_json.is_file():
         return
-    there = Path(located(from_json(workdir.config_json.read_text(encoding="utf-8")), workdir).data.data_dir)
+    there = Path(
+        located(from_json(workdir.config_json.read_text(encoding="utf-8")), workdir).data.data_dir
+    )
     if (there / name).is_dir():
-        raise DatasetError(f"no data set {name!r} under {str(given)!r}; this run was started on that under {there}: --config.data.data_dir={there}")
+        raise DatasetError(
+            f"no data set {name!r} under {str(given)!r}; this run was started on that under {there}: --config.data.data_dir={there}"
+        )
     raise DatasetError(
         f"no data set {name!r} under {str(given)!r}, nor under {str(there)!r}, where this run was started; "
         "give the folder that holds it with --config.data.data_dir=DIR"

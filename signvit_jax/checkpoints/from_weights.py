@@ -18,15 +18,26 @@ from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.weights.whole_model import parameters_from, vocabulary_sizes
 
 
-def write_converted(path: Path, config: Config, tokenizer: Tokenizer, glosses: Tokenizer | None, tensors: Mapping[str, np.ndarray]) -> int:
+def write_converted(
+    path: Path,
+    config: Config,
+    tokenizer: Tokenizer,
+    glosses: Tokenizer | None,
+    tensors: Mapping[str, np.ndarray],
+) -> int:
     """Makes the workdir at `path` and returns how many numbers it holds.
 
     Raises WeightsError and ConfigError where weights, vocabulary and config do not fit each other, and WorkdirError for a folder with checkpoints.
     """
     words, labels = vocabulary_sizes(tensors)
-    for kind, has, tokenizer_of in (("words", words, tokenizer), ("CTC labels", labels, glosses or tokenizer)):
+    for kind, has, tokenizer_of in (
+        ("words", words, tokenizer),
+        ("CTC labels", labels, glosses or tokenizer),
+    ):
         if has != tokenizer_of.vocab_size:
-            raise ConfigError(f"the weights have {has} {kind}, the vocabulary {tokenizer_of.vocab_size}; give the one that they were trained with")
+            raise ConfigError(
+                f"the weights have {has} {kind}, the vocabulary {tokenizer_of.vocab_size}; give the one that they were trained with"
+            )
     definition = ModelDefinition(config, tokenizer.vocab_size, glosses.vocab_size if glosses else 0)
     params = jax.tree.map(jnp.asarray, parameters_from(tensors, definition.abstract_params()))
     workdir = Workdir.create(path)

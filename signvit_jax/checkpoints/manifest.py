@@ -21,9 +21,19 @@ class ManifestMissing(Exception):
 
 def write_manifest(folder: Path) -> None:
     """Lists the files under `folder`, each flushed to the disk first; the manifest itself appears whole or not at all. Raises OSError."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {name: [(folder / name).stat().st_size, _flushed_digest(folder / name)] for name in names if name not in _NOT_LISTED}
-    write_atomically(folder / MANIFEST, json.dumps({"algorithm": "sha256", "files": files, "digest": _digest_of(files)}, indent=1) + "\n")
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    files = {
+        name: [(folder / name).stat().st_size, _flushed_digest(folder / name)]
+        for name in names
+        if name not in _NOT_LISTED
+    }
+    write_atomically(
+        folder / MANIFEST,
+        json.dumps({"algorithm": "sha256", "files": files, "digest": _digest_of(files)}, indent=1)
+        + "\n",
+    )
 
 
 def find_damage(folder: Path, items: Iterable[str] | None = None) -> list[str]:
@@ -47,7 +57,13 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         return [f"{MANIFEST}: unreadable ({type(error).__name__})"]
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
-        return [line for line in pool.map(lambda entry: _damage_of(folder, entry[0], *entry[1]), wanted.items()) if line]
+        return [
+            line
+            for line in pool.map(
+                lambda entry: _damage_of(folder, entry[0], *entry[1]), wanted.items()
+            )
+            if line
+        ]
 
 
 def _flushed_digest(path: Path) -> str:
@@ -63,7 +79,11 @@ def _damage_of(folder: Path, name: str, size: int, digest: str) -> str | None:
         if found != size:
             return f"{name}: {found} bytes instead of {size}"
         with path.open("rb") as file:
-            return None if hashlib.file_digest(file, "sha256").hexdigest() == digest else f"{name}: content changed"
+            return (
+                None
+                if hashlib.file_digest(file, "sha256").hexdigest() == digest
+                else f"{name}: content changed"
+            )
     except FileNotFoundError:
         return f"{name}: missing"
     except OSError as error:

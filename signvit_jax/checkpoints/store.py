@@ -1,6 +1,6 @@
 """Checkpoints that are either whole or not there.
 
-Layout of a checkpoint folder: `<step>/{params,opt_state,ema,data_iterator,meta}/` by Orbax, and `<step>/manifest.json` (`integrity.py`).
+Layout of a checkpoint folder: `<step>/{params,opt_state,ema,data_iterator,meta}/` by Orbax, and `<step>/manifest.json` (`manifest.py`).
 Orbax writes a step under a temporary name in the background; the manifest is written there too, and the rename that makes the step final comes last.
 Only then are older steps deleted. The last N are kept, and the best by one of the saved metrics.
 
@@ -80,7 +80,9 @@ class CheckpointStore(CheckpointReader):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._on_first_process(self._finish_replacing)
         except OSError as error:
-            raise CheckpointError(f"the checkpoint folder {self.folder} cannot be used: {error.strerror or error}") from error
+            raise CheckpointError(
+                f"the checkpoint folder {self.folder} cannot be used: {error.strerror or error}"
+            ) from error
 
     def save(
         self,
@@ -107,10 +109,16 @@ class CheckpointStore(CheckpointReader):
             if self.folder.is_dir():
                 raise
             _logger.warning("%s", error)  # what is saved now is newer
-        notes = {"format": FORMAT, "meta": dict(meta), "metrics": {name: float(x) for name, x in (metrics or {}).items() if math.isfinite(x)}}
+        notes = {
+            "format": FORMAT,
+            "meta": dict(meta),
+            "metrics": {name: float(x) for name, x in (metrics or {}).items() if math.isfinite(x)},
+        }
         items = {
             "params": ocp.args.StandardSave(params),
-            "meta": ocp.args.JsonSave(json.loads(json.dumps(notes))),  # a copy, which the caller cannot change while it is being written
+            "meta": ocp.args.JsonSave(
+                json.loads(json.dumps(notes))
+            ),  # a copy, which the caller cannot change while it is being written
         }
         if opt_state is not None:
             items["opt_state"] = ocp.args.StandardSave(opt_state)
@@ -122,13 +130,18 @@ class CheckpointStore(CheckpointReader):
         self._saving, self._saving_score = step, None if value is None else self._sign * value
         try:
             if not self.folder.is_dir():
-                _logger.warning("%s is gone, renamed or deleted while the run went on; it is made again, and the run saves there", self.folder)
+                _logger.warning(
+                    "%s is gone, renamed or deleted while the run went on; it is made again, and the run saves there",
+                    self.folder,
+                )
                 self._manager = None  # it remembers what was there
             self._on_first_process(lambda: self._make_way(step))
             if self._manager is not None and step in self._manager.all_steps():
                 self._drop_manager()  # it remembers what it saved
             if self._manager is None:
-                self._manager = ocp.CheckpointManager(self.folder, options=self._options(), item_handlers=item_handlers())
+                self._manager = ocp.CheckpointManager(
+                    self.folder, options=self._options(), item_handlers=item_handlers()
+                )
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
             raise self._failed(error) from error
@@ -157,7 +170,14 @@ class CheckpointStore(CheckpointReader):
         """Gives up a save that is under way: without one of its processes it can never become final, and waiting for it would not end."""
         self._manager = self._saving = self._saving_score = None
 
-    def restore(self, params: PyTree, opt_state: PyTree, ema: PyTree | None = None, data_iterator: Any = None, step: int | None = None) -> Restored:
+    def restore(
+        self,
+        params: PyTree,
+        opt_state: PyTree,
+        ema: PyTree | None = None,
+        data_iterator: Any = None,
+        step: int | None = None,
+    ) -> Restored:
         """The newest sound checkpoint, or that of `step`, on the shardings of the targets (ShapeDtypeStructs); `data_iterator` is moved to its place.
 
         Damaged checkpoints are named in a warning and, where an older one is sound, renamed to `<step>.damaged`, so that the run can save that step
@@ -169,7 +189,9 @@ class CheckpointStore(CheckpointReader):
 
         def read(at: int) -> Restored:
             folder = self.folder / str(at)
-            targets = {"params": params, "opt_state": opt_state} | ({"ema": ema} if ema is not None and (folder / "ema").is_dir() else {})
+            targets = {"params": params, "opt_state": opt_state} | (
+                {"ema": ema} if ema is not None and (folder / "ema").is_dir() else {}
+            )
             for item, target in targets.items():
                 check_same(self._saved_shapes(at, item), target, item, folder)
             notes = self._notes(at)
@@ -178,7 +200,13 @@ class CheckpointStore(CheckpointReader):
             read = self._orbax.restore(folder, args=ocp.args.Composite(**arguments))
             if data_iterator is not None:
                 data_iterator.set_state(position)
-            return Restored(at, read["params"], read["opt_state"], read["ema"] if "ema" in targets else None, *notes)
+            return Restored(
+                at,
+                read["params"],
+                read["opt_state"],
+                read["ema"] if "ema" in targets else None,
+                *notes,
+            )
 
         own = [at for at in self.steps()[::-1] if not self.is_converted(at)]
         return self._first_sound(own if step is None else [self._existing(step)], read, None)
@@ -193,12 +221,19 @@ class CheckpointStore(CheckpointReader):
             lightweight_initialize=True,  # reads no metadata: a damaged step must not stop a save
             cleanup_tmp_directories=True,
             # Folders that Orbax makes in the background and cannot (no inode left) would be waited for, for five minutes.
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest, create_directories_asynchronously=False),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_manifest,
+                create_directories_asynchronously=False,
+            ),
         )
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax's question which steps to keep; the one that is being saved is among them."""
-        steps = sorted(c.step for c in checkpoints if c.step == self._saving or is_checkpoint(self.folder / str(c.step)))
+        steps = sorted(
+            c.step
+            for c in checkpoints
+            if c.step == self._saving or is_checkpoint(self.folder / str(c.step))
+        )
         kept = {*steps[-self._keep_last :], self._best_of(steps)}
         return [c.step in kept or c.step not in steps for c in checkpoints]
 
@@ -232,7 +267,9 @@ class CheckpointStore(CheckpointReader):
 
     def _make_way(self, step: int) -> None:
         if (self.folder / str(step)).exists():
-            self._set_aside(step, "replaced" if is_checkpoint(self.folder / str(step)) else "foreign")
+            self._set_aside(
+                step, "replaced" if is_checkpoint(self.folder / str(step)) else "foreign"
+            )
 
     def _set_aside(self, step: int, why: str) -> None:
         """Renames a step's folder to `<step>.<why>`, `<step>.<why>-2`, ..."""
@@ -260,9 +297,13 @@ class CheckpointStore(CheckpointReader):
 def _data_position(folder: Path) -> dict[str, Any]:
     """This process's own, or process 0's if the number of processes has changed: batches are counted alike in all of them."""
     own = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-    files = {path.name: path for path in sorted((folder / "data_iterator").glob("process_*-of-*.json"))}
+    files = {
+        path.name: path for path in sorted((folder / "data_iterator").glob("process_*-of-*.json"))
+    }
     if not files:
-        raise CheckpointMismatch(f"{folder} was saved without a data position; start in a new workdir")
+        raise CheckpointMismatch(
+            f"{folder} was saved without a data position; start in a new workdir"
+        )
     path = files.get(own) or next(iter(files.values()))
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -275,8 +316,14 @@ def _cause(error: BaseException, folder: Path) -> str:
     if "No space left on device" in text and _no_inodes(folder):
         return "the disk takes no more files (no inode is free); delete files, or lower training.keep_last_n_checkpoints"
     for sign, words in (
-        ("No space left on device", "the disk is full; free some space, or lower training.keep_last_n_checkpoints"),
-        ("Disk quota exceeded", "your disk quota (of bytes or of files) is used up; free some, or lower training.keep_last_n_checkpoints"),
+        (
+            "No space left on device",
+            "the disk is full; free some space, or lower training.keep_last_n_checkpoints",
+        ),
+        (
+            "Disk quota exceeded",
+            "your disk quota (of bytes or of files) is used up; free some, or lower training.keep_last_n_checkpoints",
+        ),
         ("File too large", "a file grew beyond the allowed size (ulimit -f)"),
         ("Read-only file system", "the disk is read-only"),
         ("Permission denied", "no permission to write there"),
@@ -285,7 +332,9 @@ def _cause(error: BaseException, folder: Path) -> str:
     ):
         if sign in text:
             return words
-    return f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"
+    return (
+        f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"
+    )
 
 
 def _no_inodes(folder: Path) -> bool:

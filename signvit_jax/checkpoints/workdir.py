@@ -45,9 +45,13 @@ class Workdir:
             for folder in (workdir.path, workdir.checkpoints, workdir.samples):
                 folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise WorkdirError(f"--workdir={path}: {error.filename} is a file; a workdir is a folder, give another path") from error
+            raise WorkdirError(
+                f"--workdir={path}: {error.filename} is a file; a workdir is a folder, give another path"
+            ) from error
         except OSError as error:
-            raise WorkdirError(f"--workdir={path} cannot be made: {error.strerror}; give a folder that you may write to") from error
+            raise WorkdirError(
+                f"--workdir={path} cannot be made: {error.strerror}; give a folder that you may write to"
+            ) from error
         return workdir
 
     @classmethod
@@ -56,12 +60,24 @@ class Workdir:
         _check_local(path)
         workdir = cls(Path(path).absolute())
         if not workdir.path.exists():
-            raise WorkdirError(f"--workdir={path} does not exist; give the folder that signvit_jax.train wrote to")
+            raise WorkdirError(
+                f"--workdir={path} does not exist; give the folder that signvit_jax.train wrote to"
+            )
         if not workdir.path.is_dir():
-            raise WorkdirError(f"--workdir={path} is a file; give the folder that signvit_jax.train wrote to")
+            raise WorkdirError(
+                f"--workdir={path} is a file; give the folder that signvit_jax.train wrote to"
+            )
         if not workdir.config_json.is_file():
-            near = [candidate for candidate in (workdir.path.parent, *sorted(workdir.path.iterdir())[:1000]) if cls(candidate).config_json.is_file()]
-            hint = f"; did you mean {', '.join(map(str, near[:3]))}?" if near else "; give the folder that signvit_jax.train wrote to"
+            near = [
+                candidate
+                for candidate in (workdir.path.parent, *sorted(workdir.path.iterdir())[:1000])
+                if cls(candidate).config_json.is_file()
+            ]
+            hint = (
+                f"; did you mean {', '.join(map(str, near[:3]))}?"
+                if near
+                else "; give the folder that signvit_jax.train wrote to"
+            )
             raise WorkdirError(f"--workdir={path} is not a workdir: it has no config.json{hint}")
         return workdir
 
@@ -72,14 +88,20 @@ class Workdir:
     checkpoints = property(lambda self: self.path / "checkpoints")
     metrics_csv = property(lambda self: self.path / "metrics.csv")
     metrics_png = property(lambda self: self.path / "metrics.png")
-    events = property(lambda self: self.path)  # TensorBoard's events.* lie beside the rest, so that --logdir takes the workdir or its parent
+    events = property(
+        lambda self: self.path
+    )  # TensorBoard's events.* lie beside the rest, so that --logdir takes the workdir or its parent
     samples = property(lambda self: self.path / "samples")
     evaluations = property(lambda self: self.path / "eval")
     profile = property(lambda self: self.path / "profile")
     report_html = property(lambda self: self.path / "report.html")
     run_log = property(lambda self: self.path / "run.log")
-    origin_json = property(lambda self: self.path / "origin.json")  # what the run began with: data set and teacher
-    fingerprint_txt = property(lambda self: self.path / "training_split.txt")  # the same, of release 0.1
+    origin_json = property(
+        lambda self: self.path / "origin.json"
+    )  # what the run began with: data set and teacher
+    fingerprint_txt = property(
+        lambda self: self.path / "training_split.txt"
+    )  # the same, of release 0.1
     lock_file = property(lambda self: self.path / ".lock")
 
     def write_text(self, path: Path, text: str) -> None:
@@ -116,9 +138,13 @@ def _parsed[Read](path: Path, parse: Callable[[str], Read]) -> Read:
     except (ConfigError, TokenizerError) as error:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
-        raise WorkdirError(f"{path} cannot be read: {error.strerror}; put back a copy of the file") from error
+        raise WorkdirError(
+            f"{path} cannot be read: {error.strerror}; put back a copy of the file"
+        ) from error
     except UnicodeDecodeError as error:
-        raise WorkdirError(f"{path} is damaged: byte {error.start} is not of a text; put back a copy of the file") from error
+        raise WorkdirError(
+            f"{path} is damaged: byte {error.start} is not of a text; put back a copy of the file"
+        ) from error
 
 
 class WorkdirLock:
@@ -147,7 +173,11 @@ class WorkdirLock:
             try:
                 self._flock(self._file)
             except OSError as error:
-                _logger.warning("%s cannot be locked (%s): take care that no second trainer uses it", self._workdir.path, error.strerror)
+                _logger.warning(
+                    "%s cannot be locked (%s): take care that no second trainer uses it",
+                    self._workdir.path,
+                    error.strerror,
+                )
             self._sign()
 
     def holds(self) -> bool:
@@ -168,7 +198,9 @@ class WorkdirLock:
         try:
             descriptor = os.open(path, how | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise WorkdirError(f"{path} could not be opened: {error.strerror}; give a workdir that you may write to") from error
+            raise WorkdirError(
+                f"{path} could not be opened: {error.strerror}; give a workdir that you may write to"
+            ) from error
         _close(before)
         _locks.add(descriptor)
         return descriptor
@@ -182,13 +214,19 @@ class WorkdirLock:
                 _close(self._file)
                 self._file = None
             holder = _holder_of(self._workdir.lock_file)
-            raise WorkdirError(f"{self._workdir.path} is in use by {holder}; wait for it, stop it, or give another --workdir") from error
+            raise WorkdirError(
+                f"{self._workdir.path} is in use by {holder}; wait for it, stop it, or give another --workdir"
+            ) from error
 
     def _sign(self) -> None:
         self.killed = _holder(self._file) if os.fstat(self._file).st_size else None
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         os.ftruncate(self._file, 0)  # what a killed holder wrote may be longer
-        os.pwrite(self._file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)
+        os.pwrite(
+            self._file,
+            json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(),
+            0,
+        )
 
 
 def _check_local(path: str | os.PathLike) -> None:
@@ -277,9 +315,14 @@ _FREE_IN_GROUPS = (  # by the last part of the key
 def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """The (key, old, new) that a resumed run changes, to be logged. Raises ConfigError naming those that it may not change."""
     differences = key_differences(old, new)
-    refused = [(key, before, now) for key, before, now in differences if _is_fixed(key, before, now)]
+    refused = [
+        (key, before, now) for key, before, now in differences if _is_fixed(key, before, now)
+    ]
     if refused:
-        lines = "\n".join(f"  config.{key}: {before!r} in the workdir, {now!r} now" for key, before, now in refused)
+        lines = "\n".join(
+            f"  config.{key}: {before!r} in the workdir, {now!r} now"
+            for key, before, now in refused
+        )
         raise ConfigError(
             f"this workdir was made with another model, vocabulary or data set:\n{lines}\nUse the old values, or give another --workdir"
         )
@@ -289,4 +332,6 @@ def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 def _is_fixed(key: str, before: Any, now: Any) -> bool:
     if key in ("training.ema_decay", "training.distillation.teacher"):
         return not (before and now)  # from the first step on, or not at all
-    return key in _FIXED or (key.startswith(_FIXED_GROUPS) and key.rsplit(".", 1)[-1] not in _FREE_IN_GROUPS)
+    return key in _FIXED or (
+        key.startswith(_FIXED_GROUPS) and key.rsplit(".", 1)[-1] not in _FREE_IN_GROUPS
+    )

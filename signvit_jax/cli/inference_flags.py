@@ -8,13 +8,24 @@ from signvit_jax.config.schema import InferenceConfig
 
 
 def add_inference_flags(flags: argparse.ArgumentParser) -> None:
-    group = flags.add_argument_group("decoding", "each replaces the run's config.inference value of that name")
+    group = flags.add_argument_group(
+        "decoding", "each replaces the run's config.inference value of that name"
+    )
     for field in dataclasses.fields(InferenceConfig):
-        group.add_argument(f"--{field.name}", type=field.type, metavar=field.type.__name__.upper(), help=field.metadata["allowed"].replace("%", "%%"))
+        group.add_argument(
+            f"--{field.name}",
+            type=field.type,
+            metavar=field.type.__name__.upper(),
+            help=field.metadata["allowed"].replace("%", "%%"),
+        )
 
 
 def add_backend_flag(flags: argparse.ArgumentParser) -> None:
-    flags.add_argument("--backend", choices=("jax", "onnx"), help="what encodes clips; onnx: onnxruntime, of an export (what the folder is for)")
+    flags.add_argument(
+        "--backend",
+        choices=("jax", "onnx"),
+        help="what encodes clips; onnx: onnxruntime, of an export (what the folder is for)",
+    )
 
 
 def given_inference(arguments: argparse.Namespace) -> dict[str, object]:

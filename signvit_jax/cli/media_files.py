@@ -37,14 +37,22 @@ def media_files(inputs: Sequence[str]) -> list[Path]:
         else:
             found.append(path)
     if left_out:
-        print(f"note: {left_out} files named {APPLE_DOUBLE}* are left out: a Mac keeps attributes in them, no video", file=sys.stderr)
+        print(
+            f"note: {left_out} files named {APPLE_DOUBLE}* are left out: a Mac keeps attributes in them, no video",
+            file=sys.stderr,
+        )
     return found
 
 
 def _videos_under(folder: Path) -> list[Path]:
     unreadable: list[OSError] = []
     walk = os.walk(folder, onerror=unreadable.append)
-    videos = [Path(where, name) for where, _, files in walk for name in files if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    videos = [
+        Path(where, name)
+        for where, _, files in walk
+        for name in files
+        if os.path.splitext(name)[1].lower() in EXTENSIONS
+    ]
     return sorted([*videos, *(Path(error.filename) for error in unreadable)])
 
 
@@ -59,7 +67,10 @@ def output_names(clips: Sequence[Path]) -> list[Path]:
         names = [path.with_name(path.stem) for path in within]
     # a.mp4 and a.webm in one folder: the ending tells them apart; the same file twice: a number does.
     counts = collections.Counter(names)
-    names = [name.with_name(name.name + clip.suffix.replace(".", "_")) if counts[name] > 1 else name for clip, name in zip(clips, names)]
+    names = [
+        name.with_name(name.name + clip.suffix.replace(".", "_")) if counts[name] > 1 else name
+        for clip, name in zip(clips, names)
+    ]
     taken: set[Path] = set()
     next_number: dict[Path, int] = {}
     for place, name in enumerate(names):

@@ -20,10 +20,28 @@ from signvit_jax.text.tokenizer import Tokenizer, load_bert_vocabulary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = parser(__doc__, "python -m signvit_jax.convert --weights=reference.pt --config=configs/reference.py:vocab.txt --workdir=runs/reference")
-    flags.add_argument("--weights", required=True, type=local_path, help="a .pt, .npz or .safetensors file of a whole model")
-    flags.add_argument("--workdir", required=True, type=local_path, help="folder to make; it must hold no checkpoint yet")
-    flags.add_argument("--tokenizer", type=local_path, metavar="FILE", help="a tokenizer.json of ours, or a BERT vocab.txt")
+    flags = parser(
+        __doc__,
+        "python -m signvit_jax.convert --weights=reference.pt --config=configs/reference.py:vocab.txt --workdir=runs/reference",
+    )
+    flags.add_argument(
+        "--weights",
+        required=True,
+        type=local_path,
+        help="a .pt, .npz or .safetensors file of a whole model",
+    )
+    flags.add_argument(
+        "--workdir",
+        required=True,
+        type=local_path,
+        help="folder to make; it must hold no checkpoint yet",
+    )
+    flags.add_argument(
+        "--tokenizer",
+        type=local_path,
+        metavar="FILE",
+        help="a tokenizer.json of ours, or a BERT vocab.txt",
+    )
     arguments, config = parse_with_optional_config(flags, argv)
     set_up_jax()
 
@@ -34,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config or _config_of(arguments.weights, description)
     tokenizer, glosses = _tokenizers(arguments.tokenizer, config, description)
     config = with_ctc_target(config, "gloss" if glosses else "text")
-    count = write_converted(arguments.workdir, config, tokenizer, glosses, read_tensors(arguments.weights))
+    count = write_converted(
+        arguments.workdir, config, tokenizer, glosses, read_tensors(arguments.weights)
+    )
     print(f"{clean(str(arguments.workdir))}: {count:,} parameters, {tokenizer.vocab_size:,} tokens")
     return DONE
 
@@ -48,17 +68,29 @@ def _config_of(weights: Path, description: Mapping[str, str]) -> Config:
         return from_json(description["config"])
     if weights.suffix == ".npz" and (sizes := read_text(weights, "config")):
         return config_from_reference(json.loads(sizes))
-    raise ConfigError(f"{weights} does not say what model it is of; give its config, such as --config=configs/reference.py:vocab.txt")
+    raise ConfigError(
+        f"{weights} does not say what model it is of; give its config, such as --config=configs/reference.py:vocab.txt"
+    )
 
 
-def _tokenizers(file: Path | None, config: Config, description: Mapping[str, str]) -> tuple[Tokenizer, Tokenizer | None]:
+def _tokenizers(
+    file: Path | None, config: Config, description: Mapping[str, str]
+) -> tuple[Tokenizer, Tokenizer | None]:
     """Of words and, where the file has one, of glosses. Raises ConfigError and TokenizerError."""
-    glosses = Tokenizer.from_json(description["gloss_tokenizer"]) if "gloss_tokenizer" in description else None
+    glosses = (
+        Tokenizer.from_json(description["gloss_tokenizer"])
+        if "gloss_tokenizer" in description
+        else None
+    )
     if file is not None:
         is_ours = file.suffix == ".json"
-        return Tokenizer.from_json(file.read_text(encoding="utf-8")) if is_ours else load_bert_vocabulary(file, config.tokenizer), glosses
+        return Tokenizer.from_json(
+            file.read_text(encoding="utf-8")
+        ) if is_ours else load_bert_vocabulary(file, config.tokenizer), glosses
     if "tokenizer" in description:
         return Tokenizer.from_json(description["tokenizer"]), glosses
     if config.tokenizer.name == "bert":
         return load_bert_vocabulary(config.tokenizer.vocab_file, config.tokenizer), glosses
-    raise ConfigError("the words of these weights are not known; give --tokenizer=FILE, a tokenizer.json of ours or a BERT vocab.txt")
+    raise ConfigError(
+        "the words of these weights are not known; give --tokenizer=FILE, a tokenizer.json of ours or a BERT vocab.txt"
+    )

@@ -15,8 +15,17 @@ from signvit_jax.files.local_paths import local_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = parser(__doc__, "python -m signvit_jax.distill --teacher=runs/dense_vit --config=configs/mobilenet_v3.py --workdir=runs/student")
-    flags.add_argument("--teacher", required=True, type=local_text, metavar="WORKDIR", help="folder of the run whose best checkpoint teaches")
+    flags = parser(
+        __doc__,
+        "python -m signvit_jax.distill --teacher=runs/dense_vit --config=configs/mobilenet_v3.py --workdir=runs/student",
+    )
+    flags.add_argument(
+        "--teacher",
+        required=True,
+        type=local_text,
+        metavar="WORKDIR",
+        help="folder of the run whose best checkpoint teaches",
+    )
     return run_training(flags, argv, "signvit_jax.distill", _with_teacher)
 
 

@@ -40,19 +40,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.text.tokenizer import unknown_note
     from signvit_jax.training.calibration import calibrated
 
-    model = load_model(arguments.workdir, arguments.checkpoint, arguments.backend, calibrated=not arguments.calibrate)
+    model = load_model(
+        arguments.workdir,
+        arguments.checkpoint,
+        arguments.backend,
+        calibrated=not arguments.calibrate,
+    )
     predictor = model.predictor(arguments.decode, **given_inference(arguments))
     config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     config = dataclasses.replace(config, inference=predictor.config)
-    split = open_data_of_run(config, named=arguments.name is not None).split(arguments.split or config.data.test_split)
+    split = open_data_of_run(config, named=arguments.name is not None).split(
+        arguments.split or config.data.test_split
+    )
     ensemble = f"_ensemble_of_{1 + len(model.others)}" if model.others else ""
     output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
     report = output.with_suffix(".html")
     results.check_writable(output, report)
     with StopRequest() as stop, counted(Console(stderr=True), transient=False) as bar:
         if arguments.calibrate:
-            task = bar.add_task(escape(f"fitting confidence on {config.data.val_split}"), total=None)
-            model = calibrated(model, config, arguments.decode, should_stop=lambda: stop.requested, on_batch=lambda clips: bar.advance(task, clips))
+            task = bar.add_task(
+                escape(f"fitting confidence on {config.data.val_split}"), total=None
+            )
+            model = calibrated(
+                model,
+                config,
+                arguments.decode,
+                should_stop=lambda: stop.requested,
+                on_batch=lambda clips: bar.advance(task, clips),
+            )
             if model is None:
                 return stop.exit_code
             predictor = model.predictor(arguments.decode, **given_inference(arguments))
@@ -72,29 +87,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if found is None:
         return stop.exit_code
-    title = f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
+    title = (
+        f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
+    )
     # Scores are shown before anything is written: a disk may be full by now.
     print_table(format_table(found.decoders, escape(title)))
     print_table(reliability.format_table(found.confidence))
     for decoder, rate in found.phoenix_gloss_wer.items():
-        print(f"{decoder}: gloss error rate {rate:.1%} (as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)")
+        print(
+            f"{decoder}: gloss error rate {rate:.1%} (as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)"
+        )
     if note := unknown_note(found.unknown):
         print(clean(f"references: {note}"))
     results.write(found, output)
-    given = (model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, config.frame_buckets, config.model.decoder.max_len)
-    look = no_look if model.encode else make_look(*given)  # the programs of an export cannot be looked into
+    given = (
+        model.definition.bind,
+        model.params,
+        model.tokenizer,
+        model.ctc_tokenizer,
+        config.frame_buckets,
+        config.model.decoder.max_len,
+    )
+    look = (
+        no_look if model.encode else make_look(*given)
+    )  # the programs of an export cannot be looked into
     try:
-        write_report(found, report, pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS), SHOWN_CLIPS)
+        write_report(
+            found,
+            report,
+            pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS),
+            SHOWN_CLIPS,
+        )
     except OSError as error:
-        raise results.ResultsLost(f"{report} could not be written: {error.strerror}; the predictions are in {output}") from error
+        raise results.ResultsLost(
+            f"{report} could not be written: {error.strerror}; the predictions are in {output}"
+        ) from error
     print(clean(f"predictions: {output}\nreport:      {report}", keep="\n"))
     return DONE
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    flags = parser(__doc__, "python -m signvit_jax.eval --workdir=runs/quickstart --split=test --decode=greedy,beam,ctc --output=results.json")
+    flags = parser(
+        __doc__,
+        "python -m signvit_jax.eval --workdir=runs/quickstart --split=test --decode=greedy,beam,ctc --output=results.json",
+    )
     flags.add_argument(
-        "--workdir", required=True, type=local_text, help="folder of a training run or an export; several runs with commas between are an ensemble"
+        "--workdir",
+        required=True,
+        type=local_text,
+        help="folder of a training run or an export; several runs with commas between are an ensemble",
     )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     add_backend_flag(flags)
@@ -106,10 +147,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"some of {','.join(DECODERS)}, separated by commas ({','.join(DEFAULT_DECODERS)})",
     )
     flags.add_argument(
-        "--tokenize", choices=TOKENIZATIONS, help="how BLEU cuts words (default: the run's config.evaluation.tokenize); none for PHOENIX"
+        "--tokenize",
+        choices=TOKENIZATIONS,
+        help="how BLEU cuts words (default: the run's config.evaluation.tokenize); none for PHOENIX",
     )
-    flags.add_argument("--phoenix_gloss_wer", action="store_true", help="also PHOENIX's own gloss error rate (always on a data set of that name)")
-    flags.add_argument("--lowercase", action="store_true", help="score without regard to case (always so where the tokenizer lowers case)")
+    flags.add_argument(
+        "--phoenix_gloss_wer",
+        action="store_true",
+        help="also PHOENIX's own gloss error rate (always on a data set of that name)",
+    )
+    flags.add_argument(
+        "--lowercase",
+        action="store_true",
+        help="score without regard to case (always so where the tokenizer lowers case)",
+    )
     flags.add_argument(
         "--calibrate",
         action="store_true",
@@ -117,7 +168,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
-    flags.add_argument("--output", type=local_path, help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)")
+    flags.add_argument(
+        "--output",
+        type=local_path,
+        help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)",
+    )
     add_inference_flags(flags)
     return flags.parse_args(argv)
 
@@ -126,5 +181,7 @@ def _decoders(text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
     unknown = [name for name in names if name not in DECODERS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no decoder; allowed: {', '.join(DECODERS)}, separated by commas")
+        raise argparse.ArgumentTypeError(
+            f"{unknown[0]!r} is no decoder; allowed: {', '.join(DECODERS)}, separated by commas"
+        )
     return names

@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     quantize = how_much(arguments.format, arguments.quantize)
     model = load_trained(arguments.workdir, arguments.checkpoint)
     if model.others:
-        raise ExportError(f"--workdir={arguments.workdir} names {1 + len(model.others)} workdirs; an export is of one")
+        raise ExportError(
+            f"--workdir={arguments.workdir} names {1 + len(model.others)} workdirs; an export is of one"
+        )
     contents = Contents(arguments.format, quantize, model.step)
     config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     data = config.data
@@ -58,22 +60,46 @@ def main(argv: Sequence[str] | None = None) -> int:
             return None
 
     with ExportFolder.made(arguments.output) as folder:
-        write_export(model, folder, contents, lambda: calibration_batches(split(data.train_split), model, arguments.calibration_clips))
-        report = {"format": contents.format, "quantize": contents.quantize, "checkpoint_step": model.step}
+        write_export(
+            model,
+            folder,
+            contents,
+            lambda: calibration_batches(
+                split(data.train_split), model, arguments.calibration_clips
+            ),
+        )
+        report = {
+            "format": contents.format,
+            "quantize": contents.quantize,
+            "checkpoint_step": model.step,
+        }
         with counted(Console(stderr=True)) as bar:
             test = scored()
-            task = bar.add_task("scoring, before and after", total=2 * min(arguments.report_clips, len(test)) if test else None)
-            report |= compare(model, folder, test, arguments.report_clips, lambda clips: bar.advance(task, clips))
+            task = bar.add_task(
+                "scoring, before and after",
+                total=2 * min(arguments.report_clips, len(test)) if test else None,
+            )
+            report |= compare(
+                model, folder, test, arguments.report_clips, lambda clips: bar.advance(task, clips)
+            )
         folder.write_text(folder.report_json, json.dumps(report, indent=2) + "\n")
         described = Described(arguments.sign_language, arguments.text_language, arguments.licence)
         folder.write_text(folder.model_card, model_card(model, contents, report, described))
     print_table(report_table(report))
-    print(clean(f"export:     {arguments.output}\nmodel card: {arguments.output / 'README.md'}", keep="\n"))
+    print(
+        clean(
+            f"export:     {arguments.output}\nmodel card: {arguments.output / 'README.md'}",
+            keep="\n",
+        )
+    )
     return DONE
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    flags = parser(__doc__, "python -m signvit_jax.export --workdir=runs/mine --format=onnx --output=exports/mine --licence=CC-BY-4.0")
+    flags = parser(
+        __doc__,
+        "python -m signvit_jax.export --workdir=runs/mine --format=onnx --output=exports/mine --licence=CC-BY-4.0",
+    )
     flags.add_argument("--workdir", required=True, type=local_text, help="folder of a training run")
     flags.add_argument("--format", required=True, choices=_FORMATS)
     flags.add_argument("--output", required=True, type=local_path, help="folder to make")
@@ -83,15 +109,29 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("weights", "weights_and_inputs", "none"),
         help="what is INT8: of int8, weights (default) or weights_and_inputs; of onnx, weights_and_inputs (default) or none",
     )
-    flags.add_argument("--calibration_clips", type=_count, default=64, help="training clips that show how large inputs become (64)")
-    flags.add_argument("--report_clips", type=_count, default=64, help="clips, evenly over the split, that are scored before and after (64)")
+    flags.add_argument(
+        "--calibration_clips",
+        type=_count,
+        default=64,
+        help="training clips that show how large inputs become (64)",
+    )
+    flags.add_argument(
+        "--report_clips",
+        type=_count,
+        default=64,
+        help="clips, evenly over the split, that are scored before and after (64)",
+    )
     flags.add_argument("--split", help="whose clips are scored (the run's config.data.test_split)")
     flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
-    card = flags.add_argument_group("model card", "what is not given is filled in where the data set is known")
+    card = flags.add_argument_group(
+        "model card", "what is not given is filled in where the data set is known"
+    )
     card.add_argument("--sign_language", help="such as 'Indian Sign Language'")
     card.add_argument("--text_language", help="such as 'English'")
-    card.add_argument("--licence", help="under which you give the model away; that of the data bounds it")
+    card.add_argument(
+        "--licence", help="under which you give the model away; that of the data bounds it"
+    )
     return flags.parse_args(argv)
 
 

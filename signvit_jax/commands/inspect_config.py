@@ -14,12 +14,33 @@ from signvit_jax.runtime.exit_codes import DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = parser(__doc__, "python -m signvit_jax.inspect_config --config=configs/reference.py --devices=8 --config.mesh.fsdp=8")
-    flags.add_argument("--vocab_size", type=_count, help="entries of the vocabulary (default: the most that config.tokenizer allows)")
-    flags.add_argument("--gloss_vocab_size", type=_count, help="of the glosses, with config.model.ctc.target=gloss (default: as --vocab_size)")
-    flags.add_argument("--text_length", type=_count, help="tokens that a text is padded to (default: config.model.decoder.max_len)")
-    flags.add_argument("--devices", type=_count, help="plan for so many devices (default: those of this machine)")
-    flags.add_argument("--no_compile", action="store_true", help="leave out what takes longest: compiling the step, for its temporaries")
+    flags = parser(
+        __doc__,
+        "python -m signvit_jax.inspect_config --config=configs/reference.py --devices=8 --config.mesh.fsdp=8",
+    )
+    flags.add_argument(
+        "--vocab_size",
+        type=_count,
+        help="entries of the vocabulary (default: the most that config.tokenizer allows)",
+    )
+    flags.add_argument(
+        "--gloss_vocab_size",
+        type=_count,
+        help="of the glosses, with config.model.ctc.target=gloss (default: as --vocab_size)",
+    )
+    flags.add_argument(
+        "--text_length",
+        type=_count,
+        help="tokens that a text is padded to (default: config.model.decoder.max_len)",
+    )
+    flags.add_argument(
+        "--devices", type=_count, help="plan for so many devices (default: those of this machine)"
+    )
+    flags.add_argument(
+        "--no_compile",
+        action="store_true",
+        help="leave out what takes longest: compiling the step, for its temporaries",
+    )
     arguments, config = parse_with_config(flags, argv)
 
     import jax
@@ -31,7 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.planning.account import describe
 
-    print(describe(config, arguments.vocab_size, arguments.gloss_vocab_size, arguments.text_length, compiling=not arguments.no_compile))
+    print(
+        describe(
+            config,
+            arguments.vocab_size,
+            arguments.gloss_vocab_size,
+            arguments.text_length,
+            compiling=not arguments.no_compile,
+        )
+    )
     return DONE
 
 

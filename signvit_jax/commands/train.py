@@ -17,7 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from signvit_jax.cli.common import add_process_flags, join_processes, parse_with_config, parser, set_up_jax
+from signvit_jax.cli.common import (
+    add_process_flags,
+    join_processes,
+    parse_with_config,
+    parser,
+    set_up_jax,
+)
 from signvit_jax.config.schema import Config
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
@@ -28,22 +34,44 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = parser(__doc__, "python -m signvit_jax.train --config=configs/quickstart.py --workdir=runs/quickstart --config.training.batch_size=8")
+    flags = parser(
+        __doc__,
+        "python -m signvit_jax.train --config=configs/quickstart.py --workdir=runs/quickstart --config.training.batch_size=8",
+    )
     return run_training(flags, argv, "signvit_jax.train")
 
 
-def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, module: str, settle: Callable[..., Config] | None = None) -> int:
+def run_training(
+    flags: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    module: str,
+    settle: Callable[..., Config] | None = None,
+) -> int:
     """Trains by the flags that every training command has, and says which command of `module` goes on with a run that was stopped.
 
     `settle` makes the config that is trained of (the parsed flags, the config of the file).
     """
-    flags.add_argument("--workdir", required=True, type=local_path, help="folder of the run; made if it is not there")
-    flags.add_argument("--strict_restore", action="store_true", help="end with an error where a damaged checkpoint would be left out")
     flags.add_argument(
-        "--requeue", action="store_true", help="in a Slurm job: when SIGUSR1 has stopped the run, save and put the job back into the queue"
+        "--workdir",
+        required=True,
+        type=local_path,
+        help="folder of the run; made if it is not there",
     )
     flags.add_argument(
-        "--profile", type=_traced_steps, metavar="STEPS", help="trace so many steps, such as 5, or steps 100:104, into the workdir's profile/"
+        "--strict_restore",
+        action="store_true",
+        help="end with an error where a damaged checkpoint would be left out",
+    )
+    flags.add_argument(
+        "--requeue",
+        action="store_true",
+        help="in a Slurm job: when SIGUSR1 has stopped the run, save and put the job back into the queue",
+    )
+    flags.add_argument(
+        "--profile",
+        type=_traced_steps,
+        metavar="STEPS",
+        help="trace so many steps, such as 5, or steps 100:104, into the workdir's profile/",
     )
     add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
@@ -54,25 +82,43 @@ def run_training(flags: argparse.ArgumentParser, argv: Sequence[str] | None, mod
 
     import jax
 
-    from signvit_jax.runtime.malloc import keep_freed_memory  # after the config has been checked: it takes seconds to load
+    from signvit_jax.runtime.malloc import (
+        keep_freed_memory,
+    )  # after the config has been checked: it takes seconds to load
     from signvit_jax.training.run import train
 
     keep_freed_memory()
-    code = train(config, arguments.workdir, strict_restore=arguments.strict_restore, requeue=arguments.requeue, profile=arguments.profile)
+    code = train(
+        config,
+        arguments.workdir,
+        strict_restore=arguments.strict_restore,
+        requeue=arguments.requeue,
+        profile=arguments.profile,
+    )
     if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         again = shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
         with contextlib.suppress(OSError):  # a terminal that was closed takes nothing
-            print(clean(f"stopped and saved; to go on:\n  {again}", keep="\n"), file=sys.stderr, flush=True)
+            print(
+                clean(f"stopped and saved; to go on:\n  {again}", keep="\n"),
+                file=sys.stderr,
+                flush=True,
+            )
     return code
 
 
 def _traced_steps(text: str) -> "TracedSteps":
-    from signvit_jax.telemetry.profiler import TracedSteps  # it loads JAX, which --help does without
+    from signvit_jax.telemetry.profiler import (
+        TracedSteps,
+    )  # it loads JAX, which --help does without
 
     return TracedSteps.parse(text)
 
 
 def run_log() -> Path | None:
     """The run's log file, once there is one."""
-    files = [Path(handler.baseFilename) for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    files = [
+        Path(handler.baseFilename)
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.FileHandler)
+    ]
     return files[0] if files else None

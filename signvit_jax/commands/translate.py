@@ -17,7 +17,12 @@ from rich.console import Console
 
 from signvit_jax.cli.caption_files import CaptionFiles
 from signvit_jax.cli.common import parser, set_up_jax
-from signvit_jax.cli.inference_flags import add_backend_flag, add_inference_flags, given_inference, positive_seconds
+from signvit_jax.cli.inference_flags import (
+    add_backend_flag,
+    add_inference_flags,
+    given_inference,
+    positive_seconds,
+)
 from signvit_jax.cli.media_files import media_files
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
@@ -50,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = RECORDING
     if arguments.time_limit is not None:
         limits = dataclasses.replace(limits, wall_seconds=arguments.time_limit)
-    translator = load_translator(arguments.workdir, checkpoint=arguments.checkpoint, backend=arguments.backend, limits=limits)
-    translations = translator.translate_each(clips, decode=arguments.decode, seed=arguments.seed, **given_inference(arguments))
+    translator = load_translator(
+        arguments.workdir, checkpoint=arguments.checkpoint, backend=arguments.backend, limits=limits
+    )
+    translations = translator.translate_each(
+        clips, decode=arguments.decode, seed=arguments.seed, **given_inference(arguments)
+    )
     failed = 0
     with _progress() as bar:
         task = bar.add_task("translating", total=len(clips))
@@ -77,7 +86,9 @@ def _check_printable(text_format: str, clips: int) -> None:
     """Raises UsageError where the texts of all clips, one after the other, would be no valid file."""
     if text_format == "all" or (text_format in _ONE_VIDEO_A_FILE and clips > 1):
         what = "five formats" if text_format == "all" else f"{clips} clips as {text_format}"
-        raise UsageError(f"{what} on standard output would be no valid file; write one file each with --output_dir=FOLDER, or print --format=json")
+        raise UsageError(
+            f"{what} on standard output would be no valid file; write one file each with --output_dir=FOLDER, or print --format=json"
+        )
 
 
 def _printer(text_format: str, clips: Sequence[Path]) -> "Callable[[int, Translation], None]":
@@ -102,20 +113,44 @@ def _printer(text_format: str, clips: Sequence[Path]) -> "Callable[[int, Transla
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    flags = parser(__doc__, "python -m signvit_jax.translate --workdir=runs/quickstart clip.mp4 --decode=beam --format=srt --output_dir=captions")
-    flags.add_argument("clips", nargs="+", type=local_text, metavar="CLIP", help="video files, patterns or folders")
+    flags = parser(
+        __doc__,
+        "python -m signvit_jax.translate --workdir=runs/quickstart clip.mp4 --decode=beam --format=srt --output_dir=captions",
+    )
     flags.add_argument(
-        "--workdir", required=True, type=local_text, help="folder of a training run or an export; several runs with commas between are an ensemble"
+        "clips", nargs="+", type=local_text, metavar="CLIP", help="video files, patterns or folders"
+    )
+    flags.add_argument(
+        "--workdir",
+        required=True,
+        type=local_text,
+        help="folder of a training run or an export; several runs with commas between are an ensemble",
     )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     add_backend_flag(flags)
-    flags.add_argument("--decode", choices=("greedy", "beam", "ctc", "ctc_beam", "sample"), default="greedy")
-    flags.add_argument("--seed", type=int, default=0, help="of --decode=sample, from 0 to 4294967295 (0)")
-    flags.add_argument("--format", choices=(*FORMATS, "all"), default="txt", help="json also holds words, and alternatives with --n_best (txt)")
-    flags.add_argument("--output_dir", type=local_path, help="write files here; without it the text is printed")
-    flags.add_argument("--overwrite", action="store_true", help="replace files that are in --output_dir already")
     flags.add_argument(
-        "--time_limit", type=positive_seconds, metavar="SECONDS", help="give a file up when its decoder has been waited for so long (7200)"
+        "--decode", choices=("greedy", "beam", "ctc", "ctc_beam", "sample"), default="greedy"
+    )
+    flags.add_argument(
+        "--seed", type=int, default=0, help="of --decode=sample, from 0 to 4294967295 (0)"
+    )
+    flags.add_argument(
+        "--format",
+        choices=(*FORMATS, "all"),
+        default="txt",
+        help="json also holds words, and alternatives with --n_best (txt)",
+    )
+    flags.add_argument(
+        "--output_dir", type=local_path, help="write files here; without it the text is printed"
+    )
+    flags.add_argument(
+        "--overwrite", action="store_true", help="replace files that are in --output_dir already"
+    )
+    flags.add_argument(
+        "--time_limit",
+        type=positive_seconds,
+        metavar="SECONDS",
+        help="give a file up when its decoder has been waited for so long (7200)",
     )
     add_inference_flags(flags)
     return flags.parse_args(argv)

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 def check_together(config: "Config") -> None:
     """Raises ConfigError naming both keys, their values and what is allowed."""
-    encoder, temporal, decoder, data, training = config.model.encoder, config.model.temporal, config.model.decoder, config.data, config.training
+    encoder, temporal, decoder, data, training = (
+        config.model.encoder,
+        config.model.temporal,
+        config.model.decoder,
+        config.data,
+        config.training,
+    )
 
     def heads_divide(width_key: str, width: int, heads_key: str, heads: int) -> None:
         if width % heads:
@@ -21,32 +27,56 @@ def check_together(config: "Config") -> None:
                 f"config.{heads_key} is {heads}, which does not divide config.{width_key} = {width}; allowed: a divisor, such as {sorted(near)}"
             )
 
-    heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.temporal.num_heads", temporal.num_heads)
-    heads_divide("model.decoder.hidden_dim", decoder.hidden_dim, "model.decoder.num_heads", decoder.num_heads)
+    heads_divide(
+        "model.decoder.hidden_dim",
+        decoder.hidden_dim,
+        "model.temporal.num_heads",
+        temporal.num_heads,
+    )
+    heads_divide(
+        "model.decoder.hidden_dim", decoder.hidden_dim, "model.decoder.num_heads", decoder.num_heads
+    )
     if encoder.backbone == "dense_vit":
-        heads_divide("model.encoder.vit_hidden_dim", encoder.vit_hidden_dim, "model.encoder.vit_num_heads", encoder.vit_num_heads)
+        heads_divide(
+            "model.encoder.vit_hidden_dim",
+            encoder.vit_hidden_dim,
+            "model.encoder.vit_num_heads",
+            encoder.vit_num_heads,
+        )
         _check_vit(encoder, data.image_size, use_amp=training.use_amp)
     else:
         _check_mobilenet(encoder)
     if decoder.hidden_dim % 2:
-        raise ConfigError(f"config.model.decoder.hidden_dim is {decoder.hidden_dim}; allowed: an even number (sines and cosines come in pairs)")
+        raise ConfigError(
+            f"config.model.decoder.hidden_dim is {decoder.hidden_dim}; allowed: an even number (sines and cosines come in pairs)"
+        )
     buckets = data.frame_buckets
-    if buckets and (any(b < 1 for b in buckets) or list(buckets) != sorted(set(buckets)) or buckets[-1] != data.num_frames):
-        raise ConfigError(f"config.data.frame_buckets is {buckets}; allowed: rising lengths that end with data.num_frames = {data.num_frames}")
+    if buckets and (
+        any(b < 1 for b in buckets)
+        or list(buckets) != sorted(set(buckets))
+        or buckets[-1] != data.num_frames
+    ):
+        raise ConfigError(
+            f"config.data.frame_buckets is {buckets}; allowed: rising lengths that end with data.num_frames = {data.num_frames}"
+        )
     if buckets[:-1] and data.sampling == "even":
         raise ConfigError(
             f"config.data.frame_buckets is {buckets}, but data.sampling 'even' gives every clip {data.num_frames} frames; "
             "set data.sampling='rate' or leave the buckets out"
         )
     if len(data.mean) != 3 or len(data.std) != 3 or min(data.std) <= 0:
-        raise ConfigError(f"config.data.mean is {data.mean} and data.std {data.std}; allowed: three numbers each (red, green, blue), std > 0")
+        raise ConfigError(
+            f"config.data.mean is {data.mean} and data.std {data.std}; allowed: three numbers each (red, green, blue), std > 0"
+        )
     if training.batch_size % training.gradient_accumulation:
         raise ConfigError(
             f"config.training.gradient_accumulation is {training.gradient_accumulation}; "
             f"allowed: a divisor of training.batch_size = {training.batch_size}"
         )
     if training.ctc_weight == 0 and training.ce_weight == 0:
-        raise ConfigError("config.training.ctc_weight and training.ce_weight are both 0: nothing would be trained; set one of them above 0")
+        raise ConfigError(
+            "config.training.ctc_weight and training.ce_weight are both 0: nothing would be trained; set one of them above 0"
+        )
     if config.tokenizer.name == "bert" and not config.tokenizer.vocab_file:
         raise ConfigError(
             "config.tokenizer.name is 'bert' but tokenizer.vocab_file is empty; give the path of a BERT vocab.txt, or set tokenizer.name='bpe'"
@@ -74,7 +104,9 @@ def _check_vit(encoder: "EncoderConfig", image_size: int, *, use_amp: bool) -> N
             f"config.model.encoder.mobilenet_width is {encoder.mobilenet_width:g}, which backbone 'dense_vit' does not have; allowed: 1, "
             "or backbone='mobilenet_v3_large'"
         )
-    if encoder.stem == "conv" and (encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 4):
+    if encoder.stem == "conv" and (
+        encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 4
+    ):
         raise ConfigError(
             f"config.model.encoder.patch_size is {encoder.patch_size}; with stem 'conv' it must be a power of two >= 4, such as 8 or 16"
         )
@@ -110,7 +142,9 @@ _OF_THE_VIT = {
 def _check_mobilenet(encoder: "EncoderConfig") -> None:
     for key, off in _OF_THE_VIT.items():
         if (value := getattr(encoder, key)) != off:
-            raise ConfigError(f"config.model.encoder.{key} is {value!r}, which backbone 'mobilenet_v3_large' does not have; allowed with it: {off!r}")
+            raise ConfigError(
+                f"config.model.encoder.{key} is {value!r}, which backbone 'mobilenet_v3_large' does not have; allowed with it: {off!r}"
+            )
     width = mobilenet_feature_width(encoder.mobilenet_width)
     if encoder.output_dim != width:
         raise ConfigError(

@@ -29,16 +29,22 @@ def _run_config_file(spec: str) -> Mapping[str, Any]:
         raise ConfigError(f"--config={spec} is an address; allowed: {ALLOWED}")
     if not path.is_file():
         known = sorted(str(p) for p in Path("configs").glob("*.py") if p.stem != "__init__")
-        raise ConfigError(f"no config file {str(path)!r}" + (f"; there are {', '.join(known)}" if known else ""))
+        raise ConfigError(
+            f"no config file {str(path)!r}" + (f"; there are {', '.join(known)}" if known else "")
+        )
     module_spec = importlib.util.spec_from_file_location("signvit_config_file", path)
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
         values = module.get_config(argument) if argument else module.get_config()
     except Exception as error:
-        raise ConfigError(f"{path} cannot be run as a config (a file that defines get_config()): {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{path} cannot be run as a config (a file that defines get_config()): {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(values, Mapping) and not hasattr(values, "to_dict"):
-        raise ConfigError(f"get_config() of {path} returned a {type(values).__name__}; it must return an ml_collections.ConfigDict")
+        raise ConfigError(
+            f"get_config() of {path} returned a {type(values).__name__}; it must return an ml_collections.ConfigDict"
+        )
     return values
 
 
@@ -46,7 +52,10 @@ def _plain(values: Any) -> Any:
     """Nested ConfigDicts and dicts as plain dicts, so that nothing shares state with the config file."""
     if hasattr(values, "to_dict"):
         values = values.to_dict()
-    return {k: _plain(v) if isinstance(v, Mapping) or hasattr(v, "to_dict") else v for k, v in values.items()}
+    return {
+        k: _plain(v) if isinstance(v, Mapping) or hasattr(v, "to_dict") else v
+        for k, v in values.items()
+    }
 
 
 def _override(values: dict[str, Any], key: str, text: str) -> None:
@@ -54,7 +63,11 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
     section, field_type = Config, None
     node = values
     for depth, part in enumerate([*rooms, name]):
-        fields = {f.name: f for f in dataclasses.fields(section)} if dataclasses.is_dataclass(section) else {}
+        fields = (
+            {f.name: f for f in dataclasses.fields(section)}
+            if dataclasses.is_dataclass(section)
+            else {}
+        )
         if part not in fields:
             raise unknown_key(".".join([*rooms, name][: depth + 1]), text, fields)
         field_type = fields[part].type

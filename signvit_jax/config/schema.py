@@ -42,7 +42,9 @@ def _whole(default: int, least: int = 1) -> Any:
 
 
 def _real(default: float, least: float = 0.0, most: float = math.inf) -> Any:
-    allowed = f"a number from {least:g} to {most:g}" if math.isfinite(most) else f"a number >= {least:g}"
+    allowed = (
+        f"a number from {least:g} to {most:g}" if math.isfinite(most) else f"a number >= {least:g}"
+    )
     return _value(default, allowed, lambda x: math.isfinite(x) and least <= x <= most)
 
 
@@ -69,11 +71,15 @@ class EncoderConfig:
     backbone: str = _choice("dense_vit", "dense_vit", "mobilenet_v3_large")
     pretrained: str = _path("")  # a weights file to start from; "" = random
     freeze_epochs: int = _whole(0, 0)
-    output_dim: int = _whole(1024)  # width of a frame feature; equals vit_hidden_dim for dense_vit, 960 for mobilenet_v3_large
+    output_dim: int = _whole(
+        1024
+    )  # width of a frame feature; equals vit_hidden_dim for dense_vit, 960 for mobilenet_v3_large
     mobilenet_width: float = _positive(1.0)  # mobilenet_v3_large: all channels times this
     # mobilenet_v3_large: what a batch moves BatchNorm's running statistics by. 0.01 is torchvision's, for thousands of steps; short runs need 0.1.
     batch_norm_momentum: float = _value(0.01, "a number > 0 and <= 1", lambda x: 0 < x <= 1)
-    norm_epsilon: float = _real(0.0)  # of the backbone's norms; 0 = that of `pretrained`, else 1e-5 (dense_vit) or 1e-3 (mobilenet_v3_large)
+    norm_epsilon: float = _real(
+        0.0
+    )  # of the backbone's norms; 0 = that of `pretrained`, else 1e-5 (dense_vit) or 1e-3 (mobilenet_v3_large)
     vit_hidden_dim: int = _whole(1024)
     vit_num_heads: int = _whole(16)
     vit_num_layers: int = _whole(24)
@@ -81,17 +87,35 @@ class EncoderConfig:
     patch_size: int = _whole(16)
     dropout: float = _rate(0.2)  # after the embedding, attention and the MLP's two layers
     attention_dropout: float = _rate(0.2)  # on the attention weights; 0 lets fused attention run
-    position_init: str = _choice("normal", "normal", "sincos2d")  # learned either way; sincos2d starts from 2-D sines and cosines at scale 1
-    stem: str = _choice("patch", "patch", "conv")  # conv: 4x4 patches, then 3x3 convolutions down to the grid
-    frame_pooling: str = _choice("mean", "mean", "attention", "concat")  # attention: a learned query; concat: narrowed patches side by side
-    zoom: str = _choice("none", "none", "motion")  # motion: pictures are cut to the square in which the clip moves, and enlarged
-    motion: str = _choice("none", "none", "clip_mean", "difference")  # three more channels: the frame less the clip's mean, or less the one before
+    position_init: str = _choice(
+        "normal", "normal", "sincos2d"
+    )  # learned either way; sincos2d starts from 2-D sines and cosines at scale 1
+    stem: str = _choice(
+        "patch", "patch", "conv"
+    )  # conv: 4x4 patches, then 3x3 convolutions down to the grid
+    frame_pooling: str = _choice(
+        "mean", "mean", "attention", "concat"
+    )  # attention: a learned query; concat: narrowed patches side by side
+    zoom: str = _choice(
+        "none", "none", "motion"
+    )  # motion: pictures are cut to the square in which the clip moves, and enlarged
+    motion: str = _choice(
+        "none", "none", "clip_mean", "difference"
+    )  # three more channels: the frame less the clip's mean, or less the one before
     drop_path: float = _rate(0.0)  # stochastic depth, linear from 0 to this rate over the blocks
-    attention: str = _choice("auto", "auto", "xla", "recompute", "cudnn")  # how it is computed; auto: by device, dtype and dropout
-    frames_per_chunk: int = _whole(0, 0)  # that many frames at a time, over all devices together; 0 = all at once
+    attention: str = _choice(
+        "auto", "auto", "xla", "recompute", "cudnn"
+    )  # how it is computed; auto: by device, dtype and dropout
+    frames_per_chunk: int = _whole(
+        0, 0
+    )  # that many frames at a time, over all devices together; 0 = all at once
     patch_drop: float = _rate(0.0)  # share of each frame's patches left out in training
-    token_merge: int = _whole(0, 0)  # evaluation and translation: that many tokens of each frame fewer after every block
-    dropout_random: str = _choice("threefry", "threefry", "rbg")  # rbg: the device's own generator, cheap, with other numbers on every kind of device
+    token_merge: int = _whole(
+        0, 0
+    )  # evaluation and translation: that many tokens of each frame fewer after every block
+    dropout_random: str = _choice(
+        "threefry", "threefry", "rbg"
+    )  # rbg: the device's own generator, cheap, with other numbers on every kind of device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +127,12 @@ class TemporalConfig:
     num_temporal_conv: int = _whole(4, 0)
     kernel_size: int = _value(3, "an odd whole number >= 1", lambda x: x >= 1 and x % 2 == 1)
     dropout: float = _rate(0.2)
-    time_positions: str = _choice("none", "none", "sincos")  # added to the frame features before the pooling
-    num_attention_layers: int = _whole(0, 0)  # pre-norm self-attention blocks between the frames, after the convolutions
+    time_positions: str = _choice(
+        "none", "none", "sincos"
+    )  # added to the frame features before the pooling
+    num_attention_layers: int = _whole(
+        0, 0
+    )  # pre-norm self-attention blocks between the frames, after the convolutions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +154,9 @@ class CTCConfig:
     """The CTC head: what it reads and what it spells."""
 
     source: str = _choice("queries", "queries", "frames")
-    target: str = _choice("text", "text", "gloss", "auto")  # auto: glosses where the training split has them, else text
+    target: str = _choice(
+        "text", "text", "gloss", "auto"
+    )  # auto: glosses where the training split has them, else text
     dropout: float = _rate(0.1)
     tied: bool = False  # where the head spells text, its output matrix is the decoder's embedding
 
@@ -152,37 +182,57 @@ class DistillationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    batch_size: int = _whole(16)  # clips per update over all devices and processes, accumulation included
+    batch_size: int = _whole(
+        16
+    )  # clips per update over all devices and processes, accumulation included
     gradient_accumulation: int = _whole(1)  # a batch is run in this many parts
     num_epochs: int = _whole(200)
-    min_steps: int = _whole(0, 0)  # a small data set is gone through more often than num_epochs, until there are at least this many updates
+    min_steps: int = _whole(
+        0, 0
+    )  # a small data set is gone through more often than num_epochs, until there are at least this many updates
     encoder_lr: float = _real(5e-5)
     decoder_lr: float = _real(1.5e-4)
     weight_decay: float = _real(0.001)
-    weight_decay_on: str = _choice("all", "all", "matrices")  # matrices: not on biases, norms, embeddings and positions
+    weight_decay_on: str = _choice(
+        "all", "all", "matrices"
+    )  # matrices: not on biases, norms, embeddings and positions
     warmup_ratio: float = _value(0.05, "a number > 0 and < 1", lambda x: 0.0 < x < 1.0)
     # Epochs of the rates' one cycle, after which they stay; 0 = all. Set to the epochs made so far it goes on with a
     # finished run without raising its rates again.
     schedule_epochs: int = _whole(0, 0)
-    final_lr_ratio: float = _real(0.0, 0.0, 1.0)  # where the cycle ends, as a share of the peaks; 0 = 1 / 250,000
+    final_lr_ratio: float = _real(
+        0.0, 0.0, 1.0
+    )  # where the cycle ends, as a share of the peaks; 0 = 1 / 250,000
     ctc_weight: float = _real(0.3)
     ce_weight: float = _real(0.7)
-    ctc_flat_start_steps: int = _whole(0, 0)  # at most so long labels spread evenly over the clip help CTC off the ground; 0 = never
-    ctc_flat_start_ratio: float = _real(0.0, 0.0, 1.0)  # a flat start lasts at least this share of the rates' cycle
+    ctc_flat_start_steps: int = _whole(
+        0, 0
+    )  # at most so long labels spread evenly over the clip help CTC off the ground; 0 = never
+    ctc_flat_start_ratio: float = _real(
+        0.0, 0.0, 1.0
+    )  # a flat start lasts at least this share of the rates' cycle
     label_smoothing: float = _rate(0.05)
     max_grad_norm: float = _positive(0.5)
-    adam_moments: str = _choice("float32", "float32", "bfloat16")  # what Adam keeps between steps; bfloat16 saves 4 of 12 bytes a parameter
+    adam_moments: str = _choice(
+        "float32", "float32", "bfloat16"
+    )  # what Adam keeps between steps; bfloat16 saves 4 of 12 bytes a parameter
     patience: int = _whole(30, 0)  # epochs without a better best_metric; 0 = never stop early
     save_every_n_epochs: int = _whole(1)
     save_every_n_minutes: float = _real(0.0)  # besides the epochs; 0 = only at epochs' ends
     keep_last_n_checkpoints: int = _whole(3)
     eval_every_n_epochs: int = _whole(1)
-    best_metric: str = _choice("loss", "loss", "wer", "bleu4", "chrf")  # what "best" and patience look at; all but loss decode greedily
+    best_metric: str = _choice(
+        "loss", "loss", "wer", "bleu4", "chrf"
+    )  # what "best" and patience look at; all but loss decode greedily
     num_sample_predictions: int = _whole(4, 0)
     use_amp: bool = True  # bf16 compute, fp32 parameters
-    ema_decay: float = _rate(0.0)  # 0 = off; else evaluation and translation use the averaged weights
+    ema_decay: float = _rate(
+        0.0
+    )  # 0 = off; else evaluation and translation use the averaged weights
     remat: str = _choice("none", "none", "dots", "full")
-    scan_layers: bool = True  # False unrolls the ViT's blocks: slower to compile, sometimes faster to run
+    scan_layers: bool = (
+        True  # False unrolls the ViT's blocks: slower to compile, sometimes faster to run
+    )
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     max_nonfinite_steps: int = _whole(20)  # that many skipped updates in a row end the run
     log_every_n_steps: int = _whole(10)
@@ -201,7 +251,9 @@ class AugmentConfig:
     saturation: float = _real(0.0, 0.0, 1.0)
     hue: float = _real(0.0, 0.0, 0.5)  # turns of the colour circle
     speed: float = _real(0.0, 0.0, 0.9)  # clip played 1 +- this times as fast
-    frame_jitter: float = _real(0.0, 0.0, 1.0)  # share of the gap between two sampled frames by which each may move
+    frame_jitter: float = _real(
+        0.0, 0.0, 1.0
+    )  # share of the gap between two sampled frames by which each may move
     frame_drop: float = _rate(0.0)  # share of the sampled frames left out
     mirror: bool = False  # swaps the dominant hand: off unless asked for
 
@@ -220,19 +272,25 @@ class DataConfig:
     sampling: str = _choice("even", "even", "rate", "segment")
     frame_rate: float = _positive(12.5)
     frame_buckets: tuple[int, ...] = ()  # clip lengths that are compiled for; () = num_frames alone
-    fit: str = _choice("squash", "squash", "pad", "crop")  # how a picture that is not square becomes image_size x image_size
+    fit: str = _choice(
+        "squash", "squash", "pad", "crop"
+    )  # how a picture that is not square becomes image_size x image_size
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     num_workers: int = _whole(0, 0)  # reading processes; 0 = threads of the training process
-    short_first_epochs: int = _whole(0, 0)  # in that many first epochs the clips come from the shortest to the longest
+    short_first_epochs: int = _whole(
+        0, 0
+    )  # in that many first epochs the clips come from the shortest to the longest
     num_threads: int = _whole(4)  # reading threads
     prefetch_batches: int = _whole(4)
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    name: str = _choice("bpe", "bpe", "word", "bert")  # bpe and word are learned from the training text; bert needs vocab_file
+    name: str = _choice(
+        "bpe", "bpe", "word", "bert"
+    )  # bpe and word are learned from the training text; bert needs vocab_file
     vocab_file: str = _path("")  # a BERT vocab.txt
     vocab_size: int = _whole(8000, 8)  # the most entries that are learned
     min_frequency: int = _whole(1)
@@ -250,15 +308,23 @@ class InferenceConfig:
     beam_size: int = _whole(4)
     n_best: int = _whole(1)  # hypotheses of beam and ctc_beam that are reported; at most beam_size
     length_penalty: float = _real(1.0)
-    length_formula: str = _choice("power", "power", "gnmt")  # n^penalty, or ((5 + n) / 6)^penalty (Wu et al. 2016)
-    ctc_weight: float = _real(0.0, 0.0, 1.0)  # share of CTC in the beam's score; needs a CTC head that spells text
+    length_formula: str = _choice(
+        "power", "power", "gnmt"
+    )  # n^penalty, or ((5 + n) / 6)^penalty (Wu et al. 2016)
+    ctc_weight: float = _real(
+        0.0, 0.0, 1.0
+    )  # share of CTC in the beam's score; needs a CTC head that spells text
     no_repeat_ngram_size: int = _whole(0, 0)
     min_confidence: float = _real(0.0, 0.0, 1.0)  # a text of less confidence is left out
     batch_size: int = _whole(16)
     # A longer video is a recording, cut where nobody signs. 0 = as long as a clip may be that the model sees as densely as in training.
     max_clip_seconds: float = _real(0.0)
-    window_seconds: float = _real(0.0)  # the longest piece of a recording; 0 = as long as a clip may be
-    window_overlap: float = _rate(0.5)  # share of a window that the next one sees again where signing lasts longer than that
+    window_seconds: float = _real(
+        0.0
+    )  # the longest piece of a recording; 0 = as long as a clip may be
+    window_overlap: float = _rate(
+        0.5
+    )  # share of a window that the next one sees again where signing lasts longer than that
     # A recording is cut where CTC hears no sign for so long; seconds in which nothing moves count seven times.
     rest_seconds: float = _positive(2.0)
     # Where CTC's evidence of signing is below this, nobody signs and the text is empty; 0 = whatever the decoder says. decoding.rest.evidence
@@ -328,7 +394,9 @@ def _without_old_limits(values: Any) -> Any:
     if not isinstance(inference, dict) or "rest_seconds" in inference:
         return values
     old = {"max_clip_seconds": 30.0, "window_seconds": 6.0}
-    return values | {"inference": {key: value for key, value in inference.items() if old.get(key) != value}}
+    return values | {
+        "inference": {key: value for key, value in inference.items() if old.get(key) != value}
+    }
 
 
 def with_ctc_target(config: Config, target: str) -> Config:
@@ -346,13 +414,17 @@ def with_norm_epsilon(config: Config, epsilon: float) -> Config:
 def with_teacher(config: Config, workdir: str) -> Config:
     """The config with another `training.distillation.teacher`."""
     distillation = dataclasses.replace(config.training.distillation, teacher=workdir)
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, distillation=distillation))
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, distillation=distillation)
+    )
 
 
 def key_differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """(dotted key, old value, new value) for every key whose value differs."""
     flat_old, flat_new = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
-    return [(key, flat_old[key], flat_new[key]) for key in flat_new if flat_old[key] != flat_new[key]]
+    return [
+        (key, flat_old[key], flat_new[key]) for key in flat_new if flat_old[key] != flat_new[key]
+    ]
 
 
 def key_names(section: type) -> str:
@@ -373,14 +445,18 @@ def unknown_key(key: str, value: Any, fields: Mapping[str, Any]) -> ConfigError:
     else:
         hint = "no key is near"
     allowed = ", ".join(fields) or "none (it is a value, not a group)"
-    return ConfigError(f"unknown key config.{key} (value {value!r}); {hint}; keys allowed here: {allowed}")
+    return ConfigError(
+        f"unknown key config.{key} (value {value!r}); {hint}; keys allowed here: {allowed}"
+    )
 
 
 def _build(section: type, values: Any, path: str) -> Any:
     if hasattr(values, "to_dict"):
         values = values.to_dict()
     if not isinstance(values, Mapping):
-        raise ConfigError(f"config.{path or '<root>'} is {values!r}; it must be a group with keys among: {key_names(section)}")
+        raise ConfigError(
+            f"config.{path or '<root>'} is {values!r}; it must be a group with keys among: {key_names(section)}"
+        )
     fields = {f.name: f for f in dataclasses.fields(section)}
     built = {}
     for name, value in values.items():
@@ -388,7 +464,11 @@ def _build(section: type, values: Any, path: str) -> Any:
         if name not in fields:
             raise unknown_key(key, value, fields)
         field = fields[name]
-        built[name] = _build(field.type, value, key) if dataclasses.is_dataclass(field.type) else _typed(field, value, key)
+        built[name] = (
+            _build(field.type, value, key)
+            if dataclasses.is_dataclass(field.type)
+            else _typed(field, value, key)
+        )
     return section(**built)
 
 
@@ -399,10 +479,19 @@ def _typed(field: dataclasses.Field, value: Any, key: str) -> Any:
     allowed = field.metadata.get("allowed")
     converted = _convert(field.type, value)
     if converted is None:
-        wanted = allowed or (_TYPE_NAMES.get(field.type) or f"a list of {_TYPE_NAMES[get_args(field.type)[0]].removeprefix('a ')}s")
+        wanted = allowed or (
+            _TYPE_NAMES.get(field.type)
+            or f"a list of {_TYPE_NAMES[get_args(field.type)[0]].removeprefix('a ')}s"
+        )
         raise ConfigError(f"config.{key} is {value!r} ({type(value).__name__}); allowed: {wanted}")
     if allowed and not field.metadata["check"](converted):
-        options = difflib.get_close_matches(converted, [p for p in allowed.split("'") if p.strip(" ,")], n=1) if field.type is str else []
+        options = (
+            difflib.get_close_matches(
+                converted, [p for p in allowed.split("'") if p.strip(" ,")], n=1
+            )
+            if field.type is str
+            else []
+        )
         hint = f"; nearest: {options[0]!r}" if options else ""
         raise ConfigError(f"config.{key} is {value!r}; allowed: {allowed}{hint}")
     return converted

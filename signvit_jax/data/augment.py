@@ -15,7 +15,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from signvit_jax.config.schema import AugmentConfig
-from signvit_jax.media.frames import Box, FrameDecodeError, decode_jpeg, fit_picture, picture_box, rgb_pixels, scale
+from signvit_jax.media.frames import (
+    Box,
+    FrameDecodeError,
+    decode_jpeg,
+    fit_picture,
+    picture_box,
+    rgb_pixels,
+    scale,
+)
 
 _PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores colour
 _GROUP = 4  # frames that are worked on at once: the threads of a reader hand each other Python's lock less often
@@ -46,7 +54,9 @@ NONE = ClipAugmentation()
 
 def draw_augmentation(config: AugmentConfig, rng: np.random.Generator) -> ClipAugmentation:
     """One draw, each strength uniform within what the config allows. Always takes the same number of random numbers."""
-    rotate, shift_x, shift_y, zoom, brightness, contrast, saturation, hue = rng.uniform(-1.0, 1.0, 8)
+    rotate, shift_x, shift_y, zoom, brightness, contrast, saturation, hue = rng.uniform(
+        -1.0, 1.0, 8
+    )
     flip = rng.uniform() < 0.5
     return ClipAugmentation(
         angle=math.radians(config.rotate * rotate),
@@ -62,7 +72,11 @@ def draw_augmentation(config: AugmentConfig, rng: np.random.Generator) -> ClipAu
 
 
 def decode_clip(
-    jpegs: Sequence[bytes], size: int, fit: str, augmentation: ClipAugmentation = NONE, out: UInt8[np.ndarray, "t s s 3"] | None = None
+    jpegs: Sequence[bytes],
+    size: int,
+    fit: str,
+    augmentation: ClipAugmentation = NONE,
+    out: UInt8[np.ndarray, "t s s 3"] | None = None,
 ) -> UInt8[np.ndarray, "t s s 3"]:
     """Stored JPEG frames as RGB frames of `size` x `size`, written into `out` if given. Raises FrameDecodeError with the frame's number."""
     out = np.empty((len(jpegs), size, size, 3), np.uint8) if out is None else out
@@ -99,36 +113,67 @@ class _Lens:
 
     def apply(self, frames: Sequence[av.VideoFrame], out: UInt8[np.ndarray, "k s s 3"]) -> None:
         """At most _GROUP frames."""
-        by_shape = itertools.groupby(zip(frames, out, strict=True), key=lambda pair: (pair[0].width, pair[0].height))
+        by_shape = itertools.groupby(
+            zip(frames, out, strict=True), key=lambda pair: (pair[0].width, pair[0].height)
+        )
         for (width, height), pairs in by_shape:
             box = picture_box(width, height, self._size, self._fit)
             run, targets = zip(*pairs, strict=True)
-            self._apply([scale(frame, _near(width, box.width), _near(height, box.height), _PLANES) for frame in run], (width, height, box), targets)
+            self._apply(
+                [
+                    scale(frame, _near(width, box.width), _near(height, box.height), _PLANES)
+                    for frame in run
+                ],
+                (width, height, box),
+                targets,
+            )
 
-    def _apply(self, frames: Sequence[av.VideoFrame], shape: tuple[int, int, Box], targets: Sequence[np.ndarray]) -> None:
+    def _apply(
+        self,
+        frames: Sequence[av.VideoFrame],
+        shape: tuple[int, int, Box],
+        targets: Sequence[np.ndarray],
+    ) -> None:
         if shape != self._shape:
             luma, chroma = frames[0].planes[:2]
-            self._luma_map = _PlaneMap(self._augmentation, shape[2], self._even, self._even, luma, np.uint16)
-            self._chroma_map = _PlaneMap(self._augmentation, shape[2], self._even, self._even // 2, chroma, np.uint32)
+            self._luma_map = _PlaneMap(
+                self._augmentation, shape[2], self._even, self._even, luma, np.uint16
+            )
+            self._chroma_map = _PlaneMap(
+                self._augmentation, shape[2], self._even, self._even // 2, chroma, np.uint32
+            )
             self._shape = shape
-        y, u, v = zip(*([_pixels(plane) for plane in frame.planes] for frame in frames), strict=True)
+        y, u, v = zip(
+            *([_pixels(plane) for plane in frame.planes] for frame in frames), strict=True
+        )
         # Both chroma values travel in one 32-bit number, 16 bits each: one gathering for the two.
         both = self._chroma_map.sample(
-            [u_plane | (v_plane.astype(np.uint32) << 16) for u_plane, v_plane in zip(u, v, strict=True)], black=128 | 128 << 16
+            [
+                u_plane | (v_plane.astype(np.uint32) << 16)
+                for u_plane, v_plane in zip(u, v, strict=True)
+            ],
+            black=128 | 128 << 16,
         )
         coloured = self._colour(self._luma_map.sample(y, black=0), both & 255, both >> 16 & 255)
         for *planes, target in zip(*coloured, targets, strict=True):
             for canvas, plane in zip(self._canvas_planes, planes, strict=True):
                 canvas[:, : plane.shape[1]] = plane
-            target[:] = rgb_pixels(scale(self._canvas, self._even, self._even, "rgb24"))[: self._size, : self._size]
+            target[:] = rgb_pixels(scale(self._canvas, self._even, self._even, "rgb24"))[
+                : self._size, : self._size
+            ]
 
-    def _colour(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _colour(
+        self, y: np.ndarray, u: np.ndarray, v: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A gain and an offset for luma; a rotation times a gain, about 128, for chroma."""
         look = self._augmentation
         gain = look.contrast * look.brightness
         y = np.multiply(y, np.float32(gain), dtype=np.float32)
         y += np.float32(128 * (look.brightness - gain))
-        cos, sin = (np.float32(gain * look.saturation * f(2 * math.pi * look.hue)) for f in (math.cos, math.sin))
+        cos, sin = (
+            np.float32(gain * look.saturation * f(2 * math.pi * look.hue))
+            for f in (math.cos, math.sin)
+        )
         u, v = u.astype(np.float32) - 128, v.astype(np.float32) - 128
         return _bytes(y), _bytes(cos * u - sin * v + 128), _bytes(sin * u + cos * v + 128)
 
@@ -136,7 +181,15 @@ class _Lens:
 class _PlaneMap:
     """Bilinear sampling of a colour plane: for each output pixel the top left of its four neighbours, and their weights."""
 
-    def __init__(self, augmentation: ClipAugmentation, box: Box, square: int, side: int, plane: av.video.plane.VideoPlane, dtype: type):
+    def __init__(
+        self,
+        augmentation: ClipAugmentation,
+        box: Box,
+        square: int,
+        side: int,
+        plane: av.video.plane.VideoPlane,
+        dtype: type,
+    ):
         height, width, stride = plane.height, plane.width, plane.line_size
         x, y = _source_positions(augmentation, box, square, side)
         outside = (x < 0) | (x > 1) | (y < 0) | (y > 1)
@@ -186,11 +239,16 @@ def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "k h w"]:
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
-def _source_positions(augmentation: ClipAugmentation, box: Box, square: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _source_positions(
+    augmentation: ClipAugmentation, box: Box, square: int, side: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Where in the picture (0 to 1 along each side) the pixel centres of a `side` x `side` output plane come from."""
     centre = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side - np.float32(0.5)
     x, y = centre[None, :] - augmentation.shift_x, centre[:, None] - augmentation.shift_y
-    cos, sin = math.cos(augmentation.angle) / augmentation.zoom, math.sin(augmentation.angle) / augmentation.zoom
+    cos, sin = (
+        math.cos(augmentation.angle) / augmentation.zoom,
+        math.sin(augmentation.angle) / augmentation.zoom,
+    )
     x, y = cos * x - sin * y, sin * x + cos * y
     x = -x if augmentation.mirror else x
     return ((x + 0.5) * square - box.x) / box.width, ((y + 0.5) * square - box.y) / box.height

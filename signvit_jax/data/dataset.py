@@ -67,7 +67,9 @@ class Split(Sequence[Record]):
         try:
             return _parse(self._records[i])
         except Exception as error:  # array_record and protobuf raise several kinds
-            raise DatasetError(f"record {i} of split {self.name!r} in {self.folder} cannot be read ({error}); build the data set again") from error
+            raise DatasetError(
+                f"record {i} of split {self.name!r} in {self.folder} cannot be read ({error}); build the data set again"
+            ) from error
 
     def spread(self, count: int) -> "Split":
         """`count` of the clips, evenly over the split; all of them where it has no more."""
@@ -96,7 +98,10 @@ class Split(Sequence[Record]):
                 if not confirmed:
                     self._confirm()
                 return entries
-            logger.warning("%s does not belong to these records, which are read instead", schema.index_path(self.folder, self.name))
+            logger.warning(
+                "%s does not belong to these records, which are read instead",
+                schema.index_path(self.folder, self.name),
+            )
         except FileNotFoundError:
             pass
         except (schema.SchemaError, OSError, UnicodeDecodeError) as error:
@@ -108,7 +113,11 @@ class Split(Sequence[Record]):
         """16 hexadecimal digits that change with the ids, texts, glosses, frame counts or their order; part of every checkpoint's data position."""
         digest = hashlib.sha256()
         for entry in self.index:
-            digest.update(repr((entry.id, entry.text, entry.gloss, entry.num_frames)).encode("utf-8", "backslashreplace"))
+            digest.update(
+                repr((entry.id, entry.text, entry.gloss, entry.num_frames)).encode(
+                    "utf-8", "backslashreplace"
+                )
+            )
         return digest.hexdigest()[:16]
 
     @functools.cached_property
@@ -123,24 +132,44 @@ class Split(Sequence[Record]):
         """Whether there is an entry for each record, and `compared` of them, evenly over the split, say what their records say."""
         if len(entries) != len(self):
             return False
-        some = np.unique(np.linspace(0, len(self) - 1, min(compared, len(self))).astype(int)).tolist()
+        some = np.unique(
+            np.linspace(0, len(self) - 1, min(compared, len(self))).astype(int)
+        ).tolist()
         with ThreadPoolExecutor(4) as readers:
-            return all(readers.map(lambda i: _as_stored(entries[i]) == _as_stored(_entry(self[i])), some))
+            return all(
+                readers.map(lambda i: _as_stored(entries[i]) == _as_stored(_entry(self[i])), some)
+            )
 
     def _confirm(self) -> None:
         message = "%s is of an earlier release, without a digest; %d of its %d entries were held against the records, and agree"
-        logger.info(message, schema.index_path(self.folder, self.name), min(_COMPARED_WITHOUT_DIGEST, len(self)), len(self))
-        with contextlib.suppress(OSError):  # a folder of somebody else: the same is done at each start
+        logger.info(
+            message,
+            schema.index_path(self.folder, self.name),
+            min(_COMPARED_WITHOUT_DIGEST, len(self)),
+            len(self),
+        )
+        with contextlib.suppress(
+            OSError
+        ):  # a folder of somebody else: the same is done at each start
             schema.write_index_digest(self.folder, self.name)
 
     def _scan(self) -> list[IndexEntry]:
-        logger.info("reading all %d records of split %r in %s for its index", len(self), self.name, self.folder)
+        logger.info(
+            "reading all %d records of split %r in %s for its index",
+            len(self),
+            self.name,
+            self.folder,
+        )
         with ThreadPoolExecutor(4) as readers:
             entries = list(readers.map(lambda i: _entry(self[i]), range(len(self))))
         try:
             schema.write_index(self.folder, self.name, entries)
         except OSError as error:
-            logger.warning("the index of split %r is not kept, so it will be read again next time: %s", self.name, error)
+            logger.warning(
+                "the index of split %r is not kept, so it will be read again next time: %s",
+                self.name,
+                error,
+            )
         return entries
 
 
@@ -158,7 +187,9 @@ class _Some(Sequence[Any]):
 class SignDataset:
     """A version of a data set: its splits by name."""
 
-    def __init__(self, folder: Path, shards: dict[str, Sequence[Any]], sizes: dict[str, tuple[int, int]]):
+    def __init__(
+        self, folder: Path, shards: dict[str, Sequence[Any]], sizes: dict[str, tuple[int, int]]
+    ):
         """`sizes`: number of each split's records, and their bytes."""
         self.folder = folder
         self._shards, self._sizes = shards, sizes
@@ -176,20 +207,29 @@ class SignDataset:
             raise DatasetError(
                 f"no split {name!r} in {self.folder}; there are {_listed(self.splits)} (config.data.train_split, val_split, test_split)"
             )
-        missing = [shard.filename for shard in self._shards[name] if not Path(shard.filename).is_file()]
+        missing = [
+            shard.filename for shard in self._shards[name] if not Path(shard.filename).is_file()
+        ]
         if missing:
-            raise DatasetError(f"split {name!r} in {self.folder} lacks {len(missing)} of its files, the first {missing[0]}; build the data set again")
+            raise DatasetError(
+                f"split {name!r} in {self.folder} lacks {len(missing)} of its files, the first {missing[0]}; build the data set again"
+            )
         try:
             return self._opened.setdefault(name, Split(self.folder, name, self._shards[name]))
         except Exception as error:  # array_record raises several kinds
-            raise DatasetError(f"split {name!r} in {self.folder} cannot be opened ({error}); build the data set again") from error
+            raise DatasetError(
+                f"split {name!r} in {self.folder} cannot be opened ({error}); build the data set again"
+            ) from error
 
     def identity(self) -> dict[str, Any]:
         """What tells this data set from another, as JSON values: every split's clips, and the builder's options where it left them.
 
         Texts, ids and the like by their digest; frames by the size of all records, which no other quality, size or rate has.
         """
-        splits = {name: {"clips": clips, "bytes": size, "digest": self._digest(name)} for name, (clips, size) in self._sizes.items()}
+        splits = {
+            name: {"clips": clips, "bytes": size, "digest": self._digest(name)}
+            for name, (clips, size) in self._sizes.items()
+        }
         return {"splits": splits, "settings": self._settings()}
 
     def _digest(self, name: str) -> str | None:
@@ -201,7 +241,9 @@ class SignDataset:
 
     def _settings(self) -> dict[str, Any] | None:
         try:
-            settings = json.loads((self.folder / _REPORT_FILE).read_text(encoding="utf-8"))["settings"]
+            settings = json.loads((self.folder / _REPORT_FILE).read_text(encoding="utf-8"))[
+                "settings"
+            ]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None  # built by TFDS alone, or the report was deleted
         return settings if isinstance(settings, dict) else None
@@ -224,7 +266,10 @@ def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
                 f"{folder} is stored as {info.file_format and info.file_format.value!r}; allowed: 'array_record'. {_how_to_build(name, data_dir)}"
             )
         lacking = sorted(set(schema.features()) - set(info.features or ()))
-        shards = {split: list(part.file_instructions) if part.num_examples else [] for split, part in info.splits.items()}
+        shards = {
+            split: list(part.file_instructions) if part.num_examples else []
+            for split, part in info.splits.items()
+        }
         sizes = {split: (part.num_examples, part.num_bytes) for split, part in info.splits.items()}
     except DatasetError:
         raise
@@ -233,13 +278,17 @@ def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
             f"{folder} cannot be read as a TFDS data set ({type(error).__name__}: {error}). {_how_to_build(name, data_dir)}"
         ) from error
     if lacking:
-        raise DatasetError(f"{folder} has no {_listed(lacking)}; a sign data set has {_listed(schema.features())}. {_how_to_build(name, data_dir)}")
+        raise DatasetError(
+            f"{folder} has no {_listed(lacking)}; a sign data set has {_listed(schema.features())}. {_how_to_build(name, data_dir)}"
+        )
     return SignDataset(folder, shards, sizes)
 
 
 def _version_folder(data_dir: Path, name: str) -> Path:
     if not data_dir.is_dir():
-        raise DatasetError(f"no folder {str(data_dir)!r} (config.data.data_dir). {_how_to_build(name, data_dir)}")
+        raise DatasetError(
+            f"no folder {str(data_dir)!r} (config.data.data_dir). {_how_to_build(name, data_dir)}"
+        )
     folder = data_dir / name
     if (folder / _INFO_FILE).is_file():
         return folder
@@ -251,7 +300,11 @@ def _version_folder(data_dir: Path, name: str) -> Path:
         raise DatasetError(
             f"data set {name!r} under {str(data_dir)!r} comes in several kinds: {_listed(configs)}; set config.data.name to one of them"
         )
-    there = [below.name for below in _folders(data_dir) if _versions(below) or any(_versions(config) for config in _folders(below))]
+    there = [
+        below.name
+        for below in _folders(data_dir)
+        if _versions(below) or any(_versions(config) for config in _folders(below))
+    ]
     cut_off = any(below.name.startswith("incomplete.") for below in _folders(folder))
     state = "is not whole: its build was cut off" if cut_off else "is not built"
     raise DatasetError(
@@ -265,12 +318,18 @@ def _folders(folder: Path) -> list[Path]:
 
 def _versions(folder: Path) -> list[Path]:
     """Version folders that hold a whole data set, the newest last."""
-    whole = [below for below in _folders(folder) if _VERSION.fullmatch(below.name) and (below / _INFO_FILE).is_file()]
+    whole = [
+        below
+        for below in _folders(folder)
+        if _VERSION.fullmatch(below.name) and (below / _INFO_FILE).is_file()
+    ]
     return sorted(whole, key=lambda below: tuple(map(int, below.name.split("."))))
 
 
 def _how_to_build(name: str, data_dir: str | Path) -> str:
-    return f"Build it with: python -m tfds_builders.build {name.split('/')[0]} --data_dir={data_dir}"
+    return (
+        f"Build it with: python -m tfds_builders.build {name.split('/')[0]} --data_dir={data_dir}"
+    )
 
 
 def _listed(names: Any) -> str:
@@ -309,4 +368,12 @@ def _entry(record: Record) -> IndexEntry:
 
 def _as_stored(entry: IndexEntry) -> tuple[Any, ...]:
     """Its values; the rate as a record has it, in float32."""
-    return entry.id, entry.num_frames, float(np.float32(entry.fps)), entry.text, entry.gloss, entry.signer, entry.video_id
+    return (
+        entry.id,
+        entry.num_frames,
+        float(np.float32(entry.fps)),
+        entry.text,
+        entry.gloss,
+        entry.signer,
+        entry.video_id,
+    )

@@ -19,7 +19,9 @@ class EpochPlan:
     buckets: Int[np.ndarray, " s"]
 
 
-def assign_buckets(lengths: Int[np.ndarray, " n"], bucket_lengths: tuple[int, ...]) -> Int[np.ndarray, " n"]:
+def assign_buckets(
+    lengths: Int[np.ndarray, " n"], bucket_lengths: tuple[int, ...]
+) -> Int[np.ndarray, " n"]:
     """Number of the shortest bucket that holds each clip; `bucket_lengths` rise and the last holds all."""
     return np.searchsorted(np.asarray(bucket_lengths), lengths, side="left")
 
@@ -29,7 +31,12 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def plan_epoch(
-    bucket_of: Int[np.ndarray, " n"], batch_size: int, seed: int, epoch: int, shuffle: bool, lengths: Int[np.ndarray, " n"] | None = None
+    bucket_of: Int[np.ndarray, " n"],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    lengths: Int[np.ndarray, " n"] | None = None,
 ) -> EpochPlan:
     """Batches of clips of one bucket, every example exactly once.
 

@@ -62,9 +62,13 @@ def make_batches(
     Raises ConfigError for a batch size that the processes cannot share and DatasetError for a split without clips or clips without frames.
     """
     if batch_size % process_count:
-        raise ConfigError(f"config.training.batch_size is {batch_size}; allowed: a multiple of the {process_count} processes")
+        raise ConfigError(
+            f"config.training.batch_size is {batch_size}; allowed: a multiple of the {process_count} processes"
+        )
     if not len(split):
-        raise DatasetError(f"split {split.name!r} in {split.folder} has no clip; name another (config.data) or build the data set again")
+        raise DatasetError(
+            f"split {split.name!r} in {split.folder} has no clip; name another (config.data) or build the data set again"
+        )
     empty = [entry.id for entry in split.index if entry.num_frames < 1]
     if empty:
         raise DatasetError(
@@ -77,11 +81,18 @@ def make_batches(
         batch_size=batch_size,
         training=training,
         seed=seed,
-        rows=slice(process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count),
+        rows=slice(
+            process_index * batch_size // process_count,
+            (process_index + 1) * batch_size // process_count,
+        ),
         lengths=lengths,
         bucket_of=assign_buckets(lengths, config.frame_buckets),
         texts=text_table(tokenizer, [entry.text for entry in split.index], text_length, split.name),
-        glosses=gloss_table(gloss_tokenizer, [e.gloss for e in split.index], gloss_length, split.name) if gloss_tokenizer else None,
+        glosses=gloss_table(
+            gloss_tokenizer, [e.gloss for e in split.index], gloss_length, split.name
+        )
+        if gloss_tokenizer
+        else None,
     )
     identity = {
         "split": split.fingerprint,
@@ -156,10 +167,16 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         to, the longest first. Every epoch has the same ones.
         """
         buckets: set[int] = set()
-        for epoch in range(first // self.steps_per_epoch, math.ceil(end / self.steps_per_epoch))[:2]:
+        for epoch in range(first // self.steps_per_epoch, math.ceil(end / self.steps_per_epoch))[
+            :2
+        ]:
             start = epoch * self.steps_per_epoch
-            buckets.update(self._source.buckets_of_epoch(epoch)[max(first - start, 0) : end - start].tolist())
-        return [self._source.config.frame_buckets[bucket] for bucket in sorted(buckets, reverse=True)]
+            buckets.update(
+                self._source.buckets_of_epoch(epoch)[max(first - start, 0) : end - start].tolist()
+            )
+        return [
+            self._source.config.frame_buckets[bucket] for bucket in sorted(buckets, reverse=True)
+        ]
 
     def get_state(self) -> dict[str, Any]:
         return self.state_at(self._next_step)
@@ -171,13 +188,19 @@ class BatchIterator(grain.DatasetIterator[Batch]):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to the step of the state. Raises DatasetError if the state belongs to batches of another plan."""
         saved = state["plan"]
-        differing = [f"{key}: {saved.get(key)!r} then, {own!r} now" for key, own in self._identity.items() if saved.get(key) != own]
+        differing = [
+            f"{key}: {saved.get(key)!r} then, {own!r} now"
+            for key, own in self._identity.items()
+            if saved.get(key) != own
+        ]
         if differing:
             raise DatasetError(
                 f"the saved position belongs to other batches ({'; '.join(differing)}); resume with the old values or start a new workdir"
             )
         if not 0 <= state["next_step"] <= self.total_steps:
-            raise DatasetError(f"the saved position is step {state['next_step']}, but {self._num_epochs} epochs have {self.total_steps} steps")
+            raise DatasetError(
+                f"the saved position is step {state['next_step']}, but {self._num_epochs} epochs have {self.total_steps} steps"
+            )
         self._stop()
         self._next_step = state["next_step"]
 
@@ -197,13 +220,22 @@ def _read_ahead(source: "_BatchSource", first_step: int, total_steps: int) -> gr
     data = source.config.data
     steps = grain.MapDataset.source(_Steps(source, total_steps)).slice(slice(first_step, None))
     if not data.num_workers:
-        return steps.to_iter_dataset(grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch_batches))
+        return steps.to_iter_dataset(
+            grain.ReadOptions(
+                num_threads=data.num_threads, prefetch_buffer_size=data.prefetch_batches
+            )
+        )
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's processes read their settings from absl flags
     # Process i reads steps i, i + n, ...: taken in turn, they come in order.
     per_worker = max(data.prefetch_batches // data.num_workers, 1)
     one_each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-    return one_each.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.num_workers, per_worker_buffer_size=per_worker), _end_with_the_trainer)
+    return one_each.mp_prefetch(
+        grain.MultiprocessingOptions(
+            num_workers=data.num_workers, per_worker_buffer_size=per_worker
+        ),
+        _end_with_the_trainer,
+    )
 
 
 def _end_with_the_trainer(worker: int, workers: int) -> None:
@@ -268,7 +300,16 @@ class _BatchSource:
         examples = plan.examples[step_of_epoch, self._rows]
         data, b = self.config.data, len(examples)
         batch = {
-            "video": np.zeros((b, self.config.frame_buckets[plan.buckets[step_of_epoch]], data.image_size, data.image_size, 3), np.uint8),
+            "video": np.zeros(
+                (
+                    b,
+                    self.config.frame_buckets[plan.buckets[step_of_epoch]],
+                    data.image_size,
+                    data.image_size,
+                    3,
+                ),
+                np.uint8,
+            ),
             "frame_lengths": np.ones(b, np.int32),
             "tokens": np.zeros((b, self.texts.width), np.int32),
             "token_lengths": np.zeros(b, np.int32),
@@ -276,13 +317,18 @@ class _BatchSource:
             "index": examples.astype(np.int32),
         }
         if self.glosses:
-            batch |= {"gloss_tokens": np.zeros((b, self.glosses.width), np.int32), "gloss_lengths": np.zeros(b, np.int32)}
+            batch |= {
+                "gloss_tokens": np.zeros((b, self.glosses.width), np.int32),
+                "gloss_lengths": np.zeros(b, np.int32),
+            }
         for row, example in enumerate(examples.tolist()):
             if example >= 0:
                 batch["frame_lengths"][row] = self._read_clip(example, epoch, batch["video"][row])
             batch["token_lengths"][row] = self.texts.write(example, batch["tokens"][row])
             if self.glosses:
-                batch["gloss_lengths"][row] = self.glosses.write(example, batch["gloss_tokens"][row])
+                batch["gloss_lengths"][row] = self.glosses.write(
+                    example, batch["gloss_tokens"][row]
+                )
         return batch
 
     def buckets_of_epoch(self, epoch: int) -> Int[np.ndarray, " s"]:
@@ -296,9 +342,17 @@ class _BatchSource:
         rng = np.random.default_rng([self._seed, epoch, example + 1]) if self._training else None
         try:
             record = self.split[example]
-            frames = sample_frames(len(record["video"]), record["fps"], data, limit=len(out), rng=rng)
+            frames = sample_frames(
+                len(record["video"]), record["fps"], data, limit=len(out), rng=rng
+            )
             augmentation = draw_augmentation(data.augment, rng) if rng else NONE
-            decode_clip([record["video"][i] for i in frames], data.image_size, data.fit, augmentation, out[: len(frames)])
+            decode_clip(
+                [record["video"][i] for i in frames],
+                data.image_size,
+                data.fit,
+                augmentation,
+                out[: len(frames)],
+            )
         except ValueError as error:
             name = self.split.index[example].id
             raise DatasetError(
@@ -311,7 +365,9 @@ class _BatchSource:
         with self._lock:
             if epoch not in self._plans:
                 by_length = self._lengths if epoch < self.config.data.short_first_epochs else None
-                self._plans[epoch] = plan_epoch(self._bucket_of, self._batch_size, self._seed, epoch, self._training, by_length)
+                self._plans[epoch] = plan_epoch(
+                    self._bucket_of, self._batch_size, self._seed, epoch, self._training, by_length
+                )
                 if len(self._plans) > 2:
                     self._plans.popitem(last=False)
             return self._plans[epoch]

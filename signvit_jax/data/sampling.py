@@ -21,7 +21,13 @@ def clip_length(num_stored: int, fps: float, config: DataConfig) -> int:
     return min(_frames_at_step(num_stored, _rate_step(fps, config)), config.num_frames)
 
 
-def sample_frames(num_stored: int, fps: float, config: DataConfig, limit: int, rng: np.random.Generator | None = None) -> Int[np.ndarray, " t"]:
+def sample_frames(
+    num_stored: int,
+    fps: float,
+    config: DataConfig,
+    limit: int,
+    rng: np.random.Generator | None = None,
+) -> Int[np.ndarray, " t"]:
     """Rising indices of the stored frames that make the clip; at most `limit` of them (the clip's bucket), at least one.
 
     Without `rng` there are `clip_length` of them. With it the draws of `config.augment` apply: `speed`, `frame_jitter`, `frame_drop`.
@@ -39,7 +45,10 @@ def sample_frames(num_stored: int, fps: float, config: DataConfig, limit: int, r
     if rng and augment.frame_jitter:
         span = positions[-1] - positions[0] if config.sampling == "segment" else num_stored - 1
         gap = span / max(len(positions) - 1, 1)
-        positions = np.sort(positions + rng.uniform(-augment.frame_jitter, augment.frame_jitter, len(positions)) * gap)
+        positions = np.sort(
+            positions
+            + rng.uniform(-augment.frame_jitter, augment.frame_jitter, len(positions)) * gap
+        )
     if rng and augment.frame_drop:
         dropped = int(rng.uniform(0, augment.frame_drop) * len(positions) + 0.5)
         positions = np.sort(rng.choice(positions, max(len(positions) - dropped, 1), replace=False))
@@ -53,17 +62,23 @@ def _rate_step(fps: float, config: DataConfig) -> float:
 
 
 def _frames_at_step(num_stored: int, step: float) -> int:
-    return int((num_stored - 1) / step + 1e-6) + 1  # 1e-6: 2.9999999 steps are 3 that floating point missed
+    return (
+        int((num_stored - 1) / step + 1e-6) + 1
+    )  # 1e-6: 2.9999999 steps are 3 that floating point missed
 
 
-def _at_rate(num_stored: int, step: float, limit: int, rng: np.random.Generator | None) -> np.ndarray:
+def _at_rate(
+    num_stored: int, step: float, limit: int, rng: np.random.Generator | None
+) -> np.ndarray:
     count = _frames_at_step(num_stored, step)
     if count > limit:  # too long for its bucket: the whole clip, more thinly
         return np.linspace(0, num_stored - 1, limit)
     return np.arange(count) * step
 
 
-def _segment(num_stored: int, step: float, limit: int, rng: np.random.Generator | None) -> np.ndarray:
+def _segment(
+    num_stored: int, step: float, limit: int, rng: np.random.Generator | None
+) -> np.ndarray:
     count = min(_frames_at_step(num_stored, step), limit)
     spare = num_stored - 1 - (count - 1) * step  # stored frames by which the piece can be moved
     if count < limit:

@@ -111,14 +111,21 @@ def read_index(folder: str | os.PathLike, split: str) -> list[IndexEntry]:
     """
     path, digest_path = index_path(folder, split), index_digest_path(folder, split)
     content = path.read_bytes()
-    if digest_path.is_file() and digest_path.read_bytes()[:64] != hashlib.sha256(content).hexdigest().encode():
-        raise SchemaError(f"{path} is not what {digest_path.name} says: it was changed since it was written; the records are read instead")
+    if (
+        digest_path.is_file()
+        and digest_path.read_bytes()[:64] != hashlib.sha256(content).hexdigest().encode()
+    ):
+        raise SchemaError(
+            f"{path} is not what {digest_path.name} says: it was changed since it was written; the records are read instead"
+        )
     entries = []
     for number, line in enumerate(io.BytesIO(content), start=1):
         try:
             entries.append(IndexEntry(**json.loads(line)))
         except (ValueError, TypeError, RecursionError) as error:
-            raise SchemaError(f"{path}, line {number}: not an index entry ({error}); the records are read instead") from error
+            raise SchemaError(
+                f"{path}, line {number}: not an index entry ({error}); the records are read instead"
+            ) from error
     return entries
 
 

@@ -32,7 +32,9 @@ class TokenTable:
 
 def text_table(tokenizer: Tokenizer, texts: Sequence[str], width: int, split: str) -> TokenTable:
     """BOS, ids, EOS of every text; those longer than `width` lose their ends, which is counted and logged."""
-    rows = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in tokenizer.encode_all([*texts, ""])]
+    rows = [
+        [tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in tokenizer.encode_all([*texts, ""])
+    ]
     cut = [row if len(row) <= width else [*row[: width - 1], tokenizer.eos_id] for row in rows]
     return _table(rows, cut, width, f"texts of split {split!r}")
 
@@ -45,13 +47,23 @@ def gloss_table(tokenizer: Tokenizer, glosses: Sequence[str], width: int, split:
 
 def padded_text_length(split: Split, tokenizer: Tokenizer, max_len: int) -> int:
     """Tokens that every text is padded to: the longest of the split with BOS and EOS, rounded up to a multiple of 8, at most `max_len`."""
-    longest = max((len(ids) for ids in tokenizer.encode_all([entry.text for entry in split.index])), default=0)
+    longest = max(
+        (len(ids) for ids in tokenizer.encode_all([entry.text for entry in split.index])), default=0
+    )
     return min(_round_up(longest + 2), max_len)
 
 
 def padded_gloss_length(split: Split, gloss_tokenizer: Tokenizer) -> int:
     """Glosses that every clip is padded to: the most of any clip of the split, rounded up to a multiple of 8."""
-    return _round_up(max((len(ids) for ids in gloss_tokenizer.encode_all([entry.gloss for entry in split.index])), default=0))
+    return _round_up(
+        max(
+            (
+                len(ids)
+                for ids in gloss_tokenizer.encode_all([entry.gloss for entry in split.index])
+            ),
+            default=0,
+        )
+    )
 
 
 def _table(rows: list[list[int]], cut: list[list[int]], width: int, what: str) -> TokenTable:

@@ -31,10 +31,16 @@ class Source(NamedTuple):
 class Hypotheses(NamedTuple):
     """Decoded sentences, one a clip or, from beam search, (b, n) of them, best first."""
 
-    tokens: Int[Array, "*clips l"]  # BOS ... EOS PAD...; without EOS where the length limit cut the sentence off
+    tokens: Int[
+        Array, "*clips l"
+    ]  # BOS ... EOS PAD...; without EOS where the length limit cut the sentence off
     lengths: Int[Array, "*clips"]  # BOS and EOS counted
-    scores: Float[Array, "*clips"]  # sum of log-probabilities / normaliser; -inf where a beam found fewer hypotheses than it was asked for
-    token_log_probs: Float[Array, "*clips l"]  # the model's own (before temperature and cuts), in nats; 0 at BOS and PAD
+    scores: Float[
+        Array, "*clips"
+    ]  # sum of log-probabilities / normaliser; -inf where a beam found fewer hypotheses than it was asked for
+    token_log_probs: Float[
+        Array, "*clips l"
+    ]  # the model's own (before temperature and cuts), in nats; 0 at BOS and PAD
 
 
 def best(hypotheses: Hypotheses) -> Hypotheses:
@@ -42,26 +48,39 @@ def best(hypotheses: Hypotheses) -> Hypotheses:
     return Hypotheses(*(field[:, 0] for field in hypotheses))
 
 
-def normaliser(lengths: Int[Array, "..."], length_penalty: Float[Array, ""] | float, formula: str) -> Float[Array, "..."]:
+def normaliser(
+    lengths: Int[Array, "..."], length_penalty: Float[Array, ""] | float, formula: str
+) -> Float[Array, "..."]:
     """What a sum of log-probabilities is divided by: n^p ('power', as in the reference) or ((5 + n) / 6)^p ('gnmt', Wu et al. 2016)."""
     n = lengths.astype(jnp.float32)
     return ((5.0 + n) / 6.0 if formula == "gnmt" else n) ** length_penalty
 
 
-def checked_sources(sources: Source | Sequence[Source], max_len: int | None) -> tuple[tuple[Source, ...], int]:
+def checked_sources(
+    sources: Source | Sequence[Source], max_len: int | None
+) -> tuple[tuple[Source, ...], int]:
     """The ensemble as a tuple, and the length limit (None: the decoders' own). Raises DecodingError."""
     sources = (sources,) if isinstance(sources, Source) else tuple(sources)
     if not sources:
         raise DecodingError("no model to decode with: give at least one source")
     sizes = [source.decoder.embedding.shape[0] for source in sources]
     if len(set(sizes)) > 1:
-        raise DecodingError(f"the models of an ensemble have vocabularies of {sizes} tokens; allowed: models trained with one and the same tokenizer")
+        raise DecodingError(
+            f"the models of an ensemble have vocabularies of {sizes} tokens; allowed: models trained with one and the same tokenizer"
+        )
     clips = [source.memory.shape[0] for source in sources]
     if len(set(clips)) > 1:
-        raise DecodingError(f"the models of an ensemble were given {clips} clips; give each the same clips in the same order")
+        raise DecodingError(
+            f"the models of an ensemble were given {clips} clips; give each the same clips in the same order"
+        )
     limit = min(source.decoder.max_len for source in sources)
     max_len = limit if max_len is None else max_len
-    check("max_len", max_len, 2 <= max_len <= limit, f"2 to {limit}, the decoder's model.decoder.max_len")
+    check(
+        "max_len",
+        max_len,
+        2 <= max_len <= limit,
+        f"2 to {limit}, the decoder's model.decoder.max_len",
+    )
     return sources, max_len
 
 
@@ -71,9 +90,14 @@ def check(option: str, value: object, allowed: bool, wanted: str) -> None:
         raise DecodingError(f"{option} is {value!r}; allowed: {wanted}")
 
 
-def start(sources: tuple[Source, ...], hypotheses: int, length: int) -> tuple[tuple[Memory, ...], tuple[Cache, ...]]:
+def start(
+    sources: tuple[Source, ...], hypotheses: int, length: int
+) -> tuple[tuple[Memory, ...], tuple[Cache, ...]]:
     """Each decoder's projected memory and empty cache."""
-    started = [source.decoder.start(source.memory, source.memory_lengths, hypotheses, length) for source in sources]
+    started = [
+        source.decoder.start(source.memory, source.memory_lengths, hypotheses, length)
+        for source in sources
+    ]
     return tuple(memory for memory, _ in started), tuple(cache for _, cache in started)
 
 
@@ -96,20 +120,31 @@ def next_log_probs(
         logits, cache = source.decoder.step(current, position, cache, memory, lineage)
         voices.append(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
         grown.append(cache)
-    log_probs = voices[0] if len(voices) == 1 else jax.nn.logsumexp(jnp.stack(voices), axis=0) - jnp.log(len(voices))
+    log_probs = (
+        voices[0]
+        if len(voices) == 1
+        else jax.nn.logsumexp(jnp.stack(voices), axis=0) - jnp.log(len(voices))
+    )
     forbidden = jnp.arange(log_probs.shape[-1]) == PAD
     if no_repeat_ngram_size:
-        forbidden = forbidden | repetitions(tokens, position, no_repeat_ngram_size, log_probs.shape[-1])
+        forbidden = forbidden | repetitions(
+            tokens, position, no_repeat_ngram_size, log_probs.shape[-1]
+        )
     return jnp.where(forbidden, -jnp.inf, log_probs), tuple(grown)
 
 
-def repetitions(tokens: Int[Array, "b m l"], position: Int[Array, ""], size: int, vocab_size: int) -> Bool[Array, "b m v"]:
+def repetitions(
+    tokens: Int[Array, "b m l"], position: Int[Array, ""], size: int, vocab_size: int
+) -> Bool[Array, "b m v"]:
     """True for tokens that, put after `position`, would complete a run of `size` tokens that the sentence (BOS included) already has."""
     b, m, length = tokens.shape
     if size > length:
         return jnp.zeros((b, m, vocab_size), bool)
     starts = length - size + 1
-    recent = [jnp.take(tokens, position - (size - 2) + j, axis=2, mode="clip")[:, :, None] for j in range(size - 1)]
+    recent = [
+        jnp.take(tokens, position - (size - 2) + j, axis=2, mode="clip")[:, :, None]
+        for j in range(size - 1)
+    ]
     seen = jnp.broadcast_to(jnp.arange(starts) + size - 1 <= position, (b, m, starts))
     for j, token in enumerate(recent):
         seen = seen & (tokens[:, :, j : j + starts] == token)
@@ -139,7 +174,9 @@ def generate(
 
     def step(state):
         position, tokens, token_log_probs, ended, caches = state
-        log_probs, caches = next_log_probs(sources, memories, caches, tokens[:, None], position, None, no_repeat_ngram_size)
+        log_probs, caches = next_log_probs(
+            sources, memories, caches, tokens[:, None], position, None, no_repeat_ngram_size
+        )
         log_probs = log_probs[:, 0]
         token = pick(log_probs, position).astype(jnp.int32)
         gained = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
@@ -147,7 +184,18 @@ def generate(
         token_log_probs = token_log_probs.at[:, position + 1].set(jnp.where(ended, 0.0, gained))
         return position + 1, tokens, token_log_probs, ended | (token == eos_id), caches
 
-    state = jnp.int32(0), tokens, jnp.zeros((b, max_len), jnp.float32), jnp.zeros((b,), bool), caches
+    state = (
+        jnp.int32(0),
+        tokens,
+        jnp.zeros((b, max_len), jnp.float32),
+        jnp.zeros((b,), bool),
+        caches,
+    )
     _, tokens, token_log_probs, _, _ = jax.lax.while_loop(unfinished, step, state)
     lengths = (tokens != PAD).sum(1)
-    return Hypotheses(tokens, lengths, token_log_probs.sum(1) / normaliser(lengths, length_penalty, formula), token_log_probs)
+    return Hypotheses(
+        tokens,
+        lengths,
+        token_log_probs.sum(1) / normaliser(lengths, length_penalty, formula),
+        token_log_probs,
+    )

@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from signvit_jax.decoding.autoregressive import Hypotheses, Source, check, checked_sources, next_log_probs, normaliser, start
+from signvit_jax.decoding.autoregressive import (
+    Hypotheses,
+    Source,
+    check,
+    checked_sources,
+    next_log_probs,
+    normaliser,
+    start,
+)
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.models.decoder import PAD, Cache
 
@@ -61,11 +69,31 @@ def beam_search(
     check("n_best", n_best, 1 <= n_best <= beam_size, f"1 to {beam_size}, the beam_size")
     check("length_penalty", length_penalty, length_penalty >= 0, "a number >= 0")
     check("formula", formula, formula in FORMULAS, "'power' or 'gnmt'")
-    return _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, formula, max_len, no_repeat_ngram_size)
+    return _beam_search(
+        sources,
+        bos_id,
+        eos_id,
+        beam_size,
+        n_best,
+        length_penalty,
+        formula,
+        max_len,
+        no_repeat_ngram_size,
+    )
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4, 6, 7, 8))
-def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, formula, max_len, no_repeat_ngram_size):
+def _beam_search(
+    sources,
+    bos_id,
+    eos_id,
+    beam_size,
+    n_best,
+    length_penalty,
+    formula,
+    max_len,
+    no_repeat_ngram_size,
+):
     b, m = sources[0].memory.shape[0], beam_size
     width = min(m, sources[0].decoder.embedding.shape[0])  # offers that a hypothesis makes
     memories, caches = start(sources, m, max_len)
@@ -75,18 +103,28 @@ def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, for
         return sums / normaliser(lengths, length_penalty, formula)
 
     def unsettled(beams):
-        nth_ended = jax.lax.top_k(jnp.where(beams.ended, score(beams.sums, beams.lengths), -jnp.inf), n_best)[0][:, -1]
+        nth_ended = jax.lax.top_k(
+            jnp.where(beams.ended, score(beams.sums, beams.lengths), -jnp.inf), n_best
+        )[0][:, -1]
         # Further tokens only lower the sum, and the normaliser is largest at the length limit.
-        within_reach = jnp.where(beams.ended, -jnp.inf, score(beams.sums, jnp.int32(max_len))).max(1)
-        return (beams.position < max_len - 1) & ((within_reach > -jnp.inf) & (within_reach >= nth_ended)).any()
+        within_reach = jnp.where(beams.ended, -jnp.inf, score(beams.sums, jnp.int32(max_len))).max(
+            1
+        )
+        return (beams.position < max_len - 1) & (
+            (within_reach > -jnp.inf) & (within_reach >= nth_ended)
+        ).any()
 
     def step(beams):
         position, ended = beams.position, beams.ended
         lineage = beams.lineage.at[:, :, position].set(slots)
-        log_probs, caches = next_log_probs(sources, memories, beams.caches, beams.tokens, position, lineage, no_repeat_ngram_size)
+        log_probs, caches = next_log_probs(
+            sources, memories, beams.caches, beams.tokens, position, lineage, no_repeat_ngram_size
+        )
         gains, offers = jax.lax.top_k(log_probs, width)
         # An ended hypothesis makes one offer, itself.
-        gains = jnp.where(ended[:, :, None], jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf), gains)
+        gains = jnp.where(
+            ended[:, :, None], jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf), gains
+        )
         offers = jnp.where(ended[:, :, None], PAD, offers)
         lengths = jnp.where(ended, beams.lengths, position + 2)
         ranks = score(beams.sums[:, :, None] + gains, lengths[:, :, None]).reshape(b, m * width)
@@ -96,8 +134,12 @@ def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, for
         def of_parent(x):
             return jnp.take_along_axis(x, parent.reshape(b, m, *(1,) * (x.ndim - 2)), axis=1)
 
-        token, gain = (jnp.take_along_axis(x.reshape(b, m * width), chosen, axis=1) for x in (offers, gains))
-        follows_greedy = (chosen == beams.greedy_slot[:, None] * width) & (beams.greedy_slot >= 0)[:, None]
+        token, gain = (
+            jnp.take_along_axis(x.reshape(b, m * width), chosen, axis=1) for x in (offers, gains)
+        )
+        follows_greedy = (chosen == beams.greedy_slot[:, None] * width) & (beams.greedy_slot >= 0)[
+            :, None
+        ]
         return _Beams(
             position=position + 1,
             tokens=of_parent(beams.tokens).at[:, :, position + 1].set(token),
@@ -114,7 +156,9 @@ def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, for
         position=jnp.int32(0),
         tokens=jnp.full((b, m, max_len), PAD, jnp.int32).at[:, :, 0].set(bos_id),
         token_log_probs=jnp.zeros((b, m, max_len), jnp.float32),
-        sums=jnp.broadcast_to(jnp.where(slots == 0, 0.0, -jnp.inf), (b, m)),  # the first slot holds BOS, the others nothing yet
+        sums=jnp.broadcast_to(
+            jnp.where(slots == 0, 0.0, -jnp.inf), (b, m)
+        ),  # the first slot holds BOS, the others nothing yet
         lengths=jnp.ones((b, m), jnp.int32),
         ended=jnp.zeros((b, m), bool),
         lineage=jnp.zeros((b, m, max_len), jnp.int32),
@@ -122,11 +166,18 @@ def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, for
         caches=caches,
     )
     beams = jax.lax.while_loop(unsettled, step, beams)
-    found = Hypotheses(beams.tokens, beams.lengths, score(beams.sums, beams.lengths), beams.token_log_probs)
+    found = Hypotheses(
+        beams.tokens, beams.lengths, score(beams.sums, beams.lengths), beams.token_log_probs
+    )
     lost = beams.greedy_slot < 0
 
     def with_greedy():
-        options = {"max_len": max_len, "no_repeat_ngram_size": no_repeat_ngram_size, "length_penalty": length_penalty, "formula": formula}
+        options = {
+            "max_len": max_len,
+            "no_repeat_ngram_size": no_repeat_ngram_size,
+            "length_penalty": length_penalty,
+            "formula": formula,
+        }
         return _joined(found, greedy(sources, bos_id=bos_id, eos_id=eos_id, **options), lost)
 
     found = jax.lax.cond(lost.any(), with_greedy, lambda: found)
@@ -135,11 +186,17 @@ def _beam_search(sources, bos_id, eos_id, beam_size, n_best, length_penalty, for
 
 def _joined(found: Hypotheses, other: Hypotheses, where: Bool[Array, "b"]) -> Hypotheses:
     """n-best lists (b, m) with one more hypothesis a clip put in by score, where asked for, and the last of the m + 1 left out."""
-    scores = jnp.concatenate([found.scores, jnp.where(where, other.scores, -jnp.inf)[:, None]], axis=1)
+    scores = jnp.concatenate(
+        [found.scores, jnp.where(where, other.scores, -jnp.inf)[:, None]], axis=1
+    )
     order = jax.lax.top_k(scores, found.scores.shape[1])[1]
 
     def pick(many, one):
         both = jnp.concatenate([many, one[:, None]], axis=1)
-        return jnp.take_along_axis(both, order.reshape(*order.shape, *(1,) * (both.ndim - 2)), axis=1)
+        return jnp.take_along_axis(
+            both, order.reshape(*order.shape, *(1,) * (both.ndim - 2)), axis=1
+        )
 
-    return Hypotheses(*(pick(many, one) for many, one in zip(found._replace(scores=scores[:, :-1]), other)))
+    return Hypotheses(
+        *(pick(many, one) for many, one in zip(found._replace(scores=scores[:, :-1]), other))
+    )

@@ -24,7 +24,10 @@ from signvit_jax.text.words import Word
 _FORMAT = "signvit_jax calibration"
 _VERSION = 1
 _RIDGE = 0.1  # pull of the weights of standardized statistics towards 0, in examples
-_SMALLEST, _LOWEST_PATH = 1e-9, -1e4  # probability of a token, log-probability of a CTC path: less counts as this
+_SMALLEST, _LOWEST_PATH = (
+    1e-9,
+    -1e4,
+)  # probability of a token, log-probability of a CTC path: less counts as this
 FEW = 10  # of right or of wrong examples: a scale fitted on fewer is a guess
 
 # Statistics that compare the hypothesis with what the CTC head hears in the same clip.
@@ -53,7 +56,9 @@ class Scale:
 
     def __call__(self, statistics: Statistics) -> float:
         """Statistics that the scale has no weight for do not count; one that is not there is 0."""
-        logit = self.bias + sum(weight * statistics.get(name, 0.0) for name, weight in self.weights.items())
+        logit = self.bias + sum(
+            weight * statistics.get(name, 0.0) for name, weight in self.weights.items()
+        )
         return 1.0 / (1.0 + math.exp(-logit)) if logit > -700.0 else 0.0
 
     @property
@@ -75,7 +80,12 @@ class Scales:
     @property
     def listens(self) -> bool:
         """Whether they need to know what CTC hears."""
-        return any(name in _HEARD for scale in (self.sentence, self.word) if scale for name in scale.weights)
+        return any(
+            name in _HEARD
+            for scale in (self.sentence, self.word)
+            if scale
+            for name in scale.weights
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +113,12 @@ class Calibration:
 
 
 def statistics(
-    decoder: str, score: float, probabilities: Sequence[float], words: Sequence[Word], heard: str | None, lexicon: Lexicon | None
+    decoder: str,
+    score: float,
+    probabilities: Sequence[float],
+    words: Sequence[Word],
+    heard: str | None,
+    lexicon: Lexicon | None,
 ) -> tuple[Statistics, list[Statistics]]:
     """Of a sentence, and of each of its words.
 
@@ -125,20 +140,34 @@ def statistics(
     if decoder in CTC_DECODERS:
         sentence["path"] = score if score > _LOWEST_PATH else _LOWEST_PATH
     elif heard is not None:
-        said, others = _keys([word.text for word in words]), _keys(units(heard, by_spaces=lexicon is not None))
+        said, others = (
+            _keys([word.text for word in words]),
+            _keys(units(heard, by_spaces=lexicon is not None)),
+        )
         if lexicon is not None:
-            lacking, others = lexicon.unexplained_words(others, said), lexicon.unexplained_glosses(others, said)
+            lacking, others = (
+                lexicon.unexplained_words(others, said),
+                lexicon.unexplained_glosses(others, said),
+            )
             sentence["explained"] = -min(max([*lacking, *others], default=0.0), 1.0)
             each = {"own_explained": [-min(nats, 1.0) for nats in lacking]}
         else:
             matcher = difflib.SequenceMatcher(None, others, said, autojunk=False)
             sentence["agreement"] = matcher.ratio()
-            common = {block.b + place for block in matcher.get_matching_blocks() for place in range(block.size)}
+            common = {
+                block.b + place
+                for block in matcher.get_matching_blocks()
+                for place in range(block.size)
+            }
             each = {"own_agreement": [float(place in common) for place in range(len(said))]}
         for name, values in each.items():
             for one, value in zip(own, values):
                 one[name] = value
-    return sentence, [one | {f"sentence_{name}" if name in one else name: value for name, value in sentence.items()} for one in own]
+    return sentence, [
+        one
+        | {f"sentence_{name}" if name in one else name: value for name, value in sentence.items()}
+        for one in own
+    ]
 
 
 def _log(probability: float) -> float:
@@ -166,7 +195,9 @@ def fit_scale(statistics: Sequence[Mapping[str, float]], right: Sequence[bool]) 
     if not len(right):
         raise CalibrationError("there is no example to fit a scale on")
     hits, names = np.asarray(right, bool), list(statistics[0])
-    values = np.asarray([[one[name] for name in names] for one in statistics], np.float64).reshape(len(hits), len(names))
+    values = np.asarray([[one[name] for name in names] for one in statistics], np.float64).reshape(
+        len(hits), len(names)
+    )
     kept = [place for place in range(len(names)) if np.ptp(values[:, place]) > 0]
     while True:
         weights, bias = _logistic(values[:, kept], hits)
@@ -177,7 +208,9 @@ def fit_scale(statistics: Sequence[Mapping[str, float]], right: Sequence[bool]) 
     return Scale(chosen, float(bias), len(hits), int(hits.sum()))
 
 
-def _logistic(values: Float[np.ndarray, "n k"], right: Bool[np.ndarray, "n"]) -> tuple[Float[np.ndarray, "k"], float]:
+def _logistic(
+    values: Float[np.ndarray, "n k"], right: Bool[np.ndarray, "n"]
+) -> tuple[Float[np.ndarray, "k"], float]:
     """Weights and bias for the statistics as they are, by Newton's method on the standardized ones."""
     center, spread = values.mean(0), values.std(0)
     inputs = np.column_stack([(values - center) / spread, np.ones(len(values))])
@@ -215,7 +248,10 @@ def to_json(calibration: Calibration) -> str:
         "dataset": calibration.dataset,
         "split": calibration.split,
         "clips": calibration.clips,
-        "decoders": {name: {"sentence": scale(one.sentence), "word": scale(one.word)} for name, one in calibration.decoders.items()},
+        "decoders": {
+            name: {"sentence": scale(one.sentence), "word": scale(one.word)}
+            for name, one in calibration.decoders.items()
+        },
         "lexicon": None if calibration.lexicon is None else dataclasses.asdict(calibration.lexicon),
     }
     return json.dumps(values, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
@@ -226,8 +262,13 @@ def from_json(text: str) -> Calibration:
     try:
         values = json.loads(text)
         if values["format"] != _FORMAT or values["version"] != _VERSION:
-            raise CalibrationError(f"format {values['format']!r}, version {values['version']!r}; this release reads {_FORMAT!r}, version {_VERSION}")
-        scales = {str(name): (_scale(scales["sentence"]), scales["word"] and _scale(scales["word"])) for name, scales in values["decoders"].items()}
+            raise CalibrationError(
+                f"format {values['format']!r}, version {values['version']!r}; this release reads {_FORMAT!r}, version {_VERSION}"
+            )
+        scales = {
+            str(name): (_scale(scales["sentence"]), scales["word"] and _scale(scales["word"]))
+            for name, scales in values["decoders"].items()
+        }
         lexicon = values["lexicon"]
         return Calibration(
             int(values["checkpoint_step"]),
@@ -235,29 +276,47 @@ def from_json(text: str) -> Calibration:
             str(values["split"]),
             int(values["clips"]),
             {name: Scales(*pair) for name, pair in scales.items()},
-            None if lexicon is None else Lexicon(_entries(lexicon["glosses"]), _entries(lexicon["words"])),
+            None
+            if lexicon is None
+            else Lexicon(_entries(lexicon["glosses"]), _entries(lexicon["words"])),
         )
     except CalibrationError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise CalibrationError(f"not a calibration file ({type(error).__name__}: {error})") from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise CalibrationError(
+            f"not a calibration file ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _scale(values: Mapping[str, Any]) -> Scale:
     weights = {str(name): _number(weight) for name, weight in values["weights"].items()}
     if unknown := weights.keys() - _KNOWN:
-        raise CalibrationError(f"weights of unknown statistics: {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(_KNOWN))}")
+        raise CalibrationError(
+            f"weights of unknown statistics: {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(_KNOWN))}"
+        )
     return Scale(weights, _number(values["bias"]), int(values["examples"]), int(values["right"]))
 
 
 def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
     entries = {
-        str(name): Entry(_number(entry["usual"]), {str(other): _number(share) for other, share in entry["by"].items()})
+        str(name): Entry(
+            _number(entry["usual"]),
+            {str(other): _number(share) for other, share in entry["by"].items()},
+        )
         for name, entry in values.items()
     }
     for name, entry in entries.items():
         if not all(0.0 < share <= 1.0 for share in entry.by.values()):
-            raise CalibrationError(f"the lexicon's entry {name!r} has {dict(entry.by)}; allowed: probabilities above 0")
+            raise CalibrationError(
+                f"the lexicon's entry {name!r} has {dict(entry.by)}; allowed: probabilities above 0"
+            )
     return entries
 
 

@@ -20,7 +20,9 @@ class CTCHypotheses(NamedTuple):
     starts: Int[Array, "b s"]  # the token's first step
     ends: Int[Array, "b s"]  # one past its last step
     confidence: Float[Array, "b s"]  # mean probability over the token's steps, 0 to 1
-    peak: Float[Array, "b s"]  # the largest log-odds of the token against all other labels in one of its steps, nats
+    peak: Float[
+        Array, "b s"
+    ]  # the largest log-odds of the token against all other labels in one of its steps, nats
 
 
 class Alignment(NamedTuple):
@@ -59,16 +61,27 @@ def greedy_ctc(logits: Float[Array, "b s v"], lengths: Int[Array, "b"]) -> CTCHy
 
 
 @jax.jit
-def align(logits: Float[Array, "b s v"], lengths: Int[Array, "b"], ids: Int[Array, "b l"], id_lengths: Int[Array, "b"]) -> Alignment:
+def align(
+    logits: Float[Array, "b s v"],
+    lengths: Int[Array, "b"],
+    ids: Int[Array, "b l"],
+    id_lengths: Int[Array, "b"],
+) -> Alignment:
     """The likeliest alignment of the first `id_lengths[i]` tokens with the first `lengths[i]` steps (Viterbi over the CTC lattice); blank is id 0."""
     b, width = ids.shape
     # States take turns: blank, token, blank, ..., token, blank.
     states = jnp.arange(2 * width + 1)
-    symbols = jnp.where(states % 2 == 1, jnp.repeat(jnp.pad(ids, ((0, 0), (0, 1))), 2, axis=1)[:, : 2 * width + 1], BLANK)
+    symbols = jnp.where(
+        states % 2 == 1,
+        jnp.repeat(jnp.pad(ids, ((0, 0), (0, 1))), 2, axis=1)[:, : 2 * width + 1],
+        BLANK,
+    )
     two_before = jnp.pad(symbols[:, :-2], ((0, 0), (2, 0)), constant_values=BLANK)
     may_skip_blank = (states % 2 == 1) & (symbols != two_before)
     normaliser = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1, keepdims=True)
-    log_probs = jnp.take_along_axis(logits, symbols[:, None], axis=-1).astype(jnp.float32) - normaliser
+    log_probs = (
+        jnp.take_along_axis(logits, symbols[:, None], axis=-1).astype(jnp.float32) - normaliser
+    )
     live = length_mask(lengths, logits.shape[1])
 
     def forward(reached, inputs):
@@ -82,7 +95,10 @@ def align(logits: Float[Array, "b s v"], lengths: Int[Array, "b"], ids: Int[Arra
     start = jnp.broadcast_to(jnp.where(states == 0, 0.0, -jnp.inf), (b, len(states)))
     reached, moves = jax.lax.scan(forward, start, (log_probs.swapaxes(0, 1), live.T))
 
-    on_blank, on_token = (jnp.take_along_axis(reached, end[:, None], axis=1)[:, 0] for end in (2 * id_lengths, jnp.maximum(2 * id_lengths - 1, 0)))
+    on_blank, on_token = (
+        jnp.take_along_axis(reached, end[:, None], axis=1)[:, 0]
+        for end in (2 * id_lengths, jnp.maximum(2 * id_lengths - 1, 0))
+    )
     last = jnp.where(on_token > on_blank, jnp.maximum(2 * id_lengths - 1, 0), 2 * id_lengths)
 
     def backward(state, moved):
@@ -96,15 +112,31 @@ def align(logits: Float[Array, "b s v"], lengths: Int[Array, "b"], ids: Int[Arra
     return _placed(log_prob, path // 2, spoken, width)
 
 
-def _placed(log_prob: Float[Array, "b s"], token: Int[Array, "b s"], spoken: Bool[Array, "b s"], width: int) -> Alignment:
+def _placed(
+    log_prob: Float[Array, "b s"], token: Int[Array, "b s"], spoken: Bool[Array, "b s"], width: int
+) -> Alignment:
     """First step, end and mean probability of each token, of the steps that are `spoken`; `token` says which token a step belongs to."""
-    begins = spoken & (token != jnp.pad(jnp.where(spoken, token, -1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1))
-    starts = _gathered(jnp.broadcast_to(jnp.arange(token.shape[1]), token.shape), token, begins, width)
+    begins = spoken & (
+        token != jnp.pad(jnp.where(spoken, token, -1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    )
+    starts = _gathered(
+        jnp.broadcast_to(jnp.arange(token.shape[1]), token.shape), token, begins, width
+    )
     steps = _gathered(spoken.astype(jnp.int32), token, spoken, width)
-    return Alignment(starts, starts + steps, _gathered(jnp.exp(log_prob), token, spoken, width) / jnp.maximum(steps, 1))
+    return Alignment(
+        starts,
+        starts + steps,
+        _gathered(jnp.exp(log_prob), token, spoken, width) / jnp.maximum(steps, 1),
+    )
 
 
-def _gathered(values: Array, token: Int[Array, "b s"], where: Bool[Array, "b s"], width: int) -> Array:
+def _gathered(
+    values: Array, token: Int[Array, "b s"], where: Bool[Array, "b s"], width: int
+) -> Array:
     """Sums the chosen steps' values into their tokens; the other steps fall off the end."""
     place = jnp.where(where, token, width)
-    return jnp.zeros((token.shape[0], width), values.dtype).at[jnp.arange(token.shape[0])[:, None], place].add(values, mode="drop")
+    return (
+        jnp.zeros((token.shape[0], width), values.dtype)
+        .at[jnp.arange(token.shape[0])[:, None], place]
+        .add(values, mode="drop")
+    )

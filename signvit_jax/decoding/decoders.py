@@ -28,7 +28,9 @@ class Decoded(NamedTuple):
     tokens: Int[Array, "b n l"]
     scores: Float[Array, "b n"]
     token_confidences: Float[Array, "b n l"]  # 0 to 1; 0 at BOS and padding
-    starts: Int[Array, "b l"] | None = None  # of "ctc": the first step of each token, and one past its last
+    starts: Int[Array, "b l"] | None = (
+        None  # of "ctc": the first step of each token, and one past its last
+    )
     ends: Int[Array, "b l"] | None = None
     peaks: Float[Array, "b l"] | None = None  # and its largest log-odds
 
@@ -50,37 +52,82 @@ Decoder = Callable[..., Decoded]
 _Rows = Int[Array, "b"] | None
 
 
-def _greedy(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
+def _greedy(
+    ensemble: Sequence[Seen],
+    config: InferenceConfig,
+    ids: SpecialIds,
+    key: Key[Array, ""],
+    rows: _Rows = None,
+) -> Decoded:
     return _from_hypotheses(_one_best(greedy(_sources(ensemble), **_shared_options(config, ids))))
 
 
-def _sample(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
+def _sample(
+    ensemble: Sequence[Seen],
+    config: InferenceConfig,
+    ids: SpecialIds,
+    key: Key[Array, ""],
+    rows: _Rows = None,
+) -> Decoded:
     cuts = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
-    return _from_hypotheses(_one_best(sample(_sources(ensemble), key, rows=rows, **cuts, **_shared_options(config, ids))))
+    return _from_hypotheses(
+        _one_best(
+            sample(_sources(ensemble), key, rows=rows, **cuts, **_shared_options(config, ids))
+        )
+    )
 
 
-def _beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
+def _beam(
+    ensemble: Sequence[Seen],
+    config: InferenceConfig,
+    ids: SpecialIds,
+    key: Key[Array, ""],
+    rows: _Rows = None,
+) -> Decoded:
     options = _shared_options(config, ids)
     # The whole beam is rescored: what CTC likes best may not be among the attention's first.
     n_best = config.beam_size if config.ctc_weight else config.n_best
     found = beam_search(_sources(ensemble), beam_size=config.beam_size, n_best=n_best, **options)
     if config.ctc_weight:
         lengths = {"length_penalty": config.length_penalty, "formula": config.length_formula}
-        found = rescore(found, *_ctc_logits(ensemble), eos_id=ids.eos, weight=config.ctc_weight, **lengths)
+        found = rescore(
+            found, *_ctc_logits(ensemble), eos_id=ids.eos, weight=config.ctc_weight, **lengths
+        )
         found = Hypotheses(*(field[:, : config.n_best] for field in found))
     return _from_hypotheses(found)
 
 
-def _ctc(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
+def _ctc(
+    ensemble: Sequence[Seen],
+    config: InferenceConfig,
+    ids: SpecialIds,
+    key: Key[Array, ""],
+    rows: _Rows = None,
+) -> Decoded:
     found = greedy_ctc(*_ctc_logits(ensemble))
-    return Decoded(found.ids[:, None], found.score[:, None], found.confidence[:, None], found.starts, found.ends, found.peak)
+    return Decoded(
+        found.ids[:, None],
+        found.score[:, None],
+        found.confidence[:, None],
+        found.starts,
+        found.ends,
+        found.peak,
+    )
 
 
-def _ctc_beam(ensemble: Sequence[Seen], config: InferenceConfig, ids: SpecialIds, key: Key[Array, ""], rows: _Rows = None) -> Decoded:
+def _ctc_beam(
+    ensemble: Sequence[Seen],
+    config: InferenceConfig,
+    ids: SpecialIds,
+    key: Key[Array, ""],
+    rows: _Rows = None,
+) -> Decoded:
     logits, steps = _ctc_logits(ensemble)
     found = ctc_prefix_beam_search(logits, steps, beam_size=config.beam_size)
     n = config.n_best
-    aligned = jax.vmap(align, in_axes=(None, None, 1, 1), out_axes=1)(logits, steps, found.ids[:, :n], found.lengths[:, :n])
+    aligned = jax.vmap(align, in_axes=(None, None, 1, 1), out_axes=1)(
+        logits, steps, found.ids[:, :n], found.lengths[:, :n]
+    )
     return Decoded(found.ids[:, :n], found.score[:, :n], aligned.confidence)
 
 
@@ -124,5 +171,14 @@ def _from_hypotheses(found: Hypotheses) -> Decoded:
     return Decoded(found.tokens, found.scores, jnp.where(said, jnp.exp(found.token_log_probs), 0.0))
 
 
-DECODERS: dict[str, Decoder] = {"greedy": _greedy, "beam": _beam, "ctc": _ctc, "ctc_beam": _ctc_beam, "sample": _sample}
-CTC_DECODERS = ("ctc", "ctc_beam")  # these spell what the CTC head is trained on, which may be glosses
+DECODERS: dict[str, Decoder] = {
+    "greedy": _greedy,
+    "beam": _beam,
+    "ctc": _ctc,
+    "ctc_beam": _ctc_beam,
+    "sample": _sample,
+}
+CTC_DECODERS = (
+    "ctc",
+    "ctc_beam",
+)  # these spell what the CTC head is trained on, which may be glosses

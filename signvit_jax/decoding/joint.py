@@ -28,12 +28,18 @@ def rescore(
     tokens, lengths, attention, _ = hypotheses
     last = jnp.take_along_axis(tokens, lengths[..., None] - 1, axis=-1)[..., 0]
     label_lengths = lengths - 1 - (last == eos_id)
-    labels = jnp.where(jnp.arange(tokens.shape[-1] - 1) < label_lengths[..., None], tokens[..., 1:], 0)
+    labels = jnp.where(
+        jnp.arange(tokens.shape[-1] - 1) < label_lengths[..., None], tokens[..., 1:], 0
+    )
     # One clip's hypotheses share its logits, which are never repeated.
-    nll, feasible = jax.vmap(ctc_loss, in_axes=(None, None, 1, 1), out_axes=1)(ctc_logits, ctc_lengths, labels, label_lengths)
+    nll, feasible = jax.vmap(ctc_loss, in_axes=(None, None, 1, 1), out_axes=1)(
+        ctc_logits, ctc_lengths, labels, label_lengths
+    )
     joint = (1 - weight) * attention - weight * nll / normaliser(lengths, length_penalty, formula)
     possible = feasible & (attention > -jnp.inf)
-    scores = jnp.where(possible.any(1, keepdims=True), jnp.where(possible, joint, -jnp.inf), attention)
+    scores = jnp.where(
+        possible.any(1, keepdims=True), jnp.where(possible, joint, -jnp.inf), attention
+    )
     order = jnp.argsort(-scores, axis=1, stable=True)
 
     def sort(x):

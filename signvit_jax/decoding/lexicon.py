@@ -15,7 +15,9 @@ Sentence = tuple[Sequence[str], Sequence[str]]  # glosses, words
 
 _ROUNDS = 5  # of expectation maximization
 _LEAST = 0.01  # smaller probabilities are not kept, and count as this
-_USUAL = 5  # percentile of the training sentences: nearly all of them explain a word at least so well
+_USUAL = (
+    5  # percentile of the training sentences: nearly all of them explain a word at least so well
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +42,16 @@ class Lexicon:
 
     def unexplained_glosses(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:
         """The shortfall of each gloss, in nats; 0 for one that the lexicon does not know."""
-        return [self.glosses[gloss].shortfall(words) if gloss in self.glosses else 0.0 for gloss in glosses]
+        return [
+            self.glosses[gloss].shortfall(words) if gloss in self.glosses else 0.0
+            for gloss in glosses
+        ]
 
     def unexplained_words(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:
         """The shortfall of each word, in nats; 0 for one that the lexicon does not know."""
-        return [self.words[word].shortfall(glosses) if word in self.words else 0.0 for word in words]
+        return [
+            self.words[word].shortfall(glosses) if word in self.words else 0.0 for word in words
+        ]
 
 
 def learn_lexicon(sentences: Iterable[Sentence]) -> Lexicon | None:
@@ -58,7 +65,9 @@ def learn_lexicon(sentences: Iterable[Sentence]) -> Lexicon | None:
 def _direction(pairs: Sequence[Sentence]) -> dict[str, Entry]:
     """Entries of what stands first in each pair, explained by what stands second."""
     explained, first = _numbered(one for one, _ in pairs)
-    explaining, second = _numbered(["", *other] for _, other in pairs)  # "" explains what nothing else does
+    explaining, second = _numbered(
+        ["", *other] for _, other in pairs
+    )  # "" explains what nothing else does
     # A row for each occurrence beside each of what may explain it.
     occurrence, pair = [], []
     count = 0
@@ -81,13 +90,19 @@ def _direction(pairs: Sequence[Sentence]) -> dict[str, Entry]:
             by[one][explaining[other]] = round(probability, 4)
     order = np.argsort(of_occurrence, kind="stable")
     groups = np.split(np.log(best[order]), np.cumsum(np.bincount(of_occurrence))[:-1])
-    return {name: Entry(round(float(np.percentile(group, _USUAL)), 4), by[number]) for number, (name, group) in enumerate(zip(explained, groups))}
+    return {
+        name: Entry(round(float(np.percentile(group, _USUAL)), 4), by[number])
+        for number, (name, group) in enumerate(zip(explained, groups))
+    }
 
 
 def _numbered(sentences: Iterable[Sequence[str]]) -> tuple[list[str], list[Int[np.ndarray, "n"]]]:
     """Names in the order of their numbers, and the sentences in numbers."""
     numbers: dict[str, int] = {}
-    found = [np.asarray([numbers.setdefault(name, len(numbers)) for name in sentence], np.int64) for sentence in sentences]
+    found = [
+        np.asarray([numbers.setdefault(name, len(numbers)) for name in sentence], np.int64)
+        for sentence in sentences
+    ]
     return list(numbers), found
 
 

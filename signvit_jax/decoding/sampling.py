@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from signvit_jax.decoding.autoregressive import Hypotheses, Source, check, checked_sources, generate
 
-_INFINITY_BITS = 0x7F800000  # of the float32 infinity: the bits of non-negative floats rise with their values
+_INFINITY_BITS = (
+    0x7F800000  # of the float32 infinity: the bits of non-negative floats rise with their values
+)
 
 
 def sample(
@@ -42,16 +44,43 @@ def sample(
     rows = jnp.arange(sources[0].memory.shape[0]) if rows is None else jnp.asarray(rows)
     # None switches a cut off at compile time; the numbers themselves can change without a new compilation.
     cuts = top_k or None, None if top_p == 1 else top_p
-    return _sample(sources, key, rows, temperature, *cuts, bos_id, eos_id, max_len, no_repeat_ngram_size, length_penalty, formula)
+    return _sample(
+        sources,
+        key,
+        rows,
+        temperature,
+        *cuts,
+        bos_id,
+        eos_id,
+        max_len,
+        no_repeat_ngram_size,
+        length_penalty,
+        formula,
+    )
 
 
 @partial(jax.jit, static_argnums=(6, 7, 8, 9, 11))
-def _sample(sources, key, rows, temperature, top_k, top_p, bos_id, eos_id, max_len, no_repeat_ngram_size, length_penalty, formula):
+def _sample(
+    sources,
+    key,
+    rows,
+    temperature,
+    top_k,
+    top_p,
+    bos_id,
+    eos_id,
+    max_len,
+    no_repeat_ngram_size,
+    length_penalty,
+    formula,
+):
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
     def draw(log_probs, position):
         keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, position)
-        return jax.vmap(jax.random.categorical)(keys, restricted(log_probs / temperature, top_k, top_p))
+        return jax.vmap(jax.random.categorical)(
+            keys, restricted(log_probs / temperature, top_k, top_p)
+        )
 
     return generate(
         sources,
@@ -66,15 +95,25 @@ def _sample(sources, key, rows, temperature, top_k, top_p, bos_id, eos_id, max_l
 
 
 def restricted(
-    logits: Float[Array, "b v"], top_k: Int[Array, ""] | int | None = None, top_p: Float[Array, ""] | float | None = None
+    logits: Float[Array, "b v"],
+    top_k: Int[Array, ""] | int | None = None,
+    top_p: Float[Array, ""] | float | None = None,
 ) -> Float[Array, "b v"]:
     """Logits with -inf outside the `top_k` likeliest tokens, then outside the fewest of these that hold a share `top_p`; None leaves a cut out."""
     if top_k is not None:
         probabilities = jax.nn.softmax(logits)
-        logits = jnp.where(_likeliest(probabilities, lambda kept: kept.sum(-1) >= top_k), logits, -jnp.inf)
+        logits = jnp.where(
+            _likeliest(probabilities, lambda kept: kept.sum(-1) >= top_k), logits, -jnp.inf
+        )
     if top_p is not None:
         probabilities = jax.nn.softmax(logits)
-        logits = jnp.where(_likeliest(probabilities, lambda kept: jnp.where(kept, probabilities, 0.0).sum(-1) >= top_p), logits, -jnp.inf)
+        logits = jnp.where(
+            _likeliest(
+                probabilities, lambda kept: jnp.where(kept, probabilities, 0.0).sum(-1) >= top_p
+            ),
+            logits,
+            -jnp.inf,
+        )
     return logits
 
 
@@ -92,5 +131,7 @@ def _likeliest(probabilities: Float[Array, "b v"], enough: Callable[[Array], Arr
         return jnp.where(suffices, middle, enough_at), jnp.where(suffices, too_few_at, middle)
 
     b = probabilities.shape[0]
-    threshold, _ = jax.lax.fori_loop(0, 31, halve, (jnp.zeros(b, jnp.int32), jnp.full(b, _INFINITY_BITS, jnp.int32)))
+    threshold, _ = jax.lax.fori_loop(
+        0, 31, halve, (jnp.zeros(b, jnp.int32), jnp.full(b, _INFINITY_BITS, jnp.int32))
+    )
     return bits >= threshold[:, None]

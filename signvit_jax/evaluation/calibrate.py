@@ -4,7 +4,14 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from signvit_jax.data.schema import IndexEntry
-from signvit_jax.decoding.confidence import Calibration, CalibrationError, Scales, fit_scale, statistics, word_key
+from signvit_jax.decoding.confidence import (
+    Calibration,
+    CalibrationError,
+    Scales,
+    fit_scale,
+    statistics,
+    word_key,
+)
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Lexicon, learn_lexicon
 from signvit_jax.evaluation.reliability import is_right, right_words
@@ -20,7 +27,11 @@ _MOST_SENTENCES = 20_000  # that a lexicon is learned from
 def lexicon_of(index: Sequence[IndexEntry]) -> Lexicon | None:
     """Learned from a training split's annotations, evenly over it where it is large."""
     step = -(-len(index) // _MOST_SENTENCES) or 1
-    return learn_lexicon((_keys(entry.gloss, by_spaces=True), _keys(entry.text)) for entry in index[::step] if entry.gloss and entry.text)
+    return learn_lexicon(
+        (_keys(entry.gloss, by_spaces=True), _keys(entry.text))
+        for entry in index[::step]
+        if entry.gloss and entry.text
+    )
 
 
 def fit(
@@ -49,15 +60,30 @@ def fit(
             if of_glosses and not entry.gloss:
                 continue
             said, reference = hypotheses[name], entry.gloss if of_glosses else entry.text
-            heard = hypotheses["ctc"].text if "ctc" in hypotheses and (lexicon or not spells_glosses) else None
-            of_sentence, of_words = statistics(name, said.score, said.probabilities, said.words, heard, lexicon)
+            heard = (
+                hypotheses["ctc"].text
+                if "ctc" in hypotheses and (lexicon or not spells_glosses)
+                else None
+            )
+            of_sentence, of_words = statistics(
+                name, said.score, said.probabilities, said.words, heard, lexicon
+            )
             sentences.append(of_sentence)
             sentences_right.append(is_right(reference, said.text, lowercase=lowercase))
             words += of_words
-            words_right += right_words(reference, [word.text for word in said.words], lowercase=lowercase, glosses=of_glosses)
+            words_right += right_words(
+                reference,
+                [word.text for word in said.words],
+                lowercase=lowercase,
+                glosses=of_glosses,
+            )
         if not sentences:
-            raise CalibrationError(f"{split!r} of {dataset!r} has no clip to fit confidence of {name!r} on; give another split")
-        scales[name] = Scales(fit_scale(sentences, sentences_right), fit_scale(words, words_right) if words else None)
+            raise CalibrationError(
+                f"{split!r} of {dataset!r} has no clip to fit confidence of {name!r} on; give another split"
+            )
+        scales[name] = Scales(
+            fit_scale(sentences, sentences_right), fit_scale(words, words_right) if words else None
+        )
     return Calibration(step, dataset, split, len(found), scales, lexicon)
 
 
@@ -67,7 +93,9 @@ def describe(calibration: Calibration) -> list[str]:
     for name, scales in calibration.decoders.items():
         one = scales.sentence
         note = f"; {one.note}" if one.note else ""
-        lines.append(f"confidence of {name} fitted on {one.examples:,} clips of {calibration.split!r}, of which {one.right:,} are right{note}")
+        lines.append(
+            f"confidence of {name} fitted on {one.examples:,} clips of {calibration.split!r}, of which {one.right:,} are right{note}"
+        )
     return lines
 
 

@@ -16,7 +16,12 @@ Look = Callable[[UInt8[np.ndarray, "t h w 3"], Sequence[int] | None], list[HeatM
 
 
 def make_look(
-    bind: Callable[[PyTree], SignTranslator], params: PyTree, tokenizer: Tokenizer, ctc_tokenizer: Tokenizer, buckets: Sequence[int], max_len: int
+    bind: Callable[[PyTree], SignTranslator],
+    params: PyTree,
+    tokenizer: Tokenizer,
+    ctc_tokenizer: Tokenizer,
+    buckets: Sequence[int],
+    max_len: int,
 ) -> Look:
     """A function of a clip's sampled frames and the decoder's token ids (without BOS and EOS) that draws both heat maps; one program a bucket.
 
@@ -24,11 +29,18 @@ def make_look(
     """
 
     @jax.jit
-    def run(params: PyTree, video: Array, lengths: Int[Array, "1"], tokens: Int[Array, "1 l"]) -> tuple[Array, ...]:
+    def run(
+        params: PyTree, video: Array, lengths: Int[Array, "1"], tokens: Int[Array, "1 l"]
+    ) -> tuple[Array, ...]:
         model = bind(params)
         encoded = model.encode(video, lengths)
         logits, steps = model.ctc_logits(encoded)
-        return model.frame_weights(encoded, tokens), jax.nn.softmax(logits), steps, greedy_ctc(logits, steps)
+        return (
+            model.frame_weights(encoded, tokens),
+            jax.nn.softmax(logits),
+            steps,
+            greedy_ctc(logits, steps),
+        )
 
     def look(frames: UInt8[np.ndarray, "t h w 3"], tokens: Sequence[int] | None) -> list[HeatMap]:
         bucket = next(length for length in buckets if len(frames) <= length)
@@ -37,10 +49,16 @@ def make_look(
         said = [tokenizer.bos_id, *(tokens or ())][:max_len]
         given = np.zeros((1, max_len), np.int32)
         given[0, : len(said)] = said
-        weights, probabilities, steps, spelled = jax.device_get(run(params, video, jnp.asarray([len(frames)]), given))
+        weights, probabilities, steps, spelled = jax.device_get(
+            run(params, video, jnp.asarray([len(frames)]), given)
+        )
         labels = spelled.ids[0, : spelled.lengths[0]].tolist()
         alignment = probabilities[0, : steps[0]].T[[*labels, BLANK]]
-        ctc = HeatMap("CTC: probability of each label", [*(_name(ctc_tokenizer, label) for label in labels), "blank"], alignment)
+        ctc = HeatMap(
+            "CTC: probability of each label",
+            [*(_name(ctc_tokenizer, label) for label in labels), "blank"],
+            alignment,
+        )
         if tokens is None:
             return [ctc]
         # Position p of the decoder says token p + 1; the last one says EOS.
@@ -49,7 +67,11 @@ def make_look(
         strongest = attention.max(initial=1e-9)
         return [
             ctc,
-            HeatMap("Decoder: where it looks for each token (darkest = the strongest)", names, attention / strongest),
+            HeatMap(
+                "Decoder: where it looks for each token (darkest = the strongest)",
+                names,
+                attention / strongest,
+            ),
         ]
 
     return look

@@ -23,7 +23,11 @@ from signvit_jax.text import scripts
 Operation = Literal["match", "substitute", "insert", "delete"]
 
 _ROUGE_BETA = 1.2  # recall's weight in the F-measure; sign-language papers took it over from the COCO caption evaluation
-_PHOENIX_COSTS = (4, 3, 3)  # substitution, insertion, deletion in the alignment of the NIST scorer that PHOENIX results are reported with
+_PHOENIX_COSTS = (
+    4,
+    3,
+    3,
+)  # substitution, insertion, deletion in the alignment of the NIST scorer that PHOENIX results are reported with
 
 
 class MetricError(ValueError):
@@ -51,7 +55,9 @@ class WordErrors:
     reference_words: int = 0
 
     def __add__(self, other: "WordErrors") -> "WordErrors":
-        return WordErrors(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+        return WordErrors(
+            *(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other)))
+        )
 
     @property
     def errors(self) -> int:
@@ -86,10 +92,21 @@ class Scores:
 
     def as_dict(self) -> dict[str, float]:
         """The numbers; unit and signatures stand beside them in a results file."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "unit" and not name.endswith("signature")}
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name != "unit" and not name.endswith("signature")
+        }
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str = "auto", lowercase: bool = False, glosses: bool = False) -> Scores:
+def score(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    tokenize: str = "auto",
+    lowercase: bool = False,
+    glosses: bool = False,
+) -> Scores:
     """All metrics of hypotheses against their raw references (one each).
 
     `tokenize` is sacreBLEU's for BLEU: `13a` for running text, `none` for text that is tokenized already (PHOENIX), `char` or `zh` for Chinese;
@@ -102,15 +119,26 @@ def score(references: Sequence[str], hypotheses: Sequence[str], *, tokenize: str
     bleu = _bleu("none" if glosses else tokenize, lowercase, references)
     full = bleu.corpus_score(hypotheses, [references])
     by_order = [
-        BLEU.compute_bleu(full.counts[:n], full.totals[:n], full.sys_len, full.ref_len, smooth_method="exp", max_ngram_order=n).score
+        BLEU.compute_bleu(
+            full.counts[:n],
+            full.totals[:n],
+            full.sys_len,
+            full.ref_len,
+            smooth_method="exp",
+            max_ngram_order=n,
+        ).score
         for n in range(1, 5)
     ]
     chrf = CHRF(lowercase=lowercase)
     chrf_score = chrf.corpus_score(hypotheses, [references]).score
     signature = str(bleu.get_signature())
-    by_character = not glosses and ("tok:char" in signature.split("|") or scripts.mostly_unspaced(references))
+    by_character = not glosses and (
+        "tok:char" in signature.split("|") or scripts.mostly_unspaced(references)
+    )
     unit = "gloss" if glosses else "character" if by_character else "word"
-    reference_words, hypothesis_words = ([_words(text, signature, unit) for text in texts] for texts in (references, hypotheses))
+    reference_words, hypothesis_words = (
+        [_words(text, signature, unit) for text in texts] for texts in (references, hypotheses)
+    )
     errors = count_errors(reference_words, hypothesis_words)
     return Scores(
         *by_order,
@@ -140,16 +168,27 @@ def counted_words(texts: Iterable[str], scores: Scores) -> list[list[str]]:
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
     """Errors between the words of a corpus (`text_scripts.units`). Raises MetricError."""
     _check(references, hypotheses)
-    return count_errors(*([_words(text, "", "word") for text in _tidied(texts, False)] for texts in (references, hypotheses)))
+    return count_errors(
+        *(
+            [_words(text, "", "word") for text in _tidied(texts, False)]
+            for texts in (references, hypotheses)
+        )
+    )
 
 
 def gloss_wer(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
     """Gloss error rate as reported on PHOENIX-2014(T): both sides cleaned up, aligned at costs 4/3/3, rate = (S + I + D) / N. Raises MetricError."""
     _check(references, hypotheses)
-    return count_errors(map(clean_glosses, references), map(clean_glosses, hypotheses), _PHOENIX_COSTS)
+    return count_errors(
+        map(clean_glosses, references), map(clean_glosses, hypotheses), _PHOENIX_COSTS
+    )
 
 
-def count_errors(references: Iterable[Sequence[str]], hypotheses: Iterable[Sequence[str]], costs: tuple[int, int, int] = (1, 1, 1)) -> WordErrors:
+def count_errors(
+    references: Iterable[Sequence[str]],
+    hypotheses: Iterable[Sequence[str]],
+    costs: tuple[int, int, int] = (1, 1, 1),
+) -> WordErrors:
     """Edits summed over pairs of word lists; `costs` (substitution, insertion, deletion) choose the alignment, each edit counts 1."""
     counts, words = Counter(), 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
@@ -159,7 +198,9 @@ def count_errors(references: Iterable[Sequence[str]], hypotheses: Iterable[Seque
     return WordErrors(counts["substitute"], counts["insert"], counts["delete"], words)
 
 
-def align(reference: Sequence[str], hypothesis: Sequence[str], costs: tuple[int, int, int] = (1, 1, 1)) -> list[Edit]:
+def align(
+    reference: Sequence[str], hypothesis: Sequence[str], costs: tuple[int, int, int] = (1, 1, 1)
+) -> list[Edit]:
     """A cheapest way from reference to hypothesis (Levenshtein 1966); `costs` are of substitution, insertion and deletion.
 
     Among equally cheap ways the one with matches and substitutions furthest to the right.
@@ -190,7 +231,12 @@ def align(reference: Sequence[str], hypothesis: Sequence[str], costs: tuple[int,
 
 def confusions(alignments: Iterable[Sequence[Edit]]) -> Counter[tuple[str | None, str | None]]:
     """How often which word came out as which other; (word, None) was left out, (None, word) was put in."""
-    return Counter((edit.reference, edit.hypothesis) for edits in alignments for edit in edits if edit.operation != "match")
+    return Counter(
+        (edit.reference, edit.hypothesis)
+        for edits in alignments
+        for edit in edits
+        if edit.operation != "match"
+    )
 
 
 _SPELLED = re.compile(r"(?:[A-Z]|SCH|NN)(?:\+(?:[A-Z]|SCH|NN))*")
@@ -237,7 +283,9 @@ def table_cells(scores: Mapping[str, Scores]) -> tuple[list[str], list[list[str]
     rate = "WER" if "character" not in units else "CER" if units == {"character"} else "CER/WER"
     header = ["decoder", *(rate if column == "WER" else column for column in _COLUMNS)]
     names = {name: f"{name} (glosses)" if s.unit == "gloss" else name for name, s in scores.items()}
-    return header, [[names[name], *(show(s) for show in _COLUMNS.values())] for name, s in scores.items()]
+    return header, [
+        [names[name], *(show(s) for show in _COLUMNS.values())] for name, s in scores.items()
+    ]
 
 
 def unit_notes(scores: Mapping[str, Scores]) -> list[str]:
@@ -247,7 +295,9 @@ def unit_notes(scores: Mapping[str, Scores]) -> list[str]:
         notes.append(f"{', '.join(by_character)}: error rate by character (CER)")
     for name, s in scores.items():
         if s.unit == "gloss":
-            notes.append(f"{name}: scored against the glosses of the {s.examples:,} clips that have them")
+            notes.append(
+                f"{name}: scored against the glosses of the {s.examples:,} clips that have them"
+            )
     return notes
 
 
@@ -256,7 +306,9 @@ def format_table(scores: Mapping[str, Scores], title: str | None = None) -> Tabl
     header, rows = table_cells(scores)
     signatures = sorted({s.signature for s in scores.values() if s.signature})
     below = [*unit_notes(scores), *(f"BLEU {signature}" for signature in signatures)]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption="\n".join(below) or None)
+    table = Table(
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption="\n".join(below) or None
+    )
     for column in header:
         table.add_column(column, justify="left" if column == "decoder" else "right", no_wrap=True)
     for row in rows:
@@ -266,23 +318,33 @@ def format_table(scores: Mapping[str, Scores], title: str | None = None) -> Tabl
 
 def _check(references: Sequence[Any], hypotheses: Sequence[Any]) -> None:
     if len(references) != len(hypotheses):
-        raise MetricError(f"there are {len(references)} references but {len(hypotheses)} hypotheses; every example needs exactly one of each")
+        raise MetricError(
+            f"there are {len(references)} references but {len(hypotheses)} hypotheses; every example needs exactly one of each"
+        )
     if not len(references):
         raise MetricError("there is nothing to score: no references and no hypotheses")
 
 
 def _tidied(texts: Iterable[str], lowercase: bool) -> list[str]:
-    return [" ".join(unicodedata.normalize("NFC", text.lower() if lowercase else text).split()) for text in texts]
+    return [
+        " ".join(unicodedata.normalize("NFC", text.lower() if lowercase else text).split())
+        for text in texts
+    ]
 
 
 def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
     if tokenize not in TOKENIZATIONS:
-        raise MetricError(f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, TOKENIZATIONS))}")
+        raise MetricError(
+            f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, TOKENIZATIONS))}"
+        )
     if tokenize == "auto":
         tokenize = "char" if scripts.mostly_unspaced(references) else "13a"
     try:
         return BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
-    except (ImportError, RuntimeError) as error:  # RuntimeError is sacreBLEU's own for what is not installed
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # RuntimeError is sacreBLEU's own for what is not installed
         raise MetricError(
             f"tokenize is {tokenize!r}, which needs more than is installed: pip install 'sacrebleu[{tokenize[:2]}]'; "
             "or take 'auto', which scores such text by character"

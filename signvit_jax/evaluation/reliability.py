@@ -22,7 +22,9 @@ from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.text.scripts import units
 
 BINS = 10  # of equal count
-RESAMPLES = 1000  # a tenth of them where there are very many examples, whose interval is narrow anyway
+RESAMPLES = (
+    1000  # a tenth of them where there are very many examples, whose interval is narrow anyway
+)
 _MOST_DRAWN = 50_000_000
 _INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap
 
@@ -70,19 +72,30 @@ class DecoderConfidence:
 
 
 def decoder_confidence(
-    said: Sequence[tuple[str, Hypothesis]], fitted_on: str, *, lowercase: bool = False, glosses: bool = False
+    said: Sequence[tuple[str, Hypothesis]],
+    fitted_on: str,
+    *,
+    lowercase: bool = False,
+    glosses: bool = False,
 ) -> DecoderConfidence:
     """Of what a decoder said of each clip, beside the clip's reference: its text, or its `glosses`."""
-    right = [is_right(reference, hypothesis.text, lowercase=lowercase) for reference, hypothesis in said]
+    right = [
+        is_right(reference, hypothesis.text, lowercase=lowercase) for reference, hypothesis in said
+    ]
     words = [
         (word.confidence, is_one_right, clip)
         for clip, (reference, hypothesis) in enumerate(said)
         for word, is_one_right in zip(
-            hypothesis.words, right_words(reference, [w.text for w in hypothesis.words], lowercase=lowercase, glosses=glosses)
+            hypothesis.words,
+            right_words(
+                reference, [w.text for w in hypothesis.words], lowercase=lowercase, glosses=glosses
+            ),
         )
     ]
     sentences = reliability([hypothesis.confidence for _, hypothesis in said], right)
-    return DecoderConfidence(fitted_on, sentences, reliability(*zip(*words)) if words else reliability([], []))
+    return DecoderConfidence(
+        fitted_on, sentences, reliability(*zip(*words)) if words else reliability([], [])
+    )
 
 
 def is_right(reference: str, hypothesis: str, *, lowercase: bool = False) -> bool:
@@ -90,25 +103,38 @@ def is_right(reference: str, hypothesis: str, *, lowercase: bool = False) -> boo
     return _tidied(reference, lowercase) == _tidied(hypothesis, lowercase)
 
 
-def right_words(reference: str, words: Sequence[str], *, lowercase: bool = False, glosses: bool = False) -> list[bool]:
+def right_words(
+    reference: str, words: Sequence[str], *, lowercase: bool = False, glosses: bool = False
+) -> list[bool]:
     """Whether each word (of a script without spaces: character) of a hypothesis is right."""
-    edits = align(units(_tidied(reference, lowercase), by_spaces=glosses), [_tidied(word, lowercase) for word in words])
+    edits = align(
+        units(_tidied(reference, lowercase), by_spaces=glosses),
+        [_tidied(word, lowercase) for word in words],
+    )
     return [edit.operation == "match" for edit in edits if edit.hypothesis is not None]
 
 
-def reliability(confidences: Sequence[float], right: Sequence[bool], clips: Sequence[int] | None = None) -> Reliability:
+def reliability(
+    confidences: Sequence[float], right: Sequence[bool], clips: Sequence[int] | None = None
+) -> Reliability:
     """`clips` says which clip each example is of, in any numbers (None: one example a clip)."""
     given, hits = np.asarray(confidences, np.float64), np.asarray(right, bool)
     if not len(given):
         return Reliability(0, 0, None, None, None, None, ())
     order = np.argsort(given, kind="stable")
     given, hits = given[order], hits[order]
-    members = np.arange(len(given)) if clips is None else np.unique(np.asarray(clips)[order], return_inverse=True)[1]
+    members = (
+        np.arange(len(given))
+        if clips is None
+        else np.unique(np.asarray(clips)[order], return_inverse=True)[1]
+    )
     once = np.ones(len(given))
     ties = np.unique(given, return_inverse=True)[1]
     rng, drawn = np.random.default_rng(0), []
     for _ in range(min(RESAMPLES, max(RESAMPLES // 10, _MOST_DRAWN // len(given)))):
-        times = np.bincount(rng.integers(0, members.max() + 1, members.max() + 1), minlength=members.max() + 1)
+        times = np.bincount(
+            rng.integers(0, members.max() + 1, members.max() + 1), minlength=members.max() + 1
+        )
         weights = times[members].astype(np.float64)
         if weights.any():
             drawn.append((_auc(ties, hits, weights), _ece(given, hits, weights)))
@@ -130,7 +156,9 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _auc(ties: Int[np.ndarray, "n"], right: Bool[np.ndarray, "n"], weights: Float[np.ndarray, "n"]) -> float | None:
+def _auc(
+    ties: Int[np.ndarray, "n"], right: Bool[np.ndarray, "n"], weights: Float[np.ndarray, "n"]
+) -> float | None:
     """`ties` numbers the examples by their confidence: equal ones have equal numbers."""
     hits = np.bincount(ties, weights * right)
     misses = np.bincount(ties, weights * ~right)
@@ -139,7 +167,11 @@ def _auc(ties: Int[np.ndarray, "n"], right: Bool[np.ndarray, "n"], weights: Floa
     return float((hits * below).sum() / pairs) if pairs else None
 
 
-def _ece(confidences: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], weights: Float[np.ndarray, "n"]) -> float:
+def _ece(
+    confidences: Float[np.ndarray, "n"],
+    right: Bool[np.ndarray, "n"],
+    weights: Float[np.ndarray, "n"],
+) -> float:
     """Of examples in order of their confidence."""
     gaps = np.bincount(_places(weights), weights * (confidences - right), minlength=BINS)
     return float(np.abs(gaps).sum() / weights.sum())
@@ -148,7 +180,9 @@ def _ece(confidences: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], weig
 def _bins(confidences: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"]) -> tuple[Bin, ...]:
     places = _places(np.ones(len(confidences)))
     chosen = [places == place for place in range(BINS) if (places == place).any()]
-    return tuple(Bin(int(c.sum()), float(confidences[c].mean()), float(right[c].mean())) for c in chosen)
+    return tuple(
+        Bin(int(c.sum()), float(confidences[c].mean()), float(right[c].mean())) for c in chosen
+    )
 
 
 def _places(weights: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
@@ -168,7 +202,14 @@ def table_cells(decoders: Mapping[str, DecoderConfidence]) -> tuple[list[str], l
         for kind, one in (("sentences", found.sentence), ("words", found.word)):
             title = f"{name}, {kind}" + ("" if found.fitted_on else " (no scale)")
             share = f"{one.right / one.examples:.1%}" if one.examples else "-"
-            rows.append([title, share, *_shown(one.auc, one.auc_interval), *_shown(one.ece, one.ece_interval)])
+            rows.append(
+                [
+                    title,
+                    share,
+                    *_shown(one.auc, one.auc_interval),
+                    *_shown(one.ece, one.ece_interval),
+                ]
+            )
     return header, rows
 
 
@@ -176,7 +217,11 @@ def format_table(decoders: Mapping[str, DecoderConfidence]) -> Table:
     """A rich table, decoders down; below it what the scales were fitted on."""
     header, rows = table_cells(decoders)
     notes = ["AUC tells right from wrong; error is the expected calibration error"]
-    notes += [f"scale: {fitted_on}" for fitted_on in dict.fromkeys(found.fitted_on for found in decoders.values()) if fitted_on]
+    notes += [
+        f"scale: {fitted_on}"
+        for fitted_on in dict.fromkeys(found.fitted_on for found in decoders.values())
+        if fitted_on
+    ]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text("\n".join(notes)))
     for column in header:
         table.add_column(column, justify="left" if column == header[0] else "right", no_wrap=True)
@@ -186,7 +231,11 @@ def format_table(decoders: Mapping[str, DecoderConfidence]) -> Table:
 
 
 def _shown(value: float | None, interval: tuple[float, float] | None) -> tuple[str, str]:
-    return ("-", "-") if value is None or interval is None else (f"{value:.3f}", f"{interval[0]:.3f}–{interval[1]:.3f}")
+    return (
+        ("-", "-")
+        if value is None or interval is None
+        else (f"{value:.3f}", f"{interval[0]:.3f}–{interval[1]:.3f}")
+    )
 
 
 def _read(values: Mapping[str, Any]) -> Reliability:

@@ -35,7 +35,9 @@ class Prediction:
     reference: str
     hypotheses: Mapping[str, str]  # decoder -> text
     score: float | None = None  # log-probability as the main decoder gives it
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more keys of the clip, such as gloss or num_frames
+    details: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # more keys of the clip, such as gloss or num_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +49,26 @@ class Results:
     checkpoint_step: int
     decoders: Mapping[str, Scores]
     predictions: tuple[Prediction, ...]
-    gloss_decoders: tuple[str, ...] = ()  # those that spell glosses; they are scored against the clips' `gloss` detail
-    unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the references, not in the vocabulary: what and how often
-    phoenix_gloss_wer: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of the decoders that spell glosses, where asked for
-    confidence: Mapping[str, DecoderConfidence] = dataclasses.field(default_factory=dict)  # by decoder
+    gloss_decoders: tuple[
+        str, ...
+    ] = ()  # those that spell glosses; they are scored against the clips' `gloss` detail
+    unknown: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # of the references, not in the vocabulary: what and how often
+    phoenix_gloss_wer: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # of the decoders that spell glosses, where asked for
+    confidence: Mapping[str, DecoderConfidence] = dataclasses.field(
+        default_factory=dict
+    )  # by decoder
 
     def references(self, decoder: str) -> list[str | None]:
         """What the decoder's hypotheses are held against, in the order of the predictions; None where a clip has no gloss."""
         if decoder in self.gloss_decoders:
-            return [str(gloss) if (gloss := prediction.details.get("gloss")) else None for prediction in self.predictions]
+            return [
+                str(gloss) if (gloss := prediction.details.get("gloss")) else None
+                for prediction in self.predictions
+            ]
         return [prediction.reference for prediction in self.predictions]
 
 
@@ -69,7 +82,12 @@ def to_json(results: Results) -> str:
     Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key.
     """
     decoders = {
-        name: {"scores": scores.as_dict(), "unit": scores.unit, "signature": scores.signature, "chrf_signature": scores.chrf_signature}
+        name: {
+            "scores": scores.as_dict(),
+            "unit": scores.unit,
+            "signature": scores.signature,
+            "chrf_signature": scores.chrf_signature,
+        }
         for name, scores in results.decoders.items()
     }
     for name, found in results.confidence.items():
@@ -102,7 +120,11 @@ def from_json(text: str) -> Results:
             for name, entry in values["decoders"].items()
         }
         predictions = tuple(_nested(entry, decoders) for entry in values["predictions"])
-        sure = {name: DecoderConfidence.from_dict(entry["confidence"]) for name, entry in values["decoders"].items() if "confidence" in entry}
+        sure = {
+            name: DecoderConfidence.from_dict(entry["confidence"])
+            for name, entry in values["decoders"].items()
+            if "confidence" in entry
+        }
         return Results(
             values["split"],
             values["dataset"],
@@ -115,7 +137,9 @@ def from_json(text: str) -> Results:
             sure,
         )
     except KeyError as error:
-        raise ResultsError(f"not a results file of signvit_jax.eval: the key {error} is missing") from error
+        raise ResultsError(
+            f"not a results file of signvit_jax.eval: the key {error} is missing"
+        ) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(f"not a results file of signvit_jax.eval: {error}") from error
 
@@ -133,7 +157,9 @@ def check_writable(*paths: Path) -> None:
             finally:
                 probe.unlink(missing_ok=True)
         except OSError as error:
-            raise ResultsError(f"{path} cannot be written ({error.strerror}); give --output=FILE.json in a folder that you may write to") from error
+            raise ResultsError(
+                f"{path} cannot be written ({error.strerror}); give --output=FILE.json in a folder that you may write to"
+            ) from error
 
 
 def write(results: Results, path: Path | str) -> None:
@@ -165,7 +191,12 @@ def _unit(signature: str, is_gloss: bool) -> str:
 
 
 def _flat(prediction: Prediction) -> dict[str, Any]:
-    parts = ({"id": prediction.id, "reference": prediction.reference}, prediction.hypotheses, {"score": prediction.score}, prediction.details)
+    parts = (
+        {"id": prediction.id, "reference": prediction.reference},
+        prediction.hypotheses,
+        {"score": prediction.score},
+        prediction.details,
+    )
     flat: dict[str, Any] = {}
     for part in parts:
         if taken := flat.keys() & part.keys():
@@ -178,7 +209,9 @@ def _flat(prediction: Prediction) -> dict[str, Any]:
 
 def _nested(entry: Mapping[str, Any], decoders: Mapping[str, Scores]) -> Prediction:
     hypotheses = {name: entry[name] for name in decoders}
-    details = {key: value for key, value in entry.items() if key not in _OWN_KEYS and key not in decoders}
+    details = {
+        key: value for key, value in entry.items() if key not in _OWN_KEYS and key not in decoders
+    }
     return Prediction(entry["id"], entry["reference"], hypotheses, entry.get("score"), details)
 
 

@@ -62,7 +62,9 @@ def score_clips(results: Results) -> list[ScoredClip]:
     return [ScoredClip(prediction, own) for prediction, own in zip(results.predictions, alignments)]
 
 
-def worst_and_best(clips: Sequence[ScoredClip], decoder: str, count: int = 8) -> tuple[list[ScoredClip], list[ScoredClip]]:
+def worst_and_best(
+    clips: Sequence[ScoredClip], decoder: str, count: int = 8
+) -> tuple[list[ScoredClip], list[ScoredClip]]:
     """The clips that a report shows, `count` of either kind and none twice; of equal error rates longer sentences come first."""
 
     def rank(clip: ScoredClip, sign: int) -> tuple[float, int, str]:
@@ -70,7 +72,11 @@ def worst_and_best(clips: Sequence[ScoredClip], decoder: str, count: int = 8) ->
         return sign * errors.rate, -errors.reference_words, clip.prediction.id
 
     clips = [clip for clip in clips if decoder in clip.alignments]
-    worst = sorted((clip for clip in clips if clip.errors(decoder).errors), key=lambda clip: rank(clip, -1))[:count]
+    worst = sorted(
+        (clip for clip in clips if clip.errors(decoder).errors), key=lambda clip: rank(clip, -1)
+    )[:count]
     shown = {id(clip) for clip in worst}
-    best = sorted((clip for clip in clips if id(clip) not in shown), key=lambda clip: rank(clip, 1))[:count]
+    best = sorted(
+        (clip for clip in clips if id(clip) not in shown), key=lambda clip: rank(clip, 1)
+    )[:count]
     return worst, best

@@ -27,27 +27,55 @@ class _Watched(nnx.Module):
         return self.linear(x)
 
 
-def input_ranges(model: TrainedModel, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Float[np.ndarray, "*layers 2"]]:
+def input_ranges(
+    model: TrainedModel, batches: Iterable[Mapping[str, np.ndarray]]
+) -> dict[str, Float[np.ndarray, "*layers 2"]]:
     """Lowest and highest input of each of the encoder's linear layers, by path: the mean of what each batch has, which one odd clip moves little."""
-    definition = ModelDefinition(unrolled(model.config), model.tokenizer.vocab_size, model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0)
+    definition = ModelDefinition(
+        unrolled(model.config),
+        model.tokenizer.vocab_size,
+        model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0,
+    )
 
     @jax.jit
     def run(params, video: Array, frame_lengths: Array) -> dict[str, Array]:
         translator, seen = definition.bind(params), {}
-        replace_linears(translator, lambda path, linear: _Watched(linear, seen.setdefault(path, []).append))
+        replace_linears(
+            translator, lambda path, linear: _Watched(linear, seen.setdefault(path, []).append)
+        )
         translator.encode(video, frame_lengths)
         return {path: jnp.stack(values) for path, values in seen.items() if values}
 
-    found = [jax.device_get(run(model.params, batch["video"], batch["frame_lengths"])) for batch in batches]
+    found = [
+        jax.device_get(run(model.params, batch["video"], batch["frame_lengths"]))
+        for batch in batches
+    ]
     layers = model.config.model.encoder.vit_num_layers
     means = {path: np.mean([ranges[path] for ranges in found], axis=0) for path in found[0]}
-    return {path: ranges if path.startswith("encoder/backbone/blocks/") and len(ranges) == layers else ranges[0] for path, ranges in means.items()}
+    return {
+        path: ranges
+        if path.startswith("encoder/backbone/blocks/") and len(ranges) == layers
+        else ranges[0]
+        for path, ranges in means.items()
+    }
 
 
-def calibration_batches(split: Split, model: TrainedModel, clips: int) -> Iterable[Mapping[str, np.ndarray]]:
+def calibration_batches(
+    split: Split, model: TrainedModel, clips: int
+) -> Iterable[Mapping[str, np.ndarray]]:
     """About `clips` clips of the split, drawn evenly and not augmented, four at a time."""
-    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, augment=AugmentConfig(), short_first_epochs=0))
-    batches = make_batches(split, model.tokenizer, config, batch_size=4, training=True, text_length=config.model.decoder.max_len)
+    config = dataclasses.replace(
+        model.config,
+        data=dataclasses.replace(model.config.data, augment=AugmentConfig(), short_first_epochs=0),
+    )
+    batches = make_batches(
+        split,
+        model.tokenizer,
+        config,
+        batch_size=4,
+        training=True,
+        text_length=config.model.decoder.max_len,
+    )
     for number, batch in enumerate(batches):
         if 4 * number >= clips:
             return

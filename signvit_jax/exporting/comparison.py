@@ -26,7 +26,11 @@ _RUNS = 5
 
 
 def compare(
-    model: TrainedModel, folder: ExportFolder, split: Split | None, clips: int, on_clips: Callable[[int], None] = lambda clips: None
+    model: TrainedModel,
+    folder: ExportFolder,
+    split: Split | None,
+    clips: int,
+    on_clips: Callable[[int], None] = lambda clips: None,
 ) -> dict[str, Any]:
     """The report of an export: `size`, `difference`, `latency` and, with a split, `scores` on `clips` of its clips, in nested dicts for JSON.
 
@@ -35,61 +39,129 @@ def compare(
     exported = load_model(folder.path)
     some = split.spread(clips) if split is not None and len(split) else None
     batch = _noise(model.config) if some is None else _first_clip(some, model)
-    report = {"size": _sizes(model, folder), "difference": _differences(model, folder, batch), "latency": _latency(model, exported, batch)}
+    report = {
+        "size": _sizes(model, folder),
+        "difference": _differences(model, folder, batch),
+        "latency": _latency(model, exported, batch),
+    }
     if some is not None:
         report["scores"] = {"split": some.name, "clips": len(some), "decoder": _DECODER}
-        report["scores"] |= {side: _scores(trained, some, on_clips) for side, trained in (("before", model), ("after", exported))}
+        report["scores"] |= {
+            side: _scores(trained, some, on_clips)
+            for side, trained in (("before", model), ("after", exported))
+        }
     return report
 
 
 def _sizes(model: TrainedModel, folder: ExportFolder) -> dict[str, Any]:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
-    return {"parameters": parameters, "float32_bytes": 4 * parameters, "export_bytes": folder.size()}
+    return {
+        "parameters": parameters,
+        "float32_bytes": 4 * parameters,
+        "export_bytes": folder.size(),
+    }
 
 
 def _first_clip(split: Split, model: TrainedModel) -> dict[str, np.ndarray]:
-    batches = make_batches(split, model.tokenizer, model.config, batch_size=1, training=False, text_length=model.config.model.decoder.max_len)
+    batches = make_batches(
+        split,
+        model.tokenizer,
+        model.config,
+        batch_size=1,
+        training=False,
+        text_length=model.config.model.decoder.max_len,
+    )
     return {name: np.asarray(value) for name, value in next(iter(batches)).items()}
 
 
 def _noise(config: Config) -> dict[str, np.ndarray]:
     rng, frames, size = np.random.default_rng(0), config.frame_buckets[-1], config.data.image_size
     tokens = np.full((1, config.model.decoder.max_len), 1, np.int32)
-    return {"video": rng.integers(0, 256, (1, frames, size, size, 3), np.uint8), "frame_lengths": np.asarray([frames], np.int32), "tokens": tokens}
+    return {
+        "video": rng.integers(0, 256, (1, frames, size, size, 3), np.uint8),
+        "frame_lengths": np.asarray([frames], np.int32),
+        "tokens": tokens,
+    }
 
 
-def _differences(model: TrainedModel, folder: ExportFolder, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _differences(
+    model: TrainedModel, folder: ExportFolder, batch: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """The largest of each output, each side going on from its own, and the largest value that the model itself gives."""
     config = unrolled(model.config)
-    definition = ModelDefinition(config, model.tokenizer.vocab_size, model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0)
-    given = (config, batch["video"], batch["frame_lengths"].astype(np.int32), batch["tokens"][:, :_TOKENS].astype(np.int32))
+    definition = ModelDefinition(
+        config,
+        model.tokenizer.vocab_size,
+        model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0,
+    )
+    given = (
+        config,
+        batch["video"],
+        batch["frame_lengths"].astype(np.int32),
+        batch["tokens"][:, :_TOKENS].astype(np.int32),
+    )
     before = outputs(ModelPrograms(definition, model.params, config), *given)
     after = outputs(open_programs(folder), *given)
-    return {name: {"largest": float(np.abs(after[name] - said).max()), "of": float(np.abs(said).max())} for name, said in before.items()}
+    return {
+        name: {"largest": float(np.abs(after[name] - said).max()), "of": float(np.abs(said).max())}
+        for name, said in before.items()
+    }
 
 
 def outputs(
-    run: Programs, config: Config, video: UInt8[np.ndarray, "b t h w 3"], frame_lengths: Int[np.ndarray, "b"], tokens: Int[np.ndarray, "b l"]
+    run: Programs,
+    config: Config,
+    video: UInt8[np.ndarray, "b t h w 3"],
+    frame_lengths: Int[np.ndarray, "b"],
+    tokens: Int[np.ndarray, "b l"],
 ) -> dict[str, np.ndarray]:
     """All that the programs say of clips: pooled tokens, frames, logits of CTC, and of the decoder for every next token."""
     decoder, reads_frames = config.model.decoder, config.model.decoder.memory == "frames"
     pooled, frames = encode(run, video, frame_lengths)
     (ctc_logits,) = run("label", frames if config.model.ctc.source == "frames" else pooled)
     memory = run("start", frames if reads_frames else pooled)
-    clips, shape = len(video), (len(video), 1, decoder.max_len, decoder.num_heads, decoder.hidden_dim // decoder.num_heads)
+    clips, shape = (
+        len(video),
+        (
+            len(video),
+            1,
+            decoder.max_len,
+            decoder.num_heads,
+            decoder.hidden_dim // decoder.num_heads,
+        ),
+    )
     cache, logits = [np.zeros(shape, np.float32)] * (2 * decoder.num_layers), []
-    lineage, lengths = np.zeros((clips, 1, decoder.max_len), np.int32), (frame_lengths,) if reads_frames else ()
+    lineage, lengths = (
+        np.zeros((clips, 1, decoder.max_len), np.int32),
+        (frame_lengths,) if reads_frames else (),
+    )
     for position in range(tokens.shape[1]):
-        said, *cache = run("step", tokens[:, position, None], np.int32(position), lineage, *lengths, *cache, *memory)
+        said, *cache = run(
+            "step",
+            tokens[:, position, None],
+            np.int32(position),
+            lineage,
+            *lengths,
+            *cache,
+            *memory,
+        )
         logits.append(said)
-    return jax.tree.map(np.asarray, {"pooled": pooled, "frames": frames, "ctc_logits": ctc_logits, "logits": np.stack(logits)})
+    return jax.tree.map(
+        np.asarray,
+        {"pooled": pooled, "frames": frames, "ctc_logits": ctc_logits, "logits": np.stack(logits)},
+    )
 
 
-def _latency(model: TrainedModel, exported: TrainedModel, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _latency(
+    model: TrainedModel, exported: TrainedModel, batch: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """Median seconds from the frames of one clip to its text, the two in turns. On several devices there is one clip for each."""
     sides, seconds = {"before": model, "after": exported}, {"before": [], "after": []}
     predictors = {side: trained.predictor([_DECODER]) for side, trained in sides.items()}
-    batches = {side: {name: np.repeat(value, trained.mesh.size, axis=0) for name, value in batch.items()} for side, trained in sides.items()}
+    batches = {
+        side: {name: np.repeat(value, trained.mesh.size, axis=0) for name, value in batch.items()}
+        for side, trained in sides.items()
+    }
     for run in range(_RUNS + 1):
         for side, trained in sides.items():
             start = time.perf_counter()

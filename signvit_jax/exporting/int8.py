@@ -20,20 +20,31 @@ _SMALL = 16_384  # numbers; a tensor of fewer is not worth a loss
 _EMBEDDING = "decoder/embedding"
 
 
-def int8_tensors(model: TrainedModel, ranges: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+def int8_tensors(
+    model: TrainedModel, ranges: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """The model's tensors by path; with `ranges` of `input_ranges` the inputs of those layers are INT8 too."""
     gloss_words = model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0
-    linears = set(linear_paths(abstract_model(model.config, model.tokenizer.vocab_size, gloss_words)))
+    linears = set(
+        linear_paths(abstract_model(model.config, model.tokenizer.vocab_size, gloss_words))
+    )
     tensors: dict[str, np.ndarray] = {}
     for path, value in flat(model.params).items():
         layer, _, name = path.rpartition("/")
         if layer in linears and name == "kernel":
             tensors[path], tensors[f"{path}_scale"] = int8_matrix(value)
             if ranges is not None and layer in ranges:
-                tensors[f"{layer}/input_scale"], tensors[f"{layer}/input_zero"] = input_levels(ranges[layer])
+                tensors[f"{layer}/input_scale"], tensors[f"{layer}/input_zero"] = input_levels(
+                    ranges[layer]
+                )
         elif value.size >= _SMALL and (path == _EMBEDDING or value.ndim == 4):
-            found = qwix.quantize(jnp.asarray(value), jnp.int8, channelwise_axes=[0 if path == _EMBEDDING else 3])
-            tensors[path], tensors[path + _SCALE] = np.asarray(found.qvalue), np.asarray(found.scale)
+            found = qwix.quantize(
+                jnp.asarray(value), jnp.int8, channelwise_axes=[0 if path == _EMBEDDING else 3]
+            )
+            tensors[path], tensors[path + _SCALE] = (
+                np.asarray(found.qvalue),
+                np.asarray(found.scale),
+            )
         else:
             tensors[path] = value
     return tensors

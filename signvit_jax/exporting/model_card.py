@@ -12,12 +12,32 @@ from signvit_jax.serving.export_dir import Contents
 _UNKNOWN = "not stated by whoever exported it"
 # Data set -> sign language, language of the texts, and the terms of its use.
 _DATA_SETS = {
-    "isign": ("Indian Sign Language", "English", "iSign is gated and under CC BY-NC-SA 4.0: not for trade"),
+    "isign": (
+        "Indian Sign Language",
+        "English",
+        "iSign is gated and under CC BY-NC-SA 4.0: not for trade",
+    ),
     "include": ("Indian Sign Language", "English", "see the licence on INCLUDE's home page"),
-    "phoenix14t": ("German Sign Language (DGS)", "German", "PHOENIX-2014T is for research; see the licence on its home page"),
-    "csl_daily": ("Chinese Sign Language (CSL)", "Chinese", "CSL-Daily is for research, under an agreement with its authors"),
-    "how2sign": ("American Sign Language (ASL)", "English", "How2Sign is under CC BY-NC 4.0: not for trade"),
-    "synthetic_signs": ("none: signs that a program draws", "English", "drawn by signvit_jax (Apache-2.0)"),
+    "phoenix14t": (
+        "German Sign Language (DGS)",
+        "German",
+        "PHOENIX-2014T is for research; see the licence on its home page",
+    ),
+    "csl_daily": (
+        "Chinese Sign Language (CSL)",
+        "Chinese",
+        "CSL-Daily is for research, under an agreement with its authors",
+    ),
+    "how2sign": (
+        "American Sign Language (ASL)",
+        "English",
+        "How2Sign is under CC BY-NC 4.0: not for trade",
+    ),
+    "synthetic_signs": (
+        "none: signs that a program draws",
+        "English",
+        "drawn by signvit_jax (Apache-2.0)",
+    ),
 }
 _OPENED_BY = {
     "int8": "`load_translator(FOLDER)`, `python -m signvit_jax.translate --workdir=FOLDER clip.mp4`, `signvit_jax.eval`",
@@ -72,10 +92,14 @@ class Described:
     licence: str | None = None
 
 
-def model_card(model: TrainedModel, contents: Contents, report: Mapping[str, Any], described: Described) -> str:
+def model_card(
+    model: TrainedModel, contents: Contents, report: Mapping[str, Any], described: Described
+) -> str:
     """Markdown: what it is, data, languages, licence, scores with their signature, limits, and what it must not be used for."""
     data = model.config.data
-    signed, written, terms = _DATA_SETS.get(data.name.partition("/")[0], (_UNKNOWN, _UNKNOWN, f"terms: {_UNKNOWN}"))
+    signed, written, terms = _DATA_SETS.get(
+        data.name.partition("/")[0], (_UNKNOWN, _UNKNOWN, f"terms: {_UNKNOWN}")
+    )
     return _CARD.format(
         head="\n".join(_head(described, data.name)),
         dataset=data.name,
@@ -90,7 +114,9 @@ def model_card(model: TrainedModel, contents: Contents, report: Mapping[str, Any
         licence=described.licence or _UNKNOWN,
         split=data.train_split,
         terms=terms,
-        clip=f"{data.frame_rate:g} frames a second, up to {data.num_frames}" if data.sampling == "rate" else f"{data.num_frames} frames a clip",
+        clip=f"{data.frame_rate:g} frames a second, up to {data.num_frames}"
+        if data.sampling == "rate"
+        else f"{data.num_frames} frames a clip",
         size=data.image_size,
         opened_by=_OPENED_BY[contents.format],
         scores="\n".join(_scores(report)),
@@ -100,12 +126,25 @@ def model_card(model: TrainedModel, contents: Contents, report: Mapping[str, Any
 def _head(described: Described, dataset: str) -> list[str]:
     """YAML, of which JSON's strings are a part."""
     licence = [f"license: {json.dumps(described.licence)}"] if described.licence else []
-    return ["library_name: signvit_jax", *licence, "tags: [sign-language, translation, video]", f"datasets: [{json.dumps(dataset)}]"]
+    return [
+        "library_name: signvit_jax",
+        *licence,
+        "tags: [sign-language, translation, video]",
+        f"datasets: [{json.dumps(dataset)}]",
+    ]
 
 
 def _scores(report: Mapping[str, Any]) -> list[str]:
-    rows = ["| | as trained | this export |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in report_rows(report))]
+    rows = [
+        "| | as trained | this export |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in report_rows(report)),
+    ]
     if "scores" not in report:
         return [*rows, "", "No scores: the data set was not there when the model was exported."]
     after = report["scores"]["after"]
-    return [*rows, "", f"BLEU: `{after['signature']}`; chrF: `{after['chrf_signature']}`. Against the raw references, from free-running decoding."]
+    return [
+        *rows,
+        "",
+        f"BLEU: `{after['signature']}`; chrF: `{after['chrf_signature']}`. Against the raw references, from free-running decoding.",
+    ]

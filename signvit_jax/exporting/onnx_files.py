@@ -23,18 +23,28 @@ from signvit_jax.serving.optional_deps import optional
 from signvit_jax.serving.programs import Program, programs, unrolled
 
 _OPSET = 21
-_CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # operation -> where its program is
+_CALLS = {
+    "jit": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}  # operation -> where its program is
 _EXTERNAL_BYTES = 1_000_000_000  # a program of more has its weights in a file of its own
 
 
-def write_onnx(model: TrainedModel, folder: ExportFolder, calibration: Iterable[Mapping[str, np.ndarray]] | None) -> None:
+def write_onnx(
+    model: TrainedModel,
+    folder: ExportFolder,
+    calibration: Iterable[Mapping[str, np.ndarray]] | None,
+) -> None:
     """Every program of the model; with batches of clips for `calibration` the backbone in INT8. Raises ExportError."""
     gloss_words = model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0
     config = unrolled(model.config)
     definition = ModelDefinition(config, model.tokenizer.vocab_size, gloss_words)
     for program in programs(config):
         with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
-            raw, folded, quantized = (Path(scratch) / f"{stage}.onnx" for stage in ("raw", "folded", "quantized"))
+            raw, folded, quantized = (
+                Path(scratch) / f"{stage}.onnx" for stage in ("raw", "folded", "quantized")
+            )
             _convert(program, definition, model.params, raw)
             _fold(raw, folded)
             is_int8 = program.name == "backbone" and calibration is not None
@@ -46,7 +56,9 @@ def write_onnx(model: TrainedModel, folder: ExportFolder, calibration: Iterable[
 def _convert(program: Program, definition: ModelDefinition, params, path: Path) -> None:
     jax2onnx = optional("jax2onnx", "--format=onnx")
     logging.getLogger("jax2onnx.plugins.plugin_system").addFilter(_is_of_no_example)
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of every shape that it leaves out
+    logging.getLogger("onnx_ir").setLevel(
+        logging.ERROR
+    )  # it warns of every shape that it leaves out
     try:
         jax2onnx.to_onnx(
             _without_calls(lambda *inputs: program.run(definition.bind(params), *inputs)),
@@ -58,7 +70,12 @@ def _convert(program: Program, definition: ModelDefinition, params, path: Path) 
             return_mode="file",
             output_path=str(path),
         )
-    except (NotImplementedError, TypeError, ValueError, AttributeError) as error:  # what jax2onnx meets in an operation that it does not know
+    except (
+        NotImplementedError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # what jax2onnx meets in an operation that it does not know
         raise ExportError(
             f"jax2onnx cannot convert program {program.name!r} of this model ({type(error).__name__}: {error}); use --format=stablehlo or int8"
         ) from error
@@ -91,7 +108,9 @@ def _evaluated(jaxpr: Jaxpr, constants: Sequence[Array], inputs: Sequence[Array]
             inner = equation.params[called]
             found = _evaluated(inner.jaxpr, inner.consts, given)
         else:
-            found = equation.primitive.bind(*given, **equation.primitive.get_bind_params(equation.params))
+            found = equation.primitive.bind(
+                *given, **equation.primitive.get_bind_params(equation.params)
+            )
             found = found if equation.primitive.multiple_results else [found]
         values.update(zip(equation.outvars, found))
     return [read(atom) for atom in jaxpr.outvars]
@@ -105,7 +124,9 @@ def _fold(source: Path, target: Path) -> None:
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
     if _weight_bytes(source) > _EXTERNAL_BYTES:
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{target.name}.data"
+        )
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
@@ -130,7 +151,11 @@ def _quantize(source: Path, target: Path, calibration: Iterable[Mapping[str, np.
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             use_external_data_format=_weight_bytes(source) > _EXTERNAL_BYTES,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"], "WeightSymmetric": True, "CalibMovingAverage": True},
+            extra_options={
+                "OpTypesToExcludeOutputQuantization": ["Gemm"],
+                "WeightSymmetric": True,
+                "CalibMovingAverage": True,
+            },
         )
     finally:
         logging.disable(logging.NOTSET)
@@ -139,7 +164,11 @@ def _quantize(source: Path, target: Path, calibration: Iterable[Mapping[str, np.
 def _move(source: Path, target: Path) -> None:
     """With all its weights, wherever they lay: in the file, or beside it where they are too many."""
     onnx = optional("onnx", "--format=onnx")
-    beside = {"save_as_external_data": True, "location": f"{target.name}.data"} if _weight_bytes(source) > _EXTERNAL_BYTES else {}
+    beside = (
+        {"save_as_external_data": True, "location": f"{target.name}.data"}
+        if _weight_bytes(source) > _EXTERNAL_BYTES
+        else {}
+    )
     onnx.save(onnx.load(source), target, **beside)
 
 

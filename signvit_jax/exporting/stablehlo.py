@@ -20,11 +20,17 @@ def write_stablehlo(model: TrainedModel, folder: ExportFolder) -> None:
     """Every program of the model, for all platforms; the parameters are not in them. Raises ExportError."""
     optional("flatbuffers", "--format=stablehlo")
     config = unrolled(model.config)
-    definition = ModelDefinition(config, model.tokenizer.vocab_size, model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0)
+    definition = ModelDefinition(
+        config,
+        model.tokenizer.vocab_size,
+        model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0,
+    )
     for program in programs(config):
         folder.program(program.name, KIND).write_bytes(_lowered(program, definition).serialize())
 
 
 def _lowered(program: Program, definition: ModelDefinition) -> export.Exported:
     run = jax.jit(lambda params, *inputs: program.run(definition.bind(params), *inputs))
-    return export.export(run, platforms=_PLATFORMS)(definition.abstract_params(), *program.abstract_inputs())
+    return export.export(run, platforms=_PLATFORMS)(
+        definition.abstract_params(), *program.abstract_inputs()
+    )

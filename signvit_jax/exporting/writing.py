@@ -18,14 +18,21 @@ from signvit_jax.weights.whole_model import export_safetensors
 Batches = Iterable[Mapping[str, np.ndarray]]
 
 
-def write_export(model: TrainedModel, folder: ExportFolder, contents: Contents, calibration: Callable[[], Batches]) -> None:
+def write_export(
+    model: TrainedModel,
+    folder: ExportFolder,
+    contents: Contents,
+    calibration: Callable[[], Batches],
+) -> None:
     """All that `load_model` needs, `export.json` last. `calibration` gives batches of training clips. Raises ExportError."""
     folder.write_text(folder.config_json, model.workdir.config_json.read_text(encoding="utf-8"))
     folder.write_text(folder.tokenizer_json, model.tokenizer.to_json())
     if model.gloss_tokenizer:
         folder.write_text(folder.gloss_tokenizer_json, model.gloss_tokenizer.to_json())
     if model.workdir.calibration_json.is_file():
-        folder.write_text(folder.calibration_json, model.workdir.calibration_json.read_text(encoding="utf-8"))
+        folder.write_text(
+            folder.calibration_json, model.workdir.calibration_json.read_text(encoding="utf-8")
+        )
     batches = calibration() if contents.quantize == "weights_and_inputs" else None
     _WRITERS[contents.format](model, folder, batches)
     folder.write_contents(contents)
@@ -35,7 +42,10 @@ def _int8(model: TrainedModel, folder: ExportFolder, batches: Batches | None) ->
     optional("qwix", "--format=int8")
     from signvit_jax.exporting.int8 import int8_tensors
 
-    write_safetensors(folder.weights, int8_tensors(model, None if batches is None else input_ranges(model, batches)))
+    write_safetensors(
+        folder.weights,
+        int8_tensors(model, None if batches is None else input_ranges(model, batches)),
+    )
 
 
 def _stablehlo(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
@@ -44,13 +54,24 @@ def _stablehlo(model: TrainedModel, folder: ExportFolder, batches: Batches | Non
 
 
 def _onnx(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
-    write_safetensors(folder.weights, {path: value for path, value in flat(model.params).items() if not path.startswith("encoder/")})
+    write_safetensors(
+        folder.weights,
+        {
+            path: value
+            for path, value in flat(model.params).items()
+            if not path.startswith("encoder/")
+        },
+    )
     write_onnx(model, folder, batches)
 
 
 def _safetensors(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
-    tokenizers = {"tokenizer": model.tokenizer} | ({"gloss_tokenizer": model.gloss_tokenizer} if model.gloss_tokenizer else {})
-    description = {"config": to_json(model.config)} | {name: tokenizer.to_json() for name, tokenizer in tokenizers.items()}
+    tokenizers = {"tokenizer": model.tokenizer} | (
+        {"gloss_tokenizer": model.gloss_tokenizer} if model.gloss_tokenizer else {}
+    )
+    description = {"config": to_json(model.config)} | {
+        name: tokenizer.to_json() for name, tokenizer in tokenizers.items()
+    }
     export_safetensors(folder.weights, model.params, description)
 
 

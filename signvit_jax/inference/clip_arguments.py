@@ -37,7 +37,9 @@ def checked_clip(clip: object) -> Clip:
         except (OSError, ValueError) as error:
             raise ClipError(f"the file of a clip cannot be read: {error}") from error
         if not isinstance(content, bytes | bytearray | memoryview):
-            raise ClipError(f"the file gives {type(content).__name__} and not bytes; open it with 'rb'")
+            raise ClipError(
+                f"the file gives {type(content).__name__} and not bytes; open it with 'rb'"
+            )
         return bytes(content)
     frames = _array(clip)
     if frames is None:
@@ -55,8 +57,14 @@ def checked_rate(fps: float | None, error: type[Exception] = ClipError) -> float
     """Raises `error` for what is no rate of a video."""
     if fps is None:
         return None
-    if isinstance(fps, bool) or not isinstance(fps, Real | np.number) or not _LOWEST_RATE <= fps <= _HIGHEST_RATE:
-        raise error(f"fps is {fps!r}; allowed: frames a second from {_LOWEST_RATE:g} to {_HIGHEST_RATE:g}, or None")
+    if (
+        isinstance(fps, bool)
+        or not isinstance(fps, Real | np.number)
+        or not _LOWEST_RATE <= fps <= _HIGHEST_RATE
+    ):
+        raise error(
+            f"fps is {fps!r}; allowed: frames a second from {_LOWEST_RATE:g} to {_HIGHEST_RATE:g}, or None"
+        )
     return float(fps)
 
 
@@ -80,7 +88,9 @@ def checked_source(frames: object) -> Iterable[np.ndarray] | int | str | os.Path
             return operator.index(frames)
         except TypeError:
             pass
-    if isinstance(frames, bool | bytes | bytearray | memoryview) or not isinstance(frames, Iterable):
+    if isinstance(frames, bool | bytes | bytearray | memoryview) or not isinstance(
+        frames, Iterable
+    ):
         raise SourceError(
             f"a stream is a {type(frames).__name__}; allowed: a camera's number, the path of a video, or an iterable of uint8 RGB frames (h, w, 3)"
         )
@@ -107,7 +117,9 @@ def _checked_frames(frames: Iterable[object]) -> Iterator[np.ndarray]:
     for number, frame in enumerate(frames):
         found = _array(frame)
         if found is None:
-            raise ClipError(f"frame {number} of the stream is a {type(frame).__name__}; allowed: uint8 RGB frames (h, w, 3)")
+            raise ClipError(
+                f"frame {number} of the stream is a {type(frame).__name__}; allowed: uint8 RGB frames (h, w, 3)"
+            )
         yield found
 
 
@@ -118,11 +130,15 @@ def _stacked(frames: list | tuple) -> np.ndarray:
     for frame in frames:
         array = _array(frame)
         if array is None or array.ndim != 3:
-            raise ClipError(f"a clip is a {type(frames).__name__} of {type(frame).__name__}; {CLIPS}")
+            raise ClipError(
+                f"a clip is a {type(frames).__name__} of {type(frame).__name__}; {CLIPS}"
+            )
         arrays.append(array)
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
-        raise ClipError(f"the frames of a clip have the shapes {', '.join(map(str, shapes))}; allowed: frames of one size")
+        raise ClipError(
+            f"the frames of a clip have the shapes {', '.join(map(str, shapes))}; allowed: frames of one size"
+        )
     stacked = np.stack(arrays)
     check_frames(stacked)
     return stacked
@@ -132,9 +148,13 @@ def _array(value: object) -> np.ndarray | None:
     """Arrays of any library (numpy, JAX, PyTorch on the CPU) as numpy's; None for what is no array."""
     if isinstance(value, np.ndarray):
         return value
-    if not isinstance(value, memoryview) and not any(hasattr(value, name) for name in ("__array__", "__array_interface__", "__dlpack__")):
+    if not isinstance(value, memoryview) and not any(
+        hasattr(value, name) for name in ("__array__", "__array_interface__", "__dlpack__")
+    ):
         return None
     try:
         return np.asarray(value)
-    except Exception:  # such as a tensor on another device, of which every library has its own kind of error
+    except (
+        Exception
+    ):  # such as a tensor on another device, of which every library has its own kind of error
         return None

@@ -16,7 +16,10 @@ from signvit_jax.text.words import Word, words_text
 
 # Seconds that two windows may place one word apart. Words without times are taken to be spread evenly over their window, which is less sure.
 TIMED, SPREAD = 0.6, 1.5
-_SKIPPED, _REPLACED = 1.0, 1.5  # costs in an alignment; a word that both say costs what its two times differ by, in units of the above
+_SKIPPED, _REPLACED = (
+    1.0,
+    1.5,
+)  # costs in an alignment; a word that both say costs what its two times differ by, in units of the above
 
 
 class Switch(NamedTuple):
@@ -49,10 +52,14 @@ class Joiner:
             return [old.segment()] if old and old.words else []
         switch = old.switch_to(new)
         nothing_new = switch.begun == len(new.words)
-        if switch.agreed and (new.end - old.start <= self._longest or (nothing_new and not self._longest)):
+        if switch.agreed and (
+            new.end - old.start <= self._longest or (nothing_new and not self._longest)
+        ):
             self._open = old.joined(new, switch)
             return []
-        begun = 0 if nothing_new else switch.begun  # what is signed for longer than a segment may last is said in the next one too
+        begun = (
+            0 if nothing_new else switch.begun
+        )  # what is signed for longer than a segment may last is said in the next one too
         self._open = new.cut(new.words[begun:], start=switch.at)
         before = old.cut(old.words[: switch.kept], end=switch.at)
         return [before.segment()] if before.words else []
@@ -76,7 +83,14 @@ def join_windows(windows: Iterable[Segment], longest: float) -> list[Segment]:
 def echoed(before: Sequence[str], after: Sequence[Word]) -> int:
     """How many words at the beginning of `after` repeat the end of `before`; letters count, case and punctuation do not."""
     ends, begins = [_letters(text) for text in before], [_letters(word.text) for word in after]
-    return next((count for count in range(min(len(ends), len(begins)), 0, -1) if ends[-count:] == begins[:count]), 0)
+    return next(
+        (
+            count
+            for count in range(min(len(ends), len(begins)), 0, -1)
+            if ends[-count:] == begins[:count]
+        ),
+        0,
+    )
 
 
 class _Placed(NamedTuple):
@@ -98,8 +112,13 @@ class _Stretch:
     @classmethod
     def of(cls, window: Segment) -> "_Stretch":
         gap = (window.end - window.start) / max(len(window.words), 1)
-        places = window.times or [window.start + (number + 0.5) * gap for number in range(len(window.words))]
-        words = tuple(_Placed(word, _letters(word.text), at) for word, at in zip(window.words, places, strict=True))
+        places = window.times or [
+            window.start + (number + 0.5) * gap for number in range(len(window.words))
+        ]
+        words = tuple(
+            _Placed(word, _letters(word.text), at)
+            for word, at in zip(window.words, places, strict=True)
+        )
         return cls(window, window.start, window.end, words, bool(window.times))
 
     def switch_to(self, later: "_Stretch") -> Switch:
@@ -108,8 +127,13 @@ class _Stretch:
         begin, end = max(later.start, self.start), self.end
         middle = (begin + end) / 2
         # Only words that lie in the overlap, or may do so, can be the same.
-        first = next((n for n, word in enumerate(self.words) if word.at >= begin - tolerance), len(self.words))
-        last = next((n for n, word in enumerate(later.words) if word.at > end + tolerance), len(later.words))
+        first = next(
+            (n for n, word in enumerate(self.words) if word.at >= begin - tolerance),
+            len(self.words),
+        )
+        last = next(
+            (n for n, word in enumerate(later.words) if word.at > end + tolerance), len(later.words)
+        )
         before, after = self.words[first:], later.words[:last]
         pairs = _agreeing(before, after, tolerance)
         if not timed and (exact := _exact(self.words, later.words)) and exact[1] >= len(pairs):
@@ -119,30 +143,49 @@ class _Stretch:
             i, j = far[len(far) // 2]
             return Switch(i + 1, j + 1, middle, True)
         if pairs:
-            i, j = min(pairs, key=lambda pair: abs((before[pair[0]].at + after[pair[1]].at) / 2 - middle))
+            i, j = min(
+                pairs, key=lambda pair: abs((before[pair[0]].at + after[pair[1]].at) / 2 - middle)
+            )
             at = (before[i].at + after[j].at) / 2 if timed else middle
             return Switch(first + i + 1, j + 1, min(max(at, begin), end), True)
         if not timed:  # nothing is said twice, and where the words are is not known well enough to leave any out
             return Switch(len(self.words), 0, middle, False)
-        kept, begun = sum(word.at <= middle for word in self.words), sum(word.at < middle for word in later.words)
+        kept, begun = (
+            sum(word.at <= middle for word in self.words),
+            sum(word.at < middle for word in later.words),
+        )
         return Switch(kept, begun, middle, False)
 
     def joined(self, later: "_Stretch", switch: Switch) -> "_Stretch":
         words = self.words[: switch.kept] + later.words[switch.begun :]
         score = _lower(self.source.score, later.source.score)
-        source = dataclasses.replace(self.source if words == self.words else _saying(self.source, words), score=score)
-        return _Stretch(source, self.start, max(self.end, later.end), words, self.timed and later.timed)
+        source = dataclasses.replace(
+            self.source if words == self.words else _saying(self.source, words), score=score
+        )
+        return _Stretch(
+            source, self.start, max(self.end, later.end), words, self.timed and later.timed
+        )
 
-    def cut(self, words: tuple[_Placed, ...], start: float | None = None, end: float | None = None) -> "_Stretch":
+    def cut(
+        self, words: tuple[_Placed, ...], start: float | None = None, end: float | None = None
+    ) -> "_Stretch":
         source = self.source if words == self.words else _saying(self.source, words)
-        return _Stretch(source, self.start if start is None else start, self.end if end is None else end, words, self.timed)
+        return _Stretch(
+            source,
+            self.start if start is None else start,
+            self.end if end is None else end,
+            words,
+            self.timed,
+        )
 
     def segment(self) -> Segment:
         times = tuple(word.at for word in self.words) if self.timed else ()
         return dataclasses.replace(self.source, start=self.start, end=self.end, times=times)
 
 
-def _agreeing(before: Sequence[_Placed], after: Sequence[_Placed], tolerance: float) -> list[tuple[int, int]]:
+def _agreeing(
+    before: Sequence[_Placed], after: Sequence[_Placed], tolerance: float
+) -> list[tuple[int, int]]:
     """The words that both say, by their numbers, in the cheapest alignment of the two (Levenshtein's, in which distance in time costs too)."""
     rows, columns = len(before) + 1, len(after) + 1
     costs = [[_SKIPPED * (row + column) for column in range(columns)] for row in range(rows)]
@@ -177,7 +220,11 @@ def _overlap(before: Sequence[_Placed], after: Sequence[_Placed]) -> list[tuple[
     for row in range(1, rows):
         for column in range(1, columns):
             alike = 1 if before[row - 1].key == after[column - 1].key else -1
-            scores[row][column] = max(scores[row - 1][column - 1] + alike, scores[row - 1][column] - 1, scores[row][column - 1] - 1)
+            scores[row][column] = max(
+                scores[row - 1][column - 1] + alike,
+                scores[row - 1][column] - 1,
+                scores[row][column - 1] - 1,
+            )
     column = max(range(columns), key=lambda column: scores[-1][column])
     pairs, row = [], rows - 1
     while row and column:
@@ -196,7 +243,9 @@ def _overlap(before: Sequence[_Placed], after: Sequence[_Placed]) -> list[tuple[
 def _exact(before: Sequence[_Placed], after: Sequence[_Placed]) -> tuple[int, int] | None:
     """How many words of `before` stay and of `after` fall away where one goes on, letter by letter, where the other ends, or says nothing new."""
     ends, begins = [word.key for word in before], [word.key for word in after]
-    if any(ends[start : start + len(begins)] == begins for start in range(len(ends) - len(begins) + 1)):
+    if any(
+        ends[start : start + len(begins)] == begins for start in range(len(ends) - len(begins) + 1)
+    ):
         return len(ends), len(begins)
     count = echoed(ends, [placed.word for placed in after])
     return (len(ends), count) if count else None
@@ -210,7 +259,9 @@ def _saying(segment: Segment, words: Sequence[_Placed]) -> Segment:
     """The segment saying `words`; what other hypotheses there were holds for its own words alone."""
     said = tuple(placed.word for placed in words)
     confidence = sum(word.confidence for word in said) / len(said) if said else None
-    return dataclasses.replace(segment, text=words_text(said), words=said, times=(), confidence=confidence, alternatives=())
+    return dataclasses.replace(
+        segment, text=words_text(said), words=said, times=(), confidence=confidence, alternatives=()
+    )
 
 
 def _lower(first: float | None, second: float | None) -> float | None:

@@ -10,7 +10,12 @@ from jax.sharding import Mesh
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, MeshConfig
-from signvit_jax.inference.trained_model import TrainedModel, described, load_trained, with_calibration
+from signvit_jax.inference.trained_model import (
+    TrainedModel,
+    described,
+    load_trained,
+    with_calibration,
+)
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
@@ -29,7 +34,11 @@ BACKENDS = ("jax", "onnx")
 
 
 def load_model(
-    path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str = "best", backend: str | None = None, *, calibrated: bool = True
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+    checkpoint: str = "best",
+    backend: str | None = None,
+    *,
+    calibrated: bool = True,
 ) -> TrainedModel:
     """The model of an export, or as `load_trained` that of a workdir or an ensemble of workdirs; with its calibration, if it has one.
 
@@ -43,7 +52,9 @@ def load_model(
     return with_calibration(model) if calibrated and not model.others else model
 
 
-def _loaded(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str, backend: str | None) -> TrainedModel:
+def _loaded(
+    path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str, backend: str | None
+) -> TrainedModel:
     if not is_export(path):
         if backend == "onnx":
             raise ConfigError(
@@ -54,7 +65,9 @@ def _loaded(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: s
     folder = ExportFolder.open(path)
     contents = folder.contents()
     if backend is not None and (backend == "onnx") != (contents.format == "onnx"):
-        raise ConfigError(f"backend {backend!r} cannot run {path}, an export of format {contents.format!r}; leave the backend out")
+        raise ConfigError(
+            f"backend {backend!r} cannot run {path}, an export of format {contents.format!r}; leave the backend out"
+        )
     return _LOADERS[contents.format](_Opened(folder, contents, *described(folder)))
 
 
@@ -82,19 +95,43 @@ class _Opened:
 
     @property
     def sizes(self) -> tuple[Config, int, int]:
-        return self.config, self.tokenizer.vocab_size, self.gloss_tokenizer.vocab_size if self.gloss_tokenizer else 0
+        return (
+            self.config,
+            self.tokenizer.vocab_size,
+            self.gloss_tokenizer.vocab_size if self.gloss_tokenizer else 0,
+        )
 
-    def model(self, definition: ModelDefinition | ServedDefinition, tensors: dict[str, np.ndarray], mesh: Mesh) -> TrainedModel:
-        params = jax.device_put(nested(tensors, definition.abstract_params(), self.folder.weights), replicated(mesh))
-        return TrainedModel(self.folder, self.config, self.tokenizer, self.gloss_tokenizer, definition, mesh, params, self.contents.step)
+    def model(
+        self,
+        definition: ModelDefinition | ServedDefinition,
+        tensors: dict[str, np.ndarray],
+        mesh: Mesh,
+    ) -> TrainedModel:
+        params = jax.device_put(
+            nested(tensors, definition.abstract_params(), self.folder.weights), replicated(mesh)
+        )
+        return TrainedModel(
+            self.folder,
+            self.config,
+            self.tokenizer,
+            self.gloss_tokenizer,
+            definition,
+            mesh,
+            params,
+            self.contents.step,
+        )
 
 
 def _int8(opened: _Opened) -> TrainedModel:
     optional("qwix", "an INT8 export")
     from signvit_jax.serving.int8_linear import int8_layers, served_tensors
 
-    definition = ServedDefinition(*opened.sizes, int8_layers(opened.contents.quantize == "weights_and_inputs"))
-    return opened.model(definition, served_tensors(read_tensors(opened.folder.weights)), make_mesh(MeshConfig()))
+    definition = ServedDefinition(
+        *opened.sizes, int8_layers(opened.contents.quantize == "weights_and_inputs")
+    )
+    return opened.model(
+        definition, served_tensors(read_tensors(opened.folder.weights)), make_mesh(MeshConfig())
+    )
 
 
 def _onnx(opened: _Opened) -> TrainedModel:
@@ -104,8 +141,12 @@ def _onnx(opened: _Opened) -> TrainedModel:
 
 
 def _stablehlo(opened: _Opened) -> TrainedModel:
-    model = opened.model(ModelDefinition(*opened.sizes), read_tensors(opened.folder.weights), _one_device())
-    return dataclasses.replace(model, encode=StableHloPrograms(opened.folder, model.params, opened.config).encode)
+    model = opened.model(
+        ModelDefinition(*opened.sizes), read_tensors(opened.folder.weights), _one_device()
+    )
+    return dataclasses.replace(
+        model, encode=StableHloPrograms(opened.folder, model.params, opened.config).encode
+    )
 
 
 def _safetensors(opened: _Opened) -> TrainedModel:

@@ -75,46 +75,76 @@ class Predictor:
         calibration: Calibration | None = None,
     ):
         self.mesh, self.config = mesh, config
-        self.tokenizers = {name: ctc_tokenizer if name in CTC_DECODERS else tokenizer for name in decoders}
+        self.tokenizers = {
+            name: ctc_tokenizer if name in CTC_DECODERS else tokenizer for name in decoders
+        }
         ids = SpecialIds(tokenizer.bos_id, tokenizer.eos_id)
         self._encode = encode or _encoder(bind)
         on_device = dataclasses.replace(config, **_ON_HOST)
-        self.scales = {name: scales for name in decoders if calibration and (scales := calibration.of(name))}
-        self.fitted_on = {name: calibration.fitted_on(name) for name in decoders} if calibration else {}
+        self.scales = {
+            name: scales for name in decoders if calibration and (scales := calibration.of(name))
+        }
+        self.fitted_on = (
+            {name: calibration.fitted_on(name) for name in decoders} if calibration else {}
+        )
         self._lexicon = calibration.lexicon if calibration else None
         self._ctc_tokenizer = ctc_tokenizer
         listens = any(scales.listens for scales in self.scales.values())
-        self._decode = {name: _program(bind, name, on_device, ids) for name in dict.fromkeys([*decoders, *["ctc"] * listens])}
+        self._decode = {
+            name: _program(bind, name, on_device, ids)
+            for name in dict.fromkeys([*decoders, *["ctc"] * listens])
+        }
 
-    def __call__(self, params: PyTree, batch: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, list[Hypothesis]]:
+    def __call__(
+        self, params: PyTree, batch: Mapping[str, np.ndarray], seed: int = 0
+    ) -> dict[str, list[Hypothesis]]:
         """Decoder name -> one hypothesis a row of the global batch; the clips are encoded once for all decoders.
 
         What sampling draws for a clip follows from `seed` and its number in `batch["index"]` (without: its place in the batch),
         wherever it is in whatever batch.
         """
         index = batch.get("index", np.arange(len(batch["frame_lengths"]), dtype=np.int32))
-        on_device = to_device({"video": batch["video"], "frame_lengths": batch["frame_lengths"], "index": index}, self.mesh)
+        on_device = to_device(
+            {"video": batch["video"], "frame_lengths": batch["frame_lengths"], "index": index},
+            self.mesh,
+        )
         encoded = self._encode(params, on_device["video"], on_device["frame_lengths"])
-        decoded = {name: program(params, encoded, jax.random.key(seed), on_device["index"]) for name, program in self._decode.items()}
-        found = {name: _hypotheses(_fetch(one), self.tokenizers.get(name, self._ctc_tokenizer)) for name, one in decoded.items()}
+        decoded = {
+            name: program(params, encoded, jax.random.key(seed), on_device["index"])
+            for name, program in self._decode.items()
+        }
+        found = {
+            name: _hypotheses(_fetch(one), self.tokenizers.get(name, self._ctc_tokenizer))
+            for name, one in decoded.items()
+        }
         heard = [said.text for said in found["ctc"]] if "ctc" in found else itertools.repeat(None)
-        return {name: [self._judged(name, *one) for one in zip(found[name], heard)] for name in self.tokenizers}
+        return {
+            name: [self._judged(name, *one) for one in zip(found[name], heard)]
+            for name in self.tokenizers
+        }
 
     def _judged(self, decoder: str, said: Hypothesis, heard: str | None) -> Hypothesis:
         """With the confidences of the calibration, if there is one for that decoder, and without the texts that are not sure enough."""
         said = self._calibrated(decoder, said, heard)
         others = tuple(self._calibrated(decoder, other, heard) for other in said.alternatives)
-        first, *others = [_left_out(one) if one.confidence < self.config.min_confidence else one for one in (said, *others)]
+        first, *others = [
+            _left_out(one) if one.confidence < self.config.min_confidence else one
+            for one in (said, *others)
+        ]
         return dataclasses.replace(first, alternatives=tuple(others))
 
     def _calibrated(self, decoder: str, said: Hypothesis, heard: str | None) -> Hypothesis:
         scales = self.scales.get(decoder)
         if scales is None:
             return said
-        of_sentence, of_words = statistics(decoder, said.score, said.probabilities, said.words, heard, self._lexicon)
+        of_sentence, of_words = statistics(
+            decoder, said.score, said.probabilities, said.words, heard, self._lexicon
+        )
         words = said.words
         if scales.word:
-            words = tuple(word._replace(confidence=scales.word(its)) for word, its in zip(words, of_words))
+            words = tuple(
+                word._replace(confidence=scales.word(its)) for word, its in zip(words, of_words)
+            )
         return dataclasses.replace(said, confidence=scales.sentence(of_sentence), words=words)
 
     def predict_split(
@@ -133,7 +163,9 @@ class Predictor:
             positions = _fetch(to_device({"index": batch["index"]}, self.mesh))["index"].tolist()
             for row, position in enumerate(positions):
                 if position >= 0:
-                    found[position] = {name: hypotheses[row] for name, hypotheses in by_decoder.items()}
+                    found[position] = {
+                        name: hypotheses[row] for name, hypotheses in by_decoder.items()
+                    }
             on_batch(sum(position >= 0 for position in positions))
         return dict(sorted(found.items()))
 
@@ -144,12 +176,20 @@ def _ensemble(models: Models) -> tuple[SignTranslator, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _encoder(bind: Callable[[PyTree], Models]) -> Encode:
-    return jax.jit(lambda params, video, lengths: tuple(model.encode(video, lengths) for model in _ensemble(bind(params))))
+    return jax.jit(
+        lambda params, video, lengths: tuple(
+            model.encode(video, lengths) for model in _ensemble(bind(params))
+        )
+    )
 
 
 @functools.lru_cache(maxsize=64)
-def _program(bind: Callable[[PyTree], Models], decoder: str, config: InferenceConfig, ids: SpecialIds) -> Callable[..., Decoded]:
-    def run(params: PyTree, encoded: tuple[Encoded, ...], key: jax.Array, clips: jax.Array) -> Decoded:
+def _program(
+    bind: Callable[[PyTree], Models], decoder: str, config: InferenceConfig, ids: SpecialIds
+) -> Callable[..., Decoded]:
+    def run(
+        params: PyTree, encoded: tuple[Encoded, ...], key: jax.Array, clips: jax.Array
+    ) -> Decoded:
         seen = [Seen(model, its) for model, its in zip(_ensemble(bind(params)), encoded)]
         return DECODERS[decoder](seen, config, ids, key, clips)
 
@@ -168,24 +208,44 @@ def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
     found = [_n_best(*row, tokenizer) for row in rows]
     if decoded.starts is None or decoded.ends is None or decoded.peaks is None:
         return found
-    fields = (decoded.tokens[:, 0], decoded.starts, decoded.ends, decoded.token_confidences[:, 0], decoded.peaks)
-    heard = [tuple(Heard(*place) for token, *place in zip(*row) if token) for row in zip(*(field.tolist() for field in fields))]
+    fields = (
+        decoded.tokens[:, 0],
+        decoded.starts,
+        decoded.ends,
+        decoded.token_confidences[:, 0],
+        decoded.peaks,
+    )
+    heard = [
+        tuple(Heard(*place) for token, *place in zip(*row) if token)
+        for row in zip(*(field.tolist() for field in fields))
+    ]
     return [dataclasses.replace(one, heard=its) for one, its in zip(found, heard)]
 
 
-def _n_best(tokens: list[list[int]], scores: list[float], confidences: list[list[float]], tokenizer: Tokenizer) -> Hypothesis:
+def _n_best(
+    tokens: list[list[int]],
+    scores: list[float],
+    confidences: list[list[float]],
+    tokenizer: Tokenizer,
+) -> Hypothesis:
     found = [_hypothesis(*one, tokenizer) for one in zip(tokens, scores, confidences)]
     # Places that the list could not fill have score -inf.
-    return dataclasses.replace(found[0], alternatives=tuple(other for other in found[1:] if other.score > -math.inf))
+    return dataclasses.replace(
+        found[0], alternatives=tuple(other for other in found[1:] if other.score > -math.inf)
+    )
 
 
-def _hypothesis(padded: list[int], score: float, confidences: list[float], tokenizer: Tokenizer) -> Hypothesis:
+def _hypothesis(
+    padded: list[int], score: float, confidences: list[float], tokenizer: Tokenizer
+) -> Hypothesis:
     tokens = [token for token in padded if token]
     sure = confidences[: len(tokens)]
     said = tuple(confidence for token, confidence in zip(tokens, sure) if token != tokenizer.bos_id)
     confidence = sum(said) / len(said) if said else 0.0
     words = word_confidences(tokens, sure, tokenizer.decode, tokenizer.pieces)
-    return Hypothesis(tokenizer.decode(tokens), tuple(tokens), score, confidence, words, probabilities=said)
+    return Hypothesis(
+        tokenizer.decode(tokens), tuple(tokens), score, confidence, words, probabilities=said
+    )
 
 
 def _left_out(said: Hypothesis) -> Hypothesis:

@@ -18,12 +18,17 @@ from jaxtyping import Float, UInt8
 # test clips of synthetic_signs 99 % begin less than 0.75 s before CTC's first sign and end less than 0.55 s after its last.
 LEAD, TAIL = 0.8, 0.6
 AT_REST = 0.2  # seconds of rest that a piece shows before and after its signs: clips that people cut begin and end so
-STILL_COUNTS = 7.0  # times: hands that do not move are a surer sign of rest than a CTC that hears nothing
+STILL_COUNTS = (
+    7.0  # times: hands that do not move are a surer sign of rest than a CTC that hears nothing
+)
 STILL = 0.25  # of the motion of signing (its median): hands that move less rest. Resting signers of synthetic_signs: 0.1, at most 0.3
 FROZEN = 2.0  # grey levels: a video that changes less from frame to frame shows no motion at all
 _GRID = 16  # motion is seen in so many blocks to a side: noise is averaged out, hands are not
 _HANDS = 8  # blocks that move most
-_SHOT_LEVELS, _SHOT_SHARE = 12.0, 0.6  # of all blocks that many change by so much from one frame to the next: another shot
+_SHOT_LEVELS, _SHOT_SHARE = (
+    12.0,
+    0.6,
+)  # of all blocks that many change by so much from one frame to the next: another shot
 ALONE = 8  # frames: a sign takes about so many with the movements into it and out of it
 
 
@@ -47,7 +52,9 @@ class Sign(NamedTuple):
         return (self.start + self.end) / 2
 
     def is_mostly_in(self, other: "Sign") -> bool:
-        return min(self.end, other.end) - max(self.start, other.start) > 0.5 * (self.end - self.start)
+        return min(self.end, other.end) - max(self.start, other.start) > 0.5 * (
+            self.end - self.start
+        )
 
 
 class Piece(NamedTuple):
@@ -73,7 +80,11 @@ def blocks(frame: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "g g 3"]:
     side = frame.shape[0]
     width = max(side // _GRID, 1)
     grid = side // width
-    return frame[: grid * width, : grid * width].reshape(grid, width, grid, width, 3).mean(axis=(1, 3), dtype=np.float32)
+    return (
+        frame[: grid * width, : grid * width]
+        .reshape(grid, width, grid, width, 3)
+        .mean(axis=(1, 3), dtype=np.float32)
+    )
 
 
 def motion(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]) -> float:
@@ -120,13 +131,22 @@ class Cutter:
     """
 
     def __init__(self, longest: float, overlap: float, rest_seconds: float, patience: float = 0.0):
-        self._longest, self._overlap, self._rest, self._patience = longest, overlap, rest_seconds, patience
+        self._longest, self._overlap, self._rest, self._patience = (
+            longest,
+            overlap,
+            rest_seconds,
+            patience,
+        )
         self._signs: list[Sign] = []  # not yet in a piece, or to be seen again by the next window
         self._begin = 0.0  # nothing before is part of another piece
         self._overlapping = False  # the last piece was a window that the next one overlaps
         self._until = 0.0  # what is heard up to here is final
-        self._motions: collections.deque[tuple[float, float]] = collections.deque()  # seconds, motion since the frame before
-        self._signing: collections.deque[float] = collections.deque(maxlen=2000)  # motion while somebody signed
+        self._motions: collections.deque[tuple[float, float]] = (
+            collections.deque()
+        )  # seconds, motion since the frame before
+        self._signing: collections.deque[float] = collections.deque(
+            maxlen=2000
+        )  # motion while somebody signed
 
     @property
     def begin(self) -> float:
@@ -137,7 +157,9 @@ class Cutter:
     def moving_since(self) -> float:
         """Seconds at which the piece that is not certain yet begins, or could begin: the rest before it is left out."""
         level = STILL * float(np.median(self._signing)) if self._signing else 0.0
-        moved = next((at for at, moved in self._motions if at > self._begin and moved >= level), self._begin)
+        moved = next(
+            (at for at, moved in self._motions if at > self._begin and moved >= level), self._begin
+        )
         return self._begin if self._overlapping else max(self._begin, moved - AT_REST)
 
     def restart(self, seconds: float) -> None:
@@ -152,9 +174,22 @@ class Cutter:
         """What is signed from `since` on, in place of what was heard there before; up to `until` all is heard."""
         kept = [sign for sign in self._signs if sign.middle < since]
         # Two windows hear a sign at not quite the same time; at `since` it is to be there once, and not twice or never.
-        new = [sign for sign in signs if sign.middle >= max(since - 0.5, self._begin) and not (kept and sign.is_mostly_in(kept[-1]))]
-        self._signs = kept + [sign for sign in new if sign.middle >= since or not kept or sign.start >= kept[-1].middle]
-        self._signing.extend(moved for at, moved in self._motions if self._until < at <= until and any(s.start <= at <= s.end for s in self._signs))
+        new = [
+            sign
+            for sign in signs
+            if sign.middle >= max(since - 0.5, self._begin)
+            and not (kept and sign.is_mostly_in(kept[-1]))
+        ]
+        self._signs = kept + [
+            sign
+            for sign in new
+            if sign.middle >= since or not kept or sign.start >= kept[-1].middle
+        ]
+        self._signing.extend(
+            moved
+            for at, moved in self._motions
+            if self._until < at <= until and any(s.start <= at <= s.end for s in self._signs)
+        )
         # CTC hears things in hands that rest, too, above all in another pose than training showed.
         self._signs = [sign for sign in self._signs if not self._is_still(sign)]
         self._until = max(self._until, until)
@@ -176,7 +211,11 @@ class Cutter:
             last = self._signs[count - 1]
             following = self._signs[count].start if count < len(self._signs) else self._until
             is_over = ended or count < len(self._signs) or self._is_rest(last.end, self._until)
-            end = self._boundary(last.end, following, bounded=count < len(self._signs)) if is_over else self._until
+            end = (
+                self._boundary(last.end, following, bounded=count < len(self._signs))
+                if is_over
+                else self._until
+            )
             if is_over and end - start <= self._longest:
                 found.append(Piece(start, end))
                 self._leave(end, count)
@@ -226,7 +265,9 @@ class Cutter:
 
     def _rested(self, start: float, end: float) -> float:
         """Seconds without a sign, those in which nothing moves counted STILL_COUNTS times."""
-        return max(end - start, 0.0) + (STILL_COUNTS - 1.0) * sum(b - a for a, b in self._stillness(start, end))
+        return max(end - start, 0.0) + (STILL_COUNTS - 1.0) * sum(
+            b - a for a, b in self._stillness(start, end)
+        )
 
     def _is_still(self, sign: Sign) -> bool:
         return sum(b - a for a, b in self._stillness(*sign)) > 0.8 * (sign.end - sign.start)

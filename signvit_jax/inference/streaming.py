@@ -26,10 +26,14 @@ from signvit_jax.inference.subtitles import Segment
 from signvit_jax.media.video import Sampling, VideoLimits, open_video
 from signvit_jax.text.words import Word, words_text
 
-MOST_FRAMES_A_SECOND = 25.0  # of a faster source, frames in between are passed over, as when a data set is built
+MOST_FRAMES_A_SECOND = (
+    25.0  # of a faster source, frames in between are passed over, as when a data set is built
+)
 _UNHEARD = 0.4  # seconds: CTC hears a sign that is under way only when so much of it, or more, has been seen
 _PATIENCE = 1.5  # seconds beyond a window for which frames are held, so that a rest after long signing is seen
-_ENDLESS = VideoLimits(max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0)
+_ENDLESS = VideoLimits(
+    max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0
+)
 
 
 class SourceError(ValueError):
@@ -71,7 +75,9 @@ class Source(Protocol):
 class Recording:
     """Frames at a known rate, as fast as they are taken; none is dropped."""
 
-    def __init__(self, frames: Iterable[np.ndarray], fps: float, fit: Callable[[np.ndarray], np.ndarray]):
+    def __init__(
+        self, frames: Iterable[np.ndarray], fps: float, fit: Callable[[np.ndarray], np.ndarray]
+    ):
         self.dropped = 0
         self._frames, self._fps, self._fit = iter(frames), fps, fit
         self._count = 0
@@ -95,10 +101,17 @@ class Recording:
 class Live:
     """Frames timed by the clock as they come, collected by a thread into a box that holds `seconds` of them: beyond that the oldest are dropped."""
 
-    def __init__(self, frames: Callable[[threading.Event], Iterator[np.ndarray]], fit: Callable[[np.ndarray], np.ndarray], seconds: float):
+    def __init__(
+        self,
+        frames: Callable[[threading.Event], Iterator[np.ndarray]],
+        fit: Callable[[np.ndarray], np.ndarray],
+        seconds: float,
+    ):
         self.dropped = 0
         self._open, self._fit = frames, fit
-        self._box: collections.deque[Frame] = collections.deque(maxlen=max(round(seconds * MOST_FRAMES_A_SECOND), 1))
+        self._box: collections.deque[Frame] = collections.deque(
+            maxlen=max(round(seconds * MOST_FRAMES_A_SECOND), 1)
+        )
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._ended, self._error = False, None
@@ -107,7 +120,9 @@ class Live:
 
     def take(self, until: float) -> tuple[list[Frame], float, bool]:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._collect, name="signvit_jax_frames", daemon=True)
+            self._thread = threading.Thread(
+                target=self._collect, name="signvit_jax_frames", daemon=True
+            )
             self._thread.start()
         with self._changed:
             while not self._ended and self._now() < until:
@@ -154,25 +169,43 @@ class Reading(NamedTuple):
 
     hypothesis: Hypothesis  # the decoder's
     partial: str  # CTC's
-    signs: tuple[Sign, ...] | None = None  # when CTC hears a sign, in seconds after the first frame; None where it knows no times
+    signs: tuple[Sign, ...] | None = (
+        None  # when CTC hears a sign, in seconds after the first frame; None where it knows no times
+    )
 
 
-Read = Callable[[Sequence[np.ndarray], float], Reading | tuple[Hypothesis, str]]  # of pictures at so many a second
+Read = Callable[
+    [Sequence[np.ndarray], float], Reading | tuple[Hypothesis, str]
+]  # of pictures at so many a second
 
 
 class LiveCaptions:
     """`read(pictures, rate)` gives the `Reading` of some frames. The window is at most `window_seconds` long; `rest_seconds` are the config's."""
 
-    def __init__(self, read: Read, window_seconds: float, overlap: float, every: float, votes: int, rest_seconds: float = 2.0):
+    def __init__(
+        self,
+        read: Read,
+        window_seconds: float,
+        overlap: float,
+        every: float,
+        votes: int,
+        rest_seconds: float = 2.0,
+    ):
         if not every > 0 or votes < 1:
-            raise ConfigError(f"every is {every} and votes {votes}; allowed: seconds > 0 between hypotheses, and at least one vote")
+            raise ConfigError(
+                f"every is {every} and votes {votes}; allowed: seconds > 0 between hypotheses, and at least one vote"
+            )
         self._read, self._window, self._overlap, self._every = read, window_seconds, overlap, every
-        self._votes: collections.deque[tuple[float, Hypothesis]] = collections.deque(maxlen=votes)  # with the time of the newest frame
+        self._votes: collections.deque[tuple[float, Hypothesis]] = collections.deque(
+            maxlen=votes
+        )  # with the time of the newest frame
         self._held: collections.deque[Frame] = collections.deque()
         self._cutter = Cutter(window_seconds, overlap, rest_seconds, patience=_PATIENCE)
         self._cuts = False  # whether CTC tells when signs are made
         self._joiner = Joiner(0.0)
-        self._echo: tuple[str, ...] = ()  # settled words that the window shows again at its beginning
+        self._echo: tuple[
+            str, ...
+        ] = ()  # settled words that the window shows again at its beginning
         self._begin = 0.0  # of what is not settled
         self._seen: np.ndarray | None = None  # the newest frame in blocks
 
@@ -196,8 +229,17 @@ class LiveCaptions:
                 reading = self._hear(ended)
                 self._votes.append((newest.seconds, reading.hypothesis))
                 text = self._elected().text
-                settled += (self._cut(ended) if self._cuts else self._settle(newest.seconds, ended)) + (self._joiner.finish() if ended else [])
-                yield StreamUpdate(now, reading.partial, text, tuple(settled), time.monotonic() - newest.arrived, source.dropped + lost)
+                settled += (
+                    self._cut(ended) if self._cuts else self._settle(newest.seconds, ended)
+                ) + (self._joiner.finish() if ended else [])
+                yield StreamUpdate(
+                    now,
+                    reading.partial,
+                    text,
+                    tuple(settled),
+                    time.monotonic() - newest.arrived,
+                    source.dropped + lost,
+                )
         finally:
             source.close()
 
@@ -236,7 +278,9 @@ class LiveCaptions:
         """Reads the end of what is held, as much as a window has, and tells the cutter."""
         now = self._held[-1].seconds
         begin = max(self._begin, self._cutter.moving_since)
-        since = min(max(begin, now - self._window), now)  # while nobody moves, the newest frame alone
+        since = min(
+            max(begin, now - self._window), now
+        )  # while nobody moves, the newest frame alone
         window = [frame for frame in self._held if frame.seconds >= since]
         reading = self._read_frames(window)
         self._cuts = reading.signs is not None
@@ -244,7 +288,11 @@ class LiveCaptions:
             start = window[0].seconds
             # Where the window does not reach back to where signing began, its first seconds were heard better before.
             trusted = start + (self._window / 4 if since > begin else 0.0)
-            self._cutter.hear([Sign(start + sign.start, start + sign.end) for sign in reading.signs], trusted, now if ended else now - _UNHEARD)
+            self._cutter.hear(
+                [Sign(start + sign.start, start + sign.end) for sign in reading.signs],
+                trusted,
+                now if ended else now - _UNHEARD,
+            )
         return reading
 
     def _read_frames(self, frames: Sequence[Frame]) -> Reading:
@@ -293,19 +341,30 @@ class LiveCaptions:
     def _settle(self, end: float, ended: bool) -> list[Segment]:
         """The votes decide: what is settled of the window that ends at `end`."""
         elected = self._elected()
-        begin, full = self._held[0].seconds, end - self._held[0].seconds >= self._window - self._every
-        agree = len(self._votes) == self._votes.maxlen and all(vote.text == elected.text for _, vote in self._votes)
-        is_over = bool(agree and elected.text) and (full or ended or end - begin >= self._window / 2)
+        begin, full = (
+            self._held[0].seconds,
+            end - self._held[0].seconds >= self._window - self._every,
+        )
+        agree = len(self._votes) == self._votes.maxlen and all(
+            vote.text == elected.text for _, vote in self._votes
+        )
+        is_over = bool(agree and elected.text) and (
+            full or ended or end - begin >= self._window / 2
+        )
         if not (full or ended or is_over):
             return []
-        chosen = elected if is_over else self._votes[-1][1]  # without agreement: what has seen all of the frames
+        chosen = (
+            elected if is_over else self._votes[-1][1]
+        )  # without agreement: what has seen all of the frames
         words = chosen.words[echoed(self._echo, chosen.words) :]
         confidence = sum(word.confidence for word in words) / max(len(words), 1)
         said = Segment(begin, end, words_text(words), chosen.score, confidence, words)
         settled = self._joiner.add(said)
         if is_over:
             settled += self._joiner.finish()
-            self._begin, self._echo = self._next_begin((*self._echo, *(word.text for word in words)))
+            self._begin, self._echo = self._next_begin(
+                (*self._echo, *(word.text for word in words))
+            )
         else:
             self._begin, self._echo = end - self._overlap * self._window, ()
         self._votes.clear()
@@ -318,14 +377,18 @@ class LiveCaptions:
         out as far as a later vote, and words that come again all the same are not said twice.
         """
         for seconds, _ in self._votes:
-            if not any(frame.seconds >= seconds for frame in self._held) or not self._words_since(seconds):
+            if not any(frame.seconds >= seconds for frame in self._held) or not self._words_since(
+                seconds
+            ):
                 return seconds, ()
         first = self._votes[0][0]
         again = self._words_since(first)
         return first, tuple(word.text for word in again[: echoed(said, again)])
 
     def _words_since(self, seconds: float) -> tuple[Word, ...]:
-        return self._read_frames([frame for frame in self._held if frame.seconds >= seconds]).hypothesis.words
+        return self._read_frames(
+            [frame for frame in self._held if frame.seconds >= seconds]
+        ).hypothesis.words
 
 
 def open_source(
@@ -345,7 +408,9 @@ def open_source(
     if fps is None:
         return Live(lambda stop: iter(frames), fit, seconds)
     if not fps > 0:
-        raise SourceError(f"fps is {fps}; allowed: frames a second > 0, or None for frames that come live")
+        raise SourceError(
+            f"fps is {fps}; allowed: frames a second > 0, or None for frames that come live"
+        )
     return Recording(frames, fps, fit)
 
 
@@ -353,10 +418,14 @@ def _camera(index: int) -> Callable[[threading.Event], Iterator[np.ndarray]]:
     try:
         import cv2
     except ImportError as error:
-        raise SourceError(f"reading camera {index} needs OpenCV; install it with: pip install 'signvit-jax[camera]'") from error
+        raise SourceError(
+            f"reading camera {index} needs OpenCV; install it with: pip install 'signvit-jax[camera]'"
+        ) from error
     camera = cv2.VideoCapture(index)
     if not camera.isOpened():
-        raise SourceError(f"camera {index} cannot be opened; is it connected, and free? Cameras are numbered from 0")
+        raise SourceError(
+            f"camera {index} cannot be opened; is it connected, and free? Cameras are numbered from 0"
+        )
 
     def frames(stop: threading.Event) -> Iterator[np.ndarray]:
         try:
@@ -371,9 +440,13 @@ def _camera(index: int) -> Callable[[threading.Event], Iterator[np.ndarray]]:
     return frames
 
 
-def _played(path: str | os.PathLike, short_side: int, stop: threading.Event) -> Iterator[np.ndarray]:
+def _played(
+    path: str | os.PathLike, short_side: int, stop: threading.Event
+) -> Iterator[np.ndarray]:
     """The pictures of a file, each at its time."""
-    with open_video(path, Sampling(short_side, max_frame_rate=MOST_FRAMES_A_SECOND), _ENDLESS) as video:
+    with open_video(
+        path, Sampling(short_side, max_frame_rate=MOST_FRAMES_A_SECOND), _ENDLESS
+    ) as video:
         began, first = time.monotonic(), None
         for seconds, picture in video.frames:
             first = seconds if first is None else first

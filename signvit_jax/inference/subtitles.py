@@ -40,7 +40,9 @@ class Segment:
     confidence: float | None = None  # 0 to 1
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()  # the rest of an n-best list
-    times: tuple[float, ...] = ()  # about when each of `words` is signed, in seconds; () where that is not known
+    times: tuple[
+        float, ...
+    ] = ()  # about when each of `words` is signed, in seconds; () where that is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +65,22 @@ def write(segments: Iterable[Segment], format: str, duration: float | None = Non
     become one. No text is lost by this; a segment without text is left out. Times are rounded to milliseconds. Raises SubtitleError.
     """
     if format not in _WRITERS:
-        raise SubtitleError(f"subtitle format is {format!r}; allowed: one of {', '.join(map(repr, FORMATS))}")
+        raise SubtitleError(
+            f"subtitle format is {format!r}; allowed: one of {', '.join(map(repr, FORMATS))}"
+        )
     return _WRITERS[format](_cues(segments, duration))
 
 
 def json_line(path: str, segments: Iterable[Segment], duration: float | None = None) -> str:
     """What `write` makes of one video as json, with its path and on one line: the lines of several videos are JSON Lines."""
-    return json.dumps({"path": path} | _document(_cues(segments, duration)), ensure_ascii=False, allow_nan=False) + "\n"
+    return (
+        json.dumps(
+            {"path": path} | _document(_cues(segments, duration)),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        + "\n"
+    )
 
 
 def tsv_rows(path: str, segments: Iterable[Segment], duration: float | None = None) -> str:
@@ -81,7 +92,11 @@ def _cues(segments: Iterable[Segment], duration: float | None) -> list[_Cue]:
     if duration is not None and not (math.isfinite(duration) and duration >= 0):
         raise SubtitleError(f"the video's duration is {duration} seconds; it must be a number >= 0")
     limit = math.inf if duration is None else float(math.floor(duration * 1000))
-    placed = [_placed(segment, limit) for segment in segments if _one_line(segment.text)] if limit >= 1 else []
+    placed = (
+        [_placed(segment, limit) for segment in segments if _one_line(segment.text)]
+        if limit >= 1
+        else []
+    )
     cues: list[_Cue] = []
     for cue in sorted(placed, key=lambda cue: (cue.start, cue.end)):
         if cues and cues[-1].start == cue.start:
@@ -96,10 +111,16 @@ def _cues(segments: Iterable[Segment], duration: float | None) -> list[_Cue]:
 def _placed(segment: Segment, limit: float) -> _Cue:
     """The segment within the video and at least a millisecond long, wherever its times were."""
     if not (math.isfinite(segment.start) and math.isfinite(segment.end)):
-        raise SubtitleError(f"a segment goes from {segment.start} to {segment.end} seconds; both must be numbers (its text: {segment.text!r})")
+        raise SubtitleError(
+            f"a segment goes from {segment.start} to {segment.end} seconds; both must be numbers (its text: {segment.text!r})"
+        )
     start = int(min(max(round(segment.start * 1000), 0), limit - 1))
     end = int(max(min(round(segment.end * 1000), limit), start + 1))
-    text, score, confidence = _one_line(segment.text), _finite(segment.score), _finite(segment.confidence)
+    text, score, confidence = (
+        _one_line(segment.text),
+        _finite(segment.score),
+        _finite(segment.confidence),
+    )
     return _Cue(start, end, text, score, confidence, segment.words, segment.alternatives)
 
 
@@ -109,12 +130,24 @@ def _joined(first: _Cue, second: _Cue) -> _Cue:
     confidences = [x for x in (first.confidence, second.confidence) if x is not None]
     text = join_texts([first.text, second.text])
     score, confidence = min(scores, default=None), min(confidences, default=None)
-    return _Cue(first.start, max(first.end, second.end), text, score, confidence, first.words + second.words, ())
+    return _Cue(
+        first.start,
+        max(first.end, second.end),
+        text,
+        score,
+        confidence,
+        first.words + second.words,
+        (),
+    )
 
 
 def _one_line(text: str) -> str:
     """White space of any kind, blank lines above all, as single spaces; what no player can show or no file can hold is taken out."""
-    shown = (" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs"))
+    shown = (
+        " " if c.isspace() else c
+        for c in text
+        if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs")
+    )
     return " ".join("".join(shown).split())
 
 
@@ -145,9 +178,17 @@ def _document(cues: list[_Cue]) -> dict[str, object]:
             "text": cue.text,
             "score": cue.score,
             "confidence": cue.confidence,
-            "words": [{"text": _one_line(word.text), "confidence": _finite(word.confidence)} for word in cue.words],
+            "words": [
+                {"text": _one_line(word.text), "confidence": _finite(word.confidence)}
+                for word in cue.words
+            ],
             "alternatives": [
-                {"text": _one_line(other.text), "score": _finite(other.score), "confidence": _finite(other.confidence)} for other in cue.alternatives
+                {
+                    "text": _one_line(other.text),
+                    "score": _finite(other.score),
+                    "confidence": _finite(other.confidence),
+                }
+                for other in cue.alternatives
             ],
         }
         for cue in cues
@@ -172,13 +213,17 @@ def _tab_separated(rows: Iterable[Sequence[object]]) -> str:
 def _srt(cues: list[_Cue]) -> str:
     # SubRip knows no escapes; an arrow in the text would be taken for a time line by some players.
     blocks = (
-        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{re.sub('--+>', '->', cue.text)}\n" for number, cue in enumerate(cues, 1)
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{re.sub('--+>', '->', cue.text)}\n"
+        for number, cue in enumerate(cues, 1)
     )
     return "\n".join(blocks)
 
 
 def _vtt(cues: list[_Cue]) -> str:
-    blocks = (f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{html.escape(cue.text, quote=False)}\n" for cue in cues)
+    blocks = (
+        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{html.escape(cue.text, quote=False)}\n"
+        for cue in cues
+    )
     return "\n".join(["WEBVTT\n", *blocks])
 
 

@@ -55,7 +55,9 @@ class TrainedModel:
     step: int  # of the checkpoint that the parameters are from
     others: tuple["TrainedModel", ...] = ()
     encode: Encode | None = None  # what encodes clips in place of the model's own encoder
-    calibration: Calibration | None = None  # what confidences are worth; of an ensemble nobody knows
+    calibration: Calibration | None = (
+        None  # what confidences are worth; of an ensemble nobody knows
+    )
     validation: Mapping[str, float] = dataclasses.field(
         default_factory=dict
     )  # what the checkpoint scored on the validation split, where that is known
@@ -64,8 +66,19 @@ class TrainedModel:
     def ctc_hears(self) -> bool:
         """Whether the CTC head can be asked if somebody signs: it was trained, and validation did not find it at guessing (see MUTE)."""
         members = (self, *self.others)
-        alike = len({(member.ctc_tokenizer.tokens, member.config.model.ctc.source) for member in members}) == 1
-        return alike and all(member.config.training.ctc_weight > 0 and member.validation.get("ctc", 0.0) < MUTE for member in members)
+        alike = (
+            len(
+                {
+                    (member.ctc_tokenizer.tokens, member.config.model.ctc.source)
+                    for member in members
+                }
+            )
+            == 1
+        )
+        return alike and all(
+            member.config.training.ctc_weight > 0 and member.validation.get("ctc", 0.0) < MUTE
+            for member in members
+        )
 
     @property
     def ctc_tells_times(self) -> bool:
@@ -75,7 +88,9 @@ class TrainedModel:
     @property
     def least_evidence(self) -> float:
         """The evidence (decoding.rest) that nearly all validation clips with signing have; infinite where it is not known."""
-        return min(member.validation.get("ctc_evidence", math.inf) for member in (self, *self.others))
+        return min(
+            member.validation.get("ctc_evidence", math.inf) for member in (self, *self.others)
+        )
 
     @property
     def ctc_tokenizer(self) -> Tokenizer:
@@ -84,12 +99,18 @@ class TrainedModel:
     @property
     def bind(self) -> Callable[[PyTree], Models]:
         """Makes the model, or the tuple of models, of `weights`. Always equal to itself: compiled programs are kept by it."""
-        return _Ensemble(tuple(member.definition.bind for member in (self, *self.others))) if self.others else self.definition.bind
+        return (
+            _Ensemble(tuple(member.definition.bind for member in (self, *self.others)))
+            if self.others
+            else self.definition.bind
+        )
 
     @property
     def weights(self) -> PyTree:
         """What `predictor` takes as parameters: those of one model, or a tuple for an ensemble."""
-        return (self.params, *(other.params for other in self.others)) if self.others else self.params
+        return (
+            (self.params, *(other.params for other in self.others)) if self.others else self.params
+        )
 
     def predictor(self, decoders: Sequence[str], **inference: object) -> Predictor:
         """Compiled decoders with the config's inference values, those given replaced; call it with `weights`.
@@ -105,21 +126,47 @@ class TrainedModel:
                 f"config.inference.n_best is {config.n_best}; allowed: 1 to inference.beam_size = {config.beam_size}, which can be raised too"
             )
         members = (self, *self.others)
-        uses_ctc = [name for name in decoders if name in CTC_DECODERS or (name == "beam" and config.ctc_weight)]
-        if "beam" in uses_ctc and (glosses := [member for member in members if member.gloss_tokenizer]):
+        uses_ctc = [
+            name
+            for name in decoders
+            if name in CTC_DECODERS or (name == "beam" and config.ctc_weight)
+        ]
+        if "beam" in uses_ctc and (
+            glosses := [member for member in members if member.gloss_tokenizer]
+        ):
             raise ConfigError(
                 f"config.inference.ctc_weight is {config.ctc_weight:g}, but the CTC head of {glosses[0].workdir.path} spells glosses "
                 "(model.ctc.target 'gloss'); set inference.ctc_weight to 0: only a head that spells text can score the decoder's sentences"
             )
-        if uses_ctc and len({(member.ctc_tokenizer.tokens, member.config.model.ctc.source) for member in members}) > 1:
+        if (
+            uses_ctc
+            and len(
+                {
+                    (member.ctc_tokenizer.tokens, member.config.model.ctc.source)
+                    for member in members
+                }
+            )
+            > 1
+        ):
             raise ConfigError(
                 f"the CTC heads of this ensemble read or spell different things, so {uses_ctc[0]!r} cannot average them; "
                 "use decode 'greedy', or 'beam' with inference.ctc_weight 0"
             )
-        return Predictor(self.bind, self.tokenizer, self.ctc_tokenizer, config, self.mesh, decoders, self.encode, self.calibration)
+        return Predictor(
+            self.bind,
+            self.tokenizer,
+            self.ctc_tokenizer,
+            config,
+            self.mesh,
+            decoders,
+            self.encode,
+            self.calibration,
+        )
 
 
-def load_trained(path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str | int = "best") -> TrainedModel:
+def load_trained(
+    path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str | int = "best"
+) -> TrainedModel:
     """The `checkpoint` ("best", "last" or that of a step) of a workdir, averaged weights where the run kept them, on all devices of this process.
 
     Several workdirs, in a list or with commas between them, are an ensemble. Raises WorkdirError for a path that is no workdir, ConfigError for
@@ -144,7 +191,9 @@ def with_calibration(model: TrainedModel) -> TrainedModel:
         raise CalibrationError(f"{file} cannot be read: {error}; {advice}") from error
     if calibration.step != model.step:
         log.warning(
-            "confidences are by the scale of step %d, and this is the checkpoint of step %d: eval --calibrate fits it", calibration.step, model.step
+            "confidences are by the scale of step %d, and this is the checkpoint of step %d: eval --calibrate fits it",
+            calibration.step,
+            model.step,
         )
     return dataclasses.replace(model, calibration=calibration)
 
@@ -154,7 +203,9 @@ def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
         paths = list(path)
     else:
         # A folder whose name has a comma is one folder.
-        paths = [path] if Path(path).exists() else [part for part in os.fspath(path).split(",") if part]
+        paths = (
+            [path] if Path(path).exists() else [part for part in os.fspath(path).split(",") if part]
+        )
     if not paths:
         raise ConfigError("no workdir to load a model from: give one, or several for an ensemble")
     return paths
@@ -166,8 +217,12 @@ def described(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
     # How attention is computed was chosen for the devices that trained; here it is chosen for these.
     encoder = dataclasses.replace(config.model.encoder, attention="auto")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
-    if jax.default_backend() == "cpu":  # bfloat16 saves nothing there: one row of the output matrix takes many times as long as in float32
-        config = dataclasses.replace(config, training=dataclasses.replace(config.training, use_amp=False))
+    if (
+        jax.default_backend() == "cpu"
+    ):  # bfloat16 saves nothing there: one row of the output matrix takes many times as long as in float32
+        config = dataclasses.replace(
+            config, training=dataclasses.replace(config.training, use_amp=False)
+        )
     tokenizer = workdir.read_tokenizer(workdir.tokenizer_json)
     gloss_tokenizer = None
     if config.model.ctc.target == "gloss":
@@ -192,16 +247,40 @@ def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
                 )
 
 
-def _load(workdir: Workdir, config: Config, tokenizer: Tokenizer, gloss_tokenizer: Tokenizer | None, checkpoint: str | int) -> TrainedModel:
-    definition = ModelDefinition(config, tokenizer.vocab_size, gloss_tokenizer.vocab_size if gloss_tokenizer else 0)
+def _load(
+    workdir: Workdir,
+    config: Config,
+    tokenizer: Tokenizer,
+    gloss_tokenizer: Tokenizer | None,
+    checkpoint: str | int,
+) -> TrainedModel:
+    definition = ModelDefinition(
+        config, tokenizer.vocab_size, gloss_tokenizer.vocab_size if gloss_tokenizer else 0
+    )
     # Inference is data parallel, on however many devices there are: the training mesh may not exist here.
     mesh = make_mesh(MeshConfig())
     abstract = definition.abstract_params()
     target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, state_shardings(abstract, mesh)
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        state_shardings(abstract, mesh),
     )
     reader = CheckpointReader(workdir.checkpoints, **best_rule(config.training.best_metric))
     of_step = isinstance(checkpoint, int)
-    restored = reader.restore_params(target=target, step=checkpoint) if of_step else reader.restore_params(checkpoint, target)
+    restored = (
+        reader.restore_params(target=target, step=checkpoint)
+        if of_step
+        else reader.restore_params(checkpoint, target)
+    )
     validation = restored.meta.get("validation") or {}
-    return TrainedModel(workdir, config, tokenizer, gloss_tokenizer, definition, mesh, restored.params, restored.step, validation=validation)
+    return TrainedModel(
+        workdir,
+        config,
+        tokenizer,
+        gloss_tokenizer,
+        definition,
+        mesh,
+        restored.params,
+        restored.step,
+        validation=validation,
+    )

@@ -11,12 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from signvit_jax.inference.clip_arguments import checked_clip, checked_pace, checked_rate, checked_seed, checked_source, is_frames, named_errors
+from signvit_jax.inference.clip_arguments import (
+    checked_clip,
+    checked_pace,
+    checked_rate,
+    checked_seed,
+    checked_source,
+    is_frames,
+    named_errors,
+)
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.predictor import Hypothesis, Predictor
 from signvit_jax.inference.resting import Heard, evidence, is_frozen
-from signvit_jax.inference.streaming import LiveCaptions, Reading, SourceError, StreamUpdate, open_source
+from signvit_jax.inference.streaming import (
+    LiveCaptions,
+    Reading,
+    SourceError,
+    StreamUpdate,
+    open_source,
+)
 from signvit_jax.inference.subtitles import Alternative, Segment
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.inference.windowing import (
@@ -59,12 +73,18 @@ class Translation:
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()  # the rest of the n-best list
     segments: tuple[Segment, ...] = ()  # what was signed when; none where nobody signs
-    evidence: float | None = None  # of CTC that somebody signs, of a recording the most of its pieces; None where CTC cannot tell
+    evidence: float | None = (
+        None  # of CTC that somebody signs, of a recording the most of its pieces; None where CTC cannot tell
+    )
     warnings: tuple[str, ...] = ()  # where the model saw fewer frames a second than in training
 
 
 def load_translator(
-    workdir: str | os.PathLike | Sequence[str | os.PathLike], *, checkpoint: str = "best", backend: str | None = None, limits: VideoLimits = RECORDING
+    workdir: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    checkpoint: str = "best",
+    backend: str | None = None,
+    limits: VideoLimits = RECORDING,
 ) -> "Translator":
     """The translator that a training run left in `workdir`, or an export; `checkpoint` of a run is "best" or "last". Raises WorkdirError.
 
@@ -82,10 +102,18 @@ class Translator:
     def __init__(self, model: TrainedModel, limits: VideoLimits = RECORDING):
         self.model, self.limits = model, limits
         self._readers = ThreadPoolExecutor(_READERS, "signvit_jax_reader")
-        self._device = threading.Lock()  # nothing is compiled twice, and one batch is in memory at a time
+        self._device = (
+            threading.Lock()
+        )  # nothing is compiled twice, and one batch is in memory at a time
 
     def translate(
-        self, clip: Clip | Sequence[Clip], *, decode: str = "greedy", fps: float | None = None, seed: int = 0, **inference: object
+        self,
+        clip: Clip | Sequence[Clip],
+        *,
+        decode: str = "greedy",
+        fps: float | None = None,
+        seed: int = 0,
+        **inference: object,
     ) -> Translation | list[Translation]:
         """One `Translation`, or a list of them for a list of clips.
 
@@ -100,14 +128,22 @@ class Translator:
         """
         is_list = isinstance(clip, list | tuple) and not is_frames(clip)
         found = []
-        for one in self.translate_each(clip if is_list else [clip], decode=decode, fps=fps, seed=seed, **inference):
+        for one in self.translate_each(
+            clip if is_list else [clip], decode=decode, fps=fps, seed=seed, **inference
+        ):
             if isinstance(one, VideoDecodeError):
                 raise one
             found.append(one)
         return found if is_list else found[0]
 
     def translate_each(
-        self, clips: Iterable[Clip], *, decode: str = "greedy", fps: float | None = None, seed: int = 0, **inference: object
+        self,
+        clips: Iterable[Clip],
+        *,
+        decode: str = "greedy",
+        fps: float | None = None,
+        seed: int = 0,
+        **inference: object,
     ) -> Iterator[Translation | VideoDecodeError]:
         """As `translate`, one after the other and in order; a file that cannot be read gives its error in place of a translation.
 
@@ -123,7 +159,14 @@ class Translator:
         def read(clip: Clip) -> Footage | VideoDecodeError:
             given = checked_clip(clip)
             try:
-                footage = open_footage(given, fps, self.model.config.data, predictor.config, self.limits, self._hear(predictor))
+                footage = open_footage(
+                    given,
+                    fps,
+                    self.model.config.data,
+                    predictor.config,
+                    self.limits,
+                    self._hear(predictor),
+                )
                 if isinstance(given, bytes):  # read by way of a temporary file
                     name, opened = f"a video of {len(given):,} bytes", footage.open
                     footage.open = lambda only_a_clip: named_errors(opened(only_a_clip), name)
@@ -132,10 +175,16 @@ class Translator:
                 return error
 
         groups = itertools.batched(clips, predictor.config.batch_size)
-        reading = collections.deque([self._readers.submit(read, clip) for clip in group] for group in itertools.islice(groups, 2))
+        reading = collections.deque(
+            [self._readers.submit(read, clip) for clip in group]
+            for group in itertools.islice(groups, 2)
+        )
         while reading:
             group = [clip.result() for clip in reading.popleft()]
-            reading += [[self._readers.submit(read, clip) for clip in ahead] for ahead in itertools.islice(groups, 1)]
+            reading += [
+                [self._readers.submit(read, clip) for clip in ahead]
+                for ahead in itertools.islice(groups, 1)
+            ]
             yield from self._translate_group(group, decode, seed, predictor)
 
     def stream(
@@ -170,11 +219,19 @@ class Translator:
             said = self._run([span], predictor)
             heard = said["ctc"][0]
             signs = tuple(signs_of(span, heard.heard)) if self.model.ctc_tells_times else None
-            return Reading(self._unless_rest(span, {name: one[0] for name, one in said.items()}, decode, predictor), heard.text, signs)
+            return Reading(
+                self._unless_rest(
+                    span, {name: one[0] for name, one in said.items()}, decode, predictor
+                ),
+                heard.text,
+                signs,
+            )
 
         window = longest_window(data, config)
         source = open_source(frames, fps, fit, 2 * data.image_size, window)
-        return LiveCaptions(read, window, config.window_overlap, every, votes, config.rest_seconds).follow(source)
+        return LiveCaptions(
+            read, window, config.window_overlap, every, votes, config.rest_seconds
+        ).follow(source)
 
     def warm_up(self, decode: str = "greedy", **inference: object) -> None:
         """Compiles all that `translate` will run with these arguments: every clip length, alone and in batches of every size."""
@@ -186,7 +243,11 @@ class Translator:
                 self._run([blank] * count, predictor)
 
     def _translate_group(
-        self, group: Sequence[Footage | VideoDecodeError], decode: str, seed: int, predictor: Predictor
+        self,
+        group: Sequence[Footage | VideoDecodeError],
+        decode: str,
+        seed: int,
+        predictor: Predictor,
     ) -> Iterator[Translation | VideoDecodeError]:
         """Clips are decoded together; recordings each by itself, in batches of windows."""
         clips = [footage for footage in group if isinstance(footage, Footage) and footage.is_clip]
@@ -204,7 +265,14 @@ class Translator:
                 except VideoDecodeError as error:
                     yield error
 
-    def _translation_of_clip(self, span: Span, found: dict[str, Hypothesis], footage: Footage, decode: str, predictor: Predictor) -> Translation:
+    def _translation_of_clip(
+        self,
+        span: Span,
+        found: dict[str, Hypothesis],
+        footage: Footage,
+        decode: str,
+        predictor: Predictor,
+    ) -> Translation:
         said = self._unless_rest(span, found, decode, predictor)
         segment = segment_of(span, said)
         warning = thinner_than_trained(span, footage.fps, self.model.config.data)
@@ -222,7 +290,9 @@ class Translator:
             warnings=(warning,) if warning else (),
         )
 
-    def _translate_recording(self, footage: Footage, decode: str, seed: int, predictor: Predictor) -> Translation:
+    def _translate_recording(
+        self, footage: Footage, decode: str, seed: int, predictor: Predictor
+    ) -> Translation:
         pieces: list[Segment] = []
         warnings: list[str] = []
         surest = 0.0
@@ -230,9 +300,15 @@ class Translator:
             for span, found in zip(spans, self._decode(spans, seed, predictor)):
                 pieces.append(segment_of(span, self._unless_rest(span, found, decode, predictor)))
                 surest = max(surest, evidence(found["ctc"].heard) if self.model.ctc_hears else 0.0)
-                if not warnings and (warning := thinner_than_trained(span, footage.fps, self.model.config.data)):
+                if not warnings and (
+                    warning := thinner_than_trained(span, footage.fps, self.model.config.data)
+                ):
                     warnings.append(warning)  # the first speaks for all
-        segments = tuple(join_windows(pieces, longest=2 * longest_window(self.model.config.data, predictor.config)))
+        segments = tuple(
+            join_windows(
+                pieces, longest=2 * longest_window(self.model.config.data, predictor.config)
+            )
+        )
         words = tuple(word for segment in segments for word in segment.words)
         return Translation(
             text=words_text(words),
@@ -249,41 +325,60 @@ class Translator:
 
     def _predictor(self, decode: str, **inference: object) -> Predictor:
         """With CTC beside the decoder that is asked for, where it can tell whether somebody signs."""
-        return self.model.predictor(list(dict.fromkeys([decode, "ctc"])) if self.model.ctc_hears else [decode], **inference)
+        return self.model.predictor(
+            list(dict.fromkeys([decode, "ctc"])) if self.model.ctc_hears else [decode], **inference
+        )
 
-    def _hear(self, predictor: Predictor) -> Callable[[Sequence[Span]], list[Sequence[Heard]]] | None:
+    def _hear(
+        self, predictor: Predictor
+    ) -> Callable[[Sequence[Span]], list[Sequence[Heard]]] | None:
         """What CTC hears in spans; None where it does not tell when."""
         if not self.model.ctc_tells_times:
             return None
         listener = self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
         return lambda spans: [found["ctc"].heard for found in self._decode(spans, 0, listener)]
 
-    def _unless_rest(self, span: Span, found: dict[str, Hypothesis], decode: str, predictor: Predictor) -> Hypothesis:
+    def _unless_rest(
+        self, span: Span, found: dict[str, Hypothesis], decode: str, predictor: Predictor
+    ) -> Hypothesis:
         """What the decoder says, without its text where CTC hears hardly anything or nothing moves at all: nobody signs."""
         said, least = found[decode], min(predictor.config.rest_evidence, self.model.least_evidence)
         unheard = self.model.ctc_hears and evidence(found["ctc"].heard) < least
-        if not said.text or not predictor.config.rest_evidence or not (unheard or is_frozen(span.frames)):
+        if (
+            not said.text
+            or not predictor.config.rest_evidence
+            or not (unheard or is_frozen(span.frames))
+        ):
             return said
         return dataclasses.replace(said, text="", tokens=(), words=(), alternatives=())
 
-    def _decode(self, spans: Sequence[Span], seed: int, predictor: Predictor) -> list[dict[str, Hypothesis]]:
+    def _decode(
+        self, spans: Sequence[Span], seed: int, predictor: Predictor
+    ) -> list[dict[str, Hypothesis]]:
         """What each decoder says of each span. Spans of one bucket are run together, in
         few sizes of batch, none of which is filled up with blank rows.
         """
         buckets = self.model.config.frame_buckets
         by_bucket: dict[int, list[int]] = collections.defaultdict(list)
         for place, span in enumerate(spans):
-            by_bucket[next(bucket for bucket in buckets if len(span.frames) <= bucket)].append(place)
+            by_bucket[next(bucket for bucket in buckets if len(span.frames) <= bucket)].append(
+                place
+            )
         found: dict[int, dict[str, Hypothesis]] = {}
         for places in by_bucket.values():
             while places:
                 size = _part(len(places), predictor.config.batch_size)
                 part, places = places[:size], places[size:]
                 said = self._run([spans[place] for place in part], predictor, seed)
-                found |= {place: {name: hypotheses[row] for name, hypotheses in said.items()} for row, place in enumerate(part)}
+                found |= {
+                    place: {name: hypotheses[row] for name, hypotheses in said.items()}
+                    for row, place in enumerate(part)
+                }
         return [found[place] for place in range(len(spans))]
 
-    def _run(self, spans: Sequence[Span], predictor: Predictor, seed: int = 0) -> dict[str, list[Hypothesis]]:
+    def _run(
+        self, spans: Sequence[Span], predictor: Predictor, seed: int = 0
+    ) -> dict[str, list[Hypothesis]]:
         """One batch of spans of one bucket; rows are added until the devices can share them."""
         devices = self.model.mesh.size
         rows = -(-len(spans) // devices) * devices
@@ -295,9 +390,15 @@ class Translator:
             video[row, : len(span.frames)], lengths[row] = span.frames, len(span.frames)
             if "sample" in predictor.tokenizers:
                 # Draws belong to the frames: they are the same at any place of a list and in a list of any length.
-                numbers[row] = np.uint32(zlib.crc32(np.ascontiguousarray(span.frames))).astype(np.int32)
+                numbers[row] = np.uint32(zlib.crc32(np.ascontiguousarray(span.frames))).astype(
+                    np.int32
+                )
         with self._device:
-            found = predictor(self.model.weights, {"video": video, "frame_lengths": lengths, "index": numbers}, seed)
+            found = predictor(
+                self.model.weights,
+                {"video": video, "frame_lengths": lengths, "index": numbers},
+                seed,
+            )
         return {name: hypotheses[: len(spans)] for name, hypotheses in found.items()}
 
 

@@ -29,7 +29,9 @@ Clip = str | os.PathLike | bytes | np.ndarray
 STORED_FRAME_RATE = 25.0  # builders keep at most this many frames a second of a source; translating a file sees what training saw
 SENTENCE = 6.0  # seconds: what a clip may last where nothing tells what training showed
 _HEARD_TOGETHER = 4  # windows that are heard in one batch
-RECORDING = VideoLimits(max_seconds=6 * 3600.0, max_frames=600_000, cpu_seconds=7200.0, wall_seconds=7200.0)  # what one file may cost
+RECORDING = VideoLimits(
+    max_seconds=6 * 3600.0, max_frames=600_000, cpu_seconds=7200.0, wall_seconds=7200.0
+)  # what one file may cost
 
 
 class ClipError(ValueError):
@@ -106,7 +108,12 @@ def thinner_than_trained(span: Span, fps: float, data: DataConfig) -> str | None
 
 
 def open_footage(
-    clip: Clip, fps: float | None, data: DataConfig, inference: InferenceConfig, limits: VideoLimits = RECORDING, hear: Hear | None = None
+    clip: Clip,
+    fps: float | None,
+    data: DataConfig,
+    inference: InferenceConfig,
+    limits: VideoLimits = RECORDING,
+    hear: Hear | None = None,
 ) -> Footage:
     """The spans of a video file (its path or its bytes) or of RGB frames (t, h, w, 3) at `fps` frames a second (None: `data.frame_rate`).
 
@@ -115,7 +122,9 @@ def open_footage(
     """
     if isinstance(clip, np.ndarray):
         check_frames(clip)
-    footage = Footage(lambda only_clip: _spans(footage, clip, fps, data, inference, limits, hear, only_clip))
+    footage = Footage(
+        lambda only_clip: _spans(footage, clip, fps, data, inference, limits, hear, only_clip)
+    )
     footage.spans = footage.open(False)
     return footage
 
@@ -123,25 +132,42 @@ def open_footage(
 def check_frames(frames: np.ndarray) -> None:
     """Raises ClipError for what is not uint8 RGB of shape (t, h, w, 3)."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise ClipError(f"frames have shape {frames.shape} and dtype {frames.dtype}; allowed: uint8 RGB of shape (t, h, w, 3), none of them 0")
+        raise ClipError(
+            f"frames have shape {frames.shape} and dtype {frames.dtype}; allowed: uint8 RGB of shape (t, h, w, 3), none of them 0"
+        )
 
 
-def sampled(frames: Sequence[UInt8[np.ndarray, "s s 3"]], fps: float, data: DataConfig, start: float = 0.0) -> Span:
+def sampled(
+    frames: Sequence[UInt8[np.ndarray, "s s 3"]], fps: float, data: DataConfig, start: float = 0.0
+) -> Span:
     """What evaluation would see of a clip of these frames, which are in the model's size already and begin at `start` seconds."""
     chosen = sample_frames(len(frames), fps, data, data.num_frames)
-    return Span(np.stack([frames[i] for i in chosen]), start, start + len(frames) / fps, tuple(start + float(i) / fps for i in chosen))
+    return Span(
+        np.stack([frames[i] for i in chosen]),
+        start,
+        start + len(frames) / fps,
+        tuple(start + float(i) / fps for i in chosen),
+    )
 
 
 def segment_of(span: Span, said: Hypothesis) -> Segment:
     """What was said of the span, in its place in time."""
-    others = tuple(Alternative(other.text, other.score, other.confidence) for other in said.alternatives if other.text)
+    others = tuple(
+        Alternative(other.text, other.score, other.confidence)
+        for other in said.alternatives
+        if other.text
+    )
     return Segment(span.start, span.end, said.text, said.score, said.confidence, said.words, others)
 
 
 def signs_of(span: Span, heard: Sequence[Heard]) -> list[Sign]:
     """What CTC heard in the span, in seconds of the video."""
     step = (span.times[-1] - span.times[0]) / max(len(span.times) - 1, 1)
-    return [Sign(span.times[one.start], span.times[one.end - 1] + step) for one in heard if one.confidence >= 0.5]
+    return [
+        Sign(span.times[one.start], span.times[one.end - 1] + step)
+        for one in heard
+        if one.confidence >= 0.5
+    ]
 
 
 def _spans(
@@ -156,22 +182,41 @@ def _spans(
 ) -> Iterator[Span]:
     if isinstance(clip, np.ndarray):
         rate = fps or data.frame_rate
-        yield from _cut(footage, VideoStream(rate, ((i / rate, frame) for i, frame in enumerate(clip))), data, inference, hear, only_clip)
+        yield from _cut(
+            footage,
+            VideoStream(rate, ((i / rate, frame) for i, frame in enumerate(clip))),
+            data,
+            inference,
+            hear,
+            only_clip,
+        )
     elif isinstance(clip, bytes):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip"
             path.write_bytes(clip)
             yield from _spans(footage, path, fps, data, inference, limits, hear, only_clip)
     else:
-        with open_video(clip, Sampling(short_side=2 * data.image_size, max_frame_rate=STORED_FRAME_RATE), limits) as video:
+        with open_video(
+            clip, Sampling(short_side=2 * data.image_size, max_frame_rate=STORED_FRAME_RATE), limits
+        ) as video:
             yield from _cut(footage, video, data, inference, hear, only_clip)
 
 
-def _cut(footage: Footage, video: VideoStream, data: DataConfig, inference: InferenceConfig, hear: Hear | None, only_clip: bool) -> Iterator[Span]:
+def _cut(
+    footage: Footage,
+    video: VideoStream,
+    data: DataConfig,
+    inference: InferenceConfig,
+    hear: Hear | None,
+    only_clip: bool,
+) -> Iterator[Span]:
     """One span where the video ends within the longest clip, else the pieces of a recording."""
     footage.fps = video.fps
     most = max(round(longest_clip(data, inference) * video.fps), 1)
-    frames = ((seconds, fit_frames([frame], data.image_size, data.fit)[0]) for seconds, frame in video.frames)
+    frames = (
+        (seconds, fit_frames([frame], data.image_size, data.fit)[0])
+        for seconds, frame in video.frames
+    )
     held = list(itertools.islice(frames, most + 1))
     origin = held[0][0]
     footage.seconds = origin + len(held) / video.fps
@@ -181,7 +226,9 @@ def _cut(footage: Footage, video: VideoStream, data: DataConfig, inference: Infe
     footage.is_clip = False
     if only_clip:
         return
-    for frame, spans in _Recording(origin, video.fps, data, inference, hear).read(itertools.chain(held, frames)):
+    for frame, spans in _Recording(origin, video.fps, data, inference, hear).read(
+        itertools.chain(held, frames)
+    ):
         footage.seconds = origin + frame / video.fps
         yield from spans
 
@@ -189,7 +236,14 @@ def _cut(footage: Footage, video: VideoStream, data: DataConfig, inference: Infe
 class _Recording:
     """Cuts the frames of a recording into spans, and holds no more of them than three windows have (and the piece under way)."""
 
-    def __init__(self, origin: float, fps: float, data: DataConfig, inference: InferenceConfig, hear: Hear | None):
+    def __init__(
+        self,
+        origin: float,
+        fps: float,
+        data: DataConfig,
+        inference: InferenceConfig,
+        hear: Hear | None,
+    ):
         self._fps, self._data, self._hear, self._origin = fps, data, hear, origin
         self._window = longest_window(data, inference)
         rest = inference.rest_seconds if hear else 2.0 * inference.rest_seconds
@@ -241,7 +295,9 @@ class _Recording:
     def _span(self, start: float, end: float) -> Span:
         first = min(max(self._frame(start) - self._first, 0), len(self._held) - 1)
         last = max(self._frame(end) - self._first, first + 1)
-        return sampled(self._held[first:last], self._fps, self._data, self._seconds(self._first + first))
+        return sampled(
+            self._held[first:last], self._fps, self._data, self._seconds(self._first + first)
+        )
 
     def _listen(self, now: float, ended: bool) -> list[Span]:
         """Hears what has come and cuts what is certain."""
@@ -249,7 +305,13 @@ class _Recording:
             return []
         if self._hear is None:
             self._levels.extend(moved for _, moved in self._motions)
-            self._cutter.hear(moving(self._motions, float(np.quantile(self._levels, 0.9)) if self._levels else 0.0), self._heard, now)
+            self._cutter.hear(
+                moving(
+                    self._motions, float(np.quantile(self._levels, 0.9)) if self._levels else 0.0
+                ),
+                self._heard,
+                now,
+            )
             self._motions, self._heard = self._motions[-1:], now
         else:
             self._hear_windows(now, ended)

@@ -22,7 +22,9 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> 
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
 
 
-def drop_path(x: Float[Array, "b ..."], rate: Float[Array, ""] | float, key: Key[Array, ""] | None) -> Float[Array, "b ..."]:
+def drop_path(
+    x: Float[Array, "b ..."], rate: Float[Array, ""] | float, key: Key[Array, ""] | None
+) -> Float[Array, "b ..."]:
     """Stochastic depth (Huang et al. 2016): the whole residual branch of an example is dropped with probability `rate`."""
     if key is None:
         return x
@@ -40,15 +42,22 @@ def length_mask(lengths: Int[Array, "b"], size: DimSize) -> Bool[Array, "b size"
     return jax.lax.iota(jnp.int32, size) < lengths[:, None]
 
 
-def split_heads(x: Float[Array, "*shape width"], heads: int) -> Float[Array, "*shape heads head_width"]:
+def split_heads(
+    x: Float[Array, "*shape width"], heads: int
+) -> Float[Array, "*shape heads head_width"]:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
 def attention_weights(
-    query: Float[Array, "b l n k"], key: Float[Array, "b s n k"], mask: Bool[Array, "#b #l s"] | None = None
+    query: Float[Array, "b l n k"],
+    key: Float[Array, "b s n k"],
+    mask: Bool[Array, "#b #l s"] | None = None,
 ) -> Float[Array, "b n l s"]:
     """softmax(query key^T / sqrt(k)) in float32; `mask` is True where a query may look."""
-    scores = jnp.einsum("blnk,bsnk->bnls", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    scores = (
+        jnp.einsum("blnk,bsnk->bnls", query, key, preferred_element_type=jnp.float32)
+        * query.shape[-1] ** -0.5
+    )
     if mask is not None:
         scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores)
@@ -74,19 +83,29 @@ def attend(
     """
     drops = dropout_key is not None and dropout_rate > 0.0
     if implementation == "auto":
-        implementation = fastest_attention(query.dtype, query.shape[-1], plain=mask is None and not drops)
+        implementation = fastest_attention(
+            query.dtype, query.shape[-1], plain=mask is None and not drops
+        )
     if implementation == "cudnn":
         if mask is not None or drops:
-            raise ValueError("cudnn attention is offered without mask and dropout; choose 'auto', 'xla' or 'recompute' for a network that has them")
+            raise ValueError(
+                "cudnn attention is offered without mask and dropout; choose 'auto', 'xla' or 'recompute' for a network that has them"
+            )
         out = attend_at_even_length(query, key, value, implementation="cudnn")
     else:
         run = partial(_attend, dropout_rate=dropout_rate if drops else 0.0)
-        out = (jax.checkpoint(run) if implementation == "recompute" else run)(query, key, value, mask, dropout_key)
+        out = (jax.checkpoint(run) if implementation == "recompute" else run)(
+            query, key, value, mask, dropout_key
+        )
     return out.reshape(*out.shape[:2], -1)
 
 
 def attend_at_even_length(
-    query: Float[Array, "b l n k"], key: Float[Array, "b s n k"], value: Float[Array, "b s n k"], *, implementation: str
+    query: Float[Array, "b l n k"],
+    key: Float[Array, "b s n k"],
+    value: Float[Array, "b s n k"],
+    *,
+    implementation: str,
 ) -> Float[Array, "b l n k"]:
     """`jax.nn.dot_product_attention` with an odd length padded by one token, which nothing attends to.
 
@@ -96,12 +115,16 @@ def attend_at_even_length(
     queries, keys = query.shape[1], key.shape[1]
     if queries % 2 == 0 and keys % 2 == 0:
         return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
-    query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
     lengths = {
         "query_seq_lengths": jnp.full(query.shape[0], queries, jnp.int32),
         "key_value_seq_lengths": jnp.full(query.shape[0], keys, jnp.int32),
     }
-    return jax.nn.dot_product_attention(query, key, value, implementation=implementation, **lengths)[:, :queries]
+    return jax.nn.dot_product_attention(
+        query, key, value, implementation=implementation, **lengths
+    )[:, :queries]
 
 
 def fastest_attention(dtype: DTypeLike, head_width: int, *, plain: bool) -> str:
@@ -112,10 +135,16 @@ def fastest_attention(dtype: DTypeLike, head_width: int, *, plain: bool) -> str:
     device = traced_device()
     if device.platform not in ("gpu", "cuda", "rocm"):
         return "xla"
-    generation = str(getattr(device, "compute_capability", "")).partition(".")[0]  # AMD's names are no numbers
+    generation = str(getattr(device, "compute_capability", "")).partition(".")[
+        0
+    ]  # AMD's names are no numbers
     ampere = generation.isdecimal() and int(generation) >= 8
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-    return "cudnn" if ampere and half and plain and head_width % 8 == 0 and head_width <= 128 else "recompute"
+    return (
+        "cudnn"
+        if ampere and half and plain and head_width % 8 == 0 and head_width <= 128
+        else "recompute"
+    )
 
 
 def _attend(
@@ -128,11 +157,18 @@ def _attend(
     dropout_rate: float,
 ) -> Float[Array, "b l n k"]:
     if dropout_rate > 0.0:
-        weights = dropout(attention_weights(query, key, mask).astype(query.dtype), dropout_rate, dropout_key)
+        weights = dropout(
+            attention_weights(query, key, mask).astype(query.dtype), dropout_rate, dropout_key
+        )
         return jnp.einsum("bnls,bsnk->blnk", weights, value)
     if mask is not None:
         return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
     # Heads moved before the sequence by hand: XLA on a CPU takes twice as long for the same products over strided heads.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    scores = jnp.einsum("bnlk,bnsk->bnls", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
-    return jnp.einsum("bnls,bnsk->bnlk", jax.nn.softmax(scores).astype(value.dtype), value).swapaxes(1, 2)
+    scores = (
+        jnp.einsum("bnlk,bnsk->bnls", query, key, preferred_element_type=jnp.float32)
+        * query.shape[-1] ** -0.5
+    )
+    return jnp.einsum(
+        "bnls,bnsk->bnlk", jax.nn.softmax(scores).astype(value.dtype), value
+    ).swapaxes(1, 2)

@@ -37,7 +37,9 @@ class BatchNorm(nnx.Module):
         self.mean, self.var = nnx.BatchStat(jnp.zeros(width)), nnx.BatchStat(jnp.ones(width))
         self.epsilon, self.dtype = epsilon, dtype
 
-    def __call__(self, x: Float[Array, "n h w c"], counted: Float[Array, "n"] | None = None) -> tuple[Float[Array, "n h w c"], Moments | None]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], counted: Float[Array, "n"] | None = None
+    ) -> tuple[Float[Array, "n h w c"], Moments | None]:
         x = x.astype(jnp.float32)
         mean, var, moments = self.mean[...], self.var[...], None
         if counted is not None:
@@ -46,14 +48,21 @@ class BatchNorm(nnx.Module):
             batch_mean = shares @ x.mean(axis=(1, 2))
             batch_var = shares @ jnp.square(x - batch_mean).mean(axis=(1, 2))
             distance = batch_mean - mean
-            moments = jax.lax.stop_gradient(Moments(count * distance, count * (batch_var + jnp.square(distance))))
+            moments = jax.lax.stop_gradient(
+                Moments(count * distance, count * (batch_var + jnp.square(distance)))
+            )
             # A part of a batch may hold nothing but filler: without this it would grow from layer to layer until it is no number.
             mean, var = jnp.where(count > 0, batch_mean, mean), jnp.where(count > 0, batch_var, var)
         y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
         return y.astype(self.dtype), moments
 
 
-def with_new_statistics(params: Mapping[str, Any], before: Mapping[str, Any], moments: BatchMoments | None, momentum: float) -> dict[str, Any]:
+def with_new_statistics(
+    params: Mapping[str, Any],
+    before: Mapping[str, Any],
+    moments: BatchMoments | None,
+    momentum: float,
+) -> dict[str, Any]:
     """`params` with the running statistics of `before`, moved towards those of the batch by `momentum` (0 to 1); as they were if nothing was counted.
 
     The statistics are those of the last 1 / `momentum` steps. Where the other parameters move fast in that time, as in a run of a few hundred steps
@@ -67,12 +76,18 @@ def with_new_statistics(params: Mapping[str, Any], before: Mapping[str, Any], mo
         if not isinstance(new, Mapping):
             return new
         if not is_batch_norm(new):
-            return {name: moved(below, old[name], None if sums is None else sums.get(name)) for name, below in new.items()}
+            return {
+                name: moved(below, old[name], None if sums is None else sums.get(name))
+                for name, below in new.items()
+            }
         if sums is None:
             return dict(new) | {"mean": old["mean"], "var": old["var"]}
         first, second = (part / jnp.maximum(moments.count, 1.0) for part in sums)
         batch_var = jnp.maximum(second - jnp.square(first), 0.0)
-        return dict(new) | {"mean": old["mean"] + share * first, "var": old["var"] + share * (batch_var - old["var"])}
+        return dict(new) | {
+            "mean": old["mean"] + share * first,
+            "var": old["var"] + share * (batch_var - old["var"]),
+        }
 
     return moved(params, before, None if moments is None else moments.layers)
 

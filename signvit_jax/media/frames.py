@@ -46,7 +46,9 @@ def decode_jpeg(data: bytes) -> av.VideoFrame:
         frames = _decoder().decode(av.Packet(data)) if data else []
     except (av.error.FFmpegError, MemoryError) as error:
         del _threads.decoder  # its state after an error is unknown
-        raise FrameDecodeError(f"not a whole JPEG picture ({len(data)} bytes): {getattr(error, 'strerror', None) or error}") from error
+        raise FrameDecodeError(
+            f"not a whole JPEG picture ({len(data)} bytes): {getattr(error, 'strerror', None) or error}"
+        ) from error
     if len(frames) != 1:
         raise FrameDecodeError(f"not a JPEG picture ({len(data)} bytes)")
     return frames[0]
@@ -65,11 +67,18 @@ def fit_picture(frame: av.VideoFrame, size: int, fit: str, out: UInt8[np.ndarray
     out[to_y : to_y + picture.shape[0], to_x : to_x + picture.shape[1]] = picture
 
 
-def fit_frames(frames: UInt8[np.ndarray, "t h w 3"] | Sequence[UInt8[np.ndarray, "h w 3"]], size: int, fit: str) -> UInt8[np.ndarray, "t s s 3"]:
+def fit_frames(
+    frames: UInt8[np.ndarray, "t h w 3"] | Sequence[UInt8[np.ndarray, "h w 3"]], size: int, fit: str
+) -> UInt8[np.ndarray, "t s s 3"]:
     """Decoded RGB pictures as square frames, by the same scaler that training and evaluation use."""
     out = np.empty((len(frames), size, size, 3), np.uint8)
     for picture, target in zip(frames, out, strict=True):
-        fit_picture(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"), size, fit, target)
+        fit_picture(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"),
+            size,
+            fit,
+            target,
+        )
     return out
 
 
@@ -79,14 +88,22 @@ def scale(frame: av.VideoFrame, width: int, height: int, pixel_format: str) -> a
     method = Interpolation.AREA if shrinks else Interpolation.BILINEAR
     if (width, height) != (frame.width, frame.height) and not frame.format.is_rgb:
         # First scaled, then converted: each then runs in the library's fast code, a third of the time of both at once.
-        frame = _reformatter("scaler").reformat(frame, width, height, frame.format.name, interpolation=method, threads=1)
-    return _reformatter("converter").reformat(frame, width, height, pixel_format, interpolation=method, threads=1)
+        frame = _reformatter("scaler").reformat(
+            frame, width, height, frame.format.name, interpolation=method, threads=1
+        )
+    return _reformatter("converter").reformat(
+        frame, width, height, pixel_format, interpolation=method, threads=1
+    )
 
 
 def rgb_pixels(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of an "rgb24" frame where they lie: a view, good as long as the frame."""
     plane = frame.planes[0]
-    return np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+    return (
+        np.frombuffer(plane, np.uint8)
+        .reshape(frame.height, plane.line_size)[:, : 3 * frame.width]
+        .reshape(frame.height, frame.width, 3)
+    )
 
 
 def _decoder() -> av.CodecContext:

@@ -95,7 +95,9 @@ class Sampling:
     """Which frames of a file, and how large. Times in seconds from the beginning of the file, rates in frames a second."""
 
     short_side: int | None = None  # shrinks (never enlarges) the shorter side to this many pixels
-    frame_rate: float | None = None  # resample by time stamps to this rate; None: the frames as stored
+    frame_rate: float | None = (
+        None  # resample by time stamps to this rate; None: the frames as stored
+    )
     # Resample by time stamps to the file's own rate, or to this one if that is lower. Where the
     # rate varies, the file's own is that of its densest stretch: frames of slow stretches are
     # repeated, so that frame k is always k / rate seconds after the first and no movement is lost.
@@ -104,14 +106,23 @@ class Sampling:
     end: float | None = None
 
     def __post_init__(self):
-        for name, value, least in (("short_side", self.short_side, 1), ("start", self.start, 0), ("end", self.end, 0)):
+        for name, value, least in (
+            ("short_side", self.short_side, 1),
+            ("start", self.start, 0),
+            ("end", self.end, 0),
+        ):
             if value is not None and not (math.isfinite(value) and value >= least):
                 raise ValueError(f"{name} is {value}; allowed: None or a number >= {least}")
-        for name, value in (("frame_rate", self.frame_rate), ("max_frame_rate", self.max_frame_rate)):
+        for name, value in (
+            ("frame_rate", self.frame_rate),
+            ("max_frame_rate", self.max_frame_rate),
+        ):
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; allowed: None or a number > 0")
         if self.end is not None and self.end <= (self.start or 0.0):
-            raise ValueError(f"end is {self.end} s, start {self.start or 0.0} s; allowed: an end after the start")
+            raise ValueError(
+                f"end is {self.end} s, start {self.start or 0.0} s; allowed: an end after the start"
+            )
 
 
 def read_video(
@@ -145,12 +156,17 @@ def iterate_frames(
     limits: VideoLimits | None = None,
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
     """(seconds in the file, frame) one by one, a few frames in memory at a time. Raises VideoDecodeError, also after the first frames."""
-    with open_video(path, Sampling(short_side, frame_rate, max_frame_rate, start, end), limits) as (_, frames):
+    with open_video(path, Sampling(short_side, frame_rate, max_frame_rate, start, end), limits) as (
+        _,
+        frames,
+    ):
         yield from frames
 
 
 @contextlib.contextmanager
-def open_video(path: str | os.PathLike, sampling: Sampling, limits: VideoLimits | None = None) -> Iterator[VideoStream]:
+def open_video(
+    path: str | os.PathLike, sampling: Sampling, limits: VideoLimits | None = None
+) -> Iterator[VideoStream]:
     """A file whose frames come one by one, a few in memory at a time, however long it is. Raises VideoDecodeError, also between frames."""
     with contextlib.ExitStack() as stack:
         reader = _thread_reader()
@@ -162,7 +178,13 @@ def open_video(path: str | os.PathLike, sampling: Sampling, limits: VideoLimits 
         yield VideoStream(reader.fps, itertools.chain([first], frames))
 
 
-def read_jpegs(path: str | os.PathLike, sampling: Sampling, *, quality: int = 90, limits: VideoLimits | None = None) -> JpegVideo:
+def read_jpegs(
+    path: str | os.PathLike,
+    sampling: Sampling,
+    *,
+    quality: int = 90,
+    limits: VideoLimits | None = None,
+) -> JpegVideo:
     """The frames as JPEGs, encoded in the child. `quality` from 1 to 95 as PIL means it. Raises VideoDecodeError."""
     reader, limits = _thread_reader(), limits or VideoLimits()
     frames, held = [], 0
@@ -175,7 +197,8 @@ def read_jpegs(path: str | os.PathLike, sampling: Sampling, *, quality: int = 90
 def _count(path: str | os.PathLike, held: int, more: int, limits: VideoLimits) -> int:
     if held + more > limits.max_output_bytes:
         raise VideoDecodeError(
-            path, f"its frames take more than {limits.max_output_bytes} bytes (max_output_bytes); give short_side, frame_rate or start and end"
+            path,
+            f"its frames take more than {limits.max_output_bytes} bytes (max_output_bytes); give short_side, frame_rate or start and end",
         )
     return held + more
 
@@ -207,13 +230,21 @@ class VideoReader:
         return self._child.process.pid if self._child is not None else None
 
     def iterate(
-        self, path: str | os.PathLike, sampling: Sampling, limits: VideoLimits, jpeg_quality: int = 0
+        self,
+        path: str | os.PathLike,
+        sampling: Sampling,
+        limits: VideoLimits,
+        jpeg_quality: int = 0,
     ) -> Iterator[tuple[float, np.ndarray | bytes]]:
         """(seconds, frame u8 (h, w, 3)) or, with a `jpeg_quality`, (seconds, JPEG). Raises VideoDecodeError."""
         name = os.fsdecode(path)
         if "\0" in name:
             raise VideoDecodeError(name, "a file name cannot contain a NUL character")
-        request = dataclasses.asdict(sampling) | {"path": os.path.abspath(name), "jpeg_quality": jpeg_quality, "limits": dataclasses.asdict(limits)}
+        request = dataclasses.asdict(sampling) | {
+            "path": os.path.abspath(name),
+            "jpeg_quality": jpeg_quality,
+            "limits": dataclasses.asdict(limits),
+        }
         if self._child is None or not self._child.usable():
             self.close()
             self._child = _Child()
@@ -225,7 +256,10 @@ class VideoReader:
             while True:
                 kind, seconds, payload = child.reply(limits.wall_seconds)
                 if kind == b"F":
-                    yield seconds, payload.tobytes() if jpeg_quality else payload.reshape(*self.size, 3)
+                    yield (
+                        seconds,
+                        payload.tobytes() if jpeg_quality else payload.reshape(*self.size, 3),
+                    )
                 elif kind == b"S":
                     header = json.loads(payload.tobytes())
                     self.size, self.fps = (header["height"], header["width"]), header["fps"]
@@ -254,7 +288,9 @@ class _ChildEnded(Exception):
         if self.returncode is None:
             return f"decoding took longer than {limits.wall_seconds:g} s (wall_seconds)"
         if self.returncode == -signal.SIGXCPU:
-            return f"decoding took more than {limits.cpu_seconds:g} s of processor time (cpu_seconds)"
+            return (
+                f"decoding took more than {limits.cpu_seconds:g} s of processor time (cpu_seconds)"
+            )
         if self.returncode < 0:
             return f"the decoder crashed ({signal.Signals(-self.returncode).name})"
         return f"the decoder ended with exit code {self.returncode}; `python {_WORKER} < /dev/null` shows why"

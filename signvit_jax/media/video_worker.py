@@ -45,9 +45,21 @@ STRETCH = 8  # gaps between frames over which the rate is measured: one late fra
 MOST_PACKETS = 5_000_000  # whose times are looked at: half a week of video
 LONG_RECORDING = 20_000  # frames; beyond, the index has to do: its times lag by a frame or two
 # What `E` may note. Documented for users in docs/data.md; worded in tfds_builders/base.py.
-NOTE_VARIABLE_RATE, NOTE_END_CUT, NOTE_SIZE_CHANGE, NOTE_STREAMS = "variable_rate", "end_cut", "size_change", "several_streams"
+NOTE_VARIABLE_RATE, NOTE_END_CUT, NOTE_SIZE_CHANGE, NOTE_STREAMS = (
+    "variable_rate",
+    "end_cut",
+    "size_change",
+    "several_streams",
+)
 NO_VIDEO = ("attached_pic", "timed_thumbnails", "still_image")  # dispositions of video streams
-COLORSPACES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}
+COLORSPACES = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.ITU601,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+}
 
 
 class Refused(Exception):
@@ -65,8 +77,14 @@ def container_format(head: bytes) -> str:
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return GIF
     if head[:4] == b"\x00\x05\x16\x07":
-        raise Refused("not a video: the attributes that a Mac keeps beside a file; the video has the name without '._'")
-    raise Refused("the file is empty" if not head else "not a video: the content is none of mp4/mov, webm/mkv, avi, gif")
+        raise Refused(
+            "not a video: the attributes that a Mac keeps beside a file; the video has the name without '._'"
+        )
+    raise Refused(
+        "the file is empty"
+        if not head
+        else "not a video: the content is none of mp4/mov, webm/mkv, avi, gif"
+    )
 
 
 def open_local_file(path: str, max_bytes: int) -> Any:
@@ -90,11 +108,17 @@ def video_streams(container: Any) -> list[Any]:
 
     Raises Refused where there is none.
     """
-    streams = [s for s in container.streams.video if not any(av.stream.Disposition[name] & s.disposition for name in NO_VIDEO)]
+    streams = [
+        s
+        for s in container.streams.video
+        if not any(av.stream.Disposition[name] & s.disposition for name in NO_VIDEO)
+    ]
     if not streams:
         if not container.streams.video:
             raise Refused("there is no video stream in it")
-        raise Refused("there is no video in it, only a still image, such as the cover of a sound recording")
+        raise Refused(
+            "there is no video in it, only a still image, such as the cover of a sound recording"
+        )
     return sorted(streams, key=lambda s: not s.disposition & av.stream.Disposition.default)
 
 
@@ -108,7 +132,11 @@ def missing_index(file: Any) -> str | None:
         if len(head) < 8:
             break
         length, kind = struct.unpack(">I4s", head[:8])
-        length = struct.unpack(">Q", head[8:])[0] if length == 1 and len(head) == 16 else length or size - position
+        length = (
+            struct.unpack(">Q", head[8:])[0]
+            if length == 1 and len(head) == 16
+            else length or size - position
+        )
         if length < 8:
             return None
         if kind == b"moov" and position + length <= size:
@@ -160,10 +188,16 @@ def variable_rate(times: list[float], average: float, apart: float) -> float | N
     stretch = min(STRETCH, max(1, len(gaps) // 2))
     densest = stretch / min(late - early for early, late in zip(kept, kept[stretch:]))
     has_long_gaps = gaps[-1] > LONG_GAP * gaps[len(gaps) // 2]
-    return densest if densest > (VARIABLE_RATE_GAPS if has_long_gaps else VARIABLE_RATE) * average else None
+    return (
+        densest
+        if densest > (VARIABLE_RATE_GAPS if has_long_gaps else VARIABLE_RATE) * average
+        else None
+    )
 
 
-def timed_frames(container: Any, stream: Any, fps: float, start: float | None) -> Iterator[tuple[float, float, Any]]:
+def timed_frames(
+    container: Any, stream: Any, fps: float, start: float | None
+) -> Iterator[tuple[float, float, Any]]:
     """(seconds since the video's beginning, seconds shown, frame), times never falling, from the last key frame before `start` on."""
     time_base = float(stream.time_base or 0) or 1 / fps
     first = container.start_time / av.time_base if container.start_time is not None else 0.0
@@ -188,10 +222,14 @@ def timed_frames(container: Any, stream: Any, fps: float, start: float | None) -
             previous, clock = seconds, seconds + duration
             decoded_frames += 1
     if damaged_packets > max(MISSING_TOLERATED * decoded_frames, 2):
-        raise Refused(f"damaged: {damaged_packets} packets beside {decoded_frames} frames cannot be decoded")
+        raise Refused(
+            f"damaged: {damaged_packets} packets beside {decoded_frames} frames cannot be decoded"
+        )
 
 
-def resample(frames: Iterator[tuple[float, float, Any]], rate: float, start: float | None, end: float) -> Iterator[tuple[float, Any]]:
+def resample(
+    frames: Iterator[tuple[float, float, Any]], rate: float, start: float | None, end: float
+) -> Iterator[tuple[float, Any]]:
     """`rate` frames a second, chosen by time: output k was on screen at origin + (k + 1/4) / rate; origin is `start` or the first frame's time.
 
     The quarter keeps a constant-rate video as it is when its time stamps are rounded to milliseconds, as in Matroska.
@@ -212,7 +250,9 @@ def resample(frames: Iterator[tuple[float, float, Any]], rate: float, start: flo
         k += 1
 
 
-def as_stored(frames: Iterator[tuple[float, float, Any]], start: float | None, end: float) -> Iterator[tuple[float, Any]]:
+def as_stored(
+    frames: Iterator[tuple[float, float, Any]], start: float | None, end: float
+) -> Iterator[tuple[float, Any]]:
     """Every frame that is on screen at or after `start` and before `end`."""
     for seconds, duration, frame in frames:
         if seconds >= end:
@@ -234,13 +274,17 @@ class Picture:
         self.first_shape: tuple | None = None
         self.changes_size = False
         self.last: tuple[Any, np.ndarray] | None = None
-        self.reformatter = VideoReformatter()  # keeps its scaling tables from frame to frame, which `frame.reformat` does not
+        self.reformatter = (
+            VideoReformatter()
+        )  # keeps its scaling tables from frame to frame, which `frame.reformat` does not
 
     def __call__(self, frame: Any) -> np.ndarray:
         if self.last is not None and self.last[0] is frame:
             return self.last[1]
         if frame.width * frame.height > self.max_pixels:
-            raise Refused(f"{frame.width}x{frame.height} pixels; allowed: at most {self.max_pixels} in all (max_pixels)")
+            raise Refused(
+                f"{frame.width}x{frame.height} pixels; allowed: at most {self.max_pixels} in all (max_pixels)"
+            )
         if self.size is None:
             self.size = self._output_size(frame)
         picture = np.ascontiguousarray(upright(self._rgb(frame), display_matrix(frame)))
@@ -279,7 +323,9 @@ class Picture:
         width, height = size
         transparent = any(component.is_alpha for component in frame.format.components)
         # Without a tag, high definition means BT.709 and the rest BT.601, as video players take it.
-        guess = Colorspace.ITU709 if frame.height > 576 or frame.width >= 1280 else Colorspace.ITU601
+        guess = (
+            Colorspace.ITU709 if frame.height > 576 or frame.width >= 1280 else Colorspace.ITU601
+        )
         target = self.reformatter.reformat(
             frame,
             width=width,
@@ -292,7 +338,9 @@ class Picture:
         if not transparent:
             return target
         alpha = target[..., 3:].astype(np.uint16)
-        return ((target[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)  # on white, as a browser shows it
+        return ((target[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(
+            np.uint8
+        )  # on white, as a browser shows it
 
 
 def square_size(frame: Any) -> tuple[float, float]:
@@ -322,7 +370,11 @@ def announced_seconds(container: Any, stream: Any) -> float | None:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     alone = all(other.type == "video" for other in container.streams)
-    return container.duration / av.time_base if container.duration and container.duration > 0 and alone else None
+    return (
+        container.duration / av.time_base
+        if container.duration and container.duration > 0 and alone
+        else None
+    )
 
 
 def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -> None:
@@ -335,12 +387,21 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
             if codec is None:
                 raise Refused("the codec of its video stream is not known")
             if codec.width * codec.height > limits["max_pixels"]:
-                raise Refused(f"{codec.width}x{codec.height} pixels; allowed: at most {limits['max_pixels']} in all (max_pixels)")
+                raise Refused(
+                    f"{codec.width}x{codec.height} pixels; allowed: at most {limits['max_pixels']} in all (max_pixels)"
+                )
             codec.thread_count = 1  # several files are decoded at a time, each on its own core
             announced = announced_seconds(container, stream)
-            if announced and (min(announced, end or math.inf) - (start or 0.0)) > limits["max_seconds"]:
-                raise Refused(f"{announced:.1f} s long; allowed: at most {limits['max_seconds']:g} s (max_seconds)")
-            source_fps = believable(stream.average_rate) or believable(stream.guessed_rate) or NOMINAL_FPS
+            if (
+                announced
+                and (min(announced, end or math.inf) - (start or 0.0)) > limits["max_seconds"]
+            ):
+                raise Refused(
+                    f"{announced:.1f} s long; allowed: at most {limits['max_seconds']:g} s (max_seconds)"
+                )
+            source_fps = (
+                believable(stream.average_rate) or believable(stream.guessed_rate) or NOMINAL_FPS
+            )
             notes = [NOTE_STREAMS] if others else []
             if request["frame_rate"] is None and source_fps < (request["max_frame_rate"] or 0.0):
                 densest = rate_of_motion(request, form, stream.index, source_fps)
@@ -353,7 +414,12 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
 def open_container(file: Any, form: str, limits: dict[str, Any]) -> Any:
     file.seek(0)
     try:
-        return av.open(file, format=form, options={"max_pixels": str(limits["max_pixels"])}, container_options={"protocol_whitelist": "file"})
+        return av.open(
+            file,
+            format=form,
+            options={"max_pixels": str(limits["max_pixels"])},
+            container_options={"protocol_whitelist": "file"},
+        )
     except av.error.InvalidDataError:
         if form == MP4 and (reason := missing_index(file)):
             raise Refused(reason) from None
@@ -372,7 +438,13 @@ def rate_of_motion(request: dict[str, Any], form: str, index: int, average: floa
 
 
 def send_frames(
-    request: dict[str, Any], container: Any, stream: Any, source_fps: float, announced: float | None, notes: list[str], send: Callable
+    request: dict[str, Any],
+    container: Any,
+    stream: Any,
+    source_fps: float,
+    announced: float | None,
+    notes: list[str],
+    send: Callable,
 ) -> None:
     limits, start = request["limits"], request["start"]
     end = math.inf if request["end"] is None else request["end"]
@@ -391,17 +463,33 @@ def send_frames(
 
     picture = Picture(request["short_side"], limits["max_pixels"])
     count, first, last = 0, 0.0, 0.0
-    for seconds, frame in resample(observed(), rate, start, end) if rate else as_stored(observed(), start, end):
+    for seconds, frame in (
+        resample(observed(), rate, start, end) if rate else as_stored(observed(), start, end)
+    ):
         if count == limits["max_frames"]:
             raise Refused(f"more than {count} frames (max_frames)")
         rgb = picture(frame)
         if count == 0:
             first = seconds
-            send(b"S", seconds, json.dumps({"height": rgb.shape[0], "width": rgb.shape[1], "fps": rate or source_fps}).encode())
-        send(b"F", seconds, jpeg(rgb, request["jpeg_quality"]) if request["jpeg_quality"] else rgb.data)
+            send(
+                b"S",
+                seconds,
+                json.dumps(
+                    {"height": rgb.shape[0], "width": rgb.shape[1], "fps": rate or source_fps}
+                ).encode(),
+            )
+        send(
+            b"F",
+            seconds,
+            jpeg(rgb, request["jpeg_quality"]) if request["jpeg_quality"] else rgb.data,
+        )
         count, last = count + 1, seconds
     if count == 0:
-        raise Refused(f"nothing to show from {start:g} s on: its pictures end at {reached:.2f} s" if start else "no frame in it could be decoded")
+        raise Refused(
+            f"nothing to show from {start:g} s on: its pictures end at {reached:.2f} s"
+            if start
+            else "no frame in it could be decoded"
+        )
     two_frames = 2 / source_fps + 1e-6
     wanted = min(announced or 0.0, end)
     if wanted - reached > max(MISSING_TOLERATED * wanted, two_frames):
@@ -412,7 +500,9 @@ def send_frames(
             f"the clip is to end at {end:.2f} s, but the video ends at {reached:.2f} s: {beyond:.2f} s are missing; "
             "allowed: a tenth of the clip, or two frames"
         )
-    notes += [NOTE_END_CUT] * (beyond > 0.5 / source_fps) + [NOTE_SIZE_CHANGE] * picture.changes_size
+    notes += [NOTE_END_CUT] * (beyond > 0.5 / source_fps) + [
+        NOTE_SIZE_CHANGE
+    ] * picture.changes_size
     measured = (count - 1) / (last - first) if last > first else source_fps
     send(b"E", last, json.dumps({"fps": rate or measured, "notes": notes}).encode())
 
@@ -429,9 +519,20 @@ def limit_resources(limits: dict[str, Any]) -> None:
     """Memory for good, processor time for this request: past it the kernel ends the process with SIGXCPU."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime + limits["cpu_seconds"]), hard))
+    resource.setrlimit(
+        resource.RLIMIT_CPU,
+        (math.ceil(used.ru_utime + used.ru_stime + limits["cpu_seconds"]), hard),
+    )
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (limits["max_memory"] if hard == resource.RLIM_INFINITY else min(hard, limits["max_memory"]), hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS,
+        (
+            limits["max_memory"]
+            if hard == resource.RLIM_INFINITY
+            else min(hard, limits["max_memory"]),
+            hard,
+        ),
+    )
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
@@ -440,7 +541,9 @@ def reason_of(error: Exception, limits: dict[str, Any]) -> str:
         return str(error)
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return f"decoding needs more than {limits['max_memory']} bytes of memory (max_memory)"
-    if isinstance(error, av.error.ArgumentError):  # what a codec answers to a picture size that it is not to open
+    if isinstance(
+        error, av.error.ArgumentError
+    ):  # what a codec answers to a picture size that it is not to open
         return f"cannot be decoded: a damaged header, or a picture of more than {limits['max_pixels']} pixels (max_pixels)"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
@@ -453,7 +556,12 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a codec prints must not land between the replies
 
     def send(kind: bytes, seconds: float, payload: Any) -> None:
-        for part in (REPLY.pack(kind, seconds, len(payload) if isinstance(payload, bytes) else payload.nbytes), payload):
+        for part in (
+            REPLY.pack(
+                kind, seconds, len(payload) if isinstance(payload, bytes) else payload.nbytes
+            ),
+            payload,
+        ):
             rest = memoryview(part).cast("B")
             while rest:
                 rest = rest[os.write(replies, rest) :]

@@ -25,7 +25,12 @@ class ModelDefinition:
 
     def init(self, seed: int) -> PyTree:
         """Fresh parameters (traceable)."""
-        model = SignTranslator(self.config, self.vocab_size, self.gloss_vocab_size, rngs=nnx.Rngs(params=jax.random.key(seed)))
+        model = SignTranslator(
+            self.config,
+            self.vocab_size,
+            self.gloss_vocab_size,
+            rngs=nnx.Rngs(params=jax.random.key(seed)),
+        )
         return parameters_of(model)
 
     def abstract_params(self) -> PyTree:
@@ -44,6 +49,10 @@ def parameters_of(model: nnx.Module) -> PyTree:
     """The model's parameters, BatchNorm's statistics among them, as nested dicts with string keys, the numbers of listed modules included."""
 
     def plain(node: Any) -> Any:
-        return {str(name): plain(child) for name, child in node.items()} if isinstance(node, dict) else node
+        return (
+            {str(name): plain(child) for name, child in node.items()}
+            if isinstance(node, dict)
+            else node
+        )
 
     return plain(nnx.to_pure_dict(nnx.state(model, SAVED)))

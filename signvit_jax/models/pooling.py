@@ -14,10 +14,16 @@ class AttentionPooling(nnx.Module):
 
     def __init__(self, config: TemporalConfig, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         def feed_forward() -> FeedForward:
-            return FeedForward(width, 4 * width, dropout_rate=config.dropout, dtype=dtype, rngs=rngs)
+            return FeedForward(
+                width, 4 * width, dropout_rate=config.dropout, dtype=dtype, rngs=rngs
+            )
 
-        self.queries = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (config.num_queries, width)))
-        self.attention = CrossAttention(width, config.num_heads, dropout_rate=config.dropout, dtype=dtype, rngs=rngs)
+        self.queries = nnx.Param(
+            nnx.initializers.normal(0.02)(rngs.params(), (config.num_queries, width))
+        )
+        self.attention = CrossAttention(
+            width, config.num_heads, dropout_rate=config.dropout, dtype=dtype, rngs=rngs
+        )
         self.attention_norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.feed_forward = feed_forward()
         self.feed_forward_norm = layer_norm(width, dtype=dtype, rngs=rngs)
@@ -25,13 +31,24 @@ class AttentionPooling(nnx.Module):
         self.refinement_norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.dropout_rate, self.dtype = config.dropout, dtype
 
-    def weights(self, frames: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b q t"]:
+    def weights(
+        self, frames: Float[Array, "b t d"], mask: Bool[Array, "b t"]
+    ) -> Float[Array, "b q t"]:
         """Which frames each query reads, mean over the heads; for diagnostics."""
-        queries = jnp.broadcast_to(self.queries[...].astype(self.dtype), (frames.shape[0], *self.queries.shape))
+        queries = jnp.broadcast_to(
+            self.queries[...].astype(self.dtype), (frames.shape[0], *self.queries.shape)
+        )
         return self.attention.weights(queries, frames, mask[:, None, :])
 
-    def __call__(self, frames: Float[Array, "b t d"], mask: Bool[Array, "b t"], key: Key[Array, ""] | None = None) -> Float[Array, "b q d"]:
-        queries = jnp.broadcast_to(self.queries[...].astype(self.dtype), (frames.shape[0], *self.queries.shape))
+    def __call__(
+        self,
+        frames: Float[Array, "b t d"],
+        mask: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b q d"]:
+        queries = jnp.broadcast_to(
+            self.queries[...].astype(self.dtype), (frames.shape[0], *self.queries.shape)
+        )
         attended = self.attention(queries, frames, mask[:, None, :], key_for(key, 0))
         x = self.attention_norm(queries + dropout(attended, self.dropout_rate, key_for(key, 1)))
         x = self.feed_forward_norm(x + self.feed_forward(x, key_for(key, 2)))

@@ -18,7 +18,9 @@ from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
 from signvit_jax.models.zoom import zoom_to_motion
 
-SAVED = nnx.Any(nnx.Param, nnx.BatchStat)  # all numbers of a model: what is trained, and BatchNorm's running statistics
+SAVED = nnx.Any(
+    nnx.Param, nnx.BatchStat
+)  # all numbers of a model: what is trained, and BatchNorm's running statistics
 
 
 class Encoded(NamedTuple):
@@ -42,7 +44,9 @@ class TiedLinear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(vocab_size))
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "*shape d"], embedding: Float[Array, "v d"]) -> Float[Array, "*shape v"]:
+    def __call__(
+        self, x: Float[Array, "*shape d"], embedding: Float[Array, "v d"]
+    ) -> Float[Array, "*shape v"]:
         logits = jnp.matmul(x, embedding.astype(self.dtype).T, preferred_element_type=jnp.float32)
         return logits + self.bias[...]
 
@@ -52,17 +56,37 @@ class CTCHead(nnx.Module):
     computed in; label 0 is the blank. `tied`: the last matrix is the decoder's embedding.
     """
 
-    def __init__(self, config: CTCConfig, width: int, num_labels: int, *, tied: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: CTCConfig,
+        width: int,
+        num_labels: int,
+        *,
+        tied: bool = False,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.hidden = linear(width, width, dtype=dtype, rngs=rngs)
-        self.out = TiedLinear(num_labels, dtype=dtype) if tied else linear_in_float32(width, num_labels, dtype=dtype, rngs=rngs)
+        self.out = (
+            TiedLinear(num_labels, dtype=dtype)
+            if tied
+            else linear_in_float32(width, num_labels, dtype=dtype, rngs=rngs)
+        )
         self.dropout_rate = config.dropout
 
-    def __call__(self, x: Float[Array, "b s d"], embedding: Float[Array, "v d"], key: Key[Array, ""] | None = None) -> Float[Array, "b s l"]:
+    def __call__(
+        self,
+        x: Float[Array, "b s d"],
+        embedding: Float[Array, "v d"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b s l"]:
         x = dropout(gelu(self.hidden(x)), self.dropout_rate, key)
         return self.out(x, embedding) if isinstance(self.out, TiedLinear) else self.out(x)
 
 
-def motion_channels(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"], kind: str) -> Float[Array, "b t h w c"]:
+def motion_channels(
+    video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"], kind: str
+) -> Float[Array, "b t h w c"]:
     """What moves: each frame less the mean of its clip ('clip_mean': wall, clothes and light fall out) or less the frame before ('difference')."""
     if kind == "difference":
         return video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)
@@ -74,7 +98,11 @@ class VideoEncoder(nnx.Module):
     """uint8 video (b, t, h, w, 3) to `Encoded`."""
 
     def __init__(self, config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        encoder, temporal, width = config.model.encoder, config.model.temporal, config.model.decoder.hidden_dim
+        encoder, temporal, width = (
+            config.model.encoder,
+            config.model.temporal,
+            config.model.decoder.hidden_dim,
+        )
         self.backbone = _backbone(config, dtype=dtype, rngs=rngs)
         self.temporal = TemporalNetwork(temporal, encoder.output_dim, width, dtype=dtype, rngs=rngs)
         self.pooling = AttentionPooling(temporal, width, dtype=dtype, rngs=rngs)
@@ -103,7 +131,9 @@ class VideoEncoder(nnx.Module):
             video = jnp.concatenate([video, motion_channels(video, mask, self.motion)], axis=-1)
         pictures = video.reshape(b * t, *video.shape[2:])
         counted = mask if weights is None else mask * weights[:, None]
-        features, moments = self._features(pictures, counted.astype(jnp.float32).reshape(-1), key_for(key, 0), frozen_backbone)
+        features, moments = self._features(
+            pictures, counted.astype(jnp.float32).reshape(-1), key_for(key, 0), frozen_backbone
+        )
         frames = self.temporal(features.reshape(b, t, -1), mask, key_for(key, 1))
         return Encoded(self.pooling(frames, mask, key_for(key, 2)), frames, frame_lengths, moments)
 
@@ -115,10 +145,14 @@ class VideoEncoder(nnx.Module):
         frozen: bool,
     ) -> tuple[Float[Array, "n d"], BatchMoments | None]:
         if isinstance(self.backbone, mobilenet_v3.MobileNetV3):
-            return self.backbone(pictures, self._normalised, None if key is None or frozen else counted)
+            return self.backbone(
+                pictures, self._normalised, None if key is None or frozen else counted
+            )
         return self.backbone(pictures, key, self._normalised), None
 
-    def _normalised(self, pictures: UInt8[Array, "*n h w c"] | Float[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
+    def _normalised(
+        self, pictures: UInt8[Array, "*n h w c"] | Float[Array, "*n h w c"]
+    ) -> Float[Array, "*n h w c"]:
         if pictures.dtype != jnp.uint8:
             return pictures
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
@@ -128,7 +162,14 @@ class VideoEncoder(nnx.Module):
 def _backbone(config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     encoder, training = config.model.encoder, config.training
     if encoder.backbone == "dense_vit":
-        return DenseViT(encoder, config.data.image_size, remat=training.remat, scan_layers=training.scan_layers, dtype=dtype, rngs=rngs)
+        return DenseViT(
+            encoder,
+            config.data.image_size,
+            remat=training.remat,
+            scan_layers=training.scan_layers,
+            dtype=dtype,
+            rngs=rngs,
+        )
     return mobilenet_v3.MobileNetV3(
         mobilenet_v3.large(encoder.mobilenet_width),
         3 if encoder.motion == "none" else 6,
@@ -142,13 +183,22 @@ def _backbone(config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module
 class SignTranslator(nnx.Module):
     """Encoder, text decoder and CTC head. `gloss_vocab_size` is needed when `ctc.target` is 'gloss'; 'auto' must have been settled."""
 
-    def __init__(self, config: Config, vocab_size: int, gloss_vocab_size: int = 0, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: Config, vocab_size: int, gloss_vocab_size: int = 0, *, rngs: nnx.Rngs
+    ):
         dtype = compute_dtype(config)
         width, ctc = config.model.decoder.hidden_dim, config.model.ctc
         self.encoder = VideoEncoder(config, dtype=dtype, rngs=rngs)
         self.decoder = TextDecoder(config.model.decoder, vocab_size, dtype=dtype, rngs=rngs)
         spells_text = ctc.target != "gloss"
-        self.ctc_head = CTCHead(ctc, width, vocab_size if spells_text else gloss_vocab_size, tied=ctc.tied and spells_text, dtype=dtype, rngs=rngs)
+        self.ctc_head = CTCHead(
+            ctc,
+            width,
+            vocab_size if spells_text else gloss_vocab_size,
+            tied=ctc.tied and spells_text,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.ctc_source, self.decoder_memory = ctc.source, config.model.decoder.memory
 
     def encode(
@@ -163,9 +213,15 @@ class SignTranslator(nnx.Module):
 
     def memory(self, encoded: Encoded) -> tuple[Float[Array, "b s d"], Int[Array, "b"] | None]:
         """What the decoder attends to, and how much of it counts (None: all)."""
-        return (encoded.frames, encoded.frame_lengths) if self.decoder_memory == "frames" else (encoded.pooled, None)
+        return (
+            (encoded.frames, encoded.frame_lengths)
+            if self.decoder_memory == "frames"
+            else (encoded.pooled, None)
+        )
 
-    def logits(self, encoded: Encoded, tokens: Int[Array, "b l"], key: Key[Array, ""] | None = None) -> Float[Array, "b l v"]:
+    def logits(
+        self, encoded: Encoded, tokens: Int[Array, "b l"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b l v"]:
         """The decoder's logits with teacher forcing."""
         memory, lengths = self.memory(encoded)
         return self.decoder(tokens, memory, lengths, key)
@@ -176,9 +232,13 @@ class SignTranslator(nnx.Module):
         weights = self.decoder.memory_weights(tokens, memory, lengths)
         if self.decoder_memory == "frames":
             return weights
-        return weights @ self.encoder.pooling.weights(encoded.frames, length_mask(encoded.frame_lengths, encoded.frames.shape[1]))
+        return weights @ self.encoder.pooling.weights(
+            encoded.frames, length_mask(encoded.frame_lengths, encoded.frames.shape[1])
+        )
 
-    def ctc_logits(self, encoded: Encoded, key: Key[Array, ""] | None = None) -> tuple[Float[Array, "b s v"], Int[Array, "b"]]:
+    def ctc_logits(
+        self, encoded: Encoded, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "b s v"], Int[Array, "b"]]:
         """CTC logits and how many steps of each row count."""
         embedding = self.decoder.embedding[...]
         if self.ctc_source == "frames":
@@ -194,7 +254,11 @@ def compute_dtype(config: Config) -> DTypeLike:
 
 def abstract_model(config: Config, vocab_size: int, gloss_vocab_size: int = 0) -> SignTranslator:
     """The model with shapes in place of numbers: no memory, no computation."""
-    return nnx.eval_shape(lambda: SignTranslator(config, vocab_size, gloss_vocab_size, rngs=nnx.Rngs(params=jax.random.key(0))))
+    return nnx.eval_shape(
+        lambda: SignTranslator(
+            config, vocab_size, gloss_vocab_size, rngs=nnx.Rngs(params=jax.random.key(0))
+        )
+    )
 
 
 def count_parameters(module: nnx.Module) -> int:

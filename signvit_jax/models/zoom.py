@@ -11,17 +11,26 @@ from jaxtyping import Array, Bool, Float
 
 REACH = 2.2
 SMALLEST = 0.15  # of the picture's side, from the centre of the square to its edge
-EVENLY = 1e-6  # weight of a pixel that does not change: with no other the square is the whole picture
+EVENLY = (
+    1e-6  # weight of a pixel that does not change: with no other the square is the whole picture
+)
 
 
-def zoom_to_motion(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]) -> Float[Array, "b t h w c"]:
+def zoom_to_motion(
+    video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]
+) -> Float[Array, "b t h w c"]:
     """Normalised pictures, cut and enlarged bilinearly to the size that they had; `mask` tells a clip's frames from padding."""
     centre, reach = moving_square(video, mask)
-    rows, columns = (_enlarging(centre[:, axis], reach, video.shape[2 + axis]).astype(video.dtype) for axis in (0, 1))
+    rows, columns = (
+        _enlarging(centre[:, axis], reach, video.shape[2 + axis]).astype(video.dtype)
+        for axis in (0, 1)
+    )
     return jnp.einsum("bxw,btywc->btyxc", columns, jnp.einsum("byh,bthwc->btywc", rows, video))
 
 
-def moving_square(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]) -> tuple[Float[Array, "b 2"], Float[Array, "b"]]:
+def moving_square(
+    video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]
+) -> tuple[Float[Array, "b 2"], Float[Array, "b"]]:
     """Centre (y, x) of the square and from there to its edge, as shares of the picture's sides; it never leaves the picture."""
     frames = mask.astype(jnp.float32)[:, :, None, None, None]
     count = jnp.maximum(frames.sum(axis=1), 1.0)
@@ -42,7 +51,9 @@ def _moments(shares: Float[Array, "b n"]) -> tuple[Float[Array, "b"], Float[Arra
     return mean, jnp.sqrt(jnp.sum(shares * (places - mean[:, None]) ** 2, axis=1))
 
 
-def _enlarging(centre: Float[Array, "b"], reach: Float[Array, "b"], size: int) -> Float[Array, "b n n"]:
+def _enlarging(
+    centre: Float[Array, "b"], reach: Float[Array, "b"], size: int
+) -> Float[Array, "b n n"]:
     """What each pixel of the old line counts for each of the new one: two neighbours, bilinear."""
     places = (jnp.arange(size) + 0.5) / size * 2.0 - 1.0
     old = jnp.clip((centre[:, None] + places * reach[:, None]) * size - 0.5, 0.0, size - 1.0)

@@ -16,8 +16,16 @@ from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.optimization.losses import Batch, LossCounts, Outputs
 
-LOGITS, CTC_LOGITS, FEATURES = "teacher_logits", "teacher_ctc_logits", "teacher_features"  # the teacher's outputs in the batch
-LESSONS = ("soft_ce", "soft_ctc", "features")  # the terms added to the loss, by their names in the log
+LOGITS, CTC_LOGITS, FEATURES = (
+    "teacher_logits",
+    "teacher_ctc_logits",
+    "teacher_features",
+)  # the teacher's outputs in the batch
+LESSONS = (
+    "soft_ce",
+    "soft_ctc",
+    "features",
+)  # the terms added to the loss, by their names in the log
 
 
 def distillation_loss(
@@ -34,20 +42,30 @@ def distillation_loss(
     Features (what the decoder reads): mean squared difference after each is brought to mean 0 and variance 1 over its width.
     """
     weights, temperature = batch["weights"], config.temperature
-    per_token = divergence(said.logits, batch[LOGITS], temperature) * (batch["tokens"][:, 1:] != PAD)
+    per_token = divergence(said.logits, batch[LOGITS], temperature) * (
+        batch["tokens"][:, 1:] != PAD
+    )
     per_step = divergence(said.ctc_logits, batch[CTC_LOGITS], temperature)
     features, lengths = model.memory(said.encoded)
     if projection is not None:
-        features = features @ projection["kernel"].astype(features.dtype) + projection["bias"].astype(features.dtype)
+        features = features @ projection["kernel"].astype(features.dtype) + projection[
+            "bias"
+        ].astype(features.dtype)
     per_place = jnp.square(standardised(features) - standardised(batch[FEATURES])).mean(axis=-1)
     soft_ce = jnp.sum(per_token * weights[:, None]) / counts.tokens
     soft_ctc = jnp.sum(_mean_over(per_step, said.ctc_steps) * weights) / counts.clips
     matched = jnp.sum(_mean_over(per_place, lengths) * weights) / counts.clips
-    total = config.decoder_weight * soft_ce + config.ctc_weight * soft_ctc + config.feature_weight * matched
+    total = (
+        config.decoder_weight * soft_ce
+        + config.ctc_weight * soft_ctc
+        + config.feature_weight * matched
+    )
     return total, dict(zip(LESSONS, (soft_ce, soft_ctc, matched)))
 
 
-def divergence(logits: Float[Array, "b s v"], teacher: Float[Array, "b s v"], temperature: float) -> Float[Array, "b s"]:
+def divergence(
+    logits: Float[Array, "b s v"], teacher: Float[Array, "b s v"], temperature: float
+) -> Float[Array, "b s"]:
     """temperature^2 * KL(teacher || student) of the distributions at that temperature, in nats."""
     ours = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
     theirs = jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature)

@@ -52,7 +52,9 @@ class Rates:
         old, new = earlier.at(made), self.at(made)
         if all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(old, new)):
             return ""
-        said = f"the learning rates go on at {_listed(new)}; by the earlier settings, {_listed(old)}"
+        said = (
+            f"the learning rates go on at {_listed(new)}; by the earlier settings, {_listed(old)}"
+        )
         if self.cycle_epochs <= earlier.cycle_epochs:
             return said
         return (

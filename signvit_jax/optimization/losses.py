@@ -49,7 +49,9 @@ class LossParts(NamedTuple):
 
 def count(batch: Batch) -> LossCounts:
     """Clips and predicted tokens of `batch`; rows that only fill it do not count."""
-    return LossCounts(batch["weights"].sum(), jnp.sum((batch["tokens"][:, 1:] != PAD) * batch["weights"][:, None]))
+    return LossCounts(
+        batch["weights"].sum(), jnp.sum((batch["tokens"][:, 1:] != PAD) * batch["weights"][:, None])
+    )
 
 
 def divisors(batch: Batch) -> LossCounts:
@@ -57,7 +59,9 @@ def divisors(batch: Batch) -> LossCounts:
     return LossCounts(*(jnp.maximum(value, 1.0) for value in count(batch)))
 
 
-def smoothed_cross_entropy(logits: Float[Array, "b l v"], targets: Int[Array, "b l"], smoothing: float) -> Float[Array, "b l"]:
+def smoothed_cross_entropy(
+    logits: Float[Array, "b l v"], targets: Int[Array, "b l"], smoothing: float
+) -> Float[Array, "b l"]:
     """Cross-entropy in nats against 1 - s on the target and s / (v - 1) on each other entry.
 
     Written with the log-normaliser and the sum of the logits, so that no log-probabilities of shape (b, l, v) are kept.
@@ -65,11 +69,18 @@ def smoothed_cross_entropy(logits: Float[Array, "b l v"], targets: Int[Array, "b
     logits = logits.astype(jnp.float32)
     rest = smoothing / (logits.shape[-1] - 1)
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - (1.0 - smoothing - rest) * target - rest * logits.sum(axis=-1)
+    return (
+        jax.nn.logsumexp(logits, axis=-1)
+        - (1.0 - smoothing - rest) * target
+        - rest * logits.sum(axis=-1)
+    )
 
 
 def flat_alignment_loss(
-    logits: Float[Array, "b s v"], steps: Int[Array, "b"], labels: Int[Array, "b l"], label_lengths: Int[Array, "b"]
+    logits: Float[Array, "b s v"],
+    steps: Int[Array, "b"],
+    labels: Int[Array, "b l"],
+    label_lengths: Int[Array, "b"],
 ) -> Float[Array, "b"]:
     """Mean cross-entropy, in nats a step, against the labels spread evenly over the first `steps[i]` steps: the flat start of speech recognition.
 
@@ -83,7 +94,9 @@ def flat_alignment_loss(
     return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
 
 
-def flat_share(per_label: Float[Array, "b"], step: Int[Array, ""], last_step: int) -> Float[Array, "b"]:
+def flat_share(
+    per_label: Float[Array, "b"], step: Int[Array, ""], last_step: int
+) -> Float[Array, "b"]:
     """Each clip's share of the flat start, 0 to 1, falling linearly to nothing at `last_step`; sooner for a clip that CTC can spell by now.
 
     `per_label` is CTC's loss in nats a label: from 1.5, where it knows little more than which labels are frequent, to 0.5 the share goes.
@@ -117,15 +130,27 @@ def translation_loss(
     return hybrid_loss(outputs(model, batch, key), batch, counts, config, step)
 
 
-def outputs(model: SignTranslator, batch: Batch, key: Key[Array, ""] | None = None, *, frozen_backbone: bool = False) -> Outputs:
+def outputs(
+    model: SignTranslator,
+    batch: Batch,
+    key: Key[Array, ""] | None = None,
+    *,
+    frozen_backbone: bool = False,
+) -> Outputs:
     """Runs the model; with a key as in training, where a frozen backbone keeps BatchNorm's statistics out of it."""
-    encoded = model.encode(batch["video"], batch["frame_lengths"], key_for(key, 0), batch["weights"], frozen_backbone)
+    encoded = model.encode(
+        batch["video"], batch["frame_lengths"], key_for(key, 0), batch["weights"], frozen_backbone
+    )
     logits = model.logits(encoded, batch["tokens"][:, :-1], key_for(key, 1))
     return Outputs(encoded, logits, *model.ctc_logits(encoded, key_for(key, 2)))
 
 
 def hybrid_loss(
-    said: Outputs, batch: Batch, counts: LossCounts, config: TrainingConfig, step: Int[Array, ""] | None = None
+    said: Outputs,
+    batch: Batch,
+    counts: LossCounts,
+    config: TrainingConfig,
+    step: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], LossParts]:
     """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`.
 
@@ -141,16 +166,25 @@ def hybrid_loss(
 
     labels, label_lengths = ctc_labels(batch)
     per_clip, feasible = ctc_loss(said.ctc_logits, said.ctc_steps, labels, label_lengths)
-    annotated = (label_lengths > 0) | (batch["token_lengths"] <= 2)  # an empty text is annotated: nobody signs
+    annotated = (label_lengths > 0) | (
+        batch["token_lengths"] <= 2
+    )  # an empty text is annotated: nobody signs
     # A clip of rest has the blank to say at every step: by the number of its steps it weighs what a label does.
-    per_label = per_clip / jnp.where(label_lengths > 0, label_lengths, jnp.maximum(said.ctc_steps, 1))
+    per_label = per_clip / jnp.where(
+        label_lengths > 0, label_lengths, jnp.maximum(said.ctc_steps, 1)
+    )
     ctc = jnp.sum(per_label * weights * annotated) / counts.clips
 
     aligned = ctc
     if step is not None and config.ctc_flat_start_steps:
         start = flat_alignment_loss(said.ctc_logits, said.ctc_steps, labels, label_lengths)
-        share = flat_share(jnp.where(feasible, per_label, jnp.inf), step, config.ctc_flat_start_steps)
-        aligned = jnp.sum(((1.0 - share) * per_label + share * start) * weights * annotated) / counts.clips
+        share = flat_share(
+            jnp.where(feasible, per_label, jnp.inf), step, config.ctc_flat_start_steps
+        )
+        aligned = (
+            jnp.sum(((1.0 - share) * per_label + share * start) * weights * annotated)
+            / counts.clips
+        )
     total = config.ctc_weight * aligned + config.ce_weight * ce
     return total, LossParts(total, ce, ctc, jnp.sum(jnp.where(feasible, 0.0, weights)))
 

@@ -15,7 +15,9 @@ END_DIVISOR = 25e4
 BETA_2 = 0.999
 
 
-def one_cycle(peak: float, total_steps: int, warmup_ratio: float, final_ratio: float = 0.0) -> optax.Schedule:
+def one_cycle(
+    peak: float, total_steps: int, warmup_ratio: float, final_ratio: float = 0.0
+) -> optax.Schedule:
     """Cosine from peak / 25 up to `peak`, then cosine down to `final_ratio` * peak, where that is 0
     to peak / 25e4 (Smith & Topin 2018), with PyTorch's index convention: the peak is at index
     warmup_ratio * total_steps - 1 and the end at total_steps - 1; beyond it the rate stays.
@@ -42,7 +44,10 @@ def _cosine(start: float, end: float, share: Float[Array, ""]) -> Float[Array, "
 def learning_rates(config: TrainingConfig, total_steps: int) -> dict[str, optax.Schedule]:
     """The schedule of each group of parameters, by the number of updates made before."""
     peaks = {"encoder": config.encoder_lr, "rest": config.decoder_lr}
-    return {group: one_cycle(peak, total_steps, config.warmup_ratio, config.final_lr_ratio) for group, peak in peaks.items()}
+    return {
+        group: one_cycle(peak, total_steps, config.warmup_ratio, config.final_lr_ratio)
+        for group, peak in peaks.items()
+    }
 
 
 def thaw_warmup(config: TrainingConfig, total_steps: int) -> optax.Schedule:
@@ -54,7 +59,9 @@ def thaw_warmup(config: TrainingConfig, total_steps: int) -> optax.Schedule:
     return lambda updates: jnp.minimum((jnp.asarray(updates, jnp.float32) + 1.0) / length, 1.0)
 
 
-def make_optimizer(config: TrainingConfig, total_steps: int, *, thaws: bool = False) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    config: TrainingConfig, total_steps: int, *, thaws: bool = False
+) -> optax.GradientTransformationExtraArgs:
     """Clip, Adam (betas 0.9, 0.999, eps 1e-8), decoupled weight decay, then each group's rate.
 
     With `thaws`, for a run whose backbone is frozen at first, `update` also takes `thawed_at`, the
@@ -68,7 +75,9 @@ def make_optimizer(config: TrainingConfig, total_steps: int, *, thaws: bool = Fa
     chain = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         adam if config.adam_moments == "float32" else kept_in_bfloat16(adam),
-        optax.add_decayed_weights(config.weight_decay, mask=matrices if config.weight_decay_on == "matrices" else None),
+        optax.add_decayed_weights(
+            config.weight_decay, mask=matrices if config.weight_decay_on == "matrices" else None
+        ),
         optax.partition(by_rate, groups),
     )
     return warming_backbone(chain, thaw_warmup(config, total_steps)) if thaws else chain
@@ -93,7 +102,9 @@ def with_late_backbone(
         frozen: bool,
         **_: object,
     ) -> tuple[PyTree, optax.ScaleByAdamState]:
-        own = optax.ScaleByAdamState(state.count - thawed_at, backbone_of(state.mu), backbone_of(state.nu))
+        own = optax.ScaleByAdamState(
+            state.count - thawed_at, backbone_of(state.mu), backbone_of(state.nu)
+        )
         own_updates, own = adam.update(backbone_of(updates), own)
         if frozen:
             own = jax.tree.map(jnp.zeros_like, own)
@@ -104,7 +115,9 @@ def with_late_backbone(
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
-def warming_backbone(inner: optax.GradientTransformationExtraArgs, warmup: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+def warming_backbone(
+    inner: optax.GradientTransformationExtraArgs, warmup: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
     """The chain above with the backbone's updates times `warmup` of their number since the thaw."""
 
     def update(
@@ -141,16 +154,26 @@ def kept_in_bfloat16(
     """
 
     def init(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf, inner.init(params))
+        return jax.tree.map(
+            lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf,
+            inner.init(params),
+        )
 
     inner = optax.with_extra_args_support(inner)
 
-    def update(updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: object) -> tuple[PyTree, PyTree]:
-        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, state)
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: object
+    ) -> tuple[PyTree, PyTree]:
+        wide = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, state
+        )
         updates, new = inner.update(updates, wide, params, **extra)
         leaves, structure = jax.tree.flatten(new)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), new.count), len(leaves))
-        rounded = [rounded_at_random(leaf, key) if leaf.dtype == jnp.float32 else leaf for leaf, key in zip(leaves, keys)]
+        rounded = [
+            rounded_at_random(leaf, key) if leaf.dtype == jnp.float32 else leaf
+            for leaf, key in zip(leaves, keys)
+        ]
         return updates, jax.tree.unflatten(structure, rounded)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -166,7 +189,9 @@ def rounded_at_random(x: Float[Array, "*shape"], key: Key[Array, ""]) -> BFloat1
 
 def groups(params: PyTree) -> PyTree:
     """'encoder' or 'rest' for every parameter."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: "encoder" if path[0].key == "encoder" else "rest", params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "encoder" if path[0].key == "encoder" else "rest", params
+    )
 
 
 def matrices(params: PyTree) -> PyTree:

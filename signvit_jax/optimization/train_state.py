@@ -24,14 +24,18 @@ class TrainState:
     step: Int[Array, ""]  # updates tried
     nonfinite_in_row: Int[Array, ""]  # updates skipped since the last one that was made
     nonfinite_total: Int[Array, ""]
-    projection: PyTree | None = None  # with a teacher of another width: trained, and no part of the model
+    projection: PyTree | None = (
+        None  # with a teacher of another width: trained, and no part of the model
+    )
     # Updates made before the backbone's first; None where it was never frozen. Saved among the notes.
     thawed_at: Int[Array, ""] | None = None
 
     @property
     def trained(self) -> PyTree:
         """What the optimiser sees."""
-        return self.params if self.projection is None else self.params | {PROJECTION: self.projection}
+        return (
+            self.params if self.projection is None else self.params | {PROJECTION: self.projection}
+        )
 
 
 PROJECTION = "projection"
@@ -69,11 +73,17 @@ def starting_from(state: TrainState, values: PyTree) -> TrainState:
         return tree | {name: replaced(tree[name], below) for name, below in new.items()}
 
     params = replaced(state.params, values)
-    return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
+    return state.replace(
+        params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params)
+    )
 
 
 def abstract_on_mesh(make_state: Any, mesh: Mesh) -> tuple[PyTree, PyTree]:
     """(state of ShapeDtypeStructs that carry their shardings, the shardings alone) for a function that makes a state."""
     abstract = jax.eval_shape(make_state)
     shardings = state_shardings(abstract, mesh)
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, shardings), shardings
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    ), shardings

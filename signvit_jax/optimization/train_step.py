@@ -14,7 +14,16 @@ from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.layers.batch_norm import BatchMoments, no_moments, with_new_statistics
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.distillation_loss import LESSONS, LOGITS, distillation_loss
-from signvit_jax.optimization.losses import Batch, LossCounts, LossParts, count, divisors, hybrid_loss, outputs, translation_loss
+from signvit_jax.optimization.losses import (
+    Batch,
+    LossCounts,
+    LossParts,
+    count,
+    divisors,
+    hybrid_loss,
+    outputs,
+    translation_loss,
+)
 from signvit_jax.optimization.optimizer import with_backbone
 from signvit_jax.optimization.train_state import PROJECTION, TrainState
 from signvit_jax.parallel.sharding import batch_sharding, put_together, replicated
@@ -52,8 +61,20 @@ def make_train_step(
     frozen_backbone: bool,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepReport]]:
     """The jitted step; the state is donated. With `frozen_backbone` the backbone gets no gradient, decay, update or statistics: no backward pass."""
-    step = partial(train_step, definition=definition, optimizer=optimizer, config=config, mesh=mesh, frozen_backbone=frozen_backbone)
-    return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
+    step = partial(
+        train_step,
+        definition=definition,
+        optimizer=optimizer,
+        config=config,
+        mesh=mesh,
+        frozen_backbone=frozen_backbone,
+    )
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 def train_step(
@@ -67,11 +88,15 @@ def train_step(
     frozen_backbone: bool,
 ) -> tuple[TrainState, StepReport]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    gradients, loss, taught, moments = _gradients(state, batch, key, definition, config, mesh, frozen_backbone)
+    gradients, loss, taught, moments = _gradients(
+        state, batch, key, definition, config, mesh, frozen_backbone
+    )
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm)
 
-    late = {} if state.thawed_at is None else {"thawed_at": state.thawed_at, "frozen": frozen_backbone}
+    late = (
+        {} if state.thawed_at is None else {"thawed_at": state.thawed_at, "frozen": frozen_backbone}
+    )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained, **late)
     params = dict(optax.apply_updates(state.trained, updates))
     projection = params.pop(PROJECTION, None)
@@ -80,7 +105,9 @@ def train_step(
         params = with_backbone(params, before)
     elif moments is not None:
         momentum = definition.config.model.encoder.batch_norm_momentum
-        params = with_backbone(params, with_new_statistics(params["encoder"]["backbone"], before, moments, momentum))
+        params = with_backbone(
+            params, with_new_statistics(params["encoder"]["backbone"], before, moments, momentum)
+        )
     ema = state.ema
     if ema is not None:
         # A short memory at first (Tensorflow's num_updates rule), so that the average does not carry the random start along.
@@ -105,11 +132,19 @@ def train_step(
         projection=None if projection is None else keep(projection, state.projection),
         thawed_at=thawed_at,
     )
-    return new, StepReport(loss, grad_norm, finite.astype(jnp.float32), in_row, nonfinite_total, taught, thawed_at)
+    return new, StepReport(
+        loss, grad_norm, finite.astype(jnp.float32), in_row, nonfinite_total, taught, thawed_at
+    )
 
 
 def _gradients(
-    state: TrainState, batch: Batch, key: Array, definition: ModelDefinition, config: TrainingConfig, mesh: Mesh, frozen_backbone: bool
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    definition: ModelDefinition,
+    config: TrainingConfig,
+    mesh: Mesh,
+    frozen_backbone: bool,
 ) -> _Gradients:
     """Gradients and loss of the whole batch, run in `gradient_accumulation` parts one after the other."""
     counts, parts = divisors(batch), config.gradient_accumulation
@@ -125,7 +160,9 @@ def _gradients(
         total, shares = hybrid_loss(said, part, counts, config, state.step)
         taught: dict[str, Array] = {}
         if LOGITS in part:
-            lesson, taught = distillation_loss(model, said, part, counts, config.distillation, projection)
+            lesson, taught = distillation_loss(
+                model, said, part, counts, config.distillation, projection
+            )
             total = total + lesson
             shares = shares._replace(total=total)
         return total, (shares, taught, said.encoded.moments)
@@ -138,7 +175,9 @@ def _gradients(
         return gradient(batch, key)
 
     # Row i goes to part i % parts: each device keeps its own rows, whatever the mesh.
-    split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch)
+    split = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
+    )
 
     def add(total: _Gradients, inputs: tuple[Batch, Array]) -> tuple[_Gradients, None]:
         part, number = inputs
@@ -153,14 +192,26 @@ def _gradients(
     return jax.lax.scan(add, nothing, (split, jnp.arange(parts)))[0]
 
 
-def make_eval_step(definition: ModelDefinition, config: TrainingConfig, mesh: Mesh, shardings: PyTree) -> Callable[[PyTree, Batch], dict[str, Array]]:
+def make_eval_step(
+    definition: ModelDefinition, config: TrainingConfig, mesh: Mesh, shardings: PyTree
+) -> Callable[[PyTree, Batch], dict[str, Array]]:
     """Jitted (params, batch) -> sums and counts of the losses without dropout, to be added up over batches."""
 
     def step(params: PyTree, batch: Batch) -> dict[str, Array]:
         one = jnp.ones(())
         with tracing_for(mesh):
-            _, sums = translation_loss(definition.bind(put_together(params, mesh)), batch, LossCounts(one, one), config)
+            _, sums = translation_loss(
+                definition.bind(put_together(params, mesh)), batch, LossCounts(one, one), config
+            )
         counts = count(batch)
-        return {"ce": sums.ce, "ctc": sums.ctc, "impossible": sums.impossible, "tokens": counts.tokens, "clips": counts.clips}
+        return {
+            "ce": sums.ce,
+            "ctc": sums.ctc,
+            "impossible": sums.impossible,
+            "tokens": counts.tokens,
+            "clips": counts.clips,
+        }
 
-    return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh))
+    return jax.jit(
+        step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh)
+    )

@@ -12,7 +12,9 @@ from signvit_jax.config.schema import MeshConfig
 AXES = ("data", "fsdp", "tensor")
 
 
-def make_mesh(config: MeshConfig, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    config: MeshConfig, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """All devices of all processes, or `devices`, arranged as (data, fsdp, tensor).
 
     Axes may share a physical axis of a TPU pod: 16 x 16 chips make 16 x 8 x 2.
@@ -38,5 +40,7 @@ def make_mesh(config: MeshConfig, batch_size: int | None = None, devices: Sequen
             f"config.mesh.tensor is {config.tensor}, but each of the {jax.process_count()} processes has {count // jax.process_count()} devices; "
             "allowed: a divisor of that, since the devices of one tensor axis see the same clips"
         )
-    arranged = mesh_utils.create_device_mesh((data, config.fsdp, config.tensor), devices, allow_split_physical_axes=True)
+    arranged = mesh_utils.create_device_mesh(
+        (data, config.fsdp, config.tensor), devices, allow_split_physical_axes=True
+    )
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -11,7 +11,10 @@ from jaxtyping import PyTree
 # (path pattern, axes of the last dimensions). The first match counts; leading dimensions, such as a stacked layer axis, stay whole.
 RULES: list[tuple[str, tuple[str | None, ...]]] = [
     (r".*/(qkv|query|key_value|expand)/kernel", ("fsdp", "tensor")),
-    (r".*/(query|expand)/bias", ("tensor",)),  # those of fused projections stay whole: contiguous parts are not heads
+    (
+        r".*/(query|expand)/bias",
+        ("tensor",),
+    ),  # those of fused projections stay whole: contiguous parts are not heads
     (r".*/(attention|self_attention|cross_attention)/out/kernel", ("tensor", "fsdp")),
     (r".*/contract/kernel", ("tensor", "fsdp")),
     (r"decoder/embedding", ("tensor", "fsdp")),
@@ -23,7 +26,10 @@ RULES: list[tuple[str, tuple[str | None, ...]]] = [
 
 def parameter_path(path: tuple) -> str:
     """A pytree path as 'encoder/backbone/...'."""
-    return "/".join(str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry)))) for entry in path)
+    return "/".join(
+        str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry))))
+        for entry in path
+    )
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
@@ -32,14 +38,22 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
         # Optimiser state repeats the parameters' paths behind a prefix of its own, hence search and not match.
         if re.search(f"(^|/){pattern}$", path) and len(shape) >= len(axes):
             sizes = shape[len(shape) - len(axes) :]
-            fitting = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, sizes)]
+            fitting = [
+                axis if axis and size % mesh.shape[axis] == 0 else None
+                for axis, size in zip(axes, sizes)
+            ]
             return P(*[None] * (len(shape) - len(axes)), *fitting)
     return P()
 
 
 def state_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
     """A NamedSharding for every leaf of a state (parameters, optimiser moments, averages: anything that carries parameter paths)."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, partition_spec(parameter_path(path), leaf.shape, mesh)), abstract)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(
+            mesh, partition_spec(parameter_path(path), leaf.shape, mesh)
+        ),
+        abstract,
+    )
 
 
 def put_together(params: PyTree, mesh: Mesh) -> PyTree:
@@ -50,13 +64,21 @@ def put_together(params: PyTree, mesh: Mesh) -> PyTree:
     if mesh.shape["fsdp"] == 1:
         return params
     stored = state_shardings(params, mesh)
-    whole = jax.tree.map(lambda cut: NamedSharding(mesh, P(*(None if axis == "fsdp" else axis for axis in cut.spec))), stored)
+    whole = jax.tree.map(
+        lambda cut: NamedSharding(
+            mesh, P(*(None if axis == "fsdp" else axis for axis in cut.spec))
+        ),
+        stored,
+    )
 
     @jax.custom_vjp
     def gather(params: PyTree) -> PyTree:
         return jax.lax.with_sharding_constraint(params, whole)
 
-    gather.defvjp(lambda params: (gather(params), None), lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, stored),))
+    gather.defvjp(
+        lambda params: (gather(params), None),
+        lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, stored),),
+    )
     return gather(params)
 
 
@@ -72,4 +94,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def to_device(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a global batch, as global arrays on the mesh."""
     sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

@@ -39,7 +39,9 @@ def tensor_ways() -> int:
     return 1 if mesh is None else mesh.shape["tensor"]
 
 
-def bernoulli_by_rows(key: Key[Array, ""], probability: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+def bernoulli_by_rows(
+    key: Key[Array, ""], probability: float, shape: tuple[int, ...]
+) -> Bool[Array, "..."]:
     """`jax.random.bernoulli` of which every device draws its own rows and no others.
 
     XLA does not partition the generator behind keys of the kind 'rbg': each device would draw the array of the whole
@@ -54,4 +56,11 @@ def bernoulli_by_rows(key: Key[Array, ""], probability: float, shape: tuple[int,
         own = jax.random.fold_in(key, jax.lax.axis_index(_BATCH_AXES))
         return jax.random.bernoulli(own, probability, (shape[0] // ways, *shape[1:]))
 
-    return jax.shard_map(own_rows, mesh=mesh, in_specs=P(), out_specs=P(_BATCH_AXES), axis_names=set(_BATCH_AXES), check_vma=False)(key)
+    return jax.shard_map(
+        own_rows,
+        mesh=mesh,
+        in_specs=P(),
+        out_specs=P(_BATCH_AXES),
+        axis_names=set(_BATCH_AXES),
+        check_vma=False,
+    )(key)

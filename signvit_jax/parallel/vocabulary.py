@@ -45,9 +45,15 @@ def laid_out_as(tree: PyTree, like: PyTree) -> PyTree:
     return _where_the_vocabulary_differs(resize_and_move, tree, like)
 
 
-def _where_the_vocabulary_differs(change: Callable[[Array, jax.ShapeDtypeStruct], Array], tree: PyTree, like: PyTree) -> PyTree:
+def _where_the_vocabulary_differs(
+    change: Callable[[Array, jax.ShapeDtypeStruct], Array], tree: PyTree, like: PyTree
+) -> PyTree:
     def changed(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-        return leaf if leaf.shape == wanted.shape or _vocabulary_axis(path) is None else change(leaf, wanted)
+        return (
+            leaf
+            if leaf.shape == wanted.shape or _vocabulary_axis(path) is None
+            else change(leaf, wanted)
+        )
 
     return jax.tree_util.tree_map_with_path(changed, tree, like)
 
@@ -59,4 +65,7 @@ def _resize(leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
 
 def _vocabulary_axis(path: tuple) -> int | None:
     name = parameter_path(path)
-    return next((axis for pattern, axis in _VOCABULARY_AXES.items() if re.search(f"(^|/){pattern}$", name)), None)
+    return next(
+        (axis for pattern, axis in _VOCABULARY_AXES.items() if re.search(f"(^|/){pattern}$", name)),
+        None,
+    )

@@ -74,7 +74,10 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     definition = ModelDefinition(config, definition.vocab_size, definition.gloss_vocab_size)
     params, key = definition.abstract_params(), jax.eval_shape(lambda: jax.random.key(0))
     size = config.data.image_size
-    video, lengths = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.uint8), jax.ShapeDtypeStruct((1,), jnp.int32)
+    video, lengths = (
+        jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
     tokens = jax.ShapeDtypeStruct((1, text_length - 1), jnp.int32)
 
     def encode(params: Any, video: Any, lengths: Any, key: Any) -> Any:
@@ -89,7 +92,9 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
         return method(definition.bind(params), *inputs)
 
     encoded = jax.eval_shape(encode, params, video, lengths, key)
-    features = jax.ShapeDtypeStruct((1, frames, config.model.encoder.output_dim), encoded.frames.dtype)
+    features = jax.ShapeDtypeStruct(
+        (1, frames, config.model.encoder.output_dim), encoded.frames.dtype
+    )
     temporal = traced_flops(narrow, params, features, lengths, key)
     return ClipFlops(
         backbone=traced_flops(encode, params, video, lengths, key) - temporal,
@@ -113,7 +118,11 @@ def _count_equation(equation: Any) -> float:
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        return (
+            2.0
+            * math.prod(equation.outvars[0].aval.shape)
+            * math.prod(left[axis] for axis in contracted)
+        )
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]

@@ -39,7 +39,9 @@ class StepMemory:
 
     @property
     def total(self) -> int:
-        return self.parameters + self.optimizer + self.average + self.batch + (self.temporaries or 0)
+        return (
+            self.parameters + self.optimizer + self.average + self.batch + (self.temporaries or 0)
+        )
 
     def table(self) -> str:
         """A line for each part, in GiB, and what is there where the device says so."""
@@ -51,13 +53,23 @@ class StepMemory:
             "temporaries": "gradients and activations",
         }
         rows = [(name, getattr(self, field)) for field, name in names.items()]
-        lines = [f"  {name:26} {'not compiled' if size is None else f'{size / GIB:9.3f} GiB'}" for name, size in rows if size != 0]
-        lines.append(f"  {'together' if self.temporaries is not None else 'together, without those':26} {self.total / GIB:9.3f} GiB")
+        lines = [
+            f"  {name:26} {'not compiled' if size is None else f'{size / GIB:9.3f} GiB'}"
+            for name, size in rows
+            if size != 0
+        ]
+        lines.append(
+            f"  {'together' if self.temporaries is not None else 'together, without those':26} {self.total / GIB:9.3f} GiB"
+        )
         limit = memory_limit()
-        return "\n".join(lines if limit is None else [*lines, f"  {'the device has':26} {limit / GIB:9.3f} GiB"])
+        return "\n".join(
+            lines if limit is None else [*lines, f"  {'the device has':26} {limit / GIB:9.3f} GiB"]
+        )
 
 
-def batch_shapes(config: Config, mesh: Mesh, frames: int, text_length: int, gloss_length: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(
+    config: Config, mesh: Mesh, frames: int, text_length: int, gloss_length: int = 0
+) -> dict[str, jax.ShapeDtypeStruct]:
     """A global batch of training as the step takes it: clips of `frames` frames, texts of `text_length` tokens, and glosses where there are any."""
     b, size = config.training.batch_size, config.data.image_size
     shapes = {
@@ -68,16 +80,29 @@ def batch_shapes(config: Config, mesh: Mesh, frames: int, text_length: int, glos
         "weights": ((b,), jnp.float32),
     }
     if gloss_length:
-        shapes |= {"gloss_tokens": ((b, gloss_length), jnp.int32), "gloss_lengths": ((b,), jnp.int32)}
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh)) for name, (shape, dtype) in shapes.items()}
+        shapes |= {
+            "gloss_tokens": ((b, gloss_length), jnp.int32),
+            "gloss_lengths": ((b,), jnp.int32),
+        }
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+        for name, (shape, dtype) in shapes.items()
+    }
 
 
-def step_memory(state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], compiled: Any = None) -> StepMemory:
+def step_memory(
+    state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], compiled: Any = None
+) -> StepMemory:
     """For shapes that carry their shardings, and the step that was compiled for them (`jax.stages.Compiled`), if it was."""
     temporaries = None
     if compiled is not None:
         plan = compiled.memory_analysis()
-        temporaries = plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.generated_code_size_in_bytes
+        temporaries = (
+            plan.temp_size_in_bytes
+            + plan.output_size_in_bytes
+            - plan.alias_size_in_bytes
+            + plan.generated_code_size_in_bytes
+        )
     return StepMemory(
         bytes_per_device(state.params),
         bytes_per_device(state.opt_state),
@@ -89,7 +114,10 @@ def step_memory(state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], compi
 
 def bytes_per_device(tree: PyTree) -> int:
     """Of arrays, or shapes, that carry their shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def memory_limit() -> int | None:
@@ -99,7 +127,9 @@ def memory_limit() -> int | None:
 
 def peak_memory() -> int | None:
     """The most bytes that were in use on any of this process's devices since the start; None where they do not say (a CPU)."""
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    peaks = [
+        (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
+    ]
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
@@ -112,7 +142,12 @@ def check_fits(config: Config, mesh: Mesh, memory: StepMemory) -> None:
 
 
 def explained(
-    error: Exception, config: Config, mesh: Mesh, state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], step: Any
+    error: Exception,
+    config: Config,
+    mesh: Mesh,
+    state: TrainState,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    step: Any,
 ) -> DeviceMemoryError:
     """XLA's error with what the jitted `step` needs and what to change. Compiles it for these shapes: from the cache, if it had been compiled."""
     log.warning("out of memory; working out what a step needs")
@@ -130,7 +165,11 @@ def _explanation(cause: str, config: Config, mesh: Mesh, memory: StepMemory) -> 
 
 def memory_advice(config: Config, mesh: Mesh) -> str:
     """What to change, first what leaves the result as it is; only what this config still has to give."""
-    training, encoder, ways = config.training, config.model.encoder, mesh.shape["data"] * mesh.shape["fsdp"]
+    training, encoder, ways = (
+        config.training,
+        config.model.encoder,
+        mesh.shape["data"] * mesh.shape["fsdp"],
+    )
     advice = []
     parts = _next_divisor(training.batch_size // ways, training.gradient_accumulation)
     if parts is not None:
@@ -140,24 +179,38 @@ def memory_advice(config: Config, mesh: Mesh) -> str:
         )
     if training.remat != "full":
         following = "full" if training.remat == "dots" else "dots, then full"
-        advice.append(f"--config.training.remat={following}: keeps less for the backward pass and computes it again (the same result, slower)")
+        advice.append(
+            f"--config.training.remat={following}: keeps less for the backward pass and computes it again (the same result, slower)"
+        )
     if encoder.backbone == "dense_vit" and not encoder.frames_per_chunk:
         frames = training.batch_size // training.gradient_accumulation * config.data.num_frames
         if (chunk := max(ways, frames // 4 // ways * ways)) < frames:
-            advice.append(f"--config.model.encoder.frames_per_chunk={chunk}: the backbone sees so many frames at a time (the same result, slower)")
+            advice.append(
+                f"--config.model.encoder.frames_per_chunk={chunk}: the backbone sees so many frames at a time (the same result, slower)"
+            )
     if training.adam_moments == "float32":
-        advice.append("--config.training.adam_moments=bfloat16: two thirds of the state (for a run from its start; nearly the same result)")
+        advice.append(
+            "--config.training.adam_moments=bfloat16: two thirds of the state (for a run from its start; nearly the same result)"
+        )
     if mesh.shape["data"] > 1:
-        advice.append(f"--config.mesh.data=1 --config.mesh.fsdp={ways}: spreads parameters and optimiser state over the devices (the same result)")
+        advice.append(
+            f"--config.mesh.data=1 --config.mesh.fsdp={ways}: spreads parameters and optimiser state over the devices (the same result)"
+        )
     elif mesh.size == 1:
-        advice.append("more devices with --config.mesh.fsdp: parameters and optimiser state are spread over them (the same result)")
+        advice.append(
+            "more devices with --config.mesh.fsdp: parameters and optimiser state are spread over them (the same result)"
+        )
     if training.batch_size >= 2 * ways:
-        advice.append(f"--config.training.batch_size={training.batch_size // 2 // ways * ways}: another result")
+        advice.append(
+            f"--config.training.batch_size={training.batch_size // 2 // ways * ways}: another result"
+        )
     advice.append(
         f"fewer frames (config.data.num_frames, now {config.data.num_frames}) or smaller pictures "
         f"(config.data.image_size, now {config.data.image_size}; a multiple of {encoder.patch_size})"
     )
-    return "What to do, in this order:\n" + "\n".join(f"  {number}. {line}" for number, line in enumerate(advice, 1))
+    return "What to do, in this order:\n" + "\n".join(
+        f"  {number}. {line}" for number, line in enumerate(advice, 1)
+    )
 
 
 def _next_divisor(total: int, after: int) -> int | None:

@@ -24,20 +24,45 @@ _BINS = 24
 _LISTED = 50
 
 
-def render(name: str, dataset: SignDataset, facts: Sequence[SplitFacts], config: Config, report: Mapping[str, Any], clips: int) -> str:
+def render(
+    name: str,
+    dataset: SignDataset,
+    facts: Sequence[SplitFacts],
+    config: Config,
+    report: Mapping[str, Any],
+    clips: int,
+) -> str:
     """The page's HTML. `report` is the builder's build_report.json, or {}; `clips` are shown of each split."""
     data = config.data
-    sampling = f"{data.sampling}, at most {data.num_frames} frames" + (f" at {data.frame_rate:g} a second" if data.sampling != "even" else "")
-    shown = "".join(_clips(dataset.split(split.name), config, clips) for split in facts) if clips else ""
+    sampling = f"{data.sampling}, at most {data.num_frames} frames" + (
+        f" at {data.frame_rate:g} a second" if data.sampling != "even" else ""
+    )
+    shown = (
+        "".join(_clips(dataset.split(split.name), config, clips) for split in facts)
+        if clips
+        else ""
+    )
     sections = [
         f"<header><h1>{_text(name)}</h1><p class=soft>{_text(dataset.folder)}; frame sampling: {_text(sampling)}</p></header>",
         _section("Splits", _splits(facts)),
         _section("Lengths", "".join(map(_lengths, facts))),
-        _section("Words", _vocabulary(facts), "Without regard to case; of scripts without spaces, characters; unseen: not in the training split."),
-        _section("CTC", _ctc(facts, config), "A clip cannot align if its labels, and a blank between equal ones, need more steps than there are."),
+        _section(
+            "Words",
+            _vocabulary(facts),
+            "Without regard to case; of scripts without spaces, characters; unseen: not in the training split.",
+        ),
+        _section(
+            "CTC",
+            _ctc(facts, config),
+            "A clip cannot align if its labels, and a blank between equal ones, need more steps than there are.",
+        ),
         _section("Signers", _signers(facts)),
         _section("Notes of the builder", _notes(report)),
-        _section("Not built", _failed(report), "What the builder could not read, with its reason: quarantined, not in the records."),
+        _section(
+            "Not built",
+            _failed(report),
+            "What the builder could not read, with its reason: quarantined, not in the records.",
+        ),
         _section("Clips", shown) if shown else "",
     ]
     return _page(f"{name}: data report", "\n".join(sections))
@@ -58,11 +83,29 @@ def _splits(facts: Sequence[SplitFacts]) -> str:
         ]
         for f in facts
     ]
-    return _table(["split", "clips", "frames", "hours", "median s", "source videos", "signers", "with glosses", "without text"], rows)
+    return _table(
+        [
+            "split",
+            "clips",
+            "frames",
+            "hours",
+            "median s",
+            "source videos",
+            "signers",
+            "with glosses",
+            "without text",
+        ],
+        rows,
+    )
 
 
 def _lengths(facts: SplitFacts) -> str:
-    values = (("seconds", facts.seconds), ("frames stored", facts.frames), ("frames sampled", facts.sampled), ("words", facts.words))
+    values = (
+        ("seconds", facts.seconds),
+        ("frames stored", facts.frames),
+        ("frames sampled", facts.sampled),
+        ("words", facts.words),
+    )
     values += (("glosses", facts.glosses),) if facts.glosses.any() else ()
     return f"<h3>{_text(facts.name)}</h3><div class=charts>{''.join(_histogram(name, value) for name, value in values)}</div>"
 
@@ -80,37 +123,68 @@ def _histogram(name: str, values: Float[np.ndarray, " n"]) -> str:
         for i, count in enumerate(counts)
     )
     low, middle, high = np.percentile(values, [5, 50, 95])
-    caption = f"{name}: median {middle:.4g}, 5 % {low:.4g}, 95 % {high:.4g}, most {values.max():.4g}"
+    caption = (
+        f"{name}: median {middle:.4g}, 5 % {low:.4g}, 95 % {high:.4g}, most {values.max():.4g}"
+    )
     picture = f'<svg viewBox="0 0 100 50" preserveAspectRatio="none" role=img aria-label="{name}">{bars}</svg>'
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
 def _vocabulary(facts: Sequence[SplitFacts]) -> str:
-    rows, header = [], ["split", "", "running", "distinct", "once", "unseen", "of the running", "such as"]
+    rows, header = (
+        [],
+        ["split", "", "running", "distinct", "once", "unseen", "of the running", "such as"],
+    )
     for f in facts:
         for kind, v in (("text", f.text), ("gloss", f.gloss)):
             if v.words:
                 share = f"{v.unseen_running / v.words:.1%}"
                 numbers = [f"{n:,}" for n in (v.words, v.distinct, v.once, v.unseen)]
-                rows.append([_text(f.name), kind, *numbers, share, f"<span class=words>{_text(' '.join(v.examples))}</span>"])
+                rows.append(
+                    [
+                        _text(f.name),
+                        kind,
+                        *numbers,
+                        share,
+                        f"<span class=words>{_text(' '.join(v.examples))}</span>",
+                    ]
+                )
     return _table(header, rows)
 
 
 def _ctc(facts: Sequence[SplitFacts], config: Config) -> str:
     rows = [
-        [_text(f.name), f.ctc_target, f"{f.ctc_impossible:,}", f"{f.ctc_impossible / max(f.clips, 1):.1%}", _text(", ".join(f.ctc_examples))]
+        [
+            _text(f.name),
+            f.ctc_target,
+            f"{f.ctc_impossible:,}",
+            f"{f.ctc_impossible / max(f.clips, 1):.1%}",
+            _text(", ".join(f.ctc_examples)),
+        ]
         for f in facts
     ]
     queries = config.model.temporal.num_queries
-    steps = "the sampled frames of each clip" if config.model.ctc.source == "frames" else f"the {queries} queries"
-    return f"<p>Steps: {steps}.</p>" + _table(["split", "labels", "cannot align", "share", "such as"], rows)
+    steps = (
+        "the sampled frames of each clip"
+        if config.model.ctc.source == "frames"
+        else f"the {queries} queries"
+    )
+    return f"<p>Steps: {steps}.</p>" + _table(
+        ["split", "labels", "cannot align", "share", "such as"], rows
+    )
 
 
 def _signers(facts: Sequence[SplitFacts]) -> str:
-    names = sorted({name for f in facts for name in f.signers}, key=lambda name: -sum(f.signers[name] for f in facts))
+    names = sorted(
+        {name for f in facts for name in f.signers},
+        key=lambda name: -sum(f.signers[name] for f in facts),
+    )
     if not names:
         return "<p>None are named.</p>"
-    rows = [[_text(name), *(f"{f.signers[name]:,}" if f.signers[name] else "–" for f in facts)] for name in names[:_LISTED]]
+    rows = [
+        [_text(name), *(f"{f.signers[name]:,}" if f.signers[name] else "–" for f in facts)]
+        for name in names[:_LISTED]
+    ]
     return _table(["signer", *(f.name for f in facts)], rows) + _more(len(names), "signers")
 
 
@@ -124,15 +198,28 @@ def _notes(report: Mapping[str, Any]) -> str:
             for pair in report.get(kind, [])
             if pair["allowed"]
         ]
-    return f"<ul>{''.join(notes)}</ul>" if notes else "<p>No duplicates, no leaks, no empty splits.</p>"
+    return (
+        f"<ul>{''.join(notes)}</ul>"
+        if notes
+        else "<p>No duplicates, no leaks, no empty splits.</p>"
+    )
 
 
 def _failed(report: Mapping[str, Any]) -> str:
     failed = report.get("failed", [])
     if not failed:
         return "<p>Nothing.</p>"
-    rows = [[_text(p["id"]), _text(p["reason"]), _text(f"{Path(p['file']).name}, line {p['line']}" if p["line"] else p["file"])] for p in failed]
-    return _table(["clip", "reason", "annotation"], rows[:_LISTED], "text") + _more(len(failed), "clips")
+    rows = [
+        [
+            _text(p["id"]),
+            _text(p["reason"]),
+            _text(f"{Path(p['file']).name}, line {p['line']}" if p["line"] else p["file"]),
+        ]
+        for p in failed
+    ]
+    return _table(["clip", "reason", "annotation"], rows[:_LISTED], "text") + _more(
+        len(failed), "clips"
+    )
 
 
 def _more(count: int, what: str) -> str:
@@ -141,16 +228,26 @@ def _more(count: int, what: str) -> str:
 
 def _clips(split: Split, config: Config, count: int) -> str:
     """Evenly spread over the split, each with its frames as the model sees them."""
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)) if len(split) else []
-    return f"<h3>{_text(split.name)}</h3>" + "".join(_clip(split, int(number), config) for number in chosen)
+    chosen = (
+        np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int))
+        if len(split)
+        else []
+    )
+    return f"<h3>{_text(split.name)}</h3>" + "".join(
+        _clip(split, int(number), config) for number in chosen
+    )
 
 
 def _clip(split: Split, number: int, config: Config) -> str:
     try:
         record = split[number]
-        picture = f'<img class=sheet alt="frames of the clip" src="{_data_uri(_sheet(record, config))}">'
+        picture = (
+            f'<img class=sheet alt="frames of the clip" src="{_data_uri(_sheet(record, config))}">'
+        )
     except (DatasetError, FrameDecodeError, ValueError) as error:
-        return f"<article><p class=bad>record {number} cannot be shown: {_text(error)}</p></article>"
+        return (
+            f"<article><p class=bad>record {number} cannot be shown: {_text(error)}</p></article>"
+        )
     entries = ("id", "text", "gloss", "signer", "video_id")
     said = "".join(f"<dt>{key}</dt><dd>{_text(record[key])}</dd>" for key in entries if record[key])
     length = f"<dt>length</dt><dd>{len(record['video'])} frames, {len(record['video']) / max(record['fps'], 1e-9):.1f} s</dd>"
@@ -160,7 +257,9 @@ def _clip(split: Split, number: int, config: Config) -> str:
 def _sheet(record: Record, config: Config) -> Image.Image:
     data = config.data
     frames = sample_frames(len(record["video"]), record["fps"], data, limit=data.num_frames)
-    frames = frames[np.linspace(0, len(frames) - 1, min(len(frames), _SHEET_FRAMES)).round().astype(int)]
+    frames = frames[
+        np.linspace(0, len(frames) - 1, min(len(frames), _SHEET_FRAMES)).round().astype(int)
+    ]
     pictures = decode_clip([record["video"][i] for i in frames], _SHEET_SIZE, data.fit)
     return Image.fromarray(np.concatenate(list(pictures), axis=1))
 
@@ -188,7 +287,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "nu
 
 def _text(value: object) -> str:
     """Text that cannot become markup; characters that HTML forbids or no file can hold show as the replacement character."""
-    shown = (c if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in str(value))
+    shown = (
+        c if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd"
+        for c in str(value)
+    )
     return html.escape("".join(shown))
 
 

@@ -60,19 +60,33 @@ def inspect(split: Split, config: Config, dataset: SignDataset) -> SplitFacts:
     target = config.model.ctc.target
     if target == "auto":
         target = "gloss" if any(entry.gloss for entry in train) else "text"
-    sampled = np.array([clip_length(entry.num_frames, entry.fps, config.data) for entry in entries], float)
-    steps = sampled if config.model.ctc.source == "frames" else np.full(len(entries), config.model.temporal.num_queries)
+    sampled = np.array(
+        [clip_length(entry.num_frames, entry.fps, config.data) for entry in entries], float
+    )
+    steps = (
+        sampled
+        if config.model.ctc.source == "frames"
+        else np.full(len(entries), config.model.temporal.num_queries)
+    )
     labels = _labels(entries, train, target, config)
-    impossible = [entry.id for entry, ids, limit in zip(entries, labels, steps, strict=True) if ctc_steps(ids) > limit]
+    impossible = [
+        entry.id
+        for entry, ids, limit in zip(entries, labels, steps, strict=True)
+        if ctc_steps(ids) > limit
+    ]
     return SplitFacts(
         name=split.name,
         frames=np.array([entry.num_frames for entry in entries], float),
-        seconds=np.array([entry.num_frames / entry.fps if entry.fps > 0 else 0.0 for entry in entries]),
+        seconds=np.array(
+            [entry.num_frames / entry.fps if entry.fps > 0 else 0.0 for entry in entries]
+        ),
         words=np.array([len(scripts.units(entry.text)) for entry in entries], float),
         glosses=np.array([len(entry.gloss.split()) for entry in entries], float),
         sampled=sampled,
         text=vocabulary([entry.text for entry in entries], [entry.text for entry in train]),
-        gloss=vocabulary([entry.gloss for entry in entries], [entry.gloss for entry in train], by_spaces=True),
+        gloss=vocabulary(
+            [entry.gloss for entry in entries], [entry.gloss for entry in train], by_spaces=True
+        ),
         signers=Counter(entry.signer for entry in entries if entry.signer),
         videos=len({entry.video_id or entry.id for entry in entries}),
         ctc_target=target,
@@ -81,7 +95,9 @@ def inspect(split: Split, config: Config, dataset: SignDataset) -> SplitFacts:
     )
 
 
-def vocabulary(texts: Sequence[str], train: Sequence[str], *, by_spaces: bool = False) -> Vocabulary:
+def vocabulary(
+    texts: Sequence[str], train: Sequence[str], *, by_spaces: bool = False
+) -> Vocabulary:
     """`by_spaces`: of glosses, which spaces set apart in every script."""
 
     def words(texts: Sequence[str]) -> Iterator[str]:
@@ -119,11 +135,17 @@ def _training_split(split: Split, config: Config, dataset: SignDataset) -> Split
     return split if name == split.name or name not in dataset.splits else dataset.split(name)
 
 
-def _labels(entries: Sequence[Any], train: Sequence[Any], target: str, config: Config) -> list[list[int]]:
+def _labels(
+    entries: Sequence[Any], train: Sequence[Any], target: str, config: Config
+) -> list[list[int]]:
     if target == "gloss":
         glosses = [entry.gloss for entry in train if entry.gloss]
         tokenizer: Tokenizer | None = learn_gloss_vocabulary(glosses) if glosses else None
-        return tokenizer.encode_all([entry.gloss for entry in entries]) if tokenizer else [[] for _ in entries]
+        return (
+            tokenizer.encode_all([entry.gloss for entry in entries])
+            if tokenizer
+            else [[] for _ in entries]
+        )
     texts = [entry.text for entry in train]
     if not any(text.strip() for text in texts):
         return [[] for _ in entries]

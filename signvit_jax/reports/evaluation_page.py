@@ -18,20 +18,52 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from signvit_jax.evaluation import reliability
-from signvit_jax.evaluation.metrics import Edit, Scores, WordErrors, confusions, table_cells, unit_notes
+from signvit_jax.evaluation.metrics import (
+    Edit,
+    Scores,
+    WordErrors,
+    confusions,
+    table_cells,
+    unit_notes,
+)
 from signvit_jax.evaluation.results import Results
-from signvit_jax.evaluation.scored_clips import ClipPictures, HeatMap, ScoredClip, main_decoder, score_clips, worst_and_best
+from signvit_jax.evaluation.scored_clips import (
+    ClipPictures,
+    HeatMap,
+    ScoredClip,
+    main_decoder,
+    score_clips,
+    worst_and_best,
+)
 from signvit_jax.text import scripts
 from signvit_jax.text.tokenizer import unknown_note
 
-_LENGTH_BINS = ((0, 3), (4, 6), (7, 9), (10, 14), (15, 19), (20, 29), (30, math.inf))  # words of the reference
-_UNITS = {"word": "word", "character": "character", "gloss": "sign"}  # what the page calls what was counted
+_LENGTH_BINS = (
+    (0, 3),
+    (4, 6),
+    (7, 9),
+    (10, 14),
+    (15, 19),
+    (20, 29),
+    (30, math.inf),
+)  # words of the reference
+_UNITS = {
+    "word": "word",
+    "character": "character",
+    "gloss": "sign",
+}  # what the page calls what was counted
 _MOST_LISTED = 20  # rows of the tables of words
 _SHEET_FRAMES, _SHEET_COLUMNS, _SHEET_HEIGHT = 16, 8, 112
-_INK = (37, 99, 168)  # a heat map is this colour, more or less opaque, so that it suits a light and a dark page
+_INK = (
+    37,
+    99,
+    168,
+)  # a heat map is this colour, more or less opaque, so that it suits a light and a dark page
 
 
-def render(results: Results, pictures: Mapping[str, ClipPictures] | None = None, count: int = 8) -> str:
+def render(
+    results: Results, pictures: Mapping[str, ClipPictures] | None = None, count: int = 8
+) -> str:
     """The page's HTML. `pictures` are by clip id; only those of the `count` worst and best clips (see `worst_and_best`) are drawn."""
     decoder, clips, pictures = main_decoder(results), score_clips(results), pictures or {}
     worst, best = worst_and_best(clips, decoder, count)
@@ -40,7 +72,10 @@ def render(results: Results, pictures: Mapping[str, ClipPictures] | None = None,
     examples = f"{len(clips):,} clip{'' if len(clips) == 1 else 's'}, checkpoint of step {results.checkpoint_step:,}"
     note = f"Reference → hypothesis; ∅ is a {unit} left out or put in."
     shown = {
-        kind: "".join(_clip(clip, decoder, results.decoders, pictures.get(clip.prediction.id)) for clip in some)
+        kind: "".join(
+            _clip(clip, decoder, results.decoders, pictures.get(clip.prediction.id))
+            for clip in some
+        )
         for kind, some in (("worst", worst), ("best", best))
     }
     sections = [
@@ -49,17 +84,35 @@ def render(results: Results, pictures: Mapping[str, ClipPictures] | None = None,
         _section("Error by sentence length", _by_length(clips, list(results.decoders), unit)),
         _section(f"Most confused {unit}s", _confused(clips, decoder, unit), note),
         _section(
-            f"Error by {unit}", _by_word(clips, decoder, unit), f"The {unit}s of the references that were missed most often: swapped or left out."
+            f"Error by {unit}",
+            _by_word(clips, decoder, unit),
+            f"The {unit}s of the references that were missed most often: swapped or left out.",
         ),
-        *(section for name in results.gloss_decoders if name in results.decoders and name != decoder for section in _signs(clips, name)),
-        *([_section("Confidence", _confidence(results, decoder), _CONFIDENCE_NOTE)] if results.confidence else []),
+        *(
+            section
+            for name in results.gloss_decoders
+            if name in results.decoders and name != decoder
+            for section in _signs(clips, name)
+        ),
+        *(
+            [_section("Confidence", _confidence(results, decoder), _CONFIDENCE_NOTE)]
+            if results.confidence
+            else []
+        ),
         _section("Worst clips", shown["worst"] or "<p>No clip has an error.</p>"),
         _section("Best clips", shown["best"] or "<p>Every clip is shown above.</p>"),
     ]
-    return _page(f"{results.dataset} {results.split}, step {results.checkpoint_step}", "\n".join(sections))
+    return _page(
+        f"{results.dataset} {results.split}, step {results.checkpoint_step}", "\n".join(sections)
+    )
 
 
-def write_report(results: Results, path: Path | str, pictures: Mapping[str, ClipPictures] | None = None, count: int = 8) -> None:
+def write_report(
+    results: Results,
+    path: Path | str,
+    pictures: Mapping[str, ClipPictures] | None = None,
+    count: int = 8,
+) -> None:
     """Writes `render`'s page, whole or not at all; folders are made. Raises OSError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,24 +126,42 @@ def write_report(results: Results, path: Path | str, pictures: Mapping[str, Clip
 
 def contact_sheet(frames: UInt8[np.ndarray, "t h w 3"]) -> Image.Image:
     """Up to 16 frames, evenly spread from the first to the last, as small pictures in rows of 8."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(len(frames), _SHEET_FRAMES)).round().astype(int)]
+    chosen = frames[
+        np.linspace(0, len(frames) - 1, min(len(frames), _SHEET_FRAMES)).round().astype(int)
+    ]
     width = max(1, round(_SHEET_HEIGHT * frames.shape[2] / frames.shape[1]))
     columns = min(len(chosen), _SHEET_COLUMNS)
     sheet = Image.new("RGB", (columns * width, math.ceil(len(chosen) / columns) * _SHEET_HEIGHT))
     for number, frame in enumerate(chosen):
         row, column = divmod(number, columns)
-        sheet.paste(Image.fromarray(frame).resize((width, _SHEET_HEIGHT)), (column * width, row * _SHEET_HEIGHT))
+        sheet.paste(
+            Image.fromarray(frame).resize((width, _SHEET_HEIGHT)),
+            (column * width, row * _SHEET_HEIGHT),
+        )
     return sheet
 
 
 def _scores(results: Results) -> str:
     header, rows = table_cells(results.decoders)
-    signatures = sorted({s for scores in results.decoders.values() for s in (f"BLEU {scores.signature}", f"chrF {scores.chrf_signature}")})
+    signatures = sorted(
+        {
+            s
+            for scores in results.decoders.values()
+            for s in (f"BLEU {scores.signature}", f"chrF {scores.chrf_signature}")
+        }
+    )
     notes = unit_notes(results.decoders)
-    notes += [f"{name}: gloss error rate by PHOENIX's rules {rate:.1%}" for name, rate in results.phoenix_gloss_wer.items()]
+    notes += [
+        f"{name}: gloss error rate by PHOENIX's rules {rate:.1%}"
+        for name, rate in results.phoenix_gloss_wer.items()
+    ]
     notes += [f"references: {note}"] if (note := unknown_note(results.unknown)) else []
     table = _table(header, [[_text(cell) for cell in row] for row in rows])
-    return table + "".join(f"<p class=soft>{_text(s)}</p>" for s in notes) + "".join(f"<p class=signature>{_text(s)}</p>" for s in signatures)
+    return (
+        table
+        + "".join(f"<p class=soft>{_text(s)}</p>" for s in notes)
+        + "".join(f"<p class=signature>{_text(s)}</p>" for s in signatures)
+    )
 
 
 def _confidence(results: Results, decoder: str) -> str:
@@ -100,7 +171,9 @@ def _confidence(results: Results, decoder: str) -> str:
     if found := results.confidence.get(decoder):
         for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):
             shown = [[_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in bins]
-            tables += f"<h3>{_text(decoder)}, {kind}</h3>" + _table(["confidence", "right", kind], shown)
+            tables += f"<h3>{_text(decoder)}, {kind}</h3>" + _table(
+                ["confidence", "right", kind], shown
+            )
     return tables
 
 
@@ -110,28 +183,42 @@ def _by_length(clips: Sequence[ScoredClip], decoders: Sequence[str], unit: str) 
     for low, high in _LENGTH_BINS:
         inside = [clip for clip, words in zip(clips, lengths) if low <= words <= high]
         if inside:
-            rates = [sum((clip.errors(name) for clip in inside), WordErrors()).rate for name in decoders]
+            rates = [
+                sum((clip.errors(name) for clip in inside), WordErrors()).rate for name in decoders
+            ]
             span = f"{low}–{high}" if math.isfinite(high) else f"{low} and more"
             rows.append([span, f"{len(inside):,}", *map(_bar, rates)])
     return _table([f"{unit}s", "clips", *decoders], rows)
 
 
 def _confused(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:
-    counted = confusions(clip.alignments.get(decoder, []) for clip in clips).most_common(_MOST_LISTED)
+    counted = confusions(clip.alignments.get(decoder, []) for clip in clips).most_common(
+        _MOST_LISTED
+    )
     if not counted:
         return f"<p>No {unit} was confused.</p>"
-    return _table(["reference", "hypothesis", "times"], [[_text(pair[0] or "∅"), _text(pair[1] or "∅"), f"{times:,}"] for pair, times in counted])
+    return _table(
+        ["reference", "hypothesis", "times"],
+        [[_text(pair[0] or "∅"), _text(pair[1] or "∅"), f"{times:,}"] for pair, times in counted],
+    )
 
 
 def _by_word(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:
     said, missed = Counter(), Counter()
     for clip in clips:
-        words = [(edit.reference, edit.operation) for edit in clip.alignments.get(decoder, []) if edit.reference is not None]
+        words = [
+            (edit.reference, edit.operation)
+            for edit in clip.alignments.get(decoder, [])
+            if edit.reference is not None
+        ]
         said.update(word for word, _ in words)
         missed.update(word for word, operation in words if operation != "match")
     if not missed:
         return f"<p>No {unit} was missed.</p>"
-    rows = [[_text(word), f"{said[word]:,}", f"{times:,}", _bar(times / said[word])] for word, times in missed.most_common(_MOST_LISTED)]
+    rows = [
+        [_text(word), f"{said[word]:,}", f"{times:,}", _bar(times / said[word])]
+        for word, times in missed.most_common(_MOST_LISTED)
+    ]
     return _table([unit, "occurrences", "missed", "share"], rows)
 
 
@@ -144,13 +231,19 @@ def _signs(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
     ]
 
 
-def _clip(clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipPictures | None) -> str:
+def _clip(
+    clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipPictures | None
+) -> str:
     errors, unit = clip.errors(decoder), scores[decoder].unit
     texts = [f"<dt>reference</dt><dd>{_text(clip.prediction.reference)}</dd>"]
     if gloss := clip.prediction.details.get("gloss"):
         texts.append(f"<dt>gloss</dt><dd>{_text(str(gloss))}</dd>")
     for name, own in scores.items():
-        said = _marked(clip.alignments[name], own) if name in clip.alignments else _text(clip.prediction.hypotheses[name])
+        said = (
+            _marked(clip.alignments[name], own)
+            if name in clip.alignments
+            else _text(clip.prediction.hypotheses[name])
+        )
         texts.append(f"<dt>{_text(name)}</dt><dd>{said or '<span class=soft>no text</span>'}</dd>")
     score = "" if clip.prediction.score is None else f", score {clip.prediction.score:.3f}"
     counts = f"{errors.errors} of {errors.reference_words} {_UNITS[unit]}s{score}"
@@ -165,7 +258,9 @@ def _marked(edits: Iterable[Edit], scores: Scores) -> str:
     """The hypothesis with what differs from the reference marked, spaces where its script has them."""
     marks = {
         "match": lambda e: _text(e.hypothesis),
-        "substitute": lambda e: f'<mark title="instead of {_text(e.reference)}">{_text(e.hypothesis)}</mark>',
+        "substitute": lambda e: (
+            f'<mark title="instead of {_text(e.reference)}">{_text(e.hypothesis)}</mark>'
+        ),
         "insert": lambda e: f"<ins>{_text(e.hypothesis)}</ins>",
         "delete": lambda e: f"<del>{_text(e.reference)}</del>",
     }
@@ -183,12 +278,17 @@ def _drawn(pictures: ClipPictures) -> str:
     drawn = ""
     if pictures.frames is not None and len(pictures.frames):
         drawn += f'<img class=sheet alt="frames of the clip" src="{_data_uri(contact_sheet(pictures.frames), "JPEG")}">'
-    return drawn + "".join(_heat_map(heat_map) for heat_map in pictures.heat_maps if np.size(heat_map.values))
+    return drawn + "".join(
+        _heat_map(heat_map) for heat_map in pictures.heat_maps if np.size(heat_map.values)
+    )
 
 
 def _heat_map(heat_map: HeatMap) -> str:
     opacity = (np.clip(np.nan_to_num(heat_map.values), 0.0, 1.0) * 255).round().astype(np.uint8)
-    picture = np.concatenate([np.broadcast_to(np.array(_INK, np.uint8), (*opacity.shape, 3)), opacity[..., None]], axis=-1)
+    picture = np.concatenate(
+        [np.broadcast_to(np.array(_INK, np.uint8), (*opacity.shape, 3)), opacity[..., None]],
+        axis=-1,
+    )
     names = "".join(f"<span>{_text(token)}</span>" for token in heat_map.tokens)
     # As high as the names beside it: stretched by its own proportions it would run away from them.
     image = f'<img alt="" style="height:{1.25 * len(heat_map.tokens)}rem" src="{_data_uri(Image.fromarray(picture), "PNG")}">'
@@ -218,7 +318,9 @@ def _bar(rate: float) -> str:
 
 def _text(text: str) -> str:
     """Text that cannot become markup; characters that HTML forbids or no file can hold show as the replacement character."""
-    shown = (c if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
+    shown = (
+        c if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text
+    )
     return html.escape("".join(shown))
 
 

@@ -30,7 +30,9 @@ class Agreement:
         if self._several:
             mesh = Mesh(np.array(jax.devices()), ("all",))
             self._rows = NamedSharding(mesh, P("all"))
-            self._largest = jax.jit(lambda wishes: wishes.max(axis=0), out_shardings=NamedSharding(mesh, P()))
+            self._largest = jax.jit(
+                lambda wishes: wishes.max(axis=0), out_shardings=NamedSharding(mesh, P())
+            )
 
     def poll(self, save_is_due: bool = False) -> None:
         """To be called by all processes at the same places: once a step, once a batch of evaluation."""
@@ -38,7 +40,9 @@ class Agreement:
             self._save = save_is_due
             return
         wish = np.array([[self._stop.received, save_is_due]] * jax.local_device_count(), np.int32)
-        self._under_way.append(self._largest(jax.make_array_from_process_local_data(self._rows, wish)))
+        self._under_way.append(
+            self._largest(jax.make_array_from_process_local_data(self._rows, wish))
+        )
         self._save = False
         if len(self._under_way) > self.LAG:
             received, save = np.asarray(self._under_way.popleft()).tolist()

@@ -21,7 +21,9 @@ NO_READABLE_MEDIA = 4
 OUT_OF_MEMORY = 5
 HUNG_UP = 128 + signal.SIGHUP  # 129
 INTERRUPTED = 128 + signal.SIGINT  # 130
-TERMINATED = 128 + signal.SIGTERM  # 143; SIGUSR1, which batch systems send ahead of it, ends the same way
+TERMINATED = (
+    128 + signal.SIGTERM
+)  # 143; SIGUSR1, which batch systems send ahead of it, ends the same way
 
 
 class UsageError(Exception):
@@ -38,7 +40,9 @@ MEMORY_ADVICE = """What to do, in this order:
   several devices: --config.mesh.fsdp=2 spreads parameters and optimiser state over two"""
 
 
-def run_command(main: Callable[[], int | None], log_file: Callable[[], Path | None] = lambda: None) -> int:
+def run_command(
+    main: Callable[[], int | None], log_file: Callable[[], Path | None] = lambda: None
+) -> int:
     """Runs a command and returns its exit code; `sys.exit(run_command(main))` is the last line of every command.
 
     An exception class with an integer attribute `exit_code` is one whose message is for the user and complete; it is shown without a traceback.
@@ -48,14 +52,23 @@ def run_command(main: Callable[[], int | None], log_file: Callable[[], Path | No
     try:
         os.getcwd()
     except FileNotFoundError:
-        return _say("the working directory has been deleted; change to one that is there (cd ..) and start again", USAGE)
+        return _say(
+            "the working directory has been deleted; change to one that is there (cd ..) and start again",
+            USAGE,
+        )
     find_home()
     try:
         code = main() or DONE
         sys.stdout.flush()  # an error now, and not after the exit code is settled
         return code
     except SystemExit as stop:  # argparse has printed its own message
-        return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else _say(str(stop.code), FAILED)
+        return (
+            stop.code
+            if isinstance(stop.code, int)
+            else DONE
+            if stop.code is None
+            else _say(str(stop.code), FAILED)
+        )
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except BaseException as error:
@@ -67,7 +80,9 @@ def find_home() -> None:
     libraries ask for one when they are imported. Nothing is changed where there is a home.
     """
     if os.path.expanduser("~") == "~":
-        with contextlib.suppress(OSError):  # no temporary folder either: only some commands need one
+        with contextlib.suppress(
+            OSError
+        ):  # no temporary folder either: only some commands need one
             os.environ["HOME"] = private_folder()
 
 
@@ -90,7 +105,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True for a MemoryError and for XLA's RESOURCE_EXHAUSTED, also where another exception was raised from it."""
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, MemoryError) or (type(link).__name__ in ("XlaRuntimeError", "JaxRuntimeError") and "RESOURCE_EXHAUSTED" in str(link)):
+        if isinstance(link, MemoryError) or (
+            type(link).__name__ in ("XlaRuntimeError", "JaxRuntimeError")
+            and "RESOURCE_EXHAUSTED" in str(link)
+        ):
             return True
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return False
@@ -105,10 +123,20 @@ def _exit_code(error: BaseException, log_file: Callable[[], Path | None]) -> int
         return _say(f"out of memory: {_first_line(error)}\n{MEMORY_ADVICE}", OUT_OF_MEMORY)
     path = log_file()
     if _keep_traceback(error, path):
-        return _say(f"{type(error).__name__}: {_first_line(error)}\nThis was not expected; the traceback is in {path}", FAILED)
-    if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:  # the machine's, and complete
+        return _say(
+            f"{type(error).__name__}: {_first_line(error)}\nThis was not expected; the traceback is in {path}",
+            FAILED,
+        )
+    if (
+        isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror
+    ):  # the machine's, and complete
         return _say(f"{error.filename}: {error.strerror}", FAILED)
-    print(clean("".join(traceback.format_exception(error)), keep="\n"), end="", file=sys.stderr, flush=True)
+    print(
+        clean("".join(traceback.format_exception(error)), keep="\n"),
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
     return FAILED
 
 
@@ -119,7 +147,9 @@ def _keep_traceback(error: BaseException, path: Path | None) -> bool:
         with path.open("a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
     except OSError as problem:
-        logging.getLogger(__name__).warning("the traceback could not be kept in %s: %s", path, problem)
+        logging.getLogger(__name__).warning(
+            "the traceback could not be kept in %s: %s", path, problem
+        )
         return False
     return True
 
@@ -129,5 +159,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(clean(f"error: {message}" if code != INTERRUPTED else message, keep="\n"), file=sys.stderr, flush=True)
+    print(
+        clean(f"error: {message}" if code != INTERRUPTED else message, keep="\n"),
+        file=sys.stderr,
+        flush=True,
+    )
     return code

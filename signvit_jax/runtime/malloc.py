@@ -22,4 +22,11 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     never = -1
-    return all([mallopt(_ARENA_MAX, 1), mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, never), mallopt(_TOP_PAD, _KEPT)])
+    return all(
+        [
+            mallopt(_ARENA_MAX, 1),
+            mallopt(_MMAP_MAX, 0),
+            mallopt(_TRIM_THRESHOLD, never),
+            mallopt(_TOP_PAD, _KEPT),
+        ]
+    )

@@ -12,7 +12,12 @@ from types import TracebackType
 
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
 
-EXIT_CODES = {signal.SIGTERM: TERMINATED, signal.SIGUSR1: TERMINATED, signal.SIGINT: INTERRUPTED, signal.SIGHUP: HUNG_UP}
+EXIT_CODES = {
+    signal.SIGTERM: TERMINATED,
+    signal.SIGUSR1: TERMINATED,
+    signal.SIGINT: INTERRUPTED,
+    signal.SIGHUP: HUNG_UP,
+}
 # One Ctrl-C or scancel can reach a process twice, by way of its process group and of a wrapper; what comes this soon is the same wish.
 _SAME_WISH_S = 0.2
 _END = b"\0"
@@ -27,7 +32,7 @@ class StopRequest:
 
     Poll `requested` between steps, in evaluation, decoding and warm-up; any thread may. Signals are received by a thread of their own: Python's
     handlers wait for the main thread, which may be inside a compilation for minutes. Works without `jax.distributed`; of several processes each
-    receives its own, and `agreement.py` tells the others. Entered outside the main thread it catches nothing and `requested` stays False.
+    receives its own, and `consensus.py` tells the others. Entered outside the main thread it catches nothing and `requested` stays False.
     """
 
     def __init__(self):
@@ -73,7 +78,9 @@ class StopRequest:
         self._restore.callback(os.close, reading)
         self._restore.callback(watcher.join)
         self._restore.callback(os.write, writing, _END)
-        self._restore.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing, warn_on_full_buffer=False))
+        self._restore.callback(
+            signal.set_wakeup_fd, signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        )
         for number in EXIT_CODES:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
@@ -83,7 +90,12 @@ class StopRequest:
         os.register_at_fork(after_in_child=self._leave_in_child)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._restore.close()
 
     def _give_back_handlers(self) -> None:
@@ -110,7 +122,9 @@ class StopRequest:
             self._received, self._since = received, now
         if self._nothing_to_lose or not first:
             self._end()
-        _logger.warning("%s: stopping and saving; a second signal ends at once, without saving", received.name)
+        _logger.warning(
+            "%s: stopping and saving; a second signal ends at once, without saving", received.name
+        )
 
     def _end(self) -> None:
         """Without unwinding, which in mid-compilation is impossible; reading processes go first, so that none is left behind."""

@@ -13,7 +13,9 @@ _logger = logging.getLogger(__name__)
 def check_requeue() -> None:
     """Raises ConfigError outside a Slurm job."""
     if not os.environ.get("SLURM_JOB_ID"):
-        raise ConfigError("--requeue was given, but this is no Slurm job: SLURM_JOB_ID is not set; leave --requeue out")
+        raise ConfigError(
+            "--requeue was given, but this is no Slurm job: SLURM_JOB_ID is not set; leave --requeue out"
+        )
 
 
 def requeue_after(received: int) -> None:
@@ -25,11 +27,18 @@ def requeue_after(received: int) -> None:
         return
     job = os.environ["SLURM_JOB_ID"]
     try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            ["scontrol", "requeue", job], capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         _logger.warning("job %s could not be put back into the queue: scontrol: %s", job, error)
         return
     if done.returncode:
-        _logger.warning("job %s could not be put back into the queue: scontrol ended with %d: %s", job, done.returncode, done.stderr.strip())
+        _logger.warning(
+            "job %s could not be put back into the queue: scontrol ended with %d: %s",
+            job,
+            done.returncode,
+            done.stderr.strip(),
+        )
     else:
         _logger.info("job %s is in the queue again", job)

@@ -111,27 +111,45 @@ class _Descriptor(io.RawIOBase):
                 else:
                     # What is still in the buffer would fail again when the process ends.
                     _to_devnull(self._descriptor, os.O_WRONLY)
-                    raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+                    raise OutputError(
+                        f"standard output cannot be written: {error.strerror}"
+                    ) from error
         return len(data)
 
 
-def _guarded(stream: io.TextIOBase | None, own: io.TextIOBase | None, descriptor: int) -> io.TextIOBase:
+def _guarded(
+    stream: io.TextIOBase | None, own: io.TextIOBase | None, descriptor: int
+) -> io.TextIOBase:
     if stream is None:  # closed from the start; print(file=None) would write to standard output
         return open(os.devnull, "w", encoding="utf-8")
-    if stream is not own or not isinstance(stream, io.TextIOWrapper) or stream.fileno() != descriptor:
+    if (
+        stream is not own
+        or not isinstance(stream, io.TextIOWrapper)
+        or stream.fileno() != descriptor
+    ):
         return stream
     stream.flush()
     errors = "backslashreplace" if stream.errors in ("strict", "surrogateescape") else stream.errors
     raw = _Descriptor(descriptor, stream)
     buffer = raw if stream.write_through else io.BufferedWriter(raw)  # PYTHONUNBUFFERED
-    guarded = _Stream(buffer, stream.encoding, errors, line_buffering=stream.line_buffering, write_through=stream.write_through)
+    guarded = _Stream(
+        buffer,
+        stream.encoding,
+        errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
     guarded.raw = raw
     return guarded
 
 
 def _escape(character: str) -> str:
     code = ord(character)
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+    return (
+        f"\\x{code - 0xDC00:02x}"
+        if 0xDC80 <= code <= 0xDCFF
+        else character.encode("unicode_escape").decode()
+    )
 
 
 def _json_escape(character: str) -> str:

@@ -3,7 +3,15 @@
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -54,19 +62,32 @@ class FittingProgress(Progress):
             bar.bar_width, widths[bar] = min(max(room, _SHORTEST_BAR), _BAR), min(room, _BAR)
             if room < _SHORTEST_BAR:
                 columns.remove(bar)
-        for column in [column for column in reversed(columns) if not isinstance(column, BarColumn | MofNCompleteColumn)]:
+        for column in [
+            column
+            for column in reversed(columns)
+            if not isinstance(column, BarColumn | MofNCompleteColumn)
+        ]:
             if spare() < 0:
                 columns.remove(column)
         return columns
 
     def _width(self, column: ProgressColumn, task: Task) -> int:
-        return self.console.measure(column(task), options=self.console.options.update(width=10_000)).maximum
+        return self.console.measure(
+            column(task), options=self.console.options.update(width=10_000)
+        ).maximum
 
 
 def counted(console: Console, *, transient: bool = True, disable: bool = False) -> FittingProgress:
     """The bar of most commands: what is done, how many of how many, and the time that is left."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return FittingProgress(*columns, console=console, transient=transient, redirect_stdout=False, disable=disable)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return FittingProgress(
+        *columns, console=console, transient=transient, redirect_stdout=False, disable=disable
+    )
 
 
 def _lines(table: Table) -> list[str]:
@@ -83,4 +104,10 @@ def _plain(text: object) -> object:
 
 
 def _text(cell: object) -> str:
-    return cell.plain if isinstance(cell, Text) else Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)
+    return (
+        cell.plain
+        if isinstance(cell, Text)
+        else Text.from_markup(cell).plain
+        if isinstance(cell, str)
+        else str(cell)
+    )

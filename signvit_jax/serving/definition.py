@@ -14,7 +14,13 @@ from signvit_jax.models.translator import SignTranslator, abstract_model
 class ServedDefinition:
     """The model without its numbers. `change` alters the abstract model once, in place."""
 
-    def __init__(self, config: Config, vocab_size: int, gloss_vocab_size: int, change: Callable[[SignTranslator], None]):
+    def __init__(
+        self,
+        config: Config,
+        vocab_size: int,
+        gloss_vocab_size: int,
+        change: Callable[[SignTranslator], None],
+    ):
         self.config = config
         model = abstract_model(config, vocab_size, gloss_vocab_size)
         change(model)

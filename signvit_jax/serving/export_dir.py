@@ -36,7 +36,9 @@ def how_much(export_format: str, asked: str | None) -> str:
     """What of an export of that format is INT8: what was asked for, or the format's default. Raises ExportError for what it cannot hold."""
     allowed = QUANTIZATIONS[export_format]
     if asked is not None and asked not in allowed:
-        raise ExportError(f"--quantize={asked} is not possible with --format={export_format}; allowed: {', '.join(allowed)}")
+        raise ExportError(
+            f"--quantize={asked} is not possible with --format={export_format}; allowed: {', '.join(allowed)}"
+        )
     return asked or allowed[0]
 
 
@@ -76,21 +78,28 @@ class ExportFolder(Workdir):
             with _locked(unfinished, path):
                 try:
                     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                        raise ExportError(f"--output={path} is there already; give a new folder, an export is never written over something else")
+                        raise ExportError(
+                            f"--output={path} is there already; give a new folder, an export is never written over something else"
+                        )
                     _empty(unfinished)  # of an export that was killed
                     yield cls(unfinished)
                     unfinished.rename(target)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
         except OSError as error:
-            raise ExportError(f"--output={path} cannot be written: {error}; give a folder that you may write to, with room enough") from error
+            raise ExportError(
+                f"--output={path} cannot be written: {error}; give a folder that you may write to, with room enough"
+            ) from error
 
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     def write_contents(self, contents: Contents) -> None:
-        self.write_text(self.export_json, json.dumps({"version": _VERSION} | dataclasses.asdict(contents), indent=2) + "\n")
+        self.write_text(
+            self.export_json,
+            json.dumps({"version": _VERSION} | dataclasses.asdict(contents), indent=2) + "\n",
+        )
 
     def contents(self) -> Contents:
         """Raises ExportError for an `export.json` that this program did not write."""
@@ -98,11 +107,19 @@ class ExportFolder(Workdir):
             said = json.loads(self.export_json.read_text(encoding="utf-8"))
             found = Contents(said["format"], said["quantize"], said["step"])
             is_step = type(found.step) is int and found.step >= 0
-            known = said["version"] == _VERSION and is_step and found.quantize in QUANTIZATIONS[found.format]
+            known = (
+                said["version"] == _VERSION
+                and is_step
+                and found.quantize in QUANTIZATIONS[found.format]
+            )
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ExportError(f"{self.export_json} cannot be read ({type(error).__name__}: {error}); export the model again") from error
+            raise ExportError(
+                f"{self.export_json} cannot be read ({type(error).__name__}: {error}); export the model again"
+            ) from error
         if not known:
-            raise ExportError(f"{self.export_json} is of another version of this program, or was changed; export the model again")
+            raise ExportError(
+                f"{self.export_json} is of another version of this program, or was changed; export the model again"
+            )
         return found
 
 
@@ -117,9 +134,15 @@ def _locked(folder: Path, asked: object) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ExportError(f"--output={asked} is being written by another export; wait for it, or give another folder") from error
+                raise ExportError(
+                    f"--output={asked} is being written by another export; wait for it, or give another folder"
+                ) from error
             except OSError as error:
-                _logger.warning("%s cannot be locked (%s): take care that no second export is written to it", folder, error.strerror)
+                _logger.warning(
+                    "%s cannot be locked (%s): take care that no second export is written to it",
+                    folder,
+                    error.strerror,
+                )
             if _is_at(descriptor, folder):
                 yield
                 return

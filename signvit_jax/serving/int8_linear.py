@@ -53,7 +53,9 @@ def _empty(shape: tuple[int, ...], dtype: object) -> nnx.Param:
 
 
 def _product(rows: qwix.QArray, kernel: qwix.QArray) -> Float[Array, "r o"]:
-    if jax.default_backend() == "cpu":  # XLA has no fast product of integers there; in float32 the numbers are the same but for rounding
+    if (
+        jax.default_backend() == "cpu"
+    ):  # XLA has no fast product of integers there; in float32 the numbers are the same but for rounding
         return qwix.dequantize(rows) @ qwix.dequantize(kernel)
     return qwix.dot_general(rows, kernel, (((1,), (0,)), ((), ())))
 
@@ -62,19 +64,28 @@ def int8_layers(int8_inputs: bool) -> Callable[[SignTranslator], None]:
     """A change for `ServedDefinition`: every linear layer in INT8; with `int8_inputs` the encoder's inputs too, where nearly all of the time goes."""
 
     def change(model: SignTranslator) -> None:
-        replace_linears(model, lambda path, linear: Int8Linear(linear, int8_input=int8_inputs and path.startswith("encoder/")))
+        replace_linears(
+            model,
+            lambda path, linear: Int8Linear(
+                linear, int8_input=int8_inputs and path.startswith("encoder/")
+            ),
+        )
 
     return change
 
 
-def int8_matrix(kernel: Float[np.ndarray, "*layers i o"]) -> tuple[Int8[np.ndarray, "*layers i o"], Float[np.ndarray, "*layers _ o"]]:
+def int8_matrix(
+    kernel: Float[np.ndarray, "*layers i o"],
+) -> tuple[Int8[np.ndarray, "*layers i o"], Float[np.ndarray, "*layers _ o"]]:
     """The matrix in levels from -128 to 127, and its scales: one an output channel, and layer of stacked ones."""
     channels = [axis for axis in range(kernel.ndim) if axis != kernel.ndim - 2]
     found = qwix.quantize(jnp.asarray(kernel, jnp.float32), jnp.int8, channelwise_axes=channels)
     return np.asarray(found.qvalue), np.asarray(found.scale)
 
 
-def input_levels(ranges: Float[np.ndarray, "*layers 2"]) -> tuple[Float[np.ndarray, "*layers"], Int8[np.ndarray, "*layers"]]:
+def input_levels(
+    ranges: Float[np.ndarray, "*layers 2"],
+) -> tuple[Float[np.ndarray, "*layers"], Int8[np.ndarray, "*layers"]]:
     """Scale and zero point that spread inputs from the lowest to the highest, widened to hold 0, over the 256 levels."""
     low, high = np.minimum(ranges[..., 0], 0.0), np.maximum(ranges[..., 1], 0.0)
     scale = np.maximum(high - low, 1e-8) / (HIGHEST - LOWEST)

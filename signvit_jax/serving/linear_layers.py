@@ -18,7 +18,9 @@ def replace_linears(model: nnx.Module, make: Callable[[str, nnx.Linear], nnx.Mod
 
 def _linears(model: nnx.Module) -> list[tuple[str, nnx.Module, str]]:
     """(path, parent, attribute)"""
-    modules = [(path, module) for path, module in nnx.iter_graph(model) if isinstance(module, nnx.Module)]
+    modules = [
+        (path, module) for path, module in nnx.iter_graph(model) if isinstance(module, nnx.Module)
+    ]
     return [
         ("/".join(map(str, (*path, name))), module, name)
         for path, module in modules

@@ -31,7 +31,9 @@ class OnnxPrograms:
     def __call__(self, name: str, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         """Raises ExportError for a program that is not there, cannot be read, or is of another model."""
         session, path = self._session(name), self.folder.program(name, KIND)
-        named = {given.name: np.asarray(value) for given, value in zip(session.get_inputs(), inputs)}
+        named = {
+            given.name: np.asarray(value) for given, value in zip(session.get_inputs(), inputs)
+        }
         try:
             found = tuple(session.run(None, named))
         except Exception as error:  # onnxruntime raises classes of its own that it does not name
@@ -41,10 +43,15 @@ class OnnxPrograms:
         check_outputs(self._known[name], inputs, found, path)
         return found
 
-    def encode(self, params: PyTree, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]) -> tuple[Encoded]:
+    def encode(
+        self, params: PyTree, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
+    ) -> tuple[Encoded]:
         """As the model's own encoder; the parameters are the programs'. Frames that only pad a clip are not computed."""
         video, lengths = np.asarray(video), np.asarray(frame_lengths)
-        features = [self("backbone", clip[None, :frames], lengths[row : row + 1])[0][0] for row, (clip, frames) in enumerate(zip(video, lengths))]
+        features = [
+            self("backbone", clip[None, :frames], lengths[row : row + 1])[0][0]
+            for row, (clip, frames) in enumerate(zip(video, lengths))
+        ]
         padded = np.zeros((*video.shape[:2], features[0].shape[-1]), np.float32)
         for row, found in enumerate(features):
             padded[row, : len(found)] = found

@@ -22,4 +22,6 @@ def optional(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ExportError(f"{purpose} needs {module} ({error}); install it with: {_INSTALL[module.partition('.')[0]]}") from error
+        raise ExportError(
+            f"{purpose} needs {module} ({error}); install it with: {_INSTALL[module.partition('.')[0]]}"
+        ) from error

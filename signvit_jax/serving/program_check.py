@@ -65,7 +65,9 @@ _ATTRIBUTES = {
 _MLIR_TYPES = {"float32": "f32", "bfloat16": "bf16", "int32": "i32", "int8": "i8", "uint8": "ui8"}
 
 
-def check_stablehlo(exported: export.Exported, program: Program, params: PyTree, path: object) -> None:
+def check_stablehlo(
+    exported: export.Exported, program: Program, params: PyTree, path: object
+) -> None:
     """Raises ExportError for a program that has other inputs or outputs than `program` of this model, or does more than compute."""
     inputs = (params, *program.abstract_inputs())
     expected = [(_sizes(leaf.shape), np.dtype(leaf.dtype).name) for leaf in jax.tree.leaves(inputs)]
@@ -74,22 +76,44 @@ def check_stablehlo(exported: export.Exported, program: Program, params: PyTree,
         raise _refused(path, "has other inputs than this model", _first_difference(expected, found))
     promised = [(shape, "float32") for shape in program.outputs.values()]
     found = [(_sizes(aval.shape), np.dtype(aval.dtype).name) for aval in exported.out_avals]
-    if exported.out_tree != jax.tree.structure(tuple(promised), is_leaf=lambda leaf: leaf in promised) or not _fit(promised, found):
-        raise _refused(path, "has other outputs than this model", _first_difference(promised, found))
-    if exported.nr_devices != 1 or exported.ordered_effects or exported.unordered_effects or exported.disabled_safety_checks:
-        raise _refused(path, "does more than compute", "it has effects, several devices, or checks that are switched off")
+    if exported.out_tree != jax.tree.structure(
+        tuple(promised), is_leaf=lambda leaf: leaf in promised
+    ) or not _fit(promised, found):
+        raise _refused(
+            path, "has other outputs than this model", _first_difference(promised, found)
+        )
+    if (
+        exported.nr_devices != 1
+        or exported.ordered_effects
+        or exported.unordered_effects
+        or exported.disabled_safety_checks
+    ):
+        raise _refused(
+            path,
+            "does more than compute",
+            "it has effects, several devices, or checks that are switched off",
+        )
     _check_module(exported, path)
 
 
-def check_outputs(program: Program, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], path: object) -> None:
+def check_outputs(
+    program: Program, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], path: object
+) -> None:
     """Raises ExportError where what a program said has other shapes than `program` of this model."""
     letters: dict[str, int] = {}
     for (shape, _), value in zip(program.inputs.values(), inputs):
-        letters |= {size: actual for size, actual in zip(shape, value.shape) if isinstance(size, str)}
-    promised = [(tuple(letters.get(size, size) for size in shape), "float32") for shape in program.outputs.values()]
+        letters |= {
+            size: actual for size, actual in zip(shape, value.shape) if isinstance(size, str)
+        }
+    promised = [
+        (tuple(letters.get(size, size) for size in shape), "float32")
+        for shape in program.outputs.values()
+    ]
     found = [(value.shape, value.dtype.name) for value in outputs]
     if not _fit(promised, found):
-        raise _refused(path, "has other outputs than this model", _first_difference(promised, found))
+        raise _refused(
+            path, "has other outputs than this model", _first_difference(promised, found)
+        )
 
 
 def _check_module(exported: export.Exported, path: object) -> None:
@@ -115,12 +139,20 @@ def _operations(module: ir.Module, path: object) -> Iterator[tuple[str, ir.Opera
     def visit(operation: ir.Operation, function: str) -> None:
         for name in _attribute_names(operation):
             if "." in name and name not in _ATTRIBUTES:
-                raise _refused(path, "asks for what a model does not need", f"attribute {name} of {operation.name}")
+                raise _refused(
+                    path,
+                    "asks for what a model does not need",
+                    f"attribute {name} of {operation.name}",
+                )
         found.append((function, operation))
         for region in operation.regions:
             for block in region:
                 for inner in block.operations:
-                    below = ir.StringAttr(inner.operation.attributes["sym_name"]).value if inner.operation.name == "func.func" else function
+                    below = (
+                        ir.StringAttr(inner.operation.attributes["sym_name"]).value
+                        if inner.operation.name == "func.func"
+                        else function
+                    )
                     visit(inner.operation, below)
 
     visit(module.operation, "")
@@ -147,11 +179,17 @@ def _called(operation: ir.Operation, path: object) -> set[str]:
     if operation.name == "stablehlo.custom_call":
         target = ir.StringAttr(given["call_target_name"]).value
         if target not in _CUSTOM_CALLS or "called_computations" in given:
-            raise _refused(path, "does more than compute", f"custom call {target!r}; allowed: {', '.join(sorted(_CUSTOM_CALLS))}")
+            raise _refused(
+                path,
+                "does more than compute",
+                f"custom call {target!r}; allowed: {', '.join(sorted(_CUSTOM_CALLS))}",
+            )
     if operation.name == "stablehlo.composite":
         name = ir.StringAttr(given["name"]).value
         if not name.startswith(_COMPOSITES):
-            raise _refused(path, "does more than compute", f"composite {name!r}; allowed: {_COMPOSITES}*")
+            raise _refused(
+                path, "does more than compute", f"composite {name!r}; allowed: {_COMPOSITES}*"
+            )
         return {ir.FlatSymbolRefAttr(given["decomposition"]).value}
     return {ir.FlatSymbolRefAttr(given["callee"]).value} if operation.name == "func.call" else set()
 
@@ -173,7 +211,8 @@ def _check_main(module: ir.Module, exported: export.Exported, path: object) -> N
     mains = [
         operation
         for operation in module.body.operations
-        if operation.operation.name == "func.func" and ir.StringAttr(operation.operation.attributes["sym_name"]).value == "main"
+        if operation.operation.name == "func.func"
+        and ir.StringAttr(operation.operation.attributes["sym_name"]).value == "main"
     ]
     if len(mains) != 1:
         raise _refused(path, "has no program", "function main")

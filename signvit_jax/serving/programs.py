@@ -37,7 +37,9 @@ class Program:
         """Inputs whose open sizes are symbols of one scope."""
         scope = SymbolicScope()
         return tuple(
-            jax.ShapeDtypeStruct(symbolic_shape(",".join(map(str, shape)), scope=scope) if shape else (), dtype)
+            jax.ShapeDtypeStruct(
+                symbolic_shape(",".join(map(str, shape)), scope=scope) if shape else (), dtype
+            )
             for shape, dtype in self.inputs.values()
         )
 
@@ -56,10 +58,18 @@ class Definition(Protocol):
 
 def programs(config: Config) -> list[Program]:
     """All programs of a model. Only what follows the backbone has a length of its own for each of `data.frame_buckets`."""
-    return [_backbone(config), *(_temporal(config, frames) for frames in config.frame_buckets), _label(config), _start(config), _step(config)]
+    return [
+        _backbone(config),
+        *(_temporal(config, frames) for frames in config.frame_buckets),
+        _label(config),
+        _start(config),
+        _step(config),
+    ]
 
 
-def encode(run: Programs, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]) -> tuple[Array, Array]:
+def encode(
+    run: Programs, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
+) -> tuple[Array, Array]:
     """Pooled tokens (b, q, d) and frames (b, t, d) of clips; `run(name, *inputs)` runs a program."""
     (features,) = run("backbone", video, frame_lengths)
     return run(f"temporal_{video.shape[1]}", features, frame_lengths)
@@ -72,7 +82,10 @@ class ModelPrograms:
         def compiled(program: Program) -> Callable[..., tuple[Array, ...]]:
             return jax.jit(lambda params, *inputs: program.run(definition.bind(params), *inputs))
 
-        self._params, self._run = params, {program.name: compiled(program) for program in programs(config)}
+        self._params, self._run = (
+            params,
+            {program.name: compiled(program) for program in programs(config)},
+        )
 
     def __call__(self, name: str, *inputs: ArrayLike) -> tuple[Array, ...]:
         return self._run[name](self._params, *inputs)
@@ -81,13 +94,17 @@ class ModelPrograms:
 def _backbone(config: Config) -> Program:
     size = config.data.image_size
 
-    def run(model: SignTranslator, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]) -> tuple[Float[Array, "b t f"]]:
+    def run(
+        model: SignTranslator, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
+    ) -> tuple[Float[Array, "b t f"]]:
         # The encoder as it is, ended after its backbone: what prepares the pictures stands in one place.
         model.encoder.temporal = model.encoder.pooling = lambda given, *_: given
         return (model.encode(video, frame_lengths).frames,)
 
     inputs = {"video": (("b", "t", size, size, 3), jnp.uint8), "frame_lengths": (("b",), jnp.int32)}
-    return Program("backbone", run, inputs, {"features": ("b", "t", config.model.encoder.output_dim)})
+    return Program(
+        "backbone", run, inputs, {"features": ("b", "t", config.model.encoder.output_dim)}
+    )
 
 
 def _temporal(config: Config, frames: int) -> Program:
@@ -98,9 +115,17 @@ def _temporal(config: Config, frames: int) -> Program:
         found = encoder.temporal(features, mask)
         return encoder.pooling(found, mask), found
 
-    inputs = {"features": (("b", frames, config.model.encoder.output_dim), jnp.float32), "frame_lengths": (("b",), jnp.int32)}
+    inputs = {
+        "features": (("b", frames, config.model.encoder.output_dim), jnp.float32),
+        "frame_lengths": (("b",), jnp.int32),
+    }
     width = config.model.decoder.hidden_dim
-    return Program(f"temporal_{frames}", run, inputs, {"pooled": ("b", config.model.temporal.num_queries, width), "frames": ("b", frames, width)})
+    return Program(
+        f"temporal_{frames}",
+        run,
+        inputs,
+        {"pooled": ("b", config.model.temporal.num_queries, width), "frames": ("b", frames, width)},
+    )
 
 
 def _label(config: Config) -> Program:
@@ -119,7 +144,11 @@ def _start(config: Config) -> Program:
         return (*found.keys, *found.values)
 
     heads = config.model.decoder.num_heads
-    outputs = {f"memory_{kind}_{layer}": ("b", "s", heads, width // heads) for kind in ("key", "value") for layer in range(layers)}
+    outputs = {
+        f"memory_{kind}_{layer}": ("b", "s", heads, width // heads)
+        for kind in ("key", "value")
+        for layer in range(layers)
+    }
     return Program("start", run, {"memory": (("b", "s", width), jnp.float32)}, outputs)
 
 
@@ -128,20 +157,44 @@ def _step(config: Config) -> Program:
     layers, heads, length = decoder.num_layers, decoder.num_heads, decoder.max_len
     head = decoder.hidden_dim // heads
 
-    def run(model: SignTranslator, tokens: Array, position: Array, lineage: Array, *rest: Array) -> tuple[Array, ...]:
+    def run(
+        model: SignTranslator, tokens: Array, position: Array, lineage: Array, *rest: Array
+    ) -> tuple[Array, ...]:
         frame_lengths, rest = (rest[0], rest[1:]) if reads_frames else (None, rest)
-        keys, values, memory_keys, memory_values = (rest[part * layers : (part + 1) * layers] for part in range(4))
-        mask = None if frame_lengths is None else length_mask(frame_lengths, memory_keys[0].shape[1])
-        logits, grown = model.decoder.step(tokens, position, Cache(keys, values), Memory(memory_keys, memory_values, mask), lineage)
+        keys, values, memory_keys, memory_values = (
+            rest[part * layers : (part + 1) * layers] for part in range(4)
+        )
+        mask = (
+            None if frame_lengths is None else length_mask(frame_lengths, memory_keys[0].shape[1])
+        )
+        logits, grown = model.decoder.step(
+            tokens, position, Cache(keys, values), Memory(memory_keys, memory_values, mask), lineage
+        )
         return (logits, *grown.keys, *grown.values)
 
-    inputs = {"tokens": (("b", "m"), jnp.int32), "position": ((), jnp.int32), "lineage": (("b", "m", length), jnp.int32)}
+    inputs = {
+        "tokens": (("b", "m"), jnp.int32),
+        "position": ((), jnp.int32),
+        "lineage": (("b", "m", length), jnp.int32),
+    }
     if reads_frames:
         inputs["frame_lengths"] = (("b",), jnp.int32)
-    inputs |= {f"{kind}_{layer}": (("b", "m", length, heads, head), jnp.float32) for kind in ("key", "value") for layer in range(layers)}
-    inputs |= {f"memory_{kind}_{layer}": (("b", "s", heads, head), jnp.float32) for kind in ("key", "value") for layer in range(layers)}
+    inputs |= {
+        f"{kind}_{layer}": (("b", "m", length, heads, head), jnp.float32)
+        for kind in ("key", "value")
+        for layer in range(layers)
+    }
+    inputs |= {
+        f"memory_{kind}_{layer}": (("b", "s", heads, head), jnp.float32)
+        for kind in ("key", "value")
+        for layer in range(layers)
+    }
     outputs = {"logits": ("b", "m", "v")}
-    outputs |= {f"new_{kind}_{layer}": ("b", "m", length, heads, head) for kind in ("key", "value") for layer in range(layers)}
+    outputs |= {
+        f"new_{kind}_{layer}": ("b", "m", length, heads, head)
+        for kind in ("key", "value")
+        for layer in range(layers)
+    }
     return Program("step", run, inputs, outputs)
 
 
@@ -149,4 +202,6 @@ def unrolled(config: Config) -> Config:
     """The config of the same model with every layer written out once and attention as plain products."""
     training = dataclasses.replace(config.training, scan_layers=False, remat="none", use_amp=False)
     encoder = dataclasses.replace(config.model.encoder, frames_per_chunk=0, attention="xla")
-    return dataclasses.replace(config, training=training, model=dataclasses.replace(config.model, encoder=encoder))
+    return dataclasses.replace(
+        config, training=training, model=dataclasses.replace(config.model, encoder=encoder)
+    )

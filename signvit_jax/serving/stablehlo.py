@@ -32,7 +32,9 @@ class StableHloPrograms:
         optional("flatbuffers", "a StableHLO export")
         self.folder, self.params = folder, params
         known = {program.name: program for program in programs(unrolled(config))}
-        self._program = functools.cache(lambda name: _read(folder.program(name, KIND), known[name], params))
+        self._program = functools.cache(
+            lambda name: _read(folder.program(name, KIND), known[name], params)
+        )
 
     def __call__(self, name: str, *inputs: Array) -> tuple[Array, ...]:
         """Raises ExportError for a program that is not there, cannot be read or is refused."""
@@ -44,7 +46,9 @@ class StableHloPrograms:
                 raise
             raise ExportError(_unusable(self.folder.program(name, KIND), error)) from error
 
-    def encode(self, params: PyTree, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]) -> tuple[Encoded]:
+    def encode(
+        self, params: PyTree, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
+    ) -> tuple[Encoded]:
         """As the model's own encoder; the parameters are those that the programs were given."""
         return (Encoded(*encode(self, video, frame_lengths.astype(np.int32)), frame_lengths),)
 

@@ -24,14 +24,20 @@ class EventsFile:
     """`events.out.tfevents.*` in `folder`, made with the first record. A record is in it whole or not at all."""
 
     def __init__(self, folder: Path):
-        self.purge_step: int | None = None  # TensorBoard forgets what earlier files say of this step and later ones
+        self.purge_step: int | None = (
+            None  # TensorBoard forgets what earlier files say of this step and later ones
+        )
         self._folder = folder
         self._descriptor: int | None = None
         self._end: int  # of the last whole record
 
     def write(self, step: int, figures: Mapping[str, float], wall_time: float) -> None:
         """One event with all finite figures; TensorBoard has no place for the others. Raises OSError."""
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items() if math.isfinite(value)]
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in figures.items()
+            if math.isfinite(value)
+        ]
         if self._descriptor is None:
             self._open()
         self._append(Event(wall_time=wall_time, step=step, summary=Summary(value=values)))
@@ -45,11 +51,20 @@ class EventsFile:
     def _open(self) -> None:
         now = time.time()
         path = self._folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}"
-        self._descriptor, self._end = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), 0
+        self._descriptor, self._end = (
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644),
+            0,
+        )
         try:
             self._append(Event(wall_time=now, file_version=_VERSION))
             if self.purge_step is not None:
-                self._append(Event(wall_time=now, step=self.purge_step, session_log=SessionLog(status=SessionLog.START)))
+                self._append(
+                    Event(
+                        wall_time=now,
+                        step=self.purge_step,
+                        session_log=SessionLog(status=SessionLog.START),
+                    )
+                )
         except OSError:
             self.close()
             path.unlink()
@@ -59,7 +74,12 @@ class EventsFile:
         """A record: length, its masked CRC-32C, the event, its masked CRC-32C."""
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))
-        record = length + struct.pack("<I", masked_crc32c(length)) + content + struct.pack("<I", masked_crc32c(content))
+        record = (
+            length
+            + struct.pack("<I", masked_crc32c(length))
+            + content
+            + struct.pack("<I", masked_crc32c(content))
+        )
         written = 0
         try:
             while written < len(record):  # where the disk is nearly full the kernel takes a part

@@ -37,7 +37,9 @@ class Goodput:
         self._thread = threading.get_ident()
         self._compiled = 0.0  # not yet charged
         self._last_events: list[tuple[float, float]] = []  # (begin, seconds), one after the other
-        self._at_checkpoint: dict[int | None, tuple[int, float]] = {}  # step of the run -> steps and seconds of this start until then
+        self._at_checkpoint: dict[
+            int | None, tuple[int, float]
+        ] = {}  # step of the run -> steps and seconds of this start until then
 
     def __enter__(self) -> "Goodput":
         jax.monitoring.register_event_duration_secs_listener(self._listen)
@@ -69,7 +71,11 @@ class Goodput:
         lost = f"lost since the last checkpoint: {self.steps - safe_steps} steps"
         if self.steps > safe_steps:
             lost += f" ({stepping - safe_seconds:.1f} s)"
-        again = f"; lost by an earlier start and made again: {self.steps_made_again} steps" if self.steps_made_again else ""
+        again = (
+            f"; lost by an earlier start and made again: {self.steps_made_again} steps"
+            if self.steps_made_again
+            else ""
+        )
         return f"goodput {stepping / max(total, 1e-9):.0%} of {total:.1f} s, {self.steps} steps: {parts}; {lost}{again}"
 
     def _switch(self, part: str) -> str:
@@ -88,7 +94,9 @@ class Goodput:
         if event not in _COMPILING or threading.get_ident() != self._thread:
             return
         begin = time.perf_counter() - seconds
-        while self._last_events and self._last_events[-1][0] >= begin:  # a function traced within this one
+        while (
+            self._last_events and self._last_events[-1][0] >= begin
+        ):  # a function traced within this one
             self._compiled -= self._last_events.pop()[1]
         self._last_events.append((begin, seconds))
         self._compiled += seconds

@@ -79,7 +79,11 @@ class _Table:
 
     def open(self) -> None:
         columns, rows = read_rows(self._path)
-        if not rows and self._path.exists() and not self._path.read_bytes().startswith(STEP.encode()):
+        if (
+            not rows
+            and self._path.exists()
+            and not self._path.read_bytes().startswith(STEP.encode())
+        ):
             self._path.rename(self._path.with_name(self._path.name + ".foreign"))
         limit = self._keep_up_to
         self._rewrite([row for row in rows if limit is None or int(row[STEP]) <= limit], columns)
@@ -102,7 +106,9 @@ class _Table:
                 file.write(line)
                 file.truncate()
         except FileNotFoundError:
-            self._ready = False  # deleted, or moved with the workdir: the next attempt begins another
+            self._ready = (
+                False  # deleted, or moved with the workdir: the next attempt begins another
+            )
             raise
         self._row, self._row_start, self._end = row, start, start + len(line)
 
@@ -117,8 +123,15 @@ class _Table:
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Figure -> (steps, values) of a metrics.csv, {} if there is none. Values may be inf or NaN."""
     columns, rows = read_rows(path)
-    series = {name: [(int(row[STEP]), float(row[name])) for row in rows if name in row] for name in columns if name != STEP}
-    return {name: ([step for step, _ in points], [value for _, value in points]) for name, points in series.items()}
+    series = {
+        name: [(int(row[STEP]), float(row[name])) for row in rows if name in row]
+        for name in columns
+        if name != STEP
+    }
+    return {
+        name: ([step for step, _ in points], [value for _, value in points])
+        for name, points in series.items()
+    }
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -135,7 +148,11 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     rows: dict[int, dict[str, str]] = {}
     for cells in lines:
         row = {name: cell for name, cell in zip(columns, cells) if cell}
-        if len(cells) == len(columns) and cells[0].isdecimal() and all(_is_number(cell) for cell in row.values()):
+        if (
+            len(cells) == len(columns)
+            and cells[0].isdecimal()
+            and all(_is_number(cell) for cell in row.values())
+        ):
             rows[int(cells[0])] = row
     return columns, [rows[step] for step in sorted(rows)]
 

@@ -25,10 +25,14 @@ class Observer:
             self.failed += 1
             if self.failed == 1:
                 reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-                _logger.warning("%s cannot be written (%s); the run goes on without it", self.path, reason)
+                _logger.warning(
+                    "%s cannot be written (%s); the run goes on without it", self.path, reason
+                )
             return False
         if self.failed:
-            _logger.warning("%s is written again, after %d attempts that failed", self.path, self.failed)
+            _logger.warning(
+                "%s is written again, after %d attempts that failed", self.path, self.failed
+            )
             self.failed = 0
         return True
 

@@ -13,11 +13,18 @@ from matplotlib.figure import Figure
 from signvit_jax.telemetry.metric_writer import read_metrics
 
 Series = dict[str, tuple[list[int], list[float]]]
-_QUALITY = {"validation/wer": "WER", "validation/bleu4": "BLEU-4", "validation/chrf": "chrF", "validation/exact_match": "exact match"}
+_QUALITY = {
+    "validation/wer": "WER",
+    "validation/bleu4": "BLEU-4",
+    "validation/chrf": "chrF",
+    "validation/exact_match": "exact match",
+}
 _COLOURS = {"total": "#1b4f8a", "ce": "#d1742c", "ctc": "#4d8f5b", "other": "#7a5ba6"}
 
 
-def plot_metrics(metrics_csv: Path, image: Path, best_metric: str = "loss", best_step: int | None = None) -> None:
+def plot_metrics(
+    metrics_csv: Path, image: Path, best_metric: str = "loss", best_step: int | None = None
+) -> None:
     """Draws losses, translation quality (where there is one) and learning rates over steps; an empty metrics.csv draws nothing. Raises OSError.
 
     A star marks the step of the checkpoint that is the best, on the curve of the metric by which it is.
@@ -26,11 +33,23 @@ def plot_metrics(metrics_csv: Path, image: Path, best_metric: str = "loss", best
     if not any(steps for steps, _ in series.values()):
         return
     panels = [_losses, *([_quality] if _quality_figures(series) else []), _rates]
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}):
+    with matplotlib.rc_context(
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "font.size": 10,
+        }
+    ):
         # A Figure of its own, without pyplot: no display, no window, nothing shared with a notebook that trains.
         figure = Figure(figsize=(9, 2.1 + 2.3 * len(panels)))
-        axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=[2] + [1] * (len(panels) - 1))
-        figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.065, hspace=0.14)  # a layout that is computed takes twice as long
+        axes = figure.subplots(
+            len(panels), 1, sharex=True, height_ratios=[2] + [1] * (len(panels) - 1)
+        )
+        figure.subplots_adjust(
+            left=0.09, right=0.98, top=0.95, bottom=0.065, hspace=0.14
+        )  # a layout that is computed takes twice as long
         for axis, draw in zip(axes, panels):
             draw(axis, series)
         _mark_best(axes, series, best_metric, best_step)
@@ -48,8 +67,26 @@ def _losses(axis: Axes, series: Series) -> None:
     for name, label in (("ctc", "CTC"), ("ce", "cross entropy"), ("loss", "total")):
         colour = _COLOURS["total" if name == "loss" else name]
         width = 1.8 if name == "loss" else 1.1
-        _line(axis, series, f"train/{name}", f"{label}, training", colour, linewidth=width, smooth=True)
-        _line(axis, series, f"validation/{name}", f"{label}, validation", colour, linewidth=width, linestyle="--", marker="o", markersize=3)
+        _line(
+            axis,
+            series,
+            f"train/{name}",
+            f"{label}, training",
+            colour,
+            linewidth=width,
+            smooth=True,
+        )
+        _line(
+            axis,
+            series,
+            f"validation/{name}",
+            f"{label}, validation",
+            colour,
+            linewidth=width,
+            linestyle="--",
+            marker="o",
+            markersize=3,
+        )
     if any((line.get_ydata() > 0).any() for line in axis.lines):
         axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
@@ -83,10 +120,14 @@ def _percent(name: str) -> float:
 
 def _quality(axis: Axes, series: Series) -> None:
     """All in percent: WER falls, the others rise."""
-    for (name, label), colour in zip(_QUALITY.items(), (_COLOURS["ce"], _COLOURS["total"], _COLOURS["other"], _COLOURS["ctc"])):
+    for (name, label), colour in zip(
+        _QUALITY.items(), (_COLOURS["ce"], _COLOURS["total"], _COLOURS["other"], _COLOURS["ctc"])
+    ):
         steps, values = _finite(series.get(name, ([], [])))
         if len(values):
-            axis.plot(steps, values * _percent(name), color=colour, marker="o", markersize=3, label=label)
+            axis.plot(
+                steps, values * _percent(name), color=colour, marker="o", markersize=3, label=label
+            )
     axis.set_ylabel("percent")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=8, ncols=3, frameon=False)
@@ -103,7 +144,9 @@ def _rates(axis: Axes, series: Series) -> None:
         axis.legend(fontsize=8, frameon=False)
 
 
-def _line(axis: Axes, series: Series, name: str, label: str, colour: str, *, smooth: bool = False, **style) -> None:
+def _line(
+    axis: Axes, series: Series, name: str, label: str, colour: str, *, smooth: bool = False, **style
+) -> None:
     steps, values = _finite(series.get(name, ([], [])))
     if not len(values):
         return
@@ -121,4 +164,6 @@ def _finite(points: tuple[list[int], list[float]]) -> tuple[np.ndarray, np.ndarr
 def _running_median(values: np.ndarray, width: int) -> np.ndarray:
     """Median over `width` (odd) neighbours; shorter at the ends, so that nothing is drawn beyond the data."""
     half = width // 2
-    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+    return np.array(
+        [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    )

@@ -35,7 +35,9 @@ class TracedSteps:
             return cls(count=numbers[0])
         if len(numbers) == 2 and 1 <= numbers[0] <= numbers[1]:
             return cls(*numbers)
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: how many steps, such as 5, or the first and last of the run, such as 100:104")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; allowed: how many steps, such as 5, or the first and last of the run, such as 100:104"
+        )
 
     def within(self, steps_done: int) -> tuple[int, int]:
         """(first, last) for a start that goes on after `steps_done` steps."""
@@ -75,4 +77,9 @@ class StepTrace:
     def _stop(self) -> None:
         self._running = False
         if self._observer.attempt(jax.profiler.stop_trace):
-            log.info("the trace of the steps from %d on is in %s; to look at it: tensorboard --logdir=%s", self._first, self._folder, self._folder)
+            log.info(
+                "the trace of the steps from %d on is in %s; to look at it: tensorboard --logdir=%s",
+                self._first,
+                self._folder,
+                self._folder,
+            )

@@ -44,7 +44,9 @@ def start_run_log(path: Path | None = None) -> None:
         try:
             file = _RunLog(path, encoding="utf-8")
         except OSError as error:
-            logging.getLogger(__name__).warning("%s cannot be written (%s): this run keeps no log", path, error.strerror)
+            logging.getLogger(__name__).warning(
+                "%s cannot be written (%s): this run keeps no log", path, error.strerror
+            )
             return
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         _add(root, file)
@@ -53,7 +55,9 @@ def start_run_log(path: Path | None = None) -> None:
 def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """What a library's callback raises where nobody can catch it (TensorStore's, after a save that failed) is for the file as well."""
     error = unraisable.exc_value
-    logging.getLogger("python").error("%s in %r", unraisable.err_msg or "exception ignored", unraisable.object, exc_info=error)
+    logging.getLogger("python").error(
+        "%s in %r", unraisable.err_msg or "exception ignored", unraisable.object, exc_info=error
+    )
 
 
 class _RunLog(logging.FileHandler):
@@ -67,12 +71,23 @@ class _RunLog(logging.FileHandler):
             super().handleError(record)
         elif not self._failed:
             self._failed = True
-            logging.getLogger(__name__).warning("%s cannot be written (%s); the run goes on without it", self.baseFilename, error.strerror)
+            logging.getLogger(__name__).warning(
+                "%s cannot be written (%s); the run goes on without it",
+                self.baseFilename,
+                error.strerror,
+            )
 
 
 def _terminal_handler() -> logging.Handler:
     if CONSOLE.is_terminal:
-        shown = RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False, highlighter=None)
+        shown = RichHandler(
+            console=CONSOLE,
+            show_path=False,
+            show_level=False,
+            log_time_format="%H:%M:%S",
+            markup=False,
+            highlighter=None,
+        )
         shown.setFormatter(CleanFormatter("%(message)s"))
         return shown
     plain = logging.StreamHandler(sys.stderr)

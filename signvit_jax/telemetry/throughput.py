@@ -15,12 +15,20 @@ class Stopwatch:
 
     def __init__(self, definition: ModelDefinition, peak: float | None = None):
         self._definition, self._peak = definition, peak or peak_flops(jax.devices()[0].device_kind)
-        self._flops_of: dict[tuple[int, int, bool], float] = {}  # of a clip, by frames, text length, frozen backbone
+        self._flops_of: dict[
+            tuple[int, int, bool], float
+        ] = {}  # of a clip, by frames, text length, frozen backbone
         self.start()
 
     def start(self) -> None:
         """Drops what was counted, and the time."""
-        self._start, self._waited, self._clips, self._frames, self._flops = time.perf_counter(), 0.0, 0, 0, 0.0
+        self._start, self._waited, self._clips, self._frames, self._flops = (
+            time.perf_counter(),
+            0.0,
+            0,
+            0,
+            0.0,
+        )
 
     def waited(self, seconds: float) -> None:
         """For a batch."""
@@ -32,14 +40,24 @@ class Stopwatch:
         self._clips += int((batch["weights"] > 0).sum()) * processes
         self._frames += int(batch["frame_lengths"].sum()) * processes
         if self._peak is not None:
-            self._flops += len(batch["video"]) * processes * self._clip_flops(batch["video"].shape[1], batch["tokens"].shape[1], frozen_backbone)
+            self._flops += (
+                len(batch["video"])
+                * processes
+                * self._clip_flops(
+                    batch["video"].shape[1], batch["tokens"].shape[1], frozen_backbone
+                )
+            )
 
     def read(self) -> dict[str, float]:
         """clips_per_second, frames_per_second (of signing, not of padding), data_wait (a share, 0-1); where the device is known mfu (0-1), where it
         says so peak_memory_gib (since the start of the process).
         """
         elapsed = max(time.perf_counter() - self._start, 1e-9)
-        figures = {"clips_per_second": self._clips / elapsed, "frames_per_second": self._frames / elapsed, "data_wait": self._waited / elapsed}
+        figures = {
+            "clips_per_second": self._clips / elapsed,
+            "frames_per_second": self._frames / elapsed,
+            "data_wait": self._waited / elapsed,
+        }
         if self._peak is not None:
             figures["mfu"] = self._flops / elapsed / (self._peak * jax.device_count())
         if (used := peak_memory()) is not None:
@@ -50,5 +68,7 @@ class Stopwatch:
     def _clip_flops(self, frames: int, text_length: int, frozen_backbone: bool) -> float:
         key = frames, text_length, frozen_backbone
         if key not in self._flops_of:
-            self._flops_of[key] = clip_flops(self._definition, frames, text_length).training(frozen_backbone=frozen_backbone)
+            self._flops_of[key] = clip_flops(self._definition, frames, text_length).training(
+                frozen_backbone=frozen_backbone
+            )
         return self._flops_of[key]

@@ -82,7 +82,9 @@ class Tokenizer:
     @functools.cached_property
     def _cuts_by_spaces(self) -> bool:
         """Whether spaces alone set its words apart: glosses, and text of scripts with spaces."""
-        return self.kind == "word" and isinstance(self._backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
+        return self.kind == "word" and isinstance(
+            self._backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit
+        )
 
     @functools.cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -101,7 +103,10 @@ class Tokenizer:
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         if self.kind != "bert":  # a BERT model's JSON holds its own normalisation
             texts = [self.normalise(text) for text in texts]
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [
+            encoding.ids
+            for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text up to the first EOS, special ids left out. Raises ValueError for an id that is not in the vocabulary."""
@@ -110,11 +115,15 @@ class Tokenizer:
             if i == self.eos_id:
                 break
             if not 0 <= i < self.vocab_size:
-                raise ValueError(f"token id {i} is not in the vocabulary; allowed: 0 to {self.vocab_size - 1}")
+                raise ValueError(
+                    f"token id {i} is not in the vocabulary; allowed: 0 to {self.vocab_size - 1}"
+                )
             if i not in self._specials:
                 tokens.append(self.tokens[i])
         if self.kind == "bert":
-            text = _BERT_SPACES.sub(lambda space: space[1] or space[2], " ".join(tokens).replace(" ##", ""))
+            text = _BERT_SPACES.sub(
+                lambda space: space[1] or space[2], " ".join(tokens).replace(" ##", "")
+            )
             return scripts.without_spaces_beside(text)  # BERT's splitting sets Han apart
         if self.kind == "word" and not self._cuts_by_spaces:
             return scripts.join_units(tokens)
@@ -132,11 +141,21 @@ class Tokenizer:
             if self.unk_id in ids:
                 read = text if self.kind == "bert" else self.normalise(text)
                 encoding = self._backend.encode(read, add_special_tokens=False)
-                found.update(read[start:end] for i, (start, end) in zip(encoding.ids, encoding.offsets) if i == self.unk_id)
+                found.update(
+                    read[start:end]
+                    for i, (start, end) in zip(encoding.ids, encoding.offsets)
+                    if i == self.unk_id
+                )
         return found
 
     def to_json(self) -> str:
-        content = {"format": _FORMAT, "version": _VERSION, "kind": self.kind, "lowercase": self.lowercase, "model": json.loads(self.model)}
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "kind": self.kind,
+            "lowercase": self.lowercase,
+            "model": json.loads(self.model),
+        }
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     @staticmethod
@@ -144,7 +163,11 @@ class Tokenizer:
         """Reads what `to_json` wrote. Raises TokenizerError."""
         try:
             content = json.loads(text)
-            if content["format"] != _FORMAT or content["version"] > _VERSION or content["kind"] not in ("bpe", "word", "bert"):
+            if (
+                content["format"] != _FORMAT
+                or content["version"] > _VERSION
+                or content["kind"] not in ("bpe", "word", "bert")
+            ):
                 raise TokenizerError(
                     f"not a tokenizer that this release reads: format {content['format']!r}, version {content['version']!r}, "
                     f"kind {content['kind']!r}; "
@@ -156,15 +179,23 @@ class Tokenizer:
         except TokenizerError:
             raise
         except Exception as error:  # the Rust library raises bare Exception
-            raise TokenizerError(f"not a tokenizer file ({type(error).__name__}: {error}); it is written as tokenizer.json by training") from error
+            raise TokenizerError(
+                f"not a tokenizer file ({type(error).__name__}: {error}); it is written as tokenizer.json by training"
+            ) from error
         if None in special_ids or special_ids[0] != 0:
-            raise TokenizerError(f"a tokenizer file whose special tokens have the ids {special_ids}; all must be there and PAD must be 0")
+            raise TokenizerError(
+                f"a tokenizer file whose special tokens have the ids {special_ids}; all must be there and PAD must be 0"
+            )
         return tokenizer
 
 
 def make_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """The tokenizer that the config asks for: read from `vocab_file` ("bert") or learned from the training texts. Raises ConfigError."""
-    return load_bert_vocabulary(config.vocab_file, config) if config.name == "bert" else learn(texts, config)
+    return (
+        load_bert_vocabulary(config.vocab_file, config)
+        if config.name == "bert"
+        else learn(texts, config)
+    )
 
 
 def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -190,7 +221,10 @@ def unknown_note(unknown: Mapping[str, int], what: str = "") -> str:
     """What `Tokenizer.unknown` found, said for people; "" where it found nothing. `what`: what to call it."""
     if not unknown:
         return ""
-    named = ", ".join(f"{piece!r} ({count:,})" for piece, count in sorted(unknown.items(), key=lambda item: -item[1])[:8])
+    named = ", ".join(
+        f"{piece!r} ({count:,})"
+        for piece, count in sorted(unknown.items(), key=lambda item: -item[1])[:8]
+    )
     what = what or ("characters" if all(len(piece) == 1 for piece in unknown) else "words")
     return f"{sum(unknown.values()):,} {what} are not in the vocabulary, so no output can hold them: {named}{', ...' if len(unknown) > 8 else ''}"
 
@@ -200,7 +234,9 @@ def learn_gloss_vocabulary(glosses: Iterable[str]) -> Tokenizer:
     reader = Tokenizer("word", False, "")
     lines = [reader.normalise(gloss) for gloss in glosses]
     if not any(lines):
-        raise ConfigError("config.model.ctc.target is 'gloss', but no clip of the training split has a gloss; set it to 'text'")
+        raise ConfigError(
+            "config.model.ctc.target is 'gloss', but no clip of the training split has a gloss; set it to 'text'"
+        )
     backend = _learn_words(lines, vocab_size=None, min_frequency=1)
     return dataclasses.replace(reader, model=backend.to_str())
 
@@ -210,7 +246,9 @@ def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer
     try:
         lines = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config.tokenizer.vocab_file is {str(path)!r}, which cannot be read as a BERT vocab.txt: {error}") from error
+        raise ConfigError(
+            f"config.tokenizer.vocab_file is {str(path)!r}, which cannot be read as a BERT vocab.txt: {error}"
+        ) from error
     pieces = [line.removesuffix("\r") for line in lines]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     missing = [name for name in _BERT_SPECIALS if name not in vocabulary]
@@ -223,8 +261,12 @@ def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer
             if doubled
             else f"has [PAD] at id {vocabulary['[PAD]']}, not 0"
         )
-        raise ConfigError(f"config.tokenizer.vocab_file is {str(path)!r}, which {fault}; give a BERT vocab.txt, one piece a line, [PAD] first")
-    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+        raise ConfigError(
+            f"config.tokenizer.vocab_file is {str(path)!r}, which {fault}; give a BERT vocab.txt, one piece a line, [PAD] first"
+        )
+    backend = tokenizers.Tokenizer(
+        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
+    )
     backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return _checked(Tokenizer("bert", config.lowercase, backend.to_str()), config)
@@ -232,10 +274,16 @@ def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer
 
 def _learn_bpe(lines: list[str], config: TokenizerConfig) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(models.BPE(unk_token=_LEARNED_SPECIALS[3]))
-    words = [pre_tokenizers.Metaspace(replacement=_WORD_START, prepend_scheme="always"), pre_tokenizers.Punctuation("isolated")]
+    words = [
+        pre_tokenizers.Metaspace(replacement=_WORD_START, prepend_scheme="always"),
+        pre_tokenizers.Punctuation("isolated"),
+    ]
     backend.pre_tokenizer = pre_tokenizers.Sequence([*words, *_by_character(lines)])
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=list(_LEARNED_SPECIALS), show_progress=False
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=list(_LEARNED_SPECIALS),
+        show_progress=False,
     )
     backend.train_from_iterator(lines, trainer)
     # Specials stay plain entries of the vocabulary: as the library's "added tokens" they would be looked for in the text.
@@ -252,14 +300,22 @@ def _by_character(lines: list[str]) -> list[pre_tokenizers.PreTokenizer]:
 
 
 def _learn_words(
-    lines: list[str], vocab_size: int | None, min_frequency: int, within_words: list[pre_tokenizers.PreTokenizer] | None = None
+    lines: list[str],
+    vocab_size: int | None,
+    min_frequency: int,
+    within_words: list[pre_tokenizers.PreTokenizer] | None = None,
 ) -> tokenizers.Tokenizer:
     cut: pre_tokenizers.PreTokenizer = pre_tokenizers.WhitespaceSplit()
     if within_words:
         cut = pre_tokenizers.Sequence([cut, *within_words])
     counts = Counter(word for line in lines for word, _ in cut.pre_tokenize_str(line))
-    by_frequency = sorted((word for word, count in counts.items() if count >= min_frequency), key=lambda word: (-counts[word], word))
-    kept = by_frequency if vocab_size is None else by_frequency[: vocab_size - len(_LEARNED_SPECIALS)]
+    by_frequency = sorted(
+        (word for word, count in counts.items() if count >= min_frequency),
+        key=lambda word: (-counts[word], word),
+    )
+    kept = (
+        by_frequency if vocab_size is None else by_frequency[: vocab_size - len(_LEARNED_SPECIALS)]
+    )
     vocabulary = {token: i for i, token in enumerate((*_LEARNED_SPECIALS, *kept))}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_LEARNED_SPECIALS[3]))
     backend.pre_tokenizer = cut

@@ -39,4 +39,7 @@ def word_confidences(
     for length, confidence, is_text in zip(lengths, confidences, spelt):
         if length and is_text:
             members[length - 1].append(confidence)
-    return tuple(Word(word.removeprefix(" "), sum(own) / len(own) if own else 0.0, word.startswith(" ")) for word, own in zip(words, members))
+    return tuple(
+        Word(word.removeprefix(" "), sum(own) / len(own) if own else 0.0, word.startswith(" "))
+        for word, own in zip(words, members)
+    )

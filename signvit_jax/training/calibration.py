@@ -12,7 +12,13 @@ from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.data.pipeline import make_batches
 from signvit_jax.data.token_table import padded_text_length
-from signvit_jax.decoding.confidence import Calibration, CalibrationError, Scales, from_json, to_json
+from signvit_jax.decoding.confidence import (
+    Calibration,
+    CalibrationError,
+    Scales,
+    from_json,
+    to_json,
+)
 from signvit_jax.decoding.lexicon import Lexicon
 from signvit_jax.evaluation.calibrate import MOST_CLIPS, describe, fit, lexicon_of
 from signvit_jax.inference.predictor import Hypothesis
@@ -32,14 +38,21 @@ class RunCalibration:
     def keep(self, found: Mapping[int, Mapping[str, Hypothesis]], step: int) -> None:
         """Of the hypotheses of the whole validation split by its positions. Nothing is kept where that split was trained on."""
         data, config = self._data, self._data.config
-        if data.validation is data.train or config.inference.min_confidence or jax.process_index() != 0:
+        if (
+            data.validation is data.train
+            or config.inference.min_confidence
+            or jax.process_index() != 0
+        ):
             return
         spells_glosses = data.gloss_tokenizer is not None
         if spells_glosses and self._lexicon is None:
             self._lexicon = lexicon_of(data.train.index)
         try:
             calibration = fit(
-                [(data.validation.index[position], hypotheses) for position, hypotheses in found.items()],
+                [
+                    (data.validation.index[position], hypotheses)
+                    for position, hypotheses in found.items()
+                ],
                 ("greedy", "ctc"),
                 spells_glosses=spells_glosses,
                 lexicon=self._lexicon,
@@ -71,13 +84,20 @@ def calibrated(
     ConfigError for an ensemble and for a split that was trained on, DatasetError, CalibrationError, WorkdirError.
     """
     if model.others:
-        raise ConfigError("--calibrate fits one model; an ensemble has no calibration, and its confidences are mean probabilities")
+        raise ConfigError(
+            "--calibrate fits one model; an ensemble has no calibration, and its confidences are mean probabilities"
+        )
     data = config.data
     if data.val_split == data.train_split:
-        raise ConfigError(f"--calibrate needs clips that were not trained on, but config.data.val_split is {data.val_split!r}, the training split")
+        raise ConfigError(
+            f"--calibrate needs clips that were not trained on, but config.data.val_split is {data.val_split!r}, the training split"
+        )
     dataset = open_dataset(data.data_dir, data.name)
     split = dataset.split(data.val_split).spread(MOST_CLIPS)
-    predictor = model.predictor(list(dict.fromkeys([*decoders, "ctc"])), **dataclasses.asdict(config.inference) | {"min_confidence": 0.0})
+    predictor = model.predictor(
+        list(dict.fromkeys([*decoders, "ctc"])),
+        **dataclasses.asdict(config.inference) | {"min_confidence": 0.0},
+    )
     devices = predictor.mesh.size
     batches = make_batches(
         split,
@@ -97,13 +117,17 @@ def calibrated(
         [(split.index[position], hypotheses) for position, hypotheses in found.items()],
         decoders,
         spells_glosses=spells_glosses,
-        lexicon=lexicon_of(dataset.split(data.train_split).index) if spells_glosses and data.train_split in dataset.splits else None,
+        lexicon=lexicon_of(dataset.split(data.train_split).index)
+        if spells_glosses and data.train_split in dataset.splits
+        else None,
         step=model.step,
         dataset=data.name,
         split=split.name,
         lowercase=config.tokenizer.lowercase,
     )
-    calibration = dataclasses.replace(calibration, decoders={**_kept(model, calibration), **calibration.decoders})
+    calibration = dataclasses.replace(
+        calibration, decoders={**_kept(model, calibration), **calibration.decoders}
+    )
     if jax.process_index() == 0:
         model.workdir.write_text(model.workdir.calibration_json, to_json(calibration))
     return dataclasses.replace(model, calibration=calibration)
@@ -115,4 +139,8 @@ def _kept(model: TrainedModel, fitted: Calibration) -> dict[str, Scales]:
         earlier = from_json(model.workdir.calibration_json.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return dict(earlier.decoders) if dataclasses.replace(earlier, decoders={}) == dataclasses.replace(fitted, decoders={}) else {}
+    return (
+        dict(earlier.decoders)
+        if dataclasses.replace(earlier, decoders={}) == dataclasses.replace(fitted, decoders={})
+        else {}
+    )

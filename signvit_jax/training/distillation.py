@@ -32,10 +32,16 @@ class Teacher:
     def __init__(self, trained: TrainedModel, mesh: Mesh):
         shardings = state_shardings(trained.params, mesh)
         self._params = jax.device_put(trained.params, shardings)
-        answer = jax.jit(answers(trained, mesh), in_shardings=(shardings, batch_sharding(mesh)), out_shardings=batch_sharding(mesh))
+        answer = jax.jit(
+            answers(trained, mesh),
+            in_shardings=(shardings, batch_sharding(mesh)),
+            out_shardings=batch_sharding(mesh),
+        )
         self._answer = CompiledSteps(answer)
         self.width = trained.config.model.decoder.hidden_dim
-        self.identity = TeacherIdentity(str(trained.workdir.path), trained.step, digest_of(trained.params))
+        self.identity = TeacherIdentity(
+            str(trained.workdir.path), trained.step, digest_of(trained.params)
+        )
 
     def taught(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The batch with what the teacher says of it."""
@@ -45,13 +51,20 @@ class Teacher:
         """Makes the program that answers for batches of these shapes."""
         self._answer.compile(self._params, batch)
 
-    def taught_shapes(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    def taught_shapes(
+        self, batch: dict[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, jax.ShapeDtypeStruct]:
         sharding = batch["video"].sharding
         said = self._answer.shapes(self._params, batch)
-        return batch | {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in said.items()}
+        return batch | {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            for name, leaf in said.items()
+        }
 
 
-def load_teacher(config: Config, data: RunData, mesh: Mesh, before: TeacherIdentity | None = None) -> Teacher | None:
+def load_teacher(
+    config: Config, data: RunData, mesh: Mesh, before: TeacherIdentity | None = None
+) -> Teacher | None:
     """The teacher that the config names, or None; with `before`, the very weights that the run began with.
 
     Raises ConfigError where it cannot teach this student or has changed, and what reading a workdir raises.
@@ -71,14 +84,25 @@ def _as_before(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
     if before.step in CheckpointReader(now.workdir.checkpoints).steps():
         trained = load_trained(path, before.step)
         if digest_of(trained.params) == before.digest:
-            log.info("the best checkpoint of the teacher %s is that of step %d by now; step %d teaches, as before", path, now.step, before.step)
+            log.info(
+                "the best checkpoint of the teacher %s is that of step %d by now; step %d teaches, as before",
+                path,
+                now.step,
+                before.step,
+            )
             return trained
     if str(path) == before.path:
         raise ConfigError(
             f"the teacher in {path} is another than this run began with: step {before.step}, digest {before.digest} then; "
             f"step {now.step}, digest {digest_of(now.params)} now. Put its old checkpoint back, or start in a new --workdir"
         )
-    log.warning("the run goes on with another teacher: %s, step %d; it was %s, step %d", path, now.step, before.path, before.step)
+    log.warning(
+        "the run goes on with another teacher: %s, step %d; it was %s, step %d",
+        path,
+        now.step,
+        before.path,
+        before.step,
+    )
     return now
 
 
@@ -86,12 +110,19 @@ def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
     """Raises ConfigError unless teacher and student read the same clips alike and speak of the same words at the same places."""
     name, theirs = trained.workdir.path, trained.config
     if trained.others:
-        raise ConfigError(f"config.training.distillation.teacher names {1 + len(trained.others)} workdirs; allowed: one")
+        raise ConfigError(
+            f"config.training.distillation.teacher names {1 + len(trained.others)} workdirs; allowed: one"
+        )
     for key in ("name", *SHARED_KEYS):
         own, its = getattr(config.data, key), getattr(theirs.data, key)
         if own != its:
-            raise ConfigError(f"teacher and student must see the same clips, but config.data.{key} is {own!r} and {its!r} in {name}; set it to that")
-    for kind, own, its in (("tokens", data.tokenizer, trained.tokenizer), ("CTC labels", data.ctc_tokenizer, trained.ctc_tokenizer)):
+            raise ConfigError(
+                f"teacher and student must see the same clips, but config.data.{key} is {own!r} and {its!r} in {name}; set it to that"
+            )
+    for kind, own, its in (
+        ("tokens", data.tokenizer, trained.tokenizer),
+        ("CTC labels", data.ctc_tokenizer, trained.ctc_tokenizer),
+    ):
         if own.tokens != its.tokens:
             raise ConfigError(
                 f"teacher and student need one vocabulary, but the student has {own.vocab_size} {kind} and {name} {its.vocab_size}, and they are not "
@@ -100,10 +131,19 @@ def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
     for key, own, its in (
         ("model.ctc.source", config.model.ctc.source, theirs.model.ctc.source),
         ("model.decoder.memory", config.model.decoder.memory, theirs.model.decoder.memory),
-        ("model.temporal.num_queries", config.model.temporal.num_queries, theirs.model.temporal.num_queries),
+        (
+            "model.temporal.num_queries",
+            config.model.temporal.num_queries,
+            theirs.model.temporal.num_queries,
+        ),
     ):
-        if own != its and (key != "model.temporal.num_queries" or "queries" in (theirs.model.ctc.source, theirs.model.decoder.memory)):
-            raise ConfigError(f"the teacher's answers do not fit the student's: config.{key} is {own!r} and {its!r} in {name}; set it to that")
+        if own != its and (
+            key != "model.temporal.num_queries"
+            or "queries" in (theirs.model.ctc.source, theirs.model.decoder.memory)
+        ):
+            raise ConfigError(
+                f"the teacher's answers do not fit the student's: config.{key} is {own!r} and {its!r} in {name}; set it to that"
+            )
 
 
 def answers(trained: TrainedModel, mesh: Mesh) -> Callable[[PyTree, Batch], dict[str, Array]]:
@@ -112,7 +152,11 @@ def answers(trained: TrainedModel, mesh: Mesh) -> Callable[[PyTree, Batch], dict
     def answer(params: PyTree, batch: Batch) -> dict[str, Array]:
         model = trained.definition.bind(put_together(params, mesh))
         said = outputs(model, batch)
-        return {LOGITS: said.logits, CTC_LOGITS: said.ctc_logits, FEATURES: model.memory(said.encoded)[0].astype(jnp.float32)}
+        return {
+            LOGITS: said.logits,
+            CTC_LOGITS: said.ctc_logits,
+            FEATURES: model.memory(said.encoded)[0].astype(jnp.float32),
+        }
 
     return answer
 
@@ -122,4 +166,7 @@ def initial_projection(width: int, teacher_width: int, seed: int) -> dict[str, A
     if not teacher_width or width == teacher_width:
         return None
     key = jax.random.fold_in(jax.random.key(seed), teacher_width)
-    return {"kernel": jax.nn.initializers.xavier_uniform()(key, (width, teacher_width)), "bias": jnp.zeros(teacher_width)}
+    return {
+        "kernel": jax.nn.initializers.xavier_uniform()(key, (width, teacher_width)),
+        "bias": jnp.zeros(teacher_width),
+    }

@@ -30,7 +30,9 @@ class StepWatch:
     def __init__(self, max_nonfinite: int, name_of: Callable[[int], str]):
         self._max_nonfinite, self._name_of = max_nonfinite, name_of
         self._unread: list[tuple[int, Int[np.ndarray, " b"], StepReport]] = []
-        self._skipped: list[tuple[int, Int[np.ndarray, " b"]]] = []  # steps in a row whose update was not made
+        self._skipped: list[
+            tuple[int, Int[np.ndarray, " b"]]
+        ] = []  # steps in a row whose update was not made
         self._spikes = SpikeFinder()
 
     def add(self, step: int, index: Int[np.ndarray, " b"], report: StepReport) -> None:
@@ -43,15 +45,30 @@ class StepWatch:
 
     def read(self) -> None:
         """Judges the steps since the last call. Raises TrainingDivergedError naming the clips of the last batches."""
-        figures = jax.device_get([(report.loss.total, report.finite, report.nonfinite_in_row) for _, _, report in self._unread])
+        figures = jax.device_get(
+            [
+                (report.loss.total, report.finite, report.nonfinite_in_row)
+                for _, _, report in self._unread
+            ]
+        )
         for (step, index, _), (loss, finite, in_row) in zip(self._unread, figures, strict=True):
             if finite:
                 self._skipped.clear()
                 if usual := self._spikes.jump(float(loss)):
-                    _logger.warning("step %d: the loss jumped to %.4g from about %.4g; clips %s", step, loss, usual, self._names([index]))
+                    _logger.warning(
+                        "step %d: the loss jumped to %.4g from about %.4g; clips %s",
+                        step,
+                        loss,
+                        usual,
+                        self._names([index]),
+                    )
                 continue
             self._skipped.append((step, index))
-            _logger.warning("step %d: loss or gradient was not finite, the update was not made; clips %s", step, self._names([index]))
+            _logger.warning(
+                "step %d: loss or gradient was not finite, the update was not made; clips %s",
+                step,
+                self._names([index]),
+            )
             if in_row >= self._max_nonfinite:
                 raise TrainingDivergedError(
                     f"{int(in_row)} updates in a row were not finite (loss or gradient was NaN or infinite) and were not made; the last checkpoint "
@@ -61,7 +78,9 @@ class StepWatch:
         self._unread.clear()
 
     def _names(self, batches: list[Int[np.ndarray, " b"]], all_of_them: bool = False) -> str:
-        names = list(dict.fromkeys(self._name_of(i) for index in batches for i in index.tolist() if i >= 0))
+        names = list(
+            dict.fromkeys(self._name_of(i) for index in batches for i in index.tolist() if i >= 0)
+        )
         if all_of_them or len(names) <= _SHOWN_CLIPS:
             return ", ".join(names)
         return f"{', '.join(names[:_SHOWN_CLIPS])} and {len(names) - _SHOWN_CLIPS} more"
@@ -83,9 +102,13 @@ class SpikeFinder:
         if not math.isfinite(loss):
             return None
         usual = self._mean
-        jumped = self._count >= self._FIRST and loss > max(usual + self._DEVIATIONS * self._deviation, self._LEAST * usual)
+        jumped = self._count >= self._FIRST and loss > max(
+            usual + self._DEVIATIONS * self._deviation, self._LEAST * usual
+        )
         self._count += 1
         memory = min(self._MEMORY, 1.0 - 1.0 / self._count)  # a plain mean at first
-        self._deviation = memory * self._deviation + (1.0 - memory) * abs(loss - usual) * (self._count > 1)
+        self._deviation = memory * self._deviation + (1.0 - memory) * abs(loss - usual) * (
+            self._count > 1
+        )
         self._mean = memory * self._mean + (1.0 - memory) * loss
         return usual if jumped else None

@@ -45,14 +45,23 @@ def recorded_teacher(workdir: Workdir) -> TeacherIdentity | None:
     """The teacher that the run began with; None if there was none, or an earlier release did not record it."""
     teacher = _read(workdir).get("teacher")
     try:
-        return None if teacher is None else TeacherIdentity(str(teacher["path"]), int(teacher["step"]), str(teacher["digest"]))
+        return (
+            None
+            if teacher is None
+            else TeacherIdentity(str(teacher["path"]), int(teacher["step"]), str(teacher["digest"]))
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{workdir.origin_json}: 'teacher' is damaged; put back a copy of the file") from error
+        raise ConfigError(
+            f"{workdir.origin_json}: 'teacher' is damaged; put back a copy of the file"
+        ) from error
 
 
 def write_origin(workdir: Workdir, data: RunData, teacher: TeacherIdentity | None) -> None:
     """Raises WorkdirError."""
-    origin = {"data_set": data.dataset.identity(), "teacher": teacher and dataclasses.asdict(teacher)}
+    origin = {
+        "data_set": data.dataset.identity(),
+        "teacher": teacher and dataclasses.asdict(teacher),
+    }
     workdir.write_text(workdir.origin_json, json.dumps(origin, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -74,9 +83,13 @@ def _read(workdir: Workdir) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); put back a copy of the file") from error
+        raise ConfigError(
+            f"{path} cannot be read ({error}); put back a copy of the file"
+        ) from error
     if not isinstance(origin, dict):
-        raise ConfigError(f"{path} holds {type(origin).__name__} and no object; put back a copy of the file")
+        raise ConfigError(
+            f"{path} holds {type(origin).__name__} and no object; put back a copy of the file"
+        )
     return origin
 
 
@@ -116,9 +129,15 @@ def _differences(before: dict[str, Any], now: dict[str, Any], path: Path) -> lis
             if old != new:
                 splits.append(f"split {name!r}: {_described(old)} then, {_described(new)} now")
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: what it records of the data set is damaged; put back a copy of the file") from error
+        raise ConfigError(
+            f"{path}: what it records of the data set is damaged; put back a copy of the file"
+        ) from error
     return options + splits
 
 
 def _described(split: dict[str, Any] | None) -> str:
-    return "none" if split is None else f"{split['clips']:,} clips, {split['bytes']:,} bytes, digest {split['digest']}"
+    return (
+        "none"
+        if split is None
+        else f"{split['clips']:,} clips, {split['bytes']:,} bytes, digest {split['digest']}"
+    )

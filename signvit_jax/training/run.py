@@ -26,7 +26,14 @@ from signvit_jax.weights.pretrained import PretrainedBackbone, read_pretrained
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: bool = False, profile: TracedSteps | None = None) -> int:
+def train(
+    config: Config,
+    path: Path,
+    *,
+    strict_restore: bool = False,
+    requeue: bool = False,
+    profile: TracedSteps | None = None,
+) -> int:
     """Trains in the workdir at `path`; a second call with the same goes on from its newest good checkpoint. Returns the exit code.
 
     A damaged newest checkpoint is named and the one before it used; with `strict_restore` it ends the run instead.
@@ -53,7 +60,13 @@ def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: 
             config, pretrained = _with_pretrained(config, workdir)
             data = RunData(config, *_tokenizers(workdir))
             check_data_set(data, workdir)
-            options = {"strict_restore": strict_restore, "profile": profile, "pretrained": pretrained, "keep_whole": keep_whole, "earlier": earlier}
+            options = {
+                "strict_restore": strict_restore,
+                "profile": profile,
+                "pretrained": pretrained,
+                "keep_whole": keep_whole,
+                "earlier": earlier,
+            }
             trainer = Trainer(data.config, workdir, data, stop, goodput, **options)
             _check_epochs(trainer)
             if jax.process_index() == 0:
@@ -75,11 +88,17 @@ def _agree_with_earlier_start(config: Config, workdir: Workdir) -> Config:
         if config.model.encoder.norm_epsilon == 0.0:
             config = with_norm_epsilon(config, earlier.model.encoder.norm_epsilon)
         for key, before, now in check_resume(earlier, config):
-            if key == "data.data_dir" and not Path(before).is_absolute() and Path(now).match(before):
+            if (
+                key == "data.data_dir"
+                and not Path(before).is_absolute()
+                and Path(now).match(before)
+            ):
                 continue  # an earlier release kept it as it was typed
             log.warning("config.%s is now %r; it was %r", key, now, before)
     elif any(workdir.checkpoints.iterdir()):
-        raise WorkdirError(f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir")
+        raise WorkdirError(
+            f"{workdir.path} has checkpoints but no config.json: not a workdir that this program left; give another --workdir"
+        )
     return config
 
 
@@ -94,7 +113,9 @@ def _with_pretrained(config: Config, workdir: Workdir) -> tuple[Config, Pretrain
     if not encoder.pretrained or CheckpointReader(workdir.checkpoints).latest_step() is not None:
         return config, None
     pretrained = read_pretrained(encoder.pretrained)
-    return (config if encoder.norm_epsilon else with_norm_epsilon(config, pretrained.epsilon)), pretrained
+    return (
+        config if encoder.norm_epsilon else with_norm_epsilon(config, pretrained.epsilon)
+    ), pretrained
 
 
 def _tokenizers(workdir: Workdir) -> list[Tokenizer | None]:
@@ -113,14 +134,19 @@ def _check_epochs(trainer: Trainer) -> None:
         )
 
 
-def _make_again(data: RunData, workdir: Workdir, lock: WorkdirLock, teacher: Teacher | None) -> None:
+def _make_again(
+    data: RunData, workdir: Workdir, lock: WorkdirLock, teacher: Teacher | None
+) -> None:
     """The folder under the name that the run was given, with all that a later start needs; what was in the old one stays there."""
     was_there = workdir.path.is_dir()
     Workdir.create(workdir.path)
     lock.take()
     if was_there and workdir.config_json.is_file():
         return  # only the lock was deleted
-    log.warning("%s is gone, renamed or deleted while the run went on; it is made again, and the run goes on there", workdir.path)
+    log.warning(
+        "%s is gone, renamed or deleted while the run went on; it is made again, and the run goes on there",
+        workdir.path,
+    )
     start_run_log(workdir.run_log)
     _write_description(data, workdir, teacher)
 

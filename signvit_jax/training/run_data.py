@@ -13,7 +13,12 @@ from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.evaluation.metrics import check_tokenization, score
-from signvit_jax.text.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer, unknown_note
+from signvit_jax.text.tokenizer import (
+    Tokenizer,
+    learn_gloss_vocabulary,
+    make_tokenizer,
+    unknown_note,
+)
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +28,28 @@ STAND_IN_CLIPS = 500  # training clips, evenly over the split, that stand in for
 class RunData:
     """The data of one run. Raises DatasetError for splits that are not there and ConfigError for a target that the data does not have."""
 
-    def __init__(self, config: Config, tokenizer: Tokenizer | None = None, gloss_tokenizer: Tokenizer | None = None):
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: Tokenizer | None = None,
+        gloss_tokenizer: Tokenizer | None = None,
+    ):
         """Tokenizers given are those of an earlier start of the same run; else they are learned from the training split."""
         dataset = open_dataset(config.data.data_dir, config.data.name)
         self.dataset = dataset
         self.train = dataset.split(config.data.train_split)
         self.config = self._settled(config)
         self.validation = self._validation(dataset)
-        self.tokenizer = tokenizer or make_tokenizer((entry.text for entry in self.train.index), config.tokenizer)
+        self.tokenizer = tokenizer or make_tokenizer(
+            (entry.text for entry in self.train.index), config.tokenizer
+        )
         self.gloss_tokenizer = gloss_tokenizer or self._learn_glosses()
-        self.text_length = padded_text_length(self.train, self.tokenizer, config.model.decoder.max_len)
-        self.gloss_length = padded_gloss_length(self.train, self.gloss_tokenizer) if self.gloss_tokenizer else 0
+        self.text_length = padded_text_length(
+            self.train, self.tokenizer, config.model.decoder.max_len
+        )
+        self.gloss_length = (
+            padded_gloss_length(self.train, self.gloss_tokenizer) if self.gloss_tokenizer else 0
+        )
         self._check_best_metric()
         self._say_what_is_unknown()
 
@@ -52,13 +68,19 @@ class RunData:
 
     def train_batches(self) -> BatchIterator:
         """Shuffled, augmented, over all epochs of the run."""
-        return self._batches(self.train, self.config.training.batch_size, training=True, num_epochs=self.num_epochs)
+        return self._batches(
+            self.train, self.config.training.batch_size, training=True, num_epochs=self.num_epochs
+        )
 
     def validation_batches(self) -> BatchIterator:
         """Each validation clip once, in a fixed order."""
-        return self._batches(self.validation, self.config.training.batch_size, training=False, num_epochs=1)
+        return self._batches(
+            self.validation, self.config.training.batch_size, training=False, num_epochs=1
+        )
 
-    def _batches(self, split: Split, batch_size: int, *, training: bool, num_epochs: int) -> BatchIterator:
+    def _batches(
+        self, split: Split, batch_size: int, *, training: bool, num_epochs: int
+    ) -> BatchIterator:
         return make_batches(
             split,
             self.tokenizer,
@@ -85,7 +107,9 @@ class RunData:
             log.warning(
                 "the data set has no split %r: validation figures are taken on %s of %r and say nothing about new clips",
                 name,
-                f"{len(stand_in):,} of the {len(self.train):,} clips" if len(stand_in) < len(self.train) else "all clips",
+                f"{len(stand_in):,} of the {len(self.train):,} clips"
+                if len(stand_in) < len(self.train)
+                else "all clips",
                 self.train.name,
             )
             return stand_in
@@ -93,13 +117,25 @@ class RunData:
     def _check_best_metric(self) -> None:
         """Raises ConfigError for a `training.best_metric` that perfect outputs would not reach: BLEU-4 of texts under four words is always 0."""
         check_tokenization(self.config.evaluation.tokenize)
-        metric, texts = self.config.training.best_metric, [entry.text for entry in self.validation.index]
+        metric, texts = (
+            self.config.training.best_metric,
+            [entry.text for entry in self.validation.index],
+        )
         if metric == "loss" or not texts:
             return
-        perfect = score(texts, texts, tokenize=self.config.evaluation.tokenize, lowercase=self.config.tokenizer.lowercase)
-        reached = {name: abs(getattr(perfect, name) - best) < 1e-6 for name, best in PERFECT.items()}
+        perfect = score(
+            texts,
+            texts,
+            tokenize=self.config.evaluation.tokenize,
+            lowercase=self.config.tokenizer.lowercase,
+        )
+        reached = {
+            name: abs(getattr(perfect, name) - best) < 1e-6 for name, best in PERFECT.items()
+        }
         if not reached[metric]:
-            others = ", ".join(repr(name) for name in ("chrf", "wer", "loss") if reached.get(name, True))
+            others = ", ".join(
+                repr(name) for name in ("chrf", "wer", "loss") if reached.get(name, True)
+            )
             raise ConfigError(
                 f"config.training.best_metric is {metric!r}, but on the {len(texts):,} texts of {self.validation.name!r} even perfect outputs would "
                 f"have {getattr(perfect, metric):.4g} (no text has four words?): no checkpoint could be told to be the best; allowed here: {others}"
@@ -115,7 +151,11 @@ class RunData:
                 continue
             notes = [unknown_note(self.tokenizer.unknown([entry.text for entry in index]))]
             if self.gloss_tokenizer:
-                notes.append(unknown_note(self.gloss_tokenizer.unknown([entry.gloss for entry in index]), "glosses"))
+                notes.append(
+                    unknown_note(
+                        self.gloss_tokenizer.unknown([entry.gloss for entry in index]), "glosses"
+                    )
+                )
             for note in filter(None, notes):
                 log.warning("split %r: %s", name, note)
 
@@ -124,7 +164,10 @@ class RunData:
         if config.model.ctc.target != "auto":
             return config
         target = "gloss" if any(entry.gloss for entry in self.train.index) else "text"
-        log.info("CTC spells %s", "glosses" if target == "gloss" else "text: the training split has no glosses")
+        log.info(
+            "CTC spells %s",
+            "glosses" if target == "gloss" else "text: the training split has no glosses",
+        )
         return with_ctc_target(config, target)
 
     def _learn_glosses(self) -> Tokenizer | None:

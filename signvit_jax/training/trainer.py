@@ -26,7 +26,12 @@ from signvit_jax.optimization.compiled_steps import CompiledSteps
 from signvit_jax.optimization.learning_rates import Rates
 from signvit_jax.optimization.losses import with_flat_start
 from signvit_jax.optimization.optimizer import make_optimizer
-from signvit_jax.optimization.train_state import TrainState, abstract_on_mesh, new_state, starting_from
+from signvit_jax.optimization.train_state import (
+    TrainState,
+    abstract_on_mesh,
+    new_state,
+    starting_from,
+)
 from signvit_jax.optimization.train_step import StepReport, make_eval_step, make_train_step
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import put_together, replicated, to_device
@@ -82,7 +87,14 @@ class Trainer:
 
         `earlier` is the config of the start before this one, if there was one.
         """
-        self.config, self.workdir, self.data, self.stop, self.goodput, self.profile = config, workdir, data, stop, goodput, profile
+        self.config, self.workdir, self.data, self.stop, self.goodput, self.profile = (
+            config,
+            workdir,
+            data,
+            stop,
+            goodput,
+            profile,
+        )
         self.agreement, self.keep_whole = Agreement(stop), keep_whole
         self.pretrained, self.earlier = pretrained, earlier
         training = config.training
@@ -94,16 +106,25 @@ class Trainer:
         self.definition = ModelDefinition(config, data.tokenizer.vocab_size, data.gloss_vocab_size)
         self.teacher = load_teacher(config, data, self.mesh, recorded_teacher(workdir))
         self.checkpoints = CheckpointStore(
-            workdir.checkpoints, training.keep_last_n_checkpoints, strict=strict_restore, **best_rule(training.best_metric)
+            workdir.checkpoints,
+            training.keep_last_n_checkpoints,
+            strict=strict_restore,
+            **best_rule(training.best_metric),
         )
         self.thaws = self._is_or_was_frozen()
         freeze_epochs = config.model.encoder.freeze_epochs
-        self.rates = Rates(training, self.num_epochs, self.steps_per_epoch, freeze_epochs, self.thaws)
+        self.rates = Rates(
+            training, self.num_epochs, self.steps_per_epoch, freeze_epochs, self.thaws
+        )
         self.optimizer = make_optimizer(training, self.rates.cycle_steps, thaws=self.thaws)
         self.abstract_state, self.shardings = abstract_on_mesh(self._initial_state, self.mesh)
         self.saved_state = self.abstract_state
-        if self.mesh.shape["tensor"] > 1:  # on such a mesh the vocabulary may be padded, in a checkpoint it never is
-            self.saved_state, _ = abstract_on_mesh(lambda: self._initial_state(padded=False), self.mesh)
+        if (
+            self.mesh.shape["tensor"] > 1
+        ):  # on such a mesh the vocabulary may be padded, in a checkpoint it never is
+            self.saved_state, _ = abstract_on_mesh(
+                lambda: self._initial_state(padded=False), self.mesh
+            )
         self.train_steps: dict[bool, Any] = {}  # frozen backbone or not -> compiled step
         self.eval_step = make_eval_step(self.definition, training, self.mesh, self.shardings.params)
         definition, mesh = self.definition, self.mesh
@@ -111,15 +132,21 @@ class Trainer:
         def bind(params: Any) -> Any:
             return definition.bind(put_together(params, mesh))
 
-        self.predictor = Predictor(bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"])
+        self.predictor = Predictor(
+            bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"]
+        )
 
         self.metrics = MetricsLog(workdir)
         self.plot, self.samples = Observer(workdir.metrics_png), Observer(workdir.samples)
         self.best = BestSoFar(training.best_metric)
         self.stopwatch = Stopwatch(self.definition)
-        self.step_watch = StepWatch(training.max_nonfinite_steps, lambda example: data.train.index[example].id)
+        self.step_watch = StepWatch(
+            training.max_nonfinite_steps, lambda example: data.train.index[example].id
+        )
         self.resumed_after_evaluation = self.has_evaluated = False
-        self.decoded: dict[int, dict[str, Hypothesis]] = {}  # in the last evaluation, if it decoded the whole split
+        self.decoded: dict[
+            int, dict[str, Hypothesis]
+        ] = {}  # in the last evaluation, if it decoded the whole split
         self.calibration = RunCalibration(data, workdir)
         self.saved_step: int | None = None
         self.last_save = self.last_plot = time.monotonic()
@@ -132,7 +159,9 @@ class Trainer:
                 raise
             longest, *_ = self.batches.frames_of_steps(0, self.steps_per_epoch)
             step, batch = self._train_step(False), self._taught_shapes(longest)
-            raise explained(error, self.config, self.mesh, self.abstract_state, batch, step) from error
+            raise explained(
+                error, self.config, self.mesh, self.abstract_state, batch, step
+            ) from error
 
     def _run(self) -> int:
         iterator = self.batches
@@ -141,15 +170,31 @@ class Trainer:
         step = self.first_step = int(state.step)
         at_end_of_epoch = step > 0 and step % self.steps_per_epoch == 0
         # A signal in the middle of an evaluation leaves a checkpoint whose evaluation is still owed.
-        owed = at_end_of_epoch and not self.resumed_after_evaluation and self._evaluation_is_due(step // self.steps_per_epoch)
-        finished = self.resumed_after_evaluation and self._patience_is_over(step // self.steps_per_epoch)
+        owed = (
+            at_end_of_epoch
+            and not self.resumed_after_evaluation
+            and self._evaluation_is_due(step // self.steps_per_epoch)
+        )
+        finished = self.resumed_after_evaluation and self._patience_is_over(
+            step // self.steps_per_epoch
+        )
         log.info("%s", self._description(step))
         updates = step - int(state.nonfinite_total)
         if step >= self.total_steps and not owed:
-            log.info("nothing to do: all %d epochs are done; %s", self.num_epochs, self.rates.how_to_extend(updates))
+            log.info(
+                "nothing to do: all %d epochs are done; %s",
+                self.num_epochs,
+                self.rates.how_to_extend(updates),
+            )
         elif finished:
-            log.info("nothing to do: the run stopped early; a larger --config.training.patience goes on")
-        elif step and self.earlier and (change := self.rates.change_from(self._earlier_rates(), updates)):
+            log.info(
+                "nothing to do: the run stopped early; a larger --config.training.patience goes on"
+            )
+        elif (
+            step
+            and self.earlier
+            and (change := self.rates.change_from(self._earlier_rates(), updates))
+        ):
             log.warning("%s", change)
         with (
             self._closing_checkpoints(),
@@ -194,7 +239,9 @@ class Trainer:
 
     # Steps
 
-    def _train_epoch(self, state: TrainState, step: int, iterator: BatchIterator, progress: TrainingProgress) -> tuple[TrainState, int]:
+    def _train_epoch(
+        self, state: TrainState, step: int, iterator: BatchIterator, progress: TrainingProgress
+    ) -> tuple[TrainState, int]:
         """From `step` to the end of its epoch, or to where a signal stops it."""
         epoch = step // self.steps_per_epoch
         last = (epoch + 1) * self.steps_per_epoch
@@ -203,14 +250,21 @@ class Trainer:
         self.stopwatch.start()
         while step < last and not self.agreement.stopping:
             # Until the first step is compiled and made, a signal ends the run at once: the newest checkpoint, if any, is where it stands.
-            with self.stop.nothing_to_lose() if step == self.first_step else contextlib.nullcontext(), self.trace.step(step + 1):
+            with (
+                self.stop.nothing_to_lose()
+                if step == self.first_step
+                else contextlib.nullcontext(),
+                self.trace.step(step + 1),
+            ):
                 before = time.perf_counter()
                 with self.goodput.spent("data"):
                     batch = self._next_batch(iterator)
                 self.stopwatch.waited(time.perf_counter() - before)
                 self.stopwatch.counted(batch, frozen_backbone=frozen)
                 on_device = to_device(self._device_part(batch), self.mesh)
-                state, report = train_step(state, self.teacher.taught(on_device) if self.teacher else on_device)
+                state, report = train_step(
+                    state, self.teacher.taught(on_device) if self.teacher else on_device
+                )
             step += 1
             self.trace.done(step, report)
             self.goodput.steps += 1
@@ -239,7 +293,14 @@ class Trainer:
     def _train_step(self, frozen: bool) -> Any:
         if frozen not in self.train_steps:
             training = with_flat_start(self.config.training, self.rates.cycle_steps)
-            step = make_train_step(self.definition, self.optimizer, training, self.mesh, self.shardings, frozen_backbone=frozen)
+            step = make_train_step(
+                self.definition,
+                self.optimizer,
+                training,
+                self.mesh,
+                self.shardings,
+                frozen_backbone=frozen,
+            )
             self.train_steps[frozen] = CompiledSteps(step)
         return self.train_steps[frozen]
 
@@ -249,10 +310,20 @@ class Trainer:
         Raises DeviceMemoryError where that needs more than a device has, before any step is made.
         """
         thaw = min(self.config.model.encoder.freeze_epochs * self.steps_per_epoch, self.total_steps)
-        parts = {False: (max(first, thaw), self.total_steps), True: (first, thaw)}  # by whether the backbone is frozen
-        wanted = [(frames, frozen) for frozen, part in parts.items() if part[0] < part[1] for frames in self.batches.frames_of_steps(*part)]
+        parts = {
+            False: (max(first, thaw), self.total_steps),
+            True: (first, thaw),
+        }  # by whether the backbone is frozen
+        wanted = [
+            (frames, frozen)
+            for frozen, part in parts.items()
+            if part[0] < part[1]
+            for frames in self.batches.frames_of_steps(*part)
+        ]
         wanted.sort(key=lambda one: (-one[0], one[1]))
-        lengths = ", ".join(f"{frames} frames" + " (backbone frozen)" * frozen for frames, frozen in wanted)
+        lengths = ", ".join(
+            f"{frames} frames" + " (backbone frozen)" * frozen for frames, frozen in wanted
+        )
         log.info("compiling the training step for clips of %s", lengths)
         begin = time.perf_counter()
         for number, (frames, frozen) in enumerate(wanted):
@@ -264,7 +335,9 @@ class Trainer:
 
     def _taught_shapes(self, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Of a batch of clips of so many frames as the step takes it; what a teacher needs for it is compiled."""
-        batch = batch_shapes(self.config, self.mesh, frames, self.data.text_length, self.data.gloss_length)
+        batch = batch_shapes(
+            self.config, self.mesh, frames, self.data.text_length, self.data.gloss_length
+        )
         if self.teacher is None:
             return batch
         self.teacher.compile(batch)
@@ -274,7 +347,9 @@ class Trainer:
     def _device_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: value for name, value in batch.items() if name != "index"}
 
-    def _log_step(self, step: int, report: StepReport, speed: dict[str, float], progress: TrainingProgress) -> None:
+    def _log_step(
+        self, step: int, report: StepReport, speed: dict[str, float], progress: TrainingProgress
+    ) -> None:
         figures = {
             "loss": float(report.loss.total),
             "ce": float(report.loss.ce),
@@ -296,7 +371,9 @@ class Trainer:
 
     # Epochs
 
-    def _finish_epoch(self, state: TrainState, step: int, iterator: BatchIterator, progress: TrainingProgress) -> bool:
+    def _finish_epoch(
+        self, state: TrainState, step: int, iterator: BatchIterator, progress: TrainingProgress
+    ) -> bool:
         """Evaluation, checkpoint and samples at an epoch's end; True if the run is to stop early."""
         training = self.config.training
         epoch = step // self.steps_per_epoch
@@ -309,9 +386,13 @@ class Trainer:
                 self._wait_for_save()
             with self.goodput.spent("eval"):
                 evaluated = self._evaluate(state.params if state.ema is None else state.ema, epoch)
-            if self.agreement.stopping:  # in the middle of the evaluation: its figures are of a part only
+            if (
+                self.agreement.stopping
+            ):  # in the middle of the evaluation: its figures are of a part only
                 return False
-            self.metrics.write(step, {f"validation/{name}": value for name, value in evaluated.items()})
+            self.metrics.write(
+                step, {f"validation/{name}": value for name, value in evaluated.items()}
+            )
             self.best.update(evaluated[self.best.metric], epoch)
         stop_early = evaluated is not None and self._patience_is_over(epoch)
         if epoch % training.save_every_n_epochs == 0 or epoch == self.num_epochs or stop_early:
@@ -347,39 +428,74 @@ class Trainer:
             if self.agreement.stopping:
                 return {}
             with contextlib.nullcontext() if self.has_evaluated else self.stop.nothing_to_lose():
-                part = jax.device_get(self.eval_step(params, to_device(self._device_part(batch), self.mesh)))
+                part = jax.device_get(
+                    self.eval_step(params, to_device(self._device_part(batch), self.mesh))
+                )
                 sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
                 if wants_text or len(found) < self.config.training.num_sample_predictions:
                     found |= self.predictor.predict_split(params, [batch])
         self.has_evaluated = True
         training = self.config.training
         ce, ctc = sums["ce"] / max(sums["tokens"], 1.0), sums["ctc"] / max(sums["clips"], 1.0)
-        figures = {"loss": training.ce_weight * ce + training.ctc_weight * ctc, "ce": ce, "ctc": ctc, "ctc_impossible": sums["impossible"]}
+        figures = {
+            "loss": training.ce_weight * ce + training.ctc_weight * ctc,
+            "ce": ce,
+            "ctc": ctc,
+            "ctc_impossible": sums["impossible"],
+        }
         references = {position: self.data.validation.index[position].text for position in found}
         if wants_text:
             texts = [hypotheses["greedy"].text for hypotheses in found.values()]
             scores = self._scores(list(references.values()), texts)
-            figures |= {"wer": scores.wer, "bleu4": scores.bleu4, "chrf": scores.chrf, "exact_match": scores.exact_match, **self._ctc_error(found)}
+            figures |= {
+                "wer": scores.wer,
+                "bleu4": scores.bleu4,
+                "chrf": scores.chrf,
+                "exact_match": scores.exact_match,
+                **self._ctc_error(found),
+            }
             figures |= self._ctc_evidence(found)
         self.decoded = found if wants_text else {}
-        self._show_samples(epoch, figures, [(references[p], found[p]["greedy"].text) for p in list(found)[: training.num_sample_predictions]])
+        self._show_samples(
+            epoch,
+            figures,
+            [
+                (references[p], found[p]["greedy"].text)
+                for p in list(found)[: training.num_sample_predictions]
+            ],
+        )
         return figures
 
     def _ctc_evidence(self, found: dict[int, dict[str, Hypothesis]]) -> dict[str, float]:
         """What CTC's evidence of signing (decoding.rest) is at least, in all but one of 200 clips: translation takes less for rest."""
-        signed = [evidence(hypotheses["ctc"].heard) for position, hypotheses in found.items() if self.data.validation.index[position].text]
+        signed = [
+            evidence(hypotheses["ctc"].heard)
+            for position, hypotheses in found.items()
+            if self.data.validation.index[position].text
+        ]
         return {"ctc_evidence": float(np.quantile(signed, 0.005, method="lower"))} if signed else {}
 
     def _ctc_error(self, found: dict[int, dict[str, Hypothesis]]) -> dict[str, float]:
         """Word error of what CTC spells: where it is trained on glosses, of the clips that have them, and nothing where none has."""
         spells_glosses = self.data.gloss_tokenizer is not None
         entries = {position: self.data.validation.index[position] for position in found}
-        references = {position: entry.gloss if spells_glosses else entry.text for position, entry in entries.items()}
-        scored = [position for position, reference in references.items() if reference or not spells_glosses]
+        references = {
+            position: entry.gloss if spells_glosses else entry.text
+            for position, entry in entries.items()
+        }
+        scored = [
+            position
+            for position, reference in references.items()
+            if reference or not spells_glosses
+        ]
         if not scored:
             return {}
         texts = [found[position]["ctc"].text for position in scored]
-        return {"ctc_wer": self._scores([references[position] for position in scored], texts, glosses=spells_glosses).wer}
+        return {
+            "ctc_wer": self._scores(
+                [references[position] for position in scored], texts, glosses=spells_glosses
+            ).wer
+        }
 
     def _scores(self, references: list[str], texts: list[str], *, glosses: bool = False) -> Scores:
         tokenize, lowercase = self.config.evaluation.tokenize, self.config.tokenizer.lowercase
@@ -392,11 +508,25 @@ class Trainer:
             self.last_plot = time.monotonic()
 
     def _draw_plot(self) -> None:
-        plot_metrics(self.workdir.metrics_csv, self.workdir.metrics_png, self.best.metric, self.checkpoints.best_step())
+        plot_metrics(
+            self.workdir.metrics_csv,
+            self.workdir.metrics_png,
+            self.best.metric,
+            self.checkpoints.best_step(),
+        )
 
-    def _show_samples(self, epoch: int, figures: dict[str, float], samples: list[tuple[str, str]]) -> None:
-        log.info("epoch %d: validation %s", epoch, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-        lines = [f"  reference: {reference}\n  greedy:    {hypothesis}" for reference, hypothesis in samples]
+    def _show_samples(
+        self, epoch: int, figures: dict[str, float], samples: list[tuple[str, str]]
+    ) -> None:
+        log.info(
+            "epoch %d: validation %s",
+            epoch,
+            ", ".join(f"{name} {value:.4g}" for name, value in figures.items()),
+        )
+        lines = [
+            f"  reference: {reference}\n  greedy:    {hypothesis}"
+            for reference, hypothesis in samples
+        ]
         if lines and jax.process_index() == 0:
             log.info("samples\n%s", "\n".join(lines))
             file = self.workdir.samples / f"epoch_{epoch:04d}.txt"
@@ -407,7 +537,14 @@ class Trainer:
     def _initial_state(self, *, padded: bool = True) -> TrainState:
         seed, width = self.config.training.seed, self.config.model.decoder.hidden_dim
         projection = initial_projection(width, self.teacher.width, seed) if self.teacher else None
-        return new_state(self.definition, self.optimizer, seed, self.mesh if padded else None, projection, thaws=self.thaws)
+        return new_state(
+            self.definition,
+            self.optimizer,
+            seed,
+            self.mesh if padded else None,
+            projection,
+            thaws=self.thaws,
+        )
 
     def _earlier_rates(self) -> Rates:
         training = self.earlier.training
@@ -429,7 +566,9 @@ class Trainer:
             return None
         made = meta.get(_THAWED_AT)
         if made is None:
-            made = max(min(step, self._frozen_epochs_so_far() * self.steps_per_epoch) - nonfinite, 0)
+            made = max(
+                min(step, self._frozen_epochs_so_far() * self.steps_per_epoch) - nonfinite, 0
+            )
         return jax.device_put(np.int32(made), replicated(self.mesh))
 
     def _restore(self, iterator: BatchIterator) -> TrainState:
@@ -437,15 +576,21 @@ class Trainer:
         latest, wanted = self.checkpoints.latest_step(), self.saved_state
         if latest is None or self.checkpoints.is_converted(latest):
             return self._fresh_state(converted=latest is not None)
-        restored = self.checkpoints.restore(wanted.params, _beside_params(wanted), wanted.ema, iterator)
+        restored = self.checkpoints.restore(
+            wanted.params, _beside_params(wanted), wanted.ema, iterator
+        )
         if restored.meta["best"]["metric"] == self.best.metric:
             self.best = BestSoFar(**restored.meta["best"])
         self.resumed_after_evaluation = bool(restored.meta["validation"])
         self.saved_step = restored.step
         self.goodput.steps_made_again = self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
-        thawed_at = self._thawed_at(restored.meta, restored.step, int(restored.opt_state["nonfinite_total"]))
-        state = TrainState(params=restored.params, ema=restored.ema, thawed_at=thawed_at, **restored.opt_state)
+        thawed_at = self._thawed_at(
+            restored.meta, restored.step, int(restored.opt_state["nonfinite_total"])
+        )
+        state = TrainState(
+            params=restored.params, ema=restored.ema, thawed_at=thawed_at, **restored.opt_state
+        )
         return laid_out_as(state, self.abstract_state)
 
     def _fresh_state(self, *, converted: bool) -> TrainState:
@@ -457,23 +602,48 @@ class Trainer:
             return starting_from(state, laid_out_as(model, self.abstract_state.params))
         if self.pretrained is None:
             return state
-        shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(state.params["encoder"]["backbone"], sep="/").items()}
+        shapes = {
+            path: leaf.shape
+            for path, leaf in traverse_util.flatten_dict(
+                state.params["encoder"]["backbone"], sep="/"
+            ).items()
+        }
         backbone = self.pretrained.parameters(self.config.model.encoder, shapes)
-        log.info("the backbone starts from %s: %s, %d tensors", self.pretrained.path, self.pretrained.layout, len(self.pretrained.tensors))
-        return starting_from(state, {"encoder": {"backbone": traverse_util.unflatten_dict(backbone, sep="/")}})
+        log.info(
+            "the backbone starts from %s: %s, %d tensors",
+            self.pretrained.path,
+            self.pretrained.layout,
+            len(self.pretrained.tensors),
+        )
+        return starting_from(
+            state, {"encoder": {"backbone": traverse_util.unflatten_dict(backbone, sep="/")}}
+        )
 
     def _save_is_due(self) -> bool:
         minutes = self.config.training.save_every_n_minutes
         return minutes > 0 and time.monotonic() - self.last_save >= 60 * minutes
 
-    def _save(self, state: TrainState, step: int, iterator: BatchIterator, evaluated: dict[str, float] | None = None) -> None:
-        meta = {"step": step, "epoch": step / self.steps_per_epoch, "best": dataclasses.asdict(self.best), "validation": evaluated or {}}
+    def _save(
+        self,
+        state: TrainState,
+        step: int,
+        iterator: BatchIterator,
+        evaluated: dict[str, float] | None = None,
+    ) -> None:
+        meta = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "best": dataclasses.asdict(self.best),
+            "validation": evaluated or {},
+        }
         meta[_THAWED_AT] = 0 if state.thawed_at is None else int(state.thawed_at)
         self.goodput.saving(step)
         with self.goodput.spent("save"):
             self.keep_whole()
             state = laid_out_as(state, self.saved_state)
-            self.checkpoints.save(step, state.params, _beside_params(state), meta, iterator, state.ema, evaluated)
+            self.checkpoints.save(
+                step, state.params, _beside_params(state), meta, iterator, state.ema, evaluated
+            )
         self.agreement.saved()
         self.saved_step, self.last_save = step, time.monotonic()
 

@@ -12,7 +12,12 @@ from signvit_jax.weights.mapping import Layout, Source, WeightsError
 
 TIMM_EPSILON = 1e-5  # of BatchNorm in its mobilenetv3_large_100; torchvision's is 1e-3
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_ORDER = ("expansion", "depthwise", "squeeze", "projection")  # of the modules of a block; those that a block lacks are not counted
+_ORDER = (
+    "expansion",
+    "depthwise",
+    "squeeze",
+    "projection",
+)  # of the modules of a block; those that a block lacks are not counted
 _SQUEEZE = {"reduce": "fc1", "expand": "fc2"}
 _CLASSIFIER = ("classifier.", "conv_head.", "norm_head.")
 
@@ -46,12 +51,17 @@ def layout(paths: Iterable[str]) -> Layout:
             return Source(f"{name}.0.weight", "convolution")
         if layer == "norm":
             return Source(f"{name}.1.{_NORM[leaf]}")
-        return Source(f"{name}.{_SQUEEZE[layer]}.{'weight' if leaf == 'kernel' else 'bias'}", "pixel" if leaf == "kernel" else "plain")
+        return Source(
+            f"{name}.{_SQUEEZE[layer]}.{'weight' if leaf == 'kernel' else 'bias'}",
+            "pixel" if leaf == "kernel" else "plain",
+        )
 
     return Layout("torchvision's MobileNetV3", source, ignored=holds_no_feature)
 
 
-def to_ours(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def to_ours(
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """Parameters and statistics of the backbone; `shapes` names all that it has, the classifier is left out. Raises WeightsError."""
     return mapping.to_ours(layout(shapes), torchvision_names(tensors), shapes)
 
@@ -66,16 +76,36 @@ def sizes_of(tensors: Mapping[str, np.ndarray]) -> Sizes:
     tensors = torchvision_names(tensors)
     blocks = []
     for number, block in enumerate(large().blocks, start=1):
-        convolutions = [tensors.get(f"features.{number}.block.{place}.0.weight") for place in range(4)]
-        *_, depthwise, projection = found = [kernel for kernel in convolutions if kernel is not None] or [None, None]
+        convolutions = [
+            tensors.get(f"features.{number}.block.{place}.0.weight") for place in range(4)
+        ]
+        *_, depthwise, projection = found = [
+            kernel for kernel in convolutions if kernel is not None
+        ] or [None, None]
         if len(found) < 2 or depthwise.ndim != 4 or projection.ndim != 4:
-            raise WeightsError(f"not a MobileNetV3-Large: features.{number} is not one of its blocks")
-        squeeze = next((tensors[name].shape[0] for place in (1, 2) if (name := f"features.{number}.block.{place}.fc1.weight") in tensors), 0)
-        sizes = {"kernel": depthwise.shape[2], "expanded": depthwise.shape[0], "outputs": projection.shape[0], "squeeze": squeeze}
+            raise WeightsError(
+                f"not a MobileNetV3-Large: features.{number} is not one of its blocks"
+            )
+        squeeze = next(
+            (
+                tensors[name].shape[0]
+                for place in (1, 2)
+                if (name := f"features.{number}.block.{place}.fc1.weight") in tensors
+            ),
+            0,
+        )
+        sizes = {
+            "kernel": depthwise.shape[2],
+            "expanded": depthwise.shape[0],
+            "outputs": projection.shape[0],
+            "squeeze": squeeze,
+        }
         blocks.append(block._replace(**sizes))
     last = f"features.{len(blocks) + 1}.0.weight"
     if last not in tensors or "features.0.0.weight" not in tensors:
-        raise WeightsError(f"not a MobileNetV3-Large: it needs {len(blocks)} blocks between features.0 and {last}")
+        raise WeightsError(
+            f"not a MobileNetV3-Large: it needs {len(blocks)} blocks between features.0 and {last}"
+        )
     return Sizes(tensors["features.0.0.weight"].shape[0], tuple(blocks), tensors[last].shape[0])
 
 
@@ -103,21 +133,40 @@ def torchvision_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 def _torchvision_modules(theirs: set[str]) -> dict[str, str]:
     """timm's modules -> torchvision's. timm counts blocks within stages, torchvision through; the last of timm's blocks is the last convolution."""
-    places = sorted({(int(m[1]), int(m[2])) for name in theirs if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", name))})
+    places = sorted(
+        {
+            (int(m[1]), int(m[2]))
+            for name in theirs
+            if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", name))
+        }
+    )
     names = {"conv_stem": "features.0.0", "bn1": "features.0.1"}
     for number, (stage, block) in enumerate(places, start=1):
         prefix = f"blocks.{stage}.{block}"
         if f"{prefix}.conv" in theirs:
-            names |= {f"{prefix}.conv": f"features.{number}.0", f"{prefix}.bn1": f"features.{number}.1"}
+            names |= {
+                f"{prefix}.conv": f"features.{number}.0",
+                f"{prefix}.bn1": f"features.{number}.1",
+            }
             continue
-        convolutions = ["conv_pw", "conv_dw", "conv_pwl"] if f"{prefix}.conv_pwl" in theirs else ["conv_dw", "conv_pw"]
+        convolutions = (
+            ["conv_pw", "conv_dw", "conv_pwl"]
+            if f"{prefix}.conv_pwl" in theirs
+            else ["conv_dw", "conv_pw"]
+        )
         squeezes = f"{prefix}.se.conv_reduce" in theirs
         for place, convolution in enumerate(convolutions):
             is_last = convolution == convolutions[-1]
             their_block = f"features.{number}.block.{place + (squeezes and is_last)}"
-            names |= {f"{prefix}.{convolution}": f"{their_block}.0", f"{prefix}.bn{place + 1}": f"{their_block}.1"}
+            names |= {
+                f"{prefix}.{convolution}": f"{their_block}.0",
+                f"{prefix}.bn{place + 1}": f"{their_block}.1",
+            }
         squeeze = f"features.{number}.block.{len(convolutions) - 1}"
-        names |= {f"{prefix}.se.conv_reduce": f"{squeeze}.fc1", f"{prefix}.se.conv_expand": f"{squeeze}.fc2"}
+        names |= {
+            f"{prefix}.se.conv_reduce": f"{squeeze}.fc1",
+            f"{prefix}.se.conv_expand": f"{squeeze}.fc2",
+        }
     return names
 
 

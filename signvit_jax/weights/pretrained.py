@@ -28,7 +28,9 @@ class PretrainedBackbone:
     tensors: Mapping[str, np.ndarray]
     heads: int | None = None  # where the file tells
 
-    def parameters(self, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    def parameters(
+        self, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, np.ndarray]:
         """Flat parameters of the backbone; `shapes` names all that it has. Raises WeightsError with all that does not fit."""
         if config.backbone != self.backbone:
             raise WeightsError(
@@ -45,13 +47,21 @@ class PretrainedBackbone:
 
     def _convert(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         if not any(name.startswith((_OURS, _THEIRS)) for name in self.tensors):
-            return (mobilenet_v3 if self.backbone == "mobilenet_v3_large" else timm_vit).to_ours(self.tensors, shapes)
+            return (mobilenet_v3 if self.backbone == "mobilenet_v3_large" else timm_vit).to_ours(
+                self.tensors, shapes
+            )
         # A whole translator: its backbone alone counts.
         wanted = {_OURS + path: shape for path, shape in shapes.items()}
-        tensors = {name: tensor for name, tensor in self.tensors.items() if name.startswith((_OURS, _THEIRS))}
+        tensors = {
+            name: tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith((_OURS, _THEIRS))
+        }
         for name in _POSITIONS:
             if name in tensors and "positions" in shapes:
-                tensors[name] = timm_vit.resized_positions(np.asarray(tensors[name], np.float32), shapes["positions"][1] - 1)
+                tensors[name] = timm_vit.resized_positions(
+                    np.asarray(tensors[name], np.float32), shapes["positions"][1] - 1
+                )
         layout = mapping.OURS if next(iter(tensors)).startswith(_OURS) else reference.layout(wanted)
         converted = mapping.to_ours(layout, tensors, wanted)
         return {path.removeprefix(_OURS): value for path, value in converted.items()}
@@ -63,15 +73,32 @@ def read_pretrained(path: str | Path) -> PretrainedBackbone:
     tensors = read_tensors(path)
     if big_vision.is_theirs(tensors):
         heads = big_vision.heads_of(tensors)
-        return PretrainedBackbone(path, "a ViT of big_vision", "dense_vit", timm_vit.EPSILON, big_vision.to_timm(tensors), heads)
+        return PretrainedBackbone(
+            path,
+            "a ViT of big_vision",
+            "dense_vit",
+            timm_vit.EPSILON,
+            big_vision.to_timm(tensors),
+            heads,
+        )
     if timm_vit.is_theirs(tensors):
         return PretrainedBackbone(path, "a ViT of timm", "dense_vit", timm_vit.EPSILON, tensors)
     if mobilenet_v3.is_theirs(tensors):
-        epsilon, whose = (mobilenet_v3.TIMM_EPSILON, "timm") if mobilenet_v3.is_timm(tensors) else (mobilenet.EPSILON, "torchvision")
-        return PretrainedBackbone(path, f"a MobileNetV3 of {whose}", "mobilenet_v3_large", epsilon, tensors)
+        epsilon, whose = (
+            (mobilenet_v3.TIMM_EPSILON, "timm")
+            if mobilenet_v3.is_timm(tensors)
+            else (mobilenet.EPSILON, "torchvision")
+        )
+        return PretrainedBackbone(
+            path, f"a MobileNetV3 of {whose}", "mobilenet_v3_large", epsilon, tensors
+        )
     if any(name.startswith(_THEIRS) for name in tensors):
         is_vit = _THEIRS + "cls_token" in tensors
-        backbone, epsilon = ("dense_vit", LAYER_NORM_EPSILON) if is_vit else ("mobilenet_v3_large", mobilenet.EPSILON)
+        backbone, epsilon = (
+            ("dense_vit", LAYER_NORM_EPSILON)
+            if is_vit
+            else ("mobilenet_v3_large", mobilenet.EPSILON)
+        )
         return PretrainedBackbone(path, "a translator of the reference", backbone, epsilon, tensors)
     if any(name.startswith(_OURS) for name in tensors):
         backbone = "dense_vit" if _OURS + "class_token" in tensors else "mobilenet_v3_large"

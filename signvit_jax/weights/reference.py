@@ -16,23 +16,43 @@ from signvit_jax.models.translator import SignTranslator
 from signvit_jax.weights import mapping, mobilenet_v3
 from signvit_jax.weights.mapping import Layout, Source, WeightsError, fill, flat_parameters
 
-__all__ = ["WeightsError", "assign", "config_from_reference", "flat_parameters", "from_ours", "layout", "load_reference", "to_ours"]
+__all__ = [
+    "WeightsError",
+    "assign",
+    "config_from_reference",
+    "flat_parameters",
+    "from_ours",
+    "layout",
+    "load_reference",
+    "to_ours",
+]
 
 # Our module path -> the reference's; the first that matches the whole path counts. {0} is a layer's number, left open for stacked blocks.
-_TRANSFORMER = {"qkv": "self_attn.in_proj", "out": "self_attn.out_proj", "expand": "linear1", "contract": "linear2"}
+_TRANSFORMER = {
+    "qkv": "self_attn.in_proj",
+    "out": "self_attn.out_proj",
+    "expand": "linear1",
+    "contract": "linear2",
+}
 _MODULES = [
     (r"encoder/backbone/embed/project", "encoder.backbone.patch_embed"),
     (r"encoder/backbone/norm", "encoder.backbone.norm"),
     (r"encoder/backbone/blocks/attention_norm", "encoder.backbone.transformer.layers.{0}.norm1"),
     (r"encoder/backbone/blocks/feed_forward_norm", "encoder.backbone.transformer.layers.{0}.norm2"),
     *(
-        (rf"encoder/backbone/blocks/(?:attention|feed_forward)/{ours}", f"encoder.backbone.transformer.layers.{{0}}.{theirs}")
+        (
+            rf"encoder/backbone/blocks/(?:attention|feed_forward)/{ours}",
+            f"encoder.backbone.transformer.layers.{{0}}.{theirs}",
+        )
         for ours, theirs in _TRANSFORMER.items()
     ),
     (r"encoder/temporal/project", "encoder.temporal_attn.input_proj.0"),
     (r"encoder/temporal/norm", "encoder.temporal_attn.input_proj.1"),
     (r"encoder/temporal/convs/(\d+)/norm", "encoder.temporal_attn.temporal_convs.{0}.norm"),
-    (r"encoder/temporal/convs/(\d+)/(depthwise|pointwise)", "encoder.temporal_attn.temporal_convs.{0}.conv_{1}"),
+    (
+        r"encoder/temporal/convs/(\d+)/(depthwise|pointwise)",
+        "encoder.temporal_attn.temporal_convs.{0}.conv_{1}",
+    ),
     (r"encoder/pooling/attention/(?:query|key_value)", "encoder.temporal_attn.cross_attn.in_proj"),
     (r"encoder/pooling/attention/out", "encoder.temporal_attn.cross_attn.out_proj"),
     (r"encoder/pooling/attention_norm", "encoder.temporal_attn.attn_norm"),
@@ -45,10 +65,19 @@ _MODULES = [
     (r"decoder/layers/(\d+)/self_norm", "decoder.decoder.layers.{0}.norm1"),
     (r"decoder/layers/(\d+)/cross_norm", "decoder.decoder.layers.{0}.norm2"),
     (r"decoder/layers/(\d+)/feed_forward_norm", "decoder.decoder.layers.{0}.norm3"),
-    (r"decoder/layers/(\d+)/cross_attention/(?:query|key_value)", "decoder.decoder.layers.{0}.multihead_attn.in_proj"),
-    (r"decoder/layers/(\d+)/cross_attention/out", "decoder.decoder.layers.{0}.multihead_attn.out_proj"),
+    (
+        r"decoder/layers/(\d+)/cross_attention/(?:query|key_value)",
+        "decoder.decoder.layers.{0}.multihead_attn.in_proj",
+    ),
+    (
+        r"decoder/layers/(\d+)/cross_attention/out",
+        "decoder.decoder.layers.{0}.multihead_attn.out_proj",
+    ),
     *(
-        (rf"decoder/layers/(\d+)/(?:self_attention|feed_forward)/{ours}", f"decoder.decoder.layers.{{0}}.{theirs}")
+        (
+            rf"decoder/layers/(\d+)/(?:self_attention|feed_forward)/{ours}",
+            f"decoder.decoder.layers.{{0}}.{theirs}",
+        )
         for ours, theirs in _TRANSFORMER.items()
     ),
     (r"ctc_head/hidden", "ctc_head.0"),
@@ -60,29 +89,62 @@ _PARAMETERS = {
     "encoder/pooling/queries": "encoder.temporal_attn.queries",
     "decoder/embedding": "decoder.embed.weight",
 }
-_NOT_PARAMETERS = {"decoder.pos_encoder.pe", "decoder.output_proj.weight"}  # a constant, and the embedding a second time
+_NOT_PARAMETERS = {
+    "decoder.pos_encoder.pe",
+    "decoder.output_proj.weight",
+}  # a constant, and the embedding a second time
 _BACKBONE = "encoder/backbone/"
 _STACKED = _BACKBONE + "blocks/"
-_THIRDS = {"query": (0, 1), "key_value": (1, 3)}  # rows of a fused projection that one of our matrices holds
+_THIRDS = {
+    "query": (0, 1),
+    "key_value": (1, 3),
+}  # rows of a fused projection that one of our matrices holds
 
 
-def load_reference(vectors: Mapping[str, np.ndarray], prefix: str = "params/") -> tuple[configuration.Config, SignTranslator, dict]:
+def load_reference(
+    vectors: Mapping[str, np.ndarray], prefix: str = "params/"
+) -> tuple[configuration.Config, SignTranslator, dict]:
     """Config, model and the file's own sizes from a reference file; `prefix` picks the state dict ("params/" or "trained_params/")."""
     sizes = json.loads(str(vectors["config"]))
     config = config_from_reference(sizes)
     model = SignTranslator(config, sizes["vocab_size"], rngs=nnx.Rngs(params=jax.random.key(0)))
-    assign(model, {name.removeprefix(prefix): vectors[name] for name in vectors if name.startswith(prefix)})
+    assign(
+        model,
+        {name.removeprefix(prefix): vectors[name] for name in vectors if name.startswith(prefix)},
+    )
     return config, model, sizes
 
 
 def config_from_reference(sizes: Mapping) -> configuration.Config:
     """The typed config of an instance whose sizes are those of a reference file's key `config`; computed in float32."""
-    encoder = {key: sizes[key] for key in ("vit_hidden_dim", "vit_num_heads", "vit_num_layers", "vit_mlp_dim", "patch_size")}
-    temporal = {"num_heads": sizes["pool_num_heads"], **{key: sizes[key] for key in ("num_queries", "num_temporal_conv", "kernel_size")}}
-    decoder = {"max_len": sizes["max_len"], **{key: sizes[f"decoder_{key}"] for key in ("hidden_dim", "num_layers", "num_heads", "ff_dim")}}
+    encoder = {
+        key: sizes[key]
+        for key in (
+            "vit_hidden_dim",
+            "vit_num_heads",
+            "vit_num_layers",
+            "vit_mlp_dim",
+            "patch_size",
+        )
+    }
+    temporal = {
+        "num_heads": sizes["pool_num_heads"],
+        **{key: sizes[key] for key in ("num_queries", "num_temporal_conv", "kernel_size")},
+    }
+    decoder = {
+        "max_len": sizes["max_len"],
+        **{
+            key: sizes[f"decoder_{key}"]
+            for key in ("hidden_dim", "num_layers", "num_heads", "ff_dim")
+        },
+    }
     return configuration.from_mapping(
         {
-            "model": {"encoder": {"output_dim": sizes["vit_hidden_dim"], **encoder}, "temporal": temporal, "decoder": decoder},
+            "model": {
+                "encoder": {"output_dim": sizes["vit_hidden_dim"], **encoder},
+                "temporal": temporal,
+                "decoder": decoder,
+            },
             "training": {
                 "use_amp": False,
                 "ctc_weight": sizes["ctc_weight"],
@@ -97,10 +159,15 @@ def config_from_reference(sizes: Mapping) -> configuration.Config:
 
 def assign(model: SignTranslator, tensors: Mapping[str, np.ndarray]) -> None:
     """Overwrites every parameter of `model` with a reference state dict. Raises WeightsError unless names and shapes match exactly."""
-    fill(model, to_ours(tensors, {path: value.shape for path, value in flat_parameters(model).items()}))
+    fill(
+        model,
+        to_ours(tensors, {path: value.shape for path, value in flat_parameters(model).items()}),
+    )
 
 
-def to_ours(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def to_ours(
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """The state dict as our flat float32 parameters; `shapes` names all that the model has. Raises WeightsError."""
     return mapping.to_ours(layout(shapes), tensors, shapes)
 
@@ -114,7 +181,9 @@ def layout(paths: Iterable[str]) -> Layout:
     """The reference's names for a model with these parameters; a MobileNetV3 under `encoder.backbone` has torchvision's."""
     backbone = [path.removeprefix(_BACKBONE) for path in paths if path.startswith(_BACKBONE)]
     if not mobilenet_v3.is_ours(backbone):
-        return Layout("the reference", _source, stacked=_STACKED, ignored=_NOT_PARAMETERS.__contains__)
+        return Layout(
+            "the reference", _source, stacked=_STACKED, ignored=_NOT_PARAMETERS.__contains__
+        )
     features = mobilenet_v3.layout(backbone)
 
     def source(path: str) -> Source | None:
@@ -135,12 +204,24 @@ def _source(path: str) -> Source | None:
     module, _, leaf = path.rpartition("/")
     for pattern, theirs in _MODULES:
         if match := re.fullmatch(pattern, module):
-            name = theirs if module.startswith(_STACKED.rstrip("/")) else theirs.format(*match.groups())
+            name = (
+                theirs
+                if module.startswith(_STACKED.rstrip("/"))
+                else theirs.format(*match.groups())
+            )
             suffix = "bias" if leaf == "bias" else "weight"
             kind = "plain" if leaf in ("bias", "scale") else _kind(name)
-            return Source(name + ("_" if name.endswith("in_proj") else ".") + suffix, kind, _THIRDS.get(module.rpartition("/")[2]))
+            return Source(
+                name + ("_" if name.endswith("in_proj") else ".") + suffix,
+                kind,
+                _THIRDS.get(module.rpartition("/")[2]),
+            )
     return None
 
 
 def _kind(name: str) -> str:
-    return {"patch_embed": "patch", "conv_depthwise": "depthwise", "conv_pointwise": "pointwise"}.get(name.rpartition(".")[2], "matrix")
+    return {
+        "patch_embed": "patch",
+        "conv_depthwise": "depthwise",
+        "conv_pointwise": "pointwise",
+    }.get(name.rpartition(".")[2], "matrix")

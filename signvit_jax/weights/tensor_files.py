@@ -21,7 +21,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name, as they were stored. Raises WeightsError for a file that cannot be read or is of another kind."""
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise WeightsError(f"{path}: not a kind of weights file that is known; allowed: {', '.join(SUFFIXES)}")
+        raise WeightsError(
+            f"{path}: not a kind of weights file that is known; allowed: {', '.join(SUFFIXES)}"
+        )
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="flax") as file:  # NumPy alone has no bfloat16
@@ -30,10 +32,20 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             with np.load(path, allow_pickle=False) as file:
                 return unwrapped({name: file[name] for name in file.files})
         return _read_torch(path)
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+        SafetensorError,
+    ) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"{path} cannot be read as a weights file: {error or type(error).__name__}") from error
+        raise WeightsError(
+            f"{path} cannot be read as a weights file: {error or type(error).__name__}"
+        ) from error
 
 
 def read_description(path: Path) -> dict[str, str]:
@@ -56,14 +68,20 @@ def read_text(path: Path, name: str) -> str | None:
         raise WeightsError(f"{path} cannot be read as a weights file: {error}") from error
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
     """Raises OSError. A file of that name is replaced once the new one is whole; who may read it is what the umask says."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode  # safetensors replaces the file by one of 0600
-        save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, temporary, metadata=dict(metadata or {}))
+        save_file(
+            {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()},
+            temporary,
+            metadata=dict(metadata or {}),
+        )
         temporary.chmod(mode)
         temporary.replace(path)
     finally:
@@ -79,7 +97,13 @@ def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(tensors.get(inner), Mapping):
             return unwrapped(tensors[inner])
     if any(name.startswith("params/") for name in tensors):
-        return unwrapped({name.removeprefix("params/"): value for name, value in tensors.items() if name.startswith("params/")})
+        return unwrapped(
+            {
+                name.removeprefix("params/"): value
+                for name, value in tensors.items()
+                if name.startswith("params/")
+            }
+        )
     for prefix in _WRAPPERS:
         if tensors and all(name.startswith(prefix) for name in tensors):
             return unwrapped({name.removeprefix(prefix): value for name, value in tensors.items()})
@@ -96,8 +120,17 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle's, zipfile's and errors of its own
-        raise WeightsError(f"{path} cannot be read as weights alone (nothing else of a PyTorch file is ever loaded): {error}") from error
+        raise WeightsError(
+            f"{path} cannot be read as weights alone (nothing else of a PyTorch file is ever loaded): {error}"
+        ) from error
     if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{path} holds a {type(loaded).__name__}; needed is a state dict: names and tensors")
-    tensors = {name: value for name, value in unwrapped(loaded).items() if isinstance(value, torch.Tensor)}
-    return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in tensors.items()}
+        raise WeightsError(
+            f"{path} holds a {type(loaded).__name__}; needed is a state dict: names and tensors"
+        )
+    tensors = {
+        name: value for name, value in unwrapped(loaded).items() if isinstance(value, torch.Tensor)
+    }
+    return {
+        name: (value.float() if value.is_floating_point() else value).numpy()
+        for name, value in tensors.items()
+    }

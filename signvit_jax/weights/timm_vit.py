@@ -45,15 +45,21 @@ def sizes_of(tensors: Mapping[str, np.ndarray]) -> ViTSizes:
     """Raises WeightsError for tensors that no square ViT has."""
     try:
         width, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
-        layers = 1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name)))
+        layers = 1 + max(
+            int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))
+        )
         hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
         positions = tensors["pos_embed"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
-        raise WeightsError(f"not a ViT of timm's layout: {type(error).__name__} at {error}") from error
+        raise WeightsError(
+            f"not a ViT of timm's layout: {type(error).__name__} at {error}"
+        ) from error
     return ViTSizes(width, layers, hidden, patch_size, _side(positions))
 
 
-def to_ours(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def to_ours(
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """Parameters of the backbone; `shapes` names all that it has, the classifier is left out. Raises WeightsError.
 
     Position embeddings of another picture size are resized (cubic, antialiased, as timm does); those without an entry for the class token, which timm
@@ -61,7 +67,9 @@ def to_ours(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, .
     """
     tensors = dict(tensors)
     if "pos_embed" in tensors and "positions" in shapes:
-        tensors["pos_embed"] = resized_positions(np.asarray(tensors["pos_embed"], np.float32), shapes["positions"][1] - 1)
+        tensors["pos_embed"] = resized_positions(
+            np.asarray(tensors["pos_embed"], np.float32), shapes["positions"][1] - 1
+        )
     return mapping.to_ours(_LAYOUT, tensors, shapes)
 
 
@@ -79,7 +87,9 @@ def resized_positions(positions: np.ndarray, patches: int) -> np.ndarray:
     grid = positions[:, positions.shape[1] - old * old :]
     if new != old:
         square = jnp.asarray(grid.reshape(old, old, -1))
-        grid = np.asarray(jax.image.resize(square, (new, new, square.shape[-1]), "cubic", antialias=True)).reshape(1, new * new, -1)
+        grid = np.asarray(
+            jax.image.resize(square, (new, new, square.shape[-1]), "cubic", antialias=True)
+        ).reshape(1, new * new, -1)
     return np.concatenate([class_token, grid], axis=1)
 
 
@@ -92,7 +102,9 @@ def _side(positions: int) -> int:
     for patches in (positions, positions - 1):
         if patches > 0 and round(patches**0.5) ** 2 == patches:
             return round(patches**0.5)
-    raise WeightsError(f"pos_embed has {positions} positions; allowed: those of a square grid of patches, with one for a class token or without")
+    raise WeightsError(
+        f"pos_embed has {positions} positions; allowed: those of a square grid of patches, with one for a class token or without"
+    )
 
 
 def _source(path: str) -> Source | None:
@@ -102,7 +114,9 @@ def _source(path: str) -> Source | None:
     if module not in _MODULES:
         return None
     if leaf == "kernel":
-        return Source(f"{_MODULES[module]}.weight", "patch" if module == "embed/project" else "matrix")
+        return Source(
+            f"{_MODULES[module]}.weight", "patch" if module == "embed/project" else "matrix"
+        )
     return Source(f"{_MODULES[module]}.{'bias' if leaf == 'bias' else 'weight'}")
 
 

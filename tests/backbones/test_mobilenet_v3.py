@@ -14,9 +14,18 @@ RATE = 0.01  # what a batch moves the statistics by
 
 
 def norm(seed=0) -> BatchNorm:
-    layer, rng = BatchNorm(WIDTH, epsilon=1e-3, dtype=jnp.float32, rngs=nnx.Rngs(0)), np.random.default_rng(seed)
-    layer.mean[...], layer.var[...] = jnp.asarray(rng.normal(size=WIDTH)), jnp.asarray(rng.uniform(0.5, 2.0, WIDTH))
-    layer.scale[...], layer.bias[...] = jnp.asarray(rng.normal(size=WIDTH)), jnp.asarray(rng.normal(size=WIDTH))
+    layer, rng = (
+        BatchNorm(WIDTH, epsilon=1e-3, dtype=jnp.float32, rngs=nnx.Rngs(0)),
+        np.random.default_rng(seed),
+    )
+    layer.mean[...], layer.var[...] = (
+        jnp.asarray(rng.normal(size=WIDTH)),
+        jnp.asarray(rng.uniform(0.5, 2.0, WIDTH)),
+    )
+    layer.scale[...], layer.bias[...] = (
+        jnp.asarray(rng.normal(size=WIDTH)),
+        jnp.asarray(rng.normal(size=WIDTH)),
+    )
     return layer
 
 
@@ -36,7 +45,9 @@ def test_batch_norm_is_flaxs_in_training_and_in_evaluation():
     np.testing.assert_allclose(layer(x)[0], theirs(x, use_running_average=True), atol=1e-5)
     y, moments = layer(x, jnp.ones(len(x)))
     np.testing.assert_allclose(y, theirs(x, use_running_average=False), atol=1e-5)
-    new = with_new_statistics(numbers(layer), numbers(layer), BatchMoments(jnp.asarray(6.0), moments), RATE)
+    new = with_new_statistics(
+        numbers(layer), numbers(layer), BatchMoments(jnp.asarray(6.0), moments), RATE
+    )
     np.testing.assert_allclose(new["mean"], theirs.mean[...], atol=1e-6)
     np.testing.assert_allclose(new["var"], theirs.var[...], atol=1e-5)
 
@@ -54,11 +65,21 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole():
     before = {"inner": {"norm": numbers(layer)}, "conv": {"kernel": jnp.ones(2)}}
     total = no_moments(before)
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        total = jax.tree.map(jnp.add, total, BatchMoments(counted[part].sum(), {"inner": {"norm": layer(x[part], counted[part])[1]}}))
+        total = jax.tree.map(
+            jnp.add,
+            total,
+            BatchMoments(
+                counted[part].sum(), {"inner": {"norm": layer(x[part], counted[part])[1]}}
+            ),
+        )
     new = with_new_statistics(before, before, total, RATE)["inner"]["norm"]
     seen = np.asarray(x[counted == 1]).reshape(-1, WIDTH)
-    np.testing.assert_allclose(new["mean"], 0.99 * layer.mean[...] + 0.01 * seen.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(new["var"], 0.99 * layer.var[...] + 0.01 * seen.var(axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        new["mean"], 0.99 * layer.mean[...] + 0.01 * seen.mean(axis=0), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        new["var"], 0.99 * layer.var[...] + 0.01 * seen.var(axis=0), atol=1e-5
+    )
 
 
 def test_a_batch_of_nothing_but_filler_leaves_the_statistics_and_makes_no_number_too_large():
@@ -73,12 +94,21 @@ def test_a_batch_of_nothing_but_filler_leaves_the_statistics_and_makes_no_number
 @pytest.mark.parametrize(("side", "kernel", "stride"), [(7, 3, 1), (8, 3, 2), (7, 5, 2), (2, 5, 1)])
 def test_the_two_ways_of_a_depthwise_convolution_are_one(side, kernel, stride):
     rng = np.random.default_rng(0)
-    x, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, side, side, 3), (kernel, kernel, 1, 3)))
+    x, w = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((2, side, side, 3), (kernel, kernel, 1, 3))
+    )
 
     def both(convolve):
-        return convolve(x, w, stride), jax.grad(lambda x, w: jnp.sin(convolve(x, w, stride)).sum(), argnums=(0, 1))(x, w)
+        return convolve(x, w, stride), jax.grad(
+            lambda x, w: jnp.sin(convolve(x, w, stride)).sum(), argnums=(0, 1)
+        )(x, w)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), both(depthwise_by_shifts), both(depthwise))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+        both(depthwise_by_shifts),
+        both(depthwise),
+    )
 
 
 def test_full_size_features_have_the_published_number_of_parameters():
@@ -93,7 +123,14 @@ def test_a_frozen_backbone_runs_by_its_running_statistics_and_gives_no_new_ones(
     batch = jax.tree.map(jnp.asarray, tiny_model.batch())
 
     def moments(key, frozen):
-        return jax.eval_shape(lambda model: model.encode(batch["video"], batch["frame_lengths"], key, batch["weights"], frozen).moments, model)
+        return jax.eval_shape(
+            lambda model: (
+                model.encode(
+                    batch["video"], batch["frame_lengths"], key, batch["weights"], frozen
+                ).moments
+            ),
+            model,
+        )
 
     key = jax.random.key(0)
     assert moments(None, False) is None and moments(key, True) is None

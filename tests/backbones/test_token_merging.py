@@ -23,13 +23,20 @@ def slow_merge(x, sizes, metric, count):
 @pytest.mark.parametrize(("tokens", "count"), [(9, 3), (10, 2), (9, 99), (2, 1), (9, 0)])
 def test_merging_is_the_bipartite_matching_written_out(tokens, count):
     rng = np.random.default_rng(tokens)
-    x, metric = rng.standard_normal((2, tokens, 3)).astype(np.float32), rng.standard_normal((2, tokens, 4)).astype(np.float32)
+    x, metric = (
+        rng.standard_normal((2, tokens, 3)).astype(np.float32),
+        rng.standard_normal((2, tokens, 4)).astype(np.float32),
+    )
     sizes = rng.integers(1, 4, (2, tokens)).astype(np.float32)
     merged, new_sizes = jax.jit(merge_tokens, static_argnums=3)(x, sizes, metric, count)
     assert merged.shape[1] == tokens - min(count, (tokens - 1) // 2)
     for row in range(2):
-        found = sorted((float(size), *token) for size, token in zip(new_sizes[row], np.asarray(merged[row])))
-        np.testing.assert_allclose(found, slow_merge(x[row], sizes[row], metric[row], count), atol=1e-5)
+        found = sorted(
+            (float(size), *token) for size, token in zip(new_sizes[row], np.asarray(merged[row]))
+        )
+        np.testing.assert_allclose(
+            found, slow_merge(x[row], sizes[row], metric[row], count), atol=1e-5
+        )
     np.testing.assert_array_equal(merged[:, 0], x[:, 0])
     np.testing.assert_allclose(new_sizes.sum(1), sizes.sum(1))
 
@@ -37,5 +44,11 @@ def test_merging_is_the_bipartite_matching_written_out(tokens, count):
 def test_a_token_counts_in_attention_as_often_as_the_tokens_it_stands_for():
     query, key, value = (jax.random.normal(jax.random.key(i), (2, 4, 3, 8)) for i in range(3))
     sizes = jnp.array([[1.0, 3.0, 2.0, 1.0]] * 2)
-    repeated_key, repeated_value = (jnp.repeat(x, jnp.array([1, 3, 2, 1]), axis=1) for x in (key, value))
-    np.testing.assert_allclose(proportional_attention(query, key, value, sizes), attend(query, repeated_key, repeated_value), atol=1e-5)
+    repeated_key, repeated_value = (
+        jnp.repeat(x, jnp.array([1, 3, 2, 1]), axis=1) for x in (key, value)
+    )
+    np.testing.assert_allclose(
+        proportional_attention(query, key, value, sizes),
+        attend(query, repeated_key, repeated_value),
+        atol=1e-5,
+    )

@@ -17,15 +17,23 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 def blank_vit(**options):
     """The ViT alone, shapes in place of numbers."""
-    tiny = tiny_model.config(**{f"model__encoder__{name}": value for name, value in options.items()})
-    return nnx.eval_shape(lambda: DenseViT(tiny.model.encoder, 16, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))))
+    tiny = tiny_model.config(
+        **{f"model__encoder__{name}": value for name, value in options.items()}
+    )
+    return nnx.eval_shape(
+        lambda: DenseViT(
+            tiny.model.encoder, 16, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def weights():
     shapes = nnx.state(blank_vit())
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes
+    )
 
 
 def backbone(weights, **options):
@@ -47,7 +55,10 @@ def test_frames_in_chunks_give_the_values_and_gradients_of_all_at_once(weights):
     def loss(vit):
         return jnp.sum(vit(pictures(), jax.random.key(1)) ** 2)
 
-    whole, chunked = (jax.jit(jax.value_and_grad(loss))(backbone(weights, **NO_DROPOUT, frames_per_chunk=size)) for size in (0, 2))
+    whole, chunked = (
+        jax.jit(jax.value_and_grad(loss))(backbone(weights, **NO_DROPOUT, frames_per_chunk=size))
+        for size in (0, 2)
+    )
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -58,7 +69,11 @@ def test_with_chunks_memory_does_not_grow_with_the_number_of_frames():
 
     def temporaries(frames, size):
         vit = blank_vit(patch_size=2, frames_per_chunk=size)
-        step = jax.jit(jax.grad(lambda vit, images: jnp.sum(vit(images, None, lambda x: x.astype(jnp.float32)) ** 2)))
+        step = jax.jit(
+            jax.grad(
+                lambda vit, images: jnp.sum(vit(images, None, lambda x: x.astype(jnp.float32)) ** 2)
+            )
+        )
         images = jax.ShapeDtypeStruct((frames, 16, 16, 3), jnp.uint8)
         return step.lower(vit, images).compile().memory_analysis().temp_size_in_bytes
 
@@ -68,7 +83,9 @@ def test_with_chunks_memory_does_not_grow_with_the_number_of_frames():
 
 def test_chunks_draw_dropout_of_their_own(weights):
     same = jnp.repeat(pictures(1), 4, axis=0)
-    found = np.asarray(features(backbone(weights, dropout=0.5, frames_per_chunk=1), same, jax.random.key(0)))
+    found = np.asarray(
+        features(backbone(weights, dropout=0.5, frames_per_chunk=1), same, jax.random.key(0))
+    )
     assert len(np.unique(found[:, 0])) == 4
 
 
@@ -78,21 +95,34 @@ def test_dropped_patches_are_others_in_every_picture_and_the_class_token_stays()
     assert kept.shape == (50, 1 + 5)
     assert np.all(kept[:, 0] == 0)
     assert all(len(set(row)) == 6 and set(row[1:]) <= set(range(1, 21)) for row in kept.tolist())
-    assert set(kept[:, 1:].ravel().tolist()) == set(range(1, 21)) and len({tuple(row) for row in kept.tolist()}) > 40
+    assert (
+        set(kept[:, 1:].ravel().tolist()) == set(range(1, 21))
+        and len({tuple(row) for row in kept.tolist()}) > 40
+    )
     assert drop_patches(x, 0.99, jax.random.key(0)).shape == (50, 2, 2)
 
 
 def test_patches_are_dropped_in_training_alone(weights):
-    plain, dropping = backbone(weights, **NO_DROPOUT), backbone(weights, **NO_DROPOUT, patch_drop=0.5)
+    plain, dropping = (
+        backbone(weights, **NO_DROPOUT),
+        backbone(weights, **NO_DROPOUT, patch_drop=0.5),
+    )
     np.testing.assert_array_equal(features(plain, pictures()), features(dropping, pictures()))
     assert jax.eval_shape(dropping.tokens, pictures(), jax.random.key(0)).shape == (5, 3, 16)
-    assert np.abs(features(plain, pictures()) - features(dropping, pictures(), jax.random.key(0))).max() > 1e-3
+    assert (
+        np.abs(
+            features(plain, pictures()) - features(dropping, pictures(), jax.random.key(0))
+        ).max()
+        > 1e-3
+    )
 
 
 def test_tokens_are_merged_in_evaluation_alone(weights):
     plain, merging = backbone(weights, **NO_DROPOUT), backbone(weights, **NO_DROPOUT, token_merge=1)
     key = jax.random.key(0)
-    np.testing.assert_array_equal(features(plain, pictures(), key), features(merging, pictures(), key))
+    np.testing.assert_array_equal(
+        features(plain, pictures(), key), features(merging, pictures(), key)
+    )
     tokens, sizes = jax.jit(lambda vit: vit._merged_tokens(pictures()))(merging)
     assert tokens.shape == (5, 3, 16) and np.all(sizes.sum(1) == 5)
     assert np.abs(features(plain, pictures()) - features(merging, pictures())).max() > 1e-4
@@ -102,7 +132,12 @@ def test_merging_tokens_that_are_alike_changes_nothing(weights):
     """One block; the right half of a picture shows what the left does, at the same positions: merged, two patches give what they gave apart."""
     half = pictures()[:, :, :8]
     images = jnp.concatenate([half, half], axis=2)
-    plain, merging = (nnx.merge(nnx.graphdef(blank_vit(vit_num_layers=1, token_merge=count)), first_block(weights)) for count in (0, 2))
+    plain, merging = (
+        nnx.merge(
+            nnx.graphdef(blank_vit(vit_num_layers=1, token_merge=count)), first_block(weights)
+        )
+        for count in (0, 2)
+    )
     for vit in (plain, merging):
         positions = vit.positions[...]
         vit.positions[...] = positions.at[0, 2].set(positions[0, 1]).at[0, 4].set(positions[0, 3])
@@ -111,12 +146,16 @@ def test_merging_tokens_that_are_alike_changes_nothing(weights):
 
 
 def first_block(weights):
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf[:1] if "blocks" in jax.tree_util.keystr(path) else leaf, weights)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf[:1] if "blocks" in jax.tree_util.keystr(path) else leaf, weights
+    )
 
 
 def test_the_devices_own_generator_drops_as_many_and_others_in_each_layer(weights):
     vit = backbone(weights, dropout=0.5, attention_dropout=0.0, dropout_random="rbg")
-    np.testing.assert_array_equal(features(vit, pictures()), features(backbone(weights, **NO_DROPOUT), pictures()))
+    np.testing.assert_array_equal(
+        features(vit, pictures()), features(backbone(weights, **NO_DROPOUT), pictures())
+    )
     state = jax.tree.map(jnp.zeros_like, nnx.state(vit.blocks))
     state.feed_forward.contract.bias[...] = jnp.ones_like(state.feed_forward.contract.bias[...])
     nnx.update(vit.blocks, state)
@@ -125,14 +164,19 @@ def test_the_devices_own_generator_drops_as_many_and_others_in_each_layer(weight
     values, counts = np.unique(np.asarray(tokens(vit, key)), return_counts=True)
     assert values.tolist() == [0.0, 2.0, 4.0]  # neither, one, or both of the two layers
     np.testing.assert_allclose(counts / counts.sum(), [0.25, 0.5, 0.25], atol=0.05)
-    once, again, other = (np.asarray(features(vit, pictures(), jax.random.key(seed))) for seed in (1, 1, 2))
+    once, again, other = (
+        np.asarray(features(vit, pictures(), jax.random.key(seed))) for seed in (1, 1, 2)
+    )
     assert np.array_equal(once, again) and not np.array_equal(once, other)
 
 
 @pytest.mark.parametrize("options", [{"patch_drop": 0.5}, {"token_merge": 1}], ids=str)
 def test_pooling_that_needs_every_token_is_not_given_fewer(options):
     with pytest.raises(ConfigError, match="frame_pooling is 'concat'"):
-        tiny_model.config(model__encoder__frame_pooling="concat", **{f"model__encoder__{name}": value for name, value in options.items()})
+        tiny_model.config(
+            model__encoder__frame_pooling="concat",
+            **{f"model__encoder__{name}": value for name, value in options.items()},
+        )
 
 
 def test_a_fused_kernel_that_would_be_refused_in_the_first_step_is_refused_with_the_config():

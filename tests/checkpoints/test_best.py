@@ -13,14 +13,21 @@ def after(metric, *values):
 
 
 def test_a_figure_that_is_not_a_number_is_never_the_best():
-    assert after("loss", float("nan"), 2.0, float("nan"), float("inf"), 1.0, 1.5) == BestSoFar("loss", 1.0, 5, since=5)
+    assert after("loss", float("nan"), 2.0, float("nan"), float("inf"), 1.0, 1.5) == BestSoFar(
+        "loss", 1.0, 5, since=5
+    )
 
 
-@pytest.mark.parametrize(("metric", "values"), [("bleu4", (0.0, 0.0, 0.0)), ("chrf", (7.0, 7.0, 5.0)), ("wer", (1.0, 2.0, 1.0))])
+@pytest.mark.parametrize(
+    ("metric", "values"),
+    [("bleu4", (0.0, 0.0, 0.0)), ("chrf", (7.0, 7.0, 5.0)), ("wer", (1.0, 2.0, 1.0))],
+)
 def test_the_later_of_equals_is_the_best_and_patience_counts_from_the_first(metric, values):
     best = after(metric, *values)
     assert best.value == values[0] and best.since == 1
-    assert best.epoch == max(epoch for epoch, value in enumerate(values, start=1) if value == values[0])
+    assert best.epoch == max(
+        epoch for epoch, value in enumerate(values, start=1) if value == values[0]
+    )
 
 
 def test_the_record_of_an_earlier_release_is_read():

@@ -40,21 +40,40 @@ def project(trained, tmp_path):
     return tmp_path / "project"
 
 
-def test_training_writes_the_data_dir_down_so_that_it_means_the_same_from_every_folder(trained, project, monkeypatch, capfd):
+def test_training_writes_the_data_dir_down_so_that_it_means_the_same_from_every_folder(
+    trained, project, monkeypatch, capfd
+):
     workdir = project / "runs" / "mine"
     set_data_dir(workdir, "data")
     monkeypatch.chdir(project)
-    assert tiny_run.command(train.main, f"--config={trained.config}", "--workdir=runs/mine", "--config.data.data_dir=data") == 0
+    assert (
+        tiny_run.command(
+            train.main,
+            f"--config={trained.config}",
+            "--workdir=runs/mine",
+            "--config.data.data_dir=data",
+        )
+        == 0
+    )
     assert data_dir_of(workdir) == str(project / "data")
     assert "config.data.data_dir is now" not in capfd.readouterr().err
     (project / "elsewhere").mkdir()
     monkeypatch.chdir(project / "elsewhere")
-    assert tiny_run.command(evaluation.main, "--workdir=../runs/mine", "--decode=greedy", "--output=results.json") == 0
-    assert len(json.loads(Path("results.json").read_text())["predictions"]) == tiny_run.CLIPS["test"]
+    assert (
+        tiny_run.command(
+            evaluation.main, "--workdir=../runs/mine", "--decode=greedy", "--output=results.json"
+        )
+        == 0
+    )
+    assert (
+        len(json.loads(Path("results.json").read_text())["predictions"]) == tiny_run.CLIPS["test"]
+    )
 
 
 @pytest.mark.parametrize("kept", ["data", "../project/data", "/a/folder/that/was/moved/data"])
-def test_a_data_set_is_found_beside_a_workdir_that_kept_another_path(project, monkeypatch, tmp_path, caplog, kept):
+def test_a_data_set_is_found_beside_a_workdir_that_kept_another_path(
+    project, monkeypatch, tmp_path, caplog, kept
+):
     workdir = project / "runs" / "mine"
     set_data_dir(workdir, kept)
     monkeypatch.chdir(tmp_path)
@@ -68,22 +87,32 @@ def export_that_calibrates(argv):
 
 
 @pytest.mark.parametrize("command", [evaluation.main, export_that_calibrates])
-def test_a_run_whose_data_set_is_nowhere_is_not_advised_to_make_another(project, monkeypatch, tmp_path, capfd, command):
+def test_a_run_whose_data_set_is_nowhere_is_not_advised_to_make_another(
+    project, monkeypatch, tmp_path, capfd, command
+):
     workdir = project / "runs" / "mine"
     set_data_dir(workdir, "gone")
     monkeypatch.chdir(tmp_path)
     assert tiny_run.command(command, f"--workdir={workdir}") == 2
     said = capfd.readouterr().err
-    assert "no folder 'gone'" in said and "--data_dir=DIR" in said and "tfds_builders.build" not in said
+    assert (
+        "no folder 'gone'" in said
+        and "--data_dir=DIR" in said
+        and "tfds_builders.build" not in said
+    )
 
 
-def test_a_run_that_goes_on_elsewhere_is_told_where_its_data_set_is(trained, project, monkeypatch, tmp_path, capfd):
+def test_a_run_that_goes_on_elsewhere_is_told_where_its_data_set_is(
+    trained, project, monkeypatch, tmp_path, capfd
+):
     workdir = project / "runs" / "mine"
     monkeypatch.chdir(tmp_path)
     flags = [f"--config={trained.config}", f"--workdir={workdir}", "--config.data.data_dir=data"]
     assert tiny_run.command(train.main, *flags) == 2
     said = capfd.readouterr().err
-    assert f"--config.data.data_dir={trained.data_dir}" in said and "tfds_builders.build" not in said
+    assert (
+        f"--config.data.data_dir={trained.data_dir}" in said and "tfds_builders.build" not in said
+    )
     set_data_dir(workdir, "gone")
     assert tiny_run.command(train.main, *flags) == 2
     said = capfd.readouterr().err

@@ -34,7 +34,10 @@ OPTIMIZER = optax.chain(
     optax.scale_by_adam(),
     optax.add_decayed_weights(0.1),
     optax.partition(
-        {"encoder": optax.scale_by_learning_rate(lambda count: 0.1), "rest": optax.scale_by_learning_rate(0.2)},
+        {
+            "encoder": optax.scale_by_learning_rate(lambda count: 0.1),
+            "rest": optax.scale_by_learning_rate(0.2),
+        },
         lambda params: {name: "encoder" if name == "encoder" else "rest" for name in params},
     ),
 )
@@ -43,7 +46,12 @@ OPTIMIZER = optax.chain(
 def params_of(step, width=6):
     draw = np.random.default_rng(abs(step))
     kernel = jnp.asarray(draw.standard_normal((width, 4)), jnp.float32)
-    return {"encoder": {"0": {"kernel": kernel, "bias": jnp.asarray(draw.standard_normal(4), jnp.bfloat16)}}, "head": {"kernel": kernel[:2] + 1}}
+    return {
+        "encoder": {
+            "0": {"kernel": kernel, "bias": jnp.asarray(draw.standard_normal(4), jnp.bfloat16)}
+        },
+        "head": {"kernel": kernel[:2] + 1},
+    }
 
 
 def state_of(step, width=6):
@@ -55,7 +63,9 @@ def state_of(step, width=6):
 
 def abstract(tree):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
 
 
 TARGETS = tuple(abstract(tree) for tree in state_of(0))
@@ -69,14 +79,21 @@ def save_steps(folder, steps, *, keep_last=10, scores=None):
     with_scores = dict(zip(steps, scores)) if scores else {}
     store = CheckpointStore(folder, keep_last)
     for step in steps:
-        store.save(step, *state_of(step), {"epoch": step}, metrics={"loss": with_scores[step]} if step in with_scores else None)
+        store.save(
+            step,
+            *state_of(step),
+            {"epoch": step},
+            metrics={"loss": with_scores[step]} if step in with_scores else None,
+        )
     store.close()
     return folder
 
 
 def assert_same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +103,14 @@ def two_steps(tmp_path_factory):
     store, data = CheckpointStore(folder, 10), iterator()
     for step in (1, 2):
         next(data)
-        store.save(step, *state_of(step), {"epoch": step, "note": "ü"}, data, ema=params_of(100 + step), metrics={"loss": 3.0 - step})
+        store.save(
+            step,
+            *state_of(step),
+            {"epoch": step, "note": "ü"},
+            data,
+            ema=params_of(100 + step),
+            metrics={"loss": 3.0 - step},
+        )
     store.close()
     return folder
 
@@ -101,7 +125,11 @@ def test_everything_comes_back_bit_for_bit_and_the_data_goes_on_where_it_was(two
     for _ in range(2):
         next(straight)
     restored = CheckpointStore(two_steps).restore(*TARGETS, ema=TARGETS[0], data_iterator=resumed)
-    assert (restored.step, restored.meta, restored.metrics) == (2, {"epoch": 2, "note": "ü"}, {"loss": 1.0})
+    assert (restored.step, restored.meta, restored.metrics) == (
+        2,
+        {"epoch": 2, "note": "ü"},
+        {"loss": 1.0},
+    )
     params, opt_state = state_of(2)
     assert_same(restored.params, params)
     assert_same(restored.opt_state, opt_state)
@@ -143,7 +171,12 @@ def test_a_step_taken_while_saving_does_not_reach_the_checkpoint(tmp_path):
 
 
 def test_last_n_and_the_best_are_kept(tmp_path):
-    folder = save_steps(tmp_path / "c", [1, 2, 3, 4, 5, 6], keep_last=2, scores=[5.0, 1.0, 3.0, float("nan"), 4.0, 2.0])
+    folder = save_steps(
+        tmp_path / "c",
+        [1, 2, 3, 4, 5, 6],
+        keep_last=2,
+        scores=[5.0, 1.0, 3.0, float("nan"), 4.0, 2.0],
+    )
     assert CheckpointReader(folder).steps() == [2, 5, 6]
     assert CheckpointReader(folder).best_step() == 2  # NaN is never best
     assert CheckpointReader(folder, higher_is_better=True).best_step() == 5
@@ -152,7 +185,9 @@ def test_last_n_and_the_best_are_kept(tmp_path):
 
 @pytest.mark.parametrize("higher_is_better", [False, True])
 def test_of_equals_the_later_is_the_best_and_is_what_is_read(tmp_path, higher_is_better):
-    folder = save_steps(tmp_path / "c", [1, 2, 3, 4], keep_last=4, scores=[0.0, 0.0, 0.0, float("nan")])
+    folder = save_steps(
+        tmp_path / "c", [1, 2, 3, 4], keep_last=4, scores=[0.0, 0.0, 0.0, float("nan")]
+    )
     reader = CheckpointReader(folder, higher_is_better=higher_is_better)
     assert reader.best_step() == reader.restore_params("best").step == 3
 
@@ -210,7 +245,9 @@ HARMS = [
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_checkpoint_with_any_one_file_damaged_is_restored_exactly_or_left_out_by_name(two_steps, tmp_path, caplog, harm):
+def test_a_checkpoint_with_any_one_file_damaged_is_restored_exactly_or_left_out_by_name(
+    two_steps, tmp_path, caplog, harm
+):
     files = sorted(p.relative_to(two_steps) for p in (two_steps / "2").rglob("*") if p.is_file())
     assert len(files) > 20
     wanted = {step: (*state_of(step), params_of(100 + step)) for step in (1, 2)}
@@ -222,8 +259,12 @@ def test_a_checkpoint_with_any_one_file_damaged_is_restored_exactly_or_left_out_
                 CheckpointStore(folder, strict=True).restore(*TARGETS)
             assert (folder / "2").is_dir()
         caplog.clear()
-        restored = CheckpointStore(folder).restore(*TARGETS, ema=TARGETS[0], data_iterator=iterator())
-        for part, want in zip((restored.params, restored.opt_state, restored.ema), wanted[restored.step]):
+        restored = CheckpointStore(folder).restore(
+            *TARGETS, ema=TARGETS[0], data_iterator=iterator()
+        )
+        for part, want in zip(
+            (restored.params, restored.opt_state, restored.ema), wanted[restored.step]
+        ):
             assert_same(part, want)
         if restored.step == 2:
             assert name.as_posix() in (*WITHOUT_CONTENT, "2/manifest.json")
@@ -233,9 +274,18 @@ def test_a_checkpoint_with_any_one_file_damaged_is_restored_exactly_or_left_out_
 
 
 def test_evaluation_reads_on_when_only_the_optimiser_state_is_damaged(folder):
-    flip(max((folder / "2" / "opt_state").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+    flip(
+        max(
+            (folder / "2" / "opt_state").rglob("*"),
+            key=lambda path: path.stat().st_size * path.is_file(),
+        )
+    )
     assert CheckpointReader(folder).restore_params("last").step == 2
-    flip(max((folder / "2" / "ema").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+    flip(
+        max(
+            (folder / "2" / "ema").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()
+        )
+    )
     assert CheckpointReader(folder).restore_params("best").step == 1
 
 
@@ -243,17 +293,23 @@ def test_when_every_checkpoint_is_damaged_the_run_does_not_start_from_nothing(fo
     for step in (1, 2):
         cut(folder / str(step) / "params" / "_METADATA")
     for _ in range(2):  # a batch system tries again by itself
-        with pytest.raises(CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*params/_METADATA") as caught:
+        with pytest.raises(
+            CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*params/_METADATA"
+        ) as caught:
             CheckpointStore(folder).restore(*TARGETS)
         assert caught.value.exit_code == FAILED
 
 
-def test_a_run_whose_checkpoints_are_damaged_does_not_go_back_to_the_converted_model_that_it_started_from(folder):
+def test_a_run_whose_checkpoints_are_damaged_does_not_go_back_to_the_converted_model_that_it_started_from(
+    folder,
+):
     store = CheckpointStore(folder, 10)
     store.save(0, params_of(0), None, {"converted": True}, wait=True)
     for step in (1, 2):
         cut(folder / str(step) / "params" / "_METADATA")
-    with pytest.raises(CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*  1: params/_METADATA"):
+    with pytest.raises(
+        CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*  1: params/_METADATA"
+    ):
         store.restore(*TARGETS)
 
 
@@ -290,7 +346,15 @@ def test_foreign_files_and_folders_do_no_harm_and_take_none(folder):
         store.save(step, *state_of(step), {}, metrics={"loss": 9.0})
     store.close()
     assert store.steps() == [2, 8]
-    for name in ("notes.txt", "7.foreign", "3.foreign/file", "12abc/file", "lost+found/file", "007/file", "2.backup/file"):
+    for name in (
+        "notes.txt",
+        "7.foreign",
+        "3.foreign/file",
+        "12abc/file",
+        "lost+found/file",
+        "007/file",
+        "2.backup/file",
+    ):
         assert (folder / name).read_text() == "mine"
 
 
@@ -304,7 +368,9 @@ def test_saving_a_step_again_replaces_it(folder):
 
 def test_killed_while_replacing_a_step_either_the_old_or_the_new_is_there(folder):
     (folder / "2").rename(folder / "2.replaced")
-    assert CheckpointStore(folder).restore(*TARGETS).step == 2  # killed before the new one was final
+    assert (
+        CheckpointStore(folder).restore(*TARGETS).step == 2
+    )  # killed before the new one was final
     shutil.copytree(folder / "2", folder / "2.replaced")
     assert CheckpointStore(folder).steps() == [1, 2]  # killed after
     assert not (folder / "2.replaced").exists()
@@ -320,9 +386,13 @@ def test_remains_of_a_save_that_was_killed_are_cleared_away(folder):
 
 def test_another_model_is_refused_with_the_first_differences(two_steps):
     other = tuple(abstract(tree) for tree in state_of(0, width=8))
-    for restore in (lambda: CheckpointStore(two_steps).restore(*other), lambda: CheckpointReader(two_steps).restore_params("last", other[0])):
+    for restore in (
+        lambda: CheckpointStore(two_steps).restore(*other),
+        lambda: CheckpointReader(two_steps).restore_params("last", other[0]),
+    ):
         with pytest.raises(
-            CheckpointMismatch, match=r"another model: 1 of 3 arrays .*\n  encoder/0/kernel: saved \(6, 4\) float32, now \(8, 4\) float32"
+            CheckpointMismatch,
+            match=r"another model: 1 of 3 arrays .*\n  encoder/0/kernel: saved \(6, 4\) float32, now \(8, 4\) float32",
         ) as caught:
             restore()
         assert caught.value.exit_code == USAGE
@@ -331,7 +401,9 @@ def test_another_model_is_refused_with_the_first_differences(two_steps):
 
 def test_another_optimiser_is_refused(two_steps):
     with pytest.raises(CheckpointMismatch, match=r"another optimiser.*\n.*saved nothing, now"):
-        CheckpointStore(two_steps).restore(TARGETS[0], abstract(optax.sgd(0.1, momentum=0.9).init(params_of(0))))
+        CheckpointStore(two_steps).restore(
+            TARGETS[0], abstract(optax.sgd(0.1, momentum=0.9).init(params_of(0)))
+        )
 
 
 def test_a_data_position_saved_by_two_processes_is_taken_up_by_one(folder):
@@ -371,16 +443,23 @@ def test_a_step_that_is_not_there_is_told_with_those_that_are(two_steps):
 def test_of_many_differences_five_are_shown_and_the_others_counted(tmp_path):
     store = CheckpointStore(tmp_path / "c")
     store.save(1, {str(number): jnp.zeros(2) for number in range(7)}, (jnp.ones(3),), {}, wait=True)
-    wanted = {str(number): jax.ShapeDtypeStruct((3 if number else 2,), np.float32) for number in range(7)}
+    wanted = {
+        str(number): jax.ShapeDtypeStruct((3 if number else 2,), np.float32) for number in range(7)
+    }
     with pytest.raises(
-        CheckpointMismatch, match=r"6 of 7 arrays of params differ:\n(  \d: saved \(2,\) float32, now \(3,\) float32\n){5}  \.\.\. and 1 more\n"
+        CheckpointMismatch,
+        match=r"6 of 7 arrays of params differ:\n(  \d: saved \(2,\) float32, now \(3,\) float32\n){5}  \.\.\. and 1 more\n",
     ):
         CheckpointReader(tmp_path / "c").restore_params("last", wanted)
     store.close()
 
 
 def test_of_many_damaged_files_five_are_named(folder, caplog):
-    files = [path for path in (folder / "2").rglob("*") if path.is_file() and path.name != "manifest.json"]
+    files = [
+        path
+        for path in (folder / "2").rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    ]
     assert len(files) > 6
     for path in files:
         cut(path)
@@ -389,7 +468,9 @@ def test_of_many_damaged_files_five_are_named(folder, caplog):
 
 
 @pytest.mark.parametrize("after_a_save", [False, True])
-def test_a_folder_that_was_renamed_is_made_again_and_saved_to(folder, tmp_path, caplog, after_a_save):
+def test_a_folder_that_was_renamed_is_made_again_and_saved_to(
+    folder, tmp_path, caplog, after_a_save
+):
     store = CheckpointStore(folder, keep_last=2)
     if after_a_save:
         store.save(3, *state_of(3), {}, wait=True)
@@ -398,14 +479,21 @@ def test_a_folder_that_was_renamed_is_made_again_and_saved_to(folder, tmp_path, 
         store.save(3 + number, *state_of(3 + number), {}, metrics={"loss": 5.0})
         store.save(5 + number, *state_of(5 + number), {}, wait=True)
         assert store.steps() == [3 + number, 5 + number]
-        assert caplog.text.count(f"{folder} is gone, renamed or deleted while the run went on; it is made again") == 1
+        assert (
+            caplog.text.count(
+                f"{folder} is gone, renamed or deleted while the run went on; it is made again"
+            )
+            == 1
+        )
         caplog.clear()
     store.close()
     assert_same(store.restore(*TARGETS).params, params_of(7))
     assert CheckpointReader(tmp_path / "renamed1").restore_params("best").step == 2
 
 
-def test_a_save_whose_folder_was_renamed_meanwhile_is_made_up_for_by_the_next(folder, tmp_path, monkeypatch, caplog):
+def test_a_save_whose_folder_was_renamed_meanwhile_is_made_up_for_by_the_next(
+    folder, tmp_path, monkeypatch, caplog
+):
     def rename(_):
         folder.rename(tmp_path / "renamed")
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
@@ -414,7 +502,10 @@ def test_a_save_whose_folder_was_renamed_meanwhile_is_made_up_for_by_the_next(fo
     with monkeypatch.context() as patch:
         patch.setattr("signvit_jax.checkpoints.store.write_manifest", rename)
         store.save(3, *state_of(3), {})
-        with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be saved.*the folder is gone, renamed or deleted while the run went on"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"checkpoint 3 could not be saved.*the folder is gone, renamed or deleted while the run went on",
+        ):
             store.wait()
         (tmp_path / "renamed").rename(folder)
         store.save(3, *state_of(3), {})
@@ -429,7 +520,9 @@ def test_where_no_folder_can_be_made_again_the_error_is_in_our_words(folder, tmp
     store = CheckpointStore(folder)
     folder.rename(tmp_path / "renamed")
     folder.write_text("a file in its place")
-    with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be saved to .*: the folder is gone"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint 3 could not be saved to .*: the folder is gone"
+    ):
         store.save(3, *state_of(3), {}, wait=True)
 
 
@@ -442,15 +535,21 @@ REASONS = [
 ]
 
 
-@pytest.mark.parametrize(("number", "said"), REASONS, ids=[errno.errorcode[number] for number, _ in REASONS])
-def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one_is_intact(folder, monkeypatch, number, said):
+@pytest.mark.parametrize(
+    ("number", "said"), REASONS, ids=[errno.errorcode[number] for number, _ in REASONS]
+)
+def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one_is_intact(
+    folder, monkeypatch, number, said
+):
     def full(_):
         raise OSError(number, os.strerror(number))
 
     store = CheckpointStore(folder, keep_last=1)
     monkeypatch.setattr("signvit_jax.checkpoints.store.write_manifest", full)
     store.save(3, *state_of(3), {})
-    with pytest.raises(CheckpointError, match=rf"checkpoint 3 .* {said}.*Checkpoints still there: 1, 2"):
+    with pytest.raises(
+        CheckpointError, match=rf"checkpoint 3 .* {said}.*Checkpoints still there: 1, 2"
+    ):
         store.save(4, *state_of(4), {})
     monkeypatch.undo()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
@@ -463,11 +562,21 @@ def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one
 def python(code, *arguments, devices=1, before=""):
     """What subprocess needs to run the code with this file's names at hand."""
     script = f"import sys\n{textwrap.dedent(before)}\nfrom tests.training.test_checkpoint import *\n{textwrap.dedent(code)}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(Path(__file__).parents[2])}
-    return {"args": [sys.executable, "-c", script, *map(str, arguments)], "env": environment, "text": True}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return {
+        "args": [sys.executable, "-c", script, *map(str, arguments)],
+        "env": environment,
+        "text": True,
+    }
 
 
-def test_a_step_whose_second_save_fails_is_there_as_it_was_and_remains_that_cannot_be_deleted_hide_no_reason(folder, monkeypatch):
+def test_a_step_whose_second_save_fails_is_there_as_it_was_and_remains_that_cannot_be_deleted_hide_no_reason(
+    folder, monkeypatch
+):
     def full(_):
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -483,7 +592,9 @@ def test_a_step_whose_second_save_fails_is_there_as_it_was_and_remains_that_cann
         patch.setattr("signvit_jax.checkpoints.store.write_manifest", full)
         patch.setattr(shutil, "rmtree", refused)
         store.save(2, *state_of(22), {})
-        with pytest.raises(CheckpointError, match=r"the disk is read-only\. Checkpoints still there: 1, 2"):
+        with pytest.raises(
+            CheckpointError, match=r"the disk is read-only\. Checkpoints still there: 1, 2"
+        ):
             store.wait()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
     assert_same(store.restore(*TARGETS).params, params_of(2))
@@ -494,7 +605,9 @@ def test_a_save_that_left_no_checkpoint_is_an_error(folder, monkeypatch):
     store.save(3, *state_of(3), {})
     store._manager.wait_until_finished()
     (folder / "3").rename(folder / "3.elsewhere")
-    with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be saved to .*it did not become final"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint 3 could not be saved to .*it did not become final"
+    ):
         store.wait()
 
 
@@ -509,8 +622,12 @@ def test_a_save_that_left_no_checkpoint_is_an_error(folder, monkeypatch):
         (0, 0, 2**30, "the disk is full"),  # a file system that counts no inodes
     ],
 )
-def test_a_disk_without_inodes_is_told_from_one_without_bytes(tmp_path, monkeypatch, files, free_files, free_bytes, said):
-    found = types.SimpleNamespace(f_files=files, f_favail=free_files, f_bavail=free_bytes, f_frsize=1)
+def test_a_disk_without_inodes_is_told_from_one_without_bytes(
+    tmp_path, monkeypatch, files, free_files, free_bytes, said
+):
+    found = types.SimpleNamespace(
+        f_files=files, f_favail=free_files, f_bavail=free_bytes, f_frsize=1
+    )
     monkeypatch.setattr(os, "statvfs", lambda _: found)
     assert _cause(OSError(errno.ENOSPC, "No space left on device"), tmp_path).startswith(said)
 
@@ -521,8 +638,12 @@ def test_an_error_that_is_not_known_is_told_by_its_kind_and_first_line(tmp_path)
 
 
 @pytest.mark.parametrize("process", [0, 1])
-@pytest.mark.parametrize(("found", "told"), [([], 0), (["a: missing", "b: missing"], 2), (None, -1)])
-def test_what_process_0_finds_of_a_checkpoint_holds_for_all(folder, monkeypatch, process, found, told):
+@pytest.mark.parametrize(
+    ("found", "told"), [([], 0), (["a: missing", "b: missing"], 2), (None, -1)]
+)
+def test_what_process_0_finds_of_a_checkpoint_holds_for_all(
+    folder, monkeypatch, process, found, told
+):
     def look(*_):
         assert process == 0
         if found is None:
@@ -537,7 +658,9 @@ def test_what_process_0_finds_of_a_checkpoint_holds_for_all(folder, monkeypatch,
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: process)
     monkeypatch.setattr("signvit_jax.checkpoints.reader.find_damage", look)
-    monkeypatch.setattr("signvit_jax.checkpoints.reader.multihost_utils.broadcast_one_to_all", broadcast)
+    monkeypatch.setattr(
+        "signvit_jax.checkpoints.reader.multihost_utils.broadcast_one_to_all", broadcast
+    )
     damage = reader._damage(2, None)
     assert damage == (found if process == 0 or not found else ["named by process 0"] * 2)
 
@@ -599,7 +722,10 @@ def test_a_disk_that_takes_no_more_ends_with_one_clear_line_and_the_older_checkp
     result = subprocess.run(**python(code, folder), capture_output=True, timeout=250)
     assert result.returncode == FAILED
     assert "Traceback" not in result.stderr.splitlines()[-1]
-    assert "error: checkpoint 3 could not be saved" in result.stderr and "beyond the allowed size" in result.stderr
+    assert (
+        "error: checkpoint 3 could not be saved" in result.stderr
+        and "beyond the allowed size" in result.stderr
+    )
     assert CheckpointStore(folder).restore(*TARGETS).step == 2
 
 
@@ -640,13 +766,20 @@ def test_a_state_saved_on_four_devices_is_restored_on_two(tmp_path):
         store.close()
     """
     for count in (4, 2):
-        result = subprocess.run(**python(code, count, tmp_path / "c", devices=count), capture_output=True, timeout=250)
+        result = subprocess.run(
+            **python(code, count, tmp_path / "c", devices=count), capture_output=True, timeout=250
+        )
         assert result.returncode == 0, result.stderr[-2000:]
-    assert CheckpointReader(tmp_path / "c").restore_params().params["kernel"].shape == (8, 4)  # and on the one device here
+    assert CheckpointReader(tmp_path / "c").restore_params().params["kernel"].shape == (
+        8,
+        4,
+    )  # and on the one device here
 
 
 def test_two_processes_save_replace_leave_out_and_restore_together(tmp_path):
-    from tests.helpers.free_port import free_port  # the processes, which import this file, do without
+    from tests.helpers.free_port import (
+        free_port,
+    )  # the processes, which import this file, do without
 
     before = """
         import jax
@@ -679,7 +812,11 @@ def test_two_processes_save_replace_leave_out_and_restore_together(tmp_path):
     """
     port = free_port()
     both = [
-        subprocess.Popen(**python(code, rank, port, tmp_path / "c", before=before), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            **python(code, rank, port, tmp_path / "c", before=before),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for rank in range(2)
     ]
     for process in both:
@@ -698,13 +835,17 @@ def test_killed_at_any_moment_of_saving_the_newest_whole_checkpoint_comes_back(t
             print(step, flush=True)
     """
     for lines, pause in ((4, 0.0), (7, 0.013)):
-        with subprocess.Popen(**python(code, tmp_path / "c"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as trainer:
+        with subprocess.Popen(
+            **python(code, tmp_path / "c"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as trainer:
             started = [trainer.stdout.readline() for _ in range(lines)]
             time.sleep(pause)
             trainer.kill()
         store = CheckpointStore(tmp_path / "c")
         restored = store.restore(*TARGETS)
-        assert restored.step >= int(started[-1]) - 1  # a save has begun only when the one before it was final
+        assert (
+            restored.step >= int(started[-1]) - 1
+        )  # a save has begun only when the one before it was final
         assert_same(restored.params, params_of(restored.step))
         assert_same(restored.opt_state, state_of(restored.step)[1])
         assert not list((tmp_path / "c").glob("*.damaged"))

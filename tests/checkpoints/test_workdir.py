@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from signvit_jax.checkpoints.workdir import _FIXED, _FREE_IN_GROUPS, Workdir, WorkdirError, _is_fixed, _locks, check_resume
+from signvit_jax.checkpoints.workdir import (
+    _FIXED,
+    _FREE_IN_GROUPS,
+    Workdir,
+    WorkdirError,
+    _is_fixed,
+    _locks,
+    check_resume,
+)
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_mapping, to_json
 from signvit_jax.runtime.exit_codes import USAGE
@@ -34,8 +42,16 @@ with Workdir.create(sys.argv[1]).lock():
 
 
 def holder(path, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path), *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "JAX_PLATFORMS": "cpu",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert process.stdout.readline() == "locked\n"
     return process
 
@@ -43,7 +59,12 @@ def holder(path, *arguments):
 def test_a_second_trainer_is_refused_and_told_who_is_in(tmp_path):
     first = holder(tmp_path)
     try:
-        with pytest.raises(WorkdirError, match=rf"in use by process {first.pid} on .* since \d{{4}}-") as caught, Workdir.create(tmp_path).lock():
+        with (
+            pytest.raises(
+                WorkdirError, match=rf"in use by process {first.pid} on .* since \d{{4}}-"
+            ) as caught,
+            Workdir.create(tmp_path).lock(),
+        ):
             pass
         assert caught.value.exit_code == USAGE
     finally:
@@ -59,9 +80,14 @@ def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
     with Workdir.create(tmp_path).lock() as lock:
         assert lock.killed.startswith(f"process {first.pid} on ")
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
-        with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), Workdir.create(tmp_path).lock():
+        with (
+            pytest.raises(WorkdirError, match=f"process {os.getpid()}"),
+            Workdir.create(tmp_path).lock(),
+        ):
             pass
-    assert (tmp_path / ".lock").read_text() == "" and not _locks  # a child forked later closes nothing of somebody else's
+    assert (
+        tmp_path / ".lock"
+    ).read_text() == "" and not _locks  # a child forked later closes nothing of somebody else's
     with Workdir.create(tmp_path).lock() as lock:
         assert lock.killed is None
 
@@ -89,7 +115,9 @@ def as_nfs(descriptor, how, flock=fcntl.flock):
 
 
 @pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
-def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is_left_to_it(tmp_path, monkeypatch, folders_cannot_be_locked):
+def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is_left_to_it(
+    tmp_path, monkeypatch, folders_cannot_be_locked
+):
     if folders_cannot_be_locked:
         monkeypatch.setattr(fcntl, "flock", as_nfs)
     workdir = Workdir.create(tmp_path / "run")
@@ -109,7 +137,9 @@ def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is
 
 
 @pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
-def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(tmp_path, monkeypatch, folders_cannot_be_locked):
+def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(
+    tmp_path, monkeypatch, folders_cannot_be_locked
+):
     if folders_cannot_be_locked:
         monkeypatch.setattr(fcntl, "flock", as_nfs)
     workdir = Workdir.create(tmp_path)
@@ -137,7 +167,10 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     monkeypatch.setattr(fcntl, "flock", none)
     with Workdir.create(tmp_path).lock() as lock:
         assert lock.holds()
-    assert "cannot be locked (No locks available): take care that no second trainer uses it" in caplog.text
+    assert (
+        "cannot be locked (No locks available): take care that no second trainer uses it"
+        in caplog.text
+    )
 
 
 def test_only_process_0_takes_the_lock(tmp_path, monkeypatch):
@@ -153,7 +186,10 @@ def test_a_garbled_lock_file_does_no_harm(tmp_path):
     with Workdir.create(tmp_path).lock():
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
         (tmp_path / ".lock").write_text("{[")
-        with pytest.raises(WorkdirError, match="in use by another process;"), Workdir.create(tmp_path).lock():
+        with (
+            pytest.raises(WorkdirError, match="in use by another process;"),
+            Workdir.create(tmp_path).lock(),
+        ):
             pass
 
 
@@ -193,8 +229,13 @@ for number in range(10**9):
     workdir.write_text(workdir.config_json, str(number % 10) * 200_000)
     if number == 3: print("writing", flush=True)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=environment) as writer:
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "JAX_PLATFORMS": "cpu",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=environment
+    ) as writer:
         writer.stdout.readline()
         time.sleep(0.1)
         writer.send_signal(signal.SIGKILL)
@@ -234,10 +275,19 @@ def test_what_describes_a_run_is_read_or_named_with_its_path(tmp_path):
     run.write_text(run.tokenizer_json, tokenizer.to_json())
     assert run.read_config().data.num_frames == 40
     assert run.read_tokenizer(run.tokenizer_json).tokens == tokenizer.tokens
-    for path, read in ((run.config_json, run.read_config), (run.tokenizer_json, lambda: run.read_tokenizer(run.tokenizer_json))):
-        for content, said in ((b"{", "JSON"), (b"ab\xff", "byte 2 is not of a text; put back a copy"), (None, "cannot be read: No such file")):
+    for path, read in (
+        (run.config_json, run.read_config),
+        (run.tokenizer_json, lambda: run.read_tokenizer(run.tokenizer_json)),
+    ):
+        for content, said in (
+            (b"{", "JSON"),
+            (b"ab\xff", "byte 2 is not of a text; put back a copy"),
+            (None, "cannot be read: No such file"),
+        ):
             path.unlink() if content is None else path.write_bytes(content)
-            with pytest.raises((ConfigError, TokenizerError, WorkdirError), match=rf"{path}.*{said}") as caught:
+            with pytest.raises(
+                (ConfigError, TokenizerError, WorkdirError), match=rf"{path}.*{said}"
+            ) as caught:
                 read()
             assert caught.value.exit_code == USAGE
 
@@ -255,13 +305,23 @@ def changed(**groups):
 
 def test_rates_epochs_and_the_like_may_change_on_resume_and_are_reported():
     new = changed(
-        training={"encoder_lr": 1e-5, "num_epochs": 400, "patience": 3, "use_amp": False, "gradient_accumulation": 2},
+        training={
+            "encoder_lr": 1e-5,
+            "num_epochs": 400,
+            "patience": 3,
+            "use_amp": False,
+            "gradient_accumulation": 2,
+        },
         model={"encoder": {"dropout": 0.1, "freeze_epochs": 2}},
         data={"data_dir": "elsewhere", "num_workers": 2, "augment": {"rotate": 5.0}},
         mesh={"fsdp": 2},
     )
     differences = check_resume(Config(), new)
-    assert ("training.encoder_lr", 5e-5, 1e-5) in differences and ("training.num_epochs", 200, 400) in differences
+    assert ("training.encoder_lr", 5e-5, 1e-5) in differences and (
+        "training.num_epochs",
+        200,
+        400,
+    ) in differences
     assert len(differences) == 11
 
 
@@ -286,7 +346,9 @@ def test_what_may_not_change_on_resume_is_this_list():
     for key, value in fixed.items():
         group, name = key.split(".")
         old = before[group][name]
-        new = dataclasses.replace(Config(), **{group: dataclasses.replace(getattr(Config(), group), **{name: value})})
+        new = dataclasses.replace(
+            Config(), **{group: dataclasses.replace(getattr(Config(), group), **{name: value})}
+        )
         assert new != Config(), f"{key}: {old!r} is the default; the test needs another value"
         try:
             check_resume(Config(), new)
@@ -340,7 +402,9 @@ def test_shapes_vocabulary_and_data_may_not_change_on_resume(new):
 
 def test_the_average_may_change_its_memory_but_not_be_switched_on_or_off():
     def with_ema(decay):
-        return dataclasses.replace(Config(), training=dataclasses.replace(Config().training, ema_decay=decay))
+        return dataclasses.replace(
+            Config(), training=dataclasses.replace(Config().training, ema_decay=decay)
+        )
 
     assert check_resume(with_ema(0.9), with_ema(0.99)) == [("training.ema_decay", 0.9, 0.99)]
     with pytest.raises(ConfigError, match="ema_decay"):

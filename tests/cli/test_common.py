@@ -20,7 +20,10 @@ def flags_after_set_up() -> list[str]:
 def test_xlas_flags_are_set_once_and_those_of_the_environment_win(environment):
     environment.setenv("JAX_PLATFORMS", "cuda")
     environment.setenv("XLA_FLAGS", "--some_flag=1")
-    assert flags_after_set_up() == ["--xla_gpu_enable_latency_hiding_scheduler=true", "--some_flag=1"]
+    assert flags_after_set_up() == [
+        "--xla_gpu_enable_latency_hiding_scheduler=true",
+        "--some_flag=1",
+    ]
     assert len(flags_after_set_up()) == 2
     environment.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
     assert flags_after_set_up() == ["--xla_gpu_enable_latency_hiding_scheduler=false"]

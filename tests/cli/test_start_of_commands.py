@@ -9,10 +9,33 @@ import pytest
 from tests.helpers import tiny_run
 
 COMMANDS = [
-    *(f"signvit_jax.{name}" for name in ("train", "distill", "convert", "export", "eval", "translate", "inspect_config", "data_report")),
+    *(
+        f"signvit_jax.{name}"
+        for name in (
+            "train",
+            "distill",
+            "convert",
+            "export",
+            "eval",
+            "translate",
+            "inspect_config",
+            "data_report",
+        )
+    ),
     "tfds_builders.build",
 ]
-SLOW = ("jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "array_record", "av", "matplotlib", "sacrebleu")
+SLOW = (
+    "jax",
+    "flax",
+    "optax",
+    "orbax",
+    "grain",
+    "tensorflow_datasets",
+    "array_record",
+    "av",
+    "matplotlib",
+    "sacrebleu",
+)
 FOLDERS = ("signvit_jax", "tfds_builders", "configs", "scripts")
 
 
@@ -24,7 +47,13 @@ def packages_after(command: str, *arguments: str) -> set[str]:
         sys.argv = ["{command}", *{arguments!r}]
         runpy.run_module("{command}", run_name="__main__", alter_sys=True)
     """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tiny_run.REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert "usage" in (done.stdout + done.stderr).lower(), done.stderr[-2000:]
     return set(done.stdout.splitlines()[-1].removeprefix("LOADED").split())
 
@@ -40,8 +69,14 @@ def test_a_missing_flag_is_said_without_waiting():
 
 
 def test_every_command_is_in_the_list():
-    there = {path.stem for path in (tiny_run.REPOSITORY / "signvit_jax").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert there == {name.removeprefix("signvit_jax.") for name in COMMANDS if name.startswith("signvit_jax.")}
+    there = {
+        path.stem
+        for path in (tiny_run.REPOSITORY / "signvit_jax").glob("*.py")
+        if "__main__" in path.read_text(encoding="utf-8")
+    }
+    assert there == {
+        name.removeprefix("signvit_jax.") for name in COMMANDS if name.startswith("signvit_jax.")
+    }
 
 
 def test_no_module_has_the_name_of_one_of_the_standard_library():
@@ -54,6 +89,12 @@ def test_no_module_has_the_name_of_one_of_the_standard_library():
 def test_the_standard_library_is_found_from_within_the_package():
     """As for somebody who runs Python in that folder, or a file of it."""
     program = "import inspect, dataclasses; inspect.signature(print); print(inspect.__file__)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tiny_run.REPOSITORY / "signvit_jax", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tiny_run.REPOSITORY / "signvit_jax",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr[-500:]
     assert tiny_run.REPOSITORY not in Path(done.stdout.strip()).parents

@@ -33,23 +33,33 @@ def inspected(capsys, *arguments):
 
 def numbers(text, name):
     line = next(line for line in text.splitlines() if line.strip().startswith(name))
-    return [float(number.replace(",", "")) for number in re.findall(r"(?<![\w.])[\d,]+(?:\.\d+)?", line.replace(name, "", 1))]
+    return [
+        float(number.replace(",", ""))
+        for number in re.findall(r"(?<![\w.])[\d,]+(?:\.\d+)?", line.replace(name, "", 1))
+    ]
 
 
 def test_a_config_is_accounted_for_without_data_or_training(config, capsys, tmp_path):
     before = set(tmp_path.rglob("*"))
     code, said, _ = inspected(capsys, f"--config={config}", "--vocab_size=40", "--text_length=8")
     assert code == 0
-    assert set(tmp_path.rglob("*")) - before <= {tmp_path / "cache", *(tmp_path / "cache").rglob("*")}
+    assert set(tmp_path.rglob("*")) - before <= {
+        tmp_path / "cache",
+        *(tmp_path / "cache").rglob("*"),
+    }
     assert "a vocabulary of 40 tokens" in said
     assert numbers(said, "embedding")[0] == 40 * 16
     modules = [numbers(said, name)[0] for name in ("ctc_head", "decoder", "encoder")]
     assert sum(modules) == numbers(said, "together")[0]
     assert numbers(said, "gradients and activations")[0] > 0
     operations = said[said.index("GFLOP a clip of 8 frames and 8 tokens") :]
-    parts = [numbers(operations, name)[0] for name in ("backbone", "temporal", "decoder", "ctc_head")]
+    parts = [
+        numbers(operations, name)[0] for name in ("backbone", "temporal", "decoder", "ctc_head")
+    ]
     assert sum(parts) == pytest.approx(numbers(operations, "forward")[0], abs=0.02)
-    assert re.search(r"video +uint8 +4x8x32x32x3 ", said) and re.search(r"tokens +int32 +4x8 ", said)
+    assert re.search(r"video +uint8 +4x8x32x32x3 ", said) and re.search(
+        r"tokens +int32 +4x8 ", said
+    )
     assert "parameters lie whole on every device" in said and "are cut" not in said
 
 
@@ -58,7 +68,9 @@ def test_the_full_model_is_described_in_seconds_and_without_its_weights():
     held = sum(array.nbytes for array in jax.live_arrays())
     said = account.describe(config, compiling=False)
     assert sum(array.nbytes for array in jax.live_arrays()) - held < 10**6
-    assert numbers(said, "together")[0] == 354_323_258 and numbers(said, "backbone")[0] == 303_301_632
+    assert (
+        numbers(said, "together")[0] == 354_323_258 and numbers(said, "backbone")[0] == 303_301_632
+    )
     assert "a frame in the backbone" in said and "(123.11 a frame" in said
     assert "not compiled" in said
 
@@ -66,18 +78,38 @@ def test_the_full_model_is_described_in_seconds_and_without_its_weights():
 @pytest.mark.long
 def test_a_mesh_of_more_devices_than_are_here_is_planned_on_virtual_ones(config):
     """In a process of its own: the number of devices is settled at the first use of one."""
-    command = [sys.executable, "-m", "signvit_jax.inspect_config", f"--config={config}", "--devices=8", "--no_compile", "--vocab_size=41"]
-    done = subprocess.run([*command, "--config.mesh.fsdp=2", "--config.mesh.tensor=2"], cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
+    command = [
+        sys.executable,
+        "-m",
+        "signvit_jax.inspect_config",
+        f"--config={config}",
+        "--devices=8",
+        "--no_compile",
+        "--vocab_size=41",
+    ]
+    done = subprocess.run(
+        [*command, "--config.mesh.fsdp=2", "--config.mesh.tensor=2"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "mesh data=2, fsdp=2, tensor=2: 8 x cpu" in done.stdout
-    assert re.search(r"decoder/embedding +42x16 +\(tensor, fsdp\) +21x8\n", done.stdout)  # 41 does not divide by 2
-    assert re.search(r"blocks/attention/qkv/kernel +2x16x48 +\(-, fsdp, tensor\) +2x8x24\n", done.stdout)
+    assert re.search(
+        r"decoder/embedding +42x16 +\(tensor, fsdp\) +21x8\n", done.stdout
+    )  # 41 does not divide by 2
+    assert re.search(
+        r"blocks/attention/qkv/kernel +2x16x48 +\(-, fsdp, tensor\) +2x8x24\n", done.stdout
+    )
     assert re.search(r"video .* on one device 1x8x32x32x3\n", done.stdout)
 
 
 def test_glosses_have_a_vocabulary_of_their_own(config, capsys):
     arguments = ["--no_compile", "--vocab_size=40", "--gloss_vocab_size=30"]
-    code, said, _ = inspected(capsys, f"--config={config}", *arguments, "--config.model.ctc.target=gloss")
+    code, said, _ = inspected(
+        capsys, f"--config={config}", *arguments, "--config.model.ctc.target=gloss"
+    )
     assert code == 0
     assert "40 tokens, 30 glosses" in said and "gloss_tokens" in said
     assert numbers(said, "out   ")[0] == 17 * 30

@@ -20,7 +20,9 @@ from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.planning.memory import batch_shapes
 from signvit_jax.training.run_data import num_epochs
 
-CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
+CONFIGS = sorted(
+    path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__"
+)
 
 
 def sizes(name: str, vocabulary: int) -> tuple[int, int]:
@@ -45,13 +47,21 @@ def test_the_training_step_of_every_config_can_be_traced_for_a_gpu(monkeypatch, 
     definition = ModelDefinition(config, vocab_size=500)
     state, shardings = abstract_on_mesh(lambda: new_state(definition, optimizer, 0, mesh), mesh)
     batch = batch_shapes(config, mesh, config.data.num_frames, text_length=32)
-    step = make_train_step(definition, optimizer, config.training, mesh, shardings, frozen_backbone=False)
-    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91300)
+    step = make_train_step(
+        definition, optimizer, config.training, mesh, shardings, frozen_backbone=False
+    )
+    monkeypatch.setattr(
+        "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91300
+    )
     h100 = SimpleNamespace(platform="gpu", compute_capability="9.0")
     monkeypatch.setattr("signvit_jax.layers.attention.traced_device", lambda: h100)
     program = str(step.trace(state, batch).jaxpr)
     encoder = config.model.encoder
-    fuses = encoder.backbone == "dense_vit" and config.training.use_amp and encoder.attention_dropout == 0
+    fuses = (
+        encoder.backbone == "dense_vit"
+        and config.training.use_amp
+        and encoder.attention_dropout == 0
+    )
     assert ("dot_product_attention_fwd" in program) == fuses
 
 
@@ -96,4 +106,6 @@ def test_a_flat_start_outlasts_the_warm_up_and_sees_rates_that_teach(path, clips
     assert flat >= min(2 * training.warmup_ratio * steps, steps)
     rate = learning_rates(training, steps)["encoder"]
     made = np.linspace(0, flat, 1001)
-    assert flat * np.mean([float(rate(step)) for step in made]) >= 0.3  # `small`, which learns by it: 1.1
+    assert (
+        flat * np.mean([float(rate(step)) for step in made]) >= 0.3
+    )  # `small`, which learns by it: 1.1

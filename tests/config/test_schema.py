@@ -18,7 +18,9 @@ def nested(key: str, value) -> dict:
 
 
 def test_defaults_are_allowed_and_survive_json():
-    config = from_mapping({"data": {"num_frames": 32, "sampling": "rate", "frame_buckets": [16, 32]}})
+    config = from_mapping(
+        {"data": {"num_frames": 32, "sampling": "rate", "frame_buckets": [16, 32]}}
+    )
     assert from_json(to_json(config)) == config
     assert config.frame_buckets == (16, 32)
     assert from_mapping({}).frame_buckets == (16,)
@@ -31,7 +33,11 @@ def test_config_dicts_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("training.batchsize", 8, ["config.training.batchsize", "8", "nearest key: training.batch_size"]),
+        (
+            "training.batchsize",
+            8,
+            ["config.training.batchsize", "8", "nearest key: training.batch_size"],
+        ),
         ("model.encoder.vit_layers", 2, ["config.model.encoder.vit_layers", "vit_num_layers"]),
         ("batch_size", 8, ["config.batch_size", "did you mean training.batch_size?"]),
         ("trainin", {}, ["config.trainin", "nearest key: training"]),
@@ -75,8 +81,14 @@ def test_wrong_type_or_range_names_key_value_and_what_is_allowed(key, value, all
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (nested("model.encoder.vit_num_heads", 7), ["vit_num_heads is 7", "vit_hidden_dim = 1024", "8"]),
-        (nested("model.temporal.num_heads", 3), ["model.temporal.num_heads is 3", "hidden_dim = 512"]),
+        (
+            nested("model.encoder.vit_num_heads", 7),
+            ["vit_num_heads is 7", "vit_hidden_dim = 1024", "8"],
+        ),
+        (
+            nested("model.temporal.num_heads", 3),
+            ["model.temporal.num_heads is 3", "hidden_dim = 512"],
+        ),
         (nested("model.decoder.num_heads", 5), ["model.decoder.num_heads is 5"]),
         (nested("model.encoder.output_dim", 512), ["output_dim is 512", "1024"]),
         (nested("data.image_size", 220), ["image_size is 220", "patch_size = 16", "224"]),
@@ -84,19 +96,49 @@ def test_wrong_type_or_range_names_key_value_and_what_is_allowed(key, value, all
         ({"data": {"sampling": "rate", "frame_buckets": [8, 12]}}, ["data.num_frames = 16"]),
         ({"data": {"sampling": "rate", "frame_buckets": [12, 8, 16]}}, ["rising lengths"]),
         (nested("data.std", [0.1, 0.1, 0.0]), ["std > 0"]),
-        (nested("training.gradient_accumulation", 3), ["gradient_accumulation is 3", "batch_size = 16"]),
+        (
+            nested("training.gradient_accumulation", 3),
+            ["gradient_accumulation is 3", "batch_size = 16"],
+        ),
         ({"training": {"ctc_weight": 0.0, "ce_weight": 0.0}}, ["nothing would be trained"]),
         (nested("tokenizer.name", "bert"), ["vocab_file is empty"]),
         (nested("tokenizer.vocab_file", "v.txt"), ["only tokenizer.name='bert'"]),
         ({"model": {"encoder": {"stem": "conv", "patch_size": 14}}}, ["power of two"]),
         (nested("model.encoder.backbone", "mobilenet_v3_large"), ["output_dim is 1024", "960"]),
-        ({"model": {"encoder": {"backbone": "mobilenet_v3_large", "output_dim": 960, "stem": "conv"}}}, ["stem is 'conv'", "'patch'"]),
-        (nested("model.encoder.mobilenet_width", 0.5), ["mobilenet_width is 0.5", "backbone='mobilenet_v3_large'"]),
         (
-            {"model": {"encoder": {"position_init": "sincos2d", "vit_hidden_dim": 18, "output_dim": 18, "vit_num_heads": 2}}},
+            {
+                "model": {
+                    "encoder": {"backbone": "mobilenet_v3_large", "output_dim": 960, "stem": "conv"}
+                }
+            },
+            ["stem is 'conv'", "'patch'"],
+        ),
+        (
+            nested("model.encoder.mobilenet_width", 0.5),
+            ["mobilenet_width is 0.5", "backbone='mobilenet_v3_large'"],
+        ),
+        (
+            {
+                "model": {
+                    "encoder": {
+                        "position_init": "sincos2d",
+                        "vit_hidden_dim": 18,
+                        "output_dim": 18,
+                        "vit_num_heads": 2,
+                    }
+                }
+            },
             ["vit_hidden_dim is 18", "multiple of 4"],
         ),
-        ({"model": {"decoder": {"hidden_dim": 15, "num_heads": 3}, "temporal": {"num_heads": 3}}}, ["hidden_dim is 15", "even"]),
+        (
+            {
+                "model": {
+                    "decoder": {"hidden_dim": 15, "num_heads": 3},
+                    "temporal": {"num_heads": 3},
+                }
+            },
+            ["hidden_dim is 15", "even"],
+        ),
         ({"data": {"sampling": "rate", "frame_buckets": [0, 16]}}, ["rising lengths"]),
         (nested("data.mean", [0.5, 0.5]), ["three numbers each"]),
     ],
@@ -110,12 +152,33 @@ def test_values_that_do_not_fit_each_other_are_refused(values, words):
 
 def test_overrides_are_typed_by_what_they_set(tmp_path):
     file = tmp_path / "c.py"
-    file.write_text("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'data': {'name': 'a'}})\n")
-    config = load_config(str(file), [("data.name", "7"), ("training.encoder_lr", "1e-3"), ("training.use_amp", "false"), ("data.std", "(1,1,1)")])
-    assert (config.data.name, config.training.encoder_lr, config.training.use_amp, config.data.std) == ("7", 1e-3, False, (1.0, 1.0, 1.0))
+    file.write_text(
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'data': {'name': 'a'}})\n"
+    )
+    config = load_config(
+        str(file),
+        [
+            ("data.name", "7"),
+            ("training.encoder_lr", "1e-3"),
+            ("training.use_amp", "false"),
+            ("data.std", "(1,1,1)"),
+        ],
+    )
+    assert (
+        config.data.name,
+        config.training.encoder_lr,
+        config.training.use_amp,
+        config.data.std,
+    ) == ("7", 1e-3, False, (1.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize(("key", "words"), [("training.batchsize", "nearest key: training.batch_size"), ("model.encoder", "group of keys")])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("training.batchsize", "nearest key: training.batch_size"),
+        ("model.encoder", "group of keys"),
+    ],
+)
 def test_override_of_what_is_no_value_is_refused(tmp_path, key, words):
     file = tmp_path / "c.py"
     file.write_text("def get_config():\n    return {}\n")
@@ -124,7 +187,13 @@ def test_override_of_what_is_no_value_is_refused(tmp_path, key, words):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "def get_config():\n    raise KeyError('x')\n", "def get_config():\n    return 3\n", "import nothing_like_it"]
+    "content",
+    [
+        "",
+        "def get_config():\n    raise KeyError('x')\n",
+        "def get_config():\n    return 3\n",
+        "import nothing_like_it",
+    ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path, content):
     file = tmp_path / "broken.py"
@@ -135,10 +204,17 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content):
 
 def test_a_misspelt_override_ends_training_with_exit_2_before_there_is_a_workdir(tmp_path, capsys):
     quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
-    arguments = [f"--config={quickstart}", f"--workdir={tmp_path / 'run'}", "--config.training.batchsize=8"]
+    arguments = [
+        f"--config={quickstart}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.training.batchsize=8",
+    ]
     assert run_command(lambda: train.main(arguments)) == 2
     said = capsys.readouterr().err
-    assert all(words in said for words in ("config.training.batchsize", "'8'", "nearest key: training.batch_size"))
+    assert all(
+        words in said
+        for words in ("config.training.batchsize", "'8'", "nearest key: training.batch_size")
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -154,7 +230,9 @@ def test_a_config_json_of_an_older_release_keeps_its_meaning():
 
 
 def test_differences_name_the_key_and_both_values():
-    assert key_differences(Config(), from_mapping(nested("training.seed", 3))) == [("training.seed", 0, 3)]
+    assert key_differences(Config(), from_mapping(nested("training.seed", 3))) == [
+        ("training.seed", 0, 3)
+    ]
 
 
 def test_limits_that_every_old_config_json_had_follow_from_the_training_and_a_users_own_stay():

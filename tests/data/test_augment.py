@@ -9,7 +9,16 @@ from signvit_jax.data.augment import NONE, ClipAugmentation, decode_clip, draw_a
 from signvit_jax.media.frames import FrameDecodeError, fit_frames
 from tests.helpers.toy_dataset import jpeg
 
-STRONG = AugmentConfig(rotate=20, translate=0.1, scale=0.2, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, mirror=True)
+STRONG = AugmentConfig(
+    rotate=20,
+    translate=0.1,
+    scale=0.2,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.1,
+    mirror=True,
+)
 
 
 def smooth_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -29,27 +38,51 @@ def test_a_frame_of_the_right_size_is_the_decoded_picture_unchanged():
     data = jpeg(smooth_picture(64, 64))
     (frame,) = decode_clip([data], 64, "squash")
     assert difference(frame, pillow(data)) < 1.5
-    assert np.array_equal(frame, decode_clip([data], 64, "pad")[0]) and np.array_equal(frame, decode_clip([data], 64, "crop")[0])
-    grey = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 2 + 60, (1, 64, 3))  # no chroma to interpolate: equal to Pillow to the bit
-    assert np.abs(decode_clip([jpeg(grey)], 64, "squash")[0].astype(int) - np.asarray(pillow(jpeg(grey)))).max() <= 1
+    assert np.array_equal(frame, decode_clip([data], 64, "pad")[0]) and np.array_equal(
+        frame, decode_clip([data], 64, "crop")[0]
+    )
+    grey = np.tile(
+        np.arange(64, dtype=np.uint8)[:, None, None] * 2 + 60, (1, 64, 3)
+    )  # no chroma to interpolate: equal to Pillow to the bit
+    assert (
+        np.abs(
+            decode_clip([jpeg(grey)], 64, "squash")[0].astype(int) - np.asarray(pillow(jpeg(grey)))
+        ).max()
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (120, 64), (64, 121), (33, 47), (150, 300)])
-@pytest.mark.parametrize("augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"])
+@pytest.mark.parametrize(
+    "augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
+)
 def test_squash_is_a_plain_resize(shape, augmentation):
     data = jpeg(smooth_picture(*shape))
-    assert difference(decode_clip([data], 64, "squash", augmentation)[0], pillow(data).resize((64, 64), Image.BILINEAR)) < 2.5
+    assert (
+        difference(
+            decode_clip([data], 64, "squash", augmentation)[0],
+            pillow(data).resize((64, 64), Image.BILINEAR),
+        )
+        < 2.5
+    )
 
 
-@pytest.mark.parametrize("augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"])
+@pytest.mark.parametrize(
+    "augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
+)
 def test_pad_keeps_the_whole_picture_between_black_bars(augmentation):
     data = jpeg(smooth_picture(64, 128))
     (frame,) = decode_clip([data], 64, "pad", augmentation)
     assert frame[:15].max() <= 2 and frame[-15:].max() <= 2
-    assert difference(frame[17:47], np.asarray(pillow(data).resize((64, 32), Image.BILINEAR))[1:31]) < 2
+    assert (
+        difference(frame[17:47], np.asarray(pillow(data).resize((64, 32), Image.BILINEAR))[1:31])
+        < 2
+    )
 
 
-@pytest.mark.parametrize("augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"])
+@pytest.mark.parametrize(
+    "augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
+)
 def test_crop_keeps_the_middle_of_the_longer_side(augmentation):
     data = jpeg(smooth_picture(64, 128))
     (frame,) = decode_clip([data], 64, "crop", augmentation)
@@ -62,13 +95,18 @@ def test_crop_keeps_the_middle_of_the_longer_side(augmentation):
         (ClipAugmentation(shift_x=0.125, shift_y=-0.25), lambda c, s: (1, 0, -8, 0, 1, 16)),
         (ClipAugmentation(zoom=2.0), lambda c, s: (0.5, 0, 16, 0, 0.5, 16)),
         (ClipAugmentation(mirror=True), lambda c, s: (-1, 0, 64, 0, 1, 0)),
-        (ClipAugmentation(angle=0.3), lambda c, s: (c, -s, 32 - 32 * c + 32 * s, s, c, 32 - 32 * s - 32 * c)),
+        (
+            ClipAugmentation(angle=0.3),
+            lambda c, s: (c, -s, 32 - 32 * c + 32 * s, s, c, 32 - 32 * s - 32 * c),
+        ),
     ],
     ids=["translate", "scale", "mirror", "rotate"],
 )
 def test_geometry_agrees_with_pillow(augmentation, matrix):
     data = jpeg(smooth_picture(64, 64))
-    expected = pillow(data).transform((64, 64), Image.AFFINE, matrix(np.cos(0.3), np.sin(0.3)), Image.BILINEAR)
+    expected = pillow(data).transform(
+        (64, 64), Image.AFFINE, matrix(np.cos(0.3), np.sin(0.3)), Image.BILINEAR
+    )
     (frame,) = decode_clip([data], 64, "squash", augmentation)
     assert difference(frame, expected) < 2.5
 
@@ -82,16 +120,30 @@ def test_rotation_is_counter_clockwise_as_pillow_has_it():
 def test_colour_agrees_with_pillow():
     data = jpeg(smooth_picture(64, 64))
     brighter = ImageEnhance.Brightness(pillow(data)).enhance(1.15)
-    assert difference(decode_clip([data], 64, "squash", ClipAugmentation(brightness=1.15))[0], brighter) < 2
+    assert (
+        difference(
+            decode_clip([data], 64, "squash", ClipAugmentation(brightness=1.15))[0], brighter
+        )
+        < 2
+    )
     paler = ImageEnhance.Color(pillow(data)).enhance(0.4)
-    assert difference(decode_clip([data], 64, "squash", ClipAugmentation(saturation=0.4))[0], paler) < 2
+    assert (
+        difference(decode_clip([data], 64, "squash", ClipAugmentation(saturation=0.4))[0], paler)
+        < 2
+    )
     contrast = np.clip((np.asarray(pillow(data)).astype(float) - 128) * 0.6 + 128, 0, 255)
-    assert difference(decode_clip([data], 64, "squash", ClipAugmentation(contrast=0.6))[0], contrast) < 2
+    assert (
+        difference(decode_clip([data], 64, "squash", ClipAugmentation(contrast=0.6))[0], contrast)
+        < 2
+    )
 
 
 def test_a_full_turn_of_hue_is_no_change_and_half_a_turn_keeps_the_brightness():
     data = jpeg(smooth_picture(64, 64))
-    plain, turned, opposite = (decode_clip([data], 64, "squash", ClipAugmentation(hue=hue, zoom=1.0000001))[0] for hue in (0.0, 1.0, 0.5))
+    plain, turned, opposite = (
+        decode_clip([data], 64, "squash", ClipAugmentation(hue=hue, zoom=1.0000001))[0]
+        for hue in (0.0, 1.0, 0.5)
+    )
     assert difference(plain, turned) < 0.1
     luma = np.array([0.299, 0.587, 0.114])
     assert difference(plain, opposite) > 10 and difference(plain @ luma, opposite @ luma) < 3
@@ -115,7 +167,9 @@ def test_frames_of_different_sizes_in_one_clip_are_each_fitted():
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2], ids=["4:4:4", "4:2:2", "4:2:0"])
-@pytest.mark.parametrize("augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"])
+@pytest.mark.parametrize(
+    "augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
+)
 def test_every_chroma_layout_of_jpeg_and_grey_ones_decode(subsampling, augmentation):
     data = jpeg(smooth_picture(64, 64), subsampling=subsampling)
     assert difference(decode_clip([data], 64, "squash", augmentation)[0], pillow(data)) < 2
@@ -125,7 +179,9 @@ def test_every_chroma_layout_of_jpeg_and_grey_ones_decode(subsampling, augmentat
 
 @pytest.mark.parametrize("size", [17, 48, 63])
 def test_odd_sizes_are_given_exactly(size):
-    assert decode_clip([jpeg(smooth_picture(50, 51))], size, "squash", ClipAugmentation(angle=0.1)).shape == (1, size, size, 3)
+    assert decode_clip(
+        [jpeg(smooth_picture(50, 51))], size, "squash", ClipAugmentation(angle=0.1)
+    ).shape == (1, size, size, 3)
 
 
 def test_draws_stay_within_the_config_and_zero_strength_does_nothing():
@@ -141,26 +197,38 @@ def test_draws_stay_within_the_config_and_zero_strength_does_nothing():
 
 
 def test_nothing_is_mirrored_unless_asked_for():
-    draws = [draw_augmentation(AugmentConfig(rotate=5, hue=0.1), np.random.default_rng(seed)) for seed in range(100)]
+    draws = [
+        draw_augmentation(AugmentConfig(rotate=5, hue=0.1), np.random.default_rng(seed))
+        for seed in range(100)
+    ]
     assert not any(draw.mirror for draw in draws)
 
 
 def test_frames_from_a_video_are_fitted_as_stored_ones_are():
     pictures = np.stack([smooth_picture(90, 120, seed) for seed in range(3)])
     for fit in ("squash", "pad", "crop"):
-        stored = decode_clip([jpeg(picture, quality=100, subsampling=0) for picture in pictures], 48, fit)
+        stored = decode_clip(
+            [jpeg(picture, quality=100, subsampling=0) for picture in pictures], 48, fit
+        )
         assert difference(fit_frames(pictures, 48, fit), stored) < 1.5
 
 
-@pytest.mark.parametrize("damage", [b"", b"x", b"not a picture at all", jpeg(smooth_picture(64, 64))[:300], b"\xff\xd8\xff\xd9"])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"x", b"not a picture at all", jpeg(smooth_picture(64, 64))[:300], b"\xff\xd8\xff\xd9"],
+)
 def test_bytes_that_are_no_picture_are_named_with_the_frame(damage):
     good = jpeg(smooth_picture(64, 64))
     with pytest.raises(FrameDecodeError, match="frame 1 of 3"):
         decode_clip([good, damage, good], 48, "squash")
-    assert difference(decode_clip([good], 64, "squash")[0], pillow(good)) < 1.5  # the decoder is sound afterwards
+    assert (
+        difference(decode_clip([good], 64, "squash")[0], pillow(good)) < 1.5
+    )  # the decoder is sound afterwards
 
 
-@pytest.mark.parametrize("augmentation", [NONE, ClipAugmentation(angle=0.1)], ids=["plain", "augmented"])
+@pytest.mark.parametrize(
+    "augmentation", [NONE, ClipAugmentation(angle=0.1)], ids=["plain", "augmented"]
+)
 def test_a_picture_that_breaks_off_is_refused_rather_than_guessed(augmentation):
     good = jpeg(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     with pytest.raises(FrameDecodeError, match="frame 6 of 8"):

@@ -12,7 +12,10 @@ from signvit_jax.data.dataset import DatasetError, open_dataset
 from tests.helpers import toy_dataset
 from tests.helpers.toy_dataset import record
 
-RECORDS = [record(f"clip-{i}", num_frames=i + 1, text=f"text {i} – हाँ", fps=12.5, gloss=f"G{i}") for i in range(7)]
+RECORDS = [
+    record(f"clip-{i}", num_frames=i + 1, text=f"text {i} – हाँ", fps=12.5, gloss=f"G{i}")
+    for i in range(7)
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,9 @@ def test_a_folder_that_may_not_be_read_is_an_error_of_ours(built, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("pathlib.Path.iterdir", refused)
-    with pytest.raises(DatasetError, match=r"config\.data\.data_dir\) cannot be read: .*Permission denied"):
+    with pytest.raises(
+        DatasetError, match=r"config\.data\.data_dir\) cannot be read: .*Permission denied"
+    ):
         open_dataset(built, "toy")
 
 
@@ -44,7 +49,12 @@ def test_records_come_back_as_they_were_written(built):
 
 def test_index_is_made_from_the_records_once_and_kept(data_dir):
     split = open_dataset(data_dir, "toy").split("train")
-    expected = [schema.IndexEntry(r["id"], len(r["video"]), r["fps"], r["text"], r["gloss"], r["signer"], r["video_id"]) for r in RECORDS]
+    expected = [
+        schema.IndexEntry(
+            r["id"], len(r["video"]), r["fps"], r["text"], r["gloss"], r["signer"], r["video_id"]
+        )
+        for r in RECORDS
+    ]
     assert split.index == expected
     assert schema.read_index(data_dir / "toy/1.0.0", "train") == expected
 
@@ -52,7 +62,10 @@ def test_index_is_made_from_the_records_once_and_kept(data_dir):
 def test_index_beside_the_records_is_believed_if_it_agrees_with_them(data_dir):
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
-    marked = [dataclasses.replace(entry, signer="marked" if i == 1 else "") for i, entry in enumerate(true_index)]
+    marked = [
+        dataclasses.replace(entry, signer="marked" if i == 1 else "")
+        for i, entry in enumerate(true_index)
+    ]
     schema.write_index(folder, "train", marked)
     assert open_dataset(data_dir, "toy").split("train").index == marked
     others = [dataclasses.replace(true_index[0], text="other"), *true_index[1:]]
@@ -62,7 +75,10 @@ def test_index_beside_the_records_is_believed_if_it_agrees_with_them(data_dir):
 
 
 @pytest.mark.parametrize("earlier_release", [False, True])
-@pytest.mark.parametrize(("was", "is_now"), [(b"text 2", b"text 9"), (b'"num_frames": 3', b'"num_frames": 4'), (b"G4", b"G5")])
+@pytest.mark.parametrize(
+    ("was", "is_now"),
+    [(b"text 2", b"text 9"), (b'"num_frames": 3', b'"num_frames": 4'), (b"G4", b"G5")],
+)
 def test_an_index_that_was_altered_is_not_believed(data_dir, caplog, earlier_release, was, is_now):
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
@@ -75,7 +91,9 @@ def test_an_index_that_was_altered_is_not_believed(data_dir, caplog, earlier_rel
     assert schema.read_index(folder, "train") == true_index  # and it is right again
 
 
-def test_an_index_of_an_earlier_release_is_held_against_a_thousand_records_and_gets_its_digest(data_dir, monkeypatch, caplog):
+def test_an_index_of_an_earlier_release_is_held_against_a_thousand_records_and_gets_its_digest(
+    data_dir, monkeypatch, caplog
+):
     caplog.set_level("INFO")
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
@@ -83,11 +101,20 @@ def test_an_index_of_an_earlier_release_is_held_against_a_thousand_records_and_g
     digest.unlink()
     monkeypatch.setattr(dataset, "_COMPARED_WITHOUT_DIGEST", 4)
     read = []
-    monkeypatch.setattr(dataset.Split, "__getitem__", lambda split, i, get=dataset.Split.__getitem__: read.append(i) or get(split, i))
+    monkeypatch.setattr(
+        dataset.Split,
+        "__getitem__",
+        lambda split, i, get=dataset.Split.__getitem__: read.append(i) or get(split, i),
+    )
     assert open_dataset(data_dir, "toy").split("train").index == true_index
     assert sorted(read) == [0, 2, 4, 6]
     assert "4 of its 7 entries were held against the records" in caplog.text
-    assert subprocess.run(["sha256sum", "--check", "--status", digest.name], cwd=folder, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            ["sha256sum", "--check", "--status", digest.name], cwd=folder, check=False
+        ).returncode
+        == 0
+    )
     read.clear()
     assert open_dataset(data_dir, "toy").split("train").index == true_index
     assert sorted(read) == [0, 3, 6]
@@ -129,7 +156,9 @@ def test_fingerprint_changes_with_what_a_model_would_learn(tmp_path):
     assert first != fingerprint("d", [*RECORDS[:-1], {**RECORDS[-1], "text": "other"}])
 
 
-def test_the_identity_changes_with_the_frames_with_any_split_and_with_the_options(tmp_path, data_dir):
+def test_the_identity_changes_with_the_frames_with_any_split_and_with_the_options(
+    tmp_path, data_dir
+):
     def identity(name: str, train=RECORDS, **others) -> dict:
         toy_dataset.write(tmp_path / name, train=train, **others)
         return open_dataset(tmp_path / name, "toy").identity()
@@ -137,7 +166,10 @@ def test_the_identity_changes_with_the_frames_with_any_split_and_with_the_option
     first = identity("a", test=RECORDS[:2])
     assert json.loads(json.dumps(first)) == first == identity("b", test=RECORDS[:2])
     assert first["splits"].keys() == {"train", "test"} and first["splits"]["train"]["clips"] == 7
-    softer = [RECORDS[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]}, *RECORDS[1:]]
+    softer = [
+        RECORDS[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]},
+        *RECORDS[1:],
+    ]
     for other in (
         identity("c", softer, test=RECORDS[:2]),
         identity("d", test=[RECORDS[1], RECORDS[0]]),
@@ -145,7 +177,9 @@ def test_the_identity_changes_with_the_frames_with_any_split_and_with_the_option
         identity("f", [RECORDS[0] | {"signer": "Ann"}, *RECORDS[1:]], test=RECORDS[:2]),
     ):
         assert other != first
-    (data_dir / "toy/1.0.0/build_report.json").write_text(json.dumps({"settings": {"jpeg_quality": 20}}))
+    (data_dir / "toy/1.0.0/build_report.json").write_text(
+        json.dumps({"settings": {"jpeg_quality": 20}})
+    )
     assert open_dataset(data_dir, "toy").identity() == first | {"settings": {"jpeg_quality": 20}}
     for damaged in ("{", "[]", '{"settings": 3}'):
         (data_dir / "toy/1.0.0/build_report.json").write_text(damaged)
@@ -157,7 +191,9 @@ def test_the_identity_is_the_same_whether_the_index_was_there_or_came_from_the_r
     folder = toy_dataset.write(tmp_path / "a", train=[record("a", 3, fps=24000 / 1001)])
     assert open_dataset(tmp_path / "a", "toy").split("train").index[0].fps != 24000 / 1001
     first = open_dataset(tmp_path / "a", "toy").identity()
-    schema.write_index(folder, "train", [schema.IndexEntry("a", 3, 24000 / 1001, "hello there", video_id="a")])
+    schema.write_index(
+        folder, "train", [schema.IndexEntry("a", 3, 24000 / 1001, "hello there", video_id="a")]
+    )
     split = open_dataset(tmp_path / "a", "toy").split("train")
     assert split.index[0].fps == 24000 / 1001
     assert open_dataset(tmp_path / "a", "toy").identity() == first
@@ -178,7 +214,10 @@ def test_the_newest_version_is_opened(data_dir):
 
 
 def test_a_missing_data_set_is_told_with_what_is_there_and_how_to_build_it(data_dir):
-    with pytest.raises(DatasetError, match=r"'isign' is not built.* there are toy .*python -m tfds_builders\.build isign --data_dir="):
+    with pytest.raises(
+        DatasetError,
+        match=r"'isign' is not built.* there are toy .*python -m tfds_builders\.build isign --data_dir=",
+    ):
         open_dataset(data_dir, "isign")
     with pytest.raises(DatasetError, match=r"no folder .*data\.data_dir.*tfds_builders\.build toy"):
         open_dataset(data_dir / "nowhere", "toy")
@@ -205,7 +244,9 @@ def test_a_missing_split_is_told_with_those_that_are_there(built):
 def test_a_missing_shard_is_named(data_dir):
     (shard,) = (data_dir / "toy/1.0.0").glob("toy-train*")
     shard.unlink()
-    with pytest.raises(DatasetError, match=r"lacks 1 of its files.*toy-train.*build the data set again"):
+    with pytest.raises(
+        DatasetError, match=r"lacks 1 of its files.*toy-train.*build the data set again"
+    ):
         open_dataset(data_dir, "toy").split("train")
 
 
@@ -246,6 +287,10 @@ def test_a_record_number_outside_the_split_is_an_index_error(built, i):
 def test_some_of_the_clips_are_spread_over_the_split(built):
     split = open_dataset(built, "toy").split("train")
     some = pickle.loads(pickle.dumps(split.spread(3)))
-    assert [record["id"] for record in some] == ["clip-0", "clip-2", "clip-4"] == [entry.id for entry in split.spread(3).index]
+    assert (
+        [record["id"] for record in some]
+        == ["clip-0", "clip-2", "clip-4"]
+        == [entry.id for entry in split.spread(3).index]
+    )
     assert (some.name, len(some)) == ("train", 3)
     assert split.spread(7) is split and split.spread(99) is split

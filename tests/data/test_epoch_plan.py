@@ -40,8 +40,16 @@ def test_the_shapes_of_an_epoch_are_the_same_in_every_epoch(bucket_of, batch_siz
 
 def test_epochs_and_seeds_differ_and_the_same_repeats():
     bucket_of = np.zeros(100, int)
-    plans = [plan_epoch(bucket_of, 8, seed, epoch, True).examples.tolist() for seed, epoch in [(0, 0), (0, 1), (1, 0), (0, 0)]]
-    assert plans[0] == plans[3] and plans[0] != plans[1] and plans[0] != plans[2] and plans[1] != plans[2]
+    plans = [
+        plan_epoch(bucket_of, 8, seed, epoch, True).examples.tolist()
+        for seed, epoch in [(0, 0), (0, 1), (1, 0), (0, 0)]
+    ]
+    assert (
+        plans[0] == plans[3]
+        and plans[0] != plans[1]
+        and plans[0] != plans[2]
+        and plans[1] != plans[2]
+    )
 
 
 def test_evaluation_keeps_the_order_of_the_split_within_buckets():
@@ -50,7 +58,9 @@ def test_evaluation_keeps_the_order_of_the_split_within_buckets():
     assert plan.buckets.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize(("length", "bucket"), [(1, 0), (16, 0), (17, 1), (32, 1), (33, 2), (64, 2)])
+@pytest.mark.parametrize(
+    ("length", "bucket"), [(1, 0), (16, 0), (17, 1), (32, 1), (33, 2), (64, 2)]
+)
 def test_a_clip_goes_to_the_shortest_bucket_that_holds_it(length, bucket):
     assert assign_buckets(np.array([length]), (16, 32, 64)).tolist() == [bucket]
 
@@ -59,8 +69,17 @@ LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60).map(np.array)
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(0, 3))
-def test_short_first_goes_through_every_clip_once_from_the_shortest_to_the_longest(lengths, batch_size, epoch):
-    plan = plan_epoch(assign_buckets(lengths, (16, 32, 64)), batch_size, seed=3, epoch=epoch, shuffle=True, lengths=lengths)
+def test_short_first_goes_through_every_clip_once_from_the_shortest_to_the_longest(
+    lengths, batch_size, epoch
+):
+    plan = plan_epoch(
+        assign_buckets(lengths, (16, 32, 64)),
+        batch_size,
+        seed=3,
+        epoch=epoch,
+        shuffle=True,
+        lengths=lengths,
+    )
     order = plan.examples[plan.examples >= 0]
     assert sorted(order) == list(range(len(lengths)))
     assert (np.diff(lengths[order]) >= 0).all()
@@ -69,7 +88,10 @@ def test_short_first_goes_through_every_clip_once_from_the_shortest_to_the_longe
 
 def test_short_first_draws_the_order_of_clips_of_one_length():
     lengths = np.full(50, 7)
-    orders = [plan_epoch(np.zeros(50, int), 5, 0, epoch, True, lengths).examples.tolist() for epoch in (0, 1, 0)]
+    orders = [
+        plan_epoch(np.zeros(50, int), 5, 0, epoch, True, lengths).examples.tolist()
+        for epoch in (0, 1, 0)
+    ]
     assert orders[0] == orders[2] != orders[1]
 
 

@@ -18,13 +18,44 @@ from signvit_jax.text.tokenizer import learn, learn_gloss_vocabulary
 from tests.helpers import toy_dataset
 from tests.helpers.toy_dataset import grey_jpeg, jpeg, record
 
-LENGTHS = [1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 30, 2, 6]  # stored frames at 25 a second: 1 to 15 at 12.5
-RATE = {"data": {"sampling": "rate", "num_frames": 8, "frame_buckets": (2, 4, 8), "image_size": 16, "num_threads": 2, "prefetch_batches": 2}}
-AUGMENTED = {"rotate": 10.0, "brightness": 0.3, "speed": 0.2, "frame_jitter": 0.3, "frame_drop": 0.2}
+LENGTHS = [
+    1,
+    3,
+    4,
+    5,
+    7,
+    8,
+    9,
+    12,
+    15,
+    16,
+    30,
+    2,
+    6,
+]  # stored frames at 25 a second: 1 to 15 at 12.5
+RATE = {
+    "data": {
+        "sampling": "rate",
+        "num_frames": 8,
+        "frame_buckets": (2, 4, 8),
+        "image_size": 16,
+        "num_threads": 2,
+        "prefetch_batches": 2,
+    }
+}
+AUGMENTED = {
+    "rotate": 10.0,
+    "brightness": 0.3,
+    "speed": 0.2,
+    "frame_jitter": 0.3,
+    "frame_drop": 0.2,
+}
 
 
 def config_with(**data) -> Config:
-    return from_mapping({"model": {"encoder": {"patch_size": 16}}, "data": {**RATE["data"], **data}})
+    return from_mapping(
+        {"model": {"encoder": {"patch_size": 16}}, "data": {**RATE["data"], **data}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +64,13 @@ def split(tmp_path_factory) -> Split:
     texts = ["hello", "good morning to you all", "it's late?"]
     # The first frame's grey level tells the clip.
     records = [
-        record(f"clip-{i}", 0, text=texts[i % 3], gloss="A B C"[: i % 6], frames=[grey_jpeg(10 * i + 20)] * length)
+        record(
+            f"clip-{i}",
+            0,
+            text=texts[i % 3],
+            gloss="A B C"[: i % 6],
+            frames=[grey_jpeg(10 * i + 20)] * length,
+        )
         for i, length in enumerate(LENGTHS)
     ]
     toy_dataset.write(folder, train=records)
@@ -45,9 +82,18 @@ def tokenizer(split):
     return learn([entry.text for entry in split.index], Config().tokenizer)
 
 
-def batches(split, tokenizer, config=None, *, training=True, batch_size=3, num_epochs=1, **options) -> BatchIterator:
+def batches(
+    split, tokenizer, config=None, *, training=True, batch_size=3, num_epochs=1, **options
+) -> BatchIterator:
     return make_batches(
-        split, tokenizer, config or config_with(), batch_size=batch_size, training=training, num_epochs=num_epochs, text_length=16, **options
+        split,
+        tokenizer,
+        config or config_with(),
+        batch_size=batch_size,
+        training=training,
+        num_epochs=num_epochs,
+        text_length=16,
+        **options,
     )
 
 
@@ -61,21 +107,45 @@ def assert_equal_batches(ours, theirs):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("process_count", [1, 2, 3])
-def test_every_clip_comes_exactly_once_an_epoch_over_all_processes(split, tokenizer, process_count, training):
+def test_every_clip_comes_exactly_once_an_epoch_over_all_processes(
+    split, tokenizer, process_count, training
+):
     per_process = [
-        list(batches(split, tokenizer, training=training, batch_size=6, num_epochs=2, process_index=p, process_count=process_count))
+        list(
+            batches(
+                split,
+                tokenizer,
+                training=training,
+                batch_size=6,
+                num_epochs=2,
+                process_index=p,
+                process_count=process_count,
+            )
+        )
         for p in range(process_count)
     ]
     steps = len(per_process[0]) // 2
     for epoch in (0, 1) if training else (0,):
-        seen = np.concatenate([batch["index"] for own in per_process for batch in own[epoch * steps : (epoch + 1) * steps]])
+        seen = np.concatenate(
+            [
+                batch["index"]
+                for own in per_process
+                for batch in own[epoch * steps : (epoch + 1) * steps]
+            ]
+        )
         assert sorted(seen[seen >= 0]) == list(range(len(LENGTHS)))
 
 
 def test_the_rows_of_the_processes_together_are_those_of_one_process(split, tokenizer):
     whole = list(batches(split, tokenizer, batch_size=6))
-    parts = [list(batches(split, tokenizer, batch_size=6, process_index=p, process_count=2)) for p in range(2)]
-    assert_equal_batches([{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)], whole)
+    parts = [
+        list(batches(split, tokenizer, batch_size=6, process_index=p, process_count=2))
+        for p in range(2)
+    ]
+    assert_equal_batches(
+        [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)],
+        whole,
+    )
 
 
 def test_batches_hold_what_the_contract_says(split, tokenizer):
@@ -95,18 +165,27 @@ def test_batches_hold_what_the_contract_says(split, tokenizer):
             length, tokens = batch["frame_lengths"][row], batch["tokens"][row]
             if example < 0:
                 assert batch["weights"][row] == 0 and not batch["video"][row].any() and length == 1
-                assert tokens[:3].tolist() == [tokenizer.bos_id, tokenizer.eos_id, 0] and batch["token_lengths"][row] == 2
+                assert (
+                    tokens[:3].tolist() == [tokenizer.bos_id, tokenizer.eos_id, 0]
+                    and batch["token_lengths"][row] == 2
+                )
                 continue
             assert batch["weights"][row] == 1
             assert length == min((LENGTHS[example] + 1) // 2, 8)
             assert abs(batch["video"][row, :length].astype(int) - (10 * example + 20)).max() <= 2
             assert not batch["video"][row, length:].any()
             count = batch["token_lengths"][row]
-            assert tokens[0] == tokenizer.bos_id and tokens[count - 1] == tokenizer.eos_id and not tokens[count:].any()
+            assert (
+                tokens[0] == tokenizer.bos_id
+                and tokens[count - 1] == tokenizer.eos_id
+                and not tokens[count:].any()
+            )
             assert tokenizer.decode(tokens) == tokenizer.normalise(split.index[example].text)
 
 
-def test_a_clip_is_in_the_shortest_bucket_that_holds_it_or_a_longer_one_as_leftover(split, tokenizer):
+def test_a_clip_is_in_the_shortest_bucket_that_holds_it_or_a_longer_one_as_leftover(
+    split, tokenizer
+):
     config = config_with()
     moved = 0
     for batch in batches(split, tokenizer, config, batch_size=2):
@@ -127,11 +206,20 @@ def test_epochs_are_shuffled_differently_and_evaluation_is_in_order(split, token
     iterator = batches(split, tokenizer, num_epochs=2)
     order = [batch["index"].tolist() for batch in iterator]
     assert order[: iterator.steps_per_epoch] != order[iterator.steps_per_epoch :]
-    evaluated = np.concatenate([batch["index"] for batch in batches(split, tokenizer, config_with(frame_buckets=()), training=False)])
+    evaluated = np.concatenate(
+        [
+            batch["index"]
+            for batch in batches(split, tokenizer, config_with(frame_buckets=()), training=False)
+        ]
+    )
     assert evaluated[evaluated >= 0].tolist() == list(range(len(LENGTHS)))
 
 
-@pytest.mark.parametrize("changed", [{"num_threads": 1}, {"num_threads": 4, "prefetch_batches": 4}, {"num_workers": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changed",
+    [{"num_threads": 1}, {"num_threads": 4, "prefetch_batches": 4}, {"num_workers": 2}],
+    ids=str,
+)
 def test_batches_do_not_depend_on_threads_or_reading_processes(split, tokenizer, changed):
     plain = list(batches(split, tokenizer, config_with(augment=AUGMENTED), num_epochs=2))
     other = batches(split, tokenizer, config_with(augment=AUGMENTED, **changed), num_epochs=2)
@@ -199,11 +287,23 @@ def test_an_orbax_checkpoint_restores_the_position_whatever_reads_ahead(split, t
     iterator = batches(split, tokenizer, num_epochs=3)
     for _ in range(iterator.steps_per_epoch + 1):
         next(iterator)
-    with ocp.CheckpointManager(tmp_path, options=ocp.CheckpointManagerOptions(max_to_keep=2)) as manager:
-        manager.save(iterator.next_step, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator), meta=ocp.args.JsonSave({"a": 1})))
+    with ocp.CheckpointManager(
+        tmp_path, options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    ) as manager:
+        manager.save(
+            iterator.next_step,
+            args=ocp.args.Composite(
+                data=grain.checkpoint.CheckpointSave(iterator), meta=ocp.args.JsonSave({"a": 1})
+            ),
+        )
         manager.wait_until_finished()
-        resumed = batches(split, tokenizer, config_with(num_threads=1, prefetch_batches=1), num_epochs=3)
-        manager.restore(manager.latest_step(), args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(resumed)))
+        resumed = batches(
+            split, tokenizer, config_with(num_threads=1, prefetch_batches=1), num_epochs=3
+        )
+        manager.restore(
+            manager.latest_step(),
+            args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(resumed)),
+        )
     assert resumed.next_step == iterator.next_step
     assert_equal_batches(list(resumed), whole[iterator.next_step :])
 
@@ -243,7 +343,11 @@ def test_what_is_kept_ready_is_bounded_by_the_config(split, tokenizer, monkeypat
     own = copy.copy(split)  # a copy: threads of the tests before may still be reading
     iterator = batches(own, tokenizer, config_with(prefetch_batches=1, num_threads=4), batch_size=1)
     made, read = [], Split.__getitem__
-    monkeypatch.setattr(Split, "__getitem__", lambda self, i: (made.append(i) if self is own else None) or read(self, i))
+    monkeypatch.setattr(
+        Split,
+        "__getitem__",
+        lambda self, i: (made.append(i) if self is own else None) or read(self, i),
+    )
     next(iterator)
     iterator.start_prefetch()
     iterator.close()
@@ -252,7 +356,9 @@ def test_what_is_kept_ready_is_bounded_by_the_config(split, tokenizer, monkeypat
 
 def test_texts_that_are_too_long_are_cut_before_eos_and_counted(split, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        iterator = make_batches(split, tokenizer, config_with(), batch_size=13, training=False, text_length=6)
+        iterator = make_batches(
+            split, tokenizer, config_with(), batch_size=13, training=False, text_length=6
+        )
     long = sum(len(tokenizer.encode(entry.text)) > 4 for entry in split.index)
     assert iterator.num_cut_texts == long > 0
     assert f"{long} of 13 texts of split 'train' have more than 6 tokens" in caplog.text
@@ -271,7 +377,10 @@ def test_glosses_come_without_specials_and_may_be_missing(split, tokenizer):
     glosses = learn_gloss_vocabulary([entry.gloss for entry in split.index])
     length = padded_gloss_length(split, glosses)
     for batch in batches(split, tokenizer, gloss_tokenizer=glosses, gloss_length=length):
-        assert batch["gloss_tokens"].shape == (3, length) and batch["gloss_tokens"].dtype == batch["gloss_lengths"].dtype == np.int32
+        assert (
+            batch["gloss_tokens"].shape == (3, length)
+            and batch["gloss_tokens"].dtype == batch["gloss_lengths"].dtype == np.int32
+        )
         for row, example in enumerate(batch["index"]):
             expected = glosses.encode(split.index[example].gloss) if example >= 0 else []
             assert batch["gloss_tokens"][row].tolist() == expected + [0] * (length - len(expected))
@@ -279,17 +388,23 @@ def test_glosses_come_without_specials_and_may_be_missing(split, tokenizer):
 
 
 def test_a_batch_that_the_processes_cannot_share_is_a_config_error(split, tokenizer):
-    with pytest.raises(ConfigError, match="batch_size is 3; allowed: a multiple of the 2 processes"):
+    with pytest.raises(
+        ConfigError, match="batch_size is 3; allowed: a multiple of the 2 processes"
+    ):
         batches(split, tokenizer, process_count=2)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_unreadable_frame_is_an_error_that_names_the_clip(tmp_path, tokenizer, num_workers):
     good = grey_jpeg(9)
-    toy_dataset.write(tmp_path, train=[record("fine", 4), record("harmed", 0, frames=[good, good[:60], good])])
+    toy_dataset.write(
+        tmp_path, train=[record("fine", 4), record("harmed", 0, frames=[good, good[:60], good])]
+    )
     split = open_dataset(tmp_path, "toy").split("train")
     config = config_with(sampling="even", frame_buckets=(), num_workers=num_workers)
-    with pytest.raises(DatasetError, match=r"clip 'harmed' \(record 1 of split 'train' in .*frame \d of 8: not a"):
+    with pytest.raises(
+        DatasetError, match=r"clip 'harmed' \(record 1 of split 'train' in .*frame \d of 8: not a"
+    ):
         list(batches(split, tokenizer, config, batch_size=2))
 
 
@@ -307,11 +422,15 @@ def test_a_split_without_clips_is_refused(split, tokenizer):
 def test_a_killed_reading_process_is_an_error_with_its_cause_and_no_hang(split, tokenizer):
     import multiprocessing
 
-    iterator = batches(split, tokenizer, config_with(num_workers=1, prefetch_batches=1), num_epochs=1000)
+    iterator = batches(
+        split, tokenizer, config_with(num_workers=1, prefetch_batches=1), num_epochs=1000
+    )
     next(iterator)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(DatasetError, match=r"reading process ended.*exit code -9.*data\.num_workers=0"):
+    with pytest.raises(
+        DatasetError, match=r"reading process ended.*exit code -9.*data\.num_workers=0"
+    ):
         for _ in range(20):
             next(iterator)
     iterator.close()
@@ -330,8 +449,15 @@ def test_short_clips_come_first_in_the_epochs_asked_for_and_then_no_more(split, 
     config = config_with(short_first_epochs=2)
     all_batches = list(batches(split, tokenizer, config, num_epochs=3))
     steps = len(all_batches) // 3
-    lengths = np.array([clip_length(entry.num_frames, entry.fps, config.data) for entry in split.index])
-    orders = [np.concatenate([batch["index"] for batch in all_batches[epoch * steps : (epoch + 1) * steps]]) for epoch in range(3)]
+    lengths = np.array(
+        [clip_length(entry.num_frames, entry.fps, config.data) for entry in split.index]
+    )
+    orders = [
+        np.concatenate(
+            [batch["index"] for batch in all_batches[epoch * steps : (epoch + 1) * steps]]
+        )
+        for epoch in range(3)
+    ]
     orders = [order[order >= 0] for order in orders]
     assert all(sorted(order) == list(range(len(LENGTHS))) for order in orders)
     assert [bool((np.diff(lengths[order]) >= 0).all()) for order in orders] == [True, True, False]
@@ -349,30 +475,48 @@ def test_resume_among_short_first_epochs_is_exact_and_needs_the_same_setting(spl
 
 
 def test_evaluation_is_not_touched_by_short_first_epochs(split, tokenizer):
-    ours, plain = (list(batches(split, tokenizer, config_with(short_first_epochs=n), training=False)) for n in (2, 0))
+    ours, plain = (
+        list(batches(split, tokenizer, config_with(short_first_epochs=n), training=False))
+        for n in (2, 0)
+    )
     assert_equal_batches(ours, plain)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_segments_fill_the_longest_bucket_and_are_drawn_in_training_alone(split, tokenizer, training):
+def test_segments_fill_the_longest_bucket_and_are_drawn_in_training_alone(
+    split, tokenizer, training
+):
     config = config_with(sampling="segment")
-    first, second = (list(batches(split, tokenizer, config, training=training, num_epochs=1, seed=seed)) for seed in (0, 0))
+    first, second = (
+        list(batches(split, tokenizer, config, training=training, num_epochs=1, seed=seed))
+        for seed in (0, 0)
+    )
     assert_equal_batches(first, second)
     longest = max(int(batch["frame_lengths"].max()) for batch in first)
     assert longest == config.data.num_frames
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 20])
-def test_the_lengths_of_the_batches_to_come_are_known_without_reading_a_clip(split, tokenizer, batch_size):
+def test_the_lengths_of_the_batches_to_come_are_known_without_reading_a_clip(
+    split, tokenizer, batch_size
+):
     whole = batches(split, tokenizer, batch_size=batch_size, num_epochs=3)
-    shapes = [whole._source.config.frame_buckets[bucket] for epoch in range(3) for bucket in whole._source.buckets_of_epoch(epoch)]
-    assert shapes[: whole.steps_per_epoch] == [batch["video"].shape[1] for batch in batches(split, tokenizer, batch_size=batch_size)]
+    shapes = [
+        whole._source.config.frame_buckets[bucket]
+        for epoch in range(3)
+        for bucket in whole._source.buckets_of_epoch(epoch)
+    ]
+    assert shapes[: whole.steps_per_epoch] == [
+        batch["video"].shape[1] for batch in batches(split, tokenizer, batch_size=batch_size)
+    ]
     for first in range(whole.total_steps):
         for end in {first + 1, whole.steps_per_epoch, whole.total_steps}:
             assert whole.frames_of_steps(first, end) == sorted(set(shapes[first:end]), reverse=True)
 
 
 def test_a_bucket_without_a_batch_is_not_among_the_lengths_to_come(split, tokenizer):
-    config = config_with(num_frames=16, frame_buckets=(2, 8, 9, 16))  # clips of 1 to 8 and of 15 frames
+    config = config_with(
+        num_frames=16, frame_buckets=(2, 8, 9, 16)
+    )  # clips of 1 to 8 and of 15 frames
     assert batches(split, tokenizer, config, batch_size=1).frames_of_steps(0, 13) == [16, 8, 2]
     assert batches(split, tokenizer, config, batch_size=20).frames_of_steps(0, 1) == [16]

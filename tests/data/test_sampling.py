@@ -15,7 +15,9 @@ ALL = AugmentConfig(speed=0.2, frame_jitter=0.5, frame_drop=0.2)
 
 @given(st.integers(1, 2000))
 def test_even_is_the_reference_rule_of_linspace_cut_to_whole_numbers(num_stored):
-    exact = [i * (num_stored - 1) // 15 for i in range(16)]  # in whole numbers: no floating point to miss a frame
+    exact = [
+        i * (num_stored - 1) // 15 for i in range(16)
+    ]  # in whole numbers: no floating point to miss a frame
     assert sample_frames(num_stored, 25.0, EVEN, limit=16).tolist() == exact
 
 
@@ -39,11 +41,21 @@ def test_rate_of_a_long_clip_spreads_over_all_of_it():
 @given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate", "segment"]))
 def test_clip_length_is_the_number_of_frames_that_evaluation_samples(num_stored, fps, sampling):
     config = dataclasses.replace(RATE, sampling=sampling)
-    assert clip_length(num_stored, fps, config) == len(sample_frames(num_stored, fps, config, limit=64))
+    assert clip_length(num_stored, fps, config) == len(
+        sample_frames(num_stored, fps, config, limit=64)
+    )
 
 
-@given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate", "segment"]), st.sampled_from([16, 32, 64]), st.integers(0, 99))
-def test_training_draws_stay_within_the_clip_and_its_bucket_in_order(num_stored, fps, sampling, limit, seed):
+@given(
+    st.integers(1, 3000),
+    st.floats(0.5, 240.0),
+    st.sampled_from(["even", "rate", "segment"]),
+    st.sampled_from([16, 32, 64]),
+    st.integers(0, 99),
+)
+def test_training_draws_stay_within_the_clip_and_its_bucket_in_order(
+    num_stored, fps, sampling, limit, seed
+):
     config = dataclasses.replace(RATE, sampling=sampling, augment=ALL)
     frames = sample_frames(num_stored, fps, config, limit, np.random.default_rng(seed))
     assert 1 <= len(frames) <= limit
@@ -58,18 +70,28 @@ def test_unknown_frame_rate_takes_every_frame(fps):
 
 def test_speed_changes_how_many_frames_a_clip_has():
     config = dataclasses.replace(RATE, augment=AugmentConfig(speed=0.25))
-    counts = {len(sample_frames(60, 25.0, config, 64, np.random.default_rng(seed))) for seed in range(200)}
-    assert min(counts) == pytest.approx(30 / 1.25, abs=1.5) and max(counts) == pytest.approx(30 / 0.75, abs=1.5)
+    counts = {
+        len(sample_frames(60, 25.0, config, 64, np.random.default_rng(seed))) for seed in range(200)
+    }
+    assert min(counts) == pytest.approx(30 / 1.25, abs=1.5) and max(counts) == pytest.approx(
+        30 / 0.75, abs=1.5
+    )
 
 
 @pytest.mark.parametrize("sampling", ["rate", "segment"])
 def test_speed_goes_both_ways_where_the_stored_rate_is_the_one_sampled(sampling):
     config = dataclasses.replace(RATE, sampling=sampling, augment=AugmentConfig(speed=0.25))
-    drawn = [sample_frames(30, 12.5, config, 64, np.random.default_rng(seed)) for seed in range(200)]
+    drawn = [
+        sample_frames(30, 12.5, config, 64, np.random.default_rng(seed)) for seed in range(200)
+    ]
     counts = [len(frames) for frames in drawn]
-    assert min(counts) == pytest.approx(30 / 1.25, abs=1.5) and max(counts) == pytest.approx(30 / 0.75, abs=1.5)
+    assert min(counts) == pytest.approx(30 / 1.25, abs=1.5) and max(counts) == pytest.approx(
+        30 / 0.75, abs=1.5
+    )
     assert 0.3 < np.mean([count > 30 for count in counts]) < 0.6
-    assert all(np.diff(frames).max() <= 2 and frames[-1] >= 27 for frames in drawn)  # the whole clip, no piece left out
+    assert all(
+        np.diff(frames).max() <= 2 and frames[-1] >= 27 for frames in drawn
+    )  # the whole clip, no piece left out
 
 
 def test_speed_of_a_fixed_number_of_frames_keeps_both_ends_and_varies_the_gaps():
@@ -88,7 +110,10 @@ def test_jitter_moves_each_frame_by_at_most_its_share_of_the_gap():
 
 def test_drop_leaves_out_up_to_its_share_and_never_everything():
     config = dataclasses.replace(EVEN, augment=AugmentConfig(frame_drop=0.5))
-    counts = [len(sample_frames(100, 25.0, config, 16, np.random.default_rng(seed))) for seed in range(200)]
+    counts = [
+        len(sample_frames(100, 25.0, config, 16, np.random.default_rng(seed)))
+        for seed in range(200)
+    ]
     assert min(counts) == 8 and max(counts) == 16
     one = dataclasses.replace(EVEN, num_frames=1, augment=AugmentConfig(frame_drop=0.99))
     assert len(sample_frames(100, 25.0, one, 1, np.random.default_rng(0))) == 1
@@ -104,7 +129,9 @@ SEGMENT = dataclasses.replace(RATE, sampling="segment")
 
 def test_segment_of_a_clip_that_fits_is_the_whole_clip_at_the_rate():
     assert sample_frames(50, 25.0, SEGMENT, limit=64).tolist() == list(range(0, 50, 2))
-    assert sample_frames(50, 25.0, SEGMENT, 64, np.random.default_rng(0)).tolist() == list(range(0, 50, 2))
+    assert sample_frames(50, 25.0, SEGMENT, 64, np.random.default_rng(0)).tolist() == list(
+        range(0, 50, 2)
+    )
 
 
 def test_segment_in_evaluation_is_the_middle_of_a_long_clip_at_the_full_rate():
@@ -115,7 +142,9 @@ def test_segment_in_evaluation_is_the_middle_of_a_long_clip_at_the_full_rate():
 
 
 def test_segments_in_training_reach_every_part_of_a_long_clip_at_the_full_rate():
-    drawn = [sample_frames(1001, 25.0, SEGMENT, 64, np.random.default_rng(seed)) for seed in range(300)]
+    drawn = [
+        sample_frames(1001, 25.0, SEGMENT, 64, np.random.default_rng(seed)) for seed in range(300)
+    ]
     assert all(set(np.diff(frames).tolist()) == {2} for frames in drawn)
     starts = np.array([frames[0] for frames in drawn])
     assert starts.min() < 30 and starts.max() > 1000 - 126 - 30

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signvit_jax.data.schema import IndexEntry, SchemaError, index_digest_path, read_index, source_video_of, split_of, stable_fraction, write_index
+from signvit_jax.data.schema import (
+    IndexEntry,
+    SchemaError,
+    index_digest_path,
+    read_index,
+    source_video_of,
+    split_of,
+    stable_fraction,
+    write_index,
+)
 
 
 def test_an_index_comes_back_as_it_was_written_whatever_the_text(tmp_path):
@@ -22,11 +31,16 @@ def test_an_index_comes_back_as_it_was_written_whatever_the_text(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "train.index.sha256"]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"id": "a"}', '{"id": "a", "num_frames": 1, "fps": 1.0, "text": "", "colour": 2}'])
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", '{"id": "a"}', '{"id": "a", "num_frames": 1, "fps": 1.0, "text": "", "colour": 2}'],
+)
 def test_a_damaged_index_names_file_and_line(tmp_path, line):
     path = write_index(tmp_path, "test", [IndexEntry("a", 1, 1.0, "")])
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(SchemaError, match=r"test\.index\.jsonl is not what test\.index\.sha256 says"):
+    with pytest.raises(
+        SchemaError, match=r"test\.index\.jsonl is not what test\.index\.sha256 says"
+    ):
         read_index(tmp_path, "test")
     index_digest_path(tmp_path, "test").unlink()  # as earlier releases left it
     with pytest.raises(SchemaError, match=r"test\.index\.jsonl, line 2"):
@@ -51,8 +65,19 @@ def test_the_fraction_is_the_leading_bits_of_sha256_and_the_same_in_another_proc
     for video in ("a", "1782bea75c7d", "हिन्दी"):
         expected = int(hashlib.sha256(video.encode()).hexdigest()[:13], 16) / 16**13
         assert stable_fraction(video) == expected
-    code = "from signvit_jax.data.schema import stable_fraction; print(repr(stable_fraction('abc')))"
-    seeds = [subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": s}, capture_output=True, text=True, check=True).stdout for s in "12"]
+    code = (
+        "from signvit_jax.data.schema import stable_fraction; print(repr(stable_fraction('abc')))"
+    )
+    seeds = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": s},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for s in "12"
+    ]
     assert seeds == [repr(stable_fraction("abc")) + "\n"] * 2
 
 

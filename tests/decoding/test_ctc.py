@@ -33,7 +33,10 @@ def peaked(paths, v, seed=0):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=4, max_size=4), st.lists(st.integers(0, 9), min_size=4, max_size=4))
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=4, max_size=4),
+    st.lists(st.integers(0, 9), min_size=4, max_size=4),
+)
 def test_equals_a_plain_loop_over_time(paths, lengths):
     logits = peaked(paths, 4, seed=sum(lengths))
     out = greedy_ctc(logits, np.array(lengths))
@@ -41,7 +44,9 @@ def test_equals_a_plain_loop_over_time(paths, lengths):
         tokens, score = plain_loop(logits[i, :length])
         n = len(tokens)
         assert out.lengths[i] == n
-        rows = list(zip(out.ids[i, :n].tolist(), out.starts[i, :n].tolist(), out.ends[i, :n].tolist()))
+        rows = list(
+            zip(out.ids[i, :n].tolist(), out.starts[i, :n].tolist(), out.ends[i, :n].tolist())
+        )
         assert rows == [token[:3] for token in tokens]
         np.testing.assert_allclose(out.confidence[i, :n], [token[3] for token in tokens], rtol=1e-5)
         np.testing.assert_allclose(out.score[i], score, rtol=1e-5, atol=1e-6)
@@ -59,7 +64,9 @@ def test_padding_and_batch_order_change_nothing():
     logits = peaked([[1, 1, 0, 2], [3, 0, 3, 3], [0, 0, 0, 0]], 4)
     lengths = np.array([4, 3, 2])
     narrow = greedy_ctc(logits, lengths)
-    wide = greedy_ctc(np.pad(logits, ((0, 0), (0, 5), (0, 0)), constant_values=9.0)[::-1], lengths[::-1])
+    wide = greedy_ctc(
+        np.pad(logits, ((0, 0), (0, 5), (0, 0)), constant_values=9.0)[::-1], lengths[::-1]
+    )
     assert narrow.lengths.tolist() == wide.lengths[::-1].tolist() == [2, 2, 0]
     np.testing.assert_array_equal(narrow.score, wide.score[::-1])
     for field in ("ids", "starts", "ends", "confidence"):
@@ -68,7 +75,10 @@ def test_padding_and_batch_order_change_nothing():
 
 def test_bf16_logits_are_scored_in_float32():
     logits = jnp.asarray(peaked([[1, 0, 2]], 4), jnp.bfloat16)
-    np.testing.assert_array_equal(greedy_ctc(logits, np.array([3])).score, greedy_ctc(logits.astype(jnp.float32), np.array([3])).score)
+    np.testing.assert_array_equal(
+        greedy_ctc(logits, np.array([3])).score,
+        greedy_ctc(logits.astype(jnp.float32), np.array([3])).score,
+    )
 
 
 def likeliest_alignment(logits, text):
@@ -91,7 +101,14 @@ def likeliest_alignment(logits, text):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_alignment_is_the_likeliest_of_all_paths(seed):
-    texts = [[], [2], [1, 1], [1, 2, 1], [2, 2, 2], [1, 2, 1, 2, 1]]  # of five steps, then of four: some cannot be spelt
+    texts = [
+        [],
+        [2],
+        [1, 1],
+        [1, 2, 1],
+        [2, 2, 2],
+        [1, 2, 1, 2, 1],
+    ]  # of five steps, then of four: some cannot be spelt
     ids = np.array([text + [0] * (5 - len(text)) for text in texts] * 2, np.int32)
     id_lengths = np.array([len(text) for text in texts] * 2)
     logits = np.random.default_rng(seed).normal(size=(len(ids), 5, 3)).astype(np.float32) * 2
@@ -100,8 +117,12 @@ def test_the_alignment_is_the_likeliest_of_all_paths(seed):
     for row, text in enumerate(texts * 2):
         wanted = likeliest_alignment(logits[row, : lengths[row]], text) or []
         n = len(wanted)
-        assert list(zip(found.starts[row, :n].tolist(), found.ends[row, :n].tolist())) == [token[:2] for token in wanted]
-        np.testing.assert_allclose(found.confidence[row, :n], [token[2] for token in wanted], rtol=1e-5)
+        assert list(zip(found.starts[row, :n].tolist(), found.ends[row, :n].tolist())) == [
+            token[:2] for token in wanted
+        ]
+        np.testing.assert_allclose(
+            found.confidence[row, :n], [token[2] for token in wanted], rtol=1e-5
+        )
         assert not any(np.asarray(field[row, n:]).any() for field in found)
 
 

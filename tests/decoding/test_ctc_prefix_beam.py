@@ -18,7 +18,11 @@ def random_logits(*shape, seed=0, scale=2.0):
 
 def log_softmax(logits):
     logits = np.asarray(logits, np.float64)
-    return logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(-1, keepdims=True)
+    return (
+        logits
+        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - logits.max(-1, keepdims=True)
+    )
 
 
 def every_text(logits):
@@ -77,13 +81,18 @@ def test_words_and_blanks_ruled_out_at_some_steps_leave_the_other_texts_exact():
         expected = {text: p for text, p in every_text(logits[i]).items() if p > -math.inf}
         found = texts(beams, i)
         assert len(found) == len(expected) and set(dict(found)) == set(expected)
-        np.testing.assert_allclose([p for _, p in found], [expected[text] for text, _ in found], atol=1e-4)
+        np.testing.assert_allclose(
+            [p for _, p in found], [expected[text] for text, _ in found], atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 3, 8])
 def test_equals_the_textbooks_search_over_the_whole_vocabulary_at_any_width(beam_size):
     # A few words and many steps: repeats, merges and prefixes that are dropped and come back. The default candidates (2 k) must lose nothing.
-    logits, lengths = random_logits(8, 24, 9, seed=beam_size, scale=1.0), np.array([24, 24, 24, 20, 11, 2, 1, 0])
+    logits, lengths = (
+        random_logits(8, 24, 9, seed=beam_size, scale=1.0),
+        np.array([24, 24, 24, 20, 11, 2, 1, 0]),
+    )
     beams = ctc_prefix_beam_search(logits, lengths, beam_size=beam_size)
     for i, length in enumerate(lengths):
         expected = plain_prefix_search(logits[i, :length], beam_size)
@@ -101,7 +110,9 @@ def test_beams_are_distinct_sorted_and_padded_with_zeros():
         assert (np.diff([p for _, p in found]) <= 0).all()
     beyond = np.arange(12) >= np.asarray(beams.lengths)[..., None]
     assert not np.asarray(beams.ids)[beyond].any()
-    assert len(texts(beams, 2)) == 5  # one step over five words: the empty text and four others, the other slots are empty
+    assert (
+        len(texts(beams, 2)) == 5
+    )  # one step over five words: the empty text and four others, the other slots are empty
     assert (beams.score[2, 5:] == -np.inf).all() and not beams.lengths[2, 5:].any()
 
 
@@ -141,7 +152,10 @@ def test_masked_words_never_appear_and_bf16_is_summed_in_float32():
     beams = ctc_prefix_beam_search(logits, np.array([8]), beam_size=8)
     assert not (beams.ids == 2).any() and np.isfinite(beams.score[0]).all()
     half = jnp.asarray(logits, jnp.bfloat16)
-    from_half, from_full = (ctc_prefix_beam_search(x, np.array([8]), beam_size=8) for x in (half, half.astype(jnp.float32)))
+    from_half, from_full = (
+        ctc_prefix_beam_search(x, np.array([8]), beam_size=8)
+        for x in (half, half.astype(jnp.float32))
+    )
     np.testing.assert_array_equal(from_half.score, from_full.score)
 
 

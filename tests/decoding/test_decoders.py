@@ -46,7 +46,12 @@ def program(decoder: str, config: InferenceConfig = BEAM):
 
 
 def decode(decoder: str, video, lengths, config: InferenceConfig = BEAM, ensemble=(0,)):
-    seen = [Seen(models()[number], encoder()(models()[number], jnp.asarray(video), jnp.asarray(lengths))) for number in ensemble]
+    seen = [
+        Seen(
+            models()[number], encoder()(models()[number], jnp.asarray(video), jnp.asarray(lengths))
+        )
+        for number in ensemble
+    ]
     return jax.device_get(program(decoder, config)(seen))
 
 
@@ -82,7 +87,10 @@ def test_an_ensemble_of_one_model_twice_says_what_the_model_says(decoder):
 def test_ctc_of_an_ensemble_follows_the_mean_of_the_probabilities():
     video, lengths = clips()
     encoded = [encoder()(model, jnp.asarray(video), jnp.asarray(lengths)) for model in models()]
-    probabilities = [np.asarray(jax.nn.softmax(model.ctc_logits(clip)[0])) for model, clip in zip(models(), encoded)]
+    probabilities = [
+        np.asarray(jax.nn.softmax(model.ctc_logits(clip)[0]))
+        for model, clip in zip(models(), encoded)
+    ]
     path = np.mean(probabilities, axis=0).argmax(-1)
     found = decode("ctc", video, lengths, ensemble=(0, 1))
     for row, length in enumerate(lengths):
@@ -112,14 +120,21 @@ def test_the_joint_score_is_the_weighted_sum_of_both_heads():
             said = [token for token in tokens.tolist() if token]
             labels = [token for token in said[1:] if token != IDS.eos]
             padded = jnp.asarray([labels + [0] * (12 - len(labels))])
-            nll, feasible = ctc_loss(logits[row : row + 1], steps[row : row + 1], padded, jnp.asarray([len(labels)]))
+            nll, feasible = ctc_loss(
+                logits[row : row + 1], steps[row : row + 1], padded, jnp.asarray([len(labels)])
+            )
             wanted.append(0.6 * score - 0.4 * float(nll[0]) / len(said) if feasible[0] else -np.inf)
         if max(wanted) > -np.inf:
-            np.testing.assert_allclose(joint.scores[row], sorted(wanted, reverse=True)[:2], atol=1e-4)
+            np.testing.assert_allclose(
+                joint.scores[row], sorted(wanted, reverse=True)[:2], atol=1e-4
+            )
 
 
 def test_the_length_formula_is_passed_on():
-    power, gnmt = (decode("greedy", *clips(), dataclasses.replace(BEAM, length_formula=name)) for name in ("power", "gnmt"))
+    power, gnmt = (
+        decode("greedy", *clips(), dataclasses.replace(BEAM, length_formula=name))
+        for name in ("power", "gnmt")
+    )
     n = (power.tokens[:, 0] != 0).sum(-1)
     np.testing.assert_allclose(power.scores[:, 0] * n, gnmt.scores[:, 0] * (5 + n) / 6, rtol=1e-5)
 
@@ -130,9 +145,13 @@ seeds, orders = st.integers(0, 10_000), st.permutations(range(CLIPS))
 @pytest.mark.parametrize("decoder", ["greedy", "beam", "ctc", "ctc_beam"])
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds, order=orders, filling=st.integers(0, 255))
-def test_neither_batch_order_nor_what_fills_the_padding_changes_a_clip(decoder, seed, order, filling):
+def test_neither_batch_order_nor_what_fills_the_padding_changes_a_clip(
+    decoder, seed, order, filling
+):
     video, lengths = clips(seed)
-    padded = np.where((np.arange(FRAMES) < lengths[:, None])[..., None, None, None], video, np.uint8(filling))
+    padded = np.where(
+        (np.arange(FRAMES) < lengths[:, None])[..., None, None, None], video, np.uint8(filling)
+    )
     whole, other = decode(decoder, video, lengths), decode(decoder, padded[order], lengths[order])
     np.testing.assert_allclose(whole.scores[order], other.scores, atol=1e-4)
     for row, place in enumerate(order):

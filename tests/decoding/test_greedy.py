@@ -5,7 +5,17 @@ import pytest
 
 from signvit_jax.decoding.autoregressive import DecodingError, Source
 from signvit_jax.decoding.greedy import greedy
-from tests.helpers.tiny_decoder import BOS, EOS, IDS, CountingDecoder, decoder, memory, ragged, sentence, slow_greedy
+from tests.helpers.tiny_decoder import (
+    BOS,
+    EOS,
+    IDS,
+    CountingDecoder,
+    decoder,
+    memory,
+    ragged,
+    sentence,
+    slow_greedy,
+)
 
 
 @pytest.mark.parametrize(("clips", "with_lengths"), [(1, False), (6, True)])
@@ -41,7 +51,9 @@ def test_neither_batch_order_nor_company_changes_a_clip():
     order = np.array([4, 2, 0, 5, 1, 3])
     whole = greedy(Source(decoder(), states, lengths), **IDS)
     shuffled = greedy(Source(decoder(), states[order], lengths[order]), **IDS)
-    same = greedy(Source(decoder(), jnp.repeat(states[3:4], 6, 0), jnp.repeat(lengths[3:4], 6)), **IDS)
+    same = greedy(
+        Source(decoder(), jnp.repeat(states[3:4], 6, 0), jnp.repeat(lengths[3:4], 6)), **IDS
+    )
     np.testing.assert_array_equal(whole.tokens[order], shuffled.tokens)
     np.testing.assert_allclose(whole.scores[order], shuffled.scores, atol=1e-5)
     np.testing.assert_array_equal(jnp.repeat(whole.tokens[3:4], 6, 0), same.tokens)
@@ -75,7 +87,9 @@ def test_decoding_stops_when_every_clip_has_ended():
     lengths = np.asarray(greedy(source, **IDS).lengths)
     short = np.resize(np.flatnonzero(lengths < 8), 6)
     CountingDecoder.steps.clear()
-    found = greedy(Source(source.decoder, source.memory[short], source.memory_lengths[short]), **IDS)
+    found = greedy(
+        Source(source.decoder, source.memory[short], source.memory_lengths[short]), **IDS
+    )
     jax.block_until_ready(found)
     jax.effects_barrier()
     assert len(CountingDecoder.steps) == found.lengths.max() - 1 < 7

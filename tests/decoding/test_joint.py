@@ -26,8 +26,12 @@ def hypotheses(*sentences):
     for row, words in enumerate(sentences):
         tokens[:, row, : len(words)] = words
     lengths = (tokens != 0).sum(-1)
-    scores = np.broadcast_to(-0.1 * np.arange(1, len(sentences) + 1, dtype=np.float32), lengths.shape)
-    log_probs = np.where(tokens > 0, -0.01 * np.arange(1, len(sentences) + 1)[:, None], 0.0).astype(np.float32)
+    scores = np.broadcast_to(
+        -0.1 * np.arange(1, len(sentences) + 1, dtype=np.float32), lengths.shape
+    )
+    log_probs = np.where(tokens > 0, -0.01 * np.arange(1, len(sentences) + 1)[:, None], 0.0).astype(
+        np.float32
+    )
     return Hypotheses(*(jnp.asarray(x) for x in (tokens, lengths, scores, log_probs)))
 
 
@@ -42,19 +46,36 @@ def test_scores_are_the_weighted_sum_and_sort_the_list(weight):
     ]  # the last was cut off and cannot fit
     given = hypotheses(*sentences)
     logits, steps = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32) * 2, [4, 3]
-    found = rescore(given, jnp.asarray(logits), jnp.asarray(steps), eos_id=EOS, weight=weight, length_penalty=0.5)
+    found = rescore(
+        given,
+        jnp.asarray(logits),
+        jnp.asarray(steps),
+        eos_id=EOS,
+        weight=weight,
+        length_penalty=0.5,
+    )
     for clip in range(2):
         wanted = {}
         for row, words in enumerate(sentences):
             labels = [word for word in words if word not in (BOS, EOS)]
             ctc = every_alignment(logits[clip, : steps[clip]], labels)
             attention = float(given.scores[clip, row])
-            wanted[tuple(words)] = -np.inf if ctc == -np.inf else (1 - weight) * attention + weight * ctc / len(words) ** 0.5
+            wanted[tuple(words)] = (
+                -np.inf
+                if ctc == -np.inf
+                else (1 - weight) * attention + weight * ctc / len(words) ** 0.5
+            )
         order = sorted(wanted, key=lambda words: -wanted[words])
         assert [tuple(sentence(row)) for row in found.tokens[clip]] == order
-        np.testing.assert_allclose(found.scores[clip], [wanted[words] for words in order], atol=1e-5)
+        np.testing.assert_allclose(
+            found.scores[clip], [wanted[words] for words in order], atol=1e-5
+        )
         np.testing.assert_array_equal(found.lengths[clip], [len(words) for words in order])
-        np.testing.assert_allclose(found.token_log_probs[clip, :, 0], [-0.01 * (1 + sentences.index(list(words))) for words in order], atol=1e-6)
+        np.testing.assert_allclose(
+            found.token_log_probs[clip, :, 0],
+            [-0.01 * (1 + sentences.index(list(words))) for words in order],
+            atol=1e-6,
+        )
 
 
 def test_a_list_that_no_alignment_can_spell_stays_as_it_is():
@@ -74,4 +95,10 @@ def test_places_that_the_beam_could_not_fill_stay_last():
 @pytest.mark.parametrize("weight", [-0.1, 1.1])
 def test_a_weight_out_of_range_is_refused(weight):
     with pytest.raises(DecodingError, match="allowed: a number from 0 to 1"):
-        rescore(hypotheses([BOS, EOS]), jnp.zeros((2, 2, 5)), jnp.array([2, 2]), eos_id=EOS, weight=weight)
+        rescore(
+            hypotheses([BOS, EOS]),
+            jnp.zeros((2, 2, 5)),
+            jnp.array([2, 2]),
+            eos_id=EOS,
+            weight=weight,
+        )

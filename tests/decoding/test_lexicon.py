@@ -10,7 +10,10 @@ from signvit_jax.decoding.lexicon import learn_lexicon
 
 NOUNS = {"DOG": "dog", "CAT": "cat", "BIRD": "bird"}
 VERBS = {"RUN": "runs", "EAT": "eats", "SLEEP": "sleeps"}
-SENTENCES = [([noun, verb], ["the", NOUNS[noun], VERBS[verb]]) for noun, verb in itertools.product(NOUNS, VERBS)]
+SENTENCES = [
+    ([noun, verb], ["the", NOUNS[noun], VERBS[verb]])
+    for noun, verb in itertools.product(NOUNS, VERBS)
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +56,13 @@ def test_probabilities_are_those_of_model_1_in_loops(lexicon):
                 for word in ["", *words]:
                     counts[gloss, word] += probabilities[gloss, word] / total
                     totals[word] += probabilities[gloss, word] / total
-        probabilities = defaultdict(float, {pair: count / totals[pair[1]] for pair, count in counts.items()})
+        probabilities = defaultdict(
+            float, {pair: count / totals[pair[1]] for pair, count in counts.items()}
+        )
     for gloss, entry in lexicon.glosses.items():
         for word, probability in entry.by.items():
             assert probability == pytest.approx(probabilities[gloss, word], abs=1e-4)
     # Nearly every sentence with DOG explains it as well as that.
-    assert lexicon.glosses["DOG"].usual == pytest.approx(math.log(probabilities["DOG", "dog"]), abs=0.01)
+    assert lexicon.glosses["DOG"].usual == pytest.approx(
+        math.log(probabilities["DOG", "dog"]), abs=0.01
+    )

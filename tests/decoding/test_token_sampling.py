@@ -26,7 +26,12 @@ def allowed_by_sorting(logits, top_k, top_p):
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), spread=st.floats(0.1, 8.0), top_k=st.integers(1, 40), top_p=st.floats(0.05, 0.99))
+@given(
+    seed=st.integers(0, 10_000),
+    spread=st.floats(0.1, 8.0),
+    top_k=st.integers(1, 40),
+    top_p=st.floats(0.05, 0.99),
+)
 def test_the_cuts_keep_what_sorting_keeps(seed, spread, top_k, top_p):
     logits = np.random.default_rng(seed).normal(size=(3, 30)).astype(np.float32) * spread
     for k, p in ((top_k, None), (None, top_p), (top_k, top_p)):
@@ -41,7 +46,10 @@ def test_the_cuts_count_exactly_and_keep_ties():
     logits = jnp.log(jnp.array([[0.4, 0.3, 0.15, 0.1, 0.05], [0.2, 0.2, 0.2, 0.2, 0.2]]))
     assert np.isfinite(restricted(logits, 2, None)).sum(1).tolist() == [2, 5]
     assert np.isfinite(restricted(logits, None, 0.6)).sum(1).tolist() == [2, 5]
-    assert np.isfinite(restricted(logits, 3, 0.8)).sum(1).tolist() == [2, 5]  # 0.7 of 0.85 is enough
+    assert np.isfinite(restricted(logits, 3, 0.8)).sum(1).tolist() == [
+        2,
+        5,
+    ]  # 0.7 of 0.85 is enough
     assert np.isfinite(restricted(logits, 99, 1.0)).all()
 
 
@@ -66,35 +74,57 @@ def test_later_tokens_and_their_log_probabilities_are_the_uncached_models():
     found = sample(source, KEY, **IDS)
     for clip in range(6):
         tokens = sentence(found.tokens[clip])
-        wanted = [slow_log_probs([source], clip, tokens[:n])[tokens[n]] for n in range(1, len(tokens))]
+        wanted = [
+            slow_log_probs([source], clip, tokens[:n])[tokens[n]] for n in range(1, len(tokens))
+        ]
         np.testing.assert_allclose(found.token_log_probs[clip, 1 : len(tokens)], wanted, atol=1e-5)
         np.testing.assert_allclose(found.scores[clip], sum(wanted) / len(tokens), atol=1e-5)
 
 
 def test_a_temperature_near_zero_is_greedy_search():
     source = Source(decoder(), *ragged(6))
-    np.testing.assert_array_equal(sample(source, KEY, **IDS, temperature=1e-4).tokens, greedy(source, **IDS).tokens)
+    np.testing.assert_array_equal(
+        sample(source, KEY, **IDS, temperature=1e-4).tokens, greedy(source, **IDS).tokens
+    )
 
 
 def test_a_clips_draws_follow_its_number_and_neither_its_place_nor_its_company():
     states, lengths = ragged(6)
     order = np.array([4, 2, 0, 5, 1, 3])
-    whole = sample(Source(decoder(sharpness=3.0), states, lengths), KEY, **IDS, rows=jnp.arange(6) + 10)
-    shuffled = sample(Source(decoder(sharpness=3.0), states[order], lengths[order]), KEY, **IDS, rows=jnp.asarray(order) + 10)
-    others = sample(Source(decoder(sharpness=3.0), states.at[1:].set(0.5), lengths), KEY, **IDS, rows=jnp.array([10, 3, 3, 3, 3, 3]))
+    whole = sample(
+        Source(decoder(sharpness=3.0), states, lengths), KEY, **IDS, rows=jnp.arange(6) + 10
+    )
+    shuffled = sample(
+        Source(decoder(sharpness=3.0), states[order], lengths[order]),
+        KEY,
+        **IDS,
+        rows=jnp.asarray(order) + 10,
+    )
+    others = sample(
+        Source(decoder(sharpness=3.0), states.at[1:].set(0.5), lengths),
+        KEY,
+        **IDS,
+        rows=jnp.array([10, 3, 3, 3, 3, 3]),
+    )
     np.testing.assert_array_equal(whole.tokens[order], shuffled.tokens)
     np.testing.assert_array_equal(whole.tokens[0], others.tokens[0])
-    assert (others.tokens[1:] == others.tokens[1]).all()  # one number, and memories that say the same
+    assert (
+        others.tokens[1:] == others.tokens[1]
+    ).all()  # one number, and memories that say the same
 
 
 def test_another_key_draws_another_sentence():
     source = Source(decoder(sharpness=3.0), *ragged(6))
-    first, again, other = (sample(source, key, **IDS).tokens for key in (KEY, KEY, jax.random.key(8)))
+    first, again, other = (
+        sample(source, key, **IDS).tokens for key in (KEY, KEY, jax.random.key(8))
+    )
     assert (first == again).all() and not (first == other).all()
 
 
 def test_the_guard_holds_for_draws_too():
-    tokens = sample(Source(decoder(sharpness=3.0), *ragged(6)), KEY, **IDS, no_repeat_ngram_size=1).tokens
+    tokens = sample(
+        Source(decoder(sharpness=3.0), *ragged(6)), KEY, **IDS, no_repeat_ngram_size=1
+    ).tokens
     assert all(len(set(sentence(row))) == len(sentence(row)) for row in tokens)
 
 

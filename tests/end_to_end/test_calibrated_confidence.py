@@ -28,7 +28,9 @@ def calibrated(trained, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("calibrated") / "run"
     shutil.copytree(trained.workdir, workdir)
     with tiny_run.light_jax(trained.cache):
-        assert tiny_run.command(eval_command.main, f"--workdir={workdir}", "--calibrate", *FLAGS) == 0
+        assert (
+            tiny_run.command(eval_command.main, f"--workdir={workdir}", "--calibrate", *FLAGS) == 0
+        )
     return workdir, workdir / "eval" / "test.json"
 
 
@@ -39,7 +41,11 @@ def calibration_of(workdir):
 def test_eval_keeps_scales_of_the_decoders_asked_for(trained, calibrated):
     found = calibration_of(calibrated[0])
     assert list(found.decoders) == ["greedy", "beam", "ctc"]
-    assert (found.dataset, found.split, found.clips) == ("video_folder", "validation", tiny_run.CLIPS["validation"])
+    assert (found.dataset, found.split, found.clips) == (
+        "video_folder",
+        "validation",
+        tiny_run.CLIPS["validation"],
+    )
     assert found.step == load_model(trained.workdir).step
     assert "a guess" in found.fitted_on("greedy")  # four clips
 
@@ -47,11 +53,18 @@ def test_eval_keeps_scales_of_the_decoders_asked_for(trained, calibrated):
 def test_the_results_say_what_confidences_are_worth(calibrated):
     workdir, output = calibrated
     entry = json.loads(output.read_text())["decoders"]["greedy"]
-    assert {"scores", "confidence"} <= entry.keys() and {"wer", "bleu4", "exact_match"} <= entry["scores"].keys()
+    assert {"scores", "confidence"} <= entry.keys() and {"wer", "bleu4", "exact_match"} <= entry[
+        "scores"
+    ].keys()
     assert entry["confidence"]["fitted_on"] == calibration_of(workdir).fitted_on("greedy")
     sentence = entry["confidence"]["sentence"]
-    assert sentence["examples"] == tiny_run.CLIPS["test"] and sentence["right"] == round(entry["scores"]["exact_match"] * sentence["examples"])
-    assert 0 <= sentence["ece_interval"][0] <= sentence["ece"] <= 1 and len(sentence["bins"]) == tiny_run.CLIPS["test"]
+    assert sentence["examples"] == tiny_run.CLIPS["test"] and sentence["right"] == round(
+        entry["scores"]["exact_match"] * sentence["examples"]
+    )
+    assert (
+        0 <= sentence["ece_interval"][0] <= sentence["ece"] <= 1
+        and len(sentence["bins"]) == tiny_run.CLIPS["test"]
+    )
     assert entry["confidence"]["word"]["examples"] > 0
     page = output.with_suffix(".html").read_text()
     assert "<h2>Confidence</h2>" in page and f"{sentence['ece']:.3f}" in page
@@ -63,22 +76,36 @@ def test_a_calibration_changes_confidences_and_nothing_else(trained, calibrated,
     clips = [trained.video(number) for number in range(4)]
     before = load_translator(trained.workdir).translate(clips, decode=decode)
     after = load_translator(calibrated[0]).translate(clips, decode=decode)
-    assert [(one.text, one.tokens, one.score) for one in after] == [(one.text, one.tokens, one.score) for one in before]
+    assert [(one.text, one.tokens, one.score) for one in after] == [
+        (one.text, one.tokens, one.score) for one in before
+    ]
     assert all(one.confidence != other.confidence for one, other in zip(after, before))
 
 
 def test_a_confidence_is_what_the_scale_says_of_the_clip(trained, calibrated):
     calibration = calibration_of(calibrated[0])
     clip = trained.video(1)
-    raw, heard = (load_translator(trained.workdir).translate(clip, decode=decode) for decode in ("greedy", "ctc"))
+    raw, heard = (
+        load_translator(trained.workdir).translate(clip, decode=decode)
+        for decode in ("greedy", "ctc")
+    )
     model = load_model(trained.workdir)
     frames = read_video(clip).frames
     said = load_translator(calibrated[0]).translate(frames, fps=10)
     (hypothesis,) = _raw_hypotheses(model, frames)
-    sentence, words = statistics("greedy", raw.score, hypothesis.probabilities, hypothesis.words, heard.text, calibration.lexicon)
+    sentence, words = statistics(
+        "greedy",
+        raw.score,
+        hypothesis.probabilities,
+        hypothesis.words,
+        heard.text,
+        calibration.lexicon,
+    )
     scales = calibration.decoders["greedy"]
     assert said.confidence == pytest.approx(scales.sentence(sentence), abs=1e-5)
-    assert [word.confidence for word in said.words] == pytest.approx([scales.word(one) for one in words], abs=1e-5)
+    assert [word.confidence for word in said.words] == pytest.approx(
+        [scales.word(one) for one in words], abs=1e-5
+    )
 
 
 def _raw_hypotheses(model, frames):
@@ -86,7 +113,9 @@ def _raw_hypotheses(model, frames):
     (span,) = open_footage(frames, 10, model.config.data, model.config.inference).spans
     video = np.zeros((1, tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3), np.uint8)
     video[0, : len(span.frames)] = span.frames
-    return predictor(model.weights, {"video": video, "frame_lengths": np.asarray([len(span.frames)], np.int32)})["greedy"]
+    return predictor(
+        model.weights, {"video": video, "frame_lengths": np.asarray([len(span.frames)], np.int32)}
+    )["greedy"]
 
 
 def test_live_text_has_the_same_confidences(trained, calibrated):
@@ -94,38 +123,69 @@ def test_live_text_has_the_same_confidences(trained, calibrated):
     plain, scaled = (
         [
             segment
-            for update in load_translator(workdir).stream(iter(frames), fps=10, window_seconds=1.0, rest_evidence=0.0)
+            for update in load_translator(workdir).stream(
+                iter(frames), fps=10, window_seconds=1.0, rest_evidence=0.0
+            )
             for segment in update.settled
         ]
         for workdir in (trained.workdir, calibrated[0])
     )
     assert [one.text for one in plain] == [one.text for one in scaled]
-    words = list(itertools.chain.from_iterable(zip(one.words, other.words) for one, other in zip(plain, scaled)))
+    words = list(
+        itertools.chain.from_iterable(
+            zip(one.words, other.words) for one, other in zip(plain, scaled)
+        )
+    )
     assert words and all(one.confidence != other.confidence for one, other in words)
 
 
 def test_the_least_confidence_is_that_of_the_scale(trained, calibrated):
     translator = load_translator(calibrated[0])
     found = translator.translate(trained.video(1))
-    assert translator.translate(trained.video(1), min_confidence=found.confidence - 1e-6).text == found.text
+    assert (
+        translator.translate(trained.video(1), min_confidence=found.confidence - 1e-6).text
+        == found.text
+    )
     assert translator.translate(trained.video(1), min_confidence=found.confidence + 1e-6).text == ""
 
 
 def test_an_export_carries_the_calibration(trained, calibrated, tmp_path):
     workdir, _ = calibrated
-    assert tiny_run.command(export.main, f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "--format=safetensors", "--report_clips=1") == 0
+    assert (
+        tiny_run.command(
+            export.main,
+            f"--workdir={workdir}",
+            f"--output={tmp_path / 'out'}",
+            "--format=safetensors",
+            "--report_clips=1",
+        )
+        == 0
+    )
     assert calibration_of(tmp_path / "out") == calibration_of(workdir)
-    ours, theirs = (load_translator(path).translate(trained.video(3)) for path in (workdir, tmp_path / "out"))
+    ours, theirs = (
+        load_translator(path).translate(trained.video(3)) for path in (workdir, tmp_path / "out")
+    )
     assert theirs.confidence == pytest.approx(ours.confidence, abs=1e-5)
 
 
-def test_a_calibration_that_cannot_be_read_is_named_and_eval_makes_another(calibrated, tmp_path, capsys):
+def test_a_calibration_that_cannot_be_read_is_named_and_eval_makes_another(
+    calibrated, tmp_path, capsys
+):
     workdir = tmp_path / "run"
     shutil.copytree(calibrated[0], workdir)
     (workdir / "calibration.json").write_text("{")
     with pytest.raises(CalibrationError, match=r"calibration\.json cannot be read.*--calibrate"):
         load_translator(workdir)
-    assert tiny_run.command(eval_command.main, f"--workdir={workdir}", "--calibrate", "--split=test", "--decode=greedy") == 0
+    assert (
+        tiny_run.command(
+            eval_command.main,
+            f"--workdir={workdir}",
+            "--calibrate",
+            "--split=test",
+            "--decode=greedy",
+        )
+        == 0
+    )
     assert list(calibration_of(workdir).decoders) == ["greedy"]
 
 
@@ -133,7 +193,16 @@ def test_scales_of_other_decoders_of_the_same_checkpoint_stay(calibrated, tmp_pa
     workdir = tmp_path / "run"
     shutil.copytree(calibrated[0], workdir)
     before = calibration_of(workdir)
-    assert tiny_run.command(eval_command.main, f"--workdir={workdir}", "--calibrate", "--split=test", "--decode=greedy") == 0
+    assert (
+        tiny_run.command(
+            eval_command.main,
+            f"--workdir={workdir}",
+            "--calibrate",
+            "--split=test",
+            "--decode=greedy",
+        )
+        == 0
+    )
     assert calibration_of(workdir) == before
 
 
@@ -148,17 +217,35 @@ def test_a_calibration_of_another_checkpoint_is_used_and_said(calibrated, tmp_pa
 
 def test_what_cannot_be_calibrated_is_refused(calibrated, capsys):
     workdir, _ = calibrated
-    assert tiny_run.command(eval_command.main, f"--workdir={workdir},{workdir}", "--calibrate", *FLAGS) == 2
+    assert (
+        tiny_run.command(eval_command.main, f"--workdir={workdir},{workdir}", "--calibrate", *FLAGS)
+        == 2
+    )
     assert "an ensemble has no calibration" in capsys.readouterr().err
     assert load_model([workdir, workdir]).calibration is None
 
 
-def test_a_run_whose_best_is_told_by_its_texts_keeps_the_scales_of_its_best_checkpoint(trained, tmp_path):
+def test_a_run_whose_best_is_told_by_its_texts_keeps_the_scales_of_its_best_checkpoint(
+    trained, tmp_path
+):
     workdir, steps = tmp_path / "run", tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
-    shutil.copytree(trained.workdir, workdir, ignore=shutil.ignore_patterns(str(steps)))  # the last epoch is still to come
-    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}", "--config.training.best_metric=wer") == 0
+    shutil.copytree(
+        trained.workdir, workdir, ignore=shutil.ignore_patterns(str(steps))
+    )  # the last epoch is still to come
+    assert (
+        tiny_run.command(
+            train.main,
+            f"--config={trained.config}",
+            f"--workdir={workdir}",
+            "--config.training.best_metric=wer",
+        )
+        == 0
+    )
     found = calibration_of(workdir)
-    assert found.step == load_model(workdir).step == steps and list(found.decoders) == ["greedy", "ctc"]
+    assert found.step == load_model(workdir).step == steps and list(found.decoders) == [
+        "greedy",
+        "ctc",
+    ]
     assert found.clips == len(open_dataset(trained.data_dir, "video_folder").split("validation"))
     assert "confidence of greedy fitted on 4 clips" in (workdir / "run.log").read_text()
 

@@ -20,53 +20,117 @@ def never(*_, **__):
     raise AssertionError("it decoded first")
 
 
-@pytest.mark.parametrize("place", ["notes.txt/results.json", "taken.json", "taken_page.json", f"{'x' * 250}.json"])
-def test_an_output_that_cannot_be_written_is_refused_before_decoding(trained, tmp_path, capsys, monkeypatch, place):
+@pytest.mark.parametrize(
+    "place", ["notes.txt/results.json", "taken.json", "taken_page.json", f"{'x' * 250}.json"]
+)
+def test_an_output_that_cannot_be_written_is_refused_before_decoding(
+    trained, tmp_path, capsys, monkeypatch, place
+):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "taken.json").mkdir()
     (tmp_path / "taken_page.html").mkdir()
     monkeypatch.setattr(evaluate, "evaluate", never)
-    assert tiny_run.command(evaluation.main, f"--workdir={trained.workdir}", "--decode=greedy", f"--output={tmp_path / place}") == 2
+    assert (
+        tiny_run.command(
+            evaluation.main,
+            f"--workdir={trained.workdir}",
+            "--decode=greedy",
+            f"--output={tmp_path / place}",
+        )
+        == 2
+    )
     said = capsys.readouterr().err
-    assert place.rpartition(".")[0] in said and "cannot be written" in said and "Traceback" not in said
+    assert (
+        place.rpartition(".")[0] in said and "cannot be written" in said and "Traceback" not in said
+    )
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "taken.json", "taken_page.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "notes.txt",
+        "taken.json",
+        "taken_page.html",
+    }
 
 
-@pytest.mark.parametrize(("module", "name", "lost"), [(results, "to_json", "results.json"), (evaluation_page, "render", "results.html")])
-def test_scores_are_printed_where_the_disk_is_full_by_then(trained, tmp_path, capsys, monkeypatch, module, name, lost):
+@pytest.mark.parametrize(
+    ("module", "name", "lost"),
+    [(results, "to_json", "results.json"), (evaluation_page, "render", "results.html")],
+)
+def test_scores_are_printed_where_the_disk_is_full_by_then(
+    trained, tmp_path, capsys, monkeypatch, module, name, lost
+):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, name, full)
-    assert tiny_run.command(evaluation.main, f"--workdir={trained.workdir}", "--decode=greedy", f"--output={tmp_path / 'results.json'}") == 1
+    assert (
+        tiny_run.command(
+            evaluation.main,
+            f"--workdir={trained.workdir}",
+            "--decode=greedy",
+            f"--output={tmp_path / 'results.json'}",
+        )
+        == 1
+    )
     said = capsys.readouterr()
     assert "BLEU-4" in said.out and "greedy" in said.out
-    assert f"{tmp_path / lost} could not be written: No space left on device" in said.err and "Traceback" not in said.err
+    assert (
+        f"{tmp_path / lost} could not be written: No space left on device" in said.err
+        and "Traceback" not in said.err
+    )
     assert {path.name for path in tmp_path.iterdir()} <= {"results.json"}
 
 
-def test_a_workdir_and_a_data_set_whose_names_look_like_markup(trained, tmp_path, capsys, monkeypatch):
+def test_a_workdir_and_a_data_set_whose_names_look_like_markup(
+    trained, tmp_path, capsys, monkeypatch
+):
     workdir = shutil.copytree(trained.workdir, tmp_path / "wd[" / "foo]")
     data = tmp_path / "data[" / "red]"
     shutil.copytree(trained.data_dir / "video_folder", data / "video_folder")
-    flags = [f"--workdir={workdir}", f"--data_dir={tmp_path / 'data['}", "--name=red]/video_folder/1.0.0", "--decode=greedy"]
+    flags = [
+        f"--workdir={workdir}",
+        f"--data_dir={tmp_path / 'data['}",
+        "--name=red]/video_folder/1.0.0",
+        "--decode=greedy",
+    ]
     version = next(path for path in (data / "video_folder").iterdir() if path.is_dir())
     flags[2] = f"--name=red]/video_folder/{version.name}"
     assert tiny_run.command(evaluation.main, *flags) == 0
     said = capsys.readouterr()
     assert str(workdir / "eval" / "test.json") in said.out and "Traceback" not in said.err
-    assert len(json.loads((workdir / "eval" / "test.json").read_text())["predictions"]) == tiny_run.CLIPS["test"]
+    assert (
+        len(json.loads((workdir / "eval" / "test.json").read_text())["predictions"])
+        == tiny_run.CLIPS["test"]
+    )
 
 
 def test_an_export_whose_folder_looks_like_markup(trained, tmp_path, capsys):
     output = tmp_path / "out[" / "foo]"
-    assert tiny_run.command(export.main, f"--workdir={trained.workdir}", f"--output={output}", "--format=safetensors", "--data_dir=/no/such") == 0
+    assert (
+        tiny_run.command(
+            export.main,
+            f"--workdir={trained.workdir}",
+            f"--output={output}",
+            "--format=safetensors",
+            "--data_dir=/no/such",
+        )
+        == 0
+    )
     said = capsys.readouterr()
     assert f"{output}\n" in said.out and "Traceback" not in said.err
     text = json.loads((output / "report.json").read_text())
     scored = {"bleu4": 1.0, "chrf": 1.0, "wer": 1.0, "exact_match": 1.0}
-    table = report_table(text | {"scores": {"split": "[/x]", "clips": 1, "decoder": "greedy", "before": scored, "after": scored}})
+    table = report_table(
+        text
+        | {
+            "scores": {
+                "split": "[/x]",
+                "clips": 1,
+                "decoder": "greedy",
+                "before": scored,
+                "after": scored,
+            }
+        }
+    )
     assert any("[/x]" in str(cell) for cell in table.columns[0].cells)
     from rich.console import Console
 

@@ -18,10 +18,16 @@ def test_a_finished_run_says_so_and_compiles_no_step(trained, tmp_path, caplog):
     jax.config.update("jax_log_compiles", True)
     try:
         with caplog.at_level(logging.INFO):
-            assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}") == 0
+            assert (
+                tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}")
+                == 0
+            )
     finally:
         jax.config.update("jax_log_compiles", False)
     assert "nothing to do" in caplog.text
     assert "train_step" not in caplog.text
     assert (workdir / "metrics.csv").read_bytes() == before
-    assert CheckpointReader(workdir / "checkpoints").steps() == CheckpointReader(trained.workdir / "checkpoints").steps()
+    assert (
+        CheckpointReader(workdir / "checkpoints").steps()
+        == CheckpointReader(trained.workdir / "checkpoints").steps()
+    )

@@ -13,7 +13,9 @@ from signvit_jax.training import trainer
 from tests.helpers import tiny_run
 
 
-def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run_with_5_and_advice(trained, light_jax, tmp_path, capsys, monkeypatch):
+def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run_with_5_and_advice(
+    trained, light_jax, tmp_path, capsys, monkeypatch
+):
     class TooLargeInTheEnd(trainer.CompiledSteps):
         """The step; the fourth is refused."""
 
@@ -22,16 +24,29 @@ def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run
         def __call__(self, state, batch):
             self.done += 1
             return (
-                super().__call__(state, batch) if self.done < 4 else jax.block_until_ready(jnp.zeros((2**30, 2**30)))
+                super().__call__(state, batch)
+                if self.done < 4
+                else jax.block_until_ready(jnp.zeros((2**30, 2**30)))
             )  # 4 exabytes: XLA's own refusal
 
     monkeypatch.setattr(trainer, "CompiledSteps", TooLargeInTheEnd)
-    monkeypatch.setattr(throughput, "peak_flops", lambda kind: 1e12)  # this CPU's kind is not in the table
-    flags = [f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=2:3", "--config.training.eval_every_n_epochs=6"]
+    monkeypatch.setattr(
+        throughput, "peak_flops", lambda kind: 1e12
+    )  # this CPU's kind is not in the table
+    flags = [
+        f"--config={trained.config}",
+        f"--workdir={tmp_path}",
+        "--profile=2:3",
+        "--config.training.eval_every_n_epochs=6",
+    ]
     assert tiny_run.command(train.main, *flags) == 5
 
     with gzip.open(next((tmp_path / "profile").rglob("*.trace.json.gz"))) as file:
-        steps = [event["args"]["step_num"] for event in json.load(file)["traceEvents"] if event.get("name") == "train"]
+        steps = [
+            event["args"]["step_num"]
+            for event in json.load(file)["traceEvents"]
+            if event.get("name") == "train"
+        ]
     assert steps == ["2", "3"]
 
     with (tmp_path / "metrics.csv").open() as file:
@@ -43,11 +58,23 @@ def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run
     assert "train/peak_memory_gib" not in rows[0]  # a CPU's device says nothing of its memory
 
     said = capsys.readouterr().err
-    places = [said.find(part) for part in ("out of memory: RESOURCE_EXHAUSTED", "gradients and activations", "1. --config.training.gradient_acc")]
+    places = [
+        said.find(part)
+        for part in (
+            "out of memory: RESOURCE_EXHAUSTED",
+            "gradients and activations",
+            "1. --config.training.gradient_acc",
+        )
+    ]
     assert -1 not in places and places == sorted(places), said
     assert "not compiled" not in said and "Traceback" not in said
 
 
 def test_wrong_steps_to_trace_are_refused(trained, tmp_path, capsys):
-    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=5:4") == 2
+    assert (
+        tiny_run.command(
+            train.main, f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=5:4"
+        )
+        == 2
+    )
     assert "allowed: how many steps" in capsys.readouterr().err

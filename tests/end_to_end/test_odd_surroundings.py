@@ -30,14 +30,31 @@ for module, arguments in json.loads(sys.argv[1]):
 
 @pytest.fixture
 def environment(trained):
-    light = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_COMPILATION_CACHE_DIR": str(trained.cache), "PYTHONPATH": str(tiny_run.REPOSITORY)}
+    light = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(trained.cache),
+        "PYTHONPATH": str(tiny_run.REPOSITORY),
+    }
     return os.environ | light
 
 
 def translate(trained, *arguments, shell="{}", environment):
-    command = [sys.executable, "-m", "signvit_jax.translate", f"--workdir={trained.workdir}", *map(os.fsencode, arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "signvit_jax.translate",
+        f"--workdir={trained.workdir}",
+        *map(os.fsencode, arguments),
+    ]
     line = ["bash", "-c", shell.format('"$@"'), "bash", *command]
-    return subprocess.run(line, env=environment, capture_output=True, timeout=280, stdin=subprocess.DEVNULL, check=False)
+    return subprocess.run(
+        line,
+        env=environment,
+        capture_output=True,
+        timeout=280,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -52,7 +69,9 @@ def odd_names(trained, tmp_path):
     return folder
 
 
-def test_names_that_cannot_be_printed_are_escaped_and_every_clip_is_translated(trained, odd_names, environment):
+def test_names_that_cannot_be_printed_are_escaped_and_every_clip_is_translated(
+    trained, odd_names, environment
+):
     done = translate(trained, odd_names, environment=environment | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.decode("ascii").splitlines()
@@ -62,45 +81,91 @@ def test_names_that_cannot_be_printed_are_escaped_and_every_clip_is_translated(t
 
 
 def test_json_names_every_file_as_it_is_called(trained, odd_names, environment):
-    done = translate(trained, odd_names, "--format=json", environment=environment | {"PYTHONIOENCODING": "latin-1"})
+    done = translate(
+        trained,
+        odd_names,
+        "--format=json",
+        environment=environment | {"PYTHONIOENCODING": "latin-1"},
+    )
     assert done.returncode == 0, done.stderr
     paths = [json.loads(line)["path"] for line in done.stdout.decode("latin-1").splitlines()]
-    assert [os.fsencode(path) for path in paths] == [os.fsencode(odd_names) + b"/" + name for name in NAMES]
+    assert [os.fsencode(path) for path in paths] == [
+        os.fsencode(odd_names) + b"/" + name for name in NAMES
+    ]
 
 
 def test_head_ends_translate_with_0_and_without_a_word(trained, environment):
     clips = [trained.video(number) for number in range(12)]
-    done = translate(trained, *clips, shell="{} | head -1; exit ${{PIPESTATUS[0]}}", environment=environment)
+    done = translate(
+        trained, *clips, shell="{} | head -1; exit ${{PIPESTATUS[0]}}", environment=environment
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(str(clips[0]).encode()) and done.stdout.count(b"\n") == 1
 
 
-def test_with_output_dir_every_file_is_written_whoever_reads_the_names(trained, tmp_path, environment):
+def test_with_output_dir_every_file_is_written_whoever_reads_the_names(
+    trained, tmp_path, environment
+):
     clips = [trained.video(number) for number in range(12)]
     output = tmp_path / "out"
-    done = translate(trained, *clips, f"--output_dir={output}", shell="{} | head -1; exit ${{PIPESTATUS[0]}}", environment=environment)
+    done = translate(
+        trained,
+        *clips,
+        f"--output_dir={output}",
+        shell="{} | head -1; exit ${{PIPESTATUS[0]}}",
+        environment=environment,
+    )
     assert (done.returncode, done.stdout.count(b"\n")) == (0, 1)
     assert len(list(output.iterdir())) == 12 and b"12 files written" in done.stderr
 
 
 @pytest.mark.parametrize("cache", [None, "cache"])
-def test_without_a_home_and_with_an_unknown_user_every_command_works(trained, tmp_path, environment, cache):
+def test_without_a_home_and_with_an_unknown_user_every_command_works(
+    trained, tmp_path, environment, cache
+):
     data, workdir, page = tmp_path / "data", trained.workdir, tmp_path / "report.html"
-    built = ["video_folder", f"--data_dir={data}", f"--csv={trained.source / 'clips.csv'}", f"--videos={trained.source / 'videos'}", "--workers=1"]
+    built = [
+        "video_folder",
+        f"--data_dir={data}",
+        f"--csv={trained.source / 'clips.csv'}",
+        f"--videos={trained.source / 'videos'}",
+        "--workers=1",
+    ]
     commands = [
         ("signvit_jax.inspect_config", [f"--config={trained.config}", "--no_compile"]),
         ("tfds_builders.build", built),
-        ("signvit_jax.data_report", [f"--config={trained.config}", f"--data_dir={data}", "--name=video_folder", f"--output={page}"]),
+        (
+            "signvit_jax.data_report",
+            [
+                f"--config={trained.config}",
+                f"--data_dir={data}",
+                "--name=video_folder",
+                f"--output={page}",
+            ],
+        ),
         ("signvit_jax.translate", [str(trained.video(0)), f"--workdir={workdir}"]),
-        ("signvit_jax.eval", [f"--workdir={workdir}", "--decode=greedy", f"--output={tmp_path / 'eval.json'}"]),
+        (
+            "signvit_jax.eval",
+            [f"--workdir={workdir}", "--decode=greedy", f"--output={tmp_path / 'eval.json'}"],
+        ),
     ]
     # A cache folder of the environment's own, or none: where a home would be asked for its cache.
     commands = commands if cache is None else commands[:1]
-    environment |= {"TMPDIR": str(tmp_path)} | ({} if cache is None else {"XDG_CACHE_HOME": str(tmp_path / cache)})
+    environment |= {"TMPDIR": str(tmp_path)} | (
+        {} if cache is None else {"XDG_CACHE_HOME": str(tmp_path / cache)}
+    )
     if cache is not None:
         environment.pop("JAX_COMPILATION_CACHE_DIR")
-    done = subprocess.run([sys.executable, "-c", HOMELESS, json.dumps(commands)], env=environment, capture_output=True, text=True, check=False)
-    assert [f"{module} 0" for module, _ in commands if f"{module} 0" not in done.stdout.splitlines()] == [], done.stderr[-2000:]
+    done = subprocess.run(
+        [sys.executable, "-c", HOMELESS, json.dumps(commands)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert [
+        f"{module} 0" for module, _ in commands if f"{module} 0" not in done.stdout.splitlines()
+    ] == [], done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     home = tmp_path / f"signvit_jax-{os.getuid()}"
     assert home.stat().st_mode & 0o777 == 0o700
@@ -120,9 +185,21 @@ def test_without_a_home_programs_are_kept_in_a_folder_that_is_nobody_elses(tmp_p
 
 
 def test_twenty_columns_show_every_score(trained, tmp_path, environment):
-    command = [sys.executable, "-m", "signvit_jax.eval", f"--workdir={trained.workdir}", "--decode=greedy", f"--output={tmp_path / 'eval.json'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "signvit_jax.eval",
+        f"--workdir={trained.workdir}",
+        "--decode=greedy",
+        f"--output={tmp_path / 'eval.json'}",
+    ]
     reading, terminal = pty.openpty()
-    with subprocess.Popen(command, env=environment | {"COLUMNS": "20", "LINES": "40"}, stdout=terminal, stderr=terminal) as process:
+    with subprocess.Popen(
+        command,
+        env=environment | {"COLUMNS": "20", "LINES": "40"},
+        stdout=terminal,
+        stderr=terminal,
+    ) as process:
         os.close(terminal)
         said = bytearray()
         while True:
@@ -133,5 +210,11 @@ def test_twenty_columns_show_every_score(trained, tmp_path, environment):
     os.close(reading)
     shown = said.decode().replace("\r", "\n")
     assert process.returncode == 0
-    assert "6/6" in shown and "BLEU-4 " in shown and "WER " in shown and "exact " in shown and "…" not in shown
+    assert (
+        "6/6" in shown
+        and "BLEU-4 " in shown
+        and "WER " in shown
+        and "exact " in shown
+        and "…" not in shown
+    )
     assert str(tmp_path / "eval.json") in shown

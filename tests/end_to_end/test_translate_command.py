@@ -25,22 +25,39 @@ def corrupt(tmp_path):
     return path
 
 
-def test_a_corrupt_clip_among_good_ones_is_exit_3_and_the_good_ones_are_translated(trained, corrupt, capfd):
+def test_a_corrupt_clip_among_good_ones_is_exit_3_and_the_good_ones_are_translated(
+    trained, corrupt, capfd
+):
     good = trained.video(0)
-    assert tiny_run.command(translate.main, good, corrupt, good, f"--workdir={trained.workdir}") == 3
+    assert (
+        tiny_run.command(translate.main, good, corrupt, good, f"--workdir={trained.workdir}") == 3
+    )
     said = capfd.readouterr()
     assert [line.split("\t")[0] for line in said.out.splitlines()] == [str(good)] * 2
-    assert str(corrupt) in said.err and "1 of 3 clips could not be read" in said.err and "Traceback" not in said.err
+    assert (
+        str(corrupt) in said.err
+        and "1 of 3 clips could not be read" in said.err
+        and "Traceback" not in said.err
+    )
 
 
 def test_nothing_but_unreadable_clips_is_exit_4(trained, corrupt, tmp_path, capfd):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder without videos").mkdir()
-    clips = [corrupt, tmp_path / "empty.mp4", tmp_path / "missing.mp4", tmp_path / "folder without videos"]
+    clips = [
+        corrupt,
+        tmp_path / "empty.mp4",
+        tmp_path / "missing.mp4",
+        tmp_path / "folder without videos",
+    ]
     assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}") == 4
     said = capfd.readouterr()
     assert said.out == ""
-    assert [clip for clip in clips if str(clip) not in said.err] == [] and "4 of 4" in said.err and "Traceback" not in said.err
+    assert (
+        [clip for clip in clips if str(clip) not in said.err] == []
+        and "4 of 4" in said.err
+        and "Traceback" not in said.err
+    )
 
 
 def test_every_format_holds_the_text(trained, tmp_path, capfd):
@@ -48,14 +65,25 @@ def test_every_format_holds_the_text(trained, tmp_path, capfd):
     assert tiny_run.command(translate.main, *arguments) == 0
     text = capfd.readouterr().out.strip().partition("\t")[2]
     assert text
-    assert tiny_run.command(translate.main, *arguments, "--format=all", f"--output_dir={tmp_path / 'captions'}") == 0
-    files = {path.suffix: path.read_text(encoding="utf-8") for path in (tmp_path / "captions").iterdir()}
+    assert (
+        tiny_run.command(
+            translate.main, *arguments, "--format=all", f"--output_dir={tmp_path / 'captions'}"
+        )
+        == 0
+    )
+    files = {
+        path.suffix: path.read_text(encoding="utf-8") for path in (tmp_path / "captions").iterdir()
+    }
     assert files.keys() == {".txt", ".json", ".tsv", ".srt", ".vtt"}
     assert all(text in content for content in files.values())
     assert files[".srt"].startswith("1\n00:00:00,000 --> 00:00:00,800\n")  # 8 frames at 10 a second
     assert files[".vtt"].startswith("WEBVTT\n")
     segment = json.loads(files[".json"])["segments"][0]
-    assert segment["text"] == text and (segment["start"], segment["end"]) == (0.0, 0.8) and 0 < segment["confidence"] <= 1
+    assert (
+        segment["text"] == text
+        and (segment["start"], segment["end"]) == (0.0, 0.8)
+        and 0 < segment["confidence"] <= 1
+    )
     for name in ("txt", "json", "tsv", "srt", "vtt"):
         assert tiny_run.command(translate.main, *arguments, f"--format={name}") == 0
         assert text in capfd.readouterr().out
@@ -63,12 +91,23 @@ def test_every_format_holds_the_text(trained, tmp_path, capfd):
 
 def test_clips_of_one_name_keep_their_own_files(trained, tmp_path):
     clips = []
-    for number, name in enumerate(("monday/clip.mp4", "tuesday/clip.mp4", "tuesday/clip.mov", "other.mp4")):
+    for number, name in enumerate(
+        ("monday/clip.mp4", "tuesday/clip.mp4", "tuesday/clip.mov", "other.mp4")
+    ):
         clips.append(tmp_path / "videos" / name)
         clips[-1].parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained.video(number), clips[-1])
     output = tmp_path / "captions"
-    assert tiny_run.command(translate.main, *clips, clips[-1], f"--workdir={trained.workdir}", f"--output_dir={output}") == 0
+    assert (
+        tiny_run.command(
+            translate.main,
+            *clips,
+            clips[-1],
+            f"--workdir={trained.workdir}",
+            f"--output_dir={output}",
+        )
+        == 0
+    )
     written = [path.relative_to(output).as_posix() for path in output.rglob("*.txt")]
     assert len(written) == 5  # one a clip, the one that was given twice included
     assert "monday/clip.txt" in written
@@ -78,37 +117,75 @@ def test_clips_of_one_name_keep_their_own_files(trained, tmp_path):
 @pytest.mark.parametrize("stem", ["lecture.part1", "2024.05.01"])
 def test_dots_in_a_name_are_kept(trained, tmp_path, stem):
     shutil.copy(trained.video(0), tmp_path / f"{stem}.mp4")
-    assert tiny_run.command(translate.main, tmp_path / f"{stem}.mp4", f"--workdir={trained.workdir}", f"--output_dir={tmp_path / 'out'}") == 0
+    assert (
+        tiny_run.command(
+            translate.main,
+            tmp_path / f"{stem}.mp4",
+            f"--workdir={trained.workdir}",
+            f"--output_dir={tmp_path / 'out'}",
+        )
+        == 0
+    )
     assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{stem}.txt"]
 
 
-def test_folders_and_patterns_are_searched_and_every_video_has_its_own_files(trained, tmp_path, capfd):
+def test_folders_and_patterns_are_searched_and_every_video_has_its_own_files(
+    trained, tmp_path, capfd
+):
     for number, name in enumerate(("week/monday/clip.mp4", "week/tuesday/clip.mp4", "extra.mp4")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained.video(number), tmp_path / name)
     (tmp_path / "week" / "notes.txt").write_text("not a video")
-    arguments = [tmp_path / "week", f"{tmp_path}/ex*.mp4", f"--workdir={trained.workdir}", f"--output_dir={tmp_path / 'out'}", "--format=srt"]
+    arguments = [
+        tmp_path / "week",
+        f"{tmp_path}/ex*.mp4",
+        f"--workdir={trained.workdir}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--format=srt",
+    ]
     assert tiny_run.command(translate.main, *arguments) == 0
-    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
+    }
     assert written == {"week/monday/clip.srt", "week/tuesday/clip.srt", "extra.srt"}
     said = capfd.readouterr()
     assert dict(line.split("\t") for line in said.out.splitlines()) == {
-        str(tmp_path / f"{name}.mp4"): str(tmp_path / "out" / f"{name}.srt") for name in ("week/monday/clip", "week/tuesday/clip", "extra")
+        str(tmp_path / f"{name}.mp4"): str(tmp_path / "out" / f"{name}.srt")
+        for name in ("week/monday/clip", "week/tuesday/clip", "extra")
     }
     assert f"3 files written to {tmp_path / 'out'}" in said.err
 
 
 def test_a_long_video_has_timed_segments_in_every_format(trained, tmp_path):
     video, output = tmp_path / "long.mp4", tmp_path / "out"
-    tiny_run.write_video(video, np.concatenate([tiny_run.frames_of(who, 3 - who, 15) for who in range(3)]))  # 4.5 s
+    tiny_run.write_video(
+        video, np.concatenate([tiny_run.frames_of(who, 3 - who, 15) for who in range(3)])
+    )  # 4.5 s
     windows = ["--max_clip_seconds=2", "--window_seconds=1.2", "--window_overlap=0.25"]
-    assert tiny_run.command(translate.main, video, f"--workdir={trained.workdir}", "--format=all", f"--output_dir={output}", *windows) == 0
-    listed = [(round(1000 * s["start"]), round(1000 * s["end"]), s["text"]) for s in json.loads((output / "long.json").read_text())["segments"]]
+    assert (
+        tiny_run.command(
+            translate.main,
+            video,
+            f"--workdir={trained.workdir}",
+            "--format=all",
+            f"--output_dir={output}",
+            *windows,
+        )
+        == 0
+    )
+    listed = [
+        (round(1000 * s["start"]), round(1000 * s["end"]), s["text"])
+        for s in json.loads((output / "long.json").read_text())["segments"]
+    ]
     assert len(listed) > 1 and listed[-1][1] <= 4500
     for name in ("srt", "vtt"):
-        assert [(e.start, e.end, e.plaintext) for e in pysubs2.load(str(output / f"long.{name}"))] == listed
+        assert [
+            (e.start, e.end, e.plaintext) for e in pysubs2.load(str(output / f"long.{name}"))
+        ] == listed
     with (output / "long.tsv").open(newline="") as file:
-        assert [row["text"] for row in csv.DictReader(file, dialect="excel-tab")] == [text for *_, text in listed]
+        assert [row["text"] for row in csv.DictReader(file, dialect="excel-tab")] == [
+            text for *_, text in listed
+        ]
 
 
 @pytest.mark.long
@@ -118,14 +195,28 @@ def test_an_ensemble_is_translated_with_and_evaluated(trained, tmp_path, capfd):
     alone = capfd.readouterr().out
     assert tiny_run.command(translate.main, trained.video(1), both) == 0
     assert capfd.readouterr().out == alone
-    assert tiny_run.command(eval_command.main, both, "--decode=greedy", "--batch_size=1", f"--output={tmp_path / 'test.json'}") == 0
-    assert len(json.loads((tmp_path / "test.json").read_text())["predictions"]) == tiny_run.CLIPS["test"]
+    assert (
+        tiny_run.command(
+            eval_command.main,
+            both,
+            "--decode=greedy",
+            "--batch_size=1",
+            f"--output={tmp_path / 'test.json'}",
+        )
+        == 0
+    )
+    assert (
+        len(json.loads((tmp_path / "test.json").read_text())["predictions"])
+        == tiny_run.CLIPS["test"]
+    )
 
 
 @pytest.mark.parametrize("main", [translate.main, eval_command.main])
 def test_an_ensemble_of_different_vocabularies_is_exit_2(trained, tmp_path, capfd, main):
     stranger = shutil.copytree(trained.workdir, tmp_path / "stranger")
-    (stranger / "tokenizer.json").write_text(learn(["other words than those"], TokenizerConfig(name="word")).to_json())
+    (stranger / "tokenizer.json").write_text(
+        learn(["other words than those"], TokenizerConfig(name="word")).to_json()
+    )
     clips = [trained.video(0)] if main is translate.main else []
     assert tiny_run.command(main, *clips, f"--workdir={trained.workdir},{stranger}") == 2
     said = capfd.readouterr().err
@@ -136,13 +227,19 @@ def test_no_text_is_written_below_the_least_confidence(trained, tmp_path, capfd)
     arguments = [trained.video(0), f"--workdir={trained.workdir}", "--min_confidence=1"]
     assert tiny_run.command(translate.main, *arguments) == 0
     assert capfd.readouterr().out == f"{trained.video(0)}\t\n"
-    assert tiny_run.command(translate.main, *arguments, "--format=vtt", f"--output_dir={tmp_path}") == 0
+    assert (
+        tiny_run.command(translate.main, *arguments, "--format=vtt", f"--output_dir={tmp_path}")
+        == 0
+    )
     assert (tmp_path / "clip00.vtt").read_text().strip() == "WEBVTT"
 
 
 def test_json_of_several_clips_is_one_object_a_line_with_its_path(trained, capfd):
     clips = [trained.video(0), trained.video(1)]
-    assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", "--format=json") == 0
+    assert (
+        tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", "--format=json")
+        == 0
+    )
     found = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [one["path"] for one in found] == list(map(str, clips))
     assert all(one["text"] and one["segments"][0]["text"] == one["text"] for one in found)
@@ -150,16 +247,24 @@ def test_json_of_several_clips_is_one_object_a_line_with_its_path(trained, capfd
 
 def test_tsv_of_several_clips_is_one_table_with_their_paths(trained, corrupt, capfd):
     clips = [trained.video(0), corrupt, trained.video(1)]
-    assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", "--format=tsv") == 3
+    assert (
+        tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", "--format=tsv")
+        == 3
+    )
     rows = list(csv.DictReader(capfd.readouterr().out.splitlines(), dialect="excel-tab"))
     assert [row["path"] for row in rows] == [str(clips[0]), str(clips[2])]
     assert all(row["text"] and float(row["end"]) > 0 for row in rows)
 
 
 @pytest.mark.parametrize(("text_format", "clips"), [("srt", 2), ("vtt", 2), ("all", 1)])
-def test_what_would_be_no_valid_file_on_standard_output_is_refused_with_what_to_do(trained, capfd, text_format, clips):
+def test_what_would_be_no_valid_file_on_standard_output_is_refused_with_what_to_do(
+    trained, capfd, text_format, clips
+):
     given = [trained.video(number) for number in range(clips)]
-    assert tiny_run.command(translate.main, *given, "--workdir=/nowhere", f"--format={text_format}") == 2
+    assert (
+        tiny_run.command(translate.main, *given, "--workdir=/nowhere", f"--format={text_format}")
+        == 2
+    )
     said = capfd.readouterr()
     assert said.out == "" and "--output_dir=FOLDER" in said.err
 
@@ -169,22 +274,41 @@ def test_files_that_are_there_are_not_replaced_unless_asked(trained, tmp_path, c
     arguments = [trained.video(0), trained.video(1), f"--output_dir={output}", "--format=srt"]
     output.mkdir()
     (output / "clip01.srt").write_text("corrected by hand")
-    assert tiny_run.command(translate.main, *arguments, "--workdir=/nowhere") == 2  # before anything is loaded
+    assert (
+        tiny_run.command(translate.main, *arguments, "--workdir=/nowhere") == 2
+    )  # before anything is loaded
     said = capfd.readouterr().err
     assert str(output / "clip01.srt") in said and "clip00" not in said and "--overwrite" in said
-    assert [(path.name, path.read_text()) for path in output.iterdir()] == [("clip01.srt", "corrected by hand")]
-    assert tiny_run.command(translate.main, *arguments, f"--workdir={trained.workdir}", "--overwrite") == 0
+    assert [(path.name, path.read_text()) for path in output.iterdir()] == [
+        ("clip01.srt", "corrected by hand")
+    ]
+    assert (
+        tiny_run.command(translate.main, *arguments, f"--workdir={trained.workdir}", "--overwrite")
+        == 0
+    )
     assert sorted(path.name for path in output.iterdir()) == ["clip00.srt", "clip01.srt"]
     assert (output / "clip01.srt").read_text().startswith("1\n00:00:00,000")
 
 
-def test_a_folder_that_cannot_be_written_is_exit_2_before_anything_is_loaded(trained, tmp_path, capfd):
+def test_a_folder_that_cannot_be_written_is_exit_2_before_anything_is_loaded(
+    trained, tmp_path, capfd
+):
     (tmp_path / "file").touch()
-    assert tiny_run.command(translate.main, trained.video(0), "--workdir=/nowhere", f"--output_dir={tmp_path / 'file'}") == 2
+    assert (
+        tiny_run.command(
+            translate.main,
+            trained.video(0),
+            "--workdir=/nowhere",
+            f"--output_dir={tmp_path / 'file'}",
+        )
+        == 2
+    )
     assert f"--output_dir={tmp_path / 'file'} cannot be written" in capfd.readouterr().err
 
 
-def test_a_disk_that_fills_up_ends_with_one_line_that_says_what_was_written(trained, tmp_path, capfd, monkeypatch):
+def test_a_disk_that_fills_up_ends_with_one_line_that_says_what_was_written(
+    trained, tmp_path, capfd, monkeypatch
+):
     from signvit_jax.cli import caption_files
 
     written = caption_files.write_atomically
@@ -196,20 +320,53 @@ def test_a_disk_that_fills_up_ends_with_one_line_that_says_what_was_written(trai
 
     monkeypatch.setattr(caption_files, "write_atomically", full)
     clips = [trained.video(0), trained.video(1)]
-    assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", f"--output_dir={tmp_path}") == 1
+    assert (
+        tiny_run.command(
+            translate.main, *clips, f"--workdir={trained.workdir}", f"--output_dir={tmp_path}"
+        )
+        == 1
+    )
     said = capfd.readouterr().err
-    assert f"{tmp_path / 'clip01.txt'} cannot be written: No space left on device; 1 files were" in said and "Traceback" not in said
+    assert (
+        f"{tmp_path / 'clip01.txt'} cannot be written: No space left on device; 1 files were"
+        in said
+        and "Traceback" not in said
+    )
 
 
 def test_a_decoder_that_is_waited_for_too_long_is_given_up(trained, tmp_path, capfd):
     video = tmp_path / "long.mp4"
     tiny_run.write_video(video, np.concatenate([tiny_run.frames_of(0, 1, 15)] * 20))
-    assert tiny_run.command(translate.main, video, trained.video(0), f"--workdir={trained.workdir}", "--time_limit=0.0001") == 4
+    assert (
+        tiny_run.command(
+            translate.main,
+            video,
+            trained.video(0),
+            f"--workdir={trained.workdir}",
+            "--time_limit=0.0001",
+        )
+        == 4
+    )
     assert "longer than 0.0001 s" in capfd.readouterr().err
-    assert tiny_run.command(translate.main, trained.video(0), f"--workdir={trained.workdir}", "--time_limit=60") == 0
+    assert (
+        tiny_run.command(
+            translate.main, trained.video(0), f"--workdir={trained.workdir}", "--time_limit=60"
+        )
+        == 0
+    )
 
 
-@pytest.mark.parametrize("flag", ["--time_limit=0", "--time_limit=nan", "--time_limit=inf", "--time_limit=soon", f"--seed={2**70}", "--seed=-1"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--time_limit=0",
+        "--time_limit=nan",
+        "--time_limit=inf",
+        "--time_limit=soon",
+        f"--seed={2**70}",
+        "--seed=-1",
+    ],
+)
 def test_limits_and_seeds_that_cannot_be_are_exit_2(trained, capfd, flag):
     arguments = [trained.video(0), f"--workdir={trained.workdir}", "--decode=sample"]
     assert tiny_run.command(translate.main, *arguments, flag) == 2

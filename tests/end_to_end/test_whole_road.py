@@ -19,7 +19,12 @@ def evaluated(trained, tmp_path_factory):
     """(the JSON of an evaluation by all decoders, the path of its file)"""
     output = tmp_path_factory.mktemp("eval") / "deep" / "test.json"
     with tiny_run.light_jax(trained.cache):
-        assert tiny_run.command(eval_command.main, f"--workdir={trained.workdir}", f"--output={output}") == 0
+        assert (
+            tiny_run.command(
+                eval_command.main, f"--workdir={trained.workdir}", f"--output={output}"
+            )
+            == 0
+        )
     return json.loads(output.read_text(encoding="utf-8")), output
 
 
@@ -40,7 +45,9 @@ def test_training_leaves_all_that_a_run_is_to_leave(trained):
 def test_every_step_is_in_the_metrics_once_and_the_loss_falls(trained):
     with (trained.workdir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == list(range(1, tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS + 1))
+    assert [int(row["step"]) for row in rows] == list(
+        range(1, tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS + 1)
+    )
     training = [float(row["train/loss"]) for row in rows]
     assert sum(training[-3:]) < 0.9 * sum(training[:3])
     validation = [float(row["validation/loss"]) for row in rows if row["validation/loss"]]
@@ -51,9 +58,13 @@ def test_evaluation_has_every_clip_of_the_split_once_with_its_raw_reference(trai
     found, _ = evaluated
     with (trained.source / "clips.csv").open(newline="") as file:
         wanted = {row["uid"]: row["text"] for row in csv.DictReader(file) if row["split"] == "test"}
-    assert len(found["predictions"]) == len(wanted) == 6  # not a multiple of the batch of 4: the last batch is filled up
+    assert (
+        len(found["predictions"]) == len(wanted) == 6
+    )  # not a multiple of the batch of 4: the last batch is filled up
     assert {entry["id"]: entry["reference"] for entry in found["predictions"]} == wanted
-    assert any(text != text.lower() for text in wanted.values()) and any(text[-1] in ".!" for text in wanted.values())
+    assert any(text != text.lower() for text in wanted.values()) and any(
+        text[-1] in ".!" for text in wanted.values()
+    )
     assert all({"greedy", "beam", "ctc"} <= entry.keys() for entry in found["predictions"])
 
 
@@ -62,7 +73,9 @@ def test_scores_are_those_of_the_predictions_in_the_file(evaluated):
     references = [entry["reference"] for entry in found["predictions"]]
     assert set(found["decoders"]) == {"greedy", "beam", "ctc"}
     for name, entry in found["decoders"].items():
-        again = score(references, [prediction[name] for prediction in found["predictions"]], lowercase=True)
+        again = score(
+            references, [prediction[name] for prediction in found["predictions"]], lowercase=True
+        )
         assert entry["scores"] == pytest.approx(again.as_dict())
         assert "case:lc" in entry["signature"]
 
@@ -77,6 +90,11 @@ def test_translation_of_a_source_video_is_the_text_that_evaluation_found(trained
     found, _ = evaluated
     clips = [trained.video(number) for number in (16, 21)]
     assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}") == 0
-    printed = dict(line.split("\t") if "\t" in line else (line, "") for line in capfd.readouterr().out.splitlines())
+    printed = dict(
+        line.split("\t") if "\t" in line else (line, "")
+        for line in capfd.readouterr().out.splitlines()
+    )
     texts = {entry["id"]: entry["greedy"] for entry in found["predictions"]}
-    assert {path: text.strip() for path, text in printed.items()} == {str(clip): texts[clip.stem] for clip in clips}
+    assert {path: text.strip() for path, text in printed.items()} == {
+        str(clip): texts[clip.stem] for clip in clips
+    }

@@ -37,30 +37,54 @@ def fails(capfd, main, *arguments) -> str:
         (["--config.model.encoder.vit_num_heads=3"], ["vit_num_heads is 3", "vit_hidden_dim = 16"]),
         (["--config.data.num_frames=0"], ["data.num_frames is 0"]),
         (["--config.tokenizer.name=bert"], ["tokenizer.vocab_file", "vocab.txt"]),
-        (["--config.tokenizer.name=bert", "--config.tokenizer.vocab_file=/nowhere/vocab.txt"], ["/nowhere/vocab.txt"]),
-        (["--config.training.best_metric=bleu4"], ["training.best_metric is 'bleu4'", "'chrf', 'wer', 'loss'"]),  # its texts have two words
+        (
+            ["--config.tokenizer.name=bert", "--config.tokenizer.vocab_file=/nowhere/vocab.txt"],
+            ["/nowhere/vocab.txt"],
+        ),
+        (
+            ["--config.training.best_metric=bleu4"],
+            ["training.best_metric is 'bleu4'", "'chrf', 'wer', 'loss'"],
+        ),  # its texts have two words
         (["--config.evaluation.tokenize=cha"], ["evaluation.tokenize is 'cha'", "nearest: 'char'"]),
         (["--config.mesh.fsdp=3"], ["fsdp=3", "devices"]),
-        (["--config.data.name=no_such_set"], ["no_such_set", "python -m tfds_builders.build no_such_set"]),
-        (["--config.data.data_dir=/nowhere"], ["python -m tfds_builders.build video_folder --data_dir=/nowhere"]),
+        (
+            ["--config.data.name=no_such_set"],
+            ["no_such_set", "python -m tfds_builders.build no_such_set"],
+        ),
+        (
+            ["--config.data.data_dir=/nowhere"],
+            ["python -m tfds_builders.build video_folder --data_dir=/nowhere"],
+        ),
         (["--config.data.train_split=tran"], ["'tran'", "test, train, validation"]),
         (["--config.model.ctc.target=gloss"], ["model.ctc.target", "gloss"]),
         (["--batch_size=8"], ["--batch_size", "--config.group.key=value"]),
     ],
 )
-def test_a_config_that_cannot_be_run_is_exit_2_with_key_and_value(trained, tmp_path, capfd, overrides, said):
-    message = fails(capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", *overrides)
+def test_a_config_that_cannot_be_run_is_exit_2_with_key_and_value(
+    trained, tmp_path, capfd, overrides, said
+):
+    message = fails(
+        capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", *overrides
+    )
     assert [part for part in said if part not in message] == [], message
 
 
 def test_a_config_file_that_is_not_there_is_exit_2(tmp_path, capfd):
-    assert "no_config.py" in fails(capfd, train.main, f"--config={tmp_path / 'no_config.py'}", f"--workdir={tmp_path / 'run'}")
+    assert "no_config.py" in fails(
+        capfd, train.main, f"--config={tmp_path / 'no_config.py'}", f"--workdir={tmp_path / 'run'}"
+    )
 
 
 def test_a_workdir_of_another_model_is_exit_2_with_all_keys_that_differ(trained, tmp_path, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
-    changes = ["--config.model.decoder.num_layers=2", "--config.model.temporal.num_queries=5", "--config.training.patience=7"]
-    message = fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}", *changes)
+    changes = [
+        "--config.model.decoder.num_layers=2",
+        "--config.model.temporal.num_queries=5",
+        "--config.training.patience=7",
+    ]
+    message = fails(
+        capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}", *changes
+    )
     assert "config.model.decoder.num_layers: 1 in the workdir, 2 now" in message
     assert "config.model.temporal.num_queries: 4 in the workdir, 5 now" in message
     assert "config.training.patience:" not in message
@@ -71,39 +95,71 @@ def test_a_data_set_that_was_built_again_with_another_option_is_exit_2(trained, 
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     tables = [f"--csv={trained.source / 'clips.csv'}", f"--videos={trained.source / 'videos'}"]
     before = signal.getsignal(signal.SIGTERM)
-    assert build.main(["video_folder", f"--data_dir={tmp_path}", *tables, "--workers=1", "--jpeg_quality=50"]) == 0
+    assert (
+        build.main(
+            ["video_folder", f"--data_dir={tmp_path}", *tables, "--workers=1", "--jpeg_quality=50"]
+        )
+        == 0
+    )
     signal.signal(signal.SIGTERM, before)
-    message = fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}", f"--config.data.data_dir={tmp_path}")
+    message = fails(
+        capfd,
+        train.main,
+        f"--config={trained.config}",
+        f"--workdir={workdir}",
+        f"--config.data.data_dir={tmp_path}",
+    )
     assert "option jpeg_quality: 90 then, 50 now" in message and "split 'test': 6 clips" in message
-    assert json.loads((workdir / "config.json").read_text())["data"]["data_dir"] == str(trained.data_dir)
+    assert json.loads((workdir / "config.json").read_text())["data"]["data_dir"] == str(
+        trained.data_dir
+    )
 
 
 def test_fewer_epochs_than_were_done_are_exit_2_and_change_nothing(trained, tmp_path, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     before = (workdir / "config.json").read_text()
-    message = fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}", "--config.training.num_epochs=4")
+    message = fails(
+        capfd,
+        train.main,
+        f"--config={trained.config}",
+        f"--workdir={workdir}",
+        "--config.training.num_epochs=4",
+    )
     assert "asks for 4 epochs, but this workdir has done 6 (step 18); give 6 or more" in message
     assert (workdir / "config.json").read_text() == before
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"[]"])
-def test_a_damaged_description_of_a_run_is_named_with_its_path(trained, tmp_path, capfd, name, content):
-    workdir = shutil.copytree(trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+def test_a_damaged_description_of_a_run_is_named_with_its_path(
+    trained, tmp_path, capfd, name, content
+):
+    workdir = shutil.copytree(
+        trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints")
+    )
     (workdir / name).write_bytes(content)
-    assert str(workdir / name) in fails(capfd, translate.main, trained.video(0), f"--workdir={workdir}")
-    assert str(workdir / name) in fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}")
+    assert str(workdir / name) in fails(
+        capfd, translate.main, trained.video(0), f"--workdir={workdir}"
+    )
+    assert str(workdir / name) in fails(
+        capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}"
+    )
 
 
 def test_a_second_trainer_on_one_workdir_is_exit_2(trained, tmp_path, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     with (workdir / ".lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert "in use" in fails(capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}")
+        assert "in use" in fails(
+            capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}"
+        )
 
 
 @pytest.mark.parametrize("command", ["eval", "translate"])
-@pytest.mark.parametrize(("path", "said"), [("no_such_folder", "does not exist"), ("", "has no config.json"), ("clips.csv", "is a file")])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("no_such_folder", "does not exist"), ("", "has no config.json"), ("clips.csv", "is a file")],
+)
 def test_a_path_that_is_no_workdir_is_exit_2(trained, capfd, command, path, said):
     folder = trained.source / path
     arguments = [eval_command.main] if command == "eval" else [translate.main, trained.video(0)]
@@ -112,7 +168,9 @@ def test_a_path_that_is_no_workdir_is_exit_2(trained, capfd, command, path, said
 
 
 def test_a_workdir_without_a_checkpoint_is_exit_2(trained, tmp_path, capfd):
-    workdir = shutil.copytree(trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    workdir = shutil.copytree(
+        trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints")
+    )
     assert "no checkpoint" in fails(capfd, translate.main, trained.video(0), f"--workdir={workdir}")
 
 
@@ -123,7 +181,10 @@ def test_a_workdir_without_a_checkpoint_is_exit_2(trained, tmp_path, capfd):
         (["--decode=greedy,bream"], ["'bream'", "greedy, beam, ctc"]),
         (["--name=no_such_set"], ["python -m tfds_builders.build no_such_set"]),
         (["--checkpoint=first"], ["'first'", "best"]),
-        (["--tokenize=klingon"], ["'klingon'", "auto", "13a", "none", "char", "zh", "ja-mecab", "ko-mecab"]),
+        (
+            ["--tokenize=klingon"],
+            ["'klingon'", "auto", "13a", "none", "char", "zh", "ja-mecab", "ko-mecab"],
+        ),
     ],
 )
 def test_eval_refuses_what_is_not_there(trained, capfd, flags, said):
@@ -132,14 +193,29 @@ def test_eval_refuses_what_is_not_there(trained, capfd, flags, said):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("MeCab") is not None, reason="MeCab is installed")
-def test_a_tokenization_that_is_not_installed_is_refused_before_decoding(trained, tmp_path, capfd, monkeypatch):
+def test_a_tokenization_that_is_not_installed_is_refused_before_decoding(
+    trained, tmp_path, capfd, monkeypatch
+):
     monkeypatch.setattr(Predictor, "predict_split", None)
-    assert "sacrebleu[ja]" in fails(capfd, eval_command.main, f"--workdir={trained.workdir}", "--tokenize=ja-mecab")
+    assert "sacrebleu[ja]" in fails(
+        capfd, eval_command.main, f"--workdir={trained.workdir}", "--tokenize=ja-mecab"
+    )
     changed = "--config.evaluation.tokenize=ja-mecab"
-    assert "sacrebleu[ja]" in fails(capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", changed)
+    assert "sacrebleu[ja]" in fails(
+        capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", changed
+    )
 
 
-@pytest.mark.parametrize("flag", ["--beam_size=0", "--temperature=0", "--top_p=2", "--length_penalty=nan", "--top_k=-1"])
+@pytest.mark.parametrize(
+    "flag", ["--beam_size=0", "--temperature=0", "--top_p=2", "--length_penalty=nan", "--top_k=-1"]
+)
 def test_translate_refuses_impossible_decoding_values(trained, capfd, flag):
-    message = fails(capfd, translate.main, trained.video(0), f"--workdir={trained.workdir}", "--decode=beam", flag)
+    message = fails(
+        capfd,
+        translate.main,
+        trained.video(0),
+        f"--workdir={trained.workdir}",
+        "--decode=beam",
+        flag,
+    )
     assert flag.removeprefix("--").split("=")[0] in message

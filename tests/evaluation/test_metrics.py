@@ -12,10 +12,31 @@ from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
 
 from signvit_jax.evaluation import metrics
-from signvit_jax.evaluation.metrics import MetricError, WordErrors, align, clean_glosses, confusions, gloss_wer, score, word_error_rate
+from signvit_jax.evaluation.metrics import (
+    MetricError,
+    WordErrors,
+    align,
+    clean_glosses,
+    confusions,
+    gloss_wer,
+    score,
+    word_error_rate,
+)
 
-REFERENCES = ["The weather will be fine tomorrow.", "my friend, Anna, goes to school", "", "rain in the north and sun in the south", "yes"]
-HYPOTHESES = ["The weather is fine tomorrow.", "Anna goes to my school", "what", "rain in the north and snow in the south", ""]
+REFERENCES = [
+    "The weather will be fine tomorrow.",
+    "my friend, Anna, goes to school",
+    "",
+    "rain in the north and sun in the south",
+    "yes",
+]
+HYPOTHESES = [
+    "The weather is fine tomorrow.",
+    "Anna goes to my school",
+    "what",
+    "rain in the north and snow in the south",
+    "",
+]
 
 words = st.lists(st.sampled_from("abc"), max_size=6)
 
@@ -38,7 +59,9 @@ def cheapest(reference, hypothesis, costs):
 def test_alignment_is_as_cheap_as_any_and_spells_both_sides(reference, hypothesis, costs):
     edits = align(reference, hypothesis, costs)
     price = dict(zip(("substitute", "insert", "delete"), costs), match=0)
-    assert sum(price[edit.operation] for edit in edits) == cheapest(tuple(reference), tuple(hypothesis), costs)
+    assert sum(price[edit.operation] for edit in edits) == cheapest(
+        tuple(reference), tuple(hypothesis), costs
+    )
     assert [edit.reference for edit in edits if edit.reference is not None] == reference
     assert [edit.hypothesis for edit in edits if edit.hypothesis is not None] == hypothesis
     assert all((edit.reference == edit.hypothesis) == (edit.operation == "match") for edit in edits)
@@ -64,11 +87,21 @@ def test_kinds_of_errors_are_told_apart():
 def test_bleu_and_chrf_are_sacrebleus_at_every_order(tokenize, lowercase):
     scores = score(REFERENCES, HYPOTHESES, tokenize=tokenize, lowercase=lowercase)
     for order in range(1, 5):
-        plain = BLEU(tokenize=tokenize, lowercase=lowercase, max_ngram_order=order).corpus_score(HYPOTHESES, [REFERENCES]).score
+        plain = (
+            BLEU(tokenize=tokenize, lowercase=lowercase, max_ngram_order=order)
+            .corpus_score(HYPOTHESES, [REFERENCES])
+            .score
+        )
         assert getattr(scores, f"bleu{order}") == pytest.approx(plain, abs=1e-9)
     assert scores.bleu1 > scores.bleu2 > scores.bleu4 > 0
-    assert scores.chrf == pytest.approx(CHRF(lowercase=lowercase).corpus_score(HYPOTHESES, [REFERENCES]).score)
-    assert f"case:{'lc' if lowercase else 'mixed'}" in scores.signature and f"tok:{tokenize}" in scores.signature and "version:" in scores.signature
+    assert scores.chrf == pytest.approx(
+        CHRF(lowercase=lowercase).corpus_score(HYPOTHESES, [REFERENCES]).score
+    )
+    assert (
+        f"case:{'lc' if lowercase else 'mixed'}" in scores.signature
+        and f"tok:{tokenize}" in scores.signature
+        and "version:" in scores.signature
+    )
     assert "nc:6" in scores.chrf_signature
 
 
@@ -77,13 +110,24 @@ def test_all_right_is_a_hundred_and_all_empty_is_zero():
     assert (right.bleu4, right.chrf, right.rouge_l) == pytest.approx((100, 100, 100))
     assert right.wer == 0 and right.exact_match == 1
     empty = score(REFERENCES[:2], ["", ""])
-    assert (empty.bleu1, empty.bleu4, empty.chrf, empty.rouge_l, empty.exact_match) == (0, 0, 0, 0, 0)
+    assert (empty.bleu1, empty.bleu4, empty.chrf, empty.rouge_l, empty.exact_match) == (
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
     assert empty.wer == 1 and empty.deletions == empty.reference_words
 
 
 def test_empty_references_neither_crash_nor_score():
     scores = score(["", ""], ["", "three false words"])
-    assert scores.exact_match == 0.5 and scores.insertions == 3 and scores.wer == 3 and scores.bleu4 == 0
+    assert (
+        scores.exact_match == 0.5
+        and scores.insertions == 3
+        and scores.wer == 3
+        and scores.bleu4 == 0
+    )
     assert score([""], [""]).exact_match == 1
 
 
@@ -91,7 +135,12 @@ def test_lowercase_holds_for_every_metric():
     loud = score(["Rain In The North"], ["rain in the north"])
     quiet = score(["Rain In The North"], ["rain in the north"], lowercase=True)
     assert loud.exact_match == 0 and loud.wer == 1 and loud.bleu1 == 0 and loud.rouge_l == 0
-    assert quiet.exact_match == 1 and quiet.wer == 0 and quiet.bleu4 == pytest.approx(100) and quiet.rouge_l == 100
+    assert (
+        quiet.exact_match == 1
+        and quiet.wer == 0
+        and quiet.bleu4 == pytest.approx(100)
+        and quiet.rouge_l == 100
+    )
 
 
 def test_characters_are_the_words_of_chinese():
@@ -105,7 +154,9 @@ def test_common_subsequence_equals_its_recursive_definition(a, b):
     def longest(i, j):
         if i == len(a) or j == len(b):
             return 0
-        return 1 + longest(i + 1, j + 1) if a[i] == b[j] else max(longest(i + 1, j), longest(i, j + 1))
+        return (
+            1 + longest(i + 1, j + 1) if a[i] == b[j] else max(longest(i + 1, j), longest(i, j + 1))
+        )
 
     assert metrics._common_subsequence(a, b) == longest(0, 0)
 
@@ -117,8 +168,15 @@ def test_rouge_l_is_the_papers_formula_meant_over_sentences():
 
 
 def test_confusions_name_what_was_swapped_left_out_and_put_in():
-    pairs = [("rain today", "snow today"), ("rain now", "snow now"), ("sun", "sun shines"), ("the end", "end")]
-    counted = confusions(align(reference.split(), hypothesis.split()) for reference, hypothesis in pairs)
+    pairs = [
+        ("rain today", "snow today"),
+        ("rain now", "snow now"),
+        ("sun", "sun shines"),
+        ("the end", "end"),
+    ]
+    counted = confusions(
+        align(reference.split(), hypothesis.split()) for reference, hypothesis in pairs
+    )
     assert counted == {("rain", "snow"): 2, (None, "shines"): 1, ("the", None): 1}
 
 
@@ -126,7 +184,9 @@ def test_confusions_name_what_was_swapped_left_out_and_put_in():
 @pytest.mark.parametrize("lowercase", [False, True])
 def test_a_signature_tells_which_words_were_counted(tokenize, lowercase):
     scores = score(REFERENCES, HYPOTHESES, tokenize=tokenize, lowercase=lowercase)
-    errors = metrics.count_errors(*(metrics.counted_words(texts, scores) for texts in (REFERENCES, HYPOTHESES)))
+    errors = metrics.count_errors(
+        *(metrics.counted_words(texts, scores) for texts in (REFERENCES, HYPOTHESES))
+    )
     assert (errors.rate, errors.reference_words) == (scores.wer, scores.reference_words)
 
 
@@ -167,27 +227,60 @@ def test_nothing_to_score_and_unequal_numbers_are_errors_not_a_silent_hundred_pe
 def test_table_shows_a_row_per_decoder_and_the_signature():
     scores = score(REFERENCES, HYPOTHESES)
     screen = Console(file=io.StringIO(), width=120)
-    screen.print(metrics.format_table({"greedy": scores, "beam": scores}, title="synthetic_signs, test"))
+    screen.print(
+        metrics.format_table({"greedy": scores, "beam": scores}, title="synthetic_signs, test")
+    )
     shown = screen.file.getvalue()
-    assert "greedy" in shown and "beam" in shown and f"{scores.bleu4:.2f}" in shown and f"{scores.wer:.1%}" in shown
+    assert (
+        "greedy" in shown
+        and "beam" in shown
+        and f"{scores.bleu4:.2f}" in shown
+        and f"{scores.wer:.1%}" in shown
+    )
     assert "tok:13a" in shown
 
 
 def test_as_dict_holds_plain_numbers():
     values = score(REFERENCES, HYPOTHESES).as_dict()
-    assert set(values) >= {"bleu1", "bleu4", "chrf", "rouge_l", "wer", "exact_match", "substitutions", "insertions", "deletions", "examples"}
+    assert set(values) >= {
+        "bleu1",
+        "bleu4",
+        "chrf",
+        "rouge_l",
+        "wer",
+        "exact_match",
+        "substitutions",
+        "insertions",
+        "deletions",
+        "examples",
+    }
     assert all(type(value) in (int, float) for value in values.values())
 
 
-TIMES, ADVERBS, THINGS = ("今天", "明天", "昨天", "早上"), ("很", "不", "非常", "有点", "太"), ("天气", "学校", "工作", "电影", "早饭")
-CHINESE = [f"{time}的{thing}{adverb}好{end}" for time in TIMES for adverb in ADVERBS for thing in THINGS for end in "。吗"][:200]
+TIMES, ADVERBS, THINGS = (
+    ("今天", "明天", "昨天", "早上"),
+    ("很", "不", "非常", "有点", "太"),
+    ("天气", "学校", "工作", "电影", "早饭"),
+)
+CHINESE = [
+    f"{time}的{thing}{adverb}好{end}"
+    for time in TIMES
+    for adverb in ADVERBS
+    for thing in THINGS
+    for end in "。吗"
+][:200]
 
 
 @pytest.mark.parametrize("tokenize", ["auto", "char", "zh"])
 def test_perfect_chinese_scores_a_hundred_and_one_wrong_character_costs_one(tokenize):
     right = score(CHINESE, CHINESE, tokenize=tokenize)
     assert (right.bleu4, right.chrf, right.rouge_l) == pytest.approx((100, 100, 100))
-    assert right.wer == 0 and right.exact_match == 1 and right.examples == 200 and right.unit == "character"
+    assert (
+        right.wer == 0
+        and right.exact_match == 1
+        and right.examples == 200
+        and right.unit == "character"
+    )
     wrong = score(CHINESE, [text.replace("的", "得") for text in CHINESE], tokenize=tokenize)
     assert wrong.wer == pytest.approx(200 / sum(map(len, CHINESE))) and 40 < wrong.bleu4 < 90
     assert f"tok:{'char' if tokenize == 'auto' else tokenize}" in right.signature
@@ -196,13 +289,19 @@ def test_perfect_chinese_scores_a_hundred_and_one_wrong_character_costs_one(toke
 @pytest.mark.parametrize("text", ["私は明日学校へ行きます。", "ที่นี่อากาศดีมาก", "ខ្ញុំទៅសាលារៀន"])
 def test_other_scripts_without_spaces_are_scored_by_character_too(text):
     scores = score([text] * 3, [text] * 3)
-    assert scores.bleu4 == pytest.approx(100) and scores.unit == "character" and "tok:char" in scores.signature
+    assert (
+        scores.bleu4 == pytest.approx(100)
+        and scores.unit == "character"
+        and "tok:char" in scores.signature
+    )
 
 
 def test_auto_is_13a_where_words_stand_between_spaces():
     assert score(REFERENCES, HYPOTHESES) == score(REFERENCES, HYPOTHESES, tokenize="13a")
     korean = ["내일 날씨가 맑겠습니다 여러분", "학교에 갑니다"]
-    assert "tok:13a" in score(korean, korean).signature and score(korean, korean).reference_words == 6
+    assert (
+        "tok:13a" in score(korean, korean).signature and score(korean, korean).reference_words == 6
+    )
 
 
 def test_words_of_mixed_text_are_counted_as_words_and_characters():
@@ -231,7 +330,11 @@ def test_how_an_accent_was_typed_is_no_error(script, lowercase):
         scores = score(references, hypotheses, lowercase=lowercase)
         assert (scores.bleu4, scores.chrf, scores.rouge_l) == pytest.approx((100, 100, 100))
         assert scores.wer == 0 and scores.exact_match == 1
-        assert word_error_rate(references, hypotheses).errors == gloss_wer(references, hypotheses).errors == 0
+        assert (
+            word_error_rate(references, hypotheses).errors
+            == gloss_wer(references, hypotheses).errors
+            == 0
+        )
         words = [metrics.counted_words(texts, scores) for texts in (references, hypotheses)]
         assert words[0] == words[1]
 
@@ -247,7 +350,13 @@ def test_the_table_says_what_a_row_is_about():
     text, glosses = score(REFERENCES, HYPOTHESES), score(["A B"], ["A"], glosses=True)
     characters = score(CHINESE, CHINESE)
     assert metrics.table_cells({"greedy": text, "ctc": glosses})[1][1][0] == "ctc (glosses)"
-    assert metrics.unit_notes({"greedy": text, "ctc": glosses}) == ["ctc: scored against the glosses of the 1 clips that have them"]
-    for scores, name in (({"greedy": text}, "WER"), ({"greedy": characters}, "CER"), ({"greedy": characters, "ctc": glosses}, "CER/WER")):
+    assert metrics.unit_notes({"greedy": text, "ctc": glosses}) == [
+        "ctc: scored against the glosses of the 1 clips that have them"
+    ]
+    for scores, name in (
+        ({"greedy": text}, "WER"),
+        ({"greedy": characters}, "CER"),
+        ({"greedy": characters, "ctc": glosses}, "CER/WER"),
+    ):
         assert name in metrics.table_cells(scores)[0]
     assert metrics.unit_notes({"greedy": text}) == []

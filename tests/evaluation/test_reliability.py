@@ -9,7 +9,13 @@ from signvit_jax.evaluation.reliability import BINS, is_right, reliability, righ
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.booleans()), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.booleans()),
+        min_size=1,
+        max_size=30,
+    )
+)
 def test_auc_is_the_share_of_pairs_in_which_the_right_one_is_surer(examples):
     found = reliability(*zip(*examples))
     pairs = [(a > b) + (a == b) / 2 for a, yes in examples if yes for b, no in examples if not no]
@@ -47,7 +53,9 @@ def test_the_interval_is_of_whole_clips():
     """Words of a clip that are right or wrong together say no more than one word does."""
     rng = np.random.default_rng(2)
     confidences, right = rng.random(100), rng.random(100) < 0.5
-    tenfold = reliability(np.repeat(confidences, 10), np.repeat(right, 10), np.repeat(np.arange(100), 10))
+    tenfold = reliability(
+        np.repeat(confidences, 10), np.repeat(right, 10), np.repeat(np.arange(100), 10)
+    )
     alone = reliability(confidences, right)
     assert tenfold.auc_interval == pytest.approx(alone.auc_interval, abs=0.03)
     careless = reliability(np.repeat(confidences, 10), np.repeat(right, 10))

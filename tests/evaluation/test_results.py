@@ -15,15 +15,36 @@ def some_results():
     references = ["rain in the north", "sun"]
     hypotheses = {"greedy": ["rain in north", "sun"], "ctc": ["", "sun <b>"]}
     predictions = tuple(
-        Prediction(f"clip-{i}", reference, {name: texts[i] for name, texts in hypotheses.items()}, score=-1.5, details={"gloss": "RAIN ü"})
+        Prediction(
+            f"clip-{i}",
+            reference,
+            {name: texts[i] for name, texts in hypotheses.items()},
+            score=-1.5,
+            details={"gloss": "RAIN ü"},
+        )
         for i, reference in enumerate(references)
     )
-    return Results("test", "synthetic_signs", 300, {name: score(references, texts) for name, texts in hypotheses.items()}, predictions)
+    return Results(
+        "test",
+        "synthetic_signs",
+        300,
+        {name: score(references, texts) for name, texts in hypotheses.items()},
+        predictions,
+    )
 
 
 def test_layout_of_the_file():
     values = json.loads(results_file.to_json(some_results()))
-    assert list(values) == ["split", "dataset", "checkpoint_step", "decoders", "gloss_decoders", "unknown", "phoenix_gloss_wer", "predictions"]
+    assert list(values) == [
+        "split",
+        "dataset",
+        "checkpoint_step",
+        "decoders",
+        "gloss_decoders",
+        "unknown",
+        "phoenix_gloss_wer",
+        "predictions",
+    ]
     assert values["predictions"][0] == {
         "id": "clip-0",
         "reference": "rain in the north",
@@ -41,27 +62,43 @@ def test_a_decoder_that_spells_glosses_is_held_against_them():
     assert found.references("greedy") == ["rain in the north", "sun"]
     assert found.references("ctc") == ["RAIN ü", "RAIN ü"]
     glosses = score(found.references("ctc"), ["", ""], glosses=True)
-    found = dataclasses.replace(found, decoders=found.decoders | {"ctc": glosses}, unknown={"z": 2}, phoenix_gloss_wer={"ctc": 0.5})
+    found = dataclasses.replace(
+        found,
+        decoders=found.decoders | {"ctc": glosses},
+        unknown={"z": 2},
+        phoenix_gloss_wer={"ctc": 0.5},
+    )
     assert results_file.from_json(results_file.to_json(found)) == found
 
 
 def test_a_clip_without_a_gloss_has_nothing_to_be_held_against():
     found = some_results()
     bare = dataclasses.replace(found.predictions[1], details={})
-    found = dataclasses.replace(found, gloss_decoders=("ctc",), predictions=(found.predictions[0], bare))
+    found = dataclasses.replace(
+        found, gloss_decoders=("ctc",), predictions=(found.predictions[0], bare)
+    )
     assert found.references("ctc") == ["RAIN ü", None]
 
 
 def test_a_file_without_units_is_read_as_what_it_was():
-    values = json.loads(results_file.to_json(dataclasses.replace(some_results(), gloss_decoders=("ctc",))))
-    values["decoders"]["char"] = {**values["decoders"]["greedy"], "signature": "nrefs:1|case:mixed|tok:char"}
+    values = json.loads(
+        results_file.to_json(dataclasses.replace(some_results(), gloss_decoders=("ctc",)))
+    )
+    values["decoders"]["char"] = {
+        **values["decoders"]["greedy"],
+        "signature": "nrefs:1|case:mixed|tok:char",
+    }
     for prediction in values["predictions"]:
         prediction["char"] = ""
     for entry in values["decoders"].values():
         del entry["unit"]
     del values["unknown"], values["phoenix_gloss_wer"]
     found = results_file.from_json(json.dumps(values))
-    assert {name: scores.unit for name, scores in found.decoders.items()} == {"greedy": "word", "ctc": "gloss", "char": "character"}
+    assert {name: scores.unit for name, scores in found.decoders.items()} == {
+        "greedy": "word",
+        "ctc": "gloss",
+        "char": "character",
+    }
     assert found.unknown == found.phoenix_gloss_wer == {}
 
 
@@ -102,7 +139,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         ("[1]", "not a results file"),
         ("{}", "'decoders' is missing"),
         ('{"decoders": {"greedy": {"scores": {"wer": 1}, "signature": ""}}}', "missing"),
-        ('{"decoders": {}, "predictions": [{"id": "a"}], "split": "", "dataset": "", "checkpoint_step": 1}', "'reference' is missing"),
+        (
+            '{"decoders": {}, "predictions": [{"id": "a"}], "split": "", "dataset": "", "checkpoint_step": 1}',
+            "'reference' is missing",
+        ),
     ],
 )
 def test_other_files_are_refused_with_their_name_and_the_reason(tmp_path, text, said):

@@ -26,7 +26,9 @@ FORMATS = [
     pytest.param(("stablehlo", None), marks=LONG, id="stablehlo"),  # test_programs has it
     pytest.param(("onnx", None), id="onnx"),
     pytest.param(("onnx", "none"), marks=LONG, id="onnx float32"),  # test_programs has it
-    pytest.param(("safetensors", None), marks=LONG, id="safetensors"),  # the test without data has it
+    pytest.param(
+        ("safetensors", None), marks=LONG, id="safetensors"
+    ),  # the test without data has it
 ]
 
 
@@ -35,9 +37,21 @@ def exported(request, trained, tmp_path_factory):
     export_format, quantize = request.param
     output = tmp_path_factory.mktemp("exports") / "model"
     asked = [f"--quantize={quantize}"] if quantize else []
-    flags = (f"--format={export_format}", *asked, "--calibration_clips=4", "--report_clips=3", "--licence=CC BY 4.0", "--sign_language=Tiny Signs")
+    flags = (
+        f"--format={export_format}",
+        *asked,
+        "--calibration_clips=4",
+        "--report_clips=3",
+        "--licence=CC BY 4.0",
+        "--sign_language=Tiny Signs",
+    )
     with tiny_run.light_jax(trained.cache):
-        assert tiny_run.command(export.main, f"--workdir={trained.workdir}", f"--output={output}", *flags) == 0
+        assert (
+            tiny_run.command(
+                export.main, f"--workdir={trained.workdir}", f"--output={output}", *flags
+            )
+            == 0
+        )
     return export_format, quantize, output
 
 
@@ -56,7 +70,14 @@ def test_an_export_opens_translates_and_reports(trained, exported):
         assert scores["before"] == scores["after"]
 
     card = (output / "README.md").read_text()
-    for said in ("CC BY 4.0", "Tiny Signs", "`video_folder`", scores["after"]["signature"], "must not be used", "## Limits"):
+    for said in (
+        "CC BY 4.0",
+        "Tiny Signs",
+        "`video_folder`",
+        scores["after"]["signature"],
+        "must not be used",
+        "## Limits",
+    ):
         assert said in card
 
     clips = [trained.video(0), trained.video(3)]
@@ -67,15 +88,24 @@ def test_an_export_opens_translates_and_reports(trained, exported):
         if exact:
             before = ours.translate(clips, decode=decode)
             assert [one.text for one in before] == [one.text for one in after]
-            np.testing.assert_allclose([one.score for one in before], [one.score for one in after], atol=1e-3)
+            np.testing.assert_allclose(
+                [one.score for one in before], [one.score for one in after], atol=1e-3
+            )
 
 
 def test_int8_parameters_stay_int8(trained, exported):
     export_format, quantize, output = exported
     if export_format != "int8":
         pytest.skip("of INT8 exports")
-    kernels = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(load_model(output).params)}
-    int8 = [name for name, leaf in kernels.items() if leaf.dtype == np.int8 and name.endswith("['kernel']")]
+    kernels = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(load_model(output).params)
+    }
+    int8 = [
+        name
+        for name, leaf in kernels.items()
+        if leaf.dtype == np.int8 and name.endswith("['kernel']")
+    ]
     assert any("encoder" in name for name in int8) and any("decoder" in name for name in int8)
     assert any("input_scale" in name for name in kernels) == (quantize == "weights_and_inputs")
 
@@ -83,32 +113,69 @@ def test_int8_parameters_stay_int8(trained, exported):
 def test_the_commands_take_an_export(trained, exported, tmp_path, capsys):
     export_format, _, output = exported
     backend = "onnx" if export_format == "onnx" else "jax"
-    assert tiny_run.command(translate.main, f"--workdir={output}", f"--backend={backend}", trained.video(0)) == 0
+    assert (
+        tiny_run.command(
+            translate.main, f"--workdir={output}", f"--backend={backend}", trained.video(0)
+        )
+        == 0
+    )
     assert "clip00.mp4\t" in capsys.readouterr().out
     results = tmp_path / "results.json"
-    assert tiny_run.command(evaluation.main, f"--workdir={output}", "--decode=greedy", f"--output={results}") == 0
-    assert len(json.loads(results.read_text())["predictions"]) == tiny_run.CLIPS["test"] and results.with_suffix(".html").is_file()
+    assert (
+        tiny_run.command(
+            evaluation.main, f"--workdir={output}", "--decode=greedy", f"--output={results}"
+        )
+        == 0
+    )
+    assert (
+        len(json.loads(results.read_text())["predictions"]) == tiny_run.CLIPS["test"]
+        and results.with_suffix(".html").is_file()
+    )
     wrong = "jax" if backend == "onnx" else "onnx"
-    assert tiny_run.command(translate.main, f"--workdir={output}", f"--backend={wrong}", trained.video(0)) == 2
+    assert (
+        tiny_run.command(
+            translate.main, f"--workdir={output}", f"--backend={wrong}", trained.video(0)
+        )
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--format=stablehlo", "--quantize=weights"), "--quantize=weights is not possible with --format=stablehlo; allowed: none"),
-        (("--format=int8", "--quantize=weights_and_inputs", "--data_dir=/no/such"), "no folder '/no/such'"),
+        (
+            ("--format=stablehlo", "--quantize=weights"),
+            "--quantize=weights is not possible with --format=stablehlo; allowed: none",
+        ),
+        (
+            ("--format=int8", "--quantize=weights_and_inputs", "--data_dir=/no/such"),
+            "no folder '/no/such'",
+        ),
         (("--format=onnx", "--name=other"), "data set 'other' is not built"),
     ],
 )
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(trained, tmp_path, capsys, flags, said):
-    assert tiny_run.command(export.main, f"--workdir={trained.workdir}", f"--output={tmp_path / 'out'}", *flags) == 2
+    assert (
+        tiny_run.command(
+            export.main, f"--workdir={trained.workdir}", f"--output={tmp_path / 'out'}", *flags
+        )
+        == 2
+    )
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_written_over(trained, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
-    assert tiny_run.command(export.main, f"--workdir={trained.workdir}", f"--output={tmp_path}", "--format=safetensors") == 2
+    assert (
+        tiny_run.command(
+            export.main,
+            f"--workdir={trained.workdir}",
+            f"--output={tmp_path}",
+            "--format=safetensors",
+        )
+        == 2
+    )
     assert "is there already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -116,7 +183,16 @@ def test_nothing_is_written_over(trained, tmp_path, capsys):
 @pytest.mark.usefixtures("light_jax")
 def test_without_data_the_report_has_no_scores(trained, tmp_path, capsys):
     output = tmp_path / "out"
-    assert tiny_run.command(export.main, f"--workdir={trained.workdir}", f"--output={output}", "--format=safetensors", "--data_dir=/no/such") == 0
+    assert (
+        tiny_run.command(
+            export.main,
+            f"--workdir={trained.workdir}",
+            f"--output={output}",
+            "--format=safetensors",
+            "--data_dir=/no/such",
+        )
+        == 0
+    )
     assert "warning: no scores in the report" in capsys.readouterr().err
     report = json.loads((output / "report.json").read_text())
     assert "scores" not in report and report["difference"]["logits"]["largest"] <= 1e-4
@@ -125,7 +201,10 @@ def test_without_data_the_report_has_no_scores(trained, tmp_path, capsys):
     for damage, said in (
         (lambda copy: (copy / "weights.safetensors").write_bytes(b"no"), "cannot be read"),
         (lambda copy: (copy / "weights.safetensors").unlink(), "cannot be read"),
-        (lambda copy: (copy / "export.json").write_text('{"version": 9}'), "export the model again"),
+        (
+            lambda copy: (copy / "export.json").write_text('{"version": 9}'),
+            "export the model again",
+        ),
         (lambda copy: (copy / "export.json").write_text("{"), "export the model again"),
     ):
         copy = shutil.copytree(output, tmp_path / "copy")
@@ -141,10 +220,20 @@ def test_a_workdir_has_no_onnx_programs(trained):
         load_model(trained.workdir, backend="onnx")
 
 
-@pytest.mark.parametrize(("export_format", "module"), [("stablehlo", "flatbuffers"), ("int8", "qwix"), ("onnx", "jax2onnx")])
-def test_a_package_that_an_export_needs_is_named_and_nothing_is_left(monkeypatch, trained, tmp_path, capsys, export_format, module):
+@pytest.mark.parametrize(
+    ("export_format", "module"),
+    [("stablehlo", "flatbuffers"), ("int8", "qwix"), ("onnx", "jax2onnx")],
+)
+def test_a_package_that_an_export_needs_is_named_and_nothing_is_left(
+    monkeypatch, trained, tmp_path, capsys, export_format, module
+):
     monkeypatch.setitem(sys.modules, module, None)
-    flags = [f"--workdir={trained.workdir}", f"--output={tmp_path / 'out'}", f"--format={export_format}", "--calibration_clips=1"]
+    flags = [
+        f"--workdir={trained.workdir}",
+        f"--output={tmp_path / 'out'}",
+        f"--format={export_format}",
+        "--calibration_clips=1",
+    ]
     assert tiny_run.command(export.main, *flags) == 2
     said = capsys.readouterr().err
     assert module in said and "pip install 'signvit-jax[" in said and "Traceback" not in said
@@ -153,7 +242,9 @@ def test_a_package_that_an_export_needs_is_named_and_nothing_is_left(monkeypatch
 
 def test_a_stablehlo_export_without_its_package_is_opened_with_a_line_that_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
-    with pytest.raises(ExportError, match=r"a StableHLO export needs flatbuffers .*signvit-jax\[export\]"):
+    with pytest.raises(
+        ExportError, match=r"a StableHLO export needs flatbuffers .*signvit-jax\[export\]"
+    ):
         StableHloPrograms(None, None, None)
 
 

@@ -12,10 +12,16 @@ from signvit_jax.serving.int8_linear import Int8Linear, input_levels, int8_matri
 def int8_of(linear: nnx.Linear, ranges=None) -> Int8Linear:
     layer = Int8Linear(linear, int8_input=ranges is not None)
     values, scales = int8_matrix(np.asarray(linear.kernel[...]))
-    layer.kernel, layer.kernel_scale = nnx.Param(jnp.asarray(values)), nnx.Param(jnp.asarray(scales))
+    layer.kernel, layer.kernel_scale = (
+        nnx.Param(jnp.asarray(values)),
+        nnx.Param(jnp.asarray(scales)),
+    )
     if ranges is not None:
         scale, zero = input_levels(np.asarray(ranges, np.float32))
-        layer.input_scale, layer.input_zero = nnx.Param(jnp.asarray(scale)), nnx.Param(jnp.asarray(zero))
+        layer.input_scale, layer.input_zero = (
+            nnx.Param(jnp.asarray(scale)),
+            nnx.Param(jnp.asarray(zero)),
+        )
     return layer
 
 
@@ -30,14 +36,24 @@ def test_a_matrix_has_a_scale_an_output_channel_and_is_off_by_half_a_level(linea
     kernel = np.asarray(linear.kernel[...], np.float64)
     kernel[:, 3] *= 100  # a channel that is large costs the others nothing
     values, scales = int8_matrix(np.asarray(kernel, np.float32))
-    assert values.dtype == np.int8 and np.abs(values.astype(int)).max() in (127, 128) and scales.shape == (1, 10)
+    assert (
+        values.dtype == np.int8
+        and np.abs(values.astype(int)).max() in (127, 128)
+        and scales.shape == (1, 10)
+    )
     assert np.all(np.abs(values * scales.astype(np.float64) - kernel) <= 0.5 * scales * (1 + 1e-4))
 
 
 def test_int8_weights_are_the_product_with_the_rounded_matrix(linear):
     layer, x = int8_of(linear), jax.random.normal(jax.random.key(1), (2, 5, 24))
-    rounded = np.asarray(layer.kernel[...], np.float64) * np.asarray(layer.kernel_scale[...], np.float64)
-    np.testing.assert_allclose(layer(x), np.asarray(x, np.float64) @ rounded + np.asarray(linear.bias[...], np.float64), atol=1e-5)
+    rounded = np.asarray(layer.kernel[...], np.float64) * np.asarray(
+        layer.kernel_scale[...], np.float64
+    )
+    np.testing.assert_allclose(
+        layer(x),
+        np.asarray(x, np.float64) @ rounded + np.asarray(linear.bias[...], np.float64),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("low, high", [(-2.0, 3.0), (0.5, 4.0), (-1.0, -0.25), (0.0, 0.0)])
@@ -47,9 +63,13 @@ def test_int8_inputs_are_sums_of_integers_with_a_zero_point(linear, low, high):
     scale, zero = float(layer.input_scale[...]), int(layer.input_zero[...])
     levels = np.clip(np.round(x / scale) + zero, -128, 127).astype(np.int64)
     integers = (levels - zero) @ np.asarray(layer.kernel[...], np.int64)
-    expected = integers * scale * np.asarray(layer.kernel_scale[...], np.float64) + np.asarray(linear.bias[...], np.float64)
+    expected = integers * scale * np.asarray(layer.kernel_scale[...], np.float64) + np.asarray(
+        linear.bias[...], np.float64
+    )
     np.testing.assert_allclose(layer(jnp.asarray(x)), expected, atol=2e-5)
-    assert np.abs((levels - zero) * scale - x).max() <= 0.5 * scale * (1 + 1e-5)  # nothing in the range is cut off
+    assert np.abs((levels - zero) * scale - x).max() <= 0.5 * scale * (
+        1 + 1e-5
+    )  # nothing in the range is cut off
     assert (np.round(0 / scale) + zero - zero) * scale == 0.0  # padding stays nothing
 
 

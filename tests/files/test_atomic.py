@@ -17,7 +17,9 @@ def calls(monkeypatch):
     fsync, replace = os.fsync, Path.replace
 
     def flushed(descriptor):
-        found.append(("flush", os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size))
+        found.append(
+            ("flush", os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size)
+        )
         fsync(descriptor)
 
     def renamed(path, target):
@@ -33,7 +35,10 @@ def test_content_is_flushed_before_it_gets_its_name_and_the_name_after(tmp_path,
     write_atomically(tmp_path / "file", "new\r\nü")
     (first, temporary, size), *rest = calls
     assert first == "flush" and temporary.startswith(f"{tmp_path}/.file.") and size == 7
-    assert [(what, path) for what, path, _ in rest] == [("rename", str(tmp_path / "file")), ("flush", str(tmp_path))]
+    assert [(what, path) for what, path, _ in rest] == [
+        ("rename", str(tmp_path / "file")),
+        ("flush", str(tmp_path)),
+    ]
     assert (tmp_path / "file").read_bytes() == "new\r\nü".encode()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -62,7 +67,9 @@ def test_a_file_that_cannot_even_be_made_is_the_error_that_is_raised(tmp_path, m
         write_atomically(tmp_path / "file", "new")
 
 
-def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_for_it(tmp_path, calls):
+def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_for_it(
+    tmp_path, calls
+):
     for name in ("params/d/data", "params/_METADATA", "meta/meta.json", "_CHECKPOINT_METADATA"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -84,12 +91,18 @@ def test_damage_is_told_file_by_file(tmp_path):
     (tmp_path / "params/missing").unlink()
     (tmp_path / "params/cut").write_text("cont")
     (tmp_path / "params/changed").write_text("Content")
-    of_params = ["params/changed: content changed", "params/cut: 4 bytes instead of 7", "params/missing: missing"]
+    of_params = [
+        "params/changed: content changed",
+        "params/cut: 4 bytes instead of 7",
+        "params/missing: missing",
+    ]
     assert sorted(manifest.find_damage(tmp_path)) == of_params
     assert manifest.find_damage(tmp_path, ("meta",)) == []
     assert sorted(manifest.find_damage(tmp_path, ("params",))) == of_params
     (tmp_path / "whole").unlink()
-    assert manifest.find_damage(tmp_path, ("meta",)) == ["whole: missing"]  # what lies beside the items is always looked at
+    assert manifest.find_damage(tmp_path, ("meta",)) == [
+        "whole: missing"
+    ]  # what lies beside the items is always looked at
 
 
 def test_a_file_that_the_disk_does_not_give_back_is_damage(tmp_path, monkeypatch):

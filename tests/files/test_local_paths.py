@@ -19,18 +19,39 @@ from tfds_builders import build
 ADDRESS = "gs://bucket/run"
 SMALL = f"--config={Path(__file__).parents[2] / 'configs' / 'small.py'}"
 COMMANDS = {
-    "train": (train.main, [SMALL, "--workdir=W"], ["--workdir", "--config", "--config.data.data_dir", "--config.model.encoder.pretrained"]),
-    "distill": (distill.main, [SMALL, "--workdir=W", "--teacher=T"], ["--workdir", "--teacher", "--config.tokenizer.vocab_file"]),
-    "convert": (convert.main, ["--weights=F", "--workdir=W"], ["--weights", "--workdir", "--tokenizer"]),
-    "export": (export.main, ["--workdir=W", "--output=O", "--format=int8"], ["--workdir", "--output", "--data_dir"]),
+    "train": (
+        train.main,
+        [SMALL, "--workdir=W"],
+        ["--workdir", "--config", "--config.data.data_dir", "--config.model.encoder.pretrained"],
+    ),
+    "distill": (
+        distill.main,
+        [SMALL, "--workdir=W", "--teacher=T"],
+        ["--workdir", "--teacher", "--config.tokenizer.vocab_file"],
+    ),
+    "convert": (
+        convert.main,
+        ["--weights=F", "--workdir=W"],
+        ["--weights", "--workdir", "--tokenizer"],
+    ),
+    "export": (
+        export.main,
+        ["--workdir=W", "--output=O", "--format=int8"],
+        ["--workdir", "--output", "--data_dir"],
+    ),
     "eval": (eval_command.main, ["--workdir=W"], ["--workdir", "--output", "--data_dir"]),
     "translate": (translate.main, ["clip.mp4", "--workdir=W"], ["--workdir", "--output_dir"]),
     "data_report": (data_report.main, ["--data_dir=D", "--name=toy"], ["--data_dir", "--output"]),
 }
 
 
-@pytest.mark.parametrize(("command", "flag"), [(name, flag) for name, (_, _, flags) in COMMANDS.items() for flag in flags])
-def test_an_address_is_refused_by_every_flag_that_takes_a_path_and_nothing_is_made_of_it(command, flag, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [(name, flag) for name, (_, _, flags) in COMMANDS.items() for flag in flags],
+)
+def test_an_address_is_refused_by_every_flag_that_takes_a_path_and_nothing_is_made_of_it(
+    command, flag, tmp_path, monkeypatch, capfd
+):
     main, others, _ = COMMANDS[command]
     monkeypatch.chdir(tmp_path)
     arguments = [other for other in others if not other.startswith(f"{flag}=")]
@@ -68,11 +89,35 @@ def test_from_python_an_address_is_refused_too(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path", ["gs://b", "s3://b/x", "hdfs://host:9000/x", "file:///tmp/x", "https://h/x", Path("gs://b/x"), "runs/a,gs://b/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gs://b",
+        "s3://b/x",
+        "hdfs://host:9000/x",
+        "file:///tmp/x",
+        "https://h/x",
+        Path("gs://b/x"),
+        "runs/a,gs://b/x",
+    ],
+)
 def test_what_begins_with_a_scheme_is_an_address(path):
     assert is_address(path)
 
 
-@pytest.mark.parametrize("path", ["", "runs/a", "/tmp/a:b", "./gs://b", "C:/x", "a:b", "runs/a,runs/b", "runs/http://x", Path("/gs:/x")])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "runs/a",
+        "/tmp/a:b",
+        "./gs://b",
+        "C:/x",
+        "a:b",
+        "runs/a,runs/b",
+        "runs/http://x",
+        Path("/gs:/x"),
+    ],
+)
 def test_paths_with_colons_elsewhere_are_paths(path):
     assert not is_address(path)

@@ -24,7 +24,9 @@ def encode(
     file_format: str | None = None,
 ) -> Path:
     """Writes `pictures` (in `source_format`); `pts` are in milliseconds and make the frame rate variable."""
-    with av.open(str(path), "w", format=file_format, container_options=container_options or {}) as container:
+    with av.open(
+        str(path), "w", format=file_format, container_options=container_options or {}
+    ) as container:
         stream = container.add_stream(codec, rate=fps)
         first = av.VideoFrame.from_ndarray(pictures[0], source_format)
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, pix_fmt

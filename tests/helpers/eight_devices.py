@@ -31,19 +31,35 @@ from signvit_jax.parallel.vocabulary import laid_out_as
 from tests.helpers import tiny_model
 
 STEPS, SAVED, CLIPS, FRAMES = 5, 3, 8, 6
-MESHES = {"data": MeshConfig(8, 1, 1), "fsdp": MeshConfig(1, 8, 1), "tensor": MeshConfig(1, 4, 2), "mixed": MeshConfig(2, 2, 2)}
-DROPS = {f"model__{part}__dropout": 0.0 for part in ("encoder", "temporal", "decoder", "ctc")} | {"model__encoder__attention_dropout": 0.0}
+MESHES = {
+    "data": MeshConfig(8, 1, 1),
+    "fsdp": MeshConfig(1, 8, 1),
+    "tensor": MeshConfig(1, 4, 2),
+    "mixed": MeshConfig(2, 2, 2),
+}
+DROPS = {f"model__{part}__dropout": 0.0 for part in ("encoder", "temporal", "decoder", "ctc")} | {
+    "model__encoder__attention_dropout": 0.0
+}
 CONFIG = tiny_model.config(**DROPS, training__encoder_lr=1e-3, training__decoder_lr=1e-3)
 LENGTH = tiny_model.VOCABULARY
 
 
 class Run:
     def __init__(self, mesh, folder):
-        self.definition, self.optimizer = ModelDefinition(CONFIG, LENGTH), make_optimizer(CONFIG.training, 10)
+        self.definition, self.optimizer = (
+            ModelDefinition(CONFIG, LENGTH),
+            make_optimizer(CONFIG.training, 10),
+        )
         self.mesh, self.folder = mesh, folder
-        self.saved, _ = abstract_on_mesh(lambda: new_state(self.definition, self.optimizer, 0), mesh)
-        self.abstract, shardings = abstract_on_mesh(lambda: new_state(self.definition, self.optimizer, 0, mesh), mesh)
-        step = make_train_step(self.definition, self.optimizer, CONFIG.training, mesh, shardings, frozen_backbone=False)
+        self.saved, _ = abstract_on_mesh(
+            lambda: new_state(self.definition, self.optimizer, 0), mesh
+        )
+        self.abstract, shardings = abstract_on_mesh(
+            lambda: new_state(self.definition, self.optimizer, 0, mesh), mesh
+        )
+        step = make_train_step(
+            self.definition, self.optimizer, CONFIG.training, mesh, shardings, frozen_backbone=False
+        )
         self.step = step.lower(self.abstract, self.batch(0)).compile()
 
     def batch(self, number):
@@ -52,7 +68,9 @@ class Run:
     def start(self):
         """The same numbers on every mesh: those that one device draws."""
         fresh = jax.device_get(jax.jit(lambda: new_state(self.definition, self.optimizer, 0))())
-        return self.padded(jax.device_put(fresh, jax.tree.map(lambda leaf: leaf.sharding, self.saved)))
+        return self.padded(
+            jax.device_put(fresh, jax.tree.map(lambda leaf: leaf.sharding, self.saved))
+        )
 
     def padded(self, state):
         return laid_out_as(state, self.abstract)
@@ -80,27 +98,50 @@ class Run:
         embedding = np.asarray(state.params["decoder"]["embedding"])
         assert len(embedding) == LENGTH + LENGTH % self.mesh.shape["tensor"]
         assert embedding[1:LENGTH].any(axis=1).all() and not embedding[LENGTH:].any()
-        sent = [line for line in self.step.as_text().splitlines() if re.search(r" (all-\w+|reduce-scatter|collective-permute)\(", line)]
+        sent = [
+            line
+            for line in self.step.as_text().splitlines()
+            if re.search(r" (all-\w+|reduce-scatter|collective-permute)\(", line)
+        ]
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         of_others = "|".join(str(CLIPS * FRAMES // part) for part in (1, 2, 4) if part < ways)
-        assert sent and not [line for line in sent if re.search(rf"\[({of_others}),[45],", line)]  # 4 patches a frame, 5 with the class token
+        assert sent and not [
+            line for line in sent if re.search(rf"\[({of_others}),[45],", line)
+        ]  # 4 patches a frame, 5 with the class token
         # Fused projections are sharded by heads: nothing is sent because a kernel's contiguous parts are not heads.
-        assert not [line for line in sent if re.search(r'(all-to-all|collective-permute)\(.*op_name="[^"]*/(split|concatenate)"', line)]
+        assert not [
+            line
+            for line in sent
+            if re.search(
+                r'(all-to-all|collective-permute)\(.*op_name="[^"]*/(split|concatenate)"', line
+            )
+        ]
 
 
 def beside(state):
-    return {name: getattr(state, name) for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")}
+    return {
+        name: getattr(state, name)
+        for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")
+    }
 
 
 def main(folder, *names):
-    alone = Run(jax.make_mesh((1, 1, 1), AXES, devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3), folder)
+    alone = Run(
+        jax.make_mesh(
+            (1, 1, 1), AXES, devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3
+        ),
+        folder,
+    )
     print("single", 0, *alone.go_on(alone.start())[1])
     for name in names:
         run = Run(make_mesh(MESHES[name]), folder)
         if name != names[0]:
             print(f"{name}_restored", 0, *run.go_on(run.restored(), SAVED)[1])
         state = run.start()
-        cut = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((state.params, state.opt_state)))
+        cut = sum(
+            not leaf.sharding.is_fully_replicated
+            for leaf in jax.tree.leaves((state.params, state.opt_state))
+        )
         state, losses = run.go_on(state)
         run.check(state)
         print(name, cut, *losses)

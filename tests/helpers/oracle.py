@@ -76,7 +76,9 @@ class Oracle:
     rng: random.Random
     drawn: int = 0  # words said so far, and errors among them but those at the edges
     wrong: int = 0
-    times_off: float | None = None  # seconds by which word times are off; None: it gives no times, as the product's decoders do not
+    times_off: float | None = (
+        None  # seconds by which word times are off; None: it gives no times, as the product's decoders do not
+    )
 
     def hear(self, spans: Sequence[Span]) -> list[tuple[Heard, ...]]:
         """What CTC hears, and when: of half a word or more."""
@@ -89,8 +91,13 @@ class Oracle:
         words = [word for group in said for word in group]
         texts = [word for word, _ in words]
         spoken = tuple(Word(text, 0.5, not has_unspaced(text)) for text in texts)
-        times = sorted(min(max(at + self.rng.uniform(-1, 1) * (self.times_off or 0.0), start), end) for _, at in words)
-        return Hypothesis(words_text(spoken), tuple(range(len(spoken))), -1.0, 0.5, spoken), tuple(times)
+        times = sorted(
+            min(max(at + self.rng.uniform(-1, 1) * (self.times_off or 0.0), start), end)
+            for _, at in words
+        )
+        return Hypothesis(words_text(spoken), tuple(range(len(spoken))), -1.0, 0.5, spoken), tuple(
+            times
+        )
 
     def read(self, pictures: Sequence[np.ndarray], rate: float, *, hears: bool = True) -> Reading:
         span = sampled(pictures, rate, DATA)
@@ -101,10 +108,15 @@ class Oracle:
     def _seen(self, start: float, end: float) -> Iterator[tuple[str, float]]:
         for said in self.script:
             seen = min(said.end, end) - max(said.start, start)
-            if seen >= said.end - said.start - 1 / DATA.frame_rate:  # the frames that are sampled may miss its edge
+            if (
+                seen >= said.end - said.start - 1 / DATA.frame_rate
+            ):  # the frames that are sampled may miss its edge
                 yield said.word, (said.start + said.end) / 2
             elif seen >= 0.2 * (said.end - said.start):
-                yield self.rng.choice(self.vocabulary), (max(said.start, start) + min(said.end, end)) / 2
+                yield (
+                    self.rng.choice(self.vocabulary),
+                    (max(said.start, start) + min(said.end, end)) / 2,
+                )
 
     def _with_errors(self, word: str, at: float) -> list[tuple[str, float]]:
         drawn, other = self.rng.random(), self.rng.choice(self.vocabulary)
@@ -127,14 +139,29 @@ class Oracle:
 DEFAULTS = InferenceConfig()
 
 
-def captioned(script: Sequence[Said], seconds: float, oracle: Oracle, inference: InferenceConfig = DEFAULTS, *, hears: bool = True) -> str:
+def captioned(
+    script: Sequence[Said],
+    seconds: float,
+    oracle: Oracle,
+    inference: InferenceConfig = DEFAULTS,
+    *,
+    hears: bool = True,
+) -> str:
     """What is said of the recording, as `Translator.translate` makes it."""
-    footage = open_footage(video(script, seconds), RATE, DATA, inference, hear=oracle.hear if hears else None).begin()
+    footage = open_footage(
+        video(script, seconds), RATE, DATA, inference, hear=oracle.hear if hears else None
+    ).begin()
     segments = []
     for span in footage.spans:
         hypothesis, times = oracle.say(span.frames)
-        segments.append(dataclasses.replace(segment_of(span, hypothesis), times=times if oracle.times_off is not None else ()))
-    return words_text(word for segment in join_windows(segments, 2 * 5.76) for word in segment.words)
+        segments.append(
+            dataclasses.replace(
+                segment_of(span, hypothesis), times=times if oracle.times_off is not None else ()
+            )
+        )
+    return words_text(
+        word for segment in join_windows(segments, 2 * 5.76) for word in segment.words
+    )
 
 
 def followed(script: Sequence[Said], seconds: float, oracle: Oracle, *, hears: bool = True) -> str:
@@ -144,8 +171,12 @@ def followed(script: Sequence[Said], seconds: float, oracle: Oracle, *, hears: b
         return oracle.read(pictures, rate, hears=hears)
 
     captions = LiveCaptions(read, 5.76, InferenceConfig().window_overlap, 0.5, 3)
-    updates = captions.follow(Recording(iter(video(script, seconds)), RATE, lambda picture: picture))
-    return words_text(word for update in updates for segment in update.settled for word in segment.words)
+    updates = captions.follow(
+        Recording(iter(video(script, seconds)), RATE, lambda picture: picture)
+    )
+    return words_text(
+        word for update in updates for segment in update.settled for word in segment.words
+    )
 
 
 def word_error(scripts: Sequence[Sequence[Said]], texts: Sequence[str]) -> float:
@@ -163,28 +194,56 @@ def _distance(one: Sequence[str], other: Sequence[str]) -> int:
     for number, word in enumerate(one, 1):
         diagonal, row[0] = row[0], number
         for place, said in enumerate(other, 1):
-            diagonal, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, diagonal + (word != said))
+            diagonal, row[place] = (
+                row[place],
+                min(row[place] + 1, row[place - 1] + 1, diagonal + (word != said)),
+            )
     return row[-1]
 
 
 def simulated(
-    recordings: int, seconds: float, error: float, size: int | None, *, pauses: bool, times_off: float | None = None, seed: int = 0
+    recordings: int,
+    seconds: float,
+    error: float,
+    size: int | None,
+    *,
+    pauses: bool,
+    times_off: float | None = None,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Word error of that many recordings, and within their windows, with a vocabulary of `size` words (None: Chinese characters)."""
-    vocabulary = list(dict.fromkeys(CHINESE)) if size is None else [f"w{number}" for number in range(size)]
+    vocabulary = (
+        list(dict.fromkeys(CHINESE)) if size is None else [f"w{number}" for number in range(size)]
+    )
     scripts, texts, oracles = [], [], []
     for number in range(recordings):
         rng = random.Random(f"{seed} {number}")
-        script = sentences(rng, vocabulary, seconds, lambda rng=rng: rng.uniform(0.0, 3.0)) if pauses else continuous(rng, vocabulary, seconds)
+        script = (
+            sentences(rng, vocabulary, seconds, lambda rng=rng: rng.uniform(0.0, 3.0))
+            if pauses
+            else continuous(rng, vocabulary, seconds)
+        )
         scripts.append(script)
         oracles.append(Oracle(script, vocabulary, error, rng, times_off=times_off))
         texts.append(captioned(script, seconds, oracles[-1]))
-    return word_error(scripts, texts), sum(one.wrong for one in oracles) / sum(one.drawn for one in oracles)
+    return word_error(scripts, texts), sum(one.wrong for one in oracles) / sum(
+        one.drawn for one in oracles
+    )
 
 
-def live_error(recordings: int, seconds: float, pause: float, *, hears: bool, seed: int = 0) -> float:
+def live_error(
+    recordings: int, seconds: float, pause: float, *, hears: bool, seed: int = 0
+) -> float:
     """Word error of a perfect recogniser that is followed live, with that pause between sentences."""
     vocabulary = [f"w{number}" for number in range(200)]
-    scripts = [sentences(random.Random(f"{seed} {number}"), vocabulary, seconds, lambda: pause) for number in range(recordings)]
-    texts = [followed(script, seconds, Oracle(script, vocabulary, 0.0, random.Random(number)), hears=hears) for number, script in enumerate(scripts)]
+    scripts = [
+        sentences(random.Random(f"{seed} {number}"), vocabulary, seconds, lambda: pause)
+        for number in range(recordings)
+    ]
+    texts = [
+        followed(
+            script, seconds, Oracle(script, vocabulary, 0.0, random.Random(number)), hears=hears
+        )
+        for number, script in enumerate(scripts)
+    ]
     return word_error(scripts, texts)

@@ -26,9 +26,14 @@ FLAGS = (
     "--config.training.eval_every_n_epochs=2",
     "--config.training.num_sample_predictions=0",  # tracing the decoder's loop would take as long as all the rest of a start
     # Clips are drawn anew in each epoch, so that their random stream is held to account too.
-    *(f"--config.data.augment.{name}={value}" for name, value in (("brightness", 0.3), ("frame_jitter", 0.5), ("rotate", 5))),
+    *(
+        f"--config.data.augment.{name}={value}"
+        for name, value in (("brightness", 0.3), ("frame_jitter", 0.5), ("rotate", 5))
+    ),
 )
-LIMIT_S = 400.0  # of one start; a run that takes longer hangs. On an idle machine a start takes 5 s.
+LIMIT_S = (
+    400.0  # of one start; a run that takes longer hangs. On an idle machine a start takes 5 s.
+)
 TIMES = {"train/clips_per_second", "train/frames_per_second", "train/data_wait"}
 
 
@@ -36,7 +41,11 @@ class Server:
     """The process that all runs are forked from (see traced_training.py)."""
 
     def __init__(self, cache: Path):
-        light = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+        light = {
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PLATFORMS": "cpu",
+        }
         path = str(tiny_run.REPOSITORY)
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("traced_training.py"))],
@@ -83,14 +92,29 @@ class Run:
     def output(self) -> Path:
         return self.workdir.with_name(f"{self.name}.output")
 
-    def start(self, *flags: str, fault: dict | None = None, mounts=(), keep: Path | None = None, output: str = "", **environment: str) -> None:
+    def start(
+        self,
+        *flags: str,
+        fault: dict | None = None,
+        mounts=(),
+        keep: Path | None = None,
+        output: str = "",
+        **environment: str,
+    ) -> None:
         """`mounts` are seen by the run alone; `keep` is where its workdir, if that is on one of them, is copied to at the end.
 
         `output`: a terminal in place of the file.
         """
         argv = [f"--config={self.config}", f"--workdir={self.workdir}", *self.flags, *flags]
-        files = {"trace": str(self.trace), "output": output or str(self.output), "keep": keep and [str(self.workdir), str(keep)]}
-        self.process = self.server.ask({"argv": argv, "environment": environment, "fault": fault, "mounts": mounts, **files}, LIMIT_S)
+        files = {
+            "trace": str(self.trace),
+            "output": output or str(self.output),
+            "keep": keep and [str(self.workdir), str(keep)],
+        }
+        self.process = self.server.ask(
+            {"argv": argv, "environment": environment, "fault": fault, "mounts": mounts, **files},
+            LIMIT_S,
+        )
 
     def wait(self, seconds: float = LIMIT_S) -> int:
         """The exit code. A run that has not ended by then is killed, and TimeoutError raised."""
@@ -99,7 +123,9 @@ class Run:
         except TimeoutError:
             os.killpg(self.process, signal.SIGKILL)
             self.server.answer(60)
-            raise TimeoutError(f"the run did not end in {seconds:.0f} s; it said:\n{self.said()[-2000:]}") from None
+            raise TimeoutError(
+                f"the run did not end in {seconds:.0f} s; it said:\n{self.said()[-2000:]}"
+            ) from None
 
     def go(self, *flags: str, **start) -> int:
         self.start(*flags, **start)
@@ -133,7 +159,10 @@ def batches(run: Run) -> dict[int, set[tuple]]:
 def figures(run: Run) -> list[dict[str, str]]:
     """metrics.csv as it is written, without the columns that are about time."""
     with (run.workdir / "metrics.csv").open(newline="") as file:
-        return [{name: cell for name, cell in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+        return [
+            {name: cell for name, cell in row.items() if name not in TIMES}
+            for row in csv.DictReader(file)
+        ]
 
 
 def final_state(run: Run) -> dict[str, bytes]:
@@ -163,7 +192,14 @@ def assert_same_run(run: Run, undisturbed: Run) -> None:
 
 
 def can_mount() -> bool:
-    return subprocess.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(
+            ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"],
+            capture_output=True,
+            check=False,
+        ).returncode
+        == 0
+    )
 
 
 def processes_of_session(number: int) -> list[int]:

@@ -28,12 +28,16 @@ def memory(clips, seed=0, positions=5):
 
 def ragged(clips, seed=0, positions=5):
     """Memory and lengths from 1 to `positions`."""
-    return memory(clips, seed, positions), jnp.asarray(1 + np.random.default_rng(seed).integers(0, positions, clips), jnp.int32)
+    return memory(clips, seed, positions), jnp.asarray(
+        1 + np.random.default_rng(seed).integers(0, positions, clips), jnp.int32
+    )
 
 
 @jax.jit
 def _forward(decoders, tokens, memories, lengths):
-    probabilities = [jax.nn.softmax(d(tokens, m, n)) for d, m, n in zip(decoders, memories, lengths)]
+    probabilities = [
+        jax.nn.softmax(d(tokens, m, n)) for d, m, n in zip(decoders, memories, lengths)
+    ]
     return jnp.log(sum(probabilities) / len(probabilities))
 
 
@@ -42,8 +46,14 @@ def slow_log_probs(sources, clip, prefix):
     decoders = [s.decoder for s in sources]
     tokens = np.full((1, decoders[0].max_len), PAD)
     tokens[0, : len(prefix)] = prefix
-    lengths = [None if s.memory_lengths is None else s.memory_lengths[clip : clip + 1] for s in sources]
-    log_probs = np.array(_forward(decoders, jnp.asarray(tokens), [s.memory[clip : clip + 1] for s in sources], lengths)[0, len(prefix) - 1])
+    lengths = [
+        None if s.memory_lengths is None else s.memory_lengths[clip : clip + 1] for s in sources
+    ]
+    log_probs = np.array(
+        _forward(
+            decoders, jnp.asarray(tokens), [s.memory[clip : clip + 1] for s in sources], lengths
+        )[0, len(prefix) - 1]
+    )
     log_probs[PAD] = -np.inf
     return log_probs
 
@@ -83,12 +93,18 @@ def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0, with_gree
                 offers.append((tokens, total))
                 continue
             log_probs = _without_repeats(slow_log_probs(sources, clip, tokens), tokens, no_repeat)
-            offers += [([*tokens, int(t)], total + log_probs[t]) for t in np.argsort(-log_probs, kind="stable")[:beam_size] if log_probs[t] > -np.inf]
+            offers += [
+                ([*tokens, int(t)], total + log_probs[t])
+                for t in np.argsort(-log_probs, kind="stable")[:beam_size]
+                if log_probs[t] > -np.inf
+            ]
         beams = sorted(offers, key=lambda offer: -offer[1] / divisor(len(offer[0])))[:beam_size]
     found = [(tokens, total / divisor(len(tokens))) for tokens, total in beams]
     tokens, gains = slow_greedy(sources, clip, max_len, no_repeat)
     if with_greedy and tokens not in [t for t, _ in found]:
-        found = sorted([*found, (tokens, sum(gains) / divisor(len(tokens)))], key=lambda one: -one[1])[:beam_size]
+        found = sorted(
+            [*found, (tokens, sum(gains) / divisor(len(tokens)))], key=lambda one: -one[1]
+        )[:beam_size]
     return found
 
 

@@ -20,12 +20,31 @@ def config(**changes) -> Config:
     """Dropout is in the config but acts only with a key. `changes` are dotted keys with `__` for the dot."""
     values = {
         "model": {
-            "encoder": {"output_dim": 16, "vit_hidden_dim": 16, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 24, "patch_size": 8},
+            "encoder": {
+                "output_dim": 16,
+                "vit_hidden_dim": 16,
+                "vit_num_heads": 2,
+                "vit_num_layers": 2,
+                "vit_mlp_dim": 24,
+                "patch_size": 8,
+            },
             "temporal": {"num_queries": 3, "num_heads": 2, "num_temporal_conv": 1},
-            "decoder": {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "ff_dim": 24, "max_len": 12},
+            "decoder": {
+                "hidden_dim": 16,
+                "num_layers": 1,
+                "num_heads": 2,
+                "ff_dim": 24,
+                "max_len": 12,
+            },
             "ctc": {"source": "frames"},
         },
-        "training": {"batch_size": 4, "use_amp": False, "warmup_ratio": 0.3, "encoder_lr": 1e-2, "decoder_lr": 3e-2},
+        "training": {
+            "batch_size": 4,
+            "use_amp": False,
+            "warmup_ratio": 0.3,
+            "encoder_lr": 1e-2,
+            "decoder_lr": 3e-2,
+        },
         "data": {"image_size": 16, "num_frames": 6},
     }
     for dotted, value in changes.items():
@@ -48,7 +67,11 @@ def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarra
     tokens = np.zeros((clips, 6), np.int32)
     lengths = rng.integers(3, 5, clips).astype(np.int32)  # one or two words between BOS and EOS
     for row, length in enumerate(lengths):
-        tokens[row, :length] = [1, *rng.choice(np.arange(4, VOCABULARY), length - 2, replace=False), 2]
+        tokens[row, :length] = [
+            1,
+            *rng.choice(np.arange(4, VOCABULARY), length - 2, replace=False),
+            2,
+        ]
     return {
         "video": rng.integers(0, 256, (clips, frames, 16, 16, 3), dtype=np.uint8),
         "frame_lengths": rng.integers(frames - 2, frames + 1, clips).astype(np.int32),
@@ -62,4 +85,8 @@ def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarra
 def outputs(translator: SignTranslator, given: dict, key=None) -> tuple:
     """(pooled tokens, decoder logits, CTC logits)"""
     encoded = translator.encode(jnp.asarray(given["video"]), given["frame_lengths"], key)
-    return encoded.pooled, translator.logits(encoded, given["tokens"][:, :-1], key), translator.ctc_logits(encoded, key)[0]
+    return (
+        encoded.pooled,
+        translator.logits(encoded, given["tokens"][:, :-1], key),
+        translator.ctc_logits(encoded, key)[0],
+    )

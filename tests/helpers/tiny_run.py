@@ -47,7 +47,9 @@ def draw_clips(folder: Path) -> None:
     for number, split in enumerate(split for split, count in CLIPS.items() for _ in range(count)):
         who, what = number % len(WHO), number % len(WHAT)
         rows.append(f"clip{number:02d},{WHO[who]} {WHAT[what]},{split}")
-        write_video(folder / "videos" / f"clip{number:02d}.mp4", frames_of(who, what, FRAMES + number % 5))
+        write_video(
+            folder / "videos" / f"clip{number:02d}.mp4", frames_of(who, what, FRAMES + number % 5)
+        )
     (folder / "clips.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
@@ -70,7 +72,10 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
 
 def write_config(path: Path, data_dir: Path) -> Path:
-    path.write_text(CONFIG.format(epochs=EPOCHS, data_dir=str(data_dir), frames=FRAMES, size=SIZE), encoding="utf-8")
+    path.write_text(
+        CONFIG.format(epochs=EPOCHS, data_dir=str(data_dir), frames=FRAMES, size=SIZE),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -95,7 +100,11 @@ def light_jax(cache: Path) -> Iterator[None]:
 
 
 def _light_settings(cache: Path) -> dict[str, object]:
-    return {"jax_disable_most_optimizations": True, "jax_compilation_cache_dir": str(cache), "jax_persistent_cache_min_compile_time_secs": 0.5}
+    return {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(cache),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
 
 
 def command(main: Callable[[Sequence[str]], int], *arguments: object) -> int:

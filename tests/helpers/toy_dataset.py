@@ -37,13 +37,34 @@ class Toy(tfds.core.GeneratorBasedBuilder):
 def write(data_dir: Path, **splits: Sequence[dict]) -> Path:
     """Builds data set `toy`; returns its version folder."""
     builder = Toy(splits, data_dir=str(data_dir))
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
     return Path(builder.data_dir)
 
 
-def record(name: str, num_frames: int, text: str = "hello there", fps: float = 25.0, gloss: str = "", frames: Sequence[bytes] | None = None) -> dict:
-    frames = list(frames) if frames is not None else [grey_jpeg(8 * k % 256) for k in range(num_frames)]
-    return {"id": name, "video": frames, "fps": fps, "text": text, "gloss": gloss, "signer": "", "video_id": name, "start": -1.0, "end": -1.0}
+def record(
+    name: str,
+    num_frames: int,
+    text: str = "hello there",
+    fps: float = 25.0,
+    gloss: str = "",
+    frames: Sequence[bytes] | None = None,
+) -> dict:
+    frames = (
+        list(frames) if frames is not None else [grey_jpeg(8 * k % 256) for k in range(num_frames)]
+    )
+    return {
+        "id": name,
+        "video": frames,
+        "fps": fps,
+        "text": text,
+        "gloss": gloss,
+        "signer": "",
+        "video_id": name,
+        "start": -1.0,
+        "end": -1.0,
+    }
 
 
 def grey_jpeg(level: int, size: int = 16) -> bytes:

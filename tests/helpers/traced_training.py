@@ -52,13 +52,18 @@ def main() -> None:
 def _run(request: dict) -> None:
     os.setsid()
     # A terminal that is opened for reading too becomes the session's own.
-    for number, path, how in ((0, os.devnull, os.O_RDONLY), (1, request["output"], os.O_RDWR | os.O_CREAT | os.O_APPEND)):
+    for number, path, how in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, request["output"], os.O_RDWR | os.O_CREAT | os.O_APPEND),
+    ):
         os.dup2(os.open(path, how, 0o644), number)
     os.dup2(1, 2)
     os.environ.update(request["environment"])
     if request["mounts"]:
         _mount(request["mounts"])
-    signal.signal(signal.SIGHUP, signal.SIG_IGN if os.environ.get("TRACED_NOHUP") else signal.SIG_DFL)
+    signal.signal(
+        signal.SIGHUP, signal.SIG_IGN if os.environ.get("TRACED_NOHUP") else signal.SIG_DFL
+    )
     sys.argv = ["train.py", *request["argv"]]
     _trace_batches(Path(request["trace"]))
     if request["fault"]:
@@ -90,9 +95,13 @@ def _trace_batches(trace: Path) -> None:
         if self._source._training:
             digest = hashlib.sha256()
             for name in sorted(batch):
-                digest.update(name.encode() + str(batch[name].shape).encode() + batch[name].tobytes())
+                digest.update(
+                    name.encode() + str(batch[name].shape).encode() + batch[name].tobytes()
+                )
             with trace.open("a") as file:
-                file.write(json.dumps([self.next_step, batch["index"].tolist(), digest.hexdigest()]) + "\n")
+                file.write(
+                    json.dumps([self.next_step, batch["index"].tolist(), digest.hexdigest()]) + "\n"
+                )
         return batch
 
     BatchIterator.__next__ = traced
@@ -110,7 +119,13 @@ class _Fault:
         free_at: int = 0,
         plots: bool = False,
     ):
-        self.signalled, self.phase, self.signals, self.hang, self.plots = signalled, phase, signals, hang, plots
+        self.signalled, self.phase, self.signals, self.hang, self.plots = (
+            signalled,
+            phase,
+            signals,
+            hang,
+            plots,
+        )
         self.filling, self.free_at = fill and Path(fill) / "of_somebody_else", free_at
         self.left = count  # of a step: its number
 
@@ -118,9 +133,13 @@ class _Fault:
         if self.plots:
             plot = trainer.Trainer._plot
             trainer.Trainer._plot = lambda run, at_once=True: plot(run, True)
-        {"step": self._in_step, "compile": self._in_compile, "save": self._in_save, "manifest": self._in_manifest, "eval": self._in_eval}[
-            self.phase
-        ]()
+        {
+            "step": self._in_step,
+            "compile": self._in_compile,
+            "save": self._in_save,
+            "manifest": self._in_manifest,
+            "eval": self._in_eval,
+        }[self.phase]()
 
     def come_by(self) -> None:
         self.left -= 1
@@ -155,7 +174,11 @@ class _Fault:
             batch = read(iterator)
             if iterator._source._training and iterator.next_step == self.left:
                 self.strike()
-            if iterator._source._training and self.filling and self.left < iterator.next_step <= (self.free_at or iterator.next_step):
+            if (
+                iterator._source._training
+                and self.filling
+                and self.left < iterator.next_step <= (self.free_at or iterator.next_step)
+            ):
                 self._fill()
                 if iterator.next_step == self.free_at:
                     self.filling.unlink()

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.inference.clip_arguments import checked_clip, checked_pace, checked_rate, checked_seed, checked_source, is_frames
+from signvit_jax.inference.clip_arguments import (
+    checked_clip,
+    checked_pace,
+    checked_rate,
+    checked_seed,
+    checked_source,
+    is_frames,
+)
 from signvit_jax.inference.streaming import SourceError
 from signvit_jax.inference.windowing import ClipError
 
@@ -20,12 +27,24 @@ class OnAnotherDevice:
         raise TypeError("can't convert device type tensor to numpy")
 
 
-@pytest.mark.parametrize("given", [b"video", bytearray(b"video"), memoryview(b"video"), memoryview(b"vxixdxexox")[::2], io.BytesIO(b"video")])
+@pytest.mark.parametrize(
+    "given",
+    [
+        b"video",
+        bytearray(b"video"),
+        memoryview(b"video"),
+        memoryview(b"vxixdxexox")[::2],
+        io.BytesIO(b"video"),
+    ],
+)
 def test_bytes_of_every_kind_are_bytes(given):
     assert checked_clip(given) == b"video"
 
 
-@pytest.mark.parametrize("given", [FRAMES, jnp.asarray(FRAMES), memoryview(FRAMES), list(FRAMES), tuple(jnp.asarray(FRAMES))])
+@pytest.mark.parametrize(
+    "given",
+    [FRAMES, jnp.asarray(FRAMES), memoryview(FRAMES), list(FRAMES), tuple(jnp.asarray(FRAMES))],
+)
 def test_frames_of_every_kind_are_frames(given):
     np.testing.assert_array_equal(checked_clip(given), FRAMES)
 
@@ -63,22 +82,37 @@ def test_a_file_that_is_closed_is_refused():
 
 def test_a_list_of_frames_is_told_from_a_list_of_clips():
     assert is_frames(list(FRAMES)) and is_frames(tuple(jnp.asarray(FRAMES)))
-    assert not is_frames([]) and not is_frames([FRAMES]) and not is_frames(["a.mp4"]) and not is_frames([FRAMES[0], "a.mp4"])
+    assert (
+        not is_frames([])
+        and not is_frames([FRAMES])
+        and not is_frames(["a.mp4"])
+        and not is_frames([FRAMES[0], "a.mp4"])
+    )
 
 
-@pytest.mark.parametrize("fps", [-5, 0, 1e-300, 1e9, float("nan"), float("inf"), -float("inf"), "25", True, 1 + 2j])
+@pytest.mark.parametrize(
+    "fps", [-5, 0, 1e-300, 1e9, float("nan"), float("inf"), -float("inf"), "25", True, 1 + 2j]
+)
 def test_what_is_no_rate_is_refused_with_its_value(fps):
     with pytest.raises(ClipError, match=r"fps is .*allowed: frames a second from 0\.01 to 1000"):
         checked_rate(fps)
 
 
 def test_rates_of_every_kind_are_numbers():
-    assert [checked_rate(fps) for fps in (None, 25, 29.97, np.float32(0.5), np.int64(30))] == [None, 25.0, 29.97, 0.5, 30.0]
+    assert [checked_rate(fps) for fps in (None, 25, 29.97, np.float32(0.5), np.int64(30))] == [
+        None,
+        25.0,
+        29.97,
+        0.5,
+        30.0,
+    ]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 2**70, 1.5, "7", None])
 def test_a_seed_that_a_key_cannot_hold_is_refused(seed):
-    with pytest.raises(ConfigError, match=r"seed is .*allowed: a whole number from 0 to 4294967295"):
+    with pytest.raises(
+        ConfigError, match=r"seed is .*allowed: a whole number from 0 to 4294967295"
+    ):
         checked_seed(seed)
 
 
@@ -105,7 +139,10 @@ def test_what_is_no_frame_does_not_end_a_stream_in_silence(odd):
         next(frames)
 
 
-@pytest.mark.parametrize(("every", "votes"), [(0, 3), (float("nan"), 3), (float("inf"), 3), ("1", 3), (0.5, 0), (0.5, 1.5), (0.5, True)])
+@pytest.mark.parametrize(
+    ("every", "votes"),
+    [(0, 3), (float("nan"), 3), (float("inf"), 3), ("1", 3), (0.5, 0), (0.5, 1.5), (0.5, True)],
+)
 def test_a_pace_that_cannot_be_kept_is_refused(every, votes):
     with pytest.raises(ConfigError, match=r"every is|votes is"):
         checked_pace(every, votes)

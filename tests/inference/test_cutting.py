@@ -7,14 +7,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signvit_jax.inference.resting import Cutter, Heard, Sign, blocks, evidence, is_frozen, is_other_shot, motion
+from signvit_jax.inference.resting import (
+    Cutter,
+    Heard,
+    Sign,
+    blocks,
+    evidence,
+    is_frozen,
+    is_other_shot,
+    motion,
+)
 
 
 def cutter(**options: float) -> Cutter:
     return Cutter(**({"longest": 6.0, "overlap": 0.5, "rest_seconds": 2.0} | options))
 
 
-def told(signs: list[tuple[float, float]], until: float, still: tuple[float, float] = (0.0, 0.0), **options: float) -> Cutter:
+def told(
+    signs: list[tuple[float, float]],
+    until: float,
+    still: tuple[float, float] = (0.0, 0.0),
+    **options: float,
+) -> Cutter:
     """All told at once; hands move but in `still`."""
     found = cutter(**options)
     for at in np.arange(0.1, until, 0.1):
@@ -62,7 +76,11 @@ def test_long_signing_is_cut_at_its_longest_pause_if_it_has_one_else_in_windows(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.floats(0.05, 4.0), st.floats(0.1, 1.5)), max_size=40), st.floats(0.0, 0.9), st.floats(2.0, 8.0))
+@given(
+    st.lists(st.tuples(st.floats(0.05, 4.0), st.floats(0.1, 1.5)), max_size=40),
+    st.floats(0.0, 0.9),
+    st.floats(2.0, 8.0),
+)
 def test_every_sign_is_in_a_piece_none_is_too_long_and_they_are_in_order(gaps, overlap, longest):
     now, signs = 0.0, []
     for gap, length in gaps:
@@ -76,7 +94,9 @@ def test_every_sign_is_in_a_piece_none_is_too_long_and_they_are_in_order(gaps, o
         assert any(piece.start - 1e-6 <= (start + end) / 2 <= piece.end + 1e-6 for piece in pieces)
 
 
-@pytest.mark.parametrize("before", [[(0.5, 0.9), (2.7, 3.1)], [(0.5, 0.9)]], ids=["heard twice", "missed by the first"])
+@pytest.mark.parametrize(
+    "before", [[(0.5, 0.9), (2.7, 3.1)], [(0.5, 0.9)]], ids=["heard twice", "missed by the first"]
+)
 def test_a_sign_at_the_border_of_two_windows_is_there_once(before):
     found = cutter()
     found.hear([Sign(*sign) for sign in before], 0.0, 3.0)
@@ -97,7 +117,9 @@ def test_evidence_is_that_of_signs_one_after_the_other():
     assert evidence([]) == 0.0
     assert evidence([one]) == pytest.approx(8.0 / 10)
     assert evidence([one, two]) == pytest.approx(14.0 / 14)
-    assert evidence([one, Heard(38, 40, 0.9, 6.0)]) < evidence([one])  # two that are far apart are less than one
+    assert evidence([one, Heard(38, 40, 0.9, 6.0)]) < evidence(
+        [one]
+    )  # two that are far apart are less than one
 
 
 def test_noise_is_no_motion_a_hand_is_and_a_cut_of_the_film_is_another_shot():
@@ -107,5 +129,11 @@ def test_noise_is_no_motion_a_hand_is_and_a_cut_of_the_film_is_another_shot():
     hand = still.copy()
     hand[20:28, 30:38] = 220
     assert motion(blocks(still), blocks(noisy)) < 2.0 < 20.0 < motion(blocks(still), blocks(hand))
-    assert not is_other_shot(blocks(still), blocks(hand)) and is_other_shot(blocks(still), blocks(255 - hand))
-    assert is_frozen([still, noisy, still]) and not is_frozen([still, hand, still]) and not is_frozen([still, still])
+    assert not is_other_shot(blocks(still), blocks(hand)) and is_other_shot(
+        blocks(still), blocks(255 - hand)
+    )
+    assert (
+        is_frozen([still, noisy, still])
+        and not is_frozen([still, hand, still])
+        and not is_frozen([still, still])
+    )

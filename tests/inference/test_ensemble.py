@@ -6,7 +6,16 @@ from signvit_jax.decoding.autoregressive import DecodingError, Source
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.sampling import sample
-from tests.helpers.tiny_decoder import IDS, decoder, memory, ragged, sentence, slow_beam, slow_greedy, slow_log_probs
+from tests.helpers.tiny_decoder import (
+    IDS,
+    decoder,
+    memory,
+    ragged,
+    sentence,
+    slow_beam,
+    slow_greedy,
+    slow_log_probs,
+)
 
 
 def ensemble():
@@ -46,7 +55,10 @@ def test_a_model_beside_itself_says_what_it_says_alone():
     np.testing.assert_allclose(alone.scores, twice.scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("search", [greedy, beam_search, lambda sources, **ids: sample(sources, jax.random.key(0), **ids)])
+@pytest.mark.parametrize(
+    "search",
+    [greedy, beam_search, lambda sources, **ids: sample(sources, jax.random.key(0), **ids)],
+)
 def test_what_cannot_be_an_ensemble_is_refused(search):
     source = ensemble()[0]
     with pytest.raises(DecodingError, match=r"vocabularies of \[12, 13\] tokens"):
@@ -58,4 +70,6 @@ def test_what_cannot_be_an_ensemble_is_refused(search):
 
 
 def test_the_shortest_decoder_limits_the_ensemble():
-    assert greedy([Source(decoder(max_len=9), memory(4)), Source(decoder(max_len=6), memory(4))], **IDS).tokens.shape == (4, 6)
+    assert greedy(
+        [Source(decoder(max_len=9), memory(4)), Source(decoder(max_len=6), memory(4))], **IDS
+    ).tokens.shape == (4, 6)

@@ -28,15 +28,23 @@ def test_a_sentence_seen_twice_is_said_once():
 
 
 def test_a_sentence_cut_by_a_window_is_put_together_where_both_say_the_same():
-    assert joined("mother will buy a book", "a book tomorrow") == [(0, 9, "mother will buy a book tomorrow")]
+    assert joined("mother will buy a book", "a book tomorrow") == [
+        (0, 9, "mother will buy a book tomorrow")
+    ]
 
 
 def test_different_sentences_part_in_the_middle_of_the_overlap():
-    assert joined("mother sleeps", "father eats") == [(0, 4.5, "mother sleeps"), (4.5, 9, "father eats")]
+    assert joined("mother sleeps", "father eats") == [
+        (0, 4.5, "mother sleeps"),
+        (4.5, 9, "father eats"),
+    ]
 
 
 def test_rest_between_two_sentences_stays_empty():
-    assert joined("mother sleeps", "", "", "father eats") == [(0, 6, "mother sleeps"), (9, 15, "father eats")]
+    assert joined("mother sleeps", "", "", "father eats") == [
+        (0, 6, "mother sleeps"),
+        (9, 15, "father eats"),
+    ]
     assert joined("", "", "") == []
 
 
@@ -58,15 +66,25 @@ texts = st.lists(st.sampled_from(["a", "b", "c", "D.", "é"]), max_size=4).map("
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(texts, max_size=12), st.sampled_from([(6.0, 3.0), (6.0, 5.4), (6.0, 0.6), (6.0, 6.0)]), st.sampled_from([6.0, 12.0, 60.0]))
-def test_segments_follow_one_another_cover_what_was_signed_and_say_nothing_new(texts, shape, longest):
+@given(
+    st.lists(texts, max_size=12),
+    st.sampled_from([(6.0, 3.0), (6.0, 5.4), (6.0, 0.6), (6.0, 6.0)]),
+    st.sampled_from([6.0, 12.0, 60.0]),
+)
+def test_segments_follow_one_another_cover_what_was_signed_and_say_nothing_new(
+    texts, shape, longest
+):
     windows = [window(number, text, *shape) for number, text in enumerate(texts)]
     found = join_windows(windows, longest)
     assert all(segment.start < segment.end and segment.text for segment in found)
     assert all(before.end <= after.start for before, after in itertools.pairwise(found))
     assert all(segment.end - segment.start <= longest + 1e-9 for segment in found)
-    assert {word for segment in found for word in segment.text.split()} <= {word for text in texts for word in text.split()}
-    assert [segment.text for segment in found] == [" ".join(word.text for word in segment.words) for segment in found]
+    assert {word for segment in found for word in segment.text.split()} <= {
+        word for text in texts for word in text.split()
+    }
+    assert [segment.text for segment in found] == [
+        " ".join(word.text for word in segment.words) for segment in found
+    ]
     for signing in (window for window in windows if window.text):
         middle = (signing.start + signing.end) / 2
         assert any(segment.start <= middle <= segment.end for segment in found)
@@ -74,15 +92,23 @@ def test_segments_follow_one_another_cover_what_was_signed_and_say_nothing_new(t
 
 def timed(start: float, *said: tuple[str, float], space: bool = True) -> Segment:
     words = tuple(Word(text, 0.5, space) for text, _ in said)
-    return Segment(start, start + 6.0, words_text(words), -1.0, 0.5, words, times=tuple(at for _, at in said))
+    return Segment(
+        start, start + 6.0, words_text(words), -1.0, 0.5, words, times=tuple(at for _, at in said)
+    )
 
 
 def test_one_wrong_word_in_the_overlap_does_not_say_the_overlap_twice():
     one = timed(0.0, ("the", 0.5), ("cat", 2.0), ("sat", 3.3), ("on", 4.2), ("a", 5.0), ("ma", 5.9))
     other = timed(3.0, ("set", 3.2), ("on", 4.3), ("a", 5.1), ("mat", 6.0), ("today", 7.5))
-    assert [segment.text for segment in join_windows([one, other], 12.0)] == ["the cat sat on a mat today"]
-    guessed = [Segment(s.start, s.end, s.text, s.score, s.confidence, s.words) for s in (one, other)]
-    assert [segment.text for segment in join_windows(guessed, 12.0)] == ["the cat sat on a mat today"]
+    assert [segment.text for segment in join_windows([one, other], 12.0)] == [
+        "the cat sat on a mat today"
+    ]
+    guessed = [
+        Segment(s.start, s.end, s.text, s.score, s.confidence, s.words) for s in (one, other)
+    ]
+    assert [segment.text for segment in join_windows(guessed, 12.0)] == [
+        "the cat sat on a mat today"
+    ]
 
 
 def test_a_word_that_is_signed_twice_is_said_twice():
@@ -94,26 +120,42 @@ def test_a_word_that_is_signed_twice_is_said_twice():
 def test_a_chance_match_far_off_in_time_joins_nothing():
     one = timed(0.0, ("a", 0.5), ("b", 2.0), ("c", 3.5))
     other = timed(3.0, ("c", 8.8), ("d", 8.9))
-    assert "".join(word.text for segment in join_windows([one, other], 12.0) for word in segment.words) == "abccd"
+    assert (
+        "".join(word.text for segment in join_windows([one, other], 12.0) for word in segment.words)
+        == "abccd"
+    )
 
 
 def test_chinese_windows_are_joined_by_character():
     one, other = "今天的天气是", "天气是很好的"
     windows = [
-        Segment(start, start + 6.0, text, -1.0, 0.5, tuple(Word(character, 0.5, False) for character in text))
+        Segment(
+            start,
+            start + 6.0,
+            text,
+            -1.0,
+            0.5,
+            tuple(Word(character, 0.5, False) for character in text),
+        )
         for start, text in ((0.0, one), (3.0, other))
     ]
     assert [segment.text for segment in join_windows(windows, 12.0)] == ["今天的天气是很好的"]
 
 
 def test_words_crowded_into_one_end_of_a_window_are_joined_by_their_order():
-    assert joined("i saw a big red house", "hat a big red house", longest=12.0) == [(0, 9, "i saw a big red house")]
+    assert joined("i saw a big red house", "hat a big red house", longest=12.0) == [
+        (0, 9, "i saw a big red house")
+    ]
 
 
 def test_live_pieces_come_as_soon_as_they_are_known_and_say_all_once():
     joiner = Joiner(0.0)
     texts = ["a b c d", "c d e f", "e f g h"]
-    found = [segment.text for number, text in enumerate(texts) for segment in joiner.add(window(number, text))]
+    found = [
+        segment.text
+        for number, text in enumerate(texts)
+        for segment in joiner.add(window(number, text))
+    ]
     assert len(found) == 2
     found += [segment.text for segment in joiner.finish()]
     assert " ".join(found) == "a b c d e f g h"

@@ -35,29 +35,51 @@ def predictor(model):
 
 
 def run(split, predictor, model, config=None, **options):
-    return evaluate(split, predictor, model.params, config or model.config, model.tokenizer, checkpoint_step=model.step, **options)
+    return evaluate(
+        split,
+        predictor,
+        model.params,
+        config or model.config,
+        model.tokenizer,
+        checkpoint_step=model.step,
+        **options,
+    )
 
 
 def test_each_clip_is_there_once_in_the_order_of_the_split(split, predictor, model):
     counted = []
     found = run(split, predictor, model, on_batch=counted.append)
-    assert [prediction.id for prediction in found.predictions] == [entry.id for entry in split.index]
-    assert [prediction.reference for prediction in found.predictions] == [entry.text for entry in split.index]
+    assert [prediction.id for prediction in found.predictions] == [
+        entry.id for entry in split.index
+    ]
+    assert [prediction.reference for prediction in found.predictions] == [
+        entry.text for entry in split.index
+    ]
     assert counted == [4, 2]  # rows that only fill the last batch are not counted
     assert found.decoders["greedy"].examples == len(split)
-    assert (found.split, found.dataset, found.checkpoint_step) == ("test", "video_folder", model.step)
+    assert (found.split, found.dataset, found.checkpoint_step) == (
+        "test",
+        "video_folder",
+        model.step,
+    )
 
 
 def test_the_batch_size_changes_no_text(split, predictor, model):
-    small = dataclasses.replace(model.config, inference=dataclasses.replace(model.config.inference, batch_size=1))
+    small = dataclasses.replace(
+        model.config, inference=dataclasses.replace(model.config.inference, batch_size=1)
+    )
     by_four, by_one = run(split, predictor, model), run(split, predictor, model, small)
     assert [p.hypotheses for p in by_four.predictions] == [p.hypotheses for p in by_one.predictions]
-    np.testing.assert_allclose([p.score for p in by_four.predictions], [p.score for p in by_one.predictions], atol=1e-4)
+    np.testing.assert_allclose(
+        [p.score for p in by_four.predictions], [p.score for p in by_one.predictions], atol=1e-4
+    )
 
 
 def test_what_is_sampled_belongs_to_the_clip_whatever_the_batch(split, model):
     sampling = model.predictor(["sample"], temperature=3.0)
-    small = dataclasses.replace(model.config, inference=dataclasses.replace(model.config.inference, batch_size=1))
+    small = dataclasses.replace(
+        model.config, inference=dataclasses.replace(model.config.inference, batch_size=1)
+    )
     by_four, by_one = run(split, sampling, model), run(split, sampling, model, small)
     assert [p.hypotheses for p in by_four.predictions] == [p.hypotheses for p in by_one.predictions]
     assert len({p.hypotheses["sample"] for p in by_one.predictions}) > 2
@@ -71,35 +93,57 @@ def test_confidences_are_probabilities_and_scores_log_probabilities(split, predi
 
 def test_an_evaluation_that_is_stopped_gives_no_figures(split, predictor, model):
     seen = []
-    assert run(split, predictor, model, on_batch=seen.append, should_stop=lambda: bool(seen)) is None
+    assert (
+        run(split, predictor, model, on_batch=seen.append, should_stop=lambda: bool(seen)) is None
+    )
     assert seen == [4]
 
 
 def test_pictures_are_the_frames_that_the_model_saw(split, predictor, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
-    look = make_look(model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest)
+    look = make_look(
+        model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
+    )
     results = run(split, predictor, model)
     shown = pictures(results, split, model.config, model.tokenizer, look, 2)
     assert shown.keys() <= {entry.id for entry in split.index} and shown
-    assert {found.frames.shape for found in shown.values()} == {(tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3)}
+    assert {found.frames.shape for found in shown.values()} == {
+        (tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3)
+    }
     texts = {prediction.id: prediction.hypotheses for prediction in results.predictions}
     for clip, found in shown.items():
         alignment, attention = found.heat_maps
-        spelled = model.ctc_tokenizer.decode(model.ctc_tokenizer.tokens.index(label) for label in alignment.tokens[:-1])
+        spelled = model.ctc_tokenizer.decode(
+            model.ctc_tokenizer.tokens.index(label) for label in alignment.tokens[:-1]
+        )
         assert spelled == texts[clip]["ctc"] and alignment.tokens[-1] == "blank"
-        assert alignment.values.shape[0] == len(alignment.tokens) and alignment.values.min() >= 0 and alignment.values.max() <= 1
+        assert (
+            alignment.values.shape[0] == len(alignment.tokens)
+            and alignment.values.min() >= 0
+            and alignment.values.max() <= 1
+        )
         assert attention.values.shape == (len(attention.tokens), tiny_run.FRAMES)
 
 
 def test_no_attention_is_drawn_for_what_ctc_said(split, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
-    look = make_look(model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest)
+    look = make_look(
+        model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
+    )
     results = run(split, model.predictor(["ctc", "greedy"]), model)
     shown = pictures(results, split, model.config, model.tokenizer, look, 1)
-    assert {tuple(heat_map.title.partition(":")[0] for heat_map in found.heat_maps) for found in shown.values()} == {("CTC",)}
+    assert {
+        tuple(heat_map.title.partition(":")[0] for heat_map in found.heat_maps)
+        for found in shown.values()
+    } == {("CTC",)}
 
 
-CLIPS = [("rain in the north today", "RAIN NORTH TODAY"), ("the sun shines", ""), ("zebra", "loc-NORD REGEN REGEN"), ("snow", "")]
+CLIPS = [
+    ("rain in the north today", "RAIN NORTH TODAY"),
+    ("the sun shines", ""),
+    ("zebra", "loc-NORD REGEN REGEN"),
+    ("snow", ""),
+]
 
 
 @pytest.fixture
@@ -108,20 +152,54 @@ def said(monkeypatch):
     monkeypatch.setattr(evaluation, "make_batches", lambda *_, **__: ())
 
     def run_it(decoders, clips=CLIPS, evaluated=None, **options):
-        texts = learn(["rain in the north today the sun shines", "snow"], from_mapping({}).tokenizer)
-        index = [SimpleNamespace(id=f"c{i}", text=text, gloss=gloss) for i, (text, gloss) in enumerate(clips)]
-        found = {i: {name: Hypothesis(own[i], (), -float(len(name)), 0.5) for name, own in decoders.items()} for i in range(len(clips))}
-        predictor = SimpleNamespace(tokenizers=dict.fromkeys(decoders), fitted_on={}, mesh=SimpleNamespace(size=1), predict_split=lambda *_: found)
-        config = from_mapping({"model": {"ctc": {"target": "gloss"}}, "evaluation": evaluated or {}})
-        return evaluate(SimpleNamespace(name="test", index=index), predictor, None, config, texts, checkpoint_step=1, **options)
+        texts = learn(
+            ["rain in the north today the sun shines", "snow"], from_mapping({}).tokenizer
+        )
+        index = [
+            SimpleNamespace(id=f"c{i}", text=text, gloss=gloss)
+            for i, (text, gloss) in enumerate(clips)
+        ]
+        found = {
+            i: {
+                name: Hypothesis(own[i], (), -float(len(name)), 0.5)
+                for name, own in decoders.items()
+            }
+            for i in range(len(clips))
+        }
+        predictor = SimpleNamespace(
+            tokenizers=dict.fromkeys(decoders),
+            fitted_on={},
+            mesh=SimpleNamespace(size=1),
+            predict_split=lambda *_: found,
+        )
+        config = from_mapping(
+            {"model": {"ctc": {"target": "gloss"}}, "evaluation": evaluated or {}}
+        )
+        return evaluate(
+            SimpleNamespace(name="test", index=index),
+            predictor,
+            None,
+            config,
+            texts,
+            checkpoint_step=1,
+            **options,
+        )
 
     return run_it
 
 
 def test_glosses_are_scored_over_the_clips_that_have_them(said):
-    found = said({"greedy": [text for text, _ in CLIPS], "ctc": ["RAIN NORTH TODAY", "SUN SHINE", "NORD REGEN", "SNOW FALL NOW"]}, phoenix=True)
+    found = said(
+        {
+            "greedy": [text for text, _ in CLIPS],
+            "ctc": ["RAIN NORTH TODAY", "SUN SHINE", "NORD REGEN", "SNOW FALL NOW"],
+        },
+        phoenix=True,
+    )
     assert found.decoders["ctc"].unit == "gloss" and found.decoders["ctc"].examples == 2
-    assert found.decoders["ctc"].wer == 2 / 6  # loc-NORD, and one REGEN: by PHOENIX's rules neither is an error
+    assert (
+        found.decoders["ctc"].wer == 2 / 6
+    )  # loc-NORD, and one REGEN: by PHOENIX's rules neither is an error
     assert found.phoenix_gloss_wer == {"ctc": 0.0}
     assert found.decoders["greedy"].wer == 0 and found.decoders["greedy"].examples == 4
     assert found.unknown == {"z": 1, "b": 1}
@@ -132,7 +210,9 @@ def test_a_split_without_glosses_gives_no_score_of_glosses(said, caplog):
     bare = [(text, "") for text, _ in CLIPS]
     found = said({"ctc": ["SUN"] * 4, "greedy": ["snow"] * 4}, bare)
     assert list(found.decoders) == ["greedy"] and "no clip of 'test' has a gloss" in caplog.text
-    assert found.predictions[0].details["ctc"] == "SUN" and found.predictions[0].score == -len("greedy")
+    assert found.predictions[0].details["ctc"] == "SUN" and found.predictions[0].score == -len(
+        "greedy"
+    )
     with pytest.raises(MetricError, match="no clip of 'test' has a gloss, and ctc spells glosses"):
         said({"ctc": ["SUN"] * 4}, bare)
 
@@ -149,4 +229,7 @@ def test_scores_are_cut_as_the_config_says_unless_another_is_asked_for(said):
     chinese = [("今天很好", "")] * 4
     assert "tok:char" in said(texts, chinese).decoders["greedy"].signature
     assert "tok:zh" in said(texts, chinese, {"tokenize": "zh"}).decoders["greedy"].signature
-    assert "tok:none" in said(texts, chinese, {"tokenize": "zh"}, tokenize="none").decoders["greedy"].signature
+    assert (
+        "tok:none"
+        in said(texts, chinese, {"tokenize": "zh"}, tokenize="none").decoders["greedy"].signature
+    )

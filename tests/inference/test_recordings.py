@@ -44,11 +44,20 @@ def test_what_is_cut_at_rests_is_read_sentence_by_sentence():
     seen = []
     listener = oracle.Oracle(script, vocabulary, 0.0, rng)
     real = listener.say
-    listener.say = lambda frames: seen.append((oracle.seconds_of(frames[0]), oracle.seconds_of(frames[-1]))) or real(frames)
+    listener.say = lambda frames: (
+        seen.append((oracle.seconds_of(frames[0]), oracle.seconds_of(frames[-1]))) or real(frames)
+    )
     assert oracle.captioned(script, 60.0, listener).split() == [said.word for said in script]
-    breaks = [(one.end, other.start) for one, other in itertools.pairwise(script) if other.start - one.end > 1.0]
+    breaks = [
+        (one.end, other.start)
+        for one, other in itertools.pairwise(script)
+        if other.start - one.end > 1.0
+    ]
     assert len(seen) == len(breaks) + 1
-    assert all(before[1] < start and end < after[0] + 0.5 for (before, after), (end, start) in zip(itertools.pairwise(seen), breaks))
+    assert all(
+        before[1] < start and end < after[0] + 0.5
+        for (before, after), (end, start) in zip(itertools.pairwise(seen), breaks)
+    )
 
 
 def test_a_windows_overlap_as_shipped_is_a_half():

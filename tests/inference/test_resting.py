@@ -22,7 +22,9 @@ from tfds_builders.synthetic_signs.clips import Options, draw_clip, script
 
 pytestmark = pytest.mark.long  # trains a model
 
-CONFIG = tiny_model.config(data__num_frames=6, training__label_smoothing=0.0, model__decoder__max_len=12)
+CONFIG = tiny_model.config(
+    data__num_frames=6, training__label_smoothing=0.0, model__decoder__max_len=12
+)
 CLIPS = 8
 
 
@@ -44,7 +46,12 @@ def drawn() -> tuple[dict[str, np.ndarray], list[str], Tokenizer]:
         ids = [tokenizer.bos_id, *tokenizer.encode(text)[:4], tokenizer.eos_id]
         tokens[row, : len(ids)] = ids
     lengths = (tokens != 0).sum(1).astype(np.int32)
-    batch = {"video": video, "frame_lengths": np.full(CLIPS, 6, np.int32), "tokens": tokens, "token_lengths": lengths}
+    batch = {
+        "video": video,
+        "frame_lengths": np.full(CLIPS, 6, np.int32),
+        "tokens": tokens,
+        "token_lengths": lengths,
+    }
     return batch | {"weights": np.ones(CLIPS, np.float32)}, texts, tokenizer
 
 
@@ -54,14 +61,20 @@ def learned():
     clips, texts, tokenizer = drawn()
     batch = jax.tree.map(jnp.asarray, clips)
     vocabulary = max(tokenizer.vocab_size, tiny_model.VOCABULARY)
-    graph, params = nnx.split(SignTranslator(CONFIG, vocabulary, rngs=nnx.Rngs(params=jax.random.key(0))))
+    graph, params = nnx.split(
+        SignTranslator(CONFIG, vocabulary, rngs=nnx.Rngs(params=jax.random.key(0)))
+    )
     optimiser = optax.adam(3e-3)
 
     @jax.jit
     def steps(params, state):
         def step(carry, _):
             params, state = carry
-            loss, gradients = jax.value_and_grad(lambda p: translation_loss(nnx.merge(graph, p), batch, divisors(batch), CONFIG.training)[0])(params)
+            loss, gradients = jax.value_and_grad(
+                lambda p: translation_loss(
+                    nnx.merge(graph, p), batch, divisors(batch), CONFIG.training
+                )[0]
+            )(params)
             updates, state = optimiser.update(gradients, state)
             return (optax.apply_updates(params, updates), state), loss
 
@@ -69,7 +82,14 @@ def learned():
 
     (params, _), losses = steps(params, optimiser.init(params))
     assert losses[-1] < 0.1 * losses[0]
-    predictor = Predictor(lambda p: nnx.merge(graph, p), tokenizer, tokenizer, InferenceConfig(), make_mesh(CONFIG.mesh), ["greedy", "ctc"])
+    predictor = Predictor(
+        lambda p: nnx.merge(graph, p),
+        tokenizer,
+        tokenizer,
+        InferenceConfig(),
+        make_mesh(CONFIG.mesh),
+        ["greedy", "ctc"],
+    )
     return predictor(params, clips), texts
 
 
@@ -77,7 +97,9 @@ def learned():
 def test_clips_at_rest_yield_no_text_and_signed_ones_do(learned, decoder):
     found, texts = learned
     assert sorted(map(bool, texts)) == [False] * 4 + [True] * 4
-    assert [bool(hypothesis.text) for hypothesis in found[decoder]] == [bool(text) for text in texts]
+    assert [bool(hypothesis.text) for hypothesis in found[decoder]] == [
+        bool(text) for text in texts
+    ]
 
 
 def test_a_clip_at_rest_gives_no_segment_in_any_format(learned):
@@ -85,6 +107,8 @@ def test_a_clip_at_rest_gives_no_segment_in_any_format(learned):
     spans = [Span(np.zeros((1, 1, 1, 3), np.uint8), float(row), row + 1.0) for row in range(CLIPS)]
     windows = [segment_of(span, said) for span, said in zip(spans, found["greedy"])]
     segments = join_windows(windows, longest=2.0)
-    assert [segment.start for segment in segments] == [float(row) for row, text in enumerate(texts) if text]
+    assert [segment.start for segment in segments] == [
+        float(row) for row, text in enumerate(texts) if text
+    ]
     silent = [window for window, text in zip(windows, texts) if not text]
     assert all(write(silent, form, 8.0) == write([], form, 8.0) for form in FORMATS)

@@ -13,7 +13,15 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.inference import streaming
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Sign
-from signvit_jax.inference.streaming import Frame, Live, LiveCaptions, Reading, Recording, SourceError, open_source
+from signvit_jax.inference.streaming import (
+    Frame,
+    Live,
+    LiveCaptions,
+    Reading,
+    Recording,
+    SourceError,
+    open_source,
+)
 from signvit_jax.text.words import Word
 
 RATE = 10.0
@@ -34,8 +42,12 @@ def hypothesis(text: str) -> Hypothesis:
 
 def read_values(pictures, rate):
     """The 'signs' in the pictures: the values that are not 0, in order, each once."""
-    values = [name for name, _ in itertools.groupby(int(picture[0, 0, 0]) for picture in pictures) if name]
-    return hypothesis(" ".join(f"s{value}" for value in values)), " ".join(f"S{value}" for value in values)
+    values = [
+        name for name, _ in itertools.groupby(int(picture[0, 0, 0]) for picture in pictures) if name
+    ]
+    return hypothesis(" ".join(f"s{value}" for value in values)), " ".join(
+        f"S{value}" for value in values
+    )
 
 
 def captions(read=read_values, window=6.0, overlap=0.5, every=0.5, votes=3) -> LiveCaptions:
@@ -48,12 +60,18 @@ def follow(values, **options):
 
 
 def settled(updates) -> list[tuple[float, float, str]]:
-    return [(segment.start, segment.end, segment.text) for update in updates for segment in update.settled]
+    return [
+        (segment.start, segment.end, segment.text)
+        for update in updates
+        for segment in update.settled
+    ]
 
 
 def test_a_hypothesis_comes_every_half_second():
     updates = follow([1] * 30)
-    assert [update.seconds for update in updates] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0])
+    assert [update.seconds for update in updates] == pytest.approx(
+        [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0]
+    )
     assert all(update.text == "s1" and update.partial == "S1" for update in updates)
     assert all(0 <= update.latency < 100 and update.dropped == 0 for update in updates)
 
@@ -105,9 +123,14 @@ def test_where_ctc_tells_times_live_text_is_cut_at_rests_and_read_as_a_whole():
     pictures = shown(160, 0, (30, 70), (110, 160))
     updates = list(captions(read_moves).follow(Recording(pictures, RATE, as_it_is)))
     found = [segment for update in updates for segment in update.settled]
-    assert [segment.text for segment in found] == ["s0 s1 s2 s3 s4 s5", "s14 s15 s16 s17 s18 s19 s20 s21"]
+    assert [segment.text for segment in found] == [
+        "s0 s1 s2 s3 s4 s5",
+        "s14 s15 s16 s17 s18 s19 s20 s21",
+    ]
     assert found[0].end <= 3.5 and 6.5 <= found[1].start <= 7.0
-    assert next(update.seconds for update in updates if update.settled) <= 4.5  # soon after the hands have come to rest
+    assert (
+        next(update.seconds for update in updates if update.settled) <= 4.5
+    )  # soon after the hands have come to rest
 
 
 def test_another_shot_right_after_rest_settles_what_was_signed_before():
@@ -122,7 +145,13 @@ def test_another_shot_right_after_rest_settles_what_was_signed_before():
 def test_the_text_is_what_most_of_the_last_three_say():
     said = iter(["a", "b", "a", "c", "d", "e"])
     updates = follow([1] * 27, read=lambda pictures, rate: (hypothesis(next(said)), ""))
-    assert [update.text for update in updates][:5] == ["a", "b", "a", "c", "d"]  # of three different ones the newest
+    assert [update.text for update in updates][:5] == [
+        "a",
+        "b",
+        "a",
+        "c",
+        "d",
+    ]  # of three different ones the newest
     said = iter(["a", "a", "b", "b", "a", "b", "b"])
     updates = follow([1] * 27, read=lambda pictures, rate: (hypothesis(next(said)), ""))
     assert [update.text for update in updates][:6] == ["a", "a", "a", "b", "b", "b"]
@@ -283,7 +312,9 @@ def fake_cv2(opens: bool, pictures: int, ends=lambda: True):
             self.left -= 1
             while self.left < 0 and not ends():
                 time.sleep(0.01)
-            return self.left >= 0, np.dstack([np.full((4, 4), value, np.uint8) for value in (10, 20, 30)])
+            return self.left >= 0, np.dstack(
+                [np.full((4, 4), value, np.uint8) for value in (10, 20, 30)]
+            )
 
         def release(self):
             self.released = True
@@ -307,7 +338,9 @@ def test_a_camera_is_read_through_opencv_in_rgb_and_released(monkeypatch):
     assert (seen[0][0, 0] == (30, 20, 10)).all()
 
 
-def test_a_camera_that_is_not_there_and_opencv_that_is_not_installed_are_errors_that_say_what_to_do(monkeypatch):
+def test_a_camera_that_is_not_there_and_opencv_that_is_not_installed_are_errors_that_say_what_to_do(
+    monkeypatch,
+):
     monkeypatch.setitem(sys.modules, "cv2", fake_cv2(False, 0))
     with pytest.raises(SourceError, match="camera 7 cannot be opened"):
         open_source(7, None, as_it_is, 8, 6.0)

@@ -22,7 +22,12 @@ texts = (
     | st.text(max_size=8)
     | st.sampled_from(["-->", "a --> b", "--->", "\n\n", "WEBVTT"])
 )
-segments = st.lists(st.builds(Segment, times, times, texts, st.none() | st.floats(-50, 0), st.none() | st.floats(0, 1)), max_size=8)
+segments = st.lists(
+    st.builds(
+        Segment, times, times, texts, st.none() | st.floats(-50, 0), st.none() | st.floats(0, 1)
+    ),
+    max_size=8,
+)
 durations = st.none() | st.floats(0, 20_000)
 
 
@@ -31,17 +36,28 @@ def read_back(text, format):
     demuxer = {"srt": "srt", "vtt": "webvtt"}[format]
     with av.open(io.BytesIO(text.encode()), format=demuxer) as file:
         packets = [packet for packet in file.demux() if packet.pts is not None]
-        cues = [(packet.pts, packet.pts + packet.duration, bytes(packet).decode()) for packet in packets]
-    return [(start, end, html.unescape(line)) for start, end, line in cues] if format == "vtt" else cues
+        cues = [
+            (packet.pts, packet.pts + packet.duration, bytes(packet).decode()) for packet in packets
+        ]
+    return (
+        [(start, end, html.unescape(line)) for start, end, line in cues]
+        if format == "vtt"
+        else cues
+    )
 
 
 def from_json(text):
-    return [(round(s["start"] * 1000), round(s["end"] * 1000), s["text"]) for s in json.loads(text)["segments"]]
+    return [
+        (round(s["start"] * 1000), round(s["end"] * 1000), s["text"])
+        for s in json.loads(text)["segments"]
+    ]
 
 
 def words(text):
     """What a reader sees: words, without characters that have no look."""
-    return "".join(c for c in text if c.isspace() or c.isprintable() or c in "\u200b\ufeff\xad").split()
+    return "".join(
+        c for c in text if c.isspace() or c.isprintable() or c in "\u200b\ufeff\xad"
+    ).split()
 
 
 @settings(max_examples=150, deadline=None)
@@ -57,7 +73,10 @@ def test_cues_are_in_order_apart_and_within_the_video(given_segments, duration):
 
 @settings(max_examples=100, deadline=None)
 @given(segments, durations)
-@example([Segment(0.0, 1.0, "a ---> b"), Segment(1.0, 2.0, "1\n\n2\n00:00:01,000 --> 00:00:02,000")], None)
+@example(
+    [Segment(0.0, 1.0, "a ---> b"), Segment(1.0, 2.0, "1\n\n2\n00:00:01,000 --> 00:00:02,000")],
+    None,
+)
 @pytest.mark.parametrize("format", ["srt", "vtt"])
 def test_srt_and_vtt_read_back_by_ffmpeg_are_the_json_segments(format, given_segments, duration):
     text = write(given_segments, format, duration)
@@ -78,9 +97,15 @@ plain_segments = st.lists(st.builds(Segment, times, times, plain_texts), max_siz
 @settings(max_examples=60, deadline=None)
 @given(plain_segments, durations)
 @pytest.mark.parametrize("format", ["srt", "vtt"])
-def test_srt_and_vtt_read_back_by_pysubs2_are_monotonic_apart_and_the_json_segments(format, given_segments, duration):
+def test_srt_and_vtt_read_back_by_pysubs2_are_monotonic_apart_and_the_json_segments(
+    format, given_segments, duration
+):
     expected = from_json(write(given_segments, "json", duration))
-    events = pysubs2.SSAFile.from_string(write(given_segments, format, duration), format_=format).events if expected else []
+    events = (
+        pysubs2.SSAFile.from_string(write(given_segments, format, duration), format_=format).events
+        if expected
+        else []
+    )
     assert [(event.start, event.end, event.plaintext) for event in events] == expected
     assert all(before.end <= after.start for before, after in itertools.pairwise(events))
 
@@ -94,9 +119,15 @@ def arrow_free(line):
 @settings(max_examples=100, deadline=None)
 @given(segments, durations)
 def test_tsv_reads_back_as_the_json_segments(given_segments, duration):
-    rows = list(csv.DictReader(io.StringIO(write(given_segments, "tsv", duration), newline=""), dialect="excel-tab"))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(write(given_segments, "tsv", duration), newline=""), dialect="excel-tab"
+        )
+    )
     listed = json.loads(write(given_segments, "json", duration))["segments"]
-    assert [(float(r["start"]), float(r["end"]), r["text"]) for r in rows] == [(s["start"], s["end"], s["text"]) for s in listed]
+    assert [(float(r["start"]), float(r["end"]), r["text"]) for r in rows] == [
+        (s["start"], s["end"], s["text"]) for s in listed
+    ]
     assert [(r["score"], r["confidence"]) for r in rows] == [
         tuple("" if s[k] is None else str(s[k]) for k in ("score", "confidence")) for s in listed
     ]
@@ -106,8 +137,15 @@ def test_tsv_reads_back_as_the_json_segments(given_segments, duration):
 @given(segments)
 def test_no_text_is_lost(given_segments):
     # By character: segments in one place become one cue, without a space between two of a script that has none.
-    written = sorted(character for *_, text in from_json(write(given_segments, "json")) for word in words(text) for character in word)
-    assert written == sorted(character for s in given_segments for word in written_words(s.text) for character in word)
+    written = sorted(
+        character
+        for *_, text in from_json(write(given_segments, "json"))
+        for word in words(text)
+        for character in word
+    )
+    assert written == sorted(
+        character for s in given_segments for word in written_words(s.text) for character in word
+    )
 
 
 def test_cues_of_a_script_without_spaces_are_joined_without_spaces():
@@ -120,32 +158,57 @@ def test_cues_of_a_script_without_spaces_are_joined_without_spaces():
 
 def written_words(text):
     """The words of one text, less control characters and lone surrogates (which are taken out before the text is cut into words)."""
-    kept = "".join(c for c in text if c.isspace() or not (ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000))
+    kept = "".join(
+        c
+        for c in text
+        if c.isspace() or not (ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000)
+    )
     return words(kept)
 
 
 def test_times_are_written_to_the_millisecond_hours_included():
     segments = [Segment(0.0004, 1.5, "first"), Segment(3725.0426, 3726.0, "second")]
-    assert write(segments, "srt") == "1\n00:00:00,000 --> 00:00:01,500\nfirst\n\n2\n01:02:05,043 --> 01:02:06,000\nsecond\n"
-    assert write(segments, "vtt") == "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nfirst\n\n01:02:05.043 --> 01:02:06.000\nsecond\n"
+    assert (
+        write(segments, "srt")
+        == "1\n00:00:00,000 --> 00:00:01,500\nfirst\n\n2\n01:02:05,043 --> 01:02:06,000\nsecond\n"
+    )
+    assert (
+        write(segments, "vtt")
+        == "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nfirst\n\n01:02:05.043 --> 01:02:06.000\nsecond\n"
+    )
     assert write(segments, "txt") == "first\nsecond\n"
-    assert write(segments[:1], "tsv") == "start\tend\ttext\tscore\tconfidence\n0.000\t1.500\tfirst\t\t\n"
+    assert (
+        write(segments[:1], "tsv")
+        == "start\tend\ttext\tscore\tconfidence\n0.000\t1.500\tfirst\t\t\n"
+    )
 
 
 def test_overlaps_are_cut_at_the_next_beginning_and_equal_beginnings_join():
-    segments = [Segment(2.0, 4.0, "c", -3.0, 0.9), Segment(0.0, 3.0, "a", -1.0, 0.5), Segment(2.0, 5.0, "d", -2.0, None)]
+    segments = [
+        Segment(2.0, 4.0, "c", -3.0, 0.9),
+        Segment(0.0, 3.0, "a", -1.0, 0.5),
+        Segment(2.0, 5.0, "d", -2.0, None),
+    ]
     listed = json.loads(write(segments, "json"))
     assert listed["text"] == "a c d"
-    assert [(s["start"], s["end"], s["text"], s["score"], s["confidence"]) for s in listed["segments"]] == [
+    assert [
+        (s["start"], s["end"], s["text"], s["score"], s["confidence"]) for s in listed["segments"]
+    ] == [
         (0, 2, "a", -1, 0.5),
         (2, 5, "c d", -3, 0.9),
     ]
 
 
 def test_a_segment_beyond_the_end_keeps_its_text_within_the_video():
-    assert from_json(write([Segment(9.0, 12.0, "late")], "json", duration=10.0009)) == [(9000, 10000, "late")]
-    assert from_json(write([Segment(11.0, 12.0, "later")], "json", duration=10.0)) == [(9999, 10000, "later")]
-    assert from_json(write([Segment(3.0, 3.0, "instant")], "json", duration=10.0)) == [(3000, 3001, "instant")]
+    assert from_json(write([Segment(9.0, 12.0, "late")], "json", duration=10.0009)) == [
+        (9000, 10000, "late")
+    ]
+    assert from_json(write([Segment(11.0, 12.0, "later")], "json", duration=10.0)) == [
+        (9999, 10000, "later")
+    ]
+    assert from_json(write([Segment(3.0, 3.0, "instant")], "json", duration=10.0)) == [
+        (3000, 3001, "instant")
+    ]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -156,23 +219,39 @@ def test_nothing_signed_leaves_no_cue(format):
 
 
 def test_vtt_escapes_markup():
-    assert write([Segment(0.0, 1.0, "R&D <i>a</i> --> b")], "vtt").splitlines()[-1] == "R&amp;D &lt;i&gt;a&lt;/i&gt; --&gt; b"
+    assert (
+        write([Segment(0.0, 1.0, "R&D <i>a</i> --> b")], "vtt").splitlines()[-1]
+        == "R&amp;D &lt;i&gt;a&lt;/i&gt; --&gt; b"
+    )
 
 
 def test_json_stays_valid_where_scores_are_not_numbers():
-    listed = json.loads(write([Segment(0.0, 1.0, "a", -math.inf, math.nan)], "json"), parse_constant=lambda name: pytest.fail(name))
+    listed = json.loads(
+        write([Segment(0.0, 1.0, "a", -math.inf, math.nan)], "json"),
+        parse_constant=lambda name: pytest.fail(name),
+    )
     assert listed["segments"][0]["score"] is None and listed["segments"][0]["confidence"] is None
 
 
 def test_json_holds_words_and_alternatives():
-    segment = Segment(0.0, 1.0, "a b", -1.0, 0.5, (Word("a", 0.4), Word("b", 0.6)), (Alternative("a c", -2.0, 0.3),))
+    segment = Segment(
+        0.0,
+        1.0,
+        "a b",
+        -1.0,
+        0.5,
+        (Word("a", 0.4), Word("b", 0.6)),
+        (Alternative("a c", -2.0, 0.3),),
+    )
     (listed,) = json.loads(write([segment], "json"))["segments"]
     assert listed["words"] == [{"text": "a", "confidence": 0.4}, {"text": "b", "confidence": 0.6}]
     assert listed["alternatives"] == [{"text": "a c", "score": -2.0, "confidence": 0.3}]
 
 
 def test_unknown_format_and_impossible_times_are_errors_of_our_own():
-    with pytest.raises(SubtitleError, match="'ass'; allowed: one of 'txt', 'json', 'tsv', 'srt', 'vtt'"):
+    with pytest.raises(
+        SubtitleError, match="'ass'; allowed: one of 'txt', 'json', 'tsv', 'srt', 'vtt'"
+    ):
         write([], "ass")
     with pytest.raises(SubtitleError, match="nan"):
         write([Segment(math.nan, 1.0, "a")], "srt")

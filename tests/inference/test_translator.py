@@ -41,12 +41,24 @@ def test_path_bytes_and_frames_of_a_clip_give_the_same_translation(translator, t
 @pytest.mark.parametrize("decode", ["greedy", "beam", "ctc"])
 def test_a_list_of_mixed_clips_gives_what_each_gives_alone(translator, trained, decode):
     # More clips than inference.batch_size = 4, so that the last part of the batch is filled up.
-    clips = [trained.video(0), read_video(trained.video(1)).frames, trained.video(2).read_bytes(), str(trained.video(3)), trained.video(4)]
+    clips = [
+        trained.video(0),
+        read_video(trained.video(1)).frames,
+        trained.video(2).read_bytes(),
+        str(trained.video(3)),
+        trained.video(4),
+    ]
     together = translator.translate(clips, decode=decode)
     alone = [translator.translate(clip, decode=decode) for clip in clips]
-    assert [(found.text, found.tokens) for found in together] == [(found.text, found.tokens) for found in alone]
-    assert [found.score for found in together] == pytest.approx([found.score for found in alone], abs=1e-4)
-    assert len({found.text for found in together}) > 1 or decode != "greedy"  # else the order would not be tested
+    assert [(found.text, found.tokens) for found in together] == [
+        (found.text, found.tokens) for found in alone
+    ]
+    assert [found.score for found in together] == pytest.approx(
+        [found.score for found in alone], abs=1e-4
+    )
+    assert (
+        len({found.text for found in together}) > 1 or decode != "greedy"
+    )  # else the order would not be tested
 
 
 def test_an_empty_list_gives_an_empty_list(translator):
@@ -67,7 +79,11 @@ def test_an_empty_list_gives_an_empty_list(translator):
 def test_frames_that_are_no_clip_are_refused_with_shape_and_dtype(translator, frames):
     with pytest.raises(ClipError) as refused:
         translator.translate(frames)
-    assert str(frames.shape) in str(refused.value) and str(frames.dtype) in str(refused.value) and "uint8" in str(refused.value)
+    assert (
+        str(frames.shape) in str(refused.value)
+        and str(frames.dtype) in str(refused.value)
+        and "uint8" in str(refused.value)
+    )
 
 
 @pytest.mark.parametrize("clip", [b"no video", b"", "missing.mp4"])
@@ -80,7 +96,9 @@ def test_what_cannot_be_read_is_a_decode_error(translator, clip):
 def test_wrong_decoding_values_are_refused_with_their_name(translator, trained, bad):
     with pytest.raises((ConfigError, ValueError, TypeError)) as refused:
         translator.translate(trained.video(0), **bad)
-    assert str(next(iter(bad.values()))) in str(refused.value) or next(iter(bad)) in str(refused.value)
+    assert str(next(iter(bad.values()))) in str(refused.value) or next(iter(bad)) in str(
+        refused.value
+    )
 
 
 def test_threads_get_the_answers_of_their_own_clips(translator, trained):
@@ -95,7 +113,10 @@ def recording(tmp_path_factory):
     """Six seconds: two sentences with rest between them, on the same grey as the clips."""
     path = tmp_path_factory.mktemp("recording") / "long.mp4"
     rest = np.full((20, tiny_run.SIZE, tiny_run.SIZE, 3), 30, np.uint8)
-    tiny_run.write_video(path, np.concatenate([tiny_run.frames_of(0, 0, 10), rest, tiny_run.frames_of(1, 3, 10), rest]))
+    tiny_run.write_video(
+        path,
+        np.concatenate([tiny_run.frames_of(0, 0, 10), rest, tiny_run.frames_of(1, 3, 10), rest]),
+    )
     return path
 
 
@@ -126,7 +147,9 @@ def test_a_text_below_the_least_confidence_is_left_out(translator, trained):
 
 
 @pytest.mark.parametrize("kind", ["path", "frames"])
-def test_a_recording_is_captioned_in_windows_whose_segments_follow_one_another(translator, recording, kind):
+def test_a_recording_is_captioned_in_windows_whose_segments_follow_one_another(
+    translator, recording, kind
+):
     clip, fps = (recording, None) if kind == "path" else (read_video(recording).frames, 10)
     found = translator.translate(clip, fps=fps, **WINDOWS)
     assert found.seconds == pytest.approx(6.0) and found.segments
@@ -158,7 +181,9 @@ def test_a_folder_of_recordings_opens_one_at_a_time(translator, trained, recordi
     waiting = translator.translate_each([recording] * 9, **WINDOWS)
     found = [next(waiting)]
     translator._readers.submit(lambda: None).result()
-    assert opened[0] <= translator_module._READERS  # files that are being looked into, none of which stays open
+    assert (
+        opened[0] <= translator_module._READERS
+    )  # files that are being looked into, none of which stays open
     found += list(waiting)
     assert most[0] <= translator_module._READERS + 1 and opened[0] == 0
     assert len(found) == 9 and all(one == found[0] for one in found)
@@ -167,7 +192,9 @@ def test_a_folder_of_recordings_opens_one_at_a_time(translator, trained, recordi
 def test_a_clip_that_is_sampled_thinner_than_in_training_says_so(translator, trained):
     frames = np.concatenate([read_video(trained.video(number)).frames for number in range(6)] * 3)
     assert not translator.translate(frames[:40], fps=10).warnings
-    assert len(translator.translate(frames, fps=10).segments) != 1 or len(frames) <= 60  # a recording, if nobody says otherwise
+    assert (
+        len(translator.translate(frames, fps=10).segments) != 1 or len(frames) <= 60
+    )  # a recording, if nobody says otherwise
     squeezed = translator.translate(frames, fps=10, max_clip_seconds=100.0)
     assert len(squeezed.segments) == 1
     (warning,) = squeezed.warnings
@@ -185,9 +212,16 @@ def test_nobody_signs_where_nothing_moves_or_ctc_hears_nothing(translator, train
     heard = sure.translate(trained.video(1), rest_evidence=1e-9)
     assert heard.evidence is not None
     assert sure.translate(trained.video(1), rest_evidence=heard.evidence + 0.01).text == ""
-    assert sure.translate(trained.video(1), rest_evidence=0.0).text == translator.translate(trained.video(1)).text
-    lenient = dataclasses.replace(sure.model, validation={"ctc": 0.1, "ctc_evidence": heard.evidence})
-    sure.model = lenient  # what validation clips with signing have is enough, whatever the config wants
+    assert (
+        sure.translate(trained.video(1), rest_evidence=0.0).text
+        == translator.translate(trained.video(1)).text
+    )
+    lenient = dataclasses.replace(
+        sure.model, validation={"ctc": 0.1, "ctc_evidence": heard.evidence}
+    )
+    sure.model = (
+        lenient  # what validation clips with signing have is enough, whatever the config wants
+    )
     assert sure.translate(trained.video(1), rest_evidence=heard.evidence + 0.01).text
 
 
@@ -195,16 +229,24 @@ def test_unreadable_files_among_others_are_errors_in_their_place(translator, tra
     clips = [trained.video(0), b"no video", recording, "missing.mp4", trained.video(1)]
     found = list(translator.translate_each(clips, **WINDOWS))
     assert [isinstance(one, VideoDecodeError) for one in found] == [False, True, False, True, False]
-    assert [found[0].text, found[4].text] == [one.text for one in translator.translate([trained.video(0), trained.video(1)])]
+    assert [found[0].text, found[4].text] == [
+        one.text for one in translator.translate([trained.video(0), trained.video(1)])
+    ]
     assert len(found[2].segments) > 0
 
 
 def test_a_stream_of_a_recording_settles_text_in_order(translator, trained):
     video = read_video(trained.video(1))
-    updates = list(translator.stream(itertools.chain.from_iterable([video.frames] * 5), fps=10, window_seconds=1.0))
+    updates = list(
+        translator.stream(
+            itertools.chain.from_iterable([video.frames] * 5), fps=10, window_seconds=1.0
+        )
+    )
     assert [update.seconds for update in updates][:3] == [0.5, 1.0, 1.5]
     segments = [segment for update in updates for segment in update.settled]
-    assert segments and all(before.end <= after.start for before, after in itertools.pairwise(segments))
+    assert segments and all(
+        before.end <= after.start for before, after in itertools.pairwise(segments)
+    )
     assert all(update.dropped == 0 for update in updates)
 
 
@@ -237,7 +279,9 @@ def stranger(trained, tmp_path):
     """The workdir with as many other words."""
     workdir = shutil.copytree(trained.workdir, tmp_path / "stranger")
     words = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size - 4
-    (workdir / "tokenizer.json").write_text(learn([f"word{i}" for i in range(words)], TokenizerConfig(name="word")).to_json())
+    (workdir / "tokenizer.json").write_text(
+        learn([f"word{i}" for i in range(words)], TokenizerConfig(name="word")).to_json()
+    )
     return workdir
 
 
@@ -272,7 +316,9 @@ def test_warm_up_leaves_nothing_to_compile(trained, caplog):
         try:
             translator.translate(trained.video(5))
             translator.translate(clips)  # in parts of 4, 2 and 1
-            translator.translate(trained.video(5), min_confidence=0.5, max_clip_seconds=0.5, window_seconds=0.4)
+            translator.translate(
+                trained.video(5), min_confidence=0.5, max_clip_seconds=0.5, window_seconds=0.4
+            )
         finally:
             jax.config.update("jax_log_compiles", False)
     assert "Finished XLA compilation" not in caplog.text
@@ -284,8 +330,12 @@ def test_clips_of_every_kind_give_what_the_file_gives(translator, trained):
     by_path = translator.translate(path)
     for given in (bytearray(content), memoryview(content), io.BytesIO(content)):
         assert translator.translate(given) == by_path
-    assert translator.translate(list(video.frames), fps=video.fps) == by_path  # one clip, frame by frame
-    assert [one.text for one in translator.translate([list(video.frames), path], fps=video.fps)] == [by_path.text] * 2
+    assert (
+        translator.translate(list(video.frames), fps=video.fps) == by_path
+    )  # one clip, frame by frame
+    assert [
+        one.text for one in translator.translate([list(video.frames), path], fps=video.fps)
+    ] == [by_path.text] * 2
 
 
 @pytest.mark.parametrize("clip", [None, [None], [[[[0, 0, 0]]]], 5])

@@ -8,7 +8,14 @@ import pytest
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
 from signvit_jax.inference import windowing
-from signvit_jax.inference.windowing import ClipError, clip_limit, longest_clip, longest_window, open_footage, thinner_than_trained
+from signvit_jax.inference.windowing import (
+    ClipError,
+    clip_limit,
+    longest_clip,
+    longest_window,
+    open_footage,
+    thinner_than_trained,
+)
 
 DATA = DataConfig(num_frames=2, image_size=4)
 FPS = 10.0
@@ -17,13 +24,20 @@ FPS = 10.0
 def frames(count: int) -> np.ndarray:
     """The frame's number is in its colour."""
     numbers = np.arange(count)
-    colours = np.stack([numbers // 256 % 256, numbers % 256, np.zeros_like(numbers)], axis=-1).astype(np.uint8)
+    colours = np.stack(
+        [numbers // 256 % 256, numbers % 256, np.zeros_like(numbers)], axis=-1
+    ).astype(np.uint8)
     return np.broadcast_to(colours[:, None, None], (count, 4, 4, 3))
 
 
 @pytest.mark.parametrize(("count", "is_clip"), [(1, True), (30, True), (31, False)])
 def test_a_video_up_to_the_longest_clip_is_one_span(count, is_clip):
-    footage = open_footage(np.ascontiguousarray(frames(count)), FPS, DATA, InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0)).begin()
+    footage = open_footage(
+        np.ascontiguousarray(frames(count)),
+        FPS,
+        DATA,
+        InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0),
+    ).begin()
     assert footage.is_clip == is_clip
     assert footage.seconds == pytest.approx(count / FPS)
     if is_clip:
@@ -34,7 +48,10 @@ def test_a_video_up_to_the_longest_clip_is_one_span(count, is_clip):
 @pytest.mark.parametrize(
     ("data", "seconds"),
     [
-        (DataConfig(sampling="rate", num_frames=48, frame_rate=8.33), 48 / 8.33),  # configs/small.py
+        (
+            DataConfig(sampling="rate", num_frames=48, frame_rate=8.33),
+            48 / 8.33,
+        ),  # configs/small.py
         (DataConfig(sampling="segment", num_frames=32, frame_rate=5.0), 6.4),
         (DataConfig(sampling="even", num_frames=16), 6.0),
         (DataConfig(sampling="even", num_frames=250), 10.0),
@@ -48,7 +65,12 @@ def test_a_clip_may_be_as_long_as_the_model_sees_as_densely_as_in_training(data,
     for longest in (seconds - 0.1, 3 * seconds):
         rate = 25.0
         pictures = np.zeros((round(longest * rate), 4, 4, 3), np.uint8)
-        (span,) = open_footage(pictures, rate, dataclasses.replace(data, image_size=4), InferenceConfig(max_clip_seconds=100.0)).spans
+        (span,) = open_footage(
+            pictures,
+            rate,
+            dataclasses.replace(data, image_size=4),
+            InferenceConfig(max_clip_seconds=100.0),
+        ).spans
         warning = thinner_than_trained(span, rate, data)
         assert (warning is not None) == (longest > seconds and data.sampling != "segment")
 
@@ -72,7 +94,11 @@ def moving(count: int, *still: tuple[int, int]) -> np.ndarray:
 def test_without_times_a_recording_is_cut_where_nothing_moves():
     pictures = moving(400, (0, 50), (125, 170), (250, 400))
     data = dataclasses.replace(DATA, image_size=16)
-    spans = list(open_footage(pictures, 12.5, data, InferenceConfig(max_clip_seconds=3.0, window_seconds=10.0)).spans)
+    spans = list(
+        open_footage(
+            pictures, 12.5, data, InferenceConfig(max_clip_seconds=3.0, window_seconds=10.0)
+        ).spans
+    )
     assert [(round(span.start), round(span.end)) for span in spans] == [(4, 10), (13, 20)]
 
 
@@ -80,7 +106,9 @@ def test_signing_longer_than_a_window_is_read_in_windows_that_overlap():
     data = dataclasses.replace(DATA, image_size=16)
     inference = InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0, window_overlap=0.25)
     spans = list(open_footage(moving(300), 12.5, data, inference).spans)
-    assert spans[0].start == pytest.approx(0.0, abs=0.1) and spans[-1].end == pytest.approx(24.0, abs=0.1)
+    assert spans[0].start == pytest.approx(0.0, abs=0.1) and spans[-1].end == pytest.approx(
+        24.0, abs=0.1
+    )
     assert np.diff([span.start for span in spans[:-1]]) == pytest.approx(1.5, abs=0.1)
     assert all(span.end - span.start <= 2.1 for span in spans)
 
@@ -88,13 +116,22 @@ def test_signing_longer_than_a_window_is_read_in_windows_that_overlap():
 def test_a_still_recording_gives_no_span():
     data = dataclasses.replace(DATA, image_size=16)
     footage = open_footage(moving(300, (0, 300)), 12.5, data, InferenceConfig()).begin()
-    assert not footage.is_clip and list(footage.spans) == [] and footage.seconds == pytest.approx(24.0)
+    assert (
+        not footage.is_clip and list(footage.spans) == [] and footage.seconds == pytest.approx(24.0)
+    )
 
 
 def test_another_shot_ends_a_piece():
     pictures = moving(300)
     pictures[140:] = 255 - pictures[140:]
-    spans = list(open_footage(pictures, 12.5, dataclasses.replace(DATA, image_size=16), InferenceConfig(window_seconds=30.0)).spans)
+    spans = list(
+        open_footage(
+            pictures,
+            12.5,
+            dataclasses.replace(DATA, image_size=16),
+            InferenceConfig(window_seconds=30.0),
+        ).spans
+    )
     assert [round(span.start, 2) for span in spans] == pytest.approx([0.0, 140 / 12.5], abs=0.1)
     assert spans[0].end <= 140 / 12.5 + 1e-6
 

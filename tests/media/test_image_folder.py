@@ -76,14 +76,29 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
 
 def huge_png(path: Path, side: int) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\0", b"no picture at all", b"#EXTM3U\nfile:///etc/passwd\n", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+    "content",
+    [
+        b"",
+        b"\0",
+        b"no picture at all",
+        b"#EXTM3U\nfile:///etc/passwd\n",
+        b"\x89PNG\r\n\x1a\n",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    ],
 )
 def test_what_is_no_picture_is_an_error_that_names_it(tmp_path, content):
     folder = folder_of(tmp_path / "a", 2)
@@ -105,7 +120,9 @@ def test_a_cut_picture_is_an_error(tmp_path, name, percent):
 def test_a_header_of_16384_by_16384_is_refused_before_a_pixel_is_decoded(tmp_path):
     (tmp_path / "a").mkdir()
     huge_png(tmp_path / "a" / "1.png", 16384)
-    assert "(max_pixels)" in reason(tmp_path / "a") or "decompression bomb" in reason(tmp_path / "a")
+    assert "(max_pixels)" in reason(tmp_path / "a") or "decompression bomb" in reason(
+        tmp_path / "a"
+    )
 
 
 def test_links_pipes_and_folders_are_not_read(tmp_path):
@@ -120,7 +137,13 @@ def test_links_pipes_and_folders_are_not_read(tmp_path):
 
 def test_every_limit_names_itself(tmp_path):
     folder = folder_of(tmp_path / "a", 5)
-    for name, value in (("max_frames", 4), ("max_pixels", 100), ("max_bytes", 100), ("max_output_bytes", 100), ("wall_seconds", 0.0)):
+    for name, value in (
+        ("max_frames", 4),
+        ("max_pixels", 100),
+        ("max_bytes", 100),
+        ("max_output_bytes", 100),
+        ("wall_seconds", 0.0),
+    ):
         assert f"({name})" in reason(folder, **{name: value})
 
 
@@ -130,5 +153,7 @@ def test_empty_and_missing_folders_say_so(tmp_path):
     assert list_pictures(tmp_path / "a") == []
     assert "no PNG or JPEG in it" in reason(tmp_path / "a")
     assert "No such file" in reason(tmp_path / "none")
-    with pytest.raises(VideoDecodeError, match=r"nothing to show from 9 s on: its pictures end at 0.08 s"):
+    with pytest.raises(
+        VideoDecodeError, match=r"nothing to show from 9 s on: its pictures end at 0.08 s"
+    ):
         read_picture_folder(folder_of(tmp_path / "b", 2), 25.0, Sampling(start=9.0))

@@ -14,7 +14,15 @@ import pytest
 from PIL import Image
 
 from signvit_jax.media import video
-from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, VideoReader, iterate_frames, read_jpegs, read_video
+from signvit_jax.media.video import (
+    Sampling,
+    VideoDecodeError,
+    VideoLimits,
+    VideoReader,
+    iterate_frames,
+    read_jpegs,
+    read_video,
+)
 from tests.helpers.clip_makers import encode, shade_numbers, shades
 
 
@@ -44,7 +52,13 @@ def test_an_animated_gif_keeps_its_delays_and_shows_transparency_on_white(tmp_pa
     pictures = [Image.new("RGBA", (40, 30), (0, 0, 0, 0)) for _ in range(3)]
     for i, picture in enumerate(pictures):
         picture.paste((250, 0, 0, 255), (10 * i, 0, 10 * i + 10, 30))
-    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 300, 100], disposal=2)
+    pictures[0].save(
+        tmp_path / "a.gif",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[100, 300, 100],
+        disposal=2,
+    )
     times, frames = zip(*iterate_frames(tmp_path / "a.gif"))
     assert times == pytest.approx([0.0, 0.1, 0.4])
     assert [int(np.argmin(frame[15, :, 1])) // 10 for frame in frames] == [0, 1, 2]
@@ -52,7 +66,9 @@ def test_an_animated_gif_keeps_its_delays_and_shows_transparency_on_white(tmp_pa
     assert len(read_video(tmp_path / "a.gif", frame_rate=10).frames) == 5
 
 
-def brute_force_resample(times: list[float], last: float, rate: float, start: float, end: float) -> list[int]:
+def brute_force_resample(
+    times: list[float], last: float, rate: float, start: float, end: float
+) -> list[int]:
     """Output k shows the latest frame whose time is not after start + (k + 1/4) / rate; the video ends at `last`."""
     chosen = []
     for k in itertools.count():
@@ -63,7 +79,9 @@ def brute_force_resample(times: list[float], last: float, rate: float, start: fl
 
 
 @pytest.mark.parametrize("rate", [5, 10, 12.5, 25, 3])
-@pytest.mark.parametrize(("start", "end"), [(None, None), (0.25, None), (0.0, 1.05), (0.71, 1.3), (1.13, 1.2)])
+@pytest.mark.parametrize(
+    ("start", "end"), [(None, None), (0.25, None), (0.0, 1.05), (0.71, 1.3), (1.13, 1.2)]
+)
 def test_a_variable_frame_rate_is_resampled_by_time_stamps(tmp_path, rate, start, end):
     times = [0, 33, 67, 400, 721, 762, 1101, 1137, 1502]  # no sampling moment falls on one of them
     path = encode(tmp_path / "a.mkv", shades(9), fps=10, pts=times, options={"g": "3"})
@@ -75,7 +93,9 @@ def test_a_variable_frame_rate_is_resampled_by_time_stamps(tmp_path, rate, start
     if not expected:  # shorter than a frame: one picture all the same, of those on screen
         assert len(numbers) == 1 and numbers[0] in (6, 7)
         return
-    rest = numbers[len(expected) :]  # the last frame stays as long as the muxer wrote: Matroska does not say
+    rest = numbers[
+        len(expected) :
+    ]  # the last frame stays as long as the muxer wrote: Matroska does not say
     assert numbers[: len(expected)] == expected
     assert set(rest) <= {8} and (end is None or not rest)
 
@@ -110,7 +130,9 @@ def test_short_side_shrinks_keeps_the_shape_and_never_enlarges(tmp_path):
 
 
 def test_odd_sizes_are_kept(tmp_path):
-    path = encode(tmp_path / "a.mkv", shades(3, height=33, width=51), codec="ffv1", pix_fmt="yuv420p")
+    path = encode(
+        tmp_path / "a.mkv", shades(3, height=33, width=51), codec="ffv1", pix_fmt="yuv420p"
+    )
     assert read_video(path).frames.shape == (3, 33, 51, 3)
 
 
@@ -122,20 +144,34 @@ def rgb_of(y: int, cb: int, cr: int, matrix: str, full: bool) -> np.ndarray:
     """The formula of ITU-R BT.601 and BT.709."""
     kr, kb = WEIGHTS[matrix]
     luma = y / 255 if full else (y - 16) / 219
-    blue, red = ((cb - 128) / 255, (cr - 128) / 255) if full else ((cb - 128) / 224, (cr - 128) / 224)
+    blue, red = (
+        ((cb - 128) / 255, (cr - 128) / 255) if full else ((cb - 128) / 224, (cr - 128) / 224)
+    )
     r, b = luma + 2 * (1 - kr) * red, luma + 2 * (1 - kb) * blue
     return np.clip(np.array([r, (luma - kr * r - kb * b) / (1 - kr - kb), b]) * 255, 0, 255)
 
 
 @pytest.mark.parametrize(
-    ("matrix", "tag", "size"), [("bt601", 5, (48, 64)), ("bt709", 1, (48, 64)), ("bt601", 2, (48, 64)), ("bt709", 2, (720, 1280))]
+    ("matrix", "tag", "size"),
+    [
+        ("bt601", 5, (48, 64)),
+        ("bt709", 1, (48, 64)),
+        ("bt601", 2, (48, 64)),
+        ("bt709", 2, (720, 1280)),
+    ],
 )
 @pytest.mark.parametrize("full", [False, True])
 def test_colours_follow_the_matrix_and_the_range_of_the_file(tmp_path, matrix, tag, size, full):
     y, cb, cr = 120, 90, 170
     picture = np.stack([np.full(size, value, np.uint8) for value in (y, cb, cr)])
     path = encode(
-        tmp_path / "a.mkv", [picture], codec="ffv1", pix_fmt="yuv444p", source_format="yuv444p", colorspace=tag, color_range=2 if full else 1
+        tmp_path / "a.mkv",
+        [picture],
+        codec="ffv1",
+        pix_fmt="yuv444p",
+        source_format="yuv444p",
+        colorspace=tag,
+        color_range=2 if full else 1,
     )
     frame = read_video(path).frames[0]
     assert np.abs(frame[5, 5] - rgb_of(y, cb, cr, matrix, full)).max() <= 2
@@ -174,7 +210,10 @@ def test_jpegs_of_the_child_are_the_frames(tmp_path):
 
 
 def test_breaking_off_in_mid_file_does_not_disturb_the_next(tmp_path):
-    first, second = encode(tmp_path / "a.mp4", shades(20)), encode(tmp_path / "b.mp4", shades(3, height=32, width=32))
+    first, second = (
+        encode(tmp_path / "a.mp4", shades(20)),
+        encode(tmp_path / "b.mp4", shades(3, height=32, width=32)),
+    )
     with VideoReader() as reader:
         for _ in reader.iterate(first, Sampling(), VideoLimits()):
             break
@@ -196,7 +235,9 @@ def test_one_child_serves_many_files_and_threads_have_their_own(tmp_path):
     read_video(path)
     assert video._thread_reader().pid == here
     elsewhere = []
-    thread = threading.Thread(target=lambda: (read_video(path), elsewhere.append(video._thread_reader().pid)))
+    thread = threading.Thread(
+        target=lambda: (read_video(path), elsewhere.append(video._thread_reader().pid))
+    )
     thread.start()
     thread.join()
     assert elsewhere and elsewhere[0] not in (None, here)
@@ -230,7 +271,12 @@ def test_a_decoder_that_cannot_start_says_how_to_see_why(tmp_path, monkeypatch):
     broken = tmp_path / "worker.py"
     broken.write_text("import no_such_module\n")
     monkeypatch.setattr(video, "_WORKER", broken)
-    with pytest.raises(VideoDecodeError, match=r"exit code 1; `python .*worker\.py < /dev/null` shows why"), VideoReader() as reader:
+    with (
+        pytest.raises(
+            VideoDecodeError, match=r"exit code 1; `python .*worker\.py < /dev/null` shows why"
+        ),
+        VideoReader() as reader,
+    ):
         list(reader.iterate(tmp_path / "a.mp4", Sampling(), VideoLimits()))
 
 
@@ -240,7 +286,14 @@ def test_the_error_keeps_path_and_reason_through_pickling():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"start": -1.0}, {"end": 1.0, "start": 2.0}, {"frame_rate": 0.0}, {"short_side": 0}, {"max_frame_rate": float("nan")}]
+    "wrong",
+    [
+        {"start": -1.0},
+        {"end": 1.0, "start": 2.0},
+        {"frame_rate": 0.0},
+        {"short_side": 0},
+        {"max_frame_rate": float("nan")},
+    ],
 )
 def test_impossible_sampling_is_refused_before_anything_is_opened(wrong):
     with pytest.raises(ValueError, match="allowed"):

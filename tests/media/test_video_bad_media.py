@@ -46,7 +46,9 @@ def test_what_is_no_video_is_refused_with_the_reason(tmp_path, content, expected
 
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 90, 99])
-@pytest.mark.parametrize("name", ["index_last.mp4", "index_first.mp4", "a.mkv", "a.webm", "a.avi", "a.gif"])
+@pytest.mark.parametrize(
+    "name", ["index_last.mp4", "index_first.mp4", "a.mkv", "a.webm", "a.avi", "a.gif"]
+)
 def test_a_cut_file_gives_nearly_all_of_its_frames_or_an_error(tmp_path, name, percent):
     codec = {"a.webm": "libvpx-vp9", "a.avi": "mpeg4", "a.gif": "gif"}.get(name, "libx264")
     path = encode(
@@ -70,7 +72,12 @@ def test_a_cut_file_gives_nearly_all_of_its_frames_or_an_error(tmp_path, name, p
 
 
 def test_a_header_that_claims_more_frames_than_there_are_is_named_as_cut(tmp_path):
-    path = encode(tmp_path / "a.mp4", noise(20), container_options={"movflags": "faststart"}, options={"g": "1"})
+    path = encode(
+        tmp_path / "a.mp4",
+        noise(20),
+        container_options={"movflags": "faststart"},
+        options={"g": "1"},
+    )
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert reason(path).startswith("cut or damaged: the pictures stop after ")
@@ -89,7 +96,9 @@ def test_damage_in_the_middle_costs_a_few_frames_or_the_file(tmp_path):
 
 
 def test_random_bytes_in_a_video_never_end_the_caller(tmp_path):
-    good = encode(tmp_path / "good.mp4", noise(10), container_options={"movflags": "faststart"}).read_bytes()
+    good = encode(
+        tmp_path / "good.mp4", noise(10), container_options={"movflags": "faststart"}
+    ).read_bytes()
     draw = np.random.default_rng(1)
     path = tmp_path / "a.mp4"
     for _ in range(60):
@@ -133,7 +142,9 @@ def test_playlists_open_no_other_file_and_no_address(tmp_path, kind):
             server.accept()
 
 
-@pytest.mark.parametrize("name", ["http://127.0.0.1:1/a.mp4", "concat:a.mp4|b.mp4", "pipe:0", "no such.mp4", "a\0b.mp4"])
+@pytest.mark.parametrize(
+    "name", ["http://127.0.0.1:1/a.mp4", "concat:a.mp4|b.mp4", "pipe:0", "no such.mp4", "a\0b.mp4"]
+)
 def test_an_address_is_only_a_file_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert reason(name) in ("there is no such file", "a file name cannot contain a NUL character")
@@ -141,7 +152,17 @@ def test_an_address_is_only_a_file_name(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["with space.mp4", "-i.mp4", "%d.mp4", "image%03d.mp4", "हिन्दी.mp4", "e\u0301.mp4", "a:b.mp4", 'quo"te\n.mp4', os.fsdecode(b"\xff\xfe.mp4")],
+    [
+        "with space.mp4",
+        "-i.mp4",
+        "%d.mp4",
+        "image%03d.mp4",
+        "हिन्दी.mp4",
+        "e\u0301.mp4",
+        "a:b.mp4",
+        'quo"te\n.mp4',
+        os.fsdecode(b"\xff\xfe.mp4"),
+    ],
 )
 def test_odd_file_names_are_read(tmp_path, monkeypatch, name):
     os.rename(encode(tmp_path / "plain.mp4", shades(3)), tmp_path / name)
@@ -195,8 +216,12 @@ def test_every_limit_names_itself(tmp_path, limits, expected):
 
 
 def test_processor_time_is_limited(tmp_path):
-    path = encode(tmp_path / "a.mp4", shades(23, height=720, width=1280), options={"preset": "ultrafast"})
-    with pytest.raises(VideoDecodeError, match="cpu_seconds"):  # thousands of large JPEGs: far more than a second
+    path = encode(
+        tmp_path / "a.mp4", shades(23, height=720, width=1280), options={"preset": "ultrafast"}
+    )
+    with pytest.raises(
+        VideoDecodeError, match="cpu_seconds"
+    ):  # thousands of large JPEGs: far more than a second
         read_jpegs(path, Sampling(frame_rate=999), limits=VideoLimits(cpu_seconds=0.0))
     assert len(read_video(path).frames) == 23
 
@@ -227,11 +252,25 @@ def test_time_stamps_that_are_missing_are_counted_from_the_rate(tmp_path):
 
 
 def test_a_change_of_resolution_in_mid_stream_keeps_the_first_size(tmp_path):
-    small, large = (encode(tmp_path / f"{side}.mkv", shades(4, height=side, width=side), codec="mjpeg", pix_fmt="yuvj420p") for side in (32, 64))
+    small, large = (
+        encode(
+            tmp_path / f"{side}.mkv",
+            shades(4, height=side, width=side),
+            codec="mjpeg",
+            pix_fmt="yuvj420p",
+        )
+        for side in (32, 64)
+    )
     path = tmp_path / "both.mkv"
-    with av.open(str(small)) as first, av.open(str(large)) as second, av.open(str(path), "w") as out:
+    with (
+        av.open(str(small)) as first,
+        av.open(str(large)) as second,
+        av.open(str(path), "w") as out,
+    ):
         stream = out.add_stream_from_template(first.streams.video[0])
-        for i, packet in enumerate(p for source in (first, second) for p in source.demux(video=0) if p.size):
+        for i, packet in enumerate(
+            p for source in (first, second) for p in source.demux(video=0) if p.size
+        ):
             packet.stream, packet.pts, packet.dts = stream, i * 100, i * 100
             out.mux(packet)
     frames = read_video(path).frames

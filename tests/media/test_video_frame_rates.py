@@ -53,7 +53,10 @@ def test_of_a_variable_rate_every_signed_frame_is_kept_at_its_time(tmp_path, nam
 
 def test_jitter_of_phones_and_browsers_loses_no_more_than_a_frame_in_ten(tmp_path):
     times = jittered(15, 120, jitter=12, dropped=0.4)
-    clip = read_video(encode(tmp_path / "a.webm", shades(len(times)), pts=times, codec="libvpx"), max_frame_rate=25.0)
+    clip = read_video(
+        encode(tmp_path / "a.webm", shades(len(times)), pts=times, codec="libvpx"),
+        max_frame_rate=25.0,
+    )
     assert 14.5 <= clip.fps <= 25
     assert len(clip.frames) / clip.fps == pytest.approx(times[-1] / 1000, abs=0.2)
     first = [shown_at(times, (k + 0.25) / clip.fps) for k in range(len(clip.frames))]
@@ -67,7 +70,13 @@ def test_jitter_of_phones_and_browsers_loses_no_more_than_a_frame_in_ten(tmp_pat
         ("a.mp4", {"options": {"bf": "3"}}),
         ("a.mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov"}}),
         ("a.mkv", {"options": {"bf": "2"}}),
-        ("a.webm", {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "b": "200k"}}),
+        (
+            "a.webm",
+            {
+                "codec": "libvpx",
+                "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "b": "200k"},
+            },
+        ),
         ("a.avi", {"codec": "mpeg4"}),
         ("a.gif", {"codec": "gif", "pix_fmt": "gray"}),
     ],
@@ -100,7 +109,9 @@ def test_translate_sees_the_frames_that_the_builder_stores(tmp_path):
     assert stored.notes == ("variable_rate",)
     with open_video(path, Sampling(max_frame_rate=25.0)) as video:
         assert video.fps == stored.fps
-        assert [round(seconds * 25) for seconds, _ in video.frames] == list(range(len(stored.frames)))
+        assert [round(seconds * 25) for seconds, _ in video.frames] == list(
+            range(len(stored.frames))
+        )
     data = DataConfig(num_frames=1000, image_size=32, sampling="rate", frame_rate=25.0)
     spans = list(open_footage(path, None, data, InferenceConfig(max_clip_seconds=30.0)).spans)
     assert [len(span.frames) for span in spans] == [len(stored.frames)]

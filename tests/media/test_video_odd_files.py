@@ -24,7 +24,9 @@ def two_streams(path, default: int | None):
         streams = [out.add_stream("libx264", rate=10) for _ in range(2)]
         for i, stream in enumerate(streams):
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            stream.disposition = av.stream.Disposition.default if i == default else av.stream.Disposition(0)
+            stream.disposition = (
+                av.stream.Disposition.default if i == default else av.stream.Disposition(0)
+            )
         for stream, pictures in zip(streams, (shades(5), shades(15)[10:])):
             for picture in pictures:
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
@@ -34,7 +36,9 @@ def two_streams(path, default: int | None):
 
 @pytest.mark.parametrize(("default", "first"), [(1, 10), (0, 0)])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_of_two_video_streams_the_default_one_is_read_and_that_is_noted(tmp_path, name, default, first):
+def test_of_two_video_streams_the_default_one_is_read_and_that_is_noted(
+    tmp_path, name, default, first
+):
     path = two_streams(tmp_path / name, default)
     assert shade_numbers(read_video(path).frames) == list(range(first, first + 5))
     assert read_jpegs(path, Sampling()).notes == ("several_streams",)
@@ -65,13 +69,24 @@ def with_cover(path, video: bool):
 
 
 def test_a_cover_is_no_video_and_does_not_hide_one(tmp_path):
-    assert "only a still image, such as the cover of a sound recording" in reason(with_cover(tmp_path / "a.mp4", video=False))
-    assert shade_numbers(read_video(with_cover(tmp_path / "b.mp4", video=True)).frames) == [3, 4, 5, 6, 7]
+    assert "only a still image, such as the cover of a sound recording" in reason(
+        with_cover(tmp_path / "a.mp4", video=False)
+    )
+    assert shade_numbers(read_video(with_cover(tmp_path / "b.mp4", video=True)).frames) == [
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]
 
 
 def joined(path, first: tuple[int, int], second: tuple[int, int]):
     """Two sizes (height, width) in one stream: two shades of each."""
-    parts = [encode(path.with_name(f"{i}.mkv"), shades(2, *size), codec="mjpeg", pix_fmt="yuvj420p") for i, size in enumerate((first, second))]
+    parts = [
+        encode(path.with_name(f"{i}.mkv"), shades(2, *size), codec="mjpeg", pix_fmt="yuvj420p")
+        for i, size in enumerate((first, second))
+    ]
     with av.open(str(parts[0])) as a, av.open(str(parts[1])) as b, av.open(str(path), "w") as out:
         stream = out.add_stream_from_template(a.streams.video[0])
         for i, packet in enumerate(p for source in (a, b) for p in source.demux(video=0) if p.size):
@@ -103,7 +118,9 @@ def test_images_of_another_shape_in_a_folder_get_bars_too(tmp_path):
     (tmp_path / "out").mkdir()
     for i, jpeg in enumerate(clip.frames):
         (tmp_path / "out" / f"{i}.jpg").write_bytes(jpeg)
-    first, turned, large = (np.asarray(Image.open(tmp_path / "out" / f"{i}.jpg")).astype(int) for i in range(3))
+    first, turned, large = (
+        np.asarray(Image.open(tmp_path / "out" / f"{i}.jpg")).astype(int) for i in range(3)
+    )
     assert turned.shape == (48, 64, 3)
     assert turned[:, :10].max() < 20 and turned[:, -10:].max() < 20
     assert turned[:, 20:44].min() > 180
@@ -113,13 +130,21 @@ def test_images_of_another_shape_in_a_folder_get_bars_too(tmp_path):
 
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.99])
 def test_an_mp4_that_was_broken_off_before_its_index_says_so(tmp_path, keep):
-    path = encode(tmp_path / "a.mp4", [np.random.default_rng(i).integers(0, 255, (48, 64, 3)).astype(np.uint8) for i in range(20)])
+    path = encode(
+        tmp_path / "a.mp4",
+        [
+            np.random.default_rng(i).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+            for i in range(20)
+        ],
+    )
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     assert reason(path).startswith("cannot be decoded: its index (the moov atom) is missing")
 
 
 def test_what_a_mac_leaves_beside_a_file_is_named(tmp_path):
-    (tmp_path / "._a.mp4").write_bytes(struct.pack(">II", 0x00051607, 0x00020000) + b"Mac OS X        " + bytes(200))
+    (tmp_path / "._a.mp4").write_bytes(
+        struct.pack(">II", 0x00051607, 0x00020000) + b"Mac OS X        " + bytes(200)
+    )
     assert "the video has the name without '._'" in reason(tmp_path / "._a.mp4")
 
 
@@ -142,18 +167,25 @@ def test_an_end_beyond_the_video_is_an_error_that_names_both(tmp_path, start, en
     assert f"is to end at {end:.2f} s, but the video ends at 2.00 s" in message
 
 
-@pytest.mark.parametrize(("start", "end", "count", "notes"), [(None, 2.2, 20, ("end_cut",)), (1.0, 2.19, 10, ("end_cut",)), (1.0, 2.0, 10, ())])
+@pytest.mark.parametrize(
+    ("start", "end", "count", "notes"),
+    [(None, 2.2, 20, ("end_cut",)), (1.0, 2.19, 10, ("end_cut",)), (1.0, 2.0, 10, ())],
+)
 def test_up_to_a_tenth_or_two_frames_beyond_it_is_cut_and_noted(tmp_path, start, end, count, notes):
     clip = read_jpegs(encode(tmp_path / "a.mp4", shades(20)), Sampling(start=start, end=end))
     assert (len(clip.frames), clip.notes) == (count, notes)
 
 
-@pytest.mark.parametrize(("end", "said"), [(2.9, "but its images end at 2.00 s"), (2.2, None), (2.0, None)])
+@pytest.mark.parametrize(
+    ("end", "said"), [(2.9, "but its images end at 2.00 s"), (2.2, None), (2.0, None)]
+)
 def test_an_end_beyond_a_folder_of_images_is_judged_alike(tmp_path, end, said):
     for i in range(20):
         Image.new("RGB", (32, 24)).save(tmp_path / f"{i}.png")
     if said is None:
-        assert read_picture_folder(tmp_path, 10.0, Sampling(end=end)).notes == (("end_cut",) if end > 2.0 else ())
+        assert read_picture_folder(tmp_path, 10.0, Sampling(end=end)).notes == (
+            ("end_cut",) if end > 2.0 else ()
+        )
     else:
         with pytest.raises(VideoDecodeError, match=said):
             read_picture_folder(tmp_path, 10.0, Sampling(end=end))

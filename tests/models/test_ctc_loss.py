@@ -58,7 +58,11 @@ def padded(rows, width, filler=0):
     labels = np.full((len(rows), width), filler, np.int32)
     for i, (_, row) in enumerate(rows):
         labels[i, : len(row)] = row
-    return labels, np.array([len(row) for _, row in rows], np.int32), np.array([steps for steps, _ in rows], np.int32)
+    return (
+        labels,
+        np.array([len(row) for _, row in rows], np.int32),
+        np.array([steps for steps, _ in rows], np.int32),
+    )
 
 
 def test_equals_the_sum_over_all_alignments():
@@ -74,14 +78,18 @@ def test_gradient_equals_numeric_differences_of_the_brute_force_sum():
     logits = random_logits(len(ROWS), 5, 4, seed=1)
     labels, label_lengths, logit_lengths = padded(ROWS, 3)
     weights = np.linspace(0.5, 2.0, len(ROWS))
-    gradient = jax.jit(jax.grad(lambda x: jnp.sum(ctc_loss(x, logit_lengths, labels, label_lengths)[0] * weights)))(logits)
+    gradient = jax.jit(
+        jax.grad(lambda x: jnp.sum(ctc_loss(x, logit_lengths, labels, label_lengths)[0] * weights))
+    )(logits)
     expected, h = np.zeros(logits.shape), 1e-5
     for i, (steps, row) in enumerate(ROWS):
         for t, word in itertools.product(range(steps), range(4)):
             up, down = logits[i, :steps].astype(np.float64), logits[i, :steps].astype(np.float64)
             up[t, word] += h
             down[t, word] -= h
-            expected[i, t, word] = weights[i] * (brute_force(up, row) - brute_force(down, row)) / (2 * h)
+            expected[i, t, word] = (
+                weights[i] * (brute_force(up, row) - brute_force(down, row)) / (2 * h)
+            )
     np.testing.assert_allclose(gradient, expected, atol=2e-6)
 
 
@@ -96,11 +104,18 @@ def test_equals_optax_in_value_and_gradient():
         return ctc_loss(x, logit_lengths, labels, label_lengths)[0]
 
     def theirs(x):
-        paddings = np.arange(s) >= logit_lengths[:, None], np.arange(width) >= label_lengths[:, None]
-        return optax.ctc_loss(x, paddings[0].astype(np.float32), labels, paddings[1].astype(np.float32))
+        paddings = (
+            np.arange(s) >= logit_lengths[:, None],
+            np.arange(width) >= label_lengths[:, None],
+        )
+        return optax.ctc_loss(
+            x, paddings[0].astype(np.float32), labels, paddings[1].astype(np.float32)
+        )
 
     np.testing.assert_allclose(ours(logits), theirs(logits), rtol=1e-4)
-    ours_gradient, theirs_gradient = (jax.jit(jax.grad(lambda x, f=f: f(x).sum()))(logits) for f in (ours, theirs))
+    ours_gradient, theirs_gradient = (
+        jax.jit(jax.grad(lambda x, f=f: f(x).sum()))(logits) for f in (ours, theirs)
+    )
     np.testing.assert_allclose(ours_gradient, theirs_gradient, atol=1e-4)
 
 
@@ -120,7 +135,9 @@ def test_rows_that_cannot_be_spelt_have_no_loss_no_gradient_and_are_marked():
     logits = random_logits(len(labels), 5, 4, seed=4)
     (loss, feasible), gradient = loss_and_gradient(logits, logit_lengths, labels, label_lengths)
     assert feasible[0]
-    assert {name: bool(f) for name, f in zip(IMPOSSIBLE, feasible[1:])} == dict.fromkeys(IMPOSSIBLE, False)
+    assert {name: bool(f) for name, f in zip(IMPOSSIBLE, feasible[1:])} == dict.fromkeys(
+        IMPOSSIBLE, False
+    )
     np.testing.assert_allclose(loss, brute_force(logits[0], [1, 2]), rtol=1e-5)
     assert gradient[0].any() and not gradient[1:].any()
 
@@ -131,18 +148,26 @@ def test_rows_that_just_fit_are_feasible():
     logits = random_logits(len(rows), 5, 4, seed=5)
     loss, feasible = ctc_loss(logits, logit_lengths, labels, label_lengths)
     assert feasible.all()
-    np.testing.assert_allclose(loss[:3], [brute_force(logits[i, :steps], row) for i, (steps, row) in enumerate(rows[:3])], rtol=1e-5)
+    np.testing.assert_allclose(
+        loss[:3],
+        [brute_force(logits[i, :steps], row) for i, (steps, row) in enumerate(rows[:3])],
+        rtol=1e-5,
+    )
     assert loss[3] == 0
 
 
 def test_padding_of_steps_labels_and_rows_changes_nothing():
     logits = random_logits(2, 6, 5, seed=6)
     labels, label_lengths, logit_lengths = padded([(6, [1, 1, 2]), (4, [3])], 3)
-    wide_labels, _, _ = padded([(6, [1, 1, 2]), (4, [3])], 8, filler=3)  # the filler repeats a label: still no influence
+    wide_labels, _, _ = padded(
+        [(6, [1, 1, 2]), (4, [3])], 8, filler=3
+    )  # the filler repeats a label: still no influence
     wide_logits = np.concatenate([logits, random_logits(2, 5, 5, seed=7, scale=30.0)], axis=1)
     wide_logits[1, 4:] = 40.0
     (narrow, _), narrow_gradient = loss_and_gradient(logits, logit_lengths, labels, label_lengths)
-    (wide, _), wide_gradient = loss_and_gradient(wide_logits, logit_lengths, wide_labels, label_lengths)
+    (wide, _), wide_gradient = loss_and_gradient(
+        wide_logits, logit_lengths, wide_labels, label_lengths
+    )
     np.testing.assert_allclose(narrow, wide, rtol=1e-6)
     np.testing.assert_allclose(narrow_gradient, wide_gradient[:, :6], atol=1e-6)
     assert not wide_gradient[:, 6:].any()
@@ -150,15 +175,22 @@ def test_padding_of_steps_labels_and_rows_changes_nothing():
 
 def test_labels_of_width_zero_leave_the_blank_path_alone():
     logits = random_logits(2, 3, 4, seed=8)
-    loss, feasible = ctc_loss(logits, np.array([3, 2]), np.zeros((2, 0), np.int32), np.array([0, 0]))
+    loss, feasible = ctc_loss(
+        logits, np.array([3, 2]), np.zeros((2, 0), np.int32), np.array([0, 0])
+    )
     assert feasible.all()
-    np.testing.assert_allclose(loss, [brute_force(logits[0], []), brute_force(logits[1, :2], [])], rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, [brute_force(logits[0], []), brute_force(logits[1, :2], [])], rtol=1e-5
+    )
 
 
 def test_never_negative_however_confident():
     rng = np.random.default_rng(9)
     paths = rng.integers(0, 30, (64, 40))
-    logits = 40.0 * np.eye(30, dtype=np.float32)[paths] + rng.standard_normal((64, 40, 30)).astype(np.float32) * 0.01
+    logits = (
+        40.0 * np.eye(30, dtype=np.float32)[paths]
+        + rng.standard_normal((64, 40, 30)).astype(np.float32) * 0.01
+    )
     labels, label_lengths, _ = padded([(40, collapse(path)) for path in paths.tolist()], 40)
     loss, feasible = ctc_loss(logits, np.full(64, 40), labels, label_lengths)
     assert feasible.all() and (loss >= 0).all() and (loss < 1e-3).all()
@@ -167,7 +199,9 @@ def test_never_negative_however_confident():
 def test_thousands_of_nats_keep_a_finite_loss_and_gradient_rows_that_sum_to_zero():
     logits = random_logits(2, 200, 40, seed=10, scale=50.0)
     labels = np.random.default_rng(10).integers(1, 40, (2, 60)).astype(np.int32)
-    (loss, _), gradient = loss_and_gradient(logits, np.array([200, 130]), labels, np.array([60, 60]))
+    (loss, _), gradient = loss_and_gradient(
+        logits, np.array([200, 130]), labels, np.array([60, 60])
+    )
     assert np.isfinite(loss) and loss > 1000
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient.sum(-1), 0.0, atol=1e-4)
@@ -182,10 +216,14 @@ def test_nan_logits_give_a_nan_loss_so_that_the_step_is_seen_to_fail():
 
 def test_bf16_logits_are_summed_in_float32_and_rounded_once_in_the_gradient():
     logits = jnp.asarray(random_logits(3, 24, 300, seed=11), jnp.bfloat16)
-    labels = np.tile(np.array([5, 6, 5, 7, 5, 8], np.int32), (3, 1))  # one word three times: its occupancies must not be added up in bf16
+    labels = np.tile(
+        np.array([5, 6, 5, 7, 5, 8], np.int32), (3, 1)
+    )  # one word three times: its occupancies must not be added up in bf16
     lengths = np.array([24, 20, 12]), np.array([6, 6, 5])
     (loss, _), gradient = loss_and_gradient(logits, lengths[0], labels, lengths[1])
-    (exact_loss, _), exact_gradient = loss_and_gradient(logits.astype(jnp.float32), lengths[0], labels, lengths[1])
+    (exact_loss, _), exact_gradient = loss_and_gradient(
+        logits.astype(jnp.float32), lengths[0], labels, lengths[1]
+    )
     assert gradient.dtype == jnp.bfloat16
     np.testing.assert_allclose(loss, exact_loss, rtol=1e-6)
     np.testing.assert_array_equal(gradient, exact_gradient.astype(jnp.bfloat16))
@@ -194,7 +232,13 @@ def test_bf16_logits_are_summed_in_float32_and_rounded_once_in_the_gradient():
 def test_nothing_else_of_the_vocabularys_size_is_kept_beside_logits_and_gradient():
     b, s, width, v = 2, 16, 8, 5000
     shapes = [
-        jax.ShapeDtypeStruct(shape, kind) for shape, kind in (((b, s, v), jnp.float32), ((b,), jnp.int32), ((b, width), jnp.int32), ((b,), jnp.int32))
+        jax.ShapeDtypeStruct(shape, kind)
+        for shape, kind in (
+            ((b, s, v), jnp.float32),
+            ((b,), jnp.int32),
+            ((b, width), jnp.int32),
+            ((b,), jnp.int32),
+        )
     ]
     memory = loss_and_gradient.lower(*shapes).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 0.5 * 4 * b * s * v

@@ -27,7 +27,10 @@ def test_a_tied_head_spells_with_the_decoders_embedding_and_has_a_bias_of_its_ow
 
 def test_a_head_that_spells_glosses_is_never_tied():
     glosses = tiny_model.config(model__ctc__tied=True, model__ctc__target="gloss")
-    assert abstract_model(glosses, tiny_model.VOCABULARY, 5).ctc_head.out.kernel.shape == (glosses.model.decoder.hidden_dim, 5)
+    assert abstract_model(glosses, tiny_model.VOCABULARY, 5).ctc_head.out.kernel.shape == (
+        glosses.model.decoder.hidden_dim,
+        5,
+    )
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -38,8 +41,14 @@ def test_logits_are_sums_in_float32_of_factors_in_bfloat16_as_the_decoders_are(t
     head.out.bias[...] = jnp.asarray(draw.standard_normal(50), jnp.float32)
     x = jnp.asarray(4 * draw.standard_normal((2, 6, 64)), jnp.bfloat16)
     factors = [
-        np.asarray(factor.astype(jnp.bfloat16), np.float64) for factor in (gelu(head.hidden(x)), embedding.T if tied else head.out.kernel[...])
+        np.asarray(factor.astype(jnp.bfloat16), np.float64)
+        for factor in (gelu(head.hidden(x)), embedding.T if tied else head.out.kernel[...])
     ]
     logits = head(x, embedding)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, factors[0] @ factors[1] + np.asarray(head.out.bias[...], np.float64), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        logits,
+        factors[0] @ factors[1] + np.asarray(head.out.bias[...], np.float64),
+        rtol=1e-5,
+        atol=1e-5,
+    )

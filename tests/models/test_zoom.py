@@ -16,10 +16,14 @@ def circling(y, x, radius, *, wall=0.2, noise=0.0):
     """A soft spot that goes round (y, x) before a wall, (1, t, h, w, 3)."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     turns = 2 * np.pi * np.arange(FRAMES)[:, None, None] / FRAMES
-    away = (rows + 0.5 - y - radius * np.sin(turns)) ** 2 + (columns + 0.5 - x - radius * np.cos(turns)) ** 2
+    away = (rows + 0.5 - y - radius * np.sin(turns)) ** 2 + (
+        columns + 0.5 - x - radius * np.cos(turns)
+    ) ** 2
     spot = np.exp(-away / (2 * (radius / 3) ** 2))
     video = (wall + spot)[None, ..., None].repeat(3, axis=-1)
-    return jnp.asarray(video + noise * np.random.default_rng(0).standard_normal(video.shape), jnp.float32)
+    return jnp.asarray(
+        video + noise * np.random.default_rng(0).standard_normal(video.shape), jnp.float32
+    )
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])
@@ -39,7 +43,10 @@ def test_a_hand_that_is_raised_once_stays_in_the_square():
 
 
 def test_the_same_movement_elsewhere_and_smaller_comes_out_alike():
-    large, small = zoom_to_motion(circling(16, 16, 6), ALL), zoom_to_motion(circling(12, 20, 4), ALL)
+    large, small = (
+        zoom_to_motion(circling(16, 16, 6), ALL),
+        zoom_to_motion(circling(12, 20, 4), ALL),
+    )
     before = np.abs(circling(16, 16, 6) - circling(12, 20, 4)).mean()
     assert np.abs(large - small).mean() < 0.25 * before
 
@@ -49,12 +56,19 @@ def test_enlarged_pixels_are_mixed_of_their_neighbours():
     centre, reach = (np.asarray(part[0]) for part in moving_square(video, ALL))
     places = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
     rows, columns = ((middle + places * reach) * SIDE - 0.5 for middle in centre)
-    frame = np.stack([np.interp(rows, np.arange(SIDE), column) for column in np.asarray(video)[0, 3, :, :, 1].T], axis=1)
+    frame = np.stack(
+        [np.interp(rows, np.arange(SIDE), column) for column in np.asarray(video)[0, 3, :, :, 1].T],
+        axis=1,
+    )
     frame = np.stack([np.interp(columns, np.arange(SIDE), row) for row in frame])
     np.testing.assert_allclose(zoom_to_motion(video, ALL)[0, 3, :, :, 1], frame, atol=1e-5)
 
 
-@pytest.mark.parametrize("video", [jnp.full((1, FRAMES, SIDE, SIDE, 3), 0.3), circling(16, 16, 6)[:, :1]], ids=["still", "one frame"])
+@pytest.mark.parametrize(
+    "video",
+    [jnp.full((1, FRAMES, SIDE, SIDE, 3), 0.3), circling(16, 16, 6)[:, :1]],
+    ids=["still", "one frame"],
+)
 def test_what_does_not_move_is_left_as_it_is(video):
     np.testing.assert_allclose(zoom_to_motion(video, ALL[:, : video.shape[1]]), video, atol=1e-5)
 
@@ -76,7 +90,9 @@ def test_the_square_stays_in_the_picture_and_has_a_least_size():
 
 def test_a_clips_square_depends_on_its_own_frames_alone():
     clip, other = circling(16, 16, 6), circling(8, 24, 3)
-    together = jnp.concatenate([jnp.concatenate([clip, other], axis=1), jnp.concatenate([other, clip], axis=1)])
+    together = jnp.concatenate(
+        [jnp.concatenate([clip, other], axis=1), jnp.concatenate([other, clip], axis=1)]
+    )
     mask = jnp.arange(2 * FRAMES) < FRAMES
     found = zoom_to_motion(together, jnp.stack([mask, mask]))
     np.testing.assert_allclose(found[0, :FRAMES], zoom_to_motion(clip, ALL)[0], atol=1e-5)
@@ -85,11 +101,21 @@ def test_a_clips_square_depends_on_its_own_frames_alone():
 
 @pytest.mark.parametrize("motion", ["none", "clip_mean"])
 def test_a_model_with_zoom_sees_what_one_without_sees_of_the_cut_pictures(motion):
-    plain, zooming = (tiny_model.model(tiny_model.config(model__encoder__motion=motion, model__encoder__zoom=zoom)) for zoom in ("none", "motion"))
+    plain, zooming = (
+        tiny_model.model(
+            tiny_model.config(model__encoder__motion=motion, model__encoder__zoom=zoom)
+        )
+        for zoom in ("none", "motion")
+    )
     batch = tiny_model.batch()
     batch["video"][:, :, :4] = batch["video"][:, :, :, 9:] = 128  # a wall
-    lengths, normalised = jnp.asarray(batch["frame_lengths"]), plain.encoder._normalised(jnp.asarray(batch["video"]))
+    lengths, normalised = (
+        jnp.asarray(batch["frame_lengths"]),
+        plain.encoder._normalised(jnp.asarray(batch["video"])),
+    )
     cut = zoom_to_motion(normalised, jnp.arange(6) < lengths[:, None])
     assert np.abs(normalised - cut).max() > 0.1
     frames = jax.jit(lambda model, video: model.encode(video, lengths).frames)
-    np.testing.assert_allclose(frames(zooming, jnp.asarray(batch["video"])), frames(plain, cut), atol=1e-4)
+    np.testing.assert_allclose(
+        frames(zooming, jnp.asarray(batch["video"])), frames(plain, cut), atol=1e-4
+    )

@@ -12,9 +12,15 @@ from tests.optimization.test_train_step import NO_DROPOUT, Run, same
 
 pytestmark = pytest.mark.xdist_group("train_step")
 
-SIZES = Sizes(8, (Block(3, 8, 8, 0, False, 1), Block(3, 16, 8, 8, True, 2), Block(5, 16, 16, 0, True, 1)), 96)
+SIZES = Sizes(
+    8, (Block(3, 8, 8, 0, False, 1), Block(3, 16, 8, 8, True, 2), Block(5, 16, 16, 0, True, 1)), 96
+)
 RATE = 0.05  # what a batch moves the statistics by
-CHANGES = NO_DROPOUT | tiny_model.MOBILENET | {"training__ema_decay": 0.9, "training__weight_decay": 0.5, "training__encoder_lr": 0.1}
+CHANGES = (
+    NO_DROPOUT
+    | tiny_model.MOBILENET
+    | {"training__ema_decay": 0.9, "training__weight_decay": 0.5, "training__encoder_lr": 0.1}
+)
 CHANGES["model__encoder__batch_norm_momentum"] = RATE
 
 
@@ -38,7 +44,10 @@ def halves(_three_blocks):
 
 def batch(weights=(1, 1, 0, 1)) -> dict[str, np.ndarray]:
     """Padding frames in the first clip, and rows that only fill."""
-    return tiny_model.batch() | {"frame_lengths": np.array([4, 6, 6, 6], np.int32), "weights": np.array(weights, np.float32)}
+    return tiny_model.batch() | {
+        "frame_lengths": np.array([4, 6, 6, 6], np.int32),
+        "weights": np.array(weights, np.float32),
+    }
 
 
 def counted(given) -> np.ndarray:
@@ -54,14 +63,24 @@ def statistics(params) -> list[np.ndarray]:
 def stem_of_counted(params, given) -> np.ndarray:
     """The stem's convolution of the frames that count, (frames, h, w, c)."""
     frames = given["video"][counted(given)].astype(np.float32) / 255.0
-    pictures = (frames - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
+    pictures = (frames - np.array([0.485, 0.456, 0.406], np.float32)) / np.array(
+        [0.229, 0.224, 0.225], np.float32
+    )
     kernel = params["encoder"]["backbone"]["stem"]["conv"]["kernel"]
-    return np.asarray(jax.lax.conv_general_dilated(pictures, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")))
+    return np.asarray(
+        jax.lax.conv_general_dilated(
+            pictures, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    )
 
 
-@pytest.mark.parametrize("weights", [[1, 1, 0, 1], [1, 0, 1, 0]], ids=["some filler", "a part of nothing but filler"])
+@pytest.mark.parametrize(
+    "weights", [[1, 1, 0, 1], [1, 0, 1, 0]], ids=["some filler", "a part of nothing but filler"]
+)
 @pytest.mark.parametrize("parts", ["plain", pytest.param("halves", marks=pytest.mark.long)])
-def test_a_step_moves_the_statistics_to_those_of_all_that_counts_however_it_is_cut(request, parts, weights):
+def test_a_step_moves_the_statistics_to_those_of_all_that_counts_however_it_is_cut(
+    request, parts, weights
+):
     run, given = request.getfixturevalue(parts), batch(weights)
     start = run.fresh()
     seen = stem_of_counted(start.params, given)
@@ -69,22 +88,33 @@ def test_a_step_moves_the_statistics_to_those_of_all_that_counts_however_it_is_c
     norm = state.params["encoder"]["backbone"]["stem"]["norm"]
     np.testing.assert_allclose(norm["mean"], RATE * seen.mean(axis=(0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(norm["var"], 1.0 - RATE + RATE * seen.var(axis=(0, 1, 2)), atol=1e-5)
-    assert all(not np.array_equal(old, new) for old, new in zip(statistics(start.params), statistics(state.params)))
+    assert all(
+        not np.array_equal(old, new)
+        for old, new in zip(statistics(start.params), statistics(state.params))
+    )
     assert float(report.finite) == 1.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 def test_padding_frames_and_filler_rows_change_nothing_at_all(plain):
     noise = np.random.default_rng(7).integers(0, 256, batch()["video"].shape, dtype=np.uint8)
-    dirty = batch() | {"video": np.where(counted(batch())[..., None, None, None], batch()["video"], noise)}
+    dirty = batch() | {
+        "video": np.where(counted(batch())[..., None, None, None], batch()["video"], noise)
+    }
     clean, changed = plain.step(plain.fresh(), batch()), plain.step(plain.fresh(), dirty)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), clean[0].params, changed[0].params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        clean[0].params,
+        changed[0].params,
+    )
     assert float(clean[1].loss.total) == pytest.approx(float(changed[1].loss.total), rel=1e-6)
 
 
 def test_the_average_keeps_the_statistics_too(plain):
     state, _ = plain.step(plain.fresh(), batch())
-    for start, new, average in zip(*map(statistics, (plain.fresh().params, state.params, state.ema))):
+    for start, new, average in zip(
+        *map(statistics, (plain.fresh().params, state.params, state.ema))
+    ):
         np.testing.assert_allclose(average, 0.1 * start + 0.9 * new, atol=1e-6)
 
 
@@ -96,7 +126,10 @@ def test_an_update_that_is_not_finite_leaves_the_statistics(plain):
 
 def test_evaluation_runs_by_the_running_statistics_and_so_clip_by_clip(plain):
     params = plain.fresh().params
-    whole, alone = (plain.evaluate(params, batch() | {"weights": np.array(weights, np.float32)}) for weights in ([1, 1, 1, 1], [0, 1, 0, 0]))
+    whole, alone = (
+        plain.evaluate(params, batch() | {"weights": np.array(weights, np.float32)})
+        for weights in ([1, 1, 1, 1], [0, 1, 0, 0])
+    )
     others = plain.evaluate(params, batch() | {"weights": np.array([1, 0, 1, 1], np.float32)})
     np.testing.assert_allclose(alone["ce"] + others["ce"], whole["ce"], rtol=1e-5)
 
@@ -108,5 +141,7 @@ def test_a_frozen_backbone_gets_no_gradient_no_decay_and_no_statistics_and_thaws
     assert same(state.params["encoder"]["backbone"], start.params["encoder"]["backbone"])
     assert not same(state.params["encoder"]["temporal"], start.params["encoder"]["temporal"])
     thawed, _ = plain.step(jax.tree.map(jnp.copy, state), batch())
-    backbones = [jax.tree.leaves(params["encoder"]["backbone"]) for params in (start.params, thawed.params)]
+    backbones = [
+        jax.tree.leaves(params["encoder"]["backbone"]) for params in (start.params, thawed.params)
+    ]
     assert all(not np.array_equal(a, b) for a, b in zip(*backbones))

@@ -32,7 +32,9 @@ def params():
 
 @jax.jit
 def gradient(params, batch, counts):
-    return jax.grad(lambda p: translation_loss(DEFINITION.bind(p), batch, counts, TINY.training), has_aux=True)(params)
+    return jax.grad(
+        lambda p: translation_loss(DEFINITION.bind(p), batch, counts, TINY.training), has_aux=True
+    )(params)
 
 
 def test_smoothed_cross_entropy_is_that_of_the_written_out_distribution():
@@ -55,10 +57,19 @@ def test_loss_is_the_weighted_sum_of_means_over_tokens_and_clips(params):
         length = batch["token_lengths"][row]
         for place in range(length - 1):
             per_token.append(
-                smoothed_cross_entropy(logits[row : row + 1, place : place + 1], jnp.asarray(batch["tokens"][row, place + 1])[None, None], 0.05)[0, 0]
+                smoothed_cross_entropy(
+                    logits[row : row + 1, place : place + 1],
+                    jnp.asarray(batch["tokens"][row, place + 1])[None, None],
+                    0.05,
+                )[0, 0]
             )
         frames, labels = batch["frame_lengths"][row], batch["tokens"][row, 1 : length - 1]
-        nll = optax.ctc_loss(ctc_logits[row : row + 1, :frames], jnp.zeros((1, frames)), labels[None], jnp.zeros((1, length - 2)))
+        nll = optax.ctc_loss(
+            ctc_logits[row : row + 1, :frames],
+            jnp.zeros((1, frames)),
+            labels[None],
+            jnp.zeros((1, length - 2)),
+        )
         per_clip.append(nll[0] / (length - 2))
     _, parts = gradient(params, batch, divisors(batch))
     np.testing.assert_allclose(parts.ce, np.mean(per_token), rtol=1e-5)
@@ -70,7 +81,10 @@ def test_parts_of_a_batch_add_up_to_the_whole(params):
     batch = tiny_model.batch()
     counts = divisors(batch)
     whole = gradient(params, batch, counts)
-    halves = [gradient(params, dict(batch, weights=np.array(weights, np.float32)), counts) for weights in ([1, 1, 0, 0], [0, 0, 1, 1])]
+    halves = [
+        gradient(params, dict(batch, weights=np.array(weights, np.float32)), counts)
+        for weights in ([1, 1, 0, 0], [0, 0, 1, 1])
+    ]
     jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, atol=2e-6), whole, *halves)
 
 
@@ -98,8 +112,12 @@ def test_labels_of_ctc_are_the_text_without_bos_and_eos_or_the_glosses():
     batch = tiny_model.batch()
     labels, lengths = ctc_labels(batch)
     for row in range(4):
-        np.testing.assert_array_equal(labels[row, : lengths[row]], batch["tokens"][row, 1 : batch["token_lengths"][row] - 1])
-    glosses = dict(batch, gloss_tokens=np.full((4, 2), 3, np.int32), gloss_lengths=np.full(4, 2, np.int32))
+        np.testing.assert_array_equal(
+            labels[row, : lengths[row]], batch["tokens"][row, 1 : batch["token_lengths"][row] - 1]
+        )
+    glosses = dict(
+        batch, gloss_tokens=np.full((4, 2), 3, np.int32), gloss_lengths=np.full(4, 2, np.int32)
+    )
     np.testing.assert_array_equal(ctc_labels(glosses)[0], glosses["gloss_tokens"])
 
 
@@ -109,9 +127,15 @@ def test_where_ctc_spells_glosses_a_clip_with_text_and_no_gloss_teaches_it_nothi
     batch |= {"gloss_tokens": glosses, "gloss_lengths": (glosses > 0).sum(1).astype(np.int32)}
     gradients, parts = gradient(params, batch, divisors(batch))
     counts = divisors(batch)
-    expected_gradients, expected = gradient(params, dict(batch, weights=np.array([1, 1, 0, 1], np.float32)), counts)
+    expected_gradients, expected = gradient(
+        params, dict(batch, weights=np.array([1, 1, 0, 1], np.float32)), counts
+    )
     np.testing.assert_allclose(parts.ctc, expected.ctc, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), gradients["ctc_head"], expected_gradients["ctc_head"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+        gradients["ctc_head"],
+        expected_gradients["ctc_head"],
+    )
     # Nobody signs in a clip without text: there the blank is what CTC is to say.
     batch["tokens"][2], batch["token_lengths"][2] = [1, 2, 0, 0, 0, 0], 2
     assert float(gradient(params, batch, counts)[1].ctc) > float(expected.ctc)
@@ -121,8 +145,13 @@ def test_a_flat_start_spreads_the_labels_evenly_over_the_clips_own_steps():
     logits = jax.random.normal(jax.random.key(0), (2, 6, 5))
     labels, lengths, steps = jnp.array([[3, 4, 1], [2, 0, 0]]), jnp.array([3, 1]), jnp.array([6, 4])
     log_probs = np.asarray(jax.nn.log_softmax(logits))
-    by_hand = [-np.mean([log_probs[0, t, label] for t, label in enumerate([3, 3, 4, 4, 1, 1])]), -np.mean(log_probs[1, :4, 2])]
-    np.testing.assert_allclose(flat_alignment_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5)
+    by_hand = [
+        -np.mean([log_probs[0, t, label] for t, label in enumerate([3, 3, 4, 4, 1, 1])]),
+        -np.mean(log_probs[1, :4, 2]),
+    ]
+    np.testing.assert_allclose(
+        flat_alignment_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5
+    )
 
 
 def rest(batch: dict, row: int, target: str) -> dict:
@@ -131,7 +160,12 @@ def rest(batch: dict, row: int, target: str) -> dict:
     batch["tokens"][row], batch["token_lengths"][row] = [1, 2, 0, 0, 0, 0], 2
     if target == "gloss":
         lengths = np.where(np.arange(4) == row, 0, 2).astype(np.int32)
-        batch |= {"gloss_tokens": np.where(lengths[:, None] > 0, 3, np.zeros((4, 2), int)).astype(np.int32), "gloss_lengths": lengths}
+        batch |= {
+            "gloss_tokens": np.where(lengths[:, None] > 0, 3, np.zeros((4, 2), int)).astype(
+                np.int32
+            ),
+            "gloss_lengths": lengths,
+        }
     return batch
 
 
@@ -141,7 +175,9 @@ def test_a_flat_start_tells_a_clip_of_rest_the_blank_at_every_step(target):
     labels, lengths = ctc_labels(rest(tiny_model.batch(), 1, target))
     steps = jnp.array([6, 4, 5, 6])
     found = flat_alignment_loss(logits, steps, labels, lengths)[1]
-    np.testing.assert_allclose(found, -np.asarray(jax.nn.log_softmax(logits))[1, :4, 0].mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        found, -np.asarray(jax.nn.log_softmax(logits))[1, :4, 0].mean(), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("target", ["text", "gloss"])
@@ -158,7 +194,9 @@ def test_a_clip_of_rest_weighs_as_much_as_one_label_of_the_others_however_long_i
 
 def test_the_flat_start_lasts_a_share_of_a_long_run_and_its_least_steps_in_a_short_one():
     def steps(**changes):
-        config = tiny_model.config(**{f"training__ctc_flat_start_{name}": value for name, value in changes.items()}).training
+        config = tiny_model.config(
+            **{f"training__ctc_flat_start_{name}": value for name, value in changes.items()}
+        ).training
         return [with_flat_start(config, total).ctc_flat_start_steps for total in (100, 10_000)]
 
     assert steps(steps=300) == [300, 300]
@@ -172,7 +210,11 @@ def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
 
     def loss_by_step(flat_steps):
         training = tiny_model.config(training__ctc_flat_start_steps=flat_steps).training
-        compute = jax.jit(lambda step: translation_loss(DEFINITION.bind(params), batch, counts, training, step=step))
+        compute = jax.jit(
+            lambda step: translation_loss(
+                DEFINITION.bind(params), batch, counts, training, step=step
+            )
+        )
 
         def loss(step):
             total, parts = compute(step)
@@ -190,9 +232,15 @@ def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
 
 def test_a_clip_that_ctc_can_spell_needs_no_flat_start_any_more():
     per_label = jnp.array([jnp.inf, 2.7, 1.5, 1.0, 0.5, 0.0])
-    np.testing.assert_allclose(flat_share(per_label, jnp.asarray(0), 10), [1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
-    np.testing.assert_allclose(flat_share(per_label, jnp.asarray(5), 10), [0.5, 0.5, 0.5, 0.25, 0.0, 0.0])
-    gradient = jax.grad(lambda per_label: flat_share(per_label, jnp.asarray(5), 10).sum())(per_label)
+    np.testing.assert_allclose(
+        flat_share(per_label, jnp.asarray(0), 10), [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
+    )
+    np.testing.assert_allclose(
+        flat_share(per_label, jnp.asarray(5), 10), [0.5, 0.5, 0.5, 0.25, 0.0, 0.0]
+    )
+    gradient = jax.grad(lambda per_label: flat_share(per_label, jnp.asarray(5), 10).sum())(
+        per_label
+    )
     assert not gradient.any()
 
 

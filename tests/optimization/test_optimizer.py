@@ -8,7 +8,15 @@ import optax
 import pytest
 
 from signvit_jax.models.definition import parameters_of
-from signvit_jax.optimization.optimizer import groups, learning_rates, make_optimizer, matrices, one_cycle, rounded_at_random, with_backbone
+from signvit_jax.optimization.optimizer import (
+    groups,
+    learning_rates,
+    make_optimizer,
+    matrices,
+    one_cycle,
+    rounded_at_random,
+    with_backbone,
+)
 from tests.helpers import tiny_model
 
 
@@ -27,8 +35,15 @@ def slow_one_cycle(step, peak, total, warmup):
 @pytest.mark.parametrize(("total", "warmup"), [(10, 0.3), (480, 0.05), (200_000, 0.05)])
 def test_rates_are_pytorchs_one_cycle(total, warmup):
     schedule = jax.jit(one_cycle(3e-3, total, warmup))
-    steps = sorted({0, 1, int(warmup * total) - 1, int(warmup * total), total // 2, total - 2, total - 1})
-    np.testing.assert_allclose([schedule(s) for s in steps], [slow_one_cycle(s, 3e-3, total, warmup) for s in steps], rtol=3e-5, atol=1e-11)
+    steps = sorted(
+        {0, 1, int(warmup * total) - 1, int(warmup * total), total // 2, total - 2, total - 1}
+    )
+    np.testing.assert_allclose(
+        [schedule(s) for s in steps],
+        [slow_one_cycle(s, 3e-3, total, warmup) for s in steps],
+        rtol=3e-5,
+        atol=1e-11,
+    )
     assert schedule(total + 5) == schedule(total - 1)
 
 
@@ -38,18 +53,26 @@ def test_runs_of_a_few_steps_have_finite_rates(total):
 
 
 def test_the_encoder_and_the_rest_have_rates_of_their_own():
-    tiny = tiny_model.config(training__encoder_lr=1e-3, training__decoder_lr=0.0, training__weight_decay=0.0)
+    tiny = tiny_model.config(
+        training__encoder_lr=1e-3, training__decoder_lr=0.0, training__weight_decay=0.0
+    )
     params = parameters_of(tiny_model.model(tiny))
-    assert {name: next(iter(set(jax.tree.leaves(tree)))) for name, tree in groups(params).items()} == {
+    assert {
+        name: next(iter(set(jax.tree.leaves(tree)))) for name, tree in groups(params).items()
+    } == {
         "ctc_head": "rest",
         "decoder": "rest",
         "encoder": "encoder",
     }
     optimizer = make_optimizer(tiny.training, 10)
-    updates, _ = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p))(params)
+    updates, _ = jax.jit(
+        lambda p: optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p)
+    )(params)
     first = float(learning_rates(tiny.training, 10)["encoder"](0))
     assert all(np.allclose(leaf, -first, rtol=1e-4) for leaf in jax.tree.leaves(updates["encoder"]))
-    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves((updates["decoder"], updates["ctc_head"])))
+    assert all(
+        np.all(leaf == 0) for leaf in jax.tree.leaves((updates["decoder"], updates["ctc_head"]))
+    )
 
 
 @pytest.mark.parametrize("scope", ["all", "matrices"])
@@ -57,10 +80,15 @@ def test_weight_decay_falls_where_it_should(scope):
     tiny = tiny_model.config(training__weight_decay=0.5, training__weight_decay_on=scope)
     params = jax.tree.map(jnp.ones_like, parameters_of(tiny_model.model(tiny)))
     optimizer = make_optimizer(tiny.training, 10)
-    updates, _ = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p))(params)
+    updates, _ = jax.jit(
+        lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p)
+    )(params)
     decayed = jax.tree.map(lambda leaf: bool(np.all(leaf < 0)), updates)
     assert decayed == (jax.tree.map(lambda _: True, params) if scope == "all" else matrices(params))
-    assert not matrices(params)["decoder"]["embedding"] and matrices(params)["ctc_head"]["out"]["kernel"]
+    assert (
+        not matrices(params)["decoder"]["embedding"]
+        and matrices(params)["ctc_head"]["out"]["kernel"]
+    )
 
 
 def test_gradients_are_clipped_by_the_norm_of_all_of_them():
@@ -68,7 +96,11 @@ def test_gradients_are_clipped_by_the_norm_of_all_of_them():
     tiny = tiny_model.config(training__max_grad_norm=0.5)
     params = parameters_of(tiny_model.model(tiny))
     optimizer = make_optimizer(tiny.training, 10)
-    _, state = jax.jit(lambda p: optimizer.update(jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), p), optimizer.init(p), p))(params)
+    _, state = jax.jit(
+        lambda p: optimizer.update(
+            jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), p), optimizer.init(p), p
+        )
+    )(params)
     second_moments = sum(float(leaf.sum()) for leaf in jax.tree.leaves(state[1].nu))
     np.testing.assert_allclose(second_moments, 0.001 * 0.5**2, rtol=1e-4)
 
@@ -83,30 +115,51 @@ def test_a_thawed_backbones_updates_are_those_of_a_fresh_adam_times_a_rising_rat
     ).training
     total, frozen_updates = 1000, 300
     draw = np.random.default_rng(0)
-    params = {"encoder": {"backbone": jnp.zeros(50), "temporal": jnp.zeros(3)}, "decoder": jnp.zeros(4)}
+    params = {
+        "encoder": {"backbone": jnp.zeros(50), "temporal": jnp.zeros(3)},
+        "decoder": jnp.zeros(4),
+    }
 
     def gradients(frozen):
-        drawn = jax.tree.map(lambda leaf: draw.standard_normal(leaf.shape).astype(np.float32), params)
+        drawn = jax.tree.map(
+            lambda leaf: draw.standard_normal(leaf.shape).astype(np.float32), params
+        )
         return with_backbone(drawn, np.zeros(50, np.float32)) if frozen else drawn
 
     def updates(optimizer, **late):
-        state, update_of = optimizer.init(params), jax.jit(optimizer.update, static_argnames="frozen")
+        state, update_of = (
+            optimizer.init(params),
+            jax.jit(optimizer.update, static_argnames="frozen"),
+        )
         for step in range(frozen_updates + 12):
             frozen = step < frozen_updates
-            made = {"thawed_at": jnp.int32(min(step, frozen_updates)), "frozen": frozen} if late else {}
+            made = (
+                {"thawed_at": jnp.int32(min(step, frozen_updates)), "frozen": frozen}
+                if late
+                else {}
+            )
             given = gradients(frozen)
             update, state = update_of(given, state, params, **made)
             if not frozen:
                 yield given["encoder"]["backbone"], update["encoder"]["backbone"]
 
     fresh = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-    fresh_state, rate = fresh.init(params["encoder"]["backbone"]), learning_rates(config, total)["encoder"]
-    for number, (given, update) in enumerate(updates(make_optimizer(config, total, thaws=True), late=True)):
+    fresh_state, rate = (
+        fresh.init(params["encoder"]["backbone"]),
+        learning_rates(config, total)["encoder"],
+    )
+    for number, (given, update) in enumerate(
+        updates(make_optimizer(config, total, thaws=True), late=True)
+    ):
         expected, fresh_state = fresh.update(given, fresh_state)
         share = min((number + 1) / 10, 1.0)  # the run's own warm-up takes 10 updates
         wanted = -rate(frozen_updates + number) * share * expected
         # Moments that wait in bfloat16 are known to one part in 256, and so are the updates on average.
-        np.testing.assert_allclose(update, wanted, atol={"float32": 1e-5, "bfloat16": 0.03}[moments] * float(jnp.abs(wanted).max()))
+        np.testing.assert_allclose(
+            update,
+            wanted,
+            atol={"float32": 1e-5, "bfloat16": 0.03}[moments] * float(jnp.abs(wanted).max()),
+        )
     # With one count for all parameters the first update is three times the rate, and later ones more.
     first = next(updates(make_optimizer(config, total)))[1]
     assert float(jnp.abs(first).min()) > 1.6 * float(rate(frozen_updates))
@@ -136,7 +189,10 @@ def test_a_backbone_that_is_frozen_a_second_time_begins_again_from_nothing_when_
 
 def test_moments_in_bfloat16_go_where_those_in_float32_go():
     """A gradient that stays the same: rounded to the nearest, the second moment would stop at a small share of what it tends to."""
-    wide, narrow = (make_optimizer(tiny_model.config(training__adam_moments=kind).training, 4000) for kind in ("float32", "bfloat16"))
+    wide, narrow = (
+        make_optimizer(tiny_model.config(training__adam_moments=kind).training, 4000)
+        for kind in ("float32", "bfloat16")
+    )
     params = {"encoder": {"kernel": jnp.zeros((200, 5))}, "decoder": jnp.zeros(3)}
     gradients = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-2), params)
 
@@ -150,13 +206,22 @@ def test_moments_in_bfloat16_go_where_those_in_float32_go():
         return jax.lax.fori_loop(0, 2000, step, (params, optimizer.init(params)))
 
     (exact, exact_state), (rounded, rounded_state) = run(wide), run(narrow)
-    assert {leaf.dtype for moments in (rounded_state[1].mu, rounded_state[1].nu) for leaf in jax.tree.leaves(moments)} == {jnp.dtype("bfloat16")}
-    found, expected = (np.asarray(state[1].nu["encoder"]["kernel"], np.float64) for state in (rounded_state, exact_state))
+    assert {
+        leaf.dtype
+        for moments in (rounded_state[1].mu, rounded_state[1].nu)
+        for leaf in jax.tree.leaves(moments)
+    } == {jnp.dtype("bfloat16")}
+    found, expected = (
+        np.asarray(state[1].nu["encoder"]["kernel"], np.float64)
+        for state in (rounded_state, exact_state)
+    )
     np.testing.assert_allclose(found.mean(), expected.mean(), rtol=2e-3)
     assert expected.mean() > 0.8 * 1e-4  # most of the way to the gradient squared
     # Rounding makes each parameter's rate waver by a few per cent, and on average by nothing.
     np.testing.assert_allclose(rounded["encoder"]["kernel"], exact["encoder"]["kernel"], rtol=0.06)
-    np.testing.assert_allclose(rounded["encoder"]["kernel"].mean(), exact["encoder"]["kernel"].mean(), rtol=5e-3)
+    np.testing.assert_allclose(
+        rounded["encoder"]["kernel"].mean(), exact["encoder"]["kernel"].mean(), rtol=5e-3
+    )
 
 
 def test_rounding_at_random_takes_one_of_the_two_neighbours_and_is_right_on_average():
@@ -165,4 +230,6 @@ def test_rounding_at_random_takes_one_of_the_two_neighbours_and_is_right_on_aver
     assert set(rounded.tolist()) == {1.0, 1.0078125}
     np.testing.assert_allclose((rounded - 1).mean() * 128, 0.3, atol=0.01)
     exact = jnp.array([0.0, -2.5, 1.0078125, jnp.inf, -jnp.inf, jnp.nan])
-    np.testing.assert_array_equal(rounded_at_random(exact, jax.random.key(1)).astype(jnp.float32), exact)
+    np.testing.assert_array_equal(
+        rounded_at_random(exact, jax.random.key(1)).astype(jnp.float32), exact
+    )

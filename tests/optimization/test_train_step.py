@@ -29,11 +29,15 @@ class Run:
         optimizer, mesh = make_optimizer(tiny.training, steps, thaws=thaws), make_mesh(tiny.mesh)
         self.make = lambda: new_state(self.definition, optimizer, 0, thaws=thaws)
         _, self.shardings = abstract_on_mesh(self.make, mesh)
-        self.step = make_train_step(self.definition, optimizer, tiny.training, mesh, self.shardings, frozen_backbone=frozen)
+        self.step = make_train_step(
+            self.definition, optimizer, tiny.training, mesh, self.shardings, frozen_backbone=frozen
+        )
         self.evaluate = make_eval_step(self.definition, tiny.training, mesh, self.shardings.params)
 
     def fresh(self):
-        return jax.jit(self.make, out_shardings=self.shardings)()  # as the step gives it, which is then compiled once
+        return jax.jit(
+            self.make, out_shardings=self.shardings
+        )()  # as the step gives it, which is then compiled once
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,10 @@ def plain():
 
 
 def same(ours, theirs):
-    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True))
+    return all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    )
 
 
 def test_ten_steps_on_one_batch_lower_its_loss(plain):
@@ -63,11 +70,18 @@ def test_accumulation_in_parts_is_the_whole_batch(plain):
     batch = tiny_model.batch()
     batch["weights"][3] = 0
     whole, report = plain.step(plain.fresh(), batch)
-    split, split_report = Run(**NO_DROPOUT, training__ema_decay=0.9, training__gradient_accumulation=2).step(plain.fresh(), batch)
+    split, split_report = Run(
+        **NO_DROPOUT, training__ema_decay=0.9, training__gradient_accumulation=2
+    ).step(plain.fresh(), batch)
     np.testing.assert_allclose(split_report.grad_norm, report.grad_norm, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), split_report.loss, report.loss)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), split_report.loss, report.loss
+    )
     # Adam turns a gradient of rounding error into a full step: parameters may differ by twice the rate where the gradient is nothing.
-    close = [np.mean(np.isclose(a, b, atol=1e-5)) for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(split.params), strict=True)]
+    close = [
+        np.mean(np.isclose(a, b, atol=1e-5))
+        for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(split.params), strict=True)
+    ]
     assert min(close) > 0.8 and np.mean(close) > 0.99
 
 
@@ -76,17 +90,29 @@ def test_an_update_that_is_not_finite_is_not_made_and_counted(plain):
     broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))
     for times in (1, 2):
         state, report = plain.step(state, broken)
-        assert (int(report.nonfinite_in_row), int(report.nonfinite_total), float(report.finite)) == (times, times, 0.0)
-    assert same((state.params, state.opt_state, state.ema), (before.params, before.opt_state, before.ema))
+        assert (
+            int(report.nonfinite_in_row),
+            int(report.nonfinite_total),
+            float(report.finite),
+        ) == (times, times, 0.0)
+    assert same(
+        (state.params, state.opt_state, state.ema), (before.params, before.opt_state, before.ema)
+    )
     state, report = plain.step(state, tiny_model.batch())
-    assert (int(report.nonfinite_in_row), int(report.nonfinite_total), float(report.finite)) == (0, 2, 1.0)
+    assert (int(report.nonfinite_in_row), int(report.nonfinite_total), float(report.finite)) == (
+        0,
+        2,
+        1.0,
+    )
     assert int(state.step) == 3
 
 
 def test_the_average_follows_the_parameters_with_its_decay(plain):
     state, report = plain.step(plain.fresh(), tiny_model.batch())
     start = plain.fresh().params
-    expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, start, state.params)  # (1 + 0) / (10 + 0) at the first step
+    expected = jax.tree.map(
+        lambda old, new: 0.1 * old + 0.9 * new, start, state.params
+    )  # (1 + 0) / (10 + 0) at the first step
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.ema, expected)
     assert float(report.finite) == 1.0
 
@@ -97,7 +123,9 @@ def test_a_frozen_backbone_gets_no_update_and_no_decay_and_the_rest_learns():
     state, _ = run.step(run.fresh(), tiny_model.batch())
     assert same(state.params["encoder"]["backbone"], start.params["encoder"]["backbone"])
     assert not same(state.params["encoder"]["temporal"], start.params["encoder"]["temporal"])
-    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(state.opt_state[1].mu["encoder"]["backbone"]))
+    assert all(
+        np.all(leaf == 0) for leaf in jax.tree.leaves(state.opt_state[1].mu["encoder"]["backbone"])
+    )
 
 
 def test_a_backbone_counts_from_the_updates_made_when_it_thaws_not_from_those_tried():
@@ -116,7 +144,14 @@ def test_a_backbone_counts_from_the_updates_made_when_it_thaws_not_from_those_tr
 def test_a_thawed_backbone_learns(plain):
     start = plain.fresh().params["encoder"]["backbone"]
     state, _ = plain.step(plain.fresh(), tiny_model.batch())
-    unchanged = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(state.params["encoder"]["backbone"]), strict=True)]
+    unchanged = [
+        np.array_equal(a, b)
+        for a, b in zip(
+            jax.tree.leaves(start),
+            jax.tree.leaves(state.params["encoder"]["backbone"]),
+            strict=True,
+        )
+    ]
     assert not any(unchanged)
 
 
@@ -145,5 +180,9 @@ def test_evaluation_sums_add_up_over_batches_and_leave_filler_out(plain):
         weights[keep] = 1
         parts.append(plain.evaluate(params, dict(batch, weights=weights)))
     for name, value in whole.items():
-        np.testing.assert_allclose(value, sum(part[name] for part in parts), rtol=1e-5, err_msg=name)
-    assert float(whole["clips"]) == 4 and float(whole["tokens"]) == (batch["token_lengths"] - 1).sum()
+        np.testing.assert_allclose(
+            value, sum(part[name] for part in parts), rtol=1e-5, err_msg=name
+        )
+    assert (
+        float(whole["clips"]) == 4 and float(whole["tokens"]) == (batch["token_lengths"] - 1).sum()
+    )

@@ -36,5 +36,11 @@ print("same")
 
 
 def test_pictures_on_two_devices_are_normalised_by_all_of_them_together():
-    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.stdout.strip() == "same", done.stderr[-2000:]

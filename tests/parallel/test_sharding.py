@@ -21,10 +21,20 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("meshes", [["mixed"], pytest.param(["data", "fsdp", "tensor"], marks=pytest.mark.long)])
-def test_eight_devices_cut_the_state_and_reach_the_losses_of_one_also_from_each_others_checkpoints(meshes, tmp_path):
+@pytest.mark.parametrize(
+    "meshes", [["mixed"], pytest.param(["data", "fsdp", "tensor"], marks=pytest.mark.long)]
+)
+def test_eight_devices_cut_the_state_and_reach_the_losses_of_one_also_from_each_others_checkpoints(
+    meshes, tmp_path
+):
     program = [sys.executable, str(TESTS / "helpers" / "eight_devices.py"), str(tmp_path), *meshes]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=800, env=os.environ | {"PYTHONPATH": str(TESTS.parent)})
+    done = subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split() for line in done.stdout.splitlines()]
     cut = {name: int(leaves) for name, leaves, *_ in lines}
@@ -36,13 +46,20 @@ def test_eight_devices_cut_the_state_and_reach_the_losses_of_one_also_from_each_
 
 
 def test_every_rule_is_of_use_to_the_full_model():
-    definition = ModelDefinition(load_config(str(Path(__file__).parents[2] / "configs" / "reference.py")), 30_522)
+    definition = ModelDefinition(
+        load_config(str(Path(__file__).parents[2] / "configs" / "reference.py")), 30_522
+    )
     mesh = make_mesh(MeshConfig())
     leaves = jax.tree_util.tree_leaves_with_path(definition.abstract_params())
-    specs = {parameter_path(path): (leaf.shape, partition_spec(parameter_path(path), leaf.shape, mesh)) for path, leaf in leaves}
+    specs = {
+        parameter_path(path): (leaf.shape, partition_spec(parameter_path(path), leaf.shape, mesh))
+        for path, leaf in leaves
+    }
     deciding = {}
     for path, (_, spec) in specs.items():
-        first = next(((pattern, axes) for pattern, axes in RULES if re.fullmatch(pattern, path)), None)
+        first = next(
+            ((pattern, axes) for pattern, axes in RULES if re.fullmatch(pattern, path)), None
+        )
         if first:
             deciding[first[0]] = path
             assert tuple(spec)[-len(first[1]) :] == first[1], path
@@ -51,7 +68,14 @@ def test_every_rule_is_of_use_to_the_full_model():
     assert whole < 0.5 * len(specs)
 
 
-@pytest.mark.parametrize(("mesh", "words"), [(MeshConfig(3, 1, 1), "data=3"), (MeshConfig(-1, 2, 1), "fsdp=2"), (MeshConfig(1, 1, 7), "tensor=7")])
+@pytest.mark.parametrize(
+    ("mesh", "words"),
+    [
+        (MeshConfig(3, 1, 1), "data=3"),
+        (MeshConfig(-1, 2, 1), "fsdp=2"),
+        (MeshConfig(1, 1, 7), "tensor=7"),
+    ],
+)
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, words):
     with pytest.raises(ConfigError, match=words):
         make_mesh(mesh)
@@ -86,6 +110,9 @@ def test_a_tensor_axis_over_several_processes_is_refused(monkeypatch):
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    monkeypatch.setattr("jax.experimental.mesh_utils.create_device_mesh", lambda *_, **__: pytest.fail("refused before"))
+    monkeypatch.setattr(
+        "jax.experimental.mesh_utils.create_device_mesh",
+        lambda *_, **__: pytest.fail("refused before"),
+    )
     with pytest.raises(ConfigError, match=r"a batch of 6 clips .* a multiple of 4"):
         make_mesh(MeshConfig(2, 2, 2), batch_size=6)

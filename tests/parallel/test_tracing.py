@@ -38,7 +38,9 @@ print(json.dumps({"largest": max(drawn), "shares": shares, "alike": alike}))
 def test_every_device_draws_the_dropout_of_its_own_rows_and_no_more(generator):
     root = str(Path(__file__).parents[2])
     run = [sys.executable, "-c", PROGRAM, generator]
-    done = subprocess.run(run, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+    done = subprocess.run(
+        run, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["largest"] <= 8 * 64 * 16 // 4

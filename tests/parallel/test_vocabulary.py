@@ -12,25 +12,40 @@ from signvit_jax.parallel.vocabulary import padded_shapes, with_vocabulary_of
 from tests.helpers import tiny_model
 
 FOUR = AbstractMesh((1, 2, 4), AXES)
-VOCABULARY = {"decoder/embedding": (20, 16), "ctc_head/out/kernel": (16, 20), "ctc_head/out/bias": (20,)}
+VOCABULARY = {
+    "decoder/embedding": (20, 16),
+    "ctc_head/out/kernel": (16, 20),
+    "ctc_head/out/bias": (20,),
+}
 
 
 def shapes_by_path(tree):
-    return {parameter_path(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        parameter_path(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def test_only_the_vocabulary_is_padded_with_its_moments_and_averages():
     tiny = tiny_model.config(training__ema_decay=0.9)
     definition, optimizer = ModelDefinition(tiny, 17), make_optimizer(tiny.training, 10)
-    plain, padded = (shapes_by_path(jax.eval_shape(lambda mesh=mesh: new_state(definition, optimizer, 0, mesh))) for mesh in (None, FOUR))
+    plain, padded = (
+        shapes_by_path(jax.eval_shape(lambda mesh=mesh: new_state(definition, optimizer, 0, mesh)))
+        for mesh in (None, FOUR)
+    )
     changed = {path: shape for path, shape in padded.items() if plain[path] != shape}
     assert plain.keys() == padded.keys()
     assert len(changed) == 4 * len(VOCABULARY)  # parameters, their average, two moments
-    assert all(shape == next(wanted for name, wanted in VOCABULARY.items() if path.endswith(name)) for path, shape in changed.items())
+    assert all(
+        shape == next(wanted for name, wanted in VOCABULARY.items() if path.endswith(name))
+        for path, shape in changed.items()
+    )
 
 
 def test_a_padded_vocabulary_is_cut_back_to_what_it_was():
-    tree = {"decoder": {"embedding": jnp.arange(34.0).reshape(17, 2) + 1}, "other": {"kernel": jnp.ones((17, 3))}}
+    tree = {
+        "decoder": {"embedding": jnp.arange(34.0).reshape(17, 2) + 1},
+        "other": {"kernel": jnp.ones((17, 3))},
+    }
     padded = with_vocabulary_of(tree, padded_shapes(tree, FOUR))
     table = np.asarray(padded["decoder"]["embedding"])
     assert table.shape == (20, 2) and not table[17:].any()
@@ -40,4 +55,7 @@ def test_a_padded_vocabulary_is_cut_back_to_what_it_was():
 
 def test_a_vocabulary_that_fits_stays_as_it_is():
     tree = {"decoder": {"embedding": jnp.ones((16, 2))}}
-    assert with_vocabulary_of(tree, padded_shapes(tree, FOUR))["decoder"]["embedding"] is tree["decoder"]["embedding"]
+    assert (
+        with_vocabulary_of(tree, padded_shapes(tree, FOUR))["decoder"]["embedding"]
+        is tree["decoder"]["embedding"]
+    )

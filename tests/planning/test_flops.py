@@ -19,9 +19,15 @@ def test_the_full_model_is_123_gflop_a_frame():
     tokens, width, hidden, layers = 197, 1024, 4096, 24
     block = 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * tokens**2 * width
     assert flops.backbone / 2 == layers * block + 2 * 196 * 768 * width
-    assert flops.backbone / 2 == pytest.approx(123.2e9, rel=1e-3)  # published: 61.6 billion multiply-adds
+    assert flops.backbone / 2 == pytest.approx(
+        123.2e9, rel=1e-3
+    )  # published: 61.6 billion multiply-adds
     length, narrow = 99, 512
-    layer = 2 * length * (6 * narrow**2 + 2 * narrow * 1024) + 2 * 32 * 2 * narrow**2 + 4 * length * narrow * (length + 32)
+    layer = (
+        2 * length * (6 * narrow**2 + 2 * narrow * 1024)
+        + 2 * 32 * 2 * narrow**2
+        + 4 * length * narrow * (length + 32)
+    )
     assert flops.decoder == 4 * layer + 2 * length * narrow * 30_522
     assert flops.ctc_head == 2 * 32 * (narrow**2 + narrow * 30_522)
     assert flops.forward == flops.backbone + flops.temporal + flops.decoder + flops.ctc_head
@@ -45,8 +51,13 @@ def test_counts_are_those_of_xlas_own_analysis_but_for_elementwise_work(stem):
     def encode(params, video, lengths):
         return definition.bind(params).encode(video, lengths).pooled
 
-    video, lengths = jax.ShapeDtypeStruct((1, 6, 16, 16, 3), jnp.uint8), jax.ShapeDtypeStruct((1,), jnp.int32)
-    theirs = jax.jit(encode).lower(definition.abstract_params(), video, lengths).cost_analysis()["flops"]
+    video, lengths = (
+        jax.ShapeDtypeStruct((1, 6, 16, 16, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+    theirs = (
+        jax.jit(encode).lower(definition.abstract_params(), video, lengths).cost_analysis()["flops"]
+    )
     flops = clip_flops(definition, 6, 12)
     ours = flops.backbone + flops.temporal
     assert ours < theirs < 1.1 * ours
@@ -56,11 +67,26 @@ def test_loops_branches_and_convolutions_are_counted_as_often_as_they_run():
     x = jax.ShapeDtypeStruct((4, 8, 8), jnp.float32)
     once = 2 * 4 * 8 * 8 * 8
     assert traced_flops(lambda x: x @ x, x) == once
-    assert traced_flops(lambda x: jax.lax.scan(lambda carry, _: (carry @ carry, None), x, length=5)[0], x) == 5 * once
-    assert traced_flops(lambda x: jax.lax.cond(x[0, 0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x), x) == 2 * once
+    assert (
+        traced_flops(
+            lambda x: jax.lax.scan(lambda carry, _: (carry @ carry, None), x, length=5)[0], x
+        )
+        == 5 * once
+    )
+    assert (
+        traced_flops(
+            lambda x: jax.lax.cond(x[0, 0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x), x
+        )
+        == 2 * once
+    )
     assert traced_flops(jax.jit(jax.checkpoint(lambda x: x @ x)), x) == once
-    image, kernel = jax.ShapeDtypeStruct((1, 3, 9, 9), jnp.float32), jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32)
-    assert traced_flops(lambda a, b: jax.lax.conv(a, b, (1, 1), "VALID"), image, kernel) == 2 * math.prod((5, 8, 8)) * math.prod((3, 2, 2))
+    image, kernel = (
+        jax.ShapeDtypeStruct((1, 3, 9, 9), jnp.float32),
+        jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32),
+    )
+    assert traced_flops(
+        lambda a, b: jax.lax.conv(a, b, (1, 1), "VALID"), image, kernel
+    ) == 2 * math.prod((5, 8, 8)) * math.prod((3, 2, 2))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
 from signvit_jax.parallel.mesh import AXES, make_mesh
-from signvit_jax.planning.memory import batch_shapes, bytes_per_device, explained, memory_advice, step_memory
+from signvit_jax.planning.memory import (
+    batch_shapes,
+    bytes_per_device,
+    explained,
+    memory_advice,
+    step_memory,
+)
 from signvit_jax.runtime.exit_codes import run_command
 from tests.helpers import tiny_model
 
@@ -34,26 +40,47 @@ def order(text, *parts):
 
 def test_advice_begins_with_what_changes_no_result():
     text = advice(training__batch_size=16)
-    assert order(text, "gradient_accumulation=2: the batch of 16 is run as 2 x 8", "remat=dots, then full", "batch_size=8", "num_frames, now 6")
+    assert order(
+        text,
+        "gradient_accumulation=2: the batch of 16 is run as 2 x 8",
+        "remat=dots, then full",
+        "batch_size=8",
+        "num_frames, now 6",
+    )
 
 
 def test_advice_is_only_what_the_config_still_has_to_give():
-    text = advice(training__batch_size=16, training__gradient_accumulation=16, training__remat="full")
+    text = advice(
+        training__batch_size=16, training__gradient_accumulation=16, training__remat="full"
+    )
     assert "gradient_accumulation" not in text and "remat" not in text and "batch_size=8" in text
     assert "remat=full" in advice(training__remat="dots")
-    assert "gradient_accumulation=3:" in advice(training__batch_size=12, training__gradient_accumulation=2)
+    assert "gradient_accumulation=3:" in advice(
+        training__batch_size=12, training__gradient_accumulation=2
+    )
 
 
 def test_advice_fits_the_mesh():
     text = advice(FakeMesh(data=4, tensor=2), training__batch_size=24)
-    assert "gradient_accumulation=2" in text and "mesh.data=1 --config.mesh.fsdp=4:" in text and "batch_size=12" in text
+    assert (
+        "gradient_accumulation=2" in text
+        and "mesh.data=1 --config.mesh.fsdp=4:" in text
+        and "batch_size=12" in text
+    )
     alone = advice(FakeMesh(fsdp=4), training__batch_size=4)  # a clip a device
-    assert "gradient_accumulation" not in alone and "--config.training.batch_size" not in alone and "mesh.fsdp" not in alone
+    assert (
+        "gradient_accumulation" not in alone
+        and "--config.training.batch_size" not in alone
+        and "mesh.fsdp" not in alone
+    )
 
 
 def test_bytes_are_those_of_one_devices_part():
     mesh = make_mesh(MeshConfig())
-    tree = {"a": jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=NamedSharding(mesh, P())), "b": jax.device_put(np.zeros(3, np.int8))}
+    tree = {
+        "a": jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=NamedSharding(mesh, P())),
+        "b": jax.device_put(np.zeros(3, np.int8)),
+    }
     assert bytes_per_device(tree) == 6 * 4 * 4 + 3
     cut = NamedSharding(jax.sharding.AbstractMesh((1, 2, 4), AXES), P("fsdp", "tensor"))
     assert bytes_per_device(jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=cut)) == 3 * 1 * 4
@@ -78,7 +105,13 @@ class Step:
 
 
 class Plan:
-    argument_size_in_bytes, output_size_in_bytes, alias_size_in_bytes, temp_size_in_bytes, generated_code_size_in_bytes = (
+    (
+        argument_size_in_bytes,
+        output_size_in_bytes,
+        alias_size_in_bytes,
+        temp_size_in_bytes,
+        generated_code_size_in_bytes,
+    ) = (
         10**6,
         10**6,
         10**6,
@@ -91,10 +124,20 @@ def refused():
     jax.block_until_ready(jnp.zeros((2**30, 2**30), jnp.float32))  # 4 exabytes: XLA's own refusal
 
 
-@pytest.mark.parametrize(("plan", "said"), [(Plan, "gradients and activations      3.000 GiB"), (None, "gradients and activations  not compiled")])
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (Plan, "gradients and activations      3.000 GiB"),
+        (None, "gradients and activations  not compiled"),
+    ],
+)
 def test_running_out_of_memory_is_explained_with_the_estimate_and_ends_with_5(plan, said, capsys):
     config = tiny_model.config()
-    mesh, definition, optimizer = make_mesh(config.mesh), ModelDefinition(config, 17), make_optimizer(config.training, 10)
+    mesh, definition, optimizer = (
+        make_mesh(config.mesh),
+        ModelDefinition(config, 17),
+        make_optimizer(config.training, 10),
+    )
     state, _ = abstract_on_mesh(lambda: new_state(definition, optimizer, 0, mesh), mesh)
     batch = batch_shapes(config, mesh, frames=6, text_length=8, gloss_length=8)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

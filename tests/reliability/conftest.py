@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 
-# Of one test, on a machine that is busy with ten other programs. A run that hangs has a limit of its own (runs.py).
+# Of one test, on a machine that is busy with ten other programs. A run that hangs has a limit of its own (helpers/reliability_runs.py).
 TIMEOUT_S = 1500
 
 
 def pytest_collection_modifyitems(config, items):
     """The tests that start processes share a server and an undisturbed run: the short ones in one test process, with the long ones in two."""
-    starting = [item for item in items if Path(__file__).parent in item.path.parents and "server" in item.fixturenames]
+    starting = [
+        item
+        for item in items
+        if Path(__file__).parent in item.path.parents and "server" in item.fixturenames
+    ]
     halves = 1 if config.option.markexpr == "not long" else 2
     for number, item in enumerate(starting):
         item.add_marker(pytest.mark.xdist_group(f"reliability {number % halves}"))

@@ -15,7 +15,10 @@ def damaged(run, undisturbed):
     shutil.copytree(undisturbed.workdir, run.workdir)
     shutil.copy(undisturbed.trace, run.trace)
     checkpoints = run.workdir / "checkpoints"
-    largest = max((checkpoints / str(TOTAL) / "opt_state").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    largest = max(
+        (checkpoints / str(TOTAL) / "opt_state").rglob("*"),
+        key=lambda path: path.stat().st_size * path.is_file(),
+    )
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
@@ -26,9 +29,15 @@ def damaged(run, undisturbed):
     return run
 
 
-def test_the_damaged_file_is_named_and_the_checkpoint_before_is_used_unless_strict(damaged, undisturbed):
+def test_the_damaged_file_is_named_and_the_checkpoint_before_is_used_unless_strict(
+    damaged, undisturbed
+):
     assert damaged.go("--strict_restore") == 1
-    assert f"checkpoint {TOTAL} in" in damaged.said() and damaged.harmed in damaged.said() and "Traceback" not in damaged.said()
+    assert (
+        f"checkpoint {TOTAL} in" in damaged.said()
+        and damaged.harmed in damaged.said()
+        and "Traceback" not in damaged.said()
+    )
     assert damaged.steps()[-1] == TOTAL
 
     assert damaged.go() == 0

@@ -55,15 +55,25 @@ def test_its_whole_training_state_is_restored(workdir):
     vocabulary = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size
     definition = ModelDefinition(config, vocabulary)
     optimizer = make_optimizer(config.training, 3 * config.training.num_epochs)
-    wanted, _ = abstract_on_mesh(lambda: new_state(definition, optimizer, 0), make_mesh(config.mesh))
-    beside = {name: getattr(wanted, name) for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")}
+    wanted, _ = abstract_on_mesh(
+        lambda: new_state(definition, optimizer, 0), make_mesh(config.mesh)
+    )
+    beside = {
+        name: getattr(wanted, name)
+        for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")
+    }
     position = Position()
-    restored = CheckpointStore(workdir / "checkpoints", strict=True).restore(wanted.params, beside, wanted.ema, position)
+    restored = CheckpointStore(workdir / "checkpoints", strict=True).restore(
+        wanted.params, beside, wanted.ema, position
+    )
     steps = 3 * config.training.num_epochs
     assert restored.step == restored.opt_state["step"] == position.state["next_step"] == steps
     assert restored.meta["epoch"] == config.training.num_epochs and restored.metrics["loss"] > 0
     moments = jax.tree.leaves(restored.opt_state["opt_state"])
-    assert all(np.isfinite(leaf).all() for leaf in moments) and sum(float(np.abs(leaf).sum()) for leaf in moments) > 0
+    assert (
+        all(np.isfinite(leaf).all() for leaf in moments)
+        and sum(float(np.abs(leaf).sum()) for leaf in moments) > 0
+    )
     assert restored.ema is not None
 
 
@@ -83,7 +93,14 @@ def make_fixture(data_dir: Path, folder: Path) -> None:
 
     config = tiny_run.write_config(folder / "config.py", data_dir)
     small = {
-        "model.encoder": {"output_dim": 8, "vit_hidden_dim": 8, "vit_num_heads": 1, "vit_num_layers": 1, "vit_mlp_dim": 4, "patch_size": 4},
+        "model.encoder": {
+            "output_dim": 8,
+            "vit_hidden_dim": 8,
+            "vit_num_heads": 1,
+            "vit_num_layers": 1,
+            "vit_mlp_dim": 4,
+            "patch_size": 4,
+        },
         "model.temporal": {"num_queries": 2, "num_heads": 1, "num_temporal_conv": 0},
         "model.decoder": {"hidden_dim": 8, "num_layers": 1, "num_heads": 1, "ff_dim": 4},
         "model.ctc": {"source": "frames", "dropout": 0.0},
@@ -97,14 +114,36 @@ def make_fixture(data_dir: Path, folder: Path) -> None:
             "patience": 0,
         },
     }
-    flags = [f"--config.{group}.{key}={value}" for group, values in small.items() for key, value in values.items()]
-    assert tiny_run.command(train.main, f"--config={config}", f"--workdir={folder / 'run'}", "--config.training.save_every_n_epochs=80", *flags) == 0
+    flags = [
+        f"--config.{group}.{key}={value}"
+        for group, values in small.items()
+        for key, value in values.items()
+    ]
+    assert (
+        tiny_run.command(
+            train.main,
+            f"--config={config}",
+            f"--workdir={folder / 'run'}",
+            "--config.training.save_every_n_epochs=80",
+            *flags,
+        )
+        == 0
+    )
     found = load_translator(folder / "run", checkpoint="last").translate(clips())
-    expected = {"texts": [o.text for o in found], "tokens": [list(o.tokens) for o in found], "scores": [o.score for o in found]}
+    expected = {
+        "texts": [o.text for o in found],
+        "tokens": [list(o.tokens) for o in found],
+        "scores": [o.score for o in found],
+    }
     (folder / "run" / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    for step in sorted((folder / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))[:-1]:
+    for step in sorted((folder / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))[
+        :-1
+    ]:
         shutil.rmtree(step)
-    with lzma.open(ARCHIVE, "w", preset=9) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+    with (
+        lzma.open(ARCHIVE, "w", preset=9) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         for name in KEPT:
             archive.add(folder / "run" / name, name)
 

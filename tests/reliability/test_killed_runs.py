@@ -10,21 +10,34 @@ from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run, kill
 from tests.helpers.tiny_run import STEPS_PER_EPOCH
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 30))]
-FIRST = [["compile", "save", "evaluation"], ["epoch 1", "later"]]  # places of the first seeds, which together are all
+FIRST = [
+    ["compile", "save", "evaluation"],
+    ["epoch 1", "later"],
+]  # places of the first seeds, which together are all
 
 
 def disturbances(seed: int) -> list[dict]:
     """One SIGKILL a start, in two or three places, at moments in them; the seed draws both."""
     draw = random.Random(seed)
     all_places = ["compile", "epoch 1", "save", "evaluation", "later"]
-    places = FIRST[seed] if seed < len(FIRST) else sorted(draw.sample(all_places, draw.randint(2, 3)), key=all_places.index)
+    places = (
+        FIRST[seed]
+        if seed < len(FIRST)
+        else sorted(draw.sample(all_places, draw.randint(2, 3)), key=all_places.index)
+    )
     faults = {
         "compile": kill("compile", after=draw.uniform(0.1, 0.5)),
         "epoch 1": kill("step", draw.randint(1, STEPS_PER_EPOCH), draw.uniform(0.0, 0.05)),
         # Of the first checkpoint: before its evaluation and after it, begun but a moment ago or all but final.
-        "save": kill("save", draw.randint(1, 2), draw.uniform(0.0, 0.15)) if seed % 2 else kill("manifest", draw.randint(1, 2), hang=5.0),
+        "save": kill("save", draw.randint(1, 2), draw.uniform(0.0, 0.15))
+        if seed % 2
+        else kill("manifest", draw.randint(1, 2), hang=5.0),
         "evaluation": kill("eval", hang=5.0),  # the first of all, or the second where that is over
-        "later": kill("step", draw.randint((2 if "evaluation" in places else 1) * SAVED + 1, TOTAL), draw.uniform(0.0, 0.05)),
+        "later": kill(
+            "step",
+            draw.randint((2 if "evaluation" in places else 1) * SAVED + 1, TOTAL),
+            draw.uniform(0.0, 0.05),
+        ),
     }
     return [faults[place] for place in places]
 
@@ -33,8 +46,14 @@ def disturbances(seed: int) -> list[dict]:
 def test_a_run_killed_at_random_moments_ends_as_one_left_alone(run, undisturbed, tmp_path, seed):
     for number, fault in enumerate(disturbances(seed)):
         # Without the programs of earlier runs there is something to compile.
-        environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "empty")} if fault["phase"] == "compile" else {}
-        assert run.go(fault=fault, **environment) == -signal.SIGKILL, f"disturbance {number}: {run.said()[-2000:]}"
+        environment = (
+            {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "empty")}
+            if fault["phase"] == "compile"
+            else {}
+        )
+        assert run.go(fault=fault, **environment) == -signal.SIGKILL, (
+            f"disturbance {number}: {run.said()[-2000:]}"
+        )
         assert fault["phase"] != "compile" or not run.steps()
     assert run.go() == 0, run.said()[-2000:]
     assert_same_run(run, undisturbed)

@@ -23,7 +23,11 @@ def pair(run):
     def start(fault: dict | None = None, faulty: int = 1) -> list:
         port = free_port()
         for number, one in enumerate(both):
-            joined = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}"]
+            joined = [
+                f"--coordinator=127.0.0.1:{port}",
+                "--num_processes=2",
+                f"--process_id={number}",
+            ]
             one.start(*joined, fault=fault if number == faulty else None)
         return both
 
@@ -31,15 +35,21 @@ def pair(run):
 
 
 @pytest.mark.long
-def test_two_processes_train_as_one_stop_together_and_go_on_after_one_was_killed(pair, run, undisturbed):
+def test_two_processes_train_as_one_stop_together_and_go_on_after_one_was_killed(
+    pair, run, undisturbed
+):
     # A signal to one of them stops both, at the same step.
     first, second = pair({"phase": "step", "count": 4, "signals": [[0.0, int(signal.SIGUSR1)]]})
-    assert [first.wait(), second.wait(60)] == [143, 143], first.said()[-3000:] + second.said()[-3000:]
+    assert [first.wait(), second.wait(60)] == [143, 143], (
+        first.said()[-3000:] + second.said()[-3000:]
+    )
     stopped = max(batches(first))
     assert 4 <= stopped == max(batches(second)) == run.steps()[-1] < TOTAL
 
     # One is killed: the other ends, and says why.
-    first, second = pair({"phase": "step", "count": 9, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5})
+    first, second = pair(
+        {"phase": "step", "count": 9, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5}
+    )
     assert second.wait() == -signal.SIGKILL, second.said()[-3000:]
     begin = time.monotonic()
     assert first.wait(60) != 0
@@ -54,15 +64,24 @@ def test_two_processes_train_as_one_stop_together_and_go_on_after_one_was_killed
 
     # Over both, each epoch has every clip once; each took the same steps, and made again what was lost, the same.
     halves = [batches(one) for one in (first, second)]
-    assert all(half.keys() == set(range(1, TOTAL + 1)) and all(len(taken) == 1 for taken in half.values()) for half in halves)
+    assert all(
+        half.keys() == set(range(1, TOTAL + 1)) and all(len(taken) == 1 for taken in half.values())
+        for half in halves
+    )
     for epoch in range(tiny_run.EPOCHS):
-        steps = range(epoch * tiny_run.STEPS_PER_EPOCH + 1, (epoch + 1) * tiny_run.STEPS_PER_EPOCH + 1)
-        clips = [clip for half in halves for step in steps for taken, _ in half[step] for clip in taken]
+        steps = range(
+            epoch * tiny_run.STEPS_PER_EPOCH + 1, (epoch + 1) * tiny_run.STEPS_PER_EPOCH + 1
+        )
+        clips = [
+            clip for half in halves for step in steps for taken, _ in half[step] for clip in taken
+        ]
         assert sorted(clips) == list(range(tiny_run.CLIPS["train"]))
 
     # The numbers are those of one process with the whole batch, up to the order of sums.
     for name in ("train/loss", "validation/loss"):
-        ours, theirs = ([float(row[name]) for row in figures(one) if row[name]] for one in (run, undisturbed))
+        ours, theirs = (
+            [float(row[name]) for row in figures(one) if row[name]] for one in (run, undisturbed)
+        )
         np.testing.assert_allclose(ours, theirs, rtol=2e-3)
 
 
@@ -72,7 +91,9 @@ def test_two_processes_train_as_one_stop_together_and_go_on_after_one_was_killed
 def test_whichever_of_two_is_killed_the_other_ends_within_a_minute(pair, phase, faulty):
     if (phase, faulty) == ("manifest", 1):
         pytest.skip("the first process alone writes the manifest")
-    both = pair({"phase": phase, "count": 2, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5}, faulty)
+    both = pair(
+        {"phase": phase, "count": 2, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5}, faulty
+    )
     assert both[faulty].wait() == -signal.SIGKILL
     begin = time.monotonic()
     assert both[1 - faulty].wait(60) != 0
@@ -125,4 +146,6 @@ def test_flags_of_several_processes_that_do_not_fit_are_refused(initialized, fla
 
 
 def test_the_trace_is_one_line_a_batch(undisturbed):
-    assert [json.loads(line)[0] for line in undisturbed.trace.read_text().splitlines()] == list(range(1, TOTAL + 1))
+    assert [json.loads(line)[0] for line in undisturbed.trace.read_text().splitlines()] == list(
+        range(1, TOTAL + 1)
+    )

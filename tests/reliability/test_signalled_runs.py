@@ -10,9 +10,18 @@ import pytest
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.runtime.slurm import check_requeue, requeue_after
-from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run, batches, processes_of_session, wait_until
+from tests.helpers.reliability_runs import (
+    SAVED,
+    TOTAL,
+    assert_same_run,
+    batches,
+    processes_of_session,
+    wait_until,
+)
 
-INT, TERM, USR1, HUP = (int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP))
+INT, TERM, USR1, HUP = (
+    int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+)
 GRACE_S = 30.0  # from the signal to the end
 HANG_S = 120.0  # what a phase would last without the second signal
 
@@ -33,41 +42,67 @@ def fake_scontrol(folder, script: str) -> dict[str, str]:
     "stops",
     [
         [(one("step", INT, 2), 130), (one("eval", TERM, 2), 143), (one("step", HUP, 14), 129)],
-        pytest.param([(one("save", USR1, 2), 143), (one("step", USR1, 9), 143)], marks=pytest.mark.long),
+        pytest.param(
+            [(one("save", USR1, 2), 143), (one("step", USR1, 9), 143)], marks=pytest.mark.long
+        ),
     ],
     ids=["ctrl_c_scancel_and_a_closed_terminal", "slurm"],
 )
-def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_lost(run, undisturbed, tmp_path, stops):
+def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_lost(
+    run, undisturbed, tmp_path, stops
+):
     asked = tmp_path / "asked"
     environment = fake_scontrol(tmp_path / "bin", f'echo "$@" >> {asked}')
     reached = 0
     for fault, code in stops:
         assert not asked.exists()  # the job is not put back into the queue unless somebody wants it
         earlier, wants_requeue = reached, reached > 0
-        assert run.go(*["--requeue"] * wants_requeue, fault=fault, **environment) == code, run.said()[-2000:]
+        assert run.go(*["--requeue"] * wants_requeue, fault=fault, **environment) == code, (
+            run.said()[-2000:]
+        )
         assert run.since_signal() < GRACE_S
-        assert run.said().count("lost since the last checkpoint: 0 steps") == run.said().count("stopped and saved; to go on:")
-        assert f"to go on:\n  python -m signvit_jax.train --config={run.config} --workdir={run.workdir}" in run.said()
+        assert run.said().count("lost since the last checkpoint: 0 steps") == run.said().count(
+            "stopped and saved; to go on:"
+        )
+        assert (
+            f"to go on:\n  python -m signvit_jax.train --config={run.config} --workdir={run.workdir}"
+            in run.said()
+        )
         reached = max(batches(run))
         assert run.steps()[-1] == reached and earlier < reached < TOTAL
-    assert asked.exists() == (stops[-1][0]["signals"][0][1] == USR1)  # a job that was cancelled is not put back either
+    assert asked.exists() == (
+        stops[-1][0]["signals"][0][1] == USR1
+    )  # a job that was cancelled is not put back either
     assert not asked.exists() or asked.read_text() == "requeue 4711\n"
     assert run.go("--config.inference.beam_size=3") == 0
     assert "config.inference.beam_size is now 3; it was 2" in run.said()  # what may change is said
-    assert [line.split()[-1] for line in run.said().splitlines() if "resumed from the checkpoint of step" in line][-1] == str(reached)
+    assert [
+        line.split()[-1]
+        for line in run.said().splitlines()
+        if "resumed from the checkpoint of step" in line
+    ][-1] == str(reached)
     assert_same_run(run, undisturbed)
-    assert all(len(taken) == 1 for taken in batches(run).values()) and run.trace.read_text().count("\n") == TOTAL  # no step was made twice
+    assert (
+        all(len(taken) == 1 for taken in batches(run).values())
+        and run.trace.read_text().count("\n") == TOTAL
+    )  # no step was made twice
 
 
 @pytest.mark.parametrize("nohup", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_a_terminal_that_is_closed_ends_the_run_saved_and_under_nohup_not_at_all(run, undisturbed, tmp_path, nohup):
+def test_a_terminal_that_is_closed_ends_the_run_saved_and_under_nohup_not_at_all(
+    run, undisturbed, tmp_path, nohup
+):
     """On a terminal of the run's own, with the bar on it, which then takes no more of what is written."""
     ours, its = os.openpty()
     terminal = os.ttyname(its)
     reader = threading.Thread(target=read_all, args=(ours,), daemon=True)
     reader.start()
     # At that step the run waits until its terminal is gone.
-    run.start(fault={"phase": "step", "count": 4, "hang": 3.0}, output=terminal, **({"TRACED_NOHUP": "1"} if nohup else {}))
+    run.start(
+        fault={"phase": "step", "count": 4, "hang": 3.0},
+        output=terminal,
+        **({"TRACED_NOHUP": "1"} if nohup else {}),
+    )
     os.close(its)
     assert wait_until(lambda: run.trace.exists() and max(batches(run)) >= 4, 200)
     closed = time.monotonic()
@@ -90,10 +125,17 @@ def read_all(descriptor: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("phase", "number", "code"), [("compile", TERM, 143), ("eval", INT, 130)])
-def test_where_nothing_can_be_lost_the_first_signal_ends_at_once(run, undisturbed, phase, number, code):
-    assert run.go(fault={"phase": phase, "count": 1, "signals": [[0.2, number]], "hang": HANG_S}) == code
+def test_where_nothing_can_be_lost_the_first_signal_ends_at_once(
+    run, undisturbed, phase, number, code
+):
+    assert (
+        run.go(fault={"phase": phase, "count": 1, "signals": [[0.2, number]], "hang": HANG_S})
+        == code
+    )
     assert run.since_signal() < GRACE_S
-    assert run.steps() == ([] if phase == "compile" else [SAVED])  # before the first evaluation all is saved
+    assert run.steps() == (
+        [] if phase == "compile" else [SAVED]
+    )  # before the first evaluation all is saved
     assert not processes_of_session(run.process)
 
 
@@ -121,7 +163,10 @@ def test_a_requeue_that_fails_is_named_and_changes_nothing_else(monkeypatch, tmp
     for name, value in fake_scontrol(tmp_path / "bin", "echo 'invalid job id' >&2; exit 1").items():
         monkeypatch.setenv(name, value)
     requeue_after(USR1)
-    assert "job 4711 could not be put back into the queue" in caplog.text and "invalid job id" in caplog.text
+    assert (
+        "job 4711 could not be put back into the queue" in caplog.text
+        and "invalid job id" in caplog.text
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     requeue_after(USR1)
     assert "No such file" in caplog.text

@@ -21,10 +21,21 @@ from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
 from tests.helpers import tiny_run
 from tfds_builders.annotations import AnnotationError, read_table
 
-SOURCES = sorted(path for folder in ("signvit_jax", "tfds_builders", "configs", "scripts") for path in (tiny_run.REPOSITORY / folder).rglob("*.py"))
+SOURCES = sorted(
+    path
+    for folder in ("signvit_jax", "tfds_builders", "configs", "scripts")
+    for path in (tiny_run.REPOSITORY / folder).rglob("*.py")
+)
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 RUNS_CODE = {"eval", "exec", "compile", "__import__", "breakpoint"}
-RUNS_COMMANDS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn", "asyncio.create_subprocess_shell"}
+RUNS_COMMANDS = {
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "pty.spawn",
+    "asyncio.create_subprocess_shell",
+}
 RUNS_FILES = (".exec_module", ".run_path", ".run_module", ".unsafe_load", ".read_pickle")
 RUNS_PROGRAMS = re.compile(r"os\.(exec|spawn|posix_spawn)\w+")
 # Runs the file that --config names, for the command that trains; and reads a pickle that a data set is released as, with an unpickler that refuses
@@ -42,21 +53,40 @@ def dangers(source: str) -> list[str]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             room = "" if isinstance(node, ast.Import) else f"{node.module or ''}."
             names = [node.module or ""] if room else [alias.name for alias in node.names]
-            found += [f"line {node.lineno}: import {name}" for name in names if name.split(".")[0] in PICKLES]
-            known |= {alias.asname or alias.name: room + alias.name for alias in node.names if alias.asname or room}
+            found += [
+                f"line {node.lineno}: import {name}"
+                for name in names
+                if name.split(".")[0] in PICKLES
+            ]
+            known |= {
+                alias.asname or alias.name: room + alias.name
+                for alias in node.names
+                if alias.asname or room
+            }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             first, dot, rest = ast.unparse(node.func).partition(".")
             name = (known.get(first, first) + dot + rest).removeprefix("builtins.")
             options = {option.arg: ast.unparse(option.value) for option in node.keywords}
             # By position as well: np.load(file, mmap_mode, allow_pickle), Popen(args, and seven more, shell).
-            pickles = options.get("allow_pickle", ast.unparse(node.args[2]) if len(node.args) > 2 else "False")
-            shell = options.get("shell", ast.unparse(node.args[8]) if name.startswith("subprocess.") and len(node.args) > 8 else "False")
+            pickles = options.get(
+                "allow_pickle", ast.unparse(node.args[2]) if len(node.args) > 2 else "False"
+            )
+            shell = options.get(
+                "shell",
+                ast.unparse(node.args[8])
+                if name.startswith("subprocess.") and len(node.args) > 8
+                else "False",
+            )
             bad = (
                 name in RUNS_CODE | RUNS_COMMANDS
                 or RUNS_PROGRAMS.fullmatch(name)
                 or name.endswith(RUNS_FILES)
-                or (name == "torch.load" and "import torch" in source and options.get("weights_only") != "True")
+                or (
+                    name == "torch.load"
+                    and "import torch" in source
+                    and options.get("weights_only") != "True"
+                )
                 or (name in ("np.load", "numpy.load") and pickles != "False")
                 or (name.endswith("yaml.load") and "Safe" not in options.get("Loader", ""))
                 or shell != "False"
@@ -65,7 +95,9 @@ def dangers(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(tiny_run.REPOSITORY).as_posix())
+@pytest.mark.parametrize(
+    "path", SOURCES, ids=lambda path: path.relative_to(tiny_run.REPOSITORY).as_posix()
+)
 def test_no_source_unpickles_or_runs_what_it_reads(path):
     found = [danger.partition(": ")[2] for danger in dangers(path.read_text(encoding="utf-8"))]
     assert found == ALLOWED.get(path.relative_to(tiny_run.REPOSITORY).as_posix(), [])
@@ -103,7 +135,9 @@ def test_the_search_finds_what_it_looks_for(source):
     assert not dangers(
         "import json\nnp.load(path, allow_pickle=False)\nimport torch\ntorch.load(path, weights_only=True)\nmodel.eval()\nre.compile(text)"
     )
-    assert not dangers("import os\nimport subprocess\nos._exit(1)\nnp.load(path, None, False)\nsubprocess.run(command, shell=False, check=True)")
+    assert not dangers(
+        "import os\nimport subprocess\nos._exit(1)\nnp.load(path, None, False)\nsubprocess.run(command, shell=False, check=True)"
+    )
 
 
 _unpickled: list[str] = []
@@ -119,7 +153,14 @@ def _listen(event: str, arguments: tuple) -> None:
 def test_translate_runs_no_config_file_and_unpickles_nothing(trained, tmp_path, monkeypatch, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     planted = f"from pathlib import Path\nPath({str(tmp_path / 'was_run')!r}).touch()\n"
-    for name in ("config.py", "tiny_config.py", "__init__.py", "sitecustomize.py", "json.py", "jax.py"):
+    for name in (
+        "config.py",
+        "tiny_config.py",
+        "__init__.py",
+        "sitecustomize.py",
+        "json.py",
+        "jax.py",
+    ):
         (workdir / name).write_text(planted)
     monkeypatch.chdir(workdir)
     sys.addaudithook(_listen)  # it cannot be taken away again, only told not to listen
@@ -137,7 +178,9 @@ def test_translate_runs_no_config_file_and_unpickles_nothing(trained, tmp_path, 
 fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -145,7 +188,9 @@ plain = st.recursive(
 def damaged(good: str):
     """The good text with parts cut out or replaced, JSON of other shapes or nested too deeply, values of it replaced, and any bytes."""
     content = good.encode()
-    cut = st.tuples(st.integers(0, len(content)), st.integers(0, len(content)), st.binary(max_size=6))
+    cut = st.tuples(
+        st.integers(0, len(content)), st.integers(0, len(content)), st.binary(max_size=6)
+    )
     texts = [
         cut.map(lambda c: content[: min(c[:2])] + c[2] + content[max(c[:2]) :]),
         st.binary(max_size=60),
@@ -157,7 +202,9 @@ def damaged(good: str):
     except ValueError:
         return st.one_of(texts)
     key = st.sampled_from(sorted(whole))
-    return st.one_of(*texts, st.tuples(key, plain).map(lambda kv: json.dumps(whole | {kv[0]: kv[1]}).encode()))
+    return st.one_of(
+        *texts, st.tuples(key, plain).map(lambda kv: json.dumps(whole | {kv[0]: kv[1]}).encode())
+    )
 
 
 @fuzzed
@@ -214,31 +261,66 @@ def test_any_notes_of_a_checkpoint_give_damage_or_notes(checkpoint, name):
     (checkpoint / name).write_bytes(good)
 
 
-@pytest.mark.parametrize("name", ["params/_METADATA", "params/manifest.ocdbt", "ema/_METADATA", "manifest.json"])
-def test_a_file_of_parameters_that_was_changed_and_signed_anew_is_an_error_and_no_crash(checkpoint, name):
+@pytest.mark.parametrize(
+    "name", ["params/_METADATA", "params/manifest.ocdbt", "ema/_METADATA", "manifest.json"]
+)
+def test_a_file_of_parameters_that_was_changed_and_signed_anew_is_an_error_and_no_crash(
+    checkpoint, name
+):
     good = {path: path.read_bytes() for path in (checkpoint / name, checkpoint / "manifest.json")}
-    for content in (b"", b"{}", b"\x80\x04cposix\nsystem\n", good[checkpoint / name][:-7], bytes(len(good[checkpoint / name]))):
+    for content in (
+        b"",
+        b"{}",
+        b"\x80\x04cposix\nsystem\n",
+        good[checkpoint / name][:-7],
+        bytes(len(good[checkpoint / name])),
+    ):
         (checkpoint / name).write_bytes(content)
         if name != "manifest.json":
             manifest.write_manifest(checkpoint)  # as somebody would who wants it to be believed
         try:
-            CheckpointReader(checkpoint.parent).restore_params("last", prefer_ema=name.startswith("ema"))
+            CheckpointReader(checkpoint.parent).restore_params(
+                "last", prefer_ema=name.startswith("ema")
+            )
         except CheckpointError:
             pass
         except Exception as error:  # Orbax's own, of a file that it cannot read
-            assert not isinstance(error, MemoryError | SystemError) and name != "manifest.json", error
+            assert not isinstance(error, MemoryError | SystemError) and name != "manifest.json", (
+                error
+            )
         for path, before in good.items():
             path.write_bytes(before)
 
 
 @fuzzed
-@given(damaged(json.dumps({"id": "a", "video_id": "a", "text": "t", "gloss": "", "signer": "", "num_frames": 3, "fps": 25.0})))
-def test_any_manifest_of_a_split_gives_entries_or_an_error_that_says_what_to_do(tmp_path_factory, content):
+@given(
+    damaged(
+        json.dumps(
+            {
+                "id": "a",
+                "video_id": "a",
+                "text": "t",
+                "gloss": "",
+                "signer": "",
+                "num_frames": 3,
+                "fps": 25.0,
+            }
+        )
+    )
+)
+def test_any_manifest_of_a_split_gives_entries_or_an_error_that_says_what_to_do(
+    tmp_path_factory, content
+):
     folder = tmp_path_factory.getbasetemp()
     schema.index_path(folder, "fuzzed").write_bytes(content)
     try:
-        assert all(isinstance(entry, schema.IndexEntry) for entry in schema.read_index(folder, "fuzzed"))
-    except (schema.SchemaError, UnicodeDecodeError) as error:  # the data set makes the file anew after either
+        assert all(
+            isinstance(entry, schema.IndexEntry) for entry in schema.read_index(folder, "fuzzed")
+        )
+    except (
+        schema.SchemaError,
+        UnicodeDecodeError,
+    ) as error:  # the data set makes the file anew after either
         assert str(error)
 
 

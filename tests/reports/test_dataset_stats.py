@@ -34,27 +34,45 @@ def folder(tmp_path_factory):
     ]
     for clip, signer in zip(train, ("ann", "ann", "bob"), strict=True):
         clip["signer"] = signer
-    toy_dataset.write(folder, train=train, test=[record("d", 9, "the bird sat", gloss="CAT"), record("e", 3, "")])
+    toy_dataset.write(
+        folder, train=train, test=[record("d", 9, "the bird sat", gloss="CAT"), record("e", 3, "")]
+    )
     return folder
 
 
 def test_facts_are_those_of_the_records(folder):
     dataset = open_dataset(folder, "toy")
     train, test = (inspect(dataset.split(name), CONFIG, dataset) for name in ("train", "test"))
-    assert (train.clips, train.frames.tolist(), train.sampled.tolist()) == (3, [4, 2, 50], [4, 2, 8])
+    assert (train.clips, train.frames.tolist(), train.sampled.tolist()) == (
+        3,
+        [4, 2, 50],
+        [4, 2, 8],
+    )
     assert train.words.tolist() == [3, 2, 3] and test.words.tolist() == [3, 0]
     assert train.seconds.tolist() == pytest.approx([0.16, 0.08, 2.0])
     assert dict(train.signers) == {"ann": 2, "bob": 1} and train.videos == 3
-    assert (test.text.words, test.text.distinct, test.text.unseen, test.text.unseen_running, test.text.examples) == (3, 3, 1, 1, ("bird",))
+    assert (
+        test.text.words,
+        test.text.distinct,
+        test.text.unseen,
+        test.text.unseen_running,
+        test.text.examples,
+    ) == (3, 3, 1, 1, ("bird",))
 
 
 def test_a_clip_that_needs_more_steps_than_frames_cannot_align(folder):
     dataset = open_dataset(folder, "toy")
     train = inspect(dataset.split("train"), CONFIG, dataset)
-    assert (train.ctc_target, train.ctc_impossible, train.ctc_examples) == ("gloss", 1, ("b",))  # DOG blank DOG in two frames
+    assert (train.ctc_target, train.ctc_impossible, train.ctc_examples) == (
+        "gloss",
+        1,
+        ("b",),
+    )  # DOG blank DOG in two frames
 
 
-@pytest.mark.parametrize(("ids", "steps"), [([], 0), ([1], 1), ([1, 1], 3), ([1, 2, 1], 3), ([1, 1, 1, 2, 2], 8)])
+@pytest.mark.parametrize(
+    ("ids", "steps"), [([], 0), ([1], 1), ([1, 1], 3), ([1, 2, 1], 3), ([1, 1, 1, 2, 2], 8)]
+)
 def test_ctc_needs_a_blank_between_equal_labels(ids, steps):
     assert ctc_steps(ids) == steps
 
@@ -76,7 +94,10 @@ def test_words_are_compared_without_regard_to_case():
 
 def config_file(folder) -> str:
     """The flag with a config file that takes half as many frames as CONFIG."""
-    values = {"data": {"sampling": "rate", "frame_rate": 12.5, "num_frames": 8, "image_size": 16}, "model": {"encoder": {"patch_size": 16}}}
+    values = {
+        "data": {"sampling": "rate", "frame_rate": 12.5, "num_frames": 8, "image_size": 16},
+        "model": {"encoder": {"patch_size": 16}},
+    }
     path = folder / "config.py"
     path.write_text(f"def get_config():\n    return {values!r}\n")
     return f"--config={path}"
@@ -88,7 +109,11 @@ def described(monkeypatch, tmp_path):
 
     def run(*flags: str):
         found = []
-        monkeypatch.setattr(dataset_stats, "inspect", lambda split, config, dataset: found.append(config) or inspect(split, config, dataset))
+        monkeypatch.setattr(
+            dataset_stats,
+            "inspect",
+            lambda split, config, dataset: found.append(config) or inspect(split, config, dataset),
+        )
         code = run_command(lambda: data_report.main([*flags, f"--output={tmp_path / 'page.html'}"]))
         return code, found[0] if found else None
 
@@ -96,7 +121,11 @@ def described(monkeypatch, tmp_path):
 
 
 def test_what_is_described_is_what_is_trained(folder, tmp_path, described):
-    overrides = [f"--config.data.data_dir={folder}", "--config.data.name=toy", "--config.data.num_frames=4"]
+    overrides = [
+        f"--config.data.data_dir={folder}",
+        "--config.data.name=toy",
+        "--config.data.num_frames=4",
+    ]
     code, config = described(config_file(tmp_path), *overrides)
     assert code == 0
     assert (config.data.frame_rate, config.data.num_frames, config.data.name) == (12.5, 4, "toy")
@@ -107,9 +136,16 @@ def test_what_is_described_is_what_is_trained(folder, tmp_path, described):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--data_dir={}", "--name=toy"], ["{config}", "--workdir={}"], ["--data_dir={}", "--name=toy", "--config.data.num_frames=4"]]
+    "flags",
+    [
+        ["--data_dir={}", "--name=toy"],
+        ["{config}", "--workdir={}"],
+        ["--data_dir={}", "--name=toy", "--config.data.num_frames=4"],
+    ],
 )
-def test_without_a_model_to_describe_it_for_nothing_is_described(folder, tmp_path, described, capsys, flags):
+def test_without_a_model_to_describe_it_for_nothing_is_described(
+    folder, tmp_path, described, capsys, flags
+):
     flags = [flag.format(folder, config=config_file(tmp_path)) for flag in flags]
     assert described(*flags) == (2, None)
     said = capsys.readouterr().err
@@ -131,30 +167,69 @@ class Page(HTMLParser):
 
 def test_the_page_holds_everything_itself_and_no_text_becomes_markup(folder, tmp_path, capsys):
     version = open_dataset(folder, "toy").folder
-    failed = [{"id": "x<script>", "reason": "cut or damaged", "path": "", "file": "clips.csv", "line": 7}]
-    (version / "build_report.json").write_text(json.dumps({"warnings": ["2 clips have the same frames"], "failed": failed}))
+    failed = [
+        {"id": "x<script>", "reason": "cut or damaged", "path": "", "file": "clips.csv", "line": 7}
+    ]
+    (version / "build_report.json").write_text(
+        json.dumps({"warnings": ["2 clips have the same frames"], "failed": failed})
+    )
     output = tmp_path / "new" / "page.html"
-    assert data_report.main([config_file(tmp_path), f"--data_dir={folder}", "--name=toy", f"--output={output}", "--clips=3"]) == 0
+    assert (
+        data_report.main(
+            [
+                config_file(tmp_path),
+                f"--data_dir={folder}",
+                "--name=toy",
+                f"--output={output}",
+                "--clips=3",
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.strip() == str(output)
     page = Page()
     page.feed(output.read_text())
     assert "script" not in page.tags and "b" not in page.tags
     assert page.links and all(link.startswith("data:image/jpeg;base64,") for link in page.links)
     text = " ".join(page.text)
-    for expected in ("the <b>dog", "x<script>", "clips.csv, line 7", "cut or damaged", "2 clips have the same frames", "bird", "cannot align", "ann"):
+    for expected in (
+        "the <b>dog",
+        "x<script>",
+        "clips.csv, line 7",
+        "cut or damaged",
+        "2 clips have the same frames",
+        "bird",
+        "cannot align",
+        "ann",
+    ):
         assert expected in text
 
 
 def test_a_page_of_a_set_without_report_texts_or_pictures_is_still_a_page(tmp_path):
     toy_dataset.write(tmp_path, train=[record("a", 1, "", frames=[b"no picture"])])
     output = tmp_path / "page.html"
-    assert data_report.main([config_file(tmp_path), f"--data_dir={tmp_path}", "--name=toy", f"--output={output}"]) == 0
-    assert "record 0 cannot be shown" in output.read_text() and "no build_report.json" in output.read_text()
+    assert (
+        data_report.main(
+            [config_file(tmp_path), f"--data_dir={tmp_path}", "--name=toy", f"--output={output}"]
+        )
+        == 0
+    )
+    assert (
+        "record 0 cannot be shown" in output.read_text()
+        and "no build_report.json" in output.read_text()
+    )
 
 
 def test_the_histogram_counts_every_clip():
     from signvit_jax.reports.dataset_page import _histogram
 
-    for values in (np.array([1.0]), np.arange(100.0), np.array([0.0, 0.0]), np.array([0.1, 3.7, 900.5])):
+    for values in (
+        np.array([1.0]),
+        np.arange(100.0),
+        np.array([0.0, 0.0]),
+        np.array([0.1, 3.7, 900.5]),
+    ):
         drawn = _histogram("x", values)
-        assert sum(int(part.split("</title>")[0].rsplit(" ", 1)[1]) for part in drawn.split("<title>")[1:]) == len(values)
+        assert sum(
+            int(part.split("</title>")[0].rsplit(" ", 1)[1]) for part in drawn.split("<title>")[1:]
+        ) == len(values)

@@ -12,20 +12,55 @@ from PIL import Image
 
 from signvit_jax.evaluation.metrics import score
 from signvit_jax.evaluation.results import Prediction, Results, ResultsError
-from signvit_jax.evaluation.scored_clips import ClipPictures, HeatMap, main_decoder, score_clips, worst_and_best
+from signvit_jax.evaluation.scored_clips import (
+    ClipPictures,
+    HeatMap,
+    main_decoder,
+    score_clips,
+    worst_and_best,
+)
 from signvit_jax.reports.evaluation_page import contact_sheet, render, write_report
 
-REFERENCES = ["rain in the north", "sun", "my friend goes to school today", "rain tomorrow", "snow in the south"]
-GREEDY = ["snow in the north", "sun", "my friend to school", "snow tomorrow morning", "snow in the south"]
-BEAM = ["rain in the north", "sun", "my friend goes school today", "snow tomorrow", "snow in the south"]
+REFERENCES = [
+    "rain in the north",
+    "sun",
+    "my friend goes to school today",
+    "rain tomorrow",
+    "snow in the south",
+]
+GREEDY = [
+    "snow in the north",
+    "sun",
+    "my friend to school",
+    "snow tomorrow morning",
+    "snow in the south",
+]
+BEAM = [
+    "rain in the north",
+    "sun",
+    "my friend goes school today",
+    "snow tomorrow",
+    "snow in the south",
+]
 
 
 def made_of(references, **decoders):
     predictions = tuple(
-        Prediction(f"clip-{i}", reference, {name: texts[i] for name, texts in decoders.items()}, score=-0.5 * i)
+        Prediction(
+            f"clip-{i}",
+            reference,
+            {name: texts[i] for name, texts in decoders.items()},
+            score=-0.5 * i,
+        )
         for i, reference in enumerate(references)
     )
-    return Results("test", "synthetic_signs", 1200, {name: score(references, texts) for name, texts in decoders.items()}, predictions)
+    return Results(
+        "test",
+        "synthetic_signs",
+        1200,
+        {name: score(references, texts) for name, texts in decoders.items()},
+        predictions,
+    )
 
 
 def section(page, title):
@@ -45,13 +80,19 @@ def test_scores_stand_per_decoder_with_their_signature(results):
     page = html.fromstring(render(results))
     shown = rows(section(page, "Scores"))
     assert [row[0] for row in shown] == ["greedy", "beam"]
-    assert f"{results.decoders['beam'].bleu4:.2f}" in shown[1] and f"{results.decoders['beam'].wer:.1%}" in shown[1]
+    assert (
+        f"{results.decoders['beam'].bleu4:.2f}" in shown[1]
+        and f"{results.decoders['beam'].wer:.1%}" in shown[1]
+    )
     assert results.decoders["beam"].signature in section(page, "Scores").text_content()
     assert "step 1,200" in page.text_content()
 
 
 def test_the_decoder_asked_for_first_is_looked_at_whatever_it_reached(results):
-    assert results.decoders["greedy"].wer > results.decoders["beam"].wer and main_decoder(results) == "greedy"
+    assert (
+        results.decoders["greedy"].wer > results.decoders["beam"].wer
+        and main_decoder(results) == "greedy"
+    )
     assert "of the decoder greedy" in html.fromstring(render(results)).text_content()
     with pytest.raises(ResultsError, match="no decoder"):
         render(dataclasses.replace(results, decoders={}))
@@ -61,24 +102,46 @@ def test_a_decoder_that_spells_glosses_is_scored_by_sign_and_not_against_the_tex
     spelled = ["RAIN NORTH", "SUN", "FRIEND SCHOOL", "RAIN", "SNOW SOUTH"]
     signed = ["RAIN NORTH", "SUN", "FRIEND SCHOOL GO", "SNOW", "SNOW SOUTH"]
     results = made_of(REFERENCES, greedy=GREEDY, ctc=spelled)
-    predictions = tuple(dataclasses.replace(p, details={"gloss": gloss}) for p, gloss in zip(results.predictions, signed))
+    predictions = tuple(
+        dataclasses.replace(p, details={"gloss": gloss})
+        for p, gloss in zip(results.predictions, signed)
+    )
     scores = results.decoders | {"ctc": score(signed, spelled, glosses=True)}
-    results = dataclasses.replace(results, decoders=scores, predictions=predictions, gloss_decoders=("ctc",))
+    results = dataclasses.replace(
+        results, decoders=scores, predictions=predictions, gloss_decoders=("ctc",)
+    )
     assert scores["ctc"].wer < scores["greedy"].wer and main_decoder(results) == "greedy"
     page = html.fromstring(render(results))
-    assert [row[:3] for row in rows(section(page, "Error by sign"))] == [["GO", "1", "1"], ["SNOW", "2", "1"]]
+    assert [row[:3] for row in rows(section(page, "Error by sign"))] == [
+        ["GO", "1", "1"],
+        ["SNOW", "2", "1"],
+    ]
     assert rows(section(page, "Most confused signs")) == [["GO", "∅", "1"], ["SNOW", "RAIN", "1"]]
-    assert not html.fromstring(render(made_of(REFERENCES, greedy=GREEDY))).xpath("//h2[text()='Error by sign']")
+    assert not html.fromstring(render(made_of(REFERENCES, greedy=GREEDY))).xpath(
+        "//h2[text()='Error by sign']"
+    )
 
 
 def test_worst_and_best_clips_come_in_order_and_none_twice(results):
     worst, best = worst_and_best(score_clips(results), "greedy", count=2)
-    assert [clip.prediction.id for clip in worst] == ["clip-3", "clip-2"]  # 2 of 2 words wrong, 2 of 6
-    assert [clip.prediction.id for clip in best] == ["clip-4", "clip-1"]  # both right, the longer one first
-    every = [clip.prediction.id for part in worst_and_best(score_clips(results), "greedy", count=9) for clip in part]
+    assert [clip.prediction.id for clip in worst] == [
+        "clip-3",
+        "clip-2",
+    ]  # 2 of 2 words wrong, 2 of 6
+    assert [clip.prediction.id for clip in best] == [
+        "clip-4",
+        "clip-1",
+    ]  # both right, the longer one first
+    every = [
+        clip.prediction.id
+        for part in worst_and_best(score_clips(results), "greedy", count=9)
+        for clip in part
+    ]
     assert sorted(every) == [f"clip-{i}" for i in range(5)]
     page = html.fromstring(render(results))
-    shown = [article.find("h3").text.strip() for article in section(page, "Worst clips").iter("article")]
+    shown = [
+        article.find("h3").text.strip() for article in section(page, "Worst clips").iter("article")
+    ]
     assert shown == ["clip-3", "clip-2", "clip-0"]
 
 
@@ -102,15 +165,22 @@ def test_differences_are_marked_in_the_hypotheses():
     hypothesis = page.xpath("//section[h2='Worst clips']//dd")[1]
     assert [(mark.tag, mark.text) for mark in hypothesis] == [("mark", "x"), ("ins", "d")]
     assert hypothesis.text_content() == "a x c d"
-    assert [d.text for d in html.fromstring(render(made_of(["a b"], greedy=["a"]))).iter("del")] == ["b"]
+    assert [
+        d.text for d in html.fromstring(render(made_of(["a b"], greedy=["a"]))).iter("del")
+    ] == ["b"]
 
 
 def test_pictures_are_data_uris_of_the_right_size(results):
     frames = np.random.default_rng(0).integers(0, 255, (40, 30, 60, 3), dtype=np.uint8)
-    alignment = HeatMap("CTC alignment", ["rain", "<sun>"], np.array([[0.0, 1.0, np.nan], [2.0, 0.5, 0.0]]))
+    alignment = HeatMap(
+        "CTC alignment", ["rain", "<sun>"], np.array([[0.0, 1.0, np.nan], [2.0, 0.5, 0.0]])
+    )
     pictures = {"clip-3": ClipPictures(frames, [alignment]), "unknown": ClipPictures(frames)}
     page = html.fromstring(render(results, pictures))
-    sheet, heat_map = (Image.open(io.BytesIO(base64.b64decode(img.get("src").split(",")[1]))) for img in page.iter("img"))
+    sheet, heat_map = (
+        Image.open(io.BytesIO(base64.b64decode(img.get("src").split(",")[1])))
+        for img in page.iter("img")
+    )
     assert sheet.size == (8 * 224, 2 * 112)
     assert heat_map.size == (3, 2)
     assert np.asarray(heat_map)[..., 3].tolist() == [[0, 255, 0], [255, 128, 0]]
@@ -122,20 +192,45 @@ def test_contact_sheet_runs_from_the_first_frame_to_the_last():
     frames[0], frames[-1] = 50, 250
     sheet = np.asarray(contact_sheet(frames))
     assert sheet.shape == (2 * 112, 8 * 112, 3)
-    assert (sheet[:112, :112] == 50).all() and (sheet[112:, -112:] == 250).all() and not sheet[:112, 112:224].any()
+    assert (
+        (sheet[:112, :112] == 50).all()
+        and (sheet[112:, -112:] == 250).all()
+        and not sheet[:112, 112:224].any()
+    )
     assert contact_sheet(frames[:3]).size == (3 * 112, 112)
 
 
 def test_no_text_becomes_markup_and_nothing_is_fetched_or_run():
     evil = "<script>alert(1)</script> \"'><img src=http://example.org/x onerror=y> & STYLE BODY \x00\ud800"
-    words = Results("<i>t</i>", evil, 1, {evil: score([evil], ["x"])}, (Prediction(evil, evil, {evil: evil + " more"}, details={}),))
-    pictures = {evil: ClipPictures(np.zeros((2, 4, 4, 3), np.uint8), [HeatMap(evil, [evil], np.ones((1, 2)))])}
+    words = Results(
+        "<i>t</i>",
+        evil,
+        1,
+        {evil: score([evil], ["x"])},
+        (Prediction(evil, evil, {evil: evil + " more"}, details={}),),
+    )
+    pictures = {
+        evil: ClipPictures(
+            np.zeros((2, 4, 4, 3), np.uint8), [HeatMap(evil, [evil], np.ones((1, 2)))]
+        )
+    }
     text = render(words, pictures)
     text.encode("utf-8")
     page = html.fromstring(text)
-    assert not page.xpath("//script | //link | //iframe | //object | //i") and len(page.xpath("//style")) == 1
-    assert all(img.get("src").startswith("data:image/") for img in page.iter("img")) and len(page.xpath("//img")) == 2
-    assert not [name for element in page.iter() for name in element.attrib if name.startswith("on") or name == "href"]
+    assert (
+        not page.xpath("//script | //link | //iframe | //object | //i")
+        and len(page.xpath("//style")) == 1
+    )
+    assert (
+        all(img.get("src").startswith("data:image/") for img in page.iter("img"))
+        and len(page.xpath("//img")) == 2
+    )
+    assert not [
+        name
+        for element in page.iter()
+        for name in element.attrib
+        if name.startswith("on") or name == "href"
+    ]
     assert "\x00" not in text and "url(" not in text
     assert re.search("default-src 'none'", page.xpath("//meta[@http-equiv]")[0].get("content"))
     assert page.xpath("//h3")[0].text.startswith("<script>alert(1)</script>")
@@ -143,35 +238,58 @@ def test_no_text_becomes_markup_and_nothing_is_fetched_or_run():
 
 def test_a_split_without_errors_says_so():
     text = html.fromstring(render(made_of(["sun"], greedy=["sun"]))).text_content()
-    assert "No clip has an error." in text and "No word was confused." in text and "No word was missed." in text
+    assert (
+        "No clip has an error." in text
+        and "No word was confused." in text
+        and "No word was missed." in text
+    )
 
 
 def test_characters_are_compared_where_the_scores_count_characters():
     references, hypotheses = ["明天很好"], ["明天不好"]
     prediction = Prediction("clip", references[0], {"greedy": hypotheses[0]})
-    results = Results("test", "csl_daily", 1, {"greedy": score(references, hypotheses, tokenize="char")}, (prediction,))
-    assert rows(section(html.fromstring(render(results)), "Most confused characters")) == [["很", "不", "1"]]
+    results = Results(
+        "test",
+        "csl_daily",
+        1,
+        {"greedy": score(references, hypotheses, tokenize="char")},
+        (prediction,),
+    )
+    assert rows(section(html.fromstring(render(results)), "Most confused characters")) == [
+        ["很", "不", "1"]
+    ]
     text = html.fromstring(render(results)).text_content()
     assert "CER 25%" in text and "1 of 4 characters" in text and "WER" not in text
     assert "明天不好" in text  # no spaces between the characters
 
 
 def test_a_clip_without_a_gloss_is_not_counted_against_the_glosses():
-    results = made_of(["rain", "sun", "snow"], greedy=["rain", "sun", "snow"], ctc=["RAIN", "SUN", "RAIN SNOW"])
+    results = made_of(
+        ["rain", "sun", "snow"], greedy=["rain", "sun", "snow"], ctc=["RAIN", "SUN", "RAIN SNOW"]
+    )
     first, *others = results.predictions
     predictions = (dataclasses.replace(first, details={"gloss": "RAIN"}), *others)
     scores = {"ctc": score(["RAIN"], ["RAIN"], glosses=True), "greedy": results.decoders["greedy"]}
     for names in (("ctc", "greedy"), ("greedy", "ctc")):
-        found = dataclasses.replace(results, decoders={name: scores[name] for name in names}, predictions=predictions, gloss_decoders=("ctc",))
+        found = dataclasses.replace(
+            results,
+            decoders={name: scores[name] for name in names},
+            predictions=predictions,
+            gloss_decoders=("ctc",),
+        )
         assert [clip.errors("ctc").errors for clip in score_clips(found)] == [0, 0, 0]
         page = html.fromstring(render(found))
-        assert "No sign was missed." in page.text_content() and "ctc (glosses)" in page.text_content()
+        assert (
+            "No sign was missed." in page.text_content() and "ctc (glosses)" in page.text_content()
+        )
         assert "the glosses of the 1 clips that have them" in page.text_content()
     assert worst_and_best(score_clips(found), "ctc") == ([], score_clips(found)[:1])
 
 
 def test_unknown_characters_and_the_phoenix_rate_stand_below_the_scores(results):
-    page = render(dataclasses.replace(results, unknown={"z": 3, "ß": 1}, phoenix_gloss_wer={"ctc": 0.234}))
+    page = render(
+        dataclasses.replace(results, unknown={"z": 3, "ß": 1}, phoenix_gloss_wer={"ctc": 0.234})
+    )
     text = section(html.fromstring(page), "Scores").text_content()
     assert "4 characters are not in the vocabulary" in text and "'z' (3), 'ß' (1)" in text
     assert "gloss error rate by PHOENIX's rules 23.4%" in text

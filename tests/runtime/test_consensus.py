@@ -24,7 +24,9 @@ def test_one_process_agrees_with_itself_at_once(stop):
     agreement.poll()
     assert not agreement.save_is_due
     stop.received = signal.SIGUSR1  # without a poll in between
-    assert agreement.stopping and agreement.received == signal.SIGUSR1 and agreement.exit_code == 143
+    assert (
+        agreement.stopping and agreement.received == signal.SIGUSR1 and agreement.exit_code == 143
+    )
 
 
 @pytest.fixture

@@ -6,7 +6,15 @@ import pytest
 from signvit_jax.checkpoints.store import CheckpointDamaged
 from signvit_jax.checkpoints.workdir import WorkdirError
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.runtime.exit_codes import FAILED, INTERRUPTED, OUT_OF_MEMORY, TERMINATED, USAGE, is_out_of_memory, run_command
+from signvit_jax.runtime.exit_codes import (
+    FAILED,
+    INTERRUPTED,
+    OUT_OF_MEMORY,
+    TERMINATED,
+    USAGE,
+    is_out_of_memory,
+    run_command,
+)
 
 
 def raising(error):
@@ -25,7 +33,11 @@ def test_what_main_returns_is_the_exit_code():
     assert run_command(lambda: sys.exit(2)) == 2 and run_command(lambda: sys.exit()) == 0
 
 
-@pytest.mark.parametrize(("error", "code"), [(ConfigError("bad key"), 2), (WorkdirError("bad key"), 2), (CheckpointDamaged("bad key"), 1)], ids=repr)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigError("bad key"), 2), (WorkdirError("bad key"), 2), (CheckpointDamaged("bad key"), 1)],
+    ids=repr,
+)
 def test_an_error_the_user_can_put_right_is_one_line_without_traceback(error, code, capsys):
     assert run_command(raising(error)) == code
     assert capsys.readouterr().err == "error: bad key\n"
@@ -38,9 +50,19 @@ def test_an_interrupt_is_130(capsys):
 
 def test_a_real_allocation_that_is_refused_is_5_with_advice(capsys):
     # XLA's own exception, for an array of 4 exabytes.
-    assert run_command(lambda: jax.block_until_ready(jax.numpy.zeros((2**30, 2**30), jax.numpy.float32))) == 5
+    assert (
+        run_command(
+            lambda: jax.block_until_ready(jax.numpy.zeros((2**30, 2**30), jax.numpy.float32))
+        )
+        == 5
+    )
     text = capsys.readouterr().err
-    assert "out of memory" in text and "gradient_accumulation=2" in text and "batch_size=8" in text and "Traceback" not in text
+    assert (
+        "out of memory" in text
+        and "gradient_accumulation=2" in text
+        and "batch_size=8" in text
+        and "Traceback" not in text
+    )
 
 
 def test_memory_errors_are_seen_through_other_exceptions():

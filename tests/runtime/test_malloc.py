@@ -23,7 +23,9 @@ for way in (work, in_a_thread):
 
 
 def run(*arguments: str) -> list[str]:
-    return subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True
+    ).stdout.split()
 
 
 def test_freed_memory_is_used_again_and_not_asked_for_anew():

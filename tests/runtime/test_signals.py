@@ -20,9 +20,13 @@ def wait_for(condition, seconds=100.0):
     return condition()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)]
+)
 def test_the_first_signal_is_a_wish_with_its_exit_code(number, code, monkeypatch, caplog):
-    monkeypatch.setattr(signals, "_SAME_WISH_S", 600.0)  # on a busy machine even "at once" is late, and this process would end
+    monkeypatch.setattr(
+        signals, "_SAME_WISH_S", 600.0
+    )  # on a busy machine even "at once" is late, and this process would end
     with StopRequest() as stop:
         assert not stop.requested and stop.exit_code == 0 and stop.received == 0
         os.kill(os.getpid(), number)
@@ -30,12 +34,20 @@ def test_the_first_signal_is_a_wish_with_its_exit_code(number, code, monkeypatch
         assert stop.exit_code == code and stop.received == number
         os.kill(os.getpid(), number)  # at once: the same wish, come by another way
         time.sleep(0.05)
-    assert caplog.text.count(f"{number.name}: stopping and saving; a second signal ends at once") == 1
+    assert (
+        caplog.text.count(f"{number.name}: stopping and saving; a second signal ends at once") == 1
+    )
 
 
 def open_pipes() -> set[str]:
     links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
-    return {target for link in links if link.exists() or link.is_symlink() for target in [os.readlink(link)] if target.startswith("pipe:")}
+    return {
+        target
+        for link in links
+        if link.exists() or link.is_symlink()
+        for target in [os.readlink(link)]
+        if target.startswith("pipe:")
+    }
 
 
 def test_handlers_are_as_before_afterwards():
@@ -70,7 +82,9 @@ def test_a_closed_terminal_is_a_wish_and_never_a_second_one():
         assert wait_for(lambda: stop.requested)
         assert stop.exit_code == 129
         time.sleep(signals._SAME_WISH_S + 0.1)
-        os.kill(os.getpid(), signal.SIGHUP)  # the shell and the kernel both send it, at whatever distance
+        os.kill(
+            os.getpid(), signal.SIGHUP
+        )  # the shell and the kernel both send it, at whatever distance
         time.sleep(0.1)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -110,9 +124,17 @@ def start(body):
     """A process that runs the body inside a StopRequest and has said that it is ready."""
     code = "import multiprocessing, signal, time\nfrom signvit_jax.runtime.signals import StopRequest\n"
     code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell starts what runs in the background without it
-    code += "if __name__ == '__main__':\n  with StopRequest() as stop:\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    code += "if __name__ == '__main__':\n  with StopRequest() as stop:\n" + textwrap.indent(
+        textwrap.dedent(body), "    "
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     return process
 
@@ -125,7 +147,9 @@ def wish(process, number) -> None:
 
 
 # Like XLA in a long compilation: the main thread is inside C for half a minute and more, the lock released, and no Python handler can run.
-IN_C = "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)\n"
+IN_C = (
+    "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)\n"
+)
 IN_C_S = 30.0  # on the quickest machine
 
 
@@ -158,7 +182,9 @@ def test_where_there_is_something_to_lose_again_the_first_signal_is_a_wish():
 
 
 def test_a_wish_from_before_ends_the_process_where_there_is_nothing_to_lose():
-    process = start("print('ready', flush=True)\nwhile not stop.requested: time.sleep(0.01)\nwith stop.nothing_to_lose(): print('not reached')\n")
+    process = start(
+        "print('ready', flush=True)\nwhile not stop.requested: time.sleep(0.01)\nwith stop.nothing_to_lose(): print('not reached')\n"
+    )
     process.send_signal(signal.SIGUSR1)
     assert process.wait(100) == 143 and process.stdout.read() == ""
 
@@ -216,4 +242,6 @@ def test_ending_at_once_leaves_no_reading_process_behind():
     assert process.wait(100) == 143
     # A killed child that nobody has waited for is a zombie ("Z") until init takes it.
     status = Path(f"/proc/{child}/stat")
-    assert wait_for(lambda: not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    assert wait_for(
+        lambda: not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    )

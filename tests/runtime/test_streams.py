@@ -58,7 +58,11 @@ def test_a_reader_of_all_that_is_said_that_leaves_ends_nothing(tmp_path):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_with_standard_error_closed_no_error_lands_among_the_texts(tmp_path, unbuffered):
-    done = python(SAYS.format("print('text'); raise FileNotFoundError(2, 'No such file', 'x')"), shell="{} 2>&-", PYTHONUNBUFFERED=unbuffered)
+    done = python(
+        SAYS.format("print('text'); raise FileNotFoundError(2, 'No such file', 'x')"),
+        shell="{} 2>&-",
+        PYTHONUNBUFFERED=unbuffered,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (1, b"text\n", b"")
 
 
@@ -88,19 +92,32 @@ def test_what_the_encoding_lacks_is_escaped(encoding):
 
 def test_a_deleted_working_directory_is_named(tmp_path):
     (tmp_path / "gone").mkdir()
-    done = python(SAYS.format("print('text')"), shell=f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {{}}")
+    done = python(
+        SAYS.format("print('text')"), shell=f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {{}}"
+    )
     assert done.returncode == 2 and done.stdout == b""
-    assert done.stderr.startswith(b"error: the working directory has been deleted") and b"Traceback" not in done.stderr
+    assert (
+        done.stderr.startswith(b"error: the working directory has been deleted")
+        and b"Traceback" not in done.stderr
+    )
 
 
 def test_an_error_that_the_machine_explains_is_one_line(tmp_path):
     done = python(SAYS.format("open('/nowhere/\\x1b[31m')"))
-    assert (done.returncode, done.stderr) == (1, b"error: /nowhere/\\x1b[31m: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"error: /nowhere/\\x1b[31m: No such file or directory\n",
+    )
 
 
 def test_the_traceback_of_an_unexpected_error_holds_nothing_that_a_terminal_obeys():
     done = python(SAYS.format(r"raise RuntimeError('\x1b]0;owned\x07')"))
-    assert done.returncode == 1 and b"Traceback" in done.stderr and b"\x1b" not in done.stderr and b"\x07" not in done.stderr
+    assert (
+        done.returncode == 1
+        and b"Traceback" in done.stderr
+        and b"\x1b" not in done.stderr
+        and b"\x07" not in done.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,22 @@ def test_a_table_shows_every_name_and_value_at_every_width(width, terminal):
     shown = console(width, terminal)
     print_table(table(), shown)
     text = shown.file.getvalue()
-    words = ["decoder", "greedy", "BLEU-1", "BLEU-4", "chrF", "ROUGE-L", "WER", "exact", "100.00", "0.0%", "100.0%"]
-    assert [word for word in words if word not in text] == [] and "…" not in text and "..." not in text
+    words = [
+        "decoder",
+        "greedy",
+        "BLEU-1",
+        "BLEU-4",
+        "chrF",
+        "ROUGE-L",
+        "WER",
+        "exact",
+        "100.00",
+        "0.0%",
+        "100.0%",
+    ]
+    assert (
+        [word for word in words if word not in text] == [] and "…" not in text and "..." not in text
+    )
     # A title is a name that somebody chose.
     assert "\x1b" not in text and "[red]name\\x1b" in "".join(text.split()).replace(":1clip", "")
 
@@ -39,7 +53,13 @@ def test_a_terminal_that_is_too_narrow_gets_a_value_a_line():
 
 @pytest.mark.parametrize("width", [8, 20, 30, 50, 80, 200])
 def test_a_progress_bar_always_says_how_many_of_how_many(width):
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("figures of the step"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("figures of the step"),
+        TimeRemainingColumn(),
+    )
     shown = console(width)
     with FittingProgress(*columns, console=shown) as bar:
         bar.add_task("translating", total=120, completed=37)

@@ -13,7 +13,9 @@ VECTORS = ROOT / "tests" / "fixtures" / "translator_small.npz"
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("check_reference", ROOT / "scripts" / "check_reference.py")
+    spec = importlib.util.spec_from_file_location(
+        "check_reference", ROOT / "scripts" / "check_reference.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["check_reference"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -47,7 +49,13 @@ def test_a_changed_parameter_is_noticed(script, vectors, monkeypatch, tmp_path, 
     changed = vectors | {name: vectors[name] * np.float16(1.5)}
     file = tmp_path / "changed.npz"
     np.savez(
-        file, **{key: value for key, value in changed.items() if not key.startswith(("trained", "train/", "decode/beam"))}, **_train_keys(changed)
+        file,
+        **{
+            key: value
+            for key, value in changed.items()
+            if not key.startswith(("trained", "train/", "decode/beam"))
+        },
+        **_train_keys(changed),
     )
     monkeypatch.setattr(sys, "argv", ["check_reference.py", f"--vectors={file}"])
     assert script.main() == 1

@@ -8,18 +8,36 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
-NO_DATA_PACKAGES = ("av", "grain", "tensorflow_datasets", "array_record", "pyarrow", "tokenizers", "sacrebleu", "tensorboardX", "matplotlib", "PIL")
+NO_DATA_PACKAGES = (
+    "av",
+    "grain",
+    "tensorflow_datasets",
+    "array_record",
+    "pyarrow",
+    "tokenizers",
+    "sacrebleu",
+    "tensorboardX",
+    "matplotlib",
+    "PIL",
+)
 
 
 @pytest.mark.parametrize("program", ["jax_step", "gpu_numerics", "gpu_learning", "gpu"])
 def test_the_benchmark_needs_no_package_that_reads_data(program):
     blocked = f"import sys; sys.modules.update(dict.fromkeys({NO_DATA_PACKAGES!r})); sys.path.insert(0, {str(BENCH)!r}); import {program}"
-    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, cwd=BENCH.parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", blocked], capture_output=True, text=True, cwd=BENCH.parents[1]
+    )
     assert done.returncode == 0, done.stderr
 
 
 def gpu(*flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(BENCH / "gpu.py"), *flags], capture_output=True, text=True, cwd=BENCH.parents[1])
+    return subprocess.run(
+        [sys.executable, str(BENCH / "gpu.py"), *flags],
+        capture_output=True,
+        text=True,
+        cwd=BENCH.parents[1],
+    )
 
 
 def test_a_row_that_could_not_be_measured_says_so_in_the_file_and_in_the_exit_code(tmp_path):
@@ -27,7 +45,9 @@ def test_a_row_that_could_not_be_measured_says_so_in_the_file_and_in_the_exit_co
     done = gpu("--size=tiny", "--rows=reference,encode", "--minutes=0", f"--output={output}")
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert done.returncode == 1
-    assert [(row["row"], row["failed"]) for row in rows] == [(name, "no time left for this row") for name in ("reference", "encode")]
+    assert [(row["row"], row["failed"]) for row in rows] == [
+        (name, "no time left for this row") for name in ("reference", "encode")
+    ]
     assert all(row["card"] for row in rows)
 
 
@@ -39,5 +59,11 @@ def test_a_row_that_does_not_exist_is_wrong_usage_and_the_rows_are_listed():
 @pytest.mark.long
 def test_every_row_of_ours_runs_at_tiny_size(tmp_path):
     rows = "numerics,reference,dense_vit,dense_vit_100m,encode,small_gpu"
-    done = gpu("--size=tiny", "--steps=1", "--minutes=4", f"--rows={rows}", f"--output={tmp_path / 'gpu.jsonl'}")
+    done = gpu(
+        "--size=tiny",
+        "--steps=1",
+        "--minutes=4",
+        f"--rows={rows}",
+        f"--output={tmp_path / 'gpu.jsonl'}",
+    )
     assert done.returncode == 0, done.stdout

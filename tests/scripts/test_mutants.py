@@ -25,8 +25,16 @@ def lines_of(name: str) -> str:
     ids=["flushing_and_renaming", "what_may_not_change_on_resume"],
 )
 def test_each_mutant_is_noticed(tmp_path, file, lines):
-    command = [sys.executable, "scripts/mutate.py", f"--results={tmp_path / 'mutants.jsonl'}", f"--files={file}", f"--lines={lines}"]
+    command = [
+        sys.executable,
+        "scripts/mutate.py",
+        f"--results={tmp_path / 'mutants.jsonl'}",
+        f"--files={file}",
+        f"--lines={lines}",
+    ]
     command += ["--workers=1"]
-    tried = subprocess.run(command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
+    tried = subprocess.run(
+        command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=900, check=False
+    )
     assert tried.returncode == 0 and ", 0 survived" in tried.stdout, tried.stdout + tried.stderr
     assert tried.stdout.count("killed") > 8

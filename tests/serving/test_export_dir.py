@@ -28,13 +28,20 @@ def test_a_second_export_to_one_output_is_refused_and_the_first_is_whole(tmp_pat
     output = tmp_path / "model"
     with ExportFolder.made(output) as first:
         (first.path / "weights").write_text("of the first")
-        with pytest.raises(ExportError, match="is being written by another export") as caught, ExportFolder.made(output) as second:
+        with (
+            pytest.raises(ExportError, match="is being written by another export") as caught,
+            ExportFolder.made(output) as second,
+        ):
             (second.path / "weights").write_text("of the second")
         assert caught.value.exit_code == 2
-    assert (output / "weights").read_text() == "of the first" and [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (output / "weights").read_text() == "of the first" and [
+        path.name for path in tmp_path.iterdir()
+    ] == ["model"]
     with pytest.raises(ExportError, match="is there already"), ExportFolder.made(output):
         pass
-    assert (output / "weights").read_text() == "of the first" and [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (output / "weights").read_text() == "of the first" and [
+        path.name for path in tmp_path.iterdir()
+    ] == ["model"]
 
 
 def test_what_a_killed_export_left_is_not_in_the_next(tmp_path):
@@ -46,7 +53,9 @@ def test_what_a_killed_export_left_is_not_in_the_next(tmp_path):
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"]
 
 
-def test_an_export_that_waited_for_another_does_not_empty_what_that_one_finished(tmp_path, monkeypatch):
+def test_an_export_that_waited_for_another_does_not_empty_what_that_one_finished(
+    tmp_path, monkeypatch
+):
     """Another process renames the folder between its being opened and its being locked."""
     import fcntl
 
@@ -102,7 +111,10 @@ def test_an_export_json_that_cannot_be_is_an_error_of_ours(tmp_path, text):
     assert caught.value.exit_code == 2 and str(folder.export_json) in str(caught.value)
 
 
-values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=2))
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2),
+)
 
 
 @settings(max_examples=80, deadline=None)
@@ -126,7 +138,10 @@ def test_any_values_in_an_export_json_give_contents_or_an_error_of_ours(tmp_path
         ("flatbuffers", r"pip install 'signvit-jax\[export\]'"),
         ("onnx", r"pip install 'signvit-jax\[onnx\]'"),
         ("onnxruntime", r"pip install 'signvit-jax\[onnx\]'"),
-        ("jax2onnx", r"pip install 'signvit-jax\[onnx\]' && pip install --no-deps jax2onnx==0.17.1$"),
+        (
+            "jax2onnx",
+            r"pip install 'signvit-jax\[onnx\]' && pip install --no-deps jax2onnx==0.17.1$",
+        ),
     ],
 )
 def test_a_package_that_is_not_there_is_named_with_what_installs_it(monkeypatch, module, installs):
@@ -134,4 +149,7 @@ def test_a_package_that_is_not_there_is_named_with_what_installs_it(monkeypatch,
     with pytest.raises(ExportError, match=installs) as caught:
         optional(module, "--format=some")
     assert caught.value.exit_code == 2
-    assert module == "jax2onnx" or f'"{module}>=' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert (
+        module == "jax2onnx"
+        or f'"{module}>=' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    )

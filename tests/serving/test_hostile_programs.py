@@ -72,9 +72,7 @@ def at_end_of_main(text: str, operation: str) -> str:
     return text[:end] + operation + "\n" + text[end:]
 
 
-CALLBACK = (
-    "%evil = stablehlo.custom_call @{}(%arg1) {{api_version = 4 : i32, backend_config = {{index = 123456789 : ui64}}, has_side_effect = true}} : "
-)
+CALLBACK = "%evil = stablehlo.custom_call @{}(%arg1) {{api_version = 4 : i32, backend_config = {{index = 123456789 : ui64}}, has_side_effect = true}} : "
 OUTFEED = """%t = stablehlo.create_token : !stablehlo.token
 %o = "stablehlo.outfeed"(%arg1, %t) {outfeed_config = ""} : (tensor<16xf32>, !stablehlo.token) -> !stablehlo.token"""
 FUNCTION = "tensor<16xf32>) -> tensor<16xf32>"
@@ -96,10 +94,15 @@ def test_a_program_of_ours_is_run(label):
     ("change", "said"),
     [
         (
-            lambda text: at_end_of_main(text, CALLBACK.format("xla_ffi_python_cpu_callback") + f"({FUNCTION}"),
+            lambda text: at_end_of_main(
+                text, CALLBACK.format("xla_ffi_python_cpu_callback") + f"({FUNCTION}"
+            ),
             "custom call 'xla_ffi_python_cpu_callback'; allowed: shape_assertion",
         ),
-        (lambda text: at_end_of_main(text, CALLBACK.format("no_such_target") + f"({FUNCTION}"), "'no_such_target'"),
+        (
+            lambda text: at_end_of_main(text, CALLBACK.format("no_such_target") + f"({FUNCTION}"),
+            "'no_such_target'",
+        ),
         (
             lambda text: with_function(
                 text,
@@ -109,7 +112,12 @@ def test_a_program_of_ours_is_run(label):
             "calls itself",
         ),
         (lambda text: at_end_of_main(text, OUTFEED), "stablehlo.(create_token|outfeed)"),
-        (lambda text: text.replace("mhlo.num_replicas", 'mhlo.frontend_attributes = {a = "b"}, mhlo.num_replicas'), "mhlo.frontend_attributes"),
+        (
+            lambda text: text.replace(
+                "mhlo.num_replicas", 'mhlo.frontend_attributes = {a = "b"}, mhlo.num_replicas'
+            ),
+            "mhlo.frontend_attributes",
+        ),
     ],
 )
 def test_a_program_that_does_more_than_compute_is_refused(label, change, said):
@@ -124,15 +132,22 @@ def test_a_function_without_a_body_is_refused(label):
 
     class AsText(export.Exported):
         def mlir_module(self, serialized: bool = True) -> str:
-            return with_function(label.exported.mlir_module(), f"func.func private @evil({FUNCTION}")
+            return with_function(
+                label.exported.mlir_module(), f"func.func private @evil({FUNCTION}"
+            )
 
-    fields = {field.name: getattr(label.exported, field.name) for field in dataclasses.fields(label.exported)}
+    fields = {
+        field.name: getattr(label.exported, field.name)
+        for field in dataclasses.fields(label.exported)
+    }
     with pytest.raises(ExportError, match="calls what it does not hold"):
         check_stablehlo(AsText(**fields), program("label"), label.params, "label.stablehlo")
 
 
 def exported_as(label: Label, function, *inputs) -> export.Exported:
-    return export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(jax.eval_shape(lambda: label.params), *inputs)
+    return export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(
+        jax.eval_shape(lambda: label.params), *inputs
+    )
 
 
 def symbols(shape: str, dtype=np.float32) -> jax.ShapeDtypeStruct:
@@ -143,18 +158,50 @@ def symbols(shape: str, dtype=np.float32) -> jax.ShapeDtypeStruct:
     ("make", "said"),
     [
         (
-            lambda label: exported_as(label, lambda params, heard: (heard[..., :4],), symbols("b,s,24")),
+            lambda label: exported_as(
+                label, lambda params, heard: (heard[..., :4],), symbols("b,s,24")
+            ),
             "float32\\[b,s,16\\], found float32\\[b,s,24\\]",
         ),
-        (lambda label: exported_as(label, lambda params, heard: (heard[0],), symbols("b,s,16")), "float32\\[b,s,v\\], found float32\\[s,16\\]"),
-        (lambda label: exported_as(label, lambda params, heard: (heard > 0,), symbols("b,s,16")), "bool\\[b,s,16\\]"),
-        (lambda label: exported_as(label, lambda params, heard: heard, symbols("b,s,16")), "has other outputs"),
-        (lambda label: exported_as(label, lambda params, heard: (heard[..., :4],), symbols("2,s,16")), "found float32\\[2,s,16\\]"),
-        (lambda label: exported_as(label, lambda params, heard, more: (heard,), symbols("b,s,16"), symbols("4")), "has other inputs"),
+        (
+            lambda label: exported_as(label, lambda params, heard: (heard[0],), symbols("b,s,16")),
+            "float32\\[b,s,v\\], found float32\\[s,16\\]",
+        ),
+        (
+            lambda label: exported_as(label, lambda params, heard: (heard > 0,), symbols("b,s,16")),
+            "bool\\[b,s,16\\]",
+        ),
+        (
+            lambda label: exported_as(label, lambda params, heard: heard, symbols("b,s,16")),
+            "has other outputs",
+        ),
+        (
+            lambda label: exported_as(
+                label, lambda params, heard: (heard[..., :4],), symbols("2,s,16")
+            ),
+            "found float32\\[2,s,16\\]",
+        ),
+        (
+            lambda label: exported_as(
+                label, lambda params, heard, more: (heard,), symbols("b,s,16"), symbols("4")
+            ),
+            "has other inputs",
+        ),
         (lambda label: dataclasses.replace(label.exported, nr_devices=2), "several devices"),
-        (lambda label: dataclasses.replace(label.exported, module_kept_var_idx=label.exported.module_kept_var_idx[1:]), "another signature"),
-        (lambda label: dataclasses.replace(label.exported, mlir_module_serialized=b"ML\xefRno"), "cannot be run"),
-        (lambda label: dataclasses.replace(label.exported, platforms=("tpu",)), "another signature|cannot be run"),
+        (
+            lambda label: dataclasses.replace(
+                label.exported, module_kept_var_idx=label.exported.module_kept_var_idx[1:]
+            ),
+            "another signature",
+        ),
+        (
+            lambda label: dataclasses.replace(label.exported, mlir_module_serialized=b"ML\xefRno"),
+            "cannot be run",
+        ),
+        (
+            lambda label: dataclasses.replace(label.exported, platforms=("tpu",)),
+            "another signature|cannot be run",
+        ),
     ],
     ids=lambda value: "" if callable(value) else value,
 )
@@ -167,10 +214,19 @@ def test_a_program_of_another_model_is_refused(label, make, said):
 
 def onnx_file(path, operation: str, said: int) -> None:
     """One operation from (b, s) or (b, s, 16) floats to numbers of kind `said`."""
-    given = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.FLOAT, ["b", "s", 16] if operation == "Shape" else ["b", "s"])
+    given = onnx.helper.make_tensor_value_info(
+        "frames", onnx.TensorProto.FLOAT, ["b", "s", 16] if operation == "Shape" else ["b", "s"]
+    )
     found = onnx.helper.make_tensor_value_info("ctc_logits", said, None)
-    graph = onnx.helper.make_graph([onnx.helper.make_node(operation, ["frames"], ["ctc_logits"])], "label", [given], [found])
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), path)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(operation, ["frames"], ["ctc_logits"])], "label", [given], [found]
+    )
+    onnx.save(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10
+        ),
+        path,
+    )
 
 
 def test_onnx_programs_of_another_model_are_refused(tmp_path):
@@ -189,16 +245,39 @@ def test_onnx_programs_of_another_model_are_refused(tmp_path):
 def test_translate_ends_with_2_where_an_export_calls_into_the_process(trained, tmp_path):
     folder = ExportFolder(tmp_path / "export")
     folder.path.mkdir()
-    write_export(load_trained(trained.workdir), folder, Contents("stablehlo", "none", 18), lambda: ())
+    write_export(
+        load_trained(trained.workdir), folder, Contents("stablehlo", "none", 18), lambda: ()
+    )
     assert load_model(folder.path).encode
     path = folder.program("backbone", "stablehlo")
     exported = export.deserialize(bytearray(path.read_bytes()))
     first = exported.in_avals[0]
     array = f"tensor<{'x'.join(map(str, first.shape))}xf32>"
-    text = at_end_of_main(exported.mlir_module(), CALLBACK.format("xla_ffi_python_cpu_callback") + f"({array}) -> {array}")
-    evil = dataclasses.replace(exported, mlir_module_serialized=serialize_portable_artifact(text, _STABLEHLO_VERSION))
+    text = at_end_of_main(
+        exported.mlir_module(),
+        CALLBACK.format("xla_ffi_python_cpu_callback") + f"({array}) -> {array}",
+    )
+    evil = dataclasses.replace(
+        exported, mlir_module_serialized=serialize_portable_artifact(text, _STABLEHLO_VERSION)
+    )
     path.write_bytes(evil.serialize())
-    command = [sys.executable, "-m", "signvit_jax.translate", f"--workdir={folder.path}", str(trained.video(0))]
-    done = subprocess.run(command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=250, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    command = [
+        sys.executable,
+        "-m",
+        "signvit_jax.translate",
+        f"--workdir={folder.path}",
+        str(trained.video(0)),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=tiny_run.REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
     assert done.returncode == 2, (done.returncode, done.stderr[-2000:])
-    assert "custom call 'xla_ffi_python_cpu_callback'" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "custom call 'xla_ffi_python_cpu_callback'" in done.stderr
+        and "Traceback" not in done.stderr
+    )

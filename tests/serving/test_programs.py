@@ -45,7 +45,10 @@ class Model:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(LIKE_SMALL, id="like small"), pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long)],
+    params=[
+        pytest.param(LIKE_SMALL, id="like small"),
+        pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long),
+    ],
 )
 def answered(request):
     """A model, what it is asked, and what it answers."""
@@ -53,7 +56,10 @@ def answered(request):
     definition = ModelDefinition(config, tiny_model.VOCABULARY)
     params = jax.jit(definition.init)(0)
     itself = ModelPrograms(definition, params, config)
-    batches = [tiny_model.batch(clips, frames) for clips, frames in ((1, config.frame_buckets[0]), (3, config.frame_buckets[-1]))]
+    batches = [
+        tiny_model.batch(clips, frames)
+        for clips, frames in ((1, config.frame_buckets[0]), (3, config.frame_buckets[-1]))
+    ]
     asked = [(config, batch["video"], batch["frame_lengths"], batch["tokens"]) for batch in batches]
     return Model(config, params), [(given, outputs(itself, *given)) for given in asked]
 
@@ -62,7 +68,9 @@ def answered(request):
     "write",
     [
         pytest.param(write_stablehlo, id="stablehlo"),
-        pytest.param(lambda model, folder: write_onnx(model, folder, None), id="onnx", marks=pytest.mark.long),  # test_export_command has it
+        pytest.param(
+            lambda model, folder: write_onnx(model, folder, None), id="onnx", marks=pytest.mark.long
+        ),  # test_export_command has it
     ],
 )
 def test_exported_programs_say_what_the_model_says(tmp_path, answered, write):
@@ -70,7 +78,11 @@ def test_exported_programs_say_what_the_model_says(tmp_path, answered, write):
     folder = ExportFolder(tmp_path)
     write(model, folder)
     is_stablehlo = list(tmp_path.glob("*.stablehlo"))
-    programs = StableHloPrograms(folder, model.params, model.config) if is_stablehlo else OnnxPrograms(folder, model.config)
+    programs = (
+        StableHloPrograms(folder, model.params, model.config)
+        if is_stablehlo
+        else OnnxPrograms(folder, model.config)
+    )
     for given, expected in answers:
         found = outputs(programs, *given)
         for name, value in expected.items():

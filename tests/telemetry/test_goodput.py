@@ -79,7 +79,9 @@ def test_what_came_after_the_newest_checkpoint_that_is_final_is_lost(clock):
     assert "8 steps" in goodput.line(106)
     assert re.search(r"lost since the last checkpoint: 2 steps \(0\.4 s\)", goodput.line(106))
     assert "lost since the last checkpoint: 5 steps" in goodput.line(103)  # the save of 106 failed
-    assert "lost since the last checkpoint: 8 steps" in goodput.line(100)  # the checkpoint that this start began with
+    assert "lost since the last checkpoint: 8 steps" in goodput.line(
+        100
+    )  # the checkpoint that this start began with
     assert goodput.line(106).count("made again") == 0
     goodput.steps_made_again = 4
     assert "lost by an earlier start and made again: 4 steps" in goodput.line(106)

@@ -57,7 +57,9 @@ def test_every_call_is_in_the_file_before_it_returns(workdir):
     log = MetricsLog(workdir)
     for step in range(1, 30):
         log.write(step, {"train/loss": step / 7})
-        assert [float(row["train/loss"]) for row in rows(workdir)] == pytest.approx([n / 7 for n in range(1, step + 1)])
+        assert [float(row["train/loss"]) for row in rows(workdir)] == pytest.approx(
+            [n / 7 for n in range(1, step + 1)]
+        )
         if step % 5 == 0:
             log.write(step, {"validation/loss": float(step)})
             assert rows(workdir)[-1]["validation/loss"] == str(step)
@@ -75,7 +77,10 @@ def test_after_a_resume_each_step_is_there_once(workdir):
     for step in (30, 40):
         resumed.write(step, {"train/loss": 2.0})
     resumed.close()
-    assert read_metrics(workdir.metrics_csv) == {"train/loss": ([10, 20, 30, 40], [1.0, 1.0, 2.0, 2.0]), "validation/loss": ([], [])}
+    assert read_metrics(workdir.metrics_csv) == {
+        "train/loss": ([10, 20, 30, 40], [1.0, 1.0, 2.0, 2.0]),
+        "validation/loss": ([], []),
+    }
 
 
 def test_a_row_cut_off_by_a_crash_is_dropped_and_the_others_stay(workdir):
@@ -103,8 +108,16 @@ for step in range(1, 10**9):
     log.write(step, {"train/loss": step})
     print(step, flush=True)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen([sys.executable, "-c", code, str(workdir.path)], stdout=subprocess.PIPE, text=True, env=environment) as writer:
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "JAX_PLATFORMS": "cpu",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(workdir.path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as writer:
         written = [int(writer.stdout.readline()) for _ in range(200)]
         writer.send_signal(signal.SIGKILL)
     steps, values = read_metrics(workdir.metrics_csv)["train/loss"]
@@ -144,7 +157,9 @@ def test_non_finite_figures_are_kept_in_the_csv(workdir):
     assert math.isnan(series["loss"][1][0]) and series["norm"][1] == [math.inf, 1.0]
 
 
-def test_a_disk_that_takes_no_more_is_named_once_and_does_not_end_the_run(workdir, monkeypatch, caplog):
+def test_a_disk_that_takes_no_more_is_named_once_and_does_not_end_the_run(
+    workdir, monkeypatch, caplog
+):
     log = MetricsLog(workdir)
 
     def full(*_):
@@ -206,19 +221,56 @@ def test_the_plot_shows_quality_only_where_there_is_one_and_stands_gaps(workdir)
     assert [path.name for path in workdir.path.glob(".*.tmp")] == []
 
 
-@pytest.mark.parametrize(("metric", "step", "panel", "height"), [("loss", 10, 0, 1.0), ("wer", 20, 1, 40.0), ("chrf", 20, 1, 30.0)])
-def test_the_star_marks_the_checkpoint_that_is_the_best_by_the_metric_that_decides(workdir, monkeypatch, metric, step, panel, height):
+@pytest.mark.parametrize(
+    ("metric", "step", "panel", "height"),
+    [("loss", 10, 0, 1.0), ("wer", 20, 1, 40.0), ("chrf", 20, 1, 30.0)],
+)
+def test_the_star_marks_the_checkpoint_that_is_the_best_by_the_metric_that_decides(
+    workdir, monkeypatch, metric, step, panel, height
+):
     log = MetricsLog(workdir)
-    log.write(10, {"train/loss": 2.0, "validation/loss": 1.0, "validation/wer": 0.6, "validation/chrf": 20.0, "validation/bleu4": 0.0})
-    log.write(20, {"train/loss": 1.5, "validation/loss": 1.2, "validation/wer": 0.4, "validation/chrf": 30.0, "validation/bleu4": 0.0})
+    log.write(
+        10,
+        {
+            "train/loss": 2.0,
+            "validation/loss": 1.0,
+            "validation/wer": 0.6,
+            "validation/chrf": 20.0,
+            "validation/bleu4": 0.0,
+        },
+    )
+    log.write(
+        20,
+        {
+            "train/loss": 1.5,
+            "validation/loss": 1.2,
+            "validation/wer": 0.4,
+            "validation/chrf": 30.0,
+            "validation/bleu4": 0.0,
+        },
+    )
     log.close()
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch()))
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch())
+    )
     plot_metrics(workdir.metrics_csv, workdir.metrics_png, metric, step)
     plot_metrics(workdir.metrics_csv, workdir.metrics_png, metric, None)  # no checkpoint yet
-    stars, none = ([(i, line) for i, axis in enumerate(figure.axes) for line in axis.lines if line.get_marker() == "*"] for figure in figures)
+    stars, none = (
+        [
+            (i, line)
+            for i, axis in enumerate(figure.axes)
+            for line in axis.lines
+            if line.get_marker() == "*"
+        ]
+        for figure in figures
+    )
     ((at, star),) = stars
-    assert (at, star.get_xdata().tolist(), star.get_ydata().tolist()) == (panel, [step], [pytest.approx(height)])
+    assert (at, star.get_xdata().tolist(), star.get_ydata().tolist()) == (
+        panel,
+        [step],
+        [pytest.approx(height)],
+    )
     assert f"at step {step}" in star.get_label() and none == []
 
 
@@ -235,7 +287,10 @@ logging.getLogger("absl").info("chatter")
 
 
 def test_our_messages_are_plain_lines_on_a_pipe_and_libraries_go_to_the_file_alone(workdir):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "JAX_PLATFORMS": "cpu",
+    }
     command = [sys.executable, "-c", RUN_LOG, str(workdir.run_log)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
     assert result.returncode == 0

@@ -73,14 +73,20 @@ class Full:
 def disk(monkeypatch):
     disk = Disk()
     real = metric_writer.write_atomically
-    monkeypatch.setattr(metric_writer, "write_atomically", lambda path, text: disk.take() or real(path, text))
+    monkeypatch.setattr(
+        metric_writer, "write_atomically", lambda path, text: disk.take() or real(path, text)
+    )
     monkeypatch.setattr(events_file.os, "pwrite", disk.pwrite)
-    monkeypatch.setattr(metric_writer.Path, "open", lambda path, *how, **options: disk.open(path, *how, **options))
+    monkeypatch.setattr(
+        metric_writer.Path, "open", lambda path, *how, **options: disk.open(path, *how, **options)
+    )
     return disk
 
 
 @pytest.mark.parametrize("number", REFUSALS, ids=errno.errorcode.get)
-def test_figures_wait_while_the_disk_takes_none_and_follow_when_it_does(workdir, disk, caplog, number):
+def test_figures_wait_while_the_disk_takes_none_and_follow_when_it_does(
+    workdir, disk, caplog, number
+):
     log = MetricsLog(workdir)
     log.write(1, {"train/loss": 1.0})
     (file,) = workdir.path.glob("events.*")
@@ -92,14 +98,20 @@ def test_figures_wait_while_the_disk_takes_none_and_follow_when_it_does(workdir,
     log.write(59, {"validation/loss": 0.5})  # a column more, and a row that grows
     assert file.read_bytes() == before  # no part of a record is left for a reader to stumble over
     refusals = [record.getMessage() for record in caplog.records]
-    assert len(refusals) == 2 and all(os.strerror(number) in said for said in refusals)  # once for the table, once for the events
+    assert len(refusals) == 2 and all(
+        os.strerror(number) in said for said in refusals
+    )  # once for the table, once for the events
     assert read_metrics(workdir.metrics_csv)["train/loss"] == ([1], [1.0])
     disk.error = None
     log.write(60, {"train/loss": 60.0})
     log.close()
-    assert [float(row["train/loss"]) for row in rows(workdir)] == [float(step) for step in range(1, 61)]
+    assert [float(row["train/loss"]) for row in rows(workdir)] == [
+        float(step) for step in range(1, 61)
+    ]
     assert rows(workdir)[58]["validation/loss"] == "0.5"
-    assert [(step, value) for tag, step, value in events(workdir) if tag == "train/loss"] == [(step, float(step)) for step in range(1, 61)]
+    assert [(step, value) for tag, step, value in events(workdir) if tag == "train/loss"] == [
+        (step, float(step)) for step in range(1, 61)
+    ]
     assert caplog.text.count("is written again") == 2 and "lacks" not in caplog.text
 
 
@@ -113,7 +125,10 @@ def test_a_row_that_grew_on_a_full_disk_is_whole_again_with_the_next(workdir, di
     disk.error = None
     log.write(3, {"a": 3.0})
     log.close()
-    assert read_metrics(workdir.metrics_csv) == {"a": ([1, 2, 3], [1.0, 2.0, 3.0]), "b": ([1, 2], [1.0, 4.0])}
+    assert read_metrics(workdir.metrics_csv) == {
+        "a": ([1, 2, 3], [1.0, 2.0, 3.0]),
+        "b": ([1, 2], [1.0, 4.0]),
+    }
 
 
 def test_a_disk_that_is_full_from_the_start_gets_all_that_came_before_there_was_room(workdir, disk):
@@ -131,7 +146,9 @@ def test_a_disk_that_is_full_from_the_start_gets_all_that_came_before_there_was_
     assert [step for _, step, _ in events(workdir)][-2:] == [3, 4]
 
 
-def test_of_a_longer_row_that_was_given_up_nothing_is_left_behind_a_shorter_one(workdir, disk, monkeypatch):
+def test_of_a_longer_row_that_was_given_up_nothing_is_left_behind_a_shorter_one(
+    workdir, disk, monkeypatch
+):
     monkeypatch.setattr("signvit_jax.telemetry.observers._WAITING", 1)
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0, "b": 1.0})
@@ -149,7 +166,9 @@ def test_what_finds_room_only_at_the_end_is_written_then(workdir, disk, caplog):
     log.write(1, {"a": 1.0})
     disk.error = None
     log.close()
-    assert read_metrics(workdir.metrics_csv) == {"a": ([1], [1.0])} and [step for _, step, _ in events(workdir)] == [1]
+    assert read_metrics(workdir.metrics_csv) == {"a": ([1], [1.0])} and [
+        step for _, step, _ in events(workdir)
+    ] == [1]
     assert "lacks" not in caplog.text
 
 
@@ -175,7 +194,10 @@ def test_what_never_found_room_is_counted_at_the_end(workdir, disk, caplog, monk
     for step in range(1, 8):
         log.write(step, {"a": 1.0})
     log.close()
-    assert "metrics.csv lacks 7 of this run's records" in caplog.text and "events.* lacks 7" in caplog.text
+    assert (
+        "metrics.csv lacks 7 of this run's records" in caplog.text
+        and "events.* lacks 7" in caplog.text
+    )
 
 
 def test_a_table_that_was_deleted_in_mid_run_is_begun_again(workdir):
@@ -202,7 +224,11 @@ def test_events_are_for_reading_by_others_and_no_program(workdir):
 
 def test_a_record_that_the_kernel_takes_in_parts_is_whole(workdir, monkeypatch):
     pwrite = os.pwrite
-    monkeypatch.setattr(events_file.os, "pwrite", lambda descriptor, content, offset: pwrite(descriptor, content[:5], offset))
+    monkeypatch.setattr(
+        events_file.os,
+        "pwrite",
+        lambda descriptor, content, offset: pwrite(descriptor, content[:5], offset),
+    )
     log = MetricsLog(workdir)
     for step in (1, 2):
         log.write(step, {"a": float(step)})
@@ -261,7 +287,9 @@ def test_events_are_records_that_another_reader_takes(workdir):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("a bug"), MemoryError()], ids=["disk", "bug", "memory"]
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("a bug"), MemoryError()],
+    ids=["disk", "bug", "memory"],
 )
 def test_an_observer_stands_anything_says_it_once_and_says_when_it_is_over(tmp_path, caplog, error):
     observer = Observer(tmp_path / "plot.png")
@@ -272,7 +300,9 @@ def test_an_observer_stands_anything_says_it_once_and_says_when_it_is_over(tmp_p
     assert not observer.attempt(fails) and len(caplog.records) == 1  # at the first
     assert [observer.attempt(fails) for _ in range(2)] == [False] * 2
     reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'plot.png'} cannot be written ({reason}); the run goes on without it"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'plot.png'} cannot be written ({reason}); the run goes on without it"
+    ]
     assert observer.attempt(lambda: None)
     assert "written again, after 3 attempts that failed" in caplog.text
     assert observer.attempt(lambda: None) and len(caplog.records) == 2
@@ -296,7 +326,9 @@ def test_records_keep_their_order_and_the_newest_of_too_many(tmp_path, monkeypat
     assert written == [0, 1, 6, 7, 8, 9]
 
 
-def test_what_a_library_raises_where_nobody_can_catch_it_is_for_the_file(tmp_path, capsys, monkeypatch):
+def test_what_a_library_raises_where_nobody_can_catch_it_is_for_the_file(
+    tmp_path, capsys, monkeypatch
+):
     from signvit_jax.telemetry import run_log
 
     class Callback:
@@ -306,23 +338,36 @@ def test_what_a_library_raises_where_nobody_can_catch_it_is_for_the_file(tmp_pat
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     run_log.start_run_log(tmp_path / "run.log")
     Callback()
-    assert "Traceback" in (tmp_path / "run.log").read_text() and "event loop is closed" in (tmp_path / "run.log").read_text()
+    assert (
+        "Traceback" in (tmp_path / "run.log").read_text()
+        and "event loop is closed" in (tmp_path / "run.log").read_text()
+    )
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_log_that_takes_no_more_is_named_once_and_goes_on_later(tmp_path, capsys, monkeypatch):
+def test_a_run_log_that_takes_no_more_is_named_once_and_goes_on_later(
+    tmp_path, capsys, monkeypatch
+):
     from signvit_jax.telemetry import run_log
 
     run_log.start_run_log(tmp_path / "run.log")
     log = logging.getLogger("signvit_jax.test")
-    (file,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, run_log._RunLog)]
+    (file,) = [
+        handler for handler in logging.getLogger().handlers if isinstance(handler, run_log._RunLog)
+    ]
     with monkeypatch.context() as patch:
-        patch.setattr(file, "flush", lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        patch.setattr(
+            file,
+            "flush",
+            lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
+        )
         for number in range(3):
             log.info("line %d", number)
     log.info("last")
     said = capsys.readouterr().err
     assert "Traceback" not in said and "Logging error" not in said
     assert said.count("run.log cannot be written (No space left on device)") == 1
-    assert [line.split(" ", 1)[1] for line in said.splitlines() if "line" in line or "last" in line] == ["line 0", "line 1", "line 2", "last"]
+    assert [
+        line.split(" ", 1)[1] for line in said.splitlines() if "line" in line or "last" in line
+    ] == ["line 0", "line 1", "line 2", "last"]
     assert "last" in (tmp_path / "run.log").read_text()

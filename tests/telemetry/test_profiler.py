@@ -23,11 +23,19 @@ def test_steps_that_are_none_are_refused(text):
 
 def traced(folder):
     with gzip.open(next(folder.rglob("*.trace.json.gz"))) as file:
-        return [event["args"]["step_num"] for event in json.load(file)["traceEvents"] if event.get("name") == "train"]
+        return [
+            event["args"]["step_num"]
+            for event in json.load(file)["traceEvents"]
+            if event.get("name") == "train"
+        ]
 
 
-@pytest.mark.parametrize(("wanted", "steps", "found"), [("2:3", 5, ["2", "3"]), ("1", 6, ["4"]), ("3:9", 4, ["3", "4"])])
-def test_the_trace_has_the_wanted_steps_also_where_the_run_ends_before_the_last(tmp_path, wanted, steps, found):
+@pytest.mark.parametrize(
+    ("wanted", "steps", "found"), [("2:3", 5, ["2", "3"]), ("1", 6, ["4"]), ("3:9", 4, ["3", "4"])]
+)
+def test_the_trace_has_the_wanted_steps_also_where_the_run_ends_before_the_last(
+    tmp_path, wanted, steps, found
+):
     double = jax.jit(lambda x: x + x)
     x = jnp.ones(8)
     with StepTrace(TracedSteps.parse(wanted), 0, tmp_path) as trace:

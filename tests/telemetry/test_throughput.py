@@ -13,7 +13,12 @@ def batch(clips=4, filling=1):
     weights[clips - filling :] = 0
     lengths = np.full(clips, 3)
     lengths[clips - filling :] = 0
-    return {"video": np.zeros((clips, 5, 2, 2, 3), np.uint8), "tokens": np.zeros((clips, 7), np.int32), "weights": weights, "frame_lengths": lengths}
+    return {
+        "video": np.zeros((clips, 5, 2, 2, 3), np.uint8),
+        "tokens": np.zeros((clips, 7), np.int32),
+        "weights": weights,
+        "frame_lengths": lengths,
+    }
 
 
 @pytest.fixture
@@ -33,7 +38,11 @@ def test_clips_frames_and_waiting_are_those_since_the_last_reading(stopped):
     watch.waited(0.5)
     watch.counted(batch(), frozen_backbone=False)
     watch.counted(batch(), frozen_backbone=False)
-    assert watch.read() == {"clips_per_second": 3.0, "frames_per_second": 9.0, "data_wait": 0.25}  # a CPU: no MFU, no memory of its own
+    assert watch.read() == {
+        "clips_per_second": 3.0,
+        "frames_per_second": 9.0,
+        "data_wait": 0.25,
+    }  # a CPU: no MFU, no memory of its own
     assert watch.read() == {"clips_per_second": 0.0, "frames_per_second": 0.0, "data_wait": 0.0}
 
 

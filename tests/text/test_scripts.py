@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signvit_jax.text.scripts import has_unspaced, join_texts, join_units, mostly_unspaced, pieces, units
+from signvit_jax.text.scripts import (
+    has_unspaced,
+    join_texts,
+    join_units,
+    mostly_unspaced,
+    pieces,
+    units,
+)
 
 CHARACTERS = {
     "今天天气": ["今", "天", "天", "气"],
@@ -12,8 +19,24 @@ CHARACTERS = {
     "བོད་ཡིག": ["བོ", "ད", "་", "ཡི", "ག"],
     "葛\U000e0100城": ["葛\U000e0100", "城"],
 }
-SPACED = ["the weather is fine", "한국어는 띄어 쓴다", "नमस्ते दुनिया", "Tiếng Việt có dấu cách", "мама спит", "مرحبا بالعالم"]
-MIXED = ["我用iPhone 打电话，好 yes", "สวัสดี ครับ", "OK，yes 好", "第3章 hello", "3月 14日", " 你好 ", "。", ""]
+SPACED = [
+    "the weather is fine",
+    "한국어는 띄어 쓴다",
+    "नमस्ते दुनिया",
+    "Tiếng Việt có dấu cách",
+    "мама спит",
+    "مرحبا بالعالم",
+]
+MIXED = [
+    "我用iPhone 打电话，好 yes",
+    "สวัสดี ครับ",
+    "OK，yes 好",
+    "第3章 hello",
+    "3月 14日",
+    " 你好 ",
+    "。",
+    "",
+]
 
 
 @pytest.mark.parametrize("text", CHARACTERS)
@@ -31,7 +54,17 @@ def test_scripts_with_spaces_are_cut_at_their_spaces(text):
 
 
 def test_mixed_text_has_words_and_characters_side_by_side():
-    assert units("我用iPhone 打电话，好 yes") == ["我", "用", "iPhone", "打", "电", "话", "，", "好", "yes"]
+    assert units("我用iPhone 打电话，好 yes") == [
+        "我",
+        "用",
+        "iPhone",
+        "打",
+        "电",
+        "话",
+        "，",
+        "好",
+        "yes",
+    ]
     assert join_units(["我", "用", "good", "luck", "吧"]) == "我用good luck吧"
 
 

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import TokenizerConfig
-from signvit_jax.text.tokenizer import Tokenizer, TokenizerError, learn, learn_gloss_vocabulary, load_bert_vocabulary, make_tokenizer
+from signvit_jax.text.tokenizer import (
+    Tokenizer,
+    TokenizerError,
+    learn,
+    learn_gloss_vocabulary,
+    load_bert_vocabulary,
+    make_tokenizer,
+)
 
 TEXTS = (
     "Don't you know what it's worth?",
@@ -75,7 +82,12 @@ def test_learned_text_of_any_script_round_trips(config, text):
     assert tokenizer.unk_id not in tokenizer.encode(text)
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=5), st.booleans())
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=5
+    ),
+    st.booleans(),
+)
 def test_bpe_round_trips_whatever_it_learned_from(texts, lowercase):
     tokenizer = learn([*texts, "a"], dataclasses.replace(BPE, lowercase=lowercase))
     for text in texts:
@@ -116,13 +128,26 @@ def test_minimum_frequency_keeps_rare_words_apart():
 
 def test_learned_special_ids_are_0_to_3():
     for tokenizer in (learn(TEXTS, BPE), learn(TEXTS, WORD), learn_gloss_vocabulary(["A B"])):
-        assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2, 3)
+        assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (
+            0,
+            1,
+            2,
+            3,
+        )
 
 
-@pytest.mark.parametrize("text", ["< pad >", "<pad> [PAD] < eos >", "[SEP] [CLS]", "\u2581 a\u2581b"])
+@pytest.mark.parametrize(
+    "text", ["< pad >", "<pad> [PAD] < eos >", "[SEP] [CLS]", "\u2581 a\u2581b"]
+)
 def test_no_text_can_forge_a_special_token(text, bert_file):
-    for tokenizer in (learn([*TEXTS, text], BPE), learn([*TEXTS, text], WORD), load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))):
-        assert not {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id} & set(tokenizer.encode(text))
+    for tokenizer in (
+        learn([*TEXTS, text], BPE),
+        learn([*TEXTS, text], WORD),
+        load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")),
+    ):
+        assert not {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id} & set(
+            tokenizer.encode(text)
+        )
 
 
 def test_decode_stops_at_eos_and_drops_the_other_specials():
@@ -134,7 +159,9 @@ def test_decode_stops_at_eos_and_drops_the_other_specials():
 
 def test_decode_refuses_an_id_outside_the_vocabulary():
     tokenizer = learn(TEXTS, BPE)
-    with pytest.raises(ValueError, match=f"id {tokenizer.vocab_size} .* 0 to {tokenizer.vocab_size - 1}"):
+    with pytest.raises(
+        ValueError, match=f"id {tokenizer.vocab_size} .* 0 to {tokenizer.vocab_size - 1}"
+    ):
         tokenizer.decode([tokenizer.vocab_size])
 
 
@@ -148,13 +175,20 @@ def test_learning_is_the_same_in_another_process():
         "import sys; from signvit_jax.config.schema import TokenizerConfig; from signvit_jax.text.tokenizer import learn; "
         f"sys.stdout.buffer.write(learn({TEXTS!r}, TokenizerConfig()).to_json().encode())"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.decode()
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True
+    ).stdout.decode()
     assert other == learn(TEXTS, BPE).to_json()
 
 
 def test_json_holds_everything(bert_file):
     bert = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
-    for tokenizer in (learn(TEXTS, BPE), learn(TEXTS, WORD), bert, learn_gloss_vocabulary(["A B", "B"])):
+    for tokenizer in (
+        learn(TEXTS, BPE),
+        learn(TEXTS, WORD),
+        bert,
+        learn_gloss_vocabulary(["A B", "B"]),
+    ):
         again = Tokenizer.from_json(tokenizer.to_json())
         assert again == tokenizer and again.tokens == tokenizer.tokens
         assert [again.encode(t) for t in TEXTS] == [tokenizer.encode(t) for t in TEXTS]
@@ -162,7 +196,14 @@ def test_json_holds_everything(bert_file):
 
 @pytest.mark.parametrize(
     "damage",
-    ["", "{", "[]", "{}", '{"format": "other", "version": 1, "kind": "bpe"}', '{"format": "signvit_jax tokenizer", "version": 99, "kind": "bpe"}'],
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"format": "other", "version": 1, "kind": "bpe"}',
+        '{"format": "signvit_jax tokenizer", "version": 99, "kind": "bpe"}',
+    ],
 )
 def test_a_damaged_file_is_named_as_such(damage):
     with pytest.raises(TokenizerError, match="tokenizer"):
@@ -175,11 +216,19 @@ def test_a_file_without_its_specials_is_refused():
         Tokenizer.from_json(text)
 
 
-@given(st.lists(st.sampled_from(["hello", "unaffable", "playing", "it", "world", "xyz", "unplay"]), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.sampled_from(["hello", "unaffable", "playing", "it", "world", "xyz", "unplay"]),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_bert_pieces_are_the_longest_first(words):
     vocabulary = {piece: i for i, piece in enumerate(BERT_PIECES)}
     tokenizer = _bert_from_pieces()
-    expected = [vocabulary[piece] for word in words for piece in obvious_wordpiece(word, set(vocabulary))]
+    expected = [
+        vocabulary[piece] for word in words for piece in obvious_wordpiece(word, set(vocabulary))
+    ]
     assert tokenizer.encode(" ".join(words).upper()) == expected
 
 
@@ -193,13 +242,24 @@ def _bert_from_pieces() -> Tokenizer:
 
 
 def test_bert_ids_are_those_of_the_file(bert_file):
-    tokenizer = make_tokenizer((), TokenizerConfig(name="bert", vocab_file=str(bert_file), pad_id=0, bos_id=101, eos_id=102))
-    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (0, 101, 102, len(BERT_PIECES))
+    tokenizer = make_tokenizer(
+        (),
+        TokenizerConfig(name="bert", vocab_file=str(bert_file), pad_id=0, bos_id=101, eos_id=102),
+    )
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (
+        0,
+        101,
+        102,
+        len(BERT_PIECES),
+    )
 
 
 def test_bert_decoding_joins_pieces_and_puts_punctuation_to_its_word(bert_file):
     tokenizer = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
-    assert tokenizer.decode([101, *tokenizer.encode("Unaffable, it's playing."), 102]) == "unaffable, it's playing."
+    assert (
+        tokenizer.decode([101, *tokenizer.encode("Unaffable, it's playing."), 102])
+        == "unaffable, it's playing."
+    )
 
 
 def test_cased_bert_keeps_case(bert_file):
@@ -230,7 +290,9 @@ def test_a_vocabulary_file_that_is_not_there_is_a_config_error(tmp_path):
 @pytest.mark.parametrize(("key", "own"), [("pad_id", 0), ("bos_id", 1), ("eos_id", 2)])
 def test_ids_of_the_config_must_agree_with_the_tokenizer(key, own):
     learn(TEXTS, dataclasses.replace(BPE, **{key: own}))
-    with pytest.raises(ConfigError, match=rf"tokenizer\.{key} is 101, but the 'bpe' tokenizer has {own}"):
+    with pytest.raises(
+        ConfigError, match=rf"tokenizer\.{key} is 101, but the 'bpe' tokenizer has {own}"
+    ):
         learn(TEXTS, dataclasses.replace(BPE, **{key: 101}))
 
 
@@ -251,9 +313,19 @@ def test_a_gloss_vocabulary_without_glosses_is_a_config_error():
         learn_gloss_vocabulary(["", ""])
 
 
-SUBJECTS, TIMES, VERBS = "我你他她", ("今天", "明天", "昨天", "早上", "晚上"), ("去", "看", "想去", "不喜欢", "喜欢")
+SUBJECTS, TIMES, VERBS = (
+    "我你他她",
+    ("今天", "明天", "昨天", "早上", "晚上"),
+    ("去", "看", "想去", "不喜欢", "喜欢"),
+)
 PLACES = ("学校", "医院", "北京", "商店", "公园")
-CHINESE = [f"{subject}{time}{verb}{place}。" for subject in SUBJECTS for time in TIMES for verb in VERBS for place in PLACES][:300]
+CHINESE = [
+    f"{subject}{time}{verb}{place}。"
+    for subject in SUBJECTS
+    for time in TIMES
+    for verb in VERBS
+    for place in PLACES
+][:300]
 UNSPACED = {
     "Chinese": CHINESE,
     "Japanese": ["私はコーヒーを飲みます。", "今日は学校へ行きました", "コーヒー、飲む？"],
@@ -266,7 +338,9 @@ def test_chinese_sentences_are_cut_by_character_and_not_learned_whole():
     for tokenizer in (learn(CHINESE, BPE), learn(CHINESE, WORD)):
         tokens = sum(map(len, tokenizer.encode_all(CHINESE)))
         assert tokens / len(CHINESE) >= 0.8 * sum(map(len, CHINESE)) / len(CHINESE)
-        assert tokenizer.unk_id not in tokenizer.encode("学校想看你。")  # a new sentence of known characters
+        assert tokenizer.unk_id not in tokenizer.encode(
+            "学校想看你。"
+        )  # a new sentence of known characters
 
 
 @pytest.mark.parametrize("script", UNSPACED)
@@ -274,7 +348,9 @@ def test_chinese_sentences_are_cut_by_character_and_not_learned_whole():
 def test_text_without_spaces_comes_back_without_spaces(script, vocab_size):
     texts = UNSPACED[script]
     tokenizer = learn(texts, dataclasses.replace(BPE, vocab_size=vocab_size))
-    assert [tokenizer.decode(ids) for ids in tokenizer.encode_all(texts)] == [tokenizer.normalise(text) for text in texts]
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode_all(texts)] == [
+        tokenizer.normalise(text) for text in texts
+    ]
 
 
 def test_latin_words_in_chinese_text_are_still_words():
@@ -287,8 +363,13 @@ def test_latin_words_in_chinese_text_are_still_words():
 
 
 def test_text_with_spaces_is_cut_as_before_whatever_else_was_learned():
-    alone, beside = learn(["the cat sat", "the dog sat"], BPE), learn(["the cat sat", "the dog sat", "猫坐着"], BPE)
-    assert [alone.tokens[i] for i in alone.encode("the cat sat")] == [beside.tokens[i] for i in beside.encode("the cat sat")]
+    alone, beside = (
+        learn(["the cat sat", "the dog sat"], BPE),
+        learn(["the cat sat", "the dog sat", "猫坐着"], BPE),
+    )
+    assert [alone.tokens[i] for i in alone.encode("the cat sat")] == [
+        beside.tokens[i] for i in beside.encode("the cat sat")
+    ]
     assert "Split" not in alone.to_json()  # the file of such text is what it was
 
 
@@ -319,7 +400,10 @@ def test_chinese_glosses_are_whole_and_set_apart_by_spaces():
 
 def test_bert_puts_no_spaces_between_chinese_characters(tmp_path):
     path = tmp_path / "vocab.txt"
-    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"我用很好。", "iphone", "ok"]), encoding="utf-8")
+    path.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"我用很好。", "iphone", "ok"]),
+        encoding="utf-8",
+    )
     tokenizer = load_bert_vocabulary(path, TokenizerConfig(name="bert", vocab_file=str(path)))
     assert tokenizer.decode(tokenizer.encode("我用iPhone很好。ok ok")) == "我用iphone很好。ok ok"
 
@@ -330,4 +414,6 @@ def test_what_is_unknown_is_counted_and_named(bert_file):
     assert bpe.decode(bpe.encode("zebra")) == "ra"  # what is lost, and so must be said
     assert word.unknown(["Rain", "zebra sun zebra"]) == {"zebra": 2}
     assert learn(["今天"], BPE).unknown(["今年"]) == {"年": 1}
-    assert load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")).unknown(["Hello Zürich"]) == {"Zürich": 1}
+    assert load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")).unknown(
+        ["Hello Zürich"]
+    ) == {"Zürich": 1}

@@ -12,7 +12,24 @@ TEXTS = ["mother sleeps.", "don't wake mother!", "the sleeper dreams"]
 @pytest.fixture(scope="module", params=["bpe", "word", "bert"])
 def tokenizer(request, tmp_path_factory) -> Tokenizer:
     if request.param == "bert":
-        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "mother", "sleep", "##s", "##er", ".", "!", "'", "don", "t", "wake", "the", "dream"]
+        pieces = [
+            "[PAD]",
+            "[UNK]",
+            "[CLS]",
+            "[SEP]",
+            "mother",
+            "sleep",
+            "##s",
+            "##er",
+            ".",
+            "!",
+            "'",
+            "don",
+            "t",
+            "wake",
+            "the",
+            "dream",
+        ]
         path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
         path.write_text("\n".join(pieces) + "\n")
         return load_bert_vocabulary(path, TokenizerConfig(name="bert", vocab_file=str(path)))
@@ -24,14 +41,20 @@ def test_every_word_has_the_mean_of_its_own_tokens(tokenizer, text):
     tokens = tokenizer.encode(text)
     words = text.split()
     confidences = [0.1 * (1 + place) for place in range(len(tokens))]
-    found = word_confidences([tokenizer.bos_id, *tokens, tokenizer.eos_id], [0.0, *confidences, 0.9], tokenizer.decode)
+    found = word_confidences(
+        [tokenizer.bos_id, *tokens, tokenizer.eos_id], [0.0, *confidences, 0.9], tokenizer.decode
+    )
     assert [word.text for word in found] == words
     # Word by word: the tokens of a text are those of its words, one after the other.
     start = 0
     for word, (_, confidence, _) in zip(words, found):
         end = start + len(tokenizer.encode(word))
         # The mark of a word's start is a token of its own before an uncommon word; it spells nothing.
-        own = [sure for token, sure in zip(tokens[start:end], confidences[start:end]) if tokenizer.decode([token])]
+        own = [
+            sure
+            for token, sure in zip(tokens[start:end], confidences[start:end])
+            if tokenizer.decode([token])
+        ]
         assert confidence == pytest.approx(sum(own) / len(own))
         start = end
     assert start == len(tokens)
@@ -49,13 +72,24 @@ def test_any_tokens_give_the_words_of_their_text_and_probabilities(tokenizer, da
 
 def test_no_token_is_no_word(tokenizer):
     assert word_confidences([], [], tokenizer.decode) == ()
-    assert word_confidences([tokenizer.bos_id, tokenizer.eos_id], [0.0, 0.9], tokenizer.decode) == ()
+    assert (
+        word_confidences([tokenizer.bos_id, tokenizer.eos_id], [0.0, 0.9], tokenizer.decode) == ()
+    )
 
 
 def test_words_of_a_script_without_spaces_are_its_characters():
     spell = {1: "我", 2: "用", 3: " iPhone", 4: "好"}
-    found = word_confidences([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], lambda tokens: "".join(spell[token] for token in tokens).strip())
-    assert found == (Word("我", 0.1, False), Word("用", 0.2, False), Word("iPhone", 0.3, True), Word("好", 0.4, False))
+    found = word_confidences(
+        [1, 2, 3, 4],
+        [0.1, 0.2, 0.3, 0.4],
+        lambda tokens: "".join(spell[token] for token in tokens).strip(),
+    )
+    assert found == (
+        Word("我", 0.1, False),
+        Word("用", 0.2, False),
+        Word("iPhone", 0.3, True),
+        Word("好", 0.4, False),
+    )
     assert words_text(found) == "我用 iPhone好"
 
 

@@ -19,7 +19,9 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "annotations"
 def table(folder: Path, content: str | bytes, **options):
     path = folder / "clips.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_table(path, ("uid", "text"), ("gloss", "signer", "video_id", "split", "start", "end"), **options)
+    return read_table(
+        path, ("uid", "text"), ("gloss", "signer", "video_id", "split", "start", "end"), **options
+    )
 
 
 def videos(folder: Path, *names: str) -> MediaFolder:
@@ -38,7 +40,10 @@ def test_delimiter_line_ends_and_byte_order_mark_are_recognised(tmp_path, newlin
     content = mark + newline.join(line.replace(",", delimiter) for line in lines)
     rows = table(tmp_path, content).rows
     expected = "one, two; | three".replace(",", delimiter)
-    assert [(row.line, row.values) for row in rows] == [(2, {"uid": "a-1", "text": expected}), (3, {"uid": "b", "text": "four"})]
+    assert [(row.line, row.values) for row in rows] == [
+        (2, {"uid": "a-1", "text": expected}),
+        (3, {"uid": "b", "text": "four"}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -84,25 +89,49 @@ def test_a_missing_table_and_a_missing_folder_say_what_to_give(tmp_path):
 def test_a_bad_row_is_reported_with_its_line_and_the_others_are_read(tmp_path, line, reason):
     found = table(tmp_path, b"uid,text\nb,first\n" + line + b"\nc,last\n")
     assert [row.values["uid"] for row in found.rows] == ["b", "c"]
-    assert [(problem.line, problem.file) for problem in found.problems] == [(3, str(tmp_path / "clips.csv"))]
+    assert [(problem.line, problem.file) for problem in found.problems] == [
+        (3, str(tmp_path / "clips.csv"))
+    ]
     assert reason in found.problems[0].reason
 
 
 SWALLOWED = {  # name -> (content with commas, first line, last line, rows after the first)
-    "closed by a mark within a later text": ('uid,text\nc1,"Hello\nc2,Good morning\nc3,He is 5 feet 11"\nc4,Good night\n', 2, 4, 2),
+    "closed by a mark within a later text": (
+        'uid,text\nc1,"Hello\nc2,Good morning\nc3,He is 5 feet 11"\nc4,Good night\n',
+        2,
+        4,
+        2,
+    ),
     "one row": ('uid,text\nc1,"Hello\nc2,Good morning"\nc4,Good night\n', 2, 3, 1),
     "never closed": ('uid,text\na,one\nb,"two\nc,three\nd,four\n', 3, 5, 2),
-    "not closed before the next mark": ('uid,text\na,one\nb,"two\nc,"three, or so"\nd,four\n', 3, 4, 1),
+    "not closed before the next mark": (
+        'uid,text\na,one\nb,"two\nc,"three, or so"\nd,four\n',
+        3,
+        4,
+        1,
+    ),
     "blank lines between the rows": ('uid,text\nc1,"Hello\n\nc2,Good\n\nc3,feet 11"\n', 2, 6, 2),
-    "in the middle of more columns": ('uid,text,gloss\nc1,"Hello,HI\nc2,Good,GOOD\nc3,5 feet 11",FEET\n', 2, 4, 2),
+    "in the middle of more columns": (
+        'uid,text,gloss\nc1,"Hello,HI\nc2,Good,GOOD\nc3,5 feet 11",FEET\n',
+        2,
+        4,
+        2,
+    ),
     "the text before the name": ('text,uid\n"Hello,c1\nGood,c2\nfive feet 11",c3\n', 2, 4, 2),
     "600 rows and a bad one": (
-        'uid,text\nc1,"Hello\n' + "".join(f"x{i},number {i}{',' * (i == 7)}\n" for i in range(600)) + 'x600,end"\n',
+        'uid,text\nc1,"Hello\n'
+        + "".join(f"x{i},number {i}{',' * (i == 7)}\n" for i in range(600))
+        + 'x600,end"\n',
         2,
         603,
         600,
     ),
-    "rows without the last column": ('uid,text,gloss\nc1,"Hello\n' + "".join(f"x{i},no {i}\n" for i in range(9)) + 'x9,end"\n', 2, 12, 10),
+    "rows without the last column": (
+        'uid,text,gloss\nc1,"Hello\n' + "".join(f"x{i},no {i}\n" for i in range(9)) + 'x9,end"\n',
+        2,
+        12,
+        10,
+    ),
 }
 
 
@@ -112,7 +141,10 @@ def test_a_quotation_mark_that_swallows_rows_is_refused_with_the_lines(tmp_path,
     content, first, last, count = SWALLOWED[name]
     with pytest.raises(AnnotationError) as caught:
         table(tmp_path, content.replace(",", delimiter))
-    assert f"clips.csv, lines {first} to {last}: the quotation mark that opens in line {first}" in str(caught.value)
+    assert (
+        f"clips.csv, lines {first} to {last}: the quotation mark that opens in line {first}"
+        in str(caught.value)
+    )
     assert f"{count} rows after it" in str(caught.value)
 
 
@@ -130,7 +162,9 @@ LEGAL = [
 def test_a_text_of_several_lines_in_quotation_marks_is_a_text(tmp_path, row, columns):
     uid, rest = row.split(",", 1)
     text = rest.rpartition(",")[0]
-    line = {"uid,text,signer": row, "uid,text": f"{uid},{text}\n", "text,uid": f"{text},{uid}\n"}[columns]
+    line = {"uid,text,signer": row, "uid,text": f"{uid},{text}\n", "text,uid": f"{text},{uid}\n"}[
+        columns
+    ]
     found = table(tmp_path, f"{columns}\n{line}" + (line.replace("c1", "c2")))
     assert [r.values["uid"] for r in found.rows] == ["c1", "c2"]
     assert found.rows[0].values["text"] == text[1:-1].replace('""', '"').strip()
@@ -154,13 +188,19 @@ def test_columns_of_other_names_are_found_by_what_they_are_called(tmp_path):
     called = {"uid": "name", "text": "SATZ", "gloss": "text", "video_id": "Name", "signer": None}
     (row,) = read_own_table(path, called=called).rows
     assert row.values == {"uid": "a", "text": "Guten Tag", "gloss": "GUTEN TAG", "video_id": "a"}
-    assert read_own_table(path, called={"uid": "Name", "text": "gloss"}).rows[0].values == {"uid": "a", "text": "x"}
+    assert read_own_table(path, called={"uid": "Name", "text": "gloss"}).rows[0].values == {
+        "uid": "a",
+        "text": "x",
+    }
 
 
 @pytest.mark.parametrize(
     ("called", "message"),
     [
-        ({}, "no column 'uid' in the first line; it has 'Name', 'Satz', 'Glosse'. --uid_column=NAME says which of them is the uid"),
+        (
+            {},
+            "no column 'uid' in the first line; it has 'Name', 'Satz', 'Glosse'. --uid_column=NAME says which of them is the uid",
+        ),
         ({"uid": "Name"}, "--text_column=NAME says which of them is the text"),
         ({"uid": "Name", "text": "Sats"}, "--text_column is 'Sats'; did you mean 'Satz'?"),
         ({"uid": "Name", "text": "xyz"}, "--text_column is 'xyz'; allowed: one of those"),
@@ -179,24 +219,40 @@ def test_a_clip_of_rest_is_marked_and_a_row_without_text_is_told_how(tmp_path):
     path = tmp_path / "clips.csv"
     path.write_text("uid,text,gloss\na,<rest>,\nb,<REST>,<rest>\nc,,\nd,I rest <rest> here.,X\n")
     found = clips_of(read_own_table(path), videos(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4"))
-    assert [(clip.id, clip.text, clip.gloss) for clip in found.clips] == [("a", "", ""), ("b", "", ""), ("d", "I rest <rest> here.", "X")]
-    assert [(p.line, p.reason) for p in found.problems] == [(4, "no text; a clip in which nobody signs has the text <rest>")]
+    assert [(clip.id, clip.text, clip.gloss) for clip in found.clips] == [
+        ("a", "", ""),
+        ("b", "", ""),
+        ("d", "I rest <rest> here.", "X"),
+    ]
+    assert [(p.line, p.reason) for p in found.problems] == [
+        (4, "no text; a clip in which nobody signs has the text <rest>")
+    ]
 
 
 def test_what_programs_write_for_nothing_is_kept_and_said(tmp_path):
-    found = clips_of(table(tmp_path, "uid,text\na,nan\nb,N/A\nc,Nanna\n"), videos(tmp_path, "a.mp4", "b.mp4", "c.mp4"))
+    found = clips_of(
+        table(tmp_path, "uid,text\na,nan\nb,N/A\nc,Nanna\n"),
+        videos(tmp_path, "a.mp4", "b.mp4", "c.mp4"),
+    )
     assert [clip.text for clip in found.clips] == ["nan", "N/A", "Nanna"]
     (note,) = found.notes
-    assert note.startswith("2 clips have a text that programs write for 'nothing', such as 'nan' in line 2")
+    assert note.startswith(
+        "2 clips have a text that programs write for 'nothing', such as 'nan' in line 2"
+    )
 
 
 def test_of_names_that_differ_in_case_the_extension_is_forgiven_and_the_rest_named(tmp_path):
-    media = videos(tmp_path, "CAM001.MP4", "deep/take.mp4", "aBc.mp4", "abc.mp4", "old.mpg", "._CAM001.MP4")
+    media = videos(
+        tmp_path, "CAM001.MP4", "deep/take.mp4", "aBc.mp4", "abc.mp4", "old.mpg", "._CAM001.MP4"
+    )
     assert media.find("CAM001.mp4") == media.find("CAM001") == str(tmp_path / "v" / "CAM001.MP4")
     # Ids may differ in case alone.
     assert media.find("aBc.MP4").endswith("aBc.mp4") and media.find("abc").endswith("abc.mp4")
     for name, hint in [
-        ("cam001", "; there is CAM001.MP4, which differs in upper and lower case: write the name as the file has it"),
+        (
+            "cam001",
+            "; there is CAM001.MP4, which differs in upper and lower case: write the name as the file has it",
+        ),
         ("cam001.mp4", "; there is CAM001.MP4, which differs"),
         ("take", "; there is deep/take.mp4: write the folder too"),
         ("old", "; there is old.mpg, a kind that is not read: convert it"),
@@ -213,11 +269,26 @@ def test_of_names_that_differ_in_case_the_extension_is_forgiven_and_the_rest_nam
 
 def test_clips_have_all_that_the_table_says(tmp_path):
     content = "uid,text,gloss,signer,video_id,split,start,end\na-1,Hi.,HI  YOU,ann,rec,dev,1.5,2\nb,Yo.,,,,TEST,,\nrec-x,Cut.,,,rec,train,0.25,\n"
-    clips = clips_of(table(tmp_path, content), videos(tmp_path, "a-1.mp4", "b.MOV", "rec.webm")).clips
+    clips = clips_of(
+        table(tmp_path, content), videos(tmp_path, "a-1.mp4", "b.MOV", "rec.webm")
+    ).clips
     first, second, third = clips
-    assert (first.id, first.text, first.gloss, first.signer, first.source_video, first.split) == ("a-1", "Hi.", "HI YOU", "ann", "rec", "validation")
+    assert (first.id, first.text, first.gloss, first.signer, first.source_video, first.split) == (
+        "a-1",
+        "Hi.",
+        "HI YOU",
+        "ann",
+        "rec",
+        "validation",
+    )
     assert (first.start, first.end, first.line) == (1.5, 2.0, 2)
-    assert (second.split, second.source_video, second.start, second.end, Path(second.path).name) == ("test", "b", -1, -1, "b.MOV")
+    assert (
+        second.split,
+        second.source_video,
+        second.start,
+        second.end,
+        Path(second.path).name,
+    ) == ("test", "b", -1, -1, "b.MOV")
     assert (Path(third.path).name, third.start, third.end) == ("rec.webm", 0.25, -1)
 
 
@@ -247,13 +318,25 @@ def test_a_row_that_is_no_clip_is_a_problem_with_file_and_line(tmp_path, row, re
     (tmp_path / "v" / "linked").symlink_to(tmp_path, target_is_directory=True)
     found = clips_of(table(tmp_path, f"uid,text,split,start,end\ngood,x,train,,\n{row}\n"), media)
     assert [clip.id for clip in found.clips] == ["good"]
-    assert [(problem.line, Path(problem.file).name) for problem in found.problems] == [(3, "clips.csv")]
+    assert [(problem.line, Path(problem.file).name) for problem in found.problems] == [
+        (3, "clips.csv")
+    ]
     assert reason in found.problems[0].reason
 
 
 def test_files_are_found_with_extension_without_in_folders_and_in_either_normal_form(tmp_path):
     composed, decomposed = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
-    media = videos(tmp_path, "a.webm", "a.mp4", "sub/b.mkv", "v1.2.mp4", f"{decomposed}.mp4", "%d.gif", "-x.mp4", "notes.txt")
+    media = videos(
+        tmp_path,
+        "a.webm",
+        "a.mp4",
+        "sub/b.mkv",
+        "v1.2.mp4",
+        f"{decomposed}.mp4",
+        "%d.gif",
+        "-x.mp4",
+        "notes.txt",
+    )
     (tmp_path / "v" / "inside.mp4").symlink_to(tmp_path / "v" / "a.mp4")
     for name, file in [
         ("a", "a.mp4"),
@@ -281,7 +364,9 @@ def test_a_link_circle_is_not_followed(tmp_path):
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.tuples(words, words), max_size=8), st.sampled_from([",", "\t", ";"]))
 def test_every_row_that_the_csv_module_writes_is_read_or_reported(tmp_path, rows, delimiter):
     path = tmp_path / "clips.csv"
@@ -289,7 +374,14 @@ def test_every_row_that_the_csv_module_writes_is_read_or_reported(tmp_path, rows
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerows([("uid", "text"), *rows])
     # Lines of a text that look like rows are taken for rows: a forgotten mark has the same bytes.
-    assume(not any(delimiter in line for row in rows for text in row for line in re.split("[\r\n]", text)[1:]))
+    assume(
+        not any(
+            delimiter in line
+            for row in rows
+            for text in row
+            for line in re.split("[\r\n]", text)[1:]
+        )
+    )
     found = read_table(path, ("uid", "text"))
     sound = [(uid.strip(), text.strip()) for uid, text in rows if uid.strip() and text.strip()]
     blank = sum(not uid.strip() and not text.strip() for uid, text in rows)
@@ -297,7 +389,9 @@ def test_every_row_that_the_csv_module_writes_is_read_or_reported(tmp_path, rows
     assert len(found.problems) == len(rows) - len(sound) - blank
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.binary(max_size=300))
 def test_any_bytes_below_a_header_give_rows_or_problems(tmp_path, content):
     try:
@@ -310,12 +404,18 @@ def test_any_bytes_below_a_header_give_rows_or_problems(tmp_path, content):
     assert listed is None or len(listed.problems) == len(found.rows) + len(found.problems)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotation files of ../shared are not there")
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the real annotation files of ../shared are not there"
+)
 @pytest.mark.parametrize(
     ("name", "columns", "count"),
     [
         ("isign_v1.1_head.csv", ("uid", "text"), 15),
-        ("how2sign_realigned_test.csv", ("SENTENCE_NAME", "SENTENCE", "VIDEO_NAME", "START_REALIGNED", "END_REALIGNED"), 2357),
+        (
+            "how2sign_realigned_test.csv",
+            ("SENTENCE_NAME", "SENTENCE", "VIDEO_NAME", "START_REALIGNED", "END_REALIGNED"),
+            2357,
+        ),
         ("PHOENIX-2014-T.dev.corpus.csv", ("name", "translation"), 519),
         ("csl_daily_split_1.txt", ("name", "split"), 20654),
         ("include50_test.csv", ("Word", "FilePath"), 192),

@@ -30,7 +30,9 @@ REPOSITORY = BUILDERS.parent
 DUMMY = BUILDERS / "video_folder" / "dummy_data"
 
 
-def folder_of(root: Path, rows: str, header: str = "uid,text", damaged: tuple[str, ...] = ()) -> list[str]:
+def folder_of(
+    root: Path, rows: str, header: str = "uid,text", damaged: tuple[str, ...] = ()
+) -> list[str]:
     """A folder with the three dummy videos and a table; returns the options that name them."""
     shutil.copytree(DUMMY / "videos", root / "videos", dirs_exist_ok=True)
     for name in damaged:
@@ -47,7 +49,9 @@ def run(data_dir: Path, *options: str, name: str = "video_folder") -> int:
     return build.main([name, f"--data_dir={data_dir}", *options])
 
 
-def records(data_dir: Path, split: str = "train", name: str = "video_folder", version: str = "1.0.0") -> list[dict]:
+def records(
+    data_dir: Path, split: str = "train", name: str = "video_folder", version: str = "1.0.0"
+) -> list[dict]:
     return list(tfds.builder_from_directory(data_dir / name / version).as_data_source()[split])
 
 
@@ -56,11 +60,25 @@ def report_of(data_dir: Path) -> dict:
 
 
 def test_a_record_holds_what_the_table_and_the_video_say(tmp_path):
-    assert run(tmp_path / "data", f"--csv={DUMMY / 'clips.csv'}", f"--videos={DUMMY / 'videos'}", "--workers=1", *ONE_SPLIT) == 0
+    assert (
+        run(
+            tmp_path / "data",
+            f"--csv={DUMMY / 'clips.csv'}",
+            f"--videos={DUMMY / 'videos'}",
+            "--workers=1",
+            *ONE_SPLIT,
+        )
+        == 0
+    )
     found = records(tmp_path / "data")
     assert [record["id"].decode() for record in found] == ["morning-1", "morning-2", "evening-1"]
     record = found[1]
-    assert (record["text"], record["gloss"], record["video_id"], record["signer"]) == (b"How are you?", b"YOU HOW", b"morning", b"")
+    assert (record["text"], record["gloss"], record["video_id"], record["signer"]) == (
+        b"How are you?",
+        b"YOU HOW",
+        b"morning",
+        b"",
+    )
     assert (record["fps"], record["start"], record["end"]) == (10.0, -1.0, -1.0)
     pictures = np.stack([np.asarray(Image.open(io.BytesIO(frame))) for frame in record["video"]])
     source = read_video(DUMMY / "videos" / "morning-2.mp4").frames
@@ -68,7 +86,14 @@ def test_a_record_holds_what_the_table_and_the_video_say(tmp_path):
     assert np.abs(pictures.astype(int) - source).mean() < 4
     entries = read_index(tmp_path / "data" / "video_folder" / "1.0.0", "train")
     assert [(e.id, e.num_frames, e.text, e.gloss, e.video_id) for e in entries] == [
-        (r["id"].decode(), len(r["video"]), r["text"].decode(), r["gloss"].decode(), r["video_id"].decode()) for r in found
+        (
+            r["id"].decode(),
+            len(r["video"]),
+            r["text"].decode(),
+            r["gloss"].decode(),
+            r["video_id"].decode(),
+        )
+        for r in found
     ]
 
 
@@ -83,17 +108,27 @@ def test_isign_builds_from_its_own_layout_and_keeps_a_recording_in_one_split(tmp
     ]
     assert run(tmp_path, *options, name="isign") == 0
     splits = tfds.builder_from_directory(tmp_path / "isign" / "1.1.0").info.splits
-    homes = {record["id"].decode(): split for split in splits for record in records(tmp_path, split, "isign", "1.1.0")}
+    homes = {
+        record["id"].decode(): split
+        for split in splits
+        for record in records(tmp_path, split, "isign", "1.1.0")
+    }
     assert len(homes) == 3
     assert homes["0a1b2c3d4e5f-1"] == homes["0a1b2c3d4e5f-4"]
 
 
 @pytest.mark.parametrize(("builder", "version"), [("video_folder", "1.0.0"), ("isign", "1.1.0")])
-def test_tfds_finds_the_files_in_manual_dir_and_the_documents_beside_the_builder(tmp_path, builder, version):
+def test_tfds_finds_the_files_in_manual_dir_and_the_documents_beside_the_builder(
+    tmp_path, builder, version
+):
     shutil.copytree(BUILDERS / builder / "dummy_data", tmp_path / "manual")
     module = __import__(f"tfds_builders.{builder}.{builder}_dataset_builder", fromlist=["Builder"])
-    made = module.Builder(data_dir=tmp_path / "data", workers=1, val_fraction=0.0, test_fraction=0.0)
-    made.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "manual"))
+    made = module.Builder(
+        data_dir=tmp_path / "data", workers=1, val_fraction=0.0, test_fraction=0.0
+    )
+    made.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "manual")
+    )
     assert made.info.splits["train"].num_examples == 3
     assert len(made.as_data_source(split="train")) == 3
     assert "python -m tfds_builders.build" in made.info.description
@@ -101,7 +136,9 @@ def test_tfds_finds_the_files_in_manual_dir_and_the_documents_beside_the_builder
 
 
 def test_clips_that_cannot_be_read_are_counted_and_listed_and_the_others_built(tmp_path, capsys):
-    options = folder_of(tmp_path, ALL + "gone-1,Lost.\nmorning-2,Again.\n,No name.\n", damaged=("evening-1",))
+    options = folder_of(
+        tmp_path, ALL + "gone-1,Lost.\nmorning-2,Again.\n,No name.\n", damaged=("evening-1",)
+    )
     assert run(tmp_path / "data", *options, *ONE_SPLIT) == 3
     assert "4 clips could not be read" in capsys.readouterr().err
     report = report_of(tmp_path / "data")
@@ -133,23 +170,50 @@ def test_no_readable_media_is_exit_4_and_leaves_nothing(tmp_path, capsys):
         (["video_foldr"], "did you mean 'video_folder'?"),
         ([], "there are csl_daily, how2sign, include, isign"),
         (
-            ["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={videos}", "--val_fraction=0.9", "--test_fraction=0.2"],
+            [
+                "video_folder",
+                "--data_dir={data}",
+                "--csv={csv}",
+                "--videos={videos}",
+                "--val_fraction=0.9",
+                "--test_fraction=0.2",
+            ],
             "add up to at most 1",
         ),
         (
-            ["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={videos}", "--short_side=0"],
+            [
+                "video_folder",
+                "--data_dir={data}",
+                "--csv={csv}",
+                "--videos={videos}",
+                "--short_side=0",
+            ],
             "--short_side is 0; allowed: a whole number from 1",
         ),
         (["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={csv}"], "no such folder"),
-        (["video_folder", "--data_dir={data}", "--csv={videos}", "--videos={videos}"], "cannot be read"),
-        (["video_folder", "--data_dir={csv}", "--csv={csv}", "--videos={videos}"], "cannot be written"),
-        (["video_folder", "--data_dir={data}", "--csv={no_text}", "--videos={videos}"], "no column 'text'"),
+        (
+            ["video_folder", "--data_dir={data}", "--csv={videos}", "--videos={videos}"],
+            "cannot be read",
+        ),
+        (
+            ["video_folder", "--data_dir={csv}", "--csv={csv}", "--videos={videos}"],
+            "cannot be written",
+        ),
+        (
+            ["video_folder", "--data_dir={data}", "--csv={no_text}", "--videos={videos}"],
+            "no column 'text'",
+        ),
     ],
 )
 def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, message):
     folder_of(tmp_path, ALL)
     (tmp_path / "no_text.csv").write_text("uid,sentence\na,b\n")
-    paths = {"data": tmp_path / "data", "csv": tmp_path / "clips.csv", "videos": tmp_path / "videos", "no_text": tmp_path / "no_text.csv"}
+    paths = {
+        "data": tmp_path / "data",
+        "csv": tmp_path / "clips.csv",
+        "videos": tmp_path / "videos",
+        "no_text": tmp_path / "no_text.csv",
+    }
     assert build.main([option.format(**paths) for option in options]) == 2
     assert message in capsys.readouterr().err
 
@@ -159,8 +223,14 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
     [
         (["--data_dir=x"], "the following arguments are required: --csv, --videos"),
         (["--csv=a", "--videos=b"], "required: --data_dir"),
-        (["--data_dir=x", "--csv=a", "--videos=b", "--short_sid=3", "more"], "there is no option --short_sid; did you mean --short_side?"),
-        (["--data_dir=x", "--csv=a", "--videos=b", "--txt_column=b"], "did you mean --text_column?"),
+        (
+            ["--data_dir=x", "--csv=a", "--videos=b", "--short_sid=3", "more"],
+            "there is no option --short_sid; did you mean --short_side?",
+        ),
+        (
+            ["--data_dir=x", "--csv=a", "--videos=b", "--txt_column=b"],
+            "did you mean --text_column?",
+        ),
         (["--data_dir=x", "--csv=a", "--videos=b", "more"], "unexpected argument 'more'"),
     ],
 )
@@ -170,12 +240,21 @@ def test_missing_and_misspelt_options_are_exit_2_and_named(capsys, options, mess
     assert message in shown and "video_folder --help" in shown
 
 
-NUMBERS = {"short_side": "64", "frame_rate": "10", "jpeg_quality": "80", "val_fraction": "0.2", "test_fraction": "0.2", "workers": "1"}
+NUMBERS = {
+    "short_side": "64",
+    "frame_rate": "10",
+    "jpeg_quality": "80",
+    "val_fraction": "0.2",
+    "test_fraction": "0.2",
+    "workers": "1",
+}
 
 
 @pytest.mark.parametrize("option", [*NUMBERS, "shard_megabytes"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "1e400", "abc", "0", "1e9"])
-def test_a_number_that_makes_no_sense_is_named_with_what_is_allowed_and_the_others_are_not(tmp_path, capsys, option, value):
+def test_a_number_that_makes_no_sense_is_named_with_what_is_allowed_and_the_others_are_not(
+    tmp_path, capsys, option, value
+):
     if value == "0" and option in ("val_fraction", "test_fraction", "workers"):
         return
     given = NUMBERS | {option: value}
@@ -190,20 +269,30 @@ def test_a_number_that_makes_no_sense_is_named_with_what_is_allowed_and_the_othe
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        *(("synthetic_signs", f"{name}={value}") for name in ("num_train", "size", "seed") for value in ("nan", "-1", "1.5")),
+        *(
+            ("synthetic_signs", f"{name}={value}")
+            for name in ("num_train", "size", "seed")
+            for value in ("nan", "-1", "1.5")
+        ),
         *(("synthetic_signs", f"rest_fraction={value}") for value in ("nan", "inf", "-0.1", "1.1")),
         *(("sign_language_datasets", f"source_fps={value}") for value in ("nan", "inf", "0", "-1")),
         ("include", "subset=inclde"),
     ],
 )
 def test_options_of_one_builder_are_checked_alike(tmp_path, capsys, name, option):
-    needed = {"synthetic_signs": [], "sign_language_datasets": [f"--source={tmp_path}"], "include": [f"--root={tmp_path}"]}[name]
+    needed = {
+        "synthetic_signs": [],
+        "sign_language_datasets": [f"--source={tmp_path}"],
+        "include": [f"--root={tmp_path}"],
+    }[name]
     assert build.main([name, f"--data_dir={tmp_path / 'data'}", *needed, f"--{option}"]) == 2
     assert f"error: --{option.partition('=')[0]} is " in capsys.readouterr().err
 
 
 def test_python_callers_get_the_same_words():
-    module = importlib.import_module("tfds_builders.synthetic_signs.synthetic_signs_dataset_builder")
+    module = importlib.import_module(
+        "tfds_builders.synthetic_signs.synthetic_signs_dataset_builder"
+    )
     for arguments, message in [
         ({"shard_megabytes": float("nan")}, "--shard_megabytes is nan; allowed: a number above 0"),
         ({"short_side": 12.5}, "--short_side is 12.5; allowed: a whole number"),
@@ -215,7 +304,9 @@ def test_python_callers_get_the_same_words():
 
 
 def test_the_columns_can_be_named_and_do_not_change_the_data_set(tmp_path, capsys):
-    options = folder_of(tmp_path, "morning-1,Good morning.,A\nmorning-2,Hello.,B\n", header="Name,Satz,Wer")
+    options = folder_of(
+        tmp_path, "morning-1,Good morning.,A\nmorning-2,Hello.,B\n", header="Name,Satz,Wer"
+    )
     columns = ["--uid_column=Name", "--text_column=Satz", "--signer_column=wer"]
     assert run(tmp_path / "data", *options, *ONE_SPLIT, *columns) == 0
     assert [(r["id"], r["text"], r["signer"]) for r in records(tmp_path / "data")] == [
@@ -226,20 +317,31 @@ def test_the_columns_can_be_named_and_do_not_change_the_data_set(tmp_path, capsy
     assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0  # the same content
     assert "already built" in capsys.readouterr().out
     assert run(tmp_path / "data", *options, *ONE_SPLIT, "--signer_column=text") == 2
-    assert "built differently: the annotations or the video files have changed" in capsys.readouterr().err
+    assert (
+        "built differently: the annotations or the video files have changed"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_table_whose_rows_vanish_in_a_quotation_mark_is_not_built(tmp_path, capsys):
-    options = folder_of(tmp_path, 'morning-1,"Good morning.\nmorning-2,How are you?\nevening-1,5 feet 11"\n')
+    options = folder_of(
+        tmp_path, 'morning-1,"Good morning.\nmorning-2,How are you?\nevening-1,5 feet 11"\n'
+    )
     assert run(tmp_path / "data", *options) == 2
-    assert "clips.csv, lines 2 to 4: the quotation mark that opens in line 2" in capsys.readouterr().err
+    assert (
+        "clips.csv, lines 2 to 4: the quotation mark that opens in line 2"
+        in capsys.readouterr().err
+    )
     assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_clips_of_rest_are_stored_without_text_and_counted(tmp_path, capsys):
     options = folder_of(tmp_path, "morning-1,Good morning.\nmorning-2,<rest>\nevening-1,\n")
     assert run(tmp_path / "data", *options, *ONE_SPLIT) == 3
-    assert [(r["id"], r["text"]) for r in records(tmp_path / "data")] == [(b"morning-1", b"Good morning."), (b"morning-2", b"")]
+    assert [(r["id"], r["text"]) for r in records(tmp_path / "data")] == [
+        (b"morning-1", b"Good morning."),
+        (b"morning-2", b""),
+    ]
     shown = capsys.readouterr().err
     assert "note: in 1 clips nobody signs (train 1): the text is empty" in shown
     assert "evening-1: no text; a clip in which nobody signs has the text <rest>" in shown
@@ -267,9 +369,18 @@ def test_what_is_odd_about_the_media_is_noted_and_survives_a_kill(tmp_path, monk
     capsys.readouterr()
     assert run(tmp_path / "data", *options) == 3
     shown, report = capsys.readouterr().err, report_of(tmp_path / "data")
-    assert report["media"] == {"end_cut": {"clips": 1, "listed": ["morning-1"]}, "variable_rate": {"clips": 1, "listed": ["still"]}}
-    for note in ("1 clips have a variable frame rate, such as still", "1 clips end a little later in the table", "1 files named ._* in"):
-        assert shown.count(note) == 1 and sum(note in warning for warning in report["warnings"]) == 1
+    assert report["media"] == {
+        "end_cut": {"clips": 1, "listed": ["morning-1"]},
+        "variable_rate": {"clips": 1, "listed": ["still"]},
+    }
+    for note in (
+        "1 clips have a variable frame rate, such as still",
+        "1 clips end a little later in the table",
+        "1 files named ._* in",
+    ):
+        assert (
+            shown.count(note) == 1 and sum(note in warning for warning in report["warnings"]) == 1
+        )
     assert "morning-2: the clip is to end at 9.00 s, but the video ends at 0.60 s" in shown
     still, morning, evening = records(tmp_path / "data")
     assert (still["fps"], len(still["video"])) == (25.0, 300)
@@ -290,7 +401,11 @@ def test_shards_of_a_build_by_an_older_reader_do_not_count(tmp_path, monkeypatch
     with pytest.raises(Killed):
         run(tmp_path / "data", *options)
     plan = tmp_path / "data" / ".building_video_folder" / "shards" / "plan.json"
-    plan.write_text(json.dumps({key: value for key, value in json.loads(plan.read_text()).items() if key != "reader"}))
+    plan.write_text(
+        json.dumps(
+            {key: value for key, value in json.loads(plan.read_text()).items() if key != "reader"}
+        )
+    )
     assert run(tmp_path / "data", *options) == 3
     assert encoded[11:] == [f"copy-{i}" for i in range(12)]
 
@@ -320,15 +435,28 @@ def test_frame_rate_and_split_columns_are_obeyed(tmp_path):
     rows = "morning-1,a,train,0,0.25\nmorning-2,b,dev,,\nevening-1,c,test,,\n"
     options = folder_of(tmp_path, rows, header="uid,text,split,start,end")
     assert run(tmp_path / "data", *options, "--frame_rate=20") == 0
-    (train,), (validation,), (test,) = (records(tmp_path / "data", split) for split in ("train", "validation", "test"))
+    (train,), (validation,), (test,) = (
+        records(tmp_path / "data", split) for split in ("train", "validation", "test")
+    )
     assert (train["id"], validation["id"], test["id"]) == (b"morning-1", b"morning-2", b"evening-1")
     assert (train["fps"], len(train["video"]), train["start"], train["end"]) == (20.0, 5, 0.0, 0.25)
     assert len(validation["video"]) == 12
-    assert any("have clips in train as well as in validation (such as morning)" in warning for warning in report_of(tmp_path / "data")["warnings"])
+    assert any(
+        "have clips in train as well as in validation (such as morning)" in warning
+        for warning in report_of(tmp_path / "data")["warnings"]
+    )
 
 
 def test_a_split_that_comes_out_empty_is_said(tmp_path, capsys):
-    assert run(tmp_path / "data", *folder_of(tmp_path, "morning-1,a\nmorning-2,b\n"), "--val_fraction=0.0001", "--test_fraction=0") == 0
+    assert (
+        run(
+            tmp_path / "data",
+            *folder_of(tmp_path, "morning-1,a\nmorning-2,b\n"),
+            "--val_fraction=0.0001",
+            "--test_fraction=0",
+        )
+        == 0
+    )
     assert "the split 'validation' is empty" in capsys.readouterr().err
 
 
@@ -348,15 +476,23 @@ def write_video(path: Path, milliseconds: list[int]) -> None:
 def numbered(root: Path, names: list[str]) -> list[str]:
     options = folder_of(root, "".join(f"{name},text {i}\n" for i, name in enumerate(names)))
     for i, name in enumerate(names):
-        shutil.copy(DUMMY / "videos" / f"{('morning-1', 'morning-2', 'evening-1')[i % 3]}.mp4", root / "videos" / f"{name}.mp4")
+        shutil.copy(
+            DUMMY / "videos" / f"{('morning-1', 'morning-2', 'evening-1')[i % 3]}.mp4",
+            root / "videos" / f"{name}.mp4",
+        )
     return options
 
 
-def test_clips_that_all_fall_into_one_split_by_their_names_are_explained_with_the_way_out(tmp_path, capsys):
+def test_clips_that_all_fall_into_one_split_by_their_names_are_explained_with_the_way_out(
+    tmp_path, capsys
+):
     options = numbered(tmp_path, [f"clip-{i}" for i in range(1, 25)])
     assert run(tmp_path / "data", *options) == 0
     shown = capsys.readouterr().err
-    assert "note: all 24 clips are in the split 'train', and the splits 'validation' and 'test' are empty: they are of one source video" in shown
+    assert (
+        "note: all 24 clips are in the split 'train', and the splits 'validation' and 'test' are empty: they are of one source video"
+        in shown
+    )
     assert "'clip-1' is a piece of 'clip', as are 23 others" in shown
     assert shown.count("--video_id_column=uid makes every clip one of its own") == 1
     assert "video_id_column" in report_of(tmp_path / "data")["warnings"][0]
@@ -366,16 +502,27 @@ def test_clips_that_all_fall_into_one_split_by_their_names_are_explained_with_th
 
 
 def test_a_train_split_far_below_its_share_is_explained(tmp_path, capsys):
-    names = [f"clip{place}-{i}" for place in range(40) for i in range(1 if split_of(f"clip{place}") == "train" else 30)][:200]
+    names = [
+        f"clip{place}-{i}"
+        for place in range(40)
+        for i in range(1 if split_of(f"clip{place}") == "train" else 30)
+    ][:200]
     assert run(tmp_path / "data", *numbered(tmp_path, names)) == 0
     assert "clips are in the split 'train': " in capsys.readouterr().err
 
 
 def test_many_shards_read_back_in_order(tmp_path):
-    assert run(tmp_path / "data", *folder_of(tmp_path, ALL), *ONE_SPLIT, "--shard_megabytes=0.00001") == 0
+    assert (
+        run(tmp_path / "data", *folder_of(tmp_path, ALL), *ONE_SPLIT, "--shard_megabytes=0.00001")
+        == 0
+    )
     folder = tmp_path / "data" / "video_folder" / "1.0.0"
-    assert sorted(path.name[-15:] for path in folder.glob("*array_record*")) == [f"-0000{i}-of-00003" for i in range(3)]
-    assert [r["id"].decode() for r in records(tmp_path / "data")] == [e.id for e in read_index(folder, "train")]
+    assert sorted(path.name[-15:] for path in folder.glob("*array_record*")) == [
+        f"-0000{i}-of-00003" for i in range(3)
+    ]
+    assert [r["id"].decode() for r in records(tmp_path / "data")] == [
+        e.id for e in read_index(folder, "train")
+    ]
 
 
 def test_too_little_disk_space_is_noticed_before_the_start(tmp_path, monkeypatch, capsys):
@@ -402,7 +549,10 @@ def test_a_second_build_at_the_same_time_is_refused(tmp_path, capsys):
 def test_a_kill_between_the_two_renames_brings_the_old_set_back(tmp_path):
     options = folder_of(tmp_path, ALL)
     assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
-    final, staging = tmp_path / "data" / "video_folder" / "1.0.0", tmp_path / "data" / ".building_video_folder"
+    final, staging = (
+        tmp_path / "data" / "video_folder" / "1.0.0",
+        tmp_path / "data" / ".building_video_folder",
+    )
     staging.mkdir()
     os.rename(final, staging / "replaced")
     assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
@@ -410,7 +560,14 @@ def test_a_kill_between_the_two_renames_brings_the_old_set_back(tmp_path):
 
 
 def command(data_dir: Path, options: list[str]) -> list[str]:
-    return [sys.executable, "-m", "tfds_builders.build", "video_folder", f"--data_dir={data_dir}", *options]
+    return [
+        sys.executable,
+        "-m",
+        "tfds_builders.build",
+        "video_folder",
+        f"--data_dir={data_dir}",
+        *options,
+    ]
 
 
 def contents(folder: Path) -> dict[str, object]:
@@ -443,9 +600,14 @@ def running(pid: int) -> bool:
 
 def many(root: Path, count: int) -> list[str]:
     """A folder with `count` clips of which one is damaged; returns options for shards of a few clips each."""
-    options = folder_of(root, "".join(f"copy-{i},text {i}\n" for i in range(count)), damaged=("copy-7",))[:2]
+    options = folder_of(
+        root, "".join(f"copy-{i},text {i}\n" for i in range(count)), damaged=("copy-7",)
+    )[:2]
     for i in set(range(count)) - {7}:
-        os.link(root / "videos" / f"{('morning-1', 'morning-2', 'evening-1')[i % 3]}.mp4", root / "videos" / f"copy-{i}.mp4")
+        os.link(
+            root / "videos" / f"{('morning-1', 'morning-2', 'evening-1')[i % 3]}.mp4",
+            root / "videos" / f"copy-{i}.mp4",
+        )
     return [*options, *ONE_SPLIT, "--shard_megabytes=0.02"]
 
 
@@ -457,10 +619,16 @@ def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--worker
     lasts = time.monotonic() - began + 1.5  # a process starts first
     whole = contents(tmp_path / "whole" / "video_folder" / "1.0.0")
     draw = random.Random(0)
-    final, shards = tmp_path / "data" / "video_folder" / "1.0.0", tmp_path / "data" / ".building_video_folder" / "shards"
+    final, shards = (
+        tmp_path / "data" / "video_folder" / "1.0.0",
+        tmp_path / "data" / ".building_video_folder" / "shards",
+    )
     for _ in range(kills):
         process = subprocess.Popen(
-            command(tmp_path / "data", [*options, workers]), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(tmp_path / "data", [*options, workers]),
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(draw.uniform(0.3, 1.0) * lasts)
         children = descendants(process.pid)
@@ -473,13 +641,21 @@ def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--worker
             time.sleep(0.05)
         if final.exists():  # it was quicker than the kill
             shutil.rmtree(final)
-    done = subprocess.run(command(tmp_path / "data", [*options, workers]), cwd=REPOSITORY, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(
+        command(tmp_path / "data", [*options, workers]),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 3, done.stderr
     assert contents(final) == whole
     assert not shards.exists() and os.listdir(tmp_path / "data") == ["video_folder"]
 
 
-def test_builds_killed_twice_leave_nothing_half_valid_and_end_the_same_with_any_number_of_workers(tmp_path):
+def test_builds_killed_twice_leave_nothing_half_valid_and_end_the_same_with_any_number_of_workers(
+    tmp_path,
+):
     check_kills(tmp_path, 40, kills=2)
 
 
@@ -513,12 +689,16 @@ def test_a_build_goes_on_after_its_last_finished_shard(tmp_path, monkeypatch):
     assert run(tmp_path / "data", *options) == 3
     assert encoded == [f"copy-{i}" for i in range(kept, 30)]
     assert run(tmp_path / "whole", *options) == 3
-    whole, resumed = (contents(tmp_path / folder / "video_folder" / "1.0.0") for folder in ("whole", "data"))
+    whole, resumed = (
+        contents(tmp_path / folder / "video_folder" / "1.0.0") for folder in ("whole", "data")
+    )
     assert resumed == whole
 
 
 @pytest.mark.parametrize("damage", ["shard cut", "journal cut", "other options"])
-def test_of_a_broken_off_build_only_what_is_whole_and_asked_for_is_kept(tmp_path, monkeypatch, damage):
+def test_of_a_broken_off_build_only_what_is_whole_and_asked_for_is_kept(
+    tmp_path, monkeypatch, damage
+):
     options = [*many(tmp_path, 24), "--workers=1"]
     encode = clips.encode_clip
 
@@ -540,15 +720,21 @@ def test_of_a_broken_off_build_only_what_is_whole_and_asked_for_is_kept(tmp_path
     assert run(tmp_path / "data", *options) == 3
     found = records(tmp_path / "data")
     assert [record["id"].decode() for record in found] == [f"copy-{i}" for i in range(24) if i != 7]
-    assert {min(Image.open(io.BytesIO(record["video"][0])).size) for record in found} == {24 if damage == "other options" else 32}
+    assert {min(Image.open(io.BytesIO(record["video"][0])).size) for record in found} == {
+        24 if damage == "other options" else 32
+    }
 
 
 def test_beam_builds_the_same_records(tmp_path):
-    pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip install 'signvit-jax[beam]'")
+    pytest.importorskip(
+        "apache_beam", reason="Apache Beam is not installed: pip install 'signvit-jax[beam]'"
+    )
     options = many(tmp_path, 30)
     assert run(tmp_path / "beam", *options, "--beam_runner=DirectRunner") == 3
     assert run(tmp_path / "whole", *options, "--workers=1") == 3
-    assert [r["id"] for r in records(tmp_path / "beam")] == [r["id"] for r in records(tmp_path / "whole")]
+    assert [r["id"] for r in records(tmp_path / "beam")] == [
+        r["id"] for r in records(tmp_path / "whole")
+    ]
     assert records(tmp_path / "beam")[3]["video"] == records(tmp_path / "whole")[3]["video"]
     assert report_of(tmp_path / "beam")["failed"] == report_of(tmp_path / "whole")["failed"]
 
@@ -572,10 +758,14 @@ def test_shards_written_out_of_order_are_the_same_records(tmp_path, monkeypatch)
 
 
 def records_equal(a: Path, b: Path) -> bool:
-    return [{k: str(v) for k, v in record.items()} for record in records(a)] == [{k: str(v) for k, v in record.items()} for record in records(b)]
+    return [{k: str(v) for k, v in record.items()} for record in records(a)] == [
+        {k: str(v) for k, v in record.items()} for record in records(b)
+    ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed"
+)
 def test_beam_that_is_missing_is_said_before_anything_is_built(tmp_path, capsys):
     assert run(tmp_path / "data", *folder_of(tmp_path, ALL), "--beam_runner=DirectRunner") == 2
     assert "needs Apache Beam: pip install" in capsys.readouterr().err
@@ -588,21 +778,40 @@ def test_duplicates_and_leaks_are_in_the_report_and_on_the_screen(tmp_path, caps
     shutil.copy(tmp_path / "videos" / "evening-1.mp4", tmp_path / "videos" / "evening-2.mp4")
     assert run(tmp_path / "data", *options) == 0
     shown = capsys.readouterr().err
-    assert "2 clips have the same frames as another, in 1 groups, such as evening-1 (train) and evening-2 (test); 1 of these" in shown
-    assert "1 of the 2 texts of test are word for word in train too, such as 'Good morning.'" in shown
+    assert (
+        "2 clips have the same frames as another, in 1 groups, such as evening-1 (train) and evening-2 (test); 1 of these"
+        in shown
+    )
+    assert (
+        "1 of the 2 texts of test are word for word in train too, such as 'Good morning.'" in shown
+    )
     assert "2 source videos have clips in train as well as in test (such as evening)" in shown
     assert "signers" not in shown  # nothing forbids it here: in the report alone
     report = report_of(tmp_path / "data")
-    assert report["same_frames"]["listed"] == [[{"split": "train", "id": "evening-1"}, {"split": "test", "id": "evening-2"}]]
+    assert report["same_frames"]["listed"] == [
+        [{"split": "train", "id": "evening-1"}, {"split": "test", "id": "evening-2"}]
+    ]
     assert report["same_text"]["listed"] == [{"text": "Good morning.", "clips": 2}]
-    assert report["shared_signers"] == [{"splits": ["train", "test"], "count": 2, "allowed": True, "listed": ["ann", "bob"]}]
+    assert report["shared_signers"] == [
+        {"splits": ["train", "test"], "count": 2, "allowed": True, "listed": ["ann", "bob"]}
+    ]
 
 
 def test_signers_in_two_splits_are_a_leak_where_the_protocol_forbids_it():
-    splits = {"train": [IndexEntry("a", 3, 10.0, "x", signer="ann")], "test": [IndexEntry("b", 3, 10.0, "y", signer="ann")]}
+    splits = {
+        "train": [IndexEntry("a", 3, 10.0, "x", signer="ann")],
+        "test": [IndexEntry("b", 3, 10.0, "y", signer="ann")],
+    }
     digests = {"train": ["1"], "test": ["2"]}
-    assert audit.notes(audit.audit(splits, digests, shared_videos_allowed=False, signer_independent=False)) == []
-    (note,) = audit.notes(audit.audit(splits, digests, shared_videos_allowed=False, signer_independent=True))
+    assert (
+        audit.notes(
+            audit.audit(splits, digests, shared_videos_allowed=False, signer_independent=False)
+        )
+        == []
+    )
+    (note,) = audit.notes(
+        audit.audit(splits, digests, shared_videos_allowed=False, signer_independent=True)
+    )
     assert note.startswith("1 signers have clips in train as well as in test (such as ann)")
 
 
@@ -622,7 +831,10 @@ def test_workers_that_wait_for_work_end_with_a_killed_parent(tmp_path):
     (tmp_path / "idle.py").write_text(IDLE_WORKERS)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "idle.py"), str(DUMMY / "videos" / "morning-1.mp4")], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(tmp_path / "idle.py"), str(DUMMY / "videos" / "morning-1.mp4")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline() == "4\n"
     children = descendants(process.pid)

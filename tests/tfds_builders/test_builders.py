@@ -25,7 +25,9 @@ from tfds_builders.sign_language_datasets import sign_language_datasets_dataset_
 
 BUILDERS = Path(tfds_builders.__file__).parent
 SHARED = BUILDERS.parent.parent / "shared" / "annotations"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotation files of ../shared are not there")
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the real annotation files of ../shared are not there"
+)
 LAID_OUT = {
     "phoenix14t": ["--root={}"],
     "csl_daily": ["--root={}"],
@@ -58,23 +60,50 @@ def test_phoenix14t_reads_sentences_glosses_signers_and_frame_folders(tmp_path):
     dataset = built("phoenix14t", tmp_path)
     train = dataset.split("train")
     assert [said(train[i]) for i in range(2)] == [
-        ("01January_2024_Monday_probe-1", "morgen kommt regen", "REGEN KOMMEN", "Signer01", "01January_2024_Monday_probe", 25.0),
-        ("01January_2024_Monday_probe-2", "dann scheint die sonne", "SONNE", "Signer02", "01January_2024_Monday_probe", 25.0),
+        (
+            "01January_2024_Monday_probe-1",
+            "morgen kommt regen",
+            "REGEN KOMMEN",
+            "Signer01",
+            "01January_2024_Monday_probe",
+            25.0,
+        ),
+        (
+            "01January_2024_Monday_probe-2",
+            "dann scheint die sonne",
+            "SONNE",
+            "Signer02",
+            "01January_2024_Monday_probe",
+            25.0,
+        ),
     ]
     assert (len(dataset.split("validation")), len(dataset.split("test"))) == (1, 1)
     assert dataset.split("test")[0]["gloss"] == ""
-    folder = dummy("phoenix14t") / "features/fullFrame-210x260px/train/01January_2024_Monday_probe-2"
+    folder = (
+        dummy("phoenix14t") / "features/fullFrame-210x260px/train/01January_2024_Monday_probe-2"
+    )
     for jpeg, file in zip(train[1]["video"], sorted(folder.iterdir()), strict=True):
-        difference = np.asarray(Image.open(io.BytesIO(jpeg))).astype(int) - np.asarray(Image.open(file).convert("RGB"))
+        difference = np.asarray(Image.open(io.BytesIO(jpeg))).astype(int) - np.asarray(
+            Image.open(file).convert("RGB")
+        )
         assert abs(difference).mean() < 6
 
 
 def test_csl_daily_joins_characters_and_takes_the_official_split(tmp_path):
     dataset = built("csl_daily", tmp_path)
-    assert said(dataset.split("train")[1]) == ("S000001_P0001_T00", "我们去学校", "我们 去 学校", "1", "S000001_P0001_T00", 25.0)
+    assert said(dataset.split("train")[1]) == (
+        "S000001_P0001_T00",
+        "我们去学校",
+        "我们 去 学校",
+        "1",
+        "S000001_P0001_T00",
+        25.0,
+    )
     assert [len(dataset.split(name)) for name in ("train", "validation", "test")] == [2, 1, 1]
     assert len(dataset.split("test")[0]["video"]) == 4  # of four at 30 a second, 0.13 s, at 25
-    assert [note for note in report_of(tmp_path, "csl_daily")["warnings"] if "in train as well" in note] == []
+    assert [
+        note for note in report_of(tmp_path, "csl_daily")["warnings"] if "in train as well" in note
+    ] == []
 
 
 class Evil:
@@ -92,10 +121,15 @@ class Evil:
         (b"", "not the label file of CSL-Daily"),
     ],
 )
-def test_a_pickle_that_is_no_plain_label_file_is_refused_and_never_run(tmp_path, capsys, content, reason):
+def test_a_pickle_that_is_no_plain_label_file_is_refused_and_never_run(
+    tmp_path, capsys, content, reason
+):
     shutil.copytree(dummy("csl_daily"), tmp_path / "csl")
     (tmp_path / "csl" / csl_daily.LABELS).write_bytes(content)
-    assert build.main(["csl_daily", f"--data_dir={tmp_path / 'data'}", f"--root={tmp_path / 'csl'}"]) == 2
+    assert (
+        build.main(["csl_daily", f"--data_dir={tmp_path / 'data'}", f"--root={tmp_path / 'csl'}"])
+        == 2
+    )
     found = capsys.readouterr()
     assert reason in found.err and "has run code" not in found.out
 
@@ -106,7 +140,10 @@ def test_a_csl_daily_clip_without_label_or_frames_is_reported_and_the_rest_built
         file.write("S000005_P0004_T00|train\nS000001_P0000_T00|dev\n")
     shutil.rmtree(tmp_path / "csl" / csl_daily.FRAMES / "S000002_P0000_T00")
     built("csl_daily", tmp_path / "data", tmp_path / "csl", code=3)
-    failed = {problem["id"]: (problem["line"], problem["reason"]) for problem in report_of(tmp_path / "data", "csl_daily")["failed"]}
+    failed = {
+        problem["id"]: (problem["line"], problem["reason"])
+        for problem in report_of(tmp_path / "data", "csl_daily")["failed"]
+    }
     assert failed["S000005_P0004_T00"] == (6, "no label for it in csl2020ct_v2.pkl")
     assert failed["S000001_P0000_T00"] == (7, "the id is there twice; first in line 2")
     assert failed["S000002_P0000_T00"][1].startswith("no folder of PNG or JPEG pictures")
@@ -117,7 +154,14 @@ def test_how2sign_cuts_sentences_from_long_videos_and_prefers_their_own_clips(tm
     videos = tmp_path / "h2s" / "train" / "raw_videos"
     dataset = built("how2sign", tmp_path / "cut", tmp_path / "h2s")
     first, second = dataset.split("train")
-    assert said(second) == ("-aBc_1-1-rgb_front", 'This is a "test" of times.', "", "1", "-aBc", 10.0)
+    assert said(second) == (
+        "-aBc_1-1-rgb_front",
+        'This is a "test" of times.',
+        "",
+        "1",
+        "-aBc",
+        10.0,
+    )
     assert (len(first["video"]), len(second["video"])) == (5, 7)
     assert (second["start"], second["end"]) == pytest.approx((0.5, 1.2))
     shutil.copy(videos / "-aBc-1-rgb_front.mp4", videos / "-aBc_1-1-rgb_front.mp4")
@@ -133,11 +177,16 @@ def test_how2sign_names_what_is_there_twice_or_not_at_all(tmp_path, capsys):
     built("how2sign", tmp_path / "data", tmp_path / "h2s", code=3)
     (problem,) = report_of(tmp_path / "data", "how2sign")["failed"]
     assert "there are two videos of that name" in problem["reason"]
-    shutil.copy(tmp_path / "h2s" / "test" / "how2sign_realigned_test.csv", tmp_path / "h2s" / "more")
+    shutil.copy(
+        tmp_path / "h2s" / "test" / "how2sign_realigned_test.csv", tmp_path / "h2s" / "more"
+    )
     assert build.main(["how2sign", f"--data_dir={tmp_path}", f"--root={tmp_path / 'h2s'}"]) == 2
     assert build.main(["how2sign", f"--data_dir={tmp_path}", f"--root={video.parent}"]) == 2
     errors = capsys.readouterr().err
-    assert "more than one how2sign_realigned_test.csv" in errors and "there is no how2sign_realigned_{train,val,test}.csv" in errors
+    assert (
+        "more than one how2sign_realigned_test.csv" in errors
+        and "there is no how2sign_realigned_{train,val,test}.csv" in errors
+    )
 
 
 def test_include_takes_the_word_from_its_folder(tmp_path):
@@ -153,10 +202,19 @@ def test_include_takes_the_word_from_its_folder(tmp_path):
 def test_include_without_tables_takes_every_video_and_splits_by_a_hash(tmp_path):
     shutil.copytree(dummy("include"), tmp_path / "include")
     shutil.copy(tmp_path / "include/Animals/4. Bird/MVI_0001.MOV", tmp_path / "include/stray.mov")
-    options = [f"--data_dir={tmp_path / 'data'}", f"--root={tmp_path / 'include'}", "--workers=1", "--val_fraction=0", "--test_fraction=0"]
+    options = [
+        f"--data_dir={tmp_path / 'data'}",
+        f"--root={tmp_path / 'include'}",
+        "--workers=1",
+        "--val_fraction=0",
+        "--test_fraction=0",
+    ]
     assert build.main(["include", *options]) == 3
     (problem,) = report_of(tmp_path / "data", "include")["failed"]
-    assert (problem["id"], problem["reason"]) == ("stray", "it does not lie in a folder <Category>/<Word>")
+    assert (problem["id"], problem["reason"]) == (
+        "stray",
+        "it does not lie in a folder <Category>/<Word>",
+    )
     assert len(open_dataset(tmp_path / "data", "include").split("train")) == 3
     assert build.main(["include", *options, "--subset=include40"]) == 2
 
@@ -166,11 +224,32 @@ def test_the_adapter_reads_what_sign_language_datasets_stores(tmp_path):
     record = dataset.split("train")[0]
     assert said(record) == ("probe-0", "guten tag", "GUT TAG", "s0", "probe", 10.0)
     assert len(record["video"]) == 5
-    source = adapter.StoredFrames(adapter.shards_of(dummy("sign_language_datasets") / "probe_signs/1.0.0")["train"], 0, False, 10.0)
+    source = adapter.StoredFrames(
+        adapter.shards_of(dummy("sign_language_datasets") / "probe_signs/1.0.0")["train"],
+        0,
+        False,
+        10.0,
+    )
     frames, _ = source()
-    assert abs(np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in record["video"]]).astype(int) - frames).mean() < 6
-    swapped = built("sign_language_datasets", tmp_path / "bgr", None, "--bgr=true").split("train")[0]
-    assert abs(np.asarray(Image.open(io.BytesIO(swapped["video"][0]))).astype(int) - frames[0, ..., ::-1]).mean() < 6
+    assert (
+        abs(
+            np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in record["video"]]).astype(
+                int
+            )
+            - frames
+        ).mean()
+        < 6
+    )
+    swapped = built("sign_language_datasets", tmp_path / "bgr", None, "--bgr=true").split("train")[
+        0
+    ]
+    assert (
+        abs(
+            np.asarray(Image.open(io.BytesIO(swapped["video"][0]))).astype(int)
+            - frames[0, ..., ::-1]
+        ).mean()
+        < 6
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,7 +288,14 @@ def test_tfds_finds_the_files_of_each_builder_in_manual_dir(tmp_path, name):
     assert sum(split.num_examples for split in made.info.splits.values()) >= 2
     assert "python -m tfds_builders.build" in made.info.description
     assert made.info.citation
-    assert sorted(path.suffix for path in Path(made.data_dir).iterdir() if path.suffix in (".shard", ".partial")) == []
+    assert (
+        sorted(
+            path.suffix
+            for path in Path(made.data_dir).iterdir()
+            if path.suffix in (".shard", ".partial")
+        )
+        == []
+    )
     assert not (Path(made.data_dir) / "plan.json").exists()
 
 
@@ -222,7 +308,13 @@ class Anywhere:
 
 @needs_shared
 def test_phoenix14t_parses_its_real_dev_table_without_loss():
-    table = read_table(SHARED / "PHOENIX-2014-T.dev.corpus.csv", ("name", "translation"), ("orth", "speaker"), delimiters="|", quoted=False)
+    table = read_table(
+        SHARED / "PHOENIX-2014-T.dev.corpus.csv",
+        ("name", "translation"),
+        ("orth", "speaker"),
+        delimiters="|",
+        quoted=False,
+    )
     found = phoenix14t.parse({"dev": table}, Anywhere())
     assert (len(found.clips), found.problems) == (519, [])
     assert sum(not clip.gloss for clip in found.clips) == 2
@@ -237,13 +329,18 @@ def test_csl_daily_parses_its_real_split_file_without_loss():
     labels = {row.values["name"]: csl_daily.Label("x", "X", "0") for row in table.rows}
     found = csl_daily.parse(table, labels, Anywhere())
     assert found.problems == []
-    counts = {split: sum(clip.split == split for clip in found.clips) for split in ("train", "validation", "test")}
+    counts = {
+        split: sum(clip.split == split for clip in found.clips)
+        for split in ("train", "validation", "test")
+    }
     assert counts == {"train": 18401, "validation": 1077, "test": 1176}
 
 
 @needs_shared
 def test_how2sign_parses_its_real_test_table_without_loss():
-    table = read_table(SHARED / "how2sign_realigned_test.csv", how2sign.COLUMNS, ("VIDEO_ID",), delimiters="\t")
+    table = read_table(
+        SHARED / "how2sign_realigned_test.csv", how2sign.COLUMNS, ("VIDEO_ID",), delimiters="\t"
+    )
 
     class OnlyLongVideos(Anywhere):
         def find(self, *names: str) -> str:
@@ -253,7 +350,11 @@ def test_how2sign_parses_its_real_test_table_without_loss():
 
     found = how2sign.parse({"test": table}, OnlyLongVideos())
     assert (len(found.clips), found.problems) == (2357, [])
-    assert (found.clips[0].start, found.clips[0].end, found.clips[0].source_video) == (0.26, 6.79, "-fZc293MpJk")
+    assert (found.clips[0].start, found.clips[0].end, found.clips[0].source_video) == (
+        0.26,
+        6.79,
+        "-fZc293MpJk",
+    )
     assert {clip.signer for clip in found.clips} == {"1", "2", "3", "5", "8", "10"}
     assert any('"You know what?' in clip.text for clip in found.clips)
 
@@ -263,7 +364,9 @@ def test_include_parses_its_real_test_table_without_loss():
     table = read_table(SHARED / "include50_test.csv", ("Word", "FilePath"), delimiters=",")
     found = include.parse({"test": table}, Anywhere())
     assert (len(found.clips), found.problems) == (192, [])
-    assert {"Bird", "Good Morning", "T-Shirt", "you (plural)"} <= {clip.text for clip in found.clips}
+    assert {"Bird", "Good Morning", "T-Shirt", "you (plural)"} <= {
+        clip.text for clip in found.clips
+    }
 
 
 @needs_shared
@@ -271,13 +374,20 @@ def test_isign_parses_its_real_rows_without_loss(tmp_path):
     table = read_table(SHARED / "isign_v1.1_head.csv", ("uid", "text"), delimiters=",")
     for row in table.rows:
         (tmp_path / f"{row.values['uid']}.mp4").write_bytes(b"x")
-    found = ISign(data_dir=tmp_path / "data", options={"csv": SHARED / "isign_v1.1_head.csv", "videos": tmp_path}).read_clips(None)
+    found = ISign(
+        data_dir=tmp_path / "data",
+        options={"csv": SHARED / "isign_v1.1_head.csv", "videos": tmp_path},
+    ).read_clips(None)
     assert (len(found.clips), found.problems) == (15, [])
     assert len({clip.source_video for clip in found.clips}) == 6
 
 
 def test_a_release_without_any_table_says_which_are_looked_for(tmp_path):
-    for read in (phoenix14t.read_tables, how2sign.read_tables, lambda folder: include.read_tables(folder, "include")):
+    for read in (
+        phoenix14t.read_tables,
+        how2sign.read_tables,
+        lambda folder: include.read_tables(folder, "include"),
+    ):
         with pytest.raises(AnnotationError, match="train"):
             read(tmp_path)
     with pytest.raises(AnnotationError, match="no video in it"):

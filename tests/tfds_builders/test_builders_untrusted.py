@@ -21,9 +21,20 @@ LABELS = {"good": csl_daily.Label("x", "X", "1"), "empty": csl_daily.Label("", "
 def parse(name: str, root: Path, content: bytes) -> tuple[ClipTable, int]:
     """What builder `name` makes of `content` below its header, and how many rows and problems the table has."""
     header, arguments = {
-        "phoenix14t": (b"name|orth|translation", {"required": ("name", "translation"), "optional": ("orth",), "delimiters": "|", "quoted": False}),
+        "phoenix14t": (
+            b"name|orth|translation",
+            {
+                "required": ("name", "translation"),
+                "optional": ("orth",),
+                "delimiters": "|",
+                "quoted": False,
+            },
+        ),
         "csl_daily": (b"name|split", {"required": ("name", "split"), "delimiters": "|"}),
-        "how2sign": ("\t".join(how2sign.COLUMNS).encode(), {"required": how2sign.COLUMNS, "delimiters": "\t"}),
+        "how2sign": (
+            "\t".join(how2sign.COLUMNS).encode(),
+            {"required": how2sign.COLUMNS, "delimiters": "\t"},
+        ),
         "include": (b"Word,FilePath", {"required": ("Word", "FilePath"), "delimiters": ","}),
     }[name]
     path = root / "table.csv"
@@ -32,7 +43,9 @@ def parse(name: str, root: Path, content: bytes) -> tuple[ClipTable, int]:
     parsers = {
         "phoenix14t": lambda: phoenix14t.parse({"dev": table}, PictureFolders(root / "media")),
         "csl_daily": lambda: csl_daily.parse(table, LABELS, PictureFolders(root / "media" / "dev")),
-        "how2sign": lambda: how2sign.parse({"test": table}, MediaFolder(root / "media", (".mp4",), by_name=True)),
+        "how2sign": lambda: how2sign.parse(
+            {"test": table}, MediaFolder(root / "media", (".mp4",), by_name=True)
+        ),
         "include": lambda: include.parse({"test": table}, MediaFolder(root / "media")),
     }
     return parsers[name](), len(table.rows) + len(table.problems)
@@ -65,18 +78,42 @@ ROWS = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bad", ["../outside", "/etc", "link", "linked", "..", "a/../../outside", "nowhere", "x" * 10_000_000, "%d", "-", "a\0b"])
-def test_a_name_that_leads_nowhere_or_outside_is_a_problem_with_its_line_and_the_others_are_read(root, name, bad):
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "../outside",
+        "/etc",
+        "link",
+        "linked",
+        "..",
+        "a/../../outside",
+        "nowhere",
+        "x" * 10_000_000,
+        "%d",
+        "-",
+        "a\0b",
+    ],
+)
+def test_a_name_that_leads_nowhere_or_outside_is_a_problem_with_its_line_and_the_others_are_read(
+    root, name, bad
+):
     rows = f"{ROWS[name].format(name='good')}\r\n{ROWS[name].format(name=bad)}\r\n"
     found, _ = parse(name, root, rows.encode())
     assert [clip.id for clip in found.clips] == ["good"]
-    assert [(problem.line, problem.file) for problem in found.problems] == [(3, str(root / "table.csv"))]
+    assert [(problem.line, problem.file) for problem in found.problems] == [
+        (3, str(root / "table.csv"))
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_second_row_of_one_id_and_an_empty_label_are_problems(root, name):
     row = ROWS[name].format(name="good")
-    empty = {"phoenix14t": "empty|G|", "csl_daily": "empty|train", "how2sign": "empty\t\tgood\t1\t2", "include": ",good.mp4"}[name]
+    empty = {
+        "phoenix14t": "empty|G|",
+        "csl_daily": "empty|train",
+        "how2sign": "empty\t\tgood\t1\t2",
+        "include": ",good.mp4",
+    }[name]
     found, _ = parse(name, root, f"{row}\n{row}\n{empty}\n".encode())
     assert len(found.clips) == 1
     assert [problem.line for problem in found.problems] == [3, 4]
@@ -90,13 +127,39 @@ def test_names_are_found_in_either_normal_form(root, form):
 
 
 pieces = st.sampled_from(
-    ["good", "|", "\t", ",", "\n", "\r\n", '"', "../", "/", "\0", "é", "1", "-1", "nan", "train", "dev", "link", " ", "4. Word", "\ufeff"]
+    [
+        "good",
+        "|",
+        "\t",
+        ",",
+        "\n",
+        "\r\n",
+        '"',
+        "../",
+        "/",
+        "\0",
+        "é",
+        "1",
+        "-1",
+        "nan",
+        "train",
+        "dev",
+        "link",
+        " ",
+        "4. Word",
+        "\ufeff",
+    ]
 )
-hostile = st.one_of(st.binary(max_size=200), st.lists(pieces, max_size=40).map(lambda found: "".join(found).encode()))
+hostile = st.one_of(
+    st.binary(max_size=200),
+    st.lists(pieces, max_size=40).map(lambda found: "".join(found).encode()),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(content=hostile)
 def test_no_row_is_dropped_in_silence_and_no_clip_lies_outside(root, name, content):
     try:
@@ -106,5 +169,7 @@ def test_no_row_is_dropped_in_silence_and_no_clip_lies_outside(root, name, conte
         return
     assert len(found.clips) + len(found.problems) == rows
     assert all(problem.file and problem.line >= 2 and problem.reason for problem in found.problems)
-    assert all(Path(clip.path).resolve().is_relative_to((root / "media").resolve()) for clip in found.clips)
+    assert all(
+        Path(clip.path).resolve().is_relative_to((root / "media").resolve()) for clip in found.clips
+    )
     assert len({clip.id for clip in found.clips}) == len(found.clips)

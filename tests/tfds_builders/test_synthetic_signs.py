@@ -12,20 +12,35 @@ import numpy as np
 import pytest
 
 from tfds_builders.synthetic_signs import grammar, motion, render
-from tfds_builders.synthetic_signs.clips import SPLITS, Options, clip, draw_clip, performance, script, signer_of
+from tfds_builders.synthetic_signs.clips import (
+    SPLITS,
+    Options,
+    clip,
+    draw_clip,
+    performance,
+    script,
+    signer_of,
+)
 from tfds_builders.synthetic_signs.signer import NUM_SIGNERS, Scene, Signer
 from tfds_builders.synthetic_signs.signs import SHAPES, SIGNS
 
 AVERAGE = Signer()
 
 
-def picture(gloss: str, signer: Signer = AVERAGE, moments: int = 4, scene: Scene = Scene()) -> np.ndarray:  # noqa: B008 (frozen)
+def picture(
+    gloss: str, signer: Signer = AVERAGE, moments: int = 4, scene: Scene = Scene()
+) -> np.ndarray:  # noqa: B008 (frozen)
     """The frames of one sign alone, at even moments from its beginning to its end."""
     utterance = motion.utter([gloss], signer)
     ((_, start, end),) = utterance.spans
     when = np.linspace(start, end, moments)
-    arms = [motion.arm(line.at(when), signer, side) for line, side in ((utterance.dominant, 1.0), (utterance.weak, -1.0))]
-    return render.draw(*arms, motion.head_pose(utterance, when), when, signer, scene, 64, np.random.default_rng(0))
+    arms = [
+        motion.arm(line.at(when), signer, side)
+        for line, side in ((utterance.dominant, 1.0), (utterance.weak, -1.0))
+    ]
+    return render.draw(
+        *arms, motion.head_pose(utterance, when), when, signer, scene, 64, np.random.default_rng(0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +120,9 @@ def test_language_has_thousands_of_sentences_of_some_forty_words(language):
     assert len(set(language.values())) > 10_000
     assert 35 <= len(words) <= 45
     assert {len(glosses) for glosses in language} == {2, 3, 4, 5, 6}
-    assert all(text == text.lower() and text.replace(" ", "").isalpha() for text in language.values())
+    assert all(
+        text == text.lower() and text.replace(" ", "").isalpha() for text in language.values()
+    )
 
 
 def test_equal_sentences_have_the_same_glosses_in_some_order(language):
@@ -118,8 +135,17 @@ def test_equal_sentences_have_the_same_glosses_in_some_order(language):
 
 def test_english_is_not_a_monotone_copy_of_the_glosses(language):
     english = {
-        gloss: {forms} if isinstance(forms, str) else {word for form in forms for word in form.split()}
-        for table in (grammar.TIMES, grammar.PEOPLE, grammar.THINGS, grammar.ADJECTIVES, grammar.NUMBERS, grammar.VERBS)
+        gloss: {forms}
+        if isinstance(forms, str)
+        else {word for form in forms for word in form.split()}
+        for table in (
+            grammar.TIMES,
+            grammar.PEOPLE,
+            grammar.THINGS,
+            grammar.ADJECTIVES,
+            grammar.NUMBERS,
+            grammar.VERBS,
+        )
         for gloss, forms in table.items()
     }
     english |= {"NOT": {"not"}, "WHAT": {"what"}, "WHO": {"who"}, "Q": set()}
@@ -149,7 +175,11 @@ def test_splits_share_no_sentence_and_no_signer():
     for split in SPLITS:
         glosses, signers = zip(*scripts(split), *scripts(split, seed=1))  # nor do two data sets
         people = {dataclasses.replace(signer, name="") for signer in signers}
-        content[split] = {grammar.translate(g) for g in glosses}, {signer.name for signer in signers}, people
+        content[split] = (
+            {grammar.translate(g) for g in glosses},
+            {signer.name for signer in signers},
+            people,
+        )
     for a, b in itertools.combinations(SPLITS, 2):
         assert not any(of_a & of_b for of_a, of_b in zip(content[a], content[b]))
 
@@ -178,12 +208,19 @@ def test_rest_clips_come_only_when_asked_for():
 
 @pytest.mark.parametrize("gloss", SIGNS)
 def test_hands_are_where_the_sign_says(gloss):
-    utterance = motion.utter(["BOOK", gloss, "HOUSE"] if gloss not in ("BOOK", "HOUSE") else [gloss], AVERAGE)
+    utterance = motion.utter(
+        ["BOOK", gloss, "HOUSE"] if gloss not in ("BOOK", "HOUSE") else [gloss], AVERAGE
+    )
     _, start, end = next(span for span in utterance.spans if span[0] == gloss)
-    for keys, line, side in ((SIGNS[gloss].dominant, utterance.dominant, 1.0), (SIGNS[gloss].weak, utterance.weak, -1.0)):
+    for keys, line, side in (
+        (SIGNS[gloss].dominant, utterance.dominant, 1.0),
+        (SIGNS[gloss].weak, utterance.weak, -1.0),
+    ):
         if not keys:
             continue
-        arm = motion.arm(line.at(np.array([start + (end - start) * key.at for key in keys])), AVERAGE, side)
+        arm = motion.arm(
+            line.at(np.array([start + (end - start) * key.at for key in keys])), AVERAGE, side
+        )
         # For the average signer body coordinates are those of the table.
         np.testing.assert_allclose(arm.hand, [key.where for key in keys], atol=1e-6)
         np.testing.assert_allclose(arm.angle, [key.angle for key in keys], atol=1e-6)
@@ -199,8 +236,16 @@ def test_every_signer_reaches_every_sign_with_arms_of_constant_length():
             for line, side in ((utterance.dominant, 1.0), (utterance.weak, -1.0)):
                 track = line.at(when)
                 arm = motion.arm(track, signer, side)
-                np.testing.assert_allclose(np.linalg.norm(arm.elbow - arm.shoulder, axis=-1), motion.UPPER_ARM * signer.arm, rtol=1e-6)
-                np.testing.assert_allclose(np.linalg.norm(arm.wrist - arm.elbow, axis=-1), motion.FOREARM * signer.arm, rtol=1e-6)
+                np.testing.assert_allclose(
+                    np.linalg.norm(arm.elbow - arm.shoulder, axis=-1),
+                    motion.UPPER_ARM * signer.arm,
+                    rtol=1e-6,
+                )
+                np.testing.assert_allclose(
+                    np.linalg.norm(arm.wrist - arm.elbow, axis=-1),
+                    motion.FOREARM * signer.arm,
+                    rtol=1e-6,
+                )
                 in_sign = (when > utterance.spans[0][1]) & (when < utterance.spans[-1][2])
                 assert np.abs(arm.hand - track[:, :3])[in_sign].max() < 0.05
 
@@ -210,7 +255,9 @@ def test_movement_is_smooth_and_does_not_rest_between_signs():
         _, _, utterance = performance(0, "train", index, Options())
         when = np.arange(0, utterance.seconds, 0.005)
         hand = utterance.dominant.at(when)[:, :3]
-        assert np.linalg.norm(np.diff(hand, axis=0), axis=-1).max() < 0.09  # under 18 shoulder widths a second: no jump
+        assert (
+            np.linalg.norm(np.diff(hand, axis=0), axis=-1).max() < 0.09
+        )  # under 18 shoulder widths a second: no jump
         rest = hand[0]
         np.testing.assert_allclose(hand[-1], rest, atol=0.01)
         signing = (when > utterance.spans[0][1]) & (when < utterance.spans[-1][2])
@@ -222,7 +269,13 @@ def test_clips_are_20_to_64_frames_long_more_or_less():
     for index in range(400):
         _, _, utterance = performance(0, "train", index, Options())
         lengths[len(utterance.spans)].append(int(np.ceil(utterance.seconds * 12.5)))
-        seconds = [b - a for a, b in zip([0.0, *(end for _, _, end in utterance.spans)], [end for _, _, end in utterance.spans])][1:]
+        seconds = [
+            b - a
+            for a, b in zip(
+                [0.0, *(end for _, _, end in utterance.spans)],
+                [end for _, _, end in utterance.spans],
+            )
+        ][1:]
         assert all(0.3 < s < 1.1 for s in seconds)
     assert max(map(max, lengths.values())) <= 64
     assert min(map(min, lengths.values())) >= 14
@@ -237,13 +290,19 @@ def test_different_signs_look_different():
     pictures = {gloss: picture(gloss).astype(int) for gloss in SIGNS}
     for a, b in itertools.combinations(SIGNS, 2):
         apart = np.abs(pictures[a] - pictures[b]).max(axis=-1) > 40
-        assert apart.mean(axis=(1, 2)).max() > 0.01, (a, b)  # 1 of 100 pixels in some moment; a hand has about 60 of 4,096
+        assert apart.mean(axis=(1, 2)).max() > 0.01, (
+            a,
+            b,
+        )  # 1 of 100 pixels in some moment; a hand has about 60 of 4,096
 
 
 def test_hand_is_drawn_where_the_kinematics_put_it():
     frames = picture("TWO", moments=3)
     x, y, _ = SIGNS["TWO"].dominant[-1].where
-    column, row = 32 - x * 64 / render.HEIGHT, 64 * render.SHOULDER_LINE + y * 64 / render.HEIGHT  # the dominant hand is at the picture's left
+    column, row = (
+        32 - x * 64 / render.HEIGHT,
+        64 * render.SHOULDER_LINE + y * 64 / render.HEIGHT,
+    )  # the dominant hand is at the picture's left
     palm = frames[-1, int(row) - 1 : int(row) + 2, int(column) - 1 : int(column) + 2].reshape(-1, 3)
     assert np.abs(palm.astype(int) - AVERAGE.skin).max() < 25
 
@@ -251,7 +310,11 @@ def test_hand_is_drawn_where_the_kinematics_put_it():
 def test_left_handed_signer_is_the_mirror_image():
     left = picture("LIKE", dataclasses.replace(AVERAGE, left_handed=True))
     right = picture("LIKE")
-    assert np.abs(left[:, :, ::-1].astype(int) - right).mean() < 3 < 0.5 * np.abs(left.astype(int) - right).mean()
+    assert (
+        np.abs(left[:, :, ::-1].astype(int) - right).mean()
+        < 3
+        < 0.5 * np.abs(left.astype(int) - right).mean()
+    )
 
 
 def test_signers_and_scenes_look_different():
@@ -287,7 +350,12 @@ def test_clip_is_the_same_alone_again_and_in_another_process():
     one = clip(3, "validation", 17, Options())
     frames, rate = one.frames()
     again = pickle.loads(pickle.dumps(clip(3, "validation", 17, Options())))
-    assert (again.id, again.text, again.gloss, again.signer) == (one.id, one.text, one.gloss, one.signer)
+    assert (again.id, again.text, again.gloss, again.signer) == (
+        one.id,
+        one.text,
+        one.gloss,
+        one.signer,
+    )
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         elsewhere, other_rate = other.submit(again.frames).result()
     np.testing.assert_array_equal(frames, elsewhere)
@@ -295,7 +363,10 @@ def test_clip_is_the_same_alone_again_and_in_another_process():
 
 
 def test_seed_split_and_index_each_make_another_clip():
-    frames = [draw_clip(*which, Options()) for which in ((0, "train", 0), (1, "train", 0), (0, "test", 0), (0, "train", 1))]
+    frames = [
+        draw_clip(*which, Options())
+        for which in ((0, "train", 0), (1, "train", 0), (0, "test", 0), (0, "train", 1))
+    ]
     for (a, _), (b, _) in itertools.combinations(frames, 2):
         assert a.shape != b.shape or (a != b).any()
 
@@ -303,21 +374,38 @@ def test_seed_split_and_index_each_make_another_clip():
 def test_builder_stores_the_drawn_clips(tmp_path):
     from tfds_builders.build import main
 
-    common = ["synthetic_signs", f"--data_dir={tmp_path}", "--num_train=3", "--num_validation=2", "--num_test=1", "--size=32", "--workers=1"]
+    common = [
+        "synthetic_signs",
+        f"--data_dir={tmp_path}",
+        "--num_train=3",
+        "--num_validation=2",
+        "--num_test=1",
+        "--size=32",
+        "--workers=1",
+    ]
     assert main(common) == 0
     (folder,) = (tmp_path / "synthetic_signs").iterdir()
     for split, count in (("train", 3), ("validation", 2), ("test", 1)):
-        entries = [json.loads(line) for line in (folder / f"{split}.index.jsonl").read_text().splitlines()]
+        entries = [
+            json.loads(line) for line in (folder / f"{split}.index.jsonl").read_text().splitlines()
+        ]
         assert len(entries) == count
         for index, entry in enumerate(entries):
             expected = clip(0, split, index, Options(size=32))
-            assert (entry["id"], entry["text"], entry["gloss"], entry["signer"]) == (expected.id, expected.text, expected.gloss, expected.signer)
+            assert (entry["id"], entry["text"], entry["gloss"], entry["signer"]) == (
+                expected.id,
+                expected.text,
+                expected.gloss,
+                expected.signer,
+            )
             assert (entry["num_frames"], entry["fps"]) == (len(expected.frames()[0]), 12.5)
     assert main(common) == 0
     assert main([*common, "--seed=1"]) == 2  # built with other options
 
 
-@pytest.mark.parametrize("wrong", [{"num_train": -1}, {"size": 8}, {"seed": -1}, {"rest_fraction": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"num_train": -1}, {"size": 8}, {"seed": -1}, {"rest_fraction": 1.5}]
+)
 def test_impossible_options_are_refused(tmp_path, wrong):
     from tfds_builders.base import BuildError
     from tfds_builders.synthetic_signs.synthetic_signs_dataset_builder import Builder

@@ -16,7 +16,14 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import DistillationConfig
 from signvit_jax.inference.trained_model import load_trained
 from signvit_jax.models.translator import Encoded
-from signvit_jax.optimization.distillation_loss import CTC_LOGITS, FEATURES, LESSONS, LOGITS, distillation_loss, divergence
+from signvit_jax.optimization.distillation_loss import (
+    CTC_LOGITS,
+    FEATURES,
+    LESSONS,
+    LOGITS,
+    distillation_loss,
+    divergence,
+)
 from signvit_jax.optimization.losses import Outputs, divisors
 from signvit_jax.training.distillation import check_teacher, initial_projection, load_teacher
 from signvit_jax.training.origin import TeacherIdentity, digest_of
@@ -38,12 +45,25 @@ class Student:
 def said(batch, seed=0, width=5):
     (b, t), words = batch["video"].shape[:2], batch["tokens"].shape[1] - 1
     draw = np.random.default_rng(seed).normal
-    encoded = Encoded(jnp.zeros((b, 2, width)), jnp.asarray(draw(size=(b, t, width))), jnp.asarray(batch["frame_lengths"]))
-    return Outputs(encoded, jnp.asarray(draw(size=(b, words, 7))), jnp.asarray(draw(size=(b, t, 7))), jnp.asarray(batch["frame_lengths"]))
+    encoded = Encoded(
+        jnp.zeros((b, 2, width)),
+        jnp.asarray(draw(size=(b, t, width))),
+        jnp.asarray(batch["frame_lengths"]),
+    )
+    return Outputs(
+        encoded,
+        jnp.asarray(draw(size=(b, words, 7))),
+        jnp.asarray(draw(size=(b, t, 7))),
+        jnp.asarray(batch["frame_lengths"]),
+    )
 
 
 def taught(batch, teacher: Outputs):
-    return batch | {LOGITS: teacher.logits, CTC_LOGITS: teacher.ctc_logits, FEATURES: teacher.encoded.frames}
+    return batch | {
+        LOGITS: teacher.logits,
+        CTC_LOGITS: teacher.ctc_logits,
+        FEATURES: teacher.encoded.frames,
+    }
 
 
 def softmax(x):
@@ -53,16 +73,24 @@ def softmax(x):
 def test_each_part_is_what_a_loop_over_clips_and_places_finds():
     batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
     student, teacher = said(batch, 1), said(batch, 2)
-    total, parts = distillation_loss(Student, student, taught(batch, teacher), divisors(batch), CONFIG)
+    total, parts = distillation_loss(
+        Student, student, taught(batch, teacher), divisors(batch), CONFIG
+    )
     ce, ctc, features, tokens = 0.0, 0.0, 0.0, 0
     for i in (0, 1, 3):
         kl = []
         for j in range(batch["token_lengths"][i] - 1):
-            p, q = softmax(np.asarray(teacher.logits)[i, j] / 3), softmax(np.asarray(student.logits)[i, j] / 3)
+            p, q = (
+                softmax(np.asarray(teacher.logits)[i, j] / 3),
+                softmax(np.asarray(student.logits)[i, j] / 3),
+            )
             ce, tokens = ce + 9 * (p * np.log(p / q)).sum(), tokens + 1
         apart = []
         for t in range(batch["frame_lengths"][i]):
-            p, q = softmax(np.asarray(teacher.ctc_logits)[i, t] / 3), softmax(np.asarray(student.ctc_logits)[i, t] / 3)
+            p, q = (
+                softmax(np.asarray(teacher.ctc_logits)[i, t] / 3),
+                softmax(np.asarray(student.ctc_logits)[i, t] / 3),
+            )
             kl.append(9 * (p * np.log(p / q)).sum())
             a, b = (np.asarray(of.encoded.frames)[i, t] for of in (student, teacher))
             apart.append((((a - a.mean()) / a.std() - (b - b.mean()) / b.std()) ** 2).mean())
@@ -70,14 +98,20 @@ def test_each_part_is_what_a_loop_over_clips_and_places_finds():
     expected = dict(zip(LESSONS, (ce / tokens, ctc / 3, features / 3)))
     for name, value in expected.items():
         np.testing.assert_allclose(parts[name], value, rtol=1e-3, err_msg=name)
-    np.testing.assert_allclose(total, 2.0 * parts["soft_ce"] + 0.5 * parts["soft_ctc"] + 4.0 * parts["features"], rtol=1e-6)
+    np.testing.assert_allclose(
+        total, 2.0 * parts["soft_ce"] + 0.5 * parts["soft_ctc"] + 4.0 * parts["features"], rtol=1e-6
+    )
 
 
 def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn():
     batch = tiny_model.batch()
-    total, _ = distillation_loss(Student, said(batch, 1), taught(batch, said(batch, 1)), divisors(batch), CONFIG)
+    total, _ = distillation_loss(
+        Student, said(batch, 1), taught(batch, said(batch, 1)), divisors(batch), CONFIG
+    )
     assert float(total) == pytest.approx(0.0, abs=1e-5)
-    slope = jax.grad(lambda logits: divergence(logits, said(batch, 1).logits, 2.0).sum())(said(batch, 1).logits)
+    slope = jax.grad(lambda logits: divergence(logits, said(batch, 1).logits, 2.0).sum())(
+        said(batch, 1).logits
+    )
     np.testing.assert_allclose(slope, 0.0, atol=1e-5)
 
 
@@ -85,8 +119,15 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
     student, full = said(batch, 1), taught(batch, said(batch, 2))
     whole = distillation_loss(Student, student, full, divisors(batch), CONFIG)[0]
-    cut = [jax.tree.map(lambda x, rows=rows: x[rows], (student, full)) for rows in (slice(0, 1), slice(1, 4))]
-    np.testing.assert_allclose(sum(distillation_loss(Student, *part, divisors(batch), CONFIG)[0] for part in cut), whole, rtol=1e-5)
+    cut = [
+        jax.tree.map(lambda x, rows=rows: x[rows], (student, full))
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    np.testing.assert_allclose(
+        sum(distillation_loss(Student, *part, divisors(batch), CONFIG)[0] for part in cut),
+        whole,
+        rtol=1e-5,
+    )
 
 
 def test_features_of_another_width_go_through_a_projection():
@@ -95,9 +136,12 @@ def test_features_of_another_width_go_through_a_projection():
     assert projection["kernel"].shape == (5, 3) and projection["bias"].shape == (3,)
     batch = tiny_model.batch()
     student, teacher = said(batch, 1), said(batch, 2, width=3)
-    mapped = student._replace(encoded=student.encoded._replace(frames=student.encoded.frames @ projection["kernel"]))
+    mapped = student._replace(
+        encoded=student.encoded._replace(frames=student.encoded.frames @ projection["kernel"])
+    )
     one, other = (
-        distillation_loss(Student, of, taught(batch, teacher), divisors(batch), CONFIG, by)[0] for of, by in ((student, projection), (mapped, None))
+        distillation_loss(Student, of, taught(batch, teacher), divisors(batch), CONFIG, by)[0]
+        for of, by in ((student, projection), (mapped, None))
     )
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
@@ -146,24 +190,38 @@ def teaching(teacher, trained, tmp_path_factory):
     data = types.SimpleNamespace(tokenizer=teacher.tokenizer, ctc_tokenizer=teacher.tokenizer)
 
     def identity(path, before=None):
-        return load_teacher(replaced(teacher.config, training__distillation__teacher=str(path)), data, teacher.mesh, before).identity
+        return load_teacher(
+            replaced(teacher.config, training__distillation__teacher=str(path)),
+            data,
+            teacher.mesh,
+            before,
+        ).identity
 
     return identity, workdir
 
 
-def test_a_teacher_that_went_on_training_teaches_as_it_was_and_is_refused_where_that_is_gone(teaching, tmp_path, caplog):
+def test_a_teacher_that_went_on_training_teaches_as_it_was_and_is_refused_where_that_is_gone(
+    teaching, tmp_path, caplog
+):
     caplog.set_level("INFO")
     identity, original = teaching
     best = identity(original)
-    other = max(step for step in CheckpointReader(original / "checkpoints").steps() if step != best.step)
-    began_with = TeacherIdentity(str(original), other, digest_of(load_trained(original, other).params))
+    other = max(
+        step for step in CheckpointReader(original / "checkpoints").steps() if step != best.step
+    )
+    began_with = TeacherIdentity(
+        str(original), other, digest_of(load_trained(original, other).params)
+    )
     assert began_with.digest != best.digest and identity(original, best) == best
     assert identity(original, began_with) == began_with
     assert f"step {other} teaches, as before" in caplog.text
 
     gone = tmp_path / "teacher"
     shutil.copytree(original, gone, ignore=shutil.ignore_patterns(str(other)))
-    with pytest.raises(ConfigError, match=rf"is another than this run began with: step {other}, digest {began_with.digest} then.*Put its old"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"is another than this run began with: step {other}, digest {began_with.digest} then.*Put its old",
+    ):
         identity(gone, dataclasses.replace(began_with, path=str(gone)))
     assert identity(gone, dataclasses.replace(best, path="moved since")).digest == best.digest
     # Another workdir is what the user asked for.
@@ -187,12 +245,16 @@ def test_the_digest_of_weights_changes_with_every_bit_shape_and_name():
 
 
 def command(trained, workdir, *flags):
-    return tiny_run.command(distill.main, f"--config={trained.config}", f"--workdir={workdir}", *flags)
+    return tiny_run.command(
+        distill.main, f"--config={trained.config}", f"--workdir={workdir}", *flags
+    )
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("light_jax")
-def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a_resume(trained, teacher, tmp_path, capfd):
+def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a_resume(
+    trained, teacher, tmp_path, capfd
+):
     """One run for all that a student's run is: another width, a pretrained backbone frozen for an epoch, stopped and gone on with."""
     weights = tmp_path / "teacher.safetensors"
     assert export_safetensors(weights, jax.device_get(teacher.params)) == "reference"
@@ -210,9 +272,16 @@ def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a
 
     steps = tiny_run.STEPS_PER_EPOCH
     reader = CheckpointReader(workdir / "checkpoints")
-    first, second = (reader.restore_params(step=at * steps, prefer_ema=False).params["encoder"]["backbone"] for at in (1, 2))
-    jax.tree.map(np.testing.assert_array_equal, first, jax.device_get(teacher.params)["encoder"]["backbone"])
-    assert all(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second)))
+    first, second = (
+        reader.restore_params(step=at * steps, prefer_ema=False).params["encoder"]["backbone"]
+        for at in (1, 2)
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal, first, jax.device_get(teacher.params)["encoder"]["backbone"]
+    )
+    assert all(
+        not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second))
+    )
 
     config = json.loads((workdir / "config.json").read_text())
     assert config["training"]["distillation"]["teacher"] == str(trained.workdir)
@@ -225,8 +294,14 @@ def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a
     # What taught is recorded, and held to.
     origin = workdir / "origin.json"
     recorded = json.loads(origin.read_text())
-    assert recorded["teacher"] == {"path": str(trained.workdir), "step": teacher.step, "digest": digest_of(teacher.params)}
-    origin.write_text(json.dumps(recorded | {"teacher": recorded["teacher"] | {"digest": "0" * 16}}))
+    assert recorded["teacher"] == {
+        "path": str(trained.workdir),
+        "step": teacher.step,
+        "digest": digest_of(teacher.params),
+    }
+    origin.write_text(
+        json.dumps(recorded | {"teacher": recorded["teacher"] | {"digest": "0" * 16}})
+    )
     capfd.readouterr()
     assert command(trained, workdir, *student, "--config.training.num_epochs=2") == 2
     assert "is another than this run began with" in capfd.readouterr().err
@@ -236,13 +311,28 @@ def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a
     from signvit_jax.commands import train
 
     capfd.readouterr()
-    assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}", *student[1:]) == 2
+    assert (
+        tiny_run.command(
+            train.main, f"--config={trained.config}", f"--workdir={workdir}", *student[1:]
+        )
+        == 2
+    )
     assert "training.distillation.teacher" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_a_teacher_of_another_vocabulary_is_refused_before_anything_is_compiled(trained, tmp_path, capfd):
-    assert command(trained, tmp_path / "student", f"--teacher={trained.workdir}", "--config.tokenizer.lowercase=False") == 2
+def test_a_teacher_of_another_vocabulary_is_refused_before_anything_is_compiled(
+    trained, tmp_path, capfd
+):
+    assert (
+        command(
+            trained,
+            tmp_path / "student",
+            f"--teacher={trained.workdir}",
+            "--config.tokenizer.lowercase=False",
+        )
+        == 2
+    )
     said = capfd.readouterr().err
     assert "one vocabulary" in said and str(trained.workdir) in said and "Traceback" not in said
 

@@ -67,7 +67,10 @@ def test_a_split_whose_files_are_elsewhere_is_known_by_its_size(workdir, tmp_pat
 
 
 def softer(records):
-    return [records[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]}, *records[1:]]
+    return [
+        records[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]},
+        *records[1:],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +85,26 @@ def softer(records):
         ({"test": VALIDATION}, r"split 'test': none then, 2 clips"),
         ({"settings": {"jpeg_quality": 50}}, "option jpeg_quality: 90 then, 50 now"),
     ],
-    ids=["fewer", "text", "frames", "order", "validation", "validation_frames", "one_split_more", "option"],
+    ids=[
+        "fewer",
+        "text",
+        "frames",
+        "order",
+        "validation",
+        "validation_frames",
+        "one_split_more",
+        "option",
+    ],
 )
 def test_another_data_set_is_refused_with_what_differs(workdir, tmp_path, changed, said):
     write_origin(workdir, run_data(tmp_path / "a", {"jpeg_quality": 90}), None)
-    with pytest.raises(ConfigError, match=rf"(?s)the data set .* is another than this workdir was started on.*{said}") as caught:
-        check_data_set(run_data(tmp_path / "b", **{"settings": {"jpeg_quality": 90}, **changed}), workdir)
+    with pytest.raises(
+        ConfigError,
+        match=rf"(?s)the data set .* is another than this workdir was started on.*{said}",
+    ) as caught:
+        check_data_set(
+            run_data(tmp_path / "b", **{"settings": {"jpeg_quality": 90}, **changed}), workdir
+        )
     assert str(caught.value).count("\n  ") == 1  # and nothing else does
     assert caught.value.exit_code == 2
 
@@ -107,7 +124,9 @@ def test_a_workdir_of_release_0_1_is_held_to_its_own_rule_with_a_note(workdir, t
     assert not caplog.text
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"data_set": 3}', '{"data_set": {"splits": {}}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"data_set": 3}', '{"data_set": {"splits": {}}}', "[" * 100_000]
+)
 def test_a_damaged_record_is_an_error_that_names_it(workdir, tmp_path, content):
     workdir.origin_json.write_text(content)
     with pytest.raises(ConfigError, match=r"origin\.json"):
@@ -122,7 +141,9 @@ def test_a_damaged_record_of_the_teacher_is_an_error_that_names_it(workdir, teac
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_the_workdir_that_release_0_1_left_goes_on_and_gets_the_new_record(trained, tmp_path, capfd):
+def test_the_workdir_that_release_0_1_left_goes_on_and_gets_the_new_record(
+    trained, tmp_path, capfd
+):
     workdir = tmp_path / "run"
     workdir.mkdir()
     shutil.unpack_archive(ARCHIVE, workdir, filter="data")

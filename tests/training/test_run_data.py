@@ -23,7 +23,9 @@ class Clips:
         if self.splits.get(name) is None:
             raise DatasetError(name)
         entries = [text if isinstance(text, tuple) else (text, "") for text in self.splits[name]]
-        return SimpleNamespace(name=name, index=[SimpleNamespace(text=text, gloss=gloss) for text, gloss in entries])
+        return SimpleNamespace(
+            name=name, index=[SimpleNamespace(text=text, gloss=gloss) for text, gloss in entries]
+        )
 
 
 @pytest.fixture
@@ -37,7 +39,10 @@ def data_of(monkeypatch):
 
 def test_a_metric_that_perfect_outputs_would_not_reach_is_refused_at_the_start(data_of):
     words = {"train": ["hello"] * 3, "validation": ["hello", "good morning"]}
-    with pytest.raises(ConfigError, match=r"best_metric is 'bleu4'.*2 texts of 'validation'.* would have 0 .*allowed here: 'chrf', 'wer', 'loss'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"best_metric is 'bleu4'.*2 texts of 'validation'.* would have 0 .*allowed here: 'chrf', 'wer', 'loss'",
+    ):
         data_of({"training": {"best_metric": "bleu4"}}, **words)
     for metric in ("chrf", "wer", "loss"):
         data_of({"training": {"best_metric": metric}}, **words)
@@ -54,7 +59,10 @@ def test_bleu_is_allowed_where_perfect_outputs_reach_it_and_of_chinese_by_charac
 def test_what_the_vocabulary_lacks_is_said_of_every_split(data_of, caplog):
     data_of(train=["rain", "sun"], validation=["rain"], test=["zebra zoo"])
     (line,) = [message for message in caplog.messages if "vocabulary" in message]
-    assert line == "split 'test': 6 characters are not in the vocabulary, so no output can hold them: 'z' (2), 'o' (2), 'e' (1), 'b' (1)"
+    assert (
+        line
+        == "split 'test': 6 characters are not in the vocabulary, so no output can hold them: 'z' (2), 'o' (2), 'e' (1), 'b' (1)"
+    )
 
 
 def test_a_test_split_that_cannot_be_read_is_no_reason_not_to_train(data_of, caplog):
@@ -63,5 +71,12 @@ def test_a_test_split_that_cannot_be_read_is_no_reason_not_to_train(data_of, cap
 
 
 def test_glosses_that_training_lacks_are_said_too(data_of, caplog):
-    data_of({"model": {"ctc": {"target": "auto"}}}, train=[("rain", "RAIN")], validation=[("rain", "RAIN SNOW")])
-    assert "split 'validation': 1 glosses are not in the vocabulary, so no output can hold them: 'SNOW' (1)" in caplog.text
+    data_of(
+        {"model": {"ctc": {"target": "auto"}}},
+        train=[("rain", "RAIN")],
+        validation=[("rain", "RAIN SNOW")],
+    )
+    assert (
+        "split 'validation': 1 glosses are not in the vocabulary, so no output can hold them: 'SNOW' (1)"
+        in caplog.text
+    )

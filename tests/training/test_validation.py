@@ -22,7 +22,10 @@ def said(text: str) -> dict:
 
 
 def test_ctc_is_scored_against_the_glosses_of_the_clips_that_have_them():
-    index = [SimpleNamespace(text="it rains", gloss="RAIN NOW"), SimpleNamespace(text="the sun shines", gloss="")]
+    index = [
+        SimpleNamespace(text="it rains", gloss="RAIN NOW"),
+        SimpleNamespace(text="the sun shines", gloss=""),
+    ]
     data = SimpleNamespace(validation=SimpleNamespace(index=index), gloss_tokenizer=object())
     made = bare_trainer(config=from_mapping({}), data=data)
     assert made._ctc_error({0: said("RAIN NOW"), 1: said("SUN SHINE HERE")}) == {"ctc_wer": 0.0}
@@ -44,5 +47,10 @@ def test_the_plot_is_told_which_checkpoint_is_the_best_and_by_what(monkeypatch):
     monkeypatch.setattr(trainer, "plot_metrics", lambda *given: drawn.append(given))
     workdir = SimpleNamespace(metrics_csv="csv", metrics_png="png")
     plot = Observer(workdir.metrics_png)
-    bare_trainer(workdir=workdir, plot=plot, best=BestSoFar("wer"), checkpoints=SimpleNamespace(best_step=lambda: 20))._plot(at_once=True)
+    bare_trainer(
+        workdir=workdir,
+        plot=plot,
+        best=BestSoFar("wer"),
+        checkpoints=SimpleNamespace(best_step=lambda: 20),
+    )._plot(at_once=True)
     assert drawn == [("csv", "png", "wer", 20)]

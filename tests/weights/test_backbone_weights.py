@@ -13,24 +13,39 @@ from signvit_jax.weights.mapping import WeightsError, flat_parameters
 from signvit_jax.weights.pretrained import read_pretrained
 from signvit_jax.weights.tensor_files import read_tensors, write_safetensors
 
-VIT = EncoderConfig(output_dim=8, vit_hidden_dim=8, vit_num_heads=2, vit_num_layers=2, vit_mlp_dim=12, patch_size=4)
+VIT = EncoderConfig(
+    output_dim=8, vit_hidden_dim=8, vit_num_heads=2, vit_num_layers=2, vit_mlp_dim=12, patch_size=4
+)
 MOBILE = EncoderConfig(backbone="mobilenet_v3_large", mobilenet_width=0.1, output_dim=96)
 
 
 def random_like(module) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in flat_parameters(module).items()}
+    return {
+        path: rng.normal(size=leaf.shape).astype(np.float32)
+        for path, leaf in flat_parameters(module).items()
+    }
 
 
 @pytest.fixture(scope="module")
 def vit():
     """Parameters of a ViT for pictures of 8 x 8, random."""
-    return random_like(nnx.eval_shape(lambda: DenseViT(VIT, 8, dtype=np.float32, rngs=nnx.Rngs(params=jax.random.key(0)))))
+    return random_like(
+        nnx.eval_shape(
+            lambda: DenseViT(VIT, 8, dtype=np.float32, rngs=nnx.Rngs(params=jax.random.key(0)))
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def mobile():
-    return random_like(nnx.eval_shape(lambda: mobilenet.MobileNetV3(mobilenet.large(0.1), rngs=nnx.Rngs(params=jax.random.key(0)))))
+    return random_like(
+        nnx.eval_shape(
+            lambda: mobilenet.MobileNetV3(
+                mobilenet.large(0.1), rngs=nnx.Rngs(params=jax.random.key(0))
+            )
+        )
+    )
 
 
 def shapes(parameters):
@@ -45,8 +60,12 @@ def same(ours, theirs):
 
 def test_a_timm_vit_goes_there_and_back_and_its_classifier_is_left_out(vit, tmp_path):
     theirs = timm_vit.from_ours(vit)
-    assert theirs["blocks.1.attn.qkv.weight"].shape == (24, 8) and theirs["patch_embed.proj.weight"].shape == (8, 3, 4, 4)
-    write_safetensors(tmp_path / "vit.safetensors", theirs | {"head.weight": np.ones((3, 8), np.float32)})
+    assert theirs["blocks.1.attn.qkv.weight"].shape == (24, 8) and theirs[
+        "patch_embed.proj.weight"
+    ].shape == (8, 3, 4, 4)
+    write_safetensors(
+        tmp_path / "vit.safetensors", theirs | {"head.weight": np.ones((3, 8), np.float32)}
+    )
     file = read_pretrained(tmp_path / "vit.safetensors")
     assert (file.backbone, file.epsilon) == ("dense_vit", 1e-6)
     same(file.parameters(VIT, shapes(vit)), vit)
@@ -55,11 +74,24 @@ def test_a_timm_vit_goes_there_and_back_and_its_classifier_is_left_out(vit, tmp_
 @pytest.mark.parametrize("stacked", [False, True], ids=["a block at a time", "stacked"])
 def test_a_big_vision_vit_goes_there_and_back_and_tells_its_heads(vit, tmp_path, stacked):
     theirs = big_vision.from_timm(timm_vit.from_ours(vit), heads=2)
-    assert theirs["Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"].shape == (8, 2, 4)
+    assert theirs[
+        "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
+    ].shape == (8, 2, 4)
     if stacked:
-        inner = {name.split("/", 2)[2] for name in theirs if name.startswith("Transformer/encoderblock_0/")}
-        blocks = {f"Transformer/encoderblock/{n}": np.stack([theirs[f"Transformer/encoderblock_{i}/{n}"] for i in range(2)]) for n in inner}
-        theirs = {name: value for name, value in theirs.items() if "encoderblock_" not in name} | blocks
+        inner = {
+            name.split("/", 2)[2]
+            for name in theirs
+            if name.startswith("Transformer/encoderblock_0/")
+        }
+        blocks = {
+            f"Transformer/encoderblock/{n}": np.stack(
+                [theirs[f"Transformer/encoderblock_{i}/{n}"] for i in range(2)]
+            )
+            for n in inner
+        }
+        theirs = {
+            name: value for name, value in theirs.items() if "encoderblock_" not in name
+        } | blocks
     np.savez(tmp_path / "vit.npz", **{f"params/{name}": value for name, value in theirs.items()})
     file = read_pretrained(tmp_path / "vit.npz")
     same(file.parameters(VIT, shapes(vit)), vit)
@@ -72,13 +104,17 @@ def test_big_visions_query_is_what_the_fused_projection_computes(vit):
     x = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
     kernel = theirs["Transformer/encoderblock_1/MultiHeadDotProductAttention_0/key/kernel"]
     fused = x @ vit["blocks/attention/qkv/kernel"][1]
-    np.testing.assert_allclose(np.einsum("sd,dnk->snk", x, kernel).reshape(5, 8), fused[:, 8:16], atol=1e-5)
+    np.testing.assert_allclose(
+        np.einsum("sd,dnk->snk", x, kernel).reshape(5, 8), fused[:, 8:16], atol=1e-5
+    )
 
 
 def test_positions_are_resized_to_another_picture_and_the_class_tokens_kept(vit):
     theirs = timm_vit.from_ours(vit)
     rows = np.linspace(0, 1, 4, dtype=np.float32)
-    ramp = np.broadcast_to(rows[:, None, None], (4, 4, 8)).reshape(1, 16, 8)  # brighter from top to bottom
+    ramp = np.broadcast_to(rows[:, None, None], (4, 4, 8)).reshape(
+        1, 16, 8
+    )  # brighter from top to bottom
     theirs["pos_embed"] = np.concatenate([vit["positions"][:, :1], ramp], axis=1)
     ours = timm_vit.to_ours(theirs, shapes(vit))["positions"]
     np.testing.assert_array_equal(ours[:, 0], vit["positions"][:, 0])
@@ -94,8 +130,19 @@ def test_positions_are_resized_to_another_picture_and_the_class_tokens_kept(vit)
 
 def test_torchvisions_mobilenet_goes_there_and_back(mobile):
     theirs = mobilenet_v3.from_ours(mobile)
-    assert {"features.15.block.2.fc1.weight", "features.1.block.0.0.weight", "features.16.1.running_var"} <= theirs.keys()
-    same(mobilenet_v3.to_ours(theirs | {"classifier.0.bias": np.ones(3), "features.0.1.num_batches_tracked": np.ones(())}, shapes(mobile)), mobile)
+    assert {
+        "features.15.block.2.fc1.weight",
+        "features.1.block.0.0.weight",
+        "features.16.1.running_var",
+    } <= theirs.keys()
+    same(
+        mobilenet_v3.to_ours(
+            theirs
+            | {"classifier.0.bias": np.ones(3), "features.0.1.num_batches_tracked": np.ones(())},
+            shapes(mobile),
+        ),
+        mobile,
+    )
 
 
 def timm_names(theirs):
@@ -112,21 +159,32 @@ def timm_names(theirs):
         if number == "16":
             renamed[f"{prefix}.{ {'0': 'conv', '1': 'bn1'}[rest[0]] }.{rest[1]}"] = tensor
             continue
-        parts = sorted({int(n.split(".")[3]) for n in theirs if n.startswith(f"features.{number}.block.")})
-        squeeze = next((p for p in parts if f"features.{number}.block.{p}.fc1.weight" in theirs), None)
+        parts = sorted(
+            {int(n.split(".")[3]) for n in theirs if n.startswith(f"features.{number}.block.")}
+        )
+        squeeze = next(
+            (p for p in parts if f"features.{number}.block.{p}.fc1.weight" in theirs), None
+        )
         convolutions = [p for p in parts if p != squeeze]
         place = int(rest[1])
         if place == squeeze:
-            renamed[f"{prefix}.se.{ {'fc1': 'conv_reduce', 'fc2': 'conv_expand'}[rest[2]] }.{rest[3]}"] = tensor
+            renamed[
+                f"{prefix}.se.{ {'fc1': 'conv_reduce', 'fc2': 'conv_expand'}[rest[2]] }.{rest[3]}"
+            ] = tensor
             continue
         at = convolutions.index(place)
-        names = ["conv_dw", "conv_pw"] if len(convolutions) == 2 else ["conv_pw", "conv_dw", "conv_pwl"]
+        names = (
+            ["conv_dw", "conv_pw"] if len(convolutions) == 2 else ["conv_pw", "conv_dw", "conv_pwl"]
+        )
         renamed[f"{prefix}.{names[at] if rest[2] == '0' else f'bn{at + 1}'}.{rest[3]}"] = tensor
     return renamed
 
 
 def test_timms_mobilenet_is_torchvisions_under_other_names(mobile, tmp_path):
-    theirs = timm_names(mobilenet_v3.from_ours(mobile)) | {"conv_head.weight": np.ones((2, 2)), "classifier.bias": np.ones(2)}
+    theirs = timm_names(mobilenet_v3.from_ours(mobile)) | {
+        "conv_head.weight": np.ones((2, 2)),
+        "classifier.bias": np.ones(2),
+    }
     assert "blocks.2.0.se.conv_reduce.weight" in theirs and "blocks.6.0.conv.weight" in theirs
     np.savez(tmp_path / "mobile.npz", **theirs)
     file = read_pretrained(tmp_path / "mobile.npz")
@@ -137,23 +195,37 @@ def test_timms_mobilenet_is_torchvisions_under_other_names(mobile, tmp_path):
 
 
 def test_a_whole_translator_gives_its_backbone(vit, tmp_path):
-    names = {"encoder.backbone." + name: value for name, value in {"cls_token": vit["class_token"], "pos_embed": vit["positions"]}.items()}
+    names = {
+        "encoder.backbone." + name: value
+        for name, value in {"cls_token": vit["class_token"], "pos_embed": vit["positions"]}.items()
+    }
     from signvit_jax.weights import reference
 
     theirs = reference.from_ours({f"encoder/backbone/{path}": value for path, value in vit.items()})
     assert names.keys() <= theirs.keys()
-    write_safetensors(tmp_path / "model.safetensors", theirs | {"ctc_head.0.bias": np.ones(3, np.float32)})
+    write_safetensors(
+        tmp_path / "model.safetensors", theirs | {"ctc_head.0.bias": np.ones(3, np.float32)}
+    )
     same(read_pretrained(tmp_path / "model.safetensors").parameters(VIT, shapes(vit)), vit)
 
 
 def test_what_is_missing_left_over_or_of_another_shape_is_listed_together(vit, tmp_path):
     theirs = timm_vit.from_ours(vit)
     del theirs["norm.bias"]
-    theirs |= {"blocks.1.mlp.fc1.bias": np.ones(5, np.float32), "blocks.2.norm1.weight": np.ones(8, np.float32)}
+    theirs |= {
+        "blocks.1.mlp.fc1.bias": np.ones(5, np.float32),
+        "blocks.2.norm1.weight": np.ones(8, np.float32),
+    }
     write_safetensors(tmp_path / "vit.safetensors", theirs)
     with pytest.raises(WeightsError) as caught:
         read_pretrained(tmp_path / "vit.safetensors").parameters(VIT, shapes(vit))
-    for words in ("3 problems", "missing: norm.bias", "blocks.1.mlp.fc1.bias: shape (5,)", "left over: blocks.2.norm1.weight", "vit.safetensors"):
+    for words in (
+        "3 problems",
+        "missing: norm.bias",
+        "blocks.1.mlp.fc1.bias: shape (5,)",
+        "left over: blocks.2.norm1.weight",
+        "vit.safetensors",
+    ):
         assert words in str(caught.value)
 
 

@@ -3,7 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from signvit_jax.weights.reference import WeightsError, assign, flat_parameters, from_ours, load_reference, to_ours
+from signvit_jax.weights.reference import (
+    WeightsError,
+    assign,
+    flat_parameters,
+    from_ours,
+    load_reference,
+    to_ours,
+)
 
 VECTORS = Path(__file__).parents[1] / "fixtures" / "translator_small.npz"
 
@@ -11,7 +18,11 @@ VECTORS = Path(__file__).parents[1] / "fixtures" / "translator_small.npz"
 @pytest.fixture(scope="module")
 def loaded():
     vectors = dict(np.load(VECTORS))
-    tensors = {name.removeprefix("params/"): value for name, value in vectors.items() if name.startswith("params/")}
+    tensors = {
+        name.removeprefix("params/"): value
+        for name, value in vectors.items()
+        if name.startswith("params/")
+    }
     return tensors, load_reference(vectors)[1]
 
 
@@ -30,10 +41,16 @@ def test_there_and_back_is_exact(loaded):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: {k: v for k, v in t.items() if k != "encoder.backbone.norm.weight"}, "missing: encoder.backbone.norm.weight"),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "encoder.backbone.norm.weight"},
+            "missing: encoder.backbone.norm.weight",
+        ),
         (lambda t: t | {"optimizer.state": np.zeros(3)}, "left over: optimizer.state"),
         (lambda t: t | {"ctc_head.3.bias": np.zeros(3)}, "ctc_head.3.bias: shape"),
-        (lambda t: t | {"encoder.backbone.transformer.layers.0.linear1.bias": np.zeros(3)}, "linear1.bias: shape"),
+        (
+            lambda t: t | {"encoder.backbone.transformer.layers.0.linear1.bias": np.zeros(3)},
+            "linear1.bias: shape",
+        ),
     ],
     ids=["missing", "left over", "mis-shaped", "mis-shaped in one layer"],
 )

@@ -18,7 +18,10 @@ def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
 
 def test_a_training_programs_checkpoint_is_read_and_its_wrappers_taken_off(tmp_path):
     torch = pytest.importorskip("torch")
-    weights = {"module.a.weight": torch.arange(6.0).reshape(2, 3).to(torch.bfloat16), "module.steps": torch.tensor(3)}
+    weights = {
+        "module.a.weight": torch.arange(6.0).reshape(2, 3).to(torch.bfloat16),
+        "module.steps": torch.tensor(3),
+    }
     torch.save({"epoch": 3, "model_state_dict": weights}, tmp_path / "a.pt")
     found = read_tensors(tmp_path / "a.pt")
     assert found.keys() == {"a.weight", "steps"}

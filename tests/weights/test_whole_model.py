@@ -19,7 +19,10 @@ VECTORS = Path(__file__).parents[1] / "fixtures" / "translator_small.npz"
 
 
 def description(workdir):
-    return {"config": workdir.config_json.read_text(), "tokenizer": workdir.tokenizer_json.read_text()}
+    return {
+        "config": workdir.config_json.read_text(),
+        "tokenizer": workdir.tokenizer_json.read_text(),
+    }
 
 
 def same(ours, theirs):
@@ -32,25 +35,38 @@ def test_a_workdir_goes_into_a_file_and_back_and_can_be_trained_on(trained, tmp_
     model = load_trained(trained.workdir)
     file, workdir = tmp_path / "model.safetensors", tmp_path / "converted"
     assert export_safetensors(file, model.params, description(model.workdir)) == "reference"
-    assert read_description(file)["names"] == "reference" and "decoder.embed.weight" in read_tensors(file)
+    assert read_description(file)[
+        "names"
+    ] == "reference" and "decoder.embed.weight" in read_tensors(file)
     assert tiny_run.command(convert.main, f"--weights={file}", f"--workdir={workdir}") == 0
     back = load_trained(workdir)
     same(back.params, model.params)
     assert back.tokenizer.tokens == model.tokenizer.tokens
 
-    assert tiny_run.command(convert.main, f"--weights={file}", f"--workdir={workdir}") == 2  # it holds a checkpoint
+    assert (
+        tiny_run.command(convert.main, f"--weights={file}", f"--workdir={workdir}") == 2
+    )  # it holds a checkpoint
     assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}") == 0
     assert "starting from the converted weights" in (workdir / "run.log").read_text()
     reader = CheckpointReader(workdir / "checkpoints")
     moved = reader.restore_params("last", prefer_ema=False)
     assert moved.step == tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
     # Near the start still: so few steps do not undo what was learnt.
-    apart = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(moved.params), jax.tree.leaves(jax.device_get(model.params)))]
+    apart = [
+        np.abs(a - b).max()
+        for a, b in zip(
+            jax.tree.leaves(moved.params), jax.tree.leaves(jax.device_get(model.params))
+        )
+    ]
     assert 0.0 < max(apart) < 0.2
 
 
 def test_options_that_the_reference_lacks_go_under_our_own_names_and_back_exactly(tmp_path):
-    options = tiny_model.MOBILENET | {"model__decoder__final_norm": True, "model__ctc__tied": True, "model__temporal__num_attention_layers": 1}
+    options = tiny_model.MOBILENET | {
+        "model__decoder__final_norm": True,
+        "model__ctc__tied": True,
+        "model__temporal__num_attention_layers": 1,
+    }
     shapes = ModelDefinition(tiny_model.config(**options), tiny_model.VOCABULARY).abstract_params()
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
@@ -59,7 +75,9 @@ def test_options_that_the_reference_lacks_go_under_our_own_names_and_back_exactl
     same(parameters_from(tensors, shapes), params)
     del tensors["decoder/embedding"]
     with pytest.raises(WeightsError, match="missing: decoder/embedding"):
-        parameters_from(tensors | {"decoder/layers/0/self_norm/scale": np.ones(2, np.float32)}, shapes)
+        parameters_from(
+            tensors | {"decoder/layers/0/self_norm/scale": np.ones(2, np.float32)}, shapes
+        )
 
 
 def test_the_references_checkpoint_becomes_a_workdir_with_its_bert_vocabulary(tmp_path, capsys):
@@ -67,11 +85,19 @@ def test_the_references_checkpoint_becomes_a_workdir_with_its_bert_vocabulary(tm
     words = len(tensors["decoder.embed.weight"])
     vocabulary = tmp_path / "vocab.txt"
     entries = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]"]
-    flags = [f"--weights={VECTORS}", f"--workdir={tmp_path / 'reference'}", f"--tokenizer={vocabulary}"]
-    vocabulary.write_text("\n".join(entries + [f"word{i}" for i in range(words - len(entries))]) + "\n")
+    flags = [
+        f"--weights={VECTORS}",
+        f"--workdir={tmp_path / 'reference'}",
+        f"--tokenizer={vocabulary}",
+    ]
+    vocabulary.write_text(
+        "\n".join(entries + [f"word{i}" for i in range(words - len(entries))]) + "\n"
+    )
     assert tiny_run.command(convert.main, *flags) == 0
     params = jax.device_get(load_trained(tmp_path / "reference").params)
-    np.testing.assert_array_equal(params["decoder"]["embedding"], tensors["decoder.embed.weight"].astype(np.float32))
+    np.testing.assert_array_equal(
+        params["decoder"]["embedding"], tensors["decoder.embed.weight"].astype(np.float32)
+    )
     vocabulary.write_text("\n".join([*entries, "word"]) + "\n")
     flags[1] = f"--workdir={tmp_path / 'other'}"
     assert tiny_run.command(convert.main, *flags) == 2
@@ -79,8 +105,15 @@ def test_the_references_checkpoint_becomes_a_workdir_with_its_bert_vocabulary(tm
 
 
 def test_without_words_or_a_config_it_says_what_to_give(tmp_path, capsys):
-    assert tiny_run.command(convert.main, f"--weights={VECTORS}", f"--workdir={tmp_path / 'a'}") == 2
+    assert (
+        tiny_run.command(convert.main, f"--weights={VECTORS}", f"--workdir={tmp_path / 'a'}") == 2
+    )
     assert "--tokenizer=FILE" in capsys.readouterr().err
     np.savez(tmp_path / "bare.npz", **{"decoder.embed.weight": np.ones((3, 2))})
-    assert tiny_run.command(convert.main, f"--weights={tmp_path / 'bare.npz'}", f"--workdir={tmp_path / 'a'}") == 2
+    assert (
+        tiny_run.command(
+            convert.main, f"--weights={tmp_path / 'bare.npz'}", f"--workdir={tmp_path / 'a'}"
+        )
+        == 2
+    )
     assert "--config=" in capsys.readouterr().err

@@ -8,7 +8,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.annotations import MAX_TEXT, AnnotationError, Row, Table, collect, read_table, split_named
+from tfds_builders.annotations import (
+    MAX_TEXT,
+    AnnotationError,
+    Row,
+    Table,
+    collect,
+    read_table,
+    split_named,
+)
 from tfds_builders.base import Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable
 from tfds_builders.media import PictureFolders
@@ -23,12 +31,24 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES: ClassVar = {"2.0.0": "Annotations csl2020ct_v2, official split 1."}
     HOMEPAGE = "http://home.ustc.edu.cn/~zhouh156/dataset/csl-daily/"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack the release; manual_dir is the folder with `sentence_label` and `sentence`."
-    OPTIONS = (Option("root", "the folder of the unpacked release, with sentence_label/ and sentence/frames_512x512/", type=Path),)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Unpack the release; manual_dir is the folder with `sentence_label` and `sentence`."
+    )
+    OPTIONS = (
+        Option(
+            "root",
+            "the folder of the unpacked release, with sentence_label/ and sentence/frames_512x512/",
+            type=Path,
+        ),
+    )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         root = self.options["root"] or manual_dir
-        return parse(read_table(root / SPLITS, ("name", "split"), delimiters="|"), read_labels(root / LABELS), PictureFolders(root / FRAMES))
+        return parse(
+            read_table(root / SPLITS, ("name", "split"), delimiters="|"),
+            read_labels(root / LABELS),
+            PictureFolders(root / FRAMES),
+        )
 
 
 class Label(NamedTuple):
@@ -41,27 +61,41 @@ class _PlainUnpickler(pickle.Unpickler):
     """Numbers, texts, lists and dicts alone: a pickle that names a class or function could run anything, and is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}; allowed: lists, dicts, texts and numbers")
+        raise pickle.UnpicklingError(
+            f"it asks for {module}.{name}; allowed: lists, dicts, texts and numbers"
+        )
 
 
 def read_labels(path: Path) -> dict[str, Label]:
     """The labels of `csl2020ct_v2.pkl` by clip. Raises AnnotationError."""
     try:
         if path.stat().st_size > MAX_PICKLE_BYTES:
-            raise AnnotationError(f"{path}: {path.stat().st_size} bytes; allowed: at most {MAX_PICKLE_BYTES}")
+            raise AnnotationError(
+                f"{path}: {path.stat().st_size} bytes; allowed: at most {MAX_PICKLE_BYTES}"
+            )
         entries = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()["info"]
         return {entry["name"]: _label(entry) for entry in entries}
     except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read ({error.strerror}); give the folder of the unpacked release") from error
+        raise AnnotationError(
+            f"{path}: cannot be read ({error.strerror}); give the folder of the unpacked release"
+        ) from error
     except AnnotationError:
         raise
-    except Exception as error:  # whatever a damaged pickle, or one of another content, makes Python raise
-        raise AnnotationError(f"{path}: not the label file of CSL-Daily ({type(error).__name__}: {error})") from error
+    except (
+        Exception
+    ) as error:  # whatever a damaged pickle, or one of another content, makes Python raise
+        raise AnnotationError(
+            f"{path}: not the label file of CSL-Daily ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _label(entry: Mapping[str, Any]) -> Label:
     """The text is written without spaces, as Chinese is; glosses have one between them."""
-    return Label("".join(map(str, entry["label_char"])), " ".join(map(str, entry["label_gloss"])), str(entry.get("signer", "")))
+    return Label(
+        "".join(map(str, entry["label_char"])),
+        " ".join(map(str, entry["label_gloss"])),
+        str(entry.get("signer", "")),
+    )
 
 
 def parse(splits: Table, labels: Mapping[str, Label], media: PictureFolders) -> ClipTable:
@@ -73,7 +107,9 @@ def parse(splits: Table, labels: Mapping[str, Label], media: PictureFolders) -> 
             raise LookupError(f"no label for it in {LABELS.name}")
         label = labels[name]
         if not label.text.strip() or len(label.text) > MAX_TEXT:
-            raise LookupError(f"its text has {len(label.text.strip())} characters; allowed: 1 to {MAX_TEXT}")
+            raise LookupError(
+                f"its text has {len(label.text.strip())} characters; allowed: 1 to {MAX_TEXT}"
+            )
         path = media.find(name)
         return Clip(
             name,

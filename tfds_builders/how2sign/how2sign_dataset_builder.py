@@ -22,10 +22,14 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "Front view, sentences with the manually re-aligned times."}
     HOMEPAGE = "https://how2sign.github.io/"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Put the files `how2sign_realigned_{train,val,test}.csv` and the mp4 files below manual_dir, in folders of any names."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the files `how2sign_realigned_{train,val,test}.csv` and the mp4 files below manual_dir, in folders of any names."
+    OPTIONS = (
+        Option(
+            "root",
+            "the folder that how2sign_realigned_{train,val,test}.csv and the mp4 files lie below",
+            type=Path,
+        ),
     )
-    OPTIONS = (Option("root", "the folder that how2sign_realigned_{train,val,test}.csv and the mp4 files lie below", type=Path),)
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         root = self.options["root"] or manual_dir
@@ -40,11 +44,15 @@ def read_tables(root: Path) -> dict[str, Table]:
         name = f"how2sign_realigned_{split}.csv"
         paths = sorted(root.rglob(name))
         if len(paths) > 1:
-            raise AnnotationError(f"{root}: there is more than one {name}: {paths[0]} and {paths[1]}; keep one")
+            raise AnnotationError(
+                f"{root}: there is more than one {name}: {paths[0]} and {paths[1]}; keep one"
+            )
         if paths:
             tables[split] = read_table(paths[0], COLUMNS, ("VIDEO_ID",), delimiters="\t")
     if not tables:
-        raise AnnotationError(f"{root}: there is no how2sign_realigned_{{{','.join(SPLITS)}}}.csv in it or below; see the builder's README")
+        raise AnnotationError(
+            f"{root}: there is no how2sign_realigned_{{{','.join(SPLITS)}}}.csv in it or below; see the builder's README"
+        )
     return tables
 
 

@@ -23,13 +23,25 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
     HOMEPAGE = "https://zenodo.org/record/4010759"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Unpack all archives into manual_dir: <Category>/<number>. <Word>/<file>.MOV; put include_{train,val,test}.csv there too."
-    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack all archives into manual_dir: <Category>/<number>. <Word>/<file>.MOV; put include_{train,val,test}.csv there too."
     OPTIONS = (
-        Option("root", "the folder of the unpacked archives, <Category>/<number>. <Word>/<file>.MOV", type=Path),
-        Option("tables", "folder of include_{train,val,test}.csv; without it every video is taken and a hash splits", type=Path, optional=True),
-        Option("subset", "include: all words; include50: the 50 of include50_{train,val,test}.csv (include)", "include", allowed=SUBSETS),
+        Option(
+            "root",
+            "the folder of the unpacked archives, <Category>/<number>. <Word>/<file>.MOV",
+            type=Path,
+        ),
+        Option(
+            "tables",
+            "folder of include_{train,val,test}.csv; without it every video is taken and a hash splits",
+            type=Path,
+            optional=True,
+        ),
+        Option(
+            "subset",
+            "include: all words; include50: the 50 of include50_{train,val,test}.csv (include)",
+            "include",
+            allowed=SUBSETS,
+        ),
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
@@ -42,9 +54,15 @@ class Builder(SignDatasetBuilder):
 def read_tables(folder: Path, subset: str) -> dict[str, Table]:
     """The tables that are there, by the official name of their split. Raises AnnotationError."""
     paths = {split: folder / f"{subset}_{split}.csv" for split in SPLITS}
-    tables = {split: read_table(path, ("Word", "FilePath"), delimiters=",") for split, path in paths.items() if path.is_file()}
+    tables = {
+        split: read_table(path, ("Word", "FilePath"), delimiters=",")
+        for split, path in paths.items()
+        if path.is_file()
+    }
     if not tables:
-        raise AnnotationError(f"{folder}: none of {', '.join(path.name for path in paths.values())} is there; see the builder's README")
+        raise AnnotationError(
+            f"{folder}: none of {', '.join(path.name for path in paths.values())} is there; see the builder's README"
+        )
     return tables
 
 
@@ -52,9 +70,18 @@ def parse(tables: Mapping[str, Table], media: Media) -> ClipTable:
     split_of = {table.path: SPLITS[split] for split, table in tables.items()}
 
     def clip_of(table: Table, row: Row, name: str) -> Clip:
-        return _clip(name, row.values["Word"], media.find(row.values["FilePath"]), split_of[table.path], table.path, row.line)
+        return _clip(
+            name,
+            row.values["Word"],
+            media.find(row.values["FilePath"]),
+            split_of[table.path],
+            table.path,
+            row.line,
+        )
 
-    return collect(list(tables.values()), lambda row: os.path.splitext(row.values["FilePath"])[0], clip_of)
+    return collect(
+        list(tables.values()), lambda row: os.path.splitext(row.values["FilePath"])[0], clip_of
+    )
 
 
 def parse_folders(media: MediaFolder) -> ClipTable:
@@ -69,15 +96,28 @@ def parse_folders(media: MediaFolder) -> ClipTable:
         except LookupError as error:
             problems.append(Problem(name, str(error.args[0]), path=str(media.root / relative)))
     if not clips and not problems:
-        raise AnnotationError(f"{media.root}: there is no video in it; give the folder of the unpacked archives")
+        raise AnnotationError(
+            f"{media.root}: there is no video in it; give the folder of the unpacked archives"
+        )
     return ClipTable(clips, problems)
 
 
-def _clip(name: str, word: str, path: str, split: str | None = None, file: str = "", line: int = 0) -> Clip:
+def _clip(
+    name: str, word: str, path: str, split: str | None = None, file: str = "", line: int = 0
+) -> Clip:
     text = word_of(word)
     if not text:
         raise LookupError(f"no word in {word!r}")
-    return Clip(name, text, path, gloss="-".join(text.split()).upper(), video_id=name, split=split, file=file, line=line)
+    return Clip(
+        name,
+        text,
+        path,
+        gloss="-".join(text.split()).upper(),
+        video_id=name,
+        split=split,
+        file=file,
+        line=line,
+    )
 
 
 def word_of(folder: str) -> str:

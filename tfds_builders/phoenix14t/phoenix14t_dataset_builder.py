@@ -22,7 +22,13 @@ class Builder(SignDatasetBuilder):
     RELEASE_NOTES: ClassVar = {"3.0.0": "PHOENIX-2014-T-release-v3."}
     HOMEPAGE = "https://www-i6.informatik.rwth-aachen.de/~koller/RWTH-PHOENIX-2014-T/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack the release; manual_dir is its folder `PHOENIX-2014-T`, with `annotations` and `features`."
-    OPTIONS = (Option("root", "the folder PHOENIX-2014-T of the unpacked release, with annotations/ and features/", type=Path),)
+    OPTIONS = (
+        Option(
+            "root",
+            "the folder PHOENIX-2014-T of the unpacked release, with annotations/ and features/",
+            type=Path,
+        ),
+    )
     SHARED_VIDEOS = True  # the official splits are of sentences: a broadcast has some in each
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
@@ -35,7 +41,9 @@ def read_tables(folder: Path) -> dict[str, Table]:
     paths = {split: folder / f"PHOENIX-2014-T.{split}.corpus.csv" for split in SPLITS}
     tables = {
         # The release quotes nothing: a quotation mark is a quotation mark.
-        split: read_table(path, ("name", "translation"), ("orth", "speaker"), delimiters="|", quoted=False)
+        split: read_table(
+            path, ("name", "translation"), ("orth", "speaker"), delimiters="|", quoted=False
+        )
         for split, path in paths.items()
         if path.is_file()
     }

@@ -28,7 +28,11 @@ class Builder(SignDatasetBuilder):
     HOMEPAGE = "https://github.com/sign-language-processing/datasets"
     MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the version folder of the data set that sign-language-datasets has built as array_record."
     OPTIONS = (
-        Option("source", "version folder of the built data set, such as ~/tensorflow_datasets/dgs_types/default/3.0.0", type=Path),
+        Option(
+            "source",
+            "version folder of the built data set, such as ~/tensorflow_datasets/dgs_types/default/3.0.0",
+            type=Path,
+        ),
         Option(
             "source_fps",
             "frames a second, where the data set does not say; a frame folder's fps is not to be trusted there (25)",
@@ -36,12 +40,19 @@ class Builder(SignDatasetBuilder):
             float,
             allowed=SHARED["frame_rate"],
         ),
-        Option("bgr", "true: blue and red are swapped in its frames, false: they are not (default: true for rwth_phoenix2014_t)"),
+        Option(
+            "bgr",
+            "true: blue and red are swapped in its frames, false: they are not (default: true for rwth_phoenix2014_t)",
+        ),
     )
     SHARED_VIDEOS = True  # the splits are those of that package
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        source, bgr, fps = self.options["source"] or manual_dir, self.options["bgr"], self.options["source_fps"]
+        source, bgr, fps = (
+            self.options["source"] or manual_dir,
+            self.options["bgr"],
+            self.options["source_fps"],
+        )
         if (bgr or YES[0]).lower() not in (*YES, *NO):
             raise BuildError(f"--bgr is {bgr!r}; allowed: true or false")
         swapped = bgr.lower() in YES if bgr else any(name in source.parts for name in BGR)
@@ -57,14 +68,23 @@ def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:
     """The ArrayRecord files of each split, as `dataset_info.json` has them. Raises AnnotationError."""
     try:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        name, splits, form = info["name"], [split["name"] for split in info["splits"]], info.get("fileFormat", "tfrecord")
+        name, splits, form = (
+            info["name"],
+            [split["name"] for split in info["splits"]],
+            info.get("fileFormat", "tfrecord"),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AnnotationError(f"{folder}: no readable dataset_info.json ({error}); give the version folder of a built data set") from error
+        raise AnnotationError(
+            f"{folder}: no readable dataset_info.json ({error}); give the version folder of a built data set"
+        ) from error
     if form != "array_record":
         raise AnnotationError(
             f"{folder}: stored as {form!r}; allowed: array_record. Build it with tfds.load(..., builder_kwargs={{'file_format': 'array_record'}})"
         )
-    shards = {split: tuple(map(str, sorted(folder.glob(f"{name}-{split}.array_record-*")))) for split in splits}
+    shards = {
+        split: tuple(map(str, sorted(folder.glob(f"{name}-{split}.array_record-*"))))
+        for split in splits
+    }
     if missing := [split for split, files in shards.items() if not files]:
         raise AnnotationError(f"{folder}: the files of split {missing[0]!r} are not there")
     return shards
@@ -83,7 +103,18 @@ def _clips(split: str, shards: tuple[str, ...], bgr: bool, fps: float) -> ClipTa
             rate = _rate(values, fps)
             frames = StoredFrames(shards, number, bgr, rate)
             gloss = " ".join(" ".join(_texts(values, "gloss")).split())
-            clips.append(Clip(name, _text(values, "text"), None, frames, gloss, _text(values, "signer"), split=_split(split), file=where))
+            clips.append(
+                Clip(
+                    name,
+                    _text(values, "text"),
+                    None,
+                    frames,
+                    gloss,
+                    _text(values, "signer"),
+                    split=_split(split),
+                    file=where,
+                )
+            )
         except LookupError as error:
             problems.append(Problem(f"{split} {number}", str(error.args[0]), file=where))
     return ClipTable(clips, problems)
@@ -109,16 +140,22 @@ class StoredFrames:
 
     def __call__(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
         try:
-            frames = np.stack([_picture(data) for data in _parse(_records(self.shards)[self.number])["video"]])
+            frames = np.stack(
+                [_picture(data) for data in _parse(_records(self.shards)[self.number])["video"]]
+            )
         except Exception as error:  # ArrayRecord, protobuf and Pillow raise many kinds
-            raise VideoDecodeError(self.shards[0], f"a frame of record {self.number} cannot be read: {error}") from error
+            raise VideoDecodeError(
+                self.shards[0], f"a frame of record {self.number} cannot be read: {error}"
+            ) from error
         return (np.ascontiguousarray(frames[..., ::-1]) if self.bgr else frames), self.fps
 
 
 def _picture(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
         if picture.width * picture.height > (allowed := VideoLimits().max_pixels):
-            raise ValueError(f"{picture.width}x{picture.height} pixels; allowed: at most {allowed} in all")
+            raise ValueError(
+                f"{picture.width}x{picture.height} pixels; allowed: at most {allowed} in all"
+            )
         return np.asarray(picture.convert("RGB"))
 
 
@@ -134,11 +171,17 @@ def _parse(serialized: bytes) -> dict[str, list[Any]]:
     from tensorflow_datasets.proto import tf_example_pb2
 
     feature = tf_example_pb2.Example.FromString(serialized).features.feature
-    return {name: list(getattr(value, value.WhichOneof("kind") or "bytes_list").value) for name, value in feature.items()}
+    return {
+        name: list(getattr(value, value.WhichOneof("kind") or "bytes_list").value)
+        for name, value in feature.items()
+    }
 
 
 def _texts(values: dict[str, list[Any]], name: str) -> list[str]:
-    return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values.get(name, [])]
+    return [
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        for value in values.get(name, [])
+    ]
 
 
 def _text(values: dict[str, list[Any]], name: str) -> str:

@@ -50,18 +50,28 @@ def script(seed: int, split: str, index: int, options: Options) -> tuple[tuple[s
 @functools.cache
 def signer_of(split: str, number: int) -> Signer:
     """A signer of a split: the same person in every data set, whatever its seed."""
-    return draw_signer(np.random.default_rng([SPLITS.index(split), number]), f"{split}_signer_{number:03d}")
+    return draw_signer(
+        np.random.default_rng([SPLITS.index(split), number]), f"{split}_signer_{number:03d}"
+    )
 
 
-def performance(seed: int, split: str, index: int, options: Options) -> tuple[Signer, Scene, motion.Utterance]:
+def performance(
+    seed: int, split: str, index: int, options: Options
+) -> tuple[Signer, Scene, motion.Utterance]:
     """How the script is played and filmed."""
     glosses, signer = script(seed, split, index, options)
     scene = draw_scene(_generator(seed, split, index, "scene"), signer)
     rng = _generator(seed, split, index, "motion")
-    return signer, scene, motion.utter(glosses, signer, scene.tempo, rng) if glosses else motion.idle(signer, rng)
+    return (
+        signer,
+        scene,
+        motion.utter(glosses, signer, scene.tempo, rng) if glosses else motion.idle(signer, rng),
+    )
 
 
-def draw_clip(seed: int, split: str, index: int, options: Options) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
+def draw_clip(
+    seed: int, split: str, index: int, options: Options
+) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
     """The frames of a clip and how many there are a second."""
     signer, scene, utterance = performance(seed, split, index, options)
     when = np.arange(math.ceil(utterance.seconds * options.frame_rate)) / options.frame_rate

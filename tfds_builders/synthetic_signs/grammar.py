@@ -25,10 +25,23 @@ PEOPLE = {
     "FATHER": ("father", "father"),
     "TEACHER": ("the teacher", "the teacher"),
 }
-THINGS = {"BOOK": ("book", "books"), "APPLE": ("apple", "apples"), "HOUSE": ("house", "houses"), "CUP": ("cup", "cups")}
-ADJECTIVES = {"BIG": "big", "RED": "red"}  # in English order: "big red", whatever the order of the signs
+THINGS = {
+    "BOOK": ("book", "books"),
+    "APPLE": ("apple", "apples"),
+    "HOUSE": ("house", "houses"),
+    "CUP": ("cup", "cups"),
+}
+ADJECTIVES = {
+    "BIG": "big",
+    "RED": "red",
+}  # in English order: "big red", whatever the order of the signs
 NUMBERS = {"TWO": "two", "MANY": "many"}
-VERBS = {"BUY": ("buy", "buys", "bought"), "SEE": ("see", "sees", "saw"), "LIKE": ("like", "likes", "liked"), "SLEEP": ("sleep", "sleeps", "slept")}
+VERBS = {
+    "BUY": ("buy", "buys", "bought"),
+    "SEE": ("see", "sees", "saw"),
+    "LIKE": ("like", "likes", "liked"),
+    "SLEEP": ("sleep", "sleeps", "slept"),
+}
 TAKES_PEOPLE = ("SEE", "LIKE")  # verbs whose object can be a person
 QUESTIONS = ("Q", "WHAT", "WHO")  # yes or no, after the object, after the subject
 GLOSSES = (*TIMES, *PEOPLE, *THINGS, *ADJECTIVES, *NUMBERS, *VERBS, "NOT", *QUESTIONS)
@@ -71,15 +84,25 @@ def translate(glosses: Sequence[str]) -> str:
         raise refuse("one or two different subjects are needed, and none with WHO")
 
     subject, agreement = _subject(people)
-    return " ".join(filter(None, _clause(subject, agreement, verb, target, time, negated, question)))
+    return " ".join(
+        filter(None, _clause(subject, agreement, verb, target, time, negated, question))
+    )
 
 
 def _noun_phrase(glosses: list[str]) -> str:
     noun, *rest = glosses
     number = rest.pop() if rest and rest[-1] in NUMBERS else ""
-    if noun not in THINGS or any(gloss not in ADJECTIVES for gloss in rest) or len(set(rest)) < len(rest):
-        raise GrammarError(f"no object in {' '.join(glosses)!r}: a noun, then adjectives, then a number are allowed")
-    words = [english for gloss, english in ADJECTIVES.items() if gloss in rest] + [THINGS[noun][bool(number)]]
+    if (
+        noun not in THINGS
+        or any(gloss not in ADJECTIVES for gloss in rest)
+        or len(set(rest)) < len(rest)
+    ):
+        raise GrammarError(
+            f"no object in {' '.join(glosses)!r}: a noun, then adjectives, then a number are allowed"
+        )
+    words = [english for gloss, english in ADJECTIVES.items() if gloss in rest] + [
+        THINGS[noun][bool(number)]
+    ]
     article = NUMBERS.get(number) or ("an" if words[0][0] in "aeiou" else "a")
     return " ".join([article, *words])
 
@@ -88,21 +111,32 @@ def _subject(people: list[str]) -> tuple[str, str]:
     """The words for the subject and its agreement, "base" (i, you, they) or "third". No people: who."""
     if not people:
         return "who", "third"
-    polite = sorted(people, key=lambda gloss: (gloss == "I", gloss != "YOU"))  # you, then the others, then i
+    polite = sorted(
+        people, key=lambda gloss: (gloss == "I", gloss != "YOU")
+    )  # you, then the others, then i
     agreement = "base" if len(people) == 2 or people[0] in ("I", "YOU") else "third"
     return " and ".join(PEOPLE[gloss][0] for gloss in polite), agreement
 
 
-def _clause(subject: str, agreement: str, verb: str, target: str, time: str, negated: bool, question: str) -> list[str]:
+def _clause(
+    subject: str, agreement: str, verb: str, target: str, time: str, negated: bool, question: str
+) -> list[str]:
     """The words, some of them "", in order."""
     base, third, past = VERBS[verb]
-    auxiliary = {"YESTERDAY": "did", "TOMORROW": "will"}.get(time) or ("does" if agreement == "third" else "do")
+    auxiliary = {"YESTERDAY": "did", "TOMORROW": "will"}.get(time) or (
+        "does" if agreement == "third" else "do"
+    )
     when, not_ = TIMES.get(time, ""), "not" if negated else ""
     if question in ("Q", "WHAT"):
         return ["what" if question == "WHAT" else "", auxiliary, subject, not_, base, target, when]
     if negated or auxiliary == "will":
         return [subject, auxiliary, not_, base, target, when]
-    return [subject, past if time == "YESTERDAY" else third if agreement == "third" else base, target, when]
+    return [
+        subject,
+        past if time == "YESTERDAY" else third if agreement == "third" else base,
+        target,
+        when,
+    ]
 
 
 def split_of(text: str) -> str:
@@ -131,16 +165,28 @@ def _draw_any(rng: np.random.Generator) -> tuple[str, ...]:
         if verb in TAKES_PEOPLE and rng.random() < 0.3:
             target = [people[-1]]
         else:
-            adjectives = _pick(rng, ((), ("BIG",), ("RED",), ("BIG", "RED"), ("RED", "BIG")), (0.4, 0.25, 0.25, 0.05, 0.05))
-            target = [_pick(rng, THINGS), *adjectives, *([_pick(rng, NUMBERS)] if rng.random() < 0.5 else [])]
+            adjectives = _pick(
+                rng,
+                ((), ("BIG",), ("RED",), ("BIG", "RED"), ("RED", "BIG")),
+                (0.4, 0.25, 0.25, 0.05, 0.05),
+            )
+            target = [
+                _pick(rng, THINGS),
+                *adjectives,
+                *([_pick(rng, NUMBERS)] if rng.random() < 0.5 else []),
+            ]
     time = [_pick(rng, TIMES)] if rng.random() < 0.5 else []
     negation = ["NOT"] if rng.random() < 0.3 else []
     return (*time, *subjects, *target, verb, *negation, *([question] if question else []))
 
 
-def _pick(rng: np.random.Generator, options: Iterable[Any], shares: Sequence[float] | None = None) -> Any:
+def _pick(
+    rng: np.random.Generator, options: Iterable[Any], shares: Sequence[float] | None = None
+) -> Any:
     """One of the options, evenly or by shares that add up to 1; a tenth of the time that `rng.choice` takes."""
     options = tuple(options)
     if shares is None:
         return options[int(rng.random() * len(options))]
-    return options[min(bisect.bisect(list(itertools.accumulate(shares)), rng.random()), len(options) - 1)]
+    return options[
+        min(bisect.bisect(list(itertools.accumulate(shares)), rng.random()), len(options) - 1)
+    ]

@@ -35,7 +35,11 @@ class TimeLine:
         gap = (s[i + 1] - s[i])[:, None]
         u = np.clip((when - s[i])[:, None] / gap, 0.0, 1.0)
         ahead = u * u * (3 - 2 * u)
-        return v[i] * (1 - ahead) + v[i + 1] * ahead + gap * u * (1 - u) * ((1 - u) * slope[i] - u * slope[i + 1])
+        return (
+            v[i] * (1 - ahead)
+            + v[i + 1] * ahead
+            + gap * u * (1 - u) * ((1 - u) * slope[i] - u * slope[i + 1])
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +72,18 @@ def place(where: Float[np.ndarray, "*n 3"], signer: Signer) -> Float[np.ndarray,
     size = 1.0 + (signer.space - 1.0) * free
     face = signer.head + (signer.width - signer.head) * free
     vertical = np.where(y < 0, signer.head, signer.torso * size)
-    return np.stack([x * face * size + signer.offset[0] * free, y * vertical + signer.offset[1] * free, z], axis=-1)
+    return np.stack(
+        [x * face * size + signer.offset[0] * free, y * vertical + signer.offset[1] * free, z],
+        axis=-1,
+    )
 
 
-def utter(glosses: Sequence[str], signer: Signer, tempo: float = 1.0, rng: np.random.Generator | None = None) -> Utterance:
+def utter(
+    glosses: Sequence[str],
+    signer: Signer,
+    tempo: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> Utterance:
     """The glosses signed one after the other without a rest between, at most `MAX_SECONDS` long. `rng` draws each sign's own jitter; None: none."""
     draw = rng.normal if rng is not None else lambda *_: 0.0
     rest = _at_rest(signer)
@@ -82,9 +94,18 @@ def utter(glosses: Sequence[str], signer: Signer, tempo: float = 1.0, rng: np.ra
     for gloss in glosses:
         sign = SIGNS[gloss]
         length = sign.seconds * (1.0 + np.clip(draw(0.0, 0.06), -0.15, 0.15))
-        keys = {"dominant": _values(sign.dominant, signer, draw), "weak": _values(sign.weak, signer, draw) if sign.weak else None}
-        far = max(np.linalg.norm(values[0, :3] - tracks[hand][-1][1][:3]) for hand, values in keys.items() if values is not None)
-        now += 0.1 + 0.12 * far  # the movement into the sign: longer ways take longer, though less than in proportion
+        keys = {
+            "dominant": _values(sign.dominant, signer, draw),
+            "weak": _values(sign.weak, signer, draw) if sign.weak else None,
+        }
+        far = max(
+            np.linalg.norm(values[0, :3] - tracks[hand][-1][1][:3])
+            for hand, values in keys.items()
+            if values is not None
+        )
+        now += (
+            0.1 + 0.12 * far
+        )  # the movement into the sign: longer ways take longer, though less than in proportion
         for hand, values in keys.items():
             if values is None:  # not used: it sinks to the waist and waits there
                 if not np.array_equal(tracks[hand][-1][1], waiting):
@@ -94,7 +115,10 @@ def utter(glosses: Sequence[str], signer: Signer, tempo: float = 1.0, rng: np.ra
                 tracks[hand].append((max(spans[-1][2], tracks[hand][-1][0] + 1e-3), waiting, 0.0))
             times = now + length * np.array([key.at for key in getattr(sign, hand)])
             last = len(values) - 1
-            tracks[hand] += [(t, value, signer.flow if i in (0, last) else 1.0) for i, (t, value) in enumerate(zip(times, values))]
+            tracks[hand] += [
+                (t, value, signer.flow if i in (0, last) else 1.0)
+                for i, (t, value) in enumerate(zip(times, values))
+            ]
         spans.append((gloss, now, now + length))
         now += length
     home = now + 0.2 + 0.1 * np.linalg.norm(tracks["dominant"][-1][1][:3] - rest["dominant"][:3])
@@ -106,20 +130,30 @@ def utter(glosses: Sequence[str], signer: Signer, tempo: float = 1.0, rng: np.ra
             keys.append((max(now, keys[-1][0] + 1e-3), waiting, 0.0))
         seconds, values, flow = zip(*keys, (home, rest[hand], 0.0), (end, rest[hand], 0.0))
         lines[hand] = TimeLine(np.array(seconds) * scale, np.stack(values), np.array(flow))
-    return Utterance(**lines, spans=tuple((gloss, a * scale, b * scale) for gloss, a, b in spans), seconds=end * scale)
+    return Utterance(
+        **lines,
+        spans=tuple((gloss, a * scale, b * scale) for gloss, a, b in spans),
+        seconds=end * scale,
+    )
 
 
 def idle(signer: Signer, rng: np.random.Generator) -> Utterance:
     """Nobody signs: the hands rest, and half of the time one of them fidgets, 1.5 to 5 seconds in all."""
     seconds = rng.uniform(1.5, MAX_SECONDS - 0.1)
     start = rng.uniform(0.2, seconds - 1.2)
-    fidget = rng.uniform((-0.25, -0.3, 0.0), (0.25, 0.05, 0.1)) if rng.random() < 0.5 else np.zeros(3)
+    fidget = (
+        rng.uniform((-0.25, -0.3, 0.0), (0.25, 0.05, 0.1)) if rng.random() < 0.5 else np.zeros(3)
+    )
     moving = rng.choice(["dominant", "weak"])
     lines = {}
     for hand, rest in _at_rest(signer).items():
         moved = rest.copy()
         moved[:3] += fidget * (hand == moving)
-        lines[hand] = TimeLine(np.array([0.0, start, start + 0.5, start + 1.0, seconds]), np.stack([rest, rest, moved, rest, rest]), np.zeros(5))
+        lines[hand] = TimeLine(
+            np.array([0.0, start, start + 0.5, start + 1.0, seconds]),
+            np.stack([rest, rest, moved, rest, rest]),
+            np.zeros(5),
+        )
     return Utterance(**lines, spans=(), seconds=seconds)
 
 
@@ -132,7 +166,9 @@ def _values(keys: Sequence[Key], signer: Signer, draw=lambda *_: 0.0) -> Float[n
     values = np.stack([key.channels() for key in keys])
     middle = values[:, :3].mean(axis=0)
     values[:, :3] = middle + (values[:, :3] - middle) * signer.amplitude
-    values[:, :3] = place(values[:, :3], signer) + signer.jitter * np.array([draw(0.0, 1.0), draw(0.0, 1.0), 0.0])
+    values[:, :3] = place(values[:, :3], signer) + signer.jitter * np.array(
+        [draw(0.0, 1.0), draw(0.0, 1.0), 0.0]
+    )
     values[:, 3] += signer.lean + 200.0 * signer.jitter * draw(0.0, 1.0)
     return values
 

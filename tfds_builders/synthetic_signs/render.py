@@ -41,8 +41,15 @@ def draw(
     factor = max(2, round(256 / size))
     canvas = size * factor
     sway = scene.sway[0] * np.sin(2 * np.pi * 0.35 * seconds + scene.sway[1])
-    shapes = [*_body(head, signer), *_arm_shapes(weak, signer, -1), *_arm_shapes(dominant, signer, 1)]
-    corners = [_project(shape.points, sway, signer, scene, canvas).reshape(len(seconds), -1).tolist() for shape in shapes]
+    shapes = [
+        *_body(head, signer),
+        *_arm_shapes(weak, signer, -1),
+        *_arm_shapes(dominant, signer, 1),
+    ]
+    corners = [
+        _project(shape.points, sway, signer, scene, canvas).reshape(len(seconds), -1).tolist()
+        for shape in shapes
+    ]
     shown = [shape.visible.tolist() if shape.visible is not None else None for shape in shapes]
     wall = _wall(scene, canvas)
     frames = np.empty((len(seconds), size, size, 3), np.uint8)
@@ -77,14 +84,29 @@ def _shade(colour: Colour, factor: float) -> Colour:
 def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
     t = len(head)
     wide, long = motion.SHOULDER * signer.width, 1.75 * signer.torso
-    trunk = [(-0.12, -0.1), (-wide, -0.06), (-wide - 0.1, 0.05), (-wide * 0.82, 0.6), (-wide * 0.85, long)]
+    trunk = [
+        (-0.12, -0.1),
+        (-wide, -0.06),
+        (-wide - 0.1, 0.05),
+        (-wide * 0.82, 0.6),
+        (-wide * 0.85, long),
+    ]
     shirt = [Shape(_still(t, [*trunk, *((-x, y) for x, y in reversed(trunk))]), signer.shirt)]
     if signer.pattern == "stripes":
         bands = [(y, y + 0.09) for y in np.arange(0.12, long - 0.1, 0.24)]
         shirt += [
-            Shape(_still(t, [(-wide * 0.82, a), (wide * 0.82, a), (wide * 0.82, b), (-wide * 0.82, b)]), _shade(signer.shirt, 0.75)) for a, b in bands
+            Shape(
+                _still(
+                    t, [(-wide * 0.82, a), (wide * 0.82, a), (wide * 0.82, b), (-wide * 0.82, b)]
+                ),
+                _shade(signer.shirt, 0.75),
+            )
+            for a, b in bands
         ]
-    neck = Shape(_still(t, [(-0.12, -0.45), (0.12, -0.45), (0.15, -0.06), (0.0, 0.1), (-0.15, -0.06)]), _shade(signer.skin, 0.86))
+    neck = Shape(
+        _still(t, [(-0.12, -0.45), (0.12, -0.45), (0.15, -0.06), (0.0, 0.1), (-0.15, -0.06)]),
+        _shade(signer.skin, 0.86),
+    )
 
     def on_head(outline: np.ndarray, colour: Colour) -> Shape:
         """An outline about the middle of the face (y down, half heights of the head), tilted and shifted with it."""
@@ -92,21 +114,49 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
         scale = 0.32 * signer.head
         x, y = outline[:, 0] * scale, outline[:, 1] * scale
         about = 0.9 * scale  # it tilts about the neck
-        turned = np.stack([np.cos(tilt) * x - np.sin(tilt) * (y - about), np.sin(tilt) * x + np.cos(tilt) * (y - about) + about], axis=-1)
-        return Shape(turned + head[:, None, :2] + np.array([0.0, motion.HEAD[1] * signer.head]), colour)
+        turned = np.stack(
+            [
+                np.cos(tilt) * x - np.sin(tilt) * (y - about),
+                np.sin(tilt) * x + np.cos(tilt) * (y - about) + about,
+            ],
+            axis=-1,
+        )
+        return Shape(
+            turned + head[:, None, :2] + np.array([0.0, motion.HEAD[1] * signer.head]), colour
+        )
 
-    dark, lips = _shade(signer.skin, 0.3), tuple(np.clip(np.multiply(signer.skin, (0.8, 0.5, 0.5)), 0, 255).astype(int).tolist())
+    dark, lips = (
+        _shade(signer.skin, 0.3),
+        tuple(np.clip(np.multiply(signer.skin, (0.8, 0.5, 0.5)), 0, 255).astype(int).tolist()),
+    )
     face = [on_head(_ellipse(0.0, 0.0, 0.76, 1.0), signer.skin)]
     features = [on_head(_ellipse(x, -0.08, 0.11, 0.09, 8), dark) for x in (-0.3, 0.3)]
-    features += [on_head(_box(x, -0.3, 0.16, 0.035), _shade(signer.hair, 0.8) if signer.hair_style != "scarf" else dark) for x in (-0.3, 0.3)]
-    features += [on_head(_ellipse(0.0, 0.52, 0.24, 0.07, 10), lips), on_head(_box(0.0, 0.2, 0.05, 0.1), _shade(signer.skin, 0.82))]
+    features += [
+        on_head(
+            _box(x, -0.3, 0.16, 0.035),
+            _shade(signer.hair, 0.8) if signer.hair_style != "scarf" else dark,
+        )
+        for x in (-0.3, 0.3)
+    ]
+    features += [
+        on_head(_ellipse(0.0, 0.52, 0.24, 0.07, 10), lips),
+        on_head(_box(0.0, 0.2, 0.05, 0.1), _shade(signer.skin, 0.82)),
+    ]
     hair = signer.hair
     fringe = _ellipse(0.0, -0.3, 0.82, 0.78)
-    fringe = np.where(fringe[:, 1:] > -0.48, np.stack([fringe[:, 0], np.full(len(fringe), -0.48)], -1), fringe)
+    fringe = np.where(
+        fringe[:, 1:] > -0.48, np.stack([fringe[:, 0], np.full(len(fringe), -0.48)], -1), fringe
+    )
     behind, front = {
         "short": ([on_head(_ellipse(0.0, -0.2, 0.84, 0.88), hair)], [on_head(fringe, hair)]),
         "long": ([on_head(_ellipse(0.0, 0.15, 0.98, 1.25), hair)], [on_head(fringe, hair)]),
-        "bun": ([on_head(_ellipse(0.0, -1.15, 0.36, 0.32), hair), on_head(_ellipse(0.0, -0.2, 0.84, 0.88), hair)], [on_head(fringe, hair)]),
+        "bun": (
+            [
+                on_head(_ellipse(0.0, -1.15, 0.36, 0.32), hair),
+                on_head(_ellipse(0.0, -0.2, 0.84, 0.88), hair),
+            ],
+            [on_head(fringe, hair)],
+        ),
         "bald": ([], []),
         "scarf": ([on_head(_ellipse(0.0, 0.12, 1.0, 1.22), hair)], []),
     }[signer.hair_style]
@@ -120,11 +170,22 @@ def _arm_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
     cuff = elbow + (wrist - elbow) * 0.86
     half = shoulder + (elbow - shoulder) * 0.65
     if signer.long_sleeves:
-        limbs = [(elbow, wrist, 0.085, 0.07, signer.skin), (shoulder, elbow, 0.14, 0.115, sleeve), (elbow, cuff, 0.115, 0.09, sleeve)]
+        limbs = [
+            (elbow, wrist, 0.085, 0.07, signer.skin),
+            (shoulder, elbow, 0.14, 0.115, sleeve),
+            (elbow, cuff, 0.115, 0.09, sleeve),
+        ]
     else:
         skin = _shade(signer.skin, 0.93)
-        limbs = [(shoulder, elbow, 0.11, 0.09, skin), (elbow, wrist, 0.09, 0.07, skin), (shoulder, half, 0.145, 0.13, sleeve)]
-    return [*(Shape(_capsule(a, b, r0, r1), colour) for a, b, r0, r1, colour in limbs), *_hand_shapes(arm, signer, side)]
+        limbs = [
+            (shoulder, elbow, 0.11, 0.09, skin),
+            (elbow, wrist, 0.09, 0.07, skin),
+            (shoulder, half, 0.145, 0.13, sleeve),
+        ]
+    return [
+        *(Shape(_capsule(a, b, r0, r1), colour) for a, b, r0, r1, colour in limbs),
+        *_hand_shapes(arm, signer, side),
+    ]
 
 
 def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
@@ -149,14 +210,24 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
         length = np.maximum(length, 0.0)
         first, second = np.deg2rad(angle), np.deg2rad(angle + bend)
         knuckle = x + 0.55 * length * np.sin(first), y + 0.55 * length * np.cos(first)
-        tip = knuckle[0] + 0.45 * length * np.sin(second), knuckle[1] + 0.45 * length * np.cos(second)
+        tip = (
+            knuckle[0] + 0.45 * length * np.sin(second),
+            knuckle[1] + 0.45 * length * np.cos(second),
+        )
         radius = 0.15 if finger == 0 else 0.135
         seen = length > 0.12
-        pieces += [(at(x, y), at(*knuckle), radius, radius, seen), (at(*knuckle), at(*tip), radius, 0.85 * radius, seen)]
+        pieces += [
+            (at(x, y), at(*knuckle), radius, radius, seen),
+            (at(*knuckle), at(*tip), radius, 0.85 * radius, seen),
+        ]
     rim = 0.05  # palm widths
     fill, edge = signer.skin, _shade(signer.skin, 0.55)
-    return [Shape(_capsule(a, b, (r0 + rim) * unit, (r1 + rim) * unit), edge, seen) for a, b, r0, r1, seen in pieces] + [
-        Shape(_capsule(a, b, (r0 - rim / 2) * unit, (r1 - rim / 2) * unit), fill, seen) for a, b, r0, r1, seen in pieces
+    return [
+        Shape(_capsule(a, b, (r0 + rim) * unit, (r1 + rim) * unit), edge, seen)
+        for a, b, r0, r1, seen in pieces
+    ] + [
+        Shape(_capsule(a, b, (r0 - rim / 2) * unit, (r1 - rim / 2) * unit), fill, seen)
+        for a, b, r0, r1, seen in pieces
     ]
 
 
@@ -167,16 +238,27 @@ def _still(t: int, outline) -> Points:
     return np.broadcast_to(np.asarray(outline, np.float64), (t, len(outline), 2))
 
 
-def _ellipse(x: float, y: float, width: float, height: float, corners: int = 20) -> Float[np.ndarray, "n 2"]:
+def _ellipse(
+    x: float, y: float, width: float, height: float, corners: int = 20
+) -> Float[np.ndarray, "n 2"]:
     around = np.linspace(0.0, 2 * np.pi, corners, endpoint=False)
     return np.stack([x + width * np.cos(around), y + height * np.sin(around)], axis=-1)
 
 
 def _box(x: float, y: float, width: float, height: float) -> Float[np.ndarray, "4 2"]:
-    return np.array([(x - width, y - height), (x + width, y - height), (x + width, y + height), (x - width, y + height)])
+    return np.array(
+        [
+            (x - width, y - height),
+            (x + width, y - height),
+            (x + width, y + height),
+            (x - width, y + height),
+        ]
+    )
 
 
-def _capsule(a: Float[np.ndarray, "t 2"], b: Float[np.ndarray, "t 2"], radius_a: float, radius_b: float) -> Points:
+def _capsule(
+    a: Float[np.ndarray, "t 2"], b: Float[np.ndarray, "t 2"], radius_a: float, radius_b: float
+) -> Points:
     """The outline of a limb from `a` to `b` with round ends."""
     direction = np.arctan2(b[:, 1] - a[:, 1], b[:, 0] - a[:, 0])[:, None]
     fan = np.linspace(-np.pi / 2, np.pi / 2, 5)
@@ -184,7 +266,9 @@ def _capsule(a: Float[np.ndarray, "t 2"], b: Float[np.ndarray, "t 2"], radius_a:
     def cap(middle: np.ndarray, around: np.ndarray, radius: float) -> np.ndarray:
         return middle[:, None] + radius * np.stack([np.cos(around), np.sin(around)], axis=-1)
 
-    return np.concatenate([cap(b, direction + fan, radius_b), cap(a, direction + np.pi + fan, radius_a)], axis=1)
+    return np.concatenate(
+        [cap(b, direction + fan, radius_b), cap(a, direction + np.pi + fan, radius_a)], axis=1
+    )
 
 
 # --- what surrounds it -------------------------------------------------------------------------------------------------------------------------
@@ -198,7 +282,9 @@ def _wall(scene: Scene, canvas: int) -> Image.Image:
         angle = rng.uniform(0, 2 * np.pi)
         y, x = np.mgrid[0:canvas, 0:canvas] / canvas - 0.5
         share = np.clip(0.5 + 0.8 * (x * np.cos(angle) + y * np.sin(angle)), 0.0, 1.0)[..., None]
-        wall = Image.fromarray((np.array(first) * (1 - share) + np.array(second) * share).astype(np.uint8))
+        wall = Image.fromarray(
+            (np.array(first) * (1 - share) + np.array(second) * share).astype(np.uint8)
+        )
     elif scene.wall == "clutter":
         pen = ImageDraw.Draw(wall)
         for _ in range(rng.integers(3, 9)):
@@ -206,11 +292,15 @@ def _wall(scene: Scene, canvas: int) -> Image.Image:
             width, height = rng.uniform(0.06, 0.4, 2) * canvas
             share = rng.uniform(0.15, 0.9)
             colour = tuple(int(a * (1 - share) + b * share) for a, b in zip(first, second))
-            (pen.ellipse if rng.random() < 0.25 else pen.rectangle)((x, y, x + width, y + height), fill=colour)
+            (pen.ellipse if rng.random() < 0.25 else pen.rectangle)(
+                (x, y, x + width, y + height), fill=colour
+            )
     return wall
 
 
-def _lit(frames: UInt8[np.ndarray, "t h w 3"], scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
+def _lit(
+    frames: UInt8[np.ndarray, "t h w 3"], scene: Scene, rng: np.random.Generator
+) -> UInt8[np.ndarray, "t h w 3"]:
     """Colour of the light, its fall-off over the picture, and the camera's noise."""
     size = frames.shape[1]
     ramp = np.linspace(-1.0, 1.0, size, dtype=np.float32)

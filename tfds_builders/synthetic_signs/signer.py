@@ -7,8 +7,24 @@ import numpy as np
 
 Colour = tuple[int, int, int]
 
-SKINS: tuple[Colour, ...] = ((250, 220, 196), (236, 196, 164), (222, 172, 132), (196, 142, 104), (166, 112, 78), (132, 86, 60), (98, 64, 46))
-HAIRS: tuple[Colour, ...] = ((22, 18, 18), (52, 36, 26), (92, 60, 36), (140, 88, 44), (196, 158, 96), (130, 130, 132), (150, 60, 34))
+SKINS: tuple[Colour, ...] = (
+    (250, 220, 196),
+    (236, 196, 164),
+    (222, 172, 132),
+    (196, 142, 104),
+    (166, 112, 78),
+    (132, 86, 60),
+    (98, 64, 46),
+)
+HAIRS: tuple[Colour, ...] = (
+    (22, 18, 18),
+    (52, 36, 26),
+    (92, 60, 36),
+    (140, 88, 44),
+    (196, 158, 96),
+    (130, 130, 132),
+    (150, 60, 34),
+)
 HAIR_STYLES = ("short", "long", "bun", "bald", "scarf")
 NUM_SIGNERS = {"train": 120, "validation": 24, "test": 24}
 
@@ -53,7 +69,10 @@ class Scene:
     wall_colours: tuple[Colour, Colour] = ((190, 196, 200), (150, 156, 160))
     wall_seed: int = 0
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three colours
-    light: tuple[float, float] = (0.0, 0.0)  # change of brightness from the middle to the right edge, to the lower edge
+    light: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # change of brightness from the middle to the right edge, to the lower edge
     noise: float = 0.0  # standard deviation, of 255
 
 
@@ -105,7 +124,9 @@ def draw_scene(rng: np.random.Generator, signer: Signer) -> Scene:
 
 
 def _vivid(rng: np.random.Generator) -> Colour:
-    red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.15, 0.9), rng.uniform(0.12, 0.95))
+    red, green, blue = colorsys.hsv_to_rgb(
+        rng.random(), rng.uniform(0.15, 0.9), rng.uniform(0.12, 0.95)
+    )
     return round(255 * red), round(255 * green), round(255 * blue)
 
 

@@ -17,17 +17,51 @@ class Builder(SignDatasetBuilder):
     RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
     OPTIONS = (
         Option("num_train", "clips to train on (2000)", 2000, int, allowed=CLIPS),
-        Option("num_validation", "clips of other signers and sentences, to watch the training (200)", 200, int, allowed=CLIPS),
-        Option("num_test", "clips of other signers and sentences again, for the final figure (200)", 200, int, allowed=CLIPS),
-        Option("size", "height and width of a frame in pixels (64)", 64, int, allowed=Range(16, 1024)),
-        Option("seed", "another seed, another data set; sentences and signers never change their split (0)", 0, int, allowed=Range(0, 2**63 - 1)),
-        Option("rest_fraction", "share of the clips in which nobody signs, text '' (0)", 0.0, float, allowed=SHARE),
+        Option(
+            "num_validation",
+            "clips of other signers and sentences, to watch the training (200)",
+            200,
+            int,
+            allowed=CLIPS,
+        ),
+        Option(
+            "num_test",
+            "clips of other signers and sentences again, for the final figure (200)",
+            200,
+            int,
+            allowed=CLIPS,
+        ),
+        Option(
+            "size", "height and width of a frame in pixels (64)", 64, int, allowed=Range(16, 1024)
+        ),
+        Option(
+            "seed",
+            "another seed, another data set; sentences and signers never change their split (0)",
+            0,
+            int,
+            allowed=Range(0, 2**63 - 1),
+        ),
+        Option(
+            "rest_fraction",
+            "share of the clips in which nobody signs, text '' (0)",
+            0.0,
+            float,
+            allowed=SHARE,
+        ),
     )
     SIGNER_INDEPENDENT = True
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         """Nothing is read: every clip follows from seed, split and number. Drawn at `frame_rate`, 12.5 a second unless given."""
         counts = {split: self.options[f"num_{split}"] for split in ("train", "validation", "test")}
-        size, seed, rest_fraction = (self.options[name] for name in ("size", "seed", "rest_fraction"))
+        size, seed, rest_fraction = (
+            self.options[name] for name in ("size", "seed", "rest_fraction")
+        )
         options = Options(size, self.encoding.frame_rate or Options.frame_rate, rest_fraction)
-        return ClipTable([clip(seed, split, index, options) for split, count in counts.items() for index in range(count)])
+        return ClipTable(
+            [
+                clip(seed, split, index, options)
+                for split, count in counts.items()
+                for index in range(count)
+            ]
+        )

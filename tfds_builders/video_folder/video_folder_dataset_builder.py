@@ -16,14 +16,26 @@ COLUMNS = (*OWN_REQUIRED, *OWN_OPTIONAL)
 class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put `clips.csv` (columns uid,text) and the folder `videos` into manual_dir."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put `clips.csv` (columns uid,text) and the folder `videos` into manual_dir."
+    )
     OPTIONS = (
-        Option("csv", "table with the columns uid,text and optionally gloss,signer,video_id,split,start,end", type=Path),
-        Option("videos", "folder that holds the videos <uid>.mp4 (or webm, mov, avi, mkv, gif, m4v, 3gp)", type=Path),
+        Option(
+            "csv",
+            "table with the columns uid,text and optionally gloss,signer,video_id,split,start,end",
+            type=Path,
+        ),
+        Option(
+            "videos",
+            "folder that holds the videos <uid>.mp4 (or webm, mov, avi, mkv, gif, m4v, 3gp)",
+            type=Path,
+        ),
         *column_options(COLUMNS),
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         csv = self.options["csv"] or manual_dir / "clips.csv"
         videos = self.options["videos"] or manual_dir / "videos"
-        return clips_of(read_own_table(csv, called=columns_called(self.options, COLUMNS)), MediaFolder(videos))
+        return clips_of(
+            read_own_table(csv, called=columns_called(self.options, COLUMNS)), MediaFolder(videos)
+        )

@@ -1,0 +1,61 @@
+"""The map in ARCHITECTURE.md is the tree, and imports run down it."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "signvit_jax"
+
+
+def rooms() -> dict[str, list[str]]:
+    """Modules by room, top floor first, as ARCHITECTURE.md lists them."""
+    rows = re.findall(
+        r"^\| `(\w+)/` \|[^|]*\|(.*)\|$", (ROOT / "ARCHITECTURE.md").read_text(), re.M
+    )
+    return {room: re.findall(r"`(\w+\.py)`", modules) for room, modules in rows}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("signvit_jax")
+        ):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {name.name for name in node.names}
+    return found & set(rooms())
+
+
+def test_the_map_lists_every_module():
+    listed = {f"{room}/{module}" for room, modules in rooms().items() for module in modules}
+    there = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.glob("*/*.py")
+        if path.name != "__init__.py"
+    }
+    assert listed == there
+
+
+def test_imports_run_down_the_map():
+    order = list(rooms())
+    wrong = []
+    for path in PACKAGE.glob("*/*.py"):
+        own = order.index(path.parent.name)
+        wrong += [
+            f"{path} imports {room}/" for room in imported_rooms(path) if order.index(room) < own
+        ]
+    assert wrong == []
+
+
+def test_builders_need_little_of_the_package():
+    found = {
+        room for path in (ROOT / "tfds_builders").glob("**/*.py") for room in imported_rooms(path)
+    }
+    assert found == {"data", "media", "files", "runtime"}
+
+
+def test_no_room_has_more_than_a_dozen_modules():
+    assert max(len(modules) for modules in rooms().values()) <= 12
