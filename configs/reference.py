@@ -55,7 +55,7 @@ def get_config(vocab_file: str = "") -> ConfigDict:
         "max_grad_norm": 0.5,
         "patience": 30,
     }
-    # The reference turns, shifts and recolours every frame anew and mirrors half of them; here a clip gets one draw, and no mirror.
+    # The reference turns, shifts and recolors every frame anew and mirrors half of them; here a clip gets one draw, and no mirror.
     config.data = {
         "num_frames": 16,
         "image_size": 224,

@@ -292,7 +292,7 @@ def _shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _pictures(vectors: Vectors) -> jax.Array:
-    """The file's pictures, (n, c, h, w) and normalised already, in our order of axes."""
+    """The file's pictures, (n, c, h, w) and normalized already, in our order of axes."""
     return jnp.asarray(vectors["in/image"].transpose(0, 2, 3, 1))
 
 
@@ -308,7 +308,7 @@ def _there_and_back(tensors: Mapping[str, np.ndarray], back: Mapping[str, np.nda
 
 
 def _batch(vectors: Vectors, video: np.ndarray) -> Batch:
-    """The file's inputs as a batch; its video is (b, t, c, h, w) and normalised already."""
+    """The file's inputs as a batch; its video is (b, t, c, h, w) and normalized already."""
     clips, frames = video.shape[:2]
     return {
         "video": jnp.asarray(video.transpose(0, 1, 3, 4, 2)),
@@ -382,7 +382,7 @@ def _print(checks: list[Check]) -> None:
         "largest difference",
         "tolerance",
         "",
-        title="Agreement with the reference",
+        title="StopConsensus with the reference",
     )
     for check in checks:
         table.add_row(

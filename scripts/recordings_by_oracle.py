@@ -1,4 +1,4 @@
-"""The table of docs/recordings.md: what cutting, joining and settling add to the errors of a recogniser (tests/helpers/oracle.py), in Markdown.
+"""The table of docs/recordings.md: what cutting, joining and settling add to the errors of a recognizer (tests/helpers/oracle.py), in Markdown.
 
 python scripts/recordings_by_oracle.py --recordings=40 --seconds=120
 """

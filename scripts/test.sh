@@ -13,7 +13,7 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet . || { echo "error: run .venv/bin/ruff format ." >&2; exit 1; }
 
-# Compiled programs are kept from run to run; XLA's expensive optimisations do not pay for shapes as small as the tests'.
+# Compiled programs are kept from run to run; XLA's expensive optimizations do not pay for shapes as small as the tests'.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 # The shapes and dtypes in the signatures of what computes are checked at every call (jaxtyping, beartype).

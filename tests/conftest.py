@@ -18,7 +18,7 @@ hypothesis.settings.load_profile("any_machine")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# XLA's optimisations take longer than all that the tests compute.
+# XLA's optimizations take longer than all that the tests compute.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 

@@ -11,7 +11,7 @@ from torch import nn
 
 
 class FrameEncoder(nn.Module):
-    """Normalised pictures (n, 3, h, w) to features (n, d): a ViT of `nn.TransformerEncoderLayer`, mean over all its tokens."""
+    """Normalized pictures (n, 3, h, w) to features (n, d): a ViT of `nn.TransformerEncoderLayer`, mean over all its tokens."""
 
     def __init__(self, encoder: dict, image_size: int):
         super().__init__()

@@ -234,7 +234,7 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV3(nnx.Module):
-    """Pictures (n, h, w, c), normalised, to one feature each (n, `sizes.features`): the mean over the picture.
+    """Pictures (n, h, w, c), normalized, to one feature each (n, `sizes.features`): the mean over the picture.
 
     With `remat` blocks are computed again in the backward pass: what they keep is most of a step's memory.
     """
@@ -264,7 +264,7 @@ class MobileNetV3(nnx.Module):
         prepare: Callable[[Array], Array] = lambda images: images,
         counted: Float[Array, "n"] | None = None,
     ) -> tuple[Float[Array, "n d"], BatchMoments | None]:
-        """`prepare` makes normalised pictures of what is given. `counted` (training): 1 for pictures that BatchNorm is to count, 0 for padding."""
+        """`prepare` makes normalized pictures of what is given. `counted` (training): 1 for pictures that BatchNorm is to count, 0 for padding."""
         stages, layers = self.stages(prepare(images), counted)
         features = stages[-1].astype(jnp.float32).mean(axis=(1, 2)).astype(self.dtype)
         return features, None if counted is None else BatchMoments(counted.sum(), layers)

@@ -113,7 +113,7 @@ class PatchConcat(nnx.Module):
 
 
 class DenseViT(nnx.Module):
-    """Pictures (n, h, w, c), normalised, to one feature each (n, d); c is 3, or 6 with `encoder.motion`.
+    """Pictures (n, h, w, c), normalized, to one feature each (n, d); c is 3, or 6 with `encoder.motion`.
 
     The blocks are kept stacked (a leading layer axis) whether they are scanned or unrolled, so a checkpoint fits both.
 
@@ -184,7 +184,7 @@ class DenseViT(nnx.Module):
         key: Key[Array, ""] | None = None,
         prepare: Callable[[Array], Array] = lambda images: images,
     ) -> Float[Array, "n d"]:
-        """`prepare` makes normalised pictures of what is given, chunk by chunk: a clip waits as bytes and not as floats four times the size."""
+        """`prepare` makes normalized pictures of what is given, chunk by chunk: a clip waits as bytes and not as floats four times the size."""
         if key is not None and self.random == "rbg":
             key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
         n = images.shape[0]
@@ -238,7 +238,7 @@ class DenseViT(nnx.Module):
     def _merged_tokens(
         self, images: Float[Array, "n h w c"]
     ) -> tuple[Float[Array, "n s d"], Float[Array, "n s"]]:
-        """Output tokens after merging in every block, and how many each stands for. The blocks are unrolled: each has a shape of its own."""
+        """Output tokens after merging in every block, and how many each stands for. The blocks are export_config: each has a shape of its own."""
         x = self._embedded(images, None)
         sizes = jnp.ones(x.shape[:2], jnp.float32)
         for layer in range(self.layers):

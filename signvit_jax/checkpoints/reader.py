@@ -42,7 +42,7 @@ class CheckpointDamaged(CheckpointError):
 
 
 class CheckpointMismatch(CheckpointError):
-    """The checkpoint is sound, but of another model, optimiser or number of processes."""
+    """The checkpoint is sound, but of another model, optimizer or number of processes."""
 
     exit_code = USAGE
 
@@ -124,7 +124,7 @@ class CheckpointReader:
         prefer_ema: bool = True,
         step: int | None = None,
     ) -> RestoredParams:
-        """Parameters of the best or the last checkpoint, or of `step`; the optimiser's state is not read.
+        """Parameters of the best or the last checkpoint, or of `step`; the optimizer's state is not read.
 
         `target`: ShapeDtypeStructs, with shardings or without; None gives NumPy arrays in the shapes that were saved.
         If nothing was scored, the best is the last. Raises CheckpointMissing, CheckpointDamaged, CheckpointMismatch.
@@ -299,7 +299,7 @@ def check_same(saved: PyTree, wanted: PyTree, item: str, folder: Path) -> None:
         shown = "\n  ".join(
             lines[:5] + ([f"... and {len(lines) - 5} more"] if len(lines) > 5 else [])
         )
-        kind = "optimiser" if item == "opt_state" else "model"
+        kind = "optimizer" if item == "opt_state" else "model"
         raise CheckpointMismatch(
             f"{folder} holds another {kind}: {len(lines)} of {len(names)} arrays of {item} differ:\n  {shown}\n"
             "Use the config that this workdir was made with, or another workdir"

@@ -279,7 +279,7 @@ def _holder(descriptor: int) -> str:
         return "another process"
 
 
-# What a resumed run may not change, because the saved parameters, optimiser state, vocabulary or data position would no longer fit,
+# What a resumed run may not change, because the saved parameters, optimizer state, vocabulary or data position would no longer fit,
 # or because the finished part of the run would have been another. Everything else (rates, weights of losses, augmentation, patience,
 # epochs, mesh, inference ...) may change.
 _FIXED = (

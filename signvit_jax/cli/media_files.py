@@ -60,7 +60,7 @@ def output_names(clips: Sequence[Path]) -> list[Path]:
     """One relative path a clip, without its ending, no two the same: names that occur twice keep as much of their folders as tells them apart."""
     names = [Path(clip.stem) for clip in clips]
     if len(set(names)) < len(names):
-        # Normalised, so that no `..` leads out of the output folder.
+        # Normalized, so that no `..` leads out of the output folder.
         absolute = [os.path.abspath(clip) for clip in clips]
         root = os.path.commonpath({os.path.dirname(path) for path in absolute})
         within = [Path(path[len(root) :].lstrip(os.sep)) for path in absolute]

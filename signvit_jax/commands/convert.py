@@ -1,6 +1,6 @@
 """Makes a workdir of a whole translator's weights: the reference system's checkpoint (.pt, .npz, .safetensors), or a safetensors file of ours.
 
-Evaluation, translation and export take the workdir as they take that of a training run, and signvit_jax.train goes on from it with a fresh optimiser.
+Evaluation, translation and export take the workdir as they take that of a training run, and signvit_jax.train goes on from it with a fresh optimizer.
 The model is that of --config; without it, that of the file, where it says: reference numbers and safetensors files of ours do.
 The vocabulary is --tokenizer, a tokenizer.json of ours or a BERT vocab.txt; without it, that of the file or of the config.
 Exit codes: 0 done, 1 failed, 2 weights, vocabulary and config do not fit each other, or the workdir is in use.

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
     from signvit_jax.evaluation import reliability, results
-    from signvit_jax.evaluation.diagnostics import make_look, no_look
+    from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
     from signvit_jax.evaluation.evaluate import evaluate, pictures
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.inference.loading import load_model
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.model.decoder.max_len,
     )
     look = (
-        no_look if model.encode else make_look(*given)
+        no_attention_maps if model.encode else make_attention_maps(*given)
     )  # the programs of an export cannot be looked into
     try:
         write_report(

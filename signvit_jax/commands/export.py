@@ -37,15 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.exporting.report import report_table
     from signvit_jax.exporting.writing import write_export
     from signvit_jax.inference.trained_model import load_trained
-    from signvit_jax.serving.export_dir import Contents, ExportError, ExportFolder, how_much
+    from signvit_jax.serving.export_dir import (
+        ExportError,
+        ExportFolder,
+        ExportManifest,
+        resolve_quantization,
+    )
 
-    quantize = how_much(arguments.format, arguments.quantize)
+    quantize = resolve_quantization(arguments.format, arguments.quantize)
     model = load_trained(arguments.workdir, arguments.checkpoint)
     if model.others:
         raise ExportError(
             f"--workdir={arguments.workdir} names {1 + len(model.others)} workdirs; an export is of one"
         )
-    contents = Contents(arguments.format, quantize, model.step)
+    contents = ExportManifest(arguments.format, quantize, model.step)
     config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     data = config.data
 
@@ -83,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 model, folder, test, arguments.report_clips, lambda clips: bar.advance(task, clips)
             )
         folder.write_text(folder.report_json, json.dumps(report, indent=2) + "\n")
-        described = Described(arguments.sign_language, arguments.text_language, arguments.licence)
+        described = Described(arguments.sign_language, arguments.text_language, arguments.license)
         folder.write_text(folder.model_card, model_card(model, contents, report, described))
     print_table(report_table(report))
     print(
@@ -98,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.export --workdir=runs/mine --format=onnx --output=exports/mine --licence=CC-BY-4.0",
+        "python -m signvit_jax.export --workdir=runs/mine --format=onnx --output=exports/mine --license=CC-BY-4.0",
     )
     flags.add_argument("--workdir", required=True, type=local_text, help="folder of a training run")
     flags.add_argument("--format", required=True, choices=_FORMATS)
@@ -130,7 +135,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     card.add_argument("--sign_language", help="such as 'Indian Sign Language'")
     card.add_argument("--text_language", help="such as 'English'")
     card.add_argument(
-        "--licence", help="under which you give the model away; that of the data bounds it"
+        "--license",
+        "--licence",
+        help="under which you give the model away; that of the data bounds it",
     )
     return flags.parse_args(argv)
 

@@ -83,11 +83,11 @@ def run_training(
     import jax
 
     from signvit_jax.runtime.malloc import (
-        keep_freed_memory,
+        tune_malloc,
     )  # after the config has been checked: it takes seconds to load
     from signvit_jax.training.run import train
 
-    keep_freed_memory()
+    tune_malloc()
     code = train(
         config,
         arguments.workdir,

@@ -249,7 +249,7 @@ class AugmentConfig:
     brightness: float = _real(0.0, 0.0, 1.0)
     contrast: float = _real(0.0, 0.0, 1.0)
     saturation: float = _real(0.0, 0.0, 1.0)
-    hue: float = _real(0.0, 0.0, 0.5)  # turns of the colour circle
+    hue: float = _real(0.0, 0.0, 0.5)  # turns of the color circle
     speed: float = _real(0.0, 0.0, 0.9)  # clip played 1 +- this times as fast
     frame_jitter: float = _real(
         0.0, 0.0, 1.0

@@ -1,6 +1,6 @@
 """Augmentation of a clip: one draw for all its frames, so that nothing in the picture jitters.
 
-Geometry (rotate, translate, scale, mirror) and the fit to the model's square are one bilinear sampling of the decoded colour planes; colour
+Geometry (rotate, translate, scale, mirror) and the fit to the model's square are one bilinear sampling of the decoded color planes; color
 (brightness, contrast, saturation, hue) is a gain for the luma plane and a 2x2 matrix for the two chroma planes. Both work before the
 conversion to RGB: half as many numbers, and the maps are computed once a clip.
 """
@@ -25,7 +25,7 @@ from signvit_jax.media.frames import (
     scale,
 )
 
-_PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores colour
+_PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores color
 _GROUP = 4  # frames that are worked on at once: the threads of a reader hand each other Python's lock less often
 _STEPS = 16  # 1 << 4; positions between two pixels that bilinear sampling tells apart; 16 * 16 * 255 fits 16 bits
 
@@ -34,8 +34,8 @@ _STEPS = 16  # 1 << 4; positions between two pixels that bilinear sampling tells
 class ClipAugmentation:
     """What is done to every frame of one clip; the defaults do nothing.
 
-    `angle` in radians, counter-clockwise; `shift_x`, `shift_y` in shares of the picture; `zoom`, `brightness`, `contrast` (about mid-grey) and
-    `saturation` are factors; `hue` in turns of the colour circle.
+    `angle` in radians, counter-clockwise; `shift_x`, `shift_y` in shares of the picture; `zoom`, `brightness`, `contrast` (about mid-gray) and
+    `saturation` are factors; `hue` in turns of the color circle.
     """
 
     angle: float = 0.0
@@ -154,15 +154,15 @@ class _Lens:
             ],
             black=128 | 128 << 16,
         )
-        coloured = self._colour(self._luma_map.sample(y, black=0), both & 255, both >> 16 & 255)
-        for *planes, target in zip(*coloured, targets, strict=True):
+        colored = self._color(self._luma_map.sample(y, black=0), both & 255, both >> 16 & 255)
+        for *planes, target in zip(*colored, targets, strict=True):
             for canvas, plane in zip(self._canvas_planes, planes, strict=True):
                 canvas[:, : plane.shape[1]] = plane
             target[:] = rgb_pixels(scale(self._canvas, self._even, self._even, "rgb24"))[
                 : self._size, : self._size
             ]
 
-    def _colour(
+    def _color(
         self, y: np.ndarray, u: np.ndarray, v: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A gain and an offset for luma; a rotation times a gain, about 128, for chroma."""
@@ -179,7 +179,7 @@ class _Lens:
 
 
 class _PlaneMap:
-    """Bilinear sampling of a colour plane: for each output pixel the top left of its four neighbours, and their weights."""
+    """Bilinear sampling of a color plane: for each output pixel the top left of its four neighbors, and their weights."""
 
     def __init__(
         self,
@@ -193,14 +193,14 @@ class _PlaneMap:
         height, width, stride = plane.height, plane.width, plane.line_size
         x, y = _source_positions(augmentation, box, square, side)
         outside = (x < 0) | (x > 1) | (y < 0) | (y > 1)
-        left, weight_x = _neighbour(x * width - 0.5, width)
-        top, weight_y = _neighbour(y * height - 0.5, height)
+        left, weight_x = _neighbor(x * width - 0.5, width)
+        top, weight_y = _neighbor(y * height - 0.5, height)
         self._length = height * stride
-        # Pixels outside the picture read the black that is appended to it for all four neighbours.
+        # Pixels outside the picture read the black that is appended to it for all four neighbors.
         self._source = np.empty((_GROUP, self._length + stride + 2), dtype)
         first = np.where(outside, self._length, top * stride + left).astype(np.intp)
         self._index = first + np.arange(0, self._source.size, self._source.shape[1])[:, None, None]
-        self._neighbours = [
+        self._neighbors = [
             (self._source.reshape(-1)[step:], weight.astype(dtype))
             for step, weight in (
                 (0, (_STEPS - weight_x) * (_STEPS - weight_y)),
@@ -221,8 +221,8 @@ class _PlaneMap:
         self._source[:k, self._length :] = black
         total, part = self._sum[:k], self._part[:k]
         total[:] = self._half  # rounds to the nearest
-        for neighbour, weight in self._neighbours:
-            neighbour.take(self._index[:k], out=part, mode="clip")
+        for neighbor, weight in self._neighbors:
+            neighbor.take(self._index[:k], out=part, mode="clip")
             part *= weight
             total += part
         return np.right_shift(total, 8, out=total)
@@ -242,9 +242,9 @@ def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "k h w"]:
 def _source_positions(
     augmentation: ClipAugmentation, box: Box, square: int, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the picture (0 to 1 along each side) the pixel centres of a `side` x `side` output plane come from."""
-    centre = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side - np.float32(0.5)
-    x, y = centre[None, :] - augmentation.shift_x, centre[:, None] - augmentation.shift_y
+    """Where in the picture (0 to 1 along each side) the pixel centers of a `side` x `side` output plane come from."""
+    center = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side - np.float32(0.5)
+    x, y = center[None, :] - augmentation.shift_x, center[:, None] - augmentation.shift_y
     cos, sin = (
         math.cos(augmentation.angle) / augmentation.zoom,
         math.sin(augmentation.angle) / augmentation.zoom,
@@ -254,7 +254,7 @@ def _source_positions(
     return ((x + 0.5) * square - box.x) / box.width, ((y + 0.5) * square - box.y) / box.height
 
 
-def _neighbour(position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _neighbor(position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """The pixel before each position and the weight, in sixteenths, of the one after it."""
     sixteenths = np.rint(np.clip(position, 0, length - 1) * np.float32(_STEPS)).astype(np.int32)
     before = np.minimum(sixteenths >> 4, max(length - 2, 0))
@@ -262,5 +262,5 @@ def _neighbour(position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _near(length: int, target: int) -> int:
-    """Four neighbours are too few for a picture that shrinks much: it is first averaged down to the target."""
+    """Four neighbors are too few for a picture that shrinks much: it is first averaged down to the target."""
     return target if length > 1.5 * target else length

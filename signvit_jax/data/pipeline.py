@@ -135,7 +135,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
 
     @property
     def num_cut_texts(self) -> int:
-        return self._source.texts.num_cut
+        return self._source.texts.num_truncated
 
     def __next__(self) -> Batch:
         """Raises DatasetError naming the clip that cannot be read, or why a reading process ended."""

@@ -3,9 +3,9 @@
 | feature | type | meaning |
 |---|---|---|
 | `id` | text | name of the clip, unique in the data set |
-| `video` | sequence of bytes | one JPEG (RGB or grey, at most 4 channels) per frame, in order of time |
+| `video` | sequence of bytes | one JPEG (RGB or gray, at most 4 channels) per frame, in order of time |
 | `fps` | float32 | frames a second of the stored frames |
-| `text` | text | the translation, exactly as annotated (never normalised) |
+| `text` | text | the translation, exactly as annotated (never normalized) |
 | `gloss` | text | glosses separated by one space; "" if there are none |
 | `signer` | text | who signs; "" if unknown |
 | `video_id` | text | the source video that the clip was cut from; splits are made on it |

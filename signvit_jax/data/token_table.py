@@ -20,7 +20,7 @@ class TokenTable:
     ids: Int32[np.ndarray, " total"]
     ends: Int[np.ndarray, " rows"]
     width: int  # padded length
-    num_cut: int
+    num_truncated: int
 
     def write(self, i: int, out: Int32[np.ndarray, " width"]) -> int:
         """Writes the ids of text `i` (-1: the empty text) to the front of `out`; returns how many."""
@@ -67,19 +67,19 @@ def padded_gloss_length(split: Split, gloss_tokenizer: Tokenizer) -> int:
 
 
 def _table(rows: list[list[int]], cut: list[list[int]], width: int, what: str) -> TokenTable:
-    num_cut = sum(len(row) > width for row in rows)
-    if num_cut:
+    num_truncated = sum(len(row) > width for row in rows)
+    if num_truncated:
         longest = max(map(len, rows))
         logger.warning(
             "%d of %d %s have more than %d tokens (the longest %d) and were cut; model.decoder.max_len and the longest training text set the limit",
-            num_cut,
+            num_truncated,
             len(rows) - 1,
             what,
             width,
             longest,
         )
     ids = np.fromiter((i for row in cut for i in row), np.int32)
-    return TokenTable(ids, np.cumsum([len(row) for row in cut]), width, num_cut)
+    return TokenTable(ids, np.cumsum([len(row) for row in cut]), width, num_truncated)
 
 
 def _round_up(length: int) -> int:

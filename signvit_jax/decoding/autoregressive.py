@@ -37,7 +37,7 @@ class Hypotheses(NamedTuple):
     lengths: Int[Array, "*clips"]  # BOS and EOS counted
     scores: Float[
         Array, "*clips"
-    ]  # sum of log-probabilities / normaliser; -inf where a beam found fewer hypotheses than it was asked for
+    ]  # sum of log-probabilities / length_normalizer; -inf where a beam found fewer hypotheses than it was asked for
     token_log_probs: Float[
         Array, "*clips l"
     ]  # the model's own (before temperature and cuts), in nats; 0 at BOS and PAD
@@ -48,7 +48,7 @@ def best(hypotheses: Hypotheses) -> Hypotheses:
     return Hypotheses(*(field[:, 0] for field in hypotheses))
 
 
-def normaliser(
+def length_normalizer(
     lengths: Int[Array, "..."], length_penalty: Float[Array, ""] | float, formula: str
 ) -> Float[Array, "..."]:
     """What a sum of log-probabilities is divided by: n^p ('power', as in the reference) or ((5 + n) / 6)^p ('gnmt', Wu et al. 2016)."""
@@ -112,7 +112,7 @@ def next_log_probs(
 ) -> tuple[Float[Array, "b m v"], tuple[Cache, ...]]:
     """Log-probabilities of the token after `position`, averaged over the ensemble as probabilities; -inf for PAD and for forbidden repetitions.
 
-    They are not renormalised over what is left: scores stay the model's. BOS is not forbidden, since the reference does not.
+    They are not renormalized over what is left: scores stay the model's. BOS is not forbidden, since the reference does not.
     """
     current = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
     voices, grown = [], []
@@ -196,6 +196,6 @@ def generate(
     return Hypotheses(
         tokens,
         lengths,
-        token_log_probs.sum(1) / normaliser(lengths, length_penalty, formula),
+        token_log_probs.sum(1) / length_normalizer(lengths, length_penalty, formula),
         token_log_probs,
     )

@@ -22,8 +22,8 @@ from signvit_jax.decoding.autoregressive import (
     Source,
     check,
     checked_sources,
+    length_normalizer,
     next_log_probs,
-    normaliser,
     start,
 )
 from signvit_jax.decoding.greedy import greedy
@@ -100,13 +100,13 @@ def _beam_search(
     slots = jnp.arange(m)
 
     def score(sums, lengths):
-        return sums / normaliser(lengths, length_penalty, formula)
+        return sums / length_normalizer(lengths, length_penalty, formula)
 
     def unsettled(beams):
         nth_ended = jax.lax.top_k(
             jnp.where(beams.ended, score(beams.sums, beams.lengths), -jnp.inf), n_best
         )[0][:, -1]
-        # Further tokens only lower the sum, and the normaliser is largest at the length limit.
+        # Further tokens only lower the sum, and the length_normalizer is largest at the length limit.
         within_reach = jnp.where(beams.ended, -jnp.inf, score(beams.sums, jnp.int32(max_len))).max(
             1
         )

@@ -78,9 +78,10 @@ def align(
     )
     two_before = jnp.pad(symbols[:, :-2], ((0, 0), (2, 0)), constant_values=BLANK)
     may_skip_blank = (states % 2 == 1) & (symbols != two_before)
-    normaliser = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1, keepdims=True)
+    length_normalizer = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1, keepdims=True)
     log_probs = (
-        jnp.take_along_axis(logits, symbols[:, None], axis=-1).astype(jnp.float32) - normaliser
+        jnp.take_along_axis(logits, symbols[:, None], axis=-1).astype(jnp.float32)
+        - length_normalizer
     )
     live = length_mask(lengths, logits.shape[1])
 

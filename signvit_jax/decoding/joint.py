@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from signvit_jax.decoding.autoregressive import Hypotheses, check, normaliser
+from signvit_jax.decoding.autoregressive import Hypotheses, check, length_normalizer
 from signvit_jax.models.ctc_loss import ctc_loss
 
 
@@ -18,7 +18,7 @@ def rescore(
     length_penalty: float = 1.0,
     formula: str = "power",
 ) -> Hypotheses:
-    """The n-best lists (b, n, l) of beam search by (1 - weight) attention + weight CTC, both log-probabilities divided by the same normaliser.
+    """The n-best lists (b, n, l) of beam search by (1 - weight) attention + weight CTC, both log-probabilities divided by the same length_normalizer.
 
     The CTC head must spell the decoder's vocabulary (`ctc.target` 'text'). A sentence that no alignment can spell scores -inf and goes to the end of
     its list; where that holds for the whole list (text longer than the CTC steps) the attention's order and scores stay.
@@ -35,7 +35,9 @@ def rescore(
     nll, feasible = jax.vmap(ctc_loss, in_axes=(None, None, 1, 1), out_axes=1)(
         ctc_logits, ctc_lengths, labels, label_lengths
     )
-    joint = (1 - weight) * attention - weight * nll / normaliser(lengths, length_penalty, formula)
+    joint = (1 - weight) * attention - weight * nll / length_normalizer(
+        lengths, length_penalty, formula
+    )
     possible = feasible & (attention > -jnp.inf)
     scores = jnp.where(
         possible.any(1, keepdims=True), jnp.where(possible, joint, -jnp.inf), attention

@@ -12,17 +12,17 @@ from signvit_jax.evaluation.scored_clips import HeatMap
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.text.tokenizer import Tokenizer
 
-Look = Callable[[UInt8[np.ndarray, "t h w 3"], Sequence[int] | None], list[HeatMap]]
+AttentionMapFn = Callable[[UInt8[np.ndarray, "t h w 3"], Sequence[int] | None], list[HeatMap]]
 
 
-def make_look(
+def make_attention_maps(
     bind: Callable[[PyTree], SignTranslator],
     params: PyTree,
     tokenizer: Tokenizer,
     ctc_tokenizer: Tokenizer,
     buckets: Sequence[int],
     max_len: int,
-) -> Look:
+) -> AttentionMapFn:
     """A function of a clip's sampled frames and the decoder's token ids (without BOS and EOS) that draws both heat maps; one program a bucket.
 
     For None in place of token ids, of a decoder without cross-attention, CTC's heat map alone.
@@ -77,7 +77,9 @@ def make_look(
     return look
 
 
-def no_look(frames: UInt8[np.ndarray, "t h w 3"], tokens: Sequence[int] | None) -> list[HeatMap]:
+def no_attention_maps(
+    frames: UInt8[np.ndarray, "t h w 3"], tokens: Sequence[int] | None
+) -> list[HeatMap]:
     """Of a model that cannot be looked into."""
     return []
 

@@ -14,7 +14,7 @@ from signvit_jax.data.pipeline import make_batches
 from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.decoding.decoders import CTC_DECODERS
-from signvit_jax.evaluation.diagnostics import Look
+from signvit_jax.evaluation.diagnostics import AttentionMapFn
 from signvit_jax.evaluation.metrics import MetricError, Scores, check_tokenization, gloss_wer, score
 from signvit_jax.evaluation.reliability import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.results import Prediction, Results
@@ -130,7 +130,12 @@ def evaluate(
 
 
 def pictures(
-    results: Results, split: Split, config: Config, tokenizer: Tokenizer, look: Look, count: int
+    results: Results,
+    split: Split,
+    config: Config,
+    tokenizer: Tokenizer,
+    look: AttentionMapFn,
+    count: int,
 ) -> dict[str, ClipPictures]:
     """The sampled frames of the clips that the report of `results` shows and what the model sees in them, by clip id.
 

@@ -18,7 +18,7 @@ from signvit_jax.inference.loading import load_model, open_programs
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
-from signvit_jax.serving.programs import ModelPrograms, Programs, encode, unrolled
+from signvit_jax.serving.programs import ModelPrograms, Programs, encode, export_config
 
 _DECODER = "greedy"
 _TOKENS = 8  # steps of the decoder whose logits are compared
@@ -88,7 +88,7 @@ def _differences(
     model: TrainedModel, folder: ExportFolder, batch: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """The largest of each output, each side going on from its own, and the largest value that the model itself gives."""
-    config = unrolled(model.config)
+    config = export_config(model.config)
     definition = ModelDefinition(
         config,
         model.tokenizer.vocab_size,

@@ -7,7 +7,7 @@ from typing import Any
 
 from signvit_jax.exporting.report import report_rows
 from signvit_jax.inference.trained_model import TrainedModel
-from signvit_jax.serving.export_dir import Contents
+from signvit_jax.serving.export_dir import ExportManifest
 
 _UNKNOWN = "not stated by whoever exported it"
 # Data set -> sign language, language of the texts, and the terms of its use.
@@ -17,11 +17,11 @@ _DATA_SETS = {
         "English",
         "iSign is gated and under CC BY-NC-SA 4.0: not for trade",
     ),
-    "include": ("Indian Sign Language", "English", "see the licence on INCLUDE's home page"),
+    "include": ("Indian Sign Language", "English", "see the license on INCLUDE's home page"),
     "phoenix14t": (
         "German Sign Language (DGS)",
         "German",
-        "PHOENIX-2014T is for research; see the licence on its home page",
+        "PHOENIX-2014T is for research; see the license on its home page",
     ),
     "csl_daily": (
         "Chinese Sign Language (CSL)",
@@ -59,7 +59,7 @@ Backbone `{backbone}`, {parameters:,} parameters, {words:,} words or pieces.
 |---|---|
 | sign language | {signed} |
 | text | {written} |
-| licence of this model | {licence} |
+| license of this model | {license} |
 | training data | `{dataset}`, split `{split}`; {terms} |
 | input | RGB video, {clip}, {size} x {size} |
 | opened by | {opened_by} |
@@ -89,13 +89,13 @@ class Described:
 
     sign_language: str | None = None
     text_language: str | None = None
-    licence: str | None = None
+    license: str | None = None
 
 
 def model_card(
-    model: TrainedModel, contents: Contents, report: Mapping[str, Any], described: Described
+    model: TrainedModel, contents: ExportManifest, report: Mapping[str, Any], described: Described
 ) -> str:
-    """Markdown: what it is, data, languages, licence, scores with their signature, limits, and what it must not be used for."""
+    """Markdown: what it is, data, languages, license, scores with their signature, limits, and what it must not be used for."""
     data = model.config.data
     signed, written, terms = _DATA_SETS.get(
         data.name.partition("/")[0], (_UNKNOWN, _UNKNOWN, f"terms: {_UNKNOWN}")
@@ -111,7 +111,7 @@ def model_card(
         words=model.tokenizer.vocab_size,
         signed=described.sign_language or signed,
         written=described.text_language or written,
-        licence=described.licence or _UNKNOWN,
+        license=described.license or _UNKNOWN,
         split=data.train_split,
         terms=terms,
         clip=f"{data.frame_rate:g} frames a second, up to {data.num_frames}"
@@ -125,10 +125,10 @@ def model_card(
 
 def _head(described: Described, dataset: str) -> list[str]:
     """YAML, of which JSON's strings are a part."""
-    licence = [f"license: {json.dumps(described.licence)}"] if described.licence else []
+    license = [f"license: {json.dumps(described.license)}"] if described.license else []
     return [
         "library_name: signvit_jax",
-        *licence,
+        *license,
         "tags: [sign-language, translation, video]",
         f"datasets: [{json.dumps(dataset)}]",
     ]

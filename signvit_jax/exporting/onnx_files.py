@@ -19,8 +19,8 @@ from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.onnx_runtime import KIND
-from signvit_jax.serving.optional_deps import optional
-from signvit_jax.serving.programs import Program, programs, unrolled
+from signvit_jax.serving.optional_deps import import_optional
+from signvit_jax.serving.programs import Program, export_config, programs
 
 _OPSET = 21
 _CALLS = {
@@ -38,7 +38,7 @@ def write_onnx(
 ) -> None:
     """Every program of the model; with batches of clips for `calibration` the backbone in INT8. Raises ExportError."""
     gloss_words = model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0
-    config = unrolled(model.config)
+    config = export_config(model.config)
     definition = ModelDefinition(config, model.tokenizer.vocab_size, gloss_words)
     for program in programs(config):
         with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
@@ -54,7 +54,7 @@ def write_onnx(
 
 
 def _convert(program: Program, definition: ModelDefinition, params, path: Path) -> None:
-    jax2onnx = optional("jax2onnx", "--format=onnx")
+    jax2onnx = import_optional("jax2onnx", "--format=onnx")
     logging.getLogger("jax2onnx.plugins.plugin_system").addFilter(_is_of_no_example)
     logging.getLogger("onnx_ir").setLevel(
         logging.ERROR
@@ -118,7 +118,7 @@ def _evaluated(jaxpr: Jaxpr, constants: Sequence[Array], inputs: Sequence[Array]
 
 def _fold(source: Path, target: Path) -> None:
     """Writes each layer's weights by themselves, which the model keeps stacked, and leaves out what comes to a constant."""
-    ort = optional("onnxruntime", "--format=onnx")
+    ort = import_optional("onnxruntime", "--format=onnx")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
@@ -131,7 +131,7 @@ def _fold(source: Path, target: Path) -> None:
 
 
 def _quantize(source: Path, target: Path, calibration: Iterable[Mapping[str, np.ndarray]]) -> None:
-    quantization = optional("onnxruntime.quantization", "--format=onnx")
+    quantization = import_optional("onnxruntime.quantization", "--format=onnx")
     feeds = _feeds(calibration)
 
     class Reader(quantization.CalibrationDataReader):
@@ -163,7 +163,7 @@ def _quantize(source: Path, target: Path, calibration: Iterable[Mapping[str, np.
 
 def _move(source: Path, target: Path) -> None:
     """With all its weights, wherever they lay: in the file, or beside it where they are too many."""
-    onnx = optional("onnx", "--format=onnx")
+    onnx = import_optional("onnx", "--format=onnx")
     beside = (
         {"save_as_external_data": True, "location": f"{target.name}.data"}
         if _weight_bytes(source) > _EXTERNAL_BYTES

@@ -9,8 +9,8 @@ from jax import export
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
-from signvit_jax.serving.optional_deps import optional
-from signvit_jax.serving.programs import Program, programs, unrolled
+from signvit_jax.serving.optional_deps import import_optional
+from signvit_jax.serving.programs import Program, export_config, programs
 from signvit_jax.serving.stablehlo import KIND
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -18,8 +18,8 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 
 def write_stablehlo(model: TrainedModel, folder: ExportFolder) -> None:
     """Every program of the model, for all platforms; the parameters are not in them. Raises ExportError."""
-    optional("flatbuffers", "--format=stablehlo")
-    config = unrolled(model.config)
+    import_optional("flatbuffers", "--format=stablehlo")
+    config = export_config(model.config)
     definition = ModelDefinition(
         config,
         model.tokenizer.vocab_size,

@@ -9,8 +9,8 @@ from signvit_jax.exporting.calibration import input_ranges
 from signvit_jax.exporting.onnx_files import write_onnx
 from signvit_jax.exporting.stablehlo import write_stablehlo
 from signvit_jax.inference.trained_model import TrainedModel
-from signvit_jax.serving.export_dir import Contents, ExportFolder
-from signvit_jax.serving.optional_deps import optional
+from signvit_jax.serving.export_dir import ExportFolder, ExportManifest
+from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.param_paths import flat
 from signvit_jax.weights.tensor_files import write_safetensors
 from signvit_jax.weights.whole_model import export_safetensors
@@ -21,7 +21,7 @@ Batches = Iterable[Mapping[str, np.ndarray]]
 def write_export(
     model: TrainedModel,
     folder: ExportFolder,
-    contents: Contents,
+    contents: ExportManifest,
     calibration: Callable[[], Batches],
 ) -> None:
     """All that `load_model` needs, `export.json` last. `calibration` gives batches of training clips. Raises ExportError."""
@@ -39,7 +39,7 @@ def write_export(
 
 
 def _int8(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
-    optional("qwix", "--format=int8")
+    import_optional("qwix", "--format=int8")
     from signvit_jax.exporting.int8 import int8_tensors
 
     write_safetensors(

@@ -19,12 +19,12 @@ from signvit_jax.inference.trained_model import (
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
-from signvit_jax.serving.definition import ServedDefinition, without_encoder
-from signvit_jax.serving.export_dir import Contents, ExportFolder, is_export
+from signvit_jax.serving.definition import ModifiedDefinition, without_encoder
+from signvit_jax.serving.export_dir import ExportFolder, ExportManifest, is_export
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
-from signvit_jax.serving.optional_deps import optional
+from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.param_paths import nested
-from signvit_jax.serving.programs import ModelPrograms, Programs, unrolled
+from signvit_jax.serving.programs import ModelPrograms, Programs, export_config
 from signvit_jax.serving.stablehlo import StableHloPrograms
 from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.weights.tensor_files import read_tensors
@@ -76,7 +76,7 @@ def open_programs(folder: ExportFolder) -> Programs:
     contents, (config, *tokenizers) = folder.contents(), described(folder)
     if contents.format == "onnx":
         return OnnxPrograms(folder, config)
-    opened = _Opened(folder, contents, unrolled(config), *tokenizers)
+    opened = _Opened(folder, contents, export_config(config), *tokenizers)
     model = _LOADERS[contents.format](opened)
     return (
         StableHloPrograms(folder, model.params, config)
@@ -88,7 +88,7 @@ def open_programs(folder: ExportFolder) -> Programs:
 @dataclasses.dataclass(frozen=True)
 class _Opened:
     folder: ExportFolder
-    contents: Contents
+    contents: ExportManifest
     config: Config
     tokenizer: Tokenizer
     gloss_tokenizer: Tokenizer | None
@@ -103,7 +103,7 @@ class _Opened:
 
     def model(
         self,
-        definition: ModelDefinition | ServedDefinition,
+        definition: ModelDefinition | ModifiedDefinition,
         tensors: dict[str, np.ndarray],
         mesh: Mesh,
     ) -> TrainedModel:
@@ -123,10 +123,10 @@ class _Opened:
 
 
 def _int8(opened: _Opened) -> TrainedModel:
-    optional("qwix", "an INT8 export")
+    import_optional("qwix", "an INT8 export")
     from signvit_jax.serving.int8_linear import int8_layers, served_tensors
 
-    definition = ServedDefinition(
+    definition = ModifiedDefinition(
         *opened.sizes, int8_layers(opened.contents.quantize == "weights_and_inputs")
     )
     return opened.model(
@@ -135,7 +135,7 @@ def _int8(opened: _Opened) -> TrainedModel:
 
 
 def _onnx(opened: _Opened) -> TrainedModel:
-    definition = ServedDefinition(*opened.sizes, without_encoder)
+    definition = ModifiedDefinition(*opened.sizes, without_encoder)
     model = opened.model(definition, read_tensors(opened.folder.weights), _one_device())
     return dataclasses.replace(model, encode=OnnxPrograms(opened.folder, opened.config).encode)
 

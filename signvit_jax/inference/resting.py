@@ -22,7 +22,7 @@ STILL_COUNTS = (
     7.0  # times: hands that do not move are a surer sign of rest than a CTC that hears nothing
 )
 STILL = 0.25  # of the motion of signing (its median): hands that move less rest. Resting signers of synthetic_signs: 0.1, at most 0.3
-FROZEN = 2.0  # grey levels: a video that changes less from frame to frame shows no motion at all
+FROZEN = 2.0  # gray levels: a video that changes less from frame to frame shows no motion at all
 _GRID = 16  # motion is seen in so many blocks to a side: noise is averaged out, hands are not
 _HANDS = 8  # blocks that move most
 _SHOT_LEVELS, _SHOT_SHARE = (
@@ -76,7 +76,7 @@ def evidence(heard: Sequence[Heard]) -> float:
 
 
 def blocks(frame: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "g g 3"]:
-    """The frame in coarse blocks, in grey levels: what motion is measured on."""
+    """The frame in coarse blocks, in gray levels: what motion is measured on."""
     side = frame.shape[0]
     width = max(side // _GRID, 1)
     grid = side // width
@@ -88,7 +88,7 @@ def blocks(frame: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "g g 3"]:
 
 
 def motion(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]) -> float:
-    """What the blocks that change most change by, in grey levels."""
+    """What the blocks that change most change by, in gray levels."""
     change = np.abs(after - before).max(axis=-1).ravel()
     few = min(_HANDS, change.size)
     return float(np.partition(change, change.size - few)[-few:].mean())

@@ -37,11 +37,11 @@ from signvit_jax.inference.windowing import (
     RECORDING,
     Clip,
     ClipError,
-    Footage,
     Span,
+    VideoInput,
     check_frames,
     longest_window,
-    open_footage,
+    open_video_input,
     sampled,
     segment_of,
     signs_of,
@@ -156,10 +156,10 @@ class Translator:
     def _translations(
         self, clips: Iterable[Clip], decode: str, fps: float | None, seed: int, predictor: Predictor
     ) -> Iterator[Translation | VideoDecodeError]:
-        def read(clip: Clip) -> Footage | VideoDecodeError:
+        def read(clip: Clip) -> VideoInput | VideoDecodeError:
             given = checked_clip(clip)
             try:
-                footage = open_footage(
+                footage = open_video_input(
                     given,
                     fps,
                     self.model.config.data,
@@ -244,13 +244,15 @@ class Translator:
 
     def _translate_group(
         self,
-        group: Sequence[Footage | VideoDecodeError],
+        group: Sequence[VideoInput | VideoDecodeError],
         decode: str,
         seed: int,
         predictor: Predictor,
     ) -> Iterator[Translation | VideoDecodeError]:
         """Clips are decoded together; recordings each by itself, in batches of windows."""
-        clips = [footage for footage in group if isinstance(footage, Footage) and footage.is_clip]
+        clips = [
+            footage for footage in group if isinstance(footage, VideoInput) and footage.is_clip
+        ]
         spans = [next(footage.spans) for footage in clips]
         said = iter(zip(spans, self._decode(spans, seed, predictor)))
         for footage in group:
@@ -269,7 +271,7 @@ class Translator:
         self,
         span: Span,
         found: dict[str, Hypothesis],
-        footage: Footage,
+        footage: VideoInput,
         decode: str,
         predictor: Predictor,
     ) -> Translation:
@@ -291,7 +293,7 @@ class Translator:
         )
 
     def _translate_recording(
-        self, footage: Footage, decode: str, seed: int, predictor: Predictor
+        self, footage: VideoInput, decode: str, seed: int, predictor: Predictor
     ) -> Translation:
         pieces: list[Segment] = []
         warnings: list[str] = []

@@ -53,7 +53,7 @@ Hear = Callable[[Sequence[Span]], Sequence[Sequence[Heard]]]  # what CTC hears i
 
 
 @dataclasses.dataclass
-class Footage:
+class VideoInput:
     """One video on its way through: its spans in order of time, and how many seconds of it have been read."""
 
     open: Callable[[bool], Iterator[Span]]  # reads the video; True: only if it is a clip
@@ -62,7 +62,7 @@ class Footage:
     is_clip: bool = True  # one span is all there is, and it is the whole video
     fps: float = 0.0
 
-    def begin(self) -> "Footage":
+    def begin(self) -> "VideoInput":
         """Reads as far as it takes to know whether this is a clip, and a clip to its end; holds no file open. Raises VideoDecodeError."""
         self.spans = iter(list(self.open(True)))
         if not self.is_clip:
@@ -107,14 +107,14 @@ def thinner_than_trained(span: Span, fps: float, data: DataConfig) -> str | None
     return None
 
 
-def open_footage(
+def open_video_input(
     clip: Clip,
     fps: float | None,
     data: DataConfig,
     inference: InferenceConfig,
     limits: VideoLimits = RECORDING,
     hear: Hear | None = None,
-) -> Footage:
+) -> VideoInput:
     """The spans of a video file (its path or its bytes) or of RGB frames (t, h, w, 3) at `fps` frames a second (None: `data.frame_rate`).
 
     A file is decoded as its spans are asked for, which then raise VideoDecodeError: memory does not grow with its length. `hear` says what CTC
@@ -122,7 +122,7 @@ def open_footage(
     """
     if isinstance(clip, np.ndarray):
         check_frames(clip)
-    footage = Footage(
+    footage = VideoInput(
         lambda only_clip: _spans(footage, clip, fps, data, inference, limits, hear, only_clip)
     )
     footage.spans = footage.open(False)
@@ -171,7 +171,7 @@ def signs_of(span: Span, heard: Sequence[Heard]) -> list[Sign]:
 
 
 def _spans(
-    footage: Footage,
+    footage: VideoInput,
     clip: Clip,
     fps: float | None,
     data: DataConfig,
@@ -203,7 +203,7 @@ def _spans(
 
 
 def _cut(
-    footage: Footage,
+    footage: VideoInput,
     video: VideoStream,
     data: DataConfig,
     inference: InferenceConfig,

@@ -1,8 +1,8 @@
-"""Batch normalisation (Ioffe & Szegedy 2015) without hidden state: statistics are read from the parameters and new ones are returned.
+"""Batch normalization (Ioffe & Szegedy 2015) without hidden state: statistics are read from the parameters and new ones are returned.
 
 In training a layer gives out the sums that its statistics are made of. They add up over the parts of a batch, as losses do: of them
-`with_new_statistics` makes the statistics of the whole batch, however it was cut in time or over devices. On several devices pictures are normalised
-by all of them together; of parts that are run one after the other (`gradient_accumulation`) each is normalised by itself.
+`update_running_stats` makes the statistics of the whole batch, however it was cut in time or over devices. On several devices pictures are normalized
+by all of them together; of parts that are run one after the other (`gradient_accumulation`) each is normalized by itself.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class BatchMoments(NamedTuple):
 
 
 class BatchNorm(nnx.Module):
-    """Normalises channels, in float32. `counted` (training) weighs the pictures that make the statistics; without it the running ones are used."""
+    """Normalizes channels, in float32. `counted` (training) weighs the pictures that make the statistics; without it the running ones are used."""
 
     def __init__(self, width: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs):
         del rngs  # nothing is drawn
@@ -57,7 +57,7 @@ class BatchNorm(nnx.Module):
         return y.astype(self.dtype), moments
 
 
-def with_new_statistics(
+def update_running_stats(
     params: Mapping[str, Any],
     before: Mapping[str, Any],
     moments: BatchMoments | None,
@@ -68,7 +68,7 @@ def with_new_statistics(
     The statistics are those of the last 1 / `momentum` steps. Where the other parameters move fast in that time, as in a run of a few hundred steps
     at a momentum of 0.01, they fit none of them, and evaluation sees another model than training did.
 
-    `before` are the parameters that the batch was run with: what an optimiser made of their statistics (weight decay, if nothing else) is dropped.
+    `before` are the parameters that the batch was run with: what an optimizer made of their statistics (weight decay, if nothing else) is dropped.
     """
     share = jnp.zeros(()) if moments is None else jnp.where(moments.count > 0, momentum, 0.0)
 
@@ -92,7 +92,7 @@ def with_new_statistics(
     return moved(params, before, None if moments is None else moments.layers)
 
 
-def no_moments(params: Mapping[str, Any]) -> BatchMoments | None:
+def zero_moments(params: Mapping[str, Any]) -> BatchMoments | None:
     """What parts of a batch are added to; None for parameters without BatchNorm."""
 
     def zeros(node: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The layers that several networks share: linear maps and norms with the project's initialisation and dtype, and the Transformer block."""
+"""The layers that several networks share: linear maps and norms with the project's initialization and dtype, and the Transformer block."""
 
 import jax
 import jax.numpy as jnp

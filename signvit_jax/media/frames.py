@@ -1,7 +1,7 @@
 """From stored JPEG frames (or decoded pictures) to square uint8 frames of the model's size.
 
-PyAV does both steps: its JPEG decoder and scaler work on the planes in which JPEG stores colour and release the GIL, about twice as fast per
-core as Pillow with the same picture (mean difference below one grey level). Decoders are kept per thread.
+PyAV does both steps: its JPEG decoder and scaler work on the planes in which JPEG stores color and release the GIL, about twice as fast per
+core as Pillow with the same picture (mean difference below one gray level). Decoders are kept per thread.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def picture_box(width: int, height: int, size: int, fit: str) -> Box:
 
 
 def decode_jpeg(data: bytes) -> av.VideoFrame:
-    """The picture in the colour planes of the JPEG. Raises FrameDecodeError."""
+    """The picture in the color planes of the JPEG. Raises FrameDecodeError."""
     try:
         frames = _decoder().decode(av.Packet(data)) if data else []
     except (av.error.FFmpegError, MemoryError) as error:

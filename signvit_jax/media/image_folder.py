@@ -1,7 +1,7 @@
 """A folder of pictures as a video: PNG or JPEG files in the order of their numbers, at a frame rate that the caller knows.
 
 Pictures are untrusted: no decoder but Pillow's for PNG and JPEG is tried, only on regular files (never links), and the size in the header is checked
-before a pixel is decoded. Transparency is put on white, 16-bit grey becomes 8-bit; all images get the size of
+before a pixel is decoded. Transparency is put on white, 16-bit gray becomes 8-bit; all images get the size of
 the first one shown, those of another shape between black bars.
 """
 

@@ -4,7 +4,7 @@ A codec that crashes, hangs or eats memory takes the child with it, not the call
 reason, and the next file is read by a fresh child. The child is kept between files (starting one takes a fifth of a second).
 
 What is read: mp4/mov, webm/mkv, avi and gif, known by their content and not by their name; regular files only; never a playlist or a network address.
-Colours follow the file's matrix and range (untagged: BT.709 from 1280 wide or above 576 lines on, else BT.601), tags for rotation and mirroring are
+Colors follow the file's matrix and range (untagged: BT.709 from 1280 wide or above 576 lines on, else BT.601), tags for rotation and mirroring are
 applied, pixels made square, transparency put on white. Where the size changes within a stream,
 later frames are scaled into the first size, between black bars where the shape differs. Of several
 video streams the one marked as default is read. Times are the file's own: a variable frame rate is

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config
 from signvit_jax.models.translator import SAVED, SignTranslator, abstract_model
-from signvit_jax.parallel.vocabulary import with_vocabulary_of
+from signvit_jax.parallel.vocabulary import resize_vocab_like
 
 
 class ModelDefinition:
@@ -39,7 +39,7 @@ class ModelDefinition:
 
     def bind(self, params: PyTree) -> SignTranslator:
         """The model with these parameters; a vocabulary padded for a mesh is cut to its own length."""
-        params = with_vocabulary_of(params, self._shapes)
+        params = resize_vocab_like(params, self._shapes)
         state = jax.tree.map(lambda leaf: leaf, self.abstract_state)
         nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
         return nnx.merge(self.graphdef, state)

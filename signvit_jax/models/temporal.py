@@ -1,4 +1,4 @@
-"""From frame features to frames that know their neighbours: projection, depthwise convolutions over time, optional self-attention."""
+"""From frame features to frames that know their neighbors: projection, depthwise convolutions over time, optional self-attention."""
 
 import jax.numpy as jnp
 from flax import nnx

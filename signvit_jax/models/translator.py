@@ -117,7 +117,7 @@ class VideoEncoder(nnx.Module):
         weights: Float[Array, "b"] | None = None,
         frozen_backbone: bool = False,
     ) -> Encoded:
-        """Float video is taken as normalised already; uint8 video is normalised here, on the device.
+        """Float video is taken as normalized already; uint8 video is normalized here, on the device.
 
         With a key as in training: dropout, and BatchNorm by the batch's own statistics, in which clips count as `weights` says (None: all alike).
         The BatchNorm of a frozen backbone works as in evaluation all the same.
@@ -125,9 +125,9 @@ class VideoEncoder(nnx.Module):
         b, t = video.shape[:2]
         mask = length_mask(frame_lengths, t)
         if self.zoom == "motion":
-            video = zoom_to_motion(self._normalised(video), mask)
+            video = zoom_to_motion(self._normalized(video), mask)
         if self.motion != "none":
-            video = self._normalised(video)
+            video = self._normalized(video)
             video = jnp.concatenate([video, motion_channels(video, mask, self.motion)], axis=-1)
         pictures = video.reshape(b * t, *video.shape[2:])
         counted = mask if weights is None else mask * weights[:, None]
@@ -146,11 +146,11 @@ class VideoEncoder(nnx.Module):
     ) -> tuple[Float[Array, "n d"], BatchMoments | None]:
         if isinstance(self.backbone, mobilenet_v3.MobileNetV3):
             return self.backbone(
-                pictures, self._normalised, None if key is None or frozen else counted
+                pictures, self._normalized, None if key is None or frozen else counted
             )
-        return self.backbone(pictures, key, self._normalised), None
+        return self.backbone(pictures, key, self._normalized), None
 
-    def _normalised(
+    def _normalized(
         self, pictures: UInt8[Array, "*n h w c"] | Float[Array, "*n h w c"]
     ) -> Float[Array, "*n h w c"]:
         if pictures.dtype != jnp.uint8:

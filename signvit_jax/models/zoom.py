@@ -1,7 +1,7 @@
 """Brings the signer to one place and size: all pictures of a clip are cut to the square in which the clip moves.
 
 A model that learns from few clips does not find hands of three pixels that are elsewhere in every clip. The square is taken from the clip alone, on
-the device. A pixel weighs as much as it ever differs from its mean over the clip, less what pixels do on average. The square lies about the centre
+the device. A pixel weighs as much as it ever differs from its mean over the clip, less what pixels do on average. The square lies about the center
 of these weights, REACH standard deviations to each side. What moves all over, or not at all, is left as it is.
 """
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 REACH = 2.2
-SMALLEST = 0.15  # of the picture's side, from the centre of the square to its edge
+SMALLEST = 0.15  # of the picture's side, from the center of the square to its edge
 EVENLY = (
     1e-6  # weight of a pixel that does not change: with no other the square is the whole picture
 )
@@ -19,10 +19,10 @@ EVENLY = (
 def zoom_to_motion(
     video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]
 ) -> Float[Array, "b t h w c"]:
-    """Normalised pictures, cut and enlarged bilinearly to the size that they had; `mask` tells a clip's frames from padding."""
-    centre, reach = moving_square(video, mask)
+    """Normalized pictures, cut and enlarged bilinearly to the size that they had; `mask` tells a clip's frames from padding."""
+    center, reach = moving_square(video, mask)
     rows, columns = (
-        _enlarging(centre[:, axis], reach, video.shape[2 + axis]).astype(video.dtype)
+        _enlarging(center[:, axis], reach, video.shape[2 + axis]).astype(video.dtype)
         for axis in (0, 1)
     )
     return jnp.einsum("bxw,btywc->btyxc", columns, jnp.einsum("byh,bthwc->btywc", rows, video))
@@ -52,9 +52,9 @@ def _moments(shares: Float[Array, "b n"]) -> tuple[Float[Array, "b"], Float[Arra
 
 
 def _enlarging(
-    centre: Float[Array, "b"], reach: Float[Array, "b"], size: int
+    center: Float[Array, "b"], reach: Float[Array, "b"], size: int
 ) -> Float[Array, "b n n"]:
-    """What each pixel of the old line counts for each of the new one: two neighbours, bilinear."""
+    """What each pixel of the old line counts for each of the new one: two neighbors, bilinear."""
     places = (jnp.arange(size) + 0.5) / size * 2.0 - 1.0
-    old = jnp.clip((centre[:, None] + places * reach[:, None]) * size - 0.5, 0.0, size - 1.0)
+    old = jnp.clip((center[:, None] + places * reach[:, None]) * size - 0.5, 0.0, size - 1.0)
     return jax.nn.relu(1.0 - jnp.abs(old[:, :, None] - jnp.arange(size)))

@@ -21,7 +21,7 @@ LOGITS, CTC_LOGITS, FEATURES = (
     "teacher_ctc_logits",
     "teacher_features",
 )  # the teacher's outputs in the batch
-LESSONS = (
+DISTILL_LOSSES = (
     "soft_ce",
     "soft_ctc",
     "features",
@@ -51,7 +51,7 @@ def distillation_loss(
         features = features @ projection["kernel"].astype(features.dtype) + projection[
             "bias"
         ].astype(features.dtype)
-    per_place = jnp.square(standardised(features) - standardised(batch[FEATURES])).mean(axis=-1)
+    per_place = jnp.square(standardized(features) - standardized(batch[FEATURES])).mean(axis=-1)
     soft_ce = jnp.sum(per_token * weights[:, None]) / counts.tokens
     soft_ctc = jnp.sum(_mean_over(per_step, said.ctc_steps) * weights) / counts.clips
     matched = jnp.sum(_mean_over(per_place, lengths) * weights) / counts.clips
@@ -60,7 +60,7 @@ def distillation_loss(
         + config.ctc_weight * soft_ctc
         + config.feature_weight * matched
     )
-    return total, dict(zip(LESSONS, (soft_ce, soft_ctc, matched)))
+    return total, dict(zip(DISTILL_LOSSES, (soft_ce, soft_ctc, matched)))
 
 
 def divergence(
@@ -72,7 +72,7 @@ def divergence(
     return temperature**2 * jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)
 
 
-def standardised(features: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+def standardized(features: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
     return jax.nn.standardize(features.astype(jnp.float32), axis=-1, epsilon=1e-5)
 
 

@@ -64,7 +64,7 @@ def smoothed_cross_entropy(
 ) -> Float[Array, "b l"]:
     """Cross-entropy in nats against 1 - s on the target and s / (v - 1) on each other entry.
 
-    Written with the log-normaliser and the sum of the logits, so that no log-probabilities of shape (b, l, v) are kept.
+    Written with the log-length_normalizer and the sum of the logits, so that no log-probabilities of shape (b, l, v) are kept.
     """
     logits = logits.astype(jnp.float32)
     rest = smoothing / (logits.shape[-1] - 1)
@@ -94,7 +94,7 @@ def flat_alignment_loss(
     return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
 
 
-def flat_share(
+def flat_start_weight(
     per_label: Float[Array, "b"], step: Int[Array, ""], last_step: int
 ) -> Float[Array, "b"]:
     """Each clip's share of the flat start, 0 to 1, falling linearly to nothing at `last_step`; sooner for a clip that CTC can spell by now.
@@ -158,7 +158,7 @@ def hybrid_loss(
     (or glosses), each clip's loss divided by its number of labels, or without any by its number of
     steps, mean over clips; an impossible alignment counts as zero loss, and so does a clip that has
     text and no gloss where CTC spells glosses. With a `step` below `ctc_flat_start_steps` the flat
-    alignment takes a share of CTC's weight (`flat_share`).
+    alignment takes a share of CTC's weight (`flat_start_weight`).
     """
     weights, targets = batch["weights"], batch["tokens"][:, 1:]
     per_token = smoothed_cross_entropy(said.logits, targets, config.label_smoothing)
@@ -178,7 +178,7 @@ def hybrid_loss(
     aligned = ctc
     if step is not None and config.ctc_flat_start_steps:
         start = flat_alignment_loss(said.ctc_logits, said.ctc_steps, labels, label_lengths)
-        share = flat_share(
+        share = flat_start_weight(
             jnp.where(feasible, per_label, jnp.inf), step, config.ctc_flat_start_steps
         )
         aligned = (

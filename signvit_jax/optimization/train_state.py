@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, PyTree
 
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.sharding import state_shardings
-from signvit_jax.parallel.vocabulary import padded_shapes, with_vocabulary_of
+from signvit_jax.parallel.vocabulary import padded_shapes, resize_vocab_like
 
 
 @struct.dataclass
@@ -32,7 +32,7 @@ class TrainState:
 
     @property
     def trained(self) -> PyTree:
-        """What the optimiser sees."""
+        """What the optimizer sees."""
         return (
             self.params if self.projection is None else self.params | {PROJECTION: self.projection}
         )
@@ -57,14 +57,14 @@ def new_state(
     """
     params = definition.init(seed)
     if mesh is not None:
-        params = with_vocabulary_of(params, padded_shapes(params, mesh))
+        params = resize_vocab_like(params, padded_shapes(params, mesh))
     ema = jax.tree.map(jnp.copy, params) if definition.config.training.ema_decay else None
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(params, None, ema, zero, zero, zero, projection, zero if thaws else None)
     return state.replace(opt_state=optimizer.init(state.trained))
 
 
-def starting_from(state: TrainState, values: PyTree) -> TrainState:
+def replace_params(state: TrainState, values: PyTree) -> TrainState:
     """A fresh state with other numbers in place of some parameters, and averages of those; `values` has their paths."""
 
     def replaced(tree: PyTree, new: PyTree) -> PyTree:

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from signvit_jax.config.schema import TrainingConfig
-from signvit_jax.layers.batch_norm import BatchMoments, no_moments, with_new_statistics
+from signvit_jax.layers.batch_norm import BatchMoments, update_running_stats, zero_moments
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.optimization.distillation_loss import LESSONS, LOGITS, distillation_loss
+from signvit_jax.optimization.distillation_loss import DISTILL_LOSSES, LOGITS, distillation_loss
 from signvit_jax.optimization.losses import (
     Batch,
     LossCounts,
@@ -26,7 +26,7 @@ from signvit_jax.optimization.losses import (
 )
 from signvit_jax.optimization.optimizer import with_backbone
 from signvit_jax.optimization.train_state import PROJECTION, TrainState
-from signvit_jax.parallel.sharding import batch_sharding, put_together, replicated
+from signvit_jax.parallel.sharding import batch_sharding, gather_fsdp, replicated
 from signvit_jax.parallel.tracing import tracing_for
 
 
@@ -106,7 +106,7 @@ def train_step(
     elif moments is not None:
         momentum = definition.config.model.encoder.batch_norm_momentum
         params = with_backbone(
-            params, with_new_statistics(params["encoder"]["backbone"], before, moments, momentum)
+            params, update_running_stats(params["encoder"]["backbone"], before, moments, momentum)
         )
     ema = state.ema
     if ema is not None:
@@ -154,7 +154,7 @@ def _gradients(
         params = {name: value for name, value in params.items() if name != PROJECTION}
         if frozen_backbone:
             params = with_backbone(params, jax.lax.stop_gradient(params["encoder"]["backbone"]))
-        model = definition.bind(put_together(params, mesh))
+        model = definition.bind(gather_fsdp(params, mesh))
         with tracing_for(mesh):
             said = outputs(model, part, part_key, frozen_backbone=frozen_backbone)
         total, shares = hybrid_loss(said, part, counts, config, state.step)
@@ -186,8 +186,8 @@ def _gradients(
     nothing = _Gradients(
         jax.tree.map(jnp.zeros_like, state.trained),
         LossParts(*(jnp.zeros(()) for _ in LossParts._fields)),
-        {name: jnp.zeros(()) for name in LESSONS} if LOGITS in batch else {},
-        None if frozen_backbone else no_moments(state.params["encoder"]["backbone"]),
+        {name: jnp.zeros(()) for name in DISTILL_LOSSES} if LOGITS in batch else {},
+        None if frozen_backbone else zero_moments(state.params["encoder"]["backbone"]),
     )
     return jax.lax.scan(add, nothing, (split, jnp.arange(parts)))[0]
 
@@ -201,7 +201,7 @@ def make_eval_step(
         one = jnp.ones(())
         with tracing_for(mesh):
             _, sums = translation_loss(
-                definition.bind(put_together(params, mesh)), batch, LossCounts(one, one), config
+                definition.bind(gather_fsdp(params, mesh)), batch, LossCounts(one, one), config
             )
         counts = count(batch)
         return {

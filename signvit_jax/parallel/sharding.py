@@ -35,7 +35,7 @@ def parameter_path(path: tuple) -> str:
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The rule for one parameter; an axis that does not divide its dimension is left out (that dimension stays whole)."""
     for pattern, axes in RULES:
-        # Optimiser state repeats the parameters' paths behind a prefix of its own, hence search and not match.
+        # Optimizer state repeats the parameters' paths behind a prefix of its own, hence search and not match.
         if re.search(f"(^|/){pattern}$", path) and len(shape) >= len(axes):
             sizes = shape[len(shape) - len(axes) :]
             fitting = [
@@ -47,7 +47,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def state_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
-    """A NamedSharding for every leaf of a state (parameters, optimiser moments, averages: anything that carries parameter paths)."""
+    """A NamedSharding for every leaf of a state (parameters, optimizer moments, averages: anything that carries parameter paths)."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
             mesh, partition_spec(parameter_path(path), leaf.shape, mesh)
@@ -56,7 +56,7 @@ def state_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
-def put_together(params: PyTree, mesh: Mesh) -> PyTree:
+def gather_fsdp(params: PyTree, mesh: Mesh) -> PyTree:
     """The parameters as layers compute with them: whole along the fsdp axis, cut along the tensor axis. Gradients come back cut as they are.
 
     Left to itself XLA rather cuts the input of a layer as its kernel is cut, and then every device holds the activations of all clips.

@@ -31,12 +31,12 @@ def padded_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(padded, tree)
 
 
-def with_vocabulary_of(tree: PyTree, like: PyTree) -> PyTree:
+def resize_vocab_like(tree: PyTree, like: PyTree) -> PyTree:
     """The tree with its vocabulary cut off at, or filled up with zeros to, the length it has in `like` (traceable); all else as it is."""
     return _where_the_vocabulary_differs(_resize, tree, like)
 
 
-def laid_out_as(tree: PyTree, like: PyTree) -> PyTree:
+def reshard_like(tree: PyTree, like: PyTree) -> PyTree:
     """The same for arrays on devices; what changes comes to lie as the shapes of `like` say, which carry their shardings."""
 
     def resize_and_move(leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:

@@ -133,7 +133,7 @@ def _shardings(state: TrainState, mesh: Mesh) -> str:
         f"  {whole} parameters lie whole on every device",
     ]
     if cut:
-        lines.append(f"  {sum(cut.values())} are cut, and the optimiser's moments with them:")
+        lines.append(f"  {sum(cut.values())} are cut, and the optimizer's moments with them:")
         lines += [f"  {count:3} x {line}" for line, count in cut.items()]
     return "\n".join(lines)
 

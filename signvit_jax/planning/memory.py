@@ -47,7 +47,7 @@ class StepMemory:
         """A line for each part, in GiB, and what is there where the device says so."""
         names = {
             "parameters": "parameters",
-            "optimizer": "optimiser",
+            "optimizer": "optimizer",
             "average": "averaged parameters",
             "batch": f"{BATCHES_ON_DEVICE} batches",
             "temporaries": "gradients and activations",
@@ -141,7 +141,7 @@ def check_fits(config: Config, mesh: Mesh, memory: StepMemory) -> None:
         raise DeviceMemoryError(_explanation(needed, config, mesh, memory))
 
 
-def explained(
+def describe_oom(
     error: Exception,
     config: Config,
     mesh: Mesh,
@@ -194,11 +194,11 @@ def memory_advice(config: Config, mesh: Mesh) -> str:
         )
     if mesh.shape["data"] > 1:
         advice.append(
-            f"--config.mesh.data=1 --config.mesh.fsdp={ways}: spreads parameters and optimiser state over the devices (the same result)"
+            f"--config.mesh.data=1 --config.mesh.fsdp={ways}: spreads parameters and optimizer state over the devices (the same result)"
         )
     elif mesh.size == 1:
         advice.append(
-            "more devices with --config.mesh.fsdp: parameters and optimiser state are spread over them (the same result)"
+            "more devices with --config.mesh.fsdp: parameters and optimizer state are spread over them (the same result)"
         )
     if training.batch_size >= 2 * ways:
         advice.append(

@@ -58,7 +58,7 @@ _INK = (
     37,
     99,
     168,
-)  # a heat map is this colour, more or less opaque, so that it suits a light and a dark page
+)  # a heat map is this color, more or less opaque, so that it suits a light and a dark page
 
 
 def render(

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from signvit_jax.runtime.signals import EXIT_CODES, StopRequest
 
 
-class Agreement:
+class StopConsensus:
     """The wishes of all processes as each of them sees them at the same step. With one process they are its own, at once and at no cost.
 
     With several, each `poll` starts an all-reduce of two numbers and reads the one that was started `LAG` polls before, so that no device waits for

@@ -37,7 +37,7 @@ MEMORY_ADVICE = """What to do, in this order:
   or train with a smaller batch: --config.training.batch_size=8
   keep less for the backward pass: --config.training.remat=full
   fewer frames (--config.data.num_frames) or smaller pictures (--config.data.image_size); for evaluation --config.inference.batch_size
-  several devices: --config.mesh.fsdp=2 spreads parameters and optimiser state over two"""
+  several devices: --config.mesh.fsdp=2 spreads parameters and optimizer state over two"""
 
 
 def run_command(

@@ -8,7 +8,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _KEPT = 256 << 20  # bytes
 
 
-def keep_freed_memory() -> bool:
+def tune_malloc() -> bool:
     """Lets malloc keep what is freed for the next step; False where the C library is not glibc.
 
     XLA's CPU backend allocates its temporaries anew at every step. Large ones come straight from the kernel by default and go straight back, so

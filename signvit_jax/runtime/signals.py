@@ -57,7 +57,7 @@ class StopRequest:
         return EXIT_CODES[signal.Signals(self._received)] if self._received else 0
 
     @contextlib.contextmanager
-    def nothing_to_lose(self) -> Iterator[None]:
+    def exit_immediately_on_signal(self) -> Iterator[None]:
         """While this is open, the first signal already ends the process at once: for reading the data set and for the first compilation."""
         self._nothing_to_lose = True
         try:

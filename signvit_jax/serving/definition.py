@@ -11,7 +11,7 @@ from signvit_jax.models.definition import parameters_of
 from signvit_jax.models.translator import SignTranslator, abstract_model
 
 
-class ServedDefinition:
+class ModifiedDefinition:
     """The model without its numbers. `change` alters the abstract model once, in place."""
 
     def __init__(

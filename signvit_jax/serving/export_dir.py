@@ -32,7 +32,7 @@ class ExportError(Exception):
     exit_code = USAGE
 
 
-def how_much(export_format: str, asked: str | None) -> str:
+def resolve_quantization(export_format: str, asked: str | None) -> str:
     """What of an export of that format is INT8: what was asked for, or the format's default. Raises ExportError for what it cannot hold."""
     allowed = QUANTIZATIONS[export_format]
     if asked is not None and asked not in allowed:
@@ -43,7 +43,7 @@ def how_much(export_format: str, asked: str | None) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contents:
+class ExportManifest:
     """What an export is: one of FORMATS, what of it is INT8, and the step of the checkpoint that it was made of."""
 
     format: str
@@ -95,17 +95,17 @@ class ExportFolder(Workdir):
         """Bytes of all files."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
-    def write_contents(self, contents: Contents) -> None:
+    def write_contents(self, contents: ExportManifest) -> None:
         self.write_text(
             self.export_json,
             json.dumps({"version": _VERSION} | dataclasses.asdict(contents), indent=2) + "\n",
         )
 
-    def contents(self) -> Contents:
+    def contents(self) -> ExportManifest:
         """Raises ExportError for an `export.json` that this program did not write."""
         try:
             said = json.loads(self.export_json.read_text(encoding="utf-8"))
-            found = Contents(said["format"], said["quantize"], said["step"])
+            found = ExportManifest(said["format"], said["quantize"], said["step"])
             is_step = type(found.step) is int and found.step >= 0
             known = (
                 said["version"] == _VERSION

@@ -20,7 +20,7 @@ LOWEST, HIGHEST = -128, 127  # levels of an input
 
 
 class Int8Linear(nnx.Module):
-    """`linear` with its matrix in INT8, and with `int8_input` its input as well. Made without numbers, which `ServedDefinition.bind` fills in."""
+    """`linear` with its matrix in INT8, and with `int8_input` its input as well. Made without numbers, which `ModifiedDefinition.bind` fills in."""
 
     def __init__(self, linear: nnx.Linear, *, int8_input: bool):
         *layers, inputs, outputs = linear.kernel.shape
@@ -61,7 +61,7 @@ def _product(rows: qwix.QArray, kernel: qwix.QArray) -> Float[Array, "r o"]:
 
 
 def int8_layers(int8_inputs: bool) -> Callable[[SignTranslator], None]:
-    """A change for `ServedDefinition`: every linear layer in INT8; with `int8_inputs` the encoder's inputs too, where nearly all of the time goes."""
+    """A change for `ModifiedDefinition`: every linear layer in INT8; with `int8_inputs` the encoder's inputs too, where nearly all of the time goes."""
 
     def change(model: SignTranslator) -> None:
         replace_linears(

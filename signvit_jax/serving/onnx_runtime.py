@@ -12,7 +12,7 @@ from signvit_jax.config.schema import Config
 from signvit_jax.models.translator import Encoded
 from signvit_jax.runtime.exit_codes import is_out_of_memory
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
-from signvit_jax.serving.optional_deps import optional
+from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.program_check import check_outputs
 from signvit_jax.serving.programs import programs
 
@@ -24,7 +24,7 @@ class OnnxPrograms:
 
     def __init__(self, folder: ExportFolder, config: Config):
         """Raises ExportError where a package is missing."""
-        self.folder, self._ort = folder, optional("onnxruntime", "an ONNX export")
+        self.folder, self._ort = folder, import_optional("onnxruntime", "an ONNX export")
         self._known = {program.name: program for program in programs(config)}
         self._session = functools.cache(self._open)
 

@@ -17,7 +17,7 @@ _INSTALL = {
 }
 
 
-def optional(module: str, purpose: str) -> ModuleType:
+def import_optional(module: str, purpose: str) -> ModuleType:
     """The module of that name. Raises ExportError, with the line that installs it, where it is not there."""
     try:
         return importlib.import_module(module)

@@ -51,7 +51,7 @@ class Programs(Protocol):
 
 
 class Definition(Protocol):
-    """A model without its numbers: a ModelDefinition or a ServedDefinition."""
+    """A model without its numbers: a ModelDefinition or a ModifiedDefinition."""
 
     def bind(self, params: PyTree) -> SignTranslator: ...
 
@@ -198,7 +198,7 @@ def _step(config: Config) -> Program:
     return Program("step", run, inputs, outputs)
 
 
-def unrolled(config: Config) -> Config:
+def export_config(config: Config) -> Config:
     """The config of the same model with every layer written out once and attention as plain products."""
     training = dataclasses.replace(config.training, scan_layers=False, remat="none", use_amp=False)
     encoder = dataclasses.replace(config.model.encoder, frames_per_chunk=0, attention="xla")

@@ -17,9 +17,9 @@ from signvit_jax.config.schema import Config
 from signvit_jax.models.translator import Encoded
 from signvit_jax.runtime.exit_codes import is_out_of_memory
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
-from signvit_jax.serving.optional_deps import optional
+from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.program_check import check_stablehlo
-from signvit_jax.serving.programs import Program, encode, programs, unrolled
+from signvit_jax.serving.programs import Program, encode, export_config, programs
 
 KIND = "stablehlo"
 
@@ -29,9 +29,9 @@ class StableHloPrograms:
 
     def __init__(self, folder: ExportFolder, params: PyTree, config: Config):
         """Raises ExportError where a package is missing."""
-        optional("flatbuffers", "a StableHLO export")
+        import_optional("flatbuffers", "a StableHLO export")
         self.folder, self.params = folder, params
-        known = {program.name: program for program in programs(unrolled(config))}
+        known = {program.name: program for program in programs(export_config(config))}
         self._program = functools.cache(
             lambda name: _read(folder.program(name, KIND), known[name], params)
         )

@@ -31,7 +31,7 @@ class Goodput:
 
     def __init__(self):
         self.seconds = dict.fromkeys(PARTS, 0.0)
-        self.steps = self.steps_made_again = 0
+        self.steps = self.steps_replayed = 0
         self._part = "rest"
         self._since = time.perf_counter()
         self._thread = threading.get_ident()
@@ -72,8 +72,8 @@ class Goodput:
         if self.steps > safe_steps:
             lost += f" ({stepping - safe_seconds:.1f} s)"
         again = (
-            f"; lost by an earlier start and made again: {self.steps_made_again} steps"
-            if self.steps_made_again
+            f"; lost by an earlier start and made again: {self.steps_replayed} steps"
+            if self.steps_replayed
             else ""
         )
         return f"goodput {stepping / max(total, 1e-9):.0%} of {total:.1f} s, {self.steps} steps: {parts}; {lost}{again}"

@@ -65,14 +65,14 @@ def plot_metrics(
 
 def _losses(axis: Axes, series: Series) -> None:
     for name, label in (("ctc", "CTC"), ("ce", "cross entropy"), ("loss", "total")):
-        colour = _COLOURS["total" if name == "loss" else name]
+        color = _COLOURS["total" if name == "loss" else name]
         width = 1.8 if name == "loss" else 1.1
         _line(
             axis,
             series,
             f"train/{name}",
             f"{label}, training",
-            colour,
+            color,
             linewidth=width,
             smooth=True,
         )
@@ -81,7 +81,7 @@ def _losses(axis: Axes, series: Series) -> None:
             series,
             f"validation/{name}",
             f"{label}, validation",
-            colour,
+            color,
             linewidth=width,
             linestyle="--",
             marker="o",
@@ -120,13 +120,13 @@ def _percent(name: str) -> float:
 
 def _quality(axis: Axes, series: Series) -> None:
     """All in percent: WER falls, the others rise."""
-    for (name, label), colour in zip(
+    for (name, label), color in zip(
         _QUALITY.items(), (_COLOURS["ce"], _COLOURS["total"], _COLOURS["other"], _COLOURS["ctc"])
     ):
         steps, values = _finite(series.get(name, ([], [])))
         if len(values):
             axis.plot(
-                steps, values * _percent(name), color=colour, marker="o", markersize=3, label=label
+                steps, values * _percent(name), color=color, marker="o", markersize=3, label=label
             )
     axis.set_ylabel("percent")
     axis.set_ylim(bottom=0)
@@ -134,9 +134,9 @@ def _quality(axis: Axes, series: Series) -> None:
 
 
 def _rates(axis: Axes, series: Series) -> None:
-    colours = [_COLOURS["total"], _COLOURS["ce"], _COLOURS["other"]]
+    colors = [_COLOURS["total"], _COLOURS["ce"], _COLOURS["other"]]
     for number, name in enumerate(sorted(name for name in series if name.startswith("train/lr_"))):
-        _line(axis, series, name, name.removeprefix("train/lr_"), colours[number % 3])
+        _line(axis, series, name, name.removeprefix("train/lr_"), colors[number % 3])
     axis.set_ylabel("learning rate")
     axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axis.set_ylim(bottom=0)
@@ -145,15 +145,15 @@ def _rates(axis: Axes, series: Series) -> None:
 
 
 def _line(
-    axis: Axes, series: Series, name: str, label: str, colour: str, *, smooth: bool = False, **style
+    axis: Axes, series: Series, name: str, label: str, color: str, *, smooth: bool = False, **style
 ) -> None:
     steps, values = _finite(series.get(name, ([], [])))
     if not len(values):
         return
     if smooth and len(values) > 60:
-        axis.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
+        axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.25)
         values = _running_median(values, len(values) // 40 | 1)
-    axis.plot(steps, values, color=colour, label=label, **style)
+    axis.plot(steps, values, color=color, label=label, **style)
 
 
 def _finite(points: tuple[list[int], list[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ def _finite(points: tuple[list[int], list[float]]) -> tuple[np.ndarray, np.ndarr
 
 
 def _running_median(values: np.ndarray, width: int) -> np.ndarray:
-    """Median over `width` (odd) neighbours; shorter at the ends, so that nothing is drawn beyond the data."""
+    """Median over `width` (odd) neighbors; shorter at the ends, so that nothing is drawn beyond the data."""
     half = width // 2
     return np.array(
         [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]

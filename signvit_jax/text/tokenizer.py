@@ -1,7 +1,7 @@
 """Text to token ids and back: BPE or words learned from the training text, or a BERT vocabulary file. Ids are ints; PAD (the CTC blank) is always 0.
 
 Learned tokenizers read NFC text with runs of white space collapsed; their ids are PAD 0, BOS 1, EOS 2, UNK 3. For BPE
-`decode(encode(text)) == normalise(text)` unless the text holds characters that the training text did not.
+`decode(encode(text)) == normalize(text)` unless the text holds characters that the training text did not.
 
 Where the training text has a script without spaces (`text_scripts`), its characters are tokens, never
 its sentences. "word" then forgets which spaces stood beside such characters, as BERT does beside Han.
@@ -91,7 +91,7 @@ class Tokenizer:
         """The vocabulary in the order of the ids."""
         return tuple(self._backend.id_to_token(i) for i in range(self.vocab_size))
 
-    def normalise(self, text: str) -> str:
+    def normalize(self, text: str) -> str:
         """What a learned tokenizer reads of a text; its word mark U+2581 counts as white space."""
         text = unicodedata.normalize("NFC", text.lower() if self.lowercase else text)
         return " ".join(text.replace(_WORD_START, " ").split())
@@ -101,8 +101,8 @@ class Tokenizer:
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        if self.kind != "bert":  # a BERT model's JSON holds its own normalisation
-            texts = [self.normalise(text) for text in texts]
+        if self.kind != "bert":  # a BERT model's JSON holds its own normalization
+            texts = [self.normalize(text) for text in texts]
         return [
             encoding.ids
             for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -139,7 +139,7 @@ class Tokenizer:
         found: Counter[str] = Counter()
         for text, ids in zip(texts, self.encode_all(texts), strict=True):
             if self.unk_id in ids:
-                read = text if self.kind == "bert" else self.normalise(text)
+                read = text if self.kind == "bert" else self.normalize(text)
                 encoding = self._backend.encode(read, add_special_tokens=False)
                 found.update(
                     read[start:end]
@@ -205,7 +205,7 @@ def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     every word becomes one token.
     """
     reader = Tokenizer(config.name, config.lowercase, "")
-    lines = [line for text in texts if (line := reader.normalise(text))]
+    lines = [line for text in texts if (line := reader.normalize(text))]
     if not lines:
         raise ConfigError(
             f"config.tokenizer.name is {config.name!r}, which learns from the training text, but there is no text; set data.train_split or 'bert'"
@@ -232,7 +232,7 @@ def unknown_note(unknown: Mapping[str, int], what: str = "") -> str:
 def learn_gloss_vocabulary(glosses: Iterable[str]) -> Tokenizer:
     """One id a gloss, for CTC on glosses: every gloss of the (space-separated) annotations, case kept, blank = PAD = 0."""
     reader = Tokenizer("word", False, "")
-    lines = [reader.normalise(gloss) for gloss in glosses]
+    lines = [reader.normalize(gloss) for gloss in glosses]
     if not any(lines):
         raise ConfigError(
             "config.model.ctc.target is 'gloss', but no clip of the training split has a gloss; set it to 'text'"
@@ -267,7 +267,7 @@ def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer
     backend = tokenizers.Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
     )
-    backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+    backend.length_normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return _checked(Tokenizer("bert", config.lowercase, backend.to_str()), config)
 

@@ -19,7 +19,7 @@ from signvit_jax.inference.trained_model import SHARED_KEYS, TrainedModel, load_
 from signvit_jax.optimization.compiled_steps import CompiledSteps
 from signvit_jax.optimization.distillation_loss import CTC_LOGITS, FEATURES, LOGITS
 from signvit_jax.optimization.losses import Batch, outputs
-from signvit_jax.parallel.sharding import batch_sharding, put_together, state_shardings
+from signvit_jax.parallel.sharding import batch_sharding, gather_fsdp, state_shardings
 from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.training.run_data import RunData
 
@@ -150,7 +150,7 @@ def answers(trained: TrainedModel, mesh: Mesh) -> Callable[[PyTree, Batch], dict
     """(the teacher's parameters, batch) to what it says of the batch."""
 
     def answer(params: PyTree, batch: Batch) -> dict[str, Array]:
-        model = trained.definition.bind(put_together(params, mesh))
+        model = trained.definition.bind(gather_fsdp(params, mesh))
         said = outputs(model, batch)
         return {
             LOGITS: said.logits,

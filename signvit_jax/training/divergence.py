@@ -73,7 +73,7 @@ class StepWatch:
                 raise TrainingDivergedError(
                     f"{int(in_row)} updates in a row were not finite (loss or gradient was NaN or infinite) and were not made; the last checkpoint "
                     f"is good. The clips of these batches: {self._names([clips for _, clips in self._skipped], all_of_them=True)}. "
-                    "Halve config.training.encoder_lr, and look at the data's normalisation (config.data.mean, std)."
+                    "Halve config.training.encoder_lr, and look at the data's normalization (config.data.mean, std)."
                 )
         self._unread.clear()
 

@@ -53,7 +53,7 @@ def train(
             if not lock.holds():
                 _make_again(data, workdir, lock, trainer.teacher)
 
-        with stop.nothing_to_lose():
+        with stop.exit_immediately_on_signal():
             earlier = _earlier_config(workdir)
             config = _agree_with_earlier_start(with_absolute_data_dir(config), workdir)
             check_data_of_resumed(config, workdir)

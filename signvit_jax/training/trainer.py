@@ -30,14 +30,14 @@ from signvit_jax.optimization.train_state import (
     TrainState,
     abstract_on_mesh,
     new_state,
-    starting_from,
+    replace_params,
 )
 from signvit_jax.optimization.train_step import StepReport, make_eval_step, make_train_step
 from signvit_jax.parallel.mesh import make_mesh
-from signvit_jax.parallel.sharding import put_together, replicated, to_device
-from signvit_jax.parallel.vocabulary import laid_out_as
-from signvit_jax.planning.memory import batch_shapes, check_fits, explained, step_memory
-from signvit_jax.runtime.consensus import Agreement
+from signvit_jax.parallel.sharding import gather_fsdp, replicated, to_device
+from signvit_jax.parallel.vocabulary import reshard_like
+from signvit_jax.planning.memory import batch_shapes, check_fits, describe_oom, step_memory
+from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.runtime.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.runtime.signals import StopRequest
 from signvit_jax.telemetry.goodput import Goodput
@@ -95,7 +95,7 @@ class Trainer:
             goodput,
             profile,
         )
-        self.agreement, self.keep_whole = Agreement(stop), keep_whole
+        self.agreement, self.keep_whole = StopConsensus(stop), keep_whole
         self.pretrained, self.earlier = pretrained, earlier
         training = config.training
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
@@ -130,7 +130,7 @@ class Trainer:
         definition, mesh = self.definition, self.mesh
 
         def bind(params: Any) -> Any:
-            return definition.bind(put_together(params, mesh))
+            return definition.bind(gather_fsdp(params, mesh))
 
         self.predictor = Predictor(
             bind, data.tokenizer, data.ctc_tokenizer, config.inference, self.mesh, ["greedy", "ctc"]
@@ -159,13 +159,13 @@ class Trainer:
                 raise
             longest, *_ = self.batches.frames_of_steps(0, self.steps_per_epoch)
             step, batch = self._train_step(False), self._taught_shapes(longest)
-            raise explained(
+            raise describe_oom(
                 error, self.config, self.mesh, self.abstract_state, batch, step
             ) from error
 
     def _run(self) -> int:
         iterator = self.batches
-        with self.stop.nothing_to_lose():
+        with self.stop.exit_immediately_on_signal():
             state = self._restore(iterator)
         step = self.first_step = int(state.step)
         at_end_of_epoch = step > 0 and step % self.steps_per_epoch == 0
@@ -207,7 +207,7 @@ class Trainer:
                 finished = self._finish_epoch(state, step, iterator, progress)
             if step < self.total_steps and not (finished or self.agreement.stopping):
                 progress.show(step, "compiling")
-                with self.stop.nothing_to_lose():
+                with self.stop.exit_immediately_on_signal():
                     self._compile_steps(step)
                 progress.begin()
             while step < self.total_steps and not (finished or self.agreement.stopping):
@@ -251,7 +251,7 @@ class Trainer:
         while step < last and not self.agreement.stopping:
             # Until the first step is compiled and made, a signal ends the run at once: the newest checkpoint, if any, is where it stands.
             with (
-                self.stop.nothing_to_lose()
+                self.stop.exit_immediately_on_signal()
                 if step == self.first_step
                 else contextlib.nullcontext(),
                 self.trace.step(step + 1),
@@ -427,7 +427,11 @@ class Trainer:
             self.agreement.poll()
             if self.agreement.stopping:
                 return {}
-            with contextlib.nullcontext() if self.has_evaluated else self.stop.nothing_to_lose():
+            with (
+                contextlib.nullcontext()
+                if self.has_evaluated
+                else self.stop.exit_immediately_on_signal()
+            ):
                 part = jax.device_get(
                     self.eval_step(params, to_device(self._device_part(batch), self.mesh))
                 )
@@ -583,7 +587,7 @@ class Trainer:
             self.best = BestSoFar(**restored.meta["best"])
         self.resumed_after_evaluation = bool(restored.meta["validation"])
         self.saved_step = restored.step
-        self.goodput.steps_made_again = self.metrics.rewind(restored.step)
+        self.goodput.steps_replayed = self.metrics.rewind(restored.step)
         log.info("resumed from the checkpoint of step %d", restored.step)
         thawed_at = self._thawed_at(
             restored.meta, restored.step, int(restored.opt_state["nonfinite_total"])
@@ -591,7 +595,7 @@ class Trainer:
         state = TrainState(
             params=restored.params, ema=restored.ema, thawed_at=thawed_at, **restored.opt_state
         )
-        return laid_out_as(state, self.abstract_state)
+        return reshard_like(state, self.abstract_state)
 
     def _fresh_state(self, *, converted: bool) -> TrainState:
         """The state before the first step, with the weights that the run is to start from."""
@@ -599,7 +603,7 @@ class Trainer:
         if converted:
             model = self.checkpoints.restore_params("last", self.saved_state.params).params
             log.info("starting from the converted weights in %s", self.checkpoints.folder)
-            return starting_from(state, laid_out_as(model, self.abstract_state.params))
+            return replace_params(state, reshard_like(model, self.abstract_state.params))
         if self.pretrained is None:
             return state
         shapes = {
@@ -615,7 +619,7 @@ class Trainer:
             self.pretrained.layout,
             len(self.pretrained.tensors),
         )
-        return starting_from(
+        return replace_params(
             state, {"encoder": {"backbone": traverse_util.unflatten_dict(backbone, sep="/")}}
         )
 
@@ -640,7 +644,7 @@ class Trainer:
         self.goodput.saving(step)
         with self.goodput.spent("save"):
             self.keep_whole()
-            state = laid_out_as(state, self.saved_state)
+            state = reshard_like(state, self.saved_state)
             self.checkpoints.save(
                 step, state.params, _beside_params(state), meta, iterator, state.ema, evaluated
             )

@@ -5,7 +5,12 @@ import pytest
 from flax import nnx
 
 from signvit_jax.backbones.mobilenet_v3 import MobileNetV3, depthwise, depthwise_by_shifts, large
-from signvit_jax.layers.batch_norm import BatchMoments, BatchNorm, no_moments, with_new_statistics
+from signvit_jax.layers.batch_norm import (
+    BatchMoments,
+    BatchNorm,
+    update_running_stats,
+    zero_moments,
+)
 from signvit_jax.models.translator import abstract_model, count_parameters
 from tests.helpers import tiny_model
 
@@ -45,7 +50,7 @@ def test_batch_norm_is_flaxs_in_training_and_in_evaluation():
     np.testing.assert_allclose(layer(x)[0], theirs(x, use_running_average=True), atol=1e-5)
     y, moments = layer(x, jnp.ones(len(x)))
     np.testing.assert_allclose(y, theirs(x, use_running_average=False), atol=1e-5)
-    new = with_new_statistics(
+    new = update_running_stats(
         numbers(layer), numbers(layer), BatchMoments(jnp.asarray(6.0), moments), RATE
     )
     np.testing.assert_allclose(new["mean"], theirs.mean[...], atol=1e-6)
@@ -63,7 +68,7 @@ def test_pictures_that_do_not_count_change_neither_the_statistics_nor_the_others
 def test_statistics_of_parts_add_up_to_those_of_the_whole():
     layer, x, counted = norm(), pictures(), jnp.array([1.0, 1, 0, 1, 1, 1])
     before = {"inner": {"norm": numbers(layer)}, "conv": {"kernel": jnp.ones(2)}}
-    total = no_moments(before)
+    total = zero_moments(before)
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         total = jax.tree.map(
             jnp.add,
@@ -72,7 +77,7 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole():
                 counted[part].sum(), {"inner": {"norm": layer(x[part], counted[part])[1]}}
             ),
         )
-    new = with_new_statistics(before, before, total, RATE)["inner"]["norm"]
+    new = update_running_stats(before, before, total, RATE)["inner"]["norm"]
     seen = np.asarray(x[counted == 1]).reshape(-1, WIDTH)
     np.testing.assert_allclose(
         new["mean"], 0.99 * layer.mean[...] + 0.01 * seen.mean(axis=0), atol=1e-5
@@ -87,7 +92,7 @@ def test_a_batch_of_nothing_but_filler_leaves_the_statistics_and_makes_no_number
     y, moments = layer(x, jnp.zeros(6))
     np.testing.assert_allclose(y, layer(x)[0], rtol=1e-5)
     before = numbers(layer)
-    after = with_new_statistics(before, before, BatchMoments(jnp.zeros(()), moments), RATE)
+    after = update_running_stats(before, before, BatchMoments(jnp.zeros(()), moments), RATE)
     assert all(np.array_equal(after[name], before[name]) for name in before)
 
 

@@ -55,7 +55,7 @@ def params_of(step, width=6):
 
 
 def state_of(step, width=6):
-    """Parameters and an optimiser state with no zeros in it."""
+    """Parameters and an optimizer state with no zeros in it."""
     params = params_of(step, width)
     opt_state = OPTIMIZER.init(params)
     return params, OPTIMIZER.update(jax.tree.map(lambda x: x * 0.5, params), opt_state, params)[1]
@@ -137,7 +137,7 @@ def test_everything_comes_back_bit_for_bit_and_the_data_goes_on_where_it_was(two
     assert [next(resumed) for _ in range(5)] == [next(straight) for _ in range(5)]
 
 
-def test_parameters_alone_are_read_without_knowing_the_optimiser(two_steps):
+def test_parameters_alone_are_read_without_knowing_the_optimizer(two_steps):
     reader = CheckpointReader(two_steps)
     restored = reader.restore_params("last", prefer_ema=False)
     assert (restored.step, restored.averaged) == (2, False)
@@ -273,7 +273,7 @@ def test_a_checkpoint_with_any_one_file_damaged_is_restored_exactly_or_left_out_
             assert (folder / "2.damaged").is_dir() and CheckpointReader(folder).steps() == [1]
 
 
-def test_evaluation_reads_on_when_only_the_optimiser_state_is_damaged(folder):
+def test_evaluation_reads_on_when_only_the_optimizer_state_is_damaged(folder):
     flip(
         max(
             (folder / "2" / "opt_state").rglob("*"),
@@ -399,8 +399,8 @@ def test_another_model_is_refused_with_the_first_differences(two_steps):
     assert CheckpointReader(two_steps).steps() == [1, 2]
 
 
-def test_another_optimiser_is_refused(two_steps):
-    with pytest.raises(CheckpointMismatch, match=r"another optimiser.*\n.*saved nothing, now"):
+def test_another_optimizer_is_refused(two_steps):
+    with pytest.raises(CheckpointMismatch, match=r"another optimizer.*\n.*saved nothing, now"):
         CheckpointStore(two_steps).restore(
             TARGETS[0], abstract(optax.sgd(0.1, momentum=0.9).init(params_of(0)))
         )

@@ -41,12 +41,12 @@ def test_a_frame_of_the_right_size_is_the_decoded_picture_unchanged():
     assert np.array_equal(frame, decode_clip([data], 64, "pad")[0]) and np.array_equal(
         frame, decode_clip([data], 64, "crop")[0]
     )
-    grey = np.tile(
+    gray = np.tile(
         np.arange(64, dtype=np.uint8)[:, None, None] * 2 + 60, (1, 64, 3)
     )  # no chroma to interpolate: equal to Pillow to the bit
     assert (
         np.abs(
-            decode_clip([jpeg(grey)], 64, "squash")[0].astype(int) - np.asarray(pillow(jpeg(grey)))
+            decode_clip([jpeg(gray)], 64, "squash")[0].astype(int) - np.asarray(pillow(jpeg(gray)))
         ).max()
         <= 1
     )
@@ -117,7 +117,7 @@ def test_rotation_is_counter_clockwise_as_pillow_has_it():
     assert difference(frame, pillow(data).rotate(90)) < 2
 
 
-def test_colour_agrees_with_pillow():
+def test_color_agrees_with_pillow():
     data = jpeg(smooth_picture(64, 64))
     brighter = ImageEnhance.Brightness(pillow(data)).enhance(1.15)
     assert (
@@ -173,8 +173,8 @@ def test_frames_of_different_sizes_in_one_clip_are_each_fitted():
 def test_every_chroma_layout_of_jpeg_and_grey_ones_decode(subsampling, augmentation):
     data = jpeg(smooth_picture(64, 64), subsampling=subsampling)
     assert difference(decode_clip([data], 64, "squash", augmentation)[0], pillow(data)) < 2
-    grey = jpeg(smooth_picture(64, 64)[..., 0])
-    assert difference(decode_clip([grey], 64, "squash", augmentation)[0], pillow(grey)) < 2
+    gray = jpeg(smooth_picture(64, 64)[..., 0])
+    assert difference(decode_clip([gray], 64, "squash", augmentation)[0], pillow(gray)) < 2
 
 
 @pytest.mark.parametrize("size", [17, 48, 63])

@@ -16,7 +16,7 @@ from signvit_jax.data.sampling import clip_length
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.text.tokenizer import learn, learn_gloss_vocabulary
 from tests.helpers import toy_dataset
-from tests.helpers.toy_dataset import grey_jpeg, jpeg, record
+from tests.helpers.toy_dataset import gray_jpeg, jpeg, record
 
 LENGTHS = [
     1,
@@ -62,14 +62,14 @@ def config_with(**data) -> Config:
 def split(tmp_path_factory) -> Split:
     folder = tmp_path_factory.mktemp("toy")
     texts = ["hello", "good morning to you all", "it's late?"]
-    # The first frame's grey level tells the clip.
+    # The first frame's gray level tells the clip.
     records = [
         record(
             f"clip-{i}",
             0,
             text=texts[i % 3],
             gloss="A B C"[: i % 6],
-            frames=[grey_jpeg(10 * i + 20)] * length,
+            frames=[gray_jpeg(10 * i + 20)] * length,
         )
         for i, length in enumerate(LENGTHS)
     ]
@@ -180,7 +180,7 @@ def test_batches_hold_what_the_contract_says(split, tokenizer):
                 and tokens[count - 1] == tokenizer.eos_id
                 and not tokens[count:].any()
             )
-            assert tokenizer.decode(tokens) == tokenizer.normalise(split.index[example].text)
+            assert tokenizer.decode(tokens) == tokenizer.normalize(split.index[example].text)
 
 
 def test_a_clip_is_in_the_shortest_bucket_that_holds_it_or_a_longer_one_as_leftover(
@@ -396,7 +396,7 @@ def test_a_batch_that_the_processes_cannot_share_is_a_config_error(split, tokeni
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_unreadable_frame_is_an_error_that_names_the_clip(tmp_path, tokenizer, num_workers):
-    good = grey_jpeg(9)
+    good = gray_jpeg(9)
     toy_dataset.write(
         tmp_path, train=[record("fine", 4), record("harmed", 0, frames=[good, good[:60], good])]
     )

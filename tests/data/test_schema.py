@@ -33,7 +33,7 @@ def test_an_index_comes_back_as_it_was_written_whatever_the_text(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[]", '{"id": "a"}', '{"id": "a", "num_frames": 1, "fps": 1.0, "text": "", "colour": 2}'],
+    ["{", "[]", '{"id": "a"}', '{"id": "a", "num_frames": 1, "fps": 1.0, "text": "", "color": 2}'],
 )
 def test_a_damaged_index_names_file_and_line(tmp_path, line):
     path = write_index(tmp_path, "test", [IndexEntry("a", 1, 1.0, "")])

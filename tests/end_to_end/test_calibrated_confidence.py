@@ -14,7 +14,7 @@ from signvit_jax.data.dataset import open_dataset
 from signvit_jax.decoding.confidence import CalibrationError, from_json, statistics
 from signvit_jax.evaluation.results import read
 from signvit_jax.inference.loading import load_model
-from signvit_jax.inference.windowing import open_footage
+from signvit_jax.inference.windowing import open_video_input
 from signvit_jax.media.video import read_video
 from tests.helpers import tiny_run
 
@@ -110,7 +110,7 @@ def test_a_confidence_is_what_the_scale_says_of_the_clip(trained, calibrated):
 
 def _raw_hypotheses(model, frames):
     predictor = model.predictor(["greedy"])
-    (span,) = open_footage(frames, 10, model.config.data, model.config.inference).spans
+    (span,) = open_video_input(frames, 10, model.config.data, model.config.inference).spans
     video = np.zeros((1, tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3), np.uint8)
     video[0, : len(span.frames)] = span.frames
     return predictor(

@@ -42,7 +42,7 @@ def exported(request, trained, tmp_path_factory):
         *asked,
         "--calibration_clips=4",
         "--report_clips=3",
-        "--licence=CC BY 4.0",
+        "--license=CC BY 4.0",
         "--sign_language=Tiny Signs",
     )
     with tiny_run.light_jax(trained.cache):

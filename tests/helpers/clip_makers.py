@@ -53,7 +53,7 @@ def encode(
 
 
 def shades(count: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
-    """Even grey pictures, each 10 lighter than the one before; after 23 of them from the beginning again."""
+    """Even gray pictures, each 10 lighter than the one before; after 23 of them from the beginning again."""
     return [np.full((height, width, 3), 20 + 10 * (i % 23), np.uint8) for i in range(count)]
 
 

@@ -27,7 +27,7 @@ from signvit_jax.optimization.train_state import TrainState, abstract_on_mesh, n
 from signvit_jax.optimization.train_step import make_train_step
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import to_device
-from signvit_jax.parallel.vocabulary import laid_out_as
+from signvit_jax.parallel.vocabulary import reshard_like
 from tests.helpers import tiny_model
 
 STEPS, SAVED, CLIPS, FRAMES = 5, 3, 8, 6
@@ -73,13 +73,13 @@ class Run:
         )
 
     def padded(self, state):
-        return laid_out_as(state, self.abstract)
+        return reshard_like(state, self.abstract)
 
     def go_on(self, state, first=0):
         losses = []
         for number in range(first, STEPS):
             if number == SAVED > first:
-                self.save(laid_out_as(state, self.saved))
+                self.save(reshard_like(state, self.saved))
             state, report = self.step(state, self.batch(number))
             losses.append(float(report.loss.total))
         return state, losses

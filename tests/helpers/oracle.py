@@ -1,4 +1,4 @@
-"""A recogniser with a given word error, put through the code that cuts, joins and follows what a model says.
+"""A recognizer with a given word error, put through the code that cuts, joins and follows what a model says.
 
 Its video is drawn so that every frame can be read back: the frame's number is in one pixel, and a
 patch moves while somebody signs. So the oracle knows which
@@ -19,7 +19,7 @@ from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Heard
 from signvit_jax.inference.streaming import LiveCaptions, Reading, Recording
-from signvit_jax.inference.windowing import Span, open_footage, sampled, segment_of, signs_of
+from signvit_jax.inference.windowing import Span, open_video_input, sampled, segment_of, signs_of
 from signvit_jax.text.scripts import has_unspaced
 from signvit_jax.text.words import Word, words_text
 
@@ -148,7 +148,7 @@ def captioned(
     hears: bool = True,
 ) -> str:
     """What is said of the recording, as `Translator.translate` makes it."""
-    footage = open_footage(
+    footage = open_video_input(
         video(script, seconds), RATE, DATA, inference, hear=oracle.hear if hears else None
     ).begin()
     segments = []
@@ -234,7 +234,7 @@ def simulated(
 def live_error(
     recordings: int, seconds: float, pause: float, *, hears: bool, seed: int = 0
 ) -> float:
-    """Word error of a perfect recogniser that is followed live, with that pause between sentences."""
+    """Word error of a perfect recognizer that is followed live, with that pause between sentences."""
     vocabulary = [f"w{number}" for number in range(200)]
     scripts = [
         sentences(random.Random(f"{seed} {number}"), vocabulary, seconds, lambda: pause)

@@ -166,7 +166,7 @@ def figures(run: Run) -> list[dict[str, str]]:
 
 
 def final_state(run: Run) -> dict[str, bytes]:
-    """Every array of the last checkpoint (parameters, average, optimiser, step) and its data position, byte for byte."""
+    """Every array of the last checkpoint (parameters, average, optimizer, step) and its data position, byte for byte."""
     folder = run.workdir / "checkpoints" / str(run.steps()[-1])
     state = {path.name: path.read_bytes() for path in (folder / "data_iterator").glob("process_*")}
     for item in ("params", "ema", "opt_state"):
@@ -180,7 +180,7 @@ def final_state(run: Run) -> dict[str, bytes]:
 
 
 def assert_same_run(run: Run, undisturbed: Run) -> None:
-    """Steps, losses, batches, parameters, optimiser state and positions: all as in the run that was left alone."""
+    """Steps, losses, batches, parameters, optimizer state and positions: all as in the run that was left alone."""
     assert run.steps()[-1] == undisturbed.steps()[-1] == TOTAL
     assert figures(run) == figures(undisturbed)
     ours, theirs = batches(run), batches(undisturbed)

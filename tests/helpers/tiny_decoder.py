@@ -79,7 +79,7 @@ def slow_greedy(sources, clip, max_len, no_repeat=0):
 
 
 def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0, with_greedy=True):
-    """The reference's procedure for one clip: (tokens, score), best first. `divisor(length)` normalises.
+    """The reference's procedure for one clip: (tokens, score), best first. `divisor(length)` normalizes.
 
     `with_greedy`: the greedy sentence joins the list where pruning has lost it.
     """

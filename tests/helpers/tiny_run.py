@@ -41,7 +41,7 @@ def get_config():
 
 
 def draw_clips(folder: Path) -> None:
-    """`videos/` and `clips.csv` in `folder`: who is a colour, what a direction in which a bar moves; each video of its own length."""
+    """`videos/` and `clips.csv` in `folder`: who is a color, what a direction in which a bar moves; each video of its own length."""
     (folder / "videos").mkdir(parents=True)
     rows = ["uid,text,split"]
     for number, split in enumerate(split for split, count in CLIPS.items() for _ in range(count)):
@@ -81,7 +81,7 @@ def write_config(path: Path, data_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def light_jax(cache: Path) -> Iterator[None]:
-    """Programs compiled without optimisation, in a third of the time, and kept in `cache`; afterwards JAX is as it was."""
+    """Programs compiled without optimization, in a third of the time, and kept in `cache`; afterwards JAX is as it was."""
     before = {name: jax.config.values[name] for name in _light_settings(cache)}
     environment = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     try:

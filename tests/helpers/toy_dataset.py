@@ -52,7 +52,7 @@ def record(
     frames: Sequence[bytes] | None = None,
 ) -> dict:
     frames = (
-        list(frames) if frames is not None else [grey_jpeg(8 * k % 256) for k in range(num_frames)]
+        list(frames) if frames is not None else [gray_jpeg(8 * k % 256) for k in range(num_frames)]
     )
     return {
         "id": name,
@@ -67,7 +67,7 @@ def record(
     }
 
 
-def grey_jpeg(level: int, size: int = 16) -> bytes:
+def gray_jpeg(level: int, size: int = 16) -> bytes:
     return jpeg(np.full((size, size, 3), level, np.uint8))
 
 

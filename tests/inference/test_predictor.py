@@ -9,7 +9,7 @@ import pytest
 from signvit_jax.config.schema import from_mapping
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.evaluation import evaluate as evaluation
-from signvit_jax.evaluation.diagnostics import make_look
+from signvit_jax.evaluation.diagnostics import make_attention_maps
 from signvit_jax.evaluation.evaluate import evaluate, pictures
 from signvit_jax.evaluation.metrics import MetricError
 from signvit_jax.inference.predictor import Hypothesis
@@ -101,7 +101,7 @@ def test_an_evaluation_that_is_stopped_gives_no_figures(split, predictor, model)
 
 def test_pictures_are_the_frames_that_the_model_saw(split, predictor, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
-    look = make_look(
+    look = make_attention_maps(
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
     )
     results = run(split, predictor, model)
@@ -127,7 +127,7 @@ def test_pictures_are_the_frames_that_the_model_saw(split, predictor, model):
 
 def test_no_attention_is_drawn_for_what_ctc_said(split, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
-    look = make_look(
+    look = make_attention_maps(
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
     )
     results = run(split, model.predictor(["ctc", "greedy"]), model)

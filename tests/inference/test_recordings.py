@@ -1,5 +1,5 @@
 """Recordings and live video by an oracle: what cutting, joining and settling add to the errors of
-a recogniser. docs/recordings.md has the whole table.
+a recognizer. docs/recordings.md has the whole table.
 """
 
 import itertools
@@ -29,7 +29,7 @@ def test_chinese_is_joined_by_character_and_says_nothing_twice(times_off):
 
 
 @pytest.mark.parametrize("pause", PAUSES)
-def test_live_a_perfect_recogniser_loses_no_word(pause):
+def test_live_a_perfect_recognizer_loses_no_word(pause):
     assert oracle.live_error(1, 45.0, pause, hears=True) == 0.0
 
 

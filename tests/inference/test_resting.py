@@ -64,7 +64,7 @@ def learned():
     graph, params = nnx.split(
         SignTranslator(CONFIG, vocabulary, rngs=nnx.Rngs(params=jax.random.key(0)))
     )
-    optimiser = optax.adam(3e-3)
+    optimizer = optax.adam(3e-3)
 
     @jax.jit
     def steps(params, state):
@@ -75,12 +75,12 @@ def learned():
                     nnx.merge(graph, p), batch, divisors(batch), CONFIG.training
                 )[0]
             )(params)
-            updates, state = optimiser.update(gradients, state)
+            updates, state = optimizer.update(gradients, state)
             return (optax.apply_updates(params, updates), state), loss
 
         return jax.lax.scan(step, (params, state), length=300)
 
-    (params, _), losses = steps(params, optimiser.init(params))
+    (params, _), losses = steps(params, optimizer.init(params))
     assert losses[-1] < 0.1 * losses[0]
     predictor = Predictor(
         lambda p: nnx.merge(graph, p),

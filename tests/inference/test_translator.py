@@ -74,7 +74,7 @@ def test_an_empty_list_gives_an_empty_list(translator):
         np.zeros((0, 32, 32, 3), np.uint8),
         np.zeros((8, 0, 32, 3), np.uint8),
     ],
-    ids=["float", "grey", "channels first", "no frame", "no pixel"],
+    ids=["float", "gray", "channels first", "no frame", "no pixel"],
 )
 def test_frames_that_are_no_clip_are_refused_with_shape_and_dtype(translator, frames):
     with pytest.raises(ClipError) as refused:
@@ -110,7 +110,7 @@ def test_threads_get_the_answers_of_their_own_clips(translator, trained):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """Six seconds: two sentences with rest between them, on the same grey as the clips."""
+    """Six seconds: two sentences with rest between them, on the same gray as the clips."""
     path = tmp_path_factory.mktemp("recording") / "long.mp4"
     rest = np.full((20, tiny_run.SIZE, tiny_run.SIZE, 3), 30, np.uint8)
     tiny_run.write_video(

@@ -13,7 +13,7 @@ from signvit_jax.inference.windowing import (
     clip_limit,
     longest_clip,
     longest_window,
-    open_footage,
+    open_video_input,
     thinner_than_trained,
 )
 
@@ -22,17 +22,17 @@ FPS = 10.0
 
 
 def frames(count: int) -> np.ndarray:
-    """The frame's number is in its colour."""
+    """The frame's number is in its color."""
     numbers = np.arange(count)
-    colours = np.stack(
+    colors = np.stack(
         [numbers // 256 % 256, numbers % 256, np.zeros_like(numbers)], axis=-1
     ).astype(np.uint8)
-    return np.broadcast_to(colours[:, None, None], (count, 4, 4, 3))
+    return np.broadcast_to(colors[:, None, None], (count, 4, 4, 3))
 
 
 @pytest.mark.parametrize(("count", "is_clip"), [(1, True), (30, True), (31, False)])
 def test_a_video_up_to_the_longest_clip_is_one_span(count, is_clip):
-    footage = open_footage(
+    footage = open_video_input(
         np.ascontiguousarray(frames(count)),
         FPS,
         DATA,
@@ -65,7 +65,7 @@ def test_a_clip_may_be_as_long_as_the_model_sees_as_densely_as_in_training(data,
     for longest in (seconds - 0.1, 3 * seconds):
         rate = 25.0
         pictures = np.zeros((round(longest * rate), 4, 4, 3), np.uint8)
-        (span,) = open_footage(
+        (span,) = open_video_input(
             pictures,
             rate,
             dataclasses.replace(data, image_size=4),
@@ -77,7 +77,9 @@ def test_a_clip_may_be_as_long_as_the_model_sees_as_densely_as_in_training(data,
 
 def test_a_video_of_fewer_frames_a_second_than_training_saw_says_so():
     data = DataConfig(sampling="rate", num_frames=48, frame_rate=8.33, image_size=4)
-    (span,) = open_footage(np.zeros((20, 4, 4, 3), np.uint8), 5.0, data, InferenceConfig()).spans
+    (span,) = open_video_input(
+        np.zeros((20, 4, 4, 3), np.uint8), 5.0, data, InferenceConfig()
+    ).spans
     assert "5.0 frames a second" in thinner_than_trained(span, 5.0, data)
 
 
@@ -95,7 +97,7 @@ def test_without_times_a_recording_is_cut_where_nothing_moves():
     pictures = moving(400, (0, 50), (125, 170), (250, 400))
     data = dataclasses.replace(DATA, image_size=16)
     spans = list(
-        open_footage(
+        open_video_input(
             pictures, 12.5, data, InferenceConfig(max_clip_seconds=3.0, window_seconds=10.0)
         ).spans
     )
@@ -105,7 +107,7 @@ def test_without_times_a_recording_is_cut_where_nothing_moves():
 def test_signing_longer_than_a_window_is_read_in_windows_that_overlap():
     data = dataclasses.replace(DATA, image_size=16)
     inference = InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0, window_overlap=0.25)
-    spans = list(open_footage(moving(300), 12.5, data, inference).spans)
+    spans = list(open_video_input(moving(300), 12.5, data, inference).spans)
     assert spans[0].start == pytest.approx(0.0, abs=0.1) and spans[-1].end == pytest.approx(
         24.0, abs=0.1
     )
@@ -115,7 +117,7 @@ def test_signing_longer_than_a_window_is_read_in_windows_that_overlap():
 
 def test_a_still_recording_gives_no_span():
     data = dataclasses.replace(DATA, image_size=16)
-    footage = open_footage(moving(300, (0, 300)), 12.5, data, InferenceConfig()).begin()
+    footage = open_video_input(moving(300, (0, 300)), 12.5, data, InferenceConfig()).begin()
     assert (
         not footage.is_clip and list(footage.spans) == [] and footage.seconds == pytest.approx(24.0)
     )
@@ -125,7 +127,7 @@ def test_another_shot_ends_a_piece():
     pictures = moving(300)
     pictures[140:] = 255 - pictures[140:]
     spans = list(
-        open_footage(
+        open_video_input(
             pictures,
             12.5,
             dataclasses.replace(DATA, image_size=16),
@@ -154,13 +156,13 @@ def test_no_more_frames_are_held_than_a_few_windows_have(monkeypatch):
         most = max(most, sum(reference() is not None for reference in alive))
         return [()] * len(spans)
 
-    assert not list(open_footage(moving(3000), 12.5, data, inference, hear=hears_nothing).spans)
+    assert not list(open_video_input(moving(3000), 12.5, data, inference, hear=hears_nothing).spans)
     assert len(alive) == 3000 and 20 <= most <= 6 * 25
-    for _ in open_footage(moving(3000), 12.5, data, inference).spans:
+    for _ in open_video_input(moving(3000), 12.5, data, inference).spans:
         most = max(most, sum(reference() is not None for reference in alive))
     assert most <= 6 * 25
 
 
 def test_what_is_no_clip_is_refused_before_it_is_read():
     with pytest.raises(ClipError, match=r"\(8, 4, 4\) and dtype uint8"):
-        open_footage(np.zeros((8, 4, 4), np.uint8), None, DATA, InferenceConfig())
+        open_video_input(np.zeros((8, 4, 4), np.uint8), None, DATA, InferenceConfig())

@@ -1,4 +1,4 @@
-"""The video reader on sound files: pictures, times, sizes, colours, orientation."""
+"""The video reader on sound files: pictures, times, sizes, colors, orientation."""
 
 import io
 import itertools
@@ -35,7 +35,7 @@ from tests.helpers.clip_makers import encode, shade_numbers, shades
         ("a.webm", {"codec": "libvpx-vp9"}),
         ("a.avi", {"codec": "mpeg4", "options": {"qscale": "2"}}),
         ("ten_bit.mkv", {"codec": "ffv1", "pix_fmt": "yuv420p10le"}),
-        ("grey.mkv", {"codec": "ffv1", "pix_fmt": "gray"}),
+        ("gray.mkv", {"codec": "ffv1", "pix_fmt": "gray"}),
         ("opaque.mkv", {"codec": "ffv1", "pix_fmt": "bgra"}),
         ("called_mp4_but_is_mkv.mp4", {"file_format": "matroska"}),
     ],
@@ -161,7 +161,7 @@ def rgb_of(y: int, cb: int, cr: int, matrix: str, full: bool) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("full", [False, True])
-def test_colours_follow_the_matrix_and_the_range_of_the_file(tmp_path, matrix, tag, size, full):
+def test_colors_follow_the_matrix_and_the_range_of_the_file(tmp_path, matrix, tag, size, full):
     y, cb, cr = 120, 90, 170
     picture = np.stack([np.full(size, value, np.uint8) for value in (y, cb, cr)])
     path = encode(

@@ -97,7 +97,7 @@ def test_equals_optax_in_value_and_gradient():
     b, s, width, v = 6, 20, 7, 50
     rng = np.random.default_rng(3)
     logits = random_logits(b, s, v, seed=3)
-    labels = rng.integers(1, 5, (b, width)).astype(np.int32)  # few words, so that neighbours repeat
+    labels = rng.integers(1, 5, (b, width)).astype(np.int32)  # few words, so that neighbors repeat
     label_lengths, logit_lengths = np.array([7, 3, 0, 1, 5, 7]), np.array([20, 11, 4, 1, 15, 17])
 
     def ours(x):

@@ -95,7 +95,7 @@ def test_how_the_blocks_are_run_changes_no_value_and_no_gradient(changes):
     close(jax.tree.leaves(expected), jax.tree.leaves(found), 1e-4)
 
 
-def test_position_initialisation_changes_numbers_and_not_shapes():
+def test_position_initialization_changes_numbers_and_not_shapes():
     normal, sincos = (
         tiny_model.model(tiny_model.config(model__encoder__position_init=kind))
         for kind in ("normal", "sincos2d")
@@ -183,7 +183,7 @@ def test_stochastic_depth_rises_from_none_in_the_first_block_to_its_rate_in_the_
     np.testing.assert_array_equal(backbone._run_blocks(jnp.zeros((1, 2, 16)), None), 2.0)
 
 
-def test_frames_are_normalised_with_the_configs_mean_and_deviation():
+def test_frames_are_normalized_with_the_configs_mean_and_deviation():
     translator, batch = tiny_model.model(tiny_model.config()), tiny_model.batch()
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     by_hand = dict(batch, video=((batch["video"] / 255 - mean) / deviation).astype(np.float32))

@@ -29,17 +29,17 @@ def circling(y, x, radius, *, wall=0.2, noise=0.0):
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 @pytest.mark.parametrize(("y", "x", "radius"), [(16, 16, 6), (12, 20, 4), (22, 10, 5)])
 def test_the_square_lies_about_what_moves(y, x, radius, noise):
-    centre, reach = moving_square(circling(y, x, radius, noise=noise), ALL)
-    np.testing.assert_allclose(centre[0], [y / SIDE, x / SIDE], atol=0.03)
+    center, reach = moving_square(circling(y, x, radius, noise=noise), ALL)
+    np.testing.assert_allclose(center[0], [y / SIDE, x / SIDE], atol=0.03)
     assert 1.2 * radius / SIDE < reach[0] < 2.4 * radius / SIDE
 
 
 def test_a_hand_that_is_raised_once_stays_in_the_square():
     often, once = jnp.tile(circling(22, 16, 4), (1, 5, 1, 1, 1)), circling(6, 16, 4)[:, :1]
     video = jnp.concatenate([often, once], axis=1)
-    centre, reach = moving_square(video, jnp.ones(video.shape[:2], bool))
-    assert (centre[0, 0] - reach[0]) * SIDE < 6 - 1  # the spot goes on for 1.3 pixels
-    assert (centre[0, 0] + reach[0]) * SIDE > 22 + 4 + 1
+    center, reach = moving_square(video, jnp.ones(video.shape[:2], bool))
+    assert (center[0, 0] - reach[0]) * SIDE < 6 - 1  # the spot goes on for 1.3 pixels
+    assert (center[0, 0] + reach[0]) * SIDE > 22 + 4 + 1
 
 
 def test_the_same_movement_elsewhere_and_smaller_comes_out_alike():
@@ -51,11 +51,11 @@ def test_the_same_movement_elsewhere_and_smaller_comes_out_alike():
     assert np.abs(large - small).mean() < 0.25 * before
 
 
-def test_enlarged_pixels_are_mixed_of_their_neighbours():
+def test_enlarged_pixels_are_mixed_of_their_neighbors():
     video = circling(10, 18, 4)
-    centre, reach = (np.asarray(part[0]) for part in moving_square(video, ALL))
+    center, reach = (np.asarray(part[0]) for part in moving_square(video, ALL))
     places = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
-    rows, columns = ((middle + places * reach) * SIDE - 0.5 for middle in centre)
+    rows, columns = ((middle + places * reach) * SIDE - 0.5 for middle in center)
     frame = np.stack(
         [np.interp(rows, np.arange(SIDE), column) for column in np.asarray(video)[0, 3, :, :, 1].T],
         axis=1,
@@ -75,17 +75,17 @@ def test_what_does_not_move_is_left_as_it_is(video):
 
 def test_what_moves_everywhere_is_left_as_it_is():
     video = jax.random.normal(jax.random.key(0), (1, FRAMES, SIDE, SIDE, 3))
-    centre, reach = moving_square(video, ALL)
-    np.testing.assert_allclose(centre, 0.5, atol=0.01)
+    center, reach = moving_square(video, ALL)
+    np.testing.assert_allclose(center, 0.5, atol=0.01)
     np.testing.assert_allclose(reach, 0.5, atol=0.01)
 
 
 def test_the_square_stays_in_the_picture_and_has_a_least_size():
     video = np.zeros((2, 2, SIDE, SIDE, 3), np.float32)
     video[0, 1, 0, 0] = video[1, 1, 16, 31] = 1.0
-    centre, reach = moving_square(jnp.asarray(video), jnp.ones((2, 2), bool))
+    center, reach = moving_square(jnp.asarray(video), jnp.ones((2, 2), bool))
     np.testing.assert_allclose(reach, SMALLEST)
-    assert np.all(centre >= SMALLEST - 1e-6) and np.all(centre <= 1 - SMALLEST + 1e-6)
+    assert np.all(center >= SMALLEST - 1e-6) and np.all(center <= 1 - SMALLEST + 1e-6)
 
 
 def test_a_clips_square_depends_on_its_own_frames_alone():
@@ -109,12 +109,12 @@ def test_a_model_with_zoom_sees_what_one_without_sees_of_the_cut_pictures(motion
     )
     batch = tiny_model.batch()
     batch["video"][:, :, :4] = batch["video"][:, :, :, 9:] = 128  # a wall
-    lengths, normalised = (
+    lengths, normalized = (
         jnp.asarray(batch["frame_lengths"]),
-        plain.encoder._normalised(jnp.asarray(batch["video"])),
+        plain.encoder._normalized(jnp.asarray(batch["video"])),
     )
-    cut = zoom_to_motion(normalised, jnp.arange(6) < lengths[:, None])
-    assert np.abs(normalised - cut).max() > 0.1
+    cut = zoom_to_motion(normalized, jnp.arange(6) < lengths[:, None])
+    assert np.abs(normalized - cut).max() > 0.1
     frames = jax.jit(lambda model, video: model.encode(video, lengths).frames)
     np.testing.assert_allclose(
         frames(zooming, jnp.asarray(batch["video"])), frames(plain, cut), atol=1e-4

@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden_losses.json"
 
 
 def fifty_losses() -> list[float]:
-    """Losses of 50 steps over five batches, dropout on: initialisation, both random streams, gradients, clipping, AdamW and the schedule."""
+    """Losses of 50 steps over five batches, dropout on: initialization, both random streams, gradients, clipping, AdamW and the schedule."""
     run = with_dropout()
     state, losses = run.fresh(), []
     for step in range(50):
@@ -31,7 +31,7 @@ def fifty_losses() -> list[float]:
 
 
 def arithmetic() -> dict[str, object]:
-    """What the last bits of a sum depend on: the instructions that the processor has, the compiler, and how far it optimises."""
+    """What the last bits of a sum depend on: the instructions that the processor has, the compiler, and how far it optimizes."""
     found = re.search(
         r"^flags\s*:(.*)$",
         Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "",
@@ -42,14 +42,14 @@ def arithmetic() -> dict[str, object]:
         for flag in (found[1].split() if found else [])
         if re.match(r"avx|amx|fma|sse|f16c", flag)
     )
-    optimised = not jax.config.read("jax_disable_most_optimizations") and not os.environ.get(
+    optimized = not jax.config.read("jax_disable_most_optimizations") and not os.environ.get(
         "XLA_FLAGS"
     )
     return {
         "machine": platform.machine(),
         "instructions": vector,
         "jaxlib": jaxlib.__version__,
-        "optimised": optimised,
+        "optimized": optimized,
     }
 
 

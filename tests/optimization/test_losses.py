@@ -11,7 +11,7 @@ from signvit_jax.optimization.losses import (
     ctc_labels,
     divisors,
     flat_alignment_loss,
-    flat_share,
+    flat_start_weight,
     hybrid_loss,
     smoothed_cross_entropy,
     translation_loss,
@@ -233,12 +233,12 @@ def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
 def test_a_clip_that_ctc_can_spell_needs_no_flat_start_any_more():
     per_label = jnp.array([jnp.inf, 2.7, 1.5, 1.0, 0.5, 0.0])
     np.testing.assert_allclose(
-        flat_share(per_label, jnp.asarray(0), 10), [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
+        flat_start_weight(per_label, jnp.asarray(0), 10), [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
     )
     np.testing.assert_allclose(
-        flat_share(per_label, jnp.asarray(5), 10), [0.5, 0.5, 0.5, 0.25, 0.0, 0.0]
+        flat_start_weight(per_label, jnp.asarray(5), 10), [0.5, 0.5, 0.5, 0.25, 0.0, 0.0]
     )
-    gradient = jax.grad(lambda per_label: flat_share(per_label, jnp.asarray(5), 10).sum())(
+    gradient = jax.grad(lambda per_label: flat_start_weight(per_label, jnp.asarray(5), 10).sum())(
         per_label
     )
     assert not gradient.any()

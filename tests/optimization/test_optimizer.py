@@ -224,7 +224,7 @@ def test_moments_in_bfloat16_go_where_those_in_float32_go():
     )
 
 
-def test_rounding_at_random_takes_one_of_the_two_neighbours_and_is_right_on_average():
+def test_rounding_at_random_takes_one_of_the_two_neighbors_and_is_right_on_average():
     x = jnp.full(100_000, 1.0 + 0.3 / 128)  # bfloat16 has 1 and 1 + 1/128
     rounded = np.asarray(rounded_at_random(x, jax.random.key(0)), np.float32)
     assert set(rounded.tolist()) == {1.0, 1.0078125}

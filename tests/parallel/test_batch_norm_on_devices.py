@@ -10,7 +10,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp, numpy as np
 from flax import nnx
 from signvit_jax.config.schema import MeshConfig
-from signvit_jax.layers.batch_norm import BatchMoments, BatchNorm, with_new_statistics
+from signvit_jax.layers.batch_norm import BatchMoments, BatchNorm, update_running_stats
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import batch_sharding
 
@@ -22,7 +22,7 @@ counted = np.array([1, 1, 1, 0], np.float32)
 
 def run(x, counted):
     y, moments = layer(x, counted)
-    return y, with_new_statistics(before, before, BatchMoments(counted.sum(), moments), 0.01)
+    return y, update_running_stats(before, before, BatchMoments(counted.sum(), moments), 0.01)
 
 cut = batch_sharding(make_mesh(MeshConfig()))
 y, new = jax.jit(run, in_shardings=(cut, cut))(x, counted)
@@ -35,7 +35,7 @@ print("same")
 """
 
 
-def test_pictures_on_two_devices_are_normalised_by_all_of_them_together():
+def test_pictures_on_two_devices_are_normalized_by_all_of_them_together():
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES],
         capture_output=True,

@@ -8,7 +8,7 @@ from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import new_state
 from signvit_jax.parallel.mesh import AXES
 from signvit_jax.parallel.sharding import parameter_path
-from signvit_jax.parallel.vocabulary import padded_shapes, with_vocabulary_of
+from signvit_jax.parallel.vocabulary import padded_shapes, resize_vocab_like
 from tests.helpers import tiny_model
 
 FOUR = AbstractMesh((1, 2, 4), AXES)
@@ -46,16 +46,16 @@ def test_a_padded_vocabulary_is_cut_back_to_what_it_was():
         "decoder": {"embedding": jnp.arange(34.0).reshape(17, 2) + 1},
         "other": {"kernel": jnp.ones((17, 3))},
     }
-    padded = with_vocabulary_of(tree, padded_shapes(tree, FOUR))
+    padded = resize_vocab_like(tree, padded_shapes(tree, FOUR))
     table = np.asarray(padded["decoder"]["embedding"])
     assert table.shape == (20, 2) and not table[17:].any()
     assert padded["other"]["kernel"] is tree["other"]["kernel"]
-    jax.tree.map(np.testing.assert_array_equal, with_vocabulary_of(padded, tree), tree)
+    jax.tree.map(np.testing.assert_array_equal, resize_vocab_like(padded, tree), tree)
 
 
 def test_a_vocabulary_that_fits_stays_as_it_is():
     tree = {"decoder": {"embedding": jnp.ones((16, 2))}}
     assert (
-        with_vocabulary_of(tree, padded_shapes(tree, FOUR))["decoder"]["embedding"]
+        resize_vocab_like(tree, padded_shapes(tree, FOUR))["decoder"]["embedding"]
         is tree["decoder"]["embedding"]
     )

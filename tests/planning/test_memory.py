@@ -13,7 +13,7 @@ from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.planning.memory import (
     batch_shapes,
     bytes_per_device,
-    explained,
+    describe_oom,
     memory_advice,
     step_memory,
 )
@@ -150,7 +150,7 @@ def test_running_out_of_memory_is_explained_with_the_estimate_and_ends_with_5(pl
         try:
             refused()
         except jax.errors.JaxRuntimeError as error:
-            raise explained(error, config, mesh, state, batch, Step(plan)) from error
+            raise describe_oom(error, config, mesh, state, batch, Step(plan)) from error
 
     assert run_command(main) == 5
     text = capsys.readouterr().err

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from signvit_jax.runtime.consensus import Agreement
+from signvit_jax.runtime.consensus import StopConsensus
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def stop():
 
 
 def test_one_process_agrees_with_itself_at_once(stop):
-    agreement = Agreement(stop)
+    agreement = StopConsensus(stop)
     assert not agreement.save_is_due
     agreement.poll(save_is_due=True)
     assert agreement.save_is_due and not agreement.stopping and agreement.exit_code == 0
@@ -32,7 +32,7 @@ def test_one_process_agrees_with_itself_at_once(stop):
 @pytest.fixture
 def several(stop, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    return Agreement(stop)
+    return StopConsensus(stop)
 
 
 def test_several_stop_two_polls_after_the_signal_and_keep_to_it(several, stop):
@@ -56,4 +56,4 @@ def test_several_save_once_for_a_wish_that_lasts_until_the_save(several):
             saves.append(step)
             several.saved()
             due = False
-    assert saves == [Agreement.LAG, 8 + Agreement.LAG]
+    assert saves == [StopConsensus.LAG, 8 + StopConsensus.LAG]

@@ -5,9 +5,9 @@ import pytest
 
 PROGRAM = """
 import resource, sys, threading
-from signvit_jax.runtime.malloc import keep_freed_memory
+from signvit_jax.runtime.malloc import tune_malloc
 if sys.argv[1] == "keep":
-    print(keep_freed_memory())
+    print(tune_malloc())
 def work():
     for _ in range(20):
         b"x" * sum([96_000_000])  # written and freed; numpy would ask for huge pages

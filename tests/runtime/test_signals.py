@@ -162,7 +162,7 @@ def test_the_second_signal_ends_at_once_even_when_the_main_thread_is_in_c():
 
 
 def test_with_nothing_to_lose_the_first_signal_ends_at_once():
-    process = start("with stop.nothing_to_lose():\n" + textwrap.indent(IN_C, "    "))
+    process = start("with stop.exit_immediately_on_signal():\n" + textwrap.indent(IN_C, "    "))
     process.send_signal(signal.SIGTERM)
     assert process.wait(IN_C_S / 2) == 143
 
@@ -170,7 +170,7 @@ def test_with_nothing_to_lose_the_first_signal_ends_at_once():
 def test_where_there_is_something_to_lose_again_the_first_signal_is_a_wish():
     process = start(
         """
-        with stop.nothing_to_lose():
+        with stop.exit_immediately_on_signal():
             pass
         print("ready", flush=True)
         while not stop.requested: time.sleep(0.01)
@@ -183,7 +183,7 @@ def test_where_there_is_something_to_lose_again_the_first_signal_is_a_wish():
 
 def test_a_wish_from_before_ends_the_process_where_there_is_nothing_to_lose():
     process = start(
-        "print('ready', flush=True)\nwhile not stop.requested: time.sleep(0.01)\nwith stop.nothing_to_lose(): print('not reached')\n"
+        "print('ready', flush=True)\nwhile not stop.requested: time.sleep(0.01)\nwith stop.exit_immediately_on_signal(): print('not reached')\n"
     )
     process.send_signal(signal.SIGUSR1)
     assert process.wait(100) == 143 and process.stdout.read() == ""

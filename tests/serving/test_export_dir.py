@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signvit_jax.serving.export_dir import Contents, ExportError, ExportFolder
-from signvit_jax.serving.optional_deps import optional
+from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest
+from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.weights.tensor_files import write_safetensors
 
 GOOD = {"version": 1, "format": "int8", "quantize": "weights", "step": 18}
@@ -124,7 +124,7 @@ def test_any_values_in_an_export_json_give_contents_or_an_error_of_ours(tmp_path
     folder.export_json.write_text(json.dumps(GOOD | changed))
     try:
         found = folder.contents()
-        assert isinstance(found, Contents) and type(found.step) is int
+        assert isinstance(found, ExportManifest) and type(found.step) is int
     except ExportError as error:
         assert str(error)
     finally:
@@ -147,7 +147,7 @@ def test_any_values_in_an_export_json_give_contents_or_an_error_of_ours(tmp_path
 def test_a_package_that_is_not_there_is_named_with_what_installs_it(monkeypatch, module, installs):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ExportError, match=installs) as caught:
-        optional(module, "--format=some")
+        import_optional(module, "--format=some")
     assert caught.value.exit_code == 2
     assert (
         module == "jax2onnx"

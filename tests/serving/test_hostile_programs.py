@@ -18,7 +18,7 @@ from signvit_jax.exporting.writing import write_export
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.trained_model import load_trained
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.serving.export_dir import Contents, ExportError, ExportFolder
+from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.program_check import check_stablehlo
 from signvit_jax.serving.programs import Program, programs
@@ -246,7 +246,7 @@ def test_translate_ends_with_2_where_an_export_calls_into_the_process(trained, t
     folder = ExportFolder(tmp_path / "export")
     folder.path.mkdir()
     write_export(
-        load_trained(trained.workdir), folder, Contents("stablehlo", "none", 18), lambda: ()
+        load_trained(trained.workdir), folder, ExportManifest("stablehlo", "none", 18), lambda: ()
     )
     assert load_model(folder.path).encode
     path = folder.program("backbone", "stablehlo")

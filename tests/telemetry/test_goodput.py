@@ -83,5 +83,5 @@ def test_what_came_after_the_newest_checkpoint_that_is_final_is_lost(clock):
         100
     )  # the checkpoint that this start began with
     assert goodput.line(106).count("made again") == 0
-    goodput.steps_made_again = 4
+    goodput.steps_replayed = 4
     assert "lost by an earlier start and made again: 4 steps" in goodput.line(106)

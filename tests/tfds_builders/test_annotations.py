@@ -35,7 +35,7 @@ def videos(folder: Path, *names: str) -> MediaFolder:
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_delimiter_line_ends_and_byte_order_mark_are_recognised(tmp_path, newline, delimiter, mark):
+def test_delimiter_line_ends_and_byte_order_mark_are_recognized(tmp_path, newline, delimiter, mark):
     lines = ["UID,Text ,other", 'a-1,"one, two; | three",x', "b,four,y"]
     content = mark + newline.join(line.replace(",", delimiter) for line in lines)
     rows = table(tmp_path, content).rows

@@ -28,8 +28,11 @@ AVERAGE = Signer()
 
 
 def picture(
-    gloss: str, signer: Signer = AVERAGE, moments: int = 4, scene: Scene = Scene()
-) -> np.ndarray:  # noqa: B008 (frozen)
+    gloss: str,
+    signer: Signer = AVERAGE,
+    moments: int = 4,
+    scene: Scene = Scene(),  # noqa: B008
+) -> np.ndarray:
     """The frames of one sign alone, at even moments from its beginning to its end."""
     utterance = motion.utter([gloss], signer)
     ((_, start, end),) = utterance.spans

@@ -18,8 +18,8 @@ from signvit_jax.inference.trained_model import load_trained
 from signvit_jax.models.translator import Encoded
 from signvit_jax.optimization.distillation_loss import (
     CTC_LOGITS,
+    DISTILL_LOSSES,
     FEATURES,
-    LESSONS,
     LOGITS,
     distillation_loss,
     divergence,
@@ -95,7 +95,7 @@ def test_each_part_is_what_a_loop_over_clips_and_places_finds():
             a, b = (np.asarray(of.encoded.frames)[i, t] for of in (student, teacher))
             apart.append((((a - a.mean()) / a.std() - (b - b.mean()) / b.std()) ** 2).mean())
         ctc, features = ctc + np.mean(kl), features + np.mean(apart)
-    expected = dict(zip(LESSONS, (ce / tokens, ctc / 3, features / 3)))
+    expected = dict(zip(DISTILL_LOSSES, (ce / tokens, ctc / 3, features / 3)))
     for name, value in expected.items():
         np.testing.assert_allclose(parts[name], value, rtol=1e-3, err_msg=name)
     np.testing.assert_allclose(
@@ -285,7 +285,7 @@ def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a
 
     config = json.loads((workdir / "config.json").read_text())
     assert config["training"]["distillation"]["teacher"] == str(trained.workdir)
-    for name in LESSONS:
+    for name in DISTILL_LOSSES:
         found = figures(workdir, f"train/{name}")
         assert len(found) == 2 * steps and all(np.isfinite(list(found.values())))
     assert "projection" in reader._saved_shapes(2 * steps, "opt_state")

@@ -49,7 +49,7 @@ def test_the_same_data_set_elsewhere_is_gone_on_with(workdir, tmp_path):
     write_origin(workdir, first, None)
     check_data_set(run_data(tmp_path / "b", {"jpeg_quality": 90}), workdir)
     # An option that only another release of the builder has says nothing; nor does a report that was deleted.
-    check_data_set(run_data(tmp_path / "c", {"jpeg_quality": 90, "colour": True}), workdir)
+    check_data_set(run_data(tmp_path / "c", {"jpeg_quality": 90, "color": True}), workdir)
     check_data_set(run_data(tmp_path / "d"), workdir)
     assert recorded_teacher(workdir) is None
 

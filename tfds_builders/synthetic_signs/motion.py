@@ -27,7 +27,7 @@ class TimeLine:
     flow: Float[np.ndarray, "k"]
 
     def at(self, when: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t c"]:
-        """Cubic Hermite through the keys; the slope at a key is that between its neighbours, times `flow`."""
+        """Cubic Hermite through the keys; the slope at a key is that between its neighbors, times `flow`."""
         s, v = self.seconds, self.values
         slope = np.zeros_like(v)
         slope[1:-1] = (v[2:] - v[:-2]) / (s[2:] - s[:-2])[:, None] * self.flow[1:-1, None]

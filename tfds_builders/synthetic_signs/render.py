@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from tfds_builders.synthetic_signs import motion
 from tfds_builders.synthetic_signs.motion import Arm
-from tfds_builders.synthetic_signs.signer import Colour, Scene, Signer
+from tfds_builders.synthetic_signs.signer import Color, Scene, Signer
 
 HEIGHT = 2.45  # shoulder widths that the picture shows at zoom 1
 SHOULDER_LINE = 0.455  # of the picture's height
@@ -23,7 +23,7 @@ class Shape:
     """A filled polygon over time; `visible` None means always."""
 
     points: Points
-    colour: Colour
+    color: Color
     visible: np.ndarray | None = None
 
 
@@ -58,7 +58,7 @@ def draw(
         pen = ImageDraw.Draw(image)
         for shape, points, visible in zip(shapes, corners, shown):
             if visible is None or visible[t]:
-                pen.polygon(points[t], fill=shape.colour)
+                pen.polygon(points[t], fill=shape.color)
         frames[t] = np.asarray(image.reduce(factor))
     return _lit(frames, scene, rng)
 
@@ -74,8 +74,8 @@ def _project(points: Points, sway: np.ndarray, signer: Signer, scene: Scene, can
     return np.stack([middle[0] + scale * turned[0], middle[1] + scale * turned[1]], axis=-1)
 
 
-def _shade(colour: Colour, factor: float) -> Colour:
-    return tuple(min(255, round(c * factor)) for c in colour)
+def _shade(color: Color, factor: float) -> Color:
+    return tuple(min(255, round(c * factor)) for c in color)
 
 
 # --- the parts of the body ---------------------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
         _shade(signer.skin, 0.86),
     )
 
-    def on_head(outline: np.ndarray, colour: Colour) -> Shape:
+    def on_head(outline: np.ndarray, color: Color) -> Shape:
         """An outline about the middle of the face (y down, half heights of the head), tilted and shifted with it."""
         tilt = np.deg2rad(head[:, 2])[:, None]
         scale = 0.32 * signer.head
@@ -122,7 +122,7 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
             axis=-1,
         )
         return Shape(
-            turned + head[:, None, :2] + np.array([0.0, motion.HEAD[1] * signer.head]), colour
+            turned + head[:, None, :2] + np.array([0.0, motion.HEAD[1] * signer.head]), color
         )
 
     dark, lips = (
@@ -183,7 +183,7 @@ def _arm_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
             (shoulder, half, 0.145, 0.13, sleeve),
         ]
     return [
-        *(Shape(_capsule(a, b, r0, r1), colour) for a, b, r0, r1, colour in limbs),
+        *(Shape(_capsule(a, b, r0, r1), color) for a, b, r0, r1, color in limbs),
         *_hand_shapes(arm, signer, side),
     ]
 
@@ -275,7 +275,7 @@ def _capsule(
 
 
 def _wall(scene: Scene, canvas: int) -> Image.Image:
-    first, second = scene.wall_colours
+    first, second = scene.wall_colors
     wall = Image.new("RGB", (canvas, canvas), first)
     rng = np.random.default_rng(scene.wall_seed)
     if scene.wall == "gradient":
@@ -291,9 +291,9 @@ def _wall(scene: Scene, canvas: int) -> Image.Image:
             x, y = rng.uniform(-0.1, 0.9, 2) * canvas
             width, height = rng.uniform(0.06, 0.4, 2) * canvas
             share = rng.uniform(0.15, 0.9)
-            colour = tuple(int(a * (1 - share) + b * share) for a, b in zip(first, second))
+            color = tuple(int(a * (1 - share) + b * share) for a, b in zip(first, second))
             (pen.ellipse if rng.random() < 0.25 else pen.rectangle)(
-                (x, y, x + width, y + height), fill=colour
+                (x, y, x + width, y + height), fill=color
             )
     return wall
 
@@ -301,7 +301,7 @@ def _wall(scene: Scene, canvas: int) -> Image.Image:
 def _lit(
     frames: UInt8[np.ndarray, "t h w 3"], scene: Scene, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Colour of the light, its fall-off over the picture, and the camera's noise."""
+    """Color of the light, its fall-off over the picture, and the camera's noise."""
     size = frames.shape[1]
     ramp = np.linspace(-1.0, 1.0, size, dtype=np.float32)
     light = 1.0 + scene.light[0] * ramp[None, :, None] + scene.light[1] * ramp[:, None, None]

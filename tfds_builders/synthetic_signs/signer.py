@@ -5,9 +5,9 @@ import dataclasses
 
 import numpy as np
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-SKINS: tuple[Colour, ...] = (
+SKINS: tuple[Color, ...] = (
     (250, 220, 196),
     (236, 196, 164),
     (222, 172, 132),
@@ -16,7 +16,7 @@ SKINS: tuple[Colour, ...] = (
     (132, 86, 60),
     (98, 64, 46),
 )
-HAIRS: tuple[Colour, ...] = (
+HAIRS: tuple[Color, ...] = (
     (22, 18, 18),
     (52, 36, 26),
     (92, 60, 36),
@@ -40,10 +40,10 @@ class Signer:
     arm: float = 1.0
     head: float = 1.0
     hand: float = 1.0
-    skin: Colour = SKINS[1]
-    hair: Colour = HAIRS[0]
+    skin: Color = SKINS[1]
+    hair: Color = HAIRS[0]
     hair_style: str = "short"
-    shirt: Colour = (40, 70, 130)
+    shirt: Color = (40, 70, 130)
     long_sleeves: bool = True
     pattern: str = "plain"  # or "stripes"
     space: float = 1.0  # size of the signing space in front of the trunk
@@ -66,9 +66,9 @@ class Scene:
     shift: tuple[float, float] = (0.0, 0.0)  # share of the picture
     sway: tuple[float, float] = (0.0, 0.0)  # of the body: shoulder widths, phase
     wall: str = "plain"  # or "gradient", "clutter"
-    wall_colours: tuple[Colour, Colour] = ((190, 196, 200), (150, 156, 160))
+    wall_colors: tuple[Color, Color] = ((190, 196, 200), (150, 156, 160))
     wall_seed: int = 0
-    gain: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three colours
+    gain: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three colors
     light: tuple[float, float] = (
         0.0,
         0.0,
@@ -115,7 +115,7 @@ def draw_scene(rng: np.random.Generator, signer: Signer) -> Scene:
         shift=(rng.uniform(-0.06, 0.06), rng.uniform(-0.03, 0.03)),
         sway=(rng.uniform(0.0, 0.03), rng.uniform(0.0, 6.28)),
         wall=str(rng.choice(["plain", "gradient", "clutter"], p=[0.35, 0.35, 0.3])),
-        wall_colours=(wall, _apart(rng, signer.skin, 90)),
+        wall_colors=(wall, _apart(rng, signer.skin, 90)),
         wall_seed=int(rng.integers(2**31)),
         gain=tuple(float(x) for x in rng.uniform(0.8, 1.05) * rng.uniform(0.94, 1.06, 3)),
         light=(rng.uniform(-0.15, 0.15), rng.uniform(-0.12, 0.12)),
@@ -123,16 +123,16 @@ def draw_scene(rng: np.random.Generator, signer: Signer) -> Scene:
     )
 
 
-def _vivid(rng: np.random.Generator) -> Colour:
+def _vivid(rng: np.random.Generator) -> Color:
     red, green, blue = colorsys.hsv_to_rgb(
         rng.random(), rng.uniform(0.15, 0.9), rng.uniform(0.12, 0.95)
     )
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _apart(rng: np.random.Generator, other: Colour, distance: int) -> Colour:
-    """A colour at least `distance` from `other`, in sums of absolute differences of red, green and blue (black to white is 765)."""
+def _apart(rng: np.random.Generator, other: Color, distance: int) -> Color:
+    """A color at least `distance` from `other`, in sums of absolute differences of red, green and blue (black to white is 765)."""
     while True:
-        colour = _vivid(rng)
-        if sum(abs(a - b) for a, b in zip(colour, other)) >= distance:
-            return colour
+        color = _vivid(rng)
+        if sum(abs(a - b) for a, b in zip(color, other)) >= distance:
+            return color
