@@ -1,0 +1,1 @@
+"""Presets by path, as earlier releases named them. They live in `signvit_jax/presets/`."""

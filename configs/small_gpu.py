@@ -1,23 +1,3 @@
-"""`small.py` for one GPU: larger pictures, twice the width, bf16, larger batches. Not run on a GPU yet: speed and result are unknown.
+"""The preset `small_gpu`, for commands that name this file; `--config=small_gpu` is the same."""
 
-python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=10000 --num_validation=500 --num_test=500 --size=112
-python -m signvit_jax.train --config=configs/small_gpu.py --workdir=runs/small_gpu --config.data.data_dir=data
-"""
-
-from ml_collections import ConfigDict
-
-from configs import small
-
-
-def get_config() -> ConfigDict:
-    config = small.get_config()
-    config.model.encoder.update(
-        output_dim=256, vit_hidden_dim=256, vit_num_heads=4, vit_num_layers=4, vit_mlp_dim=1024
-    )
-    config.model.temporal.update(num_attention_layers=2)
-    config.model.decoder.update(hidden_dim=256, ff_dim=1024)
-    config.training.update(
-        batch_size=64, num_epochs=30, ctc_flat_start_steps=1000, use_amp=True, scan_layers=True
-    )
-    config.data.update(image_size=112, num_workers=8)
-    return config
+from signvit_jax.presets.small_gpu import get_config as get_config

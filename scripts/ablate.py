@@ -189,7 +189,7 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
         )
         train = [
             *how,
-            "--config=configs/small.py",
+            "--config=small",
             *(f"--config.{override}" for override in overrides),
         ]
         scores = workdir / "eval" / f"{arguments.split}.json"

@@ -9,7 +9,7 @@ echo "1/4 data set"
 $python -m tfds_builders.build synthetic_signs --data_dir="$data" --num_train=600 --num_validation=48 --num_test=48
 
 echo "2/4 training"
-$python -m signvit_jax.train --config=configs/quickstart.py --workdir="$workdir" --config.data.data_dir="$data"
+$python -m signvit_jax.train --config=quickstart --workdir="$workdir" --config.data.data_dir="$data"
 
 echo "3/4 evaluation on signers and sentences that training never saw"
 $python -m signvit_jax.eval --workdir="$workdir" --data_dir="$data" --split=test

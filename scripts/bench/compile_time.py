@@ -1,6 +1,6 @@
 """Seconds until the training step of a config is compiled, without its weights or its data: from shapes alone.
 
-    python scripts/bench/compile_time.py --config=configs/reference.py --config.training.scan_layers=False
+    python scripts/bench/compile_time.py --config=reference --config.training.scan_layers=False
 
 The compilation cache is left out. Times are those of one run: tracing to the program's text (lowering), and XLA's work on it.
 """

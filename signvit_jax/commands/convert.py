@@ -22,7 +22,7 @@ from signvit_jax.text.tokenizer import Tokenizer, load_bert_vocabulary
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.convert --weights=reference.pt --config=configs/reference.py:vocab.txt --workdir=runs/reference",
+        "python -m signvit_jax.convert --weights=reference.pt --config=reference:vocab.txt --workdir=runs/reference",
     )
     flags.add_argument(
         "--weights",
@@ -69,7 +69,7 @@ def _config_of(weights: Path, description: Mapping[str, str]) -> Config:
     if weights.suffix == ".npz" and (sizes := read_text(weights, "config")):
         return config_from_reference(json.loads(sizes))
     raise ConfigError(
-        f"{weights} does not say what model it is of; give its config, such as --config=configs/reference.py:vocab.txt"
+        f"{weights} does not say what model it is of; give its config, such as --config=reference:vocab.txt"
     )
 
 

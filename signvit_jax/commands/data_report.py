@@ -20,7 +20,7 @@ from signvit_jax.runtime.streams import clean
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.data_report --config=configs/small.py --config.data.name=video_folder --config.data.data_dir=data",
+        "python -m signvit_jax.data_report --config=small --config.data.name=video_folder --config.data.data_dir=data",
     )
     flags.add_argument(
         "--workdir", type=local_path, help="folder of a training run, in place of --config"

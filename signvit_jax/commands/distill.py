@@ -17,7 +17,7 @@ from signvit_jax.files.local_paths import local_text
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.distill --teacher=runs/dense_vit --config=configs/mobilenet_v3.py --workdir=runs/student",
+        "python -m signvit_jax.distill --teacher=runs/dense_vit --config=mobilenet_v3 --workdir=runs/student",
     )
     flags.add_argument(
         "--teacher",

@@ -16,7 +16,7 @@ from signvit_jax.runtime.exit_codes import DONE
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.inspect_config --config=configs/reference.py --devices=8 --config.mesh.fsdp=8",
+        "python -m signvit_jax.inspect_config --config=reference --devices=8 --config.mesh.fsdp=8",
     )
     flags.add_argument(
         "--vocab_size",

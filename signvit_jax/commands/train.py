@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.train --config=configs/quickstart.py --workdir=runs/quickstart --config.training.batch_size=8",
+        "python -m signvit_jax.train --config=quickstart --workdir=runs/quickstart --config.training.batch_size=8",
     )
     return run_training(flags, argv, "signvit_jax.train")
 

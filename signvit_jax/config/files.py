@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from signvit_jax.config.schema import Config, ConfigError, from_mapping, key_names, unknown_key
-from signvit_jax.files.local_paths import ALLOWED, is_address
+from signvit_jax.config.presets import resolve_config
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
-    """Runs the config file `path.py` or `path.py:argument`, applies overrides such as ("training.batch_size", "8") and checks the result.
+    """Runs a preset or a config file (`small`, `path.py`, `path.py:argument`), applies overrides such as ("training.batch_size", "8") and checks the result.
 
     Raises ConfigError for a file that cannot be run as well as for its values.
     """
@@ -23,15 +23,7 @@ def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
 
 
 def _run_config_file(spec: str) -> Mapping[str, Any]:
-    path_text, _, argument = spec.partition(".py:")
-    path = Path(path_text + ".py" if argument else spec)
-    if is_address(spec):
-        raise ConfigError(f"--config={spec} is an address; allowed: {ALLOWED}")
-    if not path.is_file():
-        known = sorted(str(p) for p in Path("configs").glob("*.py") if p.stem != "__init__")
-        raise ConfigError(
-            f"no config file {str(path)!r}" + (f"; there are {', '.join(known)}" if known else "")
-        )
+    path, argument = resolve_config(spec)
     module_spec = importlib.util.spec_from_file_location("signvit_config_file", path)
     module = importlib.util.module_from_spec(module_spec)
     try:

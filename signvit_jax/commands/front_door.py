@@ -1,0 +1,77 @@
+"""Translates signed video into text, and trains the models that do.
+
+signvit COMMAND --help      what a command does and its options
+signvit configs             the presets that --config=NAME takes
+signvit --version
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from signvit_jax import __version__
+from signvit_jax.runtime.exit_codes import DONE, USAGE, run_command
+from signvit_jax.runtime.streams import clean
+
+
+class Command(NamedTuple):
+    """A command's module, which has a `main(argv)` that returns an exit code, and one line about it."""
+
+    module: str
+    about: str
+
+
+COMMANDS = {
+    "build": Command("tfds_builders.build", "make a data set of videos and their texts"),
+    "data_report": Command("signvit_jax.commands.data_report", "show what a data set holds"),
+    "train": Command("signvit_jax.commands.train", "train a model, or resume a run"),
+    "eval": Command("signvit_jax.commands.eval", "score a model on a split, with a report"),
+    "translate": Command("signvit_jax.commands.translate", "translate videos; subtitles"),
+    "export": Command("signvit_jax.commands.export", "write a model in a smaller or portable form"),
+    "distill": Command(
+        "signvit_jax.commands.distill", "train a small model with a large one's help"
+    ),
+    "convert": Command("signvit_jax.commands.convert", "start from weights trained elsewhere"),
+    "inspect": Command("signvit_jax.commands.inspect_config", "show what a config would train"),
+    "configs": Command("signvit_jax.commands.configs", "list the presets, or show one"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `signvit COMMAND ...` and returns its exit code.
+
+    A command's module is imported when it is asked for: listing commands waits for none of them.
+    """
+    name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        return run_command(_print_help)
+    if name == "--version":
+        return run_command(lambda: print(f"signvit-jax {__version__}"))
+    name = name.replace("-", "_") if name.replace("-", "_") in COMMANDS else name
+    if name not in COMMANDS:
+        return run_command(lambda: _refuse(name))
+    sys.argv[0] = f"signvit {name}"  # what a command's help calls itself
+    module = importlib.import_module(COMMANDS[name].module)
+    code = run_command(lambda: module.main(rest), getattr(module, "run_log", lambda: None))
+    if name in ("train", "distill"):
+        from signvit_jax.cli.common import leave
+
+        leave(code)
+    return code
+
+
+def _print_help() -> int:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items())
+    print(f"usage: signvit COMMAND [options]\n\n{__doc__}\ncommands:\n{commands}")
+    return DONE
+
+
+def _refuse(name: str) -> int:
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    allowed = ", ".join(COMMANDS)
+    print(f"error: no command {clean(name)!r}{meant} allowed: {allowed}", file=sys.stderr)
+    return USAGE

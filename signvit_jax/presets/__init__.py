@@ -1,0 +1,1 @@
+"""Configs by name: `--config=small`. Each module defines `get_config()` and says what it needs."""
