@@ -1,0 +1,67 @@
+"""Files that a public project has, held to what the project is."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+import signvit_jax
+from tests.helpers.tiny_run import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.parametrize(
+    "name", ["CITATION.cff", ".pre-commit-config.yaml", ".github/workflows/ci.yml"]
+)
+def test_yaml_files_parse(name):
+    assert yaml.safe_load((REPOSITORY / name).read_text())
+
+
+def test_the_citation_has_the_version_of_the_package():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == signvit_jax.__version__
+
+
+def test_the_changelog_begins_with_the_version_of_the_package():
+    first = re.search(r"^## (.*)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)[1]
+    assert first.split()[-1].strip("()") == signvit_jax.__version__.removesuffix(".dev0")
+
+
+def test_the_workflow_tests_every_python_of_the_classifiers():
+    matrix = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())
+    tested = matrix["jobs"]["test"]["strategy"]["matrix"]["python"]
+    names = [text.rpartition(" ")[2] for text in PROJECT["classifiers"] if ":: 3." in text]
+    assert tested == names
+
+
+def test_extras_that_the_workflow_and_the_dockerfile_install_are_there():
+    used = re.findall(
+        r"\.\[(\w+)\]|EXTRA=(\w+)",
+        "".join(
+            (REPOSITORY / name).read_text() for name in (".github/workflows/ci.yml", "Dockerfile")
+        ),
+    )
+    assert {one or other for one, other in used} <= set(PROJECT["optional-dependencies"])
+
+
+def test_what_the_dockerfile_copies_is_enough_to_install(tmp_path):
+    """The steps of the Dockerfile up to pip, in a folder of their own; docker itself is not run."""
+    for line in (REPOSITORY / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY"):
+            *sources, target = line.split()[1:]
+            for source in sources:
+                place = tmp_path / (
+                    target if (REPOSITORY / source).is_dir() else f"{target}/{source}"
+                )
+                subprocess.run(["cp", "-r", str(REPOSITORY / source), str(place)], check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    done = subprocess.run(
+        [*build, f"--wheel-dir={tmp_path / 'dist'}", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'ENTRYPOINT ["signvit"]' in (REPOSITORY / "Dockerfile").read_text()
+    assert "signvit" in PROJECT["scripts"]
