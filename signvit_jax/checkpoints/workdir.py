@@ -16,6 +16,7 @@ import jax
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_json, key_differences
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.local_paths import ALLOWED, is_address
 from signvit_jax.runtime.exit_codes import USAGE
@@ -24,7 +25,7 @@ from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
 _logger = logging.getLogger(__name__)
 
 
-class WorkdirError(Exception):
+class WorkdirError(SignVitError):
     """A path that cannot be a workdir, is none, or is in use; the message says what to do."""
 
     exit_code = USAGE

@@ -1,7 +1,9 @@
 """The error of a config that cannot be run."""
 
+from signvit_jax.errors.base import SignVitError
 
-class ConfigError(ValueError):
+
+class ConfigError(SignVitError, ValueError):
     """A config that cannot be run; the message is for the user and complete."""
 
     exit_code = 2

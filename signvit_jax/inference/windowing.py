@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
 from signvit_jax.data.sampling import sample_frames
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Cutter, Heard, Sign, blocks, is_other_shot, motion, moving
 from signvit_jax.inference.subtitles import Alternative, Segment
@@ -34,7 +35,7 @@ RECORDING = VideoLimits(
 )  # what one file may cost
 
 
-class ClipError(ValueError):
+class ClipError(SignVitError, ValueError):
     """Frames that are not a clip; the message gives shape and dtype, and what is allowed."""
 
     exit_code = 2
