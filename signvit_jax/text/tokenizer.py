@@ -268,7 +268,7 @@ def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer
     backend = tokenizers.Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
     )
-    backend.length_normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return _checked(Tokenizer("bert", config.lowercase, backend.to_str()), config)
 
