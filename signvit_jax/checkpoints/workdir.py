@@ -284,13 +284,13 @@ def _holder(descriptor: int) -> str:
 # or because the finished part of the run would have been another. Everything else (rates, weights of losses, augmentation, patience,
 # epochs, mesh, inference ...) may change.
 _FIXED = (
-    "data.fit",
     "data.frame_buckets",
     "data.frame_rate",
     "data.image_size",
     "data.mean",
     "data.name",
     "data.num_frames",
+    "data.resize_mode",
     "data.sampling",
     "data.std",
     "data.train_split",
@@ -309,7 +309,7 @@ _FREE_IN_GROUPS = (  # by the last part of the key
     "frames_per_chunk",
     "patch_drop",
     "token_merge",
-    "dropout_random",
+    "dropout_rng_impl",
 )
 
 

@@ -215,7 +215,7 @@ def _cut(
     footage.fps = video.fps
     most = max(round(longest_clip(data, inference) * video.fps), 1)
     frames = (
-        (seconds, fit_frames([frame], data.image_size, data.fit)[0])
+        (seconds, fit_frames([frame], data.image_size, data.resize_mode)[0])
         for seconds, frame in video.frames
     )
     held = list(itertools.islice(frames, most + 1))
