@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from signvit_jax.cli.common import set_up_jax
+from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.data.dataset import Record, open_dataset
 from signvit_jax.inference.translator import load_translator
 from signvit_jax.runtime.exit_codes import run_command

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION, WHOLE_FILE
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.media.video import EXTENSIONS
 from tfds_builders.clips import Clip, ClipTable, Problem
 
@@ -32,7 +33,7 @@ SPLIT_NAMES = {
 }
 
 
-class AnnotationError(ValueError):
+class AnnotationError(SignVitError, ValueError):
     """An annotation file or media folder that cannot be used at all; the message is for the user and complete."""
 
 

@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from signvit_jax.data import schema
+from signvit_jax.errors.base import SignVitError
+from signvit_jax.runtime.exit_codes import NO_READABLE_MEDIA
 from tfds_builders import beam_build
 from tfds_builders.audit import LISTED, audit, notes
 from tfds_builders.clips import (
@@ -40,12 +42,14 @@ READER = 2  # changes with the frames that are stored of a file: no build goes o
 SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
 
 
-class BuildError(Exception):
+class BuildError(SignVitError):
     """The data set cannot be built; the message is for the user and complete."""
 
 
 class NoReadableMedia(BuildError):
     """Not one clip could be read. `problems` has them all."""
+
+    exit_code = NO_READABLE_MEDIA
 
     def __init__(self, message: str, problems: Sequence[Problem]):
         super().__init__(message)

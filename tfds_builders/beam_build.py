@@ -9,11 +9,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from signvit_jax.errors.base import SignVitError
 from tfds_builders.clips import Clip, Encoding, encode_clip
 from tfds_builders.shards import SplitWriter, read_journal, shard_path, write_journal
 
 
-class BeamMissing(Exception):
+class BeamMissing(SignVitError):
     """Apache Beam is not installed; the message says what to do."""
 
 

@@ -21,6 +21,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import run_command
 from signvit_jax.runtime.streams import clean
@@ -34,12 +35,14 @@ SIZE_MARGIN = 1.1
 SHARDS = "shards"  # in the staging folder: what survives a kill
 
 
-class UsageError(Exception):
+class UsageError(SignVitError):
     """What the user asked for cannot be done; the message is complete."""
 
 
-class BuildFailed(Exception):
+class BuildFailed(SignVitError):
     """The machine does not let it be built; the message is complete."""
+
+    exit_code = FAILED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@
 The compilation cache is left out. Times are those of one run: tracing to the program's text (lowering), and XLA's work on it.
 """
 
-import argparse
 import os
 import time
 from functools import partial
@@ -13,7 +12,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from signvit_jax.cli.common import parse_with_config
+from signvit_jax.cli.config_flags import parse_with_config
+from signvit_jax.cli.flag_parser import FlagParser
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
@@ -23,7 +23,7 @@ from signvit_jax.parallel.sharding import batch_sharding
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = FlagParser(description=__doc__.splitlines()[0])
     flags.add_argument("--vocabulary", type=int, default=30_522)
     flags.add_argument("--text", type=int, default=48, help="tokens that texts are padded to")
     args, config = parse_with_config(flags)

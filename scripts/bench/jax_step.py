@@ -71,7 +71,7 @@ def case_config(case: dict) -> Config:
         "attention_dropout": case["attention_dropout"],
         "frames_per_chunk": case["chunk"],
     }
-    model["encoder"] |= {"dropout_random": case["random"]}
+    model["encoder"] |= {"dropout_rng_impl": case["random"]}
     training = {"batch_size": case["clips"], "scan_layers": case["scan"], "remat": case["remat"]}
     training |= {"adam_moments": case.get("adam_moments", "float32")}
     data = {"num_frames": case["frames"], "image_size": 64 if case["size"] == "tiny" else 224}

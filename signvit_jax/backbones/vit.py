@@ -174,7 +174,7 @@ class DenseViT(nnx.Module):
             config.frames_per_chunk,
             config.patch_drop,
             config.token_merge,
-            config.dropout_random,
+            config.dropout_rng_impl,
         )
         self.remat, self.scan_layers, self.dtype = remat, scan_layers, dtype
 

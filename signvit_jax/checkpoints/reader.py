@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from signvit_jax.checkpoints.manifest import MANIFEST, ManifestMissing, find_damage
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.runtime.exit_codes import FAILED, USAGE, is_out_of_memory
 
 FORMAT = 1  # of meta.json; raised when a later release can no longer be read by this one
@@ -25,7 +26,7 @@ _Result = TypeVar("_Result")
 _logger = logging.getLogger(__name__)
 
 
-class CheckpointError(Exception):
+class CheckpointError(SignVitError):
     """A checkpoint could not be written or read; earlier ones are as they were."""
 
     exit_code = FAILED
@@ -172,7 +173,7 @@ class CheckpointReader:
                     result = read(step)
                 except Exception as error:
                     # A step whose files are all as they were written is not to blame for the error, nor is one that was understood.
-                    if not unproven or hasattr(error, "exit_code") or is_out_of_memory(error):
+                    if not unproven or isinstance(error, SignVitError) or is_out_of_memory(error):
                         raise
                     damage = [f"{MANIFEST}: missing, and reading failed ({type(error).__name__})"]
                 else:

@@ -16,6 +16,7 @@ import jax
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_json, key_differences
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.local_paths import ALLOWED, is_address
 from signvit_jax.runtime.exit_codes import USAGE
@@ -24,7 +25,7 @@ from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
 _logger = logging.getLogger(__name__)
 
 
-class WorkdirError(Exception):
+class WorkdirError(SignVitError):
     """A path that cannot be a workdir, is none, or is in use; the message says what to do."""
 
     exit_code = USAGE
@@ -283,13 +284,13 @@ def _holder(descriptor: int) -> str:
 # or because the finished part of the run would have been another. Everything else (rates, weights of losses, augmentation, patience,
 # epochs, mesh, inference ...) may change.
 _FIXED = (
-    "data.fit",
     "data.frame_buckets",
     "data.frame_rate",
     "data.image_size",
     "data.mean",
     "data.name",
     "data.num_frames",
+    "data.resize_mode",
     "data.sampling",
     "data.std",
     "data.train_split",
@@ -308,7 +309,7 @@ _FREE_IN_GROUPS = (  # by the last part of the key
     "frames_per_chunk",
     "patch_drop",
     "token_merge",
-    "dropout_random",
+    "dropout_rng_impl",
 )
 
 

@@ -1,4 +1,4 @@
-"""The files that the translate command writes: checked before anything is computed, and written whole or not at all."""
+"""Output files of `translate`, checked before the model is loaded and written atomically."""
 
 import os
 import tempfile
@@ -15,34 +15,28 @@ from signvit_jax.runtime.streams import OutputError, clean
 if TYPE_CHECKING:
     from signvit_jax.inference.translator import Translation
 
-_NAMED = 3  # files that a refusal names
+_MOST_LISTED = 3  # files listed by an error message
 
 
 class CaptionFiles:
-    """One file a clip and format under `folder`. Raises UsageError for a folder that cannot be written, and, unless
-    `overwrite`, for files that are there: they may have been corrected by hand.
+    """One file per clip and format under `folder`.
+
+    Raises UsageError for a folder that cannot be written, and, unless `overwrite`, for files that
+    exist already: they may have been corrected by hand.
     """
 
     def __init__(
         self, folder: Path, clips: Sequence[Path], formats: Sequence[str], overwrite: bool
     ):
         self.written = 0
-        self._clips, self._formats = clips, formats
+        self._clips = clips
+        self._formats = formats
         self._paths = [
             [folder / f"{name}.{text_format}" for text_format in formats]
             for name in output_names(clips)
         ]
-        there = (
-            []
-            if overwrite
-            else [path for paths in self._paths for path in paths if os.path.lexists(path)]
-        )
-        if there:
-            more = f" and {len(there) - _NAMED:,} more" if len(there) > _NAMED else ""
-            raise UsageError(
-                f"{', '.join(map(str, there[:_NAMED]))}{more} {'is' if len(there) == 1 else 'are'} there already; "
-                "--overwrite replaces such files, another --output_dir keeps both"
-            )
+        if not overwrite:
+            self._refuse_existing()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -53,16 +47,28 @@ class CaptionFiles:
             ) from error
 
     def write(self, place: int, translation: "Translation") -> None:
-        """Writes what was said in the clip at that place of the list, and prints which file holds it. Raises OutputError."""
+        """Write the files of clip `place` and print their names. Raises OutputError."""
         for path, text_format in zip(self._paths[place], self._formats):
+            text = write(translation.segments, text_format, translation.seconds)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(
-                    path, write(translation.segments, text_format, translation.seconds)
-                )
+                write_atomically(path, text)
             except OSError as error:
                 raise OutputError(
-                    f"{path} cannot be written: {error.strerror}; {self.written:,} files were"
+                    f"{path} cannot be written: {error.strerror}; "
+                    f"{self.written:,} files were written before it"
                 ) from error
             self.written += 1
             print(f"{clean(str(self._clips[place]))}\t{clean(str(path))}", flush=True)
+
+    def _refuse_existing(self) -> None:
+        existing = [path for paths in self._paths for path in paths if os.path.lexists(path)]
+        if not existing:
+            return
+        listed = ", ".join(map(str, existing[:_MOST_LISTED]))
+        if len(existing) > _MOST_LISTED:
+            listed += f" and {len(existing) - _MOST_LISTED:,} more"
+        raise UsageError(
+            f"{listed} already {'exists' if len(existing) == 1 else 'exist'}; "
+            "use --overwrite to replace such files, or give another --output_dir"
+        )

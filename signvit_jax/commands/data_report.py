@@ -1,15 +1,16 @@
-"""Writes a page that shows what is in a built data set: one self-contained HTML file, no script, nothing loaded.
+"""Writes an HTML page about a built data set: one self-contained file without scripts.
 
-Clips, lengths, texts, glosses, vocabulary and words unseen in training, signers, clips that CTC cannot align, contact sheets, duplicates and leaks,
-and what could not be read when it was built. How many frames are taken of a clip, how words are cut and what CTC can align
-depends on the model: that of --config, with its overrides, or that of a run, --workdir.
+It shows clips, lengths, texts, glosses, the vocabulary and words unseen in training, signers,
+clips that CTC cannot align, contact sheets, duplicates and leaks, and clips that the build could
+not read. How many frames are sampled from a clip, how texts are tokenized and what CTC can align
+depend on the model: that of --config, with its overrides, or that of a training run, --workdir.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from signvit_jax.cli.common import parse_with_optional_config, parser
+from signvit_jax.cli.config_flags import parse_with_optional_config
+from signvit_jax.cli.flag_parser import integer, parser
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import from_json
 from signvit_jax.files.local_paths import local_path, local_text
@@ -20,10 +21,11 @@ from signvit_jax.runtime.streams import clean
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.data_report --config=small --config.data.name=video_folder --config.data.data_dir=data",
+        "python -m signvit_jax.data_report --config=small "
+        "--config.data.name=video_folder --config.data.data_dir=data",
     )
     flags.add_argument(
-        "--workdir", type=local_path, help="folder of a training run, in place of --config"
+        "--workdir", type=local_path, help="folder of a training run, instead of --config"
     )
     flags.add_argument("--data_dir", type=local_text, help="default: config.data.data_dir")
     flags.add_argument(
@@ -34,13 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=local_path,
         help="the page (default: data_report.html in the data set's folder)",
     )
-    flags.add_argument(
-        "--clips", type=_clips, default=6, help="clips of each split that are shown (6)"
-    )
+    flags.add_argument("--clips", type=integer(0), default=6, help="clips shown of each split (6)")
     arguments, config = parse_with_optional_config(flags, argv)
     if (config is None) == (arguments.workdir is None):
         raise ConfigError(
-            "give one of --config=FILE.py and --workdir=DIR: what is said of frames, words and CTC is said for that model"
+            "give either --config=FILE.py or --workdir=DIR: "
+            "the report on frames, tokens and CTC is made for that model"
         )
 
     from signvit_jax.data.dataset import open_dataset
@@ -52,33 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         from signvit_jax.checkpoints.workdir import Workdir
 
         workdir = Workdir.open(arguments.workdir)
-        config = of_run(
-            from_json(workdir.config_json.read_text(encoding="utf-8")),
-            workdir,
-            arguments.data_dir,
-            arguments.name,
-        )
+        trained = from_json(workdir.config_json.read_text(encoding="utf-8"))
+        config = of_run(trained, workdir, arguments.data_dir, arguments.name)
         dataset = open_data_of_run(config, named=arguments.name is not None)
     else:
-        given = {
-            name: value
-            for name in ("data_dir", "name")
-            if (value := getattr(arguments, name)) is not None
-        }
+        flag_values = {"data_dir": arguments.data_dir, "name": arguments.name}
+        given = {name: value for name, value in flag_values.items() if value is not None}
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
         dataset = open_dataset(config.data.data_dir, config.data.name)
     output = arguments.output or dataset.folder / "data_report.html"
-    facts = [inspect(dataset.split(name), config, dataset) for name in dataset.splits]
-    text = render(
-        config.data.name, dataset, facts, config, read_build_report(dataset.folder), arguments.clips
-    )
+    statistics = [inspect(dataset.split(name), config, dataset) for name in dataset.splits]
+    build_report = read_build_report(dataset.folder)
+    text = render(config.data.name, dataset, statistics, config, build_report, arguments.clips)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     print(clean(str(output)))
     return DONE
-
-
-def _clips(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number >= 0")
-    return int(text)

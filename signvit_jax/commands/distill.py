@@ -1,14 +1,16 @@
-"""Trains a student that also learns from a teacher: from what the decoder and the CTC head of a trained model say, and what its encoder sees.
+"""Trains a student that also learns from a teacher: from the outputs of a trained model's decoder
+and CTC head, and from its encoder's features.
 
-The student is the model of --config, usually a smaller one; the teacher is the best checkpoint of another workdir. Both must be of the same data set
-and vocabulary. All else is as in signvit_jax.train: the workdir, resuming by the same command, signals, several processes, exit codes.
-Weights and temperature: --config.training.distillation.*; docs/distillation.md says what they are for.
+The student is the model of --config, usually a smaller one; the teacher is the best checkpoint of
+another workdir. Both need the same data set and vocabulary. Everything else is as in
+signvit_jax.train: the workdir, resuming by the same command, signals, several processes and exit
+codes. Weights and temperature: --config.training.distillation.*; see docs/distillation.md.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from signvit_jax.cli.common import parser
+from signvit_jax.cli.flag_parser import parser
 from signvit_jax.commands.train import run_training
 from signvit_jax.config.schema import Config, with_teacher
 from signvit_jax.files.local_paths import local_text
@@ -17,14 +19,15 @@ from signvit_jax.files.local_paths import local_text
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.distill --teacher=runs/dense_vit --config=mobilenet_v3 --workdir=runs/student",
+        "python -m signvit_jax.distill --teacher=runs/dense_vit "
+        "--config=mobilenet_v3 --workdir=runs/student",
     )
     flags.add_argument(
         "--teacher",
         required=True,
         type=local_text,
         metavar="WORKDIR",
-        help="folder of the run whose best checkpoint teaches",
+        help="folder of the run whose best checkpoint is the teacher",
     )
     return run_training(flags, argv, "signvit_jax.distill", _with_teacher)
 

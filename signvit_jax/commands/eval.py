@@ -1,8 +1,10 @@
-"""Evaluates a trained model on a split: every clip once, by each of the decoders asked for.
+"""Evaluates a trained model on a split: every clip once, with each of the requested decoders.
 
-Prints a table (BLEU-1..4 and chrF by sacreBLEU with its signature, ROUGE-L, WER or CER, exact match, all against the raw references in Unicode's NFC;
-glosses against the glosses of the clips that have them) and writes every prediction to a JSON file and an HTML report, whose clips are those of the
-first decoder asked for. Only parameters and JSON are read from the workdir; no config file is run.
+Prints a table (BLEU-1..4 and chrF by sacreBLEU with its signature, ROUGE-L, WER or CER, exact
+match, all against the raw references in Unicode's NFC; glosses against the glosses of the clips
+that have them) and writes every prediction to a JSON file and an HTML report, which shows clips
+with the texts of the first decoder. Only parameters and JSON are read from the workdir; no config
+file is run.
 """
 
 import argparse
@@ -12,8 +14,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from signvit_jax.cli.common import parser, set_up_jax
-from signvit_jax.cli.inference_flags import add_backend_flag, add_inference_flags, given_inference
+from signvit_jax.cli.flag_parser import parser
+from signvit_jax.cli.inference_flags import (
+    add_backend_flag,
+    add_inference_flags,
+    inference_overrides,
+)
+from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import TOKENIZATIONS
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
@@ -46,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.backend,
         calibrated=not arguments.calibrate,
     )
-    predictor = model.predictor(arguments.decode, **given_inference(arguments))
+    overrides = inference_overrides(arguments)
+    predictor = model.predictor(arguments.decode, **overrides)
     config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     config = dataclasses.replace(config, inference=predictor.config)
-    split = open_data_of_run(config, named=arguments.name is not None).split(
-        arguments.split or config.data.test_split
-    )
+    dataset = open_data_of_run(config, named=arguments.name is not None)
+    split = dataset.split(arguments.split or config.data.test_split)
     ensemble = f"_ensemble_of_{1 + len(model.others)}" if model.others else ""
     output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
     report = output.with_suffix(".html")
@@ -70,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             if model is None:
                 return stop.exit_code
-            predictor = model.predictor(arguments.decode, **given_inference(arguments))
+            predictor = model.predictor(arguments.decode, **overrides)
         task = bar.add_task(escape(f"decoding {split.name}"), total=len(split))
         found = evaluate(
             split,
@@ -87,37 +94,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if found is None:
         return stop.exit_code
+    # Scores are printed before anything is written: the disk may be full by now.
     title = (
         f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
     )
-    # Scores are shown before anything is written: a disk may be full by now.
     print_table(format_table(found.decoders, escape(title)))
     print_table(reliability.format_table(found.confidence))
     for decoder, rate in found.phoenix_gloss_wer.items():
         print(
-            f"{decoder}: gloss error rate {rate:.1%} (as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)"
+            f"{decoder}: gloss error rate {rate:.1%} "
+            "(as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)"
         )
     if note := unknown_note(found.unknown):
         print(clean(f"references: {note}"))
     results.write(found, output)
-    given = (
-        model.definition.bind,
-        model.params,
-        model.tokenizer,
-        model.ctc_tokenizer,
-        config.frame_buckets,
-        config.model.decoder.max_len,
-    )
-    look = (
-        no_attention_maps if model.encode else make_attention_maps(*given)
-    )  # the programs of an export cannot be looked into
-    try:
-        write_report(
-            found,
-            report,
-            pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS),
-            SHOWN_CLIPS,
+    if model.encode:
+        attention_maps = no_attention_maps  # an export's programs do not return attention weights
+    else:
+        attention_maps = make_attention_maps(
+            model.definition.bind,
+            model.params,
+            model.tokenizer,
+            model.ctc_tokenizer,
+            config.frame_buckets,
+            config.model.decoder.max_len,
         )
+    shown = pictures(found, split, config, model.tokenizer, attention_maps, SHOWN_CLIPS)
+    try:
+        write_report(found, report, shown, SHOWN_CLIPS)
     except OSError as error:
         raise results.ResultsLost(
             f"{report} could not be written: {error.strerror}; the predictions are in {output}"
@@ -129,13 +133,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.eval --workdir=runs/quickstart --split=test --decode=greedy,beam,ctc --output=results.json",
+        "python -m signvit_jax.eval --workdir=runs/quickstart --split=test "
+        "--decode=greedy,beam,ctc --output=results.json",
     )
     flags.add_argument(
         "--workdir",
         required=True,
         type=local_text,
-        help="folder of a training run or an export; several runs with commas between are an ensemble",
+        help="folder of a training run or an export; several runs, separated by commas, form an "
+        "ensemble",
     )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     add_backend_flag(flags)
@@ -144,34 +150,38 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--decode",
         type=_decoders,
         default=list(DEFAULT_DECODERS),
-        help=f"some of {','.join(DECODERS)}, separated by commas ({','.join(DEFAULT_DECODERS)})",
+        help=f"decoders among {','.join(DECODERS)}, separated by commas "
+        f"({','.join(DEFAULT_DECODERS)})",
     )
     flags.add_argument(
         "--tokenize",
         choices=TOKENIZATIONS,
-        help="how BLEU cuts words (default: the run's config.evaluation.tokenize); none for PHOENIX",
+        help="how BLEU splits words (default: the run's config.evaluation.tokenize); none for "
+        "PHOENIX",
     )
     flags.add_argument(
         "--phoenix_gloss_wer",
         action="store_true",
-        help="also PHOENIX's own gloss error rate (always on a data set of that name)",
+        help="also report PHOENIX's own gloss error rate (always on a data set of that name)",
     )
     flags.add_argument(
         "--lowercase",
         action="store_true",
-        help="score without regard to case (always so where the tokenizer lowers case)",
+        help="score without regard to case (always where the tokenizer lowercases)",
     )
     flags.add_argument(
         "--calibrate",
         action="store_true",
-        help="first fit what confidences of these decoders are worth on the run's config.data.val_split, and keep it in calibration.json",
+        help="first calibrate the confidences of these decoders on the run's "
+        "config.data.val_split, and write calibration.json",
     )
     flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     flags.add_argument(
         "--output",
         type=local_path,
-        help="JSON file with all predictions; the report lies beside it (<workdir>/eval/<split>.json)",
+        help="JSON file with all predictions; the report is written beside it "
+        "(<workdir>/eval/<split>.json)",
     )
     add_inference_flags(flags)
     return flags.parse_args(argv)

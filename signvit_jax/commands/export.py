@@ -1,12 +1,17 @@
-"""Writes a trained model as a folder of its own, with a report of what that changes and a model card.
+"""Writes a trained model as an export: a folder of its own, with a report of what the export
+changes and a model card.
 
-  int8         parameters in INT8, a quarter of the bytes; load_translator, translate and eval open it
-  onnx         programs for onnxruntime, the encoder's backbone in INT8: the quick way on a CPU (translate --backend=onnx)
-  stablehlo    programs for XLA (jax.export), with any number of clips, and the parameters
-  safetensors  parameters in float32, under the reference system's names where it has them all; signvit_jax.convert takes it
+  int8         parameters in INT8, a quarter of the bytes; load_translator, translate and eval
+               open it
+  onnx         programs for onnxruntime, the encoder's backbone in INT8: fastest on a CPU
+               (translate --backend=onnx)
+  stablehlo    programs for XLA (jax.export), for any number of clips, and the parameters
+  safetensors  parameters in float32, under the reference system's names where it has them all;
+               signvit_jax.convert reads it
 
-The report (report.json, and printed) gives size, largest differences, scores and seconds before and after; scores need the run's data set, and INT8
-inputs its training clips. Exit codes: 0 done, 2 wrong usage, or something cannot be exported; nothing is then left behind.
+The report (report.json, and printed) gives size, largest differences, scores and seconds before
+and after. Scores need the run's data set; INT8 inputs need its training clips. Exit codes: 0 done,
+1 failed, 2 wrong usage, or something cannot be exported; nothing is then left behind.
 """
 
 import argparse
@@ -16,7 +21,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from signvit_jax.cli.common import parser, set_up_jax
+from signvit_jax.cli.flag_parser import integer, parser
+from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.streams import clean
@@ -48,48 +54,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = load_trained(arguments.workdir, arguments.checkpoint)
     if model.others:
         raise ExportError(
-            f"--workdir={arguments.workdir} names {1 + len(model.others)} workdirs; an export is of one"
+            f"--workdir={arguments.workdir} names {1 + len(model.others)} workdirs; "
+            "an export has one model"
         )
-    contents = ExportManifest(arguments.format, quantize, model.step)
+    manifest = ExportManifest(arguments.format, quantize, model.step)
     config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     data = config.data
 
     def split(name: str) -> Split:
         return open_data_of_run(config, named=arguments.name is not None).split(name)
 
-    def scored() -> Split | None:
+    def scored_split() -> Split | None:
         try:
             return split(arguments.split or data.test_split)
         except DatasetError as error:
             print(clean(f"warning: no scores in the report: {error}", keep="\n"), file=sys.stderr)
             return None
 
+    def calibration():
+        return calibration_batches(split(data.train_split), model, arguments.calibration_clips)
+
     with ExportFolder.made(arguments.output) as folder:
-        write_export(
-            model,
-            folder,
-            contents,
-            lambda: calibration_batches(
-                split(data.train_split), model, arguments.calibration_clips
-            ),
-        )
+        write_export(model, folder, manifest, calibration)
         report = {
-            "format": contents.format,
-            "quantize": contents.quantize,
+            "format": manifest.format,
+            "quantize": manifest.quantize,
             "checkpoint_step": model.step,
         }
         with counted(Console(stderr=True)) as bar:
-            test = scored()
-            task = bar.add_task(
-                "scoring, before and after",
-                total=2 * min(arguments.report_clips, len(test)) if test else None,
-            )
+            test = scored_split()
+            clips = 2 * min(arguments.report_clips, len(test)) if test else None
+            task = bar.add_task("scoring, before and after", total=clips)
             report |= compare(
                 model, folder, test, arguments.report_clips, lambda clips: bar.advance(task, clips)
             )
         folder.write_text(folder.report_json, json.dumps(report, indent=2) + "\n")
         described = Described(arguments.sign_language, arguments.text_language, arguments.license)
-        folder.write_text(folder.model_card, model_card(model, contents, report, described))
+        folder.write_text(folder.model_card, model_card(model, manifest, report, described))
     print_table(report_table(report))
     print(
         clean(
@@ -103,46 +104,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.export --workdir=runs/mine --format=onnx --output=exports/mine --license=CC-BY-4.0",
+        "python -m signvit_jax.export --workdir=runs/mine --format=onnx --output=exports/mine "
+        "--license=CC-BY-4.0",
     )
     flags.add_argument("--workdir", required=True, type=local_text, help="folder of a training run")
     flags.add_argument("--format", required=True, choices=_FORMATS)
-    flags.add_argument("--output", required=True, type=local_path, help="folder to make")
+    flags.add_argument("--output", required=True, type=local_path, help="folder to create")
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     flags.add_argument(
         "--quantize",
         choices=("weights", "weights_and_inputs", "none"),
-        help="what is INT8: of int8, weights (default) or weights_and_inputs; of onnx, weights_and_inputs (default) or none",
+        help="what is stored in INT8: for int8, weights (default) or weights_and_inputs; for onnx, "
+        "weights_and_inputs (default) or none",
     )
     flags.add_argument(
         "--calibration_clips",
-        type=_count,
+        type=integer(1),
         default=64,
-        help="training clips that show how large inputs become (64)",
+        help="training clips that calibrate the input ranges (64)",
     )
     flags.add_argument(
         "--report_clips",
-        type=_count,
+        type=integer(1),
         default=64,
-        help="clips, evenly over the split, that are scored before and after (64)",
+        help="clips, evenly spread over the split, to score before and after (64)",
     )
-    flags.add_argument("--split", help="whose clips are scored (the run's config.data.test_split)")
+    flags.add_argument("--split", help="split to score (the run's config.data.test_split)")
     flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     card = flags.add_argument_group(
-        "model card", "what is not given is filled in where the data set is known"
+        "model card", "values not given are filled in where the data set is known"
     )
     card.add_argument("--sign_language", help="such as 'Indian Sign Language'")
     card.add_argument("--text_language", help="such as 'English'")
     card.add_argument(
         "--license",
         "--licence",
-        help="under which you give the model away; that of the data bounds it",
+        help="license that you release the model under; the data's license limits it",
     )
     return flags.parse_args(argv)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a whole number from 1 up")
-    return int(text)

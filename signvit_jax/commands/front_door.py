@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(COMMANDS[name].module)
     code = run_command(lambda: module.main(rest), getattr(module, "run_log", lambda: None))
     if name in ("train", "distill"):
-        from signvit_jax.cli.common import leave
+        from signvit_jax.cli.processes import leave
 
         leave(code)
     return code

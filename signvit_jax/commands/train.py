@@ -1,11 +1,13 @@
-"""Trains a translator, or goes on with a run that was stopped.
+"""Trains a translator, or resumes a run that was stopped.
 
-The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics.png, TensorBoard events, samples/ and run.log.
-The same command on the same workdir resumes from the newest good checkpoint.
-SIGINT, SIGTERM, SIGUSR1 and SIGHUP (a closed terminal) save and end; a second signal ends at once, but for SIGHUP.
-Several processes, one a host or a GPU, train together: under srun they find each other, elsewhere give each --coordinator, --num_processes and
---process_id.
-Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 129, 130 and 143 on signals.
+The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics.png, TensorBoard
+events, samples/ and run.log. The same command on the same workdir resumes from the newest undamaged
+checkpoint. SIGINT, SIGTERM, SIGUSR1 and SIGHUP (a closed terminal) save and stop the run; a second
+signal stops it without saving, except SIGHUP.
+Several processes, one per host or per GPU, train together: under srun they find each other,
+elsewhere each needs --coordinator, --num_processes and --process_id.
+Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 129, 130 and 143 on
+signals.
 """
 
 import argparse
@@ -17,13 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from signvit_jax.cli.common import (
-    add_process_flags,
-    join_processes,
-    parse_with_config,
-    parser,
-    set_up_jax,
-)
+from signvit_jax.cli.config_flags import parse_with_config
+from signvit_jax.cli.flag_parser import FlagParser, parser
+from signvit_jax.cli.jax_setup import set_up_jax
+from signvit_jax.cli.processes import add_process_flags, join_processes
 from signvit_jax.config.schema import Config
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
@@ -36,42 +35,44 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.train --config=quickstart --workdir=runs/quickstart --config.training.batch_size=8",
+        "python -m signvit_jax.train --config=quickstart --workdir=runs/quickstart "
+        "--config.training.batch_size=8",
     )
     return run_training(flags, argv, "signvit_jax.train")
 
 
 def run_training(
-    flags: argparse.ArgumentParser,
+    flags: FlagParser,
     argv: Sequence[str] | None,
     module: str,
-    settle: Callable[..., Config] | None = None,
+    settle: Callable[[argparse.Namespace, Config], Config] | None = None,
 ) -> int:
-    """Trains by the flags that every training command has, and says which command of `module` goes on with a run that was stopped.
+    """Train with the flags that all training commands share; returns the exit code.
 
-    `settle` makes the config that is trained of (the parsed flags, the config of the file).
+    A run that a signal stopped ends with the command line of `module` that resumes it.
+    `settle(arguments, config)` returns the config to train.
     """
     flags.add_argument(
         "--workdir",
         required=True,
         type=local_path,
-        help="folder of the run; made if it is not there",
+        help="folder of the run; created if it does not exist",
     )
     flags.add_argument(
         "--strict_restore",
         action="store_true",
-        help="end with an error where a damaged checkpoint would be left out",
+        help="fail where a damaged checkpoint would be skipped",
     )
     flags.add_argument(
         "--requeue",
         action="store_true",
-        help="in a Slurm job: when SIGUSR1 has stopped the run, save and put the job back into the queue",
+        help="in a Slurm job: after SIGUSR1, save and put the job back into the queue",
     )
     flags.add_argument(
         "--profile",
         type=_traced_steps,
         metavar="STEPS",
-        help="trace so many steps, such as 5, or steps 100:104, into the workdir's profile/",
+        help="profile this many steps (5), or a range (100:104), into the workdir's profile/",
     )
     add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
@@ -80,11 +81,10 @@ def run_training(
     set_up_jax()
     join_processes(arguments)
 
+    # After the config has been checked: these imports take seconds.
     import jax
 
-    from signvit_jax.runtime.malloc import (
-        tune_malloc,
-    )  # after the config has been checked: it takes seconds to load
+    from signvit_jax.runtime.malloc import tune_malloc
     from signvit_jax.training.run import train
 
     tune_malloc()
@@ -96,29 +96,29 @@ def run_training(
         profile=arguments.profile,
     )
     if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
-        again = shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
-        with contextlib.suppress(OSError):  # a terminal that was closed takes nothing
-            print(
-                clean(f"stopped and saved; to go on:\n  {again}", keep="\n"),
-                file=sys.stderr,
-                flush=True,
-            )
+        _print_resume_command(module, sys.argv[1:] if argv is None else argv)
     return code
 
 
+def _print_resume_command(module: str, argv: Sequence[str]) -> None:
+    command = shlex.join(["python", "-m", module, *argv])
+    with contextlib.suppress(OSError):  # a closed terminal takes no output
+        print(
+            clean(f"stopped and saved; to resume:\n  {command}", keep="\n"),
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def _traced_steps(text: str) -> "TracedSteps":
-    from signvit_jax.telemetry.profiler import (
-        TracedSteps,
-    )  # it loads JAX, which --help does without
+    from signvit_jax.telemetry.profiler import TracedSteps  # imports JAX, which --help does without
 
     return TracedSteps.parse(text)
 
 
 def run_log() -> Path | None:
-    """The run's log file, once there is one."""
-    files = [
-        Path(handler.baseFilename)
-        for handler in logging.getLogger().handlers
-        if isinstance(handler, logging.FileHandler)
-    ]
-    return files[0] if files else None
+    """The run's log file; None before the run has opened it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            return Path(handler.baseFilename)
+    return None

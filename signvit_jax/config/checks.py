@@ -1,4 +1,4 @@
-"""What no single value of a config shows: values that must fit each other."""
+"""Checks of config values that must fit together."""
 
 from typing import TYPE_CHECKING
 
@@ -6,128 +6,16 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.mobilenet_sizes import mobilenet_feature_width
 
 if TYPE_CHECKING:
-    from signvit_jax.config.schema import Config, EncoderConfig
-
-
-def check_together(config: "Config") -> None:
-    """Raises ConfigError naming both keys, their values and what is allowed."""
-    encoder, temporal, decoder, data, training = (
-        config.model.encoder,
-        config.model.temporal,
-        config.model.decoder,
-        config.data,
-        config.training,
+    from signvit_jax.config.schema import (
+        Config,
+        DataConfig,
+        EncoderConfig,
+        TokenizerConfig,
+        TrainingConfig,
     )
 
-    def heads_divide(width_key: str, width: int, heads_key: str, heads: int) -> None:
-        if width % heads:
-            near = [h for h in range(1, width + 1) if width % h == 0]
-            near = sorted(near, key=lambda h: abs(h - heads))[:3]
-            raise ConfigError(
-                f"config.{heads_key} is {heads}, which does not divide config.{width_key} = {width}; allowed: a divisor, such as {sorted(near)}"
-            )
-
-    heads_divide(
-        "model.decoder.hidden_dim",
-        decoder.hidden_dim,
-        "model.temporal.num_heads",
-        temporal.num_heads,
-    )
-    heads_divide(
-        "model.decoder.hidden_dim", decoder.hidden_dim, "model.decoder.num_heads", decoder.num_heads
-    )
-    if encoder.backbone == "dense_vit":
-        heads_divide(
-            "model.encoder.vit_hidden_dim",
-            encoder.vit_hidden_dim,
-            "model.encoder.vit_num_heads",
-            encoder.vit_num_heads,
-        )
-        _check_vit(encoder, data.image_size, use_amp=training.use_amp)
-    else:
-        _check_mobilenet(encoder)
-    if decoder.hidden_dim % 2:
-        raise ConfigError(
-            f"config.model.decoder.hidden_dim is {decoder.hidden_dim}; allowed: an even number (sines and cosines come in pairs)"
-        )
-    buckets = data.frame_buckets
-    if buckets and (
-        any(b < 1 for b in buckets)
-        or list(buckets) != sorted(set(buckets))
-        or buckets[-1] != data.num_frames
-    ):
-        raise ConfigError(
-            f"config.data.frame_buckets is {buckets}; allowed: rising lengths that end with data.num_frames = {data.num_frames}"
-        )
-    if buckets[:-1] and data.sampling == "even":
-        raise ConfigError(
-            f"config.data.frame_buckets is {buckets}, but data.sampling 'even' gives every clip {data.num_frames} frames; "
-            "set data.sampling='rate' or leave the buckets out"
-        )
-    if len(data.mean) != 3 or len(data.std) != 3 or min(data.std) <= 0:
-        raise ConfigError(
-            f"config.data.mean is {data.mean} and data.std {data.std}; allowed: three numbers each (red, green, blue), std > 0"
-        )
-    if training.batch_size % training.gradient_accumulation:
-        raise ConfigError(
-            f"config.training.gradient_accumulation is {training.gradient_accumulation}; "
-            f"allowed: a divisor of training.batch_size = {training.batch_size}"
-        )
-    if training.ctc_weight == 0 and training.ce_weight == 0:
-        raise ConfigError(
-            "config.training.ctc_weight and training.ce_weight are both 0: nothing would be trained; set one of them above 0"
-        )
-    if config.tokenizer.name == "bert" and not config.tokenizer.vocab_file:
-        raise ConfigError(
-            "config.tokenizer.name is 'bert' but tokenizer.vocab_file is empty; give the path of a BERT vocab.txt, or set tokenizer.name='bpe'"
-        )
-    if config.tokenizer.name != "bert" and config.tokenizer.vocab_file:
-        raise ConfigError(
-            f"config.tokenizer.vocab_file is {config.tokenizer.vocab_file!r}, which only tokenizer.name='bert' reads; "
-            f"the name is {config.tokenizer.name!r}"
-        )
-
-
-def _check_vit(encoder: "EncoderConfig", image_size: int, *, use_amp: bool) -> None:
-    if encoder.output_dim != encoder.vit_hidden_dim:
-        raise ConfigError(
-            f"config.model.encoder.output_dim is {encoder.output_dim}; "
-            f"allowed with backbone 'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
-        )
-    if image_size % encoder.patch_size:
-        size = max(1, round(image_size / encoder.patch_size)) * encoder.patch_size
-        raise ConfigError(
-            f"config.data.image_size is {image_size}; allowed: a multiple of model.encoder.patch_size = {encoder.patch_size}, such as {size}"
-        )
-    if encoder.mobilenet_width != 1.0:
-        raise ConfigError(
-            f"config.model.encoder.mobilenet_width is {encoder.mobilenet_width:g}, which backbone 'dense_vit' does not have; allowed: 1, "
-            "or backbone='mobilenet_v3_large'"
-        )
-    if encoder.stem == "conv" and (
-        encoder.patch_size & (encoder.patch_size - 1) or encoder.patch_size < 4
-    ):
-        raise ConfigError(
-            f"config.model.encoder.patch_size is {encoder.patch_size}; with stem 'conv' it must be a power of two >= 4, such as 8 or 16"
-        )
-    if encoder.position_init == "sincos2d" and encoder.vit_hidden_dim % 4:
-        raise ConfigError(
-            f"config.model.encoder.vit_hidden_dim is {encoder.vit_hidden_dim}; with position_init 'sincos2d' it must be a multiple of 4"
-        )
-    if encoder.frame_pooling == "concat" and (encoder.patch_drop or encoder.token_merge):
-        raise ConfigError(
-            f"config.model.encoder.frame_pooling is 'concat', which needs every token in its place, but patch_drop is {encoder.patch_drop:g} and "
-            f"token_merge {encoder.token_merge}; allowed: both 0, or frame_pooling 'mean' or 'attention'"
-        )
-    if encoder.attention == "cudnn" and (encoder.attention_dropout or not use_amp):
-        raise ConfigError(
-            f"config.model.encoder.attention is 'cudnn', which has no dropout and no float32, but attention_dropout is "
-            f"{encoder.attention_dropout:g} and training.use_amp {use_amp}; set attention_dropout=0 and use_amp=True, or attention='auto'"
-        )
-
-
-# Options of the ViT, and what they are when they are off: MobileNet has none of them.
-_OF_THE_VIT = {
+# Options that only the ViT has, with the values that switch them off.
+_VIT_OPTIONS = {
     "stem": "patch",
     "frame_pooling": "mean",
     "position_init": "normal",
@@ -139,15 +27,148 @@ _OF_THE_VIT = {
 }
 
 
+def check_together(config: "Config") -> None:
+    """Raises ConfigError that names the keys, their values and what is allowed."""
+    _check_widths(config)
+    if config.model.encoder.backbone == "dense_vit":
+        _check_vit(config.model.encoder, config.data.image_size, use_amp=config.training.use_amp)
+    else:
+        _check_mobilenet(config.model.encoder)
+    _check_data(config.data)
+    _check_training(config.training)
+    _check_tokenizer(config.tokenizer)
+
+
+def _check_widths(config: "Config") -> None:
+    encoder, width = config.model.encoder, config.model.decoder.hidden_dim
+    width_key = "model.decoder.hidden_dim"
+    _check_heads(width_key, width, "model.temporal.num_heads", config.model.temporal.num_heads)
+    _check_heads(width_key, width, "model.decoder.num_heads", config.model.decoder.num_heads)
+    if encoder.backbone == "dense_vit":
+        _check_heads(
+            "model.encoder.vit_hidden_dim",
+            encoder.vit_hidden_dim,
+            "model.encoder.vit_num_heads",
+            encoder.vit_num_heads,
+        )
+    if width % 2:
+        raise ConfigError(
+            f"config.{width_key} is {width}; "
+            "allowed: an even number (sines and cosines come in pairs)"
+        )
+
+
+def _check_heads(width_key: str, width: int, heads_key: str, heads: int) -> None:
+    if width % heads == 0:
+        return
+    divisors = [count for count in range(1, width + 1) if width % count == 0]
+    near = sorted(sorted(divisors, key=lambda count: abs(count - heads))[:3])
+    raise ConfigError(
+        f"config.{heads_key} is {heads}, which does not divide config.{width_key} = {width}; "
+        f"allowed: a divisor, such as {near}"
+    )
+
+
+def _check_data(data: "DataConfig") -> None:
+    buckets = data.frame_buckets
+    if buckets and (
+        min(buckets) < 1 or list(buckets) != sorted(set(buckets)) or buckets[-1] != data.num_frames
+    ):
+        raise ConfigError(
+            f"config.data.frame_buckets is {buckets}; "
+            f"allowed: rising lengths that end with data.num_frames = {data.num_frames}"
+        )
+    if buckets[:-1] and data.sampling == "even":
+        raise ConfigError(
+            f"config.data.frame_buckets is {buckets}, but data.sampling 'even' gives every clip "
+            f"{data.num_frames} frames; set data.sampling='rate' or leave the buckets out"
+        )
+    if len(data.mean) != 3 or len(data.std) != 3 or min(data.std) <= 0:
+        raise ConfigError(
+            f"config.data.mean is {data.mean} and data.std {data.std}; "
+            "allowed: three numbers each (red, green, blue), std > 0"
+        )
+
+
+def _check_training(training: "TrainingConfig") -> None:
+    if training.batch_size % training.gradient_accumulation:
+        raise ConfigError(
+            f"config.training.gradient_accumulation is {training.gradient_accumulation}; "
+            f"allowed: a divisor of training.batch_size = {training.batch_size}"
+        )
+    if training.ctc_weight == 0 and training.ce_weight == 0:
+        raise ConfigError(
+            "config.training.ctc_weight and training.ce_weight are both 0: nothing would be "
+            "trained; set one of them above 0"
+        )
+
+
+def _check_tokenizer(tokenizer: "TokenizerConfig") -> None:
+    if tokenizer.name == "bert" and not tokenizer.vocab_file:
+        raise ConfigError(
+            "config.tokenizer.name is 'bert' but tokenizer.vocab_file is empty; give the path of "
+            "a BERT vocab.txt, or set tokenizer.name='bpe'"
+        )
+    if tokenizer.name != "bert" and tokenizer.vocab_file:
+        raise ConfigError(
+            f"config.tokenizer.vocab_file is {tokenizer.vocab_file!r}, which only "
+            f"tokenizer.name='bert' reads; the name is {tokenizer.name!r}"
+        )
+
+
+def _check_vit(encoder: "EncoderConfig", image_size: int, *, use_amp: bool) -> None:
+    if encoder.output_dim != encoder.vit_hidden_dim:
+        raise ConfigError(
+            f"config.model.encoder.output_dim is {encoder.output_dim}; allowed with backbone "
+            f"'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
+        )
+    if image_size % encoder.patch_size:
+        near = max(1, round(image_size / encoder.patch_size)) * encoder.patch_size
+        raise ConfigError(
+            f"config.data.image_size is {image_size}; allowed: a multiple of "
+            f"model.encoder.patch_size = {encoder.patch_size}, such as {near}"
+        )
+    if encoder.mobilenet_width != 1.0:
+        raise ConfigError(
+            f"config.model.encoder.mobilenet_width is {encoder.mobilenet_width:g}, which backbone "
+            "'dense_vit' does not have; allowed: 1, or backbone='mobilenet_v3_large'"
+        )
+    power_of_two = encoder.patch_size & (encoder.patch_size - 1) == 0
+    if encoder.stem == "conv" and (encoder.patch_size < 4 or not power_of_two):
+        raise ConfigError(
+            f"config.model.encoder.patch_size is {encoder.patch_size}; "
+            "with stem 'conv' it must be a power of two >= 4, such as 8 or 16"
+        )
+    if encoder.position_init == "sincos2d" and encoder.vit_hidden_dim % 4:
+        raise ConfigError(
+            f"config.model.encoder.vit_hidden_dim is {encoder.vit_hidden_dim}; "
+            "with position_init 'sincos2d' it must be a multiple of 4"
+        )
+    if encoder.frame_pooling == "concat" and (encoder.patch_drop or encoder.token_merge):
+        raise ConfigError(
+            "config.model.encoder.frame_pooling is 'concat', which needs every token in its place, "
+            f"but patch_drop is {encoder.patch_drop:g} and token_merge {encoder.token_merge}; "
+            "allowed: both 0, or frame_pooling 'mean' or 'attention'"
+        )
+    if encoder.attention == "cudnn" and (encoder.attention_dropout or not use_amp):
+        raise ConfigError(
+            "config.model.encoder.attention is 'cudnn', which has no dropout and no float32, but "
+            f"attention_dropout is {encoder.attention_dropout:g} and training.use_amp {use_amp}; "
+            "set attention_dropout=0 and use_amp=True, or attention='auto'"
+        )
+
+
 def _check_mobilenet(encoder: "EncoderConfig") -> None:
-    for key, off in _OF_THE_VIT.items():
+    for key, off in _VIT_OPTIONS.items():
         if (value := getattr(encoder, key)) != off:
             raise ConfigError(
-                f"config.model.encoder.{key} is {value!r}, which backbone 'mobilenet_v3_large' does not have; allowed with it: {off!r}"
+                f"config.model.encoder.{key} is {value!r}, which backbone 'mobilenet_v3_large' "
+                f"does not have; allowed with it: {off!r}"
             )
     width = mobilenet_feature_width(encoder.mobilenet_width)
     if encoder.output_dim != width:
         raise ConfigError(
-            f"config.model.encoder.output_dim is {encoder.output_dim}; "
-            f"allowed with backbone 'mobilenet_v3_large' and mobilenet_width {encoder.mobilenet_width:g}: {width}"
+            f"config.model.encoder.output_dim is {encoder.output_dim}; allowed with backbone "
+            "'mobilenet_v3_large' and mobilenet_width "
+            f"{encoder.mobilenet_width:g}: {width}"
         )

@@ -2,7 +2,11 @@
 
 
 def channels(count: int, width: float) -> int:
-    """MobileNet's channels times `width`: the nearest multiple of 8, at least 8 and no more than a tenth below."""
+    """`count` channels times `width`, rounded to a multiple of 8.
+
+    At least 8, and rounded up where the nearest multiple would be more than a tenth below (as in
+    torchvision's `_make_divisible`).
+    """
     rounded = max(8, int(count * width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * count * width else rounded
 

@@ -1,168 +1,182 @@
-"""The one place where a config file becomes typed, range-checked values.
+"""Every config key with its type, default, range and meaning.
 
-Every default below is the reference system's value (faithful, every extra switched off); the recommended settings are spelled out in `configs/`.
-A `config.json` written by an older release therefore keeps its meaning: a key that it lacks is an option that was off.
-
-Raises `ConfigError` (exit code 2) with the key, the value, what is allowed and, for a misspelt key, the nearest one.
+Each default is the reference system's value, with every extension switched off; `configs/` spell
+out the recommended settings. So a config.json of an older release keeps its meaning: a key that it
+lacks is an option that was off.
 """
 
 import dataclasses
-import difflib
 import json
-import math
-import types
 from collections.abc import Mapping
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from signvit_jax.config.checks import check_together
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.files.local_paths import ALLOWED, is_address
-
-__all__ = [
-    "TOKENIZATIONS",
-    "Config",
-    "ConfigError",
-    "DistillationConfig",
-    "from_json",
-    "from_mapping",
-    "key_differences",
-    "to_json",
-    "with_ctc_target",
-    "with_norm_epsilon",
-    "with_teacher",
-]
-
-
-def _value(default: Any, allowed: str, check) -> Any:
-    return dataclasses.field(default=default, metadata={"allowed": allowed, "check": check})
-
-
-def _whole(default: int, least: int = 1) -> Any:
-    return _value(default, f"a whole number >= {least} and < 2^31", lambda x: least <= x < 2**31)
-
-
-def _real(default: float, least: float = 0.0, most: float = math.inf) -> Any:
-    allowed = (
-        f"a number from {least:g} to {most:g}" if math.isfinite(most) else f"a number >= {least:g}"
-    )
-    return _value(default, allowed, lambda x: math.isfinite(x) and least <= x <= most)
-
-
-def _positive(default: float) -> Any:
-    return _value(default, "a number > 0", lambda x: math.isfinite(x) and x > 0)
-
-
-def _rate(default: float) -> Any:
-    return _value(default, "a rate from 0 up to, but not including, 1", lambda x: 0.0 <= x < 1.0)
-
-
-def _choice(default: str, *options: str) -> Any:
-    return _value(default, "one of " + ", ".join(repr(o) for o in options), lambda x: x in options)
-
-
-def _path(default: str) -> Any:
-    return _value(default, ALLOWED, lambda x: not is_address(x))
+from signvit_jax.config.fields import (
+    checked,
+    choice,
+    integer,
+    number,
+    path,
+    plain,
+    positive,
+    rate,
+)
+from signvit_jax.config.legacy import with_current_names, without_old_limits
+from signvit_jax.config.reading import as_plain, build, flatten
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """The network that looks at one frame."""
+    """The backbone, which turns each frame into a feature vector."""
 
-    backbone: str = _choice("dense_vit", "dense_vit", "mobilenet_v3_large")
-    pretrained: str = _path("")  # a weights file to start from; "" = random
-    freeze_epochs: int = _whole(0, 0)
-    output_dim: int = _whole(
-        1024
-    )  # width of a frame feature; equals vit_hidden_dim for dense_vit, 960 for mobilenet_v3_large
-    mobilenet_width: float = _positive(1.0)  # mobilenet_v3_large: all channels times this
-    # mobilenet_v3_large: what a batch moves BatchNorm's running statistics by. 0.01 is torchvision's, for thousands of steps; short runs need 0.1.
-    batch_norm_momentum: float = _value(0.01, "a number > 0 and <= 1", lambda x: 0 < x <= 1)
-    norm_epsilon: float = _real(
-        0.0
-    )  # of the backbone's norms; 0 = that of `pretrained`, else 1e-5 (dense_vit) or 1e-3 (mobilenet_v3_large)
-    vit_hidden_dim: int = _whole(1024)
-    vit_num_heads: int = _whole(16)
-    vit_num_layers: int = _whole(24)
-    vit_mlp_dim: int = _whole(4096)
-    patch_size: int = _whole(16)
-    dropout: float = _rate(0.2)  # after the embedding, attention and the MLP's two layers
-    attention_dropout: float = _rate(0.2)  # on the attention weights; 0 lets fused attention run
-    position_init: str = _choice(
-        "normal", "normal", "sincos2d"
-    )  # learned either way; sincos2d starts from 2-D sines and cosines at scale 1
-    stem: str = _choice(
-        "patch", "patch", "conv"
-    )  # conv: 4x4 patches, then 3x3 convolutions down to the grid
-    frame_pooling: str = _choice(
-        "mean", "mean", "attention", "concat"
-    )  # attention: a learned query; concat: narrowed patches side by side
-    zoom: str = _choice(
-        "none", "none", "motion"
-    )  # motion: pictures are cut to the square in which the clip moves, and enlarged
-    motion: str = _choice(
-        "none", "none", "clip_mean", "difference"
-    )  # three more channels: the frame less the clip's mean, or less the one before
-    drop_path: float = _rate(0.0)  # stochastic depth, linear from 0 to this rate over the blocks
-    attention: str = _choice(
-        "auto", "auto", "xla", "recompute", "cudnn"
-    )  # how it is computed; auto: by device, dtype and dropout
-    frames_per_chunk: int = _whole(
-        0, 0
-    )  # that many frames at a time, over all devices together; 0 = all at once
-    patch_drop: float = _rate(0.0)  # share of each frame's patches left out in training
-    token_merge: int = _whole(
-        0, 0
-    )  # evaluation and translation: that many tokens of each frame fewer after every block
-    dropout_random: str = _choice(
-        "threefry", "threefry", "rbg"
-    )  # rbg: the device's own generator, cheap, with other numbers on every kind of device
+    backbone: str = choice(("dense_vit", "mobilenet_v3_large"), "Network applied to every frame.")
+    pretrained: str = path("", "Weights file that the backbone starts from; empty = random.")
+    freeze_epochs: int = integer(
+        0, "Epochs at the start of training in which the backbone is not updated.", least=0
+    )
+    output_dim: int = integer(
+        1024,
+        "Width of a frame feature: vit_hidden_dim for dense_vit, 960 for mobilenet_v3_large of "
+        "width 1.",
+    )
+    mobilenet_width: float = positive(
+        1.0, "Multiplier of all channel counts of mobilenet_v3_large."
+    )
+    batch_norm_momentum: float = checked(
+        0.01,
+        "Share of a batch's statistics in BatchNorm's running statistics (mobilenet_v3_large): "
+        "0.01 is torchvision's, for thousands of steps; short runs need 0.1.",
+        "a number > 0 and <= 1",
+        lambda x: 0 < x <= 1,
+    )
+    norm_epsilon: float = number(
+        0.0,
+        "Epsilon of the backbone's norms; 0 = that of the pretrained weights, else 1e-5 "
+        "(dense_vit) or 1e-3 (mobilenet_v3_large).",
+    )
+    vit_hidden_dim: int = integer(1024, "Width of the ViT.")
+    vit_num_heads: int = integer(16, "Attention heads of the ViT.")
+    vit_num_layers: int = integer(24, "Transformer blocks of the ViT.")
+    vit_mlp_dim: int = integer(4096, "Hidden width of the MLP in each ViT block.")
+    patch_size: int = integer(16, "Side of a ViT patch, in pixels.")
+    dropout: float = rate(
+        0.2, "Dropout of the ViT after the embedding, attention and both MLP layers."
+    )
+    attention_dropout: float = rate(
+        0.2, "Dropout on the ViT's attention weights; 0 allows fused attention."
+    )
+    position_init: str = choice(
+        ("normal", "sincos2d"),
+        "Start values of the learned positions: normal draws, or 2-D sines and cosines at scale 1.",
+    )
+    stem: str = choice(
+        ("patch", "conv"),
+        "Patch embedding: one linear map of each patch, or 4x4 patches followed by 3x3 "
+        "convolutions down to the patch grid.",
+    )
+    frame_pooling: str = choice(
+        ("mean", "attention", "concat"),
+        "Pooling of a frame's patches: their mean, a learned attention query, or narrowed patches "
+        "side by side.",
+    )
+    zoom: str = choice(
+        ("none", "motion"),
+        "motion: crop every clip to the square in which it moves, and enlarge that.",
+    )
+    motion: str = choice(
+        ("none", "clip_mean", "difference"),
+        "Three more input channels: the frame minus the clip's mean, or minus the frame before.",
+    )
+    drop_path: float = rate(
+        0.0, "Stochastic depth of the last ViT block; the rate rises linearly from 0."
+    )
+    attention: str = choice(
+        ("auto", "xla", "recompute", "cudnn"),
+        "Implementation of attention; auto chooses by device, dtype and dropout.",
+    )
+    frames_per_chunk: int = integer(
+        0,
+        "Frames per chunk of the ViT, over all devices together; 0 = all frames at once.",
+        least=0,
+    )
+    patch_drop: float = rate(0.0, "Share of each frame's patches that training leaves out.")
+    token_merge: int = integer(
+        0, "Tokens merged per block at inference (ToMe, Bolya et al. 2023); 0 = off.", least=0
+    )
+    dropout_rng_impl: str = choice(
+        ("threefry", "rbg"),
+        "Random number generator of the ViT's dropout; rbg is the device's own, which is cheap "
+        "but draws other numbers on every kind of device.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TemporalConfig:
-    """What turns frame features into pooled tokens."""
+    """The temporal network, which turns frame features into pooled tokens."""
 
-    num_queries: int = _whole(32)
-    num_heads: int = _whole(16)
-    num_temporal_conv: int = _whole(4, 0)
-    kernel_size: int = _value(3, "an odd whole number >= 1", lambda x: x >= 1 and x % 2 == 1)
-    dropout: float = _rate(0.2)
-    time_positions: str = _choice(
-        "none", "none", "sincos"
-    )  # added to the frame features before the pooling
-    num_attention_layers: int = _whole(
-        0, 0
-    )  # pre-norm self-attention blocks between the frames, after the convolutions
+    num_queries: int = integer(32, "Learned queries, each of which pools the frames to one token.")
+    num_heads: int = integer(16, "Attention heads of the pooling and of the attention blocks.")
+    num_temporal_conv: int = integer(
+        4, "Blocks with a depthwise convolution over time before the pooling.", least=0
+    )
+    kernel_size: int = checked(
+        3,
+        "Width of the convolutions over time, in frames.",
+        "an odd integer >= 1",
+        lambda x: x >= 1 and x % 2 == 1,
+    )
+    dropout: float = rate(0.2, "Dropout of the temporal network.")
+    time_positions: str = choice(
+        ("none", "sincos"), "Positions added to the frame features before the pooling."
+    )
+    num_attention_layers: int = integer(
+        0,
+        "Pre-norm self-attention blocks between the frames, after the convolutions.",
+        least=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """The autoregressive text decoder."""
 
-    hidden_dim: int = _whole(512)
-    num_layers: int = _whole(4)
-    num_heads: int = _whole(8)
-    ff_dim: int = _whole(1024)
-    dropout: float = _rate(0.1)
-    max_len: int = _whole(100, 3)
-    final_norm: bool = False  # a LayerNorm after the last layer; the reference has none
-    memory: str = _choice("queries", "queries", "frames")  # what cross-attention reads
+    hidden_dim: int = integer(
+        512, "Width of the decoder, of the pooled tokens and of the temporal network."
+    )
+    num_layers: int = integer(4, "Transformer layers of the decoder.")
+    num_heads: int = integer(8, "Attention heads of each decoder layer.")
+    ff_dim: int = integer(1024, "Hidden width of each decoder layer's feed-forward network.")
+    dropout: float = rate(0.1, "Dropout of the decoder.")
+    max_len: int = integer(100, "Longest text in tokens, BOS and EOS included.", least=3)
+    final_norm: bool = plain(
+        False, "Adds a LayerNorm after the last layer, which the reference system lacks."
+    )
+    memory: str = choice(
+        ("queries", "frames"), "Input of the decoder's cross-attention: pooled tokens or frames."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class CTCConfig:
-    """The CTC head: what it reads and what it spells."""
+    """The CTC head."""
 
-    source: str = _choice("queries", "queries", "frames")
-    target: str = _choice(
-        "text", "text", "gloss", "auto"
-    )  # auto: glosses where the training split has them, else text
-    dropout: float = _rate(0.1)
-    tied: bool = False  # where the head spells text, its output matrix is the decoder's embedding
+    source: str = choice(("queries", "frames"), "Input of the CTC head: pooled tokens or frames.")
+    target: str = choice(
+        ("text", "gloss", "auto"),
+        "Label sequence of CTC; auto = glosses where the training split has them, else text.",
+    )
+    dropout: float = rate(0.1, "Dropout of the CTC head.")
+    tied: bool = plain(
+        False,
+        "Where CTC spells text, the head's output matrix is the decoder's embedding.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
+    """The model, from frames to tokens."""
+
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     temporal: TemporalConfig = dataclasses.field(default_factory=TemporalConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
@@ -171,189 +185,304 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DistillationConfig:
-    """What a teacher adds to the loss; `python -m signvit_jax.distill --teacher=...` names it."""
+    """A teacher's terms of the loss; `signvit_jax.distill --teacher=...` sets `teacher`."""
 
-    teacher: str = _path("")  # a workdir; "" = no teacher
-    temperature: float = _positive(2.0)  # of both models' distributions
-    decoder_weight: float = _real(1.0)
-    ctc_weight: float = _real(1.0)
-    feature_weight: float = _real(1.0)  # of what the decoder reads: pooled tokens, or frames
+    teacher: str = path("", "Workdir of the teacher; empty = no teacher.")
+    temperature: float = positive(
+        2.0, "Temperature of both models' distributions in the distillation losses."
+    )
+    decoder_weight: float = number(1.0, "Weight of the loss on the decoder's distributions.")
+    ctc_weight: float = number(1.0, "Weight of the loss on the CTC head's distributions.")
+    feature_weight: float = number(
+        1.0, "Weight of the loss on the decoder's input: pooled tokens, or frames."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    batch_size: int = _whole(
-        16
-    )  # clips per update over all devices and processes, accumulation included
-    gradient_accumulation: int = _whole(1)  # a batch is run in this many parts
-    num_epochs: int = _whole(200)
-    min_steps: int = _whole(
-        0, 0
-    )  # a small data set is gone through more often than num_epochs, until there are at least this many updates
-    encoder_lr: float = _real(5e-5)
-    decoder_lr: float = _real(1.5e-4)
-    weight_decay: float = _real(0.001)
-    weight_decay_on: str = _choice(
-        "all", "all", "matrices"
-    )  # matrices: not on biases, norms, embeddings and positions
-    warmup_ratio: float = _value(0.05, "a number > 0 and < 1", lambda x: 0.0 < x < 1.0)
-    # Epochs of the rates' one cycle, after which they stay; 0 = all. Set to the epochs made so far it goes on with a
-    # finished run without raising its rates again.
-    schedule_epochs: int = _whole(0, 0)
-    final_lr_ratio: float = _real(
-        0.0, 0.0, 1.0
-    )  # where the cycle ends, as a share of the peaks; 0 = 1 / 250,000
-    ctc_weight: float = _real(0.3)
-    ce_weight: float = _real(0.7)
-    ctc_flat_start_steps: int = _whole(
-        0, 0
-    )  # at most so long labels spread evenly over the clip help CTC off the ground; 0 = never
-    ctc_flat_start_ratio: float = _real(
-        0.0, 0.0, 1.0
-    )  # a flat start lasts at least this share of the rates' cycle
-    label_smoothing: float = _rate(0.05)
-    max_grad_norm: float = _positive(0.5)
-    adam_moments: str = _choice(
-        "float32", "float32", "bfloat16"
-    )  # what Adam keeps between steps; bfloat16 saves 4 of 12 bytes a parameter
-    patience: int = _whole(30, 0)  # epochs without a better best_metric; 0 = never stop early
-    save_every_n_epochs: int = _whole(1)
-    save_every_n_minutes: float = _real(0.0)  # besides the epochs; 0 = only at epochs' ends
-    keep_last_n_checkpoints: int = _whole(3)
-    eval_every_n_epochs: int = _whole(1)
-    best_metric: str = _choice(
-        "loss", "loss", "wer", "bleu4", "chrf"
-    )  # what "best" and patience look at; all but loss decode greedily
-    num_sample_predictions: int = _whole(4, 0)
-    use_amp: bool = True  # bf16 compute, fp32 parameters
-    ema_decay: float = _rate(
-        0.0
-    )  # 0 = off; else evaluation and translation use the averaged weights
-    remat: str = _choice("none", "none", "dots", "full")
-    scan_layers: bool = (
-        True  # False unrolls the ViT's blocks: slower to compile, sometimes faster to run
+    """Optimization, checkpoints and validation."""
+
+    batch_size: int = integer(
+        16, "Clips per update over all devices and processes, accumulation included."
+    )
+    gradient_accumulation: int = integer(
+        1, "Microbatches per update: the batch is split into this many, with the same result."
+    )
+    num_epochs: int = integer(200, "Passes over the training split.")
+    min_steps: int = integer(
+        0, "Least number of updates: a small data set gets more epochs than num_epochs.", least=0
+    )
+    encoder_lr: float = number(5e-5, "Peak learning rate of the backbone.")
+    decoder_lr: float = number(1.5e-4, "Peak learning rate of all other parameters.")
+    weight_decay: float = number(0.001, "Weight decay of AdamW.")
+    weight_decay_on: str = choice(
+        ("all", "matrices"),
+        "Parameters that decay; matrices leaves out biases, norms, embeddings and positions.",
+    )
+    warmup_ratio: float = checked(
+        0.05,
+        "Share of the learning rates' cycle in which they rise.",
+        "a number > 0 and < 1",
+        lambda x: 0.0 < x < 1.0,
+    )
+    schedule_epochs: int = integer(
+        0,
+        "Length of the learning rates' one cycle, after which they stay constant; 0 = all epochs. "
+        "Set to the epochs done so far, it resumes a finished run without raising its rates again.",
+        least=0,
+    )
+    final_lr_ratio: float = number(
+        0.0,
+        "Learning rates at the end of the cycle, as a share of their peaks; 0 = 1 / 250,000.",
+        most=1.0,
+    )
+    ctc_weight: float = number(0.3, "Weight of the CTC loss.")
+    ce_weight: float = number(0.7, "Weight of the decoder's cross-entropy loss.")
+    ctc_flat_start_steps: int = integer(
+        0,
+        "Steps of flat-start warm-up for CTC, with labels spread evenly over the clip; 0 = off.",
+        least=0,
+    )
+    ctc_flat_start_ratio: float = number(
+        0.0,
+        "Least length of a flat start, as a share of the learning rates' cycle.",
+        most=1.0,
+    )
+    label_smoothing: float = rate(0.05, "Label smoothing of the decoder's cross-entropy.")
+    max_grad_norm: float = positive(0.5, "Global norm to which gradients are clipped.")
+    adam_moments: str = choice(
+        ("float32", "bfloat16"),
+        "Type of Adam's moments between steps; bfloat16 saves 4 of 12 bytes per parameter.",
+    )
+    patience: int = integer(
+        30, "Epochs without a better best_metric until training stops; 0 = never.", least=0
+    )
+    save_every_n_epochs: int = integer(1, "Epochs between two checkpoints.")
+    save_every_n_minutes: float = number(
+        0.0, "Minutes between checkpoints within an epoch; 0 = only at the ends of epochs."
+    )
+    keep_last_n_checkpoints: int = integer(
+        3, "Newest checkpoints that are kept, besides the best one."
+    )
+    eval_every_n_epochs: int = integer(1, "Epochs between two validations.")
+    best_metric: str = choice(
+        ("loss", "wer", "bleu4", "chrf"),
+        "Validation metric of the best checkpoint and of patience; all but loss need greedy "
+        "decoding.",
+    )
+    num_sample_predictions: int = integer(
+        4, "Predictions that each validation writes to samples/.", least=0
+    )
+    use_amp: bool = plain(True, "Computes in bfloat16; parameters stay in float32.")
+    ema_decay: float = rate(
+        0.0, "Decay of averaged weights, which evaluation and translation then use; 0 = off."
+    )
+    remat: str = choice(
+        ("none", "dots", "full"),
+        "Activations recomputed in the backward pass to save memory: none, all but the results of "
+        "matrix products, or all.",
+    )
+    scan_layers: bool = plain(
+        True,
+        "Compiles the ViT's blocks as one loop; False unrolls them, which compiles more slowly "
+        "and sometimes runs faster.",
     )
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
-    max_nonfinite_steps: int = _whole(20)  # that many skipped updates in a row end the run
-    log_every_n_steps: int = _whole(10)
-    seed: int = _value(0, "a whole number from 0 to 2^63 - 1", lambda x: 0 <= x < 2**63)
+    max_nonfinite_steps: int = integer(
+        20, "Consecutive skipped updates (loss or gradient not finite) that end the run."
+    )
+    log_every_n_steps: int = integer(10, "Steps between two rows of metrics.")
+    seed: int = checked(
+        0,
+        "Seed of the start values, of dropout, of augmentation and of the order of the clips.",
+        "an integer from 0 to 2^63 - 1",
+        lambda x: 0 <= x < 2**63,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """One draw per clip, training only. Strengths are the largest deviation drawn; 0 switches a transformation off."""
+    """Augmentation of training clips, drawn once per clip; strengths are largest deviations."""
 
-    rotate: float = _real(0.0, 0.0, 45.0)  # degrees
-    translate: float = _real(0.0, 0.0, 0.5)  # share of the picture
-    scale: float = _real(0.0, 0.0, 0.9)  # picture scaled by 1 +- this
-    brightness: float = _real(0.0, 0.0, 1.0)
-    contrast: float = _real(0.0, 0.0, 1.0)
-    saturation: float = _real(0.0, 0.0, 1.0)
-    hue: float = _real(0.0, 0.0, 0.5)  # turns of the color circle
-    speed: float = _real(0.0, 0.0, 0.9)  # clip played 1 +- this times as fast
-    frame_jitter: float = _real(
-        0.0, 0.0, 1.0
-    )  # share of the gap between two sampled frames by which each may move
-    frame_drop: float = _rate(0.0)  # share of the sampled frames left out
-    mirror: bool = False  # swaps the dominant hand: off unless asked for
+    rotate: float = number(0.0, "Largest rotation, in degrees.", most=45.0)
+    translate: float = number(0.0, "Largest shift, as a share of the image.", most=0.5)
+    scale: float = number(0.0, "The image is scaled by 1 +- this.", most=0.9)
+    brightness: float = number(0.0, "Brightness is multiplied by 1 +- this.", most=1.0)
+    contrast: float = number(0.0, "Contrast is multiplied by 1 +- this.", most=1.0)
+    saturation: float = number(0.0, "Saturation is multiplied by 1 +- this.", most=1.0)
+    hue: float = number(0.0, "Largest change of hue, in turns of the color circle.", most=0.5)
+    speed: float = number(0.0, "The clip is played 1 +- this times as fast.", most=0.9)
+    frame_jitter: float = number(
+        0.0,
+        "Share of the gap between two sampled frames by which each of them may move.",
+        most=1.0,
+    )
+    frame_drop: float = rate(0.0, "Largest share of the sampled frames that is left out.")
+    mirror: bool = plain(
+        False, "Mirrors half of the clips, which swaps the dominant hand: off unless asked for."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    name: str = "video_folder"  # a data set built under data_dir
-    data_dir: str = _path("data")
-    num_frames: int = _whole(16)  # the most frames a clip is given
-    image_size: int = _whole(224)
-    train_split: str = "train"
-    val_split: str = "validation"
-    test_split: str = "test"
-    # even: always num_frames; rate: frame_rate a second, at most num_frames, clips stay of variable length; segment: the same, but of a longer
-    # clip a piece at the full rate (training: anywhere in it; evaluation: its middle) instead of the whole clip more thinly
-    sampling: str = _choice("even", "even", "rate", "segment")
-    frame_rate: float = _positive(12.5)
-    frame_buckets: tuple[int, ...] = ()  # clip lengths that are compiled for; () = num_frames alone
-    fit: str = _choice(
-        "squash", "squash", "pad", "crop"
-    )  # how a picture that is not square becomes image_size x image_size
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """The data set and how clips are read from it."""
+
+    name: str = plain("video_folder", "Name of a data set built under data_dir.")
+    data_dir: str = path("data", "Folder of the built data sets.")
+    num_frames: int = integer(16, "Most frames of a clip.")
+    image_size: int = integer(224, "Height and width of the model's input frames, in pixels.")
+    train_split: str = plain("train", "Split that is trained on.")
+    val_split: str = plain("validation", "Split that training validates on.")
+    test_split: str = plain("test", "Split that eval scores by default.")
+    sampling: str = choice(
+        ("even", "rate", "segment"),
+        "Frames taken of a clip: num_frames evenly spaced; or frame_rate per second and at most "
+        "num_frames, where a longer clip is sampled more thinly (rate) or gives a piece at the "
+        "full rate, in training at a random place and in evaluation its middle (segment).",
+    )
+    frame_rate: float = positive(12.5, "Frames per second of the samplings rate and segment.")
+    frame_buckets: tuple[int, ...] = plain(
+        (), "Clip lengths in frames that programs are compiled for; () = num_frames alone."
+    )
+    resize_mode: str = choice(
+        ("squash", "pad", "crop"),
+        "How a frame that is not square becomes image_size x image_size.",
+    )
+    mean: tuple[float, ...] = plain(
+        (0.485, 0.456, 0.406), "Mean of red, green and blue that inputs are normalized with."
+    )
+    std: tuple[float, ...] = plain(
+        (0.229, 0.224, 0.225),
+        "Standard deviation of red, green and blue that inputs are normalized with.",
+    )
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    num_workers: int = _whole(0, 0)  # reading processes; 0 = threads of the training process
-    short_first_epochs: int = _whole(
-        0, 0
-    )  # in that many first epochs the clips come from the shortest to the longest
-    num_threads: int = _whole(4)  # reading threads
-    prefetch_batches: int = _whole(4)
+    num_workers: int = integer(
+        0, "Reading processes; 0 = threads of the training process.", least=0
+    )
+    sortagrad_epochs: int = integer(
+        0,
+        "First epochs in which clips come from the shortest to the longest (SortaGrad, Amodei et "
+        "al. 2016).",
+        least=0,
+    )
+    num_threads: int = integer(4, "Reading threads, without reading processes.")
+    prefetch_batches: int = integer(4, "Batches that are read ahead.")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    name: str = _choice(
-        "bpe", "bpe", "word", "bert"
-    )  # bpe and word are learned from the training text; bert needs vocab_file
-    vocab_file: str = _path("")  # a BERT vocab.txt
-    vocab_size: int = _whole(8000, 8)  # the most entries that are learned
-    min_frequency: int = _whole(1)
-    lowercase: bool = True
-    bos_id: int = _whole(-1, -1)  # -1 = the tokenizer's own; a number must agree with the tokenizer
-    eos_id: int = _whole(-1, -1)
-    pad_id: int = _whole(-1, -1)
+    """The vocabulary of the texts."""
+
+    name: str = choice(
+        ("bpe", "word", "bert"),
+        "Kind of tokenizer: bpe and word are learned from the training text; bert reads "
+        "vocab_file.",
+    )
+    vocab_file: str = path("", "A BERT vocab.txt, for the tokenizer bert.")
+    vocab_size: int = integer(8000, "Most entries of a learned vocabulary.", least=8)
+    min_frequency: int = integer(1, "Least frequency of a learned entry in the training text.")
+    lowercase: bool = plain(True, "Lowercases texts before they are tokenized.")
+    bos_id: int = integer(
+        -1, "Id of BOS; -1 = the tokenizer's own, which any other number must equal.", least=-1
+    )
+    eos_id: int = integer(
+        -1, "Id of EOS; -1 = the tokenizer's own, which any other number must equal.", least=-1
+    )
+    pad_id: int = integer(
+        -1, "Id of PAD; -1 = the tokenizer's own, which any other number must equal.", least=-1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-    temperature: float = _positive(1.0)
-    top_k: int = _whole(0, 0)
-    top_p: float = _value(1.0, "a number > 0 and <= 1", lambda x: 0.0 < x <= 1.0)
-    beam_size: int = _whole(4)
-    n_best: int = _whole(1)  # hypotheses of beam and ctc_beam that are reported; at most beam_size
-    length_penalty: float = _real(1.0)
-    length_formula: str = _choice(
-        "power", "power", "gnmt"
-    )  # n^penalty, or ((5 + n) / 6)^penalty (Wu et al. 2016)
-    ctc_weight: float = _real(
-        0.0, 0.0, 1.0
-    )  # share of CTC in the beam's score; needs a CTC head that spells text
-    no_repeat_ngram_size: int = _whole(0, 0)
-    min_confidence: float = _real(0.0, 0.0, 1.0)  # a text of less confidence is left out
-    batch_size: int = _whole(16)
-    # A longer video is a recording, cut where nobody signs. 0 = as long as a clip may be that the model sees as densely as in training.
-    max_clip_seconds: float = _real(0.0)
-    window_seconds: float = _real(
-        0.0
-    )  # the longest piece of a recording; 0 = as long as a clip may be
-    window_overlap: float = _rate(
-        0.5
-    )  # share of a window that the next one sees again where signing lasts longer than that
-    # A recording is cut where CTC hears no sign for so long; seconds in which nothing moves count seven times.
-    rest_seconds: float = _positive(2.0)
-    # Where CTC's evidence of signing is below this, nobody signs and the text is empty; 0 = whatever the decoder says. decoding.rest.evidence
-    rest_evidence: float = _real(0.7)
+    """Decoding, in translation and evaluation."""
+
+    temperature: float = positive(1.0, "Temperature of the decoder sample.")
+    top_k: int = integer(
+        0, "The decoder sample draws from the k likeliest tokens; 0 = all.", least=0
+    )
+    top_p: float = checked(
+        1.0,
+        "The decoder sample draws from the likeliest tokens whose probabilities sum to this.",
+        "a number > 0 and <= 1",
+        lambda x: 0.0 < x <= 1.0,
+    )
+    beam_size: int = integer(4, "Width of the decoders beam and ctc_beam.")
+    n_best: int = integer(
+        1, "Hypotheses of beam and ctc_beam that are reported; at most beam_size."
+    )
+    length_penalty: float = number(1.0, "Exponent of the length in a hypothesis's score.")
+    length_formula: str = choice(
+        ("power", "gnmt"),
+        "Length normalizer of n tokens: n^penalty, or ((5 + n) / 6)^penalty (Wu et al. 2016).",
+    )
+    ctc_weight: float = number(
+        0.0, "Share of CTC in the score of beam; needs a CTC head that spells text.", most=1.0
+    )
+    no_repeat_ngram_size: int = integer(
+        0, "No run of this many tokens occurs twice in a text; 0 = off.", least=0
+    )
+    min_confidence: float = number(
+        0.0, "A text with less confidence than this is left out.", most=1.0
+    )
+    batch_size: int = integer(16, "Clips or windows that are decoded together.")
+    max_clip_seconds: float = number(
+        0.0,
+        "A longer video is a recording, which is split where nobody signs; 0 = the longest clip "
+        "that the model sees as densely as in training.",
+    )
+    window_seconds: float = number(
+        0.0, "Longest window of a recording; 0 = as long as a clip may be."
+    )
+    window_overlap: float = rate(
+        0.5, "Share of a window that the next one repeats where signing lasts longer than a window."
+    )
+    rest_seconds: float = positive(
+        2.0,
+        "A recording is split where CTC finds no sign for this long; seconds in which nothing "
+        "moves count seven times.",
+    )
+    rest_evidence: float = number(
+        0.7,
+        "Where CTC's evidence of signing is lower, nobody signs and the text is empty; 0 = keep "
+        "every text.",
+    )
 
 
-# How BLEU cuts words: sacreBLEU's names; auto is `char` where the references are mostly of scripts
-# without spaces, else `13a`. ja-mecab and ko-mecab are installed as sacrebleu[ja] and sacrebleu[ko].
+# sacreBLEU's names; auto is `char` where the references are mostly of scripts without spaces, else
+# `13a`. ja-mecab and ko-mecab need sacrebleu[ja] and sacrebleu[ko].
 TOKENIZATIONS = ("auto", "13a", "none", "char", "zh", "ja-mecab", "ko-mecab")
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How texts are scored: in validation, by `eval` and in its report."""
+    """Scoring of texts: in validation, by `eval` and in its report."""
 
-    tokenize: str = _choice("auto", *TOKENIZATIONS)
+    tokenize: str = choice(
+        TOKENIZATIONS,
+        "How BLEU splits words, by sacreBLEU's names; auto = char where the references are mostly "
+        "of scripts without spaces, else 13a.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices per axis; data = -1 takes what the others leave."""
+    """Devices per axis of the mesh."""
 
-    data: int = _value(-1, "-1 or a whole number >= 1", lambda x: x == -1 or x >= 1)
-    fsdp: int = _whole(1)
-    tensor: int = _whole(1)
+    data: int = checked(
+        -1,
+        "Devices that split the batch; -1 = all that the other axes leave.",
+        "-1 or an integer >= 1",
+        lambda x: x == -1 or x >= 1,
+    )
+    fsdp: int = integer(1, "Devices that split the batch and shard the parameters.")
+    tensor: int = integer(1, "Devices that shard the width of the layers and the vocabulary.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """The complete config of a run."""
+
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -369,34 +498,27 @@ class Config:
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:
-    """Builds the typed config from nested mappings (a ConfigDict or parsed JSON); keys left out take the defaults. Raises ConfigError."""
-    config = _build(Config, values, "")
+    """The typed config of nested mappings: a ConfigDict or parsed JSON.
+
+    Keys left out take their defaults; earlier names of keys are accepted. Raises ConfigError.
+    """
+    config = build(Config, with_current_names(as_plain(values)), Config)
     check_together(config)
     return config
 
 
 def to_json(config: Config) -> str:
+    """The text of config.json: every key, under its current name."""
     return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True) + "\n"
 
 
 def from_json(text: str) -> Config:
-    """Reads what `to_json` wrote. Raises ConfigError."""
+    """The config of a config.json, also one of an earlier release. Raises ConfigError."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config.json is not valid JSON: {error}") from error
-    return from_mapping(_without_old_limits(values))
-
-
-def _without_old_limits(values: Any) -> Any:
-    """Until `rest_seconds` came every config.json said 30 s a clip and 6 s a window, whatever the model was trained on; nobody had asked for it."""
-    inference = values.get("inference") if isinstance(values, dict) else None
-    if not isinstance(inference, dict) or "rest_seconds" in inference:
-        return values
-    old = {"max_clip_seconds": 30.0, "window_seconds": 6.0}
-    return values | {
-        "inference": {key: value for key, value in inference.items() if old.get(key) != value}
-    }
+    return from_mapping(without_old_limits(values))
 
 
 def with_ctc_target(config: Config, target: str) -> Config:
@@ -414,108 +536,11 @@ def with_norm_epsilon(config: Config, epsilon: float) -> Config:
 def with_teacher(config: Config, workdir: str) -> Config:
     """The config with another `training.distillation.teacher`."""
     distillation = dataclasses.replace(config.training.distillation, teacher=workdir)
-    return dataclasses.replace(
-        config, training=dataclasses.replace(config.training, distillation=distillation)
-    )
+    training = dataclasses.replace(config.training, distillation=distillation)
+    return dataclasses.replace(config, training=training)
 
 
 def key_differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """(dotted key, old value, new value) for every key whose value differs."""
-    flat_old, flat_new = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
-    return [
-        (key, flat_old[key], flat_new[key]) for key in flat_new if flat_old[key] != flat_new[key]
-    ]
-
-
-def key_names(section: type) -> str:
-    """The keys of a group, for messages."""
-    return ", ".join(f.name for f in dataclasses.fields(section))
-
-
-def unknown_key(key: str, value: Any, fields: Mapping[str, Any]) -> ConfigError:
-    """The error for a key that does not exist, with the nearest that does."""
-    *rooms, name = key.split(".")
-    prefix = "".join(room + "." for room in rooms)
-    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
-    elsewhere = [k for k in _flatten(dataclasses.asdict(Config())) if k.split(".")[-1] == name]
-    if near:
-        hint = f"nearest key: {prefix}{near[0]}"
-    elif elsewhere:
-        hint = f"did you mean {elsewhere[0]}?"
-    else:
-        hint = "no key is near"
-    allowed = ", ".join(fields) or "none (it is a value, not a group)"
-    return ConfigError(
-        f"unknown key config.{key} (value {value!r}); {hint}; keys allowed here: {allowed}"
-    )
-
-
-def _build(section: type, values: Any, path: str) -> Any:
-    if hasattr(values, "to_dict"):
-        values = values.to_dict()
-    if not isinstance(values, Mapping):
-        raise ConfigError(
-            f"config.{path or '<root>'} is {values!r}; it must be a group with keys among: {key_names(section)}"
-        )
-    fields = {f.name: f for f in dataclasses.fields(section)}
-    built = {}
-    for name, value in values.items():
-        key = f"{path}.{name}" if path else str(name)
-        if name not in fields:
-            raise unknown_key(key, value, fields)
-        field = fields[name]
-        built[name] = (
-            _build(field.type, value, key)
-            if dataclasses.is_dataclass(field.type)
-            else _typed(field, value, key)
-        )
-    return section(**built)
-
-
-_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
-
-
-def _typed(field: dataclasses.Field, value: Any, key: str) -> Any:
-    allowed = field.metadata.get("allowed")
-    converted = _convert(field.type, value)
-    if converted is None:
-        wanted = allowed or (
-            _TYPE_NAMES.get(field.type)
-            or f"a list of {_TYPE_NAMES[get_args(field.type)[0]].removeprefix('a ')}s"
-        )
-        raise ConfigError(f"config.{key} is {value!r} ({type(value).__name__}); allowed: {wanted}")
-    if allowed and not field.metadata["check"](converted):
-        options = (
-            difflib.get_close_matches(
-                converted, [p for p in allowed.split("'") if p.strip(" ,")], n=1
-            )
-            if field.type is str
-            else []
-        )
-        hint = f"; nearest: {options[0]!r}" if options else ""
-        raise ConfigError(f"config.{key} is {value!r}; allowed: {allowed}{hint}")
-    return converted
-
-
-def _convert(wanted: type | types.GenericAlias, value: Any) -> Any:
-    """`value` as the wanted type, or None where that would lose or invent something."""
-    if get_origin(wanted) is tuple:
-        if not isinstance(value, list | tuple):
-            return None
-        items = tuple(_convert(get_args(wanted)[0], item) for item in value)
-        return None if None in items else items
-    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if wanted is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if type(value) is wanted:
-        return value
-    return None
-
-
-def _flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        key = f"{path}.{name}" if path else name
-        flat.update(_flatten(value, key) if isinstance(value, Mapping) else {key: value})
-    return flat
+    before, after = flatten(dataclasses.asdict(old)), flatten(dataclasses.asdict(new))
+    return [(key, before[key], after[key]) for key in after if before[key] != after[key]]

@@ -19,6 +19,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from signvit_jax.data import schema
 from signvit_jax.data.schema import IndexEntry
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import ALLOWED, is_address
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _REPORT_FILE = "build_report.json"
 _COMPARED, _COMPARED_WITHOUT_DIGEST = 3, 1000
 
 
-class DatasetError(ValueError):
+class DatasetError(SignVitError, ValueError):
     """A data set that is not there, not whole or not of the schema; the message says what is there and what to do."""
 
     exit_code = 2

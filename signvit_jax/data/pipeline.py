@@ -101,7 +101,8 @@ def make_batches(
         "shuffled": training,
         "sampling": f"{config.data.sampling} {config.data.num_frames} {config.data.frame_rate:g}",
         "frame_buckets": list(config.frame_buckets),
-        "short_first_epochs": config.data.short_first_epochs if training else 0,
+        # The name in checkpoints of all releases.
+        "short_first_epochs": config.data.sortagrad_epochs if training else 0,
     }
     return BatchIterator(source, num_epochs, identity)
 
@@ -349,7 +350,7 @@ class _BatchSource:
             decode_clip(
                 [record["video"][i] for i in frames],
                 data.image_size,
-                data.fit,
+                data.resize_mode,
                 augmentation,
                 out[: len(frames)],
             )
@@ -364,7 +365,7 @@ class _BatchSource:
         """Two are kept: reading ahead crosses from one epoch into the next."""
         with self._lock:
             if epoch not in self._plans:
-                by_length = self._lengths if epoch < self.config.data.short_first_epochs else None
+                by_length = self._lengths if epoch < self.config.data.sortagrad_epochs else None
                 self._plans[epoch] = plan_epoch(
                     self._bucket_of, self._batch_size, self._seed, epoch, self._training, by_length
                 )

@@ -26,11 +26,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from signvit_jax.errors.base import SignVitError
+
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 WHOLE_FILE = -1.0  # `start` and `end` of a clip that is its whole file
 
 
-class SchemaError(ValueError):
+class SchemaError(SignVitError, ValueError):
     """A record or an index that does not follow the schema; the message names file, line and key."""
 
     exit_code = 2

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.models.decoder import PAD, Cache, Memory, TextDecoder
 
 
-class DecodingError(ValueError):
+class DecodingError(SignVitError, ValueError):
     """A decoding option or ensemble that cannot work; the message names the value and what is allowed. The commands end with exit code 2."""
 
     exit_code = 2

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Entry, Lexicon
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.text.scripts import units
 from signvit_jax.text.words import Word
 
@@ -39,7 +40,7 @@ _KIN = {"beam": "greedy", "sample": "greedy", "ctc_beam": "ctc"}
 Statistics = Mapping[str, float]  # by name; each is the larger, the surer the hypothesis is
 
 
-class CalibrationError(ValueError):
+class CalibrationError(SignVitError, ValueError):
     """A calibration file that cannot be read, or one that cannot be made; the message says what to do."""
 
     exit_code = 2

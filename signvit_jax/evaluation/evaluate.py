@@ -160,7 +160,9 @@ def _frames(split: Split, position: int, config: Config) -> np.ndarray:
     record = split[position]
     picked = sample_frames(len(record["video"]), record["fps"], config.data, config.data.num_frames)
     return decode_clip(
-        [record["video"][frame] for frame in picked], config.data.image_size, config.data.fit
+        [record["video"][frame] for frame in picked],
+        config.data.image_size,
+        config.data.resize_mode,
     )
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from sacrebleu.metrics import BLEU, CHRF
 
 from signvit_jax.config.schema import TOKENIZATIONS
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.text import scripts
 
 Operation = Literal["match", "substitute", "insert", "delete"]
@@ -30,7 +31,7 @@ _PHOENIX_COSTS = (
 )  # substitution, insertion, deletion in the alignment of the NIST scorer that PHOENIX results are reported with
 
 
-class MetricError(ValueError):
+class MetricError(SignVitError, ValueError):
     """Texts that cannot be scored: none at all, not as many hypotheses as references, or no such tokenization."""
 
     exit_code = 2

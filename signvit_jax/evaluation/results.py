@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.evaluation.metrics import Scores
 from signvit_jax.evaluation.reliability import DecoderConfidence
 
 _OWN_KEYS = ("id", "reference", "score")
 
 
-class ResultsError(ValueError):
+class ResultsError(SignVitError, ValueError):
     """A results file that cannot be read or written; the message says what is wrong with it."""
 
     exit_code = 2

@@ -66,7 +66,7 @@ def calibration_batches(
     """About `clips` clips of the split, drawn evenly and not augmented, four at a time."""
     config = dataclasses.replace(
         model.config,
-        data=dataclasses.replace(model.config.data, augment=AugmentConfig(), short_first_epochs=0),
+        data=dataclasses.replace(model.config.data, augment=AugmentConfig(), sortagrad_epochs=0),
     )
     batches = make_batches(
         split,

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from signvit_jax.config.errors import ConfigError
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.joining import Joiner, echoed
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Cutter, Piece, Sign, blocks, is_other_shot, motion
@@ -36,7 +37,7 @@ _ENDLESS = VideoLimits(
 )
 
 
-class SourceError(ValueError):
+class SourceError(SignVitError, ValueError):
     """A camera or stream that cannot be read; the message says what to do."""
 
     exit_code = 2

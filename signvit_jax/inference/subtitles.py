@@ -11,11 +11,12 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.text.scripts import join_texts
 from signvit_jax.text.words import Word
 
 
-class SubtitleError(ValueError):
+class SubtitleError(SignVitError, ValueError):
     """Segments that cannot be written: an unknown format, or a time that is not a number."""
 
     exit_code = 2

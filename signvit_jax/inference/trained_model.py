@@ -28,7 +28,7 @@ from signvit_jax.text.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 # What the models of an ensemble, or a teacher and its student, must agree in, so that one clip read once serves all of them.
-SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "fit")
+SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "resize_mode")
 
 MUTE = 1.2  # nats a label: a CTC head that has not learned yet says the blank, or what is frequent, and its loss stands still near 2.3
 

@@ -212,7 +212,7 @@ class Translator:
 
         def fit(frame: np.ndarray) -> np.ndarray:
             check_frames(np.asarray(frame)[None])
-            return fit_frames([frame], data.image_size, data.fit)[0]
+            return fit_frames([frame], data.image_size, data.resize_mode)[0]
 
         def read(held: Sequence[np.ndarray], rate: float) -> Reading:
             span = sampled(held, rate, data)

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
 from signvit_jax.data.sampling import sample_frames
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Cutter, Heard, Sign, blocks, is_other_shot, motion, moving
 from signvit_jax.inference.subtitles import Alternative, Segment
@@ -34,7 +35,7 @@ RECORDING = VideoLimits(
 )  # what one file may cost
 
 
-class ClipError(ValueError):
+class ClipError(SignVitError, ValueError):
     """Frames that are not a clip; the message gives shape and dtype, and what is allowed."""
 
     exit_code = 2
@@ -214,7 +215,7 @@ def _cut(
     footage.fps = video.fps
     most = max(round(longest_clip(data, inference) * video.fps), 1)
     frames = (
-        (seconds, fit_frames([frame], data.image_size, data.fit)[0])
+        (seconds, fit_frames([frame], data.image_size, data.resize_mode)[0])
         for seconds, frame in video.frames
     )
     held = list(itertools.islice(frames, most + 1))

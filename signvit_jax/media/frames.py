@@ -13,11 +13,13 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
+from signvit_jax.errors.base import SignVitError
+
 _MAX_PIXELS = 2**25  # far above any stored frame; a damaged header must not ask for gigabytes
 _threads = threading.local()
 
 
-class FrameDecodeError(ValueError):
+class FrameDecodeError(SignVitError, ValueError):
     """Bytes that are not a whole JPEG picture."""
 
 

@@ -34,6 +34,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from signvit_jax.errors.base import SignVitError
+
 EXTENSIONS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif", ".m4v", ".3gp", ".3g2", ".qt")
 APPLE_DOUBLE = "._"  # begins the names of files in which a Mac keeps attributes of others; no media
 
@@ -42,7 +44,7 @@ _PIPE_BYTES = 1 << 20
 _WORKER = Path(__file__).with_name("video_worker.py")
 
 
-class VideoDecodeError(Exception):
+class VideoDecodeError(SignVitError):
     """A video that cannot be read: `path` and `reason`."""
 
     def __init__(self, path: str | os.PathLike, reason: str):

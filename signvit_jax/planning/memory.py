@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.optimization.train_state import TrainState
 from signvit_jax.parallel.sharding import batch_sharding
 from signvit_jax.runtime.exit_codes import OUT_OF_MEMORY
@@ -21,7 +22,7 @@ GIB = 2**30
 BATCHES_ON_DEVICE = 2  # the one that a step works on, and the next (`StepWatch.add`)
 
 
-class DeviceMemoryError(RuntimeError):
+class DeviceMemoryError(SignVitError, RuntimeError):
     """A step that does not fit; the message has the estimate and the advice."""
 
     exit_code = OUT_OF_MEMORY

@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
         "sampling": "rate",
         "frame_rate": 12.5,
         "image_size": 224,
-        "fit": "pad",
+        "resize_mode": "pad",
         "augment": {
             "rotate": 5.0,
             "translate": 0.05,

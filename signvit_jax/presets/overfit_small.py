@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     config.data = {
         "name": "video_folder",
         "image_size": 64,
-        "fit": "pad",
+        "resize_mode": "pad",
         "sampling": "rate",
         "frame_rate": 5.0,
         "num_frames": 32,

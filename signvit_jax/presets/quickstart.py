@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.data = {
         "name": "synthetic_signs",
         "image_size": 48,
-        "fit": "squash",
+        "resize_mode": "squash",
         "sampling": "rate",
         "frame_rate": 6.25,
         "num_frames": 32,

@@ -60,7 +60,7 @@ def get_config(vocab_file: str = "") -> ConfigDict:
         "num_frames": 16,
         "image_size": 224,
         "sampling": "even",
-        "fit": "squash",
+        "resize_mode": "squash",
         "augment": {
             "rotate": 5.0,
             "brightness": 0.2,

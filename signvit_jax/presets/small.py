@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
     config.data = {
         "name": "synthetic_signs",
         "image_size": 64,
-        "fit": "pad",
+        "resize_mode": "pad",
         "sampling": "rate",
         "frame_rate": 8.33,
         "num_frames": 48,

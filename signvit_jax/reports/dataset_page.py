@@ -260,7 +260,7 @@ def _sheet(record: Record, config: Config) -> Image.Image:
     frames = frames[
         np.linspace(0, len(frames) - 1, min(len(frames), _SHEET_FRAMES)).round().astype(int)
     ]
-    pictures = decode_clip([record["video"][i] for i in frames], _SHEET_SIZE, data.fit)
+    pictures = decode_clip([record["video"][i] for i in frames], _SHEET_SIZE, data.resize_mode)
     return Image.fromarray(np.concatenate(list(pictures), axis=1))
 
 

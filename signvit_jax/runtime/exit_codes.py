@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.runtime.streams import clean, guard_streams
 
 DONE = 0
@@ -26,7 +27,7 @@ TERMINATED = (
 )  # 143; SIGUSR1, which batch systems send ahead of it, ends the same way
 
 
-class UsageError(Exception):
+class UsageError(SignVitError):
     """What was asked for cannot be done as it was asked; the message says what can."""
 
     exit_code = USAGE
@@ -45,7 +46,7 @@ def run_command(
 ) -> int:
     """Runs a command and returns its exit code; `sys.exit(run_command(main))` is the last line of every command.
 
-    An exception class with an integer attribute `exit_code` is one whose message is for the user and complete; it is shown without a traceback.
+    A `SignVitError` is shown without a traceback, for its message is complete, and its `exit_code` is returned.
     `main` returns an exit code (None means done). `log_file` is asked after an unexpected failure where its traceback should also be kept.
     """
     guard_streams()
@@ -115,9 +116,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _exit_code(error: BaseException, log_file: Callable[[], Path | None]) -> int:
-    code = getattr(error, "exit_code", None)
-    if isinstance(code, int):
-        return _say(str(error), code)
+    if isinstance(error, SignVitError):
+        return _say(str(error), error.exit_code)
     if is_out_of_memory(error):
         _keep_traceback(error, log_file())
         return _say(f"out of memory: {_first_line(error)}\n{MEMORY_ADVICE}", OUT_OF_MEMORY)

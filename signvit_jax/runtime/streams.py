@@ -13,13 +13,15 @@ import re
 import select
 import sys
 
+from signvit_jax.errors.base import SignVitError
+
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_ASCII = re.compile("[^\x20-\x7e]")
 _GONE = (errno.EPIPE, errno.ECONNRESET)
 _MODES = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)  # of descriptors 0, 1 and 2
 
 
-class OutputError(Exception):
+class OutputError(SignVitError):
     """Standard output or a file of texts that cannot be written, as on a full disk; the message says why."""
 
     exit_code = 1

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import ALLOWED, is_address
 from signvit_jax.runtime.exit_codes import USAGE
 
@@ -26,7 +27,7 @@ QUANTIZATIONS = {  # what may be INT8 in each format; the first is the default
 _VERSION = 1
 
 
-class ExportError(Exception):
+class ExportError(SignVitError):
     """An export that cannot be made or read; the message says what to do."""
 
     exit_code = USAGE

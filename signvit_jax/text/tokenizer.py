@@ -23,6 +23,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import TokenizerConfig
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.text import scripts
 
 _FORMAT = "signvit_jax tokenizer"
@@ -35,7 +36,7 @@ _BERT_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 _BERT_SPACES = re.compile(r" ([.?!,])|(?<=\w) (') (?=\w)")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(SignVitError, ValueError):
     """A tokenizer file that cannot be read."""
 
     exit_code = 2
@@ -267,7 +268,7 @@ def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer
     backend = tokenizers.Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
     )
-    backend.length_normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return _checked(Tokenizer("bert", config.lowercase, backend.to_str()), config)
 

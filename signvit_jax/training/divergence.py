@@ -8,13 +8,14 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.optimization.train_step import StepReport
 
 _SHOWN_CLIPS = 8
 _logger = logging.getLogger(__name__)
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(SignVitError, RuntimeError):
     """Too many updates in a row were not finite; the last checkpoint is good."""
 
     exit_code = 1

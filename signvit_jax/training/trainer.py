@@ -18,6 +18,7 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import DatasetError
 from signvit_jax.data.pipeline import Batch, BatchIterator
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.evaluation.metrics import Scores, score
 from signvit_jax.inference.predictor import Hypothesis, Predictor
 from signvit_jax.inference.resting import evidence
@@ -60,7 +61,7 @@ log = logging.getLogger(__name__)
 _THAWED_AT = "thawed_at"  # in a checkpoint's notes, as in the state
 
 
-class ProcessLostError(RuntimeError):
+class ProcessLostError(SignVitError, RuntimeError):
     """One of the processes of a run has ended, and the others cannot go on without it."""
 
     exit_code = FAILED

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.models.translator import SAVED
 
 _SHOWN = 20  # problems in a message
 
 
-class WeightsError(ValueError):
+class WeightsError(SignVitError, ValueError):
     """Weights that cannot be read or do not fit the model; the message lists what is missing, left over or of another shape."""
 
     exit_code = 2

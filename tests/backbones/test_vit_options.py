@@ -152,7 +152,7 @@ def first_block(weights):
 
 
 def test_the_devices_own_generator_drops_as_many_and_others_in_each_layer(weights):
-    vit = backbone(weights, dropout=0.5, attention_dropout=0.0, dropout_random="rbg")
+    vit = backbone(weights, dropout=0.5, attention_dropout=0.0, dropout_rng_impl="rbg")
     np.testing.assert_array_equal(
         features(vit, pictures()), features(backbone(weights, **NO_DROPOUT), pictures())
     )

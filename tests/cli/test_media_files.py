@@ -51,7 +51,7 @@ def test_what_a_mac_keeps_beside_videos_is_left_out_and_said(folder, capsys):
         "deep/er/c.webm",
         "f.3gp",
     ]
-    assert "note: 2 files named ._* are left out" in capsys.readouterr().err
+    assert "note: skipped 2 files named ._*" in capsys.readouterr().err
     assert names(media_files([f"{folder}/deep/*.gif"]), folder) == ["deep/d.gif"]
     assert capsys.readouterr().err == ""
     assert media_files([f"{folder}/._b.mp4"]) == [folder / "._b.mp4"]

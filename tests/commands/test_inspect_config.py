@@ -130,7 +130,7 @@ def test_a_config_that_cannot_be_run_is_refused(config, capsys, arguments, words
 
 def test_wrong_usage_is_refused(config, capsys):
     code, _, said = inspected(capsys, f"--config={config}", "--vocab_size=0")
-    assert code == 2 and "allowed: a whole number >= 1" in said
+    assert code == 2 and "allowed: an integer >= 1" in said
 
 
 @pytest.mark.parametrize(("file", "size"), [("a\nb\nc\n", 3), (None, 30_522)])

@@ -1,4 +1,4 @@
-"""The files in configs/, at full size and without memory: shapes only."""
+"""The presets, at full size and without memory: shapes only."""
 
 import dataclasses
 import math
@@ -21,7 +21,9 @@ from signvit_jax.planning.memory import batch_shapes
 from signvit_jax.training.run_data import num_epochs
 
 CONFIGS = sorted(
-    path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__"
+    path
+    for path in (Path(__file__).parents[2] / "signvit_jax/presets").glob("*.py")
+    if path.stem != "__init__"
 )
 
 
@@ -35,7 +37,7 @@ def sizes(name: str, vocabulary: int) -> tuple[int, int]:
 def test_every_config_loads_and_says_how_to_run_it(path):
     load_config(str(path))
     docstring = path.read_text().split('"""')[1]
-    assert f"python -m signvit_jax.train --config=configs/{path.name} --workdir=" in docstring
+    assert f"python -m signvit_jax.train --config={path.stem} --workdir=" in docstring
     assert len(path.read_text().splitlines()) < 110
 
 

@@ -446,7 +446,7 @@ def test_a_closed_iterator_gives_nothing_more(split, tokenizer):
 
 
 def test_short_clips_come_first_in_the_epochs_asked_for_and_then_no_more(split, tokenizer):
-    config = config_with(short_first_epochs=2)
+    config = config_with(sortagrad_epochs=2)
     all_batches = list(batches(split, tokenizer, config, num_epochs=3))
     steps = len(all_batches) // 3
     lengths = np.array(
@@ -465,7 +465,7 @@ def test_short_clips_come_first_in_the_epochs_asked_for_and_then_no_more(split, 
 
 
 def test_resume_among_short_first_epochs_is_exact_and_needs_the_same_setting(split, tokenizer):
-    config = config_with(short_first_epochs=1)
+    config = config_with(sortagrad_epochs=1)
     whole = list(batches(split, tokenizer, config, num_epochs=2))
     resumed = batches(split, tokenizer, config, num_epochs=2)
     resumed.set_state(resumed.state_at(3))
@@ -476,7 +476,7 @@ def test_resume_among_short_first_epochs_is_exact_and_needs_the_same_setting(spl
 
 def test_evaluation_is_not_touched_by_short_first_epochs(split, tokenizer):
     ours, plain = (
-        list(batches(split, tokenizer, config_with(short_first_epochs=n), training=False))
+        list(batches(split, tokenizer, config_with(sortagrad_epochs=n), training=False))
         for n in (2, 0)
     )
     assert_equal_batches(ours, plain)

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 from signvit_jax.checkpoints import store
-from signvit_jax.cli.common import leave
+from signvit_jax.cli.processes import leave
 from signvit_jax.commands import train
 from signvit_jax.data.pipeline import BatchIterator
 from signvit_jax.runtime.exit_codes import run_command

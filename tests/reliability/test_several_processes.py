@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from signvit_jax.cli.common import add_process_flags, join_processes, parser
+from signvit_jax.cli.flag_parser import parser
+from signvit_jax.cli.processes import add_process_flags, join_processes
 from signvit_jax.config.errors import ConfigError
 from tests.helpers import tiny_run
 from tests.helpers.free_port import free_port

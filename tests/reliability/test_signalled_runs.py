@@ -62,10 +62,10 @@ def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_l
         )
         assert run.since_signal() < GRACE_S
         assert run.said().count("lost since the last checkpoint: 0 steps") == run.said().count(
-            "stopped and saved; to go on:"
+            "stopped and saved; to resume:"
         )
         assert (
-            f"to go on:\n  python -m signvit_jax.train --config={run.config} --workdir={run.workdir}"
+            f"to resume:\n  python -m signvit_jax.train --config={run.config} --workdir={run.workdir}"
             in run.said()
         )
         reached = max(batches(run))

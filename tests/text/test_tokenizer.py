@@ -376,7 +376,7 @@ def test_text_with_spaces_is_cut_as_before_whatever_else_was_learned():
 # Written before scripts without spaces were cut by character: learned from "你好世界", "世界你好".
 OLD_BPE = (
     '{"format": "signvit_jax tokenizer", "version": 1, "kind": "bpe", "lowercase": true, "model": {"version": "1.0", "truncation": null, '
-    '"padding": null, "added_tokens": [], "length_normalizer": null, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Metaspace", '
+    '"padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Metaspace", '
     '"replacement": "▁", "prepend_scheme": "always", "split": true}, {"type": "Punctuation", "behavior": "Isolated"}]}, "post_processor": null, '
     '"decoder": null, "model": {"type": "BPE", "dropout": null, "unk_token": "< unk >", "continuing_subword_prefix": null, '
     '"end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": {"< pad >": 0, "< bos >": 1, '

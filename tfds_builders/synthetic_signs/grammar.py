@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from signvit_jax.errors.base import SignVitError
+
 TIMES = {"YESTERDAY": "yesterday", "TOMORROW": "tomorrow"}
 PEOPLE = {
     "I": ("i", "me"),
@@ -48,7 +50,7 @@ GLOSSES = (*TIMES, *PEOPLE, *THINGS, *ADJECTIVES, *NUMBERS, *VERBS, "NOT", *QUES
 MAX_GLOSSES = 6
 
 
-class GrammarError(ValueError):
+class GrammarError(SignVitError, ValueError):
     """A sequence of glosses that means nothing."""
 
 

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from signvit_jax.cli.common import set_up_jax
+from signvit_jax.cli.jax_setup import set_up_jax
 from tests.helpers import tiny_run
 
 

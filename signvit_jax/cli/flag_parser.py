@@ -1,0 +1,99 @@
+"""The argument parser of every command, and types of its flags."""
+
+import argparse
+import difflib
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from signvit_jax.runtime.streams import clean
+
+_FLAG = re.compile(r"--?[A-Za-z][^ ]*")  # not a negative number, and not a file name with a space
+_OVERRIDE_FORM = "--config.group.key=value"
+
+
+def parser(description: str, example: str) -> "FlagParser":
+    """A parser whose help is the module's docstring, the flags, and one example."""
+    return FlagParser(
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+class FlagParser(argparse.ArgumentParser):
+    """An argument parser that answers an unknown flag with the nearest one it has.
+
+    Wrong usage ends the process with exit code 2. `config_keys` are dotted keys that can be set as
+    `--config.key=value`; a parser without a config has none.
+    """
+
+    config_keys: Sequence[str] = ()
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        # Before argparse's own checks: for a misspelled --config they report a missing --config.
+        if not {"-h", "--help"} & set(arguments):
+            self._refuse_unknown_flags(arguments)
+        return super().parse_known_args(arguments, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(clean(message, keep="\n"))
+
+    def _refuse_unknown_flags(self, arguments: Sequence[str]) -> None:
+        pending = list(arguments)
+        while pending and (argument := pending.pop(0)) != "--":
+            flag, has_value, _ = argument.partition("=")
+            if self.config_keys and flag.startswith("--config."):
+                if not has_value and pending:
+                    pending.pop(0)
+            elif _FLAG.fullmatch(argument) and not self._has(argument):
+                self.error(f"unknown argument {flag}{self._hint(flag)}")
+
+    def _has(self, argument: str) -> bool:
+        flag = argument.partition("=")[0]
+        is_short = not argument.startswith("--")
+        options = self._option_string_actions
+        return argument in options or flag in options or (is_short and argument[:2] in options)
+
+    def _hint(self, flag: str) -> str:
+        meant = self._candidates()
+        near = difflib.get_close_matches(f"--{flag.lstrip('-').split('.')[-1]}", meant, n=1)
+        if near:
+            return f"; did you mean {' or '.join(meant[near[0]])}?"
+        return f"; values of the config are set as {_OVERRIDE_FORM}" if self.config_keys else ""
+
+    def _candidates(self) -> Mapping[str, list[str]]:
+        """What a flag can stand for: flags as they are, and config keys by their last part."""
+        meant: dict[str, list[str]] = {}
+        for key in self.config_keys:
+            meant.setdefault(f"--{key.split('.')[-1]}", []).append(f"--config.{key}")
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        return meant | {option: [option] for option in options}
+
+
+def integer(least: int) -> Callable[[str], int]:
+    """The type of a flag that takes an integer from `least` up."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; allowed: an integer >= {least}")
+        return int(text)
+
+    return read
+
+
+def positive_seconds(text: str) -> float:
+    """The type of a flag that takes seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: seconds > 0")
+    return seconds

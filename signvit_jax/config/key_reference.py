@@ -1,0 +1,44 @@
+"""Descriptions of all config keys, for a generated reference."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from signvit_jax.config.reading import allowed_values
+from signvit_jax.config.schema import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyDescription:
+    """One config key. `key` is dotted, `type` a Python type as text; `allowed` is in words."""
+
+    key: str
+    type: str
+    default: Any
+    allowed: str
+    description: str
+
+
+def describe_keys() -> list[KeyDescription]:
+    """Every key of the config, groups in the order of `Config`'s fields."""
+    return list(_describe(Config, ""))
+
+
+def _describe(section: type, prefix: str) -> Iterator[KeyDescription]:
+    for field in dataclasses.fields(section):
+        key = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(field.type):
+            yield from _describe(field.type, f"{key}.")
+        else:
+            yield KeyDescription(
+                key=key,
+                type=_type_name(field.type),
+                default=field.default,
+                allowed=allowed_values(field),
+                description=field.metadata["description"],
+            )
+
+
+def _type_name(kind: Any) -> str:
+    return str(kind) if typing.get_origin(kind) is tuple else kind.__name__

@@ -1,0 +1,63 @@
+"""Config keys and values of earlier releases, as the current release reads them."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+_logger = logging.getLogger(__name__)
+
+# Earlier names of keys: in config.json files, in users' config files and on the command line.
+RENAMED = {
+    "data.fit": "data.resize_mode",
+    "data.short_first_epochs": "data.sortagrad_epochs",
+    "model.encoder.dropout_random": "model.encoder.dropout_rng_impl",
+}
+# Limits that every config.json stated, whatever the model was trained on, before
+# `inference.rest_seconds` existed. Nobody had asked for them.
+_OLD_LIMITS = {"max_clip_seconds": 30.0, "window_seconds": 6.0}
+
+
+def current_key(key: str) -> str:
+    """The current name of a dotted key."""
+    return RENAMED.get(key, key)
+
+
+def with_current_names(values: Any) -> Any:
+    """Nested values with renamed keys under their current names; anything else is returned as is.
+
+    Where both names are given, the earlier one wins: a user wrote it, while the current name may
+    come from a shipped config that the user's file builds on.
+    """
+    return _renamed(values, "") if isinstance(values, Mapping) else values
+
+
+def without_old_limits(values: Any) -> Any:
+    """The parsed config.json without the limits on clips and windows that earlier releases wrote.
+
+    Without them the limits follow from the model's training. A user's own values stay.
+    """
+    inference = values.get("inference") if isinstance(values, dict) else None
+    if not isinstance(inference, dict) or "rest_seconds" in inference:
+        return values
+    kept = {key: value for key, value in inference.items() if _OLD_LIMITS.get(key) != value}
+    return values | {"inference": kept}
+
+
+def _renamed(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        if f"{prefix}{name}" not in RENAMED:
+            nested = isinstance(value, Mapping)
+            found[name] = _renamed(value, f"{prefix}{name}.") if nested else value
+    for name in values:
+        key = RENAMED.get(f"{prefix}{name}")
+        if key is None:
+            continue
+        current = key.removeprefix(prefix)
+        if current in found and found[current] != values[name]:
+            _logger.warning(
+                "config.%s%s is the earlier name of config.%s: its value %r replaces %r",
+                *(prefix, name, key, values[name], found[current]),
+            )
+        found[current] = values[name]
+    return found

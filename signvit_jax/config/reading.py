@@ -1,0 +1,136 @@
+"""Builds typed config sections from nested mappings, and checks every key and value.
+
+Raises `ConfigError` (exit code 2) with the key, the value, the allowed values and, for a misspelled
+key or choice, the nearest one.
+"""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
+
+from signvit_jax.config.errors import ConfigError
+
+_TYPE_NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
+_LIST_NAMES = {int: "a list of integers", float: "a list of numbers"}
+
+
+def build[Section](section: type[Section], values: Any, root: type, path: str = "") -> Section:
+    """The section with `values`, nested dicts; keys left out take their defaults.
+
+    `path` is the dotted key of the section within `root`, the class of the complete config.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"config.{path or '<root>'} is {values!r}; "
+            f"it must be a group with keys among: {key_names(section)}"
+        )
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    built = {}
+    for name, value in values.items():
+        key = f"{path}.{name}" if path else str(name)
+        if name not in fields:
+            raise unknown_key(key, value, fields, root)
+        field = fields[name]
+        if dataclasses.is_dataclass(field.type):
+            built[name] = build(field.type, value, root, key)
+        else:
+            built[name] = _typed(field, value, key)
+    return section(**built)
+
+
+def as_plain(values: Any) -> Any:
+    """Nested ConfigDicts and mappings as new dicts; anything else unchanged."""
+    if hasattr(values, "to_dict"):
+        values = values.to_dict()
+    if not isinstance(values, Mapping):
+        return values
+    return {name: as_plain(value) for name, value in values.items()}
+
+
+def flat_defaults(section: type, path: str = "") -> dict[str, Any]:
+    """Defaults by dotted key, in the order of the fields."""
+    return flatten(dataclasses.asdict(section()), path)
+
+
+def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested mappings as one dict with dotted keys."""
+    flat = {}
+    for name, value in values.items():
+        key = f"{path}.{name}" if path else name
+        flat.update(flatten(value, key) if isinstance(value, Mapping) else {key: value})
+    return flat
+
+
+def key_names(section: type) -> str:
+    """The keys of a group, for messages."""
+    return ", ".join(field.name for field in dataclasses.fields(section))
+
+
+def allowed_values(field: dataclasses.Field) -> str:
+    """The allowed values of a field in words, such as "a number > 0"."""
+    if "allowed" in field.metadata:
+        return field.metadata["allowed"]
+    if get_origin(field.type) is tuple:
+        return _LIST_NAMES[get_args(field.type)[0]]
+    return _TYPE_NAMES[field.type]
+
+
+def unknown_key(key: str, value: Any, fields: Mapping[str, Any], root: type) -> ConfigError:
+    """The error for a key that does not exist, with the nearest that does.
+
+    `fields` are the keys of the group that `key` names; `root` is the class of the complete config.
+    """
+    *groups, name = key.split(".")
+    prefix = "".join(group + "." for group in groups)
+    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+    elsewhere = [other for other in flat_defaults(root) if other.split(".")[-1] == name]
+    if near:
+        hint = f"nearest key: {prefix}{near[0]}"
+    elif elsewhere:
+        hint = f"did you mean {elsewhere[0]}?"
+    else:
+        hint = "no key is near"
+    allowed = ", ".join(fields) or "none (it is a value, not a group)"
+    return ConfigError(
+        f"unknown key config.{key} (value {value!r}); {hint}; keys allowed here: {allowed}"
+    )
+
+
+def _typed(field: dataclasses.Field, value: Any, key: str) -> Any:
+    converted = _convert(field.type, value)
+    if converted is None:
+        raise ConfigError(
+            f"config.{key} is {value!r} ({type(value).__name__}); allowed: {allowed_values(field)}"
+        )
+    if "check" in field.metadata and not field.metadata["check"](converted):
+        allowed = field.metadata["allowed"]
+        raise ConfigError(
+            f"config.{key} is {value!r}; allowed: {allowed}{_nearest_choice(converted, allowed)}"
+        )
+    return converted
+
+
+def _nearest_choice(value: Any, allowed: str) -> str:
+    if not isinstance(value, str):
+        return ""
+    options = [part for part in allowed.split("'") if part.strip(" ,")]
+    near = difflib.get_close_matches(value, options, n=1)
+    return f"; nearest: {near[0]!r}" if near else ""
+
+
+def _convert(wanted: type | types.GenericAlias, value: Any) -> Any:
+    """`value` as the wanted type, or None where a conversion would lose or invent something."""
+    if get_origin(wanted) is tuple:
+        if not isinstance(value, list | tuple):
+            return None
+        items = tuple(_convert(get_args(wanted)[0], item) for item in value)
+        return None if None in items else items
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if wanted is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(value) is wanted:
+        return value
+    return None
