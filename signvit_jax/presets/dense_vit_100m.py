@@ -13,11 +13,21 @@ from signvit_jax.presets import dense_vit
 
 def get_config() -> ConfigDict:
     config = dense_vit.get_config()
-    config.model.encoder.update(
-        output_dim=768, vit_hidden_dim=768, vit_num_heads=12, vit_num_layers=12, vit_mlp_dim=3072
+    config.update(
+        {
+            "model": {
+                "encoder": {
+                    "output_dim": 768,
+                    "vit_hidden_dim": 768,
+                    "vit_num_heads": 12,
+                    "vit_num_layers": 12,
+                    "vit_mlp_dim": 3072,
+                },
+                "temporal": {"num_heads": 8},
+                "decoder": {"hidden_dim": 240, "ff_dim": 480},
+            },
+            "training": {"encoder_lr": 1e-4, "decoder_lr": 3e-4},
+            "tokenizer": {"vocab_size": 16_000},
+        }
     )
-    config.model.temporal.num_heads = 8
-    config.model.decoder.update(hidden_dim=240, ff_dim=480)
-    config.training.update(encoder_lr=1e-4, decoder_lr=3e-4)
-    config.tokenizer.vocab_size = 16_000
     return config

@@ -12,12 +12,17 @@ from signvit_jax.presets import dense_vit
 
 def get_config() -> ConfigDict:
     config = dense_vit.get_config()
-    config.training.batch_size = 64
-    config.training.gradient_accumulation = 2
-    config.training.encoder_lr = 1e-4
-    config.training.decoder_lr = 3e-4
-    config.training.save_every_n_minutes = 20.0
-    config.data.num_workers = 8
-    config.data.prefetch_batches = 8
-    config.mesh = {"data": -1, "fsdp": 8, "tensor": 1}
+    config.update(
+        {
+            "training": {
+                "batch_size": 64,
+                "gradient_accumulation": 2,
+                "encoder_lr": 1e-4,
+                "decoder_lr": 3e-4,
+                "save_every_n_minutes": 20.0,
+            },
+            "data": {"num_workers": 8, "prefetch_batches": 8},
+            "mesh": {"data": -1, "fsdp": 8, "tensor": 1},
+        }
+    )
     return config

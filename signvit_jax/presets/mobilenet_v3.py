@@ -14,14 +14,21 @@ from signvit_jax.presets import dense_vit
 
 
 def get_config() -> ConfigDict:
-    config = dense_vit.get_config()
-    config.model.encoder = {
+    values = dense_vit.get_config().to_dict()
+    values["model"]["encoder"] = {
         "backbone": "mobilenet_v3_large",
         "output_dim": 960,
         "batch_norm_momentum": 0.1,
     }
-    config.model.temporal.num_heads = 8
-    config.model.decoder.update(hidden_dim=256, ff_dim=512)
-    config.model.ctc.tied = True
-    config.training.update(encoder_lr=3e-4, decoder_lr=3e-4, remat="full")
+    config = ConfigDict(values)
+    config.update(
+        {
+            "model": {
+                "temporal": {"num_heads": 8},
+                "decoder": {"hidden_dim": 256, "ff_dim": 512},
+                "ctc": {"tied": True},
+            },
+            "training": {"encoder_lr": 3e-4, "decoder_lr": 3e-4, "remat": "full"},
+        }
+    )
     return config

@@ -12,27 +12,8 @@ from signvit_jax.presets import overfit_small
 
 
 def get_config() -> ConfigDict:
-    config = overfit_small.get_config()
-    config.model.encoder.update(
-        patch_size=12,
-        dropout=0.1,
-        vit_num_layers=3,
-        stem="patch",
-        frame_pooling="mean",
-        motion="none",
-    )
-    config.model.temporal.update(dropout=0.1, num_queries=16, num_attention_layers=0)
-    config.model.decoder.memory = "queries"
-    config.training.update(encoder_lr=1e-3, decoder_lr=1e-3, ctc_flat_start_steps=0)
-    config.training.update(
-        batch_size=16,
-        num_epochs=8,
-        eval_every_n_epochs=4,
-        save_every_n_epochs=2,
-        num_sample_predictions=3,
-        best_metric="wer",
-    )
-    config.data = {
+    values = overfit_small.get_config().to_dict()
+    values["data"] = {
         "name": "synthetic_signs",
         "image_size": 48,
         "resize_mode": "squash",
@@ -47,4 +28,32 @@ def get_config() -> ConfigDict:
             "speed": 0.1,
         },
     }
+    config = ConfigDict(values)
+    config.update(
+        {
+            "model": {
+                "encoder": {
+                    "patch_size": 12,
+                    "dropout": 0.1,
+                    "vit_num_layers": 3,
+                    "stem": "patch",
+                    "frame_pooling": "mean",
+                    "motion": "none",
+                },
+                "temporal": {"dropout": 0.1, "num_queries": 16, "num_attention_layers": 0},
+                "decoder": {"memory": "queries"},
+            },
+            "training": {
+                "encoder_lr": 1e-3,
+                "decoder_lr": 1e-3,
+                "ctc_flat_start_steps": 0,
+                "batch_size": 16,
+                "num_epochs": 8,
+                "eval_every_n_epochs": 4,
+                "save_every_n_epochs": 2,
+                "num_sample_predictions": 3,
+                "best_metric": "wer",
+            },
+        }
+    )
     return config

@@ -11,68 +11,70 @@ from ml_collections import ConfigDict
 
 
 def get_config(vocab_file: str = "") -> ConfigDict:
-    config = ConfigDict()
-    config.model = {
-        "encoder": {
-            "backbone": "dense_vit",
-            "output_dim": 1024,
-            "vit_hidden_dim": 1024,
-            "vit_num_heads": 16,
-            "vit_num_layers": 24,
-            "vit_mlp_dim": 4096,
-            "patch_size": 16,
-            "dropout": 0.2,
-            "attention_dropout": 0.2,
-            "position_init": "normal",
-        },
-        "temporal": {
-            "num_queries": 32,
-            "num_heads": 16,
-            "num_temporal_conv": 4,
-            "kernel_size": 3,
-            "dropout": 0.2,
-        },
-        "decoder": {
-            "hidden_dim": 512,
-            "num_layers": 4,
-            "num_heads": 8,
-            "ff_dim": 1024,
-            "dropout": 0.1,
-            "max_len": 100,
-        },
-        "ctc": {"source": "queries", "dropout": 0.1},
-    }
-    config.training = {
-        "batch_size": 16,
-        "num_epochs": 200,
-        "encoder_lr": 5e-5,
-        "decoder_lr": 1.5e-4,
-        "weight_decay": 0.001,
-        "warmup_ratio": 0.05,
-        "ctc_weight": 0.3,
-        "ce_weight": 0.7,
-        "label_smoothing": 0.05,
-        "max_grad_norm": 0.5,
-        "patience": 30,
-    }
-    # The reference turns, shifts and recolors every frame anew and mirrors half of them; here a clip gets one draw, and no mirror.
-    config.data = {
-        "num_frames": 16,
-        "image_size": 224,
-        "sampling": "even",
-        "resize_mode": "squash",
-        "augment": {
-            "rotate": 5.0,
-            "brightness": 0.2,
-            "contrast": 0.2,
-            "saturation": 0.2,
-            "hue": 0.05,
-        },
-    }
-    config.tokenizer = (
-        {"name": "bert", "vocab_file": vocab_file}
-        if vocab_file
-        else {"name": "bpe", "vocab_size": 30_522}
+    return ConfigDict(
+        {
+            "model": {
+                "encoder": {
+                    "backbone": "dense_vit",
+                    "output_dim": 1024,
+                    "vit_hidden_dim": 1024,
+                    "vit_num_heads": 16,
+                    "vit_num_layers": 24,
+                    "vit_mlp_dim": 4096,
+                    "patch_size": 16,
+                    "dropout": 0.2,
+                    "attention_dropout": 0.2,
+                    "position_init": "normal",
+                },
+                "temporal": {
+                    "num_queries": 32,
+                    "num_heads": 16,
+                    "num_temporal_conv": 4,
+                    "kernel_size": 3,
+                    "dropout": 0.2,
+                },
+                "decoder": {
+                    "hidden_dim": 512,
+                    "num_layers": 4,
+                    "num_heads": 8,
+                    "ff_dim": 1024,
+                    "dropout": 0.1,
+                    "max_len": 100,
+                },
+                "ctc": {"source": "queries", "dropout": 0.1},
+            },
+            "training": {
+                "batch_size": 16,
+                "num_epochs": 200,
+                "encoder_lr": 5e-5,
+                "decoder_lr": 1.5e-4,
+                "weight_decay": 0.001,
+                "warmup_ratio": 0.05,
+                "ctc_weight": 0.3,
+                "ce_weight": 0.7,
+                "label_smoothing": 0.05,
+                "max_grad_norm": 0.5,
+                "patience": 30,
+            },
+            # The reference turns, shifts and recolors every frame anew and mirrors half of them; here a clip gets one draw, and no mirror.
+            "data": {
+                "num_frames": 16,
+                "image_size": 224,
+                "sampling": "even",
+                "resize_mode": "squash",
+                "augment": {
+                    "rotate": 5.0,
+                    "brightness": 0.2,
+                    "contrast": 0.2,
+                    "saturation": 0.2,
+                    "hue": 0.05,
+                },
+            },
+            "tokenizer": (
+                {"name": "bert", "vocab_file": vocab_file}
+                if vocab_file
+                else {"name": "bpe", "vocab_size": 30_522}
+            ),
+            "inference": {"beam_size": 4, "length_penalty": 1.0, "temperature": 1.0},
+        }
     )
-    config.inference = {"beam_size": 4, "length_penalty": 1.0, "temperature": 1.0}
-    return config

@@ -11,13 +11,27 @@ from signvit_jax.presets import small
 
 def get_config() -> ConfigDict:
     config = small.get_config()
-    config.model.encoder.update(
-        output_dim=256, vit_hidden_dim=256, vit_num_heads=4, vit_num_layers=4, vit_mlp_dim=1024
+    config.update(
+        {
+            "model": {
+                "encoder": {
+                    "output_dim": 256,
+                    "vit_hidden_dim": 256,
+                    "vit_num_heads": 4,
+                    "vit_num_layers": 4,
+                    "vit_mlp_dim": 1024,
+                },
+                "temporal": {"num_attention_layers": 2},
+                "decoder": {"hidden_dim": 256, "ff_dim": 1024},
+            },
+            "training": {
+                "batch_size": 64,
+                "num_epochs": 30,
+                "ctc_flat_start_steps": 1000,
+                "use_amp": True,
+                "scan_layers": True,
+            },
+            "data": {"image_size": 112, "num_workers": 8},
+        }
     )
-    config.model.temporal.update(num_attention_layers=2)
-    config.model.decoder.update(hidden_dim=256, ff_dim=1024)
-    config.training.update(
-        batch_size=64, num_epochs=30, ctc_flat_start_steps=1000, use_amp=True, scan_layers=True
-    )
-    config.data.update(image_size=112, num_workers=8)
     return config
