@@ -43,7 +43,13 @@ TESTS = {
     _TRAINING + "metrics_log.py": ["training/test_observers.py", "training/test_metrics_log.py", "reliability/test_untrusted_files.py"],
     _TRAINING + "observers.py": ["training/test_observers.py"],
     _TRAINING + "origin.py": ["training/test_origin.py", "training/test_distillation.py"],
-    _TRAINING + "run.py": ["training/test_run.py", "training/test_origin.py", "training/test_workdir.py", "end_to_end/test_wrong_usage.py"],
+    _TRAINING + "run.py": [
+        "training/test_run.py",
+        "training/test_origin.py",
+        "training/test_workdir.py",
+        "training/test_data_folder.py",
+        "end_to_end/test_wrong_usage.py",
+    ],
     _TRAINING + "signals.py": ["training/test_signals.py"],
     _TRAINING + "workdir.py": ["training/test_workdir.py"],
 }

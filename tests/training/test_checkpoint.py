@@ -542,6 +542,23 @@ def test_what_process_0_finds_of_a_checkpoint_holds_for_all(folder, monkeypatch,
     assert damage == (found if process == 0 or not found else ["named by process 0"] * 2)
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_the_other_processes_wait_for_a_change_of_the_folder(tmp_path, monkeypatch, process):
+    store, done = CheckpointStore(tmp_path / "c"), []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    monkeypatch.setattr("signvit_jax.training.checkpoint.multihost_utils.sync_global_devices", lambda _: done.append("wait"))
+    store._on_first_process(lambda: done.append("change"))
+    assert done == ["change", "wait"][process:]
+
+
+def test_a_store_makes_its_folder_and_those_above_it(tmp_path, caplog):
+    store = CheckpointStore(tmp_path / "a" / "b")
+    store.save(1, *state_of(1), {}, wait=True)
+    store.close()
+    assert CheckpointReader(tmp_path / "a" / "b").steps() == [1] and not caplog.text
+
+
 def test_a_store_that_was_closed_leaves_no_thread_behind(tmp_path):
     before = threading.active_count()
     save_steps(tmp_path / "c", [1, 2])

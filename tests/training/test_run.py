@@ -22,6 +22,7 @@ from signvit_jax.training.checkpoint_reader import META, CheckpointReader
 from signvit_jax.training.integrity import write_manifest
 from signvit_jax.training.optimizer import one_cycle
 from signvit_jax.training.run import _agree_with_earlier_start, _make_again, _tokenizers, _with_pretrained, _write_description
+from signvit_jax.training.run import train as train_run
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.trained_model import load_trained
 from signvit_jax.training.workdir import Workdir
@@ -330,6 +331,13 @@ def test_a_start_says_whose_lock_it_took_over_and_what_it_changes_and_puts_back_
     said = capfd.readouterr().err
     assert "took over the lock of process 1 on node7 since yesterday, which has ended without releasing it" in said
     assert "config.inference.beam_size is now 3; it was 2" in said and asked == [0]
+
+
+def test_outside_slurm_a_run_to_be_requeued_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(ConfigError, match="--requeue was given, but this is no Slurm job"):
+        train_run(Config(), tmp_path / "run", requeue=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_checkpoints_without_a_config_are_not_taken_for_a_run(run, trained, capfd):
