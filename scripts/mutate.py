@@ -51,7 +51,7 @@ TESTS = {
         "end_to_end/test_wrong_usage.py",
     ],
     _TRAINING + "signals.py": ["training/test_signals.py"],
-    _TRAINING + "workdir.py": ["training/test_workdir.py"],
+    _TRAINING + "workdir.py": ["training/test_workdir.py", "test_local_paths.py"],
 }
 FILES = list(TESTS)
 _PASSED = 77

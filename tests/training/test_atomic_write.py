@@ -93,7 +93,7 @@ def test_damage_is_told_file_by_file(tmp_path):
     assert integrity.find_damage(tmp_path, ("meta",)) == ["whole: missing"]  # what lies beside the items is always looked at
 
 
-def test_a_manifest_that_lists_the_files_in_another_order_is_the_same(tmp_path):
+def test_a_manifest_may_be_sorted_anew_and_not_changed(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text("content")
     integrity.write_manifest(tmp_path)
@@ -101,6 +101,9 @@ def test_a_manifest_that_lists_the_files_in_another_order_is_the_same(tmp_path):
     manifest["files"] = dict(reversed(manifest["files"].items()))
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert integrity.find_damage(tmp_path) == []
+    del manifest["files"]["b"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert integrity.find_damage(tmp_path) == ["manifest.json: changed"]
 
 
 def test_a_file_that_the_disk_does_not_give_back_is_damage(tmp_path, monkeypatch):
