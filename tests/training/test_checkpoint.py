@@ -596,6 +596,19 @@ def test_a_save_that_is_under_way_is_waited_for_before_a_restore(folder):
     store.close()
 
 
+def test_the_latest_step_is_the_highest(two_steps):
+    assert CheckpointReader(two_steps).latest_step() == 2
+
+
+def test_five_differences_are_all_shown_and_none_is_counted(tmp_path):
+    store = CheckpointStore(tmp_path / "c")
+    store.save(1, {str(number): jnp.zeros(2) for number in range(5)}, None, {}, wait=True)
+    store.close()
+    wanted = {str(number): jax.ShapeDtypeStruct((3,), np.float32) for number in range(5)}
+    with pytest.raises(CheckpointMismatch, match=r"5 of 5 arrays of params differ:\n(  \d: saved .*\n){5}Use the config"):
+        CheckpointReader(tmp_path / "c").restore_params("last", wanted)
+
+
 def test_a_checkpoint_says_which_format_it_has(two_steps):
     assert json.loads((two_steps / "2" / "meta" / "meta.json").read_text())["format"] == 1
 
