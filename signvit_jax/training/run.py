@@ -25,7 +25,7 @@ from signvit_jax.weights.pretrained import PretrainedBackbone, read_pretrained
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, path: Path, *, strict_restore: bool = False, requeue: bool = False, profile: TracedSteps | None = None) -> int:
+def train(config: Config, path: Path, *, strict_restore: bool, requeue: bool, profile: TracedSteps | None) -> int:
     """Trains in the workdir at `path`; a second call with the same goes on from its newest good checkpoint. Returns the exit code.
 
     A damaged newest checkpoint is named and the one before it used; with `strict_restore` it ends the run instead.

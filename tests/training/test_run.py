@@ -333,10 +333,18 @@ def test_a_start_says_whose_lock_it_took_over_and_what_it_changes_and_puts_back_
     assert "config.inference.beam_size is now 3; it was 2" in said and asked == [0]
 
 
+@pytest.mark.parametrize(("before", "said"), [("data", False), ("a/data", False), ("other", True), ("/b/data", True), ("/a/../a/data", True)])
+def test_a_data_dir_kept_as_it_was_typed_is_no_change(tmp_path, caplog, before, said):
+    workdir = Workdir.create(tmp_path)
+    workdir.write_text(workdir.config_json, to_json(from_mapping({"data": {"data_dir": before}})))
+    _agree_with_earlier_start(from_mapping({"data": {"data_dir": "/a/data"}}), workdir)
+    assert (f"config.data.data_dir is now '/a/data'; it was '{before}'" in caplog.text) == said
+
+
 def test_outside_slurm_a_run_to_be_requeued_does_not_start(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match="--requeue was given, but this is no Slurm job"):
-        train_run(Config(), tmp_path / "run", requeue=True)
+        train_run(Config(), tmp_path / "run", strict_restore=False, requeue=True, profile=None)
     assert not (tmp_path / "run").exists()
 
 
