@@ -296,7 +296,7 @@ def test_a_workdir_is_made_again_with_what_a_later_start_needs(tmp_path, caplog,
         _make_again(data, workdir, lock, None)
         assert lock.holds() and workdir.checkpoints.is_dir()
     assert workdir.read_config() == Config() and workdir.tokenizer_json.exists() and workdir.origin_json.exists()
-    assert ("is gone, renamed or deleted" in caplog.text) == (left != "all_but_the_lock")
+    assert ("is gone, renamed or deleted" in caplog.text) == workdir.run_log.exists() == (left != "all_but_the_lock")
 
 
 def test_pretrained_weights_are_read_at_the_very_first_start_only(tmp_path, trained, monkeypatch):
