@@ -39,7 +39,7 @@ TESTS = {
     ],
     "checkpoints/reader.py": ["checkpoints/test_store.py"],
     "checkpoints/store.py": ["checkpoints/test_store.py"],
-    "checkpoints/workdir.py": ["checkpoints/test_workdir.py"],
+    "checkpoints/workdir.py": ["checkpoints/test_workdir.py", "files/test_local_paths.py"],
     "data/epoch_plan.py": ["data/test_epoch_plan.py"],
     "files/atomic.py": ["files/test_atomic.py"],
     "runtime/consensus.py": ["runtime/test_consensus.py"],
@@ -56,6 +56,7 @@ TESTS = {
         "training/test_run.py",
         "training/test_origin.py",
         "checkpoints/test_workdir.py",
+        "checkpoints/test_data_folder.py",
         "end_to_end/test_wrong_usage.py",
     ],
 }

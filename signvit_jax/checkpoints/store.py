@@ -290,8 +290,7 @@ class CheckpointStore(CheckpointReader):
     def _on_first_process(self, change: Callable[[], None]) -> None:
         if jax.process_index() == 0:
             change()
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"checkpoint folder {self.folder}")
+        multihost_utils.sync_global_devices(f"checkpoint folder {self.folder}")
 
 
 def _data_position(folder: Path) -> dict[str, Any]:

@@ -30,9 +30,9 @@ def train(
     config: Config,
     path: Path,
     *,
-    strict_restore: bool = False,
-    requeue: bool = False,
-    profile: TracedSteps | None = None,
+    strict_restore: bool,
+    requeue: bool,
+    profile: TracedSteps | None,
 ) -> int:
     """Trains in the workdir at `path`; a second call with the same goes on from its newest good checkpoint. Returns the exit code.
 

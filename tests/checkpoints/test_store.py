@@ -665,10 +665,32 @@ def test_what_process_0_finds_of_a_checkpoint_holds_for_all(
     assert damage == (found if process == 0 or not found else ["named by process 0"] * 2)
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_the_other_processes_wait_for_a_change_of_the_folder(tmp_path, monkeypatch, process):
+    store, done = CheckpointStore(tmp_path / "c"), []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    monkeypatch.setattr(
+        "signvit_jax.training.checkpoint.multihost_utils.sync_global_devices",
+        lambda _: done.append("wait"),
+    )
+    store._on_first_process(lambda: done.append("change"))
+    assert done == ["change", "wait"][process:]
+
+
+def test_a_store_makes_its_folder_and_those_above_it(tmp_path, caplog):
+    store = CheckpointStore(tmp_path / "a" / "b")
+    store.save(1, *state_of(1), {}, wait=True)
+    store.close()
+    assert CheckpointReader(tmp_path / "a" / "b").steps() == [1] and not caplog.text
+
+
 def test_a_store_that_was_closed_leaves_no_thread_behind(tmp_path):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     save_steps(tmp_path / "c", [1, 2])
-    assert threading.active_count() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=20)  # on a busy machine a thread that was told to end still runs
+        assert not thread.is_alive()
 
 
 def test_what_cannot_be_meant_is_refused(two_steps):
@@ -700,6 +722,22 @@ def test_a_save_that_is_under_way_is_waited_for_before_a_restore(folder):
     store.save(3, *state_of(3), {})
     assert store.restore(*TARGETS).step == 3
     store.close()
+
+
+def test_the_latest_step_is_the_highest(two_steps):
+    assert CheckpointReader(two_steps).latest_step() == 2
+
+
+def test_five_differences_are_all_shown_and_none_is_counted(tmp_path):
+    store = CheckpointStore(tmp_path / "c")
+    store.save(1, {str(number): jnp.zeros(2) for number in range(5)}, None, {}, wait=True)
+    store.close()
+    wanted = {str(number): jax.ShapeDtypeStruct((3,), np.float32) for number in range(5)}
+    with pytest.raises(
+        CheckpointMismatch,
+        match=r"5 of 5 arrays of params differ:\n(  \d: saved .*\n){5}Use the config",
+    ):
+        CheckpointReader(tmp_path / "c").restore_params("last", wanted)
 
 
 def test_a_checkpoint_says_which_format_it_has(two_steps):

@@ -259,6 +259,15 @@ def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path, monkeypatch):
         pass
 
 
+def test_a_file_in_the_place_of_the_workdir_is_not_locked(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with (
+        pytest.raises(WorkdirError, match=r"/run could not be opened: Not a directory"),
+        Workdir(tmp_path / "run").lock(),
+    ):
+        pass
+
+
 def test_a_lock_file_is_for_reading_by_others_and_no_program(tmp_path):
     before = os.umask(0)
     try:

@@ -1,5 +1,6 @@
 """A file is the old one or the new one also across a power cut: what is on the disk is known by the order of writing, flushing and renaming."""
 
+import json
 import os
 from pathlib import Path
 
@@ -70,7 +71,13 @@ def test_a_file_that_cannot_even_be_made_is_the_error_that_is_raised(tmp_path, m
 def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_for_it(
     tmp_path, calls
 ):
-    for name in ("params/d/data", "params/_METADATA", "meta/meta.json", "_CHECKPOINT_METADATA"):
+    for name in (
+        "params/d/data",
+        "params/_METADATA",
+        "meta/meta.json",
+        "_CHECKPOINT_METADATA",
+        "commit_success.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     manifest.write_manifest(tmp_path)
@@ -103,6 +110,19 @@ def test_damage_is_told_file_by_file(tmp_path):
     assert manifest.find_damage(tmp_path, ("meta",)) == [
         "whole: missing"
     ]  # what lies beside the items is always looked at
+
+
+def test_a_manifest_may_be_sorted_anew_and_not_changed(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("content")
+    manifest.write_manifest(tmp_path)
+    changed = json.loads((tmp_path / "manifest.json").read_text())
+    changed["files"] = dict(reversed(changed["files"].items()))
+    (tmp_path / "manifest.json").write_text(json.dumps(changed))
+    assert manifest.find_damage(tmp_path) == []
+    del changed["files"]["b"]
+    (tmp_path / "manifest.json").write_text(json.dumps(changed))
+    assert manifest.find_damage(tmp_path) == ["manifest.json: changed"]
 
 
 def test_a_file_that_the_disk_does_not_give_back_is_damage(tmp_path, monkeypatch):

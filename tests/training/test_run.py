@@ -37,6 +37,7 @@ from signvit_jax.training.run import (
     _with_pretrained,
     _write_description,
 )
+from signvit_jax.training.run import train as train_run
 from signvit_jax.training.run_data import RunData
 from tests.helpers import tiny_run
 
@@ -419,7 +420,11 @@ def test_a_workdir_is_made_again_with_what_a_later_start_needs(tmp_path, caplog,
         and workdir.tokenizer_json.exists()
         and workdir.origin_json.exists()
     )
-    assert ("is gone, renamed or deleted" in caplog.text) == (left != "all_but_the_lock")
+    assert (
+        ("is gone, renamed or deleted" in caplog.text)
+        == workdir.run_log.exists()
+        == (left != "all_but_the_lock")
+    )
 
 
 def test_pretrained_weights_are_read_at_the_very_first_start_only(tmp_path, trained, monkeypatch):
@@ -474,6 +479,30 @@ def test_a_start_says_whose_lock_it_took_over_and_what_it_changes_and_puts_back_
         in said
     )
     assert "config.inference.beam_size is now 3; it was 2" in said and asked == [0]
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("data", False),
+        ("a/data", False),
+        ("other", True),
+        ("/b/data", True),
+        ("/a/../a/data", True),
+    ],
+)
+def test_a_data_dir_kept_as_it_was_typed_is_no_change(tmp_path, caplog, before, said):
+    workdir = Workdir.create(tmp_path)
+    workdir.write_text(workdir.config_json, to_json(from_mapping({"data": {"data_dir": before}})))
+    _agree_with_earlier_start(from_mapping({"data": {"data_dir": "/a/data"}}), workdir)
+    assert (f"config.data.data_dir is now '/a/data'; it was '{before}'" in caplog.text) == said
+
+
+def test_outside_slurm_a_run_to_be_requeued_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(ConfigError, match="--requeue was given, but this is no Slurm job"):
+        train_run(Config(), tmp_path / "run", strict_restore=False, requeue=True, profile=None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_checkpoints_without_a_config_are_not_taken_for_a_run(run, trained, capfd):
