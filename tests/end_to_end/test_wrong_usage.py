@@ -57,7 +57,7 @@ def fails(capfd, main, *arguments) -> str:
         ),
         (["--config.data.train_split=tran"], ["'tran'", "test, train, validation"]),
         (["--config.model.ctc.target=gloss"], ["model.ctc.target", "gloss"]),
-        (["--batch_size=8"], ["--batch_size", "--config.group.key=value"]),
+        (["--batch_size=8"], ["--batch_size", "--config.training.batch_size"]),
     ],
 )
 def test_a_config_that_cannot_be_run_is_exit_2_with_key_and_value(
