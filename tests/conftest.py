@@ -1,4 +1,4 @@
-"""Settings for every test: CPU, and compiled programs shared between workers and runs. And one finished run for all tests that need one."""
+"""Settings for every test (CPU, shared compiled programs) and one finished run to read from."""
 
 import dataclasses
 import fcntl
@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# How long an example takes says how busy the machine is, and nothing of the code.
+# The time of an example depends on how busy the machine is.
 hypothesis.settings.register_profile(
     "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -18,14 +18,14 @@ hypothesis.settings.load_profile("any_machine")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# XLA's optimizations take longer than all that the tests compute.
+# XLA's optimizations take longer than everything that the tests compute.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 @dataclasses.dataclass(frozen=True)
 class TinyRun:
-    """What is there to be read; a test that writes to the workdir copies it first."""
+    """A finished run. Tests that write to its workdir copy it first."""
 
     source: Path  # clips.csv and videos/
     data_dir: Path
@@ -39,7 +39,10 @@ class TinyRun:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """Tests of one file, and those of the finished run, are for one test process: it compiles and trains once for all of them."""
+    """Run the tests of a file, and those of the finished run, in one process each.
+
+    So each process compiles and trains once.
+    """
     for item in items:
         if "trained" in item.fixturenames and "server" not in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("trained"))
@@ -49,7 +52,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _no_run_log_left_behind():
-    """A command's handlers write to the standard error of the test that called it, which is closed when that test ends."""
+    """Remove a command's log handlers: the standard error they write to ends with the test."""
     yield
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -60,7 +63,7 @@ def _no_run_log_left_behind():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> TinyRun:
-    """One tiny data set and the model trained on it, through the commands; made by whichever test process comes first."""
+    """A tiny data set and a model trained on it by the commands; the first process creates it."""
     from signvit_jax.commands import train
     from tests.helpers import tiny_run
 
@@ -105,7 +108,7 @@ def _build(run: TinyRun) -> None:
 
 @pytest.fixture
 def light_jax(trained):
-    """Compiles as the trained run did, and reuses its programs."""
+    """JAX settings of the trained run, whose compiled programs are reused."""
     from tests.helpers import tiny_run
 
     with tiny_run.light_jax(trained.cache):

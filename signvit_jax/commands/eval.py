@@ -25,7 +25,7 @@ from signvit_jax.config.schema import TOKENIZATIONS
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.streams import clean
-from signvit_jax.runtime.terminal import counted, print_table
+from signvit_jax.runtime.terminal import print_table, progress_bar
 
 DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
 DEFAULT_DECODERS = DECODERS[:3]
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
     report = output.with_suffix(".html")
     results.check_writable(output, report)
-    with StopRequest() as stop, counted(Console(stderr=True), transient=False) as bar:
+    with StopRequest() as stop, progress_bar(Console(stderr=True), transient=False) as bar:
         if arguments.calibrate:
             task = bar.add_task(
                 escape(f"fitting confidence on {config.data.val_split}"), total=None

@@ -26,7 +26,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.streams import clean
-from signvit_jax.runtime.terminal import counted, print_table
+from signvit_jax.runtime.terminal import print_table, progress_bar
 
 _FORMATS = ("int8", "onnx", "stablehlo", "safetensors")
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "quantize": manifest.quantize,
             "checkpoint_step": model.step,
         }
-        with counted(Console(stderr=True)) as bar:
+        with progress_bar(Console(stderr=True)) as bar:
             test = scored_split()
             clips = 2 * min(arguments.report_clips, len(test)) if test else None
             task = bar.add_task("scoring, before and after", total=clips)

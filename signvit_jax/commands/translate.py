@@ -32,7 +32,7 @@ from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
 from signvit_jax.runtime.streams import clean, clean_json, reader_has_gone
-from signvit_jax.runtime.terminal import FittingProgress, counted
+from signvit_jax.runtime.terminal import FittingProgress, progress_bar
 
 if TYPE_CHECKING:
     from signvit_jax.inference.translator import Translation
@@ -173,4 +173,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _progress() -> FittingProgress:
     """A bar on standard error, where that is a terminal and the texts are not printed on one."""
     console = Console(stderr=True)
-    return counted(console, disable=not console.is_terminal or sys.stdout.isatty())
+    return progress_bar(console, disable=not console.is_terminal or sys.stdout.isatty())

@@ -82,7 +82,7 @@ class EncoderConfig:
     )
     zoom: str = choice(
         ("none", "motion"),
-        "motion: crop every clip to the square in which it moves, and enlarge that.",
+        "Cropping; motion = crop every clip to the square in which it moves, and enlarge that.",
     )
     motion: str = choice(
         ("none", "clip_mean", "difference"),

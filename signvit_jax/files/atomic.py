@@ -1,11 +1,11 @@
-"""Files that are either the old ones or the new ones, never something between."""
+"""Atomic writing: after a crash or a power cut a file is the old one or the new one."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by a file that holds `text`, also across a power cut. Raises OSError, and then leaves what was there."""
+    """Replace `path` by a file with `text`. Raises OSError, and then keeps the old file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -20,7 +20,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes renames in `folder` survive a power cut."""
+    """Make renames in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

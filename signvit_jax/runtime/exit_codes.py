@@ -1,4 +1,4 @@
-"""What a command's exit code means, and the one place where an exception becomes one."""
+"""Exit codes of the commands, and the one place where an exception becomes one."""
 
 import contextlib
 import logging
@@ -15,95 +15,93 @@ from signvit_jax.errors.base import SignVitError
 from signvit_jax.runtime.streams import clean, guard_streams
 
 DONE = 0
-FAILED = 1  # something of ours or of the machine's: a full disk, a damaged checkpoint, a bug
-USAGE = 2  # wrong flag, config, data set or workdir: trying again without a change is of no use
+FAILED = 1  # a fault of ours or of the machine: a full disk, a damaged checkpoint, a bug
+USAGE = 2  # a wrong flag, config, data set or workdir: the same call would fail again
 SOME_INPUTS_FAILED = 3
 NO_READABLE_MEDIA = 4
 OUT_OF_MEMORY = 5
 HUNG_UP = 128 + signal.SIGHUP  # 129
 INTERRUPTED = 128 + signal.SIGINT  # 130
-TERMINATED = (
-    128 + signal.SIGTERM
-)  # 143; SIGUSR1, which batch systems send ahead of it, ends the same way
+TERMINATED = 128 + signal.SIGTERM  # 143, also for SIGUSR1, which batch systems send ahead of it
 
 
 class UsageError(SignVitError):
-    """What was asked for cannot be done as it was asked; the message says what can."""
+    """A request that cannot be carried out; the message says what can."""
 
     exit_code = USAGE
 
 
 MEMORY_ADVICE = """What to do, in this order:
-  halve the rows that are on the device at once: --config.training.gradient_accumulation=2 (batch 16 runs as 2 x 8, same result), then 4, 8
+  halve the clips on the device, with the same result: --config.training.gradient_accumulation=2
+  (a batch of 16 runs as 2 microbatches of 8), then 4, 8
   or train with a smaller batch: --config.training.batch_size=8
   keep less for the backward pass: --config.training.remat=full
-  fewer frames (--config.data.num_frames) or smaller pictures (--config.data.image_size); for evaluation --config.inference.batch_size
-  several devices: --config.mesh.fsdp=2 spreads parameters and optimizer state over two"""
+  fewer frames (--config.data.num_frames) or smaller images (--config.data.image_size);
+  for evaluation --config.inference.batch_size
+  several devices: --config.mesh.fsdp=2 shards parameters and optimizer state over two"""
 
 
 def run_command(
     main: Callable[[], int | None], log_file: Callable[[], Path | None] = lambda: None
 ) -> int:
-    """Runs a command and returns its exit code; `sys.exit(run_command(main))` is the last line of every command.
+    """Run a command and return its exit code, for `sys.exit(run_command(main))`.
 
-    A `SignVitError` is shown without a traceback, for its message is complete, and its `exit_code` is returned.
-    `main` returns an exit code (None means done). `log_file` is asked after an unexpected failure where its traceback should also be kept.
+    `main` returns an exit code; None means done. A `SignVitError` is shown without a traceback,
+    because its message is complete, and its `exit_code` is returned. After an unexpected failure
+    `log_file` is asked for a file that keeps the traceback.
     """
     guard_streams()
     try:
         os.getcwd()
     except FileNotFoundError:
-        return _say(
-            "the working directory has been deleted; change to one that is there (cd ..) and start again",
+        return _report(
+            "the working directory has been deleted; "
+            "change to one that exists (cd ..) and start again",
             USAGE,
         )
     find_home()
     try:
         code = main() or DONE
-        sys.stdout.flush()  # an error now, and not after the exit code is settled
+        sys.stdout.flush()  # so that an error appears before the exit code is decided
         return code
-    except SystemExit as stop:  # argparse has printed its own message
-        return (
-            stop.code
-            if isinstance(stop.code, int)
-            else DONE
-            if stop.code is None
-            else _say(str(stop.code), FAILED)
-        )
+    except SystemExit as stop:
+        return _code_of_exit(stop)
     except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
+        return _report("interrupted", INTERRUPTED)
     except BaseException as error:
-        return _exit_code(error, log_file)
+        return _code_of_error(error, log_file)
 
 
 def find_home() -> None:
-    """Gives a process without a home a folder of its own as HOME: containers run with an unknown user id and no HOME, and
-    libraries ask for one when they are imported. Nothing is changed where there is a home.
+    """Give a process without a home folder one as HOME.
+
+    Containers run with an unknown user id and no HOME, and libraries ask for one when they are
+    imported. Nothing changes where a home exists.
     """
     if os.path.expanduser("~") == "~":
-        with contextlib.suppress(
-            OSError
-        ):  # no temporary folder either: only some commands need one
+        # Without a temporary folder too, only some commands fail.
+        with contextlib.suppress(OSError):
             os.environ["HOME"] = private_folder()
 
 
 def private_folder() -> str:
-    """A folder under the system's temporary one that belongs to this user alone, the same for all processes of the user.
-    Raises OSError.
+    """A folder in the temporary folder that only this user can change.
+
+    The same for all processes of the user. Raises OSError.
     """
     folder = os.path.join(tempfile.gettempdir(), f"signvit_jax-{os.getuid()}")
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
         found = os.lstat(folder)
-        # Programs are kept here: nobody else may have made or may change it.
+        # Compiled programs are kept here: nobody else may have created it or may change it.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             return tempfile.mkdtemp(prefix="signvit_jax-")
     return folder
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for a MemoryError and for XLA's RESOURCE_EXHAUSTED, also where another exception was raised from it."""
+    """Whether an exception, or one that caused it, is a MemoryError or XLA's RESOURCE_EXHAUSTED."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, MemoryError) or (
@@ -115,28 +113,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     return False
 
 
-def _exit_code(error: BaseException, log_file: Callable[[], Path | None]) -> int:
+def _code_of_exit(stop: SystemExit) -> int:
+    """argparse exits with a number, after it has printed its own message."""
+    if stop.code is None:
+        return DONE
+    return stop.code if isinstance(stop.code, int) else _report(str(stop.code), FAILED)
+
+
+def _code_of_error(error: BaseException, log_file: Callable[[], Path | None]) -> int:
     if isinstance(error, SignVitError):
-        return _say(str(error), error.exit_code)
+        return _report(str(error), error.exit_code)
     if is_out_of_memory(error):
         _keep_traceback(error, log_file())
-        return _say(f"out of memory: {_first_line(error)}\n{MEMORY_ADVICE}", OUT_OF_MEMORY)
+        return _report(f"out of memory: {_first_line(error)}\n{MEMORY_ADVICE}", OUT_OF_MEMORY)
     path = log_file()
     if _keep_traceback(error, path):
-        return _say(
-            f"{type(error).__name__}: {_first_line(error)}\nThis was not expected; the traceback is in {path}",
+        return _report(
+            f"{type(error).__name__}: {_first_line(error)}\n"
+            f"This was not expected; the traceback is in {path}",
             FAILED,
         )
-    if (
-        isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror
-    ):  # the machine's, and complete
-        return _say(f"{error.filename}: {error.strerror}", FAILED)
-    print(
-        clean("".join(traceback.format_exception(error)), keep="\n"),
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
+    # The operating system's message about a file is complete.
+    if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
+        return _report(f"{error.filename}: {error.strerror}", FAILED)
+    text = clean("".join(traceback.format_exception(error)), keep="\n")
+    print(text, end="", file=sys.stderr, flush=True)
     return FAILED
 
 
@@ -158,10 +159,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _say(message: str, code: int) -> int:
-    print(
-        clean(f"error: {message}" if code != INTERRUPTED else message, keep="\n"),
-        file=sys.stderr,
-        flush=True,
-    )
+def _report(message: str, code: int) -> int:
+    """Print the message of a failure and return its exit code."""
+    text = message if code == INTERRUPTED else f"error: {message}"
+    print(clean(text, keep="\n"), file=sys.stderr, flush=True)
     return code

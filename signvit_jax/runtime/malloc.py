@@ -1,19 +1,21 @@
-"""How the process asks the kernel for memory."""
+"""glibc malloc tuning for CPU training."""
 
 import ctypes
 import sys
 
-# Numbers of glibc's malloc.h.
+# Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
-_KEPT = 256 << 20  # bytes
+_TOP_PAD_BYTES = 256 << 20
+_NEVER = -1
 
 
 def tune_malloc() -> bool:
-    """Lets malloc keep what is freed for the next step; False where the C library is not glibc.
+    """Let malloc reuse freed memory in the next step; False where the C library is not glibc.
 
-    XLA's CPU backend allocates its temporaries anew at every step. Large ones come straight from the kernel by default and go straight back, so
-    each step pays for fresh, zeroed pages: a tenth to a quarter of the time of a small model's step. One arena serves all threads, for the others
-    hold no block of more than 64 MiB; so this comes before JAX starts its threads.
+    XLA's CPU backend allocates its temporaries anew in every step. By default large blocks come
+    directly from the kernel and return to it, so each step pays for fresh, zeroed pages: a tenth to
+    a quarter of a small model's step time. One arena serves all threads, because the other arenas
+    hold no block above 64 MiB. Call it before JAX starts its threads.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -21,12 +23,11 @@ def tune_malloc() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    never = -1
-    return all(
-        [
-            mallopt(_ARENA_MAX, 1),
-            mallopt(_MMAP_MAX, 0),
-            mallopt(_TRIM_THRESHOLD, never),
-            mallopt(_TOP_PAD, _KEPT),
-        ]
-    )
+    settings = {
+        _ARENA_MAX: 1,
+        _MMAP_MAX: 0,
+        _TRIM_THRESHOLD: _NEVER,
+        _TOP_PAD: _TOP_PAD_BYTES,
+    }
+    accepted = [mallopt(parameter, value) for parameter, value in settings.items()]
+    return all(accepted)

@@ -1,4 +1,4 @@
-"""Signals as a wish that the run reads where it can act on it: stop, save, end with the right exit code."""
+"""Signals as a request to stop, which the run polls where it can save and end cleanly."""
 
 import contextlib
 import logging
@@ -18,27 +18,31 @@ EXIT_CODES = {
     signal.SIGINT: INTERRUPTED,
     signal.SIGHUP: HUNG_UP,
 }
-# One Ctrl-C or scancel can reach a process twice, by way of its process group and of a wrapper; what comes this soon is the same wish.
-_SAME_WISH_S = 0.2
+# One Ctrl-C or scancel can reach a process twice, through its process group and through a wrapper.
+# A second signal within this time counts as the same request.
+_SAME_REQUEST_S = 0.2
 _END = b"\0"
 _logger = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Turns the first SIGTERM, SIGUSR1, SIGINT or SIGHUP into `requested`; the second ends the process at once.
+    """Turns the first SIGTERM, SIGUSR1, SIGINT or SIGHUP into `requested`; a second one exits.
 
-    SIGHUP, of a terminal that is closed or a connection that is lost, is nobody's second wish: the shell
-    and the kernel both send it. Where it was ignored already, as under nohup, it stays ignored.
+    SIGHUP, of a terminal that is closed or a connection that is lost, never counts as the second:
+    the shell and the kernel both send it. Where it was ignored already, as under nohup, it stays
+    ignored.
 
-    Poll `requested` between steps, in evaluation, decoding and warm-up; any thread may. Signals are received by a thread of their own: Python's
-    handlers wait for the main thread, which may be inside a compilation for minutes. Works without `jax.distributed`; of several processes each
-    receives its own, and `consensus.py` tells the others. Entered outside the main thread it catches nothing and `requested` stays False.
+    Poll `requested` between steps, in evaluation, decoding and warm-up; any thread may. A separate
+    thread receives the signals, because Python's handlers wait for the main thread, which may be
+    compiling for minutes. Works without `jax.distributed`; of several processes each receives its
+    own signals, and `consensus.py` tells the others. Outside the main thread it catches nothing and
+    `requested` stays False.
     """
 
     def __init__(self):
         self._received = 0
-        self._since: float  # when that was
-        self._nothing_to_lose = False
+        self._received_at: float  # time.monotonic() of the first signal
+        self._exit_immediately = False
         self._old_handlers: dict[int, object] = {}
         self._restore = contextlib.ExitStack()
 
@@ -48,24 +52,27 @@ class StopRequest:
 
     @property
     def received(self) -> int:
-        """The signal that came first, 0 if none did."""
+        """The first signal; 0 = none."""
         return self._received
 
     @property
     def exit_code(self) -> int:
-        """143, 130 or 129 for the signal that came, 0 if none did."""
+        """143, 130 or 129 for the first signal; 0 if there was none."""
         return EXIT_CODES[signal.Signals(self._received)] if self._received else 0
 
     @contextlib.contextmanager
     def exit_immediately_on_signal(self) -> Iterator[None]:
-        """While this is open, the first signal already ends the process at once: for reading the data set and for the first compilation."""
-        self._nothing_to_lose = True
+        """Exit at the first signal while this is open, because there is nothing to save.
+
+        For reading the data set and for the first compilation.
+        """
+        self._exit_immediately = True
         try:
             if self.requested:
-                self._end()
+                self._exit()
             yield
         finally:
-            self._nothing_to_lose = False
+            self._exit_immediately = False
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
@@ -84,10 +91,10 @@ class StopRequest:
         for number in EXIT_CODES:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
-            # A handler has to be there for the number to be written to the pipe; all else is the watcher's.
+            # Python writes a signal's number to the pipe only if it has a handler of its own.
             self._old_handlers[number] = signal.signal(number, lambda *_: None)
-        self._restore.callback(self._give_back_handlers)
-        os.register_at_fork(after_in_child=self._leave_in_child)
+        self._restore.callback(self._restore_handlers)
+        os.register_at_fork(after_in_child=self._restore_in_child)
         return self
 
     def __exit__(
@@ -98,15 +105,18 @@ class StopRequest:
     ) -> None:
         self._restore.close()
 
-    def _give_back_handlers(self) -> None:
+    def _restore_handlers(self) -> None:
         while self._old_handlers:
             signal.signal(*self._old_handlers.popitem())
 
-    def _leave_in_child(self) -> None:
-        """A forked reading process has to die of a signal as usual, and must not report it to its parent's pipe, which it shares."""
+    def _restore_in_child(self) -> None:
+        """Let a forked reading process die of a signal as usual.
+
+        Otherwise it would report the signal to its parent, whose pipe it shares.
+        """
         if self._old_handlers:
             signal.set_wakeup_fd(-1)
-            self._give_back_handlers()
+            self._restore_handlers()
 
     def _watch(self, reading: int) -> None:
         while (byte := os.read(reading, 1)) != _END:
@@ -115,19 +125,23 @@ class StopRequest:
 
     def _receive(self, received: signal.Signals) -> None:
         now = time.monotonic()
-        if self.requested and (received == signal.SIGHUP or now - self._since < _SAME_WISH_S):
-            return
-        first = not self.requested
-        if first:
-            self._received, self._since = received, now
-        if self._nothing_to_lose or not first:
-            self._end()
+        if self.requested:
+            if received == signal.SIGHUP or now - self._received_at < _SAME_REQUEST_S:
+                return
+            self._exit()
+        self._received = received
+        self._received_at = now
+        if self._exit_immediately:
+            self._exit()
         _logger.warning(
             "%s: stopping and saving; a second signal ends at once, without saving", received.name
         )
 
-    def _end(self) -> None:
-        """Without unwinding, which in mid-compilation is impossible; reading processes go first, so that none is left behind."""
+    def _exit(self) -> None:
+        """Exit without unwinding, which is impossible during a compilation.
+
+        Reading processes are killed first, so that none is left behind.
+        """
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(self.exit_code)

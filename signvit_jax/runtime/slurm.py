@@ -1,4 +1,4 @@
-"""Puts a Slurm job back into the queue when its time is nearly over; only where the user asked for it."""
+"""Requeuing of a Slurm job whose time is nearly over; only where the user asked for it."""
 
 import logging
 import os
@@ -14,22 +14,23 @@ def check_requeue() -> None:
     """Raises ConfigError outside a Slurm job."""
     if not os.environ.get("SLURM_JOB_ID"):
         raise ConfigError(
-            "--requeue was given, but this is no Slurm job: SLURM_JOB_ID is not set; leave --requeue out"
+            "--requeue was given, but this is not a Slurm job: SLURM_JOB_ID is not set; "
+            "leave --requeue out"
         )
 
 
 def requeue_after(received: int) -> None:
-    """`scontrol requeue` of this job if SIGUSR1 stopped the run, as `#SBATCH --signal=USR1@120` sends it 120 s before the end of the job's time.
+    """Requeue this job if SIGUSR1 stopped the run (`scontrol requeue`).
 
-    After SIGTERM (scancel) and SIGINT the job is not wanted any more. A scontrol that fails is named in the log and changes nothing else.
+    `#SBATCH --signal=USR1@120` sends SIGUSR1 120 s before the end of the job's time. After SIGTERM
+    (scancel) and SIGINT the job is not requeued. A scontrol that fails is only logged.
     """
     if received != signal.SIGUSR1:
         return
     job = os.environ["SLURM_JOB_ID"]
+    command = ["scontrol", "requeue", job]
     try:
-        done = subprocess.run(
-            ["scontrol", "requeue", job], capture_output=True, text=True, timeout=30, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         _logger.warning("job %s could not be put back into the queue: scontrol: %s", job, error)
         return

@@ -1,8 +1,9 @@
-"""Standard output and error of a command: which characters reach them, and what happens when nobody reads them any more.
+"""Standard output and error of a command.
 
-Texts and file names come from strangers: `clean` shows what a terminal would obey instead of print. `guard_streams` makes the
-streams of a process survive a name that their encoding lacks, a reader that has gone (`| head -1`), and being closed from the
-start (`2>&-`). `exit_codes.run_command` calls it for every command.
+Texts and file names come from strangers: `clean` escapes characters that a terminal would obey.
+`guard_streams` makes a process survive a name that the streams' encoding lacks, a reader that has
+gone (`| head -1`), and streams that were closed from the start (`2>&-`); `exit_codes.run_command`
+calls it for every command.
 """
 
 import errno
@@ -15,43 +16,48 @@ import sys
 
 from signvit_jax.errors.base import SignVitError
 
-_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_ASCII = re.compile("[^\x20-\x7e]")
 _GONE = (errno.EPIPE, errno.ECONNRESET)
 _MODES = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)  # of descriptors 0, 1 and 2
 
 
 class OutputError(SignVitError):
-    """Standard output or a file of texts that cannot be written, as on a full disk; the message says why."""
+    """Standard output or a caption file that cannot be written, as on a full disk."""
 
     exit_code = 1
 
 
 def clean(text: str, keep: str = "") -> str:
-    """The text with escapes (`\\x1b`, `\\n`, `\\u202e`) for control characters, line separators, bidirectional overrides and
-    bytes that are no UTF-8. Characters in `keep` stay. For everything that is shown and that others have written.
+    """The text with escapes (`\\x1b`, `\\n`, `\\u202e`) for what a terminal would obey.
+
+    Escaped are control characters, line separators, bidirectional overrides and bytes that are not
+    UTF-8, except characters in `keep`. For all output that others have written.
     """
-    return _UNSHOWN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
 
 def clean_json(text: str, encoding: str = "utf-8") -> str:
-    """The same for JSON, whose own escapes stand for the same value; what `encoding` lacks is escaped too. Line breaks between
-    values stay.
+    """The same for JSON, by JSON's own escapes, so that values stay what they were.
+
+    Characters that `encoding` lacks are escaped too; line breaks between values stay.
     """
     try:
         text.encode(encoding, "surrogatepass")
-        wanted = _UNSHOWN
+        escaped = _CONTROL
     except (UnicodeEncodeError, LookupError):
-        wanted = _NOT_ASCII
-    return wanted.sub(lambda found: found[0] if found[0] == "\n" else _json_escape(found[0]), text)
+        escaped = _NOT_ASCII
+    return escaped.sub(lambda found: found[0] if found[0] == "\n" else _json_escape(found[0]), text)
 
 
 def guard_streams() -> None:
-    """Replaces this process's standard output and error by streams that never end it. Streams of somebody else's, such as a
-    test's or a notebook's, are left alone; called again, it changes nothing.
+    """Replace this process's standard output and error by streams whose errors never end it.
+
+    Streams that a test or a notebook has put in their place are left alone. A second call changes
+    nothing.
     """
     for number, mode in enumerate(_MODES):
-        # A closed descriptor would be given to the next file that is opened, and errors of libraries would be written there.
+        # The next file that is opened would get a closed descriptor, and libraries' errors with it.
         if not _is_open(number):
             _to_devnull(number, mode)
     sys.stdout = _guarded(sys.stdout, sys.__stdout__, 1)
@@ -60,12 +66,12 @@ def guard_streams() -> None:
 
 
 def reader_has_gone() -> bool:
-    """True once something was written to standard output that nobody reads: a command that only prints can end."""
+    """Whether output was written that nobody reads: a command that only prints can end."""
     return isinstance(sys.stdout, _Stream) and sys.stdout.raw.reader_has_gone
 
 
 class CleanFormatter(logging.Formatter):
-    """Of messages that a terminal shows: they hold texts and names of others."""
+    """Cleans log messages for a terminal: they contain texts and names that others wrote."""
 
     def format(self, record: logging.LogRecord) -> str:
         return clean(super().format(record), keep="\n")
@@ -76,8 +82,10 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Descriptor(io.RawIOBase):
-    """Writes to a descriptor. When the reader has gone, the descriptor leads to /dev/null from then on, for every thread and
-    library that writes to it. Errors of standard error are dropped: messages that cannot be written never end a run.
+    """Writes to a descriptor, which is redirected to /dev/null once its reader has gone.
+
+    The redirection holds for every thread and library that writes to it. Errors on standard error
+    are dropped: messages that cannot be written never end a run.
     """
 
     def __init__(self, descriptor: int, old: io.TextIOWrapper):
@@ -102,7 +110,7 @@ class _Descriptor(io.RawIOBase):
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # another program has made the pipe non-blocking
+            except BlockingIOError:  # another program made the pipe non-blocking
                 select.select([], [self._descriptor], [])
             except OSError as error:
                 if error.errno in self._gone:
@@ -111,7 +119,7 @@ class _Descriptor(io.RawIOBase):
                 elif self._descriptor == 2:
                     return len(data)
                 else:
-                    # What is still in the buffer would fail again when the process ends.
+                    # The rest of the buffer would fail again when the process ends.
                     _to_devnull(self._descriptor, os.O_WRONLY)
                     raise OutputError(
                         f"standard output cannot be written: {error.strerror}"
@@ -147,11 +155,9 @@ def _guarded(
 
 def _escape(character: str) -> str:
     code = ord(character)
-    return (
-        f"\\x{code - 0xDC00:02x}"
-        if 0xDC80 <= code <= 0xDCFF
-        else character.encode("unicode_escape").decode()
-    )
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as os.fsdecode gives it
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def _json_escape(character: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables and progress bars that stay readable on a terminal of any width, and in a file."""
+"""Tables and progress bars that are readable on a terminal of any width, and in a file."""
 
 from collections.abc import Iterable
 
@@ -17,14 +17,18 @@ from rich.text import Text
 
 from signvit_jax.runtime.streams import clean
 
-_BAR, _SHORTEST_BAR = 40, 10  # characters
+_LONGEST_BAR, _SHORTEST_BAR = 40, 10  # characters
+_UNLIMITED = 10_000  # a width in characters that every table fits
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
-    """On standard output; row by row, one value a line, where the terminal is too narrow for the columns. A file has no width."""
+    """Print a table on standard output; one value per line where the terminal is too narrow.
+
+    In a file the table has its full width.
+    """
     console = console or Console()
     table.title, table.caption = _plain(table.title), _plain(table.caption)
-    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
+    needed = console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum
     if needed <= console.width:
         console.print(table)
     elif not console.is_terminal:
@@ -36,21 +40,24 @@ def print_table(table: Table, console: Console | None = None) -> None:
 
 
 class FittingProgress(Progress):
-    """A progress bar whose less important columns are left out where the terminal is too narrow for all: the bar itself first,
-    then the others from the last on. How many of how many are done is always shown.
+    """A progress bar that omits columns where the terminal is too narrow.
+
+    The bar itself goes first, then the other columns from the last on. The count of finished items
+    and their total are always shown.
     """
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
-        tasks, everything = list(tasks), self.columns
-        shown = [task for task in tasks if task.visible]
-        if shown:
-            self.columns = tuple(self._that_fit(shown))
+        tasks = list(tasks)
+        all_columns = self.columns
+        visible = [task for task in tasks if task.visible]
+        if visible:
+            self.columns = tuple(self._fitting_columns(visible))
         try:
             return super().make_tasks_table(tasks)
         finally:
-            self.columns = everything
+            self.columns = all_columns
 
-    def _that_fit(self, tasks: list[Task]) -> list[ProgressColumn]:
+    def _fitting_columns(self, tasks: list[Task]) -> list[ProgressColumn]:
         columns = [column for column in self.columns if isinstance(column, ProgressColumn)]
         widths = {column: max(self._width(column, task) for task in tasks) for column in columns}
 
@@ -59,26 +66,24 @@ class FittingProgress(Progress):
 
         for bar in [column for column in columns if isinstance(column, BarColumn)]:
             room = widths[bar] + spare()
-            bar.bar_width, widths[bar] = min(max(room, _SHORTEST_BAR), _BAR), min(room, _BAR)
+            bar.bar_width = min(max(room, _SHORTEST_BAR), _LONGEST_BAR)
+            widths[bar] = min(room, _LONGEST_BAR)
             if room < _SHORTEST_BAR:
                 columns.remove(bar)
-        for column in [
-            column
-            for column in reversed(columns)
-            if not isinstance(column, BarColumn | MofNCompleteColumn)
-        ]:
-            if spare() < 0:
+        for column in columns[::-1]:
+            if spare() < 0 and not isinstance(column, BarColumn | MofNCompleteColumn):
                 columns.remove(column)
         return columns
 
     def _width(self, column: ProgressColumn, task: Task) -> int:
-        return self.console.measure(
-            column(task), options=self.console.options.update(width=10_000)
-        ).maximum
+        options = self.console.options.update(width=_UNLIMITED)
+        return self.console.measure(column(task), options=options).maximum
 
 
-def counted(console: Console, *, transient: bool = True, disable: bool = False) -> FittingProgress:
-    """The bar of most commands: what is done, how many of how many, and the time that is left."""
+def progress_bar(
+    console: Console, *, transient: bool = True, disable: bool = False
+) -> FittingProgress:
+    """The bar of most commands: a description, finished items of all, and the time left."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -99,15 +104,11 @@ def _lines(table: Table) -> list[str]:
 
 
 def _plain(text: object) -> object:
-    """Titles hold names that others have chosen: no markup in them."""
+    """A title without markup and control characters, because it holds names that others chose."""
     return Text(clean(text, keep="\n")) if isinstance(text, str) else text
 
 
 def _text(cell: object) -> str:
-    return (
-        cell.plain
-        if isinstance(cell, Text)
-        else Text.from_markup(cell).plain
-        if isinstance(cell, str)
-        else str(cell)
-    )
+    if isinstance(cell, Text):
+        return cell.plain
+    return Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)

@@ -1,10 +1,11 @@
-"""Text to token ids and back: BPE or words learned from the training text, or a BERT vocabulary file. Ids are ints; PAD (the CTC blank) is always 0.
+"""Text to token ids and back: BPE or words learned from the training text, or a BERT vocabulary.
 
-Learned tokenizers read NFC text with runs of white space collapsed; their ids are PAD 0, BOS 1, EOS 2, UNK 3. For BPE
-`decode(encode(text)) == normalize(text)` unless the text holds characters that the training text did not.
+PAD, the CTC blank, always has id 0. Learned tokenizers read NFC text with runs of white space
+collapsed; their ids are PAD 0, BOS 1, EOS 2, UNK 3. For BPE `decode(encode(text)) ==
+normalize(text)` unless the text has characters that the training text lacks.
 
-Where the training text has a script without spaces (`text_scripts`), its characters are tokens, never
-its sentences. "word" then forgets which spaces stood beside such characters, as BERT does beside Han.
+Where the training text has a script without spaces (`scripts.py`), its characters become tokens,
+never its sentences. "word" then loses the spaces beside such characters, as BERT does beside Han.
 """
 
 import dataclasses
@@ -28,11 +29,12 @@ from signvit_jax.text import scripts
 
 _FORMAT = "signvit_jax tokenizer"
 _VERSION = 1
+_LISTED_PIECES = 8  # pieces that a note on unknown ones lists
 _WORD_START = "\u2581"
-# Names that hold a space: no word of any text can spell them, so no text can forge a special token.
+# Names with a space: no word of a text can equal them, so no text can forge a special token.
 _LEARNED_SPECIALS = ("< pad >", "< bos >", "< eos >", "< unk >")
 _BERT_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
-# Spaces that BERT's splitting put in: before . ? ! , and around an apostrophe within a word.
+# Spaces that BERT's splitting inserts: before . ? ! , and around an apostrophe within a word.
 _BERT_SPACES = re.compile(r" ([.?!,])|(?<=\w) (') (?=\w)")
 
 
@@ -44,7 +46,7 @@ class TokenizerError(SignVitError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """`kind` is "bpe", "word" or "bert"; `model` is the JSON of the `tokenizers` library, which holds the vocabulary."""
+    """`kind` is "bpe", "word" or "bert"; `model` is JSON of the `tokenizers` library."""
 
     kind: str
     lowercase: bool
@@ -81,24 +83,24 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     @functools.cached_property
-    def _cuts_by_spaces(self) -> bool:
-        """Whether spaces alone set its words apart: glosses, and text of scripts with spaces."""
+    def _splits_on_spaces(self) -> bool:
+        """Whether only spaces separate its words: glosses, and text of scripts with spaces."""
         return self.kind == "word" and isinstance(
             self._backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit
         )
 
     @functools.cached_property
     def tokens(self) -> tuple[str, ...]:
-        """The vocabulary in the order of the ids."""
+        """The vocabulary in order of ids."""
         return tuple(self._backend.id_to_token(i) for i in range(self.vocab_size))
 
     def normalize(self, text: str) -> str:
-        """What a learned tokenizer reads of a text; its word mark U+2581 counts as white space."""
+        """The text that a learned tokenizer reads. U+2581, its word mark, counts as white space."""
         text = unicodedata.normalize("NFC", text.lower() if self.lowercase else text)
         return " ".join(text.replace(_WORD_START, " ").split())
 
     def encode(self, text: str) -> list[int]:
-        """Ids without BOS and EOS; what the vocabulary does not know becomes `unk_id`."""
+        """Ids without BOS and EOS; `unk_id` for what the vocabulary lacks."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
@@ -110,7 +112,10 @@ class Tokenizer:
         ]
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """The text up to the first EOS, special ids left out. Raises ValueError for an id that is not in the vocabulary."""
+        """The text up to the first EOS, without special tokens.
+
+        Raises ValueError for an id outside the vocabulary.
+        """
         tokens = []
         for i in map(operator.index, ids):
             if i == self.eos_id:
@@ -122,21 +127,20 @@ class Tokenizer:
             if i not in self._specials:
                 tokens.append(self.tokens[i])
         if self.kind == "bert":
-            text = _BERT_SPACES.sub(
-                lambda space: space[1] or space[2], " ".join(tokens).replace(" ##", "")
-            )
-            return scripts.without_spaces_beside(text)  # BERT's splitting sets Han apart
-        if self.kind == "word" and not self._cuts_by_spaces:
+            joined = " ".join(tokens).replace(" ##", "")
+            text = _BERT_SPACES.sub(lambda space: space[1] or space[2], joined)
+            return scripts.without_spaces_beside(text)  # BERT puts spaces around Han
+        if self.kind == "word" and not self._splits_on_spaces:
             return scripts.join_units(tokens)
         text = "".join(tokens).replace(_WORD_START, " ") if self.kind == "bpe" else " ".join(tokens)
         return " ".join(text.split())
 
     def pieces(self, text: str) -> list[str]:
-        """The words (or characters) of a decoded text, a space before each that is set apart."""
-        return scripts.pieces(text, by_spaces=self._cuts_by_spaces)
+        """The words or characters of a decoded text, with leading spaces as in `scripts.pieces`."""
+        return scripts.pieces(text, by_spaces=self._splits_on_spaces)
 
     def unknown(self, texts: Sequence[str]) -> Counter[str]:
-        """What of the texts becomes `unk_id`, and how often: characters of BPE, words of the others."""
+        """Counts of what becomes `unk_id`: characters for BPE, words for the other kinds."""
         found: Counter[str] = Counter()
         for text, ids in zip(texts, self.encode_all(texts), strict=True):
             if self.unk_id in ids:
@@ -161,7 +165,7 @@ class Tokenizer:
 
     @staticmethod
     def from_json(text: str) -> "Tokenizer":
-        """Reads what `to_json` wrote. Raises TokenizerError."""
+        """The tokenizer that `to_json` wrote. Raises TokenizerError."""
         try:
             content = json.loads(text)
             if (
@@ -170,8 +174,8 @@ class Tokenizer:
                 or content["kind"] not in ("bpe", "word", "bert")
             ):
                 raise TokenizerError(
-                    f"not a tokenizer that this release reads: format {content['format']!r}, version {content['version']!r}, "
-                    f"kind {content['kind']!r}; "
+                    f"not a tokenizer that this release reads: format {content['format']!r}, "
+                    f"version {content['version']!r}, kind {content['kind']!r}; "
                     f"allowed: {_FORMAT!r} up to version {_VERSION}, kinds bpe, word, bert"
                 )
             model = tokenizers.Tokenizer.from_str(json.dumps(content["model"])).to_str()
@@ -181,35 +185,40 @@ class Tokenizer:
             raise
         except Exception as error:  # the Rust library raises bare Exception
             raise TokenizerError(
-                f"not a tokenizer file ({type(error).__name__}: {error}); it is written as tokenizer.json by training"
+                f"not a tokenizer file ({type(error).__name__}: {error}); "
+                "training writes it as tokenizer.json"
             ) from error
         if None in special_ids or special_ids[0] != 0:
             raise TokenizerError(
-                f"a tokenizer file whose special tokens have the ids {special_ids}; all must be there and PAD must be 0"
+                f"the tokenizer file gives its special tokens the ids {special_ids}; "
+                "none may be missing, and PAD must be 0"
             )
         return tokenizer
 
 
 def make_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer that the config asks for: read from `vocab_file` ("bert") or learned from the training texts. Raises ConfigError."""
-    return (
-        load_bert_vocabulary(config.vocab_file, config)
-        if config.name == "bert"
-        else learn(texts, config)
-    )
+    """The tokenizer of the config: read from `vocab_file` ("bert") or learned from `texts`.
+
+    Raises ConfigError.
+    """
+    if config.name == "bert":
+        return load_bert_vocabulary(config.vocab_file, config)
+    return learn(texts, config)
 
 
 def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """Learns "bpe" or "word" from texts; the same texts give the same ids. Raises ConfigError if there is no text or the config's ids disagree.
+    """A tokenizer "bpe" or "word" learned from texts; the same texts give the same ids.
 
-    Every character of the texts has an id even where that takes more than `vocab_size` entries. With room enough and `min_frequency` 1
-    every word becomes one token.
+    Every character of the texts gets an id, even if that takes more than `vocab_size` entries. In a
+    large enough vocabulary with `min_frequency` 1 every word becomes one token. Raises ConfigError
+    if there is no text, or if the config's ids differ from the tokenizer's.
     """
     reader = Tokenizer(config.name, config.lowercase, "")
     lines = [line for text in texts if (line := reader.normalize(text))]
     if not lines:
         raise ConfigError(
-            f"config.tokenizer.name is {config.name!r}, which learns from the training text, but there is no text; set data.train_split or 'bert'"
+            f"config.tokenizer.name is {config.name!r}, which learns from the training text, "
+            "but there is no text; set data.train_split or 'bert'"
         )
     if config.name == "bpe":
         backend = _learn_bpe(lines, config)
@@ -219,51 +228,56 @@ def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 
 def unknown_note(unknown: Mapping[str, int], what: str = "") -> str:
-    """What `Tokenizer.unknown` found, said for people; "" where it found nothing. `what`: what to call it."""
+    """The counts of `Tokenizer.unknown` as a sentence; "" where there are none.
+
+    `what` names the pieces; by default they are characters or words.
+    """
     if not unknown:
         return ""
-    named = ", ".join(
-        f"{piece!r} ({count:,})"
-        for piece, count in sorted(unknown.items(), key=lambda item: -item[1])[:8]
-    )
+    most_frequent = sorted(unknown.items(), key=lambda item: -item[1])[:_LISTED_PIECES]
+    listed = ", ".join(f"{piece!r} ({count:,})" for piece, count in most_frequent)
+    more = ", ..." if len(unknown) > _LISTED_PIECES else ""
     what = what or ("characters" if all(len(piece) == 1 for piece in unknown) else "words")
-    return f"{sum(unknown.values()):,} {what} are not in the vocabulary, so no output can hold them: {named}{', ...' if len(unknown) > 8 else ''}"
+    return (
+        f"{sum(unknown.values()):,} {what} are not in the vocabulary, "
+        f"so no output can contain them: {listed}{more}"
+    )
 
 
 def learn_gloss_vocabulary(glosses: Iterable[str]) -> Tokenizer:
-    """One id a gloss, for CTC on glosses: every gloss of the (space-separated) annotations, case kept, blank = PAD = 0."""
+    """A vocabulary with one id per gloss of space-separated annotations, for CTC; case is kept.
+
+    Raises ConfigError if there is no gloss.
+    """
     reader = Tokenizer("word", False, "")
     lines = [reader.normalize(gloss) for gloss in glosses]
     if not any(lines):
         raise ConfigError(
-            "config.model.ctc.target is 'gloss', but no clip of the training split has a gloss; set it to 'text'"
+            "config.model.ctc.target is 'gloss', but no clip of the training split has a gloss; "
+            "set it to 'text'"
         )
     backend = _learn_words(lines, vocab_size=None, min_frequency=1)
     return dataclasses.replace(reader, model=backend.to_str())
 
 
 def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer:
-    """A BERT `vocab.txt` (one piece a line, line number = id) with WordPiece; BOS is [CLS] and EOS is [SEP]. Raises ConfigError."""
+    """The WordPiece tokenizer of a BERT vocab.txt: one piece per line, whose number is its id.
+
+    BOS is [CLS] and EOS is [SEP]. Raises ConfigError.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"config.tokenizer.vocab_file is {str(path)!r}, which cannot be read as a BERT vocab.txt: {error}"
+            f"config.tokenizer.vocab_file is {str(path)!r}, "
+            f"which cannot be read as a BERT vocab.txt: {error}"
         ) from error
     pieces = [line.removesuffix("\r") for line in lines]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    missing = [name for name in _BERT_SPECIALS if name not in vocabulary]
-    doubled = [piece for piece, count in Counter(pieces).items() if count > 1]
-    if missing or doubled or vocabulary["[PAD]"] != 0:
-        fault = (
-            f"lacks {', '.join(missing)}"
-            if missing
-            else f"holds {doubled[0]!r} twice"
-            if doubled
-            else f"has [PAD] at id {vocabulary['[PAD]']}, not 0"
-        )
+    if fault := _bert_vocabulary_fault(pieces, vocabulary):
         raise ConfigError(
-            f"config.tokenizer.vocab_file is {str(path)!r}, which {fault}; give a BERT vocab.txt, one piece a line, [PAD] first"
+            f"config.tokenizer.vocab_file is {str(path)!r}, which {fault}; "
+            "give a BERT vocab.txt, one piece per line, [PAD] first"
         )
     backend = tokenizers.Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
@@ -271,6 +285,18 @@ def load_bert_vocabulary(path: str | Path, config: TokenizerConfig) -> Tokenizer
     backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return _checked(Tokenizer("bert", config.lowercase, backend.to_str()), config)
+
+
+def _bert_vocabulary_fault(pieces: Sequence[str], vocabulary: Mapping[str, int]) -> str:
+    missing = [name for name in _BERT_SPECIALS if name not in vocabulary]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    repeated = [piece for piece, count in Counter(pieces).items() if count > 1]
+    if repeated:
+        return f"holds {repeated[0]!r} twice"
+    if vocabulary["[PAD]"] != 0:
+        return f"has [PAD] at id {vocabulary['[PAD]']}, not 0"
+    return ""
 
 
 def _learn_bpe(lines: list[str], config: TokenizerConfig) -> tokenizers.Tokenizer:
@@ -287,14 +313,17 @@ def _learn_bpe(lines: list[str], config: TokenizerConfig) -> tokenizers.Tokenize
         show_progress=False,
     )
     backend.train_from_iterator(lines, trainer)
-    # Specials stay plain entries of the vocabulary: as the library's "added tokens" they would be looked for in the text.
+    # Special tokens stay plain entries: the library would search the text for its "added tokens".
     content = json.loads(backend.to_str())
     content["added_tokens"] = []
     return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
 
 
 def _by_character(lines: list[str]) -> list[pre_tokenizers.PreTokenizer]:
-    """What cuts scripts without spaces; nothing where the text has none of them, as it ever was."""
+    """The split of scripts without spaces into characters; none where the text has none of them.
+
+    So a tokenizer learned from other scripts stays what it was in earlier releases.
+    """
     if not any(map(scripts.has_unspaced, lines)):
         return []
     return [pre_tokenizers.Split(tokenizers.Regex(scripts.UNSPACED_UNIT), "isolated")]
@@ -306,20 +335,19 @@ def _learn_words(
     min_frequency: int,
     within_words: list[pre_tokenizers.PreTokenizer] | None = None,
 ) -> tokenizers.Tokenizer:
-    cut: pre_tokenizers.PreTokenizer = pre_tokenizers.WhitespaceSplit()
+    splitter: pre_tokenizers.PreTokenizer = pre_tokenizers.WhitespaceSplit()
     if within_words:
-        cut = pre_tokenizers.Sequence([cut, *within_words])
-    counts = Counter(word for line in lines for word, _ in cut.pre_tokenize_str(line))
+        splitter = pre_tokenizers.Sequence([splitter, *within_words])
+    counts = Counter(word for line in lines for word, _ in splitter.pre_tokenize_str(line))
     by_frequency = sorted(
         (word for word, count in counts.items() if count >= min_frequency),
         key=lambda word: (-counts[word], word),
     )
-    kept = (
-        by_frequency if vocab_size is None else by_frequency[: vocab_size - len(_LEARNED_SPECIALS)]
-    )
+    room = None if vocab_size is None else vocab_size - len(_LEARNED_SPECIALS)
+    kept = by_frequency[:room]
     vocabulary = {token: i for i, token in enumerate((*_LEARNED_SPECIALS, *kept))}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_LEARNED_SPECIALS[3]))
-    backend.pre_tokenizer = cut
+    backend.pre_tokenizer = splitter
     return backend
 
 
@@ -328,6 +356,7 @@ def _checked(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
         wanted, own = getattr(config, name), getattr(tokenizer, name)
         if wanted not in (-1, own):
             raise ConfigError(
-                f"config.tokenizer.{name} is {wanted}, but the {config.name!r} tokenizer has {own}; allowed: {own}, or -1 for the tokenizer's own"
+                f"config.tokenizer.{name} is {wanted}, but the {config.name!r} tokenizer has "
+                f"{own}; allowed: {own}, or -1 for the tokenizer's own"
             )
     return tokenizer

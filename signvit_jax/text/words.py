@@ -1,4 +1,4 @@
-"""How sure a decoder is of each word, from how sure it is of each token."""
+"""Words of a decoded text, with confidences computed from those of its tokens."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -7,15 +7,15 @@ from signvit_jax.text import scripts
 
 
 class Word(NamedTuple):
-    """A word or, of a script without spaces, a character."""
+    """A word, or a character of a script without spaces."""
 
     text: str
     confidence: float  # mean probability of the tokens that spell it, 0 to 1
-    space: bool = True  # whether a space sets it off from what is said before
+    space: bool = True  # whether a space separates it from the word before
 
 
 def words_text(words: Iterable[Word]) -> str:
-    """The text that the words spell, of one window or of several that follow one another."""
+    """The text of the words, from one window or several consecutive ones."""
     return "".join(" " * word.space + word.text for word in words).strip()
 
 
@@ -25,13 +25,14 @@ def word_confidences(
     spell: Callable[[Sequence[int]], str],
     pieces: Callable[[str], list[str]] = scripts.pieces,
 ) -> tuple[Word, ...]:
-    """The words of `spell(tokens)`, cut by `pieces` (a space at the front of what is set off).
+    """The words of `spell(tokens)`, split by `pieces` (which gives separated words leading spaces).
 
-    A token belongs to the word at the end of the text that it completes, and one that adds no text to none.
+    A token belongs to the last word of the text that ends with it. A token that adds no text
+    belongs to no word.
     """
     words = pieces(spell(tokens))
     lengths = [len(pieces(spell(tokens[: count + 1]))) for count in range(len(tokens))]
-    # A token can draw words together again, as the t of "don ' t" does: what counts is the fewest words from here on.
+    # A later token can merge words, as the t of "don ' t" does: the least count from here on holds.
     for place in reversed(range(len(lengths) - 1)):
         lengths[place] = min(lengths[place], lengths[place + 1])
     spelt = [bool(spell([token]).strip()) for token in tokens]

@@ -17,7 +17,7 @@ def flags_after_set_up() -> list[str]:
     return os.environ["XLA_FLAGS"].split()
 
 
-def test_xlas_flags_are_set_once_and_those_of_the_environment_win(environment):
+def test_flags_of_the_environment_override_ours(environment):
     environment.setenv("JAX_PLATFORMS", "cuda")
     environment.setenv("XLA_FLAGS", "--some_flag=1")
     assert flags_after_set_up() == [

@@ -30,7 +30,7 @@ def names(found, folder):
     return [path.relative_to(folder).as_posix() for path in found]
 
 
-def test_a_folder_gives_the_videos_in_it_however_deep_in_order_of_name(folder):
+def test_a_folder_is_searched_recursively_in_order_of_name(folder):
     assert names(media_files([str(folder)]), folder) == [
         "a.MOV",
         "b.mp4",
@@ -39,7 +39,7 @@ def test_a_folder_gives_the_videos_in_it_however_deep_in_order_of_name(folder):
     ]
 
 
-def test_what_a_mac_keeps_beside_videos_is_left_out_and_said(folder, capsys):
+def test_macos_attribute_files_are_skipped_with_a_note(folder, capsys):
     for name in ("._b.mp4", "deep/._d.gif", "._notes.txt", "._x/e.m4v", "f.3gp"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
@@ -57,17 +57,17 @@ def test_what_a_mac_keeps_beside_videos_is_left_out_and_said(folder, capsys):
     assert media_files([f"{folder}/._b.mp4"]) == [folder / "._b.mp4"]
 
 
-def test_a_folder_without_videos_stays_to_be_reported(folder):
+def test_a_folder_without_videos_stays_in_the_list(folder):
     assert media_files([str(folder / "empty"), str(folder / "deep")])[0] == folder / "empty"
 
 
-def test_patterns_match_files_and_those_that_match_nothing_stay_to_be_reported(folder):
+def test_a_pattern_without_a_match_stays_in_the_list(folder):
     assert names(media_files([f"{folder}/*.mp4"]), folder) == ["b.mp4"]
     assert names(media_files([f"{folder}/**/*.webm"]), folder) == ["deep/er/c.webm"]
     assert media_files([f"{folder}/*.avi"]) == [folder / "*.avi"]
 
 
-def test_a_file_is_taken_as_it_is_and_one_whose_name_looks_like_a_pattern_too(folder):
+def test_an_existing_file_is_never_taken_for_a_pattern(folder):
     odd = folder / "take[1].mp4"
     odd.touch()
     assert media_files([str(odd), str(folder / "notes.txt"), "missing.mp4"]) == [
@@ -77,7 +77,7 @@ def test_a_file_is_taken_as_it_is_and_one_whose_name_looks_like_a_pattern_too(fo
     ]
 
 
-def test_names_that_occur_once_are_the_files_own():
+def test_unique_names_are_kept():
     assert output_names([Path("x/a.mp4"), Path("y/b.part1.mp4")]) == [Path("a"), Path("b.part1")]
 
 
@@ -92,13 +92,13 @@ clips = st.builds(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(clips, max_size=8))
-def test_no_two_clips_share_a_name_and_none_leaves_the_output_folder(clips):
+def test_output_names_differ_and_stay_in_the_output_folder(clips):
     found = output_names(clips)
     assert len(set(found)) == len(clips)
     assert all(not name.is_absolute() and ".." not in name.parts and name.name for name in found)
 
 
-def test_the_same_names_ten_thousand_times_take_a_second_or_so():
+def test_naming_ten_thousand_equal_names_is_fast():
     clips = [Path(f"day{number // 10}/clip{number % 10}.mp4") for number in range(10_000)] + [
         Path("other/clip.mp4")
     ] * 2000
@@ -113,7 +113,7 @@ def test_the_same_names_ten_thousand_times_take_a_second_or_so():
     assert [str(name) for name in found[-2:]] == ["other/clip_mp4_1998", "other/clip_mp4_1999"]
 
 
-def test_a_folder_within_that_may_not_be_read_stays_to_be_reported(folder, monkeypatch):
+def test_an_unreadable_subfolder_stays_in_the_list(folder, monkeypatch):
     scan = os.scandir
 
     def refused(path):

@@ -27,8 +27,8 @@ def config(tmp_path):
 
 def inspected(capsys, *arguments):
     code = tiny_run.command(inspect_config.main, *arguments)
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 def numbers(text, name):
@@ -39,44 +39,45 @@ def numbers(text, name):
     ]
 
 
-def test_a_config_is_accounted_for_without_data_or_training(config, capsys, tmp_path):
+def test_a_config_is_described_without_data_or_training(config, capsys, tmp_path):
     before = set(tmp_path.rglob("*"))
-    code, said, _ = inspected(capsys, f"--config={config}", "--vocab_size=40", "--text_length=8")
+    code, printed, _ = inspected(capsys, f"--config={config}", "--vocab_size=40", "--text_length=8")
     assert code == 0
     assert set(tmp_path.rglob("*")) - before <= {
         tmp_path / "cache",
         *(tmp_path / "cache").rglob("*"),
     }
-    assert "a vocabulary of 40 tokens" in said
-    assert numbers(said, "embedding")[0] == 40 * 16
-    modules = [numbers(said, name)[0] for name in ("ctc_head", "decoder", "encoder")]
-    assert sum(modules) == numbers(said, "together")[0]
-    assert numbers(said, "gradients and activations")[0] > 0
-    operations = said[said.index("GFLOP a clip of 8 frames and 8 tokens") :]
+    assert "a vocabulary of 40 tokens" in printed
+    assert numbers(printed, "embedding")[0] == 40 * 16
+    modules = [numbers(printed, name)[0] for name in ("ctc_head", "decoder", "encoder")]
+    assert sum(modules) == numbers(printed, "together")[0]
+    assert numbers(printed, "gradients and activations")[0] > 0
+    operations = printed[printed.index("GFLOP a clip of 8 frames and 8 tokens") :]
     parts = [
         numbers(operations, name)[0] for name in ("backbone", "temporal", "decoder", "ctc_head")
     ]
     assert sum(parts) == pytest.approx(numbers(operations, "forward")[0], abs=0.02)
-    assert re.search(r"video +uint8 +4x8x32x32x3 ", said) and re.search(
-        r"tokens +int32 +4x8 ", said
+    assert re.search(r"video +uint8 +4x8x32x32x3 ", printed) and re.search(
+        r"tokens +int32 +4x8 ", printed
     )
-    assert "parameters lie whole on every device" in said and "are cut" not in said
+    assert "parameters lie whole on every device" in printed and "are cut" not in printed
 
 
-def test_the_full_model_is_described_in_seconds_and_without_its_weights():
+def test_the_full_model_is_described_without_its_weights():
     config = load_config(str(REPOSITORY / "configs" / "reference.py"))
     held = sum(array.nbytes for array in jax.live_arrays())
-    said = account.describe(config, compiling=False)
+    printed = account.describe(config, compiling=False)
     assert sum(array.nbytes for array in jax.live_arrays()) - held < 10**6
     assert (
-        numbers(said, "together")[0] == 354_323_258 and numbers(said, "backbone")[0] == 303_301_632
+        numbers(printed, "together")[0] == 354_323_258
+        and numbers(printed, "backbone")[0] == 303_301_632
     )
-    assert "a frame in the backbone" in said and "(123.11 a frame" in said
-    assert "not compiled" in said
+    assert "a frame in the backbone" in printed and "(123.11 a frame" in printed
+    assert "not compiled" in printed
 
 
 @pytest.mark.long
-def test_a_mesh_of_more_devices_than_are_here_is_planned_on_virtual_ones(config):
+def test_a_larger_mesh_is_planned_on_virtual_devices(config):
     """In a process of its own: the number of devices is settled at the first use of one."""
     command = [
         sys.executable,
@@ -105,14 +106,14 @@ def test_a_mesh_of_more_devices_than_are_here_is_planned_on_virtual_ones(config)
     assert re.search(r"video .* on one device 1x8x32x32x3\n", done.stdout)
 
 
-def test_glosses_have_a_vocabulary_of_their_own(config, capsys):
+def test_glosses_have_a_separate_vocabulary(config, capsys):
     arguments = ["--no_compile", "--vocab_size=40", "--gloss_vocab_size=30"]
-    code, said, _ = inspected(
+    code, printed, _ = inspected(
         capsys, f"--config={config}", *arguments, "--config.model.ctc.target=gloss"
     )
     assert code == 0
-    assert "40 tokens, 30 glosses" in said and "gloss_tokens" in said
-    assert numbers(said, "out   ")[0] == 17 * 30
+    assert "40 tokens, 30 glosses" in printed and "gloss_tokens" in printed
+    assert numbers(printed, "out   ")[0] == 17 * 30
 
 
 @pytest.mark.parametrize(
@@ -124,17 +125,17 @@ def test_glosses_have_a_vocabulary_of_their_own(config, capsys):
     ],
 )
 def test_a_config_that_cannot_be_run_is_refused(config, capsys, arguments, words):
-    code, _, said = inspected(capsys, f"--config={config}", "--no_compile", *arguments)
-    assert code == 2 and words in said
+    code, _, printed = inspected(capsys, f"--config={config}", "--no_compile", *arguments)
+    assert code == 2 and words in printed
 
 
 def test_wrong_usage_is_refused(config, capsys):
-    code, _, said = inspected(capsys, f"--config={config}", "--vocab_size=0")
-    assert code == 2 and "allowed: an integer >= 1" in said
+    code, _, printed = inspected(capsys, f"--config={config}", "--vocab_size=0")
+    assert code == 2 and "allowed: an integer >= 1" in printed
 
 
 @pytest.mark.parametrize(("file", "size"), [("a\nb\nc\n", 3), (None, 30_522)])
-def test_a_bert_vocabulary_is_as_long_as_its_file(tmp_path, file, size):
+def test_a_bert_vocabulary_has_the_size_of_its_file(tmp_path, file, size):
     path = tmp_path / "vocab.txt"
     if file:
         path.write_text(file)

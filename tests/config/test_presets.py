@@ -34,7 +34,7 @@ def sizes(name: str, vocabulary: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_loads_and_says_how_to_run_it(path):
+def test_every_config_loads_and_documents_its_command(path):
     load_config(str(path))
     docstring = path.read_text().split('"""')[1]
     assert f"python -m signvit_jax.train --config={path.stem} --workdir=" in docstring
@@ -42,8 +42,8 @@ def test_every_config_loads_and_says_how_to_run_it(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_training_step_of_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
-    """With the attention that 'auto' picks on an H100: what JAX refuses there, it refuses while tracing."""
+def test_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
+    """With the attention that 'auto' picks on an H100; JAX refuses shapes while it traces."""
     config = with_ctc_target(dataclasses.replace(load_config(str(path)), mesh=MeshConfig()), "text")
     mesh, optimizer = make_mesh(config.mesh), make_optimizer(config.training, 1000)
     definition = ModelDefinition(config, vocab_size=500)
@@ -68,26 +68,26 @@ def test_the_training_step_of_every_config_can_be_traced_for_a_gpu(monkeypatch, 
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_no_config_calls_a_checkpoint_best_by_a_metric_that_short_texts_leave_at_zero(path):
+def test_no_config_chooses_the_best_checkpoint_by_bleu4(path):
     assert load_config(str(path)).training.best_metric != "bleu4"
 
 
-def test_reference_has_exactly_the_parameters_of_its_stated_sizes():
+def test_reference_has_its_stated_number_of_parameters():
     assert sizes("reference", 30_522) == (354_323_258, 303_301_632)
 
 
-def test_dense_vit_keeps_the_references_backbone():
+def test_dense_vit_has_the_backbone_of_the_reference():
     assert sizes("dense_vit", 8_000)[1] == 303_301_632
 
 
 @pytest.mark.parametrize("vocabulary", [16_000, 30_522])
-def test_dense_vit_100m_is_what_its_name_says(vocabulary):
+def test_dense_vit_100m_has_about_100_million_parameters(vocabulary):
     assert 95e6 <= sizes("dense_vit_100m", vocabulary)[0] <= 105e6
 
 
-def test_mobilenet_v3_is_small_enough_for_a_phone_with_a_bert_vocabulary():
-    whole, features = sizes("mobilenet_v3", 30_522)
-    assert whole <= 16e6 and features == 2_971_952
+def test_mobilenet_v3_has_at_most_16_million_parameters():
+    total, backbone = sizes("mobilenet_v3", 30_522)
+    assert total <= 16e6 and backbone == 2_971_952
 
 
 def test_reference_takes_a_bert_vocabulary_file_as_argument():
@@ -99,7 +99,7 @@ def test_reference_takes_a_bert_vocabulary_file_as_argument():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("clips", [7_096, 119_000])  # PHOENIX-2014T, iSign
-def test_a_flat_start_outlasts_the_warm_up_and_sees_rates_that_teach(path, clips):
+def test_a_flat_start_outlasts_the_warm_up_at_useful_rates(path, clips):
     training = load_config(str(path)).training
     if not training.ctc_flat_start_steps:
         pytest.skip("no flat start")
@@ -107,7 +107,5 @@ def test_a_flat_start_outlasts_the_warm_up_and_sees_rates_that_teach(path, clips
     flat = with_flat_start(training, steps).ctc_flat_start_steps
     assert flat >= min(2 * training.warmup_ratio * steps, steps)
     rate = learning_rates(training, steps)["encoder"]
-    made = np.linspace(0, flat, 1001)
-    assert (
-        flat * np.mean([float(rate(step)) for step in made]) >= 0.3
-    )  # `small`, which learns by it: 1.1
+    mean_rate = np.mean([float(rate(step)) for step in np.linspace(0, flat, 1001)])
+    assert flat * mean_rate >= 0.3  # 1.1 in `small`, which learns by its flat start

@@ -1,4 +1,4 @@
-"""What confidences are worth, from a run to its exports: fitted, kept, applied alike everywhere, and never in the way."""
+"""Calibrated confidences, from eval and training to translation, live text and exports."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ FLAGS = ("--split=test", "--decode=greedy,beam,ctc")
 
 @pytest.fixture(scope="module")
 def calibrated(trained, tmp_path_factory):
-    """The run with a calibration of every decoder, and the results file of the evaluation that fitted it."""
+    """(workdir with a calibration of every decoder, results file of the eval that fitted it)"""
     workdir = tmp_path_factory.mktemp("calibrated") / "run"
     shutil.copytree(trained.workdir, workdir)
     with tiny_run.light_jax(trained.cache):
@@ -38,7 +38,7 @@ def calibration_of(workdir):
     return from_json((workdir / "calibration.json").read_text())
 
 
-def test_eval_keeps_scales_of_the_decoders_asked_for(trained, calibrated):
+def test_eval_calibrates_the_requested_decoders(trained, calibrated):
     found = calibration_of(calibrated[0])
     assert list(found.decoders) == ["greedy", "beam", "ctc"]
     assert (found.dataset, found.split, found.clips) == (
@@ -50,7 +50,7 @@ def test_eval_keeps_scales_of_the_decoders_asked_for(trained, calibrated):
     assert "a guess" in found.fitted_on("greedy")  # four clips
 
 
-def test_the_results_say_what_confidences_are_worth(calibrated):
+def test_the_results_have_the_reliability_of_confidences(calibrated):
     workdir, output = calibrated
     entry = json.loads(output.read_text())["decoders"]["greedy"]
     assert {"scores", "confidence"} <= entry.keys() and {"wer", "bleu4", "exact_match"} <= entry[
@@ -72,7 +72,7 @@ def test_the_results_say_what_confidences_are_worth(calibrated):
 
 
 @pytest.mark.parametrize("decode", ["greedy", "beam", "ctc"])
-def test_a_calibration_changes_confidences_and_nothing_else(trained, calibrated, decode):
+def test_a_calibration_changes_only_confidences(trained, calibrated, decode):
     clips = [trained.video(number) for number in range(4)]
     before = load_translator(trained.workdir).translate(clips, decode=decode)
     after = load_translator(calibrated[0]).translate(clips, decode=decode)
@@ -82,28 +82,28 @@ def test_a_calibration_changes_confidences_and_nothing_else(trained, calibrated,
     assert all(one.confidence != other.confidence for one, other in zip(after, before))
 
 
-def test_a_confidence_is_what_the_scale_says_of_the_clip(trained, calibrated):
+def test_a_confidence_is_computed_by_the_scale(trained, calibrated):
     calibration = calibration_of(calibrated[0])
     clip = trained.video(1)
-    raw, heard = (
+    raw, ctc = (
         load_translator(trained.workdir).translate(clip, decode=decode)
         for decode in ("greedy", "ctc")
     )
     model = load_model(trained.workdir)
     frames = read_video(clip).frames
-    said = load_translator(calibrated[0]).translate(frames, fps=10)
+    scaled = load_translator(calibrated[0]).translate(frames, fps=10)
     (hypothesis,) = _raw_hypotheses(model, frames)
     sentence, words = statistics(
         "greedy",
         raw.score,
         hypothesis.probabilities,
         hypothesis.words,
-        heard.text,
+        ctc.text,
         calibration.lexicon,
     )
     scales = calibration.decoders["greedy"]
-    assert said.confidence == pytest.approx(scales.sentence(sentence), abs=1e-5)
-    assert [word.confidence for word in said.words] == pytest.approx(
+    assert scaled.confidence == pytest.approx(scales.sentence(sentence), abs=1e-5)
+    assert [word.confidence for word in scaled.words] == pytest.approx(
         [scales.word(one) for one in words], abs=1e-5
     )
 
@@ -139,7 +139,7 @@ def test_live_text_has_the_same_confidences(trained, calibrated):
     assert words and all(one.confidence != other.confidence for one, other in words)
 
 
-def test_the_least_confidence_is_that_of_the_scale(trained, calibrated):
+def test_the_minimum_confidence_applies_to_scaled_values(trained, calibrated):
     translator = load_translator(calibrated[0])
     found = translator.translate(trained.video(1))
     assert (
@@ -168,9 +168,7 @@ def test_an_export_carries_the_calibration(trained, calibrated, tmp_path):
     assert theirs.confidence == pytest.approx(ours.confidence, abs=1e-5)
 
 
-def test_a_calibration_that_cannot_be_read_is_named_and_eval_makes_another(
-    calibrated, tmp_path, capsys
-):
+def test_eval_replaces_a_damaged_calibration(calibrated, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(calibrated[0], workdir)
     (workdir / "calibration.json").write_text("{")
@@ -189,7 +187,7 @@ def test_a_calibration_that_cannot_be_read_is_named_and_eval_makes_another(
     assert list(calibration_of(workdir).decoders) == ["greedy"]
 
 
-def test_scales_of_other_decoders_of_the_same_checkpoint_stay(calibrated, tmp_path):
+def test_a_new_scale_keeps_those_of_other_decoders(calibrated, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(calibrated[0], workdir)
     before = calibration_of(workdir)
@@ -206,7 +204,7 @@ def test_scales_of_other_decoders_of_the_same_checkpoint_stay(calibrated, tmp_pa
     assert calibration_of(workdir) == before
 
 
-def test_a_calibration_of_another_checkpoint_is_used_and_said(calibrated, tmp_path, caplog):
+def test_a_calibration_of_another_checkpoint_is_used_and_logged(calibrated, tmp_path, caplog):
     workdir = tmp_path / "run"
     shutil.copytree(calibrated[0], workdir)
     values = json.loads((workdir / "calibration.json").read_text())
@@ -215,7 +213,7 @@ def test_a_calibration_of_another_checkpoint_is_used_and_said(calibrated, tmp_pa
     assert "by the scale of step 1" in caplog.text
 
 
-def test_what_cannot_be_calibrated_is_refused(calibrated, capsys):
+def test_an_ensemble_cannot_be_calibrated(calibrated, capsys):
     workdir, _ = calibrated
     assert (
         tiny_run.command(eval_command.main, f"--workdir={workdir},{workdir}", "--calibrate", *FLAGS)
@@ -225,9 +223,7 @@ def test_what_cannot_be_calibrated_is_refused(calibrated, capsys):
     assert load_model([workdir, workdir]).calibration is None
 
 
-def test_a_run_whose_best_is_told_by_its_texts_keeps_the_scales_of_its_best_checkpoint(
-    trained, tmp_path
-):
+def test_a_run_that_validates_texts_calibrates_its_best_step(trained, tmp_path):
     workdir, steps = tmp_path / "run", tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
     shutil.copytree(
         trained.workdir, workdir, ignore=shutil.ignore_patterns(str(steps))
@@ -250,5 +246,5 @@ def test_a_run_whose_best_is_told_by_its_texts_keeps_the_scales_of_its_best_chec
     assert "confidence of greedy fitted on 4 clips" in (workdir / "run.log").read_text()
 
 
-def test_a_run_that_decodes_no_whole_split_keeps_none(trained):
+def test_a_run_that_validates_by_loss_has_no_calibration(trained):
     assert not (trained.workdir / "calibration.json").exists()  # its best is told by the loss

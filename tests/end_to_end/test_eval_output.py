@@ -1,4 +1,4 @@
-"""What eval leaves behind: its scores are seen before they can be lost, and no name is taken for markup."""
+"""Outputs of eval: scores are printed before they can be lost, names are never markup."""
 
 import errno
 import json
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.usefixtures("light_jax")
 
 
 def never(*_, **__):
-    raise AssertionError("it decoded first")
+    raise AssertionError("eval decoded first")
 
 
 @pytest.mark.parametrize(
     "place", ["notes.txt/results.json", "taken.json", "taken_page.json", f"{'x' * 250}.json"]
 )
-def test_an_output_that_cannot_be_written_is_refused_before_decoding(
+def test_an_unwritable_output_is_refused_before_decoding(
     trained, tmp_path, capsys, monkeypatch, place
 ):
     (tmp_path / "notes.txt").write_text("mine")
@@ -39,9 +39,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_decoding(
         )
         == 2
     )
-    said = capsys.readouterr().err
+    shown = capsys.readouterr().err
     assert (
-        place.rpartition(".")[0] in said and "cannot be written" in said and "Traceback" not in said
+        place.rpartition(".")[0] in shown
+        and "cannot be written" in shown
+        and "Traceback" not in shown
     )
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -55,7 +57,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_decoding(
     ("module", "name", "lost"),
     [(results, "to_json", "results.json"), (evaluation_page, "render", "results.html")],
 )
-def test_scores_are_printed_where_the_disk_is_full_by_then(
+def test_scores_are_printed_before_a_full_disk_stops_eval(
     trained, tmp_path, capsys, monkeypatch, module, name, lost
 ):
     def full(*_, **__):
@@ -71,18 +73,16 @@ def test_scores_are_printed_where_the_disk_is_full_by_then(
         )
         == 1
     )
-    said = capsys.readouterr()
-    assert "BLEU-4" in said.out and "greedy" in said.out
+    shown = capsys.readouterr()
+    assert "BLEU-4" in shown.out and "greedy" in shown.out
     assert (
-        f"{tmp_path / lost} could not be written: No space left on device" in said.err
-        and "Traceback" not in said.err
+        f"{tmp_path / lost} could not be written: No space left on device" in shown.err
+        and "Traceback" not in shown.err
     )
     assert {path.name for path in tmp_path.iterdir()} <= {"results.json"}
 
 
-def test_a_workdir_and_a_data_set_whose_names_look_like_markup(
-    trained, tmp_path, capsys, monkeypatch
-):
+def test_eval_works_where_names_look_like_markup(trained, tmp_path, capsys, monkeypatch):
     workdir = shutil.copytree(trained.workdir, tmp_path / "wd[" / "foo]")
     data = tmp_path / "data[" / "red]"
     shutil.copytree(trained.data_dir / "video_folder", data / "video_folder")
@@ -95,15 +95,15 @@ def test_a_workdir_and_a_data_set_whose_names_look_like_markup(
     version = next(path for path in (data / "video_folder").iterdir() if path.is_dir())
     flags[2] = f"--name=red]/video_folder/{version.name}"
     assert tiny_run.command(evaluation.main, *flags) == 0
-    said = capsys.readouterr()
-    assert str(workdir / "eval" / "test.json") in said.out and "Traceback" not in said.err
+    shown = capsys.readouterr()
+    assert str(workdir / "eval" / "test.json") in shown.out and "Traceback" not in shown.err
     assert (
         len(json.loads((workdir / "eval" / "test.json").read_text())["predictions"])
         == tiny_run.CLIPS["test"]
     )
 
 
-def test_an_export_whose_folder_looks_like_markup(trained, tmp_path, capsys):
+def test_export_works_where_names_look_like_markup(trained, tmp_path, capsys):
     output = tmp_path / "out[" / "foo]"
     assert (
         tiny_run.command(
@@ -115,8 +115,8 @@ def test_an_export_whose_folder_looks_like_markup(trained, tmp_path, capsys):
         )
         == 0
     )
-    said = capsys.readouterr()
-    assert f"{output}\n" in said.out and "Traceback" not in said.err
+    shown = capsys.readouterr()
+    assert f"{output}\n" in shown.out and "Traceback" not in shown.err
     text = json.loads((output / "report.json").read_text())
     scored = {"bleu4": 1.0, "chrf": 1.0, "wer": 1.0, "exact_match": 1.0}
     table = report_table(

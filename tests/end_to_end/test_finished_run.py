@@ -1,4 +1,4 @@
-"""A finished run that is started again is left alone; tests/reliability has those that were stopped before their end."""
+"""A finished run that is started again changes nothing. tests/reliability has stopped runs."""
 
 import logging
 import shutil
@@ -12,7 +12,7 @@ from tests.helpers import tiny_run
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_a_finished_run_says_so_and_compiles_no_step(trained, tmp_path, caplog):
+def test_a_finished_run_compiles_no_step(trained, tmp_path, caplog):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     before = (workdir / "metrics.csv").read_bytes()
     jax.config.update("jax_log_compiles", True)

@@ -1,4 +1,4 @@
-"""The translate command: what it does with clips that cannot be read, formats, and the names of its files."""
+"""The translate command: unreadable clips, formats, and the names of its files."""
 
 import csv
 import errno
@@ -25,23 +25,21 @@ def corrupt(tmp_path):
     return path
 
 
-def test_a_corrupt_clip_among_good_ones_is_exit_3_and_the_good_ones_are_translated(
-    trained, corrupt, capfd
-):
+def test_a_corrupt_clip_among_good_ones_is_exit_3(trained, corrupt, capfd):
     good = trained.video(0)
     assert (
         tiny_run.command(translate.main, good, corrupt, good, f"--workdir={trained.workdir}") == 3
     )
-    said = capfd.readouterr()
-    assert [line.split("\t")[0] for line in said.out.splitlines()] == [str(good)] * 2
+    shown = capfd.readouterr()
+    assert [line.split("\t")[0] for line in shown.out.splitlines()] == [str(good)] * 2
     assert (
-        str(corrupt) in said.err
-        and "1 of 3 clips could not be read" in said.err
-        and "Traceback" not in said.err
+        str(corrupt) in shown.err
+        and "1 of 3 clips could not be read" in shown.err
+        and "Traceback" not in shown.err
     )
 
 
-def test_nothing_but_unreadable_clips_is_exit_4(trained, corrupt, tmp_path, capfd):
+def test_only_unreadable_clips_are_exit_4(trained, corrupt, tmp_path, capfd):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder without videos").mkdir()
     clips = [
@@ -51,16 +49,16 @@ def test_nothing_but_unreadable_clips_is_exit_4(trained, corrupt, tmp_path, capf
         tmp_path / "folder without videos",
     ]
     assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}") == 4
-    said = capfd.readouterr()
-    assert said.out == ""
+    shown = capfd.readouterr()
+    assert shown.out == ""
     assert (
-        [clip for clip in clips if str(clip) not in said.err] == []
-        and "4 of 4" in said.err
-        and "Traceback" not in said.err
+        [clip for clip in clips if str(clip) not in shown.err] == []
+        and "4 of 4" in shown.err
+        and "Traceback" not in shown.err
     )
 
 
-def test_every_format_holds_the_text(trained, tmp_path, capfd):
+def test_every_format_contains_the_text(trained, tmp_path, capfd):
     arguments = [trained.video(0), f"--workdir={trained.workdir}"]
     assert tiny_run.command(translate.main, *arguments) == 0
     text = capfd.readouterr().out.strip().partition("\t")[2]
@@ -89,7 +87,7 @@ def test_every_format_holds_the_text(trained, tmp_path, capfd):
         assert text in capfd.readouterr().out
 
 
-def test_clips_of_one_name_keep_their_own_files(trained, tmp_path):
+def test_clips_of_one_name_have_separate_files(trained, tmp_path):
     clips = []
     for number, name in enumerate(
         ("monday/clip.mp4", "tuesday/clip.mp4", "tuesday/clip.mov", "other.mp4")
@@ -129,9 +127,7 @@ def test_dots_in_a_name_are_kept(trained, tmp_path, stem):
     assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{stem}.txt"]
 
 
-def test_folders_and_patterns_are_searched_and_every_video_has_its_own_files(
-    trained, tmp_path, capfd
-):
+def test_folders_and_patterns_give_one_file_per_video(trained, tmp_path, capfd):
     for number, name in enumerate(("week/monday/clip.mp4", "week/tuesday/clip.mp4", "extra.mp4")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained.video(number), tmp_path / name)
@@ -148,12 +144,12 @@ def test_folders_and_patterns_are_searched_and_every_video_has_its_own_files(
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
     }
     assert written == {"week/monday/clip.srt", "week/tuesday/clip.srt", "extra.srt"}
-    said = capfd.readouterr()
-    assert dict(line.split("\t") for line in said.out.splitlines()) == {
+    shown = capfd.readouterr()
+    assert dict(line.split("\t") for line in shown.out.splitlines()) == {
         str(tmp_path / f"{name}.mp4"): str(tmp_path / "out" / f"{name}.srt")
         for name in ("week/monday/clip", "week/tuesday/clip", "extra")
     }
-    assert f"3 files written to {tmp_path / 'out'}" in said.err
+    assert f"3 files written to {tmp_path / 'out'}" in shown.err
 
 
 def test_a_long_video_has_timed_segments_in_every_format(trained, tmp_path):
@@ -189,7 +185,7 @@ def test_a_long_video_has_timed_segments_in_every_format(trained, tmp_path):
 
 
 @pytest.mark.long
-def test_an_ensemble_is_translated_with_and_evaluated(trained, tmp_path, capfd):
+def test_an_ensemble_translates_and_is_evaluated(trained, tmp_path, capfd):
     both = f"--workdir={trained.workdir},{trained.workdir}"
     assert tiny_run.command(translate.main, trained.video(1), f"--workdir={trained.workdir}") == 0
     alone = capfd.readouterr().out
@@ -219,11 +215,11 @@ def test_an_ensemble_of_different_vocabularies_is_exit_2(trained, tmp_path, capf
     )
     clips = [trained.video(0)] if main is translate.main else []
     assert tiny_run.command(main, *clips, f"--workdir={trained.workdir},{stranger}") == 2
-    said = capfd.readouterr().err
-    assert "one vocabulary" in said and str(stranger) in said and "Traceback" not in said
+    shown = capfd.readouterr().err
+    assert "one vocabulary" in shown and str(stranger) in shown and "Traceback" not in shown
 
 
-def test_no_text_is_written_below_the_least_confidence(trained, tmp_path, capfd):
+def test_no_text_is_written_below_the_minimum_confidence(trained, tmp_path, capfd):
     arguments = [trained.video(0), f"--workdir={trained.workdir}", "--min_confidence=1"]
     assert tiny_run.command(translate.main, *arguments) == 0
     assert capfd.readouterr().out == f"{trained.video(0)}\t\n"
@@ -234,7 +230,7 @@ def test_no_text_is_written_below_the_least_confidence(trained, tmp_path, capfd)
     assert (tmp_path / "clip00.vtt").read_text().strip() == "WEBVTT"
 
 
-def test_json_of_several_clips_is_one_object_a_line_with_its_path(trained, capfd):
+def test_json_of_several_clips_has_one_object_per_line(trained, capfd):
     clips = [trained.video(0), trained.video(1)]
     assert (
         tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", "--format=json")
@@ -245,7 +241,7 @@ def test_json_of_several_clips_is_one_object_a_line_with_its_path(trained, capfd
     assert all(one["text"] and one["segments"][0]["text"] == one["text"] for one in found)
 
 
-def test_tsv_of_several_clips_is_one_table_with_their_paths(trained, corrupt, capfd):
+def test_tsv_of_several_clips_is_one_table(trained, corrupt, capfd):
     clips = [trained.video(0), corrupt, trained.video(1)]
     assert (
         tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}", "--format=tsv")
@@ -257,19 +253,17 @@ def test_tsv_of_several_clips_is_one_table_with_their_paths(trained, corrupt, ca
 
 
 @pytest.mark.parametrize(("text_format", "clips"), [("srt", 2), ("vtt", 2), ("all", 1)])
-def test_what_would_be_no_valid_file_on_standard_output_is_refused_with_what_to_do(
-    trained, capfd, text_format, clips
-):
+def test_formats_that_cannot_be_joined_are_not_printed(trained, capfd, text_format, clips):
     given = [trained.video(number) for number in range(clips)]
     assert (
         tiny_run.command(translate.main, *given, "--workdir=/nowhere", f"--format={text_format}")
         == 2
     )
-    said = capfd.readouterr()
-    assert said.out == "" and "--output_dir=FOLDER" in said.err
+    shown = capfd.readouterr()
+    assert shown.out == "" and "--output_dir=FOLDER" in shown.err
 
 
-def test_files_that_are_there_are_not_replaced_unless_asked(trained, tmp_path, capfd):
+def test_existing_files_are_replaced_only_with_overwrite(trained, tmp_path, capfd):
     output = tmp_path / "captions"
     arguments = [trained.video(0), trained.video(1), f"--output_dir={output}", "--format=srt"]
     output.mkdir()
@@ -277,8 +271,8 @@ def test_files_that_are_there_are_not_replaced_unless_asked(trained, tmp_path, c
     assert (
         tiny_run.command(translate.main, *arguments, "--workdir=/nowhere") == 2
     )  # before anything is loaded
-    said = capfd.readouterr().err
-    assert str(output / "clip01.srt") in said and "clip00" not in said and "--overwrite" in said
+    shown = capfd.readouterr().err
+    assert str(output / "clip01.srt") in shown and "clip00" not in shown and "--overwrite" in shown
     assert [(path.name, path.read_text()) for path in output.iterdir()] == [
         ("clip01.srt", "corrected by hand")
     ]
@@ -290,9 +284,7 @@ def test_files_that_are_there_are_not_replaced_unless_asked(trained, tmp_path, c
     assert (output / "clip01.srt").read_text().startswith("1\n00:00:00,000")
 
 
-def test_a_folder_that_cannot_be_written_is_exit_2_before_anything_is_loaded(
-    trained, tmp_path, capfd
-):
+def test_an_unwritable_folder_is_exit_2_before_the_model_loads(trained, tmp_path, capfd):
     (tmp_path / "file").touch()
     assert (
         tiny_run.command(
@@ -306,9 +298,7 @@ def test_a_folder_that_cannot_be_written_is_exit_2_before_anything_is_loaded(
     assert f"--output_dir={tmp_path / 'file'} cannot be written" in capfd.readouterr().err
 
 
-def test_a_disk_that_fills_up_ends_with_one_line_that_says_what_was_written(
-    trained, tmp_path, capfd, monkeypatch
-):
+def test_a_full_disk_is_one_line_with_the_count_of_files(trained, tmp_path, capfd, monkeypatch):
     from signvit_jax.cli import caption_files
 
     written = caption_files.write_atomically
@@ -326,15 +316,15 @@ def test_a_disk_that_fills_up_ends_with_one_line_that_says_what_was_written(
         )
         == 1
     )
-    said = capfd.readouterr().err
+    shown = capfd.readouterr().err
     assert (
         f"{tmp_path / 'clip01.txt'} cannot be written: No space left on device; 1 files were"
-        in said
-        and "Traceback" not in said
+        in shown
+        and "Traceback" not in shown
     )
 
 
-def test_a_decoder_that_is_waited_for_too_long_is_given_up(trained, tmp_path, capfd):
+def test_a_video_that_exceeds_the_time_limit_is_given_up(trained, tmp_path, capfd):
     video = tmp_path / "long.mp4"
     tiny_run.write_video(video, np.concatenate([tiny_run.frames_of(0, 1, 15)] * 20))
     assert (
@@ -367,8 +357,8 @@ def test_a_decoder_that_is_waited_for_too_long_is_given_up(trained, tmp_path, ca
         "--seed=-1",
     ],
 )
-def test_limits_and_seeds_that_cannot_be_are_exit_2(trained, capfd, flag):
+def test_impossible_limits_and_seeds_are_exit_2(trained, capfd, flag):
     arguments = [trained.video(0), f"--workdir={trained.workdir}", "--decode=sample"]
     assert tiny_run.command(translate.main, *arguments, flag) == 2
-    said = capfd.readouterr().err
-    assert flag.partition("=")[2] in said and "allowed" in said and "Traceback" not in said
+    shown = capfd.readouterr().err
+    assert flag.partition("=")[2] in shown and "allowed" in shown and "Traceback" not in shown

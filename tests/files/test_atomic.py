@@ -1,4 +1,4 @@
-"""A file is the old one or the new one also across a power cut: what is on the disk is known by the order of writing, flushing and renaming."""
+"""A file is complete even across a power cut, by the order of writing, flushing and renaming."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.helpers import tiny_run
 
 @pytest.fixture
 def calls(monkeypatch):
-    """("flush", path) and ("rename", path) in their order."""
+    """("flush" or "rename", path, size in bytes) in the order of the calls."""
     found = []
     fsync, replace = os.fsync, Path.replace
 
@@ -32,7 +32,7 @@ def calls(monkeypatch):
     return found
 
 
-def test_content_is_flushed_before_it_gets_its_name_and_the_name_after(tmp_path, calls):
+def test_content_is_flushed_before_the_rename_and_the_name_after(tmp_path, calls):
     write_atomically(tmp_path / "file", "new\r\nü")
     (first, temporary, size), *rest = calls
     assert first == "flush" and temporary.startswith(f"{tmp_path}/.file.") and size == 7
@@ -44,7 +44,7 @@ def test_content_is_flushed_before_it_gets_its_name_and_the_name_after(tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
+def test_a_failure_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
     write_atomically(tmp_path / "file", "old")
 
     def full(_):
@@ -59,7 +59,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeyp
     assert tiny_run.open_below(tmp_path) == []
 
 
-def test_a_file_that_cannot_even_be_made_is_the_error_that_is_raised(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_created_raises_its_own_error(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -68,9 +68,7 @@ def test_a_file_that_cannot_even_be_made_is_the_error_that_is_raised(tmp_path, m
         write_atomically(tmp_path / "file", "new")
 
 
-def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_for_it(
-    tmp_path, calls
-):
+def test_checkpoint_files_are_flushed_before_their_manifest(tmp_path, calls):
     for name in (
         "params/d/data",
         "params/_METADATA",
@@ -88,31 +86,30 @@ def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_
     assert manifest.find_damage(tmp_path) == []
 
 
-def test_damage_is_told_file_by_file(tmp_path):
-    for name in ("whole", "params/missing", "params/cut", "params/changed", "meta/folder"):
+def test_damage_is_reported_file_by_file(tmp_path):
+    for name in ("intact", "params/missing", "params/short", "params/changed", "meta/folder"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("content")
     manifest.write_manifest(tmp_path)
     assert manifest.find_damage(tmp_path) == [] == manifest.find_damage(tmp_path, ("params",))
-    (tmp_path / "foreign").write_text("of somebody else")
+    (tmp_path / "foreign").write_text("not listed in the manifest")
     (tmp_path / "params/missing").unlink()
-    (tmp_path / "params/cut").write_text("cont")
+    (tmp_path / "params/short").write_text("cont")
     (tmp_path / "params/changed").write_text("Content")
     of_params = [
         "params/changed: content changed",
-        "params/cut: 4 bytes instead of 7",
         "params/missing: missing",
+        "params/short: 4 bytes instead of 7",
     ]
     assert sorted(manifest.find_damage(tmp_path)) == of_params
     assert manifest.find_damage(tmp_path, ("meta",)) == []
     assert sorted(manifest.find_damage(tmp_path, ("params",))) == of_params
-    (tmp_path / "whole").unlink()
-    assert manifest.find_damage(tmp_path, ("meta",)) == [
-        "whole: missing"
-    ]  # what lies beside the items is always looked at
+    (tmp_path / "intact").unlink()
+    # Files beside the items are always checked.
+    assert manifest.find_damage(tmp_path, ("meta",)) == ["intact: missing"]
 
 
-def test_a_manifest_may_be_sorted_anew_and_not_changed(tmp_path):
+def test_a_manifest_may_be_reordered_but_not_changed(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text("content")
     manifest.write_manifest(tmp_path)
@@ -125,7 +122,7 @@ def test_a_manifest_may_be_sorted_anew_and_not_changed(tmp_path):
     assert manifest.find_damage(tmp_path) == ["manifest.json: changed"]
 
 
-def test_a_file_that_the_disk_does_not_give_back_is_damage(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_damage(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("content")
     manifest.write_manifest(tmp_path)
 

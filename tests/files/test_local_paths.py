@@ -1,4 +1,4 @@
-"""Addresses where a path belongs: refused at the start by every command, and nothing is made of them."""
+"""An address such as gs://bucket where a path belongs is refused, and no folder is created."""
 
 from pathlib import Path
 
@@ -49,15 +49,16 @@ COMMANDS = {
     ("command", "flag"),
     [(name, flag) for name, (_, _, flags) in COMMANDS.items() for flag in flags],
 )
-def test_an_address_is_refused_by_every_flag_that_takes_a_path_and_nothing_is_made_of_it(
+def test_every_path_flag_refuses_an_address_and_creates_nothing(
     command, flag, tmp_path, monkeypatch, capfd
 ):
     main, others, _ = COMMANDS[command]
     monkeypatch.chdir(tmp_path)
     arguments = [other for other in others if not other.startswith(f"{flag}=")]
     assert tiny_run.command(main, *arguments, f"{flag}={ADDRESS}") == 2
-    said = capfd.readouterr().err
-    assert ADDRESS in said and "a path on this machine" in said and "Traceback" not in said
+    message = capfd.readouterr().err
+    assert ADDRESS in message and "a path on this machine" in message
+    assert "Traceback" not in message
     assert not list(tmp_path.iterdir())
 
 
@@ -74,7 +75,7 @@ def test_a_clip_on_the_web_is_refused(tmp_path, capfd):
     assert "https://host/clip.mp4" in capfd.readouterr().err
 
 
-def test_from_python_an_address_is_refused_too(tmp_path, monkeypatch):
+def test_the_python_api_refuses_an_address(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for call, error in (
         (lambda: load_translator(ADDRESS), WorkdirError),
@@ -101,7 +102,7 @@ def test_from_python_an_address_is_refused_too(tmp_path, monkeypatch):
         "runs/a,gs://b/x",
     ],
 )
-def test_what_begins_with_a_scheme_is_an_address(path):
+def test_a_path_with_a_scheme_is_an_address(path):
     assert is_address(path)
 
 
@@ -119,5 +120,5 @@ def test_what_begins_with_a_scheme_is_an_address(path):
         Path("/gs:/x"),
     ],
 )
-def test_paths_with_colons_elsewhere_are_paths(path):
+def test_colons_elsewhere_do_not_make_an_address(path):
     assert not is_address(path)

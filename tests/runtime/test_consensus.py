@@ -1,4 +1,7 @@
-"""The rule by which several processes agree, on one; that two real ones stop at the same step is in tests/reliability/test_several_processes.py."""
+"""The rule by which several processes agree, checked in one process.
+
+tests/reliability/test_several_processes.py has two real ones that stop at the same step.
+"""
 
 import signal
 from types import SimpleNamespace
@@ -14,18 +17,18 @@ def stop():
     return SimpleNamespace(received=0)
 
 
-def test_one_process_agrees_with_itself_at_once(stop):
-    agreement = StopConsensus(stop)
-    assert not agreement.save_is_due
-    agreement.poll(save_is_due=True)
-    assert agreement.save_is_due and not agreement.stopping and agreement.exit_code == 0
-    agreement.saved()
-    assert not agreement.save_is_due
-    agreement.poll()
-    assert not agreement.save_is_due
+def test_one_process_decides_immediately(stop):
+    consensus = StopConsensus(stop)
+    assert not consensus.save_is_due
+    consensus.poll(save_is_due=True)
+    assert consensus.save_is_due and not consensus.stopping and consensus.exit_code == 0
+    consensus.saved()
+    assert not consensus.save_is_due
+    consensus.poll()
+    assert not consensus.save_is_due
     stop.received = signal.SIGUSR1  # without a poll in between
     assert (
-        agreement.stopping and agreement.received == signal.SIGUSR1 and agreement.exit_code == 143
+        consensus.stopping and consensus.received == signal.SIGUSR1 and consensus.exit_code == 143
     )
 
 
@@ -35,7 +38,7 @@ def several(stop, monkeypatch):
     return StopConsensus(stop)
 
 
-def test_several_stop_two_polls_after_the_signal_and_keep_to_it(several, stop):
+def test_several_stop_two_polls_after_the_signal(several, stop):
     for _ in range(5):
         several.poll()
     stop.received = signal.SIGINT
@@ -47,7 +50,7 @@ def test_several_stop_two_polls_after_the_signal_and_keep_to_it(several, stop):
     assert several.exit_code == 130
 
 
-def test_several_save_once_for_a_wish_that_lasts_until_the_save(several):
+def test_several_save_once_for_a_lasting_save_request(several):
     saves, due = [], True
     for step in range(14):
         due = due or step == 8

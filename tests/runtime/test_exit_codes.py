@@ -24,11 +24,11 @@ def raising(error):
     return main
 
 
-def test_codes_are_those_of_the_contract():
+def test_codes_are_the_documented_ones():
     assert (FAILED, USAGE, OUT_OF_MEMORY, INTERRUPTED, TERMINATED) == (1, 2, 5, 130, 143)
 
 
-def test_what_main_returns_is_the_exit_code():
+def test_the_return_value_of_main_is_the_exit_code():
     assert run_command(lambda: None) == 0 and run_command(lambda: 3) == 3
     assert run_command(lambda: sys.exit(2)) == 2 and run_command(lambda: sys.exit()) == 0
 
@@ -38,17 +38,17 @@ def test_what_main_returns_is_the_exit_code():
     [(ConfigError("bad key"), 2), (WorkdirError("bad key"), 2), (CheckpointDamaged("bad key"), 1)],
     ids=repr,
 )
-def test_an_error_the_user_can_put_right_is_one_line_without_traceback(error, code, capsys):
+def test_our_errors_are_one_line_without_a_traceback(error, code, capsys):
     assert run_command(raising(error)) == code
     assert capsys.readouterr().err == "error: bad key\n"
 
 
-def test_an_interrupt_is_130(capsys):
+def test_an_interrupt_is_exit_130(capsys):
     assert run_command(raising(KeyboardInterrupt())) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_real_allocation_that_is_refused_is_5_with_advice(capsys):
+def test_a_refused_allocation_is_exit_5_with_advice(capsys):
     # XLA's own exception, for an array of 4 exabytes.
     assert (
         run_command(
@@ -65,7 +65,7 @@ def test_a_real_allocation_that_is_refused_is_5_with_advice(capsys):
     )
 
 
-def test_memory_errors_are_seen_through_other_exceptions():
+def test_memory_errors_are_found_behind_other_exceptions():
     try:
         try:
             raise MemoryError
@@ -76,7 +76,7 @@ def test_memory_errors_are_seen_through_other_exceptions():
     assert not is_out_of_memory(ValueError("RESOURCE_EXHAUSTED: No space left on device"))
 
 
-def test_an_unexpected_error_keeps_its_traceback_in_the_log(tmp_path, capsys):
+def test_an_unexpected_error_has_its_traceback_in_the_log(tmp_path, capsys):
     log = tmp_path / "run.log"
     assert run_command(raising(ZeroDivisionError("division by zero")), lambda: log) == 1
     assert "Traceback" in log.read_text() and "ZeroDivisionError" in log.read_text()

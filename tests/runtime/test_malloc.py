@@ -28,7 +28,7 @@ def run(*arguments: str) -> list[str]:
     ).stdout.split()
 
 
-def test_freed_memory_is_used_again_and_not_asked_for_anew():
+def test_freed_memory_is_reused_without_page_faults():
     """In the main thread and in another, as XLA's are."""
     kept, *faults = run("keep")
     if kept == "False":

@@ -23,16 +23,15 @@ def wait_for(condition, seconds=100.0):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)]
 )
-def test_the_first_signal_is_a_wish_with_its_exit_code(number, code, monkeypatch, caplog):
-    monkeypatch.setattr(
-        signals, "_SAME_WISH_S", 600.0
-    )  # on a busy machine even "at once" is late, and this process would end
+def test_the_first_signal_is_a_request_with_its_exit_code(number, code, monkeypatch, caplog):
+    # On a busy machine the second signal may come late, and would end this process.
+    monkeypatch.setattr(signals, "_SAME_REQUEST_S", 600.0)
     with StopRequest() as stop:
         assert not stop.requested and stop.exit_code == 0 and stop.received == 0
         os.kill(os.getpid(), number)
         assert wait_for(lambda: stop.requested)
         assert stop.exit_code == code and stop.received == number
-        os.kill(os.getpid(), number)  # at once: the same wish, come by another way
+        os.kill(os.getpid(), number)  # the same request, which came by another way
         time.sleep(0.05)
     assert (
         caplog.text.count(f"{number.name}: stopping and saving; a second signal ends at once") == 1
@@ -50,7 +49,7 @@ def open_pipes() -> set[str]:
     }
 
 
-def test_handlers_are_as_before_afterwards():
+def test_handlers_are_restored_afterwards():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
     threads, pipes = threading.active_count(), open_pipes()
     with StopRequest():
@@ -60,7 +59,7 @@ def test_handlers_are_as_before_afterwards():
     assert threading.active_count() == threads and open_pipes() == pipes
 
 
-def test_a_signal_just_before_the_end_is_received():
+def test_a_signal_right_before_the_end_is_received():
     for _ in range(20):
         with StopRequest() as stop:
             signal.raise_signal(signal.SIGUSR1)
@@ -76,20 +75,18 @@ def with_a_terminal():
 
 
 @pytest.mark.usefixtures("with_a_terminal")
-def test_a_closed_terminal_is_a_wish_and_never_a_second_one():
+def test_a_closed_terminal_never_counts_as_a_second_signal():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert wait_for(lambda: stop.requested)
         assert stop.exit_code == 129
-        time.sleep(signals._SAME_WISH_S + 0.1)
-        os.kill(
-            os.getpid(), signal.SIGHUP
-        )  # the shell and the kernel both send it, at whatever distance
+        time.sleep(signals._SAME_REQUEST_S + 0.1)
+        os.kill(os.getpid(), signal.SIGHUP)  # the shell and the kernel both send it, at any time
         time.sleep(0.1)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert wait_for(lambda: stop.requested)
-        time.sleep(signals._SAME_WISH_S + 0.1)
+        time.sleep(signals._SAME_REQUEST_S + 0.1)
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(0.1)
         assert stop.exit_code == 130
@@ -107,7 +104,7 @@ def test_under_nohup_a_closed_terminal_changes_nothing():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_outside_the_main_thread_it_is_harmless():
+def test_outside_the_main_thread_no_signal_is_caught():
     seen = []
 
     def enter():
@@ -120,13 +117,19 @@ def test_outside_the_main_thread_it_is_harmless():
     assert seen == [False]
 
 
+# A shell starts background processes with SIGINT ignored, so its handler is set.
+START = """
+import multiprocessing, signal, time
+from signvit_jax.runtime.signals import StopRequest
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if __name__ == '__main__':
+  with StopRequest() as stop:
+"""
+
+
 def start(body):
-    """A process that runs the body inside a StopRequest and has said that it is ready."""
-    code = "import multiprocessing, signal, time\nfrom signvit_jax.runtime.signals import StopRequest\n"
-    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell starts what runs in the background without it
-    code += "if __name__ == '__main__':\n  with StopRequest() as stop:\n" + textwrap.indent(
-        textwrap.dedent(body), "    "
-    )
+    """A process that runs `body` inside a StopRequest and has printed that it is ready."""
+    code = START + textwrap.indent(textwrap.dedent(body), "    ")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -139,35 +142,36 @@ def start(body):
     return process
 
 
-def wish(process, number) -> None:
-    """Sends the first signal, and comes back when another is no longer taken for the same one."""
+def request_stop(process, number) -> None:
+    """Send the first signal; return when another one no longer counts as the same request."""
     process.send_signal(number)
     assert "stopping and saving" in process.stderr.readline()
-    time.sleep(2 * signals._SAME_WISH_S)
+    time.sleep(2 * signals._SAME_REQUEST_S)
 
 
-# Like XLA in a long compilation: the main thread is inside C for half a minute and more, the lock released, and no Python handler can run.
+# As in a long compilation by XLA, the main thread is in C for half a minute or more with the lock
+# released, so that no Python handler can run.
 IN_C = (
     "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)\n"
 )
 IN_C_S = 30.0  # on the quickest machine
 
 
-def test_the_second_signal_ends_at_once_even_when_the_main_thread_is_in_c():
+def test_a_second_signal_ends_while_the_main_thread_is_in_c():
     process = start(IN_C)
-    wish(process, signal.SIGINT)
+    request_stop(process, signal.SIGINT)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(IN_C_S / 2) == 130
 
 
-def test_with_nothing_to_lose_the_first_signal_ends_at_once():
+def test_with_nothing_to_save_the_first_signal_ends():
     process = start("with stop.exit_immediately_on_signal():\n" + textwrap.indent(IN_C, "    "))
     process.send_signal(signal.SIGTERM)
     assert process.wait(IN_C_S / 2) == 143
 
 
-def test_where_there_is_something_to_lose_again_the_first_signal_is_a_wish():
+def test_afterwards_the_first_signal_is_a_request_again():
     process = start(
         """
         with stop.exit_immediately_on_signal():
@@ -181,15 +185,19 @@ def test_where_there_is_something_to_lose_again_the_first_signal_is_a_wish():
     assert process.wait(10) == 0 and process.stdout.read() == "saved\n"
 
 
-def test_a_wish_from_before_ends_the_process_where_there_is_nothing_to_lose():
+def test_an_earlier_request_ends_where_there_is_nothing_to_save():
     process = start(
-        "print('ready', flush=True)\nwhile not stop.requested: time.sleep(0.01)\nwith stop.exit_immediately_on_signal(): print('not reached')\n"
+        """
+        print("ready", flush=True)
+        while not stop.requested: time.sleep(0.01)
+        with stop.exit_immediately_on_signal(): print("not reached")
+        """
     )
     process.send_signal(signal.SIGUSR1)
     assert process.wait(100) == 143 and process.stdout.read() == ""
 
 
-def test_a_forked_reading_process_dies_of_its_own_signal_and_does_not_stop_its_parent():
+def test_a_signal_kills_a_reading_process_and_not_its_parent():
     process = start(
         """
         fork = multiprocessing.get_context("fork")
@@ -208,7 +216,7 @@ def test_a_forked_reading_process_dies_of_its_own_signal_and_does_not_stop_its_p
     assert process.stdout.read() == f"{-signal.SIGTERM} False\n"
 
 
-def test_a_signal_that_a_reading_process_handles_in_python_is_not_its_parents():
+def test_a_signal_handled_by_a_reading_process_stays_there():
     process = start(
         """
         import os
@@ -226,7 +234,7 @@ def test_a_signal_that_a_reading_process_handles_in_python_is_not_its_parents():
     assert process.stdout.read() == "1 False\n"
 
 
-def test_ending_at_once_leaves_no_reading_process_behind():
+def test_an_immediate_end_leaves_no_reading_process():
     process = start(
         """
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
@@ -237,7 +245,7 @@ def test_ending_at_once_leaves_no_reading_process_behind():
         """
     )
     child = int(process.stdout.readline())
-    wish(process, signal.SIGTERM)
+    request_stop(process, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     assert process.wait(100) == 143
     # A killed child that nobody has waited for is a zombie ("Z") until init takes it.

@@ -1,4 +1,4 @@
-"""What every command shares about its streams, on real processes: a reader that leaves, closed streams, odd encodings, names."""
+"""Streams of every command in real processes: lost readers, closed streams, encodings, names."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from signvit_jax.runtime.streams import clean, clean_json
 from tests.helpers import tiny_run
 
-# What a command prints, between two long lines so that a pipe's reader is gone before the second one.
+# Long lines, so that a pipe's reader is gone before the second one.
 PRINTS = """
 import sys
 from signvit_jax.runtime.exit_codes import run_command
@@ -50,14 +50,14 @@ def test_a_reader_that_leaves_ends_nothing(tmp_path):
     assert (tmp_path / "done").read_text() == "all done"
 
 
-def test_a_reader_of_all_that_is_said_that_leaves_ends_nothing(tmp_path):
+def test_a_reader_of_both_streams_that_leaves_ends_nothing(tmp_path):
     done = python(PRINTS, tmp_path / "done", shell="{} 2>&1 | head -c 1; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stdout, done.stderr) == (3, b"t", b"")
     assert (tmp_path / "done").read_text() == "all done"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_with_standard_error_closed_no_error_lands_among_the_texts(tmp_path, unbuffered):
+def test_closed_standard_error_keeps_messages_out_of_texts(tmp_path, unbuffered):
     done = python(
         SAYS.format("print('text'); raise FileNotFoundError(2, 'No such file', 'x')"),
         shell="{} 2>&-",
@@ -67,12 +67,15 @@ def test_with_standard_error_closed_no_error_lands_among_the_texts(tmp_path, unb
 
 
 def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path):
-    writes = f"file = open({str(tmp_path / 'file')!r}, 'w'); import os; os.write(2, b'a message of a library'); file.write('content')"
+    writes = (
+        f"file = open({str(tmp_path / 'file')!r}, 'w'); "
+        "import os; os.write(2, b'a message of a library'); file.write('content')"
+    )
     assert python(SAYS.format(writes), shell="{} 2>&-").returncode == 0
     assert (tmp_path / "file").read_text() == "content"
 
 
-def test_standard_output_on_a_full_disk_is_one_line_and_1():
+def test_standard_output_on_a_full_disk_is_one_line_and_exit_1():
     done = python(SAYS.format("print('text')"), shell="{} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == b"error: standard output cannot be written: No space left on device\n"
@@ -84,13 +87,13 @@ def test_messages_on_a_full_disk_end_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "utf-8:surrogateescape"])
-def test_what_the_encoding_lacks_is_escaped(encoding):
+def test_characters_that_the_encoding_lacks_are_escaped(encoding):
     done = python(SAYS.format(r"print('\u0105 \udcff')"), PYTHONIOENCODING=encoding)
     assert done.returncode == 0
     assert done.stdout in (b"\\u0105 \\udcff\n", "ą \\udcff\n".encode())
 
 
-def test_a_deleted_working_directory_is_named(tmp_path):
+def test_a_deleted_working_directory_is_reported(tmp_path):
     (tmp_path / "gone").mkdir()
     done = python(
         SAYS.format("print('text')"), shell=f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {{}}"
@@ -102,7 +105,7 @@ def test_a_deleted_working_directory_is_named(tmp_path):
     )
 
 
-def test_an_error_that_the_machine_explains_is_one_line(tmp_path):
+def test_an_operating_system_error_is_one_line(tmp_path):
     done = python(SAYS.format("open('/nowhere/\\x1b[31m')"))
     assert (done.returncode, done.stderr) == (
         1,
@@ -110,7 +113,7 @@ def test_an_error_that_the_machine_explains_is_one_line(tmp_path):
     )
 
 
-def test_the_traceback_of_an_unexpected_error_holds_nothing_that_a_terminal_obeys():
+def test_a_traceback_holds_no_control_characters():
     done = python(SAYS.format(r"raise RuntimeError('\x1b]0;owned\x07')"))
     assert (
         done.returncode == 1
@@ -133,13 +136,13 @@ def test_the_traceback_of_an_unexpected_error_holds_nothing_that_a_terminal_obey
         ("\ud800", "\\ud800"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown_as_an_escape(text, shown):
+def test_control_characters_are_shown_as_escapes(text, shown):
     assert clean(text) == shown
     assert clean(text, keep="\n\t").replace("\n", "\\n").replace("\t", "\\t") == shown
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_cleaned_json_means_what_it_meant(encoding):
+def test_cleaned_json_has_the_same_values(encoding):
     value = {"path": "a\udcff\x9b\u202e\x1b", "text": "é 中 👩"}
     line = clean_json(json.dumps(value, ensure_ascii=False) + "\n", encoding)
     assert json.loads(line.encode(encoding).decode(encoding)) == value

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.table import Table
 
 from signvit_jax.evaluation.metrics import format_table, score
-from signvit_jax.runtime.terminal import FittingProgress, counted, print_table
+from signvit_jax.runtime.terminal import FittingProgress, print_table, progress_bar
 
 
 def console(width: int, terminal: bool = True) -> Console:
@@ -21,7 +21,7 @@ def table() -> Table:
 
 @pytest.mark.parametrize("width", [1, 20, 40, 60, 200])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_table_shows_every_name_and_value_at_every_width(width, terminal):
+def test_a_table_shows_all_cells_at_every_width(width, terminal):
     shown = console(width, terminal)
     print_table(table(), shown)
     text = shown.file.getvalue()
@@ -45,14 +45,14 @@ def test_a_table_shows_every_name_and_value_at_every_width(width, terminal):
     assert "\x1b" not in text and "[red]name\\x1b" in "".join(text.split()).replace(":1clip", "")
 
 
-def test_a_terminal_that_is_too_narrow_gets_a_value_a_line():
+def test_a_narrow_terminal_gets_one_value_per_line():
     shown = console(20)
     print_table(table(), shown)
     assert "BLEU-4 100.00" in shown.file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [8, 20, 30, 50, 80, 200])
-def test_a_progress_bar_always_says_how_many_of_how_many(width):
+def test_a_progress_bar_always_shows_count_and_total(width):
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -71,7 +71,7 @@ def test_a_progress_bar_always_says_how_many_of_how_many(width):
 
 def test_a_bar_without_a_total_and_a_hidden_one_are_drawn():
     shown = console(20)
-    with counted(shown) as bar:
+    with progress_bar(shown) as bar:
         bar.add_task("scoring", total=None)
         bar.add_task("hidden", total=3, visible=False)
     assert "0/?" in shown.file.getvalue()

@@ -40,20 +40,20 @@ MIXED = [
 
 
 @pytest.mark.parametrize("text", CHARACTERS)
-def test_scripts_without_spaces_are_cut_by_character(text):
+def test_scripts_without_spaces_are_split_by_character(text):
     assert units(text) == CHARACTERS[text]
     assert has_unspaced(text) and mostly_unspaced([text])
     assert join_units(units(text)) == text
 
 
 @pytest.mark.parametrize("text", SPACED)
-def test_scripts_with_spaces_are_cut_at_their_spaces(text):
+def test_scripts_with_spaces_are_split_at_spaces(text):
     assert units(text) == text.split()
     assert not has_unspaced(text) and not mostly_unspaced([text])
     assert join_units(units(text)) == text
 
 
-def test_mixed_text_has_words_and_characters_side_by_side():
+def test_mixed_text_has_words_and_characters():
     assert units("我用iPhone 打电话，好 yes") == [
         "我",
         "用",
@@ -79,13 +79,13 @@ def test_pieces_of_any_text_give_it_back(text):
     assert all(units(text))
 
 
-def test_texts_that_follow_one_another_are_set_off_only_where_the_script_has_spaces():
+def test_joined_texts_get_spaces_only_where_the_script_has_them():
     assert join_texts(["今天", "很好。", "", "明天 见"]) == "今天很好。明天 见"
     assert join_texts(["good", "luck to", "you"]) == "good luck to you"
     assert join_texts(["我用", "iPhone", "打电话"]) == "我用 iPhone打电话"
 
 
-def test_glosses_are_set_apart_by_spaces_in_every_script():
+def test_glosses_are_split_at_spaces_in_every_script():
     assert units("今天 天气 好", by_spaces=True) == ["今天", "天气", "好"]
     assert "".join(pieces("今天 天气", by_spaces=True)).strip() == "今天 天气"
 

@@ -50,7 +50,7 @@ BERT_PIECES = [
 
 
 def obvious_wordpiece(word: str, vocabulary: set[str]) -> list[str]:
-    """Longest piece first, as the paper says it."""
+    """Longest piece first, as the paper defines WordPiece."""
     pieces, start = [], 0
     while start < len(word):
         end = len(word)
@@ -88,7 +88,7 @@ def test_learned_text_of_any_script_round_trips(config, text):
     ),
     st.booleans(),
 )
-def test_bpe_round_trips_whatever_it_learned_from(texts, lowercase):
+def test_bpe_round_trips_any_text_it_learned_from(texts, lowercase):
     tokenizer = learn([*texts, "a"], dataclasses.replace(BPE, lowercase=lowercase))
     for text in texts:
         ids = tokenizer.encode(text)
@@ -97,7 +97,7 @@ def test_bpe_round_trips_whatever_it_learned_from(texts, lowercase):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_unknown_characters_become_unk_and_nothing_else_is_lost(text):
+def test_only_unknown_characters_become_unk(text):
     tokenizer = learn(TEXTS, BPE)
     known = set("".join(map(tokenizer.normalize, TEXTS)))
     normal = tokenizer.normalize(text)
@@ -106,20 +106,20 @@ def test_unknown_characters_become_unk_and_nothing_else_is_lost(text):
     assert tokenizer.decode(ids) == " ".join("".join(c for c in normal if c in known).split())
 
 
-def test_with_room_enough_every_training_word_is_one_token():
+def test_in_a_large_vocabulary_every_word_is_one_token():
     tokenizer = learn(TEXTS, BPE)
     for word in ("worth", "rupees", "नमस्ते", "दुनिया", "உலகம்"):
         assert len(tokenizer.encode(word)) == 1
 
 
-def test_rare_words_are_spelled_when_the_vocabulary_is_small():
+def test_a_small_vocabulary_spells_rare_words():
     texts = ["the cat"] * 50 + ["hippopotamus"]
     tokenizer = learn(texts, dataclasses.replace(BPE, vocab_size=30))
     assert tokenizer.vocab_size <= 30
     assert len(tokenizer.encode("the cat")) == 2 and len(tokenizer.encode("hippopotamus")) > 3
 
 
-def test_minimum_frequency_keeps_rare_words_apart():
+def test_words_below_the_minimum_frequency_are_not_learned():
     texts = ["common common", "rarely"]
     assert len(learn(texts, dataclasses.replace(BPE, min_frequency=2)).encode("rarely")) > 1
     word = learn(texts, dataclasses.replace(WORD, min_frequency=2))
@@ -172,7 +172,8 @@ def test_nfc_and_nfd_spellings_are_the_same_text():
 
 def test_learning_is_the_same_in_another_process():
     code = (
-        "import sys; from signvit_jax.config.schema import TokenizerConfig; from signvit_jax.text.tokenizer import learn; "
+        "import sys; from signvit_jax.config.schema import TokenizerConfig; "
+        "from signvit_jax.text.tokenizer import learn; "
         f"sys.stdout.buffer.write(learn({TEXTS!r}, TokenizerConfig()).to_json().encode())"
     )
     other = subprocess.run(
@@ -205,12 +206,12 @@ def test_json_holds_everything(bert_file):
         '{"format": "signvit_jax tokenizer", "version": 99, "kind": "bpe"}',
     ],
 )
-def test_a_damaged_file_is_named_as_such(damage):
+def test_a_damaged_tokenizer_file_is_refused(damage):
     with pytest.raises(TokenizerError, match="tokenizer"):
         Tokenizer.from_json(damage)
 
 
-def test_a_file_without_its_specials_is_refused():
+def test_a_tokenizer_file_without_special_tokens_is_refused():
     text = learn(TEXTS, BPE).to_json().replace("< pad >", "< dap >")
     with pytest.raises(TokenizerError, match="special tokens"):
         Tokenizer.from_json(text)
@@ -254,7 +255,7 @@ def test_bert_ids_are_those_of_the_file(bert_file):
     )
 
 
-def test_bert_decoding_joins_pieces_and_puts_punctuation_to_its_word(bert_file):
+def test_bert_decoding_joins_pieces_and_punctuation(bert_file):
     tokenizer = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
     assert (
         tokenizer.decode([101, *tokenizer.encode("Unaffable, it's playing."), 102])
@@ -275,14 +276,14 @@ def test_cased_bert_keeps_case(bert_file):
         (["[PAD]", "[CLS]", "[SEP]", "[UNK]", "x", "x"], "'x' twice"),
     ],
 )
-def test_a_vocabulary_file_that_is_not_one_is_a_config_error(tmp_path, lines, fault):
+def test_an_invalid_vocabulary_file_is_a_config_error(tmp_path, lines, fault):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(lines))
     with pytest.raises(ConfigError, match=fault):
         load_bert_vocabulary(path, TokenizerConfig(name="bert"))
 
 
-def test_a_vocabulary_file_that_is_not_there_is_a_config_error(tmp_path):
+def test_a_missing_vocabulary_file_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"tokenizer\.vocab_file.*missing\.txt"):
         load_bert_vocabulary(tmp_path / "missing.txt", TokenizerConfig(name="bert"))
 
@@ -297,7 +298,7 @@ def test_ids_of_the_config_must_agree_with_the_tokenizer(key, own):
 
 
 @pytest.mark.parametrize("texts", [[], ["", "  \n"]])
-def test_nothing_to_learn_from_is_a_config_error(texts):
+def test_no_text_to_learn_from_is_a_config_error(texts):
     with pytest.raises(ConfigError, match="there is no text"):
         learn(texts, BPE)
 
@@ -334,7 +335,7 @@ UNSPACED = {
 }
 
 
-def test_chinese_sentences_are_cut_by_character_and_not_learned_whole():
+def test_chinese_is_learned_by_character_not_by_sentence():
     for tokenizer in (learn(CHINESE, BPE), learn(CHINESE, WORD)):
         tokens = sum(map(len, tokenizer.encode_all(CHINESE)))
         assert tokens / len(CHINESE) >= 0.8 * sum(map(len, CHINESE)) / len(CHINESE)
@@ -362,7 +363,7 @@ def test_latin_words_in_chinese_text_are_still_words():
     assert word.decode(word.encode("用computer学")) == "用computer学"
 
 
-def test_text_with_spaces_is_cut_as_before_whatever_else_was_learned():
+def test_text_with_spaces_is_split_alike_beside_chinese():
     alone, beside = (
         learn(["the cat sat", "the dog sat"], BPE),
         learn(["the cat sat", "the dog sat", "猫坐着"], BPE),
@@ -370,28 +371,31 @@ def test_text_with_spaces_is_cut_as_before_whatever_else_was_learned():
     assert [alone.tokens[i] for i in alone.encode("the cat sat")] == [
         beside.tokens[i] for i in beside.encode("the cat sat")
     ]
-    assert "Split" not in alone.to_json()  # the file of such text is what it was
+    assert "Split" not in alone.to_json()  # such a file is what it was in earlier releases
 
 
-# Written before scripts without spaces were cut by character: learned from "你好世界", "世界你好".
+# Learned from "你好世界" and "世界你好" before scripts without spaces were split by character.
 OLD_BPE = (
-    '{"format": "signvit_jax tokenizer", "version": 1, "kind": "bpe", "lowercase": true, "model": {"version": "1.0", "truncation": null, '
-    '"padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Metaspace", '
-    '"replacement": "▁", "prepend_scheme": "always", "split": true}, {"type": "Punctuation", "behavior": "Isolated"}]}, "post_processor": null, '
-    '"decoder": null, "model": {"type": "BPE", "dropout": null, "unk_token": "< unk >", "continuing_subword_prefix": null, '
-    '"end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": {"< pad >": 0, "< bos >": 1, '
-    '"< eos >": 2, "< unk >": 3, "▁": 4, "世": 5, "你": 6, "好": 7, "界": 8, "▁世": 9, "▁你": 10, "▁你好": 11}, '
-    '"merges": [["▁", "世"], ["▁", "你"], ["▁你", "好"]]}}}'
+    '{"format": "signvit_jax tokenizer", "version": 1, "kind": "bpe", "lowercase": true, '
+    '"model": {"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], '
+    '"normalizer": null, "pre_tokenizer": {"type": "Sequence", '
+    '"pretokenizers": [{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", '
+    '"split": true}, {"type": "Punctuation", "behavior": "Isolated"}]}, "post_processor": null, '
+    '"decoder": null, "model": {"type": "BPE", "dropout": null, "unk_token": "< unk >", '
+    '"continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false, '
+    '"byte_fallback": false, "ignore_merges": false, "vocab": {"< pad >": 0, "< bos >": 1, '
+    '"< eos >": 2, "< unk >": 3, "▁": 4, "世": 5, "你": 6, "好": 7, "界": 8, "▁世": 9, "▁你": 10, '
+    '"▁你好": 11}, "merges": [["▁", "世"], ["▁", "你"], ["▁你", "好"]]}}}'
 )
 
 
-def test_a_file_of_an_earlier_release_is_read_and_cuts_as_it_did():
+def test_a_file_of_an_earlier_release_tokenizes_as_before():
     tokenizer = Tokenizer.from_json(OLD_BPE)
     assert [tokenizer.tokens[i] for i in tokenizer.encode("你好世界")] == ["▁你好", "世", "界"]
     assert tokenizer.decode(tokenizer.encode("你好世界")) == "你好世界"
 
 
-def test_chinese_glosses_are_whole_and_set_apart_by_spaces():
+def test_chinese_glosses_are_split_at_spaces_only():
     tokenizer = learn_gloss_vocabulary(["今天 天气 好", "天气 坏"])
     assert len(tokenizer.encode("今天 天气 好")) == 3
     assert tokenizer.decode(tokenizer.encode("天气 好")) == "天气 好"
@@ -408,10 +412,10 @@ def test_bert_puts_no_spaces_between_chinese_characters(tmp_path):
     assert tokenizer.decode(tokenizer.encode("我用iPhone很好。ok ok")) == "我用iphone很好。ok ok"
 
 
-def test_what_is_unknown_is_counted_and_named(bert_file):
+def test_unknown_pieces_are_counted(bert_file):
     bpe, word = learn(["rain", "sun"], BPE), learn(["rain", "sun"], WORD)
     assert bpe.unknown(["Rain", "zebra zu", ""]) == {"z": 2, "e": 1, "b": 1}
-    assert bpe.decode(bpe.encode("zebra")) == "ra"  # what is lost, and so must be said
+    assert bpe.decode(bpe.encode("zebra")) == "ra"  # the loss that must be reported
     assert word.unknown(["Rain", "zebra sun zebra"]) == {"zebra": 2}
     assert learn(["今天"], BPE).unknown(["今年"]) == {"年": 1}
     assert load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")).unknown(

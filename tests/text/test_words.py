@@ -37,7 +37,7 @@ def tokenizer(request, tmp_path_factory) -> Tokenizer:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_word_has_the_mean_of_its_own_tokens(tokenizer, text):
+def test_a_words_confidence_is_the_mean_of_its_tokens(tokenizer, text):
     tokens = tokenizer.encode(text)
     words = text.split()
     confidences = [0.1 * (1 + place) for place in range(len(tokens))]
@@ -49,7 +49,7 @@ def test_every_word_has_the_mean_of_its_own_tokens(tokenizer, text):
     start = 0
     for word, (_, confidence, _) in zip(words, found):
         end = start + len(tokenizer.encode(word))
-        # The mark of a word's start is a token of its own before an uncommon word; it spells nothing.
+        # Before a rare word the mark of its start is a token of its own, which spells nothing.
         own = [
             sure
             for token, sure in zip(tokens[start:end], confidences[start:end])
@@ -62,7 +62,7 @@ def test_every_word_has_the_mean_of_its_own_tokens(tokenizer, text):
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_any_tokens_give_the_words_of_their_text_and_probabilities(tokenizer, data):
+def test_any_tokens_give_the_words_of_their_text(tokenizer, data):
     tokens = data.draw(st.lists(st.integers(1, tokenizer.vocab_size - 1), max_size=12))
     confidences = data.draw(st.lists(st.floats(0, 1), min_size=len(tokens), max_size=len(tokens)))
     found = word_confidences(tokens, confidences, tokenizer.decode)
@@ -70,14 +70,14 @@ def test_any_tokens_give_the_words_of_their_text_and_probabilities(tokenizer, da
     assert all(0.0 <= word.confidence <= 1.0 for word in found)
 
 
-def test_no_token_is_no_word(tokenizer):
+def test_without_tokens_there_are_no_words(tokenizer):
     assert word_confidences([], [], tokenizer.decode) == ()
     assert (
         word_confidences([tokenizer.bos_id, tokenizer.eos_id], [0.0, 0.9], tokenizer.decode) == ()
     )
 
 
-def test_words_of_a_script_without_spaces_are_its_characters():
+def test_words_of_a_script_without_spaces_are_characters():
     spell = {1: "我", 2: "用", 3: " iPhone", 4: "好"}
     found = word_confidences(
         [1, 2, 3, 4],
@@ -93,6 +93,6 @@ def test_words_of_a_script_without_spaces_are_its_characters():
     assert words_text(found) == "我用 iPhone好"
 
 
-def test_words_of_two_windows_are_set_off_only_where_the_script_has_spaces():
+def test_words_of_two_windows_get_spaces_by_their_script():
     assert words_text([Word("今", 1.0, False), Word("天", 1.0, False)]) == "今天"
     assert words_text([Word("good", 1.0), Word("luck", 1.0)]) == "good luck"

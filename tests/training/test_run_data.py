@@ -61,7 +61,7 @@ def test_what_the_vocabulary_lacks_is_said_of_every_split(data_of, caplog):
     (line,) = [message for message in caplog.messages if "vocabulary" in message]
     assert (
         line
-        == "split 'test': 6 characters are not in the vocabulary, so no output can hold them: 'z' (2), 'o' (2), 'e' (1), 'b' (1)"
+        == "split 'test': 6 characters are not in the vocabulary, so no output can contain them: 'z' (2), 'o' (2), 'e' (1), 'b' (1)"
     )
 
 
@@ -77,6 +77,6 @@ def test_glosses_that_training_lacks_are_said_too(data_of, caplog):
         validation=[("rain", "RAIN SNOW")],
     )
     assert (
-        "split 'validation': 1 glosses are not in the vocabulary, so no output can hold them: 'SNOW' (1)"
+        "split 'validation': 1 glosses are not in the vocabulary, so no output can contain them: 'SNOW' (1)"
         in caplog.text
     )

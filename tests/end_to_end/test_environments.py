@@ -1,4 +1,4 @@
-"""The commands as processes of their own where a shell, a container or a folder of strangers puts them."""
+"""Commands as processes in odd environments: pipes, containers, names that cannot be printed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.helpers import tiny_run
 
 NAMES = (b"a\xff.mp4", b"b\x1b[31m\n\t.mp4", "c\u202e\u00e9.mp4".encode(), b"d.mp4")
-# No home and a user whom nobody knows, as in a container that is run with --user=54321.
+# No home and an unknown user, as in a container that is run with --user=54321.
 HOMELESS = """
 import os, pwd, sys
 os.environ.pop("HOME")
@@ -69,9 +69,7 @@ def odd_names(trained, tmp_path):
     return folder
 
 
-def test_names_that_cannot_be_printed_are_escaped_and_every_clip_is_translated(
-    trained, odd_names, environment
-):
+def test_names_that_cannot_be_printed_are_escaped(trained, odd_names, environment):
     done = translate(trained, odd_names, environment=environment | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.decode("ascii").splitlines()
@@ -80,7 +78,7 @@ def test_names_that_cannot_be_printed_are_escaped_and_every_clip_is_translated(
     assert len({line.split("\t")[1] for line in lines}) == 1 and lines[0].split("\t")[1]
 
 
-def test_json_names_every_file_as_it_is_called(trained, odd_names, environment):
+def test_json_has_the_exact_name_of_every_file(trained, odd_names, environment):
     done = translate(
         trained,
         odd_names,
@@ -94,7 +92,7 @@ def test_json_names_every_file_as_it_is_called(trained, odd_names, environment):
     ]
 
 
-def test_head_ends_translate_with_0_and_without_a_word(trained, environment):
+def test_head_ends_translate_silently_with_exit_0(trained, environment):
     clips = [trained.video(number) for number in range(12)]
     done = translate(
         trained, *clips, shell="{} | head -1; exit ${{PIPESTATUS[0]}}", environment=environment
@@ -103,9 +101,7 @@ def test_head_ends_translate_with_0_and_without_a_word(trained, environment):
     assert done.stdout.startswith(str(clips[0]).encode()) and done.stdout.count(b"\n") == 1
 
 
-def test_with_output_dir_every_file_is_written_whoever_reads_the_names(
-    trained, tmp_path, environment
-):
+def test_head_does_not_stop_the_writing_of_files(trained, tmp_path, environment):
     clips = [trained.video(number) for number in range(12)]
     output = tmp_path / "out"
     done = translate(
@@ -120,9 +116,7 @@ def test_with_output_dir_every_file_is_written_whoever_reads_the_names(
 
 
 @pytest.mark.parametrize("cache", [None, "cache"])
-def test_without_a_home_and_with_an_unknown_user_every_command_works(
-    trained, tmp_path, environment, cache
-):
+def test_every_command_works_without_a_home_or_known_user(trained, tmp_path, environment, cache):
     data, workdir, page = tmp_path / "data", trained.workdir, tmp_path / "report.html"
     built = [
         "video_folder",
@@ -171,7 +165,7 @@ def test_without_a_home_and_with_an_unknown_user_every_command_works(
     assert home.stat().st_mode & 0o777 == 0o700
 
 
-def test_without_a_home_programs_are_kept_in_a_folder_that_is_nobody_elses(tmp_path, monkeypatch):
+def test_without_a_home_the_cache_folder_is_private(tmp_path, monkeypatch):
     from signvit_jax.runtime import exit_codes
 
     monkeypatch.setattr(exit_codes.tempfile, "tempdir", str(tmp_path))
@@ -184,7 +178,7 @@ def test_without_a_home_programs_are_kept_in_a_folder_that_is_nobody_elses(tmp_p
     assert exit_codes.private_folder() != mine
 
 
-def test_twenty_columns_show_every_score(trained, tmp_path, environment):
+def test_a_terminal_of_20_columns_shows_every_score(trained, tmp_path, environment):
     command = [
         sys.executable,
         "-m",
@@ -201,14 +195,14 @@ def test_twenty_columns_show_every_score(trained, tmp_path, environment):
         stderr=terminal,
     ) as process:
         os.close(terminal)
-        said = bytearray()
+        output = bytearray()
         while True:
             try:
-                said += os.read(reading, 65536)
+                output += os.read(reading, 65536)
             except OSError:  # closed by the last writer
                 break
     os.close(reading)
-    shown = said.decode().replace("\r", "\n")
+    shown = output.decode().replace("\r", "\n")
     assert process.returncode == 0
     assert (
         "6/6" in shown

@@ -1,4 +1,4 @@
-"""From videos to text through the four commands: what each leaves behind, and that the next one can use it."""
+"""From videos to text by build, train, eval and translate: each reads what the one before wrote."""
 
 import csv
 import json
@@ -28,13 +28,13 @@ def evaluated(trained, tmp_path_factory):
     return json.loads(output.read_text(encoding="utf-8")), output
 
 
-def test_training_leaves_all_that_a_run_is_to_leave(trained):
+def test_training_writes_all_files_of_a_run(trained):
     for name in ("config.json", "tokenizer.json", "run.log", "metrics.csv", "metrics.png"):
         assert (trained.workdir / name).stat().st_size > 0, name
     assert list(trained.workdir.glob("events.*"))
     assert json.loads((trained.workdir / "config.json").read_text())["training"]["batch_size"] == 4
-    with Image.open(trained.workdir / "metrics.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(trained.workdir / "metrics.png") as image:
+        assert image.format == "PNG"
     steps = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
     assert (trained.workdir / "checkpoints" / str(steps)).is_dir()
     samples = sorted(trained.workdir.glob("samples/epoch_*.txt"))
@@ -42,7 +42,7 @@ def test_training_leaves_all_that_a_run_is_to_leave(trained):
     assert "reference: Ann" in samples[-1].read_text() and "greedy:" in samples[-1].read_text()
 
 
-def test_every_step_is_in_the_metrics_once_and_the_loss_falls(trained):
+def test_metrics_have_every_step_once_and_the_loss_falls(trained):
     with (trained.workdir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(
@@ -54,7 +54,7 @@ def test_every_step_is_in_the_metrics_once_and_the_loss_falls(trained):
     assert len(validation) == tiny_run.EPOCHS and validation[-1] < validation[0]
 
 
-def test_evaluation_has_every_clip_of_the_split_once_with_its_raw_reference(trained, evaluated):
+def test_evaluation_has_every_clip_once_with_its_raw_reference(trained, evaluated):
     found, _ = evaluated
     with (trained.source / "clips.csv").open(newline="") as file:
         wanted = {row["uid"]: row["text"] for row in csv.DictReader(file) if row["split"] == "test"}
@@ -68,7 +68,7 @@ def test_evaluation_has_every_clip_of_the_split_once_with_its_raw_reference(trai
     assert all({"greedy", "beam", "ctc"} <= entry.keys() for entry in found["predictions"])
 
 
-def test_scores_are_those_of_the_predictions_in_the_file(evaluated):
+def test_scores_are_those_of_the_written_predictions(evaluated):
     found, _ = evaluated
     references = [entry["reference"] for entry in found["predictions"]]
     assert set(found["decoders"]) == {"greedy", "beam", "ctc"}
@@ -80,13 +80,13 @@ def test_scores_are_those_of_the_predictions_in_the_file(evaluated):
         assert "case:lc" in entry["signature"]
 
 
-def test_the_report_lies_beside_the_predictions_and_shows_the_clips(evaluated):
+def test_the_report_beside_the_predictions_shows_clips(evaluated):
     _, output = evaluated
     page = output.with_suffix(".html").read_text(encoding="utf-8")
     assert "clip16" in page and "data:image/" in page
 
 
-def test_translation_of_a_source_video_is_the_text_that_evaluation_found(trained, evaluated, capfd):
+def test_translation_and_evaluation_give_the_same_text(trained, evaluated, capfd):
     found, _ = evaluated
     clips = [trained.video(number) for number in (16, 21)]
     assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}") == 0

@@ -1,0 +1,107 @@
+"""A misspelled flag is answered with the nearest flag, by every command."""
+
+import pytest
+
+from signvit_jax.cli.flag_parser import integer, parser, positive_seconds
+from signvit_jax.commands import (
+    convert,
+    data_report,
+    distill,
+    export,
+    inspect_config,
+    train,
+    translate,
+)
+from signvit_jax.commands import eval as eval_command
+from tests.helpers import tiny_run
+
+
+def refusal(capsys, main, *arguments) -> str:
+    """The message of a command that must end with exit code 2."""
+    assert tiny_run.command(main, *arguments) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("main", "wrong", "meant"),
+    [
+        (train.main, "--confg=c.py", "--config"),
+        (train.main, "--wrokdir=w", "--workdir"),
+        (train.main, "-config=c.py", "--config"),
+        (distill.main, "--techer=t", "--teacher"),
+        (convert.main, "--weigths=w", "--weights"),
+        (export.main, "--fromat=onnx", "--format"),
+        (eval_command.main, "--decoed=beam", "--decode"),
+        (translate.main, "--beam-size=5", "--beam_size"),
+        (inspect_config.main, "--devcies=8", "--devices"),
+        (data_report.main, "--ouput=page.html", "--output"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_misspelled_flag_is_answered_with_the_nearest(capsys, main, wrong, meant):
+    message = refusal(capsys, main, wrong)  # required flags are missing too
+    flag = wrong.partition("=")[0]
+    assert message.endswith(f"error: unknown argument {flag}; did you mean {meant}?")
+
+
+def test_a_config_key_given_as_a_flag_is_answered_with_its_override(capsys):
+    message = refusal(
+        capsys, train.main, "--config=c.py", "--workdir=w", "--gradient_acumulation=2"
+    )
+    assert "did you mean --config.training.gradient_accumulation?" in message
+
+
+def test_all_keys_of_one_name_are_offered(capsys):
+    message = refusal(capsys, train.main, "--config=c.py", "--workdir=w", "--batch_size", "8")
+    assert "--config.training.batch_size or --config.inference.batch_size?" in message
+
+
+def test_an_override_without_a_config_is_answered_with_the_flag(capsys):
+    message = refusal(capsys, eval_command.main, "--workdir=w", "--config.inference.beam_size=3")
+    assert "did you mean --beam_size?" in message
+
+
+def test_a_flag_like_no_other_is_refused_without_a_guess(capsys):
+    message = refusal(capsys, eval_command.main, "--workdir=w", "--xyz")
+    assert message.endswith("error: unknown argument --xyz")
+    message = refusal(capsys, train.main, "--config=c.py", "--workdir=w", "--xyz")
+    assert message.endswith("values of the config are set as --config.group.key=value")
+
+
+def test_help_is_shown_beside_a_misspelled_flag(capsys):
+    assert tiny_run.command(eval_command.main, "--wrong", "--help") == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.fixture
+def flags():
+    flags = parser("A command.", "command --count=3")
+    flags.add_argument("--count", type=integer(1))
+    flags.add_argument("--seconds", type=positive_seconds)
+    flags.add_argument("files", nargs="*")
+    return flags
+
+
+@pytest.mark.parametrize("file", ["-5", "--my clip.mp4"])
+def test_arguments_that_only_look_like_flags_are_kept(flags, file):
+    assert flags.parse_args([file]).files == [file]
+
+
+def test_after_two_dashes_everything_is_a_file(flags):
+    assert flags.parse_args(["--count=2", "--", "--clip.mp4"]).files == ["--clip.mp4"]
+
+
+@pytest.mark.parametrize("flag", ["--count=0", "--count=1.5", "--count=x"])
+def test_an_integer_flag_refuses_other_values(flags, flag, capsys):
+    assert flags.parse_args(["--count=7"]).count == 7
+    with pytest.raises(SystemExit):
+        flags.parse_args([flag])
+    assert "allowed: an integer >= 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--seconds=0", "--seconds=inf", "--seconds=nan", "--seconds=x"])
+def test_a_seconds_flag_refuses_other_values(flags, flag, capsys):
+    assert flags.parse_args(["--seconds=0.5"]).seconds == 0.5
+    with pytest.raises(SystemExit):
+        flags.parse_args([flag])
+    assert "allowed: seconds > 0" in capsys.readouterr().err
