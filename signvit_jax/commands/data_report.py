@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from signvit_jax.cli.common import parse_with_optional_config, parser
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import from_json
+from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.streams import clean
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.data.name, dataset, facts, config, read_build_report(dataset.folder), arguments.clips
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
+    write_atomically(output, text)
     print(clean(str(output)))
     return DONE
 

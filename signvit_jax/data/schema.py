@@ -14,17 +14,18 @@
 Frames are stored as JPEG bytes and not as a TFDS `Video`, so that a reader decodes only the frames that it samples.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+
+from signvit_jax.files.atomic import write_atomically
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 WHOLE_FILE = -1.0  # `start` and `end` of a clip that is its whole file
@@ -81,13 +82,17 @@ def write_index(folder: str | os.PathLike, split: str, entries: Iterable[IndexEn
     """Writes `<split>.index.jsonl`, one entry a line in the order of the records, and its digest; each appears whole or not at all."""
     path = index_path(folder, split)
     digest = hashlib.sha256()
-    with _appearing(path) as file:
-        for entry in entries:
-            line = (json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n").encode()
-            digest.update(line)
-            file.write(line)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            for entry in entries:
+                line = (json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n").encode()
+                digest.update(line)
+                file.write(line)
         # Killed between the two renames, an index has no digest rather than a wrong one.
         index_digest_path(folder, split).unlink(missing_ok=True)
+
+    write_atomically(path, write)
     write_index_digest(folder, split, digest.hexdigest())
     return path
 
@@ -95,8 +100,8 @@ def write_index(folder: str | os.PathLike, split: str, entries: Iterable[IndexEn
 def write_index_digest(folder: str | os.PathLike, split: str, digest: str | None = None) -> None:
     """`digest`: SHA-256 of the index; without it, of the file as it is."""
     digest = digest or hashlib.sha256(index_path(folder, split).read_bytes()).hexdigest()
-    with _appearing(index_digest_path(folder, split)) as file:
-        file.write(f"{digest}  {index_path(folder, split).name}\n".encode())
+    line = f"{digest}  {index_path(folder, split).name}\n"
+    write_atomically(index_digest_path(folder, split), line)
 
 
 def has_index_digest(folder: str | os.PathLike, split: str) -> bool:
@@ -127,18 +132,6 @@ def read_index(folder: str | os.PathLike, split: str) -> list[IndexEntry]:
                 f"{path}, line {number}: not an index entry ({error}); the records are read instead"
             ) from error
     return entries
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when it is whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def stable_fraction(video_id: str) -> float:

@@ -7,7 +7,6 @@ import base64
 import html
 import io
 import math
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from signvit_jax.evaluation.scored_clips import (
     score_clips,
     worst_and_best,
 )
+from signvit_jax.files.atomic import write_atomically
 from signvit_jax.text import scripts
 from signvit_jax.text.tokenizer import unknown_note
 
@@ -116,12 +116,7 @@ def write_report(
     """Writes `render`'s page, whole or not at all; folders are made. Raises OSError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(render(results, pictures, count), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, render(results, pictures, count))
 
 
 def contact_sheet(frames: UInt8[np.ndarray, "t h w 3"]) -> Image.Image:

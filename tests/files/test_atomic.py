@@ -1,4 +1,4 @@
-"""A file is the old one or the new one also across a power cut: what is on the disk is known by the order of writing, flushing and renaming."""
+"""Atomic writes across a power cut: what is on the disk follows from the order of writing, flushing and renaming."""
 
 import os
 from pathlib import Path
@@ -6,70 +6,101 @@ from pathlib import Path
 import pytest
 
 from signvit_jax.checkpoints import manifest
-from signvit_jax.files.atomic import flush_folder, write_atomically
+from signvit_jax.files.atomic import flush, write_atomically
 from tests.helpers import tiny_run
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """("flush", path) and ("rename", path) in their order."""
+    """("flush" | "rename", path, bytes of the file) in the order of the calls."""
     found = []
     fsync, replace = os.fsync, Path.replace
 
-    def flushed(descriptor):
+    def record_flush(descriptor):
         found.append(
             ("flush", os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size)
         )
         fsync(descriptor)
 
-    def renamed(path, target):
+    def record_rename(path, target):
         found.append(("rename", str(target), path.stat().st_size))
         return replace(path, target)
 
-    monkeypatch.setattr(os, "fsync", flushed)
-    monkeypatch.setattr(Path, "replace", renamed)
+    monkeypatch.setattr(os, "fsync", record_flush)
+    monkeypatch.setattr(Path, "replace", record_rename)
     return found
 
 
-def test_content_is_flushed_before_it_gets_its_name_and_the_name_after(tmp_path, calls):
-    write_atomically(tmp_path / "file", "new\r\nü")
+@pytest.fixture
+def full_disk(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+CONTENT = "new\r\nü".encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [CONTENT.decode(), CONTENT, lambda file: file.write_bytes(CONTENT)],
+    ids=["text", "bytes", "function"],
+)
+def test_content_is_flushed_before_the_rename_and_the_folder_after(tmp_path, calls, content):
+    write_atomically(tmp_path / "file", content)
     (first, temporary, size), *rest = calls
     assert first == "flush" and temporary.startswith(f"{tmp_path}/.file.") and size == 7
     assert [(what, path) for what, path, _ in rest] == [
         ("rename", str(tmp_path / "file")),
         ("flush", str(tmp_path)),
     ]
-    assert (tmp_path / "file").read_bytes() == "new\r\nü".encode()
+    assert (tmp_path / "file").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "file", "old")
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+def test_a_full_disk_leaves_the_old_content_alone(tmp_path, full_disk):
+    (tmp_path / "file").write_text("old")
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failed_flush_leaves_no_descriptor_open(tmp_path, full_disk):
     with pytest.raises(OSError, match="No space left"):
-        flush_folder(tmp_path)
+        flush(tmp_path)
     assert tiny_run.open_below(tmp_path) == []
 
 
-def test_a_file_that_cannot_even_be_made_is_the_error_that_is_raised(tmp_path, monkeypatch):
-    def full(*_, **__):
+def test_an_error_of_the_writing_function_leaves_the_old_content(tmp_path):
+    (tmp_path / "file").write_text("old")
+
+    def write_half(file):
+        file.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", write_half)
+    assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_text_that_utf_8_cannot_hold_leaves_the_old_content(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "file", "\ud800")
+    assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_cannot_be_created_raises_that_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "file", "new")
 
 
-def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_for_it(
-    tmp_path, calls
-):
+def test_checkpoint_files_are_flushed_before_their_manifest(tmp_path, calls):
     for name in ("params/d/data", "params/_METADATA", "meta/meta.json", "_CHECKPOINT_METADATA"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -81,7 +112,7 @@ def test_every_file_of_a_checkpoint_is_flushed_before_the_manifest_that_vouches_
     assert manifest.find_damage(tmp_path) == []
 
 
-def test_damage_is_told_file_by_file(tmp_path):
+def test_damage_is_reported_file_by_file(tmp_path):
     for name in ("whole", "params/missing", "params/cut", "params/changed", "meta/folder"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("content")
@@ -100,12 +131,11 @@ def test_damage_is_told_file_by_file(tmp_path):
     assert manifest.find_damage(tmp_path, ("meta",)) == []
     assert sorted(manifest.find_damage(tmp_path, ("params",))) == of_params
     (tmp_path / "whole").unlink()
-    assert manifest.find_damage(tmp_path, ("meta",)) == [
-        "whole: missing"
-    ]  # what lies beside the items is always looked at
+    # Files beside the items are always checked.
+    assert manifest.find_damage(tmp_path, ("meta",)) == ["whole: missing"]
 
 
-def test_a_file_that_the_disk_does_not_give_back_is_damage(tmp_path, monkeypatch):
+def test_a_file_that_the_disk_cannot_read_is_damage(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("content")
     manifest.write_manifest(tmp_path)
 

@@ -292,7 +292,7 @@ def test_tfds_finds_the_files_of_each_builder_in_manual_dir(tmp_path, name):
         sorted(
             path.suffix
             for path in Path(made.data_dir).iterdir()
-            if path.suffix in (".shard", ".partial")
+            if path.suffix in (".shard", ".tmp")
         )
         == []
     )
