@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.data.dataset import open_dataset
     from signvit_jax.reports.dataset_page import render
-    from signvit_jax.reports.dataset_stats import inspect, read_build_report
+    from signvit_jax.reports.dataset_stats import read_build_report, split_facts
 
     if arguments.workdir is not None:
         from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
         dataset = open_dataset(config.data.data_dir, config.data.name)
     output = arguments.output or dataset.folder / "data_report.html"
-    facts = [inspect(dataset.split(name), config, dataset) for name in dataset.splits]
+    facts = [split_facts(dataset.split(name), config, dataset) for name in dataset.splits]
     text = render(
         config.data.name, dataset, facts, config, read_build_report(dataset.folder), arguments.clips
     )
