@@ -1,21 +1,22 @@
 """The video reader: untrusted local files in, RGB frames or JPEGs out.
 
-Files are decoded in a child process with limits. A codec that crashes, hangs or takes too much memory
-ends the child, not the caller: every failure is a `VideoDecodeError` with the file and the reason, and
-the next file is read by a new child. The child is kept between files, because a start takes a fifth of
-a second.
+Files are decoded in a child process with limits. A codec that crashes, hangs or takes too much
+memory ends the child, not the caller: every failure is a `VideoDecodeError` with the file and the
+reason, and the next file is read by a new child. The child is kept between files, because a start
+takes a fifth of a second.
 
 Formats: mp4/mov, webm/mkv, avi and gif, recognized by content and not by name; regular files only;
 never a playlist or a network address.
 
-Colors follow the matrix and range of the file (untagged: BT.709 if it is at least 1280 wide or has more
-than 576 lines, else BT.601). Rotation and mirroring are applied, pixels are made square, transparency
-becomes white. Where the size changes within a stream, later frames are scaled to the first size,
-between black bars if their shape differs. Of several video streams the default one is read.
+Colors follow the matrix and range of the file (untagged: BT.709 if it is at least 1280 wide or has
+more than 576 lines, else BT.601). Rotation and mirroring are applied, pixels are made square,
+transparency becomes white. Where the size changes within a stream, later frames are scaled to the
+first size, between black bars if their shape differs. Of several video streams the default one is
+read.
 
-Times are those of the file: a variable frame rate is resampled by time stamps. It is an error if more
-than a tenth of a file (and more than two frames) is damaged or is missing before its end or the
-requested `end`; otherwise the decodable frames are returned.
+Times are those of the file: a variable frame rate is resampled by time stamps. It is an error if
+more than a tenth of a file (and more than two frames) is damaged or is missing before its end or
+the requested `end`; otherwise the decodable frames are returned.
 """
 
 import contextlib
@@ -62,7 +63,7 @@ class VideoDecodeError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class VideoLimits:
-    """Limits for one file. The defaults suit clips and sentences; long recordings need larger ones."""
+    """Limits for one file. The defaults suit clips and sentences, not long recordings."""
 
     max_bytes: int = 8 << 30  # of the file
     max_pixels: int = 1 << 25  # of a frame: a little above 8K
@@ -78,9 +79,9 @@ class VideoLimits:
 class JpegVideo:
     """A video as JPEG frames.
 
-    `notes` are remarks on the file: "variable_rate": at the rate of its densest stretch; "end_cut": a
-    little shorter than requested; "size_change": some frames were scaled to the size of the first one;
-    "several_streams": it has more than one video stream.
+    `notes` are remarks on the file: "variable_rate": at the rate of its densest stretch; "end_cut":
+    a little shorter than requested; "size_change": some frames were scaled to the size of the first
+    one; "several_streams": it has more than one video stream.
     """
 
     frames: list[bytes]  # one JPEG per frame
@@ -101,16 +102,16 @@ class VideoStream(NamedTuple):
 class Sampling:
     """Which frames to read from a file, and their size.
 
-    Times are in seconds from the beginning of the file, rates in frames per second. Raises ValueError
-    for values out of range.
+    Times are in seconds from the beginning of the file, rates in frames per second. Raises
+    ValueError for values out of range.
     """
 
     short_side: int | None = None  # shrink (never enlarge) the shorter side to this many pixels
     # Resample by time stamps to this rate; None: the stored frames.
     frame_rate: float | None = None
-    # Resample by time stamps to the file's own rate, or to this one if that is lower. Where the rate
-    # varies, the file's own rate is that of its densest stretch. Frames of slower stretches are
-    # repeated, so frame k is always k / rate seconds after the first and no movement is lost.
+    # Resample by time stamps to the file's own rate, or to this one if that is lower. Where the
+    # rate varies, the file's own rate is that of its densest stretch. Frames of slower stretches
+    # are repeated, so frame k is always k / rate seconds after the first and no movement is lost.
     max_frame_rate: float | None = None
     start: float | None = None
     end: float | None = None
@@ -180,10 +181,9 @@ class VideoReader:
     """Owns one decoding child, started when needed. For one thread at a time; a context manager.
 
     Attributes:
-        fps: frames per second of the current file: at first the nominal rate, after its end measured.
-        busy: whether a file is being read.
-        size: height and width of the current file's frames.
-        notes: `JpegVideo.notes` of the last file that was read to its end.
+        fps: frames per second of the current file: at first the nominal rate, after its end
+        measured. busy: whether a file is being read. size: height and width of the current file's
+        frames. notes: `JpegVideo.notes` of the last file that was read to its end.
     """
 
     def __init__(self):

@@ -238,8 +238,8 @@ def test_augmentation_varies_by_epoch_and_not_in_evaluation(split, tokenizer):
 
 
 def test_augmented_frames_of_a_static_clip_are_equal(tmp_path, tokenizer):
-    picture = jpeg(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
-    toy_dataset.write(tmp_path, train=[record(f"c{i}", 0, frames=[picture] * 20) for i in range(4)])
+    image = jpeg(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    toy_dataset.write(tmp_path, train=[record(f"c{i}", 0, frames=[image] * 20) for i in range(4)])
     split = open_dataset(tmp_path, "toy").split("train")
     (batch,) = batches(split, tokenizer, config_with(augment=AUGMENTED), batch_size=4)
     for row, length in enumerate(batch["frame_lengths"]):

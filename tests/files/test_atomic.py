@@ -1,4 +1,4 @@
-"""Atomic writes across a power cut: what is on the disk follows from the order of writing, flushing and renaming."""
+"""Atomic writes across a power cut: the order of writing, flushing and renaming."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,7 @@ CONTENT = "new\r\nü".encode()
     [CONTENT.decode(), CONTENT, lambda file: file.write_bytes(CONTENT)],
     ids=["text", "bytes", "function"],
 )
-def test_content_is_flushed_before_the_rename_and_the_folder_after(tmp_path, calls, content):
+def test_content_is_flushed_before_the_rename(tmp_path, calls, content):
     write_atomically(tmp_path / "file", content)
     (first, temporary, size), *rest = calls
     assert first == "flush" and temporary.startswith(f"{tmp_path}/.file.") and size == 7

@@ -209,7 +209,7 @@ def test_the_page_shows_the_records_and_the_build_report(folder, tmp_path, capsy
 
 
 def test_a_page_without_report_texts_or_images_is_written(tmp_path):
-    toy_dataset.write(tmp_path, train=[record("a", 1, "", frames=[b"no picture"])])
+    toy_dataset.write(tmp_path, train=[record("a", 1, "", frames=[b"no image"])])
     output = tmp_path / "page.html"
     assert (
         data_report.main(
