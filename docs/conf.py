@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import signvit_jax  # noqa: E402 (found beside this folder)
+import signvit_jax
 
 project = "signvit_jax"
 author = "The signvit_jax authors"

@@ -1,4 +1,7 @@
-"""Reads annotation tables, which are untrusted: every row becomes a clip or a `Problem` with file and line. Nothing is dropped in silence."""
+"""Annotation tables, which are untrusted.
+
+Every row becomes a clip or a `Problem` with file and line; nothing is dropped silently.
+"""
 
 import csv
 import difflib
@@ -8,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION, WHOLE_FILE
 from signvit_jax.errors.base import SignVitError
@@ -16,10 +19,13 @@ from signvit_jax.media.video import EXTENSIONS
 from tfds_builders.clips import Clip, ClipTable, Problem
 
 REST = "<rest>"  # the text of a clip in which nobody signs; stored as the empty text
-PLACEHOLDERS = ("nan", "n/a", "#n/a", "na", "null", "none", "-")  # kept, and said
-MAX_TEXT = 20_000  # characters; a "sentence" longer than that is a quote that was never closed
-MOST_NAME_WORDS = 5  # of a clip's name; more are a sentence
-LONG_TEXT, SWALLOWED_SHARE = 4, 0.8  # lines, and the share of them that are rows
+# Texts that programs write for missing values; they are kept, with a note.
+PLACEHOLDERS = ("nan", "n/a", "#n/a", "na", "null", "none", "-")
+MAX_TEXT = 20_000  # characters; a longer "sentence" is a quotation mark that was never closed
+MAX_NAME_WORDS = 5  # of a clip's name; a name with more words is a sentence
+# A quoted text of at least LONG_TEXT lines, of which this share look like rows, has swallowed rows.
+LONG_TEXT = 4
+SWALLOWED_SHARE = 0.8
 _LINE_BREAK = re.compile("\r\n|\r|\n")
 SPLIT_NAMES = {
     "train": TRAIN,
@@ -34,26 +40,33 @@ SPLIT_NAMES = {
 
 
 class AnnotationError(SignVitError, ValueError):
-    """An annotation file or media folder that cannot be used at all; the message is for the user and complete."""
+    """An annotation file or media folder that cannot be used at all.
+
+    The message is complete and for the user.
+    """
 
 
 class Media(Protocol):
-    """Where clips are looked for; see `tfds_builders.media`."""
+    """A place to look up clips; see `tfds_builders.media`."""
 
-    notes: Sequence[str]  # what a user should know of the folder
+    notes: Sequence[str]  # sentences for the user
 
     def find(self, name: str) -> str:
-        """A path. Raises LookupError with the reason."""
+        """Return a path. Raises LookupError with the reason."""
 
 
 @dataclass(frozen=True)
 class Row:
-    line: int  # where it begins, counted from 1
+    """A row of a table."""
+
+    line: int  # its first line in the file, counted from 1
     values: dict[str, str]  # column -> text without surrounding white space
 
 
 @dataclass(frozen=True)
 class Table:
+    """The rows of a file, and the lines that are none."""
+
     path: str
     rows: list[Row]
     problems: list[Problem] = field(default_factory=list)
@@ -68,20 +81,27 @@ def read_table(
     called: Mapping[str, str | None] | None = None,
     if_empty: Mapping[str, str] | None = None,
 ) -> Table:
-    """Reads a table with a header line in UTF-8; the delimiter is the one that brings the required columns out of the header.
+    """Read a UTF-8 table with a header line.
 
-    `quoted=False` takes quotation marks as they stand, for tables that do not quote. Columns of other
-    names are ignored. `called`: what the table calls a column, by the name that it has here; given
-    (with None for "the same") where the user can say so with the option --<name>_column. `if_empty`:
-    what to do about a row in which a required column is empty. Raises AnnotationError, also where a
-    quotation mark that is not closed swallows whole rows.
+    Args:
+        path: the file.
+        required, optional: columns; others are ignored.
+        delimiters: possible delimiters; the one that finds most columns in the header is used.
+        quoted: False takes quotation marks literally, for tables that do not quote.
+        called: the table's name of each column, or None for the same name. It is given where the
+            user can set it with the option --<name>_column.
+        if_empty: advice for a row in which a required column is empty.
+
+    Raises:
+        AnnotationError: the file cannot be used, or an unclosed quotation mark swallows rows.
     """
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             header = file.readline()
             if "\0" in header or header.startswith(("\udcff\udcfe", "\udcfe\udcff")):
                 raise AnnotationError(
-                    f"{path}: not a UTF-8 text file (UTF-16, or not a table at all); save it as CSV in UTF-8"
+                    f"{path}: not a UTF-8 text file (UTF-16, or not a table at all); "
+                    "save it as CSV in UTF-8"
                 )
             delimiter, columns = _columns(
                 os.fspath(path), header, required, optional, delimiters, called
@@ -92,7 +112,8 @@ def read_table(
                 _take_row(table, line, fields, columns, required, if_empty or {})
     except OSError as error:
         raise AnnotationError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a CSV or TSV file with the columns {', '.join(required)}"
+            f"{path}: cannot be read ({error.strerror}); "
+            f"give the path of a CSV or TSV file with the columns {', '.join(required)}"
         ) from error
     return table
 
@@ -105,7 +126,7 @@ def _columns(
     delimiters: str,
     called: Mapping[str, str | None] | None,
 ) -> tuple[str, list[list[str]]]:
-    """The delimiter, and for every field of a row the columns that it fills, perhaps none."""
+    """Return the delimiter, and for each field of a row its columns, which may be none."""
     given = {name: column for name, column in (called or {}).items() if column}
     heads = {name: given.get(name, name) for name in (*required, *optional)}
     best: tuple[int, str, list[str]] | None = None
@@ -119,25 +140,26 @@ def _columns(
         if best is None or found > best[0]:
             best = (found, delimiter, names)
     if not header.strip() or best is None:
+        expected = ", ".join(heads[name] for name in required)
         raise AnnotationError(
-            f"{path}: the file is empty; its first line must name the columns {', '.join(heads[name] for name in required)}"
+            f"{path}: the file is empty; its first line must name the columns {expected}"
         )
     _, delimiter, names = best
     folded = [name.casefold() for name in names]
     for name in dict.fromkeys((*required, *given)):
         if heads[name].strip().casefold() not in folded:
-            raise AnnotationError(
-                f"{path}: {_no_column(name, heads[name], names, name in given, called is not None)}"
-            )
+            message = _no_column(name, heads[name], names, name in given, called is not None)
+            raise AnnotationError(f"{path}: {message}")
     claimed = {column.strip().casefold() for column in given.values()}
     columns: list[list[str]] = [[] for _ in names]
     for name, head in heads.items():
         head = head.strip().casefold()
         if name not in given and name not in required and head in claimed:
-            continue  # said to be something else
+            continue  # the user gave this column another meaning
         if folded.count(head) > 1:
             raise AnnotationError(
-                f"{path}: the column {head!r} is there {folded.count(head)} times in the first line; name each once"
+                f"{path}: the column {head!r} is {folded.count(head)} times in the first line; "
+                "name each once"
             )
         if head in folded:
             columns[folded.index(head)].append(name)
@@ -145,23 +167,21 @@ def _columns(
 
 
 def _no_column(name: str, head: str, names: Sequence[str], is_given: bool, has_flag: bool) -> str:
-    near = difflib.get_close_matches(
-        head.casefold(), [known.casefold() for known in names], n=1, cutoff=0.5
-    )
-    nearest = next((known for known in names if near and known.casefold() == near[0]), None)
-    shown = ", ".join(repr(known[:40]) for known in names[:20]) + (
-        f" and {len(names) - 20} more" if len(names) > 20 else ""
-    )
-    said = f"no column {head!r} in the first line; it has {shown}"
+    """The message for a missing column, with the nearest one and the option that sets it."""
+    by_folded = {known.casefold(): known for known in reversed(names)}
+    near = difflib.get_close_matches(head.casefold(), list(by_folded), n=1, cutoff=0.5)
+    nearest = by_folded[near[0]] if near else None
+    listed = ", ".join(repr(known[:40]) for known in names[:20])
+    if len(names) > 20:
+        listed += f" and {len(names) - 20} more"
+    message = f"no column {head!r} in the first line; it has {listed}"
     if is_given:
-        return f"{said}. --{name}_column is {head!r}" + (
-            f"; did you mean {nearest!r}?" if nearest else "; allowed: one of those"
-        )
+        hint = f"did you mean {nearest!r}?" if nearest else "allowed: one of those"
+        return f"{message}. --{name}_column is {head!r}; {hint}"
     if has_flag:
-        return f"{said}. --{name}_column=NAME says which of them is the {name}" + (
-            f"; is it {nearest!r}?" if nearest else ""
-        )
-    return said + (f"; rename {nearest!r}?" if nearest else "")
+        hint = f"; is it {nearest!r}?" if nearest else ""
+        return f"{message}. --{name}_column=NAME says which of them is the {name}{hint}"
+    return message + (f"; rename {nearest!r}?" if nearest else "")
 
 
 def _lines(
@@ -172,48 +192,42 @@ def _lines(
     columns: Sequence[Sequence[str]],
     required: Sequence[str],
 ) -> Iterator[tuple[int, list[str]]]:
-    """(line where it begins, fields); what cannot be parsed is a problem, and the rest is read.
+    """Yield (first line, fields) of each row; a row that cannot be parsed becomes a problem.
 
-    Raises AnnotationError for a quotation mark that swallows whole rows: which of the marks was
-    forgotten cannot be known, and the texts on either side would be wrong.
+    Raises AnnotationError for a quotation mark that swallows rows: which mark is missing cannot be
+    known, and the texts on either side would be wrong.
     """
-    raw: list[str] = []  # lines of the row that is being read
+    raw: list[str] = []  # lines of the current row
 
-    def remembered() -> Iterator[str]:
+    def record_lines() -> Iterator[str]:
         for line in file:
             raw.append(line)
             yield line
 
     reader = csv.reader(
-        remembered(),
+        record_lines(),
         delimiter=delimiter,
         strict=True,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
     )
     rows = _Rows(delimiter, columns, required)
     while True:
-        line = reader.line_num + 2  # the header was read before
+        line = reader.line_num + 2  # the header has been read
         raw.clear()
         try:
             fields = next(reader, None)
         except csv.Error as error:
             last = reader.line_num + 1
             if swallowed := rows.count(raw[1:]):
-                closed = (
-                    "is never closed" if "unexpected end" in str(error) else "is not closed there"
-                )
-                raise AnnotationError(
-                    _swallowed(table.path, line, last, closed, swallowed)
-                ) from None
+                unclosed = "unexpected end" in str(error)
+                closed = "is never closed" if unclosed else "is not closed there"
+                message = _swallowed(table.path, line, last, closed, swallowed)
+                raise AnnotationError(message) from None
             lines = f"lines {line} to {last}" if last > line else f"line {line}"
-            table.problems.append(
-                Problem(
-                    "",
-                    f"{lines} cannot be parsed ({error}): a quotation mark is not closed or not doubled",
-                    file=table.path,
-                    line=line,
-                )
+            reason = (
+                f"{lines} cannot be parsed ({error}): a quotation mark is not closed or not doubled"
             )
+            table.problems.append(Problem("", reason, file=table.path, line=line))
             continue
         if fields is None:
             return
@@ -228,18 +242,19 @@ def _lines(
 
 def _swallowed(path: str, first: int, last: int, closed: str, count: int) -> str:
     return (
-        f"{path}, lines {first} to {last}: the quotation mark that opens in line {first} {closed}, so that {count} rows after it would be part of "
-        f'one text. Close it in line {first}, or write it twice ("") where it belongs to a text in quotation marks; a text whose own lines look '
-        "like rows of the table must be written on one line"
+        f"{path}, lines {first} to {last}: the quotation mark that opens in line {first} {closed}, "
+        f"so that {count} rows after it would be part of one text. Close it in line {first}, or "
+        'write it twice ("") where it belongs to a text in quotation marks; a text whose own lines '
+        "look like rows of the table must be written on one line"
     )
 
 
 class _Rows:
-    """Tells rows of the table from the lines of a quoted text.
+    """Distinguishes rows of the table from the lines of a quoted text.
 
-    A row has all fields, none empty that is required, no space after a delimiter, and a name of a few
-    words. Prose has spaces after its commas and semicolons, and other numbers of them; where it has no
-    spaces, it is in another script than the names of the clips are, as a rule.
+    A row has all fields, no empty required one, no space after a delimiter, and a name of a few
+    words. Prose has spaces after its commas and semicolons, and a varying number of them. Prose
+    without spaces is usually in another script than the names of the clips.
     """
 
     def __init__(self, delimiter: str, columns: Sequence[Sequence[str]], required: Sequence[str]):
@@ -252,11 +267,11 @@ class _Rows:
         )
 
     def count(self, lines: Sequence[str]) -> int:
-        """How many of the lines are rows."""
+        """Return the number of lines that are rows."""
         return sum(self._is_row(self._fields(line)) for line in lines)
 
     def swallowed_by(self, fields: Sequence[str]) -> int:
-        """How many rows a quoted field has swallowed; 0 where its lines are those of a text."""
+        """Return the number of rows that a quoted field has swallowed, 0 if it is a text."""
         own = fields[self._name] if self._name < len(fields) else ""
         for place, text in enumerate(fields):
             first, *others = _LINE_BREAK.split(text)
@@ -285,15 +300,16 @@ class _Rows:
     def _is_row(
         self, fields: Sequence[str], may_be_short: bool = False, like: str | None = None
     ) -> bool:
+        """`like`: the name of a clip, for its script."""
         least = max(self._required) + 1 if may_be_short else self._width
-        if not least <= len(fields) <= self._width or not all(
-            fields[i].strip() for i in self._required
-        ):
+        if not least <= len(fields) <= self._width:
+            return False
+        if not all(fields[i].strip() for i in self._required):
             return False
         name = fields[self._name]
-        if len(name.split()) > MOST_NAME_WORDS or (
-            like is not None and like.isascii() and not name.isascii()
-        ):
+        if len(name.split()) > MAX_NAME_WORDS:
+            return False
+        if like is not None and like.isascii() and not name.isascii():
             return False
         return not any(text.startswith(" ") for text in fields[1:])
 
@@ -309,14 +325,8 @@ def _take_row(
     values = {name: text.strip() for names, text in zip(columns, fields) for name in names}
     fault = _fault(fields, values, columns, required, if_empty)
     if fault:
-        table.problems.append(
-            Problem(
-                values.get(required[0], "")[:200].encode("utf-8", "replace").decode(),
-                fault,
-                file=table.path,
-                line=line,
-            )
-        )
+        name = values.get(required[0], "")[:200].encode("utf-8", "replace").decode()
+        table.problems.append(Problem(name, fault, file=table.path, line=line))
     else:
         table.rows.append(Row(line, values))
 
@@ -329,7 +339,10 @@ def _fault(
     if_empty: Mapping[str, str],
 ) -> str | None:
     if len(fields) > len(columns):
-        return f"{len(fields)} fields where the header has {len(columns)}; text that contains the delimiter must stand in quotation marks"
+        return (
+            f"{len(fields)} fields where the header has {len(columns)}; "
+            "text that contains the delimiter must be in quotation marks"
+        )
     for name in required:
         if not values.get(name):
             return f"no {name}" + (f"; {if_empty[name]}" if name in if_empty else "")
@@ -348,13 +361,19 @@ def collect(
     name_of: Callable[[Row], str],
     clip_of: Callable[[Table, Row, str], Clip],
 ) -> ClipTable:
-    """Every row of the tables as a clip under the id that `name_of` gives it, or as a problem: an id that was there before, or what `clip_of` raises.
+    """Return every row as a clip, or as a problem if its id is a duplicate or `clip_of` fails.
 
-    `clip_of(table, row, id)` raises LookupError with the reason. Raises AnnotationError if there is no row at all.
+    Args:
+        tables: the tables of a data set.
+        name_of: returns the id of a row.
+        clip_of: returns the clip of (table, row, id), or raises LookupError with the reason.
+
+    Raises:
+        AnnotationError: there is no row at all.
     """
     if not any(table.rows or table.problems for table in tables):
         raise AnnotationError(
-            f"{tables[0].path}: there is no row below the header; one row a clip is needed"
+            f"{tables[0].path}: there is no row below the header; one row per clip is needed"
         )
     clips, problems, seen = [], [], {}
     for table in tables:
@@ -364,9 +383,8 @@ def collect(
             try:
                 if name in seen:
                     first, line = seen[name]
-                    raise LookupError(
-                        f"the id is there twice; first in {'' if first is table else f'{first.path}, '}line {line}"
-                    )
+                    file = "" if first is table else f"{first.path}, "
+                    raise LookupError(f"the id is there twice; first in {file}line {line}")
                 seen[name] = table, row.line
                 clips.append(clip_of(table, row, name))
             except LookupError as error:
@@ -375,25 +393,29 @@ def collect(
     return ClipTable(clips, problems)
 
 
-OWN_REQUIRED, OWN_OPTIONAL = (
-    ("uid", "text"),
-    ("gloss", "signer", "video_id", "split", "start", "end"),
-)
+# Columns of a user's own table.
+OWN_REQUIRED = ("uid", "text")
+OWN_OPTIONAL = ("gloss", "signer", "video_id", "split", "start", "end")
 
 
 def read_own_table(
     path: str | os.PathLike,
     optional: Sequence[str] = OWN_OPTIONAL,
     called: Mapping[str, str | None] | None = None,
-    **kind,
+    **options: Any,
 ) -> Table:
-    """A table for `clips_of`; `called` and `kind` as in `read_table`. Raises AnnotationError."""
+    """Read a table for `clips_of`. Raises AnnotationError.
+
+    `called` and `options` are as in `read_table`.
+    """
     if_empty = {"text": f"a clip in which nobody signs has the text {REST}"}
-    return read_table(path, OWN_REQUIRED, optional, called=called or {}, if_empty=if_empty, **kind)
+    return read_table(
+        path, OWN_REQUIRED, optional, called=called or {}, if_empty=if_empty, **options
+    )
 
 
 def clips_of(table: Table, media: Media) -> ClipTable:
-    """Clips of a table with the columns `uid,text` and, optionally, `gloss,signer,video_id,split,start,end` (seconds)."""
+    """Return the clips of a table with the columns OWN_REQUIRED and, optionally, OWN_OPTIONAL."""
 
     def name_of(row: Row) -> str:
         uid = _uid(row)
@@ -408,7 +430,8 @@ def _placeholder_notes(clips: Sequence[Clip]) -> list[str]:
     if not odd:
         return []
     return [
-        f"{len(odd)} clips have a text that programs write for 'nothing', such as {odd[0].text!r} in line {odd[0].line}: kept as their text; "
+        f"{len(odd)} clips have a text that programs write for missing values, such as "
+        f"{odd[0].text!r} in line {odd[0].line}: kept as their text; "
         f"a clip in which nobody signs has the text {REST}"
     ]
 
@@ -420,37 +443,34 @@ def _uid(row: Row) -> str:
 def _clip(file: str, row: Row, name: str, media: Media) -> Clip:
     get = row.values.get
     start, end = times(get("start", ""), get("end", ""))
-    split = None
-    if "split" in row.values:
-        split = split_named(get("split"))
+    split = split_named(row.values["split"]) if "split" in row.values else None
     try:
         path = media.find(_uid(row))
     except LookupError:
         if start == WHOLE_FILE or not get("video_id"):
             raise
-        path = media.find(get("video_id"))  # a clip that is cut from a longer video by its times
-    text, gloss = (
-        "" if value.casefold() == REST else value
-        for value in (get("text"), " ".join(get("gloss", "").split()))
-    )
+        path = media.find(get("video_id"))  # the clip is a part of a longer video, by its times
     return Clip(
-        name,
-        text,
-        path,
-        None,
-        gloss,
-        get("signer", ""),
-        get("video_id", ""),
-        split,
-        start,
-        end,
-        file,
-        row.line,
+        id=name,
+        text=_without_rest(row.values["text"]),
+        path=path,
+        gloss=_without_rest(" ".join(get("gloss", "").split())),
+        signer=get("signer", ""),
+        video_id=get("video_id", ""),
+        split=split,
+        start=start,
+        end=end,
+        file=file,
+        line=row.line,
     )
+
+
+def _without_rest(text: str) -> str:
+    return "" if text.casefold() == REST else text
 
 
 def split_named(name: str) -> str:
-    """The split that a table calls `name`, such as "dev". Raises LookupError."""
+    """Return the split for its name in a table, such as "dev". Raises LookupError."""
     split = SPLIT_NAMES.get(name.casefold())
     if split is None:
         raise LookupError(f"split is {name!r}; allowed: {', '.join(SPLIT_NAMES)}")
@@ -458,7 +478,7 @@ def split_named(name: str) -> str:
 
 
 def times(start: str, end: str) -> tuple[float, float]:
-    """Start and end in seconds; nothing in both means the whole file. Raises LookupError."""
+    """Return start and end in seconds; both empty means the complete file. Raises LookupError."""
     first, last = _seconds("start", start), _seconds("end", end)
     if last == WHOLE_FILE:
         return first, last

@@ -1,4 +1,4 @@
-"""What a built data set has twice, and what its splits share: both make figures flatter a model."""
+"""Duplicates in a built data set, and what its splits share: both make scores too good."""
 
 import collections
 import itertools
@@ -7,7 +7,7 @@ from typing import Any
 
 from signvit_jax.data.schema import TRAIN, IndexEntry
 
-LISTED = 50  # groups that the report names; all are counted
+LISTED = 50  # groups that the report lists; all are counted
 
 
 def audit(
@@ -16,9 +16,11 @@ def audit(
     shared_videos_allowed: bool,
     signer_independent: bool,
 ) -> dict[str, Any]:
-    """JSON values: clips with the same frames, texts that occur more than once, source videos and signers that splits share.
+    """Return duplicate clips and texts, and videos and signers that splits share, as JSON values.
 
-    `digests` has one of the frames of every clip. `shared_videos_allowed`, `signer_independent`: what the protocol of the data set says.
+    Args:
+        digests: of the frames of each clip, in the order of `splits`.
+        shared_videos_allowed, signer_independent: the protocol of the data set.
     """
     return {
         "same_frames": _same_frames(splits, digests),
@@ -29,7 +31,7 @@ def audit(
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
-    """What of it a user should know, in sentences; what the protocol allows is left to the report."""
+    """Return sentences for the user; what the protocol allows is only in the report."""
     sentences = []
     frames = found["same_frames"]
     if frames["groups"]:
@@ -40,17 +42,20 @@ def notes(found: Mapping[str, Any]) -> list[str]:
             else ""
         )
         sentences.append(
-            f"{frames['clips']} clips have the same frames as another, in {frames['groups']} groups, such as {first}{across}"
+            f"{frames['clips']} clips have the same frames as another, "
+            f"in {frames['groups']} groups, such as {first}{across}"
         )
     for split, share in found["same_text"]["seen_in_train"].items():
         if share["clips"]:
             sentences.append(
-                f"{share['clips']} of the {share['of']} texts of {split} are word for word in train too, such as {share['example']!r}"
+                f"{share['clips']} of the {share['of']} texts of {split} are word for word in "
+                f"train too, such as {share['example']!r}"
             )
     for kind, name in (("shared_videos", "source videos"), ("shared_signers", "signers")):
         sentences += [
-            f"{pair['count']} {name} have clips in {pair['splits'][0]} as well as in {pair['splits'][1]} (such as {pair['listed'][0]}): "
-            f"figures on {pair['splits'][1]} will flatter"
+            f"{pair['count']} {name} have clips in {pair['splits'][0]} as well as in "
+            f"{pair['splits'][1]} (such as {pair['listed'][0]}): "
+            f"scores on {pair['splits'][1]} will be too good"
             for pair in found[kind]
             if not pair["allowed"]
         ]

@@ -1,7 +1,8 @@
-"""The base of every builder: clips in, ArrayRecord shards, side index and `build_report.json` out.
+"""The base of every builder: clips in; ArrayRecord shards, index and `build_report.json` out.
 
-A builder of this package is its options and its annotation parser (`read_clips`); all else is here. The methods that TFDS calls are conventional, so
-`tfds build` works too. Only the writer is ours, and streams: that of TFDS collects a split in memory and, past 1 GB, needs TensorFlow to spill.
+A builder of this package is its options and its annotation parser (`read_clips`); the rest is here.
+The methods that TFDS calls have their usual meaning, so `tfds build` works too. Only the writer
+differs: it streams, while that of TFDS collects a split in memory and needs TensorFlow above 1 GB.
 """
 
 import abc
@@ -26,7 +27,6 @@ from signvit_jax.runtime.exit_codes import NO_READABLE_MEDIA
 from tfds_builders import beam_build
 from tfds_builders.audit import LISTED, audit, notes
 from tfds_builders.clips import (
-    MAX_FRAME_RATE,
     Clip,
     ClipTable,
     EncodedClip,
@@ -38,16 +38,17 @@ from tfds_builders.encoding import ClipEncoder
 from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
 
 REPORT_NAME = "build_report.json"
-READER = 2  # changes with the frames that are stored of a file: no build goes on with older shards
+# Version of the frames that are stored of a file: no build resumes after shards of another version.
+READER = 2
 SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
 
 
 class BuildError(SignVitError):
-    """The data set cannot be built; the message is for the user and complete."""
+    """The data set cannot be built; the message is complete and for the user."""
 
 
 class NoReadableMedia(BuildError):
-    """Not one clip could be read. `problems` has them all."""
+    """No clip could be read; `problems` has all of them."""
 
     exit_code = NO_READABLE_MEDIA
 
@@ -58,64 +59,63 @@ class NoReadableMedia(BuildError):
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers that an option may have. Not-a-number is in none, nor is infinity."""
+    """A range of numbers for an option. It never contains NaN or infinity."""
 
     low: float
     high: float
-    above: bool = False  # `low` itself is not allowed
-    whole: bool = True
+    above: bool = False  # excludes `low` itself
+    integer: bool = True
 
     def __contains__(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(
-            value, numbers.Integral if self.whole else numbers.Real
-        ):
+        kind = numbers.Integral if self.integer else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind):
             return False
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
         least = f"above {self.low:g} and at most" if self.above else f"from {self.low:g} to"
-        return f"a {'whole number' if self.whole else 'number'} {least} {self.high:.15g}"
+        kind = "an integer" if self.integer else "a number"
+        return f"{kind} {least} {self.high:.15g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A command-line option of one builder. `default=None` means that it is left out; a `type` of `Path` is a file or folder."""
+    """A command-line option of a builder. A `type` of `Path` is a file or folder."""
 
     name: str
     help: str
-    default: Any = None
+    default: Any = None  # None: not given
     type: Callable[[str], Any] = str
-    optional: bool = False  # a file or folder without which the builder can do
+    optional: bool = False  # the builder works without this file or folder
     allowed: Range | Sequence[str] | None = None
-    selects: bool = False  # says where a value is found: like a path it counts by its content
+    selects: bool = False  # where to find a value: like a path, it counts by its content
 
 
-SHARE = Range(0, 1, whole=False)
-SHARED = {  # the numbers that every builder takes
+SHARE = Range(0, 1, integer=False)
+SHARED = {  # numeric options of every builder
     "short_side": Range(1, 16384),
-    "frame_rate": Range(0, 1000, above=True, whole=False),
+    "frame_rate": Range(0, 1000, above=True, integer=False),
     "jpeg_quality": Range(1, 95),
     "val_fraction": SHARE,
     "test_fraction": SHARE,
     "workers": Range(0, 1024),
-    "shard_megabytes": Range(0, 1_000_000, above=True, whole=False),
+    "shard_megabytes": Range(0, 1_000_000, above=True, integer=False),
 }
 
 
 def option_fault(name: str, value: Any, allowed: Range | Sequence[str] | None) -> str | None:
-    """What is wrong with the value of an option, what is allowed, and what may have been meant."""
+    """Return the message for a wrong value of an option, with what is allowed, or None."""
     if allowed is None or value in allowed:
         return None
     if isinstance(allowed, Range):
         return f"--{name} is {value!r}; allowed: {allowed}"
     near = difflib.get_close_matches(str(value).casefold(), allowed, n=1, cutoff=0.5)
-    return f"--{name} is {value!r}; allowed: {', '.join(allowed)}" + (
-        f"; did you mean {near[0]!r}?" if near else ""
-    )
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"--{name} is {value!r}; allowed: {', '.join(allowed)}{hint}"
 
 
 def column_options(columns: Sequence[str]) -> tuple[Option, ...]:
-    """`--<column>_column` for each: what the table at hand calls it."""
+    """Return an option `--<column>_column` for each column: its name in the table."""
     return tuple(
         Option(
             f"{column}_column",
@@ -127,18 +127,21 @@ def column_options(columns: Sequence[str]) -> tuple[Option, ...]:
 
 
 def columns_called(options: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str | None]:
-    """What the user said by `column_options`."""
+    """Return the values of `column_options`, for `read_table`."""
     return {column: options[f"{column}_column"] for column in columns}
 
 
 class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
-    """Subclasses set VERSION, OPTIONS and `read_clips`, and put README.md, CITATIONS.bib and TAGS.txt beside their file."""
+    """Base class of builders.
+
+    Subclasses set VERSION, OPTIONS and `read_clips`, and have README.md, CITATIONS.bib and TAGS.txt
+    beside their file.
+    """
 
     HOMEPAGE: ClassVar[str] = ""
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
-    SHARED_VIDEOS: ClassVar[bool] = (
-        False  # the official splits cut one source video into clips of several splits
-    )
+    # Whether the official splits have clips of one source video in several splits.
+    SHARED_VIDEOS: ClassVar[bool] = False
     SIGNER_INDEPENDENT: ClassVar[bool] = False  # no signer may be in two splits
 
     def __init__(
@@ -158,10 +161,19 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         file_format: str | None = "array_record",
         **kwargs: Any,
     ):
-        """`workers`: processes that decode, 0 = one per core. `on_progress(done, total)` is called after each clip. `options`: values for OPTIONS.
+        """Check the options. Raises BuildError.
 
-        `beam_runner`: Apache Beam builds instead. `resume_dir`: keeps finished shards, on the disk of the data set; a later build of the same goes on
-        after them.
+        Args:
+            short_side, frame_rate, jpeg_quality: see `Encoding`.
+            val_fraction, test_fraction: shares of source videos where the table has no split.
+            workers: decoding processes, 0 = one per core.
+            shard_megabytes: size of a shard.
+            beam_runner: name of the Apache Beam runner that builds instead of local processes.
+            resume_dir: folder on the disk of the data set that keeps finished shards; a later build
+                of the same data set resumes after them.
+            on_progress: called with (done, total) after each clip.
+            options: values for OPTIONS.
+            file_format, kwargs: those of TFDS.
         """
         known = [option.name for option in self.OPTIONS]
         for name in sorted(set(options or {}) - set(known)):
@@ -170,39 +182,39 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             raise BuildError(
                 f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}{hint}"
             )
-        shared = {
+        allowed = SHARED | {option.name: option.allowed for option in self.OPTIONS}
+        given = {
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,
             "val_fraction": val_fraction,
             "test_fraction": test_fraction,
             "workers": workers,
             "shard_megabytes": shard_megabytes,
-        } | ({} if frame_rate is None else {"frame_rate": frame_rate})
-        given = [(name, value, SHARED[name]) for name, value in shared.items()]
-        given += [
-            (o.name, options[o.name], o.allowed)
-            for o in self.OPTIONS
-            if o.name in (options or {}) and options[o.name] is not None
-        ]
+            "frame_rate": frame_rate,
+        }
+        given |= {name: options[name] for name in known if name in (options or {})}
         faults = [
-            fault for name, value, allowed in given if (fault := option_fault(name, value, allowed))
+            option_fault(name, value, allowed[name])
+            for name, value in given.items()
+            if value is not None
         ]
-        if faults:
-            raise BuildError("; ".join(faults))
+        if any(faults):
+            raise BuildError("; ".join(filter(None, faults)))
         if val_fraction + test_fraction > 1:
             raise BuildError(
-                f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; allowed: shares that add up to at most 1"
+                f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; "
+                "allowed: shares that add up to at most 1"
             )
         self.encoding = Encoding(short_side, frame_rate, jpeg_quality)
-        self.options = {option.name: option.default for option in self.OPTIONS} | dict(
-            options or {}
-        )
+        self.options = {option.name: option.default for option in self.OPTIONS}
+        self.options |= options or {}
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._fractions = (val_fraction, test_fraction)
         self._workers = workers
         self._shard_bytes = int(shard_megabytes * 2**20)
-        self._beam_runner, self._resume_dir = beam_runner, resume_dir
+        self._beam_runner = beam_runner
+        self._resume_dir = resume_dir
         self._writers: dict[str, SplitWriter] = {}
         self._on_progress = on_progress
         self._encoder: ClipEncoder | None = None
@@ -211,37 +223,40 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     @abc.abstractmethod
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        """The annotation parser. `manual_dir`: where `tfds build --manual_dir` says that the files lie, if an option of type Path was not given."""
+        """Parse the annotations. Raises AnnotationError.
+
+        `manual_dir`: folder of the files by `tfds build --manual_dir`, for options of type Path
+        that were not given.
+        """
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             features=schema.features(), homepage=self.HOMEPAGE or None, disable_shuffling=True
         )
 
-    # --- what is to be built ---
+    # --- the plan ---
 
     def plan(self, manual_dir: Path | None = None) -> dict[str, list[Clip]]:
-        """Clips per split, train first. Fills `problems` and `warnings`. Reads the annotations once. Raises BuildError, AnnotationError."""
+        """Return the clips of each split, train first; the annotations are read once.
+
+        It fills `problems` and `warnings`. Raises BuildError, AnnotationError.
+        """
         if self._planned is not None:
             return self._planned
         table = self.read_clips(manual_dir)
-        self.problems, self._table_problems = list(table.problems), table.problems
+        self.problems = list(table.problems)
+        self._table_problems = table.problems
         splits: dict[str, list[Clip]] = collections.defaultdict(list)
         for clip in table.clips:
             splits[clip.split or schema.split_of(clip.source_video, *self._fractions)].append(clip)
         self.warnings = [*table.notes, *self._split_warnings(splits)]
-        order = sorted(
-            splits,
-            key=lambda name: (
-                SPLIT_ORDER.index(name) if name in SPLIT_ORDER else len(SPLIT_ORDER),
-                name,
-            ),
-        )
+        others = sorted(set(splits) - set(SPLIT_ORDER))
+        order = [name for name in (*SPLIT_ORDER, *others) if name in splits]
         self._planned = {name: splits[name] for name in order}
         return self._planned
 
     def _split_warnings(self, splits: dict[str, list[Clip]]) -> list[str]:
-        """Splits that came out empty or far from their share, why, and the way out."""
+        """Sentences on splits that are empty or far from their share: why, and what to do."""
         by_hash = [clip for clips in splits.values() for clip in clips if clip.split is None]
         if not by_hash:
             return []
@@ -254,58 +269,54 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         if len(by_hash) > 1 and max(clips.values()) == total:
             (name,) = (name for name, count in clips.items() if count)
             if empty:
-                named = " and ".join(map(repr, empty))
-                left = (
-                    f"the splits {named} are empty"
-                    if len(empty) > 1
-                    else f"the split {named} is empty"
-                )
+                names = " and ".join(map(repr, empty))
+                others = f"splits {names} are" if len(empty) > 1 else f"split {names} is"
                 found.append(
-                    f"all {total} clips are in the split {name!r}, and {left}: {self._why_so_few_videos(by_hash)}"
+                    f"all {total} clips are in the split {name!r}, and the {others} empty: "
+                    f"{self._why_few_videos(by_hash)}"
                 )
                 empty = []
         elif clips[schema.TRAIN] < 0.5 * fractions[schema.TRAIN] * total and not empty:
             found.append(
-                f"only {clips[schema.TRAIN]} of {total} clips are in the split 'train': {self._why_so_few_videos(by_hash)}"
+                f"only {clips[schema.TRAIN]} of {total} clips are in the split 'train': "
+                f"{self._why_few_videos(by_hash)}"
             )
         return found + [
-            f"the split {name!r} is empty: {self._why_so_few_videos(by_hash, fractions[name])}"
+            f"the split {name!r} is empty: {self._why_few_videos(by_hash, fractions[name])}"
             for name in empty
         ]
 
-    def _why_so_few_videos(self, clips: Sequence[Clip], fraction: float | None = None) -> str:
-        """The number of source videos, the rule that made it, and how to have others."""
+    def _why_few_videos(self, clips: Sequence[Clip], fraction: float | None = None) -> str:
+        """The number of source videos, the rule behind it, and how to change it."""
         videos = collections.Counter(clip.source_video for clip in clips)
-        share = "" if fraction is None else f" for a share of {fraction:g}"
-        reason = (
-            f"{len(videos)} source videos are too few{share}"
-            if len(videos) > 1
-            else "they are of one source video, which no split shares with another"
+        if len(videos) > 1:
+            share = "" if fraction is None else f" for a share of {fraction:g}"
+            reason = f"{len(videos)} source videos are too few{share}"
+        else:
+            reason = "they are of one source video, which no split shares with another"
+        advice = "give a column 'split', or other fractions"
+        parts = (
+            clip
+            for clip in clips
+            if not clip.video_id and clip.source_video != clip.id and videos[clip.source_video] > 1
         )
-        ways = "give a column 'split', or other fractions"
-        cut = next(
-            (
-                clip
-                for clip in clips
-                if not clip.video_id
-                and clip.source_video != clip.id
-                and videos[clip.source_video] > 1
-            ),
-            None,
+        part = next(parts, None)
+        if part is None:
+            return f"{reason}; {advice}"
+        has_option = any(option.name == "video_id_column" for option in self.OPTIONS)
+        flag = " (--video_id_column=uid makes every clip its own video)" if has_option else ""
+        return (
+            f"{reason}, for the source video of a uid ends at its last '-' before a number: "
+            f"{part.id!r} is a part of {part.source_video!r}, as are "
+            f"{videos[part.source_video] - 1} others. If these are separate recordings, "
+            f"name them in a column 'video_id'{flag}; else {advice}"
         )
-        if cut is None:
-            return f"{reason}; {ways}"
-        others = videos[cut.source_video] - 1
-        reason += f", for a uid is cut at its last '-' before a number: {cut.id!r} is a piece of {cut.source_video!r}, as are {others} others"
-        flag = (
-            " (--video_id_column=uid makes every clip one of its own)"
-            if any(o.name == "video_id_column" for o in self.OPTIONS)
-            else ""
-        )
-        return f"{reason}. If these are recordings of their own, name them in a column 'video_id'{flag}; else {ways}"
 
     def settings(self) -> dict[str, Any]:
-        """Every option that changes what is built, as JSON values; not the number of workers, nor paths (`fingerprint` has the content)."""
+        """Return every option that changes the result, as JSON values.
+
+        The number of workers is not among them, nor are paths: `fingerprint` has their content.
+        """
         own = {
             option.name: self.options[option.name]
             for option in self.OPTIONS
@@ -318,7 +329,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def sources(self) -> dict[str, str]:
-        """The files and folders that the builder reads, and where in them, if that was said."""
+        """Return the files and folders that the builder reads, and the given column names."""
         paths = {
             option.name: os.path.abspath(self.options[option.name] or "")
             for option in self.OPTIONS
@@ -331,11 +342,10 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         }
 
     def fingerprint(self, splits: dict[str, list[Clip]]) -> str:
-        """Changes when an annotation, a split or the size of a video file changes."""
+        """Return a digest of all annotations, splits and sizes of video files."""
         digest = hashlib.sha256()
         for name, clips in splits.items():
             for clip in clips:
-                size = _media_size(clip)
                 entry = (
                     name,
                     clip.id,
@@ -345,19 +355,22 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
                     clip.source_video,
                     clip.start,
                     clip.end,
-                    size,
+                    _media_size(clip),
                 )
                 digest.update(json.dumps(entry).encode() + b"\n")
         for problem in self._table_problems:
             digest.update(json.dumps((problem.id, problem.reason)).encode() + b"\n")
         return digest.hexdigest()[:16]
 
-    # --- building: the methods that TFDS calls ---
+    # --- the build: methods that TFDS calls ---
 
     def _split_generators(
         self, dl_manager: Any
     ) -> dict[str, Iterator[tuple[int, EncodedClip | Problem]]]:
-        """The clips of each split that no finished shard holds, as `_generate_examples` gives them; shards of an earlier, killed build count."""
+        """Return `_generate_examples` of each split for the clips that have no finished shard.
+
+        Finished shards of an earlier, killed build count.
+        """
         not_given = any(
             option.type is Path and not option.optional and self.options[option.name] is None
             for option in self.OPTIONS
@@ -382,7 +395,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         if self._beam_runner:
             beam_build.write_shards(splits, folder, self.encoding, self._beam_runner, per_shard)
         self._writers = {name: SplitWriter(folder, name, self._shard_bytes) for name in splits}
-        self._done, self._total = sum(writer.position for writer in self._writers.values()), total
+        self._done = sum(writer.position for writer in self._writers.values())
+        self._total = total
         if self._on_progress is not None:
             self._on_progress(self._done, total)
         return {
@@ -393,7 +407,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, clips: Sequence[Clip], first: int
     ) -> Iterator[tuple[int, EncodedClip | Problem]]:
-        """(position, frames or why there are none) from clip `first` on, in the order of the annotations, whatever the number of workers."""
+        """Yield (position, encoded clip or problem) from clip `first` on, in their order."""
         for position, result in enumerate(self._encoder.encode(clips[first:]), first):
             yield position, result
             self._done += 1
@@ -401,7 +415,10 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
                 self._on_progress(self._done, self._total)
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
-        """Takes the place of the TFDS writer: streams every split into shards and writes index and report beside them."""
+        """Stream every split into shards and write index and report, instead of TFDS's writer.
+
+        Raises NoReadableMedia.
+        """
         infos = []
         with ClipEncoder(self.encoding, self._workers) as self._encoder:
             for name, examples in self._split_generators(dl_manager).items():
@@ -441,7 +458,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         ((self._resume_dir or Path(self.data_path)) / PLAN_NAME).unlink()
 
     def _clips_per_shard(self, splits: dict[str, list[Clip]]) -> int:
-        """So many that a shard is about as large as asked for, judged by a few clips."""
+        """The number of clips for the requested shard size, estimated from a few clips."""
         mean = mean_clip_bytes([clip for clips in splits.values() for clip in clips], self.encoding)
         return max(1, int(self._shard_bytes / mean)) if mean else 100
 
@@ -482,7 +499,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _media_notes(self, writers: Iterable[SplitWriter]) -> dict[str, Any]:
-        """For every kind of `JpegVideo.notes`, of how many clips it holds, and some of them."""
+        """For each of `JpegVideo.notes`, the number of its clips, and some of them."""
         ids = collections.defaultdict(list)
         for writer in writers:
             for journal in writer.journals:
@@ -495,12 +512,23 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 MEDIA_NOTES = {
-    "variable_rate": "{clips} clips have a variable frame rate, such as {first}: stored at the rate of their densest stretch, at most "
-    f"{MAX_FRAME_RATE:g} a second, with the frames of slower stretches repeated",
-    "end_cut": "{clips} clips end a little later in the table than their video, such as {first}: stored as far as it goes",
-    "size_change": "{clips} clips change the size of their frames, such as {first}: stored in the size of the first, between black bars "
-    "where the shape differs",
-    "several_streams": "{clips} clips are of files with several video streams, such as {first}: the default one is stored",
+    "variable_rate": (
+        "{clips} clips have a variable frame rate, such as {first}: stored at the rate of their "
+        f"densest stretch, at most {schema.STORED_FRAME_RATE:g} per second, with the frames of "
+        "slower stretches repeated"
+    ),
+    "end_cut": (
+        "{clips} clips end a little later in the table than their video, such as {first}: "
+        "stored up to the end of the video"
+    ),
+    "size_change": (
+        "{clips} clips change the size of their frames, such as {first}: stored in the size of the "
+        "first, between black bars where the shape differs"
+    ),
+    "several_streams": (
+        "{clips} clips are of files with several video streams, such as {first}: "
+        "the default one is stored"
+    ),
 }
 
 
@@ -516,30 +544,33 @@ def _rest_notes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rest = {name: split["rest"] for name, split in splits.items() if split["rest"]}
     if not rest:
         return []
-    return [
-        f"in {sum(rest.values())} clips nobody signs ({', '.join(f'{name} {count}' for name, count in rest.items())}): the text is empty"
-    ]
+    counts = ", ".join(f"{name} {count}" for name, count in rest.items())
+    return [f"in {sum(rest.values())} clips nobody signs ({counts}): the text is empty"]
 
 
 def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8) -> float:
-    """Bytes of a clip's frames once stored, judged by `sampled` clips that are built on trial; 0 if none of them can be read."""
-    trial = [
-        encode_clip(clip, encoding) for clip in clips[:: max(1, len(clips) // sampled)][:sampled]
-    ]
-    sizes = [result.num_bytes for result in trial if isinstance(result, EncodedClip)]
+    """Return the mean bytes of a stored clip, estimated by encoding `sampled` clips.
+
+    0 if none of these can be read.
+    """
+    sample = clips[:: max(1, len(clips) // sampled)][:sampled]
+    results = [encode_clip(clip, encoding) for clip in sample]
+    sizes = [result.num_bytes for result in results if isinstance(result, EncodedClip)]
     return sum(sizes) / len(sizes) if sizes else 0.0
 
 
 def _media_size(clip: Clip) -> int:
-    """Bytes of the video file, or how many files a folder of pictures has: quick to find out, and seldom the same for other content."""
+    """Bytes of the video file, or the number of files of a folder of images.
+
+    It is fast, and other content rarely has the same size. -1 for a drawn clip.
+    """
     if clip.path is None:
         return -1
-    return os.path.getsize(clip.path) if clip.picture_rate is None else len(os.listdir(clip.path))
+    return os.path.getsize(clip.path) if clip.image_rate is None else len(os.listdir(clip.path))
 
 
 def first_problems(problems: Sequence[Problem], shown: int = 5) -> str:
-    """The first few problems, one a line, and how many more there are."""
+    """Return the first problems, one per line, and the number of others."""
     lines = [f"\n  {problem}" for problem in problems[:shown]]
-    return "".join(lines) + (
-        f"\n  and {len(problems) - shown} more" if len(problems) > shown else ""
-    )
+    others = len(problems) - shown
+    return "".join(lines) + (f"\n  and {others} more" if others > 0 else "")

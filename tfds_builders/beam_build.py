@@ -1,7 +1,8 @@
-"""Builds the shards of a data set with Apache Beam, on any of its runners (`pip install signvit-jax[beam]`).
+"""Builds of shards with Apache Beam, on any of its runners.
 
-Beam takes the place of the local processes and of nothing else: every element is a shard's worth of clips, written with its journal into a folder
-that all workers see, and the build goes on from there as if it had been interrupted just before its end.
+Beam only replaces the local processes. Every element is the clips of one shard, which a worker
+writes with its journal into a folder that all workers see. Then the build resumes as if it had been
+interrupted just before its end.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ class BeamMissing(SignVitError):
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """Clips `first` to `first + len(clips) - 1` of a split, which become its shard `number`."""
+    """Clips `first` to `first + len(clips) - 1` of a split, which become shard `number`."""
 
     split: str
     number: int
@@ -31,7 +32,7 @@ class ShardTask:
 def tasks_of(
     splits: Mapping[str, Sequence[Clip]], folder: Path, clips_per_shard: int
 ) -> list[ShardTask]:
-    """The shards that are not in `folder` yet."""
+    """Return the shards that are not in `folder` yet."""
     tasks = [
         ShardTask(split, number, first, tuple(clips[first : first + clips_per_shard]))
         for split, clips in splits.items()
@@ -43,7 +44,10 @@ def tasks_of(
 
 
 def write_shard(task: ShardTask, folder: Path, encoding: Encoding) -> int:
-    """Writes one shard and its journal, under a name of its own first: Beam may run a task twice at a time. Returns the number of clips."""
+    """Write one shard and its journal; return the number of clips.
+
+    The shard is written in a folder of its own first: Beam may run a task twice at the same time.
+    """
     with tempfile.TemporaryDirectory(prefix=f".{task.split}.{task.number:05d}.", dir=folder) as own:
         writer = SplitWriter(Path(own), task.split, shard_bytes=1 << 62)
         for clip in task.clips:
@@ -51,15 +55,11 @@ def write_shard(task: ShardTask, folder: Path, encoding: Encoding) -> int:
         writer.close_shard()
         (journal,) = writer.journals
         if journal.entries:
-            shard_path(Path(own), task.split, 0).replace(
-                shard_path(folder, task.split, task.number)
-            )
-        write_journal(
-            folder,
-            task.split,
-            task.number,
-            dataclasses.replace(journal, first=task.first, end=task.first + len(task.clips)),
-        )
+            written = shard_path(Path(own), task.split, 0)
+            written.replace(shard_path(folder, task.split, task.number))
+        end = task.first + len(task.clips)
+        journal = dataclasses.replace(journal, first=task.first, end=end)
+        write_journal(folder, task.split, task.number, journal)
     return len(task.clips)
 
 
@@ -70,12 +70,16 @@ def write_shards(
     runner: str,
     clips_per_shard: int,
 ) -> None:
-    """Writes all shards that are missing. `runner`: a Beam runner's name, such as DirectRunner or DataflowRunner. Raises BeamMissing."""
+    """Write all missing shards. Raises BeamMissing.
+
+    `runner`: name of a Beam runner, such as DirectRunner or DataflowRunner.
+    """
     try:
         import apache_beam as beam
     except ImportError as error:
         raise BeamMissing(
-            f"--beam_runner={runner} needs Apache Beam: pip install 'signvit-jax[beam]'; without the option this machine builds"
+            f"--beam_runner={runner} needs Apache Beam: pip install 'signvit-jax[beam]'; "
+            "without the option this machine builds"
         ) from error
     with beam.Pipeline(
         runner=runner, options=beam.options.pipeline_options.PipelineOptions([])

@@ -1,7 +1,10 @@
-"""Builds a data set: python -m tfds_builders.build NAME --data_dir=D [options]; `NAME --help` lists the options of a builder.
+"""Builds a data set: python -m tfds_builders.build NAME --data_dir=D [options]
 
-Exit codes: 0 built, or there already; 1 failed; 2 wrong usage; 3 built, but some clips could not be read; 4 no readable media; 130, 143 on signals.
-The data set appears in D/NAME/VERSION whole or not at all. A build that was broken off goes on after its last finished shard.
+`NAME --help` lists the options of a builder. The data set appears in D/NAME/VERSION complete or not
+at all. An interrupted build resumes after its last finished shard.
+
+Exit codes: 0 built, or there already; 1 failed; 2 wrong usage; 3 built, but some clips could not be
+read; 4 no readable media; 130, 143 on signals.
 """
 
 import argparse
@@ -23,24 +26,32 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import local_path, local_text
-from signvit_jax.runtime.exit_codes import run_command
+from signvit_jax.runtime.exit_codes import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NO_READABLE_MEDIA,
+    SOME_INPUTS_FAILED,
+    TERMINATED,
+    USAGE,
+    run_command,
+)
 from signvit_jax.runtime.streams import clean
 
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
 
-DONE, FAILED, WRONG_USAGE, SOME_FAILED, NO_MEDIA = 0, 1, 2, 3, 4
-FEW_CLIPS = 8  # for no more than these the disk space is not checked
+FEW_CLIPS = 8  # for at most this many clips the disk space is not checked
 SIZE_MARGIN = 1.1
-SHARDS = "shards"  # in the staging folder: what survives a kill
+SHARDS = "shards"  # folder in the staging folder that survives a kill
 
 
 class UsageError(SignVitError):
-    """What the user asked for cannot be done; the message is complete."""
+    """The request cannot be carried out; the message is complete."""
 
 
 class BuildFailed(SignVitError):
-    """The machine does not let it be built; the message is complete."""
+    """The machine does not allow the build; the message is complete."""
 
     exit_code = FAILED
 
@@ -51,16 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except UsageError as error:
-        return _fail(str(error), WRONG_USAGE)
+        return _fail(str(error), USAGE)
     except KeyboardInterrupt:
         return _fail(
-            "interrupted; no data set was changed, and the same command goes on after the last finished shard",
-            130,
+            "interrupted; no data set was changed, and the same command resumes after the last "
+            "finished shard",
+            INTERRUPTED,
         )
 
 
 def run(arguments: list[str]) -> int:
-    """Builds what the command line says; returns the exit code. Raises UsageError."""
+    """Build the data set of a command line; return the exit code. Raises UsageError."""
     builder_class = _builder_class(arguments[0] if arguments else "")
     flags = _flags(builder_class, arguments[1:])
     from tfds_builders.annotations import AnnotationError
@@ -77,12 +89,13 @@ def run(arguments: list[str]) -> int:
         with _staging_folder(final, data_dir / f".building_{builder_class.name}") as staging:
             return _build(builder_class, flags, final, staging)
     except NoReadableMedia as error:
-        return _fail(str(error), NO_MEDIA)
+        return _fail(str(error), NO_READABLE_MEDIA)
     except (AnnotationError, BuildError, BeamMissing) as error:
-        return _fail(str(error), WRONG_USAGE)
+        return _fail(str(error), USAGE)
     except BrokenProcessPool:
         return _fail(
-            "a worker process was killed, most likely for want of memory; nothing was changed; --workers=1 needs less",
+            "a worker process was killed, most likely out of memory; nothing was changed; "
+            "--workers=1 needs less",
             FAILED,
         )
     except (BuildFailed, OSError) as error:
@@ -114,29 +127,32 @@ def _build(
         splits = builder.plan()
         if final.exists() and not flags.overwrite:
             return _report_existing(final, builder, builder.fingerprint(splits))
-        said = list(builder.warnings)  # now, and not after hours of decoding
-        for warning in said:
+        printed = list(builder.warnings)  # now, not after hours of decoding
+        for warning in printed:
             print(f"note: {warning}", file=sys.stderr)
         _check_disk_space(builder, [clip for clips in splits.values() for clip in clips], staging)
-        with redirect_stdout(io.StringIO()):  # TFDS would print where it believes the data to be
+        with redirect_stdout(io.StringIO()):  # TFDS would print the staging folder
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
     _put_in_place(Path(builder.data_dir), final, staging)
     report = json.loads((final / REPORT_NAME).read_text(encoding="utf-8"))
     for warning in report["warnings"]:
-        if warning not in said:
+        if warning not in printed:
             print(clean(f"note: {warning}", keep="\n"), file=sys.stderr)
     print(f"{builder.name}: {_counts(report)} in {clean(str(final))}")
     if builder.problems:
-        problems = f"{len(builder.problems)} clips could not be read, see {final / REPORT_NAME}:{first_problems(builder.problems)}"
+        problems = (
+            f"{len(builder.problems)} clips could not be read, see {final / REPORT_NAME}:"
+            f"{first_problems(builder.problems)}"
+        )
         print(clean(problems, keep="\n"), file=sys.stderr)
-        return SOME_FAILED
+        return SOME_INPUTS_FAILED
     return DONE
 
 
 def _builder_class(name: str) -> type["SignDatasetBuilder"]:
-    """The builder whose folder beside this file has that name."""
+    """Return the builder by the name of its folder. Raises UsageError."""
     known = sorted(
         path.parent.name
         for path in Path(__file__).parent.glob("*/*_dataset_builder.py")
@@ -149,21 +165,22 @@ def _builder_class(name: str) -> type["SignDatasetBuilder"]:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(
-            f"no data set {name!r}; there are {', '.join(known)}{hint}\nusage: python -m tfds_builders.build NAME --data_dir=D [options]"
+            f"no data set {name!r}; there are {', '.join(known)}{hint}\n"
+            "usage: python -m tfds_builders.build NAME --data_dir=D [options]"
         )
     return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse prints a page and ends the process."""
+    """Raises UsageError where argparse prints the usage and exits."""
 
     def error(self, message: str) -> NoReturn:
-        said = re.sub(r"^argument (\S+): (?=is )", r"\1 ", message.removesuffix("."))
-        raise UsageError(f"{said}\n`{self.prog} --help` lists the options")
+        message = re.sub(r"^argument (\S+): (?=is )", r"\1 ", message.removesuffix("."))
+        raise UsageError(f"{message}\n`{self.prog} --help` lists the options")
 
 
 def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> argparse.Namespace:
-    """Raises UsageError with the option, its value, what is allowed and may have been meant."""
+    """Parse the options. Raises UsageError with each wrong one and what is allowed."""
     from tfds_builders.base import SHARED, option_fault
 
     parser = _parser(builder_class)
@@ -177,15 +194,12 @@ def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> a
     faults = []
     for argument in unknown:
         name = argument.partition("=")[0]
-        near = difflib.get_close_matches(name, options, n=1)
-        what = (
-            f"there is no option {name}"
-            if name.startswith("-")
-            else f"unexpected argument {argument!r}"
-        )
-        faults.append(
-            what + (f"; did you mean {near[0]}?" if near and name.startswith("-") else "")
-        )
+        if name.startswith("-"):
+            near = difflib.get_close_matches(name, options, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            faults.append(f"there is no option {name}{hint}")
+        else:
+            faults.append(f"unexpected argument {argument!r}")
     if unknown:
         parser.error("\n".join(faults))
     allowed = SHARED | {option.name: option.allowed for option in builder_class.OPTIONS}
@@ -198,7 +212,7 @@ def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> a
 
 
 def _number(kind: type, allowed: Any) -> Callable[[str], Any]:
-    """Reads a number; what is none is refused in the words of `option_fault`."""
+    """Return an argparse type whose errors have the words of `option_fault`."""
 
     def read(text: str) -> Any:
         try:
@@ -223,13 +237,12 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
     )
     for option in builder_class.OPTIONS:
         required = option.type is Path and option.default is None and not option.optional
-        kind = (
-            local_path
-            if option.type is Path
-            else _number(option.type, option.allowed)
-            if option.type in (int, float)
-            else option.type
-        )
+        if option.type is Path:
+            kind = local_path
+        elif option.type in (int, float):
+            kind = _number(option.type, option.allowed)
+        else:
+            kind = option.type
         parser.add_argument(
             f"--{option.name}",
             type=kind,
@@ -246,7 +259,7 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
     parser.add_argument(
         "--frame_rate",
         type=_number(float, SHARED["frame_rate"]),
-        help="frames a second to store; without it those of the video, at most 25",
+        help="frames per second to store; without it those of the video, at most 25",
     )
     parser.add_argument(
         "--jpeg_quality", type=_number(int, SHARED["jpeg_quality"]), default=90, help="1 to 95 (90)"
@@ -255,19 +268,19 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
         "--val_fraction",
         type=_number(float, SHARED["val_fraction"]),
         default=0.1,
-        help="share of the source videos for validation, where the table has no split (0.1)",
+        help="share of source videos for validation, if the table has no split (0.1)",
     )
     parser.add_argument(
         "--test_fraction",
         type=_number(float, SHARED["test_fraction"]),
         default=0.1,
-        help="the same for the test split (0.1); with both 0 everything is train",
+        help="the same for the test split (0.1); with both 0 all clips are in train",
     )
     parser.add_argument(
         "--workers",
         type=_number(int, SHARED["workers"]),
         default=0,
-        help="processes that decode; 0 = one per core",
+        help="decoding processes; 0 = one per core",
     )
     parser.add_argument(
         "--shard_megabytes",
@@ -277,7 +290,8 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
     )
     parser.add_argument(
         "--beam_runner",
-        help="build with Apache Beam, such as DirectRunner; all its workers must see DATA_DIR and the videos",
+        help="build with Apache Beam, for example DirectRunner; "
+        "all its workers must see DATA_DIR and the videos",
     )
     parser.add_argument(
         "--overwrite",
@@ -288,7 +302,7 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
 
 
 def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: str) -> int:
-    """0 if what is there is what was asked for. Raises UsageError that says what differs."""
+    """Return 0 if the existing data set is the requested one. Raises UsageError."""
     from tfds_builders.base import REPORT_NAME
 
     try:
@@ -313,18 +327,18 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
         ]
     if changed:
         raise UsageError(
-            f"{final} was built differently: {'; '.join(changed)}. --overwrite builds it anew, another --data_dir keeps both"
+            f"{final} was built differently: {'; '.join(changed)}. "
+            "--overwrite rebuilds it, another --data_dir keeps both"
         )
-    failed = (
-        f" ({len(report['failed'])} clips could not be read then, see {final / REPORT_NAME})"
-        if report["failed"]
-        else ""
+    failed = ""
+    if report["failed"]:
+        count = len(report["failed"])
+        failed = f" ({count} clips could not be read then, see {final / REPORT_NAME})"
+    message = (
+        f"{builder.name} is already built with these options: {_counts(report)} in {final}"
+        f"{failed}; --overwrite rebuilds it"
     )
-    print(
-        clean(
-            f"{builder.name} is already built with these options: {_counts(report)} in {final}{failed}; --overwrite builds it anew"
-        )
-    )
+    print(clean(message))
     return DONE
 
 
@@ -333,28 +347,32 @@ def _counts(report: dict[str, Any]) -> str:
 
 
 def _check_disk_space(builder: "SignDatasetBuilder", clips: list[Any], folder: Path) -> None:
-    """Builds a few clips on trial and compares what all would take with what is free. Raises BuildFailed."""
+    """Compare the free disk space with an estimate for all clips. Raises BuildFailed.
+
+    The estimate encodes a few of them.
+    """
     from tfds_builders.base import mean_clip_bytes
 
-    needed = (
-        mean_clip_bytes(clips, builder.encoding) * len(clips) * SIZE_MARGIN
-        if len(clips) > FEW_CLIPS
-        else 0
-    )
-    needed -= sum(
-        file.stat().st_size for file in folder.glob("**/*.shard")
-    )  # of a build that was broken off
+    needed = 0.0
+    if len(clips) > FEW_CLIPS:
+        needed = mean_clip_bytes(clips, builder.encoding) * len(clips) * SIZE_MARGIN
+    # Finished shards of an interrupted build.
+    needed -= sum(file.stat().st_size for file in folder.glob("**/*.shard"))
     free = shutil.disk_usage(folder).free
     if needed > free:
         gigabytes = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
         raise BuildFailed(
-            f"{gigabytes} on the disk of {folder.parent}; make room, or lower --short_side, --frame_rate or --jpeg_quality"
+            f"{gigabytes} on the disk of {folder.parent}; "
+            "free some, or lower --short_side, --frame_rate or --jpeg_quality"
         )
 
 
 @contextmanager
 def _staging_folder(final: Path, staging: Path) -> Iterator[Path]:
-    """The folder to build in, under the lock of this data set. Of a build that was broken off only finished shards stay in it."""
+    """Lock the data set and yield the folder to build in. Raises UsageError if it is locked.
+
+    Of an interrupted build only finished shards stay in the folder.
+    """
     lock = os.open(final.parent, os.O_RDONLY)
     try:
         try:
@@ -362,9 +380,8 @@ def _staging_folder(final: Path, staging: Path) -> Iterator[Path]:
         except BlockingIOError:
             raise UsageError(f"another process is building {final} at this moment") from None
         replaced = staging / "replaced"
-        if (
-            replaced.exists() and not final.exists()
-        ):  # killed between the two renames of `_put_in_place`
+        if replaced.exists() and not final.exists():
+            # A build was killed between the two renames of `_put_in_place`.
             os.rename(replaced, final)
         _clear(staging)
         staging.mkdir(exist_ok=True)
@@ -376,11 +393,11 @@ def _staging_folder(final: Path, staging: Path) -> Iterator[Path]:
     finally:
         os.close(lock)
         with suppress(OSError):
-            final.parent.rmdir()  # where nothing was built, nothing stays
+            final.parent.rmdir()  # it is empty if nothing was built
 
 
 def _clear(staging: Path) -> None:
-    """Removes all but finished shards; where there are none, the folder as well."""
+    """Remove all but finished shards; without any, the folder as well."""
     shards = staging / SHARDS
     finished = any(shards.glob("*.*.json"))
     for left in staging.iterdir() if staging.exists() else ():
@@ -398,7 +415,7 @@ def _put_in_place(built: Path, final: Path, staging: Path) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """A bar with clips/s and the time left; yields the function that moves it."""
+    """Show a bar with clips/s and the remaining time; yield the function that updates it."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -421,7 +438,7 @@ def _progress() -> Iterator[Any]:
     with FittingProgress(*columns, console=Console(stderr=True), transient=False) as progress:
         task = progress.add_task("", total=None, start=False, visible=False, rate="")
 
-        def move(done: int, total: int) -> None:
+        def update(done: int, total: int) -> None:
             if not progress.tasks[0].started:
                 progress.start_task(task)
             speed = progress.tasks[0].speed
@@ -433,11 +450,11 @@ def _progress() -> Iterator[Any]:
                 rate=f"{speed:.1f} clips/s" if speed else "",
             )
 
-        yield move
+        yield update
 
 
 def _end_on_sigterm(signum: int, frame: Any) -> None:
-    raise SystemExit(143)
+    raise SystemExit(TERMINATED)
 
 
 def _fail(message: str, code: int) -> int:

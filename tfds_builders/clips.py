@@ -1,4 +1,7 @@
-"""What a builder hands over for every clip, and how one clip becomes JPEG frames. Light to import: worker processes need no TFDS."""
+"""Clips as builders describe them, and their encoding as JPEG frames.
+
+The module is fast to import: worker processes do not need TFDS.
+"""
 
 import dataclasses
 import functools
@@ -10,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import UInt8
 
-from signvit_jax.data.schema import WHOLE_FILE, source_video_of
-from signvit_jax.media.image_folder import read_picture_folder
+from signvit_jax.data.schema import STORED_FRAME_RATE, WHOLE_FILE, source_video_of
+from signvit_jax.media.image_folder import read_image_folder
 from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, read_jpegs
 
 DrawFrames = Callable[[], tuple[UInt8[np.ndarray, "t h w 3"], float]]
@@ -19,9 +22,11 @@ DrawFrames = Callable[[], tuple[UInt8[np.ndarray, "t h w 3"], float]]
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One annotated clip. Its frames come from `path`, a video file or (with `picture_rate`) a folder of pictures, or from `frames`.
+    """One annotated clip.
 
-    `frames` is a picklable function that gives RGB frames and their fps.
+    Its frames come from `path`, a video file or (with `image_rate`) a folder of images, or from
+    `frames`, a picklable function that returns RGB frames and their fps. Raises ValueError unless
+    exactly one of the two is given.
     """
 
     id: str
@@ -30,13 +35,13 @@ class Clip:
     frames: DrawFrames | None = None
     gloss: str = ""
     signer: str = ""
-    video_id: str = ""  # "" means: cut from the id, `<video>-<n>`
-    split: str | None = None  # None means: by a stable hash of the source video
+    video_id: str = ""  # "": taken from the id, `<video>-<n>`
+    split: str | None = None  # None: by a stable hash of the source video
     start: float = WHOLE_FILE  # seconds in the file
     end: float = WHOLE_FILE
     file: str = ""  # the annotation and its line, for reports
     line: int = 0
-    picture_rate: float | None = None  # frames a second of a folder of pictures
+    image_rate: float | None = None  # images per second of a folder
 
     def __post_init__(self):
         if (self.path is None) == (self.frames is None):
@@ -49,12 +54,12 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A clip that is not in the data set, and why. `file` and `line` name the annotation, `path` the video."""
+    """A clip that is not in the data set, and the reason."""
 
     id: str
     reason: str
-    path: str = ""
-    file: str = ""
+    path: str = ""  # of the video
+    file: str = ""  # the annotation and its line
     line: int = 0
 
     @classmethod
@@ -68,29 +73,27 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class ClipTable:
-    """What an annotation parser found: clips in the order of the file, and every row that is not a clip."""
+    """The result of an annotation parser."""
 
-    clips: list[Clip]
-    problems: list[Problem] = dataclasses.field(default_factory=list)
+    clips: list[Clip]  # in the order of the file
+    problems: list[Problem] = dataclasses.field(default_factory=list)  # rows that are not a clip
     notes: list[str] = dataclasses.field(default_factory=list)  # sentences for the user
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How frames are stored."""
+    """The format of stored frames."""
 
-    short_side: int = 256  # pixels; larger frames are shrunk, smaller ones stay
-    frame_rate: float | None = (
-        None  # frames a second; None keeps the source's, but at most `MAX_FRAME_RATE`
-    )
+    short_side: int = 256  # pixels; larger frames are shrunk, smaller ones keep their size
+    # Frames per second; None: the rate of the source, at most STORED_FRAME_RATE.
+    frame_rate: float | None = None
     jpeg_quality: int = 90
-
-
-MAX_FRAME_RATE = 25.0
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedClip:
+    """The stored frames of a clip."""
+
     jpegs: list[bytes]
     fps: float
     notes: tuple[str, ...] = ()  # as in `signvit_jax.media.video.JpegVideo`
@@ -101,7 +104,7 @@ class EncodedClip:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all frames: the same source file with the same times and settings has the same."""
+        """Digest of all frames: equal for the same source file, times and encoding."""
         digest = hashlib.sha256()
         for jpeg in self.jpegs:
             digest.update(len(jpeg).to_bytes(8))
@@ -110,56 +113,52 @@ class EncodedClip:
 
 
 def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
-    """Decodes or draws a clip and encodes its frames. What raises VideoDecodeError is a Problem; another fault in a drawing function is raised."""
+    """Decode or draw a clip and encode its frames.
+
+    A VideoDecodeError becomes a Problem; other errors of a drawing function are raised.
+    """
     try:
         if clip.frames is not None:
             return _encode_drawn(*clip.frames(), encoding)
         sampling = Sampling(
             short_side=encoding.short_side,
             frame_rate=encoding.frame_rate,
-            max_frame_rate=MAX_FRAME_RATE if encoding.frame_rate is None else None,
+            max_frame_rate=STORED_FRAME_RATE if encoding.frame_rate is None else None,
             start=None if clip.start == WHOLE_FILE else clip.start,
             end=None if clip.end == WHOLE_FILE else clip.end,
         )
-        if clip.picture_rate is None:
-            video = read_jpegs(
-                clip.path, sampling, quality=encoding.jpeg_quality, limits=VideoLimits()
-            )
+        quality = encoding.jpeg_quality
+        if clip.image_rate is None:
+            video = read_jpegs(clip.path, sampling, quality=quality, limits=VideoLimits())
         else:
-            video = read_picture_folder(
-                clip.path,
-                clip.picture_rate,
-                sampling,
-                quality=encoding.jpeg_quality,
-                limits=VideoLimits(),
+            video = read_image_folder(
+                clip.path, clip.image_rate, sampling, quality=quality, limits=VideoLimits()
             )
     except VideoDecodeError as error:
-        return Problem.of(
-            clip,
-            error.reason
-            if error.path == clip.path or clip.path is None
-            else f"{os.path.basename(error.path)}: {error.reason}",
-        )
+        reason = error.reason
+        if clip.path is not None and error.path != clip.path:  # an image of the folder
+            reason = f"{os.path.basename(error.path)}: {reason}"
+        return Problem.of(clip, reason)
     return EncodedClip(video.frames, video.fps, video.notes)
 
 
-def _encode_drawn(frames: np.ndarray, fps: float, encoding: Encoding) -> EncodedClip:
-    rate = encoding.frame_rate or min(fps, MAX_FRAME_RATE)
+def _encode_drawn(
+    frames: UInt8[np.ndarray, "t h w 3"], fps: float, encoding: Encoding
+) -> EncodedClip:
+    rate = encoding.frame_rate or min(fps, STORED_FRAME_RATE)
     count = max(1, round(len(frames) * rate / fps))
     chosen = np.minimum((np.arange(count) * fps / rate + 1e-6).astype(int), len(frames) - 1)
     return EncodedClip([_jpeg(frames[i], encoding) for i in chosen], rate)
 
 
-def _jpeg(frame: np.ndarray, encoding: Encoding) -> bytes:
+def _jpeg(frame: UInt8[np.ndarray, "h w 3"], encoding: Encoding) -> bytes:
     from PIL import Image
 
-    picture = Image.fromarray(frame)
-    shrink = encoding.short_side / min(picture.size)
+    image = Image.fromarray(frame)
+    shrink = encoding.short_side / min(image.size)
     if shrink < 1:
-        picture = picture.resize(
-            (round(picture.width * shrink), round(picture.height * shrink)),
-            Image.Resampling.BILINEAR,
-        )
+        size = round(image.width * shrink), round(image.height * shrink)
+        image = image.resize(size, Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=encoding.jpeg_quality)
+    image.save(buffer, "JPEG", quality=encoding.jpeg_quality)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Encodes clips in parallel processes, in order and with bounded memory."""
+"""Encoding of clips in parallel processes, in order and with bounded memory."""
 
 import collections
 import itertools
@@ -11,11 +11,15 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tfds_builders.clips import Clip, EncodedClip, Encoding, Problem, encode_clip
 
-CLIPS_IN_FLIGHT = 3  # per worker: encoded clips that wait for an earlier one are held in memory
+# Per worker. Encoded clips that wait for an earlier one stay in memory.
+CLIPS_IN_FLIGHT = 3
 
 
 class ClipEncoder:
-    """`workers` processes (0 = one per core; 1 = this process alone), each with a decoding child of its own. A context manager."""
+    """Encodes clips in worker processes, each with its own decoding child. A context manager.
+
+    `workers`: number of processes, 0 = one per core, 1 = only the calling process.
+    """
 
     def __init__(self, encoding: Encoding, workers: int = 0):
         self._encoding = encoding
@@ -26,37 +30,41 @@ class ClipEncoder:
         return self
 
     def __exit__(self, error_type: type | None, *_) -> None:
-        if self._pool is not None:
-            if (
-                error_type is not None
-            ):  # do not wait for clips that nobody wants; `kill_workers` from Python 3.14 on
-                for worker in list(self._pool._processes.values()):
-                    worker.kill()
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        if self._pool is None:
+            return
+        if error_type is not None:
+            # Do not wait for clips that are no longer wanted; `kill_workers` from Python 3.14 on.
+            for worker in list(self._pool._processes.values()):
+                worker.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
 
     def encode(self, clips: Iterable[Clip]) -> Iterator[EncodedClip | Problem]:
-        """One result a clip, in the order of the clips, whatever the number of workers. Raises BrokenProcessPool if a worker is killed."""
+        """Yield one result per clip, in the order of the clips.
+
+        Raises BrokenProcessPool if a worker is killed.
+        """
         if self._workers == 1:
             yield from (encode_clip(clip, self._encoding) for clip in clips)
             return
         if self._pool is None:
-            # Spawned, not forked: the parent may hold threads (TFDS, a progress bar).
+            # Spawned, not forked: the parent may have threads (TFDS, a progress bar).
             self._pool = ProcessPoolExecutor(
                 self._workers, multiprocessing.get_context("spawn"), initializer=_start_worker
             )
-        clips, waiting = iter(clips), collections.deque()
-        for clip in itertools.islice(clips, CLIPS_IN_FLIGHT * self._workers):
+        remaining = iter(clips)
+        waiting = collections.deque()
+        for clip in itertools.islice(remaining, CLIPS_IN_FLIGHT * self._workers):
             waiting.append(self._pool.submit(encode_clip, clip, self._encoding))
         while waiting:
             result = waiting.popleft().result()
-            for clip in itertools.islice(clips, 1):
+            for clip in itertools.islice(remaining, 1):
                 waiting.append(self._pool.submit(encode_clip, clip, self._encoding))
             yield result
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle, and no worker outlives a parent that was killed."""
+    """Initialize a worker: it ignores Ctrl-C and ends when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

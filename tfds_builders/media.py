@@ -1,4 +1,7 @@
-"""Finds the media files that annotations name, below one folder and never outside it: names are untrusted."""
+"""Media files by the names in annotations, below one folder and never outside it.
+
+The names are untrusted.
+"""
 
 import os
 import unicodedata
@@ -9,8 +12,8 @@ from signvit_jax.media import image_folder
 from signvit_jax.media.video import APPLE_DOUBLE, EXTENSIONS
 from tfds_builders.annotations import AnnotationError
 
-# Videos of other kinds, for hints.
-UNREAD = (
+# Video files of unsupported formats, for hints.
+UNSUPPORTED = (
     ".mpg",
     ".mpeg",
     ".ts",
@@ -28,10 +31,12 @@ UNREAD = (
 
 
 class MediaFolder:
-    """The video files under a folder, listed once and found by name with or without extension, in any Unicode normal form. Raises AnnotationError.
+    """The video files under a folder, listed once and found by name.
 
-    With `by_name` they are found by the file's name alone, in whatever folder below the root. The case
-    of an extension does not matter; that of the rest of a name does: ids may differ in nothing else.
+    Names are with or without extension and in any Unicode normal form; with `by_name` they are file
+    names alone, in any folder below the root. The case of an extension does not matter; that of the
+    rest of a name does, because ids may differ in case alone. Raises AnnotationError without a
+    folder.
     """
 
     def __init__(
@@ -40,43 +45,43 @@ class MediaFolder:
         self.root = _folder(root, "the folder that holds the videos")
         self._extensions = extensions
         self._files: dict[str, str] = {}
-        self._twice: dict[str, str] = {}
-        self._unread: dict[str, str] = {}  # key without extension -> file of such a kind
+        self._ambiguous: dict[str, str] = {}  # key -> a second file
+        self._unsupported: dict[str, str] = {}  # key without extension -> file
         self._loose: dict[str, str] | None = None  # see `_in_other_case`
-        self._attributes = 0
+        self._num_attribute_files = 0
         for folder, _, names in os.walk(self.root):
             prefix = os.path.relpath(folder, self.root)
             for name in names:
                 stem, extension = os.path.splitext(name)
+                relative = os.path.normpath(os.path.join(prefix, name))
+                relative_stem = os.path.normpath(os.path.join(prefix, stem))
                 if name.startswith(APPLE_DOUBLE):
-                    self._attributes += extension.lower() in extensions
+                    self._num_attribute_files += extension.lower() in extensions
                 elif extension.lower() in extensions:
-                    relative = os.path.normpath(os.path.join(prefix, name))
-                    for key in (
-                        (name, stem)
-                        if by_name
-                        else (relative, os.path.normpath(os.path.join(prefix, stem)))
-                    ):
-                        self._offer(_key(key), relative)
-                elif extension.lower() in (*UNREAD, *EXTENSIONS):
-                    self._unread[
-                        _key(stem if by_name else os.path.normpath(os.path.join(prefix, stem)))
-                    ] = os.path.normpath(os.path.join(prefix, name))
+                    for key in (name, stem) if by_name else (relative, relative_stem):
+                        self._add(_key(key), relative)
+                elif extension.lower() in (*UNSUPPORTED, *EXTENSIONS):
+                    self._unsupported[_key(stem if by_name else relative_stem)] = relative
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of the folder, in sentences."""
-        if not self._attributes:
+        """Sentences on the folder for the user."""
+        if not self._num_attribute_files:
             return []
         return [
-            f"{self._attributes} files named {APPLE_DOUBLE}* in {self.root} are left out: a Mac keeps attributes in them, no video"
+            f"{self._num_attribute_files} files named {APPLE_DOUBLE}* in {self.root} are ignored: "
+            "macOS keeps attributes in them, no video"
         ]
 
-    def _offer(self, key: str, relative: str) -> None:
-        """Of a.mp4 and a.webm in one folder, `a` is the one whose extension comes first in the list; in two folders it is neither."""
+    def _add(self, key: str, relative: str) -> None:
+        """Add a file under `key`.
+
+        Of a.mp4 and a.webm in one folder, `a` is the one whose extension is first in the list; in
+        two folders it is ambiguous.
+        """
         known = self._files.get(key)
         if known is not None and os.path.dirname(known) != os.path.dirname(relative):
-            self._twice[key] = relative
+            self._ambiguous[key] = relative
         if known is None or self._rank(relative) < self._rank(known):
             self._files[key] = relative
 
@@ -87,16 +92,16 @@ class MediaFolder:
         return len(set(self._files.values()))
 
     def relative_paths(self) -> list[str]:
-        """All videos, relative to the folder, sorted."""
+        """Return all videos, relative to the folder, sorted."""
         return sorted(set(self._files.values()))
 
     def find(self, name: str) -> str:
-        """The path of the video called `name`. Raises LookupError with the reason."""
+        """Return the path of the video `name`. Raises LookupError with the reason."""
         _refuse_outside(name)
         key = _key(os.path.normpath(name))
-        if key in self._twice:
+        if key in self._ambiguous:
             raise LookupError(
-                f"there are two videos of that name, {self._files[key]} and {self._twice[key]}"
+                f"there are two videos of that name, {self._files[key]} and {self._ambiguous[key]}"
             )
         relative = (
             self._files.get(key)
@@ -105,18 +110,14 @@ class MediaFolder:
         )
         if relative is None:
             stem, extension = os.path.splitext(name)
-            wanted = (
-                name
-                if extension.lower() in self._extensions
-                else f"{name}{{{','.join(self._extensions)}}}"
-            )
-            raise LookupError(
-                f"no video {wanted} in {self.root}{self._hint(key, stem if wanted == name else key)}"
-            )
+            has_extension = extension.lower() in self._extensions
+            wanted = name if has_extension else f"{name}{{{','.join(self._extensions)}}}"
+            hint = self._hint(key, stem if has_extension else key)
+            raise LookupError(f"no video {wanted} in {self.root}{hint}")
         return _inside(self.root, relative)
 
     def _in_other_case(self, key: str, extension_only: bool) -> str | None:
-        """The file whose name differs from `key` in case alone, or in its extension's alone."""
+        """Return the file whose name, or whose extension alone, differs from `key` in case only."""
         if self._loose is None:
             self._loose = {}
             for known, relative in self._files.items():
@@ -133,36 +134,44 @@ class MediaFolder:
     def _hint(self, key: str, stem: str) -> str:
         other = self._in_other_case(key, extension_only=False)
         if other is not None:
-            return f"; there is {other}, which differs in upper and lower case: write the name as the file has it"
+            return (
+                f"; there is {other}, which differs in upper and lower case: "
+                "write the name as the file has it"
+            )
         other = self._loose.get(f"\0\0{key}")
         if other is not None:
             return f"; there is {other}: write the folder too"
-        other = self._unread.get(key) or self._unread.get(stem)
+        other = self._unsupported.get(key) or self._unsupported.get(stem)
         if other is not None:
-            return f"; there is {other}, a kind that is not read: convert it, such as with `ffmpeg -i {other} {os.path.splitext(other)[0]}.mp4`"
+            return (
+                f"; there is {other}, in a format that is not read: convert it, for example with "
+                f"`ffmpeg -i {other} {os.path.splitext(other)[0]}.mp4`"
+            )
         return ""
 
     def _through_link(self, name: str) -> str | None:
-        """Folders that are symbolic links are not listed (they may go in circles), but may be named."""
-        return next(
-            (
-                c
-                for c in (name, *(name + e for e in self._extensions))
-                if c.endswith(self._extensions) and (self.root / c).is_file()
-            ),
-            None,
-        )
+        """Find a file in a linked folder; these are not listed, because they may be cyclic."""
+        for candidate in (name, *(name + extension for extension in self._extensions)):
+            if candidate.endswith(self._extensions) and (self.root / candidate).is_file():
+                return candidate
+        return None
 
 
-class PictureFolders:
-    """Clips that are folders of PNG or JPEG pictures below a root. Raises AnnotationError."""
+class ImageFolders:
+    """Clips that are folders of PNG or JPEG images below a root.
+
+    Raises AnnotationError without a root.
+    """
 
     def __init__(self, root: str | os.PathLike):
-        self.root = _folder(root, "the folder that holds a folder of pictures for every clip")
+        self.root = _folder(root, "the folder that holds a folder of images for every clip")
         self.notes: list[str] = []
 
     def find(self, *names: str) -> str:
-        """The path of the first folder in `names` (relative to the root) that holds a picture. Raises LookupError with the reason."""
+        """Return the path of the first of `names`, relative to the root, that holds an image.
+
+        Raises LookupError with the reason.
+        """
         for name in names:
             _refuse_outside(name)
             for form in dict.fromkeys(
@@ -179,7 +188,7 @@ class PictureFolders:
                         for entry in entries
                     ):
                         return _inside(self.root, form)
-        raise LookupError(f"no folder of PNG or JPEG pictures {' or '.join(names)} in {self.root}")
+        raise LookupError(f"no folder of PNG or JPEG images {' or '.join(names)} in {self.root}")
 
 
 def _folder(root: str | os.PathLike, what: str) -> Path:

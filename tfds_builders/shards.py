@@ -1,7 +1,9 @@
-"""Writes a split as ArrayRecord shards that survive a kill: a shard counts once its journal is there, and a build goes on after the last such shard.
+"""ArrayRecord shards of a split that survive a kill.
 
-While a build runs, its folder holds `<split>.<number>.shard` and, once that is whole and on the disk, `<split>.<number>.json`: which clips of the
-split the shard covers, their index entries, and the clips that could not be read.
+A shard counts once it has a journal, and a build resumes after the last such shard. While a build
+runs, its folder holds `<split>.<number>.shard` and, once that is complete and on the disk,
+`<split>.<number>.json`: which clips the shard covers, their index entries, and the clips that could
+not be read.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from signvit_jax.data import schema
+from signvit_jax.files.atomic import flush, write_atomically
 from tfds_builders.clips import Clip, EncodedClip, Problem
 
 PLAN_NAME = "plan.json"
@@ -22,14 +25,12 @@ PLAN_NAME = "plan.json"
 
 @dataclasses.dataclass
 class Journal:
-    """What one shard holds: the clips `first` to `end` - 1 of its split."""
+    """The contents of one shard: the clips `first` to `end` - 1 of its split."""
 
     first: int
     end: int
     num_bytes: int = 0  # of the records
-    file_bytes: int = (
-        0  # of the shard; 0 where none of its clips could be read, and there is no shard
-    )
+    file_bytes: int = 0  # of the shard; 0 if no clip could be read, and there is no shard
     entries: list[schema.IndexEntry] = dataclasses.field(default_factory=list)
     digests: list[str] = dataclasses.field(default_factory=list)  # of each record's frames
     notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # note -> ids
@@ -37,7 +38,7 @@ class Journal:
 
     @classmethod
     def from_json(cls, text: str) -> "Journal":
-        """Raises ValueError, TypeError, KeyError for anything that `to_json` has not written."""
+        """Read what `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         values = json.loads(text)
         entries = [schema.IndexEntry(**entry) for entry in values.pop("entries")]
         problems = [Problem(**problem) for problem in values.pop("problems")]
@@ -49,18 +50,21 @@ class Journal:
 
 @dataclasses.dataclass
 class SplitSummary:
+    """Counts of a split for the report."""
+
     clips: int = 0
     frames: int = 0
     seconds: float = 0.0
     bytes: int = 0
-    rest: int = 0  # clips without a text: nobody signs
+    rest: int = 0  # clips without a text, in which nobody signs
 
 
 class SplitWriter:
-    """Streams one split into numbered shards in `folder`, from `position` on: the number of clips that finished shards cover already."""
+    """Streams one split into numbered shards in `folder`, from `position` on."""
 
     def __init__(self, folder: Path, split: str, shard_bytes: int):
-        self.folder, self.split = folder, split
+        self.folder = folder
+        self.split = split
         self._shard_bytes = shard_bytes
         self._features = schema.features()
         self._serializer = tfds.core.example_serializer.ExampleSerializer(
@@ -76,16 +80,17 @@ class SplitWriter:
 
     @property
     def position(self) -> int:
+        """Number of clips that finished shards already cover."""
         return self.journals[-1].end if self.journals else 0
 
     def take(self, clip: Clip, result: EncodedClip | Problem) -> None:
-        """The next clip of the split: a record, or a problem to report."""
+        """Add the next clip of the split: a record, or a problem to report."""
         self._open.end += 1
         if isinstance(result, Problem):
             self._open.problems.append(result)
             return
         if self._writer is None:
-            # One record a group: a reader fetches single clips in random order.
+            # One record per group: readers fetch single clips in random order.
             self._writer = ArrayRecordWriter(
                 os.fspath(shard_path(self.folder, self.split, len(self.journals))), "group_size:1"
             )
@@ -111,7 +116,7 @@ class SplitWriter:
             self.close_shard()
 
     def close_shard(self) -> None:
-        """Ends the shard that is being written: from now on it survives a kill."""
+        """Finish the current shard: from now on it survives a kill."""
         if self._open.end == self._open.first:
             return
         number = len(self.journals)
@@ -119,7 +124,7 @@ class SplitWriter:
             self._writer.close()
             self._writer = None
             path = shard_path(self.folder, self.split, number)
-            _sync(path)
+            flush(path)
             self._open.file_bytes = path.stat().st_size
         write_journal(self.folder, self.split, number, self._open)
         self.journals.append(self._open)
@@ -127,41 +132,38 @@ class SplitWriter:
 
     def summary(self) -> SplitSummary:
         entries = [entry for journal in self.journals for entry in journal.entries]
-        frames, seconds = (
-            sum(entry.num_frames for entry in entries),
-            sum(entry.num_frames / entry.fps for entry in entries),
-        )
-        rest = sum(not entry.text for entry in entries)
         return SplitSummary(
-            len(entries), frames, seconds, sum(journal.num_bytes for journal in self.journals), rest
+            clips=len(entries),
+            frames=sum(entry.num_frames for entry in entries),
+            seconds=sum(entry.num_frames / entry.fps for entry in entries),
+            bytes=sum(journal.num_bytes for journal in self.journals),
+            rest=sum(not entry.text for entry in entries),
         )
 
     def finish(self, template: tfds.core.ShardedFileTemplate) -> tfds.core.SplitInfo | None:
-        """Puts the shards under their final names, which hold their number, with the index beside them. None if there is no record.
+        """Give the shards their final names and write the index. None if there is no record.
 
-        `template` may name another folder of the same disk; the journals then stay valid until the whole set is in its place.
+        The names contain the number of shards. `template` may name another folder of the same disk;
+        the journals then stay valid until the complete data set is in its place.
         """
         self.close_shard()
-        whole = [
+        written = [
             (number, journal) for number, journal in enumerate(self.journals) if journal.entries
         ]
-        if not whole:
+        if not written:
             return None
-        for position, (number, _) in enumerate(whole):
+        for position, (number, _) in enumerate(written):
             final = os.fspath(
-                template.sharded_filepath(shard_index=position, num_shards=len(whole))
+                template.sharded_filepath(shard_index=position, num_shards=len(written))
             )
             source = shard_path(self.folder, self.split, number)
             try:
                 os.link(source, final)
             except OSError:  # a file system without hard links
                 os.replace(source, final)
-        schema.write_index(
-            template.data_dir,
-            self.split,
-            [entry for _, journal in whole for entry in journal.entries],
-        )
-        lengths = [len(journal.entries) for _, journal in whole]
+        entries = [entry for _, journal in written for entry in journal.entries]
+        schema.write_index(template.data_dir, self.split, entries)
+        lengths = [len(journal.entries) for _, journal in written]
         return tfds.core.SplitInfo(
             name=self.split,
             shard_lengths=lengths,
@@ -170,7 +172,7 @@ class SplitWriter:
         )
 
     def clear(self) -> None:
-        """Removes shards and journals from `folder`: `finish` has put the shards elsewhere."""
+        """Remove shards and journals from `folder`, after `finish`."""
         for number in range(len(self.journals)):
             shard_path(self.folder, self.split, number).unlink(missing_ok=True)
             journal_path(self.folder, self.split, number).unlink()
@@ -185,7 +187,10 @@ def journal_path(folder: Path, split: str, number: int) -> Path:
 
 
 def read_journal(folder: Path, split: str, number: int, first: int) -> Journal | None:
-    """The journal of a whole shard whose first clip is `first`; None if there is none, or it does not fit its shard."""
+    """Return the journal of a complete shard whose first clip is `first`.
+
+    None if there is no journal or it does not match its shard.
+    """
     try:
         journal = Journal.from_json(journal_path(folder, split, number).read_text(encoding="utf-8"))
         size = shard_path(folder, split, number).stat().st_size if journal.entries else 0
@@ -195,29 +200,28 @@ def read_journal(folder: Path, split: str, number: int, first: int) -> Journal |
 
 
 def write_journal(folder: Path, split: str, number: int, journal: Journal) -> None:
-    """It appears whole or not at all."""
-    path = journal_path(folder, split, number)
-    partial = path.with_suffix(".partial")
-    partial.write_text(journal.to_json(), encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, path)
+    """Write a journal atomically. Raises OSError."""
+    write_atomically(journal_path(folder, split, number), journal.to_json())
 
 
 def open_folder(folder: Path, plan: dict[str, Any]) -> None:
-    """Makes `folder` ready for a build of `plan` (JSON values): what a build of the same plan left there stays, anything else is removed."""
+    """Prepare `folder` for a build of `plan` (JSON values).
+
+    Shards of an earlier build of the same plan stay, everything else is removed.
+    """
     path = folder / PLAN_NAME
     wanted = json.dumps(plan, sort_keys=True, ensure_ascii=False)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if path.read_text(encoding="utf-8") == wanted:
             return
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.iterdir():
-        left.unlink()
+    for file in folder.iterdir():
+        file.unlink()
     path.write_text(wanted, encoding="utf-8")
 
 
 def record_of(clip: Clip, encoded: EncodedClip) -> dict[str, Any]:
-    """A record as `signvit_jax.data.schema` describes it."""
+    """Return the record as `signvit_jax.data.schema` describes it."""
     return {
         "id": clip.id,
         "video": encoded.jpegs,
@@ -229,11 +233,3 @@ def record_of(clip: Clip, encoded: EncodedClip) -> dict[str, Any]:
         "start": clip.start,
         "end": clip.end,
     }
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ from signvit_jax.cli.config_flags import parse_with_optional_config
 from signvit_jax.cli.flag_parser import integer, parser
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import from_json
+from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.streams import clean
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.data.dataset import open_dataset
     from signvit_jax.reports.dataset_page import render
-    from signvit_jax.reports.dataset_stats import inspect, read_build_report
+    from signvit_jax.reports.dataset_stats import read_build_report, split_facts
 
     if arguments.workdir is not None:
         from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
@@ -62,10 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
         dataset = open_dataset(config.data.data_dir, config.data.name)
     output = arguments.output or dataset.folder / "data_report.html"
-    statistics = [inspect(dataset.split(name), config, dataset) for name in dataset.splits]
-    build_report = read_build_report(dataset.folder)
-    text = render(config.data.name, dataset, statistics, config, build_report, arguments.clips)
+    facts = [split_facts(dataset.split(name), config, dataset) for name in dataset.splits]
+    text = render(
+        config.data.name, dataset, facts, config, read_build_report(dataset.folder), arguments.clips
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
+    write_atomically(output, text)
     print(clean(str(output)))
     return DONE

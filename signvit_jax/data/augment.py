@@ -1,8 +1,9 @@
-"""Augmentation of a clip: one draw for all its frames, so that nothing in the picture jitters.
+"""Augmentation of a clip: one draw for all its frames, so that nothing jitters between frames.
 
-Geometry (rotate, translate, scale, mirror) and the fit to the model's square are one bilinear sampling of the decoded color planes; color
-(brightness, contrast, saturation, hue) is a gain for the luma plane and a 2x2 matrix for the two chroma planes. Both work before the
-conversion to RGB: half as many numbers, and the maps are computed once a clip.
+Geometry (rotate, translate, scale, mirror) and the fit to the model's square are one bilinear
+sampling of the decoded color planes. Color (brightness, contrast, saturation, hue) is a gain for
+the luma plane and a 2x2 matrix for the two chroma planes. Both are applied before the conversion to
+RGB, which halves the number of values, and sampling maps are computed once per clip.
 """
 
 import dataclasses
@@ -19,41 +20,45 @@ from signvit_jax.media.frames import (
     Box,
     FrameDecodeError,
     decode_jpeg,
-    fit_picture,
-    picture_box,
+    fit_box,
+    fit_frame,
     rgb_pixels,
     scale,
 )
 
-_PLANES = "yuvj420p"  # full-range luma and two chroma planes of half the width and height: how JPEG stores color
-_GROUP = 4  # frames that are worked on at once: the threads of a reader hand each other Python's lock less often
-_STEPS = 16  # 1 << 4; positions between two pixels that bilinear sampling tells apart; 16 * 16 * 255 fits 16 bits
+# Color as JPEG stores it: a full-range luma plane and two chroma planes of half the width and
+# height.
+_PIXEL_FORMAT = "yuvj420p"
+# Frames processed together, so that reading threads pass Python's lock to each other less often.
+_GROUP = 4
+# Bilinear sampling resolves a sixteenth of a pixel: 16 * 16 * 255 fits 16 bits.
+_STEP_BITS = 4
+_STEPS = 1 << _STEP_BITS
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipAugmentation:
-    """What is done to every frame of one clip; the defaults do nothing.
+    """The augmentation of every frame of one clip; the defaults change nothing."""
 
-    `angle` in radians, counter-clockwise; `shift_x`, `shift_y` in shares of the picture; `zoom`, `brightness`, `contrast` (about mid-gray) and
-    `saturation` are factors; `hue` in turns of the color circle.
-    """
-
-    angle: float = 0.0
-    shift_x: float = 0.0
+    angle: float = 0.0  # radians, counter-clockwise
+    shift_x: float = 0.0  # shares of the image
     shift_y: float = 0.0
-    zoom: float = 1.0
+    zoom: float = 1.0  # factor, as the next three
     mirror: bool = False
     brightness: float = 1.0
-    contrast: float = 1.0
+    contrast: float = 1.0  # about mid-gray
     saturation: float = 1.0
-    hue: float = 0.0
+    hue: float = 0.0  # turns of the color circle
 
 
-NONE = ClipAugmentation()
+NO_AUGMENTATION = ClipAugmentation()
 
 
 def draw_augmentation(config: AugmentConfig, rng: np.random.Generator) -> ClipAugmentation:
-    """One draw, each strength uniform within what the config allows. Always takes the same number of random numbers."""
+    """Draw an augmentation, each strength uniformly from its range in `config`.
+
+    It always consumes the same number of random numbers.
+    """
     rotate, shift_x, shift_y, zoom, brightness, contrast, saturation, hue = rng.uniform(
         -1.0, 1.0, 8
     )
@@ -75,23 +80,27 @@ def decode_clip(
     jpegs: Sequence[bytes],
     size: int,
     fit: str,
-    augmentation: ClipAugmentation = NONE,
+    augmentation: ClipAugmentation = NO_AUGMENTATION,
     out: UInt8[np.ndarray, "t s s 3"] | None = None,
 ) -> UInt8[np.ndarray, "t s s 3"]:
-    """Stored JPEG frames as RGB frames of `size` x `size`, written into `out` if given. Raises FrameDecodeError with the frame's number."""
+    """Decode JPEG frames into RGB frames of `size` x `size`, in `out` if given.
+
+    `fit` is as in `media.frames.fit_box`. Raises FrameDecodeError with the number of the frame.
+    """
     out = np.empty((len(jpegs), size, size, 3), np.uint8) if out is None else out
-    lens = None if augmentation == NONE else _Lens(augmentation, size, fit)
+    warp = None if augmentation == NO_AUGMENTATION else _ClipWarp(augmentation, size, fit)
     for start in range(0, len(jpegs), _GROUP):
-        frames, targets = _decode(jpegs, start), out[start : start + _GROUP]
-        if lens is None:
+        frames = _decode_group(jpegs, start)
+        targets = out[start : start + _GROUP]
+        if warp is None:
             for frame, target in zip(frames, targets, strict=True):
-                fit_picture(frame, size, fit, target)
+                fit_frame(frame, size, fit, target)
         else:
-            lens.apply(frames, targets)
+            warp.apply(frames, targets)
     return out
 
 
-def _decode(jpegs: Sequence[bytes], start: int) -> list[av.VideoFrame]:
+def _decode_group(jpegs: Sequence[bytes], start: int) -> list[av.VideoFrame]:
     frames = []
     for number, data in enumerate(jpegs[start : start + _GROUP], start):
         try:
@@ -101,32 +110,30 @@ def _decode(jpegs: Sequence[bytes], start: int) -> list[av.VideoFrame]:
     return frames
 
 
-class _Lens:
-    """One augmentation, ready to be applied to group after group of frames; maps are kept for the frame shape seen last."""
+class _ClipWarp:
+    """Applies one augmentation to groups of frames. Maps are kept for the last frame shape."""
 
     def __init__(self, augmentation: ClipAugmentation, size: int, fit: str):
-        self._augmentation, self._size, self._fit = augmentation, size, fit
+        self._augmentation = augmentation
+        self._size = size
+        self._fit = fit
         self._even = size + size % 2  # half-size chroma planes need an even square
-        self._canvas = av.VideoFrame(self._even, self._even, _PLANES)
-        self._canvas_planes = [_pixels(plane) for plane in self._canvas.planes]
-        self._shape = None
+        self._canvas = av.VideoFrame(self._even, self._even, _PIXEL_FORMAT)
+        self._canvas_planes = [_plane_bytes(plane) for plane in self._canvas.planes]
+        self._shape: tuple[int, int, Box] | None = None
 
     def apply(self, frames: Sequence[av.VideoFrame], out: UInt8[np.ndarray, "k s s 3"]) -> None:
-        """At most _GROUP frames."""
+        """Write the augmented frames, at most _GROUP, into `out`."""
         by_shape = itertools.groupby(
             zip(frames, out, strict=True), key=lambda pair: (pair[0].width, pair[0].height)
         )
         for (width, height), pairs in by_shape:
-            box = picture_box(width, height, self._size, self._fit)
+            box = fit_box(width, height, self._size, self._fit)
+            scaled_width = _sampled_length(width, box.width)
+            scaled_height = _sampled_length(height, box.height)
             run, targets = zip(*pairs, strict=True)
-            self._apply(
-                [
-                    scale(frame, _near(width, box.width), _near(height, box.height), _PLANES)
-                    for frame in run
-                ],
-                (width, height, box),
-                targets,
-            )
+            scaled = [scale(frame, scaled_width, scaled_height, _PIXEL_FORMAT) for frame in run]
+            self._apply(scaled, (width, height, box), targets)
 
     def _apply(
         self,
@@ -134,52 +141,49 @@ class _Lens:
         shape: tuple[int, int, Box],
         targets: Sequence[np.ndarray],
     ) -> None:
+        """`shape`: width and height of the frames before scaling, and their box."""
         if shape != self._shape:
-            luma, chroma = frames[0].planes[:2]
+            luma_plane, chroma_plane = frames[0].planes[:2]
             self._luma_map = _PlaneMap(
-                self._augmentation, shape[2], self._even, self._even, luma, np.uint16
+                self._augmentation, shape[2], self._even, self._even, luma_plane, np.uint16
             )
             self._chroma_map = _PlaneMap(
-                self._augmentation, shape[2], self._even, self._even // 2, chroma, np.uint32
+                self._augmentation, shape[2], self._even, self._even // 2, chroma_plane, np.uint32
             )
             self._shape = shape
-        y, u, v = zip(
-            *([_pixels(plane) for plane in frame.planes] for frame in frames), strict=True
-        )
-        # Both chroma values travel in one 32-bit number, 16 bits each: one gathering for the two.
-        both = self._chroma_map.sample(
-            [
-                u_plane | (v_plane.astype(np.uint32) << 16)
-                for u_plane, v_plane in zip(u, v, strict=True)
-            ],
-            black=128 | 128 << 16,
-        )
-        colored = self._color(self._luma_map.sample(y, black=0), both & 255, both >> 16 & 255)
+        planes = ([_plane_bytes(plane) for plane in frame.planes] for frame in frames)
+        y, u, v = zip(*planes, strict=True)
+        # The two chroma values are packed into one 32-bit number: one gather for both.
+        packed = [a | (b.astype(np.uint32) << 16) for a, b in zip(u, v, strict=True)]
+        chroma = self._chroma_map.sample(packed, black=128 | 128 << 16)
+        luma = self._luma_map.sample(y, black=0)
+        colored = self._color(luma, chroma & 255, chroma >> 16 & 255)
         for *planes, target in zip(*colored, targets, strict=True):
             for canvas, plane in zip(self._canvas_planes, planes, strict=True):
                 canvas[:, : plane.shape[1]] = plane
-            target[:] = rgb_pixels(scale(self._canvas, self._even, self._even, "rgb24"))[
-                : self._size, : self._size
-            ]
+            rgb = rgb_pixels(scale(self._canvas, self._even, self._even, "rgb24"))
+            target[:] = rgb[: self._size, : self._size]
 
     def _color(
         self, y: np.ndarray, u: np.ndarray, v: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A gain and an offset for luma; a rotation times a gain, about 128, for chroma."""
-        look = self._augmentation
-        gain = look.contrast * look.brightness
+        """Apply a gain and an offset to luma, and to chroma a rotation times a gain, about 128."""
+        augmentation = self._augmentation
+        gain = augmentation.contrast * augmentation.brightness
         y = np.multiply(y, np.float32(gain), dtype=np.float32)
-        y += np.float32(128 * (look.brightness - gain))
-        cos, sin = (
-            np.float32(gain * look.saturation * f(2 * math.pi * look.hue))
-            for f in (math.cos, math.sin)
-        )
+        y += np.float32(128 * (augmentation.brightness - gain))
+        chroma_gain, turn = gain * augmentation.saturation, 2 * math.pi * augmentation.hue
+        cos = np.float32(chroma_gain * math.cos(turn))
+        sin = np.float32(chroma_gain * math.sin(turn))
         u, v = u.astype(np.float32) - 128, v.astype(np.float32) - 128
         return _bytes(y), _bytes(cos * u - sin * v + 128), _bytes(sin * u + cos * v + 128)
 
 
 class _PlaneMap:
-    """Bilinear sampling of a color plane: for each output pixel the top left of its four neighbors, and their weights."""
+    """Bilinear sampling of a color plane.
+
+    For each output pixel it holds the top left one of its four neighbors, and their weights.
+    """
 
     def __init__(
         self,
@@ -196,7 +200,7 @@ class _PlaneMap:
         left, weight_x = _neighbor(x * width - 0.5, width)
         top, weight_y = _neighbor(y * height - 0.5, height)
         self._length = height * stride
-        # Pixels outside the picture read the black that is appended to it for all four neighbors.
+        # Pixels outside the image read black, which is appended to it, for all four neighbors.
         self._source = np.empty((_GROUP, self._length + stride + 2), dtype)
         first = np.where(outside, self._length, top * stride + left).astype(np.intp)
         self._index = first + np.arange(0, self._source.size, self._source.shape[1])[:, None, None]
@@ -214,7 +218,10 @@ class _PlaneMap:
         self._sum, self._part = np.empty((2, _GROUP, side, side), dtype)
 
     def sample(self, planes: Sequence[np.ndarray], black: int) -> np.ndarray:
-        """(k, side, side) numbers whose low byte is the value (and, of two 16-bit numbers in one, that of each); valid until the next call."""
+        """Return (k, side, side) numbers whose low byte is the sampled value.
+
+        Of two packed 16-bit numbers the low byte of each is a value. Valid until the next call.
+        """
         k = len(planes)
         for source, plane in zip(self._source, planes, strict=False):
             source[: self._length] = plane.reshape(-1)
@@ -225,16 +232,16 @@ class _PlaneMap:
             neighbor.take(self._index[:k], out=part, mode="clip")
             part *= weight
             total += part
-        return np.right_shift(total, 8, out=total)
+        return np.right_shift(total, 2 * _STEP_BITS, out=total)
 
 
-def _pixels(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h stride"]:
-    """The memory of a plane, the bytes that pad its rows included."""
+def _plane_bytes(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h stride"]:
+    """The memory of a plane, with the padding of its rows."""
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
 
 
 def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "k h w"]:
-    """Rounds in place."""
+    """Round to bytes; `values` are overwritten."""
     values += np.float32(0.5)
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
@@ -242,13 +249,15 @@ def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "k h w"]:
 def _source_positions(
     augmentation: ClipAugmentation, box: Box, square: int, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the picture (0 to 1 along each side) the pixel centers of a `side` x `side` output plane come from."""
+    """Positions in the image, 0 to 1 along each side, of the pixel centers of an output plane.
+
+    The plane has `side` x `side` pixels.
+    """
     center = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side - np.float32(0.5)
-    x, y = center[None, :] - augmentation.shift_x, center[:, None] - augmentation.shift_y
-    cos, sin = (
-        math.cos(augmentation.angle) / augmentation.zoom,
-        math.sin(augmentation.angle) / augmentation.zoom,
-    )
+    x = center[None, :] - augmentation.shift_x
+    y = center[:, None] - augmentation.shift_y
+    cos = math.cos(augmentation.angle) / augmentation.zoom
+    sin = math.sin(augmentation.angle) / augmentation.zoom
     x, y = cos * x - sin * y, sin * x + cos * y
     x = -x if augmentation.mirror else x
     return ((x + 0.5) * square - box.x) / box.width, ((y + 0.5) * square - box.y) / box.height
@@ -257,10 +266,14 @@ def _source_positions(
 def _neighbor(position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """The pixel before each position and the weight, in sixteenths, of the one after it."""
     sixteenths = np.rint(np.clip(position, 0, length - 1) * np.float32(_STEPS)).astype(np.int32)
-    before = np.minimum(sixteenths >> 4, max(length - 2, 0))
-    return before, sixteenths - (before << 4)
+    before = np.minimum(sixteenths >> _STEP_BITS, max(length - 2, 0))
+    return before, sixteenths - (before << _STEP_BITS)
 
 
-def _near(length: int, target: int) -> int:
-    """Four neighbors are too few for a picture that shrinks much: it is first averaged down to the target."""
+def _sampled_length(length: int, target: int) -> int:
+    """The length to scale a side to before sampling.
+
+    An image that shrinks much is averaged down to the target first, since four neighbors are too
+    few.
+    """
     return target if length > 1.5 * target else length

@@ -1,17 +1,8 @@
 """Batches of clips for training and evaluation, through Grain.
 
-A batch is a function of its step alone: the epoch's plan says which clips, and everything random about a clip comes from (seed, epoch, clip).
-So the batches are the same for any number of threads, reading processes and hosts, and resuming means going to a step.
-
-| key | type | meaning |
-|---|---|---|
-| `video` | u8 (b, t, h, w, 3) | RGB frames, zero beyond the clip; `t` is one of `config.frame_buckets` |
-| `frame_lengths` | i32 (b,) | frames of the clip |
-| `tokens` | i32 (b, l) | BOS, text, EOS, PAD ... |
-| `token_lengths` | i32 (b,) | counts BOS and EOS |
-| `weights` | f32 (b,) | 1 for a clip, 0 for a row that only fills the batch (one black frame, the empty text: nothing divides by zero) |
-| `index` | i32 (b,) | the clip's number in the split; -1 in filling rows |
-| `gloss_tokens`, `gloss_lengths` | i32 (b, g), (b,) | with a gloss vocabulary only; no BOS and EOS |
+A batch is a function of its step: the plan of the epoch says which clips it has, and everything
+random about a clip comes from (seed, epoch, clip). So the batches do not depend on the number of
+threads, reading processes and hosts, and a run resumes at any step.
 """
 
 import collections
@@ -21,23 +12,40 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int
+from jaxtyping import Float32, Int, Int32, UInt8
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config
-from signvit_jax.data.augment import NONE, decode_clip, draw_augmentation
+from signvit_jax.data.augment import NO_AUGMENTATION, decode_clip, draw_augmentation
 from signvit_jax.data.dataset import DatasetError, Split
 from signvit_jax.data.epoch_plan import EpochPlan, assign_buckets, plan_epoch, steps_per_epoch
 from signvit_jax.data.sampling import clip_length, sample_frames
 from signvit_jax.data.token_table import TokenTable, gloss_table, text_table
 from signvit_jax.text.tokenizer import Tokenizer
 
-Batch = dict[str, np.ndarray]
+_PLANS_KEPT = 2  # reading ahead crosses from one epoch into the next
+
+
+class Batch(TypedDict):
+    """The arrays of a batch of b clips.
+
+    A padding row fills a batch that has too few clips. It holds one black frame and the empty text,
+    so that nothing divides by zero.
+    """
+
+    video: UInt8[np.ndarray, "b t h w 3"]  # RGB, zero after the clip; t is in config.frame_buckets
+    frame_lengths: Int32[np.ndarray, " b"]  # frames of the clip
+    tokens: Int32[np.ndarray, "b l"]  # BOS, text, EOS, PAD ...
+    token_lengths: Int32[np.ndarray, " b"]  # with BOS and EOS
+    weights: Float32[np.ndarray, " b"]  # 1 for a clip, 0 for a padding row
+    index: Int32[np.ndarray, " b"]  # number of the clip in the split, -1 for a padding row
+    gloss_tokens: NotRequired[Int32[np.ndarray, "b g"]]  # with a gloss vocabulary; no BOS and EOS
+    gloss_lengths: NotRequired[Int32[np.ndarray, " b"]]
 
 
 def make_batches(
@@ -55,26 +63,40 @@ def make_batches(
     gloss_tokenizer: Tokenizer | None = None,
     gloss_length: int = 0,
 ) -> "BatchIterator":
-    """The batches of `num_epochs` epochs, every clip exactly once an epoch over all processes.
+    """Return the batches of `num_epochs` epochs; each epoch has every clip exactly once.
 
-    `batch_size` counts the clips of all processes; this process gets rows p*b/P to (p+1)*b/P. With `training` the order is shuffled and clips are
-    augmented; without, the order is that of the buckets and nothing is drawn. Longer texts than `text_length` are cut, with a warning.
-    Raises ConfigError for a batch size that the processes cannot share and DatasetError for a split without clips or clips without frames.
+    Args:
+        batch_size: clips of all P processes together; process p gets rows p*b/P to (p+1)*b/P.
+        training: shuffle and augment. Without it clips are in the order of the buckets, and nothing
+        is
+            random.
+        text_length, gloss_length: padded lengths. Longer texts are truncated, with a warning.
+
+    Raises:
+        ConfigError: the processes cannot share a batch of this size.
+        DatasetError: the split has no clips, or clips without frames.
     """
     if batch_size % process_count:
         raise ConfigError(
-            f"config.training.batch_size is {batch_size}; allowed: a multiple of the {process_count} processes"
+            f"config.training.batch_size is {batch_size}; "
+            f"allowed: a multiple of the {process_count} processes"
         )
     if not len(split):
         raise DatasetError(
-            f"split {split.name!r} in {split.folder} has no clip; name another (config.data) or build the data set again"
+            f"split {split.name!r} in {split.folder} has no clip; "
+            "give another split (config.data) or build the data set again"
         )
     empty = [entry.id for entry in split.index if entry.num_frames < 1]
     if empty:
         raise DatasetError(
-            f"split {split.name!r} in {split.folder}: {len(empty)} clips have no frame, the first {empty[0]!r}; build the data set again"
+            f"split {split.name!r} in {split.folder}: {len(empty)} clips have no frame, "
+            f"the first {empty[0]!r}; build the data set again"
         )
-    lengths = np.array([clip_length(e.num_frames, e.fps, config.data) for e in split.index])
+    texts = [entry.text for entry in split.index]
+    glosses = None
+    if gloss_tokenizer:
+        lines = [entry.gloss for entry in split.index]
+        glosses = gloss_table(gloss_tokenizer, lines, gloss_length, split.name)
     source = _BatchSource(
         split=split,
         config=config,
@@ -85,14 +107,8 @@ def make_batches(
             process_index * batch_size // process_count,
             (process_index + 1) * batch_size // process_count,
         ),
-        lengths=lengths,
-        bucket_of=assign_buckets(lengths, config.frame_buckets),
-        texts=text_table(tokenizer, [entry.text for entry in split.index], text_length, split.name),
-        glosses=gloss_table(
-            gloss_tokenizer, [e.gloss for e in split.index], gloss_length, split.name
-        )
-        if gloss_tokenizer
-        else None,
+        texts=text_table(tokenizer, texts, text_length, split.name),
+        glosses=glosses,
     )
     identity = {
         "split": split.fingerprint,
@@ -108,17 +124,21 @@ def make_batches(
 
 
 class BatchIterator(grain.DatasetIterator[Batch]):
-    """Iterates over the batches; Grain reads ahead in threads (`data.num_threads`) or processes (`data.num_workers`).
+    """Iterator over batches; Grain reads ahead in threads or processes.
 
-    The state is the number of the next step (and what the plan depends on), whatever the number of threads, reading processes and hosts is;
-    it goes into an Orbax checkpoint with `grain.checkpoint.CheckpointSave`.
+    Its state is the number of the next step, with what the plan depends on. It goes into an Orbax
+    checkpoint by `grain.checkpoint.CheckpointSave`, and does not depend on the number of threads
+    (`data.num_threads`), reading processes (`data.num_workers`) and hosts.
     """
 
     def __init__(self, source: "_BatchSource", num_epochs: int, identity: dict[str, Any]):
+        """`identity`: what the plan depends on, as JSON values."""
         super().__init__()
-        self._source, self._num_epochs, self._identity = source, num_epochs, identity
+        self._source = source
+        self._num_epochs = num_epochs
+        self._identity = identity
         self._next_step = 0
-        self._ahead: grain.DatasetIterator | None = None
+        self._prefetched: grain.DatasetIterator | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -131,93 +151,91 @@ class BatchIterator(grain.DatasetIterator[Batch]):
 
     @property
     def next_step(self) -> int:
-        """Batches taken so far, over all epochs."""
+        """Batches returned so far, over all epochs."""
         return self._next_step
 
-    @property
-    def num_cut_texts(self) -> int:
-        return self._source.texts.num_truncated
-
     def __next__(self) -> Batch:
-        """Raises DatasetError naming the clip that cannot be read, or why a reading process ended."""
+        """Return the next batch.
+
+        Raises DatasetError with the clip that cannot be read, or why a reading process ended.
+        """
         self._assert_not_closed()
         if self._next_step >= self.total_steps:
             self._stop()
             raise StopIteration
         self.start_prefetch()
         try:
-            batch = next(self._ahead)
+            batch = next(self._prefetched)
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
             raise DatasetError(
-                f"a reading process ended before its work was done ({str(error).split('. ')[0]}). Exit code -9: killed, usually for want of memory; "
-                "-7: /dev/shm is too small for the batches. Set data.num_workers=0 to read in threads, or lower data.prefetch_batches"
+                f"a reading process ended before its work was done ({str(error).split('. ')[0]}). "
+                "Exit code -9: killed, usually out of memory; -7: /dev/shm is too small for the "
+                "batches. Set data.num_workers=0 to read in threads, or lower data.prefetch_batches"
             ) from error
         self._next_step += 1
         return batch
 
     def start_prefetch(self) -> None:
-        """Begins to read ahead, if that has not begun."""
-        if self._ahead is None and self._next_step < self.total_steps:
-            self._ahead = iter(_read_ahead(self._source, self._next_step, self.total_steps))
-            self._ahead.start_prefetch()
+        """Start to read ahead, if that has not started."""
+        if self._prefetched is None and self._next_step < self.total_steps:
+            self._prefetched = iter(_prefetch(self._source, self._next_step, self.total_steps))
+            self._prefetched.start_prefetch()
 
     def frames_of_steps(self, first: int, end: int) -> list[int]:
-        """Frames that the batches of the steps from `first` up to, not including, `end` are padded
-        to, the longest first. Every epoch has the same ones.
-        """
+        """Return the padded lengths of the batches of steps `first` to `end` - 1, longest first."""
+        per_epoch = self.steps_per_epoch
         buckets: set[int] = set()
-        for epoch in range(first // self.steps_per_epoch, math.ceil(end / self.steps_per_epoch))[
-            :2
-        ]:
-            start = epoch * self.steps_per_epoch
-            buckets.update(
-                self._source.buckets_of_epoch(epoch)[max(first - start, 0) : end - start].tolist()
-            )
-        return [
-            self._source.config.frame_buckets[bucket] for bucket in sorted(buckets, reverse=True)
-        ]
+        # Every epoch has the same buckets, in another order: two epochs have all of any range.
+        for epoch in range(first // per_epoch, math.ceil(end / per_epoch))[:2]:
+            start = epoch * per_epoch
+            steps = slice(max(first - start, 0), end - start)
+            buckets.update(self._source.buckets_of_epoch(epoch)[steps].tolist())
+        return [self._source.config.frame_buckets[bucket] for bucket in sorted(buckets)[::-1]]
 
     def get_state(self) -> dict[str, Any]:
         return self.state_at(self._next_step)
 
     def state_at(self, step: int) -> dict[str, Any]:
-        """The state in which `step` batches have been taken."""
+        """Return the state after `step` batches."""
         return {"next_step": step, "plan": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to the step of the state. Raises DatasetError if the state belongs to batches of another plan."""
+        """Go to the step of `state`. Raises DatasetError if the state belongs to another plan."""
         saved = state["plan"]
-        differing = [
+        differences = [
             f"{key}: {saved.get(key)!r} then, {own!r} now"
             for key, own in self._identity.items()
             if saved.get(key) != own
         ]
-        if differing:
+        if differences:
             raise DatasetError(
-                f"the saved position belongs to other batches ({'; '.join(differing)}); resume with the old values or start a new workdir"
+                f"the saved position belongs to other batches ({'; '.join(differences)}); "
+                "resume with the old values or start a new workdir"
             )
         if not 0 <= state["next_step"] <= self.total_steps:
             raise DatasetError(
-                f"the saved position is step {state['next_step']}, but {self._num_epochs} epochs have {self.total_steps} steps"
+                f"the saved position is step {state['next_step']}, "
+                f"but {self._num_epochs} epochs have {self.total_steps} steps"
             )
         self._stop()
         self._next_step = state["next_step"]
 
     def close(self) -> None:
-        """Ends reading threads and processes."""
+        """End reading threads and processes."""
         self._stop()
         super().close()
 
     def _stop(self) -> None:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.close()
+        prefetched = self._prefetched
+        self._prefetched = None
+        if prefetched is not None:
+            prefetched.close()
 
 
-def _read_ahead(source: "_BatchSource", first_step: int, total_steps: int) -> grain.IterDataset:
-    """Grain's own reading ahead over the steps; a decoded batch is large, so what is kept ready is counted in batches."""
+def _prefetch(source: "_BatchSource", first_step: int, total_steps: int) -> grain.IterDataset:
+    """Grain's prefetch over steps; buffers are counted in batches, because a batch is large."""
     data = source.config.data
     steps = grain.MapDataset.source(_Steps(source, total_steps)).slice(slice(first_step, None))
     if not data.num_workers:
@@ -228,7 +246,7 @@ def _read_ahead(source: "_BatchSource", first_step: int, total_steps: int) -> gr
         )
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's processes read their settings from absl flags
-    # Process i reads steps i, i + n, ...: taken in turn, they come in order.
+    # Process i reads steps i, i + n, ...; taken in turn, the batches are in order.
     per_worker = max(data.prefetch_batches // data.num_workers, 1)
     one_each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
     return one_each.mp_prefetch(
@@ -240,7 +258,10 @@ def _read_ahead(source: "_BatchSource", first_step: int, total_steps: int) -> gr
 
 
 def _end_with_the_trainer(worker: int, workers: int) -> None:
-    """For a reading process: Ctrl-C, which a terminal sends to all, is the trainer's affair; and when that ends, however it ends, so does this."""
+    """Initialize a reading process: it ignores Ctrl-C and ends when the trainer ends.
+
+    A terminal sends Ctrl-C to all processes; the trainer handles it.
+    """
     del worker, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -253,7 +274,7 @@ def _end_with_the_trainer(worker: int, workers: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Steps:
-    """What Grain reads by random access: step -> batch."""
+    """Random access for Grain: step -> batch."""
 
     source: "_BatchSource"
     total: int
@@ -266,7 +287,7 @@ class _Steps:
 
 
 class _BatchSource:
-    """Makes the batch of any step."""
+    """Makes the batch of any step. Thread-safe."""
 
     def __init__(
         self,
@@ -276,15 +297,23 @@ class _BatchSource:
         training: bool,
         seed: int,
         rows: slice,
-        lengths: np.ndarray,
-        bucket_of: np.ndarray,
         texts: TokenTable,
         glosses: TokenTable | None,
     ):
-        self.split, self.config, self.texts, self.glosses = split, config, texts, glosses
-        self._batch_size, self._training, self._seed, self._rows = batch_size, training, seed, rows
-        self._lengths, self._bucket_of = lengths, bucket_of
-        self.steps_per_epoch = steps_per_epoch(len(bucket_of), batch_size)
+        """`rows`: the rows of each batch that belong to this process."""
+        self.config = config
+        self._split = split
+        self._batch_size = batch_size
+        self._training = training
+        self._seed = seed
+        self._rows = rows
+        self._texts = texts
+        self._glosses = glosses
+        self._lengths = np.array(
+            [clip_length(entry.num_frames, entry.fps, config.data) for entry in split.index]
+        )
+        self._bucket_of = assign_buckets(self._lengths, config.frame_buckets)
+        self.steps_per_epoch = steps_per_epoch(len(self._bucket_of), batch_size)
         self._plans: collections.OrderedDict[int, EpochPlan] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -299,76 +328,65 @@ class _BatchSource:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         plan = self._plan(epoch)
         examples = plan.examples[step_of_epoch, self._rows]
-        data, b = self.config.data, len(examples)
-        batch = {
-            "video": np.zeros(
-                (
-                    b,
-                    self.config.frame_buckets[plan.buckets[step_of_epoch]],
-                    data.image_size,
-                    data.image_size,
-                    3,
-                ),
-                np.uint8,
-            ),
-            "frame_lengths": np.ones(b, np.int32),
-            "tokens": np.zeros((b, self.texts.width), np.int32),
-            "token_lengths": np.zeros(b, np.int32),
-            "weights": (examples >= 0).astype(np.float32),
-            "index": examples.astype(np.int32),
-        }
-        if self.glosses:
-            batch |= {
-                "gloss_tokens": np.zeros((b, self.glosses.width), np.int32),
-                "gloss_lengths": np.zeros(b, np.int32),
-            }
+        b = len(examples)
+        t = self.config.frame_buckets[plan.buckets[step_of_epoch]]
+        size = self.config.data.image_size
+        batch = Batch(
+            video=np.zeros((b, t, size, size, 3), np.uint8),
+            frame_lengths=np.ones(b, np.int32),
+            tokens=np.zeros((b, self._texts.width), np.int32),
+            token_lengths=np.zeros(b, np.int32),
+            weights=(examples >= 0).astype(np.float32),
+            index=examples.astype(np.int32),
+        )
         for row, example in enumerate(examples.tolist()):
             if example >= 0:
                 batch["frame_lengths"][row] = self._read_clip(example, epoch, batch["video"][row])
-            batch["token_lengths"][row] = self.texts.write(example, batch["tokens"][row])
-            if self.glosses:
-                batch["gloss_lengths"][row] = self.glosses.write(
-                    example, batch["gloss_tokens"][row]
-                )
+            batch["token_lengths"][row] = self._texts.write(example, batch["tokens"][row])
+        if self._glosses:
+            batch["gloss_tokens"] = np.zeros((b, self._glosses.width), np.int32)
+            batch["gloss_lengths"] = np.zeros(b, np.int32)
+            for row, example in enumerate(examples.tolist()):
+                length = self._glosses.write(example, batch["gloss_tokens"][row])
+                batch["gloss_lengths"][row] = length
         return batch
 
     def buckets_of_epoch(self, epoch: int) -> Int[np.ndarray, " s"]:
-        """Number of the bucket of each step."""
+        """Bucket number of each step."""
         return self._plan(epoch).buckets
 
-    def _read_clip(self, example: int, epoch: int, out: np.ndarray) -> int:
-        """Writes the frames of a clip to the front of `out` (t, h, w, 3); returns how many. Raises DatasetError naming the clip."""
+    def _read_clip(self, example: int, epoch: int, out: UInt8[np.ndarray, "t h w 3"]) -> int:
+        """Write the frames of a clip to the front of `out`; return their number.
+
+        Raises DatasetError with the clip's id.
+        """
         data = self.config.data
-        # + 1: numpy takes [seed, epoch] and [seed, epoch, 0] for the same seed, and the first is the plan's.
+        # + 1: numpy seeds [seed, epoch] and [seed, epoch, 0] alike, and the first one is the
+        # plan's.
         rng = np.random.default_rng([self._seed, epoch, example + 1]) if self._training else None
         try:
-            record = self.split[example]
+            record = self._split[example]
             frames = sample_frames(
                 len(record["video"]), record["fps"], data, limit=len(out), rng=rng
             )
-            augmentation = draw_augmentation(data.augment, rng) if rng else NONE
-            decode_clip(
-                [record["video"][i] for i in frames],
-                data.image_size,
-                data.resize_mode,
-                augmentation,
-                out[: len(frames)],
-            )
+            augmentation = draw_augmentation(data.augment, rng) if rng else NO_AUGMENTATION
+            jpegs = [record["video"][i] for i in frames]
+            decode_clip(jpegs, data.image_size, data.resize_mode, augmentation, out[: len(frames)])
         except ValueError as error:
-            name = self.split.index[example].id
+            split = self._split
             raise DatasetError(
-                f"clip {name!r} (record {example} of split {self.split.name!r} in {self.split.folder}) cannot be read: {error}"
+                f"clip {split.index[example].id!r} (record {example} of split {split.name!r} in "
+                f"{split.folder}) cannot be read: {error}"
             ) from error
         return len(frames)
 
     def _plan(self, epoch: int) -> EpochPlan:
-        """Two are kept: reading ahead crosses from one epoch into the next."""
         with self._lock:
             if epoch not in self._plans:
                 by_length = self._lengths if epoch < self.config.data.sortagrad_epochs else None
                 self._plans[epoch] = plan_epoch(
                     self._bucket_of, self._batch_size, self._seed, epoch, self._training, by_length
                 )
-                if len(self._plans) > 2:
+                if len(self._plans) > _PLANS_KEPT:
                     self._plans.popitem(last=False)
             return self._plans[epoch]

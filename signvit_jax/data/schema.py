@@ -1,46 +1,50 @@
-"""The one schema of every data set: what a record holds, the side index of a split, and which split a source video belongs to.
+"""The schema of every data set: its records, the index of a split, and the split of a source video.
 
 | feature | type | meaning |
 |---|---|---|
 | `id` | text | name of the clip, unique in the data set |
-| `video` | sequence of bytes | one JPEG (RGB or gray, at most 4 channels) per frame, in order of time |
-| `fps` | float32 | frames a second of the stored frames |
+| `video` | sequence of bytes | a JPEG (RGB or gray, at most 4 channels) per frame, in time order |
+| `fps` | float32 | stored frames per second |
 | `text` | text | the translation, exactly as annotated (never normalized) |
 | `gloss` | text | glosses separated by one space; "" if there are none |
 | `signer` | text | who signs; "" if unknown |
-| `video_id` | text | the source video that the clip was cut from; splits are made on it |
-| `start`, `end` | float32 | seconds in the source video; both -1 if the clip is the whole file |
+| `video_id` | text | the source video of the clip; splits are made by it |
+| `start`, `end` | float32 | seconds in the source video; both -1 if the clip is the complete file |
 
-Frames are stored as JPEG bytes and not as a TFDS `Video`, so that a reader decodes only the frames that it samples.
+Frames are stored as JPEG bytes and not as a TFDS `Video`: a reader decodes only the frames it
+samples.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.files.atomic import write_atomically
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-WHOLE_FILE = -1.0  # `start` and `end` of a clip that is its whole file
+WHOLE_FILE = -1.0  # `start` and `end` of a clip that is a complete file
+# Builders store at most this many frames per second of a faster source. Translation reads videos at
+# the same rate, so that a model sees what it saw in training.
+STORED_FRAME_RATE = 25.0
 
 
 class SchemaError(SignVitError, ValueError):
-    """A record or an index that does not follow the schema; the message names file, line and key."""
+    """An index that does not follow the schema; the message names file and line."""
 
     exit_code = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexEntry:
-    """What is known of a clip without reading its frames. `fps` in frames a second of the stored frames."""
+    """The description of a clip without its frames. `fps`: stored frames per second."""
 
     id: str
     num_frames: int
@@ -52,8 +56,8 @@ class IndexEntry:
 
 
 def features() -> Any:
-    """The `tfds.features.FeaturesDict` of every data set (TFDS is imported here, not with the module: it takes most of a second)."""
-    import tensorflow_datasets as tfds
+    """Return the `tfds.features.FeaturesDict` of every data set."""
+    import tensorflow_datasets as tfds  # takes most of a second
 
     return tfds.features.FeaturesDict(
         {
@@ -71,54 +75,63 @@ def features() -> Any:
 
 
 def index_path(folder: str | os.PathLike, split: str) -> Path:
+    """Path of the index of a split: one JSON object per line, one line per record."""
     return Path(folder) / f"{split}.index.jsonl"
 
 
 def index_digest_path(folder: str | os.PathLike, split: str) -> Path:
-    """Beside the index, in the format of `sha256sum`."""
+    """Path of the index's digest, in the format of `sha256sum`."""
     return Path(folder) / f"{split}.index.sha256"
 
 
 def write_index(folder: str | os.PathLike, split: str, entries: Iterable[IndexEntry]) -> Path:
-    """Writes `<split>.index.jsonl`, one entry a line in the order of the records, and its digest; each appears whole or not at all."""
+    """Write the index, in the order of the records, and its digest. Raises OSError.
+
+    Each of the two files is written atomically.
+    """
     path = index_path(folder, split)
     digest = hashlib.sha256()
-    with _appearing(path) as file:
-        for entry in entries:
-            line = (json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n").encode()
-            digest.update(line)
-            file.write(line)
-        # Killed between the two renames, an index has no digest rather than a wrong one.
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            for entry in entries:
+                line = (json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n").encode()
+                digest.update(line)
+                file.write(line)
+        # A kill between the two renames leaves an index without a digest, not with a wrong one.
         index_digest_path(folder, split).unlink(missing_ok=True)
+
+    write_atomically(path, write)
     write_index_digest(folder, split, digest.hexdigest())
     return path
 
 
 def write_index_digest(folder: str | os.PathLike, split: str, digest: str | None = None) -> None:
-    """`digest`: SHA-256 of the index; without it, of the file as it is."""
-    digest = digest or hashlib.sha256(index_path(folder, split).read_bytes()).hexdigest()
-    with _appearing(index_digest_path(folder, split)) as file:
-        file.write(f"{digest}  {index_path(folder, split).name}\n".encode())
+    """Write the SHA-256 of the index: `digest`, or that of the file. Raises OSError."""
+    path = index_path(folder, split)
+    digest = digest or hashlib.sha256(path.read_bytes()).hexdigest()
+    write_atomically(index_digest_path(folder, split), f"{digest}  {path.name}\n")
 
 
 def has_index_digest(folder: str | os.PathLike, split: str) -> bool:
-    """False for an index of an earlier release."""
+    """Whether the index has a digest; one of an earlier release has none."""
     return index_digest_path(folder, split).is_file()
 
 
 def read_index(folder: str | os.PathLike, split: str) -> list[IndexEntry]:
-    """Reads what `write_index` wrote.
+    """Read what `write_index` wrote.
 
-    Raises FileNotFoundError if there is none, and SchemaError for a file whose digest is not the recorded one and for a line that is not an entry.
+    Raises FileNotFoundError if there is no index, and SchemaError if its digest is not the recorded
+    one or a line is not an entry.
     """
-    path, digest_path = index_path(folder, split), index_digest_path(folder, split)
+    path = index_path(folder, split)
+    digest_path = index_digest_path(folder, split)
     content = path.read_bytes()
-    if (
-        digest_path.is_file()
-        and digest_path.read_bytes()[:64] != hashlib.sha256(content).hexdigest().encode()
-    ):
+    digest = hashlib.sha256(content).hexdigest().encode()
+    if digest_path.is_file() and digest_path.read_bytes()[:64] != digest:
         raise SchemaError(
-            f"{path} is not what {digest_path.name} says: it was changed since it was written; the records are read instead"
+            f"{path} does not match {digest_path.name}: it was changed after it was written; "
+            "reading the records instead"
         )
     entries = []
     for number, line in enumerate(io.BytesIO(content), start=1):
@@ -126,31 +139,22 @@ def read_index(folder: str | os.PathLike, split: str) -> list[IndexEntry]:
             entries.append(IndexEntry(**json.loads(line)))
         except (ValueError, TypeError, RecursionError) as error:
             raise SchemaError(
-                f"{path}, line {number}: not an index entry ({error}); the records are read instead"
+                f"{path}, line {number}: not an index entry ({error}); reading the records instead"
             ) from error
     return entries
 
 
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when it is whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def stable_fraction(video_id: str) -> float:
-    """A number in [0, 1) that depends on nothing but the text of `video_id` (52 bits of its SHA-256): the same on every machine and in every run."""
+    """Return a number in [0, 1) that depends on `video_id` alone (52 bits of its SHA-256)."""
     digest = hashlib.sha256(video_id.encode("utf-8", "surrogatepass")).digest()
     return (int.from_bytes(digest[:8], "big") >> 12) / 2**52
 
 
 def split_of(video_id: str, val_fraction: float = 0.1, test_fraction: float = 0.1) -> str:
-    """The split of a source video: "test", "validation" or "train". All clips of a video share it, so nothing leaks between splits."""
+    """Return the split of a source video, "test", "validation" or "train", by `stable_fraction`.
+
+    All clips of a video are in one split, so nothing leaks between splits.
+    """
     fraction = stable_fraction(video_id)
     if fraction < test_fraction:
         return TEST
@@ -158,6 +162,9 @@ def split_of(video_id: str, val_fraction: float = 0.1, test_fraction: float = 0.
 
 
 def source_video_of(clip_id: str) -> str:
-    """`<video>-<n>` -> `<video>`, cut at the last "-" (video ids may contain "-" themselves); any other id is its own video."""
+    """Return `<video>` of a clip id `<video>-<n>`; any other id is its own video.
+
+    The last "-" counts: video ids may contain "-" themselves.
+    """
     video, dash, number = clip_id.rpartition("-")
     return video if dash and video and number.isdecimal() else clip_id

@@ -12,6 +12,7 @@ from typing import Any
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.evaluation.metrics import Scores
 from signvit_jax.evaluation.reliability import DecoderConfidence
+from signvit_jax.files.atomic import write_atomically
 
 _OWN_KEYS = ("id", "reference", "score")
 
@@ -166,14 +167,10 @@ def check_writable(*paths: Path) -> None:
 def write(results: Results, path: Path | str) -> None:
     """Writes the file whole or not at all; folders are made. Raises ResultsError, and ResultsLost where the disk refuses it."""
     path = Path(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    content = to_json(results).encode("utf-8", "backslashreplace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_text(to_json(results), encoding="utf-8", errors="backslashreplace")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_atomically(path, content)
     except OSError as error:
         raise ResultsLost(f"{path} could not be written: {error.strerror}") from error
 

@@ -1,27 +1,39 @@
-"""Atomic writing: after a crash or a power cut a file is the old one or the new one."""
+"""Atomic file writes: a path holds either its old content or all of the new one, never a part."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+Content = str | bytes | Callable[[Path], None]
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by a file with `text`. Raises OSError, and then keeps the old file."""
+
+def write_atomically(path: Path, content: Content) -> None:
+    """Replace `path` by `content`, which then also survives a power cut.
+
+    Text is encoded as UTF-8 and its line ends are kept; characters that UTF-8 cannot hold (lone
+    surrogates) raise UnicodeEncodeError. A function is called with the path of the temporary file,
+    beside `path`, and writes that. Whatever is raised, by this function (OSError) or by the given
+    one, leaves the old content.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        if callable(content):
+            content(temporary)
+        else:
+            data = content.encode() if isinstance(content, str) else content
+            with temporary.open("wb") as file:
+                file.write(data)
+        flush(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush_folder(path.parent)
+    flush(path.parent)
 
 
-def flush_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's new names, are on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

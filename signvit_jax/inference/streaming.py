@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from signvit_jax.config.errors import ConfigError
+from signvit_jax.data.schema import STORED_FRAME_RATE
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.joining import Joiner, echoed
 from signvit_jax.inference.predictor import Hypothesis
@@ -27,9 +28,6 @@ from signvit_jax.inference.subtitles import Segment
 from signvit_jax.media.video import Sampling, VideoLimits, open_video
 from signvit_jax.text.words import Word, words_text
 
-MOST_FRAMES_A_SECOND = (
-    25.0  # of a faster source, frames in between are passed over, as when a data set is built
-)
 _UNHEARD = 0.4  # seconds: CTC hears a sign that is under way only when so much of it, or more, has been seen
 _PATIENCE = 1.5  # seconds beyond a window for which frames are held, so that a rest after long signing is seen
 _ENDLESS = VideoLimits(
@@ -111,7 +109,7 @@ class Live:
         self.dropped = 0
         self._open, self._fit = frames, fit
         self._box: collections.deque[Frame] = collections.deque(
-            maxlen=max(round(seconds * MOST_FRAMES_A_SECOND), 1)
+            maxlen=max(round(seconds * STORED_FRAME_RATE), 1)
         )
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -446,7 +444,7 @@ def _played(
 ) -> Iterator[np.ndarray]:
     """The pictures of a file, each at its time."""
     with open_video(
-        path, Sampling(short_side, max_frame_rate=MOST_FRAMES_A_SECOND), _ENDLESS
+        path, Sampling(short_side, max_frame_rate=STORED_FRAME_RATE), _ENDLESS
     ) as video:
         began, first = time.monotonic(), None
         for seconds, picture in video.frames:
@@ -457,13 +455,13 @@ def _played(
 
 
 class _Thinner:
-    """Says of each moment whether its frame is kept: at most `MOST_FRAMES_A_SECOND`, evenly."""
+    """Says of each moment whether its frame is kept: at most `STORED_FRAME_RATE`, evenly."""
 
     def __init__(self):
         self._next = 0.0
 
     def __call__(self, seconds: float) -> bool:
-        step = 1.0 / MOST_FRAMES_A_SECOND
+        step = 1.0 / STORED_FRAME_RATE
         if seconds < self._next - 0.4 * step:  # cameras do not keep time to the millisecond
             return False
         self._next = max(self._next + step, seconds - step)

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
 from signvit_jax.data.sampling import sample_frames
+from signvit_jax.data.schema import STORED_FRAME_RATE
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Cutter, Heard, Sign, blocks, is_other_shot, motion, moving
@@ -27,7 +28,6 @@ from signvit_jax.media.video import Sampling, VideoLimits, VideoStream, open_vid
 
 Clip = str | os.PathLike | bytes | np.ndarray
 
-STORED_FRAME_RATE = 25.0  # builders keep at most this many frames a second of a source; translating a file sees what training saw
 SENTENCE = 6.0  # seconds: what a clip may last where nothing tells what training showed
 _HEARD_TOGETHER = 4  # windows that are heard in one batch
 RECORDING = VideoLimits(

@@ -1,16 +1,22 @@
-"""The one video reader: untrusted local files in, RGB frames (or JPEGs) out, decoded in a child process with limits.
+"""The video reader: untrusted local files in, RGB frames or JPEGs out.
 
-A codec that crashes, hangs or eats memory takes the child with it, not the caller: every failure is a `VideoDecodeError` that names the file and the
-reason, and the next file is read by a fresh child. The child is kept between files (starting one takes a fifth of a second).
+Files are decoded in a child process with limits. A codec that crashes, hangs or takes too much
+memory ends the child, not the caller: every failure is a `VideoDecodeError` with the file and the
+reason, and the next file is read by a new child. The child is kept between files, because a start
+takes a fifth of a second.
 
-What is read: mp4/mov, webm/mkv, avi and gif, known by their content and not by their name; regular files only; never a playlist or a network address.
-Colors follow the file's matrix and range (untagged: BT.709 from 1280 wide or above 576 lines on, else BT.601), tags for rotation and mirroring are
-applied, pixels made square, transparency put on white. Where the size changes within a stream,
-later frames are scaled into the first size, between black bars where the shape differs. Of several
-video streams the one marked as default is read. Times are the file's own: a variable frame rate is
-resampled by time stamps. A file of which more than a tenth (and two frames) is damaged, or missing
-before its end or the `end` asked for, is an error; where it is less, what could be decoded is
-returned.
+Formats: mp4/mov, webm/mkv, avi and gif, recognized by content and not by name; regular files only;
+never a playlist or a network address.
+
+Colors follow the matrix and range of the file (untagged: BT.709 if it is at least 1280 wide or has
+more than 576 lines, else BT.601). Rotation and mirroring are applied, pixels are made square,
+transparency becomes white. Where the size changes within a stream, later frames are scaled to the
+first size, between black bars if their shape differs. Of several video streams the default one is
+read.
+
+Times are those of the file: a variable frame rate is resampled by time stamps. It is an error if
+more than a tenth of a file (and more than two frames) is damaged or is missing before its end or
+the requested `end`; otherwise the decodable frames are returned.
 """
 
 import contextlib
@@ -29,7 +35,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,9 +43,10 @@ from jaxtyping import UInt8
 from signvit_jax.errors.base import SignVitError
 
 EXTENSIONS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif", ".m4v", ".3gp", ".3g2", ".qt")
-APPLE_DOUBLE = "._"  # begins the names of files in which a Mac keeps attributes of others; no media
+# Prefix of the files in which macOS keeps attributes of other files; they are not media.
+APPLE_DOUBLE = "._"
 
-_REPLY = struct.Struct("<cdQ")  # kind, seconds, payload length: see video_worker.py
+_REPLY = struct.Struct("<cdQ")  # kind, seconds, payload length; see video_worker.py
 _PIPE_BYTES = 1 << 20
 _WORKER = Path(__file__).with_name("video_worker.py")
 
@@ -48,7 +55,7 @@ class VideoDecodeError(SignVitError):
     """A video that cannot be read: `path` and `reason`."""
 
     def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(path, reason)  # both as args, so that it survives pickling
+        super().__init__(path, reason)  # both as args, so that pickling keeps them
         self.path = os.fspath(path)
         self.reason = reason
 
@@ -58,118 +65,83 @@ class VideoDecodeError(SignVitError):
 
 @dataclasses.dataclass(frozen=True)
 class VideoLimits:
-    """What one file may cost. The defaults suit clips and sentences; a long recording wants larger ones."""
+    """Limits for one file. The defaults suit clips and sentences, not long recordings."""
 
     max_bytes: int = 8 << 30  # of the file
     max_pixels: int = 1 << 25  # of a frame: a little above 8K
     max_seconds: float = 3600.0  # of video between `start` and `end`
-    max_frames: int = 200_000  # sent
-    max_output_bytes: int = 4 << 30  # of frames held at once by `read_video` and `read_jpegs`
+    max_frames: int = 200_000  # returned
+    max_output_bytes: int = 4 << 30  # of all frames that `read_jpegs` returns
     max_memory: int = 3 << 30  # address space of the child, bytes
     cpu_seconds: float = 300.0
-    wall_seconds: float = 300.0  # spent waiting for the child
-
-
-@dataclasses.dataclass(frozen=True)
-class Video:
-    frames: UInt8[np.ndarray, "t h w 3"]  # RGB, upright
-    fps: float  # frames a second of `frames`
+    wall_seconds: float = 300.0  # waiting for the child
 
 
 @dataclasses.dataclass(frozen=True)
 class JpegVideo:
+    """A video as JPEG frames.
+
+    `notes` are remarks on the file: "variable_rate": at the rate of its densest stretch; "end_cut":
+    a little shorter than requested; "size_change": some frames were scaled to the size of the first
+    one; "several_streams": it has more than one video stream.
+    """
+
     frames: list[bytes]  # one JPEG per frame
-    fps: float
+    fps: float  # frames per second
     height: int
     width: int
-    # "variable_rate": at the rate of its densest stretch; "end_cut": a little shorter than asked
-    # for; "size_change": some frames were scaled into the size of the first; "several_streams"
     notes: tuple[str, ...] = ()
 
 
 class VideoStream(NamedTuple):
-    fps: float  # frames a second: the rate asked for; where the frames come as stored, what the header says
-    frames: Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]  # seconds in the file, picture
+    """Frames of a file, one by one."""
+
+    fps: float  # frames per second: the requested rate, or that of the header for stored frames
+    frames: Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]  # (seconds in the file, RGB)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Which frames of a file, and how large. Times in seconds from the beginning of the file, rates in frames a second."""
+    """Which frames to read from a file, and their size.
 
-    short_side: int | None = None  # shrinks (never enlarges) the shorter side to this many pixels
-    frame_rate: float | None = (
-        None  # resample by time stamps to this rate; None: the frames as stored
-    )
+    Times are in seconds from the beginning of the file, rates in frames per second. Raises
+    ValueError for values out of range.
+    """
+
+    short_side: int | None = None  # shrink (never enlarge) the shorter side to this many pixels
+    # Resample by time stamps to this rate; None: the stored frames.
+    frame_rate: float | None = None
     # Resample by time stamps to the file's own rate, or to this one if that is lower. Where the
-    # rate varies, the file's own is that of its densest stretch: frames of slow stretches are
-    # repeated, so that frame k is always k / rate seconds after the first and no movement is lost.
+    # rate varies, the file's own rate is that of its densest stretch. Frames of slower stretches
+    # are repeated, so frame k is always k / rate seconds after the first and no movement is lost.
     max_frame_rate: float | None = None
     start: float | None = None
     end: float | None = None
 
     def __post_init__(self):
-        for name, value, least in (
-            ("short_side", self.short_side, 1),
-            ("start", self.start, 0),
-            ("end", self.end, 0),
-        ):
+        for name, least in (("short_side", 1), ("start", 0), ("end", 0)):
+            value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= least):
                 raise ValueError(f"{name} is {value}; allowed: None or a number >= {least}")
-        for name, value in (
-            ("frame_rate", self.frame_rate),
-            ("max_frame_rate", self.max_frame_rate),
-        ):
+        for name in ("frame_rate", "max_frame_rate"):
+            value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; allowed: None or a number > 0")
-        if self.end is not None and self.end <= (self.start or 0.0):
+        start = self.start or 0.0
+        if self.end is not None and self.end <= start:
             raise ValueError(
-                f"end is {self.end} s, start {self.start or 0.0} s; allowed: an end after the start"
+                f"end is {self.end} s, start {start} s; allowed: an end after the start"
             )
-
-
-def read_video(
-    path: str | os.PathLike,
-    *,
-    short_side: int | None = None,
-    frame_rate: float | None = None,
-    max_frame_rate: float | None = None,
-    start: float | None = None,
-    end: float | None = None,
-    limits: VideoLimits | None = None,
-) -> Video:
-    """All frames between `start` and `end`; the arguments are those of `Sampling`. Raises VideoDecodeError."""
-    sampling = Sampling(short_side, frame_rate, max_frame_rate, start, end)
-    reader, limits = _thread_reader(), limits or VideoLimits()
-    frames, held = [], 0
-    for _, frame in reader.iterate(path, sampling, limits):
-        held = _count(path, held, frame.nbytes, limits)
-        frames.append(frame)
-    return Video(np.stack(frames), reader.fps)
-
-
-def iterate_frames(
-    path: str | os.PathLike,
-    *,
-    short_side: int | None = None,
-    frame_rate: float | None = None,
-    max_frame_rate: float | None = None,
-    start: float | None = None,
-    end: float | None = None,
-    limits: VideoLimits | None = None,
-) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
-    """(seconds in the file, frame) one by one, a few frames in memory at a time. Raises VideoDecodeError, also after the first frames."""
-    with open_video(path, Sampling(short_side, frame_rate, max_frame_rate, start, end), limits) as (
-        _,
-        frames,
-    ):
-        yield from frames
 
 
 @contextlib.contextmanager
 def open_video(
     path: str | os.PathLike, sampling: Sampling, limits: VideoLimits | None = None
 ) -> Iterator[VideoStream]:
-    """A file whose frames come one by one, a few in memory at a time, however long it is. Raises VideoDecodeError, also between frames."""
+    """Open a file for reading frame by frame; only a few frames are in memory, however long it is.
+
+    Raises VideoDecodeError, also between frames.
+    """
     with contextlib.ExitStack() as stack:
         reader = _thread_reader()
         if reader.busy:  # the caller is in the middle of another file
@@ -187,32 +159,40 @@ def read_jpegs(
     quality: int = 90,
     limits: VideoLimits | None = None,
 ) -> JpegVideo:
-    """The frames as JPEGs, encoded in the child. `quality` from 1 to 95 as PIL means it. Raises VideoDecodeError."""
-    reader, limits = _thread_reader(), limits or VideoLimits()
-    frames, held = [], 0
+    """Read the frames as JPEGs, encoded in the child. Raises VideoDecodeError.
+
+    `quality` is that of PIL, 1 to 95.
+    """
+    reader = _thread_reader()
+    limits = limits or VideoLimits()
+    frames = []
+    total_bytes = 0
     for _, frame in reader.iterate(path, sampling, limits, jpeg_quality=quality):
-        held = _count(path, held, len(frame), limits)
+        total_bytes += len(frame)
+        if total_bytes > limits.max_output_bytes:
+            raise VideoDecodeError(
+                path,
+                f"its frames take more than {limits.max_output_bytes} bytes (max_output_bytes); "
+                "give short_side, frame_rate or start and end",
+            )
         frames.append(frame)
     return JpegVideo(frames, reader.fps, *reader.size, reader.notes)
 
 
-def _count(path: str | os.PathLike, held: int, more: int, limits: VideoLimits) -> int:
-    if held + more > limits.max_output_bytes:
-        raise VideoDecodeError(
-            path,
-            f"its frames take more than {limits.max_output_bytes} bytes (max_output_bytes); give short_side, frame_rate or start and end",
-        )
-    return held + more
-
-
 class VideoReader:
-    """Owns one decoding child, started when first needed and again after it died. For one thread at a time."""
+    """Owns one decoding child, started when needed. For one thread at a time; a context manager.
+
+    Attributes:
+        fps: frames per second of the current file: at first the nominal rate, after its end
+        measured. busy: whether a file is being read. size: height and width of the current file's
+        frames. notes: `JpegVideo.notes` of the last file that was read to its end.
+    """
 
     def __init__(self):
-        self.fps = 0.0  # of the frames sent: at first the nominal rate, measured once a file has been read to its end
-        self.busy = False  # in the middle of a file
-        self.size = (0, 0)  # height and width of the last file's frames
-        self.notes: tuple[str, ...] = ()  # of the last file read to its end; see `JpegVideo`
+        self.fps = 0.0
+        self.busy = False
+        self.size = (0, 0)
+        self.notes: tuple[str, ...] = ()
         self._child: _Child | None = None
 
     def __enter__(self) -> "VideoReader":
@@ -222,13 +202,14 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
+        """End the child."""
         if self._child is not None:
             self._child.end()
             self._child = None
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child, if one is running."""
+        """Process id of the child, if it is running."""
         return self._child.process.pid if self._child is not None else None
 
     def iterate(
@@ -237,8 +218,11 @@ class VideoReader:
         sampling: Sampling,
         limits: VideoLimits,
         jpeg_quality: int = 0,
-    ) -> Iterator[tuple[float, np.ndarray | bytes]]:
-        """(seconds, frame u8 (h, w, 3)) or, with a `jpeg_quality`, (seconds, JPEG). Raises VideoDecodeError."""
+    ) -> Iterator[tuple[float, Any]]:
+        """Yield (seconds, frame): u8 (h, w, 3), or a JPEG as bytes if `jpeg_quality` is not 0.
+
+        Raises VideoDecodeError.
+        """
         name = os.fsdecode(path)
         if "\0" in name:
             raise VideoDecodeError(name, "a file name cannot contain a NUL character")
@@ -250,7 +234,8 @@ class VideoReader:
         if self._child is None or not self._child.usable():
             self.close()
             self._child = _Child()
-        child, finished = self._child, False
+        child = self._child
+        finished = False
         self.busy = True
         try:
             child.waited = 0.0
@@ -258,16 +243,17 @@ class VideoReader:
             while True:
                 kind, seconds, payload = child.reply(limits.wall_seconds)
                 if kind == b"F":
-                    yield (
-                        seconds,
-                        payload.tobytes() if jpeg_quality else payload.reshape(*self.size, 3),
-                    )
+                    frame = payload.tobytes() if jpeg_quality else payload.reshape(*self.size, 3)
+                    yield seconds, frame
                 elif kind == b"S":
                     header = json.loads(payload.tobytes())
-                    self.size, self.fps = (header["height"], header["width"]), header["fps"]
+                    self.size = (header["height"], header["width"])
+                    self.fps = header["fps"]
                 elif kind == b"E":
                     trailer = json.loads(payload.tobytes())
-                    self.fps, self.notes, finished = trailer["fps"], tuple(trailer["notes"]), True
+                    self.fps = trailer["fps"]
+                    self.notes = tuple(trailer["notes"])
+                    finished = True
                     return
                 else:
                     finished = True
@@ -276,12 +262,14 @@ class VideoReader:
             raise VideoDecodeError(name, ended.reason(limits)) from None
         finally:
             self.busy = False
-            if not finished:  # crashed, timed out, or the caller had enough: what the child still sends belongs to this file
+            # It crashed, timed out, or the caller stopped early: what the child still sends belongs
+            # to this file.
+            if not finished:
                 self.close()
 
 
 class _ChildEnded(Exception):
-    """The child died (`returncode`), or was killed because `wall_seconds` had passed (None)."""
+    """The child died with `returncode`, or was killed after `wall_seconds` (None)."""
 
     def __init__(self, returncode: int | None):
         self.returncode = returncode
@@ -295,14 +283,18 @@ class _ChildEnded(Exception):
             )
         if self.returncode < 0:
             return f"the decoder crashed ({signal.Signals(-self.returncode).name})"
-        return f"the decoder ended with exit code {self.returncode}; `python {_WORKER} < /dev/null` shows why"
+        return (
+            f"the decoder ended with exit code {self.returncode}; "
+            f"`python {_WORKER} < /dev/null` shows why"
+        )
 
 
 class _Child:
     """The running worker and its two pipes."""
 
     def __init__(self):
-        # -P: the folder of the script stays off sys.path; a session of its own: Ctrl-C reaches the parent alone, which then ends the child.
+        # -P keeps the folder of the script off sys.path. In a session of its own, the child gets no
+        # Ctrl-C from the terminal; the parent ends it.
         self.process = subprocess.Popen(
             [sys.executable, "-P", os.fspath(_WORKER)],
             stdin=subprocess.PIPE,
@@ -321,41 +313,44 @@ class _Child:
 
             fcntl.fcntl(self.replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         except (ImportError, AttributeError, OSError):
-            pass  # a smaller pipe is slower and no more
+            pass  # a smaller pipe is only slower
 
     def usable(self) -> bool:
-        """Not after a fork: two processes cannot share one pipe."""
+        """False after a fork (two processes cannot share one pipe), or if the child has died."""
         return self.owner == os.getpid() and self.process.poll() is None
 
-    def ask(self, request: dict) -> None:
+    def ask(self, request: dict[str, Any]) -> None:
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             raise _ChildEnded(self.process.wait()) from None
 
-    def reply(self, wall_seconds: float) -> tuple[bytes, float, np.ndarray]:
+    def reply(self, wall_seconds: float) -> tuple[bytes, float, UInt8[np.ndarray, " n"]]:
         kind, seconds, length = _REPLY.unpack(self._read(_REPLY.size, wall_seconds))
         return kind, seconds, self._read(length, wall_seconds)
 
-    def _read(self, length: int, wall_seconds: float) -> np.ndarray:
+    def _read(self, length: int, wall_seconds: float) -> UInt8[np.ndarray, " n"]:
         buffer = np.empty(length, np.uint8)  # a bytearray would be filled with zeros first
         rest = memoryview(buffer)
         while rest:
             try:
-                got = os.readv(self.replies, [rest])
+                count = os.readv(self.replies, [rest])
             except BlockingIOError:
                 self._wait(wall_seconds)
                 continue
-            if got == 0:
+            if count == 0:
                 raise _ChildEnded(self.process.wait())
-            rest = rest[got:]
+            rest = rest[count:]
         return buffer
 
     def _wait(self, wall_seconds: float) -> None:
-        """Until something can be read. Only waiting counts: a caller may take its time between frames."""
-        began = time.monotonic()
+        """Wait until something can be read.
+
+        Only this time counts as wall time: a caller may take any time between frames.
+        """
+        start = time.monotonic()
         ready = select.select([self.replies], [], [], max(0.0, wall_seconds - self.waited))[0]
-        self.waited += time.monotonic() - began
+        self.waited += time.monotonic() - start
         if not ready:
             raise _ChildEnded(None)
 
@@ -372,6 +367,7 @@ _readers = threading.local()
 
 
 def _thread_reader() -> VideoReader:
+    """The reader of this thread; its child ends with the thread or the process."""
     if not hasattr(_readers, "reader"):
-        _readers.reader = VideoReader()  # its child ends with the thread, or with this process
+        _readers.reader = VideoReader()
     return _readers.reader

@@ -1,16 +1,18 @@
-"""The child process that decodes untrusted media; `signvit_jax.media.video` starts it, talks to it and outlives it.
+"""The child process that decodes untrusted media for `signvit_jax.media.video`.
 
-Run as a script (`python -P video_worker.py`), never imported by the parent, so that a codec can crash or run away without harm.
-One JSON request a line on stdin; replies on stdout, each `REPLY` (kind, seconds, payload length) and the payload:
+It runs as a script (`python -P video_worker.py`) and the parent never imports it, so a codec can
+crash or run away without harm. Each line of stdin is a JSON request. Replies on stdout are `REPLY`
+(kind, seconds, payload length) and the payload:
 
 | kind | payload |
 |---|---|
-| `S` | JSON: height and width in pixels of every frame that follows, and how many a second: the rate asked for, else the source's nominal one |
-| `F` | one frame, RGB bytes or a JPEG; its `seconds` are the frame's time in the source |
-| `E` | JSON: frames a second of the frames sent, and `notes`, what a user should know of the file; the request is done |
-| `X` | the reason, UTF-8, why the file was refused; the request is done |
+| `S` | JSON: height and width of every frame, and `fps`: the requested rate, else the nominal one |
+| `F` | one frame, RGB bytes or a JPEG; `seconds` is its time in the source |
+| `E` | JSON: `fps` of the frames sent, and `notes` on the file; the request is done |
+| `X` | UTF-8: the reason why the file was refused; the request is done |
 
-Only this file and `video.py` know the protocol. It must not import anything of the package: it starts in a tenth of a second.
+Only this file and `video.py` know the protocol. It must not import anything of the package: it
+starts in a tenth of a second.
 """
 
 import array
@@ -32,26 +34,29 @@ import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 REPLY = struct.Struct("<cdQ")
-# The demuxer is chosen by the file's first bytes and then forced: no probing, hence no playlist, no concat script, no subtitle file.
+# The first bytes of the file choose the demuxer, which is then forced. Without probing, FFmpeg
+# opens no playlist, no concat script and no subtitle file.
 MP4, MATROSKA, AVI, GIF = "mp4", "matroska", "avi", "gif"
 MP4_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-NOMINAL_FPS = 25.0  # where the header names no believable rate
+NOMINAL_FPS = 25.0  # where the header has no believable rate
 BELIEVABLE_FPS = (0.1, 1000.0)
-MISSING_TOLERATED = 0.1  # share that may be damaged, and share that may be missing at the end; two frames always may
+# Share that may be damaged, and share that may be missing at the end; two frames always may.
+MISSING_TOLERATED = 0.1
 VARIABLE_RATE = 1.1  # a stretch this much denser than the average is more than rounding and jitter
-VARIABLE_RATE_GAPS = 1.02  # where some frames stay far longer than most, as jitter never does
+VARIABLE_RATE_GAPS = 1.02  # the same where a few gaps are long, which jitter never causes
 LONG_GAP = 1.5  # times the median gap
-STRETCH = 8  # gaps between frames over which the rate is measured: one late frame changes little
-MOST_PACKETS = 5_000_000  # whose times are looked at: half a week of video
-LONG_RECORDING = 20_000  # frames; beyond, the index has to do: its times lag by a frame or two
-# What `E` may note. Documented for users in docs/data.md; worded in tfds_builders/base.py.
-NOTE_VARIABLE_RATE, NOTE_END_CUT, NOTE_SIZE_CHANGE, NOTE_STREAMS = (
-    "variable_rate",
-    "end_cut",
-    "size_change",
-    "several_streams",
-)
-NO_VIDEO = ("attached_pic", "timed_thumbnails", "still_image")  # dispositions of video streams
+STRETCH = 8  # gaps over which the rate is measured, so that one late frame changes little
+MAX_PACKETS = 5_000_000  # whose times are read: half a week of video
+# Frames of a recording for which reading all packets takes too long. The index is used instead,
+# although its times can be late by a frame or two.
+LONG_RECORDING = 20_000
+# The values of `notes`. docs/data.md documents them; tfds_builders/base.py has their sentences.
+NOTE_VARIABLE_RATE = "variable_rate"
+NOTE_END_CUT = "end_cut"
+NOTE_SIZE_CHANGE = "size_change"
+NOTE_STREAMS = "several_streams"
+# Dispositions of video streams that are not video.
+NO_VIDEO = ("attached_pic", "timed_thumbnails", "still_image")
 COLORSPACES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -67,7 +72,7 @@ class Refused(Exception):
 
 
 def container_format(head: bytes) -> str:
-    """The demuxer for a file that begins with `head` (12 bytes). Raises Refused for anything that is not on the list."""
+    """Return the demuxer for a file that begins with `head` (12 bytes). Raises Refused."""
     if head[4:8] in MP4_ATOMS:
         return MP4
     if head[:4] == b"\x1a\x45\xdf\xa3":
@@ -78,17 +83,19 @@ def container_format(head: bytes) -> str:
         return GIF
     if head[:4] == b"\x00\x05\x16\x07":
         raise Refused(
-            "not a video: the attributes that a Mac keeps beside a file; the video has the name without '._'"
+            "not a video: macOS keeps attributes of another file in it; "
+            "the video has the name without '._'"
         )
-    raise Refused(
-        "the file is empty"
-        if not head
-        else "not a video: the content is none of mp4/mov, webm/mkv, avi, gif"
-    )
+    if not head:
+        raise Refused("the file is empty")
+    raise Refused("not a video: the content is none of mp4/mov, webm/mkv, avi, gif")
 
 
 def open_local_file(path: str, max_bytes: int) -> Any:
-    """Opens a regular file as a Python file object: no name is ever parsed by FFmpeg, and a pipe or device cannot block."""
+    """Open a regular file as a Python file object. Raises OSError and Refused.
+
+    So FFmpeg never parses a name, and a pipe or device cannot block.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     file = os.fdopen(descriptor, "rb", buffering=0)
     status = os.fstat(descriptor)
@@ -100,13 +107,14 @@ def open_local_file(path: str, max_bytes: int) -> Any:
 
 
 def believable(rate: Any) -> float | None:
+    """Return the rate as a number, or None if it is missing or out of range."""
     return float(rate) if rate and BELIEVABLE_FPS[0] <= rate <= BELIEVABLE_FPS[1] else None
 
 
 def video_streams(container: Any) -> list[Any]:
-    """Those that move, first the one that a player shows: the default one, else the first.
+    """Return the moving streams, first the one that players show: the default or the first one.
 
-    Raises Refused where there is none.
+    Raises Refused if there is none.
     """
     streams = [
         s
@@ -123,7 +131,7 @@ def video_streams(container: Any) -> list[Any]:
 
 
 def missing_index(file: Any) -> str | None:
-    """The reason, where an mp4 or mov cannot be opened because its index is missing or cut."""
+    """Return the reason if an mp4 or mov cannot be opened because its index is incomplete."""
     file.seek(0, os.SEEK_END)
     size, position = file.tell(), 0
     for _ in range(10_000):  # top-level atoms: a handful, or two per fragment
@@ -132,24 +140,23 @@ def missing_index(file: Any) -> str | None:
         if len(head) < 8:
             break
         length, kind = struct.unpack(">I4s", head[:8])
-        length = (
-            struct.unpack(">Q", head[8:])[0]
-            if length == 1 and len(head) == 16
-            else length or size - position
-        )
+        if length == 1 and len(head) == 16:
+            length = struct.unpack(">Q", head[8:])[0]
+        elif length == 0:  # to the end of the file
+            length = size - position
         if length < 8:
             return None
         if kind == b"moov" and position + length <= size:
             return None
         position += length
     return (
-        "cannot be decoded: its index (the moov atom) is missing, so the recording or the copy was broken off; "
-        "copy it again, or repair it with a tool such as untrunc"
+        "cannot be decoded: its index (the moov atom) is missing, so the recording or the copy was "
+        "interrupted; copy it again, or repair it with a tool such as untrunc"
     )
 
 
 def packet_seconds(container: Any, stream: Any, start: float, end: float) -> list[float]:
-    """Rising times in seconds of the stream's packets from `start` to `end`; none is decoded."""
+    """Return the increasing times of the packets from `start` to `end`; none is decoded."""
     time_base = float(stream.time_base or 0)
     first = container.start_time / av.time_base if container.start_time is not None else 0.0
     times = array.array("d")
@@ -165,18 +172,18 @@ def packet_seconds(container: Any, stream: Any, start: float, end: float) -> lis
                 if stamp is None:
                     continue
                 times.append(stamp * time_base - first)
-                if times[-1] > end + 1.0 or len(times) == MOST_PACKETS:
+                if times[-1] > end + 1.0 or len(times) == MAX_PACKETS:
                     break
         except av.error.FFmpegError:
-            pass  # damage is the decoder's to judge
+            pass  # the decoder reports damage
     return sorted(seconds for seconds in times if start <= seconds < end)
 
 
 def variable_rate(times: list[float], average: float, apart: float) -> float | None:
-    """Frames a second where they come fastest; None where the rate is as good as constant.
+    """Return the rate of the densest stretch in frames per second, or None if it is constant.
 
-    Measured over `STRETCH` gaps or, of few frames, half of them. Packets that are nearer than `apart`
-    seconds count as one frame: some codecs store hidden ones.
+    It is measured over `STRETCH` gaps, or half of all gaps if there are few. Packets closer than
+    `apart` seconds count as one frame: some codecs store hidden frames.
     """
     kept: list[float] = []
     for seconds in times:
@@ -188,17 +195,17 @@ def variable_rate(times: list[float], average: float, apart: float) -> float | N
     stretch = min(STRETCH, max(1, len(gaps) // 2))
     densest = stretch / min(late - early for early, late in zip(kept, kept[stretch:]))
     has_long_gaps = gaps[-1] > LONG_GAP * gaps[len(gaps) // 2]
-    return (
-        densest
-        if densest > (VARIABLE_RATE_GAPS if has_long_gaps else VARIABLE_RATE) * average
-        else None
-    )
+    threshold = (VARIABLE_RATE_GAPS if has_long_gaps else VARIABLE_RATE) * average
+    return densest if densest > threshold else None
 
 
 def timed_frames(
     container: Any, stream: Any, fps: float, start: float | None
 ) -> Iterator[tuple[float, float, Any]]:
-    """(seconds since the video's beginning, seconds shown, frame), times never falling, from the last key frame before `start` on."""
+    """Yield (seconds since the beginning, duration, frame) from the key frame before `start`.
+
+    The times never decrease. Raises Refused if too much is damaged.
+    """
     time_base = float(stream.time_base or 0) or 1 / fps
     first = container.start_time / av.time_base if container.start_time is not None else 0.0
     if start:
@@ -230,9 +237,10 @@ def timed_frames(
 def resample(
     frames: Iterator[tuple[float, float, Any]], rate: float, start: float | None, end: float
 ) -> Iterator[tuple[float, Any]]:
-    """`rate` frames a second, chosen by time: output k was on screen at origin + (k + 1/4) / rate; origin is `start` or the first frame's time.
+    """Yield `rate` frames per second: frame k is the one on screen at origin + (k + 1/4) / rate.
 
-    The quarter keeps a constant-rate video as it is when its time stamps are rounded to milliseconds, as in Matroska.
+    The origin is `start` or the time of the first frame. The quarter keeps a constant-rate video
+    unchanged when its time stamps are rounded to milliseconds, as in Matroska.
     """
     origin, shown, until, k = start, None, 0.0, 0
     for seconds, duration, frame in frames:
@@ -253,7 +261,7 @@ def resample(
 def as_stored(
     frames: Iterator[tuple[float, float, Any]], start: float | None, end: float
 ) -> Iterator[tuple[float, Any]]:
-    """Every frame that is on screen at or after `start` and before `end`."""
+    """Yield every frame that is on screen at or after `start` and before `end`."""
     for seconds, duration, frame in frames:
         if seconds >= end:
             return
@@ -261,10 +269,10 @@ def as_stored(
             yield seconds, frame
 
 
-class Picture:
-    """Turns decoded frames into upright RGB images (h, w, 3) of one size, that of the first frame.
+class FrameConverter:
+    """Converts decoded frames to upright RGB images (h, w, 3) of one size, that of the first frame.
 
-    A later frame of another shape keeps its own, between black bars.
+    A later frame of another shape keeps its shape, between black bars.
     """
 
     def __init__(self, short_side: int | None, max_pixels: int):
@@ -274,31 +282,27 @@ class Picture:
         self.first_shape: tuple | None = None
         self.changes_size = False
         self.last: tuple[Any, np.ndarray] | None = None
-        self.reformatter = (
-            VideoReformatter()
-        )  # keeps its scaling tables from frame to frame, which `frame.reformat` does not
+        # Unlike `frame.reformat`, it keeps its scaling tables from frame to frame.
+        self.reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> np.ndarray:
         if self.last is not None and self.last[0] is frame:
             return self.last[1]
-        if frame.width * frame.height > self.max_pixels:
-            raise Refused(
-                f"{frame.width}x{frame.height} pixels; allowed: at most {self.max_pixels} in all (max_pixels)"
-            )
+        check_pixels(frame, self.max_pixels)
         if self.size is None:
             self.size = self._output_size(frame)
-        picture = np.ascontiguousarray(upright(self._rgb(frame), display_matrix(frame)))
-        self.last = (frame, picture)
-        return picture
+        image = np.ascontiguousarray(upright(self._rgb(frame), display_matrix(frame)))
+        self.last = (frame, image)
+        return image
 
     def _output_size(self, frame: Any) -> tuple[int, int]:
-        """Square pixels, short side at most `short_side`, never enlarged by it."""
+        """The size in square pixels, shrunk to `short_side` on the shorter side."""
         width, height = square_size(frame)
         shrink = min(1.0, self.short_side / min(width, height)) if self.short_side else 1.0
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def _fitted_size(self, frame: Any) -> tuple[int, int]:
-        """The size within `self.size` that keeps the shape; `self.size` where that is rounding."""
+        """The size within `self.size` that keeps the shape; `self.size` if that is rounding."""
         width, height = square_size(frame)
         scale = min(self.size[0] / width, self.size[1] / height)
         fitted = max(1, round(width * scale)), max(1, round(height * scale))
@@ -310,23 +314,22 @@ class Picture:
         if shape == self.first_shape:
             return self._scaled(frame, self.size)
         self.changes_size = True
-        fitted = self._fitted_size(frame)
-        target = self._scaled(frame, fitted)
+        width, height = fitted = self._fitted_size(frame)
+        image = self._scaled(frame, fitted)
         if fitted == self.size:
-            return target
-        bars = np.zeros((self.size[1], self.size[0], 3), np.uint8)
-        left, top = (self.size[0] - fitted[0]) // 2, (self.size[1] - fitted[1]) // 2
-        bars[top : top + fitted[1], left : left + fitted[0]] = target
-        return bars
+            return image
+        canvas = np.zeros((self.size[1], self.size[0], 3), np.uint8)
+        left, top = (self.size[0] - width) // 2, (self.size[1] - height) // 2
+        canvas[top : top + height, left : left + width] = image
+        return canvas
 
     def _scaled(self, frame: Any, size: tuple[int, int]) -> np.ndarray:
         width, height = size
         transparent = any(component.is_alpha for component in frame.format.components)
-        # Without a tag, high definition means BT.709 and the rest BT.601, as video players take it.
-        guess = (
-            Colorspace.ITU709 if frame.height > 576 or frame.width >= 1280 else Colorspace.ITU601
-        )
-        target = self.reformatter.reformat(
+        # Without a tag, high definition means BT.709 and the rest BT.601, as in video players.
+        is_hd = frame.height > 576 or frame.width >= 1280
+        guess = Colorspace.ITU709 if is_hd else Colorspace.ITU601
+        image = self.reformatter.reformat(
             frame,
             width=width,
             height=height,
@@ -336,21 +339,23 @@ class Picture:
             threads=1,
         ).to_ndarray()
         if not transparent:
-            return target
-        alpha = target[..., 3:].astype(np.uint16)
-        return ((target[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(
-            np.uint8
-        )  # on white, as a browser shows it
+            return image
+        # On white, as in a browser.
+        alpha = image[..., 3:].astype(np.uint16)
+        return ((image[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def square_size(frame: Any) -> tuple[float, float]:
-    """Width and height in square pixels; a pixel shape beyond 4:1 is not believed."""
+    """Return width and height in square pixels; a pixel shape beyond 4:1 is ignored."""
     aspect = float(getattr(frame, "sample_aspect_ratio", None) or 1)
     return frame.width * (aspect if 0.25 <= aspect <= 4 else 1.0), float(frame.height)
 
 
 def display_matrix(frame: Any) -> tuple[int, int, int, int]:
-    """(a, b, c, d) with x' = a x + c y and y' = b x + d y, as far as signs go: how the picture is to be turned or mirrored for display."""
+    """Return (a, b, c, d): x' = a x + c y and y' = b x + d y turn or mirror the frame for display.
+
+    Only signs and relative sizes are meaningful.
+    """
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
@@ -358,26 +363,36 @@ def display_matrix(frame: Any) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+def upright(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Return the image turned and mirrored by a display matrix."""
     a, b, c, d = matrix
     if max(abs(a), abs(d)) < max(abs(b), abs(c)):
-        picture, a, d = picture.transpose(1, 0, 2), c, b
-    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+        image = image.transpose(1, 0, 2)
+        a, d = c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def announced_seconds(container: Any, stream: Any) -> float | None:
-    """How long the header says that the pictures last, where it says so of the pictures alone."""
+    """Return the duration of the video by the header; None if it is that of other streams too."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    alone = all(other.type == "video" for other in container.streams)
-    return (
-        container.duration / av.time_base
-        if container.duration and container.duration > 0 and alone
-        else None
-    )
+    only_video = all(other.type == "video" for other in container.streams)
+    if container.duration and container.duration > 0 and only_video:
+        return container.duration / av.time_base
+    return None
+
+
+def check_pixels(frame: Any, max_pixels: int) -> None:
+    """Raise Refused for a frame, or a codec of frames, with too many pixels."""
+    if frame.width * frame.height > max_pixels:
+        raise Refused(
+            f"{frame.width}x{frame.height} pixels; "
+            f"allowed: at most {max_pixels} in all (max_pixels)"
+        )
 
 
 def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -> None:
+    """Answer a request with its `S`, `F` and `E` replies."""
     limits, start, end = request["limits"], request["start"], request["end"]
     with open_local_file(request["path"], limits["max_bytes"]) as file:
         form = container_format(file.read(12))
@@ -386,18 +401,14 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
             codec = stream.codec_context
             if codec is None:
                 raise Refused("the codec of its video stream is not known")
-            if codec.width * codec.height > limits["max_pixels"]:
-                raise Refused(
-                    f"{codec.width}x{codec.height} pixels; allowed: at most {limits['max_pixels']} in all (max_pixels)"
-                )
-            codec.thread_count = 1  # several files are decoded at a time, each on its own core
+            check_pixels(codec, limits["max_pixels"])
+            codec.thread_count = 1  # several files are decoded at once, each on its own core
             announced = announced_seconds(container, stream)
-            if (
-                announced
-                and (min(announced, end or math.inf) - (start or 0.0)) > limits["max_seconds"]
-            ):
+            wanted = min(announced or 0.0, end or math.inf) - (start or 0.0)
+            if wanted > limits["max_seconds"]:
                 raise Refused(
-                    f"{announced:.1f} s long; allowed: at most {limits['max_seconds']:g} s (max_seconds)"
+                    f"{announced:.1f} s long; "
+                    f"allowed: at most {limits['max_seconds']:g} s (max_seconds)"
                 )
             source_fps = (
                 believable(stream.average_rate) or believable(stream.guessed_rate) or NOMINAL_FPS
@@ -412,6 +423,7 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
 
 
 def open_container(file: Any, form: str, limits: dict[str, Any]) -> Any:
+    """Open a file with the demuxer `form`. Raises FFmpegError, and Refused without an index."""
     file.seek(0)
     try:
         return av.open(
@@ -427,7 +439,10 @@ def open_container(file: Any, form: str, limits: dict[str, Any]) -> Any:
 
 
 def rate_of_motion(request: dict[str, Any], form: str, index: int, average: float) -> float | None:
-    """`variable_rate` between `start` and `end`; its own container, so that none is moved on."""
+    """Return `variable_rate` between `start` and `end`.
+
+    It opens a container of its own, so that the position of the other one does not change.
+    """
     with (
         open_local_file(request["path"], request["limits"]["max_bytes"]) as file,
         open_container(file, form, request["limits"]) as container,
@@ -444,8 +459,9 @@ def send_frames(
     source_fps: float,
     announced: float | None,
     notes: list[str],
-    send: Callable,
+    send: Callable[[bytes, float, Any], None],
 ) -> None:
+    """Send the frames between `start` and `end`, and the end. Raises Refused."""
     limits, start = request["limits"], request["start"]
     end = math.inf if request["end"] is None else request["end"]
     rate = request["frame_rate"]
@@ -461,90 +477,78 @@ def send_frames(
                 raise Refused(f"longer than {limits['max_seconds']:g} s (max_seconds)")
             yield seconds, duration, frame
 
-    picture = Picture(request["short_side"], limits["max_pixels"])
+    convert = FrameConverter(request["short_side"], limits["max_pixels"])
+    sample = resample(observed(), rate, start, end) if rate else as_stored(observed(), start, end)
+    quality = request["jpeg_quality"]
     count, first, last = 0, 0.0, 0.0
-    for seconds, frame in (
-        resample(observed(), rate, start, end) if rate else as_stored(observed(), start, end)
-    ):
+    for seconds, frame in sample:
         if count == limits["max_frames"]:
             raise Refused(f"more than {count} frames (max_frames)")
-        rgb = picture(frame)
+        rgb = convert(frame)
         if count == 0:
             first = seconds
-            send(
-                b"S",
-                seconds,
-                json.dumps(
-                    {"height": rgb.shape[0], "width": rgb.shape[1], "fps": rate or source_fps}
-                ).encode(),
-            )
-        send(
-            b"F",
-            seconds,
-            jpeg(rgb, request["jpeg_quality"]) if request["jpeg_quality"] else rgb.data,
-        )
-        count, last = count + 1, seconds
+            header = {"height": rgb.shape[0], "width": rgb.shape[1], "fps": rate or source_fps}
+            send(b"S", seconds, json.dumps(header).encode())
+        send(b"F", seconds, jpeg(rgb, quality) if quality else rgb.data)
+        count += 1
+        last = seconds
     if count == 0:
-        raise Refused(
-            f"nothing to show from {start:g} s on: its pictures end at {reached:.2f} s"
-            if start
-            else "no frame in it could be decoded"
-        )
+        if start:
+            raise Refused(f"no frame from {start:g} s on: its frames end at {reached:.2f} s")
+        raise Refused("no frame in it could be decoded")
     two_frames = 2 / source_fps + 1e-6
     wanted = min(announced or 0.0, end)
     if wanted - reached > max(MISSING_TOLERATED * wanted, two_frames):
-        raise Refused(f"cut or damaged: the pictures stop after {reached:.2f} of {wanted:.2f} s")
-    beyond = end - reached if request["end"] is not None else 0.0
-    if beyond > max(MISSING_TOLERATED * (end - (start or 0.0)), two_frames):
+        raise Refused(f"truncated or damaged: its frames end at {reached:.2f} of {wanted:.2f} s")
+    missing = end - reached if request["end"] is not None else 0.0
+    if missing > max(MISSING_TOLERATED * (end - (start or 0.0)), two_frames):
         raise Refused(
-            f"the clip is to end at {end:.2f} s, but the video ends at {reached:.2f} s: {beyond:.2f} s are missing; "
-            "allowed: a tenth of the clip, or two frames"
+            f"the clip should end at {end:.2f} s, but the video ends at {reached:.2f} s: "
+            f"{missing:.2f} s are missing; allowed: a tenth of the clip, or two frames"
         )
-    notes += [NOTE_END_CUT] * (beyond > 0.5 / source_fps) + [
-        NOTE_SIZE_CHANGE
-    ] * picture.changes_size
+    if missing > 0.5 / source_fps:
+        notes.append(NOTE_END_CUT)
+    if convert.changes_size:
+        notes.append(NOTE_SIZE_CHANGE)
     measured = (count - 1) / (last - first) if last > first else source_fps
     send(b"E", last, json.dumps({"fps": rate or measured, "notes": notes}).encode())
 
 
-def jpeg(picture: np.ndarray, quality: int) -> bytes:
+def jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Encode an RGB image (h, w, 3)."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def limit_resources(limits: dict[str, Any]) -> None:
-    """Memory for good, processor time for this request: past it the kernel ends the process with SIGXCPU."""
+    """Limit memory, and processor time for this request; the kernel sends SIGXCPU after it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(
-        resource.RLIMIT_CPU,
-        (math.ceil(used.ru_utime + used.ru_stime + limits["cpu_seconds"]), hard),
-    )
+    seconds = math.ceil(used.ru_utime + used.ru_stime + limits["cpu_seconds"])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(
-        resource.RLIMIT_AS,
-        (
-            limits["max_memory"]
-            if hard == resource.RLIM_INFINITY
-            else min(hard, limits["max_memory"]),
-            hard,
-        ),
-    )
+    memory = limits["max_memory"]
+    if hard != resource.RLIM_INFINITY:
+        memory = min(hard, memory)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def reason_of(error: Exception, limits: dict[str, Any]) -> str:
+def describe(error: Exception, limits: dict[str, Any]) -> str:
+    """Return the reason that `X` gives for an exception."""
     if isinstance(error, Refused):
         return str(error)
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return f"decoding needs more than {limits['max_memory']} bytes of memory (max_memory)"
-    if isinstance(
-        error, av.error.ArgumentError
-    ):  # what a codec answers to a picture size that it is not to open
-        return f"cannot be decoded: a damaged header, or a picture of more than {limits['max_pixels']} pixels (max_pixels)"
+    # Codecs raise this for a frame size that they are not allowed to open.
+    if isinstance(error, av.error.ArgumentError):
+        return (
+            "cannot be decoded: a damaged header, "
+            f"or a frame of more than {limits['max_pixels']} pixels (max_pixels)"
+        )
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -552,16 +556,13 @@ def reason_of(error: Exception, limits: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Answer requests until stdin ends or the parent is gone."""
     replies = os.dup(1)
-    os.dup2(2, 1)  # whatever a codec prints must not land between the replies
+    os.dup2(2, 1)  # output of a codec must not get between the replies
 
     def send(kind: bytes, seconds: float, payload: Any) -> None:
-        for part in (
-            REPLY.pack(
-                kind, seconds, len(payload) if isinstance(payload, bytes) else payload.nbytes
-            ),
-            payload,
-        ):
+        length = len(payload) if isinstance(payload, bytes) else payload.nbytes
+        for part in (REPLY.pack(kind, seconds, length), payload):
             rest = memoryview(part).cast("B")
             while rest:
                 rest = rest[os.write(replies, rest) :]
@@ -574,7 +575,8 @@ def main() -> None:
         except BrokenPipeError:
             return  # the parent is gone
         except Exception as error:
-            send(b"X", 0.0, reason_of(error, request["limits"]).encode("utf-8", "replace"))
+            reason = describe(error, request["limits"])
+            send(b"X", 0.0, reason.encode("utf-8", "replace"))
 
 
 if __name__ == "__main__":

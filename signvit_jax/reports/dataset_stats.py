@@ -1,4 +1,4 @@
-"""Counts of a built split, from its index alone: no frame is read."""
+"""Statistics of a built split, from its index alone: no frame is read."""
 
 import dataclasses
 import itertools
@@ -15,17 +15,24 @@ from jaxtyping import Float
 from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import SignDataset, Split
 from signvit_jax.data.sampling import clip_length
+from signvit_jax.data.schema import IndexEntry
 from signvit_jax.text import scripts
-from signvit_jax.text.tokenizer import Tokenizer, learn_gloss_vocabulary, make_tokenizer
+from signvit_jax.text.tokenizer import learn_gloss_vocabulary, make_tokenizer
+
+_MAX_EXAMPLE_WORDS = 12
+_MAX_EXAMPLE_CLIPS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Words of a split's texts (characters where a script has no spaces), without regard to case, and how many of them the training split lacks."""
+    """Words of a split's texts or glosses, ignoring case.
 
-    words: int  # running
+    In scripts without spaces the words of a text are its characters.
+    """
+
+    words: int  # running words
     distinct: int
-    unseen: int  # distinct words that training does not have
+    unseen: int  # distinct words that the training split does not have
     unseen_running: int
     once: int  # distinct words that occur once
     examples: tuple[str, ...]  # of unseen words, the most frequent first
@@ -33,18 +40,18 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class SplitFacts:
-    """One value a clip in the arrays."""
+    """Statistics of a split; the arrays have one value per clip."""
 
     name: str
     frames: Float[np.ndarray, " n"]  # stored
     seconds: Float[np.ndarray, " n"]
     words: Float[np.ndarray, " n"]  # of the text
     glosses: Float[np.ndarray, " n"]
-    sampled: Float[np.ndarray, " n"]  # frames that evaluation takes of it
+    sampled: Float[np.ndarray, " n"]  # frames that evaluation samples
     text: Vocabulary
     gloss: Vocabulary
-    signers: Counter
-    videos: int
+    signers: Counter[str]  # clips of each
+    videos: int  # source videos
     ctc_target: str  # "text" or "gloss"
     ctc_impossible: int  # clips whose labels need more steps than the CTC head has
     ctc_examples: tuple[str, ...]
@@ -54,35 +61,35 @@ class SplitFacts:
         return len(self.frames)
 
 
-def inspect(split: Split, config: Config, dataset: SignDataset) -> SplitFacts:
-    """What there is to say of a split; the training split of the config is what words are unseen in."""
-    entries, train = split.index, _training_split(split, config, dataset).index
+def split_facts(split: Split, config: Config, dataset: SignDataset) -> SplitFacts:
+    """Return the statistics of a split.
+
+    Words count as unseen if the training split of `config` does not have them.
+    """
+    entries = split.index
+    train = _training_split(split, config, dataset).index
     target = config.model.ctc.target
     if target == "auto":
         target = "gloss" if any(entry.gloss for entry in train) else "text"
-    sampled = np.array(
-        [clip_length(entry.num_frames, entry.fps, config.data) for entry in entries], float
-    )
-    steps = (
-        sampled
-        if config.model.ctc.source == "frames"
-        else np.full(len(entries), config.model.temporal.num_queries)
-    )
+    sampled = [clip_length(entry.num_frames, entry.fps, config.data) for entry in entries]
+    if config.model.ctc.source == "frames":
+        steps = sampled
+    else:
+        steps = [config.model.temporal.num_queries] * len(entries)
     labels = _labels(entries, train, target, config)
     impossible = [
         entry.id
         for entry, ids, limit in zip(entries, labels, steps, strict=True)
         if ctc_steps(ids) > limit
     ]
+    seconds = [entry.num_frames / entry.fps if entry.fps > 0 else 0.0 for entry in entries]
     return SplitFacts(
         name=split.name,
         frames=np.array([entry.num_frames for entry in entries], float),
-        seconds=np.array(
-            [entry.num_frames / entry.fps if entry.fps > 0 else 0.0 for entry in entries]
-        ),
+        seconds=np.array(seconds, float),
         words=np.array([len(scripts.units(entry.text)) for entry in entries], float),
         glosses=np.array([len(entry.gloss.split()) for entry in entries], float),
-        sampled=sampled,
+        sampled=np.array(sampled, float),
         text=vocabulary([entry.text for entry in entries], [entry.text for entry in train]),
         gloss=vocabulary(
             [entry.gloss for entry in entries], [entry.gloss for entry in train], by_spaces=True
@@ -91,20 +98,21 @@ def inspect(split: Split, config: Config, dataset: SignDataset) -> SplitFacts:
         videos=len({entry.video_id or entry.id for entry in entries}),
         ctc_target=target,
         ctc_impossible=len(impossible),
-        ctc_examples=tuple(impossible[:5]),
+        ctc_examples=tuple(impossible[:_MAX_EXAMPLE_CLIPS]),
     )
 
 
 def vocabulary(
     texts: Sequence[str], train: Sequence[str], *, by_spaces: bool = False
 ) -> Vocabulary:
-    """`by_spaces`: of glosses, which spaces set apart in every script."""
+    """Count words. `by_spaces` is for glosses, which spaces separate in every script."""
 
     def words(texts: Sequence[str]) -> Iterator[str]:
         for text in texts:
             yield from scripts.units(unicodedata.normalize("NFC", text.casefold()), by_spaces)
 
-    counts, known = Counter(words(texts)), set(words(train))
+    counts = Counter(words(texts))
+    known = set(words(train))
     unseen = Counter({word: count for word, count in counts.items() if word not in known})
     return Vocabulary(
         words=counts.total(),
@@ -112,40 +120,40 @@ def vocabulary(
         unseen=len(unseen),
         unseen_running=unseen.total(),
         once=sum(count == 1 for count in counts.values()),
-        examples=tuple(word for word, _ in unseen.most_common(12)),
+        examples=tuple(word for word, _ in unseen.most_common(_MAX_EXAMPLE_WORDS)),
     )
 
 
 def ctc_steps(ids: Sequence[int]) -> int:
-    """Steps that CTC needs for these labels: one each, and a blank between two that are equal."""
+    """Steps that CTC needs for these labels: one each, and a blank between two equal ones."""
     return len(ids) + sum(a == b for a, b in itertools.pairwise(ids))
 
 
 def read_build_report(folder: Path) -> dict[str, Any]:
-    """What the builder left beside the records; {} where there is none that can be read."""
+    """Read the builder's build_report.json; return {} if there is none that can be read."""
     try:
-        found = json.loads((folder / "build_report.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / "build_report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return report if isinstance(report, dict) else {}
 
 
 def _training_split(split: Split, config: Config, dataset: SignDataset) -> Split:
+    """The training split of `config`, or `split` itself where the data set does not have it."""
     name = config.data.train_split
     return split if name == split.name or name not in dataset.splits else dataset.split(name)
 
 
 def _labels(
-    entries: Sequence[Any], train: Sequence[Any], target: str, config: Config
+    entries: Sequence[IndexEntry], train: Sequence[IndexEntry], target: str, config: Config
 ) -> list[list[int]]:
+    """CTC labels of each clip by a vocabulary of `train`; empty if `train` has no text or gloss."""
     if target == "gloss":
         glosses = [entry.gloss for entry in train if entry.gloss]
-        tokenizer: Tokenizer | None = learn_gloss_vocabulary(glosses) if glosses else None
-        return (
-            tokenizer.encode_all([entry.gloss for entry in entries])
-            if tokenizer
-            else [[] for _ in entries]
-        )
+        if not glosses:
+            return [[] for _ in entries]
+        tokenizer = learn_gloss_vocabulary(glosses)
+        return tokenizer.encode_all([entry.gloss for entry in entries])
     texts = [entry.text for entry in train]
     if not any(text.strip() for text in texts):
         return [[] for _ in entries]

@@ -1,14 +1,6 @@
-"""An evaluation as one self-contained HTML page: scores, where the errors are, and the worst and best clips to look at.
+"""An evaluation as one HTML page: scores, where the errors are, and the worst and best clips."""
 
-The page needs no script and loads nothing: the style is inline, pictures are data URIs, and its content-security policy forbids everything else.
-"""
-
-import base64
-import html
-import io
 import math
-import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,75 +27,71 @@ from signvit_jax.evaluation.scored_clips import (
     score_clips,
     worst_and_best,
 )
+from signvit_jax.files.atomic import write_atomically
+from signvit_jax.reports.html import header, image, page, paragraph, section, table, text
 from signvit_jax.text import scripts
 from signvit_jax.text.tokenizer import unknown_note
 
-_LENGTH_BINS = (
-    (0, 3),
-    (4, 6),
-    (7, 9),
-    (10, 14),
-    (15, 19),
-    (20, 29),
-    (30, math.inf),
-)  # words of the reference
-_UNITS = {
-    "word": "word",
-    "character": "character",
-    "gloss": "sign",
-}  # what the page calls what was counted
-_MOST_LISTED = 20  # rows of the tables of words
-_SHEET_FRAMES, _SHEET_COLUMNS, _SHEET_HEIGHT = 16, 8, 112
-_INK = (
-    37,
-    99,
-    168,
-)  # a heat map is this color, more or less opaque, so that it suits a light and a dark page
+# Bins by the number of words of the reference.
+_LENGTH_BINS = ((0, 3), (4, 6), (7, 9), (10, 14), (15, 19), (20, 29), (30, math.inf))
+# The page's word for the unit that the scores count.
+_UNITS = {"word": "word", "character": "character", "gloss": "sign"}
+_MAX_WORD_ROWS = 20
+_SHEET_FRAMES = 16
+_SHEET_COLUMNS = 8
+_SHEET_HEIGHT = 112  # pixels of a frame
+# Heat maps vary the opacity of one color, which suits a light and a dark page.
+_HEAT_MAP_COLOR = (37, 99, 168)
 
 
 def render(
     results: Results, pictures: Mapping[str, ClipPictures] | None = None, count: int = 8
 ) -> str:
-    """The page's HTML. `pictures` are by clip id; only those of the `count` worst and best clips (see `worst_and_best`) are drawn."""
-    decoder, clips, pictures = main_decoder(results), score_clips(results), pictures or {}
+    """Return the page's HTML.
+
+    `pictures` are by clip id; only those of the `count` worst and the `count` best clips
+    (`worst_and_best`) are shown. Raises ResultsError for results without a decoder.
+    """
+    decoder = main_decoder(results)
+    clips = score_clips(results)
     worst, best = worst_and_best(clips, decoder, count)
     unit = _UNITS[results.decoders[decoder].unit]
-    name = f"{_text(results.dataset)} <span class=soft>{_text(results.split)}</span>"
-    examples = f"{len(clips):,} clip{'' if len(clips) == 1 else 's'}, checkpoint of step {results.checkpoint_step:,}"
-    note = f"Reference → hypothesis; ∅ is a {unit} left out or put in."
-    shown = {
-        kind: "".join(
-            _clip(clip, decoder, results.decoders, pictures.get(clip.prediction.id))
-            for clip in some
-        )
-        for kind, some in (("worst", worst), ("best", best))
-    }
+    step = f"{results.checkpoint_step:,}"
     sections = [
-        f"<header><h1>{name}</h1><p class=soft>{examples}; errors and clips below are those of the decoder <b>{_text(decoder)}</b></p></header>",
-        _section("Scores", _scores(results)),
-        _section("Error by sentence length", _by_length(clips, list(results.decoders), unit)),
-        _section(f"Most confused {unit}s", _confused(clips, decoder, unit), note),
-        _section(
+        header(
+            f"{text(results.dataset)} <span class=soft>{text(results.split)}</span>",
+            f"{len(clips):,} clip{'' if len(clips) == 1 else 's'}, checkpoint of step {step}; "
+            f"the errors and clips below are those of the decoder <b>{text(decoder)}</b>",
+        ),
+        section("Scores", _scores(results)),
+        section("Error by sentence length", _error_by_length(clips, list(results.decoders), unit)),
+        section(
+            f"Most confused {unit}s",
+            _confusions(clips, decoder, unit),
+            f"Reference → hypothesis; ∅ stands for a {unit} that is missing on that side.",
+        ),
+        section(
             f"Error by {unit}",
-            _by_word(clips, decoder, unit),
-            f"The {unit}s of the references that were missed most often: swapped or left out.",
+            _error_by_word(clips, decoder, unit),
+            f"The {unit}s of the references that were missed most often: substituted or left out.",
         ),
-        *(
-            section
-            for name in results.gloss_decoders
-            if name in results.decoders and name != decoder
-            for section in _signs(clips, name)
-        ),
-        *(
-            [_section("Confidence", _confidence(results, decoder), _CONFIDENCE_NOTE)]
-            if results.confidence
-            else []
-        ),
-        _section("Worst clips", shown["worst"] or "<p>No clip has an error.</p>"),
-        _section("Best clips", shown["best"] or "<p>Every clip is shown above.</p>"),
     ]
-    return _page(
-        f"{results.dataset} {results.split}, step {results.checkpoint_step}", "\n".join(sections)
+    for name in results.gloss_decoders:
+        if name in results.decoders and name != decoder:
+            sections += _gloss_sections(clips, name)
+    if results.confidence:
+        sections.append(section("Confidence", _confidence(results, decoder), _CONFIDENCE_NOTE))
+    for title, chosen, if_none in (
+        ("Worst clips", worst, "No clip has an error."),
+        ("Best clips", best, "Every clip is shown above."),
+    ):
+        articles = (
+            _clip(clip, decoder, results.decoders, (pictures or {}).get(clip.prediction.id))
+            for clip in chosen
+        )
+        sections.append(section(title, "".join(articles) or f"<p>{if_none}</p>"))
+    return page(
+        f"{results.dataset} {results.split}, step {results.checkpoint_step}", sections, _STYLE
     )
 
 
@@ -113,265 +101,220 @@ def write_report(
     pictures: Mapping[str, ClipPictures] | None = None,
     count: int = 8,
 ) -> None:
-    """Writes `render`'s page, whole or not at all; folders are made. Raises OSError."""
+    """Write the page of `render` atomically; missing folders are created. Raises OSError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(render(results, pictures, count), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, render(results, pictures, count))
 
 
 def contact_sheet(frames: UInt8[np.ndarray, "t h w 3"]) -> Image.Image:
-    """Up to 16 frames, evenly spread from the first to the last, as small pictures in rows of 8."""
-    chosen = frames[
-        np.linspace(0, len(frames) - 1, min(len(frames), _SHEET_FRAMES)).round().astype(int)
-    ]
+    """Return up to 16 frames, evenly spaced from the first to the last, in rows of 8."""
+    count = min(len(frames), _SHEET_FRAMES)
+    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
     width = max(1, round(_SHEET_HEIGHT * frames.shape[2] / frames.shape[1]))
-    columns = min(len(chosen), _SHEET_COLUMNS)
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(chosen) / columns) * _SHEET_HEIGHT))
+    columns = min(count, _SHEET_COLUMNS)
+    sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * _SHEET_HEIGHT))
     for number, frame in enumerate(chosen):
         row, column = divmod(number, columns)
-        sheet.paste(
-            Image.fromarray(frame).resize((width, _SHEET_HEIGHT)),
-            (column * width, row * _SHEET_HEIGHT),
-        )
+        thumbnail = Image.fromarray(frame).resize((width, _SHEET_HEIGHT))
+        sheet.paste(thumbnail, (column * width, row * _SHEET_HEIGHT))
     return sheet
 
 
 def _scores(results: Results) -> str:
-    header, rows = table_cells(results.decoders)
-    signatures = sorted(
-        {
-            s
-            for scores in results.decoders.values()
-            for s in (f"BLEU {scores.signature}", f"chrF {scores.chrf_signature}")
-        }
-    )
-    notes = unit_notes(results.decoders)
-    notes += [
-        f"{name}: gloss error rate by PHOENIX's rules {rate:.1%}"
-        for name, rate in results.phoenix_gloss_wer.items()
+    """Table of scores, notes on what they count, and the signatures of the metrics."""
+    columns, rows = table_cells(results.decoders)
+    notes = [
+        *unit_notes(results.decoders),
+        *(
+            f"{name}: gloss error rate by PHOENIX's rules {rate:.1%}"
+            for name, rate in results.phoenix_gloss_wer.items()
+        ),
     ]
-    notes += [f"references: {note}"] if (note := unknown_note(results.unknown)) else []
-    table = _table(header, [[_text(cell) for cell in row] for row in rows])
+    if note := unknown_note(results.unknown):
+        notes.append(f"references: {note}")
+    signatures = {f"BLEU {scores.signature}" for scores in results.decoders.values()}
+    signatures |= {f"chrF {scores.chrf_signature}" for scores in results.decoders.values()}
     return (
-        table
-        + "".join(f"<p class=soft>{_text(s)}</p>" for s in notes)
-        + "".join(f"<p class=signature>{_text(s)}</p>" for s in signatures)
+        table(columns, _escape(rows))
+        + "".join(paragraph(text(note)) for note in notes)
+        + "".join(paragraph(text(signature), "signature") for signature in sorted(signatures))
     )
 
 
 def _confidence(results: Results, decoder: str) -> str:
-    """Figures of every decoder, and of the report's own how often it is right where it is how sure."""
-    header, rows = reliability.table_cells(results.confidence)
-    tables = _table(header, [[_text(cell) for cell in row] for row in rows])
+    """Table of all decoders' figures, and for `decoder` the share of right ones by confidence."""
+    columns, rows = reliability.table_cells(results.confidence)
+    tables = table(columns, _escape(rows))
     if found := results.confidence.get(decoder):
         for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):
-            shown = [[_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in bins]
-            tables += f"<h3>{_text(decoder)}, {kind}</h3>" + _table(
-                ["confidence", "right", kind], shown
-            )
+            rows = [[_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in bins]
+            tables += f"<h3>{text(decoder)}, {kind}</h3>"
+            tables += table(["confidence", "right", kind], rows)
     return tables
 
 
-def _by_length(clips: Sequence[ScoredClip], decoders: Sequence[str], unit: str) -> str:
+def _escape(rows: Iterable[Iterable[object]]) -> list[list[str]]:
+    return [[text(cell) for cell in row] for row in rows]
+
+
+def _error_by_length(clips: Sequence[ScoredClip], decoders: Sequence[str], unit: str) -> str:
+    """Table of the error rates of each decoder by the length of the reference."""
     clips = [clip for clip in clips if decoders[0] in clip.alignments]
-    rows, lengths = [], [clip.errors(decoders[0]).reference_words for clip in clips]
+    lengths = [clip.errors(decoders[0]).reference_words for clip in clips]
+    rows = []
     for low, high in _LENGTH_BINS:
-        inside = [clip for clip, words in zip(clips, lengths) if low <= words <= high]
+        inside = [clip for clip, length in zip(clips, lengths) if low <= length <= high]
         if inside:
-            rates = [
-                sum((clip.errors(name) for clip in inside), WordErrors()).rate for name in decoders
-            ]
-            span = f"{low}–{high}" if math.isfinite(high) else f"{low} and more"
-            rows.append([span, f"{len(inside):,}", *map(_bar, rates)])
-    return _table([f"{unit}s", "clips", *decoders], rows)
+            errors = [sum((c.errors(name) for c in inside), WordErrors()) for name in decoders]
+            label = f"{low}–{high}" if math.isfinite(high) else f"{low} and more"
+            rows.append([label, f"{len(inside):,}", *(_bar(error.rate) for error in errors)])
+    return table([f"{unit}s", "clips", *decoders], rows)
 
 
-def _confused(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:
-    counted = confusions(clip.alignments.get(decoder, []) for clip in clips).most_common(
-        _MOST_LISTED
-    )
-    if not counted:
+def _confusions(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:
+    counts = confusions(clip.alignments.get(decoder, []) for clip in clips)
+    if not counts:
         return f"<p>No {unit} was confused.</p>"
-    return _table(
-        ["reference", "hypothesis", "times"],
-        [[_text(pair[0] or "∅"), _text(pair[1] or "∅"), f"{times:,}"] for pair, times in counted],
-    )
+    rows = [
+        [text(reference or "∅"), text(hypothesis or "∅"), f"{times:,}"]
+        for (reference, hypothesis), times in counts.most_common(_MAX_WORD_ROWS)
+    ]
+    return table(["reference", "hypothesis", "times"], rows)
 
 
-def _by_word(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:
-    said, missed = Counter(), Counter()
+def _error_by_word(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:
+    occurrences: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
     for clip in clips:
-        words = [
-            (edit.reference, edit.operation)
-            for edit in clip.alignments.get(decoder, [])
-            if edit.reference is not None
-        ]
-        said.update(word for word, _ in words)
-        missed.update(word for word, operation in words if operation != "match")
+        for edit in clip.alignments.get(decoder, []):
+            if edit.reference is not None:
+                occurrences[edit.reference] += 1
+                if edit.operation != "match":
+                    missed[edit.reference] += 1
     if not missed:
         return f"<p>No {unit} was missed.</p>"
     rows = [
-        [_text(word), f"{said[word]:,}", f"{times:,}", _bar(times / said[word])]
-        for word, times in missed.most_common(_MOST_LISTED)
+        [text(word), f"{occurrences[word]:,}", f"{times:,}", _bar(times / occurrences[word])]
+        for word, times in missed.most_common(_MAX_WORD_ROWS)
     ]
-    return _table([unit, "occurrences", "missed", "share"], rows)
+    return table([unit, "occurrences", "missed", "share"], rows)
 
 
-def _signs(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
-    """What a decoder that spells glosses says of the signs themselves."""
-    note = f"Glosses as {_text(decoder)} spells them."
+def _gloss_sections(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
+    """Errors by sign of a decoder whose output is glosses."""
+    note = f"Glosses as {text(decoder)} decodes them."
     return [
-        _section("Error by sign", _by_word(clips, decoder, "sign"), note),
-        _section("Most confused signs", _confused(clips, decoder, "sign"), note),
+        section("Error by sign", _error_by_word(clips, decoder, "sign"), note),
+        section("Most confused signs", _confusions(clips, decoder, "sign"), note),
     ]
 
 
 def _clip(
     clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipPictures | None
 ) -> str:
-    errors, unit = clip.errors(decoder), scores[decoder].unit
-    texts = [f"<dt>reference</dt><dd>{_text(clip.prediction.reference)}</dd>"]
-    if gloss := clip.prediction.details.get("gloss"):
-        texts.append(f"<dt>gloss</dt><dd>{_text(str(gloss))}</dd>")
+    """Article of one clip: its error rate, its texts and its images."""
+    prediction = clip.prediction
+    texts = [("reference", text(prediction.reference))]
+    if gloss := prediction.details.get("gloss"):
+        texts.append(("gloss", text(gloss)))
     for name, own in scores.items():
-        said = (
-            _marked(clip.alignments[name], own)
-            if name in clip.alignments
-            else _text(clip.prediction.hypotheses[name])
-        )
-        texts.append(f"<dt>{_text(name)}</dt><dd>{said or '<span class=soft>no text</span>'}</dd>")
-    score = "" if clip.prediction.score is None else f", score {clip.prediction.score:.3f}"
-    counts = f"{errors.errors} of {errors.reference_words} {_UNITS[unit]}s{score}"
+        if name in clip.alignments:
+            hypothesis = _mark_edits(clip.alignments[name], own)
+        else:
+            hypothesis = text(prediction.hypotheses[name])
+        texts.append((text(name), hypothesis or "<span class=soft>no text</span>"))
+
+    errors = clip.errors(decoder)
+    unit = scores[decoder].unit
+    rate = f"{'CER' if unit == 'character' else 'WER'} {errors.rate:.0%}"
+    details = f"{errors.errors} of {errors.reference_words} {_UNITS[unit]}s"
+    if prediction.score is not None:
+        details += f", score {prediction.score:.3f}"
     return (
-        f"<article><h3>{_text(clip.prediction.id)} "
-        f"<span class={'rate' if errors.errors else 'soft'}>{'CER' if unit == 'character' else 'WER'} {errors.rate:.0%}</span> "
-        f"<span class=soft>{counts}</span></h3><dl>{''.join(texts)}</dl>{_drawn(pictures) if pictures else ''}</article>"
+        f"<article><h3>{text(prediction.id)} "
+        f"<span class={'bad' if errors.errors else 'soft'}>{rate}</span> "
+        f"<span class=soft>{details}</span></h3>"
+        f"<dl>{''.join(f'<dt>{term}</dt><dd>{value}</dd>' for term, value in texts)}</dl>"
+        f"{_images(pictures) if pictures else ''}</article>"
     )
 
 
-def _marked(edits: Iterable[Edit], scores: Scores) -> str:
-    """The hypothesis with what differs from the reference marked, spaces where its script has them."""
-    marks = {
-        "match": lambda e: _text(e.hypothesis),
-        "substitute": lambda e: (
-            f'<mark title="instead of {_text(e.reference)}">{_text(e.hypothesis)}</mark>'
-        ),
-        "insert": lambda e: f"<ins>{_text(e.hypothesis)}</ins>",
-        "delete": lambda e: f"<del>{_text(e.reference)}</del>",
-    }
+def _mark_edits(edits: Iterable[Edit], scores: Scores) -> str:
+    """The hypothesis with its differences from the reference marked.
+
+    Spaces stand between units where the scores or the script have them.
+    """
     by_character = "tok:char" in scores.signature.split("|")
-    shown, before = "", ""
+    marked, previous = "", ""
     for edit in edits:
-        after = edit.hypothesis if edit.hypothesis is not None else edit.reference
-        apart = scores.unit == "gloss" or (not by_character and scripts.sets_apart(before, after))
-        shown += (" " if apart and shown else "") + marks[edit.operation](edit)
-        before = after
-    return shown
+        word = edit.hypothesis if edit.hypothesis is not None else edit.reference
+        spaced = scores.unit == "gloss" or (not by_character and scripts.sets_apart(previous, word))
+        marked += (" " if spaced and marked else "") + _mark_edit(edit)
+        previous = word
+    return marked
 
 
-def _drawn(pictures: ClipPictures) -> str:
-    drawn = ""
+def _mark_edit(edit: Edit) -> str:
+    if edit.operation == "substitute":
+        title = f"instead of {text(edit.reference)}"
+        return f'<mark title="{title}">{text(edit.hypothesis)}</mark>'
+    if edit.operation == "insert":
+        return f"<ins>{text(edit.hypothesis)}</ins>"
+    if edit.operation == "delete":
+        return f"<del>{text(edit.reference)}</del>"
+    return text(edit.hypothesis)
+
+
+def _images(pictures: ClipPictures) -> str:
+    images = ""
     if pictures.frames is not None and len(pictures.frames):
-        drawn += f'<img class=sheet alt="frames of the clip" src="{_data_uri(contact_sheet(pictures.frames), "JPEG")}">'
-    return drawn + "".join(
-        _heat_map(heat_map) for heat_map in pictures.heat_maps if np.size(heat_map.values)
-    )
+        sheet = contact_sheet(pictures.frames)
+        images = image(sheet, attributes='class=sheet alt="frames of the clip"')
+    for heat_map in pictures.heat_maps:
+        if np.size(heat_map.values):
+            images += _heat_map(heat_map)
+    return images
 
 
 def _heat_map(heat_map: HeatMap) -> str:
     opacity = (np.clip(np.nan_to_num(heat_map.values), 0.0, 1.0) * 255).round().astype(np.uint8)
-    picture = np.concatenate(
-        [np.broadcast_to(np.array(_INK, np.uint8), (*opacity.shape, 3)), opacity[..., None]],
-        axis=-1,
+    color = np.broadcast_to(np.array(_HEAT_MAP_COLOR, np.uint8), (*opacity.shape, 3))
+    rgba = Image.fromarray(np.concatenate([color, opacity[..., None]], axis=-1))
+    tokens = "".join(f"<span>{text(token)}</span>" for token in heat_map.tokens)
+    # The height is that of the tokens' lines: scaled by its own proportions it would not match.
+    height = f'alt="" style="height:{1.25 * len(heat_map.tokens)}rem"'
+    return (
+        f"<figure><figcaption>{text(heat_map.title)}, time from left to right</figcaption>"
+        f"<div class=map><div>{tokens}</div>{image(rgba, 'PNG', height)}</div></figure>"
     )
-    names = "".join(f"<span>{_text(token)}</span>" for token in heat_map.tokens)
-    # As high as the names beside it: stretched by its own proportions it would run away from them.
-    image = f'<img alt="" style="height:{1.25 * len(heat_map.tokens)}rem" src="{_data_uri(Image.fromarray(picture), "PNG")}">'
-    return f"<figure><figcaption>{_text(heat_map.title)}, time from left to right</figcaption><div class=map><div>{names}</div>{image}</div></figure>"
-
-
-def _data_uri(image: Image.Image, format: str) -> str:
-    file = io.BytesIO()
-    image.save(file, format, quality=80)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    return f"<section><h2>{title}</h2>{f'<p class=soft>{note}</p>' if note else ''}{body}</section>"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML, the header is text."""
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _bar(rate: float) -> str:
     return f'<span class=bar style="--share:{min(rate, 1.0):.1%}">{rate:.1%}</span>'
 
 
-def _text(text: str) -> str:
-    """Text that cannot become markup; characters that HTML forbids or no file can hold show as the replacement character."""
-    shown = (
-        c if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text
-    )
-    return html.escape("".join(shown))
-
-
-def _page(title: str, body: str) -> str:
-    return f"""<!doctype html>
-<html lang=en>
-<head>
-<meta charset=utf-8>
-<meta name=viewport content="width=device-width, initial-scale=1">
-<meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{_text(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-
 _CONFIDENCE_NOTE = (
-    "AUC: how often a right one has more confidence than a wrong one (0.5 is chance). Error: the gap between confidence and share of right, "
-    "mean of ten bins of equal count. In brackets 95 % of bootstrap samples of clips. A sentence is right letter for letter, a word where the "
-    "alignment matches it."
+    "AUC: probability that a right output has a higher confidence than a wrong one (0.5 is "
+    "chance). Error: gap between confidence and share of right outputs, mean of ten bins of equal "
+    "count. In brackets the range of 95 % of bootstrap samples of clips. A sentence is right if "
+    "it equals the reference, a word if the alignment matches it."
 )
 
 _STYLE = """
-:root {
-  color-scheme: light dark;
-  --ink: #1c1f24; --paper: #fdfdfc; --soft: #6b7280; --line: #e3e5e8; --tint: #2563a81f; --bad: #b3261e; --good: #1d7a46;
+.signature { font: .8rem/1.4 ui-monospace, monospace; color: var(--soft); margin: .35rem 0 0; }
+.bar {
+  display: inline-block; width: 8rem; text-align: left; padding: 0 .4rem;
+  background: linear-gradient(var(--tint) 0 0) 0 / var(--share) 100% no-repeat;
 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e7e9; --paper: #15171a; --soft: #9aa1ab; --line: #2b2f35; --tint: #6ea8e233; --bad: #ff8a80; --good: #7fd3a0; }
+mark { color: var(--bad); background: none; }
+del { color: var(--soft); }
+ins { color: var(--good); text-decoration: underline dotted; }
+.map {
+  display: grid; grid-template-columns: fit-content(40%) minmax(0, 1fr); gap: .7rem;
+  font-size: .8rem; line-height: 1.25rem;
 }
-body { margin: 3rem auto; max-width: 62rem; padding: 0 1.25rem; font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
-h1 { font-size: 1.7rem; font-weight: 650; margin: 0; } h2 { font-size: 1.15rem; margin: 3rem 0 .6rem; }
-h3 { font-size: .95rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
-.soft, figcaption, dt { color: var(--soft); font-weight: 400; } .rate { color: var(--bad); }
-.signature { font: .8rem/1.4 ui-monospace, monospace; color: var(--soft); margin: .35rem 0 0; overflow-wrap: anywhere; }
-section { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem 1.1rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 500; color: var(--soft); } th:first-child, td:first-child { text-align: left; }
-.bar { display: inline-block; width: 8rem; text-align: left; padding: 0 .4rem;
-  background: linear-gradient(var(--tint) 0 0) 0 / var(--share) 100% no-repeat; }
-article { border-top: 1px solid var(--line); padding: 1.1rem 0; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; margin: 0; } dd { margin: 0; overflow-wrap: anywhere; }
-mark { color: var(--bad); background: none; } del { color: var(--soft); } ins { color: var(--good); text-decoration: underline dotted; }
-.sheet { display: block; max-width: 100%; margin-top: .9rem; border-radius: 4px; }
-figure { margin: 1rem 0 0; } figcaption { font-size: .85rem; margin-bottom: .25rem; }
-.map { display: grid; grid-template-columns: max-content 1fr; gap: .7rem; font-size: .8rem; line-height: 1.25rem; }
-.map div { text-align: right; } .map span { display: block; height: 1.25rem; white-space: nowrap; }
+.map div { text-align: right; overflow: hidden; }
+.map span { display: block; height: 1.25rem; white-space: nowrap; }
 .map img { width: 100%; image-rendering: pixelated; background: var(--tint); }
 """

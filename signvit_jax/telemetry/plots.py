@@ -1,7 +1,6 @@
 """metrics.png: how a run went, from its metrics.csv alone."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from signvit_jax.files.atomic import write_atomically
 from signvit_jax.telemetry.metric_writer import read_metrics
 
 Series = dict[str, tuple[list[int], list[float]]]
@@ -55,12 +55,7 @@ def plot_metrics(
         _mark_best(axes, series, best_metric, best_step)
         axes[-1].set_xlabel("step")
         axes[0].set_title(metrics_csv.parent.name, loc="left", fontweight="bold")
-        temporary = image.with_name(f".{image.name}.{os.getpid()}.tmp")
-        try:
-            figure.savefig(temporary, format="png", dpi=120)
-            temporary.replace(image)
-        finally:
-            temporary.unlink(missing_ok=True)  # a disk that is full keeps no part of it
+        write_atomically(image, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def _losses(axis: Axes, series: Series) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from signvit_jax.files.atomic import write_atomically
 from signvit_jax.weights.mapping import WeightsError
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
@@ -72,20 +73,19 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Raises OSError. A file of that name is replaced once the new one is whole; who may read it is what the umask says."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode  # safetensors replaces the file by one of 0600
+
+    def save(file: Path) -> None:
+        file.unlink(missing_ok=True)
+        file.touch()
+        mode = file.stat().st_mode  # safetensors replaces the file by one of 0600
         save_file(
             {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()},
-            temporary,
+            file,
             metadata=dict(metadata or {}),
         )
-        temporary.chmod(mode)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        file.chmod(mode)
+
+    write_atomically(path, save)
 
 
 def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:

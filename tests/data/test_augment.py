@@ -1,3 +1,5 @@
+"""Decoding and augmentation, compared with Pillow."""
+
 import io
 
 import numpy as np
@@ -5,7 +7,12 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from signvit_jax.config.schema import AugmentConfig
-from signvit_jax.data.augment import NONE, ClipAugmentation, decode_clip, draw_augmentation
+from signvit_jax.data.augment import (
+    NO_AUGMENTATION,
+    ClipAugmentation,
+    decode_clip,
+    draw_augmentation,
+)
 from signvit_jax.media.frames import FrameDecodeError, fit_frames
 from tests.helpers.toy_dataset import jpeg
 
@@ -21,7 +28,7 @@ STRONG = AugmentConfig(
 )
 
 
-def smooth_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(70, 186, (3, 3, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
 
@@ -34,30 +41,28 @@ def difference(a, b) -> float:
     return float(np.abs(np.asarray(a).astype(float) - np.asarray(b).astype(float)).mean())
 
 
-def test_a_frame_of_the_right_size_is_the_decoded_picture_unchanged():
-    data = jpeg(smooth_picture(64, 64))
+def test_a_frame_of_the_right_size_is_only_decoded():
+    data = jpeg(smooth_image(64, 64))
     (frame,) = decode_clip([data], 64, "squash")
     assert difference(frame, pillow(data)) < 1.5
     assert np.array_equal(frame, decode_clip([data], 64, "pad")[0]) and np.array_equal(
         frame, decode_clip([data], 64, "crop")[0]
     )
-    gray = np.tile(
-        np.arange(64, dtype=np.uint8)[:, None, None] * 2 + 60, (1, 64, 3)
-    )  # no chroma to interpolate: equal to Pillow to the bit
-    assert (
-        np.abs(
-            decode_clip([jpeg(gray)], 64, "squash")[0].astype(int) - np.asarray(pillow(jpeg(gray)))
-        ).max()
-        <= 1
-    )
+
+
+def test_a_gray_frame_equals_that_of_pillow():
+    """There is no chroma to interpolate."""
+    gray = jpeg(np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 2 + 60, (1, 64, 3)))
+    frame = decode_clip([gray], 64, "squash")[0].astype(int)
+    assert np.abs(frame - np.asarray(pillow(gray))).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (120, 64), (64, 121), (33, 47), (150, 300)])
 @pytest.mark.parametrize(
-    "augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
+    "augmentation", [NO_AUGMENTATION, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
 )
 def test_squash_is_a_plain_resize(shape, augmentation):
-    data = jpeg(smooth_picture(*shape))
+    data = jpeg(smooth_image(*shape))
     assert (
         difference(
             decode_clip([data], 64, "squash", augmentation)[0],
@@ -68,10 +73,10 @@ def test_squash_is_a_plain_resize(shape, augmentation):
 
 
 @pytest.mark.parametrize(
-    "augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
+    "augmentation", [NO_AUGMENTATION, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
 )
-def test_pad_keeps_the_whole_picture_between_black_bars(augmentation):
-    data = jpeg(smooth_picture(64, 128))
+def test_pad_keeps_the_complete_image_between_black_bars(augmentation):
+    data = jpeg(smooth_image(64, 128))
     (frame,) = decode_clip([data], 64, "pad", augmentation)
     assert frame[:15].max() <= 2 and frame[-15:].max() <= 2
     assert (
@@ -81,10 +86,10 @@ def test_pad_keeps_the_whole_picture_between_black_bars(augmentation):
 
 
 @pytest.mark.parametrize(
-    "augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
+    "augmentation", [NO_AUGMENTATION, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
 )
 def test_crop_keeps_the_middle_of_the_longer_side(augmentation):
-    data = jpeg(smooth_picture(64, 128))
+    data = jpeg(smooth_image(64, 128))
     (frame,) = decode_clip([data], 64, "crop", augmentation)
     assert difference(frame, pillow(data).crop((32, 0, 96, 64))) < 2
 
@@ -103,7 +108,7 @@ def test_crop_keeps_the_middle_of_the_longer_side(augmentation):
     ids=["translate", "scale", "mirror", "rotate"],
 )
 def test_geometry_agrees_with_pillow(augmentation, matrix):
-    data = jpeg(smooth_picture(64, 64))
+    data = jpeg(smooth_image(64, 64))
     expected = pillow(data).transform(
         (64, 64), Image.AFFINE, matrix(np.cos(0.3), np.sin(0.3)), Image.BILINEAR
     )
@@ -111,14 +116,14 @@ def test_geometry_agrees_with_pillow(augmentation, matrix):
     assert difference(frame, expected) < 2.5
 
 
-def test_rotation_is_counter_clockwise_as_pillow_has_it():
-    data = jpeg(smooth_picture(64, 64))
+def test_rotation_is_counter_clockwise_as_in_pillow():
+    data = jpeg(smooth_image(64, 64))
     (frame,) = decode_clip([data], 64, "squash", ClipAugmentation(angle=np.pi / 2))
     assert difference(frame, pillow(data).rotate(90)) < 2
 
 
 def test_color_agrees_with_pillow():
-    data = jpeg(smooth_picture(64, 64))
+    data = jpeg(smooth_image(64, 64))
     brighter = ImageEnhance.Brightness(pillow(data)).enhance(1.15)
     assert (
         difference(
@@ -138,8 +143,8 @@ def test_color_agrees_with_pillow():
     )
 
 
-def test_a_full_turn_of_hue_is_no_change_and_half_a_turn_keeps_the_brightness():
-    data = jpeg(smooth_picture(64, 64))
+def test_hue_turns_colors_and_keeps_the_brightness():
+    data = jpeg(smooth_image(64, 64))
     plain, turned, opposite = (
         decode_clip([data], 64, "squash", ClipAugmentation(hue=hue, zoom=1.0000001))[0]
         for hue in (0.0, 1.0, 0.5)
@@ -151,41 +156,40 @@ def test_a_full_turn_of_hue_is_no_change_and_half_a_turn_keeps_the_brightness():
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
-def test_all_frames_of_a_static_clip_get_the_same_pixels(seed, fit):
+def test_frames_of_a_static_clip_stay_equal(seed, fit):
     augmentation = draw_augmentation(STRONG, np.random.default_rng(seed))
-    frames = decode_clip([jpeg(smooth_picture(80, 90))] * 5, 48, fit, augmentation)
+    frames = decode_clip([jpeg(smooth_image(80, 90))] * 5, 48, fit, augmentation)
     assert (frames == frames[0]).all()
-    assert difference(frames[0], decode_clip([jpeg(smooth_picture(80, 90))], 48, fit)[0]) > 3
+    assert difference(frames[0], decode_clip([jpeg(smooth_image(80, 90))], 48, fit)[0]) > 3
 
 
-def test_frames_of_different_sizes_in_one_clip_are_each_fitted():
-    small, large = jpeg(smooth_picture(64, 64)), jpeg(smooth_picture(128, 96))
-    look = ClipAugmentation(angle=0.1)
-    mixed = decode_clip([small, large, small], 48, "squash", look)
-    assert np.array_equal(mixed[1], decode_clip([large], 48, "squash", look)[0])
+def test_frames_of_different_sizes_are_each_fitted():
+    small, large = jpeg(smooth_image(64, 64)), jpeg(smooth_image(128, 96))
+    augmentation = ClipAugmentation(angle=0.1)
+    mixed = decode_clip([small, large, small], 48, "squash", augmentation)
+    assert np.array_equal(mixed[1], decode_clip([large], 48, "squash", augmentation)[0])
     assert np.array_equal(mixed[0], mixed[2])
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2], ids=["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize(
-    "augmentation", [NONE, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
+    "augmentation", [NO_AUGMENTATION, ClipAugmentation(hue=1e-9)], ids=["scaler", "sampler"]
 )
-def test_every_chroma_layout_of_jpeg_and_grey_ones_decode(subsampling, augmentation):
-    data = jpeg(smooth_picture(64, 64), subsampling=subsampling)
+def test_every_chroma_layout_and_gray_jpegs_decode(subsampling, augmentation):
+    data = jpeg(smooth_image(64, 64), subsampling=subsampling)
     assert difference(decode_clip([data], 64, "squash", augmentation)[0], pillow(data)) < 2
-    gray = jpeg(smooth_picture(64, 64)[..., 0])
+    gray = jpeg(smooth_image(64, 64)[..., 0])
     assert difference(decode_clip([gray], 64, "squash", augmentation)[0], pillow(gray)) < 2
 
 
 @pytest.mark.parametrize("size", [17, 48, 63])
-def test_odd_sizes_are_given_exactly(size):
+def test_odd_sizes_are_exact(size):
     assert decode_clip(
-        [jpeg(smooth_picture(50, 51))], size, "squash", ClipAugmentation(angle=0.1)
+        [jpeg(smooth_image(50, 51))], size, "squash", ClipAugmentation(angle=0.1)
     ).shape == (1, size, size, 3)
 
 
-def test_draws_stay_within_the_config_and_zero_strength_does_nothing():
-    assert draw_augmentation(AugmentConfig(), np.random.default_rng(0)) == NONE
+def test_draws_stay_within_the_config():
     draws = [draw_augmentation(STRONG, np.random.default_rng(seed)) for seed in range(300)]
     for name, most in [("angle", np.radians(20)), ("shift_x", 0.1), ("shift_y", 0.1), ("hue", 0.1)]:
         values = np.abs([getattr(draw, name) for draw in draws])
@@ -196,7 +200,11 @@ def test_draws_stay_within_the_config_and_zero_strength_does_nothing():
     assert 100 < sum(draw.mirror for draw in draws) < 200
 
 
-def test_nothing_is_mirrored_unless_asked_for():
+def test_zero_strengths_change_nothing():
+    assert draw_augmentation(AugmentConfig(), np.random.default_rng(0)) == NO_AUGMENTATION
+
+
+def test_nothing_is_mirrored_by_default():
     draws = [
         draw_augmentation(AugmentConfig(rotate=5, hue=0.1), np.random.default_rng(seed))
         for seed in range(100)
@@ -204,39 +212,36 @@ def test_nothing_is_mirrored_unless_asked_for():
     assert not any(draw.mirror for draw in draws)
 
 
-def test_frames_from_a_video_are_fitted_as_stored_ones_are():
-    pictures = np.stack([smooth_picture(90, 120, seed) for seed in range(3)])
+def test_video_frames_are_fitted_like_stored_frames():
+    images = np.stack([smooth_image(90, 120, seed) for seed in range(3)])
     for fit in ("squash", "pad", "crop"):
-        stored = decode_clip(
-            [jpeg(picture, quality=100, subsampling=0) for picture in pictures], 48, fit
-        )
-        assert difference(fit_frames(pictures, 48, fit), stored) < 1.5
+        stored = decode_clip([jpeg(image, quality=100, subsampling=0) for image in images], 48, fit)
+        assert difference(fit_frames(images, 48, fit), stored) < 1.5
 
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"x", b"not a picture at all", jpeg(smooth_picture(64, 64))[:300], b"\xff\xd8\xff\xd9"],
+    [b"", b"x", b"not an image at all", jpeg(smooth_image(64, 64))[:300], b"\xff\xd8\xff\xd9"],
 )
-def test_bytes_that_are_no_picture_are_named_with_the_frame(damage):
-    good = jpeg(smooth_picture(64, 64))
+def test_the_error_of_an_undecodable_frame_has_its_number(damage):
+    good = jpeg(smooth_image(64, 64))
     with pytest.raises(FrameDecodeError, match="frame 1 of 3"):
         decode_clip([good, damage, good], 48, "squash")
-    assert (
-        difference(decode_clip([good], 64, "squash")[0], pillow(good)) < 1.5
-    )  # the decoder is sound afterwards
+    # The decoder still works.
+    assert difference(decode_clip([good], 64, "squash")[0], pillow(good)) < 1.5
 
 
 @pytest.mark.parametrize(
-    "augmentation", [NONE, ClipAugmentation(angle=0.1)], ids=["plain", "augmented"]
+    "augmentation", [NO_AUGMENTATION, ClipAugmentation(angle=0.1)], ids=["plain", "augmented"]
 )
-def test_a_picture_that_breaks_off_is_refused_rather_than_guessed(augmentation):
+def test_a_truncated_jpeg_is_refused(augmentation):
     good = jpeg(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     with pytest.raises(FrameDecodeError, match="frame 6 of 8"):
         decode_clip([good] * 6 + [good[: len(good) // 2], good], 48, "squash", augmentation)
 
 
-def test_a_header_that_claims_a_huge_picture_is_refused():
-    data = bytearray(jpeg(smooth_picture(64, 64)))
+def test_a_header_of_a_huge_image_is_refused():
+    data = bytearray(jpeg(smooth_image(64, 64)))
     start = data.index(b"\xff\xc0")
     data[start + 5 : start + 9] = b"\xff\xff\xff\xff"
     with pytest.raises(FrameDecodeError):

@@ -1,3 +1,5 @@
+"""Reading a built data set: records, index, identity, and errors that say what to do."""
+
 import dataclasses
 import json
 import pickle
@@ -30,7 +32,7 @@ def data_dir(built, tmp_path):
     return shutil.copytree(built, tmp_path / "data")
 
 
-def test_a_folder_that_may_not_be_read_is_an_error_of_ours(built, monkeypatch):
+def test_an_unreadable_folder_is_a_dataset_error(built, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -41,13 +43,13 @@ def test_a_folder_that_may_not_be_read_is_an_error_of_ours(built, monkeypatch):
         open_dataset(built, "toy")
 
 
-def test_records_come_back_as_they_were_written(built):
+def test_records_are_read_as_they_were_written(built):
     split = open_dataset(built, "toy").split("train")
     assert len(split) == len(RECORDS)
     assert [split[i] for i in range(len(split))] == RECORDS
 
 
-def test_index_is_made_from_the_records_once_and_kept(data_dir):
+def test_the_index_is_made_from_the_records_and_saved(data_dir):
     split = open_dataset(data_dir, "toy").split("train")
     expected = [
         schema.IndexEntry(
@@ -59,7 +61,7 @@ def test_index_is_made_from_the_records_once_and_kept(data_dir):
     assert schema.read_index(data_dir / "toy/1.0.0", "train") == expected
 
 
-def test_index_beside_the_records_is_believed_if_it_agrees_with_them(data_dir):
+def test_an_index_is_used_if_it_agrees_with_the_records(data_dir):
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
     marked = [
@@ -79,7 +81,7 @@ def test_index_beside_the_records_is_believed_if_it_agrees_with_them(data_dir):
     ("was", "is_now"),
     [(b"text 2", b"text 9"), (b'"num_frames": 3', b'"num_frames": 4'), (b"G4", b"G5")],
 )
-def test_an_index_that_was_altered_is_not_believed(data_dir, caplog, earlier_release, was, is_now):
+def test_an_altered_index_is_replaced(data_dir, caplog, earlier_release, was, is_now):
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
     path = schema.index_path(folder, "train")
@@ -88,12 +90,10 @@ def test_an_index_that_was_altered_is_not_believed(data_dir, caplog, earlier_rel
         (folder / "train.index.sha256").unlink(missing_ok=True)
     assert open_dataset(data_dir, "toy").split("train").index == true_index
     assert "train.index.jsonl" in caplog.text
-    assert schema.read_index(folder, "train") == true_index  # and it is right again
+    assert schema.read_index(folder, "train") == true_index  # replaced
 
 
-def test_an_index_of_an_earlier_release_is_held_against_a_thousand_records_and_gets_its_digest(
-    data_dir, monkeypatch, caplog
-):
+def test_an_index_without_digest_is_compared_and_gets_one(data_dir, monkeypatch, caplog):
     caplog.set_level("INFO")
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
@@ -108,7 +108,7 @@ def test_an_index_of_an_earlier_release_is_held_against_a_thousand_records_and_g
     )
     assert open_dataset(data_dir, "toy").split("train").index == true_index
     assert sorted(read) == [0, 2, 4, 6]
-    assert "4 of its 7 entries were held against the records" in caplog.text
+    assert "4 of its 7 entries were compared with the records" in caplog.text
     assert (
         subprocess.run(
             ["sha256sum", "--check", "--status", digest.name], cwd=folder, check=False
@@ -120,7 +120,7 @@ def test_an_index_of_an_earlier_release_is_held_against_a_thousand_records_and_g
     assert sorted(read) == [0, 3, 6]
 
 
-def test_an_index_of_an_earlier_release_in_a_folder_of_somebody_else_is_read(data_dir, monkeypatch):
+def test_an_index_without_digest_in_a_read_only_folder_is_used(data_dir, monkeypatch):
     true_index = open_dataset(data_dir, "toy").split("train").index
     (data_dir / "toy/1.0.0/train.index.sha256").unlink()
 
@@ -132,12 +132,12 @@ def test_an_index_of_an_earlier_release_in_a_folder_of_somebody_else_is_read(dat
 
 
 @pytest.mark.parametrize("damage", [b"not json\n", b'{"id": 3}\n', b"\xff\xfe\x00", b'["a"]\n'])
-def test_damaged_index_is_made_anew(data_dir, damage):
+def test_a_damaged_index_is_recreated(data_dir, damage):
     (data_dir / "toy/1.0.0/train.index.jsonl").write_bytes(damage)
     assert len(open_dataset(data_dir, "toy").split("train").index) == len(RECORDS)
 
 
-def test_index_of_a_folder_that_cannot_be_written_stays_in_memory(data_dir, monkeypatch):
+def test_the_index_stays_in_memory_for_a_read_only_folder(data_dir, monkeypatch):
     def refuse(*_):
         raise PermissionError("read-only")
 
@@ -145,7 +145,7 @@ def test_index_of_a_folder_that_cannot_be_written_stays_in_memory(data_dir, monk
     assert len(open_dataset(data_dir, "toy").split("train").index) == len(RECORDS)
 
 
-def test_fingerprint_changes_with_what_a_model_would_learn(tmp_path):
+def test_fingerprint_changes_with_clips_and_texts(tmp_path):
     def fingerprint(name: str, records) -> str:
         toy_dataset.write(tmp_path / name, train=records)
         return open_dataset(tmp_path / name, "toy").split("train").fingerprint
@@ -156,9 +156,7 @@ def test_fingerprint_changes_with_what_a_model_would_learn(tmp_path):
     assert first != fingerprint("d", [*RECORDS[:-1], {**RECORDS[-1], "text": "other"}])
 
 
-def test_the_identity_changes_with_the_frames_with_any_split_and_with_the_options(
-    tmp_path, data_dir
-):
+def test_identity_changes_with_frames_splits_and_options(tmp_path, data_dir):
     def identity(name: str, train=RECORDS, **others) -> dict:
         toy_dataset.write(tmp_path / name, train=train, **others)
         return open_dataset(tmp_path / name, "toy").identity()
@@ -186,8 +184,8 @@ def test_the_identity_changes_with_the_frames_with_any_split_and_with_the_option
         assert open_dataset(data_dir, "toy").identity() == first
 
 
-def test_the_identity_is_the_same_whether_the_index_was_there_or_came_from_the_records(tmp_path):
-    """A builder writes rates in double precision, a record has them in single."""
+def test_identity_does_not_depend_on_where_the_index_is_from(tmp_path):
+    """A builder writes rates in double precision, a record has single precision."""
     folder = toy_dataset.write(tmp_path / "a", train=[record("a", 3, fps=24000 / 1001)])
     assert open_dataset(tmp_path / "a", "toy").split("train").index[0].fps != 24000 / 1001
     first = open_dataset(tmp_path / "a", "toy").identity()
@@ -199,7 +197,7 @@ def test_the_identity_is_the_same_whether_the_index_was_there_or_came_from_the_r
     assert open_dataset(tmp_path / "a", "toy").identity() == first
 
 
-def test_a_split_travels_to_another_process_without_its_index(built):
+def test_a_pickled_split_has_no_index(built):
     split = open_dataset(built, "toy").split("train")
     assert split.index
     small = pickle.dumps(split)
@@ -213,30 +211,30 @@ def test_the_newest_version_is_opened(data_dir):
     assert open_dataset(data_dir, "toy/0.9.0").folder.name == "0.9.0"
 
 
-def test_a_missing_data_set_is_told_with_what_is_there_and_how_to_build_it(data_dir):
+def test_the_error_of_a_missing_data_set_says_how_to_build_it(data_dir):
     with pytest.raises(
         DatasetError,
-        match=r"'isign' is not built.* there are toy .*python -m tfds_builders\.build isign --data_dir=",
+        match=r"'isign' is not built.* there are toy .*tfds_builders\.build isign --data_dir=",
     ):
         open_dataset(data_dir, "isign")
     with pytest.raises(DatasetError, match=r"no folder .*data\.data_dir.*tfds_builders\.build toy"):
         open_dataset(data_dir / "nowhere", "toy")
 
 
-def test_a_build_that_was_cut_off_is_told_as_such(tmp_path):
+def test_an_interrupted_build_is_reported_as_such(tmp_path):
     (tmp_path / "toy/incomplete.ABC_1.0.0").mkdir(parents=True)
-    with pytest.raises(DatasetError, match="not whole: its build was cut off"):
+    with pytest.raises(DatasetError, match="is incomplete: its build was interrupted"):
         open_dataset(tmp_path, "toy")
 
 
-def test_several_kinds_of_a_data_set_are_listed(data_dir):
+def test_several_configs_of_a_data_set_are_listed(data_dir):
     shutil.copytree(data_dir / "toy/1.0.0", data_dir / "many/small/1.0.0")
     shutil.copytree(data_dir / "toy/1.0.0", data_dir / "many/large/1.0.0")
-    with pytest.raises(DatasetError, match="several kinds: many/large, many/small"):
+    with pytest.raises(DatasetError, match="several configs: many/large, many/small"):
         open_dataset(data_dir, "many")
 
 
-def test_a_missing_split_is_told_with_those_that_are_there(built):
+def test_the_error_of_a_missing_split_lists_the_others(built):
     with pytest.raises(DatasetError, match=r"no split 'dev'.*there are test, train"):
         open_dataset(built, "toy").split("dev")
 
@@ -250,13 +248,13 @@ def test_a_missing_shard_is_named(data_dir):
         open_dataset(data_dir, "toy").split("train")
 
 
-def test_damaged_metadata_is_told_with_its_folder(data_dir):
+def test_the_error_of_damaged_metadata_names_the_folder(data_dir):
     (data_dir / "toy/1.0.0/dataset_info.json").write_text("{")
     with pytest.raises(DatasetError, match=r"toy/1\.0\.0 cannot be read as a TFDS data set"):
         open_dataset(data_dir, "toy")
 
 
-def test_a_data_set_of_another_schema_is_told_with_what_it_lacks(data_dir):
+def test_the_error_of_another_schema_names_what_is_missing(data_dir):
     path = data_dir / "toy/1.0.0/features.json"
     features = json.loads(path.read_text())
     del features["featuresDict"]["features"]["gloss"]
@@ -279,12 +277,12 @@ def test_a_damaged_record_is_named(data_dir):
 
 
 @pytest.mark.parametrize("i", [-1, 7])
-def test_a_record_number_outside_the_split_is_an_index_error(built, i):
+def test_a_record_number_out_of_range_is_an_index_error(built, i):
     with pytest.raises(IndexError, match=f"record {i} of split 'train', which has 7"):
         open_dataset(built, "toy").split("train")[i]
 
 
-def test_some_of_the_clips_are_spread_over_the_split(built):
+def test_a_subset_is_evenly_spaced_over_the_split(built):
     split = open_dataset(built, "toy").split("train")
     some = pickle.loads(pickle.dumps(split.spread(3)))
     assert (

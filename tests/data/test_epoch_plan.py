@@ -1,3 +1,5 @@
+"""The plan of an epoch: every clip once, few shapes, deterministic order."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,14 +11,14 @@ BUCKETS = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
 
 
 @given(BUCKETS, st.integers(1, 9), st.integers(0, 5), st.booleans())
-def test_every_example_comes_exactly_once_an_epoch(bucket_of, batch_size, epoch, shuffle):
+def test_each_epoch_has_every_example_once(bucket_of, batch_size, epoch, shuffle):
     plan = plan_epoch(bucket_of, batch_size, seed=3, epoch=epoch, shuffle=shuffle)
     assert plan.examples.shape == (steps_per_epoch(len(bucket_of), batch_size), batch_size)
     assert sorted(plan.examples[plan.examples >= 0]) == list(range(len(bucket_of)))
 
 
 @given(BUCKETS, st.integers(1, 9), st.booleans())
-def test_a_bucket_holds_all_its_clips_and_only_leftovers_move_up(bucket_of, batch_size, shuffle):
+def test_only_leftover_clips_move_to_a_longer_bucket(bucket_of, batch_size, shuffle):
     plan = plan_epoch(bucket_of, batch_size, seed=3, epoch=1, shuffle=shuffle)
     moved = 0
     for row, bucket in zip(plan.examples, plan.buckets, strict=True):
@@ -27,18 +29,18 @@ def test_a_bucket_holds_all_its_clips_and_only_leftovers_move_up(bucket_of, batc
 
 
 @given(BUCKETS, st.integers(1, 9))
-def test_one_batch_at_most_has_filling_rows(bucket_of, batch_size):
+def test_at_most_one_batch_has_padding_rows(bucket_of, batch_size):
     plan = plan_epoch(bucket_of, batch_size, seed=0, epoch=0, shuffle=True)
     assert ((plan.examples < 0).any(axis=1)).sum() == (len(bucket_of) % batch_size > 0)
 
 
 @given(BUCKETS, st.integers(1, 9))
-def test_the_shapes_of_an_epoch_are_the_same_in_every_epoch(bucket_of, batch_size):
+def test_every_epoch_has_the_same_shapes(bucket_of, batch_size):
     first, later = (plan_epoch(bucket_of, batch_size, 0, epoch, True).buckets for epoch in (0, 7))
     assert sorted(first) == sorted(later)
 
 
-def test_epochs_and_seeds_differ_and_the_same_repeats():
+def test_plans_depend_on_epoch_and_seed_alone():
     bucket_of = np.zeros(100, int)
     plans = [
         plan_epoch(bucket_of, 8, seed, epoch, True).examples.tolist()
@@ -69,9 +71,7 @@ LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60).map(np.array)
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(0, 3))
-def test_short_first_goes_through_every_clip_once_from_the_shortest_to_the_longest(
-    lengths, batch_size, epoch
-):
+def test_short_first_orders_all_clips_by_length(lengths, batch_size, epoch):
     plan = plan_epoch(
         assign_buckets(lengths, (16, 32, 64)),
         batch_size,
@@ -86,7 +86,7 @@ def test_short_first_goes_through_every_clip_once_from_the_shortest_to_the_longe
     assert (np.diff(plan.buckets) >= 0).all()
 
 
-def test_short_first_draws_the_order_of_clips_of_one_length():
+def test_short_first_shuffles_clips_of_equal_length():
     lengths = np.full(50, 7)
     orders = [
         plan_epoch(np.zeros(50, int), 5, 0, epoch, True, lengths).examples.tolist()

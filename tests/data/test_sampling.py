@@ -1,3 +1,5 @@
+"""Frame sampling in evaluation and training."""
+
 import dataclasses
 
 import numpy as np
@@ -14,18 +16,16 @@ ALL = AugmentConfig(speed=0.2, frame_jitter=0.5, frame_drop=0.2)
 
 
 @given(st.integers(1, 2000))
-def test_even_is_the_reference_rule_of_linspace_cut_to_whole_numbers(num_stored):
-    exact = [
-        i * (num_stored - 1) // 15 for i in range(16)
-    ]  # in whole numbers: no floating point to miss a frame
+def test_even_is_the_reference_rule_of_truncated_linspace(num_stored):
+    exact = [i * (num_stored - 1) // 15 for i in range(16)]  # in integers: no rounding errors
     assert sample_frames(num_stored, 25.0, EVEN, limit=16).tolist() == exact
 
 
-def test_a_clip_shorter_than_asked_for_repeats_frames():
+def test_a_clip_that_is_too_short_repeats_frames():
     assert sample_frames(1, 25.0, EVEN, limit=16).tolist() == [0] * 16
 
 
-def test_rate_takes_every_second_frame_of_25_a_second():
+def test_rate_takes_every_second_frame_of_25_per_second():
     assert sample_frames(50, 25.0, RATE, limit=32).tolist() == list(range(0, 50, 2))
 
 
@@ -39,7 +39,7 @@ def test_rate_of_a_long_clip_spreads_over_all_of_it():
 
 
 @given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate", "segment"]))
-def test_clip_length_is_the_number_of_frames_that_evaluation_samples(num_stored, fps, sampling):
+def test_clip_length_is_what_evaluation_samples(num_stored, fps, sampling):
     config = dataclasses.replace(RATE, sampling=sampling)
     assert clip_length(num_stored, fps, config) == len(
         sample_frames(num_stored, fps, config, limit=64)
@@ -53,9 +53,7 @@ def test_clip_length_is_the_number_of_frames_that_evaluation_samples(num_stored,
     st.sampled_from([16, 32, 64]),
     st.integers(0, 99),
 )
-def test_training_draws_stay_within_the_clip_and_its_bucket_in_order(
-    num_stored, fps, sampling, limit, seed
-):
+def test_training_samples_stay_in_the_clip_and_its_bucket(num_stored, fps, sampling, limit, seed):
     config = dataclasses.replace(RATE, sampling=sampling, augment=ALL)
     frames = sample_frames(num_stored, fps, config, limit, np.random.default_rng(seed))
     assert 1 <= len(frames) <= limit
@@ -79,7 +77,7 @@ def test_speed_changes_how_many_frames_a_clip_has():
 
 
 @pytest.mark.parametrize("sampling", ["rate", "segment"])
-def test_speed_goes_both_ways_where_the_stored_rate_is_the_one_sampled(sampling):
+def test_speed_goes_both_ways_at_the_stored_rate(sampling):
     config = dataclasses.replace(RATE, sampling=sampling, augment=AugmentConfig(speed=0.25))
     drawn = [
         sample_frames(30, 12.5, config, 64, np.random.default_rng(seed)) for seed in range(200)
@@ -89,12 +87,11 @@ def test_speed_goes_both_ways_where_the_stored_rate_is_the_one_sampled(sampling)
         30 / 0.75, abs=1.5
     )
     assert 0.3 < np.mean([count > 30 for count in counts]) < 0.6
-    assert all(
-        np.diff(frames).max() <= 2 and frames[-1] >= 27 for frames in drawn
-    )  # the whole clip, no piece left out
+    # The complete clip, no part left out.
+    assert all(np.diff(frames).max() <= 2 and frames[-1] >= 27 for frames in drawn)
 
 
-def test_speed_of_a_fixed_number_of_frames_keeps_both_ends_and_varies_the_gaps():
+def test_speed_of_even_sampling_keeps_both_ends():
     config = dataclasses.replace(EVEN, augment=AugmentConfig(speed=0.25))
     frames = sample_frames(1501, 25.0, config, 16, np.random.default_rng(0))
     gaps = np.diff(frames)
@@ -102,13 +99,13 @@ def test_speed_of_a_fixed_number_of_frames_keeps_both_ends_and_varies_the_gaps()
     assert 75 <= gaps.min() < 95 and 105 < gaps.max() <= 125
 
 
-def test_jitter_moves_each_frame_by_at_most_its_share_of_the_gap():
+def test_jitter_moves_frames_by_at_most_its_share_of_the_gap():
     config = dataclasses.replace(EVEN, augment=AugmentConfig(frame_jitter=0.4))
     moved = sample_frames(1501, 25.0, config, 16, np.random.default_rng(1)) - np.arange(16) * 100
     assert 10 < abs(moved).max() <= 40
 
 
-def test_drop_leaves_out_up_to_its_share_and_never_everything():
+def test_drop_omits_up_to_its_share_and_never_all_frames():
     config = dataclasses.replace(EVEN, augment=AugmentConfig(frame_drop=0.5))
     counts = [
         len(sample_frames(100, 25.0, config, 16, np.random.default_rng(seed)))
@@ -127,21 +124,21 @@ def test_a_clip_without_frames_is_refused():
 SEGMENT = dataclasses.replace(RATE, sampling="segment")
 
 
-def test_segment_of_a_clip_that_fits_is_the_whole_clip_at_the_rate():
+def test_the_segment_of_a_clip_that_fits_is_the_clip():
     assert sample_frames(50, 25.0, SEGMENT, limit=64).tolist() == list(range(0, 50, 2))
     assert sample_frames(50, 25.0, SEGMENT, 64, np.random.default_rng(0)).tolist() == list(
         range(0, 50, 2)
     )
 
 
-def test_segment_in_evaluation_is_the_middle_of_a_long_clip_at_the_full_rate():
+def test_in_evaluation_the_segment_is_the_middle():
     frames = sample_frames(1001, 25.0, SEGMENT, limit=64)
     assert np.diff(frames).tolist() == [2] * 63
     assert frames[0] == 1000 - frames[-1]
     assert frames.tolist() == sample_frames(1001, 25.0, SEGMENT, limit=64).tolist()
 
 
-def test_segments_in_training_reach_every_part_of_a_long_clip_at_the_full_rate():
+def test_in_training_segments_reach_every_part():
     drawn = [
         sample_frames(1001, 25.0, SEGMENT, 64, np.random.default_rng(seed)) for seed in range(300)
     ]

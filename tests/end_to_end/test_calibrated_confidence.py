@@ -15,8 +15,8 @@ from signvit_jax.decoding.confidence import CalibrationError, from_json, statist
 from signvit_jax.evaluation.results import read
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.windowing import open_video_input
-from signvit_jax.media.video import read_video
 from tests.helpers import tiny_run
+from tests.helpers.video_frames import read_video
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 FLAGS = ("--split=test", "--decode=greedy,beam,ctc")

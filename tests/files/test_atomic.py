@@ -1,4 +1,4 @@
-"""A file is complete even across a power cut, by the order of writing, flushing and renaming."""
+"""Atomic writes across a power cut: the order of writing, flushing and renaming."""
 
 import json
 import os
@@ -7,63 +7,96 @@ from pathlib import Path
 import pytest
 
 from signvit_jax.checkpoints import manifest
-from signvit_jax.files.atomic import flush_folder, write_atomically
+from signvit_jax.files.atomic import flush, write_atomically
 from tests.helpers import tiny_run
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """("flush" or "rename", path, size in bytes) in the order of the calls."""
+    """("flush" | "rename", path, bytes of the file) in the order of the calls."""
     found = []
     fsync, replace = os.fsync, Path.replace
 
-    def flushed(descriptor):
+    def record_flush(descriptor):
         found.append(
             ("flush", os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size)
         )
         fsync(descriptor)
 
-    def renamed(path, target):
+    def record_rename(path, target):
         found.append(("rename", str(target), path.stat().st_size))
         return replace(path, target)
 
-    monkeypatch.setattr(os, "fsync", flushed)
-    monkeypatch.setattr(Path, "replace", renamed)
+    monkeypatch.setattr(os, "fsync", record_flush)
+    monkeypatch.setattr(Path, "replace", record_rename)
     return found
 
 
-def test_content_is_flushed_before_the_rename_and_the_name_after(tmp_path, calls):
-    write_atomically(tmp_path / "file", "new\r\nü")
+@pytest.fixture
+def full_disk(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+CONTENT = "new\r\nü".encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [CONTENT.decode(), CONTENT, lambda file: file.write_bytes(CONTENT)],
+    ids=["text", "bytes", "function"],
+)
+def test_content_is_flushed_before_the_rename(tmp_path, calls, content):
+    write_atomically(tmp_path / "file", content)
     (first, temporary, size), *rest = calls
     assert first == "flush" and temporary.startswith(f"{tmp_path}/.file.") and size == 7
     assert [(what, path) for what, path, _ in rest] == [
         ("rename", str(tmp_path / "file")),
         ("flush", str(tmp_path)),
     ]
-    assert (tmp_path / "file").read_bytes() == "new\r\nü".encode()
+    assert (tmp_path / "file").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_failure_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "file", "old")
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+def test_a_full_disk_leaves_the_old_content_alone(tmp_path, full_disk):
+    (tmp_path / "file").write_text("old")
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failed_flush_leaves_no_descriptor_open(tmp_path, full_disk):
     with pytest.raises(OSError, match="No space left"):
-        flush_folder(tmp_path)
+        flush(tmp_path)
     assert tiny_run.open_below(tmp_path) == []
 
 
-def test_a_file_that_cannot_be_created_raises_its_own_error(tmp_path, monkeypatch):
-    def full(*_, **__):
+def test_an_error_of_the_writing_function_leaves_the_old_content(tmp_path):
+    (tmp_path / "file").write_text("old")
+
+    def write_half(file):
+        file.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", write_half)
+    assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_text_that_utf_8_cannot_hold_leaves_the_old_content(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "file", "\ud800")
+    assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_cannot_be_created_raises_that_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "file", "new")
 
@@ -87,7 +120,7 @@ def test_checkpoint_files_are_flushed_before_their_manifest(tmp_path, calls):
 
 
 def test_damage_is_reported_file_by_file(tmp_path):
-    for name in ("intact", "params/missing", "params/short", "params/changed", "meta/folder"):
+    for name in ("whole", "params/missing", "params/cut", "params/changed", "meta/folder"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("content")
     manifest.write_manifest(tmp_path)
@@ -104,9 +137,9 @@ def test_damage_is_reported_file_by_file(tmp_path):
     assert sorted(manifest.find_damage(tmp_path)) == of_params
     assert manifest.find_damage(tmp_path, ("meta",)) == []
     assert sorted(manifest.find_damage(tmp_path, ("params",))) == of_params
-    (tmp_path / "intact").unlink()
+    (tmp_path / "whole").unlink()
     # Files beside the items are always checked.
-    assert manifest.find_damage(tmp_path, ("meta",)) == ["intact: missing"]
+    assert manifest.find_damage(tmp_path, ("meta",)) == ["whole: missing"]
 
 
 def test_a_manifest_may_be_reordered_but_not_changed(tmp_path):
@@ -122,7 +155,7 @@ def test_a_manifest_may_be_reordered_but_not_changed(tmp_path):
     assert manifest.find_damage(tmp_path) == ["manifest.json: changed"]
 
 
-def test_an_unreadable_file_is_damage(tmp_path, monkeypatch):
+def test_a_file_that_the_disk_cannot_read_is_damage(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("content")
     manifest.write_manifest(tmp_path)
 

@@ -16,9 +16,10 @@ from signvit_jax.config.schema import TokenizerConfig
 from signvit_jax.inference import translator as translator_module
 from signvit_jax.inference.streaming import SourceError
 from signvit_jax.inference.translator import ClipError, load_translator
-from signvit_jax.media.video import VideoDecodeError, read_video
+from signvit_jax.media.video import VideoDecodeError
 from signvit_jax.text.tokenizer import Tokenizer, learn
 from tests.helpers import tiny_run
+from tests.helpers.video_frames import read_video
 
 
 @pytest.fixture(scope="module")

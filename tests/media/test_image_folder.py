@@ -1,4 +1,4 @@
-"""Folders of PNG or JPEG pictures as videos: the right frames, or the documented error."""
+"""Folders of PNG or JPEG images as videos: the right frames, or the documented error."""
 
 import io
 import os
@@ -10,32 +10,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from signvit_jax.media.image_folder import list_pictures, read_picture_folder
+from signvit_jax.media.image_folder import list_images, read_image_folder
 from signvit_jax.media.video import JpegVideo, Sampling, VideoDecodeError, VideoLimits
 from tests.helpers.clip_makers import shade_numbers, shades
 
 
 def folder_of(root: Path, count: int, name: str = "images{}.png", **options) -> Path:
     root.mkdir(exist_ok=True)
-    for number, picture in enumerate(shades(count), 1):
-        Image.fromarray(picture).save(root / name.format(number), **options)
+    for number, image in enumerate(shades(count), 1):
+        Image.fromarray(image).save(root / name.format(number), **options)
     return root
 
 
-def pictures(video: JpegVideo) -> np.ndarray:
+def decoded(video: JpegVideo) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in video.frames])
 
 
 def reason(folder: Path, **limits) -> str:
     with pytest.raises(VideoDecodeError) as caught:
-        read_picture_folder(folder, 25.0, Sampling(), limits=VideoLimits(**limits))
+        read_image_folder(folder, 25.0, Sampling(), limits=VideoLimits(**limits))
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["images{}.png", "{}.JPG", "a 1 %d {:03d}é.jpeg"])
-def test_pictures_come_in_the_order_of_their_numbers(tmp_path, name):
-    video = read_picture_folder(folder_of(tmp_path / "a", 12, name), 25.0, Sampling())
-    assert shade_numbers(pictures(video)) == list(range(12))
+def test_images_are_in_numeric_order(tmp_path, name):
+    video = read_image_folder(folder_of(tmp_path / "a", 12, name), 25.0, Sampling())
+    assert shade_numbers(decoded(video)) == list(range(12))
     assert (video.fps, video.height, video.width) == (25.0, 48, 64)
 
 
@@ -50,28 +50,28 @@ def test_pictures_come_in_the_order_of_their_numbers(tmp_path, name):
     ],
 )
 def test_frames_are_chosen_by_time(tmp_path, sampling, numbers):
-    video = read_picture_folder(folder_of(tmp_path / "a", 10), 10.0, sampling)
-    assert shade_numbers(pictures(video)) == numbers
+    video = read_image_folder(folder_of(tmp_path / "a", 10), 10.0, sampling)
+    assert shade_numbers(decoded(video)) == numbers
 
 
-def test_large_pictures_are_shrunk_and_all_get_the_size_of_the_first(tmp_path):
+def test_images_are_shrunk_and_get_the_size_of_the_first(tmp_path):
     folder = folder_of(tmp_path / "a", 3, "{}.jpg")
     Image.fromarray(shades(1, 96, 128)[0]).save(folder / "2.jpg")
-    video = read_picture_folder(folder, 25.0, Sampling(short_side=24))
-    assert pictures(video).shape == (3, 24, 32, 3)
+    video = read_image_folder(folder, 25.0, Sampling(short_side=24))
+    assert decoded(video).shape == (3, 24, 32, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "I;16", "CMYK"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
+def test_every_image_mode_becomes_rgb(tmp_path, mode):
     (tmp_path / "a").mkdir()
     if mode == "I;16":
-        picture = Image.fromarray(np.full((8, 8), 255 << 8, np.uint16))
+        image = Image.fromarray(np.full((8, 8), 255 << 8, np.uint16))
     else:
-        picture = Image.new("RGB", (8, 8), "white").convert(mode)
+        image = Image.new("RGB", (8, 8), "white").convert(mode)
         if mode in ("RGBA", "LA"):
-            picture.putalpha(0)
-    picture.save(tmp_path / "a" / ("1.jpg" if mode == "CMYK" else "1.png"))
-    assert pictures(read_picture_folder(tmp_path / "a", 25.0, Sampling())).min() > 250
+            image.putalpha(0)
+    image.save(tmp_path / "a" / ("1.jpg" if mode == "CMYK" else "1.png"))
+    assert decoded(read_image_folder(tmp_path / "a", 25.0, Sampling())).min() > 250
 
 
 def huge_png(path: Path, side: int) -> None:
@@ -94,30 +94,30 @@ def huge_png(path: Path, side: int) -> None:
     [
         b"",
         b"\0",
-        b"no picture at all",
+        b"no image at all",
         b"#EXTM3U\nfile:///etc/passwd\n",
         b"\x89PNG\r\n\x1a\n",
         b"%!PS-Adobe-3.0 EPSF-3.0\n",
     ],
 )
-def test_what_is_no_picture_is_an_error_that_names_it(tmp_path, content):
+def test_the_error_of_an_undecodable_image_names_it(tmp_path, content):
     folder = folder_of(tmp_path / "a", 2)
     (folder / "images2.png").write_bytes(content)
-    assert "images2.png: not a whole PNG or JPEG picture" in reason(folder)
+    assert "images2.png: not a complete PNG or JPEG image" in reason(folder)
 
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 90, 99])
 @pytest.mark.parametrize("name", ["{}.png", "{}.jpg"])
-def test_a_cut_picture_is_an_error(tmp_path, name, percent):
+def test_a_truncated_image_is_an_error(tmp_path, name, percent):
     folder = tmp_path / "a"
     folder.mkdir()
     path = folder / name.format(1)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * percent // 100])
-    assert "not a whole PNG or JPEG picture" in reason(folder)
+    assert "not a complete PNG or JPEG image" in reason(folder)
 
 
-def test_a_header_of_16384_by_16384_is_refused_before_a_pixel_is_decoded(tmp_path):
+def test_an_image_of_16384_by_16384_is_refused_by_its_header(tmp_path):
     (tmp_path / "a").mkdir()
     huge_png(tmp_path / "a" / "1.png", 16384)
     assert "(max_pixels)" in reason(tmp_path / "a") or "decompression bomb" in reason(
@@ -135,7 +135,7 @@ def test_links_pipes_and_folders_are_not_read(tmp_path):
         last.rmdir() if last.is_dir() and not last.is_symlink() else last.unlink()
 
 
-def test_every_limit_names_itself(tmp_path):
+def test_each_limit_is_named_in_its_error(tmp_path):
     folder = folder_of(tmp_path / "a", 5)
     for name, value in (
         ("max_frames", 4),
@@ -147,13 +147,11 @@ def test_every_limit_names_itself(tmp_path):
         assert f"({name})" in reason(folder, **{name: value})
 
 
-def test_empty_and_missing_folders_say_so(tmp_path):
+def test_empty_and_missing_folders_are_errors(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").write_text("x")
-    assert list_pictures(tmp_path / "a") == []
+    assert list_images(tmp_path / "a") == []
     assert "no PNG or JPEG in it" in reason(tmp_path / "a")
     assert "No such file" in reason(tmp_path / "none")
-    with pytest.raises(
-        VideoDecodeError, match=r"nothing to show from 9 s on: its pictures end at 0.08 s"
-    ):
-        read_picture_folder(folder_of(tmp_path / "b", 2), 25.0, Sampling(start=9.0))
+    with pytest.raises(VideoDecodeError, match=r"no frame from 9 s on: its images end at 0.08 s"):
+        read_image_folder(folder_of(tmp_path / "b", 2), 25.0, Sampling(start=9.0))

@@ -1,4 +1,4 @@
-"""The video reader on sound files: pictures, times, sizes, colors, orientation."""
+"""The video reader on valid files: frames, times, sizes, colors, orientation."""
 
 import io
 import itertools
@@ -19,11 +19,10 @@ from signvit_jax.media.video import (
     VideoDecodeError,
     VideoLimits,
     VideoReader,
-    iterate_frames,
     read_jpegs,
-    read_video,
 )
 from tests.helpers.clip_makers import encode, shade_numbers, shades
+from tests.helpers.video_frames import iterate_frames, read_video
 
 
 @pytest.mark.parametrize(
@@ -48,14 +47,14 @@ def test_every_container_gives_every_frame_in_order(tmp_path, name, options):
     assert shade_numbers(clip.frames) == list(range(12))
 
 
-def test_an_animated_gif_keeps_its_delays_and_shows_transparency_on_white(tmp_path):
-    pictures = [Image.new("RGBA", (40, 30), (0, 0, 0, 0)) for _ in range(3)]
-    for i, picture in enumerate(pictures):
-        picture.paste((250, 0, 0, 255), (10 * i, 0, 10 * i + 10, 30))
-    pictures[0].save(
+def test_a_gif_keeps_its_delays_and_becomes_opaque_on_white(tmp_path):
+    images = [Image.new("RGBA", (40, 30), (0, 0, 0, 0)) for _ in range(3)]
+    for i, image in enumerate(images):
+        image.paste((250, 0, 0, 255), (10 * i, 0, 10 * i + 10, 30))
+    images[0].save(
         tmp_path / "a.gif",
         save_all=True,
-        append_images=pictures[1:],
+        append_images=images[1:],
         duration=[100, 300, 100],
         disposal=2,
     )
@@ -69,7 +68,7 @@ def test_an_animated_gif_keeps_its_delays_and_shows_transparency_on_white(tmp_pa
 def brute_force_resample(
     times: list[float], last: float, rate: float, start: float, end: float
 ) -> list[int]:
-    """Output k shows the latest frame whose time is not after start + (k + 1/4) / rate; the video ends at `last`."""
+    """Frame k is the latest one not after start + (k + 1/4) / rate; the video ends at `last`."""
     chosen = []
     for k in itertools.count():
         moment = start + (k + 0.25) / rate
@@ -90,19 +89,18 @@ def test_a_variable_frame_rate_is_resampled_by_time_stamps(tmp_path, rate, start
     expected = brute_force_resample(seconds, 1.502, rate, start or 0.0, end or np.inf)
     assert got.fps == rate
     numbers = shade_numbers(got.frames)
-    if not expected:  # shorter than a frame: one picture all the same, of those on screen
+    if not expected:  # shorter than a frame: one of the frames on screen
         assert len(numbers) == 1 and numbers[0] in (6, 7)
         return
-    rest = numbers[
-        len(expected) :
-    ]  # the last frame stays as long as the muxer wrote: Matroska does not say
+    # The muxer chose how long the last frame stays: Matroska does not store it.
+    rest = numbers[len(expected) :]
     assert numbers[: len(expected)] == expected
     assert set(rest) <= {8} and (end is None or not rest)
 
 
 @pytest.mark.parametrize("fps", [10, 24, 25])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_capping_the_rate_leaves_a_slower_video_as_it_is(tmp_path, name, fps):
+def test_capping_the_rate_leaves_a_slower_video_unchanged(tmp_path, name, fps):
     clip = read_video(encode(tmp_path / name, shades(20), fps=fps), max_frame_rate=25)
     assert clip.fps == pytest.approx(fps, rel=1e-3)
     assert shade_numbers(clip.frames) == list(range(20))
@@ -115,15 +113,15 @@ def test_capping_the_rate_halves_a_fast_video(tmp_path):
 
 
 @pytest.mark.parametrize("group", ["1", "4", "100"])
-def test_start_and_end_cut_the_same_frames_whatever_the_key_frames(tmp_path, group):
+def test_start_and_end_do_not_depend_on_key_frames(tmp_path, group):
     path = encode(tmp_path / "a.mp4", shades(20), fps=10, options={"g": group})
     assert shade_numbers(read_video(path, start=0.7, end=1.2).frames) == [7, 8, 9, 10, 11]
     assert [round(t, 3) for t, _ in iterate_frames(path, start=1.75)] == [1.7, 1.8, 1.9]
-    with pytest.raises(VideoDecodeError, match=r"end at 2\.00 s"):
+    with pytest.raises(VideoDecodeError, match=r"frames end at 2\.00 s"):
         read_video(path, start=5.0)
 
 
-def test_short_side_shrinks_keeps_the_shape_and_never_enlarges(tmp_path):
+def test_short_side_shrinks_and_never_enlarges(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(2, height=90, width=160))
     assert read_video(path, short_side=45).frames.shape[1:3] == (45, 80)
     assert read_video(path, short_side=400).frames.shape[1:3] == (90, 160)
@@ -161,12 +159,12 @@ def rgb_of(y: int, cb: int, cr: int, matrix: str, full: bool) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("full", [False, True])
-def test_colors_follow_the_matrix_and_the_range_of_the_file(tmp_path, matrix, tag, size, full):
+def test_colors_follow_matrix_and_range_of_the_file(tmp_path, matrix, tag, size, full):
     y, cb, cr = 120, 90, 170
-    picture = np.stack([np.full(size, value, np.uint8) for value in (y, cb, cr)])
+    image = np.stack([np.full(size, value, np.uint8) for value in (y, cb, cr)])
     path = encode(
         tmp_path / "a.mkv",
-        [picture],
+        [image],
         codec="ffv1",
         pix_fmt="yuv444p",
         source_format="yuv444p",
@@ -177,25 +175,25 @@ def test_colors_follow_the_matrix_and_the_range_of_the_file(tmp_path, matrix, ta
     assert np.abs(frame[5, 5] - rgb_of(y, cb, cr, matrix, full)).max() <= 2
 
 
-MATRICES = {  # display matrix (a b c d) -> the same turn by numpy
-    "as it is": ((1, 0, 0, 1), lambda p: p),
+MATRICES = {  # display matrix (a b c d) -> the same by numpy
+    "unchanged": ((1, 0, 0, 1), lambda p: p),
     "clockwise": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
     "upside down": ((-1, 0, 0, -1), lambda p: np.rot90(p, 2)),
-    "anticlockwise": ((0, -1, 1, 0), lambda p: np.rot90(p, 1)),
+    "counter-clockwise": ((0, -1, 1, 0), lambda p: np.rot90(p, 1)),
     "mirrored": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
 }
 
 
 @pytest.mark.parametrize("turn", MATRICES)
 def test_rotation_and_mirroring_tags_are_applied(tmp_path, turn):
-    picture = np.zeros((48, 64, 3), np.uint8)
-    picture[:24, :32] = 250  # top left
-    picture[24:, :32] = 120  # bottom left
-    path = encode(tmp_path / "a.mp4", [picture] * 3)
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:24, :32] = 250  # top left
+    image[24:, :32] = 120  # bottom left
+    path = encode(tmp_path / "a.mp4", [image] * 3)
     plain = read_video(path).frames[0]
     (a, b, c, d), expected = MATRICES[turn]
     data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix stands 40 bytes into the atom's body
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix is 40 bytes into the atom's body
     data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     assert np.array_equal(read_video(path).frames[0], expected(plain))
@@ -205,11 +203,11 @@ def test_jpegs_of_the_child_are_the_frames(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(5))
     jpegs = read_jpegs(path, Sampling(short_side=24), quality=95)
     assert (len(jpegs.frames), jpegs.height, jpegs.width, jpegs.fps) == (5, 24, 32, 10)
-    pictures = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in jpegs.frames])
-    assert np.abs(pictures.astype(int) - read_video(path, short_side=24).frames).max() <= 3
+    images = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in jpegs.frames])
+    assert np.abs(images.astype(int) - read_video(path, short_side=24).frames).max() <= 3
 
 
-def test_breaking_off_in_mid_file_does_not_disturb_the_next(tmp_path):
+def test_stopping_within_a_file_does_not_disturb_the_next(tmp_path):
     first, second = (
         encode(tmp_path / "a.mp4", shades(20)),
         encode(tmp_path / "b.mp4", shades(3, height=32, width=32)),
@@ -221,29 +219,31 @@ def test_breaking_off_in_mid_file_does_not_disturb_the_next(tmp_path):
     assert [frame.shape for frame in frames] == [(32, 32, 3)] * 3
 
 
-def test_two_files_can_be_iterated_at_the_same_time(tmp_path):
+def test_two_files_can_be_read_at_the_same_time(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(8))
     pairs = list(zip(iterate_frames(path), iterate_frames(path)))
     assert len(pairs) == 8
     assert all(np.array_equal(a[1], b[1]) for a, b in pairs)
 
 
-def test_one_child_serves_many_files_and_threads_have_their_own(tmp_path):
+def test_each_thread_has_one_child_for_all_its_files(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(3))
-    read_video(path)
-    here = video._thread_reader().pid
-    read_video(path)
-    assert video._thread_reader().pid == here
-    elsewhere = []
-    thread = threading.Thread(
-        target=lambda: (read_video(path), elsewhere.append(video._thread_reader().pid))
-    )
+    pids = []
+
+    def read() -> None:
+        read_jpegs(path, Sampling())
+        pids.append(video._thread_reader().pid)
+
+    read()
+    read()
+    thread = threading.Thread(target=read)
     thread.start()
     thread.join()
-    assert elsewhere and elsewhere[0] not in (None, here)
+    first, second, other = pids
+    assert first == second and other not in (None, first)
 
 
-def test_a_crash_of_the_child_is_an_error_and_the_next_file_is_read(tmp_path):
+def test_after_a_crash_of_the_child_the_next_file_is_read(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(200))
     with VideoReader() as reader:
         with pytest.raises(VideoDecodeError, match=r"a\.mp4: the decoder crashed \(SIGSEGV\)"):
@@ -255,7 +255,7 @@ def test_a_crash_of_the_child_is_an_error_and_the_next_file_is_read(tmp_path):
         assert len(list(reader.iterate(path, Sampling(), VideoLimits()))) == 200
 
 
-def test_a_child_that_does_not_answer_is_ended(tmp_path):
+def test_a_child_that_does_not_answer_is_killed(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(3))
     with VideoReader() as reader:
         list(reader.iterate(path, Sampling(), VideoLimits()))
@@ -295,6 +295,6 @@ def test_the_error_keeps_path_and_reason_through_pickling():
         {"max_frame_rate": float("nan")},
     ],
 )
-def test_impossible_sampling_is_refused_before_anything_is_opened(wrong):
+def test_impossible_sampling_is_refused(wrong):
     with pytest.raises(ValueError, match="allowed"):
-        read_video("nowhere.mp4", **wrong)
+        Sampling(**wrong)

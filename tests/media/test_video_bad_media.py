@@ -1,4 +1,7 @@
-"""A corpus of bad media, made here: each gives the documented frames or the documented error, within its limits, and no other file is read."""
+"""Bad media give the documented frames or the documented error within their limits.
+
+No other file is read.
+"""
 
 import os
 import socket
@@ -10,8 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, read_jpegs, read_video
+from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, read_jpegs
 from tests.helpers.clip_makers import encode, shade_numbers, shades
+from tests.helpers.video_frames import read_video
 
 
 def noise(count: int) -> list[np.ndarray]:
@@ -39,7 +43,7 @@ def reason(path: Path | str, **options) -> str:
         (struct.pack(">I4s", 0xFFFFFFFF, b"moov") + bytes(100), ""),
     ],
 )
-def test_what_is_no_video_is_refused_with_the_reason(tmp_path, content, expected):
+def test_files_that_are_no_video_are_refused_with_the_reason(tmp_path, content, expected):
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     assert expected in reason(path)
@@ -49,7 +53,7 @@ def test_what_is_no_video_is_refused_with_the_reason(tmp_path, content, expected
 @pytest.mark.parametrize(
     "name", ["index_last.mp4", "index_first.mp4", "a.mkv", "a.webm", "a.avi", "a.gif"]
 )
-def test_a_cut_file_gives_nearly_all_of_its_frames_or_an_error(tmp_path, name, percent):
+def test_a_truncated_file_gives_nearly_all_frames_or_an_error(tmp_path, name, percent):
     codec = {"a.webm": "libvpx-vp9", "a.avi": "mpeg4", "a.gif": "gif"}.get(name, "libx264")
     path = encode(
         tmp_path / name,
@@ -67,11 +71,11 @@ def test_a_cut_file_gives_nearly_all_of_its_frames_or_an_error(tmp_path, name, p
         if name == "index_last.mp4":
             assert "cannot be decoded" in error.reason
     else:
-        # A gif announces no length: what is there counts. Of the others two frames may be missing, and the one cut through.
+        # A gif announces no length. Of the others two frames may be missing, and a truncated one.
         assert len(frames) >= (1 if name == "a.gif" else 17)
 
 
-def test_a_header_that_claims_more_frames_than_there_are_is_named_as_cut(tmp_path):
+def test_fewer_frames_than_the_header_says_is_an_error(tmp_path):
     path = encode(
         tmp_path / "a.mp4",
         noise(20),
@@ -80,7 +84,7 @@ def test_a_header_that_claims_more_frames_than_there_are_is_named_as_cut(tmp_pat
     )
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert reason(path).startswith("cut or damaged: the pictures stop after ")
+    assert reason(path).startswith("truncated or damaged: its frames end at ")
 
 
 def test_damage_in_the_middle_costs_a_few_frames_or_the_file(tmp_path):
@@ -95,7 +99,7 @@ def test_damage_in_the_middle_costs_a_few_frames_or_the_file(tmp_path):
         assert error.reason
 
 
-def test_random_bytes_in_a_video_never_end_the_caller(tmp_path):
+def test_random_bytes_in_a_video_never_crash_the_caller(tmp_path):
     good = encode(
         tmp_path / "good.mp4", noise(10), container_options={"movflags": "faststart"}
     ).read_bytes()
@@ -170,12 +174,12 @@ def test_odd_file_names_are_read(tmp_path, monkeypatch, name):
     assert shade_numbers(read_video(name).frames) == [0, 1, 2]
 
 
-def test_folders_pipes_and_files_without_permission_are_refused_at_once(tmp_path):
+def test_folders_and_pipes_are_refused_at_once(tmp_path):
     began = time.monotonic()
     os.mkfifo(tmp_path / "pipe.mp4")
     assert reason(tmp_path / "pipe.mp4") == "not a regular file"
     assert "irectory" in reason(tmp_path) or "regular" in reason(tmp_path)
-    assert time.monotonic() - began < 100  # a pipe is waited for without end
+    assert time.monotonic() - began < 100  # opening a pipe would wait forever
 
 
 def huge_gif(path: Path, side: int) -> Path:
@@ -190,11 +194,11 @@ def huge_gif(path: Path, side: int) -> Path:
     return path
 
 
-def test_a_picture_of_16384_by_16384_is_refused_by_its_header(tmp_path):
+def test_a_frame_of_16384_by_16384_is_refused_by_its_header(tmp_path):
     assert "max_pixels" in reason(huge_gif(tmp_path / "a.gif", 16384))
 
 
-def test_needing_more_memory_than_allowed_is_an_error_not_a_crash(tmp_path):
+def test_needing_too_much_memory_is_an_error_not_a_crash(tmp_path):
     path = huge_gif(tmp_path / "a.gif", 12000)
     found = reason(path, limits=VideoLimits(max_pixels=1 << 30, max_memory=600 << 20))
     assert "memory" in found or "crashed" in found
@@ -208,31 +212,37 @@ def test_needing_more_memory_than_allowed_is_an_error_not_a_crash(tmp_path):
         (VideoLimits(max_seconds=1.0), "2.0 s long; allowed: at most 1 s (max_seconds)"),
         (VideoLimits(max_bytes=100), "(max_bytes)"),
         (VideoLimits(max_pixels=1000), "64x48 pixels; allowed: at most 1000 in all (max_pixels)"),
-        (VideoLimits(max_output_bytes=20_000), "(max_output_bytes)"),
     ],
 )
-def test_every_limit_names_itself(tmp_path, limits, expected):
+def test_each_limit_is_named_in_its_error(tmp_path, limits, expected):
     assert expected in reason(encode(tmp_path / "a.mp4", shades(20)), limits=limits)
+
+
+def test_the_size_of_all_jpegs_is_limited(tmp_path):
+    path = encode(tmp_path / "a.mp4", shades(20))
+    size = sum(map(len, read_jpegs(path, Sampling()).frames))
+    with pytest.raises(VideoDecodeError, match=rf"more than {size - 1} bytes \(max_output_bytes\)"):
+        read_jpegs(path, Sampling(), limits=VideoLimits(max_output_bytes=size - 1))
+    assert len(read_jpegs(path, Sampling(), limits=VideoLimits(max_output_bytes=size)).frames) == 20
 
 
 def test_processor_time_is_limited(tmp_path):
     path = encode(
         tmp_path / "a.mp4", shades(23, height=720, width=1280), options={"preset": "ultrafast"}
     )
-    with pytest.raises(
-        VideoDecodeError, match="cpu_seconds"
-    ):  # thousands of large JPEGs: far more than a second
+    # Thousands of large JPEGs take far more than a second.
+    with pytest.raises(VideoDecodeError, match="cpu_seconds"):
         read_jpegs(path, Sampling(frame_rate=999), limits=VideoLimits(cpu_seconds=0.0))
     assert len(read_video(path).frames) == 23
 
 
-def test_a_gap_of_years_between_two_frames_is_refused_not_filled(tmp_path):
+def test_a_gap_of_weeks_between_two_frames_is_refused(tmp_path):
     path = encode(tmp_path / "a.mkv", shades(3), pts=[0, 100, 2_000_000_000])
     assert "max_seconds" in reason(path, frame_rate=25)
 
 
 @pytest.mark.parametrize("delay", [0, 1, 65535])
-def test_frame_rates_of_zero_and_of_thousands_end_in_plausible_ones(tmp_path, delay):
+def test_implausible_frame_rates_become_plausible(tmp_path, delay):
     path = encode(tmp_path / "a.gif", shades(4), codec="gif", pix_fmt="rgb8")
     content = bytearray(path.read_bytes())
     at = content.find(b"\x21\xf9\x04")
@@ -245,13 +255,13 @@ def test_frame_rates_of_zero_and_of_thousands_end_in_plausible_ones(tmp_path, de
     assert 1e-4 < clip.fps <= 1000
 
 
-def test_time_stamps_that_are_missing_are_counted_from_the_rate(tmp_path):
+def test_missing_time_stamps_follow_from_the_rate(tmp_path):
     path = encode(tmp_path / "a.avi", shades(10), codec="mjpeg", pix_fmt="yuvj420p")
     clip = read_video(path, frame_rate=20)
     assert shade_numbers(clip.frames) == [i // 2 for i in range(20)]
 
 
-def test_a_change_of_resolution_in_mid_stream_keeps_the_first_size(tmp_path):
+def test_a_change_of_resolution_keeps_the_first_size(tmp_path):
     small, large = (
         encode(
             tmp_path / f"{side}.mkv",

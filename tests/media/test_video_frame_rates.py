@@ -1,4 +1,4 @@
-"""Variable frame rates: what is kept of the movement, and that constant rates are left alone."""
+"""Variable frame rates keep all movement, and constant rates stay unchanged."""
 
 import itertools
 
@@ -8,12 +8,13 @@ import pytest
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
 from signvit_jax.inference.windowing import open_video_input
-from signvit_jax.media.video import Sampling, open_video, read_jpegs, read_video
+from signvit_jax.media.video import Sampling, open_video, read_jpegs
 from tests.helpers.clip_makers import encode, shade_numbers, shades
+from tests.helpers.video_frames import read_video
 
 VARIABLE = {  # name -> milliseconds of the frames
     "still_then_signing": [0, *range(10_000, 12_000, 40)],
-    "a_second_a_frame_then_a_burst": [*range(0, 60_000, 1000), *range(60_000, 60_800, 40)],
+    "one_frame_per_second_then_a_burst": [*range(0, 60_000, 1000), *range(60_000, 60_800, 40)],
     "signing_then_still": [*range(0, 2000, 40), 9000, 16_000],
     "still_between": [*range(0, 1000, 40), 6000, *range(11_000, 12_000, 40)],
     "first_frames_far_apart": [0, 900, 1800, *range(2700, 6000, 50)],
@@ -22,7 +23,7 @@ VARIABLE = {  # name -> milliseconds of the frames
 
 
 def jittered(fps: float, count: int, jitter: float, dropped: float, seed: int = 0) -> list[int]:
-    """Times of a phone: off by up to `jitter` ms, a share `dropped` missing in the second half."""
+    """Times of a phone: up to `jitter` ms wrong, a share `dropped` missing in the second half."""
     draw = np.random.default_rng(seed)
     times = np.arange(count) * 1000 / fps + draw.uniform(-jitter, jitter, count)
     kept = (np.arange(count) < count // 2) | (draw.uniform(size=count) >= dropped)
@@ -30,18 +31,18 @@ def jittered(fps: float, count: int, jitter: float, dropped: float, seed: int = 
 
 
 def shown_at(times: list[int], seconds: float) -> int:
-    """The number of the frame on screen, by looking."""
+    """The number of the frame on screen."""
     return max((i for i, time in enumerate(times) if time <= seconds * 1000), default=0)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 @pytest.mark.parametrize("case", VARIABLE)
-def test_of_a_variable_rate_every_signed_frame_is_kept_at_its_time(tmp_path, name, case):
+def test_a_variable_rate_keeps_every_signed_frame_at_its_time(tmp_path, name, case):
     times = VARIABLE[case]
     clip = read_video(encode(tmp_path / name, shades(len(times)), pts=times), max_frame_rate=25.0)
     densest = 1000 / min(late - early for early, late in itertools.pairwise(times))
     assert clip.fps == pytest.approx(min(densest, 25.0), rel=0.02)
-    numbers = shade_numbers(clip.frames)  # `shades` begins again after 23
+    numbers = shade_numbers(clip.frames)  # `shades` repeats after 23
     for k, number in enumerate(numbers):
         near = {shown_at(times, (k + quarter) / clip.fps) % 23 for quarter in (0.0, 0.25, 0.5)}
         assert number in near, (k, k / clip.fps)
@@ -51,7 +52,7 @@ def test_of_a_variable_rate_every_signed_frame_is_kept_at_its_time(tmp_path, nam
     assert runs >= len(signed)
 
 
-def test_jitter_of_phones_and_browsers_loses_no_more_than_a_frame_in_ten(tmp_path):
+def test_jitter_of_phones_loses_at_most_a_tenth_of_the_frames(tmp_path):
     times = jittered(15, 120, jitter=12, dropped=0.4)
     clip = read_video(
         encode(tmp_path / "a.webm", shades(len(times)), pts=times, codec="libvpx"),
@@ -81,7 +82,7 @@ def test_jitter_of_phones_and_browsers_loses_no_more_than_a_frame_in_ten(tmp_pat
         ("a.gif", {"codec": "gif", "pix_fmt": "gray"}),
     ],
 )
-def test_a_constant_rate_is_left_as_it_is(tmp_path, name, options, fps):
+def test_a_constant_rate_stays_unchanged(tmp_path, name, options, fps):
     path = encode(tmp_path / name, shades(40), fps=fps, **options)
     with av.open(str(path)) as container:
         average = float(container.streams.video[0].average_rate)
@@ -92,7 +93,7 @@ def test_a_constant_rate_is_left_as_it_is(tmp_path, name, options, fps):
 
 
 @pytest.mark.parametrize("start", [0.0, 10.0, 10.4])
-def test_a_piece_of_a_variable_rate_has_the_rate_of_its_own_densest_stretch(tmp_path, start):
+def test_a_clip_has_the_rate_of_its_own_densest_stretch(tmp_path, start):
     times = VARIABLE["still_then_signing"]
     path = encode(tmp_path / "a.mkv", shades(len(times)), pts=times, options={"g": "5"})
     clip = read_video(path, max_frame_rate=25.0, start=start, end=11.8)
@@ -102,7 +103,7 @@ def test_a_piece_of_a_variable_rate_has_the_rate_of_its_own_densest_stretch(tmp_
     assert set(shade_numbers(still.frames)) == {0}
 
 
-def test_translate_sees_the_frames_that_the_builder_stores(tmp_path):
+def test_translation_reads_the_frames_that_builders_store(tmp_path):
     times = VARIABLE["still_then_signing"]
     path = encode(tmp_path / "a.mp4", shades(len(times)), pts=times)
     stored = read_jpegs(path, Sampling(max_frame_rate=25.0))

@@ -1,4 +1,4 @@
-"""Files as phones, recorders and editors leave them: several streams, covers, sizes, no index."""
+"""Files of phones, recorders and editors: several streams, covers, sizes, no index."""
 
 import struct
 
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from signvit_jax.media.image_folder import read_picture_folder
-from signvit_jax.media.video import Sampling, VideoDecodeError, read_jpegs, read_video
+from signvit_jax.media.image_folder import read_image_folder
+from signvit_jax.media.video import Sampling, VideoDecodeError, read_jpegs
 from tests.helpers.clip_makers import encode, shade_numbers, shades
+from tests.helpers.video_frames import read_video
 
 
 def reason(path, **arguments) -> str:
@@ -27,18 +28,16 @@ def two_streams(path, default: int | None):
             stream.disposition = (
                 av.stream.Disposition.default if i == default else av.stream.Disposition(0)
             )
-        for stream, pictures in zip(streams, (shades(5), shades(15)[10:])):
-            for picture in pictures:
-                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        for stream, images in zip(streams, (shades(5), shades(15)[10:])):
+            for image in images:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
             out.mux(stream.encode())
     return path
 
 
 @pytest.mark.parametrize(("default", "first"), [(1, 10), (0, 0)])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_of_two_video_streams_the_default_one_is_read_and_that_is_noted(
-    tmp_path, name, default, first
-):
+def test_the_default_of_two_streams_is_read_with_a_note(tmp_path, name, default, first):
     path = two_streams(tmp_path / name, default)
     assert shade_numbers(read_video(path).frames) == list(range(first, first + 5))
     assert read_jpegs(path, Sampling()).notes == ("several_streams",)
@@ -61,24 +60,22 @@ def with_cover(path, video: bool):
         frame.rate = 16000
         out.mux(sound.encode(frame))
         out.mux(sound.encode())
-        for picture in shades(8)[3:] if video else ():
-            out.mux(moving.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        for image in shades(8)[3:] if video else ():
+            out.mux(moving.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
         if video:
             out.mux(moving.encode())
     return path
 
 
-def test_a_cover_is_no_video_and_does_not_hide_one(tmp_path):
+def test_a_cover_is_no_video(tmp_path):
     assert "only a still image, such as the cover of a sound recording" in reason(
         with_cover(tmp_path / "a.mp4", video=False)
     )
-    assert shade_numbers(read_video(with_cover(tmp_path / "b.mp4", video=True)).frames) == [
-        3,
-        4,
-        5,
-        6,
-        7,
-    ]
+
+
+def test_a_cover_does_not_hide_a_video(tmp_path):
+    path = with_cover(tmp_path / "b.mp4", video=True)
+    assert shade_numbers(read_video(path).frames) == [3, 4, 5, 6, 7]
 
 
 def joined(path, first: tuple[int, int], second: tuple[int, int]):
@@ -95,7 +92,7 @@ def joined(path, first: tuple[int, int], second: tuple[int, int]):
     return path
 
 
-def test_after_a_change_of_shape_the_picture_keeps_its_own_between_bars(tmp_path):
+def test_a_frame_of_another_shape_gets_bars(tmp_path):
     path = joined(tmp_path / "a.mkv", (48, 64), (64, 48))
     frames = read_video(path).frames
     assert frames.shape == (4, 48, 64, 3)
@@ -105,16 +102,16 @@ def test_after_a_change_of_shape_the_picture_keeps_its_own_between_bars(tmp_path
     assert read_jpegs(path, Sampling()).notes == ("size_change",)
 
 
-def test_after_a_change_of_size_alone_there_are_no_bars(tmp_path):
+def test_a_frame_of_another_size_alone_gets_no_bars(tmp_path):
     frames = read_video(joined(tmp_path / "a.mkv", (48, 64), (96, 128))).frames
     assert shade_numbers(frames) == [0, 1, 0, 1]
     assert frames.min() > 10
 
 
-def test_images_of_another_shape_in_a_folder_get_bars_too(tmp_path):
+def test_an_image_of_another_shape_gets_bars(tmp_path):
     for i, size in enumerate([(64, 48), (48, 64), (128, 96)]):
         Image.new("RGB", size, (200, 200, 200)).save(tmp_path / f"{i}.png")
-    clip = read_picture_folder(tmp_path, 10.0, Sampling(), quality=95)
+    clip = read_image_folder(tmp_path, 10.0, Sampling(), quality=95)
     (tmp_path / "out").mkdir()
     for i, jpeg in enumerate(clip.frames):
         (tmp_path / "out" / f"{i}.jpg").write_bytes(jpeg)
@@ -129,7 +126,7 @@ def test_images_of_another_shape_in_a_folder_get_bars_too(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.99])
-def test_an_mp4_that_was_broken_off_before_its_index_says_so(tmp_path, keep):
+def test_an_mp4_without_index_is_reported_as_interrupted(tmp_path, keep):
     path = encode(
         tmp_path / "a.mp4",
         [
@@ -141,7 +138,7 @@ def test_an_mp4_that_was_broken_off_before_its_index_says_so(tmp_path, keep):
     assert reason(path).startswith("cannot be decoded: its index (the moov atom) is missing")
 
 
-def test_what_a_mac_leaves_beside_a_file_is_named(tmp_path):
+def test_attribute_files_of_macos_are_recognized(tmp_path):
     (tmp_path / "._a.mp4").write_bytes(
         struct.pack(">II", 0x00051607, 0x00020000) + b"Mac OS X        " + bytes(200)
     )
@@ -149,7 +146,7 @@ def test_what_a_mac_leaves_beside_a_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.m4v", "a.3gp", "a.qt"])
-def test_other_names_of_the_same_containers_are_videos(tmp_path, name):
+def test_other_extensions_of_the_same_containers_are_videos(tmp_path, name):
     from signvit_jax.cli.media_files import media_files
     from tfds_builders.media import MediaFolder
 
@@ -161,31 +158,31 @@ def test_other_names_of_the_same_containers_are_videos(tmp_path, name):
 
 
 @pytest.mark.parametrize(("start", "end"), [(None, 2.5), (1.25, 99.0), (1.5, 2.3), (1.9, 2.25)])
-def test_an_end_beyond_the_video_is_an_error_that_names_both(tmp_path, start, end):
+def test_an_end_after_the_video_is_an_error_with_both_times(tmp_path, start, end):
     path = encode(tmp_path / "a.mp4", shades(20))  # two seconds
     message = reason(path, start=start, end=end)
-    assert f"is to end at {end:.2f} s, but the video ends at 2.00 s" in message
+    assert f"should end at {end:.2f} s, but the video ends at 2.00 s" in message
 
 
 @pytest.mark.parametrize(
     ("start", "end", "count", "notes"),
     [(None, 2.2, 20, ("end_cut",)), (1.0, 2.19, 10, ("end_cut",)), (1.0, 2.0, 10, ())],
 )
-def test_up_to_a_tenth_or_two_frames_beyond_it_is_cut_and_noted(tmp_path, start, end, count, notes):
+def test_an_end_up_to_two_frames_later_is_only_noted(tmp_path, start, end, count, notes):
     clip = read_jpegs(encode(tmp_path / "a.mp4", shades(20)), Sampling(start=start, end=end))
     assert (len(clip.frames), clip.notes) == (count, notes)
 
 
 @pytest.mark.parametrize(
-    ("end", "said"), [(2.9, "but its images end at 2.00 s"), (2.2, None), (2.0, None)]
+    ("end", "error"), [(2.9, "but its images end at 2.00 s"), (2.2, None), (2.0, None)]
 )
-def test_an_end_beyond_a_folder_of_images_is_judged_alike(tmp_path, end, said):
+def test_an_end_after_the_last_image_is_handled_alike(tmp_path, end, error):
     for i in range(20):
         Image.new("RGB", (32, 24)).save(tmp_path / f"{i}.png")
-    if said is None:
-        assert read_picture_folder(tmp_path, 10.0, Sampling(end=end)).notes == (
+    if error is None:
+        assert read_image_folder(tmp_path, 10.0, Sampling(end=end)).notes == (
             ("end_cut",) if end > 2.0 else ()
         )
     else:
-        with pytest.raises(VideoDecodeError, match=said):
-            read_picture_folder(tmp_path, 10.0, Sampling(end=end))
+        with pytest.raises(VideoDecodeError, match=error):
+            read_image_folder(tmp_path, 10.0, Sampling(end=end))

@@ -1,4 +1,4 @@
-"""The facts and the page of a built data set."""
+"""Statistics of a built data set, and its page."""
 
 import json
 import unicodedata
@@ -11,7 +11,7 @@ from signvit_jax.commands import data_report
 from signvit_jax.config.schema import from_mapping, to_json
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.reports import dataset_stats
-from signvit_jax.reports.dataset_stats import ctc_steps, inspect, vocabulary
+from signvit_jax.reports.dataset_stats import ctc_steps, split_facts, vocabulary
 from signvit_jax.runtime.exit_codes import run_command
 from tests.helpers import toy_dataset
 from tests.helpers.toy_dataset import record
@@ -40,9 +40,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_facts_are_those_of_the_records(folder):
+def test_facts_match_the_records(folder):
     dataset = open_dataset(folder, "toy")
-    train, test = (inspect(dataset.split(name), CONFIG, dataset) for name in ("train", "test"))
+    train, test = (split_facts(dataset.split(name), CONFIG, dataset) for name in ("train", "test"))
     assert (train.clips, train.frames.tolist(), train.sampled.tolist()) == (
         3,
         [4, 2, 50],
@@ -62,7 +62,7 @@ def test_facts_are_those_of_the_records(folder):
 
 def test_a_clip_that_needs_more_steps_than_frames_cannot_align(folder):
     dataset = open_dataset(folder, "toy")
-    train = inspect(dataset.split("train"), CONFIG, dataset)
+    train = split_facts(dataset.split("train"), CONFIG, dataset)
     assert (train.ctc_target, train.ctc_impossible, train.ctc_examples) == (
         "gloss",
         1,
@@ -77,23 +77,26 @@ def test_ctc_needs_a_blank_between_equal_labels(ids, steps):
     assert ctc_steps(ids) == steps
 
 
-def test_words_of_scripts_without_spaces_are_characters_and_glosses_stay_whole():
+def test_words_are_characters_in_scripts_without_spaces():
     found = vocabulary(["今天很好", "今天不好"], ["今天很好"])
     assert (found.words, found.distinct, found.unseen, found.examples) == (8, 5, 1, ("不",))
+
+
+def test_glosses_are_separated_by_spaces_in_every_script():
     glosses = vocabulary(["今天 天气"], ["今天"], by_spaces=True)
     assert (glosses.words, glosses.unseen, glosses.examples) == (2, 1, ("天气",))
 
 
-def test_how_an_accent_was_typed_makes_no_unseen_word():
+def test_unicode_normal_forms_make_no_unseen_word():
     assert vocabulary([unicodedata.normalize("NFD", "été")], ["été"]).unseen == 0
 
 
-def test_words_are_compared_without_regard_to_case():
+def test_words_are_compared_ignoring_case():
     assert vocabulary(["The CAT cat"], ["the"]).unseen == 1
 
 
 def config_file(folder) -> str:
-    """The flag with a config file that takes half as many frames as CONFIG."""
+    """The flag for a config file that samples half as many frames as CONFIG."""
     values = {
         "data": {"sampling": "rate", "frame_rate": 12.5, "num_frames": 8, "image_size": 16},
         "model": {"encoder": {"patch_size": 16}},
@@ -104,15 +107,17 @@ def config_file(folder) -> str:
 
 
 @pytest.fixture
-def described(monkeypatch, tmp_path):
-    """Runs the command, and gives its exit code and the config that its facts are taken by."""
+def run_report(monkeypatch, tmp_path):
+    """Runs the command; returns its exit code and the config that the facts are for."""
 
     def run(*flags: str):
         found = []
         monkeypatch.setattr(
             dataset_stats,
-            "inspect",
-            lambda split, config, dataset: found.append(config) or inspect(split, config, dataset),
+            "split_facts",
+            lambda split, config, dataset: (
+                found.append(config) or split_facts(split, config, dataset)
+            ),
         )
         code = run_command(lambda: data_report.main([*flags, f"--output={tmp_path / 'page.html'}"]))
         return code, found[0] if found else None
@@ -120,19 +125,19 @@ def described(monkeypatch, tmp_path):
     return run
 
 
-def test_what_is_described_is_what_is_trained(folder, tmp_path, described):
+def test_the_report_is_for_the_config_that_is_trained(folder, tmp_path, run_report):
     overrides = [
         f"--config.data.data_dir={folder}",
         "--config.data.name=toy",
         "--config.data.num_frames=4",
     ]
-    code, config = described(config_file(tmp_path), *overrides)
+    code, config = run_report(config_file(tmp_path), *overrides)
     assert code == 0
     assert (config.data.frame_rate, config.data.num_frames, config.data.name) == (12.5, 4, "toy")
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "config.json").write_text(to_json(config))
-    assert described(f"--workdir={workdir}") == (0, config)
+    assert run_report(f"--workdir={workdir}") == (0, config)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +148,11 @@ def test_what_is_described_is_what_is_trained(folder, tmp_path, described):
         ["--data_dir={}", "--name=toy", "--config.data.num_frames=4"],
     ],
 )
-def test_without_a_model_to_describe_it_for_nothing_is_described(
-    folder, tmp_path, described, capsys, flags
-):
+def test_exactly_one_of_config_and_workdir_is_required(folder, tmp_path, run_report, capsys, flags):
     flags = [flag.format(folder, config=config_file(tmp_path)) for flag in flags]
-    assert described(*flags) == (2, None)
-    said = capsys.readouterr().err
-    assert "--config=FILE.py" in said and "Traceback" not in said
+    assert run_report(*flags) == (2, None)
+    message = capsys.readouterr().err
+    assert "--config=FILE.py" in message and "Traceback" not in message
 
 
 class Page(HTMLParser):
@@ -165,7 +168,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_holds_everything_itself_and_no_text_becomes_markup(folder, tmp_path, capsys):
+def test_the_page_shows_the_records_and_the_build_report(folder, tmp_path, capsys):
     version = open_dataset(folder, "toy").folder
     failed = [
         {"id": "x<script>", "reason": "cut or damaged", "path": "", "file": "clips.csv", "line": 7}
@@ -205,8 +208,8 @@ def test_the_page_holds_everything_itself_and_no_text_becomes_markup(folder, tmp
         assert expected in text
 
 
-def test_a_page_of_a_set_without_report_texts_or_pictures_is_still_a_page(tmp_path):
-    toy_dataset.write(tmp_path, train=[record("a", 1, "", frames=[b"no picture"])])
+def test_a_page_without_report_texts_or_images_is_written(tmp_path):
+    toy_dataset.write(tmp_path, train=[record("a", 1, "", frames=[b"no image"])])
     output = tmp_path / "page.html"
     assert (
         data_report.main(

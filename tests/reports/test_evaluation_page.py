@@ -1,9 +1,8 @@
-"""The report page, parsed: what it shows, that nothing in it can run or be fetched, and that no text becomes markup."""
+"""The evaluation page, parsed: what it shows, and that no text of an evaluation becomes markup."""
 
 import base64
 import dataclasses
 import io
-import re
 
 import numpy as np
 import pytest
@@ -44,7 +43,7 @@ BEAM = [
 ]
 
 
-def made_of(references, **decoders):
+def make_results(references, **decoders):
     predictions = tuple(
         Prediction(
             f"clip-{i}",
@@ -73,10 +72,10 @@ def rows(section):
 
 @pytest.fixture
 def results():
-    return made_of(REFERENCES, greedy=GREEDY, beam=BEAM)
+    return make_results(REFERENCES, greedy=GREEDY, beam=BEAM)
 
 
-def test_scores_stand_per_decoder_with_their_signature(results):
+def test_scores_are_shown_per_decoder_with_their_signature(results):
     page = html.fromstring(render(results))
     shown = rows(section(page, "Scores"))
     assert [row[0] for row in shown] == ["greedy", "beam"]
@@ -88,7 +87,7 @@ def test_scores_stand_per_decoder_with_their_signature(results):
     assert "step 1,200" in page.text_content()
 
 
-def test_the_decoder_asked_for_first_is_looked_at_whatever_it_reached(results):
+def test_the_first_decoder_is_examined_whatever_its_scores(results):
     assert (
         results.decoders["greedy"].wer > results.decoders["beam"].wer
         and main_decoder(results) == "greedy"
@@ -98,10 +97,10 @@ def test_the_decoder_asked_for_first_is_looked_at_whatever_it_reached(results):
         render(dataclasses.replace(results, decoders={}))
 
 
-def test_a_decoder_that_spells_glosses_is_scored_by_sign_and_not_against_the_text():
+def test_a_gloss_decoder_is_scored_by_sign_not_against_the_text():
     spelled = ["RAIN NORTH", "SUN", "FRIEND SCHOOL", "RAIN", "SNOW SOUTH"]
     signed = ["RAIN NORTH", "SUN", "FRIEND SCHOOL GO", "SNOW", "SNOW SOUTH"]
-    results = made_of(REFERENCES, greedy=GREEDY, ctc=spelled)
+    results = make_results(REFERENCES, greedy=GREEDY, ctc=spelled)
     predictions = tuple(
         dataclasses.replace(p, details={"gloss": gloss})
         for p, gloss in zip(results.predictions, signed)
@@ -117,12 +116,12 @@ def test_a_decoder_that_spells_glosses_is_scored_by_sign_and_not_against_the_tex
         ["SNOW", "2", "1"],
     ]
     assert rows(section(page, "Most confused signs")) == [["GO", "∅", "1"], ["SNOW", "RAIN", "1"]]
-    assert not html.fromstring(render(made_of(REFERENCES, greedy=GREEDY))).xpath(
+    assert not html.fromstring(render(make_results(REFERENCES, greedy=GREEDY))).xpath(
         "//h2[text()='Error by sign']"
     )
 
 
-def test_worst_and_best_clips_come_in_order_and_none_twice(results):
+def test_worst_and_best_clips_are_ordered_and_distinct(results):
     worst, best = worst_and_best(score_clips(results), "greedy", count=2)
     assert [clip.prediction.id for clip in worst] == [
         "clip-3",
@@ -154,23 +153,23 @@ def test_errors_by_length_add_up_to_the_words_of_the_bin(results):
 
 
 def test_confused_and_missed_words_are_counted(results):
-    page = html.fromstring(render(made_of(REFERENCES, greedy=GREEDY)))
+    page = html.fromstring(render(make_results(REFERENCES, greedy=GREEDY)))
     assert rows(section(page, "Most confused words"))[0] == ["rain", "snow", "2"]
     assert ["∅", "morning", "1"] in rows(section(page, "Most confused words"))
     assert rows(section(page, "Error by word"))[0] == ["rain", "2", "2", "100.0%"]
 
 
 def test_differences_are_marked_in_the_hypotheses():
-    page = html.fromstring(render(made_of(["a b c"], greedy=["a x c d"])))
+    page = html.fromstring(render(make_results(["a b c"], greedy=["a x c d"])))
     hypothesis = page.xpath("//section[h2='Worst clips']//dd")[1]
     assert [(mark.tag, mark.text) for mark in hypothesis] == [("mark", "x"), ("ins", "d")]
     assert hypothesis.text_content() == "a x c d"
     assert [
-        d.text for d in html.fromstring(render(made_of(["a b"], greedy=["a"]))).iter("del")
+        d.text for d in html.fromstring(render(make_results(["a b"], greedy=["a"]))).iter("del")
     ] == ["b"]
 
 
-def test_pictures_are_data_uris_of_the_right_size(results):
+def test_images_are_data_uris_of_the_right_size(results):
     frames = np.random.default_rng(0).integers(0, 255, (40, 30, 60, 3), dtype=np.uint8)
     alignment = HeatMap(
         "CTC alignment", ["rain", "<sun>"], np.array([[0.0, 1.0, np.nan], [2.0, 0.5, 0.0]])
@@ -200,21 +199,17 @@ def test_contact_sheet_runs_from_the_first_frame_to_the_last():
     assert contact_sheet(frames[:3]).size == (3 * 112, 112)
 
 
-def test_no_text_becomes_markup_and_nothing_is_fetched_or_run():
-    evil = "<script>alert(1)</script> \"'><img src=http://example.org/x onerror=y> & STYLE BODY \x00\ud800"
-    words = Results(
+def test_no_text_of_an_evaluation_becomes_markup():
+    hostile = "<script>alert(1)</script> \"'><img src=http://example.org/x onerror=y> & \x00\ud800"
+    results = Results(
         "<i>t</i>",
-        evil,
+        hostile,
         1,
-        {evil: score([evil], ["x"])},
-        (Prediction(evil, evil, {evil: evil + " more"}, details={}),),
+        {hostile: score([hostile], ["x"])},
+        (Prediction(hostile, hostile, {hostile: hostile + " more"}, details={}),),
     )
-    pictures = {
-        evil: ClipPictures(
-            np.zeros((2, 4, 4, 3), np.uint8), [HeatMap(evil, [evil], np.ones((1, 2)))]
-        )
-    }
-    text = render(words, pictures)
+    heat_map = HeatMap(hostile, [hostile], np.ones((1, 2)))
+    text = render(results, {hostile: ClipPictures(np.zeros((2, 4, 4, 3), np.uint8), [heat_map])})
     text.encode("utf-8")
     page = html.fromstring(text)
     assert (
@@ -231,13 +226,12 @@ def test_no_text_becomes_markup_and_nothing_is_fetched_or_run():
         for name in element.attrib
         if name.startswith("on") or name == "href"
     ]
-    assert "\x00" not in text and "url(" not in text
-    assert re.search("default-src 'none'", page.xpath("//meta[@http-equiv]")[0].get("content"))
+    assert "\x00" not in text
     assert page.xpath("//h3")[0].text.startswith("<script>alert(1)</script>")
 
 
 def test_a_split_without_errors_says_so():
-    text = html.fromstring(render(made_of(["sun"], greedy=["sun"]))).text_content()
+    text = html.fromstring(render(make_results(["sun"], greedy=["sun"]))).text_content()
     assert (
         "No clip has an error." in text
         and "No word was confused." in text
@@ -245,7 +239,7 @@ def test_a_split_without_errors_says_so():
     )
 
 
-def test_characters_are_compared_where_the_scores_count_characters():
+def test_characters_are_compared_where_scores_count_them():
     references, hypotheses = ["明天很好"], ["明天不好"]
     prediction = Prediction("clip", references[0], {"greedy": hypotheses[0]})
     results = Results(
@@ -263,8 +257,8 @@ def test_characters_are_compared_where_the_scores_count_characters():
     assert "明天不好" in text  # no spaces between the characters
 
 
-def test_a_clip_without_a_gloss_is_not_counted_against_the_glosses():
-    results = made_of(
+def test_a_clip_without_a_gloss_is_not_scored_against_glosses():
+    results = make_results(
         ["rain", "sun", "snow"], greedy=["rain", "sun", "snow"], ctc=["RAIN", "SUN", "RAIN SNOW"]
     )
     first, *others = results.predictions
@@ -286,16 +280,19 @@ def test_a_clip_without_a_gloss_is_not_counted_against_the_glosses():
     assert worst_and_best(score_clips(found), "ctc") == ([], score_clips(found)[:1])
 
 
-def test_unknown_characters_and_the_phoenix_rate_stand_below_the_scores(results):
-    page = render(
-        dataclasses.replace(results, unknown={"z": 3, "ß": 1}, phoenix_gloss_wer={"ctc": 0.234})
-    )
-    text = section(html.fromstring(page), "Scores").text_content()
+def test_unknown_characters_are_listed_below_the_scores(results):
+    page = html.fromstring(render(dataclasses.replace(results, unknown={"z": 3, "ß": 1})))
+    text = section(page, "Scores").text_content()
     assert "4 characters are not in the vocabulary" in text and "'z' (3), 'ß' (1)" in text
+
+
+def test_the_phoenix_gloss_error_rate_is_below_the_scores(results):
+    page = html.fromstring(render(dataclasses.replace(results, phoenix_gloss_wer={"ctc": 0.234})))
+    text = section(page, "Scores").text_content()
     assert "gloss error rate by PHOENIX's rules 23.4%" in text
 
 
-def test_the_file_is_written_whole_into_a_new_folder(results, tmp_path):
+def test_the_page_is_written_into_a_new_folder(results, tmp_path):
     path = tmp_path / "deep" / "report.html"
     write_report(results, path)
     assert path.read_text(encoding="utf-8") == render(results)

@@ -35,7 +35,7 @@ def videos(folder: Path, *names: str) -> MediaFolder:
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_delimiter_line_ends_and_byte_order_mark_are_recognized(tmp_path, newline, delimiter, mark):
+def test_delimiters_line_ends_and_byte_order_marks_are_read(tmp_path, newline, delimiter, mark):
     lines = ["UID,Text ,other", 'a-1,"one, two; | three",x', "b,four,y"]
     content = mark + newline.join(line.replace(",", delimiter) for line in lines)
     rows = table(tmp_path, content).rows
@@ -52,19 +52,19 @@ def test_delimiter_line_ends_and_byte_order_mark_are_recognized(tmp_path, newlin
         (b"", "the file is empty"),
         (b"uid;sentence\na;b\n", "no column 'text' in the first line; it has 'uid', 'sentence'"),
         (b"uid,texte\na,b\n", "rename 'texte'?"),
-        (b"uid,text,text\na,b,c\n", "the column 'text' is there 2 times"),
+        (b"uid,text,text\na,b,c\n", "the column 'text' is 2 times"),
         ("uid,text\na,b\n".encode("utf-16"), "not a UTF-8 text file"),
         (b"\0\0\0\x18ftypmp42" + bytes(500), "not a UTF-8 text file"),
     ],
 )
-def test_a_table_that_cannot_be_used_says_why(tmp_path, content, message):
+def test_an_unusable_table_is_an_error_with_the_reason(tmp_path, content, message):
     with pytest.raises(AnnotationError) as caught:
         table(tmp_path, content)
     assert message in str(caught.value)
     assert "clips.csv" in str(caught.value)
 
 
-def test_a_missing_table_and_a_missing_folder_say_what_to_give(tmp_path):
+def test_missing_tables_and_folders_are_errors(tmp_path):
     with pytest.raises(AnnotationError, match="No such file"):
         read_table(tmp_path / "none.csv", ("uid",))
     with pytest.raises(AnnotationError, match="no such folder"):
@@ -86,7 +86,7 @@ def test_a_missing_table_and_a_missing_folder_say_what_to_give(tmp_path):
         (b'a,"one" two', "a quotation mark is not closed or not doubled"),
     ],
 )
-def test_a_bad_row_is_reported_with_its_line_and_the_others_are_read(tmp_path, line, reason):
+def test_a_bad_row_is_reported_and_the_others_are_read(tmp_path, line, reason):
     found = table(tmp_path, b"uid,text\nb,first\n" + line + b"\nc,last\n")
     assert [row.values["uid"] for row in found.rows] == ["b", "c"]
     assert [(problem.line, problem.file) for problem in found.problems] == [
@@ -137,7 +137,7 @@ SWALLOWED = {  # name -> (content with commas, first line, last line, rows after
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])
 @pytest.mark.parametrize("name", SWALLOWED)
-def test_a_quotation_mark_that_swallows_rows_is_refused_with_the_lines(tmp_path, name, delimiter):
+def test_a_quotation_mark_that_swallows_rows_is_an_error(tmp_path, name, delimiter):
     content, first, last, count = SWALLOWED[name]
     with pytest.raises(AnnotationError) as caught:
         table(tmp_path, content.replace(",", delimiter))
@@ -151,7 +151,8 @@ def test_a_quotation_mark_that_swallows_rows_is_refused_with_the_lines(tmp_path,
 LEGAL = [
     'c1,"line one\nline two",x\n',
     'c1,"Well, yes.\nGood, thanks.\nAnd you, my friend?",x\n',
-    'c1,"Twinkle, twinkle, little star,\nHow I wonder what you are,\nUp above the world so high,\nLike a diamond in the sky.",x\n',
+    'c1,"Twinkle, twinkle, little star,\nHow I wonder what you are,\n'
+    'Up above the world so high,\nLike a diamond in the sky.",x\n',
     'c1,"first\n\nsecond, with ""marks"" in it\n",x\n',
     'c1,"1. one\n2. two\n3. three\n4. four\n5. five",x\n',
 ]
@@ -159,7 +160,7 @@ LEGAL = [
 
 @pytest.mark.parametrize("row", LEGAL)
 @pytest.mark.parametrize("columns", ["uid,text,signer", "uid,text", "text,uid"])
-def test_a_text_of_several_lines_in_quotation_marks_is_a_text(tmp_path, row, columns):
+def test_a_quoted_text_of_several_lines_is_a_text(tmp_path, row, columns):
     uid, rest = row.split(",", 1)
     text = rest.rpartition(",")[0]
     line = {"uid,text,signer": row, "uid,text": f"{uid},{text}\n", "text,uid": f"{text},{uid}\n"}[
@@ -171,7 +172,7 @@ def test_a_text_of_several_lines_in_quotation_marks_is_a_text(tmp_path, row, col
     assert not found.problems
 
 
-def test_lines_of_another_script_than_the_names_are_a_text_though_it_has_no_spaces(tmp_path):
+def test_lines_in_another_script_than_the_names_are_a_text(tmp_path):
     found = table(tmp_path, 'uid,text\nc1,"你好\n我叫小明,很高兴\n再见,朋友"\n')
     assert [row.values["text"] for row in found.rows] == ["你好\n我叫小明,很高兴\n再见,朋友"]
 
@@ -182,7 +183,7 @@ def test_lines_are_counted_through_quoted_line_breaks(tmp_path):
     assert [problem.line for problem in found.problems] == [5]
 
 
-def test_columns_of_other_names_are_found_by_what_they_are_called(tmp_path):
+def test_columns_can_have_other_names(tmp_path):
     path = tmp_path / "clips.csv"
     path.write_text("Satz;gloss;Name;text\nGuten Tag;x;a;GUTEN TAG\n", encoding="utf-8")
     called = {"uid": "name", "text": "SATZ", "gloss": "text", "video_id": "Name", "signer": None}
@@ -199,7 +200,8 @@ def test_columns_of_other_names_are_found_by_what_they_are_called(tmp_path):
     [
         (
             {},
-            "no column 'uid' in the first line; it has 'Name', 'Satz', 'Glosse'. --uid_column=NAME says which of them is the uid",
+            "no column 'uid' in the first line; it has 'Name', 'Satz', 'Glosse'. "
+            "--uid_column=NAME says which of them is the uid",
         ),
         ({"uid": "Name"}, "--text_column=NAME says which of them is the text"),
         ({"uid": "Name", "text": "Sats"}, "--text_column is 'Sats'; did you mean 'Satz'?"),
@@ -208,14 +210,14 @@ def test_columns_of_other_names_are_found_by_what_they_are_called(tmp_path):
         ({"uid": "Name", "text": "Satz", "signer": "who"}, "--signer_column is 'who'"),
     ],
 )
-def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path, called, message):
+def test_the_error_of_a_missing_column_lists_the_others(tmp_path, called, message):
     (tmp_path / "clips.csv").write_text("Name,Satz,Glosse\na,b,c\n")
     with pytest.raises(AnnotationError) as caught:
         read_own_table(tmp_path / "clips.csv", called=called)
     assert message in str(caught.value)
 
 
-def test_a_clip_of_rest_is_marked_and_a_row_without_text_is_told_how(tmp_path):
+def test_a_clip_of_rest_is_marked_and_an_empty_text_is_not(tmp_path):
     path = tmp_path / "clips.csv"
     path.write_text("uid,text,gloss\na,<rest>,\nb,<REST>,<rest>\nc,,\nd,I rest <rest> here.,X\n")
     found = clips_of(read_own_table(path), videos(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4"))
@@ -229,7 +231,7 @@ def test_a_clip_of_rest_is_marked_and_a_row_without_text_is_told_how(tmp_path):
     ]
 
 
-def test_what_programs_write_for_nothing_is_kept_and_said(tmp_path):
+def test_placeholders_of_missing_values_are_kept_and_noted(tmp_path):
     found = clips_of(
         table(tmp_path, "uid,text\na,nan\nb,N/A\nc,Nanna\n"),
         videos(tmp_path, "a.mp4", "b.mp4", "c.mp4"),
@@ -237,11 +239,11 @@ def test_what_programs_write_for_nothing_is_kept_and_said(tmp_path):
     assert [clip.text for clip in found.clips] == ["nan", "N/A", "Nanna"]
     (note,) = found.notes
     assert note.startswith(
-        "2 clips have a text that programs write for 'nothing', such as 'nan' in line 2"
+        "2 clips have a text that programs write for missing values, such as 'nan' in line 2"
     )
 
 
-def test_of_names_that_differ_in_case_the_extension_is_forgiven_and_the_rest_named(tmp_path):
+def test_only_the_case_of_an_extension_is_ignored(tmp_path):
     media = videos(
         tmp_path, "CAM001.MP4", "deep/take.mp4", "aBc.mp4", "abc.mp4", "old.mpg", "._CAM001.MP4"
     )
@@ -251,12 +253,13 @@ def test_of_names_that_differ_in_case_the_extension_is_forgiven_and_the_rest_nam
     for name, hint in [
         (
             "cam001",
-            "; there is CAM001.MP4, which differs in upper and lower case: write the name as the file has it",
+            "; there is CAM001.MP4, which differs in upper and lower case: "
+            "write the name as the file has it",
         ),
         ("cam001.mp4", "; there is CAM001.MP4, which differs"),
         ("take", "; there is deep/take.mp4: write the folder too"),
-        ("old", "; there is old.mpg, a kind that is not read: convert it"),
-        ("old.mp4", "; there is old.mpg, a kind that is not read"),
+        ("old", "; there is old.mpg, in a format that is not read: convert it"),
+        ("old.mp4", "; there is old.mpg, in a format that is not read"),
         ("other", "v"),
     ]:
         with pytest.raises(LookupError) as caught:
@@ -267,8 +270,11 @@ def test_of_names_that_differ_in_case_the_extension_is_forgiven_and_the_rest_nam
     assert note.startswith("1 files named ._* in ")
 
 
-def test_clips_have_all_that_the_table_says(tmp_path):
-    content = "uid,text,gloss,signer,video_id,split,start,end\na-1,Hi.,HI  YOU,ann,rec,dev,1.5,2\nb,Yo.,,,,TEST,,\nrec-x,Cut.,,,rec,train,0.25,\n"
+def test_clips_have_all_values_of_the_table(tmp_path):
+    content = (
+        "uid,text,gloss,signer,video_id,split,start,end\na-1,Hi.,HI  YOU,ann,rec,dev,1.5,2\n"
+        "b,Yo.,,,,TEST,,\nrec-x,Cut.,,,rec,train,0.25,\n"
+    )
     clips = clips_of(
         table(tmp_path, content), videos(tmp_path, "a-1.mp4", "b.MOV", "rec.webm")
     ).clips
@@ -324,7 +330,7 @@ def test_a_row_that_is_no_clip_is_a_problem_with_file_and_line(tmp_path, row, re
     assert reason in found.problems[0].reason
 
 
-def test_files_are_found_with_extension_without_in_folders_and_in_either_normal_form(tmp_path):
+def test_files_are_found_with_and_without_extension(tmp_path):
     composed, decomposed = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
     media = videos(
         tmp_path,
@@ -355,7 +361,7 @@ def test_files_are_found_with_extension_without_in_folders_and_in_either_normal_
         media.find("notes.txt")
 
 
-def test_a_link_circle_is_not_followed(tmp_path):
+def test_a_cyclic_link_is_not_followed(tmp_path):
     videos(tmp_path, "a.mp4")
     (tmp_path / "v" / "again").symlink_to(tmp_path / "v", target_is_directory=True)
     assert len(MediaFolder(tmp_path / "v")) == 1
@@ -368,7 +374,7 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.tuples(words, words), max_size=8), st.sampled_from([",", "\t", ";"]))
-def test_every_row_that_the_csv_module_writes_is_read_or_reported(tmp_path, rows, delimiter):
+def test_every_row_of_the_csv_module_is_read_or_reported(tmp_path, rows, delimiter):
     path = tmp_path / "clips.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter)

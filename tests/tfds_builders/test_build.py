@@ -1,4 +1,4 @@
-"""The build command: what is written, what is said, and that nothing half-built is ever there."""
+"""The build command: records, messages, and that no incomplete data set ever appears."""
 
 import importlib.util
 import io
@@ -21,7 +21,7 @@ from PIL import Image
 
 import tfds_builders
 from signvit_jax.data.schema import IndexEntry, read_index, split_of
-from signvit_jax.media.video import read_video
+from tests.helpers.video_frames import read_video
 from tfds_builders import audit, beam_build, build, clips
 from tfds_builders.base import BuildError
 
@@ -33,7 +33,7 @@ DUMMY = BUILDERS / "video_folder" / "dummy_data"
 def folder_of(
     root: Path, rows: str, header: str = "uid,text", damaged: tuple[str, ...] = ()
 ) -> list[str]:
-    """A folder with the three dummy videos and a table; returns the options that name them."""
+    """Create a folder with the three dummy videos and a table; return its options."""
     shutil.copytree(DUMMY / "videos", root / "videos", dirs_exist_ok=True)
     for name in damaged:
         (root / "videos" / f"{name}.mp4").write_bytes(b"not a video at all")
@@ -59,7 +59,7 @@ def report_of(data_dir: Path) -> dict:
     return json.loads((data_dir / "video_folder" / "1.0.0" / "build_report.json").read_text())
 
 
-def test_a_record_holds_what_the_table_and_the_video_say(tmp_path):
+def test_a_record_holds_its_row_and_its_video(tmp_path):
     assert (
         run(
             tmp_path / "data",
@@ -80,10 +80,10 @@ def test_a_record_holds_what_the_table_and_the_video_say(tmp_path):
         b"",
     )
     assert (record["fps"], record["start"], record["end"]) == (10.0, -1.0, -1.0)
-    pictures = np.stack([np.asarray(Image.open(io.BytesIO(frame))) for frame in record["video"]])
+    images = np.stack([np.asarray(Image.open(io.BytesIO(frame))) for frame in record["video"]])
     source = read_video(DUMMY / "videos" / "morning-2.mp4").frames
-    assert pictures.shape == source.shape
-    assert np.abs(pictures.astype(int) - source).mean() < 4
+    assert images.shape == source.shape
+    assert np.abs(images.astype(int) - source).mean() < 4
     entries = read_index(tmp_path / "data" / "video_folder" / "1.0.0", "train")
     assert [(e.id, e.num_frames, e.text, e.gloss, e.video_id) for e in entries] == [
         (
@@ -97,7 +97,7 @@ def test_a_record_holds_what_the_table_and_the_video_say(tmp_path):
     ]
 
 
-def test_isign_builds_from_its_own_layout_and_keeps_a_recording_in_one_split(tmp_path):
+def test_isign_keeps_a_recording_in_one_split(tmp_path):
     dummy = BUILDERS / "isign" / "dummy_data"
     options = [
         f"--csv={dummy / 'iSign_v1.1.csv'}",
@@ -118,9 +118,7 @@ def test_isign_builds_from_its_own_layout_and_keeps_a_recording_in_one_split(tmp
 
 
 @pytest.mark.parametrize(("builder", "version"), [("video_folder", "1.0.0"), ("isign", "1.1.0")])
-def test_tfds_finds_the_files_in_manual_dir_and_the_documents_beside_the_builder(
-    tmp_path, builder, version
-):
+def test_tfds_finds_manual_dir_and_the_builder_documents(tmp_path, builder, version):
     shutil.copytree(BUILDERS / builder / "dummy_data", tmp_path / "manual")
     module = __import__(f"tfds_builders.{builder}.{builder}_dataset_builder", fromlist=["Builder"])
     made = module.Builder(
@@ -135,7 +133,7 @@ def test_tfds_finds_the_files_in_manual_dir_and_the_documents_beside_the_builder
     assert (tmp_path / "data" / builder / version / "build_report.json").is_file()
 
 
-def test_clips_that_cannot_be_read_are_counted_and_listed_and_the_others_built(tmp_path, capsys):
+def test_unreadable_clips_are_listed_and_the_others_built(tmp_path, capsys):
     options = folder_of(
         tmp_path, ALL + "gone-1,Lost.\nmorning-2,Again.\n,No name.\n", damaged=("evening-1",)
     )
@@ -188,7 +186,7 @@ def test_no_readable_media_is_exit_4_and_leaves_nothing(tmp_path, capsys):
                 "--videos={videos}",
                 "--short_side=0",
             ],
-            "--short_side is 0; allowed: a whole number from 1",
+            "--short_side is 0; allowed: an integer from 1",
         ),
         (["video_folder", "--data_dir={data}", "--csv={csv}", "--videos={csv}"], "no such folder"),
         (
@@ -234,7 +232,7 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
         (["--data_dir=x", "--csv=a", "--videos=b", "more"], "unexpected argument 'more'"),
     ],
 )
-def test_missing_and_misspelt_options_are_exit_2_and_named(capsys, options, message):
+def test_missing_and_misspelled_options_are_exit_2_and_named(capsys, options, message):
     assert build.main(["video_folder", *options]) == 2
     shown = capsys.readouterr().err
     assert message in shown and "video_folder --help" in shown
@@ -252,9 +250,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("option", [*NUMBERS, "shard_megabytes"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "1e400", "abc", "0", "1e9"])
-def test_a_number_that_makes_no_sense_is_named_with_what_is_allowed_and_the_others_are_not(
-    tmp_path, capsys, option, value
-):
+def test_a_number_out_of_range_is_named_with_what_is_allowed(tmp_path, capsys, option, value):
     if value == "0" and option in ("val_fraction", "test_fraction", "workers"):
         return
     given = NUMBERS | {option: value}
@@ -279,7 +275,7 @@ def test_a_number_that_makes_no_sense_is_named_with_what_is_allowed_and_the_othe
         ("include", "subset=inclde"),
     ],
 )
-def test_options_of_one_builder_are_checked_alike(tmp_path, capsys, name, option):
+def test_options_of_one_builder_are_checked_too(tmp_path, capsys, name, option):
     needed = {
         "synthetic_signs": [],
         "sign_language_datasets": [f"--source={tmp_path}"],
@@ -289,13 +285,13 @@ def test_options_of_one_builder_are_checked_alike(tmp_path, capsys, name, option
     assert f"error: --{option.partition('=')[0]} is " in capsys.readouterr().err
 
 
-def test_python_callers_get_the_same_words():
+def test_python_callers_get_the_same_messages():
     module = importlib.import_module(
         "tfds_builders.synthetic_signs.synthetic_signs_dataset_builder"
     )
     for arguments, message in [
         ({"shard_megabytes": float("nan")}, "--shard_megabytes is nan; allowed: a number above 0"),
-        ({"short_side": 12.5}, "--short_side is 12.5; allowed: a whole number"),
+        ({"short_side": 12.5}, "--short_side is 12.5; allowed: an integer"),
         ({"options": {"num_trian": 3}}, "no option num_trian; .* did you mean 'num_train'"),
         ({"options": {"rest_fraction": float("nan")}}, "--rest_fraction is nan"),
     ]:
@@ -303,7 +299,7 @@ def test_python_callers_get_the_same_words():
             module.Builder(data_dir="/nowhere", **arguments)
 
 
-def test_the_columns_can_be_named_and_do_not_change_the_data_set(tmp_path, capsys):
+def test_column_names_do_not_change_the_data_set(tmp_path, capsys):
     options = folder_of(
         tmp_path, "morning-1,Good morning.,A\nmorning-2,Hello.,B\n", header="Name,Satz,Wer"
     )
@@ -323,7 +319,7 @@ def test_the_columns_can_be_named_and_do_not_change_the_data_set(tmp_path, capsy
     )
 
 
-def test_a_table_whose_rows_vanish_in_a_quotation_mark_is_not_built(tmp_path, capsys):
+def test_a_table_with_swallowed_rows_is_not_built(tmp_path, capsys):
     options = folder_of(
         tmp_path, 'morning-1,"Good morning.\nmorning-2,How are you?\nevening-1,5 feet 11"\n'
     )
@@ -348,7 +344,7 @@ def test_clips_of_rest_are_stored_without_text_and_counted(tmp_path, capsys):
     assert report_of(tmp_path / "data")["splits"]["train"]["rest"] == 1
 
 
-def test_what_is_odd_about_the_media_is_noted_and_survives_a_kill(tmp_path, monkeypatch, capsys):
+def test_notes_on_media_survive_a_kill(tmp_path, monkeypatch, capsys):
     rows = "still,a,,\nmorning-1,b,0,0.6\nmorning-2,c,0.5,9\nevening-1,d,,\n"
     options = folder_of(tmp_path, rows, header="uid,text,start,end")
     times = [0, *range(10_000, 12_000, 40)]
@@ -381,13 +377,13 @@ def test_what_is_odd_about_the_media_is_noted_and_survives_a_kill(tmp_path, monk
         assert (
             shown.count(note) == 1 and sum(note in warning for warning in report["warnings"]) == 1
         )
-    assert "morning-2: the clip is to end at 9.00 s, but the video ends at 0.60 s" in shown
+    assert "morning-2: the clip should end at 9.00 s, but the video ends at 0.60 s" in shown
     still, morning, evening = records(tmp_path / "data")
     assert (still["fps"], len(still["video"])) == (25.0, 300)
     assert (morning["id"], evening["id"]) == (b"morning-1", b"evening-1")
 
 
-def test_shards_of_a_build_by_an_older_reader_do_not_count(tmp_path, monkeypatch):
+def test_shards_of_an_older_reader_do_not_count(tmp_path, monkeypatch):
     options = [*many(tmp_path, 12), "--workers=1"]
     encoded, encode = [], clips.encode_clip
 
@@ -410,7 +406,7 @@ def test_shards_of_a_build_by_an_older_reader_do_not_count(tmp_path, monkeypatch
     assert encoded[11:] == [f"copy-{i}" for i in range(12)]
 
 
-def test_what_is_built_is_not_built_again_and_other_options_ask_for_overwrite(tmp_path, capsys):
+def test_a_built_data_set_is_rebuilt_only_with_overwrite(tmp_path, capsys):
     options = folder_of(tmp_path, ALL)
     assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
     shard = next((tmp_path / "data" / "video_folder" / "1.0.0").glob("*.array_record*"))
@@ -431,7 +427,7 @@ def test_what_is_built_is_not_built_again_and_other_options_ask_for_overwrite(tm
     assert os.listdir(tmp_path / "data") == ["video_folder"]
 
 
-def test_frame_rate_and_split_columns_are_obeyed(tmp_path):
+def test_frame_rate_and_split_columns_are_used(tmp_path):
     rows = "morning-1,a,train,0,0.25\nmorning-2,b,dev,,\nevening-1,c,test,,\n"
     options = folder_of(tmp_path, rows, header="uid,text,split,start,end")
     assert run(tmp_path / "data", *options, "--frame_rate=20") == 0
@@ -447,7 +443,7 @@ def test_frame_rate_and_split_columns_are_obeyed(tmp_path):
     )
 
 
-def test_a_split_that_comes_out_empty_is_said(tmp_path, capsys):
+def test_an_empty_split_is_reported(tmp_path, capsys):
     assert (
         run(
             tmp_path / "data",
@@ -461,7 +457,7 @@ def test_a_split_that_comes_out_empty_is_said(tmp_path, capsys):
 
 
 def write_video(path: Path, milliseconds: list[int]) -> None:
-    """One even gray frame for each time."""
+    """Write one uniform gray frame for each time."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -483,18 +479,16 @@ def numbered(root: Path, names: list[str]) -> list[str]:
     return options
 
 
-def test_clips_that_all_fall_into_one_split_by_their_names_are_explained_with_the_way_out(
-    tmp_path, capsys
-):
+def test_clips_that_all_fall_into_one_split_are_explained(tmp_path, capsys):
     options = numbered(tmp_path, [f"clip-{i}" for i in range(1, 25)])
     assert run(tmp_path / "data", *options) == 0
     shown = capsys.readouterr().err
     assert (
-        "note: all 24 clips are in the split 'train', and the splits 'validation' and 'test' are empty: they are of one source video"
-        in shown
+        "note: all 24 clips are in the split 'train', and the splits 'validation' and 'test' are "
+        "empty: they are of one source video" in shown
     )
-    assert "'clip-1' is a piece of 'clip', as are 23 others" in shown
-    assert shown.count("--video_id_column=uid makes every clip one of its own") == 1
+    assert "'clip-1' is a part of 'clip', as are 23 others" in shown
+    assert shown.count("--video_id_column=uid makes every clip its own video") == 1
     assert "video_id_column" in report_of(tmp_path / "data")["warnings"][0]
     assert run(tmp_path / "data", *options, "--video_id_column=uid", "--overwrite") == 0
     assert "empty" not in capsys.readouterr().err
@@ -525,7 +519,7 @@ def test_many_shards_read_back_in_order(tmp_path):
     ]
 
 
-def test_too_little_disk_space_is_noticed_before_the_start(tmp_path, monkeypatch, capsys):
+def test_too_little_disk_space_is_reported_at_the_start(tmp_path, monkeypatch, capsys):
     rows = "".join(f"copy-{i},text {i}\n" for i in range(12))
     options = folder_of(tmp_path, rows)
     for i in range(12):
@@ -546,7 +540,7 @@ def test_a_second_build_at_the_same_time_is_refused(tmp_path, capsys):
     assert "another process is building" in capsys.readouterr().err
 
 
-def test_a_kill_between_the_two_renames_brings_the_old_set_back(tmp_path):
+def test_a_kill_between_two_renames_restores_the_old_data_set(tmp_path):
     options = folder_of(tmp_path, ALL)
     assert run(tmp_path / "data", *options, *ONE_SPLIT) == 0
     final, staging = (
@@ -571,7 +565,10 @@ def command(data_dir: Path, options: list[str]) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Every file's bytes; of the shards the records, since protocol buffers write their maps in no fixed order."""
+    """Return the bytes of every file, and the records of shards.
+
+    Protocol buffers write their maps in no fixed order.
+    """
     files: dict[str, object] = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in [name for name in files if "array_record" in name]:
         files[name] = list(tfds.builder_from_directory(folder).as_data_source()["train"])
@@ -599,7 +596,7 @@ def running(pid: int) -> bool:
 
 
 def many(root: Path, count: int) -> list[str]:
-    """A folder with `count` clips of which one is damaged; returns options for shards of a few clips each."""
+    """Create `count` clips, one of them damaged; return options for shards of a few clips."""
     options = folder_of(
         root, "".join(f"copy-{i},text {i}\n" for i in range(count)), damaged=("copy-7",)
     )[:2]
@@ -612,12 +609,12 @@ def many(root: Path, count: int) -> list[str]:
 
 
 def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--workers=2") -> None:
-    """Kills builds at random moments; whatever is left, the next one ends with the records of an undisturbed one."""
+    """Kill builds at random moments; then a build has the records of an undisturbed one."""
     options = many(tmp_path, count)
     began = time.monotonic()
-    assert run(tmp_path / "whole", *options, "--workers=1") == 3
+    assert run(tmp_path / "undisturbed", *options, "--workers=1") == 3
     lasts = time.monotonic() - began + 1.5  # a process starts first
-    whole = contents(tmp_path / "whole" / "video_folder" / "1.0.0")
+    whole = contents(tmp_path / "undisturbed" / "video_folder" / "1.0.0")
     draw = random.Random(0)
     final, shards = (
         tmp_path / "data" / "video_folder" / "1.0.0",
@@ -639,7 +636,7 @@ def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--worker
         while any(map(running, children)):
             assert time.monotonic() < deadline, "a worker outlived the build"
             time.sleep(0.05)
-        if final.exists():  # it was quicker than the kill
+        if final.exists():  # it finished before the kill
             shutil.rmtree(final)
     done = subprocess.run(
         command(tmp_path / "data", [*options, workers]),
@@ -653,22 +650,22 @@ def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--worker
     assert not shards.exists() and os.listdir(tmp_path / "data") == ["video_folder"]
 
 
-def test_builds_killed_twice_leave_nothing_half_valid_and_end_the_same_with_any_number_of_workers(
+def test_builds_killed_twice_end_with_the_same_records(
     tmp_path,
 ):
     check_kills(tmp_path, 40, kills=2)
 
 
 @pytest.mark.long
-def test_builds_killed_at_ten_random_moments_end_the_same(tmp_path):
+def test_builds_killed_ten_times_end_with_the_same_records(tmp_path):
     check_kills(tmp_path, 300, kills=10)
 
 
 class Killed(BaseException):
-    """In the place of SIGKILL: nothing of ours catches it."""
+    """Stands for SIGKILL: our code does not catch it."""
 
 
-def test_a_build_goes_on_after_its_last_finished_shard(tmp_path, monkeypatch):
+def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
     options = [*many(tmp_path, 30), "--workers=1"]
     encoded, encode = [], clips.encode_clip
 
@@ -688,17 +685,15 @@ def test_a_build_goes_on_after_its_last_finished_shard(tmp_path, monkeypatch):
     killing, encoded = False, []
     assert run(tmp_path / "data", *options) == 3
     assert encoded == [f"copy-{i}" for i in range(kept, 30)]
-    assert run(tmp_path / "whole", *options) == 3
+    assert run(tmp_path / "undisturbed", *options) == 3
     whole, resumed = (
-        contents(tmp_path / folder / "video_folder" / "1.0.0") for folder in ("whole", "data")
+        contents(tmp_path / folder / "video_folder" / "1.0.0") for folder in ("undisturbed", "data")
     )
     assert resumed == whole
 
 
-@pytest.mark.parametrize("damage", ["shard cut", "journal cut", "other options"])
-def test_of_a_broken_off_build_only_what_is_whole_and_asked_for_is_kept(
-    tmp_path, monkeypatch, damage
-):
+@pytest.mark.parametrize("damage", ["shard truncated", "journal truncated", "other options"])
+def test_a_resumed_build_keeps_only_valid_shards_of_its_plan(tmp_path, monkeypatch, damage):
     options = [*many(tmp_path, 24), "--workers=1"]
     encode = clips.encode_clip
 
@@ -713,7 +708,7 @@ def test_of_a_broken_off_build_only_what_is_whole_and_asked_for_is_kept(
             run(tmp_path / "data", *options)
     first = tmp_path / "data" / ".building_video_folder" / "shards" / "train.00000.shard"
     target = first if damage.startswith("shard") else first.with_suffix(".json")
-    if damage.endswith("cut"):
+    if damage.endswith("truncated"):
         target.write_bytes(target.read_bytes()[:100])
     else:
         options.append("--short_side=24")
@@ -731,16 +726,16 @@ def test_beam_builds_the_same_records(tmp_path):
     )
     options = many(tmp_path, 30)
     assert run(tmp_path / "beam", *options, "--beam_runner=DirectRunner") == 3
-    assert run(tmp_path / "whole", *options, "--workers=1") == 3
+    assert run(tmp_path / "undisturbed", *options, "--workers=1") == 3
     assert [r["id"] for r in records(tmp_path / "beam")] == [
-        r["id"] for r in records(tmp_path / "whole")
+        r["id"] for r in records(tmp_path / "undisturbed")
     ]
-    assert records(tmp_path / "beam")[3]["video"] == records(tmp_path / "whole")[3]["video"]
-    assert report_of(tmp_path / "beam")["failed"] == report_of(tmp_path / "whole")["failed"]
+    assert records(tmp_path / "beam")[3]["video"] == records(tmp_path / "undisturbed")[3]["video"]
+    assert report_of(tmp_path / "beam")["failed"] == report_of(tmp_path / "undisturbed")["failed"]
 
 
-def test_shards_written_out_of_order_are_the_same_records(tmp_path, monkeypatch):
-    """What Beam's workers do, without Beam: each shard on its own, the last first, one of them twice."""
+def test_shards_written_out_of_order_hold_the_same_records(tmp_path, monkeypatch):
+    """As Beam's workers do: each shard alone, the last one first, one of them twice."""
     options = many(tmp_path, 30)
 
     def backwards(splits, folder, encoding, runner, clips_per_shard):
@@ -752,9 +747,9 @@ def test_shards_written_out_of_order_are_the_same_records(tmp_path, monkeypatch)
 
     monkeypatch.setattr(beam_build, "write_shards", backwards)
     assert run(tmp_path / "beam", *options, "--beam_runner=SomeRunner") == 3
-    assert run(tmp_path / "whole", *options, "--workers=1") == 3
-    assert records_equal(tmp_path / "beam", tmp_path / "whole")
-    assert report_of(tmp_path / "beam")["failed"] == report_of(tmp_path / "whole")["failed"]
+    assert run(tmp_path / "undisturbed", *options, "--workers=1") == 3
+    assert records_equal(tmp_path / "beam", tmp_path / "undisturbed")
+    assert report_of(tmp_path / "beam")["failed"] == report_of(tmp_path / "undisturbed")["failed"]
 
 
 def records_equal(a: Path, b: Path) -> bool:
@@ -766,27 +761,30 @@ def records_equal(a: Path, b: Path) -> bool:
 @pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed"
 )
-def test_beam_that_is_missing_is_said_before_anything_is_built(tmp_path, capsys):
+def test_missing_beam_is_reported_before_the_build(tmp_path, capsys):
     assert run(tmp_path / "data", *folder_of(tmp_path, ALL), "--beam_runner=DirectRunner") == 2
     assert "needs Apache Beam: pip install" in capsys.readouterr().err
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_duplicates_and_leaks_are_in_the_report_and_on_the_screen(tmp_path, capsys):
-    rows = "morning-1,Good morning.,ann,train\nmorning-2,Good morning.,ann,test\nevening-1,Bye.,bob,train\nevening-2,Night.,bob,test\n"
+def test_duplicates_and_leaks_are_reported_and_printed(tmp_path, capsys):
+    rows = (
+        "morning-1,Good morning.,ann,train\nmorning-2,Good morning.,ann,test\n"
+        "evening-1,Bye.,bob,train\nevening-2,Night.,bob,test\n"
+    )
     options = folder_of(tmp_path, rows, header="uid,text,signer,split")
     shutil.copy(tmp_path / "videos" / "evening-1.mp4", tmp_path / "videos" / "evening-2.mp4")
     assert run(tmp_path / "data", *options) == 0
     shown = capsys.readouterr().err
     assert (
-        "2 clips have the same frames as another, in 1 groups, such as evening-1 (train) and evening-2 (test); 1 of these"
-        in shown
+        "2 clips have the same frames as another, in 1 groups, such as evening-1 (train) and "
+        "evening-2 (test); 1 of these" in shown
     )
     assert (
         "1 of the 2 texts of test are word for word in train too, such as 'Good morning.'" in shown
     )
     assert "2 source videos have clips in train as well as in test (such as evening)" in shown
-    assert "signers" not in shown  # nothing forbids it here: in the report alone
+    assert "signers" not in shown  # nothing forbids it here: only in the report
     report = report_of(tmp_path / "data")
     assert report["same_frames"]["listed"] == [
         [{"split": "train", "id": "evening-1"}, {"split": "test", "id": "evening-2"}]
@@ -797,7 +795,7 @@ def test_duplicates_and_leaks_are_in_the_report_and_on_the_screen(tmp_path, caps
     ]
 
 
-def test_signers_in_two_splits_are_a_leak_where_the_protocol_forbids_it():
+def test_shared_signers_are_a_leak_if_the_protocol_says_so():
     splits = {
         "train": [IndexEntry("a", 3, 10.0, "x", signer="ann")],
         "test": [IndexEntry("b", 3, 10.0, "y", signer="ann")],
@@ -822,12 +820,13 @@ from tfds_builders.encoding import ClipEncoder
 
 if __name__ == "__main__":
     with ClipEncoder(Encoding(), 2) as encoder:
-        print(len(list(encoder.encode([Clip(str(i), "", sys.argv[1]) for i in range(4)]))), flush=True)
+        clips = [Clip(str(i), "", sys.argv[1]) for i in range(4)]
+        print(len(list(encoder.encode(clips))), flush=True)
         time.sleep(60)
 """
 
 
-def test_workers_that_wait_for_work_end_with_a_killed_parent(tmp_path):
+def test_idle_workers_end_with_a_killed_parent(tmp_path):
     (tmp_path / "idle.py").write_text(IDLE_WORKERS)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
@@ -848,12 +847,17 @@ def test_workers_that_wait_for_work_end_with_a_killed_parent(tmp_path):
         time.sleep(0.05)
 
 
-# A shell that starts the tests in the background makes all its children deaf to SIGINT: hear it again, then become the command.
-LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); os.execv(sys.argv[1], sys.argv[1:])"
+# A shell that starts the tests in the background makes all its children ignore SIGINT. This program
+# restores the handler and becomes the command.
+LISTENING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_build_with_its_code_and_leaves_nothing(tmp_path, number, code):
+def test_a_signal_ends_the_build_with_its_exit_code(tmp_path, number, code):
     rows = "".join(f"copy-{i},text {i}\n" for i in range(1500))
     options = folder_of(tmp_path, rows)[:2]
     for i in range(1500):

@@ -1,4 +1,4 @@
-"""Every builder on its own tiny data in the true layout, and its parser on the real annotation files where they are."""
+"""Every builder on its dummy data, and its parser on the real annotations if they exist."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def dummy(name: str) -> Path:
 
 
 def built(name: str, data_dir: Path, root: Path | None = None, *more: str, code: int = 0):
-    """Builds data set `name` of `root`, by default its dummy data."""
+    """Build data set `name` from `root`, by default its dummy data."""
     options = [option.format(root or dummy(name)) for option in LAID_OUT[name]]
     assert build.main([name, f"--data_dir={data_dir}", "--workers=1", *options, *more]) == code
     return open_dataset(data_dir, name)
@@ -52,14 +52,14 @@ def report_of(data_dir: Path, name: str) -> dict:
     return json.loads(next((data_dir / name).glob("*/build_report.json")).read_text())
 
 
-def said(record: dict) -> tuple:
+def values(record: dict) -> tuple:
     return tuple(record[key] for key in ("id", "text", "gloss", "signer", "video_id", "fps"))
 
 
-def test_phoenix14t_reads_sentences_glosses_signers_and_frame_folders(tmp_path):
+def test_phoenix14t_reads_its_release_layout(tmp_path):
     dataset = built("phoenix14t", tmp_path)
     train = dataset.split("train")
-    assert [said(train[i]) for i in range(2)] == [
+    assert [values(train[i]) for i in range(2)] == [
         (
             "01January_2024_Monday_probe-1",
             "morgen kommt regen",
@@ -89,9 +89,9 @@ def test_phoenix14t_reads_sentences_glosses_signers_and_frame_folders(tmp_path):
         assert abs(difference).mean() < 6
 
 
-def test_csl_daily_joins_characters_and_takes_the_official_split(tmp_path):
+def test_csl_daily_reads_its_release_layout(tmp_path):
     dataset = built("csl_daily", tmp_path)
-    assert said(dataset.split("train")[1]) == (
+    assert values(dataset.split("train")[1]) == (
         "S000001_P0001_T00",
         "我们去学校",
         "我们 去 学校",
@@ -114,16 +114,14 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (pickle.dumps({"info": [Evil()]}), "it asks for builtins.print"),
+        (pickle.dumps({"info": [Evil()]}), "it needs builtins.print"),
         (pickle.dumps({"info": [{"name": "a"}]}), "KeyError"),
         (pickle.dumps([1]), "not the label file of CSL-Daily"),
         (b"\x80\x04nonsense", "not the label file of CSL-Daily"),
         (b"", "not the label file of CSL-Daily"),
     ],
 )
-def test_a_pickle_that_is_no_plain_label_file_is_refused_and_never_run(
-    tmp_path, capsys, content, reason
-):
+def test_a_pickle_with_code_is_refused_and_never_run(tmp_path, capsys, content, reason):
     shutil.copytree(dummy("csl_daily"), tmp_path / "csl")
     (tmp_path / "csl" / csl_daily.LABELS).write_bytes(content)
     assert (
@@ -134,7 +132,7 @@ def test_a_pickle_that_is_no_plain_label_file_is_refused_and_never_run(
     assert reason in found.err and "has run code" not in found.out
 
 
-def test_a_csl_daily_clip_without_label_or_frames_is_reported_and_the_rest_built(tmp_path):
+def test_a_csl_daily_clip_without_label_or_frames_is_reported(tmp_path):
     shutil.copytree(dummy("csl_daily"), tmp_path / "csl")
     with (tmp_path / "csl" / csl_daily.SPLITS).open("a") as file:
         file.write("S000005_P0004_T00|train\nS000001_P0000_T00|dev\n")
@@ -146,15 +144,15 @@ def test_a_csl_daily_clip_without_label_or_frames_is_reported_and_the_rest_built
     }
     assert failed["S000005_P0004_T00"] == (6, "no label for it in csl2020ct_v2.pkl")
     assert failed["S000001_P0000_T00"] == (7, "the id is there twice; first in line 2")
-    assert failed["S000002_P0000_T00"][1].startswith("no folder of PNG or JPEG pictures")
+    assert failed["S000002_P0000_T00"][1].startswith("no folder of PNG or JPEG images")
 
 
-def test_how2sign_cuts_sentences_from_long_videos_and_prefers_their_own_clips(tmp_path):
+def test_how2sign_prefers_clips_to_parts_of_long_videos(tmp_path):
     shutil.copytree(dummy("how2sign"), tmp_path / "h2s")
     videos = tmp_path / "h2s" / "train" / "raw_videos"
     dataset = built("how2sign", tmp_path / "cut", tmp_path / "h2s")
     first, second = dataset.split("train")
-    assert said(second) == (
+    assert values(second) == (
         "-aBc_1-1-rgb_front",
         'This is a "test" of times.',
         "",
@@ -169,7 +167,7 @@ def test_how2sign_cuts_sentences_from_long_videos_and_prefers_their_own_clips(tm
     assert (len(second["video"]), second["start"], second["end"]) == (12, -1.0, -1.0)
 
 
-def test_how2sign_names_what_is_there_twice_or_not_at_all(tmp_path, capsys):
+def test_how2sign_names_ambiguous_and_missing_files(tmp_path, capsys):
     shutil.copytree(dummy("how2sign"), tmp_path / "h2s")
     (tmp_path / "h2s" / "more").mkdir()
     video = tmp_path / "h2s" / "test" / "raw_videos" / "gHi-5-rgb_front.mp4"
@@ -189,9 +187,9 @@ def test_how2sign_names_what_is_there_twice_or_not_at_all(tmp_path, capsys):
     )
 
 
-def test_include_takes_the_word_from_its_folder(tmp_path):
+def test_include_reads_the_word_from_its_folder(tmp_path):
     dataset = built("include", tmp_path / "a")
-    assert [said(dataset.split(name)[0])[:3] for name in ("train", "validation", "test")] == [
+    assert [values(dataset.split(name)[0])[:3] for name in ("train", "validation", "test")] == [
         ("Animals/4. Bird/MVI_0001", "Bird", "BIRD"),
         ("Animals/4. Bird/MVI_0002", "Bird", "BIRD"),
         ("Greetings/51. Good Morning/MVI_0003", "Good Morning", "GOOD-MORNING"),
@@ -199,7 +197,7 @@ def test_include_takes_the_word_from_its_folder(tmp_path):
     assert len(built("include", tmp_path / "b", None, "--subset=include50").split("test")) == 1
 
 
-def test_include_without_tables_takes_every_video_and_splits_by_a_hash(tmp_path):
+def test_include_without_tables_splits_all_videos_by_a_hash(tmp_path):
     shutil.copytree(dummy("include"), tmp_path / "include")
     shutil.copy(tmp_path / "include/Animals/4. Bird/MVI_0001.MOV", tmp_path / "include/stray.mov")
     options = [
@@ -213,16 +211,16 @@ def test_include_without_tables_takes_every_video_and_splits_by_a_hash(tmp_path)
     (problem,) = report_of(tmp_path / "data", "include")["failed"]
     assert (problem["id"], problem["reason"]) == (
         "stray",
-        "it does not lie in a folder <Category>/<Word>",
+        "it is not in a folder <Category>/<Word>",
     )
     assert len(open_dataset(tmp_path / "data", "include").split("train")) == 3
     assert build.main(["include", *options, "--subset=include40"]) == 2
 
 
-def test_the_adapter_reads_what_sign_language_datasets_stores(tmp_path):
+def test_the_adapter_reads_data_of_sign_language_datasets(tmp_path):
     dataset = built("sign_language_datasets", tmp_path)
     record = dataset.split("train")[0]
-    assert said(record) == ("probe-0", "guten tag", "GUT TAG", "s0", "probe", 10.0)
+    assert values(record) == ("probe-0", "guten tag", "GUT TAG", "s0", "probe", 10.0)
     assert len(record["video"]) == 5
     source = adapter.StoredFrames(
         adapter.shards_of(dummy("sign_language_datasets") / "probe_signs/1.0.0")["train"],
@@ -260,12 +258,12 @@ def test_the_adapter_reads_what_sign_language_datasets_stores(tmp_path):
         ({"video": [b"/home/me/a.mp4"]}, "built with process_video=False"),
     ],
 )
-def test_the_adapter_says_which_features_it_cannot_read(values, reason):
+def test_the_adapter_names_features_it_cannot_read(values, reason):
     with pytest.raises(LookupError, match=reason):
         adapter.check_video(values)
 
 
-def test_the_adapter_asks_for_array_records_and_whole_files(tmp_path, capsys):
+def test_the_adapter_needs_array_records_and_all_files(tmp_path, capsys):
     source = tmp_path / "probe"
     shutil.copytree(dummy("sign_language_datasets") / "probe_signs/1.0.0", source)
     next(source.glob("*test.array_record*")).unlink()
@@ -292,7 +290,7 @@ def test_tfds_finds_the_files_of_each_builder_in_manual_dir(tmp_path, name):
         sorted(
             path.suffix
             for path in Path(made.data_dir).iterdir()
-            if path.suffix in (".shard", ".partial")
+            if path.suffix in (".shard", ".tmp")
         )
         == []
     )
@@ -300,7 +298,7 @@ def test_tfds_finds_the_files_of_each_builder_in_manual_dir(tmp_path, name):
 
 
 class Anywhere:
-    """Finds every file: the real media are not there, but the parsers can be held against the real annotations."""
+    """Finds every file: the parsers are tested on real annotations without the media."""
 
     def find(self, *names: str) -> str:
         return "/" + names[0]
@@ -382,7 +380,7 @@ def test_isign_parses_its_real_rows_without_loss(tmp_path):
     assert len({clip.source_video for clip in found.clips}) == 6
 
 
-def test_a_release_without_any_table_says_which_are_looked_for(tmp_path):
+def test_the_error_of_a_release_without_tables_lists_them(tmp_path):
     for read in (
         phoenix14t.read_tables,
         how2sign.read_tables,

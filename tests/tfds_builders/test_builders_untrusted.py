@@ -1,4 +1,4 @@
-"""The parsers of all builders on hostile annotations: every row is a clip or a problem with its file and line."""
+"""All parsers on hostile annotations: every row is a clip or a problem with file and line."""
 
 import unicodedata
 from pathlib import Path
@@ -12,14 +12,14 @@ from tfds_builders.clips import ClipTable
 from tfds_builders.csl_daily import csl_daily_dataset_builder as csl_daily
 from tfds_builders.how2sign import how2sign_dataset_builder as how2sign
 from tfds_builders.include import include_dataset_builder as include
-from tfds_builders.media import MediaFolder, PictureFolders
+from tfds_builders.media import ImageFolders, MediaFolder
 from tfds_builders.phoenix14t import phoenix14t_dataset_builder as phoenix14t
 
 LABELS = {"good": csl_daily.Label("x", "X", "1"), "empty": csl_daily.Label("", "", "1")}
 
 
 def parse(name: str, root: Path, content: bytes) -> tuple[ClipTable, int]:
-    """What builder `name` makes of `content` below its header, and how many rows and problems the table has."""
+    """Parse `content` below the header of builder `name`; also count rows and problems."""
     header, arguments = {
         "phoenix14t": (
             b"name|orth|translation",
@@ -41,8 +41,8 @@ def parse(name: str, root: Path, content: bytes) -> tuple[ClipTable, int]:
     path.write_bytes(header + b"\n" + content)
     table = read_table(path, **arguments)
     parsers = {
-        "phoenix14t": lambda: phoenix14t.parse({"dev": table}, PictureFolders(root / "media")),
-        "csl_daily": lambda: csl_daily.parse(table, LABELS, PictureFolders(root / "media" / "dev")),
+        "phoenix14t": lambda: phoenix14t.parse({"dev": table}, ImageFolders(root / "media")),
+        "csl_daily": lambda: csl_daily.parse(table, LABELS, ImageFolders(root / "media" / "dev")),
         "how2sign": lambda: how2sign.parse(
             {"test": table}, MediaFolder(root / "media", (".mp4",), by_name=True)
         ),
@@ -94,9 +94,7 @@ ROWS = {
         "a\0b",
     ],
 )
-def test_a_name_that_leads_nowhere_or_outside_is_a_problem_with_its_line_and_the_others_are_read(
-    root, name, bad
-):
+def test_a_name_that_leads_outside_is_a_problem(root, name, bad):
     rows = f"{ROWS[name].format(name='good')}\r\n{ROWS[name].format(name=bad)}\r\n"
     found, _ = parse(name, root, rows.encode())
     assert [clip.id for clip in found.clips] == ["good"]
@@ -161,7 +159,7 @@ hostile = st.one_of(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=hostile)
-def test_no_row_is_dropped_in_silence_and_no_clip_lies_outside(root, name, content):
+def test_no_row_is_dropped_and_no_clip_is_outside(root, name, content):
     try:
         found, rows = parse(name, root, content)
     except AnnotationError as error:

@@ -1,4 +1,4 @@
-"""The drawn data set: its language, its movement, its pictures and its splits."""
+"""The drawn data set: its language, movement, frames and splits."""
 
 import collections
 import dataclasses
@@ -27,13 +27,13 @@ from tfds_builders.synthetic_signs.signs import SHAPES, SIGNS
 AVERAGE = Signer()
 
 
-def picture(
+def draw_sign(
     gloss: str,
     signer: Signer = AVERAGE,
     moments: int = 4,
     scene: Scene = Scene(),  # noqa: B008
 ) -> np.ndarray:
-    """The frames of one sign alone, at even moments from its beginning to its end."""
+    """Draw one sign alone, at equal times from its beginning to its end."""
     utterance = motion.utter([gloss], signer)
     ((_, start, end),) = utterance.spans
     when = np.linspace(start, end, moments)
@@ -48,7 +48,7 @@ def picture(
 
 @pytest.fixture(scope="module")
 def language() -> dict[tuple[str, ...], str]:
-    """Every sentence: all sequences of the right outline, as far as the grammar takes them."""
+    """All sentences: every sequence of the right form that the grammar accepts."""
     things = [
         (noun, *adjectives, *number)
         for noun in grammar.THINGS
@@ -113,12 +113,12 @@ def test_english_follows_from_the_glosses(glosses, english):
         "TREE SLEEP",
     ],
 )
-def test_sequences_without_a_meaning_are_refused(glosses):
+def test_sequences_that_are_no_sentence_are_refused(glosses):
     with pytest.raises(grammar.GrammarError):
         grammar.translate(glosses.split())
 
 
-def test_language_has_thousands_of_sentences_of_some_forty_words(language):
+def test_the_language_has_thousands_of_sentences(language):
     words = collections.Counter(word for text in language.values() for word in text.split())
     assert len(set(language.values())) > 10_000
     assert 35 <= len(words) <= 45
@@ -132,7 +132,7 @@ def test_equal_sentences_have_the_same_glosses_in_some_order(language):
     by_text = collections.defaultdict(set)
     for glosses, text in language.items():
         by_text[text].add(tuple(sorted(glosses)))
-    # Nothing that is signed is lost in the English but the order of two people and of two adjectives.
+    # English only loses the order of two people and of two adjectives.
     assert all(len(bags) == 1 for bags in by_text.values())
 
 
@@ -196,7 +196,7 @@ def test_every_gloss_and_many_signers_are_in_every_split(split):
     assert len({signer.name for signer in signers}) > 0.8 * NUM_SIGNERS[split]
 
 
-def test_rest_clips_come_only_when_asked_for():
+def test_rest_clips_are_drawn_only_on_request():
     assert all(glosses for glosses, _ in scripts("train", 100))
     resting = [clip(0, "train", i, Options(rest_fraction=0.3)) for i in range(100)]
     empty = [c for c in resting if c.text == ""]
@@ -230,7 +230,7 @@ def test_hands_are_where_the_sign_says(gloss):
         np.testing.assert_allclose(arm.fingers, [SHAPES[key.shape] for key in keys], atol=1e-6)
 
 
-def test_every_signer_reaches_every_sign_with_arms_of_constant_length():
+def test_every_signer_reaches_every_sign():
     for split in SPLITS:
         for number in range(NUM_SIGNERS[split]):
             signer = signer_of(split, number)
@@ -267,7 +267,7 @@ def test_movement_is_smooth_and_does_not_rest_between_signs():
         assert np.linalg.norm(hand[signing] - rest, axis=-1).min() > 0.12
 
 
-def test_clips_are_20_to_64_frames_long_more_or_less():
+def test_clips_have_about_20_to_64_frames():
     lengths = collections.defaultdict(list)
     for index in range(400):
         _, _, utterance = performance(0, "train", index, Options())
@@ -286,13 +286,13 @@ def test_clips_are_20_to_64_frames_long_more_or_less():
     assert means == sorted(means)
 
 
-# --- the pictures ---
+# --- the frames ---
 
 
 def test_different_signs_look_different():
-    pictures = {gloss: picture(gloss).astype(int) for gloss in SIGNS}
+    images = {gloss: draw_sign(gloss).astype(int) for gloss in SIGNS}
     for a, b in itertools.combinations(SIGNS, 2):
-        apart = np.abs(pictures[a] - pictures[b]).max(axis=-1) > 40
+        apart = np.abs(images[a] - images[b]).max(axis=-1) > 40
         assert apart.mean(axis=(1, 2)).max() > 0.01, (
             a,
             b,
@@ -300,19 +300,19 @@ def test_different_signs_look_different():
 
 
 def test_hand_is_drawn_where_the_kinematics_put_it():
-    frames = picture("TWO", moments=3)
+    frames = draw_sign("TWO", moments=3)
     x, y, _ = SIGNS["TWO"].dominant[-1].where
     column, row = (
         32 - x * 64 / render.HEIGHT,
         64 * render.SHOULDER_LINE + y * 64 / render.HEIGHT,
-    )  # the dominant hand is at the picture's left
+    )  # the dominant hand is at the image's left
     palm = frames[-1, int(row) - 1 : int(row) + 2, int(column) - 1 : int(column) + 2].reshape(-1, 3)
     assert np.abs(palm.astype(int) - AVERAGE.skin).max() < 25
 
 
 def test_left_handed_signer_is_the_mirror_image():
-    left = picture("LIKE", dataclasses.replace(AVERAGE, left_handed=True))
-    right = picture("LIKE")
+    left = draw_sign("LIKE", dataclasses.replace(AVERAGE, left_handed=True))
+    right = draw_sign("LIKE")
     assert (
         np.abs(left[:, :, ::-1].astype(int) - right).mean()
         < 3
@@ -321,10 +321,10 @@ def test_left_handed_signer_is_the_mirror_image():
 
 
 def test_signers_and_scenes_look_different():
-    faces = [picture("BOOK", signer_of("train", number), 1).astype(int) for number in range(6)]
+    faces = [draw_sign("BOOK", signer_of("train", number), 1).astype(int) for number in range(6)]
     for a, b in itertools.combinations(faces, 2):
         assert np.abs(a - b).mean() > 3
-    plain = picture("BOOK").astype(int)
+    plain = draw_sign("BOOK").astype(int)
     for change in (
         {"zoom": 1.1},
         {"rotation": 4.0},
@@ -334,7 +334,7 @@ def test_signers_and_scenes_look_different():
         {"noise": 6.0},
         {"light": (0.15, 0.1)},
     ):
-        assert np.abs(picture("BOOK", scene=Scene(**change)) - plain).mean() > 0.5, change
+        assert np.abs(draw_sign("BOOK", scene=Scene(**change)) - plain).mean() > 0.5, change
 
 
 @pytest.mark.parametrize("size", [32, 64, 100])
@@ -349,7 +349,7 @@ def test_size_and_frame_rate_are_options(size):
 # --- the clips and the builder ---
 
 
-def test_clip_is_the_same_alone_again_and_in_another_process():
+def test_a_clip_is_the_same_in_every_process():
     one = clip(3, "validation", 17, Options())
     frames, rate = one.frames()
     again = pickle.loads(pickle.dumps(clip(3, "validation", 17, Options())))
@@ -365,7 +365,7 @@ def test_clip_is_the_same_alone_again_and_in_another_process():
     assert rate == other_rate
 
 
-def test_seed_split_and_index_each_make_another_clip():
+def test_seed_split_and_index_each_change_the_clip():
     frames = [
         draw_clip(*which, Options())
         for which in ((0, "train", 0), (1, "train", 0), (0, "test", 0), (0, "train", 1))

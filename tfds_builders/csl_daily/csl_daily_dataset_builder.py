@@ -1,4 +1,7 @@
-"""csl_daily: CSL-Daily, Chinese Sign Language of daily life to Chinese, with glosses, in the layout of its release."""
+"""csl_daily: CSL-Daily, Chinese Sign Language of daily life to Chinese, with glosses.
+
+The files are in the layout of the release.
+"""
 
 import io
 import pickle
@@ -19,10 +22,11 @@ from tfds_builders.annotations import (
 )
 from tfds_builders.base import Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable
-from tfds_builders.media import PictureFolders
+from tfds_builders.media import ImageFolders
 
 FRAME_RATE = 30.0
-LABELS, SPLITS = Path("sentence_label", "csl2020ct_v2.pkl"), Path("sentence_label", "split_1.txt")
+LABELS = Path("sentence_label", "csl2020ct_v2.pkl")
+SPLITS = Path("sentence_label", "split_1.txt")
 FRAMES = Path("sentence", "frames_512x512")
 MAX_PICKLE_BYTES = 1 << 28
 
@@ -47,27 +51,32 @@ class Builder(SignDatasetBuilder):
         return parse(
             read_table(root / SPLITS, ("name", "split"), delimiters="|"),
             read_labels(root / LABELS),
-            PictureFolders(root / FRAMES),
+            ImageFolders(root / FRAMES),
         )
 
 
 class Label(NamedTuple):
+    """The annotation of a clip."""
+
     text: str
     gloss: str
     signer: str
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Numbers, texts, lists and dicts alone: a pickle that names a class or function could run anything, and is refused."""
+    """Loads only numbers, texts, lists and dicts.
+
+    A pickle that names a class or function could run any code, and is refused.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(
-            f"it asks for {module}.{name}; allowed: lists, dicts, texts and numbers"
+            f"it needs {module}.{name}; allowed: lists, dicts, texts and numbers"
         )
 
 
 def read_labels(path: Path) -> dict[str, Label]:
-    """The labels of `csl2020ct_v2.pkl` by clip. Raises AnnotationError."""
+    """Read the labels of `csl2020ct_v2.pkl` by clip. Raises AnnotationError."""
     try:
         if path.stat().st_size > MAX_PICKLE_BYTES:
             raise AnnotationError(
@@ -81,16 +90,14 @@ def read_labels(path: Path) -> dict[str, Label]:
         ) from error
     except AnnotationError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever a damaged pickle, or one of another content, makes Python raise
+    except Exception as error:  # a damaged pickle, or another content, can raise anything
         raise AnnotationError(
             f"{path}: not the label file of CSL-Daily ({type(error).__name__}: {error})"
         ) from error
 
 
 def _label(entry: Mapping[str, Any]) -> Label:
-    """The text is written without spaces, as Chinese is; glosses have one between them."""
+    """Join the characters of the text without spaces, and the glosses with spaces."""
     return Label(
         "".join(map(str, entry["label_char"])),
         " ".join(map(str, entry["label_gloss"])),
@@ -98,8 +105,11 @@ def _label(entry: Mapping[str, Any]) -> Label:
     )
 
 
-def parse(splits: Table, labels: Mapping[str, Label], media: PictureFolders) -> ClipTable:
-    """A clip for every name of the split file. The official file names one that has no label (S000005_P0004_T00): a problem, like any other."""
+def parse(splits: Table, labels: Mapping[str, Label], media: ImageFolders) -> ClipTable:
+    """Return a clip for each name in the split file.
+
+    The official file has one name without a label (S000005_P0004_T00), which becomes a problem.
+    """
 
     def clip_of(table: Table, row: Row, name: str) -> Clip:
         split = split_named(row.values["split"])
@@ -121,7 +131,7 @@ def parse(splits: Table, labels: Mapping[str, Label], media: PictureFolders) -> 
             split=split,
             file=table.path,
             line=row.line,
-            picture_rate=FRAME_RATE,
+            image_rate=FRAME_RATE,
         )
 
     return collect([splits], lambda row: row.values["name"], clip_of)

@@ -1,4 +1,7 @@
-"""how2sign: How2Sign, American Sign Language instructions to English; sentences cut from long videos by the re-aligned times, or as clips."""
+"""how2sign: How2Sign, American Sign Language instructions to English.
+
+Sentences are parts of long videos by the re-aligned times, or files of their own.
+"""
 
 import dataclasses
 import re
@@ -22,11 +25,15 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "Front view, sentences with the manually re-aligned times."}
     HOMEPAGE = "https://how2sign.github.io/"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the files `how2sign_realigned_{train,val,test}.csv` and the mp4 files below manual_dir, in folders of any names."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put the files `how2sign_realigned_{train,val,test}.csv` and the mp4 files below "
+        "manual_dir, in folders of any names."
+    )
     OPTIONS = (
         Option(
             "root",
-            "the folder that how2sign_realigned_{train,val,test}.csv and the mp4 files lie below",
+            "the folder of how2sign_realigned_{train,val,test}.csv and the mp4 files, "
+            "in it or below",
             type=Path,
         ),
     )
@@ -38,7 +45,7 @@ class Builder(SignDatasetBuilder):
 
 
 def read_tables(root: Path) -> dict[str, Table]:
-    """The tables that are there, by the official name of their split. Raises AnnotationError."""
+    """Read the existing tables, by the official name of their split. Raises AnnotationError."""
     tables = {}
     for split in SPLITS:
         name = f"how2sign_realigned_{split}.csv"
@@ -51,13 +58,14 @@ def read_tables(root: Path) -> dict[str, Table]:
             tables[split] = read_table(paths[0], COLUMNS, ("VIDEO_ID",), delimiters="\t")
     if not tables:
         raise AnnotationError(
-            f"{root}: there is no how2sign_realigned_{{{','.join(SPLITS)}}}.csv in it or below; see the builder's README"
+            f"{root}: there is no how2sign_realigned_{{{','.join(SPLITS)}}}.csv in it or below; "
+            "see the builder's README"
         )
     return tables
 
 
 def parse(tables: Mapping[str, Table], media: Media) -> ClipTable:
-    """A sentence is the file <SENTENCE_NAME>.mp4 where there is one, else it is cut from <VIDEO_NAME>.mp4."""
+    """Return the clips: <SENTENCE_NAME>.mp4 if it exists, else a part of <VIDEO_NAME>.mp4."""
     split_of = {table.path: SPLITS[split] for split, table in tables.items()}
 
     def clip_of(table: Table, row: Row, name: str) -> Clip:

@@ -1,4 +1,7 @@
-"""include: INCLUDE, single words of Indian Sign Language, a folder a word; the text of a clip is its word."""
+"""include: INCLUDE, single words of Indian Sign Language.
+
+Each word has a folder; the text of a clip is its word.
+"""
 
 import dataclasses
 import os
@@ -23,7 +26,10 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
     HOMEPAGE = "https://zenodo.org/record/4010759"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack all archives into manual_dir: <Category>/<number>. <Word>/<file>.MOV; put include_{train,val,test}.csv there too."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Unpack all archives into manual_dir: <Category>/<number>. <Word>/<file>.MOV; "
+        "put include_{train,val,test}.csv there too."
+    )
     OPTIONS = (
         Option(
             "root",
@@ -32,7 +38,7 @@ class Builder(SignDatasetBuilder):
         ),
         Option(
             "tables",
-            "folder of include_{train,val,test}.csv; without it every video is taken and a hash splits",
+            "folder of include_{train,val,test}.csv; without it a hash splits all videos",
             type=Path,
             optional=True,
         ),
@@ -52,7 +58,7 @@ class Builder(SignDatasetBuilder):
 
 
 def read_tables(folder: Path, subset: str) -> dict[str, Table]:
-    """The tables that are there, by the official name of their split. Raises AnnotationError."""
+    """Read the existing tables, by the official name of their split. Raises AnnotationError."""
     paths = {split: folder / f"{subset}_{split}.csv" for split in SPLITS}
     tables = {
         split: read_table(path, ("Word", "FilePath"), delimiters=",")
@@ -61,12 +67,14 @@ def read_tables(folder: Path, subset: str) -> dict[str, Table]:
     }
     if not tables:
         raise AnnotationError(
-            f"{folder}: none of {', '.join(path.name for path in paths.values())} is there; see the builder's README"
+            f"{folder}: none of {', '.join(path.name for path in paths.values())} is there; "
+            "see the builder's README"
         )
     return tables
 
 
 def parse(tables: Mapping[str, Table], media: Media) -> ClipTable:
+    """Return the clips of the tables."""
     split_of = {table.path: SPLITS[split] for split, table in tables.items()}
 
     def clip_of(table: Table, row: Row, name: str) -> Clip:
@@ -85,13 +93,16 @@ def parse(tables: Mapping[str, Table], media: Media) -> ClipTable:
 
 
 def parse_folders(media: MediaFolder) -> ClipTable:
-    """Every video <Category>/<Word>/.../<file>; the official splits are left aside. Raises AnnotationError if there is none."""
+    """Return a clip for each video <Category>/<Word>/.../<file>, without official splits.
+
+    Raises AnnotationError if there is none.
+    """
     clips, problems = [], []
     for relative in media.relative_paths():
         name, parts = os.path.splitext(relative)[0], Path(relative).parts
         try:
             if len(parts) < 3:
-                raise LookupError("it does not lie in a folder <Category>/<Word>")
+                raise LookupError("it is not in a folder <Category>/<Word>")
             clips.append(_clip(name, parts[1], media.find(relative)))
         except LookupError as error:
             problems.append(Problem(name, str(error.args[0]), path=str(media.root / relative)))
@@ -121,5 +132,5 @@ def _clip(
 
 
 def word_of(folder: str) -> str:
-    """`4. Bird` -> `Bird`: words are numbered within their category."""
+    """Return the word of a folder, `4. Bird` -> `Bird`: words are numbered in their category."""
     return re.sub(r"^\d+\.\s*", "", folder).strip()

@@ -1,4 +1,4 @@
-"""isign: iSign v1.1, Indian Sign Language to English, as its authors lay it out."""
+"""isign: iSign v1.1, Indian Sign Language to English, in the layout of its release."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +15,10 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {"1.1.0": "iSign v1.1."}
     HOMEPAGE = "https://exploration-lab.github.io/iSign/"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put `iSign_v1.1.csv` and the folder `iSign-videos_v1.1` (the joined and unpacked zip parts) into manual_dir."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put `iSign_v1.1.csv` and the folder `iSign-videos_v1.1` (the joined and unpacked zip "
+        "parts) into manual_dir."
+    )
     OPTIONS = (
         Option("csv", "iSign_v1.1.csv, columns uid,text", type=Path),
         Option("videos", "folder of the unpacked clips <uid>.mp4", type=Path),
@@ -25,6 +28,7 @@ class Builder(SignDatasetBuilder):
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         csv = self.options["csv"] or manual_dir / "iSign_v1.1.csv"
         videos = self.options["videos"] or manual_dir / "iSign-videos_v1.1"
-        # The source video of `<video id>-<n>` is cut off at the last "-" (schema.source_video_of): no split shares a video.
+        # The source video of `<video id>-<n>` ends at the last "-" (schema.source_video_of), so
+        # splits share no video.
         table = read_own_table(csv, (), columns_called(self.options, OWN_REQUIRED), delimiters=",")
         return clips_of(table, MediaFolder(videos, (".mp4",)))

@@ -1,4 +1,7 @@
-"""phoenix14t: RWTH-PHOENIX-Weather 2014T, German Sign Language weather forecasts to German, with glosses, in the layout of its release."""
+"""phoenix14t: RWTH-PHOENIX-Weather 2014T, German Sign Language weather forecasts to German.
+
+It has glosses; the files are in the layout of the release.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +13,7 @@ from signvit_jax.data.schema import TEST, TRAIN, VALIDATION
 from tfds_builders.annotations import AnnotationError, Row, Table, collect, read_table
 from tfds_builders.base import Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable
-from tfds_builders.media import PictureFolders
+from tfds_builders.media import ImageFolders
 
 FRAME_RATE = 25.0  # of the broadcasts
 SPLITS = {"train": TRAIN, "dev": VALIDATION, "test": TEST}
@@ -21,7 +24,10 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("3.0.0")
     RELEASE_NOTES: ClassVar = {"3.0.0": "PHOENIX-2014-T-release-v3."}
     HOMEPAGE = "https://www-i6.informatik.rwth-aachen.de/~koller/RWTH-PHOENIX-2014-T/"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack the release; manual_dir is its folder `PHOENIX-2014-T`, with `annotations` and `features`."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Unpack the release; manual_dir is its folder `PHOENIX-2014-T`, with `annotations` and "
+        "`features`."
+    )
     OPTIONS = (
         Option(
             "root",
@@ -29,18 +35,18 @@ class Builder(SignDatasetBuilder):
             type=Path,
         ),
     )
-    SHARED_VIDEOS = True  # the official splits are of sentences: a broadcast has some in each
+    SHARED_VIDEOS = True  # the official splits divide sentences: a broadcast has some in each
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         root = self.options["root"] or manual_dir
-        return parse(read_tables(root / "annotations" / "manual"), PictureFolders(root / FRAMES))
+        return parse(read_tables(root / "annotations" / "manual"), ImageFolders(root / FRAMES))
 
 
 def read_tables(folder: Path) -> dict[str, Table]:
-    """The tables that are there, by the official name of their split. Raises AnnotationError."""
+    """Read the existing tables, by the official name of their split. Raises AnnotationError."""
     paths = {split: folder / f"PHOENIX-2014-T.{split}.corpus.csv" for split in SPLITS}
     tables = {
-        # The release quotes nothing: a quotation mark is a quotation mark.
+        # The release does not quote: quotation marks are literal.
         split: read_table(
             path, ("name", "translation"), ("orth", "speaker"), delimiters="|", quoted=False
         )
@@ -49,12 +55,14 @@ def read_tables(folder: Path) -> dict[str, Table]:
     }
     if not tables:
         raise AnnotationError(
-            f"{folder}: none of {', '.join(path.name for path in paths.values())} is there; give the release's folder PHOENIX-2014-T"
+            f"{folder}: none of {', '.join(path.name for path in paths.values())} is there; "
+            "give the release's folder PHOENIX-2014-T"
         )
     return tables
 
 
-def parse(tables: Mapping[str, Table], media: PictureFolders) -> ClipTable:
+def parse(tables: Mapping[str, Table], media: ImageFolders) -> ClipTable:
+    """Return the clips; the frames of a sentence are a folder of images."""
     split_of = {table.path: split for split, table in tables.items()}
 
     def clip_of(table: Table, row: Row, name: str) -> Clip:
@@ -70,7 +78,7 @@ def parse(tables: Mapping[str, Table], media: PictureFolders) -> ClipTable:
             split=SPLITS[split],
             file=table.path,
             line=row.line,
-            picture_rate=FRAME_RATE,
+            image_rate=FRAME_RATE,
         )
 
     return collect(list(tables.values()), lambda row: row.values["name"], clip_of)

@@ -1,4 +1,7 @@
-"""sign_language_datasets: a data set that the package of that name has built, read without TensorFlow and stored in our schema."""
+"""sign_language_datasets: a data set built by the package of that name, stored in our schema.
+
+It is read without TensorFlow.
+"""
 
 import dataclasses
 import functools
@@ -18,7 +21,8 @@ from tfds_builders.annotations import SPLIT_NAMES, AnnotationError
 from tfds_builders.base import SHARED, BuildError, Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
 
-BGR = ("rwth_phoenix2014_t",)  # written by OpenCV without turning blue, green, red round
+# Data sets whose frames OpenCV wrote with swapped red and blue.
+BGR = ("rwth_phoenix2014_t",)
 YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
@@ -26,33 +30,37 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
     HOMEPAGE = "https://github.com/sign-language-processing/datasets"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the version folder of the data set that sign-language-datasets has built as array_record."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "manual_dir is the version folder of the data set that sign-language-datasets has built as "
+        "array_record."
+    )
     OPTIONS = (
         Option(
             "source",
-            "version folder of the built data set, such as ~/tensorflow_datasets/dgs_types/default/3.0.0",
+            "version folder of the built data set, "
+            "such as ~/tensorflow_datasets/dgs_types/default/3.0.0",
             type=Path,
         ),
         Option(
             "source_fps",
-            "frames a second, where the data set does not say; a frame folder's fps is not to be trusted there (25)",
+            "frames per second, for a data set without a rate; "
+            "that of its frame folders is not reliable (25)",
             25.0,
             float,
             allowed=SHARED["frame_rate"],
         ),
         Option(
             "bgr",
-            "true: blue and red are swapped in its frames, false: they are not (default: true for rwth_phoenix2014_t)",
+            "true: blue and red are swapped in its frames, false: they are not "
+            "(default: true for rwth_phoenix2014_t)",
         ),
     )
     SHARED_VIDEOS = True  # the splits are those of that package
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        source, bgr, fps = (
-            self.options["source"] or manual_dir,
-            self.options["bgr"],
-            self.options["source_fps"],
-        )
+        source = self.options["source"] or manual_dir
+        bgr = self.options["bgr"]
+        fps = self.options["source_fps"]
         if (bgr or YES[0]).lower() not in (*YES, *NO):
             raise BuildError(f"--bgr is {bgr!r}; allowed: true or false")
         swapped = bgr.lower() in YES if bgr else any(name in source.parts for name in BGR)
@@ -65,21 +73,21 @@ class Builder(SignDatasetBuilder):
 
 
 def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The ArrayRecord files of each split, as `dataset_info.json` has them. Raises AnnotationError."""
+    """Return the ArrayRecord files of each split in `dataset_info.json`. Raises AnnotationError."""
     try:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        name, splits, form = (
-            info["name"],
-            [split["name"] for split in info["splits"]],
-            info.get("fileFormat", "tfrecord"),
-        )
+        name = info["name"]
+        splits = [split["name"] for split in info["splits"]]
+        form = info.get("fileFormat", "tfrecord")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnnotationError(
-            f"{folder}: no readable dataset_info.json ({error}); give the version folder of a built data set"
+            f"{folder}: no readable dataset_info.json ({error}); "
+            "give the version folder of a built data set"
         ) from error
     if form != "array_record":
         raise AnnotationError(
-            f"{folder}: stored as {form!r}; allowed: array_record. Build it with tfds.load(..., builder_kwargs={{'file_format': 'array_record'}})"
+            f"{folder}: stored as {form!r}; allowed: array_record. "
+            "Build it with tfds.load(..., builder_kwargs={'file_format': 'array_record'})"
         )
     shards = {
         split: tuple(map(str, sorted(folder.glob(f"{name}-{split}.array_record-*"))))
@@ -91,7 +99,8 @@ def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _clips(split: str, shards: tuple[str, ...], bgr: bool, fps: float) -> ClipTable:
-    clips, problems, source = [], [], _records(shards)
+    clips, problems = [], []
+    source = _records(shards)
     for number in range(len(source)):
         where = f"{shards[0]} ..., record {number}"
         try:
@@ -105,12 +114,11 @@ def _clips(split: str, shards: tuple[str, ...], bgr: bool, fps: float) -> ClipTa
             gloss = " ".join(" ".join(_texts(values, "gloss")).split())
             clips.append(
                 Clip(
-                    name,
-                    _text(values, "text"),
-                    None,
-                    frames,
-                    gloss,
-                    _text(values, "signer"),
+                    id=name,
+                    text=_text(values, "text"),
+                    frames=frames,
+                    gloss=gloss,
+                    signer=_text(values, "signer"),
                     split=_split(split),
                     file=where,
                 )
@@ -121,7 +129,7 @@ def _clips(split: str, shards: tuple[str, ...], bgr: bool, fps: float) -> ClipTa
 
 
 def check_video(values: dict[str, Any]) -> None:
-    """Raises LookupError for a record whose frames are not stored as pictures."""
+    """Raise LookupError for a record whose frames are not stored as images."""
     video = values.get("video")
     if not video:
         raise LookupError("it has no video: built with include_video=False, or poses alone")
@@ -131,7 +139,7 @@ def check_video(values: dict[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class StoredFrames:
-    """Reads and decodes the frames of one record when it is called; small to pickle."""
+    """The frames of one record, read and decoded when called; small to pickle."""
 
     shards: tuple[str, ...]
     number: int
@@ -140,23 +148,23 @@ class StoredFrames:
 
     def __call__(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
         try:
-            frames = np.stack(
-                [_picture(data) for data in _parse(_records(self.shards)[self.number])["video"]]
-            )
-        except Exception as error:  # ArrayRecord, protobuf and Pillow raise many kinds
+            images = _parse(_records(self.shards)[self.number])["video"]
+            frames = np.stack([_decode(data) for data in images])
+        except Exception as error:  # ArrayRecord, protobuf and Pillow raise many types
             raise VideoDecodeError(
                 self.shards[0], f"a frame of record {self.number} cannot be read: {error}"
             ) from error
         return (np.ascontiguousarray(frames[..., ::-1]) if self.bgr else frames), self.fps
 
 
-def _picture(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-        if picture.width * picture.height > (allowed := VideoLimits().max_pixels):
+def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    allowed = VideoLimits().max_pixels
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+        if image.width * image.height > allowed:
             raise ValueError(
-                f"{picture.width}x{picture.height} pixels; allowed: at most {allowed} in all"
+                f"{image.width}x{image.height} pixels; allowed: at most {allowed} in all"
             )
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(image.convert("RGB"))
 
 
 @functools.cache
@@ -167,7 +175,7 @@ def _records(shards: tuple[str, ...]) -> Sequence[bytes]:
 
 
 def _parse(serialized: bytes) -> dict[str, list[Any]]:
-    """Feature -> its values, whatever features there are: the package's own, such as poses, need not be known to be passed by."""
+    """Return the values of each feature; unknown ones, such as poses, do no harm."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     feature = tf_example_pb2.Example.FromString(serialized).features.feature
@@ -194,5 +202,5 @@ def _rate(values: dict[str, list[Any]], fallback: float) -> float:
 
 
 def _split(name: str) -> str:
-    """The usual splits under our names; another keeps its own."""
+    """Return our name of a usual split; other names stay."""
     return SPLIT_NAMES.get(name.casefold(), name)

@@ -1,4 +1,7 @@
-"""Clip number i of a split, from (seed, split, i) alone: any clip can be drawn by itself, in any process, in any order."""
+"""Clip i of a split as a function of (seed, split, i).
+
+Any clip can be drawn alone, in any process and any order.
+"""
 
 import dataclasses
 import functools
@@ -17,15 +20,15 @@ STREAMS = ("script", "scene", "motion", "noise")  # independent draws of one cli
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """`size` in pixels (square frames), `frame_rate` a second; `rest_fraction` of the clips show nobody signing and have the text ""."""
+    """Options of the drawing."""
 
-    size: int = 64
-    frame_rate: float = 12.5
-    rest_fraction: float = 0.0
+    size: int = 64  # height and width of a frame in pixels
+    frame_rate: float = 12.5  # frames per second
+    rest_fraction: float = 0.0  # share of clips in which nobody signs; their text is ""
 
 
 def clip(seed: int, split: str, index: int, options: Options) -> Clip:
-    """The clip with its annotation; its frames are drawn when `frames` is called."""
+    """Return the clip with its annotation; its frames are drawn when `frames` is called."""
     glosses, signer = script(seed, split, index, options)
     name = f"{split}_{index:06d}"
     return Clip(
@@ -40,7 +43,10 @@ def clip(seed: int, split: str, index: int, options: Options) -> Clip:
 
 
 def script(seed: int, split: str, index: int, options: Options) -> tuple[tuple[str, ...], Signer]:
-    """What is signed, () for a clip at rest, and by whom. No sentence and no signer is in two splits, whatever the seeds."""
+    """Return the glosses, () for a clip at rest, and the signer.
+
+    No sentence and no signer is in two splits, for any seeds.
+    """
     rng = _generator(seed, split, index, "script")
     resting = rng.random() < options.rest_fraction
     signer = signer_of(split, int(rng.integers(NUM_SIGNERS[split])))
@@ -49,30 +55,27 @@ def script(seed: int, split: str, index: int, options: Options) -> tuple[tuple[s
 
 @functools.cache
 def signer_of(split: str, number: int) -> Signer:
-    """A signer of a split: the same person in every data set, whatever its seed."""
-    return draw_signer(
-        np.random.default_rng([SPLITS.index(split), number]), f"{split}_signer_{number:03d}"
-    )
+    """Return a signer of a split: the same person in every data set, for any seed."""
+    rng = np.random.default_rng([SPLITS.index(split), number])
+    return draw_signer(rng, f"{split}_signer_{number:03d}")
 
 
 def performance(
     seed: int, split: str, index: int, options: Options
 ) -> tuple[Signer, Scene, motion.Utterance]:
-    """How the script is played and filmed."""
+    """Return the signer, the scene and the movement of a clip."""
     glosses, signer = script(seed, split, index, options)
     scene = draw_scene(_generator(seed, split, index, "scene"), signer)
     rng = _generator(seed, split, index, "motion")
-    return (
-        signer,
-        scene,
-        motion.utter(glosses, signer, scene.tempo, rng) if glosses else motion.idle(signer, rng),
-    )
+    if glosses:
+        return signer, scene, motion.utter(glosses, signer, scene.tempo, rng)
+    return signer, scene, motion.idle(signer, rng)
 
 
 def draw_clip(
     seed: int, split: str, index: int, options: Options
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
-    """The frames of a clip and how many there are a second."""
+    """Return the frames of a clip and their number per second."""
     signer, scene, utterance = performance(seed, split, index, options)
     when = np.arange(math.ceil(utterance.seconds * options.frame_rate)) / options.frame_rate
     frames = render.draw(

@@ -1,12 +1,13 @@
-"""The language of the drawn signers: glosses in signed order, and the one English sentence that they mean.
+"""The language of the drawn signers: glosses in signed order, and their English sentence.
 
-Signed order is that of Indian Sign Language in outline: time first, then who, then what (noun, adjectives, number), then the verb, then negation,
-and the question at the very end:
+The signed order is roughly that of Indian Sign Language: time, subject, object (noun, adjectives,
+number), verb, negation, and the question at the end:
 
     (TIME) SUBJECT (SUBJECT) (OBJECT (ADJECTIVE)* (NUMBER)) VERB (NOT) (Q | WHAT | WHO)
 
-English puts all of that in another order and adds what signs leave out (articles, auxiliaries, number, agreement, case, tense), so a model has to
-read the whole clip before it can say the second word. The sentence is a function of the glosses: nothing in it is drawn.
+English has another order and adds what signs leave out (articles, auxiliaries, number, agreement,
+case, tense), so a model needs the complete clip for the second word. The sentence is a function of
+the glosses: nothing in it is random.
 """
 
 import bisect
@@ -33,10 +34,8 @@ THINGS = {
     "HOUSE": ("house", "houses"),
     "CUP": ("cup", "cups"),
 }
-ADJECTIVES = {
-    "BIG": "big",
-    "RED": "red",
-}  # in English order: "big red", whatever the order of the signs
+# In English order: "big red", for any order of the signs.
+ADJECTIVES = {"BIG": "big", "RED": "red"}
 NUMBERS = {"TWO": "two", "MANY": "many"}
 VERBS = {
     "BUY": ("buy", "buys", "bought"),
@@ -45,17 +44,20 @@ VERBS = {
     "SLEEP": ("sleep", "sleeps", "slept"),
 }
 TAKES_PEOPLE = ("SEE", "LIKE")  # verbs whose object can be a person
-QUESTIONS = ("Q", "WHAT", "WHO")  # yes or no, after the object, after the subject
+QUESTIONS = ("Q", "WHAT", "WHO")  # yes or no, for the object, for the subject
 GLOSSES = (*TIMES, *PEOPLE, *THINGS, *ADJECTIVES, *NUMBERS, *VERBS, "NOT", *QUESTIONS)
 MAX_GLOSSES = 6
 
 
 class GrammarError(SignVitError, ValueError):
-    """A sequence of glosses that means nothing."""
+    """A sequence of glosses that is no sentence."""
 
 
 def translate(glosses: Sequence[str]) -> str:
-    """The English sentence (lower case, no punctuation) for `glosses` in signed order; raises `GrammarError` where there is none."""
+    """Return the English sentence, in lower case without punctuation, for `glosses`.
+
+    Raises GrammarError if there is none.
+    """
     rest = list(glosses)
 
     def refuse(why: str) -> GrammarError:
@@ -68,13 +70,13 @@ def translate(glosses: Sequence[str]) -> str:
         rest.pop()
     verb = rest.pop() if rest else ""
     if verb not in VERBS:
-        raise refuse(f"where a verb ({', '.join(VERBS)}) should be stands {verb or 'nothing'}")
+        raise refuse(f"a verb ({', '.join(VERBS)}) is expected in place of {verb or 'nothing'}")
 
     num_people = next((i for i, gloss in enumerate(rest) if gloss not in PEOPLE), len(rest))
     people, thing = rest[:num_people], rest[num_people:]
     if verb == "SLEEP" or question == "WHAT":
         if thing or (verb == "SLEEP" and question == "WHAT"):
-            raise refuse("an object too many")
+            raise refuse("there is one object too many")
         target = ""
     elif thing:
         target = _noun_phrase(thing)
@@ -100,7 +102,7 @@ def _noun_phrase(glosses: list[str]) -> str:
         or len(set(rest)) < len(rest)
     ):
         raise GrammarError(
-            f"no object in {' '.join(glosses)!r}: a noun, then adjectives, then a number are allowed"
+            f"no object in {' '.join(glosses)!r}: allowed: a noun, then adjectives, then a number"
         )
     words = [english for gloss, english in ADJECTIVES.items() if gloss in rest] + [
         THINGS[noun][bool(number)]
@@ -110,12 +112,13 @@ def _noun_phrase(glosses: list[str]) -> str:
 
 
 def _subject(people: list[str]) -> tuple[str, str]:
-    """The words for the subject and its agreement, "base" (i, you, they) or "third". No people: who."""
+    """Return the words of the subject and its agreement, "base" (i, you, they) or "third".
+
+    Without people it is "who".
+    """
     if not people:
         return "who", "third"
-    polite = sorted(
-        people, key=lambda gloss: (gloss == "I", gloss != "YOU")
-    )  # you, then the others, then i
+    polite = sorted(people, key=lambda gloss: (gloss == "I", gloss != "YOU"))  # you, others, i
     agreement = "base" if len(people) == 2 or people[0] in ("I", "YOU") else "third"
     return " and ".join(PEOPLE[gloss][0] for gloss in polite), agreement
 
@@ -123,7 +126,7 @@ def _subject(people: list[str]) -> tuple[str, str]:
 def _clause(
     subject: str, agreement: str, verb: str, target: str, time: str, negated: bool, question: str
 ) -> list[str]:
-    """The words, some of them "", in order."""
+    """Return the words in order; some of them are ""."""
     base, third, past = VERBS[verb]
     auxiliary = {"YESTERDAY": "did", "TOMORROW": "will"}.get(time) or (
         "does" if agreement == "third" else "do"
@@ -142,13 +145,19 @@ def _clause(
 
 
 def split_of(text: str) -> str:
-    """Which split a sentence belongs to: about 8 of 10 train, 1 validation, 1 test, fixed by the sentence alone, whatever seed a data set has."""
+    """Return the split of a sentence: of 10 about 8 train, 1 validation, 1 test.
+
+    It depends on the sentence alone, not on the seed of a data set.
+    """
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return {0: "validation", 1: "test"}.get(int.from_bytes(digest, "big") % 10, "train")
 
 
 def draw_glosses(rng: np.random.Generator, split: str) -> tuple[str, ...]:
-    """A sentence of 2 to `MAX_GLOSSES` glosses that belongs to `split`; the kinds of sentence are balanced so that no gloss is rare."""
+    """Draw a sentence of 2 to `MAX_GLOSSES` glosses that belongs to `split`.
+
+    The types of sentences are balanced so that no gloss is rare.
+    """
     while True:
         glosses = _draw_any(rng)
         if len(glosses) <= MAX_GLOSSES and split_of(translate(glosses)) == split:
@@ -185,7 +194,10 @@ def _draw_any(rng: np.random.Generator) -> tuple[str, ...]:
 def _pick(
     rng: np.random.Generator, options: Iterable[Any], shares: Sequence[float] | None = None
 ) -> Any:
-    """One of the options, evenly or by shares that add up to 1; a tenth of the time that `rng.choice` takes."""
+    """Draw one of the options, uniformly or by shares that add up to 1.
+
+    It takes a tenth of the time of `rng.choice`.
+    """
     options = tuple(options)
     if shares is None:
         return options[int(rng.random() * len(options))]

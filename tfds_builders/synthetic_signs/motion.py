@@ -1,4 +1,4 @@
-"""From signs to a moving body: keyframes on a time line, smooth movement through them, and the arms by inverse kinematics."""
+"""Signs to a moving body: keyframes, smooth movement through them, arms by inverse kinematics."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,14 +20,21 @@ HEAD = (0.0, -0.6, 0.0)
 
 @dataclasses.dataclass(frozen=True)
 class TimeLine:
-    """One hand's keyframes: `values` as in `signs.CHANNELS`, already placed on the signer's body; `flow` is the share of its speed kept at a key."""
+    """Keyframes of one hand.
+
+    `values` are as in `signs.CHANNELS`, already placed on the signer's body; `flow` is the share of
+    the speed that is kept at a key.
+    """
 
     seconds: Float[np.ndarray, "k"]
     values: Float[np.ndarray, "k c"]
     flow: Float[np.ndarray, "k"]
 
     def at(self, when: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t c"]:
-        """Cubic Hermite through the keys; the slope at a key is that between its neighbors, times `flow`."""
+        """Interpolate by cubic Hermite splines.
+
+        The slope at a key is the one between its neighbors, times `flow`.
+        """
         s, v = self.seconds, self.values
         slope = np.zeros_like(v)
         slope[1:-1] = (v[2:] - v[:-2]) / (s[2:] - s[:-2])[:, None] * self.flow[1:-1, None]
@@ -44,7 +51,11 @@ class TimeLine:
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """A signed sentence. `spans` are the seconds from the first to the last key of each sign, without the movement into it."""
+    """A signed sentence.
+
+    `spans` are (gloss, start, end) in seconds from the first to the last key of each sign, without
+    the movement into it.
+    """
 
     dominant: TimeLine
     weak: TimeLine
@@ -54,7 +65,10 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One arm over time, in body coordinates; `hand` is the middle of the palm, `fingers` as in `signs.SHAPES`."""
+    """One arm over time, in body coordinates.
+
+    `hand` is the middle of the palm, `fingers` are as in `signs.SHAPES`.
+    """
 
     shoulder: Float[np.ndarray, "t 3"]
     elbow: Float[np.ndarray, "t 3"]
@@ -66,7 +80,10 @@ class Arm:
 
 
 def place(where: Float[np.ndarray, "*n 3"], signer: Signer) -> Float[np.ndarray, "*n 3"]:
-    """A sign's coordinates on this body: what is near the face follows the head's size, what is below it the trunk and the signing space."""
+    """Return a sign's coordinates on this body.
+
+    Near the face they follow the size of the head, below it that of the trunk and signing space.
+    """
     x, y, z = np.moveaxis(np.asarray(where, np.float64), -1, 0)
     free = np.clip((y + 0.2) / 0.4, 0.0, 1.0)  # 0 at the face, 1 in front of the trunk
     size = 1.0 + (signer.space - 1.0) * free
@@ -84,7 +101,10 @@ def utter(
     tempo: float = 1.0,
     rng: np.random.Generator | None = None,
 ) -> Utterance:
-    """The glosses signed one after the other without a rest between, at most `MAX_SECONDS` long. `rng` draws each sign's own jitter; None: none."""
+    """Return the glosses signed without pauses, at most `MAX_SECONDS` long.
+
+    `rng` draws the jitter of each sign; None: no jitter.
+    """
     draw = rng.normal if rng is not None else lambda *_: 0.0
     rest = _at_rest(signer)
     waiting = _values(mirror((WAITING,)), signer)[0]
@@ -103,15 +123,14 @@ def utter(
             for hand, values in keys.items()
             if values is not None
         )
-        now += (
-            0.1 + 0.12 * far
-        )  # the movement into the sign: longer ways take longer, though less than in proportion
+        # The movement into the sign: longer ways take longer, but less than proportionally.
+        now += 0.1 + 0.12 * far
         for hand, values in keys.items():
-            if values is None:  # not used: it sinks to the waist and waits there
+            if values is None:  # not used: it goes down to the waist and waits there
                 if not np.array_equal(tracks[hand][-1][1], waiting):
                     tracks[hand].append((now + 0.5 * length, waiting, 0.0))
                 continue
-            if np.array_equal(tracks[hand][-1][1], waiting):  # up to now it waited
+            if np.array_equal(tracks[hand][-1][1], waiting):  # it has waited
                 tracks[hand].append((max(spans[-1][2], tracks[hand][-1][0] + 1e-3), waiting, 0.0))
             times = now + length * np.array([key.at for key in getattr(sign, hand)])
             last = len(values) - 1
@@ -138,7 +157,10 @@ def utter(
 
 
 def idle(signer: Signer, rng: np.random.Generator) -> Utterance:
-    """Nobody signs: the hands rest, and half of the time one of them fidgets, 1.5 to 5 seconds in all."""
+    """Return 1.5 to 5 seconds in which nobody signs.
+
+    The hands rest; in half of the cases one of them fidgets.
+    """
     seconds = rng.uniform(1.5, MAX_SECONDS - 0.1)
     start = rng.uniform(0.2, seconds - 1.2)
     fidget = (
@@ -174,14 +196,14 @@ def _values(keys: Sequence[Key], signer: Signer, draw=lambda *_: 0.0) -> Float[n
 
 
 def arm(track: Float[np.ndarray, "t c"], signer: Signer, side: float) -> Arm:
-    """The arm that brings its hand where `track` says; `side` is +1 for the dominant and -1 for the weak arm.
+    """Return the arm for the hand of `track`; `side` is +1 for the dominant, -1 for the weak arm.
 
-    Of the circle on which the elbow may lie it takes the point that hangs lowest and a little outward, as an arm does. A wrist beyond
-    reach is brought back along the line to the shoulder, and the hand with it.
+    The elbow can be anywhere on a circle; the lowest point, a little outward, is natural. A wrist
+    out of reach is moved back along the line to the shoulder, with the hand.
     """
     angle, turn, fingers = track[:, 3], track[:, 4], track[:, 5:CHANNELS].reshape(-1, 5, 3)
     radians = np.deg2rad(angle)
-    # Fingers up is -y; leaning inward is towards the midline, -side in x.
+    # Fingers up is -y; leaning inward is toward the midline, -side in x.
     along = np.stack([-side * np.sin(radians), -np.cos(radians), np.zeros_like(radians)], axis=-1)
     shoulder = np.broadcast_to(np.array([side * SHOULDER * signer.width, 0.0, 0.0]), along.shape)
     back = WRIST * PALM * signer.hand * along
@@ -201,7 +223,10 @@ def arm(track: Float[np.ndarray, "t c"], signer: Signer, side: float) -> Arm:
 
 
 def head_pose(utterance: Utterance, when: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t 3"]:
-    """What the head does: shift to the dominant side, shift down (shoulder widths), tilt to the dominant side (degrees)."""
+    """Return the pose of the head: shifts to the dominant side and down, tilt.
+
+    Shifts are in shoulder widths, the tilt to the dominant side in degrees.
+    """
     pose = np.zeros((len(when), 3))
     for gloss, start, end in utterance.spans:
         u = (when - start) / (end - start)

@@ -1,6 +1,7 @@
-"""Drawing a moving body: polygons on an oversized canvas, averaged down, then light and noise.
+"""Drawing of a moving body: polygons on an oversized canvas, averaged down, then light and noise.
 
-All corners of all frames are computed at once with numpy; PIL only fills the polygons. About 1,000 frames a second and core at 64 px.
+Numpy computes all corners of all frames at once; PIL only fills the polygons. It draws about 1,000
+frames per second and core at 64 pixels.
 """
 
 import dataclasses
@@ -13,14 +14,14 @@ from tfds_builders.synthetic_signs import motion
 from tfds_builders.synthetic_signs.motion import Arm
 from tfds_builders.synthetic_signs.signer import Color, Scene, Signer
 
-HEIGHT = 2.45  # shoulder widths that the picture shows at zoom 1
-SHOULDER_LINE = 0.455  # of the picture's height
+HEIGHT = 2.45  # of the image at zoom 1, in shoulder widths
+SHOULDER_LINE = 0.455  # share of the image's height
 Points = Float[np.ndarray, "t n 2"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A filled polygon over time; `visible` None means always."""
+    """A filled polygon over time; `visible` is None if it always is."""
 
     points: Points
     color: Color
@@ -37,7 +38,7 @@ def draw(
     size: int,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "t {size} {size} 3"]:
-    """The frames. `head` is `motion.head_pose`; `rng` draws the noise only."""
+    """Return the frames. `head` is `motion.head_pose`; `rng` draws only the noise."""
     factor = max(2, round(256 / size))
     canvas = size * factor
     sway = scene.sway[0] * np.sin(2 * np.pi * 0.35 * seconds + scene.sway[1])
@@ -64,7 +65,10 @@ def draw(
 
 
 def _project(points: Points, sway: np.ndarray, signer: Signer, scene: Scene, canvas: int) -> Points:
-    """Body coordinates to canvas pixels; the dominant side of a right-handed signer is the picture's left."""
+    """Convert body coordinates to canvas pixels.
+
+    The dominant side of a right-handed signer is the left side of the image.
+    """
     x = points[..., 0] * (1 if signer.left_handed else -1) + sway[:, None]
     y = points[..., 1]
     angle = np.deg2rad(scene.rotation)
@@ -78,7 +82,7 @@ def _shade(color: Color, factor: float) -> Color:
     return tuple(min(255, round(c * factor)) for c in color)
 
 
-# --- the parts of the body ---------------------------------------------------------------------------------------------------------------------
+# --- the parts of the body ---
 
 
 def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
@@ -109,11 +113,14 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
     )
 
     def on_head(outline: np.ndarray, color: Color) -> Shape:
-        """An outline about the middle of the face (y down, half heights of the head), tilted and shifted with it."""
+        """Place an outline on the head.
+
+        Its coordinates are about the middle of the face, y down, in half heights of the head.
+        """
         tilt = np.deg2rad(head[:, 2])[:, None]
         scale = 0.32 * signer.head
         x, y = outline[:, 0] * scale, outline[:, 1] * scale
-        about = 0.9 * scale  # it tilts about the neck
+        about = 0.9 * scale  # the head tilts about the neck
         turned = np.stack(
             [
                 np.cos(tilt) * x - np.sin(tilt) * (y - about),
@@ -125,10 +132,8 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
             turned + head[:, None, :2] + np.array([0.0, motion.HEAD[1] * signer.head]), color
         )
 
-    dark, lips = (
-        _shade(signer.skin, 0.3),
-        tuple(np.clip(np.multiply(signer.skin, (0.8, 0.5, 0.5)), 0, 255).astype(int).tolist()),
-    )
+    dark = _shade(signer.skin, 0.3)
+    lips = tuple(np.clip(np.multiply(signer.skin, (0.8, 0.5, 0.5)), 0, 255).astype(int).tolist())
     face = [on_head(_ellipse(0.0, 0.0, 0.76, 1.0), signer.skin)]
     features = [on_head(_ellipse(x, -0.08, 0.11, 0.09, 8), dark) for x in (-0.3, 0.3)]
     features += [
@@ -189,7 +194,10 @@ def _arm_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
 
 
 def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
-    """Palm and fingers, first all of it a little larger and darker, so that a hand stands out before a face and another hand."""
+    """Return palm and fingers, twice: first a little larger and darker.
+
+    The rim makes a hand visible in front of a face and of another hand.
+    """
     unit = motion.PALM * signer.hand
     facing = np.cos(np.deg2rad(arm.turn))  # +1 palm to the camera, thumb inward; -1 the back
     radians = np.deg2rad(arm.angle)
@@ -197,7 +205,10 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
     inward = np.stack([-side * np.cos(radians), np.sin(radians)], axis=-1)
 
     def at(x, y) -> Float[np.ndarray, "t 2"]:
-        """Hand coordinates in palm widths (x to the thumb, y along the fingers; numbers or one a frame) in the picture's plane."""
+        """Convert hand coordinates to the plane of the image.
+
+        They are in palm widths, x to the thumb, y along the fingers; numbers or one per frame.
+        """
         x, y = np.broadcast_to(x, facing.shape), np.broadcast_to(y, facing.shape)
         return arm.hand[:, :2] + unit * ((x * facing)[:, None] * inward + y[:, None] * up)
 
@@ -231,7 +242,7 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
     ]
 
 
-# --- outlines ----------------------------------------------------------------------------------------------------------------------------------
+# --- outlines ---
 
 
 def _still(t: int, outline) -> Points:
@@ -259,7 +270,7 @@ def _box(x: float, y: float, width: float, height: float) -> Float[np.ndarray, "
 def _capsule(
     a: Float[np.ndarray, "t 2"], b: Float[np.ndarray, "t 2"], radius_a: float, radius_b: float
 ) -> Points:
-    """The outline of a limb from `a` to `b` with round ends."""
+    """Return the outline of a limb from `a` to `b` with round ends."""
     direction = np.arctan2(b[:, 1] - a[:, 1], b[:, 0] - a[:, 0])[:, None]
     fan = np.linspace(-np.pi / 2, np.pi / 2, 5)
 
@@ -271,7 +282,7 @@ def _capsule(
     )
 
 
-# --- what surrounds it -------------------------------------------------------------------------------------------------------------------------
+# --- the surroundings ---
 
 
 def _wall(scene: Scene, canvas: int) -> Image.Image:
@@ -301,7 +312,7 @@ def _wall(scene: Scene, canvas: int) -> Image.Image:
 def _lit(
     frames: UInt8[np.ndarray, "t h w 3"], scene: Scene, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Color of the light, its fall-off over the picture, and the camera's noise."""
+    """Apply the color of the light, its fall-off over the image, and the noise of the camera."""
     size = frames.shape[1]
     ramp = np.linspace(-1.0, 1.0, size, dtype=np.float32)
     light = 1.0 + scene.light[0] * ramp[None, :, None] + scene.light[1] * ramp[:, None, None]

@@ -1,4 +1,7 @@
-"""Who signs and how it is filmed: every value drawn from a seeded generator, the defaults being an average signer in front of a plain wall."""
+"""Signers and scenes, drawn from a seeded generator.
+
+The defaults are an average signer in front of a plain wall.
+"""
 
 import colorsys
 import dataclasses
@@ -31,7 +34,7 @@ NUM_SIGNERS = {"train": 120, "validation": 24, "test": 24}
 
 @dataclasses.dataclass(frozen=True)
 class Signer:
-    """A person. Proportions multiply the average; style is how this person signs."""
+    """A person: proportions, as factors of the average, and style of signing."""
 
     name: str = "average"
     left_handed: bool = False
@@ -48,36 +51,34 @@ class Signer:
     pattern: str = "plain"  # or "stripes"
     space: float = 1.0  # size of the signing space in front of the trunk
     amplitude: float = 1.0  # size of the movement within a sign
-    offset: tuple[float, float] = (0.0, 0.0)  # where this person places signs, in shoulder widths
+    offset: tuple[float, float] = (0.0, 0.0)  # shift of all signs, in shoulder widths
     lean: float = 0.0  # degrees added to every hand's angle
     tempo: float = 1.0
-    flow: float = 0.4  # 0 = stops between movement and sign, 1 = runs through
-    jitter: float = 0.0  # how much a place varies from one time to the next, in shoulder widths
+    flow: float = 0.4  # 0 = stops between movement and sign, 1 = never stops
+    jitter: float = 0.0  # standard deviation of the place of a sign, in shoulder widths
     rest: str = "lap"
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A take: camera, wall and light."""
+    """The recording of a clip: camera, wall and light."""
 
     tempo: float = 1.0
     zoom: float = 1.0
     rotation: float = 0.0  # degrees
-    shift: tuple[float, float] = (0.0, 0.0)  # share of the picture
+    shift: tuple[float, float] = (0.0, 0.0)  # share of the image
     sway: tuple[float, float] = (0.0, 0.0)  # of the body: shoulder widths, phase
     wall: str = "plain"  # or "gradient", "clutter"
     wall_colors: tuple[Color, Color] = ((190, 196, 200), (150, 156, 160))
     wall_seed: int = 0
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three colors
-    light: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # change of brightness from the middle to the right edge, to the lower edge
+    # Change of brightness from the middle to the right edge, and to the lower edge.
+    light: tuple[float, float] = (0.0, 0.0)
     noise: float = 0.0  # standard deviation, of 255
 
 
 def draw_signer(rng: np.random.Generator, name: str) -> Signer:
-    """A person: the same generator state gives the same one. 1 in 8 is left-handed."""
+    """Draw a person; 1 in 8 is left-handed."""
     skin = SKINS[rng.integers(len(SKINS))]
     style = str(rng.choice(HAIR_STYLES, p=[0.35, 0.3, 0.13, 0.1, 0.12]))
     return Signer(
@@ -106,7 +107,7 @@ def draw_signer(rng: np.random.Generator, name: str) -> Signer:
 
 
 def draw_scene(rng: np.random.Generator, signer: Signer) -> Scene:
-    """A take of `signer`; the wall mostly stands out from the skin."""
+    """Draw the recording of a clip; the wall mostly has another color than the skin."""
     wall = _apart(rng, signer.skin, 110 if rng.random() < 0.85 else 40)
     return Scene(
         tempo=rng.uniform(0.9, 1.12),
@@ -124,6 +125,7 @@ def draw_scene(rng: np.random.Generator, signer: Signer) -> Scene:
 
 
 def _vivid(rng: np.random.Generator) -> Color:
+    """Draw a color by hue, saturation and value."""
     red, green, blue = colorsys.hsv_to_rgb(
         rng.random(), rng.uniform(0.15, 0.9), rng.uniform(0.12, 0.95)
     )
@@ -131,7 +133,10 @@ def _vivid(rng: np.random.Generator) -> Color:
 
 
 def _apart(rng: np.random.Generator, other: Color, distance: int) -> Color:
-    """A color at least `distance` from `other`, in sums of absolute differences of red, green and blue (black to white is 765)."""
+    """Draw a color at least `distance` from `other`.
+
+    The distance is the sum of absolute differences of red, green and blue: 765 from black to white.
+    """
     while True:
         color = _vivid(rng)
         if sum(abs(a - b) for a, b in zip(color, other)) >= distance:

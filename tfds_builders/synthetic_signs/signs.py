@@ -1,9 +1,11 @@
-"""The signs, as keyframes: where each hand is, how it is turned and which shape it has.
+"""The signs as keyframes: place, rotation and shape of each hand.
 
-Body coordinates, in shoulder widths: x to the side of the signer's dominant hand, y down from the line of the shoulders, z towards the camera.
-The weak hand's keys are written for that hand: its x is usually negative. Angles are in degrees: 0 = fingers up, positive = leaning inward, to the
-body's midline (for either hand, so that mirrored hands have equal angles). `turn` is the rotation about the fingers' axis: 0 shows the palm
-to the camera (thumb inward), 90 the edge, 180 the back of the hand (thumb outward).
+Body coordinates are in shoulder widths: x to the side of the signer's dominant hand, y down from
+the line of the shoulders, z toward the camera. The keys of the weak hand have its own coordinates:
+x is usually negative. Angles are in degrees: 0 = fingers up, positive = leaning inward, to the
+midline of the body (for either hand, so mirrored hands have equal angles). `turn` is the rotation
+about the axis of the fingers: 0 shows the palm to the camera (thumb inward), 90 the edge, 180 the
+back of the hand (thumb outward).
 """
 
 import dataclasses
@@ -12,7 +14,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-# Thumb, index, middle, ring, little: (length, angle to the thumb's side in degrees, bend of the outer half in degrees). Lengths in palm widths.
+# Thumb, index, middle, ring, little finger: (length in palm widths, angle to the thumb's side in
+# degrees, bend of the outer half in degrees).
 _FOLDED = (0.0, 0.0, 0.0)
 SHAPES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "fist": ((0.0, 60.0, 0.0), _FOLDED, _FOLDED, _FOLDED, _FOLDED),
@@ -54,10 +57,10 @@ CHANNELS = 5 + 15  # x, y, z, angle, turn, then five fingers as above
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One hand at one moment of a sign; `at` runs from 0 at the sign's beginning to 1 at its end, `where` is the middle of the palm."""
+    """One hand at one moment of a sign."""
 
-    at: float
-    where: tuple[float, float, float]
+    at: float  # 0 at the beginning of the sign, 1 at its end
+    where: tuple[float, float, float]  # the middle of the palm
     shape: str
     angle: float = 0.0
     turn: float = 0.0
@@ -68,13 +71,13 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class Sign:
-    """A sign for one hand, or two. `seconds` is its length without the movement into it; `head` what the head does."""
+    """A sign for one or two hands."""
 
     meaning: str
     dominant: tuple[Key, ...]
     weak: tuple[Key, ...] = ()
-    seconds: float = 0.38
-    head: str = ""  # "", "shake", "tilt" (to the dominant side) or "forward"
+    seconds: float = 0.38  # without the movement into it
+    head: str = ""  # movement of the head: "", "shake", "tilt" (to the dominant side), "forward"
 
 
 def _path(
@@ -84,7 +87,7 @@ def _path(
     turn: float = 0.0,
     end: str = "",
 ) -> tuple[Key, ...]:
-    """Through the points at even times; the shape changes to `end` on the way."""
+    """Keys through the points at equal times; the shape changes to `end` halfway."""
     last = len(points) - 1
     return tuple(
         Key(i / last, point, end if end and 2 * i >= last else shape, angle, turn)
@@ -93,7 +96,7 @@ def _path(
 
 
 def _again(keys: tuple[Key, ...], times: int = 2) -> tuple[Key, ...]:
-    """The same movement several times, there and back: a, b -> a, b, a, b."""
+    """Keys of a movement repeated back and forth: a, b -> a, b, a, b."""
     runs = keys * times
     return tuple(dataclasses.replace(key, at=i / (len(runs) - 1)) for i, key in enumerate(runs))
 
@@ -290,7 +293,8 @@ SIGNS: dict[str, Sign] = {
     ),
 }
 
-# Where hands are when nobody signs, and where the weak hand waits while the other signs alone. Of the dominant side; the weak hand's mirror it.
+# Places of the hands when nobody signs, and of the weak hand while the other one signs alone. They
+# are those of the dominant side; the weak hand mirrors them.
 REST = {
     "lap": Key(0.0, (0.16, 1.06, 0.3), "fist", 75.0, 180.0),
     "sides": Key(0.0, (0.62, 1.36, 0.0), "fist", 180.0, 90.0),

@@ -1,4 +1,4 @@
-"""synthetic_signs: an articulated signer drawn by our own code, about 20 signs, English sentences; nothing to download."""
+"""synthetic_signs: drawn signers, about 20 signs and English sentences; nothing to download."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -26,7 +26,7 @@ class Builder(SignDatasetBuilder):
         ),
         Option(
             "num_test",
-            "clips of other signers and sentences again, for the final figure (200)",
+            "clips of again other signers and sentences, for the final scores (200)",
             200,
             int,
             allowed=CLIPS,
@@ -36,7 +36,7 @@ class Builder(SignDatasetBuilder):
         ),
         Option(
             "seed",
-            "another seed, another data set; sentences and signers never change their split (0)",
+            "other seeds give other data sets; sentences and signers keep their split (0)",
             0,
             int,
             allowed=Range(0, 2**63 - 1),
@@ -52,7 +52,10 @@ class Builder(SignDatasetBuilder):
     SIGNER_INDEPENDENT = True
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        """Nothing is read: every clip follows from seed, split and number. Drawn at `frame_rate`, 12.5 a second unless given."""
+        """Return the clips; nothing is read, each follows from seed, split and number.
+
+        They are drawn at `frame_rate`, by default 12.5 per second.
+        """
         counts = {split: self.options[f"num_{split}"] for split in ("train", "validation", "test")}
         size, seed, rest_fraction = (
             self.options[name] for name in ("size", "seed", "rest_fraction")

@@ -1,4 +1,4 @@
-"""video_folder: a table `uid,text` and a folder of videos, the layout for one's own data."""
+"""video_folder: your own data, a table `uid,text` and a folder of videos."""
 
 from pathlib import Path
 from typing import ClassVar
