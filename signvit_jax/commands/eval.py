@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
     from signvit_jax.evaluation import reliability, results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
-    from signvit_jax.evaluation.evaluate import evaluate, pictures
+    from signvit_jax.evaluation.evaluate import clip_images, evaluate
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.inference.loading import load_model
     from signvit_jax.reports.evaluation_page import write_report
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_report(
             found,
             report,
-            pictures(found, split, config, model.tokenizer, look, SHOWN_CLIPS),
+            clip_images(found, split, config, model.tokenizer, look, SHOWN_CLIPS),
             SHOWN_CLIPS,
         )
     except OSError as error:

@@ -28,7 +28,7 @@ from signvit_jax.evaluation.metrics import (
 )
 from signvit_jax.evaluation.results import Results
 from signvit_jax.evaluation.scored_clips import (
-    ClipPictures,
+    ClipImages,
     HeatMap,
     ScoredClip,
     main_decoder,
@@ -62,7 +62,7 @@ _INK = (
 
 
 def render(
-    results: Results, pictures: Mapping[str, ClipPictures] | None = None, count: int = 8
+    results: Results, pictures: Mapping[str, ClipImages] | None = None, count: int = 8
 ) -> str:
     """The page's HTML. `pictures` are by clip id; only those of the `count` worst and best clips (see `worst_and_best`) are drawn."""
     decoder, clips, pictures = main_decoder(results), score_clips(results), pictures or {}
@@ -110,7 +110,7 @@ def render(
 def write_report(
     results: Results,
     path: Path | str,
-    pictures: Mapping[str, ClipPictures] | None = None,
+    pictures: Mapping[str, ClipImages] | None = None,
     count: int = 8,
 ) -> None:
     """Writes `render`'s page, whole or not at all; folders are made. Raises OSError."""
@@ -232,7 +232,7 @@ def _signs(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
 
 
 def _clip(
-    clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipPictures | None
+    clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipImages | None
 ) -> str:
     errors, unit = clip.errors(decoder), scores[decoder].unit
     texts = [f"<dt>reference</dt><dd>{_text(clip.prediction.reference)}</dd>"]
@@ -274,7 +274,7 @@ def _marked(edits: Iterable[Edit], scores: Scores) -> str:
     return shown
 
 
-def _drawn(pictures: ClipPictures) -> str:
+def _drawn(pictures: ClipImages) -> str:
     drawn = ""
     if pictures.frames is not None and len(pictures.frames):
         drawn += f'<img class=sheet alt="frames of the clip" src="{_data_uri(contact_sheet(pictures.frames), "JPEG")}">'

@@ -13,7 +13,7 @@ from PIL import Image
 from signvit_jax.evaluation.metrics import score
 from signvit_jax.evaluation.results import Prediction, Results, ResultsError
 from signvit_jax.evaluation.scored_clips import (
-    ClipPictures,
+    ClipImages,
     HeatMap,
     main_decoder,
     score_clips,
@@ -175,7 +175,7 @@ def test_pictures_are_data_uris_of_the_right_size(results):
     alignment = HeatMap(
         "CTC alignment", ["rain", "<sun>"], np.array([[0.0, 1.0, np.nan], [2.0, 0.5, 0.0]])
     )
-    pictures = {"clip-3": ClipPictures(frames, [alignment]), "unknown": ClipPictures(frames)}
+    pictures = {"clip-3": ClipImages(frames, [alignment]), "unknown": ClipImages(frames)}
     page = html.fromstring(render(results, pictures))
     sheet, heat_map = (
         Image.open(io.BytesIO(base64.b64decode(img.get("src").split(",")[1])))
@@ -210,9 +210,7 @@ def test_no_text_becomes_markup_and_nothing_is_fetched_or_run():
         (Prediction(evil, evil, {evil: evil + " more"}, details={}),),
     )
     pictures = {
-        evil: ClipPictures(
-            np.zeros((2, 4, 4, 3), np.uint8), [HeatMap(evil, [evil], np.ones((1, 2)))]
-        )
+        evil: ClipImages(np.zeros((2, 4, 4, 3), np.uint8), [HeatMap(evil, [evil], np.ones((1, 2)))])
     }
     text = render(words, pictures)
     text.encode("utf-8")
