@@ -31,6 +31,7 @@ from signvit_jax.decoding.autoregressive import Source, best
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
+from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.optimization.losses import Batch, divisors, translation_loss
@@ -249,7 +250,8 @@ def _decoded(
     encoded = _encode(model, batch)
     source = Source(model.decoder, *model.memory(encoded))
     ids = {"bos_id": sizes["bos_id"], "eos_id": sizes["eos_id"]}
-    yield _ids(f"{prefix}greedy", greedy(source, **ids).tokens, vectors[f"{prefix}greedy"])
+    hypotheses = greedy(source, SearchOptions(**ids))
+    yield _ids(f"{prefix}greedy", hypotheses.tokens, vectors[f"{prefix}greedy"])
     yield _ids(
         f"{prefix}ctc_greedy",
         greedy_ctc(*model.ctc_logits(encoded)).ids,
@@ -264,7 +266,8 @@ def _decoded(
     )
     for search in searches:
         size, penalty = re.fullmatch(r"beam(\d+)_lp([\d.]+)", search).groups()
-        found = best(beam_search(source, beam_size=int(size), length_penalty=float(penalty), **ids))
+        options = SearchOptions(beam_size=int(size), length_penalty=float(penalty), **ids)
+        found = best(beam_search(source, options))
         clips = range(len(found.scores))
         yield _absolute(
             f"{prefix}{search} scores",

@@ -24,6 +24,7 @@ from signvit_jax.decoding.confidence import fit_scale, statistics, word_key
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.lexicon import Lexicon
+from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.evaluation.calibrate import lexicon_of
 from signvit_jax.evaluation.reliability import is_right, reliability
 from signvit_jax.inference.loading import load_model
@@ -36,7 +37,9 @@ Example = Mapping[str, np.ndarray]
 
 def decode(model: TrainedModel, split: Split, file: Path) -> None:
     """Writes what a candidate could be made of: a row a clip, hypotheses and what the model said while it made them."""
-    ids = {"bos_id": model.tokenizer.bos_id, "eos_id": model.tokenizer.eos_id}
+    options = SearchOptions(
+        bos_id=model.tokenizer.bos_id, eos_id=model.tokenizer.eos_id, beam_size=4, n_best=4
+    )
 
     @jax.jit
     def run(params, video, lengths):
@@ -44,8 +47,8 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
         encoded = translator.encode(video, lengths)
         source = Source(translator.decoder, *translator.memory(encoded))
         found = {
-            "greedy": greedy(source, **ids),
-            "beam": beam_search(source, beam_size=4, n_best=4, **ids),
+            "greedy": greedy(source, options),
+            "beam": beam_search(source, options),
         }
         rows = {}
         for name, hypotheses in found.items():

@@ -25,6 +25,7 @@ from signvit_jax.config.schema import DecoderConfig
 from signvit_jax.decoding.autoregressive import Source
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.greedy import greedy
+from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.layers.positions import sinusoids
 from signvit_jax.models.decoder import TextDecoder
 
@@ -90,18 +91,15 @@ def contenders(decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess 
     memory = jax.random.normal(
         jax.random.key(1), (clips, MEMORY, decoder.embedding.shape[1]), decoder.dtype
     )
-    source, ids = Source(decoder, memory), {"bos_id": BOS, "eos_id": NO_EOS, "max_len": TOKENS}
+    source = Source(decoder, memory)
+    options = SearchOptions(bos_id=BOS, eos_id=NO_EOS, max_len=TOKENS, beam_size=beam)
     rows = jnp.repeat(memory, beam, axis=0)
     forward = jax.jit(lambda decoder, tokens, memory: decoder(tokens, memory)[:, -1])
 
     def uncached(tokens):
         return forward(decoder, tokens, rows)
 
-    search = (
-        (lambda: greedy(source, **ids))
-        if beam == 1
-        else (lambda: beam_search(source, **ids, beam_size=beam))
-    )
+    search = functools.partial(greedy if beam == 1 else beam_search, source, options)
     found = {
         "ours, cached": lambda: seconds(search),
         "ours, uncached": lambda: uncached_loop(

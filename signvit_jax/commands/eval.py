@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
     from signvit_jax.evaluation import reliability, results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
-    from signvit_jax.evaluation.evaluate import evaluate, pictures
+    from signvit_jax.evaluation.evaluate import evaluate
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.inference.loading import load_model
     from signvit_jax.reports.evaluation_page import write_report
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             config.frame_buckets,
             config.model.decoder.max_len,
         )
-    shown = pictures(found, split, config, model.tokenizer, attention_maps, SHOWN_CLIPS)
+    shown = clip_images(found, split, config, model.tokenizer, attention_maps, SHOWN_CLIPS)
     try:
         write_report(found, report, shown, SHOWN_CLIPS)
     except OSError as error:

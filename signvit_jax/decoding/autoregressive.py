@@ -1,7 +1,9 @@
-"""What greedy search, sampling and beam search share: one or more decoders asked for the next token, the repetition guard, the score, and the loop.
+"""Parts shared by greedy search, sampling and beam search.
 
-A source is a decoder with what it attends to, `(model.decoder, *model.memory(encoded))`. Several sources are an ensemble: their probabilities are
-averaged at every step. Everything here is traced inside one jitted call with fixed shapes; weights never leave the device.
+A `Source` is a decoder with the memory that it attends to. That of a model is
+`Source(model.decoder, *model.memory(encoded))`. Several sources are an ensemble: their
+probabilities are averaged at every step. All of this is traced inside one jitted call with fixed
+shapes, so parameters and caches never leave the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,18 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from signvit_jax.errors.base import SignVitError
+from signvit_jax.decoding.search_options import DecodingError, SearchOptions, require_option
 from signvit_jax.models.decoder import PAD, Cache, Memory, TextDecoder
 
 
-class DecodingError(SignVitError, ValueError):
-    """A decoding option or ensemble that cannot work; the message names the value and what is allowed. The commands end with exit code 2."""
-
-    exit_code = 2
-
-
 class Source(NamedTuple):
-    """A decoder and the memory it reads; `memory_lengths` None: every position counts."""
+    """A decoder and its memory; with `memory_lengths` None every memory position is valid."""
 
     decoder: TextDecoder
     memory: Float[Array, "b s d"]
@@ -30,53 +26,61 @@ class Source(NamedTuple):
 
 
 class Hypotheses(NamedTuple):
-    """Decoded sentences, one a clip or, from beam search, (b, n) of them, best first."""
+    """Decoded sentences: one per clip, (b,), or n-best lists of beam search, (b, n), best first.
 
-    tokens: Int[
-        Array, "*clips l"
-    ]  # BOS ... EOS PAD...; without EOS where the length limit cut the sentence off
-    lengths: Int[Array, "*clips"]  # BOS and EOS counted
-    scores: Float[
-        Array, "*clips"
-    ]  # sum of log-probabilities / length_normalizer; -inf where a beam found fewer hypotheses than it was asked for
-    token_log_probs: Float[
-        Array, "*clips l"
-    ]  # the model's own (before temperature and cuts), in nats; 0 at BOS and PAD
+    tokens: BOS ... EOS PAD ...; without EOS where the length limit truncated the sentence.
+    lengths: number of tokens, BOS and EOS included.
+    scores: sum of log-probabilities / `length_normalizer`; -inf where the list has fewer entries.
+    token_log_probs: the model's own, before temperature, top-k and top-p, in nats; 0 at BOS, PAD.
+    """
+
+    tokens: Int[Array, "*clips l"]
+    lengths: Int[Array, "*clips"]
+    scores: Float[Array, "*clips"]
+    token_log_probs: Float[Array, "*clips l"]
 
 
 def best(hypotheses: Hypotheses) -> Hypotheses:
-    """The first hypothesis of every clip's n-best list."""
+    """Return the first hypothesis of every clip's n-best list."""
     return Hypotheses(*(field[:, 0] for field in hypotheses))
 
 
-def length_normalizer(
-    lengths: Int[Array, "..."], length_penalty: Float[Array, ""] | float, formula: str
-) -> Float[Array, "..."]:
-    """What a sum of log-probabilities is divided by: n^p ('power', as in the reference) or ((5 + n) / 6)^p ('gnmt', Wu et al. 2016)."""
+def length_normalizer(lengths: Int[Array, "..."], options: SearchOptions) -> Float[Array, "..."]:
+    """Return the divisor of a sum of log-probabilities over n tokens, BOS and EOS included.
+
+    With penalty p it is n^p ("power", as in the reference system) or ((5 + n) / 6)^p ("gnmt",
+    Wu et al. 2016).
+    """
     n = lengths.astype(jnp.float32)
-    return ((5.0 + n) / 6.0 if formula == "gnmt" else n) ** length_penalty
+    return ((5.0 + n) / 6.0 if options.length_formula == "gnmt" else n) ** options.length_penalty
 
 
 def checked_sources(
-    sources: Source | Sequence[Source], max_len: int | None
+    sources: Source | Sequence[Source], options: SearchOptions
 ) -> tuple[tuple[Source, ...], int]:
-    """The ensemble as a tuple, and the length limit (None: the decoders' own). Raises DecodingError."""
+    """Return the ensemble as a tuple, and the length limit in tokens.
+
+    Raises DecodingError for an empty ensemble, vocabularies or numbers of clips that differ, and
+    a `max_len` that the decoders cannot hold.
+    """
     sources = (sources,) if isinstance(sources, Source) else tuple(sources)
     if not sources:
         raise DecodingError("no model to decode with: give at least one source")
-    sizes = [source.decoder.embedding.shape[0] for source in sources]
-    if len(set(sizes)) > 1:
+    vocab_sizes = [source.decoder.embedding.shape[0] for source in sources]
+    if len(set(vocab_sizes)) > 1:
         raise DecodingError(
-            f"the models of an ensemble have vocabularies of {sizes} tokens; allowed: models trained with one and the same tokenizer"
+            f"the models of an ensemble have vocabularies of {vocab_sizes} tokens; "
+            "allowed: models trained with the same tokenizer"
         )
     clips = [source.memory.shape[0] for source in sources]
     if len(set(clips)) > 1:
         raise DecodingError(
-            f"the models of an ensemble were given {clips} clips; give each the same clips in the same order"
+            f"the models of an ensemble were given {clips} clips; "
+            "give each the same clips in the same order"
         )
     limit = min(source.decoder.max_len for source in sources)
-    max_len = limit if max_len is None else max_len
-    check(
+    max_len = limit if options.max_len is None else options.max_len
+    require_option(
         "max_len",
         max_len,
         2 <= max_len <= limit,
@@ -85,21 +89,15 @@ def checked_sources(
     return sources, max_len
 
 
-def check(option: str, value: object, allowed: bool, wanted: str) -> None:
-    """Raises DecodingError unless `allowed`."""
-    if not allowed:
-        raise DecodingError(f"{option} is {value!r}; allowed: {wanted}")
-
-
-def start(
-    sources: tuple[Source, ...], hypotheses: int, length: int
+def init_decode_state(
+    sources: tuple[Source, ...], hypotheses: int, max_len: int
 ) -> tuple[tuple[Memory, ...], tuple[Cache, ...]]:
-    """Each decoder's projected memory and empty cache."""
-    started = [
-        source.decoder.start(source.memory, source.memory_lengths, hypotheses, length)
+    """Return each decoder's projected memory, and its empty cache for `hypotheses` per clip."""
+    pairs = [
+        source.decoder.start(source.memory, source.memory_lengths, hypotheses, max_len)
         for source in sources
     ]
-    return tuple(memory for memory, _ in started), tuple(cache for _, cache in started)
+    return tuple(memory for memory, _ in pairs), tuple(cache for _, cache in pairs)
 
 
 def next_log_probs(
@@ -109,94 +107,99 @@ def next_log_probs(
     tokens: Int[Array, "b m l"],
     position: Int[Array, ""],
     lineage: Int[Array, "b m l"] | None,
-    no_repeat_ngram_size: int,
+    options: SearchOptions,
 ) -> tuple[Float[Array, "b m v"], tuple[Cache, ...]]:
-    """Log-probabilities of the token after `position`, averaged over the ensemble as probabilities; -inf for PAD and for forbidden repetitions.
+    """Return log-probabilities of the token after `position`, and the caches with `position` added.
 
-    They are not renormalized over what is left: scores stay the model's. BOS is not forbidden, since the reference does not.
+    The ensemble is averaged as probabilities. PAD and forbidden repetitions have -inf; the rest is
+    not renormalized, so scores stay those of the model. BOS is allowed, as in the reference system.
+    `lineage` is explained at `TextDecoder.step`.
     """
-    current = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
-    voices, grown = [], []
+    current = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)  # (b, m)
+    member_log_probs, new_caches = [], []
     for source, memory, cache in zip(sources, memories, caches):
         logits, cache = source.decoder.step(current, position, cache, memory, lineage)
-        voices.append(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
-        grown.append(cache)
-    log_probs = (
-        voices[0]
-        if len(voices) == 1
-        else jax.nn.logsumexp(jnp.stack(voices), axis=0) - jnp.log(len(voices))
-    )
-    forbidden = jnp.arange(log_probs.shape[-1]) == PAD
-    if no_repeat_ngram_size:
-        forbidden = forbidden | repetitions(
-            tokens, position, no_repeat_ngram_size, log_probs.shape[-1]
+        member_log_probs.append(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
+        new_caches.append(cache)
+    if len(member_log_probs) == 1:
+        log_probs = member_log_probs[0]
+    else:
+        log_probs = jax.nn.logsumexp(jnp.stack(member_log_probs), axis=0)
+        log_probs = log_probs - jnp.log(len(member_log_probs))
+    vocab_size = log_probs.shape[-1]
+    forbidden = jnp.arange(vocab_size) == PAD
+    if options.no_repeat_ngram_size:
+        forbidden = forbidden | repeated_ngrams(
+            tokens, position, options.no_repeat_ngram_size, vocab_size
         )
-    return jnp.where(forbidden, -jnp.inf, log_probs), tuple(grown)
+    return jnp.where(forbidden, -jnp.inf, log_probs), tuple(new_caches)
 
 
-def repetitions(
+def repeated_ngrams(
     tokens: Int[Array, "b m l"], position: Int[Array, ""], size: int, vocab_size: int
 ) -> Bool[Array, "b m v"]:
-    """True for tokens that, put after `position`, would complete a run of `size` tokens that the sentence (BOS included) already has."""
+    """Return True for each token that would complete an n-gram which the sentence already contains.
+
+    The token would stand at `position + 1`; n is `size`, and BOS is part of the sentence.
+    """
     b, m, length = tokens.shape
     if size > length:
         return jnp.zeros((b, m, vocab_size), bool)
     starts = length - size + 1
-    recent = [
+    recent = [  # the last n - 1 tokens, each (b, m, 1)
         jnp.take(tokens, position - (size - 2) + j, axis=2, mode="clip")[:, :, None]
         for j in range(size - 1)
     ]
-    seen = jnp.broadcast_to(jnp.arange(starts) + size - 1 <= position, (b, m, starts))
+    # True where an n-gram of the sentence starts whose first n - 1 tokens are the recent ones.
+    matches = jnp.broadcast_to(jnp.arange(starts) + size - 1 <= position, (b, m, starts))
     for j, token in enumerate(recent):
-        seen = seen & (tokens[:, :, j : j + starts] == token)
-    rows, columns = jnp.arange(b)[:, None, None], jnp.arange(m)[None, :, None]
-    return jnp.zeros((b, m, vocab_size), bool).at[rows, columns, tokens[:, :, size - 1 :]].max(seen)
+        matches = matches & (tokens[:, :, j : j + starts] == token)
+    last_tokens = tokens[:, :, size - 1 :]  # (b, m, starts)
+    clip, hypothesis = jnp.arange(b)[:, None, None], jnp.arange(m)[None, :, None]
+    forbidden = jnp.zeros((b, m, vocab_size), bool)
+    return forbidden.at[clip, hypothesis, last_tokens].max(matches)
 
 
 def generate(
     sources: tuple[Source, ...],
-    pick: Callable[[Float[Array, "b v"], Int[Array, ""]], Int[Array, "b"]],
-    *,
-    bos_id: int,
-    eos_id: int,
+    choose_token: Callable[[Float[Array, "b v"], Int[Array, ""]], Int[Array, "b"]],
+    options: SearchOptions,
     max_len: int,
-    no_repeat_ngram_size: int,
-    length_penalty: Float[Array, ""] | float,
-    formula: str,
 ) -> Hypotheses:
-    """One hypothesis a clip, grown token by token with `pick(log_probs, position)` until all have ended or have `max_len` tokens, BOS included."""
-    b = sources[0].memory.shape[0]
-    memories, caches = start(sources, 1, max_len)
-    tokens = jnp.full((b, max_len), PAD, jnp.int32).at[:, 0].set(bos_id)
+    """Return one hypothesis per clip, one token of `choose_token(log_probs, position)` at a time.
 
-    def unfinished(state):
-        position, _, _, ended, _ = state
-        return (position < max_len - 1) & ~ended.all()
+    The loop ends when every sentence has EOS or `max_len` tokens, BOS included.
+    """
+    b = sources[0].memory.shape[0]
+    memories, caches = init_decode_state(sources, 1, max_len)
+
+    def not_finished(state):
+        position, _, _, finished, _ = state
+        return (position < max_len - 1) & ~finished.all()
 
     def step(state):
-        position, tokens, token_log_probs, ended, caches = state
+        position, tokens, token_log_probs, finished, caches = state
         log_probs, caches = next_log_probs(
-            sources, memories, caches, tokens[:, None], position, None, no_repeat_ngram_size
+            sources, memories, caches, tokens[:, None], position, None, options
         )
-        log_probs = log_probs[:, 0]
-        token = pick(log_probs, position).astype(jnp.int32)
-        gained = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
-        tokens = tokens.at[:, position + 1].set(jnp.where(ended, PAD, token))
-        token_log_probs = token_log_probs.at[:, position + 1].set(jnp.where(ended, 0.0, gained))
-        return position + 1, tokens, token_log_probs, ended | (token == eos_id), caches
+        log_probs = log_probs[:, 0]  # (b, v)
+        token = choose_token(log_probs, position).astype(jnp.int32)  # (b,)
+        token_log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+        tokens = tokens.at[:, position + 1].set(jnp.where(finished, PAD, token))
+        token_log_probs = token_log_probs.at[:, position + 1].set(
+            jnp.where(finished, 0.0, token_log_prob)
+        )
+        finished = finished | (token == options.eos_id)
+        return position + 1, tokens, token_log_probs, finished, caches
 
     state = (
         jnp.int32(0),
-        tokens,
+        jnp.full((b, max_len), PAD, jnp.int32).at[:, 0].set(options.bos_id),
         jnp.zeros((b, max_len), jnp.float32),
         jnp.zeros((b,), bool),
         caches,
     )
-    _, tokens, token_log_probs, _, _ = jax.lax.while_loop(unfinished, step, state)
+    _, tokens, token_log_probs, _, _ = jax.lax.while_loop(not_finished, step, state)
     lengths = (tokens != PAD).sum(1)
-    return Hypotheses(
-        tokens,
-        lengths,
-        token_log_probs.sum(1) / length_normalizer(lengths, length_penalty, formula),
-        token_log_probs,
-    )
+    scores = token_log_probs.sum(1) / length_normalizer(lengths, options)
+    return Hypotheses(tokens, lengths, scores, token_log_probs)

@@ -1,8 +1,9 @@
-"""From what is known of a hypothesis to the probability that it is right: statistics, logistic scales, and the file that keeps them.
+"""Confidences of hypotheses: statistics, logistic scales, and the file that stores the scales.
 
-A sentence's confidence is the probability that its text is the reference, letter for letter; a
-word's, that the word stands in the reference where it should. Without a calibration both are means
-of the tokens' probabilities, which say little: what a decoder leaves out costs it no probability.
+A sentence's confidence is the probability that its text equals the reference, letter by letter. A
+word's is the probability that the word stands in the reference where it should. Without a
+calibration both are means of token probabilities, which tell little: words that a decoder leaves
+out do not lower them.
 """
 
 import dataclasses
@@ -24,39 +25,43 @@ from signvit_jax.text.words import Word
 
 _FORMAT = "signvit_jax calibration"
 _VERSION = 1
-_RIDGE = 0.1  # pull of the weights of standardized statistics towards 0, in examples
-_SMALLEST, _LOWEST_PATH = (
-    1e-9,
-    -1e4,
-)  # probability of a token, log-probability of a CTC path: less counts as this
-FEW = 10  # of right or of wrong examples: a scale fitted on fewer is a guess
+_RIDGE = 0.1  # L2 penalty on the weights of standardized statistics, in examples
+_MIN_PROBABILITY = 1e-9  # smaller probabilities of tokens count as this
+_MIN_PATH = -1e4  # smaller log-probabilities of CTC paths count as this
+FEW = 10  # a scale with fewer right or fewer wrong examples is a guess
 
-# Statistics that compare the hypothesis with what the CTC head hears in the same clip.
-_HEARD = ("explained", "own_explained", "agreement", "own_agreement")
-_KNOWN = {"log_prob", "sentence_log_prob", "least_log_probs", "path", *_HEARD}
-# A decoder without a scale of its own takes that of its next of kin: the statistics mean the same.
-_KIN = {"beam": "greedy", "sample": "greedy", "ctc_beam": "ctc"}
+# Statistics that compare the hypothesis with the CTC output of the same clip.
+_CTC_STATISTICS = ("explained", "own_explained", "agreement", "own_agreement")
+_ALL_STATISTICS = {
+    "log_prob",
+    "sentence_log_prob",
+    "least_log_probs",
+    "path",
+    *_CTC_STATISTICS,
+}
+# A decoder without scales of its own uses those of this one: their statistics mean the same.
+_RELATED_DECODER = {"beam": "greedy", "sample": "greedy", "ctc_beam": "ctc"}
 
-Statistics = Mapping[str, float]  # by name; each is the larger, the surer the hypothesis is
+Statistics = Mapping[str, float]  # by name; a larger value is a sign of a right hypothesis
 
 
 class CalibrationError(SignVitError, ValueError):
-    """A calibration file that cannot be read, or one that cannot be made; the message says what to do."""
+    """A calibration file that cannot be read or cannot be made; the message says what to do."""
 
     exit_code = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """P(right) = 1 / (1 + exp(-(bias + sum of weight * statistic))), and the examples that it was fitted on."""
+    """P(right) = 1 / (1 + exp(-(bias + sum of weight * statistic))), and its number of examples."""
 
-    weights: Statistics  # none below 0
+    weights: Statistics  # >= 0
     bias: float
     examples: int
     right: int
 
     def __call__(self, statistics: Statistics) -> float:
-        """Statistics that the scale has no weight for do not count; one that is not there is 0."""
+        """Return P(right); statistics without a weight are ignored, and missing ones count as 0."""
         logit = self.bias + sum(
             weight * statistics.get(name, 0.0) for name, weight in self.weights.items()
         )
@@ -64,34 +69,33 @@ class Scale:
 
     @property
     def note(self) -> str:
-        """What is to be said of a scale that few examples speak for; empty where there were enough."""
+        """A warning that the scale was fitted on few examples; empty if there were enough."""
         wrong = self.examples - self.right
         if min(self.right, wrong) >= FEW:
             return ""
-        return f"a guess: of {self.examples:,} examples {self.right:,} are right and {wrong:,} wrong, and at least {FEW} of both are wanted"
+        return (
+            f"a guess: of {self.examples:,} examples {self.right:,} are right and {wrong:,} wrong, "
+            f"and at least {FEW} of both are needed"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """Of one decoder. `word` is None where no word was said."""
+    """The scales of one decoder; `word` is None if there was no word to fit it on."""
 
     sentence: Scale
     word: Scale | None
 
     @property
-    def listens(self) -> bool:
-        """Whether they need to know what CTC hears."""
-        return any(
-            name in _HEARD
-            for scale in (self.sentence, self.word)
-            if scale
-            for name in scale.weights
-        )
+    def needs_ctc(self) -> bool:
+        """Whether the scales use statistics that compare with the CTC output."""
+        scales = [scale for scale in (self.sentence, self.word) if scale]
+        return any(name in _CTC_STATISTICS for scale in scales for name in scale.weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What `calibration.json` says. `lexicon` is there where CTC spells glosses."""
+    """The content of `calibration.json`; with a `lexicon` where CTC spells glosses."""
 
     step: int  # of the checkpoint
     dataset: str
@@ -101,7 +105,7 @@ class Calibration:
     lexicon: Lexicon | None = None
 
     def fitted_on(self, decoder: str) -> str:
-        """What the decoder's scales were fitted on, in words; empty where it has none."""
+        """Describe what the decoder's scales were fitted on; empty if it has none."""
         scales = self.of(decoder)
         if scales is None:
             return ""
@@ -109,8 +113,8 @@ class Calibration:
         return f"{self.clips:,} clips of {self.dataset} {self.split}, step {self.step:,}{note}"
 
     def of(self, decoder: str) -> Scales | None:
-        """The decoder's scales, or those of its next of kin."""
-        return self.decoders.get(decoder) or self.decoders.get(_KIN.get(decoder, ""))
+        """Return the decoder's scales, or those of a related decoder."""
+        return self.decoders.get(decoder) or self.decoders.get(_RELATED_DECODER.get(decoder, ""))
 
 
 def statistics(
@@ -118,66 +122,66 @@ def statistics(
     score: float,
     probabilities: Sequence[float],
     words: Sequence[Word],
-    heard: str | None,
+    ctc_text: str | None,
     lexicon: Lexicon | None,
 ) -> tuple[Statistics, list[Statistics]]:
-    """Of a sentence, and of each of its words.
+    """Return the statistics of a sentence and those of each of its words.
 
-    `probabilities` are those of the tokens that were said, the end of the sentence included; the
-    words' confidences are means of them. `heard` is what CTC says of the clip (None: not known),
-    glosses where there is a `lexicon`, else text.
+    `probabilities` are those of the output tokens, EOS included; the confidences of the words are
+    means of them. `ctc_text` is the CTC output of the clip (None: unknown): glosses if there is a
+    `lexicon`, otherwise text.
 
-    log_prob: of the whole sentence, or of the word (of its mean probability).
-    least_log_probs: of the sentence's three least probable tokens together.
+    log_prob: log-probability of the sentence; of a word: the log of its mean probability.
+    least_log_probs: sum of the three smallest log-probabilities of the sentence's tokens.
     path: of CTC decoders, the log-probability of the path or text.
-    explained: 0 where every gloss that CTC heard has a word and every word a gloss, down to -1
-      where one is explained worse by a factor of e than in nearly every training sentence.
-    agreement: with CTC's text, the share of words in common (twice the matches by both lengths).
-    Of words: own_explained and own_agreement of that word alone, and all those of the sentence.
+    explained: with glosses. 0 if every gloss of CTC has a word and every word a gloss, down to -1
+      if one is explained worse by a factor of e than in nearly every training sentence.
+    agreement: with text. Share of words in common: twice the matches / the sum of both lengths.
+
+    A word has own_explained or own_agreement, of that word alone, and all statistics of its
+    sentence; the log_prob of the sentence is then named sentence_log_prob.
     """
     logs = [_log(probability) for probability in probabilities]
     sentence = {"log_prob": math.fsum(logs), "least_log_probs": math.fsum(sorted(logs)[:3])}
-    own: list[dict[str, float]] = [{"log_prob": _log(word.confidence)} for word in words]
+    of_words: list[dict[str, float]] = [{"log_prob": _log(word.confidence)} for word in words]
     if decoder in CTC_DECODERS:
-        sentence["path"] = score if score > _LOWEST_PATH else _LOWEST_PATH
-    elif heard is not None:
-        said, others = (
-            _keys([word.text for word in words]),
-            _keys(units(heard, by_spaces=lexicon is not None)),
-        )
+        sentence["path"] = score if score > _MIN_PATH else _MIN_PATH
+    elif ctc_text is not None:
+        keys = _keys([word.text for word in words])
+        ctc_keys = _keys(units(ctc_text, by_spaces=lexicon is not None))
         if lexicon is not None:
-            lacking, others = (
-                lexicon.unexplained_words(others, said),
-                lexicon.unexplained_glosses(others, said),
-            )
-            sentence["explained"] = -min(max([*lacking, *others], default=0.0), 1.0)
-            each = {"own_explained": [-min(nats, 1.0) for nats in lacking]}
+            name = "own_explained"
+            word_shortfalls = lexicon.unexplained_words(ctc_keys, keys)
+            gloss_shortfalls = lexicon.unexplained_glosses(ctc_keys, keys)
+            worst = max([*word_shortfalls, *gloss_shortfalls], default=0.0)
+            sentence["explained"] = -min(worst, 1.0)
+            values = [-min(shortfall, 1.0) for shortfall in word_shortfalls]
         else:
-            matcher = difflib.SequenceMatcher(None, others, said, autojunk=False)
+            name = "own_agreement"
+            matcher = difflib.SequenceMatcher(None, ctc_keys, keys, autojunk=False)
             sentence["agreement"] = matcher.ratio()
-            common = {
-                block.b + place
+            matched = {
+                block.b + offset
                 for block in matcher.get_matching_blocks()
-                for place in range(block.size)
+                for offset in range(block.size)
             }
-            each = {"own_agreement": [float(place in common) for place in range(len(said))]}
-        for name, values in each.items():
-            for one, value in zip(own, values):
-                one[name] = value
+            values = [float(place in matched) for place in range(len(keys))]
+        for own, value in zip(of_words, values):
+            own[name] = value
     return sentence, [
-        one
-        | {f"sentence_{name}" if name in one else name: value for name, value in sentence.items()}
-        for one in own
+        own
+        | {f"sentence_{name}" if name in own else name: value for name, value in sentence.items()}
+        for own in of_words
     ]
 
 
 def _log(probability: float) -> float:
-    """A number also for 0 and for what is none, as a model with broken weights gives."""
-    return math.log(probability if probability > _SMALLEST else _SMALLEST)
+    """Return a finite number also for 0 and NaN, the output of a model with broken weights."""
+    return math.log(probability if probability > _MIN_PROBABILITY else _MIN_PROBABILITY)
 
 
 def word_key(word: str) -> str:
-    """What a lexicon knows a word by: case and punctuation do not count."""
+    """Return the form of a word that a lexicon stores: without case and punctuation."""
     return re.sub(r"\W", "", word).casefold() or word
 
 
@@ -186,62 +190,66 @@ def _keys(words: Sequence[str]) -> list[str]:
 
 
 def fit_scale(statistics: Sequence[Mapping[str, float]], right: Sequence[bool]) -> Scale:
-    """Logistic regression (Platt 1999) that a few dozen wrong examples suffice for.
+    """Fit a logistic regression (Platt 1999) for which a few dozen wrong examples are enough.
 
-    Every statistic is larger where a hypothesis is surer, so one whose weight would be below 0 is
-    left out. Weights of the standardized statistics are pulled towards 0 (ridge), and the targets
-    are Platt's, (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that no split makes a scale certain: with
-    all examples right it says (n + 1) / (n + 2) at the mean. Raises CalibrationError without examples.
+    Every statistic is larger for hypotheses that are more likely right, so one whose weight would
+    be negative is left out. The weights of the standardized statistics have a ridge penalty, and
+    the targets are Platt's, (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that no split makes a scale
+    certain: if all n examples are right, it gives (n + 1) / (n + 2) at the mean. Raises
+    CalibrationError without examples.
     """
     if not len(right):
         raise CalibrationError("there is no example to fit a scale on")
-    hits, names = np.asarray(right, bool), list(statistics[0])
-    values = np.asarray([[one[name] for name in names] for one in statistics], np.float64).reshape(
-        len(hits), len(names)
-    )
-    kept = [place for place in range(len(names)) if np.ptp(values[:, place]) > 0]
+    is_right, names = np.asarray(right, bool), list(statistics[0])
+    values = np.asarray([[one[name] for name in names] for one in statistics], np.float64)
+    values = values.reshape(len(is_right), len(names))
+    columns = [column for column in range(len(names)) if np.ptp(values[:, column]) > 0]
     while True:
-        weights, bias = _logistic(values[:, kept], hits)
+        weights, bias = _logistic(values[:, columns], is_right)
         if not (weights < 0).any():
             break
-        kept = [place for place, weight in zip(kept, weights) if weight > weights.min()]
-    chosen = {names[place]: float(weight) for place, weight in zip(kept, weights)}
-    return Scale(chosen, float(bias), len(hits), int(hits.sum()))
+        columns = [column for column, weight in zip(columns, weights) if weight > weights.min()]
+    by_name = {names[column]: float(weight) for column, weight in zip(columns, weights)}
+    return Scale(by_name, float(bias), len(is_right), int(is_right.sum()))
 
 
 def _logistic(
     values: Float[np.ndarray, "n k"], right: Bool[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "k"], float]:
-    """Weights and bias for the statistics as they are, by Newton's method on the standardized ones."""
-    center, spread = values.mean(0), values.std(0)
-    inputs = np.column_stack([(values - center) / spread, np.ones(len(values))])
-    hits, misses = right.sum(), (~right).sum()
-    targets = np.where(right, (hits + 1) / (hits + 2), 1 / (misses + 2))
-    pull = np.diag([_RIDGE] * values.shape[1] + [0.0])
-    found = np.zeros(inputs.shape[1])
+    """Return weights and bias for unscaled statistics; Newton's method on the standardized ones."""
+    mean, spread = values.mean(0), values.std(0)
+    inputs = np.column_stack([(values - mean) / spread, np.ones(len(values))])
+    num_right, num_wrong = right.sum(), (~right).sum()
+    targets = np.where(right, (num_right + 1) / (num_right + 2), 1 / (num_wrong + 2))
+    ridge = np.diag([_RIDGE] * values.shape[1] + [0.0])
+    params = np.zeros(inputs.shape[1])
     for _ in range(100):
-        said = 1 / (1 + np.exp(-np.clip(inputs @ found, -500, 500)))
-        gradient = inputs.T @ (said - targets) + pull @ found
-        curvature = inputs.T @ (inputs * (said * (1 - said))[:, None]) + pull
-        move = np.linalg.solve(curvature + 1e-9 * np.eye(len(found)), gradient)
-        found = found - move * min(1.0, 2.0 / max(np.abs(move).max(), 1e-12))
-        if np.abs(move).max() < 1e-9:
+        outputs = 1 / (1 + np.exp(-np.clip(inputs @ params, -500, 500)))
+        gradient = inputs.T @ (outputs - targets) + ridge @ params
+        hessian = inputs.T @ (inputs * (outputs * (1 - outputs))[:, None]) + ridge
+        update = np.linalg.solve(hessian + 1e-9 * np.eye(len(params)), gradient)
+        params = params - update * min(1.0, 2.0 / max(np.abs(update).max(), 1e-12))
+        if np.abs(update).max() < 1e-9:
             break
-    weights = found[:-1] / spread
-    return weights, found[-1] - center @ weights
+    weights = params[:-1] / spread
+    return weights, params[-1] - mean @ weights
 
 
 def to_json(calibration: Calibration) -> str:
-    """JSON of one object: "format", "version", "checkpoint_step", "dataset", "split", "clips";
+    """Return one JSON object:
+
+    "format", "version", "checkpoint_step", "dataset", "split", "clips";
     "decoders": {name: {"sentence": SCALE, "word": SCALE or null}};
     "lexicon": null or {"glosses": {name: ENTRY}, "words": {name: ENTRY}}.
 
-    SCALE is {"weights": {statistic: number}, "bias", "examples", "right", "note"}, ENTRY {"usual", "by": {name: probability}}.
+    SCALE is {"weights": {statistic: number}, "bias", "examples", "right", "note"}, and ENTRY is
+    {"usual", "by": {name: probability}}.
     """
 
-    def scale(one: Scale | None) -> dict[str, Any] | None:
-        return None if one is None else dataclasses.asdict(one) | {"note": one.note}
+    def scale_values(scale: Scale | None) -> dict[str, Any] | None:
+        return None if scale is None else dataclasses.asdict(scale) | {"note": scale.note}
 
+    lexicon = calibration.lexicon
     values = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -250,37 +258,18 @@ def to_json(calibration: Calibration) -> str:
         "split": calibration.split,
         "clips": calibration.clips,
         "decoders": {
-            name: {"sentence": scale(one.sentence), "word": scale(one.word)}
-            for name, one in calibration.decoders.items()
+            name: {"sentence": scale_values(scales.sentence), "word": scale_values(scales.word)}
+            for name, scales in calibration.decoders.items()
         },
-        "lexicon": None if calibration.lexicon is None else dataclasses.asdict(calibration.lexicon),
+        "lexicon": None if lexicon is None else dataclasses.asdict(lexicon),
     }
     return json.dumps(values, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Calibration:
-    """Reads what `to_json` wrote. Raises CalibrationError."""
+    """Read the output of `to_json`. Raises CalibrationError."""
     try:
-        values = json.loads(text)
-        if values["format"] != _FORMAT or values["version"] != _VERSION:
-            raise CalibrationError(
-                f"format {values['format']!r}, version {values['version']!r}; this release reads {_FORMAT!r}, version {_VERSION}"
-            )
-        scales = {
-            str(name): (_scale(scales["sentence"]), scales["word"] and _scale(scales["word"]))
-            for name, scales in values["decoders"].items()
-        }
-        lexicon = values["lexicon"]
-        return Calibration(
-            int(values["checkpoint_step"]),
-            str(values["dataset"]),
-            str(values["split"]),
-            int(values["clips"]),
-            {name: Scales(*pair) for name, pair in scales.items()},
-            None
-            if lexicon is None
-            else Lexicon(_entries(lexicon["glosses"]), _entries(lexicon["words"])),
-        )
+        return _calibration(json.loads(text))
     except CalibrationError:
         raise
     except (
@@ -296,11 +285,35 @@ def from_json(text: str) -> Calibration:
         ) from error
 
 
+def _calibration(values: Mapping[str, Any]) -> Calibration:
+    if values["format"] != _FORMAT or values["version"] != _VERSION:
+        raise CalibrationError(
+            f"format {values['format']!r}, version {values['version']!r}; "
+            f"this release reads {_FORMAT!r}, version {_VERSION}"
+        )
+    decoders = {
+        str(name): Scales(_scale(scales["sentence"]), scales["word"] and _scale(scales["word"]))
+        for name, scales in values["decoders"].items()
+    }
+    lexicon = values["lexicon"]
+    if lexicon is not None:
+        lexicon = Lexicon(_entries(lexicon["glosses"]), _entries(lexicon["words"]))
+    return Calibration(
+        step=int(values["checkpoint_step"]),
+        dataset=str(values["dataset"]),
+        split=str(values["split"]),
+        clips=int(values["clips"]),
+        decoders=decoders,
+        lexicon=lexicon,
+    )
+
+
 def _scale(values: Mapping[str, Any]) -> Scale:
     weights = {str(name): _number(weight) for name, weight in values["weights"].items()}
-    if unknown := weights.keys() - _KNOWN:
+    if unknown := weights.keys() - _ALL_STATISTICS:
         raise CalibrationError(
-            f"weights of unknown statistics: {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(_KNOWN))}"
+            f"weights of unknown statistics: {', '.join(sorted(unknown))}; "
+            f"allowed: {', '.join(sorted(_ALL_STATISTICS))}"
         )
     return Scale(weights, _number(values["bias"]), int(values["examples"]), int(values["right"]))
 
@@ -324,5 +337,5 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
 def _number(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise CalibrationError(f"{value!r} where a number is wanted")
+        raise CalibrationError(f"{value!r} is not a finite number")
     return number

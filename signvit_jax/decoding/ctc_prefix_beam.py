@@ -1,4 +1,8 @@
-"""CTC prefix beam search (Graves 2006, Hannun et al. 2014): the likeliest texts, each with the probability of all its alignments, not of one path."""
+"""CTC prefix beam search (Graves 2006, Hannun et al. 2014).
+
+It finds the most probable texts. The probability of a text is that of all its alignments, not of
+one path.
+"""
 
 import functools
 from typing import NamedTuple
@@ -8,22 +12,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from signvit_jax.layers.attention import length_mask
+from signvit_jax.models.ctc_loss import NEG_INF
 
-BLANK = 0
-_IMPOSSIBLE = -1e30  # log 0 that can be added to itself without a NaN
-_FILLER = _IMPOSSIBLE / 2  # a slot scored below this holds no text
+_EMPTY_SLOT = NEG_INF / 2  # a slot with a lower score holds no text
 
 
 class PrefixBeams(NamedTuple):
-    """The k likeliest texts per clip, best first. Ids are 0 beyond their length; where there are fewer texts than k, the score is -inf."""
+    """The k most probable texts per clip, best first.
+
+    Ids are 0 beyond their length. Where there are fewer texts than k, the score is -inf.
+    """
 
     ids: Int[Array, "b k s"]
     lengths: Int[Array, "b k"]
     score: Float[Array, "b k"]  # log-probability of the text, nats
 
 
-class _Beams(NamedTuple):
-    """Texts no two of which are the same, and the log-probabilities of their alignments so far by the kind of the last step."""
+class _PrefixState(NamedTuple):
+    """k different texts per clip, with log-probabilities of their alignments up to a step.
+
+    The alignments are split by their last label: the blank, or the last id of the text.
+    """
 
     ids: Int[Array, "b k s"]
     lengths: Int[Array, "b k"]
@@ -40,116 +49,132 @@ def ctc_prefix_beam_search(
     beam_size: int = 8,
     candidates: int | None = None,
 ) -> PrefixBeams:
-    """Searches the texts of the first `lengths[i]` steps of each clip; blank is id 0. Steps beyond the length have no influence.
+    """Return the best texts of the first `lengths[i]` steps of each clip; blank is id 0.
 
-    At each step a text may go on with one of the step's `candidates` likeliest words. The default, twice the beam, loses nothing: of a text's
-    continuations at most `beam_size` can stay, one more may repeat its last word and the others be texts of the beam already. Scores are sums over
-    the alignments whose prefixes all stayed in the beam; they are exact if the beam holds every prefix. Raises ValueError for sizes below 1.
+    Steps beyond the length have no influence. At each step a text may be extended with one of the
+    step's `candidates` most probable labels. The default, twice the beam size, loses nothing: at
+    most `beam_size` extensions of a text can stay in the beam, one more may repeat its last label,
+    and the others may be texts that are in the beam already. Scores are sums over those alignments
+    whose prefixes all stayed in the beam; they are exact if the beam holds every prefix.
+    Raises ValueError for sizes below 1.
     """
     if beam_size < 1 or (candidates is not None and candidates < 1):
         raise ValueError(
             f"beam_size is {beam_size} and candidates {candidates}; both must be at least 1"
         )
     b, s, v = logits.shape
-    width = min(candidates or 2 * beam_size, v - 1)
-    denominator = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1, keepdims=True)
-    likeliest, words = jax.lax.top_k(logits[..., 1:], width)
+    n = min(candidates or 2 * beam_size, v - 1)
+    log_denominator = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1, keepdims=True)
+    top_logits, top_labels = jax.lax.top_k(logits[..., 1:], n)  # (b, s, n), without the blank
 
-    def log_prob(values: Array, denominator: Array) -> Array:
-        return jnp.maximum(
-            values.astype(jnp.float32) - denominator, _IMPOSSIBLE
-        )  # a masked word's logit is -inf
+    def log_prob(logits: Array, log_denominator: Array) -> Array:
+        # The maximum keeps masked labels, whose logit is -inf, finite.
+        return jnp.maximum(logits.astype(jnp.float32) - log_denominator, NEG_INF)
 
-    def step(beams: _Beams, inputs: tuple[Array, ...]) -> tuple[_Beams, None]:
-        live, step_logits, denominator, words, on_word = inputs
-        on_last = log_prob(jnp.take_along_axis(step_logits, beams.last, axis=1), denominator)
-        grown = _grow(beams, words, on_word, log_prob(step_logits[:, :1], denominator), on_last)
+    def step(state: _PrefixState, inputs: tuple[Array, ...]) -> tuple[_PrefixState, None]:
+        valid, step_logits, log_denominator, labels, label_log_probs = inputs
+        blank_log_prob = log_prob(step_logits[:, :1], log_denominator)
+        last_log_prob = log_prob(
+            jnp.take_along_axis(step_logits, state.last, axis=1), log_denominator
+        )
+        new_state = _advance(state, labels, label_log_probs, blank_log_prob, last_log_prob)
         return jax.tree.map(
-            lambda new, old: jnp.where(live.reshape(b, *(1,) * (new.ndim - 1)), new, old),
-            grown,
-            beams,
+            lambda new, old: jnp.where(valid.reshape(b, *(1,) * (new.ndim - 1)), new, old),
+            new_state,
+            state,
         ), None
 
-    empty = jnp.zeros((b, beam_size), jnp.int32)
-    nowhere = jnp.full((b, beam_size), _IMPOSSIBLE)
-    beams = _Beams(
-        jnp.zeros((b, beam_size, s), jnp.int32), empty, empty, nowhere.at[:, 0].set(0.0), nowhere
+    # At the start the first slot holds the empty text, and the others hold nothing.
+    zeros = jnp.zeros((b, beam_size), jnp.int32)
+    impossible = jnp.full((b, beam_size), NEG_INF)
+    state = _PrefixState(
+        ids=jnp.zeros((b, beam_size, s), jnp.int32),
+        lengths=zeros,
+        last=zeros,
+        on_blank=impossible.at[:, 0].set(0.0),
+        on_label=impossible,
     )
-    steps = (
+    inputs = (
         length_mask(lengths, s),
         logits,
-        denominator,
-        words + 1,
-        log_prob(likeliest, denominator),
+        log_denominator,
+        top_labels + 1,
+        log_prob(top_logits, log_denominator),
     )
-    beams, _ = jax.lax.scan(step, beams, jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
+    state, _ = jax.lax.scan(step, state, jax.tree.map(lambda x: x.swapaxes(0, 1), inputs))
 
-    score = jnp.logaddexp(beams.on_blank, beams.on_label)
-    held = score > _FILLER
+    score = jnp.logaddexp(state.on_blank, state.on_label)
+    is_text = score > _EMPTY_SLOT
     return PrefixBeams(
-        ids=jnp.where(held[..., None], beams.ids, 0),
-        lengths=jnp.where(held, beams.lengths, 0),
-        score=jnp.where(held, jnp.minimum(score, 0.0), -jnp.inf),
+        ids=jnp.where(is_text[..., None], state.ids, 0),
+        lengths=jnp.where(is_text, state.lengths, 0),
+        score=jnp.where(is_text, jnp.minimum(score, 0.0), -jnp.inf),
     )
 
 
-def _grow(
-    beams: _Beams,
-    words: Int[Array, "b n"],
-    on_word: Float[Array, "b n"],
-    on_blank: Float[Array, "b 1"],
-    on_last: Float[Array, "b k"],
-) -> _Beams:
-    """One step of time: every text stays (by a blank or by its last word held on) or goes on with a word, and the k likeliest are kept."""
-    b, k, s = beams.ids.shape
-    total = jnp.logaddexp(beams.on_blank, beams.on_label)
+def _advance(
+    state: _PrefixState,
+    labels: Int[Array, "b n"],
+    label_log_probs: Float[Array, "b n"],
+    blank_log_prob: Float[Array, "b 1"],
+    last_log_prob: Float[Array, "b k"],
+) -> _PrefixState:
+    """Advance by one step and keep the k most probable texts.
+
+    Every text either stays as it is, by a blank or by repeating its last label, or is extended with
+    one of the `labels`. `last_log_prob` is the log-probability of each text's last label.
+    """
+    b, k, s = state.ids.shape
+    n = labels.shape[1]
+    total = jnp.logaddexp(state.on_blank, state.on_label)
     positions = jnp.arange(s)
 
-    # [i, j]: text j is text i and one word more. Padding is 0 and no word is, so texts are equal where the arrays are. A text has one parent at most,
-    # beside the slots not yet used, which look like the empty text but are impossible.
-    parents = jnp.where(positions == beams.lengths[..., None] - 1, 0, beams.ids)
-    extends = (beams.ids[:, :, None] == parents[:, None]).all(-1) & (beams.lengths > 0)[:, None]
-    repeats = beams.last[:, :, None] == beams.last[:, None]
-    arriving = jnp.where(
-        extends, jnp.where(repeats, beams.on_blank[..., None], total[..., None]), _IMPOSSIBLE
-    ).max(axis=1)
-    stay_on_blank = total + on_blank
-    stay_on_label = (
-        jnp.logaddexp(beams.on_label, arriving) + on_last
-    )  # stays impossible for the empty text, which has no label to hold
+    # is_parent[i, j]: text j is text i plus one label. Padding is 0 and no label is 0, so texts are
+    # equal where the arrays are equal. A text has at most one parent, apart from unused slots: they
+    # look like the empty text, but are impossible.
+    prefixes = jnp.where(positions == state.lengths[..., None] - 1, 0, state.ids)
+    is_parent = (state.ids[:, :, None] == prefixes[:, None]).all(-1)
+    is_parent = is_parent & (state.lengths > 0)[:, None]  # (b, k, k)
+    # Extending a text with its own last label needs a blank between the two.
+    repeats = state.last[:, :, None] == state.last[:, None]
+    from_parent = jnp.where(repeats, state.on_blank[..., None], total[..., None])
+    merged_from_prefix = jnp.where(is_parent, from_parent, NEG_INF).max(axis=1)  # (b, k)
+    stay_on_blank = total + blank_log_prob
+    # This stays impossible for the empty text, which has no label to repeat.
+    stay_on_label = jnp.logaddexp(state.on_label, merged_from_prefix) + last_log_prob
 
-    # Going on with a word that makes a text of the beam is counted above, not here. What is impossible ranks below every text that stays, even one
-    # that has become impossible itself: so the beam never holds a text twice.
-    there = (extends[..., None] & (beams.last[:, None, :, None] == words[:, None, None])).any(
-        axis=2
-    )
-    onward = (
-        jnp.where(
-            beams.last[..., None] == words[:, None], beams.on_blank[..., None], total[..., None]
-        )
-        + on_word[:, None]
-    )
-    onward = jnp.where(there | (onward < _FILLER), -jnp.inf, onward).reshape(b, -1)
+    # An extension that is a text of the beam is counted above, not here. Impossible extensions get
+    # -inf and rank below every text that stays, even one that has become impossible itself: so the
+    # beam never holds a text twice.
+    already_in_beam = is_parent[..., None] & (state.last[:, None, :, None] == labels[:, None, None])
+    already_in_beam = already_in_beam.any(axis=2)  # (b, k, n)
+    repeats = state.last[..., None] == labels[:, None]
+    extended = jnp.where(repeats, state.on_blank[..., None], total[..., None])
+    extended = extended + label_log_probs[:, None]
+    extended = jnp.where(already_in_beam | (extended < _EMPTY_SLOT), -jnp.inf, extended)
+    extended = extended.reshape(b, k * n)
 
-    _, chosen = jax.lax.top_k(
-        jnp.concatenate([jnp.logaddexp(stay_on_blank, stay_on_label), onward], axis=1), k
-    )
+    stay = jnp.logaddexp(stay_on_blank, stay_on_label)
+    _, chosen = jax.lax.top_k(jnp.concatenate([stay, extended], axis=1), k)  # (b, k)
     stays = chosen < k
-    number = jnp.maximum(chosen - k, 0)
-    source = jnp.where(stays, chosen, number // words.shape[1])
-    word = jnp.take_along_axis(words, number % words.shape[1], axis=1)
+    extension = jnp.maximum(chosen - k, 0)  # index into `extended`
+    parent = jnp.where(stays, chosen, extension // n)
+    label = jnp.take_along_axis(labels, extension % n, axis=1)
 
-    def of_source(values: Array) -> Array:
-        return jnp.take_along_axis(values, source, axis=1)
+    def gather_parents(values: Array) -> Array:
+        return jnp.take_along_axis(values, parent, axis=1)
 
-    ids = jnp.take_along_axis(beams.ids, source[..., None], axis=1)
-    lengths = of_source(beams.lengths)
-    return _Beams(
-        ids=jnp.where(~stays[..., None] & (positions == lengths[..., None]), word[..., None], ids),
+    ids = jnp.take_along_axis(state.ids, parent[..., None], axis=1)
+    lengths = gather_parents(state.lengths)
+    is_new = ~stays[..., None] & (positions == lengths[..., None])
+    return _PrefixState(
+        ids=jnp.where(is_new, label[..., None], ids),
         lengths=lengths + ~stays,
-        last=jnp.where(stays, of_source(beams.last), word),
-        on_blank=jnp.where(stays, of_source(stay_on_blank), _IMPOSSIBLE),
+        last=jnp.where(stays, gather_parents(state.last), label),
+        on_blank=jnp.where(stays, gather_parents(stay_on_blank), NEG_INF),
         on_label=jnp.where(
-            stays, of_source(stay_on_label), jnp.take_along_axis(onward, number, axis=1)
+            stays,
+            gather_parents(stay_on_label),
+            jnp.take_along_axis(extended, extension, axis=1),
         ),
     )

@@ -1,174 +1,151 @@
-"""The ways from an encoded clip to text, by name, with one signature: what `eval`, `translate` and training's samples choose from.
+"""The decoders of `eval`, `translate` and validation, by name and with one signature.
 
-Every decoder takes one model or an ensemble, whose probabilities are averaged at every step, and gives an n-best list: of `inference.n_best` from
-`beam` and `ctc_beam`, of one from the others.
+Every decoder takes one model or an ensemble, whose probabilities are averaged at every step, and
+returns n-best lists: of `n_best` entries from "beam" and "ctc_beam", of one from the others.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from signvit_jax.config.schema import InferenceConfig
-from signvit_jax.decoding.autoregressive import DecodingError, Hypotheses, Source
+from signvit_jax.decoding.autoregressive import Hypotheses, Source
 from signvit_jax.decoding.beam_search import beam_search
-from signvit_jax.decoding.ctc import align, greedy_ctc
+from signvit_jax.decoding.ctc import forced_align, greedy_ctc
 from signvit_jax.decoding.ctc_prefix_beam import ctc_prefix_beam_search
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.joint import rescore
 from signvit_jax.decoding.sampling import sample
+from signvit_jax.decoding.search_options import DecodingError, SearchOptions
 from signvit_jax.models.translator import Encoded, SignTranslator
 
 
 class Decoded(NamedTuple):
-    """n hypotheses a clip, best first: ids padded with 0, the decoder's own score (-inf where a list has fewer), and each token's probability."""
+    """n hypotheses per clip, best first.
 
-    tokens: Int[Array, "b n l"]
+    scores: the decoder's own; -inf where a list has fewer entries.
+    token_confidences: probability of each token, 0 to 1; 0 at BOS and padding.
+    starts, ends, peaks: of "ctc" only, see `CTCHypotheses`.
+    """
+
+    tokens: Int[Array, "b n l"]  # padded with 0
     scores: Float[Array, "b n"]
-    token_confidences: Float[Array, "b n l"]  # 0 to 1; 0 at BOS and padding
-    starts: Int[Array, "b l"] | None = (
-        None  # of "ctc": the first step of each token, and one past its last
-    )
+    token_confidences: Float[Array, "b n l"]
+    starts: Int[Array, "b l"] | None = None
     ends: Int[Array, "b l"] | None = None
-    peaks: Float[Array, "b l"] | None = None  # and its largest log-odds
+    peaks: Float[Array, "b l"] | None = None
 
 
-class SpecialIds(NamedTuple):
-    bos: int
-    eos: int
-
-
-class Seen(NamedTuple):
-    """A clip batch as one model sees it."""
+class EncodedClips(NamedTuple):
+    """A batch of clips, encoded by one model of the ensemble."""
 
     model: SignTranslator
     encoded: Encoded
 
 
-# Called with the ensemble, the config, the special ids, a key, and the clips' numbers (see `sample`; None: their places).
-Decoder = Callable[..., Decoded]
-_Rows = Int[Array, "b"] | None
+Ensemble = Sequence[EncodedClips]
+Rows = Int[Array, "b"] | None
+
+
+class Decoder(Protocol):
+    """Decodes a batch. `rng` and `rows` are used by sampling only, see `sample`."""
+
+    def __call__(
+        self, ensemble: Ensemble, options: SearchOptions, rng: Key[Array, ""], rows: Rows = None
+    ) -> Decoded: ...
 
 
 def _greedy(
-    ensemble: Sequence[Seen],
-    config: InferenceConfig,
-    ids: SpecialIds,
-    key: Key[Array, ""],
-    rows: _Rows = None,
+    ensemble: Ensemble, options: SearchOptions, rng: Key[Array, ""], rows: Rows = None
 ) -> Decoded:
-    return _from_hypotheses(_one_best(greedy(_sources(ensemble), **_shared_options(config, ids))))
+    return _decoded(_as_list(greedy(_sources(ensemble), options)))
 
 
 def _sample(
-    ensemble: Sequence[Seen],
-    config: InferenceConfig,
-    ids: SpecialIds,
-    key: Key[Array, ""],
-    rows: _Rows = None,
+    ensemble: Ensemble, options: SearchOptions, rng: Key[Array, ""], rows: Rows = None
 ) -> Decoded:
-    cuts = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
-    return _from_hypotheses(
-        _one_best(
-            sample(_sources(ensemble), key, rows=rows, **cuts, **_shared_options(config, ids))
-        )
-    )
+    return _decoded(_as_list(sample(_sources(ensemble), rng, options, rows)))
 
 
 def _beam(
-    ensemble: Sequence[Seen],
-    config: InferenceConfig,
-    ids: SpecialIds,
-    key: Key[Array, ""],
-    rows: _Rows = None,
+    ensemble: Ensemble, options: SearchOptions, rng: Key[Array, ""], rows: Rows = None
 ) -> Decoded:
-    options = _shared_options(config, ids)
-    # The whole beam is rescored: what CTC likes best may not be among the attention's first.
-    n_best = config.beam_size if config.ctc_weight else config.n_best
-    found = beam_search(_sources(ensemble), beam_size=config.beam_size, n_best=n_best, **options)
-    if config.ctc_weight:
-        lengths = {"length_penalty": config.length_penalty, "formula": config.length_formula}
-        found = rescore(
-            found, *_ctc_logits(ensemble), eos_id=ids.eos, weight=config.ctc_weight, **lengths
-        )
-        found = Hypotheses(*(field[:, : config.n_best] for field in found))
-    return _from_hypotheses(found)
+    if not options.ctc_weight:
+        return _decoded(beam_search(_sources(ensemble), options))
+    # All of the beam is rescored: CTC's best may not be among the first of the attention decoder.
+    all_slots = dataclasses.replace(options, n_best=options.beam_size)
+    hypotheses = beam_search(_sources(ensemble), all_slots)
+    hypotheses = rescore(hypotheses, *_ctc_outputs(ensemble), options)
+    return _decoded(Hypotheses(*(field[:, : options.n_best] for field in hypotheses)))
 
 
 def _ctc(
-    ensemble: Sequence[Seen],
-    config: InferenceConfig,
-    ids: SpecialIds,
-    key: Key[Array, ""],
-    rows: _Rows = None,
+    ensemble: Ensemble, options: SearchOptions, rng: Key[Array, ""], rows: Rows = None
 ) -> Decoded:
-    found = greedy_ctc(*_ctc_logits(ensemble))
+    hypotheses = greedy_ctc(*_ctc_outputs(ensemble))
     return Decoded(
-        found.ids[:, None],
-        found.score[:, None],
-        found.confidence[:, None],
-        found.starts,
-        found.ends,
-        found.peak,
+        hypotheses.ids[:, None],
+        hypotheses.score[:, None],
+        hypotheses.confidence[:, None],
+        hypotheses.starts,
+        hypotheses.ends,
+        hypotheses.peak,
     )
 
 
 def _ctc_beam(
-    ensemble: Sequence[Seen],
-    config: InferenceConfig,
-    ids: SpecialIds,
-    key: Key[Array, ""],
-    rows: _Rows = None,
+    ensemble: Ensemble, options: SearchOptions, rng: Key[Array, ""], rows: Rows = None
 ) -> Decoded:
-    logits, steps = _ctc_logits(ensemble)
-    found = ctc_prefix_beam_search(logits, steps, beam_size=config.beam_size)
-    n = config.n_best
-    aligned = jax.vmap(align, in_axes=(None, None, 1, 1), out_axes=1)(
-        logits, steps, found.ids[:, :n], found.lengths[:, :n]
+    logits, steps = _ctc_outputs(ensemble)
+    beams = ctc_prefix_beam_search(logits, steps, beam_size=options.beam_size)
+    ids, lengths, scores = (field[:, : options.n_best] for field in beams)
+    # vmap over n: the hypotheses of a clip share its logits.
+    alignment = jax.vmap(forced_align, in_axes=(None, None, 1, 1), out_axes=1)(
+        logits, steps, ids, lengths
     )
-    return Decoded(found.ids[:, :n], found.score[:, :n], aligned.confidence)
+    return Decoded(ids, scores, alignment.confidence)
 
 
-def _sources(ensemble: Sequence[Seen]) -> tuple[Source, ...]:
+def _sources(ensemble: Ensemble) -> tuple[Source, ...]:
     return tuple(Source(model.decoder, *model.memory(encoded)) for model, encoded in ensemble)
 
 
-def _shared_options(config: InferenceConfig, ids: SpecialIds) -> dict[str, object]:
-    return {
-        "bos_id": ids.bos,
-        "eos_id": ids.eos,
-        "no_repeat_ngram_size": config.no_repeat_ngram_size,
-        "length_penalty": config.length_penalty,
-        "formula": config.length_formula,
-    }
+def _ctc_outputs(ensemble: Ensemble) -> tuple[Float[Array, "b s v"], Int[Array, "b"]]:
+    """Return CTC logits, averaged over the ensemble as probabilities, and the number of steps.
 
-
-def _ctc_logits(ensemble: Sequence[Seen]) -> tuple[Float[Array, "b s v"], Int[Array, "b"]]:
-    """What CTC says, averaged over the ensemble as probabilities. Raises DecodingError where the models read different steps."""
-    heard = [model.ctc_logits(encoded) for model, encoded in ensemble]
-    shapes = [logits.shape[1:] for logits, _ in heard]
+    Raises DecodingError if the CTC heads differ in their input, steps or labels.
+    """
+    outputs = [model.ctc_logits(encoded) for model, encoded in ensemble]
+    shapes = [logits.shape[1:] for logits, _ in outputs]
     if len(set(shapes)) > 1 or len({model.ctc_source for model, _ in ensemble}) > 1:
         sources = [(model.ctc_source, *shape) for (model, _), shape in zip(ensemble, shapes)]
         raise DecodingError(
-            f"the CTC heads of the ensemble differ in what they read (model.ctc.source, steps, labels): {sources}; "
-            "use greedy or beam search with inference.ctc_weight 0, or models with the same CTC head"
+            "the CTC heads of the ensemble differ in what they read "
+            f"(model.ctc.source, steps, labels): {sources}; use greedy or beam search with "
+            "inference.ctc_weight 0, or models with the same CTC head"
         )
-    if len(heard) == 1:
-        return heard[0]
-    voices = jnp.stack([jax.nn.log_softmax(logits.astype(jnp.float32)) for logits, _ in heard])
-    return jax.nn.logsumexp(voices, axis=0) - jnp.log(len(heard)), heard[0][1]
+    if len(outputs) == 1:
+        return outputs[0]
+    member_log_probs = jnp.stack(
+        [jax.nn.log_softmax(logits.astype(jnp.float32)) for logits, _ in outputs]
+    )
+    log_probs = jax.nn.logsumexp(member_log_probs, axis=0) - jnp.log(len(outputs))
+    return log_probs, outputs[0][1]
 
 
-def _one_best(found: Hypotheses) -> Hypotheses:
-    return Hypotheses(*(field[:, None] for field in found))
+def _as_list(hypotheses: Hypotheses) -> Hypotheses:
+    """Add the axis of an n-best list: (b, ...) -> (b, 1, ...)."""
+    return Hypotheses(*(field[:, None] for field in hypotheses))
 
 
-def _from_hypotheses(found: Hypotheses) -> Decoded:
-    positions = jnp.arange(found.tokens.shape[-1])
-    said = (positions > 0) & (positions < found.lengths[..., None])  # BOS is given, not said
-    return Decoded(found.tokens, found.scores, jnp.where(said, jnp.exp(found.token_log_probs), 0.0))
+def _decoded(hypotheses: Hypotheses) -> Decoded:
+    positions = jnp.arange(hypotheses.tokens.shape[-1])
+    is_output = (positions > 0) & (positions < hypotheses.lengths[..., None])  # not BOS, not PAD
+    confidences = jnp.where(is_output, jnp.exp(hypotheses.token_log_probs), 0.0)
+    return Decoded(hypotheses.tokens, hypotheses.scores, confidences)
 
 
 DECODERS: dict[str, Decoder] = {
@@ -178,7 +155,5 @@ DECODERS: dict[str, Decoder] = {
     "ctc_beam": _ctc_beam,
     "sample": _sample,
 }
-CTC_DECODERS = (
-    "ctc",
-    "ctc_beam",
-)  # these spell what the CTC head is trained on, which may be glosses
+# These spell the training targets of the CTC head, which may be glosses.
+CTC_DECODERS = ("ctc", "ctc_beam")

@@ -1,6 +1,6 @@
-"""Which word stands for which sign, learned from annotated sentences.
+"""Word-gloss lexicon, learned from annotated sentences.
 
-With it a sign whose word was left out is seen, and a word that nobody signed.
+It finds signs whose word is missing in a hypothesis, and words that nobody signed.
 """
 
 import dataclasses
@@ -13,23 +13,22 @@ from jaxtyping import Float, Int
 
 Sentence = tuple[Sequence[str], Sequence[str]]  # glosses, words
 
-_ROUNDS = 5  # of expectation maximization
-_LEAST = 0.01  # smaller probabilities are not kept, and count as this
-_USUAL = (
-    5  # percentile of the training sentences: nearly all of them explain a word at least so well
-)
+_ITERATIONS = 5  # of expectation maximization
+_MIN_PROBABILITY = 0.01  # smaller ones are not stored, and count as this
+_PERCENTILE = 5  # of training sentences: nearly all of them explain a word at least as well
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A word (or a gloss): the best of what explains it in nearly every training sentence, and the probabilities of all that may."""
+    """A word, or a gloss, and the glosses, or words, that explain it."""
 
-    usual: float  # log-probability
-    by: Mapping[str, float]
+    usual: float  # log-probability of its best explanation in nearly every training sentence
+    by: Mapping[str, float]  # explanation -> probability
 
     def shortfall(self, others: Sequence[str]) -> float:
-        """How far, in nats, its best explanation among `others` falls short of the usual; 0 where it does not."""
-        best = max((self.by.get(other, _LEAST) for other in others), default=_LEAST)
+        """Return how much worse than usual `others` explain it, in nats, >= 0."""
+        probabilities = (self.by.get(other, _MIN_PROBABILITY) for other in others)
+        best = max(probabilities, default=_MIN_PROBABILITY)
         return max(self.usual - math.log(best), 0.0)
 
 
@@ -41,79 +40,92 @@ class Lexicon:
     words: Mapping[str, Entry]
 
     def unexplained_glosses(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:
-        """The shortfall of each gloss, in nats; 0 for one that the lexicon does not know."""
+        """Return the shortfall of each gloss, in nats; 0 for an unknown gloss."""
         return [
             self.glosses[gloss].shortfall(words) if gloss in self.glosses else 0.0
             for gloss in glosses
         ]
 
     def unexplained_words(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:
-        """The shortfall of each word, in nats; 0 for one that the lexicon does not know."""
+        """Return the shortfall of each word, in nats; 0 for an unknown word."""
         return [
             self.words[word].shortfall(glosses) if word in self.words else 0.0 for word in words
         ]
 
 
 def learn_lexicon(sentences: Iterable[Sentence]) -> Lexicon | None:
-    """The lexicon of sentences with their glosses; None where there are none."""
+    """Learn the lexicon of sentences and their glosses; None if no sentence has both."""
     pairs = [(list(glosses), list(words)) for glosses, words in sentences if glosses and words]
     if not pairs:
         return None
-    return Lexicon(_direction(pairs), _direction([(words, glosses) for glosses, words in pairs]))
+    return Lexicon(
+        glosses=_learn_direction(pairs),
+        words=_learn_direction([(words, glosses) for glosses, words in pairs]),
+    )
 
 
-def _direction(pairs: Sequence[Sentence]) -> dict[str, Entry]:
-    """Entries of what stands first in each pair, explained by what stands second."""
-    explained, first = _numbered(one for one, _ in pairs)
-    explaining, second = _numbered(
-        ["", *other] for _, other in pairs
-    )  # "" explains what nothing else does
-    # A row for each occurrence beside each of what may explain it.
-    occurrence, pair = [], []
-    count = 0
-    for ones, others in zip(first, second):
-        occurrence.append(np.repeat(np.arange(count, count + len(ones)), len(others)))
-        pair.append(np.repeat(ones, len(others)) * len(explaining) + np.tile(others, len(ones)))
-        count += len(ones)
-    occurrences = np.concatenate(occurrence)
-    kinds, kind = np.unique(np.concatenate(pair), return_inverse=True)
-    probabilities = _expectation_maximization(occurrences, kind, kinds % len(explaining))
+def _learn_direction(pairs: Sequence[Sentence]) -> dict[str, Entry]:
+    """Return entries of the targets; each pair holds the targets of a sentence and its sources."""
+    target_names, targets = _numbered(target for target, _ in pairs)
+    # The empty source explains the targets that no other source explains.
+    source_names, sources = _numbered(["", *source] for _, source in pairs)
+    num_sources = len(source_names)
 
-    best = np.full(count, _LEAST)
-    spoken = (kinds % len(explaining) != 0)[kind]
-    np.maximum.at(best, occurrences[spoken], probabilities[kind[spoken]])
-    of_occurrence = np.concatenate(first)
-    by: dict[int, dict[str, float]] = defaultdict(dict)
-    for number, probability in zip(kinds.tolist(), probabilities.tolist()):
-        one, other = divmod(number, len(explaining))
-        if other and probability >= _LEAST:
-            by[one][explaining[other]] = round(probability, 4)
-    order = np.argsort(of_occurrence, kind="stable")
-    groups = np.split(np.log(best[order]), np.cumsum(np.bincount(of_occurrence))[:-1])
+    # One row for each occurrence of a target with each source that may explain it.
+    occurrence_parts, pair_parts = [], []
+    num_occurrences = 0
+    for target, source in zip(targets, sources):
+        numbers = np.arange(num_occurrences, num_occurrences + len(target))
+        occurrence_parts.append(np.repeat(numbers, len(source)))
+        pair_parts.append(
+            np.repeat(target, len(source)) * num_sources + np.tile(source, len(target))
+        )
+        num_occurrences += len(target)
+    occurrences = np.concatenate(occurrence_parts)
+    pair_ids, pair_index = np.unique(np.concatenate(pair_parts), return_inverse=True)
+    probabilities = _expectation_maximization(occurrences, pair_index, pair_ids % num_sources)
+
+    # The best explanation of each occurrence, without the empty source.
+    best = np.full(num_occurrences, _MIN_PROBABILITY)
+    not_empty = (pair_ids % num_sources != 0)[pair_index]
+    np.maximum.at(best, occurrences[not_empty], probabilities[pair_index[not_empty]])
+    target_of_occurrence = np.concatenate(targets)
+    order = np.argsort(target_of_occurrence, kind="stable")
+    ends = np.cumsum(np.bincount(target_of_occurrence))
+    best_by_target = np.split(np.log(best[order]), ends[:-1])
+
+    explanations: dict[int, dict[str, float]] = defaultdict(dict)
+    for pair_id, probability in zip(pair_ids.tolist(), probabilities.tolist()):
+        target, source = divmod(pair_id, num_sources)
+        if source and probability >= _MIN_PROBABILITY:
+            explanations[target][source_names[source]] = round(probability, 4)
     return {
-        name: Entry(round(float(np.percentile(group, _USUAL)), 4), by[number])
-        for number, (name, group) in enumerate(zip(explained, groups))
+        name: Entry(round(float(np.percentile(logs, _PERCENTILE)), 4), explanations[number])
+        for number, (name, logs) in enumerate(zip(target_names, best_by_target))
     }
 
 
 def _numbered(sentences: Iterable[Sequence[str]]) -> tuple[list[str], list[Int[np.ndarray, "n"]]]:
-    """Names in the order of their numbers, and the sentences in numbers."""
+    """Return names in the order of their numbers, and the sentences as numbers."""
     numbers: dict[str, int] = {}
-    found = [
+    numbered = [
         np.asarray([numbers.setdefault(name, len(numbers)) for name in sentence], np.int64)
         for sentence in sentences
     ]
-    return list(numbers), found
+    return list(numbers), numbered
 
 
 def _expectation_maximization(
-    occurrences: Int[np.ndarray, "n"], kind: Int[np.ndarray, "n"], explaining: Int[np.ndarray, "k"]
+    occurrences: Int[np.ndarray, "n"],
+    pair_index: Int[np.ndarray, "n"],
+    pair_sources: Int[np.ndarray, "k"],
 ) -> Float[np.ndarray, "k"]:
-    """P(explained | explaining) of each kind of pair."""
-    probabilities = np.ones(len(explaining))
-    for _ in range(_ROUNDS):
-        shares = probabilities[kind]
+    """Return P(target | source) of each of the k pairs."""
+    num_pairs = len(pair_sources)
+    probabilities = np.ones(num_pairs)
+    for _ in range(_ITERATIONS):
+        shares = probabilities[pair_index]
         shares /= np.bincount(occurrences, shares)[occurrences]
-        counts = np.bincount(kind, shares, minlength=len(explaining))
-        probabilities = counts / np.bincount(explaining, counts)[explaining]
+        counts = np.bincount(pair_index, shares, minlength=num_pairs)
+        probabilities = counts / np.bincount(pair_sources, counts)[pair_sources]
     return probabilities

@@ -1,4 +1,4 @@
-"""Fits the scales of confidence on a split that was not trained on."""
+"""Fitting of confidence scales on a split that was not trained on."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +8,7 @@ from signvit_jax.decoding.confidence import (
     Calibration,
     CalibrationError,
     Scales,
+    Statistics,
     fit_scale,
     statistics,
     word_key,
@@ -21,12 +22,14 @@ from signvit_jax.text.scripts import units
 log = logging.getLogger(__name__)
 
 MOST_CLIPS = 2000  # of the split that scales are fitted on: more of them change little
-_MOST_SENTENCES = 20_000  # that a lexicon is learned from
+_MAX_LEXICON_SENTENCES = 20_000
+
+Decoded = Sequence[tuple[IndexEntry, Mapping[str, Hypothesis]]]  # clip, decoder -> hypothesis
 
 
 def lexicon_of(index: Sequence[IndexEntry]) -> Lexicon | None:
-    """Learned from a training split's annotations, evenly over it where it is large."""
-    step = -(-len(index) // _MOST_SENTENCES) or 1
+    """Learn a lexicon from a training split; from evenly spaced sentences of a large one."""
+    step = -(-len(index) // _MAX_LEXICON_SENTENCES) or 1
     return learn_lexicon(
         (_keys(entry.gloss, by_spaces=True), _keys(entry.text))
         for entry in index[::step]
@@ -35,7 +38,7 @@ def lexicon_of(index: Sequence[IndexEntry]) -> Lexicon | None:
 
 
 def fit(
-    found: Sequence[tuple[IndexEntry, Mapping[str, Hypothesis]]],
+    found: Decoded,
     decoders: Iterable[str],
     *,
     spells_glosses: bool,
@@ -45,56 +48,78 @@ def fit(
     split: str,
     lowercase: bool,
 ) -> Calibration:
-    """Scales for each of the decoders, of (clip, decoder -> hypothesis).
+    """Fit the scales of each of the decoders.
 
-    The hypotheses are raw: not calibrated, none left out for its confidence; where there is `ctc`
-    among them, the others are compared with it. Where CTC spells glosses these are what CTC decoders
-    are right about, in clips that have some, and the others are compared with it through the
-    `lexicon`. Raises CalibrationError where nothing was decoded.
+    The hypotheses must be raw: not calibrated, and none left out for its confidence. If "ctc" is
+    among them, the other decoders are compared with it. Where CTC spells glosses, CTC decoders are
+    scored against the glosses of the clips that have some, and the others are compared with CTC
+    through the `lexicon`. Raises CalibrationError if no clip was decoded.
     """
     scales = {}
-    for name in decoders:
-        of_glosses = spells_glosses and name in CTC_DECODERS
-        sentences, sentences_right, words, words_right = [], [], [], []
-        for entry, hypotheses in found:
-            if of_glosses and not entry.gloss:
-                continue
-            said, reference = hypotheses[name], entry.gloss if of_glosses else entry.text
-            heard = (
-                hypotheses["ctc"].text
-                if "ctc" in hypotheses and (lexicon or not spells_glosses)
-                else None
-            )
-            of_sentence, of_words = statistics(
-                name, said.score, said.probabilities, said.words, heard, lexicon
-            )
-            sentences.append(of_sentence)
-            sentences_right.append(is_right(reference, said.text, lowercase=lowercase))
-            words += of_words
-            words_right += right_words(
-                reference,
-                [word.text for word in said.words],
-                lowercase=lowercase,
-                glosses=of_glosses,
-            )
-        if not sentences:
+    for decoder in decoders:
+        is_gloss = spells_glosses and decoder in CTC_DECODERS
+        clips = [(entry, texts) for entry, texts in found if entry.gloss or not is_gloss]
+        if not clips:
             raise CalibrationError(
-                f"{split!r} of {dataset!r} has no clip to fit confidence of {name!r} on; give another split"
+                f"{split!r} of {dataset!r} has no clip to fit confidence of {decoder!r} on; "
+                "give another split"
             )
-        scales[name] = Scales(
-            fit_scale(sentences, sentences_right), fit_scale(words, words_right) if words else None
+        compare_ctc = lexicon is not None or not spells_glosses
+        scales[decoder] = _fit_decoder(
+            clips, decoder, is_gloss, compare_ctc, lexicon, lowercase=lowercase
         )
     return Calibration(step, dataset, split, len(found), scales, lexicon)
 
 
+def _fit_decoder(
+    clips: Decoded,
+    decoder: str,
+    is_gloss: bool,
+    compare_ctc: bool,
+    lexicon: Lexicon | None,
+    *,
+    lowercase: bool,
+) -> Scales:
+    sentences: list[Statistics] = []
+    sentences_right: list[bool] = []
+    words: list[Statistics] = []
+    words_right: list[bool] = []
+    for entry, hypotheses in clips:
+        hypothesis = hypotheses[decoder]
+        reference = entry.gloss if is_gloss else entry.text
+        ctc_text = hypotheses["ctc"].text if compare_ctc and "ctc" in hypotheses else None
+        of_sentence, of_words = statistics(
+            decoder,
+            hypothesis.score,
+            hypothesis.probabilities,
+            hypothesis.words,
+            ctc_text,
+            lexicon,
+        )
+        sentences.append(of_sentence)
+        sentences_right.append(is_right(reference, hypothesis.text, lowercase=lowercase))
+        words += of_words
+        words_right += right_words(
+            reference,
+            [word.text for word in hypothesis.words],
+            lowercase=lowercase,
+            glosses=is_gloss,
+        )
+    return Scales(
+        sentence=fit_scale(sentences, sentences_right),
+        word=fit_scale(words, words_right) if words else None,
+    )
+
+
 def describe(calibration: Calibration) -> list[str]:
-    """A line for each decoder, for the log."""
+    """Return one line for the log per decoder."""
     lines = []
-    for name, scales in calibration.decoders.items():
-        one = scales.sentence
-        note = f"; {one.note}" if one.note else ""
+    for decoder, scales in calibration.decoders.items():
+        scale = scales.sentence
+        note = f"; {scale.note}" if scale.note else ""
         lines.append(
-            f"confidence of {name} fitted on {one.examples:,} clips of {calibration.split!r}, of which {one.right:,} are right{note}"
+            f"confidence of {decoder} fitted on {scale.examples:,} clips of "
+            f"{calibration.split!r}, of which {scale.right:,} are right{note}"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""What a model sees in a clip: the labels that CTC reads over time, and the frames at which the decoder looks for each token."""
+"""Attention maps of a clip: CTC's labels over time, and the frames that each token attends to."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree, UInt8
 
-from signvit_jax.decoding.ctc import BLANK, greedy_ctc
+from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.evaluation.scored_clips import HeatMap
+from signvit_jax.models.ctc_loss import BLANK
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.text.tokenizer import Tokenizer
 
+# Heat maps of a clip's sampled frames and the decoder's token ids, without BOS and EOS. With None
+# for the ids (a decoder without cross-attention) only the heat map of CTC is returned.
 AttentionMapFn = Callable[[UInt8[np.ndarray, "t h w 3"], Sequence[int] | None], list[HeatMap]]
 
 
@@ -23,10 +26,7 @@ def make_attention_maps(
     buckets: Sequence[int],
     max_len: int,
 ) -> AttentionMapFn:
-    """A function of a clip's sampled frames and the decoder's token ids (without BOS and EOS) that draws both heat maps; one program a bucket.
-
-    For None in place of token ids, of a decoder without cross-attention, CTC's heat map alone.
-    """
+    """Return the function that computes both heat maps; it compiles one program per bucket."""
 
     @jax.jit
     def run(
@@ -42,45 +42,44 @@ def make_attention_maps(
             greedy_ctc(logits, steps),
         )
 
-    def look(frames: UInt8[np.ndarray, "t h w 3"], tokens: Sequence[int] | None) -> list[HeatMap]:
+    def attention_maps(
+        frames: UInt8[np.ndarray, "t h w 3"], ids: Sequence[int] | None
+    ) -> list[HeatMap]:
         bucket = next(length for length in buckets if len(frames) <= length)
         video = np.zeros((1, bucket, *frames.shape[1:]), np.uint8)
         video[0, : len(frames)] = frames
-        said = [tokenizer.bos_id, *(tokens or ())][:max_len]
-        given = np.zeros((1, max_len), np.int32)
-        given[0, : len(said)] = said
-        weights, probabilities, steps, spelled = jax.device_get(
-            run(params, video, jnp.asarray([len(frames)]), given)
+        inputs = [tokenizer.bos_id, *(ids or ())][:max_len]
+        tokens = np.zeros((1, max_len), np.int32)
+        tokens[0, : len(inputs)] = inputs
+        weights, probabilities, steps, ctc = jax.device_get(
+            run(params, video, jnp.asarray([len(frames)]), tokens)
         )
-        labels = spelled.ids[0, : spelled.lengths[0]].tolist()
-        alignment = probabilities[0, : steps[0]].T[[*labels, BLANK]]
-        ctc = HeatMap(
+        labels = ctc.ids[0, : ctc.lengths[0]].tolist()
+        ctc_map = HeatMap(
             "CTC: probability of each label",
             [*(_name(ctc_tokenizer, label) for label in labels), "blank"],
-            alignment,
+            probabilities[0, : steps[0]].T[[*labels, BLANK]],
         )
-        if tokens is None:
-            return [ctc]
-        # Position p of the decoder says token p + 1; the last one says EOS.
-        names = [_name(tokenizer, token) for token in said[1:]]
+        if ids is None:
+            return [ctc_map]
+        # The decoder outputs token p + 1 at position p; the output at the last position is EOS.
+        names = [_name(tokenizer, token) for token in inputs[1:]]
         attention = weights[0, : len(names), : len(frames)]
         strongest = attention.max(initial=1e-9)
-        return [
-            ctc,
-            HeatMap(
-                "Decoder: where it looks for each token (darkest = the strongest)",
-                names,
-                attention / strongest,
-            ),
-        ]
+        attention_map = HeatMap(
+            "Decoder: frames that each token attends to (darkest = the most)",
+            names,
+            attention / strongest,
+        )
+        return [ctc_map, attention_map]
 
-    return look
+    return attention_maps
 
 
 def no_attention_maps(
-    frames: UInt8[np.ndarray, "t h w 3"], tokens: Sequence[int] | None
+    frames: UInt8[np.ndarray, "t h w 3"], ids: Sequence[int] | None
 ) -> list[HeatMap]:
-    """Of a model that cannot be looked into."""
+    """Return no heat maps, for models without access to attention weights."""
     return []
 
 

@@ -1,11 +1,11 @@
-"""Scores a trained model on a split: predictions of every clip, scores of every decoder, pictures of the clips that the report shows."""
+"""Evaluation of a trained model on a split: predictions, scores, and images for the report."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import PyTree, UInt8
 
 from signvit_jax.config.schema import Config
 from signvit_jax.data.augment import decode_clip
@@ -19,7 +19,7 @@ from signvit_jax.evaluation.metrics import MetricError, Scores, check_tokenizati
 from signvit_jax.evaluation.reliability import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.results import Prediction, Results
 from signvit_jax.evaluation.scored_clips import (
-    ClipPictures,
+    ClipImages,
     main_decoder,
     score_clips,
     worst_and_best,
@@ -44,32 +44,29 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     on_batch: Callable[[int], None] = lambda clips: None,
 ) -> Results | None:
-    """Predictions and scores of the whole split, each clip once and against its raw reference; None if `should_stop()` ended it early.
+    """Predict and score all clips of a split, each against its raw reference.
 
-    `tokenize`: another than `evaluation.tokenize` of the config. A decoder that spells glosses (CTC with `ctc.target` 'gloss') is scored against
-    the glosses of the clips that have them, and where `phoenix` by PHOENIX's rules too. Raises MetricError where nothing can be scored.
+    A decoder that spells glosses (CTC with `ctc.target` "gloss") is scored against the glosses of
+    the clips that have them.
+
+    Args:
+        tokenize: Replaces `evaluation.tokenize` of the config.
+        phoenix: Whether decoders that spell glosses are scored by the rules of PHOENIX too.
+        lowercase: Whether case is ignored.
+        should_stop: Called before every batch; True ends the evaluation early.
+        on_batch: Called with the number of clips of each batch.
+
+    Returns:
+        The results, or None if the evaluation ended early.
+
+    Raises:
+        MetricError: If nothing can be scored.
     """
     decoders = list(predictor.tokenizers)
-    spells_glosses = (
-        [name for name in decoders if name in CTC_DECODERS]
-        if config.model.ctc.target == "gloss"
-        else []
-    )
-    scored = (
-        decoders
-        if any(entry.gloss for entry in split.index)
-        else [name for name in decoders if name not in spells_glosses]
-    )
-    if not scored:
-        raise MetricError(
-            f"no clip of {split.name!r} has a gloss, and {', '.join(decoders)} spells glosses: nothing to score; try greedy or beam"
-        )
-    if len(scored) < len(decoders):
-        log.warning(
-            "no clip of %r has a gloss: %s spells glosses and is not scored",
-            split.name,
-            ", ".join(spells_glosses),
-        )
+    gloss_decoders = []
+    if config.model.ctc.target == "gloss":
+        gloss_decoders = [decoder for decoder in decoders if decoder in CTC_DECODERS]
+    scored = _scored_decoders(split, decoders, gloss_decoders)
     tokenize = tokenize or config.evaluation.tokenize
     check_tokenization(tokenize)
     devices = predictor.mesh.size
@@ -86,97 +83,120 @@ def evaluate(
     found = predictor.predict_split(params, batches, should_stop, on_batch)
     if should_stop():
         return None
+
     entries = [split.index[position] for position in found]
-    predictions = tuple(
-        _prediction(entry.id, entry.text, entry.gloss, hypotheses, scored)
-        for entry, hypotheses in zip(entries, found.values())
-    )
     scores: dict[str, Scores] = {}
-    sure: dict[str, DecoderConfidence] = {}
+    confidence: dict[str, DecoderConfidence] = {}
     phoenix_rates: dict[str, float] = {}
     for decoder in scored:
-        spells = decoder in spells_glosses
+        is_gloss = decoder in gloss_decoders
         pairs = [
-            (entry.gloss if spells else entry.text, p.hypotheses[decoder])
-            for entry, p in zip(entries, predictions)
-            if entry.gloss or not spells
+            (entry.gloss if is_gloss else entry.text, hypotheses[decoder])
+            for entry, hypotheses in zip(entries, found.values())
+            if entry.gloss or not is_gloss
         ]
-        references, hypotheses = zip(*pairs)
+        references = [reference for reference, _ in pairs]
+        texts = [hypothesis.text for _, hypothesis in pairs]
         scores[decoder] = score(
-            references, hypotheses, tokenize=tokenize, lowercase=lowercase, glosses=spells
+            references, texts, tokenize=tokenize, lowercase=lowercase, glosses=is_gloss
         )
-        said = [
-            (entry.gloss if spells else entry.text, its[decoder])
-            for entry, its in zip(entries, found.values())
-            if entry.gloss or not spells
-        ]
-        sure[decoder] = decoder_confidence(
-            said, predictor.fitted_on.get(decoder, ""), lowercase=lowercase, glosses=spells
+        confidence[decoder] = decoder_confidence(
+            pairs, predictor.fitted_on.get(decoder, ""), lowercase=lowercase, glosses=is_gloss
         )
-        if phoenix and spells:
-            phoenix_rates[decoder] = gloss_wer(references, hypotheses).rate
-    unknown = dict(tokenizer.unknown([entry.text for entry in entries]).most_common())
+        if phoenix and is_gloss:
+            phoenix_rates[decoder] = gloss_wer(references, texts).rate
     return Results(
-        split.name,
-        config.data.name,
-        checkpoint_step,
-        scores,
-        predictions,
-        tuple(spells_glosses),
-        unknown,
-        phoenix_rates,
-        sure,
+        split=split.name,
+        dataset=config.data.name,
+        checkpoint_step=checkpoint_step,
+        decoders=scores,
+        predictions=tuple(
+            _prediction(entry.id, entry.text, entry.gloss, hypotheses, scored)
+            for entry, hypotheses in zip(entries, found.values())
+        ),
+        gloss_decoders=tuple(gloss_decoders),
+        unknown=dict(tokenizer.unknown([entry.text for entry in entries]).most_common()),
+        phoenix_gloss_wer=phoenix_rates,
+        confidence=confidence,
     )
 
 
-def pictures(
+def _scored_decoders(
+    split: Split, decoders: Sequence[str], gloss_decoders: Sequence[str]
+) -> list[str]:
+    """Return the decoders with references in the split. Raises MetricError if there are none."""
+    if any(entry.gloss for entry in split.index):
+        return list(decoders)
+    scored = [decoder for decoder in decoders if decoder not in gloss_decoders]
+    if not scored:
+        raise MetricError(
+            f"no clip of {split.name!r} has a gloss, and {', '.join(decoders)} spells glosses: "
+            "nothing to score; try greedy or beam"
+        )
+    if gloss_decoders:
+        log.warning(
+            "no clip of %r has a gloss: %s spells glosses and is not scored",
+            split.name,
+            ", ".join(gloss_decoders),
+        )
+    return scored
+
+
+def clip_images(
     results: Results,
     split: Split,
     config: Config,
     tokenizer: Tokenizer,
-    look: AttentionMapFn,
+    attention_maps: AttentionMapFn,
     count: int,
-) -> dict[str, ClipPictures]:
-    """The sampled frames of the clips that the report of `results` shows and what the model sees in them, by clip id.
+) -> dict[str, ClipImages]:
+    """Return the sampled frames and heat maps of the clips that the report shows, by clip id.
 
-    Cross-attention is drawn for what the report's main decoder said; where that is CTC, which has none, only CTC's alignment is.
+    Cross-attention is that of the main decoder's text. If the main decoder is CTC, which has no
+    cross-attention, the only heat map is the alignment of CTC.
     """
     decoder = main_decoder(results)
     worst, best = worst_and_best(score_clips(results), decoder, count)
     positions = {entry.id: position for position, entry in enumerate(split.index)}
-    drawn = {}
+    images = {}
     for clip in [*worst, *best]:
         frames = _frames(split, positions[clip.prediction.id], config)
-        said = (
-            None
-            if decoder in CTC_DECODERS
-            else tokenizer.encode(clip.prediction.hypotheses[decoder])
-        )
-        drawn[clip.prediction.id] = ClipPictures(frames, look(frames, said))
-    return drawn
+        ids = None
+        if decoder not in CTC_DECODERS:
+            ids = tokenizer.encode(clip.prediction.hypotheses[decoder])
+        images[clip.prediction.id] = ClipImages(frames, attention_maps(frames, ids))
+    return images
 
 
-def _frames(split: Split, position: int, config: Config) -> np.ndarray:
-    record = split[position]
-    picked = sample_frames(len(record["video"]), record["fps"], config.data, config.data.num_frames)
+def _frames(split: Split, position: int, config: Config) -> UInt8[np.ndarray, "t h w 3"]:
+    record, data = split[position], config.data
+    sampled = sample_frames(len(record["video"]), record["fps"], data, data.num_frames)
     return decode_clip(
-        [record["video"][frame] for frame in picked],
-        config.data.image_size,
-        config.data.resize_mode,
+        [record["video"][frame] for frame in sampled], data.image_size, data.resize_mode
     )
 
 
 def _prediction(
-    clip: str, text: str, gloss: str, hypotheses: dict[str, Hypothesis], scored: list[str]
+    clip_id: str,
+    text: str,
+    gloss: str,
+    hypotheses: Mapping[str, Hypothesis],
+    scored: Sequence[str],
 ) -> Prediction:
-    """Score and confidence are those of the first decoder that is scored, which is the report's main one."""
+    """Score and confidence are those of the first scored decoder, the main one of the report."""
     main = hypotheses[scored[0]]
-    details: dict[str, object] = {"confidence": main.confidence} | (
-        {"gloss": gloss} if gloss else {}
-    )
+    details: dict[str, object] = {"confidence": main.confidence}
+    if gloss:
+        details["gloss"] = gloss
     details |= {
-        name: hypothesis.text for name, hypothesis in hypotheses.items() if name not in scored
+        decoder: hypothesis.text
+        for decoder, hypothesis in hypotheses.items()
+        if decoder not in scored
     }
     return Prediction(
-        clip, text, {name: hypotheses[name].text for name in scored}, main.score, details
+        id=clip_id,
+        reference=text,
+        hypotheses={decoder: hypotheses[decoder].text for decoder in scored},
+        score=main.score,
+        details=details,
     )

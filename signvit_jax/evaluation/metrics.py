@@ -1,8 +1,9 @@
-"""Corpus metrics of translations against the raw reference texts: BLEU, chrF, ROUGE-L, word error rate, exact match; and gloss error rate.
+"""Corpus metrics against raw reference texts.
 
-BLEU, chrF and ROUGE-L are on the field's scale of 0 to 100; word error rate and exact match are rates (0.15 = 15 %; a WER can exceed 1).
-Both sides are compared in Unicode's NFC: how an accent was typed is no error. Errors are counted in
-words and, of scripts without spaces, in characters (`text_scripts.units`).
+BLEU, chrF and ROUGE-L are on the usual scale of 0 to 100. Word error rate, gloss error rate and
+exact match are rates (0.15 = 15 %; an error rate can exceed 1). Both sides are compared in
+Unicode's NFC, so the way in which an accent was typed is no error. Errors are counted in words and,
+for scripts without spaces, in characters (`text.scripts.units`).
 """
 
 import dataclasses
@@ -23,23 +24,25 @@ from signvit_jax.text import scripts
 
 Operation = Literal["match", "substitute", "insert", "delete"]
 
-_ROUGE_BETA = 1.2  # recall's weight in the F-measure; sign-language papers took it over from the COCO caption evaluation
-_PHOENIX_COSTS = (
-    4,
-    3,
-    3,
-)  # substitution, insertion, deletion in the alignment of the NIST scorer that PHOENIX results are reported with
+# Weight of recall in the F-measure, which sign-language papers took over from COCO captions.
+_ROUGE_BETA = 1.2
+# Substitution, insertion and deletion in the alignment of the NIST scorer, which the published
+# results on PHOENIX use.
+_PHOENIX_COSTS = (4, 3, 3)
 
 
 class MetricError(SignVitError, ValueError):
-    """Texts that cannot be scored: none at all, not as many hypotheses as references, or no such tokenization."""
+    """Texts that cannot be scored, or an unknown tokenization.
+
+    Texts cannot be scored if there are none, or not as many hypotheses as references.
+    """
 
     exit_code = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """One step from a reference to a hypothesis; the word is None on the side that has none."""
+    """One step of an alignment; the word is None on the side that has none."""
 
     operation: Operation
     reference: str | None
@@ -48,7 +51,7 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class WordErrors:
-    """Errors counted over a corpus; counts of several corpora add up."""
+    """Errors counted over a corpus; the counts of several corpora can be added."""
 
     substitutions: int = 0
     insertions: int = 0
@@ -66,13 +69,13 @@ class WordErrors:
 
     @property
     def rate(self) -> float:
-        """(S + I + D) / N. Where no reference has a word, each inserted word counts as a whole error (N = 1)."""
+        """(S + I + D) / N; with N = 1 if no reference has a word."""
         return self.errors / max(self.reference_words, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a decoder reached on a split; see the module's docstring for the scales."""
+    """The scores of a decoder on a split; the scales are in the module's docstring."""
 
     bleu1: float
     bleu2: float
@@ -87,12 +90,12 @@ class Scores:
     deletions: int
     reference_words: int
     examples: int
-    unit: str = "word"  # what WER, ROUGE-L and the counts are of: "word", "character" or "gloss"
+    unit: str = "word"  # of WER, ROUGE-L and the counts: "word", "character" or "gloss"
     signature: str = ""  # sacreBLEU's, of BLEU-4
     chrf_signature: str = ""
 
     def as_dict(self) -> dict[str, float]:
-        """The numbers; unit and signatures stand beside them in a results file."""
+        """Return the numbers, without unit and signatures: these are beside them in a file."""
         return {
             name: value
             for name, value in dataclasses.asdict(self).items()
@@ -108,23 +111,31 @@ def score(
     lowercase: bool = False,
     glosses: bool = False,
 ) -> Scores:
-    """All metrics of hypotheses against their raw references (one each).
+    """Return all metrics of hypotheses against their raw references, one for each.
 
-    `tokenize` is sacreBLEU's for BLEU: `13a` for running text, `none` for text that is tokenized already (PHOENIX), `char` or `zh` for Chinese;
-    `auto` decides by the references' script. WER and ROUGE-L count units of `text_scripts`, with `char` every character. `glosses`: what spaces
-    set apart is a gloss, whatever `tokenize` says. `lowercase` holds for every metric. White space at the ends and its width never count.
-    Raises MetricError.
+    White space at the ends of a text and its width are ignored.
+
+    Args:
+        tokenize: sacreBLEU's tokenization for BLEU: "13a" for running text, "none" for tokenized
+            text (PHOENIX), "char" or "zh" for Chinese. "auto" chooses by the script of the
+            references. WER and ROUGE-L count `text.scripts.units`, with "char" every character.
+        lowercase: Whether all metrics ignore case.
+        glosses: Whether the texts are glosses: then spaces separate them, whatever `tokenize` is.
+
+    Raises:
+        MetricError: If the texts cannot be scored.
     """
-    _check(references, hypotheses)
-    references, hypotheses = _tidied(references, lowercase), _tidied(hypotheses, lowercase)
+    _require_pairs(references, hypotheses)
+    references = [normalize_text(text, lowercase) for text in references]
+    hypotheses = [normalize_text(text, lowercase) for text in hypotheses]
     bleu = _bleu("none" if glosses else tokenize, lowercase, references)
-    full = bleu.corpus_score(hypotheses, [references])
-    by_order = [
+    counts = bleu.corpus_score(hypotheses, [references])
+    bleu_by_order = [
         BLEU.compute_bleu(
-            full.counts[:n],
-            full.totals[:n],
-            full.sys_len,
-            full.ref_len,
+            counts.counts[:n],
+            counts.totals[:n],
+            counts.sys_len,
+            counts.ref_len,
             smooth_method="exp",
             max_ngram_order=n,
         ).score
@@ -133,16 +144,17 @@ def score(
     chrf = CHRF(lowercase=lowercase)
     chrf_score = chrf.corpus_score(hypotheses, [references]).score
     signature = str(bleu.get_signature())
-    by_character = not glosses and (
-        "tok:char" in signature.split("|") or scripts.mostly_unspaced(references)
-    )
-    unit = "gloss" if glosses else "character" if by_character else "word"
-    reference_words, hypothesis_words = (
-        [_words(text, signature, unit) for text in texts] for texts in (references, hypotheses)
-    )
+    if glosses:
+        unit = "gloss"
+    elif "tok:char" in signature.split("|") or scripts.mostly_unspaced(references):
+        unit = "character"
+    else:
+        unit = "word"
+    reference_words = [_words(text, signature, unit) for text in references]
+    hypothesis_words = [_words(text, signature, unit) for text in hypotheses]
     errors = count_errors(reference_words, hypothesis_words)
     return Scores(
-        *by_order,
+        *bleu_by_order,
         chrf=chrf_score,
         rouge_l=100.0 * sum(map(_rouge_l, reference_words, hypothesis_words)) / len(references),
         wer=errors.rate,
@@ -156,30 +168,23 @@ def score(
 
 
 def check_tokenization(tokenize: str) -> None:
-    """Raises MetricError for a tokenization that does not exist or needs more than is installed."""
+    """Raise MetricError for a tokenization that is unknown or needs more than is installed."""
     _bleu(tokenize, False, ())
 
 
 def counted_words(texts: Iterable[str], scores: Scores) -> list[list[str]]:
-    """The words (characters, glosses) that the WER of `scores` counted."""
+    """Return the words (characters, glosses) that the WER of `scores` counted."""
     lowercase = "case:lc" in scores.signature.split("|")
-    return [_words(text, scores.signature, scores.unit) for text in _tidied(texts, lowercase)]
-
-
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
-    """Errors between the words of a corpus (`text_scripts.units`). Raises MetricError."""
-    _check(references, hypotheses)
-    return count_errors(
-        *(
-            [_words(text, "", "word") for text in _tidied(texts, False)]
-            for texts in (references, hypotheses)
-        )
-    )
+    return [_words(normalize_text(t, lowercase), scores.signature, scores.unit) for t in texts]
 
 
 def gloss_wer(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
-    """Gloss error rate as reported on PHOENIX-2014(T): both sides cleaned up, aligned at costs 4/3/3, rate = (S + I + D) / N. Raises MetricError."""
-    _check(references, hypotheses)
+    """Return the gloss errors by the rules of published results on PHOENIX-2014(T).
+
+    Both sides are cleaned and aligned with the costs 4/3/3; the rate is (S + I + D) / N.
+    Raises MetricError.
+    """
+    _require_pairs(references, hypotheses)
     return count_errors(
         map(clean_glosses, references), map(clean_glosses, hypotheses), _PHOENIX_COSTS
     )
@@ -190,7 +195,10 @@ def count_errors(
     hypotheses: Iterable[Sequence[str]],
     costs: tuple[int, int, int] = (1, 1, 1),
 ) -> WordErrors:
-    """Edits summed over pairs of word lists; `costs` (substitution, insertion, deletion) choose the alignment, each edit counts 1."""
+    """Return the edits, summed over pairs of word lists.
+
+    `costs` (substitution, insertion, deletion) choose the alignment; every edit counts 1.
+    """
     counts, words = Counter(), 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         words += len(reference)
@@ -202,9 +210,10 @@ def count_errors(
 def align(
     reference: Sequence[str], hypothesis: Sequence[str], costs: tuple[int, int, int] = (1, 1, 1)
 ) -> list[Edit]:
-    """A cheapest way from reference to hypothesis (Levenshtein 1966); `costs` are of substitution, insertion and deletion.
+    """Return an alignment of minimal cost (Levenshtein 1966).
 
-    Among equally cheap ways the one with matches and substitutions furthest to the right.
+    `costs` are those of substitution, insertion and deletion. Of several minimal alignments it is
+    the one whose matches and substitutions are furthest to the right.
     """
     substitution, insertion, deletion = costs
     table = [[i * deletion] for i in range(len(reference) + 1)]
@@ -231,7 +240,10 @@ def align(
 
 
 def confusions(alignments: Iterable[Sequence[Edit]]) -> Counter[tuple[str | None, str | None]]:
-    """How often which word came out as which other; (word, None) was left out, (None, word) was put in."""
+    """Count the edits (reference word, hypothesis word).
+
+    (word, None) is a deletion, and (None, word) is an insertion.
+    """
     return Counter(
         (edit.reference, edit.hypothesis)
         for edits in alignments
@@ -240,14 +252,15 @@ def confusions(alignments: Iterable[Sequence[Edit]]) -> Counter[tuple[str | None
     )
 
 
-_SPELLED = re.compile(r"(?:[A-Z]|SCH|NN)(?:\+(?:[A-Z]|SCH|NN))*")
+_FINGERSPELLED = re.compile(r"(?:[A-Z]|SCH|NN)(?:\+(?:[A-Z]|SCH|NN))*")
 
 
 def clean_glosses(line: str) -> list[str]:
-    """The glosses of a PHOENIX line as they are scored.
+    """Return the glosses of a PHOENIX line as they are scored.
 
-    `__EMOTION__` and other markers go, `loc-`, `cl-`, `-PLUSPLUS` and the place suffix `RAUM` are taken off, `WIE AUSSEHEN` is one sign, letters
-    spelled one after the other are joined with `+`, and a gloss that follows itself counts once.
+    Markers such as `__EMOTION__` are removed, and so are `loc-`, `cl-`, `-PLUSPLUS` and the suffix
+    `RAUM` of places. `WIE AUSSEHEN` becomes one sign, consecutive fingerspelled letters are joined
+    with `+`, and repeated glosses are merged.
     """
     line = re.sub(r"__\w*?__", " ", unicodedata.normalize("NFC", line))
     line = re.sub(r"\bWIE AUSSEHEN\b", "WIE-AUSSEHEN", line)
@@ -256,7 +269,8 @@ def clean_glosses(line: str) -> list[str]:
         gloss = re.sub(r"^(?:loc-|cl-)+", "", gloss)
         gloss = re.sub(r"(?:-PLUSPLUS)+$", "", gloss)
         gloss = re.sub(r"^([A-Z]+)RAUM$", r"\1", gloss)
-        if glosses and _SPELLED.fullmatch(gloss) and _SPELLED.fullmatch(glosses[-1]):
+        is_letters = _FINGERSPELLED.fullmatch(gloss)
+        if glosses and is_letters and _FINGERSPELLED.fullmatch(glosses[-1]):
             glosses[-1] += "+" + gloss
         elif gloss:
             glosses.append(gloss)
@@ -276,21 +290,26 @@ _COLUMNS = {
 
 
 def table_cells(scores: Mapping[str, Scores]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, a row per decoder, as text: what the screen and the report show.
+    """Return header and rows as text, one row per decoder, for the terminal and the report.
 
-    The error rate is called CER where characters were counted; a row of glosses says so.
+    The error rate is named CER if characters were counted. Rows of glosses are marked.
     """
     units = {s.unit for s in scores.values()}
-    rate = "WER" if "character" not in units else "CER" if units == {"character"} else "CER/WER"
+    rate = "WER"
+    if units == {"character"}:
+        rate = "CER"
+    elif "character" in units:
+        rate = "CER/WER"
     header = ["decoder", *(rate if column == "WER" else column for column in _COLUMNS)]
-    names = {name: f"{name} (glosses)" if s.unit == "gloss" else name for name, s in scores.items()}
-    return header, [
-        [names[name], *(show(s) for show in _COLUMNS.values())] for name, s in scores.items()
-    ]
+    rows = []
+    for name, s in scores.items():
+        title = f"{name} (glosses)" if s.unit == "gloss" else name
+        rows.append([title, *(show(s) for show in _COLUMNS.values())])
+    return header, rows
 
 
 def unit_notes(scores: Mapping[str, Scores]) -> list[str]:
-    """What the figures are of, where that is not simply the words of every clip."""
+    """Return notes on decoders whose figures are not about the words of every clip."""
     notes = []
     if by_character := [name for name, s in scores.items() if s.unit == "character"]:
         notes.append(f"{', '.join(by_character)}: error rate by character (CER)")
@@ -303,12 +322,15 @@ def unit_notes(scores: Mapping[str, Scores]) -> list[str]:
 
 
 def format_table(scores: Mapping[str, Scores], title: str | None = None) -> Table:
-    """A rich table, decoders down, metrics across; what was counted and the sacreBLEU signature stand below."""
+    """Return a rich table, one row per decoder and one column per metric.
+
+    Its caption holds the notes on units and the sacreBLEU signatures.
+    """
     header, rows = table_cells(scores)
     signatures = sorted({s.signature for s in scores.values() if s.signature})
-    below = [*unit_notes(scores), *(f"BLEU {signature}" for signature in signatures)]
+    notes = [*unit_notes(scores), *(f"BLEU {signature}" for signature in signatures)]
     table = Table(
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption="\n".join(below) or None
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption="\n".join(notes) or None
     )
     for column in header:
         table.add_column(column, justify="left" if column == "decoder" else "right", no_wrap=True)
@@ -317,20 +339,19 @@ def format_table(scores: Mapping[str, Scores], title: str | None = None) -> Tabl
     return table
 
 
-def _check(references: Sequence[Any], hypotheses: Sequence[Any]) -> None:
+def normalize_text(text: str, lowercase: bool) -> str:
+    """Return the text in NFC with every run of white space as one space, and none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text.lower() if lowercase else text).split())
+
+
+def _require_pairs(references: Sequence[Any], hypotheses: Sequence[Any]) -> None:
     if len(references) != len(hypotheses):
         raise MetricError(
-            f"there are {len(references)} references but {len(hypotheses)} hypotheses; every example needs exactly one of each"
+            f"there are {len(references)} references but {len(hypotheses)} hypotheses; "
+            "every example needs exactly one of each"
         )
     if not len(references):
         raise MetricError("there is nothing to score: no references and no hypotheses")
-
-
-def _tidied(texts: Iterable[str], lowercase: bool) -> list[str]:
-    return [
-        " ".join(unicodedata.normalize("NFC", text.lower() if lowercase else text).split())
-        for text in texts
-    ]
 
 
 def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
@@ -342,13 +363,11 @@ def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
         tokenize = "char" if scripts.mostly_unspaced(references) else "13a"
     try:
         return BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # RuntimeError is sacreBLEU's own for what is not installed
+    except (ImportError, RuntimeError) as error:  # sacreBLEU raises both for missing packages
         raise MetricError(
-            f"tokenize is {tokenize!r}, which needs more than is installed: pip install 'sacrebleu[{tokenize[:2]}]'; "
-            "or take 'auto', which scores such text by character"
+            f"tokenize is {tokenize!r}, which needs more than is installed: "
+            f"pip install 'sacrebleu[{tokenize[:2]}]'; "
+            "or use 'auto', which scores such text by character"
         ) from error
 
 
@@ -359,7 +378,10 @@ def _words(text: str, signature: str, unit: str) -> list[str]:
 
 
 def _rouge_l(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
-    """F-measure of the longest common subsequence (Lin 2004), 0 to 1; two empty texts agree."""
+    """Return the F-measure of the longest common subsequence (Lin 2004), 0 to 1.
+
+    Two empty texts have 1.
+    """
     if not reference or not hypothesis:
         return float(reference == hypothesis)
     common = _common_subsequence(reference, hypothesis)
@@ -370,13 +392,16 @@ def _rouge_l(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
 
 
 def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a row of the table at a time in the bits of one integer (Hyyrö 2004)."""
+    """Return the length of the longest common subsequence.
+
+    The bits of one integer hold a row of the dynamic-programming table (Hyyrö 2004).
+    """
     places: dict[str, int] = {}
     for i, word in enumerate(a):
         places[word] = places.get(word, 0) | 1 << i
-    every = (1 << len(a)) - 1
-    row = every
+    all_places = (1 << len(a)) - 1
+    row = all_places
     for word in b:
-        hits = row & places.get(word, 0)
-        row = (row + hits | row - hits) & every
+        matches = row & places.get(word, 0)
+        row = (row + matches | row - matches) & all_places
     return len(a) - row.bit_count()

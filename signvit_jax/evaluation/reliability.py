@@ -1,13 +1,12 @@
-"""How well confidences tell right from wrong, and whether they are the shares of right that they claim to be.
+"""Reliability of confidences: do they separate right from wrong, and are they calibrated?
 
-A sentence is right where its text is the reference, letter for letter, after NFC and with runs of
-white space as one space (case ignored where scores ignore it). A word is right where the alignment
-of least edits with the reference matches it; a word that was left out has no confidence and
-does not count.
+A sentence is right if its text equals the reference, letter by letter, after NFC and with every
+run of white space as one space; case is ignored where the scores ignore it. A word is right if the
+alignment with the fewest edits matches it to a word of the reference. A missing word has no
+confidence and does not count.
 """
 
 import dataclasses
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,21 +16,20 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from signvit_jax.evaluation.metrics import align
+from signvit_jax.evaluation.metrics import align, normalize_text
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.text.scripts import units
 
 BINS = 10  # of equal count
-RESAMPLES = (
-    1000  # a tenth of them where there are very many examples, whose interval is narrow anyway
-)
-_MOST_DRAWN = 50_000_000
+# Bootstrap samples; down to a tenth for so many examples that the interval is narrow anyway.
+RESAMPLES = 1000
+_MAX_DRAWN_EXAMPLES = 50_000_000
 _INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap
 
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Of the examples of one bin: how many, their mean confidence, and the share that is right."""
+    """The examples of one bin: their number, mean confidence, and the share that is right."""
 
     count: int
     confidence: float
@@ -40,12 +38,12 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """What confidences are worth on a split; None where it cannot be said.
+    """Reliability of the confidences of a split; None for figures that are not defined.
 
     `auc` is the probability that a right example has more confidence than a wrong one (ties count
-    half); None where all are right or none is. `ece` is the expected calibration error over `bins`
-    of equal count (Naeini et al. 2015; Nguyen and O'Connor 2015), from 0 to 1. The intervals hold
-    95 % of `RESAMPLES` bootstrap samples of whole clips.
+    half); None if all examples are right or none is. `ece` is the expected calibration error over
+    `bins` of equal count (Naeini et al. 2015; Nguyen and O'Connor 2015), from 0 to 1. The intervals
+    hold 95 % of up to `RESAMPLES` bootstrap samples of complete clips.
     """
 
     examples: int
@@ -59,7 +57,10 @@ class Reliability:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfidence:
-    """Of a decoder's sentences and of its words. `fitted_on` says what the scale was fitted on; empty where there is none."""
+    """Reliability of a decoder's sentences and words.
+
+    `fitted_on` describes what the scale was fitted on; empty if there is none.
+    """
 
     fitted_on: str
     sentence: Reliability
@@ -67,49 +68,60 @@ class DecoderConfidence:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DecoderConfidence":
-        """Reads what `dataclasses.asdict` made. Raises KeyError, TypeError."""
-        return cls(str(values["fitted_on"]), _read(values["sentence"]), _read(values["word"]))
+        """Read the output of `dataclasses.asdict`. Raises KeyError, TypeError."""
+        return cls(
+            fitted_on=str(values["fitted_on"]),
+            sentence=_reliability(values["sentence"]),
+            word=_reliability(values["word"]),
+        )
 
 
 def decoder_confidence(
-    said: Sequence[tuple[str, Hypothesis]],
+    pairs: Sequence[tuple[str, Hypothesis]],
     fitted_on: str,
     *,
     lowercase: bool = False,
     glosses: bool = False,
 ) -> DecoderConfidence:
-    """Of what a decoder said of each clip, beside the clip's reference: its text, or its `glosses`."""
-    right = [
-        is_right(reference, hypothesis.text, lowercase=lowercase) for reference, hypothesis in said
+    """Return the reliability of a decoder, of pairs (reference, hypothesis), one per clip.
+
+    With `glosses`, spaces separate the units of a reference in every script.
+    """
+    sentences_right = [
+        is_right(reference, hypothesis.text, lowercase=lowercase) for reference, hypothesis in pairs
     ]
-    words = [
-        (word.confidence, is_one_right, clip)
-        for clip, (reference, hypothesis) in enumerate(said)
-        for word, is_one_right in zip(
-            hypothesis.words,
-            right_words(
-                reference, [w.text for w in hypothesis.words], lowercase=lowercase, glosses=glosses
-            ),
+    word_confidences: list[float] = []
+    words_right: list[bool] = []
+    word_clips: list[int] = []
+    for clip, (reference, hypothesis) in enumerate(pairs):
+        words = hypothesis.words
+        word_confidences += [word.confidence for word in words]
+        words_right += right_words(
+            reference, [word.text for word in words], lowercase=lowercase, glosses=glosses
         )
-    ]
-    sentences = reliability([hypothesis.confidence for _, hypothesis in said], right)
+        word_clips += [clip] * len(words)
     return DecoderConfidence(
-        fitted_on, sentences, reliability(*zip(*words)) if words else reliability([], [])
+        fitted_on=fitted_on,
+        sentence=reliability([hypothesis.confidence for _, hypothesis in pairs], sentences_right),
+        word=reliability(word_confidences, words_right, word_clips),
     )
 
 
 def is_right(reference: str, hypothesis: str, *, lowercase: bool = False) -> bool:
-    """Whether a sentence is right."""
-    return _tidied(reference, lowercase) == _tidied(hypothesis, lowercase)
+    """Return whether a sentence is right."""
+    return normalize_text(reference, lowercase) == normalize_text(hypothesis, lowercase)
 
 
 def right_words(
     reference: str, words: Sequence[str], *, lowercase: bool = False, glosses: bool = False
 ) -> list[bool]:
-    """Whether each word (of a script without spaces: character) of a hypothesis is right."""
+    """Return whether each word of a hypothesis is right.
+
+    In a script without spaces a word is a character, unless these are `glosses`.
+    """
     edits = align(
-        units(_tidied(reference, lowercase), by_spaces=glosses),
-        [_tidied(word, lowercase) for word in words],
+        units(normalize_text(reference, lowercase), by_spaces=glosses),
+        [normalize_text(word, lowercase) for word in words],
     )
     return [edit.operation == "match" for edit in edits if edit.hypothesis is not None]
 
@@ -117,37 +129,39 @@ def right_words(
 def reliability(
     confidences: Sequence[float], right: Sequence[bool], clips: Sequence[int] | None = None
 ) -> Reliability:
-    """`clips` says which clip each example is of, in any numbers (None: one example a clip)."""
-    given, hits = np.asarray(confidences, np.float64), np.asarray(right, bool)
-    if not len(given):
+    """Return the reliability of examples.
+
+    `clips` holds the number of each example's clip, in any numbering; None: one example per clip.
+    """
+    values, correct = np.asarray(confidences, np.float64), np.asarray(right, bool)
+    if not len(values):
         return Reliability(0, 0, None, None, None, None, ())
-    order = np.argsort(given, kind="stable")
-    given, hits = given[order], hits[order]
-    members = (
-        np.arange(len(given))
-        if clips is None
-        else np.unique(np.asarray(clips)[order], return_inverse=True)[1]
-    )
-    once = np.ones(len(given))
-    ties = np.unique(given, return_inverse=True)[1]
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(min(RESAMPLES, max(RESAMPLES // 10, _MOST_DRAWN // len(given)))):
-        times = np.bincount(
-            rng.integers(0, members.max() + 1, members.max() + 1), minlength=members.max() + 1
-        )
-        weights = times[members].astype(np.float64)
+    order = np.argsort(values, kind="stable")
+    values, correct = values[order], correct[order]
+    if clips is None:
+        clip = np.arange(len(values))
+    else:
+        clip = np.unique(np.asarray(clips)[order], return_inverse=True)[1]
+    num_clips = clip.max() + 1
+    ties = np.unique(values, return_inverse=True)[1]
+
+    rng, samples = np.random.default_rng(0), []
+    for _ in range(min(RESAMPLES, max(RESAMPLES // 10, _MAX_DRAWN_EXAMPLES // len(values)))):
+        draws = np.bincount(rng.integers(0, num_clips, num_clips), minlength=num_clips)
+        weights = draws[clip].astype(np.float64)
         if weights.any():
-            drawn.append((_auc(ties, hits, weights), _ece(given, hits, weights)))
-    aucs, eces = ([value for value in values if value is not None] for values in zip(*drawn))
-    auc = _auc(ties, hits, once)
+            samples.append((_auc(ties, correct, weights), _ece(values, correct, weights)))
+    aucs, eces = ([value for value in column if value is not None] for column in zip(*samples))
+    ones = np.ones(len(values))
+    auc = _auc(ties, correct, ones)
     return Reliability(
-        examples=len(given),
-        right=int(hits.sum()),
+        examples=len(values),
+        right=int(correct.sum()),
         auc=auc,
         auc_interval=None if auc is None else _interval(aucs),
-        ece=_ece(given, hits, once),
+        ece=_ece(values, correct, ones),
         ece_interval=_interval(eces),
-        bins=_bins(given, hits),
+        bins=_bins(values, correct),
     )
 
 
@@ -159,12 +173,12 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
 def _auc(
     ties: Int[np.ndarray, "n"], right: Bool[np.ndarray, "n"], weights: Float[np.ndarray, "n"]
 ) -> float | None:
-    """`ties` numbers the examples by their confidence: equal ones have equal numbers."""
-    hits = np.bincount(ties, weights * right)
-    misses = np.bincount(ties, weights * ~right)
-    pairs = hits.sum() * misses.sum()
-    below = np.cumsum(misses) - misses / 2
-    return float((hits * below).sum() / pairs) if pairs else None
+    """Return the AUC; `ties` numbers the examples by confidence, equal ones equally."""
+    right_weights = np.bincount(ties, weights * right)
+    wrong_weights = np.bincount(ties, weights * ~right)
+    pairs = right_weights.sum() * wrong_weights.sum()
+    wrong_below = np.cumsum(wrong_weights) - wrong_weights / 2
+    return float((right_weights * wrong_below).sum() / pairs) if pairs else None
 
 
 def _ece(
@@ -172,56 +186,45 @@ def _ece(
     right: Bool[np.ndarray, "n"],
     weights: Float[np.ndarray, "n"],
 ) -> float:
-    """Of examples in order of their confidence."""
-    gaps = np.bincount(_places(weights), weights * (confidences - right), minlength=BINS)
+    """Return the calibration error of examples sorted by confidence."""
+    gaps = np.bincount(_bin_numbers(weights), weights * (confidences - right), minlength=BINS)
     return float(np.abs(gaps).sum() / weights.sum())
 
 
 def _bins(confidences: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"]) -> tuple[Bin, ...]:
-    places = _places(np.ones(len(confidences)))
-    chosen = [places == place for place in range(BINS) if (places == place).any()]
+    numbers = _bin_numbers(np.ones(len(confidences)))
+    masks = [numbers == number for number in range(BINS) if (numbers == number).any()]
     return tuple(
-        Bin(int(c.sum()), float(confidences[c].mean()), float(right[c].mean())) for c in chosen
+        Bin(int(mask.sum()), float(confidences[mask].mean()), float(right[mask].mean()))
+        for mask in masks
     )
 
 
-def _places(weights: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """The bin of each example; each bin has a tenth of the weight."""
+def _bin_numbers(weights: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Return the bin of each example; each bin has a tenth of the weight."""
     middles = np.cumsum(weights) - weights / 2
     return np.minimum((BINS * middles / weights.sum()).astype(int), BINS - 1)
 
 
-def _tidied(text: str, lowercase: bool) -> str:
-    return " ".join(unicodedata.normalize("NFC", text.lower() if lowercase else text).split())
-
-
 def table_cells(decoders: Mapping[str, DecoderConfidence]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, two a decoder, as text: what the screen and the report show."""
+    """Return header and rows as text, two rows per decoder, for the terminal and the report."""
     header, rows = ["confidence of", "right", "AUC", "95 %", "error", "95 %"], []
-    for name, found in decoders.items():
-        for kind, one in (("sentences", found.sentence), ("words", found.word)):
-            title = f"{name}, {kind}" + ("" if found.fitted_on else " (no scale)")
-            share = f"{one.right / one.examples:.1%}" if one.examples else "-"
-            rows.append(
-                [
-                    title,
-                    share,
-                    *_shown(one.auc, one.auc_interval),
-                    *_shown(one.ece, one.ece_interval),
-                ]
-            )
+    for decoder, confidence in decoders.items():
+        for kind, found in (("sentences", confidence.sentence), ("words", confidence.word)):
+            title = f"{decoder}, {kind}" + ("" if confidence.fitted_on else " (no scale)")
+            share = f"{found.right / found.examples:.1%}" if found.examples else "-"
+            auc = _figure_cells(found.auc, found.auc_interval)
+            ece = _figure_cells(found.ece, found.ece_interval)
+            rows.append([title, share, *auc, *ece])
     return header, rows
 
 
 def format_table(decoders: Mapping[str, DecoderConfidence]) -> Table:
-    """A rich table, decoders down; below it what the scales were fitted on."""
+    """Return a rich table, one decoder below the other; its caption names the scales' examples."""
     header, rows = table_cells(decoders)
-    notes = ["AUC tells right from wrong; error is the expected calibration error"]
-    notes += [
-        f"scale: {fitted_on}"
-        for fitted_on in dict.fromkeys(found.fitted_on for found in decoders.values())
-        if fitted_on
-    ]
+    notes = ["AUC: separation of right and wrong; error: expected calibration error"]
+    fitted_on = dict.fromkeys(confidence.fitted_on for confidence in decoders.values())
+    notes += [f"scale: {text}" for text in fitted_on if text]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text("\n".join(notes)))
     for column in header:
         table.add_column(column, justify="left" if column == header[0] else "right", no_wrap=True)
@@ -230,16 +233,15 @@ def format_table(decoders: Mapping[str, DecoderConfidence]) -> Table:
     return table
 
 
-def _shown(value: float | None, interval: tuple[float, float] | None) -> tuple[str, str]:
-    return (
-        ("-", "-")
-        if value is None or interval is None
-        else (f"{value:.3f}", f"{interval[0]:.3f}–{interval[1]:.3f}")
-    )
+def _figure_cells(value: float | None, interval: tuple[float, float] | None) -> tuple[str, str]:
+    if value is None or interval is None:
+        return "-", "-"
+    return f"{value:.3f}", f"{interval[0]:.3f}–{interval[1]:.3f}"
 
 
-def _read(values: Mapping[str, Any]) -> Reliability:
+def _reliability(values: Mapping[str, Any]) -> Reliability:
     fields = dict(values)
     for name in ("auc_interval", "ece_interval"):
         fields[name] = None if fields[name] is None else tuple(fields[name])
-    return Reliability(**fields | {"bins": tuple(Bin(**one) for one in fields["bins"])})
+    bins = tuple(Bin(**one) for one in fields["bins"])
+    return Reliability(**fields | {"bins": bins})

@@ -1,4 +1,4 @@
-"""The results file of an evaluation: scores of each decoder and every prediction, as JSON."""
+"""The results file of an evaluation: the scores of each decoder and every prediction, as JSON."""
 
 import dataclasses
 import errno
@@ -18,70 +18,68 @@ _OWN_KEYS = ("id", "reference", "score")
 
 
 class ResultsError(SignVitError, ValueError):
-    """A results file that cannot be read or written; the message says what is wrong with it."""
+    """A results file that cannot be read or written; the message gives the reason."""
 
     exit_code = 2
 
 
 class ResultsLost(ResultsError):
-    """Results that were there and could not be kept, for reasons of the machine."""
+    """Results that could not be saved because of the machine, such as a full disk."""
 
     exit_code = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One clip's raw reference and what each decoder made of it."""
+    """The raw reference of one clip and the text of each decoder."""
 
     id: str
     reference: str
     hypotheses: Mapping[str, str]  # decoder -> text
-    score: float | None = None  # log-probability as the main decoder gives it
-    details: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # more keys of the clip, such as gloss or num_frames
+    score: float | None = None  # of the main decoder, a log-probability
+    # More keys of the clip, such as gloss or num_frames.
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What `signvit_jax.eval` writes and the report reads."""
+    """All that `signvit_jax.eval` writes and the report reads.
+
+    gloss_decoders: those that spell glosses; their references are the `gloss` details of the clips.
+    unknown: what the vocabulary lacks of the references, and how often it occurs.
+    phoenix_gloss_wer: by decoder, of `gloss_decoders`; empty if it was not requested.
+    confidence: by decoder.
+    """
 
     split: str
     dataset: str
     checkpoint_step: int
     decoders: Mapping[str, Scores]
     predictions: tuple[Prediction, ...]
-    gloss_decoders: tuple[
-        str, ...
-    ] = ()  # those that spell glosses; they are scored against the clips' `gloss` detail
-    unknown: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # of the references, not in the vocabulary: what and how often
-    phoenix_gloss_wer: Mapping[str, float] = dataclasses.field(
-        default_factory=dict
-    )  # of the decoders that spell glosses, where asked for
-    confidence: Mapping[str, DecoderConfidence] = dataclasses.field(
-        default_factory=dict
-    )  # by decoder
+    gloss_decoders: tuple[str, ...] = ()
+    unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    phoenix_gloss_wer: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    confidence: Mapping[str, DecoderConfidence] = dataclasses.field(default_factory=dict)
 
     def references(self, decoder: str) -> list[str | None]:
-        """What the decoder's hypotheses are held against, in the order of the predictions; None where a clip has no gloss."""
-        if decoder in self.gloss_decoders:
-            return [
-                str(gloss) if (gloss := prediction.details.get("gloss")) else None
-                for prediction in self.predictions
-            ]
-        return [prediction.reference for prediction in self.predictions]
+        """Return the decoder's references in the order of the predictions; None without a gloss."""
+        if decoder not in self.gloss_decoders:
+            return [prediction.reference for prediction in self.predictions]
+        glosses = [prediction.details.get("gloss") for prediction in self.predictions]
+        return [str(gloss) if gloss else None for gloss in glosses]
 
 
 def to_json(results: Results) -> str:
-    """`{"split", "dataset", "checkpoint_step", "decoders": {name: {"scores", "unit", "signature", "chrf_signature",
-    "confidence"}}, "gloss_decoders": [...],
-    "unknown": {...}, "phoenix_gloss_wer": {...}, "predictions": [{"id", "reference", <a key per decoder>, "score", ...}]}`.
+    """Return one JSON object:
 
-    "confidence" is `{"fitted_on", "sentence", "word"}`, the last two the fields of a `Reliability`.
+    "split", "dataset", "checkpoint_step";
+    "decoders": {name: {"scores", "unit", "signature", "chrf_signature", "confidence"}};
+    "gloss_decoders": [name]; "unknown": {token: count}; "phoenix_gloss_wer": {name: rate};
+    "predictions": [{"id", "reference", one key per decoder, "score", one key per detail}].
 
-    Numbers that JSON has no name for become null. Raises ResultsError for a decoder named like another key.
+    "confidence" is {"fitted_on", "sentence", "word"}; the last two have the fields of a
+    `Reliability`. NaN and infinity become null. Raises ResultsError for a decoder or a detail with
+    the name of another key.
     """
     decoders = {
         name: {
@@ -92,8 +90,8 @@ def to_json(results: Results) -> str:
         }
         for name, scores in results.decoders.items()
     }
-    for name, found in results.confidence.items():
-        decoders[name]["confidence"] = dataclasses.asdict(found)
+    for name, confidence in results.confidence.items():
+        decoders[name]["confidence"] = dataclasses.asdict(confidence)
     values = {
         "split": results.split,
         "dataset": results.dataset,
@@ -108,36 +106,9 @@ def to_json(results: Results) -> str:
 
 
 def from_json(text: str) -> Results:
-    """Reads what `to_json` wrote. Raises ResultsError."""
+    """Read the output of `to_json`, also of earlier releases. Raises ResultsError."""
     try:
-        values = json.loads(text)
-        glosses = tuple(values.get("gloss_decoders", ()))
-        decoders = {
-            name: Scores(
-                **entry["scores"],
-                unit=entry.get("unit") or _unit(entry["signature"], name in glosses),
-                signature=entry["signature"],
-                chrf_signature=entry.get("chrf_signature", ""),
-            )
-            for name, entry in values["decoders"].items()
-        }
-        predictions = tuple(_nested(entry, decoders) for entry in values["predictions"])
-        sure = {
-            name: DecoderConfidence.from_dict(entry["confidence"])
-            for name, entry in values["decoders"].items()
-            if "confidence" in entry
-        }
-        return Results(
-            values["split"],
-            values["dataset"],
-            values["checkpoint_step"],
-            decoders,
-            predictions,
-            glosses,
-            dict(values.get("unknown", {})),
-            dict(values.get("phoenix_gloss_wer", {})),
-            sure,
-        )
+        return _results(json.loads(text))
     except KeyError as error:
         raise ResultsError(
             f"not a results file of signvit_jax.eval: the key {error} is missing"
@@ -146,8 +117,39 @@ def from_json(text: str) -> Results:
         raise ResultsError(f"not a results file of signvit_jax.eval: {error}") from error
 
 
+def _results(values: Mapping[str, Any]) -> Results:
+    gloss_decoders = tuple(values.get("gloss_decoders", ()))
+    decoders = {
+        name: Scores(
+            **entry["scores"],
+            unit=entry.get("unit") or _unit(entry["signature"], name in gloss_decoders),
+            signature=entry["signature"],
+            chrf_signature=entry.get("chrf_signature", ""),
+        )
+        for name, entry in values["decoders"].items()
+    }
+    return Results(
+        predictions=tuple(_nested(entry, decoders) for entry in values["predictions"]),
+        confidence={
+            name: DecoderConfidence.from_dict(entry["confidence"])
+            for name, entry in values["decoders"].items()
+            if "confidence" in entry
+        },
+        split=values["split"],
+        dataset=values["dataset"],
+        checkpoint_step=values["checkpoint_step"],
+        decoders=decoders,
+        gloss_decoders=gloss_decoders,
+        unknown=dict(values.get("unknown", {})),
+        phoenix_gloss_wer=dict(values.get("phoenix_gloss_wer", {})),
+    )
+
+
 def check_writable(*paths: Path) -> None:
-    """Makes the folders and tries each path before hours of decoding. Raises ResultsError, naming the one that cannot be written."""
+    """Create the folders and try to write each path, before hours of decoding.
+
+    Raises ResultsError with the path that cannot be written.
+    """
     for path in paths:
         probe = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
@@ -160,12 +162,16 @@ def check_writable(*paths: Path) -> None:
                 probe.unlink(missing_ok=True)
         except OSError as error:
             raise ResultsError(
-                f"{path} cannot be written ({error.strerror}); give --output=FILE.json in a folder that you may write to"
+                f"{path} cannot be written ({error.strerror}); "
+                "give --output=FILE.json in a folder that you may write to"
             ) from error
 
 
 def write(results: Results, path: Path | str) -> None:
-    """Writes the file whole or not at all; folders are made. Raises ResultsError, and ResultsLost where the disk refuses it."""
+    """Write the file completely or not at all; folders are created.
+
+    Raises ResultsError, and ResultsLost if the disk refuses the file.
+    """
     path = Path(path)
     content = to_json(results).encode("utf-8", "backslashreplace")
     try:
@@ -176,7 +182,7 @@ def write(results: Results, path: Path | str) -> None:
 
 
 def read(path: Path | str) -> Results:
-    """Raises ResultsError naming the file."""
+    """Read a results file. Raises ResultsError with the path."""
     try:
         return from_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -184,8 +190,10 @@ def read(path: Path | str) -> Results:
 
 
 def _unit(signature: str, is_gloss: bool) -> str:
-    """What was counted, of a file that does not say so."""
-    return "gloss" if is_gloss else "character" if "tok:char" in signature.split("|") else "word"
+    """Return the unit that was counted, for a file of an earlier release that does not have it."""
+    if is_gloss:
+        return "gloss"
+    return "character" if "tok:char" in signature.split("|") else "word"
 
 
 def _flat(prediction: Prediction) -> dict[str, Any]:
@@ -197,20 +205,27 @@ def _flat(prediction: Prediction) -> dict[str, Any]:
     )
     flat: dict[str, Any] = {}
     for part in parts:
-        if taken := flat.keys() & part.keys():
+        if duplicates := flat.keys() & part.keys():
             raise ResultsError(
-                f"clip {prediction.id!r} has two values under {', '.join(map(repr, sorted(taken)))}; give the decoder or detail another name"
+                f"clip {prediction.id!r} has two values under "
+                f"{', '.join(map(repr, sorted(duplicates)))}; rename the decoder or the detail"
             )
         flat.update(part)
     return flat
 
 
 def _nested(entry: Mapping[str, Any], decoders: Mapping[str, Scores]) -> Prediction:
-    hypotheses = {name: entry[name] for name in decoders}
-    details = {
-        key: value for key, value in entry.items() if key not in _OWN_KEYS and key not in decoders
-    }
-    return Prediction(entry["id"], entry["reference"], hypotheses, entry.get("score"), details)
+    return Prediction(
+        id=entry["id"],
+        reference=entry["reference"],
+        hypotheses={name: entry[name] for name in decoders},
+        score=entry.get("score"),
+        details={
+            key: value
+            for key, value in entry.items()
+            if key not in _OWN_KEYS and key not in decoders
+        },
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Clips with their words aligned, and which of them a report shows."""
+"""Clips with aligned words, and the selection of clips that a report shows."""
 
 import dataclasses
 from collections import Counter
@@ -13,7 +13,10 @@ from signvit_jax.evaluation.results import Prediction, Results, ResultsError
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-    """A picture with a named row per token and a column per step of time; values from 0 (nothing) to 1, larger ones are cut off."""
+    """An image with one named row per token and one column per time step.
+
+    Values are from 0 (nothing) to 1; larger ones are clipped.
+    """
 
     title: str
     tokens: Sequence[str]
@@ -21,8 +24,8 @@ class HeatMap:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipPictures:
-    """What can be shown of a clip beside its texts."""
+class ClipImages:
+    """Images of a clip for the report."""
 
     frames: UInt8[np.ndarray, "t h w 3"] | None = None
     heat_maps: Sequence[HeatMap] = ()  # such as the CTC alignment and the cross-attention over time
@@ -30,12 +33,16 @@ class ClipPictures:
 
 @dataclasses.dataclass(frozen=True)
 class ScoredClip:
-    """A prediction with its words aligned, per decoder; a decoder that spells glosses is missing where the clip has none."""
+    """A prediction with aligned words, by decoder.
+
+    A decoder that spells glosses is missing if the clip has none.
+    """
 
     prediction: Prediction
     alignments: Mapping[str, list[Edit]]
 
     def errors(self, decoder: str) -> WordErrors:
+        """Return the word errors of one decoder; all 0 if the decoder is missing."""
         edits = self.alignments.get(decoder, [])
         counts = Counter(edit.operation for edit in edits)
         words = sum(edit.reference is not None for edit in edits)
@@ -43,40 +50,50 @@ class ScoredClip:
 
 
 def main_decoder(results: Results) -> str:
-    """The decoder that was asked for first: score and confidence of a prediction are its own. Raises ResultsError where there is none."""
+    """Return the decoder that was requested first.
+
+    The score and the confidence of a prediction are those of this decoder. Raises ResultsError if
+    there is no decoder.
+    """
     if not results.decoders:
-        raise ResultsError("the results hold no decoder, so there is nothing to report")
+        raise ResultsError("the results contain no decoder, so there is nothing to report")
     return next(iter(results.decoders))
 
 
 def score_clips(results: Results) -> list[ScoredClip]:
-    """Each clip's words as WER counted them, aligned, in the order of the predictions."""
+    """Align the words that WER counted, for each clip in the order of the predictions."""
     alignments: list[dict[str, list[Edit]]] = [{} for _ in results.predictions]
-    for name, scores in results.decoders.items():
-        references = results.references(name)
-        annotated = [i for i, reference in enumerate(references) if reference is not None]
-        expected = counted_words((references[i] for i in annotated), scores)
-        said = counted_words((results.predictions[i].hypotheses[name] for i in annotated), scores)
-        for i, reference, hypothesis in zip(annotated, expected, said):
-            alignments[i][name] = align(reference, hypothesis)
-    return [ScoredClip(prediction, own) for prediction, own in zip(results.predictions, alignments)]
+    for decoder, scores in results.decoders.items():
+        annotated = [
+            (i, reference, prediction.hypotheses[decoder])
+            for i, (reference, prediction) in enumerate(
+                zip(results.references(decoder), results.predictions)
+            )
+            if reference is not None
+        ]
+        references = counted_words((reference for _, reference, _ in annotated), scores)
+        hypotheses = counted_words((hypothesis for _, _, hypothesis in annotated), scores)
+        for (i, _, _), reference, hypothesis in zip(annotated, references, hypotheses):
+            alignments[i][decoder] = align(reference, hypothesis)
+    return [ScoredClip(*pair) for pair in zip(results.predictions, alignments)]
 
 
 def worst_and_best(
     clips: Sequence[ScoredClip], decoder: str, count: int = 8
 ) -> tuple[list[ScoredClip], list[ScoredClip]]:
-    """The clips that a report shows, `count` of either kind and none twice; of equal error rates longer sentences come first."""
+    """Return the `count` worst and the `count` best clips, by error rate; no clip is in both lists.
+
+    Of equal error rates, longer sentences come first.
+    """
 
     def rank(clip: ScoredClip, sign: int) -> tuple[float, int, str]:
         errors = clip.errors(decoder)
         return sign * errors.rate, -errors.reference_words, clip.prediction.id
 
     clips = [clip for clip in clips if decoder in clip.alignments]
-    worst = sorted(
-        (clip for clip in clips if clip.errors(decoder).errors), key=lambda clip: rank(clip, -1)
-    )[:count]
-    shown = {id(clip) for clip in worst}
-    best = sorted(
-        (clip for clip in clips if id(clip) not in shown), key=lambda clip: rank(clip, 1)
-    )[:count]
+    wrong = [clip for clip in clips if clip.errors(decoder).errors]
+    worst = sorted(wrong, key=lambda clip: rank(clip, -1))[:count]
+    worst_ids = {id(clip) for clip in worst}
+    others = [clip for clip in clips if id(clip) not in worst_ids]
+    best = sorted(others, key=lambda clip: rank(clip, 1))[:count]
     return worst, best

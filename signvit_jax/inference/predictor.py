@@ -14,7 +14,8 @@ from jaxtyping import PyTree
 
 from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.decoding.confidence import Calibration, statistics
-from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, Seen, SpecialIds
+from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, EncodedClips
+from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.inference.resting import Heard
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.parallel.sharding import to_device
@@ -23,17 +24,6 @@ from signvit_jax.text.words import Word, word_confidences
 
 Models = SignTranslator | tuple[SignTranslator, ...]
 Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
-
-# Values that no compiled program depends on: with another one of these nothing is compiled anew.
-_ON_HOST = {
-    "min_confidence": 0.0,
-    "batch_size": 1,
-    "max_clip_seconds": 0.0,
-    "window_seconds": 0.0,
-    "window_overlap": 0.0,
-    "rest_seconds": 1.0,
-    "rest_evidence": 0.0,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +68,10 @@ class Predictor:
         self.tokenizers = {
             name: ctc_tokenizer if name in CTC_DECODERS else tokenizer for name in decoders
         }
-        ids = SpecialIds(tokenizer.bos_id, tokenizer.eos_id)
+        options = SearchOptions.from_config(
+            config, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
+        )
         self._encode = encode or _encoder(bind)
-        on_device = dataclasses.replace(config, **_ON_HOST)
         self.scales = {
             name: scales for name in decoders if calibration and (scales := calibration.of(name))
         }
@@ -89,10 +80,10 @@ class Predictor:
         )
         self._lexicon = calibration.lexicon if calibration else None
         self._ctc_tokenizer = ctc_tokenizer
-        listens = any(scales.listens for scales in self.scales.values())
+        needs_ctc = any(scales.needs_ctc for scales in self.scales.values())
         self._decode = {
-            name: _program(bind, name, on_device, ids)
-            for name in dict.fromkeys([*decoders, *["ctc"] * listens])
+            name: _program(bind, name, options)
+            for name in dict.fromkeys([*decoders, *["ctc"] * needs_ctc])
         }
 
     def __call__(
@@ -185,13 +176,13 @@ def _encoder(bind: Callable[[PyTree], Models]) -> Encode:
 
 @functools.lru_cache(maxsize=64)
 def _program(
-    bind: Callable[[PyTree], Models], decoder: str, config: InferenceConfig, ids: SpecialIds
+    bind: Callable[[PyTree], Models], decoder: str, options: SearchOptions
 ) -> Callable[..., Decoded]:
     def run(
-        params: PyTree, encoded: tuple[Encoded, ...], key: jax.Array, clips: jax.Array
+        params: PyTree, encoded: tuple[Encoded, ...], rng: jax.Array, clips: jax.Array
     ) -> Decoded:
-        seen = [Seen(model, its) for model, its in zip(_ensemble(bind(params)), encoded)]
-        return DECODERS[decoder](seen, config, ids, key, clips)
+        ensemble = [EncodedClips(*pair) for pair in zip(_ensemble(bind(params)), encoded)]
+        return DECODERS[decoder](ensemble, options, rng, clips)
 
     return jax.jit(run)
 

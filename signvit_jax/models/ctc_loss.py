@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from signvit_jax.layers.attention import length_mask
 
 BLANK = 0
-_IMPOSSIBLE = -1e30  # log 0 that can be added to itself and subtracted without a NaN
+NEG_INF = -1e30  # log 0 that can be added to itself and subtracted without a NaN
 
 
 def ctc_loss(
@@ -62,19 +62,19 @@ def _gathered(
     )
     # A confident row's log-probability can round to just above 0, a masked word's is -inf.
     return denominator, *(
-        jnp.clip(x - denominator, _IMPOSSIBLE, 0.0)
+        jnp.clip(x - denominator, NEG_INF, 0.0)
         for x in (logits[..., :1].astype(jnp.float32), chosen)
     )
 
 
 def _after(lane: Float[Array, "b n"]) -> Float[Array, "b n+1"]:
     """Shifts a lane up by one label."""
-    return jnp.pad(lane, ((0, 0), (1, 0)), constant_values=_IMPOSSIBLE)
+    return jnp.pad(lane, ((0, 0), (1, 0)), constant_values=NEG_INF)
 
 
 def _before(lane: Float[Array, "b n"]) -> Float[Array, "b n+1"]:
     """Shifts a lane down by one label, with room for the shift at its end."""
-    return jnp.pad(lane, ((0, 0), (0, 1)), constant_values=_IMPOSSIBLE)
+    return jnp.pad(lane, ((0, 0), (0, 1)), constant_values=NEG_INF)
 
 
 def _log_sum(*terms: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -96,16 +96,15 @@ def _forward(logits, logit_lengths, labels, label_lengths, feasible):
         before = _after(label)
         new_blank = _log_sum(blank, before) + on_blank
         new_label = (
-            _log_sum(label, blank[:, :-1], jnp.where(distinct, before[:, :-1], _IMPOSSIBLE))
-            + on_label
+            _log_sum(label, blank[:, :-1], jnp.where(distinct, before[:, :-1], NEG_INF)) + on_label
         )
         lanes = jnp.where(is_live, new_blank, blank), jnp.where(is_live, new_label, label)
         return lanes, lanes
 
     b, width = labels.shape
     start = (
-        jnp.full((b, width + 1), _IMPOSSIBLE).at[:, 0].set(0.0),
-        jnp.full((b, width), _IMPOSSIBLE),
+        jnp.full((b, width + 1), NEG_INF).at[:, 0].set(0.0),
+        jnp.full((b, width), NEG_INF),
     )
     (blank, label), prefixes = jax.lax.scan(step, start, _time_major(live, log_blank, log_label))
     log_likelihood = jnp.take_along_axis(
@@ -146,7 +145,7 @@ def _backward(saved, cotangent):
         blank, label = lanes[0] + on_blank, lanes[1] + on_label
         new_blank = _log_sum(blank, _before(label))
         new_label = _log_sum(
-            label, blank[:, 1:], _before(jnp.where(distinct, label, _IMPOSSIBLE))[:, 1:]
+            label, blank[:, 1:], _before(jnp.where(distinct, label, NEG_INF))[:, 1:]
         )
         return (
             jnp.where(is_live, new_blank, lanes[0]),
@@ -154,7 +153,7 @@ def _backward(saved, cotangent):
         ), lanes
 
     ends = jnp.where(
-        jnp.arange(width + 1) == label_lengths[:, None], 0.0, _IMPOSSIBLE
+        jnp.arange(width + 1) == label_lengths[:, None], 0.0, NEG_INF
     )  # on the last blank or, one lane over, on the last label
     _, suffixes = jax.lax.scan(
         step, (ends, ends[:, 1:]), _time_major(live, log_blank, log_label), reverse=True

@@ -20,7 +20,7 @@ from signvit_jax.evaluation.metrics import (
 )
 from signvit_jax.evaluation.results import Results
 from signvit_jax.evaluation.scored_clips import (
-    ClipPictures,
+    ClipImages,
     HeatMap,
     ScoredClip,
     main_decoder,
@@ -45,7 +45,7 @@ _HEAT_MAP_COLOR = (37, 99, 168)
 
 
 def render(
-    results: Results, pictures: Mapping[str, ClipPictures] | None = None, count: int = 8
+    results: Results, pictures: Mapping[str, ClipImages] | None = None, count: int = 8
 ) -> str:
     """Return the page's HTML.
 
@@ -98,7 +98,7 @@ def render(
 def write_report(
     results: Results,
     path: Path | str,
-    pictures: Mapping[str, ClipPictures] | None = None,
+    pictures: Mapping[str, ClipImages] | None = None,
     count: int = 8,
 ) -> None:
     """Write the page of `render` atomically; missing folders are created. Raises OSError."""
@@ -211,7 +211,7 @@ def _gloss_sections(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
 
 
 def _clip(
-    clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipPictures | None
+    clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipImages | None
 ) -> str:
     """Article of one clip: its error rate, its texts and its images."""
     prediction = clip.prediction
@@ -266,7 +266,7 @@ def _mark_edit(edit: Edit) -> str:
     return text(edit.hypothesis)
 
 
-def _images(pictures: ClipPictures) -> str:
+def _images(pictures: ClipImages) -> str:
     images = ""
     if pictures.frames is not None and len(pictures.frames):
         sheet = contact_sheet(pictures.frames)

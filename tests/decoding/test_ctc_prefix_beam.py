@@ -1,4 +1,4 @@
-"""CTC prefix beam search against sums over all alignments and against a plain dictionary of prefixes."""
+"""CTC prefix beam search against sums over all alignments and a dictionary of prefixes."""
 
 import collections
 import itertools
@@ -18,15 +18,12 @@ def random_logits(*shape, seed=0, scale=2.0):
 
 def log_softmax(logits):
     logits = np.asarray(logits, np.float64)
-    return (
-        logits
-        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-        - logits.max(-1, keepdims=True)
-    )
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def every_text(logits):
-    """{text: log-probability} from all v^s paths, float64, one clip."""
+    """{text: log-probability} of one clip from all v^s paths, in float64."""
     log_probs, texts = log_softmax(logits), collections.defaultdict(float)
     for path in itertools.product(range(logits.shape[1]), repeat=logits.shape[0]):
         text = tuple(word for word, _ in itertools.groupby(path) if word != 0)
@@ -34,21 +31,24 @@ def every_text(logits):
     return {text: math.log(p) if p else -math.inf for text, p in texts.items()}
 
 
-def plain_prefix_search(logits, beam_size):
-    """[(text, log-probability)], best first: the textbook's loops over a dictionary, the whole vocabulary at each step."""
+def textbook_search(logits, beam_size):
+    """[(text, log-probability)], best first, with a dictionary and all labels at each step."""
     beams = {(): (0.0, -math.inf)}
     for row in log_softmax(logits):
-        grown = collections.defaultdict(lambda: (-math.inf, -math.inf))
+        extended = collections.defaultdict(lambda: (-math.inf, -math.inf))
         for text, (blank, label) in beams.items():
             total = np.logaddexp(blank, label)
-            grown[text] = np.logaddexp(grown[text][0], total + row[0]), grown[text][1]
+            on_blank, on_label = extended[text]
+            extended[text] = np.logaddexp(on_blank, total + row[0]), on_label
             if text:
-                grown[text] = grown[text][0], np.logaddexp(grown[text][1], label + row[text[-1]])
+                on_blank, on_label = extended[text]
+                extended[text] = on_blank, np.logaddexp(on_label, label + row[text[-1]])
             for word in range(1, len(row)):
                 longer = (*text, word)
                 before = blank if text and word == text[-1] else total
-                grown[longer] = grown[longer][0], np.logaddexp(grown[longer][1], before + row[word])
-        best = sorted(grown.items(), key=lambda item: -np.logaddexp(*item[1]))
+                on_blank, on_label = extended[longer]
+                extended[longer] = on_blank, np.logaddexp(on_label, before + row[word])
+        best = sorted(extended.items(), key=lambda item: -np.logaddexp(*item[1]))
         beams = dict(best[:beam_size])
     return [(text, np.logaddexp(*p)) for text, p in beams.items()]
 
@@ -59,23 +59,28 @@ def texts(beams, i):
     return [(tuple(ids[:length]), score) for ids, length, score in rows if score > -math.inf]
 
 
+def assert_equal_lists(found, expected):
+    """The same texts in the same order, and scores up to 1e-4."""
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_wide_beam_equals_the_sum_over_all_alignments(seed):
     logits, lengths = random_logits(4, 5, 3, seed=seed), [5, 4, 1, 3]
     beams = ctc_prefix_beam_search(logits, np.array(lengths), beam_size=64)
     for i, length in enumerate(lengths):
         expected = sorted(every_text(logits[i, :length]).items(), key=lambda item: -item[1])
-        found = texts(beams, i)
-        assert [text for text, _ in found] == [text for text, _ in expected]
-        np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-4)
+        assert_equal_lists(texts(beams, i), expected)
 
 
-def test_words_and_blanks_ruled_out_at_some_steps_leave_the_other_texts_exact():
-    # A text may become impossible and possible again: with blank and b ruled out "ab" dies while "a" lives on.
+def test_texts_are_exact_where_labels_are_masked_at_some_steps():
+    # A text may become impossible and possible again: with blank and b masked "ab" ends while "a"
+    # goes on.
     logits = random_logits(200, 5, 3, seed=11)
-    ruled_out = np.random.default_rng(11).random(logits.shape) < 0.35
-    ruled_out[ruled_out.all(-1), 1] = False
-    logits[ruled_out] = -np.inf
+    masked = np.random.default_rng(11).random(logits.shape) < 0.35
+    masked[masked.all(-1), 1] = False
+    logits[masked] = -np.inf
     beams = ctc_prefix_beam_search(logits, np.full(200, 5), beam_size=64)
     for i in range(200):
         expected = {text: p for text, p in every_text(logits[i]).items() if p > -math.inf}
@@ -87,18 +92,14 @@ def test_words_and_blanks_ruled_out_at_some_steps_leave_the_other_texts_exact():
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 3, 8])
-def test_equals_the_textbooks_search_over_the_whole_vocabulary_at_any_width(beam_size):
-    # A few words and many steps: repeats, merges and prefixes that are dropped and come back. The default candidates (2 k) must lose nothing.
-    logits, lengths = (
-        random_logits(8, 24, 9, seed=beam_size, scale=1.0),
-        np.array([24, 24, 24, 20, 11, 2, 1, 0]),
-    )
+def test_equals_the_textbook_search_at_any_beam_size(beam_size):
+    # Few labels and many steps: repeats, merges, and prefixes that are dropped and come back. The
+    # default number of candidates (2 k) must lose nothing.
+    logits = random_logits(8, 24, 9, seed=beam_size, scale=1.0)
+    lengths = np.array([24, 24, 24, 20, 11, 2, 1, 0])
     beams = ctc_prefix_beam_search(logits, lengths, beam_size=beam_size)
     for i, length in enumerate(lengths):
-        expected = plain_prefix_search(logits[i, :length], beam_size)
-        found = texts(beams, i)
-        assert [text for text, _ in found] == [text for text, _ in expected]
-        np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-4)
+        assert_equal_lists(texts(beams, i), textbook_search(logits[i, :length], beam_size))
 
 
 def test_beams_are_distinct_sorted_and_padded_with_zeros():
@@ -110,14 +111,17 @@ def test_beams_are_distinct_sorted_and_padded_with_zeros():
         assert (np.diff([p for _, p in found]) <= 0).all()
     beyond = np.arange(12) >= np.asarray(beams.lengths)[..., None]
     assert not np.asarray(beams.ids)[beyond].any()
-    assert (
-        len(texts(beams, 2)) == 5
-    )  # one step over five words: the empty text and four others, the other slots are empty
-    assert (beams.score[2, 5:] == -np.inf).all() and not beams.lengths[2, 5:].any()
 
 
-def test_sums_alignments_where_greedy_takes_one_path():
-    # Blank is the likeliest word at each step, and yet "1" the likeliest text: 1 - 0.6^2 = 0.64.
+def test_unused_slots_are_empty_with_score_minus_inf():
+    # One step with five labels has five texts: the empty one and four others.
+    beams = ctc_prefix_beam_search(random_logits(1, 12, 5), np.array([1]), beam_size=16)
+    assert len(texts(beams, 0)) == 5
+    assert (beams.score[0, 5:] == -np.inf).all() and not beams.lengths[0, 5:].any()
+
+
+def test_alignments_are_summed_where_greedy_takes_one_path():
+    # Blank is the best label at each step, but "1" is the best text: 1 - 0.6^2 = 0.64.
     logits = np.log(np.array([[[0.6, 0.4], [0.6, 0.4]]], np.float32))
     assert greedy_ctc(logits, np.array([2])).lengths[0] == 0
     beams = ctc_prefix_beam_search(logits, np.array([2]), beam_size=4)
@@ -129,11 +133,11 @@ def test_fewer_candidates_only_leave_texts_out():
     logits = random_logits(2, 10, 40, seed=8)
     lengths = np.array([10, 7])
     narrow = ctc_prefix_beam_search(logits, lengths, beam_size=4, candidates=1)
-    likeliest = logits[..., 1:].argmax(-1) + 1
+    best_labels = logits[..., 1:].argmax(-1) + 1
     for i, length in enumerate(lengths):
         for text, _ in texts(narrow, i):
-            steps = iter(likeliest[i, :length].tolist())
-            assert all(word in steps for word in text)  # a subsequence of each step's one candidate
+            steps = iter(best_labels[i, :length].tolist())
+            assert all(word in steps for word in text)  # a subsequence of the only candidates
 
 
 def test_padding_and_batch_order_change_nothing():
@@ -146,12 +150,19 @@ def test_padding_and_batch_order_change_nothing():
     np.testing.assert_allclose(plain.score, other.score[::-1], rtol=1e-6)
 
 
-def test_masked_words_never_appear_and_bf16_is_summed_in_float32():
+def masked_logits():
     logits = random_logits(1, 8, 6, seed=10)
     logits[..., 2] = -np.inf
-    beams = ctc_prefix_beam_search(logits, np.array([8]), beam_size=8)
+    return logits
+
+
+def test_masked_labels_never_appear():
+    beams = ctc_prefix_beam_search(masked_logits(), np.array([8]), beam_size=8)
     assert not (beams.ids == 2).any() and np.isfinite(beams.score[0]).all()
-    half = jnp.asarray(logits, jnp.bfloat16)
+
+
+def test_bf16_logits_are_summed_in_float32():
+    half = jnp.asarray(masked_logits(), jnp.bfloat16)
     from_half, from_full = (
         ctc_prefix_beam_search(x, np.array([8]), beam_size=8)
         for x in (half, half.astype(jnp.float32))

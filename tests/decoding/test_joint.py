@@ -1,16 +1,18 @@
+"""Joint CTC/attention scores against sums over all CTC alignments."""
+
 import itertools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from signvit_jax.decoding.autoregressive import DecodingError, Hypotheses
+from signvit_jax.decoding.autoregressive import Hypotheses
 from signvit_jax.decoding.joint import rescore
-from tests.helpers.tiny_decoder import BOS, EOS, sentence
+from tests.helpers.tiny_decoder import BOS, EOS, options, sentence
 
 
-def every_alignment(logits, labels):
-    """log of the sum over all paths that collapse to `labels`; -inf where there is none."""
+def sum_over_alignments(logits, labels):
+    """Log of the sum over all paths that collapse to `labels`; -inf if there is none."""
     probabilities = np.exp(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
     total = 0.0
     for path in itertools.product(range(logits.shape[1]), repeat=len(logits)):
@@ -26,12 +28,9 @@ def hypotheses(*sentences):
     for row, words in enumerate(sentences):
         tokens[:, row, : len(words)] = words
     lengths = (tokens != 0).sum(-1)
-    scores = np.broadcast_to(
-        -0.1 * np.arange(1, len(sentences) + 1, dtype=np.float32), lengths.shape
-    )
-    log_probs = np.where(tokens > 0, -0.01 * np.arange(1, len(sentences) + 1)[:, None], 0.0).astype(
-        np.float32
-    )
+    ranks = np.arange(1, len(sentences) + 1, dtype=np.float32)
+    scores = np.broadcast_to(-0.1 * ranks, lengths.shape)
+    log_probs = np.where(tokens > 0, -0.01 * ranks[:, None], 0.0).astype(np.float32)
     return Hypotheses(*(jnp.asarray(x) for x in (tokens, lengths, scores, log_probs)))
 
 
@@ -42,33 +41,30 @@ def test_scores_are_the_weighted_sum_and_sort_the_list(weight):
         [BOS, 4, EOS],
         [BOS, 3, 3, EOS],
         [BOS, EOS],
-        [BOS, 4, 3, 4, 3, 4],
-    ]  # the last was cut off and cannot fit
+        [BOS, 4, 3, 4, 3, 4],  # truncated, and too long for the CTC steps
+    ]
     given = hypotheses(*sentences)
     logits, steps = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32) * 2, [4, 3]
     found = rescore(
         given,
         jnp.asarray(logits),
         jnp.asarray(steps),
-        eos_id=EOS,
-        weight=weight,
-        length_penalty=0.5,
+        options(ctc_weight=weight, length_penalty=0.5),
     )
     for clip in range(2):
-        wanted = {}
+        expected = {}
         for row, words in enumerate(sentences):
             labels = [word for word in words if word not in (BOS, EOS)]
-            ctc = every_alignment(logits[clip, : steps[clip]], labels)
+            ctc = sum_over_alignments(logits[clip, : steps[clip]], labels)
             attention = float(given.scores[clip, row])
-            wanted[tuple(words)] = (
-                -np.inf
-                if ctc == -np.inf
-                else (1 - weight) * attention + weight * ctc / len(words) ** 0.5
-            )
-        order = sorted(wanted, key=lambda words: -wanted[words])
+            joint = -np.inf
+            if ctc > -np.inf:
+                joint = (1 - weight) * attention + weight * ctc / len(words) ** 0.5
+            expected[tuple(words)] = joint
+        order = sorted(expected, key=lambda words: -expected[words])
         assert [tuple(sentence(row)) for row in found.tokens[clip]] == order
         np.testing.assert_allclose(
-            found.scores[clip], [wanted[words] for words in order], atol=1e-5
+            found.scores[clip], [expected[words] for words in order], atol=1e-5
         )
         np.testing.assert_array_equal(found.lengths[clip], [len(words) for words in order])
         np.testing.assert_allclose(
@@ -78,27 +74,15 @@ def test_scores_are_the_weighted_sum_and_sort_the_list(weight):
         )
 
 
-def test_a_list_that_no_alignment_can_spell_stays_as_it_is():
+def test_a_list_that_no_alignment_can_spell_is_unchanged():
     given = hypotheses([BOS, 3, 4, 3, EOS], [BOS, 4, 4, EOS])
-    found = rescore(given, jnp.zeros((2, 2, 5)), jnp.array([2, 2]), eos_id=EOS, weight=0.5)
+    found = rescore(given, jnp.zeros((2, 2, 5)), jnp.array([2, 2]), options(ctc_weight=0.5))
     for before, after in zip(given, found):
         np.testing.assert_array_equal(before, after)
 
 
-def test_places_that_the_beam_could_not_fill_stay_last():
+def test_entries_with_score_minus_inf_stay_last():
     given = hypotheses([BOS, 3, EOS], [BOS, EOS], [BOS, 3, EOS])
     given = given._replace(scores=given.scores.at[:, 2].set(-np.inf))
-    scores = rescore(given, jnp.zeros((2, 4, 5)), jnp.array([4, 4]), eos_id=EOS, weight=0.5).scores
-    assert np.isfinite(scores[:, :2]).all() and (scores[:, 2] == -np.inf).all()
-
-
-@pytest.mark.parametrize("weight", [-0.1, 1.1])
-def test_a_weight_out_of_range_is_refused(weight):
-    with pytest.raises(DecodingError, match="allowed: a number from 0 to 1"):
-        rescore(
-            hypotheses([BOS, EOS]),
-            jnp.zeros((2, 2, 5)),
-            jnp.array([2, 2]),
-            eos_id=EOS,
-            weight=weight,
-        )
+    found = rescore(given, jnp.zeros((2, 4, 5)), jnp.array([4, 4]), options(ctc_weight=0.5))
+    assert np.isfinite(found.scores[:, :2]).all() and (found.scores[:, 2] == -np.inf).all()

@@ -1,4 +1,4 @@
-"""What a lexicon learns of a small language, against what was put into it, and against expectation maximization written out in loops."""
+"""The lexicon of a small language, and expectation maximization written out in loops."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ def test_a_sentence_like_those_of_training_is_explained(lexicon):
         assert max(lexicon.unexplained_words(glosses, words)) < 0.2
 
 
-def test_a_sign_whose_word_was_left_out_is_not_explained(lexicon):
+def test_a_sign_without_its_word_is_not_explained(lexicon):
     dog, run = lexicon.unexplained_glosses(["DOG", "RUN"], ["the", "runs"])
     assert dog > 1.0 and run < 0.2
 
@@ -37,16 +37,17 @@ def test_a_word_that_nobody_signed_is_not_explained(lexicon):
     assert eats > 1.0 and the < 0.2 and dog < 0.2
 
 
-def test_what_the_lexicon_does_not_know_is_not_held_against_anyone(lexicon):
+def test_unknown_glosses_and_words_have_no_shortfall(lexicon):
     assert lexicon.unexplained_glosses(["HORSE"], ["the"]) == [0.0]
     assert lexicon.unexplained_words([], ["zebra"]) == [0.0]
 
 
-def test_no_annotated_sentence_makes_no_lexicon():
-    assert learn_lexicon([]) is None and learn_lexicon([([], ["word"]), (["SIGN"], [])]) is None
+def test_without_annotated_sentences_there_is_no_lexicon():
+    assert learn_lexicon([]) is None
+    assert learn_lexicon([([], ["word"]), (["SIGN"], [])]) is None
 
 
-def test_probabilities_are_those_of_model_1_in_loops(lexicon):
+def test_probabilities_equal_those_of_model_1_in_loops(lexicon):
     probabilities = defaultdict(lambda: 1.0)
     for _ in range(5):
         counts, totals = defaultdict(float), defaultdict(float)

@@ -1,4 +1,4 @@
-"""AUC and calibration error against counting pairs and bins by hand, and what counts as right."""
+"""AUC and calibration error against counting by hand, and the definition of right."""
 
 import numpy as np
 import pytest
@@ -16,26 +16,28 @@ from signvit_jax.evaluation.reliability import BINS, is_right, reliability, righ
         max_size=30,
     )
 )
-def test_auc_is_the_share_of_pairs_in_which_the_right_one_is_surer(examples):
+def test_auc_is_the_share_of_correctly_ordered_pairs(examples):
     found = reliability(*zip(*examples))
-    pairs = [(a > b) + (a == b) / 2 for a, yes in examples if yes for b, no in examples if not no]
+    right = [confidence for confidence, is_correct in examples if is_correct]
+    wrong = [confidence for confidence, is_correct in examples if not is_correct]
+    pairs = [(a > b) + (a == b) / 2 for a in right for b in wrong]
     assert found.auc == (pytest.approx(np.mean(pairs)) if pairs else None)
-    assert (found.examples, found.right) == (len(examples), sum(yes for _, yes in examples))
+    assert (found.examples, found.right) == (len(examples), len(right))
 
 
-def test_calibration_error_is_the_mean_gap_of_ten_bins_of_equal_count():
+def test_calibration_error_is_the_mean_gap_of_ten_equal_bins():
     rng = np.random.default_rng(0)
     confidences, right = rng.random(200), rng.random(200) < 0.5
     order = np.argsort(confidences)
-    by_hand = [abs(confidences[part].mean() - right[part].mean()) for part in np.split(order, BINS)]
+    gaps = [abs(confidences[part].mean() - right[part].mean()) for part in np.split(order, BINS)]
     found = reliability(confidences, right)
-    assert found.ece == pytest.approx(np.mean(by_hand))
-    assert [part.count for part in found.bins] == [20] * BINS
+    assert found.ece == pytest.approx(np.mean(gaps))
+    assert [one.count for one in found.bins] == [20] * BINS
     assert found.bins[-1].confidence == pytest.approx(confidences[order[-20:]].mean())
     assert found.bins[-1].right == pytest.approx(right[order[-20:]].mean())
 
 
-def test_confidences_that_say_how_often_they_are_right_have_little_calibration_error():
+def test_calibrated_confidences_have_little_calibration_error():
     rng = np.random.default_rng(1)
     confidences = rng.random(20_000)
     found = reliability(confidences, rng.random(20_000) < confidences)
@@ -44,35 +46,34 @@ def test_confidences_that_say_how_often_they_are_right_have_little_calibration_e
     assert found.auc_interval[0] < 5 / 6 < found.auc_interval[1]
 
 
-def test_a_confidence_that_is_always_too_high_is_off_by_as_much():
+def test_a_constant_excess_is_the_calibration_error():
     found = reliability([0.9] * 100, [True, False] * 50)
     assert found.ece == pytest.approx(0.4) and found.auc == 0.5
 
 
-def test_the_interval_is_of_whole_clips():
-    """Words of a clip that are right or wrong together say no more than one word does."""
+def test_the_bootstrap_draws_complete_clips():
+    """Words of one clip that are all right or all wrong count as much as one word."""
     rng = np.random.default_rng(2)
     confidences, right = rng.random(100), rng.random(100) < 0.5
-    tenfold = reliability(
-        np.repeat(confidences, 10), np.repeat(right, 10), np.repeat(np.arange(100), 10)
-    )
-    alone = reliability(confidences, right)
-    assert tenfold.auc_interval == pytest.approx(alone.auc_interval, abs=0.03)
-    careless = reliability(np.repeat(confidences, 10), np.repeat(right, 10))
-    assert np.diff(careless.auc_interval) < 0.5 * np.diff(tenfold.auc_interval)
+    repeated = np.repeat(confidences, 10), np.repeat(right, 10)
+    by_clip = reliability(*repeated, np.repeat(np.arange(100), 10))
+    single = reliability(confidences, right)
+    assert by_clip.auc_interval == pytest.approx(single.auc_interval, abs=0.03)
+    by_word = reliability(*repeated)
+    assert np.diff(by_word.auc_interval) < 0.5 * np.diff(by_clip.auc_interval)
 
 
-def test_where_all_are_right_there_is_no_auc():
+def test_without_wrong_examples_there_is_no_auc():
     found = reliability([0.9, 0.8], [True, True])
     assert found.auc is None and found.auc_interval is None and found.ece == pytest.approx(0.15)
 
 
-def test_no_examples_have_no_figures():
+def test_without_examples_there_are_no_figures():
     found = reliability([], [])
     assert (found.examples, found.auc, found.ece, found.bins) == (0, None, None, ())
 
 
-def test_a_sentence_is_right_letter_for_letter_after_nfc():
+def test_a_sentence_is_right_if_all_letters_match_after_nfc():
     assert is_right("cafe\u0301  now", "café now")
     assert not is_right("Rain", "rain") and is_right("Rain", "rain", lowercase=True)
     assert not is_right("rain.", "rain")

@@ -1,4 +1,4 @@
-"""The results file: its layout, and that it reads back as it was written."""
+"""The results file: its format, and that it reads back as written."""
 
 import dataclasses
 import json
@@ -24,16 +24,11 @@ def some_results():
         )
         for i, reference in enumerate(references)
     )
-    return Results(
-        "test",
-        "synthetic_signs",
-        300,
-        {name: score(references, texts) for name, texts in hypotheses.items()},
-        predictions,
-    )
+    scores = {name: score(references, texts) for name, texts in hypotheses.items()}
+    return Results("test", "synthetic_signs", 300, scores, predictions)
 
 
-def test_layout_of_the_file():
+def test_the_file_has_the_documented_format():
     values = json.loads(results_file.to_json(some_results()))
     assert list(values) == [
         "split",
@@ -57,33 +52,36 @@ def test_layout_of_the_file():
     assert "tok:13a" in values["decoders"]["greedy"]["signature"]
 
 
-def test_a_decoder_that_spells_glosses_is_held_against_them():
-    found = dataclasses.replace(some_results(), gloss_decoders=("ctc",))
-    assert found.references("greedy") == ["rain in the north", "sun"]
-    assert found.references("ctc") == ["RAIN ü", "RAIN ü"]
-    glosses = score(found.references("ctc"), ["", ""], glosses=True)
-    found = dataclasses.replace(
-        found,
-        decoders=found.decoders | {"ctc": glosses},
+def test_references_of_a_gloss_decoder_are_the_glosses():
+    results = dataclasses.replace(some_results(), gloss_decoders=("ctc",))
+    assert results.references("greedy") == ["rain in the north", "sun"]
+    assert results.references("ctc") == ["RAIN ü", "RAIN ü"]
+
+
+def test_gloss_scores_read_back_as_written():
+    results = dataclasses.replace(some_results(), gloss_decoders=("ctc",))
+    glosses = score(results.references("ctc"), ["", ""], glosses=True)
+    results = dataclasses.replace(
+        results,
+        decoders=results.decoders | {"ctc": glosses},
         unknown={"z": 2},
         phoenix_gloss_wer={"ctc": 0.5},
     )
-    assert results_file.from_json(results_file.to_json(found)) == found
+    assert results_file.from_json(results_file.to_json(results)) == results
 
 
-def test_a_clip_without_a_gloss_has_nothing_to_be_held_against():
-    found = some_results()
-    bare = dataclasses.replace(found.predictions[1], details={})
-    found = dataclasses.replace(
-        found, gloss_decoders=("ctc",), predictions=(found.predictions[0], bare)
+def test_a_clip_without_a_gloss_has_no_reference():
+    results = some_results()
+    without_gloss = dataclasses.replace(results.predictions[1], details={})
+    results = dataclasses.replace(
+        results, gloss_decoders=("ctc",), predictions=(results.predictions[0], without_gloss)
     )
-    assert found.references("ctc") == ["RAIN ü", None]
+    assert results.references("ctc") == ["RAIN ü", None]
 
 
-def test_a_file_without_units_is_read_as_what_it_was():
-    values = json.loads(
-        results_file.to_json(dataclasses.replace(some_results(), gloss_decoders=("ctc",)))
-    )
+def test_a_file_without_units_gets_them_from_its_signatures():
+    results = dataclasses.replace(some_results(), gloss_decoders=("ctc",))
+    values = json.loads(results_file.to_json(results))
     values["decoders"]["char"] = {
         **values["decoders"]["greedy"],
         "signature": "nrefs:1|case:mixed|tok:char",
@@ -94,11 +92,8 @@ def test_a_file_without_units_is_read_as_what_it_was():
         del entry["unit"]
     del values["unknown"], values["phoenix_gloss_wer"]
     found = results_file.from_json(json.dumps(values))
-    assert {name: scores.unit for name, scores in found.decoders.items()} == {
-        "greedy": "word",
-        "ctc": "gloss",
-        "char": "character",
-    }
+    units = {name: scores.unit for name, scores in found.decoders.items()}
+    assert units == {"greedy": "word", "ctc": "gloss", "char": "character"}
     assert found.unknown == found.phoenix_gloss_wer == {}
 
 
@@ -109,20 +104,20 @@ def test_reads_back_as_written(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 
 
-def test_numbers_that_json_has_no_name_for_become_null():
+def test_infinity_becomes_null():
     results = some_results()
-    lost = dataclasses.replace(results.predictions[0], score=-math.inf)
-    text = results_file.to_json(dataclasses.replace(results, predictions=(lost,)))
+    infinite = dataclasses.replace(results.predictions[0], score=-math.inf)
+    text = results_file.to_json(dataclasses.replace(results, predictions=(infinite,)))
     assert results_file.from_json(text).predictions[0].score is None
 
 
-def test_text_that_no_encoding_holds_is_written_escaped(tmp_path):
+def test_text_that_utf8_cannot_encode_is_escaped(tmp_path):
     results = dataclasses.replace(some_results(), dataset="a \ud800 b")
     results_file.write(results, tmp_path / "results.json")
     assert results_file.read(tmp_path / "results.json") == results
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     results_file.write(some_results(), path)
     before = path.read_text()
@@ -133,26 +128,27 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("{", "not a results file"),
         ("[1]", "not a results file"),
         ("{}", "'decoders' is missing"),
         ('{"decoders": {"greedy": {"scores": {"wer": 1}, "signature": ""}}}', "missing"),
         (
-            '{"decoders": {}, "predictions": [{"id": "a"}], "split": "", "dataset": "", "checkpoint_step": 1}',
+            '{"decoders": {}, "predictions": [{"id": "a"}], '
+            '"split": "", "dataset": "", "checkpoint_step": 1}',
             "'reference' is missing",
         ),
     ],
 )
-def test_other_files_are_refused_with_their_name_and_the_reason(tmp_path, text, said):
+def test_other_files_are_refused_with_path_and_reason(tmp_path, text, reason):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(ResultsError, match=said) as error:
+    with pytest.raises(ResultsError, match=reason) as error:
         results_file.read(path)
     assert "other.json" in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported_with_its_path(tmp_path):
     with pytest.raises(ResultsError, match=r"none\.json"):
         results_file.read(tmp_path / "none.json")

@@ -7,11 +7,15 @@ from flax import nnx
 
 from signvit_jax.config.schema import DecoderConfig
 from signvit_jax.decoding.autoregressive import Source
+from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.models.decoder import PAD, TextDecoder
 
 BOS, EOS = 1, 2
-IDS = {"bos_id": BOS, "eos_id": EOS}
 WIDTH = 16
+
+
+def options(**values) -> SearchOptions:
+    return SearchOptions(bos_id=BOS, eos_id=EOS, **values)
 
 
 def decoder(seed=6, vocab_size=12, max_len=9, sharpness=8.0, kind=TextDecoder):

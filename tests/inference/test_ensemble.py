@@ -2,14 +2,15 @@ import jax
 import numpy as np
 import pytest
 
-from signvit_jax.decoding.autoregressive import DecodingError, Source
+from signvit_jax.decoding.autoregressive import Source
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.sampling import sample
+from signvit_jax.decoding.search_options import DecodingError
 from tests.helpers.tiny_decoder import (
-    IDS,
     decoder,
     memory,
+    options,
     ragged,
     sentence,
     slow_beam,
@@ -25,7 +26,7 @@ def ensemble():
 
 @pytest.mark.long
 def test_greedy_search_follows_the_mean_of_the_probabilities():
-    found = greedy(ensemble(), **IDS)
+    found = greedy(ensemble(), options())
     for clip in range(4):
         tokens, gains = slow_greedy(ensemble(), clip, 9)
         assert sentence(found.tokens[clip]) == tokens
@@ -33,7 +34,7 @@ def test_greedy_search_follows_the_mean_of_the_probabilities():
 
 
 def test_beam_search_follows_the_mean_of_the_probabilities():
-    found = beam_search(ensemble(), **IDS, beam_size=3, n_best=3)
+    found = beam_search(ensemble(), options(beam_size=3, n_best=3))
     for clip in range(4):
         wanted = slow_beam(ensemble(), clip, 9, 3, lambda n: n)
         assert [sentence(row) for row in found.tokens[clip]] == [tokens for tokens, _ in wanted]
@@ -42,7 +43,7 @@ def test_beam_search_follows_the_mean_of_the_probabilities():
 
 @pytest.mark.long
 def test_draws_are_scored_by_the_mean_of_the_probabilities():
-    found = sample(ensemble(), jax.random.key(0), **IDS)
+    found = sample(ensemble(), jax.random.key(0), options())
     tokens = sentence(found.tokens[0])
     wanted = [slow_log_probs(ensemble(), 0, tokens[:n])[tokens[n]] for n in range(1, len(tokens))]
     np.testing.assert_allclose(found.token_log_probs[0, 1 : len(tokens)], wanted, atol=1e-5)
@@ -50,26 +51,26 @@ def test_draws_are_scored_by_the_mean_of_the_probabilities():
 
 def test_a_model_beside_itself_says_what_it_says_alone():
     source = ensemble()[0]
-    alone, twice = greedy(source, **IDS), greedy([source, source], **IDS)
+    alone, twice = greedy(source, options()), greedy([source, source], options())
     np.testing.assert_array_equal(alone.tokens, twice.tokens)
     np.testing.assert_allclose(alone.scores, twice.scores, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "search",
-    [greedy, beam_search, lambda sources, **ids: sample(sources, jax.random.key(0), **ids)],
+    [greedy, beam_search, lambda sources, options: sample(sources, jax.random.key(0), options)],
 )
 def test_what_cannot_be_an_ensemble_is_refused(search):
     source = ensemble()[0]
     with pytest.raises(DecodingError, match=r"vocabularies of \[12, 13\] tokens"):
-        search([source, Source(decoder(vocab_size=13), memory(4))], **IDS)
+        search([source, Source(decoder(vocab_size=13), memory(4))], options())
     with pytest.raises(DecodingError, match=r"were given \[4, 3\] clips"):
-        search([source, Source(decoder(), memory(3))], **IDS)
+        search([source, Source(decoder(), memory(3))], options())
     with pytest.raises(DecodingError, match="at least one"):
-        search([], **IDS)
+        search([], options())
 
 
 def test_the_shortest_decoder_limits_the_ensemble():
     assert greedy(
-        [Source(decoder(max_len=9), memory(4)), Source(decoder(max_len=6), memory(4))], **IDS
+        [Source(decoder(max_len=9), memory(4)), Source(decoder(max_len=6), memory(4))], options()
     ).tokens.shape == (4, 6)

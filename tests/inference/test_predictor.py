@@ -10,7 +10,7 @@ from signvit_jax.config.schema import from_mapping
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.evaluation import evaluate as evaluation
 from signvit_jax.evaluation.diagnostics import make_attention_maps
-from signvit_jax.evaluation.evaluate import evaluate, pictures
+from signvit_jax.evaluation.evaluate import clip_images, evaluate
 from signvit_jax.evaluation.metrics import MetricError
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.trained_model import load_trained
@@ -105,7 +105,7 @@ def test_pictures_are_the_frames_that_the_model_saw(split, predictor, model):
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
     )
     results = run(split, predictor, model)
-    shown = pictures(results, split, model.config, model.tokenizer, look, 2)
+    shown = clip_images(results, split, model.config, model.tokenizer, look, 2)
     assert shown.keys() <= {entry.id for entry in split.index} and shown
     assert {found.frames.shape for found in shown.values()} == {
         (tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3)
@@ -131,7 +131,7 @@ def test_no_attention_is_drawn_for_what_ctc_said(split, model):
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
     )
     results = run(split, model.predictor(["ctc", "greedy"]), model)
-    shown = pictures(results, split, model.config, model.tokenizer, look, 1)
+    shown = clip_images(results, split, model.config, model.tokenizer, look, 1)
     assert {
         tuple(heat_map.title.partition(":")[0] for heat_map in found.heat_maps)
         for found in shown.values()

@@ -12,7 +12,7 @@ from PIL import Image
 from signvit_jax.evaluation.metrics import score
 from signvit_jax.evaluation.results import Prediction, Results, ResultsError
 from signvit_jax.evaluation.scored_clips import (
-    ClipPictures,
+    ClipImages,
     HeatMap,
     main_decoder,
     score_clips,
@@ -174,7 +174,7 @@ def test_images_are_data_uris_of_the_right_size(results):
     alignment = HeatMap(
         "CTC alignment", ["rain", "<sun>"], np.array([[0.0, 1.0, np.nan], [2.0, 0.5, 0.0]])
     )
-    pictures = {"clip-3": ClipPictures(frames, [alignment]), "unknown": ClipPictures(frames)}
+    pictures = {"clip-3": ClipImages(frames, [alignment]), "unknown": ClipImages(frames)}
     page = html.fromstring(render(results, pictures))
     sheet, heat_map = (
         Image.open(io.BytesIO(base64.b64decode(img.get("src").split(",")[1])))
@@ -209,7 +209,7 @@ def test_no_text_of_an_evaluation_becomes_markup():
         (Prediction(hostile, hostile, {hostile: hostile + " more"}, details={}),),
     )
     heat_map = HeatMap(hostile, [hostile], np.ones((1, 2)))
-    text = render(results, {hostile: ClipPictures(np.zeros((2, 4, 4, 3), np.uint8), [heat_map])})
+    text = render(results, {hostile: ClipImages(np.zeros((2, 4, 4, 3), np.uint8), [heat_map])})
     text.encode("utf-8")
     page = html.fromstring(text)
     assert (
