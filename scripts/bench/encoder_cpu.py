@@ -142,15 +142,12 @@ def serve_onnx(size: str, layers: int) -> None:
         print(json.dumps(taken), flush=True)
 
 
-class _Words(NamedTuple):
-    vocab_size: int = 100
-
-
 class _Untrained(NamedTuple):
     config: Config
     params: PyTree
-    tokenizer: _Words = _Words()
-    gloss_tokenizer: None = None
+
+    def define(self, config: Config) -> ModelDefinition:
+        return ModelDefinition(config, vocab_size=100)
 
 
 class Contender:

@@ -16,6 +16,7 @@ from signvit_jax.config.files import load_config
 from signvit_jax.config.schema import Config
 from signvit_jax.exporting.int8 import int8_tensors
 from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.text.vocabularies import Vocabularies
 from signvit_jax.weights.tensor_files import write_safetensors
 
 
@@ -28,8 +29,7 @@ class Drawn(NamedTuple):
 
     config: Config
     params: PyTree
-    tokenizer: Words
-    gloss_tokenizer: None = None
+    vocabularies: Vocabularies
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
             jax.tree.map(
                 lambda leaf, rng=rng: rng.normal(0, 0.02, leaf.shape).astype(np.float32), shapes
             ),
-            Words(words),
+            Vocabularies(Words(words)),
         )
         ranges = jax.tree_util.tree_leaves_with_path(model.params)
         sizes = [_size(int8_tensors(model)), _size(int8_tensors(model, _ranges(ranges)))]

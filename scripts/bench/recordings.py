@@ -58,7 +58,7 @@ def main() -> int:
                     updates = translator.stream(
                         iter(recording.frames), decode=flags.decode, fps=RATE
                     )
-                    segments = [segment for update in updates for segment in update.settled]
+                    segments = [segment for update in updates for segment in update.final]
                 said.append(" ".join(segment.text for segment in segments))
                 if flags.show:
                     print(

@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--decode", default="greedy")
     flags = parser.parse_args()
     translator = load_translator(flags.workdir)
-    least = min(translator.model.config.inference.rest_evidence, translator.model.least_evidence)
+    least = min(translator.model.config.inference.rest_evidence, translator.model.min_evidence)
     print(
         f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, evidence wanted {least:.2f}"
     )

@@ -15,6 +15,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, to_json
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.text.tokenizer import Tokenizer
+from signvit_jax.text.vocabularies import Vocabularies
 from signvit_jax.weights.whole_model import parameters_from, vocabulary_sizes
 
 
@@ -38,7 +39,7 @@ def write_converted(
             raise ConfigError(
                 f"the weights have {has} {kind}, the vocabulary {tokenizer_of.vocab_size}; give the one that they were trained with"
             )
-    definition = ModelDefinition(config, tokenizer.vocab_size, glosses.vocab_size if glosses else 0)
+    definition = ModelDefinition(config, *Vocabularies(tokenizer, glosses).sizes)
     params = jax.tree.map(jnp.asarray, parameters_from(tensors, definition.abstract_params()))
     workdir = Workdir.create(path)
     with workdir.lock():

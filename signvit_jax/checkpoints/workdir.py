@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -56,7 +56,7 @@ class Workdir:
         return workdir
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> "Workdir":
+    def open(cls, path: str | os.PathLike) -> Self:
         """The workdir of an earlier run. Raises WorkdirError for anything else."""
         _check_local(path)
         workdir = cls(Path(path).absolute())

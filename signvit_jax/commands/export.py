@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.data.dataset import DatasetError, Split
     from signvit_jax.exporting.calibration import calibration_batches
     from signvit_jax.exporting.comparison import compare
-    from signvit_jax.exporting.model_card import Described, model_card
+    from signvit_jax.exporting.model_card import CardFields, model_card
     from signvit_jax.exporting.report import report_table
     from signvit_jax.exporting.writing import write_export
     from signvit_jax.inference.trained_model import load_trained
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def calibration():
         return calibration_batches(split(data.train_split), model, arguments.calibration_clips)
 
-    with ExportFolder.made(arguments.output) as folder:
+    with ExportFolder.new(arguments.output) as folder:
         write_export(model, folder, manifest, calibration)
         report = {
             "format": manifest.format,
@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 model, folder, test, arguments.report_clips, lambda clips: bar.advance(task, clips)
             )
         folder.write_text(folder.report_json, json.dumps(report, indent=2) + "\n")
-        described = Described(arguments.sign_language, arguments.text_language, arguments.license)
-        folder.write_text(folder.model_card, model_card(model, manifest, report, described))
+        fields = CardFields(arguments.sign_language, arguments.text_language, arguments.license)
+        folder.write_text(folder.model_card, model_card(model, manifest, report, fields))
     print_table(report_table(report))
     print(
         clean(

@@ -1,1 +1,1 @@
-"""Trained models in other forms: INT8, StableHLO, ONNX, safetensors; each with a report and a model card."""
+"""Writes exports of trained models: INT8, StableHLO, ONNX and safetensors, each with a report."""

@@ -1,4 +1,4 @@
-"""What an export costs and what it changes, beside the model that it was made of: bytes, numbers, scores and time."""
+"""Compares an export with the model that it was made from: size, outputs, scores and latency."""
 
 import dataclasses
 import statistics
@@ -16,13 +16,12 @@ from signvit_jax.data.pipeline import make_batches
 from signvit_jax.evaluation.evaluate import evaluate
 from signvit_jax.inference.loading import load_model, open_programs
 from signvit_jax.inference.trained_model import TrainedModel
-from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
 from signvit_jax.serving.programs import ModelPrograms, Programs, encode, export_config
 
 _DECODER = "greedy"
 _TOKENS = 8  # steps of the decoder whose logits are compared
-_RUNS = 5
+_RUNS = 5  # whose latency is measured
 
 
 def compare(
@@ -32,23 +31,27 @@ def compare(
     clips: int,
     on_clips: Callable[[int], None] = lambda clips: None,
 ) -> dict[str, Any]:
-    """The report of an export: `size`, `difference`, `latency` and, with a split, `scores` on `clips` of its clips, in nested dicts for JSON.
+    """Return the report of an export, as nested dicts for JSON.
 
-    Differences are from the same model in float32, on a clip of the split, or of noise where there is none. Raises ExportError.
+    Its keys are `size`, `difference`, `latency` and, with a split, `scores` on `clips` of its
+    clips. Differences are from the same model in float32, on a clip of the split, or on noise
+    without one. Raises ExportError.
     """
     exported = load_model(folder.path)
-    some = split.spread(clips) if split is not None and len(split) else None
-    batch = _noise(model.config) if some is None else _first_clip(some, model)
+    subset = split.spread(clips) if split is not None and len(split) else None
+    batch = _noise(model.config) if subset is None else _first_clip(subset, model)
     report = {
         "size": _sizes(model, folder),
         "difference": _differences(model, folder, batch),
         "latency": _latency(model, exported, batch),
     }
-    if some is not None:
-        report["scores"] = {"split": some.name, "clips": len(some), "decoder": _DECODER}
-        report["scores"] |= {
-            side: _scores(trained, some, on_clips)
-            for side, trained in (("before", model), ("after", exported))
+    if subset is not None:
+        report["scores"] = {
+            "split": subset.name,
+            "clips": len(subset),
+            "decoder": _DECODER,
+            "before": _scores(model, subset, on_clips),
+            "after": _scores(exported, subset, on_clips),
         }
     return report
 
@@ -87,24 +90,25 @@ def _noise(config: Config) -> dict[str, np.ndarray]:
 def _differences(
     model: TrainedModel, folder: ExportFolder, batch: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """The largest of each output, each side going on from its own, and the largest value that the model itself gives."""
+    """The largest difference of each output, and the largest value of the model itself.
+
+    Each side computes every output from its own earlier ones.
+    """
     config = export_config(model.config)
-    definition = ModelDefinition(
-        config,
-        model.tokenizer.vocab_size,
-        model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0,
-    )
-    given = (
+    inputs = (
         config,
         batch["video"],
         batch["frame_lengths"].astype(np.int32),
         batch["tokens"][:, :_TOKENS].astype(np.int32),
     )
-    before = outputs(ModelPrograms(definition, model.params, config), *given)
-    after = outputs(open_programs(folder), *given)
+    before = outputs(ModelPrograms(model.define(config), model.params, config), *inputs)
+    after = outputs(open_programs(folder), *inputs)
     return {
-        name: {"largest": float(np.abs(after[name] - said).max()), "of": float(np.abs(said).max())}
-        for name, said in before.items()
+        name: {
+            "largest": float(np.abs(after[name] - value).max()),
+            "of": float(np.abs(value).max()),
+        }
+        for name, value in before.items()
     }
 
 
@@ -115,28 +119,22 @@ def outputs(
     frame_lengths: Int[np.ndarray, "b"],
     tokens: Int[np.ndarray, "b l"],
 ) -> dict[str, np.ndarray]:
-    """All that the programs say of clips: pooled tokens, frames, logits of CTC, and of the decoder for every next token."""
+    """Return all outputs of the programs for some clips.
+
+    That is: pooled tokens, frames, CTC's logits, and the decoder's logits after each of `tokens`.
+    """
     decoder, reads_frames = config.model.decoder, config.model.decoder.memory == "frames"
+    clips, length = len(video), decoder.max_len
     pooled, frames = encode(run, video, frame_lengths)
     (ctc_logits,) = run("label", frames if config.model.ctc.source == "frames" else pooled)
     memory = run("start", frames if reads_frames else pooled)
-    clips, shape = (
-        len(video),
-        (
-            len(video),
-            1,
-            decoder.max_len,
-            decoder.num_heads,
-            decoder.hidden_dim // decoder.num_heads,
-        ),
-    )
-    cache, logits = [np.zeros(shape, np.float32)] * (2 * decoder.num_layers), []
-    lineage, lengths = (
-        np.zeros((clips, 1, decoder.max_len), np.int32),
-        (frame_lengths,) if reads_frames else (),
-    )
+    shape = (clips, 1, length, decoder.num_heads, decoder.hidden_dim // decoder.num_heads)
+    cache = [np.zeros(shape, np.float32)] * (2 * decoder.num_layers)
+    lineage = np.zeros((clips, 1, length), np.int32)
+    lengths = (frame_lengths,) if reads_frames else ()
+    logits = []
     for position in range(tokens.shape[1]):
-        said, *cache = run(
+        next_logits, *cache = run(
             "step",
             tokens[:, position, None],
             np.int32(position),
@@ -145,7 +143,7 @@ def outputs(
             *cache,
             *memory,
         )
-        logits.append(said)
+        logits.append(next_logits)
     return jax.tree.map(
         np.asarray,
         {"pooled": pooled, "frames": frames, "ctc_logits": ctc_logits, "logits": np.stack(logits)},
@@ -155,8 +153,12 @@ def outputs(
 def _latency(
     model: TrainedModel, exported: TrainedModel, batch: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Median seconds from the frames of one clip to its text, the two in turns. On several devices there is one clip for each."""
-    sides, seconds = {"before": model, "after": exported}, {"before": [], "after": []}
+    """Median seconds from the frames of one clip to its text, the two models in turns.
+
+    On several devices there is one clip for each of them.
+    """
+    sides = {"before": model, "after": exported}
+    seconds = {"before": [], "after": []}
     predictors = {side: trained.predictor([_DECODER]) for side, trained in sides.items()}
     batches = {
         side: {name: np.repeat(value, trained.mesh.size, axis=0) for name, value in batch.items()}
@@ -166,7 +168,7 @@ def _latency(
         for side, trained in sides.items():
             start = time.perf_counter()
             predictors[side](trained.weights, batches[side])
-            if run:  # the first compiles
+            if run:  # the first run compiles
                 seconds[side].append(time.perf_counter() - start)
     device = jax.devices()[0].device_kind
     return {"frames": batch["video"].shape[1], "decoder": _DECODER, "device": device} | {

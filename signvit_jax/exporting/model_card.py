@@ -1,4 +1,4 @@
-"""The model card of an export, in the form that model hubs read: a YAML head, then Markdown."""
+"""The model card of an export, in the format of model hubs: a YAML head, then Markdown."""
 
 import dataclasses
 import json
@@ -9,13 +9,13 @@ from signvit_jax.exporting.report import report_rows
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.export_dir import ExportManifest
 
-_UNKNOWN = "not stated by whoever exported it"
-# Data set -> sign language, language of the texts, and the terms of its use.
+_UNKNOWN = "not stated by the person who exported it"
+# Data set -> sign language, language of the texts, and terms of use.
 _DATA_SETS = {
     "isign": (
         "Indian Sign Language",
         "English",
-        "iSign is gated and under CC BY-NC-SA 4.0: not for trade",
+        "iSign is gated and under CC BY-NC-SA 4.0: no commercial use",
     ),
     "include": ("Indian Sign Language", "English", "see the license on INCLUDE's home page"),
     "phoenix14t": (
@@ -31,19 +31,22 @@ _DATA_SETS = {
     "how2sign": (
         "American Sign Language (ASL)",
         "English",
-        "How2Sign is under CC BY-NC 4.0: not for trade",
+        "How2Sign is under CC BY-NC 4.0: no commercial use",
     ),
     "synthetic_signs": (
-        "none: signs that a program draws",
+        "none: signs drawn by a program",
         "English",
         "drawn by signvit_jax (Apache-2.0)",
     ),
 }
 _OPENED_BY = {
-    "int8": "`load_translator(FOLDER)`, `python -m signvit_jax.translate --workdir=FOLDER clip.mp4`, `signvit_jax.eval`",
-    "onnx": "`python -m signvit_jax.translate --workdir=FOLDER --backend=onnx clip.mp4`, `load_translator(FOLDER)`; its programs by onnxruntime",
-    "stablehlo": "`load_translator(FOLDER)`; its programs alone through `jax.export.deserialize`",
-    "safetensors": "`load_translator(FOLDER)`; `python -m signvit_jax.convert --weights=FOLDER/weights.safetensors --workdir=DIR` to train on",
+    "int8": "`load_translator(FOLDER)`, "
+    "`python -m signvit_jax.translate --workdir=FOLDER clip.mp4`, `signvit_jax.eval`",
+    "onnx": "`python -m signvit_jax.translate --workdir=FOLDER --backend=onnx clip.mp4`, "
+    "`load_translator(FOLDER)`; its programs alone by onnxruntime",
+    "stablehlo": "`load_translator(FOLDER)`; its programs alone by `jax.export.deserialize`",
+    "safetensors": "`load_translator(FOLDER)`; `python -m signvit_jax.convert "
+    "--weights=FOLDER/weights.safetensors --workdir=DIR` to continue training",
 }
 _CARD = """\
 ---
@@ -70,22 +73,28 @@ Backbone `{backbone}`, {parameters:,} parameters, {words:,} words or pieces.
 
 ## Limits
 
-- It knows the signs, signers, cameras and subjects of its training data. Other sign languages, dialects and camera angles are not translated, and
-  it does not say so: it gives fluent text for anything, a video without a signer included. `min_confidence` helps, it does not settle it.
-- Sign languages say much with the face, the mouth and the use of space; short clips of low resolution lose part of it.
-- The scores above are of the data set's own held-out clips. Yours will be lower: measure with `python -m signvit_jax.eval` before you rely on it.
+- It knows the signs, signers, cameras and subjects of its training data. It cannot translate
+  other sign languages, dialects and camera angles, and it does not warn of them: it gives fluent
+  text for any video, even one without a signer. `min_confidence` helps, but does not solve this.
+- Sign languages express much with the face, the mouth and the use of space. Short clips of low
+  resolution lose part of it.
+- The scores above are for held-out clips of the same data set. Scores on your videos will be lower:
+  measure them with `python -m signvit_jax.eval` before you rely on it.
 
 ## What it must not be used for
 
-- In place of an interpreter where someone's health, freedom, money or rights depend on what is said: medicine, police, courts, emergencies, exams.
-- To watch people, to identify or to judge them (for work, credit, insurance, benefits), or on recordings of people who did not agree to it.
-- As proof of what someone signed. Keep the video with the text, and say that the text was made by a machine.
+- In place of an interpreter where someone's health, freedom, money or rights depend on the text:
+  medicine, police, courts, emergencies, exams.
+- To watch people, to identify them or to judge them (for work, credit, insurance, benefits), or on
+  recordings of people who did not agree to it.
+- As proof of what someone signed. Keep the video with the text, and state that a machine wrote
+  the text.
 """
 
 
 @dataclasses.dataclass(frozen=True)
-class Described:
-    """What only whoever exports can know; None: not said."""
+class CardFields:
+    """Facts that only the person who exports the model knows; None: not given."""
 
     sign_language: str | None = None
     text_language: str | None = None
@@ -93,39 +102,40 @@ class Described:
 
 
 def model_card(
-    model: TrainedModel, contents: ExportManifest, report: Mapping[str, Any], described: Described
+    model: TrainedModel, manifest: ExportManifest, report: Mapping[str, Any], fields: CardFields
 ) -> str:
-    """Markdown: what it is, data, languages, license, scores with their signature, limits, and what it must not be used for."""
+    """Return the card's Markdown: data, languages, license, scores, limits and forbidden uses."""
     data = model.config.data
+    clip = f"{data.num_frames} frames a clip"
+    if data.sampling == "rate":
+        clip = f"{data.frame_rate:g} frames a second, up to {data.num_frames}"
     signed, written, terms = _DATA_SETS.get(
         data.name.partition("/")[0], (_UNKNOWN, _UNKNOWN, f"terms: {_UNKNOWN}")
     )
     return _CARD.format(
-        head="\n".join(_head(described, data.name)),
+        head="\n".join(_head(fields, data.name)),
         dataset=data.name,
-        step=contents.step,
-        format=contents.format,
-        quantize=contents.quantize.replace("_", " "),
+        step=manifest.step,
+        format=manifest.format,
+        quantize=manifest.quantize.replace("_", " "),
         backbone=model.config.model.encoder.backbone,
         parameters=report["size"]["parameters"],
         words=model.tokenizer.vocab_size,
-        signed=described.sign_language or signed,
-        written=described.text_language or written,
-        license=described.license or _UNKNOWN,
+        signed=fields.sign_language or signed,
+        written=fields.text_language or written,
+        license=fields.license or _UNKNOWN,
         split=data.train_split,
         terms=terms,
-        clip=f"{data.frame_rate:g} frames a second, up to {data.num_frames}"
-        if data.sampling == "rate"
-        else f"{data.num_frames} frames a clip",
+        clip=clip,
         size=data.image_size,
-        opened_by=_OPENED_BY[contents.format],
+        opened_by=_OPENED_BY[manifest.format],
         scores="\n".join(_scores(report)),
     )
 
 
-def _head(described: Described, dataset: str) -> list[str]:
-    """YAML, of which JSON's strings are a part."""
-    license = [f"license: {json.dumps(described.license)}"] if described.license else []
+def _head(fields: CardFields, dataset: str) -> list[str]:
+    """Lines of YAML; JSON strings are valid in it."""
+    license = [f"license: {json.dumps(fields.license)}"] if fields.license else []
     return [
         "library_name: signvit_jax",
         *license,
@@ -141,10 +151,11 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
         *(f"| {' | '.join(row)} |" for row in report_rows(report)),
     ]
     if "scores" not in report:
-        return [*rows, "", "No scores: the data set was not there when the model was exported."]
+        return [*rows, "", "No scores: the data set was not available when the model was exported."]
     after = report["scores"]["after"]
     return [
         *rows,
         "",
-        f"BLEU: `{after['signature']}`; chrF: `{after['chrf_signature']}`. Against the raw references, from free-running decoding.",
+        f"BLEU: `{after['signature']}`; chrF: `{after['chrf_signature']}`. "
+        "Against the unprocessed references, from free-running decoding.",
     ]

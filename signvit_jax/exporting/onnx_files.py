@@ -1,8 +1,11 @@
-"""Programs as ONNX files, by jax2onnx, and the backbone's linear layers in static INT8, by onnxruntime.
+"""Writes the programs of a model as ONNX files, and quantizes the backbone's linear layers to INT8.
 
-Weights lie beside a file of the same name (`<name>.onnx.data`), as one ONNX file holds no more than 2 GB. Matrices are INT8 with 7 bits and one scale
-an output channel, inputs 8 bits without sign: on processors with nothing but AVX2 the sum of two products of 8 bits each does not fit into 16, and
-onnxruntime would cut it off. Outputs stay float32, and so does everything that is no linear layer, where there is no time to be won.
+jax2onnx converts the programs; onnxruntime quantizes them statically. An ONNX file holds at most 2
+GB, so the weights of a larger program are in a file beside it (`<name>.onnx.data`).
+
+Matrices have 7 bits and one scale per output channel, inputs 8 bits without sign. With 8 bits each,
+the sum of two products does not fit into 16 bits on CPUs that have only AVX2, and onnxruntime
+saturates it. Outputs and all other layers stay float32: quantizing them would save no time.
 """
 
 import logging
@@ -13,22 +16,20 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.onnx_runtime import KIND
-from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.programs import Program, export_config, programs
 
 _OPSET = 21
-_CALLS = {
-    "jit": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}  # operation -> where its program is
-_EXTERNAL_BYTES = 1_000_000_000  # a program of more has its weights in a file of its own
+# Primitive that calls a function -> the parameter that holds the function's jaxpr.
+_CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+_EXTERNAL_BYTES = 1_000_000_000  # larger weights get a file of their own
+_PURPOSE = "--format=onnx"
 
 
 def write_onnx(
@@ -36,10 +37,12 @@ def write_onnx(
     folder: ExportFolder,
     calibration: Iterable[Mapping[str, np.ndarray]] | None,
 ) -> None:
-    """Every program of the model; with batches of clips for `calibration` the backbone in INT8. Raises ExportError."""
-    gloss_words = model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0
+    """Write every program of the model. Raises ExportError.
+
+    With batches of clips for `calibration` the linear layers of the backbone are INT8.
+    """
     config = export_config(model.config)
-    definition = ModelDefinition(config, model.tokenizer.vocab_size, gloss_words)
+    definition = model.define(config)
     for program in programs(config):
         with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
             raw, folded, quantized = (
@@ -53,12 +56,11 @@ def write_onnx(
             _move(quantized if is_int8 else folded, folder.program(program.name, KIND))
 
 
-def _convert(program: Program, definition: ModelDefinition, params, path: Path) -> None:
-    jax2onnx = import_optional("jax2onnx", "--format=onnx")
-    logging.getLogger("jax2onnx.plugins.plugin_system").addFilter(_is_of_no_example)
-    logging.getLogger("onnx_ir").setLevel(
-        logging.ERROR
-    )  # it warns of every shape that it leaves out
+def _convert(program: Program, definition: ModelDefinition, params: PyTree, path: Path) -> None:
+    jax2onnx = import_optional("jax2onnx", _PURPOSE, ExportError)
+    logging.getLogger("jax2onnx.plugins.plugin_system").addFilter(_is_about_the_program)
+    # onnx_ir warns of every shape that it leaves out.
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     try:
         jax2onnx.to_onnx(
             _without_calls(lambda *inputs: program.run(definition.bind(params), *inputs)),
@@ -70,33 +72,38 @@ def _convert(program: Program, definition: ModelDefinition, params, path: Path) 
             return_mode="file",
             output_path=str(path),
         )
-    except (
-        NotImplementedError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:  # what jax2onnx meets in an operation that it does not know
+    # jax2onnx raises any of these for an operation that it does not support.
+    except (NotImplementedError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(
-            f"jax2onnx cannot convert program {program.name!r} of this model ({type(error).__name__}: {error}); use --format=stablehlo or int8"
+            f"jax2onnx cannot convert program {program.name!r} of this model "
+            f"({type(error).__name__}: {error}); use --format=stablehlo or int8"
         ) from error
 
 
-def _is_of_no_example(record: logging.LogRecord) -> bool:
-    """jax2onnx imports its own examples too, and gives a traceback for each whose packages are not here; no conversion needs them."""
+def _is_about_the_program(record: logging.LogRecord) -> bool:
+    """Whether a record of jax2onnx is not about its own examples.
+
+    It imports them all and logs a traceback for each whose packages are not installed. No
+    conversion needs them.
+    """
     return "jax2onnx.plugins.examples" not in record.getMessage()
 
 
 def _without_calls(function: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]:
-    """The same operations with those of inner `jax.jit`s among them: jax2onnx 0.17 builds such calls of classes that JAX 0.12 has no more."""
+    """Inline the functions that `function` calls through `jax.jit`.
+
+    jax2onnx 0.17 converts such calls with classes that JAX 0.12 has removed.
+    """
 
     def run(*inputs: Array) -> list[Array]:
         closed = jax.make_jaxpr(function)(*inputs)
-        return _evaluated(closed.jaxpr, closed.consts, inputs)
+        return _evaluate(closed.jaxpr, closed.consts, inputs)
 
     return run
 
 
-def _evaluated(jaxpr: Jaxpr, constants: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
+def _evaluate(jaxpr: Jaxpr, constants: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
+    """Evaluate a jaxpr and the jaxprs that it calls, primitive by primitive."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs)))
 
     def read(atom: Literal | Var) -> Array:
@@ -106,7 +113,7 @@ def _evaluated(jaxpr: Jaxpr, constants: Sequence[Array], inputs: Sequence[Array]
         given = [read(atom) for atom in equation.invars]
         if called := _CALLS.get(equation.primitive.name):
             inner = equation.params[called]
-            found = _evaluated(inner.jaxpr, inner.consts, given)
+            found = _evaluate(inner.jaxpr, inner.consts, given)
         else:
             found = equation.primitive.bind(
                 *given, **equation.primitive.get_bind_params(equation.params)
@@ -117,8 +124,8 @@ def _evaluated(jaxpr: Jaxpr, constants: Sequence[Array], inputs: Sequence[Array]
 
 
 def _fold(source: Path, target: Path) -> None:
-    """Writes each layer's weights by themselves, which the model keeps stacked, and leaves out what comes to a constant."""
-    ort = import_optional("onnxruntime", "--format=onnx")
+    """Fold constants, which also gives every layer its own weights in place of stacked ones."""
+    ort = import_optional("onnxruntime", _PURPOSE, ExportError)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
@@ -131,14 +138,14 @@ def _fold(source: Path, target: Path) -> None:
 
 
 def _quantize(source: Path, target: Path, calibration: Iterable[Mapping[str, np.ndarray]]) -> None:
-    quantization = import_optional("onnxruntime.quantization", "--format=onnx")
+    quantization = import_optional("onnxruntime.quantization", _PURPOSE, ExportError)
     feeds = _feeds(calibration)
 
     class Reader(quantization.CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(feeds, None)
 
-    logging.disable(logging.WARNING)  # it advises what `_fold` has done
+    logging.disable(logging.WARNING)  # it advises the folding that `_fold` has done
     try:
         quantization.quantize_static(
             source,
@@ -162,22 +169,21 @@ def _quantize(source: Path, target: Path, calibration: Iterable[Mapping[str, np.
 
 
 def _move(source: Path, target: Path) -> None:
-    """With all its weights, wherever they lay: in the file, or beside it where they are too many."""
-    onnx = import_optional("onnx", "--format=onnx")
-    beside = (
-        {"save_as_external_data": True, "location": f"{target.name}.data"}
-        if _weight_bytes(source) > _EXTERNAL_BYTES
-        else {}
-    )
-    onnx.save(onnx.load(source), target, **beside)
+    """Write the program with its weights, which go into a file of their own if they are large."""
+    onnx = import_optional("onnx", _PURPOSE, ExportError)
+    external = {}
+    if _weight_bytes(source) > _EXTERNAL_BYTES:
+        external = {"save_as_external_data": True, "location": f"{target.name}.data"}
+    onnx.save(onnx.load(source), target, **external)
 
 
 def _feeds(calibration: Iterable[Mapping[str, np.ndarray]]) -> Iterable[dict[str, np.ndarray]]:
-    """A clip at a time, without the frames that pad it."""
+    """The inputs of the backbone, one clip at a time and without its padding frames."""
     for batch in calibration:
         for video, frames in zip(batch["video"], batch["frame_lengths"]):
             yield {"video": video[None, :frames], "frame_lengths": np.asarray([frames], np.int32)}
 
 
 def _weight_bytes(path: Path) -> int:
+    """Bytes of a program's file and of the file with its weights."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))

@@ -16,7 +16,7 @@ _SCORES = {"bleu4": "BLEU-4", "chrf": "chrF", "wer": "WER", "exact_match": "exac
 
 
 def report_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, before, after); `report` is what `compare` found."""
+    """Return (label, before, after) rows; `report` is the result of `compare`."""
     size, latency, scores = report["size"], report["latency"], report.get("scores")
     rows = [
         (
@@ -30,36 +30,37 @@ def report_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for key, name in _OUTPUTS.items()
         if (at := report["difference"].get(key))
     ]
-    rows += [
+    rows.append(
         (
             f"one clip of {latency['frames']} frames to text, {latency['device']}",
             f"{latency['before']:.3f} s",
             f"{latency['after']:.3f} s",
         )
+    )
+    return rows + _score_rows(scores) if scores else rows
+
+
+def _score_rows(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    def shown(side: str, key: str) -> str:
+        value = scores[side][key]
+        return f"{100 * value:.1f} %" if key in ("wer", "exact_match") else f"{value:.1f}"
+
+    clips = f"{scores['decoder']}, {scores['clips']} clips of {scores['split']}"
+    by_character = scores["before"].get("unit") == "character"
+    names = _SCORES | ({"wer": "CER"} if by_character else {})
+    return [
+        (f"{name}, {clips}", shown("before", key), shown("after", key))
+        for key, name in names.items()
     ]
-    for key, name in _SCORES.items() if scores else ():
-        name = "CER" if key == "wer" and scores["before"].get("unit") == "character" else name
-        said = [
-            f"{100 * scores[side][key]:.1f} %"
-            if key in ("wer", "exact_match")
-            else f"{scores[side][key]:.1f}"
-            for side in ("before", "after")
-        ]
-        rows.append(
-            (f"{name}, {scores['decoder']}, {scores['clips']} clips of {scores['split']}", *said)
-        )
-    return rows
 
 
 def report_table(report: Mapping[str, Any]) -> Table:
-    table = Table(
-        "",
-        "before",
-        "after",
-        title=f"{report['format']} of checkpoint {report['checkpoint_step']:,}; INT8: {report['quantize'].replace('_', ' ')}",
-    )
+    """The report as a table for the terminal."""
+    quantize = report["quantize"].replace("_", " ")
+    title = f"{report['format']} of checkpoint {report['checkpoint_step']:,}; INT8: {quantize}"
+    table = Table("", "before", "after", title=title)
     for row in report_rows(report):
-        table.add_row(*map(Text, row))  # names of splits are no markup
+        table.add_row(*map(Text, row))  # as text: the name of a split may look like markup
     return table
 
 

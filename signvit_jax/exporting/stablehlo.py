@@ -1,6 +1,6 @@
-"""Programs as StableHLO, by `jax.export`, with an open batch; they take the parameters as their first argument.
+"""Writes the programs of a model as StableHLO, by `jax.export`.
 
-A file is a program that somebody else may have written: it is checked before it is run (`program_check`), and never trusted further.
+Their batch size is open, and they take the parameters as their first argument.
 """
 
 import jax
@@ -8,8 +8,8 @@ from jax import export
 
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.serving.export_dir import ExportFolder
-from signvit_jax.serving.optional_deps import import_optional
+from signvit_jax.runtime.optional_deps import import_optional
+from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.programs import Program, export_config, programs
 from signvit_jax.serving.stablehlo import KIND
 
@@ -17,19 +17,15 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_stablehlo(model: TrainedModel, folder: ExportFolder) -> None:
-    """Every program of the model, for all platforms; the parameters are not in them. Raises ExportError."""
-    import_optional("flatbuffers", "--format=stablehlo")
+    """Write every program of the model, for all platforms. Raises ExportError."""
+    import_optional("flatbuffers", "--format=stablehlo", ExportError)
     config = export_config(model.config)
-    definition = ModelDefinition(
-        config,
-        model.tokenizer.vocab_size,
-        model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0,
-    )
+    definition = model.define(config)
     for program in programs(config):
-        folder.program(program.name, KIND).write_bytes(_lowered(program, definition).serialize())
+        folder.program(program.name, KIND).write_bytes(_lower(program, definition).serialize())
 
 
-def _lowered(program: Program, definition: ModelDefinition) -> export.Exported:
+def _lower(program: Program, definition: ModelDefinition) -> export.Exported:
     run = jax.jit(lambda params, *inputs: program.run(definition.bind(params), *inputs))
     return export.export(run, platforms=_PLATFORMS)(
         definition.abstract_params(), *program.abstract_inputs()

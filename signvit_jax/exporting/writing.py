@@ -9,8 +9,8 @@ from signvit_jax.exporting.calibration import input_ranges
 from signvit_jax.exporting.onnx_files import write_onnx
 from signvit_jax.exporting.stablehlo import write_stablehlo
 from signvit_jax.inference.trained_model import TrainedModel
-from signvit_jax.serving.export_dir import ExportFolder, ExportManifest
-from signvit_jax.serving.optional_deps import import_optional
+from signvit_jax.runtime.optional_deps import import_optional
+from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest
 from signvit_jax.serving.param_paths import flat
 from signvit_jax.weights.tensor_files import write_safetensors
 from signvit_jax.weights.whole_model import export_safetensors
@@ -21,10 +21,13 @@ Batches = Iterable[Mapping[str, np.ndarray]]
 def write_export(
     model: TrainedModel,
     folder: ExportFolder,
-    contents: ExportManifest,
+    manifest: ExportManifest,
     calibration: Callable[[], Batches],
 ) -> None:
-    """All that `load_model` needs, `export.json` last. `calibration` gives batches of training clips. Raises ExportError."""
+    """Write all files that `load_model` needs, `export.json` last. Raises ExportError.
+
+    `calibration` returns batches of training clips; it is called only for a quantization of inputs.
+    """
     folder.write_text(folder.config_json, model.workdir.config_json.read_text(encoding="utf-8"))
     folder.write_text(folder.tokenizer_json, model.tokenizer.to_json())
     if model.gloss_tokenizer:
@@ -33,19 +36,17 @@ def write_export(
         folder.write_text(
             folder.calibration_json, model.workdir.calibration_json.read_text(encoding="utf-8")
         )
-    batches = calibration() if contents.quantize == "weights_and_inputs" else None
-    _WRITERS[contents.format](model, folder, batches)
-    folder.write_contents(contents)
+    batches = calibration() if manifest.quantize == "weights_and_inputs" else None
+    _WRITERS[manifest.format](model, folder, batches)
+    folder.write_manifest(manifest)
 
 
 def _int8(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
-    import_optional("qwix", "--format=int8")
+    import_optional("qwix", "--format=int8", ExportError)
     from signvit_jax.exporting.int8 import int8_tensors
 
-    write_safetensors(
-        folder.weights,
-        int8_tensors(model, None if batches is None else input_ranges(model, batches)),
-    )
+    ranges = None if batches is None else input_ranges(model, batches)
+    write_safetensors(folder.weights, int8_tensors(model, ranges))
 
 
 def _stablehlo(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
@@ -54,24 +55,16 @@ def _stablehlo(model: TrainedModel, folder: ExportFolder, batches: Batches | Non
 
 
 def _onnx(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
-    write_safetensors(
-        folder.weights,
-        {
-            path: value
-            for path, value in flat(model.params).items()
-            if not path.startswith("encoder/")
-        },
-    )
+    tensors = flat(model.params)
+    decoder = {path: value for path, value in tensors.items() if not path.startswith("encoder/")}
+    write_safetensors(folder.weights, decoder)
     write_onnx(model, folder, batches)
 
 
 def _safetensors(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
-    tokenizers = {"tokenizer": model.tokenizer} | (
-        {"gloss_tokenizer": model.gloss_tokenizer} if model.gloss_tokenizer else {}
-    )
-    description = {"config": to_json(model.config)} | {
-        name: tokenizer.to_json() for name, tokenizer in tokenizers.items()
-    }
+    description = {"config": to_json(model.config), "tokenizer": model.tokenizer.to_json()}
+    if model.gloss_tokenizer:
+        description["gloss_tokenizer"] = model.gloss_tokenizer.to_json()
     export_safetensors(folder.weights, model.params, description)
 
 

@@ -1,132 +1,130 @@
-"""What the overlapping windows of a long video say, joined into segments that follow one another and say each thing once.
+"""Joins the texts of overlapping windows of a long video into segments without repeated words.
 
-Two windows that overlap have read the same signs twice, each with errors of its own, and the words
-that the edge of a window cuts are the worst of them.
-So the words of the overlap are aligned by edit distance and by time, and the text goes over from the earlier window to the later one at the word,
-said by both, that is nearest the middle of the overlap. Where a script has no spaces, a character is a word (`text_scripts.units`).
+Two overlapping windows read the same signs twice, each with errors of its own. The words at a
+window's edge have the most errors, because the edge can lie within a sign.
+
+The words of the overlap are aligned by edit distance and by time. The joined text switches from the
+earlier window to the later one at a word that both contain: of these, the one nearest to the middle
+of the overlap. In a script without spaces, a character counts as a word (`text.scripts.units`).
 """
 
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from signvit_jax.inference.subtitles import Segment
 from signvit_jax.text.words import Word, words_text
 
-# Seconds that two windows may place one word apart. Words without times are taken to be spread evenly over their window, which is less sure.
-TIMED, SPREAD = 0.6, 1.5
-_SKIPPED, _REPLACED = (
-    1.0,
-    1.5,
-)  # costs in an alignment; a word that both say costs what its two times differ by, in units of the above
+# Seconds by which two windows may place one word apart: where the decoder gives the words' times,
+# and where they are assumed to be spread evenly over their window.
+_TIMED_TOLERANCE, _SPREAD_TOLERANCE = 0.6, 1.5
+# Costs in an alignment. A match costs the difference of its two times, in units of the tolerance.
+_GAP_COST, _MISMATCH_COST = 1.0, 1.5
 
 
 class Switch(NamedTuple):
-    """Where one window's text goes over into the next one's."""
+    """The place where the text of one window continues in the next one's."""
 
     kept: int  # words of the earlier window that stay
-    begun: int  # words of the later window that are left out
+    skipped: int  # words at the beginning of the later window that are left out
     at: float  # seconds in the video
-    agreed: bool  # at a word that both say; False: in the middle of the overlap
+    agreed: bool  # at a word that both contain; False: in the middle of the overlap
 
 
 class Joiner:
-    """Joins windows as they come, in order of time; `add` and `finish` give the segments that are final.
+    """Joins windows that arrive in order of time; `add` and `finish` return final segments.
 
-    Windows that agree become one segment of at most `longest` seconds; with 0 every window gives a
-    segment of what it alone says, as soon as that is known.
+    Windows that agree become one segment of at most `max_seconds`. With 0 each window gives a
+    segment of the words that no earlier one has, as soon as they are known.
     """
 
-    def __init__(self, longest: float):
-        self._longest = longest
-        self._open: _Stretch | None = None
+    def __init__(self, max_seconds: float):
+        self._max_seconds = max_seconds
+        self._open: _PlacedSegment | None = None
 
     def add(self, window: Segment) -> list[Segment]:
-        """Windows without text are left out."""
+        """Add the next window; one without text is ignored."""
         if not window.text:
             return []
-        new, old = _Stretch.of(window), self._open
+        new, old = _PlacedSegment.of(window), self._open
         if old is None or new.start >= old.end:
             self._open = new
             return [old.segment()] if old and old.words else []
         switch = old.switch_to(new)
-        nothing_new = switch.begun == len(new.words)
-        if switch.agreed and (
-            new.end - old.start <= self._longest or (nothing_new and not self._longest)
-        ):
+        nothing_new = switch.skipped == len(new.words)
+        fits = new.end - old.start <= self._max_seconds
+        if switch.agreed and (fits or (nothing_new and not self._max_seconds)):
             self._open = old.joined(new, switch)
             return []
-        begun = (
-            0 if nothing_new else switch.begun
-        )  # what is signed for longer than a segment may last is said in the next one too
-        self._open = new.cut(new.words[begun:], start=switch.at)
-        before = old.cut(old.words[: switch.kept], end=switch.at)
+        # Signing that lasts longer than a segment may is written in the next one too.
+        skipped = 0 if nothing_new else switch.skipped
+        self._open = new.part(new.words[skipped:], start=switch.at)
+        before = old.part(old.words[: switch.kept], end=switch.at)
         return [before.segment()] if before.words else []
 
     def finish(self) -> list[Segment]:
-        """What is left; the next window begins something new."""
+        """Return what is left; the next window begins a new segment."""
         last, self._open = self._open, None
         return [last.segment()] if last and last.words else []
 
 
-def join_windows(windows: Iterable[Segment], longest: float) -> list[Segment]:
-    """Segments in order of time, of windows in order of time; those without text are left out.
+def join_windows(windows: Iterable[Segment], max_seconds: float) -> list[Segment]:
+    """Join windows into segments, both in order of time. Windows without text are left out.
 
-    Two windows that overlap and agree (they say a word alike, at about the same time) become one segment of at most `longest` seconds. Else the
-    earlier segment ends and the later one begins in the overlap, and what both say is said once.
+    Two overlapping windows that agree (both contain a word, at about the same time) become one
+    segment of at most `max_seconds`. Otherwise the earlier segment ends and the later one begins
+    within the overlap, and words that both contain are written once.
     """
-    joiner = Joiner(longest)
+    joiner = Joiner(max_seconds)
     return [segment for window in windows for segment in joiner.add(window)] + joiner.finish()
 
 
-def echoed(before: Sequence[str], after: Sequence[Word]) -> int:
-    """How many words at the beginning of `after` repeat the end of `before`; letters count, case and punctuation do not."""
-    ends, begins = [_letters(text) for text in before], [_letters(word.text) for word in after]
-    return next(
-        (
-            count
-            for count in range(min(len(ends), len(begins)), 0, -1)
-            if ends[-count:] == begins[:count]
-        ),
-        0,
-    )
+def count_repeated(before: Sequence[str], after: Sequence[Word]) -> int:
+    """Number of words at the beginning of `after` that repeat the end of `before`.
+
+    Only letters are compared, without case or punctuation.
+    """
+    ends = [_letters(text) for text in before]
+    begins = [_letters(word.text) for word in after]
+    for count in range(min(len(ends), len(begins)), 0, -1):
+        if ends[-count:] == begins[:count]:
+            return count
+    return 0
 
 
-class _Placed(NamedTuple):
+class _PlacedWord(NamedTuple):
     word: Word
-    key: str  # what makes two words one: letters count, case and punctuation do not
+    key: str  # two words with one key are the same word: letters without case or punctuation
     at: float  # seconds in the video
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stretch:
+class _PlacedSegment:
     """A segment whose words have places in time."""
 
     source: Segment
     start: float
     end: float
-    words: tuple[_Placed, ...]
-    timed: bool  # the places are the decoder's and not a guess
+    words: tuple[_PlacedWord, ...]
+    timed: bool  # the places come from the decoder; False: they are assumed to be evenly spread
 
     @classmethod
-    def of(cls, window: Segment) -> "_Stretch":
+    def of(cls, window: Segment) -> Self:
         gap = (window.end - window.start) / max(len(window.words), 1)
-        places = window.times or [
-            window.start + (number + 0.5) * gap for number in range(len(window.words))
-        ]
+        evenly = [window.start + (number + 0.5) * gap for number in range(len(window.words))]
         words = tuple(
-            _Placed(word, _letters(word.text), at)
-            for word, at in zip(window.words, places, strict=True)
+            _PlacedWord(word, _letters(word.text), at)
+            for word, at in zip(window.words, window.times or evenly, strict=True)
         )
         return cls(window, window.start, window.end, words, bool(window.times))
 
-    def switch_to(self, later: "_Stretch") -> Switch:
+    def switch_to(self, later: "_PlacedSegment") -> Switch:
         timed = self.timed and later.timed
-        tolerance = TIMED if timed else SPREAD
+        tolerance = _TIMED_TOLERANCE if timed else _SPREAD_TOLERANCE
         begin, end = max(later.start, self.start), self.end
         middle = (begin + end) / 2
-        # Only words that lie in the overlap, or may do so, can be the same.
+        # Only words that may lie in the overlap can be the same.
         first = next(
             (n for n, word in enumerate(self.words) if word.at >= begin - tolerance),
             len(self.words),
@@ -135,43 +133,49 @@ class _Stretch:
             (n for n, word in enumerate(later.words) if word.at > end + tolerance), len(later.words)
         )
         before, after = self.words[first:], later.words[:last]
-        pairs = _agreeing(before, after, tolerance)
-        if not timed and (exact := _exact(self.words, later.words)) and exact[1] >= len(pairs):
-            return Switch(*exact, middle, True)
-        if not timed and len(far := _overlap(self.words, later.words)) > max(len(pairs), 1):
-            # Where a window holds rest, its words are not spread over it: their order alone tells.
-            i, j = far[len(far) // 2]
-            return Switch(i + 1, j + 1, middle, True)
+        pairs = _align_by_time(before, after, tolerance)
+        if not timed:
+            exact = _exact_switch(self.words, later.words)
+            if exact and exact[1] >= len(pairs):
+                return Switch(*exact, middle, True)
+            # A window with rest in it does not spread its words evenly: their order decides.
+            ordered = _align_by_order(self.words, later.words)
+            if len(ordered) > max(len(pairs), 1):
+                i, j = ordered[len(ordered) // 2]
+                return Switch(i + 1, j + 1, middle, True)
         if pairs:
             i, j = min(
                 pairs, key=lambda pair: abs((before[pair[0]].at + after[pair[1]].at) / 2 - middle)
             )
             at = (before[i].at + after[j].at) / 2 if timed else middle
             return Switch(first + i + 1, j + 1, min(max(at, begin), end), True)
-        if not timed:  # nothing is said twice, and where the words are is not known well enough to leave any out
+        if not timed:  # no word is repeated, and places are too uncertain to leave any word out
             return Switch(len(self.words), 0, middle, False)
-        kept, begun = (
-            sum(word.at <= middle for word in self.words),
-            sum(word.at < middle for word in later.words),
-        )
-        return Switch(kept, begun, middle, False)
+        kept = sum(word.at <= middle for word in self.words)
+        skipped = sum(word.at < middle for word in later.words)
+        return Switch(kept, skipped, middle, False)
 
-    def joined(self, later: "_Stretch", switch: Switch) -> "_Stretch":
-        words = self.words[: switch.kept] + later.words[switch.begun :]
+    def joined(self, later: "_PlacedSegment", switch: Switch) -> "_PlacedSegment":
+        words = self.words[: switch.kept] + later.words[switch.skipped :]
         score = _lower(self.source.score, later.source.score)
-        source = dataclasses.replace(
-            self.source if words == self.words else _saying(self.source, words), score=score
-        )
-        return _Stretch(
-            source, self.start, max(self.end, later.end), words, self.timed and later.timed
+        source = self.source if words == self.words else _with_words(self.source, words)
+        return _PlacedSegment(
+            dataclasses.replace(source, score=score),
+            self.start,
+            max(self.end, later.end),
+            words,
+            self.timed and later.timed,
         )
 
-    def cut(
-        self, words: tuple[_Placed, ...], start: float | None = None, end: float | None = None
-    ) -> "_Stretch":
-        source = self.source if words == self.words else _saying(self.source, words)
-        return _Stretch(
-            source,
+    def part(
+        self,
+        words: tuple[_PlacedWord, ...],
+        start: float | None = None,
+        end: float | None = None,
+    ) -> "_PlacedSegment":
+        """The segment with some of its words, beginning or ending at another time."""
+        return _PlacedSegment(
+            self.source if words == self.words else _with_words(self.source, words),
             self.start if start is None else start,
             self.end if end is None else end,
             words,
@@ -183,55 +187,63 @@ class _Stretch:
         return dataclasses.replace(self.source, start=self.start, end=self.end, times=times)
 
 
-def _agreeing(
-    before: Sequence[_Placed], after: Sequence[_Placed], tolerance: float
+def _align_by_time(
+    before: Sequence[_PlacedWord], after: Sequence[_PlacedWord], tolerance: float
 ) -> list[tuple[int, int]]:
-    """The words that both say, by their numbers, in the cheapest alignment of the two (Levenshtein's, in which distance in time costs too)."""
-    rows, columns = len(before) + 1, len(after) + 1
-    costs = [[_SKIPPED * (row + column) for column in range(columns)] for row in range(rows)]
+    """Index pairs of equal words in the cheapest alignment.
 
-    def meeting(row: int, column: int) -> float:
+    Its cost is Levenshtein's, plus the words' distance in time.
+    """
+    rows, columns = len(before) + 1, len(after) + 1
+    costs = [[_GAP_COST * (row + column) for column in range(columns)] for row in range(rows)]
+
+    def pair_cost(row: int, column: int) -> float:
         one, other = before[row - 1], after[column - 1]
-        return (0.0 if one.key == other.key else _REPLACED) + abs(one.at - other.at) / tolerance
+        return (0.0 if one.key == other.key else _MISMATCH_COST) + abs(
+            one.at - other.at
+        ) / tolerance
 
     for row in range(1, rows):
         for column in range(1, columns):
-            skipped = _SKIPPED + min(costs[row - 1][column], costs[row][column - 1])
-            costs[row][column] = min(skipped, costs[row - 1][column - 1] + meeting(row, column))
+            gap = _GAP_COST + min(costs[row - 1][column], costs[row][column - 1])
+            costs[row][column] = min(gap, costs[row - 1][column - 1] + pair_cost(row, column))
     pairs, row, column = [], rows - 1, columns - 1
     while row and column:
-        if costs[row][column] == costs[row - 1][column - 1] + meeting(row, column):
+        if costs[row][column] == costs[row - 1][column - 1] + pair_cost(row, column):
             row, column = row - 1, column - 1
             if before[row].key == after[column].key:
                 pairs.append((row, column))
-        elif costs[row][column] == _SKIPPED + costs[row - 1][column]:
+        elif costs[row][column] == _GAP_COST + costs[row - 1][column]:
             row -= 1
         else:
             column -= 1
     return pairs[::-1]
 
 
-def _overlap(before: Sequence[_Placed], after: Sequence[_Placed]) -> list[tuple[int, int]]:
-    """The words that both say where an end of `before` and a beginning of `after` are most
-    alike (1 a word alike, -1 a word not, at best more than 0).
+def _align_by_order(
+    before: Sequence[_PlacedWord], after: Sequence[_PlacedWord]
+) -> list[tuple[int, int]]:
+    """Index pairs of equal words in the best alignment of `before`'s end with `after`'s start.
+
+    A match scores 1, a mismatch and a gap -1 each. Empty if no alignment scores more than 0.
     """
     rows, columns = len(before) + 1, len(after) + 1
     scores = [[0 if column == 0 else -column for column in range(columns)] for _ in range(rows)]
     for row in range(1, rows):
         for column in range(1, columns):
-            alike = 1 if before[row - 1].key == after[column - 1].key else -1
+            match = 1 if before[row - 1].key == after[column - 1].key else -1
             scores[row][column] = max(
-                scores[row - 1][column - 1] + alike,
+                scores[row - 1][column - 1] + match,
                 scores[row - 1][column] - 1,
                 scores[row][column - 1] - 1,
             )
     column = max(range(columns), key=lambda column: scores[-1][column])
     pairs, row = [], rows - 1
     while row and column:
-        alike = before[row - 1].key == after[column - 1].key
-        if scores[row][column] == scores[row - 1][column - 1] + (1 if alike else -1):
+        is_match = before[row - 1].key == after[column - 1].key
+        if scores[row][column] == scores[row - 1][column - 1] + (1 if is_match else -1):
             row, column = row - 1, column - 1
-            if alike:
+            if is_match:
                 pairs.append((row, column))
         elif scores[row][column] == scores[row - 1][column] - 1:
             row -= 1
@@ -240,14 +252,18 @@ def _overlap(before: Sequence[_Placed], after: Sequence[_Placed]) -> list[tuple[
     return pairs[::-1]
 
 
-def _exact(before: Sequence[_Placed], after: Sequence[_Placed]) -> tuple[int, int] | None:
-    """How many words of `before` stay and of `after` fall away where one goes on, letter by letter, where the other ends, or says nothing new."""
+def _exact_switch(
+    before: Sequence[_PlacedWord], after: Sequence[_PlacedWord]
+) -> tuple[int, int] | None:
+    """(words of `before` kept, words of `after` skipped) for an exact repetition, else None.
+
+    That is: `before` contains all of `after`, or ends with words that `after` begins with.
+    """
     ends, begins = [word.key for word in before], [word.key for word in after]
-    if any(
-        ends[start : start + len(begins)] == begins for start in range(len(ends) - len(begins) + 1)
-    ):
+    starts = range(len(ends) - len(begins) + 1)
+    if any(ends[start : start + len(begins)] == begins for start in starts):
         return len(ends), len(begins)
-    count = echoed(ends, [placed.word for placed in after])
+    count = count_repeated(ends, [placed.word for placed in after])
     return (len(ends), count) if count else None
 
 
@@ -255,15 +271,19 @@ def _letters(text: str) -> str:
     return re.sub(r"\W", "", text).casefold() or text
 
 
-def _saying(segment: Segment, words: Sequence[_Placed]) -> Segment:
-    """The segment saying `words`; what other hypotheses there were holds for its own words alone."""
-    said = tuple(placed.word for placed in words)
-    confidence = sum(word.confidence for word in said) / len(said) if said else None
+def _with_words(segment: Segment, placed: Sequence[_PlacedWord]) -> Segment:
+    """The segment with other words, and without alternatives, which hold for its own words only."""
+    words = tuple(one.word for one in placed)
+    confidence = sum(word.confidence for word in words) / len(words) if words else None
     return dataclasses.replace(
-        segment, text=words_text(said), words=said, times=(), confidence=confidence, alternatives=()
+        segment,
+        text=words_text(words),
+        words=words,
+        times=(),
+        confidence=confidence,
+        alternatives=(),
     )
 
 
 def _lower(first: float | None, second: float | None) -> float | None:
-    """The less certain one speaks for both."""
     return min((score for score in (first, second) if score is not None), default=None)

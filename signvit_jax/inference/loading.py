@@ -1,4 +1,4 @@
-"""Models from workdirs and exports alike, ready for evaluation or translation."""
+"""Loads the model of a workdir or an export, for evaluation and translation."""
 
 import dataclasses
 import os
@@ -12,25 +12,24 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, MeshConfig
 from signvit_jax.inference.trained_model import (
     TrainedModel,
-    described,
     load_trained,
+    read_model_files,
     with_calibration,
 )
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
+from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.definition import ModifiedDefinition, without_encoder
-from signvit_jax.serving.export_dir import ExportFolder, ExportManifest, is_export
+from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest, is_export
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
-from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.param_paths import nested
 from signvit_jax.serving.programs import ModelPrograms, Programs, export_config
 from signvit_jax.serving.stablehlo import StableHloPrograms
 from signvit_jax.text.tokenizer import Tokenizer
+from signvit_jax.text.vocabularies import Vocabularies
 from signvit_jax.weights.tensor_files import read_tensors
 from signvit_jax.weights.whole_model import parameters_from
-
-BACKENDS = ("jax", "onnx")
 
 
 def load_model(
@@ -40,19 +39,21 @@ def load_model(
     *,
     calibrated: bool = True,
 ) -> TrainedModel:
-    """The model of an export, or as `load_trained` that of a workdir or an ensemble of workdirs; with its calibration, if it has one.
+    """Load the model of an export, or like `load_trained` that of a workdir or several workdirs.
 
-    An ensemble has none: its probabilities are other than those of its models.
+    A single model gets the calibration of its folder, if there is one. An ensemble gets none,
+    because its probabilities differ from those of its models.
 
-    `backend` is what encodes the clips, 'jax' or 'onnx' (onnxruntime); None: what the folder is for. Raises ExportError for an export that is
-    damaged, ConfigError for a backend that the folder does not serve, CalibrationError for a calibration that cannot be read, and what `load_trained`
-    raises.
+    `backend` encodes the clips: 'jax', 'onnx' (onnxruntime), or None for the one that the folder is
+    made for. Raises ExportError for a damaged export, ConfigError for a backend that the folder
+    does not support, CalibrationError for a calibration that cannot be read, and the errors of
+    `load_trained`.
     """
-    model = _loaded(path, checkpoint, backend)
+    model = _load(path, checkpoint, backend)
     return with_calibration(model) if calibrated and not model.others else model
 
 
-def _loaded(
+def _load(
     path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str, backend: str | None
 ) -> TrainedModel:
     if not is_export(path):
@@ -63,53 +64,48 @@ def _loaded(
             )
         return load_trained(path, checkpoint)
     folder = ExportFolder.open(path)
-    contents = folder.contents()
-    if backend is not None and (backend == "onnx") != (contents.format == "onnx"):
+    manifest = folder.manifest()
+    if backend is not None and (backend == "onnx") != (manifest.format == "onnx"):
         raise ConfigError(
-            f"backend {backend!r} cannot run {path}, an export of format {contents.format!r}; leave the backend out"
+            f"backend {backend!r} cannot run {path}, an export of format {manifest.format!r}; "
+            "leave the backend out"
         )
-    return _LOADERS[contents.format](_Opened(folder, contents, *described(folder)))
+    return _LOADERS[manifest.format](_OpenExport(folder, manifest, *read_model_files(folder)))
 
 
 def open_programs(folder: ExportFolder) -> Programs:
     """The programs of an export, computing in float32. Raises ExportError."""
-    contents, (config, *tokenizers) = folder.contents(), described(folder)
-    if contents.format == "onnx":
+    manifest, (config, *tokenizers) = folder.manifest(), read_model_files(folder)
+    if manifest.format == "onnx":
         return OnnxPrograms(folder, config)
-    opened = _Opened(folder, contents, export_config(config), *tokenizers)
-    model = _LOADERS[contents.format](opened)
-    return (
-        StableHloPrograms(folder, model.params, config)
-        if contents.format == "stablehlo"
-        else ModelPrograms(model.definition, model.params, opened.config)
-    )
+    export = _OpenExport(folder, manifest, export_config(config), *tokenizers)
+    model = _LOADERS[manifest.format](export)
+    if manifest.format == "stablehlo":
+        return StableHloPrograms(folder, model.params, config)
+    return ModelPrograms(model.definition, model.params, export.config)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Opened:
+class _OpenExport:
+    """The files of an export without its weights."""
+
     folder: ExportFolder
-    contents: ExportManifest
+    manifest: ExportManifest
     config: Config
     tokenizer: Tokenizer
     gloss_tokenizer: Tokenizer | None
 
     @property
-    def sizes(self) -> tuple[Config, int, int]:
-        return (
-            self.config,
-            self.tokenizer.vocab_size,
-            self.gloss_tokenizer.vocab_size if self.gloss_tokenizer else 0,
-        )
+    def sizes(self) -> tuple[int, int]:
+        return Vocabularies(self.tokenizer, self.gloss_tokenizer).sizes
 
     def model(
         self,
         definition: ModelDefinition | ModifiedDefinition,
-        tensors: dict[str, np.ndarray],
+        params: dict[str, object],
         mesh: Mesh,
     ) -> TrainedModel:
-        params = jax.device_put(
-            nested(tensors, definition.abstract_params(), self.folder.weights), replicated(mesh)
-        )
+        """The export's model with these parameters, replicated over the mesh."""
         return TrainedModel(
             self.folder,
             self.config,
@@ -117,55 +113,51 @@ class _Opened:
             self.gloss_tokenizer,
             definition,
             mesh,
-            params,
-            self.contents.step,
+            jax.device_put(params, replicated(mesh)),
+            self.manifest.step,
         )
 
-
-def _int8(opened: _Opened) -> TrainedModel:
-    import_optional("qwix", "an INT8 export")
-    from signvit_jax.serving.int8_linear import int8_layers, served_tensors
-
-    definition = ModifiedDefinition(
-        *opened.sizes, int8_layers(opened.contents.quantize == "weights_and_inputs")
-    )
-    return opened.model(
-        definition, served_tensors(read_tensors(opened.folder.weights)), make_mesh(MeshConfig())
-    )
+    def nested_params(
+        self,
+        definition: ModelDefinition | ModifiedDefinition,
+        tensors: dict[str, np.ndarray],
+    ) -> dict[str, object]:
+        return nested(tensors, definition.abstract_params(), self.folder.weights)
 
 
-def _onnx(opened: _Opened) -> TrainedModel:
-    definition = ModifiedDefinition(*opened.sizes, without_encoder)
-    model = opened.model(definition, read_tensors(opened.folder.weights), _one_device())
-    return dataclasses.replace(model, encode=OnnxPrograms(opened.folder, opened.config).encode)
+def _int8(export: _OpenExport) -> TrainedModel:
+    import_optional("qwix", "an INT8 export", ExportError)
+    from signvit_jax.serving.int8_linear import served_tensors, use_int8_layers
+
+    int8_inputs = export.manifest.quantize == "weights_and_inputs"
+    definition = ModifiedDefinition(export.config, *export.sizes, use_int8_layers(int8_inputs))
+    params = export.nested_params(definition, served_tensors(read_tensors(export.folder.weights)))
+    return export.model(definition, params, make_mesh(MeshConfig()))
 
 
-def _stablehlo(opened: _Opened) -> TrainedModel:
-    model = opened.model(
-        ModelDefinition(*opened.sizes), read_tensors(opened.folder.weights), _one_device()
-    )
-    return dataclasses.replace(
-        model, encode=StableHloPrograms(opened.folder, model.params, opened.config).encode
-    )
+def _onnx(export: _OpenExport) -> TrainedModel:
+    definition = ModifiedDefinition(export.config, *export.sizes, without_encoder)
+    params = export.nested_params(definition, read_tensors(export.folder.weights))
+    model = export.model(definition, params, _one_device())
+    return dataclasses.replace(model, encode=OnnxPrograms(export.folder, export.config).encode)
 
 
-def _safetensors(opened: _Opened) -> TrainedModel:
-    definition, mesh = ModelDefinition(*opened.sizes), make_mesh(MeshConfig())
-    params = parameters_from(read_tensors(opened.folder.weights), definition.abstract_params())
-    return TrainedModel(
-        opened.folder,
-        opened.config,
-        opened.tokenizer,
-        opened.gloss_tokenizer,
-        definition,
-        mesh,
-        jax.device_put(params, replicated(mesh)),
-        opened.contents.step,
-    )
+def _stablehlo(export: _OpenExport) -> TrainedModel:
+    definition = ModelDefinition(export.config, *export.sizes)
+    params = export.nested_params(definition, read_tensors(export.folder.weights))
+    model = export.model(definition, params, _one_device())
+    programs = StableHloPrograms(export.folder, model.params, export.config)
+    return dataclasses.replace(model, encode=programs.encode)
+
+
+def _safetensors(export: _OpenExport) -> TrainedModel:
+    definition = ModelDefinition(export.config, *export.sizes)
+    params = parameters_from(read_tensors(export.folder.weights), definition.abstract_params())
+    return export.model(definition, params, make_mesh(MeshConfig()))
 
 
 def _one_device() -> Mesh:
-    """What programs of an export run on: they were compiled for one."""
+    """The mesh of an export's programs, which were compiled for one device."""
     return Mesh(np.asarray(jax.local_devices()[:1]).reshape(1, 1, 1), AXES)
 
 

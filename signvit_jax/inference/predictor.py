@@ -1,4 +1,4 @@
-"""Runs decoders over a split: every clip once, on all devices, text and confidence out."""
+"""Compiled decoders over batches of clips: text and confidence of each clip, on all devices."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.decoding.confidence import Calibration, statistics
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, EncodedClips
 from signvit_jax.decoding.search_options import SearchOptions
-from signvit_jax.inference.resting import Heard
+from signvit_jax.inference.resting import CtcSign
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.parallel.sharding import to_device
 from signvit_jax.text.tokenizer import Tokenizer
@@ -28,29 +28,36 @@ Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """One clip's text by one decoder; `score` is the decoder's own, `confidence` from 0 to 1.
+    """The text of one clip by one decoder.
 
-    With a calibration `confidence` is the probability that the text is right, without one the mean probability of its tokens; so are those of words.
-
-    A text whose confidence is below `inference.min_confidence` is left out: text, tokens and words are empty, score and confidence stay.
+    `confidence` is from 0 to 1: with a calibration the probability that the text is right, without
+    one the mean probability of its tokens; likewise for words. A text whose confidence is below
+    `inference.min_confidence` is left out: text, tokens and words are empty, score and confidence
+    stay.
     """
 
     text: str
     tokens: tuple[int, ...]
-    score: float
+    score: float  # as the decoder defines it
     confidence: float
     words: tuple[Word, ...] = ()
     alternatives: tuple["Hypothesis", ...] = ()  # the rest of the n-best list
-    probabilities: tuple[float, ...] = ()  # of the tokens that were said, EOS included
-    heard: tuple[Heard, ...] = ()  # of "ctc": its tokens in time, where it reads frames
+    probabilities: tuple[float, ...] = ()  # of the tokens without BOS, EOS included
+    ctc_signs: tuple[CtcSign, ...] = ()  # of "ctc": its tokens in time, if it reads frames
 
 
 class Predictor:
-    """Compiled decoders: one program a decoder and clip length, shared by all batches of that shape and all predictors of that model.
+    """Compiled decoders of one model, or of an ensemble.
 
-    `bind` makes the model of its parameters, or a tuple of models, whose probabilities are averaged at every step. `encode` is run in place of their
-    encoders: (parameters, video, frame lengths) to one `Encoded` a model. `calibration` makes confidences probabilities of being right; for that the
-    CTC head is listened to, whatever the decoders.
+    One program is compiled per decoder and shape of a batch. Programs are shared by all predictors
+    of a model.
+
+    Args:
+        bind: Returns the model of its parameters, or a tuple of models, whose token probabilities
+            are averaged at every step.
+        encode: Runs in place of the models' encoders; returns one `Encoded` per model. calibration:
+        Makes confidences probabilities of being right. CTC is then decoded too, whatever
+            the decoders, if the calibration compares texts with it.
     """
 
     def __init__(
@@ -64,24 +71,25 @@ class Predictor:
         encode: Encode | None = None,
         calibration: Calibration | None = None,
     ):
-        self.mesh, self.config = mesh, config
+        self.mesh = mesh
+        self.config = config
         self.tokenizers = {
             name: ctc_tokenizer if name in CTC_DECODERS else tokenizer for name in decoders
         }
+        self.scales = {}
+        self.fitted_on = {}
+        self._lexicon = None
+        if calibration:
+            self.scales = {name: found for name in decoders if (found := calibration.of(name))}
+            self.fitted_on = {name: calibration.fitted_on(name) for name in decoders}
+            self._lexicon = calibration.lexicon
+        self._ctc_tokenizer = ctc_tokenizer
+        self._encode = encode or _encoder(bind)
+        needs_ctc = any(scales.needs_ctc for scales in self.scales.values())
         options = SearchOptions.from_config(
             config, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
         )
-        self._encode = encode or _encoder(bind)
-        self.scales = {
-            name: scales for name in decoders if calibration and (scales := calibration.of(name))
-        }
-        self.fitted_on = (
-            {name: calibration.fitted_on(name) for name in decoders} if calibration else {}
-        )
-        self._lexicon = calibration.lexicon if calibration else None
-        self._ctc_tokenizer = ctc_tokenizer
-        needs_ctc = any(scales.needs_ctc for scales in self.scales.values())
-        self._decode = {
+        self._programs = {
             name: _program(bind, name, options)
             for name in dict.fromkeys([*decoders, *["ctc"] * needs_ctc])
         }
@@ -89,10 +97,10 @@ class Predictor:
     def __call__(
         self, params: PyTree, batch: Mapping[str, np.ndarray], seed: int = 0
     ) -> dict[str, list[Hypothesis]]:
-        """Decoder name -> one hypothesis a row of the global batch; the clips are encoded once for all decoders.
+        """Return, by decoder, one hypothesis per row of the global batch.
 
-        What sampling draws for a clip follows from `seed` and its number in `batch["index"]` (without: its place in the batch),
-        wherever it is in whatever batch.
+        Clips are encoded once for all decoders. The sampled text of a clip depends on `seed` and on
+        the clip's number in `batch["index"]` (default: its row), and not on the rest of the batch.
         """
         index = batch.get("index", np.arange(len(batch["frame_lengths"]), dtype=np.int32))
         on_device = to_device(
@@ -102,41 +110,52 @@ class Predictor:
         encoded = self._encode(params, on_device["video"], on_device["frame_lengths"])
         decoded = {
             name: program(params, encoded, jax.random.key(seed), on_device["index"])
-            for name, program in self._decode.items()
+            for name, program in self._programs.items()
         }
         found = {
-            name: _hypotheses(_fetch(one), self.tokenizers.get(name, self._ctc_tokenizer))
+            name: _hypotheses(_gather(one), self.tokenizers.get(name, self._ctc_tokenizer))
             for name, one in decoded.items()
         }
-        heard = [said.text for said in found["ctc"]] if "ctc" in found else itertools.repeat(None)
+        ctc_texts = itertools.repeat(None)
+        if "ctc" in found:
+            ctc_texts = [hypothesis.text for hypothesis in found["ctc"]]
         return {
-            name: [self._judged(name, *one) for one in zip(found[name], heard)]
+            name: [self._with_confidence(name, *row) for row in zip(found[name], ctc_texts)]
             for name in self.tokenizers
         }
 
-    def _judged(self, decoder: str, said: Hypothesis, heard: str | None) -> Hypothesis:
-        """With the confidences of the calibration, if there is one for that decoder, and without the texts that are not sure enough."""
-        said = self._calibrated(decoder, said, heard)
-        others = tuple(self._calibrated(decoder, other, heard) for other in said.alternatives)
+    def _with_confidence(
+        self, decoder: str, hypothesis: Hypothesis, ctc_text: str | None
+    ) -> Hypothesis:
+        """Apply the decoder's calibration, if any, and leave out texts below `min_confidence`."""
         first, *others = [
-            _left_out(one) if one.confidence < self.config.min_confidence else one
-            for one in (said, *others)
+            self._calibrated(decoder, one, ctc_text)
+            for one in (hypothesis, *hypothesis.alternatives)
+        ]
+        first, *others = [
+            _without_text(one) if one.confidence < self.config.min_confidence else one
+            for one in (first, *others)
         ]
         return dataclasses.replace(first, alternatives=tuple(others))
 
-    def _calibrated(self, decoder: str, said: Hypothesis, heard: str | None) -> Hypothesis:
+    def _calibrated(self, decoder: str, hypothesis: Hypothesis, ctc_text: str | None) -> Hypothesis:
         scales = self.scales.get(decoder)
         if scales is None:
-            return said
+            return hypothesis
         of_sentence, of_words = statistics(
-            decoder, said.score, said.probabilities, said.words, heard, self._lexicon
+            decoder,
+            hypothesis.score,
+            hypothesis.probabilities,
+            hypothesis.words,
+            ctc_text,
+            self._lexicon,
         )
-        words = said.words
+        words = hypothesis.words
         if scales.word:
             words = tuple(
                 word._replace(confidence=scales.word(its)) for word, its in zip(words, of_words)
             )
-        return dataclasses.replace(said, confidence=scales.sentence(of_sentence), words=words)
+        return dataclasses.replace(hypothesis, confidence=scales.sentence(of_sentence), words=words)
 
     def predict_split(
         self,
@@ -145,13 +164,17 @@ class Predictor:
         should_stop: Callable[[], bool] = lambda: False,
         on_batch: Callable[[int], None] = lambda clips: None,
     ) -> dict[int, dict[str, Hypothesis]]:
-        """Position in the split -> decoder -> hypothesis, for the clips of all processes; ends early when `should_stop()`."""
+        """Decode the clips of all processes.
+
+        Returns position in the split -> decoder -> hypothesis. Ends early when `should_stop()`.
+        `on_batch` is given the number of clips of each batch.
+        """
         found: dict[int, dict[str, Hypothesis]] = {}
         for batch in batches:
             if should_stop():
                 break
             by_decoder = self(params, batch)
-            positions = _fetch(to_device({"index": batch["index"]}, self.mesh))["index"].tolist()
+            positions = _gather(to_device({"index": batch["index"]}, self.mesh))["index"].tolist()
             for row, position in enumerate(positions):
                 if position >= 0:
                     found[position] = {
@@ -161,7 +184,7 @@ class Predictor:
         return dict(sorted(found.items()))
 
 
-def _ensemble(models: Models) -> tuple[SignTranslator, ...]:
+def _members(models: Models) -> tuple[SignTranslator, ...]:
     return models if isinstance(models, tuple) else (models,)
 
 
@@ -169,7 +192,7 @@ def _ensemble(models: Models) -> tuple[SignTranslator, ...]:
 def _encoder(bind: Callable[[PyTree], Models]) -> Encode:
     return jax.jit(
         lambda params, video, lengths: tuple(
-            model.encode(video, lengths) for model in _ensemble(bind(params))
+            model.encode(video, lengths) for model in _members(bind(params))
         )
     )
 
@@ -181,14 +204,14 @@ def _program(
     def run(
         params: PyTree, encoded: tuple[Encoded, ...], rng: jax.Array, clips: jax.Array
     ) -> Decoded:
-        ensemble = [EncodedClips(*pair) for pair in zip(_ensemble(bind(params)), encoded)]
+        ensemble = [EncodedClips(*pair) for pair in zip(_members(bind(params)), encoded)]
         return DECODERS[decoder](ensemble, options, rng, clips)
 
     return jax.jit(run)
 
 
-def _fetch(arrays: PyTree) -> PyTree:
-    """Device arrays as numpy, the rows of other processes included."""
+def _gather(arrays: PyTree) -> PyTree:
+    """Return device arrays as NumPy's, gathered from all processes."""
     if jax.process_count() > 1:
         arrays = multihost_utils.process_allgather(arrays, tiled=True)
     return jax.tree.map(np.asarray, arrays)
@@ -206,11 +229,11 @@ def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
         decoded.token_confidences[:, 0],
         decoded.peaks,
     )
-    heard = [
-        tuple(Heard(*place) for token, *place in zip(*row) if token)
+    signs = [
+        tuple(CtcSign(*sign) for token, *sign in zip(*row) if token)
         for row in zip(*(field.tolist() for field in fields))
     ]
-    return [dataclasses.replace(one, heard=its) for one, its in zip(found, heard)]
+    return [dataclasses.replace(one, ctc_signs=its) for one, its in zip(found, signs)]
 
 
 def _n_best(
@@ -219,25 +242,31 @@ def _n_best(
     confidences: list[list[float]],
     tokenizer: Tokenizer,
 ) -> Hypothesis:
-    found = [_hypothesis(*one, tokenizer) for one in zip(tokens, scores, confidences)]
-    # Places that the list could not fill have score -inf.
-    return dataclasses.replace(
-        found[0], alternatives=tuple(other for other in found[1:] if other.score > -math.inf)
-    )
+    first, *others = [_hypothesis(*one, tokenizer) for one in zip(tokens, scores, confidences)]
+    # Entries of the list that the search could not fill have score -inf.
+    alternatives = tuple(other for other in others if other.score > -math.inf)
+    return dataclasses.replace(first, alternatives=alternatives)
 
 
 def _hypothesis(
     padded: list[int], score: float, confidences: list[float], tokenizer: Tokenizer
 ) -> Hypothesis:
     tokens = [token for token in padded if token]
-    sure = confidences[: len(tokens)]
-    said = tuple(confidence for token, confidence in zip(tokens, sure) if token != tokenizer.bos_id)
-    confidence = sum(said) / len(said) if said else 0.0
-    words = word_confidences(tokens, sure, tokenizer.decode, tokenizer.pieces)
+    confidences = confidences[: len(tokens)]
+    probabilities = tuple(
+        probability for token, probability in zip(tokens, confidences) if token != tokenizer.bos_id
+    )
     return Hypothesis(
-        tokenizer.decode(tokens), tuple(tokens), score, confidence, words, probabilities=said
+        text=tokenizer.decode(tokens),
+        tokens=tuple(tokens),
+        score=score,
+        confidence=sum(probabilities) / len(probabilities) if probabilities else 0.0,
+        words=word_confidences(tokens, confidences, tokenizer.decode, tokenizer.pieces),
+        probabilities=probabilities,
     )
 
 
-def _left_out(said: Hypothesis) -> Hypothesis:
-    return Hypothesis("", (), said.score, said.confidence, heard=said.heard)
+def _without_text(hypothesis: Hypothesis) -> Hypothesis:
+    return Hypothesis(
+        "", (), hypothesis.score, hypothesis.confidence, ctc_signs=hypothesis.ctc_signs
+    )

@@ -1,8 +1,8 @@
-"""When nobody signs: what tells it, and where a recording is cut because of it.
+"""Rest, that is time in which nobody signs: how it is detected, and where a video is split at it.
 
-Two things tell it. CTC says of every sign when it is made and how sure it is, and between sentences
-it says nothing for longer than between the signs of
-one. And hands that rest do not move. Where CTC does not know times (`model.ctc.source="queries"`), motion alone tells.
+Two things show rest. CTC gives the time of each sign and how sure it is of it; between two
+sentences it detects nothing for longer than between two signs of one sentence. And hands at rest do
+not move. Where CTC gives no times (`model.ctc.source="queries"`), motion alone decides.
 """
 
 import collections
@@ -13,36 +13,38 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-# What a sign takes besides the frames in which CTC hears it, in seconds: the hands come up to a
-# sentence's first one and go home from the last. Of 160
-# test clips of synthetic_signs 99 % begin less than 0.75 s before CTC's first sign and end less than 0.55 s after its last.
-LEAD, TAIL = 0.8, 0.6
-AT_REST = 0.2  # seconds of rest that a piece shows before and after its signs: clips that people cut begin and end so
-STILL_COUNTS = (
-    7.0  # times: hands that do not move are a surer sign of rest than a CTC that hears nothing
-)
-STILL = 0.25  # of the motion of signing (its median): hands that move less rest. Resting signers of synthetic_signs: 0.1, at most 0.3
-FROZEN = 2.0  # gray levels: a video that changes less from frame to frame shows no motion at all
-_GRID = 16  # motion is seen in so many blocks to a side: noise is averaged out, hands are not
-_HANDS = 8  # blocks that move most
-_SHOT_LEVELS, _SHOT_SHARE = (
-    12.0,
-    0.6,
-)  # of all blocks that many change by so much from one frame to the next: another shot
-ALONE = 8  # frames: a sign takes about so many with the movements into it and out of it
+# Seconds of movement around the frames in which CTC detects signs: the hands come up to the first
+# sign of a sentence and go down after the last. In 160 test clips of synthetic_signs, 99 % begin
+# less than 0.75 s before CTC's first sign and end less than 0.55 s after its last.
+_LEAD, _TAIL = 0.8, 0.6
+# Seconds of rest in a piece before and after its signs, as in clips that people cropped by hand.
+_MARGIN = 0.2
+# A second without motion counts as this many seconds of rest: it is the surer of the two
+# indications.
+_STILL_WEIGHT = 7.0
+# Hands are still below this share of the median motion of signing. Signers of synthetic_signs at
+# rest: 0.1, at most 0.3.
+_STILL_SHARE = 0.25
+_MIN_MOTION = 2.0  # gray levels: a smaller change from frame to frame is noise
+_GRID = 16  # motion is measured on blocks, this many per side: averages hide noise but not hands
+_HAND_BLOCKS = 8  # the number of blocks that move most
+# A new shot: at least this share of all blocks changes by more than this many gray levels at once.
+_SHOT_SHARE, _SHOT_LEVELS = 0.6, 12.0
+_SIGN_FRAMES = 8  # frames of one sign, with the movements into it and out of it
+_MAX_MOTIONS = 2000  # motions of signing whose median is kept
 
 
-class Heard(NamedTuple):
-    """A sign that CTC heard in a clip: the sampled frames from `start` to before `end`."""
+class CtcSign(NamedTuple):
+    """A sign that CTC detected in a clip: the sampled frames from `start` to before `end`."""
 
     start: int
     end: int
-    confidence: float  # its mean probability in them
-    peak: float  # its largest log-odds in one of them, against all that it might be else, nats
+    confidence: float  # mean probability over its frames
+    peak: float  # its largest log-odds in one frame, against all other labels, in nats
 
 
 class Sign(NamedTuple):
-    """Seconds of the video in which something is signed."""
+    """A time, in seconds of the video, in which something is signed."""
 
     start: float
     end: float
@@ -52,31 +54,31 @@ class Sign(NamedTuple):
         return (self.start + self.end) / 2
 
     def is_mostly_in(self, other: "Sign") -> bool:
-        return min(self.end, other.end) - max(self.start, other.start) > 0.5 * (
-            self.end - self.start
-        )
+        common = min(self.end, other.end) - max(self.start, other.start)
+        return common > 0.5 * (self.end - self.start)
 
 
 class Piece(NamedTuple):
-    """Seconds of a video that are read as one clip."""
+    """A part of a video, in seconds, that is read as one clip."""
 
     start: float
     end: float
-    goes_on: bool = False  # the next piece sees the end of this one again
+    overlaps_next: bool = False  # the next piece begins before the end of this one
 
 
-def evidence(heard: Sequence[Heard]) -> float:
-    """How surely somebody signs: the log-odds of what CTC heard, a frame from the first sign to the last and ALONE more. 0 where it heard nothing.
+def evidence(signs: Sequence[CtcSign]) -> float:
+    """Certainty that somebody signs: the signs' log-odds per frame, in nats; 0 without signs.
 
-    Hands that do something else, at rest or at the head, now and then look like a sign, too; but signs follow one another, each of them sure.
+    The frames are those from the first sign to the last, and _SIGN_FRAMES more. A single movement
+    of resting hands can look like a sign; in signing, one sure sign follows another.
     """
-    if not heard:
+    if not signs:
         return 0.0
-    return sum(one.peak for one in heard) / (heard[-1].end - heard[0].start + ALONE)
+    return sum(sign.peak for sign in signs) / (signs[-1].end - signs[0].start + _SIGN_FRAMES)
 
 
-def blocks(frame: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "g g 3"]:
-    """The frame in coarse blocks, in gray levels: what motion is measured on."""
+def block_means(frame: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "g g 3"]:
+    """Mean gray levels of the frame's blocks; motion is measured on them."""
     side = frame.shape[0]
     width = max(side // _GRID, 1)
     grid = side // width
@@ -88,30 +90,33 @@ def blocks(frame: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "g g 3"]:
 
 
 def motion(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]) -> float:
-    """What the blocks that change most change by, in gray levels."""
+    """Mean change, in gray levels, of the blocks that change most."""
     change = np.abs(after - before).max(axis=-1).ravel()
-    few = min(_HANDS, change.size)
-    return float(np.partition(change, change.size - few)[-few:].mean())
+    count = min(_HAND_BLOCKS, change.size)
+    return float(np.partition(change, change.size - count)[-count:].mean())
 
 
-def is_other_shot(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]) -> bool:
-    """Whether nearly all of the image changes at once: a cut of the film, which no person in it can make."""
+def is_new_shot(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]) -> bool:
+    """Whether most of the image changes at once, as no person in it could make it change."""
     return float((np.abs(after - before).max(axis=-1) > _SHOT_LEVELS).mean()) >= _SHOT_SHARE
 
 
 def is_frozen(frames: UInt8[np.ndarray, "t s s 3"] | Sequence[UInt8[np.ndarray, "s s 3"]]) -> bool:
-    """Whether at least three frames show no motion at all."""
+    """Whether three or more frames show no motion at all."""
     if len(frames) < 3:
         return False
-    seen = [blocks(frame) for frame in frames]
-    return all(motion(seen[0], other) < FROZEN for other in seen[1:])
+    first, *others = (block_means(frame) for frame in frames)
+    return all(motion(first, other) < _MIN_MOTION for other in others)
 
 
-def moving(motions: Sequence[tuple[float, float]], reference: float) -> list[Sign]:
-    """The times in which something moves, of (seconds, motion since the frame before) in
-    order; `reference` is what motion is while somebody signs.
+def moving_times(motions: Sequence[tuple[float, float]], reference: float) -> list[Sign]:
+    """Return the times in which something moves.
+
+    `motions` has (seconds, motion since the frame before) in order; `reference` is the motion of
+    somebody who signs.
     """
-    level, found = max(STILL * reference, FROZEN), []
+    level = max(_STILL_SHARE * reference, _MIN_MOTION)
+    found: list[Sign] = []
     for (before, _), (at, moved) in itertools.pairwise(motions):
         if moved >= level:
             if found and found[-1].end >= before - 1e-6:
@@ -122,58 +127,61 @@ def moving(motions: Sequence[tuple[float, float]], reference: float) -> list[Sig
 
 
 class Cutter:
-    """Cuts a video where nobody signs, as it comes: told what moves (`see`) and what CTC heard (`hear`), it gives the pieces that are certain.
+    """Splits a video at rests while it arrives, from the motion of its frames and the signs of CTC.
 
-    A rest is `rest_seconds` long or longer, seconds in which nothing moves counted STILL_COUNTS
-    times. A piece is at most `longest` seconds long. Longer signing is
-    cut where it pauses most or, where it does not pause, into windows of that length of which each sees again the share `overlap` of the one
-    before; it is known as longer once it has lasted `patience` seconds more.
+    A rest lasts at least `rest_seconds`; seconds in which nothing moves count _STILL_WEIGHT times.
+    A piece lasts at most `max_seconds`. Longer signing is split at its longest pause or, without a
+    pause, into windows of `max_seconds`, each of which repeats the share `overlap` of the one
+    before. Signing counts as longer only once it has lasted `patience` seconds more.
     """
 
-    def __init__(self, longest: float, overlap: float, rest_seconds: float, patience: float = 0.0):
-        self._longest, self._overlap, self._rest, self._patience = (
-            longest,
-            overlap,
-            rest_seconds,
-            patience,
-        )
-        self._signs: list[Sign] = []  # not yet in a piece, or to be seen again by the next window
-        self._begin = 0.0  # nothing before is part of another piece
+    def __init__(
+        self, max_seconds: float, overlap: float, rest_seconds: float, patience: float = 0.0
+    ):
+        self._max_seconds = max_seconds
+        self._overlap = overlap
+        self._rest = rest_seconds
+        self._patience = patience
+        self._signs: list[Sign] = []  # in no piece yet, or repeated by the next window
+        self._begin = 0.0  # no later piece begins before
         self._overlapping = False  # the last piece was a window that the next one overlaps
-        self._until = 0.0  # what is heard up to here is final
-        self._motions: collections.deque[tuple[float, float]] = (
-            collections.deque()
-        )  # seconds, motion since the frame before
-        self._signing: collections.deque[float] = collections.deque(
-            maxlen=2000
-        )  # motion while somebody signed
+        self._until = 0.0  # signs up to here are final
+        # (seconds, motion since the frame before)
+        self._motions: collections.deque[tuple[float, float]] = collections.deque()
+        # Motions while somebody signed.
+        self._signing: collections.deque[float] = collections.deque(maxlen=_MAX_MOTIONS)
 
     @property
     def begin(self) -> float:
-        """Seconds: no later piece begins earlier."""
+        """Seconds before which no later piece begins."""
         return self._begin
 
     @property
     def moving_since(self) -> float:
-        """Seconds at which the piece that is not certain yet begins, or could begin: the rest before it is left out."""
-        level = STILL * float(np.median(self._signing)) if self._signing else 0.0
+        """Seconds at which the next piece begins or may begin, after the rest before it."""
+        level = self._still_level()
         moved = next(
             (at for at, moved in self._motions if at > self._begin and moved >= level), self._begin
         )
-        return self._begin if self._overlapping else max(self._begin, moved - AT_REST)
+        return self._begin if self._overlapping else max(self._begin, moved - _MARGIN)
 
     def restart(self, seconds: float) -> None:
-        """Another shot begins: what comes is no part of what was."""
-        self._signs, self._begin, self._until, self._overlapping = [], seconds, seconds, False
+        """A new shot begins, which continues nothing of what was before it."""
+        self._signs = []
+        self._begin = seconds
+        self._until = seconds
+        self._overlapping = False
         self._motions.clear()
 
-    def see(self, seconds: float, moved: float) -> None:
+    def add_motion(self, seconds: float, moved: float) -> None:
+        """Add a frame's time, and its motion since the frame before."""
         self._motions.append((seconds, moved))
 
-    def hear(self, signs: Iterable[Sign], since: float, until: float) -> None:
-        """What is signed from `since` on, in place of what was heard there before; up to `until` all is heard."""
+    def add_signs(self, signs: Iterable[Sign], since: float, until: float) -> None:
+        """Replace the signs from `since` on; up to `until` they are complete."""
         kept = [sign for sign in self._signs if sign.middle < since]
-        # Two windows hear a sign at not quite the same time; at `since` it is to be there once, and not twice or never.
+        # Two windows give one sign slightly different times. At `since` it must be counted once:
+        # not twice, and not never.
         new = [
             sign
             for sign in signs
@@ -190,93 +198,99 @@ class Cutter:
             for at, moved in self._motions
             if self._until < at <= until and any(s.start <= at <= s.end for s in self._signs)
         )
-        # CTC hears things in hands that rest, too, above all in another pose than training showed.
+        # CTC detects signs in resting hands too, mostly in a pose that training did not show.
         self._signs = [sign for sign in self._signs if not self._is_still(sign)]
         self._until = max(self._until, until)
-        if not self._signs:  # what is older is not waited for, however long nobody signs
-            self._begin = max(self._begin, self._until - self._longest)
-        while self._motions and self._motions[0][0] < min(self._begin, self._until - self._longest):
+        if not self._signs:  # however long nobody signs, old frames are given up
+            self._begin = max(self._begin, self._until - self._max_seconds)
+        oldest = min(self._begin, self._until - self._max_seconds)
+        while self._motions and self._motions[0][0] < oldest:
             self._motions.popleft()
 
-    def settle(self, start: float, end: float) -> None:
-        """Somebody else has cut: what is before `end` is said."""
-        self._leave(end)
-
     def pieces(self, ended: bool = False) -> list[Piece]:
-        """The pieces that are certain by now, in order of time; all of them where the video, or the shot, has `ended`."""
+        """Return the pieces that are final by now, in order of time.
+
+        All are final if the video, or the shot, has `ended`.
+        """
         found: list[Piece] = []
         while self._signs:
             start = self._start()
-            count = self._group()
+            count = self._count_until_rest()
             last = self._signs[count - 1]
-            following = self._signs[count].start if count < len(self._signs) else self._until
-            is_over = ended or count < len(self._signs) or self._is_rest(last.end, self._until)
-            end = (
-                self._boundary(last.end, following, bounded=count < len(self._signs))
-                if is_over
-                else self._until
-            )
-            if is_over and end - start <= self._longest:
+            is_followed = count < len(self._signs)
+            following = self._signs[count].start if is_followed else self._until
+            is_over = ended or is_followed or self._is_rest(last.end, self._until)
+            end = self._boundary(last.end, following, is_followed) if is_over else self._until
+            if is_over and end - start <= self._max_seconds:
                 found.append(Piece(start, end))
-                self._leave(end, count)
-            elif end - start > self._longest + (0.0 if is_over else self._patience):
-                found.append(self._part(start, count))
+                self._remove(end, count)
+            elif end - start > self._max_seconds + (0.0 if is_over else self._patience):
+                found.append(self._split_long(start, count))
             else:
                 break
         return found
 
     def _start(self) -> float:
+        if self._overlapping:
+            return self._begin
         first = self._signs[0].start
-        earliest = self._begin if self._overlapping else max(self._begin, first - LEAD)
-        still = [] if self._overlapping else self._stillness(earliest, first)
-        return max(earliest, still[-1][1] - AT_REST) if still else earliest
+        earliest = max(self._begin, first - _LEAD)
+        still = self._stillness(earliest, first)
+        return max(earliest, still[-1][1] - _MARGIN) if still else earliest
 
-    def _leave(self, end: float, signs: int | None = None) -> None:
-        """What ends at `end` is a piece; with `signs` that many of them are in it, else those that end before."""
-        count = sum(sign.end <= end for sign in self._signs) if signs is None else signs
-        self._signs, self._begin, self._overlapping = self._signs[count:], end, False
+    def _remove(self, end: float, count: int) -> None:
+        """The first `count` signs are in a piece that ends at `end`."""
+        self._signs = self._signs[count:]
+        self._begin = end
+        self._overlapping = False
 
-    def _group(self) -> int:
-        """How many signs follow one another without a rest, from the first on."""
+    def _count_until_rest(self) -> int:
+        """Number of signs, from the first on, that follow one another without a rest."""
         for number, (one, other) in enumerate(zip(self._signs, self._signs[1:]), 1):
             if self._is_rest(one.end, other.start):
                 return number
         return len(self._signs)
 
-    def _part(self, start: float, count: int) -> Piece:
-        """The first piece of signing that is too long for one."""
+    def _split_long(self, start: float, count: int) -> Piece:
+        """The first piece of too long signing: up to its longest pause, or a window."""
         pauses = []
         for number in range(1, count):
             before, after = self._signs[number - 1].end, self._signs[number].start
-            at = self._boundary(before, after, bounded=True)
-            if start + self._longest / 3 <= at <= start + self._longest:
-                pauses.append((self._rested(before, after), at, number))
-        most = max(pauses, default=(0.0, 0.0, 0))
-        if most[0] >= self._rest / 2:
-            self._leave(most[1], most[2])
-            return Piece(start, most[1])
-        end = start + self._longest
-        self._begin, self._overlapping = end - self._overlap * self._longest, self._overlap > 0
+            at = self._boundary(before, after, is_followed=True)
+            if start + self._max_seconds / 3 <= at <= start + self._max_seconds:
+                pauses.append((self._rest_between(before, after), at, number))
+        longest, at, number = max(pauses, default=(0.0, 0.0, 0))
+        if longest >= self._rest / 2:
+            self._remove(at, number)
+            return Piece(start, at)
+        end = start + self._max_seconds
+        self._begin = end - self._overlap * self._max_seconds
+        self._overlapping = self._overlap > 0
         self._signs = [sign for sign in self._signs if sign.end > self._begin]
         return Piece(start, end, self._overlapping)
 
     def _is_rest(self, start: float, end: float) -> bool:
-        return self._rested(start, end) >= self._rest
+        return self._rest_between(start, end) >= self._rest
 
-    def _rested(self, start: float, end: float) -> float:
-        """Seconds without a sign, those in which nothing moves counted STILL_COUNTS times."""
-        return max(end - start, 0.0) + (STILL_COUNTS - 1.0) * sum(
-            b - a for a, b in self._stillness(start, end)
-        )
+    def _rest_between(self, start: float, end: float) -> float:
+        """Seconds without a sign; those in which nothing moves count _STILL_WEIGHT times."""
+        still = sum(b - a for a, b in self._stillness(start, end))
+        return max(end - start, 0.0) + (_STILL_WEIGHT - 1.0) * still
 
     def _is_still(self, sign: Sign) -> bool:
         return sum(b - a for a, b in self._stillness(*sign)) > 0.8 * (sign.end - sign.start)
 
+    def _still_level(self) -> float:
+        """The motion below which hands are still; 0 before anybody has signed."""
+        return _STILL_SHARE * float(np.median(self._signing)) if self._signing else 0.0
+
     def _stillness(self, start: float, end: float) -> list[tuple[float, float]]:
-        """The times within in which nothing moves."""
+        """The times between `start` and `end` in which nothing moves."""
         if not self._signing or end <= start:
             return []
-        level, runs, before = STILL * float(np.median(self._signing)), [], None
+        level = self._still_level()
+        runs: list[tuple[float, float]] = []
+        before = None
         for at, moved in self._motions:
             if before is not None and at > start and before < end and moved < level:
                 first, last = max(before, start), min(at, end)
@@ -287,12 +301,15 @@ class Cutter:
             before = at
         return runs
 
-    def _boundary(self, end: float, start: float, bounded: bool) -> float:
-        """Where a piece ends whose last sign ends at `end`; the next sign, if it is `bounded` by one, begins at `start`."""
-        still = self._stillness(end, min(start, end + LEAD + TAIL))
+    def _boundary(self, end: float, start: float, is_followed: bool) -> float:
+        """The end of a piece whose last sign ends at `end`.
+
+        `start` is the start of the next sign or, if it is not followed by one, of what is unknown.
+        """
+        still = self._stillness(end, min(start, end + _LEAD + _TAIL))
         if still:
             first, last = max(still, key=lambda run: run[1] - run[0])
-            return min((first + last) / 2, first + AT_REST)
-        if bounded and start - end < LEAD + TAIL:
-            return end + (start - end) * TAIL / (LEAD + TAIL)
-        return min(end + TAIL, max(start, end))
+            return min((first + last) / 2, first + _MARGIN)
+        if is_followed and start - end < _LEAD + _TAIL:
+            return end + (start - end) * _TAIL / (_LEAD + _TAIL)
+        return min(end + _TAIL, max(start, end))

@@ -1,4 +1,4 @@
-"""Timed text written as txt, json, tsv, srt or vtt."""
+"""Subtitle files: segments of text as txt, json, tsv, srt or vtt."""
 
 import csv
 import dataclasses
@@ -23,7 +23,7 @@ class SubtitleError(SignVitError, ValueError):
 
 
 class Alternative(NamedTuple):
-    """Another hypothesis of the same pictures."""
+    """Another hypothesis for the same frames."""
 
     text: str
     score: float
@@ -32,7 +32,7 @@ class Alternative(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """What was signed from `start` to `end`, in seconds from the video's beginning."""
+    """The text of what was signed from `start` to `end`, in seconds from the video's beginning."""
 
     start: float
     end: float
@@ -41,14 +41,12 @@ class Segment:
     confidence: float | None = None  # 0 to 1
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()  # the rest of an n-best list
-    times: tuple[
-        float, ...
-    ] = ()  # about when each of `words` is signed, in seconds; () where that is not known
+    times: tuple[float, ...] = ()  # approximate seconds of each of `words`; () if not known
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cue:
-    """A segment as it is written: whole milliseconds, one line of text."""
+    """A segment as it is written: integer milliseconds, one line of text."""
 
     start: int
     end: int
@@ -60,10 +58,12 @@ class _Cue:
 
 
 def write(segments: Iterable[Segment], format: str, duration: float | None = None) -> str:
-    """The file's text in one of `FORMATS`; `duration` is the video's length in seconds, which no segment then exceeds.
+    """Return the text of a subtitle file in one of `FORMATS`.
 
-    Segments come out in order of time and do not overlap: an earlier one ends where the next begins, and those that begin in the same millisecond
-    become one. No text is lost by this; a segment without text is left out. Times are rounded to milliseconds. Raises SubtitleError.
+    `duration` is the video's length in seconds; no cue lasts beyond it. Cues are in order of time
+    and do not overlap: each one ends where the next one begins, at the latest, and segments that
+    begin in the same millisecond become one cue. No text is lost; a segment without text is left
+    out. Times are rounded to milliseconds. Raises SubtitleError.
     """
     if format not in _WRITERS:
         raise SubtitleError(
@@ -73,7 +73,7 @@ def write(segments: Iterable[Segment], format: str, duration: float | None = Non
 
 
 def json_line(path: str, segments: Iterable[Segment], duration: float | None = None) -> str:
-    """What `write` makes of one video as json, with its path and on one line: the lines of several videos are JSON Lines."""
+    """Return one line of a JSON Lines file: the json of `write` with the video's path."""
     return (
         json.dumps(
             {"path": path} | _document(_cues(segments, duration)),
@@ -85,7 +85,7 @@ def json_line(path: str, segments: Iterable[Segment], duration: float | None = N
 
 
 def tsv_rows(path: str, segments: Iterable[Segment], duration: float | None = None) -> str:
-    """The rows of one video for a table of several; `TSV_HEADER` is its first line."""
+    """Return the rows of one video in a table of several, whose first line is `TSV_HEADER`."""
     return _tab_separated([path, *_row(cue)] for cue in _cues(segments, duration))
 
 
@@ -93,13 +93,13 @@ def _cues(segments: Iterable[Segment], duration: float | None) -> list[_Cue]:
     if duration is not None and not (math.isfinite(duration) and duration >= 0):
         raise SubtitleError(f"the video's duration is {duration} seconds; it must be a number >= 0")
     limit = math.inf if duration is None else float(math.floor(duration * 1000))
-    placed = (
-        [_placed(segment, limit) for segment in segments if _one_line(segment.text)]
+    cues_in_video = (
+        [_cue(segment, limit) for segment in segments if _one_line(segment.text)]
         if limit >= 1
         else []
     )
     cues: list[_Cue] = []
-    for cue in sorted(placed, key=lambda cue: (cue.start, cue.end)):
+    for cue in sorted(cues_in_video, key=lambda cue: (cue.start, cue.end)):
         if cues and cues[-1].start == cue.start:
             cues[-1] = _joined(cues[-1], cue)
         else:
@@ -109,41 +109,43 @@ def _cues(segments: Iterable[Segment], duration: float | None) -> list[_Cue]:
     return cues
 
 
-def _placed(segment: Segment, limit: float) -> _Cue:
-    """The segment within the video and at least a millisecond long, wherever its times were."""
+def _cue(segment: Segment, limit: float) -> _Cue:
+    """The segment moved into the video (up to `limit` ms), and at least a millisecond long."""
     if not (math.isfinite(segment.start) and math.isfinite(segment.end)):
         raise SubtitleError(
-            f"a segment goes from {segment.start} to {segment.end} seconds; both must be numbers (its text: {segment.text!r})"
+            f"a segment goes from {segment.start} to {segment.end} seconds; "
+            f"both must be numbers (its text: {segment.text!r})"
         )
     start = int(min(max(round(segment.start * 1000), 0), limit - 1))
     end = int(max(min(round(segment.end * 1000), limit), start + 1))
-    text, score, confidence = (
+    return _Cue(
+        start,
+        end,
         _one_line(segment.text),
         _finite(segment.score),
         _finite(segment.confidence),
+        segment.words,
+        segment.alternatives,
     )
-    return _Cue(start, end, text, score, confidence, segment.words, segment.alternatives)
 
 
 def _joined(first: _Cue, second: _Cue) -> _Cue:
-    """Two cues in one place; the less certain one speaks for both."""
+    """Two cues that begin together, with the lower score and confidence of the two."""
     scores = [x for x in (first.score, second.score) if x is not None]
     confidences = [x for x in (first.confidence, second.confidence) if x is not None]
-    text = join_texts([first.text, second.text])
-    score, confidence = min(scores, default=None), min(confidences, default=None)
     return _Cue(
         first.start,
         max(first.end, second.end),
-        text,
-        score,
-        confidence,
+        join_texts([first.text, second.text]),
+        min(scores, default=None),
+        min(confidences, default=None),
         first.words + second.words,
         (),
     )
 
 
 def _one_line(text: str) -> str:
-    """White space of any kind, blank lines above all, as single spaces; what no player can show or no file can hold is taken out."""
+    """The text with single spaces for white space, without control characters and surrogates."""
     shown = (
         " " if c.isspace() else c
         for c in text
@@ -154,6 +156,10 @@ def _one_line(text: str) -> str:
 
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _times(cue: _Cue, separator: str) -> str:
+    return f"{_clock(cue.start, separator)} --> {_clock(cue.end, separator)}"
 
 
 def _clock(milliseconds: int, separator: str) -> str:
@@ -212,19 +218,15 @@ def _tab_separated(rows: Iterable[Sequence[object]]) -> str:
 
 
 def _srt(cues: list[_Cue]) -> str:
-    # SubRip knows no escapes; an arrow in the text would be taken for a time line by some players.
-    blocks = (
-        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{re.sub('--+>', '->', cue.text)}\n"
+    # SubRip has no escapes, and some players take an arrow in the text for a line of times.
+    return "\n".join(
+        f"{number}\n{_times(cue, ',')}\n{re.sub('--+>', '->', cue.text)}\n"
         for number, cue in enumerate(cues, 1)
     )
-    return "\n".join(blocks)
 
 
 def _vtt(cues: list[_Cue]) -> str:
-    blocks = (
-        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{html.escape(cue.text, quote=False)}\n"
-        for cue in cues
-    )
+    blocks = (f"{_times(cue, '.')}\n{html.escape(cue.text, quote=False)}\n" for cue in cues)
     return "\n".join(["WEBVTT\n", *blocks])
 
 

@@ -1,4 +1,7 @@
-"""Models that workdirs hold, ready for evaluation or translation: nothing but JSON and parameters is read, no config file is run."""
+"""Trained models of workdirs, for evaluation and translation.
+
+Only JSON files and parameters are read; no config file is executed.
+"""
 
 import dataclasses
 import logging
@@ -6,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import jax
 from jax.sharding import Mesh
@@ -19,22 +23,28 @@ from signvit_jax.config.schema import Config, MeshConfig, from_mapping
 from signvit_jax.decoding.confidence import Calibration, CalibrationError
 from signvit_jax.decoding.confidence import from_json as calibration_from_json
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS
+from signvit_jax.inference.options import InferenceOptions
 from signvit_jax.inference.predictor import Encode, Models, Predictor
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import state_shardings
+from signvit_jax.serving.definition import ModifiedDefinition
 from signvit_jax.text.tokenizer import Tokenizer
+from signvit_jax.text.vocabularies import Vocabularies
 
 log = logging.getLogger(__name__)
 
-# What the models of an ensemble, or a teacher and its student, must agree in, so that one clip read once serves all of them.
+# Keys of `config.data` on which the models of an ensemble, or a teacher and its student, must
+# agree: one batch of clips then serves all of them.
 SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "resize_mode")
 
-MUTE = 1.2  # nats a label: a CTC head that has not learned yet says the blank, or what is frequent, and its loss stands still near 2.3
+# CTC loss on the validation split, in nats per label. A head that has learned nothing yet predicts
+# the blank, or the most frequent labels, and its loss stays near 2.3.
+_UNTRAINED_CTC_LOSS = 1.2
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ensemble:
+class _BindEnsemble:
     binds: tuple[Callable[[PyTree], Models], ...]
 
     def __call__(self, weights: Sequence[PyTree]) -> Models:
@@ -43,79 +53,85 @@ class _Ensemble:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """One model, or with `others` an ensemble: each token's probability is then the mean of what its models say."""
+    """A model and its parameters. With `others` it is an ensemble, which averages probabilities."""
 
     workdir: Workdir
     config: Config
     tokenizer: Tokenizer
     gloss_tokenizer: Tokenizer | None
-    definition: ModelDefinition
+    definition: ModelDefinition | ModifiedDefinition
     mesh: Mesh
     params: PyTree
     step: int  # of the checkpoint that the parameters are from
     others: tuple["TrainedModel", ...] = ()
-    encode: Encode | None = None  # what encodes clips in place of the model's own encoder
-    calibration: Calibration | None = (
-        None  # what confidences are worth; of an ensemble nobody knows
-    )
-    validation: Mapping[str, float] = dataclasses.field(
-        default_factory=dict
-    )  # what the checkpoint scored on the validation split, where that is known
+    encode: Encode | None = None  # runs in place of the model's own encoder
+    calibration: Calibration | None = None  # of confidences; always None for an ensemble
+    # The checkpoint's metrics on the validation split, if they are known.
+    validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
-    def ctc_hears(self) -> bool:
-        """Whether the CTC head can be asked if somebody signs: it was trained, and validation did not find it at guessing (see MUTE)."""
-        members = (self, *self.others)
-        alike = (
-            len(
-                {
-                    (member.ctc_tokenizer.tokens, member.config.model.ctc.source)
-                    for member in members
-                }
-            )
-            == 1
-        )
-        return alike and all(
-            member.config.training.ctc_weight > 0 and member.validation.get("ctc", 0.0) < MUTE
-            for member in members
+    def has_trained_ctc(self) -> bool:
+        """Whether the CTC head can tell if somebody signs, because it has learned its labels."""
+        return self._same_ctc_labels() and all(
+            member.config.training.ctc_weight > 0
+            and member.validation.get("ctc", 0.0) < _UNTRAINED_CTC_LOSS
+            for member in self.members
         )
 
     @property
-    def ctc_tells_times(self) -> bool:
-        """Whether it also tells when a sign is made."""
-        return self.ctc_hears and self.config.model.ctc.source == "frames"
+    def ctc_gives_times(self) -> bool:
+        """Whether the CTC head also tells when a sign is made."""
+        return self.has_trained_ctc and self.config.model.ctc.source == "frames"
 
     @property
-    def least_evidence(self) -> float:
-        """The evidence (decoding.rest) that nearly all validation clips with signing have; infinite where it is not known."""
-        return min(
-            member.validation.get("ctc_evidence", math.inf) for member in (self, *self.others)
-        )
+    def min_evidence(self) -> float:
+        """Least evidence (inference.resting) of nearly all signed validation clips.
+
+        Infinite if it is not known.
+        """
+        return min(member.validation.get("ctc_evidence", math.inf) for member in self.members)
+
+    @property
+    def members(self) -> tuple["TrainedModel", ...]:
+        """The models of an ensemble; a single model is the only member of its own."""
+        return (self, *self.others)
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        return Vocabularies(self.tokenizer, self.gloss_tokenizer)
 
     @property
     def ctc_tokenizer(self) -> Tokenizer:
-        return self.gloss_tokenizer or self.tokenizer
+        return self.vocabularies.ctc
+
+    def define(self, config: Config) -> ModelDefinition:
+        """A definition of this model under another config, for its vocabularies."""
+        return ModelDefinition(config, *self.vocabularies.sizes)
 
     @property
     def bind(self) -> Callable[[PyTree], Models]:
-        """Makes the model, or the tuple of models, of `weights`. Always equal to itself: compiled programs are kept by it."""
-        return (
-            _Ensemble(tuple(member.definition.bind for member in (self, *self.others)))
-            if self.others
-            else self.definition.bind
-        )
+        """Returns the model, or the tuple of models, of `weights`.
+
+        Equal for equal models, because compiled programs are cached by it.
+        """
+        if not self.others:
+            return self.definition.bind
+        return _BindEnsemble(tuple(member.definition.bind for member in self.members))
 
     @property
     def weights(self) -> PyTree:
-        """What `predictor` takes as parameters: those of one model, or a tuple for an ensemble."""
-        return (
-            (self.params, *(other.params for other in self.others)) if self.others else self.params
-        )
+        """The parameters for `predictor`: those of the model, or a tuple for an ensemble."""
+        if not self.others:
+            return self.params
+        return tuple(member.params for member in self.members)
 
-    def predictor(self, decoders: Sequence[str], **inference: object) -> Predictor:
-        """Compiled decoders with the config's inference values, those given replaced; call it with `weights`.
+    def predictor(
+        self, decoders: Sequence[str], **inference: Unpack[InferenceOptions]
+    ) -> Predictor:
+        """Compiled decoders, to be called with `weights`; `inference` replaces the config's values.
 
-        Raises ConfigError for a decoder that there is not, values that the config refuses, and decoders that these models cannot serve.
+        Raises ConfigError for an unknown decoder, for values outside their range, and for decoders
+        that these models cannot run.
         """
         if unknown := [name for name in decoders if name not in DECODERS]:
             raise ConfigError(f"decode is {unknown[0]!r}; allowed: {', '.join(DECODERS)}")
@@ -123,33 +139,26 @@ class TrainedModel:
         config = from_mapping(values | {"inference": values["inference"] | inference}).inference
         if config.n_best > config.beam_size:
             raise ConfigError(
-                f"config.inference.n_best is {config.n_best}; allowed: 1 to inference.beam_size = {config.beam_size}, which can be raised too"
+                f"config.inference.n_best is {config.n_best}; allowed: 1 to inference.beam_size = "
+                f"{config.beam_size}, which can be raised too"
             )
-        members = (self, *self.others)
         uses_ctc = [
             name
             for name in decoders
             if name in CTC_DECODERS or (name == "beam" and config.ctc_weight)
         ]
-        if "beam" in uses_ctc and (
-            glosses := [member for member in members if member.gloss_tokenizer]
-        ):
+        glosses = [member for member in self.members if member.gloss_tokenizer]
+        if "beam" in uses_ctc and glosses:
             raise ConfigError(
-                f"config.inference.ctc_weight is {config.ctc_weight:g}, but the CTC head of {glosses[0].workdir.path} spells glosses "
-                "(model.ctc.target 'gloss'); set inference.ctc_weight to 0: only a head that spells text can score the decoder's sentences"
+                f"config.inference.ctc_weight is {config.ctc_weight:g}, but the CTC head of "
+                f"{glosses[0].workdir.path} spells glosses (model.ctc.target 'gloss'); set "
+                "inference.ctc_weight to 0: only a head that spells text can score the decoder's "
+                "sentences"
             )
-        if (
-            uses_ctc
-            and len(
-                {
-                    (member.ctc_tokenizer.tokens, member.config.model.ctc.source)
-                    for member in members
-                }
-            )
-            > 1
-        ):
+        if uses_ctc and not self._same_ctc_labels():
             raise ConfigError(
-                f"the CTC heads of this ensemble read or spell different things, so {uses_ctc[0]!r} cannot average them; "
+                "the CTC heads of this ensemble read or spell different things, so "
+                f"{uses_ctc[0]!r} cannot average them; "
                 "use decode 'greedy', or 'beam' with inference.ctc_weight 0"
             )
         return Predictor(
@@ -163,66 +172,67 @@ class TrainedModel:
             self.calibration,
         )
 
+    def _same_ctc_labels(self) -> bool:
+        labels = {
+            (member.ctc_tokenizer.tokens, member.config.model.ctc.source) for member in self.members
+        }
+        return len(labels) == 1
+
 
 def load_trained(
     path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str | int = "best"
 ) -> TrainedModel:
-    """The `checkpoint` ("best", "last" or that of a step) of a workdir, averaged weights where the run kept them, on all devices of this process.
+    """Load a checkpoint of a workdir, on all devices of this process.
 
-    Several workdirs, in a list or with commas between them, are an ensemble. Raises WorkdirError for a path that is no workdir, ConfigError for
-    models that cannot be averaged, and the checkpoint's errors for weights that cannot be read.
+    The weights are the averaged ones if the run kept them. `checkpoint` is "best", "last" or a
+    step. Several workdirs, in a list or separated by commas, are an ensemble. Raises WorkdirError
+    for a path that is no workdir, ConfigError for models that cannot be averaged, and
+    CheckpointError for weights that cannot be read.
     """
-    paths = _workdirs(path)
-    opened = [(Workdir.open(one), *described(Workdir.open(one))) for one in paths]
+    opened = []
+    for one in _workdirs(path):
+        workdir = Workdir.open(one)
+        opened.append((workdir, *read_model_files(workdir)))
     _check_ensemble([(workdir, config, tokenizer) for workdir, config, tokenizer, _ in opened])
     first, *others = [_load(*one, checkpoint) for one in opened]
     return dataclasses.replace(first, others=tuple(others))
 
 
 def with_calibration(model: TrainedModel) -> TrainedModel:
-    """The model with the `calibration.json` of its folder, if there is one. Raises CalibrationError for one that cannot be read."""
+    """The model with the `calibration.json` of its folder, if there is one.
+
+    Raises CalibrationError.
+    """
     file = model.workdir.calibration_json
     if not file.exists():
         return model
     try:
         calibration = calibration_from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        advice = f"fit it again with: python -m signvit_jax.eval --workdir={model.workdir.path} --calibrate, or remove it"
-        raise CalibrationError(f"{file} cannot be read: {error}; {advice}") from error
+        raise CalibrationError(
+            f"{file} cannot be read: {error}; fit it again with: python -m signvit_jax.eval "
+            f"--workdir={model.workdir.path} --calibrate, or remove it"
+        ) from error
     if calibration.step != model.step:
         log.warning(
-            "confidences are by the scale of step %d, and this is the checkpoint of step %d: eval --calibrate fits it",
+            "confidences were calibrated at step %d, and this is the checkpoint of step %d: "
+            "eval --calibrate fits them again",
             calibration.step,
             model.step,
         )
     return dataclasses.replace(model, calibration=calibration)
 
 
-def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str | os.PathLike]:
-    if not isinstance(path, str | os.PathLike):
-        paths = list(path)
-    else:
-        # A folder whose name has a comma is one folder.
-        paths = (
-            [path] if Path(path).exists() else [part for part in os.fspath(path).split(",") if part]
-        )
-    if not paths:
-        raise ConfigError("no workdir to load a model from: give one, or several for an ensemble")
-    return paths
-
-
-def described(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
-    """What the JSON files of a workdir or an export say."""
+def read_model_files(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
+    """Read the config, tokenizer and gloss tokenizer of a workdir or an export."""
     config = workdir.read_config()
-    # How attention is computed was chosen for the devices that trained; here it is chosen for these.
+    # The run's attention was chosen for the devices that it trained on; choose for these instead.
     encoder = dataclasses.replace(config.model.encoder, attention="auto")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
-    if (
-        jax.default_backend() == "cpu"
-    ):  # bfloat16 saves nothing there: one row of the output matrix takes many times as long as in float32
-        config = dataclasses.replace(
-            config, training=dataclasses.replace(config.training, use_amp=False)
-        )
+    # bfloat16 saves nothing on a CPU, and one row of the output matrix takes many times as long.
+    if jax.default_backend() == "cpu":
+        training = dataclasses.replace(config.training, use_amp=False)
+        config = dataclasses.replace(config, training=training)
     tokenizer = workdir.read_tokenizer(workdir.tokenizer_json)
     gloss_tokenizer = None
     if config.model.ctc.target == "gloss":
@@ -230,20 +240,35 @@ def described(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
     return config, tokenizer, gloss_tokenizer
 
 
+def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str | os.PathLike]:
+    if not isinstance(path, str | os.PathLike):
+        paths = list(path)
+    elif Path(path).exists():  # a folder whose name has a comma is one folder
+        paths = [path]
+    else:
+        paths = [part for part in os.fspath(path).split(",") if part]
+    if not paths:
+        raise ConfigError("no workdir to load a model from: give one, or several for an ensemble")
+    return paths
+
+
 def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
-    """Raises ConfigError, before any weights are read, for models that cannot be averaged."""
+    """Raises ConfigError for models that cannot be averaged, before any weights are read."""
     (first, config, tokenizer), *others = opened
     for workdir, its_config, its_tokenizer in others:
         if its_tokenizer.tokens != tokenizer.tokens:
             raise ConfigError(
-                f"the models of an ensemble need one vocabulary, but {first.path} has {tokenizer.vocab_size} tokens and {workdir.path} "
-                f"{its_tokenizer.vocab_size}, and they are not the same; train the models on one data set with the same config.tokenizer"
+                f"the models of an ensemble need one vocabulary, but {first.path} has "
+                f"{tokenizer.vocab_size} tokens and {workdir.path} {its_tokenizer.vocab_size}, and "
+                "they are not the same; train the models on one data set with the same "
+                "config.tokenizer"
             )
         for key in SHARED_KEYS:
             own, its = getattr(config.data, key), getattr(its_config.data, key)
             if own != its:
                 raise ConfigError(
-                    f"the models of an ensemble must read clips alike, but config.data.{key} is {own!r} in {first.path} and {its!r} in {workdir.path}"
+                    "the models of an ensemble must read clips alike, but config.data."
+                    f"{key} is {own!r} in {first.path} and {its!r} in {workdir.path}"
                 )
 
 
@@ -254,10 +279,9 @@ def _load(
     gloss_tokenizer: Tokenizer | None,
     checkpoint: str | int,
 ) -> TrainedModel:
-    definition = ModelDefinition(
-        config, tokenizer.vocab_size, gloss_tokenizer.vocab_size if gloss_tokenizer else 0
-    )
-    # Inference is data parallel, on however many devices there are: the training mesh may not exist here.
+    definition = ModelDefinition(config, *Vocabularies(tokenizer, gloss_tokenizer).sizes)
+    # Inference is data parallel over the devices of this process: the mesh of the run may not
+    # exist.
     mesh = make_mesh(MeshConfig())
     abstract = definition.abstract_params()
     target = jax.tree.map(
@@ -266,13 +290,10 @@ def _load(
         state_shardings(abstract, mesh),
     )
     reader = CheckpointReader(workdir.checkpoints, **best_rule(config.training.best_metric))
-    of_step = isinstance(checkpoint, int)
-    restored = (
-        reader.restore_params(target=target, step=checkpoint)
-        if of_step
-        else reader.restore_params(checkpoint, target)
-    )
-    validation = restored.meta.get("validation") or {}
+    if isinstance(checkpoint, int):
+        restored = reader.restore_params(target=target, step=checkpoint)
+    else:
+        restored = reader.restore_params(checkpoint, target)
     return TrainedModel(
         workdir,
         config,
@@ -282,5 +303,5 @@ def _load(
         mesh,
         restored.params,
         restored.step,
-        validation=validation,
+        validation=restored.meta.get("validation") or {},
     )

@@ -1,4 +1,4 @@
-"""What a notebook or a server uses: `load_translator(workdir).translate(clip).text`."""
+"""The Python API of a trained model: `load_translator(workdir).translate(clip).text`."""
 
 import collections
 import dataclasses
@@ -8,22 +8,25 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Unpack, cast, overload
 
 import numpy as np
 
 from signvit_jax.inference.clip_arguments import (
+    AnyClip,
+    check_pace,
     checked_clip,
-    checked_pace,
     checked_rate,
     checked_seed,
     checked_source,
     is_frames,
-    named_errors,
+    with_video_name,
 )
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.loading import load_model
+from signvit_jax.inference.options import InferenceOptions
 from signvit_jax.inference.predictor import Hypothesis, Predictor
-from signvit_jax.inference.resting import Heard, evidence, is_frozen
+from signvit_jax.inference.resting import CtcSign, evidence, is_frozen
 from signvit_jax.inference.streaming import (
     LiveCaptions,
     Reading,
@@ -37,46 +40,54 @@ from signvit_jax.inference.windowing import (
     RECORDING,
     Clip,
     ClipError,
-    Span,
     VideoInput,
+    VideoWindow,
     check_frames,
+    frame_rate_warning,
     longest_window,
     open_video_input,
-    sampled,
-    segment_of,
-    signs_of,
-    thinner_than_trained,
+    sample_window,
+    to_segment,
+    to_video_time,
 )
 from signvit_jax.media.frames import fit_frames
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
 from signvit_jax.text.words import Word, words_text
 
-__all__ = ["Clip", "ClipError", "Translation", "Translator", "load_translator"]
+__all__ = [
+    "Clip",
+    "ClipError",
+    "InferenceOptions",
+    "Translation",
+    "Translator",
+    "load_translator",
+]
 
-_READERS = 4  # files that are read at a time, while the device computes
+_READERS = 4  # files that are read at the same time, while the device computes
 
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """`score` is the decoder's own; `confidence`, 0 to 1, is that of docs/confidence.md; `seconds` the video's length.
+    """The text of one video.
 
-    A recording (a video longer than a clip may be, `inference.max_clip_seconds`) has its text in several `segments`: `text` and `words` are those of
-    all, `score` is the lowest, `confidence` the mean of theirs, and tokens and alternatives are not given.
+    A recording (a video longer than `inference.max_clip_seconds`) has several `segments`. Its
+    `text` and `words` are those of all of them, `score` is the lowest, `confidence` the mean, and
+    `tokens` and `alternatives` are empty.
     """
 
     text: str
     tokens: tuple[int, ...]
-    score: float
-    confidence: float
-    seconds: float
+    score: float  # as the decoder defines it
+    confidence: float  # 0 to 1, see docs/confidence.md
+    seconds: float  # length of the video
     decoder: str
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()  # the rest of the n-best list
-    segments: tuple[Segment, ...] = ()  # what was signed when; none where nobody signs
-    evidence: float | None = (
-        None  # of CTC that somebody signs, of a recording the most of its pieces; None where CTC cannot tell
-    )
-    warnings: tuple[str, ...] = ()  # where the model saw fewer frames a second than in training
+    segments: tuple[Segment, ...] = ()  # the texts with their times; none where nobody signs
+    # CTC's evidence that somebody signs (inference.resting), of a recording the largest of its
+    # windows; None if the CTC head cannot tell.
+    evidence: float | None = None
+    warnings: tuple[str, ...] = ()  # where the model saw fewer frames per second than in training
 
 
 def load_translator(
@@ -86,91 +97,141 @@ def load_translator(
     backend: str | None = None,
     limits: VideoLimits = RECORDING,
 ) -> "Translator":
-    """The translator that a training run left in `workdir`, or an export; `checkpoint` of a run is "best" or "last". Raises WorkdirError.
+    """Load the translator of a training run's workdir, or of an export.
 
-    Several workdirs, in a list or as "A,B,C", are an ensemble: their probabilities are averaged at every step. Raises ConfigError where their
-    vocabularies, or the clips that they read, differ. `backend` is what encodes clips, "jax" or "onnx" (an ONNX export, in onnxruntime on the
-    processor's cores); None: what the folder is for. Raises ExportError for an export that is damaged or that needs a package that is not there.
-    `limits` is what one video file may cost; the default suits recordings of hours: lower it where files come from strangers.
+    Args:
+        workdir: A folder. Several, in a list or as "A,B,C", are an ensemble, whose probabilities
+        are
+            averaged at every step.
+        checkpoint: "best" or "last", of a run. backend: Encodes clips: "jax", "onnx" (an ONNX
+        export, in onnxruntime on the CPU), or None for
+            the one that the folder is made for.
+        limits: Limits of one video file. The default allows recordings of hours; lower it for files
+            from strangers.
+
+    Raises WorkdirError for a folder that is neither a workdir nor an export, ConfigError for models
+    that differ in vocabulary or in how they read clips, and ExportError for an export that is
+    damaged or that needs a missing package.
     """
     return Translator(load_model(workdir, checkpoint, backend), limits)
 
 
 class Translator:
-    """Translates clips, recordings and live video. Safe to call from several threads: they read side by side and take turns on the device."""
+    """Translates clips, recordings and live video.
+
+    Safe to call from several threads: they read in parallel and take turns on the device.
+    """
 
     def __init__(self, model: TrainedModel, limits: VideoLimits = RECORDING):
-        self.model, self.limits = model, limits
+        self.model = model
+        self.limits = limits
         self._readers = ThreadPoolExecutor(_READERS, "signvit_jax_reader")
-        self._device = (
-            threading.Lock()
-        )  # nothing is compiled twice, and one batch is in memory at a time
+        # Nothing is compiled twice, and one batch is in memory at a time.
+        self._device = threading.Lock()
+
+    @overload
+    def translate(
+        self,
+        clip: AnyClip,
+        *,
+        decode: str = ...,
+        fps: float | None = ...,
+        seed: int = ...,
+        **inference: Unpack[InferenceOptions],
+    ) -> Translation: ...
+
+    @overload
+    def translate(
+        self,
+        clip: Sequence[AnyClip],
+        *,
+        decode: str = ...,
+        fps: float | None = ...,
+        seed: int = ...,
+        **inference: Unpack[InferenceOptions],
+    ) -> list[Translation]: ...
 
     def translate(
         self,
-        clip: Clip | Sequence[Clip],
+        clip: AnyClip | Sequence[AnyClip],
         *,
         decode: str = "greedy",
         fps: float | None = None,
         seed: int = 0,
-        **inference: object,
+        **inference: Unpack[InferenceOptions],
     ) -> Translation | list[Translation]:
-        """One `Translation`, or a list of them for a list of clips.
+        """Translate one clip to a `Translation`, or a list of clips to a list.
 
-        A clip is the path of a video, the bytes of a video file (or a file opened with "rb"), or uint8 RGB frames, an array
-        (t, h, w, 3) or a list of arrays (h, w, 3), the last with `fps` frames a second (default: the rate that the model was
-        trained at). `decode` is "greedy", "beam", "ctc", "ctc_beam" or "sample" (drawn: the text follows from `seed` and the
-        clip's frames, at any place of a list); keyword arguments such as `beam_size=8` replace values of the config's
-        `inference` group. A recording, a video longer than `max_clip_seconds` (0: than the clips that the model was trained
-        to see), is cut where nobody signs and read piece by piece, in memory that does not grow with its length. Raises
-        VideoDecodeError for a file that cannot be read, ClipError for what is no clip and ConfigError for a decoder, a seed
-        or an inference value that is not allowed.
+        A recording, that is a video longer than `max_clip_seconds` (0: than the clips that the
+        model was trained on), is split where nobody signs and read piece by piece, in memory that
+        does not grow with its length.
+
+        Args:
+            clip: The path of a video; the bytes of a video file, or a file opened with "rb"; or
+            uint8
+                RGB frames, an array (t, h, w, 3) or a list of arrays (h, w, 3).
+            decode: "greedy", "beam", "ctc", "ctc_beam" or "sample".
+            fps: Frames per second of a clip of frames (default: the frame rate of training).
+            seed: Of "sample": the text depends on it and on the clip's frames, not on other clips.
+            **inference: Values that replace those of `config.inference`, such as `beam_size=8`.
+
+        Raises VideoDecodeError for a file that cannot be read, ClipError for a clip of another
+        kind, and ConfigError for a decoder, seed or inference value that is not allowed.
         """
         is_list = isinstance(clip, list | tuple) and not is_frames(clip)
+        clips = cast(Sequence[AnyClip], clip) if is_list else [cast(AnyClip, clip)]
         found = []
-        for one in self.translate_each(
-            clip if is_list else [clip], decode=decode, fps=fps, seed=seed, **inference
+        for translation in self.translate_each(
+            clips, decode=decode, fps=fps, seed=seed, **inference
         ):
-            if isinstance(one, VideoDecodeError):
-                raise one
-            found.append(one)
+            if isinstance(translation, VideoDecodeError):
+                raise translation
+            found.append(translation)
         return found if is_list else found[0]
 
     def translate_each(
         self,
-        clips: Iterable[Clip],
+        clips: Iterable[AnyClip],
         *,
         decode: str = "greedy",
         fps: float | None = None,
         seed: int = 0,
-        **inference: object,
+        **inference: Unpack[InferenceOptions],
     ) -> Iterator[Translation | VideoDecodeError]:
-        """As `translate`, one after the other and in order; a file that cannot be read gives its error in place of a translation.
+        """Translate clips one after the other, in order.
 
-        `inference.batch_size` clips are decoded together, and the next ones are read meanwhile;
-        recordings are read one at a time. Arguments are checked at once.
+        A file that cannot be read yields its error in place of a translation. Clips are decoded in
+        batches of `inference.batch_size` while the next ones are read; recordings are read one at a
+        time. Arguments are checked at once.
         """
         predictor = self._predictor(decode, **inference)
         return self._translations(clips, decode, checked_rate(fps), checked_seed(seed), predictor)
 
     def _translations(
-        self, clips: Iterable[Clip], decode: str, fps: float | None, seed: int, predictor: Predictor
+        self,
+        clips: Iterable[AnyClip],
+        decode: str,
+        fps: float | None,
+        seed: int,
+        predictor: Predictor,
     ) -> Iterator[Translation | VideoDecodeError]:
-        def read(clip: Clip) -> VideoInput | VideoDecodeError:
-            given = checked_clip(clip)
+        detect_signs = self._detect_signs(predictor)
+
+        def read(clip: AnyClip) -> VideoInput | VideoDecodeError:
+            checked = checked_clip(clip)
             try:
-                footage = open_video_input(
-                    given,
+                video = open_video_input(
+                    checked,
                     fps,
                     self.model.config.data,
                     predictor.config,
                     self.limits,
-                    self._hear(predictor),
+                    detect_signs,
                 )
-                if isinstance(given, bytes):  # read by way of a temporary file
-                    name, opened = f"a video of {len(given):,} bytes", footage.open
-                    footage.open = lambda only_a_clip: named_errors(opened(only_a_clip), name)
-                return footage.begin()
+                if isinstance(checked, bytes):  # read from a temporary file
+                    name, opened = f"a video of {len(checked):,} bytes", video.open
+                    video.open = lambda only_clip: with_video_name(opened(only_clip), name)
+                return video.peek()
             except VideoDecodeError as error:
                 return error
 
@@ -180,7 +241,7 @@ class Translator:
             for group in itertools.islice(groups, 2)
         )
         while reading:
-            group = [clip.result() for clip in reading.popleft()]
+            group = [video.result() for video in reading.popleft()]
             reading += [
                 [self._readers.submit(read, clip) for clip in ahead]
                 for ahead in itertools.islice(groups, 1)
@@ -195,18 +256,22 @@ class Translator:
         fps: float | None = None,
         every: float = 0.5,
         votes: int = 3,
-        **inference: object,
+        **inference: Unpack[InferenceOptions],
     ) -> Iterator[StreamUpdate]:
-        """Captions video as it comes: an update every `every` seconds, with partial text from CTC and settled text from the decoder.
+        """Caption live video; yields an update every `every` seconds.
 
-        `frames` is a camera's index (needs the extra `camera`), a video file, played at its own rate, or an iterable of uint8 RGB frames (h, w, 3).
-        The frames of an iterable are live, timed by the clock as they arrive; with `fps` they are a recording at that rate, of which every frame is
-        waited for. Live frames are dropped rather than that the delay grows; no more are held than a window and a rest have. The text of an
-        update is what most of the last `votes` hypotheses say. Raises ConfigError and SourceError at once, VideoDecodeError and ClipError between
+        An update has CTC's partial text, the decoder's text in most of the last `votes` hypotheses,
+        and the segments that became final.
+
+        `frames` is a camera's number (needs OpenCV), a video file, which is played at its own rate,
+        or an iterable of uint8 RGB frames (h, w, 3). The frames of an iterable are live, timed by
+        the clock as they arrive; with `fps` they are a recording of that rate, of which every frame
+        is read. Live frames are dropped rather than read late; at most those of a window and a rest
+        are held. Raises ConfigError and SourceError at once, VideoDecodeError and ClipError between
         updates.
         """
-        frames, fps = checked_source(frames), checked_rate(fps, SourceError)
-        checked_pace(every, votes)
+        source_frames, fps = checked_source(frames), checked_rate(fps, SourceError)
+        check_pace(every, votes)
         predictor = self.model.predictor(list(dict.fromkeys([decode, "ctc"])), **inference)
         config, data = predictor.config, self.model.config.data
 
@@ -215,31 +280,30 @@ class Translator:
             return fit_frames([frame], data.image_size, data.resize_mode)[0]
 
         def read(held: Sequence[np.ndarray], rate: float) -> Reading:
-            span = sampled(held, rate, data)
-            said = self._run([span], predictor)
-            heard = said["ctc"][0]
-            signs = tuple(signs_of(span, heard.heard)) if self.model.ctc_tells_times else None
-            return Reading(
-                self._unless_rest(
-                    span, {name: one[0] for name, one in said.items()}, decode, predictor
-                ),
-                heard.text,
-                signs,
-            )
+            window = sample_window(held, rate, data)
+            found = {name: one[0] for name, one in self._run([window], predictor).items()}
+            ctc = found["ctc"]
+            signs = None
+            if self.model.ctc_gives_times:
+                signs = tuple(to_video_time(window, ctc.ctc_signs))
+            return Reading(self._unless_rest(window, found, decode, predictor), ctc.text, signs)
 
-        window = longest_window(data, config)
-        source = open_source(frames, fps, fit, 2 * data.image_size, window)
+        max_seconds = longest_window(data, config)
+        source = open_source(source_frames, fps, fit, 2 * data.image_size, max_seconds)
         return LiveCaptions(
-            read, window, config.window_overlap, every, votes, config.rest_seconds
+            read, max_seconds, config.window_overlap, every, votes, config.rest_seconds
         ).follow(source)
 
-    def warm_up(self, decode: str = "greedy", **inference: object) -> None:
-        """Compiles all that `translate` will run with these arguments: every clip length, alone and in batches of every size."""
+    def warm_up(self, decode: str = "greedy", **inference: Unpack[InferenceOptions]) -> None:
+        """Compile everything that `translate` runs with these arguments.
+
+        That is, one program for each length of a clip and each size of a batch.
+        """
         config, predictor = self.model.config, self._predictor(decode, **inference)
         size, most = config.data.image_size, predictor.config.batch_size
         for bucket in config.frame_buckets:
-            blank = Span(np.zeros((bucket, size, size, 3), np.uint8), 0.0, 0.0)
-            for count in {_part(count, most) for count in range(1, most + 1)}:
+            blank = VideoWindow(np.zeros((bucket, size, size, 3), np.uint8), 0.0, 0.0)
+            for count in {next_batch_size(count, most) for count in range(1, most + 1)}:
                 self._run([blank] * count, predictor)
 
     def _translate_group(
@@ -249,161 +313,166 @@ class Translator:
         seed: int,
         predictor: Predictor,
     ) -> Iterator[Translation | VideoDecodeError]:
-        """Clips are decoded together; recordings each by itself, in batches of windows."""
-        clips = [
-            footage for footage in group if isinstance(footage, VideoInput) and footage.is_clip
-        ]
-        spans = [next(footage.spans) for footage in clips]
-        said = iter(zip(spans, self._decode(spans, seed, predictor)))
-        for footage in group:
-            if isinstance(footage, VideoDecodeError):
-                yield footage
-            elif footage.is_clip:
-                span, found = next(said)
-                yield self._translation_of_clip(span, found, footage, decode, predictor)
+        """Decode the clips together, and each recording by itself in batches of its windows."""
+        clips = [video for video in group if isinstance(video, VideoInput) and video.is_clip]
+        windows = [next(video.windows) for video in clips]
+        decoded = iter(zip(windows, self._decode(windows, seed, predictor)))
+        for video in group:
+            if isinstance(video, VideoDecodeError):
+                yield video
+            elif video.is_clip:
+                window, found = next(decoded)
+                yield self._translation_of_clip(window, found, video, decode, predictor)
             else:
                 try:
-                    yield self._translate_recording(footage, decode, seed, predictor)
+                    yield self._translate_recording(video, decode, seed, predictor)
                 except VideoDecodeError as error:
                     yield error
 
     def _translation_of_clip(
         self,
-        span: Span,
+        window: VideoWindow,
         found: dict[str, Hypothesis],
-        footage: VideoInput,
+        video: VideoInput,
         decode: str,
         predictor: Predictor,
     ) -> Translation:
-        said = self._unless_rest(span, found, decode, predictor)
-        segment = segment_of(span, said)
-        warning = thinner_than_trained(span, footage.fps, self.model.config.data)
+        hypothesis = self._unless_rest(window, found, decode, predictor)
+        segment = to_segment(window, hypothesis)
+        warning = frame_rate_warning(window, video.fps, self.model.config.data)
         return Translation(
-            text=said.text,
-            tokens=said.tokens,
-            score=said.score,
-            confidence=said.confidence,
-            seconds=footage.seconds,
+            text=hypothesis.text,
+            tokens=hypothesis.tokens,
+            score=hypothesis.score,
+            confidence=hypothesis.confidence,
+            seconds=video.seconds,
             decoder=decode,
-            words=said.words,
+            words=hypothesis.words,
             alternatives=segment.alternatives,
-            segments=(segment,) if said.text else (),
-            evidence=evidence(found["ctc"].heard) if self.model.ctc_hears else None,
+            segments=(segment,) if hypothesis.text else (),
+            evidence=evidence(found["ctc"].ctc_signs) if self.model.has_trained_ctc else None,
             warnings=(warning,) if warning else (),
         )
 
     def _translate_recording(
-        self, footage: VideoInput, decode: str, seed: int, predictor: Predictor
+        self, video: VideoInput, decode: str, seed: int, predictor: Predictor
     ) -> Translation:
+        data = self.model.config.data
         pieces: list[Segment] = []
-        warnings: list[str] = []
-        surest = 0.0
-        for spans in itertools.batched(footage.spans, predictor.config.batch_size):
-            for span, found in zip(spans, self._decode(spans, seed, predictor)):
-                pieces.append(segment_of(span, self._unless_rest(span, found, decode, predictor)))
-                surest = max(surest, evidence(found["ctc"].heard) if self.model.ctc_hears else 0.0)
-                if not warnings and (
-                    warning := thinner_than_trained(span, footage.fps, self.model.config.data)
-                ):
-                    warnings.append(warning)  # the first speaks for all
-        segments = tuple(
-            join_windows(
-                pieces, longest=2 * longest_window(self.model.config.data, predictor.config)
-            )
-        )
+        warning: str | None = None  # the first one
+        max_evidence = 0.0
+        for windows in itertools.batched(video.windows, predictor.config.batch_size):
+            for window, found in zip(windows, self._decode(windows, seed, predictor)):
+                hypothesis = self._unless_rest(window, found, decode, predictor)
+                pieces.append(to_segment(window, hypothesis))
+                if self.model.has_trained_ctc:
+                    max_evidence = max(max_evidence, evidence(found["ctc"].ctc_signs))
+                warning = warning or frame_rate_warning(window, video.fps, data)
+        max_seconds = 2 * longest_window(data, predictor.config)
+        segments = tuple(join_windows(pieces, max_seconds))
         words = tuple(word for segment in segments for word in segment.words)
         return Translation(
             text=words_text(words),
             tokens=(),
             score=min((segment.score for segment in segments), default=0.0),
             confidence=sum(segment.confidence for segment in segments) / max(len(segments), 1),
-            seconds=footage.seconds,
+            seconds=video.seconds,
             decoder=decode,
             words=words,
             segments=segments,
-            evidence=surest if self.model.ctc_hears else None,
-            warnings=tuple(warnings),
+            evidence=max_evidence if self.model.has_trained_ctc else None,
+            warnings=(warning,) if warning else (),
         )
 
-    def _predictor(self, decode: str, **inference: object) -> Predictor:
-        """With CTC beside the decoder that is asked for, where it can tell whether somebody signs."""
-        return self.model.predictor(
-            list(dict.fromkeys([decode, "ctc"])) if self.model.ctc_hears else [decode], **inference
-        )
+    def _predictor(self, decode: str, **inference: Unpack[InferenceOptions]) -> Predictor:
+        """The decoder and, if the CTC head can tell whether somebody signs, CTC."""
+        decoders = [decode, "ctc"] if self.model.has_trained_ctc else [decode]
+        return self.model.predictor(list(dict.fromkeys(decoders)), **inference)
 
-    def _hear(
+    def _detect_signs(
         self, predictor: Predictor
-    ) -> Callable[[Sequence[Span]], list[Sequence[Heard]]] | None:
-        """What CTC hears in spans; None where it does not tell when."""
-        if not self.model.ctc_tells_times:
+    ) -> Callable[[Sequence[VideoWindow]], list[Sequence[CtcSign]]] | None:
+        """Return a function from windows to CTC's signs; None if CTC gives no times."""
+        if not self.model.ctc_gives_times:
             return None
-        listener = self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
-        return lambda spans: [found["ctc"].heard for found in self._decode(spans, 0, listener)]
+        options = cast(InferenceOptions, dataclasses.asdict(predictor.config))
+        ctc = self.model.predictor(["ctc"], **options)
+        return lambda windows: [found["ctc"].ctc_signs for found in self._decode(windows, 0, ctc)]
 
     def _unless_rest(
-        self, span: Span, found: dict[str, Hypothesis], decode: str, predictor: Predictor
+        self,
+        window: VideoWindow,
+        found: dict[str, Hypothesis],
+        decode: str,
+        predictor: Predictor,
     ) -> Hypothesis:
-        """What the decoder says, without its text where CTC hears hardly anything or nothing moves at all: nobody signs."""
-        said, least = found[decode], min(predictor.config.rest_evidence, self.model.least_evidence)
-        unheard = self.model.ctc_hears and evidence(found["ctc"].heard) < least
-        if (
-            not said.text
-            or not predictor.config.rest_evidence
-            or not (unheard or is_frozen(span.frames))
-        ):
-            return said
-        return dataclasses.replace(said, text="", tokens=(), words=(), alternatives=())
+        """The decoder's hypothesis, without text where nobody signs.
+
+        Nobody signs where CTC's evidence is low, or where nothing moves at all.
+        """
+        hypothesis = found[decode]
+        if not hypothesis.text or not predictor.config.rest_evidence:
+            return hypothesis
+        least = min(predictor.config.rest_evidence, self.model.min_evidence)
+        is_rest = self.model.has_trained_ctc and evidence(found["ctc"].ctc_signs) < least
+        if not is_rest and not is_frozen(window.frames):
+            return hypothesis
+        return dataclasses.replace(hypothesis, text="", tokens=(), words=(), alternatives=())
 
     def _decode(
-        self, spans: Sequence[Span], seed: int, predictor: Predictor
+        self, windows: Sequence[VideoWindow], seed: int, predictor: Predictor
     ) -> list[dict[str, Hypothesis]]:
-        """What each decoder says of each span. Spans of one bucket are run together, in
-        few sizes of batch, none of which is filled up with blank rows.
+        """Decode windows; returns decoder -> hypothesis for each of them.
+
+        Windows of one bucket are decoded together, in batches of few sizes and without padding
+        rows.
         """
-        buckets = self.model.config.frame_buckets
         by_bucket: dict[int, list[int]] = collections.defaultdict(list)
-        for place, span in enumerate(spans):
-            by_bucket[next(bucket for bucket in buckets if len(span.frames) <= bucket)].append(
-                place
-            )
+        for place, window in enumerate(windows):
+            by_bucket[self._bucket(len(window.frames))].append(place)
         found: dict[int, dict[str, Hypothesis]] = {}
         for places in by_bucket.values():
             while places:
-                size = _part(len(places), predictor.config.batch_size)
-                part, places = places[:size], places[size:]
-                said = self._run([spans[place] for place in part], predictor, seed)
-                found |= {
-                    place: {name: hypotheses[row] for name, hypotheses in said.items()}
-                    for row, place in enumerate(part)
-                }
-        return [found[place] for place in range(len(spans))]
+                size = next_batch_size(len(places), predictor.config.batch_size)
+                batch, places = places[:size], places[size:]
+                decoded = self._run([windows[place] for place in batch], predictor, seed)
+                for row, place in enumerate(batch):
+                    found[place] = {name: hypotheses[row] for name, hypotheses in decoded.items()}
+        return [found[place] for place in range(len(windows))]
 
     def _run(
-        self, spans: Sequence[Span], predictor: Predictor, seed: int = 0
+        self, windows: Sequence[VideoWindow], predictor: Predictor, seed: int = 0
     ) -> dict[str, list[Hypothesis]]:
-        """One batch of spans of one bucket; rows are added until the devices can share them."""
+        """Decode one batch of windows of one bucket.
+
+        Padding rows are added until the number of rows is a multiple of the number of devices.
+        """
         devices = self.model.mesh.size
-        rows = -(-len(spans) // devices) * devices
-        longest = max(len(span.frames) for span in spans)
-        bucket = next(bucket for bucket in self.model.config.frame_buckets if longest <= bucket)
-        video = np.zeros((rows, bucket, *spans[0].frames.shape[1:]), np.uint8)
-        lengths, numbers = np.ones((rows,), np.int32), np.zeros((rows,), np.int32)
-        for row, span in enumerate(spans):
-            video[row, : len(span.frames)], lengths[row] = span.frames, len(span.frames)
+        rows = -(-len(windows) // devices) * devices
+        bucket = self._bucket(max(len(window.frames) for window in windows))
+        video = np.zeros((rows, bucket, *windows[0].frames.shape[1:]), np.uint8)
+        lengths = np.ones((rows,), np.int32)
+        numbers = np.zeros((rows,), np.int32)
+        for row, window in enumerate(windows):
+            video[row, : len(window.frames)] = window.frames
+            lengths[row] = len(window.frames)
             if "sample" in predictor.tokenizers:
-                # Draws belong to the frames: they are the same at any place of a list and in a list of any length.
-                numbers[row] = np.uint32(zlib.crc32(np.ascontiguousarray(span.frames))).astype(
-                    np.int32
-                )
+                # Random draws depend on the frames, and so not on the clip's place in a list.
+                checksum = zlib.crc32(np.ascontiguousarray(window.frames))
+                numbers[row] = np.uint32(checksum).astype(np.int32)
+        batch = {"video": video, "frame_lengths": lengths, "index": numbers}
         with self._device:
-            found = predictor(
-                self.model.weights,
-                {"video": video, "frame_lengths": lengths, "index": numbers},
-                seed,
-            )
-        return {name: hypotheses[: len(spans)] for name, hypotheses in found.items()}
+            found = predictor(self.model.weights, batch, seed)
+        return {name: hypotheses[: len(windows)] for name, hypotheses in found.items()}
+
+    def _bucket(self, frames: int) -> int:
+        """The length that a window of this many frames is padded to."""
+        return next(bucket for bucket in self.model.config.frame_buckets if frames <= bucket)
 
 
-def _part(count: int, most: int) -> int:
-    """How many of `count` spans are run next: `most`, or else the largest power of two. So few shapes are compiled, and no row is blank."""
+def next_batch_size(count: int, most: int) -> int:
+    """Size of the next batch of `count` windows: `most`, or else the largest power of two.
+
+    So few shapes are compiled, and no batch has padding rows.
+    """
     return most if count >= most else 1 << (count.bit_length() - 1)

@@ -1,4 +1,4 @@
-"""A model that is changed after it is made: layers in INT8, parts left out. What `ModelDefinition` is to a model as it was trained."""
+"""Definitions of exported models, whose modules differ from those of the model that was trained."""
 
 from collections.abc import Callable
 
@@ -12,18 +12,21 @@ from signvit_jax.models.translator import SignTranslator, abstract_model
 
 
 class ModifiedDefinition:
-    """The model without its numbers. `change` alters the abstract model once, in place."""
+    """A `ModelDefinition` of a modified model: with INT8 layers, or without its encoder.
+
+    `transform` modifies the abstract model once, in place.
+    """
 
     def __init__(
         self,
         config: Config,
         vocab_size: int,
         gloss_vocab_size: int,
-        change: Callable[[SignTranslator], None],
+        transform: Callable[[SignTranslator], None],
     ):
         self.config = config
         model = abstract_model(config, vocab_size, gloss_vocab_size)
-        change(model)
+        transform(model)
         self._graphdef, self._state = nnx.split(model)
         self._shapes = parameters_of(model)
 
@@ -39,5 +42,5 @@ class ModifiedDefinition:
 
 
 def without_encoder(model: SignTranslator) -> None:
-    """A change: what is left decodes what another program has encoded."""
+    """A transform that removes the encoder, for clips that another program encodes."""
     del model.encoder

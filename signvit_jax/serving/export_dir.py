@@ -1,4 +1,4 @@
-"""The folder of an export: what its files are called, and what `export.json` says of them."""
+"""The folder of an export: the names of its files, and the content of `export.json`."""
 
 import contextlib
 import dataclasses
@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self, TypeGuard
 
 from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.errors.base import SignVitError
@@ -28,33 +29,41 @@ _VERSION = 1
 
 
 class ExportError(SignVitError):
-    """An export that cannot be made or read; the message says what to do."""
+    """An export that cannot be written or read; the message says what to do."""
 
     exit_code = USAGE
 
 
-def resolve_quantization(export_format: str, asked: str | None) -> str:
-    """What of an export of that format is INT8: what was asked for, or the format's default. Raises ExportError for what it cannot hold."""
+def resolve_quantization(export_format: str, requested: str | None) -> str:
+    """Return the requested quantization, or with None the format's default.
+
+    Raises ExportError for one that the format does not support.
+    """
     allowed = QUANTIZATIONS[export_format]
-    if asked is not None and asked not in allowed:
+    if requested is not None and requested not in allowed:
         raise ExportError(
-            f"--quantize={asked} is not possible with --format={export_format}; allowed: {', '.join(allowed)}"
+            f"--quantize={requested} is not possible with --format={export_format}; "
+            f"allowed: {', '.join(allowed)}"
         )
-    return asked or allowed[0]
+    return requested or allowed[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportManifest:
-    """What an export is: one of FORMATS, what of it is INT8, and the step of the checkpoint that it was made of."""
+    """The content of `export.json`."""
 
-    format: str
-    quantize: str
-    step: int
+    format: str  # one of FORMATS
+    quantize: str  # what is INT8, one of the format's QUANTIZATIONS
+    step: int  # of the exported checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportFolder(Workdir):
-    """As a workdir it holds `config.json` and the tokenizers; parameters and programs lie where a workdir has checkpoints."""
+    """The files of an export.
+
+    Like a workdir it has `config.json` and the tokenizers; it has parameters and programs in place
+    of checkpoints.
+    """
 
     export_json = property(lambda self: self.path / "export.json")
     weights = property(lambda self: self.path / "weights.safetensors")
@@ -66,10 +75,11 @@ class ExportFolder(Workdir):
 
     @classmethod
     @contextlib.contextmanager
-    def made(cls, path: str | os.PathLike) -> Iterator["ExportFolder"]:
-        """A folder to write the export into, which becomes `path` when the context is left without an error.
+    def new(cls, path: str | os.PathLike) -> Iterator[Self]:
+        """Open a temporary folder for a new export, renamed to `path` when the context ends well.
 
-        Raises ExportError for a path that something is at, that cannot be written, or that another export is being written to.
+        Raises ExportError if `path` exists, cannot be written, or is being written by another
+        export.
         """
         if is_address(path):
             raise ExportError(f"--output={path} is an address; allowed: {ALLOWED}")
@@ -80,53 +90,60 @@ class ExportFolder(Workdir):
                 try:
                     if target.exists() and (not target.is_dir() or any(target.iterdir())):
                         raise ExportError(
-                            f"--output={path} is there already; give a new folder, an export is never written over something else"
+                            f"--output={path} exists already; give a new folder: "
+                            "an export never overwrites anything"
                         )
-                    _empty(unfinished)  # of an export that was killed
+                    _empty(unfinished)  # of the files of an export that was killed
                     yield cls(unfinished)
                     unfinished.rename(target)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
         except OSError as error:
             raise ExportError(
-                f"--output={path} cannot be written: {error}; give a folder that you may write to, with room enough"
+                f"--output={path} cannot be written: {error}; "
+                "give a folder that you may write to, on a disk with enough space"
             ) from error
 
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
-    def write_contents(self, contents: ExportManifest) -> None:
+    def write_manifest(self, manifest: ExportManifest) -> None:
         self.write_text(
             self.export_json,
-            json.dumps({"version": _VERSION} | dataclasses.asdict(contents), indent=2) + "\n",
+            json.dumps({"version": _VERSION} | dataclasses.asdict(manifest), indent=2) + "\n",
         )
 
-    def contents(self) -> ExportManifest:
-        """Raises ExportError for an `export.json` that this program did not write."""
+    def manifest(self) -> ExportManifest:
+        """Read `export.json`. Raises ExportError for a file that this program did not write."""
         try:
-            said = json.loads(self.export_json.read_text(encoding="utf-8"))
-            found = ExportManifest(said["format"], said["quantize"], said["step"])
-            is_step = type(found.step) is int and found.step >= 0
-            known = (
-                said["version"] == _VERSION
-                and is_step
+            content = json.loads(self.export_json.read_text(encoding="utf-8"))
+            found = ExportManifest(content["format"], content["quantize"], content["step"])
+            is_known = (
+                content["version"] == _VERSION
+                and type(found.step) is int
+                and found.step >= 0
                 and found.quantize in QUANTIZATIONS[found.format]
             )
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(
-                f"{self.export_json} cannot be read ({type(error).__name__}: {error}); export the model again"
+                f"{self.export_json} cannot be read ({type(error).__name__}: {error}); "
+                "export the model again"
             ) from error
-        if not known:
+        if not is_known:
             raise ExportError(
-                f"{self.export_json} is of another version of this program, or was changed; export the model again"
+                f"{self.export_json} belongs to a different version of this program, or was "
+                "changed; export the model again"
             )
         return found
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, asked: object) -> Iterator[None]:
-    """Makes the folder and keeps every other export out of it. The kernel frees the lock when its holder ends, however it ends."""
+def _locked(folder: Path, requested: object) -> Iterator[None]:
+    """Create the folder and lock it against other exports.
+
+    The kernel releases the lock when its process ends, in whatever way.
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -136,18 +153,19 @@ def _locked(folder: Path, asked: object) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ExportError(
-                    f"--output={asked} is being written by another export; wait for it, or give another folder"
+                    f"--output={requested} is being written by another export; "
+                    "wait for it, or give another folder"
                 ) from error
             except OSError as error:
                 _logger.warning(
-                    "%s cannot be locked (%s): take care that no second export is written to it",
+                    "%s cannot be locked (%s): make sure that no other export is written to it",
                     folder,
                     error.strerror,
                 )
             if _is_at(descriptor, folder):
                 yield
                 return
-        # Whoever held it has renamed or removed the folder in the meantime.
+        # The export that held the lock has renamed or removed the folder in the meantime.
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -165,6 +183,6 @@ def _empty(folder: Path) -> None:
             entry.unlink()
 
 
-def is_export(path: object) -> bool:
-    """Whether this is the path of an export, and not of a workdir or of several."""
+def is_export(path: object) -> TypeGuard[str | os.PathLike]:
+    """Whether this is the path of an export, and not of a workdir or a list of several."""
     return isinstance(path, str | os.PathLike) and ExportFolder(Path(path)).export_json.is_file()

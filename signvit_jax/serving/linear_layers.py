@@ -1,4 +1,4 @@
-"""The linear layers of a model: where they are, and others put in their place."""
+"""Finds and replaces the linear layers of a model."""
 
 from collections.abc import Callable
 
@@ -6,18 +6,18 @@ from flax import nnx
 
 
 def linear_paths(model: nnx.Module) -> list[str]:
-    """Paths of all linear layers, sorted."""
+    """Slash-joined paths of all linear layers, sorted."""
     return sorted(path for path, _, _ in _linears(model))
 
 
 def replace_linears(model: nnx.Module, make: Callable[[str, nnx.Linear], nnx.Module]) -> None:
-    """Puts `make(path, linear)` in the place of every linear layer of the model."""
+    """Replace every linear layer of the model by `make(path, linear)`, in place."""
     for path, parent, name in _linears(model):
         setattr(parent, name, make(path, getattr(parent, name)))
 
 
 def _linears(model: nnx.Module) -> list[tuple[str, nnx.Module, str]]:
-    """(path, parent, attribute)"""
+    """(path, parent, attribute) of each linear layer."""
     modules = [
         (path, module) for path, module in nnx.iter_graph(model) if isinstance(module, nnx.Module)
     ]

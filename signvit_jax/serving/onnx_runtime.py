@@ -1,18 +1,17 @@
-"""ONNX programs run in onnxruntime on this process's processor cores."""
+"""Runs the ONNX programs of an export in onnxruntime, on the CPU cores of this process."""
 
 import functools
 import os
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree, UInt8
+from jaxtyping import Array, ArrayLike, Int, PyTree, UInt8
 
 from signvit_jax.config.schema import Config
 from signvit_jax.models.translator import Encoded
 from signvit_jax.runtime.exit_codes import is_out_of_memory
+from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
-from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.program_check import check_outputs
 from signvit_jax.serving.programs import programs
 
@@ -23,40 +22,46 @@ class OnnxPrograms:
     """The programs of an export by name. A file is read when its program is first run."""
 
     def __init__(self, folder: ExportFolder, config: Config):
-        """Raises ExportError where a package is missing."""
-        self.folder, self._ort = folder, import_optional("onnxruntime", "an ONNX export")
-        self._known = {program.name: program for program in programs(config)}
+        """Raises ExportError if a package is missing."""
+        self.folder = folder
+        self._ort = import_optional("onnxruntime", "an ONNX export", ExportError)
+        self._expected = {program.name: program for program in programs(config)}
         self._session = functools.cache(self._open)
 
-    def __call__(self, name: str, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Raises ExportError for a program that is not there, cannot be read, or is of another model."""
+    def __call__(self, name: str, *inputs: ArrayLike) -> tuple[np.ndarray, ...]:
+        """Run a program.
+
+        Raises ExportError if it is missing, damaged, or belongs to another model.
+        """
         session, path = self._session(name), self.folder.program(name, KIND)
-        named = {
-            given.name: np.asarray(value) for given, value in zip(session.get_inputs(), inputs)
-        }
+        arrays = [np.asarray(value) for value in inputs]
+        by_name = {given.name: value for given, value in zip(session.get_inputs(), arrays)}
         try:
-            found = tuple(session.run(None, named))
-        except Exception as error:  # onnxruntime raises classes of its own that it does not name
+            outputs = tuple(session.run(None, by_name))
+        except Exception as error:  # onnxruntime's own exception classes are not public
             if is_out_of_memory(error):
                 raise
-            raise ExportError(f"{path} cannot be run ({error}); export the model again") from error
-        check_outputs(self._known[name], inputs, found, path)
-        return found
+            raise _unusable(path, error) from error
+        check_outputs(self._expected[name], arrays, outputs, path)
+        return outputs
 
     def encode(
         self, params: PyTree, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
     ) -> tuple[Encoded]:
-        """As the model's own encoder; the parameters are the programs'. Frames that only pad a clip are not computed."""
-        video, lengths = np.asarray(video), np.asarray(frame_lengths)
+        """Encode clips like the model's encoder. `params` is ignored: the programs have their own.
+
+        The backbone does not compute the frames that pad a clip.
+        """
+        clips, lengths = np.asarray(video), np.asarray(frame_lengths)
         features = [
             self("backbone", clip[None, :frames], lengths[row : row + 1])[0][0]
-            for row, (clip, frames) in enumerate(zip(video, lengths))
+            for row, (clip, frames) in enumerate(zip(clips, lengths))
         ]
-        padded = np.zeros((*video.shape[:2], features[0].shape[-1]), np.float32)
+        padded = np.zeros((*clips.shape[:2], features[0].shape[-1]), np.float32)
         for row, found in enumerate(features):
             padded[row, : len(found)] = found
-        pooled, frames = self(f"temporal_{video.shape[1]}", padded, lengths)
-        return (Encoded(jnp.asarray(pooled), jnp.asarray(frames), jax.numpy.asarray(lengths)),)
+        pooled, frames = self(f"temporal_{clips.shape[1]}", padded, lengths)
+        return (Encoded(jnp.asarray(pooled), jnp.asarray(frames), jnp.asarray(lengths)),)
 
     def _open(self, name: str):
         options = self._ort.SessionOptions()
@@ -65,5 +70,9 @@ class OnnxPrograms:
         path = self.folder.program(name, KIND)
         try:
             return self._ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises classes of its own that it does not name
-            raise ExportError(f"{path} cannot be run ({error}); export the model again") from error
+        except Exception as error:  # onnxruntime's own exception classes are not public
+            raise _unusable(path, error) from error
+
+
+def _unusable(path: object, error: Exception) -> ExportError:
+    return ExportError(f"{path} cannot be run ({error}); export the model again")

@@ -1,9 +1,9 @@
-"""What the programs of an export may hold, checked before one is run: they come from elsewhere.
+"""Checks of an export's programs, which may come from anybody, before they are run.
 
-A StableHLO program is one function of the shapes that its config.json gives, and computes with numbers
-alone. XLA believes what it compiles: a custom call with an index of the file's own, a function without a
-body or one that calls itself ends the process with SIGSEGV. So operations and custom calls are held
-against lists of what our own exports can have.
+A StableHLO program is accepted if it is one function of the shapes that its config.json gives, and
+only computes. XLA trusts what it compiles: a custom call with an index chosen by the file, a
+function without a body, or one that calls itself ends the process with SIGSEGV. So operations and
+custom calls must be on lists of those that our own exports can have.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,12 @@ from jaxtyping import PyTree
 from signvit_jax.serving.export_dir import ExportError
 from signvit_jax.serving.programs import Program, Shape
 
-# Checks of open sizes, which XLA evaluates and takes out before it compiles. Nothing else is called.
+# Checks of open sizes, which XLA evaluates and removes before it compiles. No other call is
+# allowed.
 _CUSTOM_CALLS = {"shape_assertion"}
-_COMPOSITES = "chlo."  # operations such as erf, with what they come to beside them
-# Of StableHLO what computes: nothing that reads or writes beyond the program, draws, or talks to other
-# devices.
+_COMPOSITES = "chlo."  # operations such as erf, with their decomposition
+# The operations of StableHLO that only compute. Left out are those that read or write outside the
+# program, draw random numbers, or communicate with other devices.
 # fmt: off
 _STABLEHLO = (
     "abs", "add", "and", "atan2", "batch_norm_inference", "bitcast_convert", "broadcast",
@@ -53,7 +54,7 @@ _OPERATIONS = {
     *(f"stablehlo.{name}" for name in _STABLEHLO),
     *(f"chlo.{name}" for name in _CHLO),
 }
-# Attributes that carry a dialect's name say something to JAX or XLA.
+# The attributes with the name of a dialect, which JAX or XLA interpret.
 _ATTRIBUTES = {
     "jax.const",
     "jax.global_constant",
@@ -68,52 +69,53 @@ _MLIR_TYPES = {"float32": "f32", "bfloat16": "bf16", "int32": "i32", "int8": "i8
 def check_stablehlo(
     exported: export.Exported, program: Program, params: PyTree, path: object
 ) -> None:
-    """Raises ExportError for a program that has other inputs or outputs than `program` of this model, or does more than compute."""
+    """Check a StableHLO program against `program` of this model.
+
+    Raises ExportError if its inputs or outputs differ, or if it does more than compute.
+    """
     inputs = (params, *program.abstract_inputs())
     expected = [(_sizes(leaf.shape), np.dtype(leaf.dtype).name) for leaf in jax.tree.leaves(inputs)]
     found = [(_sizes(aval.shape), np.dtype(aval.dtype).name) for aval in exported.in_avals]
     if exported.in_tree != jax.tree.structure((inputs, {})) or found != expected:
-        raise _refused(path, "has other inputs than this model", _first_difference(expected, found))
-    promised = [(shape, "float32") for shape in program.outputs.values()]
+        difference = _first_difference(expected, found)
+        raise _refused(path, "has other inputs than this model", difference)
+    expected = [(shape, "float32") for shape in program.outputs.values()]
     found = [(_sizes(aval.shape), np.dtype(aval.dtype).name) for aval in exported.out_avals]
-    if exported.out_tree != jax.tree.structure(
-        tuple(promised), is_leaf=lambda leaf: leaf in promised
-    ) or not _fit(promised, found):
-        raise _refused(
-            path, "has other outputs than this model", _first_difference(promised, found)
-        )
+    structure = jax.tree.structure(tuple(expected), is_leaf=lambda leaf: leaf in expected)
+    if exported.out_tree != structure or not _fit(expected, found):
+        difference = _first_difference(expected, found)
+        raise _refused(path, "has other outputs than this model", difference)
     if (
         exported.nr_devices != 1
         or exported.ordered_effects
         or exported.unordered_effects
         or exported.disabled_safety_checks
     ):
-        raise _refused(
-            path,
-            "does more than compute",
-            "it has effects, several devices, or checks that are switched off",
-        )
+        detail = "it has effects, several devices, or disabled safety checks"
+        raise _refused(path, "does more than compute", detail)
     _check_module(exported, path)
 
 
 def check_outputs(
     program: Program, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], path: object
 ) -> None:
-    """Raises ExportError where what a program said has other shapes than `program` of this model."""
+    """Check the outputs of a program that was run, given its inputs.
+
+    Raises ExportError if their shapes or dtypes differ from those of `program` of this model.
+    """
     letters: dict[str, int] = {}
     for (shape, _), value in zip(program.inputs.values(), inputs):
         letters |= {
             size: actual for size, actual in zip(shape, value.shape) if isinstance(size, str)
         }
-    promised = [
+    expected = [
         (tuple(letters.get(size, size) for size in shape), "float32")
         for shape in program.outputs.values()
     ]
     found = [(value.shape, value.dtype.name) for value in outputs]
-    if not _fit(promised, found):
-        raise _refused(
-            path, "has other outputs than this model", _first_difference(promised, found)
-        )
+    if not _fit(expected, found):
+        difference = _first_difference(expected, found)
+        raise _refused(path, "has other outputs than this model", difference)
 
 
 def _check_module(exported: export.Exported, path: object) -> None:
@@ -124,7 +126,7 @@ def _check_module(exported: export.Exported, path: object) -> None:
             if operation.name not in _OPERATIONS:
                 raise _refused(path, "does more than compute", f"operation {operation.name}")
             if operation.name == "func.func" and not operation.regions[0].blocks:
-                raise _refused(path, "calls what it does not hold", f"function {name}")
+                raise _refused(path, "calls a function without a body", f"function {name}")
             calls.setdefault(name, set()).update(_called(operation, path))
         _check_main(module, exported, path)
     for name in calls:
@@ -133,68 +135,65 @@ def _check_module(exported: export.Exported, path: object) -> None:
 
 
 def _operations(module: ir.Module, path: object) -> Iterator[tuple[str, ir.Operation]]:
-    """Every operation with the name of the function that it stands in; the names of attributes are checked on the way."""
+    """(name of the function around it, operation) for every operation of the module.
+
+    Raises ExportError for an attribute that is not on the list.
+    """
     found: list[tuple[str, ir.Operation]] = []
 
     def visit(operation: ir.Operation, function: str) -> None:
         for name in _attribute_names(operation):
             if "." in name and name not in _ATTRIBUTES:
-                raise _refused(
-                    path,
-                    "asks for what a model does not need",
-                    f"attribute {name} of {operation.name}",
-                )
+                detail = f"attribute {name} of {operation.name}"
+                raise _refused(path, "has an attribute that no model needs", detail)
         found.append((function, operation))
         for region in operation.regions:
             for block in region:
                 for inner in block.operations:
-                    below = (
-                        ir.StringAttr(inner.operation.attributes["sym_name"]).value
-                        if inner.operation.name == "func.func"
-                        else function
-                    )
-                    visit(inner.operation, below)
+                    inner_function = function
+                    if inner.operation.name == "func.func":
+                        inner_function = ir.StringAttr(inner.operation.attributes["sym_name"]).value
+                    visit(inner.operation, inner_function)
 
     visit(module.operation, "")
     return iter(found)
 
 
 def _attribute_names(operation: ir.Operation) -> Iterator[str]:
-    for name, value in _named(operation.attributes):
+    for name, value in _items(operation.attributes):
         yield name
         if name in ("arg_attrs", "res_attrs"):
-            for one in ir.ArrayAttr(value):
-                yield from (inner for inner, _ in _named(ir.DictAttr(one)))
+            for attributes in ir.ArrayAttr(value):
+                yield from (inner for inner, _ in _items(ir.DictAttr(attributes)))
 
 
-def _named(attributes: object) -> list[tuple[str, ir.Attribute]]:
-    """(name, value); iterating gives names or named attributes, by the version of MLIR."""
+def _items(attributes: object) -> list[tuple[str, ir.Attribute]]:
+    """(name, value) pairs. Iterating gives names, or named attributes in older versions of MLIR."""
     names = [entry if isinstance(entry, str) else entry.name for entry in attributes]
     return [(name, attributes[name]) for name in names]
 
 
 def _called(operation: ir.Operation, path: object) -> set[str]:
-    """Names of the functions that an operation calls. Raises ExportError for a custom call that no export of ours has."""
-    given: Mapping[str, ir.Attribute] = dict(_named(operation.attributes))
+    """Names of the functions that an operation calls. Raises ExportError for other custom calls."""
+    given: Mapping[str, ir.Attribute] = dict(_items(operation.attributes))
     if operation.name == "stablehlo.custom_call":
         target = ir.StringAttr(given["call_target_name"]).value
         if target not in _CUSTOM_CALLS or "called_computations" in given:
-            raise _refused(
-                path,
-                "does more than compute",
-                f"custom call {target!r}; allowed: {', '.join(sorted(_CUSTOM_CALLS))}",
-            )
+            detail = f"custom call {target!r}; allowed: {', '.join(sorted(_CUSTOM_CALLS))}"
+            raise _refused(path, "does more than compute", detail)
     if operation.name == "stablehlo.composite":
         name = ir.StringAttr(given["name"]).value
         if not name.startswith(_COMPOSITES):
-            raise _refused(
-                path, "does more than compute", f"composite {name!r}; allowed: {_COMPOSITES}*"
-            )
+            detail = f"composite {name!r}; allowed: {_COMPOSITES}*"
+            raise _refused(path, "does more than compute", detail)
         return {ir.FlatSymbolRefAttr(given["decomposition"]).value}
-    return {ir.FlatSymbolRefAttr(given["callee"]).value} if operation.name == "func.call" else set()
+    if operation.name == "func.call":
+        return {ir.FlatSymbolRefAttr(given["callee"]).value}
+    return set()
 
 
 def _reaches(start: str, goal: str, calls: Mapping[str, set[str]]) -> bool:
+    """Whether the function `goal` is called by `start`, directly or through others."""
     seen, pending = set(), list(calls.get(start, ()))
     while pending:
         name = pending.pop()
@@ -207,7 +206,7 @@ def _reaches(start: str, goal: str, calls: Mapping[str, set[str]]) -> bool:
 
 
 def _check_main(module: ir.Module, exported: export.Exported, path: object) -> None:
-    """The function that is called has the shapes that the file says it has."""
+    """Check that `main`, which is called, has the shapes that the file's header declares."""
     mains = [
         operation
         for operation in module.body.operations
@@ -219,9 +218,12 @@ def _check_main(module: ir.Module, exported: export.Exported, path: object) -> N
     kept = [exported.in_avals[number] for number in exported.module_kept_var_idx]
     platform = ["tensor<i32>"] if len(exported.platforms) > 1 else []
     signature = ir.FunctionType(ir.TypeAttr(mains[0].operation.attributes["function_type"]).value)
-    said = [*platform, *map(_mlir_type, kept)], [*map(_mlir_type, exported.out_avals)]
-    if ([str(one) for one in signature.inputs], [str(one) for one in signature.results]) != said:
-        raise _refused(path, "has another signature than it says", "function main")
+    inputs = [str(one) for one in signature.inputs]
+    outputs = [str(one) for one in signature.results]
+    if inputs != [*platform, *map(_mlir_type, kept)] or outputs != [
+        _mlir_type(aval) for aval in exported.out_avals
+    ]:
+        raise _refused(path, "has another signature than it declares", "function main")
 
 
 def _mlir_type(aval: jax.core.ShapedArray) -> str:
@@ -230,31 +232,36 @@ def _mlir_type(aval: jax.core.ShapedArray) -> str:
 
 
 def _sizes(shape: Sequence[object]) -> Shape:
-    """Symbols of any scope by their names."""
+    """The shape with symbols, of whatever scope, as their names."""
     return tuple(size if isinstance(size, int) else str(size) for size in shape)
 
 
-def _fit(promised: Sequence[tuple[Shape, str]], found: Sequence[tuple[Shape, str]]) -> bool:
-    return len(promised) == len(found) and all(
+def _fit(expected: Sequence[tuple[Shape, str]], found: Sequence[tuple[Shape, str]]) -> bool:
+    """Whether shapes and dtypes are equal; `v`, the vocabulary, may be any number."""
+    return len(expected) == len(found) and all(
         len(ours[0]) == len(theirs[0])
         and ours[1] == theirs[1]
         and all(a == b or (a == "v" and isinstance(b, int)) for a, b in zip(ours[0], theirs[0]))
-        for ours, theirs in zip(promised, found)
+        for ours, theirs in zip(expected, found)
     )
 
 
-def _first_difference(expected: Sequence[object], found: Sequence[object]) -> str:
+def _first_difference(
+    expected: Sequence[tuple[Shape, str]], found: Sequence[tuple[Shape, str]]
+) -> str:
     for ours, theirs in zip(expected, found):
-        if ours != theirs and not (isinstance(ours, tuple) and _fit([ours], [theirs])):
-            return f"expected {_said(ours)}, found {_said(theirs)}"
+        if ours != theirs and not _fit([ours], [theirs]):
+            return f"expected {_array(ours)}, found {_array(theirs)}"
     return f"expected {len(expected)} arrays, found {len(found)}"
 
 
-def _said(array: tuple[Shape, str]) -> str:
-    return f"{array[1]}[{','.join(map(str, array[0]))}]"
+def _array(array: tuple[Shape, str]) -> str:
+    shape, dtype = array
+    return f"{dtype}[{','.join(map(str, shape))}]"
 
 
-def _refused(path: object, what: str, which: str) -> ExportError:
+def _refused(path: object, reason: str, detail: str) -> ExportError:
     return ExportError(
-        f"{path} is no program of this export, and is not run: it {what} ({which}); export the model again, from a checkpoint of your own"
+        f"{path} is not a program of this export, and is not run: it {reason} ({detail}); "
+        "export the model again, from a checkpoint of your own"
     )

@@ -1,7 +1,9 @@
-"""What an exported model can be asked: pure functions of a model and arrays, the same for StableHLO and ONNX.
+"""The programs of an export: pure functions of a model and arrays, the same in StableHLO and ONNX.
 
-A clip goes through `backbone` and `temporal_<frames>`; then either through `label` (the CTC head), or through `start` once and `step` for each token.
-Greedy search needs no more than that; in a beam `lineage` says which hypothesis each position was cached by (see `TextDecoder.step`).
+A clip goes through `backbone` and `temporal_<frames>`, and then either through `label` (the CTC
+head) or through `start` once and `step` for each token. Greedy search needs no more than that. In
+beam search `lineage` gives the hypothesis that wrote each position of the cache (see
+`TextDecoder.step`).
 """
 
 import dataclasses
@@ -11,7 +13,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 from jax.export import SymbolicScope, symbolic_shape
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt8
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, PyTree, UInt8
 
 from signvit_jax.config.schema import Config
 from signvit_jax.layers.attention import length_mask
@@ -23,15 +25,16 @@ Shape = tuple[int | str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function `run(model, *inputs)` with the names, shapes and dtypes of its inputs and the names and shapes of its outputs, which are float32.
+    """A function `run(model, *inputs)` with the names and shapes of its inputs and outputs.
 
-    Sizes that are letters may be anything: b clips, t frames, s steps of the memory, m hypotheses of a clip; v, of outputs alone, is the vocabulary.
+    Letters in shapes are open sizes: b clips, t frames, s positions of the memory, m hypotheses of
+    a clip; v, in outputs only, is the size of the vocabulary.
     """
 
     name: str
     run: Callable[..., tuple[Array, ...]]
-    inputs: dict[str, tuple[Shape, object]]
-    outputs: dict[str, Shape]
+    inputs: dict[str, tuple[Shape, DTypeLike]]
+    outputs: dict[str, Shape]  # all float32
 
     def abstract_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Inputs whose open sizes are symbols of one scope."""
@@ -45,19 +48,19 @@ class Program:
 
 
 class Programs(Protocol):
-    """Programs by name, however they are run."""
+    """Runs programs by name."""
 
     def __call__(self, name: str, *inputs: ArrayLike) -> tuple[ArrayLike, ...]: ...
 
 
 class Definition(Protocol):
-    """A model without its numbers: a ModelDefinition or a ModifiedDefinition."""
+    """A model without parameters: a ModelDefinition or a ModifiedDefinition."""
 
     def bind(self, params: PyTree) -> SignTranslator: ...
 
 
 def programs(config: Config) -> list[Program]:
-    """All programs of a model. Only what follows the backbone has a length of its own for each of `data.frame_buckets`."""
+    """Return all programs of a model, `temporal_<frames>` once for each of `data.frame_buckets`."""
     return [
         _backbone(config),
         *(_temporal(config, frames) for frames in config.frame_buckets),
@@ -69,8 +72,8 @@ def programs(config: Config) -> list[Program]:
 
 def encode(
     run: Programs, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
-) -> tuple[Array, Array]:
-    """Pooled tokens (b, q, d) and frames (b, t, d) of clips; `run(name, *inputs)` runs a program."""
+) -> tuple[ArrayLike, ...]:
+    """Encode clips; returns pooled tokens (b, q, d) and frames (b, t, d)."""
     (features,) = run("backbone", video, frame_lengths)
     return run(f"temporal_{video.shape[1]}", features, frame_lengths)
 
@@ -82,13 +85,11 @@ class ModelPrograms:
         def compiled(program: Program) -> Callable[..., tuple[Array, ...]]:
             return jax.jit(lambda params, *inputs: program.run(definition.bind(params), *inputs))
 
-        self._params, self._run = (
-            params,
-            {program.name: compiled(program) for program in programs(config)},
-        )
+        self._params = params
+        self._programs = {program.name: compiled(program) for program in programs(config)}
 
     def __call__(self, name: str, *inputs: ArrayLike) -> tuple[Array, ...]:
-        return self._run[name](self._params, *inputs)
+        return self._programs[name](self._params, *inputs)
 
 
 def _backbone(config: Config) -> Program:
@@ -97,13 +98,16 @@ def _backbone(config: Config) -> Program:
     def run(
         model: SignTranslator, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
     ) -> tuple[Float[Array, "b t f"]]:
-        # The encoder as it is, ended after its backbone: what prepares the pictures stands in one place.
+        # The model's own encoder, with nothing after its backbone: so the images are preprocessed
+        # by the same code.
         model.encoder.temporal = model.encoder.pooling = lambda given, *_: given
         return (model.encode(video, frame_lengths).frames,)
 
-    inputs = {"video": (("b", "t", size, size, 3), jnp.uint8), "frame_lengths": (("b",), jnp.int32)}
     return Program(
-        "backbone", run, inputs, {"features": ("b", "t", config.model.encoder.output_dim)}
+        "backbone",
+        run,
+        {"video": (("b", "t", size, size, 3), jnp.uint8), "frame_lengths": (("b",), jnp.int32)},
+        {"features": ("b", "t", config.model.encoder.output_dim)},
     )
 
 
@@ -115,47 +119,44 @@ def _temporal(config: Config, frames: int) -> Program:
         found = encoder.temporal(features, mask)
         return encoder.pooling(found, mask), found
 
-    inputs = {
-        "features": (("b", frames, config.model.encoder.output_dim), jnp.float32),
-        "frame_lengths": (("b",), jnp.int32),
-    }
     width = config.model.decoder.hidden_dim
     return Program(
         f"temporal_{frames}",
         run,
-        inputs,
+        {
+            "features": (("b", frames, config.model.encoder.output_dim), jnp.float32),
+            "frame_lengths": (("b",), jnp.int32),
+        },
         {"pooled": ("b", config.model.temporal.num_queries, width), "frames": ("b", frames, width)},
     )
 
 
 def _label(config: Config) -> Program:
-    def run(model: SignTranslator, heard: Float[Array, "b s d"]) -> tuple[Float[Array, "b s v"]]:
-        return (model.ctc_head(heard, model.decoder.embedding[...]),)
+    def run(model: SignTranslator, encoded: Float[Array, "b s d"]) -> tuple[Float[Array, "b s v"]]:
+        return (model.ctc_head(encoded, model.decoder.embedding[...]),)
 
     inputs = {config.model.ctc.source: (("b", "s", config.model.decoder.hidden_dim), jnp.float32)}
     return Program("label", run, inputs, {"ctc_logits": ("b", "s", "v")})
 
 
 def _start(config: Config) -> Program:
-    layers, width = config.model.decoder.num_layers, config.model.decoder.hidden_dim
+    decoder = config.model.decoder
+    width, heads = decoder.hidden_dim, decoder.num_heads
 
     def run(model: SignTranslator, memory: Float[Array, "b s d"]) -> tuple[Array, ...]:
         found, _ = model.decoder.start(memory, None, 1, 1)
         return (*found.keys, *found.values)
 
-    heads = config.model.decoder.num_heads
-    outputs = {
-        f"memory_{kind}_{layer}": ("b", "s", heads, width // heads)
-        for kind in ("key", "value")
-        for layer in range(layers)
-    }
+    outputs = _per_layer("memory", decoder.num_layers, ("b", "s", heads, width // heads))
     return Program("start", run, {"memory": (("b", "s", width), jnp.float32)}, outputs)
 
 
 def _step(config: Config) -> Program:
     decoder, reads_frames = config.model.decoder, config.model.decoder.memory == "frames"
     layers, heads, length = decoder.num_layers, decoder.num_heads, decoder.max_len
-    head = decoder.hidden_dim // heads
+    head_width = decoder.hidden_dim // heads
+    cache_shape = ("b", "m", length, heads, head_width)
+    memory_shape = ("b", "s", heads, head_width)
 
     def run(
         model: SignTranslator, tokens: Array, position: Array, lineage: Array, *rest: Array
@@ -164,42 +165,40 @@ def _step(config: Config) -> Program:
         keys, values, memory_keys, memory_values = (
             rest[part * layers : (part + 1) * layers] for part in range(4)
         )
-        mask = (
-            None if frame_lengths is None else length_mask(frame_lengths, memory_keys[0].shape[1])
-        )
-        logits, grown = model.decoder.step(
+        mask = None
+        if frame_lengths is not None:
+            mask = length_mask(frame_lengths, memory_keys[0].shape[1])
+        logits, cache = model.decoder.step(
             tokens, position, Cache(keys, values), Memory(memory_keys, memory_values, mask), lineage
         )
-        return (logits, *grown.keys, *grown.values)
+        return (logits, *cache.keys, *cache.values)
 
-    inputs = {
+    inputs: dict[str, tuple[Shape, DTypeLike]] = {
         "tokens": (("b", "m"), jnp.int32),
         "position": ((), jnp.int32),
         "lineage": (("b", "m", length), jnp.int32),
     }
     if reads_frames:
         inputs["frame_lengths"] = (("b",), jnp.int32)
-    inputs |= {
-        f"{kind}_{layer}": (("b", "m", length, heads, head), jnp.float32)
-        for kind in ("key", "value")
-        for layer in range(layers)
-    }
-    inputs |= {
-        f"memory_{kind}_{layer}": (("b", "s", heads, head), jnp.float32)
-        for kind in ("key", "value")
-        for layer in range(layers)
-    }
-    outputs = {"logits": ("b", "m", "v")}
-    outputs |= {
-        f"new_{kind}_{layer}": ("b", "m", length, heads, head)
-        for kind in ("key", "value")
-        for layer in range(layers)
-    }
+    for name, shape in (
+        _per_layer("", layers, cache_shape) | _per_layer("memory", layers, memory_shape)
+    ).items():
+        inputs[name] = (shape, jnp.float32)
+    outputs = {"logits": ("b", "m", "v")} | _per_layer("new", layers, cache_shape)
     return Program("step", run, inputs, outputs)
 
 
+def _per_layer(prefix: str, layers: int, shape: Shape) -> dict[str, Shape]:
+    """Names and shapes of the keys of all layers, then of the values of all layers."""
+    start = f"{prefix}_" if prefix else ""
+    return {f"{start}{kind}_{layer}": shape for kind in ("key", "value") for layer in range(layers)}
+
+
 def export_config(config: Config) -> Config:
-    """The config of the same model with every layer written out once and attention as plain products."""
+    """The config of the same model as exports compute it.
+
+    In float32, with every layer written out and attention as plain matrix products.
+    """
     training = dataclasses.replace(config.training, scan_layers=False, remat="none", use_amp=False)
     encoder = dataclasses.replace(config.model.encoder, frames_per_chunk=0, attention="xla")
     return dataclasses.replace(

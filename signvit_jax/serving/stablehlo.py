@@ -1,7 +1,6 @@
-"""StableHLO programs of an export, read, checked and run.
+"""Reads, checks and runs the StableHLO programs of an export.
 
-A file is a program that somebody else may have written: it is checked before it is run
-(`program_check`), and never trusted further.
+A file may come from anybody: `program_check` checks it before it is compiled.
 """
 
 import functools
@@ -11,13 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax import export
-from jaxtyping import Array, Int, PyTree, UInt8
+from jaxtyping import Array, ArrayLike, Int, PyTree, UInt8
 
 from signvit_jax.config.schema import Config
 from signvit_jax.models.translator import Encoded
 from signvit_jax.runtime.exit_codes import is_out_of_memory
+from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
-from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.program_check import check_stablehlo
 from signvit_jax.serving.programs import Program, encode, export_config, programs
 
@@ -25,23 +24,27 @@ KIND = "stablehlo"
 
 
 class StableHloPrograms:
-    """The programs of an export by name, with the parameters that they take. A file is read and checked when its program is first run."""
+    """The programs of an export by name, with their parameters.
+
+    A file is read and checked when its program is first run.
+    """
 
     def __init__(self, folder: ExportFolder, params: PyTree, config: Config):
-        """Raises ExportError where a package is missing."""
-        import_optional("flatbuffers", "a StableHLO export")
-        self.folder, self.params = folder, params
-        known = {program.name: program for program in programs(export_config(config))}
+        """Raises ExportError if a package is missing."""
+        import_optional("flatbuffers", "a StableHLO export", ExportError)
+        self.folder = folder
+        self.params = params
+        expected = {program.name: program for program in programs(export_config(config))}
         self._program = functools.cache(
-            lambda name: _read(folder.program(name, KIND), known[name], params)
+            lambda name: _read(folder.program(name, KIND), expected[name], params)
         )
 
-    def __call__(self, name: str, *inputs: Array) -> tuple[Array, ...]:
-        """Raises ExportError for a program that is not there, cannot be read or is refused."""
+    def __call__(self, name: str, *inputs: ArrayLike) -> tuple[Array, ...]:
+        """Run a program. Raises ExportError if it is missing, damaged or refused."""
         program = self._program(name)
         try:
             return program(self.params, *inputs)
-        except Exception as error:  # XLA's many kinds, of a program that it cannot compile
+        except Exception as error:  # XLA raises many classes for a program that it cannot compile
             if is_out_of_memory(error):
                 raise
             raise ExportError(_unusable(self.folder.program(name, KIND), error)) from error
@@ -49,7 +52,10 @@ class StableHloPrograms:
     def encode(
         self, params: PyTree, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
     ) -> tuple[Encoded]:
-        """As the model's own encoder; the parameters are those that the programs were given."""
+        """Encode clips like the model's encoder.
+
+        `params` is ignored: the programs have their own.
+        """
         return (Encoded(*encode(self, video, frame_lengths.astype(np.int32)), frame_lengths),)
 
 
@@ -59,7 +65,9 @@ def _read(path: Path, program: Program, params: PyTree) -> Callable[..., tuple[A
         check_stablehlo(exported, program, params, path)
     except ExportError:
         raise
-    except Exception as error:  # JAX raises many kinds for what is no export of its own
+    except (
+        Exception
+    ) as error:  # JAX raises many classes for a file that is not an export of its own
         raise ExportError(_unusable(path, error)) from error
     return jax.jit(exported.call)
 

@@ -474,7 +474,7 @@ class Trainer:
     def _ctc_evidence(self, found: dict[int, dict[str, Hypothesis]]) -> dict[str, float]:
         """What CTC's evidence of signing (decoding.rest) is at least, in all but one of 200 clips: translation takes less for rest."""
         signed = [
-            evidence(hypotheses["ctc"].heard)
+            evidence(hypotheses["ctc"].ctc_signs)
             for position, hypotheses in found.items()
             if self.data.validation.index[position].text
         ]

@@ -1,4 +1,4 @@
-"""MobileNetV3 features under torchvision's names, and under timm's, to the parameters of our backbone and back."""
+"""Converts MobileNetV3 features with torchvision's or timm's names to our backbone, and back."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,10 @@ from signvit_jax.backbones.mobilenet_v3 import Sizes, large
 from signvit_jax.weights import mapping
 from signvit_jax.weights.mapping import Layout, Source, WeightsError
 
-TIMM_EPSILON = 1e-5  # of BatchNorm in its mobilenetv3_large_100; torchvision's is 1e-3
+TIMM_EPSILON = 1e-5  # of BatchNorm in timm's mobilenetv3_large_100; torchvision's is 1e-3
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_ORDER = (
-    "expansion",
-    "depthwise",
-    "squeeze",
-    "projection",
-)  # of the modules of a block; those that a block lacks are not counted
+# Order of the modules of a block; torchvision numbers only those that the block has.
+_ORDER = ("expansion", "depthwise", "squeeze", "projection")
 _SQUEEZE = {"reduce": "fc1", "expand": "fc2"}
 _CLASSIFIER = ("classifier.", "conv_head.", "norm_head.")
 
@@ -28,7 +24,7 @@ def is_ours(paths: Iterable[str]) -> bool:
 
 
 def layout(paths: Iterable[str]) -> Layout:
-    """torchvision's names for the backbone that has parameters at `paths`."""
+    """torchvision's names for a backbone with parameters at `paths`."""
     modules = {tuple(path.split("/")[1:3]) for path in paths if path.startswith("blocks/")}
     count = len({number for number, _ in modules})
 
@@ -53,7 +49,7 @@ def layout(paths: Iterable[str]) -> Layout:
             return Source(f"{name}.1.{_NORM[leaf]}")
         return Source(
             f"{name}.{_SQUEEZE[layer]}.{'weight' if leaf == 'kernel' else 'bias'}",
-            "pixel" if leaf == "kernel" else "plain",
+            "conv1x1" if leaf == "kernel" else "plain",
         )
 
     return Layout("torchvision's MobileNetV3", source, ignored=holds_no_feature)
@@ -62,45 +58,47 @@ def layout(paths: Iterable[str]) -> Layout:
 def to_ours(
     tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Parameters and statistics of the backbone; `shapes` names all that it has, the classifier is left out. Raises WeightsError."""
+    """Convert to the parameters and statistics of the backbone, without the classifier.
+
+    `shapes` has all of them. Raises WeightsError.
+    """
     return mapping.to_ours(layout(shapes), torchvision_names(tensors), shapes)
 
 
 def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
-    """The backbone's flat parameters as torchvision's state dict, without the counters of batches that PyTorch fills in by itself."""
+    """Convert the backbone's flat parameters to torchvision's state dict.
+
+    It lacks the counters of batches, which PyTorch adds by itself.
+    """
     return mapping.from_ours(layout(parameters), parameters)
 
 
 def sizes_of(tensors: Mapping[str, np.ndarray]) -> Sizes:
-    """The channels that the tensors have, in the arrangement (strides, activations) of MobileNetV3-Large. Raises WeightsError for another one."""
+    """Sizes of a MobileNetV3-Large with these tensors, and its standard strides and activations.
+
+    Raises WeightsError for another model.
+    """
     tensors = torchvision_names(tensors)
     blocks = []
     for number, block in enumerate(large().blocks, start=1):
         convolutions = [
             tensors.get(f"features.{number}.block.{place}.0.weight") for place in range(4)
         ]
-        *_, depthwise, projection = found = [
-            kernel for kernel in convolutions if kernel is not None
-        ] or [None, None]
-        if len(found) < 2 or depthwise.ndim != 4 or projection.ndim != 4:
+        kernels = [kernel for kernel in convolutions if kernel is not None]
+        if len(kernels) < 2 or any(kernel.ndim != 4 for kernel in kernels[-2:]):
             raise WeightsError(
                 f"not a MobileNetV3-Large: features.{number} is not one of its blocks"
             )
-        squeeze = next(
-            (
-                tensors[name].shape[0]
-                for place in (1, 2)
-                if (name := f"features.{number}.block.{place}.fc1.weight") in tensors
-            ),
-            0,
+        depthwise, projection = kernels[-2:]
+        squeezes = [f"features.{number}.block.{place}.fc1.weight" for place in (1, 2)]
+        blocks.append(
+            block._replace(
+                kernel=depthwise.shape[2],
+                expanded=depthwise.shape[0],
+                outputs=projection.shape[0],
+                squeeze=next((tensors[name].shape[0] for name in squeezes if name in tensors), 0),
+            )
         )
-        sizes = {
-            "kernel": depthwise.shape[2],
-            "expanded": depthwise.shape[0],
-            "outputs": projection.shape[0],
-            "squeeze": squeeze,
-        }
-        blocks.append(block._replace(**sizes))
     last = f"features.{len(blocks) + 1}.0.weight"
     if last not in tensors or "features.0.0.weight" not in tensors:
         raise WeightsError(
@@ -110,17 +108,18 @@ def sizes_of(tensors: Mapping[str, np.ndarray]) -> Sizes:
 
 
 def is_theirs(names: Iterable[str]) -> bool:
-    """Whether a state dict is a MobileNetV3's, of torchvision or timm."""
+    """Whether a state dict is that of a MobileNetV3 of torchvision or timm."""
     names = set(names)
     return "features.0.0.weight" in names or "conv_stem.weight" in names
 
 
 def is_timm(names: Iterable[str]) -> bool:
+    """Whether a MobileNetV3 has timm's names."""
     return "conv_stem.weight" in set(names)
 
 
 def torchvision_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """timm's state dict under torchvision's names; any other as it is."""
+    """Rename timm's state dict to torchvision's names; another one is returned unchanged."""
     if not is_timm(tensors):
         return dict(tensors)
     modules = _torchvision_modules({name.rpartition(".")[0] for name in tensors})
@@ -132,7 +131,11 @@ def torchvision_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def _torchvision_modules(theirs: set[str]) -> dict[str, str]:
-    """timm's modules -> torchvision's. timm counts blocks within stages, torchvision through; the last of timm's blocks is the last convolution."""
+    """timm's modules -> torchvision's.
+
+    timm numbers blocks per stage, torchvision all of them in one sequence. timm's last block is
+    torchvision's last convolution.
+    """
     places = sorted(
         {
             (int(m[1]), int(m[2]))
@@ -171,5 +174,5 @@ def _torchvision_modules(theirs: set[str]) -> dict[str, str]:
 
 
 def holds_no_feature(name: str) -> bool:
-    """Tensors of the classifier, and PyTorch's counters of batches."""
+    """Whether a tensor belongs to the classifier, or is a counter of batches."""
     return name.startswith(_CLASSIFIER) or name.endswith("num_batches_tracked")

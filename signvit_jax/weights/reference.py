@@ -1,6 +1,7 @@
-"""The reference system's state dict (PyTorch names and layouts) to our parameters and back.
+"""Converts the reference system's state dict to our parameters, and back.
 
-The ViT's blocks, which we keep stacked, carry a leading layer axis here; the layouts of single tensors are `mapping`'s.
+It has PyTorch's names and layouts. Our ViT's blocks are stacked, with a leading axis over layers.
+`mapping` has the layouts of tensors.
 """
 
 import json
@@ -27,7 +28,8 @@ __all__ = [
     "to_ours",
 ]
 
-# Our module path -> the reference's; the first that matches the whole path counts. {0} is a layer's number, left open for stacked blocks.
+# Our module path -> the reference's; the first pattern that matches the complete path counts. {0}
+# is the number of a layer, which stays open for stacked blocks.
 _TRANSFORMER = {
     "qkv": "self_attn.in_proj",
     "out": "self_attn.out_proj",
@@ -89,22 +91,20 @@ _PARAMETERS = {
     "encoder/pooling/queries": "encoder.temporal_attn.queries",
     "decoder/embedding": "decoder.embed.weight",
 }
-_NOT_PARAMETERS = {
-    "decoder.pos_encoder.pe",
-    "decoder.output_proj.weight",
-}  # a constant, and the embedding a second time
+# A constant, and a second copy of the embedding.
+_NOT_PARAMETERS = {"decoder.pos_encoder.pe", "decoder.output_proj.weight"}
 _BACKBONE = "encoder/backbone/"
 _STACKED = _BACKBONE + "blocks/"
-_THIRDS = {
-    "query": (0, 1),
-    "key_value": (1, 3),
-}  # rows of a fused projection that one of our matrices holds
+_QKV_SLICES = {"query": (0, 1), "key_value": (1, 3)}  # thirds of the fused projection
 
 
 def load_reference(
     vectors: Mapping[str, np.ndarray], prefix: str = "params/"
 ) -> tuple[configuration.Config, SignTranslator, dict]:
-    """Config, model and the file's own sizes from a reference file; `prefix` picks the state dict ("params/" or "trained_params/")."""
+    """Return the config, the model and the sizes that a reference file gives.
+
+    `prefix` selects its state dict: "params/" or "trained_params/".
+    """
     sizes = json.loads(str(vectors["config"]))
     config = config_from_reference(sizes)
     model = SignTranslator(config, sizes["vocab_size"], rngs=nnx.Rngs(params=jax.random.key(0)))
@@ -116,7 +116,7 @@ def load_reference(
 
 
 def config_from_reference(sizes: Mapping) -> configuration.Config:
-    """The typed config of an instance whose sizes are those of a reference file's key `config`; computed in float32."""
+    """Return the config of a float32 model with the sizes of a reference file's key `config`."""
     encoder = {
         key: sizes[key]
         for key in (
@@ -158,7 +158,10 @@ def config_from_reference(sizes: Mapping) -> configuration.Config:
 
 
 def assign(model: SignTranslator, tensors: Mapping[str, np.ndarray]) -> None:
-    """Overwrites every parameter of `model` with a reference state dict. Raises WeightsError unless names and shapes match exactly."""
+    """Overwrite every parameter of `model` with a reference state dict, in place.
+
+    Raises WeightsError unless names and shapes match exactly.
+    """
     fill(
         model,
         to_ours(tensors, {path: value.shape for path, value in flat_parameters(model).items()}),
@@ -168,17 +171,23 @@ def assign(model: SignTranslator, tensors: Mapping[str, np.ndarray]) -> None:
 def to_ours(
     tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """The state dict as our flat float32 parameters; `shapes` names all that the model has. Raises WeightsError."""
+    """Convert the state dict to our flat float32 parameters. Raises WeightsError.
+
+    `shapes` has all parameters of the model.
+    """
     return mapping.to_ours(layout(shapes), tensors, shapes)
 
 
 def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
-    """Our flat parameters as the reference's state dict, the inverse of `to_ours`. Raises WeightsError for options that the reference lacks."""
+    """The inverse of `to_ours`. Raises WeightsError for options that the reference lacks."""
     return mapping.from_ours(layout(parameters), parameters)
 
 
 def layout(paths: Iterable[str]) -> Layout:
-    """The reference's names for a model with these parameters; a MobileNetV3 under `encoder.backbone` has torchvision's."""
+    """The reference's names for a model with parameters at `paths`.
+
+    A MobileNetV3 has torchvision's names, under `encoder.backbone`.
+    """
     backbone = [path.removeprefix(_BACKBONE) for path in paths if path.startswith(_BACKBONE)]
     if not mobilenet_v3.is_ours(backbone):
         return Layout(
@@ -204,17 +213,14 @@ def _source(path: str) -> Source | None:
     module, _, leaf = path.rpartition("/")
     for pattern, theirs in _MODULES:
         if match := re.fullmatch(pattern, module):
-            name = (
-                theirs
-                if module.startswith(_STACKED.rstrip("/"))
-                else theirs.format(*match.groups())
-            )
+            is_stacked = module.startswith(_STACKED.rstrip("/"))
+            name = theirs if is_stacked else theirs.format(*match.groups())
             suffix = "bias" if leaf == "bias" else "weight"
             kind = "plain" if leaf in ("bias", "scale") else _kind(name)
             return Source(
                 name + ("_" if name.endswith("in_proj") else ".") + suffix,
                 kind,
-                _THIRDS.get(module.rpartition("/")[2]),
+                _QKV_SLICES.get(module.rpartition("/")[2]),
             )
     return None
 

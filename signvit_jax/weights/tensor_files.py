@@ -1,4 +1,7 @@
-"""Files of named tensors: safetensors, NumPy's npz, and PyTorch's checkpoints where torch is installed. No file is ever unpickled."""
+"""Reads files of tensors: safetensors, NumPy's npz and PyTorch's checkpoints.
+
+The last need torch. No file is ever unpickled.
+"""
 
 import zipfile
 from collections.abc import Mapping
@@ -10,25 +13,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from signvit_jax.files.atomic import write_atomically
+from signvit_jax.runtime.optional_deps import install_command
 from signvit_jax.weights.mapping import WeightsError
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
-# Where training programs put the state dict, and what wrappers put in front of its names.
+# Keys under which training programs save a state dict, and prefixes that wrappers add to its names.
 _STATE_DICTS = ("model_state_dict", "state_dict", "model_ema", "model", "module", "params")
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by name, as they were stored. Raises WeightsError for a file that cannot be read or is of another kind."""
+    """Return the tensors of a file by name, with their stored dtypes.
+
+    Raises WeightsError for a file that cannot be read or is of another kind.
+    """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise WeightsError(
-            f"{path}: not a kind of weights file that is known; allowed: {', '.join(SUFFIXES)}"
-        )
+        raise WeightsError(f"{path}: unknown kind of weights file; allowed: {', '.join(SUFFIXES)}")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="flax") as file:  # NumPy alone has no bfloat16
-                return unwrapped({name: np.asarray(file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118 - it is no mapping
+                names = file.keys()  # `file` itself is no mapping
+                return unwrapped({name: np.asarray(file.get_tensor(name)) for name in names})
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return unwrapped({name: file[name] for name in file.files})
@@ -50,7 +56,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_description(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; {} for another kind. Raises WeightsError."""
+    """Return the metadata of a safetensors file; {} for another kind of file.
+
+    Raises WeightsError.
+    """
     if Path(path).suffix != ".safetensors":
         return {}
     try:
@@ -61,7 +70,7 @@ def read_description(path: Path) -> dict[str, str]:
 
 
 def read_text(path: Path, name: str) -> str | None:
-    """A string that lies among the arrays of an npz file. Raises WeightsError."""
+    """Return a string that is stored in an npz file, or None. Raises WeightsError."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return str(file[name]) if name in file.files else None
@@ -72,7 +81,7 @@ def read_text(path: Path, name: str) -> str | None:
 def write_safetensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Raises OSError. A file of that name is replaced once the new one is whole; who may read it is what the umask says."""
+    """Write a file atomically, with the permissions of the umask. Raises OSError."""
 
     def save(file: Path) -> None:
         file.unlink(missing_ok=True)
@@ -89,9 +98,10 @@ def write_safetensors(
 
 
 def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict inside what a training program saved: one level down, and without the prefix that a wrapper gave to all of its names.
+    """Return the state dict that a training program saved, without the prefixes of wrappers.
 
-    In an npz the numbers of a reference file lie beside its inputs and outputs, under `params/`.
+    In the npz of a reference file the parameters are under `params/`, beside its inputs and
+    outputs.
     """
     for inner in _STATE_DICTS:
         if isinstance(tensors.get(inner), Mapping):
@@ -115,17 +125,19 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise WeightsError(
-            f"{path} is a PyTorch file, and torch is not installed: pip install 'signvit-jax[torch]', or save the weights as .safetensors"
+            f"{path} is a PyTorch file, and torch is not installed: {install_command('torch')}, "
+            "or save the weights as .safetensors"
         ) from error
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle's, zipfile's and errors of its own
+    except Exception as error:  # torch raises errors of pickle, of zipfile and its own
         raise WeightsError(
-            f"{path} cannot be read as weights alone (nothing else of a PyTorch file is ever loaded): {error}"
+            f"{path} cannot be read as weights alone "
+            f"(nothing else of a PyTorch file is ever loaded): {error}"
         ) from error
     if not isinstance(loaded, Mapping):
         raise WeightsError(
-            f"{path} holds a {type(loaded).__name__}; needed is a state dict: names and tensors"
+            f"{path} has a {type(loaded).__name__}; a state dict is needed: names and tensors"
         )
     tensors = {
         name: value for name, value in unwrapped(loaded).items() if isinstance(value, torch.Tensor)

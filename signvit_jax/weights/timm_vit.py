@@ -1,4 +1,7 @@
-"""The ViT under timm's names (`blocks.0.attn.qkv.weight`; also DeiT's, DINO's and MAE's) to the parameters of our backbone and back."""
+"""Converts a ViT with timm's names to the parameters of our backbone, and back.
+
+The names (`blocks.0.attn.qkv.weight`) are also those of DeiT, DINO and MAE.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -27,22 +30,26 @@ _CLASSIFIER = ("head.", "head_dist.", "pre_logits.", "mask_token")
 
 
 class ViTSizes(NamedTuple):
-    """What the tensors tell of a ViT; not among it is the number of heads."""
+    """The sizes of a ViT that its tensors show; the number of heads is not among them."""
 
     width: int
     layers: int
     hidden: int
     patch_size: int
-    side: int  # of the grid of patches that its positions are for
+    side: int  # patches per side of the image
 
 
 def is_theirs(names: Iterable[str]) -> bool:
+    """Whether a state dict is that of a ViT of timm."""
     names = set(names)
     return "patch_embed.proj.weight" in names and "blocks.0.attn.qkv.weight" in names
 
 
 def sizes_of(tensors: Mapping[str, np.ndarray]) -> ViTSizes:
-    """Raises WeightsError for tensors that no square ViT has."""
+    """Sizes of a ViT.
+
+    Raises WeightsError for tensors that are not those of a ViT for square images.
+    """
     try:
         width, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
         layers = 1 + max(
@@ -60,10 +67,11 @@ def sizes_of(tensors: Mapping[str, np.ndarray]) -> ViTSizes:
 def to_ours(
     tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Parameters of the backbone; `shapes` names all that it has, the classifier is left out. Raises WeightsError.
+    """Convert to the parameters of the backbone, without the classifier. Raises WeightsError.
 
-    Position embeddings of another picture size are resized (cubic, antialiased, as timm does); those without an entry for the class token, which timm
-    then adds nothing to, get one of zeros.
+    `shapes` has all parameters of the backbone. Position embeddings of another image size are
+    resized (cubic, antialiased, as in timm). If they have none for the class token, it gets zeros,
+    which is what timm computes then.
     """
     tensors = dict(tensors)
     if "pos_embed" in tensors and "positions" in shapes:
@@ -74,12 +82,19 @@ def to_ours(
 
 
 def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
-    """The backbone's flat parameters as timm's state dict. Raises WeightsError for options that timm's ViT lacks."""
+    """Convert the backbone's flat parameters to timm's state dict.
+
+    Raises WeightsError for options that timm's ViT lacks.
+    """
     return mapping.from_ours(_LAYOUT, parameters)
 
 
 def resized_positions(positions: np.ndarray, patches: int) -> np.ndarray:
-    """(1, s, d), s = a square number, or that and one for the class token, to (1, 1 + patches, d). Raises WeightsError for any other s."""
+    """Resize position embeddings (1, s, d) to (1, 1 + patches, d).
+
+    s is the number of patches of a square image, or one more with a class token. Raises
+    WeightsError for another s.
+    """
     old, new = _side(positions.shape[1]), _side(patches)
     class_token = positions[:, : positions.shape[1] - old * old]
     if class_token.shape[1] == 0:
@@ -94,7 +109,7 @@ def resized_positions(positions: np.ndarray, patches: int) -> np.ndarray:
 
 
 def holds_no_feature(name: str) -> bool:
-    """Tensors of the classifier, and of training by masking."""
+    """Whether a tensor belongs to the classifier, or to masked training."""
     return name.startswith(_CLASSIFIER)
 
 
@@ -103,7 +118,8 @@ def _side(positions: int) -> int:
         if patches > 0 and round(patches**0.5) ** 2 == patches:
             return round(patches**0.5)
     raise WeightsError(
-        f"pos_embed has {positions} positions; allowed: those of a square grid of patches, with one for a class token or without"
+        f"pos_embed has {positions} positions; allowed: those of a square grid of patches, "
+        "with one for a class token or without"
     )
 
 

@@ -1,4 +1,7 @@
-"""A whole translator as one safetensors file, and from one: under the reference's names where it has all the parts, else under our own paths."""
+"""A complete translator as one safetensors file.
+
+Its tensors have the reference's names if the reference has all of its parts, else our own paths.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,27 +18,28 @@ from signvit_jax.weights.tensor_files import write_safetensors
 def export_safetensors(
     path: Path, params: PyTree, description: Mapping[str, str] | None = None
 ) -> str:
-    """Writes the parameters of a `TrainedModel` (nested dicts), and says whose names they have: "reference" or "signvit_jax".
+    """Write the parameters of a `TrainedModel`.
 
-    `description` goes into the file's metadata; with the texts of `config`, `tokenizer` and, where there is one, `gloss_tokenizer` the file is all
-    that `python -m signvit_jax.convert` needs. Raises OSError.
+    Returns whose names the tensors have: "reference" or "signvit_jax". `description` becomes the
+    file's metadata. With the JSON of `config`, `tokenizer` and, for a model that has one,
+    `gloss_tokenizer`, `python -m signvit_jax.convert` needs no other file. Raises OSError.
     """
     parameters = traverse_util.flatten_dict(params, sep="/")
     try:
-        names, tensors = "reference", reference.from_ours(parameters)
+        names = "reference"
+        tensors = reference.from_ours(parameters)
     except WeightsError:
-        names, tensors = (
-            "signvit_jax",
-            {name: np.asarray(value) for name, value in parameters.items()},
-        )
+        names = "signvit_jax"
+        tensors = {name: np.asarray(value) for name, value in parameters.items()}
     write_safetensors(path, tensors, {"names": names, **(description or {})})
     return names
 
 
 def parameters_from(tensors: Mapping[str, np.ndarray], params: PyTree) -> PyTree:
-    """What `export_safetensors` wrote, or the reference's state dict, as parameters in the shapes of `params`, exactly as they were in float32.
+    """Convert the tensors of `export_safetensors`, or the reference's state dict, to parameters.
 
-    Raises WeightsError with all that is missing, left over or of another shape.
+    They are float32; `params` gives their shapes. Raises WeightsError with every tensor that does
+    not fit.
     """
     shapes = {
         path: tuple(leaf.shape)
@@ -46,7 +50,10 @@ def parameters_from(tensors: Mapping[str, np.ndarray], params: PyTree) -> PyTree
 
 
 def vocabulary_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """(words of the decoder, labels of the CTC head) of a whole translator's tensors. Raises WeightsError if they are not one."""
+    """(tokens of the decoder, labels of the CTC head).
+
+    Raises WeightsError if one of them is missing.
+    """
     for embedding, labels in (
         ("decoder.embed.weight", "ctc_head.3.bias"),
         ("decoder/embedding", "ctc_head/out/bias"),
@@ -54,5 +61,6 @@ def vocabulary_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
         if embedding in tensors and labels in tensors:
             return tensors[embedding].shape[0], tensors[labels].shape[0]
     raise WeightsError(
-        "not a whole translator: no decoder.embed.weight and ctc_head.3.bias (the reference's), nor decoder/embedding (ours)"
+        "not a complete translator: neither decoder.embed.weight and ctc_head.3.bias "
+        "(the reference's) nor decoder/embedding and ctc_head/out/bias (ours)"
     )

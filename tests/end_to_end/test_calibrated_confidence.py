@@ -110,11 +110,11 @@ def test_a_confidence_is_computed_by_the_scale(trained, calibrated):
 
 def _raw_hypotheses(model, frames):
     predictor = model.predictor(["greedy"])
-    (span,) = open_video_input(frames, 10, model.config.data, model.config.inference).spans
+    (window,) = open_video_input(frames, 10, model.config.data, model.config.inference).windows
     video = np.zeros((1, tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3), np.uint8)
-    video[0, : len(span.frames)] = span.frames
+    video[0, : len(window.frames)] = window.frames
     return predictor(
-        model.weights, {"video": video, "frame_lengths": np.asarray([len(span.frames)], np.int32)}
+        model.weights, {"video": video, "frame_lengths": np.asarray([len(window.frames)], np.int32)}
     )["greedy"]
 
 
@@ -126,7 +126,7 @@ def test_live_text_has_the_same_confidences(trained, calibrated):
             for update in load_translator(workdir).stream(
                 iter(frames), fps=10, window_seconds=1.0, rest_evidence=0.0
             )
-            for segment in update.settled
+            for segment in update.final
         ]
         for workdir in (trained.workdir, calibrated[0])
     )

@@ -1,4 +1,4 @@
-"""The export command on a finished run: each format, what it reports, and that it opens again."""
+"""The export command on a finished run: every format, its report, and loading the export."""
 
 import json
 import os
@@ -23,12 +23,12 @@ LONG = pytest.mark.long
 FORMATS = [
     pytest.param(("int8", None), id="int8"),
     pytest.param(("int8", "weights_and_inputs"), marks=LONG, id="int8 inputs"),
-    pytest.param(("stablehlo", None), marks=LONG, id="stablehlo"),  # test_programs has it
+    pytest.param(("stablehlo", None), marks=LONG, id="stablehlo"),  # covered by test_programs
     pytest.param(("onnx", None), id="onnx"),
-    pytest.param(("onnx", "none"), marks=LONG, id="onnx float32"),  # test_programs has it
+    pytest.param(("onnx", "none"), marks=LONG, id="onnx float32"),  # covered by test_programs
     pytest.param(
         ("safetensors", None), marks=LONG, id="safetensors"
-    ),  # the test without data has it
+    ),  # covered by the test without data
 ]
 
 
@@ -70,7 +70,7 @@ def test_an_export_opens_translates_and_reports(trained, exported):
         assert scores["before"] == scores["after"]
 
     card = (output / "README.md").read_text()
-    for said in (
+    for text in (
         "CC BY 4.0",
         "Tiny Signs",
         "`video_folder`",
@@ -78,7 +78,7 @@ def test_an_export_opens_translates_and_reports(trained, exported):
         "must not be used",
         "## Limits",
     ):
-        assert said in card
+        assert text in card
 
     clips = [trained.video(0), trained.video(3)]
     ours, theirs = load_translator(trained.workdir), load_translator(output)
@@ -141,7 +141,7 @@ def test_the_commands_take_an_export(trained, exported, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (
             ("--format=stablehlo", "--quantize=weights"),
@@ -154,18 +154,20 @@ def test_the_commands_take_an_export(trained, exported, tmp_path, capsys):
         (("--format=onnx", "--name=other"), "data set 'other' is not built"),
     ],
 )
-def test_what_cannot_be_exported_is_said_and_leaves_nothing(trained, tmp_path, capsys, flags, said):
+def test_an_impossible_export_is_an_error_and_leaves_nothing(
+    trained, tmp_path, capsys, flags, message
+):
     assert (
         tiny_run.command(
             export.main, f"--workdir={trained.workdir}", f"--output={tmp_path / 'out'}", *flags
         )
         == 2
     )
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_written_over(trained, tmp_path, capsys):
+def test_an_export_overwrites_nothing(trained, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert (
         tiny_run.command(
@@ -176,7 +178,7 @@ def test_nothing_is_written_over(trained, tmp_path, capsys):
         )
         == 2
     )
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -198,7 +200,7 @@ def test_without_data_the_report_has_no_scores(trained, tmp_path, capsys):
     assert "scores" not in report and report["difference"]["logits"]["largest"] <= 1e-4
     assert "No scores" in (output / "README.md").read_text()
 
-    for damage, said in (
+    for damage, message in (
         (lambda copy: (copy / "weights.safetensors").write_bytes(b"no"), "cannot be read"),
         (lambda copy: (copy / "weights.safetensors").unlink(), "cannot be read"),
         (
@@ -209,7 +211,7 @@ def test_without_data_the_report_has_no_scores(trained, tmp_path, capsys):
     ):
         copy = shutil.copytree(output, tmp_path / "copy")
         damage(copy)
-        with pytest.raises(Exception, match=said) as caught:
+        with pytest.raises(Exception, match=message) as caught:
             load_model(copy)
         assert caught.value.exit_code == 2
         shutil.rmtree(copy)
@@ -224,7 +226,7 @@ def test_a_workdir_has_no_onnx_programs(trained):
     ("export_format", "module"),
     [("stablehlo", "flatbuffers"), ("int8", "qwix"), ("onnx", "jax2onnx")],
 )
-def test_a_package_that_an_export_needs_is_named_and_nothing_is_left(
+def test_an_export_without_its_package_leaves_nothing(
     monkeypatch, trained, tmp_path, capsys, export_format, module
 ):
     monkeypatch.setitem(sys.modules, module, None)
@@ -235,21 +237,24 @@ def test_a_package_that_an_export_needs_is_named_and_nothing_is_left(
         "--calibration_clips=1",
     ]
     assert tiny_run.command(export.main, *flags) == 2
-    said = capsys.readouterr().err
-    assert module in said and "pip install 'signvit-jax[" in said and "Traceback" not in said
+    errors = capsys.readouterr().err
+    assert module in errors and "pip install '" in errors and "Traceback" not in errors
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stablehlo_export_without_its_package_is_opened_with_a_line_that_says_so(monkeypatch):
+def test_loading_stablehlo_without_its_package_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(
-        ExportError, match=r"a StableHLO export needs flatbuffers .*signvit-jax\[export\]"
+        ExportError, match=r"a StableHLO export needs flatbuffers .*pip install 'qwix"
     ):
         StableHloPrograms(None, None, None)
 
 
-def test_onnx_is_quiet_where_jax2onnxs_examples_cannot_be_imported(tmp_path):
-    """In a process of its own: jax2onnx imports them once a process. `chex` and `dm_pix` are packages that only they need."""
+def test_broken_examples_of_jax2onnx_are_not_logged(tmp_path):
+    """In a process of its own: jax2onnx imports them once a process.
+
+    `chex` and `dm_pix` are packages that only they need.
+    """
     program = """if True:
         import sys
         sys.modules |= {"chex": None, "dm_pix": None}

@@ -1,4 +1,4 @@
-"""INT8 arithmetic against the same sums in float64, and against what float32 would have said."""
+"""INT8 arithmetic beside the same sums in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from signvit_jax.serving.int8_linear import Int8Linear, input_levels, int8_matrix
+from signvit_jax.serving.int8_linear import Int8Linear, input_quantization, int8_kernel
 
 
 def int8_of(linear: nnx.Linear, ranges=None) -> Int8Linear:
     layer = Int8Linear(linear, int8_input=ranges is not None)
-    values, scales = int8_matrix(np.asarray(linear.kernel[...]))
+    values, scales = int8_kernel(np.asarray(linear.kernel[...]))
     layer.kernel, layer.kernel_scale = (
         nnx.Param(jnp.asarray(values)),
         nnx.Param(jnp.asarray(scales)),
     )
     if ranges is not None:
-        scale, zero = input_levels(np.asarray(ranges, np.float32))
+        scale, zero = input_quantization(np.asarray(ranges, np.float32))
         layer.input_scale, layer.input_zero = (
             nnx.Param(jnp.asarray(scale)),
             nnx.Param(jnp.asarray(zero)),
@@ -32,10 +32,10 @@ def linear():
     return made
 
 
-def test_a_matrix_has_a_scale_an_output_channel_and_is_off_by_half_a_level(linear):
+def test_an_int8_kernel_is_off_by_half_a_level_at_most(linear):
     kernel = np.asarray(linear.kernel[...], np.float64)
-    kernel[:, 3] *= 100  # a channel that is large costs the others nothing
-    values, scales = int8_matrix(np.asarray(kernel, np.float32))
+    kernel[:, 3] *= 100  # a large channel costs the others no precision
+    values, scales = int8_kernel(np.asarray(kernel, np.float32))
     assert (
         values.dtype == np.int8
         and np.abs(values.astype(int)).max() in (127, 128)
@@ -44,7 +44,7 @@ def test_a_matrix_has_a_scale_an_output_channel_and_is_off_by_half_a_level(linea
     assert np.all(np.abs(values * scales.astype(np.float64) - kernel) <= 0.5 * scales * (1 + 1e-4))
 
 
-def test_int8_weights_are_the_product_with_the_rounded_matrix(linear):
+def test_int8_weights_multiply_with_the_rounded_matrix(linear):
     layer, x = int8_of(linear), jax.random.normal(jax.random.key(1), (2, 5, 24))
     rounded = np.asarray(layer.kernel[...], np.float64) * np.asarray(
         layer.kernel_scale[...], np.float64
@@ -69,10 +69,10 @@ def test_int8_inputs_are_sums_of_integers_with_a_zero_point(linear, low, high):
     np.testing.assert_allclose(layer(jnp.asarray(x)), expected, atol=2e-5)
     assert np.abs((levels - zero) * scale - x).max() <= 0.5 * scale * (
         1 + 1e-5
-    )  # nothing in the range is cut off
-    assert (np.round(0 / scale) + zero - zero) * scale == 0.0  # padding stays nothing
+    )  # no value in the range is clipped
+    assert (np.round(0 / scale) + zero - zero) * scale == 0.0  # padding stays zero
 
 
-def test_values_beyond_the_range_are_cut_off_and_not_wrapped(linear):
+def test_inputs_beyond_the_range_are_clipped(linear):
     layer = int8_of(linear, (-1.0, 1.0))
     np.testing.assert_array_equal(layer(jnp.full((1, 24), 1e6)), layer(jnp.full((1, 24), 9.0)))

@@ -82,7 +82,7 @@ def test_the_python_api_refuses_an_address(tmp_path, monkeypatch):
         (lambda: load_translator(Path(ADDRESS)), WorkdirError),
         (lambda: Workdir.create(ADDRESS), WorkdirError),
         (lambda: open_dataset(ADDRESS, "toy"), DatasetError),
-        (lambda: ExportFolder.made(ADDRESS).__enter__(), ExportError),
+        (lambda: ExportFolder.new(ADDRESS).__enter__(), ExportError),
         (lambda: from_mapping({"training": {"distillation": {"teacher": ADDRESS}}}), ConfigError),
     ):
         with pytest.raises(error, match=r"gs:/+bucket/run.*a path on this machine"):

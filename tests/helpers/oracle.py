@@ -1,10 +1,10 @@
-"""A recognizer with a given word error, put through the code that cuts, joins and follows what a model says.
+"""A simulated model with a given word error, run through the code that splits and joins recordings.
 
-Its video is drawn so that every frame can be read back: the frame's number is in one pixel, and a
-patch moves while somebody signs. So the oracle knows which
-frames it was really given, and says of them what a model with that word error would: errors are
-drawn anew for each window, in equal shares substitution,
-insertion and deletion; a word that the edge of the window cuts is garbled, or unseen where less than a fifth of it is left.
+In its video one pixel of each frame has the frame's number, and a patch moves while somebody
+signs. So the oracle knows the frames that it is given, and returns what a model with that word
+error would. Errors are drawn for each window: substitutions, insertions and deletions in equal
+shares. A word at the edge of the window is replaced by a random one, or is missing if less than a
+fifth of it is left.
 """
 
 import dataclasses
@@ -17,41 +17,52 @@ import numpy as np
 from signvit_jax.config.schema import DataConfig, InferenceConfig
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.predictor import Hypothesis
-from signvit_jax.inference.resting import Heard
-from signvit_jax.inference.streaming import LiveCaptions, Reading, Recording
-from signvit_jax.inference.windowing import Span, open_video_input, sampled, segment_of, signs_of
+from signvit_jax.inference.resting import CtcSign
+from signvit_jax.inference.streaming import LiveCaptions, Reading, RecordedSource
+from signvit_jax.inference.windowing import (
+    VideoWindow,
+    open_video_input,
+    sample_window,
+    to_segment,
+    to_video_time,
+)
 from signvit_jax.text.scripts import has_unspaced
 from signvit_jax.text.words import Word, words_text
 
 RATE = 12.5
 DATA = DataConfig(num_frames=48, image_size=16, sampling="rate", frame_rate=8.33)
-CHINESE = "今天气是很好的我们去公园吃饭看书你他她妈爸老师学生买红大小两个苹果房子杯明昨晚早上下来回家车路水火山木人"
+CHINESE = (
+    "今天气是很好的我们去公园吃饭看书你他她妈爸老师学生买红大"
+    "小两个苹果房子杯明昨晚早上下来回家车路水火山木人"
+)
 
 
-class Said(NamedTuple):
+class Signed(NamedTuple):
+    """A word and when it is signed."""
+
     word: str
     start: float  # seconds
     end: float
 
 
-def continuous(rng: random.Random, vocabulary: Sequence[str], seconds: float) -> list[Said]:
+def continuous(rng: random.Random, vocabulary: Sequence[str], seconds: float) -> list[Signed]:
     """Signing without a rest, word by word."""
     return sentences(rng, vocabulary, seconds, lambda: 0.0)
 
 
-def sentences(rng: random.Random, vocabulary: Sequence[str], seconds: float, pause) -> list[Said]:
+def sentences(rng: random.Random, vocabulary: Sequence[str], seconds: float, pause) -> list[Signed]:
     """Sentences of three to seven words; `pause()` gives the seconds between two of them."""
     now, script = 0.4, []
     while now < seconds - 7.0:
         for _ in range(rng.randint(3, 7)):
             length = rng.uniform(0.25, 0.8)
-            script.append(Said(rng.choice(vocabulary), now, now + length))
+            script.append(Signed(rng.choice(vocabulary), now, now + length))
             now += length
         now += pause()
     return script
 
 
-def video(script: Sequence[Said], seconds: float) -> np.ndarray:
+def video(script: Sequence[Signed], seconds: float) -> np.ndarray:
     """uint8 (t, 16, 16, 3), RATE a second."""
     count = round(seconds * RATE)
     frames = np.full((count, 16, 16, 3), 90, np.uint8)
@@ -64,28 +75,29 @@ def video(script: Sequence[Said], seconds: float) -> np.ndarray:
 
 
 def seconds_of(frame: np.ndarray) -> float:
-    """When the frame was."""
+    """The time of the frame in the video."""
     return (int(frame[0, 0, 0]) * 128 + int(frame[0, 0, 1]) // 2) / RATE
 
 
 @dataclasses.dataclass
 class Oracle:
-    script: Sequence[Said]
+    script: Sequence[Signed]
     vocabulary: Sequence[str]
     error: float
     rng: random.Random
-    drawn: int = 0  # words said so far, and errors among them but those at the edges
-    wrong: int = 0
-    times_off: float | None = (
-        None  # seconds by which word times are off; None: it gives no times, as the product's decoders do not
-    )
+    drawn: int = 0  # words so far
+    wrong: int = 0  # errors among them, without those at the edges
+    # Seconds by which the words' times are off; None: no times, like the decoders of the package.
+    times_off: float | None = None
 
-    def hear(self, spans: Sequence[Span]) -> list[tuple[Heard, ...]]:
-        """What CTC hears, and when: of half a word or more."""
-        return [self._heard([seconds_of(frame) for frame in span.frames]) for span in spans]
+    def detect_signs(self, windows: Sequence[VideoWindow]) -> list[tuple[CtcSign, ...]]:
+        """The signs that CTC detects: those of which the frames show half or more."""
+        return [
+            self._detected([seconds_of(frame) for frame in window.frames]) for window in windows
+        ]
 
     def say(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
-        """The hypothesis about some frames, and when its words are signed."""
+        """The hypothesis about some frames, and the times of its words."""
         start, end = seconds_of(frames[0]), seconds_of(frames[-1]) + 1 / DATA.frame_rate
         said = [self._with_errors(word, at) for word, at in self._seen(start, end)]
         words = [word for group in said for word in group]
@@ -99,10 +111,12 @@ class Oracle:
             times
         )
 
-    def read(self, pictures: Sequence[np.ndarray], rate: float, *, hears: bool = True) -> Reading:
-        span = sampled(pictures, rate, DATA)
-        hypothesis, _ = self.say(span.frames)
-        signs = tuple(signs_of(span, self.hear([span])[0])) if hears else None
+    def read(
+        self, pictures: Sequence[np.ndarray], rate: float, *, has_times: bool = True
+    ) -> Reading:
+        window = sample_window(pictures, rate, DATA)
+        hypothesis, _ = self.say(window.frames)
+        signs = tuple(to_video_time(window, self.detect_signs([window])[0])) if has_times else None
         return Reading(hypothesis, hypothesis.text, signs)
 
     def _seen(self, start: float, end: float) -> Iterator[tuple[str, float]]:
@@ -110,7 +124,7 @@ class Oracle:
             seen = min(said.end, end) - max(said.start, start)
             if (
                 seen >= said.end - said.start - 1 / DATA.frame_rate
-            ):  # the frames that are sampled may miss its edge
+            ):  # the frames that are sample_window may miss its edge
                 yield said.word, (said.start + said.end) / 2
             elif seen >= 0.2 * (said.end - said.start):
                 yield (
@@ -127,12 +141,12 @@ class Oracle:
             return [(other, at), (word, at)]
         return [] if drawn < self.error else [(word, at)]
 
-    def _heard(self, times: Sequence[float]) -> tuple[Heard, ...]:
+    def _detected(self, times: Sequence[float]) -> tuple[CtcSign, ...]:
         found = []
         for said in self.script:
             inside = [n for n, at in enumerate(times) if said.start <= at < said.end]
             if inside and len(inside) >= 0.5 * (said.end - said.start) * DATA.frame_rate:
-                found.append(Heard(inside[0], inside[-1] + 1, 0.99, 9.0))
+                found.append(CtcSign(inside[0], inside[-1] + 1, 0.99, 9.0))
         return tuple(found)
 
 
@@ -140,23 +154,27 @@ DEFAULTS = InferenceConfig()
 
 
 def captioned(
-    script: Sequence[Said],
+    script: Sequence[Signed],
     seconds: float,
     oracle: Oracle,
     inference: InferenceConfig = DEFAULTS,
     *,
-    hears: bool = True,
+    has_times: bool = True,
 ) -> str:
-    """What is said of the recording, as `Translator.translate` makes it."""
-    footage = open_video_input(
-        video(script, seconds), RATE, DATA, inference, hear=oracle.hear if hears else None
-    ).begin()
+    """The text of the recording, as `Translator.translate` returns it."""
+    recording = open_video_input(
+        video(script, seconds),
+        RATE,
+        DATA,
+        inference,
+        detect_signs=oracle.detect_signs if has_times else None,
+    ).peek()
     segments = []
-    for span in footage.spans:
-        hypothesis, times = oracle.say(span.frames)
+    for window in recording.windows:
+        hypothesis, times = oracle.say(window.frames)
         segments.append(
             dataclasses.replace(
-                segment_of(span, hypothesis), times=times if oracle.times_off is not None else ()
+                to_segment(window, hypothesis), times=times if oracle.times_off is not None else ()
             )
         )
     return words_text(
@@ -164,23 +182,25 @@ def captioned(
     )
 
 
-def followed(script: Sequence[Said], seconds: float, oracle: Oracle, *, hears: bool = True) -> str:
-    """What is settled of it live."""
+def followed(
+    script: Sequence[Signed], seconds: float, oracle: Oracle, *, has_times: bool = True
+) -> str:
+    """The final text of the live captions."""
 
     def read(pictures: Sequence[np.ndarray], rate: float) -> Reading:
-        return oracle.read(pictures, rate, hears=hears)
+        return oracle.read(pictures, rate, has_times=has_times)
 
     captions = LiveCaptions(read, 5.76, InferenceConfig().window_overlap, 0.5, 3)
     updates = captions.follow(
-        Recording(iter(video(script, seconds)), RATE, lambda picture: picture)
+        RecordedSource(iter(video(script, seconds)), RATE, lambda picture: picture)
     )
     return words_text(
-        word for update in updates for segment in update.settled for word in segment.words
+        word for update in updates for segment in update.final for word in segment.words
     )
 
 
-def word_error(scripts: Sequence[Sequence[Said]], texts: Sequence[str]) -> float:
-    """Of all recordings together; of Chinese text by character."""
+def word_error(scripts: Sequence[Sequence[Signed]], texts: Sequence[str]) -> float:
+    """Word error over all recordings; of Chinese text by character."""
     wrong = total = 0
     for script, text in zip(scripts, texts, strict=True):
         wanted = [said.word for said in script]
@@ -211,7 +231,10 @@ def simulated(
     times_off: float | None = None,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Word error of that many recordings, and within their windows, with a vocabulary of `size` words (None: Chinese characters)."""
+    """Word error of the joined text of recordings, and of their windows.
+
+    The vocabulary has `size` words, or with None Chinese characters.
+    """
     vocabulary = (
         list(dict.fromkeys(CHINESE)) if size is None else [f"w{number}" for number in range(size)]
     )
@@ -232,9 +255,9 @@ def simulated(
 
 
 def live_error(
-    recordings: int, seconds: float, pause: float, *, hears: bool, seed: int = 0
+    recordings: int, seconds: float, pause: float, *, has_times: bool, seed: int = 0
 ) -> float:
-    """Word error of a perfect recognizer that is followed live, with that pause between sentences."""
+    """Word error of live captions of a perfect model, with `pause` seconds between sentences."""
     vocabulary = [f"w{number}" for number in range(200)]
     scripts = [
         sentences(random.Random(f"{seed} {number}"), vocabulary, seconds, lambda: pause)
@@ -242,7 +265,10 @@ def live_error(
     ]
     texts = [
         followed(
-            script, seconds, Oracle(script, vocabulary, 0.0, random.Random(number)), hears=hears
+            script,
+            seconds,
+            Oracle(script, vocabulary, 0.0, random.Random(number)),
+            has_times=has_times,
         )
         for number, script in enumerate(scripts)
     ]

@@ -1,4 +1,4 @@
-"""What the API is given: what can work works, and the rest is refused with what it is and what is allowed."""
+"""Arguments of the API: every usable kind is accepted, and others are refused."""
 
 import io
 import itertools
@@ -9,8 +9,8 @@ import pytest
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.inference.clip_arguments import (
+    check_pace,
     checked_clip,
-    checked_pace,
     checked_rate,
     checked_seed,
     checked_source,
@@ -37,7 +37,7 @@ class OnAnotherDevice:
         io.BytesIO(b"video"),
     ],
 )
-def test_bytes_of_every_kind_are_bytes(given):
+def test_every_kind_of_bytes_becomes_bytes(given):
     assert checked_clip(given) == b"video"
 
 
@@ -45,12 +45,12 @@ def test_bytes_of_every_kind_are_bytes(given):
     "given",
     [FRAMES, jnp.asarray(FRAMES), memoryview(FRAMES), list(FRAMES), tuple(jnp.asarray(FRAMES))],
 )
-def test_frames_of_every_kind_are_frames(given):
+def test_every_kind_of_frames_becomes_an_array(given):
     np.testing.assert_array_equal(checked_clip(given), FRAMES)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (None, "NoneType"),
         (5, "int"),
@@ -67,20 +67,20 @@ def test_frames_of_every_kind_are_frames(given):
         (OnAnotherDevice(), "OnAnotherDevice"),
     ],
 )
-def test_what_is_no_clip_is_refused_with_its_kind_and_what_is_allowed(given, said):
-    with pytest.raises(ClipError, match=said) as refused:
+def test_an_invalid_clip_is_refused_with_its_type(given, message):
+    with pytest.raises(ClipError, match=message) as refused:
         checked_clip(given)
     assert "allowed" in str(refused.value) or "open it with" in str(refused.value)
 
 
-def test_a_file_that_is_closed_is_refused():
+def test_a_closed_file_is_refused():
     file = io.BytesIO(b"video")
     file.close()
     with pytest.raises(ClipError, match="closed"):
         checked_clip(file)
 
 
-def test_a_list_of_frames_is_told_from_a_list_of_clips():
+def test_a_list_of_frames_is_not_a_list_of_clips():
     assert is_frames(list(FRAMES)) and is_frames(tuple(jnp.asarray(FRAMES)))
     assert (
         not is_frames([])
@@ -93,12 +93,12 @@ def test_a_list_of_frames_is_told_from_a_list_of_clips():
 @pytest.mark.parametrize(
     "fps", [-5, 0, 1e-300, 1e9, float("nan"), float("inf"), -float("inf"), "25", True, 1 + 2j]
 )
-def test_what_is_no_rate_is_refused_with_its_value(fps):
+def test_an_invalid_frame_rate_is_refused_with_its_value(fps):
     with pytest.raises(ClipError, match=r"fps is .*allowed: frames a second from 0\.01 to 1000"):
         checked_rate(fps)
 
 
-def test_rates_of_every_kind_are_numbers():
+def test_every_kind_of_frame_rate_becomes_a_float():
     assert [checked_rate(fps) for fps in (None, 25, 29.97, np.float32(0.5), np.int64(30))] == [
         None,
         25.0,
@@ -109,30 +109,28 @@ def test_rates_of_every_kind_are_numbers():
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 2**70, 1.5, "7", None])
-def test_a_seed_that_a_key_cannot_hold_is_refused(seed):
-    with pytest.raises(
-        ConfigError, match=r"seed is .*allowed: a whole number from 0 to 4294967295"
-    ):
+def test_a_seed_outside_the_range_of_keys_is_refused(seed):
+    with pytest.raises(ConfigError, match=r"seed is .*allowed: an integer from 0 to 4294967295"):
         checked_seed(seed)
 
 
-def test_seeds_are_whole_numbers():
+def test_every_kind_of_integer_is_a_seed():
     assert [checked_seed(seed) for seed in (0, 2**32 - 1, np.uint32(7))] == [0, 2**32 - 1, 7]
 
 
 @pytest.mark.parametrize("given", [None, True, 1.5, b"video", bytearray(b"video")])
-def test_what_is_no_stream_is_refused_at_once(given):
+def test_an_invalid_stream_is_refused_at_once(given):
     with pytest.raises(SourceError, match=f"{type(given).__name__}; allowed: a camera"):
         checked_source(given)
 
 
-def test_streams_are_paths_cameras_and_frames():
+def test_paths_cameras_and_frames_are_streams():
     assert checked_source("a.mp4") == "a.mp4" and checked_source(np.int64(2)) == 2
     assert [frame.shape for frame in checked_source(jnp.asarray(FRAMES))] == [(4, 4, 3)] * 2
 
 
 @pytest.mark.parametrize("odd", [None, "frame", 5])
-def test_what_is_no_frame_does_not_end_a_stream_in_silence(odd):
+def test_an_invalid_frame_of_a_stream_is_an_error(odd):
     frames = checked_source(itertools.chain(FRAMES, [odd], FRAMES))
     assert len(list(itertools.islice(frames, 2))) == 2
     with pytest.raises(ClipError, match=f"frame 2 of the stream is a {type(odd).__name__}"):
@@ -143,6 +141,6 @@ def test_what_is_no_frame_does_not_end_a_stream_in_silence(odd):
     ("every", "votes"),
     [(0, 3), (float("nan"), 3), (float("inf"), 3), ("1", 3), (0.5, 0), (0.5, 1.5), (0.5, True)],
 )
-def test_a_pace_that_cannot_be_kept_is_refused(every, votes):
+def test_an_invalid_pace_is_refused(every, votes):
     with pytest.raises(ConfigError, match=r"every is|votes is"):
-        checked_pace(every, votes)
+        check_pace(every, votes)

@@ -25,7 +25,7 @@ def ensemble():
 
 
 @pytest.mark.long
-def test_greedy_search_follows_the_mean_of_the_probabilities():
+def test_greedy_search_uses_the_mean_of_the_probabilities():
     found = greedy(ensemble(), options())
     for clip in range(4):
         tokens, gains = slow_greedy(ensemble(), clip, 9)
@@ -33,7 +33,7 @@ def test_greedy_search_follows_the_mean_of_the_probabilities():
         np.testing.assert_allclose(found.token_log_probs[clip, : len(tokens)], gains, atol=1e-5)
 
 
-def test_beam_search_follows_the_mean_of_the_probabilities():
+def test_beam_search_uses_the_mean_of_the_probabilities():
     found = beam_search(ensemble(), options(beam_size=3, n_best=3))
     for clip in range(4):
         wanted = slow_beam(ensemble(), clip, 9, 3, lambda n: n)
@@ -42,14 +42,14 @@ def test_beam_search_follows_the_mean_of_the_probabilities():
 
 
 @pytest.mark.long
-def test_draws_are_scored_by_the_mean_of_the_probabilities():
+def test_sampling_uses_the_mean_of_the_probabilities():
     found = sample(ensemble(), jax.random.key(0), options())
     tokens = sentence(found.tokens[0])
     wanted = [slow_log_probs(ensemble(), 0, tokens[:n])[tokens[n]] for n in range(1, len(tokens))]
     np.testing.assert_allclose(found.token_log_probs[0, 1 : len(tokens)], wanted, atol=1e-5)
 
 
-def test_a_model_beside_itself_says_what_it_says_alone():
+def test_an_ensemble_of_one_model_twice_equals_the_model():
     source = ensemble()[0]
     alone, twice = greedy(source, options()), greedy([source, source], options())
     np.testing.assert_array_equal(alone.tokens, twice.tokens)
@@ -60,7 +60,7 @@ def test_a_model_beside_itself_says_what_it_says_alone():
     "search",
     [greedy, beam_search, lambda sources, options: sample(sources, jax.random.key(0), options)],
 )
-def test_what_cannot_be_an_ensemble_is_refused(search):
+def test_models_that_do_not_fit_each_other_are_refused(search):
     source = ensemble()[0]
     with pytest.raises(DecodingError, match=r"vocabularies of \[12, 13\] tokens"):
         search([source, Source(decoder(vocab_size=13), memory(4))], options())

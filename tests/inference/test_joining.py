@@ -1,4 +1,4 @@
-"""Joining what overlapping windows say: examples, and what holds for any windows."""
+"""Joining the texts of overlapping windows: examples, and properties of any windows."""
 
 import itertools
 
@@ -16,24 +16,24 @@ def window(number: int, text: str, seconds: float = 6.0, hop: float = 3.0) -> Se
     return Segment(number * hop, number * hop + seconds, text, -1.0 - number, 0.5, words)
 
 
-def joined(*texts: str, longest: float = 12.0) -> list[tuple[float, float, str]]:
-    found = join_windows([window(number, text) for number, text in enumerate(texts)], longest)
+def joined(*texts: str, max_seconds: float = 12.0) -> list[tuple[float, float, str]]:
+    found = join_windows([window(number, text) for number, text in enumerate(texts)], max_seconds)
     return [(segment.start, segment.end, segment.text) for segment in found]
 
 
-def test_a_sentence_seen_twice_is_said_once():
+def test_a_sentence_in_two_windows_is_written_once():
     assert joined("mother sleeps", "mother sleeps", "") == [(0, 9, "mother sleeps")]
     assert joined("mother sleeps", "Sleeps.") == [(0, 9, "mother sleeps")]
     assert joined("mother", "mother sleeps") == [(0, 9, "mother sleeps")]
 
 
-def test_a_sentence_cut_by_a_window_is_put_together_where_both_say_the_same():
+def test_a_sentence_across_windows_is_joined_at_common_words():
     assert joined("mother will buy a book", "a book tomorrow") == [
         (0, 9, "mother will buy a book tomorrow")
     ]
 
 
-def test_different_sentences_part_in_the_middle_of_the_overlap():
+def test_different_sentences_split_in_the_middle_of_the_overlap():
     assert joined("mother sleeps", "father eats") == [
         (0, 4.5, "mother sleeps"),
         (4.5, 9, "father eats"),
@@ -48,13 +48,13 @@ def test_rest_between_two_sentences_stays_empty():
     assert joined("", "", "") == []
 
 
-def test_no_segment_grows_beyond_the_longest_and_words_are_still_said_once():
-    assert joined("a b", "b c", "c d", longest=12.0) == [(0, 12, "a b c d")]
-    assert joined("a b", "b c", "c d", longest=9.0) == [(0, 7.5, "a b c"), (7.5, 12, "d")]
-    assert joined(*["again"] * 4, longest=9.0) == [(0, 7.5, "again"), (7.5, 15, "again")]
+def test_segments_keep_to_the_maximum_and_do_not_repeat_words():
+    assert joined("a b", "b c", "c d", max_seconds=12.0) == [(0, 12, "a b c d")]
+    assert joined("a b", "b c", "c d", max_seconds=9.0) == [(0, 7.5, "a b c"), (7.5, 12, "d")]
+    assert joined(*["again"] * 4, max_seconds=9.0) == [(0, 7.5, "again"), (7.5, 15, "again")]
 
 
-def test_a_joined_segment_has_the_confidence_of_its_words_and_the_lower_score():
+def test_a_joined_segment_has_the_lower_score():
     first, second = window(0, "a b"), window(1, "b c")
     second = Segment(second.start, second.end, "b c", -5.0, 0.9, (Word("b", 0.9), Word("c", 0.8)))
     (found,) = join_windows([first, second], 20.0)
@@ -71,14 +71,12 @@ texts = st.lists(st.sampled_from(["a", "b", "c", "D.", "é"]), max_size=4).map("
     st.sampled_from([(6.0, 3.0), (6.0, 5.4), (6.0, 0.6), (6.0, 6.0)]),
     st.sampled_from([6.0, 12.0, 60.0]),
 )
-def test_segments_follow_one_another_cover_what_was_signed_and_say_nothing_new(
-    texts, shape, longest
-):
+def test_joined_segments_cover_the_signing_and_add_no_words(texts, shape, max_seconds):
     windows = [window(number, text, *shape) for number, text in enumerate(texts)]
-    found = join_windows(windows, longest)
+    found = join_windows(windows, max_seconds)
     assert all(segment.start < segment.end and segment.text for segment in found)
     assert all(before.end <= after.start for before, after in itertools.pairwise(found))
-    assert all(segment.end - segment.start <= longest + 1e-9 for segment in found)
+    assert all(segment.end - segment.start <= max_seconds + 1e-9 for segment in found)
     assert {word for segment in found for word in segment.text.split()} <= {
         word for text in texts for word in text.split()
     }
@@ -90,14 +88,14 @@ def test_segments_follow_one_another_cover_what_was_signed_and_say_nothing_new(
         assert any(segment.start <= middle <= segment.end for segment in found)
 
 
-def timed(start: float, *said: tuple[str, float], space: bool = True) -> Segment:
-    words = tuple(Word(text, 0.5, space) for text, _ in said)
+def timed(start: float, *placed: tuple[str, float], space: bool = True) -> Segment:
+    words = tuple(Word(text, 0.5, space) for text, _ in placed)
     return Segment(
-        start, start + 6.0, words_text(words), -1.0, 0.5, words, times=tuple(at for _, at in said)
+        start, start + 6.0, words_text(words), -1.0, 0.5, words, times=tuple(at for _, at in placed)
     )
 
 
-def test_one_wrong_word_in_the_overlap_does_not_say_the_overlap_twice():
+def test_a_wrong_word_in_the_overlap_repeats_no_words():
     one = timed(0.0, ("the", 0.5), ("cat", 2.0), ("sat", 3.3), ("on", 4.2), ("a", 5.0), ("ma", 5.9))
     other = timed(3.0, ("set", 3.2), ("on", 4.3), ("a", 5.1), ("mat", 6.0), ("today", 7.5))
     assert [segment.text for segment in join_windows([one, other], 12.0)] == [
@@ -111,13 +109,13 @@ def test_one_wrong_word_in_the_overlap_does_not_say_the_overlap_twice():
     ]
 
 
-def test_a_word_that_is_signed_twice_is_said_twice():
+def test_a_word_that_is_signed_twice_is_written_twice():
     one = timed(0.0, ("no", 1.0), ("go", 3.2), ("go", 4.4), ("home", 5.6))
     other = timed(3.0, ("go", 3.3), ("go", 4.5), ("home", 5.7), ("home", 7.0))
     assert [segment.text for segment in join_windows([one, other], 12.0)] == ["no go go home home"]
 
 
-def test_a_chance_match_far_off_in_time_joins_nothing():
+def test_equal_words_far_apart_in_time_do_not_join_windows():
     one = timed(0.0, ("a", 0.5), ("b", 2.0), ("c", 3.5))
     other = timed(3.0, ("c", 8.8), ("d", 8.9))
     assert (
@@ -142,13 +140,13 @@ def test_chinese_windows_are_joined_by_character():
     assert [segment.text for segment in join_windows(windows, 12.0)] == ["今天的天气是很好的"]
 
 
-def test_words_crowded_into_one_end_of_a_window_are_joined_by_their_order():
-    assert joined("i saw a big red house", "hat a big red house", longest=12.0) == [
+def test_words_at_one_end_of_a_window_are_joined_by_order():
+    assert joined("i saw a big red house", "hat a big red house", max_seconds=12.0) == [
         (0, 9, "i saw a big red house")
     ]
 
 
-def test_live_pieces_come_as_soon_as_they_are_known_and_say_all_once():
+def test_live_windows_give_their_new_words_as_soon_as_known():
     joiner = Joiner(0.0)
     texts = ["a b c d", "c d e f", "e f g h"]
     found = [

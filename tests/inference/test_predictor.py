@@ -1,4 +1,4 @@
-"""Decoding a split: every clip once, whatever the batch, and the decoders' scores mean what they say."""
+"""Decoding a split: every clip once, independent of the batch, with scores and confidences."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -46,7 +46,7 @@ def run(split, predictor, model, config=None, **options):
     )
 
 
-def test_each_clip_is_there_once_in_the_order_of_the_split(split, predictor, model):
+def test_each_clip_is_evaluated_once_in_the_order_of_the_split(split, predictor, model):
     counted = []
     found = run(split, predictor, model, on_batch=counted.append)
     assert [prediction.id for prediction in found.predictions] == [
@@ -55,7 +55,7 @@ def test_each_clip_is_there_once_in_the_order_of_the_split(split, predictor, mod
     assert [prediction.reference for prediction in found.predictions] == [
         entry.text for entry in split.index
     ]
-    assert counted == [4, 2]  # rows that only fill the last batch are not counted
+    assert counted == [4, 2]  # without the padding rows of the last batch
     assert found.decoders["greedy"].examples == len(split)
     assert (found.split, found.dataset, found.checkpoint_step) == (
         "test",
@@ -75,7 +75,7 @@ def test_the_batch_size_changes_no_text(split, predictor, model):
     )
 
 
-def test_what_is_sampled_belongs_to_the_clip_whatever_the_batch(split, model):
+def test_a_sampled_text_does_not_depend_on_the_batch(split, model):
     sampling = model.predictor(["sample"], temperature=3.0)
     small = dataclasses.replace(
         model.config, inference=dataclasses.replace(model.config.inference, batch_size=1)
@@ -85,13 +85,13 @@ def test_what_is_sampled_belongs_to_the_clip_whatever_the_batch(split, model):
     assert len({p.hypotheses["sample"] for p in by_one.predictions}) > 2
 
 
-def test_confidences_are_probabilities_and_scores_log_probabilities(split, predictor, model):
+def test_confidences_and_scores_are_in_their_ranges(split, predictor, model):
     for prediction in run(split, predictor, model).predictions:
         assert 0.0 < prediction.details["confidence"] <= 1.0
         assert prediction.score <= 0.0
 
 
-def test_an_evaluation_that_is_stopped_gives_no_figures(split, predictor, model):
+def test_a_stopped_evaluation_gives_no_scores(split, predictor, model):
     seen = []
     assert (
         run(split, predictor, model, on_batch=seen.append, should_stop=lambda: bool(seen)) is None
@@ -99,7 +99,7 @@ def test_an_evaluation_that_is_stopped_gives_no_figures(split, predictor, model)
     assert seen == [4]
 
 
-def test_pictures_are_the_frames_that_the_model_saw(split, predictor, model):
+def test_pictures_show_the_frames_that_the_model_read(split, predictor, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
     look = make_attention_maps(
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
@@ -125,7 +125,7 @@ def test_pictures_are_the_frames_that_the_model_saw(split, predictor, model):
         assert attention.values.shape == (len(attention.tokens), tiny_run.FRAMES)
 
 
-def test_no_attention_is_drawn_for_what_ctc_said(split, model):
+def test_no_attention_is_drawn_for_the_text_of_ctc(split, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
     look = make_attention_maps(
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
@@ -147,8 +147,8 @@ CLIPS = [
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """`evaluate` of a model that spells glosses, which says what it is told to: texts by decoder, in the order of the clips."""
+def evaluate_texts(monkeypatch):
+    """`evaluate` of a stub that spells glosses with CTC and returns given texts."""
     monkeypatch.setattr(evaluation, "make_batches", lambda *_, **__: ())
 
     def run_it(decoders, clips=CLIPS, evaluated=None, **options):
@@ -188,8 +188,8 @@ def said(monkeypatch):
     return run_it
 
 
-def test_glosses_are_scored_over_the_clips_that_have_them(said):
-    found = said(
+def test_glosses_are_scored_on_the_clips_that_have_them(evaluate_texts):
+    found = evaluate_texts(
         {
             "greedy": [text for text, _ in CLIPS],
             "ctc": ["RAIN NORTH TODAY", "SUN SHINE", "NORD REGEN", "SNOW FALL NOW"],
@@ -203,33 +203,39 @@ def test_glosses_are_scored_over_the_clips_that_have_them(said):
     assert found.phoenix_gloss_wer == {"ctc": 0.0}
     assert found.decoders["greedy"].wer == 0 and found.decoders["greedy"].examples == 4
     assert found.unknown == {"z": 1, "b": 1}
-    assert said({"ctc": ["RAIN", "", "", ""]}).phoenix_gloss_wer == {}  # only where it is asked for
+    assert (
+        evaluate_texts({"ctc": ["RAIN", "", "", ""]}).phoenix_gloss_wer == {}
+    )  # only where it is asked for
 
 
-def test_a_split_without_glosses_gives_no_score_of_glosses(said, caplog):
+def test_a_split_without_glosses_has_no_gloss_score(evaluate_texts, caplog):
     bare = [(text, "") for text, _ in CLIPS]
-    found = said({"ctc": ["SUN"] * 4, "greedy": ["snow"] * 4}, bare)
+    found = evaluate_texts({"ctc": ["SUN"] * 4, "greedy": ["snow"] * 4}, bare)
     assert list(found.decoders) == ["greedy"] and "no clip of 'test' has a gloss" in caplog.text
     assert found.predictions[0].details["ctc"] == "SUN" and found.predictions[0].score == -len(
         "greedy"
     )
     with pytest.raises(MetricError, match="no clip of 'test' has a gloss, and ctc spells glosses"):
-        said({"ctc": ["SUN"] * 4}, bare)
+        evaluate_texts({"ctc": ["SUN"] * 4}, bare)
 
 
-def test_score_and_confidence_are_those_of_the_decoder_asked_for_first(said):
+def test_score_and_confidence_are_those_of_the_first_decoder(evaluate_texts):
     texts = [text for text, _ in CLIPS]
     for order in (("greedy", "beam"), ("beam", "greedy")):
-        found = said(dict.fromkeys(order, texts))
+        found = evaluate_texts(dict.fromkeys(order, texts))
         assert {prediction.score for prediction in found.predictions} == {-float(len(order[0]))}
 
 
-def test_scores_are_cut_as_the_config_says_unless_another_is_asked_for(said):
+def test_a_given_tokenization_replaces_that_of_the_config(evaluate_texts):
     texts = {"greedy": ["今天很好"] * 4}
     chinese = [("今天很好", "")] * 4
-    assert "tok:char" in said(texts, chinese).decoders["greedy"].signature
-    assert "tok:zh" in said(texts, chinese, {"tokenize": "zh"}).decoders["greedy"].signature
+    assert "tok:char" in evaluate_texts(texts, chinese).decoders["greedy"].signature
+    assert (
+        "tok:zh" in evaluate_texts(texts, chinese, {"tokenize": "zh"}).decoders["greedy"].signature
+    )
     assert (
         "tok:none"
-        in said(texts, chinese, {"tokenize": "zh"}, tokenize="none").decoders["greedy"].signature
+        in evaluate_texts(texts, chinese, {"tokenize": "zh"}, tokenize="none")
+        .decoders["greedy"]
+        .signature
     )

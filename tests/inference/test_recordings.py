@@ -1,5 +1,6 @@
-"""Recordings and live video by an oracle: what cutting, joining and settling add to the errors of
-a recognizer. docs/recordings.md has the whole table.
+"""Errors that splitting, joining and live captions add to those of an oracle.
+
+docs/recordings.md has the complete table.
 """
 
 import itertools
@@ -16,29 +17,29 @@ PAUSES = (0.0, 0.3, 0.5, 1.0, 2.0, 4.0)
 @pytest.mark.parametrize("pauses", [False, True], ids=["without a rest", "with pauses"])
 @pytest.mark.parametrize("times_off", [None, 0.3], ids=["without times", "times off by 0.3 s"])
 @pytest.mark.parametrize("error", [0.0, 0.1, 0.2])
-def test_a_recording_has_at_most_four_points_more_errors_than_its_windows(error, times_off, pauses):
+def test_joining_adds_at_most_four_points_of_word_errors(error, times_off, pauses):
     recording, within = oracle.simulated(2, 50.0, error, 20, pauses=pauses, times_off=times_off)
     assert recording <= within + 0.04
 
 
 @pytest.mark.parametrize("times_off", [None, 0.3])
-def test_chinese_is_joined_by_character_and_says_nothing_twice(times_off):
+def test_chinese_is_joined_by_character_without_repetition(times_off):
     assert oracle.simulated(1, 60.0, 0.0, None, pauses=False, times_off=times_off)[0] == 0.0
     recording, within = oracle.simulated(1, 60.0, 0.1, None, pauses=False, times_off=times_off)
     assert recording <= within + 0.04
 
 
 @pytest.mark.parametrize("pause", PAUSES)
-def test_live_a_perfect_recognizer_loses_no_word(pause):
-    assert oracle.live_error(1, 45.0, pause, hears=True) == 0.0
+def test_live_captions_of_a_perfect_recognizer_lose_no_word(pause):
+    assert oracle.live_error(1, 45.0, pause, has_times=True) == 0.0
 
 
 @pytest.mark.parametrize("pause", PAUSES)
-def test_live_without_times_hardly_a_word_is_lost(pause):
-    assert oracle.live_error(2, 45.0, pause, hears=False) <= 0.01
+def test_live_captions_without_times_lose_hardly_a_word(pause):
+    assert oracle.live_error(2, 45.0, pause, has_times=False) <= 0.01
 
 
-def test_what_is_cut_at_rests_is_read_sentence_by_sentence():
+def test_a_recording_split_at_rests_is_read_by_sentence():
     rng, vocabulary = random.Random(1), [f"w{number}" for number in range(200)]
     script = oracle.sentences(rng, vocabulary, 60.0, lambda: 2.0)
     seen = []
@@ -47,7 +48,7 @@ def test_what_is_cut_at_rests_is_read_sentence_by_sentence():
     listener.say = lambda frames: (
         seen.append((oracle.seconds_of(frames[0]), oracle.seconds_of(frames[-1]))) or real(frames)
     )
-    assert oracle.captioned(script, 60.0, listener).split() == [said.word for said in script]
+    assert oracle.captioned(script, 60.0, listener).split() == [sign.word for sign in script]
     breaks = [
         (one.end, other.start)
         for one, other in itertools.pairwise(script)
@@ -60,5 +61,5 @@ def test_what_is_cut_at_rests_is_read_sentence_by_sentence():
     )
 
 
-def test_a_windows_overlap_as_shipped_is_a_half():
+def test_the_default_overlap_of_windows_is_a_half():
     assert InferenceConfig().window_overlap == 0.5  # what the simulations run with

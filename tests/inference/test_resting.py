@@ -1,4 +1,4 @@
-"""Clips in which nobody signs: a model trained with some of them says nothing about them, and no segment is written."""
+"""Clips in which nobody signs: a model trained with some of them gives no text and no segment."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.predictor import Predictor
 from signvit_jax.inference.subtitles import FORMATS, write
-from signvit_jax.inference.windowing import Span, segment_of
+from signvit_jax.inference.windowing import VideoWindow, to_segment
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.optimization.losses import divisors, translation_loss
 from signvit_jax.parallel.mesh import make_mesh
@@ -29,7 +29,7 @@ CLIPS = 8
 
 
 def drawn() -> tuple[dict[str, np.ndarray], list[str], Tokenizer]:
-    """Eight drawn clips, half of them at rest, as a training batch, with their texts."""
+    """A training batch of eight drawn clips, half of them at rest, with texts and tokenizer."""
     options, chosen = Options(size=16, rest_fraction=0.5), []
     for index in range(200):
         glosses, _ = script(0, "train", index, options)
@@ -57,7 +57,7 @@ def drawn() -> tuple[dict[str, np.ndarray], list[str], Tokenizer]:
 
 @pytest.fixture(scope="module")
 def learned():
-    """The model after it has learned the clips by heart; its loss is the one that training uses."""
+    """Hypotheses of a model that has memorized the clips with the loss of training."""
     clips, texts, tokenizer = drawn()
     batch = jax.tree.map(jnp.asarray, clips)
     vocabulary = max(tokenizer.vocab_size, tiny_model.VOCABULARY)
@@ -94,7 +94,7 @@ def learned():
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "ctc"])
-def test_clips_at_rest_yield_no_text_and_signed_ones_do(learned, decoder):
+def test_only_signed_clips_have_text(learned, decoder):
     found, texts = learned
     assert sorted(map(bool, texts)) == [False] * 4 + [True] * 4
     assert [bool(hypothesis.text) for hypothesis in found[decoder]] == [
@@ -102,13 +102,15 @@ def test_clips_at_rest_yield_no_text_and_signed_ones_do(learned, decoder):
     ]
 
 
-def test_a_clip_at_rest_gives_no_segment_in_any_format(learned):
+def test_a_clip_at_rest_has_no_segment_in_any_format(learned):
     found, texts = learned
-    spans = [Span(np.zeros((1, 1, 1, 3), np.uint8), float(row), row + 1.0) for row in range(CLIPS)]
-    windows = [segment_of(span, said) for span, said in zip(spans, found["greedy"])]
-    segments = join_windows(windows, longest=2.0)
+    windows = [
+        VideoWindow(np.zeros((1, 1, 1, 3), np.uint8), float(row), row + 1.0) for row in range(CLIPS)
+    ]
+    texts_of_windows = [to_segment(*pair) for pair in zip(windows, found["greedy"])]
+    segments = join_windows(texts_of_windows, max_seconds=2.0)
     assert [segment.start for segment in segments] == [
         float(row) for row, text in enumerate(texts) if text
     ]
-    silent = [window for window, text in zip(windows, texts) if not text]
+    silent = [segment for segment, text in zip(texts_of_windows, texts) if not text]
     assert all(write(silent, form, 8.0) == write([], form, 8.0) for form in FORMATS)

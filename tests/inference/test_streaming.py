@@ -1,4 +1,7 @@
-"""Live captions: when text settles, what is held and what is dropped. The model is a function here; tests/inference/test_translator.py has a real one."""
+"""Live captions: when text becomes final, and which frames are held or dropped.
+
+The model is a function here; test_translator.py has a real one.
+"""
 
 import itertools
 import sys
@@ -15,10 +18,10 @@ from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Sign
 from signvit_jax.inference.streaming import (
     Frame,
-    Live,
     LiveCaptions,
+    LiveSource,
     Reading,
-    Recording,
+    RecordedSource,
     SourceError,
     open_source,
 )
@@ -31,8 +34,8 @@ def frame(value: int) -> np.ndarray:
     return np.full((4, 4, 3), value, np.uint8)
 
 
-def as_it_is(picture: np.ndarray) -> np.ndarray:
-    return picture
+def unchanged(image: np.ndarray) -> np.ndarray:
+    return image
 
 
 def hypothesis(text: str) -> Hypothesis:
@@ -40,14 +43,13 @@ def hypothesis(text: str) -> Hypothesis:
     return Hypothesis(text, tuple(range(len(words))), -1.0, 0.5, words)
 
 
-def read_values(pictures, rate):
-    """The 'signs' in the pictures: the values that are not 0, in order, each once."""
+def read_values(images, rate):
+    """Read the 'signs' of images: their values other than 0, in order, each once."""
     values = [
-        name for name, _ in itertools.groupby(int(picture[0, 0, 0]) for picture in pictures) if name
+        name for name, _ in itertools.groupby(int(image[0, 0, 0]) for image in images) if name
     ]
-    return hypothesis(" ".join(f"s{value}" for value in values)), " ".join(
-        f"S{value}" for value in values
-    )
+    text = " ".join(f"s{value}" for value in values)
+    return Reading(hypothesis(text), text.upper())
 
 
 def captions(read=read_values, window=6.0, overlap=0.5, every=0.5, votes=3) -> LiveCaptions:
@@ -55,15 +57,13 @@ def captions(read=read_values, window=6.0, overlap=0.5, every=0.5, votes=3) -> L
 
 
 def follow(values, **options):
-    """Every update of a recording whose pictures have these values, ten a second."""
-    return list(captions(**options).follow(Recording(map(frame, values), RATE, as_it_is)))
+    """All updates of a recording whose images have these values, ten per second."""
+    return list(captions(**options).follow(RecordedSource(map(frame, values), RATE, unchanged)))
 
 
-def settled(updates) -> list[tuple[float, float, str]]:
+def final(updates) -> list[tuple[float, float, str]]:
     return [
-        (segment.start, segment.end, segment.text)
-        for update in updates
-        for segment in update.settled
+        (segment.start, segment.end, segment.text) for update in updates for segment in update.final
     ]
 
 
@@ -76,22 +76,22 @@ def test_a_hypothesis_comes_every_half_second():
     assert all(0 <= update.latency < 100 and update.dropped == 0 for update in updates)
 
 
-def test_text_settles_once_a_sentence_is_over():
-    found = settled(follow([0] * 10 + [1] * 10 + [2] * 10 + [0] * 60 + [3] * 20 + [0] * 40))
+def test_text_is_final_once_a_sentence_is_over():
+    found = final(follow([0] * 10 + [1] * 10 + [2] * 10 + [0] * 60 + [3] * 20 + [0] * 40))
     assert [text for *_, text in found] == ["s1 s2", "s3"]
     (start, end, _), (later, last, _) = found
     assert start <= 1.0 and end >= 3.0 and end <= later <= 9.0 and last >= 10.0
 
 
-def test_nobody_signing_settles_nothing():
+def test_nothing_is_final_if_nobody_signs():
     updates = follow([0] * 300)
-    assert settled(updates) == [] and all(update.text == "" for update in updates)
+    assert final(updates) == [] and all(update.text == "" for update in updates)
 
 
-def test_signing_without_a_pause_is_settled_window_by_window_and_every_sign_said_once():
+def test_signing_without_pauses_becomes_final_by_window():
     # A sign every 0.8 seconds, so that no three hypotheses agree.
     signs = [1 + number for number in range(40)]
-    found = settled(follow([value for value in signs for _ in range(8)]))
+    found = final(follow([value for value in signs for _ in range(8)]))
     assert " ".join(text for *_, text in found).split() == [f"s{value}" for value in signs]
     assert all(end - start <= 6.0 + 1e-6 for start, end, _ in found)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(found))
@@ -99,108 +99,111 @@ def test_signing_without_a_pause_is_settled_window_by_window_and_every_sign_said
 
 
 def shown(count: int, first: int, *still: tuple[int, int], wall: int = 60) -> list[np.ndarray]:
-    """Frames 16 by 16 in which something moves but from and to; the number of the frame is in a corner."""
-    pictures = []
+    """Frames of 16 x 16 pixels; something moves except in `still`.
+
+    A corner has the frame's number.
+    """
+    images = []
     for t in range(first, first + count):
-        picture = np.full((16, 16, 3), wall, np.uint8)
+        image = np.full((16, 16, 3), wall, np.uint8)
         place = 0 if any(begin <= t < end for begin, end in still) else 1 + 3 * t % 13
-        picture[4:10, place : place + 2] = 230
-        picture[0, 0] = t
-        pictures.append(picture)
-    return pictures
+        image[4:10, place : place + 2] = 230
+        image[0, 0] = t
+        images.append(image)
+    return images
 
 
-def read_moves(pictures, rate) -> Reading:
-    """Signs of five frames, s0 and s1 and so on by their time, wherever something moves; CTC tells when."""
-    numbers = [int(picture[0, 0, 0]) for picture in pictures]
-    moving = [n for n, picture in enumerate(pictures) if picture[4, 0, 0] != 230]
+def read_moves(images, rate) -> Reading:
+    """Read a sign of five frames, s0, s1, ... by its time, wherever something moves; with times."""
+    numbers = [int(image[0, 0, 0]) for image in images]
+    moving = [n for n, image in enumerate(images) if image[4, 0, 0] != 230]
     signs = {numbers[n] // 5: n for n in moving}
-    said = hypothesis(" ".join(f"s{sign}" for sign in signs))
-    return Reading(said, "", tuple(Sign(n / rate - 0.3, n / rate) for n in signs.values()))
+    found = hypothesis(" ".join(f"s{sign}" for sign in signs))
+    return Reading(found, "", tuple(Sign(n / rate - 0.3, n / rate) for n in signs.values()))
 
 
-def test_where_ctc_tells_times_live_text_is_cut_at_rests_and_read_as_a_whole():
-    pictures = shown(160, 0, (30, 70), (110, 160))
-    updates = list(captions(read_moves).follow(Recording(pictures, RATE, as_it_is)))
-    found = [segment for update in updates for segment in update.settled]
+def test_live_video_is_split_at_rests_if_ctc_gives_times():
+    images = shown(160, 0, (30, 70), (110, 160))
+    updates = list(captions(read_moves).follow(RecordedSource(images, RATE, unchanged)))
+    found = [segment for update in updates for segment in update.final]
     assert [segment.text for segment in found] == [
         "s0 s1 s2 s3 s4 s5",
         "s14 s15 s16 s17 s18 s19 s20 s21",
     ]
     assert found[0].end <= 3.5 and 6.5 <= found[1].start <= 7.0
     assert (
-        next(update.seconds for update in updates if update.settled) <= 4.5
+        next(update.seconds for update in updates if update.final) <= 4.5
     )  # soon after the hands have come to rest
 
 
-def test_another_shot_right_after_rest_settles_what_was_signed_before():
-    pictures = shown(52, 0, (20, 50)) + shown(30, 52, wall=180)
-    updates = list(captions(read_moves).follow(Recording(pictures, RATE, as_it_is)))
-    found = [segment for update in updates for segment in update.settled]
+def test_a_new_shot_makes_the_text_before_it_final():
+    images = shown(52, 0, (20, 50)) + shown(30, 52, wall=180)
+    updates = list(captions(read_moves).follow(RecordedSource(images, RATE, unchanged)))
+    found = [segment for update in updates for segment in update.final]
     assert " ".join(segment.text for segment in found).split()[:4] == ["s0", "s1", "s2", "s3"]
     assert any(segment.start >= 5.2 - 1e-6 for segment in found)
     assert not any(segment.start < 5.2 - 1e-6 < segment.end - 0.05 for segment in found)
 
 
-def test_the_text_is_what_most_of_the_last_three_say():
-    said = iter(["a", "b", "a", "c", "d", "e"])
-    updates = follow([1] * 27, read=lambda pictures, rate: (hypothesis(next(said)), ""))
+def test_the_text_is_that_of_the_majority():
+    texts = iter(["a", "b", "a", "c", "d", "e"])
+    updates = follow([1] * 27, read=lambda images, rate: Reading(hypothesis(next(texts)), ""))
     assert [update.text for update in updates][:5] == [
         "a",
         "b",
         "a",
         "c",
         "d",
-    ]  # of three different ones the newest
-    said = iter(["a", "a", "b", "b", "a", "b", "b"])
-    updates = follow([1] * 27, read=lambda pictures, rate: (hypothesis(next(said)), ""))
+    ]  # the newest of three different ones
+    texts = iter(["a", "a", "b", "b", "a", "b", "b"])
+    updates = follow([1] * 27, read=lambda images, rate: Reading(hypothesis(next(texts)), ""))
     assert [update.text for update in updates][:6] == ["a", "a", "a", "b", "b", "b"]
 
 
-def test_what_is_read_never_exceeds_the_window():
+def test_no_more_frames_are_read_than_the_window_has():
     lengths = []
 
-    def read(pictures, rate):
-        lengths.append(len(pictures))
+    def read(images, rate):
+        lengths.append(len(images))
         assert rate == pytest.approx(RATE, rel=0.2)
-        return hypothesis(""), ""
+        return Reading(hypothesis(""), "")
 
     follow([0] * 2000, read=read)
     assert max(lengths) <= 61 and min(lengths[20:]) >= 25
 
 
-def test_a_fast_source_is_thinned_to_what_training_sees():
-    taken, now, ended = Recording(map(frame, range(100)), 100.0, as_it_is).take(2.0)
+def test_a_fast_source_is_limited_to_the_rate_of_training():
+    taken, now, ended = RecordedSource(map(frame, range(100)), 100.0, unchanged).take(2.0)
     assert ended and now == 1.0
     assert len(taken) == pytest.approx(25, abs=2)
-    assert np.diff([picture.seconds for picture in taken]).max() <= 0.05
+    assert np.diff([image.seconds for image in taken]).max() <= 0.05
 
 
 class Camera:
-    """Live pictures that come when the test says so."""
+    """Live images that arrive when the test shows them."""
 
     def __init__(self):
-        self.pictures, self.more = [], threading.Semaphore(0)
+        self.images, self.more = [], threading.Semaphore(0)
 
-    def show(self, *pictures):
-        for picture in pictures:
-            self.pictures.append(picture)
+    def show(self, *images):
+        for image in images:
+            self.images.append(image)
             self.more.release()
 
     def __iter__(self):
         while True:
             self.more.acquire()
-            if (picture := self.pictures.pop(0)) is None:
+            if (image := self.images.pop(0)) is None:
                 return
-            yield picture
+            yield image
 
 
-def live(frames, seconds=6.0) -> Live:
-    return open_source(frames, None, as_it_is, 8, seconds)
+def live(frames, seconds=6.0) -> LiveSource:
+    return open_source(frames, None, unchanged, 8, seconds)
 
 
 class Clock:
-    """The time of day as the test says."""
+    """A clock that the test sets."""
 
     def __init__(self, now: float = 100.0):
         self.now = now
@@ -209,27 +212,27 @@ class Clock:
         return self.now
 
 
-def test_frames_that_nobody_takes_are_dropped_the_oldest_first_and_counted(monkeypatch):
+def test_the_oldest_frames_not_taken_are_dropped_and_counted(monkeypatch):
     monkeypatch.setattr(streaming, "time", clock := Clock())
     asked = threading.Event()
 
-    def pictures():
+    def images():
         assert asked.wait(100)
         for value in range(60):
             clock.now += 0.041  # a little slower than the 25 a second that are kept
             yield frame(value)
 
-    source = live(pictures(), seconds=0.4)
+    source = live(images(), seconds=0.4)
     assert source.take(0.0) == ([], 0.0, False)
     asked.set()
     source._thread.join()
     taken, _, ended = source.take(100.0)
     assert ended and len(taken) == 10
-    assert [int(picture.picture[0, 0, 0]) for picture in taken] == list(range(50, 60))
+    assert [int(one.image[0, 0, 0]) for one in taken] == list(range(50, 60))
     assert source.dropped == 50
 
 
-def test_slow_reading_makes_fewer_hypotheses_not_later_ones(monkeypatch):
+def test_slow_reading_gives_fewer_hypotheses_not_later_ones(monkeypatch):
     monkeypatch.setattr(streaming, "time", clock := Clock(0.0))
     late = []
 
@@ -244,13 +247,13 @@ def test_slow_reading_makes_fewer_hypotheses_not_later_ones(monkeypatch):
         def close(self):
             pass
 
-    def read(pictures, rate):
+    def read(images, rate):
         clock.now += 0.3
-        return hypothesis("a"), ""
+        return Reading(hypothesis("a"), "")
 
     updates = list(captions(read, window=1.0, every=0.1).follow(Source()))
-    # Where CTC knows no times, text that settles is looked for once more after each of the three votes
-    # and after the first of them again: 1.5 seconds. Every other update takes 0.3.
+    # Without times from CTC, text that becomes final is read once more after each of the three
+    # votes, and after the first of them again: 1.5 seconds. Any other update takes 0.3.
     assert 15 <= len(updates) <= 36  # of the 100 of a fast machine
     assert max(late) < 1.5 + 1e-9  # and not more with every update
     assert all(0.3 - 1e-9 <= update.latency <= 1.5 + 1e-9 for update in updates)
@@ -264,22 +267,22 @@ def test_frames_wait_for_the_camera_and_end_with_it():
     assert first.text == "s1"
     camera.show(frame(2), None)
     rest = list(updates)
-    assert rest and rest[-1].settled
+    assert rest and rest[-1].final
 
 
-def test_an_error_of_the_source_reaches_who_reads_the_captions():
-    def pictures():
+def test_an_error_of_the_source_is_raised_to_the_reader():
+    def images():
         yield frame(1)
         raise OSError("unplugged")
 
     with pytest.raises(OSError, match="unplugged"):
-        list(captions(every=0.05).follow(live(pictures())))
+        list(captions(every=0.05).follow(live(images())))
 
 
-def test_leaving_the_captions_ends_the_collecting_thread():
+def test_closing_the_captions_ends_the_thread():
     released = threading.Event()
 
-    def pictures():
+    def images():
         try:
             while True:
                 time.sleep(0.02)
@@ -287,7 +290,7 @@ def test_leaving_the_captions_ends_the_collecting_thread():
         finally:
             released.set()
 
-    source = live(pictures())
+    source = live(images())
     updates = captions(every=0.05).follow(source)
     next(updates)
     updates.close()
@@ -295,12 +298,12 @@ def test_leaving_the_captions_ends_the_collecting_thread():
     assert not source._thread.is_alive()
 
 
-def fake_cv2(opens: bool, pictures: int, ends=lambda: True):
-    """Its camera gives so many pictures, then waits for `ends()`, and fails."""
+def fake_cv2(opens: bool, images: int, ends=lambda: True):
+    """An OpenCV whose camera gives this many images, then waits for `ends()`, and fails."""
 
     class VideoCapture:
         def __init__(self, index):
-            self.left, self.index = pictures, index
+            self.left, self.index = images, index
             captured.append(self)
             self.released = False
 
@@ -323,30 +326,31 @@ def fake_cv2(opens: bool, pictures: int, ends=lambda: True):
     return types.SimpleNamespace(VideoCapture=VideoCapture, captured=captured)
 
 
-def test_a_camera_is_read_through_opencv_in_rgb_and_released(monkeypatch):
+def test_a_camera_is_read_as_rgb_and_released(monkeypatch):
     seen = []
     cv2 = fake_cv2(True, 10, ends=lambda: seen)
     monkeypatch.setitem(sys.modules, "cv2", cv2)
 
-    def read(pictures, rate):
-        seen.extend(pictures)
-        return hypothesis(""), ""
+    def read(images, rate):
+        seen.extend(images)
+        return Reading(hypothesis(""), "")
 
-    with pytest.raises(SourceError, match="camera 2 gives no more pictures"):
-        list(captions(read, every=0.1).follow(open_source(2, None, as_it_is, 8, 6.0)))
+    with pytest.raises(SourceError, match="camera 2 gives no more frames"):
+        list(captions(read, every=0.1).follow(open_source(2, None, unchanged, 8, 6.0)))
     assert cv2.captured[0].index == 2 and cv2.captured[0].released
     assert (seen[0][0, 0] == (30, 20, 10)).all()
 
 
-def test_a_camera_that_is_not_there_and_opencv_that_is_not_installed_are_errors_that_say_what_to_do(
-    monkeypatch,
-):
+def test_a_camera_that_cannot_be_opened_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", fake_cv2(False, 0))
     with pytest.raises(SourceError, match="camera 7 cannot be opened"):
-        open_source(7, None, as_it_is, 8, 6.0)
+        open_source(7, None, unchanged, 8, 6.0)
+
+
+def test_without_opencv_the_error_of_a_camera_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(SourceError, match=r"pip install 'signvit-jax\[camera\]'"):
-        open_source(0, None, as_it_is, 8, 6.0)
+    with pytest.raises(SourceError, match=r"pip install 'opencv-python-headless>="):
+        open_source(0, None, unchanged, 8, 6.0)
 
 
 @pytest.mark.parametrize("wrong", [{"every": 0.0}, {"every": float("nan")}, {"votes": 0}])
@@ -357,4 +361,4 @@ def test_impossible_values_are_refused(wrong):
 
 def test_an_impossible_rate_is_refused():
     with pytest.raises(SourceError, match=r"fps is -1"):
-        open_source([], -1, as_it_is, 8, 6.0)
+        open_source([], -1, unchanged, 8, 6.0)

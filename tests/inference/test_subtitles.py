@@ -1,4 +1,4 @@
-"""Subtitle files, read back by FFmpeg's demuxers, pysubs2, the json and csv modules, and a line-by-line look at what the formats forbid."""
+"""Subtitle files, read back by FFmpeg's demuxers, pysubs2, and the json and csv modules."""
 
 import csv
 import html
@@ -54,7 +54,7 @@ def from_json(text):
 
 
 def words(text):
-    """What a reader sees: words, without characters that have no look."""
+    """The visible words: without characters that are not printed."""
     return "".join(
         c for c in text if c.isspace() or c.isprintable() or c in "\u200b\ufeff\xad"
     ).split()
@@ -62,7 +62,7 @@ def words(text):
 
 @settings(max_examples=150, deadline=None)
 @given(segments, durations)
-def test_cues_are_in_order_apart_and_within_the_video(given_segments, duration):
+def test_cues_are_in_order_without_overlap_and_in_the_video(given_segments, duration):
     cues = from_json(write(given_segments, "json", duration))
     assert all(0 <= start < end for start, end, _ in cues)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(cues))
@@ -78,10 +78,10 @@ def test_cues_are_in_order_apart_and_within_the_video(given_segments, duration):
     None,
 )
 @pytest.mark.parametrize("format", ["srt", "vtt"])
-def test_srt_and_vtt_read_back_by_ffmpeg_are_the_json_segments(format, given_segments, duration):
+def test_srt_and_vtt_read_by_ffmpeg_are_the_json_segments(format, given_segments, duration):
     text = write(given_segments, format, duration)
     expected = from_json(write(given_segments, "json", duration))
-    # Each cue is one block: (number,) time line, one line of text; so nothing in a text can open a cue of its own.
+    # A cue is one block: (number,) times, one line of text. So a text cannot begin a cue.
     assert sum("-->" in line for line in text.split("\n")) == len(expected)
     if expected and all(line.isprintable() for *_, line in expected):
         if format == "srt":
@@ -89,7 +89,7 @@ def test_srt_and_vtt_read_back_by_ffmpeg_are_the_json_segments(format, given_seg
         assert read_back(text, format) == expected
 
 
-# pysubs2 takes these for markup of its own, also where a format knows none.
+# Texts without the characters that pysubs2 takes for markup, even in formats that have none.
 plain_texts = st.text(st.sampled_from("ab1 é明🤟.,?!'-:;()"), max_size=12)
 plain_segments = st.lists(st.builds(Segment, times, times, plain_texts), max_size=6)
 
@@ -97,9 +97,7 @@ plain_segments = st.lists(st.builds(Segment, times, times, plain_texts), max_siz
 @settings(max_examples=60, deadline=None)
 @given(plain_segments, durations)
 @pytest.mark.parametrize("format", ["srt", "vtt"])
-def test_srt_and_vtt_read_back_by_pysubs2_are_monotonic_apart_and_the_json_segments(
-    format, given_segments, duration
-):
+def test_srt_and_vtt_read_by_pysubs2_are_the_json_segments(format, given_segments, duration):
     expected = from_json(write(given_segments, "json", duration))
     events = (
         pysubs2.SSAFile.from_string(write(given_segments, format, duration), format_=format).events
@@ -136,7 +134,7 @@ def test_tsv_reads_back_as_the_json_segments(given_segments, duration):
 @settings(max_examples=100, deadline=None)
 @given(segments)
 def test_no_text_is_lost(given_segments):
-    # By character: segments in one place become one cue, without a space between two of a script that has none.
+    # By character, because joined cues of an unspaced script have no space between them.
     written = sorted(
         character
         for *_, text in from_json(write(given_segments, "json"))
@@ -148,7 +146,7 @@ def test_no_text_is_lost(given_segments):
     )
 
 
-def test_cues_of_a_script_without_spaces_are_joined_without_spaces():
+def test_cues_in_unspaced_scripts_are_joined_without_spaces():
     together = [Segment(0.0, 1.0, "今天"), Segment(0.0, 1.0, "很好。"), Segment(2.0, 3.0, "明天见")]
     assert json.loads(write(together, "json"))["text"] == "今天很好。明天见"
     assert write(together, "txt") == "今天很好。\n明天见\n"
@@ -157,7 +155,7 @@ def test_cues_of_a_script_without_spaces_are_joined_without_spaces():
 
 
 def written_words(text):
-    """The words of one text, less control characters and lone surrogates (which are taken out before the text is cut into words)."""
+    """The words of a text without control characters and lone surrogates."""
     kept = "".join(
         c
         for c in text
@@ -172,9 +170,8 @@ def test_times_are_written_to_the_millisecond_hours_included():
         write(segments, "srt")
         == "1\n00:00:00,000 --> 00:00:01,500\nfirst\n\n2\n01:02:05,043 --> 01:02:06,000\nsecond\n"
     )
-    assert (
-        write(segments, "vtt")
-        == "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nfirst\n\n01:02:05.043 --> 01:02:06.000\nsecond\n"
+    assert write(segments, "vtt") == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nfirst\n\n01:02:05.043 --> 01:02:06.000\nsecond\n"
     )
     assert write(segments, "txt") == "first\nsecond\n"
     assert (
@@ -183,7 +180,7 @@ def test_times_are_written_to_the_millisecond_hours_included():
     )
 
 
-def test_overlaps_are_cut_at_the_next_beginning_and_equal_beginnings_join():
+def test_overlapping_cues_end_or_join_at_the_next_beginning():
     segments = [
         Segment(2.0, 4.0, "c", -3.0, 0.9),
         Segment(0.0, 3.0, "a", -1.0, 0.5),
@@ -199,7 +196,7 @@ def test_overlaps_are_cut_at_the_next_beginning_and_equal_beginnings_join():
     ]
 
 
-def test_a_segment_beyond_the_end_keeps_its_text_within_the_video():
+def test_a_segment_beyond_the_end_is_moved_into_the_video():
     assert from_json(write([Segment(9.0, 12.0, "late")], "json", duration=10.0009)) == [
         (9000, 10000, "late")
     ]
@@ -212,7 +209,7 @@ def test_a_segment_beyond_the_end_keeps_its_text_within_the_video():
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_nothing_signed_leaves_no_cue(format):
+def test_segments_without_text_give_no_cue(format):
     silent = [Segment(0.0, 1.0, ""), Segment(1.0, 2.0, " \n\t\x00")]
     assert write(silent, format) == write([], format)
     assert "-->" not in write(silent, format)
@@ -225,7 +222,7 @@ def test_vtt_escapes_markup():
     )
 
 
-def test_json_stays_valid_where_scores_are_not_numbers():
+def test_json_is_valid_if_scores_are_not_numbers():
     listed = json.loads(
         write([Segment(0.0, 1.0, "a", -math.inf, math.nan)], "json"),
         parse_constant=lambda name: pytest.fail(name),
@@ -248,7 +245,7 @@ def test_json_holds_words_and_alternatives():
     assert listed["alternatives"] == [{"text": "a c", "score": -2.0, "confidence": 0.3}]
 
 
-def test_unknown_format_and_impossible_times_are_errors_of_our_own():
+def test_unknown_formats_and_invalid_times_are_subtitle_errors():
     with pytest.raises(
         SubtitleError, match="'ass'; allowed: one of 'txt', 'json', 'tsv', 'srt', 'vtt'"
     ):

@@ -1,4 +1,4 @@
-"""load_translator: every kind of clip gives the same text, alone or in a list, from one thread or many; recordings, streams and ensembles."""
+"""The Python API: clips of every kind, lists, threads, recordings, streams and ensembles."""
 
 import contextlib
 import dataclasses
@@ -7,15 +7,16 @@ import itertools
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.config.schema import TokenizerConfig
+from signvit_jax.config.schema import InferenceConfig, TokenizerConfig
 from signvit_jax.inference import translator as translator_module
 from signvit_jax.inference.streaming import SourceError
-from signvit_jax.inference.translator import ClipError, load_translator
+from signvit_jax.inference.translator import ClipError, InferenceOptions, load_translator
 from signvit_jax.media.video import VideoDecodeError
 from signvit_jax.text.tokenizer import Tokenizer, learn
 from tests.helpers import tiny_run
@@ -28,7 +29,7 @@ def translator(trained):
         yield load_translator(trained.workdir)
 
 
-def test_path_bytes_and_frames_of_a_clip_give_the_same_translation(translator, trained):
+def test_path_bytes_and_frames_have_the_same_translation(translator, trained):
     path = trained.video(1)
     video = read_video(path)
     by_path = translator.translate(path)
@@ -40,8 +41,8 @@ def test_path_bytes_and_frames_of_a_clip_give_the_same_translation(translator, t
 
 
 @pytest.mark.parametrize("decode", ["greedy", "beam", "ctc"])
-def test_a_list_of_mixed_clips_gives_what_each_gives_alone(translator, trained, decode):
-    # More clips than inference.batch_size = 4, so that the last part of the batch is filled up.
+def test_clips_in_a_list_are_translated_as_alone(translator, trained, decode):
+    # More clips than inference.batch_size = 4: several batches.
     clips = [
         trained.video(0),
         read_video(trained.video(1)).frames,
@@ -77,7 +78,7 @@ def test_an_empty_list_gives_an_empty_list(translator):
     ],
     ids=["float", "gray", "channels first", "no frame", "no pixel"],
 )
-def test_frames_that_are_no_clip_are_refused_with_shape_and_dtype(translator, frames):
+def test_invalid_frames_are_refused_with_shape_and_dtype(translator, frames):
     with pytest.raises(ClipError) as refused:
         translator.translate(frames)
     assert (
@@ -88,7 +89,7 @@ def test_frames_that_are_no_clip_are_refused_with_shape_and_dtype(translator, fr
 
 
 @pytest.mark.parametrize("clip", [b"no video", b"", "missing.mp4"])
-def test_what_cannot_be_read_is_a_decode_error(translator, clip):
+def test_a_video_that_cannot_be_read_is_a_decode_error(translator, clip):
     with pytest.raises(VideoDecodeError):
         translator.translate(clip)
 
@@ -102,7 +103,7 @@ def test_wrong_decoding_values_are_refused_with_their_name(translator, trained, 
     )
 
 
-def test_threads_get_the_answers_of_their_own_clips(translator, trained):
+def test_threads_get_the_translations_of_their_own_clips(translator, trained):
     clips = [trained.video(number) for number in range(6)] * 2
     alone = [translator.translate(clip) for clip in clips]
     with ThreadPoolExecutor(4) as threads:
@@ -111,7 +112,7 @@ def test_threads_get_the_answers_of_their_own_clips(translator, trained):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """Six seconds: two sentences with rest between them, on the same gray as the clips."""
+    """Six seconds with two sentences and rest between them, on the same gray as the clips."""
     path = tmp_path_factory.mktemp("recording") / "long.mp4"
     rest = np.full((20, tiny_run.SIZE, tiny_run.SIZE, 3), 30, np.uint8)
     tiny_run.write_video(
@@ -132,7 +133,7 @@ def test_a_clip_is_one_segment_with_the_words_of_its_text(translator, trained):
     assert all(0 < word.confidence <= 1 for word in found.words)
 
 
-def test_beams_n_best_list_comes_with_the_translation(translator, trained):
+def test_a_translation_has_the_n_best_list_of_beam_search(translator, trained):
     one, two = (translator.translate(trained.video(1), decode="beam", n_best=n) for n in (1, 2))
     assert (two.text, two.tokens, one.alternatives) == (one.text, one.tokens, ())
     assert len(two.alternatives) == 1 and two.alternatives[0].score <= two.score
@@ -148,9 +149,7 @@ def test_a_text_below_the_least_confidence_is_left_out(translator, trained):
 
 
 @pytest.mark.parametrize("kind", ["path", "frames"])
-def test_a_recording_is_captioned_in_windows_whose_segments_follow_one_another(
-    translator, recording, kind
-):
+def test_segments_of_a_recording_do_not_overlap(translator, recording, kind):
     clip, fps = (recording, None) if kind == "path" else (read_video(recording).frames, 10)
     found = translator.translate(clip, fps=fps, **WINDOWS)
     assert found.seconds == pytest.approx(6.0) and found.segments
@@ -184,46 +183,43 @@ def test_a_folder_of_recordings_opens_one_at_a_time(translator, trained, recordi
     translator._readers.submit(lambda: None).result()
     assert (
         opened[0] <= translator_module._READERS
-    )  # files that are being looked into, none of which stays open
+    )  # files that are being peeked into, none of which stays open
     found += list(waiting)
     assert most[0] <= translator_module._READERS + 1 and opened[0] == 0
     assert len(found) == 9 and all(one == found[0] for one in found)
 
 
-def test_a_clip_that_is_sampled_thinner_than_in_training_says_so(translator, trained):
+def test_a_lower_frame_rate_than_in_training_gives_a_warning(translator, trained):
     frames = np.concatenate([read_video(trained.video(number)).frames for number in range(6)] * 3)
     assert not translator.translate(frames[:40], fps=10).warnings
     assert (
         len(translator.translate(frames, fps=10).segments) != 1 or len(frames) <= 60
-    )  # a recording, if nobody says otherwise
-    squeezed = translator.translate(frames, fps=10, max_clip_seconds=100.0)
-    assert len(squeezed.segments) == 1
-    (warning,) = squeezed.warnings
+    )  # a recording by default
+    as_clip = translator.translate(frames, fps=10, max_clip_seconds=100.0)
+    assert len(as_clip.segments) == 1
+    (warning,) = as_clip.warnings
     assert f"{len(frames) / 10:.1f} s" in warning and "up to 6.0 s" in warning
 
 
-def test_nobody_signs_where_nothing_moves_or_ctc_hears_nothing(translator, trained):
+def test_there_is_no_text_without_motion_or_evidence(translator, trained):
     still = np.repeat(read_video(trained.video(1)).frames[:1], 20, axis=0)
     found = translator.translate(still, fps=10)
     assert (found.text, found.tokens, found.words, found.segments) == ("", (), (), ())
     assert translator.translate(still, fps=10, rest_evidence=0.0).text
-    assert found.evidence is None  # this model's CTC still guesses, and is not asked
+    assert found.evidence is None  # the CTC head of this model has not learned its labels
     sure = load_translator(trained.workdir)
     sure.model = dataclasses.replace(sure.model, validation={"ctc": 0.1})
-    heard = sure.translate(trained.video(1), rest_evidence=1e-9)
-    assert heard.evidence is not None
-    assert sure.translate(trained.video(1), rest_evidence=heard.evidence + 0.01).text == ""
+    signed = sure.translate(trained.video(1), rest_evidence=1e-9)
+    assert signed.evidence is not None
+    assert sure.translate(trained.video(1), rest_evidence=signed.evidence + 0.01).text == ""
     assert (
         sure.translate(trained.video(1), rest_evidence=0.0).text
         == translator.translate(trained.video(1)).text
     )
-    lenient = dataclasses.replace(
-        sure.model, validation={"ctc": 0.1, "ctc_evidence": heard.evidence}
-    )
-    sure.model = (
-        lenient  # what validation clips with signing have is enough, whatever the config wants
-    )
-    assert sure.translate(trained.video(1), rest_evidence=heard.evidence + 0.01).text
+    # The evidence of signed validation clips is enough, even if the config requires more.
+    validation = {"ctc": 0.1, "ctc_evidence": signed.evidence}
+    sure.model = dataclasses.replace(sure.model, validation=validation)
+    assert sure.translate(trained.video(1), rest_evidence=signed.evidence + 0.01).text
 
 
 def test_unreadable_files_among_others_are_errors_in_their_place(translator, trained, recording):
@@ -236,7 +232,7 @@ def test_unreadable_files_among_others_are_errors_in_their_place(translator, tra
     assert len(found[2].segments) > 0
 
 
-def test_a_stream_of_a_recording_settles_text_in_order(translator, trained):
+def test_final_text_of_a_stream_is_in_order(translator, trained):
     video = read_video(trained.video(1))
     updates = list(
         translator.stream(
@@ -244,14 +240,14 @@ def test_a_stream_of_a_recording_settles_text_in_order(translator, trained):
         )
     )
     assert [update.seconds for update in updates][:3] == [0.5, 1.0, 1.5]
-    segments = [segment for update in updates for segment in update.settled]
+    segments = [segment for update in updates for segment in update.final]
     assert segments and all(
         before.end <= after.start for before, after in itertools.pairwise(segments)
     )
     assert all(update.dropped == 0 for update in updates)
 
 
-def test_a_streamed_file_is_played_at_its_rate(translator, trained):
+def test_a_streamed_file_is_played_at_its_frame_rate(translator, trained):
     import time
 
     began = time.monotonic()
@@ -260,14 +256,14 @@ def test_a_streamed_file_is_played_at_its_rate(translator, trained):
     assert updates and updates[-1].seconds > 0
 
 
-def test_a_stream_refuses_what_is_no_frame(translator):
+def test_a_stream_refuses_invalid_frames(translator):
     with pytest.raises(ClipError, match="float32"):
         list(translator.stream([np.zeros((8, 8, 3), np.float32)], fps=10))
     with pytest.raises(ConfigError, match="bream"):
         translator.stream([], decode="bream")
 
 
-def test_an_ensemble_of_a_model_and_itself_says_what_the_model_says(translator, trained):
+def test_an_ensemble_of_a_model_and_itself_equals_the_model(translator, trained):
     twice = load_translator(f"{trained.workdir},{trained.workdir}")
     assert len(twice.model.others) == 1
     alone, together = translator.translate(trained.video(1)), twice.translate(trained.video(1))
@@ -277,7 +273,7 @@ def test_an_ensemble_of_a_model_and_itself_says_what_the_model_says(translator, 
 
 @pytest.fixture
 def stranger(trained, tmp_path):
-    """The workdir with as many other words."""
+    """A copy of the workdir with the same number of other words."""
     workdir = shutil.copytree(trained.workdir, tmp_path / "stranger")
     words = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size - 4
     (workdir / "tokenizer.json").write_text(
@@ -316,7 +312,7 @@ def test_warm_up_leaves_nothing_to_compile(trained, caplog):
         jax.config.update("jax_log_compiles", True)
         try:
             translator.translate(trained.video(5))
-            translator.translate(clips)  # in parts of 4, 2 and 1
+            translator.translate(clips)  # in batches of 4, 2 and 1
             translator.translate(
                 trained.video(5), min_confidence=0.5, max_clip_seconds=0.5, window_seconds=0.4
             )
@@ -325,7 +321,7 @@ def test_warm_up_leaves_nothing_to_compile(trained, caplog):
     assert "Finished XLA compilation" not in caplog.text
 
 
-def test_clips_of_every_kind_give_what_the_file_gives(translator, trained):
+def test_every_kind_of_clip_is_translated_like_the_file(translator, trained):
     path = trained.video(1)
     video, content = read_video(path), path.read_bytes()
     by_path = translator.translate(path)
@@ -340,36 +336,36 @@ def test_clips_of_every_kind_give_what_the_file_gives(translator, trained):
 
 
 @pytest.mark.parametrize("clip", [None, [None], [[[[0, 0, 0]]]], 5])
-def test_what_is_no_clip_is_an_error_of_ours(translator, clip):
+def test_an_invalid_clip_is_a_clip_error(translator, clip):
     with pytest.raises(ClipError, match="allowed: the path of a video"):
         translator.translate(clip)
 
 
 @pytest.mark.parametrize("fps", [-5, 0, float("nan"), float("inf")])
-def test_an_impossible_rate_is_refused_before_anything_is_read(translator, fps):
+def test_an_invalid_rate_is_refused_before_reading(translator, fps):
     with pytest.raises(ClipError, match="fps is"):
         translator.translate_each(iter([]), fps=fps)
     with pytest.raises(SourceError, match="fps is"):
         translator.stream([], fps=fps)
 
 
-def test_a_seed_beyond_a_keys_is_refused_before_anything_is_read(translator):
+def test_an_invalid_seed_is_refused_before_reading(translator):
     with pytest.raises(ConfigError, match="seed is"):
         translator.translate_each(iter([]), decode="sample", seed=2**70)
 
 
-def test_bytes_that_cannot_be_read_are_not_named_by_a_file_that_is_gone(translator):
+def test_an_error_in_bytes_does_not_name_the_temporary_file(translator):
     (error,) = translator.translate_each([b"no video"])
     assert str(error).startswith("a video of 8 bytes: ") and "tmp" not in str(error)
 
 
-def test_a_frame_that_is_none_does_not_end_a_stream_in_silence(translator, trained):
+def test_none_in_place_of_a_frame_is_an_error(translator, trained):
     frames = [*read_video(trained.video(1)).frames[:4], None]
     with pytest.raises(ClipError, match="frame 4 of the stream is a NoneType"):
         list(translator.stream(frames, fps=10))
 
 
-def test_what_is_sampled_for_a_clip_depends_on_its_frames_and_the_seed_alone(translator, trained):
+def test_a_sampled_text_depends_on_frames_and_seed_only(translator, trained):
     clips = [trained.video(number) for number in range(6)]
     hot = {"decode": "sample", "temperature": 3.0}
     alone = [translator.translate(clip, seed=1, **hot).tokens for clip in clips]
@@ -380,3 +376,8 @@ def test_what_is_sampled_for_a_clip_depends_on_its_frames_and_the_seed_alone(tra
     frames = read_video(clips[2])
     assert translator.translate(frames.frames, fps=frames.fps, seed=1, **hot).tokens == alone[2]
     assert [one.tokens for one in translator.translate(clips, seed=2, **hot)] != alone
+
+
+def test_inference_options_are_those_of_the_config():
+    fields = {field.name: field.type for field in dataclasses.fields(InferenceConfig)}
+    assert get_type_hints(InferenceOptions) == fields

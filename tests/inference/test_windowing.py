@@ -1,4 +1,4 @@
-"""How videos are cut into what a model reads: clips whole, recordings in windows, in memory that does not grow."""
+"""Windows of videos: one for a clip, several for a recording, in memory that does not grow."""
 
 import dataclasses
 import weakref
@@ -11,10 +11,10 @@ from signvit_jax.inference import windowing
 from signvit_jax.inference.windowing import (
     ClipError,
     clip_limit,
+    frame_rate_warning,
     longest_clip,
     longest_window,
     open_video_input,
-    thinner_than_trained,
 )
 
 DATA = DataConfig(num_frames=2, image_size=4)
@@ -22,7 +22,7 @@ FPS = 10.0
 
 
 def frames(count: int) -> np.ndarray:
-    """The frame's number is in its color."""
+    """Frames whose color is their number."""
     numbers = np.arange(count)
     colors = np.stack(
         [numbers // 256 % 256, numbers % 256, np.zeros_like(numbers)], axis=-1
@@ -31,18 +31,18 @@ def frames(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("count", "is_clip"), [(1, True), (30, True), (31, False)])
-def test_a_video_up_to_the_longest_clip_is_one_span(count, is_clip):
-    footage = open_video_input(
+def test_a_video_up_to_the_longest_clip_is_one_window(count, is_clip):
+    video = open_video_input(
         np.ascontiguousarray(frames(count)),
         FPS,
         DATA,
         InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0),
-    ).begin()
-    assert footage.is_clip == is_clip
-    assert footage.seconds == pytest.approx(count / FPS)
+    ).peek()
+    assert video.is_clip == is_clip
+    assert video.seconds == pytest.approx(count / FPS)
     if is_clip:
-        (span,) = footage.spans
-        assert (span.start, span.end) == (0.0, pytest.approx(count / FPS))
+        (window,) = video.windows
+        assert (window.start, window.end) == (0.0, pytest.approx(count / FPS))
 
 
 @pytest.mark.parametrize(
@@ -57,112 +57,114 @@ def test_a_video_up_to_the_longest_clip_is_one_span(count, is_clip):
         (DataConfig(sampling="even", num_frames=250), 10.0),
     ],
 )
-def test_a_clip_may_be_as_long_as_the_model_sees_as_densely_as_in_training(data, seconds):
+def test_the_longest_clip_has_the_frame_rate_of_training(data, seconds):
     assert clip_limit(data) == pytest.approx(seconds) == longest_clip(data, InferenceConfig())
     assert longest_window(data, InferenceConfig()) == pytest.approx(seconds)
-    assert longest_clip(data, InferenceConfig(max_clip_seconds=30.0)) == 30.0  # the user's word
+    assert longest_clip(data, InferenceConfig(max_clip_seconds=30.0)) == 30.0  # set by the user
     assert longest_window(data, InferenceConfig(max_clip_seconds=2.0)) == 2.0
     for longest in (seconds - 0.1, 3 * seconds):
         rate = 25.0
-        pictures = np.zeros((round(longest * rate), 4, 4, 3), np.uint8)
-        (span,) = open_video_input(
-            pictures,
+        images = np.zeros((round(longest * rate), 4, 4, 3), np.uint8)
+        (window,) = open_video_input(
+            images,
             rate,
             dataclasses.replace(data, image_size=4),
             InferenceConfig(max_clip_seconds=100.0),
-        ).spans
-        warning = thinner_than_trained(span, rate, data)
+        ).windows
+        warning = frame_rate_warning(window, rate, data)
         assert (warning is not None) == (longest > seconds and data.sampling != "segment")
 
 
-def test_a_video_of_fewer_frames_a_second_than_training_saw_says_so():
+def test_a_video_of_a_low_frame_rate_gives_a_warning():
     data = DataConfig(sampling="rate", num_frames=48, frame_rate=8.33, image_size=4)
-    (span,) = open_video_input(
+    (window,) = open_video_input(
         np.zeros((20, 4, 4, 3), np.uint8), 5.0, data, InferenceConfig()
-    ).spans
-    assert "5.0 frames a second" in thinner_than_trained(span, 5.0, data)
+    ).windows
+    assert "5.0 frames a second" in frame_rate_warning(window, 5.0, data)
 
 
 def moving(count: int, *still: tuple[int, int]) -> np.ndarray:
-    """Something moves in all frames but those from and to."""
-    pictures = np.full((count, 16, 16, 3), 60, np.uint8)
+    """Frames in which something moves, except in `still`."""
+    images = np.full((count, 16, 16, 3), 60, np.uint8)
     for t in range(count):
         if not any(first <= t < last for first, last in still):
             place = 2 * t % 14
-            pictures[t, place : place + 2, 4:12] = 250
-    return pictures
+            images[t, place : place + 2, 4:12] = 250
+    return images
 
 
-def test_without_times_a_recording_is_cut_where_nothing_moves():
-    pictures = moving(400, (0, 50), (125, 170), (250, 400))
+def test_without_times_a_recording_is_split_where_nothing_moves():
+    images = moving(400, (0, 50), (125, 170), (250, 400))
     data = dataclasses.replace(DATA, image_size=16)
-    spans = list(
+    windows = list(
         open_video_input(
-            pictures, 12.5, data, InferenceConfig(max_clip_seconds=3.0, window_seconds=10.0)
-        ).spans
+            images, 12.5, data, InferenceConfig(max_clip_seconds=3.0, window_seconds=10.0)
+        ).windows
     )
-    assert [(round(span.start), round(span.end)) for span in spans] == [(4, 10), (13, 20)]
+    assert [(round(window.start), round(window.end)) for window in windows] == [(4, 10), (13, 20)]
 
 
-def test_signing_longer_than_a_window_is_read_in_windows_that_overlap():
+def test_signing_longer_than_a_window_has_overlapping_windows():
     data = dataclasses.replace(DATA, image_size=16)
     inference = InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0, window_overlap=0.25)
-    spans = list(open_video_input(moving(300), 12.5, data, inference).spans)
-    assert spans[0].start == pytest.approx(0.0, abs=0.1) and spans[-1].end == pytest.approx(
+    windows = list(open_video_input(moving(300), 12.5, data, inference).windows)
+    assert windows[0].start == pytest.approx(0.0, abs=0.1) and windows[-1].end == pytest.approx(
         24.0, abs=0.1
     )
-    assert np.diff([span.start for span in spans[:-1]]) == pytest.approx(1.5, abs=0.1)
-    assert all(span.end - span.start <= 2.1 for span in spans)
+    assert np.diff([window.start for window in windows[:-1]]) == pytest.approx(1.5, abs=0.1)
+    assert all(window.end - window.start <= 2.1 for window in windows)
 
 
-def test_a_still_recording_gives_no_span():
+def test_a_still_recording_has_no_window():
     data = dataclasses.replace(DATA, image_size=16)
-    footage = open_video_input(moving(300, (0, 300)), 12.5, data, InferenceConfig()).begin()
-    assert (
-        not footage.is_clip and list(footage.spans) == [] and footage.seconds == pytest.approx(24.0)
-    )
+    video = open_video_input(moving(300, (0, 300)), 12.5, data, InferenceConfig()).peek()
+    assert not video.is_clip and list(video.windows) == [] and video.seconds == pytest.approx(24.0)
 
 
-def test_another_shot_ends_a_piece():
-    pictures = moving(300)
-    pictures[140:] = 255 - pictures[140:]
-    spans = list(
+def test_a_new_shot_ends_a_window():
+    images = moving(300)
+    images[140:] = 255 - images[140:]
+    windows = list(
         open_video_input(
-            pictures,
+            images,
             12.5,
             dataclasses.replace(DATA, image_size=16),
             InferenceConfig(window_seconds=30.0),
-        ).spans
+        ).windows
     )
-    assert [round(span.start, 2) for span in spans] == pytest.approx([0.0, 140 / 12.5], abs=0.1)
-    assert spans[0].end <= 140 / 12.5 + 1e-6
+    assert [round(window.start, 2) for window in windows] == pytest.approx(
+        [0.0, 140 / 12.5], abs=0.1
+    )
+    assert windows[0].end <= 140 / 12.5 + 1e-6
 
 
-def test_no_more_frames_are_held_than_a_few_windows_have(monkeypatch):
+def test_memory_holds_the_frames_of_a_few_windows(monkeypatch):
     alive = []
 
-    def fit(pictures, size, fit):
-        picture = np.array(pictures[0])
-        alive.append(weakref.ref(picture))
-        return [picture]
+    def fit(images, size, fit):
+        image = np.array(images[0])
+        alive.append(weakref.ref(image))
+        return [image]
 
     monkeypatch.setattr(windowing, "fit_frames", fit)
     inference = InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0)
     most = 0
     data = dataclasses.replace(DATA, image_size=16)
 
-    def hears_nothing(spans):
+    def detect_nothing(windows):
         nonlocal most
         most = max(most, sum(reference() is not None for reference in alive))
-        return [()] * len(spans)
+        return [()] * len(windows)
 
-    assert not list(open_video_input(moving(3000), 12.5, data, inference, hear=hears_nothing).spans)
+    assert not list(
+        open_video_input(moving(3000), 12.5, data, inference, detect_signs=detect_nothing).windows
+    )
     assert len(alive) == 3000 and 20 <= most <= 6 * 25
-    for _ in open_video_input(moving(3000), 12.5, data, inference).spans:
+    for _ in open_video_input(moving(3000), 12.5, data, inference).windows:
         most = max(most, sum(reference() is not None for reference in alive))
     assert most <= 6 * 25
 
 
-def test_what_is_no_clip_is_refused_before_it_is_read():
+def test_invalid_frames_are_refused_before_reading():
     with pytest.raises(ClipError, match=r"\(8, 4, 4\) and dtype uint8"):
         open_video_input(np.zeros((8, 4, 4), np.uint8), None, DATA, InferenceConfig())

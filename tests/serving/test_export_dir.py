@@ -1,9 +1,7 @@
-"""The folder of an export: whole or not there, one writer at a time, files that others may read, and any bytes in its export.json."""
+"""The folder of an export: complete or absent, one writer at a time, any bytes in export.json."""
 
 import json
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest
-from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.weights.tensor_files import write_safetensors
 
 GOOD = {"version": 1, "format": "int8", "quantize": "weights", "step": 18}
@@ -24,39 +21,37 @@ def umask():
     os.umask(before)
 
 
-def test_a_second_export_to_one_output_is_refused_and_the_first_is_whole(tmp_path):
+def test_a_second_export_to_one_output_is_refused(tmp_path):
     output = tmp_path / "model"
-    with ExportFolder.made(output) as first:
+    with ExportFolder.new(output) as first:
         (first.path / "weights").write_text("of the first")
         with (
             pytest.raises(ExportError, match="is being written by another export") as caught,
-            ExportFolder.made(output) as second,
+            ExportFolder.new(output) as second,
         ):
             (second.path / "weights").write_text("of the second")
         assert caught.value.exit_code == 2
     assert (output / "weights").read_text() == "of the first" and [
         path.name for path in tmp_path.iterdir()
     ] == ["model"]
-    with pytest.raises(ExportError, match="is there already"), ExportFolder.made(output):
+    with pytest.raises(ExportError, match="exists already"), ExportFolder.new(output):
         pass
     assert (output / "weights").read_text() == "of the first" and [
         path.name for path in tmp_path.iterdir()
     ] == ["model"]
 
 
-def test_what_a_killed_export_left_is_not_in_the_next(tmp_path):
+def test_files_of_a_killed_export_are_not_in_the_next(tmp_path):
     left = tmp_path / "model.unfinished"
     (left / "scratch").mkdir(parents=True)
     (left / "backbone.onnx").write_text("of an export that was killed")
-    with ExportFolder.made(tmp_path / "model") as folder:
+    with ExportFolder.new(tmp_path / "model") as folder:
         (folder.path / "weights").touch()
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"]
 
 
-def test_an_export_that_waited_for_another_does_not_empty_what_that_one_finished(
-    tmp_path, monkeypatch
-):
-    """Another process renames the folder between its being opened and its being locked."""
+def test_a_waiting_export_does_not_empty_a_finished_one(tmp_path, monkeypatch):
+    """Another process renames the folder after it was opened and before it is locked."""
     import fcntl
 
     lock, output = fcntl.flock, tmp_path / "model"
@@ -68,12 +63,12 @@ def test_an_export_that_waited_for_another_does_not_empty_what_that_one_finished
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
-    with pytest.raises(ExportError, match="is there already"), ExportFolder.made(output):
+    with pytest.raises(ExportError, match="exists already"), ExportFolder.new(output):
         pass
     assert (output / "weights").read_text() == "of the other"
 
 
-def test_the_umask_says_who_may_read_the_weights(tmp_path, umask):
+def test_weights_have_the_permissions_of_the_umask(tmp_path, umask):
     path = tmp_path / "weights.safetensors"
     for _ in range(2):  # a new file, and one that replaces another
         write_safetensors(path, {"a": np.ones(3, np.float32)})
@@ -103,53 +98,29 @@ def test_the_umask_says_who_may_read_the_weights(tmp_path, umask):
     ],
     ids=lambda text: ascii(text[:40]),
 )
-def test_an_export_json_that_cannot_be_is_an_error_of_ours(tmp_path, text):
+def test_an_invalid_export_json_is_an_export_error(tmp_path, text):
     folder = ExportFolder(tmp_path)
     folder.export_json.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ExportError, match="export the model again") as caught:
-        folder.contents()
+        folder.manifest()
     assert caught.value.exit_code == 2 and str(folder.export_json) in str(caught.value)
 
 
-values = st.recursive(
+json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=2),
 )
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(GOOD)), values))
-def test_any_values_in_an_export_json_give_contents_or_an_error_of_ours(tmp_path_factory, changed):
+@given(st.dictionaries(st.sampled_from(sorted(GOOD)), json_values))
+def test_any_export_json_is_read_or_is_an_export_error(tmp_path_factory, changed):
     folder = ExportFolder(tmp_path_factory.getbasetemp())
     folder.export_json.write_text(json.dumps(GOOD | changed))
     try:
-        found = folder.contents()
+        found = folder.manifest()
         assert isinstance(found, ExportManifest) and type(found.step) is int
     except ExportError as error:
         assert str(error)
     finally:
         folder.export_json.unlink()
-
-
-@pytest.mark.parametrize(
-    ("module", "installs"),
-    [
-        ("qwix", r"pip install 'signvit-jax\[export\]'"),
-        ("flatbuffers", r"pip install 'signvit-jax\[export\]'"),
-        ("onnx", r"pip install 'signvit-jax\[onnx\]'"),
-        ("onnxruntime", r"pip install 'signvit-jax\[onnx\]'"),
-        (
-            "jax2onnx",
-            r"pip install 'signvit-jax\[onnx\]' && pip install --no-deps jax2onnx==0.17.1$",
-        ),
-    ],
-)
-def test_a_package_that_is_not_there_is_named_with_what_installs_it(monkeypatch, module, installs):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ExportError, match=installs) as caught:
-        import_optional(module, "--format=some")
-    assert caught.value.exit_code == 2
-    assert (
-        module == "jax2onnx"
-        or f'"{module}>=' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    )

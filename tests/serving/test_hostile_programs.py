@@ -1,4 +1,4 @@
-"""Programs of an export that somebody changed: refused before XLA sees them, for XLA believes what it compiles."""
+"""Changed programs of an export, which must be refused before XLA compiles them."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from jax import export
 from jax.extend.mlir import serialize_portable_artifact
 
 from signvit_jax.config.schema import Config
-from signvit_jax.exporting.stablehlo import _lowered
+from signvit_jax.exporting.stablehlo import _lower
 from signvit_jax.exporting.writing import write_export
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.trained_model import load_trained
@@ -26,7 +26,7 @@ from signvit_jax.serving.stablehlo import StableHloPrograms
 from tests.helpers import tiny_model, tiny_run
 
 CONFIG = tiny_model.config()
-HEARD = np.ones((2, 5, 16), np.float32)
+ENCODED = np.ones((2, 5, 16), np.float32)
 _STABLEHLO_VERSION = "1.9.0"
 
 
@@ -47,7 +47,7 @@ class Label:
         self.write(dataclasses.replace(self.exported, mlir_module_serialized=module))
 
     def run(self) -> np.ndarray:
-        return StableHloPrograms(self.folder, self.params, self.config)("label", HEARD)[0]
+        return StableHloPrograms(self.folder, self.params, self.config)("label", ENCODED)[0]
 
 
 def program(name: str) -> Program:
@@ -57,7 +57,7 @@ def program(name: str) -> Program:
 @pytest.fixture(scope="module")
 def lowered():
     definition = ModelDefinition(CONFIG, tiny_model.VOCABULARY)
-    return jax.jit(definition.init)(0), _lowered(program("label"), definition)
+    return jax.jit(definition.init)(0), _lower(program("label"), definition)
 
 
 @pytest.fixture
@@ -66,16 +66,29 @@ def label(tmp_path, lowered):
 
 
 def at_end_of_main(text: str, operation: str) -> str:
-    """The module with another operation before the last of `main`, of the values %arg1 (a parameter) and so on."""
+    """The module with another operation at the end of `main`, whose arguments are %arg1, ..."""
     start = text.index("func.func public @main")
     end = text.index("    return ", start)
     return text[:end] + operation + "\n" + text[end:]
 
 
-CALLBACK = "%evil = stablehlo.custom_call @{}(%arg1) {{api_version = 4 : i32, backend_config = {{index = 123456789 : ui64}}, has_side_effect = true}} : "
-OUTFEED = """%t = stablehlo.create_token : !stablehlo.token
-%o = "stablehlo.outfeed"(%arg1, %t) {outfeed_config = ""} : (tensor<16xf32>, !stablehlo.token) -> !stablehlo.token"""
+CALLBACK = (
+    "%evil = stablehlo.custom_call @{}(%arg1) {{api_version = 4 : i32, "
+    "backend_config = {{index = 123456789 : ui64}}, has_side_effect = true}} : "
+)
+OUTFEED = (
+    "%t = stablehlo.create_token : !stablehlo.token\n"
+    '%o = "stablehlo.outfeed"(%arg1, %t) {outfeed_config = ""} : '
+    "(tensor<16xf32>, !stablehlo.token) -> !stablehlo.token"
+)
 FUNCTION = "tensor<16xf32>) -> tensor<16xf32>"
+
+
+def calling_function(name: str, callee: str) -> str:
+    return (
+        f"func.func private @{name}(%x: {FUNCTION} {{ "
+        f"%y = func.call @{callee}(%x) : ({FUNCTION} return %y : tensor<16xf32> }}"
+    )
 
 
 def with_function(text: str, functions: str) -> str:
@@ -83,15 +96,15 @@ def with_function(text: str, functions: str) -> str:
     return called.replace("func.func public @main", f"{functions}\nfunc.func public @main", 1)
 
 
-def test_a_program_of_ours_is_run(label):
+def test_our_own_program_is_run(label):
     label.write(label.exported)
     assert label.run().shape == (2, 5, tiny_model.VOCABULARY)
-    label.write_text(label.exported.mlir_module())  # what the tests below change, unchanged
+    label.write_text(label.exported.mlir_module())  # the text that the tests below change
     assert label.run().shape == (2, 5, tiny_model.VOCABULARY)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lambda text: at_end_of_main(
@@ -106,8 +119,7 @@ def test_a_program_of_ours_is_run(label):
         (
             lambda text: with_function(
                 text,
-                f"func.func private @evil(%x: {FUNCTION} {{ %y = func.call @other(%x) : ({FUNCTION} return %y : tensor<16xf32> }}\n"
-                f"func.func private @other(%x: {FUNCTION} {{ %y = func.call @evil(%x) : ({FUNCTION} return %y : tensor<16xf32> }}",
+                calling_function("evil", "other") + "\n" + calling_function("other", "evil"),
             ),
             "calls itself",
         ),
@@ -120,15 +132,15 @@ def test_a_program_of_ours_is_run(label):
         ),
     ],
 )
-def test_a_program_that_does_more_than_compute_is_refused(label, change, said):
+def test_a_program_that_does_more_than_compute_is_refused(label, change, message):
     label.write_text(change(label.exported.mlir_module()))
-    with pytest.raises(ExportError, match=said) as caught:
+    with pytest.raises(ExportError, match=message) as caught:
         label.run()
     assert caught.value.exit_code == 2 and "label.stablehlo" in str(caught.value)
 
 
 def test_a_function_without_a_body_is_refused(label):
-    """Its text is checked here: jaxlib's own writer ends with SIGSEGV on it, other writers do not."""
+    """The text is checked here, because jaxlib's own writer ends with SIGSEGV on it."""
 
     class AsText(export.Exported):
         def mlir_module(self, serialized: bool = True) -> str:
@@ -140,7 +152,7 @@ def test_a_function_without_a_body_is_refused(label):
         field.name: getattr(label.exported, field.name)
         for field in dataclasses.fields(label.exported)
     }
-    with pytest.raises(ExportError, match="calls what it does not hold"):
+    with pytest.raises(ExportError, match="calls a function without a body"):
         check_stablehlo(AsText(**fields), program("label"), label.params, "label.stablehlo")
 
 
@@ -155,35 +167,39 @@ def symbols(shape: str, dtype=np.float32) -> jax.ShapeDtypeStruct:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (
             lambda label: exported_as(
-                label, lambda params, heard: (heard[..., :4],), symbols("b,s,24")
+                label, lambda params, encoded: (encoded[..., :4],), symbols("b,s,24")
             ),
             "float32\\[b,s,16\\], found float32\\[b,s,24\\]",
         ),
         (
-            lambda label: exported_as(label, lambda params, heard: (heard[0],), symbols("b,s,16")),
+            lambda label: exported_as(
+                label, lambda params, encoded: (encoded[0],), symbols("b,s,16")
+            ),
             "float32\\[b,s,v\\], found float32\\[s,16\\]",
         ),
         (
-            lambda label: exported_as(label, lambda params, heard: (heard > 0,), symbols("b,s,16")),
+            lambda label: exported_as(
+                label, lambda params, encoded: (encoded > 0,), symbols("b,s,16")
+            ),
             "bool\\[b,s,16\\]",
         ),
         (
-            lambda label: exported_as(label, lambda params, heard: heard, symbols("b,s,16")),
+            lambda label: exported_as(label, lambda params, encoded: encoded, symbols("b,s,16")),
             "has other outputs",
         ),
         (
             lambda label: exported_as(
-                label, lambda params, heard: (heard[..., :4],), symbols("2,s,16")
+                label, lambda params, encoded: (encoded[..., :4],), symbols("2,s,16")
             ),
             "found float32\\[2,s,16\\]",
         ),
         (
             lambda label: exported_as(
-                label, lambda params, heard, more: (heard,), symbols("b,s,16"), symbols("4")
+                label, lambda params, encoded, more: (encoded,), symbols("b,s,16"), symbols("4")
             ),
             "has other inputs",
         ),
@@ -205,19 +221,19 @@ def symbols(shape: str, dtype=np.float32) -> jax.ShapeDtypeStruct:
     ],
     ids=lambda value: "" if callable(value) else value,
 )
-def test_a_program_of_another_model_is_refused(label, make, said):
+def test_a_program_of_another_model_is_refused(label, make, message):
     label.write(make(label))
-    with pytest.raises(ExportError, match=said) as caught:
+    with pytest.raises(ExportError, match=message) as caught:
         label.run()
     assert "\n" not in str(caught.value)
 
 
-def onnx_file(path, operation: str, said: int) -> None:
-    """One operation from (b, s) or (b, s, 16) floats to numbers of kind `said`."""
+def onnx_file(path, operation: str, dtype: int) -> None:
+    """One operation from (b, s) or (b, s, 16) floats to numbers of an ONNX `dtype`."""
     given = onnx.helper.make_tensor_value_info(
         "frames", onnx.TensorProto.FLOAT, ["b", "s", 16] if operation == "Shape" else ["b", "s"]
     )
-    found = onnx.helper.make_tensor_value_info("ctc_logits", said, None)
+    found = onnx.helper.make_tensor_value_info("ctc_logits", dtype, None)
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(operation, ["frames"], ["ctc_logits"])], "label", [given], [found]
     )
@@ -237,12 +253,12 @@ def test_onnx_programs_of_another_model_are_refused(tmp_path):
     ):
         onnx_file(path, operation, kind)
         with pytest.raises(ExportError, match=expected) as caught:
-            OnnxPrograms(ExportFolder(tmp_path), CONFIG)("label", HEARD)
+            OnnxPrograms(ExportFolder(tmp_path), CONFIG)("label", ENCODED)
         assert caught.value.exit_code == 2
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_translate_ends_with_2_where_an_export_calls_into_the_process(trained, tmp_path):
+def test_translate_refuses_an_export_that_calls_into_python(trained, tmp_path):
     folder = ExportFolder(tmp_path / "export")
     folder.path.mkdir()
     write_export(

@@ -1,11 +1,13 @@
-"""Programs of models with other options than the tiny run's, in ONNX and StableHLO, beside the model itself."""
+"""ONNX and StableHLO programs of models with other options than the tiny run's."""
 
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
+from jaxtyping import PyTree
 
+from signvit_jax.config.schema import Config
 from signvit_jax.exporting.comparison import outputs
 from signvit_jax.exporting.onnx_files import write_onnx
 from signvit_jax.exporting.stablehlo import write_stablehlo
@@ -31,16 +33,14 @@ LIKE_SMALL = {
 
 
 @dataclasses.dataclass
-class Words:
-    vocab_size: int = tiny_model.VOCABULARY
-
-
-@dataclasses.dataclass
 class Model:
-    config: object
-    params: object
-    tokenizer: Words = dataclasses.field(default_factory=Words)
-    gloss_tokenizer: None = None
+    """The part of a TrainedModel that an export of its programs needs."""
+
+    config: Config
+    params: PyTree
+
+    def define(self, config: Config) -> ModelDefinition:
+        return ModelDefinition(config, tiny_model.VOCABULARY)
 
 
 @pytest.fixture(
@@ -50,8 +50,8 @@ class Model:
         pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long),
     ],
 )
-def answered(request):
-    """A model, what it is asked, and what it answers."""
+def computed(request):
+    """A model, and inputs of its programs with their outputs."""
     config = export_config(tiny_model.config(**request.param))
     definition = ModelDefinition(config, tiny_model.VOCABULARY)
     params = jax.jit(definition.init)(0)
@@ -60,8 +60,10 @@ def answered(request):
         tiny_model.batch(clips, frames)
         for clips, frames in ((1, config.frame_buckets[0]), (3, config.frame_buckets[-1]))
     ]
-    asked = [(config, batch["video"], batch["frame_lengths"], batch["tokens"]) for batch in batches]
-    return Model(config, params), [(given, outputs(itself, *given)) for given in asked]
+    inputs = [
+        (config, batch["video"], batch["frame_lengths"], batch["tokens"]) for batch in batches
+    ]
+    return Model(config, params), [(given, outputs(itself, *given)) for given in inputs]
 
 
 @pytest.mark.parametrize(
@@ -70,11 +72,11 @@ def answered(request):
         pytest.param(write_stablehlo, id="stablehlo"),
         pytest.param(
             lambda model, folder: write_onnx(model, folder, None), id="onnx", marks=pytest.mark.long
-        ),  # test_export_command has it
+        ),  # covered by test_export_command
     ],
 )
-def test_exported_programs_say_what_the_model_says(tmp_path, answered, write):
-    model, answers = answered
+def test_exported_programs_compute_what_the_model_computes(tmp_path, computed, write):
+    model, cases = computed
     folder = ExportFolder(tmp_path)
     write(model, folder)
     is_stablehlo = list(tmp_path.glob("*.stablehlo"))
@@ -83,7 +85,7 @@ def test_exported_programs_say_what_the_model_says(tmp_path, answered, write):
         if is_stablehlo
         else OnnxPrograms(folder, model.config)
     )
-    for given, expected in answers:
+    for given, expected in cases:
         found = outputs(programs, *given)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)

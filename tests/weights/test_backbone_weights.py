@@ -1,4 +1,4 @@
-"""Backbones under the names of others: there and back, resized, and refused."""
+"""Backbones with the names of other programs: converted, resized and refused."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from flax import nnx
 from signvit_jax.backbones import mobilenet_v3 as mobilenet
 from signvit_jax.backbones.vit import DenseViT
 from signvit_jax.config.schema import EncoderConfig
-from signvit_jax.weights import big_vision, mobilenet_v3, timm_vit
+from signvit_jax.weights import mobilenet_v3, timm_vit
 from signvit_jax.weights.mapping import WeightsError, flat_parameters
 from signvit_jax.weights.pretrained import read_pretrained
 from signvit_jax.weights.tensor_files import read_tensors, write_safetensors
@@ -29,7 +29,7 @@ def random_like(module) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def vit():
-    """Parameters of a ViT for pictures of 8 x 8, random."""
+    """Random parameters of a ViT for images of 8 x 8 pixels."""
     return random_like(
         nnx.eval_shape(
             lambda: DenseViT(VIT, 8, dtype=np.float32, rngs=nnx.Rngs(params=jax.random.key(0)))
@@ -58,7 +58,7 @@ def same(ours, theirs):
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
-def test_a_timm_vit_goes_there_and_back_and_its_classifier_is_left_out(vit, tmp_path):
+def test_a_timm_vit_converts_there_and_back(vit, tmp_path):
     theirs = timm_vit.from_ours(vit)
     assert theirs["blocks.1.attn.qkv.weight"].shape == (24, 8) and theirs[
         "patch_embed.proj.weight"
@@ -71,9 +71,9 @@ def test_a_timm_vit_goes_there_and_back_and_its_classifier_is_left_out(vit, tmp_
     same(file.parameters(VIT, shapes(vit)), vit)
 
 
-@pytest.mark.parametrize("stacked", [False, True], ids=["a block at a time", "stacked"])
-def test_a_big_vision_vit_goes_there_and_back_and_tells_its_heads(vit, tmp_path, stacked):
-    theirs = big_vision.from_timm(timm_vit.from_ours(vit), heads=2)
+@pytest.mark.parametrize("stacked", [False, True], ids=["separate blocks", "stacked"])
+def test_a_big_vision_vit_converts_there_and_back(vit, tmp_path, stacked):
+    theirs = big_vision_names(timm_vit.from_ours(vit), heads=2)
     assert theirs[
         "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
     ].shape == (8, 2, 4)
@@ -99,8 +99,8 @@ def test_a_big_vision_vit_goes_there_and_back_and_tells_its_heads(vit, tmp_path,
         file.parameters(EncoderConfig(vit_num_heads=4), shapes(vit))
 
 
-def test_big_visions_query_is_what_the_fused_projection_computes(vit):
-    theirs = big_vision.from_timm(timm_vit.from_ours(vit), heads=2)
+def test_big_visions_key_is_part_of_the_fused_projection(vit):
+    theirs = big_vision_names(timm_vit.from_ours(vit), heads=2)
     x = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
     kernel = theirs["Transformer/encoderblock_1/MultiHeadDotProductAttention_0/key/kernel"]
     fused = x @ vit["blocks/attention/qkv/kernel"][1]
@@ -109,7 +109,7 @@ def test_big_visions_query_is_what_the_fused_projection_computes(vit):
     )
 
 
-def test_positions_are_resized_to_another_picture_and_the_class_tokens_kept(vit):
+def test_positions_are_resized_without_the_class_token(vit):
     theirs = timm_vit.from_ours(vit)
     rows = np.linspace(0, 1, 4, dtype=np.float32)
     ramp = np.broadcast_to(rows[:, None, None], (4, 4, 8)).reshape(
@@ -128,7 +128,7 @@ def test_positions_are_resized_to_another_picture_and_the_class_tokens_kept(vit)
         timm_vit.to_ours(theirs | {"pos_embed": ramp[:, :15]}, shapes(vit))
 
 
-def test_torchvisions_mobilenet_goes_there_and_back(mobile):
+def test_torchvisions_mobilenet_converts_there_and_back(mobile):
     theirs = mobilenet_v3.from_ours(mobile)
     assert {
         "features.15.block.2.fc1.weight",
@@ -145,8 +145,52 @@ def test_torchvisions_mobilenet_goes_there_and_back(mobile):
     )
 
 
+def big_vision_names(tensors, heads):
+    """timm's ViT with big_vision's names and layouts, the inverse of `to_timm`."""
+    names = {
+        "patch_embed.proj.weight": "embedding/kernel",
+        "patch_embed.proj.bias": "embedding/bias",
+        "cls_token": "cls",
+        "pos_embed": "pos_embedding",
+        "norm.weight": "Transformer/encoder_norm/scale",
+        "norm.bias": "Transformer/encoder_norm/bias",
+    }
+    modules = {
+        "norm1": "LayerNorm_0",
+        "norm2": "LayerNorm_1",
+        "mlp.fc1": "MlpBlock_0/Dense_0",
+        "mlp.fc2": "MlpBlock_0/Dense_1",
+    }
+    converted = {}
+    for name, tensor in tensors.items():
+        if name in names:
+            is_patches = name == "patch_embed.proj.weight"
+            converted[names[name]] = tensor.transpose(2, 3, 1, 0) if is_patches else tensor
+            continue
+        _, layer, inner = name.split(".", 2)
+        module, _, leaf = inner.rpartition(".")
+        block = f"Transformer/encoderblock_{layer}"
+        attention = f"{block}/MultiHeadDotProductAttention_0"
+        is_weight = leaf == "weight"
+        kernel = "kernel" if is_weight else "bias"
+        if module == "attn.qkv":
+            for part, third in zip(("query", "key", "value"), np.split(tensor, 3)):
+                by_head = third.reshape(heads, -1)
+                if is_weight:
+                    by_head = third.T.reshape(third.shape[1], heads, -1)
+                converted[f"{attention}/{part}/{kernel}"] = by_head
+        elif module == "attn.proj":
+            by_head = tensor.T.reshape(heads, -1, tensor.shape[0]) if is_weight else tensor
+            converted[f"{attention}/out/{kernel}"] = by_head
+        elif module.startswith("mlp"):
+            converted[f"{block}/{modules[module]}/{kernel}"] = tensor.T
+        else:
+            converted[f"{block}/{modules[module]}/{'scale' if is_weight else 'bias'}"] = tensor
+    return {name: np.ascontiguousarray(tensor) for name, tensor in converted.items()}
+
+
 def timm_names(theirs):
-    """torchvision's MobileNetV3-Large under timm's names, written down block by block as timm builds them."""
+    """torchvision's MobileNetV3-Large with timm's names, written block by block as in timm."""
     stages = [1, 2, 3, 4, 2, 3, 1]
     places = [(stage, block) for stage, count in enumerate(stages) for block in range(count)]
     renamed = {}
@@ -180,7 +224,7 @@ def timm_names(theirs):
     return renamed
 
 
-def test_timms_mobilenet_is_torchvisions_under_other_names(mobile, tmp_path):
+def test_timms_mobilenet_is_torchvisions_with_other_names(mobile, tmp_path):
     theirs = timm_names(mobilenet_v3.from_ours(mobile)) | {
         "conv_head.weight": np.ones((2, 2)),
         "classifier.bias": np.ones(2),
@@ -194,7 +238,7 @@ def test_timms_mobilenet_is_torchvisions_under_other_names(mobile, tmp_path):
         file.parameters(VIT, shapes(mobile))
 
 
-def test_a_whole_translator_gives_its_backbone(vit, tmp_path):
+def test_a_translator_is_a_pretrained_backbone(vit, tmp_path):
     names = {
         "encoder.backbone." + name: value
         for name, value in {"cls_token": vit["class_token"], "pos_embed": vit["positions"]}.items()
@@ -209,7 +253,7 @@ def test_a_whole_translator_gives_its_backbone(vit, tmp_path):
     same(read_pretrained(tmp_path / "model.safetensors").parameters(VIT, shapes(vit)), vit)
 
 
-def test_what_is_missing_left_over_or_of_another_shape_is_listed_together(vit, tmp_path):
+def test_all_tensors_that_do_not_fit_are_listed(vit, tmp_path):
     theirs = timm_vit.from_ours(vit)
     del theirs["norm.bias"]
     theirs |= {
@@ -230,18 +274,18 @@ def test_what_is_missing_left_over_or_of_another_shape_is_listed_together(vit, t
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
-        ("a.onnx", b"", "not a kind of weights file"),
+        ("a.onnx", b"", "unknown kind of weights file"),
         ("a.safetensors", b"\xff" * 64, "cannot be read"),
         ("a.npz", b"PK\x03\x04", "cannot be read"),
         ("absent.npz", None, "cannot be read"),
     ],
 )
-def test_files_that_hold_no_weights_are_refused_by_name(tmp_path, name, content, words):
+def test_files_without_weights_are_refused_by_name(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=words) as caught:
+    with pytest.raises(WeightsError, match=message) as caught:
         read_tensors(tmp_path / name)
     assert name in str(caught.value)
 
@@ -252,7 +296,7 @@ def test_an_array_of_pickled_objects_is_not_unpickled(tmp_path):
         read_tensors(tmp_path / "a.npz")
 
 
-def test_a_layout_that_is_not_known_is_refused(tmp_path):
+def test_an_unknown_layout_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", **{"layer1.conv.weight": np.ones(3)})
     with pytest.raises(WeightsError, match=r"layer1\.conv\.weight"):
         read_pretrained(tmp_path / "a.npz")

@@ -26,7 +26,7 @@ def loaded():
     return tensors, load_reference(vectors)[1]
 
 
-def test_there_and_back_is_exact(loaded):
+def test_conversion_there_and_back_is_exact(loaded):
     tensors, model = loaded
     back = from_ours(flat_parameters(model))
     assert set(back) == set(tensors) - {"decoder.pos_encoder.pe"}
@@ -54,13 +54,13 @@ def test_there_and_back_is_exact(loaded):
     ],
     ids=["missing", "left over", "mis-shaped", "mis-shaped in one layer"],
 )
-def test_what_does_not_fit_is_listed(loaded, change, words):
+def test_tensors_that_do_not_fit_are_listed(loaded, change, words):
     tensors, model = loaded
     with pytest.raises(WeightsError, match=words):
         assign(model, change(tensors))
 
 
-def test_an_option_that_the_reference_lacks_cannot_be_written_as_its_weights(loaded):
+def test_parameters_that_the_reference_lacks_are_refused(loaded):
     _, model = loaded
     with pytest.raises(WeightsError, match="decoder/norm/scale"):
         from_ours(flat_parameters(model) | {"decoder/norm/scale": np.ones(8)})

@@ -1,4 +1,4 @@
-"""A whole model out of a workdir into a file, and out of a file into a workdir."""
+"""A complete model from a workdir to a file, and from a file to a workdir."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def same(ours, theirs):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("light_jax")
-def test_a_workdir_goes_into_a_file_and_back_and_can_be_trained_on(trained, tmp_path):
+def test_a_workdir_converts_to_a_file_and_back_and_trains(trained, tmp_path):
     model = load_trained(trained.workdir)
     file, workdir = tmp_path / "model.safetensors", tmp_path / "converted"
     assert export_safetensors(file, model.params, description(model.workdir)) == "reference"
@@ -51,7 +51,7 @@ def test_a_workdir_goes_into_a_file_and_back_and_can_be_trained_on(trained, tmp_
     reader = CheckpointReader(workdir / "checkpoints")
     moved = reader.restore_params("last", prefer_ema=False)
     assert moved.step == tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
-    # Near the start still: so few steps do not undo what was learnt.
+    # Still near the start: so few steps do not change the weights much.
     apart = [
         np.abs(a - b).max()
         for a, b in zip(
@@ -61,7 +61,7 @@ def test_a_workdir_goes_into_a_file_and_back_and_can_be_trained_on(trained, tmp_
     assert 0.0 < max(apart) < 0.2
 
 
-def test_options_that_the_reference_lacks_go_under_our_own_names_and_back_exactly(tmp_path):
+def test_models_unlike_the_reference_have_our_own_names(tmp_path):
     options = tiny_model.MOBILENET | {
         "model__decoder__final_norm": True,
         "model__ctc__tied": True,
@@ -80,7 +80,7 @@ def test_options_that_the_reference_lacks_go_under_our_own_names_and_back_exactl
         )
 
 
-def test_the_references_checkpoint_becomes_a_workdir_with_its_bert_vocabulary(tmp_path, capsys):
+def test_the_references_checkpoint_becomes_a_workdir(tmp_path, capsys):
     tensors = read_tensors(VECTORS)
     words = len(tensors["decoder.embed.weight"])
     vocabulary = tmp_path / "vocab.txt"
@@ -104,7 +104,7 @@ def test_the_references_checkpoint_becomes_a_workdir_with_its_bert_vocabulary(tm
     assert f"the weights have {words} words" in capsys.readouterr().err
 
 
-def test_without_words_or_a_config_it_says_what_to_give(tmp_path, capsys):
+def test_without_vocabulary_or_config_the_error_names_the_flag(tmp_path, capsys):
     assert (
         tiny_run.command(convert.main, f"--weights={VECTORS}", f"--workdir={tmp_path / 'a'}") == 2
     )

@@ -1,0 +1,61 @@
+"""Packages that only some features need, and the commands that install them."""
+
+import importlib
+from importlib import metadata
+from types import ModuleType
+
+# Module -> the extra of this package that lists what the module needs, and the module's own
+# package.
+_PACKAGES = {
+    "apache_beam": ("beam", "apache-beam"),
+    "cv2": ("camera", "opencv-python-headless"),
+    "flatbuffers": ("export", "flatbuffers"),  # jax.export imports it when it first writes or reads
+    "jax2onnx": ("onnx", "jax2onnx"),
+    "onnx": ("onnx", "onnx"),
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "qwix": ("export", "qwix"),
+    "torch": ("torch", "torch"),
+}
+# Its own requirements would downgrade Orbax, which it does not use here; so no extra can list it.
+_JAX2ONNX = "pip install --no-deps jax2onnx==0.17.1"
+
+
+def install_command(module: str) -> str:
+    """Return the command that installs `module` and everything else that its extra lists.
+
+    It names the packages and not `signvit-jax[extra]`, because signvit-jax is on no package index:
+    the command works from a checkout and from a wheel.
+    """
+    extra, package = _PACKAGES[module]
+    packages = _requirements(extra)
+    if module == "jax2onnx":
+        return " && ".join([f"pip install {' '.join(packages)}"] * bool(packages) + [_JAX2ONNX])
+    return f"pip install {' '.join(packages or [package])}"
+
+
+def import_optional(module: str, purpose: str, error: type[Exception]) -> ModuleType:
+    """Import `module`.
+
+    Raises `error`, with the purpose and the install command, if it is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as missing:
+        command = install_command(module.partition(".")[0])
+        raise error(
+            f"{purpose} needs {module} ({missing}); install it with: {command}"
+        ) from missing
+
+
+def _requirements(extra: str) -> list[str]:
+    """Quoted requirements of an extra; empty where this package's metadata is not installed."""
+    try:
+        listed = metadata.requires("signvit-jax") or []
+    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        return []
+    found = (requirement.partition(";") for requirement in listed)
+    return [
+        f"'{requirement.strip()}'"
+        for requirement, _, marker in found
+        if marker.strip().replace("'", '"') == f'extra == "{extra}"'
+    ]

@@ -1,0 +1,62 @@
+"""The errors of missing packages, and the commands in them."""
+
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from signvit_jax.runtime.optional_deps import import_optional, install_command
+
+PYPROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+
+
+class MissingError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("qwix", r"pip install 'qwix>=[\d.]+' 'flatbuffers>=\d+'$"),
+        ("flatbuffers", r"pip install 'qwix>=[\d.]+' 'flatbuffers>=\d+'$"),
+        ("onnxruntime", r"pip install 'onnxruntime>=[\d.]+' 'onnx>=[\d.]+' .*'einops>=[\d.]+'$"),
+        ("cv2", r"pip install 'opencv-python-headless>=[\d.]+'$"),
+        ("torch", r"pip install 'torch>=[\d.]+'$"),
+        ("apache_beam", r"pip install 'apache-beam>=[\d.]+'$"),
+    ],
+)
+def test_the_error_of_a_missing_package_installs_its_extra(monkeypatch, module, command):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingError, match=rf"--format=some needs {module} \(.*{command}"):
+        import_optional(module, "--format=some", MissingError)
+
+
+def test_jax2onnx_is_installed_after_its_extra_without_dependencies():
+    command = "pip install --no-deps jax2onnx==0.17.1"
+    assert install_command("jax2onnx") == f"{install_command('onnx')} && {command}"
+    assert command in PYPROJECT
+
+
+def test_a_submodule_is_installed_with_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    with pytest.raises(MissingError, match=r"needs onnxruntime\.quantization .*'onnxruntime>="):
+        import_optional("onnxruntime.quantization", "--format=onnx", MissingError)
+
+
+def test_without_metadata_the_command_names_the_package(monkeypatch):
+    def not_installed(name: str):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", not_installed)
+    assert install_command("cv2") == "pip install opencv-python-headless"
+    assert install_command("jax2onnx") == "pip install --no-deps jax2onnx==0.17.1"
+
+
+@pytest.mark.parametrize("module", ["apache_beam", "cv2", "onnx", "qwix", "torch"])
+def test_the_command_lists_requirements_that_pip_can_parse(module):
+    program, action, *requirements = shlex.split(install_command(module))
+    assert (program, action) == ("pip", "install") and requirements
+    assert all(Requirement(requirement).specifier for requirement in requirements)
