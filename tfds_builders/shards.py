@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from signvit_jax.data import schema
+from signvit_jax.files.atomic import flush_to_disk
 from tfds_builders.clips import Clip, EncodedClip, Problem
 
 PLAN_NAME = "plan.json"
@@ -119,7 +120,7 @@ class SplitWriter:
             self._writer.close()
             self._writer = None
             path = shard_path(self.folder, self.split, number)
-            _sync(path)
+            flush_to_disk(path)
             self._open.file_bytes = path.stat().st_size
         write_journal(self.folder, self.split, number, self._open)
         self.journals.append(self._open)
@@ -199,7 +200,7 @@ def write_journal(folder: Path, split: str, number: int, journal: Journal) -> No
     path = journal_path(folder, split, number)
     partial = path.with_suffix(".partial")
     partial.write_text(journal.to_json(), encoding="utf-8")
-    _sync(partial)
+    flush_to_disk(partial)
     os.replace(partial, path)
 
 
@@ -229,11 +230,3 @@ def record_of(clip: Clip, encoded: EncodedClip) -> dict[str, Any]:
         "start": clip.start,
         "end": clip.end,
     }
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.reports.dataset_stats import inspect, read_build_report
 
     if arguments.workdir is not None:
-        from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
+        from signvit_jax.checkpoints.data_folder import with_data_of_run, open_data_of_run
         from signvit_jax.checkpoints.workdir import Workdir
 
         workdir = Workdir.open(arguments.workdir)
-        config = of_run(
+        config = with_data_of_run(
             from_json(workdir.config_json.read_text(encoding="utf-8")),
             workdir,
             arguments.data_dir,

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     set_up_jax()
 
-    from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
+    from signvit_jax.checkpoints.data_folder import with_data_of_run, open_data_of_run
     from signvit_jax.evaluation import reliability, results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
     from signvit_jax.evaluation.evaluate import evaluate, pictures
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         calibrated=not arguments.calibrate,
     )
     predictor = model.predictor(arguments.decode, **given_inference(arguments))
-    config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
+    config = with_data_of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     config = dataclasses.replace(config, inference=predictor.config)
     split = open_data_of_run(config, named=arguments.name is not None).split(
         arguments.split or config.data.test_split

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     set_up_jax()
 
-    from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
+    from signvit_jax.checkpoints.data_folder import with_data_of_run, open_data_of_run
     from signvit_jax.data.dataset import DatasetError, Split
     from signvit_jax.exporting.calibration import calibration_batches
     from signvit_jax.exporting.comparison import compare
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--workdir={arguments.workdir} names {1 + len(model.others)} workdirs; an export is of one"
         )
     contents = ExportManifest(arguments.format, quantize, model.step)
-    config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
+    config = with_data_of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     data = config.data
 
     def split(name: str) -> Split:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from signvit_jax.runtime.memory_advice import memory_advice
 from signvit_jax.runtime.streams import clean, guard_streams
 
 DONE = 0
@@ -30,14 +31,6 @@ class UsageError(Exception):
     """What was asked for cannot be done as it was asked; the message says what can."""
 
     exit_code = USAGE
-
-
-MEMORY_ADVICE = """What to do, in this order:
-  halve the rows that are on the device at once: --config.training.gradient_accumulation=2 (batch 16 runs as 2 x 8, same result), then 4, 8
-  or train with a smaller batch: --config.training.batch_size=8
-  keep less for the backward pass: --config.training.remat=full
-  fewer frames (--config.data.num_frames) or smaller pictures (--config.data.image_size); for evaluation --config.inference.batch_size
-  several devices: --config.mesh.fsdp=2 spreads parameters and optimizer state over two"""
 
 
 def run_command(
@@ -120,7 +113,7 @@ def _exit_code(error: BaseException, log_file: Callable[[], Path | None]) -> int
         return _say(str(error), code)
     if is_out_of_memory(error):
         _keep_traceback(error, log_file())
-        return _say(f"out of memory: {_first_line(error)}\n{MEMORY_ADVICE}", OUT_OF_MEMORY)
+        return _say(f"out of memory: {_first_line(error)}\n{memory_advice()}", OUT_OF_MEMORY)
     path = log_file()
     if _keep_traceback(error, path):
         return _say(

@@ -392,7 +392,7 @@ def test_another_model_is_refused_with_the_first_differences(two_steps):
     ):
         with pytest.raises(
             CheckpointMismatch,
-            match=r"another model: 1 of 3 arrays .*\n  encoder/0/kernel: saved \(6, 4\) float32, now \(8, 4\) float32",
+            match=r"different model: 1 of 3 arrays .*\n  encoder/0/kernel: saved \(6, 4\) float32, now \(8, 4\) float32",
         ) as caught:
             restore()
         assert caught.value.exit_code == USAGE
@@ -400,7 +400,7 @@ def test_another_model_is_refused_with_the_first_differences(two_steps):
 
 
 def test_another_optimizer_is_refused(two_steps):
-    with pytest.raises(CheckpointMismatch, match=r"another optimizer.*\n.*saved nothing, now"):
+    with pytest.raises(CheckpointMismatch, match=r"different optimizer.*\n.*saved nothing, now"):
         CheckpointStore(two_steps).restore(
             TARGETS[0], abstract(optax.sgd(0.1, momentum=0.9).init(params_of(0)))
         )
@@ -481,7 +481,7 @@ def test_a_folder_that_was_renamed_is_made_again_and_saved_to(
         assert store.steps() == [3 + number, 5 + number]
         assert (
             caplog.text.count(
-                f"{folder} is gone, renamed or deleted while the run went on; it is made again"
+                f"{folder} is gone, renamed or deleted while the run went on; it is recreated"
             )
             == 1
         )
@@ -561,7 +561,7 @@ def test_a_failed_background_save_is_an_error_of_the_next_call_and_the_older_one
 
 def python(code, *arguments, devices=1, before=""):
     """What subprocess needs to run the code with this file's names at hand."""
-    script = f"import sys\n{textwrap.dedent(before)}\nfrom tests.training.test_checkpoint import *\n{textwrap.dedent(code)}"
+    script = f"import sys\n{textwrap.dedent(before)}\nfrom tests.checkpoints.test_store import *\n{textwrap.dedent(code)}"
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
@@ -662,7 +662,7 @@ def test_what_process_0_finds_of_a_checkpoint_holds_for_all(
         "signvit_jax.checkpoints.reader.multihost_utils.broadcast_one_to_all", broadcast
     )
     damage = reader._damage(2, None)
-    assert damage == (found if process == 0 or not found else ["named by process 0"] * 2)
+    assert damage == (found if process == 0 or not found else ["reported by process 0"] * 2)
 
 
 def test_a_store_that_was_closed_leaves_no_thread_behind(tmp_path):
@@ -672,7 +672,7 @@ def test_a_store_that_was_closed_leaves_no_thread_behind(tmp_path):
 
 
 def test_what_cannot_be_meant_is_refused(two_steps):
-    with pytest.raises(ValueError, match="keep_last is 0; allowed: a whole number >= 1"):
+    with pytest.raises(ValueError, match="keep_last is 0; allowed: an integer >= 1"):
         CheckpointStore(two_steps, 0)
     with pytest.raises(ValueError, match="which is 'first'; allowed: 'best', 'last'"):
         CheckpointReader(two_steps).restore_params("first")

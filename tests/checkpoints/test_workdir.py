@@ -252,7 +252,7 @@ def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path, monkeypatch):
     with pytest.raises(WorkdirError, match=r"config\.json could not be written: No space left"):
         run.write_text(run.config_json, "{}")
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(WorkdirError, match=r"other cannot be made: No space left"):
+    with pytest.raises(WorkdirError, match=r"other cannot be created: No space left"):
         Workdir.create(tmp_path / "other")
     monkeypatch.setattr(os, "open", full)
     with pytest.raises(WorkdirError, match=r"run could not be opened: No space left"), run.lock():

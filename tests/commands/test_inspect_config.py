@@ -50,9 +50,9 @@ def test_a_config_is_accounted_for_without_data_or_training(config, capsys, tmp_
     assert "a vocabulary of 40 tokens" in said
     assert numbers(said, "embedding")[0] == 40 * 16
     modules = [numbers(said, name)[0] for name in ("ctc_head", "decoder", "encoder")]
-    assert sum(modules) == numbers(said, "together")[0]
+    assert sum(modules) == numbers(said, "total")[0]
     assert numbers(said, "gradients and activations")[0] > 0
-    operations = said[said.index("GFLOP a clip of 8 frames and 8 tokens") :]
+    operations = said[said.index("GFLOP per clip of 8 frames and 8 tokens") :]
     parts = [
         numbers(operations, name)[0] for name in ("backbone", "temporal", "decoder", "ctc_head")
     ]
@@ -60,7 +60,7 @@ def test_a_config_is_accounted_for_without_data_or_training(config, capsys, tmp_
     assert re.search(r"video +uint8 +4x8x32x32x3 ", said) and re.search(
         r"tokens +int32 +4x8 ", said
     )
-    assert "parameters lie whole on every device" in said and "are cut" not in said
+    assert "parameters are replicated on every device" in said and "are sharded" not in said
 
 
 def test_the_full_model_is_described_in_seconds_and_without_its_weights():
@@ -69,7 +69,7 @@ def test_the_full_model_is_described_in_seconds_and_without_its_weights():
     said = account.describe(config, compiling=False)
     assert sum(array.nbytes for array in jax.live_arrays()) - held < 10**6
     assert (
-        numbers(said, "together")[0] == 354_323_258 and numbers(said, "backbone")[0] == 303_301_632
+        numbers(said, "total")[0] == 354_323_258 and numbers(said, "backbone")[0] == 303_301_632
     )
     assert "a frame in the backbone" in said and "(123.11 a frame" in said
     assert "not compiled" in said

@@ -77,4 +77,4 @@ def test_wrong_steps_to_trace_are_refused(trained, tmp_path, capsys):
         )
         == 2
     )
-    assert "allowed: how many steps" in capsys.readouterr().err
+    assert "allowed: a number of steps" in capsys.readouterr().err

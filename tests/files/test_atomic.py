@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from signvit_jax.checkpoints import manifest
-from signvit_jax.files.atomic import flush_folder, write_atomically
+from signvit_jax.files.atomic import flush_to_disk, write_atomically
 from tests.helpers import tiny_run
 
 
@@ -54,7 +54,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeyp
         write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(OSError, match="No space left"):
-        flush_folder(tmp_path)
+        flush_to_disk(tmp_path)
     assert tiny_run.open_below(tmp_path) == []
 
 

@@ -41,9 +41,9 @@ def test_the_damaged_file_is_named_and_the_checkpoint_before_is_used_unless_stri
     assert damaged.steps()[-1] == TOTAL
 
     assert damaged.go() == 0
-    assert f"is damaged and is left out: {damaged.harmed}: content changed" in damaged.said()
+    assert f"is damaged and is skipped: {damaged.harmed}: content changed" in damaged.said()
     assert f"resumed from the checkpoint of step {TOTAL - SAVED}" in damaged.said()
-    assert f"lost by an earlier start and made again: {SAVED} steps" in damaged.said()
+    assert f"replayed after a restart: {SAVED} steps" in damaged.said()
     assert_same_run(damaged, undisturbed)
     for name in ("99/notes.txt", "README"):
         assert (damaged.workdir / "checkpoints" / name).read_text() == "mine"
