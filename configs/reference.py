@@ -1,10 +1,19 @@
-"""The reference system as it is: its sizes, its loss, its schedule, its 16 frames a clip. For comparison; `dense_vit.py` is what we recommend.
+r"""The reference system: its sizes, loss, schedule and 16 frames per clip.
 
-    python -m signvit_jax.train --config=configs/reference.py --workdir=runs/reference --config.data.name=isign --config.data.data_dir=data
-    python -m signvit_jax.train --config=configs/reference.py:bert/vocab.txt --workdir=runs/reference_bert ...     (with a BERT vocabulary file)
+It is for comparison; we recommend `dense_vit.py`.
 
-Model: ViT-L/16 on every frame, 303,301,632 parameters; 354,323,258 in all with a 30,522-word vocabulary.
-Hardware: the reference names 40-50 GB for this batch; with --config.training.remat=dots it fits a 40 GB A100.
+    python -m signvit_jax.train --config=configs/reference.py --workdir=runs/reference \
+        --config.data.name=isign --config.data.data_dir=data
+
+With a BERT vocabulary file:
+
+    python -m signvit_jax.train --config=configs/reference.py:bert/vocab.txt \
+        --workdir=runs/reference_bert ...
+
+Model: ViT-L/16 on every frame, 303,301,632 parameters; 354,323,258 in all with a 30,522-word
+vocabulary.
+Hardware: the reference states 40-50 GB for this batch; with --config.training.remat=dots it fits a
+40 GB A100.
 """
 
 from ml_collections import ConfigDict
@@ -55,7 +64,8 @@ def get_config(vocab_file: str = "") -> ConfigDict:
         "max_grad_norm": 0.5,
         "patience": 30,
     }
-    # The reference turns, shifts and recolors every frame anew and mirrors half of them; here a clip gets one draw, and no mirror.
+    # The reference rotates, shifts and recolors each frame independently and mirrors half of them;
+    # here all frames of a clip get the same augmentation, and none is mirrored.
     config.data = {
         "num_frames": 16,
         "image_size": 224,

@@ -68,7 +68,7 @@ def test_advice_leaves_out_options_that_are_used_up():
     )
     assert "gradient_accumulation" not in text and "remat" not in text and "batch_size=8" in text
     assert "remat=full" in advice(training__remat="dots")
-    assert "gradient_accumulation=3:" in advice(
+    assert "gradient_accumulation=3 (3 x 4):" in advice(
         training__batch_size=12, training__gradient_accumulation=2
     )
 
