@@ -1,13 +1,13 @@
-"""Trains the rows of an ablation with several seeds; writes a table and learning curves.
+r"""Trains the rows of an ablation with several seeds; writes a table and learning curves.
 
-    python scripts/ablate.py --data_dir=data --output=runs/ablation \\
+    python scripts/ablate.py --data_dir=data --output=runs/ablation \
         --rows=small,reference_family --seeds=0,1,2 --jobs=2
 
 A row is `configs/small.py` with a few values changed (ROWS below). All rows see the same clips, and
 all but the reference's family equally often. --rows=student,distilled trains a slim MobileNetV3
 without and with a teacher (STUDENTS below):
 
-    python scripts/ablate.py --data_dir=data --output=runs/students --rows=student,distilled \\
+    python scripts/ablate.py --data_dir=data --output=runs/students --rows=student,distilled \
         --teacher=runs/small --docs=docs/distillation.md
 
 Finished runs are not run again; interrupted ones resume. The table is printed and, with --docs,

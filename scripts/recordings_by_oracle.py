@@ -1,6 +1,9 @@
-"""The table of docs/recordings.md: what cutting, joining and settling add to the errors of a recognizer (tests/helpers/oracle.py), in Markdown.
+"""Prints the table of docs/recordings.md on errors of windowing, joining and live output.
 
-python scripts/recordings_by_oracle.py --recordings=40 --seconds=120
+The errors are those that these steps add to the errors of a simulated recognizer
+(tests/helpers/oracle.py).
+
+    python scripts/recordings_by_oracle.py --recordings=40 --seconds=120
 """
 
 import argparse
