@@ -1,4 +1,4 @@
-"""Small videos made in the tests, with known pictures and times."""
+"""Writes small videos with known images and times."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,7 +10,7 @@ import numpy as np
 
 def encode(
     path: Path,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     *,
     fps: int = 10,
     codec: str = "libx264",
@@ -23,12 +23,15 @@ def encode(
     color_range: int | None = None,
     file_format: str | None = None,
 ) -> Path:
-    """Writes `pictures` (in `source_format`); `pts` are in milliseconds and make the frame rate variable."""
+    """Write `images`, which are in `source_format`.
+
+    `pts`: times in milliseconds, for a variable frame rate.
+    """
     with av.open(
         str(path), "w", format=file_format, container_options=container_options or {}
     ) as container:
         stream = container.add_stream(codec, rate=fps)
-        first = av.VideoFrame.from_ndarray(pictures[0], source_format)
+        first = av.VideoFrame.from_ndarray(images[0], source_format)
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, pix_fmt
         stream.options = options or {}
         if pts is not None:
@@ -37,8 +40,8 @@ def encode(
             stream.codec_context.colorspace = colorspace
         if color_range is not None:
             stream.codec_context.color_range = color_range
-        for i, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, source_format)
+        for i, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, source_format)
             if colorspace is not None:
                 frame.colorspace = colorspace
             if color_range is not None:
@@ -53,10 +56,10 @@ def encode(
 
 
 def shades(count: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
-    """Even gray pictures, each 10 lighter than the one before; after 23 of them from the beginning again."""
+    """Return plain gray images, each 10 lighter than the one before; the 24th is like the first."""
     return [np.full((height, width, 3), 20 + 10 * (i % 23), np.uint8) for i in range(count)]
 
 
 def shade_numbers(frames: np.ndarray) -> list[int]:
-    """Which picture of `shades` each frame shows, frames u8 (t, h, w, 3)."""
+    """Return the number in `shades` of each frame; frames are u8 (t, h, w, 3)."""
     return [round((float(frame.mean()) - 20) / 10) for frame in frames]

@@ -1,10 +1,10 @@
-"""A recognizer with a given word error, put through the code that cuts, joins and follows what a model says.
+"""A simulated recognizer with a given word error, to test windowing, joining and live captions.
 
-Its video is drawn so that every frame can be read back: the frame's number is in one pixel, and a
-patch moves while somebody signs. So the oracle knows which
-frames it was really given, and says of them what a model with that word error would: errors are
-drawn anew for each window, in equal shares substitution,
-insertion and deletion; a word that the edge of the window cuts is garbled, or unseen where less than a fifth of it is left.
+In its video every frame can be identified: the frame's number is in one pixel, and a patch moves
+while somebody signs. So the oracle knows which frames it was really given, and returns for them
+what a model with that word error would. Errors are drawn again for each window: substitutions,
+insertions and deletions in equal shares. A word that is truncated at the edge of a window is
+replaced by another, or missing if less than a fifth of it is left.
 """
 
 import dataclasses
@@ -25,34 +25,39 @@ from signvit_jax.text.words import Word, words_text
 
 RATE = 12.5
 DATA = DataConfig(num_frames=48, image_size=16, sampling="rate", frame_rate=8.33)
-CHINESE = "今天气是很好的我们去公园吃饭看书你他她妈爸老师学生买红大小两个苹果房子杯明昨晚早上下来回家车路水火山木人"
+CHINESE = (
+    "今天气是很好的我们去公园吃饭看书你他她妈爸老师学生买红大"
+    "小两个苹果房子杯明昨晚早上下来回家车路水火山木人"
+)
 
 
-class Said(NamedTuple):
+class SignedWord(NamedTuple):
     word: str
     start: float  # seconds
     end: float
 
 
-def continuous(rng: random.Random, vocabulary: Sequence[str], seconds: float) -> list[Said]:
-    """Signing without a rest, word by word."""
+def continuous(rng: random.Random, vocabulary: Sequence[str], seconds: float) -> list[SignedWord]:
+    """Draw signing without pauses."""
     return sentences(rng, vocabulary, seconds, lambda: 0.0)
 
 
-def sentences(rng: random.Random, vocabulary: Sequence[str], seconds: float, pause) -> list[Said]:
-    """Sentences of three to seven words; `pause()` gives the seconds between two of them."""
+def sentences(
+    rng: random.Random, vocabulary: Sequence[str], seconds: float, pause
+) -> list[SignedWord]:
+    """Draw sentences of three to seven words; `pause()` gives the seconds between two of them."""
     now, script = 0.4, []
     while now < seconds - 7.0:
         for _ in range(rng.randint(3, 7)):
             length = rng.uniform(0.25, 0.8)
-            script.append(Said(rng.choice(vocabulary), now, now + length))
+            script.append(SignedWord(rng.choice(vocabulary), now, now + length))
             now += length
         now += pause()
     return script
 
 
-def video(script: Sequence[Said], seconds: float) -> np.ndarray:
-    """uint8 (t, 16, 16, 3), RATE a second."""
+def video(script: Sequence[SignedWord], seconds: float) -> np.ndarray:
+    """Return frames uint8 (t, 16, 16, 3), RATE per second."""
     count = round(seconds * RATE)
     frames = np.full((count, 16, 16, 3), 90, np.uint8)
     frames[:, 0, 0, 0], frames[:, 0, 0, 1] = np.arange(count) // 128, 2 * (np.arange(count) % 128)
@@ -64,28 +69,27 @@ def video(script: Sequence[Said], seconds: float) -> np.ndarray:
 
 
 def seconds_of(frame: np.ndarray) -> float:
-    """When the frame was."""
+    """Return the time of a frame."""
     return (int(frame[0, 0, 0]) * 128 + int(frame[0, 0, 1]) // 2) / RATE
 
 
 @dataclasses.dataclass
 class Oracle:
-    script: Sequence[Said]
+    script: Sequence[SignedWord]
     vocabulary: Sequence[str]
     error: float
     rng: random.Random
-    drawn: int = 0  # words said so far, and errors among them but those at the edges
-    wrong: int = 0
-    times_off: float | None = (
-        None  # seconds by which word times are off; None: it gives no times, as the product's decoders do not
-    )
+    drawn: int = 0  # words so far
+    wrong: int = 0  # errors among them, without those at the edges
+    # Largest error of word times in seconds; None: no times, as from the product's decoders.
+    times_off: float | None = None
 
     def hear(self, spans: Sequence[Span]) -> list[tuple[Heard, ...]]:
-        """What CTC hears, and when: of half a word or more."""
+        """Return the CTC outputs of each span with times, of words that are at least half seen."""
         return [self._heard([seconds_of(frame) for frame in span.frames]) for span in spans]
 
     def say(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
-        """The hypothesis about some frames, and when its words are signed."""
+        """Return the hypothesis of some frames, and the times of its words."""
         start, end = seconds_of(frames[0]), seconds_of(frames[-1]) + 1 / DATA.frame_rate
         said = [self._with_errors(word, at) for word, at in self._seen(start, end)]
         words = [word for group in said for word in group]
@@ -108,9 +112,8 @@ class Oracle:
     def _seen(self, start: float, end: float) -> Iterator[tuple[str, float]]:
         for said in self.script:
             seen = min(said.end, end) - max(said.start, start)
-            if (
-                seen >= said.end - said.start - 1 / DATA.frame_rate
-            ):  # the frames that are sampled may miss its edge
+            # The sampled frames may miss the edge of a word by one frame.
+            if seen >= said.end - said.start - 1 / DATA.frame_rate:
                 yield said.word, (said.start + said.end) / 2
             elif seen >= 0.2 * (said.end - said.start):
                 yield (
@@ -140,14 +143,14 @@ DEFAULTS = InferenceConfig()
 
 
 def captioned(
-    script: Sequence[Said],
+    script: Sequence[SignedWord],
     seconds: float,
     oracle: Oracle,
     inference: InferenceConfig = DEFAULTS,
     *,
     hears: bool = True,
 ) -> str:
-    """What is said of the recording, as `Translator.translate` makes it."""
+    """Return the text of a recording, as `Translator.translate` makes it."""
     footage = open_video_input(
         video(script, seconds), RATE, DATA, inference, hear=oracle.hear if hears else None
     ).begin()
@@ -164,8 +167,10 @@ def captioned(
     )
 
 
-def followed(script: Sequence[Said], seconds: float, oracle: Oracle, *, hears: bool = True) -> str:
-    """What is settled of it live."""
+def followed(
+    script: Sequence[SignedWord], seconds: float, oracle: Oracle, *, hears: bool = True
+) -> str:
+    """Return the final text of a live video."""
 
     def read(pictures: Sequence[np.ndarray], rate: float) -> Reading:
         return oracle.read(pictures, rate, hears=hears)
@@ -179,8 +184,8 @@ def followed(script: Sequence[Said], seconds: float, oracle: Oracle, *, hears: b
     )
 
 
-def word_error(scripts: Sequence[Sequence[Said]], texts: Sequence[str]) -> float:
-    """Of all recordings together; of Chinese text by character."""
+def word_error(scripts: Sequence[Sequence[SignedWord]], texts: Sequence[str]) -> float:
+    """Return the word error of all recordings together; by character for Chinese text."""
     wrong = total = 0
     for script, text in zip(scripts, texts, strict=True):
         wanted = [said.word for said in script]
@@ -211,7 +216,10 @@ def simulated(
     times_off: float | None = None,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Word error of that many recordings, and within their windows, with a vocabulary of `size` words (None: Chinese characters)."""
+    """Return the word error of recordings, and that within their windows.
+
+    `size`: words of the vocabulary; None: Chinese characters.
+    """
     vocabulary = (
         list(dict.fromkeys(CHINESE)) if size is None else [f"w{number}" for number in range(size)]
     )
@@ -226,15 +234,14 @@ def simulated(
         scripts.append(script)
         oracles.append(Oracle(script, vocabulary, error, rng, times_off=times_off))
         texts.append(captioned(script, seconds, oracles[-1]))
-    return word_error(scripts, texts), sum(one.wrong for one in oracles) / sum(
-        one.drawn for one in oracles
-    )
+    within = sum(oracle.wrong for oracle in oracles) / sum(oracle.drawn for oracle in oracles)
+    return word_error(scripts, texts), within
 
 
 def live_error(
     recordings: int, seconds: float, pause: float, *, hears: bool, seed: int = 0
 ) -> float:
-    """Word error of a perfect recognizer that is followed live, with that pause between sentences."""
+    """Return the word error of a perfect recognizer on live video with pauses of `pause` s."""
     vocabulary = [f"w{number}" for number in range(200)]
     scripts = [
         sentences(random.Random(f"{seed} {number}"), vocabulary, seconds, lambda: pause)
