@@ -68,9 +68,7 @@ def test_the_full_model_is_described_in_seconds_and_without_its_weights():
     held = sum(array.nbytes for array in jax.live_arrays())
     said = account.describe(config, compiling=False)
     assert sum(array.nbytes for array in jax.live_arrays()) - held < 10**6
-    assert (
-        numbers(said, "total")[0] == 354_323_258 and numbers(said, "backbone")[0] == 303_301_632
-    )
+    assert numbers(said, "total")[0] == 354_323_258 and numbers(said, "backbone")[0] == 303_301_632
     assert "a frame in the backbone" in said and "(123.11 a frame" in said
     assert "not compiled" in said
 
