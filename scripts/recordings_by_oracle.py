@@ -42,11 +42,11 @@ def main() -> int:
         ]
         row(name, [recording for recording, _ in found])
     table("pause between sentences", [f"{pause:g} s" for pause in PAUSES])
-    for name, hears in {"live, CTC tells times": True, "live, by the votes alone": False}.items():
+    for name, with_ctc in {"live, times from CTC": True, "live, by the votes alone": False}.items():
         row(
             name,
             [
-                oracle.live_error(flags.recordings, flags.seconds, pause, hears=hears)
+                oracle.live_error(flags.recordings, flags.seconds, pause, with_ctc=with_ctc)
                 for pause in PAUSES
             ],
         )

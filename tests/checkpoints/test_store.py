@@ -251,7 +251,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_any_damaged_file_is_found_or_does_not_matter(two_steps, tmp_path, caplog, harm):
+def test_any_damaged_file_is_found_or_does_not_matter(two_steps, tmp_path, caplog, damage):
     files = sorted(p.relative_to(two_steps) for p in (two_steps / "2").rglob("*") if p.is_file())
     assert len(files) > 20
     wanted = {step: (*state_of(step), params_of(100 + step)) for step in (1, 2)}

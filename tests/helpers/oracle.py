@@ -61,8 +61,8 @@ def video(script: Sequence[SignedWord], seconds: float) -> np.ndarray:
     count = round(seconds * RATE)
     frames = np.full((count, 16, 16, 3), 90, np.uint8)
     frames[:, 0, 0, 0], frames[:, 0, 0, 1] = np.arange(count) // 128, 2 * (np.arange(count) % 128)
-    for said in script:
-        for t in range(round(said.start * RATE), min(round(said.end * RATE), count)):
+    for signed in script:
+        for t in range(round(signed.start * RATE), min(round(signed.end * RATE), count)):
             place = 3 * t % 12
             frames[t, 4:8, 1 + place : 4 + place] = 220
     return frames
@@ -84,41 +84,42 @@ class Oracle:
     # Largest error of word times in seconds; None: no times, as from the product's decoders.
     times_off: float | None = None
 
-    def hear(self, spans: Sequence[Span]) -> list[tuple[Heard, ...]]:
+    def ctc_outputs(self, spans: Sequence[Span]) -> list[tuple[Heard, ...]]:
         """Return the CTC outputs of each span with times, of words that are at least half seen."""
-        return [self._heard([seconds_of(frame) for frame in span.frames]) for span in spans]
+        return [
+            self._ctc_outputs_at([seconds_of(frame) for frame in span.frames]) for span in spans
+        ]
 
-    def say(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
+    def translate(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
         """Return the hypothesis of some frames, and the times of its words."""
         start, end = seconds_of(frames[0]), seconds_of(frames[-1]) + 1 / DATA.frame_rate
-        said = [self._with_errors(word, at) for word, at in self._seen(start, end)]
-        words = [word for group in said for word in group]
+        groups = [self._with_errors(word, at) for word, at in self._seen(start, end)]
+        words = [word for group in groups for word in group]
         texts = [word for word, _ in words]
-        spoken = tuple(Word(text, 0.5, not has_unspaced(text)) for text in texts)
+        output = tuple(Word(text, 0.5, not has_unspaced(text)) for text in texts)
         times = sorted(
             min(max(at + self.rng.uniform(-1, 1) * (self.times_off or 0.0), start), end)
             for _, at in words
         )
-        return Hypothesis(words_text(spoken), tuple(range(len(spoken))), -1.0, 0.5, spoken), tuple(
-            times
-        )
+        tokens = tuple(range(len(output)))
+        return Hypothesis(words_text(output), tokens, -1.0, 0.5, output), tuple(times)
 
-    def read(self, pictures: Sequence[np.ndarray], rate: float, *, hears: bool = True) -> Reading:
-        span = sampled(pictures, rate, DATA)
-        hypothesis, _ = self.say(span.frames)
-        signs = tuple(signs_of(span, self.hear([span])[0])) if hears else None
+    def read(self, images: Sequence[np.ndarray], rate: float, *, with_ctc: bool = True) -> Reading:
+        span = sampled(images, rate, DATA)
+        hypothesis, _ = self.translate(span.frames)
+        signs = tuple(signs_of(span, self.ctc_outputs([span])[0])) if with_ctc else None
         return Reading(hypothesis, hypothesis.text, signs)
 
     def _seen(self, start: float, end: float) -> Iterator[tuple[str, float]]:
-        for said in self.script:
-            seen = min(said.end, end) - max(said.start, start)
+        for signed in self.script:
+            seen = min(signed.end, end) - max(signed.start, start)
             # The sampled frames may miss the edge of a word by one frame.
-            if seen >= said.end - said.start - 1 / DATA.frame_rate:
-                yield said.word, (said.start + said.end) / 2
-            elif seen >= 0.2 * (said.end - said.start):
+            if seen >= signed.end - signed.start - 1 / DATA.frame_rate:
+                yield signed.word, (signed.start + signed.end) / 2
+            elif seen >= 0.2 * (signed.end - signed.start):
                 yield (
                     self.rng.choice(self.vocabulary),
-                    (max(said.start, start) + min(said.end, end)) / 2,
+                    (max(signed.start, start) + min(signed.end, end)) / 2,
                 )
 
     def _with_errors(self, word: str, at: float) -> list[tuple[str, float]]:
@@ -130,11 +131,11 @@ class Oracle:
             return [(other, at), (word, at)]
         return [] if drawn < self.error else [(word, at)]
 
-    def _heard(self, times: Sequence[float]) -> tuple[Heard, ...]:
+    def _ctc_outputs_at(self, times: Sequence[float]) -> tuple[Heard, ...]:
         found = []
-        for said in self.script:
-            inside = [n for n, at in enumerate(times) if said.start <= at < said.end]
-            if inside and len(inside) >= 0.5 * (said.end - said.start) * DATA.frame_rate:
+        for signed in self.script:
+            inside = [n for n, at in enumerate(times) if signed.start <= at < signed.end]
+            if inside and len(inside) >= 0.5 * (signed.end - signed.start) * DATA.frame_rate:
                 found.append(Heard(inside[0], inside[-1] + 1, 0.99, 9.0))
         return tuple(found)
 
@@ -148,15 +149,15 @@ def captioned(
     oracle: Oracle,
     inference: InferenceConfig = DEFAULTS,
     *,
-    hears: bool = True,
+    with_ctc: bool = True,
 ) -> str:
     """Return the text of a recording, as `Translator.translate` makes it."""
     footage = open_video_input(
-        video(script, seconds), RATE, DATA, inference, hear=oracle.hear if hears else None
+        video(script, seconds), RATE, DATA, inference, hear=oracle.ctc_outputs if with_ctc else None
     ).begin()
     segments = []
     for span in footage.spans:
-        hypothesis, times = oracle.say(span.frames)
+        hypothesis, times = oracle.translate(span.frames)
         segments.append(
             dataclasses.replace(
                 segment_of(span, hypothesis), times=times if oracle.times_off is not None else ()
@@ -168,17 +169,15 @@ def captioned(
 
 
 def followed(
-    script: Sequence[SignedWord], seconds: float, oracle: Oracle, *, hears: bool = True
+    script: Sequence[SignedWord], seconds: float, oracle: Oracle, *, with_ctc: bool = True
 ) -> str:
     """Return the final text of a live video."""
 
-    def read(pictures: Sequence[np.ndarray], rate: float) -> Reading:
-        return oracle.read(pictures, rate, hears=hears)
+    def read(images: Sequence[np.ndarray], rate: float) -> Reading:
+        return oracle.read(images, rate, with_ctc=with_ctc)
 
     captions = LiveCaptions(read, 5.76, InferenceConfig().window_overlap, 0.5, 3)
-    updates = captions.follow(
-        Recording(iter(video(script, seconds)), RATE, lambda picture: picture)
-    )
+    updates = captions.follow(Recording(iter(video(script, seconds)), RATE, lambda image: image))
     return words_text(
         word for update in updates for segment in update.settled for word in segment.words
     )
@@ -188,9 +187,10 @@ def word_error(scripts: Sequence[Sequence[SignedWord]], texts: Sequence[str]) ->
     """Return the word error of all recordings together; by character for Chinese text."""
     wrong = total = 0
     for script, text in zip(scripts, texts, strict=True):
-        wanted = [said.word for said in script]
-        said = list(text) if any(map(has_unspaced, wanted)) else text.split()
-        wrong, total = wrong + _distance(wanted, said), total + len(wanted)
+        reference = [signed.word for signed in script]
+        words = list(text) if any(map(has_unspaced, reference)) else text.split()
+        wrong += _distance(reference, words)
+        total += len(reference)
     return wrong / total
 
 
@@ -198,10 +198,10 @@ def _distance(one: Sequence[str], other: Sequence[str]) -> int:
     row = list(range(len(other) + 1))
     for number, word in enumerate(one, 1):
         diagonal, row[0] = row[0], number
-        for place, said in enumerate(other, 1):
+        for place, other_word in enumerate(other, 1):
             diagonal, row[place] = (
                 row[place],
-                min(row[place] + 1, row[place - 1] + 1, diagonal + (word != said)),
+                min(row[place] + 1, row[place - 1] + 1, diagonal + (word != other_word)),
             )
     return row[-1]
 
@@ -239,7 +239,7 @@ def simulated(
 
 
 def live_error(
-    recordings: int, seconds: float, pause: float, *, hears: bool, seed: int = 0
+    recordings: int, seconds: float, pause: float, *, with_ctc: bool, seed: int = 0
 ) -> float:
     """Return the word error of a perfect recognizer on live video with pauses of `pause` s."""
     vocabulary = [f"w{number}" for number in range(200)]
@@ -249,7 +249,10 @@ def live_error(
     ]
     texts = [
         followed(
-            script, seconds, Oracle(script, vocabulary, 0.0, random.Random(number)), hears=hears
+            script,
+            seconds,
+            Oracle(script, vocabulary, 0.0, random.Random(number)),
+            with_ctc=with_ctc,
         )
         for number, script in enumerate(scripts)
     ]

@@ -30,12 +30,12 @@ def test_chinese_is_joined_by_character_and_says_nothing_twice(times_off):
 
 @pytest.mark.parametrize("pause", PAUSES)
 def test_live_a_perfect_recognizer_loses_no_word(pause):
-    assert oracle.live_error(1, 45.0, pause, hears=True) == 0.0
+    assert oracle.live_error(1, 45.0, pause, with_ctc=True) == 0.0
 
 
 @pytest.mark.parametrize("pause", PAUSES)
 def test_live_without_times_hardly_a_word_is_lost(pause):
-    assert oracle.live_error(2, 45.0, pause, hears=False) <= 0.01
+    assert oracle.live_error(2, 45.0, pause, with_ctc=False) <= 0.01
 
 
 def test_what_is_cut_at_rests_is_read_sentence_by_sentence():
