@@ -120,7 +120,7 @@ def test_checkpoint_files_are_flushed_before_their_manifest(tmp_path, calls):
 
 
 def test_damage_is_reported_file_by_file(tmp_path):
-    for name in ("whole", "params/missing", "params/cut", "params/changed", "meta/folder"):
+    for name in ("whole", "params/missing", "params/short", "params/changed", "meta/folder"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("content")
     manifest.write_manifest(tmp_path)
