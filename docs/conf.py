@@ -1,7 +1,14 @@
-"""Settings of the documentation site: `python -m sphinx -W -b html docs docs/_build`. Needs no network."""
+"""Settings of the documentation site: `python -m sphinx -W -b html docs docs/_build`.
 
+Needs no network.
+"""
+
+import importlib
+import inspect
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -16,7 +23,50 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "signvit_jax"
+html_show_copyright = False
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+default_role = "code"
 # Types that are not documented here: numpy's, JAX's, jaxtyping's.
 nitpicky = False
+
+_BUILDER_README = re.compile(r"\(\.\./tfds_builders/(\w+)/README\.md\)")
+
+
+def _link_builders(app: Any, page: str, source: list[str]) -> None:
+    """Link the READMEs of the builders to the page that includes them all."""
+    source[0] = _BUILDER_README.sub(r"(datasets.md#\1)", source[0])
+
+
+def _link_map(app: Any, path: Path, page: str, source: list[str]) -> None:
+    """Link the map of the code, which files at the top level name by its path there."""
+    source[0] = source[0].replace("(ARCHITECTURE.md)", "(architecture.md)")
+
+
+def _add_field_comment(
+    app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]
+) -> None:
+    """Give a field that has no docstring the comment beside or above it in the source."""
+    if what != "attribute" or (lines and not lines[0].startswith("Alias for field")):
+        return
+    parent, _, field = name.rpartition(".")
+    module, _, class_name = parent.rpartition(".")
+    source = inspect.getsource(getattr(importlib.import_module(module), class_name)).splitlines()
+    for number, line in enumerate(source):
+        if re.match(rf"    {field}:", line):
+            comments = re.findall(r"  # (.*)$", line) or _comments_above(source[:number])
+            lines[:] = [" ".join(comments)]
+
+
+def _comments_above(lines: list[str]) -> list[str]:
+    comments: list[str] = []
+    while lines and lines[-1].startswith("    # "):
+        comments.insert(0, lines.pop().removeprefix("    # "))
+    return comments
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", _link_builders)
+    app.connect("include-read", _link_map)
+    app.connect("autodoc-process-docstring", _add_field_comment)
