@@ -1,4 +1,4 @@
-"""What a config would train, as text for people who plan a run.
+"""Describes the run that a config would start, as text.
 
 It lists parameters, operations, memory, shardings and batches. It needs no data set and allocates
 no weights.

@@ -137,7 +137,7 @@ class Run:
 
     def since_signal(self) -> float:
         """Return the seconds since the last signal of the fault was sent."""
-        return time.monotonic() - float(self.trace.with_suffix(".signalled").read_text())
+        return time.monotonic() - float(self.trace.with_suffix(".signaled").read_text())
 
     def messages(self) -> str:
         return self.output.read_text() if self.output.exists() else ""

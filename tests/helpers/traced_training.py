@@ -72,7 +72,7 @@ def _run(request: dict) -> None:
     sys.argv = ["train.py", *request["argv"]]
     _trace_batches(Path(request["trace"]))
     if request["fault"]:
-        _Fault(Path(request["trace"]).with_suffix(".signalled"), **request["fault"]).install()
+        _Fault(Path(request["trace"]).with_suffix(".signaled"), **request["fault"]).install()
     try:
         leave(run_command(train.main, train.run_log))
     finally:
@@ -114,7 +114,7 @@ def _trace_batches(trace: Path) -> None:
 class _Fault:
     def __init__(
         self,
-        signalled: Path,
+        signaled: Path,
         phase: str,
         count: int,
         signals: list = (),
@@ -123,7 +123,7 @@ class _Fault:
         free_at: int = 0,
         plots: bool = False,
     ):
-        self.signalled = signalled
+        self.signaled = signaled
         self.phase = phase
         self.signals = signals
         self.hang = hang
@@ -166,7 +166,7 @@ class _Fault:
         begin = time.monotonic()
         for seconds, number in self.signals:
             time.sleep(max(begin + seconds - time.monotonic(), 0))
-            self.signalled.write_text(str(time.monotonic()))
+            self.signaled.write_text(str(time.monotonic()))
             os.kill(os.getpid(), number)
 
     def _in_step(self) -> None:
