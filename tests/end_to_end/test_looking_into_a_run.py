@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from signvit_jax.commands import train
+from signvit_jax.optimization.compiled_steps import CompiledSteps
 from signvit_jax.telemetry import throughput
-from signvit_jax.training import trainer
+from signvit_jax.training import step_programs
 from tests.helpers import tiny_run
 
 
 def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run_with_5_and_advice(
     trained, light_jax, tmp_path, capsys, monkeypatch
 ):
-    class TooLargeInTheEnd(trainer.CompiledSteps):
+    class TooLargeInTheEnd(CompiledSteps):
         """The step; the fourth is refused."""
 
         done = 0
@@ -29,7 +30,7 @@ def test_steps_are_traced_speed_is_logged_and_one_that_does_not_fit_ends_the_run
                 else jax.block_until_ready(jnp.zeros((2**30, 2**30)))
             )  # 4 exabytes: XLA's own refusal
 
-    monkeypatch.setattr(trainer, "CompiledSteps", TooLargeInTheEnd)
+    monkeypatch.setattr(step_programs, "CompiledSteps", TooLargeInTheEnd)
     monkeypatch.setattr(
         throughput, "peak_flops", lambda kind: 1e12
     )  # this CPU's kind is not in the table
