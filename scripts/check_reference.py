@@ -39,7 +39,12 @@ from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.models.translator import Encoded, SignTranslator
-from signvit_jax.optimization.losses import Batch, divisors, translation_loss
+from signvit_jax.optimization.losses import (
+    Batch,
+    LossParts,
+    loss_denominators,
+    translation_loss,
+)
 from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
 from signvit_jax.runtime.exit_codes import run_command
 from signvit_jax.runtime.streams import clean
@@ -175,7 +180,7 @@ def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check
     )
     # The CTC loss of a memorized sentence is a small difference of log-probabilities that are a
     # thousand times as large: float32 leaves four digits, here and there.
-    yield _relative("trained losses", parts[:3], vectors["trained_loss"], 1e-5, floor=0.1)
+    yield _relative("trained losses", _losses(parts), vectors["trained_loss"], 1e-5, floor=0.1)
     yield from _decoded(vectors, trained, sizes, trained_batch, "trained_decode/", ids_matter=True)
 
 
@@ -203,7 +208,7 @@ def _losses_and_gradients(
         parameters_of(model), batch
     )
     yield _relative(
-        "losses", parts[:3], [vectors[f"loss/{name}"] for name in ("total", "ce", "ctc")], 1e-5
+        "losses", _losses(parts), [vectors[f"loss/{name}"] for name in ("total", "ce", "ctc")], 1e-5
     )
     yield _relative(
         "global gradient norm", [optax.tree.norm(gradients)], [vectors["grad/global_norm"]], 1e-3
@@ -229,7 +234,7 @@ def _training_steps(
     update = jax.jit(optimizer.update)
     for _ in range(steps):
         gradients, parts = gradient(params, batch)
-        losses.append(parts[:3])
+        losses.append(_losses(parts))
         norms.append(optax.tree.norm(gradients))
         updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
@@ -327,9 +332,14 @@ def _batch(vectors: Vectors, video: np.ndarray) -> Batch:
 
 def _gradient(definition: ModelDefinition, training: TrainingConfig):
     def loss(params, batch):
-        return translation_loss(definition.bind(params), batch, divisors(batch), training)
+        return translation_loss(definition.bind(params), batch, loss_denominators(batch), training)
 
     return jax.jit(jax.grad(loss, has_aux=True))
+
+
+def _losses(parts: LossParts) -> list[jax.Array]:
+    """Total, cross-entropy and CTC."""
+    return [parts.total, parts.metrics["ce"], parts.metrics["ctc"]]
 
 
 def _absolute(group: str, ours, theirs) -> Check:

@@ -18,7 +18,7 @@ from jax_step import case_batch, case_config
 
 from signvit_jax.layers.attention import attend, dropout, fastest_attention
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.optimization.losses import divisors, translation_loss
+from signvit_jax.optimization.losses import loss_denominators, translation_loss
 
 # Relative to the largest value. bfloat16 has 8 bits: a few of its steps are allowed.
 BOUNDS = {
@@ -90,7 +90,9 @@ def loss_differences(case: dict) -> dict[str, float]:
     batch = case_batch(case, config.data.image_size, 500)
 
     def loss(params, batch):
-        return translation_loss(definition.bind(params), batch, divisors(batch), config.training)[0]
+        return translation_loss(
+            definition.bind(params), batch, loss_denominators(batch), config.training
+        )[0]
 
     found = []
     for device in (jax.devices()[0], jax.devices("cpu")[0]):

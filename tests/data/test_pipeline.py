@@ -471,7 +471,7 @@ def test_resume_in_a_short_first_epoch_is_exact(split, tokenizer):
 
 
 def test_resume_needs_the_same_number_of_short_first_epochs(split, tokenizer):
-    resumed = batches(split, tokenizer, config_with(short_first_epochs=1))
+    resumed = batches(split, tokenizer, config_with(sortagrad_epochs=1))
     with pytest.raises(DatasetError, match="short_first_epochs: 0 then, 1 now"):
         resumed.set_state(batches(split, tokenizer).state_at(3))
 

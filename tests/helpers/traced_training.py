@@ -37,8 +37,10 @@ from signvit_jax.checkpoints import store
 from signvit_jax.cli.processes import leave
 from signvit_jax.commands import train
 from signvit_jax.data.pipeline import BatchIterator
+from signvit_jax.optimization.compiled_steps import CompiledSteps
 from signvit_jax.runtime.exit_codes import run_command
-from signvit_jax.training import trainer
+from signvit_jax.training import validation
+from signvit_jax.training.hooks import StepHooks
 
 logging.raiseExceptions = False
 
@@ -134,8 +136,8 @@ class _Fault:
 
     def install(self) -> None:
         if self.plots:
-            plot = trainer.Trainer._plot
-            trainer.Trainer._plot = lambda run, at_once=True: plot(run, True)
+            plot = StepHooks.plot
+            StepHooks.plot = lambda hooks, at_once=True: plot(hooks, True)
         {
             "step": self._in_step,
             "compile": self._in_compile,
@@ -190,13 +192,13 @@ class _Fault:
 
     def _in_compile(self) -> None:
         """Count the programs of train steps, before each is traced and compiled."""
-        compile_step = trainer.CompiledSteps.compile
+        compile_step = CompiledSteps.compile
 
         def compiled(steps, *operands):
             self.enter_phase()
             return compile_step(steps, *operands)
 
-        trainer.CompiledSteps.compile = compiled
+        CompiledSteps.compile = compiled
 
     def _in_save(self) -> None:
         """Count saves, at the start of each: arrays are copied, then written in the background."""
@@ -220,7 +222,7 @@ class _Fault:
 
     def _in_eval(self) -> None:
         """Count the batches of evaluations."""
-        make = trainer.make_eval_step
+        make = validation.make_eval_step
 
         def made(*arguments):
             step = make(*arguments)
@@ -231,7 +233,7 @@ class _Fault:
 
             return evaluated
 
-        trainer.make_eval_step = made
+        validation.make_eval_step = made
 
 
 if __name__ == "__main__":
