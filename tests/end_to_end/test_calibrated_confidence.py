@@ -212,7 +212,7 @@ def test_a_calibration_of_another_checkpoint_is_used_and_said(calibrated, tmp_pa
     values = json.loads((workdir / "calibration.json").read_text())
     (workdir / "calibration.json").write_text(json.dumps(values | {"checkpoint_step": 1}))
     assert load_model(workdir).calibration.step == 1
-    assert "by the scale of step 1" in caplog.text
+    assert "calibrated at step 1" in caplog.text
 
 
 def test_what_cannot_be_calibrated_is_refused(calibrated, capsys):
