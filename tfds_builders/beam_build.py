@@ -1,4 +1,4 @@
-"""Builds the shards of a data set with Apache Beam, on any of its runners (`pip install signvit-jax[beam]`).
+"""Builds the shards of a data set with Apache Beam, on any of its runners.
 
 Beam takes the place of the local processes and of nothing else: every element is a shard's worth of clips, written with its journal into a folder
 that all workers see, and the build goes on from there as if it had been interrupted just before its end.
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from signvit_jax.runtime.optional_deps import install_command
 from tfds_builders.clips import Clip, Encoding, encode_clip
 from tfds_builders.shards import SplitWriter, read_journal, shard_path, write_journal
 
@@ -74,7 +75,8 @@ def write_shards(
         import apache_beam as beam
     except ImportError as error:
         raise BeamMissing(
-            f"--beam_runner={runner} needs Apache Beam: pip install 'signvit-jax[beam]'; without the option this machine builds"
+            f"--beam_runner={runner} needs Apache Beam: {install_command('apache_beam')}; "
+            "without the option this machine builds"
         ) from error
     with beam.Pipeline(
         runner=runner, options=beam.options.pipeline_options.PipelineOptions([])

@@ -4,7 +4,7 @@
     python scripts/bench/data.py --videos=FOLDER          # mp4 files of your own
 
 "per core" divides by the processor seconds that all threads of this process and its decoding child used, "per second" by those on the clock. Take the
-figures on an otherwise idle machine; each is the best of `--runs`. Seeking, to compare with, needs OpenCV: pip install 'signvit-jax[bench]'.
+figures on an otherwise idle machine; each is the best of `--runs`. Seeking, to compare with, needs OpenCV: pip install -e '.[bench]'.
 """
 
 import argparse

@@ -727,7 +727,7 @@ def test_of_a_broken_off_build_only_what_is_whole_and_asked_for_is_kept(
 
 def test_beam_builds_the_same_records(tmp_path):
     pytest.importorskip(
-        "apache_beam", reason="Apache Beam is not installed: pip install 'signvit-jax[beam]'"
+        "apache_beam", reason="Apache Beam is not installed: pip install -e '.[beam]'"
     )
     options = many(tmp_path, 30)
     assert run(tmp_path / "beam", *options, "--beam_runner=DirectRunner") == 3
