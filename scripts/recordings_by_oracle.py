@@ -43,7 +43,7 @@ def main() -> int:
         row(
             name,
             [
-                oracle.live_error(flags.recordings, flags.seconds, pause, hears=hears)
+                oracle.live_error(flags.recordings, flags.seconds, pause, has_times=hears)
                 for pause in PAUSES
             ],
         )
