@@ -1,3 +1,3 @@
-"""The preset `quickstart`, for commands that name this file; `--config=quickstart` is the same."""
+"""The preset `quickstart` by path; `--config=quickstart` is the same."""
 
 from signvit_jax.presets.quickstart import get_config as get_config

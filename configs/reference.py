@@ -1,3 +1,3 @@
-"""The preset `reference`, for commands that name this file; `--config=reference` is the same."""
+"""The preset `reference` by path; `--config=reference` is the same."""
 
 from signvit_jax.presets.reference import get_config as get_config

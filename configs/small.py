@@ -1,3 +1,3 @@
-"""The preset `small`, for commands that name this file; `--config=small` is the same."""
+"""The preset `small` by path; `--config=small` is the same."""
 
 from signvit_jax.presets.small import get_config as get_config

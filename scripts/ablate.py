@@ -1,14 +1,17 @@
-"""Trains the rows of an ablation, each with several seeds, and writes their table and learning curves.
+r"""Trains the rows of an ablation with several seeds; writes a table and learning curves.
 
-    python scripts/ablate.py --data_dir=data --output=runs/ablation --rows=small,reference_family --seeds=0,1,2 --jobs=2
+    python scripts/ablate.py --data_dir=data --output=runs/ablation \
+        --rows=small,reference_family --seeds=0,1,2 --jobs=2
 
-A row is `configs/small.py` with a few values changed (ROWS below); all rows see the same clips and, but for the reference's family, equally often.
-A slim MobileNetV3 with a teacher and without one (STUDENTS below) is trained by naming its rows:
+A row is `configs/small.py` with a few values changed (ROWS below). All rows see the same clips, and
+all but the reference's family equally often. --rows=student,distilled trains a slim MobileNetV3
+without and with a teacher (STUDENTS below):
 
-    python scripts/ablate.py --data_dir=data --output=runs/students --rows=student,distilled --teacher=runs/small --docs=docs/distillation.md
+    python scripts/ablate.py --data_dir=data --output=runs/students --rows=student,distilled \
+        --teacher=runs/small --docs=docs/distillation.md
 
-Runs that are finished are not run again, those that were cut off go on. The table goes to standard output and, between its two marks, into --docs;
-the curves beside it.
+Finished runs are not run again; interrupted ones resume. The table is printed and, with --docs,
+written between the two marks of that file, with the curves as an image beside it.
 """
 
 import argparse
@@ -32,15 +35,16 @@ BEGIN, END = "<!-- table: scripts/ablate.py -->", "<!-- end of table -->"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What is changed against `configs/small.py`, as `key=value` without the leading `config.`."""
+    """Changes to `configs/small.py`, as `key=value` without the leading `config.`."""
 
     title: str
     overrides: tuple[str, ...] = ()
-    is_taught: bool = False  # by the model of --teacher
+    has_teacher: bool = False  # the model of --teacher
 
 
-# The reference's model at the size of `small`: learned positions near zero, mean over the patches, CTC over the pooled queries, and no more. A step
-# of it takes half as long; it goes three times as often through the clips, so that it has half as much computing again.
+# The reference's model at the size of `small`: learned positions near zero, mean over the patches,
+# CTC over the pooled queries, and none of our additions. A step takes half as long as that of
+# `small`; with three times as many epochs it gets 1.5 times the compute.
 REFERENCE_FAMILY = (
     "model.encoder.stem=patch",
     "model.encoder.frame_pooling=mean",
@@ -64,8 +68,8 @@ ROWS = {
     "small": Row("configs/small.py"),
     "reference_family": Row("the reference's family at this size", REFERENCE_FAMILY),
     "no_flat_start": Row("no flat start of CTC", ("training.ctc_flat_start_steps=0",)),
-    "no_zoom": Row("pictures as they are, not cut to what moves", ("model.encoder.zoom=none",)),
-    "no_motion": Row("pictures alone, no motion channels", ("model.encoder.motion=none",)),
+    "no_zoom": Row("full images, not cropped to the motion", ("model.encoder.zoom=none",)),
+    "no_motion": Row("images alone, no motion channels", ("model.encoder.motion=none",)),
     "text_ctc": Row("CTC spells text, no glosses", ("model.ctc.target=text",)),
     "ctc_queries": Row(
         "CTC over the pooled queries", ("model.ctc.source=queries", "model.temporal.num_queries=32")
@@ -74,7 +78,7 @@ ROWS = {
         "decoder reads pooled queries",
         ("model.decoder.memory=queries", "model.temporal.num_queries=32"),
     ),
-    "patch_stem": Row("patches cut at once, no convolutional stem", ("model.encoder.stem=patch",)),
+    "patch_stem": Row("linear patches, no convolutional stem", ("model.encoder.stem=patch",)),
     "mean_pooling": Row(
         "frame feature = mean over the patches", ("model.encoder.frame_pooling=mean",)
     ),
@@ -107,7 +111,8 @@ ROWS = {
     ),
 }
 
-# A seventh of MobileNetV3-Large's parameters on what `small` reads, and one pass over the clips: where a student alone is still near its start.
+# A seventh of MobileNetV3-Large's parameters on the data of `small`, for one epoch: a student alone
+# has hardly learned anything by then.
 STUDENT = (
     "model.encoder.backbone=mobilenet_v3_large",
     "model.encoder.mobilenet_width=0.35",
@@ -122,7 +127,7 @@ STUDENT = (
 )
 STUDENTS = {
     "student": Row("MobileNetV3 at 0.35 of its width, alone", STUDENT),
-    "distilled": Row("the same with a teacher", STUDENT, is_taught=True),
+    "distilled": Row("the same with a teacher", STUDENT, has_teacher=True),
 }
 ALL_ROWS = ROWS | STUDENTS
 
@@ -140,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train_all(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> list[tuple[str, int]]:
-    """Each job has its own share of the cores, so that runs beside each other do not get in each other's way; returns what failed."""
+    """Train in --jobs threads, each with cores of its own; return the (row, seed) that failed."""
     waiting: queue.SimpleQueue = queue.SimpleQueue()
     for run in runs:
         waiting.put(run)
@@ -172,7 +177,7 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
     if result.exists():
         return True
     workdir.mkdir(parents=True, exist_ok=True)
-    was_cut_off = (workdir / "checkpoints").exists()  # how long it took before is not known
+    resumed = (workdir / "checkpoints").exists()  # the time before is not known
     row = ALL_ROWS[name]
     overrides = [
         *row.overrides,
@@ -180,15 +185,12 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
         f"training.seed={seed}",
         f"data.data_dir={arguments.data_dir}",
     ]
-    seconds = 0.0  # of processors; the clock would depend on what else the machine does
+    seconds = 0.0  # CPU time; wall time would depend on other work of the machine
     with (workdir / "ablation.log").open("a") as log:
-        how = (
-            ["signvit_jax.distill", f"--teacher={arguments.teacher}"]
-            if row.is_taught
-            else ["signvit_jax.train"]
-        )
-        train = [
-            *how,
+        train = ["signvit_jax.train"]
+        if row.has_teacher:
+            train = ["signvit_jax.distill", f"--teacher={arguments.teacher}"]
+        train += [
             "--config=small",
             *(f"--config.{override}" for override in overrides),
         ]
@@ -203,37 +205,34 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
             process = subprocess.Popen(
                 [sys.executable, "-m", *command, f"--workdir={workdir}"], stdout=log, stderr=log
             )
-            os.sched_setaffinity(process.pid, cores)  # its threads, not started yet, inherit it
+            os.sched_setaffinity(process.pid, cores)  # threads that it starts later inherit it
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:
                 print(
-                    f"{name}, seed {seed}: {command[0]} ended with {process.returncode}; see {workdir / 'ablation.log'}",
+                    f"{name}, seed {seed}: {command[0]} ended with {process.returncode}; "
+                    f"see {workdir / 'ablation.log'}",
                     file=sys.stderr,
                 )
                 return False
             if command is train:
                 seconds = usage.ru_utime + usage.ru_stime
-    decoders = json.loads(scores.read_text())["decoders"]
-    minutes = None if was_cut_off else seconds / 60
-    result.write_text(
-        json.dumps(
-            {
-                "minutes": minutes,
-                "decoders": {decoder: decoders[decoder]["scores"] for decoder in DECODERS},
-            },
-            indent=1,
-        )
-    )
+    found = json.loads(scores.read_text())["decoders"]
+    content = {
+        "minutes": None if resumed else seconds / 60,
+        "decoders": {decoder: found[decoder]["scores"] for decoder in DECODERS},
+    }
+    result.write_text(json.dumps(content, indent=1))
     print(
-        f"{name}, seed {seed}: {seconds / 60:.0f} min of one core, WER {decoders['beam']['scores']['wer']:.3f} (beam)",
+        f"{name}, seed {seed}: {seconds / 60:.0f} min of one core, "
+        f"WER {content['decoders']['beam']['wer']:.3f} (beam)",
         file=sys.stderr,
     )
     return True
 
 
 def _table(arguments: argparse.Namespace) -> str:
-    """Markdown: mean (least to most) over the seeds that are finished; rows without any are left out."""
+    """Return Markdown: mean (minimum to maximum) over the finished seeds; no row without one."""
     lines = [
         "| row | seeds | WER greedy | WER beam | WER CTC | BLEU-4 beam | minutes of one core |",
         "|---|---|---|---|---|---|---|",
@@ -271,19 +270,13 @@ def _write_into(docs: Path, table: str) -> None:
 
 
 def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
-    """Validation error by step; nothing where every run was evaluated once only."""
-    runs = {
-        name: [_workdir(arguments.output, name, seed) / "metrics.csv" for seed in arguments.seeds]
-        for name in arguments.rows
-    }
-    series = {
-        name: [read_metrics(run) for run in files if run.exists()] for name, files in runs.items()
-    }
-    if not any(
-        len(run.get("validation/wer", ([], []))[0]) > 1
-        for found in series.values()
-        for run in found
-    ):
+    """Plot the validation error by step, unless every run was evaluated only once."""
+    series = {}
+    for name in arguments.rows:
+        files = [_workdir(arguments.output, name, seed) / "metrics.csv" for seed in arguments.seeds]
+        series[name] = [read_metrics(file) for file in files if file.exists()]
+    runs = [run for found in series.values() for run in found]
+    if not any(len(run.get("validation/wer", ([], []))[0]) > 1 for run in runs):
         return
     import matplotlib
 
@@ -325,35 +318,34 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"some of {','.join(ALL_ROWS)} (all but the students)",
     )
     flags.add_argument(
-        "--teacher", help="workdir of a finished run of configs/small.py, for rows that are taught"
+        "--teacher", help="workdir of a finished run of configs/small.py, for rows with a teacher"
     )
     flags.add_argument(
         "--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2]
     )
     flags.add_argument("--split", default="test")
     flags.add_argument(
-        "--jobs", type=int, default=1, help="runs beside each other, the cores divided among them"
+        "--jobs", type=int, default=1, help="parallel runs, which share the cores evenly"
     )
     flags.add_argument(
         "--override",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="for every row, such as training.num_epochs=4",
+        help="change this in every row, such as training.num_epochs=4",
     )
     flags.add_argument(
         "--docs",
         type=Path,
-        help="Markdown file with the marks between which the table goes; the curves lie beside it",
+        help="Markdown file with marks for the table; the curves are saved beside it",
     )
     arguments = flags.parse_args(argv)
     if unknown := [name for name in arguments.rows if name not in ALL_ROWS]:
         flags.error(f"unknown row {unknown[0]!r}; allowed: {', '.join(ALL_ROWS)}")
-    if not arguments.teacher and (
-        taught := [name for name in arguments.rows if ALL_ROWS[name].is_taught]
-    ):
+    students = [name for name in arguments.rows if ALL_ROWS[name].has_teacher]
+    if students and not arguments.teacher:
         flags.error(
-            f"row {taught[0]!r} needs --teacher=WORKDIR, a finished run of configs/small.py"
+            f"row {students[0]!r} needs --teacher=WORKDIR, a finished run of configs/small.py"
         )
     return arguments
 

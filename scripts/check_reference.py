@@ -1,10 +1,15 @@
-"""Holds the model against numbers that the reference system produced.
+"""Compares the model with numbers that the reference system produced.
 
     python scripts/check_reference.py --vectors=tests/fixtures/translator_small.npz
 
-Three layouts are known by their keys: a whole translator, a ViT of timm, a MobileNetV3-Large of torchvision. Weights are converted, there and back.
-Prints the largest difference of each group beside its tolerance; exits 1 if one is beyond, 2 if the file is not of a known layout.
-Works for instances of any size: the sizes are those of the tensors, and of the file's key `config` where tensors do not tell.
+The keys of a file tell its layout: a complete translator, a ViT of timm, or a MobileNetV3-Large of
+torchvision. Weights are converted to our layout and back. The largest difference of each group is
+printed beside its tolerance.
+
+Models may have any size. The sizes are those of the tensors, or of the file's key `config` if
+tensors do not show them.
+
+Exit codes: 0 all groups agree, 1 one differs by more than its tolerance, 2 unknown layout.
 """
 
 import argparse
@@ -34,7 +39,12 @@ from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.models.translator import Encoded, SignTranslator
-from signvit_jax.optimization.losses import Batch, divisors, translation_loss
+from signvit_jax.optimization.losses import (
+    Batch,
+    LossParts,
+    loss_denominators,
+    translation_loss,
+)
 from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
 from signvit_jax.runtime.exit_codes import run_command
 from signvit_jax.runtime.streams import clean
@@ -45,7 +55,8 @@ from signvit_jax.weights.reference import from_ours, load_reference
 
 Vectors = Mapping[str, np.ndarray]
 
-# The ten training steps of a reference file: clip 0.5, decay 0.001 on all, 30 % warm-up, peaks 1e-3 and 3e-3.
+# The ten training steps of a reference file: gradient clipping at 0.5, decay 0.001 on all
+# parameters, 30 % warm-up, peak rates 1e-3 and 3e-3.
 TRAINING = {
     "encoder_lr": 1e-3,
     "decoder_lr": 3e-3,
@@ -57,7 +68,7 @@ TRAINING = {
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """The largest difference of one group of numbers; `measure` says of what kind."""
+    """The largest difference of one group of numbers; `measure` is its kind."""
 
     group: str
     difference: float
@@ -70,10 +81,10 @@ class Check:
 
 
 def compare_translator(vectors: Vectors) -> Iterator[Check]:
-    """Everything that a file of the translator's layout holds: outputs, losses, gradients, training steps, decoded ids."""
+    """Compare a translator: outputs, losses, gradients, training steps and decoded ids."""
     config, model, sizes = load_reference(vectors)
     constants = ("decoder.pos_encoder.pe", "decoder.output_proj.weight")
-    yield _there_and_back(
+    yield _round_trip(
         {name: value for name, value in _tensors(vectors).items() if name not in constants},
         from_ours(flat_parameters(model)),
     )
@@ -81,8 +92,8 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
     vit_tokens, pooled, logits, ctc_logits = _outputs(model, batch)
     yield _absolute("vit tokens", vit_tokens, vectors["out/vit_tokens"])
     yield _absolute("encoder", pooled, vectors["out/encoder"])
-    said = np.asarray(batch["tokens"]) != sizes["pad_id"]
-    yield _absolute("decoder logits", np.asarray(logits)[said], vectors["out/logits"][said])
+    mask = np.asarray(batch["tokens"]) != sizes["pad_id"]
+    yield _absolute("decoder logits", np.asarray(logits)[mask], vectors["out/logits"][mask])
     yield _absolute("ctc logits", ctc_logits, vectors["out/ctc_logits"])
     yield from _losses_and_gradients(vectors, config, model, sizes, batch)
     yield from _training_steps(vectors, config, model, sizes, batch)
@@ -92,8 +103,12 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
 
 
 def compare_vit(vectors: Vectors) -> Iterator[Check]:
-    """The output tokens of a ViT with timm's names; `config` says what tensors do not: the number of heads, and LayerNorm's epsilon."""
-    said = json.loads(str(vectors["config"]))
+    """Compare the output tokens of a ViT with timm's names.
+
+    The file's key `config` has what tensors do not show: the number of heads, and LayerNorm's
+    epsilon.
+    """
+    extra = json.loads(str(vectors["config"]))
     tensors = {
         name: value
         for name, value in _tensors(vectors).items()
@@ -103,11 +118,11 @@ def compare_vit(vectors: Vectors) -> Iterator[Check]:
     config = EncoderConfig(
         output_dim=sizes.width,
         vit_hidden_dim=sizes.width,
-        vit_num_heads=said["num_heads"],
+        vit_num_heads=extra["num_heads"],
         vit_num_layers=sizes.layers,
         vit_mlp_dim=sizes.hidden,
         patch_size=sizes.patch_size,
-        norm_epsilon=said.get("layer_norm_eps", timm_vit.EPSILON),
+        norm_epsilon=extra.get("layer_norm_eps", timm_vit.EPSILON),
     )
     image_size = sizes.side * sizes.patch_size
     model = nnx.eval_shape(
@@ -116,14 +131,14 @@ def compare_vit(vectors: Vectors) -> Iterator[Check]:
         )
     )
     fill(model, timm_vit.to_ours(tensors, _shapes(model)))
-    yield _there_and_back(tensors, timm_vit.from_ours(flat_parameters(model)))
+    yield _round_trip(tensors, timm_vit.from_ours(flat_parameters(model)))
     yield _absolute(
-        "tokens", jax.jit(DenseViT.tokens)(model, _pictures(vectors)), vectors["out/tokens"]
+        "tokens", jax.jit(DenseViT.tokens)(model, _images(vectors)), vectors["out/tokens"]
     )
 
 
 def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
-    """The output of each stage of a MobileNetV3-Large that the file holds, and the pooled features."""
+    """Compare the stages of a MobileNetV3-Large that the file has, and the pooled features."""
     tensors = mobilenet_v3.torchvision_names(_tensors(vectors))
     tensors = {
         name: value for name, value in tensors.items() if not mobilenet_v3.holds_no_feature(name)
@@ -131,24 +146,18 @@ def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
     sizes = mobilenet_v3.sizes_of(tensors)
     model = nnx.eval_shape(lambda: MobileNetV3(sizes, rngs=nnx.Rngs(params=jax.random.key(0))))
     fill(model, mobilenet_v3.to_ours(tensors, _shapes(model)))
-    yield _there_and_back(tensors, mobilenet_v3.from_ours(flat_parameters(model)))
-    stages, pooled = jax.jit(
-        lambda model, pictures: (model.stages(pictures)[0], model(pictures)[0])
-    )(model, _pictures(vectors))
-    for name in sorted(
-        (name for name in vectors if name.startswith("out/features.")),
-        key=lambda name: int(name.rpartition(".")[2]),
-    ):
-        yield _absolute(
-            name.removeprefix("out/"),
-            stages[int(name.rpartition(".")[2])].transpose(0, 3, 1, 2),
-            vectors[name],
-        )
+    yield _round_trip(tensors, mobilenet_v3.from_ours(flat_parameters(model)))
+    outputs = jax.jit(lambda model, images: (model.stages(images)[0], model(images)[0]))
+    stages, pooled = outputs(model, _images(vectors))
+    numbers = [int(name.rpartition(".")[2]) for name in vectors if name.startswith("out/features.")]
+    for number in sorted(numbers):
+        name = f"features.{number}"
+        yield _absolute(name, stages[number].transpose(0, 3, 1, 2), vectors[f"out/{name}"])
     yield _absolute("pooled", pooled, vectors["out/pooled"])
 
 
 def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
-    """What compares a file of this layout. Raises ValueError for a layout that is not known."""
+    """Return the function that compares a file of this layout. Raises ValueError if unknown."""
     tensors = _tensors(vectors)
     if "out/ctc_logits" in vectors:
         return compare_translator
@@ -157,28 +166,30 @@ def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
     if mobilenet_v3.is_theirs(tensors) and "out/pooled" in vectors:
         return compare_mobilenet
     raise ValueError(
-        "the keys are of no known layout: a translator has out/ctc_logits, a timm ViT out/tokens, a MobileNetV3 out/pooled"
+        "the keys are of no known layout: a translator has out/ctc_logits, a timm ViT out/tokens, "
+        "a MobileNetV3 out/pooled"
     )
 
 
 def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check]:
-    """The same model after more training: its hypotheses end, so ids can be compared."""
+    """Compare the same model after more training: its hypotheses end, so ids can be compared."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
     _, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(
         parameters_of(trained), trained_batch
     )
-    # A memorised sentence's CTC loss is a small difference of log-probabilities a thousand times as large: float32 leaves four digits, on both sides.
-    yield _relative("trained losses", parts[:3], vectors["trained_loss"], 1e-5, floor=0.1)
+    # The CTC loss of a memorized sentence is a small difference of log-probabilities that are a
+    # thousand times as large: float32 leaves four digits, here and there.
+    yield _relative("trained losses", _losses(parts), vectors["trained_loss"], 1e-5, floor=0.1)
     yield from _decoded(vectors, trained, sizes, trained_batch, "trained_decode/", ids_matter=True)
 
 
 @jax.jit
 def _outputs(model: SignTranslator, batch: Batch) -> tuple[jax.Array, ...]:
-    pictures = batch["video"].reshape(-1, *batch["video"].shape[2:])
+    images = batch["video"].reshape(-1, *batch["video"].shape[2:])
     encoded = model.encode(batch["video"], batch["frame_lengths"])
     return (
-        model.encoder.backbone.tokens(pictures),
+        model.encoder.backbone.tokens(images),
         encoded.pooled,
         model.logits(encoded, batch["tokens"]),
         model.ctc_logits(encoded)[0],
@@ -197,7 +208,7 @@ def _losses_and_gradients(
         parameters_of(model), batch
     )
     yield _relative(
-        "losses", parts[:3], [vectors[f"loss/{name}"] for name in ("total", "ce", "ctc")], 1e-5
+        "losses", _losses(parts), [vectors[f"loss/{name}"] for name in ("total", "ce", "ctc")], 1e-5
     )
     yield _relative(
         "global gradient norm", [optax.tree.norm(gradients)], [vectors["grad/global_norm"]], 1e-3
@@ -215,16 +226,15 @@ def _training_steps(
 ) -> Iterator[Check]:
     training = dataclasses.replace(config.training, **TRAINING)
     steps = len(vectors["train/losses"])
-    optimizer, gradient = (
-        make_optimizer(training, steps),
-        _gradient(ModelDefinition(config, sizes["vocab_size"]), training),
-    )
+    optimizer = make_optimizer(training, steps)
+    gradient = _gradient(ModelDefinition(config, sizes["vocab_size"]), training)
     params = parameters_of(model)
-    state, losses, norms = optimizer.init(params), [], []
+    state = optimizer.init(params)
+    losses, norms = [], []
     update = jax.jit(optimizer.update)
     for _ in range(steps):
         gradients, parts = gradient(params, batch)
-        losses.append(parts[:3])
+        losses.append(_losses(parts))
         norms.append(optax.tree.norm(gradients))
         updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
@@ -246,7 +256,11 @@ def _decoded(
     *,
     ids_matter: bool,
 ) -> Iterator[Check]:
-    """Greedy, beam and CTC; ids of beams that ran into the length limit (an untrained model) are not meant to be compared."""
+    """Compare greedy, beam and CTC decoding.
+
+    `ids_matter`: compare the ids of beams too; not those of an untrained model, whose beams reach
+    the length limit.
+    """
     encoded = _encode(model, batch)
     source = Source(model.decoder, *model.memory(encoded))
     ids = {"bos_id": sizes["bos_id"], "eos_id": sizes["eos_id"]}
@@ -257,14 +271,8 @@ def _decoded(
         greedy_ctc(*model.ctc_logits(encoded)).ids,
         vectors[f"{prefix}ctc_greedy"],
     )
-    searches = sorted(
-        {
-            match[1]
-            for name in vectors
-            if (match := re.fullmatch(rf"{prefix}(beam\d+_lp[\d.]+)_0", name))
-        }
-    )
-    for search in searches:
+    matches = [re.fullmatch(rf"{prefix}(beam\d+_lp[\d.]+)_0", name) for name in vectors]
+    for search in sorted({match[1] for match in matches if match}):
         size, penalty = re.fullmatch(r"beam(\d+)_lp([\d.]+)", search).groups()
         options = SearchOptions(beam_size=int(size), length_penalty=float(penalty), **ids)
         found = best(beam_search(source, options))
@@ -294,24 +302,24 @@ def _shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {path: value.shape for path, value in flat_parameters(model).items()}
 
 
-def _pictures(vectors: Vectors) -> jax.Array:
-    """The file's pictures, (n, c, h, w) and normalized already, in our order of axes."""
+def _images(vectors: Vectors) -> jax.Array:
+    """Return the file's normalized images (n, c, h, w) as (n, h, w, c)."""
     return jnp.asarray(vectors["in/image"].transpose(0, 2, 3, 1))
 
 
-def _there_and_back(tensors: Mapping[str, np.ndarray], back: Mapping[str, np.ndarray]) -> Check:
+def _round_trip(tensors: Mapping[str, np.ndarray], back: Mapping[str, np.ndarray]) -> Check:
     wrong = [
         name
         for name in tensors.keys() | back.keys()
         if name not in back or not np.array_equal(back[name], tensors[name])
     ]
     return Check(
-        f"{len(tensors)} tensors there and back", float(len(wrong)), 0.0, "tensors that differ"
+        f"{len(tensors)} tensors to ours and back", float(len(wrong)), 0.0, "tensors that differ"
     )
 
 
 def _batch(vectors: Vectors, video: np.ndarray) -> Batch:
-    """The file's inputs as a batch; its video is (b, t, c, h, w) and normalized already."""
+    """Return the file's inputs as a batch; its video is normalized, (b, t, c, h, w)."""
     clips, frames = video.shape[:2]
     return {
         "video": jnp.asarray(video.transpose(0, 1, 3, 4, 2)),
@@ -323,37 +331,31 @@ def _batch(vectors: Vectors, video: np.ndarray) -> Batch:
 
 
 def _gradient(definition: ModelDefinition, training: TrainingConfig):
-    return jax.jit(
-        jax.grad(
-            lambda params, batch: translation_loss(
-                definition.bind(params), batch, divisors(batch), training
-            ),
-            has_aux=True,
-        )
-    )
+    def loss(params, batch):
+        return translation_loss(definition.bind(params), batch, loss_denominators(batch), training)
+
+    return jax.jit(jax.grad(loss, has_aux=True))
+
+
+def _losses(parts: LossParts) -> list[jax.Array]:
+    """Total, cross-entropy and CTC."""
+    return [parts.total, parts.metrics["ce"], parts.metrics["ctc"]]
 
 
 def _absolute(group: str, ours, theirs) -> Check:
-    return Check(
-        group,
-        float(np.max(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)))),
-        1e-4,
-    )
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return Check(group, float(np.max(np.abs(ours - theirs))), 1e-4)
 
 
 def _relative(group: str, ours, theirs, tolerance: float, floor: float = 1e-12) -> Check:
-    """Relative to their numbers, those smaller than `floor` taken as that large."""
+    """Compare relative to their numbers, or to `floor` where theirs are smaller."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    return Check(
-        group,
-        float(np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), floor))),
-        tolerance,
-        "relative",
-    )
+    difference = float(np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), floor)))
+    return Check(group, difference, tolerance, "relative")
 
 
 def _ids(group: str, ours, theirs) -> Check:
-    """Ids beyond the shorter width must be padding."""
+    """Compare ids; those beyond the shorter width must be padding."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     width = max(ours.shape[1], theirs.shape[1])
     ours, theirs = (np.pad(ids, ((0, 0), (0, width - ids.shape[1]))) for ids in (ours, theirs))
@@ -365,7 +367,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--vectors", required=True, type=Path, help="an .npz in the layout of the reference numbers"
+        "--vectors", required=True, type=Path, help="an .npz file of reference numbers"
     )
     path = parser.parse_args().vectors
     try:
@@ -385,7 +387,7 @@ def _print(checks: list[Check]) -> None:
         "largest difference",
         "tolerance",
         "",
-        title="StopConsensus with the reference",
+        title="Agreement with the reference",
     )
     for check in checks:
         table.add_row(

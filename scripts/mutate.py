@@ -1,14 +1,17 @@
-"""Mutation testing of the code that keeps a run from losing work: which small changes of it does no test notice?
+"""Mutation testing of the code that keeps a run from losing work.
 
-    python scripts/mutate.py --results=mutants.jsonl                      # goes on where an earlier call ended
-    python scripts/mutate.py --results=mutants.jsonl --again              # those that survived once more, after tests were added
+A mutant is a small change of that code. It survives if no test fails.
+
+    python scripts/mutate.py --results=mutants.jsonl             # resumes where a call ended
+    python scripts/mutate.py --results=mutants.jsonl --again     # tries the survivors again
     python scripts/mutate.py --results=mutants.jsonl --files=signals.py --lines=50:80
 
-Works on a copy of the repository in a temporary folder. First all tests run once, and each line is
-noted with the tests that reach it; a mutant is then tried by these alone, the quickest first, in a
-process forked from one that has imported the libraries. Mutants come in an order that is random and
+Works on copies of the repository in a temporary folder. First all tests run once, and the tests
+that reach each line are recorded. A mutant is then tried with these tests only, the quickest first,
+in a process forked from one that has imported the libraries. The order of the mutants is random but
 always the same, so that a call that ends early (--minutes) has tried a fair sample.
-Exit code 0: every mutant tried was noticed; 1: some were not, and are listed.
+
+Exit codes: 0 no mutant survived, 1 some survived, and are listed.
 """
 
 import argparse
@@ -30,7 +33,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# The core, and the tests that are to notice a change of each file: the quick ones, which start few processes and train little.
+# The files to change, and the tests that must notice: quick ones, which start few processes and
+# train little.
 TESTS = {
     "checkpoints/manifest.py": [
         "files/test_atomic.py",
@@ -79,29 +83,11 @@ OPERATORS = {
 
 
 def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
-    """(node, what takes its place or None for `pass`, what was done)."""
+    """Yield (node, its replacement or None for `pass`, kind of change)."""
     tree = ast.parse(source)
-    documented = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-    ]
-    docstrings = {id(node.body[0]) for node in documented if ast.get_docstring(node)}
-    notes = [
-        getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")
-    ]
-    notes += [
-        decorator for node in ast.walk(tree) for decorator in getattr(node, "decorator_list", ())
-    ]
-    left_out = docstrings | {id(part) for note in notes if note for part in ast.walk(note)}
-    named = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) != "__all__"
-    ]
-    constants = [node.value for node in named]
+    skipped = _without_effect(tree)
     for node in ast.walk(tree):
-        if id(node) in left_out:
+        if id(node) in skipped:
             continue
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             yield (
@@ -143,19 +129,36 @@ def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
             node.test, ast.Compare | ast.UnaryOp
         ):
             yield node.test, ast.UnaryOp(ast.Not(), node.test), "condition negated"
-    for container in constants:
-        if isinstance(container, ast.Tuple | ast.List | ast.Set):
-            for i, element in enumerate(container.elts):
-                left = _with(container, elts=container.elts[:i] + container.elts[i + 1 :])
-                yield container, left, f"without {ast.unparse(element)}"
-        elif isinstance(container, ast.Dict):
-            for i, key in enumerate(container.keys):
-                left = _with(
-                    container,
-                    keys=container.keys[:i] + container.keys[i + 1 :],
-                    values=container.values[:i] + container.values[i + 1 :],
-                )
-                yield container, left, f"without {ast.unparse(key)}"
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) != "__all__":
+            yield from _smaller_constants(node.value)
+
+
+def _without_effect(tree: ast.Module) -> set[int]:
+    """Return the ids of nodes that no test can notice: docstrings, annotations, decorators."""
+    skipped = set()
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node):
+            skipped.add(id(node.body[0]))
+        parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        parts += getattr(node, "decorator_list", ())
+        skipped |= {id(inner) for part in parts if part for inner in ast.walk(part)}
+    return skipped
+
+
+def _smaller_constants(container: ast.expr) -> Iterator[tuple[ast.AST, ast.AST, str]]:
+    """Yield mutants of a module's constant that lack one of its elements."""
+    if isinstance(container, ast.Tuple | ast.List | ast.Set):
+        for i, element in enumerate(container.elts):
+            smaller = _with(container, elts=container.elts[:i] + container.elts[i + 1 :])
+            yield container, smaller, f"without {ast.unparse(element)}"
+    elif isinstance(container, ast.Dict):
+        for i, key in enumerate(container.keys):
+            keys = container.keys[:i] + container.keys[i + 1 :]
+            values = container.values[:i] + container.values[i + 1 :]
+            smaller = _with(container, keys=keys, values=values)
+            yield container, smaller, f"without {ast.unparse(key)}"
 
 
 def _with(node: ast.AST, **fields: object) -> ast.AST:
@@ -175,7 +178,7 @@ def _is_text(node: ast.BinOp) -> bool:
 
 
 def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
-    """What there is to try, in an order that is random and always the same."""
+    """Return all mutants, in an order that is random but always the same."""
     found = []
     for name in FILES:
         if chosen and not name.endswith(tuple(chosen)):
@@ -188,25 +191,19 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
         for node, other, kind in mutants(content.decode()):
             if node.lineno not in lines:
                 continue
-            begin, end = (
-                starts[node.lineno - 1] + node.col_offset,
-                starts[node.end_lineno - 1] + node.end_col_offset,
-            )
+            begin = starts[node.lineno - 1] + node.col_offset
+            end = starts[node.end_lineno - 1] + node.end_col_offset
             text = "pass" if other is None else ast.unparse(other)
             if isinstance(node, ast.expr):
                 text = f"({text})"
             mutated = content[:begin] + text.encode() + content[end:]
             before = content[begin:end].decode()
-            shown = f"{' '.join(before.split())[:100]} -> {kind if other is None or kind.startswith('without') else text}"
-            # Known by what it changes where in which line, so that a change elsewhere in the file does not make it another.
-            of_line = [
-                name,
-                kind,
-                before,
-                text,
-                content.splitlines()[node.lineno - 1].strip().decode(),
-            ]
-            key = json.dumps(of_line)
+            after = kind if other is None or kind.startswith("without") else text
+            shown = f"{' '.join(before.split())[:100]} -> {after}"
+            # Identified by the change and the text of its line, so that a change elsewhere in the
+            # file does not give the mutant another identity.
+            line = content.splitlines()[node.lineno - 1].strip().decode()
+            key = json.dumps([name, kind, before, text, line])
             same[key] = same.get(key, 0) + 1
             number = hashlib.sha256(f"{key} {same[key]}".encode()).hexdigest()[:16]
             place = {"file": name, "line": node.lineno, "end": node.end_lineno}
@@ -224,14 +221,14 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
 
 
 class Reached:
-    """A pytest plugin: which tests reach which lines of FILES, and how long each takes."""
+    """A pytest plugin that records the lines of FILES that each test reaches, and its time."""
 
     def __init__(self, root: Path):
         self.lines: dict[str, dict[str, list[str]]] = {
             name: collections.defaultdict(list) for name in FILES
         }
         self.seconds: dict[str, float] = collections.defaultdict(float)
-        self.starting: set[str] = set()  # tests that start processes, whose lines are not seen
+        self.starting: set[str] = set()  # tests that start processes: those lines are not recorded
         self._names = {str(root / name): name for name in FILES}
         self._test = ""
         monitoring = sys.monitoring
@@ -239,9 +236,9 @@ class Reached:
         monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, self._line)
         monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.LINE)
 
-        sys.addaudithook(self._heard)
+        sys.addaudithook(self._on_audit)
 
-    def _heard(self, event: str, _: tuple) -> None:
+    def _on_audit(self, event: str, _: tuple) -> None:
         if event in ("subprocess.Popen", "os.fork") and self._test:
             self.starting.add(self._test)
 
@@ -260,7 +257,10 @@ class Reached:
 
 
 def tests_for(mutant: dict, reached: dict) -> list[str]:
-    """Those that reach the mutant's lines, or start processes, the quickest first; for a line that runs on import only, all of its file."""
+    """Return the tests that reach the mutant's lines or start processes, the quickest first.
+
+    For a line that runs only on import: all tests of its file.
+    """
     lines = reached["lines"][mutant["file"]]
     found = {
         test
@@ -278,17 +278,20 @@ def tests_for(mutant: dict, reached: dict) -> list[str]:
 
 
 class Worker:
-    """A copy of the repository, and a process in it that has imported the libraries and forks one for each mutant."""
+    """A copy of the repository, and a process in it that forks for each mutant.
+
+    The process has imported the libraries already.
+    """
 
     def __init__(self, folder: Path, number: int):
         self.root = folder / f"copy{number}"
-        left_out = shutil.ignore_patterns(
+        ignored = shutil.ignore_patterns(
             ".git", ".venv", "__pycache__", ".jax_cache", "runs", "data_sets", "*.pyc", "shared"
         )
-        shutil.copytree(ROOT, self.root, ignore=left_out, symlinks=True)
+        shutil.copytree(ROOT, self.root, ignore=ignored, symlinks=True)
         base = folder / "shared" / f"gw{number}"
         base.parent.mkdir(exist_ok=True)
-        # As a worker of pytest-xdist, so that all share the one trained run of the fixture `trained`.
+        # As if a worker of pytest-xdist, so that all share the run of the fixture `trained`.
         own = {"PYTHONPATH": str(self.root), "PYTEST_XDIST_WORKER": f"gw{number}"}
         own["MUTATE_BASE"] = str(base)
         light = {
@@ -338,7 +341,7 @@ class Worker:
 
 
 def serve() -> None:
-    """A worker's process: a line with the tests to run in, a line with how they ended out."""
+    """Run a worker's process: read a line with tests to run, print a line with their result."""
     import flax
     import grain
     import hypothesis
@@ -346,7 +349,7 @@ def serve() -> None:
     import optax
     import orbax.checkpoint
     import pytest
-    import tensorflow_datasets  # noqa: F401 (imported here once for all that are forked)
+    import tensorflow_datasets  # noqa: F401 (imported once, before the forks)
 
     del flax, grain, hypothesis, jax, optax, orbax
     for line in sys.stdin:
@@ -358,22 +361,18 @@ def serve() -> None:
             os.dup2(2, 1)
             plugins = [reached := Reached(Path.cwd())] if request.get("out") else []
             options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
-            options += (
-                ["-m", "not long", "-k", SKIPPED]
-                if plugins
-                else ["-x", f"--timeout={request['test_limit']}"]
-            )
+            if plugins:
+                options += ["-m", "not long", "-k", SKIPPED]
+            else:
+                options += ["-x", f"--timeout={request['test_limit']}"]
             code = pytest.main([*options, *request["tests"]], plugins=plugins)
             if plugins:
-                Path(request["out"]).write_text(
-                    json.dumps(
-                        {
-                            "lines": reached.lines,
-                            "seconds": reached.seconds,
-                            "starting": list(reached.starting),
-                        }
-                    )
-                )
+                content = {
+                    "lines": reached.lines,
+                    "seconds": reached.seconds,
+                    "starting": list(reached.starting),
+                }
+                Path(request["out"]).write_text(json.dumps(content))
             sys.stderr.flush()
             os._exit(_PASSED if code == 0 else 1)  # a mutant may have ended the process with 0
         end, code = time.monotonic() + request["limit"], None
@@ -383,28 +382,19 @@ def serve() -> None:
         if code is None:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        print(
-            json.dumps(
-                {
-                    "code": code,
-                    "outcome": "timeout"
-                    if code is None
-                    else "survived"
-                    if code == _PASSED
-                    else "killed",
-                }
-            ),
-            flush=True,
-        )
+        outcome = {None: "timeout", _PASSED: "survived"}.get(code, "killed")
+        print(json.dumps({"code": code, "outcome": outcome}), flush=True)
 
 
 def try_all(
     arguments: argparse.Namespace, folder: Path, workers: list[Worker]
 ) -> list[dict | None]:
-    """Tries what has no result yet by `workers`, which it starts, and writes each result down as it comes. Returns one, or None, for each mutant."""
-    wanted = all_mutants(
-        ROOT, arguments.files.split(",") if arguments.files else [], arguments.lines
-    )
+    """Try the mutants without a result, and append each result to the file of --results.
+
+    Fills `workers` with the processes that it starts. Returns a result, or None, for each mutant.
+    """
+    chosen = arguments.files.split(",") if arguments.files else []
+    wanted = all_mutants(ROOT, chosen, arguments.lines)
     results: dict[str, dict] = {}
     if arguments.results.exists():
         results = {
@@ -421,8 +411,10 @@ def try_all(
     if due:
         tests = sorted({f"tests/{name}" for mutant in due for name in TESTS[mutant["file"]]})
         reached = _reached(workers[0], tests, arguments.results.with_suffix(".reached.json"))
+        seconds = sum(reached["seconds"].values())
         print(
-            f"{len(wanted)} mutants, {len(due)} to try; {len(reached['seconds'])} tests take {sum(reached['seconds'].values()):.0f} s",
+            f"{len(wanted)} mutants, {len(due)} to try; "
+            f"{len(reached['seconds'])} tests take {seconds:.0f} s",
             flush=True,
         )
     queue, tried = iter(due), 0
@@ -454,16 +446,15 @@ def try_all(
                 file.flush()
                 tried += 1
                 print(
-                    f"{tried}/{len(due)} {entry['outcome']:8} {entry['file']}:{entry['line']} {entry['change']}",
+                    f"{tried}/{len(due)} {entry['outcome']:8} "
+                    f"{entry['file']}:{entry['line']} {entry['change']}",
                     flush=True,
                 )
-    return [results[mutant["id"]] for mutant in wanted if mutant["id"] in results] + [
-        None for mutant in wanted if mutant["id"] not in results
-    ]
+    return [results.get(mutant["id"]) for mutant in wanted]
 
 
 def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
-    """Which tests reach which lines, by running them all, or of an earlier call with the same files."""
+    """Return the tests that reach each line, from an earlier call if its files were the same."""
     files = [*FILES, *tests]
     key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()
     if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
@@ -472,7 +463,8 @@ def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
     worker.ask({"tests": tests, "limit": 3600, "out": str(out)})
     if (code := worker.answer()["code"]) != _PASSED:
         raise SystemExit(
-            f"error: the tests fail without any mutant (exit code {code}):\n{Path(worker.log.name).read_text()[-4000:]}"
+            f"error: the tests fail without any mutant (exit code {code}):\n"
+            f"{Path(worker.log.name).read_text()[-4000:]}"
         )
     found = json.loads(out.read_text()) | {"key": key}
     kept.write_text(json.dumps(found))
@@ -480,7 +472,7 @@ def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
 
 
 def report(results: list[dict | None]) -> int:
-    """Prints a table by file and the survivors; returns the exit code."""
+    """Print a table by file and the survivors; return the exit code."""
     tried = [entry for entry in results if entry]
     print("\n| file | mutants tried | killed | survivors |\n|---|---|---|---|")
     for name in FILES:
@@ -492,8 +484,10 @@ def report(results: list[dict | None]) -> int:
         (entry for entry in tried if entry["outcome"] == "survived"),
         key=lambda entry: (entry["file"], entry["line"]),
     )
+    killed = len(tried) - len(survivors)
     print(
-        f"\n{len(tried)} of {len(results)} mutants tried, {len(tried) - len(survivors)} killed, {len(survivors)} survived"
+        f"\n{len(tried)} of {len(results)} mutants tried, {killed} killed, "
+        f"{len(survivors)} survived"
     )
     for entry in survivors:
         print(f"{entry['file']}:{entry['line']}: {entry['change']}")
@@ -516,18 +510,18 @@ def main() -> int:
         "--results",
         type=Path,
         required=True,
-        help="JSON lines, one a mutant; what is in it is not tried again",
+        help="JSON lines, one per mutant; mutants in it are not tried again",
     )
-    parser.add_argument("--minutes", type=float, default=90.0, help="begin no mutant after so many")
-    parser.add_argument("--count", type=int, default=0, help="try at most so many; 0 = all")
+    parser.add_argument(
+        "--minutes", type=float, default=90.0, help="start no mutant after this time"
+    )
+    parser.add_argument("--count", type=int, default=0, help="try at most this many; 0 = all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--files", default="", help="ends of file names, separated by commas")
     parser.add_argument(
-        "--files", default="", help="ends of the names of files, with commas between them"
+        "--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="these lines only"
     )
-    parser.add_argument(
-        "--lines", type=_lines, default=range(10**9), metavar="FIRST:END", help="of these lines"
-    )
-    parser.add_argument("--again", action="store_true", help="try survivors once more")
+    parser.add_argument("--again", action="store_true", help="try survivors again")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder, workers = Path(tempfile.mkdtemp(prefix="mutate_")), []

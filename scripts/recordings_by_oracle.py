@@ -1,6 +1,9 @@
-"""The table of docs/recordings.md: what cutting, joining and settling add to the errors of a recognizer (tests/helpers/oracle.py), in Markdown.
+"""Prints the table of docs/recordings.md on errors of windowing, joining and live output.
 
-python scripts/recordings_by_oracle.py --recordings=40 --seconds=120
+The errors are those that these steps add to the errors of a simulated recognizer
+(tests/helpers/oracle.py).
+
+    python scripts/recordings_by_oracle.py --recordings=40 --seconds=120
 """
 
 import argparse
@@ -39,11 +42,14 @@ def main() -> int:
         ]
         row(name, [recording for recording, _ in found])
     table("pause between sentences", [f"{pause:g} s" for pause in PAUSES])
-    for name, hears in {"live, CTC tells times": True, "live, by the votes alone": False}.items():
+    for name, has_times in {
+        "live, times from CTC": True,
+        "live, by the votes alone": False,
+    }.items():
         row(
             name,
             [
-                oracle.live_error(flags.recordings, flags.seconds, pause, hears=hears)
+                oracle.live_error(flags.recordings, flags.seconds, pause, has_times=has_times)
                 for pause in PAUSES
             ],
         )

@@ -1,4 +1,4 @@
-"""Writes a clip of a built data set as a video file and translates that file: what a user does with a video of their own.
+"""Writes a clip of a data set as a video file and translates it, as users do with their own videos.
 
 python scripts/show_clip.py --workdir=runs/quickstart --data_dir=data --split=test --number=0
 """
@@ -28,30 +28,29 @@ def main() -> int:
     arguments = parser.parse_args()
     set_up_jax()
     translator = load_translator(arguments.workdir)
-    record = open_dataset(arguments.data_dir, translator.model.config.data.name).split(
-        arguments.split
-    )[arguments.number]
+    dataset = open_dataset(arguments.data_dir, translator.model.config.data.name)
+    record = dataset.split(arguments.split)[arguments.number]
     clip = arguments.workdir / "samples" / f"{record['id']}.gif"
     write_gif(record, clip)
     translation = translator.translate(clip)
-    said = {
+    shown = {
         "clip": str(clip),
         "reference": record["text"],
         "translation": translation.text,
         "confidence": f"{translation.confidence:.2f}",
     }
-    for name, value in said.items():
+    for name, value in shown.items():
         print(f"{name + ':':12} {clean(value)}")
     return 0
 
 
 def write_gif(record: Record, path: Path) -> None:
-    pictures = [Image.open(io.BytesIO(data)) for data in record["video"]]
+    images = [Image.open(io.BytesIO(data)) for data in record["video"]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures[0].save(
+    images[0].save(
         path,
         save_all=True,
-        append_images=pictures[1:],
+        append_images=images[1:],
         duration=round(1000 / record["fps"]),
         loop=0,
     )

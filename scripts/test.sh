@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up if need be and runs every check: ruff, then all tests with the shapes in signatures checked. `--long` adds the tests marked long; other arguments go to pytest.
+# Sets up the environment and runs all checks: ruff, then the tests, with the shapes in signatures
+# checked. `--long` adds the tests marked long; other arguments go to pytest.
 #   bash scripts/test.sh
 #   bash scripts/test.sh --long
 #   bash scripts/test.sh tests/models -k causal
@@ -11,11 +12,16 @@ if [ "${1:-}" = "--long" ]; then
   shift
 fi
 .venv/bin/ruff check .
-.venv/bin/ruff format --check --quiet . || { echo "error: run .venv/bin/ruff format ." >&2; exit 1; }
+if ! .venv/bin/ruff format --check --quiet .; then
+  echo "error: run .venv/bin/ruff format ." >&2
+  exit 1
+fi
 
-# Compiled programs are kept from run to run; XLA's expensive optimizations do not pay for shapes as small as the tests'.
+# Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-# The shapes and dtypes in the signatures of what computes are checked at every call (jaxtyping, beartype).
-shapes="signvit_jax.layers,signvit_jax.backbones,signvit_jax.models,signvit_jax.decoding,signvit_jax.optimization.losses,beartype.beartype"
-.venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup --no-loadscope-reorder --jaxtyping-packages="$shapes" -m "$marks" "$@"
+# Modules whose signatures are checked for shapes and dtypes at every call (jaxtyping, beartype).
+shapes="signvit_jax.layers,signvit_jax.backbones,signvit_jax.models,signvit_jax.decoding"
+shapes="$shapes,signvit_jax.optimization.losses,beartype.beartype"
+.venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup --no-loadscope-reorder \
+  --jaxtyping-packages="$shapes" -m "$marks" "$@"

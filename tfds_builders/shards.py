@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from signvit_jax.data import schema
-from signvit_jax.files.atomic import flush, write_atomically
+from signvit_jax.files.atomic import flush_to_disk, write_atomically
 from tfds_builders.clips import Clip, EncodedClip, Problem
 
 PLAN_NAME = "plan.json"
@@ -124,7 +124,7 @@ class SplitWriter:
             self._writer.close()
             self._writer = None
             path = shard_path(self.folder, self.split, number)
-            flush(path)
+            flush_to_disk(path)
             self._open.file_bytes = path.stat().st_size
         write_journal(self.folder, self.split, number, self._open)
         self.journals.append(self._open)

@@ -1,9 +1,9 @@
-"""Peak memory of captioning videos of several lengths, and memory over a long stream: neither is to grow with the length.
+"""Measures the memory of captioning videos and of a long stream; it must not grow with length.
 
     python scripts/bench/captions.py --workdir=runs/quickstart --minutes=1,5,15 --stream_minutes=10
 
-The videos are drawn here (320x240, 12.5 frames a second, a square that wanders) and captioned each in a process of its own.
-The stream takes its frames as fast as they are read.
+The videos are drawn (320x240, 12.5 frames per second, a moving square). Each is captioned in a
+process of its own, and its peak memory is printed. The stream takes frames as fast as it can.
 """
 
 import argparse
@@ -21,12 +21,12 @@ import numpy as np
 RATE, HEIGHT, WIDTH = 12.5, 240, 320
 
 
-def pictures(seconds: float) -> Iterator[np.ndarray]:
+def images(seconds: float) -> Iterator[np.ndarray]:
     for number in range(round(seconds * RATE)):
-        picture = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+        image = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
         x, y = (7 * number) % (WIDTH - 60), (5 * number) % (HEIGHT - 60)
-        picture[y : y + 60, x : x + 60] = (200, 80, number % 256)
-        yield picture
+        image[y : y + 60, x : x + 60] = (200, 80, number % 256)
+        yield image
 
 
 def write_video(path: Path, seconds: float) -> None:
@@ -35,8 +35,8 @@ def write_video(path: Path, seconds: float) -> None:
             "libx264", rate=round(2 * RATE), options={"preset": "ultrafast"}
         )
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for number, picture in enumerate(pictures(seconds)):
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+        for number, image in enumerate(images(seconds)):
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame.pts = 2 * number
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -51,20 +51,24 @@ def captioned(workdir: str, path: Path) -> str:
     found = translator.translate(path, min_confidence=0.0)
     taken = time.perf_counter() - began
     return (
-        f"{found.seconds / 60:5.1f} min: peak {peak(resource.RUSAGE_SELF):6.0f} MiB ({before:.0f} once warm), {len(found.segments)} segments, "
-        f"{taken:.1f} s, {found.seconds / taken:.0f} x real time"
+        f"{found.seconds / 60:5.1f} min: peak {peak(resource.RUSAGE_SELF):6.0f} MiB "
+        f"({before:.0f} after warm-up), {len(found.segments)} segments, {taken:.1f} s, "
+        f"{found.seconds / taken:.0f} x real time"
     )
 
 
 def streamed(workdir: str, seconds: float) -> list[str]:
     from signvit_jax import load_translator
 
-    translator, lines, minute, slowest = load_translator(workdir), [], 1, 0.0
-    for update in translator.stream(pictures(seconds), fps=RATE):
+    translator = load_translator(workdir)
+    lines = []
+    minute, slowest = 1, 0.0
+    for update in translator.stream(images(seconds), fps=RATE):
         slowest = max(slowest, update.latency)
         if update.seconds >= 60 * minute:
             lines.append(
-                f"stream {minute:3d} min: {resident():6.0f} MiB now, slowest update {1e3 * slowest:.0f} ms, {update.dropped} frames dropped"
+                f"stream {minute:3d} min: {resident():6.0f} MiB now, "
+                f"slowest update {1e3 * slowest:.0f} ms, {update.dropped} frames dropped"
             )
             minute, slowest = minute + 1, 0.0
     return lines
@@ -94,12 +98,9 @@ def main() -> None:
             path = Path(folder) / f"{minutes}.mp4"
             write_video(path, 60 * minutes)
             print(processes.submit(captioned, args.workdir, path).result(), flush=True)
-        lines = (
-            processes.submit(streamed, args.workdir, 60 * args.stream_minutes + 1).result()
-            if args.stream_minutes
-            else []
-        )
-        print(*lines, sep="\n")
+        if args.stream_minutes:
+            seconds = 60 * args.stream_minutes + 1
+            print(*processes.submit(streamed, args.workdir, seconds).result(), sep="\n")
 
 
 if __name__ == "__main__":

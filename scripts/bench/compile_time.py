@@ -1,8 +1,10 @@
-"""Seconds until the training step of a config is compiled, without its weights or its data: from shapes alone.
+r"""Measures the compile time of a config's training step, without weights or data.
 
-    python scripts/bench/compile_time.py --config=reference --config.training.scan_layers=False
+    python scripts/bench/compile_time.py --config=reference \
+        --config.training.scan_layers=False
 
-The compilation cache is left out. Times are those of one run: tracing to the program's text (lowering), and XLA's work on it.
+The compilation cache is not used. Times are those of one run: tracing and lowering, and XLA's
+compilation.
 """
 
 import os
@@ -10,7 +12,6 @@ import time
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from signvit_jax.cli.config_flags import parse_with_config
 from signvit_jax.cli.flag_parser import FlagParser
@@ -19,32 +20,22 @@ from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
 from signvit_jax.optimization.train_step import make_train_step
 from signvit_jax.parallel.mesh import make_mesh
-from signvit_jax.parallel.sharding import batch_sharding
+from signvit_jax.planning.memory import GIB, batch_shapes
 
 
 def main() -> None:
     flags = FlagParser(description=__doc__.splitlines()[0])
     flags.add_argument("--vocabulary", type=int, default=30_522)
-    flags.add_argument("--text", type=int, default=48, help="tokens that texts are padded to")
+    flags.add_argument("--text", type=int, default=48, help="padded length of texts in tokens")
     args, config = parse_with_config(flags)
     jax.config.update("jax_enable_compilation_cache", False)
 
     start = time.perf_counter()
-    mesh, optimizer = make_mesh(config.mesh), make_optimizer(config.training, 1000)
+    mesh = make_mesh(config.mesh)
+    optimizer = make_optimizer(config.training, 1000)
     definition = ModelDefinition(config, args.vocabulary)
     state, shardings = abstract_on_mesh(partial(new_state, definition, optimizer, 0), mesh)
-    clips, size = config.training.batch_size, config.data.image_size
-    shapes = {
-        "video": ((clips, config.data.num_frames, size, size, 3), jnp.uint8),
-        "frame_lengths": ((clips,), jnp.int32),
-        "tokens": ((clips, args.text), jnp.int32),
-        "token_lengths": ((clips,), jnp.int32),
-        "weights": ((clips,), jnp.float32),
-    }
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
-        for name, (shape, dtype) in shapes.items()
-    }
+    batch = batch_shapes(config, mesh, config.data.num_frames, args.text)
     step = make_train_step(
         definition, optimizer, config.training, mesh, shardings, frozen_backbone=False
     )
@@ -62,13 +53,17 @@ def main() -> None:
         - plan.alias_size_in_bytes
     )
     print(
-        f"{jax.devices()[0].device_kind}, {parameters:,} parameters, {clips} clips of {config.data.num_frames} frames; load {os.getloadavg()[0]:.1f}"
+        f"{jax.devices()[0].device_kind}, {parameters:,} parameters, "
+        f"{config.training.batch_size} clips of {config.data.num_frames} frames; "
+        f"load {os.getloadavg()[0]:.1f}"
     )
     print(
-        f"shapes {shaped - start:.1f} s, lowering {traced - shaped:.1f} s, compiling {done - traced:.1f} s; CPU {time.process_time():.1f} s in all"
+        f"shapes {shaped - start:.1f} s, lowering {traced - shaped:.1f} s, "
+        f"compiling {done - traced:.1f} s; CPU {time.process_time():.1f} s in all"
     )
     print(
-        f"planned memory {memory / 2**30:.2f} GiB, of which temporaries {plan.temp_size_in_bytes / 2**30:.2f} GiB"
+        f"planned memory {memory / GIB:.2f} GiB, "
+        f"of which temporaries {plan.temp_size_in_bytes / GIB:.2f} GiB"
     )
 
 

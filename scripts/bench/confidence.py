@@ -1,9 +1,13 @@
-"""How well candidate statistics tell right sentences from wrong ones, and how far off a scale of each is that was fitted on validation.
+"""Compares statistics as confidences: do they separate right sentences from wrong ones?
 
     python scripts/bench/confidence.py --workdir=runs/small --features=runs/small/features
 
-Validation and test are decoded once, greedily and by beam search, into --features (npz files, used again if there); the rest is arithmetic.
-Test clips alone make the figures. The last rows are what `signvit_jax.eval --calibrate` keeps.
+For each statistic the table shows how well it separates them (AUC), and the calibration error of a
+scale that was fitted on validation. The results are of test clips only. The last rows are what
+`signvit_jax.eval --calibrate` keeps.
+
+Validation and test are decoded once, greedily and by beam search, into npz files in --features; if
+these exist, they are used again.
 """
 
 import argparse
@@ -36,7 +40,7 @@ Example = Mapping[str, np.ndarray]
 
 
 def decode(model: TrainedModel, split: Split, file: Path) -> None:
-    """Writes what a candidate could be made of: a row a clip, hypotheses and what the model said while it made them."""
+    """Write what statistics are computed from: for each clip, hypotheses and model outputs."""
     options = SearchOptions(
         bos_id=model.tokenizer.bos_id, eos_id=model.tokenizer.eos_id, beam_size=4, n_best=4
     )
@@ -52,31 +56,25 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
         }
         rows = {}
         for name, hypotheses in found.items():
-            first = (
-                hypotheses
-                if name == "greedy"
-                else type(hypotheses)(*(field[:, 0] for field in hypotheses))
-            )
+            first = hypotheses
+            if name == "beam":
+                first = type(hypotheses)(*(field[:, 0] for field in hypotheses))
             log_probs = jax.nn.log_softmax(translator.logits(encoded, first.tokens))
             entropy = -jnp.where(log_probs > -30, jnp.exp(log_probs) * log_probs, 0.0).sum(-1)
-            said = {
+            outputs = {
                 "tokens": first.tokens,
                 "length": first.lengths,
                 "log_probs": first.token_log_probs,
                 "top": jax.lax.top_k(log_probs, 2)[0],
-            }
-            said |= {
                 "entropy": entropy,
                 "attention": translator.frame_weights(encoded, first.tokens),
                 "n_best": hypotheses.token_log_probs,
             }
-            rows |= {f"{name}_{key}": value for key, value in said.items()}
+            rows |= {f"{name}_{key}": value for key, value in outputs.items()}
         logits, steps = translator.ctc_logits(encoded)
-        return (
-            rows
-            | {f"ctc_{key}": value for key, value in greedy_ctc(logits, steps)._asdict().items()}
-            | {"ctc_steps": steps}
-        )
+        path = greedy_ctc(logits, steps)._asdict()
+        rows |= {f"ctc_{key}": value for key, value in path.items()}
+        return rows | {"ctc_steps": steps}
 
     text_length = padded_text_length(split, model.tokenizer, model.config.model.decoder.max_len)
     rows: dict[str, list[np.ndarray]] = {}
@@ -90,13 +88,10 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
         kept = np.asarray(batch["index"]) >= 0
         for key, value in (found | {"index": batch["index"]}).items():
             value = np.asarray(value)[kept]
-            wide = key.endswith("attention") or (
-                key.startswith("ctc_") and value.ndim == 2
-            )  # as long as the bucket
-            if wide:
-                value = np.pad(
-                    value, [(0, 0)] * (value.ndim - 1) + [(0, longest - value.shape[-1])]
-                )
+            # The last axis of these has the length of the bucket: pad it to the longest one.
+            if key.endswith("attention") or (key.startswith("ctc_") and value.ndim == 2):
+                padding = [(0, 0)] * (value.ndim - 1) + [(0, longest - value.shape[-1])]
+                value = np.pad(value, padding)
             rows.setdefault(key, []).append(value)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, **{key: np.concatenate(values) for key, values in rows.items()})
@@ -105,25 +100,21 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
 def candidates(
     example: Example, decoder: str, model: TrainedModel, lexicon: Lexicon | None
 ) -> dict[str, float]:
-    """Name -> statistic, the larger the surer."""
-    length, steps, labels = (
-        int(example[f"{decoder}_length"]),
-        int(example["ctc_steps"]),
-        int(example["ctc_lengths"]),
-    )
+    """Return statistics by name; larger means more confident."""
+    length = int(example[f"{decoder}_length"])
+    steps = int(example["ctc_steps"])
+    labels = int(example["ctc_lengths"])
     logs = example[f"{decoder}_log_probs"][1:length]
     probabilities = np.exp(logs)
-    top, entropy = (
-        example[f"{decoder}_top"][: length - 1],
-        example[f"{decoder}_entropy"][: length - 1],
-    )
+    top = example[f"{decoder}_top"][: length - 1]
+    entropy = example[f"{decoder}_entropy"][: length - 1]
     margins = top[:, 0] - top[:, 1]
     tokens = example[f"{decoder}_tokens"][:length].tolist()
     words = word_confidences(
         tokens, np.exp(example[f"{decoder}_log_probs"][:length]).tolist(), model.tokenizer.decode
     )
-    heard = model.ctc_tokenizer.decode(example["ctc_ids"][:labels].tolist())
-    ours, _ = statistics(decoder, 0.0, probabilities.tolist(), words, heard, lexicon)
+    ctc_text = model.ctc_tokenizer.decode(example["ctc_ids"][:labels].tolist())
+    ours, _ = statistics(decoder, 0.0, probabilities.tolist(), words, ctc_text, lexicon)
     attention = example[f"{decoder}_attention"][: length - 1, :steps]
     spans = [
         attention[:, a:b].sum(1).max()
@@ -151,16 +142,12 @@ def candidates(
             (example["beam_tokens"] == example["greedy_tokens"]).all()
         )
     if lexicon is not None:
-        glosses, said = (
-            [word_key(word) for word in text.split()]
-            for text in (heard, model.tokenizer.decode(tokens))
-        )
-        found["signs whose word is missing"] = -min(
-            max(lexicon.unexplained_glosses(glosses, said), default=0.0), 1.0
-        )
-        found["words that nobody signed"] = -min(
-            max(lexicon.unexplained_words(glosses, said), default=0.0), 1.0
-        )
+        glosses = [word_key(word) for word in ctc_text.split()]
+        keys = [word_key(word) for word in model.tokenizer.decode(tokens).split()]
+        missing = max(lexicon.unexplained_glosses(glosses, keys), default=0.0)
+        found["signs whose word is missing"] = -min(missing, 1.0)
+        extra = max(lexicon.unexplained_words(glosses, keys), default=0.0)
+        found["words that nobody signed"] = -min(extra, 1.0)
     return {
         **found,
         **{name: value for name, value in ours.items() if name in ("explained", "agreement")},
@@ -181,7 +168,7 @@ SETS = (
 def rows_of(
     model: TrainedModel, features: Path, splits: Mapping[str, Split], lexicon: Lexicon | None
 ) -> Iterator[tuple[str, ...]]:
-    """Cells of the table."""
+    """Yield the cells of the table, row by row."""
     loaded = {name: np.load(features / f"{name}.npz") for name in splits}
     arrays = {name: {key: file[key] for key in file.files} for name, file in loaded.items()}
     for decoder in DECODERS:
@@ -245,9 +232,9 @@ def main() -> None:
         "--features",
         required=True,
         type=Path,
-        help="folder for what is decoded; used again if it is there",
+        help="folder of the decoded splits; used again if they exist",
     )
-    flags.add_argument("--data_dir", help="default: that of the run")
+    flags.add_argument("--data_dir", help="default: the run's")
     flags.add_argument("--output", type=Path, help="JSON file with the rows")
     arguments = flags.parse_args()
     model = load_model(arguments.workdir, calibrated=False)

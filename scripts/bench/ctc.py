@@ -1,10 +1,12 @@
-"""Time and peak memory of the CTC loss, forward and backward, beside `optax.ctc_loss`; and the time of the CTC prefix beam search.
+r"""Measures time and memory of the CTC loss beside `optax.ctc_loss`, and of CTC prefix beam search.
 
-    python scripts/bench/ctc.py --batch=16 --steps=64 --labels=64 --vocabulary=30522 --dtype=float32 --runs=7
+    python scripts/bench/ctc.py --batch=16 --steps=64 --labels=64 --vocabulary=30522 \
+        --dtype=float32 --runs=7
 
-The two losses take turns in one process; the times are medians, of the clock and of the processor: on a busy machine the second is the fairer.
-The search runs at (batch, steps, 8000), beam 8.
-Memory is what the compiled step needs beside its arguments: temporaries and the gradient.
+The losses run forward and backward, in turn in one process. Times are medians of wall time and of
+CPU time; on a busy machine the CPU time is the better comparison. Memory is what the compiled step
+needs beside its arguments: temporaries and the gradient. The search runs at (batch, steps, 8000)
+with a beam of 8.
 """
 
 import argparse
@@ -59,38 +61,43 @@ def main() -> None:
         name: jax.jit(jax.value_and_grad(loss)).lower(*inputs).compile()
         for name, loss in (("ours", ours), ("optax", theirs))
     }
-    seconds, cpu_seconds = {name: [] for name in compiled}, {name: [] for name in compiled}
+    seconds: dict[str, list[float]] = {name: [] for name in compiled}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in compiled}
     for run in range(args.runs + 1):
         for name, step in compiled.items():
-            start, worked = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             jax.block_until_ready(step(*inputs))
-            if run:  # the first warms up
+            if run:  # the first one is the warm-up
                 seconds[name].append(time.perf_counter() - start)
-                cpu_seconds[name].append(time.process_time() - worked)
+                cpu_seconds[name].append(time.process_time() - cpu_start)
 
     shape = f"({args.batch}, {args.steps}, {args.vocabulary}) {args.dtype}"
     print(
-        f"{jax.devices()[0].device_kind}, logits {shape}, {args.labels} labels, medians of {args.runs} runs"
+        f"{jax.devices()[0].device_kind}, logits {shape}, {args.labels} labels, "
+        f"medians of {args.runs} runs"
     )
     times = {name: statistics.median(taken) for name, taken in seconds.items()}
-    works = {name: statistics.median(taken) for name, taken in cpu_seconds.items()}
+    cpu_times = {name: statistics.median(taken) for name, taken in cpu_seconds.items()}
     memories = {}
     for name, step in compiled.items():
         memory = step.memory_analysis()
         memories[name] = memory.temp_size_in_bytes + memory.output_size_in_bytes
         print(
-            f"{name:6}  {times[name] * 1e3:8.1f} ms   {works[name] * 1e3:8.1f} ms of processor   {memories[name] / 2**20:8.1f} MiB"
+            f"{name:6}  {times[name] * 1e3:8.1f} ms   {cpu_times[name] * 1e3:8.1f} ms CPU   "
+            f"{memories[name] / 2**20:8.1f} MiB"
         )
-    time_ratio, work_ratio, memory_ratio = (
-        found["ours"] / found["optax"] for found in (times, works, memories)
+    time_ratio, cpu_ratio, memory_ratio = (
+        found["ours"] / found["optax"] for found in (times, cpu_times, memories)
     )
     print(
-        f"ours/optax: time {time_ratio:.2f}, processor {work_ratio:.2f}, memory {memory_ratio:.2f}; load {os.getloadavg()[0]:.1f}"
+        f"ours/optax: time {time_ratio:.2f}, CPU {cpu_ratio:.2f}, memory {memory_ratio:.2f}; "
+        f"load {os.getloadavg()[0]:.1f}"
     )
     if args.without_search:
         return
 
-    logits, searching = logits[..., :8000], []
+    logits = logits[..., :8000]
+    searching = []
     for run in range(args.runs + 1):
         start = time.perf_counter()
         jax.block_until_ready(ctc_prefix_beam_search(logits, lengths[0], beam_size=8))

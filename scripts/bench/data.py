@@ -1,10 +1,11 @@
-"""Frames per second and core of all that stands between a video file and a training step; writes docs/benchmarks/data.md.
+"""Measures frames per second from video files to training batches; writes docs/benchmarks/data.md.
 
-    python scripts/bench/data.py                          # videos of a drawn signer, H.264, 25 frames a second
+    python scripts/bench/data.py                          # drawn videos, H.264, 25 frames/s
     python scripts/bench/data.py --videos=FOLDER          # mp4 files of your own
 
-"per core" divides by the processor seconds that all threads of this process and its decoding child used, "per second" by those on the clock. Take the
-figures on an otherwise idle machine; each is the best of `--runs`. Seeking, to compare with, needs OpenCV: pip install 'signvit-jax[bench]'.
+"per core" divides by the CPU time of all threads of this process and its decoding child, "per
+second" by wall time. Measure on an otherwise idle machine; each number is the best of `--runs`.
+The comparison with seeking needs OpenCV: pip install 'signvit-jax[bench]'.
 """
 
 import argparse
@@ -61,23 +62,19 @@ class Rate:
 
 
 def best_rate(read: Callable[[], int], runs: int, child: VideoReader | None = None) -> Rate:
-    """`read` returns how many frames it read; the processor seconds of the decoding `child` count."""
+    """Return the best of `runs`. `read` returns its number of frames; CPU time includes `child`."""
     rates = []
     for _ in range(runs):
-        clock, cores = time.perf_counter(), time.process_time() + child_seconds(child)
+        start, cpu_start = time.perf_counter(), time.process_time() + child_seconds(child)
         frames = read()
-        rates.append(
-            Rate(
-                frames,
-                time.perf_counter() - clock,
-                time.process_time() + child_seconds(child) - cores,
-            )
-        )
+        seconds = time.perf_counter() - start
+        cpu_seconds = time.process_time() + child_seconds(child) - cpu_start
+        rates.append(Rate(frames, seconds, cpu_seconds))
     return max(rates, key=lambda rate: rate.per_core)
 
 
 def child_seconds(reader: VideoReader | None) -> float:
-    """Processor seconds of the reader's child so far, from /proc."""
+    """Return the CPU time of the reader's child so far, from /proc."""
     if reader is None or reader.pid is None:
         return 0.0
     fields = Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()
@@ -85,7 +82,7 @@ def child_seconds(reader: VideoReader | None) -> float:
 
 
 def draw_videos(folder: Path, count: int, size: int) -> None:
-    """Drawn clips as H.264 files with x264's own settings: a key frame every 250 frames, like most videos."""
+    """Write drawn clips as H.264 with x264's defaults: a key frame every 250 frames."""
     from tfds_builders.synthetic_signs.clips import Options, draw_clip
 
     for number in range(count):
@@ -138,7 +135,7 @@ def batch_reader(split: Split, config: Config, batch_size: int) -> Callable[[], 
 
 
 def seek_with_opencv(videos: Sequence[Path], config: DataConfig) -> int:
-    """The way of many loaders: open the video, seek to each sampled frame, decode, convert, resize."""
+    """Read frames as many loaders do: seek to each sampled frame, decode, convert, resize."""
     import cv2
 
     frames = 0
@@ -147,10 +144,10 @@ def seek_with_opencv(videos: Sequence[Path], config: DataConfig) -> int:
         count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
         for position in sample_frames(count, fps, config, limit=config.num_frames):
             capture.set(cv2.CAP_PROP_POS_FRAMES, int(position))
-            found, picture = capture.read()
+            found, image = capture.read()
             if found:
                 cv2.resize(
-                    cv2.cvtColor(picture, cv2.COLOR_BGR2RGB),
+                    cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
                     (config.image_size, config.image_size),
                     interpolation=cv2.INTER_AREA,
                 )
@@ -160,7 +157,7 @@ def seek_with_opencv(videos: Sequence[Path], config: DataConfig) -> int:
 
 
 def read_with_pillow(split: Split, config: DataConfig) -> int:
-    """Pillow decodes and resizes the same frames in one thread."""
+    """Decode and resize the same frames with Pillow, in one thread."""
     size, frames = config.image_size, 0
     for i in range(len(split)):
         video = split[i]["video"]
@@ -219,36 +216,41 @@ def page(
 ) -> str:
     with av.open(str(videos[0])) as container:
         stream = container.streams.video[0]
-        source = f"{len(videos)} videos, the first {stream.width} x {stream.height} {stream.codec_context.name} of {stream.frames} frames"
+        size = f"{stream.width} x {stream.height}"
+        codec = stream.codec_context.name
+        source = f"{len(videos)} videos, the first {size} {codec} of {stream.frames} frames"
     seeking = rates["the same frames by seeking with OpenCV"].per_core
     kilobytes = np.mean([len(jpeg) for jpeg in split[0]["video"]]) / 1000
     rows = "\n".join(
-        f"| {name} | {rate.per_core:,.0f} | {rate.per_second:,.0f} | {rate.per_core / seeking:.1f} |"
+        f"| {name} | {rate.per_core:,.0f} | {rate.per_second:,.0f} "
+        f"| {rate.per_core / seeking:.1f} |"
         for name, rate in rates.items()
     )
+    options = " --videos=..." if args.videos else ""
+    kind = "" if args.videos else "drawn "
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return f"""# Data
 
-Written by `python scripts/bench/data.py`{" on videos of its own drawing" if not args.videos else " --videos=..."}: {source}; stored frames of
-{kilobytes:.1f} kB; {args.num_frames} frames of a clip at {args.image_size} px, {args.threads} reading threads, best of {args.runs}.
-{platform.machine()}, {len(os.sched_getaffinity(0))} cores used of {os.cpu_count()}; load averages while measuring: {load}.
+Written by `python scripts/bench/data.py{options}` from {kind}videos: {source}; stored frames of
+{kilobytes:.1f} kB; {args.num_frames} frames of a clip at {args.image_size} px, {args.threads}
+reading threads, best of {args.runs}. {platform.machine()}, {len(os.sched_getaffinity(0))} cores
+used of {os.cpu_count()}; load averages while measuring: {load}.
 
 | | frames / s / core | frames / s | x seeking, per core |
 |---|---:|---:|---:|
 {rows}
 
-"per core" divides by processor seconds, so that it changes little on a busy machine; "frames / s" is by the clock and does. Training reads are whole
-batches: shards, frame sampling, JPEG decoding, fitting, tokens. Seeking reads the same numbers of frames, evenly spread, from the source files.
+"per core" divides by CPU time, which changes little on a busy machine; "frames / s" divides by wall
+time, which does. Training reads complete batches: shards, frame sampling, JPEG decoding, fitting,
+tokens. Seeking reads as many frames, evenly spread, from the source files.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", type=Path, help="folder of mp4 files; default: drawn videos")
     parser.add_argument(
-        "--videos", type=Path, help="folder of mp4 files; without it they are drawn"
-    )
-    parser.add_argument(
-        "--clips", type=int, default=24, help="how many clips are drawn, or taken of the folder"
+        "--clips", type=int, default=24, help="number of clips to draw, or to take from the folder"
     )
     parser.add_argument(
         "--source_size", type=int, default=480, help="height and width of drawn videos, in pixels"

@@ -1,10 +1,15 @@
-"""Seconds to decode 64 tokens with the reference's decoder: ours with its cache, the same model without one, and torch where there is one.
+r"""Measures decoding of 64 tokens: our decoder with its cache, without it, and PyTorch's.
 
-    python scripts/bench/decoding.py --runs=3 --dtype=float32 --torch_python=torch_environment/bin/python
+    python scripts/bench/decoding.py --runs=3 --dtype=float32 \
+        --torch_python=torch_environment/bin/python
 
-Two jobs: greedy search for one clip, and a beam of 4 for 16 clips. No sentence ends before the limit. The contenders take turns; times are medians.
-A loop without cache is timed at four prefix lengths, spread evenly, of which the whole loop's time is made: its prefix grows, nothing is padded.
-Without cache and in torch the beam's 64 rows are decoded greedily: a search's own work (top-k, reordering) is counted for ours alone.
+The decoder has the reference's size. There are two jobs: greedy search for one clip, and a beam of
+4 for 16 clips. No sentence ends before the limit. The implementations take turns; times are
+medians.
+
+A loop without cache is timed at four prefix lengths, evenly spread, from which the time of the
+complete loop is computed. Without cache and in torch the beam's 64 rows are decoded greedily: the
+work of the search itself (top-k, reordering) counts for ours alone.
 """
 
 import argparse
@@ -14,6 +19,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -40,23 +46,23 @@ def seconds(call, *inputs) -> float:
 
 
 def uncached_loop(step) -> float:
-    """Seconds of a loop that runs its whole prefix at every token; `step(length)` is the seconds of one step."""
+    """Return the seconds of a loop that runs the prefix again for every token.
+
+    `step(length)` returns the seconds of one step.
+    """
     return sum(step(TOKENS * (2 * part + 1) // 8) for part in range(4)) * (TOKENS - 1) / 4
 
 
 class TorchProcess:
-    """`torch_decoder.py` under a Python of its own, so that neither library takes the other's threads or memory."""
+    """`torch_decoder.py` in its own process, so that the libraries share no threads or memory."""
 
     def __init__(self, python: str):
         script = Path(__file__).with_name("torch_decoder.py")
         self.process = subprocess.Popen(
             [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        print(
-            "torch {version}, {threads} threads".format(
-                **json.loads(self.process.stdout.readline())
-            )
-        )
+        about = json.loads(self.process.stdout.readline())
+        print(f"torch {about['version']}, {about['threads']} threads")
 
     def seconds(self, do: str, **values: object) -> float:
         print(json.dumps({"do": do, **values}), file=self.process.stdin, flush=True)
@@ -68,13 +74,13 @@ class TorchProcess:
             "layers": len(decoder.layers),
             "memory": memory,
             "embedding": np.asarray(decoder.embedding[...]),
+            "positions": sinusoids(decoder.max_len, memory.shape[-1]),
         }
-        weights["positions"] = sinusoids(decoder.max_len, memory.shape[-1])
         for number, layer in enumerate(decoder.layers):
-            for path, leaf in jax.tree.leaves_with_path(
-                nnx.to_pure_dict(nnx.state(layer, nnx.Param))
-            ):
-                weights[f"{number}/" + "/".join(str(key.key) for key in path)] = np.asarray(leaf)
+            params = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+            for path, leaf in jax.tree.leaves_with_path(params):
+                name = "/".join(str(key.key) for key in path)
+                weights[f"{number}/{name}"] = np.asarray(leaf)
         with tempfile.TemporaryDirectory() as folder:
             np.savez(Path(folder) / "weights.npz", **weights)
             self.seconds("load", weights=f"{folder}/weights.npz")
@@ -86,8 +92,10 @@ class TorchProcess:
             return np.load(Path(folder) / "logits.npy")
 
 
-def contenders(decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess | None) -> dict:
-    """Name -> a call that runs once and says how many seconds decoding took."""
+def implementations(
+    decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess | None
+) -> dict[str, Callable[[], float]]:
+    """Return functions by name; each decodes once and returns the seconds that it took."""
     memory = jax.random.normal(
         jax.random.key(1), (clips, MEMORY, decoder.embedding.shape[1]), decoder.dtype
     )
@@ -100,11 +108,13 @@ def contenders(decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess 
         return forward(decoder, tokens, rows)
 
     search = functools.partial(greedy if beam == 1 else beam_search, source, options)
+
+    def uncached_step(length):
+        return seconds(uncached, np.full((len(rows), length), BOS, np.int32))
+
     found = {
         "ours, cached": lambda: seconds(search),
-        "ours, uncached": lambda: uncached_loop(
-            lambda length: seconds(uncached, np.full((len(rows), length), BOS, np.int32))
-        ),
+        "ours, uncached": lambda: uncached_loop(uncached_step),
     }
     if torch:
         torch.load(decoder, np.asarray(rows, np.float32))
@@ -120,7 +130,7 @@ def contenders(decoder: TextDecoder, clips: int, beam: int, torch: TorchProcess 
 
 
 def bandwidth() -> float:
-    """Bytes a second at which a matrix far larger than the caches is multiplied with a vector."""
+    """Return bytes per second of multiplying a vector by a matrix larger than the caches."""
     matrix, vector = jnp.ones((1 << 17, 512)), jnp.ones(512)
     multiply = jax.jit(lambda matrix, vector: jnp.einsum("vd,d->v", matrix, vector))
     seconds(multiply, matrix, vector)
@@ -128,21 +138,20 @@ def bandwidth() -> float:
 
 
 def weight_bytes_per_token(decoder: TextDecoder) -> int:
-    """What one step must read: every weight but those that project the memory, once a sentence; in the dtype that it computes in."""
-    paths = jax.tree.leaves_with_path(nnx.state(decoder, nnx.Param))
-    return (
-        sum(leaf.size for path, leaf in paths if "key_value" not in jax.tree_util.keystr(path))
-        * jnp.dtype(decoder.dtype).itemsize
-    )
+    """Return the bytes of weights that one step must read, in the dtype of the computation.
+
+    The weights that project the memory are read once a sentence and do not count.
+    """
+    leaves = jax.tree.leaves_with_path(nnx.state(decoder, nnx.Param))
+    count = sum(leaf.size for path, leaf in leaves if "key_value" not in jax.tree_util.keystr(path))
+    return count * jnp.dtype(decoder.dtype).itemsize
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument(
-        "--torch_python", help="a Python that has torch and numpy; without it torch is left out"
-    )
+    parser.add_argument("--torch_python", help="a Python with torch and numpy; default: no torch")
     args = parser.parse_args()
 
     decoder = TextDecoder(
@@ -153,29 +162,32 @@ def main() -> None:
     )
     torch = TorchProcess(args.torch_python) if args.torch_python else None
     print(
-        f"{jax.devices()[0].device_kind}, {args.dtype}, {TOKENS} tokens, vocabulary {VOCABULARY}; medians of {args.runs} runs in turn"
+        f"{jax.devices()[0].device_kind}, {args.dtype}, {TOKENS} tokens, "
+        f"vocabulary {VOCABULARY}; medians of {args.runs} runs in turn"
     )
     for name, clips, beam in (
         ("greedy, 1 clip", 1, 1),
         (f"beam {BEAM}, {CLIPS} clips", CLIPS, BEAM),
     ):
-        calls = contenders(decoder, clips, beam, torch)
-        taken = {contender: [] for contender in calls}
+        calls = implementations(decoder, clips, beam, torch)
+        taken = {implementation: [] for implementation in calls}
         for run in range(args.runs + 1):
-            for contender, call in calls.items():
+            for implementation, call in calls.items():
                 duration = call()
-                if run:  # the first warms up
-                    taken[contender].append(duration)
+                if run:  # the first one is the warm-up
+                    taken[implementation].append(duration)
         ours = statistics.median(taken["ours, cached"])
-        for contender, durations in taken.items():
+        for implementation, durations in taken.items():
             median = statistics.median(durations)
             print(
-                f"{name:18} {contender:16} {median:9.3f} s {median / clips:8.3f} s a clip {median / ours:7.1f} x ours (best {min(durations):.3f} s)"
+                f"{name:18} {implementation:16} {median:9.3f} s {median / clips:8.3f} s a clip "
+                f"{median / ours:7.1f} x ours (best {min(durations):.3f} s)"
             )
     per_token, rate = weight_bytes_per_token(decoder), bandwidth()
     bound = per_token / rate * (TOKENS - 1)
     print(
-        f"bound for one clip: {per_token / 1e6:.0f} MB of weights a token at {rate / 1e9:.1f} GB/s, {bound:.3f} s a sentence"
+        f"bound for one clip: {per_token / 1e6:.0f} MB of weights a token at "
+        f"{rate / 1e9:.1f} GB/s, {bound:.3f} s a sentence"
     )
 
 

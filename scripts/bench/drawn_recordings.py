@@ -1,8 +1,11 @@
-"""Recordings and clips of rest for the benchmarks beside this file, drawn by the code of synthetic_signs: signers and sentences of its test split.
+"""Draws recordings and clips of rest, from signers and sentences of synthetic_signs' test split.
 
-A recording is made of held-out sentences with pauses between them. `one_take` shows one signer before one camera, who rests and breathes in the
-pauses; `many_takes` is made of whole test clips, each with its signer and room, and in a pause the last frame is held with slight noise.
-The kinds of rest: `still` (nothing but the camera's noise), `breathing` (the body sways), `scratching` the head, `walking` in or out.
+A recording consists of held-out sentences with pauses between them. `one_take` shows one signer in
+one room, who rests and breathes in the pauses. `many_takes` consists of complete test clips, each
+with its signer and room; in a pause the last frame stays, with slight noise.
+
+Kinds of rest: `still` (only the camera's noise), `breathing` (the body sways), `scratching` the
+head, `walking` in or out.
 """
 
 import dataclasses
@@ -23,13 +26,16 @@ RESTS = ("still", "breathing", "scratching", "walking")
 
 
 class Recording(NamedTuple):
-    frames: np.ndarray  # uint8 (t, h, w, 3), RATE a second
+    frames: np.ndarray  # uint8 (t, h, w, 3), RATE per second
     text: str
-    clips: list[tuple[np.ndarray, str]]  # its sentences, each as a clip
+    clips: list[tuple[np.ndarray, str]]  # (frames, text) of each sentence
 
 
 def many_takes(number: int, seconds: float, longest_pause: float) -> Recording:
-    rng, clips, parts, length = np.random.default_rng([21, number]), [], [], 0
+    """Draw a recording of `seconds` or a little more, with pauses of up to `longest_pause` s."""
+    rng = np.random.default_rng([21, number])
+    clips, parts = [], []
+    length = 0
     while length < seconds * RATE:
         index = int(rng.integers(100_000))
         glosses, _ = script(0, "test", index, Options())
@@ -45,29 +51,32 @@ def many_takes(number: int, seconds: float, longest_pause: float) -> Recording:
 
 
 def one_take(number: int, seconds: float, longest_pause: float) -> Recording:
+    """Draw a recording of `seconds` or a little more, with pauses of up to `longest_pause` s."""
     rng = np.random.default_rng([22, number])
     signer = signer_of("test", int(rng.integers(NUM_SIGNERS["test"])))
     scene = draw_scene(rng, signer)
-    now, keys, spans, clips = 0.0, {"dominant": [], "weak": []}, [], []
+    keys = {"dominant": [], "weak": []}
+    spans, clips = [], []
+    now = 0.0
     while now < seconds:
         glosses = grammar.draw_glosses(rng, "test")
-        said = motion.utter(glosses, signer, scene.tempo, rng)
-        clips.append((_filmed(said, signer, scene, rng), grammar.translate(glosses)))
+        utterance = motion.utter(glosses, signer, scene.tempo, rng)
+        clips.append((_filmed(utterance, signer, scene, rng), grammar.translate(glosses)))
         for hand, own in keys.items():
-            line = getattr(said, hand)
+            line = getattr(utterance, hand)
             own.append((line.seconds + now, line.values, line.flow))
-        spans += [(gloss, start + now, end + now) for gloss, start, end in said.spans]
-        now += said.seconds + rng.uniform(0.0, longest_pause) + 1e-3
-    whole = {
+        spans += [(gloss, start + now, end + now) for gloss, start, end in utterance.spans]
+        now += utterance.seconds + rng.uniform(0.0, longest_pause) + 1e-3
+    lines = {
         hand: TimeLine(*(np.concatenate([part[field] for part in own]) for field in range(3)))
         for hand, own in keys.items()
     }
-    frames = _filmed(Utterance(**whole, spans=tuple(spans), seconds=now), signer, scene, rng)
+    frames = _filmed(Utterance(**lines, spans=tuple(spans), seconds=now), signer, scene, rng)
     return Recording(frames, " ".join(text for _, text in clips), clips)
 
 
 def rest(kind: str, number: int) -> np.ndarray:
-    """The frames of a clip in which nobody signs, 1.5 to 5 seconds."""
+    """Draw a clip of 1.5 to 5 seconds in which nobody signs; returns its frames."""
     rng = np.random.default_rng([23, RESTS.index(kind), number])
     signer = signer_of("test", int(rng.integers(NUM_SIGNERS["test"])))
     scene = draw_scene(rng, signer)
@@ -85,7 +94,7 @@ def rest(kind: str, number: int) -> np.ndarray:
 
 
 def _scratching(signer: Signer, rng: np.random.Generator) -> Utterance:
-    """A hand goes up to the head, scratches it and goes home."""
+    """A hand moves up to the head, scratches it and moves back."""
     resting = motion._at_rest(signer)
     at_head = resting["dominant"].copy()
     at_head[:3] = motion.place(
@@ -93,10 +102,8 @@ def _scratching(signer: Signer, rng: np.random.Generator) -> Utterance:
     )
     at_head[3], at_head[5:] = 30.0, motion._values((WAITING,), signer)[0][5:]
     begin = rng.uniform(0.3, 0.6)
-    now, keys = (
-        begin + rng.uniform(0.5, 0.8),
-        [(0.0, resting["dominant"]), (begin, resting["dominant"])],
-    )
+    now = begin + rng.uniform(0.5, 0.8)
+    keys = [(0.0, resting["dominant"]), (begin, resting["dominant"])]
     for stroke in range(int(rng.integers(3, 8))):
         moved = at_head.copy()
         moved[:2] += 0.05 * (-1) ** stroke
@@ -104,19 +111,19 @@ def _scratching(signer: Signer, rng: np.random.Generator) -> Utterance:
         now += rng.uniform(0.12, 0.2)
     seconds = now + rng.uniform(0.8, 1.2)
     keys += [(now + 0.6, resting["dominant"]), (seconds, resting["dominant"])]
-    return _utterance(
-        {"dominant": keys, "weak": [(0.0, resting["weak"]), (seconds, resting["weak"])]}, seconds
-    )
+    weak = [(0.0, resting["weak"]), (seconds, resting["weak"])]
+    return _utterance({"dominant": keys, "weak": weak}, seconds)
 
 
 def _walking(
     resting: Utterance, signer: Signer, scene: Scene, rng: np.random.Generator
 ) -> np.ndarray:
-    """The whole body comes in from the side, or goes out, and bobs as it walks."""
+    """The body comes in from the side, or leaves, and bobs while walking."""
     when = np.arange(math.ceil(resting.seconds * RATE)) / RATE
     way = np.clip(when / (0.6 * resting.seconds), 0.0, 1.0)
     away = 1.9 * (1 - way if rng.random() < 0.5 else way)
-    side, walks = (1 if rng.random() < 0.5 else -1), (away > 0.01) & (away < 1.89)
+    side = 1 if rng.random() < 0.5 else -1
+    walks = (away > 0.01) & (away < 1.89)
     bob = 0.04 * np.abs(np.sin(2 * np.pi * 1.8 * when)) * walks
     arms = [
         motion.arm(getattr(resting, hand).at(when), signer, way)
@@ -151,10 +158,12 @@ def _utterance(keys: dict[str, Sequence[tuple[float, np.ndarray]]], seconds: flo
     return Utterance(**lines, spans=(), seconds=seconds)
 
 
-def _filmed(said: Utterance, signer: Signer, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    when = np.arange(math.ceil(said.seconds * RATE)) / RATE
+def _filmed(
+    utterance: Utterance, signer: Signer, scene: Scene, rng: np.random.Generator
+) -> np.ndarray:
+    when = np.arange(math.ceil(utterance.seconds * RATE)) / RATE
     arms = [
-        motion.arm(getattr(said, hand).at(when), signer, way)
+        motion.arm(getattr(utterance, hand).at(when), signer, way)
         for hand, way in (("dominant", 1.0), ("weak", -1.0))
     ]
-    return render.draw(*arms, motion.head_pose(said, when), when, signer, scene, SIZE, rng)
+    return render.draw(*arms, motion.head_pose(utterance, when), when, signer, scene, SIZE, rng)

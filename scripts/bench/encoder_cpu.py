@@ -1,10 +1,14 @@
-"""Seconds for one clip through the reference's encoder on a CPU: ours and plain PyTorch in float32 and bfloat16, our ONNX export in INT8.
+"""Measures one clip through the reference's encoder on a CPU: ours, PyTorch's and our ONNX export.
 
     python scripts/bench/encoder_cpu.py --runs=3 --torch_python=torch_environment/bin/python
 
-Each is in a process of its own. All have the same weights; the largest difference of what they say is printed. They take turns; times are
-medians, of the clock and of the processor: on a busy machine the second is the fairer. Where torch has no bfloat16 kernel for the processor a
-clip takes minutes: `--torch_bfloat16_frames=1` gives it so many frames and multiplies. Weights are in the dtype of the computation.
+Ours and PyTorch run in float32 and bfloat16, the export in INT8. Each has a process of its own and
+the same weights, in the dtype of the computation; the largest difference of the outputs is printed.
+They take turns. Times are medians of wall time and of CPU time; on a busy machine the CPU time is
+the better comparison.
+
+If torch has no bfloat16 kernel for the processor, a clip takes minutes: with
+`--torch_bfloat16_frames=1` it gets one frame, and the time is multiplied.
 """
 
 import argparse
@@ -38,12 +42,10 @@ TINY = {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_mlp_dim
 
 
 def sizes(size: str, layers: int, dtype: str) -> Config:
-    """The reference, or a small model of its kind, with so many ViT blocks."""
-    given = (
-        {"model": {"encoder": {}}}
-        if size == "full"
-        else {"model": {"encoder": dict(TINY)}, "data": {"image_size": 64}}
-    )
+    """Return the config of the reference, or of a small model, with `layers` ViT blocks."""
+    given = {"model": {"encoder": {}}}
+    if size == "tiny":
+        given = {"model": {"encoder": dict(TINY)}, "data": {"image_size": 64}}
     given["model"]["encoder"]["vit_num_layers"] = layers
     return from_mapping(
         given | {"training": {"use_amp": dtype == "bfloat16", "scan_layers": False}}
@@ -51,11 +53,9 @@ def sizes(size: str, layers: int, dtype: str) -> Config:
 
 
 def forward_flops(config: Config) -> float:
-    """Of one clip's matrix products in the ViT, which are all but a thousandth of the encoder's."""
-    encoder, tokens = (
-        config.model.encoder,
-        1 + (config.data.image_size // config.model.encoder.patch_size) ** 2,
-    )
+    """Return the FLOPs of one clip's matrix products in the ViT, 99.9 % of the encoder's."""
+    encoder = config.model.encoder
+    tokens = 1 + (config.data.image_size // encoder.patch_size) ** 2
     width, hidden = encoder.vit_hidden_dim, encoder.vit_mlp_dim
     block = 2 * tokens * width * (4 * width + 2 * hidden) + 4 * tokens**2 * width
     return config.data.num_frames * (
@@ -64,23 +64,19 @@ def forward_flops(config: Config) -> float:
 
 
 def serve(size: str, layers: int, dtype: str) -> None:
-    """Ours, as `torch_encoder.py` is torch: one JSON line in, one out."""
-    first, config = json.loads(sys.stdin.readline()), sizes(size, layers, dtype)
+    """Run our encoder as `torch_encoder.py` runs torch's: one JSON line in, one out."""
+    first = json.loads(sys.stdin.readline())
+    config = sizes(size, layers, dtype)
     encoder = jax.jit(
         lambda: VideoEncoder(
             config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(params=jax.random.key(0))
         )
     )()
     if dtype == "float32":
-        np.savez(
-            first["weights"],
-            **from_ours(
-                {
-                    f"encoder/{path}": np.asarray(value)
-                    for path, value in flat_parameters(encoder).items()
-                }
-            ),
-        )
+        ours = {
+            f"encoder/{path}": np.asarray(value) for path, value in flat_parameters(encoder).items()
+        }
+        np.savez(first["weights"], **from_ours(ours))
     graphdef, state = nnx.split(encoder)
     del encoder
     state = jax.tree.map_with_path(
@@ -98,19 +94,20 @@ def serve(size: str, layers: int, dtype: str) -> None:
         json.dumps({"about": f"jax {jax.__version__}, {jax.devices()[0].device_kind}"}), flush=True
     )
     for _ in sys.stdin:
-        start, worked = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         pooled = jax.block_until_ready(encode(state, video))
         taken = {
             "seconds": time.perf_counter() - start,
-            "cpu_seconds": time.process_time() - worked,
+            "cpu_seconds": time.process_time() - cpu_start,
         }
         np.save(first["out"], np.asarray(pooled, np.float32))
         print(json.dumps(taken), flush=True)
 
 
 def serve_onnx(size: str, layers: int) -> None:
-    """The export, as `translate --backend=onnx` runs it; calibrated on the clip itself."""
-    first, config = json.loads(sys.stdin.readline()), sizes(size, layers, "float32")
+    """Run the export as `translate --backend=onnx` does, calibrated on the clip itself."""
+    first = json.loads(sys.stdin.readline())
+    config = sizes(size, layers, "float32")
     definition = ModelDefinition(config, vocab_size=100)
     encoder = jax.jit(
         lambda: VideoEncoder(config, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0)))
@@ -123,20 +120,14 @@ def serve_onnx(size: str, layers: int) -> None:
     del encoder, params
     programs = OnnxPrograms(folder, config)
     size_on_disk = sum(file.stat().st_size for file in folder.path.glob("backbone*"))
-    print(
-        json.dumps(
-            {
-                "about": f"onnxruntime {onnxruntime.__version__}, backbone of {size_on_disk / 1e6:,.0f} MB"
-            }
-        ),
-        flush=True,
-    )
+    about = f"onnxruntime {onnxruntime.__version__}, backbone of {size_on_disk / 1e6:,.0f} MB"
+    print(json.dumps({"about": about}), flush=True)
     for _ in sys.stdin:
-        start, worked = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         (encoded,) = programs.encode(None, video, lengths)
         taken = {
             "seconds": time.perf_counter() - start,
-            "cpu_seconds": time.process_time() - worked,
+            "cpu_seconds": time.process_time() - cpu_start,
         }
         np.save(first["out"], np.asarray(encoded.pooled, np.float32))
         print(json.dumps(taken), flush=True)
@@ -150,16 +141,14 @@ class _Untrained(NamedTuple):
         return ModelDefinition(config, vocab_size=100)
 
 
-class Contender:
-    """A process that encodes the clip each time it is told to."""
+class Encoder:
+    """A process that encodes the clip on request."""
 
     def __init__(self, name: str, command: list[str], first: dict, frames: int):
-        self.name, self.out, self.frames, self.whole = (
-            name,
-            Path(first["out"]),
-            frames,
-            first["sizes"]["data"]["num_frames"],
-        )
+        self.name = name
+        self.out = Path(first["out"])
+        self.frames = frames
+        self.clip_frames = first["sizes"]["data"]["num_frames"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -170,16 +159,18 @@ class Contender:
     def run(self, *, counts: bool) -> None:
         taken = self._ask({"frames": self.frames})
         if counts:
-            self.seconds.append(taken["seconds"] * self.whole / self.frames)
-            self.cpu_seconds.append(taken["cpu_seconds"] * self.whole / self.frames)
+            self.seconds.append(taken["seconds"] * self.clip_frames / self.frames)
+            self.cpu_seconds.append(taken["cpu_seconds"] * self.clip_frames / self.frames)
 
     def _ask(self, message: dict) -> dict:
         print(json.dumps(message), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
 
-def contenders(args: argparse.Namespace, folder: str) -> list[Contender]:
-    config, here = sizes(args.size, args.layers, "float32"), Path(__file__)
+def start_encoders(args: argparse.Namespace, folder: str) -> list[Encoder]:
+    config = sizes(args.size, args.layers, "float32")
+    here = Path(__file__)
+    frames = config.data.num_frames
     shape = (1, config.data.num_frames, config.data.image_size, config.data.image_size, 3)
     np.save(f"{folder}/video.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     first = {
@@ -188,52 +179,20 @@ def contenders(args: argparse.Namespace, folder: str) -> list[Contender]:
         "weights": f"{folder}/weights.npz",
         "video": f"{folder}/video.npy",
     }
+    ours = [sys.executable, str(here), f"--size={args.size}", f"--layers={args.layers}"]
     found = []
-    for dtype in ("float32", "bfloat16"):  # the first of them writes the weights that torch reads
-        command = [
-            sys.executable,
-            str(here),
-            f"--size={args.size}",
-            f"--layers={args.layers}",
-            f"--serve={dtype}",
-        ]
-        found.append(
-            Contender(
-                f"ours {dtype}",
-                command,
-                first | {"out": f"{folder}/ours_{dtype}.npy"},
-                config.data.num_frames,
-            )
-        )
-    command = [
-        sys.executable,
-        str(here),
-        f"--size={args.size}",
-        f"--layers={args.layers}",
-        "--serve=onnx",
-    ]
-    found.append(
-        Contender(
-            "ours INT8, onnxruntime",
-            command,
-            first | {"out": f"{folder}/ours_onnx.npy"},
-            config.data.num_frames,
-        )
-    )
-    for dtype, frames in (
-        ("float32", config.data.num_frames),
-        ("bfloat16", args.torch_bfloat16_frames or config.data.num_frames),
+    for name, kind in (  # the first one writes the weights that torch reads
+        ("ours float32", "float32"),
+        ("ours bfloat16", "bfloat16"),
+        ("ours INT8, onnxruntime", "onnx"),
     ):
-        if args.torch_python:
+        out = first | {"out": f"{folder}/ours_{kind}.npy"}
+        found.append(Encoder(name, [*ours, f"--serve={kind}"], out, frames))
+    if args.torch_python:
+        for dtype, given in (("float32", frames), ("bfloat16", args.torch_bfloat16_frames)):
             command = [args.torch_python, str(here.with_name("torch_encoder.py")), dtype]
-            found.append(
-                Contender(
-                    f"torch {dtype}",
-                    command,
-                    first | {"out": f"{folder}/torch_{dtype}.npy"},
-                    frames,
-                )
-            )
+            out = first | {"out": f"{folder}/torch_{dtype}.npy"}
+            found.append(Encoder(f"torch {dtype}", command, out, given or frames))
     return found
 
 
@@ -245,16 +204,14 @@ def main() -> None:
         "--layers",
         type=int,
         default=24,
-        help="blocks of the ViT; fewer where time is short, as all are alike",
+        help="blocks of the ViT; fewer save time, as all are alike",
     )
-    parser.add_argument(
-        "--torch_python", help="a Python that has torch and numpy; without it torch is left out"
-    )
+    parser.add_argument("--torch_python", help="a Python with torch and numpy; default: no torch")
     parser.add_argument(
         "--torch_bfloat16_frames",
         type=int,
         default=0,
-        help="frames that torch's bfloat16 run is given; 0 = the whole clip",
+        help="number of frames for torch in bfloat16; 0 = all frames of the clip",
     )
     parser.add_argument("--serve", choices=("float32", "bfloat16", "onnx"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -266,18 +223,17 @@ def main() -> None:
         return
 
     with tempfile.TemporaryDirectory() as folder:
-        found = contenders(args, folder)
+        encoders = start_encoders(args, folder)
         for run in range(args.runs + 1):
-            for contender in found:
-                contender.run(counts=run > 0)  # the first warms up
-        expected = np.load(found[0].out)
-        flops, medians = (
-            forward_flops(sizes(args.size, args.layers, "float32")),
-            {c.name: statistics.median(c.seconds) for c in found},
-        )
+            for encoder in encoders:
+                encoder.run(counts=run > 0)  # the first one is the warm-up
+        expected = np.load(encoders[0].out)
+        flops = forward_flops(sizes(args.size, args.layers, "float32"))
+        medians = {encoder.name: statistics.median(encoder.seconds) for encoder in encoders}
         cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
         print(
-            f"\n{args.layers} blocks, {flops / 1e12:.2f} TFLOP a clip; {cores}, load at the end {os.getloadavg()[0]:.1f}\n"
+            f"\n{args.layers} blocks, {flops / 1e12:.2f} TFLOP per clip; {cores}, "
+            f"load at the end {os.getloadavg()[0]:.1f}\n"
         )
         columns = (
             "",
@@ -290,24 +246,23 @@ def main() -> None:
             "difference from ours float32",
         )
         print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-        for contender in found:
-            median, said = medians[contender.name], np.load(contender.out)
+        for encoder in encoders:
+            median = medians[encoder.name]
             shares = [
                 f"{median / medians[f'torch {dtype}']:.2f}" if args.torch_python else "–"
                 for dtype in ("float32", "bfloat16")
             ]
-            difference = (
-                f"{np.abs(said - expected).max():.1e}"
-                if contender.frames == contender.whole
-                else "–"
-            )
+            difference = "–"
+            if encoder.frames == encoder.clip_frames:
+                difference = f"{np.abs(np.load(encoder.out) - expected).max():.1e}"
             print(
-                f"| {contender.name} | {median:.2f} | {min(contender.seconds):.2f} | {flops / median / 1e9:.0f} | {' | '.join(shares)} "
-                f"| {statistics.median(contender.cpu_seconds):.2f} | {difference} |"
+                f"| {encoder.name} | {median:.2f} | {min(encoder.seconds):.2f} "
+                f"| {flops / median / 1e9:.0f} | {' | '.join(shares)} "
+                f"| {statistics.median(encoder.cpu_seconds):.2f} | {difference} |"
             )
-        for contender in found:
-            contender.process.stdin.close()
-            contender.process.wait()
+        for encoder in encoders:
+            encoder.process.stdin.close()
+            encoder.process.wait()
 
 
 if __name__ == "__main__":

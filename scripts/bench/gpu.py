@@ -1,8 +1,10 @@
-"""The rows of gpu.sh: each a process of its own with a time limit, its result written to a file at once.
+"""Measures the rows of gpu.sh, each in a process of its own with a time limit.
 
     python scripts/bench/gpu.py --rows=numerics,reference --minutes=4 --output=runs/gpu.jsonl
 
-A line of the file is a row: its name, the card, the load of the machine, and what was measured or why it failed.
+Each result is appended to the file at once, as one line: the row's name, the card, the load of the
+machine, and the measurements or the reason of the failure.
+
 Exit codes: 0 all rows measured, 1 a row failed or there was no time for it, 2 wrong usage.
 """
 
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from train_step import BASE, has_torch, run
 
-# dense_vit as shipped keeps more than an 80 GB card has; recomputing whole blocks fits (docs/speed.md).
+# dense_vit as shipped needs more than the 80 GB of a card; with remat=full it fits (docs/speed.md).
 CONFIG_ROWS = {
     "dense_vit": ("training.remat=full",),
     "dense_vit_100m": ("training.remat=full",),
@@ -26,7 +28,7 @@ CONFIG_ROWS = {
 
 
 def rows() -> dict[str, dict]:
-    """Every row by name: the program that measures it and the case that it is given."""
+    """Return all rows by name: the program that measures a row, and its case."""
     main = {"remat": "dots", "program": "jax_step.py"}
     torch = {"program": "torch_step.py"}
     configs = {
@@ -64,31 +66,31 @@ def main() -> int:
     parser.add_argument(
         "--rows",
         default=",".join(FIRST_CALL),
-        help=f"names, with commas between: {', '.join(rows())} ({', '.join(FIRST_CALL)})",
+        help=f"names, separated by commas: {', '.join(rows())} ({', '.join(FIRST_CALL)})",
     )
     parser.add_argument(
         "--minutes",
         type=float,
         default=4.0,
-        help="the whole call takes no longer; a row that runs then is stopped (4)",
+        help="time limit of the call; a row that runs then is stopped (4)",
     )
     parser.add_argument(
-        "--steps", type=int, default=5, help="steps that are timed, three times (5)"
+        "--steps", type=int, default=5, help="steps per timing; there are three timings (5)"
     )
     parser.add_argument(
         "--size",
         choices=("full", "tiny"),
         default="full",
-        help="tiny: on a CPU, to see that every row runs",
+        help="tiny: to check on a CPU that every row runs",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("runs/gpu.jsonl"),
-        help="results are appended here, one line a row",
+        help="results are appended here, one line per row",
     )
     parser.add_argument(
-        "--torch_python", default=sys.executable, help="a Python that has torch and numpy"
+        "--torch_python", default=sys.executable, help="a Python with torch and numpy"
     )
     args = parser.parse_args()
     known, chosen = rows(), args.rows.split(",")
@@ -104,12 +106,8 @@ def main() -> int:
             case = BASE | known[name] | {"name": name, "size": args.size, "steps": args.steps}
             found = measured(case, args.torch_python, folder, end - time.monotonic())
             failed += "failed" in found
-            line = {
-                "row": name,
-                "size": args.size,
-                "card": card,
-                "load": round(os.getloadavg()[0], 1),
-            } | found
+            load = round(os.getloadavg()[0], 1)
+            line = {"row": name, "size": args.size, "card": card, "load": load} | found
             with args.output.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
@@ -117,7 +115,7 @@ def main() -> int:
 
 
 def measured(case: dict, torch_python: str, folder: str, seconds: float) -> dict:
-    """The row's result, or {"failed": why}."""
+    """Return the row's result, or {"failed": reason}."""
     is_torch = case["program"] == "torch_step.py"
     if is_torch and not has_torch(torch_python):
         return {"failed": "no torch in this Python"}
@@ -127,18 +125,15 @@ def measured(case: dict, torch_python: str, folder: str, seconds: float) -> dict
 
 
 def device_name() -> str:
-    """The card as its driver names it, the processor where there is no card."""
+    """Return the card's name from its driver, or the processor's if there is no card."""
     try:
         query = [
             "nvidia-smi",
             "--query-gpu=name,memory.total,driver_version",
             "--format=csv,noheader",
         ]
-        return (
-            subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
-            .stdout.strip()
-            .replace("\n", "; ")
-        )
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+        return done.stdout.strip().replace("\n", "; ")
     except (OSError, subprocess.SubprocessError):
         models = [
             line.split(":", 1)[1].strip()

@@ -1,7 +1,9 @@
-"""The row `numerics` of gpu.py: does this device compute what a CPU computes? The case is its only argument, as JSON.
+"""The row `numerics` of gpu.py: checks that this device computes what a CPU computes.
 
-Attention at 197 tokens with the implementation that 'auto' picks, in bfloat16, beside float32 attention; dropout's share by both random generators;
-loss and gradients of a small model in float32 on the device and on the CPU. Prints the largest differences and whether each is within its bound.
+It compares attention at 197 tokens with the implementation that 'auto' picks, in bfloat16, with
+float32 attention; the share of dropped entries of both random generators with the dropout rate; and
+a small model's loss and gradients in float32 on the device and on the CPU. Prints the largest
+differences, and which are beyond their bounds. The only argument is the case, as JSON.
 """
 
 import dataclasses
@@ -16,9 +18,9 @@ from jax_step import case_batch, case_config
 
 from signvit_jax.layers.attention import attend, dropout, fastest_attention
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.optimization.losses import divisors, translation_loss
+from signvit_jax.optimization.losses import loss_denominators, translation_loss
 
-# bfloat16 keeps 8 bits: differences of a few of its steps, relative to the largest value.
+# Relative to the largest value. bfloat16 has 8 bits: a few of its steps are allowed.
 BOUNDS = {
     "attention": 0.02,
     "attention_gradient": 0.04,
@@ -30,13 +32,12 @@ BOUNDS = {
 
 
 def attention_differences(tokens: int, heads: int, width: int) -> dict[str, float]:
-    """Largest relative differences of output and gradient from float32 attention, over odd and even lengths."""
+    """Return the largest relative differences of output and gradient, at odd and even lengths."""
     worst = {"attention": 0.0, "attention_gradient": 0.0}
     for length in (tokens - 1, tokens):
+        shape = (4, length, heads, width)
         inputs = [
-            jax.random.normal(jax.random.key(i), (4, length, heads, width), jnp.float32).astype(
-                jnp.bfloat16
-            )
+            jax.random.normal(jax.random.key(i), shape, jnp.float32).astype(jnp.bfloat16)
             for i in range(4)
         ]
 
@@ -64,16 +65,16 @@ def difference(ours: jax.Array, exact: jax.Array) -> float:
 
 
 def dropped_share(generator: str) -> float:
-    """How far the share of zeroed entries is from the rate asked for."""
-    rate, ones = 0.2, jnp.ones((64, 197, 256))
-    kept = jax.jit(lambda key: dropout(ones, rate, key))(
-        jax.random.key(0, impl="rbg" if generator == "rbg" else None)
-    )
+    """Return the difference between the share of zeroed entries and the dropout rate."""
+    rate = 0.2
+    ones = jnp.ones((64, 197, 256))
+    key = jax.random.key(0, impl="rbg" if generator == "rbg" else None)
+    kept = jax.jit(lambda key: dropout(ones, rate, key))(key)
     return float(abs(jnp.mean(kept == 0) - rate))
 
 
 def loss_differences(case: dict) -> dict[str, float]:
-    """Relative differences of a small model's loss and gradients between this device and the CPU, float32 throughout."""
+    """Return relative differences of a small model's float32 loss and gradients from the CPU's."""
     case = case | {
         "size": "tiny",
         "clips": 4,
@@ -89,17 +90,16 @@ def loss_differences(case: dict) -> dict[str, float]:
     batch = case_batch(case, config.data.image_size, 500)
 
     def loss(params, batch):
-        return translation_loss(definition.bind(params), batch, divisors(batch), config.training)[0]
+        return translation_loss(
+            definition.bind(params), batch, loss_denominators(batch), config.training
+        )[0]
 
     found = []
     for device in (jax.devices()[0], jax.devices("cpu")[0]):
         with jax.default_device(device), jax.default_matmul_precision("highest"):
             params = jax.device_put(jax.jit(lambda: definition.init(0))(), device)
-            found.append(
-                jax.device_get(
-                    jax.jit(jax.value_and_grad(loss))(params, jax.device_put(batch, device))
-                )
-            )
+            step = jax.jit(jax.value_and_grad(loss))
+            found.append(jax.device_get(step(params, jax.device_put(batch, device))))
     (ours, ours_grad), (exact, exact_grad) = found
     size = max(float(np.abs(g).max()) for g in jax.tree.leaves(exact_grad))
     gradients = max(
@@ -121,14 +121,15 @@ def main() -> None:
         if not value <= BOUNDS[name]
     ]
     result = {name: float(f"{value:.3g}") for name, value in found.items()}
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     result |= {
         "attention_is": fastest_attention(jnp.bfloat16, 64, plain=True),
         "wall_seconds": round(time.perf_counter() - start, 1),
+        "about": f"{device}, jax {jax.__version__}",
     }
-    result |= {
-        "about": f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
-    }
-    print(json.dumps(result | ({"failed": "; ".join(beyond)} if beyond else {})))
+    if beyond:
+        result["failed"] = "; ".join(beyond)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Downloads the small wheels that a machine with only jax, flax, optax, orbax and chex lacks for gpu.sh, into build/gpu_wheels (or the folder given).
-#   bash scripts/bench/gpu_wheels.sh [FOLDER]
-# They are pure Python: the same files serve every platform. gpu.sh installs them beside itself, without network.
+# Downloads the wheels that gpu.sh needs on a machine with only jax, flax, optax, orbax and chex.
+#   bash scripts/bench/gpu_wheels.sh [FOLDER]                       # default: build/gpu_wheels
+# They are small and pure Python: the same files serve every platform. gpu.sh installs them without
+# network.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 folder=${1:-build/gpu_wheels}
 mkdir -p "$folder"
-"${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation=py --abi=none --platform=any \
+"${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps \
+  --only-binary=:all: --implementation=py --abi=none --platform=any \
   --constraint constraints.txt --dest "$folder" ml_collections jaxtyping wadler_lindig absl-py
 tree=$(git ls-files -z | xargs -0 du --apparent-size --bytes -c | tail -n 1 | cut -f1)
 wheels=$(du --apparent-size --bytes -s "$folder" | cut -f1)

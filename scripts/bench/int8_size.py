@@ -1,6 +1,7 @@
-"""Bytes of the INT8 export of full-size configs, on disk, beside the same in float32: drawn weights, every tensor written.
+r"""Measures the size on disk of the INT8 export of full-size configs, with random weights.
 
-python scripts/bench/int8_size.py --configs=configs/reference.py,configs/dense_vit_100m.py --words=30522,16000
+    python scripts/bench/int8_size.py --words=30522,16000 \
+        --configs=configs/reference.py,configs/dense_vit_100m.py
 """
 
 import argparse
@@ -20,12 +21,12 @@ from signvit_jax.text.vocabularies import Vocabularies
 from signvit_jax.weights.tensor_files import write_safetensors
 
 
-class Words(NamedTuple):
+class Vocabulary(NamedTuple):
     vocab_size: int
 
 
-class Drawn(NamedTuple):
-    """As much of a TrainedModel as an export of its parameters needs."""
+class RandomModel(NamedTuple):
+    """The part of a TrainedModel that an export of its parameters needs."""
 
     config: Config
     params: PyTree
@@ -35,42 +36,42 @@ class Drawn(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", default="configs/reference.py,configs/dense_vit_100m.py")
-    parser.add_argument("--words", default="30522,16000", help="size of each one's vocabulary")
+    parser.add_argument("--words", default="30522,16000", help="vocabulary size of each config")
     args = parser.parse_args()
     print(
-        "| config | words | parameters | float32 | INT8 weights | INT8 weights and inputs | of float32 |\n|---|---|---|---|---|---|---|"
+        "| config | words | parameters | float32 | INT8 weights | INT8 weights and inputs "
+        "| of float32 |\n|---|---|---|---|---|---|---|"
     )
     for name, words in zip(args.configs.split(","), map(int, args.words.split(","))):
         config = load_config(name)
-        shapes, rng = ModelDefinition(config, words).abstract_params(), np.random.default_rng(0)
-        model = Drawn(
-            config,
-            jax.tree.map(
-                lambda leaf, rng=rng: rng.normal(0, 0.02, leaf.shape).astype(np.float32), shapes
-            ),
-            Vocabularies(Words(words)),
-        )
+        rng = np.random.default_rng(0)
+
+        def random(leaf, rng=rng):
+            return rng.normal(0, 0.02, leaf.shape).astype(np.float32)
+
+        params = jax.tree.map(random, ModelDefinition(config, words).abstract_params())
+        model = RandomModel(config, params, Vocabularies(Vocabulary(words)))
         ranges = jax.tree_util.tree_leaves_with_path(model.params)
         sizes = [_size(int8_tensors(model)), _size(int8_tensors(model, _ranges(ranges)))]
         parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
         shown = " | ".join(f"{size / 1e6:.1f} MB" for size in (4 * parameters, *sizes))
         print(
-            f"| `{name}` | {words:,} | {parameters:,} | {shown} | {100 * sizes[1] / (4 * parameters):.1f} % |",
+            f"| `{name}` | {words:,} | {parameters:,} | {shown} "
+            f"| {100 * sizes[1] / (4 * parameters):.1f} % |",
             flush=True,
         )
 
 
 def _ranges(leaves: list) -> dict[str, np.ndarray]:
-    """Of the inputs of all layers of the encoder: -1 to 1."""
+    """Return -1 to 1 as the input range of every layer of the encoder."""
     found = {}
     for path, leaf in leaves:
         *layer, name = (key.key for key in path)
         if layer[0] == "encoder" and name == "kernel":
-            found["/".join(layer)] = (
-                np.broadcast_to(np.asarray([-1.0, 1.0], np.float32), (*leaf.shape[:-2], 2))
-                if leaf.ndim < 4
-                else np.asarray([-1.0, 1.0])
-            )
+            limits = np.asarray([-1.0, 1.0])
+            if leaf.ndim < 4:  # not a convolution's kernel; stacked layers have a range each
+                limits = np.broadcast_to(limits.astype(np.float32), (*leaf.shape[:-2], 2))
+            found["/".join(layer)] = limits
     return found
 
 

@@ -1,4 +1,7 @@
-"""One row of `train_step.py` or `gpu.py`: our training step, or our encoder, timed on the default device. The case is its only argument, as JSON."""
+"""One row of `train_step.py` or `gpu.py`: times our training step, or our encoder.
+
+It runs on the default device. The only argument is the case, as JSON.
+"""
 
 import itertools
 import json
@@ -20,6 +23,7 @@ from signvit_jax.optimization.train_step import StepReport, make_train_step
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import to_device
 from signvit_jax.planning.flops import clip_flops, peak_flops
+from signvit_jax.planning.memory import peak_memory
 
 TINY = {
     "encoder": {
@@ -37,49 +41,46 @@ TINY_OVERRIDES = [
         for part, values in TINY.items()
         for key, value in values.items()
     ),
-    *(
-        "model.temporal.num_heads=4",
-        "training.batch_size=4",
-        "data.image_size=32",
-        "data.num_frames=12",
-        "data.frame_buckets=(12,)",
-    ),
+    "model.temporal.num_heads=4",
+    "training.batch_size=4",
+    "data.image_size=32",
+    "data.num_frames=12",
+    "data.frame_buckets=(12,)",
 ]
 VOCABULARY = {"full": 30_522, "tiny": 500}
 TEXT, BOS, EOS = 48, 101, 102
 
 
 def case_config(case: dict) -> Config:
-    """The config file that the case names, with its overrides, else the reference's config with the options of the case."""
+    """Return the case's config file with its overrides, or the reference's with its options."""
     if "config" in case:
-        # Only what a config itself asks for has to be cut for a CPU: a mesh of eight devices, sixteen clips.
-        overrides = [
-            *case.get("overrides", ()),
-            *(TINY_OVERRIDES if case["size"] == "tiny" else ()),
-        ]
+        overrides = list(case.get("overrides", ()))
+        if case["size"] == "tiny":
+            overrides += TINY_OVERRIDES
         path = str(Path(__file__).parents[2] / case["config"])
-        return with_ctc_target(
-            load_config(path, [tuple(override.split("=", 1)) for override in overrides]), "text"
-        )
-    model = (
-        {name: dict(values) for name, values in TINY.items()}
-        if case["size"] == "tiny"
-        else {"encoder": {}, "decoder": {}}
-    )
+        pairs = [tuple(override.split("=", 1)) for override in overrides]
+        return with_ctc_target(load_config(path, pairs), "text")
+    model = {"encoder": {}, "decoder": {}}
+    if case["size"] == "tiny":
+        model = {name: dict(values) for name, values in TINY.items()}
     model["encoder"] |= {
         "attention": case["attention"],
         "attention_dropout": case["attention_dropout"],
         "frames_per_chunk": case["chunk"],
+        "dropout_rng_impl": case["random"],
     }
-    model["encoder"] |= {"dropout_rng_impl": case["random"]}
-    training = {"batch_size": case["clips"], "scan_layers": case["scan"], "remat": case["remat"]}
-    training |= {"adam_moments": case.get("adam_moments", "float32")}
+    training = {
+        "batch_size": case["clips"],
+        "scan_layers": case["scan"],
+        "remat": case["remat"],
+        "adam_moments": case.get("adam_moments", "float32"),
+    }
     data = {"num_frames": case["frames"], "image_size": 64 if case["size"] == "tiny" else 224}
     return from_mapping({"model": model, "training": training, "data": data})
 
 
 def case_batch(case: dict, image_size: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """Noise for pictures and words; every text as long as its row, and short enough for CTC."""
+    """Return a batch of noise images and random words; texts of 28 tokens, short enough for CTC."""
     rng = np.random.default_rng(0)
     lengths = np.full(case["clips"], 28, np.int32)
     tokens = np.zeros((case["clips"], TEXT), np.int32)
@@ -96,26 +97,27 @@ def case_batch(case: dict, image_size: int, vocabulary: int) -> dict[str, np.nda
     }
 
 
-def seconds_a_step(step: Callable[[], object], steps: int) -> float:
-    """The median of three stretches of `steps` steps; the device is waited for at the end of each."""
-    stretches = []
+def seconds_per_step(step: Callable[[], object], steps: int) -> float:
+    """Return the median of three timings of `steps` steps; each waits for the device."""
+    timings = []
     for _ in range(3):
         start = time.perf_counter()
         for _ in range(steps):
             last = step()
         jax.block_until_ready(last)
-        stretches.append((time.perf_counter() - start) / steps)
-    return sorted(stretches)[1]
+        timings.append((time.perf_counter() - start) / steps)
+    return sorted(timings)[1]
 
 
 def training_step(
     config: Config, definition: ModelDefinition, batches: Sequence[dict[str, np.ndarray]]
 ) -> tuple[Callable[[], StepReport], jax.stages.Compiled, float]:
-    """(a step on the next of `batches`, which take turns; the compiled program; seconds that compiling took)."""
-    optimizer, mesh = (
-        make_optimizer(config.training, 1000),
-        make_mesh(config.mesh, config.training.batch_size),
-    )
+    """Return (function that runs a step, compiled program, seconds of compiling).
+
+    The steps cycle through `batches`.
+    """
+    optimizer = make_optimizer(config.training, 1000)
+    mesh = make_mesh(config.mesh, config.training.batch_size)
 
     def make():
         return new_state(definition, optimizer, 0)
@@ -141,67 +143,62 @@ def training_step(
 def encoding(
     case: dict, config: Config, definition: ModelDefinition
 ) -> tuple[Callable[[], object], jax.stages.Compiled, float]:
+    """Return (function that encodes a clip, compiled program, seconds of compiling)."""
     params = jax.jit(lambda: definition.init(0))()
-    # As a server would keep them: matrices in the dtype of the computation.
+    # Matrices in the dtype of the computation, as a server would keep them.
     params = jax.tree.map_with_path(
         lambda path, leaf: leaf.astype(jnp.bfloat16) if path[-1].key == "kernel" else leaf, params
     )
-    batch = {
-        name: jnp.asarray(value)
-        for name, value in case_batch(case, config.data.image_size, definition.vocab_size).items()
-    }
+    batch = case_batch(case, config.data.image_size, definition.vocab_size)
+    inputs = params, jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"])
     encode = jax.jit(
         lambda params, video, lengths: definition.bind(params).encode(video, lengths).pooled
     )
     start = time.perf_counter()
-    compiled = encode.lower(params, batch["video"], batch["frame_lengths"]).compile()
-    return (
-        lambda: compiled(params, batch["video"], batch["frame_lengths"]),
-        compiled,
-        time.perf_counter() - start,
-    )
+    compiled = encode.lower(*inputs).compile()
+    return lambda: compiled(*inputs), compiled, time.perf_counter() - start
 
 
 def main() -> None:
     case = json.loads(sys.argv[1])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     config = case_config(case)
-    words = (
-        config.tokenizer.vocab_size
-        if "config" in case and case["size"] == "full"
-        else VOCABULARY[case["size"]]
-    )
-    definition, device = ModelDefinition(config, words), jax.devices()[0]
+    words = VOCABULARY[case["size"]]
+    if "config" in case and case["size"] == "full":
+        words = config.tokenizer.vocab_size
+    definition = ModelDefinition(config, words)
+    device = jax.devices()[0]
     encodes = case.get("mode") == "encode"
     if "config" in case:
         case |= {"clips": config.training.batch_size, "frames": config.data.num_frames}
     if encodes:
         run, compiled, compiling = encoding(case, config, definition)
     else:
-        run, compiled, compiling = training_step(
-            config, definition, [case_batch(case, config.data.image_size, words)]
-        )
+        batch = case_batch(case, config.data.image_size, words)
+        run, compiled, compiling = training_step(config, definition, [batch])
     for _ in range(3):
         jax.block_until_ready(run())
-    seconds = seconds_a_step(run, case["steps"])
-    counted, plan = clip_flops(definition, case["frames"], TEXT), compiled.memory_analysis()
+    seconds = seconds_per_step(run, case["steps"])
+    counted = clip_flops(definition, case["frames"], TEXT)
+    plan = compiled.memory_analysis()
     planned = (
         plan.temp_size_in_bytes
         + plan.argument_size_in_bytes
         + plan.output_size_in_bytes
         - plan.alias_size_in_bytes
     )
-    flops = case["clips"] * (
-        (counted.backbone + counted.temporal) if encodes else counted.training()
-    )
-    peak = peak_flops(device.device_kind) and peak_flops(device.device_kind) * jax.device_count()
+    per_clip = (counted.backbone + counted.temporal) if encodes else counted.training()
+    flops = case["clips"] * per_clip
+    peak = peak_flops(device.device_kind)
+    if peak is not None:
+        peak *= jax.device_count()
     result = {
         "clips": case["clips"],
         "frames": case["frames"],
         "seconds": seconds,
         "mfu": peak and round(flops / seconds / peak, 4),
         "compile_seconds": compiling,
-        "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use", planned),
+        "peak_bytes": peak_memory() or planned,
         "planned_bytes": planned,
         "flops": flops,
         "peak_flops": peak,

@@ -1,9 +1,9 @@
-"""Word error of recordings made of held-out clips, through `translate` and `stream`, beside that of the clips alone.
+"""Measures the word error rate of recordings of held-out clips, beside that of the clips alone.
 
     python scripts/bench/recordings.py --workdir=runs/small --recordings=20 --seconds=60
 
-The model is one of configs/small.py or another that was trained on synthetic_signs. Nothing about
-windows or limits is set. docs/recordings.md has the result.
+Recordings go through `translate` and `stream` with default windows and limits. The model is one of
+configs/small.py or another that was trained on synthetic_signs. docs/recordings.md has the result.
 """
 
 import argparse
@@ -22,12 +22,14 @@ def main() -> int:
     parser.add_argument("--recordings", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument(
-        "--pause", type=float, default=3.0, help="pauses last from 0 to so many seconds (3)"
+        "--pause", type=float, default=3.0, help="longest pause in seconds; pauses start at 0 (3)"
     )
     parser.add_argument("--decode", default="greedy")
     parser.add_argument("--ways", default="translate,stream")
     parser.add_argument("--takes", default="one_take,many_takes")
-    parser.add_argument("--show", action="store_true", help="print what was said of each recording")
+    parser.add_argument(
+        "--show", action="store_true", help="print reference and output of each recording"
+    )
     flags = parser.parse_args()
     translator = load_translator(flags.workdir)
     print(
@@ -44,11 +46,13 @@ def main() -> int:
         base = score([text for _, text in clips], [found.text for found in alone]).wer
         print(
             f"{take}: {len(clips)} clips alone, WER {base:.2%}, "
-            f"without text {sum(not found.text for found in alone)}; at most {1.25 * base + 0.02:.2%}",
+            f"without text {sum(not found.text for found in alone)}; "
+            f"at most {1.25 * base + 0.02:.2%}",
             flush=True,
         )
         for way in flags.ways.split(","):
-            began, said = time.perf_counter(), []
+            start = time.perf_counter()
+            outputs = []
             for recording in recordings:
                 if way == "translate":
                     segments = translator.translate(
@@ -59,14 +63,14 @@ def main() -> int:
                         iter(recording.frames), decode=flags.decode, fps=RATE
                     )
                     segments = [segment for update in updates for segment in update.final]
-                said.append(" ".join(segment.text for segment in segments))
+                outputs.append(" ".join(segment.text for segment in segments))
                 if flags.show:
                     print(
-                        f"  wanted: {' | '.join(text for _, text in recording.clips)}\n"
-                        f"  said:   {' | '.join(f'{s.start:.1f} {s.text}' for s in segments)}"
+                        f"  reference: {' | '.join(text for _, text in recording.clips)}\n"
+                        f"  output:    {' | '.join(f'{s.start:.1f} {s.text}' for s in segments)}"
                     )
-            error = score([recording.text for recording in recordings], said).wer
-            print(f"  {way}: WER {error:.2%} ({time.perf_counter() - began:.0f} s)", flush=True)
+            error = score([recording.text for recording in recordings], outputs).wer
+            print(f"  {way}: WER {error:.2%} ({time.perf_counter() - start:.0f} s)", flush=True)
     return 0
 
 

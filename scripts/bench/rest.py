@@ -1,10 +1,10 @@
-"""In how many clips of rest a model says something, and how many clips with signing are lost to that: what `inference.rest_evidence` does.
+"""Measures what `inference.rest_evidence` suppresses: texts of rest, and texts of signing.
 
     python scripts/bench/rest.py --workdir=runs/small --rests=100 --signing=400
 
 The model is one of configs/small.py or another that was trained on synthetic_signs. The clips of
-rest are drawn by drawn_recordings.py and are part of no
-training; docs/recordings.md has the result.
+rest are drawn by drawn_recordings.py; training never sees such clips. docs/recordings.md has the
+result.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument(
-        "--rests", type=int, default=100, help="clips of rest, as many of each kind (100)"
+        "--rests", type=int, default=100, help="clips of rest, evenly of each kind (100)"
     )
     parser.add_argument("--signing", type=int, default=400, help="clips with signing (400)")
     parser.add_argument("--decode", default="greedy")
@@ -29,16 +29,18 @@ def main() -> int:
     translator = load_translator(flags.workdir)
     least = min(translator.model.config.inference.rest_evidence, translator.model.min_evidence)
     print(
-        f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, evidence wanted {least:.2f}"
+        f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, "
+        f"least evidence {least:.2f}"
     )
 
     def translated(clips: list[np.ndarray]) -> tuple[int, int, np.ndarray]:
-        said = translator.translate(clips, decode=flags.decode, fps=RATE)
+        """Return (clips with text, the same without the threshold, evidence of each clip)."""
+        found = translator.translate(clips, decode=flags.decode, fps=RATE)
         without = translator.translate(clips, decode=flags.decode, fps=RATE, rest_evidence=0.0)
         return (
-            sum(bool(one.text) for one in said),
+            sum(bool(one.text) for one in found),
             sum(bool(one.text) for one in without),
-            np.array([one.evidence for one in said]),
+            np.array([one.evidence for one in found]),
         )
 
     total = 0
@@ -47,7 +49,8 @@ def main() -> int:
         text, without, evidence = translated([rest(kind, number) for number in range(count)])
         total += text
         print(
-            f"{kind}: text in {text} of {count} (without the veto in {without}); evidence to {evidence.max():.2f}",
+            f"{kind}: text in {text} of {count} (without the threshold in {without}); "
+            f"evidence up to {evidence.max():.2f}",
             flush=True,
         )
     text, without, evidence = translated(

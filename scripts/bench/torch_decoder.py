@@ -1,6 +1,7 @@
-"""The text decoder in plain PyTorch with the weights of ours, with and without a key/value cache: what `decoding.py` compares with.
+"""The text decoder in plain PyTorch, with our weights, for the comparison of `decoding.py`.
 
-`decoding.py` starts it with any Python that has torch and numpy (this one need not have JAX) and speaks to it through its standard input and output.
+`decoding.py` starts it with any Python that has torch and numpy (JAX is not needed) and exchanges
+JSON lines with it through standard input and output.
 """
 
 import json
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 
 class TorchDecoder:
-    """`next_logits` for one more token of every row; without `cache` the whole prefix is computed anew."""
+    """The decoder of one batch of memory, with or without a key/value cache."""
 
     def __init__(self, weights: dict[str, np.ndarray]):
         given = {
@@ -49,7 +50,11 @@ class TorchDecoder:
             )
 
     def next_logits(self, tokens: torch.Tensor, cache: list | None = None) -> torch.Tensor:
-        """Logits (rows, v) after `tokens` (rows, l). `cache` holds one (keys, values) a layer, or None at the first token, and is updated."""
+        """Return the logits (rows, v) after `tokens` (rows, l).
+
+        `cache` has (keys, values) of each layer, or None at the first token, and is updated.
+        Without it the complete prefix is computed.
+        """
         done = 0 if cache is None or cache[0] is None else cache[0][0].shape[2]
         length = tokens.shape[1]
         x = self.embedding[tokens[:, done:]] * self.width**0.5 + self.positions[done:length]
@@ -60,10 +65,8 @@ class TorchDecoder:
             )
             if cache is not None:
                 if done:
-                    key, value = (
-                        torch.cat([cache[number][0], key], 2),
-                        torch.cat([cache[number][1], value], 2),
-                    )
+                    key = torch.cat([cache[number][0], key], 2)
+                    value = torch.cat([cache[number][1], value], 2)
                 cache[number] = key, value
             attended = F.scaled_dot_product_attention(
                 query, key, value, is_causal=query.shape[2] == key.shape[2]
@@ -81,8 +84,9 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def decode(self, rows: int, max_len: int, bos_id: int) -> torch.Tensor:
-        """Greedy decoding with the cache up to the limit: tokens (rows, max_len)."""
-        tokens, cache = torch.full((rows, 1), bos_id), [None] * len(self.layers)
+        """Decode greedily, with the cache and up to the limit; returns tokens (rows, max_len)."""
+        tokens = torch.full((rows, 1), bos_id)
+        cache = [None] * len(self.layers)
         while tokens.shape[1] < max_len:
             tokens = torch.cat(
                 [tokens, self.next_logits(tokens, cache).argmax(-1, keepdim=True)], 1
@@ -104,14 +108,17 @@ class TorchDecoder:
 
 
 def main() -> None:
-    """Answers one JSON request a line: `load` weights, `logits` after a prefix, `decode` with the cache, one `step` without it; seconds come back."""
+    """Answer each line of JSON with the seconds that the request took.
+
+    Requests: `load` weights, `logits` after a prefix, `decode` with the cache, one `step` without.
+    """
     print(
         json.dumps({"version": torch.__version__, "threads": torch.get_num_threads()}), flush=True
     )
     decoder: TorchDecoder | None = None
     for line in sys.stdin:
         request = json.loads(line)
-        began = time.perf_counter()
+        start = time.perf_counter()
         if request["do"] == "load":
             with np.load(request["weights"]) as weights:
                 decoder = TorchDecoder(dict(weights))
@@ -121,7 +128,7 @@ def main() -> None:
             decoder.decode(request["rows"], request["max_len"], request["bos_id"])
         else:
             decoder.step_uncached(np.full((request["rows"], request["length"]), request["bos_id"]))
-        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
 
 
 if __name__ == "__main__":

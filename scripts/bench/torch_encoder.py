@@ -1,6 +1,7 @@
-"""The reference's encoder in plain PyTorch, a clip at a time: what `encoder_cpu.py` compares with.
+"""The reference's encoder in plain PyTorch, for the comparison of `encoder_cpu.py`.
 
-`encoder_cpu.py` starts it with any Python that has torch and numpy (it need not have JAX) and speaks to it through its standard input and output.
+`encoder_cpu.py` starts it with any Python that has torch and numpy (JAX is not needed) and
+exchanges JSON lines with it through standard input and output. It encodes one clip per request.
 """
 
 import json
@@ -24,24 +25,20 @@ def main() -> None:
         if name.startswith("encoder.")
     }
     encoder.load_state_dict(given, assign=True)
-    for name in ("mean", "std"):  # constants that a state dict does not carry
+    for name in ("mean", "std"):  # constants that are not in a state dict
         setattr(encoder, name, torch.tensor(first["sizes"]["data"][name]).view(1, 3, 1, 1))
     encoder = encoder.to(dtype).eval()
     video = torch.from_numpy(np.load(first["video"]))
-    print(
-        json.dumps(
-            {"about": f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"}
-        ),
-        flush=True,
-    )
+    about = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    print(json.dumps({"about": about}), flush=True)
     for line in sys.stdin:
         frames = json.loads(line)["frames"]
-        start, worked = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             pooled = encoder(video[:, :frames])
         taken = {
             "seconds": time.perf_counter() - start,
-            "cpu_seconds": time.process_time() - worked,
+            "cpu_seconds": time.process_time() - cpu_start,
         }
         np.save(first["out"], pooled.float().numpy())
         print(json.dumps(taken), flush=True)

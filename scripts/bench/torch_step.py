@@ -1,4 +1,7 @@
-"""One row of `train_step.py`: the same training step, or encoder, in plain PyTorch under bf16 autocast. The case is its only argument, as JSON."""
+"""One row of `train_step.py`: the training step, or the encoder, in plain PyTorch.
+
+It runs under bf16 autocast. The only argument is the case, as JSON.
+"""
 
 import json
 import resource
@@ -69,7 +72,7 @@ def main() -> None:
         lengths = torch.full((clips,), 28)
     encodes = case.get("mode") == "encode"
     optimizer = None if encodes else adamw(model, device)
-    # The loss's pieces that torch cannot trace (CTC) fall back to eager by themselves.
+    # Parts of the loss that torch cannot trace (CTC) run eagerly.
     function = torch.compile(model.loss) if case.get("compile") else model.loss
 
     def encode() -> None:
@@ -86,39 +89,37 @@ def main() -> None:
 
     if encodes:
         model = model.to(torch.bfloat16).eval()
-    step, wait = (
-        (encode, train)[not encodes],
-        torch.cuda.synchronize if device == "cuda" else lambda: None,
-    )
+    step = encode if encodes else train
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     start = time.perf_counter()
     step()
     wait()
     first = time.perf_counter() - start
     for _ in range(2):
         step()
-    stretches = []
+    timings = []
     for _ in range(3):
         wait()
         start = time.perf_counter()
         for _ in range(case["steps"]):
             step()
         wait()
-        stretches.append((time.perf_counter() - start) / case["steps"])
-    on_device = (
-        torch.cuda.max_memory_allocated()
-        if device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    print(
-        json.dumps(
-            {
-                "seconds": sorted(stretches)[1],
-                "compile_seconds": first,
-                "peak_bytes": on_device,
-                "torch": torch.__version__,
-            }
-        )
-    )
+        timings.append((time.perf_counter() - start) / case["steps"])
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result = {
+        "seconds": sorted(timings)[1],
+        "compile_seconds": first,
+        "peak_bytes": peak,
+        "torch": torch.__version__,
+    }
+    print(json.dumps(result))
 
 
 def adamw(model: Translator, device: str) -> torch.optim.Optimizer:

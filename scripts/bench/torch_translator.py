@@ -1,6 +1,7 @@
-"""The reference system's model in plain PyTorch, of `torch.nn` layers and with its names of parameters: what the benchmarks compare with.
+"""The reference system's model in plain PyTorch, with its parameter names, for the benchmarks.
 
-Needs torch alone. `sizes` are those of `signvit_jax.config.schema` (`dataclasses.asdict` of a Config), so that both build the same model.
+Needs torch alone. `sizes` is `dataclasses.asdict` of a `signvit_jax.config.schema.Config`, so that
+both sides build the same model.
 """
 
 import math
@@ -11,7 +12,7 @@ from torch import nn
 
 
 class FrameEncoder(nn.Module):
-    """Normalized pictures (n, 3, h, w) to features (n, d): a ViT of `nn.TransformerEncoderLayer`, mean over all its tokens."""
+    """Normalized images (n, 3, h, w) to features (n, d): a ViT, and the mean of its tokens."""
 
     def __init__(self, encoder: dict, image_size: int):
         super().__init__()
@@ -36,10 +37,10 @@ class FrameEncoder(nn.Module):
             block.self_attn.dropout = encoder["attention_dropout"]
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        patches = self.patch_embed(pictures).flatten(2).transpose(1, 2)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        patches = self.patch_embed(images).flatten(2).transpose(1, 2)
         tokens = (
-            torch.cat([self.cls_token.expand(len(pictures), -1, -1), patches], 1) + self.pos_embed
+            torch.cat([self.cls_token.expand(len(images), -1, -1), patches], 1) + self.pos_embed
         )
         return self.norm(self.transformer(self.drop(tokens))).mean(1)
 
@@ -55,11 +56,8 @@ class TemporalConvBlock(nn.Module):
         self.drop = nn.Dropout(rate)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.drop(
-            self.conv_pointwise(
-                F.gelu(self.conv_depthwise(self.norm(x).transpose(1, 2)))
-            ).transpose(1, 2)
-        )
+        inner = F.gelu(self.conv_depthwise(self.norm(x).transpose(1, 2)))
+        return x + self.drop(self.conv_pointwise(inner).transpose(1, 2))
 
 
 class TemporalAttention(nn.Module):
@@ -119,10 +117,10 @@ class VideoEncoder(nn.Module):
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         b, t = video.shape[:2]
-        pictures = (
+        images = (
             video.flatten(0, 1).permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean
         ) / self.std
-        return self.temporal_attn(self.backbone(pictures).view(b, t, -1))
+        return self.temporal_attn(self.backbone(images).view(b, t, -1))
 
 
 class TextDecoder(nn.Module):
@@ -175,12 +173,11 @@ class Translator(nn.Module):
     def loss(
         self, video: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
     ) -> torch.Tensor:
-        """The reference's loss: CTC over the pooled tokens and cross-entropy with label smoothing, weighted."""
+        """Return the reference's loss: weighted CTC and cross-entropy with label smoothing."""
         pooled = self.encoder(video)
         targets, vocabulary = tokens[:, 1:], self.ctc_head[-1].out_features
-        smoothing = (
-            self.training_sizes["label_smoothing"] * vocabulary / (vocabulary - 1)
-        )  # torch spreads it over the target as well
+        # torch spreads the smoothing over the target as well.
+        smoothing = self.training_sizes["label_smoothing"] * vocabulary / (vocabulary - 1)
         logits = self.decoder(tokens[:, :-1], pooled).float()
         ce = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=0, label_smoothing=smoothing

@@ -1,15 +1,22 @@
-"""Step time, frames/s, MFU and peak memory of training the reference's model, ours and plain PyTorch, on whatever device there is.
+"""Measures training of the reference's model, ours and plain PyTorch: time, MFU, memory.
 
-    python scripts/bench/train_step.py --minutes=8.5                          everything that fits into the time, the most telling first
-    python scripts/bench/train_step.py --only=options --minutes=8.5           one group alone: main, reference, encode, long, options
-    python scripts/bench/train_step.py --size=tiny --torch_python=torch_environment/bin/python        that it runs at all, on a CPU
+All rows that fit into the time, the most important first; one group (main, reference, encode, long,
+options); or a check on a CPU that all rows run:
 
-Every row is a process of its own (none shares memory or threads with another); those of the group `main` take turns, `--rounds` times; figures are
-medians. Needs jax, flax, optax, chex and jaxtyping; with torch in the same Python, or in `--torch_python`, its rows as well: the same sizes, batch
-and loss with `torch.nn.TransformerEncoderLayer` under bf16 autocast and fused AdamW, eager and compiled.
+    python scripts/bench/train_step.py --minutes=8.5
+    python scripts/bench/train_step.py --minutes=8.5 --only=options
+    python scripts/bench/train_step.py --size=tiny --torch_python=torch_environment/bin/python
 
-`main` has no dropout on the attention weights, so that both sides may use their fused kernels; `reference` has it, as the reference does.
-Memory is the device's own count of its peak. A CPU has none: there ours is what XLA planned and torch's the process's peak, not to be compared.
+Every row has a process of its own, so that rows share no memory or threads. The rows of the group
+`main` take turns, `--rounds` times. Results are medians.
+
+Needs jax, flax, optax, chex and jaxtyping. With torch in the same Python, or in `--torch_python`,
+torch's rows run too: the same sizes, batch and loss with `torch.nn.TransformerEncoderLayer` under
+bf16 autocast and fused AdamW, eager and compiled.
+
+`main` has no dropout on the attention weights, so that both sides can use their fused kernels;
+`reference` has it, as the reference does. Memory is the peak that the device reports. CPUs report
+none: there ours is XLA's plan and torch's is the process's peak, which are not comparable.
 """
 
 import argparse
@@ -36,7 +43,7 @@ BASE = {
 
 
 def cases() -> list[dict]:
-    """In the order of their importance; `changes` are to `BASE`."""
+    """Return the cases, the most important first; each is `BASE` with changes."""
 
     def ours(group: str, name: str, **changes) -> dict:
         return BASE | {"group": group, "name": f"ours, {name}", "program": "jax_step.py"} | changes
@@ -63,14 +70,14 @@ def cases() -> list[dict]:
         ours("reference", "attention dropout, recomputed", attention_dropout=0.2),
         torch("reference", "eager, attention dropout", attention_dropout=0.2),
         ours("long", "16 x 64, remat dots", frames=64, remat="dots"),
-        ours("long", "16 x 64, 128 frames at a time", frames=64, chunk=128),
+        ours("long", "16 x 64, 128 frames per chunk", frames=64, chunk=128),
         torch("reference", "compiled, attention dropout", attention_dropout=0.2),
-        ours("options", "fused attention, export_config", scan=False),
+        ours("options", "fused attention, unrolled", scan=False),
         ours("options", "fused attention, scan, remat full", remat="full"),
         ours("options", "recomputed attention, scan", attention="recompute"),
         ours("options", "xla attention, scan", attention="xla"),
         ours("options", "threefry dropout", random="threefry"),
-        ours("options", "64 frames at a time", chunk=64),
+        ours("options", "64 frames per chunk", chunk=64),
         ours("options", "bf16 moments", adam_moments="bfloat16"),
         ours("long", "16 x 64, remat full", frames=64, remat="full"),
         torch("long", "16 x 64, eager", frames=64),
@@ -82,16 +89,13 @@ def has_torch(python: str) -> bool:
 
 
 def run(case: dict, python: str, folder: str, seconds: float | None = None) -> dict:
-    """What the program of a case prints of it, or {"failed": why}; it is stopped after `seconds`."""
+    """Return what a case's program prints, or {"failed": reason}; it is stopped after `seconds`."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
         "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
     }
-    environment = (
-        os.environ
-        | cache
-        | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
-    )
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | cache | {"PYTHONPATH": path}
     command = [python, str(HERE / case["program"]), json.dumps(case)]
     try:
         done = subprocess.run(
@@ -101,27 +105,32 @@ def run(case: dict, python: str, folder: str, seconds: float | None = None) -> d
         return {"failed": f"stopped: not done within the {seconds:.0f} s that were left"}
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        said = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        errors = [line for line in done.stderr.strip().splitlines() if line.strip()]
         memory = [
-            line for line in said if "out of memory" in line.lower() or "RESOURCE_EXHAUSTED" in line
+            line
+            for line in errors
+            if "out of memory" in line.lower() or "RESOURCE_EXHAUSTED" in line
         ]
-        return {"failed": (memory or said or ["ended without a word"])[-1].strip()[:120]}
+        return {"failed": (memory or errors or ["ended without a message"])[-1].strip()[:120]}
     return json.loads(lines[-1])
 
 
 def row(case: dict, results: list[dict], reference: dict | None) -> str:
-    """A line of the table; `reference` has the counted operations, which are the same for torch."""
+    """Return a line of the table; `reference` has the operations, which are the same for torch."""
+    shape = f"{case['clips']} x {case['frames']}"
     good = [result for result in results if "failed" not in result]
     if not good:
-        return f"| {case['name']} | {case['clips']} x {case['frames']} | {results[0]['failed']} | | | | |"
+        return f"| {case['name']} | {shape} | {results[0]['failed']} | | | | |"
     seconds = statistics.median(result["seconds"] for result in good)
     memory = max(result["peak_bytes"] for result in good)
     peak, flops = (reference or {}).get("peak_flops"), (reference or {}).get("flops")
     mfu = f"{flops / seconds / peak:.1%}" if peak and flops else "–"
     frames = case["clips"] * case["frames"] / seconds
     compiling = good[0]["compile_seconds"]
-    shape = f"{case['clips']} x {case['frames']}"
-    return f"| {case['name']} | {shape} | {seconds * 1e3:.1f} | {frames:.0f} | {mfu} | {memory / 2**30:.2f} | {compiling:.0f} |"
+    return (
+        f"| {case['name']} | {shape} | {seconds * 1e3:.1f} | {frames:.0f} | {mfu} "
+        f"| {memory / 2**30:.2f} | {compiling:.0f} |"
+    )
 
 
 def main() -> None:
@@ -130,20 +139,20 @@ def main() -> None:
     parser.add_argument(
         "--only",
         default="",
-        help="groups, with commas between: main, reference, encode, long, options",
+        help="groups, separated by commas: main, reference, encode, long, options",
     )
     parser.add_argument("--rounds", type=int, default=2, help="turns of each row of the group main")
     parser.add_argument(
-        "--steps", type=int, default=10, help="steps that are timed in each turn, three times"
+        "--steps", type=int, default=10, help="steps per timing; each turn has three timings"
     )
     parser.add_argument(
         "--minutes",
         type=float,
         default=8.5,
-        help="no row is started when as long as this has passed",
+        help="no row starts after this time",
     )
     parser.add_argument(
-        "--torch_python", default=sys.executable, help="a Python that has torch and numpy"
+        "--torch_python", default=sys.executable, help="a Python with torch and numpy"
     )
     args = parser.parse_args()
 
@@ -183,17 +192,13 @@ def main() -> None:
     )
     print(f"\n{about}; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     print(
-        "| | clips x frames | ms a step | frames/s | MFU | peak GiB | compiling s |\n|---|---|---|---|---|---|---|"
+        "| | clips x frames | ms a step | frames/s | MFU | peak GiB | compiling s |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for case in chosen:
         if case["name"] in results:
-            print(
-                row(
-                    case,
-                    results[case["name"]],
-                    ours.get((case["clips"], case["frames"], case.get("mode"))),
-                )
-            )
+            reference = ours.get((case["clips"], case["frames"], case.get("mode")))
+            print(row(case, results[case["name"]], reference))
     if left := [case["name"] for case in chosen if case["name"] not in results]:
         print(f"\nnot run{'' if torch_is_here else ' (no torch here)'}: {'; '.join(left)}")
 

@@ -1,4 +1,4 @@
-"""Which checkpoint is the best: the rule, in one place, and the record of it that a run carries along."""
+"""The rule that picks the best checkpoint, and the record of the best one that a run keeps."""
 
 import dataclasses
 import math
@@ -8,35 +8,36 @@ PERFECT = {"wer": 0.0, "bleu4": 100.0, "chrf": 100.0}  # of outputs that equal t
 
 
 def best_rule(metric: str) -> dict[str, str | bool]:
-    """How a checkpoint folder is told which of its checkpoints is the best by `training.best_metric`."""
+    """Return CheckpointReader's arguments for picking the best by `training.best_metric`."""
     return {"best_metric": metric, "higher_is_better": HIGHER_IS_BETTER[metric]}
 
 
 @dataclasses.dataclass
 class BestSoFar:
-    """The best validation figure and the latest epoch that reached it; part of a checkpoint's meta data.
+    """The best validation result and the latest epoch that reached it; part of a checkpoint's meta.
 
-    The later of equals is the best, as it has seen more; patience counts from the first of them.
+    Of equal results the later epoch is the best, because its model has seen more clips. Patience
+    counts from `since`, the first epoch with that result.
     """
 
     metric: str
     value: float | None = None
     epoch: int = 0
-    since: int = (
-        -1
-    )  # the first epoch with that figure; -1: `epoch`, of an earlier release's checkpoint
+    since: int = -1  # -1 in checkpoints of earlier releases: read as `epoch`
 
     def __post_init__(self) -> None:
         if self.since < 0:
             self.since = self.epoch
 
     def update(self, value: float, epoch: int) -> None:
-        """A figure that is not finite is never the best."""
+        """Take in an epoch's result. NaN and infinity are never the best."""
         if not math.isfinite(value):
             return
-        if self.value is None or (
-            value > self.value if HIGHER_IS_BETTER[self.metric] else value < self.value
-        ):
-            self.value, self.since = value, epoch
+        if self.value is None or self._is_better(value):
+            self.value = value
+            self.since = epoch
         if value == self.value:
             self.epoch = epoch
+
+    def _is_better(self, value: float) -> bool:
+        return value > self.value if HIGHER_IS_BETTER[self.metric] else value < self.value

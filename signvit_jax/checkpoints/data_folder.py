@@ -1,7 +1,7 @@
-"""Where the data set of a run is: written down when training starts, found again when the run is read.
+"""The folder of a run's data set: recorded when training starts, found again when the run is read.
 
-`config.json` keeps `data.data_dir` as an absolute path. Those of earlier releases kept it as it was
-typed, and whole projects are moved, so it is also looked for beside the workdir and above it.
+`config.json` keeps `data.data_dir` as an absolute path. Earlier releases kept the path as typed,
+and users move whole projects. So the data set is also looked for beside the workdir and above it.
 """
 
 import dataclasses
@@ -13,24 +13,27 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.config.schema import Config, from_json
 from signvit_jax.data.dataset import DatasetError, SignDataset, open_dataset
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_LEVELS = 4  # folders above the workdir in which the data set is looked for
+_PARENTS_SEARCHED = 4  # folders above the workdir in which the data set is looked for
 
 
 def with_absolute_data_dir(config: Config) -> Config:
-    """The config with a `data.data_dir` that means the same from every folder."""
+    """Return the config with `data.data_dir` as an absolute path."""
     return _with_data(config, data_dir=str(Path(config.data.data_dir).expanduser().absolute()))
 
 
-def located(config: Config, workdir: Workdir) -> Config:
-    """The config with the `data.data_dir` at which the run's data set is, as it was where it is nowhere."""
+def find_data_dir(config: Config, workdir: Workdir) -> Config:
+    """Return the config with the `data.data_dir` that holds the run's data set.
+
+    The config is returned unchanged if no folder holds it.
+    """
     first, *others = _candidates(config, workdir)
     for folder in (first, *others):
         if (folder / config.data.name).is_dir():
             if folder != first:
-                _logger.warning(
-                    "the data set %r is not under %s; the one under %s is read",
+                log.warning(
+                    "the data set %r is not under %s; using the one under %s",
                     config.data.name,
                     first,
                     folder,
@@ -39,22 +42,23 @@ def located(config: Config, workdir: Workdir) -> Config:
     return config
 
 
-def of_run(
+def with_data_of_run(
     config: Config, workdir: Workdir, data_dir: str | None = None, name: str | None = None
 ) -> Config:
-    """The config with the data set that an evaluation reads: that of the run, or what is given in its place."""
+    """Return the config with the data set to evaluate on: the run's, or that of the arguments."""
     if data_dir is not None:
         config = _with_data(config, data_dir=data_dir)
     if name is not None:
         config = _with_data(config, name=name)
-    return config if data_dir is not None else located(config, workdir)
+    return config if data_dir is not None else find_data_dir(config, workdir)
 
 
 def open_data_of_run(config: Config, *, named: bool = False) -> SignDataset:
-    """The data set of a config that `of_run` has made. `named`: its name was given, and is not that of the run.
+    """Open the data set of a config from `with_data_of_run`.
 
-    Raises DatasetError. Where the run's own is missing, it is not advised to build it: other clips under that name have scores that say
-    nothing of this run.
+    `named`: the user gave another data set's name. Raises DatasetError. If the run's own data set
+    is missing, the error does not advise building it: scores on other clips under the same name
+    would say nothing about this run.
     """
     folder, name = Path(config.data.data_dir).expanduser(), config.data.name
     if named or (folder / name).is_dir():
@@ -65,34 +69,39 @@ def open_data_of_run(config: Config, *, named: bool = False) -> SignDataset:
         else f"no folder {str(folder)!r}"
     )
     raise DatasetError(
-        f"{missing}: the data set of this run is not there; give the folder that holds it with --data_dir=DIR"
+        f"{missing}: the data set of this run is not there; give the folder that holds it with "
+        "--data_dir=DIR"
     )
 
 
 def check_data_of_resumed(config: Config, workdir: Workdir) -> None:
-    """Raises DatasetError where a run goes on, and its data set is not where `config` says, with the place where it was so far."""
+    """Check that a resumed run's data set is where `config` says.
+
+    Raises DatasetError, which reports the folder that the run has used so far.
+    """
     given, name = Path(config.data.data_dir), config.data.name
     if (given / name).is_dir() or not workdir.config_json.is_file():
         return
-    there = Path(
-        located(from_json(workdir.config_json.read_text(encoding="utf-8")), workdir).data.data_dir
-    )
-    if (there / name).is_dir():
+    earlier = from_json(workdir.config_json.read_text(encoding="utf-8"))
+    used = Path(find_data_dir(earlier, workdir).data.data_dir)
+    if (used / name).is_dir():
         raise DatasetError(
-            f"no data set {name!r} under {str(given)!r}; this run was started on that under {there}: --config.data.data_dir={there}"
+            f"no data set {name!r} under {str(given)!r}; this run was started on the one under "
+            f"{used}: --config.data.data_dir={used}"
         )
     raise DatasetError(
-        f"no data set {name!r} under {str(given)!r}, nor under {str(there)!r}, where this run was started; "
-        "give the folder that holds it with --config.data.data_dir=DIR"
+        f"no data set {name!r} under {str(given)!r}, nor under {str(used)!r}, where this run was "
+        "started; give the folder that holds it with --config.data.data_dir=DIR"
     )
 
 
 def _candidates(config: Config, workdir: Workdir) -> Iterator[Path]:
+    """Yield folders that may hold the data set, the configured one first."""
     given = Path(config.data.data_dir).expanduser()
     yield given
-    below = given.name if given.is_absolute() else given
-    for folder in (workdir.path, *workdir.path.parents)[: _LEVELS + 1]:
-        yield folder / below
+    relative = given.name if given.is_absolute() else given
+    for folder in (workdir.path, *workdir.path.parents)[: _PARENTS_SEARCHED + 1]:
+        yield folder / relative
 
 
 def _with_data(config: Config, **values: str) -> Config:

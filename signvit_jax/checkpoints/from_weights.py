@@ -1,4 +1,7 @@
-"""A workdir of weights that were trained elsewhere: one checkpoint, of step 0, with parameters and no state of a run."""
+"""Creates a workdir from imported weights.
+
+It has one checkpoint, of step 0, with parameters and without optimizer state or data position.
+"""
 
 import contextlib
 from collections.abc import Mapping
@@ -26,18 +29,20 @@ def write_converted(
     glosses: Tokenizer | None,
     tensors: Mapping[str, np.ndarray],
 ) -> int:
-    """Makes the workdir at `path` and returns how many numbers it holds.
+    """Create the workdir at `path` and return its number of parameters.
 
-    Raises WeightsError and ConfigError where weights, vocabulary and config do not fit each other, and WorkdirError for a folder with checkpoints.
+    Raises WeightsError or ConfigError if weights, vocabulary and config do not fit each other, and
+    WorkdirError if the folder already has checkpoints.
     """
-    words, labels = vocabulary_sizes(tensors)
-    for kind, has, tokenizer_of in (
-        ("words", words, tokenizer),
-        ("CTC labels", labels, glosses or tokenizer),
+    num_words, num_labels = vocabulary_sizes(tensors)
+    for kind, size, vocabulary in (
+        ("words", num_words, tokenizer),
+        ("CTC labels", num_labels, glosses or tokenizer),
     ):
-        if has != tokenizer_of.vocab_size:
+        if size != vocabulary.vocab_size:
             raise ConfigError(
-                f"the weights have {has} {kind}, the vocabulary {tokenizer_of.vocab_size}; give the one that they were trained with"
+                f"the weights have {size} {kind}, the vocabulary has {vocabulary.vocab_size}; "
+                "give the one that they were trained with"
             )
     definition = ModelDefinition(config, *Vocabularies(tokenizer, glosses).sizes)
     params = jax.tree.map(jnp.asarray, parameters_from(tensors, definition.abstract_params()))

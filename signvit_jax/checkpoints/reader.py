@@ -1,4 +1,7 @@
-"""Reads checkpoints: finds the newest or the best that is whole, and its parameters alone; never changes a folder."""
+"""Reads checkpoints: the newest or the best undamaged one, or its parameters alone.
+
+Reading never changes a checkpoint folder.
+"""
 
 import dataclasses
 import json
@@ -20,37 +23,50 @@ from signvit_jax.checkpoints.manifest import MANIFEST, ManifestMissing, find_dam
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.runtime.exit_codes import FAILED, USAGE, is_out_of_memory
 
-FORMAT = 1  # of meta.json; raised when a later release can no longer be read by this one
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of meta.json; raised when earlier releases can no longer read what this one writes
 META = "meta.json"
 _Result = TypeVar("_Result")
-_logger = logging.getLogger(__name__)
 
 
 class CheckpointError(SignVitError):
-    """A checkpoint could not be written or read; earlier ones are as they were."""
+    """A checkpoint could not be written or read. Earlier checkpoints are unchanged."""
 
     exit_code = FAILED
 
 
 class CheckpointMissing(CheckpointError):
-    """There is none, none of that step, or only one that a later release wrote."""
+    """There is no checkpoint, none of that step, or only one that a later release wrote."""
 
     exit_code = USAGE
 
 
 class CheckpointDamaged(CheckpointError):
-    """Files differ from what was written; the message names them."""
+    """Files differ from what was written; the message lists them."""
 
 
 class CheckpointMismatch(CheckpointError):
-    """The checkpoint is sound, but of another model, optimizer or number of processes."""
+    """An undamaged checkpoint belongs to a different model, optimizer or number of processes."""
 
     exit_code = USAGE
 
 
+# Raised by `_read_meta` for a damaged meta.json or one of a later release.
+_META_ERRORS = (
+    CheckpointError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class RestoredParams:
-    """Parameters to evaluate with, and which ones they are."""
+    """Parameters to evaluate with, and where they come from."""
 
     step: int
     params: PyTree
@@ -62,7 +78,8 @@ class RestoredParams:
 class CheckpointReader:
     """Reads a checkpoint folder, also while a trainer is writing to it.
 
-    `best_metric` names the saved metric that "best" looks at. With `strict`, a damaged checkpoint raises CheckpointDamaged instead of being left out.
+    `best_metric`: the saved metric that decides which checkpoint is the best. `strict`: raise
+    CheckpointDamaged for a damaged checkpoint instead of skipping it.
     """
 
     def __init__(
@@ -74,15 +91,13 @@ class CheckpointReader:
         strict: bool = False,
     ):
         self.folder = Path(folder).absolute()
-        self._best_metric, self._sign, self._strict = (
-            best_metric,
-            -1.0 if higher_is_better else 1.0,
-            strict,
-        )
+        self._best_metric = best_metric
+        self._sign = -1.0 if higher_is_better else 1.0
+        self._strict = strict
         self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**item_handlers()))
 
     def steps(self) -> list[int]:
-        """Steps that were saved to the end, rising; files and folders that are not checkpoints do not count."""
+        """Return the completely saved steps in rising order; files of others are ignored."""
         if not self.folder.is_dir():
             return []
         return sorted(
@@ -95,26 +110,18 @@ class CheckpointReader:
         return max(self.steps(), default=None)
 
     def is_converted(self, step: int) -> bool:
-        """Whether a step is a model that was trained elsewhere, without the state of a run."""
+        """Return whether a step holds imported weights, without the state of a run."""
         return bool(self.noted(step, "converted"))
 
     def noted(self, step: int, name: str) -> Any:
-        """What the notes of a step hold under a name; None if nothing, or if they cannot be read."""
+        """Return the value of `name` in a step's meta; None if absent or unreadable."""
         try:
-            return self._notes(step)[0].get(name)
-        except (
-            CheckpointError,
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):
+            return self._read_meta(step)[0].get(name)
+        except _META_ERRORS:
             return None
 
     def best_step(self) -> int | None:
-        """The step with the best metric (the latest of equals); None if no step has that metric."""
+        """Return the step with the best metric (the latest of equals); None if no step has it."""
         return self._best_of(self.steps())
 
     def restore_params(
@@ -125,76 +132,75 @@ class CheckpointReader:
         prefer_ema: bool = True,
         step: int | None = None,
     ) -> RestoredParams:
-        """Parameters of the best or the last checkpoint, or of `step`; the optimizer's state is not read.
+        """Return the parameters of the best or the last checkpoint, or of `step`.
 
-        `target`: ShapeDtypeStructs, with shardings or without; None gives NumPy arrays in the shapes that were saved.
-        If nothing was scored, the best is the last. Raises CheckpointMissing, CheckpointDamaged, CheckpointMismatch.
+        The optimizer's state is not read. `target`: ShapeDtypeStructs, with or without shardings;
+        None gives NumPy arrays with the saved shapes. If no step has the metric, the best is the
+        last. Raises CheckpointMissing, CheckpointDamaged, CheckpointMismatch.
         """
         if which not in ("best", "last"):
             raise ValueError(f"which is {which!r}; allowed: 'best', 'last'")
         candidates = self.steps()[::-1]
         if which == "best":
             scored = [s for s in candidates if self._score(s) is not None]
-            candidates = sorted(scored, key=lambda s: (self._score(s), -s)) + [
-                s for s in candidates if s not in scored
-            ]
+            unscored = [s for s in candidates if s not in scored]
+            candidates = sorted(scored, key=lambda s: (self._score(s), -s)) + unscored
+        if step is not None:
+            candidates = [self._existing(step)]
 
         def read(at: int) -> RestoredParams:
-            averaged = prefer_ema and (self.folder / str(at) / "ema").is_dir()
+            folder = self.folder / str(at)
+            averaged = prefer_ema and (folder / "ema").is_dir()
             item = "ema" if averaged else "params"
             saved = self._saved_shapes(at, item)
-            if target is not None:
-                check_same(saved, target, item, self.folder / str(at))
-            wanted = (
-                jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
-                if target is None
-                else target
-            )
-            read = self._orbax.restore(
-                self.folder / str(at),
-                args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)}),
-            )
-            return RestoredParams(at, read[item], averaged, *self._notes(at))
+            if target is None:
+                wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+            else:
+                check_same(saved, target, item, folder)
+                wanted = target
+            arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)})
+            restored = self._orbax.restore(folder, args=arguments)
+            return RestoredParams(at, restored[item], averaged, *self._read_meta(at))
 
-        return self._first_sound(
-            candidates if step is None else [self._existing(step)], read, ("params", "ema", "meta")
-        )
+        return self._first_undamaged(candidates, read, ("params", "ema", "meta"))
 
-    def _first_sound(
+    def _first_undamaged(
         self, candidates: Sequence[int], read: Callable[[int], _Result], items: Sequence[str] | None
     ) -> _Result:
-        """`read(step)` of the first candidate that is not damaged."""
+        """Return `read(step)` of the first candidate that is not damaged."""
         reasons: dict[int, str] = {}
         for step in candidates:
             damage = self._damage(step, items)
-            unproven = damage is None
-            if not damage and not (unproven and self._strict):
+            unchecked = damage is None
+            if not damage and not (unchecked and self._strict):
                 try:
                     result = read(step)
                 except Exception as error:
-                    # A step whose files are all as they were written is not to blame for the error, nor is one that was understood.
-                    if not unproven or isinstance(error, SignVitError) or is_out_of_memory(error):
+                    # Not the step's fault: its files are as written, or the error is one of ours
+                    # (a mismatch), or memory ran out.
+                    if not unchecked or isinstance(error, SignVitError) or is_out_of_memory(error):
                         raise
                     damage = [f"{MANIFEST}: missing, and reading failed ({type(error).__name__})"]
                 else:
-                    if unproven:
-                        _logger.warning(
-                            "checkpoint %d in %s has no %s, so it could not be checked; it was read without an error",
+                    if unchecked:
+                        log.warning(
+                            "checkpoint %d in %s has no %s, so it could not be checked; it was "
+                            "read without an error",
                             step,
                             self.folder,
                             MANIFEST,
                         )
-                    self._leave_out(list(reasons))
+                    self._quarantine(list(reasons))
                     return result
-            reasons[step] = "; ".join(
-                (damage or [f"{MANIFEST}: missing, so it cannot be checked"])[:5]
-            )
+            damage = damage or [f"{MANIFEST}: missing, so it cannot be checked"]
+            reasons[step] = "; ".join(damage[:5])
             if self._strict:
                 raise CheckpointDamaged(
-                    f"checkpoint {step} in {self.folder} is damaged: {reasons[step]}. Without strict restoring, the one before it would be used"
+                    f"checkpoint {step} in {self.folder} is damaged: {reasons[step]}. Without "
+                    "strict restoring, the one before it would be used"
                 )
-            _logger.warning(
-                "checkpoint %d in %s is damaged and is left out: %s",
+            log.warning(
+                "checkpoint %d in %s is damaged and is skipped: %s",
                 step,
                 self.folder,
                 reasons[step],
@@ -202,17 +208,25 @@ class CheckpointReader:
         if reasons:
             listing = "\n  ".join(f"{step}: {reason}" for step, reason in reasons.items())
             raise CheckpointDamaged(
-                f"no checkpoint in {self.folder} can be used:\n  {listing}\nRestore the folder from a copy, or start in a new workdir"
+                f"no checkpoint in {self.folder} can be used:\n  {listing}\n"
+                "Restore the folder from a copy, or start in a new workdir"
             )
         raise CheckpointMissing(
             f"no checkpoint in {self.folder}; train first, or give another workdir"
         )
 
-    def _leave_out(self, damaged: Sequence[int]) -> None:
-        """What to do with newer steps that are damaged, when a sound one was found. Where none was, they stay: the next try must not start anew."""
+    def _quarantine(self, damaged: Sequence[int]) -> None:
+        """Move damaged steps away once an older undamaged one was read; a reader moves nothing.
+
+        If no step is undamaged, this is not called: with the damaged steps gone, the next start
+        would silently train from scratch.
+        """
 
     def _damage(self, step: int, items: Sequence[str] | None) -> list[str] | None:
-        """What is wrong with a step, [] if nothing, None if there is no manifest. Process 0 looks and tells the others."""
+        """Return a line for each damaged file; None if there is no manifest.
+
+        Process 0 reads the files and broadcasts the result.
+        """
         damage: list[str] | None = []
         if jax.process_index() == 0:
             try:
@@ -224,46 +238,44 @@ class CheckpointReader:
         count = int(
             multihost_utils.broadcast_one_to_all(np.int32(-1 if damage is None else len(damage)))
         )
-        return None if count < 0 else damage or ["named by process 0"] * count
+        return None if count < 0 else damage or ["reported by process 0"] * count
 
     def _existing(self, step: int) -> int:
-        if step not in self.steps():
+        steps = self.steps()
+        if step not in steps:
             raise CheckpointMissing(
-                f"no checkpoint of step {step} in {self.folder}; there are: {', '.join(map(str, self.steps())) or 'none'}"
+                f"no checkpoint of step {step} in {self.folder}; "
+                f"there are: {', '.join(map(str, steps)) or 'none'}"
             )
         return step
 
     def _saved_shapes(self, step: int, item: str) -> PyTree:
-        """ShapeDtypeStructs of what was saved, as nested dicts and lists."""
-        metadata = ocp.StandardCheckpointHandler().metadata(
-            epath.Path(self.folder / str(step) / item)
-        )
+        """Return ShapeDtypeStructs of a saved item, as nested dicts and lists."""
+        folder = epath.Path(self.folder / str(step) / item)
+        metadata = ocp.StandardCheckpointHandler().metadata(folder)
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree
         )
 
-    def _notes(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
-        """(meta, metrics). Raises CheckpointMissing for a later release's format, OSError and ValueError for a damaged file."""
-        notes = json.loads((self.folder / str(step) / "meta" / META).read_text(encoding="utf-8"))
-        if notes["format"] > FORMAT:
+    def _read_meta(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return a step's (meta, metrics).
+
+        Raises CheckpointMissing for a later release's format, and others of _META_ERRORS for a
+        damaged file.
+        """
+        content = json.loads((self.folder / str(step) / "meta" / META).read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
             raise CheckpointMissing(
-                f"checkpoint {step} in {self.folder} has format {notes['format']}, this release reads up to {FORMAT}; use the release that wrote it"
+                f"checkpoint {step} in {self.folder} has format {content['format']}, this release "
+                f"reads up to {FORMAT}; use the release that wrote it"
             )
-        return notes["meta"], notes["metrics"]
+        return content["meta"], content["metrics"]
 
     def _score(self, step: int) -> float | None:
-        """The lower, the better; None if the step has no such metric or cannot be read."""
+        """Return a step's metric, negated if higher is better; None if absent or unreadable."""
         try:
-            value = self._notes(step)[1].get(self._best_metric)
-        except (
-            CheckpointError,
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):
+            value = self._read_meta(step)[1].get(self._best_metric)
+        except _META_ERRORS:
             return None
         return None if value is None else self._sign * value
 
@@ -274,6 +286,7 @@ class CheckpointReader:
 
 
 def item_handlers() -> dict[str, Any]:
+    """Return Orbax's handlers of a checkpoint's items."""
     return {
         "params": ocp.StandardCheckpointHandler(),
         "opt_state": ocp.StandardCheckpointHandler(),
@@ -284,11 +297,15 @@ def item_handlers() -> dict[str, Any]:
 
 
 def is_checkpoint(path: Path) -> bool:
+    """Return whether a step's folder was saved completely."""
     return (path / "_CHECKPOINT_METADATA").is_file() or (path / MANIFEST).is_file()
 
 
 def check_same(saved: PyTree, wanted: PyTree, item: str, folder: Path) -> None:
-    """Raises CheckpointMismatch with the first differences between what was saved and what is asked for."""
+    """Check that the arrays of a saved item have the wanted names, shapes and dtypes.
+
+    Raises CheckpointMismatch with the first differences.
+    """
     before, now = _described(saved), _described(wanted)
     names = [*now, *(before.keys() - now.keys())]
     lines = [
@@ -297,21 +314,22 @@ def check_same(saved: PyTree, wanted: PyTree, item: str, folder: Path) -> None:
         if before.get(name) != now.get(name)
     ]
     if lines:
-        shown = "\n  ".join(
-            lines[:5] + ([f"... and {len(lines) - 5} more"] if len(lines) > 5 else [])
-        )
+        shown = lines[:5]
+        if len(lines) > 5:
+            shown.append(f"... and {len(lines) - 5} more")
         kind = "optimizer" if item == "opt_state" else "model"
+        listing = "\n  ".join(shown)
         raise CheckpointMismatch(
-            f"{folder} holds another {kind}: {len(lines)} of {len(names)} arrays of {item} differ:\n  {shown}\n"
+            f"{folder} belongs to a different {kind}: {len(lines)} of {len(names)} arrays of "
+            f"{item} differ:\n  {listing}\n"
             "Use the config that this workdir was made with, or another workdir"
         )
 
 
 def _described(tree: PyTree) -> dict[str, str]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        jax.tree_util.keystr(
-            path, simple=True, separator="/"
-        ): f"{tuple(leaf.shape)} {np.dtype(leaf.dtype).name}"
-        for path, leaf in leaves
-    }
+    """Return 'shape dtype' by parameter path."""
+    described = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        described[name] = f"{tuple(leaf.shape)} {np.dtype(leaf.dtype).name}"
+    return described

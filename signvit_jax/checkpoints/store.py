@@ -1,10 +1,12 @@
-"""Checkpoints that are either whole or not there.
+"""Checkpoints that are complete or absent.
 
-Layout of a checkpoint folder: `<step>/{params,opt_state,ema,data_iterator,meta}/` by Orbax, and `<step>/manifest.json` (`manifest.py`).
-Orbax writes a step under a temporary name in the background; the manifest is written there too, and the rename that makes the step final comes last.
-Only then are older steps deleted. The last N are kept, and the best by one of the saved metrics.
+Layout of a checkpoint folder: `<step>/{params,opt_state,ema,data_iterator,meta}/` by Orbax, and
+`<step>/manifest.json` (`manifest.py`). Orbax writes a step under a temporary name in the
+background. The manifest is written there too, and the last action renames the folder to its final
+name. Only then are older steps deleted. The last N steps are kept, and the best by one metric.
 
-A trainer uses `CheckpointStore`; evaluation and translation use its base `CheckpointReader`, which reads parameters alone and never changes a folder.
+A trainer uses `CheckpointStore`. Evaluation and translation use its base class `CheckpointReader`,
+which reads parameters alone and never changes a folder.
 """
 
 import dataclasses
@@ -49,12 +51,12 @@ __all__ = [
     "RestoredParams",
 ]
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A whole training state. `ema` is None if it was not asked for or not saved; the data iterator was put into place."""
+    """A complete training state. `ema` is None if it was not requested or not saved."""
 
     step: int
     params: PyTree
@@ -65,16 +67,22 @@ class Restored:
 
 
 class CheckpointStore(CheckpointReader):
-    """Writes checkpoints, and restores the whole training state. One process (or one `jax.distributed` group) may have a folder open for writing."""
+    """Writes checkpoints, and restores the complete training state.
 
-    def __init__(self, folder: Path, keep_last: int = 3, **reading: Any):
-        """`keep_last` >= 1; `reading` as for CheckpointReader. Raises CheckpointError if the folder cannot be made."""
+    Only one process (or one `jax.distributed` group) may have a folder open for writing.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 3, **reader_options: Any):
+        """`keep_last`: at least 1. `reader_options`: as for CheckpointReader.
+
+        Raises CheckpointError if the folder cannot be created.
+        """
         if keep_last < 1:
-            raise ValueError(f"keep_last is {keep_last}; allowed: a whole number >= 1")
-        super().__init__(folder, **reading)
+            raise ValueError(f"keep_last is {keep_last}; allowed: an integer >= 1")
+        super().__init__(folder, **reader_options)
         self._keep_last = keep_last
         self._manager: ocp.CheckpointManager | None = None
-        self._saving: int | None = None
+        self._saving: int | None = None  # the step of a save that is not final yet
         self._saving_score: float | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -95,30 +103,31 @@ class CheckpointStore(CheckpointReader):
         metrics: Mapping[str, float] | None = None,
         wait: bool = False,
     ) -> None:
-        """Starts saving; returns when the arrays may be changed again.
+        """Start saving; return when the caller may change the arrays again.
 
-        A step that was saved before is replaced once the new one is final. Without `opt_state` it is a model to use, or to start a run from.
+        An earlier save of the same step is replaced once the new one is final. Without `opt_state`
+        the checkpoint is a model to use, or to start a run from.
 
-        `meta`: JSON values. `metrics`: what "best" may look at; non-finite ones are not kept.
-        `data_iterator`: a `grain.DatasetIterator`, its position as of now.
-        A folder that was renamed or deleted since is made again. Raises CheckpointError if this save or the one before failed.
+        `meta`: JSON values. `metrics`: values by which the best step is chosen; non-finite ones are
+        dropped. `data_iterator`: a `grain.DatasetIterator`; its present position is saved. A folder
+        that was renamed or deleted is recreated. Raises CheckpointError if this save or the one
+        before failed.
         """
         try:
             self.wait()
         except CheckpointError as error:
             if self.folder.is_dir():
                 raise
-            _logger.warning("%s", error)  # what is saved now is newer
-        notes = {
+            log.warning("%s", error)  # not fatal: the present save is newer
+        content = {
             "format": FORMAT,
             "meta": dict(meta),
             "metrics": {name: float(x) for name, x in (metrics or {}).items() if math.isfinite(x)},
         }
         items = {
             "params": ocp.args.StandardSave(params),
-            "meta": ocp.args.JsonSave(
-                json.loads(json.dumps(notes))
-            ),  # a copy, which the caller cannot change while it is being written
+            # A deep copy, which the caller cannot change while it is being written.
+            "meta": ocp.args.JsonSave(json.loads(json.dumps(content))),
         }
         if opt_state is not None:
             items["opt_state"] = ocp.args.StandardSave(opt_state)
@@ -126,30 +135,35 @@ class CheckpointStore(CheckpointReader):
             items["data_iterator"] = grain.checkpoint.CheckpointSave(data_iterator)
         if ema is not None:
             items["ema"] = ocp.args.StandardSave(ema)
-        value = notes["metrics"].get(self._best_metric)
-        self._saving, self._saving_score = step, None if value is None else self._sign * value
+        value = content["metrics"].get(self._best_metric)
+        self._saving = step
+        self._saving_score = None if value is None else self._sign * value
         try:
             if not self.folder.is_dir():
-                _logger.warning(
-                    "%s is gone, renamed or deleted while the run went on; it is made again, and the run saves there",
+                log.warning(
+                    "%s is gone, renamed or deleted while the run went on; it is recreated, and "
+                    "the run saves there",
                     self.folder,
                 )
-                self._manager = None  # it remembers what was there
-            self._on_first_process(lambda: self._make_way(step))
+                self._manager = None  # it remembers the steps of the old folder
+            self._on_first_process(lambda: self._move_existing(step))
             if self._manager is not None and step in self._manager.all_steps():
-                self._drop_manager()  # it remembers what it saved
+                self._drop_manager()  # it remembers the step that was moved
             if self._manager is None:
                 self._manager = ocp.CheckpointManager(
                     self.folder, options=self._options(), item_handlers=item_handlers()
                 )
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
-            raise self._failed(error) from error
+            raise self._clean_up_failed_save(error) from error
         if wait:
             self.wait()
 
     def wait(self) -> None:
-        """Until the last save is final, its manifest written and what it makes superfluous deleted. Raises CheckpointError if it failed."""
+        """Wait until the last save is final and the steps that it replaces are deleted.
+
+        Raises CheckpointError if the save failed.
+        """
         if self._saving is None or self._manager is None:
             return
         try:
@@ -158,17 +172,23 @@ class CheckpointStore(CheckpointReader):
                 raise CheckpointError("it did not become final")
             self._on_first_process(self._finish_replacing)
         except Exception as error:
-            raise self._failed(error) from error
-        self._saving = self._saving_score = None
+            raise self._clean_up_failed_save(error) from error
+        self._saving = None
+        self._saving_score = None
 
     def close(self) -> None:
-        """Waits for the last save. Raises CheckpointError if it failed."""
+        """Wait for the last save. Raises CheckpointError if it failed."""
         self.wait()
         self._drop_manager()
 
     def abandon(self) -> None:
-        """Gives up a save that is under way: without one of its processes it can never become final, and waiting for it would not end."""
-        self._manager = self._saving = self._saving_score = None
+        """Give up a save in progress after a process of the group has died.
+
+        Without that process the save never becomes final, and waiting for it would not end.
+        """
+        self._manager = None
+        self._saving = None
+        self._saving_score = None
 
     def restore(
         self,
@@ -178,57 +198,67 @@ class CheckpointStore(CheckpointReader):
         data_iterator: Any = None,
         step: int | None = None,
     ) -> Restored:
-        """The newest sound checkpoint, or that of `step`, on the shardings of the targets (ShapeDtypeStructs); `data_iterator` is moved to its place.
+        """Restore the newest undamaged checkpoint, or that of `step`.
 
-        Damaged checkpoints are named in a warning and, where an older one is sound, renamed to `<step>.damaged`, so that the run can save that step
-        again.
-        A converted model is not gone back to: it has none of the run's state.
-        Raises CheckpointMissing, CheckpointDamaged (strict, or nothing sound is left), CheckpointMismatch.
+        `params`, `opt_state`, `ema`: ShapeDtypeStructs; arrays get their shardings.
+        `data_iterator` is moved to its saved position.
+
+        Damaged checkpoints are reported in a warning. If an older one is undamaged, they are
+        renamed to `<step>.damaged`, so that the run can save that step again. Imported weights are
+        never chosen: they have no state of a run.
+
+        Raises CheckpointMissing, CheckpointDamaged (if strict, or if all are damaged),
+        CheckpointMismatch.
         """
         self.wait()
 
         def read(at: int) -> Restored:
             folder = self.folder / str(at)
-            targets = {"params": params, "opt_state": opt_state} | (
-                {"ema": ema} if ema is not None and (folder / "ema").is_dir() else {}
-            )
+            targets = {"params": params, "opt_state": opt_state}
+            if ema is not None and (folder / "ema").is_dir():
+                targets["ema"] = ema
             for item, target in targets.items():
                 check_same(self._saved_shapes(at, item), target, item, folder)
-            notes = self._notes(at)
+            meta, metrics = self._read_meta(at)
             position = None if data_iterator is None else _data_position(folder)
             arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-            read = self._orbax.restore(folder, args=ocp.args.Composite(**arguments))
+            restored = self._orbax.restore(folder, args=ocp.args.Composite(**arguments))
             if data_iterator is not None:
                 data_iterator.set_state(position)
             return Restored(
-                at,
-                read["params"],
-                read["opt_state"],
-                read["ema"] if "ema" in targets else None,
-                *notes,
+                step=at,
+                params=restored["params"],
+                opt_state=restored["opt_state"],
+                ema=restored["ema"] if "ema" in targets else None,
+                meta=meta,
+                metrics=metrics,
             )
 
-        own = [at for at in self.steps()[::-1] if not self.is_converted(at)]
-        return self._first_sound(own if step is None else [self._existing(step)], read, None)
+        if step is None:
+            candidates = [at for at in self.steps()[::-1] if not self.is_converted(at)]
+        else:
+            candidates = [self._existing(step)]
+        return self._first_undamaged(candidates, read, None)
 
-    def _leave_out(self, damaged: Sequence[int]) -> None:
+    def _quarantine(self, damaged: Sequence[int]) -> None:
         for step in damaged:
-            self._on_first_process(functools.partial(self._set_aside, step, "damaged"))
+            self._on_first_process(functools.partial(self._rename_aside, step, "damaged"))
 
     def _options(self) -> ocp.CheckpointManagerOptions:
         return ocp.CheckpointManagerOptions(
             preservation_policy=self,
             lightweight_initialize=True,  # reads no metadata: a damaged step must not stop a save
             cleanup_tmp_directories=True,
-            # Folders that Orbax makes in the background and cannot (no inode left) would be waited for, for five minutes.
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._write_manifest,
+                # If Orbax creates folders in the background and that fails (no inode is free), it
+                # waits for them for five minutes.
                 create_directories_asynchronously=False,
             ),
         )
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's question which steps to keep; the one that is being saved is among them."""
+        """Tell Orbax which steps to keep; the step that is being saved is one of `checkpoints`."""
         steps = sorted(
             c.step
             for c in checkpoints
@@ -241,23 +271,31 @@ class CheckpointStore(CheckpointReader):
         return self._saving_score if step == self._saving else super()._score(step)
 
     def _write_manifest(self) -> None:
-        """Orbax calls this on process 0, in its own thread, when every file is written and the folder still has its temporary name."""
+        """Write the manifest. Orbax calls this on process 0, in a thread of its own.
+
+        Every file is written by then, and the folder still has its temporary name.
+        """
         write_manifest(next(path for path in self._folders_of(self._saving) if path.is_dir()))
 
     def _folders_of(self, step: int | None) -> list[Path]:
+        """Return a step's temporary folders, and last its final one."""
         return [*self.folder.glob(f"{step}.orbax-checkpoint-tmp*"), self.folder / str(step)]
 
-    def _failed(self, error: BaseException) -> CheckpointError:
-        """The error to raise for a save that failed, after its remains are gone: they may be what fills the disk."""
-        step, self._saving, self._saving_score = self._saving, None, None
-        self._manager = None  # its background threads have ended with the error; closing it would only raise that again
+    def _clean_up_failed_save(self, error: BaseException) -> CheckpointError:
+        """Delete what a failed save left, which may be what fills the disk; return the error."""
+        step = self._saving
+        self._saving = None
+        self._saving_score = None
+        # Its background threads ended with the error; closing it would only raise the error again.
+        self._manager = None
         if jax.process_index() == 0:
             for remains in self._folders_of(step)[:-1]:
                 shutil.rmtree(remains, ignore_errors=True)
             self._finish_replacing()
         left = ", ".join(map(str, self.steps())) or "none"
         return CheckpointError(
-            f"checkpoint {step} could not be saved to {self.folder}: {_cause(error, self.folder)}. Checkpoints still there: {left}"
+            f"checkpoint {step} could not be saved to {self.folder}: {_cause(error, self.folder)}. "
+            f"Checkpoints still there: {left}"
         )
 
     def _drop_manager(self) -> None:
@@ -265,21 +303,23 @@ class CheckpointStore(CheckpointReader):
             self._manager.close()
             self._manager = None
 
-    def _make_way(self, step: int) -> None:
-        if (self.folder / str(step)).exists():
-            self._set_aside(
-                step, "replaced" if is_checkpoint(self.folder / str(step)) else "foreign"
-            )
+    def _move_existing(self, step: int) -> None:
+        """Rename whatever has the name of the step that is to be saved."""
+        folder = self.folder / str(step)
+        if folder.exists():
+            self._rename_aside(step, "replaced" if is_checkpoint(folder) else "foreign")
 
-    def _set_aside(self, step: int, why: str) -> None:
-        """Renames a step's folder to `<step>.<why>`, `<step>.<why>-2`, ..."""
+    def _rename_aside(self, step: int, reason: str) -> None:
+        """Rename a step's folder to `<step>.<reason>`, or `<step>.<reason>-2`, ..."""
         number = 1
-        while (aside := self.folder / f"{step}.{why}{f'-{number}' if number > 1 else ''}").exists():
+        aside = self.folder / f"{step}.{reason}"
+        while aside.exists():
             number += 1
+            aside = self.folder / f"{step}.{reason}-{number}"
         (self.folder / str(step)).rename(aside)
 
     def _finish_replacing(self) -> None:
-        """`<step>.replaced` is deleted if the new `<step>` became final, and gets its name back if not."""
+        """Delete `<step>.replaced` if the new `<step>` became final, else restore its name."""
         for aside in self.folder.glob("*.replaced"):
             final = aside.with_suffix("")
             if not final.exists():
@@ -288,13 +328,17 @@ class CheckpointStore(CheckpointReader):
                 shutil.rmtree(aside)
 
     def _on_first_process(self, change: Callable[[], None]) -> None:
+        """Change the folder on process 0; the others wait until it is done."""
         if jax.process_index() == 0:
             change()
         multihost_utils.sync_global_devices(f"checkpoint folder {self.folder}")
 
 
 def _data_position(folder: Path) -> dict[str, Any]:
-    """This process's own, or process 0's if the number of processes has changed: batches are counted alike in all of them."""
+    """Return the data position that this process saved.
+
+    If the number of processes has changed it is process 0's: all processes count batches alike.
+    """
     own = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
     files = {
         path.name: path for path in sorted((folder / "data_iterator").glob("process_*-of-*.json"))
@@ -307,36 +351,45 @@ def _data_position(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+# Parts of the system's error text, which TensorStore quotes inside a longer one, and our text.
+_CAUSES = {
+    "No space left on device": (
+        "the disk is full; free some space, or lower training.keep_last_n_checkpoints"
+    ),
+    "Disk quota exceeded": (
+        "your disk quota (of bytes or of files) is used up; free some, or lower "
+        "training.keep_last_n_checkpoints"
+    ),
+    "File too large": "a file grew beyond the allowed size (ulimit -f)",
+    "Read-only file system": "the disk is read-only",
+    "Permission denied": "no permission to write there",
+    "Stale file handle": "the network disk lost the folder (stale file handle)",
+    "Input/output error": "the disk does not answer (input/output error)",
+}
+
+
 def _cause(error: BaseException, folder: Path) -> str:
-    """The reason in plain words; TensorStore hands on the system's text inside a longer one."""
+    """Return the reason of a failed save in plain words."""
     text = str(error)
     if not folder.is_dir():
         return "the folder is gone, renamed or deleted while the run went on"
     if "No space left on device" in text and _no_inodes(folder):
-        return "the disk takes no more files (no inode is free); delete files, or lower training.keep_last_n_checkpoints"
-    for sign, words in (
-        (
-            "No space left on device",
-            "the disk is full; free some space, or lower training.keep_last_n_checkpoints",
-        ),
-        (
-            "Disk quota exceeded",
-            "your disk quota (of bytes or of files) is used up; free some, or lower training.keep_last_n_checkpoints",
-        ),
-        ("File too large", "a file grew beyond the allowed size (ulimit -f)"),
-        ("Read-only file system", "the disk is read-only"),
-        ("Permission denied", "no permission to write there"),
-        ("Stale file handle", "the network disk lost the folder (stale file handle)"),
-        ("Input/output error", "the disk does not answer (input/output error)"),
-    ):
-        if sign in text:
+        return (
+            "the disk takes no more files (no inode is free); delete files, or lower "
+            "training.keep_last_n_checkpoints"
+        )
+    for system_text, words in _CAUSES.items():
+        if system_text in text:
             return words
-    return (
-        f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"
-    )
+    first_line = text.strip().splitlines()[0] if text.strip() else "no message"
+    return f"{type(error).__name__}: {first_line}"
 
 
 def _no_inodes(folder: Path) -> bool:
-    """Of a file system that counts them: some (btrfs) say 0 of 0. A failed save may have given a few back by now."""
-    found = os.statvfs(folder)
-    return found.f_files > 0 and found.f_favail < 100 and found.f_bavail * found.f_frsize > 2**20
+    """Return whether the disk has bytes left but (almost) no inodes.
+
+    Almost, because the failed save may have freed a few by now. Some file systems (btrfs) do not
+    count inodes and report 0 of 0.
+    """
+    disk = os.statvfs(folder)
+    return disk.f_files > 0 and disk.f_favail < 100 and disk.f_bavail * disk.f_frsize > 2**20

@@ -1,4 +1,4 @@
-"""The folder of one run: the names of its files, its lock, and which settings a resumed run may change."""
+"""The folder of one run: its file names, its lock, and what a resumed run may change."""
 
 import contextlib
 import dataclasses
@@ -22,24 +22,26 @@ from signvit_jax.files.local_paths import ALLOWED, is_address
 from signvit_jax.runtime.exit_codes import USAGE
 from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
+
+_WRITER = "give the folder that signvit_jax.train wrote to"
 
 
 class WorkdirError(SignVitError):
-    """A path that cannot be a workdir, is none, or is in use; the message says what to do."""
+    """A path that is no workdir, cannot become one or is in use; the message says what to do."""
 
     exit_code = USAGE
 
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """Names of everything that a run leaves behind. `create` for a trainer, `open` for whoever reads."""
+    """Paths of a run's files. A trainer calls `create`, a reader `open`."""
 
     path: Path
 
     @classmethod
     def create(cls, path: str | os.PathLike) -> "Workdir":
-        """The workdir at `path`, made if it is not there. Raises WorkdirError."""
+        """Return the workdir at `path`, created if it does not exist. Raises WorkdirError."""
         _check_local(path)
         workdir = cls(Path(path).absolute())
         try:
@@ -47,39 +49,33 @@ class Workdir:
                 folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise WorkdirError(
-                f"--workdir={path}: {error.filename} is a file; a workdir is a folder, give another path"
+                f"--workdir={path}: {error.filename} is a file; a workdir is a folder, give "
+                "another path"
             ) from error
         except OSError as error:
             raise WorkdirError(
-                f"--workdir={path} cannot be made: {error.strerror}; give a folder that you may write to"
+                f"--workdir={path} cannot be created: {error.strerror}; give a folder that you may "
+                "write to"
             ) from error
         return workdir
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Self:
-        """The workdir of an earlier run. Raises WorkdirError for anything else."""
+        """Return the workdir of an earlier run. Raises WorkdirError if `path` is none."""
         _check_local(path)
         workdir = cls(Path(path).absolute())
         if not workdir.path.exists():
-            raise WorkdirError(
-                f"--workdir={path} does not exist; give the folder that signvit_jax.train wrote to"
-            )
+            raise WorkdirError(f"--workdir={path} does not exist; {_WRITER}")
         if not workdir.path.is_dir():
-            raise WorkdirError(
-                f"--workdir={path} is a file; give the folder that signvit_jax.train wrote to"
-            )
+            raise WorkdirError(f"--workdir={path} is a file; {_WRITER}")
         if not workdir.config_json.is_file():
             near = [
-                candidate
+                str(candidate)
                 for candidate in (workdir.path.parent, *sorted(workdir.path.iterdir())[:1000])
                 if cls(candidate).config_json.is_file()
             ]
-            hint = (
-                f"; did you mean {', '.join(map(str, near[:3]))}?"
-                if near
-                else "; give the folder that signvit_jax.train wrote to"
-            )
-            raise WorkdirError(f"--workdir={path} is not a workdir: it has no config.json{hint}")
+            hint = f"did you mean {', '.join(near[:3])}?" if near else _WRITER
+            raise WorkdirError(f"--workdir={path} is not a workdir: it has no config.json; {hint}")
         return workdir
 
     config_json = property(lambda self: self.path / "config.json")
@@ -89,24 +85,20 @@ class Workdir:
     checkpoints = property(lambda self: self.path / "checkpoints")
     metrics_csv = property(lambda self: self.path / "metrics.csv")
     metrics_png = property(lambda self: self.path / "metrics.png")
-    events = property(
-        lambda self: self.path
-    )  # TensorBoard's events.* lie beside the rest, so that --logdir takes the workdir or its parent
+    # TensorBoard's events.* are directly in the workdir, so that --logdir takes it or its parent.
+    events = property(lambda self: self.path)
     samples = property(lambda self: self.path / "samples")
     evaluations = property(lambda self: self.path / "eval")
     profile = property(lambda self: self.path / "profile")
-    report_html = property(lambda self: self.path / "report.html")
     run_log = property(lambda self: self.path / "run.log")
-    origin_json = property(
-        lambda self: self.path / "origin.json"
-    )  # what the run began with: data set and teacher
-    fingerprint_txt = property(
-        lambda self: self.path / "training_split.txt"
-    )  # the same, of release 0.1
+    # The data set and the teacher that the run began with.
+    origin_json = property(lambda self: self.path / "origin.json")
+    # The same, in workdirs of release 0.1.
+    fingerprint_txt = property(lambda self: self.path / "training_split.txt")
     lock_file = property(lambda self: self.path / ".lock")
 
     def write_text(self, path: Path, text: str) -> None:
-        """Writes one of the files above whole or not at all. Raises WorkdirError."""
+        """Write one of the files above completely or not at all. Raises WorkdirError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text)
@@ -114,16 +106,19 @@ class Workdir:
             raise WorkdirError(f"{path} could not be written: {error.strerror}") from error
 
     def read_config(self) -> Config:
-        """Raises ConfigError or WorkdirError that names the file."""
+        """Return the run's config. Raises ConfigError or WorkdirError with the file's path."""
         return _parsed(self.config_json, from_json)
 
     def read_tokenizer(self, path: Path) -> Tokenizer:
-        """Raises TokenizerError or WorkdirError that names the file."""
+        """Return a vocabulary. Raises TokenizerError or WorkdirError with the file's path."""
         return _parsed(path, Tokenizer.from_json)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator["WorkdirLock"]:
-        """Keeps a second trainer out while the context is open. Of a run's processes the first takes it. Raises WorkdirError that names who is in."""
+        """Keep a second trainer out while the context is open.
+
+        Process 0 of a run takes the lock. Raises WorkdirError that reports the holder.
+        """
         lock = WorkdirLock(self)
         try:
             if jax.process_index() == 0:
@@ -149,40 +144,44 @@ def _parsed[Read](path: Path, parse: Callable[[str], Read]) -> Read:
 
 
 class WorkdirLock:
-    """Keeps a second trainer out of a workdir. The kernel frees it when its holder ends, however that ends, so none is ever left behind.
+    """Keeps a second trainer out of a workdir.
 
-    Both the folder and its file `.lock`, which names the holder, are locked: the one holds where `.lock` is deleted, the other on file systems that
-    lock no folders (NFS).
+    The kernel frees the lock when its holder ends, however that ends, so no stale lock remains.
+    Both the folder and its file `.lock`, which reports the holder, are locked. The folder's lock
+    holds if `.lock` is deleted; the file's holds on file systems that lock no folders (NFS).
     """
 
     def __init__(self, workdir: Workdir):
         self.killed: str | None = None  # the trainer, if any, that ended without releasing the lock
         self._workdir = workdir
-        self._folder: int | None = None
+        self._folder: int | None = None  # file descriptors
         self._file: int | None = None
 
     def take(self) -> None:
-        """Locks what is not locked yet, or is another folder or file by now. Raises WorkdirError that names who is in."""
+        """Lock the folder and the file, unless they are locked and still the same ones.
+
+        Raises WorkdirError that reports the holder.
+        """
         path = self._workdir.path
         if self._folder is None or not _is_same(path, self._folder):
-            self._folder = self._opened(path, os.O_RDONLY | os.O_DIRECTORY, self._folder)
+            self._folder = self._reopen(path, os.O_RDONLY | os.O_DIRECTORY, self._folder)
             with contextlib.suppress(OSError):  # NFS locks no folders
                 self._flock(self._folder)
         path = self._workdir.lock_file
         if self._file is None or not _is_same(path, self._file):
-            self._file = self._opened(path, os.O_RDWR | os.O_CREAT, self._file)
+            self._file = self._reopen(path, os.O_RDWR | os.O_CREAT, self._file)
             try:
                 self._flock(self._file)
             except OSError as error:
-                _logger.warning(
+                log.warning(
                     "%s cannot be locked (%s): take care that no second trainer uses it",
                     self._workdir.path,
                     error.strerror,
                 )
-            self._sign()
+            self._write_holder()
 
     def holds(self) -> bool:
-        """False once the workdir or its `.lock` has been renamed, deleted or replaced."""
+        """Return False if the workdir or its `.lock` was renamed, deleted or replaced."""
         pairs = ((self._workdir.path, self._folder), (self._workdir.lock_file, self._file))
         return all(descriptor is None or _is_same(path, descriptor) for path, descriptor in pairs)
 
@@ -194,40 +193,39 @@ class WorkdirLock:
         _close(self._folder)
         self._file = self._folder = None
 
-    def _opened(self, path: Path, how: int, before: int | None) -> int:
-        """In place of `before`."""
+    def _reopen(self, path: Path, flags: int, before: int | None) -> int:
+        """Open `path` and close the descriptor that was open before."""
         try:
-            descriptor = os.open(path, how | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise WorkdirError(
-                f"{path} could not be opened: {error.strerror}; give a workdir that you may write to"
+                f"{path} could not be opened: {error.strerror}; give a workdir that you may write "
+                "to"
             ) from error
         _close(before)
         _locks.add(descriptor)
         return descriptor
 
     def _flock(self, descriptor: int) -> None:
-        """Raises WorkdirError where another holds it, OSError where it cannot be locked."""
+        """Raise WorkdirError if another process holds the lock, OSError if locking fails."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            if descriptor == self._file:  # not ours to empty
+            if descriptor == self._file:  # release() must not truncate another holder's file
                 _close(self._file)
                 self._file = None
-            holder = _holder_of(self._workdir.lock_file)
+            holder = _read_holder_of(self._workdir.lock_file)
             raise WorkdirError(
-                f"{self._workdir.path} is in use by {holder}; wait for it, stop it, or give another --workdir"
+                f"{self._workdir.path} is in use by {holder}; wait for it, stop it, or give "
+                "another --workdir"
             ) from error
 
-    def _sign(self) -> None:
-        self.killed = _holder(self._file) if os.fstat(self._file).st_size else None
+    def _write_holder(self) -> None:
+        self.killed = _read_holder(self._file) if os.fstat(self._file).st_size else None
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        os.ftruncate(self._file, 0)  # what a killed holder wrote may be longer
-        os.pwrite(
-            self._file,
-            json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(),
-            0,
-        )
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        os.ftruncate(self._file, 0)  # the text of a killed holder may be longer
+        os.pwrite(self._file, json.dumps(holder).encode(), 0)
 
 
 def _check_local(path: str | os.PathLike) -> None:
@@ -235,7 +233,8 @@ def _check_local(path: str | os.PathLike) -> None:
         raise WorkdirError(f"--workdir={path} is an address; allowed: {ALLOWED}")
 
 
-# A child that outlives a killed trainer must not go on holding its lock.
+# Descriptors of this process. A forked child closes them: if it outlives a killed trainer, it must
+# not keep the lock.
 _locks: set[int] = set()
 
 
@@ -249,7 +248,7 @@ os.register_at_fork(after_in_child=_close_locks)
 
 
 def _close(descriptor: int | None) -> None:
-    if descriptor in _locks:  # not in a forked child, which has closed it
+    if descriptor in _locks:  # a forked child has closed it already
         _locks.remove(descriptor)
         os.close(descriptor)
 
@@ -261,18 +260,18 @@ def _is_same(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _holder_of(path: Path) -> str:
+def _read_holder_of(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return "another process"
     try:
-        return _holder(descriptor)
+        return _read_holder(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _holder(descriptor: int) -> str:
+def _read_holder(descriptor: int) -> str:
     try:
         info = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {info['pid']} on {info['host']} since {info['since']}"
@@ -280,9 +279,10 @@ def _holder(descriptor: int) -> str:
         return "another process"
 
 
-# What a resumed run may not change, because the saved parameters, optimizer state, vocabulary or data position would no longer fit,
-# or because the finished part of the run would have been another. Everything else (rates, weights of losses, augmentation, patience,
-# epochs, mesh, inference ...) may change.
+# Keys that a resumed run may not change: the saved parameters, optimizer state, vocabulary or data
+# position would no longer fit, or the finished part of the run would have come out differently.
+# Everything else (rates, loss weights, augmentation, patience, epochs, mesh, inference ...) may
+# change.
 _FIXED = (
     "data.frame_buckets",
     "data.frame_rate",
@@ -299,7 +299,7 @@ _FIXED = (
     "training.weight_decay_on",
 )
 _FIXED_GROUPS = ("model.", "tokenizer.")
-_FREE_IN_GROUPS = (  # by the last part of the key
+_FREE_IN_GROUPS = (  # last parts of keys
     "dropout",
     "attention_dropout",
     "drop_path",
@@ -314,7 +314,10 @@ _FREE_IN_GROUPS = (  # by the last part of the key
 
 
 def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    """The (key, old, new) that a resumed run changes, to be logged. Raises ConfigError naming those that it may not change."""
+    """Return the (key, old, new) that a resumed run changes.
+
+    Raises ConfigError that lists those that it may not change.
+    """
     differences = key_differences(old, new)
     refused = [
         (key, before, now) for key, before, now in differences if _is_fixed(key, before, now)
@@ -325,14 +328,15 @@ def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
             for key, before, now in refused
         )
         raise ConfigError(
-            f"this workdir was made with another model, vocabulary or data set:\n{lines}\nUse the old values, or give another --workdir"
+            f"this workdir was made with another model, vocabulary or data set:\n{lines}\n"
+            "Use the old values, or give another --workdir"
         )
     return differences
 
 
 def _is_fixed(key: str, before: Any, now: Any) -> bool:
     if key in ("training.ema_decay", "training.distillation.teacher"):
-        return not (before and now)  # from the first step on, or not at all
-    return key in _FIXED or (
-        key.startswith(_FIXED_GROUPS) and key.rsplit(".", 1)[-1] not in _FREE_IN_GROUPS
-    )
+        return not (before and now)  # used from the first step, or not at all
+    if key.startswith(_FIXED_GROUPS):
+        return key.rsplit(".", 1)[-1] not in _FREE_IN_GROUPS
+    return key in _FIXED

@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.reports.dataset_stats import read_build_report, split_facts
 
     if arguments.workdir is not None:
-        from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
+        from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
         from signvit_jax.checkpoints.workdir import Workdir
 
         workdir = Workdir.open(arguments.workdir)
         trained = from_json(workdir.config_json.read_text(encoding="utf-8"))
-        config = of_run(trained, workdir, arguments.data_dir, arguments.name)
+        config = with_data_of_run(trained, workdir, arguments.data_dir, arguments.name)
         dataset = open_data_of_run(config, named=arguments.name is not None)
     else:
         flag_values = {"data_dir": arguments.data_dir, "name": arguments.name}

@@ -36,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     set_up_jax()
 
-    from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
+    from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
     from signvit_jax.evaluation import reliability, results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
-    from signvit_jax.evaluation.evaluate import evaluate
+    from signvit_jax.evaluation.evaluate import clip_images, evaluate
     from signvit_jax.evaluation.metrics import format_table
     from signvit_jax.inference.loading import load_model
     from signvit_jax.reports.evaluation_page import write_report
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     overrides = inference_overrides(arguments)
     predictor = model.predictor(arguments.decode, **overrides)
-    config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
+    config = with_data_of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     config = dataclasses.replace(config, inference=predictor.config)
     dataset = open_data_of_run(config, named=arguments.name is not None)
     split = dataset.split(arguments.split or config.data.test_split)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     set_up_jax()
 
-    from signvit_jax.checkpoints.data_folder import of_run, open_data_of_run
+    from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
     from signvit_jax.data.dataset import DatasetError, Split
     from signvit_jax.exporting.calibration import calibration_batches
     from signvit_jax.exporting.comparison import compare
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "an export has one model"
         )
     manifest = ExportManifest(arguments.format, quantize, model.step)
-    config = of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
+    config = with_data_of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     data = config.data
 
     def split(name: str) -> Split:

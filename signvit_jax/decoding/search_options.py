@@ -1,7 +1,6 @@
 """Options of the searches over token sequences, and the error for values that cannot work."""
 
 import dataclasses
-from typing import Self
 
 from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.errors.base import SignVitError
@@ -55,7 +54,7 @@ class SearchOptions:
             require_option(option, getattr(self, option), is_allowed, allowed)
 
     @classmethod
-    def from_config(cls, config: InferenceConfig, *, bos_id: int, eos_id: int) -> Self:
+    def from_config(cls, config: InferenceConfig, *, bos_id: int, eos_id: int) -> "SearchOptions":
         """Return the options of an inference config for a decoder with these special ids."""
         return cls(
             bos_id=bos_id,

@@ -2,10 +2,10 @@
 
 
 class SignVitError(Exception):
-    """An error whose message is complete: commands print it without a traceback.
+    """An error with a complete message: commands print it without a traceback.
 
-    `exit_code` is what a command then ends with. The default, 2, says that the same call would fail
-    again; subclasses for faults of the machine use another (`signvit_jax.runtime.exit_codes`).
+    A command then ends with `exit_code`. The default, 2, means that the same call would fail again;
+    subclasses for other faults have their own code of `signvit_jax.runtime.exit_codes`.
     """
 
     exit_code = 2

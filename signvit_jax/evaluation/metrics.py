@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from signvit_jax.config.schema import TOKENIZATIONS
 from signvit_jax.errors.base import SignVitError

@@ -240,8 +240,8 @@ def _figure_cells(value: float | None, interval: tuple[float, float] | None) -> 
 
 
 def _reliability(values: Mapping[str, Any]) -> Reliability:
-    fields = dict(values)
+    fields: dict[str, Any] = dict(values)
     for name in ("auc_interval", "ece_interval"):
         fields[name] = None if fields[name] is None else tuple(fields[name])
-    bins = tuple(Bin(**one) for one in fields["bins"])
-    return Reliability(**fields | {"bins": bins})
+    fields["bins"] = tuple(Bin(**one) for one in fields["bins"])
+    return Reliability(**fields)

@@ -23,16 +23,16 @@ def write_atomically(path: Path, content: Content) -> None:
             data = content.encode() if isinstance(content, str) else content
             with temporary.open("wb") as file:
                 file.write(data)
-        flush(temporary)
+        flush_to_disk(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush(path.parent)
+    flush_to_disk(path.parent)
 
 
-def flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's new names, are on the disk. Raises OSError."""
+def flush_to_disk(path: Path) -> None:
+    """Make a file's content, or the renames in a folder, survive a power cut. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -102,7 +102,7 @@ class VideoStream(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Which frames to read from a file, and their size.
+    """The frames to read from a file, and their size.
 
     Times are in seconds from the beginning of the file, rates in frames per second. Raises
     ValueError for values out of range.

@@ -1,5 +1,8 @@
-"""Programs compiled before the first step, so that none is compiled, and none found to be too large
-for the devices, in mid-run."""
+"""Programs compiled ahead of the first step.
+
+No step has to wait for compilation in the middle of a run, nor finds only there that a program
+needs more memory than a device has.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +13,9 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class CompiledSteps:
-    """A jitted function of (a state or parameters, a batch) with one program for each shape of batch.
+    """A jitted function of (state or parameters, batch) with one program per shape of batch.
 
-    Shapes that `compile` was not told of are compiled when they come, as by `jax.jit`.
+    Shapes that were not given to `compile` are compiled when they occur, as by `jax.jit`.
     """
 
     def __init__(self, step: Callable[..., Any]):
@@ -21,14 +24,14 @@ class CompiledSteps:
         self.lower = step.lower
 
     def compile(self, state: Any, batch: Shapes) -> jax.stages.Compiled:
-        """The program for these shapes, which carry their shardings; made by the first call."""
+        """Return the program for these shapes, which carry their shardings; compile it once."""
         key = _shapes_of(batch)
         if key not in self._programs:
             self._programs[key] = self._step.lower(state, batch).compile()
         return self._programs[key]
 
     def shapes(self, state: Any, batch: Shapes) -> Any:
-        """What a call would return, as ShapeDtypeStructs."""
+        """Return the result of a call as ShapeDtypeStructs."""
         return jax.eval_shape(self._step, state, batch)
 
     def __call__(self, state: Any, batch: dict[str, jax.Array]) -> Any:

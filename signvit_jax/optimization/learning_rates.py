@@ -1,7 +1,8 @@
-"""The learning rates of a run: which ones its updates are made with, and what is said of them where
-a longer run draws their cycle over more epochs."""
+"""The learning rates of a run: those of each update, and the messages about a changed schedule."""
 
 import math
+
+import jax
 
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.optimization.optimizer import learning_rates, thaw_warmup
@@ -11,8 +12,9 @@ _GROUPS = ("encoder", "rest")
 
 
 class Rates:
-    """Of a run of `epochs`, each of `steps_per_epoch` updates, whose backbone is frozen for the
-    first `freeze_epochs`; `thaws` where it is, or was by earlier settings.
+    """Learning rates of a run of `epochs` epochs with `steps_per_epoch` steps each.
+
+    `freeze_epochs`: at the start, with a frozen backbone. `thaws`: as in `make_optimizer`.
     """
 
     def __init__(
@@ -23,55 +25,67 @@ class Rates:
         freeze_epochs: int = 0,
         thaws: bool = False,
     ):
-        self._config, self._epochs, self._steps_per_epoch = config, epochs, steps_per_epoch
-        self._freeze_epochs, self._thaws = freeze_epochs, thaws
+        self._config = config
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._freeze_epochs = freeze_epochs
+        self._thaws = thaws
         self.cycle_epochs = config.schedule_epochs or epochs
         self.cycle_steps = steps_per_epoch * self.cycle_epochs
         self._schedules = learning_rates(config, self.cycle_steps)
         self._warmup = thaw_warmup(config, self.cycle_steps)
 
-    def at(self, made: int) -> list[float]:
-        """Encoder's and rest's for the update after `made` others."""
-        return [float(self._schedules[group](made)) for group in _GROUPS]
+    # A schedule is JAX arithmetic on an integer of the host, a transfer that the train loop's guard
+    # would refuse.
+    @jax.transfer_guard("allow")
+    def at(self, updates: int) -> list[float]:
+        """Return the rates of encoder and rest for the update after `updates` applied ones."""
+        return [float(self._schedules[group](updates)) for group in _GROUPS]
 
+    @jax.transfer_guard("allow")
     def used(self, step: int, report: StepReport) -> dict[str, float]:
-        """Those that the update of `step` was made with, by name; skipped updates do not count."""
-        skipped = int(report.nonfinite_total) - (1 - int(report.finite))
-        made = step - 1 - skipped
-        rates = {f"lr_{group}": rate for group, rate in zip(_GROUPS, self.at(made))}
+        """Return the rates that the update of `step` used, by name.
+
+        They follow the number of applied updates: skipped ones do not count.
+        """
+        skipped_before = int(report.nonfinite_total) - (1 - int(report.finite))
+        updates = step - 1 - skipped_before
+        rates = {f"lr_{group}": rate for group, rate in zip(_GROUPS, self.at(updates), strict=True)}
         if self._thaws:
             frozen = (step - 1) // self._steps_per_epoch < self._freeze_epochs
-            share = 0.0 if frozen else float(self._warmup(made - int(report.thawed_at)))
+            share = 0.0 if frozen else float(self._warmup(updates - int(report.thawed_at)))
             rates["lr_backbone"] = share * rates["lr_encoder"]
         return rates
 
-    def change_from(self, earlier: "Rates", made: int) -> str:
-        """What to tell whoever goes on after `made` updates with other settings than `earlier`;
-        empty where the next update's rates are the same.
+    def change_from(self, earlier: "Rates", updates: int) -> str:
+        """Return the message for a run that resumes after `updates` with other rates than before.
+
+        It is empty if the next update has the rates that `earlier` would give it.
         """
-        old, new = earlier.at(made), self.at(made)
-        if all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(old, new)):
+        old, new = earlier.at(updates), self.at(updates)
+        if all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(old, new, strict=True)):
             return ""
-        said = (
-            f"the learning rates go on at {_listed(new)}; by the earlier settings, {_listed(old)}"
+        change = (
+            f"the learning rates continue at {_listed(new)}; by the earlier settings, "
+            f"{_listed(old)}"
         )
         if self.cycle_epochs <= earlier.cycle_epochs:
-            return said
+            return change
         return (
-            f"{said}: their cycle is drawn over {self.cycle_epochs} epochs in place of "
+            f"{change}: their cycle now spans {self.cycle_epochs} epochs instead of "
             f"{earlier.cycle_epochs}. {_without_raising(earlier.cycle_epochs)}"
         )
 
-    def how_to_extend(self, made: int) -> str:
-        """What to tell whoever starts a run again that is finished after `made` updates."""
-        advice, now = "a larger --config.training.num_epochs goes on", _listed(self.at(made))
+    def how_to_extend(self, updates: int) -> str:
+        """Return the advice for a run that is started again after its last update."""
+        advice = "to train longer, raise --config.training.num_epochs"
+        now = _listed(self.at(updates))
         if self._config.schedule_epochs:
-            return f"{advice}, at learning rates of {now}"
+            return f"{advice}; the learning rates are then {now}"
         twice = Rates(self._config, 2 * self._epochs, self._steps_per_epoch)
         return (
-            f"{advice} and draws the learning rates' cycle over all of them, so that for twice as "
-            f"many they rise from {now} to {_listed(twice.at(made))}. "
-            f"{_without_raising(self._epochs)}"
+            f"{advice}. The learning rates' cycle then spans all epochs: for twice as many they "
+            f"rise from {now} to {_listed(twice.at(updates))}. {_without_raising(self._epochs)}"
         )
 
 
@@ -82,7 +96,7 @@ def _listed(rates: list[float]) -> str:
 
 def _without_raising(epochs: int) -> str:
     return (
-        f"To go on without raising them: --config.training.schedule_epochs={epochs} keeps them "
-        "where that cycle ends; with --config.training.final_lr_ratio=0.05 too that is a "
+        f"To continue without raising them: --config.training.schedule_epochs={epochs} keeps them "
+        "at the end of that cycle; with --config.training.final_lr_ratio=0.05 as well, that is a "
         "twentieth of their peaks"
     )

@@ -1,17 +1,21 @@
-"""The hybrid loss: CTC on what the encoder sees, cross-entropy on what the decoder says.
+"""The losses of a step, as a list of terms: CTC on the encoder, cross-entropy on the decoder.
 
-Every part is a sum over the clips given, divided by counts of the whole batch (`LossCounts`): parts of a batch, on several devices or one after the
-other, therefore add up to exactly the loss of the whole.
+A term sums over the clips that it is given and divides by counts of the complete batch
+(`LossCounts`). The terms of microbatches and of devices therefore add up to exactly the loss of the
+complete batch.
 """
 
 import dataclasses
+import functools
 import math
-from typing import NamedTuple
+import operator
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.layers.attention import key_for, length_mask
@@ -23,40 +27,159 @@ Batch = dict[str, Array | np.ndarray]
 
 
 class LossCounts(NamedTuple):
-    """What the sums of a batch are divided by."""
+    """Denominators of the sums over a batch."""
 
     clips: Float[Array, ""]
     tokens: Float[Array, ""]
 
 
 class Outputs(NamedTuple):
-    """What a model says of a batch, with teacher forcing."""
+    """Outputs of the model for a batch, with teacher forcing."""
 
     encoded: Encoded
-    logits: Float[Array, "b l v"]  # of token i + 1
+    logits: Float[Array, "b l v"]  # at position i: of token i + 1
     ctc_logits: Float[Array, "b s v"]
-    ctc_steps: Int[Array, "b"]  # of each clip that count
+    ctc_steps: Int[Array, "b"]  # valid steps of each clip
+
+
+class TermInputs(NamedTuple):
+    """Everything that a loss term may read."""
+
+    model: SignTranslator
+    outputs: Outputs
+    batch: Batch
+    counts: LossCounts  # of the complete batch, which `batch` may be a microbatch of
+    step: Int[Array, ""] | None = None  # None outside training
+    aux: PyTree = None  # parameters trained beside the model, by name
+
+
+class LossTerm(Protocol):
+    """One summand of the loss. `metrics` names the metrics that it reports, unweighted."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+
+    def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """Return (the weighted value, the metrics by name); both add up over microbatches."""
+        ...
 
 
 class LossParts(NamedTuple):
-    """Shares of the batch's loss that add up over its parts; `impossible` counts clips whose labels cannot align."""
+    """The loss, and the metrics of its terms by name; both add up over microbatches."""
 
     total: Float[Array, ""]
-    ce: Float[Array, ""]
-    ctc: Float[Array, ""]
-    impossible: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]]
 
 
-def count(batch: Batch) -> LossCounts:
-    """Clips and predicted tokens of `batch`; rows that only fill it do not count."""
-    return LossCounts(
-        batch["weights"].sum(), jnp.sum((batch["tokens"][:, 1:] != PAD) * batch["weights"][:, None])
+def sum_terms(terms: Sequence[LossTerm], inputs: TermInputs) -> LossParts:
+    """Add up the terms in their order, which fixes the last bit of the total."""
+    values, metrics = zip(*(term(inputs) for term in terms), strict=True)
+    total = functools.reduce(operator.add, values)
+    return LossParts(total, functools.reduce(operator.or_, metrics))
+
+
+def count_targets(batch: Batch) -> LossCounts:
+    """Count the clips and the predicted tokens of `batch`; padding rows do not count."""
+    predicted = (batch["tokens"][:, 1:] != PAD) * batch["weights"][:, None]
+    return LossCounts(batch["weights"].sum(), jnp.sum(predicted))
+
+
+def loss_denominators(batch: Batch) -> LossCounts:
+    """Return the counts of `batch`, at least 1 each, so that an empty batch divides by 1."""
+    return LossCounts(*(jnp.maximum(value, 1.0) for value in count_targets(batch)))
+
+
+def forward(
+    model: SignTranslator,
+    batch: Batch,
+    key: Key[Array, ""] | None = None,
+    *,
+    frozen_backbone: bool = False,
+) -> Outputs:
+    """Run the model on `batch`, with dropout and BatchNorm as in training if there is a key.
+
+    With `frozen_backbone` BatchNorm normalizes by its running statistics.
+    """
+    encoded = model.encode(
+        batch["video"], batch["frame_lengths"], key_for(key, 0), batch["weights"], frozen_backbone
     )
+    logits = model.logits(encoded, batch["tokens"][:, :-1], key_for(key, 1))
+    return Outputs(encoded, logits, *model.ctc_logits(encoded, key_for(key, 2)))
 
 
-def divisors(batch: Batch) -> LossCounts:
-    """The counts of `batch`, at least 1 each so that an empty one divides by something."""
-    return LossCounts(*(jnp.maximum(value, 1.0) for value in count(batch)))
+def translation_loss(
+    model: SignTranslator,
+    batch: Batch,
+    counts: LossCounts,
+    config: TrainingConfig,
+    key: Key[Array, ""] | None = None,
+    step: Int[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], LossParts]:
+    """Run the model and return (the loss without a teacher, the same with its metrics)."""
+    inputs = TermInputs(model, forward(model, batch, key), batch, counts, step)
+    parts = sum_terms(translation_terms(config), inputs)
+    return parts.total, parts
+
+
+def translation_terms(config: TrainingConfig) -> list[LossTerm]:
+    """Return the terms of every run, in the order in which they are added."""
+    return [CTCTerm(config), CrossEntropyTerm(config)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropyTerm:
+    """ce_weight * smoothed cross-entropy of token i + 1 given tokens <= i, the mean over tokens."""
+
+    config: TrainingConfig
+    metrics = ("ce",)
+
+    def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
+        targets, smoothing = inputs.batch["tokens"][:, 1:], self.config.label_smoothing
+        per_token = smoothed_cross_entropy(inputs.outputs.logits, targets, smoothing)
+        per_token = per_token * (targets != PAD) * inputs.batch["weights"][:, None]
+        ce = jnp.sum(per_token) / inputs.counts.tokens
+        return self.config.ce_weight * ce, {"ce": ce}
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCTerm:
+    """ctc_weight * CTC, the mean over clips of each clip's loss in nats per label.
+
+    The labels are the text without BOS and EOS, or the glosses (`ctc_labels`). A clip without
+    labels is divided by its number of steps instead: it has the blank to emit at every step, and so
+    it weighs as much as one label. Where CTC spells glosses, a clip with a text and without a gloss
+    adds nothing. `ctc_impossible` counts the clips whose labels do not fit their steps; they add
+    nothing either.
+
+    At a step below `ctc_flat_start_steps` the flat alignment takes a share of CTC's weight
+    (`flat_start_weight`); the metric is CTC alone.
+    """
+
+    config: TrainingConfig
+    metrics = ("ctc", "ctc_impossible")
+
+    def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
+        batch, logits, steps = inputs.batch, inputs.outputs.ctc_logits, inputs.outputs.ctc_steps
+        weights, clips = batch["weights"], inputs.counts.clips
+        labels, label_lengths = ctc_labels(batch)
+        per_clip, feasible = ctc_loss(logits, steps, labels, label_lengths)
+        # An empty text is annotated: nobody signs.
+        annotated = (label_lengths > 0) | (batch["token_lengths"] <= 2)
+        per_label = per_clip / jnp.where(label_lengths > 0, label_lengths, jnp.maximum(steps, 1))
+        ctc = jnp.sum(per_label * weights * annotated) / clips
+
+        aligned = ctc
+        if inputs.step is not None and self.config.ctc_flat_start_steps:
+            flat = flat_alignment_loss(logits, steps, labels, label_lengths)
+            share = flat_start_weight(
+                jnp.where(feasible, per_label, jnp.inf),
+                inputs.step,
+                self.config.ctc_flat_start_steps,
+            )
+            mixed = (1.0 - share) * per_label + share * flat
+            aligned = jnp.sum(mixed * weights * annotated) / clips
+        impossible = jnp.sum(jnp.where(feasible, 0.0, weights))
+        return self.config.ctc_weight * aligned, {"ctc": ctc, "ctc_impossible": impossible}
 
 
 def smoothed_cross_entropy(
@@ -64,7 +187,8 @@ def smoothed_cross_entropy(
 ) -> Float[Array, "b l"]:
     """Cross-entropy in nats against 1 - s on the target and s / (v - 1) on each other entry.
 
-    Written with the log-length_normalizer and the sum of the logits, so that no log-probabilities of shape (b, l, v) are kept.
+    It is computed from the log of the normalizer and the sum of the logits, so that no array of
+    log-probabilities (b, l, v) is kept for the backward pass.
     """
     logits = logits.astype(jnp.float32)
     rest = smoothing / (logits.shape[-1] - 1)
@@ -82,10 +206,11 @@ def flat_alignment_loss(
     labels: Int[Array, "b l"],
     label_lengths: Int[Array, "b"],
 ) -> Float[Array, "b"]:
-    """Mean cross-entropy, in nats a step, against the labels spread evenly over the first `steps[i]` steps: the flat start of speech recognition.
+    """Mean cross-entropy, in nats per step, against labels spread evenly over the valid steps.
 
-    A rough alignment that any clip has; of a clip without labels it is the blank throughout. CTC alone begins by saying nothing but the blank, and
-    long learns little of what it sees.
+    This is the flat start of speech recognition: a rough alignment that every clip has. The targets
+    of a clip without labels are all blank. Without it CTC begins by emitting the blank alone, and
+    for long learns little from the images.
     """
     place = jnp.arange(logits.shape[1]) * label_lengths[:, None] // jnp.maximum(steps, 1)[:, None]
     targets = jnp.take_along_axis(labels, jnp.minimum(place, labels.shape[1] - 1), axis=1)
@@ -97,19 +222,21 @@ def flat_alignment_loss(
 def flat_start_weight(
     per_label: Float[Array, "b"], step: Int[Array, ""], last_step: int
 ) -> Float[Array, "b"]:
-    """Each clip's share of the flat start, 0 to 1, falling linearly to nothing at `last_step`; sooner for a clip that CTC can spell by now.
+    """Each clip's share of the flat start, 0 to 1, falling linearly to 0 at `last_step`.
 
-    `per_label` is CTC's loss in nats a label: from 1.5, where it knows little more than which labels are frequent, to 0.5 the share goes.
+    `per_label` is CTC's loss in nats per label. As it falls from 1.5, where CTC knows little more
+    than the frequencies of the labels, to 0.5, the share of the clip falls to 0 as well.
     """
     fade = jnp.maximum(1.0 - step / last_step, 0.0)
     return fade * jnp.clip(jax.lax.stop_gradient(per_label) - 0.5, 0.0, 1.0)
 
 
 def with_flat_start(config: TrainingConfig, schedule_steps: int) -> TrainingConfig:
-    """The config whose `ctc_flat_start_steps` are those of a run whose rates have a cycle of
-    `schedule_steps`: at least `ctc_flat_start_ratio` of it, unless there is no flat start at all.
+    """Return the config with the number of flat-start steps of a run.
 
-    A flat start that is over before the rates have risen does nothing.
+    A run whose learning-rate schedule has `schedule_steps` steps gets at least
+    `ctc_flat_start_ratio` of them, unless the flat start is off: a flat start that is over before
+    the rates have risen does nothing.
     """
     if not config.ctc_flat_start_steps:
         return config
@@ -118,79 +245,8 @@ def with_flat_start(config: TrainingConfig, schedule_steps: int) -> TrainingConf
     return dataclasses.replace(config, ctc_flat_start_steps=steps)
 
 
-def translation_loss(
-    model: SignTranslator,
-    batch: Batch,
-    counts: LossCounts,
-    config: TrainingConfig,
-    key: Key[Array, ""] | None = None,
-    step: Int[Array, ""] | None = None,
-) -> tuple[Float[Array, ""], LossParts]:
-    """`hybrid_loss` of what the model says of `batch`; dropout only with a key."""
-    return hybrid_loss(outputs(model, batch, key), batch, counts, config, step)
-
-
-def outputs(
-    model: SignTranslator,
-    batch: Batch,
-    key: Key[Array, ""] | None = None,
-    *,
-    frozen_backbone: bool = False,
-) -> Outputs:
-    """Runs the model; with a key as in training, where a frozen backbone keeps BatchNorm's statistics out of it."""
-    encoded = model.encode(
-        batch["video"], batch["frame_lengths"], key_for(key, 0), batch["weights"], frozen_backbone
-    )
-    logits = model.logits(encoded, batch["tokens"][:, :-1], key_for(key, 1))
-    return Outputs(encoded, logits, *model.ctc_logits(encoded, key_for(key, 2)))
-
-
-def hybrid_loss(
-    said: Outputs,
-    batch: Batch,
-    counts: LossCounts,
-    config: TrainingConfig,
-    step: Int[Array, ""] | None = None,
-) -> tuple[Float[Array, ""], LossParts]:
-    """ctc_weight * CTC + ce_weight * CE of `batch`, as shares of a whole whose size is `counts`.
-
-    CE: token i + 1 from tokens <= i, mean over non-PAD positions. CTC: labels without BOS and EOS
-    (or glosses), each clip's loss divided by its number of labels, or without any by its number of
-    steps, mean over clips; an impossible alignment counts as zero loss, and so does a clip that has
-    text and no gloss where CTC spells glosses. With a `step` below `ctc_flat_start_steps` the flat
-    alignment takes a share of CTC's weight (`flat_start_weight`).
-    """
-    weights, targets = batch["weights"], batch["tokens"][:, 1:]
-    per_token = smoothed_cross_entropy(said.logits, targets, config.label_smoothing)
-    ce = jnp.sum(per_token * (targets != PAD) * weights[:, None]) / counts.tokens
-
-    labels, label_lengths = ctc_labels(batch)
-    per_clip, feasible = ctc_loss(said.ctc_logits, said.ctc_steps, labels, label_lengths)
-    annotated = (label_lengths > 0) | (
-        batch["token_lengths"] <= 2
-    )  # an empty text is annotated: nobody signs
-    # A clip of rest has the blank to say at every step: by the number of its steps it weighs what a label does.
-    per_label = per_clip / jnp.where(
-        label_lengths > 0, label_lengths, jnp.maximum(said.ctc_steps, 1)
-    )
-    ctc = jnp.sum(per_label * weights * annotated) / counts.clips
-
-    aligned = ctc
-    if step is not None and config.ctc_flat_start_steps:
-        start = flat_alignment_loss(said.ctc_logits, said.ctc_steps, labels, label_lengths)
-        share = flat_start_weight(
-            jnp.where(feasible, per_label, jnp.inf), step, config.ctc_flat_start_steps
-        )
-        aligned = (
-            jnp.sum(((1.0 - share) * per_label + share * start) * weights * annotated)
-            / counts.clips
-        )
-    total = config.ctc_weight * aligned + config.ce_weight * ce
-    return total, LossParts(total, ce, ctc, jnp.sum(jnp.where(feasible, 0.0, weights)))
-
-
 def ctc_labels(batch: Batch) -> tuple[Int[Array, "b l"], Int[Array, "b"]]:
-    """Labels that CTC spells, and how many: the glosses where the batch carries them, else the text without BOS and EOS."""
+    """Return the labels of CTC and their lengths: glosses if the batch has them, else the text."""
     if "gloss_tokens" in batch:
         return jnp.asarray(batch["gloss_tokens"]), jnp.asarray(batch["gloss_lengths"])
     return jnp.asarray(batch["tokens"])[:, 1:], jnp.maximum(batch["token_lengths"] - 2, 0)

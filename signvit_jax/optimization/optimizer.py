@@ -1,6 +1,6 @@
-"""AdamW with one learning rate for the encoder and one for the rest, a one-cycle schedule, and clipping by the global norm before both.
+"""AdamW with two learning rates (encoder and rest), one-cycle schedules and gradient clipping.
 
-A backbone that is frozen at first begins as with an optimizer of its own when it thaws.
+A backbone that is frozen at first starts, when it thaws, as with an optimizer of its own.
 """
 
 import jax
@@ -18,9 +18,11 @@ BETA_2 = 0.999
 def one_cycle(
     peak: float, total_steps: int, warmup_ratio: float, final_ratio: float = 0.0
 ) -> optax.Schedule:
-    """Cosine from peak / 25 up to `peak`, then cosine down to `final_ratio` * peak, where that is 0
-    to peak / 25e4 (Smith & Topin 2018), with PyTorch's index convention: the peak is at index
-    warmup_ratio * total_steps - 1 and the end at total_steps - 1; beyond it the rate stays.
+    """Return the one-cycle schedule of Smith & Topin (2018), with PyTorch's index convention.
+
+    The rate rises by a cosine from peak / 25 to `peak` at index warmup_ratio * total_steps - 1,
+    then falls by a cosine to `final_ratio` * peak (to peak / 25e4 if `final_ratio` is 0) at index
+    total_steps - 1, and stays there.
     """
     top = max(warmup_ratio * total_steps - 1.0, 1e-6)
     last = max(total_steps - 1.0, top + 1e-6)
@@ -36,13 +38,14 @@ def one_cycle(
 
 
 def _cosine(start: float, end: float, share: Float[Array, ""]) -> Float[Array, ""]:
-    # cos^2 and sin^2 of the half angle are (1 + cos) / 2 and (1 - cos) / 2 without cancellation: the end is a 250,000th of the peak.
+    # cos^2 and sin^2 of the half angle are (1 + cos) / 2 and (1 - cos) / 2 without cancellation:
+    # the end of the schedule is a 250,000th of its peak.
     half_angle = jnp.pi / 2.0 * jnp.clip(share, 0.0, 1.0)
     return start * jnp.cos(half_angle) ** 2 + end * jnp.sin(half_angle) ** 2
 
 
 def learning_rates(config: TrainingConfig, total_steps: int) -> dict[str, optax.Schedule]:
-    """The schedule of each group of parameters, by the number of updates made before."""
+    """Return the schedule of each parameter group: applied updates -> learning rate."""
     peaks = {"encoder": config.encoder_lr, "rest": config.decoder_lr}
     return {
         group: one_cycle(peak, total_steps, config.warmup_ratio, config.final_lr_ratio)
@@ -51,9 +54,10 @@ def learning_rates(config: TrainingConfig, total_steps: int) -> dict[str, optax.
 
 
 def thaw_warmup(config: TrainingConfig, total_steps: int) -> optax.Schedule:
-    """What the encoder's rate is multiplied by for a backbone that was frozen, by the number of
-    updates since its thaw: it rises linearly to 1 as long as the run's own warm-up, and at most as
-    long as Adam's second moment needs to settle, 2 / (1 - beta_2) updates (Ma & Yarats 2021).
+    """Return a thawed backbone's share of the encoder's rate: updates since its thaw -> 0 to 1.
+
+    The share rises linearly, for as many updates as the run's own warm-up has, and at most for the
+    2 / (1 - beta_2) updates that Adam's second moment needs to converge (Ma & Yarats 2021).
     """
     length = max(1.0, min(config.warmup_ratio * total_steps, 2.0 / (1.0 - BETA_2)))
     return lambda updates: jnp.minimum((jnp.asarray(updates, jnp.float32) + 1.0) / length, 1.0)
@@ -62,35 +66,34 @@ def thaw_warmup(config: TrainingConfig, total_steps: int) -> optax.Schedule:
 def make_optimizer(
     config: TrainingConfig, total_steps: int, *, thaws: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip, Adam (betas 0.9, 0.999, eps 1e-8), decoupled weight decay, then each group's rate.
+    """Chain clipping, Adam (betas 0.9, 0.999, eps 1e-8), weight decay and each group's rate.
 
     With `thaws`, for a run whose backbone is frozen at first, `update` also takes `thawed_at`, the
-    number of updates made before the backbone's first, and `frozen`. The state is the same either
-    way.
+    number of updates applied before the first one of the backbone, and `frozen`. The tree of the
+    optimizer's state does not depend on `thaws`.
     """
+    decayed = decayed_matrices if config.weight_decay_on == "matrices" else None
     adam = optax.scale_by_adam(b1=0.9, b2=BETA_2, eps=1e-8)
     adam = with_late_backbone(adam) if thaws else adam
     rates = learning_rates(config, total_steps)
     by_rate = {group: optax.scale_by_learning_rate(rate) for group, rate in rates.items()}
     chain = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
-        adam if config.adam_moments == "float32" else kept_in_bfloat16(adam),
-        optax.add_decayed_weights(
-            config.weight_decay, mask=matrices if config.weight_decay_on == "matrices" else None
-        ),
-        optax.partition(by_rate, groups),
+        adam if config.adam_moments == "float32" else with_bfloat16_state(adam),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.partition(by_rate, parameter_groups),
     )
-    return warming_backbone(chain, thaw_warmup(config, total_steps)) if thaws else chain
+    return with_backbone_warmup(chain, thaw_warmup(config, total_steps)) if thaws else chain
 
 
 def with_late_backbone(
     adam: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam whose count and moments begin, for the backbone, with its first update.
+    """Adam whose count and moments start, for the backbone, with the backbone's first update.
 
-    With the count of the others the moments, which are zero until then, would be taken for settled
-    ones, and the first thousand updates come out up to ten times too large. While it is frozen the
-    backbone's moments are zero.
+    While the backbone is frozen its moments are zero. By the count of the other parameters Adam's
+    bias correction would take them for converged ones, and the first thousand updates would be up
+    to ten times too large.
     """
 
     def update(
@@ -103,7 +106,7 @@ def with_late_backbone(
         **_: object,
     ) -> tuple[PyTree, optax.ScaleByAdamState]:
         own = optax.ScaleByAdamState(
-            state.count - thawed_at, backbone_of(state.mu), backbone_of(state.nu)
+            count=state.count - thawed_at, mu=backbone_of(state.mu), nu=backbone_of(state.nu)
         )
         own_updates, own = adam.update(backbone_of(updates), own)
         if frozen:
@@ -115,10 +118,10 @@ def with_late_backbone(
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
-def warming_backbone(
+def with_backbone_warmup(
     inner: optax.GradientTransformationExtraArgs, warmup: optax.Schedule
 ) -> optax.GradientTransformationExtraArgs:
-    """The chain above with the backbone's updates times `warmup` of their number since the thaw."""
+    """`inner` with the backbone's updates multiplied by `warmup`(updates since the thaw)."""
 
     def update(
         updates: PyTree,
@@ -137,20 +140,23 @@ def warming_backbone(
 
 
 def backbone_of(params: PyTree) -> PyTree:
+    """Return the backbone's subtree of a tree of parameters."""
     return params["encoder"]["backbone"]
 
 
 def with_backbone(params: PyTree, backbone: PyTree) -> PyTree:
+    """Return the tree of parameters with another subtree for the backbone."""
     return params | {"encoder": params["encoder"] | {"backbone": backbone}}
 
 
-def kept_in_bfloat16(
+def with_bfloat16_state(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner` (whose state counts its steps as `count`) with float32 arithmetic and a state that waits in bfloat16 from step to step.
+    """`inner` with its state stored in bfloat16 between steps and its arithmetic in float32.
 
-    The state is rounded up or down at random, in proportion to how near either is. Rounded to the nearest, the second moment would stand still: a
-    step moves it by a thousandth of itself, and bfloat16 has 256 numbers between a power of two and the next.
+    The state of `inner` counts its steps as `count`. Stochastic rounding keeps its mean right. With
+    rounding to nearest the second moment would never change: a step moves it by a thousandth, and
+    bfloat16 has 128 numbers between a power of two and the next.
     """
 
     def init(params: PyTree) -> PyTree:
@@ -171,7 +177,7 @@ def kept_in_bfloat16(
         leaves, structure = jax.tree.flatten(new)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), new.count), len(leaves))
         rounded = [
-            rounded_at_random(leaf, key) if leaf.dtype == jnp.float32 else leaf
+            stochastic_round(leaf, key) if leaf.dtype == jnp.float32 else leaf
             for leaf, key in zip(leaves, keys)
         ]
         return updates, jax.tree.unflatten(structure, rounded)
@@ -179,21 +185,22 @@ def kept_in_bfloat16(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def rounded_at_random(x: Float[Array, "*shape"], key: Key[Array, ""]) -> BFloat16[Array, "*shape"]:
-    """float32 to one of the two nearest bfloat16 numbers, each as likely as the other is far: right on average."""
-    # bfloat16 is the upper half of a float32: what is added to the lower half carries into the upper as often as it should.
+def stochastic_round(x: Float[Array, "*shape"], key: Key[Array, ""]) -> BFloat16[Array, "*shape"]:
+    """Round float32 up or down to bfloat16 at random, so that the mean of the result is `x`."""
+    # bfloat16 is the upper half of a float32: a random number added to the lower half carries into
+    # the upper half with the right probability.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16)
     upper = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
     return jnp.where(jnp.isfinite(x), upper, x).astype(jnp.bfloat16)
 
 
-def groups(params: PyTree) -> PyTree:
-    """'encoder' or 'rest' for every parameter."""
+def parameter_groups(params: PyTree) -> PyTree:
+    """Return 'encoder' or 'rest' for each parameter."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "encoder" if path[0].key == "encoder" else "rest", params
     )
 
 
-def matrices(params: PyTree) -> PyTree:
-    """True for the kernels of linear maps and convolutions: what weight decay is for."""
+def decayed_matrices(params: PyTree) -> PyTree:
+    """Return True for the kernels of linear maps and convolutions, which get weight decay."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

@@ -1,6 +1,6 @@
-"""What a run carries from step to step, and how it comes to lie on the mesh."""
+"""The state that a run carries from step to step, and its shardings."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,29 +16,28 @@ from signvit_jax.parallel.vocabulary import padded_shapes, resize_vocab_like
 
 @struct.dataclass
 class TrainState:
-    """Parameters are nested dicts; `ema` is None unless training.ema_decay > 0."""
+    """Parameters, optimizer state and counters. Parameters are nested dicts of arrays."""
 
     params: PyTree
     opt_state: PyTree
-    ema: PyTree | None
+    ema: PyTree | None  # averaged parameters; None if training.ema_decay is 0
     step: Int[Array, ""]  # updates tried
-    nonfinite_in_row: Int[Array, ""]  # updates skipped since the last one that was made
-    nonfinite_total: Int[Array, ""]
-    projection: PyTree | None = (
-        None  # with a teacher of another width: trained, and no part of the model
-    )
-    # Updates made before the backbone's first; None where it was never frozen. Saved among the notes.
+    nonfinite_in_row: Int[Array, ""]  # updates skipped since the last one that was applied
+    nonfinite_total: Int[Array, ""]  # updates skipped in all
+    # Parameters trained beside the model, by name; a loss term reads them, the model does not.
+    aux: dict[str, PyTree] = struct.field(default_factory=dict)
+    # Updates applied before the first one of the backbone; None if it was never frozen.
     thawed_at: Int[Array, ""] | None = None
 
     @property
-    def trained(self) -> PyTree:
-        """What the optimizer sees."""
-        return (
-            self.params if self.projection is None else self.params | {PROJECTION: self.projection}
-        )
+    def trainable(self) -> PyTree:
+        """Everything that the optimizer updates, as one dict."""
+        return self.params | self.aux
 
-
-PROJECTION = "projection"
+    def split_trainable(self, trainable: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
+        """Return (parameters of the model, those beside it) of a tree like `trainable`."""
+        params = {name: value for name, value in trainable.items() if name not in self.aux}
+        return params, {name: trainable[name] for name in self.aux}
 
 
 def new_state(
@@ -46,26 +45,37 @@ def new_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     mesh: Mesh | None = None,
-    projection: PyTree | None = None,
+    aux: dict[str, PyTree] | None = None,
     *,
     thaws: bool = False,
 ) -> TrainState:
-    """The state before the first step (traceable; `jax.eval_shape` of it gives the abstract state).
+    """Return the state before the first step (traceable; `jax.eval_shape` gives its shapes).
 
-    With a mesh the vocabulary is padded to what its tensor axis divides; a checkpoint holds the state without that.
-    `thaws` as for `make_optimizer`.
+    With a mesh the vocabulary is padded to a multiple of the mesh's tensor axis; without, the state
+    is as a checkpoint holds it. `thaws` as in `make_optimizer`.
     """
     params = definition.init(seed)
     if mesh is not None:
         params = resize_vocab_like(params, padded_shapes(params, mesh))
-    ema = jax.tree.map(jnp.copy, params) if definition.config.training.ema_decay else None
     zero = jnp.zeros((), jnp.int32)
-    state = TrainState(params, None, ema, zero, zero, zero, projection, zero if thaws else None)
-    return state.replace(opt_state=optimizer.init(state.trained))
+    state = TrainState(
+        params=params,
+        opt_state=None,
+        ema=jax.tree.map(jnp.copy, params) if definition.config.training.ema_decay else None,
+        step=zero,
+        nonfinite_in_row=zero,
+        nonfinite_total=zero,
+        aux=aux or {},
+        thawed_at=zero if thaws else None,
+    )
+    return state.replace(opt_state=optimizer.init(state.trainable))
 
 
 def replace_params(state: TrainState, values: PyTree) -> TrainState:
-    """A fresh state with other numbers in place of some parameters, and averages of those; `values` has their paths."""
+    """Return a fresh state with other values of some parameters, and averages equal to them.
+
+    `values` is a part of the tree of parameters: nested dicts with the same names.
+    """
 
     def replaced(tree: PyTree, new: PyTree) -> PyTree:
         if not isinstance(new, dict):
@@ -73,17 +83,17 @@ def replace_params(state: TrainState, values: PyTree) -> TrainState:
         return tree | {name: replaced(tree[name], below) for name, below in new.items()}
 
     params = replaced(state.params, values)
-    return state.replace(
-        params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params)
-    )
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, ema=ema)
 
 
-def abstract_on_mesh(make_state: Any, mesh: Mesh) -> tuple[PyTree, PyTree]:
-    """(state of ShapeDtypeStructs that carry their shardings, the shardings alone) for a function that makes a state."""
+def abstract_on_mesh(make_state: Callable[[], PyTree], mesh: Mesh) -> tuple[PyTree, PyTree]:
+    """Return (the state as ShapeDtypeStructs with shardings, the shardings alone)."""
     abstract = jax.eval_shape(make_state)
     shardings = state_shardings(abstract, mesh)
-    return jax.tree.map(
+    on_mesh = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,
         shardings,
-    ), shardings
+    )
+    return on_mesh, shardings

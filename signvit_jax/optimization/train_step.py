@@ -1,4 +1,7 @@
-"""One update as a pure function of (state, batch, seed): gradients in parts, clip, AdamW, averaging; a non-finite update is not made."""
+"""One update as a pure function of (state, batch): gradients, update, apply, average.
+
+An update with a loss or a gradient that is not finite is skipped: the state keeps its values.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,47 +11,48 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.layers.batch_norm import BatchMoments, update_running_stats, zero_moments
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.optimization.distillation_loss import DISTILL_LOSSES, LOGITS, distillation_loss
+from signvit_jax.optimization.distillation_loss import TEACHER_LOGITS, DistillationTerm
 from signvit_jax.optimization.losses import (
     Batch,
     LossCounts,
     LossParts,
-    count,
-    divisors,
-    hybrid_loss,
-    outputs,
+    LossTerm,
+    TermInputs,
+    count_targets,
+    forward,
+    loss_denominators,
+    sum_terms,
     translation_loss,
+    translation_terms,
 )
-from signvit_jax.optimization.optimizer import with_backbone
-from signvit_jax.optimization.train_state import PROJECTION, TrainState
+from signvit_jax.optimization.optimizer import backbone_of, with_backbone
+from signvit_jax.optimization.train_state import TrainState
 from signvit_jax.parallel.sharding import batch_sharding, gather_fsdp, replicated
 from signvit_jax.parallel.tracing import tracing_for
 
 
 class StepReport(NamedTuple):
-    """What a step says of itself; the losses are those before the update."""
+    """Scalars of one step; the losses are those before the update."""
 
     loss: LossParts
     grad_norm: Float[Array, ""]
-    finite: Float[Array, ""]  # 1 if the update was made
+    finite: Float[Array, ""]  # 1 if the update was applied, 0 if it was skipped
     nonfinite_in_row: Int[Array, ""]
     nonfinite_total: Int[Array, ""]
-    taught: dict[str, Float[Array, ""]]  # what a teacher adds to the loss, by name
     thawed_at: Int[Array, ""] | None = None  # as in the state
 
 
-class _Gradients(NamedTuple):
-    """What parts of a batch add up to."""
+class BatchGradients(NamedTuple):
+    """Sums over the microbatches of a batch."""
 
-    gradients: PyTree
+    gradients: PyTree  # of the state's `trainable`
     loss: LossParts
-    taught: dict[str, Array]
-    moments: BatchMoments | None
+    moments: BatchMoments | None  # of BatchNorm; None if the backbone has none or is frozen
 
 
 def make_train_step(
@@ -60,7 +64,11 @@ def make_train_step(
     *,
     frozen_backbone: bool,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepReport]]:
-    """The jitted step; the state is donated. With `frozen_backbone` the backbone gets no gradient, decay, update or statistics: no backward pass."""
+    """Return the jitted `train_step`, which donates the state.
+
+    `shardings`: of the state. With `frozen_backbone` the backbone has no backward pass and gets
+    neither gradient nor decay, update or statistics.
+    """
     step = partial(
         train_step,
         definition=definition,
@@ -87,130 +95,159 @@ def train_step(
     mesh: Mesh,
     frozen_backbone: bool,
 ) -> tuple[TrainState, StepReport]:
+    """Return (the next state, the report) of one update on a global batch."""
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    gradients, loss, taught, moments = _gradients(
-        state, batch, key, definition, config, mesh, frozen_backbone
-    )
-    grad_norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm)
-
-    late = (
-        {} if state.thawed_at is None else {"thawed_at": state.thawed_at, "frozen": frozen_backbone}
-    )
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained, **late)
-    params = dict(optax.apply_updates(state.trained, updates))
-    projection = params.pop(PROJECTION, None)
-    before = state.params["encoder"]["backbone"]
-    if frozen_backbone:
-        params = with_backbone(params, before)
-    elif moments is not None:
-        momentum = definition.config.model.encoder.batch_norm_momentum
-        params = with_backbone(
-            params, update_running_stats(params["encoder"]["backbone"], before, moments, momentum)
+    with jax.named_scope("gradients"):
+        gradients, loss, moments = batch_gradients(
+            state,
+            batch,
+            key,
+            definition=definition,
+            config=config,
+            mesh=mesh,
+            frozen_backbone=frozen_backbone,
         )
+        grad_norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm)
+
+    with jax.named_scope("update"):
+        thaw = {}
+        if state.thawed_at is not None:
+            thaw = {"thawed_at": state.thawed_at, "frozen": frozen_backbone}
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, **thaw)
+
+    with jax.named_scope("apply"):
+        trainable = optax.apply_updates(state.trainable, updates)
+        params, aux = state.split_trainable(trainable)
+        if frozen_backbone:
+            params = with_backbone(params, backbone_of(state.params))
+        elif moments is not None:
+            params = _with_running_stats(params, state.params, moments, definition)
+
     ema = state.ema
     if ema is not None:
-        # A short memory at first (Tensorflow's num_updates rule), so that the average does not carry the random start along.
-        decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema = jax.tree.map(lambda average, new: decay * average + (1.0 - decay) * new, ema, params)
+        with jax.named_scope("average"):
+            ema = averaged(ema, params, state.step, config.ema_decay)
 
-    def keep(new: PyTree, old: PyTree) -> PyTree:
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
+    skipped = state.nonfinite_total + jnp.where(finite, 0, 1)
     in_row = jnp.where(finite, 0, state.nonfinite_in_row + 1)
-    nonfinite_total = state.nonfinite_total + jnp.where(finite, 0, 1)
     thawed_at = state.thawed_at
     if thawed_at is not None and frozen_backbone:
-        thawed_at = state.step + 1 - nonfinite_total  # Adam's count: the updates made
-    new = TrainState(
-        params=keep(params, state.params),
-        opt_state=keep(opt_state, state.opt_state),
-        ema=None if ema is None else keep(ema, state.ema),
+        thawed_at = state.step + 1 - skipped  # the updates applied, which is Adam's count
+    new = state.replace(
+        params=_where(finite, params, state.params),
+        opt_state=_where(finite, opt_state, state.opt_state),
+        ema=_where(finite, ema, state.ema),
         step=state.step + 1,
         nonfinite_in_row=in_row,
-        nonfinite_total=nonfinite_total,
-        projection=None if projection is None else keep(projection, state.projection),
+        nonfinite_total=skipped,
+        aux=_where(finite, aux, state.aux),
         thawed_at=thawed_at,
     )
-    return new, StepReport(
-        loss, grad_norm, finite.astype(jnp.float32), in_row, nonfinite_total, taught, thawed_at
-    )
+    applied = finite.astype(jnp.float32)
+    return new, StepReport(loss, grad_norm, applied, in_row, skipped, thawed_at)
 
 
-def _gradients(
+def loss_terms(config: TrainingConfig, batch: Batch) -> list[LossTerm]:
+    """Return the terms of the loss, in the order in which they are added.
+
+    Distillation is one of them if the batch carries a teacher's outputs.
+    """
+    terms = translation_terms(config)
+    if TEACHER_LOGITS in batch:
+        terms.append(DistillationTerm(config.distillation))
+    return terms
+
+
+def batch_gradients(
     state: TrainState,
     batch: Batch,
-    key: Array,
+    key: Key[Array, ""],
+    *,
     definition: ModelDefinition,
     config: TrainingConfig,
     mesh: Mesh,
     frozen_backbone: bool,
-) -> _Gradients:
-    """Gradients and loss of the whole batch, run in `gradient_accumulation` parts one after the other."""
-    counts, parts = divisors(batch), config.gradient_accumulation
+) -> BatchGradients:
+    """Return gradients and loss of a batch, in `gradient_accumulation` microbatches in sequence."""
+    counts, terms = loss_denominators(batch), loss_terms(config, batch)
+    microbatches = config.gradient_accumulation
 
-    def loss(params: PyTree, part: Batch, part_key: Array) -> tuple[Array, tuple]:
-        projection = params.get(PROJECTION)
-        params = {name: value for name, value in params.items() if name != PROJECTION}
+    def loss(trainable: PyTree, part: Batch, part_key: Key[Array, ""]) -> tuple[Array, tuple]:
+        params, aux = state.split_trainable(trainable)
         if frozen_backbone:
-            params = with_backbone(params, jax.lax.stop_gradient(params["encoder"]["backbone"]))
+            params = with_backbone(params, jax.lax.stop_gradient(backbone_of(params)))
         model = definition.bind(gather_fsdp(params, mesh))
         with tracing_for(mesh):
-            said = outputs(model, part, part_key, frozen_backbone=frozen_backbone)
-        total, shares = hybrid_loss(said, part, counts, config, state.step)
-        taught: dict[str, Array] = {}
-        if LOGITS in part:
-            lesson, taught = distillation_loss(
-                model, said, part, counts, config.distillation, projection
-            )
-            total = total + lesson
-            shares = shares._replace(total=total)
-        return total, (shares, taught, said.encoded.moments)
+            outputs = forward(model, part, part_key, frozen_backbone=frozen_backbone)
+        sums = sum_terms(terms, TermInputs(model, outputs, part, counts, state.step, aux))
+        return sums.total, (sums, outputs.encoded.moments)
 
-    def gradient(part: Batch, part_key: Array) -> _Gradients:
-        gradients, sums = jax.grad(loss, has_aux=True)(state.trained, part, part_key)
-        return _Gradients(gradients, *sums)
+    def gradients(part: Batch, part_key: Key[Array, ""]) -> BatchGradients:
+        found, (sums, moments) = jax.grad(loss, has_aux=True)(state.trainable, part, part_key)
+        return BatchGradients(found, sums, moments)
 
-    if parts == 1:
-        return gradient(batch, key)
+    if microbatches == 1:
+        return gradients(batch, key)
 
-    # Row i goes to part i % parts: each device keeps its own rows, whatever the mesh.
-    split = jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
-    )
+    def split(x: Array) -> Array:
+        """Give row i to microbatch i % microbatches: each device keeps its rows on any mesh."""
+        rows = x.shape[0] // microbatches
+        return jnp.moveaxis(x.reshape(rows, microbatches, *x.shape[1:]), 1, 0)
 
-    def add(total: _Gradients, inputs: tuple[Batch, Array]) -> tuple[_Gradients, None]:
+    def add(total: BatchGradients, inputs: tuple[Batch, Array]) -> tuple[BatchGradients, None]:
         part, number = inputs
-        return jax.tree.map(jnp.add, total, gradient(part, jax.random.fold_in(key, number))), None
+        return jax.tree.map(jnp.add, total, gradients(part, jax.random.fold_in(key, number))), None
 
-    nothing = _Gradients(
-        jax.tree.map(jnp.zeros_like, state.trained),
-        LossParts(*(jnp.zeros(()) for _ in LossParts._fields)),
-        {name: jnp.zeros(()) for name in DISTILL_LOSSES} if LOGITS in batch else {},
-        None if frozen_backbone else zero_moments(state.params["encoder"]["backbone"]),
+    names = [name for term in terms for name in term.metrics]
+    zeros = BatchGradients(
+        gradients=jax.tree.map(jnp.zeros_like, state.trainable),
+        loss=LossParts(jnp.zeros(()), {name: jnp.zeros(()) for name in names}),
+        moments=None if frozen_backbone else zero_moments(backbone_of(state.params)),
     )
-    return jax.lax.scan(add, nothing, (split, jnp.arange(parts)))[0]
+    parts = jax.tree.map(split, batch), jnp.arange(microbatches)
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def averaged(ema: PyTree, params: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
+    """Return the exponential moving average of the parameters after an update.
+
+    The decay is at most (1 + step) / (10 + step), TensorFlow's `num_updates` rule: a short memory
+    at first forgets the random start.
+    """
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda average, new: decay * average + (1.0 - decay) * new, ema, params)
+
+
+def _with_running_stats(
+    new: PyTree, old: PyTree, moments: BatchMoments, definition: ModelDefinition
+) -> PyTree:
+    """Return the parameters `new` with BatchNorm's statistics moved from those of `old`."""
+    momentum = definition.config.model.encoder.batch_norm_momentum
+    return with_backbone(
+        new, update_running_stats(backbone_of(new), backbone_of(old), moments, momentum)
+    )
+
+
+def _where(finite: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
 
 def make_eval_step(
     definition: ModelDefinition, config: TrainingConfig, mesh: Mesh, shardings: PyTree
 ) -> Callable[[PyTree, Batch], dict[str, Array]]:
-    """Jitted (params, batch) -> sums and counts of the losses without dropout, to be added up over batches."""
+    """Return the jitted (parameters, batch) -> sums of the losses and their counts, no dropout.
+
+    The keys are the metrics of `translation_terms`, "tokens" and "clips"; all of them add up over
+    batches. `shardings`: of the parameters.
+    """
 
     def step(params: PyTree, batch: Batch) -> dict[str, Array]:
         one = jnp.ones(())
         with tracing_for(mesh):
-            _, sums = translation_loss(
-                definition.bind(gather_fsdp(params, mesh)), batch, LossCounts(one, one), config
-            )
-        counts = count(batch)
-        return {
-            "ce": sums.ce,
-            "ctc": sums.ctc,
-            "impossible": sums.impossible,
-            "tokens": counts.tokens,
-            "clips": counts.clips,
-        }
+            model = definition.bind(gather_fsdp(params, mesh))
+            _, sums = translation_loss(model, batch, LossCounts(one, one), config)
+        return sums.metrics | count_targets(batch)._asdict()
 
     return jax.jit(
         step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh)

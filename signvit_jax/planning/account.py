@@ -1,4 +1,8 @@
-"""What a config would train, in words and numbers, for people who plan a run: no data set is needed and no weights are allocated."""
+"""Describes the run that a config would start, as text.
+
+It lists parameters, operations, memory, shardings and batches. It needs no data set and allocates
+no weights.
+"""
 
 import collections
 import dataclasses
@@ -17,10 +21,10 @@ from signvit_jax.optimization.train_step import make_train_step
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import parameter_path
 from signvit_jax.planning.flops import ClipFlops, clip_flops, peak_flops
-from signvit_jax.planning.memory import batch_shapes, step_memory
+from signvit_jax.planning.memory import GIB, batch_shapes, step_memory
 
-_BERT_VOCABULARY = 30_522  # of bert-base-uncased, where its vocabulary file is not here
-_DEPTH = 3  # of the tree of modules that is shown
+_BERT_VOCABULARY = 30_522  # of bert-base-uncased, used if its vocabulary file is not found
+_DEPTH = 3  # levels of the tree of modules that are shown
 _ARRAYS = ("kernel", "bias", "scale")  # of a single layer: not shown one by one
 
 
@@ -32,7 +36,11 @@ def describe(
     *,
     compiling: bool = True,
 ) -> str:
-    """The whole account as text. Raises ConfigError for a mesh that the devices or the batch do not fit."""
+    """Return the complete description of a config.
+
+    `compiling`: compile the training step, to include XLA's plan of gradients and activations.
+    Raises ConfigError for a mesh that does not fit the devices or the batch.
+    """
     if config.model.ctc.target == "auto":
         config = with_ctc_target(config, "gloss" if gloss_vocab_size else "text")
     vocab_size = vocab_size or _largest_vocabulary(config)
@@ -42,9 +50,8 @@ def describe(
 
     mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
     definition = ModelDefinition(config, vocab_size, gloss_vocab_size)
-    optimizer = make_optimizer(
-        training, training.num_epochs
-    )  # of how many steps its schedule is changes neither shapes nor work
+    # The length of the schedule changes neither shapes nor operations.
+    optimizer = make_optimizer(training, training.num_epochs)
     state, shardings = abstract_on_mesh(
         lambda: new_state(definition, optimizer, training.seed, mesh), mesh
     )
@@ -53,13 +60,13 @@ def describe(
     )
     step = make_train_step(definition, optimizer, training, mesh, shardings, frozen_backbone=False)
     compiled = step.lower(state, batch).compile() if compiling else None
+    flops = clip_flops(definition, config.data.num_frames, text_length)
+    memory = step_memory(state, batch, compiled).table()
     return "\n\n".join(
         [
             _parameters(definition),
-            _operations(
-                config, clip_flops(definition, config.data.num_frames, text_length), text_length
-            ),
-            f"memory of each device in a step of training\n{step_memory(state, batch, compiled).table()}",
+            _operations(config, flops, text_length),
+            f"memory of each device in a step of training\n{memory}",
             _shardings(state, mesh),
             _batch(config, batch),
         ]
@@ -67,88 +74,84 @@ def describe(
 
 
 def _parameters(definition: ModelDefinition) -> str:
-    modules: dict[tuple[str, ...], int] = {}
+    counts: dict[tuple[str, ...], int] = {}  # module -> parameters
     for path, leaf in jax.tree_util.tree_leaves_with_path(definition.abstract_params()):
-        parts = tuple(parameter_path(path).split("/"))
-        for depth in range(min(_DEPTH, len(parts) - (parts[-1] in _ARRAYS)) + 1):
-            modules[parts[:depth]] = modules.get(parts[:depth], 0) + math.prod(leaf.shape)
-    total = modules.pop(())
-    lines = [
-        f"  {'  ' * (len(parts) - 1) + parts[-1]:32} {count:13,} {count / total:7.1%}"
-        for parts, count in modules.items()
-    ]
-    vocabularies = f"{definition.vocab_size:,} tokens" + (
-        f", {definition.gloss_vocab_size:,} glosses" if definition.gloss_vocab_size else ""
-    )
-    return "\n".join(
-        [
-            f"parameters, with a vocabulary of {vocabularies}",
-            *lines,
-            f"  {'together':32} {total:13,} {4 * total / 2**30:6.2f} GiB in float32",
-        ]
-    )
+        names = tuple(parameter_path(path).split("/"))
+        for depth in range(min(_DEPTH, len(names) - (names[-1] in _ARRAYS)) + 1):
+            counts[names[:depth]] = counts.get(names[:depth], 0) + math.prod(leaf.shape)
+    total = counts.pop(())
+    vocabularies = f"{definition.vocab_size:,} tokens"
+    if definition.gloss_vocab_size:
+        vocabularies += f", {definition.gloss_vocab_size:,} glosses"
+    lines = [f"parameters, with a vocabulary of {vocabularies}"]
+    for names, count in counts.items():
+        indented = "  " * (len(names) - 1) + names[-1]
+        lines.append(f"  {indented:32} {count:13,} {count / total:7.1%}")
+    lines.append(f"  {'total':32} {total:13,} {4 * total / GIB:6.2f} GiB in float32")
+    return "\n".join(lines)
 
 
 def _operations(config: Config, flops: ClipFlops, text_length: int) -> str:
     frames, device = config.data.num_frames, jax.devices()[0].device_kind
-    step = flops.training() * config.training.batch_size
+
+    def line(name: str, operations: float, note: str = "") -> str:
+        return f"  {name:20} {operations / 1e9:12,.2f}" + (f"   ({note})" if note else "")
+
     lines = [
-        f"  {field.name:20} {getattr(flops, field.name) / 1e9:12,.2f}"
-        for field in dataclasses.fields(flops)
+        f"GFLOP per clip of {frames} frames and {text_length} tokens, matrix products alone",
+        *(line(field.name, getattr(flops, field.name)) for field in dataclasses.fields(flops)),
+        line(
+            "forward",
+            flops.forward,
+            f"{flops.backbone / frames / 1e9:,.2f} a frame in the backbone",
+        ),
+        line("training", flops.training(), "forward and backward"),
     ]
-    lines += [
-        f"  {'forward':20} {flops.forward / 1e9:12,.2f}   ({flops.backbone / frames / 1e9:,.2f} a frame in the backbone)",
-        f"  {'training':20} {flops.training() / 1e9:12,.2f}   (forward and backward)",
-    ]
-    if config.model.encoder.freeze_epochs:
+    if epochs := config.model.encoder.freeze_epochs:
         frozen = flops.training(frozen_backbone=True)
-        lines.append(
-            f"  {'backbone frozen':20} {frozen / 1e9:12,.2f}   (the first {config.model.encoder.freeze_epochs} epochs)"
-        )
-    lines.append(f"  {'a step':20} {step / 1e9:12,.2f}   ({config.training.batch_size} clips)")
+        lines.append(line("backbone frozen", frozen, f"the first {epochs} epochs"))
+    step = flops.training() * config.training.batch_size
+    lines.append(line("a step", step, f"{config.training.batch_size} clips"))
     if (peak := peak_flops(device)) is not None:
-        lines.append(
-            f"  {device} at its peak would take {1e3 * step / peak / jax.device_count():,.1f} ms for a step"
-        )
-    return "\n".join(
-        [f"GFLOP a clip of {frames} frames and {text_length} tokens, matrix products alone", *lines]
-    )
+        milliseconds = 1e3 * step / peak / jax.device_count()
+        lines.append(f"  {device} at its peak would take {milliseconds:,.1f} ms for a step")
+    return "\n".join(lines)
 
 
 def _shardings(state: TrainState, mesh: Mesh) -> str:
     axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
-    whole, cut = 0, collections.Counter()
+    replicated = 0
+    sharded: collections.Counter[str] = collections.Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        here = leaf.sharding.shard_shape(leaf.shape)
-        if here == leaf.shape:
-            whole += 1
+        shard = leaf.sharding.shard_shape(leaf.shape)
+        if shard == leaf.shape:
+            replicated += 1
             continue
-        of_which = ", ".join(str(axis) if axis else "-" for axis in leaf.sharding.spec)
-        layers_as_one = re.sub(r"/\d+/", "/*/", parameter_path(path))
-        cut[
-            f"{layers_as_one:56} {_shape(leaf.shape):14} ({of_which})".ljust(96) + _shape(here)
-        ] += 1
+        spec = ", ".join(str(axis) if axis else "-" for axis in leaf.sharding.spec)
+        name = re.sub(r"/\d+/", "/*/", parameter_path(path))  # one line for all layers
+        line = f"{name:56} {_shape(leaf.shape):14} ({spec})".ljust(96)
+        sharded[line + _shape(shard)] += 1
     lines = [
         f"mesh {axes}: {mesh.size} x {jax.devices()[0].device_kind}",
-        f"  {whole} parameters lie whole on every device",
+        f"  {replicated} parameters are replicated on every device",
     ]
-    if cut:
-        lines.append(f"  {sum(cut.values())} are cut, and the optimizer's moments with them:")
-        lines += [f"  {count:3} x {line}" for line, count in cut.items()]
+    if sharded:
+        lines.append(f"  {sharded.total()} are sharded, and the optimizer's moments with them:")
+        lines += [f"  {count:3} x {line}" for line, count in sharded.items()]
     return "\n".join(lines)
 
 
 def _batch(config: Config, batch: dict[str, jax.ShapeDtypeStruct]) -> str:
-    lines = [
-        f"  {name:16} {leaf.dtype.name:8} {_shape(leaf.shape):28} on one device {_shape(leaf.sharding.shard_shape(leaf.shape))}"
-        for name, leaf in batch.items()
-    ]
-    shorter = (
-        f"; there are batches of {', '.join(map(str, config.frame_buckets[:-1]))} frames too"
-        if config.frame_buckets[:-1]
-        else ""
-    )
-    return "\n".join([f"a batch of training, over all processes{shorter}", *lines])
+    title = "a batch of training, over all processes"
+    if shorter := config.frame_buckets[:-1]:
+        title += f"; there are batches of {', '.join(map(str, shorter))} frames too"
+    lines = [title]
+    for name, leaf in batch.items():
+        shard = _shape(leaf.sharding.shard_shape(leaf.shape))
+        lines.append(
+            f"  {name:16} {leaf.dtype.name:8} {_shape(leaf.shape):28} on one device {shard}"
+        )
+    return "\n".join(lines)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -159,6 +162,6 @@ def _largest_vocabulary(config: Config) -> int:
     if config.tokenizer.name != "bert":
         return config.tokenizer.vocab_size
     path = Path(config.tokenizer.vocab_file)
-    return (
-        len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else _BERT_VOCABULARY
-    )
+    if not path.is_file():
+        return _BERT_VOCABULARY
+    return len(path.read_text(encoding="utf-8").splitlines())

@@ -1,7 +1,9 @@
-"""How many floating-point operations the model is, and how many a device could have made: what MFU is the quotient of.
+"""Model FLOPs and peak device FLOP/s, for MFU.
 
-Matrix products and convolutions are counted in the traced program itself, so that every option of the model counts as what it computes. Elementwise
-operations are left out, as is what rematerialisation computes a second time: MFU (Chowdhery et al. 2022) is about the work that was asked for.
+Matrix products and convolutions are counted in the traced program itself, so every option of the
+model counts as what it computes. Elementwise operations are not counted, nor is what
+rematerialization computes a second time: MFU (Chowdhery et al. 2022) measures the work of the
+model, not that of its implementation.
 """
 
 import dataclasses
@@ -16,7 +18,8 @@ from signvit_jax.layers.attention import length_mask
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import SignTranslator
 
-# Dense bfloat16 operations a second, from the vendors' data sheets. The first name that a device's kind contains counts.
+# Dense bfloat16 operations per second, from the vendors' data sheets. The first name that is part
+# of a device's kind counts.
 _PEAKS = {
     "B200": 2250e12,
     "GH200": 989e12,
@@ -43,7 +46,10 @@ _PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bf16 operations a second of one device, by JAX's name of it; None for a CPU and for a device that the table does not know."""
+    """Return one device's dense bf16 operations per second, by JAX's name of its kind.
+
+    None for a CPU and for a device that is not in the table.
+    """
     return next((peak for name, peak in _PEAKS.items() if name in device_kind), None)
 
 
@@ -61,29 +67,35 @@ class ClipFlops:
         return self.backbone + self.temporal + self.decoder + self.ctc_head
 
     def training(self, *, frozen_backbone: bool = False) -> float:
-        """Forward and backward; the backward pass has two products for each of the forward's, and none through a frozen backbone."""
+        """Return the operations of the forward and the backward pass.
+
+        The backward pass has two products for each one of the forward pass, and none in a frozen
+        backbone.
+        """
         return 3.0 * self.forward - (2.0 * self.backbone if frozen_backbone else 0.0)
 
 
 def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> ClipFlops:
-    """Counts for a clip of `frames` frames and a text padded to `text_length` tokens, BOS and EOS included. Traces, and computes nothing."""
-    # A fused attention kernel cannot be looked into; the same attention in plain products can.
+    """Count the operations of a clip by tracing the model; nothing is computed.
+
+    `frames`: the clip's length. `text_length`: tokens of the padded text, with BOS and EOS.
+    """
+    # The operations of a fused attention kernel cannot be traced; those of plain attention can.
     encoder = dataclasses.replace(definition.config.model.encoder, attention="xla")
     model_config = dataclasses.replace(definition.config.model, encoder=encoder)
     config = dataclasses.replace(definition.config, model=model_config)
     definition = ModelDefinition(config, definition.vocab_size, definition.gloss_vocab_size)
-    params, key = definition.abstract_params(), jax.eval_shape(lambda: jax.random.key(0))
+    params = definition.abstract_params()
+    key = jax.eval_shape(lambda: jax.random.key(0))
     size = config.data.image_size
-    video, lengths = (
-        jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
+    video = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.uint8)
+    lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     tokens = jax.ShapeDtypeStruct((1, text_length - 1), jnp.int32)
 
     def encode(params: Any, video: Any, lengths: Any, key: Any) -> Any:
         return definition.bind(params).encode(video, lengths, key)
 
-    def narrow(params: Any, features: Any, lengths: Any, key: Any) -> Any:
+    def temporal_and_pooling(params: Any, features: Any, lengths: Any, key: Any) -> Any:
         encoder = definition.bind(params).encoder
         mask = length_mask(lengths, frames)
         return encoder.pooling(encoder.temporal(features, mask, key), mask, key)
@@ -95,7 +107,7 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     features = jax.ShapeDtypeStruct(
         (1, frames, config.model.encoder.output_dim), encoded.frames.dtype
     )
-    temporal = traced_flops(narrow, params, features, lengths, key)
+    temporal = traced_flops(temporal_and_pooling, params, features, lengths, key)
     return ClipFlops(
         backbone=traced_flops(encode, params, video, lengths, key) - temporal,
         temporal=temporal,
@@ -105,7 +117,10 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
 
 
 def traced_flops(function: Any, *inputs: Any) -> float:
-    """Operations of the matrix products and convolutions of a function of arrays (or their shapes); a multiply-add counts as two."""
+    """Count the matrix products and convolutions of a function of arrays or their shapes.
+
+    A multiply-add counts as two operations.
+    """
     return _count(jax.make_jaxpr(function)(*inputs).jaxpr)
 
 
@@ -118,11 +133,8 @@ def _count_equation(equation: Any) -> float:
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return (
-            2.0
-            * math.prod(equation.outvars[0].aval.shape)
-            * math.prod(left[axis] for axis in contracted)
-        )
+        terms = math.prod(left[axis] for axis in contracted)
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * terms
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
@@ -134,6 +146,7 @@ def _count_equation(equation: Any) -> float:
 
 
 def _jaxprs(value: Any) -> list[Any]:
+    """Return the inner programs among an equation's parameters."""
     if isinstance(value, tuple | list):
         return [jaxpr for item in value for jaxpr in _jaxprs(item)]
     jaxpr = getattr(value, "jaxpr", value)

@@ -1,4 +1,4 @@
-"""What a training step needs of one device's memory, and what to do where there is not enough."""
+"""Memory that a training step needs on one device, and what to change if there is not enough."""
 
 import dataclasses
 import logging
@@ -15,6 +15,7 @@ from signvit_jax.errors.base import SignVitError
 from signvit_jax.optimization.train_state import TrainState
 from signvit_jax.parallel.sharding import batch_sharding
 from signvit_jax.runtime.exit_codes import OUT_OF_MEMORY
+from signvit_jax.runtime.memory_advice import memory_advice
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +24,18 @@ BATCHES_ON_DEVICE = 2  # the one that a step works on, and the next (`StepWatch.
 
 
 class DeviceMemoryError(SignVitError, RuntimeError):
-    """A step that does not fit; the message has the estimate and the advice."""
+    """A training step that does not fit; the message has the estimate and the advice."""
 
     exit_code = OUT_OF_MEMORY
 
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-    """Bytes on one device while a step runs. The state is exact; `temporaries` (gradients, activations) is XLA's plan, None before it is compiled."""
+    """Bytes on one device while a training step runs.
+
+    The state is exact. `temporaries` (gradients, activations) is XLA's plan; None if the step was
+    not compiled.
+    """
 
     parameters: int
     optimizer: int
@@ -45,33 +50,40 @@ class StepMemory:
         )
 
     def table(self) -> str:
-        """A line for each part, in GiB, and what is there where the device says so."""
-        names = {
-            "parameters": "parameters",
-            "optimizer": "optimizer",
-            "average": "averaged parameters",
-            "batch": f"{BATCHES_ON_DEVICE} batches",
-            "temporaries": "gradients and activations",
+        """Return a line in GiB for each part, the total, and the device's limit if it has one."""
+        parts = {
+            "parameters": self.parameters,
+            "optimizer": self.optimizer,
+            "averaged parameters": self.average,
+            f"{BATCHES_ON_DEVICE} batches": self.batch,
+            "gradients and activations": self.temporaries,
         }
-        rows = [(name, getattr(self, field)) for field, name in names.items()]
-        lines = [
-            f"  {name:26} {'not compiled' if size is None else f'{size / GIB:9.3f} GiB'}"
-            for name, size in rows
-            if size != 0
-        ]
-        lines.append(
-            f"  {'together' if self.temporaries is not None else 'together, without those':26} {self.total / GIB:9.3f} GiB"
-        )
+        lines = []
+        for name, size in parts.items():
+            if size is None:
+                lines.append(f"  {name:26} not compiled")
+            elif size != 0:
+                lines.append(_table_line(name, size))
+        compiled = self.temporaries is not None
+        lines.append(_table_line("total" if compiled else "total without those", self.total))
         limit = memory_limit()
-        return "\n".join(
-            lines if limit is None else [*lines, f"  {'the device has':26} {limit / GIB:9.3f} GiB"]
-        )
+        if limit is not None:
+            lines.append(_table_line("the device has", limit))
+        return "\n".join(lines)
+
+
+def _table_line(name: str, size: int) -> str:
+    return f"  {name:26} {size / GIB:9.3f} GiB"
 
 
 def batch_shapes(
     config: Config, mesh: Mesh, frames: int, text_length: int, gloss_length: int = 0
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch of training as the step takes it: clips of `frames` frames, texts of `text_length` tokens, and glosses where there are any."""
+    """Return the shapes of a global training batch as the step takes it.
+
+    Clips have `frames` frames, texts `text_length` tokens, and glosses `gloss_length` tokens; 0
+    means no glosses.
+    """
     b, size = config.training.batch_size, config.data.image_size
     shapes = {
         "video": ((b, frames, size, size, 3), jnp.uint8),
@@ -94,7 +106,11 @@ def batch_shapes(
 def step_memory(
     state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], compiled: Any = None
 ) -> StepMemory:
-    """For shapes that carry their shardings, and the step that was compiled for them (`jax.stages.Compiled`), if it was."""
+    """Return the memory of a step.
+
+    `state`, `batch`: shapes with shardings. `compiled`: the step compiled for them
+    (`jax.stages.Compiled`), or None.
+    """
     temporaries = None
     if compiled is not None:
         plan = compiled.memory_analysis()
@@ -105,16 +121,16 @@ def step_memory(
             + plan.generated_code_size_in_bytes
         )
     return StepMemory(
-        bytes_per_device(state.params),
-        bytes_per_device(state.opt_state),
-        bytes_per_device(state.ema),
-        BATCHES_ON_DEVICE * bytes_per_device(batch),
-        temporaries,
+        parameters=bytes_per_device(state.params),
+        optimizer=bytes_per_device(state.opt_state),
+        average=bytes_per_device(state.ema),
+        batch=BATCHES_ON_DEVICE * bytes_per_device(batch),
+        temporaries=temporaries,
     )
 
 
 def bytes_per_device(tree: PyTree) -> int:
-    """Of arrays, or shapes, that carry their shardings."""
+    """Return the bytes on one device of arrays, or of shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -122,12 +138,15 @@ def bytes_per_device(tree: PyTree) -> int:
 
 
 def memory_limit() -> int | None:
-    """Bytes that the first device lets a program use; None where it does not say (a CPU)."""
+    """Return the bytes that a program may use on the first device; None if unknown (a CPU)."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def peak_memory() -> int | None:
-    """The most bytes that were in use on any of this process's devices since the start; None where they do not say (a CPU)."""
+    """Return the peak bytes in use since the start, on the fullest of this process's devices.
+
+    None if the devices do not report it (CPUs).
+    """
     peaks = [
         (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
     ]
@@ -135,11 +154,11 @@ def peak_memory() -> int | None:
 
 
 def check_fits(config: Config, mesh: Mesh, memory: StepMemory) -> None:
-    """Raises DeviceMemoryError, before the first step, for one that needs more than there is."""
+    """Raise DeviceMemoryError, before the first step, if a step needs more than the device has."""
     limit = memory_limit()
     if limit is not None and memory.total > limit:
-        needed = f"a step needs {memory.total / GIB:.2f} GiB of each device"
-        raise DeviceMemoryError(_explanation(needed, config, mesh, memory))
+        cause = f"a step needs {memory.total / GIB:.2f} GiB of each device"
+        raise DeviceMemoryError(_message(cause, config, mesh, memory))
 
 
 def describe_oom(
@@ -150,68 +169,60 @@ def describe_oom(
     batch: dict[str, jax.ShapeDtypeStruct],
     step: Any,
 ) -> DeviceMemoryError:
-    """XLA's error with what the jitted `step` needs and what to change. Compiles it for these shapes: from the cache, if it had been compiled."""
+    """Return XLA's error with the memory that the jitted `step` needs and what to change.
+
+    The step is compiled for these shapes, or taken from the cache if it was compiled before.
+    """
     log.warning("out of memory; working out what a step needs")
     try:
         compiled = step.lower(state, batch).compile()
-    except jax.errors.JaxRuntimeError:  # too large even for that
+    except jax.errors.JaxRuntimeError:  # too large to compile
         compiled = None
     cause = str(error).strip().splitlines()[0]
-    return DeviceMemoryError(_explanation(cause, config, mesh, step_memory(state, batch, compiled)))
+    return DeviceMemoryError(_message(cause, config, mesh, step_memory(state, batch, compiled)))
 
 
-def _explanation(cause: str, config: Config, mesh: Mesh, memory: StepMemory) -> str:
-    return f"out of memory: {cause}\nWhat one training step needs of each device:\n{memory.table()}\n{memory_advice(config, mesh)}"
-
-
-def memory_advice(config: Config, mesh: Mesh) -> str:
-    """What to change, first what leaves the result as it is; only what this config still has to give."""
-    training, encoder, ways = (
-        config.training,
-        config.model.encoder,
-        mesh.shape["data"] * mesh.shape["fsdp"],
+def _message(cause: str, config: Config, mesh: Mesh, memory: StepMemory) -> str:
+    return "\n".join(
+        [
+            f"out of memory: {cause}",
+            "What one training step needs of each device:",
+            memory.table(),
+            step_advice(config, mesh),
+        ]
     )
-    advice = []
-    parts = _next_divisor(training.batch_size // ways, training.gradient_accumulation)
-    if parts is not None:
-        advice.append(
-            f"--config.training.gradient_accumulation={parts}: the batch of {training.batch_size} is run as {parts} x {training.batch_size // parts} "
-            "(the same result)"
-        )
+
+
+def step_advice(config: Config, mesh: Mesh) -> str:
+    """Return what to change so that a step needs less; only options that this config has left."""
+    training = config.training
+    encoder = config.model.encoder
+    data = config.data
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]  # the batch is sharded this many ways
+    values = {
+        "data.num_frames": f" (now {data.num_frames})",
+        "data.image_size": f" (now {data.image_size}; a multiple of {encoder.patch_size})",
+    }
+    microbatches = _next_divisor(training.batch_size // ways, training.gradient_accumulation)
+    if microbatches is not None:
+        size = training.batch_size // microbatches
+        values["training.gradient_accumulation"] = f"={microbatches} ({microbatches} x {size})"
     if training.remat != "full":
-        following = "full" if training.remat == "dots" else "dots, then full"
-        advice.append(
-            f"--config.training.remat={following}: keeps less for the backward pass and computes it again (the same result, slower)"
-        )
+        values["training.remat"] = "=full" if training.remat == "dots" else "=dots, then =full"
     if encoder.backbone == "dense_vit" and not encoder.frames_per_chunk:
-        frames = training.batch_size // training.gradient_accumulation * config.data.num_frames
-        if (chunk := max(ways, frames // 4 // ways * ways)) < frames:
-            advice.append(
-                f"--config.model.encoder.frames_per_chunk={chunk}: the backbone sees so many frames at a time (the same result, slower)"
-            )
+        frames = training.batch_size // training.gradient_accumulation * data.num_frames
+        chunk = max(ways, frames // 4 // ways * ways)
+        if chunk < frames:
+            values["model.encoder.frames_per_chunk"] = f"={chunk}"
     if training.adam_moments == "float32":
-        advice.append(
-            "--config.training.adam_moments=bfloat16: two thirds of the state (for a run from its start; nearly the same result)"
-        )
+        values["training.adam_moments"] = "=bfloat16"
     if mesh.shape["data"] > 1:
-        advice.append(
-            f"--config.mesh.data=1 --config.mesh.fsdp={ways}: spreads parameters and optimizer state over the devices (the same result)"
-        )
+        values["mesh.fsdp"] = f"={ways} --config.mesh.data=1"
     elif mesh.size == 1:
-        advice.append(
-            "more devices with --config.mesh.fsdp: parameters and optimizer state are spread over them (the same result)"
-        )
+        values["mesh.fsdp"] = "=2 or more, with as many devices"
     if training.batch_size >= 2 * ways:
-        advice.append(
-            f"--config.training.batch_size={training.batch_size // 2 // ways * ways}: another result"
-        )
-    advice.append(
-        f"fewer frames (config.data.num_frames, now {config.data.num_frames}) or smaller pictures "
-        f"(config.data.image_size, now {config.data.image_size}; a multiple of {encoder.patch_size})"
-    )
-    return "What to do, in this order:\n" + "\n".join(
-        f"  {number}. {line}" for number, line in enumerate(advice, 1)
-    )
+        values["training.batch_size"] = f"={training.batch_size // 2 // ways * ways}"
+    return memory_advice(values)
 
 
 def _next_divisor(total: int, after: int) -> int | None:

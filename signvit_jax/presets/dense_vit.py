@@ -1,9 +1,12 @@
-"""The recommended full-size model: ViT-L/16 on every frame, clips of their own length, positions in space and time, CTC over the frames.
+r"""The recommended full-size model: ViT-L/16 on every frame, clips of any length, CTC over frames.
 
-    python -m signvit_jax.train --config=dense_vit --workdir=runs/dense_vit --config.data.name=isign --config.data.data_dir=data
+    python -m signvit_jax.train --config=dense_vit --workdir=runs/dense_vit \
+        --config.data.name=isign --config.data.data_dir=data
 
-Model: the backbone of `reference.py` (303,301,632 parameters) with what it lacked; the vocabulary is learned from the training text.
-Hardware: one 80 GB GPU; for a 40 GB one halve training.batch_size or double training.gradient_accumulation. Not trained to the end yet.
+Model: the backbone of `reference.py` (303,301,632 parameters) with positions in space and time; the
+vocabulary is learned from the training text.
+Hardware: one 80 GB GPU; for a 40 GB one halve training.batch_size or double
+training.gradient_accumulation. Not trained to the end yet.
 """
 
 from ml_collections import ConfigDict

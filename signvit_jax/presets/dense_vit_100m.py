@@ -1,8 +1,9 @@
-"""`dense_vit.py` at the size that the reference system claimed: about 100M parameters in all, under 400 MB in float32.
+r"""`dense_vit.py` at the size that the reference states: about 100M parameters, 400 MB in float32.
 
-    python -m signvit_jax.train --config=dense_vit_100m --workdir=runs/dense_vit_100m --config.data.name=isign --config.data.data_dir=data
+    python -m signvit_jax.train --config=dense_vit_100m --workdir=runs/dense_vit_100m \
+        --config.data.name=isign --config.data.data_dir=data
 
-Model: ViT-B/16 (85.8M) and a decoder 240 wide; 98.0M parameters with 16,000 words.
+Model: ViT-B/16 (85.8M) and a decoder of width 240; 98.0M parameters with a 16,000-word vocabulary.
 Hardware: one 24 GB GPU. Not trained to the end yet.
 """
 

@@ -1,11 +1,17 @@
-"""The mobile model: MobileNetV3-Large on every frame and a decoder 256 wide; as the student of a larger model, or alone.
+r"""The mobile model: MobileNetV3-Large on every frame and a decoder of width 256.
 
-    python -m signvit_jax.train --config=mobilenet_v3 --workdir=runs/mobilenet_v3 --config.data.name=isign --config.data.data_dir=data
-    python -m signvit_jax.distill --config=mobilenet_v3 --workdir=runs/mobilenet_v3 ... --teacher=runs/dense_vit
+It is trained as the student of a larger model, or alone:
 
-Start from ImageNet where you can: --config.model.encoder.pretrained=FILE, torchvision's or timm's weights (docs/pretrained.md).
-Model: 2,971,952 parameters in the features, 15.9M in all with 30,522 words, whose one matrix the decoder and the CTC head share.
-What it reads and how it is split is as in `dense_vit.py`, its teacher. Not trained to the end yet.
+    python -m signvit_jax.train --config=mobilenet_v3 --workdir=runs/mobilenet_v3 \
+        --config.data.name=isign --config.data.data_dir=data
+    python -m signvit_jax.distill --config=mobilenet_v3 --workdir=runs/mobilenet_v3 \
+        --teacher=runs/dense_vit ...
+
+Start from ImageNet if you can: --config.model.encoder.pretrained=FILE with torchvision's or timm's
+weights (docs/pretrained.md).
+Model: 2,971,952 parameters in the features, 15.9M in all with a 30,522-word vocabulary, whose
+matrix the decoder and the CTC head share. Data and tokens are those of `dense_vit.py`, its teacher.
+Not trained to the end yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,13 @@
-"""Memorises a folder of a few dozen real clips: the proof that files, annotation and model fit together, before a large run.
+r"""Memorizes a few dozen real clips, to check that videos, table and model fit before a large run.
 
-    python -m tfds_builders.build video_folder --data_dir=data --csv=clips.csv --videos=clips --val_fraction=0 --test_fraction=0
-    python -m signvit_jax.train --config=overfit_small --workdir=runs/overfit --config.data.data_dir=data
+    python -m tfds_builders.build video_folder --data_dir=data --csv=clips.csv --videos=clips \
+        --val_fraction=0 --test_fraction=0
+    python -m signvit_jax.train --config=overfit_small --workdir=runs/overfit \
+        --config.data.data_dir=data
     python -m signvit_jax.eval --workdir=runs/overfit --split=train
 
-Expect: exact match near 1.0 on the clips trained on (and nothing on new ones). Hardware: two CPU cores, about five minutes for 90 clips of 2-5 s.
+Expect: exact match near 1.0 on the training clips, and nothing on new ones.
+Hardware: two CPU cores, about five minutes for 90 clips of 2-5 s.
 """
 
 from ml_collections import ConfigDict

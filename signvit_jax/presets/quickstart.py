@@ -1,9 +1,12 @@
-"""A few minutes on two CPU cores: from drawn signs to text, with everything that a real run has. `scripts/quickstart.sh` runs it.
+r"""A few minutes on two CPU cores: from drawn signs to text, with all parts of a real run.
 
-    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=600 --num_validation=48 --num_test=48
+`scripts/quickstart.sh` runs it:
+
+    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=600 \
+        --num_validation=48 --num_test=48
     python -m signvit_jax.train --config=quickstart --workdir=runs/quickstart
 
-Expect: the loss falls and sentences take shape; far too short to be right about new signers.
+Expect: the loss falls and sentences take shape; far too short to translate new signers correctly.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,19 @@
-"""The reference system as it is: its sizes, its loss, its schedule, its 16 frames a clip. For comparison; `dense_vit.py` is what we recommend.
+r"""The reference system: its sizes, loss, schedule and 16 frames per clip.
 
-    python -m signvit_jax.train --config=reference --workdir=runs/reference --config.data.name=isign --config.data.data_dir=data
-    python -m signvit_jax.train --config=reference:bert/vocab.txt --workdir=runs/reference_bert ...     (with a BERT vocabulary file)
+It is for comparison; we recommend `dense_vit.py`.
 
-Model: ViT-L/16 on every frame, 303,301,632 parameters; 354,323,258 in all with a 30,522-word vocabulary.
-Hardware: the reference names 40-50 GB for this batch; with --config.training.remat=dots it fits a 40 GB A100.
+    python -m signvit_jax.train --config=reference --workdir=runs/reference \
+        --config.data.name=isign --config.data.data_dir=data
+
+With a BERT vocabulary file:
+
+    python -m signvit_jax.train --config=reference:bert/vocab.txt \
+        --workdir=runs/reference_bert ...
+
+Model: ViT-L/16 on every frame, 303,301,632 parameters; 354,323,258 in all with a 30,522-word
+vocabulary.
+Hardware: the reference states 40-50 GB for this batch; with --config.training.remat=dots it fits a
+40 GB A100.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,13 @@
-"""Learns to translate new sentences by new signers, from nothing, in half an hour on a CPU core. What it owes to what: docs/learning.md.
+r"""Learns from scratch to translate new sentences by new signers, in half an hour on one CPU core.
 
-    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=6000 --num_validation=200 --num_test=300
-    python -m signvit_jax.train --config=small --workdir=runs/small --config.data.data_dir=data
+    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=6000 \
+        --num_validation=200 --num_test=300
+    python -m signvit_jax.train --config=small --workdir=runs/small \
+        --config.data.data_dir=data
     python -m signvit_jax.eval --workdir=runs/small --split=test
 
-For another data set of a few thousand clips: --config.data.name=video_folder. Glosses are used where the data set has them.
+What each option contributes: docs/learning.md. For another data set of a few thousand clips:
+--config.data.name=video_folder. Glosses are used if the data set has them.
 """
 
 from ml_collections import ConfigDict

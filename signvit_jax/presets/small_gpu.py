@@ -1,7 +1,11 @@
-"""`small.py` for one GPU: larger pictures, twice the width, bf16, larger batches. Not run on a GPU yet: speed and result are unknown.
+r"""`small.py` for one GPU: larger images, twice the width, bf16, larger batches.
 
-python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=10000 --num_validation=500 --num_test=500 --size=112
-python -m signvit_jax.train --config=small_gpu --workdir=runs/small_gpu --config.data.data_dir=data
+    python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=10000 \
+        --num_validation=500 --num_test=500 --size=112
+    python -m signvit_jax.train --config=small_gpu --workdir=runs/small_gpu \
+        --config.data.data_dir=data
+
+Not run on a GPU yet: speed and result are unknown.
 """
 
 from ml_collections import ConfigDict

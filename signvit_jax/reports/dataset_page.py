@@ -14,7 +14,7 @@ from signvit_jax.data.dataset import DatasetError, Record, SignDataset, Split
 from signvit_jax.data.sampling import sample_frames
 from signvit_jax.media.frames import FrameDecodeError
 from signvit_jax.reports.dataset_stats import SplitFacts
-from signvit_jax.reports.html import header, image, page, section, table, text
+from signvit_jax.reports.html_kit import header, image, page, section, table, text
 
 _SHEET_FRAMES = 16
 _SHEET_SIZE = 96  # pixels of a frame

@@ -28,7 +28,7 @@ from signvit_jax.evaluation.scored_clips import (
     worst_and_best,
 )
 from signvit_jax.files.atomic import write_atomically
-from signvit_jax.reports.html import header, image, page, paragraph, section, table, text
+from signvit_jax.reports.html_kit import header, image, page, paragraph, section, table, text
 from signvit_jax.text import scripts
 from signvit_jax.text.tokenizer import unknown_note
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.runtime.memory_advice import memory_advice
 from signvit_jax.runtime.streams import clean, guard_streams
 
 DONE = 0
@@ -29,16 +30,6 @@ class UsageError(SignVitError):
     """A request that cannot be carried out; the message says what can."""
 
     exit_code = USAGE
-
-
-MEMORY_ADVICE = """What to do, in this order:
-  halve the clips on the device, with the same result: --config.training.gradient_accumulation=2
-  (a batch of 16 runs as 2 microbatches of 8), then 4, 8
-  or train with a smaller batch: --config.training.batch_size=8
-  keep less for the backward pass: --config.training.remat=full
-  fewer frames (--config.data.num_frames) or smaller images (--config.data.image_size);
-  for evaluation --config.inference.batch_size
-  several devices: --config.mesh.fsdp=2 shards parameters and optimizer state over two"""
 
 
 def run_command(
@@ -125,7 +116,7 @@ def _code_of_error(error: BaseException, log_file: Callable[[], Path | None]) ->
         return _report(str(error), error.exit_code)
     if is_out_of_memory(error):
         _keep_traceback(error, log_file())
-        return _report(f"out of memory: {_first_line(error)}\n{MEMORY_ADVICE}", OUT_OF_MEMORY)
+        return _report(f"out of memory: {_first_line(error)}\n{memory_advice()}", OUT_OF_MEMORY)
     path = log_file()
     if _keep_traceback(error, path):
         return _report(

@@ -1,7 +1,7 @@
 """TensorBoard events, written record by record in the calling thread.
 
 `tensorboardX.SummaryWriter` hands its records to a thread of its own through a bounded queue. That
-thread ends at the first error of the disk, the queue fills, and the next `add_scalar` never returns.
+thread ends at the first disk error, the queue fills, and the next `add_scalar` never returns.
 """
 
 import contextlib
@@ -21,57 +21,53 @@ _VERSION = "brain.Event:2"
 
 
 class EventsFile:
-    """`events.out.tfevents.*` in `folder`, made with the first record. A record is in it whole or not at all."""
+    """`events.out.tfevents.*` in `folder`, created by the first record.
+
+    A record is in it completely or not at all.
+    """
 
     def __init__(self, folder: Path):
-        self.purge_step: int | None = (
-            None  # TensorBoard forgets what earlier files say of this step and later ones
-        )
+        # TensorBoard drops what earlier files recorded of this step and of later ones.
+        self.purge_step: int | None = None
         self._folder = folder
         self._descriptor: int | None = None
-        self._end: int  # of the last whole record
+        self._end: int  # of the last complete record
 
-    def write(self, step: int, figures: Mapping[str, float], wall_time: float) -> None:
-        """One event with all finite figures; TensorBoard has no place for the others. Raises OSError."""
-        values = [
+    def write(self, step: int, values: Mapping[str, float], wall_time: float) -> None:
+        """Write one event with the finite values; TensorBoard shows no others. Raises OSError."""
+        tagged = [
             Summary.Value(tag=name, simple_value=value)
-            for name, value in figures.items()
+            for name, value in values.items()
             if math.isfinite(value)
         ]
         if self._descriptor is None:
             self._open()
-        self._append(Event(wall_time=wall_time, step=step, summary=Summary(value=values)))
+        self._append(Event(wall_time=wall_time, step=step, summary=Summary(value=tagged)))
 
     def close(self) -> None:
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # NFS may say only now that the disk is full
+            with contextlib.suppress(OSError):  # NFS may report a full disk only now
                 os.close(self._descriptor)
         self._descriptor = None
 
     def _open(self) -> None:
         now = time.time()
         path = self._folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}"
-        self._descriptor, self._end = (
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644),
-            0,
-        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o644)
+        self._end = 0
         try:
             self._append(Event(wall_time=now, file_version=_VERSION))
             if self.purge_step is not None:
-                self._append(
-                    Event(
-                        wall_time=now,
-                        step=self.purge_step,
-                        session_log=SessionLog(status=SessionLog.START),
-                    )
-                )
+                start = SessionLog(status=SessionLog.START)
+                self._append(Event(wall_time=now, step=self.purge_step, session_log=start))
         except OSError:
             self.close()
             path.unlink()
             raise
 
     def _append(self, event: Event) -> None:
-        """A record: length, its masked CRC-32C, the event, its masked CRC-32C."""
+        """Write a record: length, its masked CRC-32C, the event, its masked CRC-32C."""
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))
         record = (
@@ -82,7 +78,7 @@ class EventsFile:
         )
         written = 0
         try:
-            while written < len(record):  # where the disk is nearly full the kernel takes a part
+            while written < len(record):  # a nearly full disk takes only a part
                 written += os.pwrite(self._descriptor, record[written:], self._end + written)
         except OSError:
             with contextlib.suppress(OSError):

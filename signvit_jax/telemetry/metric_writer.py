@@ -1,4 +1,4 @@
-"""The run's figures: metrics.csv, one row a step, and the same as TensorBoard events."""
+"""Writes a run's metrics: metrics.csv with one row per step, and the same as TensorBoard events."""
 
 import csv
 import io
@@ -18,23 +18,25 @@ STEP = "step"
 
 
 class MetricsLog:
-    """Appends figures by step, on process 0 only. Figures of one step that come in several calls share a row.
+    """Appends metrics by step, on process 0 only; metrics of one step share a row.
 
-    Each call is on the disk's way before it returns; a row that a crash cut off is dropped when the file is opened again. A disk that takes no more
-    is named once and does not end the run: checkpoints matter more. The figures wait, and follow when there is room again.
+    Each call hands its row to the system before it returns. A row that a crash truncated is dropped
+    when the file is opened again. A full disk is reported once and does not end the run: the
+    metrics wait in memory, and are written when there is room again.
     """
 
     def __init__(self, workdir: Workdir):
         self._active = jax.process_index() == 0
-        self._table, self._events = _Table(workdir.metrics_csv), EventsFile(workdir.events)
+        self._table = _Table(workdir.metrics_csv)
+        self._events = EventsFile(workdir.events)
         self._rows = Records(workdir.metrics_csv, self._table.write)
         self._event_records = Records(workdir.events / "events.*", self._events.write)
         self._rewinding = Observer(workdir.metrics_csv)
 
     def rewind(self, step: int) -> int:
-        """Drops the rows after `step`, of work that was lost: call it when a run resumes from the checkpoint of `step`.
+        """Drop the rows after `step` when a run resumes from the checkpoint of `step`.
 
-        Returns how many steps were lost, as far as they had been logged.
+        Returns the number of lost steps, as far as they were logged.
         """
         if not self._active:
             return 0
@@ -44,11 +46,11 @@ class MetricsLog:
         self._rewinding.attempt(self._table.open)
         return max([step, *logged]) - step
 
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds figures, named like "train/loss", at a step that is not before the last one written."""
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add metrics, with names like "train/loss", at a step not before the last written one."""
         if not self._active:
             return
-        values = {name: float(value) for name, value in figures.items()}
+        values = {name: float(value) for name, value in metrics.items()}
         self._rows.add(step, {name: f"{value:.9g}" for name, value in values.items()})
         self._event_records.add(step, values, time.time())
 
@@ -59,56 +61,55 @@ class MetricsLog:
 
 
 class _Table:
-    """metrics.csv. All methods but `steps` raise OSError, and can then be called again."""
+    """metrics.csv. Methods except `steps` may raise OSError, and can then be called again."""
 
     def __init__(self, path: Path):
         self._path = path
         self._keep_up_to: int | None = None
         self._ready = False
         self._columns: list[str] = [STEP]
-        self._row: dict[str, str] = {}  # the last one
-        self._row_start: int  # where in the file it begins and ends
+        self._row: dict[str, str] = {}  # the last row
+        self._row_start: int  # its first byte in the file, and the byte after it
         self._end: int
 
     def steps(self) -> list[int]:
         return [int(row[STEP]) for row in read_rows(self._path)[1]]
 
     def keep_up_to(self, step: int) -> None:
-        """What `open` drops: rows after `step`."""
+        """Make `open` drop the rows after `step`."""
         self._keep_up_to, self._ready = step, False
 
     def open(self) -> None:
         columns, rows = read_rows(self._path)
-        if (
-            not rows
-            and self._path.exists()
-            and not self._path.read_bytes().startswith(STEP.encode())
-        ):
+        if not rows and self._path.exists() and not self._is_metrics_file():
             self._path.rename(self._path.with_name(self._path.name + ".foreign"))
         limit = self._keep_up_to
         self._rewrite([row for row in rows if limit is None or int(row[STEP]) <= limit], columns)
         self._ready, self._keep_up_to = True, None
 
+    def _is_metrics_file(self) -> bool:
+        return self._path.read_bytes().startswith(STEP.encode())
+
     def write(self, step: int, texts: Mapping[str, str]) -> None:
         if not self._ready:
             self.open()
-        grows = self._row.get(STEP) == str(step)
-        row = (self._row if grows else {STEP: str(step)}) | texts
+        same_step = self._row.get(STEP) == str(step)
+        row = (self._row if same_step else {STEP: str(step)}) | texts
         if new := [name for name in texts if name not in self._columns]:
             earlier = [old for old in read_rows(self._path)[1] if int(old[STEP]) != step]
             self._rewrite([*earlier, row], [*self._columns, *new])
             return
-        start, line = self._row_start if grows else self._end, _line(row, self._columns)
+        start = self._row_start if same_step else self._end
+        line = _line(row, self._columns)
         try:
-            # What an earlier attempt left of a row lies beyond `_end`, and is written over.
+            # A part of a row that a failed attempt left is after `_end`, and is overwritten.
             with self._path.open("r+b") as file:
                 file.seek(start)
                 file.write(line)
                 file.truncate()
         except FileNotFoundError:
-            self._ready = (
-                False  # deleted, or moved with the workdir: the next attempt begins another
-            )
+            # Deleted, or moved with the workdir: the next attempt starts a new file.
+            self._ready = False
             raise
         self._row, self._row_start, self._end = row, start, start + len(line)
 
@@ -121,7 +122,10 @@ class _Table:
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Figure -> (steps, values) of a metrics.csv, {} if there is none. Values may be inf or NaN."""
+    """Return metric -> (steps, values) of a metrics.csv; {} if there is none.
+
+    Values may be infinite or NaN.
+    """
     columns, rows = read_rows(path)
     series = {
         name: [(int(row[STEP]), float(row[name])) for row in rows if name in row]
@@ -135,7 +139,10 @@ def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """(columns, rows) of a metrics.csv; incomplete lines are passed over, and of rows with the same step all but the last."""
+    """Return (columns, rows) of a metrics.csv.
+
+    Incomplete lines are skipped. Of rows with the same step the last one counts.
+    """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

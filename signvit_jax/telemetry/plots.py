@@ -1,8 +1,9 @@
-"""metrics.png: how a run went, from its metrics.csv alone."""
+"""Draws metrics.png, the course of a run, from its metrics.csv alone."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,37 +20,38 @@ _QUALITY = {
     "validation/chrf": "chrF",
     "validation/exact_match": "exact match",
 }
-_COLOURS = {"total": "#1b4f8a", "ce": "#d1742c", "ctc": "#4d8f5b", "other": "#7a5ba6"}
+_COLORS = {"total": "#1b4f8a", "ce": "#d1742c", "ctc": "#4d8f5b", "other": "#7a5ba6"}
 
 
 def plot_metrics(
     metrics_csv: Path, image: Path, best_metric: str = "loss", best_step: int | None = None
 ) -> None:
-    """Draws losses, translation quality (where there is one) and learning rates over steps; an empty metrics.csv draws nothing. Raises OSError.
+    """Draw losses, translation quality (if there is any) and learning rates over steps.
 
-    A star marks the step of the checkpoint that is the best, on the curve of the metric by which it is.
+    A star marks the best checkpoint, on the curve of `best_metric`. An empty metrics.csv gives no
+    image. Raises OSError.
     """
     series = read_metrics(metrics_csv)
     if not any(steps for steps, _ in series.values()):
         return
-    panels = [_losses, *([_quality] if _quality_figures(series) else []), _rates]
-    with matplotlib.rc_context(
-        {
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "font.size": 10,
-        }
-    ):
-        # A Figure of its own, without pyplot: no display, no window, nothing shared with a notebook that trains.
+    panels = [_losses, _rates]
+    if any(name in series for name in _QUALITY):
+        panels.insert(1, _quality)
+    style = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "font.size": 10,
+    }
+    with matplotlib.rc_context(style):
+        # Without pyplot: no display, no window, nothing shared with a notebook that trains.
         figure = Figure(figsize=(9, 2.1 + 2.3 * len(panels)))
         axes = figure.subplots(
             len(panels), 1, sharex=True, height_ratios=[2] + [1] * (len(panels) - 1)
         )
-        figure.subplots_adjust(
-            left=0.09, right=0.98, top=0.95, bottom=0.065, hspace=0.14
-        )  # a layout that is computed takes twice as long
+        # Fixed margins: a computed layout takes twice as long.
+        figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.065, hspace=0.14)
         for axis, draw in zip(axes, panels):
             draw(axis, series)
         _mark_best(axes, series, best_metric, best_step)
@@ -59,29 +61,14 @@ def plot_metrics(
 
 
 def _losses(axis: Axes, series: Series) -> None:
+    validation = {"linestyle": "--", "marker": "o", "markersize": 3}
     for name, label in (("ctc", "CTC"), ("ce", "cross entropy"), ("loss", "total")):
-        color = _COLOURS["total" if name == "loss" else name]
-        width = 1.8 if name == "loss" else 1.1
-        _line(
-            axis,
-            series,
-            f"train/{name}",
-            f"{label}, training",
-            color,
-            linewidth=width,
-            smooth=True,
-        )
-        _line(
-            axis,
-            series,
-            f"validation/{name}",
-            f"{label}, validation",
-            color,
-            linewidth=width,
-            linestyle="--",
-            marker="o",
-            markersize=3,
-        )
+        line = {
+            "color": _COLORS["total" if name == "loss" else name],
+            "linewidth": 1.8 if name == "loss" else 1.1,
+        }
+        _line(axis, series, f"train/{name}", f"{label}, training", smooth=True, **line)
+        _line(axis, series, f"validation/{name}", f"{label}, validation", **line, **validation)
     if any((line.get_ydata() > 0).any() for line in axis.lines):
         axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
@@ -96,28 +83,25 @@ def _mark_best(axes: Sequence[Axes], series: Series, metric: str, step: int | No
     at = np.flatnonzero(steps == step)
     if step is None or not len(at):
         return
-    value, label = values[at[-1]], "loss" if metric == "loss" else _QUALITY[name]
-    axis, columns = (axes[0], 2) if metric == "loss" else (axes[1], 3)
-    height = value * _percent(name) if metric != "loss" else value
+    value = values[at[-1]]
+    if metric == "loss":
+        axis, columns, label, height = axes[0], 2, "loss", value
+    else:
+        axis, columns, label, height = axes[1], 3, _QUALITY[name], value * _percent(name)
     mark = f"best checkpoint: validation {label} {value:.4g} at step {step:,}"
-    axis.plot(step, height, "*", color=_COLOURS["total"], markersize=13, label=mark)
+    axis.plot(step, height, "*", color=_COLORS["total"], markersize=13, label=mark)
     axis.legend(fontsize=8, ncols=columns, frameon=False)
 
 
-def _quality_figures(series: Series) -> dict[str, str]:
-    return {name: label for name, label in _QUALITY.items() if name in series}
-
-
 def _percent(name: str) -> float:
-    """What a figure is multiplied with: BLEU and chrF are percent already."""
+    """Return the factor that makes a metric percent; BLEU and chrF are percent already."""
     return 1.0 if name.endswith(("bleu4", "chrf")) else 100.0
 
 
 def _quality(axis: Axes, series: Series) -> None:
-    """All in percent: WER falls, the others rise."""
-    for (name, label), color in zip(
-        _QUALITY.items(), (_COLOURS["ce"], _COLOURS["total"], _COLOURS["other"], _COLOURS["ctc"])
-    ):
+    """Draw translation quality in percent: WER falls, the other metrics rise."""
+    colors = [_COLORS[key] for key in ("ce", "total", "other", "ctc")]
+    for (name, label), color in zip(_QUALITY.items(), colors):
         steps, values = _finite(series.get(name, ([], [])))
         if len(values):
             axis.plot(
@@ -129,9 +113,10 @@ def _quality(axis: Axes, series: Series) -> None:
 
 
 def _rates(axis: Axes, series: Series) -> None:
-    colors = [_COLOURS["total"], _COLOURS["ce"], _COLOURS["other"]]
+    colors = [_COLORS["total"], _COLORS["ce"], _COLORS["other"]]
     for number, name in enumerate(sorted(name for name in series if name.startswith("train/lr_"))):
-        _line(axis, series, name, name.removeprefix("train/lr_"), colors[number % 3])
+        label = name.removeprefix("train/lr_")
+        _line(axis, series, name, label, color=colors[number % 3])
     axis.set_ylabel("learning rate")
     axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axis.set_ylim(bottom=0)
@@ -140,8 +125,16 @@ def _rates(axis: Axes, series: Series) -> None:
 
 
 def _line(
-    axis: Axes, series: Series, name: str, label: str, color: str, *, smooth: bool = False, **style
+    axis: Axes,
+    series: Series,
+    name: str,
+    label: str,
+    *,
+    color: str,
+    smooth: bool = False,
+    **style: Any,
 ) -> None:
+    """Draw one metric; `smooth` draws a running median over the pale values."""
     steps, values = _finite(series.get(name, ([], [])))
     if not len(values):
         return
@@ -157,7 +150,7 @@ def _finite(points: tuple[list[int], list[float]]) -> tuple[np.ndarray, np.ndarr
 
 
 def _running_median(values: np.ndarray, width: int) -> np.ndarray:
-    """Median over `width` (odd) neighbors; shorter at the ends, so that nothing is drawn beyond the data."""
+    """Return medians over `width` (odd) neighbors, over fewer at the ends."""
     half = width // 2
     return np.array(
         [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]

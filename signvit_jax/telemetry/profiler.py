@@ -1,4 +1,4 @@
-"""A profile of a few training steps: what ran on the device and when, for TensorBoard's profiler (xprof) or Perfetto."""
+"""Profiles a few training steps for TensorBoard's profiler (xprof) or Perfetto."""
 
 import argparse
 import contextlib
@@ -15,12 +15,12 @@ from signvit_jax.telemetry.observers import Observer
 
 log = logging.getLogger(__name__)
 
-_WARM_UP = 3  # steps of a start before the first that is traced: compilation, and caches that fill
+_WARM_UP = 3  # steps before the first traced one: compilation, and filling of caches
 
 
 @dataclasses.dataclass(frozen=True)
 class TracedSteps:
-    """Which steps to trace: `first` to `last` of the run, or `count` of this start once it is warm."""
+    """The steps to trace: `first` to `last` of the run, or `count` steps after the warm-up."""
 
     first: int | None = None
     last: int | None = None
@@ -28,7 +28,7 @@ class TracedSteps:
 
     @classmethod
     def parse(cls, text: str) -> "TracedSteps":
-        """From text such as "10:14" or "5". Raises argparse.ArgumentTypeError."""
+        """Parse text such as "10:14" or "5". Raises argparse.ArgumentTypeError."""
         found = re.fullmatch(r"(\d+)(?::(\d+))?", text, re.ASCII)
         numbers = [int(number) for number in found.groups() if number] if found else []
         if len(numbers) == 1 and numbers[0] >= 1:
@@ -36,22 +36,28 @@ class TracedSteps:
         if len(numbers) == 2 and 1 <= numbers[0] <= numbers[1]:
             return cls(*numbers)
         raise argparse.ArgumentTypeError(
-            f"{text!r}; allowed: how many steps, such as 5, or the first and last of the run, such as 100:104"
+            f"{text!r}; allowed: a number of steps, such as 5, or the first and the last step of "
+            "the run, such as 100:104"
         )
 
     def within(self, steps_done: int) -> tuple[int, int]:
-        """(first, last) for a start that goes on after `steps_done` steps."""
+        """Return (first, last) for a start that resumes after `steps_done` steps."""
         if self.count:
             return steps_done + _WARM_UP + 1, steps_done + _WARM_UP + self.count
         return self.first, self.last
 
 
 class StepTrace:
-    """Writes the trace of the wanted steps into `folder`, one file for each process; without wanted steps it does nothing."""
+    """Traces the wanted steps into `folder`, one file for each process.
+
+    Does nothing if `wanted` is None.
+    """
 
     def __init__(self, wanted: TracedSteps | None, steps_done: int, folder: Path):
         self._first, self._last = wanted.within(steps_done) if wanted else (-1, -1)
-        self._folder, self._running, self._observer = folder, False, Observer(folder)
+        self._folder = folder
+        self._running = False
+        self._observer = Observer(folder)
 
     def __enter__(self) -> "StepTrace":
         return self
@@ -62,14 +68,14 @@ class StepTrace:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around the work of one step, the waiting for its batch included."""
+        """Wrap the work of one step, including the wait for its batch."""
         if number == self._first:
             self._running = self._observer.attempt(lambda: jax.profiler.start_trace(self._folder))
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
     def done(self, number: int, result: Any) -> None:
-        """After a step; waits for the last one's result, so that all of it is in the trace."""
+        """Stop after the last wanted step; waits for its result, so that the trace is complete."""
         if self._running and number >= self._last:
             jax.block_until_ready(result)
             self._stop()
@@ -78,7 +84,7 @@ class StepTrace:
         self._running = False
         if self._observer.attempt(jax.profiler.stop_trace):
             log.info(
-                "the trace of the steps from %d on is in %s; to look at it: tensorboard --logdir=%s",
+                "the trace of the steps from %d on is in %s; to view it: tensorboard --logdir=%s",
                 self._first,
                 self._folder,
                 self._folder,

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on: a bar with speed, time left and time lost waiting for data."""
+"""Progress of a run on the terminal: a bar with metrics and the time left."""
 
 import contextlib
 import logging
@@ -23,7 +23,10 @@ PLAIN_LINE_SECONDS = 30.0
 
 
 class TrainingProgress:
-    """A bar over the run's steps on a terminal; a line in the log every half minute where the output is a file. On the first process only."""
+    """A bar over the run's steps on a terminal; log lines every half minute if output is a file.
+
+    On the first process only.
+    """
 
     def __init__(self, total_steps: int, first_step: int, console: Console):
         self._bar = FittingProgress(
@@ -38,8 +41,10 @@ class TrainingProgress:
             disable=not console.is_terminal or jax.process_index() != 0,
         )
         self._plain = not console.is_terminal and jax.process_index() == 0
-        self._total, self._first = total_steps, first_step
-        self._start = self._last_line = time.monotonic()
+        self._total = total_steps
+        self._first = first_step
+        self._start = time.monotonic()
+        self._last_line = self._start
         self._task = self._bar.add_task(
             "training", total=total_steps, completed=first_step, figures=""
         )
@@ -49,7 +54,7 @@ class TrainingProgress:
         return self
 
     def begin(self) -> None:
-        """The first step comes now: the time left is reckoned without what came before."""
+        """Mark the start of the first step; the estimate of the time left excludes earlier work."""
         self._start = time.monotonic()
 
     def __exit__(
@@ -62,13 +67,9 @@ class TrainingProgress:
             self._bar.stop()
 
     def show(self, step: int, description: str, figures: str | None = None) -> None:
-        """`figures` stays as it was when None."""
-        self._bar.update(
-            self._task,
-            completed=step,
-            description=description,
-            **({} if figures is None else {"figures": figures}),
-        )
+        """Update the bar. `figures`: text with metrics; None keeps the present text."""
+        fields = {} if figures is None else {"figures": figures}
+        self._bar.update(self._task, completed=step, description=description, **fields)
         now = time.monotonic()
         if self._plain and figures is not None and now - self._last_line >= PLAIN_LINE_SECONDS:
             left = (now - self._start) / max(step - self._first, 1) * (self._total - step)

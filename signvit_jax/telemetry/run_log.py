@@ -1,4 +1,4 @@
-"""Where a run's messages go: to the terminal for people, and to run.log with times and tracebacks."""
+"""Sends a run's messages to the terminal, and to run.log with times and tracebacks."""
 
 import logging
 import sys
@@ -10,16 +10,20 @@ from rich.logging import RichHandler
 
 from signvit_jax.runtime.streams import CleanFormatter
 
-# The one console of the program: a progress bar must be drawn by it too, or log lines would tear it apart.
+log = logging.getLogger(__name__)
+
+# The program's only console. Progress bars use it too; otherwise log lines would break them.
 CONSOLE = Console(stderr=True)
 _SHOWN = ("signvit_jax", "__main__")
 
 
 def start_run_log(path: Path | None = None) -> None:
-    """Shows our messages on the terminal (plain lines when it is a file or a pipe) and appends all messages to `path`, process 0 only.
+    """Show our messages on the terminal, and append all messages to `path`; on process 0 only.
 
-    Libraries' messages go to the file alone, Orbax's tracebacks of a failed save among them: the error that follows says it in one line.
-    Called again, it replaces what the first call set up. A log that cannot be opened is named and done without.
+    The terminal gets plain lines if it is a file or a pipe. Libraries' messages go to the file
+    alone: Orbax logs tracebacks of a failed save, but our error reports it in one line. A second
+    call replaces the set-up of the first. If the log cannot be opened, a warning says so, and the
+    run has no log.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -28,10 +32,10 @@ def start_run_log(path: Path | None = None) -> None:
             root.removeHandler(handler)
             handler.close()
     root.setLevel(logging.INFO)
-    for chatty in ("absl", "jax", "orbax", "etils"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("absl", "jax", "orbax", "etils"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     absl = logging.getLogger("absl")
-    absl.handlers.clear()  # absl brings its own handler, which writes to the terminal
+    absl.handlers.clear()  # absl has a handler of its own, which writes to the terminal
     absl.propagate = True
     sys.unraisablehook = _keep_unraisable
     if jax.process_index() != 0:
@@ -44,16 +48,14 @@ def start_run_log(path: Path | None = None) -> None:
         try:
             file = _RunLog(path, encoding="utf-8")
         except OSError as error:
-            logging.getLogger(__name__).warning(
-                "%s cannot be written (%s): this run keeps no log", path, error.strerror
-            )
+            log.warning("%s cannot be written (%s): this run keeps no log", path, error.strerror)
             return
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         _add(root, file)
 
 
 def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """What a library's callback raises where nobody can catch it (TensorStore's, after a save that failed) is for the file as well."""
+    """Log an exception that nobody can catch, as in TensorStore's callback of a failed save."""
     error = unraisable.exc_value
     logging.getLogger("python").error(
         "%s in %r", unraisable.err_msg or "exception ignored", unraisable.object, exc_info=error
@@ -61,7 +63,7 @@ def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 class _RunLog(logging.FileHandler):
-    """run.log. A line that the disk does not take is left out; the first such is named on the terminal."""
+    """run.log. Lines that the disk does not take are dropped; the first is reported."""
 
     _failed = False
 
@@ -71,8 +73,8 @@ class _RunLog(logging.FileHandler):
             super().handleError(record)
         elif not self._failed:
             self._failed = True
-            logging.getLogger(__name__).warning(
-                "%s cannot be written (%s); the run goes on without it",
+            log.warning(
+                "%s cannot be written (%s); the run continues without it",
                 self.baseFilename,
                 error.strerror,
             )

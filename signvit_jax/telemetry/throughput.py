@@ -1,4 +1,4 @@
-"""How fast a run is: clips and frames a second, waiting for data, the share of the devices' arithmetic that is used, and their memory."""
+"""Speed of a run: clips and frames per second, waiting for data, MFU, and device memory."""
 
 import time
 
@@ -11,46 +11,47 @@ from signvit_jax.planning.memory import GIB, peak_memory
 
 
 class Stopwatch:
-    """Figures since the last reading, over all processes. `peak` is operations a second of one device; None: nothing is said of MFU."""
+    """Measures speed since the last reading, over all processes."""
 
     def __init__(self, definition: ModelDefinition, peak: float | None = None):
-        self._definition, self._peak = definition, peak or peak_flops(jax.devices()[0].device_kind)
-        self._flops_of: dict[
-            tuple[int, int, bool], float
-        ] = {}  # of a clip, by frames, text length, frozen backbone
+        """`peak`: operations per second of one device; default: from its data sheet.
+
+        There is no MFU for a device whose peak is unknown.
+        """
+        self._definition = definition
+        self._peak = peak or peak_flops(jax.devices()[0].device_kind)
+        # Operations of a clip, by (frames, text length, frozen backbone).
+        self._flops_of: dict[tuple[int, int, bool], float] = {}
         self.start()
 
     def start(self) -> None:
-        """Drops what was counted, and the time."""
-        self._start, self._waited, self._clips, self._frames, self._flops = (
-            time.perf_counter(),
-            0.0,
-            0,
-            0,
-            0.0,
-        )
+        """Reset all counts and the time."""
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._clips = 0
+        self._frames = 0
+        self._flops = 0.0
 
     def waited(self, seconds: float) -> None:
-        """For a batch."""
+        """Add the time of waiting for a batch."""
         self._waited += seconds
 
     def counted(self, batch: Batch, *, frozen_backbone: bool) -> None:
-        """This process's rows of a training batch; the others have as many."""
+        """Add a training batch, given this process's rows of it; all processes have as many."""
         processes = jax.process_count()
         self._clips += int((batch["weights"] > 0).sum()) * processes
         self._frames += int(batch["frame_lengths"].sum()) * processes
         if self._peak is not None:
-            self._flops += (
-                len(batch["video"])
-                * processes
-                * self._clip_flops(
-                    batch["video"].shape[1], batch["tokens"].shape[1], frozen_backbone
-                )
-            )
+            frames, text_length = batch["video"].shape[1], batch["tokens"].shape[1]
+            per_clip = self._clip_flops(frames, text_length, frozen_backbone)
+            self._flops += len(batch["video"]) * processes * per_clip
 
     def read(self) -> dict[str, float]:
-        """clips_per_second, frames_per_second (of signing, not of padding), data_wait (a share, 0-1); where the device is known mfu (0-1), where it
-        says so peak_memory_gib (since the start of the process).
+        """Return the measurements, and start again.
+
+        clips_per_second; frames_per_second (without padding); data_wait, a share of 0-1; mfu, 0-1,
+        if the device's peak is known; peak_memory_gib since the start of the process, if the device
+        reports it.
         """
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         figures = {
@@ -68,7 +69,6 @@ class Stopwatch:
     def _clip_flops(self, frames: int, text_length: int, frozen_backbone: bool) -> float:
         key = frames, text_length, frozen_backbone
         if key not in self._flops_of:
-            self._flops_of[key] = clip_flops(self._definition, frames, text_length).training(
-                frozen_backbone=frozen_backbone
-            )
+            flops = clip_flops(self._definition, frames, text_length)
+            self._flops_of[key] = flops.training(frozen_backbone=frozen_backbone)
         return self._flops_of[key]

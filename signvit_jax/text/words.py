@@ -32,7 +32,7 @@ def word_confidences(
     """
     words = pieces(spell(tokens))
     lengths = [len(pieces(spell(tokens[: count + 1]))) for count in range(len(tokens))]
-    # A later token can merge words, as the t of "don ' t" does: the least count from here on holds.
+    # A later token can merge words, as the t of "don ' t" does: use the least count from here on.
     for place in reversed(range(len(lengths) - 1)):
         lengths[place] = min(lengths[place], lengths[place + 1])
     spelt = [bool(spell([token]).strip()) for token in tokens]

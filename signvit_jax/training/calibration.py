@@ -1,4 +1,4 @@
-"""Fits and keeps `calibration.json`, what confidences are worth: while a run evaluates itself, and afterwards on request."""
+"""Fits `calibration.json`, the scales of confidences: in a run's validation, or on request."""
 
 import dataclasses
 import logging
@@ -9,7 +9,7 @@ import jax
 from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config
-from signvit_jax.data.dataset import open_dataset
+from signvit_jax.data.dataset import SignDataset, open_dataset
 from signvit_jax.data.pipeline import make_batches
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.decoding.confidence import (
@@ -29,30 +29,35 @@ log = logging.getLogger(__name__)
 
 
 class RunCalibration:
-    """Keeps, in a run's workdir, the scales that its best evaluation speaks for. They cost no decoding, and no error of theirs ends a run."""
+    """Keeps the scales of a run's best validation in its workdir.
+
+    It decodes nothing itself, and an error in it never ends a run.
+    """
 
     def __init__(self, data: RunData, workdir: Workdir):
-        self._data, self._workdir = data, workdir
+        self._data = data
+        self._workdir = workdir
         self._lexicon: Lexicon | None = None
 
     def keep(self, found: Mapping[int, Mapping[str, Hypothesis]], step: int) -> None:
-        """Of the hypotheses of the whole validation split by its positions. Nothing is kept where that split was trained on."""
+        """Fit and write the scales, by the hypotheses of all validation clips.
+
+        `found`: position in the split -> decoder -> hypothesis. Nothing is written if the split
+        was trained on.
+        """
         data, config = self._data, self._data.config
-        if (
-            data.validation is data.train
-            or config.inference.min_confidence
-            or jax.process_index() != 0
-        ):
+        trained_on = data.validation is data.train
+        if trained_on or config.inference.min_confidence or jax.process_index() != 0:
             return
         spells_glosses = data.gloss_tokenizer is not None
         if spells_glosses and self._lexicon is None:
             self._lexicon = lexicon_of(data.train.index)
+        pairs = [
+            (data.validation.index[position], hypotheses) for position, hypotheses in found.items()
+        ]
         try:
             calibration = fit(
-                [
-                    (data.validation.index[position], hypotheses)
-                    for position, hypotheses in found.items()
-                ],
+                pairs,
                 ("greedy", "ctc"),
                 spells_glosses=spells_glosses,
                 lexicon=self._lexicon,
@@ -77,20 +82,23 @@ def calibrated(
     should_stop: Callable[[], bool] = lambda: False,
     on_batch: Callable[[int], None] = lambda clips: None,
 ) -> TrainedModel | None:
-    """The model with scales for `decoders`, fitted on `config.data.val_split` and kept in its folder's `calibration.json`.
+    """Return the model with scales for `decoders`, fitted on `config.data.val_split`.
 
-    Scales of other decoders that are kept there for the same checkpoint stay. At most `MOST_CLIPS`
-    clips, evenly over the split, are decoded. None if `should_stop()` ended it early. Raises
-    ConfigError for an ensemble and for a split that was trained on, DatasetError, CalibrationError, WorkdirError.
+    They are kept in `calibration.json` of the model's folder; scales of other decoders for the same
+    checkpoint stay there. At most `MOST_CLIPS` clips, evenly over the split, are decoded. Returns
+    None if `should_stop()` ended it early. Raises ConfigError for an ensemble and for a split that
+    was trained on, and DatasetError, CalibrationError and WorkdirError.
     """
     if model.others:
         raise ConfigError(
-            "--calibrate fits one model; an ensemble has no calibration, and its confidences are mean probabilities"
+            "--calibrate fits one model; an ensemble has no calibration, and its confidences are "
+            "mean probabilities"
         )
     data = config.data
     if data.val_split == data.train_split:
         raise ConfigError(
-            f"--calibrate needs clips that were not trained on, but config.data.val_split is {data.val_split!r}, the training split"
+            "--calibrate needs clips that were not trained on, but config.data.val_split is "
+            f"{data.val_split!r}, the training split"
         )
     dataset = open_dataset(data.data_dir, data.name)
     split = dataset.split(data.val_split).spread(MOST_CLIPS)
@@ -112,35 +120,37 @@ def calibrated(
     found = predictor.predict_split(model.weights, batches, should_stop, on_batch)
     if should_stop():
         return None
-    spells_glosses = model.gloss_tokenizer is not None
     calibration = fit(
         [(split.index[position], hypotheses) for position, hypotheses in found.items()],
         decoders,
-        spells_glosses=spells_glosses,
-        lexicon=lexicon_of(dataset.split(data.train_split).index)
-        if spells_glosses and data.train_split in dataset.splits
-        else None,
+        spells_glosses=model.gloss_tokenizer is not None,
+        lexicon=_training_lexicon(model, dataset, data.train_split),
         step=model.step,
         dataset=data.name,
         split=split.name,
         lowercase=config.tokenizer.lowercase,
     )
-    calibration = dataclasses.replace(
-        calibration, decoders={**_kept(model, calibration), **calibration.decoders}
-    )
+    decoders_scales = {**_kept_scales(model, calibration), **calibration.decoders}
+    calibration = dataclasses.replace(calibration, decoders=decoders_scales)
     if jax.process_index() == 0:
         model.workdir.write_text(model.workdir.calibration_json, to_json(calibration))
     return dataclasses.replace(model, calibration=calibration)
 
 
-def _kept(model: TrainedModel, fitted: Calibration) -> dict[str, Scales]:
-    """What the folder's calibration says of other decoders, where it is of the same checkpoint and clips."""
+def _training_lexicon(
+    model: TrainedModel, dataset: SignDataset, train_split: str
+) -> Lexicon | None:
+    """Return the words of the training split's glosses, if the model's CTC spells glosses."""
+    if model.gloss_tokenizer is None or train_split not in dataset.splits:
+        return None
+    return lexicon_of(dataset.split(train_split).index)
+
+
+def _kept_scales(model: TrainedModel, fitted: Calibration) -> dict[str, Scales]:
+    """Return the kept scales of all decoders, if they belong to the same checkpoint and clips."""
     try:
         earlier = from_json(model.workdir.calibration_json.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return (
-        dict(earlier.decoders)
-        if dataclasses.replace(earlier, decoders={}) == dataclasses.replace(fitted, decoders={})
-        else {}
-    )
+    same = dataclasses.replace(earlier, decoders={}) == dataclasses.replace(fitted, decoders={})
+    return dict(earlier.decoders) if same else {}

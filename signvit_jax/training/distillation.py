@@ -1,7 +1,8 @@
-"""A teacher's knowledge as a loss: what its decoder and its CTC head say (Hinton et al. 2015), and what its encoder hands to the decoder.
+"""The teacher of a distillation run: its outputs join each batch, as targets of the student.
 
-The teacher runs first, without dropout, on the very pictures that the student sees; what it says joins the batch. A step with a teacher is therefore
-the same pure function of (state, batch), in parts and on any mesh.
+The teacher runs without dropout on the same augmented clips as the student. With its outputs in the
+batch a step stays a pure function of (state, batch), in microbatches and on any mesh. The loss is
+`optimization/distillation_loss.py` (Hinton et al. 2015).
 """
 
 import logging
@@ -16,9 +17,14 @@ from signvit_jax.checkpoints.reader import CheckpointReader
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config
 from signvit_jax.inference.trained_model import SHARED_KEYS, TrainedModel, load_trained
-from signvit_jax.optimization.compiled_steps import CompiledSteps
-from signvit_jax.optimization.distillation_loss import CTC_LOGITS, FEATURES, LOGITS
-from signvit_jax.optimization.losses import Batch, outputs
+from signvit_jax.optimization.compiled_steps import CompiledSteps, Shapes
+from signvit_jax.optimization.distillation_loss import (
+    PROJECTION,
+    TEACHER_CTC_LOGITS,
+    TEACHER_FEATURES,
+    TEACHER_LOGITS,
+)
+from signvit_jax.optimization.losses import Batch, forward
 from signvit_jax.parallel.sharding import batch_sharding, gather_fsdp, state_shardings
 from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.training.run_data import RunData
@@ -27,65 +33,71 @@ log = logging.getLogger(__name__)
 
 
 class Teacher:
-    """A trained model that answers for batches on the student's mesh."""
+    """A trained model on the student's mesh, compiled for the student's batches."""
 
     def __init__(self, trained: TrainedModel, mesh: Mesh):
         shardings = state_shardings(trained.params, mesh)
         self._params = jax.device_put(trained.params, shardings)
-        answer = jax.jit(
-            answers(trained, mesh),
+        targets = jax.jit(
+            teacher_targets(trained, mesh),
             in_shardings=(shardings, batch_sharding(mesh)),
             out_shardings=batch_sharding(mesh),
         )
-        self._answer = CompiledSteps(answer)
+        self._targets = CompiledSteps(targets)
         self.width = trained.config.model.decoder.hidden_dim
         self.identity = TeacherIdentity(
-            str(trained.workdir.path), trained.step, digest_of(trained.params)
+            path=str(trained.workdir.path), step=trained.step, digest=digest_of(trained.params)
         )
 
-    def taught(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """The batch with what the teacher says of it."""
-        return batch | self._answer(self._params, batch)
+    def add_targets(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Return the batch with the teacher's outputs for it."""
+        return batch | self._targets(self._params, batch)
 
-    def compile(self, batch: dict[str, jax.ShapeDtypeStruct]) -> None:
-        """Makes the program that answers for batches of these shapes."""
-        self._answer.compile(self._params, batch)
+    def compile(self, batch: Shapes) -> None:
+        """Compile the program for batches of these shapes."""
+        self._targets.compile(self._params, batch)
 
-    def taught_shapes(
-        self, batch: dict[str, jax.ShapeDtypeStruct]
-    ) -> dict[str, jax.ShapeDtypeStruct]:
+    def add_target_shapes(self, batch: Shapes) -> Shapes:
+        """Return the shapes of `add_targets` for a batch of these shapes."""
         sharding = batch["video"].sharding
-        said = self._answer.shapes(self._params, batch)
+        targets = self._targets.shapes(self._params, batch)
         return batch | {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-            for name, leaf in said.items()
+            for name, leaf in targets.items()
         }
 
 
 def load_teacher(
     config: Config, data: RunData, mesh: Mesh, before: TeacherIdentity | None = None
 ) -> Teacher | None:
-    """The teacher that the config names, or None; with `before`, the very weights that the run began with.
+    """Return the teacher that the config names, or None if it names none.
 
-    Raises ConfigError where it cannot teach this student or has changed, and what reading a workdir raises.
+    `before`: the teacher that the run began with; the same weights are loaded again. Raises
+    ConfigError if the teacher does not fit the student or has changed, and the errors of reading a
+    workdir.
     """
     if not config.training.distillation.teacher:
         return None
     trained = load_trained(config.training.distillation.teacher)
     check_teacher(trained, config, data)
     if before is not None and digest_of(trained.params) != before.digest:
-        trained = _as_before(trained, before)
+        trained = _same_as_before(trained, before)
     return Teacher(trained, mesh)
 
 
-def _as_before(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
-    """The checkpoint that taught until now, where the teacher's workdir still has it; a teacher in another workdir was asked for by the config."""
+def _same_as_before(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
+    """Return the checkpoint that the run began with, if the teacher's workdir still has it.
+
+    Raises ConfigError if it does not. A teacher in another workdir is one that the user asked for:
+    it is returned, with a warning.
+    """
     path = now.workdir.path
     if before.step in CheckpointReader(now.workdir.checkpoints).steps():
         trained = load_trained(path, before.step)
         if digest_of(trained.params) == before.digest:
             log.info(
-                "the best checkpoint of the teacher %s is that of step %d by now; step %d teaches, as before",
+                "the best checkpoint of the teacher %s is now that of step %d; this run keeps the "
+                "one of step %d",
                 path,
                 now.step,
                 before.step,
@@ -93,11 +105,12 @@ def _as_before(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
             return trained
     if str(path) == before.path:
         raise ConfigError(
-            f"the teacher in {path} is another than this run began with: step {before.step}, digest {before.digest} then; "
-            f"step {now.step}, digest {digest_of(now.params)} now. Put its old checkpoint back, or start in a new --workdir"
+            f"the teacher in {path} differs from the one that this run began with: step "
+            f"{before.step}, digest {before.digest} then; step {now.step}, digest "
+            f"{digest_of(now.params)} now. Put its old checkpoint back, or start in a new --workdir"
         )
     log.warning(
-        "the run goes on with another teacher: %s, step %d; it was %s, step %d",
+        "the run resumes with another teacher: %s, step %d; it was %s, step %d",
         path,
         now.step,
         before.path,
@@ -107,17 +120,22 @@ def _as_before(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
 
 
 def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
-    """Raises ConfigError unless teacher and student read the same clips alike and speak of the same words at the same places."""
+    """Raise ConfigError unless the teacher's outputs are targets for the student's.
+
+    Both must read clips alike, share their vocabularies, and have outputs of the same length.
+    """
     name, theirs = trained.workdir.path, trained.config
     if trained.others:
         raise ConfigError(
-            f"config.training.distillation.teacher names {1 + len(trained.others)} workdirs; allowed: one"
+            f"config.training.distillation.teacher names {1 + len(trained.others)} workdirs; "
+            "allowed: one"
         )
     for key in ("name", *SHARED_KEYS):
         own, its = getattr(config.data, key), getattr(theirs.data, key)
         if own != its:
             raise ConfigError(
-                f"teacher and student must see the same clips, but config.data.{key} is {own!r} and {its!r} in {name}; set it to that"
+                f"teacher and student must see the same clips, but config.data.{key} is {own!r} "
+                f"and {its!r} in {name}; set it to that"
             )
     for kind, own, its in (
         ("tokens", data.tokenizer, trained.tokenizer),
@@ -125,48 +143,54 @@ def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
     ):
         if own.tokens != its.tokens:
             raise ConfigError(
-                f"teacher and student need one vocabulary, but the student has {own.vocab_size} {kind} and {name} {its.vocab_size}, and they are not "
-                "the same; use the teacher's config.tokenizer, config.model.ctc.target and training split, or train a teacher on this data set"
+                f"teacher and student need one vocabulary, but the student has {own.vocab_size} "
+                f"{kind} and {name} {its.vocab_size}, and they are not the same; use the teacher's "
+                "config.tokenizer, config.model.ctc.target and training split, or train a teacher "
+                "on this data set"
             )
-    for key, own, its in (
-        ("model.ctc.source", config.model.ctc.source, theirs.model.ctc.source),
-        ("model.decoder.memory", config.model.decoder.memory, theirs.model.decoder.memory),
+    uses_queries = "queries" in (theirs.model.ctc.source, theirs.model.decoder.memory)
+    for key, own, its, matters in (
+        ("model.ctc.source", config.model.ctc.source, theirs.model.ctc.source, True),
+        ("model.decoder.memory", config.model.decoder.memory, theirs.model.decoder.memory, True),
         (
             "model.temporal.num_queries",
             config.model.temporal.num_queries,
             theirs.model.temporal.num_queries,
+            uses_queries,
         ),
     ):
-        if own != its and (
-            key != "model.temporal.num_queries"
-            or "queries" in (theirs.model.ctc.source, theirs.model.decoder.memory)
-        ):
+        if matters and own != its:
             raise ConfigError(
-                f"the teacher's answers do not fit the student's: config.{key} is {own!r} and {its!r} in {name}; set it to that"
+                f"the teacher's outputs do not fit the student's: config.{key} is {own!r} and "
+                f"{its!r} in {name}; set it to that"
             )
 
 
-def answers(trained: TrainedModel, mesh: Mesh) -> Callable[[PyTree, Batch], dict[str, Array]]:
-    """(the teacher's parameters, batch) to what it says of the batch."""
+def teacher_targets(
+    trained: TrainedModel, mesh: Mesh
+) -> Callable[[PyTree, Batch], dict[str, Array]]:
+    """Return the function (teacher's parameters, batch) -> its outputs, by their batch names."""
 
-    def answer(params: PyTree, batch: Batch) -> dict[str, Array]:
+    def targets(params: PyTree, batch: Batch) -> dict[str, Array]:
         model = trained.definition.bind(gather_fsdp(params, mesh))
-        said = outputs(model, batch)
+        outputs = forward(model, batch)
         return {
-            LOGITS: said.logits,
-            CTC_LOGITS: said.ctc_logits,
-            FEATURES: model.memory(said.encoded)[0].astype(jnp.float32),
+            TEACHER_LOGITS: outputs.logits,
+            TEACHER_CTC_LOGITS: outputs.ctc_logits,
+            TEACHER_FEATURES: model.memory(outputs.encoded)[0].astype(jnp.float32),
         }
 
-    return answer
+    return targets
 
 
-def initial_projection(width: int, teacher_width: int, seed: int) -> dict[str, Array] | None:
-    """A linear map from the student's features to the teacher's, to be trained beside the model (traceable); None where both are of one width."""
+def initial_projection(width: int, teacher_width: int, seed: int) -> dict[str, PyTree]:
+    """Return {"projection": a linear map from student to teacher features} (traceable).
+
+    It is trained beside the model. Without a teacher (`teacher_width` 0), or if both widths are
+    the same, there is none: {}.
+    """
     if not teacher_width or width == teacher_width:
-        return None
+        return {}
     key = jax.random.fold_in(jax.random.key(seed), teacher_width)
-    return {
-        "kernel": jax.nn.initializers.xavier_uniform()(key, (width, teacher_width)),
-        "bias": jnp.zeros(teacher_width),
-    }
+    kernel = jax.nn.initializers.xavier_uniform()(key, (width, teacher_width))
+    return {PROJECTION: {"kernel": kernel, "bias": jnp.zeros(teacher_width)}}

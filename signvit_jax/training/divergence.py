@@ -1,4 +1,4 @@
-"""Looks at every step's report: names the clips of updates that were not finite, ends a run of them, notes where the loss jumps."""
+"""Watches the reports of all steps for skipped updates and for jumps of the loss."""
 
 import logging
 import math
@@ -22,37 +22,39 @@ class TrainingDivergedError(SignVitError, RuntimeError):
 
 
 class StepWatch:
-    """Keeps the reports on the device until `read`, so that a step is given to the device while it
-    works on the one before.
+    """Names the clips of skipped updates and of jumps of the loss; ends a run that diverges.
 
-    `name_of` gives the name of a clip by its number in the training split. Where a run has several processes, each knows the clips of its own rows.
+    Reports stay on the device until `read`, so that the next step can be dispatched while the
+    device still works. `clip_name` gives the name of a clip by its number in the training split. Of
+    several processes each names the clips of its own rows.
     """
 
-    def __init__(self, max_nonfinite: int, name_of: Callable[[int], str]):
-        self._max_nonfinite, self._name_of = max_nonfinite, name_of
+    def __init__(self, max_nonfinite: int, clip_name: Callable[[int], str]):
+        self._max_nonfinite = max_nonfinite
+        self._clip_name = clip_name
         self._unread: list[tuple[int, Int[np.ndarray, " b"], StepReport]] = []
-        self._skipped: list[
-            tuple[int, Int[np.ndarray, " b"]]
-        ] = []  # steps in a row whose update was not made
+        self._skipped: list[tuple[int, Int[np.ndarray, " b"]]] = []  # the latest steps in a row
         self._spikes = SpikeFinder()
 
     def add(self, step: int, index: Int[np.ndarray, " b"], report: StepReport) -> None:
-        """Waits for the step before: with this one's batch and the next no more than
-        `BATCHES_ON_DEVICE` lie on the device, however far the loop could run ahead.
+        """Add a step, after the one before it is done.
+
+        The wait keeps at most `BATCHES_ON_DEVICE` batches on the device: this step's and the next.
         """
         if self._unread:
             jax.block_until_ready(self._unread[-1][2])
         self._unread.append((step, index, report))
 
     def read(self) -> None:
-        """Judges the steps since the last call. Raises TrainingDivergedError naming the clips of the last batches."""
-        figures = jax.device_get(
-            [
-                (report.loss.total, report.finite, report.nonfinite_in_row)
-                for _, _, report in self._unread
-            ]
+        """Check the steps since the last call.
+
+        Raises TrainingDivergedError with the clips of the batches that were skipped in a row.
+        """
+        reports = [report for _, _, report in self._unread]
+        values = jax.device_get(
+            [(report.loss.total, report.finite, report.nonfinite_in_row) for report in reports]
         )
-        for (step, index, _), (loss, finite, in_row) in zip(self._unread, figures, strict=True):
+        for (step, index, _), (loss, finite, in_row) in zip(self._unread, values, strict=True):
             if finite:
                 self._skipped.clear()
                 if usual := self._spikes.jump(float(loss)):
@@ -66,50 +68,60 @@ class StepWatch:
                 continue
             self._skipped.append((step, index))
             _logger.warning(
-                "step %d: loss or gradient was not finite, the update was not made; clips %s",
+                "step %d: loss or gradient was not finite, the update was skipped; clips %s",
                 step,
                 self._names([index]),
             )
             if in_row >= self._max_nonfinite:
+                clips = self._names([clips for _, clips in self._skipped], complete=True)
                 raise TrainingDivergedError(
-                    f"{int(in_row)} updates in a row were not finite (loss or gradient was NaN or infinite) and were not made; the last checkpoint "
-                    f"is good. The clips of these batches: {self._names([clips for _, clips in self._skipped], all_of_them=True)}. "
-                    "Halve config.training.encoder_lr, and look at the data's normalization (config.data.mean, std)."
+                    f"{int(in_row)} updates in a row were not finite (loss or gradient was NaN or "
+                    "infinite) and were skipped; the last checkpoint is good. The clips of these "
+                    f"batches: {clips}. Halve config.training.encoder_lr, and check the data's "
+                    "normalization (config.data.mean, std)."
                 )
         self._unread.clear()
 
-    def _names(self, batches: list[Int[np.ndarray, " b"]], all_of_them: bool = False) -> str:
-        names = list(
-            dict.fromkeys(self._name_of(i) for index in batches for i in index.tolist() if i >= 0)
-        )
-        if all_of_them or len(names) <= _SHOWN_CLIPS:
+    def _names(self, batches: list[Int[np.ndarray, " b"]], complete: bool = False) -> str:
+        """List the clips, each once; padding rows (index -1) have no name."""
+        examples = [example for index in batches for example in index.tolist() if example >= 0]
+        names = list(dict.fromkeys(self._clip_name(example) for example in examples))
+        if complete or len(names) <= _SHOWN_CLIPS:
             return ", ".join(names)
         return f"{', '.join(names[:_SHOWN_CLIPS])} and {len(names) - _SHOWN_CLIPS} more"
 
 
 class SpikeFinder:
-    """Finds a loss far above those before it: 8 times their usual deviation, and at least half as large again.
+    """Finds a loss that is far above those before it.
 
-    Both are exponential averages over about 50 steps, the jump itself left out of neither: a new level is soon the usual one.
+    That is 8 times their usual deviation above their mean, and at least 1.5 times the mean. Both
+    are exponential averages over about 50 steps. They include the jump itself, so that a new level
+    soon becomes the usual one.
     """
 
-    _MEMORY, _FIRST, _DEVIATIONS, _LEAST = 0.98, 20, 8.0, 1.5
+    _MEMORY = 0.98
+    _FIRST = 20  # losses before the first that may count as a jump
+    _DEVIATIONS = 8.0
+    _LEAST = 1.5
 
     def __init__(self):
-        self._count, self._mean, self._deviation = 0, 0.0, 0.0
+        self._count = 0
+        self._mean = 0.0
+        self._deviation = 0.0
 
     def jump(self, loss: float) -> float | None:
-        """The usual loss if this one is a jump, else None; a loss that is not finite is none and is not kept."""
+        """Return the usual loss if this one is a jump, else None.
+
+        A loss that is not finite is no jump, and is not part of the averages.
+        """
         if not math.isfinite(loss):
             return None
         usual = self._mean
-        jumped = self._count >= self._FIRST and loss > max(
-            usual + self._DEVIATIONS * self._deviation, self._LEAST * usual
-        )
+        limit = max(usual + self._DEVIATIONS * self._deviation, self._LEAST * usual)
+        jumped = self._count >= self._FIRST and loss > limit
         self._count += 1
         memory = min(self._MEMORY, 1.0 - 1.0 / self._count)  # a plain mean at first
-        self._deviation = memory * self._deviation + (1.0 - memory) * abs(loss - usual) * (
-            self._count > 1
-        )
+        deviation = abs(loss - usual) * (self._count > 1)
+        self._deviation = memory * self._deviation + (1.0 - memory) * deviation
         self._mean = memory * self._mean + (1.0 - memory) * loss
         return usual if jumped else None

@@ -1,4 +1,4 @@
-"""What a run began with and has to go on with: its data set and, where it has one, its teacher."""
+"""The data set and the teacher that a run began with, and has to resume with."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TeacherIdentity:
-    """`digest`: of the parameters. `step`: of the checkpoint that they are from, in the workdir `path`."""
+    """The checkpoint of a teacher: its workdir, its step, and the digest of its parameters."""
 
     path: str
     step: int
@@ -28,27 +28,31 @@ class TeacherIdentity:
 
 
 def check_data_set(data: RunData, workdir: Workdir) -> None:
-    """Raises ConfigError when any split, or an option of the builder, is another than at the first start."""
+    """Raise ConfigError if a split or an option of the builder differs from the first start's."""
     before = _read(workdir).get("data_set")
     if before is None:
-        _check_by_the_old_rule(data, workdir)
+        _check_fingerprint(data, workdir)
         return
     if differences := _differences(before, data.dataset.identity(), workdir.origin_json):
         lines = "\n".join(f"  {line}" for line in differences)
         raise ConfigError(
-            f"the data set {data.config.data.name!r} in {data.dataset.folder} is another than this workdir was started on:\n{lines}\n"
+            f"the data set {data.config.data.name!r} in {data.dataset.folder} differs from the one "
+            f"that this workdir was started on:\n{lines}\n"
             "Build the old one again, or give another --workdir"
         )
 
 
 def recorded_teacher(workdir: Workdir) -> TeacherIdentity | None:
-    """The teacher that the run began with; None if there was none, or an earlier release did not record it."""
+    """Return the teacher that the run began with.
+
+    None if there was none, or if an earlier release did not record it. Raises ConfigError.
+    """
     teacher = _read(workdir).get("teacher")
+    if teacher is None:
+        return None
     try:
-        return (
-            None
-            if teacher is None
-            else TeacherIdentity(str(teacher["path"]), int(teacher["step"]), str(teacher["digest"]))
+        return TeacherIdentity(
+            path=str(teacher["path"]), step=int(teacher["step"]), digest=str(teacher["digest"])
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -57,7 +61,7 @@ def recorded_teacher(workdir: Workdir) -> TeacherIdentity | None:
 
 
 def write_origin(workdir: Workdir, data: RunData, teacher: TeacherIdentity | None) -> None:
-    """Raises WorkdirError."""
+    """Write `origin.json`. Raises WorkdirError."""
     origin = {
         "data_set": data.dataset.identity(),
         "teacher": teacher and dataclasses.asdict(teacher),
@@ -66,7 +70,7 @@ def write_origin(workdir: Workdir, data: RunData, teacher: TeacherIdentity | Non
 
 
 def digest_of(params: PyTree) -> str:
-    """16 hexadecimal digits that change with any bit, shape or name of the parameters."""
+    """Return 16 hexadecimal digits that change with any bit, shape or name of the parameters."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         array = np.ascontiguousarray(jax.device_get(leaf))
@@ -76,7 +80,7 @@ def digest_of(params: PyTree) -> str:
 
 
 def _read(workdir: Workdir) -> dict[str, Any]:
-    """{} at a first start, and in a workdir of an earlier release."""
+    """Return {} at a first start and in a workdir of an earlier release."""
     path: Path = workdir.origin_json
     try:
         origin = json.loads(path.read_text(encoding="utf-8"))
@@ -93,26 +97,34 @@ def _read(workdir: Workdir) -> dict[str, Any]:
     return origin
 
 
-def _check_by_the_old_rule(data: RunData, workdir: Workdir) -> None:
-    """Release 0.1 recorded ids, texts, glosses and frame counts of the training split."""
+def _check_fingerprint(data: RunData, workdir: Workdir) -> None:
+    """Check the record of release 0.1: a digest of the training split.
+
+    It covers the ids, texts, glosses and frame counts.
+    """
     file = workdir.fingerprint_txt
     if not file.is_file():
         return
     before = file.read_text(encoding="utf-8", errors="replace").strip()
     if before != data.train.fingerprint:
         raise ConfigError(
-            f"the training split of {data.config.data.name!r} is another than this workdir was started on (fingerprint {data.train.fingerprint}, "
-            f"before {before}); build the old one again, or give another --workdir"
+            f"the training split of {data.config.data.name!r} differs from the one that this "
+            f"workdir was started on (fingerprint {data.train.fingerprint}, before {before}); "
+            "build the old one again, or give another --workdir"
         )
     _logger.warning(
-        "an earlier release started this workdir and recorded only ids, texts, glosses and frame counts of the training split; "
-        "they agree. From now on every split and the builder's options are held against %s",
+        "an earlier release started this workdir and recorded only ids, texts, glosses and frame "
+        "counts of the training split; they agree. From now on every split and the builder's "
+        "options are compared with %s",
         workdir.origin_json.name,
     )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], path: Path) -> list[str]:
-    """One line for each option and split that differs; options that only one of two releases knows do not count."""
+    """Return a line for each option and split that differs.
+
+    Options that only one of two releases has do not count.
+    """
     try:
         old_settings, settings = before["settings"] or {}, now["settings"] or {}
         options = [
@@ -124,20 +136,19 @@ def _differences(before: dict[str, Any], now: dict[str, Any], path: Path) -> lis
         for name in sorted(before["splits"].keys() | now["splits"].keys()):
             old, new = before["splits"].get(name), now["splits"].get(name)
             if old is not None and new is not None and None in (old["digest"], new["digest"]):
-                # The files of a split that the run does not read may be elsewhere; its size is known nevertheless.
+                # The files of a split that the run does not read may be missing here: then its
+                # size alone is compared.
                 old, new = old | {"digest": "unknown"}, new | {"digest": "unknown"}
             if old != new:
-                splits.append(f"split {name!r}: {_described(old)} then, {_described(new)} now")
+                splits.append(f"split {name!r}: {_describe(old)} then, {_describe(new)} now")
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path}: what it records of the data set is damaged; put back a copy of the file"
+            f"{path}: the record of the data set is damaged; put back a copy of the file"
         ) from error
     return options + splits
 
 
-def _described(split: dict[str, Any] | None) -> str:
-    return (
-        "none"
-        if split is None
-        else f"{split['clips']:,} clips, {split['bytes']:,} bytes, digest {split['digest']}"
-    )
+def _describe(split: dict[str, Any] | None) -> str:
+    if split is None:
+        return "none"
+    return f"{split['clips']:,} clips, {split['bytes']:,} bytes, digest {split['digest']}"

@@ -1,4 +1,4 @@
-"""What a run reads: its splits, the tokenizers learned from the training text, and the batches made of both."""
+"""The data of a run: its splits, the tokenizers learned from the training texts, and batches."""
 
 import logging
 import math
@@ -7,8 +7,8 @@ import jax
 
 from signvit_jax.checkpoints.best import PERFECT
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.config.schema import Config, TrainingConfig, with_ctc_target
-from signvit_jax.data.dataset import DatasetError, SignDataset, Split, open_dataset
+from signvit_jax.config.schema import Config, TrainingConfig
+from signvit_jax.data.dataset import DatasetError, SignDataset, Split
 from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
@@ -22,24 +22,28 @@ from signvit_jax.text.tokenizer import (
 
 log = logging.getLogger(__name__)
 
-STAND_IN_CLIPS = 500  # training clips, evenly over the split, that stand in for a validation split
+STAND_IN_CLIPS = 500  # at most, of the training split if there is no validation split
 
 
 class RunData:
-    """The data of one run. Raises DatasetError for splits that are not there and ConfigError for a target that the data does not have."""
+    """Splits, vocabularies and batches of one run.
+
+    Raises DatasetError for a split that does not exist, and ConfigError for a CTC target or a best
+    metric that the data does not allow.
+    """
 
     def __init__(
         self,
         config: Config,
+        dataset: SignDataset,
         tokenizer: Tokenizer | None = None,
         gloss_tokenizer: Tokenizer | None = None,
     ):
-        """Tokenizers given are those of an earlier start of the same run; else they are learned from the training split."""
-        dataset = open_dataset(config.data.data_dir, config.data.name)
+        """`config` is resolved. The tokenizers are those of the run's first start, if given."""
+        self.config = config
         self.dataset = dataset
         self.train = dataset.split(config.data.train_split)
-        self.config = self._settled(config)
-        self.validation = self._validation(dataset)
+        self.validation = self._open_validation_split()
         self.tokenizer = tokenizer or make_tokenizer(
             (entry.text for entry in self.train.index), config.tokenizer
         )
@@ -47,11 +51,11 @@ class RunData:
         self.text_length = padded_text_length(
             self.train, self.tokenizer, config.model.decoder.max_len
         )
-        self.gloss_length = (
-            padded_gloss_length(self.train, self.gloss_tokenizer) if self.gloss_tokenizer else 0
-        )
+        self.gloss_length = 0
+        if self.gloss_tokenizer:
+            self.gloss_length = padded_gloss_length(self.train, self.gloss_tokenizer)
         self._check_best_metric()
-        self._say_what_is_unknown()
+        self._log_unknown_tokens()
 
     @property
     def gloss_vocab_size(self) -> int:
@@ -59,7 +63,7 @@ class RunData:
 
     @property
     def ctc_tokenizer(self) -> Tokenizer:
-        """What spells the CTC head's labels."""
+        """The tokenizer of the CTC head's labels."""
         return self.gloss_tokenizer or self.tokenizer
 
     @property
@@ -67,25 +71,19 @@ class RunData:
         return num_epochs(self.config.training, len(self.train))
 
     def train_batches(self) -> BatchIterator:
-        """Shuffled, augmented, over all epochs of the run."""
-        return self._batches(
-            self.train, self.config.training.batch_size, training=True, num_epochs=self.num_epochs
-        )
+        """Shuffled and augmented batches, over all epochs of the run."""
+        return self._batches(self.train, training=True, num_epochs=self.num_epochs)
 
     def validation_batches(self) -> BatchIterator:
-        """Each validation clip once, in a fixed order."""
-        return self._batches(
-            self.validation, self.config.training.batch_size, training=False, num_epochs=1
-        )
+        """Every validation clip once, in a fixed order."""
+        return self._batches(self.validation, training=False, num_epochs=1)
 
-    def _batches(
-        self, split: Split, batch_size: int, *, training: bool, num_epochs: int
-    ) -> BatchIterator:
+    def _batches(self, split: Split, *, training: bool, num_epochs: int) -> BatchIterator:
         return make_batches(
             split,
             self.tokenizer,
             self.config,
-            batch_size=batch_size,
+            batch_size=self.config.training.batch_size,
             training=training,
             seed=self.config.training.seed,
             num_epochs=num_epochs,
@@ -96,79 +94,66 @@ class RunData:
             process_count=jax.process_count(),
         )
 
-    def _validation(self, dataset: SignDataset) -> Split:
+    def _open_validation_split(self) -> Split:
+        """The validation split, or clips evenly over the training split if there is none."""
         name = self.config.data.val_split
         try:
-            return dataset.split(name)
+            return self.dataset.split(name)
         except DatasetError:
-            if name in dataset.splits:
+            if name in self.dataset.splits:
                 raise
-            stand_in = self.train.spread(STAND_IN_CLIPS)
-            log.warning(
-                "the data set has no split %r: validation figures are taken on %s of %r and say nothing about new clips",
-                name,
-                f"{len(stand_in):,} of the {len(self.train):,} clips"
-                if len(stand_in) < len(self.train)
-                else "all clips",
-                self.train.name,
-            )
-            return stand_in
+        stand_in = self.train.spread(STAND_IN_CLIPS)
+        taken = "all clips"
+        if len(stand_in) < len(self.train):
+            taken = f"{len(stand_in):,} of the {len(self.train):,} clips"
+        log.warning(
+            "the data set has no split %r: validation runs on %s of %r and says nothing about "
+            "new clips",
+            name,
+            taken,
+            self.train.name,
+        )
+        return stand_in
 
     def _check_best_metric(self) -> None:
-        """Raises ConfigError for a `training.best_metric` that perfect outputs would not reach: BLEU-4 of texts under four words is always 0."""
-        check_tokenization(self.config.evaluation.tokenize)
-        metric, texts = (
-            self.config.training.best_metric,
-            [entry.text for entry in self.validation.index],
-        )
+        """Raise ConfigError for a `training.best_metric` that perfect outputs would not reach.
+
+        BLEU-4 of texts with fewer than four words, for one, is always 0.
+        """
+        evaluation, metric = self.config.evaluation, self.config.training.best_metric
+        check_tokenization(evaluation.tokenize)
+        texts = [entry.text for entry in self.validation.index]
         if metric == "loss" or not texts:
             return
-        perfect = score(
-            texts,
-            texts,
-            tokenize=self.config.evaluation.tokenize,
-            lowercase=self.config.tokenizer.lowercase,
-        )
+        lowercase = self.config.tokenizer.lowercase
+        perfect = score(texts, texts, tokenize=evaluation.tokenize, lowercase=lowercase)
         reached = {
             name: abs(getattr(perfect, name) - best) < 1e-6 for name, best in PERFECT.items()
         }
         if not reached[metric]:
-            others = ", ".join(
-                repr(name) for name in ("chrf", "wer", "loss") if reached.get(name, True)
-            )
+            allowed = [name for name in ("chrf", "wer", "loss") if reached.get(name, True)]
             raise ConfigError(
-                f"config.training.best_metric is {metric!r}, but on the {len(texts):,} texts of {self.validation.name!r} even perfect outputs would "
-                f"have {getattr(perfect, metric):.4g} (no text has four words?): no checkpoint could be told to be the best; allowed here: {others}"
+                f"config.training.best_metric is {metric!r}, but on the {len(texts):,} texts of "
+                f"{self.validation.name!r} even perfect outputs would have "
+                f"{getattr(perfect, metric):.4g} (no text has four words?), so no checkpoint could "
+                f"be the best; allowed here: {', '.join(map(repr, allowed))}"
             )
 
-    def _say_what_is_unknown(self) -> None:
-        """Logs, of each split, what the vocabularies lack; a test split that cannot be read is no reason not to train."""
+    def _log_unknown_tokens(self) -> None:
+        """Warn of what the vocabularies lack in each split; skip a split that cannot be read."""
         names = dict.fromkeys((self.train.name, self.validation.name, self.config.data.test_split))
         for name in names:
             try:
                 index = self.dataset.split(name).index
             except DatasetError:
                 continue
-            notes = [unknown_note(self.tokenizer.unknown([entry.text for entry in index]))]
+            texts = [entry.text for entry in index]
+            notes = [unknown_note(self.tokenizer.unknown(texts))]
             if self.gloss_tokenizer:
-                notes.append(
-                    unknown_note(
-                        self.gloss_tokenizer.unknown([entry.gloss for entry in index]), "glosses"
-                    )
-                )
+                glosses = [entry.gloss for entry in index]
+                notes.append(unknown_note(self.gloss_tokenizer.unknown(glosses), "glosses"))
             for note in filter(None, notes):
                 log.warning("split %r: %s", name, note)
-
-    def _settled(self, config: Config) -> Config:
-        """`ctc.target` 'auto' becomes what the training split has."""
-        if config.model.ctc.target != "auto":
-            return config
-        target = "gloss" if any(entry.gloss for entry in self.train.index) else "text"
-        log.info(
-            "CTC spells %s",
-            "glosses" if target == "gloss" else "text: the training split has no glosses",
-        )
-        return with_ctc_target(config, target)
 
     def _learn_glosses(self) -> Tokenizer | None:
         if self.config.model.ctc.target == "text":
@@ -176,12 +161,13 @@ class RunData:
         glosses = [entry.gloss for entry in self.train.index]
         if not any(glosses):
             raise ConfigError(
-                f"config.model.ctc.target is 'gloss', but no clip of {self.config.data.name}/{self.train.name} has a gloss; allowed here: 'text'"
+                "config.model.ctc.target is 'gloss', but no clip of "
+                f"{self.config.data.name}/{self.train.name} has a gloss; allowed here: 'text'"
             )
         return learn_gloss_vocabulary(glosses)
 
 
 def num_epochs(training: TrainingConfig, clips: int) -> int:
-    """`training.num_epochs`, or as many as `training.min_steps` takes with so many training clips."""
+    """Return `training.num_epochs`, or the epochs that `training.min_steps` takes if more."""
     steps = max(steps_per_epoch(clips, training.batch_size), 1)
     return max(training.num_epochs, math.ceil(training.min_steps / steps))

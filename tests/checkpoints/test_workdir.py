@@ -1,3 +1,5 @@
+"""The workdir: its lock, its files, and what a resumed run may change."""
+
 import dataclasses
 import errno
 import fcntl
@@ -33,15 +35,16 @@ import os, sys, time
 from signvit_jax.checkpoints.workdir import Workdir
 with Workdir.create(sys.argv[1]).lock():
     with_child = len(sys.argv) > 2
-    if not with_child or os.fork() == 0:  # the child, which has then let go of its copy of the lock
+    if not with_child or os.fork() == 0:  # the child, which has closed its copy of the lock
         with_child and os.setsid()
         print("locked", flush=True)
     time.sleep(30)
-    os._exit(0)  # a fork of a process with threads may hang in parting
+    os._exit(0)  # a forked process with threads may hang at a normal exit
 """
 
 
 def holder(path, *arguments):
+    """Start a process that holds the lock of `path`."""
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "JAX_PLATFORMS": "cpu",
@@ -56,7 +59,7 @@ def holder(path, *arguments):
     return process
 
 
-def test_a_second_trainer_is_refused_and_told_who_is_in(tmp_path):
+def test_a_second_trainer_is_refused_with_the_holders_name(tmp_path):
     first = holder(tmp_path)
     try:
         with (
@@ -72,7 +75,7 @@ def test_a_second_trainer_is_refused_and_told_who_is_in(tmp_path):
         first.wait()
 
 
-@pytest.mark.parametrize("with_child", [False, True], ids=["alone", "a_forked_child_lives_on"])
+@pytest.mark.parametrize("with_child", [False, True], ids=["alone", "a_forked_child_survives"])
 def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
     first = holder(tmp_path, *(["child"] if with_child else []))
     first.kill()
@@ -85,14 +88,13 @@ def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
             Workdir.create(tmp_path).lock(),
         ):
             pass
-    assert (
-        tmp_path / ".lock"
-    ).read_text() == "" and not _locks  # a child forked later closes nothing of somebody else's
+    assert (tmp_path / ".lock").read_text() == ""
+    assert not _locks  # a child that is forked later closes no descriptor of others
     with Workdir.create(tmp_path).lock() as lock:
         assert lock.killed is None
 
 
-def test_a_second_trainer_is_refused_where_the_lock_file_was_deleted(tmp_path):
+def test_a_second_trainer_is_refused_if_the_lock_file_is_gone(tmp_path):
     workdir = Workdir.create(tmp_path)
     with workdir.lock() as lock:
         assert lock.holds()
@@ -108,18 +110,19 @@ def test_a_second_trainer_is_refused_where_the_lock_file_was_deleted(tmp_path):
         assert lock.killed is None
 
 
-def as_nfs(descriptor, how, flock=fcntl.flock):
+def flock_of_nfs(descriptor, operation, flock=fcntl.flock):
+    """Lock files, but no folders."""
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         raise OSError(errno.EBADF, "Bad file descriptor")
-    flock(descriptor, how)
+    flock(descriptor, operation)
 
 
 @pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
-def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is_left_to_it(
+def test_a_replaced_workdir_is_locked_again_if_it_is_free(
     tmp_path, monkeypatch, folders_cannot_be_locked
 ):
     if folders_cannot_be_locked:
-        monkeypatch.setattr(fcntl, "flock", as_nfs)
+        monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
     workdir = Workdir.create(tmp_path / "run")
     with workdir.lock() as lock:
         with pytest.raises(WorkdirError, match=f"process {os.getpid()}"), workdir.lock():
@@ -137,22 +140,23 @@ def test_a_workdir_that_was_replaced_is_locked_anew_and_one_that_another_took_is
 
 
 @pytest.mark.parametrize("folders_cannot_be_locked", [False, True])
-def test_a_lock_that_was_refused_leaves_the_holders_name_alone_and_no_descriptor_behind(
+def test_a_refused_lock_leaves_the_holders_file_unchanged(
     tmp_path, monkeypatch, folders_cannot_be_locked
 ):
     if folders_cannot_be_locked:
-        monkeypatch.setattr(fcntl, "flock", as_nfs)
+        monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
     workdir = Workdir.create(tmp_path)
     with workdir.lock():
-        signed = workdir.lock_file.read_text()
+        content = workdir.lock_file.read_text()
         before = tiny_run.open_below(tmp_path)
         for _ in range(3):
             with pytest.raises(WorkdirError), workdir.lock():
                 pass
-        assert workdir.lock_file.read_text() == signed and tiny_run.open_below(tmp_path) == before
+        assert workdir.lock_file.read_text() == content
+        assert tiny_run.open_below(tmp_path) == before
 
 
-def test_a_lock_file_of_an_earlier_release_keeps_a_second_trainer_out_too(tmp_path):
+def test_a_lock_of_an_earlier_release_is_respected(tmp_path):
     workdir = Workdir.create(tmp_path)
     with workdir.lock_file.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -160,17 +164,15 @@ def test_a_lock_file_of_an_earlier_release_keeps_a_second_trainer_out_too(tmp_pa
             pass
 
 
-def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
     with Workdir.create(tmp_path).lock() as lock:
         assert lock.holds()
-    assert (
-        "cannot be locked (No locks available): take care that no second trainer uses it"
-        in caplog.text
-    )
+    warning = "cannot be locked (No locks available): take care that no second trainer uses it"
+    assert warning in caplog.text
 
 
 def test_only_process_0_takes_the_lock(tmp_path, monkeypatch):
@@ -193,7 +195,7 @@ def test_a_garbled_lock_file_does_no_harm(tmp_path):
             pass
 
 
-def test_a_file_in_the_place_of_the_workdir_is_refused(tmp_path):
+def test_a_file_instead_of_a_workdir_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for open_it in (Workdir.create, Workdir.open):
         with pytest.raises(WorkdirError, match=r"is a file.*give"):
@@ -202,7 +204,7 @@ def test_a_file_in_the_place_of_the_workdir_is_refused(tmp_path):
         Workdir.create(tmp_path / "file" / "below")
 
 
-def test_a_folder_that_is_no_workdir_is_refused_and_a_near_one_named(tmp_path):
+def test_a_folder_that_is_no_workdir_is_refused_with_a_hint(tmp_path):
     with pytest.raises(WorkdirError, match="does not exist; give the folder"):
         Workdir.open(tmp_path / "nothing")
     with pytest.raises(WorkdirError, match=r"has no config\.json; give the folder"):
@@ -220,7 +222,7 @@ def test_a_folder_that_is_no_workdir_is_refused_and_a_near_one_named(tmp_path):
         Workdir.open(tmp_path)
 
 
-def test_a_writer_killed_at_any_moment_leaves_the_old_text_or_the_new(tmp_path):
+def test_a_killed_writer_leaves_the_old_or_the_new_text(tmp_path):
     code = """
 import sys
 from signvit_jax.checkpoints.workdir import Workdir
@@ -243,7 +245,7 @@ for number in range(10**9):
     assert len(text) == 200_000 and len(set(text)) == 1
 
 
-def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path, monkeypatch):
+def test_a_failing_disk_is_an_error_of_ours(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -252,7 +254,7 @@ def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path, monkeypatch):
     with pytest.raises(WorkdirError, match=r"config\.json could not be written: No space left"):
         run.write_text(run.config_json, "{}")
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(WorkdirError, match=r"other cannot be made: No space left"):
+    with pytest.raises(WorkdirError, match=r"other cannot be created: No space left"):
         Workdir.create(tmp_path / "other")
     monkeypatch.setattr(os, "open", full)
     with pytest.raises(WorkdirError, match=r"run could not be opened: No space left"), run.lock():
@@ -268,7 +270,7 @@ def test_a_file_in_the_place_of_the_workdir_is_not_locked(tmp_path):
         pass
 
 
-def test_a_lock_file_is_for_reading_by_others_and_no_program(tmp_path):
+def test_others_can_read_the_lock_file(tmp_path):
     before = os.umask(0)
     try:
         with Workdir.create(tmp_path).lock():
@@ -277,7 +279,7 @@ def test_a_lock_file_is_for_reading_by_others_and_no_program(tmp_path):
         os.umask(before)
 
 
-def test_what_describes_a_run_is_read_or_named_with_its_path(tmp_path):
+def test_a_damaged_file_of_a_run_is_reported_with_its_path(tmp_path):
     run = Workdir.create(tmp_path)
     tokenizer = learn_gloss_vocabulary(["A B", "B C"])
     run.write_text(run.config_json, to_json(changed(data={"num_frames": 40})))
@@ -288,20 +290,20 @@ def test_what_describes_a_run_is_read_or_named_with_its_path(tmp_path):
         (run.config_json, run.read_config),
         (run.tokenizer_json, lambda: run.read_tokenizer(run.tokenizer_json)),
     ):
-        for content, said in (
+        for content, message in (
             (b"{", "JSON"),
             (b"ab\xff", "byte 2 is not of a text; put back a copy"),
             (None, "cannot be read: No such file"),
         ):
             path.unlink() if content is None else path.write_bytes(content)
             with pytest.raises(
-                (ConfigError, TokenizerError, WorkdirError), match=rf"{path}.*{said}"
+                (ConfigError, TokenizerError, WorkdirError), match=rf"{path}.*{message}"
             ) as caught:
                 read()
             assert caught.value.exit_code == USAGE
 
 
-def test_a_file_finds_its_folder_made_again_where_that_is_gone(tmp_path):
+def test_write_text_recreates_a_missing_folder(tmp_path):
     workdir = Workdir.create(tmp_path / "a" / "run")
     shutil.rmtree(tmp_path / "a")
     workdir.write_text(workdir.samples / "epoch_0001.txt", "text")
@@ -312,7 +314,7 @@ def changed(**groups):
     return from_mapping(groups)
 
 
-def test_rates_epochs_and_the_like_may_change_on_resume_and_are_reported():
+def test_a_resumed_run_may_change_rates_and_epochs():
     new = changed(
         training={
             "encoder_lr": 1e-5,
@@ -326,16 +328,13 @@ def test_rates_epochs_and_the_like_may_change_on_resume_and_are_reported():
         mesh={"fsdp": 2},
     )
     differences = check_resume(Config(), new)
-    assert ("training.encoder_lr", 5e-5, 1e-5) in differences and (
-        "training.num_epochs",
-        200,
-        400,
-    ) in differences
+    assert ("training.encoder_lr", 5e-5, 1e-5) in differences
+    assert ("training.num_epochs", 200, 400) in differences
     assert len(differences) == 11
 
 
-def test_what_may_not_change_on_resume_is_this_list():
-    """Key by key: a key that is taken out of the list in workdir.py goes red here."""
+def test_the_list_of_keys_that_are_fixed_on_resume():
+    """Each key alone is refused, so that none can be dropped from the list in workdir.py."""
     fixed = {
         "data.resize_mode": "crop",
         "data.frame_buckets": [32, 64],
@@ -351,24 +350,25 @@ def test_what_may_not_change_on_resume_is_this_list():
         "training.seed": 7,
         "training.weight_decay_on": "matrices",
     }
-    before, wrong = dataclasses.asdict(Config()), []
+    before = dataclasses.asdict(Config())
+    not_refused = []
     for key, value in fixed.items():
         group, name = key.split(".")
         old = before[group][name]
-        new = dataclasses.replace(
-            Config(), **{group: dataclasses.replace(getattr(Config(), group), **{name: value})}
-        )
+        # Not from_mapping, which checks values against each other: one key changes.
+        section = dataclasses.replace(getattr(Config(), group), **{name: value})
+        new = dataclasses.replace(Config(), **{group: section})
         assert new != Config(), f"{key}: {old!r} is the default; the test needs another value"
         try:
             check_resume(Config(), new)
-            wrong.append(key)
+            not_refused.append(key)
         except ConfigError as error:
             assert f"config.{key}: " in str(error)
-    assert wrong == []
+    assert not_refused == []
     assert set(fixed) == set(_FIXED)
 
 
-def test_what_may_change_of_the_model_is_this_list():
+def test_the_list_of_model_keys_that_may_change_on_resume():
     free = {
         "model.encoder.dropout": 0.3,
         "model.encoder.attention_dropout": 0.3,
@@ -400,7 +400,7 @@ def test_what_may_change_of_the_model_is_this_list():
     ],
     ids=str,
 )
-def test_shapes_vocabulary_and_data_may_not_change_on_resume(new):
+def test_a_resumed_run_must_not_change_shapes_or_data(new):
     with pytest.raises(ConfigError) as caught:
         check_resume(Config(), from_mapping(new | {"inference": {"beam_size": 2}}))
     group, value = next(iter(new.items()))
@@ -409,11 +409,9 @@ def test_shapes_vocabulary_and_data_may_not_change_on_resume(new):
     assert "beam_size" not in str(caught.value)
 
 
-def test_the_average_may_change_its_memory_but_not_be_switched_on_or_off():
+def test_averaging_cannot_be_switched_on_or_off_on_resume():
     def with_ema(decay):
-        return dataclasses.replace(
-            Config(), training=dataclasses.replace(Config().training, ema_decay=decay)
-        )
+        return changed(training={"ema_decay": decay})
 
     assert check_resume(with_ema(0.9), with_ema(0.99)) == [("training.ema_decay", 0.9, 0.99)]
     with pytest.raises(ConfigError, match="ema_decay"):

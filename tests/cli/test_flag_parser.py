@@ -44,7 +44,7 @@ def test_a_misspelled_flag_is_answered_with_the_nearest(capsys, main, wrong, mea
     assert message.endswith(f"error: unknown argument {flag}; did you mean {meant}?")
 
 
-def test_a_config_key_given_as_a_flag_is_answered_with_its_override(capsys):
+def test_a_config_key_given_as_a_flag_gets_its_override(capsys):
     message = refusal(
         capsys, train.main, "--config=c.py", "--workdir=w", "--gradient_acumulation=2"
     )

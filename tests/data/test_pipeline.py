@@ -126,14 +126,14 @@ def test_each_epoch_has_every_clip_once_over_all_processes(
 
 
 def test_rows_of_all_processes_are_those_of_one_process(split, tokenizer):
-    whole = list(batches(split, tokenizer, batch_size=6))
+    one_process = list(batches(split, tokenizer, batch_size=6))
     parts = [
         list(batches(split, tokenizer, batch_size=6, process_index=p, process_count=2))
         for p in range(2)
     ]
     assert_equal_batches(
         [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)],
-        whole,
+        one_process,
     )
 
 
@@ -250,30 +250,30 @@ def test_augmented_frames_of_a_static_clip_are_equal(tmp_path, tokenizer):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_resume_in_the_middle_of_epoch_2_is_exact(split, tokenizer, num_workers):
     config = config_with(augment=AUGMENTED, num_workers=num_workers)
-    whole = list(batches(split, tokenizer, config_with(augment=AUGMENTED), num_epochs=3))
+    uninterrupted = list(batches(split, tokenizer, config_with(augment=AUGMENTED), num_epochs=3))
     iterator = batches(split, tokenizer, config, num_epochs=3)
     taken = [next(iterator) for _ in range(iterator.steps_per_epoch + 2)]
     state = iterator.get_state()
     iterator.close()
     resumed = batches(split, tokenizer, config, num_epochs=3)
     resumed.set_state(state)
-    assert_equal_batches(taken + list(resumed), whole)
+    assert_equal_batches(taken + list(resumed), uninterrupted)
 
 
 def test_every_saved_state_resumes_the_same_batches(split, tokenizer):
     config = config_with(augment=AUGMENTED)
-    whole, states = [], []
+    uninterrupted, states = [], []
     iterator = batches(split, tokenizer, config, num_epochs=2)
     for batch in iterator:
-        whole.append(batch)
+        uninterrupted.append(batch)
         states.append(iterator.get_state())
     for taken, state in reversed(list(enumerate(states, 1))):
         iterator.set_state(state)
-        assert_equal_batches(list(iterator), whole[taken:])
+        assert_equal_batches(list(iterator), uninterrupted[taken:])
 
 
 def test_an_orbax_checkpoint_restores_the_position(split, tokenizer, tmp_path):
-    whole = list(batches(split, tokenizer, num_epochs=3))
+    uninterrupted = list(batches(split, tokenizer, num_epochs=3))
     iterator = batches(split, tokenizer, num_epochs=3)
     for _ in range(iterator.steps_per_epoch + 1):
         next(iterator)
@@ -295,16 +295,16 @@ def test_an_orbax_checkpoint_restores_the_position(split, tokenizer, tmp_path):
             args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(resumed)),
         )
     assert resumed.next_step == iterator.next_step
-    assert_equal_batches(list(resumed), whole[iterator.next_step :])
+    assert_equal_batches(list(resumed), uninterrupted[iterator.next_step :])
 
 
 def test_more_epochs_extend_a_run(split, tokenizer):
     short = batches(split, tokenizer, num_epochs=1)
-    whole = list(batches(split, tokenizer, num_epochs=2))
+    uninterrupted = list(batches(split, tokenizer, num_epochs=2))
     list(short)
     longer = batches(split, tokenizer, num_epochs=2)
     longer.set_state(short.get_state())
-    assert_equal_batches(list(longer), whole[short.steps_per_epoch :])
+    assert_equal_batches(list(longer), uninterrupted[short.steps_per_epoch :])
 
 
 def test_a_position_of_other_batches_is_refused(split, tokenizer):
@@ -464,14 +464,14 @@ def test_short_clips_come_first_in_the_first_epochs_alone(split, tokenizer):
 
 def test_resume_in_a_short_first_epoch_is_exact(split, tokenizer):
     config = config_with(sortagrad_epochs=1)
-    whole = list(batches(split, tokenizer, config, num_epochs=2))
+    uninterrupted = list(batches(split, tokenizer, config, num_epochs=2))
     resumed = batches(split, tokenizer, config, num_epochs=2)
     resumed.set_state(resumed.state_at(3))
-    assert_equal_batches(list(resumed), whole[3:])
+    assert_equal_batches(list(resumed), uninterrupted[3:])
 
 
 def test_resume_needs_the_same_number_of_short_first_epochs(split, tokenizer):
-    resumed = batches(split, tokenizer, config_with(short_first_epochs=1))
+    resumed = batches(split, tokenizer, config_with(sortagrad_epochs=1))
     with pytest.raises(DatasetError, match="short_first_epochs: 0 then, 1 now"):
         resumed.set_state(batches(split, tokenizer).state_at(3))
 
@@ -498,18 +498,20 @@ def test_segments_fill_the_longest_bucket(split, tokenizer, training):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 20])
 def test_lengths_of_later_batches_are_known_in_advance(split, tokenizer, batch_size):
-    whole = batches(split, tokenizer, batch_size=batch_size, num_epochs=3)
+    iterator = batches(split, tokenizer, batch_size=batch_size, num_epochs=3)
     shapes = [
-        whole._source.config.frame_buckets[bucket]
+        iterator._source.config.frame_buckets[bucket]
         for epoch in range(3)
-        for bucket in whole._source.buckets_of_epoch(epoch)
+        for bucket in iterator._source.buckets_of_epoch(epoch)
     ]
-    assert shapes[: whole.steps_per_epoch] == [
+    assert shapes[: iterator.steps_per_epoch] == [
         batch["video"].shape[1] for batch in batches(split, tokenizer, batch_size=batch_size)
     ]
-    for first in range(whole.total_steps):
-        for end in {first + 1, whole.steps_per_epoch, whole.total_steps}:
-            assert whole.frames_of_steps(first, end) == sorted(set(shapes[first:end]), reverse=True)
+    for first in range(iterator.total_steps):
+        for end in {first + 1, iterator.steps_per_epoch, iterator.total_steps}:
+            assert iterator.frames_of_steps(first, end) == sorted(
+                set(shapes[first:end]), reverse=True
+            )
 
 
 def test_buckets_without_a_batch_are_not_in_those_lengths(split, tokenizer):

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import pytest
 
 from signvit_jax.commands import train
+from signvit_jax.optimization.compiled_steps import CompiledSteps
 from signvit_jax.telemetry import throughput
-from signvit_jax.training import trainer
+from signvit_jax.training import step_programs
 from tests.helpers import tiny_run
 
 
-class TooLargeInTheEnd(trainer.CompiledSteps):
+class TooLargeInTheEnd(CompiledSteps):
     """A training step whose fourth call XLA refuses."""
 
     calls = 0
@@ -52,7 +53,7 @@ def stopped(trained, tmp_path_factory) -> StoppedRun:
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stderr(messages),
     ):
-        patch.setattr(trainer, "CompiledSteps", TooLargeInTheEnd)
+        patch.setattr(step_programs, "CompiledSteps", TooLargeInTheEnd)
         # This CPU's kind is not in the table of peaks.
         patch.setattr(throughput, "peak_flops", lambda kind: 1e12)
         code = tiny_run.command(train.main, *flags)

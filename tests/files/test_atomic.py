@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from signvit_jax.checkpoints import manifest
-from signvit_jax.files.atomic import flush, write_atomically
+from signvit_jax.files.atomic import flush_to_disk, write_atomically
 from tests.helpers import tiny_run
 
 
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_old_content_alone(tmp_path, full_disk):
 
 def test_a_failed_flush_leaves_no_descriptor_open(tmp_path, full_disk):
     with pytest.raises(OSError, match="No space left"):
-        flush(tmp_path)
+        flush_to_disk(tmp_path)
     assert tiny_run.open_below(tmp_path) == []
 
 
@@ -120,7 +120,7 @@ def test_checkpoint_files_are_flushed_before_their_manifest(tmp_path, calls):
 
 
 def test_damage_is_reported_file_by_file(tmp_path):
-    for name in ("whole", "params/missing", "params/cut", "params/changed", "meta/folder"):
+    for name in ("whole", "params/missing", "params/short", "params/changed", "meta/folder"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("content")
     manifest.write_manifest(tmp_path)

@@ -1,14 +1,17 @@
-"""Trains the tiny model on one device and then on meshes of eight virtual ones: a program of its own, since their number is settled once a process.
+"""Trains the tiny model on one device, and then on meshes of eight virtual devices.
 
     python eight_devices.py FOLDER MESH...
 
-For each run a line: its name, how many arrays of its state are cut, the losses of its steps. A run leaves a checkpoint in mid-way; NAME_restored goes
-on from the one that the run before it left. Dropout is off, and the vocabulary is odd: where the tensor axis is 2 it is padded.
+It is a program of its own, since the number of devices is fixed when a process starts. For each run
+it prints a line: the run's name, the number of sharded arrays in its state, and the losses of its
+steps. A run saves a checkpoint on the way; NAME_restored resumes from the checkpoint of the run
+before it. Dropout is off. The vocabulary is odd: a tensor axis of 2 pads it.
 """
 
 import os
 
-# Threads for XLA: a collective blocks one for each device, and several run at a time; with too few they wait for ever.
+# Threads for XLA: a collective blocks one per device, and several run at once; with too few threads
+# they would wait forever.
 os.environ["NPROC"] = "64"
 
 import contextlib
@@ -37,20 +40,18 @@ MESHES = {
     "tensor": MeshConfig(1, 4, 2),
     "mixed": MeshConfig(2, 2, 2),
 }
-DROPS = {f"model__{part}__dropout": 0.0 for part in ("encoder", "temporal", "decoder", "ctc")} | {
-    "model__encoder__attention_dropout": 0.0
-}
-CONFIG = tiny_model.config(**DROPS, training__encoder_lr=1e-3, training__decoder_lr=1e-3)
+NO_DROPOUT = {f"model__{part}__dropout": 0.0 for part in ("encoder", "temporal", "decoder", "ctc")}
+NO_DROPOUT["model__encoder__attention_dropout"] = 0.0
+CONFIG = tiny_model.config(**NO_DROPOUT, training__encoder_lr=1e-3, training__decoder_lr=1e-3)
 LENGTH = tiny_model.VOCABULARY
 
 
 class Run:
     def __init__(self, mesh, folder):
-        self.definition, self.optimizer = (
-            ModelDefinition(CONFIG, LENGTH),
-            make_optimizer(CONFIG.training, 10),
-        )
-        self.mesh, self.folder = mesh, folder
+        self.definition = ModelDefinition(CONFIG, LENGTH)
+        self.optimizer = make_optimizer(CONFIG.training, 10)
+        self.mesh = mesh
+        self.folder = folder
         self.saved, _ = abstract_on_mesh(
             lambda: new_state(self.definition, self.optimizer, 0), mesh
         )
@@ -66,16 +67,15 @@ class Run:
         return to_device(tiny_model.batch(CLIPS, FRAMES, seed=number), self.mesh)
 
     def start(self):
-        """The same numbers on every mesh: those that one device draws."""
+        """Return the initial state; its values are the same on every mesh."""
         fresh = jax.device_get(jax.jit(lambda: new_state(self.definition, self.optimizer, 0))())
-        return self.padded(
-            jax.device_put(fresh, jax.tree.map(lambda leaf: leaf.sharding, self.saved))
-        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.saved)
+        return self.padded(jax.device_put(fresh, shardings))
 
     def padded(self, state):
         return reshard_like(state, self.abstract)
 
-    def go_on(self, state, first=0):
+    def train(self, state, first=0):
         losses = []
         for number in range(first, STEPS):
             if number == SAVED > first:
@@ -86,15 +86,15 @@ class Run:
 
     def save(self, state):
         with contextlib.closing(CheckpointStore(self.folder)) as store:
-            store.save(SAVED, state.params, beside(state), {}, wait=True)
+            store.save(SAVED, state.params, optimizer_items(state), {}, wait=True)
 
     def restored(self):
         with contextlib.closing(CheckpointStore(self.folder)) as store:
-            found = store.restore(self.saved.params, beside(self.saved))
+            found = store.restore(self.saved.params, optimizer_items(self.saved))
         return self.padded(TrainState(params=found.params, ema=None, **found.opt_state))
 
     def check(self, state):
-        """The padding is there and nothing but zeros; and no device is sent what others make of their frames."""
+        """Check that padding is zero, and that no device is sent activations of other devices."""
         embedding = np.asarray(state.params["decoder"]["embedding"])
         assert len(embedding) == LENGTH + LENGTH % self.mesh.shape["tensor"]
         assert embedding[1:LENGTH].any(axis=1).all() and not embedding[LENGTH:].any()
@@ -105,20 +105,17 @@ class Run:
         ]
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         of_others = "|".join(str(CLIPS * FRAMES // part) for part in (1, 2, 4) if part < ways)
-        assert sent and not [
-            line for line in sent if re.search(rf"\[({of_others}),[45],", line)
-        ]  # 4 patches a frame, 5 with the class token
-        # Fused projections are sharded by heads: nothing is sent because a kernel's contiguous parts are not heads.
-        assert not [
-            line
-            for line in sent
-            if re.search(
-                r'(all-to-all|collective-permute)\(.*op_name="[^"]*/(split|concatenate)"', line
-            )
-        ]
+        # 4 patches per frame, 5 with the class token.
+        activations = re.compile(rf"\[({of_others}),[45],")
+        assert sent and not [line for line in sent if activations.search(line)]
+        # Fused projections are sharded by heads: splitting them into heads must not send anything.
+        splits = re.compile(
+            r'(all-to-all|collective-permute)\(.*op_name="[^"]*/(split|concatenate)"'
+        )
+        assert not [line for line in sent if splits.search(line)]
 
 
-def beside(state):
+def optimizer_items(state):
     return {
         name: getattr(state, name)
         for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")
@@ -126,26 +123,23 @@ def beside(state):
 
 
 def main(folder, *names):
-    alone = Run(
-        jax.make_mesh(
-            (1, 1, 1), AXES, devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3
-        ),
-        folder,
-    )
-    print("single", 0, *alone.go_on(alone.start())[1])
+    auto = (jax.sharding.AxisType.Auto,) * 3
+    one_device = jax.make_mesh((1, 1, 1), AXES, devices=jax.devices()[:1], axis_types=auto)
+    alone = Run(one_device, folder)
+    print("single", 0, *alone.train(alone.start())[1])
     for name in names:
         run = Run(make_mesh(MESHES[name]), folder)
         if name != names[0]:
-            print(f"{name}_restored", 0, *run.go_on(run.restored(), SAVED)[1])
+            print(f"{name}_restored", 0, *run.train(run.restored(), SAVED)[1])
         state = run.start()
-        cut = sum(
+        sharded = sum(
             not leaf.sharding.is_fully_replicated
             for leaf in jax.tree.leaves((state.params, state.opt_state))
         )
-        state, losses = run.go_on(state)
+        state, losses = run.train(state)
         run.check(state)
-        print(name, cut, *losses)
-    print("single_restored", 0, *alone.go_on(alone.restored(), SAVED)[1])
+        print(name, sharded, *losses)
+    print("single_restored", 0, *alone.train(alone.restored(), SAVED)[1])
 
 
 if __name__ == "__main__":

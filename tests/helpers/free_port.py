@@ -1,21 +1,22 @@
-"""A port for processes of a test to meet at."""
+"""Finds a port where the processes of a test can connect."""
 
 import itertools
 import os
 import socket
 
-# Below the ports that Linux gives to outgoing connections, and each test process in a part of its own:
-# nobody else takes it between this check and its use.
-_FIRST, _LAST, _A_PROCESS = 20_000, 32_000, 20
+# Below the ports that Linux gives to outgoing connections, and in a range of each test process's
+# own: nobody else takes the port between this check and its use.
+_FIRST, _LAST = 20_000, 32_000
+_PER_PROCESS = 20
 _numbers = itertools.count()
 
 
 def free_port() -> int:
-    """One that nobody listens at."""
-    parts = (_LAST - _FIRST) // _A_PROCESS
-    for _ in range(_A_PROCESS * parts):
-        part, within = divmod(next(_numbers), _A_PROCESS)
-        port = _FIRST + (os.getpid() + part) % parts * _A_PROCESS + within
+    """Return a port on which nobody listens."""
+    ranges = (_LAST - _FIRST) // _PER_PROCESS
+    for _ in range(_PER_PROCESS * ranges):
+        number, within = divmod(next(_numbers), _PER_PROCESS)
+        port = _FIRST + (os.getpid() + number) % ranges * _PER_PROCESS + within
         with socket.socket() as candidate:
             try:
                 candidate.bind(("127.0.0.1", port))

@@ -67,8 +67,8 @@ def video(script: Sequence[Signed], seconds: float) -> np.ndarray:
     count = round(seconds * RATE)
     frames = np.full((count, 16, 16, 3), 90, np.uint8)
     frames[:, 0, 0, 0], frames[:, 0, 0, 1] = np.arange(count) // 128, 2 * (np.arange(count) % 128)
-    for said in script:
-        for t in range(round(said.start * RATE), min(round(said.end * RATE), count)):
+    for signed in script:
+        for t in range(round(signed.start * RATE), min(round(signed.end * RATE), count)):
             place = 3 * t % 12
             frames[t, 4:8, 1 + place : 4 + place] = 220
     return frames
@@ -99,17 +99,16 @@ class Oracle:
     def say(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
         """The hypothesis about some frames, and the times of its words."""
         start, end = seconds_of(frames[0]), seconds_of(frames[-1]) + 1 / DATA.frame_rate
-        said = [self._with_errors(word, at) for word, at in self._seen(start, end)]
-        words = [word for group in said for word in group]
+        groups = [self._with_errors(word, at) for word, at in self._seen(start, end)]
+        words = [word for group in groups for word in group]
         texts = [word for word, _ in words]
-        spoken = tuple(Word(text, 0.5, not has_unspaced(text)) for text in texts)
+        output = tuple(Word(text, 0.5, not has_unspaced(text)) for text in texts)
         times = sorted(
             min(max(at + self.rng.uniform(-1, 1) * (self.times_off or 0.0), start), end)
             for _, at in words
         )
-        return Hypothesis(words_text(spoken), tuple(range(len(spoken))), -1.0, 0.5, spoken), tuple(
-            times
-        )
+        tokens = tuple(range(len(output)))
+        return Hypothesis(words_text(output), tokens, -1.0, 0.5, output), tuple(times)
 
     def read(
         self, pictures: Sequence[np.ndarray], rate: float, *, has_times: bool = True
@@ -129,7 +128,7 @@ class Oracle:
             elif seen >= 0.2 * (said.end - said.start):
                 yield (
                     self.rng.choice(self.vocabulary),
-                    (max(said.start, start) + min(said.end, end)) / 2,
+                    (max(signed.start, start) + min(signed.end, end)) / 2,
                 )
 
     def _with_errors(self, word: str, at: float) -> list[tuple[str, float]]:
@@ -203,9 +202,10 @@ def word_error(scripts: Sequence[Sequence[Signed]], texts: Sequence[str]) -> flo
     """Word error over all recordings; of Chinese text by character."""
     wrong = total = 0
     for script, text in zip(scripts, texts, strict=True):
-        wanted = [said.word for said in script]
-        said = list(text) if any(map(has_unspaced, wanted)) else text.split()
-        wrong, total = wrong + _distance(wanted, said), total + len(wanted)
+        reference = [signed.word for signed in script]
+        words = list(text) if any(map(has_unspaced, reference)) else text.split()
+        wrong += _distance(reference, words)
+        total += len(reference)
     return wrong / total
 
 
@@ -213,10 +213,10 @@ def _distance(one: Sequence[str], other: Sequence[str]) -> int:
     row = list(range(len(other) + 1))
     for number, word in enumerate(one, 1):
         diagonal, row[0] = row[0], number
-        for place, said in enumerate(other, 1):
+        for place, other_word in enumerate(other, 1):
             diagonal, row[place] = (
                 row[place],
-                min(row[place] + 1, row[place - 1] + 1, diagonal + (word != said)),
+                min(row[place] + 1, row[place - 1] + 1, diagonal + (word != other_word)),
             )
     return row[-1]
 
@@ -249,9 +249,8 @@ def simulated(
         scripts.append(script)
         oracles.append(Oracle(script, vocabulary, error, rng, times_off=times_off))
         texts.append(captioned(script, seconds, oracles[-1]))
-    return word_error(scripts, texts), sum(one.wrong for one in oracles) / sum(
-        one.drawn for one in oracles
-    )
+    within = sum(oracle.wrong for oracle in oracles) / sum(oracle.drawn for oracle in oracles)
+    return word_error(scripts, texts), within
 
 
 def live_error(

@@ -20,25 +20,25 @@ from tests.helpers import tiny_run
 
 TOTAL = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
 SAVED = 2 * tiny_run.STEPS_PER_EPOCH  # steps between two checkpoints
-# With as many epochs as the fixture `trained` has, so that its compiled programs are used again.
+# As many epochs as in the fixture `trained`, so that its compiled programs are used again.
 FLAGS = (
     "--config.training.save_every_n_epochs=2",
     "--config.training.eval_every_n_epochs=2",
-    "--config.training.num_sample_predictions=0",  # tracing the decoder's loop would take as long as all the rest of a start
-    # Clips are drawn anew in each epoch, so that their random stream is held to account too.
+    # Tracing the decoder's loop would take as long as the rest of a start.
+    "--config.training.num_sample_predictions=0",
+    # Augmentation differs in each epoch, so that its random stream is tested too.
     *(
         f"--config.data.augment.{name}={value}"
         for name, value in (("brightness", 0.3), ("frame_jitter", 0.5), ("rotate", 5))
     ),
 )
-LIMIT_S = (
-    400.0  # of one start; a run that takes longer hangs. On an idle machine a start takes 5 s.
-)
+# For one start: a run that takes longer hangs. On an idle machine a start takes 5 s.
+LIMIT_S = 400.0
 TIMES = {"train/clips_per_second", "train/frames_per_second", "train/data_wait"}
 
 
 class Server:
-    """The process that all runs are forked from (see traced_training.py)."""
+    """The process from which all runs are forked (see traced_training.py)."""
 
     def __init__(self, cache: Path):
         light = {
@@ -56,7 +56,7 @@ class Server:
         )
 
     def ask(self, request: dict, seconds: float) -> int:
-        """Raises TimeoutError."""
+        """Send a request and return the answer. Raises TimeoutError."""
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return self.answer(seconds)
@@ -76,13 +76,16 @@ class Server:
 
 @dataclasses.dataclass
 class Run:
-    """One run in its workdir, however often it is stopped and started again. The last start's process is `process`."""
+    """One run in its workdir, however often it is stopped and restarted.
+
+    `process` is the number of the last start's process.
+    """
 
     server: Server
     config: Path
     workdir: Path
     flags: tuple[str, ...] = FLAGS
-    name: str = "run"  # of its files beside the workdir
+    name: str = "run"  # of the files beside the workdir
 
     @property
     def trace(self) -> Path:
@@ -101,9 +104,10 @@ class Run:
         output: str = "",
         **environment: str,
     ) -> None:
-        """`mounts` are seen by the run alone; `keep` is where its workdir, if that is on one of them, is copied to at the end.
+        """Start the run.
 
-        `output`: a terminal in place of the file.
+        `mounts`: file systems that only the run sees. `keep`: the folder to which its workdir is
+        copied at the end, if that is on one of them. `output`: a terminal in place of the file.
         """
         argv = [f"--config={self.config}", f"--workdir={self.workdir}", *self.flags, *flags]
         files = {
@@ -117,14 +121,14 @@ class Run:
         )
 
     def wait(self, seconds: float = LIMIT_S) -> int:
-        """The exit code. A run that has not ended by then is killed, and TimeoutError raised."""
+        """Return the exit code. A run that has not ended by then is killed; raises TimeoutError."""
         try:
             return self.server.ask({"wait": self.process}, seconds)
         except TimeoutError:
             os.killpg(self.process, signal.SIGKILL)
             self.server.answer(60)
             raise TimeoutError(
-                f"the run did not end in {seconds:.0f} s; it said:\n{self.said()[-2000:]}"
+                f"the run did not end in {seconds:.0f} s; its messages:\n{self.messages()[-2000:]}"
             ) from None
 
     def go(self, *flags: str, **start) -> int:
@@ -132,10 +136,10 @@ class Run:
         return self.wait()
 
     def since_signal(self) -> float:
-        """Seconds since the last signal of the fault was sent."""
-        return time.monotonic() - float(self.trace.with_suffix(".signalled").read_text())
+        """Return the seconds since the last signal of the fault was sent."""
+        return time.monotonic() - float(self.trace.with_suffix(".signaled").read_text())
 
-    def said(self) -> str:
+    def messages(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
 
     def steps(self) -> list[int]:
@@ -143,12 +147,15 @@ class Run:
 
 
 def kill(phase: str, count: int = 1, after: float = 0.0, hang: float = 0.0) -> dict:
-    """A fault: SIGKILL, so many seconds after the run has come to the phase for the so-manieth time, of "step" to that step."""
+    """Return a fault: SIGKILL, `after` seconds after the run enters `phase` for the n-th time.
+
+    `count`: n, or for "step" the number of the step.
+    """
     return {"phase": phase, "count": count, "signals": [[after, signal.SIGKILL]], "hang": hang}
 
 
 def batches(run: Run) -> dict[int, set[tuple]]:
-    """Step -> what its batch was, each time that it was taken."""
+    """Return step -> its batches; one batch, if each time it was the same."""
     found: dict[int, set[tuple]] = {}
     for line in run.trace.read_text().splitlines():
         step, clips, digest = json.loads(line)
@@ -157,7 +164,7 @@ def batches(run: Run) -> dict[int, set[tuple]]:
 
 
 def figures(run: Run) -> list[dict[str, str]]:
-    """metrics.csv as it is written, without the columns that are about time."""
+    """Return the rows of metrics.csv, without the columns of times."""
     with (run.workdir / "metrics.csv").open(newline="") as file:
         return [
             {name: cell for name, cell in row.items() if name not in TIMES}
@@ -166,7 +173,7 @@ def figures(run: Run) -> list[dict[str, str]]:
 
 
 def final_state(run: Run) -> dict[str, bytes]:
-    """Every array of the last checkpoint (parameters, average, optimizer, step) and its data position, byte for byte."""
+    """Return the bytes of all arrays of the last checkpoint, and of its data position."""
     folder = run.workdir / "checkpoints" / str(run.steps()[-1])
     state = {path.name: path.read_bytes() for path in (folder / "data_iterator").glob("process_*")}
     for item in ("params", "ema", "opt_state"):
@@ -180,30 +187,25 @@ def final_state(run: Run) -> dict[str, bytes]:
 
 
 def assert_same_run(run: Run, undisturbed: Run) -> None:
-    """Steps, losses, batches, parameters, optimizer state and positions: all as in the run that was left alone."""
+    """Check that losses, batches, parameters, optimizer and positions equal the other run's."""
     assert run.steps()[-1] == undisturbed.steps()[-1] == TOTAL
     assert figures(run) == figures(undisturbed)
     ours, theirs = batches(run), batches(undisturbed)
     assert ours.keys() == theirs.keys() == set(range(1, TOTAL + 1))
-    assert ours == theirs  # also those of lost steps: made again, they are what they were
+    assert ours == theirs  # also those of replayed steps
     a, b = final_state(run), final_state(undisturbed)
     assert a.keys() == b.keys() and len(a) > 50
     assert [name for name in a if a[name] != b[name]] == []
 
 
 def can_mount() -> bool:
-    return (
-        subprocess.run(
-            ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"],
-            capture_output=True,
-            check=False,
-        ).returncode
-        == 0
-    )
+    """Return whether a process may mount file systems of its own."""
+    command = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def processes_of_session(number: int) -> list[int]:
-    """Processes, zombies left out, of a run's session."""
+    """Return the processes of a run's session, without zombies."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

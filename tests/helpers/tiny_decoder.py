@@ -1,4 +1,4 @@
-"""Small random decoders, and decoding as slow and obvious as it can be: one clip at a time, the whole prefix run anew for every token."""
+"""Small random decoders, and slow, obvious decoding: the full prefix of one clip per token."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,11 @@ def options(**values) -> SearchOptions:
 
 
 def decoder(seed=6, vocab_size=12, max_len=9, sharpness=8.0, kind=TextDecoder):
-    """Random weights; the embedding is scaled up, EOS most of all, so that distributions are peaked and sentences end at all lengths."""
+    """Return a decoder with random weights.
+
+    The embedding is scaled up, most for EOS, so that distributions are peaked and sentences end at
+    all lengths.
+    """
     config = DecoderConfig(hidden_dim=WIDTH, num_layers=2, num_heads=2, ff_dim=32, max_len=max_len)
     made = kind(config, vocab_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(seed)))
     made.embedding[...] = made.embedding[...].at[EOS].multiply(1.5) * sharpness
@@ -31,7 +35,7 @@ def memory(clips, seed=0, positions=5):
 
 
 def ragged(clips, seed=0, positions=5):
-    """Memory and lengths from 1 to `positions`."""
+    """Return memory, and lengths from 1 to `positions`."""
     return memory(clips, seed, positions), jnp.asarray(
         1 + np.random.default_rng(seed).integers(0, positions, clips), jnp.int32
     )
@@ -46,7 +50,10 @@ def _forward(decoders, tokens, memories, lengths):
 
 
 def slow_log_probs(sources, clip, prefix):
-    """Log-probabilities of what follows `prefix`: the full forward pass, ensembles averaged as probabilities, PAD never."""
+    """Return log-probabilities of the token after `prefix`, from a full forward pass.
+
+    The probabilities of an ensemble are averaged. PAD is impossible.
+    """
     decoders = [s.decoder for s in sources]
     tokens = np.full((1, decoders[0].max_len), PAD)
     tokens[0, : len(prefix)] = prefix
@@ -72,48 +79,50 @@ def _without_repeats(log_probs, prefix, size):
 
 
 def slow_greedy(sources, clip, max_len, no_repeat=0):
-    """Tokens and the log-probability of each."""
+    """Return the tokens, and the log-probability of each."""
     sources = [sources] if isinstance(sources, Source) else sources
-    tokens, gains = [BOS], [0.0]
+    tokens, token_log_probs = [BOS], [0.0]
     while len(tokens) < max_len and tokens[-1] != EOS:
         log_probs = _without_repeats(slow_log_probs(sources, clip, tokens), tokens, no_repeat)
         tokens.append(int(np.argmax(log_probs)))
-        gains.append(log_probs[tokens[-1]])
-    return tokens, gains
+        token_log_probs.append(log_probs[tokens[-1]])
+    return tokens, token_log_probs
 
 
 def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0, with_greedy=True):
-    """The reference's procedure for one clip: (tokens, score), best first. `divisor(length)` normalizes.
+    """Run the reference's beam search for one clip; returns (tokens, score), best first.
 
-    `with_greedy`: the greedy sentence joins the list where pruning has lost it.
+    `divisor(length)` normalizes scores. `with_greedy`: add the greedy sentence if pruning lost it.
     """
     sources = [sources] if isinstance(sources, Source) else sources
     ended = lambda tokens: len(tokens) > 1 and tokens[-1] == EOS  # noqa: E731
     beams = [([BOS], 0.0)]
     for _ in range(max_len - 1):
-        offers = []
+        candidates = []
         for tokens, total in beams:
             if ended(tokens):
-                offers.append((tokens, total))
+                candidates.append((tokens, total))
                 continue
             log_probs = _without_repeats(slow_log_probs(sources, clip, tokens), tokens, no_repeat)
-            offers += [
+            candidates += [
                 ([*tokens, int(t)], total + log_probs[t])
                 for t in np.argsort(-log_probs, kind="stable")[:beam_size]
                 if log_probs[t] > -np.inf
             ]
-        beams = sorted(offers, key=lambda offer: -offer[1] / divisor(len(offer[0])))[:beam_size]
+        beams = sorted(
+            candidates, key=lambda candidate: -candidate[1] / divisor(len(candidate[0]))
+        )[:beam_size]
     found = [(tokens, total / divisor(len(tokens))) for tokens, total in beams]
-    tokens, gains = slow_greedy(sources, clip, max_len, no_repeat)
+    tokens, token_log_probs = slow_greedy(sources, clip, max_len, no_repeat)
     if with_greedy and tokens not in [t for t, _ in found]:
         found = sorted(
-            [*found, (tokens, sum(gains) / divisor(len(tokens)))], key=lambda one: -one[1]
+            [*found, (tokens, sum(token_log_probs) / divisor(len(tokens)))], key=lambda one: -one[1]
         )[:beam_size]
     return found
 
 
 def sentence(row):
-    """A row of tokens without its padding."""
+    """Return a row of tokens without its padding."""
     return [int(token) for token in row if token != PAD]
 
 

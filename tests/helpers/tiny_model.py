@@ -17,7 +17,10 @@ MOBILENET = {
 
 
 def config(**changes) -> Config:
-    """Dropout is in the config but acts only with a key. `changes` are dotted keys with `__` for the dot."""
+    """Return the tiny config. `changes`: dotted keys with `__` for the dot.
+
+    Dropout is in the config, but acts only if a key is passed.
+    """
     values = {
         "model": {
             "encoder": {
@@ -48,21 +51,22 @@ def config(**changes) -> Config:
         "data": {"image_size": 16, "num_frames": 6},
     }
     for dotted, value in changes.items():
-        *rooms, name = dotted.split("__")
+        *groups, name = dotted.split("__")
         node = values
-        for room in rooms:
-            node = node.setdefault(room, {})
+        for group in groups:
+            node = node.setdefault(group, {})
         node[name] = value
     return from_mapping(values)
 
 
 def model(tiny: Config, seed: int = 0) -> SignTranslator:
-    # Not jitted: a program would be compiled for every config, while the single operations are those of the models before.
+    # Not jitted: a program would be compiled for every config, while single operations are compiled
+    # once for all models.
     return SignTranslator(tiny, VOCABULARY, rngs=nnx.Rngs(params=jax.random.key(seed)))
 
 
 def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
-    """Clips and texts of several lengths; texts fit the frames, so that CTC can align them."""
+    """Return a batch of several lengths; texts are short enough for CTC."""
     rng = np.random.default_rng(seed)
     tokens = np.zeros((clips, 6), np.int32)
     lengths = rng.integers(3, 5, clips).astype(np.int32)  # one or two words between BOS and EOS
@@ -83,7 +87,7 @@ def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarra
 
 @jax.jit
 def outputs(translator: SignTranslator, given: dict, key=None) -> tuple:
-    """(pooled tokens, decoder logits, CTC logits)"""
+    """Return (pooled tokens, decoder logits, CTC logits)."""
     encoded = translator.encode(jnp.asarray(given["video"]), given["frame_lengths"], key)
     return (
         encoded.pooled,

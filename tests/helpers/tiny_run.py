@@ -1,4 +1,4 @@
-"""The smallest run that has everything a real one has: drawn videos, a config file, and the commands as a user calls them."""
+"""The smallest complete run: drawn videos, a config file, and the commands that a user calls."""
 
 import contextlib
 import os
@@ -22,18 +22,26 @@ def get_config():
     return {{
         "model": {{
             "encoder": {{
-                "output_dim": 16, "vit_hidden_dim": 16, "vit_num_heads": 2, "vit_num_layers": 2, "vit_mlp_dim": 32, "patch_size": 16,
-                "dropout": 0.0, "attention_dropout": 0.0,
+                "output_dim": 16, "vit_hidden_dim": 16, "vit_num_heads": 2, "vit_num_layers": 2,
+                "vit_mlp_dim": 32, "patch_size": 16, "dropout": 0.0, "attention_dropout": 0.0,
             }},
-            "temporal": {{"num_queries": 4, "num_heads": 2, "num_temporal_conv": 1, "dropout": 0.0}},
-            "decoder": {{"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "ff_dim": 32, "max_len": 8, "dropout": 0.0}},
+            "temporal": {{
+                "num_queries": 4, "num_heads": 2, "num_temporal_conv": 1, "dropout": 0.0,
+            }},
+            "decoder": {{
+                "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "ff_dim": 32, "max_len": 8,
+                "dropout": 0.0,
+            }},
             "ctc": {{"dropout": 0.1}},
         }},
         "training": {{
-            "batch_size": 4, "num_epochs": {epochs}, "use_amp": False, "log_every_n_steps": 1, "encoder_lr": 1e-3, "decoder_lr": 1e-2,
-            "ema_decay": 0.5,
+            "batch_size": 4, "num_epochs": {epochs}, "use_amp": False, "log_every_n_steps": 1,
+            "encoder_lr": 1e-3, "decoder_lr": 1e-2, "ema_decay": 0.5,
         }},
-        "data": {{"name": "video_folder", "data_dir": {data_dir!r}, "num_frames": {frames}, "image_size": {size}, "num_threads": 2}},
+        "data": {{
+            "name": "video_folder", "data_dir": {data_dir!r}, "num_frames": {frames},
+            "image_size": {size}, "num_threads": 2,
+        }},
         "tokenizer": {{"name": "word"}},
         "inference": {{"beam_size": 2, "batch_size": 4}},
     }}
@@ -41,7 +49,10 @@ def get_config():
 
 
 def draw_clips(folder: Path) -> None:
-    """`videos/` and `clips.csv` in `folder`: who is a color, what a direction in which a bar moves; each video of its own length."""
+    """Write `videos/` and `clips.csv` into `folder`.
+
+    A color stands for who, the motion of a bar for what. Each video has its own length.
+    """
     (folder / "videos").mkdir(parents=True)
     rows = ["uid,text,split"]
     for number, split in enumerate(split for split, count in CLIPS.items() for _ in range(count)):
@@ -54,7 +65,7 @@ def draw_clips(folder: Path) -> None:
 
 
 def frames_of(who: int, what: int, count: int) -> np.ndarray:
-    """uint8 (count, h, w, 3)."""
+    """Return frames uint8 (count, h, w, 3)."""
     frames = np.full((count, SIZE, SIZE, 3), 30, np.uint8)
     for t, frame in enumerate(frames):
         start = (4 * what + t * (what - 2)) % (SIZE - 8)
@@ -81,7 +92,10 @@ def write_config(path: Path, data_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def light_jax(cache: Path) -> Iterator[None]:
-    """Programs compiled without optimization, in a third of the time, and kept in `cache`; afterwards JAX is as it was."""
+    """Compile without optimization, in a third of the time, and cache programs in `cache`.
+
+    JAX's settings are restored at the end of the context.
+    """
     before = {name: jax.config.values[name] for name in _light_settings(cache)}
     environment = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     try:
@@ -108,12 +122,12 @@ def _light_settings(cache: Path) -> dict[str, object]:
 
 
 def command(main: Callable[[Sequence[str]], int], *arguments: object) -> int:
-    """The exit code of a command called in this process."""
+    """Return the exit code of a command called in this process."""
     return run_command(lambda: main([str(argument) for argument in arguments]))
 
 
 def open_below(folder: Path) -> list[str]:
-    """Files and folders in it that this process has open."""
+    """Return the files and folders below `folder` that this process has open."""
     found = []
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A tiny data set in the true format, written by TFDS itself: what the reading tests read."""
+"""A tiny data set in the real format, written by TFDS itself, for tests of reading."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from signvit_jax.data import schema
 
 
 class Toy(tfds.core.GeneratorBasedBuilder):
-    """Writes the records that it is given."""
+    """Writes given records."""
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = Path(__file__).parent
@@ -35,7 +35,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
 
 
 def write(data_dir: Path, **splits: Sequence[dict]) -> Path:
-    """Builds data set `toy`; returns its version folder."""
+    """Build the data set `toy`; returns its version folder."""
     builder = Toy(splits, data_dir=str(data_dir))
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -51,12 +51,11 @@ def record(
     gloss: str = "",
     frames: Sequence[bytes] | None = None,
 ) -> dict:
-    frames = (
-        list(frames) if frames is not None else [gray_jpeg(8 * k % 256) for k in range(num_frames)]
-    )
+    if frames is None:
+        frames = [gray_jpeg(8 * k % 256) for k in range(num_frames)]
     return {
         "id": name,
-        "video": frames,
+        "video": list(frames),
         "fps": fps,
         "text": text,
         "gloss": gloss,
@@ -71,7 +70,7 @@ def gray_jpeg(level: int, size: int = 16) -> bytes:
     return jpeg(np.full((size, size, 3), level, np.uint8))
 
 
-def jpeg(picture: np.ndarray, quality: int = 95, **options) -> bytes:
+def jpeg(image: np.ndarray, quality: int = 95, **options) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality, **options)
+    Image.fromarray(image).save(file, "JPEG", quality=quality, **options)
     return file.getvalue()

@@ -1,16 +1,22 @@
-"""The program that the crash harness runs: the train command, forked from a process that has imported everything, with a fault built in.
+"""The program that the crash harness runs: the train command, with a fault.
 
-Started once as a server (`python traced_training.py`), it reads requests from its input, one JSON line each, and answers with one line:
-`{"argv": [...], "environment": {...}, "trace": FILE, "output": FILE, "fault": {...}}` forks a run and gives its process number;
-`{"wait": NUMBER}` gives the exit code of a run (-9 for SIGKILL) once it has ended.
-A run is a real process, in a session of its own, that runs what `python -m signvit_jax.train` runs; only the seconds of importing are shared.
-The server has no JAX device and no thread when it forks.
+It is started once as a server (`python traced_training.py`), which has imported everything and
+forks the runs. It reads requests, one JSON line each, and answers each with one line:
 
-With `"mounts": [[what mount is told], ...]` the run sees file systems of its own; `"keep": [FROM, TO]` copies a folder of them at its end.
+`{"argv": [...], "environment": {...}, "trace": FILE, "output": FILE, "fault": {...}}` forks a run;
+the answer is its process number.
+`{"wait": NUMBER}`: the answer is the exit code of a run (-9 for SIGKILL), once it has ended.
 
-A fault: at the `count`-th time that a start comes to `phase` (of "step": when the run takes the batch of that step), signals are sent to it
-(`signals`: [[seconds from then, number], ...]), and it stays in that phase for `hang` seconds, so that the signal meets it there.
-With `fill` (a folder) the disk of that folder is filled first, to the last byte, and again at each further step, until that of `free_at`.
+A run is a real process, in a session of its own, that runs what `python -m signvit_jax.train` runs;
+only the imports are shared. The server has no JAX device and no thread when it forks.
+
+With `"mounts": [[arguments of mount], ...]` the run has file systems of its own; `"keep": [FROM,
+TO]` copies a folder of them at its end.
+
+Fault: when a start enters `phase` for the `count`-th time ("step": when the run takes the batch of
+step `count`), signals are sent to it (`signals`: [[seconds from then, number], ...]), and it stays
+in that phase for `hang` seconds, so that the signal reaches it there. With `fill` (a folder) the
+folder's disk is filled first, to the last byte, and again at each later step, until step `free_at`.
 With `"plots": true` metrics.png is drawn at the end of each epoch.
 """
 
@@ -31,8 +37,10 @@ from signvit_jax.checkpoints import store
 from signvit_jax.cli.processes import leave
 from signvit_jax.commands import train
 from signvit_jax.data.pipeline import BatchIterator
+from signvit_jax.optimization.compiled_steps import CompiledSteps
 from signvit_jax.runtime.exit_codes import run_command
-from signvit_jax.training import trainer
+from signvit_jax.training import validation
+from signvit_jax.training.hooks import StepHooks
 
 logging.raiseExceptions = False
 
@@ -51,23 +59,22 @@ def main() -> None:
 
 def _run(request: dict) -> None:
     os.setsid()
-    # A terminal that is opened for reading too becomes the session's own.
-    for number, path, how in (
+    # A terminal that is opened for reading too becomes the session's controlling terminal.
+    for number, path, flags in (
         (0, os.devnull, os.O_RDONLY),
         (1, request["output"], os.O_RDWR | os.O_CREAT | os.O_APPEND),
     ):
-        os.dup2(os.open(path, how, 0o644), number)
+        os.dup2(os.open(path, flags, 0o644), number)
     os.dup2(1, 2)
     os.environ.update(request["environment"])
     if request["mounts"]:
         _mount(request["mounts"])
-    signal.signal(
-        signal.SIGHUP, signal.SIG_IGN if os.environ.get("TRACED_NOHUP") else signal.SIG_DFL
-    )
+    nohup = os.environ.get("TRACED_NOHUP")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
     sys.argv = ["train.py", *request["argv"]]
     _trace_batches(Path(request["trace"]))
     if request["fault"]:
-        _Fault(Path(request["trace"]).with_suffix(".signalled"), **request["fault"]).build_in()
+        _Fault(Path(request["trace"]).with_suffix(".signaled"), **request["fault"]).install()
     try:
         leave(run_command(train.main, train.run_log))
     finally:
@@ -76,7 +83,7 @@ def _run(request: dict) -> None:
 
 
 def _mount(mounts: list[list[str]]) -> None:
-    """A user and a mount namespace of this process's own, in which it may mount."""
+    """Enter a user and a mount namespace, in which this process may mount."""
     user, group = os.getuid(), os.getgid()
     os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNS)
     Path("/proc/self/setgroups").write_text("deny")
@@ -87,7 +94,7 @@ def _mount(mounts: list[list[str]]) -> None:
 
 
 def _trace_batches(trace: Path) -> None:
-    """A line for every training batch that is taken: the step, the clips, and a digest of all arrays."""
+    """Write a line for every training batch that is taken: step, clips, digest of all arrays."""
     read = BatchIterator.__next__
 
     def traced(self):
@@ -95,13 +102,12 @@ def _trace_batches(trace: Path) -> None:
         if self._source._training:
             digest = hashlib.sha256()
             for name in sorted(batch):
-                digest.update(
-                    name.encode() + str(batch[name].shape).encode() + batch[name].tobytes()
-                )
+                digest.update(name.encode())
+                digest.update(str(batch[name].shape).encode())
+                digest.update(batch[name].tobytes())
+            line = [self.next_step, batch["index"].tolist(), digest.hexdigest()]
             with trace.open("a") as file:
-                file.write(
-                    json.dumps([self.next_step, batch["index"].tolist(), digest.hexdigest()]) + "\n"
-                )
+                file.write(json.dumps(line) + "\n")
         return batch
 
     BatchIterator.__next__ = traced
@@ -110,7 +116,7 @@ def _trace_batches(trace: Path) -> None:
 class _Fault:
     def __init__(
         self,
-        signalled: Path,
+        signaled: Path,
         phase: str,
         count: int,
         signals: list = (),
@@ -119,20 +125,19 @@ class _Fault:
         free_at: int = 0,
         plots: bool = False,
     ):
-        self.signalled, self.phase, self.signals, self.hang, self.plots = (
-            signalled,
-            phase,
-            signals,
-            hang,
-            plots,
-        )
-        self.filling, self.free_at = fill and Path(fill) / "of_somebody_else", free_at
-        self.left = count  # of a step: its number
+        self.signaled = signaled
+        self.phase = phase
+        self.signals = signals
+        self.hang = hang
+        self.plots = plots
+        self.filling = fill and Path(fill) / "of_somebody_else"
+        self.free_at = free_at
+        self.left = count  # for "step": the number of the step
 
-    def build_in(self) -> None:
+    def install(self) -> None:
         if self.plots:
-            plot = trainer.Trainer._plot
-            trainer.Trainer._plot = lambda run, at_once=True: plot(run, True)
+            plot = StepHooks.plot
+            StepHooks.plot = lambda hooks, at_once=True: plot(hooks, True)
         {
             "step": self._in_step,
             "compile": self._in_compile,
@@ -141,7 +146,7 @@ class _Fault:
             "eval": self._in_eval,
         }[self.phase]()
 
-    def come_by(self) -> None:
+    def enter_phase(self) -> None:
         self.left -= 1
         if self.left == 0:
             self.strike()
@@ -163,73 +168,72 @@ class _Fault:
         begin = time.monotonic()
         for seconds, number in self.signals:
             time.sleep(max(begin + seconds - time.monotonic(), 0))
-            self.signalled.write_text(str(time.monotonic()))
+            self.signaled.write_text(str(time.monotonic()))
             os.kill(os.getpid(), number)
 
     def _in_step(self) -> None:
-        """The training batch of that step is taken; the step itself follows within milliseconds."""
+        """Strike when the training batch of the step is taken, milliseconds before the step."""
         read = BatchIterator.__next__
 
         def taken(iterator):
             batch = read(iterator)
-            if iterator._source._training and iterator.next_step == self.left:
+            if not iterator._source._training:
+                return batch
+            step = iterator.next_step
+            if step == self.left:
                 self.strike()
-            if (
-                iterator._source._training
-                and self.filling
-                and self.left < iterator.next_step <= (self.free_at or iterator.next_step)
-            ):
+            if self.filling and self.left < step <= (self.free_at or step):
                 self._fill()
-                if iterator.next_step == self.free_at:
+                if step == self.free_at:
                     self.filling.unlink()
             return batch
 
         BatchIterator.__next__ = taken
 
     def _in_compile(self) -> None:
-        """Each program of a train step, before it is traced and compiled."""
-        compile_step = trainer.CompiledSteps.compile
+        """Count the programs of train steps, before each is traced and compiled."""
+        compile_step = CompiledSteps.compile
 
         def compiled(steps, *operands):
-            self.come_by()
+            self.enter_phase()
             return compile_step(steps, *operands)
 
-        trainer.CompiledSteps.compile = compiled
+        CompiledSteps.compile = compiled
 
     def _in_save(self) -> None:
-        """Each save, from its start on: arrays are copied, written in the background, made final, older ones deleted."""
+        """Count saves, at the start of each: arrays are copied, then written in the background."""
         save = store.CheckpointStore.save
 
         def saved(store, *arguments, **options):
-            self.come_by()
+            self.enter_phase()
             save(store, *arguments, **options)
 
         store.CheckpointStore.save = saved
 
     def _in_manifest(self) -> None:
-        """All files of a step are written, it still has its temporary name, and there is no manifest."""
+        """Count manifests, before each is written: the step still has its temporary name."""
         write = store.write_manifest
 
         def written(folder):
-            self.come_by()
+            self.enter_phase()
             write(folder)
 
         store.write_manifest = written
 
     def _in_eval(self) -> None:
-        """Each batch of an evaluation."""
-        make = trainer.make_eval_step
+        """Count the batches of evaluations."""
+        make = validation.make_eval_step
 
         def made(*arguments):
             step = make(*arguments)
 
             def evaluated(*operands):
-                self.come_by()
+                self.enter_phase()
                 return step(*operands)
 
             return evaluated
 
-        trainer.make_eval_step = made
+        validation.make_eval_step = made
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from signvit_jax.inference.predictor import Predictor
 from signvit_jax.inference.subtitles import FORMATS, write
 from signvit_jax.inference.windowing import VideoWindow, to_segment
 from signvit_jax.models.translator import SignTranslator
-from signvit_jax.optimization.losses import divisors, translation_loss
+from signvit_jax.optimization.losses import loss_denominators, translation_loss
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.text.tokenizer import Tokenizer, learn
 from tests.helpers import tiny_model
@@ -72,7 +72,7 @@ def learned():
             params, state = carry
             loss, gradients = jax.value_and_grad(
                 lambda p: translation_loss(
-                    nnx.merge(graph, p), batch, divisors(batch), CONFIG.training
+                    nnx.merge(graph, p), batch, loss_denominators(batch), CONFIG.training
                 )[0]
             )(params)
             updates, state = optimizer.update(gradients, state)

@@ -1,4 +1,4 @@
-"""Training steps of a model with BatchNorm: a MobileNet cut down to three blocks, for its statistics are the same thing fifteen times."""
+"""Training steps of a model with BatchNorm: a MobileNet of three blocks instead of fifteen."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("train_step")
 SIZES = Sizes(
     8, (Block(3, 8, 8, 0, False, 1), Block(3, 16, 8, 8, True, 2), Block(5, 16, 16, 0, True, 1)), 96
 )
-RATE = 0.05  # what a batch moves the statistics by
+RATE = 0.05  # share of the batch in the new running statistics
 CHANGES = (
     NO_DROPOUT
     | tiny_model.MOBILENET
@@ -38,20 +38,20 @@ def plain(_three_blocks):
 
 @pytest.fixture(scope="module")
 def halves(_three_blocks):
-    """The same in two parts: rows 0 and 2, then 1 and 3."""
+    """The same in two microbatches: rows 0 and 2, then 1 and 3."""
     return Run(**CHANGES, training__gradient_accumulation=2)
 
 
 def batch(weights=(1, 1, 0, 1)) -> dict[str, np.ndarray]:
-    """Padding frames in the first clip, and rows that only fill."""
+    """A batch with padding frames in the first clip, and with padding rows (weight 0)."""
     return tiny_model.batch() | {
         "frame_lengths": np.array([4, 6, 6, 6], np.int32),
         "weights": np.array(weights, np.float32),
     }
 
 
-def counted(given) -> np.ndarray:
-    """(clips, frames), True for what the statistics are made of."""
+def valid_frames(given) -> np.ndarray:
+    """Return (clips, frames), True for the frames that the statistics are of."""
     return (np.arange(6) < given["frame_lengths"][:, None]) & (given["weights"][:, None] == 1)
 
 
@@ -60,30 +60,30 @@ def statistics(params) -> list[np.ndarray]:
     return [np.asarray(leaf) for path, leaf in leaves if path[-1].key in ("mean", "var")]
 
 
-def stem_of_counted(params, given) -> np.ndarray:
-    """The stem's convolution of the frames that count, (frames, h, w, c)."""
-    frames = given["video"][counted(given)].astype(np.float32) / 255.0
-    pictures = (frames - np.array([0.485, 0.456, 0.406], np.float32)) / np.array(
+def stem_of_valid_frames(params, given) -> np.ndarray:
+    """Return the stem's convolution of the valid frames, (frames, h, w, c)."""
+    frames = given["video"][valid_frames(given)].astype(np.float32) / 255.0
+    images = (frames - np.array([0.485, 0.456, 0.406], np.float32)) / np.array(
         [0.229, 0.224, 0.225], np.float32
     )
     kernel = params["encoder"]["backbone"]["stem"]["conv"]["kernel"]
     return np.asarray(
         jax.lax.conv_general_dilated(
-            pictures, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            images, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
     )
 
 
 @pytest.mark.parametrize(
-    "weights", [[1, 1, 0, 1], [1, 0, 1, 0]], ids=["some filler", "a part of nothing but filler"]
+    "weights",
+    [[1, 1, 0, 1], [1, 0, 1, 0]],
+    ids=["some padding rows", "a microbatch of padding rows"],
 )
 @pytest.mark.parametrize("parts", ["plain", pytest.param("halves", marks=pytest.mark.long)])
-def test_a_step_moves_the_statistics_to_those_of_all_that_counts_however_it_is_cut(
-    request, parts, weights
-):
+def test_statistics_move_to_those_of_all_valid_frames(request, parts, weights):
     run, given = request.getfixturevalue(parts), batch(weights)
     start = run.fresh()
-    seen = stem_of_counted(start.params, given)
+    seen = stem_of_valid_frames(start.params, given)
     state, report = run.step(run.fresh(), given)
     norm = state.params["encoder"]["backbone"]["stem"]["norm"]
     np.testing.assert_allclose(norm["mean"], RATE * seen.mean(axis=(0, 1, 2)), atol=1e-6)
@@ -96,11 +96,10 @@ def test_a_step_moves_the_statistics_to_those_of_all_that_counts_however_it_is_c
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
-def test_padding_frames_and_filler_rows_change_nothing_at_all(plain):
+def test_padding_frames_and_rows_change_nothing(plain):
     noise = np.random.default_rng(7).integers(0, 256, batch()["video"].shape, dtype=np.uint8)
-    dirty = batch() | {
-        "video": np.where(counted(batch())[..., None, None, None], batch()["video"], noise)
-    }
+    valid = valid_frames(batch())[..., None, None, None]
+    dirty = batch() | {"video": np.where(valid, batch()["video"], noise)}
     clean, changed = plain.step(plain.fresh(), batch()), plain.step(plain.fresh(), dirty)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
@@ -110,7 +109,7 @@ def test_padding_frames_and_filler_rows_change_nothing_at_all(plain):
     assert float(clean[1].loss.total) == pytest.approx(float(changed[1].loss.total), rel=1e-6)
 
 
-def test_the_average_keeps_the_statistics_too(plain):
+def test_the_moving_average_covers_the_statistics(plain):
     state, _ = plain.step(plain.fresh(), batch())
     for start, new, average in zip(
         *map(statistics, (plain.fresh().params, state.params, state.ema))
@@ -118,24 +117,24 @@ def test_the_average_keeps_the_statistics_too(plain):
         np.testing.assert_allclose(average, 0.1 * start + 0.9 * new, atol=1e-6)
 
 
-def test_an_update_that_is_not_finite_leaves_the_statistics(plain):
+def test_a_skipped_update_leaves_the_statistics(plain):
     state, report = plain.step(plain.fresh(), batch() | {"weights": np.full(4, np.nan, np.float32)})
     assert float(report.finite) == 0.0
     assert same(statistics(state.params), statistics(plain.fresh().params))
 
 
-def test_evaluation_runs_by_the_running_statistics_and_so_clip_by_clip(plain):
+def test_evaluation_uses_the_running_statistics(plain):
     params = plain.fresh().params
-    whole, alone = (
+    complete, alone = (
         plain.evaluate(params, batch() | {"weights": np.array(weights, np.float32)})
         for weights in ([1, 1, 1, 1], [0, 1, 0, 0])
     )
     others = plain.evaluate(params, batch() | {"weights": np.array([1, 0, 1, 1], np.float32)})
-    np.testing.assert_allclose(alone["ce"] + others["ce"], whole["ce"], rtol=1e-5)
+    np.testing.assert_allclose(alone["ce"] + others["ce"], complete["ce"], rtol=1e-5)
 
 
 @pytest.mark.long
-def test_a_frozen_backbone_gets_no_gradient_no_decay_and_no_statistics_and_thaws(plain):
+def test_a_frozen_backbone_keeps_its_statistics_until_it_thaws(plain):
     frozen, start = Run(frozen=True, **CHANGES), plain.fresh()
     state, _ = frozen.step(frozen.fresh(), batch())
     assert same(state.params["encoder"]["backbone"], start.params["encoder"]["backbone"])

@@ -1,17 +1,18 @@
-"""Every program that the steps of a run need is compiled before the first of them."""
+"""All programs of a run's steps are compiled before the first step."""
 
 import re
 
 import pytest
 
 from signvit_jax.commands import train
+from signvit_jax.optimization.compiled_steps import CompiledSteps
 from signvit_jax.planning import memory
-from signvit_jax.training import trainer
+from signvit_jax.training import step_programs, train_loop
 from tests.helpers import tiny_run
 
 pytestmark = pytest.mark.usefixtures("light_jax")
 
-# Clips of 8 to 12 frames: none for the first bucket.
+# The clips have 8 to 12 frames: the first bucket stays empty.
 BUCKETS = [
     "--config.data.sampling=rate",
     "--config.data.frame_rate=10",
@@ -22,10 +23,10 @@ BUCKETS = [
 
 @pytest.fixture
 def events(monkeypatch):
-    """What is compiled and what is run, in order: ("compile" or "step", frames)."""
+    """The programs that are compiled and run, in order: ("compile" or "step", frames)."""
     found = []
 
-    class Watched(trainer.CompiledSteps):
+    class Watched(CompiledSteps):
         def compile(self, state, batch):
             found.append(("compile", batch["video"].shape[1]))
             return super().compile(state, batch)
@@ -34,15 +35,13 @@ def events(monkeypatch):
             found.append(("step", batch["video"].shape[1]))
             before = self._step._cache_size()
             result = super().__call__(state, batch)
-            assert (
-                self._step._cache_size() == before == 0
-            )  # of the programs that jax.jit compiles at a call
+            # jax.jit has compiled nothing at the call.
+            assert self._step._cache_size() == before == 0
             return result
 
-    monkeypatch.setattr(trainer, "CompiledSteps", Watched)
-    monkeypatch.setattr(
-        trainer.Trainer, "_finish_epoch", lambda *_: False
-    )  # evaluation compiles programs of its own
+    monkeypatch.setattr(step_programs, "CompiledSteps", Watched)
+    # Validation compiles programs of its own.
+    monkeypatch.setattr(train_loop, "_eval_is_due", lambda *_: False)
     return found
 
 
@@ -57,23 +56,17 @@ def start(trained, workdir, *flags):
     )
 
 
-def test_buckets_that_occur_are_compiled_before_the_first_step_the_longest_first(
-    trained, tmp_path, events
-):
+def test_used_buckets_are_compiled_first_the_longest_before_all(trained, tmp_path, events):
     assert start(trained, tmp_path, "--config.training.num_epochs=1") == 0
     assert events[:2] == [("compile", 12), ("compile", 9)]
     assert sorted(events[2:]) == [("step", 9), ("step", 12), ("step", 12)]
     log = (tmp_path / "run.log").read_text()
-    assert re.search(
-        r"compiling the training step for clips of 12 frames, 9 frames\n(.*\n)*.*compiled in [\d.]+ s",
-        log,
-    )
+    begin = r"compiling the training step for clips of 12 frames, 9 frames\n"
+    assert re.search(begin + r"(.*\n)*.*compiled in [\d.]+ s", log)
 
 
 @pytest.mark.long
-def test_the_programs_of_both_sides_of_a_thaw_are_compiled_before_the_first_step(
-    trained, tmp_path, events
-):
+def test_programs_with_a_frozen_backbone_are_compiled_ahead_too(trained, tmp_path, events):
     assert (
         start(
             trained,
@@ -89,12 +82,12 @@ def test_the_programs_of_both_sides_of_a_thaw_are_compiled_before_the_first_step
     assert said in (tmp_path / "run.log").read_text()
 
 
-def test_a_step_that_needs_more_than_the_device_has_is_refused_before_it_is_made(
+def test_a_step_too_large_for_the_device_is_refused_beforehand(
     trained, tmp_path, events, monkeypatch, capfd
 ):
     monkeypatch.setattr(memory, "memory_limit", lambda: 2**16)
     assert start(trained, tmp_path, "--config.training.num_epochs=1") == 5
-    assert events == [("compile", 12)]  # the longest tells
+    assert events == [("compile", 12)]  # the largest program is enough
     said = capfd.readouterr().err
     assert "out of memory: a step needs 0.00 GiB of each device" in said
     assert (

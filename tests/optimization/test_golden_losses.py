@@ -1,4 +1,4 @@
-"""50 losses of the tiny model, held against a recording: any change of what training computes shows here."""
+"""50 losses of the tiny model against a recording: any change of training's arithmetic shows."""
 
 import json
 import os
@@ -21,7 +21,10 @@ GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden_losses.json"
 
 
 def fifty_losses() -> list[float]:
-    """Losses of 50 steps over five batches, dropout on: initialization, both random streams, gradients, clipping, AdamW and the schedule."""
+    """Return the losses of 50 steps over five batches, with dropout.
+
+    They depend on initialization, both random streams, gradients, clipping, AdamW and the schedule.
+    """
     run = with_dropout()
     state, losses = run.fresh(), []
     for step in range(50):
@@ -31,20 +34,14 @@ def fifty_losses() -> list[float]:
 
 
 def arithmetic() -> dict[str, object]:
-    """What the last bits of a sum depend on: the instructions that the processor has, the compiler, and how far it optimizes."""
-    found = re.search(
-        r"^flags\s*:(.*)$",
-        Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "",
-        re.MULTILINE,
-    )
-    vector = sorted(
-        flag
-        for flag in (found[1].split() if found else [])
-        if re.match(r"avx|amx|fma|sse|f16c", flag)
-    )
-    optimized = not jax.config.read("jax_disable_most_optimizations") and not os.environ.get(
-        "XLA_FLAGS"
-    )
+    """Return what the last bits of a sum depend on: processor, compiler and optimization."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    flags = found[1].split() if found else []
+    vector = sorted(flag for flag in flags if re.match(r"avx|amx|fma|sse|f16c", flag))
+    optimized = not jax.config.read("jax_disable_most_optimizations")
+    optimized = optimized and not os.environ.get("XLA_FLAGS")
     return {
         "machine": platform.machine(),
         "instructions": vector,
@@ -53,8 +50,8 @@ def arithmetic() -> dict[str, object]:
     }
 
 
-def test_fifty_losses_are_those_that_were_recorded():
-    """Exactly where the arithmetic is that of the recording; elsewhere to 1e-5, and the test says so in a warning."""
+def test_fifty_losses_are_the_recorded_ones():
+    """To the bit if the arithmetic is that of the recording; else to 1e-5, with a warning."""
     golden, losses = json.loads(GOLDEN.read_text()), fifty_losses()
     wanted = [float.fromhex(text) for text in golden["losses"]]
     differing = [
@@ -62,7 +59,8 @@ def test_fifty_losses_are_those_that_were_recorded():
     ]
     if differing:
         warnings.warn(
-            f"losses compared to 1e-5, not exactly: {', '.join(differing)} differ from the recording's",
+            "losses compared to 1e-5, not exactly: the recording has another "
+            f"{', '.join(differing)}",
             stacklevel=1,
         )
         np.testing.assert_allclose(losses, wanted, rtol=1e-5)
@@ -71,11 +69,9 @@ def test_fifty_losses_are_those_that_were_recorded():
 
 
 if __name__ == "__main__":
-    # Records the losses anew: JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=true PYTHONPATH=. python tests/optimization/test_golden_losses.py
-    GOLDEN.write_text(
-        json.dumps(
-            {"arithmetic": arithmetic(), "losses": [loss.hex() for loss in fifty_losses()]},
-            indent=1,
-        )
-        + "\n"
-    )
+    # Records new losses:
+    # JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=true PYTHONPATH=. \
+    #     python tests/optimization/test_golden_losses.py
+    losses = [loss.hex() for loss in fifty_losses()]
+    recording = {"arithmetic": arithmetic(), "losses": losses}
+    GOLDEN.write_text(json.dumps(recording, indent=1) + "\n")

@@ -6,13 +6,14 @@ import pytest
 
 from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.optimization.losses import (
+    CTCTerm,
     LossCounts,
     Outputs,
+    TermInputs,
     ctc_labels,
-    divisors,
     flat_alignment_loss,
     flat_start_weight,
-    hybrid_loss,
+    loss_denominators,
     smoothed_cross_entropy,
     translation_loss,
     with_flat_start,
@@ -37,7 +38,7 @@ def gradient(params, batch, counts):
     )(params)
 
 
-def test_smoothed_cross_entropy_is_that_of_the_written_out_distribution():
+def test_smoothed_cross_entropy_is_that_of_the_distribution():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 11)) * 3
     targets = jax.random.randint(jax.random.key(1), (2, 3), 0, 11)
     wanted = jax.nn.one_hot(targets, 11) * (1 - 0.05 - 0.05 / 10) + 0.05 / 10
@@ -48,7 +49,7 @@ def test_smoothed_cross_entropy_is_that_of_the_written_out_distribution():
     np.testing.assert_allclose(smoothed_cross_entropy(logits, targets, 0.0), plain, rtol=1e-5)
 
 
-def test_loss_is_the_weighted_sum_of_means_over_tokens_and_clips(params):
+def test_loss_is_the_weighted_sum_of_token_and_clip_means(params):
     batch = tiny_model.batch()
     model = DEFINITION.bind(params)
     _, logits, ctc_logits = tiny_model.outputs(model, batch)
@@ -71,44 +72,49 @@ def test_loss_is_the_weighted_sum_of_means_over_tokens_and_clips(params):
             jnp.zeros((1, length - 2)),
         )
         per_clip.append(nll[0] / (length - 2))
-    _, parts = gradient(params, batch, divisors(batch))
-    np.testing.assert_allclose(parts.ce, np.mean(per_token), rtol=1e-5)
-    np.testing.assert_allclose(parts.ctc, np.mean(per_clip), rtol=1e-4)
-    np.testing.assert_allclose(parts.total, 0.7 * parts.ce + 0.3 * parts.ctc, rtol=1e-6)
+    _, parts = gradient(params, batch, loss_denominators(batch))
+    ce, ctc = parts.metrics["ce"], parts.metrics["ctc"]
+    np.testing.assert_allclose(ce, np.mean(per_token), rtol=1e-5)
+    np.testing.assert_allclose(ctc, np.mean(per_clip), rtol=1e-4)
+    np.testing.assert_allclose(parts.total, 0.7 * ce + 0.3 * ctc, rtol=1e-6)
 
 
-def test_parts_of_a_batch_add_up_to_the_whole(params):
+def test_microbatches_add_up_to_the_batch(params):
     batch = tiny_model.batch()
-    counts = divisors(batch)
-    whole = gradient(params, batch, counts)
+    counts = loss_denominators(batch)
+    complete = gradient(params, batch, counts)
     halves = [
         gradient(params, dict(batch, weights=np.array(weights, np.float32)), counts)
         for weights in ([1, 1, 0, 0], [0, 0, 1, 1])
     ]
-    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, atol=2e-6), whole, *halves)
+    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, atol=2e-6), complete, *halves)
 
 
-def test_rows_of_weight_zero_change_nothing(params):
+def test_padding_rows_change_nothing(params):
     batch = tiny_model.batch()
     batch["weights"][2:] = 0
     other = dict(batch, video=batch["video"].copy(), tokens=batch["tokens"].copy())
     other["video"][2:], other["tokens"][2:, 1] = 255, 7
-    expected, found = (gradient(params, given, divisors(given)) for given in (batch, other))
+    expected, found = (
+        gradient(params, given, loss_denominators(given)) for given in (batch, other)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), expected, found)
 
 
-def test_an_impossible_alignment_is_counted_and_costs_nothing(params):
+def test_an_impossible_alignment_is_counted_and_adds_nothing(params):
     batch = tiny_model.batch()
     batch["frame_lengths"][0] = 1
     batch["tokens"][0], batch["token_lengths"][0] = [1, 5, 6, 2, 0, 0], 4
     alone = dict(batch, weights=np.array([1, 0, 0, 0], np.float32))
     gradients, parts = gradient(params, alone, LossCounts(jnp.ones(()), jnp.ones(())))
-    assert (float(parts.impossible), float(parts.ctc)) == (1.0, 0.0)
+    assert float(parts.metrics["ctc_impossible"]) == 1.0
+    assert float(parts.metrics["ctc"]) == 0.0
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(gradients["ctc_head"]))
-    assert float(gradient(params, batch, divisors(batch))[1].impossible) == 1.0
+    _, parts = gradient(params, batch, loss_denominators(batch))
+    assert float(parts.metrics["ctc_impossible"]) == 1.0
 
 
-def test_labels_of_ctc_are_the_text_without_bos_and_eos_or_the_glosses():
+def test_ctc_labels_are_glosses_or_the_text_without_bos_and_eos():
     batch = tiny_model.batch()
     labels, lengths = ctc_labels(batch)
     for row in range(4):
@@ -121,27 +127,28 @@ def test_labels_of_ctc_are_the_text_without_bos_and_eos_or_the_glosses():
     np.testing.assert_array_equal(ctc_labels(glosses)[0], glosses["gloss_tokens"])
 
 
-def test_where_ctc_spells_glosses_a_clip_with_text_and_no_gloss_teaches_it_nothing(params):
+def test_a_clip_with_text_and_no_gloss_adds_nothing_to_gloss_ctc(params):
     batch = tiny_model.batch()
     glosses = np.where(np.arange(4)[:, None] == 2, 0, [[4, 5]] * 4).astype(np.int32)
     batch |= {"gloss_tokens": glosses, "gloss_lengths": (glosses > 0).sum(1).astype(np.int32)}
-    gradients, parts = gradient(params, batch, divisors(batch))
-    counts = divisors(batch)
+    counts = loss_denominators(batch)
+    gradients, parts = gradient(params, batch, counts)
     expected_gradients, expected = gradient(
         params, dict(batch, weights=np.array([1, 1, 0, 1], np.float32)), counts
     )
-    np.testing.assert_allclose(parts.ctc, expected.ctc, rtol=1e-5)
+    np.testing.assert_allclose(parts.metrics["ctc"], expected.metrics["ctc"], rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
         gradients["ctc_head"],
         expected_gradients["ctc_head"],
     )
-    # Nobody signs in a clip without text: there the blank is what CTC is to say.
+    # Nobody signs in a clip without text: there CTC has to emit the blank.
     batch["tokens"][2], batch["token_lengths"][2] = [1, 2, 0, 0, 0, 0], 2
-    assert float(gradient(params, batch, counts)[1].ctc) > float(expected.ctc)
+    _, parts = gradient(params, batch, counts)
+    assert float(parts.metrics["ctc"]) > float(expected.metrics["ctc"])
 
 
-def test_a_flat_start_spreads_the_labels_evenly_over_the_clips_own_steps():
+def test_a_flat_start_spreads_the_labels_evenly_over_valid_steps():
     logits = jax.random.normal(jax.random.key(0), (2, 6, 5))
     labels, lengths, steps = jnp.array([[3, 4, 1], [2, 0, 0]]), jnp.array([3, 1]), jnp.array([6, 4])
     log_probs = np.asarray(jax.nn.log_softmax(logits))
@@ -155,22 +162,18 @@ def test_a_flat_start_spreads_the_labels_evenly_over_the_clips_own_steps():
 
 
 def rest(batch: dict, row: int, target: str) -> dict:
-    """The batch with nobody signing in one of its clips."""
+    """Return the batch with nobody signing in one of its clips."""
     batch = dict(batch, tokens=batch["tokens"].copy(), token_lengths=batch["token_lengths"].copy())
     batch["tokens"][row], batch["token_lengths"][row] = [1, 2, 0, 0, 0, 0], 2
     if target == "gloss":
         lengths = np.where(np.arange(4) == row, 0, 2).astype(np.int32)
-        batch |= {
-            "gloss_tokens": np.where(lengths[:, None] > 0, 3, np.zeros((4, 2), int)).astype(
-                np.int32
-            ),
-            "gloss_lengths": lengths,
-        }
+        glosses = np.where(lengths[:, None] > 0, 3, np.zeros((4, 2), int)).astype(np.int32)
+        batch |= {"gloss_tokens": glosses, "gloss_lengths": lengths}
     return batch
 
 
 @pytest.mark.parametrize("target", ["text", "gloss"])
-def test_a_flat_start_tells_a_clip_of_rest_the_blank_at_every_step(target):
+def test_the_flat_start_of_a_clip_of_rest_is_all_blank(target):
     logits = jax.random.normal(jax.random.key(0), (4, 6, tiny_model.VOCABULARY))
     labels, lengths = ctc_labels(rest(tiny_model.batch(), 1, target))
     steps = jnp.array([6, 4, 5, 6])
@@ -181,18 +184,19 @@ def test_a_flat_start_tells_a_clip_of_rest_the_blank_at_every_step(target):
 
 
 @pytest.mark.parametrize("target", ["text", "gloss"])
-def test_a_clip_of_rest_weighs_as_much_as_one_label_of_the_others_however_long_it_is(target):
-    """Where nothing is known yet, every step of it costs the log of the vocabulary's size."""
+def test_a_clip_of_rest_weighs_as_much_as_one_label(target):
+    """With uniform outputs, every step costs the log of the vocabulary's size."""
     uniform = jnp.zeros((4, 60, tiny_model.VOCABULARY))
     batch = rest(tiny_model.batch(), 2, target) | {"weights": np.array([0, 0, 1, 0], np.float32)}
     batch = jax.tree.map(jnp.asarray, batch)
     for steps in (60, 5):
-        said = Outputs(None, jnp.zeros((4, 5, tiny_model.VOCABULARY)), uniform, jnp.full(4, steps))
-        _, parts = hybrid_loss(said, batch, divisors(batch), TINY.training)
-        np.testing.assert_allclose(parts.ctc, np.log(tiny_model.VOCABULARY), rtol=1e-5)
+        outputs = Outputs(None, None, uniform, jnp.full(4, steps))
+        inputs = TermInputs(None, outputs, batch, loss_denominators(batch))
+        _, metrics = CTCTerm(TINY.training)(inputs)
+        np.testing.assert_allclose(metrics["ctc"], np.log(tiny_model.VOCABULARY), rtol=1e-5)
 
 
-def test_the_flat_start_lasts_a_share_of_a_long_run_and_its_least_steps_in_a_short_one():
+def test_the_flat_start_lasts_a_share_of_the_run_or_its_least_steps():
     def steps(**changes):
         config = tiny_model.config(
             **{f"training__ctc_flat_start_{name}": value for name, value in changes.items()}
@@ -204,9 +208,9 @@ def test_the_flat_start_lasts_a_share_of_a_long_run_and_its_least_steps_in_a_sho
     assert steps(steps=0, ratio=0.2) == [0, 0]
 
 
-def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
+def test_a_flat_start_fades_out_and_changes_no_bit_if_off(params):
     batch = jax.tree.map(jnp.asarray, tiny_model.batch())
-    counts = divisors(batch)
+    counts = loss_denominators(batch)
 
     def loss_by_step(flat_steps):
         training = tiny_model.config(training__ctc_flat_start_steps=flat_steps).training
@@ -218,7 +222,7 @@ def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
 
         def loss(step):
             total, parts = compute(step)
-            return float(total), float(parts.ctc)
+            return float(total), float(parts.metrics["ctc"])
 
         return loss
 
@@ -227,10 +231,10 @@ def test_a_flat_start_fades_out_and_off_changes_no_bit(params):
     flat, half, over, later = (with_flat_start(jnp.asarray(step))[0] for step in (0, 5, 10, 999))
     assert off == without(jnp.asarray(0))[0] == over == later
     assert half == pytest.approx((flat + over) / 2, rel=1e-5) and flat != over
-    assert with_flat_start(jnp.asarray(0))[1] == ctc  # what is logged is CTC itself
+    assert with_flat_start(jnp.asarray(0))[1] == ctc  # the metric is CTC alone
 
 
-def test_a_clip_that_ctc_can_spell_needs_no_flat_start_any_more():
+def test_the_flat_start_fades_for_clips_that_ctc_can_spell():
     per_label = jnp.array([jnp.inf, 2.7, 1.5, 1.0, 0.5, 0.0])
     np.testing.assert_allclose(
         flat_start_weight(per_label, jnp.asarray(0), 10), [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
@@ -244,8 +248,8 @@ def test_a_clip_that_ctc_can_spell_needs_no_flat_start_any_more():
     assert not gradient.any()
 
 
-def test_the_loss_needs_no_text_at_all_of_a_clip_in_which_nobody_signs(params):
+def test_the_loss_of_a_clip_of_rest_alone_is_finite(params):
     batch = dict(tiny_model.batch(), weights=np.array([1, 0, 0, 0], np.float32))
     batch["tokens"][0], batch["token_lengths"][0] = [1, 2, 0, 0, 0, 0], 2
-    _, parts = gradient(params, batch, divisors(batch))
+    _, parts = gradient(params, batch, loss_denominators(batch))
     assert np.isfinite(float(parts.total))

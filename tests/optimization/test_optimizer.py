@@ -9,19 +9,22 @@ import pytest
 
 from signvit_jax.models.definition import parameters_of
 from signvit_jax.optimization.optimizer import (
-    groups,
+    decayed_matrices,
     learning_rates,
     make_optimizer,
-    matrices,
     one_cycle,
-    rounded_at_random,
+    parameter_groups,
+    stochastic_round,
     with_backbone,
 )
 from tests.helpers import tiny_model
 
 
 def slow_one_cycle(step, peak, total, warmup):
-    """PyTorch's OneCycleLR with anneal_strategy='cos', div_factor=25 and final_div_factor=1e4, in double precision."""
+    """PyTorch's OneCycleLR in double precision.
+
+    anneal_strategy='cos', div_factor=25 and final_div_factor=1e4.
+    """
 
     def anneal(start, end, share):
         return end + (start - end) / 2 * (math.cos(math.pi * share) + 1)
@@ -33,7 +36,7 @@ def slow_one_cycle(step, peak, total, warmup):
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(10, 0.3), (480, 0.05), (200_000, 0.05)])
-def test_rates_are_pytorchs_one_cycle(total, warmup):
+def test_rates_are_those_of_pytorchs_one_cycle(total, warmup):
     schedule = jax.jit(one_cycle(3e-3, total, warmup))
     steps = sorted(
         {0, 1, int(warmup * total) - 1, int(warmup * total), total // 2, total - 2, total - 1}
@@ -52,18 +55,13 @@ def test_runs_of_a_few_steps_have_finite_rates(total):
     assert all(0 <= float(one_cycle(1e-3, total, 0.05)(step)) <= 1e-3 for step in range(total))
 
 
-def test_the_encoder_and_the_rest_have_rates_of_their_own():
+def test_encoder_and_rest_have_separate_rates():
     tiny = tiny_model.config(
         training__encoder_lr=1e-3, training__decoder_lr=0.0, training__weight_decay=0.0
     )
     params = parameters_of(tiny_model.model(tiny))
-    assert {
-        name: next(iter(set(jax.tree.leaves(tree)))) for name, tree in groups(params).items()
-    } == {
-        "ctc_head": "rest",
-        "decoder": "rest",
-        "encoder": "encoder",
-    }
+    groups = {name: set(jax.tree.leaves(tree)) for name, tree in parameter_groups(params).items()}
+    assert groups == {"ctc_head": {"rest"}, "decoder": {"rest"}, "encoder": {"encoder"}}
     optimizer = make_optimizer(tiny.training, 10)
     updates, _ = jax.jit(
         lambda p: optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p)
@@ -76,7 +74,7 @@ def test_the_encoder_and_the_rest_have_rates_of_their_own():
 
 
 @pytest.mark.parametrize("scope", ["all", "matrices"])
-def test_weight_decay_falls_where_it_should(scope):
+def test_weight_decay_acts_on_all_parameters_or_on_matrices(scope):
     tiny = tiny_model.config(training__weight_decay=0.5, training__weight_decay_on=scope)
     params = jax.tree.map(jnp.ones_like, parameters_of(tiny_model.model(tiny)))
     optimizer = make_optimizer(tiny.training, 10)
@@ -84,15 +82,14 @@ def test_weight_decay_falls_where_it_should(scope):
         lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p)
     )(params)
     decayed = jax.tree.map(lambda leaf: bool(np.all(leaf < 0)), updates)
-    assert decayed == (jax.tree.map(lambda _: True, params) if scope == "all" else matrices(params))
-    assert (
-        not matrices(params)["decoder"]["embedding"]
-        and matrices(params)["ctc_head"]["out"]["kernel"]
-    )
+    matrices = decayed_matrices(params)
+    assert decayed == (jax.tree.map(lambda _: True, params) if scope == "all" else matrices)
+    assert not matrices["decoder"]["embedding"]
+    assert matrices["ctc_head"]["out"]["kernel"]
 
 
-def test_gradients_are_clipped_by_the_norm_of_all_of_them():
-    """Adam hides the scale of a first gradient; its second moment does not."""
+def test_gradients_are_clipped_by_their_global_norm():
+    """Adam's first update does not depend on the gradient's scale; its second moment does."""
     tiny = tiny_model.config(training__max_grad_norm=0.5)
     params = parameters_of(tiny_model.model(tiny))
     optimizer = make_optimizer(tiny.training, 10)
@@ -106,7 +103,7 @@ def test_gradients_are_clipped_by_the_norm_of_all_of_them():
 
 
 @pytest.mark.parametrize("moments", ["float32", "bfloat16"])
-def test_a_thawed_backbones_updates_are_those_of_a_fresh_adam_times_a_rising_rate(moments):
+def test_a_thawed_backbone_gets_a_fresh_adams_warmed_up_updates(moments):
     config = tiny_model.config(
         training__adam_moments=moments,
         training__weight_decay=0.0,
@@ -126,53 +123,48 @@ def test_a_thawed_backbones_updates_are_those_of_a_fresh_adam_times_a_rising_rat
         )
         return with_backbone(drawn, np.zeros(50, np.float32)) if frozen else drawn
 
-    def updates(optimizer, **late):
-        state, update_of = (
-            optimizer.init(params),
-            jax.jit(optimizer.update, static_argnames="frozen"),
-        )
+    def updates(optimizer, late=False):
+        state = optimizer.init(params)
+        update_of = jax.jit(optimizer.update, static_argnames="frozen")
         for step in range(frozen_updates + 12):
             frozen = step < frozen_updates
-            made = (
-                {"thawed_at": jnp.int32(min(step, frozen_updates)), "frozen": frozen}
-                if late
-                else {}
-            )
+            thaw = {}
+            if late:
+                thaw = {"thawed_at": jnp.int32(min(step, frozen_updates)), "frozen": frozen}
             given = gradients(frozen)
-            update, state = update_of(given, state, params, **made)
+            update, state = update_of(given, state, params, **thaw)
             if not frozen:
                 yield given["encoder"]["backbone"], update["encoder"]["backbone"]
 
     fresh = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-    fresh_state, rate = (
-        fresh.init(params["encoder"]["backbone"]),
-        learning_rates(config, total)["encoder"],
-    )
+    fresh_state = fresh.init(params["encoder"]["backbone"])
+    rate = learning_rates(config, total)["encoder"]
     for number, (given, update) in enumerate(
         updates(make_optimizer(config, total, thaws=True), late=True)
     ):
         expected, fresh_state = fresh.update(given, fresh_state)
         share = min((number + 1) / 10, 1.0)  # the run's own warm-up takes 10 updates
         wanted = -rate(frozen_updates + number) * share * expected
-        # Moments that wait in bfloat16 are known to one part in 256, and so are the updates on average.
+        # Moments in bfloat16 are exact to one part in 256, and so are the updates on average.
         np.testing.assert_allclose(
             update,
             wanted,
             atol={"float32": 1e-5, "bfloat16": 0.03}[moments] * float(jnp.abs(wanted).max()),
         )
-    # With one count for all parameters the first update is three times the rate, and later ones more.
+    # With one count for all parameters the first update is three times the rate; later ones are
+    # larger still.
     first = next(updates(make_optimizer(config, total)))[1]
     assert float(jnp.abs(first).min()) > 1.6 * float(rate(frozen_updates))
 
 
-def test_the_state_has_the_same_structure_whether_or_not_the_backbone_thaws():
+def test_the_optimizer_state_has_one_structure_with_or_without_thaw():
     config = tiny_model.config().training
     params = {"encoder": {"backbone": jnp.zeros(5)}, "decoder": jnp.zeros(4)}
     states = [make_optimizer(config, 10, thaws=thaws).init(params) for thaws in (False, True)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
-def test_a_backbone_that_is_frozen_a_second_time_begins_again_from_nothing_when_it_thaws():
+def test_a_backbone_frozen_again_starts_from_zero_moments():
     config = tiny_model.config(training__weight_decay=0.0, training__warmup_ratio=0.05).training
     params = {"encoder": {"backbone": jnp.zeros(5)}, "decoder": jnp.zeros(4)}
     optimizer = make_optimizer(config, 1000, thaws=True)
@@ -187,8 +179,8 @@ def test_a_backbone_that_is_frozen_a_second_time_begins_again_from_nothing_when_
     np.testing.assert_allclose(update["encoder"]["backbone"], expected, rtol=1e-4)
 
 
-def test_moments_in_bfloat16_go_where_those_in_float32_go():
-    """A gradient that stays the same: rounded to the nearest, the second moment would stop at a small share of what it tends to."""
+def test_bfloat16_moments_converge_like_float32_ones():
+    """With rounding to nearest, the second moment of a constant gradient would stop too low."""
     wide, narrow = (
         make_optimizer(tiny_model.config(training__adam_moments=kind).training, 4000)
         for kind in ("float32", "bfloat16")
@@ -217,19 +209,19 @@ def test_moments_in_bfloat16_go_where_those_in_float32_go():
     )
     np.testing.assert_allclose(found.mean(), expected.mean(), rtol=2e-3)
     assert expected.mean() > 0.8 * 1e-4  # most of the way to the gradient squared
-    # Rounding makes each parameter's rate waver by a few per cent, and on average by nothing.
+    # Rounding changes each parameter's rate by a few percent, and their mean not at all.
     np.testing.assert_allclose(rounded["encoder"]["kernel"], exact["encoder"]["kernel"], rtol=0.06)
     np.testing.assert_allclose(
         rounded["encoder"]["kernel"].mean(), exact["encoder"]["kernel"].mean(), rtol=5e-3
     )
 
 
-def test_rounding_at_random_takes_one_of_the_two_neighbors_and_is_right_on_average():
+def test_stochastic_rounding_gives_a_neighbor_and_the_right_mean():
     x = jnp.full(100_000, 1.0 + 0.3 / 128)  # bfloat16 has 1 and 1 + 1/128
-    rounded = np.asarray(rounded_at_random(x, jax.random.key(0)), np.float32)
+    rounded = np.asarray(stochastic_round(x, jax.random.key(0)), np.float32)
     assert set(rounded.tolist()) == {1.0, 1.0078125}
     np.testing.assert_allclose((rounded - 1).mean() * 128, 0.3, atol=0.01)
     exact = jnp.array([0.0, -2.5, 1.0078125, jnp.inf, -jnp.inf, jnp.nan])
     np.testing.assert_array_equal(
-        rounded_at_random(exact, jax.random.key(1)).astype(jnp.float32), exact
+        stochastic_round(exact, jax.random.key(1)).astype(jnp.float32), exact
     )

@@ -1,3 +1,5 @@
+"""Operation counts of the model against formulas and XLA's own analysis."""
+
 import math
 from pathlib import Path
 
@@ -13,15 +15,14 @@ from tests.helpers import tiny_model
 REFERENCE = Path(__file__).parents[2] / "configs" / "reference.py"
 
 
-def test_the_full_model_is_123_gflop_a_frame():
+def test_the_full_model_takes_123_gflop_per_frame():
     config = load_config(str(REFERENCE))
     flops = clip_flops(ModelDefinition(config, 30_522), frames=2, text_length=100)
     tokens, width, hidden, layers = 197, 1024, 4096, 24
     block = 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * tokens**2 * width
     assert flops.backbone / 2 == layers * block + 2 * 196 * 768 * width
-    assert flops.backbone / 2 == pytest.approx(
-        123.2e9, rel=1e-3
-    )  # published: 61.6 billion multiply-adds
+    # Published: 61.6 billion multiply-adds.
+    assert flops.backbone / 2 == pytest.approx(123.2e9, rel=1e-3)
     length, narrow = 99, 512
     layer = (
         2 * length * (6 * narrow**2 + 2 * narrow * 1024)
@@ -36,7 +37,7 @@ def test_the_full_model_is_123_gflop_a_frame():
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_counts_are_those_of_xlas_own_analysis_but_for_elementwise_work(stem):
+def test_counts_are_xlas_without_elementwise_operations(stem):
     sizes = {"output_dim": 256, "vit_hidden_dim": 256, "vit_num_heads": 2, "vit_mlp_dim": 1024}
     config = tiny_model.config(
         **{f"model__encoder__{name}": value for name, value in sizes.items()},
@@ -51,42 +52,36 @@ def test_counts_are_those_of_xlas_own_analysis_but_for_elementwise_work(stem):
     def encode(params, video, lengths):
         return definition.bind(params).encode(video, lengths).pooled
 
-    video, lengths = (
-        jax.ShapeDtypeStruct((1, 6, 16, 16, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
-    theirs = (
-        jax.jit(encode).lower(definition.abstract_params(), video, lengths).cost_analysis()["flops"]
-    )
+    video = jax.ShapeDtypeStruct((1, 6, 16, 16, 3), jnp.uint8)
+    lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
+    lowered = jax.jit(encode).lower(definition.abstract_params(), video, lengths)
+    theirs = lowered.cost_analysis()["flops"]
     flops = clip_flops(definition, 6, 12)
     ours = flops.backbone + flops.temporal
     assert ours < theirs < 1.1 * ours
 
 
-def test_loops_branches_and_convolutions_are_counted_as_often_as_they_run():
+def test_loops_and_branches_count_as_often_as_they_run():
     x = jax.ShapeDtypeStruct((4, 8, 8), jnp.float32)
     once = 2 * 4 * 8 * 8 * 8
+
+    def loop(x):
+        return jax.lax.scan(lambda carry, _: (carry @ carry, None), x, length=5)[0]
+
+    def branch(x):
+        return jax.lax.cond(x[0, 0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
     assert traced_flops(lambda x: x @ x, x) == once
-    assert (
-        traced_flops(
-            lambda x: jax.lax.scan(lambda carry, _: (carry @ carry, None), x, length=5)[0], x
-        )
-        == 5 * once
-    )
-    assert (
-        traced_flops(
-            lambda x: jax.lax.cond(x[0, 0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x), x
-        )
-        == 2 * once
-    )
+    assert traced_flops(loop, x) == 5 * once
+    assert traced_flops(branch, x) == 2 * once  # of the longer branch
     assert traced_flops(jax.jit(jax.checkpoint(lambda x: x @ x)), x) == once
-    image, kernel = (
-        jax.ShapeDtypeStruct((1, 3, 9, 9), jnp.float32),
-        jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32),
-    )
-    assert traced_flops(
-        lambda a, b: jax.lax.conv(a, b, (1, 1), "VALID"), image, kernel
-    ) == 2 * math.prod((5, 8, 8)) * math.prod((3, 2, 2))
+
+
+def test_a_convolution_counts_its_kernel_for_every_output():
+    image = jax.ShapeDtypeStruct((1, 3, 9, 9), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32)
+    flops = traced_flops(lambda a, b: jax.lax.conv(a, b, (1, 1), "VALID"), image, kernel)
+    assert flops == 2 * math.prod((5, 8, 8)) * math.prod((3, 2, 2))
 
 
 @pytest.mark.parametrize(
@@ -104,5 +99,5 @@ def test_loops_branches_and_convolutions_are_counted_as_often_as_they_run():
         ("Something else", None),
     ],
 )
-def test_a_device_that_is_not_known_has_no_peak(kind, peak):
+def test_the_peak_is_that_of_the_device_or_none(kind, peak):
     assert peak_flops(kind) == peak

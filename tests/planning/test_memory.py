@@ -1,3 +1,5 @@
+"""Estimates of a step's memory, and the advice for a step that does not fit."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +16,16 @@ from signvit_jax.planning.memory import (
     batch_shapes,
     bytes_per_device,
     describe_oom,
-    memory_advice,
+    step_advice,
     step_memory,
 )
 from signvit_jax.runtime.exit_codes import run_command
+from signvit_jax.runtime.memory_advice import memory_advice
 from tests.helpers import tiny_model
 
 
 class FakeMesh:
-    """Sizes of a mesh that is not here."""
+    """Stands in for a mesh of more devices than the test machine has."""
 
     def __init__(self, data=1, fsdp=1, tensor=1):
         self.shape = dict(zip(AXES, (data, fsdp, tensor)))
@@ -30,32 +33,42 @@ class FakeMesh:
 
 
 def advice(mesh=None, **changes):
-    return memory_advice(tiny_model.config(**changes), mesh or FakeMesh())
+    return step_advice(tiny_model.config(**changes), mesh or FakeMesh())
 
 
-def order(text, *parts):
+def in_order(text, *parts):
     places = [text.find(part) for part in parts]
     return -1 not in places and places == sorted(places)
 
 
-def test_advice_begins_with_what_changes_no_result():
+def test_advice_begins_with_options_that_keep_the_result():
     text = advice(training__batch_size=16)
-    assert order(
+    assert in_order(
         text,
-        "gradient_accumulation=2: the batch of 16 is run as 2 x 8",
-        "remat=dots, then full",
-        "batch_size=8",
-        "num_frames, now 6",
+        "gradient_accumulation=2 (2 x 8): runs a batch as that many microbatches (the same result)",
+        "remat=dots, then =full",
+        "batch_size=8: a smaller batch (another result)",
+        "num_frames (now 6)",
     )
 
 
-def test_advice_is_only_what_the_config_still_has_to_give():
+def test_advice_without_a_config_has_the_same_words_and_order():
+    known = memory_advice({"training.remat": "=full", "training.batch_size": "=8"}).splitlines()
+    every = memory_advice().splitlines()
+    texts = [line.split(". ", 1)[1] for line in every[1:]]
+    assert known[0] == every[0]
+    places = [texts.index(line.split(". ", 1)[1]) for line in known[1:]]
+    assert places == sorted(places)
+    assert "inference.batch_size" in every[-1]
+
+
+def test_advice_leaves_out_options_that_are_used_up():
     text = advice(
         training__batch_size=16, training__gradient_accumulation=16, training__remat="full"
     )
     assert "gradient_accumulation" not in text and "remat" not in text and "batch_size=8" in text
     assert "remat=full" in advice(training__remat="dots")
-    assert "gradient_accumulation=3:" in advice(
+    assert "gradient_accumulation=3 (3 x 4):" in advice(
         training__batch_size=12, training__gradient_accumulation=2
     )
 
@@ -64,10 +77,10 @@ def test_advice_fits_the_mesh():
     text = advice(FakeMesh(data=4, tensor=2), training__batch_size=24)
     assert (
         "gradient_accumulation=2" in text
-        and "mesh.data=1 --config.mesh.fsdp=4:" in text
+        and "mesh.fsdp=4 --config.mesh.data=1:" in text
         and "batch_size=12" in text
     )
-    alone = advice(FakeMesh(fsdp=4), training__batch_size=4)  # a clip a device
+    alone = advice(FakeMesh(fsdp=4), training__batch_size=4)  # one clip per device
     assert (
         "gradient_accumulation" not in alone
         and "--config.training.batch_size" not in alone
@@ -75,19 +88,20 @@ def test_advice_fits_the_mesh():
     )
 
 
-def test_bytes_are_those_of_one_devices_part():
+def test_bytes_are_those_of_one_devices_shard():
     mesh = make_mesh(MeshConfig())
     tree = {
         "a": jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=NamedSharding(mesh, P())),
         "b": jax.device_put(np.zeros(3, np.int8)),
     }
     assert bytes_per_device(tree) == 6 * 4 * 4 + 3
-    cut = NamedSharding(jax.sharding.AbstractMesh((1, 2, 4), AXES), P("fsdp", "tensor"))
-    assert bytes_per_device(jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=cut)) == 3 * 1 * 4
+    sharding = NamedSharding(jax.sharding.AbstractMesh((1, 2, 4), AXES), P("fsdp", "tensor"))
+    sharded = jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=sharding)
+    assert bytes_per_device(sharded) == 3 * 1 * 4
 
 
 class Step:
-    """What a jitted step says of itself before it is compiled, and its plan of memory."""
+    """Stands in for a jitted step. `plan`: its memory plan; None: too large to compile."""
 
     def __init__(self, plan):
         self.plan = plan
@@ -97,7 +111,7 @@ class Step:
 
     def compile(self):
         if self.plan is None:
-            refused()
+            run_out_of_memory()
         return self
 
     def memory_analysis(self):
@@ -105,60 +119,62 @@ class Step:
 
 
 class Plan:
-    (
-        argument_size_in_bytes,
-        output_size_in_bytes,
-        alias_size_in_bytes,
-        temp_size_in_bytes,
-        generated_code_size_in_bytes,
-    ) = (
-        10**6,
-        10**6,
-        10**6,
-        3 * 2**30,
-        0,
-    )
+    argument_size_in_bytes = 10**6
+    output_size_in_bytes = 10**6
+    alias_size_in_bytes = 10**6
+    temp_size_in_bytes = 3 * 2**30
+    generated_code_size_in_bytes = 0
 
 
-def refused():
-    jax.block_until_ready(jnp.zeros((2**30, 2**30), jnp.float32))  # 4 exabytes: XLA's own refusal
+def run_out_of_memory():
+    """Make XLA raise its own exception, with an array of 4 exabytes."""
+    jax.block_until_ready(jnp.zeros((2**30, 2**30), jnp.float32))
 
 
-@pytest.mark.parametrize(
-    ("plan", "said"),
-    [
-        (Plan, "gradients and activations      3.000 GiB"),
-        (None, "gradients and activations  not compiled"),
-    ],
-)
-def test_running_out_of_memory_is_explained_with_the_estimate_and_ends_with_5(plan, said, capsys):
+@pytest.fixture
+def planned():
+    """(config, mesh, abstract state, batch shapes) of the tiny model."""
     config = tiny_model.config()
-    mesh, definition, optimizer = (
-        make_mesh(config.mesh),
-        ModelDefinition(config, 17),
-        make_optimizer(config.training, 10),
-    )
+    mesh = make_mesh(config.mesh)
+    definition = ModelDefinition(config, 17)
+    optimizer = make_optimizer(config.training, 10)
     state, _ = abstract_on_mesh(lambda: new_state(definition, optimizer, 0, mesh), mesh)
     batch = batch_shapes(config, mesh, frames=6, text_length=8, gloss_length=8)
+    return config, mesh, state, batch
+
+
+def test_memory_of_a_state_and_two_batches(planned):
+    _, _, state, batch = planned
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     memory = step_memory(state, batch)
     assert memory.parameters == 4 * parameters
     assert 0 <= memory.optimizer - 8 * parameters < 100  # two moments, and counters
     assert memory.batch == 2 * 4 * (6 * 16 * 16 * 3 + 2 * 4 * 8 + 4 * 4)
 
+
+@pytest.mark.parametrize(
+    ("plan", "temporaries"),
+    [
+        (Plan, "gradients and activations      3.000 GiB"),
+        (None, "gradients and activations  not compiled"),
+    ],
+)
+def test_out_of_memory_ends_with_an_estimate_and_code_5(plan, temporaries, planned, capsys):
+    config, mesh, state, batch = planned
+
     def main():
         try:
-            refused()
+            run_out_of_memory()
         except jax.errors.JaxRuntimeError as error:
             raise describe_oom(error, config, mesh, state, batch, Step(plan)) from error
 
     assert run_command(main) == 5
     text = capsys.readouterr().err
-    assert order(
+    assert in_order(
         text,
         "error: out of memory: RESOURCE_EXHAUSTED",
         "What one training step needs of each device",
-        said,
+        temporaries,
         "What to do, in this order:",
         "1. --config",
     )

@@ -1,4 +1,7 @@
-"""A run whose newest checkpoint was damaged goes on from the one before, to the same end; tests/checkpoints/test_store.py damages every file."""
+"""A run whose newest checkpoint is damaged resumes from the one before, with the same result.
+
+tests/checkpoints/test_store.py damages every file.
+"""
 
 import shutil
 
@@ -11,7 +14,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def damaged(run, undisturbed):
-    """A finished run whose newest checkpoint has one bit flipped, and whose checkpoint folder holds things of other people."""
+    """A finished run with a flipped bit in its newest checkpoint, and foreign files beside it."""
     shutil.copytree(undisturbed.workdir, run.workdir)
     shutil.copy(undisturbed.trace, run.trace)
     checkpoints = run.workdir / "checkpoints"
@@ -25,25 +28,23 @@ def damaged(run, undisturbed):
     (checkpoints / "99").mkdir()
     (checkpoints / "99" / "notes.txt").write_text("mine")
     (checkpoints / "README").write_text("mine")
-    run.harmed = largest.relative_to(checkpoints / str(TOTAL)).as_posix()
+    run.damaged_file = largest.relative_to(checkpoints / str(TOTAL)).as_posix()
     return run
 
 
-def test_the_damaged_file_is_named_and_the_checkpoint_before_is_used_unless_strict(
-    damaged, undisturbed
-):
+def test_a_damaged_checkpoint_is_skipped_unless_strict(damaged, undisturbed):
     assert damaged.go("--strict_restore") == 1
-    assert (
-        f"checkpoint {TOTAL} in" in damaged.said()
-        and damaged.harmed in damaged.said()
-        and "Traceback" not in damaged.said()
-    )
+    assert f"checkpoint {TOTAL} in" in damaged.messages()
+    assert damaged.damaged_file in damaged.messages()
+    assert "Traceback" not in damaged.messages()
     assert damaged.steps()[-1] == TOTAL
 
     assert damaged.go() == 0
-    assert f"is damaged and is left out: {damaged.harmed}: content changed" in damaged.said()
-    assert f"resumed from the checkpoint of step {TOTAL - SAVED}" in damaged.said()
-    assert f"lost by an earlier start and made again: {SAVED} steps" in damaged.said()
+    assert (
+        f"is damaged and is skipped: {damaged.damaged_file}: content changed" in damaged.messages()
+    )
+    assert f"resumed from the checkpoint of step {TOTAL - SAVED}" in damaged.messages()
+    assert f"replayed after a restart: {SAVED} steps" in damaged.messages()
     assert_same_run(damaged, undisturbed)
     for name in ("99/notes.txt", "README"):
         assert (damaged.workdir / "checkpoints" / name).read_text() == "mine"

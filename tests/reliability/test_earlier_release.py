@@ -1,4 +1,4 @@
-"""A workdir that release 0.1 left (tests/fixtures/workdir_0.1.tar.xz) is read by this one: its parameters, its texts, and all that resuming needs."""
+"""A workdir of release 0.1 can still be read and resumed (tests/fixtures/workdir_0.1.tar.xz)."""
 
 import json
 import lzma
@@ -37,12 +37,12 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def test_the_fixture_stays_small():
+def test_the_fixture_of_release_0_1_is_small():
     assert ARCHIVE.stat().st_size < 200_000
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_its_greedy_texts_are_what_they_were(workdir):
+def test_a_workdir_of_release_0_1_gives_the_same_texts(workdir):
     expected = json.loads((workdir / "expected.json").read_text())
     found = load_translator(workdir, checkpoint="last").translate(clips())
     assert [list(one.tokens) for one in found] == expected["tokens"]
@@ -50,7 +50,7 @@ def test_its_greedy_texts_are_what_they_were(workdir):
     np.testing.assert_allclose([one.score for one in found], expected["scores"], rtol=1e-3)
 
 
-def test_its_whole_training_state_is_restored(workdir):
+def test_a_training_state_of_release_0_1_is_restored(workdir):
     config = from_json((workdir / "config.json").read_text())
     vocabulary = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size
     definition = ModelDefinition(config, vocabulary)
@@ -58,34 +58,34 @@ def test_its_whole_training_state_is_restored(workdir):
     wanted, _ = abstract_on_mesh(
         lambda: new_state(definition, optimizer, 0), make_mesh(config.mesh)
     )
-    beside = {
+    items = {
         name: getattr(wanted, name)
         for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")
     }
     position = Position()
     restored = CheckpointStore(workdir / "checkpoints", strict=True).restore(
-        wanted.params, beside, wanted.ema, position
+        wanted.params, items, wanted.ema, position
     )
     steps = 3 * config.training.num_epochs
     assert restored.step == restored.opt_state["step"] == position.state["next_step"] == steps
     assert restored.meta["epoch"] == config.training.num_epochs and restored.metrics["loss"] > 0
     moments = jax.tree.leaves(restored.opt_state["opt_state"])
-    assert (
-        all(np.isfinite(leaf).all() for leaf in moments)
-        and sum(float(np.abs(leaf).sum()) for leaf in moments) > 0
-    )
+    assert all(np.isfinite(leaf).all() for leaf in moments)
+    assert sum(float(np.abs(leaf).sum()) for leaf in moments) > 0
     assert restored.ema is not None
 
 
 class Position:
-    """Takes what a data iterator would be set to."""
+    """Stands in for a data iterator; keeps the state to which it is set."""
 
     def set_state(self, state):
         self.state = state
 
 
 def make_fixture(data_dir: Path, folder: Path) -> None:
-    """Trains a model of 3,500 parameters and packs its workdir. Run once a release: the file must not change with the code that reads it.
+    """Train a model of 3,500 parameters and pack its workdir.
+
+    Run it once per release: the file must not change with the code that reads it.
 
     JAX_PLATFORMS=cpu PYTHONPATH=. python tests/reliability/test_earlier_release.py DATA_DIR FOLDER
     """
@@ -119,26 +119,22 @@ def make_fixture(data_dir: Path, folder: Path) -> None:
         for group, values in small.items()
         for key, value in values.items()
     ]
-    assert (
-        tiny_run.command(
-            train.main,
-            f"--config={config}",
-            f"--workdir={folder / 'run'}",
-            "--config.training.save_every_n_epochs=80",
-            *flags,
-        )
-        == 0
-    )
+    flags = [
+        f"--config={config}",
+        f"--workdir={folder / 'run'}",
+        "--config.training.save_every_n_epochs=80",
+        *flags,
+    ]
+    assert tiny_run.command(train.main, *flags) == 0
     found = load_translator(folder / "run", checkpoint="last").translate(clips())
     expected = {
-        "texts": [o.text for o in found],
-        "tokens": [list(o.tokens) for o in found],
-        "scores": [o.score for o in found],
+        "texts": [one.text for one in found],
+        "tokens": [list(one.tokens) for one in found],
+        "scores": [one.score for one in found],
     }
     (folder / "run" / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    for step in sorted((folder / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))[
-        :-1
-    ]:
+    checkpoints = (folder / "run" / "checkpoints").iterdir()
+    for step in sorted(checkpoints, key=lambda path: int(path.name))[:-1]:
         shutil.rmtree(step)
     with (
         lzma.open(ARCHIVE, "w", preset=9) as packed,

@@ -1,4 +1,7 @@
-"""Two processes, a device each, train one model: they stop together, go on together, and where one is killed the other does not wait for it."""
+"""Two processes with one device each train one model, and stop and resume together.
+
+If one is killed, the other does not wait for it.
+"""
 
 import dataclasses
 import json
@@ -18,7 +21,7 @@ from tests.helpers.reliability_runs import TOTAL, batches, figures
 
 @pytest.fixture
 def pair(run):
-    """Starts both processes on one workdir; with a fault in one of them."""
+    """Starts both processes on one workdir, with a fault in one of them."""
     both = [dataclasses.replace(run, name=f"process_{number}") for number in range(2)]
 
     def start(fault: dict | None = None, faulty: int = 1) -> list:
@@ -36,49 +39,48 @@ def pair(run):
 
 
 @pytest.mark.long
-def test_two_processes_train_as_one_stop_together_and_go_on_after_one_was_killed(
-    pair, run, undisturbed
-):
+def test_two_processes_train_stop_and_resume_together(pair, run, undisturbed):
     # A signal to one of them stops both, at the same step.
     first, second = pair({"phase": "step", "count": 4, "signals": [[0.0, int(signal.SIGUSR1)]]})
     assert [first.wait(), second.wait(60)] == [143, 143], (
-        first.said()[-3000:] + second.said()[-3000:]
+        first.messages()[-3000:] + second.messages()[-3000:]
     )
     stopped = max(batches(first))
     assert 4 <= stopped == max(batches(second)) == run.steps()[-1] < TOTAL
 
-    # One is killed: the other ends, and says why.
+    # One is killed: the other ends, and reports why.
     first, second = pair(
         {"phase": "step", "count": 9, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5}
     )
-    assert second.wait() == -signal.SIGKILL, second.said()[-3000:]
+    assert second.wait() == -signal.SIGKILL, second.messages()[-3000:]
     begin = time.monotonic()
     assert first.wait(60) != 0
     assert time.monotonic() - begin < 60
-    assert "another one has ended" in first.said(), first.said()[-3000:]
-    assert f"resumed from the checkpoint of step {stopped}" in first.said()
+    assert "another one has ended" in first.messages(), first.messages()[-3000:]
+    assert f"resumed from the checkpoint of step {stopped}" in first.messages()
 
-    # Started again they go on to the end.
+    # Restarted, they run to the end.
     first, second = pair()
-    assert [first.wait(), second.wait(60)] == [0, 0], first.said()[-3000:] + second.said()[-3000:]
+    assert [first.wait(), second.wait(60)] == [0, 0], (
+        first.messages()[-3000:] + second.messages()[-3000:]
+    )
     assert run.steps()[-1] == TOTAL
 
-    # Over both, each epoch has every clip once; each took the same steps, and made again what was lost, the same.
+    # Both took the same steps, and replayed steps had the same batches.
     halves = [batches(one) for one in (first, second)]
-    assert all(
-        half.keys() == set(range(1, TOTAL + 1)) and all(len(taken) == 1 for taken in half.values())
-        for half in halves
-    )
+    for half in halves:
+        assert half.keys() == set(range(1, TOTAL + 1))
+        assert all(len(taken) == 1 for taken in half.values())
+    # Over both, each epoch has every clip once.
     for epoch in range(tiny_run.EPOCHS):
-        steps = range(
-            epoch * tiny_run.STEPS_PER_EPOCH + 1, (epoch + 1) * tiny_run.STEPS_PER_EPOCH + 1
-        )
+        first_step = epoch * tiny_run.STEPS_PER_EPOCH + 1
+        steps = range(first_step, first_step + tiny_run.STEPS_PER_EPOCH)
         clips = [
             clip for half in halves for step in steps for taken, _ in half[step] for clip in taken
         ]
         assert sorted(clips) == list(range(tiny_run.CLIPS["train"]))
 
-    # The numbers are those of one process with the whole batch, up to the order of sums.
+    # The losses are those of one process with the complete batch, up to the order of sums.
     for name in ("train/loss", "validation/loss"):
         ours, theirs = (
             [float(row[name]) for row in figures(one) if row[name]] for one in (run, undisturbed)
@@ -89,7 +91,7 @@ def test_two_processes_train_as_one_stop_together_and_go_on_after_one_was_killed
 @pytest.mark.long
 @pytest.mark.parametrize("faulty", [0, 1])
 @pytest.mark.parametrize("phase", ["save", "manifest", "eval"])
-def test_whichever_of_two_is_killed_the_other_ends_within_a_minute(pair, phase, faulty):
+def test_if_one_process_is_killed_the_other_ends_within_a_minute(pair, phase, faulty):
     if (phase, faulty) == ("manifest", 1):
         pytest.skip("the first process alone writes the manifest")
     both = pair(
@@ -99,7 +101,7 @@ def test_whichever_of_two_is_killed_the_other_ends_within_a_minute(pair, phase, 
     begin = time.monotonic()
     assert both[1 - faulty].wait(60) != 0
     assert time.monotonic() - begin < 60
-    assert both[1 - faulty].said().strip()
+    assert both[1 - faulty].messages().strip()
 
 
 def parsed(*flags: str):
@@ -110,7 +112,7 @@ def parsed(*flags: str):
 
 @pytest.fixture
 def initialized(monkeypatch):
-    """What jax.distributed was told."""
+    """The arguments of calls of jax.distributed.initialize."""
     calls = []
     monkeypatch.setattr("jax.distributed.initialize", lambda *given, **options: calls.append(given))
     for name in ("JOB_COMPLETION_INDEX", "SLURM_STEP_NUM_TASKS"):
@@ -118,7 +120,7 @@ def initialized(monkeypatch):
     return calls
 
 
-def test_one_process_joins_nothing_and_several_find_each_other(initialized, monkeypatch):
+def test_several_processes_join_by_flags_or_environment(initialized, monkeypatch):
     join_processes(parsed())
     assert initialized == []
     join_processes(parsed("--coordinator=node01:1234", "--num_processes=4", "--process_id=3"))
@@ -133,20 +135,19 @@ def test_one_process_joins_nothing_and_several_find_each_other(initialized, monk
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--num_processes=2"], "--coordinator and --process_id missing"),
         (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "allowed: 0 to 1"),
         (["--coordinator=node", "--num_processes=2", "--process_id=0"], "HOST:PORT"),
     ],
 )
-def test_flags_of_several_processes_that_do_not_fit_are_refused(initialized, flags, said):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_flags_of_several_processes_are_refused(initialized, flags, message):
+    with pytest.raises(ConfigError, match=message):
         join_processes(parsed(*flags))
     assert initialized == []
 
 
-def test_the_trace_is_one_line_a_batch(undisturbed):
-    assert [json.loads(line)[0] for line in undisturbed.trace.read_text().splitlines()] == list(
-        range(1, TOTAL + 1)
-    )
+def test_the_trace_has_one_line_per_batch(undisturbed):
+    steps = [json.loads(line)[0] for line in undisturbed.trace.read_text().splitlines()]
+    assert steps == list(range(1, TOTAL + 1))

@@ -1,4 +1,4 @@
-"""Signals: the first saves and ends, from any phase; the second ends at once; nothing is left behind."""
+"""The first signal saves and ends a run from any phase; the second ends it at once."""
 
 import contextlib
 import os
@@ -23,15 +23,16 @@ INT, TERM, USR1, HUP = (
     int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 )
 GRACE_S = 30.0  # from the signal to the end
-HANG_S = 120.0  # what a phase would last without the second signal
+HANG_S = 120.0  # length of a phase without the second signal
 
 
 def one(phase: str, number: int, count: int = 1) -> dict:
+    """Return a fault: one signal, when the run enters `phase` for the `count`-th time."""
     return {"phase": phase, "count": count, "signals": [[0.0, number]], "hang": 0.3}
 
 
 def fake_scontrol(folder, script: str) -> dict[str, str]:
-    """A command of that name, and the environment in which it is found."""
+    """Create a command `scontrol`; return the environment in which it is found."""
     folder.mkdir()
     (folder / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "scontrol").chmod(0o755)
@@ -48,56 +49,49 @@ def fake_scontrol(folder, script: str) -> dict[str, str]:
     ],
     ids=["ctrl_c_scancel_and_a_closed_terminal", "slurm"],
 )
-def test_the_first_signal_saves_and_ends_in_time_from_any_phase_and_nothing_is_lost(
-    run, undisturbed, tmp_path, stops
-):
+def test_the_first_signal_saves_and_ends_without_loss(run, undisturbed, tmp_path, stops):
     asked = tmp_path / "asked"
     environment = fake_scontrol(tmp_path / "bin", f'echo "$@" >> {asked}')
     reached = 0
     for fault, code in stops:
-        assert not asked.exists()  # the job is not put back into the queue unless somebody wants it
-        earlier, wants_requeue = reached, reached > 0
-        assert run.go(*["--requeue"] * wants_requeue, fault=fault, **environment) == code, (
-            run.said()[-2000:]
-        )
+        assert not asked.exists()  # the job is requeued only with --requeue
+        earlier = reached
+        flags = ["--requeue"] if reached else []
+        assert run.go(*flags, fault=fault, **environment) == code, run.messages()[-2000:]
         assert run.since_signal() < GRACE_S
-        assert run.said().count("lost since the last checkpoint: 0 steps") == run.said().count(
-            "stopped and saved; to resume:"
-        )
-        assert (
-            f"to resume:\n  python -m signvit_jax.train --config={run.config} --workdir={run.workdir}"
-            in run.said()
-        )
+        text = run.messages()
+        ends = text.count("stopped and saved; to resume:")
+        assert text.count("lost since the last checkpoint: 0 steps") == ends
+        command = f"python -m signvit_jax.train --config={run.config} --workdir={run.workdir}"
+        assert f"to resume:\n  {command}" in text
         reached = max(batches(run))
         assert run.steps()[-1] == reached and earlier < reached < TOTAL
-    assert asked.exists() == (
-        stops[-1][0]["signals"][0][1] == USR1
-    )  # a job that was cancelled is not put back either
+    # A canceled job is not requeued either.
+    assert asked.exists() == (stops[-1][0]["signals"][0][1] == USR1)
     assert not asked.exists() or asked.read_text() == "requeue 4711\n"
     assert run.go("--config.inference.beam_size=3") == 0
-    assert "config.inference.beam_size is now 3; it was 2" in run.said()  # what may change is said
-    assert [
+    # Allowed changes are reported.
+    assert "config.inference.beam_size is now 3; it was 2" in run.messages()
+    resumed_from = [
         line.split()[-1]
-        for line in run.said().splitlines()
+        for line in run.messages().splitlines()
         if "resumed from the checkpoint of step" in line
-    ][-1] == str(reached)
+    ]
+    assert resumed_from[-1] == str(reached)
     assert_same_run(run, undisturbed)
-    assert (
-        all(len(taken) == 1 for taken in batches(run).values())
-        and run.trace.read_text().count("\n") == TOTAL
-    )  # no step was made twice
+    # No step was replayed.
+    assert all(len(taken) == 1 for taken in batches(run).values())
+    assert run.trace.read_text().count("\n") == TOTAL
 
 
 @pytest.mark.parametrize("nohup", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_a_terminal_that_is_closed_ends_the_run_saved_and_under_nohup_not_at_all(
-    run, undisturbed, tmp_path, nohup
-):
-    """On a terminal of the run's own, with the bar on it, which then takes no more of what is written."""
+def test_a_closed_terminal_ends_the_run_unless_under_nohup(run, undisturbed, tmp_path, nohup):
+    """The run has a terminal of its own with the bar; writing to it fails once it is closed."""
     ours, its = os.openpty()
     terminal = os.ttyname(its)
     reader = threading.Thread(target=read_all, args=(ours,), daemon=True)
     reader.start()
-    # At that step the run waits until its terminal is gone.
+    # The run waits in that step until its terminal is closed.
     run.start(
         fault={"phase": "step", "count": 4, "hang": 3.0},
         output=terminal,
@@ -109,8 +103,8 @@ def test_a_terminal_that_is_closed_ends_the_run_saved_and_under_nohup_not_at_all
     os.close(ours)
     assert run.wait() == (0 if nohup else 129)
     assert nohup or time.monotonic() - closed < GRACE_S
-    said = (run.workdir / "run.log").read_text()
-    assert ("SIGHUP: stopping and saving" in said) == (not nohup) and "Traceback" not in said
+    log = (run.workdir / "run.log").read_text()
+    assert ("SIGHUP: stopping and saving" in log) == (not nohup) and "Traceback" not in log
     if not nohup:
         assert run.steps()[-1] == max(batches(run)) < TOTAL
         assert run.go() == 0
@@ -125,31 +119,28 @@ def read_all(descriptor: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("phase", "number", "code"), [("compile", TERM, 143), ("eval", INT, 130)])
-def test_where_nothing_can_be_lost_the_first_signal_ends_at_once(
+def test_if_nothing_can_be_lost_the_first_signal_ends_at_once(
     run, undisturbed, phase, number, code
 ):
-    assert (
-        run.go(fault={"phase": phase, "count": 1, "signals": [[0.2, number]], "hang": HANG_S})
-        == code
-    )
+    fault = {"phase": phase, "count": 1, "signals": [[0.2, number]], "hang": HANG_S}
+    assert run.go(fault=fault) == code
     assert run.since_signal() < GRACE_S
-    assert run.steps() == (
-        [] if phase == "compile" else [SAVED]
-    )  # before the first evaluation all is saved
+    # A checkpoint is saved before the first evaluation.
+    assert run.steps() == ([] if phase == "compile" else [SAVED])
     assert not processes_of_session(run.process)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("phase", ["step", "save", "eval", "manifest"])
 def test_the_second_signal_ends_at_once_from_any_phase(run, phase):
-    # The second evaluation: in the first one signal is enough.
+    # In the first evaluation one signal is enough to end at once.
     fault = {"phase": phase, "count": 2, "signals": [[0.0, TERM], [0.6, TERM]], "hang": HANG_S}
-    assert run.go(fault=fault) == 143, run.said()[-2000:]
+    assert run.go(fault=fault) == 143, run.messages()[-2000:]
     assert run.since_signal() < GRACE_S
     assert not processes_of_session(run.process)
 
 
-def test_a_job_that_was_cancelled_is_not_put_back_into_the_queue(monkeypatch, tmp_path):
+def test_a_canceled_job_is_not_requeued(monkeypatch, tmp_path):
     for name, value in fake_scontrol(tmp_path / "bin", f"touch {tmp_path / 'asked'}").items():
         monkeypatch.setenv(name, value)
     for number in (TERM, INT, 0):
@@ -159,37 +150,35 @@ def test_a_job_that_was_cancelled_is_not_put_back_into_the_queue(monkeypatch, tm
     assert (tmp_path / "asked").exists()
 
 
-def test_a_requeue_that_fails_is_named_and_changes_nothing_else(monkeypatch, tmp_path, caplog):
+def test_a_failed_requeue_is_reported(monkeypatch, tmp_path, caplog):
     for name, value in fake_scontrol(tmp_path / "bin", "echo 'invalid job id' >&2; exit 1").items():
         monkeypatch.setenv(name, value)
     requeue_after(USR1)
-    assert (
-        "job 4711 could not be put back into the queue" in caplog.text
-        and "invalid job id" in caplog.text
-    )
+    assert "job 4711 could not be put back into the queue" in caplog.text
+    assert "invalid job id" in caplog.text
     monkeypatch.setenv("PATH", str(tmp_path))
     requeue_after(USR1)
     assert "No such file" in caplog.text
 
 
-def test_requeue_outside_slurm_is_wrong_usage(monkeypatch):
+def test_requeue_outside_slurm_is_refused(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match=r"--requeue was given.*SLURM_JOB_ID"):
         check_requeue()
 
 
-def test_a_run_whose_messages_nobody_reads_any_more_saves_and_ends_as_signalled(run):
-    # train 2>&1 | head -1
+def test_a_run_with_a_closed_output_pipe_saves_on_a_signal(run):
+    # As in: train 2>&1 | head -1
     os.mkfifo(run.output)
-    said = []
+    lines = []
 
     def head():
         with run.output.open() as pipe:
-            said.append(pipe.readline())
+            lines.append(pipe.readline())
 
     reader = threading.Thread(target=head, daemon=True)
     reader.start()
     assert run.go(fault=one("step", TERM, 9)) == 143
     reader.join(60)
-    assert said and said[0].strip()
+    assert lines and lines[0].strip()
     assert run.steps()[-1] == max(batches(run)) < TOTAL

@@ -1,4 +1,7 @@
-"""What comes from elsewhere is read, never run: no pickle, no code; any bytes in a workdir's files end in an error of ours or in a result."""
+"""Files from elsewhere are read, never run: no pickle, no code.
+
+Any bytes in a workdir's files give a result or an error of ours.
+"""
 
 import ast
 import json
@@ -38,8 +41,9 @@ RUNS_COMMANDS = {
 }
 RUNS_FILES = (".exec_module", ".run_path", ".run_module", ".unsafe_load", ".read_pickle")
 RUNS_PROGRAMS = re.compile(r"os\.(exec|spawn|posix_spawn)\w+")
-# Runs the file that --config names, for the command that trains; and reads a pickle that a data set is released as, with an unpickler that refuses
-# every class and function (tests/tfds_builders has the tests of that). Nothing else may.
+# The only exceptions: training runs the file of --config; and one data set is released as a pickle,
+# which is read with an unpickler that refuses all classes and functions (tests/tfds_builders tests
+# that).
 ALLOWED = {
     "signvit_jax/config/files.py": ["module_spec.loader.exec_module(...)"],
     "tfds_builders/csl_daily/csl_daily_dataset_builder.py": ["import pickle"],
@@ -47,7 +51,7 @@ ALLOWED = {
 
 
 def dangers(source: str) -> list[str]:
-    """What in a source could unpickle or run what it reads."""
+    """Return the lines of a source that could unpickle or run its input."""
     tree, found, known = ast.parse(source), [], {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -68,17 +72,16 @@ def dangers(source: str) -> list[str]:
             first, dot, rest = ast.unparse(node.func).partition(".")
             name = (known.get(first, first) + dot + rest).removeprefix("builtins.")
             options = {option.arg: ast.unparse(option.value) for option in node.keywords}
-            # By position as well: np.load(file, mmap_mode, allow_pickle), Popen(args, and seven more, shell).
-            pickles = options.get(
-                "allow_pickle", ast.unparse(node.args[2]) if len(node.args) > 2 else "False"
-            )
-            shell = options.get(
-                "shell",
-                ast.unparse(node.args[8])
-                if name.startswith("subprocess.") and len(node.args) > 8
-                else "False",
-            )
-            bad = (
+            # By position as well: np.load(file, mmap_mode, allow_pickle), and shell is Popen's
+            # ninth argument.
+            pickles = shell = "False"
+            if len(node.args) > 2:
+                pickles = ast.unparse(node.args[2])
+            if len(node.args) > 8 and name.startswith("subprocess."):
+                shell = ast.unparse(node.args[8])
+            pickles = options.get("allow_pickle", pickles)
+            shell = options.get("shell", shell)
+            dangerous = (
                 name in RUNS_CODE | RUNS_COMMANDS
                 or RUNS_PROGRAMS.fullmatch(name)
                 or name.endswith(RUNS_FILES)
@@ -91,14 +94,14 @@ def dangers(source: str) -> list[str]:
                 or (name.endswith("yaml.load") and "Safe" not in options.get("Loader", ""))
                 or shell != "False"
             )
-            found += [f"line {node.lineno}: {ast.unparse(node.func)}(...)"] * bool(bad)
+            found += [f"line {node.lineno}: {ast.unparse(node.func)}(...)"] * bool(dangerous)
     return found
 
 
 @pytest.mark.parametrize(
     "path", SOURCES, ids=lambda path: path.relative_to(tiny_run.REPOSITORY).as_posix()
 )
-def test_no_source_unpickles_or_runs_what_it_reads(path):
+def test_no_source_unpickles_or_runs_its_input(path):
     found = [danger.partition(": ")[2] for danger in dangers(path.read_text(encoding="utf-8"))]
     assert found == ALLOWED.get(path.relative_to(tiny_run.REPOSITORY).as_posix(), [])
 
@@ -130,16 +133,38 @@ def test_no_source_unpickles_or_runs_what_it_reads(path):
         "import builtins\nbuiltins.exec(text)",
     ],
 )
-def test_the_search_finds_what_it_looks_for(source):
+def test_the_search_finds_each_danger(source):
     assert dangers(source)
-    assert not dangers(
-        "import json\nnp.load(path, allow_pickle=False)\nimport torch\ntorch.load(path, weights_only=True)\nmodel.eval()\nre.compile(text)"
-    )
-    assert not dangers(
-        "import os\nimport subprocess\nos._exit(1)\nnp.load(path, None, False)\nsubprocess.run(command, shell=False, check=True)"
-    )
 
 
+HARMLESS = """
+import json
+import os
+import subprocess
+import torch
+np.load(path, allow_pickle=False)
+np.load(path, None, False)
+torch.load(path, weights_only=True)
+model.eval()
+re.compile(text)
+os._exit(1)
+subprocess.run(command, shell=False, check=True)
+"""
+
+
+def test_the_search_finds_no_danger_in_harmless_code():
+    assert not dangers(HARMLESS)
+
+
+INDEX_ENTRY = {
+    "id": "a",
+    "video_id": "a",
+    "text": "t",
+    "gloss": "",
+    "signer": "",
+    "num_frames": 3,
+    "fps": 25.0,
+}
 _unpickled: list[str] = []
 _listening = [False]
 
@@ -150,7 +175,7 @@ def _listen(event: str, arguments: tuple) -> None:
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_translate_runs_no_config_file_and_unpickles_nothing(trained, tmp_path, monkeypatch, capfd):
+def test_translate_runs_no_code_of_a_workdir(trained, tmp_path, monkeypatch, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     planted = f"from pathlib import Path\nPath({str(tmp_path / 'was_run')!r}).touch()\n"
     for name in (
@@ -163,7 +188,7 @@ def test_translate_runs_no_config_file_and_unpickles_nothing(trained, tmp_path, 
     ):
         (workdir / name).write_text(planted)
     monkeypatch.chdir(workdir)
-    sys.addaudithook(_listen)  # it cannot be taken away again, only told not to listen
+    sys.addaudithook(_listen)  # a hook cannot be removed, only switched off
     _listening[0] = True
     try:
         assert tiny_run.command(translate.main, trained.video(0), f"--workdir={workdir}") == 0
@@ -173,7 +198,7 @@ def test_translate_runs_no_config_file_and_unpickles_nothing(trained, tmp_path, 
     assert _unpickled == [] and not (tmp_path / "was_run").exists()
 
 
-# Any bytes in any file that is read.
+# Any bytes in all files that are read.
 
 fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 plain = st.recursive(
@@ -186,37 +211,40 @@ plain = st.recursive(
 
 
 def damaged(good: str):
-    """The good text with parts cut out or replaced, JSON of other shapes or nested too deeply, values of it replaced, and any bytes."""
+    """Return a strategy of damaged versions of a file.
+
+    Parts are removed or replaced, JSON has another shape, replaced values or too many levels, or
+    bytes are random.
+    """
     content = good.encode()
-    cut = st.tuples(
+    spliced = st.tuples(
         st.integers(0, len(content)), st.integers(0, len(content)), st.binary(max_size=6)
     )
     texts = [
-        cut.map(lambda c: content[: min(c[:2])] + c[2] + content[max(c[:2]) :]),
+        spliced.map(lambda s: content[: min(s[:2])] + s[2] + content[max(s[:2]) :]),
         st.binary(max_size=60),
         plain.map(lambda v: json.dumps(v).encode()),
         st.sampled_from([b"[" * 100_000, b'{"model":' * 100_000]),
     ]
     try:
-        whole = json.loads(good)
+        values = json.loads(good)
     except ValueError:
         return st.one_of(texts)
-    key = st.sampled_from(sorted(whole))
-    return st.one_of(
-        *texts, st.tuples(key, plain).map(lambda kv: json.dumps(whole | {kv[0]: kv[1]}).encode())
-    )
+    key = st.sampled_from(sorted(values))
+    replaced = st.tuples(key, plain).map(lambda kv: json.dumps(values | {kv[0]: kv[1]}).encode())
+    return st.one_of(*texts, replaced)
 
 
 @fuzzed
 @given(damaged(to_json(Config())))
-def test_any_config_json_gives_a_config_or_a_config_error(content):
+def test_any_config_json_gives_a_config_or_an_error(content):
     try:
         assert isinstance(from_json(content.decode("utf-8", "replace")), Config)
     except ConfigError as error:
         assert str(error)
 
 
-def test_any_tokenizer_json_gives_a_tokenizer_or_its_error(trained):
+def test_any_tokenizer_json_gives_a_tokenizer_or_an_error(trained):
     @fuzzed
     @given(damaged((trained.workdir / "tokenizer.json").read_text()))
     def check(content):
@@ -230,7 +258,7 @@ def test_any_tokenizer_json_gives_a_tokenizer_or_its_error(trained):
 
 @fuzzed
 @given(damaged("step,train/loss\n1,0.5\n2,0.25\n3,nan\n"))
-def test_any_metrics_csv_gives_figures(tmp_path_factory, content):
+def test_any_metrics_csv_gives_metrics(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "metrics.csv"
     path.write_bytes(content)
     assert all(len(steps) == len(values) for steps, values in read_metrics(path).values())
@@ -238,7 +266,7 @@ def test_any_metrics_csv_gives_figures(tmp_path_factory, content):
 
 @pytest.fixture(scope="module")
 def checkpoint(trained, tmp_path_factory):
-    """A checkpoint folder of its own."""
+    """A copy of a checkpoint."""
     folder = tmp_path_factory.mktemp("fuzzed") / "checkpoints"
     newest = CheckpointReader(trained.workdir / "checkpoints").latest_step()
     shutil.copytree(trained.workdir / "checkpoints" / str(newest), folder / str(newest))
@@ -246,7 +274,7 @@ def checkpoint(trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "meta/meta.json", "_CHECKPOINT_METADATA"])
-def test_any_notes_of_a_checkpoint_give_damage_or_notes(checkpoint, name):
+def test_any_meta_of_a_checkpoint_gives_damage_or_meta(checkpoint, name):
     good = (checkpoint / name).read_bytes()
 
     @fuzzed
@@ -264,9 +292,7 @@ def test_any_notes_of_a_checkpoint_give_damage_or_notes(checkpoint, name):
 @pytest.mark.parametrize(
     "name", ["params/_METADATA", "params/manifest.ocdbt", "ema/_METADATA", "manifest.json"]
 )
-def test_a_file_of_parameters_that_was_changed_and_signed_anew_is_an_error_and_no_crash(
-    checkpoint, name
-):
+def test_parameter_files_with_a_forged_manifest_are_an_error(checkpoint, name):
     good = {path: path.read_bytes() for path in (checkpoint / name, checkpoint / "manifest.json")}
     for content in (
         b"",
@@ -277,14 +303,14 @@ def test_a_file_of_parameters_that_was_changed_and_signed_anew_is_an_error_and_n
     ):
         (checkpoint / name).write_bytes(content)
         if name != "manifest.json":
-            manifest.write_manifest(checkpoint)  # as somebody would who wants it to be believed
+            manifest.write_manifest(checkpoint)  # as an attacker would
         try:
             CheckpointReader(checkpoint.parent).restore_params(
                 "last", prefer_ema=name.startswith("ema")
             )
         except CheckpointError:
             pass
-        except Exception as error:  # Orbax's own, of a file that it cannot read
+        except Exception as error:  # from Orbax, which cannot read the file
             assert not isinstance(error, MemoryError | SystemError) and name != "manifest.json", (
                 error
             )
@@ -293,24 +319,8 @@ def test_a_file_of_parameters_that_was_changed_and_signed_anew_is_an_error_and_n
 
 
 @fuzzed
-@given(
-    damaged(
-        json.dumps(
-            {
-                "id": "a",
-                "video_id": "a",
-                "text": "t",
-                "gloss": "",
-                "signer": "",
-                "num_frames": 3,
-                "fps": 25.0,
-            }
-        )
-    )
-)
-def test_any_manifest_of_a_split_gives_entries_or_an_error_that_says_what_to_do(
-    tmp_path_factory, content
-):
+@given(damaged(json.dumps(INDEX_ENTRY)))
+def test_any_index_of_a_split_gives_entries_or_an_error(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp()
     schema.index_path(folder, "fuzzed").write_bytes(content)
     try:
@@ -320,13 +330,13 @@ def test_any_manifest_of_a_split_gives_entries_or_an_error_that_says_what_to_do(
     except (
         schema.SchemaError,
         UnicodeDecodeError,
-    ) as error:  # the data set makes the file anew after either
+    ) as error:  # then the data set recreates the file
         assert str(error)
 
 
 @fuzzed
 @given(damaged('uid,text\nclip-1,good morning\nclip-2,"a, b"\n'))
-def test_any_table_of_annotations_gives_rows_and_problems_or_an_error(tmp_path_factory, content):
+def test_any_annotation_table_gives_rows_or_an_error(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "table.csv"
     path.write_bytes(content)
     try:

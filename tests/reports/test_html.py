@@ -7,7 +7,7 @@ import numpy as np
 from lxml import html
 from PIL import Image
 
-from signvit_jax.reports.html import image, page, section, table, text
+from signvit_jax.reports.html_kit import image, page, section, table, text
 
 HOSTILE = "<script>alert(1)</script> \"'><img src=http://example.org/x onerror=y> & \x00\ud800"
 

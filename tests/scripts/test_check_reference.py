@@ -1,4 +1,4 @@
-"""The model against the reference system's numbers, by the script that users run."""
+"""scripts/check_reference.py agrees with the reference, and notices a difference."""
 
 import importlib.util
 import sys
@@ -17,7 +17,7 @@ def script():
         "check_reference", ROOT / "scripts" / "check_reference.py"
     )
     module = importlib.util.module_from_spec(spec)
-    sys.modules["check_reference"] = module  # dataclasses look their module up
+    sys.modules["check_reference"] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
@@ -27,7 +27,7 @@ def vectors():
     return dict(np.load(VECTORS))
 
 
-def test_every_number_of_the_reference_agrees(script, vectors):
+def test_all_reference_numbers_agree(script, vectors):
     checks = list(script.compare_translator(vectors))
     groups = " ".join(check.group for check in checks)
     for wanted in (
@@ -63,12 +63,12 @@ def test_a_changed_parameter_is_noticed(script, vectors, monkeypatch, tmp_path, 
 
 
 def _train_keys(vectors):
-    """Two of the ten training steps: the test is about noticing, not about training."""
+    """Return two of the ten training steps, to save time."""
     return {key: vectors[key][:2] for key in ("train/losses", "train/grad_norms", "train/lrs")}
 
 
 @pytest.mark.parametrize("content", [{"a": np.zeros(3)}, None], ids=["foreign npz", "no npz"])
-def test_a_file_of_another_layout_is_refused(script, monkeypatch, tmp_path, capsys, content):
+def test_a_file_of_unknown_layout_is_refused(script, monkeypatch, tmp_path, capsys, content):
     file = tmp_path / "foreign.npz"
     np.savez(file, **content) if content else file.write_bytes(b"nothing")
     monkeypatch.setattr(sys, "argv", ["check_reference.py", f"--vectors={file}"])

@@ -1,4 +1,4 @@
-"""The GPU benchmark on a machine that has no GPU and none of the packages that read data."""
+"""The GPU benchmark, without a GPU and without the packages that read data."""
 
 import json
 import subprocess
@@ -23,8 +23,11 @@ NO_DATA_PACKAGES = (
 
 
 @pytest.mark.parametrize("program", ["jax_step", "gpu_numerics", "gpu_learning", "gpu"])
-def test_the_benchmark_needs_no_package_that_reads_data(program):
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({NO_DATA_PACKAGES!r})); sys.path.insert(0, {str(BENCH)!r}); import {program}"
+def test_the_gpu_benchmark_needs_no_data_packages(program):
+    blocked = (
+        f"import sys; sys.modules.update(dict.fromkeys({NO_DATA_PACKAGES!r})); "
+        f"sys.path.insert(0, {str(BENCH)!r}); import {program}"
+    )
     done = subprocess.run(
         [sys.executable, "-c", blocked], capture_output=True, text=True, cwd=BENCH.parents[1]
     )
@@ -40,7 +43,7 @@ def gpu(*flags: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_row_that_could_not_be_measured_says_so_in_the_file_and_in_the_exit_code(tmp_path):
+def test_a_row_that_was_not_measured_fails_with_the_reason(tmp_path):
     output = tmp_path / "new" / "gpu.jsonl"
     done = gpu("--size=tiny", "--rows=reference,encode", "--minutes=0", f"--output={output}")
     rows = [json.loads(line) for line in output.read_text().splitlines()]
@@ -51,13 +54,13 @@ def test_a_row_that_could_not_be_measured_says_so_in_the_file_and_in_the_exit_co
     assert all(row["card"] for row in rows)
 
 
-def test_a_row_that_does_not_exist_is_wrong_usage_and_the_rows_are_listed():
+def test_an_unknown_row_is_refused_with_a_list_of_rows():
     done = gpu("--rows=reference,densevit")
     assert done.returncode == 2 and "densevit" in done.stderr and "dense_vit_100m" in done.stderr
 
 
 @pytest.mark.long
-def test_every_row_of_ours_runs_at_tiny_size(tmp_path):
+def test_each_of_our_rows_runs_at_tiny_size(tmp_path):
     rows = "numerics,reference,dense_vit,dense_vit_100m,encode,small_gpu"
     done = gpu(
         "--size=tiny",

@@ -1,4 +1,4 @@
-"""Changes of the code that its tests did not notice once: they do now. All of the reliability core is tried by scripts/mutate.py itself."""
+"""Mutants that survived once are noticed now; scripts/mutate.py tries the complete core."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ WORKDIR = tiny_run.REPOSITORY / "signvit_jax" / "checkpoints" / "workdir.py"
 
 
 def lines_of(name: str) -> str:
-    """FIRST:END of a constant."""
+    """Return the first line of a constant as FIRST:END."""
     lines = WORKDIR.read_text().splitlines()
     first = next(number for number, line in enumerate(lines, 1) if line.startswith(f"{name} = ("))
     return f"{first}:{first + 1}"
@@ -22,7 +22,7 @@ def lines_of(name: str) -> str:
 @pytest.mark.parametrize(
     ("file", "lines"),
     [("files/atomic.py", "1:1000"), ("checkpoints/workdir.py", lines_of("_FIXED"))],
-    ids=["flushing_and_renaming", "what_may_not_change_on_resume"],
+    ids=["flushing_and_renaming", "fixed_on_resume"],
 )
 def test_each_mutant_is_noticed(tmp_path, file, lines):
     command = [
@@ -31,8 +31,8 @@ def test_each_mutant_is_noticed(tmp_path, file, lines):
         f"--results={tmp_path / 'mutants.jsonl'}",
         f"--files={file}",
         f"--lines={lines}",
+        "--workers=1",
     ]
-    command += ["--workers=1"]
     tried = subprocess.run(
         command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=900, check=False
     )

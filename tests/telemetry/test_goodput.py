@@ -1,3 +1,5 @@
+"""Seconds of a run by activity, and lost steps."""
+
 import re
 import time
 
@@ -10,7 +12,7 @@ from signvit_jax.telemetry.goodput import Goodput
 
 
 class Clock:
-    """The time of day as the test says."""
+    """A clock that the test advances."""
 
     def __init__(self):
         self.now = 100.0
@@ -28,7 +30,7 @@ def clock(monkeypatch):
     return found
 
 
-def test_every_second_belongs_to_one_part_and_inner_parts_are_not_counted_twice(clock):
+def test_every_second_belongs_to_exactly_one_part(clock):
     with Goodput() as goodput:
         clock.sleep(0.3)
         with goodput.spent("step"):
@@ -43,7 +45,7 @@ def test_every_second_belongs_to_one_part_and_inner_parts_are_not_counted_twice(
     assert goodput.seconds == pytest.approx(expected)
 
 
-def test_compiling_is_taken_out_of_the_part_in_which_it_happens_and_what_is_traced_within_counts_once():
+def test_compiling_counts_once_and_not_for_the_part_around_it():
     inner = jax.jit(lambda x: x + 1)
 
     def slow_to_trace(x):
@@ -64,10 +66,10 @@ def test_compiling_is_taken_out_of_the_part_in_which_it_happens_and_what_is_trac
         compiled = goodput.seconds["compile"]
     jax.jit(lambda x: inner(x) * 3)(x)
     goodput.line(None)
-    assert goodput.seconds["compile"] == compiled  # it listens no more
+    assert goodput.seconds["compile"] == compiled  # it no longer listens
 
 
-def test_what_came_after_the_newest_checkpoint_that_is_final_is_lost(clock):
+def test_steps_after_the_newest_final_checkpoint_are_lost(clock):
     goodput = Goodput()
     with goodput.spent("step"):
         goodput.steps = 3
@@ -79,9 +81,8 @@ def test_what_came_after_the_newest_checkpoint_that_is_final_is_lost(clock):
     assert "8 steps" in goodput.line(106)
     assert re.search(r"lost since the last checkpoint: 2 steps \(0\.4 s\)", goodput.line(106))
     assert "lost since the last checkpoint: 5 steps" in goodput.line(103)  # the save of 106 failed
-    assert "lost since the last checkpoint: 8 steps" in goodput.line(
-        100
-    )  # the checkpoint that this start began with
-    assert goodput.line(106).count("made again") == 0
+    # 100: the checkpoint from which this start resumed.
+    assert "lost since the last checkpoint: 8 steps" in goodput.line(100)
+    assert goodput.line(106).count("replayed") == 0
     goodput.steps_replayed = 4
-    assert "lost by an earlier start and made again: 4 steps" in goodput.line(106)
+    assert "replayed after a restart: 4 steps" in goodput.line(106)

@@ -1,3 +1,5 @@
+"""metrics.csv, TensorBoard events, the plot and run.log."""
+
 import csv
 import logging
 import math
@@ -28,7 +30,7 @@ def rows(workdir):
         return list(csv.DictReader(file))
 
 
-def test_figures_of_one_step_share_a_row_and_new_columns_find_their_place(workdir):
+def test_metrics_of_one_step_share_a_row(workdir):
     log = MetricsLog(workdir)
     log.write(10, {"train/loss": 2.0})
     log.write(20, {"train/loss": 1.5})
@@ -43,7 +45,7 @@ def test_figures_of_one_step_share_a_row_and_new_columns_find_their_place(workdi
     ]
 
 
-def test_a_row_grows_once_more_after_a_column_was_added(workdir):
+def test_a_row_can_grow_again_after_a_new_column(workdir):
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0, "b": 1.0})
     log.write(2, {"a": 2.0})
@@ -53,20 +55,19 @@ def test_a_row_grows_once_more_after_a_column_was_added(workdir):
     assert workdir.metrics_csv.read_text() == "step,a,b,c\n1,1,1,\n2,2,2,2\n"
 
 
-def test_every_call_is_in_the_file_before_it_returns(workdir):
+def test_a_row_is_in_the_file_before_the_call_returns(workdir):
     log = MetricsLog(workdir)
     for step in range(1, 30):
         log.write(step, {"train/loss": step / 7})
-        assert [float(row["train/loss"]) for row in rows(workdir)] == pytest.approx(
-            [n / 7 for n in range(1, step + 1)]
-        )
+        losses = [float(row["train/loss"]) for row in rows(workdir)]
+        assert losses == pytest.approx([n / 7 for n in range(1, step + 1)])
         if step % 5 == 0:
             log.write(step, {"validation/loss": float(step)})
             assert rows(workdir)[-1]["validation/loss"] == str(step)
     log.close()
 
 
-def test_after_a_resume_each_step_is_there_once(workdir):
+def test_each_step_has_one_row_after_a_resume(workdir):
     first = MetricsLog(workdir)
     for step in (10, 20, 30):
         first.write(step, {"train/loss": 1.0})
@@ -83,22 +84,22 @@ def test_after_a_resume_each_step_is_there_once(workdir):
     }
 
 
-def test_a_row_cut_off_by_a_crash_is_dropped_and_the_others_stay(workdir):
+def test_a_row_truncated_by_a_crash_is_dropped(workdir):
     log = MetricsLog(workdir)
     for step in (1, 2, 3):
         log.write(step, {"a": step * 1.5, "b": 1.0})
     log.close()
-    whole = workdir.metrics_csv.read_bytes()
-    for length in range(whole.rindex(b"3,") + 1, len(whole)):
-        workdir.metrics_csv.write_bytes(whole[:length])
+    complete = workdir.metrics_csv.read_bytes()
+    for length in range(complete.rindex(b"3,") + 1, len(complete)):
+        workdir.metrics_csv.write_bytes(complete[:length])
         assert read_metrics(workdir.metrics_csv)["a"] == ([1, 2], [1.5, 3.0])
         log = MetricsLog(workdir)
         log.write(3, {"a": 4.5, "b": 1.0})
         log.close()
-        assert workdir.metrics_csv.read_bytes() == whole
+        assert workdir.metrics_csv.read_bytes() == complete
 
 
-def test_killed_while_writing_no_earlier_row_is_lost(workdir):
+def test_a_kill_while_writing_loses_no_earlier_row(workdir):
     code = """
 import sys
 from signvit_jax.telemetry.metric_writer import MetricsLog
@@ -124,7 +125,7 @@ for step in range(1, 10**9):
     assert steps[:200] == written and values == steps
 
 
-def test_a_file_that_is_no_metrics_csv_is_kept_under_another_name(workdir):
+def test_a_foreign_metrics_csv_is_renamed(workdir):
     workdir.metrics_csv.write_text("my,own,notes\n")
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0})
@@ -134,12 +135,12 @@ def test_a_file_that_is_no_metrics_csv_is_kept_under_another_name(workdir):
 
 
 @pytest.mark.parametrize("text", ["my,own\n1,2\n", "loss,step\n1,2\n", "step,a,a\n1,2,3\n", ""])
-def test_a_table_of_other_columns_holds_no_figures(workdir, text):
+def test_a_table_with_other_columns_is_read_as_empty(workdir, text):
     workdir.metrics_csv.write_text(text)
     assert read_rows(workdir.metrics_csv) == (["step"], [])
 
 
-def test_a_row_is_appended_without_reading_those_before(workdir, monkeypatch):
+def test_appending_a_row_reads_no_earlier_rows(workdir, monkeypatch):
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0})
     monkeypatch.setattr("signvit_jax.telemetry.metric_writer.read_rows", None)
@@ -148,7 +149,7 @@ def test_a_row_is_appended_without_reading_those_before(workdir, monkeypatch):
     assert workdir.metrics_csv.read_text() == "step,a\n1,1\n2,2\n"
 
 
-def test_non_finite_figures_are_kept_in_the_csv(workdir):
+def test_non_finite_metrics_are_kept_in_the_csv(workdir):
     log = MetricsLog(workdir)
     log.write(1, {"loss": float("nan"), "norm": float("inf")})
     log.write(2, {"loss": 1.0, "norm": 1.0})
@@ -157,9 +158,7 @@ def test_non_finite_figures_are_kept_in_the_csv(workdir):
     assert math.isnan(series["loss"][1][0]) and series["norm"][1] == [math.inf, 1.0]
 
 
-def test_a_disk_that_takes_no_more_is_named_once_and_does_not_end_the_run(
-    workdir, monkeypatch, caplog
-):
+def test_a_full_disk_is_reported_once(workdir, monkeypatch, caplog):
     log = MetricsLog(workdir)
 
     def full(*_):
@@ -173,7 +172,7 @@ def test_a_disk_that_takes_no_more_is_named_once_and_does_not_end_the_run(
 
 
 def events(workdir):
-    """Read without TensorBoard: records of (length u64, crc, payload, crc)."""
+    """Return (tag, step, value) of all events: records of (length u64, crc, payload, crc)."""
     found = []
     for path in sorted(workdir.path.glob("events.*")):
         content = path.read_bytes()
@@ -185,7 +184,7 @@ def events(workdir):
     return found
 
 
-def test_tensorboard_gets_the_same_figures(workdir):
+def test_tensorboard_gets_the_same_metrics(workdir):
     log = MetricsLog(workdir)
     log.write(1, {"train/loss": 2.0, "train/ctc": float("nan")})
     log.write(2, {"train/loss": 1.0})
@@ -202,7 +201,7 @@ def test_only_process_0_writes(workdir, monkeypatch):
     assert not workdir.metrics_csv.exists() and not events(workdir)
 
 
-def test_the_plot_shows_quality_only_where_there_is_one_and_stands_gaps(workdir):
+def test_the_plot_has_a_quality_panel_only_with_scores(workdir):
     plot_metrics(workdir.metrics_csv, workdir.metrics_png)
     assert not workdir.metrics_png.exists()  # nothing to draw yet
     log = MetricsLog(workdir)
@@ -225,30 +224,14 @@ def test_the_plot_shows_quality_only_where_there_is_one_and_stands_gaps(workdir)
     ("metric", "step", "panel", "height"),
     [("loss", 10, 0, 1.0), ("wer", 20, 1, 40.0), ("chrf", 20, 1, 30.0)],
 )
-def test_the_star_marks_the_checkpoint_that_is_the_best_by_the_metric_that_decides(
+def test_a_star_marks_the_best_checkpoint_on_its_metric(
     workdir, monkeypatch, metric, step, panel, height
 ):
     log = MetricsLog(workdir)
-    log.write(
-        10,
-        {
-            "train/loss": 2.0,
-            "validation/loss": 1.0,
-            "validation/wer": 0.6,
-            "validation/chrf": 20.0,
-            "validation/bleu4": 0.0,
-        },
-    )
-    log.write(
-        20,
-        {
-            "train/loss": 1.5,
-            "validation/loss": 1.2,
-            "validation/wer": 0.4,
-            "validation/chrf": 30.0,
-            "validation/bleu4": 0.0,
-        },
-    )
+    for at, loss, wer, chrf in ((10, 1.0, 0.6, 20.0), (20, 1.2, 0.4, 30.0)):
+        scores = {"loss": loss, "wer": wer, "chrf": chrf, "bleu4": 0.0}
+        log.write(at, {f"validation/{name}": score for name, score in scores.items()})
+        log.write(at, {"train/loss": 2.0})
     log.close()
     figures = []
     monkeypatch.setattr(
@@ -256,22 +239,23 @@ def test_the_star_marks_the_checkpoint_that_is_the_best_by_the_metric_that_decid
     )
     plot_metrics(workdir.metrics_csv, workdir.metrics_png, metric, step)
     plot_metrics(workdir.metrics_csv, workdir.metrics_png, metric, None)  # no checkpoint yet
-    stars, none = (
-        [
-            (i, line)
-            for i, axis in enumerate(figure.axes)
-            for line in axis.lines
-            if line.get_marker() == "*"
-        ]
-        for figure in figures
-    )
-    ((at, star),) = stars
-    assert (at, star.get_xdata().tolist(), star.get_ydata().tolist()) == (
-        panel,
-        [step],
-        [pytest.approx(height)],
-    )
-    assert f"at step {step}" in star.get_label() and none == []
+    with_best, without_best = map(stars, figures)
+    ((axis, star),) = with_best
+    assert axis == panel
+    assert star.get_xdata().tolist() == [step]
+    assert star.get_ydata().tolist() == [pytest.approx(height)]
+    assert f"at step {step}" in star.get_label()
+    assert without_best == []
+
+
+def stars(figure):
+    """Return (number of the axis, line) of all stars in a figure."""
+    return [
+        (number, line)
+        for number, axis in enumerate(figure.axes)
+        for line in axis.lines
+        if line.get_marker() == "*"
+    ]
 
 
 RUN_LOG = """
@@ -286,7 +270,7 @@ logging.getLogger("absl").info("chatter")
 """
 
 
-def test_our_messages_are_plain_lines_on_a_pipe_and_libraries_go_to_the_file_alone(workdir):
+def test_a_pipe_gets_plain_lines_of_our_messages_only(workdir):
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "JAX_PLATFORMS": "cpu",
@@ -300,7 +284,7 @@ def test_our_messages_are_plain_lines_on_a_pipe_and_libraries_go_to_the_file_alo
     assert text.count("epoch 1") == 1 and "a library's traceback" in text and "chatter" not in text
 
 
-def test_a_log_that_cannot_be_opened_is_named_and_the_run_goes_on(tmp_path, capsys):
+def test_a_log_that_cannot_be_opened_is_reported(tmp_path, capsys):
     from signvit_jax.telemetry import run_log
 
     before = logging.getLogger().level

@@ -1,4 +1,4 @@
-"""What only watches a run neither ends nor blocks it, whatever the disk says; and nothing is lost that there is room for later."""
+"""Observers neither end nor block a run whose disk fails, and write all records later."""
 
 import errno
 import logging
@@ -15,7 +15,7 @@ from signvit_jax.telemetry.observers import Observer, Records
 from tests.helpers import tiny_run
 from tests.telemetry.test_metric_writer import events, rows
 
-REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO]
+DISK_ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO]
 
 
 @pytest.fixture
@@ -24,13 +24,15 @@ def workdir(tmp_path):
 
 
 class Disk:
-    """Refuses what is written to it while `error` is set, after as many bytes as it still has room for."""
+    """A disk that fails with `error` while that is set, once `room` bytes are used up."""
 
     def __init__(self):
-        self.error, self.room = None, 0
-        self.real_pwrite, self.real_open = os.pwrite, metric_writer.Path.open
+        self.error = None
+        self.room = 0
+        self.real_pwrite = os.pwrite
+        self.real_open = metric_writer.Path.open
 
-    def take(self):
+    def check(self):
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
 
@@ -38,18 +40,18 @@ class Disk:
         if self.error and self.room:
             content, self.room = content[: self.room], max(self.room - len(content), 0)
             return self.real_pwrite(descriptor, content, offset)
-        self.take()
+        self.check()
         return self.real_pwrite(descriptor, content, offset)
 
     def open(self, path, mode="r", *arguments, **options):
         file = self.real_open(path, mode, *arguments, **options)
         if self.error and mode == "r+b":
-            return Full(file, self)
+            return HalfWritten(file, self)
         return file
 
 
-class Full:
-    """A file that takes the first half of what is written, and then no more."""
+class HalfWritten:
+    """A file that takes the first half of what is written, and then fails."""
 
     def __init__(self, file, disk):
         self.file, self.disk = file, disk
@@ -66,7 +68,7 @@ class Full:
     def write(self, content):
         self.file.write(content[: len(content) // 2])
         self.file.flush()
-        self.disk.take()
+        self.disk.check()
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def disk(monkeypatch):
     disk = Disk()
     real = metric_writer.write_atomically
     monkeypatch.setattr(
-        metric_writer, "write_atomically", lambda path, text: disk.take() or real(path, text)
+        metric_writer, "write_atomically", lambda path, text: disk.check() or real(path, text)
     )
     monkeypatch.setattr(events_file.os, "pwrite", disk.pwrite)
     monkeypatch.setattr(
@@ -83,39 +85,34 @@ def disk(monkeypatch):
     return disk
 
 
-@pytest.mark.parametrize("number", REFUSALS, ids=errno.errorcode.get)
-def test_figures_wait_while_the_disk_takes_none_and_follow_when_it_does(
-    workdir, disk, caplog, number
-):
+@pytest.mark.parametrize("number", DISK_ERRORS, ids=errno.errorcode.get)
+def test_metrics_wait_for_the_disk_and_are_written_later(workdir, disk, caplog, number):
     log = MetricsLog(workdir)
     log.write(1, {"train/loss": 1.0})
     (file,) = workdir.path.glob("events.*")
     before = file.read_bytes()
     disk.error = number
-    for step in range(2, 60):  # more than any queue of ten holds
+    for step in range(2, 60):  # more than a queue of ten holds
         disk.room = 7
         log.write(step, {"train/loss": float(step)})
-    log.write(59, {"validation/loss": 0.5})  # a column more, and a row that grows
-    assert file.read_bytes() == before  # no part of a record is left for a reader to stumble over
-    refusals = [record.getMessage() for record in caplog.records]
-    assert len(refusals) == 2 and all(
-        os.strerror(number) in said for said in refusals
-    )  # once for the table, once for the events
+    log.write(59, {"validation/loss": 0.5})  # a new column, and a row that grows
+    assert file.read_bytes() == before  # no part of a record is left
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2  # one for the table, one for the events
+    assert all(os.strerror(number) in warning for warning in warnings)
     assert read_metrics(workdir.metrics_csv)["train/loss"] == ([1], [1.0])
     disk.error = None
     log.write(60, {"train/loss": 60.0})
     log.close()
-    assert [float(row["train/loss"]) for row in rows(workdir)] == [
-        float(step) for step in range(1, 61)
-    ]
+    expected = [(step, float(step)) for step in range(1, 61)]
+    assert [(int(row["step"]), float(row["train/loss"])) for row in rows(workdir)] == expected
     assert rows(workdir)[58]["validation/loss"] == "0.5"
-    assert [(step, value) for tag, step, value in events(workdir) if tag == "train/loss"] == [
-        (step, float(step)) for step in range(1, 61)
-    ]
+    losses = [(step, value) for tag, step, value in events(workdir) if tag == "train/loss"]
+    assert losses == expected
     assert caplog.text.count("is written again") == 2 and "lacks" not in caplog.text
 
 
-def test_a_row_that_grew_on_a_full_disk_is_whole_again_with_the_next(workdir, disk):
+def test_a_row_that_grew_on_a_full_disk_is_completed_later(workdir, disk):
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0, "b": 1.0})
     log.write(2, {"a": 2.0})
@@ -131,7 +128,7 @@ def test_a_row_that_grew_on_a_full_disk_is_whole_again_with_the_next(workdir, di
     }
 
 
-def test_a_disk_that_is_full_from_the_start_gets_all_that_came_before_there_was_room(workdir, disk):
+def test_a_disk_that_is_full_at_the_start_gets_all_rows_later(workdir, disk):
     first = MetricsLog(workdir)
     for step in (1, 2, 3, 4, 5, 6):
         first.write(step, {"a": 1.0})
@@ -146,10 +143,8 @@ def test_a_disk_that_is_full_from_the_start_gets_all_that_came_before_there_was_
     assert [step for _, step, _ in events(workdir)][-2:] == [3, 4]
 
 
-def test_of_a_longer_row_that_was_given_up_nothing_is_left_behind_a_shorter_one(
-    workdir, disk, monkeypatch
-):
-    monkeypatch.setattr("signvit_jax.telemetry.observers._WAITING", 1)
+def test_a_dropped_longer_row_leaves_nothing_after_a_shorter_one(workdir, disk, monkeypatch):
+    monkeypatch.setattr("signvit_jax.telemetry.observers._MAX_WAITING", 1)
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0, "b": 1.0})
     disk.error = errno.ENOSPC
@@ -160,19 +155,18 @@ def test_of_a_longer_row_that_was_given_up_nothing_is_left_behind_a_shorter_one(
     log.close()
 
 
-def test_what_finds_room_only_at_the_end_is_written_then(workdir, disk, caplog):
+def test_waiting_records_are_written_on_close(workdir, disk, caplog):
     log = MetricsLog(workdir)
     disk.error = errno.ENOSPC
     log.write(1, {"a": 1.0})
     disk.error = None
     log.close()
-    assert read_metrics(workdir.metrics_csv) == {"a": ([1], [1.0])} and [
-        step for _, step, _ in events(workdir)
-    ] == [1]
+    assert read_metrics(workdir.metrics_csv) == {"a": ([1], [1.0])}
+    assert [step for _, step, _ in events(workdir)] == [1]
     assert "lacks" not in caplog.text
 
 
-def test_where_there_is_no_room_for_a_first_record_no_empty_file_is_left(workdir, disk, caplog):
+def test_a_failed_first_record_leaves_no_empty_events_file(workdir, disk, caplog):
     log = MetricsLog(workdir)
     disk.error = errno.ENOSPC
     for room in (0, 3, 20):
@@ -187,20 +181,18 @@ def test_where_there_is_no_room_for_a_first_record_no_empty_file_is_left(workdir
     assert tiny_run.open_below(workdir.path) == []
 
 
-def test_what_never_found_room_is_counted_at_the_end(workdir, disk, caplog, monkeypatch):
-    monkeypatch.setattr("signvit_jax.telemetry.observers._WAITING", 4)
+def test_records_that_were_never_written_are_counted_on_close(workdir, disk, caplog, monkeypatch):
+    monkeypatch.setattr("signvit_jax.telemetry.observers._MAX_WAITING", 4)
     log = MetricsLog(workdir)
     disk.error = errno.ENOSPC
     for step in range(1, 8):
         log.write(step, {"a": 1.0})
     log.close()
-    assert (
-        "metrics.csv lacks 7 of this run's records" in caplog.text
-        and "events.* lacks 7" in caplog.text
-    )
+    assert "metrics.csv lacks 7 of this run's records" in caplog.text
+    assert "events.* lacks 7" in caplog.text
 
 
-def test_a_table_that_was_deleted_in_mid_run_is_begun_again(workdir):
+def test_a_table_deleted_during_the_run_is_recreated(workdir):
     log = MetricsLog(workdir)
     log.write(1, {"a": 1.0})
     workdir.metrics_csv.unlink()
@@ -210,7 +202,7 @@ def test_a_table_that_was_deleted_in_mid_run_is_begun_again(workdir):
     assert read_metrics(workdir.metrics_csv) == {"a": ([2, 3], [2.0, 3.0])}
 
 
-def test_events_are_for_reading_by_others_and_no_program(workdir):
+def test_others_can_read_the_events_file(workdir):
     before = os.umask(0)
     try:
         log = MetricsLog(workdir)
@@ -222,7 +214,7 @@ def test_events_are_for_reading_by_others_and_no_program(workdir):
     assert file.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_record_that_the_kernel_takes_in_parts_is_whole(workdir, monkeypatch):
+def test_a_record_written_in_pieces_is_complete(workdir, monkeypatch):
     pwrite = os.pwrite
     monkeypatch.setattr(
         events_file.os,
@@ -236,17 +228,17 @@ def test_a_record_that_the_kernel_takes_in_parts_is_whole(workdir, monkeypatch):
     assert events(workdir) == [("a", 1, 1.0), ("a", 2, 2.0)]
 
 
-def test_events_need_no_thread_and_no_queue(workdir):
+def test_events_need_no_thread(workdir):
     before = threading.active_count()
     log = MetricsLog(workdir)
     for step in range(100):
         log.write(step, {"a": 1.0})
-        assert events(workdir)[-1] == ("a", step, 1.0)  # it is there before the call returns
+        assert events(workdir)[-1] == ("a", step, 1.0)  # before the call returns
     assert threading.active_count() == before
     log.close()
 
 
-def test_a_later_start_takes_back_what_was_lost_in_tensorboard_too(workdir):
+def test_a_resume_purges_lost_steps_in_tensorboard(workdir):
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     log = MetricsLog(workdir)
@@ -264,8 +256,7 @@ def test_a_later_start_takes_back_what_was_lost_in_tensorboard_too(workdir):
     assert found[2].step == 21 and found[2].summary.value[0].tag == "a"
 
 
-def test_events_are_records_that_another_reader_takes(workdir):
-    """Their checksums by tensorboardX's own writer."""
+def test_event_checksums_are_those_of_tensorboardx(workdir):
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event
 
@@ -291,17 +282,17 @@ def test_events_are_records_that_another_reader_takes(workdir):
     [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("a bug"), MemoryError()],
     ids=["disk", "bug", "memory"],
 )
-def test_an_observer_stands_anything_says_it_once_and_says_when_it_is_over(tmp_path, caplog, error):
+def test_an_observer_survives_any_error_and_reports_it_once(tmp_path, caplog, error):
     observer = Observer(tmp_path / "plot.png")
 
     def fails():
         raise error
 
-    assert not observer.attempt(fails) and len(caplog.records) == 1  # at the first
+    assert not observer.attempt(fails) and len(caplog.records) == 1  # the first is reported
     assert [observer.attempt(fails) for _ in range(2)] == [False] * 2
     reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'plot.png'} cannot be written ({reason}); the run goes on without it"
+        f"{tmp_path / 'plot.png'} cannot be written ({reason}); the run continues without it"
     ]
     assert observer.attempt(lambda: None)
     assert "written again, after 3 attempts that failed" in caplog.text
@@ -310,8 +301,8 @@ def test_an_observer_stands_anything_says_it_once_and_says_when_it_is_over(tmp_p
         observer.attempt(lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
 
 
-def test_records_keep_their_order_and_the_newest_of_too_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("signvit_jax.telemetry.observers._WAITING", 3)
+def test_records_keep_their_order_and_drop_the_oldest(tmp_path, monkeypatch):
+    monkeypatch.setattr("signvit_jax.telemetry.observers._MAX_WAITING", 3)
     written, full = [], [False]
 
     def write(number):
@@ -326,9 +317,7 @@ def test_records_keep_their_order_and_the_newest_of_too_many(tmp_path, monkeypat
     assert written == [0, 1, 6, 7, 8, 9]
 
 
-def test_what_a_library_raises_where_nobody_can_catch_it_is_for_the_file(
-    tmp_path, capsys, monkeypatch
-):
+def test_unraisable_exceptions_go_to_the_file(tmp_path, capsys, monkeypatch):
     from signvit_jax.telemetry import run_log
 
     class Callback:
@@ -338,16 +327,12 @@ def test_what_a_library_raises_where_nobody_can_catch_it_is_for_the_file(
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     run_log.start_run_log(tmp_path / "run.log")
     Callback()
-    assert (
-        "Traceback" in (tmp_path / "run.log").read_text()
-        and "event loop is closed" in (tmp_path / "run.log").read_text()
-    )
+    text = (tmp_path / "run.log").read_text()
+    assert "Traceback" in text and "event loop is closed" in text
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_log_that_takes_no_more_is_named_once_and_goes_on_later(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_full_run_log_is_reported_once_and_continues(tmp_path, capsys, monkeypatch):
     from signvit_jax.telemetry import run_log
 
     run_log.start_run_log(tmp_path / "run.log")
@@ -355,19 +340,19 @@ def test_a_run_log_that_takes_no_more_is_named_once_and_goes_on_later(
     (file,) = [
         handler for handler in logging.getLogger().handlers if isinstance(handler, run_log._RunLog)
     ]
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            file,
-            "flush",
-            lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
-        )
+        patch.setattr(file, "flush", full)
         for number in range(3):
             log.info("line %d", number)
     log.info("last")
-    said = capsys.readouterr().err
-    assert "Traceback" not in said and "Logging error" not in said
-    assert said.count("run.log cannot be written (No space left on device)") == 1
-    assert [
-        line.split(" ", 1)[1] for line in said.splitlines() if "line" in line or "last" in line
-    ] == ["line 0", "line 1", "line 2", "last"]
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown and "Logging error" not in shown
+    assert shown.count("run.log cannot be written (No space left on device)") == 1
+    lines = [line.split(" ", 1)[1] for line in shown.splitlines()]
+    lines = [line for line in lines if line.startswith(("line", "last"))]
+    assert lines == ["line 0", "line 1", "line 2", "last"]
     assert "last" in (tmp_path / "run.log").read_text()

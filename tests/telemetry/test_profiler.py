@@ -1,3 +1,5 @@
+"""Traces of training steps."""
+
 import argparse
 import gzip
 import json
@@ -9,14 +11,14 @@ import pytest
 from signvit_jax.telemetry.profiler import StepTrace, TracedSteps
 
 
-def test_a_count_is_of_steps_once_warm_and_a_range_is_of_the_run():
+def test_a_count_follows_the_warm_up_and_a_range_is_of_the_run():
     assert TracedSteps.parse("5").within(100) == (104, 108)
     assert TracedSteps.parse("7:9").within(100) == (7, 9)
     assert TracedSteps.parse("7:7").within(0) == (7, 7)
 
 
 @pytest.mark.parametrize("text", ["", "0", "x", "5:4", "0:3", "1:2:3", "-1", "²"])
-def test_steps_that_are_none_are_refused(text):
+def test_invalid_steps_to_trace_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="allowed"):
         TracedSteps.parse(text)
 
@@ -33,9 +35,7 @@ def traced(folder):
 @pytest.mark.parametrize(
     ("wanted", "steps", "found"), [("2:3", 5, ["2", "3"]), ("1", 6, ["4"]), ("3:9", 4, ["3", "4"])]
 )
-def test_the_trace_has_the_wanted_steps_also_where_the_run_ends_before_the_last(
-    tmp_path, wanted, steps, found
-):
+def test_the_trace_has_the_wanted_steps(tmp_path, wanted, steps, found):
     double = jax.jit(lambda x: x + x)
     x = jnp.ones(8)
     with StepTrace(TracedSteps.parse(wanted), 0, tmp_path) as trace:
@@ -46,7 +46,7 @@ def test_the_trace_has_the_wanted_steps_also_where_the_run_ends_before_the_last(
     assert traced(tmp_path) == found
 
 
-def test_without_wanted_steps_nothing_is_written(tmp_path):
+def test_without_wanted_steps_no_trace_is_written(tmp_path):
     with StepTrace(None, 0, tmp_path) as trace:
         for number in range(3):
             with trace.step(number):

@@ -1,4 +1,4 @@
-"""Messages hold texts of the data set: a terminal must not obey them, and run.log keeps them."""
+"""Messages may contain texts of the data set: the terminal escapes them, run.log keeps them."""
 
 import logging
 import subprocess
@@ -9,13 +9,16 @@ import pytest
 from signvit_jax.telemetry import run_log
 
 TEXT = "samples\n  reference: \x1b]0;owned\x07 \u202e"
+WARNS = """
+import logging
+from signvit_jax.runtime.exit_codes import run_command
+run_command(lambda: logging.getLogger("signvit_jax").warning("a\\x1b[31m"))
+"""
 SHOWN = "samples\n  reference: \\x1b]0;owned\\x07 \\u202e"
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_terminal_shows_escapes_and_the_log_keeps_the_text(
-    tmp_path, capsys, monkeypatch, terminal
-):
+def test_the_terminal_escapes_control_characters(tmp_path, capsys, monkeypatch, terminal):
     monkeypatch.setattr(
         run_log,
         "CONSOLE",
@@ -23,17 +26,13 @@ def test_the_terminal_shows_escapes_and_the_log_keeps_the_text(
     )
     run_log.start_run_log(tmp_path / "run.log")
     logging.getLogger("signvit_jax.test").info("%s", TEXT)
-    said = capsys.readouterr().err
-    assert [line.split("  reference", 1)[-1].rstrip() for line in said.splitlines()][
-        -1
-    ] == SHOWN.split("  reference", 1)[-1]
-    assert "\x1b" not in said and "\x07" not in said
+    shown = capsys.readouterr().err
+    last_line = shown.splitlines()[-1]
+    assert last_line.split("  reference", 1)[-1].rstrip() == SHOWN.split("  reference", 1)[-1]
+    assert "\x1b" not in shown and "\x07" not in shown
     assert TEXT in (tmp_path / "run.log").read_text(encoding="utf-8")
 
 
-def test_a_warning_before_there_is_a_log_is_clean_too():
-    warns = "import logging; from signvit_jax.runtime.exit_codes import run_command; run_command(lambda: logging.getLogger('signvit_jax').warning('a\\x1b[31m'))"
-    assert (
-        subprocess.run([sys.executable, "-c", warns], capture_output=True, check=True).stderr
-        == b"a\\x1b[31m\n"
-    )
+def test_warnings_before_the_log_starts_are_escaped():
+    done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, check=True)
+    assert done.stderr == b"a\\x1b[31m\n"

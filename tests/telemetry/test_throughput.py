@@ -1,3 +1,5 @@
+"""Speed and MFU of a run."""
+
 import time
 
 import numpy as np
@@ -8,11 +10,11 @@ from signvit_jax.telemetry import throughput as module
 from signvit_jax.telemetry.throughput import Stopwatch
 
 
-def batch(clips=4, filling=1):
+def batch(clips=4, padding_rows=1):
     weights = np.ones(clips, np.float32)
-    weights[clips - filling :] = 0
+    weights[clips - padding_rows :] = 0
     lengths = np.full(clips, 3)
-    lengths[clips - filling :] = 0
+    lengths[clips - padding_rows :] = 0
     return {
         "video": np.zeros((clips, 5, 2, 2, 3), np.uint8),
         "tokens": np.zeros((clips, 7), np.int32),
@@ -23,7 +25,7 @@ def batch(clips=4, filling=1):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """A stopwatch whose clock says 2 s at every reading."""
+    """A stopwatch that reads 2 s every time."""
     now = iter([0.0, 2.0, 2.0, 4.0, 4.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
 
@@ -33,24 +35,21 @@ def stopped(monkeypatch):
     return start
 
 
-def test_clips_frames_and_waiting_are_those_since_the_last_reading(stopped):
+def test_speed_is_measured_since_the_last_reading(stopped):
     watch = stopped(None)
     watch.waited(0.5)
     watch.counted(batch(), frozen_backbone=False)
     watch.counted(batch(), frozen_backbone=False)
-    assert watch.read() == {
-        "clips_per_second": 3.0,
-        "frames_per_second": 9.0,
-        "data_wait": 0.25,
-    }  # a CPU: no MFU, no memory of its own
+    # A CPU: no MFU, no device memory.
+    assert watch.read() == {"clips_per_second": 3.0, "frames_per_second": 9.0, "data_wait": 0.25}
     assert watch.read() == {"clips_per_second": 0.0, "frames_per_second": 0.0, "data_wait": 0.0}
 
 
-def test_mfu_is_the_share_of_the_peak_that_the_batches_operations_are(stopped, monkeypatch):
-    asked = []
+def test_mfu_is_the_share_of_the_peak_flops(stopped, monkeypatch):
+    counted = []
 
     def clip_flops(definition, frames, text_length):
-        asked.append((frames, text_length))
+        counted.append((frames, text_length))
         return ClipFlops(100.0, 20.0, 30.0, 50.0)
 
     monkeypatch.setattr(module, "clip_flops", clip_flops)
@@ -62,4 +61,4 @@ def test_mfu_is_the_share_of_the_peak_that_the_batches_operations_are(stopped, m
     figures = watch.read()
     assert figures["mfu"] == pytest.approx(4 * (3 * 600 + 400) / 2.0 / 1e5)
     assert figures["peak_memory_gib"] == 3.0
-    assert asked == [(5, 7)] * 2  # counted once for each kind of step
+    assert counted == [(5, 7)] * 2  # counted once for each kind of step

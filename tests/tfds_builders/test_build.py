@@ -614,7 +614,7 @@ def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--worker
     began = time.monotonic()
     assert run(tmp_path / "undisturbed", *options, "--workers=1") == 3
     lasts = time.monotonic() - began + 1.5  # a process starts first
-    whole = contents(tmp_path / "undisturbed" / "video_folder" / "1.0.0")
+    undisturbed = contents(tmp_path / "undisturbed" / "video_folder" / "1.0.0")
     draw = random.Random(0)
     final, shards = (
         tmp_path / "data" / "video_folder" / "1.0.0",
@@ -631,7 +631,7 @@ def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--worker
         children = descendants(process.pid)
         process.kill()
         process.wait()
-        assert not final.exists() or contents(final) == whole
+        assert not final.exists() or contents(final) == undisturbed
         deadline = time.monotonic() + 120
         while any(map(running, children)):
             assert time.monotonic() < deadline, "a worker outlived the build"
@@ -646,7 +646,7 @@ def check_kills(tmp_path: Path, count: int, kills: int, workers: str = "--worker
         timeout=250,
     )
     assert done.returncode == 3, done.stderr
-    assert contents(final) == whole
+    assert contents(final) == undisturbed
     assert not shards.exists() and os.listdir(tmp_path / "data") == ["video_folder"]
 
 
@@ -686,10 +686,10 @@ def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
     assert run(tmp_path / "data", *options) == 3
     assert encoded == [f"copy-{i}" for i in range(kept, 30)]
     assert run(tmp_path / "undisturbed", *options) == 3
-    whole, resumed = (
+    undisturbed, resumed = (
         contents(tmp_path / folder / "video_folder" / "1.0.0") for folder in ("undisturbed", "data")
     )
-    assert resumed == whole
+    assert resumed == undisturbed
 
 
 @pytest.mark.parametrize("damage", ["shard truncated", "journal truncated", "other options"])

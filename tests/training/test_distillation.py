@@ -1,4 +1,4 @@
-"""What a teacher adds to the loss, which teachers are refused, and a student's run through the commands."""
+"""The loss that a teacher adds, the teachers that are refused, and a student's run."""
 
 import dataclasses
 import json
@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 from signvit_jax.checkpoints.reader import CheckpointReader
-from signvit_jax.commands import distill
+from signvit_jax.commands import distill, train
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.config.schema import DistillationConfig
+from signvit_jax.config.schema import DistillationConfig, from_mapping
 from signvit_jax.inference.trained_model import load_trained
 from signvit_jax.models.translator import Encoded
 from signvit_jax.optimization.distillation_loss import (
-    CTC_LOGITS,
     DISTILL_LOSSES,
-    FEATURES,
-    LOGITS,
-    distillation_loss,
+    TEACHER_CTC_LOGITS,
+    TEACHER_FEATURES,
+    TEACHER_LOGITS,
+    DistillationTerm,
     divergence,
 )
-from signvit_jax.optimization.losses import Outputs, divisors
+from signvit_jax.optimization.losses import Outputs, TermInputs, loss_denominators
 from signvit_jax.training.distillation import check_teacher, initial_projection, load_teacher
 from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.weights.whole_model import export_safetensors
@@ -35,115 +35,108 @@ CONFIG = DistillationConfig(temperature=3.0, decoder_weight=2.0, ctc_weight=0.5,
 
 
 class Student:
-    """Reads frames, as a model with decoder.memory 'frames' does."""
+    """Attends to frames, as a model with decoder.memory 'frames' does."""
 
     @staticmethod
     def memory(encoded):
         return encoded.frames, encoded.frame_lengths
 
 
-def said(batch, seed=0, width=5):
+def random_outputs(batch, seed=0, width=5):
     (b, t), words = batch["video"].shape[:2], batch["tokens"].shape[1] - 1
     draw = np.random.default_rng(seed).normal
-    encoded = Encoded(
-        jnp.zeros((b, 2, width)),
-        jnp.asarray(draw(size=(b, t, width))),
-        jnp.asarray(batch["frame_lengths"]),
-    )
+    frame_lengths = jnp.asarray(batch["frame_lengths"])
+    frames = jnp.asarray(draw(size=(b, t, width)))
     return Outputs(
-        encoded,
-        jnp.asarray(draw(size=(b, words, 7))),
-        jnp.asarray(draw(size=(b, t, 7))),
-        jnp.asarray(batch["frame_lengths"]),
+        encoded=Encoded(jnp.zeros((b, 2, width)), frames, frame_lengths),
+        logits=jnp.asarray(draw(size=(b, words, 7))),
+        ctc_logits=jnp.asarray(draw(size=(b, t, 7))),
+        ctc_steps=frame_lengths,
     )
 
 
-def taught(batch, teacher: Outputs):
+def add_targets(batch, teacher: Outputs):
     return batch | {
-        LOGITS: teacher.logits,
-        CTC_LOGITS: teacher.ctc_logits,
-        FEATURES: teacher.encoded.frames,
+        TEACHER_LOGITS: teacher.logits,
+        TEACHER_CTC_LOGITS: teacher.ctc_logits,
+        TEACHER_FEATURES: teacher.encoded.frames,
     }
 
 
-def softmax(x):
-    return np.exp(x) / np.exp(x).sum()
+def distill_loss(student: Outputs, batch, counts=None, aux=None):
+    """Return (the loss, its metrics) of a batch with a teacher's outputs."""
+    counts = counts or loss_denominators(batch)
+    return DistillationTerm(CONFIG)(TermInputs(Student, student, batch, counts, aux=aux))
 
 
-def test_each_part_is_what_a_loop_over_clips_and_places_finds():
+def kl(teacher, student):
+    """Return the divergence of two vectors of logits at temperature 3, times its square."""
+    p, q = (np.exp(x / 3) / np.exp(x / 3).sum() for x in (teacher, student))
+    return 9 * (p * np.log(p / q)).sum()
+
+
+def standardized(features):
+    return (features - features.mean()) / features.std()
+
+
+def test_each_distill_loss_is_that_of_a_loop_over_positions():
     batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
-    student, teacher = said(batch, 1), said(batch, 2)
-    total, parts = distillation_loss(
-        Student, student, taught(batch, teacher), divisors(batch), CONFIG
-    )
-    ce, ctc, features, tokens = 0.0, 0.0, 0.0, 0
+    student, teacher = random_outputs(batch, 1), random_outputs(batch, 2)
+    total, metrics = distill_loss(student, add_targets(batch, teacher))
+    ours, theirs = (jax.tree.map(np.asarray, outputs) for outputs in (student, teacher))
+    per_token, ctc, features = [], 0.0, 0.0
     for i in (0, 1, 3):
-        kl = []
         for j in range(batch["token_lengths"][i] - 1):
-            p, q = (
-                softmax(np.asarray(teacher.logits)[i, j] / 3),
-                softmax(np.asarray(student.logits)[i, j] / 3),
-            )
-            ce, tokens = ce + 9 * (p * np.log(p / q)).sum(), tokens + 1
-        apart = []
+            per_token.append(kl(theirs.logits[i, j], ours.logits[i, j]))
+        per_step, per_position = [], []
         for t in range(batch["frame_lengths"][i]):
-            p, q = (
-                softmax(np.asarray(teacher.ctc_logits)[i, t] / 3),
-                softmax(np.asarray(student.ctc_logits)[i, t] / 3),
-            )
-            kl.append(9 * (p * np.log(p / q)).sum())
-            a, b = (np.asarray(of.encoded.frames)[i, t] for of in (student, teacher))
-            apart.append((((a - a.mean()) / a.std() - (b - b.mean()) / b.std()) ** 2).mean())
-        ctc, features = ctc + np.mean(kl), features + np.mean(apart)
-    expected = dict(zip(DISTILL_LOSSES, (ce / tokens, ctc / 3, features / 3)))
+            per_step.append(kl(theirs.ctc_logits[i, t], ours.ctc_logits[i, t]))
+            a, b = (standardized(of.encoded.frames[i, t]) for of in (ours, theirs))
+            per_position.append(((a - b) ** 2).mean())
+        ctc, features = ctc + np.mean(per_step), features + np.mean(per_position)
+    expected = {"soft_ce": np.mean(per_token), "soft_ctc": ctc / 3, "features": features / 3}
+    assert expected.keys() == set(DISTILL_LOSSES)
     for name, value in expected.items():
-        np.testing.assert_allclose(parts[name], value, rtol=1e-3, err_msg=name)
-    np.testing.assert_allclose(
-        total, 2.0 * parts["soft_ce"] + 0.5 * parts["soft_ctc"] + 4.0 * parts["features"], rtol=1e-6
-    )
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3, err_msg=name)
+    weighted = 2.0 * metrics["soft_ce"] + 0.5 * metrics["soft_ctc"] + 4.0 * metrics["features"]
+    np.testing.assert_allclose(total, weighted, rtol=1e-6)
 
 
-def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn():
+def test_a_student_with_its_teachers_outputs_has_loss_zero():
     batch = tiny_model.batch()
-    total, _ = distillation_loss(
-        Student, said(batch, 1), taught(batch, said(batch, 1)), divisors(batch), CONFIG
-    )
+    outputs = random_outputs(batch, 1)
+    total, _ = distill_loss(outputs, add_targets(batch, outputs))
     assert float(total) == pytest.approx(0.0, abs=1e-5)
-    slope = jax.grad(lambda logits: divergence(logits, said(batch, 1).logits, 2.0).sum())(
-        said(batch, 1).logits
-    )
+    slope = jax.grad(lambda logits: divergence(logits, outputs.logits, 2.0).sum())(outputs.logits)
     np.testing.assert_allclose(slope, 0.0, atol=1e-5)
 
 
-def test_parts_of_a_batch_add_up_to_the_whole():
+def test_the_distill_losses_of_microbatches_add_up():
     batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
-    student, full = said(batch, 1), taught(batch, said(batch, 2))
-    whole = distillation_loss(Student, student, full, divisors(batch), CONFIG)[0]
-    cut = [
-        jax.tree.map(lambda x, rows=rows: x[rows], (student, full))
+    student, with_targets = random_outputs(batch, 1), add_targets(batch, random_outputs(batch, 2))
+    counts = loss_denominators(batch)
+    complete, _ = distill_loss(student, with_targets, counts)
+    parts = [
+        jax.tree.map(lambda x, rows=rows: x[rows], (student, with_targets))
         for rows in (slice(0, 1), slice(1, 4))
     ]
-    np.testing.assert_allclose(
-        sum(distillation_loss(Student, *part, divisors(batch), CONFIG)[0] for part in cut),
-        whole,
-        rtol=1e-5,
-    )
+    total = sum(distill_loss(*part, counts)[0] for part in parts)
+    np.testing.assert_allclose(total, complete, rtol=1e-5)
 
 
-def test_features_of_another_width_go_through_a_projection():
-    assert initial_projection(8, 8, 0) is None and initial_projection(8, 0, 0) is None
-    projection = initial_projection(5, 3, seed=0)
-    assert projection["kernel"].shape == (5, 3) and projection["bias"].shape == (3,)
+def test_features_of_another_width_pass_through_a_projection():
+    assert initial_projection(8, 8, 0) == initial_projection(8, 0, 0) == {}
+    aux = initial_projection(5, 3, seed=0)
+    kernel, bias = aux["projection"]["kernel"], aux["projection"]["bias"]
+    assert kernel.shape == (5, 3) and bias.shape == (3,)
     batch = tiny_model.batch()
-    student, teacher = said(batch, 1), said(batch, 2, width=3)
-    mapped = student._replace(
-        encoded=student.encoded._replace(frames=student.encoded.frames @ projection["kernel"])
-    )
-    one, other = (
-        distillation_loss(Student, of, taught(batch, teacher), divisors(batch), CONFIG, by)[0]
-        for of, by in ((student, projection), (mapped, None))
-    )
-    np.testing.assert_allclose(one, other, rtol=1e-5)
+    student, teacher = random_outputs(batch, 1), random_outputs(batch, 2, width=3)
+    encoded = student.encoded._replace(frames=student.encoded.frames @ kernel)
+    projected = student._replace(encoded=encoded)
+    with_targets = add_targets(batch, teacher)
+    found, _ = distill_loss(student, with_targets, aux=aux)
+    expected, _ = distill_loss(projected, with_targets)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +152,6 @@ def replaced(config, **changes):
         for room in rooms:
             node = node[room]
         node[name] = value
-    from signvit_jax.config.schema import from_mapping
-
     return from_mapping(values)
 
 
@@ -174,7 +165,7 @@ def replaced(config, **changes):
     ],
     ids=str,
 )
-def test_a_teacher_that_sees_or_says_something_else_is_refused(teacher, changes, words):
+def test_a_teacher_with_other_inputs_or_outputs_is_refused(teacher, changes, words):
     data = types.SimpleNamespace(tokenizer=teacher.tokenizer, ctc_tokenizer=teacher.tokenizer)
     check_teacher(teacher, teacher.config, data)
     with pytest.raises(ConfigError) as caught:
@@ -184,7 +175,7 @@ def test_a_teacher_that_sees_or_says_something_else_is_refused(teacher, changes,
 
 @pytest.fixture(scope="module")
 def teaching(teacher, trained, tmp_path_factory):
-    """A function: the identity of the teacher in a workdir, or the error; and a copy of the teacher's workdir."""
+    """(the function workdir -> identity of the teacher there, a copy of the teacher's workdir)."""
     workdir = tmp_path_factory.mktemp("teaching") / "teacher"
     shutil.copytree(trained.workdir, workdir)
     data = types.SimpleNamespace(tokenizer=teacher.tokenizer, ctc_tokenizer=teacher.tokenizer)
@@ -200,36 +191,51 @@ def teaching(teacher, trained, tmp_path_factory):
     return identity, workdir
 
 
-def test_a_teacher_that_went_on_training_teaches_as_it_was_and_is_refused_where_that_is_gone(
-    teaching, tmp_path, caplog
-):
+@pytest.fixture(scope="module")
+def began_with(teaching):
+    """A checkpoint of the teacher that is not its best one."""
+    identity, original = teaching
+    best = identity(original)
+    steps = CheckpointReader(original / "checkpoints").steps()
+    other = max(step for step in steps if step != best.step)
+    digest = digest_of(load_trained(original, other).params)
+    assert digest != best.digest
+    return TeacherIdentity(str(original), other, digest)
+
+
+def test_a_run_keeps_its_teacher_where_that_was_trained_further(teaching, began_with, caplog):
     caplog.set_level("INFO")
     identity, original = teaching
     best = identity(original)
-    other = max(
-        step for step in CheckpointReader(original / "checkpoints").steps() if step != best.step
-    )
-    began_with = TeacherIdentity(
-        str(original), other, digest_of(load_trained(original, other).params)
-    )
-    assert began_with.digest != best.digest and identity(original, best) == best
+    assert identity(original, best) == best
     assert identity(original, began_with) == began_with
-    assert f"step {other} teaches, as before" in caplog.text
+    assert f"this run keeps the one of step {began_with.step}" in caplog.text
 
-    gone = tmp_path / "teacher"
-    shutil.copytree(original, gone, ignore=shutil.ignore_patterns(str(other)))
-    with pytest.raises(
-        ConfigError,
-        match=rf"is another than this run began with: step {other}, digest {began_with.digest} then.*Put its old",
-    ):
+
+def test_a_teacher_whose_checkpoint_is_gone_is_refused(teaching, began_with, tmp_path):
+    identity, original = teaching
+    gone, missing = tmp_path / "teacher", str(began_with.step)
+    shutil.copytree(original, gone, ignore=shutil.ignore_patterns(missing))
+    then = f"step {began_with.step}, digest {began_with.digest} then"
+    message = f"differs from the one that this run began with: {then}.*Put its old"
+    with pytest.raises(ConfigError, match=message):
         identity(gone, dataclasses.replace(began_with, path=str(gone)))
-    assert identity(gone, dataclasses.replace(best, path="moved since")).digest == best.digest
-    # Another workdir is what the user asked for.
-    assert identity(gone, began_with).step == best.step
-    assert "goes on with another teacher" in caplog.text
 
 
-def test_the_digest_of_weights_changes_with_every_bit_shape_and_name():
+def test_a_teacher_in_another_workdir_is_used_with_a_warning(
+    teaching, began_with, tmp_path, caplog
+):
+    identity, original = teaching
+    best = identity(original)
+    other, missing = tmp_path / "teacher", str(began_with.step)
+    shutil.copytree(original, other, ignore=shutil.ignore_patterns(missing))
+    moved = dataclasses.replace(best, path="moved since")
+    assert identity(other, moved).digest == best.digest and not caplog.text
+    assert identity(other, began_with).step == best.step
+    assert "resumes with another teacher" in caplog.text
+
+
+def test_the_digest_changes_with_every_bit_shape_and_name():
     weights = {"a": np.arange(6, dtype=np.float32), "b": {"c": np.ones((2, 2), jax.numpy.bfloat16)}}
     one_bit = weights["a"].copy()
     one_bit.view(np.uint32)[5] ^= 1
@@ -252,10 +258,8 @@ def command(trained, workdir, *flags):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("light_jax")
-def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a_resume(
-    trained, teacher, tmp_path, capfd
-):
-    """One run for all that a student's run is: another width, a pretrained backbone frozen for an epoch, stopped and gone on with."""
+def test_a_student_learns_and_thaws_after_a_resume(trained, teacher, tmp_path, capfd):
+    """A run with another width and a pretrained backbone, frozen for an epoch; then resumed."""
     weights = tmp_path / "teacher.safetensors"
     assert export_safetensors(weights, jax.device_get(teacher.params)) == "reference"
     student = [
@@ -291,7 +295,7 @@ def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a
     assert "projection" in reader._saved_shapes(2 * steps, "opt_state")
     assert load_trained(workdir).definition.config.model.decoder.hidden_dim == 8
 
-    # What taught is recorded, and held to.
+    # The teacher is recorded, and a resume checks it.
     origin = workdir / "origin.json"
     recorded = json.loads(origin.read_text())
     assert recorded["teacher"] == {
@@ -304,37 +308,23 @@ def test_a_student_starts_from_weights_learns_from_its_teacher_and_thaws_after_a
     )
     capfd.readouterr()
     assert command(trained, workdir, *student, "--config.training.num_epochs=2") == 2
-    assert "is another than this run began with" in capfd.readouterr().err
+    assert "differs from the one that this run began with" in capfd.readouterr().err
     origin.write_text(json.dumps(recorded))
 
-    # Without its teacher it would be another run.
-    from signvit_jax.commands import train
-
+    # A run cannot resume without its teacher.
     capfd.readouterr()
-    assert (
-        tiny_run.command(
-            train.main, f"--config={trained.config}", f"--workdir={workdir}", *student[1:]
-        )
-        == 2
-    )
+    without = [f"--config={trained.config}", f"--workdir={workdir}", *student[1:]]
+    assert tiny_run.command(train.main, *without) == 2
     assert "training.distillation.teacher" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_a_teacher_of_another_vocabulary_is_refused_before_anything_is_compiled(
-    trained, tmp_path, capfd
-):
-    assert (
-        command(
-            trained,
-            tmp_path / "student",
-            f"--teacher={trained.workdir}",
-            "--config.tokenizer.lowercase=False",
-        )
-        == 2
-    )
-    said = capfd.readouterr().err
-    assert "one vocabulary" in said and str(trained.workdir) in said and "Traceback" not in said
+def test_a_teacher_with_another_vocabulary_is_refused(trained, tmp_path, capfd):
+    flags = [f"--teacher={trained.workdir}", "--config.tokenizer.lowercase=False"]
+    assert command(trained, tmp_path / "student", *flags) == 2
+    message = capfd.readouterr().err
+    assert "one vocabulary" in message and str(trained.workdir) in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.usefixtures("light_jax")

@@ -1,8 +1,7 @@
-"""What a workdir records of its data set, and what is refused on a resume because of it."""
+"""The data set and teacher that a workdir records, and what a resume refuses because of them."""
 
 import json
 import shutil
-import sys
 import types
 
 import numpy as np
@@ -14,10 +13,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.training.origin import check_data_set, recorded_teacher, write_origin
-from tests.helpers import tiny_run
-
-sys.path.insert(0, str(tiny_run.REPOSITORY / "tests" / "data"))
-from tests.helpers import toy_dataset
+from tests.helpers import tiny_run, toy_dataset
 from tests.helpers.toy_dataset import record
 
 ARCHIVE = tiny_run.REPOSITORY / "tests" / "fixtures" / "workdir_0.1.tar.xz"
@@ -31,7 +27,7 @@ def workdir(tmp_path):
 
 
 def run_data(folder, settings=None, **splits):
-    """As much of RunData as is asked for, over a data set of these records."""
+    """Return the needed part of RunData, over a data set of these records."""
     built = toy_dataset.write(folder, **{"train": TRAIN, "validation": VALIDATION, **splits})
     if settings is not None:
         (built / "build_report.json").write_text(json.dumps({"settings": settings}))
@@ -43,18 +39,19 @@ def as_run_data(folder):
     return types.SimpleNamespace(dataset=dataset, train=dataset.split("train"), config=Config())
 
 
-def test_the_same_data_set_elsewhere_is_gone_on_with(workdir, tmp_path):
+def test_the_same_data_set_in_another_folder_is_accepted(workdir, tmp_path):
     first = run_data(tmp_path / "a", {"jpeg_quality": 90})
     check_data_set(first, workdir)  # a first start
     write_origin(workdir, first, None)
     check_data_set(run_data(tmp_path / "b", {"jpeg_quality": 90}), workdir)
-    # An option that only another release of the builder has says nothing; nor does a report that was deleted.
+    # An option that only another release of the builder has does not count; nor does a report
+    # that was deleted.
     check_data_set(run_data(tmp_path / "c", {"jpeg_quality": 90, "color": True}), workdir)
     check_data_set(run_data(tmp_path / "d"), workdir)
     assert recorded_teacher(workdir) is None
 
 
-def test_a_split_whose_files_are_elsewhere_is_known_by_its_size(workdir, tmp_path):
+def test_a_split_without_files_is_compared_by_its_size(workdir, tmp_path):
     first = run_data(tmp_path / "a", test=VALIDATION)
     write_origin(workdir, first, None)
     for name, test in (("b", VALIDATION), ("c", VALIDATION[:1])):
@@ -74,7 +71,7 @@ def softer(records):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"train": TRAIN[:-1]}, r"split 'train': 4 clips, .* then, 3 clips, .* now"),
         ({"train": [*TRAIN[:-1], TRAIN[-1] | {"text": "hello theRe"}]}, "split 'train'"),
@@ -96,27 +93,24 @@ def softer(records):
         "option",
     ],
 )
-def test_another_data_set_is_refused_with_what_differs(workdir, tmp_path, changed, said):
+def test_another_data_set_is_refused_with_the_differences(workdir, tmp_path, changed, message):
     write_origin(workdir, run_data(tmp_path / "a", {"jpeg_quality": 90}), None)
-    with pytest.raises(
-        ConfigError,
-        match=rf"(?s)the data set .* is another than this workdir was started on.*{said}",
-    ) as caught:
-        check_data_set(
-            run_data(tmp_path / "b", **{"settings": {"jpeg_quality": 90}, **changed}), workdir
-        )
-    assert str(caught.value).count("\n  ") == 1  # and nothing else does
+    now = run_data(tmp_path / "b", **{"settings": {"jpeg_quality": 90}, **changed})
+    differs = r"(?s)the data set .* differs from the one that this workdir was started on.*"
+    with pytest.raises(ConfigError, match=differs + message) as caught:
+        check_data_set(now, workdir)
+    assert str(caught.value).count("\n  ") == 1  # and nothing else differs
     assert caught.value.exit_code == 2
 
 
-def test_a_workdir_of_release_0_1_is_held_to_its_own_rule_with_a_note(workdir, tmp_path, caplog):
+def test_a_workdir_of_release_0_1_is_checked_by_its_own_record(workdir, tmp_path, caplog):
     data = run_data(tmp_path / "a")
     workdir.fingerprint_txt.write_text(data.train.fingerprint + "\n")
     check_data_set(run_data(tmp_path / "b", validation=VALIDATION[:1]), workdir)
     assert "recorded only ids, texts, glosses and frame counts of the training split" in caplog.text
     with pytest.raises(ConfigError, match=rf"fingerprint \w+, before {data.train.fingerprint}"):
         check_data_set(run_data(tmp_path / "c", train=TRAIN[:-1]), workdir)
-    # With the record of this release, that of the other is not asked any more.
+    # A record of this release replaces the earlier one.
     write_origin(workdir, data, None)
     workdir.fingerprint_txt.write_text("0123456789ab\n")
     caplog.clear()
@@ -127,23 +121,21 @@ def test_a_workdir_of_release_0_1_is_held_to_its_own_rule_with_a_note(workdir, t
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"data_set": 3}', '{"data_set": {"splits": {}}}', "[" * 100_000]
 )
-def test_a_damaged_record_is_an_error_that_names_it(workdir, tmp_path, content):
+def test_a_damaged_record_of_the_data_set_is_an_error(workdir, tmp_path, content):
     workdir.origin_json.write_text(content)
     with pytest.raises(ConfigError, match=r"origin\.json"):
         check_data_set(run_data(tmp_path / "a"), workdir)
 
 
 @pytest.mark.parametrize("teacher", [3, {}, {"path": "a", "step": "x", "digest": "b"}])
-def test_a_damaged_record_of_the_teacher_is_an_error_that_names_it(workdir, teacher):
+def test_a_damaged_record_of_the_teacher_is_an_error(workdir, teacher):
     workdir.origin_json.write_text(json.dumps({"teacher": teacher}))
     with pytest.raises(ConfigError, match=r"origin\.json"):
         recorded_teacher(workdir)
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_the_workdir_that_release_0_1_left_goes_on_and_gets_the_new_record(
-    trained, tmp_path, capfd
-):
+def test_a_workdir_of_release_0_1_resumes_and_gets_a_new_record(trained, tmp_path, capfd):
     workdir = tmp_path / "run"
     workdir.mkdir()
     shutil.unpack_archive(ARCHIVE, workdir, filter="data")
@@ -153,8 +145,8 @@ def test_the_workdir_that_release_0_1_left_goes_on_and_gets_the_new_record(
     config.write_text(f"def get_config():\n    return {values!r}\n")
     start = [train.main, f"--config={config}", f"--workdir={workdir}"]
     assert tiny_run.command(*start) == 0
-    said = capfd.readouterr().err
-    assert "an earlier release started this workdir" in said and "nothing to do" in said
+    messages = capfd.readouterr().err
+    assert "an earlier release started this workdir" in messages and "nothing to do" in messages
     origin = json.loads((workdir / "origin.json").read_text())
     assert origin["data_set"]["splits"]["validation"]["clips"] == tiny_run.CLIPS["validation"]
     assert origin["data_set"]["settings"]["jpeg_quality"] == 90

@@ -61,10 +61,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "nu
     )
 
 
-def image(picture: Image.Image, format: str = "JPEG", attributes: str = 'alt=""') -> str:
+def image(source: Image.Image, format: str = "JPEG", attributes: str = 'alt=""') -> str:
     """An image as a data URI, encoded as `format` ("JPEG" or "PNG"); `attributes` is HTML."""
     file = io.BytesIO()
-    picture.save(file, format, quality=80)
+    source.save(file, format, quality=80)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img {attributes} src="data:image/{format.lower()};base64,{data}">'
 

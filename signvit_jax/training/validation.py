@@ -1,0 +1,185 @@
+"""Validation during a run: losses, translation quality, samples, and scales of confidences."""
+
+import contextlib
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.evaluation.metrics import Scores, score
+from signvit_jax.inference.predictor import Hypothesis, Predictor
+from signvit_jax.inference.resting import evidence
+from signvit_jax.optimization.train_step import make_eval_step
+from signvit_jax.parallel.sharding import gather_fsdp
+from signvit_jax.runtime.consensus import StopConsensus
+from signvit_jax.runtime.signals import StopRequest
+from signvit_jax.telemetry.observers import Observer
+from signvit_jax.training.calibration import RunCalibration
+from signvit_jax.training.run_data import RunData
+from signvit_jax.training.step_programs import StepPrograms, device_batch
+
+log = logging.getLogger(__name__)
+
+Hypotheses = dict[int, dict[str, Hypothesis]]  # position in the split -> decoder -> hypothesis
+
+
+class ValidationPass:
+    """Evaluates the model on the validation split.
+
+    The losses are of all clips. Greedy and CTC hypotheses are of all clips too or, if
+    `training.best_metric` is the loss, of the few that are shown as samples.
+    """
+
+    def __init__(
+        self,
+        data: RunData,
+        programs: StepPrograms,
+        consensus: StopConsensus,
+        stop: StopRequest,
+        workdir: Workdir,
+    ):
+        self._config = data.config
+        self._data = data
+        self._mesh = programs.mesh
+        self._consensus = consensus
+        self._stop = stop
+        self._workdir = workdir
+        self._eval_step = make_eval_step(
+            programs.definition, data.config.training, programs.mesh, programs.shardings.params
+        )
+
+        def bind(params: PyTree) -> Any:
+            return programs.definition.bind(gather_fsdp(params, programs.mesh))
+
+        self._predictor = Predictor(
+            bind,
+            data.tokenizer,
+            data.ctc_tokenizer,
+            data.config.inference,
+            programs.mesh,
+            ["greedy", "ctc"],
+        )
+        self._samples = Observer(workdir.samples)
+        self._calibration = RunCalibration(data, workdir)
+        self._needs_hypotheses = data.config.training.best_metric != "loss"
+        self._complete: Hypotheses = {}  # of the last pass, if it decoded the complete split
+        self.is_compiled = False  # the first pass compiles its programs
+
+    def run(self, params: PyTree, epoch: int) -> dict[str, float] | None:
+        """Return the metrics of the parameters, and log them with a few samples.
+
+        None if a signal stopped the pass.
+        """
+        training = self._config.training
+        sums: dict[str, float] = {}
+        found: Hypotheses = {}
+        for batch in self._data.validation_batches():
+            self._consensus.poll()
+            if self._consensus.stopping:
+                return None
+            # Compiling takes minutes, and a signal need not wait for it: the state has been saved.
+            signals = contextlib.nullcontext if self.is_compiled else self._exit_on_signal
+            with signals():
+                part = jax.device_get(self._eval_step(params, device_batch(batch, self._mesh)))
+                sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
+                if self._needs_hypotheses or len(found) < training.num_sample_predictions:
+                    found |= self._predictor.predict_split(params, [batch])
+        self.is_compiled = True
+        metrics = self._losses(sums)
+        if self._needs_hypotheses:
+            metrics |= self._quality(found)
+            self._complete = found
+        self._log(epoch, metrics, found)
+        return metrics
+
+    def keep_calibration(self, step: int) -> None:
+        """Write the scales of confidences that the last pass gives for the checkpoint of `step`."""
+        if self._complete:
+            self._calibration.keep(self._complete, step)
+
+    def _exit_on_signal(self) -> contextlib.AbstractContextManager[None]:
+        return self._stop.exit_immediately_on_signal()
+
+    def _losses(self, sums: dict[str, float]) -> dict[str, float]:
+        """Return the losses, by the sums of all batches."""
+        training = self._config.training
+        ce = sums["ce"] / max(sums["tokens"], 1.0)
+        ctc = sums["ctc"] / max(sums["clips"], 1.0)
+        return {
+            "loss": training.ce_weight * ce + training.ctc_weight * ctc,
+            "ce": ce,
+            "ctc": ctc,
+            "ctc_impossible": sums["ctc_impossible"],
+        }
+
+    def _quality(self, found: Hypotheses) -> dict[str, float]:
+        """Return the metrics of the hypotheses."""
+        index = self._data.validation.index
+        references = [index[position].text for position in found]
+        texts = [hypotheses["greedy"].text for hypotheses in found.values()]
+        scores = self._score(references, texts)
+        return {
+            "wer": scores.wer,
+            "bleu4": scores.bleu4,
+            "chrf": scores.chrf,
+            "exact_match": scores.exact_match,
+            **self._ctc_error(found),
+            **self._ctc_evidence(found),
+        }
+
+    def _ctc_error(self, found: Hypotheses) -> dict[str, float]:
+        """Return the word error of CTC's texts.
+
+        If CTC spells glosses, it is that of the clips with a gloss; {} if no clip has one.
+        """
+        spells_glosses = self._data.gloss_tokenizer is not None
+        references, texts = [], []
+        for position, hypotheses in found.items():
+            entry = self._data.validation.index[position]
+            reference = entry.gloss if spells_glosses else entry.text
+            if reference or not spells_glosses:
+                references.append(reference)
+                texts.append(hypotheses["ctc"].text)
+        if not references:
+            return {}
+        return {"ctc_wer": self._score(references, texts, glosses=spells_glosses).wer}
+
+    def _ctc_evidence(self, found: Hypotheses) -> dict[str, float]:
+        """Return the least evidence of signing by CTC in all but one of 200 clips with a text.
+
+        Translation takes less evidence for rest (`inference/resting.py`).
+        """
+        signed = [
+            evidence(hypotheses["ctc"].ctc_signs)
+            for position, hypotheses in found.items()
+            if self._data.validation.index[position].text
+        ]
+        if not signed:
+            return {}
+        return {"ctc_evidence": float(np.quantile(signed, 0.005, method="lower"))}
+
+    def _score(self, references: list[str], texts: list[str], *, glosses: bool = False) -> Scores:
+        return score(
+            references,
+            texts,
+            tokenize=self._config.evaluation.tokenize,
+            lowercase=self._config.tokenizer.lowercase,
+            glosses=glosses,
+        )
+
+    def _log(self, epoch: int, metrics: dict[str, float], found: Hypotheses) -> None:
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        log.info("epoch %d: validation %s", epoch, listed)
+        index = self._data.validation.index
+        samples = [
+            f"  reference: {index[position].text}\n  greedy:    {found[position]['greedy'].text}"
+            for position in list(found)[: self._config.training.num_sample_predictions]
+        ]
+        if samples and jax.process_index() == 0:
+            log.info("samples\n%s", "\n".join(samples))
+            file = self._workdir.samples / f"epoch_{epoch:04d}.txt"
+            text = "\n\n".join(samples) + "\n"
+            self._samples.attempt(lambda: self._workdir.write_text(file, text))

@@ -1,0 +1,135 @@
+"""The config of a run: what its first start resolved holds on a resume."""
+
+import dataclasses
+import types
+
+import pytest
+
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import (
+    Config,
+    from_mapping,
+    to_json,
+    with_ctc_target,
+    with_norm_epsilon,
+)
+from signvit_jax.data.dataset import DatasetError
+from signvit_jax.training import resolve_config as module
+from signvit_jax.training.resolve_config import (
+    inherit_resolved_values,
+    resolve_config,
+    resolve_norm_epsilon,
+)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return Workdir.create(tmp_path / "run")
+
+
+@pytest.fixture
+def data_set(monkeypatch):
+    """Replaces the data set by one with the given glosses in its training split."""
+
+    def with_glosses(*glosses):
+        index = [types.SimpleNamespace(gloss=gloss) for gloss in glosses]
+        dataset = types.SimpleNamespace(split=lambda name: types.SimpleNamespace(index=index))
+        monkeypatch.setattr(module, "open_dataset", lambda *_: dataset)
+        return dataset
+
+    return with_glosses
+
+
+@pytest.mark.parametrize(("glosses", "target"), [(["", "A"], "gloss"), (["", ""], "text")])
+def test_auto_becomes_gloss_if_a_training_clip_has_one(workdir, data_set, glosses, target):
+    dataset = data_set(*glosses)
+    resolved = resolve_config(with_ctc_target(Config(), "auto"), workdir)
+    assert resolved.config.model.ctc.target == target
+    assert resolved.dataset is dataset and resolved.earlier is None
+
+
+@pytest.mark.parametrize("found", ["gloss", "text"])
+def test_a_resumed_run_keeps_the_ctc_target_of_its_first_start(workdir, found):
+    earlier = with_ctc_target(Config(), found)
+    automatic = with_ctc_target(Config(), "auto")
+    assert inherit_resolved_values(automatic, earlier, workdir).model.ctc.target == found
+    other = "text" if found == "gloss" else "gloss"
+    message = f"config.model.ctc.target: '{found}' in the workdir, '{other}' now"
+    with pytest.raises(ConfigError, match=message):
+        inherit_resolved_values(with_ctc_target(Config(), other), earlier, workdir)
+
+
+def test_a_resumed_run_keeps_the_epsilon_of_its_first_start(workdir):
+    assert Config().model.encoder.norm_epsilon == 0.0
+    earlier = with_norm_epsilon(Config(), 1e-6)
+    kept = inherit_resolved_values(Config(), earlier, workdir)
+    assert kept.model.encoder.norm_epsilon == 1e-6
+    with pytest.raises(ConfigError, match=r"norm_epsilon: 1e-06 in the workdir, 1e-05 now"):
+        inherit_resolved_values(with_norm_epsilon(Config(), 1e-5), earlier, workdir)
+
+
+def test_the_earlier_config_is_read_before_it_is_replaced(workdir, data_set):
+    data_set("A")
+    config = from_mapping({"data": {"data_dir": str(workdir.path)}})
+    (workdir.path / config.data.name).mkdir()
+    earlier = with_ctc_target(config, "text")
+    workdir.write_text(workdir.config_json, to_json(earlier))
+    resolved = resolve_config(with_ctc_target(config, "auto"), workdir)
+    assert resolved.earlier == resolved.config == earlier
+
+
+def test_a_change_that_a_resumed_run_may_make_is_logged(workdir, caplog):
+    changed = from_mapping({"training": {"patience": 3}})
+    assert inherit_resolved_values(changed, Config(), workdir) == changed
+    assert "config.training.patience is now 3; it was" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "logged"),
+    [
+        ("data", False),
+        ("a/data", False),
+        ("other", True),
+        ("/b/data", True),
+        ("/a/../a/data", True),
+    ],
+)
+def test_a_data_dir_stored_as_it_was_typed_is_no_change(workdir, caplog, before, logged):
+    earlier, now = (from_mapping({"data": {"data_dir": path}}) for path in (before, "/a/data"))
+    inherit_resolved_values(now, earlier, workdir)
+    assert (f"config.data.data_dir is now '/a/data'; it was '{before}'" in caplog.text) == logged
+
+
+def test_the_teacher_of_the_command_line_becomes_part_of_the_config(workdir, data_set):
+    data_set("")
+    resolved = resolve_config(Config(), workdir, "runs/teacher")
+    assert resolved.config.training.distillation.teacher == "runs/teacher"
+
+
+def test_the_data_dir_becomes_absolute(workdir, data_set, tmp_path, monkeypatch):
+    data_set("")
+    monkeypatch.chdir(tmp_path)
+    resolved = resolve_config(from_mapping({"data": {"data_dir": "data"}}), workdir)
+    assert resolved.config.data.data_dir == str(tmp_path / "data")
+
+
+def test_pretrained_weights_are_read_at_the_first_start_only(tmp_path, trained, monkeypatch):
+    backbone = types.SimpleNamespace(epsilon=1e-6)
+    monkeypatch.setattr(module, "read_pretrained", lambda path: backbone)
+    config = from_mapping({"model": {"encoder": {"pretrained": "weights.npz"}}})
+    new, begun = Workdir(tmp_path), Workdir(trained.workdir)
+    assert resolve_norm_epsilon(config, new) == (with_norm_epsilon(config, 1e-6), backbone)
+    given = with_norm_epsilon(config, 1e-5)
+    assert resolve_norm_epsilon(given, new) == (given, backbone)
+    assert resolve_norm_epsilon(config, begun) == (config, None)
+    assert resolve_norm_epsilon(Config(), new) == (Config(), None)
+
+
+def test_a_missing_data_set_is_an_error_of_a_resumed_run(workdir):
+    config = dataclasses.replace(
+        Config(), data=dataclasses.replace(Config().data, data_dir=str(workdir.path / "none"))
+    )
+    workdir.write_text(workdir.config_json, to_json(config))
+    with pytest.raises(DatasetError, match="no data set"):
+        resolve_config(config, workdir)
