@@ -276,22 +276,19 @@ def collect_tests() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("page", ["faults.md", "reliability.md"])
 def test_named_tests_exist(page):
-    """A name is `path/test_x.py::test_y`, `::test_y` (of the path before it), or `test_y` alone."""
+    """Names are `tests/path.py::test_x`, `::test_x` (same file), or `test_x` (any file)."""
     files = collect_tests()
-    names = set().union(*files.values()) | {Path(file).name.removesuffix(".py") for file in files}
+    anywhere = set().union(*files.values()) | {Path(file).stem for file in files}
     text = (DOCS / page).read_text(encoding="utf-8")
     missing = []
     file = ""
-    for path, name in re.findall(r"(tests/[\w/]+\.py)?(?:::)?(\btest_\w+\b(?!\.py|/))?", text):
-        if path:
-            file = path
-            if not (ROOT / path).is_file():
-                missing.append(path)
-        if name and not name.endswith("_"):
-            in_file = files.get(file, set()) if page == "faults.md" else names
-            if name not in in_file:
-                missing.append(f"{file}::{name}" if page == "faults.md" else name)
-    assert missing == []
+    for path, separator, name in re.findall(r"(tests/[\w/]+\.py)?(::)?(\btest_\w+)?", text):
+        file = path or file
+        if path and not (ROOT / path).is_file():
+            missing.append(path)
+        if name and name not in (files.get(file, set()) if separator else anywhere):
+            missing.append(f"{file}::{name}" if separator else name)
+    assert missing == [], "\n".join(missing)
 
 
 def test_the_errands_lead_to_files():
