@@ -9,13 +9,12 @@ Hardware: one 24 GB GPU. Not trained to the end yet.
 from ml_collections import ConfigDict
 
 from configs import dense_vit
+from signvit_jax.config.vit_sizes import vit
 
 
 def get_config() -> ConfigDict:
     config = dense_vit.get_config()
-    config.model.encoder.update(
-        output_dim=768, vit_hidden_dim=768, vit_num_heads=12, vit_num_layers=12, vit_mlp_dim=3072
-    )
+    config.model.encoder.update(vit("B/16"))
     config.model.temporal.num_heads = 8
     config.model.decoder.update(hidden_dim=240, ff_dim=480)
     config.training.update(encoder_lr=1e-4, decoder_lr=3e-4)

@@ -31,6 +31,7 @@ from signvit_jax.decoding.autoregressive import Source, best
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.optimization.losses import Batch, divisors, translation_loss
@@ -111,13 +112,15 @@ def compare_vit(vectors: Vectors) -> Iterator[Check]:
     image_size = sizes.side * sizes.patch_size
     model = nnx.eval_shape(
         lambda: DenseViT(
-            config, image_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))
+            config, image_size, policy=ComputePolicy(), rngs=nnx.Rngs(params=jax.random.key(0))
         )
     )
     fill(model, timm_vit.to_ours(tensors, _shapes(model)))
     yield _there_and_back(tensors, timm_vit.from_ours(flat_parameters(model)))
     yield _absolute(
-        "tokens", jax.jit(DenseViT.tokens)(model, _pictures(vectors)), vectors["out/tokens"]
+        "tokens",
+        jax.jit(DenseViT.intermediates)(model, _pictures(vectors))["tokens"],
+        vectors["out/tokens"],
     )
 
 
@@ -128,19 +131,22 @@ def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
         name: value for name, value in tensors.items() if not mobilenet_v3.holds_no_feature(name)
     }
     sizes = mobilenet_v3.sizes_of(tensors)
-    model = nnx.eval_shape(lambda: MobileNetV3(sizes, rngs=nnx.Rngs(params=jax.random.key(0))))
+    model = nnx.eval_shape(
+        lambda: MobileNetV3(sizes, policy=ComputePolicy(), rngs=nnx.Rngs(params=jax.random.key(0)))
+    )
     fill(model, mobilenet_v3.to_ours(tensors, _shapes(model)))
     yield _there_and_back(tensors, mobilenet_v3.from_ours(flat_parameters(model)))
-    stages, pooled = jax.jit(
-        lambda model, pictures: (model.stages(pictures)[0], model(pictures)[0])
+    outputs, pooled = jax.jit(
+        lambda model, images: (model.intermediates(images), model(images).features)
     )(model, _pictures(vectors))
+    parts = ["stem", *(f"blocks/{number}" for number in range(len(sizes.blocks))), "head"]
     for name in sorted(
         (name for name in vectors if name.startswith("out/features.")),
         key=lambda name: int(name.rpartition(".")[2]),
     ):
         yield _absolute(
             name.removeprefix("out/"),
-            stages[int(name.rpartition(".")[2])].transpose(0, 3, 1, 2),
+            outputs[parts[int(name.rpartition(".")[2])]].transpose(0, 3, 1, 2),
             vectors[name],
         )
     yield _absolute("pooled", pooled, vectors["out/pooled"])
@@ -177,7 +183,7 @@ def _outputs(model: SignTranslator, batch: Batch) -> tuple[jax.Array, ...]:
     pictures = batch["video"].reshape(-1, *batch["video"].shape[2:])
     encoded = model.encode(batch["video"], batch["frame_lengths"])
     return (
-        model.encoder.backbone.tokens(pictures),
+        model.encoder.backbone.intermediates(pictures)["tokens"],
         encoded.pooled,
         model.logits(encoded, batch["tokens"]),
         model.ctc_logits(encoded)[0],
@@ -382,7 +388,7 @@ def _print(checks: list[Check]) -> None:
         "largest difference",
         "tolerance",
         "",
-        title="StopConsensus with the reference",
+        title="Agreement with the reference",
     )
     for check in checks:
         table.add_row(

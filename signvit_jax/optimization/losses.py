@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from signvit_jax.config.schema import TrainingConfig
-from signvit_jax.layers.attention import key_for, length_mask
+from signvit_jax.layers.attention import length_mask
+from signvit_jax.layers.random_streams import fold
 from signvit_jax.models.ctc_loss import BLANK, ctc_loss
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import Encoded, SignTranslator
@@ -139,10 +140,14 @@ def outputs(
 ) -> Outputs:
     """Runs the model; with a key as in training, where a frozen backbone keeps BatchNorm's statistics out of it."""
     encoded = model.encode(
-        batch["video"], batch["frame_lengths"], key_for(key, 0), batch["weights"], frozen_backbone
+        batch["video"],
+        batch["frame_lengths"],
+        fold(key, "step.encoder"),
+        batch["weights"],
+        frozen_backbone,
     )
-    logits = model.logits(encoded, batch["tokens"][:, :-1], key_for(key, 1))
-    return Outputs(encoded, logits, *model.ctc_logits(encoded, key_for(key, 2)))
+    logits = model.logits(encoded, batch["tokens"][:, :-1], fold(key, "step.decoder"))
+    return Outputs(encoded, logits, *model.ctc_logits(encoded, fold(key, "step.ctc_head")))
 
 
 def hybrid_loss(
