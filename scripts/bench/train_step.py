@@ -65,7 +65,7 @@ def cases() -> list[dict]:
         ours("long", "16 x 64, remat dots", frames=64, remat="dots"),
         ours("long", "16 x 64, 128 frames at a time", frames=64, chunk=128),
         torch("reference", "compiled, attention dropout", attention_dropout=0.2),
-        ours("options", "fused attention, export_config", scan=False),
+        ours("options", "fused attention, unrolled", scan=False),
         ours("options", "fused attention, scan, remat full", remat="full"),
         ours("options", "recomputed attention, scan", attention="recompute"),
         ours("options", "xla attention, scan", attention="xla"),

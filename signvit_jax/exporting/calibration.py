@@ -15,7 +15,7 @@ from signvit_jax.data.pipeline import make_batches
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.linear_layers import replace_linears
-from signvit_jax.serving.programs import export_config
+from signvit_jax.serving.programs import EXPORT_POLICY
 
 
 class _Watched(nnx.Module):
@@ -32,9 +32,10 @@ def input_ranges(
 ) -> dict[str, Float[np.ndarray, "*layers 2"]]:
     """Lowest and highest input of each of the encoder's linear layers, by path: the mean of what each batch has, which one odd clip moves little."""
     definition = ModelDefinition(
-        export_config(model.config),
+        model.config,
         model.tokenizer.vocab_size,
         model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0,
+        EXPORT_POLICY,
     )
 
     @jax.jit

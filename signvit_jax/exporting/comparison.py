@@ -18,7 +18,7 @@ from signvit_jax.inference.loading import load_model, open_programs
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
-from signvit_jax.serving.programs import ModelPrograms, Programs, encode, export_config
+from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs, encode
 
 _DECODER = "greedy"
 _TOKENS = 8  # steps of the decoder whose logits are compared
@@ -88,11 +88,12 @@ def _differences(
     model: TrainedModel, folder: ExportFolder, batch: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """The largest of each output, each side going on from its own, and the largest value that the model itself gives."""
-    config = export_config(model.config)
+    config = model.config
     definition = ModelDefinition(
         config,
         model.tokenizer.vocab_size,
         model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0,
+        EXPORT_POLICY,
     )
     given = (
         config,

@@ -20,7 +20,7 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.onnx_runtime import KIND
 from signvit_jax.serving.optional_deps import import_optional
-from signvit_jax.serving.programs import Program, export_config, programs
+from signvit_jax.serving.programs import EXPORT_POLICY, Program, programs
 
 _OPSET = 21
 _CALLS = {
@@ -38,9 +38,10 @@ def write_onnx(
 ) -> None:
     """Every program of the model; with batches of clips for `calibration` the backbone in INT8. Raises ExportError."""
     gloss_words = model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0
-    config = export_config(model.config)
-    definition = ModelDefinition(config, model.tokenizer.vocab_size, gloss_words)
-    for program in programs(config):
+    definition = ModelDefinition(
+        model.config, model.tokenizer.vocab_size, gloss_words, EXPORT_POLICY
+    )
+    for program in programs(model.config):
         with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
             raw, folded, quantized = (
                 Path(scratch) / f"{stage}.onnx" for stage in ("raw", "folded", "quantized")

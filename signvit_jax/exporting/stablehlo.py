@@ -10,7 +10,7 @@ from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
 from signvit_jax.serving.optional_deps import import_optional
-from signvit_jax.serving.programs import Program, export_config, programs
+from signvit_jax.serving.programs import EXPORT_POLICY, Program, programs
 from signvit_jax.serving.stablehlo import KIND
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -19,13 +19,13 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 def write_stablehlo(model: TrainedModel, folder: ExportFolder) -> None:
     """Every program of the model, for all platforms; the parameters are not in them. Raises ExportError."""
     import_optional("flatbuffers", "--format=stablehlo")
-    config = export_config(model.config)
     definition = ModelDefinition(
-        config,
+        model.config,
         model.tokenizer.vocab_size,
         model.gloss_tokenizer.vocab_size if model.gloss_tokenizer else 0,
+        EXPORT_POLICY,
     )
-    for program in programs(config):
+    for program in programs(model.config):
         folder.program(program.name, KIND).write_bytes(_lowered(program, definition).serialize())
 
 

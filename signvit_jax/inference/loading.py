@@ -13,9 +13,11 @@ from signvit_jax.config.schema import Config, MeshConfig
 from signvit_jax.inference.trained_model import (
     TrainedModel,
     described,
+    inference_policy,
     load_trained,
     with_calibration,
 )
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
@@ -24,7 +26,7 @@ from signvit_jax.serving.export_dir import ExportFolder, ExportManifest, is_expo
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.param_paths import nested
-from signvit_jax.serving.programs import ModelPrograms, Programs, export_config
+from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs
 from signvit_jax.serving.stablehlo import StableHloPrograms
 from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.weights.tensor_files import read_tensors
@@ -68,7 +70,9 @@ def _loaded(
         raise ConfigError(
             f"backend {backend!r} cannot run {path}, an export of format {contents.format!r}; leave the backend out"
         )
-    return _LOADERS[contents.format](_Opened(folder, contents, *described(folder)))
+    config, *tokenizers = described(folder)
+    opened = _Opened(folder, contents, inference_policy(config), config, *tokenizers)
+    return _LOADERS[contents.format](opened)
 
 
 def open_programs(folder: ExportFolder) -> Programs:
@@ -76,7 +80,7 @@ def open_programs(folder: ExportFolder) -> Programs:
     contents, (config, *tokenizers) = folder.contents(), described(folder)
     if contents.format == "onnx":
         return OnnxPrograms(folder, config)
-    opened = _Opened(folder, contents, export_config(config), *tokenizers)
+    opened = _Opened(folder, contents, EXPORT_POLICY, config, *tokenizers)
     model = _LOADERS[contents.format](opened)
     return (
         StableHloPrograms(folder, model.params, config)
@@ -89,6 +93,7 @@ def open_programs(folder: ExportFolder) -> Programs:
 class _Opened:
     folder: ExportFolder
     contents: ExportManifest
+    policy: ComputePolicy
     config: Config
     tokenizer: Tokenizer
     gloss_tokenizer: Tokenizer | None
@@ -127,7 +132,9 @@ def _int8(opened: _Opened) -> TrainedModel:
     from signvit_jax.serving.int8_linear import int8_layers, served_tensors
 
     definition = ModifiedDefinition(
-        *opened.sizes, int8_layers(opened.contents.quantize == "weights_and_inputs")
+        *opened.sizes,
+        int8_layers(opened.contents.quantize == "weights_and_inputs"),
+        opened.policy,
     )
     return opened.model(
         definition, served_tensors(read_tensors(opened.folder.weights)), make_mesh(MeshConfig())
@@ -135,14 +142,16 @@ def _int8(opened: _Opened) -> TrainedModel:
 
 
 def _onnx(opened: _Opened) -> TrainedModel:
-    definition = ModifiedDefinition(*opened.sizes, without_encoder)
+    definition = ModifiedDefinition(*opened.sizes, without_encoder, opened.policy)
     model = opened.model(definition, read_tensors(opened.folder.weights), _one_device())
     return dataclasses.replace(model, encode=OnnxPrograms(opened.folder, opened.config).encode)
 
 
 def _stablehlo(opened: _Opened) -> TrainedModel:
     model = opened.model(
-        ModelDefinition(*opened.sizes), read_tensors(opened.folder.weights), _one_device()
+        ModelDefinition(*opened.sizes, opened.policy),
+        read_tensors(opened.folder.weights),
+        _one_device(),
     )
     return dataclasses.replace(
         model, encode=StableHloPrograms(opened.folder, model.params, opened.config).encode
@@ -150,7 +159,8 @@ def _stablehlo(opened: _Opened) -> TrainedModel:
 
 
 def _safetensors(opened: _Opened) -> TrainedModel:
-    definition, mesh = ModelDefinition(*opened.sizes), make_mesh(MeshConfig())
+    definition = ModelDefinition(*opened.sizes, opened.policy)
+    mesh = make_mesh(MeshConfig())
     params = parameters_from(read_tensors(opened.folder.weights), definition.abstract_params())
     return TrainedModel(
         opened.folder,

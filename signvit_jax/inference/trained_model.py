@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -20,6 +21,7 @@ from signvit_jax.decoding.confidence import Calibration, CalibrationError
 from signvit_jax.decoding.confidence import from_json as calibration_from_json
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS
 from signvit_jax.inference.predictor import Encode, Models, Predictor
+from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import state_shardings
@@ -214,20 +216,21 @@ def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
 def described(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
     """What the JSON files of a workdir or an export say."""
     config = workdir.read_config()
-    # How attention is computed was chosen for the devices that trained; here it is chosen for these.
-    encoder = dataclasses.replace(config.model.encoder, attention="auto")
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
-    if (
-        jax.default_backend() == "cpu"
-    ):  # bfloat16 saves nothing there: one row of the output matrix takes many times as long as in float32
-        config = dataclasses.replace(
-            config, training=dataclasses.replace(config.training, use_amp=False)
-        )
     tokenizer = workdir.read_tokenizer(workdir.tokenizer_json)
     gloss_tokenizer = None
     if config.model.ctc.target == "gloss":
         gloss_tokenizer = workdir.read_tokenizer(workdir.gloss_tokenizer_json)
     return config, tokenizer, gloss_tokenizer
+
+
+def inference_policy(config: Config) -> ComputePolicy:
+    """Return how the model of a run computes on the devices of this process."""
+    # The run's attention was chosen for the devices that it trained on; choose for these instead.
+    policy = dataclasses.replace(compute_policy(config), attention="auto")
+    # bfloat16 saves nothing on a CPU, and one row of the output matrix takes many times as long.
+    if jax.default_backend() == "cpu":
+        policy = dataclasses.replace(policy, dtype=jnp.float32)
+    return policy
 
 
 def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
@@ -255,7 +258,10 @@ def _load(
     checkpoint: str | int,
 ) -> TrainedModel:
     definition = ModelDefinition(
-        config, tokenizer.vocab_size, gloss_tokenizer.vocab_size if gloss_tokenizer else 0
+        config,
+        tokenizer.vocab_size,
+        gloss_tokenizer.vocab_size if gloss_tokenizer else 0,
+        inference_policy(config),
     )
     # Inference is data parallel, on however many devices there are: the training mesh may not exist here.
     mesh = make_mesh(MeshConfig())

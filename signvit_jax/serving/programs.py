@@ -15,10 +15,14 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt8
 
 from signvit_jax.config.schema import Config
 from signvit_jax.layers.attention import length_mask
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.decoder import Cache, Memory
 from signvit_jax.models.translator import SignTranslator
 
 Shape = tuple[int | str, ...]
+
+# How exports compute: in float32, with all layers written out and attention as plain products.
+EXPORT_POLICY = ComputePolicy(scan_layers=False, attention="xla")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +101,8 @@ def _backbone(config: Config) -> Program:
     def run(
         model: SignTranslator, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
     ) -> tuple[Float[Array, "b t f"]]:
-        # The encoder as it is, ended after its backbone: what prepares the pictures stands in one place.
-        model.encoder.temporal = model.encoder.pooling = lambda given, *_: given
-        return (model.encode(video, frame_lengths).frames,)
+        features, _ = model.encoder.frame_features(video, frame_lengths)
+        return (features,)
 
     inputs = {"video": (("b", "t", size, size, 3), jnp.uint8), "frame_lengths": (("b",), jnp.int32)}
     return Program(
@@ -111,9 +114,7 @@ def _temporal(config: Config, frames: int) -> Program:
     def run(
         model: SignTranslator, features: Float[Array, "b t f"], frame_lengths: Int[Array, "b"]
     ) -> tuple[Float[Array, "b q d"], Float[Array, "b t d"]]:
-        encoder, mask = model.encoder, length_mask(frame_lengths, frames)
-        found = encoder.temporal(features, mask)
-        return encoder.pooling(found, mask), found
+        return model.encoder.pool(features, frame_lengths)
 
     inputs = {
         "features": (("b", frames, config.model.encoder.output_dim), jnp.float32),
@@ -196,12 +197,3 @@ def _step(config: Config) -> Program:
         for layer in range(layers)
     }
     return Program("step", run, inputs, outputs)
-
-
-def export_config(config: Config) -> Config:
-    """The config of the same model with every layer written out once and attention as plain products."""
-    training = dataclasses.replace(config.training, scan_layers=False, remat="none", use_amp=False)
-    encoder = dataclasses.replace(config.model.encoder, frames_per_chunk=0, attention="xla")
-    return dataclasses.replace(
-        config, training=training, model=dataclasses.replace(config.model, encoder=encoder)
-    )

@@ -19,7 +19,7 @@ from signvit_jax.runtime.exit_codes import is_out_of_memory
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.optional_deps import import_optional
 from signvit_jax.serving.program_check import check_stablehlo
-from signvit_jax.serving.programs import Program, encode, export_config, programs
+from signvit_jax.serving.programs import Program, encode, programs
 
 KIND = "stablehlo"
 
@@ -31,7 +31,7 @@ class StableHloPrograms:
         """Raises ExportError where a package is missing."""
         import_optional("flatbuffers", "a StableHLO export")
         self.folder, self.params = folder, params
-        known = {program.name: program for program in programs(export_config(config))}
+        known = {program.name: program for program in programs(config)}
         self._program = functools.cache(
             lambda name: _read(folder.program(name, KIND), known[name], params)
         )
