@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from signvit_jax.config.schema import Config
 from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
@@ -34,7 +34,7 @@ class ModelDefinition:
         self.graphdef, self.abstract_state = nnx.split(model)
         self._shapes = parameters_of(model)
 
-    def init(self, seed: int) -> PyTree:
+    def init(self, seed: int | Int[Array, ""]) -> PyTree:
         """Initialize the parameters (traceable)."""
         model = SignTranslator.from_config(
             self.config,

@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class TermInputs(NamedTuple):
     aux: PyTree = None  # parameters trained beside the model, by name
 
 
+@runtime_checkable
 class LossTerm(Protocol):
     """One summand of the loss. `metrics` names the metrics that it reports, unweighted."""
 
