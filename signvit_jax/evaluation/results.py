@@ -166,10 +166,9 @@ def check_writable(*paths: Path) -> None:
 def write(results: Results, path: Path | str) -> None:
     """Writes the file whole or not at all; folders are made. Raises ResultsError, and ResultsLost where the disk refuses it."""
     path = Path(path)
-    content = to_json(results).encode("utf-8", "backslashreplace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, to_json(results).encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise ResultsLost(f"{path} could not be written: {error.strerror}") from error
 
