@@ -1,17 +1,14 @@
-"""Trains the tiny model on one device and on meshes of eight virtual ones.
+"""Trains the tiny model on one device and then on meshes of eight virtual ones: a program of its own, since their number is settled once a process.
 
     python eight_devices.py FOLDER MESH...
 
-It is a program of its own, because the number of devices is fixed per process. For each run it
-prints a line: its name, the number of sharded arrays in its state, and the losses of its steps.
-Each run saves a checkpoint halfway; NAME_restored resumes from the one of the run before it.
-Dropout is off. The vocabulary is odd, so it is padded where the tensor axis is 2.
+For each run a line: its name, how many arrays of its state are cut, the losses of its steps. A run leaves a checkpoint in mid-way; NAME_restored goes
+on from the one that the run before it left. Dropout is off, and the vocabulary is odd: where the tensor axis is 2 it is padded.
 """
 
 import os
 
-# Threads of XLA: a collective blocks one per device, and several run at once. With too few of them
-# the program hangs.
+# Threads for XLA: a collective blocks one for each device, and several run at a time; with too few they wait for ever.
 os.environ["NPROC"] = "64"
 
 import contextlib
@@ -48,13 +45,12 @@ LENGTH = tiny_model.VOCABULARY
 
 
 class Run:
-    """A compiled training step on a mesh."""
-
     def __init__(self, mesh, folder):
-        self.definition = ModelDefinition(CONFIG, LENGTH)
-        self.optimizer = make_optimizer(CONFIG.training, 10)
-        self.mesh = mesh
-        self.folder = folder
+        self.definition, self.optimizer = (
+            ModelDefinition(CONFIG, LENGTH),
+            make_optimizer(CONFIG.training, 10),
+        )
+        self.mesh, self.folder = mesh, folder
         self.saved, _ = abstract_on_mesh(
             lambda: new_state(self.definition, self.optimizer, 0), mesh
         )
@@ -70,16 +66,16 @@ class Run:
         return to_device(tiny_model.batch(CLIPS, FRAMES, seed=number), self.mesh)
 
     def start(self):
-        """The initial state of one device, so that every mesh starts with the same numbers."""
+        """The same numbers on every mesh: those that one device draws."""
         fresh = jax.device_get(jax.jit(lambda: new_state(self.definition, self.optimizer, 0))())
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.saved)
-        return self.padded(jax.device_put(fresh, shardings))
+        return self.padded(
+            jax.device_put(fresh, jax.tree.map(lambda leaf: leaf.sharding, self.saved))
+        )
 
     def padded(self, state):
         return reshard_like(state, self.abstract)
 
-    def run(self, state, first=0):
-        """Run the steps from `first` on; returns the state and the losses."""
+    def go_on(self, state, first=0):
         losses = []
         for number in range(first, STEPS):
             if number == SAVED > first:
@@ -90,35 +86,39 @@ class Run:
 
     def save(self, state):
         with contextlib.closing(CheckpointStore(self.folder)) as store:
-            store.save(SAVED, state.params, other_items(state), {}, wait=True)
+            store.save(SAVED, state.params, beside(state), {}, wait=True)
 
     def restored(self):
         with contextlib.closing(CheckpointStore(self.folder)) as store:
-            found = store.restore(self.saved.params, other_items(self.saved))
+            found = store.restore(self.saved.params, beside(self.saved))
         return self.padded(TrainState(params=found.params, ema=None, **found.opt_state))
 
     def check(self, state):
-        """The vocabulary is padded with zeros, and no activations of frames are communicated."""
+        """The padding is there and nothing but zeros; and no device is sent what others make of their frames."""
         embedding = np.asarray(state.params["decoder"]["embedding"])
         assert len(embedding) == LENGTH + LENGTH % self.mesh.shape["tensor"]
-        assert embedding[1:LENGTH].any(axis=1).all()
-        assert not embedding[LENGTH:].any()
-        collectives = [
+        assert embedding[1:LENGTH].any(axis=1).all() and not embedding[LENGTH:].any()
+        sent = [
             line
             for line in self.step.as_text().splitlines()
             if re.search(r" (all-\w+|reduce-scatter|collective-permute)\(", line)
         ]
-        assert collectives
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        frames = "|".join(str(CLIPS * FRAMES // part) for part in (1, 2, 4) if part < ways)
-        # A frame has 4 patches, or 5 tokens with the class token.
-        assert not [line for line in collectives if re.search(rf"\[({frames}),[45],", line)]
-        # Fused projections are sharded by heads, so splitting them communicates nothing.
-        splitting = r'(all-to-all|collective-permute)\(.*op_name="[^"]*/(split|concatenate)"'
-        assert not [line for line in collectives if re.search(splitting, line)]
+        of_others = "|".join(str(CLIPS * FRAMES // part) for part in (1, 2, 4) if part < ways)
+        assert sent and not [
+            line for line in sent if re.search(rf"\[({of_others}),[45],", line)
+        ]  # 4 patches a frame, 5 with the class token
+        # Fused projections are sharded by heads: nothing is sent because a kernel's contiguous parts are not heads.
+        assert not [
+            line
+            for line in sent
+            if re.search(
+                r'(all-to-all|collective-permute)\(.*op_name="[^"]*/(split|concatenate)"', line
+            )
+        ]
 
 
-def other_items(state):
+def beside(state):
     return {
         name: getattr(state, name)
         for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")
@@ -126,26 +126,26 @@ def other_items(state):
 
 
 def main(folder, *names):
-    single = Run(
+    alone = Run(
         jax.make_mesh(
             (1, 1, 1), AXES, devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3
         ),
         folder,
     )
-    print("single", 0, *single.run(single.start())[1])
+    print("single", 0, *alone.go_on(alone.start())[1])
     for name in names:
         run = Run(make_mesh(MESHES[name]), folder)
         if name != names[0]:
-            print(f"{name}_restored", 0, *run.run(run.restored(), SAVED)[1])
+            print(f"{name}_restored", 0, *run.go_on(run.restored(), SAVED)[1])
         state = run.start()
-        sharded = sum(
+        cut = sum(
             not leaf.sharding.is_fully_replicated
             for leaf in jax.tree.leaves((state.params, state.opt_state))
         )
-        state, losses = run.run(state)
+        state, losses = run.go_on(state)
         run.check(state)
-        print(name, sharded, *losses)
-    print("single_restored", 0, *single.run(single.restored(), SAVED)[1])
+        print(name, cut, *losses)
+    print("single_restored", 0, *alone.go_on(alone.restored(), SAVED)[1])
 
 
 if __name__ == "__main__":

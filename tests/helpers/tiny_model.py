@@ -1,4 +1,4 @@
-"""The smallest model that has every part, and batches for it."""
+"""The smallest model that has every part, and a batch for it."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ MOBILENET = {
 
 
 def config(**changes) -> Config:
-    """A tiny config. `changes` are keys with `__` for the dots; dropout acts with a key only."""
+    """Dropout is in the config but acts only with a key. `changes` are dotted keys with `__` for the dot."""
     values = {
         "model": {
             "encoder": {
@@ -48,22 +48,22 @@ def config(**changes) -> Config:
         "data": {"image_size": 16, "num_frames": 6},
     }
     for dotted, value in changes.items():
-        *sections, name = dotted.split("__")
+        *rooms, name = dotted.split("__")
         node = values
-        for section in sections:
-            node = node.setdefault(section, {})
+        for room in rooms:
+            node = node.setdefault(room, {})
         node[name] = value
     return from_mapping(values)
 
 
 def model(tiny: Config, seed: int = 0) -> SignTranslator:
-    # Not jitted: jit would compile a program per config, but most configs share their operations.
+    # Not jitted: a program would be compiled for every config, while the single operations are those of the models before.
     rngs = nnx.Rngs(params=jax.random.key(seed))
     return SignTranslator.from_config(tiny, VOCABULARY, rngs=rngs)
 
 
 def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
-    """Clips and texts of several lengths; the texts are short enough for CTC to align."""
+    """Clips and texts of several lengths; texts fit the frames, so that CTC can align them."""
     rng = np.random.default_rng(seed)
     tokens = np.zeros((clips, 6), np.int32)
     lengths = rng.integers(3, 5, clips).astype(np.int32)  # one or two words between BOS and EOS
