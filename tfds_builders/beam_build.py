@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.runtime.optional_deps import install_command
 from tfds_builders.clips import Clip, Encoding, encode_clip
 from tfds_builders.shards import SplitWriter, read_journal, shard_path, write_journal
 
@@ -78,7 +79,7 @@ def write_shards(
         import apache_beam as beam
     except ImportError as error:
         raise BeamMissing(
-            f"--beam_runner={runner} needs Apache Beam: pip install 'signvit-jax[beam]'; "
+            f"--beam_runner={runner} needs Apache Beam: {install_command('apache_beam')}; "
             "without the option this machine builds"
         ) from error
     with beam.Pipeline(

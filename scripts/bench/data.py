@@ -5,7 +5,7 @@
 
 "per core" divides by the CPU time of all threads of this process and its decoding child, "per
 second" by wall time. Measure on an otherwise idle machine; each number is the best of `--runs`.
-The comparison with seeking needs OpenCV: pip install 'signvit-jax[bench]'.
+The comparison with seeking needs OpenCV: pip install -e '.[bench]'.
 """
 
 import argparse

@@ -187,4 +187,5 @@ def _scores(model: TrainedModel, split: Split, on_clips: Callable[[int], None]) 
         lowercase=model.config.tokenizer.lowercase,
         on_batch=on_clips,
     )
+    assert found is not None  # nothing stops it
     return dataclasses.asdict(found.decoders[_DECODER])

@@ -10,7 +10,7 @@ saturates it. Outputs and all other layers stay float32: quantizing them would s
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -50,10 +50,11 @@ def write_onnx(
             )
             _convert(program, definition, model.params, raw)
             _fold(raw, folded)
-            is_int8 = program.name == "backbone" and calibration is not None
-            if is_int8:
+            converted = folded
+            if program.name == "backbone" and calibration is not None:
                 _quantize(folded, quantized, calibration)
-            _move(quantized if is_int8 else folded, folder.program(program.name, KIND))
+                converted = quantized
+            _move(converted, folder.program(program.name, KIND))
 
 
 def _convert(program: Program, definition: ModelDefinition, params: PyTree, path: Path) -> None:
@@ -177,7 +178,7 @@ def _move(source: Path, target: Path) -> None:
     onnx.save(onnx.load(source), target, **external)
 
 
-def _feeds(calibration: Iterable[Mapping[str, np.ndarray]]) -> Iterable[dict[str, np.ndarray]]:
+def _feeds(calibration: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
     """The inputs of the backbone, one clip at a time and without its padding frames."""
     for batch in calibration:
         for video, frames in zip(batch["video"], batch["frame_lengths"]):

@@ -75,10 +75,11 @@ def _load(
 
 def open_programs(folder: ExportFolder) -> Programs:
     """The programs of an export, computing in float32. Raises ExportError."""
-    manifest, (config, *tokenizers) = folder.manifest(), read_model_files(folder)
+    manifest = folder.manifest()
+    config, tokenizer, gloss_tokenizer = read_model_files(folder)
     if manifest.format == "onnx":
         return OnnxPrograms(folder, config)
-    export = _OpenExport(folder, manifest, export_config(config), *tokenizers)
+    export = _OpenExport(folder, manifest, export_config(config), tokenizer, gloss_tokenizer)
     model = _LOADERS[manifest.format](export)
     if manifest.format == "stablehlo":
         return StableHloPrograms(folder, model.params, config)

@@ -26,6 +26,7 @@ from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS
 from signvit_jax.inference.options import InferenceOptions
 from signvit_jax.inference.predictor import Encode, Models, Predictor
 from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.models.translator import SignTranslator
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import state_shardings
 from signvit_jax.serving.definition import ModifiedDefinition
@@ -45,7 +46,7 @@ _UNTRAINED_CTC_LOSS = 1.2
 
 @dataclasses.dataclass(frozen=True)
 class _BindEnsemble:
-    binds: tuple[Callable[[PyTree], Models], ...]
+    binds: tuple[Callable[[PyTree], SignTranslator], ...]
 
     def __call__(self, weights: Sequence[PyTree]) -> Models:
         return tuple(bind(params) for bind, params in zip(self.binds, weights))
@@ -192,9 +193,13 @@ def load_trained(
     opened = []
     for one in _workdirs(path):
         workdir = Workdir.open(one)
-        opened.append((workdir, *read_model_files(workdir)))
+        config, tokenizer, gloss_tokenizer = read_model_files(workdir)
+        opened.append((workdir, config, tokenizer, gloss_tokenizer))
     _check_ensemble([(workdir, config, tokenizer) for workdir, config, tokenizer, _ in opened])
-    first, *others = [_load(*one, checkpoint) for one in opened]
+    first, *others = [
+        _load(workdir, config, tokenizer, gloss_tokenizer, checkpoint)
+        for workdir, config, tokenizer, gloss_tokenizer in opened
+    ]
     return dataclasses.replace(first, others=tuple(others))
 
 

@@ -371,11 +371,13 @@ class Translator:
         max_seconds = 2 * longest_window(data, predictor.config)
         segments = tuple(join_windows(pieces, max_seconds))
         words = tuple(word for segment in segments for word in segment.words)
+        scores = [one.score for one in segments if one.score is not None]
+        confidences = [one.confidence for one in segments if one.confidence is not None]
         return Translation(
             text=words_text(words),
             tokens=(),
-            score=min((segment.score for segment in segments), default=0.0),
-            confidence=sum(segment.confidence for segment in segments) / max(len(segments), 1),
+            score=min(scores, default=0.0),
+            confidence=sum(confidences) / max(len(confidences), 1),
             seconds=video.seconds,
             decoder=decode,
             words=words,

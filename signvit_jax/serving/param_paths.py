@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -26,10 +27,8 @@ def nested(tensors: Mapping[str, np.ndarray], abstract: PyTree, path: Path) -> P
 
     Raises ExportError with the tensors that are missing, left over, or of another shape or dtype.
     """
-    expected = {
-        name: (tuple(leaf.shape), np.dtype(leaf.dtype))
-        for name, leaf in traverse_util.flatten_dict(abstract, sep="/").items()
-    }
+    leaves = cast(dict[str, jax.ShapeDtypeStruct], traverse_util.flatten_dict(abstract, sep="/"))
+    expected = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in leaves.items()}
     found = {name: (value.shape, value.dtype) for name, value in tensors.items()}
     wrong = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 import numpy as np
 from jax import export
+from jax.core import ShapedArray
 from jax.extend.mlir import ir
 from jax.interpreters import mlir
 from jaxtyping import PyTree
@@ -109,7 +110,7 @@ def check_outputs(
             size: actual for size, actual in zip(shape, value.shape) if isinstance(size, str)
         }
     expected = [
-        (tuple(letters.get(size, size) for size in shape), "float32")
+        (tuple(letters.get(str(size), size) for size in shape), "float32")
         for shape in program.outputs.values()
     ]
     found = [(value.shape, value.dtype.name) for value in outputs]
@@ -167,7 +168,7 @@ def _attribute_names(operation: ir.Operation) -> Iterator[str]:
                 yield from (inner for inner, _ in _items(ir.DictAttr(attributes)))
 
 
-def _items(attributes: object) -> list[tuple[str, ir.Attribute]]:
+def _items(attributes: ir.OpAttributeMap | ir.DictAttr) -> list[tuple[str, ir.Attribute]]:
     """(name, value) pairs. Iterating gives names, or named attributes in older versions of MLIR."""
     names = [entry if isinstance(entry, str) else entry.name for entry in attributes]
     return [(name, attributes[name]) for name in names]
@@ -226,7 +227,7 @@ def _check_main(module: ir.Module, exported: export.Exported, path: object) -> N
         raise _refused(path, "has another signature than it declares", "function main")
 
 
-def _mlir_type(aval: jax.core.ShapedArray) -> str:
+def _mlir_type(aval: ShapedArray) -> str:
     sizes = ["?" if isinstance(size, str) else str(size) for size in _sizes(aval.shape)]
     return f"tensor<{'x'.join([*sizes, _MLIR_TYPES.get(np.dtype(aval.dtype).name, '')])}>"
 

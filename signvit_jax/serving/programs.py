@@ -7,11 +7,12 @@ beam search `lineage` gives the hypothesis that wrote each position of the cache
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.export import SymbolicScope, symbolic_shape
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, PyTree, UInt8
 
@@ -33,8 +34,8 @@ class Program:
 
     name: str
     run: Callable[..., tuple[Array, ...]]
-    inputs: dict[str, tuple[Shape, DTypeLike]]
-    outputs: dict[str, Shape]  # all float32
+    inputs: Mapping[str, tuple[Shape, DTypeLike]]
+    outputs: Mapping[str, Shape]  # all float32
 
     def abstract_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Inputs whose open sizes are symbols of one scope."""
@@ -71,11 +72,14 @@ def programs(config: Config) -> list[Program]:
 
 
 def encode(
-    run: Programs, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
-) -> tuple[ArrayLike, ...]:
+    run: Programs,
+    video: UInt8[Array, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"],
+    frame_lengths: Int[Array, "b"] | Int[np.ndarray, "b"],
+) -> tuple[ArrayLike, ArrayLike]:
     """Encode clips; returns pooled tokens (b, q, d) and frames (b, t, d)."""
     (features,) = run("backbone", video, frame_lengths)
-    return run(f"temporal_{video.shape[1]}", features, frame_lengths)
+    pooled, frames = run(f"temporal_{video.shape[1]}", features, frame_lengths)
+    return pooled, frames
 
 
 class ModelPrograms:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 from jaxtyping import Array, ArrayLike, Int, PyTree, UInt8
@@ -56,7 +57,8 @@ class StableHloPrograms:
 
         `params` is ignored: the programs have their own.
         """
-        return (Encoded(*encode(self, video, frame_lengths.astype(np.int32)), frame_lengths),)
+        pooled, frames = encode(self, video, frame_lengths.astype(np.int32))
+        return (Encoded(jnp.asarray(pooled), jnp.asarray(frames), frame_lengths),)
 
 
 def _read(path: Path, program: Program, params: PyTree) -> Callable[..., tuple[Array, ...]]:

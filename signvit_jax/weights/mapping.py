@@ -7,7 +7,7 @@ attention are one (3 width, width) matrix in the order query, key, value.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,9 +59,8 @@ OURS = Layout("this model", Source)
 def flat_parameters(module: nnx.Module) -> dict[str, jax.Array]:
     """Parameters and BatchNorm statistics by slash-joined path."""
     pure = nnx.to_pure_dict(nnx.state(module, SAVED))
-    return {
-        "/".join(map(str, path)): value for path, value in traverse_util.flatten_dict(pure).items()
-    }
+    leaves = cast(dict[tuple[str | int, ...], jax.Array], traverse_util.flatten_dict(pure))
+    return {"/".join(map(str, path)): value for path, value in leaves.items()}
 
 
 def fill(module: nnx.Module, values: Mapping[str, np.ndarray]) -> None:
@@ -147,7 +146,7 @@ def from_ours(
 def _joined(by_slice: Mapping[tuple[int, int] | None, np.ndarray]) -> np.ndarray:
     if len(by_slice) == 1:
         return next(iter(by_slice.values()))
-    return np.concatenate([by_slice[qkv_slice] for qkv_slice in sorted(by_slice)])
+    return np.concatenate([by_slice[qkv_slice] for qkv_slice in sorted(filter(None, by_slice))])
 
 
 def _keys(path: str) -> tuple[str | int, ...]:

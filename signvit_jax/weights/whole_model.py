@@ -5,7 +5,9 @@ Its tensors have the reference's names if the reference has all of its parts, el
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
+import jax
 import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
@@ -24,7 +26,7 @@ def export_safetensors(
     file's metadata. With the JSON of `config`, `tokenizer` and, for a model that has one,
     `gloss_tokenizer`, `python -m signvit_jax.convert` needs no other file. Raises OSError.
     """
-    parameters = traverse_util.flatten_dict(params, sep="/")
+    parameters = cast(dict[str, jax.Array], traverse_util.flatten_dict(params, sep="/"))
     try:
         names = "reference"
         tensors = reference.from_ours(parameters)
@@ -41,10 +43,8 @@ def parameters_from(tensors: Mapping[str, np.ndarray], params: PyTree) -> PyTree
     They are float32; `params` gives their shapes. Raises WeightsError with every tensor that does
     not fit.
     """
-    shapes = {
-        path: tuple(leaf.shape)
-        for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
-    }
+    leaves = cast(dict[str, jax.ShapeDtypeStruct], traverse_util.flatten_dict(params, sep="/"))
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     layout = mapping.OURS if shapes.keys() & tensors.keys() else reference.layout(shapes)
     return traverse_util.unflatten_dict(mapping.to_ours(layout, tensors, shapes), sep="/")
 

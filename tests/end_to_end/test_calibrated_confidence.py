@@ -210,7 +210,7 @@ def test_a_calibration_of_another_checkpoint_is_used_and_logged(calibrated, tmp_
     values = json.loads((workdir / "calibration.json").read_text())
     (workdir / "calibration.json").write_text(json.dumps(values | {"checkpoint_step": 1}))
     assert load_model(workdir).calibration.step == 1
-    assert "by the scale of step 1" in caplog.text
+    assert "calibrated at step 1" in caplog.text
 
 
 def test_an_ensemble_cannot_be_calibrated(calibrated, capsys):

@@ -258,11 +258,12 @@ def test_broken_examples_of_jax2onnx_are_not_logged(tmp_path):
     program = """if True:
         import sys
         sys.modules |= {"chex": None, "dm_pix": None}
-        import jax, tiny_model
+        import jax
         from pathlib import Path
+        from tests.helpers import tiny_model
         from signvit_jax.exporting.onnx_files import _convert
         from signvit_jax.serving.programs import programs
-        from signvit_jax.optimization.train_state import ModelDefinition
+        from signvit_jax.models.definition import ModelDefinition
         config = tiny_model.config()
         definition = ModelDefinition(config, tiny_model.VOCABULARY)
         (label,) = [program for program in programs(config) if program.name == "label"]

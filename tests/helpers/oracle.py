@@ -96,7 +96,7 @@ class Oracle:
             self._detected([seconds_of(frame) for frame in window.frames]) for window in windows
         ]
 
-    def say(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
+    def recognize(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
         """The hypothesis about some frames, and the times of its words."""
         start, end = seconds_of(frames[0]), seconds_of(frames[-1]) + 1 / DATA.frame_rate
         groups = [self._with_errors(word, at) for word, at in self._seen(start, end)]
@@ -114,7 +114,7 @@ class Oracle:
         self, pictures: Sequence[np.ndarray], rate: float, *, has_times: bool = True
     ) -> Reading:
         window = sample_window(pictures, rate, DATA)
-        hypothesis, _ = self.say(window.frames)
+        hypothesis, _ = self.recognize(window.frames)
         signs = tuple(to_video_time(window, self.detect_signs([window])[0])) if has_times else None
         return Reading(hypothesis, hypothesis.text, signs)
 
@@ -170,7 +170,7 @@ def captioned(
     ).peek()
     segments = []
     for window in recording.windows:
-        hypothesis, times = oracle.say(window.frames)
+        hypothesis, times = oracle.recognize(window.frames)
         segments.append(
             dataclasses.replace(
                 to_segment(window, hypothesis), times=times if oracle.times_off is not None else ()

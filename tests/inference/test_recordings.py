@@ -44,8 +44,8 @@ def test_a_recording_split_at_rests_is_read_by_sentence():
     script = oracle.sentences(rng, vocabulary, 60.0, lambda: 2.0)
     seen = []
     listener = oracle.Oracle(script, vocabulary, 0.0, rng)
-    real = listener.say
-    listener.say = lambda frames: (
+    real = listener.recognize
+    listener.recognize = lambda frames: (
         seen.append((oracle.seconds_of(frames[0]), oracle.seconds_of(frames[-1]))) or real(frames)
     )
     assert oracle.captioned(script, 60.0, listener).split() == [sign.word for sign in script]

@@ -722,7 +722,7 @@ def test_a_resumed_build_keeps_only_valid_shards_of_its_plan(tmp_path, monkeypat
 
 def test_beam_builds_the_same_records(tmp_path):
     pytest.importorskip(
-        "apache_beam", reason="Apache Beam is not installed: pip install 'signvit-jax[beam]'"
+        "apache_beam", reason="Apache Beam is not installed: pip install -e '.[beam]'"
     )
     options = many(tmp_path, 30)
     assert run(tmp_path / "beam", *options, "--beam_runner=DirectRunner") == 3
