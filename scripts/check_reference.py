@@ -37,6 +37,7 @@ from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.search_options import SearchOptions
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.optimization.losses import (
@@ -127,13 +128,15 @@ def compare_vit(vectors: Vectors) -> Iterator[Check]:
     image_size = sizes.side * sizes.patch_size
     model = nnx.eval_shape(
         lambda: DenseViT(
-            config, image_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))
+            config, image_size, policy=ComputePolicy(), rngs=nnx.Rngs(params=jax.random.key(0))
         )
     )
     fill(model, timm_vit.to_ours(tensors, _shapes(model)))
     yield _round_trip(tensors, timm_vit.from_ours(flat_parameters(model)))
     yield _absolute(
-        "tokens", jax.jit(DenseViT.tokens)(model, _images(vectors)), vectors["out/tokens"]
+        "tokens",
+        jax.jit(DenseViT.intermediates)(model, _images(vectors))["tokens"],
+        vectors["out/tokens"],
     )
 
 
@@ -144,15 +147,24 @@ def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
         name: value for name, value in tensors.items() if not mobilenet_v3.holds_no_feature(name)
     }
     sizes = mobilenet_v3.sizes_of(tensors)
-    model = nnx.eval_shape(lambda: MobileNetV3(sizes, rngs=nnx.Rngs(params=jax.random.key(0))))
+    model = nnx.eval_shape(
+        lambda: MobileNetV3(sizes, policy=ComputePolicy(), rngs=nnx.Rngs(params=jax.random.key(0)))
+    )
     fill(model, mobilenet_v3.to_ours(tensors, _shapes(model)))
     yield _round_trip(tensors, mobilenet_v3.from_ours(flat_parameters(model)))
-    outputs = jax.jit(lambda model, images: (model.stages(images)[0], model(images)[0]))
-    stages, pooled = outputs(model, _images(vectors))
-    numbers = [int(name.rpartition(".")[2]) for name in vectors if name.startswith("out/features.")]
-    for number in sorted(numbers):
-        name = f"features.{number}"
-        yield _absolute(name, stages[number].transpose(0, 3, 1, 2), vectors[f"out/{name}"])
+    outputs, pooled = jax.jit(
+        lambda model, images: (model.intermediates(images), model(images).features)
+    )(model, _images(vectors))
+    parts = ["stem", *(f"blocks/{number}" for number in range(len(sizes.blocks))), "head"]
+    for name in sorted(
+        (name for name in vectors if name.startswith("out/features.")),
+        key=lambda name: int(name.rpartition(".")[2]),
+    ):
+        yield _absolute(
+            name.removeprefix("out/"),
+            outputs[parts[int(name.rpartition(".")[2])]].transpose(0, 3, 1, 2),
+            vectors[name],
+        )
     yield _absolute("pooled", pooled, vectors["out/pooled"])
 
 
@@ -189,7 +201,7 @@ def _outputs(model: SignTranslator, batch: Batch) -> tuple[jax.Array, ...]:
     images = batch["video"].reshape(-1, *batch["video"].shape[2:])
     encoded = model.encode(batch["video"], batch["frame_lengths"])
     return (
-        model.encoder.backbone.tokens(images),
+        model.encoder.backbone.intermediates(images)["tokens"],
         encoded.pooled,
         model.logits(encoded, batch["tokens"]),
         model.ctc_logits(encoded)[0],

@@ -32,7 +32,9 @@ from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config, from_mapping
 from signvit_jax.exporting.onnx_files import write_onnx
+from signvit_jax.layers.compute_policy import compute_policy
 from signvit_jax.models.definition import ModelDefinition, parameters_of
+from signvit_jax.models.images import image_format
 from signvit_jax.models.translator import VideoEncoder
 from signvit_jax.serving.export_dir import ExportFolder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
@@ -69,7 +71,10 @@ def serve(size: str, layers: int, dtype: str) -> None:
     config = sizes(size, layers, dtype)
     encoder = jax.jit(
         lambda: VideoEncoder(
-            config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(params=jax.random.key(0))
+            config.model,
+            image_format(config.data),
+            policy=compute_policy(config),
+            rngs=nnx.Rngs(params=jax.random.key(0)),
         )
     )()
     if dtype == "float32":
@@ -110,7 +115,12 @@ def serve_onnx(size: str, layers: int) -> None:
     config = sizes(size, layers, "float32")
     definition = ModelDefinition(config, vocab_size=100)
     encoder = jax.jit(
-        lambda: VideoEncoder(config, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0)))
+        lambda: VideoEncoder(
+            config.model,
+            image_format(config.data),
+            policy=compute_policy(config),
+            rngs=nnx.Rngs(params=jax.random.key(0)),
+        )
     )()
     params = jax.jit(definition.init)(0) | {"encoder": parameters_of(encoder)}
     video, lengths = np.load(first["video"]), np.full(1, config.data.num_frames, np.int32)

@@ -1,42 +1,72 @@
-"""Token merging at inference (ToMe, Bolya et al. 2023): after each block's attention the most alike tokens of a picture become one.
+"""Token merging at inference (ToMe, Bolya et al. 2023).
 
-A merged token is the mean of those it stands for and carries how many they are; attention and the mean over the tokens count it so many times.
+After the attention of every block the most similar tokens of an image are merged. A merged token is
+the mean of its original tokens, and its size is their number. Attention and the mean over the
+tokens weight it by its size.
 """
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
+
+from signvit_jax.layers.attention import attention_scores
+from signvit_jax.layers.layer_stack import block_at
+
+
+def run_merging_blocks(
+    blocks: nnx.Module, num_layers: int, x: Float[Array, "n s d"], count: int
+) -> tuple[Float[Array, "n r d"], Float[Array, "n r"]]:
+    """Run a stack of `TransformerBlock`s that merges `count` tokens in every block.
+
+    Returns the tokens and their sizes. The blocks are unrolled, because each has its own shapes.
+    """
+    sizes = jnp.ones(x.shape[:2], jnp.float32)
+    for layer in range(num_layers):
+        block = block_at(blocks, layer)
+        query, key, value = block.attention.project(block.attention_norm(x))
+        x = x + block.attention.out(proportional_attention(query, key, value, sizes))
+        x, sizes = merge_tokens(x, sizes, key.mean(axis=2), count)
+        x = x + block.feed_forward(block.feed_forward_norm(x))
+    return x, sizes
+
+
+def mean_of_merged(x: Float[Array, "n s d"], sizes: Float[Array, "n s"]) -> Float[Array, "n d"]:
+    """Mean over the original tokens."""
+    shares = sizes / sizes.sum(axis=1, keepdims=True)
+    return jnp.einsum("ns,nsd->nd", shares, x.astype(jnp.float32)).astype(x.dtype)
 
 
 def merge_tokens(
     x: Float[Array, "b s d"], sizes: Float[Array, "b s"], metric: Float[Array, "b s k"], count: int
 ) -> tuple[Float[Array, "b r d"], Float[Array, "b r"]]:
-    """`count` fewer tokens, and their sizes. The first (the class token) is left alone; at most half of the others can go.
+    """Merge `count` tokens into others; returns the remaining tokens and their sizes.
 
-    Tokens at even places look for the token at an odd place whose `metric` points most nearly the same way; the `count` best pairs are merged
-    (bipartite soft matching). What stays comes first: the class token, unmerged even places, odd places.
+    The first token (the class token) is not merged, and at most half of the others are.
+
+    Bipartite soft matching: each token at an even position is paired with the token at an odd
+    position whose `metric` has the highest cosine similarity, and the `count` best pairs are
+    merged. The order of the result is: class token, remaining even positions, odd positions.
     """
     count = min(count, (x.shape[1] - 1) // 2)
     if count <= 0:
         return x, sizes
     unit = metric.astype(jnp.float32)
     unit = unit / jnp.maximum(jnp.linalg.norm(unit, axis=-1, keepdims=True), 1e-6)
-    # Places 2, 4, ... choose among 1, 3, ...: with the class token at 0, no more choose than can be chosen.
-    likeness = jnp.einsum("iak,ick->iac", unit[:, 2::2], unit[:, 1::2])
-    order = jnp.argsort(-likeness.max(axis=-1), axis=-1)
-    going, staying = order[:, :count], order[:, count:]
-    target = jnp.take_along_axis(likeness.argmax(axis=-1), going, axis=1)
+    # Positions 2, 4, ... are paired with 1, 3, ...: with the class token at 0 these are not fewer.
+    similarity = jnp.einsum("iak,ick->iac", unit[:, 2::2], unit[:, 1::2])
+    order = jnp.argsort(-similarity.max(axis=-1), axis=-1)
+    merged, remaining = order[:, :count], order[:, count:]
+    target = jnp.take_along_axis(similarity.argmax(axis=-1), merged, axis=1)
 
-    weighted = jnp.concatenate(
-        [x.astype(jnp.float32) * sizes[..., None], sizes[..., None]], axis=-1
-    )  # sums, their last entry the size
-    even, odd = weighted[:, 2::2], weighted[:, 1::2]
-    moved = jnp.take_along_axis(even, going[..., None], axis=1)
-    odd = odd.at[jnp.arange(x.shape[0])[:, None], target].add(moved)
-    kept = jnp.concatenate(
-        [weighted[:, :1], jnp.take_along_axis(even, staying[..., None], axis=1), odd], axis=1
-    )
-    return (kept[..., :-1] / kept[..., -1:]).astype(x.dtype), kept[..., -1]
+    # Sums over original tokens; their last entry is the size.
+    sums = jnp.concatenate([x.astype(jnp.float32) * sizes[..., None], sizes[..., None]], axis=-1)
+    even, odd = sums[:, 2::2], sums[:, 1::2]
+    added = jnp.take_along_axis(even, merged[..., None], axis=1)
+    odd = odd.at[jnp.arange(x.shape[0])[:, None], target].add(added)
+    unmerged = jnp.take_along_axis(even, remaining[..., None], axis=1)
+    sums = jnp.concatenate([sums[:, :1], unmerged, odd], axis=1)
+    return (sums[..., :-1] / sums[..., -1:]).astype(x.dtype), sums[..., -1]
 
 
 def proportional_attention(
@@ -45,11 +75,8 @@ def proportional_attention(
     value: Float[Array, "b s n k"],
     sizes: Float[Array, "b s"],
 ) -> Float[Array, "b l width"]:
-    """Attention in which a token counts as often as the tokens that it stands for: softmax(query key^T / sqrt(k) + log size) value."""
-    scores = (
-        jnp.einsum("blnk,bsnk->bnls", query, key, preferred_element_type=jnp.float32)
-        * query.shape[-1] ** -0.5
-    )
-    weights = jax.nn.softmax(scores + jnp.log(sizes)[:, None, None, :])
-    out = jnp.einsum("bnls,bsnk->blnk", weights.astype(value.dtype), value)
+    """Attention that weights each token by its size: softmax(query key^T / sqrt(k) + log size)."""
+    scores = attention_scores(query, key) + jnp.log(sizes)[:, None, None, :]
+    weights = jax.nn.softmax(scores).astype(value.dtype)
+    out = jnp.einsum("bnls,bsnk->blnk", weights, value)
     return out.reshape(*out.shape[:2], -1)

@@ -1,6 +1,5 @@
-"""The Dense ViT: a vision Transformer (Dosovitskiy et al. 2021) applied to every frame on its own."""
+"""The Dense ViT: a vision Transformer (Dosovitskiy et al. 2021) applied to every frame."""
 
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -8,39 +7,184 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Key, UInt8
+from jaxtyping import Array, DTypeLike, Float, Int, Key, UInt8
 
-from signvit_jax.backbones.token_merging import merge_tokens, proportional_attention
+from signvit_jax.backbones.backbone import BackboneOutput, Preprocess
+from signvit_jax.backbones.token_merging import mean_of_merged, run_merging_blocks
 from signvit_jax.config.schema import EncoderConfig
-from signvit_jax.layers.attention import dropout, key_for
+from signvit_jax.layers.attention import dropout
+from signvit_jax.layers.compute_policy import ComputePolicy
+from signvit_jax.layers.layer_stack import run_stack, stack
 from signvit_jax.layers.positions import sinusoids_2d
+from signvit_jax.layers.random_streams import fold
 from signvit_jax.layers.transformer import (
     LAYER_NORM_EPSILON,
     CrossAttention,
     TransformerBlock,
-    block_at,
     gelu,
     layer_norm,
     linear,
-    stack,
     truncated_normal,
 )
 
-REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+
+class DenseViT(nnx.Module):
+    """A `Backbone`: features (n, d) of images (n, h, w, c).
+
+    Its tokens are the class token and the patches. In training `encoder.patch_drop` drops patches
+    (Li et al. 2023); in evaluation `encoder.token_merge` merges tokens (see `token_merging`).
+
+    With `policy.frames_per_chunk` images run in chunks of that many, and the backward pass
+    recomputes each chunk: memory is that of one chunk, for clips of any length.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        image_size: int,
+        channels: int = 3,
+        *,
+        policy: ComputePolicy,
+        rngs: nnx.Rngs,
+    ):
+        width, heads, dtype = config.vit_hidden_dim, config.vit_num_heads, policy.dtype
+        side = image_size // config.patch_size
+        epsilon = config.norm_epsilon or LAYER_NORM_EPSILON
+
+        def make_block(rngs: nnx.Rngs) -> TransformerBlock:
+            return TransformerBlock(
+                width,
+                heads,
+                config.vit_mlp_dim,
+                dropout_rate=config.dropout,
+                attention_dropout=config.attention_dropout,
+                attention=policy.attention,
+                norm_epsilon=epsilon,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        stem = {"patch": PatchEmbedding, "conv": ConvStem}[config.stem]
+        self.embed = stem(config.patch_size, width, channels, dtype=dtype, rngs=rngs)
+        self.class_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
+        self.positions = nnx.Param(_initial_positions(config.position_init, side, width, rngs))
+        self.blocks = stack(make_block, config.vit_num_layers, rngs)
+        self.norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        pooling = None
+        if config.frame_pooling == "attention":
+            pooling = FramePooling(width, heads, dtype=dtype, rngs=rngs)
+        elif config.frame_pooling == "concat":
+            pooling = PatchConcat(width, 1 + side * side, dtype=dtype, rngs=rngs)
+        self.pooling = pooling
+        self.num_layers = config.vit_num_layers
+        self.dropout_rate = config.dropout
+        self.drop_path_rate = config.drop_path
+        self.patch_drop = config.patch_drop
+        self.token_merge = config.token_merge
+        self.policy = policy
+
+    def __call__(
+        self,
+        images: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
+        *,
+        preprocess: Preprocess | None = None,
+        rng: Key[Array, ""] | None = None,
+        sample_mask: Float[Array, "n"] | None = None,
+    ) -> BackboneOutput:
+        """As in `Backbone`. `preprocess` runs per chunk: the clips stay bytes until then.
+
+        `sample_mask` has no effect, as there is no BatchNorm.
+        """
+        del sample_mask
+        if rng is not None and self.policy.dropout_rng_impl == "rbg":
+            rng = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(rng), 2), impl="rbg")
+        n, size = images.shape[0], self.policy.frames_per_chunk
+        num_chunks = -(-n // size) if size else 1
+        if num_chunks == 1:
+            return BackboneOutput(self._features(images, preprocess, rng))
+        graphdef, state = nnx.split(self)
+
+        def run(inputs: tuple[Array, Int[Array, ""]]) -> Float[Array, "m d"]:
+            chunk, number = inputs
+            vit = nnx.merge(graphdef, state)
+            return vit._features(chunk, preprocess, fold(rng, "vit.chunk", number))
+
+        # Image i is in chunk i % num_chunks, so that devices keep their images on every mesh.
+        padded = jnp.pad(images, ((0, -n % num_chunks), *((0, 0),) * (images.ndim - 1)))
+        chunks = jnp.moveaxis(padded.reshape(-1, num_chunks, *images.shape[1:]), 1, 0)
+        run = jax.checkpoint(run, prevent_cse=False)
+        features = jax.lax.map(run, (chunks, jnp.arange(num_chunks)))
+        features = jnp.moveaxis(features, 0, 1).reshape(-1, features.shape[-1])[:n]
+        return BackboneOutput(features)
+
+    def intermediates(
+        self, images: Float[Array, "n h w c"], rng: Key[Array, ""] | None = None
+    ) -> dict[str, Float[Array, "n s d"]]:
+        """Return `embedding`, `blocks` and `tokens` (normalized) of normalized images.
+
+        The class token is first; s = 1 + patches, fewer if patches are dropped. No token is merged.
+        """
+        embedding = self.embed_images(images, rng)
+        blocks = self.run_blocks(embedding, rng)
+        return {"embedding": embedding, "blocks": blocks, "tokens": self.norm(blocks)}
+
+    def merged_tokens(
+        self, images: Float[Array, "n h w c"]
+    ) -> tuple[Float[Array, "n s d"], Float[Array, "n s"]]:
+        """Return the output tokens after merging in every block, and their sizes."""
+        x = self.embed_images(images)
+        x, sizes = run_merging_blocks(self.blocks, self.num_layers, x, self.token_merge)
+        return self.norm(x), sizes
+
+    def embed_images(
+        self, images: Float[Array, "n h w c"], rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "n s d"]:
+        """Return the input tokens of the blocks: class token and patches, with positions."""
+        dtype = self.policy.dtype
+        patches = self.embed(images.astype(dtype))
+        class_token = self.class_token[...].astype(dtype)
+        class_token = jnp.broadcast_to(class_token, (patches.shape[0], 1, patches.shape[-1]))
+        x = jnp.concatenate([class_token, patches], axis=1) + self.positions[...].astype(dtype)
+        if self.patch_drop and rng is not None:
+            x = drop_patches(x, self.patch_drop, fold(rng, "vit.patch_drop", self.num_layers))
+        return dropout(x, self.dropout_rate, fold(rng, "vit.embedding_dropout", self.num_layers))
+
+    def run_blocks(
+        self, x: Float[Array, "n s d"], rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "n s d"]:
+        """Run all blocks. The drop path rate rises linearly from 0 in the first block."""
+
+        def call(block: TransformerBlock, x: Array, layer: Array | int, rate: Array) -> Array:
+            drop_path_rate = rate if self.drop_path_rate else None
+            return block(x, None, fold(rng, "vit.block", layer), drop_path_rate)
+
+        rates = np.linspace(0.0, self.drop_path_rate, self.num_layers, dtype=np.float32)
+        return run_stack(self.blocks, x, call, rates, policy=self.policy)
+
+    def _features(
+        self,
+        images: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
+        preprocess: Preprocess | None,
+        rng: Key[Array, ""] | None,
+    ) -> Float[Array, "n d"]:
+        images = images if preprocess is None else preprocess(images)
+        if self.token_merge and rng is None:
+            tokens, sizes = self.merged_tokens(images)
+            if self.pooling is None:
+                return mean_of_merged(tokens, sizes)
+        else:
+            tokens = self.intermediates(images, rng)["tokens"]
+        return tokens.mean(axis=1) if self.pooling is None else self.pooling(tokens)
 
 
 class PatchEmbedding(nnx.Module):
-    """Cuts a picture into patches and maps each with one matrix product (a convolution whose stride is its size)."""
+    """Projects each patch of an image with one matrix (a convolution whose stride is its size)."""
 
     def __init__(
         self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        inputs = patch_size * patch_size * channels
         self.project = nnx.Linear(
-            inputs,
+            patch_size * patch_size * channels,
             width,
             kernel_init=truncated_normal,
             dtype=dtype,
@@ -57,9 +201,10 @@ class PatchEmbedding(nnx.Module):
 
 
 class ConvStem(nnx.Module):
-    """4x4 patches, then stride-2 3x3 convolutions down to the patch grid (Xiao et al. 2021), with LayerNorm over channels and ReLU between.
+    """4x4 patches, then stride-2 3x3 convolutions down to the patch grid (Xiao et al. 2021).
 
-    The first step does not overlap: at full resolution a convolution would cost more than the whole of a small ViT.
+    LayerNorm over channels and ReLU follow each step. The patches of the first step do not overlap:
+    at full resolution a convolution would cost more than all the rest of a small ViT.
     """
 
     def __init__(
@@ -67,15 +212,19 @@ class ConvStem(nnx.Module):
     ):
         steps = patch_size.bit_length() - 3
         widths = [max(16, width >> (steps - step)) for step in range(steps + 1)]
-        conv = partial(nnx.Conv, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
-        self.patches = PatchEmbedding(4, widths[0], channels, dtype=dtype, rngs=rngs)
-        self.convs = nnx.List(
-            [
-                conv(i, o, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=False)
-                for i, o in pairwise(widths)
-            ]
+        conv = partial(
+            nnx.Conv,
+            kernel_size=(3, 3),
+            strides=(2, 2),
+            padding=((1, 1), (1, 1)),
+            use_bias=False,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            rngs=rngs,
         )
-        self.norms = nnx.List([layer_norm(o, dtype=dtype, rngs=rngs) for o in widths])
+        self.patches = PatchEmbedding(4, widths[0], channels, dtype=dtype, rngs=rngs)
+        self.convs = nnx.List([conv(before, after) for before, after in pairwise(widths)])
+        self.norms = nnx.List([layer_norm(size, dtype=dtype, rngs=rngs) for size in widths])
         self.project = linear(widths[-1], width, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n p d"]:
@@ -87,7 +236,7 @@ class ConvStem(nnx.Module):
 
 
 class FramePooling(nnx.Module):
-    """One learned query attends to the tokens of a frame."""
+    """Attention of one learned query to the tokens of an image."""
 
     def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.query = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
@@ -101,7 +250,10 @@ class FramePooling(nnx.Module):
 
 
 class PatchConcat(nnx.Module):
-    """Every token narrowed by one matrix, all of a frame side by side, mapped back to the width: what is where in the picture stays apart."""
+    """Narrows each token, concatenates all tokens of an image, and projects them to the width.
+
+    Unlike a mean this keeps the place of each patch.
+    """
 
     def __init__(self, width: int, tokens: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         narrow = max(4, 4 * width // tokens)
@@ -112,182 +264,23 @@ class PatchConcat(nnx.Module):
         return self.widen(gelu(self.narrow(tokens)).reshape(tokens.shape[0], -1))
 
 
-class DenseViT(nnx.Module):
-    """Pictures (n, h, w, c), normalized, to one feature each (n, d); c is 3, or 6 with `encoder.motion`.
-
-    The blocks are kept stacked (a leading layer axis) whether they are scanned or unrolled, so a checkpoint fits both.
-
-    With `encoder.frames_per_chunk` pictures are run so many at a time, and a chunk's activations are computed again in the backward pass: memory is
-    that of one chunk, however long the clips are. With a key (training) `encoder.patch_drop` leaves patches out of each picture (Li et al. 2023);
-    without one `encoder.token_merge` merges tokens (see `token_merging`).
-    """
-
-    def __init__(
-        self,
-        config: EncoderConfig,
-        image_size: int,
-        *,
-        remat: str = "none",
-        scan_layers: bool = True,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        width, side, epsilon = (
-            config.vit_hidden_dim,
-            image_size // config.patch_size,
-            config.norm_epsilon or LAYER_NORM_EPSILON,
-        )
-        stem = {"patch": PatchEmbedding, "conv": ConvStem}[config.stem]
-        self.embed = stem(
-            config.patch_size, width, 3 if config.motion == "none" else 6, dtype=dtype, rngs=rngs
-        )
-        self.class_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
-        self.positions = nnx.Param(_initial_positions(config.position_init, side, width, rngs))
-        self.blocks = stack(
-            lambda block_rngs: TransformerBlock(
-                width,
-                config.vit_num_heads,
-                config.vit_mlp_dim,
-                dropout_rate=config.dropout,
-                attention_dropout=config.attention_dropout,
-                attention=config.attention,
-                norm_epsilon=epsilon,
-                dtype=dtype,
-                rngs=block_rngs,
-            ),
-            config.vit_num_layers,
-            rngs,
-        )
-        self.norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
-        pooling = {
-            "mean": lambda: None,
-            "attention": lambda: FramePooling(width, config.vit_num_heads, dtype=dtype, rngs=rngs),
-            "concat": lambda: PatchConcat(width, 1 + side * side, dtype=dtype, rngs=rngs),
-        }
-        self.pooling = pooling[config.frame_pooling]()
-        self.layers, self.dropout_rate, self.drop_path_rate = (
-            config.vit_num_layers,
-            config.dropout,
-            config.drop_path,
-        )
-        self.chunk, self.patch_drop, self.token_merge, self.random = (
-            config.frames_per_chunk,
-            config.patch_drop,
-            config.token_merge,
-            config.dropout_rng_impl,
-        )
-        self.remat, self.scan_layers, self.dtype = remat, scan_layers, dtype
-
-    def __call__(
-        self,
-        images: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
-        key: Key[Array, ""] | None = None,
-        prepare: Callable[[Array], Array] = lambda images: images,
-    ) -> Float[Array, "n d"]:
-        """`prepare` makes normalized pictures of what is given, chunk by chunk: a clip waits as bytes and not as floats four times the size."""
-        if key is not None and self.random == "rbg":
-            key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
-        n = images.shape[0]
-        parts = -(-n // self.chunk) if self.chunk else 1
-        if parts == 1:
-            return self._features(prepare(images), key)
-        graphdef, state = nnx.split(self)
-
-        def run(inputs: tuple[Array, Array]) -> Array:
-            part, number = inputs
-            return nnx.merge(graphdef, state)._features(prepare(part), key_for(key, number))
-
-        # Picture i goes to part i % parts: each device keeps its own pictures, whatever the mesh.
-        padded = jnp.pad(images, ((0, -n % parts), *((0, 0),) * (images.ndim - 1)))
-        split = jnp.moveaxis(padded.reshape(-1, parts, *images.shape[1:]), 1, 0)
-        features = jax.lax.map(jax.checkpoint(run, prevent_cse=False), (split, jnp.arange(parts)))
-        return jnp.moveaxis(features, 0, 1).reshape(-1, features.shape[-1])[:n]
-
-    def tokens(
-        self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None = None
-    ) -> Float[Array, "n s d"]:
-        """All output tokens of each picture, the class token first (s = 1 + patches, less those dropped), after the last norm."""
-        return self.norm(self._run_blocks(self._embedded(images, key), key))
-
-    def _features(
-        self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None
-    ) -> Float[Array, "n d"]:
-        if self.token_merge and key is None:
-            tokens, sizes = self._merged_tokens(images)
-            if self.pooling is None:
-                shares = sizes / sizes.sum(axis=1, keepdims=True)
-                return jnp.einsum("ns,nsd->nd", shares, tokens.astype(jnp.float32)).astype(
-                    tokens.dtype
-                )
-        else:
-            tokens = self.tokens(images, key)
-        return tokens.mean(axis=1) if self.pooling is None else self.pooling(tokens)
-
-    def _embedded(
-        self, images: Float[Array, "n h w c"], key: Key[Array, ""] | None
-    ) -> Float[Array, "n s d"]:
-        patches = self.embed(images.astype(self.dtype))
-        class_token = jnp.broadcast_to(
-            self.class_token[...].astype(self.dtype), (patches.shape[0], 1, patches.shape[-1])
-        )
-        x = jnp.concatenate([class_token, patches], axis=1) + self.positions[...].astype(self.dtype)
-        if self.patch_drop and key is not None:
-            x = drop_patches(x, self.patch_drop, key_for(key, self.layers + 1))
-        return dropout(x, self.dropout_rate, key_for(key, self.layers))
-
-    def _merged_tokens(
-        self, images: Float[Array, "n h w c"]
-    ) -> tuple[Float[Array, "n s d"], Float[Array, "n s"]]:
-        """Output tokens after merging in every block, and how many each stands for. The blocks are export_config: each has a shape of its own."""
-        x = self._embedded(images, None)
-        sizes = jnp.ones(x.shape[:2], jnp.float32)
-        for layer in range(self.layers):
-            block = block_at(self.blocks, layer)
-            query, key, value = block.attention.project(block.attention_norm(x))
-            x = x + block.attention.out(proportional_attention(query, key, value, sizes))
-            x, sizes = merge_tokens(x, sizes, key.mean(axis=2), self.token_merge)
-            x = x + block.feed_forward(block.feed_forward_norm(x))
-        return self.norm(x), sizes
-
-    def _run_blocks(
-        self, x: Float[Array, "n s d"], key: Key[Array, ""] | None
-    ) -> Float[Array, "n s d"]:
-        rates = np.linspace(0.0, self.drop_path_rate, self.layers, dtype=np.float32)
-        graphdef, state = nnx.split(self.blocks)
-
-        def run(x: Array, layer_state: nnx.State, layer: Array | int, rate: Array) -> Array:
-            block = nnx.merge(graphdef, layer_state)
-            return block(x, None, key_for(key, layer), rate if self.drop_path_rate else None)
-
-        if self.remat != "none":
-            run = jax.checkpoint(
-                run, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers
-            )
-        if self.scan_layers:
-            return jax.lax.scan(
-                lambda x, inputs: (run(x, *inputs), None),
-                x,
-                (state, jnp.arange(self.layers), jnp.asarray(rates)),
-            )[0]
-        for layer in range(self.layers):
-            x = run(x, nnx.state(block_at(self.blocks, layer)), layer, jnp.asarray(rates[layer]))
-        return x
-
-
 def drop_patches(
-    x: Float[Array, "n s d"], rate: float, key: Key[Array, ""]
+    x: Float[Array, "n s d"], rate: float, rng: Key[Array, ""]
 ) -> Float[Array, "n r d"]:
-    """A share `rate` of each picture's tokens left out at random, at least one patch kept; the first (the class token) always stays."""
+    """Drop a share `rate` of each image's patches at random.
+
+    At least one patch stays, and so does the first token (the class token).
+    """
     patches = x.shape[1] - 1
-    kept = max(1, round(patches * (1.0 - rate)))
-    order = jax.random.uniform(key, (x.shape[0], patches)).argsort(axis=1)[:, :kept]
+    num_kept = max(1, round(patches * (1.0 - rate)))
+    kept = jax.random.uniform(rng, (x.shape[0], patches)).argsort(axis=1)[:, :num_kept]
     return jnp.concatenate(
-        [x[:, :1], jnp.take_along_axis(x[:, 1:], order[..., None], axis=1)], axis=1
+        [x[:, :1], jnp.take_along_axis(x[:, 1:], kept[..., None], axis=1)], axis=1
     )
 
 
 def _initial_positions(kind: str, side: int, width: int, rngs: nnx.Rngs) -> Float[Array, "1 s d"]:
     if kind == "normal":
         return truncated_normal(rngs.params(), (1, 1 + side * side, width))
-    table = sinusoids_2d(side, side, width)
-    return jnp.asarray(np.concatenate([np.zeros((1, width), np.float32), table]))[None]
+    class_token = np.zeros((1, width), np.float32)
+    return jnp.asarray(np.concatenate([class_token, sinusoids_2d(side, side, width)]))[None]

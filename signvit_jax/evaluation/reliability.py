@@ -21,7 +21,7 @@ from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.text.scripts import units
 
 BINS = 10  # of equal count
-# Bootstrap samples; down to a tenth for so many examples that the interval is narrow anyway.
+# Bootstrap samples; as few as a tenth where many examples make the interval narrow.
 RESAMPLES = 1000
 _MAX_DRAWN_EXAMPLES = 50_000_000
 _INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap

@@ -14,7 +14,7 @@ from signvit_jax.data.dataset import Split
 from signvit_jax.data.pipeline import make_batches
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.linear_layers import replace_linears
-from signvit_jax.serving.programs import export_config
+from signvit_jax.serving.programs import EXPORT_POLICY
 
 _BATCH_SIZE = 4
 
@@ -38,7 +38,7 @@ def input_ranges(
 
     They are means over the batches, so that one unusual clip changes them little.
     """
-    definition = model.define(export_config(model.config))
+    definition = model.define(EXPORT_POLICY)
 
     @jax.jit
     def run(params: PyTree, video: Array, frame_lengths: Array) -> dict[str, Array]:

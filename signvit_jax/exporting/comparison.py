@@ -17,7 +17,7 @@ from signvit_jax.evaluation.evaluate import evaluate
 from signvit_jax.inference.loading import load_model, open_programs
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.export_dir import ExportFolder
-from signvit_jax.serving.programs import ModelPrograms, Programs, encode, export_config
+from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs, encode
 
 _DECODER = "greedy"
 _TOKENS = 8  # steps of the decoder whose logits are compared
@@ -94,14 +94,14 @@ def _differences(
 
     Each side computes every output from its own earlier ones.
     """
-    config = export_config(model.config)
+    config = model.config
     inputs = (
         config,
         batch["video"],
         batch["frame_lengths"].astype(np.int32),
         batch["tokens"][:, :_TOKENS].astype(np.int32),
     )
-    before = outputs(ModelPrograms(model.define(config), model.params, config), *inputs)
+    before = outputs(ModelPrograms(model.define(EXPORT_POLICY), model.params, config), *inputs)
     after = outputs(open_programs(folder), *inputs)
     return {
         name: {

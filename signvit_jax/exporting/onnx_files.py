@@ -23,7 +23,7 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.onnx_runtime import KIND
-from signvit_jax.serving.programs import Program, export_config, programs
+from signvit_jax.serving.programs import EXPORT_POLICY, Program, programs
 
 _OPSET = 21
 # Primitive that calls a function -> the parameter that holds the function's jaxpr.
@@ -41,9 +41,8 @@ def write_onnx(
 
     With batches of clips for `calibration` the linear layers of the backbone are INT8.
     """
-    config = export_config(model.config)
-    definition = model.define(config)
-    for program in programs(config):
+    definition = model.define(EXPORT_POLICY)
+    for program in programs(model.config):
         with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
             raw, folded, quantized = (
                 Path(scratch) / f"{stage}.onnx" for stage in ("raw", "folded", "quantized")

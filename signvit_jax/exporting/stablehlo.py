@@ -10,7 +10,7 @@ from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
-from signvit_jax.serving.programs import Program, export_config, programs
+from signvit_jax.serving.programs import EXPORT_POLICY, Program, programs
 from signvit_jax.serving.stablehlo import KIND
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -19,9 +19,8 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 def write_stablehlo(model: TrainedModel, folder: ExportFolder) -> None:
     """Write every program of the model, for all platforms. Raises ExportError."""
     import_optional("flatbuffers", "--format=stablehlo", ExportError)
-    config = export_config(model.config)
-    definition = model.define(config)
-    for program in programs(config):
+    definition = model.define(EXPORT_POLICY)
+    for program in programs(model.config):
         folder.program(program.name, KIND).write_bytes(_lower(program, definition).serialize())
 
 

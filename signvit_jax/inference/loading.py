@@ -12,10 +12,12 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, MeshConfig
 from signvit_jax.inference.trained_model import (
     TrainedModel,
+    inference_policy,
     load_trained,
     read_model_files,
     with_calibration,
 )
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
@@ -24,7 +26,7 @@ from signvit_jax.serving.definition import ModifiedDefinition, without_encoder
 from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest, is_export
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.param_paths import nested
-from signvit_jax.serving.programs import ModelPrograms, Programs, export_config
+from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs
 from signvit_jax.serving.stablehlo import StableHloPrograms
 from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.text.vocabularies import Vocabularies
@@ -70,7 +72,9 @@ def _load(
             f"backend {backend!r} cannot run {path}, an export of format {manifest.format!r}; "
             "leave the backend out"
         )
-    return _LOADERS[manifest.format](_OpenExport(folder, manifest, *read_model_files(folder)))
+    config, *tokenizers = read_model_files(folder)
+    export = _OpenExport(folder, manifest, inference_policy(config), config, *tokenizers)
+    return _LOADERS[manifest.format](export)
 
 
 def open_programs(folder: ExportFolder) -> Programs:
@@ -79,7 +83,7 @@ def open_programs(folder: ExportFolder) -> Programs:
     config, tokenizer, gloss_tokenizer = read_model_files(folder)
     if manifest.format == "onnx":
         return OnnxPrograms(folder, config)
-    export = _OpenExport(folder, manifest, export_config(config), tokenizer, gloss_tokenizer)
+    export = _OpenExport(folder, manifest, EXPORT_POLICY, config, tokenizer, gloss_tokenizer)
     model = _LOADERS[manifest.format](export)
     if manifest.format == "stablehlo":
         return StableHloPrograms(folder, model.params, config)
@@ -92,6 +96,7 @@ class _OpenExport:
 
     folder: ExportFolder
     manifest: ExportManifest
+    policy: ComputePolicy
     config: Config
     tokenizer: Tokenizer
     gloss_tokenizer: Tokenizer | None
@@ -131,20 +136,22 @@ def _int8(export: _OpenExport) -> TrainedModel:
     from signvit_jax.serving.int8_linear import served_tensors, use_int8_layers
 
     int8_inputs = export.manifest.quantize == "weights_and_inputs"
-    definition = ModifiedDefinition(export.config, *export.sizes, use_int8_layers(int8_inputs))
+    definition = ModifiedDefinition(
+        export.config, *export.sizes, use_int8_layers(int8_inputs), export.policy
+    )
     params = export.nested_params(definition, served_tensors(read_tensors(export.folder.weights)))
     return export.model(definition, params, make_mesh(MeshConfig()))
 
 
 def _onnx(export: _OpenExport) -> TrainedModel:
-    definition = ModifiedDefinition(export.config, *export.sizes, without_encoder)
+    definition = ModifiedDefinition(export.config, *export.sizes, without_encoder, export.policy)
     params = export.nested_params(definition, read_tensors(export.folder.weights))
     model = export.model(definition, params, _one_device())
     return dataclasses.replace(model, encode=OnnxPrograms(export.folder, export.config).encode)
 
 
 def _stablehlo(export: _OpenExport) -> TrainedModel:
-    definition = ModelDefinition(export.config, *export.sizes)
+    definition = ModelDefinition(export.config, *export.sizes, export.policy)
     params = export.nested_params(definition, read_tensors(export.folder.weights))
     model = export.model(definition, params, _one_device())
     programs = StableHloPrograms(export.folder, model.params, export.config)
@@ -152,7 +159,7 @@ def _stablehlo(export: _OpenExport) -> TrainedModel:
 
 
 def _safetensors(export: _OpenExport) -> TrainedModel:
-    definition = ModelDefinition(export.config, *export.sizes)
+    definition = ModelDefinition(export.config, *export.sizes, export.policy)
     params = parameters_from(read_tensors(export.folder.weights), definition.abstract_params())
     return export.model(definition, params, make_mesh(MeshConfig()))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Unpack
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -25,6 +26,7 @@ from signvit_jax.decoding.confidence import from_json as calibration_from_json
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS
 from signvit_jax.inference.options import InferenceOptions
 from signvit_jax.inference.predictor import Encode, Models, Predictor
+from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.parallel.mesh import make_mesh
@@ -105,9 +107,9 @@ class TrainedModel:
     def ctc_tokenizer(self) -> Tokenizer:
         return self.vocabularies.ctc
 
-    def define(self, config: Config) -> ModelDefinition:
-        """A definition of this model under another config, for its vocabularies."""
-        return ModelDefinition(config, *self.vocabularies.sizes)
+    def define(self, policy: ComputePolicy) -> ModelDefinition:
+        """A definition of this model that computes in another way."""
+        return ModelDefinition(self.config, *self.vocabularies.sizes, policy)
 
     @property
     def bind(self) -> Callable[[PyTree], Models]:
@@ -231,13 +233,6 @@ def with_calibration(model: TrainedModel) -> TrainedModel:
 def read_model_files(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
     """Read the config, tokenizer and gloss tokenizer of a workdir or an export."""
     config = workdir.read_config()
-    # The run's attention was chosen for the devices that it trained on; choose for these instead.
-    encoder = dataclasses.replace(config.model.encoder, attention="auto")
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
-    # bfloat16 saves nothing on a CPU, and one row of the output matrix takes many times as long.
-    if jax.default_backend() == "cpu":
-        training = dataclasses.replace(config.training, use_amp=False)
-        config = dataclasses.replace(config, training=training)
     tokenizer = workdir.read_tokenizer(workdir.tokenizer_json)
     gloss_tokenizer = None
     if config.model.ctc.target == "gloss":
@@ -255,6 +250,16 @@ def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
     if not paths:
         raise ConfigError("no workdir to load a model from: give one, or several for an ensemble")
     return paths
+
+
+def inference_policy(config: Config) -> ComputePolicy:
+    """Return how the model of a run computes on the devices of this process."""
+    # The run's attention was chosen for the devices that it trained on; choose for these instead.
+    policy = dataclasses.replace(compute_policy(config), attention="auto")
+    # bfloat16 saves nothing on a CPU, and one row of the output matrix takes many times as long.
+    if jax.default_backend() == "cpu":
+        policy = dataclasses.replace(policy, dtype=jnp.float32)
+    return policy
 
 
 def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
@@ -284,7 +289,8 @@ def _load(
     gloss_tokenizer: Tokenizer | None,
     checkpoint: str | int,
 ) -> TrainedModel:
-    definition = ModelDefinition(config, *Vocabularies(tokenizer, gloss_tokenizer).sizes)
+    sizes = Vocabularies(tokenizer, gloss_tokenizer).sizes
+    definition = ModelDefinition(config, *sizes, inference_policy(config))
     # Inference is data parallel over the devices of this process: the mesh of the run may not
     # exist.
     mesh = make_mesh(MeshConfig())

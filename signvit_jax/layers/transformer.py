@@ -1,18 +1,18 @@
-"""The layers that several networks share: linear maps and norms with the project's initialization and dtype, and the Transformer block."""
+"""Layers that several networks share: linear maps, norms, feed-forward, attention, the block."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, Bool, DTypeLike, Float, Key
 
 from signvit_jax.layers.attention import (
     attend,
     attention_weights,
     drop_path,
     dropout,
-    key_for,
     split_heads,
 )
+from signvit_jax.layers.random_streams import fold
 from signvit_jax.parallel.tracing import tensor_ways
 
 LAYER_NORM_EPSILON = 1e-5
@@ -23,7 +23,10 @@ truncated_normal = jax.nn.initializers.truncated_normal(0.02)
 def linear(
     inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs, bias: bool = True
 ) -> nnx.Linear:
-    """Xavier-uniform kernel, zero bias; parameters in float32, computed in `dtype`."""
+    """Make a linear layer: Xavier-uniform kernel, zero bias, float32 parameters.
+
+    It computes in `dtype`.
+    """
     return nnx.Linear(
         inputs,
         outputs,
@@ -36,16 +39,18 @@ def linear(
 
 
 def linear_in_float32(inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
-    """`linear` for logits: factors in `dtype`, sums, bias and result in float32.
+    """Make a `linear` for logits: factors in `dtype`; sums, bias and outputs in float32.
 
-    In bfloat16 logits near 16 are 1/8 apart, and a loss over many words feels it.
+    In bfloat16, logits near 16 are multiples of 1/8, which is too coarse for a loss over many
+    words.
     """
     layer = linear(inputs, outputs, dtype=dtype, rngs=rngs)
-    layer.promote_dtype, layer.preferred_element_type = _factors_alone, jnp.float32
+    layer.promote_dtype = _promote_factors
+    layer.preferred_element_type = jnp.float32
     return layer
 
 
-def _factors_alone(
+def _promote_factors(
     arrays: tuple[Array, Array, Array], *, dtype: DTypeLike
 ) -> tuple[Array, Array, Array]:
     x, kernel, bias = arrays
@@ -55,34 +60,40 @@ def _factors_alone(
 def layer_norm(
     width: int, *, dtype: DTypeLike, rngs: nnx.Rngs, epsilon: float = LAYER_NORM_EPSILON
 ) -> nnx.LayerNorm:
+    """Make a LayerNorm with float32 parameters that returns `dtype`."""
     return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x P(X <= x) for a standard normal X, exactly. Looked up in JAX at the call: ONNX export puts its own operator in that place."""
+    """The exact GELU: x P(X <= x) for a standard normal X.
+
+    `jax.nn.gelu` is looked up at each call because the ONNX export replaces it by its own operator.
+    """
     return jax.nn.gelu(x, approximate=False)
 
 
 def fused_projection(
-    linear: nnx.Module, x: Float[Array, "*shape d"], parts: int, heads: int
+    linear: nnx.Module, x: Float[Array, "*shape d"], num_projections: int, heads: int
 ) -> tuple[Float[Array, "*shape n k"], ...]:
-    """Several projections kept as one kernel (d, parts n k), each as heads: query, key and value of self-attention.
+    """Apply several projections with one kernel (d, num_projections n k), and split their heads.
 
-    On a tensor axis the kernel is sharded in contiguous parts, which are not heads: its output would be sent from
-    device to device. There the kernel, which is far smaller, is sharded by heads before the product.
+    A tensor axis shards the kernel in contiguous parts, which are not heads, so its output would
+    have to be resharded. There the kernel, which is much smaller, is resharded by heads before the
+    product.
     """
     if tensor_ways() == 1:
-        return tuple(split_heads(part, heads) for part in jnp.split(linear(x), parts, axis=-1))
+        outputs = jnp.split(linear(x), num_projections, axis=-1)
+        return tuple(split_heads(output, heads) for output in outputs)
     kernel = linear.kernel[...].astype(x.dtype)
-    kernel = kernel.reshape(kernel.shape[0], parts, heads, -1)
+    kernel = kernel.reshape(kernel.shape[0], num_projections, heads, -1)
     bias = linear.bias[...].astype(x.dtype).reshape(kernel.shape[1:])
     return tuple(
-        jnp.einsum("...d,dnk->...nk", x, kernel[:, part]) + bias[part] for part in range(parts)
+        jnp.einsum("...d,dnk->...nk", x, kernel[:, i]) + bias[i] for i in range(num_projections)
     )
 
 
 class FeedForward(nnx.Module):
-    """Linear -> GELU (erf) -> dropout -> Linear."""
+    """Linear -> GELU -> dropout -> Linear."""
 
     def __init__(
         self, width: int, hidden: int, *, dropout_rate: float, dtype: DTypeLike, rngs: nnx.Rngs
@@ -92,13 +103,16 @@ class FeedForward(nnx.Module):
         self.dropout_rate = dropout_rate
 
     def __call__(
-        self, x: Float[Array, "*shape d"], key: Key[Array, ""] | None = None
+        self, x: Float[Array, "*shape d"], rng: Key[Array, ""] | None = None
     ) -> Float[Array, "*shape d"]:
-        return self.contract(dropout(gelu(self.expand(x)), self.dropout_rate, key))
+        return self.contract(dropout(gelu(self.expand(x)), self.dropout_rate, rng))
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention with one fused, biased projection in the order query, key, value."""
+    """Multi-head self-attention with one fused, biased projection in the order query, key, value.
+
+    `implementation` is that of `attend`.
+    """
 
     def __init__(
         self,
@@ -112,11 +126,14 @@ class SelfAttention(nnx.Module):
     ):
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = linear(width, width, dtype=dtype, rngs=rngs)
-        self.heads, self.dropout_rate, self.implementation = heads, dropout_rate, implementation
+        self.heads = heads
+        self.dropout_rate = dropout_rate
+        self.implementation = implementation
 
     def project(
         self, x: Float[Array, "*shape d"]
     ) -> tuple[Float[Array, "*shape n k"], Float[Array, "*shape n k"], Float[Array, "*shape n k"]]:
+        """Return query, key and value."""
         query, key, value = fused_projection(self.qkv, x, 3, self.heads)
         return query, key, value
 
@@ -124,20 +141,23 @@ class SelfAttention(nnx.Module):
         self,
         x: Float[Array, "b s d"],
         mask: Bool[Array, "#b #s s"] | None = None,
-        key: Key[Array, ""] | None = None,
+        rng: Key[Array, ""] | None = None,
     ) -> Float[Array, "b s d"]:
         attended = attend(
             *self.project(x),
             mask,
             dropout_rate=self.dropout_rate,
-            dropout_key=key,
+            dropout_rng=rng,
             implementation=self.implementation,
         )
         return self.out(attended)
 
 
 class CrossAttention(nnx.Module):
-    """Multi-head attention from one sequence to another; keys and values come from one fused projection."""
+    """Multi-head attention from one sequence to another, its memory.
+
+    Keys and values come from one fused projection.
+    """
 
     def __init__(
         self, width: int, heads: int, *, dropout_rate: float, dtype: DTypeLike, rngs: nnx.Rngs
@@ -145,11 +165,13 @@ class CrossAttention(nnx.Module):
         self.query = linear(width, width, dtype=dtype, rngs=rngs)
         self.key_value = linear(width, 2 * width, dtype=dtype, rngs=rngs)
         self.out = linear(width, width, dtype=dtype, rngs=rngs)
-        self.heads, self.dropout_rate = heads, dropout_rate
+        self.heads = heads
+        self.dropout_rate = dropout_rate
 
     def project_memory(
         self, memory: Float[Array, "b s d"]
     ) -> tuple[Float[Array, "b s n k"], Float[Array, "b s n k"]]:
+        """Return the keys and values of the memory."""
         key, value = fused_projection(self.key_value, memory, 2, self.heads)
         return key, value
 
@@ -159,11 +181,12 @@ class CrossAttention(nnx.Module):
         key: Float[Array, "b s n k"],
         value: Float[Array, "b s n k"],
         mask: Bool[Array, "#b #l s"] | None = None,
-        dropout_key: Key[Array, ""] | None = None,
+        rng: Key[Array, ""] | None = None,
     ) -> Float[Array, "b l d"]:
+        """Attend to the keys and values of `project_memory`."""
         query = split_heads(self.query(x), self.heads)
         return self.out(
-            attend(query, key, value, mask, dropout_rate=self.dropout_rate, dropout_key=dropout_key)
+            attend(query, key, value, mask, dropout_rate=self.dropout_rate, dropout_rng=rng)
         )
 
     def weights(
@@ -172,7 +195,7 @@ class CrossAttention(nnx.Module):
         memory: Float[Array, "b s d"],
         mask: Bool[Array, "#b #l s"] | None = None,
     ) -> Float[Array, "b l s"]:
-        """Where each query looks, mean over the heads; for diagnostics."""
+        """Attention weights, averaged over the heads, for diagnostics."""
         key, _ = self.project_memory(memory)
         return attention_weights(split_heads(self.query(x), self.heads), key, mask).mean(axis=1)
 
@@ -181,13 +204,16 @@ class CrossAttention(nnx.Module):
         x: Float[Array, "b l d"],
         memory: Float[Array, "b s d"],
         mask: Bool[Array, "#b #l s"] | None = None,
-        key: Key[Array, ""] | None = None,
+        rng: Key[Array, ""] | None = None,
     ) -> Float[Array, "b l d"]:
-        return self.attend_projected(x, *self.project_memory(memory), mask, key)
+        return self.attend_projected(x, *self.project_memory(memory), mask, rng)
 
 
 class TransformerBlock(nnx.Module):
-    """Pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x)); dropout after each branch."""
+    """Pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    Dropout follows each branch. `attention` is the implementation, as in `attend`.
+    """
 
     def __init__(
         self,
@@ -221,27 +247,18 @@ class TransformerBlock(nnx.Module):
         self,
         x: Float[Array, "b s d"],
         mask: Bool[Array, "#b #s s"] | None = None,
-        key: Key[Array, ""] | None = None,
+        rng: Key[Array, ""] | None = None,
         drop_path_rate: Float[Array, ""] | float | None = None,
     ) -> Float[Array, "b s d"]:
-        def residual(branch: Array, number: int) -> Array:
-            branch = dropout(branch, self.dropout_rate, key_for(key, number))
-            return (
-                branch
-                if drop_path_rate is None
-                else drop_path(branch, drop_path_rate, key_for(key, number + 1))
-            )
+        def regularized(branch: Array, name: str) -> Array:
+            branch = dropout(branch, self.dropout_rate, fold(rng, f"block.{name}_branch"))
+            if drop_path_rate is None:
+                return branch
+            return drop_path(branch, drop_path_rate, fold(rng, f"block.{name}_drop_path"))
 
-        x = x + residual(self.attention(self.attention_norm(x), mask, key_for(key, 0)), 1)
-        return x + residual(self.feed_forward(self.feed_forward_norm(x), key_for(key, 3)), 4)
-
-
-def stack(make_block, count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """`count` blocks as one whose parameters carry a leading layer axis; `make_block(rngs)` makes a single one."""
-    return nnx.vmap(make_block)(rngs.fork(split=count))
-
-
-def block_at(stacked: nnx.Module, layer: int | Int[Array, ""]) -> nnx.Module:
-    """The block at one layer of what `stack` made."""
-    graphdef, state = nnx.split(stacked)
-    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[layer], state))
+        attention_rng = fold(rng, "block.attention_dropout")
+        attended = self.attention(self.attention_norm(x), mask, attention_rng)
+        x = x + regularized(attended, "attention")
+        feed_forward_rng = fold(rng, "block.feed_forward_dropout")
+        transformed = self.feed_forward(self.feed_forward_norm(x), feed_forward_rng)
+        return x + regularized(transformed, "feed_forward")

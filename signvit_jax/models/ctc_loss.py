@@ -1,9 +1,15 @@
-"""Connectionist temporal classification (Graves et al. 2006) without a one-hot over the vocabulary.
+"""Connectionist temporal classification (Graves et al. 2006) without a one-hot vocabulary.
 
-Only the log-probabilities of the blank and of the row's own labels are gathered, so that beside the logits nothing of the vocabulary's size is made
-in the forward pass, and in the backward pass only the gradient itself. The lattice has two lanes: `blank[n]`, n labels spelt and the last frame
-blank, and `label[n]`, the last frame on label n. Everything is in float32 log space, whatever the logits are in.
+Only the log-probabilities of the blank and of a row's own labels are gathered. So beside the logits
+no array has the size of the vocabulary in the forward pass, and only the gradient in the backward
+pass.
+
+The lattice has two lanes, which hold log-probabilities of all paths so far: `blank[n]`, n labels
+spelled and the last step blank, and `label[n]`, the last step on label n. All of it is in float32,
+for logits of any dtype.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +27,19 @@ def ctc_loss(
     labels: Int[Array, "b l"],
     label_lengths: Int[Array, "b"],
 ) -> tuple[Float[Array, "b"], Bool[Array, "b"]]:
-    """-log of the probability that the first `logit_lengths[i]` steps spell the first `label_lengths[i]` labels, in nats, >= 0, and which rows can.
+    """Return the CTC loss of each row, in nats, >= 0, and which rows are feasible.
 
-    Blank is id 0. A row that no alignment can spell (labels + adjacent repeats > steps, or a label outside 1..v-1) has `feasible` False, loss 0 and
-    gradient 0. What lies beyond the lengths, in the logits or in the labels, has no influence. The gradient (reverse mode, first order) is
-    softmax - occupancy, the probability that an alignment is at that word at that step, in the dtype of the logits.
+    The loss is -log of the probability that the first `logit_lengths[i]` steps spell the first
+    `label_lengths[i]` labels. Blank is id 0. A row that no alignment can spell (labels + adjacent
+    repeats > steps, or a label outside 1..v-1) is not feasible: its loss and gradient are 0. Logits
+    and labels beyond the lengths have no influence.
+
+    The gradient (reverse mode, first order) is softmax - occupancy, in the dtype of the logits.
+    Occupancy is the probability, given the labels, that an alignment has that word at that step.
     """
     feasible = _feasible(logits.shape[-1], logit_lengths, labels, label_lengths)
-    return _negative_log_likelihood(
-        logits, logit_lengths, labels, label_lengths, feasible
-    ), feasible
+    loss = _negative_log_likelihood(logits, logit_lengths, labels, label_lengths, feasible)
+    return loss, feasible
 
 
 def _feasible(
@@ -39,32 +48,30 @@ def _feasible(
     labels: Int[Array, "b l"],
     label_lengths: Int[Array, "b"],
 ) -> Bool[Array, "b"]:
-    given = length_mask(label_lengths, labels.shape[1])
-    repeats = (~_distinct(labels) & given).sum(1)  # a blank must stand between two equal labels
-    spellable = ((labels > BLANK) & (labels < vocabulary)) | ~given
+    valid = length_mask(label_lengths, labels.shape[1])
+    repeats = (~_distinct(labels) & valid).sum(1)  # a blank must separate two equal labels
+    spellable = ((labels > BLANK) & (labels < vocabulary)) | ~valid
     return (label_lengths + repeats <= logit_lengths) & spellable.all(1)
 
 
 def _distinct(labels: Int[Array, "b l"]) -> Bool[Array, "b l"]:
-    """True where a label differs from the one before it: only then may the blank between them be left out."""
-    return jnp.concatenate(
-        [jnp.ones_like(labels[:, :1], bool), labels[:, 1:] != labels[:, :-1]], axis=1
-    )
+    """True where a label differs from the previous one: no blank is needed between them."""
+    first = jnp.ones_like(labels[:, :1], bool)
+    return jnp.concatenate([first, labels[:, 1:] != labels[:, :-1]], axis=1)
 
 
 def _gathered(
     logits: Float[Array, "b s v"], labels: Int[Array, "b l"]
 ) -> tuple[Float[Array, "b s 1"], Float[Array, "b s 1"], Float[Array, "b s l"]]:
-    """Log of the softmax's denominator, and the log-probabilities of blank and labels."""
+    """Log of the softmax's denominator, and the log-probabilities of the blank and the labels."""
     denominator = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1, keepdims=True)
-    chosen = jnp.take_along_axis(logits, labels[:, None, :], axis=-1, mode="clip").astype(
-        jnp.float32
-    )
-    # A confident row's log-probability can round to just above 0, a masked word's is -inf.
-    return denominator, *(
-        jnp.clip(x - denominator, NEG_INF, 0.0)
-        for x in (logits[..., :1].astype(jnp.float32), chosen)
-    )
+    on_blank = logits[..., :1].astype(jnp.float32)
+    on_label = jnp.take_along_axis(logits, labels[:, None, :], axis=-1, mode="clip")
+    on_label = on_label.astype(jnp.float32)
+    # Rounding can make a confident row's log-probability positive; a masked word's is -inf.
+    log_blank = jnp.clip(on_blank - denominator, NEG_INF, 0.0)
+    log_label = jnp.clip(on_label - denominator, NEG_INF, 0.0)
+    return denominator, log_blank, log_label
 
 
 def _after(lane: Float[Array, "b n"]) -> Float[Array, "b n+1"]:
@@ -73,7 +80,7 @@ def _after(lane: Float[Array, "b n"]) -> Float[Array, "b n+1"]:
 
 
 def _before(lane: Float[Array, "b n"]) -> Float[Array, "b n+1"]:
-    """Shifts a lane down by one label, with room for the shift at its end."""
+    """Appends an entry to a lane, so that the caller can shift it down by one label."""
     return jnp.pad(lane, ((0, 0), (0, 1)), constant_values=NEG_INF)
 
 
@@ -81,93 +88,76 @@ def _log_sum(*terms: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.nn.logsumexp(jnp.stack(terms), axis=0)
 
 
-def _time_major(live: Bool[Array, "b s"], *lanes: Float[Array, "b s _"]) -> tuple[Array, ...]:
-    return live.T[..., None], *(x.swapaxes(0, 1) for x in lanes)
+def _time_major(valid: Bool[Array, "b s"], *lanes: Float[Array, "b s _"]) -> tuple[Array, ...]:
+    return valid.T[..., None], *(lane.swapaxes(0, 1) for lane in lanes)
 
 
-def _forward(logits, logit_lengths, labels, label_lengths, feasible):
+def _forward(
+    logits: Array, logit_lengths: Array, labels: Array, label_lengths: Array, feasible: Array
+) -> tuple[Float[Array, "b"], tuple[Any, ...]]:
     denominator, log_blank, log_label = _gathered(logits, labels)
-    live = length_mask(logit_lengths, logits.shape[1])
+    valid = length_mask(logit_lengths, logits.shape[1])
     distinct = _distinct(labels)
 
     def step(lanes, inputs):
         blank, label = lanes
-        is_live, on_blank, on_label = inputs
-        before = _after(label)
-        new_blank = _log_sum(blank, before) + on_blank
-        new_label = (
-            _log_sum(label, blank[:, :-1], jnp.where(distinct, before[:, :-1], NEG_INF)) + on_label
-        )
-        lanes = jnp.where(is_live, new_blank, blank), jnp.where(is_live, new_label, label)
+        is_valid, on_blank, on_label = inputs
+        previous = _after(label)
+        new_blank = _log_sum(blank, previous) + on_blank
+        skipped_blank = jnp.where(distinct, previous[:, :-1], NEG_INF)
+        new_label = _log_sum(label, blank[:, :-1], skipped_blank) + on_label
+        lanes = jnp.where(is_valid, new_blank, blank), jnp.where(is_valid, new_label, label)
         return lanes, lanes
 
     b, width = labels.shape
-    start = (
-        jnp.full((b, width + 1), NEG_INF).at[:, 0].set(0.0),
-        jnp.full((b, width), NEG_INF),
-    )
-    (blank, label), prefixes = jax.lax.scan(step, start, _time_major(live, log_blank, log_label))
+    start = jnp.full((b, width + 1), NEG_INF).at[:, 0].set(0.0), jnp.full((b, width), NEG_INF)
+    (blank, label), prefixes = jax.lax.scan(step, start, _time_major(valid, log_blank, log_label))
     log_likelihood = jnp.take_along_axis(
         _log_sum(blank, _after(label)), label_lengths[:, None], axis=1, mode="clip"
     )[:, 0]
     loss = jnp.where(feasible, jnp.maximum(-log_likelihood, 0.0), 0.0)
-    return loss, (
-        logits,
-        logit_lengths,
-        labels,
-        label_lengths,
-        feasible,
-        denominator,
-        log_blank,
-        log_label,
-        prefixes,
-    )
+    inputs = logits, logit_lengths, labels, label_lengths, feasible
+    return loss, (inputs, denominator, log_blank, log_label, prefixes)
 
 
-def _backward(saved, cotangent):
-    (
-        logits,
-        logit_lengths,
-        labels,
-        label_lengths,
-        feasible,
-        denominator,
-        log_blank,
-        log_label,
-        prefixes,
-    ) = saved
+def _backward(
+    saved: tuple[Any, ...], cotangent: Float[Array, "b"]
+) -> tuple[Float[Array, "b s v"], None, None, None, None]:
+    inputs, denominator, log_blank, log_label, prefixes = saved
+    logits, logit_lengths, labels, label_lengths, feasible = inputs
     (b, width), v = labels.shape, logits.shape[-1]
-    live = length_mask(logit_lengths, logits.shape[1])
+    valid = length_mask(logit_lengths, logits.shape[1])
     distinct = _distinct(labels)
 
     def step(lanes, inputs):
-        is_live, on_blank, on_label = inputs
+        is_valid, on_blank, on_label = inputs
         blank, label = lanes[0] + on_blank, lanes[1] + on_label
         new_blank = _log_sum(blank, _before(label))
-        new_label = _log_sum(
-            label, blank[:, 1:], _before(jnp.where(distinct, label, NEG_INF))[:, 1:]
+        skipping = _before(jnp.where(distinct, label, NEG_INF))
+        new_label = _log_sum(label, blank[:, 1:], skipping[:, 1:])
+        new_lanes = (
+            jnp.where(is_valid, new_blank, lanes[0]),
+            jnp.where(is_valid, new_label, lanes[1]),
         )
-        return (
-            jnp.where(is_live, new_blank, lanes[0]),
-            jnp.where(is_live, new_label, lanes[1]),
-        ), lanes
+        return new_lanes, lanes
 
-    ends = jnp.where(
-        jnp.arange(width + 1) == label_lengths[:, None], 0.0, NEG_INF
-    )  # on the last blank or, one lane over, on the last label
+    # A path ends on the last blank or, one entry lower in the other lane, on the last label.
+    ends = jnp.where(jnp.arange(width + 1) == label_lengths[:, None], 0.0, NEG_INF)
     _, suffixes = jax.lax.scan(
-        step, (ends, ends[:, 1:]), _time_major(live, log_blank, log_label), reverse=True
+        step, (ends, ends[:, 1:]), _time_major(valid, log_blank, log_label), reverse=True
     )
-    paths = jnp.concatenate([a + z for a, z in zip(prefixes, suffixes)], axis=-1).swapaxes(0, 1)
-    occupancy = jax.nn.softmax(
-        paths
-    )  # each step's shares of the likelihood: they sum to 1 whatever has been rounded
+    paths = jnp.concatenate(
+        [prefix + suffix for prefix, suffix in zip(prefixes, suffixes)], axis=-1
+    ).swapaxes(0, 1)
+    # Shares of the likelihood at each step. The softmax makes their sum 1 in spite of rounding.
+    occupancy = jax.nn.softmax(paths)
 
-    # A label that stands twice in a row's text is one word of the vocabulary: its occupancies meet at its first place and the rest is dropped, so
-    # that every entry is written once, from float32, and the result does not depend on the order of writing.
-    given = length_mask(label_lengths, width)
-    same = (labels[:, :, None] == labels[:, None, :]) & given[:, :, None] & given[:, None, :]
-    first = given & ~jnp.triu(same, k=1).any(axis=1)
+    # A label that is twice in a row's text is one word of the vocabulary. Its occupancies are added
+    # at its first position and the others dropped: every entry of the gradient is written once,
+    # from float32, so the order of the writes does not matter.
+    in_text = length_mask(label_lengths, width)
+    same = (labels[:, :, None] == labels[:, None, :]) & in_text[:, :, None] & in_text[:, None, :]
+    first = in_text & ~jnp.triu(same, k=1).any(axis=1)
     on_label = jnp.einsum(
         "bsn,bnm->bsm", occupancy[..., width + 1 :], same.astype(jnp.float32), precision="highest"
     )
@@ -176,23 +166,24 @@ def _backward(saved, cotangent):
         [jnp.full((b, 1), BLANK), jnp.where(first, labels, v + jnp.arange(width))], axis=1
     )
 
-    scale = jnp.where(live & feasible[:, None], cotangent[:, None], 0.0)[..., None]
-    spelt = (
-        jnp.exp(jnp.concatenate([log_blank, log_label], -1))
-        - jnp.concatenate([on_blank, on_label], -1)
-    ) * scale
-    unspelt = jnp.exp(logits.astype(jnp.float32) - denominator) * scale
-    rows, steps = jnp.arange(b)[:, None, None], jnp.arange(logits.shape[1])[None, :, None]
+    scale = jnp.where(valid & feasible[:, None], cotangent[:, None], 0.0)[..., None]
+    probabilities = jnp.exp(jnp.concatenate([log_blank, log_label], -1))
+    in_row = (probabilities - jnp.concatenate([on_blank, on_label], -1)) * scale
+    elsewhere = jnp.exp(logits.astype(jnp.float32) - denominator) * scale
+    rows = jnp.arange(b)[:, None, None]
+    steps = jnp.arange(logits.shape[1])[None, :, None]
     gradient = (
-        unspelt.astype(logits.dtype)
+        elsewhere.astype(logits.dtype)
         .at[rows, steps, words[:, None, :]]
-        .set(spelt.astype(logits.dtype), mode="drop", unique_indices=True)
+        .set(in_row.astype(logits.dtype), mode="drop", unique_indices=True)
     )
     return gradient, None, None, None, None
 
 
 @jax.custom_vjp
-def _negative_log_likelihood(logits, logit_lengths, labels, label_lengths, feasible):
+def _negative_log_likelihood(
+    logits: Array, logit_lengths: Array, labels: Array, label_lengths: Array, feasible: Array
+) -> Float[Array, "b"]:
     return _forward(logits, logit_lengths, labels, label_lengths, feasible)[0]
 
 

@@ -1,44 +1,56 @@
-"""A model without its numbers: the graph, and pure functions of a parameter dict."""
+"""A model as pure functions of a parameter dict."""
 
 from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from signvit_jax.config.schema import Config
+from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
 from signvit_jax.models.translator import SAVED, SignTranslator, abstract_model
 from signvit_jax.parallel.vocabulary import resize_vocab_like
 
 
 class ModelDefinition:
-    """The model without its numbers: how to make them, and how to put them back in.
+    """A model without parameters: it initializes them, and binds them to the model.
 
-    Flax's mutable modules end here: everything downstream is a pure function of a parameter dict.
+    Only here are Flax's mutable modules taken apart: all code above works on parameter dicts.
+    `policy` None is that of the run, `compute_policy(config)`.
     """
 
-    def __init__(self, config: Config, vocab_size: int, gloss_vocab_size: int = 0):
-        self.config, self.vocab_size, self.gloss_vocab_size = config, vocab_size, gloss_vocab_size
-        model = abstract_model(config, vocab_size, gloss_vocab_size)
+    def __init__(
+        self,
+        config: Config,
+        vocab_size: int,
+        gloss_vocab_size: int = 0,
+        policy: ComputePolicy | None = None,
+    ):
+        self.config = config
+        self.vocab_size = vocab_size
+        self.gloss_vocab_size = gloss_vocab_size
+        self.policy = policy or compute_policy(config)
+        model = abstract_model(config, vocab_size, gloss_vocab_size, self.policy)
         self.graphdef, self.abstract_state = nnx.split(model)
         self._shapes = parameters_of(model)
 
-    def init(self, seed: int) -> PyTree:
-        """Fresh parameters (traceable)."""
-        model = SignTranslator(
+    def init(self, seed: int | Int[Array, ""]) -> PyTree:
+        """Initialize the parameters (traceable)."""
+        model = SignTranslator.from_config(
             self.config,
             self.vocab_size,
             self.gloss_vocab_size,
+            policy=self.policy,
             rngs=nnx.Rngs(params=jax.random.key(seed)),
         )
         return parameters_of(model)
 
     def abstract_params(self) -> PyTree:
-        """Shapes and dtypes of the parameters."""
+        """Return the shapes and dtypes of the parameters."""
         return self._shapes
 
     def bind(self, params: PyTree) -> SignTranslator:
-        """The model with these parameters; a vocabulary padded for a mesh is cut to its own length."""
+        """Return the model with these parameters, without the padding of a sharded vocabulary."""
         params = resize_vocab_like(params, self._shapes)
         state = jax.tree.map(lambda leaf: leaf, self.abstract_state)
         nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
@@ -46,13 +58,14 @@ class ModelDefinition:
 
 
 def parameters_of(model: nnx.Module) -> PyTree:
-    """The model's parameters, BatchNorm's statistics among them, as nested dicts with string keys, the numbers of listed modules included."""
+    """Return a model's parameters and BatchNorm statistics as nested dicts.
 
-    def plain(node: Any) -> Any:
-        return (
-            {str(name): plain(child) for name, child in node.items()}
-            if isinstance(node, dict)
-            else node
-        )
+    Their keys are strings, also the numbers of modules in a list.
+    """
 
-    return plain(nnx.to_pure_dict(nnx.state(model, SAVED)))
+    def with_string_keys(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {str(name): with_string_keys(child) for name, child in node.items()}
+
+    return with_string_keys(nnx.to_pure_dict(nnx.state(model, SAVED)))

@@ -1,32 +1,36 @@
-"""The whole model: frames in, pooled tokens, decoder logits and CTC logits out."""
+"""The complete model: video in; pooled tokens, decoder logits and CTC logits out."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from signvit_jax.backbones import mobilenet_v3
+from signvit_jax.backbones.backbone import Backbone
 from signvit_jax.backbones.vit import DenseViT
-from signvit_jax.config.schema import Config, CTCConfig
-from signvit_jax.layers.attention import dropout, key_for, length_mask
+from signvit_jax.config.schema import Config, EncoderConfig, ModelConfig
+from signvit_jax.layers.attention import length_mask
 from signvit_jax.layers.batch_norm import BatchMoments
-from signvit_jax.layers.transformer import gelu, linear, linear_in_float32
+from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
+from signvit_jax.layers.random_streams import fold
+from signvit_jax.models.ctc_head import CTCHead
 from signvit_jax.models.decoder import TextDecoder
+from signvit_jax.models.images import ImageFormat, image_format, motion_channels
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
 from signvit_jax.models.zoom import zoom_to_motion
 
-SAVED = nnx.Any(
-    nnx.Param, nnx.BatchStat
-)  # all numbers of a model: what is trained, and BatchNorm's running statistics
+# All arrays of a model: what is trained, and BatchNorm's running statistics.
+SAVED = nnx.Any(nnx.Param, nnx.BatchStat)
 
 
 class Encoded(NamedTuple):
-    """What the encoder says of a batch of clips; positions of `frames` beyond `frame_lengths` are padding.
+    """The encoder's output for a batch of clips.
 
-    `moments` are, in training, what a backbone with BatchNorm makes its new statistics of.
+    Positions of `frames` from `frame_lengths` on are padding. `moments` are for BatchNorm's running
+    statistics, in training of a backbone that has it.
     """
 
     pooled: Float[Array, "b q d"]
@@ -35,232 +39,215 @@ class Encoded(NamedTuple):
     moments: BatchMoments | None = None
 
 
-class TiedLinear(nnx.Module):
-    """Linear to the vocabulary in float32, as `linear_in_float32`, whose matrix is the embedding,
-    transposed; the bias is its own.
-    """
-
-    def __init__(self, vocab_size: int, *, dtype: DTypeLike):
-        self.bias = nnx.Param(jnp.zeros(vocab_size))
-        self.dtype = dtype
-
-    def __call__(
-        self, x: Float[Array, "*shape d"], embedding: Float[Array, "v d"]
-    ) -> Float[Array, "*shape v"]:
-        logits = jnp.matmul(x, embedding.astype(self.dtype).T, preferred_element_type=jnp.float32)
-        return logits + self.bias[...]
-
-
-class CTCHead(nnx.Module):
-    """Linear -> GELU -> dropout -> Linear to the labels' logits, which are float32 whatever is
-    computed in; label 0 is the blank. `tied`: the last matrix is the decoder's embedding.
-    """
+class VideoEncoder(nnx.Module):
+    """Turns video (b, t, h, w, 3) into `Encoded`: `frame_features`, then `pool`."""
 
     def __init__(
-        self,
-        config: CTCConfig,
-        width: int,
-        num_labels: int,
-        *,
-        tied: bool = False,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        self, config: ModelConfig, images: ImageFormat, *, policy: ComputePolicy, rngs: nnx.Rngs
     ):
-        self.hidden = linear(width, width, dtype=dtype, rngs=rngs)
-        self.out = (
-            TiedLinear(num_labels, dtype=dtype)
-            if tied
-            else linear_in_float32(width, num_labels, dtype=dtype, rngs=rngs)
+        encoder, width, dtype = config.encoder, config.decoder.hidden_dim, policy.dtype
+        self.backbone = _make_backbone(encoder, images.size, policy=policy, rngs=rngs)
+        self.temporal = TemporalNetwork(
+            config.temporal, encoder.output_dim, width, dtype=dtype, rngs=rngs
         )
-        self.dropout_rate = config.dropout
-
-    def __call__(
-        self,
-        x: Float[Array, "b s d"],
-        embedding: Float[Array, "v d"],
-        key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "b s l"]:
-        x = dropout(gelu(self.hidden(x)), self.dropout_rate, key)
-        return self.out(x, embedding) if isinstance(self.out, TiedLinear) else self.out(x)
-
-
-def motion_channels(
-    video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"], kind: str
-) -> Float[Array, "b t h w c"]:
-    """What moves: each frame less the mean of its clip ('clip_mean': wall, clothes and light fall out) or less the frame before ('difference')."""
-    if kind == "difference":
-        return video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)
-    shares = mask / mask.sum(axis=1, keepdims=True)
-    return video - jnp.einsum("bt,bthwc->bhwc", shares.astype(video.dtype), video)[:, None]
-
-
-class VideoEncoder(nnx.Module):
-    """uint8 video (b, t, h, w, 3) to `Encoded`."""
-
-    def __init__(self, config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        encoder, temporal, width = (
-            config.model.encoder,
-            config.model.temporal,
-            config.model.decoder.hidden_dim,
-        )
-        self.backbone = _backbone(config, dtype=dtype, rngs=rngs)
-        self.temporal = TemporalNetwork(temporal, encoder.output_dim, width, dtype=dtype, rngs=rngs)
-        self.pooling = AttentionPooling(temporal, width, dtype=dtype, rngs=rngs)
-        self.mean, self.std = config.data.mean, config.data.std
-        self.zoom, self.motion = encoder.zoom, encoder.motion
+        self.pooling = AttentionPooling(config.temporal, width, dtype=dtype, rngs=rngs)
+        self.images = images
+        self.zoom = encoder.zoom
+        self.motion = encoder.motion
 
     def __call__(
         self,
         video: UInt8[Array, "b t h w 3"] | Float[Array, "b t h w 3"],
         frame_lengths: Int[Array, "b"],
-        key: Key[Array, ""] | None = None,
-        weights: Float[Array, "b"] | None = None,
+        rng: Key[Array, ""] | None = None,
+        clip_mask: Float[Array, "b"] | None = None,
         frozen_backbone: bool = False,
     ) -> Encoded:
-        """Float video is taken as normalized already; uint8 video is normalized here, on the device.
+        """As `frame_features`."""
+        features, moments = self.frame_features(
+            video, frame_lengths, rng, clip_mask, frozen_backbone
+        )
+        pooled, frames = self.pool(features, frame_lengths, rng)
+        return Encoded(pooled, frames, frame_lengths, moments)
 
-        With a key as in training: dropout, and BatchNorm by the batch's own statistics, in which clips count as `weights` says (None: all alike).
-        The BatchNorm of a frozen backbone works as in evaluation all the same.
+    def frame_features(
+        self,
+        video: UInt8[Array, "b t h w 3"] | Float[Array, "b t h w 3"],
+        frame_lengths: Int[Array, "b"],
+        rng: Key[Array, ""] | None = None,
+        clip_mask: Float[Array, "b"] | None = None,
+        frozen_backbone: bool = False,
+    ) -> tuple[Float[Array, "b t f"], BatchMoments | None]:
+        """Run the backbone on every frame; returns features, and moments for BatchNorm.
+
+        Bytes are normalized on the device; float video is normalized already.
+
+        With a key `rng`, as in training, there is dropout, and BatchNorm uses the statistics of the
+        batch, in which clips with `clip_mask` 0 (padding rows) do not count; None: all clips count.
+        The BatchNorm of a frozen backbone uses its running statistics also in training.
         """
         b, t = video.shape[:2]
         mask = length_mask(frame_lengths, t)
         if self.zoom == "motion":
-            video = zoom_to_motion(self._normalized(video), mask)
+            video = zoom_to_motion(self.images.normalize(video), mask)
         if self.motion != "none":
-            video = self._normalized(video)
+            video = self.images.normalize(video)
             video = jnp.concatenate([video, motion_channels(video, mask, self.motion)], axis=-1)
-        pictures = video.reshape(b * t, *video.shape[2:])
-        counted = mask if weights is None else mask * weights[:, None]
-        features, moments = self._features(
-            pictures, counted.astype(jnp.float32).reshape(-1), key_for(key, 0), frozen_backbone
+        sample_mask = None
+        if rng is not None and not frozen_backbone:
+            sample_mask = mask if clip_mask is None else mask * clip_mask[:, None]
+            sample_mask = sample_mask.astype(jnp.float32).reshape(-1)
+        features, moments = self.backbone(
+            video.reshape(b * t, *video.shape[2:]),
+            preprocess=self.images.normalize,
+            rng=fold(rng, "encoder.backbone"),
+            sample_mask=sample_mask,
         )
-        frames = self.temporal(features.reshape(b, t, -1), mask, key_for(key, 1))
-        return Encoded(self.pooling(frames, mask, key_for(key, 2)), frames, frame_lengths, moments)
+        return features.reshape(b, t, -1), moments
 
-    def _features(
+    def pool(
         self,
-        pictures: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
-        counted: Float[Array, "n"],
-        key: Key[Array, ""] | None,
-        frozen: bool,
-    ) -> tuple[Float[Array, "n d"], BatchMoments | None]:
-        if isinstance(self.backbone, mobilenet_v3.MobileNetV3):
-            return self.backbone(
-                pictures, self._normalized, None if key is None or frozen else counted
-            )
-        return self.backbone(pictures, key, self._normalized), None
-
-    def _normalized(
-        self, pictures: UInt8[Array, "*n h w c"] | Float[Array, "*n h w c"]
-    ) -> Float[Array, "*n h w c"]:
-        if pictures.dtype != jnp.uint8:
-            return pictures
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        return (pictures.astype(jnp.float32) / 255.0 - mean) / std
+        features: Float[Array, "b t f"],
+        frame_lengths: Int[Array, "b"],
+        rng: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b q d"], Float[Array, "b t d"]]:
+        """Turn frame features into pooled tokens and frames: the temporal network, and pooling."""
+        mask = length_mask(frame_lengths, features.shape[1])
+        frames = self.temporal(features, mask, fold(rng, "encoder.temporal"))
+        return self.pooling(frames, mask, fold(rng, "encoder.pooling")), frames
 
 
-def _backbone(config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
-    encoder, training = config.model.encoder, config.training
-    if encoder.backbone == "dense_vit":
-        return DenseViT(
-            encoder,
-            config.data.image_size,
-            remat=training.remat,
-            scan_layers=training.scan_layers,
-            dtype=dtype,
-            rngs=rngs,
-        )
+def _make_backbone(
+    config: EncoderConfig, image_size: int, *, policy: ComputePolicy, rngs: nnx.Rngs
+) -> Backbone:
+    channels = 3 if config.motion == "none" else 6
+    if config.backbone == "dense_vit":
+        return DenseViT(config, image_size, channels, policy=policy, rngs=rngs)
     return mobilenet_v3.MobileNetV3(
-        mobilenet_v3.large(encoder.mobilenet_width),
-        3 if encoder.motion == "none" else 6,
-        epsilon=encoder.norm_epsilon or mobilenet_v3.EPSILON,
-        remat=training.remat,
-        dtype=dtype,
+        mobilenet_v3.mobilenet_v3_large_spec(config.mobilenet_width),
+        channels,
+        epsilon=config.norm_epsilon or mobilenet_v3.EPSILON,
+        policy=policy,
         rngs=rngs,
     )
 
 
 class SignTranslator(nnx.Module):
-    """Encoder, text decoder and CTC head. `gloss_vocab_size` is needed when `ctc.target` is 'gloss'; 'auto' must have been settled."""
+    """Encoder, text decoder and CTC head.
+
+    `ctc.target` is 'text' or 'gloss' ('auto' is resolved before); 'gloss' needs `gloss_vocab_size`.
+    """
 
     def __init__(
-        self, config: Config, vocab_size: int, gloss_vocab_size: int = 0, *, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        images: ImageFormat,
+        vocab_size: int,
+        gloss_vocab_size: int = 0,
+        *,
+        policy: ComputePolicy,
+        rngs: nnx.Rngs,
     ):
-        dtype = compute_dtype(config)
-        width, ctc = config.model.decoder.hidden_dim, config.model.ctc
-        self.encoder = VideoEncoder(config, dtype=dtype, rngs=rngs)
-        self.decoder = TextDecoder(config.model.decoder, vocab_size, dtype=dtype, rngs=rngs)
-        spells_text = ctc.target != "gloss"
+        dtype = policy.dtype
+        self.encoder = VideoEncoder(config, images, policy=policy, rngs=rngs)
+        self.decoder = TextDecoder(config.decoder, vocab_size, dtype=dtype, rngs=rngs)
+        spells_text = config.ctc.target != "gloss"
         self.ctc_head = CTCHead(
-            ctc,
-            width,
+            config.ctc,
+            config.decoder.hidden_dim,
             vocab_size if spells_text else gloss_vocab_size,
-            tied=ctc.tied and spells_text,
+            tied=config.ctc.tied and spells_text,
             dtype=dtype,
             rngs=rngs,
         )
-        self.ctc_source, self.decoder_memory = ctc.source, config.model.decoder.memory
+        self.ctc_source = config.ctc.source
+        self.decoder_memory = config.decoder.memory
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        vocab_size: int,
+        gloss_vocab_size: int = 0,
+        *,
+        policy: ComputePolicy | None = None,
+        rngs: nnx.Rngs,
+    ) -> "SignTranslator":
+        """Make the model of a run; `policy` None is that of the run, `compute_policy(config)`."""
+        return cls(
+            config.model,
+            image_format(config.data),
+            vocab_size,
+            gloss_vocab_size,
+            policy=policy or compute_policy(config),
+            rngs=rngs,
+        )
 
     def encode(
         self,
         video: UInt8[Array, "b t h w 3"] | Float[Array, "b t h w 3"],
         frame_lengths: Int[Array, "b"],
-        key: Key[Array, ""] | None = None,
-        weights: Float[Array, "b"] | None = None,
+        rng: Key[Array, ""] | None = None,
+        clip_mask: Float[Array, "b"] | None = None,
         frozen_backbone: bool = False,
     ) -> Encoded:
-        return self.encoder(video, frame_lengths, key, weights, frozen_backbone)
+        """Run the encoder, as `VideoEncoder.frame_features` describes."""
+        return self.encoder(video, frame_lengths, rng, clip_mask, frozen_backbone)
 
     def memory(self, encoded: Encoded) -> tuple[Float[Array, "b s d"], Int[Array, "b"] | None]:
-        """What the decoder attends to, and how much of it counts (None: all)."""
-        return (
-            (encoded.frames, encoded.frame_lengths)
-            if self.decoder_memory == "frames"
-            else (encoded.pooled, None)
-        )
+        """Return the decoder's memory and its valid lengths (None: all positions are valid)."""
+        if self.decoder_memory == "frames":
+            return encoded.frames, encoded.frame_lengths
+        return encoded.pooled, None
 
     def logits(
-        self, encoded: Encoded, tokens: Int[Array, "b l"], key: Key[Array, ""] | None = None
+        self, encoded: Encoded, tokens: Int[Array, "b l"], rng: Key[Array, ""] | None = None
     ) -> Float[Array, "b l v"]:
-        """The decoder's logits with teacher forcing."""
+        """Return the decoder's logits with teacher forcing."""
         memory, lengths = self.memory(encoded)
-        return self.decoder(tokens, memory, lengths, key)
+        return self.decoder(tokens, memory, lengths, rng)
 
     def frame_weights(self, encoded: Encoded, tokens: Int[Array, "b l"]) -> Float[Array, "b l t"]:
-        """Which frames each position of the decoder looks at to say the next token, through the pooling where it reads pooled tokens."""
+        """Return the attention of each position of the decoder to the frames, for diagnostics.
+
+        Where the decoder attends to pooled tokens, it is the product with the pooling's attention.
+        """
         memory, lengths = self.memory(encoded)
         weights = self.decoder.memory_weights(tokens, memory, lengths)
         if self.decoder_memory == "frames":
             return weights
-        return weights @ self.encoder.pooling.weights(
-            encoded.frames, length_mask(encoded.frame_lengths, encoded.frames.shape[1])
-        )
+        frame_mask = length_mask(encoded.frame_lengths, encoded.frames.shape[1])
+        return weights @ self.encoder.pooling.weights(encoded.frames, frame_mask)
 
     def ctc_logits(
-        self, encoded: Encoded, key: Key[Array, ""] | None = None
+        self, encoded: Encoded, rng: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b s v"], Int[Array, "b"]]:
-        """CTC logits and how many steps of each row count."""
+        """Return CTC logits and the number of valid steps of each clip."""
         embedding = self.decoder.embedding[...]
         if self.ctc_source == "frames":
-            return self.ctc_head(encoded.frames, embedding, key), encoded.frame_lengths
+            return self.ctc_head(encoded.frames, embedding, rng), encoded.frame_lengths
         b, q = encoded.pooled.shape[:2]
-        return self.ctc_head(encoded.pooled, embedding, key), jnp.full((b,), q, jnp.int32)
+        return self.ctc_head(encoded.pooled, embedding, rng), jnp.full((b,), q, jnp.int32)
 
 
-def compute_dtype(config: Config) -> DTypeLike:
-    """bfloat16 with `training.use_amp`, else float32."""
-    return jnp.bfloat16 if config.training.use_amp else jnp.float32
-
-
-def abstract_model(config: Config, vocab_size: int, gloss_vocab_size: int = 0) -> SignTranslator:
-    """The model with shapes in place of numbers: no memory, no computation."""
+def abstract_model(
+    config: Config,
+    vocab_size: int,
+    gloss_vocab_size: int = 0,
+    policy: ComputePolicy | None = None,
+) -> SignTranslator:
+    """Make the model with shapes in place of arrays: no memory, no computation."""
     return nnx.eval_shape(
-        lambda: SignTranslator(
-            config, vocab_size, gloss_vocab_size, rngs=nnx.Rngs(params=jax.random.key(0))
+        lambda: SignTranslator.from_config(
+            config,
+            vocab_size,
+            gloss_vocab_size,
+            policy=policy,
+            rngs=nnx.Rngs(params=jax.random.key(0)),
         )
     )
 
 
 def count_parameters(module: nnx.Module) -> int:
-    """What is trained; BatchNorm's statistics are not."""
+    """Number of trained parameters, which BatchNorm's running statistics are not."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

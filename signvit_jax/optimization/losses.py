@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from signvit_jax.config.schema import TrainingConfig
-from signvit_jax.layers.attention import key_for, length_mask
+from signvit_jax.layers.attention import length_mask
+from signvit_jax.layers.random_streams import fold
 from signvit_jax.models.ctc_loss import BLANK, ctc_loss
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import Encoded, SignTranslator
@@ -53,6 +54,7 @@ class TermInputs(NamedTuple):
     aux: PyTree = None  # parameters trained beside the model, by name
 
 
+@runtime_checkable
 class LossTerm(Protocol):
     """One summand of the loss. `metrics` names the metrics that it reports, unweighted."""
 
@@ -101,10 +103,14 @@ def forward(
     With `frozen_backbone` BatchNorm normalizes by its running statistics.
     """
     encoded = model.encode(
-        batch["video"], batch["frame_lengths"], key_for(key, 0), batch["weights"], frozen_backbone
+        batch["video"],
+        batch["frame_lengths"],
+        fold(key, "step.encoder"),
+        batch["weights"],
+        frozen_backbone,
     )
-    logits = model.logits(encoded, batch["tokens"][:, :-1], key_for(key, 1))
-    return Outputs(encoded, logits, *model.ctc_logits(encoded, key_for(key, 2)))
+    logits = model.logits(encoded, batch["tokens"][:, :-1], fold(key, "step.decoder"))
+    return Outputs(encoded, logits, *model.ctc_logits(encoded, fold(key, "step.ctc_head")))
 
 
 def translation_loss(

@@ -1,4 +1,4 @@
-"""The device mesh: data parallel, fully sharded and tensor parallel axes."""
+"""The device mesh, with axes for data parallelism, sharded parameters, and tensor parallelism."""
 
 from collections.abc import Sequence
 
@@ -15,30 +15,35 @@ AXES = ("data", "fsdp", "tensor")
 def make_mesh(
     config: MeshConfig, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """All devices of all processes, or `devices`, arranged as (data, fsdp, tensor).
+    """Arrange `devices` (None: those of all processes) as (data, fsdp, tensor).
 
-    Axes may share a physical axis of a TPU pod: 16 x 16 chips make 16 x 8 x 2.
+    Axes may share a physical axis of a TPU pod: 16 x 16 chips can be 16 x 8 x 2.
 
-    Raises ConfigError when the axes do not multiply to the number of devices, `batch_size` cannot be cut into equal parts, or the tensor axis
-    would reach from one process to another, which each read clips of their own.
+    Raises ConfigError if the product of the axes is not the number of devices, if `batch_size` is
+    not divisible by data x fsdp, or if the tensor axis would span processes: they read different
+    clips.
     """
     count = jax.device_count() if devices is None else len(devices)
     others = config.fsdp * config.tensor
     data = count // others if config.data == -1 else config.data
     if data < 1 or data * others != count:
         raise ConfigError(
-            f"config.mesh is data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, but there are {count} devices; "
-            "allowed: axes whose product is the number of devices (data=-1 takes what the others leave)"
+            f"config.mesh is data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, but "
+            f"there are {count} devices; allowed: axes whose product is the number of devices "
+            "(data=-1: the devices that the other axes leave)"
         )
     if batch_size is not None and batch_size % (data * config.fsdp):
         raise ConfigError(
-            f"a batch of {batch_size} clips cannot be cut into data x fsdp = {data} x {config.fsdp} equal parts; "
-            f"allowed for config.training.batch_size / gradient_accumulation: a multiple of {data * config.fsdp}"
+            f"a batch of {batch_size} clips cannot be split into data x fsdp = {data} x "
+            f"{config.fsdp} equal parts; allowed for config.training.batch_size / "
+            f"gradient_accumulation: a multiple of {data * config.fsdp}"
         )
-    if data * config.fsdp % jax.process_count():
+    processes = jax.process_count()
+    if data * config.fsdp % processes:
         raise ConfigError(
-            f"config.mesh.tensor is {config.tensor}, but each of the {jax.process_count()} processes has {count // jax.process_count()} devices; "
-            "allowed: a divisor of that, since the devices of one tensor axis see the same clips"
+            f"config.mesh.tensor is {config.tensor}, but each of the {processes} processes has "
+            f"{count // processes} devices; allowed: a divisor of that, because the devices of one "
+            "tensor axis see the same clips"
         )
     arranged = mesh_utils.create_device_mesh(
         (data, config.fsdp, config.tensor), devices, allow_split_physical_axes=True

@@ -1,5 +1,7 @@
-"""Which axis of which parameter lies on which axis of the mesh: rules by parameter path, and nothing in the layers."""
+"""Sharding of parameters over the mesh: rules on parameter paths, and nothing in the layers."""
 
+import functools
+import logging
 import re
 
 import jax
@@ -8,13 +10,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-# (path pattern, axes of the last dimensions). The first match counts; leading dimensions, such as a stacked layer axis, stay whole.
+log = logging.getLogger(__name__)
+
+# (path pattern, mesh axes of the last dimensions). The first match applies. Leading dimensions,
+# such as the layer axis of stacked blocks, are not sharded.
 RULES: list[tuple[str, tuple[str | None, ...]]] = [
     (r".*/(qkv|query|key_value|expand)/kernel", ("fsdp", "tensor")),
-    (
-        r".*/(query|expand)/bias",
-        ("tensor",),
-    ),  # those of fused projections stay whole: contiguous parts are not heads
+    # Biases of fused projections are replicated: contiguous parts of them are not heads.
+    (r".*/(query|expand)/bias", ("tensor",)),
     (r".*/(attention|self_attention|cross_attention)/out/kernel", ("tensor", "fsdp")),
     (r".*/contract/kernel", ("tensor", "fsdp")),
     (r"decoder/embedding", ("tensor", "fsdp")),
@@ -25,7 +28,7 @@ RULES: list[tuple[str, tuple[str | None, ...]]] = [
 
 
 def parameter_path(path: tuple) -> str:
-    """A pytree path as 'encoder/backbone/...'."""
+    """Return a pytree path as 'encoder/backbone/...'."""
     return "/".join(
         str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry))))
         for entry in path
@@ -33,66 +36,93 @@ def parameter_path(path: tuple) -> str:
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The rule for one parameter; an axis that does not divide its dimension is left out (that dimension stays whole)."""
-    for pattern, axes in RULES:
-        # Optimizer state repeats the parameters' paths behind a prefix of its own, hence search and not match.
-        if re.search(f"(^|/){pattern}$", path) and len(shape) >= len(axes):
-            sizes = shape[len(shape) - len(axes) :]
-            fitting = [
-                axis if axis and size % mesh.shape[axis] == 0 else None
-                for axis, size in zip(axes, sizes)
-            ]
-            return P(*[None] * (len(shape) - len(axes)), *fitting)
-    return P()
+    """Return the sharding of one parameter.
+
+    A dimension that its mesh axis does not divide is not sharded.
+    """
+    axes = _axes(path, shape)
+    fitting = [
+        axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape)
+    ]
+    return P(*fitting)
 
 
 def state_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
-    """A NamedSharding for every leaf of a state (parameters, optimizer moments, averages: anything that carries parameter paths)."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(
-            mesh, partition_spec(parameter_path(path), leaf.shape, mesh)
-        ),
-        abstract,
-    )
+    """Return the sharding of every leaf of a state, and log which rules could not be applied.
+
+    A state is parameters, optimizer moments or averages: whatever has parameter paths.
+    """
+    not_divided = []
+
+    def sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        name = parameter_path(path)
+        spec = partition_spec(name, leaf.shape, mesh)
+        if tuple(spec) != _axes(name, leaf.shape):
+            not_divided.append(f"{name} {leaf.shape}")
+        return NamedSharding(mesh, spec)
+
+    shardings = jax.tree_util.tree_map_with_path(sharding, abstract)
+    if not_divided:
+        _log_once(
+            f"{len(not_divided)} arrays are sharded over fewer axes than their rules say, because "
+            f"mesh {dict(mesh.shape)} does not divide their dimensions; first: {not_divided[0]}"
+        )
+    return shardings
+
+
+def _axes(path: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+    """The mesh axes of all dimensions by the first rule that matches; () without a rule."""
+    for pattern, axes in RULES:
+        # Optimizer state has the parameters' paths behind a prefix, hence `search` and not `match`.
+        if re.search(f"(^|/){pattern}$", path) and len(shape) >= len(axes):
+            return (*[None] * (len(shape) - len(axes)), *axes)
+    return ()
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    log.info(message)
 
 
 def gather_fsdp(params: PyTree, mesh: Mesh) -> PyTree:
-    """The parameters as layers compute with them: whole along the fsdp axis, cut along the tensor axis. Gradients come back cut as they are.
+    """All-gather parameters over the fsdp axis, for the layers that compute with them.
 
-    Left to itself XLA rather cuts the input of a layer as its kernel is cut, and then every device holds the activations of all clips.
+    They stay sharded over the tensor axis. Gradients are reduce-scattered to the sharding of the
+    parameters. Without this XLA may shard the input of a layer like its kernel, and every device
+    then holds the activations of all clips.
     """
     if mesh.shape["fsdp"] == 1:
         return params
-    stored = state_shardings(params, mesh)
-    whole = jax.tree.map(
-        lambda cut: NamedSharding(
-            mesh, P(*(None if axis == "fsdp" else axis for axis in cut.spec))
-        ),
-        stored,
-    )
+    sharded = state_shardings(params, mesh)
+
+    def without_fsdp(sharding: NamedSharding) -> NamedSharding:
+        return NamedSharding(mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
+
+    gathered = jax.tree.map(without_fsdp, sharded)
 
     @jax.custom_vjp
     def gather(params: PyTree) -> PyTree:
-        return jax.lax.with_sharding_constraint(params, whole)
+        return jax.lax.with_sharding_constraint(params, gathered)
 
     gather.defvjp(
         lambda params: (gather(params), None),
-        lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, stored),),
+        lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, sharded),),
     )
     return gather(params)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches are cut along their first axis over the data and fsdp axes together."""
+    """Return the sharding of batches: the first axis over the data and fsdp axes together."""
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array of which every device has a copy."""
     return NamedSharding(mesh, P())
 
 
 def to_device(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a global batch, as global arrays on the mesh."""
+    """Put this process's rows of a global batch on the mesh; returns global arrays."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, value)

@@ -1,6 +1,6 @@
-"""The mesh that a program is being traced for: what layers may ask about devices without being given any.
+"""The mesh of the program that is being traced, for layers whose code depends on the devices.
 
-A program may be compiled for devices that are not in this process, so `jax.devices()` is no answer.
+A program may be compiled for devices of another machine, so `jax.devices()` is not the answer.
 """
 
 import contextlib
@@ -19,7 +19,10 @@ _BATCH_AXES = ("data", "fsdp")
 
 @contextlib.contextmanager
 def tracing_for(mesh: Mesh) -> Iterator[None]:
-    """What is traced inside runs on `mesh`. For the body of a jitted function: what jit caches then depends on nothing outside it."""
+    """Trace the code inside for `mesh`.
+
+    Use it inside the jitted function: then what jit caches depends on nothing outside of it.
+    """
     token = _MESH.set(mesh)
     try:
         yield
@@ -28,13 +31,13 @@ def tracing_for(mesh: Mesh) -> Iterator[None]:
 
 
 def traced_device() -> jax.Device:
-    """A device of the kind that the program being traced will run on; without `tracing_for` the process's first one."""
+    """Return a device of the mesh that is traced for; without one, of this process."""
     mesh = _MESH.get()
     return jax.devices()[0] if mesh is None else mesh.devices.flat[0]
 
 
 def tensor_ways() -> int:
-    """Over how many devices a layer's width is sharded in the program being traced."""
+    """Return the size of the tensor axis of the mesh that is traced for; without one, 1."""
     mesh = _MESH.get()
     return 1 if mesh is None else mesh.shape["tensor"]
 
@@ -42,10 +45,10 @@ def tensor_ways() -> int:
 def bernoulli_by_rows(
     key: Key[Array, ""], probability: float, shape: tuple[int, ...]
 ) -> Bool[Array, "..."]:
-    """`jax.random.bernoulli` of which every device draws its own rows and no others.
+    """`jax.random.bernoulli`, but each device generates only its own rows.
 
-    XLA does not partition the generator behind keys of the kind 'rbg': each device would draw the array of the whole
-    batch. Where the batch axes of the mesh do not divide the first dimension, that is what happens.
+    XLA does not partition the generator behind 'rbg' keys: each device would generate the complete
+    array. Where the batch axes of the mesh do not divide the first dimension, it still does.
     """
     mesh = _MESH.get()
     ways = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in _BATCH_AXES)
@@ -53,8 +56,8 @@ def bernoulli_by_rows(
         return jax.random.bernoulli(key, probability, shape)
 
     def own_rows(key: Key[Array, ""]) -> Bool[Array, "..."]:
-        own = jax.random.fold_in(key, jax.lax.axis_index(_BATCH_AXES))
-        return jax.random.bernoulli(own, probability, (shape[0] // ways, *shape[1:]))
+        own_key = jax.random.fold_in(key, jax.lax.axis_index(_BATCH_AXES))
+        return jax.random.bernoulli(own_key, probability, (shape[0] // ways, *shape[1:]))
 
     return jax.shard_map(
         own_rows,

@@ -1,7 +1,8 @@
-"""A vocabulary that the tensor axis does not divide: entries of zeros behind it, on the devices only.
+"""Padding of the vocabulary, on the devices, to a multiple of the mesh's tensor axis.
 
-The model does not know of them: they are cut off before it runs, which on a padded layout moves no data, and get no gradient. Checkpoints do not hold
-them, so that a run goes on on any other mesh.
+The padding is zeros. It is sliced off before the model runs, so the model does not know of it and
+it gets no gradient; with a sharded layout the slice moves no data. Checkpoints do not contain it,
+so a run can resume on any other mesh.
 """
 
 import re
@@ -15,12 +16,12 @@ from jaxtyping import Array, PyTree
 
 from signvit_jax.parallel.sharding import parameter_path
 
-# Where the vocabulary lies in a parameter, or in its moments or average behind a prefix of their own.
+# The vocabulary's axis in a parameter, and in its moments and average, whose paths have a prefix.
 _VOCABULARY_AXES = {r"decoder/embedding": -2, r"ctc_head/out/kernel": -1, r"ctc_head/out/bias": -1}
 
 
 def padded_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The tree's shapes and dtypes, the vocabulary rounded up to a multiple of the mesh's tensor axis."""
+    """Return the shapes and dtypes of the tree with a padded vocabulary."""
 
     def padded(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         shape, axis = list(leaf.shape), _vocabulary_axis(path)
@@ -32,35 +33,38 @@ def padded_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def resize_vocab_like(tree: PyTree, like: PyTree) -> PyTree:
-    """The tree with its vocabulary cut off at, or filled up with zeros to, the length it has in `like` (traceable); all else as it is."""
-    return _where_the_vocabulary_differs(_resize, tree, like)
+    """Slice or zero-pad the vocabulary to its length in `like` (traceable)."""
+    return _change_vocabulary(_resize, tree, like)
 
 
 def reshard_like(tree: PyTree, like: PyTree) -> PyTree:
-    """The same for arrays on devices; what changes comes to lie as the shapes of `like` say, which carry their shardings."""
+    """`resize_vocab_like` for arrays on devices.
+
+    What changes gets the sharding of its shape in `like`.
+    """
 
     def resize_and_move(leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
         return jax.jit(partial(_resize, wanted=wanted), out_shardings=wanted.sharding)(leaf)
 
-    return _where_the_vocabulary_differs(resize_and_move, tree, like)
+    return _change_vocabulary(resize_and_move, tree, like)
 
 
-def _where_the_vocabulary_differs(
+def _change_vocabulary(
     change: Callable[[Array, jax.ShapeDtypeStruct], Array], tree: PyTree, like: PyTree
 ) -> PyTree:
+    """Applies `change` where the length of the vocabulary differs."""
+
     def changed(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-        return (
-            leaf
-            if leaf.shape == wanted.shape or _vocabulary_axis(path) is None
-            else change(leaf, wanted)
-        )
+        if leaf.shape == wanted.shape or _vocabulary_axis(path) is None:
+            return leaf
+        return change(leaf, wanted)
 
     return jax.tree_util.tree_map_with_path(changed, tree, like)
 
 
 def _resize(leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-    cut = leaf[tuple(slice(size) for size in wanted.shape)]
-    return jnp.pad(cut, [(0, size - have) for size, have in zip(wanted.shape, cut.shape)])
+    sliced = leaf[tuple(slice(size) for size in wanted.shape)]
+    return jnp.pad(sliced, [(0, size - have) for size, have in zip(wanted.shape, sliced.shape)])
 
 
 def _vocabulary_axis(path: tuple) -> int | None:

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from signvit_jax.layers.attention import length_mask
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import SignTranslator
 
@@ -81,10 +80,9 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     `frames`: the clip's length. `text_length`: tokens of the padded text, with BOS and EOS.
     """
     # The operations of a fused attention kernel cannot be traced; those of plain attention can.
-    encoder = dataclasses.replace(definition.config.model.encoder, attention="xla")
-    model_config = dataclasses.replace(definition.config.model, encoder=encoder)
-    config = dataclasses.replace(definition.config, model=model_config)
-    definition = ModelDefinition(config, definition.vocab_size, definition.gloss_vocab_size)
+    policy = dataclasses.replace(definition.policy, attention="xla")
+    config = definition.config
+    definition = ModelDefinition(config, definition.vocab_size, definition.gloss_vocab_size, policy)
     params = definition.abstract_params()
     key = jax.eval_shape(lambda: jax.random.key(0))
     size = config.data.image_size
@@ -95,10 +93,8 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     def encode(params: Any, video: Any, lengths: Any, key: Any) -> Any:
         return definition.bind(params).encode(video, lengths, key)
 
-    def temporal_and_pooling(params: Any, features: Any, lengths: Any, key: Any) -> Any:
-        encoder = definition.bind(params).encoder
-        mask = length_mask(lengths, frames)
-        return encoder.pooling(encoder.temporal(features, mask, key), mask, key)
+    def pool(params: Any, features: Any, lengths: Any, key: Any) -> Any:
+        return definition.bind(params).encoder.pool(features, lengths, key)
 
     def call(method: Any, params: Any, *inputs: Any) -> Any:
         return method(definition.bind(params), *inputs)
@@ -107,7 +103,7 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     features = jax.ShapeDtypeStruct(
         (1, frames, config.model.encoder.output_dim), encoded.frames.dtype
     )
-    temporal = traced_flops(temporal_and_pooling, params, features, lengths, key)
+    temporal = traced_flops(pool, params, features, lengths, key)
     return ClipFlops(
         backbone=traced_flops(encode, params, video, lengths, key) - temporal,
         temporal=temporal,

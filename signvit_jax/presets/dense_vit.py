@@ -11,18 +11,15 @@ training.gradient_accumulation. Not trained to the end yet.
 
 from ml_collections import ConfigDict
 
+from signvit_jax.config.vit_sizes import vit
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "model": {
-                "encoder": {
-                    "output_dim": 1024,
-                    "vit_hidden_dim": 1024,
-                    "vit_num_heads": 16,
-                    "vit_num_layers": 24,
-                    "vit_mlp_dim": 4096,
-                    "patch_size": 16,
+                "encoder": vit("L/16")
+                | {
                     "dropout": 0.1,
                     "attention_dropout": 0.0,
                     "position_init": "sincos2d",

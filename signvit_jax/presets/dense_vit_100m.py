@@ -9,6 +9,7 @@ Hardware: one 24 GB GPU. Not trained to the end yet.
 
 from ml_collections import ConfigDict
 
+from signvit_jax.config.vit_sizes import vit
 from signvit_jax.presets import dense_vit
 
 
@@ -17,13 +18,7 @@ def get_config() -> ConfigDict:
     config.update(
         {
             "model": {
-                "encoder": {
-                    "output_dim": 768,
-                    "vit_hidden_dim": 768,
-                    "vit_num_heads": 12,
-                    "vit_num_layers": 12,
-                    "vit_mlp_dim": 3072,
-                },
+                "encoder": vit("B/16"),
                 "temporal": {"num_heads": 8},
                 "decoder": {"hidden_dim": 240, "ff_dim": 480},
             },

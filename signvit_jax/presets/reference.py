@@ -18,19 +18,15 @@ Hardware: the reference states 40-50 GB for this batch; with --config.training.r
 
 from ml_collections import ConfigDict
 
+from signvit_jax.config.vit_sizes import vit
+
 
 def get_config(vocab_file: str = "") -> ConfigDict:
     return ConfigDict(
         {
             "model": {
-                "encoder": {
-                    "backbone": "dense_vit",
-                    "output_dim": 1024,
-                    "vit_hidden_dim": 1024,
-                    "vit_num_heads": 16,
-                    "vit_num_layers": 24,
-                    "vit_mlp_dim": 4096,
-                    "patch_size": 16,
+                "encoder": vit("L/16")
+                | {
                     "dropout": 0.2,
                     "attention_dropout": 0.2,
                     "position_init": "normal",

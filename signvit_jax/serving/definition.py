@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import parameters_of
 from signvit_jax.models.translator import SignTranslator, abstract_model
 
@@ -23,9 +24,10 @@ class ModifiedDefinition:
         vocab_size: int,
         gloss_vocab_size: int,
         transform: Callable[[SignTranslator], None],
+        policy: ComputePolicy | None = None,
     ):
         self.config = config
-        model = abstract_model(config, vocab_size, gloss_vocab_size)
+        model = abstract_model(config, vocab_size, gloss_vocab_size, policy)
         transform(model)
         self._graphdef, self._state = nnx.split(model)
         self._shapes = parameters_of(model)

@@ -18,10 +18,14 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, PyTree, UInt8
 
 from signvit_jax.config.schema import Config
 from signvit_jax.layers.attention import length_mask
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.decoder import Cache, Memory
 from signvit_jax.models.translator import SignTranslator
 
 Shape = tuple[int | str, ...]
+
+# How exports compute: in float32, with all layers written out and attention as plain products.
+EXPORT_POLICY = ComputePolicy(scan_layers=False, attention="xla")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +106,8 @@ def _backbone(config: Config) -> Program:
     def run(
         model: SignTranslator, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
     ) -> tuple[Float[Array, "b t f"]]:
-        # The model's own encoder, with nothing after its backbone: so the images are preprocessed
-        # by the same code.
-        model.encoder.temporal = model.encoder.pooling = lambda given, *_: given
-        return (model.encode(video, frame_lengths).frames,)
+        features, _ = model.encoder.frame_features(video, frame_lengths)
+        return (features,)
 
     return Program(
         "backbone",
@@ -119,9 +121,7 @@ def _temporal(config: Config, frames: int) -> Program:
     def run(
         model: SignTranslator, features: Float[Array, "b t f"], frame_lengths: Int[Array, "b"]
     ) -> tuple[Float[Array, "b q d"], Float[Array, "b t d"]]:
-        encoder, mask = model.encoder, length_mask(frame_lengths, frames)
-        found = encoder.temporal(features, mask)
-        return encoder.pooling(found, mask), found
+        return model.encoder.pool(features, frame_lengths)
 
     width = config.model.decoder.hidden_dim
     return Program(
@@ -196,15 +196,3 @@ def _per_layer(prefix: str, layers: int, shape: Shape) -> dict[str, Shape]:
     """Names and shapes of the keys of all layers, then of the values of all layers."""
     start = f"{prefix}_" if prefix else ""
     return {f"{start}{kind}_{layer}": shape for kind in ("key", "value") for layer in range(layers)}
-
-
-def export_config(config: Config) -> Config:
-    """The config of the same model as exports compute it.
-
-    In float32, with every layer written out and attention as plain matrix products.
-    """
-    training = dataclasses.replace(config.training, scan_layers=False, remat="none", use_amp=False)
-    encoder = dataclasses.replace(config.model.encoder, frames_per_chunk=0, attention="xla")
-    return dataclasses.replace(
-        config, training=training, model=dataclasses.replace(config.model, encoder=encoder)
-    )

@@ -19,7 +19,7 @@ from signvit_jax.runtime.exit_codes import is_out_of_memory
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.program_check import check_stablehlo
-from signvit_jax.serving.programs import Program, encode, export_config, programs
+from signvit_jax.serving.programs import Program, encode, programs
 
 KIND = "stablehlo"
 
@@ -35,7 +35,7 @@ class StableHloPrograms:
         import_optional("flatbuffers", "a StableHLO export", ExportError)
         self.folder = folder
         self.params = params
-        expected = {program.name: program for program in programs(export_config(config))}
+        expected = {program.name: program for program in programs(config)}
         self._program = functools.cache(
             lambda name: _read(folder.program(name, KIND), expected[name], params)
         )

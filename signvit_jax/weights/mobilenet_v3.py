@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
-from signvit_jax.backbones.mobilenet_v3 import Sizes, large
+from signvit_jax.backbones.mobilenet_v3 import MobileNetSpec, mobilenet_v3_large_spec
 from signvit_jax.weights import mapping
 from signvit_jax.weights.mapping import Layout, Source, WeightsError
 
@@ -73,14 +73,14 @@ def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.
     return mapping.from_ours(layout(parameters), parameters)
 
 
-def sizes_of(tensors: Mapping[str, np.ndarray]) -> Sizes:
+def sizes_of(tensors: Mapping[str, np.ndarray]) -> MobileNetSpec:
     """Sizes of a MobileNetV3-Large with these tensors, and its standard strides and activations.
 
     Raises WeightsError for another model.
     """
     tensors = torchvision_names(tensors)
     blocks = []
-    for number, block in enumerate(large().blocks, start=1):
+    for number, block in enumerate(mobilenet_v3_large_spec().blocks, start=1):
         convolutions = [
             tensors.get(f"features.{number}.block.{place}.0.weight") for place in range(4)
         ]
@@ -104,7 +104,9 @@ def sizes_of(tensors: Mapping[str, np.ndarray]) -> Sizes:
         raise WeightsError(
             f"not a MobileNetV3-Large: it needs {len(blocks)} blocks between features.0 and {last}"
         )
-    return Sizes(tensors["features.0.0.weight"].shape[0], tuple(blocks), tensors[last].shape[0])
+    return MobileNetSpec(
+        tensors["features.0.0.weight"].shape[0], tuple(blocks), tensors[last].shape[0]
+    )
 
 
 def is_theirs(names: Iterable[str]) -> bool:

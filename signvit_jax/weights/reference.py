@@ -107,7 +107,8 @@ def load_reference(
     """
     sizes = json.loads(str(vectors["config"]))
     config = config_from_reference(sizes)
-    model = SignTranslator(config, sizes["vocab_size"], rngs=nnx.Rngs(params=jax.random.key(0)))
+    rngs = nnx.Rngs(params=jax.random.key(0))
+    model = SignTranslator.from_config(config, sizes["vocab_size"], rngs=rngs)
     assign(
         model,
         {name.removeprefix(prefix): vectors[name] for name in vectors if name.startswith(prefix)},

@@ -4,139 +4,158 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from signvit_jax.backbones.mobilenet_v3 import MobileNetV3, depthwise, depthwise_by_shifts, large
+from signvit_jax.backbones.mobilenet_v3 import (
+    MobileNetV3,
+    depthwise,
+    depthwise_by_shifts,
+    mobilenet_v3_large_spec,
+)
 from signvit_jax.layers.batch_norm import (
     BatchMoments,
     BatchNorm,
     update_running_stats,
     zero_moments,
 )
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.translator import abstract_model, count_parameters
 from tests.helpers import tiny_model
 
 WIDTH = 4
-RATE = 0.01  # what a batch moves the statistics by
+MOMENTUM = 0.01
 
 
-def norm(seed=0) -> BatchNorm:
-    layer, rng = (
-        BatchNorm(WIDTH, epsilon=1e-3, dtype=jnp.float32, rngs=nnx.Rngs(0)),
-        np.random.default_rng(seed),
-    )
-    layer.mean[...], layer.var[...] = (
-        jnp.asarray(rng.normal(size=WIDTH)),
-        jnp.asarray(rng.uniform(0.5, 2.0, WIDTH)),
-    )
-    layer.scale[...], layer.bias[...] = (
-        jnp.asarray(rng.normal(size=WIDTH)),
-        jnp.asarray(rng.normal(size=WIDTH)),
-    )
+def batch_norm(seed=0) -> BatchNorm:
+    layer = BatchNorm(WIDTH, epsilon=1e-3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(seed)
+    layer.mean[...] = jnp.asarray(rng.normal(size=WIDTH))
+    layer.var[...] = jnp.asarray(rng.uniform(0.5, 2.0, WIDTH))
+    layer.scale[...] = jnp.asarray(rng.normal(size=WIDTH))
+    layer.bias[...] = jnp.asarray(rng.normal(size=WIDTH))
     return layer
 
 
-def pictures(n=6, seed=1):
+def images(n=6, seed=1):
     return jnp.asarray(np.random.default_rng(seed).normal(3.0, 2.0, (n, 5, 5, WIDTH)), jnp.float32)
 
 
-def numbers(layer: BatchNorm) -> dict:
+def parameters(layer: BatchNorm) -> dict:
     return nnx.to_pure_dict(nnx.state(layer))
 
 
-def test_batch_norm_is_flaxs_in_training_and_in_evaluation():
-    layer, x = norm(), pictures()
-    theirs = nnx.BatchNorm(WIDTH, momentum=1.0 - RATE, epsilon=1e-3, rngs=nnx.Rngs(0))
+@pytest.fixture
+def flax_batch_norm():
+    """Flax's layer with the parameters of `batch_norm()`."""
+    layer = nnx.BatchNorm(WIDTH, momentum=1.0 - MOMENTUM, epsilon=1e-3, rngs=nnx.Rngs(0))
     for name in ("mean", "var", "scale", "bias"):
-        getattr(theirs, name)[...] = getattr(layer, name)[...]
-    np.testing.assert_allclose(layer(x)[0], theirs(x, use_running_average=True), atol=1e-5)
+        getattr(layer, name)[...] = getattr(batch_norm(), name)[...]
+    return layer
+
+
+def test_batch_norm_in_evaluation_equals_flax(flax_batch_norm):
+    expected = flax_batch_norm(images(), use_running_average=True)
+    np.testing.assert_allclose(batch_norm()(images())[0], expected, atol=1e-5)
+
+
+def test_batch_norm_in_training_equals_flax(flax_batch_norm):
+    layer, x = batch_norm(), images()
     y, moments = layer(x, jnp.ones(len(x)))
-    np.testing.assert_allclose(y, theirs(x, use_running_average=False), atol=1e-5)
-    new = update_running_stats(
-        numbers(layer), numbers(layer), BatchMoments(jnp.asarray(6.0), moments), RATE
-    )
-    np.testing.assert_allclose(new["mean"], theirs.mean[...], atol=1e-6)
-    np.testing.assert_allclose(new["var"], theirs.var[...], atol=1e-5)
+    np.testing.assert_allclose(y, flax_batch_norm(x, use_running_average=False), atol=1e-5)
+    params = parameters(layer)
+    new = update_running_stats(params, params, BatchMoments(jnp.asarray(6.0), moments), MOMENTUM)
+    np.testing.assert_allclose(new["mean"], flax_batch_norm.mean[...], atol=1e-6)
+    np.testing.assert_allclose(new["var"], flax_batch_norm.var[...], atol=1e-5)
 
 
-def test_pictures_that_do_not_count_change_neither_the_statistics_nor_the_others():
-    layer, x, counted = norm(), pictures(), jnp.array([1.0, 1, 0, 1, 0, 1])
-    broken = jnp.where(counted[:, None, None, None] > 0, x, 1e4)
-    (y, moments), (alone, expected) = layer(broken, counted), layer(x[counted == 1], jnp.ones(4))
-    np.testing.assert_allclose(y[counted == 1], alone, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moments, expected)
+def test_masked_images_do_not_change_outputs_or_statistics():
+    layer, x, mask = batch_norm(), images(), jnp.array([1.0, 1, 0, 1, 0, 1])
+    broken = jnp.where(mask[:, None, None, None] > 0, x, 1e4)
+    y, moments = layer(broken, mask)
+    expected_y, expected_moments = layer(x[mask == 1], jnp.ones(4))
+    np.testing.assert_allclose(y[mask == 1], expected_y, atol=1e-5)
+    for found, expected in zip(moments, expected_moments, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_statistics_of_parts_add_up_to_those_of_the_whole():
-    layer, x, counted = norm(), pictures(), jnp.array([1.0, 1, 0, 1, 1, 1])
-    before = {"inner": {"norm": numbers(layer)}, "conv": {"kernel": jnp.ones(2)}}
+def test_statistics_of_microbatches_add_up():
+    layer, x, mask = batch_norm(), images(), jnp.array([1.0, 1, 0, 1, 1, 1])
+    before = {"inner": {"norm": parameters(layer)}, "conv": {"kernel": jnp.ones(2)}}
     total = zero_moments(before)
-    for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        total = jax.tree.map(
-            jnp.add,
-            total,
-            BatchMoments(
-                counted[part].sum(), {"inner": {"norm": layer(x[part], counted[part])[1]}}
-            ),
-        )
-    new = update_running_stats(before, before, total, RATE)["inner"]["norm"]
-    seen = np.asarray(x[counted == 1]).reshape(-1, WIDTH)
-    np.testing.assert_allclose(
-        new["mean"], 0.99 * layer.mean[...] + 0.01 * seen.mean(axis=0), atol=1e-5
-    )
-    np.testing.assert_allclose(
-        new["var"], 0.99 * layer.var[...] + 0.01 * seen.var(axis=0), atol=1e-5
-    )
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        _, moments = layer(x[rows], mask[rows])
+        moments = BatchMoments(mask[rows].sum(), {"inner": {"norm": moments}})
+        total = jax.tree.map(jnp.add, total, moments)
+    new = update_running_stats(before, before, total, MOMENTUM)["inner"]["norm"]
+    counted = np.asarray(x[mask == 1]).reshape(-1, WIDTH)
+    mean = 0.99 * layer.mean[...] + 0.01 * counted.mean(axis=0)
+    var = 0.99 * layer.var[...] + 0.01 * counted.var(axis=0)
+    np.testing.assert_allclose(new["mean"], mean, atol=1e-5)
+    np.testing.assert_allclose(new["var"], var, atol=1e-5)
 
 
-def test_a_batch_of_nothing_but_filler_leaves_the_statistics_and_makes_no_number_too_large():
-    layer, x = norm(), 1e3 * pictures()
-    y, moments = layer(x, jnp.zeros(6))
-    np.testing.assert_allclose(y, layer(x)[0], rtol=1e-5)
-    before = numbers(layer)
-    after = update_running_stats(before, before, BatchMoments(jnp.zeros(()), moments), RATE)
+def test_a_batch_of_padding_rows_uses_the_running_statistics():
+    layer, x = batch_norm(), 1e3 * images()
+    np.testing.assert_allclose(layer(x, jnp.zeros(6))[0], layer(x)[0], rtol=1e-5)
+
+
+def test_a_batch_of_padding_rows_keeps_the_statistics():
+    layer = batch_norm()
+    _, moments = layer(1e3 * images(), jnp.zeros(6))
+    before = parameters(layer)
+    after = update_running_stats(before, before, BatchMoments(jnp.zeros(()), moments), MOMENTUM)
     assert all(np.array_equal(after[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize(("side", "kernel", "stride"), [(7, 3, 1), (8, 3, 2), (7, 5, 2), (2, 5, 1)])
-def test_the_two_ways_of_a_depthwise_convolution_are_one(side, kernel, stride):
+def test_depthwise_by_shifts_equals_depthwise(side, kernel, stride):
     rng = np.random.default_rng(0)
-    x, w = (
-        jnp.asarray(rng.normal(size=shape), jnp.float32)
-        for shape in ((2, side, side, 3), (kernel, kernel, 1, 3))
-    )
+    x = jnp.asarray(rng.normal(size=(2, side, side, 3)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(kernel, kernel, 1, 3)), jnp.float32)
 
-    def both(convolve):
-        return convolve(x, w, stride), jax.grad(
-            lambda x, w: jnp.sin(convolve(x, w, stride)).sum(), argnums=(0, 1)
-        )(x, w)
+    def value_and_gradients(convolve):
+        def loss(x, w):
+            return jnp.sin(convolve(x, w, stride)).sum()
+
+        return convolve(x, w, stride), jax.grad(loss, argnums=(0, 1))(x, w)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-        both(depthwise_by_shifts),
-        both(depthwise),
+        value_and_gradients(depthwise_by_shifts),
+        value_and_gradients(depthwise),
     )
 
 
-def test_full_size_features_have_the_published_number_of_parameters():
-    model = nnx.eval_shape(lambda: MobileNetV3(large(), rngs=nnx.Rngs(0)))
+def test_full_size_has_the_published_number_of_parameters():
+    spec = mobilenet_v3_large_spec()
+    model = nnx.eval_shape(lambda: MobileNetV3(spec, policy=ComputePolicy(), rngs=nnx.Rngs(0)))
     assert count_parameters(model) == 2_971_952
-    assert large().features == 960 and [block.outputs for block in large().blocks][-1] == 160
+    assert spec.features == 960
+    assert spec.blocks[-1].outputs == 160
 
 
-def test_a_frozen_backbone_runs_by_its_running_statistics_and_gives_no_new_ones():
-    tiny = tiny_model.config(**tiny_model.MOBILENET)
-    model = abstract_model(tiny, tiny_model.VOCABULARY)
+def test_intermediates_are_the_stages_by_name():
+    model = abstract_model(tiny_model.config(**tiny_model.MOBILENET), tiny_model.VOCABULARY)
+    found = jax.eval_shape(
+        lambda backbone: backbone.intermediates(jnp.zeros((2, 16, 16, 3))), model.encoder.backbone
+    )
+    assert found.keys() == {"stem", "head", *(f"blocks/{number}" for number in range(15))}
+    assert found["stem"].shape == (2, 8, 8, 8)
+    assert found["head"].shape == (2, 1, 1, 96)
+
+
+def test_a_frozen_backbone_returns_no_new_statistics():
+    model = abstract_model(tiny_model.config(**tiny_model.MOBILENET), tiny_model.VOCABULARY)
     batch = jax.tree.map(jnp.asarray, tiny_model.batch())
 
-    def moments(key, frozen):
-        return jax.eval_shape(
-            lambda model: (
-                model.encode(
-                    batch["video"], batch["frame_lengths"], key, batch["weights"], frozen
-                ).moments
-            ),
-            model,
-        )
+    def moments(rng, frozen):
+        def run(model):
+            video, lengths, clip_mask = (
+                batch[name] for name in ("video", "frame_lengths", "weights")
+            )
+            return model.encode(video, lengths, rng, clip_mask, frozen).moments
 
-    key = jax.random.key(0)
-    assert moments(None, False) is None and moments(key, True) is None
-    assert moments(key, False).layers.keys() == {"stem", "blocks", "head"}
+        return jax.eval_shape(run, model)
+
+    rng = jax.random.key(0)
+    assert moments(None, False) is None
+    assert moments(rng, True) is None
+    assert moments(rng, False).layers.keys() == {"stem", "blocks", "head"}

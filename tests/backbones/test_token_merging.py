@@ -1,16 +1,24 @@
-"""Token merging against the algorithm written out, and against attention over the tokens that were merged."""
+"""Token merging against the algorithm written out, and against attention over unmerged tokens."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from signvit_jax.backbones.token_merging import merge_tokens, proportional_attention
+from signvit_jax.backbones.token_merging import (
+    mean_of_merged,
+    merge_tokens,
+    proportional_attention,
+)
 from signvit_jax.layers.attention import attend
 
 
 def slow_merge(x, sizes, metric, count):
-    """One picture: the set of (size, token) that stay, each even place's pair found and the best of them merged one after the other."""
+    """One image: sorted (size, *token) of the remaining tokens.
+
+    The best pair of each token at an even position is found, and the best pairs are merged one
+    after the other.
+    """
     unit = metric / np.linalg.norm(metric, axis=-1, keepdims=True)
     odd = range(1, len(x), 2)
     pairs = [max((unit[a] @ unit[b], a, b) for b in odd) for a in range(2, len(x), 2)]
@@ -23,10 +31,8 @@ def slow_merge(x, sizes, metric, count):
 @pytest.mark.parametrize(("tokens", "count"), [(9, 3), (10, 2), (9, 99), (2, 1), (9, 0)])
 def test_merging_is_the_bipartite_matching_written_out(tokens, count):
     rng = np.random.default_rng(tokens)
-    x, metric = (
-        rng.standard_normal((2, tokens, 3)).astype(np.float32),
-        rng.standard_normal((2, tokens, 4)).astype(np.float32),
-    )
+    x = rng.standard_normal((2, tokens, 3)).astype(np.float32)
+    metric = rng.standard_normal((2, tokens, 4)).astype(np.float32)
     sizes = rng.integers(1, 4, (2, tokens)).astype(np.float32)
     merged, new_sizes = jax.jit(merge_tokens, static_argnums=3)(x, sizes, metric, count)
     assert merged.shape[1] == tokens - min(count, (tokens - 1) // 2)
@@ -34,19 +40,21 @@ def test_merging_is_the_bipartite_matching_written_out(tokens, count):
         found = sorted(
             (float(size), *token) for size, token in zip(new_sizes[row], np.asarray(merged[row]))
         )
-        np.testing.assert_allclose(
-            found, slow_merge(x[row], sizes[row], metric[row], count), atol=1e-5
-        )
+        expected = slow_merge(x[row], sizes[row], metric[row], count)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_array_equal(merged[:, 0], x[:, 0])
     np.testing.assert_allclose(new_sizes.sum(1), sizes.sum(1))
+    means = [
+        mean_of_merged(*map(jnp.asarray, given)) for given in ((merged, new_sizes), (x, sizes))
+    ]
+    np.testing.assert_allclose(*means, atol=1e-5)
 
 
-def test_a_token_counts_in_attention_as_often_as_the_tokens_it_stands_for():
+def test_attention_weights_a_token_by_its_size():
     query, key, value = (jax.random.normal(jax.random.key(i), (2, 4, 3, 8)) for i in range(3))
     sizes = jnp.array([[1.0, 3.0, 2.0, 1.0]] * 2)
-    repeated_key, repeated_value = (
-        jnp.repeat(x, jnp.array([1, 3, 2, 1]), axis=1) for x in (key, value)
-    )
+    repeats = jnp.array([1, 3, 2, 1])
+    repeated_key, repeated_value = (jnp.repeat(x, repeats, axis=1) for x in (key, value))
     np.testing.assert_allclose(
         proportional_attention(query, key, value, sizes),
         attend(query, repeated_key, repeated_value),

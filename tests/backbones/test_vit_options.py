@@ -1,4 +1,4 @@
-"""What makes the ViT cheaper: frames in chunks, fewer patches in training, merged tokens in evaluation, cheap dropout. Off, each changes nothing."""
+"""Options that make the ViT cheaper. Each of them, switched off, changes nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from flax import nnx
 
 from signvit_jax.backbones.vit import DenseViT, drop_patches
 from signvit_jax.config.errors import ConfigError
+from signvit_jax.layers.compute_policy import compute_policy
 from tests.helpers import tiny_model
 
 pytestmark = pytest.mark.xdist_group("vit_options")  # one process compiles for all of them
@@ -15,134 +16,134 @@ pytestmark = pytest.mark.xdist_group("vit_options")  # one process compiles for 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
-def blank_vit(**options):
-    """The ViT alone, shapes in place of numbers."""
+def abstract_vit(**options):
+    """The ViT alone, with shapes in place of arrays."""
     tiny = tiny_model.config(
         **{f"model__encoder__{name}": value for name, value in options.items()}
     )
-    return nnx.eval_shape(
-        lambda: DenseViT(
-            tiny.model.encoder, 16, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(0))
-        )
-    )
+
+    def make():
+        rngs = nnx.Rngs(params=jax.random.key(0))
+        return DenseViT(tiny.model.encoder, 16, policy=compute_policy(tiny), rngs=rngs)
+
+    return nnx.eval_shape(make)
 
 
 @pytest.fixture(scope="module")
 def weights():
-    shapes = nnx.state(blank_vit())
+    shapes = nnx.state(abstract_vit())
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes
     )
 
 
-def backbone(weights, **options):
-    return nnx.merge(nnx.graphdef(blank_vit(**options)), weights)
+def make_vit(weights, **options):
+    return nnx.merge(nnx.graphdef(abstract_vit(**options)), weights)
 
 
-def pictures(count=5, seed=0):
+def images(count=5, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal((count, 16, 16, 3)), jnp.float32)
 
 
 @jax.jit
-def features(vit, images, key=None):
-    return vit(images, key)
+def features(vit, images, rng=None):
+    return vit(images, rng=rng).features
 
 
-def test_frames_in_chunks_give_the_values_and_gradients_of_all_at_once(weights):
-    """Five frames in chunks of two: the last chunk is filled up."""
+def test_chunks_change_no_value_and_no_gradient(weights):
+    """Five frames in chunks of two: the last chunk is padded."""
 
     def loss(vit):
-        return jnp.sum(vit(pictures(), jax.random.key(1)) ** 2)
+        return jnp.sum(vit(images(), rng=jax.random.key(1)).features ** 2)
 
-    whole, chunked = (
-        jax.jit(jax.value_and_grad(loss))(backbone(weights, **NO_DROPOUT, frames_per_chunk=size))
+    at_once, in_chunks = (
+        jax.jit(jax.value_and_grad(loss))(make_vit(weights, **NO_DROPOUT, frames_per_chunk=size))
         for size in (0, 2)
     )
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
+    for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_chunks), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.long
-def test_with_chunks_memory_does_not_grow_with_the_number_of_frames():
-    """Bytes in, floats only chunk by chunk; what remains of 96 frames beside the bytes is a feature each."""
+def test_memory_with_chunks_does_not_grow_with_the_frames():
+    """Only one chunk at a time is float; the rest of 96 frames is bytes and one feature each."""
 
-    def temporaries(frames, size):
-        vit = blank_vit(patch_size=2, frames_per_chunk=size)
-        step = jax.jit(
-            jax.grad(
-                lambda vit, images: jnp.sum(vit(images, None, lambda x: x.astype(jnp.float32)) ** 2)
-            )
-        )
-        images = jax.ShapeDtypeStruct((frames, 16, 16, 3), jnp.uint8)
-        return step.lower(vit, images).compile().memory_analysis().temp_size_in_bytes
+    def temporary_bytes(frames, size):
+        vit = abstract_vit(patch_size=2, frames_per_chunk=size)
 
-    many, few, whole = temporaries(96, 4), temporaries(32, 4), temporaries(96, 0)
-    assert many < 1.3 * few and many < 0.2 * whole
+        def loss(vit, images):
+            output = vit(images, preprocess=lambda x: x.astype(jnp.float32))
+            return jnp.sum(output.features**2)
+
+        shape = jax.ShapeDtypeStruct((frames, 16, 16, 3), jnp.uint8)
+        compiled = jax.jit(jax.grad(loss)).lower(vit, shape).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    many, few, at_once = temporary_bytes(96, 4), temporary_bytes(32, 4), temporary_bytes(96, 0)
+    assert many < 1.3 * few
+    assert many < 0.2 * at_once
 
 
-def test_chunks_draw_dropout_of_their_own(weights):
-    same = jnp.repeat(pictures(1), 4, axis=0)
-    found = np.asarray(
-        features(backbone(weights, dropout=0.5, frames_per_chunk=1), same, jax.random.key(0))
-    )
+def test_every_chunk_draws_its_own_dropout(weights):
+    same = jnp.repeat(images(1), 4, axis=0)
+    vit = make_vit(weights, dropout=0.5, frames_per_chunk=1)
+    found = np.asarray(features(vit, same, jax.random.key(0)))
     assert len(np.unique(found[:, 0])) == 4
 
 
-def test_dropped_patches_are_others_in_every_picture_and_the_class_token_stays():
+def test_patches_are_dropped_at_random_but_not_the_class_token():
     x = jnp.tile(jnp.arange(21.0)[None, :, None], (50, 1, 2))
     kept = np.asarray(drop_patches(x, 0.75, jax.random.key(0)))[..., 0]
     assert kept.shape == (50, 1 + 5)
     assert np.all(kept[:, 0] == 0)
     assert all(len(set(row)) == 6 and set(row[1:]) <= set(range(1, 21)) for row in kept.tolist())
-    assert (
-        set(kept[:, 1:].ravel().tolist()) == set(range(1, 21))
-        and len({tuple(row) for row in kept.tolist()}) > 40
-    )
-    assert drop_patches(x, 0.99, jax.random.key(0)).shape == (50, 2, 2)
+    assert set(kept[:, 1:].ravel().tolist()) == set(range(1, 21))
+    assert len({tuple(row) for row in kept.tolist()}) > 40
 
 
-def test_patches_are_dropped_in_training_alone(weights):
+def test_at_least_one_patch_is_kept():
+    assert drop_patches(jnp.zeros((50, 21, 2)), 0.99, jax.random.key(0)).shape == (50, 2, 2)
+
+
+def test_patches_are_dropped_in_training_only(weights):
     plain, dropping = (
-        backbone(weights, **NO_DROPOUT),
-        backbone(weights, **NO_DROPOUT, patch_drop=0.5),
+        make_vit(weights, **NO_DROPOUT),
+        make_vit(weights, **NO_DROPOUT, patch_drop=0.5),
     )
-    np.testing.assert_array_equal(features(plain, pictures()), features(dropping, pictures()))
-    assert jax.eval_shape(dropping.tokens, pictures(), jax.random.key(0)).shape == (5, 3, 16)
-    assert (
-        np.abs(
-            features(plain, pictures()) - features(dropping, pictures(), jax.random.key(0))
-        ).max()
-        > 1e-3
-    )
+    rng = jax.random.key(0)
+    expected = features(plain, images())
+    np.testing.assert_array_equal(features(dropping, images()), expected)
+    tokens = jax.eval_shape(dropping.intermediates, images(), rng)["tokens"]
+    assert tokens.shape == (5, 3, 16)
+    assert np.abs(features(dropping, images(), rng) - expected).max() > 1e-3
 
 
-def test_tokens_are_merged_in_evaluation_alone(weights):
-    plain, merging = backbone(weights, **NO_DROPOUT), backbone(weights, **NO_DROPOUT, token_merge=1)
-    key = jax.random.key(0)
-    np.testing.assert_array_equal(
-        features(plain, pictures(), key), features(merging, pictures(), key)
-    )
-    tokens, sizes = jax.jit(lambda vit: vit._merged_tokens(pictures()))(merging)
-    assert tokens.shape == (5, 3, 16) and np.all(sizes.sum(1) == 5)
-    assert np.abs(features(plain, pictures()) - features(merging, pictures())).max() > 1e-4
+def test_tokens_are_merged_in_evaluation_only(weights):
+    plain, merging = make_vit(weights, **NO_DROPOUT), make_vit(weights, **NO_DROPOUT, token_merge=1)
+    rng = jax.random.key(0)
+    np.testing.assert_array_equal(features(plain, images(), rng), features(merging, images(), rng))
+    tokens, sizes = jax.jit(lambda vit: vit.merged_tokens(images()))(merging)
+    assert tokens.shape == (5, 3, 16)
+    assert np.all(sizes.sum(1) == 5)
+    assert np.abs(features(plain, images()) - features(merging, images())).max() > 1e-4
 
 
-def test_merging_tokens_that_are_alike_changes_nothing(weights):
-    """One block; the right half of a picture shows what the left does, at the same positions: merged, two patches give what they gave apart."""
-    half = pictures()[:, :, :8]
-    images = jnp.concatenate([half, half], axis=2)
+def test_merging_equal_tokens_changes_nothing(weights):
+    """One block, and images whose right half equals the left one, at equal positions."""
+    half = images()[:, :, :8]
+    symmetric = jnp.concatenate([half, half], axis=2)
     plain, merging = (
         nnx.merge(
-            nnx.graphdef(blank_vit(vit_num_layers=1, token_merge=count)), first_block(weights)
+            nnx.graphdef(abstract_vit(vit_num_layers=1, token_merge=count)), first_block(weights)
         )
         for count in (0, 2)
     )
     for vit in (plain, merging):
         positions = vit.positions[...]
         vit.positions[...] = positions.at[0, 2].set(positions[0, 1]).at[0, 4].set(positions[0, 3])
-    assert np.abs(features(merging, pictures()) - features(plain, pictures())).max() > 1e-4
-    np.testing.assert_allclose(features(merging, images), features(plain, images), atol=1e-5)
+    assert np.abs(features(merging, images()) - features(plain, images())).max() > 1e-4
+    np.testing.assert_allclose(features(merging, symmetric), features(plain, symmetric), atol=1e-5)
 
 
 def first_block(weights):
@@ -151,27 +152,48 @@ def first_block(weights):
     )
 
 
-def test_the_devices_own_generator_drops_as_many_and_others_in_each_layer(weights):
-    vit = backbone(weights, dropout=0.5, attention_dropout=0.0, dropout_rng_impl="rbg")
-    np.testing.assert_array_equal(
-        features(vit, pictures()), features(backbone(weights, **NO_DROPOUT), pictures())
-    )
-    state = jax.tree.map(jnp.zeros_like, nnx.state(vit.blocks))
+@pytest.fixture
+def rbg_vit(weights):
+    return make_vit(weights, dropout=0.5, attention_dropout=0.0, dropout_rng_impl="rbg")
+
+
+def test_the_rbg_generator_changes_nothing_in_evaluation(weights, rbg_vit):
+    expected = features(make_vit(weights, **NO_DROPOUT), images())
+    np.testing.assert_array_equal(features(rbg_vit, images()), expected)
+
+
+def test_rbg_dropout_has_its_rate_and_differs_by_layer(rbg_vit):
+    """In two blocks that only add one, with dropout, equal masks would give 0 and 4 only."""
+    state = jax.tree.map(jnp.zeros_like, nnx.state(rbg_vit.blocks))
     state.feed_forward.contract.bias[...] = jnp.ones_like(state.feed_forward.contract.bias[...])
-    nnx.update(vit.blocks, state)
-    tokens = jax.jit(lambda vit, key: vit._run_blocks(jnp.zeros((40, 5, 16)), key))
-    key = jax.random.wrap_key_data(jnp.arange(4, dtype=jnp.uint32), impl="rbg")
-    values, counts = np.unique(np.asarray(tokens(vit, key)), return_counts=True)
-    assert values.tolist() == [0.0, 2.0, 4.0]  # neither, one, or both of the two layers
+    nnx.update(rbg_vit.blocks, state)
+    run = jax.jit(lambda vit, rng: vit.run_blocks(jnp.zeros((40, 5, 16)), rng))
+    rng = jax.random.wrap_key_data(jnp.arange(4, dtype=jnp.uint32), impl="rbg")
+    values, counts = np.unique(np.asarray(run(rbg_vit, rng)), return_counts=True)
+    assert values.tolist() == [0.0, 2.0, 4.0]  # kept in neither, one or both of the two layers
     np.testing.assert_allclose(counts / counts.sum(), [0.25, 0.5, 0.25], atol=0.05)
+
+
+def test_rbg_dropout_depends_on_the_key_alone(rbg_vit):
     once, again, other = (
-        np.asarray(features(vit, pictures(), jax.random.key(seed))) for seed in (1, 1, 2)
+        np.asarray(features(rbg_vit, images(), jax.random.key(seed))) for seed in (1, 1, 2)
     )
-    assert np.array_equal(once, again) and not np.array_equal(once, other)
+    assert np.array_equal(once, again)
+    assert not np.array_equal(once, other)
+
+
+def test_intermediates_lead_to_the_features(weights):
+    vit = make_vit(weights)
+    found = jax.jit(DenseViT.intermediates)(vit, images())
+    assert found.keys() == {"embedding", "blocks", "tokens"}
+    assert {value.shape for value in found.values()} == {(5, 5, 16)}
+    np.testing.assert_allclose(
+        found["tokens"].mean(axis=1), features(vit, images()), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("options", [{"patch_drop": 0.5}, {"token_merge": 1}], ids=str)
-def test_pooling_that_needs_every_token_is_not_given_fewer(options):
+def test_pooling_of_all_tokens_refuses_options_that_remove_some(options):
     with pytest.raises(ConfigError, match="frame_pooling is 'concat'"):
         tiny_model.config(
             model__encoder__frame_pooling="concat",
@@ -179,6 +201,6 @@ def test_pooling_that_needs_every_token_is_not_given_fewer(options):
         )
 
 
-def test_a_fused_kernel_that_would_be_refused_in_the_first_step_is_refused_with_the_config():
+def test_cudnn_with_attention_dropout_is_refused_by_the_config():
     with pytest.raises(ConfigError, match="attention_dropout is"):
         tiny_model.config(model__encoder__attention="cudnn", training__use_amp=True)

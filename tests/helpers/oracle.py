@@ -128,7 +128,7 @@ class Oracle:
             elif seen >= 0.2 * (said.end - said.start):
                 yield (
                     self.rng.choice(self.vocabulary),
-                    (max(signed.start, start) + min(signed.end, end)) / 2,
+                    (max(said.start, start) + min(said.end, end)) / 2,
                 )
 
     def _with_errors(self, word: str, at: float) -> list[tuple[str, float]]:

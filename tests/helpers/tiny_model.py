@@ -62,7 +62,8 @@ def config(**changes) -> Config:
 def model(tiny: Config, seed: int = 0) -> SignTranslator:
     # Not jitted: a program would be compiled for every config, while single operations are compiled
     # once for all models.
-    return SignTranslator(tiny, VOCABULARY, rngs=nnx.Rngs(params=jax.random.key(seed)))
+    rngs = nnx.Rngs(params=jax.random.key(seed))
+    return SignTranslator.from_config(tiny, VOCABULARY, rngs=rngs)
 
 
 def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarray]:

@@ -62,7 +62,7 @@ def learned():
     batch = jax.tree.map(jnp.asarray, clips)
     vocabulary = max(tokenizer.vocab_size, tiny_model.VOCABULARY)
     graph, params = nnx.split(
-        SignTranslator(CONFIG, vocabulary, rngs=nnx.Rngs(params=jax.random.key(0)))
+        SignTranslator.from_config(CONFIG, vocabulary, rngs=nnx.Rngs(params=jax.random.key(0)))
     )
     optimizer = optax.adam(3e-3)
 

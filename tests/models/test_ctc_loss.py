@@ -1,4 +1,4 @@
-"""The CTC loss against sums over all alignments, numeric differences of those sums, and optax."""
+"""The CTC loss against sums over all alignments, their numeric differences, and optax."""
 
 import itertools
 
@@ -14,7 +14,7 @@ ctc_loss = jax.jit(traced_ctc_loss)
 
 @jax.jit
 def loss_and_gradient(logits, logit_lengths, labels, label_lengths):
-    """(the batch's loss summed, feasible), gradient of the sum."""
+    """((sum of the losses, feasible), gradient of the sum)."""
 
     def total(x):
         loss, feasible = traced_ctc_loss(x, logit_lengths, labels, label_lengths)
@@ -28,7 +28,7 @@ def collapse(path):
 
 
 def brute_force(logits, labels):
-    """-log of the summed probability of all v^s paths that spell the labels; float64, one row."""
+    """-log of the sum over all v^s paths that spell the labels, for one row, in float64."""
     logits = np.asarray(logits, np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     total = 0.0
@@ -54,18 +54,17 @@ ROWS = [  # (steps, labels) within 5 steps and a vocabulary of 4
 ]
 
 
-def padded(rows, width, filler=0):
-    labels = np.full((len(rows), width), filler, np.int32)
+def padded(rows, width, padding=0):
+    """(labels, label_lengths, logit_lengths) of rows of (steps, labels)."""
+    labels = np.full((len(rows), width), padding, np.int32)
     for i, (_, row) in enumerate(rows):
         labels[i, : len(row)] = row
-    return (
-        labels,
-        np.array([len(row) for _, row in rows], np.int32),
-        np.array([steps for steps, _ in rows], np.int32),
-    )
+    label_lengths = np.array([len(row) for _, row in rows], np.int32)
+    logit_lengths = np.array([steps for steps, _ in rows], np.int32)
+    return labels, label_lengths, logit_lengths
 
 
-def test_equals_the_sum_over_all_alignments():
+def test_the_loss_is_the_sum_over_all_alignments():
     logits = random_logits(len(ROWS), 5, 4)
     labels, label_lengths, logit_lengths = padded(ROWS, 4)
     loss, feasible = ctc_loss(logits, logit_lengths, labels, label_lengths)
@@ -74,7 +73,7 @@ def test_equals_the_sum_over_all_alignments():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def test_gradient_equals_numeric_differences_of_the_brute_force_sum():
+def test_the_gradient_is_the_numeric_difference_of_brute_force():
     logits = random_logits(len(ROWS), 5, 4, seed=1)
     labels, label_lengths, logit_lengths = padded(ROWS, 3)
     weights = np.linspace(0.5, 2.0, len(ROWS))
@@ -93,7 +92,7 @@ def test_gradient_equals_numeric_differences_of_the_brute_force_sum():
     np.testing.assert_allclose(gradient, expected, atol=2e-6)
 
 
-def test_equals_optax_in_value_and_gradient():
+def test_value_and_gradient_equal_optax():
     b, s, width, v = 6, 20, 7, 50
     rng = np.random.default_rng(3)
     logits = random_logits(b, s, v, seed=3)
@@ -104,13 +103,9 @@ def test_equals_optax_in_value_and_gradient():
         return ctc_loss(x, logit_lengths, labels, label_lengths)[0]
 
     def theirs(x):
-        paddings = (
-            np.arange(s) >= logit_lengths[:, None],
-            np.arange(width) >= label_lengths[:, None],
-        )
-        return optax.ctc_loss(
-            x, paddings[0].astype(np.float32), labels, paddings[1].astype(np.float32)
-        )
+        logit_padding = (np.arange(s) >= logit_lengths[:, None]).astype(np.float32)
+        label_padding = (np.arange(width) >= label_lengths[:, None]).astype(np.float32)
+        return optax.ctc_loss(x, logit_padding, labels, label_padding)
 
     np.testing.assert_allclose(ours(logits), theirs(logits), rtol=1e-4)
     ours_gradient, theirs_gradient = (
@@ -119,7 +114,7 @@ def test_equals_optax_in_value_and_gradient():
     np.testing.assert_allclose(ours_gradient, theirs_gradient, atol=1e-4)
 
 
-IMPOSSIBLE = {
+NOT_FEASIBLE = {
     "too short": (2, [1, 2, 3]),
     "no room for the blank": (2, [1, 1]),
     "two repeats": (4, [1, 1, 1]),
@@ -130,14 +125,12 @@ IMPOSSIBLE = {
 }
 
 
-def test_rows_that_cannot_be_spelt_have_no_loss_no_gradient_and_are_marked():
-    labels, label_lengths, logit_lengths = padded([(5, [1, 2]), *IMPOSSIBLE.values()], 3)
+def test_rows_that_are_not_feasible_have_no_loss_and_no_gradient():
+    labels, label_lengths, logit_lengths = padded([(5, [1, 2]), *NOT_FEASIBLE.values()], 3)
     logits = random_logits(len(labels), 5, 4, seed=4)
     (loss, feasible), gradient = loss_and_gradient(logits, logit_lengths, labels, label_lengths)
     assert feasible[0]
-    assert {name: bool(f) for name, f in zip(IMPOSSIBLE, feasible[1:])} == dict.fromkeys(
-        IMPOSSIBLE, False
-    )
+    assert [name for name, found in zip(NOT_FEASIBLE, feasible[1:]) if found] == []
     np.testing.assert_allclose(loss, brute_force(logits[0], [1, 2]), rtol=1e-5)
     assert gradient[0].any() and not gradient[1:].any()
 
@@ -156,12 +149,10 @@ def test_rows_that_just_fit_are_feasible():
     assert loss[3] == 0
 
 
-def test_padding_of_steps_labels_and_rows_changes_nothing():
+def test_padding_of_steps_and_labels_changes_nothing():
     logits = random_logits(2, 6, 5, seed=6)
     labels, label_lengths, logit_lengths = padded([(6, [1, 1, 2]), (4, [3])], 3)
-    wide_labels, _, _ = padded(
-        [(6, [1, 1, 2]), (4, [3])], 8, filler=3
-    )  # the filler repeats a label: still no influence
+    wide_labels, _, _ = padded([(6, [1, 1, 2]), (4, [3])], 8, padding=3)  # repeats a label
     wide_logits = np.concatenate([logits, random_logits(2, 5, 5, seed=7, scale=30.0)], axis=1)
     wide_logits[1, 4:] = 40.0
     (narrow, _), narrow_gradient = loss_and_gradient(logits, logit_lengths, labels, label_lengths)
@@ -173,7 +164,7 @@ def test_padding_of_steps_labels_and_rows_changes_nothing():
     assert not wide_gradient[:, 6:].any()
 
 
-def test_labels_of_width_zero_leave_the_blank_path_alone():
+def test_labels_of_width_zero_leave_only_the_blank_path():
     logits = random_logits(2, 3, 4, seed=8)
     loss, feasible = ctc_loss(
         logits, np.array([3, 2]), np.zeros((2, 0), np.int32), np.array([0, 0])
@@ -184,7 +175,7 @@ def test_labels_of_width_zero_leave_the_blank_path_alone():
     )
 
 
-def test_never_negative_however_confident():
+def test_the_loss_of_confident_rows_is_not_negative():
     rng = np.random.default_rng(9)
     paths = rng.integers(0, 30, (64, 40))
     logits = (
@@ -193,32 +184,36 @@ def test_never_negative_however_confident():
     )
     labels, label_lengths, _ = padded([(40, collapse(path)) for path in paths.tolist()], 40)
     loss, feasible = ctc_loss(logits, np.full(64, 40), labels, label_lengths)
-    assert feasible.all() and (loss >= 0).all() and (loss < 1e-3).all()
+    assert feasible.all()
+    assert (loss >= 0).all()
+    assert (loss < 1e-3).all()
 
 
-def test_thousands_of_nats_keep_a_finite_loss_and_gradient_rows_that_sum_to_zero():
+def test_thousands_of_nats_stay_finite_and_gradients_sum_to_zero():
     logits = random_logits(2, 200, 40, seed=10, scale=50.0)
     labels = np.random.default_rng(10).integers(1, 40, (2, 60)).astype(np.int32)
     (loss, _), gradient = loss_and_gradient(
         logits, np.array([200, 130]), labels, np.array([60, 60])
     )
-    assert np.isfinite(loss) and loss > 1000
+    assert np.isfinite(loss)
+    assert loss > 1000
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient.sum(-1), 0.0, atol=1e-4)
 
 
-def test_nan_logits_give_a_nan_loss_so_that_the_step_is_seen_to_fail():
+def test_nan_logits_give_a_nan_loss():
+    """So that the training step is seen to fail."""
     logits = random_logits(2, 4, 5)
     logits[0, 1, 2] = np.nan
     loss, _ = ctc_loss(logits, np.array([4, 4]), np.array([[1], [1]]), np.array([1, 1]))
-    assert np.isnan(loss[0]) and np.isfinite(loss[1])
+    assert np.isnan(loss[0])
+    assert np.isfinite(loss[1])
 
 
-def test_bf16_logits_are_summed_in_float32_and_rounded_once_in_the_gradient():
+def test_the_gradient_of_bf16_logits_is_rounded_once():
+    """One word is in the text three times: its occupancies must not be added in bfloat16."""
     logits = jnp.asarray(random_logits(3, 24, 300, seed=11), jnp.bfloat16)
-    labels = np.tile(
-        np.array([5, 6, 5, 7, 5, 8], np.int32), (3, 1)
-    )  # one word three times: its occupancies must not be added up in bf16
+    labels = np.tile(np.array([5, 6, 5, 7, 5, 8], np.int32), (3, 1))
     lengths = np.array([24, 20, 12]), np.array([6, 6, 5])
     (loss, _), gradient = loss_and_gradient(logits, lengths[0], labels, lengths[1])
     (exact_loss, _), exact_gradient = loss_and_gradient(
@@ -229,16 +224,13 @@ def test_bf16_logits_are_summed_in_float32_and_rounded_once_in_the_gradient():
     np.testing.assert_array_equal(gradient, exact_gradient.astype(jnp.bfloat16))
 
 
-def test_nothing_else_of_the_vocabularys_size_is_kept_beside_logits_and_gradient():
+def test_no_other_array_of_the_vocabulary_size_is_kept():
     b, s, width, v = 2, 16, 8, 5000
     shapes = [
-        jax.ShapeDtypeStruct(shape, kind)
-        for shape, kind in (
-            ((b, s, v), jnp.float32),
-            ((b,), jnp.int32),
-            ((b, width), jnp.int32),
-            ((b,), jnp.int32),
-        )
+        jax.ShapeDtypeStruct((b, s, v), jnp.float32),
+        jax.ShapeDtypeStruct((b,), jnp.int32),
+        jax.ShapeDtypeStruct((b, width), jnp.int32),
+        jax.ShapeDtypeStruct((b,), jnp.int32),
     ]
     memory = loss_and_gradient.lower(*shapes).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 0.5 * 4 * b * s * v

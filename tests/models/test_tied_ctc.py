@@ -6,11 +6,12 @@ from flax import nnx
 
 from signvit_jax.config.schema import CTCConfig
 from signvit_jax.layers.transformer import gelu
-from signvit_jax.models.translator import CTCHead, Encoded, abstract_model, count_parameters
+from signvit_jax.models.ctc_head import CTCHead
+from signvit_jax.models.translator import Encoded, abstract_model, count_parameters
 from tests.helpers import tiny_model
 
 
-def test_a_tied_head_spells_with_the_decoders_embedding_and_has_a_bias_of_its_own():
+def test_a_tied_head_uses_the_embedding_and_its_own_bias():
     tied = tiny_model.config(model__ctc__tied=True)
     model = tiny_model.model(tied)
     plain = abstract_model(tiny_model.config(), tiny_model.VOCABULARY)
@@ -25,30 +26,25 @@ def test_a_tied_head_spells_with_the_decoders_embedding_and_has_a_bias_of_its_ow
     np.testing.assert_allclose(logits, hidden @ model.decoder.embedding[...].T + bias, atol=1e-5)
 
 
-def test_a_head_that_spells_glosses_is_never_tied():
+def test_a_gloss_head_is_never_tied():
     glosses = tiny_model.config(model__ctc__tied=True, model__ctc__target="gloss")
-    assert abstract_model(glosses, tiny_model.VOCABULARY, 5).ctc_head.out.kernel.shape == (
-        glosses.model.decoder.hidden_dim,
-        5,
-    )
+    kernel = abstract_model(glosses, tiny_model.VOCABULARY, 5).ctc_head.out.kernel
+    assert kernel.shape == (glosses.model.decoder.hidden_dim, 5)
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_logits_are_sums_in_float32_of_factors_in_bfloat16_as_the_decoders_are(tied):
-    draw = np.random.default_rng(0)
+def test_logits_are_float32_sums_of_bfloat16_factors(tied):
+    rng = np.random.default_rng(0)
     head = CTCHead(CTCConfig(), 64, 50, tied=tied, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    embedding = jnp.asarray(draw.standard_normal((50, 64)), jnp.float32)
-    head.out.bias[...] = jnp.asarray(draw.standard_normal(50), jnp.float32)
-    x = jnp.asarray(4 * draw.standard_normal((2, 6, 64)), jnp.bfloat16)
-    factors = [
+    embedding = jnp.asarray(rng.standard_normal((50, 64)), jnp.float32)
+    head.out.bias[...] = jnp.asarray(rng.standard_normal(50), jnp.float32)
+    x = jnp.asarray(4 * rng.standard_normal((2, 6, 64)), jnp.bfloat16)
+    matrix = embedding.T if tied else head.out.kernel[...]
+    hidden, matrix = (
         np.asarray(factor.astype(jnp.bfloat16), np.float64)
-        for factor in (gelu(head.hidden(x)), embedding.T if tied else head.out.kernel[...])
-    ]
+        for factor in (gelu(head.hidden(x)), matrix)
+    )
     logits = head(x, embedding)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(
-        logits,
-        factors[0] @ factors[1] + np.asarray(head.out.bias[...], np.float64),
-        rtol=1e-5,
-        atol=1e-5,
-    )
+    expected = hidden @ matrix + np.asarray(head.out.bias[...], np.float64)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)

@@ -1,65 +1,59 @@
-"""Pictures cut to what moves: the same signing comes out alike wherever and however large it is."""
+"""Clips cropped to their motion: the same signing looks alike at every position and size."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from signvit_jax.models.zoom import SMALLEST, moving_square, zoom_to_motion
+from signvit_jax.models.zoom import MIN_REACH, moving_square, zoom_to_motion
 from tests.helpers import tiny_model
 
 SIDE, FRAMES = 32, 8
 ALL = jnp.ones((1, FRAMES), bool)
 
 
-def circling(y, x, radius, *, wall=0.2, noise=0.0):
-    """A soft spot that goes round (y, x) before a wall, (1, t, h, w, 3)."""
+def circling(y, x, radius, *, background=0.2, noise=0.0):
+    """A soft spot that circles around (y, x), as video (1, t, h, w, 3)."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
-    turns = 2 * np.pi * np.arange(FRAMES)[:, None, None] / FRAMES
-    away = (rows + 0.5 - y - radius * np.sin(turns)) ** 2 + (
-        columns + 0.5 - x - radius * np.cos(turns)
-    ) ** 2
-    spot = np.exp(-away / (2 * (radius / 3) ** 2))
-    video = (wall + spot)[None, ..., None].repeat(3, axis=-1)
-    return jnp.asarray(
-        video + noise * np.random.default_rng(0).standard_normal(video.shape), jnp.float32
-    )
+    angle = 2 * np.pi * np.arange(FRAMES)[:, None, None] / FRAMES
+    spot_y, spot_x = y + radius * np.sin(angle), x + radius * np.cos(angle)
+    squared_distance = (rows + 0.5 - spot_y) ** 2 + (columns + 0.5 - spot_x) ** 2
+    spot = np.exp(-squared_distance / (2 * (radius / 3) ** 2))
+    video = (background + spot)[None, ..., None].repeat(3, axis=-1)
+    noise = noise * np.random.default_rng(0).standard_normal(video.shape)
+    return jnp.asarray(video + noise, jnp.float32)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 @pytest.mark.parametrize(("y", "x", "radius"), [(16, 16, 6), (12, 20, 4), (22, 10, 5)])
-def test_the_square_lies_about_what_moves(y, x, radius, noise):
+def test_the_square_is_around_what_moves(y, x, radius, noise):
     center, reach = moving_square(circling(y, x, radius, noise=noise), ALL)
     np.testing.assert_allclose(center[0], [y / SIDE, x / SIDE], atol=0.03)
     assert 1.2 * radius / SIDE < reach[0] < 2.4 * radius / SIDE
 
 
-def test_a_hand_that_is_raised_once_stays_in_the_square():
+def test_a_hand_that_is_raised_once_is_in_the_square():
     often, once = jnp.tile(circling(22, 16, 4), (1, 5, 1, 1, 1)), circling(6, 16, 4)[:, :1]
     video = jnp.concatenate([often, once], axis=1)
     center, reach = moving_square(video, jnp.ones(video.shape[:2], bool))
-    assert (center[0, 0] - reach[0]) * SIDE < 6 - 1  # the spot goes on for 1.3 pixels
+    assert (center[0, 0] - reach[0]) * SIDE < 6 - 1  # the spot has a deviation of 1.3 pixels
     assert (center[0, 0] + reach[0]) * SIDE > 22 + 4 + 1
 
 
-def test_the_same_movement_elsewhere_and_smaller_comes_out_alike():
-    large, small = (
-        zoom_to_motion(circling(16, 16, 6), ALL),
-        zoom_to_motion(circling(12, 20, 4), ALL),
-    )
-    before = np.abs(circling(16, 16, 6) - circling(12, 20, 4)).mean()
-    assert np.abs(large - small).mean() < 0.25 * before
+def test_the_same_motion_looks_alike_elsewhere_and_smaller():
+    large, small = circling(16, 16, 6), circling(12, 20, 4)
+    before = np.abs(large - small).mean()
+    after = np.abs(zoom_to_motion(large, ALL) - zoom_to_motion(small, ALL)).mean()
+    assert after < 0.25 * before
 
 
-def test_enlarged_pixels_are_mixed_of_their_neighbors():
+def test_pixels_are_interpolated_bilinearly():
     video = circling(10, 18, 4)
-    center, reach = (np.asarray(part[0]) for part in moving_square(video, ALL))
-    places = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
-    rows, columns = ((middle + places * reach) * SIDE - 0.5 for middle in center)
-    frame = np.stack(
-        [np.interp(rows, np.arange(SIDE), column) for column in np.asarray(video)[0, 3, :, :, 1].T],
-        axis=1,
-    )
+    center, reach = (np.asarray(found[0]) for found in moving_square(video, ALL))
+    positions = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    rows, columns = ((middle + positions * reach) * SIDE - 0.5 for middle in center)
+    frame = np.asarray(video)[0, 3, :, :, 1]
+    frame = np.stack([np.interp(rows, np.arange(SIDE), column) for column in frame.T], axis=1)
     frame = np.stack([np.interp(columns, np.arange(SIDE), row) for row in frame])
     np.testing.assert_allclose(zoom_to_motion(video, ALL)[0, 3, :, :, 1], frame, atol=1e-5)
 
@@ -69,38 +63,37 @@ def test_enlarged_pixels_are_mixed_of_their_neighbors():
     [jnp.full((1, FRAMES, SIDE, SIDE, 3), 0.3), circling(16, 16, 6)[:, :1]],
     ids=["still", "one frame"],
 )
-def test_what_does_not_move_is_left_as_it_is(video):
+def test_a_clip_that_does_not_move_is_unchanged(video):
     np.testing.assert_allclose(zoom_to_motion(video, ALL[:, : video.shape[1]]), video, atol=1e-5)
 
 
-def test_what_moves_everywhere_is_left_as_it_is():
+def test_a_clip_that_moves_everywhere_is_unchanged():
     video = jax.random.normal(jax.random.key(0), (1, FRAMES, SIDE, SIDE, 3))
     center, reach = moving_square(video, ALL)
     np.testing.assert_allclose(center, 0.5, atol=0.01)
     np.testing.assert_allclose(reach, 0.5, atol=0.01)
 
 
-def test_the_square_stays_in_the_picture_and_has_a_least_size():
+def test_the_square_is_in_the_image_and_has_a_minimum_size():
     video = np.zeros((2, 2, SIDE, SIDE, 3), np.float32)
     video[0, 1, 0, 0] = video[1, 1, 16, 31] = 1.0
     center, reach = moving_square(jnp.asarray(video), jnp.ones((2, 2), bool))
-    np.testing.assert_allclose(reach, SMALLEST)
-    assert np.all(center >= SMALLEST - 1e-6) and np.all(center <= 1 - SMALLEST + 1e-6)
+    np.testing.assert_allclose(reach, MIN_REACH)
+    assert np.all(center >= MIN_REACH - 1e-6)
+    assert np.all(center <= 1 - MIN_REACH + 1e-6)
 
 
-def test_a_clips_square_depends_on_its_own_frames_alone():
+def test_the_square_depends_on_the_clips_own_frames_only():
     clip, other = circling(16, 16, 6), circling(8, 24, 3)
-    together = jnp.concatenate(
-        [jnp.concatenate([clip, other], axis=1), jnp.concatenate([other, clip], axis=1)]
-    )
+    clips = [jnp.concatenate([clip, other], axis=1), jnp.concatenate([other, clip], axis=1)]
     mask = jnp.arange(2 * FRAMES) < FRAMES
-    found = zoom_to_motion(together, jnp.stack([mask, mask]))
+    found = zoom_to_motion(jnp.concatenate(clips), jnp.stack([mask, mask]))
     np.testing.assert_allclose(found[0, :FRAMES], zoom_to_motion(clip, ALL)[0], atol=1e-5)
     np.testing.assert_allclose(found[1, :FRAMES], zoom_to_motion(other, ALL)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("motion", ["none", "clip_mean"])
-def test_a_model_with_zoom_sees_what_one_without_sees_of_the_cut_pictures(motion):
+def test_a_model_with_zoom_sees_the_cropped_clips(motion):
     plain, zooming = (
         tiny_model.model(
             tiny_model.config(model__encoder__motion=motion, model__encoder__zoom=zoom)
@@ -108,14 +101,10 @@ def test_a_model_with_zoom_sees_what_one_without_sees_of_the_cut_pictures(motion
         for zoom in ("none", "motion")
     )
     batch = tiny_model.batch()
-    batch["video"][:, :, :4] = batch["video"][:, :, :, 9:] = 128  # a wall
-    lengths, normalized = (
-        jnp.asarray(batch["frame_lengths"]),
-        plain.encoder._normalized(jnp.asarray(batch["video"])),
-    )
-    cut = zoom_to_motion(normalized, jnp.arange(6) < lengths[:, None])
-    assert np.abs(normalized - cut).max() > 0.1
+    batch["video"][:, :, :4] = batch["video"][:, :, :, 9:] = 128  # a still background
+    video, lengths = jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"])
+    normalized = plain.encoder.images.normalize(video)
+    cropped = zoom_to_motion(normalized, jnp.arange(6) < lengths[:, None])
+    assert np.abs(normalized - cropped).max() > 0.1
     frames = jax.jit(lambda model, video: model.encode(video, lengths).frames)
-    np.testing.assert_allclose(
-        frames(zooming, jnp.asarray(batch["video"])), frames(plain, cut), atol=1e-4
-    )
+    np.testing.assert_allclose(frames(zooming, video), frames(plain, cropped), atol=1e-4)

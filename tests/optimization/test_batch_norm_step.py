@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 
 from signvit_jax.backbones import mobilenet_v3
-from signvit_jax.backbones.mobilenet_v3 import Block, Sizes
+from signvit_jax.backbones.mobilenet_v3 import BlockSpec, MobileNetSpec
 from tests.helpers import tiny_model
 from tests.optimization.test_train_step import NO_DROPOUT, Run, same
 
 pytestmark = pytest.mark.xdist_group("train_step")
 
-SIZES = Sizes(
-    8, (Block(3, 8, 8, 0, False, 1), Block(3, 16, 8, 8, True, 2), Block(5, 16, 16, 0, True, 1)), 96
+SIZES = MobileNetSpec(
+    8,
+    (
+        BlockSpec(3, 8, 8, 0, False, 1),
+        BlockSpec(3, 16, 8, 8, True, 2),
+        BlockSpec(5, 16, 16, 0, True, 1),
+    ),
+    96,
 )
 RATE = 0.05  # share of the batch in the new running statistics
 CHANGES = (
@@ -27,7 +33,7 @@ CHANGES["model__encoder__batch_norm_momentum"] = RATE
 @pytest.fixture(scope="module", autouse=True)
 def _three_blocks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mobilenet_v3, "large", lambda width: SIZES)
+        patch.setattr(mobilenet_v3, "mobilenet_v3_large_spec", lambda width: SIZES)
         yield
 
 

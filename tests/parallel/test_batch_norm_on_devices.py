@@ -1,4 +1,4 @@
-"""BatchNorm over pictures that lie on two devices, virtual ones of a CPU in a process of their own."""
+"""BatchNorm of images on two devices: virtual ones of a CPU, in a process of their own."""
 
 import subprocess
 import sys
@@ -17,25 +17,26 @@ from signvit_jax.parallel.sharding import batch_sharding
 layer = BatchNorm(3, epsilon=1e-3, dtype=jnp.float32, rngs=nnx.Rngs(0))
 before = nnx.to_pure_dict(nnx.state(layer))
 rng = np.random.default_rng(0)
-x = rng.normal(size=(4, 2, 2, 3)).astype(np.float32) + np.arange(4, dtype=np.float32)[:, None, None, None]  # the devices see other means
-counted = np.array([1, 1, 1, 0], np.float32)
+x = rng.normal(size=(4, 2, 2, 3)).astype(np.float32)
+x += np.arange(4, dtype=np.float32)[:, None, None, None]  # the devices have different means
+mask = np.array([1, 1, 1, 0], np.float32)
 
-def run(x, counted):
-    y, moments = layer(x, counted)
-    return y, update_running_stats(before, before, BatchMoments(counted.sum(), moments), 0.01)
+def run(x, mask):
+    y, moments = layer(x, mask)
+    return y, update_running_stats(before, before, BatchMoments(mask.sum(), moments), 0.01)
 
-cut = batch_sharding(make_mesh(MeshConfig()))
-y, new = jax.jit(run, in_shardings=(cut, cut))(x, counted)
+sharded = batch_sharding(make_mesh(MeshConfig()))
+y, new = jax.jit(run, in_shardings=(sharded, sharded))(x, mask)
 assert not y.sharding.is_fully_replicated
-seen = x[:3].reshape(-1, 3)
-np.testing.assert_allclose(new["mean"], 0.01 * seen.mean(0), rtol=1e-5)
-np.testing.assert_allclose(new["var"], 0.99 + 0.01 * seen.var(0), rtol=1e-5)
-np.testing.assert_allclose(y, (x - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-3), atol=1e-5)
+counted = x[:3].reshape(-1, 3)
+np.testing.assert_allclose(new["mean"], 0.01 * counted.mean(0), rtol=1e-5)
+np.testing.assert_allclose(new["var"], 0.99 + 0.01 * counted.var(0), rtol=1e-5)
+np.testing.assert_allclose(y, (x - counted.mean(0)) / np.sqrt(counted.var(0) + 1e-3), atol=1e-5)
 print("same")
 """
 
 
-def test_pictures_on_two_devices_are_normalized_by_all_of_them_together():
+def test_statistics_are_those_of_the_images_of_all_devices():
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES],
         capture_output=True,

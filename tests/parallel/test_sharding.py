@@ -1,4 +1,7 @@
-"""Many devices and one: the same numbers. The devices are eight virtual ones of a CPU, in a process of their own."""
+"""One device and many: the same numbers.
+
+The devices are eight virtual ones of a CPU, in a process of their own.
+"""
 
 import dataclasses
 import os
@@ -9,13 +12,14 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.sharding import AbstractMesh
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.files import load_config
 from signvit_jax.config.schema import MeshConfig
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.parallel.mesh import make_mesh
-from signvit_jax.parallel.sharding import RULES, parameter_path, partition_spec
+from signvit_jax.parallel.mesh import AXES, make_mesh
+from signvit_jax.parallel.sharding import RULES, parameter_path, partition_spec, state_shardings
 
 TESTS = Path(__file__).parents[1]
 
@@ -24,9 +28,8 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "meshes", [["mixed"], pytest.param(["data", "fsdp", "tensor"], marks=pytest.mark.long)]
 )
-def test_eight_devices_cut_the_state_and_reach_the_losses_of_one_also_from_each_others_checkpoints(
-    meshes, tmp_path
-):
+def test_eight_devices_reach_the_losses_of_one(meshes, tmp_path):
+    """Also when they resume from the checkpoints of other meshes; and their state is sharded."""
     program = [sys.executable, str(TESTS / "helpers" / "eight_devices.py"), str(tmp_path), *meshes]
     done = subprocess.run(
         program,
@@ -37,35 +40,52 @@ def test_eight_devices_cut_the_state_and_reach_the_losses_of_one_also_from_each_
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split() for line in done.stdout.splitlines()]
-    cut = {name: int(leaves) for name, leaves, *_ in lines}
+    sharded = {name: int(arrays) for name, arrays, *_ in lines}
     losses = {name: [float(loss) for loss in found] for name, _, *found in lines}
-    assert len(losses) == 1 + 2 * len(meshes) and len(losses["single"]) == 5
+    assert len(losses) == 1 + 2 * len(meshes)
+    assert len(losses["single"]) == 5
     for name, found in losses.items():
-        assert cut[name] > 10 or name not in ("fsdp", "tensor", "mixed"), name
+        assert sharded[name] > 10 or name not in ("fsdp", "tensor", "mixed"), name
         assert found == pytest.approx(losses["single"][-len(found) :], rel=1e-5), name
 
 
-def test_every_rule_is_of_use_to_the_full_model():
-    definition = ModelDefinition(
-        load_config(str(Path(__file__).parents[2] / "configs" / "reference.py")), 30_522
-    )
+def test_every_rule_applies_to_the_full_model():
+    reference = Path(__file__).parents[2] / "configs" / "reference.py"
+    definition = ModelDefinition(load_config(str(reference)), 30_522)
     mesh = make_mesh(MeshConfig())
-    leaves = jax.tree_util.tree_leaves_with_path(definition.abstract_params())
-    specs = {
-        parameter_path(path): (leaf.shape, partition_spec(parameter_path(path), leaf.shape, mesh))
-        for path, leaf in leaves
+    shapes = {
+        parameter_path(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(definition.abstract_params())
     }
-    deciding = {}
-    for path, (_, spec) in specs.items():
-        first = next(
-            ((pattern, axes) for pattern, axes in RULES if re.fullmatch(pattern, path)), None
-        )
-        if first:
-            deciding[first[0]] = path
-            assert tuple(spec)[-len(first[1]) :] == first[1], path
-    assert set(deciding) == {pattern for pattern, _ in RULES}
-    whole = sum(shape != () and not any(spec) and len(shape) > 1 for shape, spec in specs.values())
-    assert whole < 0.5 * len(specs)
+    specs = {path: partition_spec(path, shape, mesh) for path, shape in shapes.items()}
+    applied = set()
+    for path, spec in specs.items():
+        matching = [(pattern, axes) for pattern, axes in RULES if re.fullmatch(pattern, path)]
+        if matching:
+            pattern, axes = matching[0]
+            applied.add(pattern)
+            assert tuple(spec)[-len(axes) :] == axes, path
+    assert applied == {pattern for pattern, _ in RULES}
+    replicated = [path for path, spec in specs.items() if len(shapes[path]) > 1 and not any(spec)]
+    assert len(replicated) < 0.5 * len(specs)
+
+
+def test_a_dimension_that_its_axis_does_not_divide_is_not_sharded():
+    mesh = AbstractMesh((1, 3, 2), AXES)
+    assert tuple(partition_spec("a/qkv/kernel", (6, 4), mesh)) == ("fsdp", "tensor")
+    assert tuple(partition_spec("a/qkv/kernel", (5, 6, 5), mesh)) == (None, "fsdp", None)
+
+
+def test_rules_that_could_not_be_applied_are_logged(caplog):
+    caplog.set_level("INFO", "signvit_jax.parallel.sharding")
+    mesh = AbstractMesh((1, 7, 1), AXES)
+    shapes = {
+        name: {"kernel": jax.ShapeDtypeStruct((size, 5), "float32")}
+        for name, size in (("fits", 14), ("odd", 15))
+    }
+    state_shardings(shapes, mesh)
+    assert "1 arrays" in caplog.text
+    assert "odd/kernel (15, 5)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -83,7 +103,7 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, words):
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What JAX asks of a device when it arranges a TPU pod."""
+    """The attributes of a device that JAX reads when it arranges a TPU pod."""
 
     id: int
     coords: tuple[int, int, int]
@@ -95,10 +115,11 @@ class Chip:
 
 
 @pytest.mark.parametrize("axes", [(16, 8, 2), (32, 8, 1), (256, 1, 1)])
-def test_the_chips_of_a_tpu_pod_make_a_mesh_whose_axes_split_physical_ones(axes):
+def test_mesh_axes_may_split_the_physical_axes_of_a_tpu_pod(axes):
     chips = [Chip(16 * y + x, (x, y, 0)) for y in range(16) for x in range(16)]
     mesh = make_mesh(MeshConfig(*axes), devices=chips)
-    assert mesh.devices.shape == axes and {chip.id for chip in mesh.devices.flat} == set(range(256))
+    assert mesh.devices.shape == axes
+    assert {chip.id for chip in mesh.devices.flat} == set(range(256))
 
 
 def test_a_tensor_axis_over_several_processes_is_refused(monkeypatch):
@@ -112,7 +133,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     monkeypatch.setattr(
         "jax.experimental.mesh_utils.create_device_mesh",
-        lambda *_, **__: pytest.fail("refused before"),
+        lambda *_, **__: pytest.fail("the batch was not refused first"),
     )
     with pytest.raises(ConfigError, match=r"a batch of 6 clips .* a multiple of 4"):
         make_mesh(MeshConfig(2, 2, 2), batch_size=6)

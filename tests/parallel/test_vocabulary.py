@@ -11,8 +11,8 @@ from signvit_jax.parallel.sharding import parameter_path
 from signvit_jax.parallel.vocabulary import padded_shapes, resize_vocab_like
 from tests.helpers import tiny_model
 
-FOUR = AbstractMesh((1, 2, 4), AXES)
-VOCABULARY = {
+FOUR_WAYS = AbstractMesh((1, 2, 4), AXES)
+PADDED = {
     "decoder/embedding": (20, 16),
     "ctc_head/out/kernel": (16, 20),
     "ctc_head/out/bias": (20,),
@@ -25,37 +25,35 @@ def shapes_by_path(tree):
     }
 
 
-def test_only_the_vocabulary_is_padded_with_its_moments_and_averages():
+def test_only_the_vocabulary_is_padded():
+    """In the parameters, their average and their two moments."""
     tiny = tiny_model.config(training__ema_decay=0.9)
     definition, optimizer = ModelDefinition(tiny, 17), make_optimizer(tiny.training, 10)
     plain, padded = (
         shapes_by_path(jax.eval_shape(lambda mesh=mesh: new_state(definition, optimizer, 0, mesh)))
-        for mesh in (None, FOUR)
+        for mesh in (None, FOUR_WAYS)
     )
-    changed = {path: shape for path, shape in padded.items() if plain[path] != shape}
     assert plain.keys() == padded.keys()
-    assert len(changed) == 4 * len(VOCABULARY)  # parameters, their average, two moments
-    assert all(
-        shape == next(wanted for name, wanted in VOCABULARY.items() if path.endswith(name))
-        for path, shape in changed.items()
-    )
+    changed = {path: shape for path, shape in padded.items() if plain[path] != shape}
+    assert len(changed) == 4 * len(PADDED)
+    for path, shape in changed.items():
+        assert shape == next(wanted for name, wanted in PADDED.items() if path.endswith(name))
 
 
-def test_a_padded_vocabulary_is_cut_back_to_what_it_was():
+def test_padding_is_zeros_and_is_sliced_off_again():
     tree = {
         "decoder": {"embedding": jnp.arange(34.0).reshape(17, 2) + 1},
         "other": {"kernel": jnp.ones((17, 3))},
     }
-    padded = resize_vocab_like(tree, padded_shapes(tree, FOUR))
+    padded = resize_vocab_like(tree, padded_shapes(tree, FOUR_WAYS))
     table = np.asarray(padded["decoder"]["embedding"])
-    assert table.shape == (20, 2) and not table[17:].any()
+    assert table.shape == (20, 2)
+    assert not table[17:].any()
     assert padded["other"]["kernel"] is tree["other"]["kernel"]
     jax.tree.map(np.testing.assert_array_equal, resize_vocab_like(padded, tree), tree)
 
 
-def test_a_vocabulary_that_fits_stays_as_it_is():
+def test_a_vocabulary_that_fits_is_not_changed():
     tree = {"decoder": {"embedding": jnp.ones((16, 2))}}
-    assert (
-        resize_vocab_like(tree, padded_shapes(tree, FOUR))["decoder"]["embedding"]
-        is tree["decoder"]["embedding"]
-    )
+    resized = resize_vocab_like(tree, padded_shapes(tree, FOUR_WAYS))
+    assert resized["decoder"]["embedding"] is tree["decoder"]["embedding"]

@@ -14,7 +14,7 @@ from signvit_jax.exporting.stablehlo import write_stablehlo
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
-from signvit_jax.serving.programs import ModelPrograms, export_config
+from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms
 from signvit_jax.serving.stablehlo import StableHloPrograms
 from tests.helpers import tiny_model
 
@@ -52,8 +52,8 @@ class Model:
 )
 def computed(request):
     """A model, and inputs of its programs with their outputs."""
-    config = export_config(tiny_model.config(**request.param))
-    definition = ModelDefinition(config, tiny_model.VOCABULARY)
+    config = tiny_model.config(**request.param)
+    definition = ModelDefinition(config, tiny_model.VOCABULARY, policy=EXPORT_POLICY)
     params = jax.jit(definition.init)(0)
     itself = ModelPrograms(definition, params, config)
     batches = [

@@ -8,6 +8,7 @@ from flax import nnx
 from signvit_jax.backbones import mobilenet_v3 as mobilenet
 from signvit_jax.backbones.vit import DenseViT
 from signvit_jax.config.schema import EncoderConfig
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.weights import mobilenet_v3, timm_vit
 from signvit_jax.weights.mapping import WeightsError, flat_parameters
 from signvit_jax.weights.pretrained import read_pretrained
@@ -32,7 +33,9 @@ def vit():
     """Random parameters of a ViT for images of 8 x 8 pixels."""
     return random_like(
         nnx.eval_shape(
-            lambda: DenseViT(VIT, 8, dtype=np.float32, rngs=nnx.Rngs(params=jax.random.key(0)))
+            lambda: DenseViT(
+                VIT, 8, policy=ComputePolicy(), rngs=nnx.Rngs(params=jax.random.key(0))
+            )
         )
     )
 
@@ -42,7 +45,9 @@ def mobile():
     return random_like(
         nnx.eval_shape(
             lambda: mobilenet.MobileNetV3(
-                mobilenet.large(0.1), rngs=nnx.Rngs(params=jax.random.key(0))
+                mobilenet.mobilenet_v3_large_spec(0.1),
+                policy=ComputePolicy(),
+                rngs=nnx.Rngs(params=jax.random.key(0)),
             )
         )
     )

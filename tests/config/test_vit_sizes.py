@@ -1,0 +1,42 @@
+import dataclasses
+
+import pytest
+
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import EncoderConfig
+from signvit_jax.config.vit_sizes import vit
+from signvit_jax.models.translator import abstract_model, count_parameters
+from tests.helpers import tiny_model
+
+
+def parameters(variant: str) -> int:
+    """Parameters of the backbone for images of 224 x 224."""
+    tiny = tiny_model.config(data__image_size=224)
+    encoder = dataclasses.replace(tiny.model.encoder, **vit(variant))
+    tiny = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, encoder=encoder))
+    return count_parameters(abstract_model(tiny, tiny_model.VOCABULARY).encoder.backbone)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    # timm's vit_*_patch*_224 with num_classes=0
+    [
+        ("Ti/16", 5_524_416),
+        ("S/16", 21_665_664),
+        ("B/16", 85_798_656),
+        ("L/16", 303_301_632),
+        ("H/14", 630_764_800),
+    ],
+)
+def test_variants_have_the_published_numbers_of_parameters(variant, expected):
+    assert parameters(variant) == expected
+
+
+def test_the_default_encoder_is_vit_l_16():
+    assert EncoderConfig(**vit("L/16")) == EncoderConfig()
+
+
+@pytest.mark.parametrize("variant", ["XL/16", "L", "L/0", "L/16/2", ""])
+def test_an_unknown_variant_is_refused_with_the_known_ones(variant):
+    with pytest.raises(ConfigError, match=r"Ti, S, B, L, H"):
+        vit(variant)
