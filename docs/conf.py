@@ -3,7 +3,7 @@
 Needs no network.
 """
 
-import importlib
+import dataclasses
 import inspect
 import re
 import sys
@@ -44,19 +44,17 @@ def _link_map(app: Any, path: Path, page: str, source: list[str]) -> None:
     source[0] = source[0].replace("(ARCHITECTURE.md)", "(architecture.md)")
 
 
-def _add_field_comment(
-    app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]
+def _describe_fields(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Give a field that has no docstring the comment beside or above it in the source."""
-    if what != "attribute" or (lines and not lines[0].startswith("Alias for field")):
+    """Describe the fields of a dataclass or named tuple by the comments beside or above them."""
+    if what != "class" or not (dataclasses.is_dataclass(obj) or hasattr(obj, "_fields")):
         return
-    parent, _, field = name.rpartition(".")
-    module, _, class_name = parent.rpartition(".")
-    source = inspect.getsource(getattr(importlib.import_module(module), class_name)).splitlines()
+    source = inspect.getsource(obj).splitlines()
     for number, line in enumerate(source):
-        if re.match(rf"    {field}:", line):
+        if field := re.match(r"    (\w+): ", line):
             comments = re.findall(r"  # (.*)$", line) or _comments_above(source[:number])
-            lines[:] = [" ".join(comments)]
+            lines.append(f":param {field[1]}: {' '.join(comments)}")
 
 
 def _comments_above(lines: list[str]) -> list[str]:
@@ -69,4 +67,4 @@ def _comments_above(lines: list[str]) -> list[str]:
 def setup(app: Any) -> None:
     app.connect("source-read", _link_builders)
     app.connect("include-read", _link_map)
-    app.connect("autodoc-process-docstring", _add_field_comment)
+    app.connect("autodoc-process-docstring", _describe_fields)

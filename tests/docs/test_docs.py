@@ -182,6 +182,13 @@ def test_commands_parse(path, monkeypatch):
     assert {command: fault for command, fault in faults.items() if fault} == {}
 
 
+def test_commands_are_found_in_indented_and_fenced_blocks():
+    readme, scale = shell_commands(ROOT / "README.md"), shell_commands(DOCS / "scale.md")
+    assert len(readme) >= 6 and any("--profile=5" in command for command in scale)
+    joined = shell_commands(DOCS / "pretrained.md")[0]
+    assert joined.startswith("python -m signvit_jax.train") and "freeze_epochs=2" in joined
+
+
 def test_wrong_commands_would_be_noticed(monkeypatch):
     right = "signvit train --config=small --workdir=w --config.training.batch_size=8  # comment"
     assert fault_of(right, monkeypatch) is None
