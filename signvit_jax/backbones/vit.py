@@ -145,8 +145,9 @@ class DenseViT(nnx.Module):
         class_token = self.class_token[...].astype(dtype)
         class_token = jnp.broadcast_to(class_token, (patches.shape[0], 1, patches.shape[-1]))
         x = jnp.concatenate([class_token, patches], axis=1) + self.positions[...].astype(dtype)
-        if self.patch_drop and rng is not None:
-            x = drop_patches(x, self.patch_drop, fold(rng, "vit.patch_drop", self.num_layers))
+        patch_rng = fold(rng, "vit.patch_drop", self.num_layers)
+        if self.patch_drop and patch_rng is not None:
+            x = drop_patches(x, self.patch_drop, patch_rng)
         return dropout(x, self.dropout_rate, fold(rng, "vit.embedding_dropout", self.num_layers))
 
     def run_blocks(

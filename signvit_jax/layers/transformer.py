@@ -1,5 +1,7 @@
 """Layers that several networks share: linear maps, norms, feed-forward, attention, the block."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -50,11 +52,13 @@ def linear_in_float32(inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.
     return layer
 
 
-def _promote_factors(
-    arrays: tuple[Array, Array, Array], *, dtype: DTypeLike
-) -> tuple[Array, Array, Array]:
-    x, kernel, bias = arrays
-    return x.astype(dtype), kernel.astype(dtype), bias
+def _promote_factors[Arrays: tuple](
+    args: Arrays, /, *, dtype: DTypeLike = jnp.float32, inexact: bool = True
+) -> Arrays:
+    """Flax's `promote_dtype` of a linear layer, which leaves the bias in float32."""
+    del inexact  # all are floats
+    x, kernel, bias = args
+    return cast(Arrays, (x.astype(dtype), kernel.astype(dtype), bias))
 
 
 def layer_norm(
@@ -81,9 +85,10 @@ def fused_projection(
     have to be resharded. There the kernel, which is much smaller, is resharded by heads before the
     product.
     """
-    if tensor_ways() == 1:
+    if tensor_ways() == 1 or not isinstance(linear, nnx.Linear):
         outputs = jnp.split(linear(x), num_projections, axis=-1)
         return tuple(split_heads(output, heads) for output in outputs)
+    assert linear.bias is not None
     kernel = linear.kernel[...].astype(x.dtype)
     kernel = kernel.reshape(kernel.shape[0], num_projections, heads, -1)
     bias = linear.bias[...].astype(x.dtype).reshape(kernel.shape[1:])

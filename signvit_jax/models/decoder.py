@@ -92,7 +92,7 @@ class TextDecoder(nnx.Module):
             x = layer.attend_to_text(x, text_mask)
             weights.append(layer.cross_attention.weights(layer.cross_norm(x), memory, memory_mask))
             x = layer.transform(layer.attend_to_memory(x, memory, memory_mask))
-        return sum(weights) / len(weights)
+        return jnp.asarray(sum(weights)) / len(weights)
 
     def start(
         self,

@@ -94,4 +94,5 @@ class DepthwiseConv(nnx.Module):
         margin = kernel.shape[0] // 2
         padded = jnp.pad(x, ((0, 0), (margin, margin), (0, 0)))
         # A sum of shifted products; a grouped convolution is slow on CPUs and GPUs.
-        return sum(padded[:, i : i + x.shape[1]] * kernel[i] for i in range(kernel.shape[0]))
+        shifted = (padded[:, i : i + x.shape[1]] * kernel[i] for i in range(kernel.shape[0]))
+        return jnp.asarray(sum(shifted))

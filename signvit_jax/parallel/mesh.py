@@ -8,12 +8,13 @@ from jax.sharding import AxisType, Mesh
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import MeshConfig
+from signvit_jax.parallel.tracing import Device
 
 AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(
-    config: MeshConfig, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None
+    config: MeshConfig, batch_size: int | None = None, devices: Sequence[Device] | None = None
 ) -> Mesh:
     """Arrange `devices` (None: those of all processes) as (data, fsdp, tensor).
 

@@ -7,11 +7,19 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Protocol
 
 import jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Key
+
+
+class Device(Protocol):
+    """A `jax.Device`, whose class type checkers cannot see."""
+
+    platform: str
+
 
 _MESH: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 _BATCH_AXES = ("data", "fsdp")
@@ -30,7 +38,7 @@ def tracing_for(mesh: Mesh) -> Iterator[None]:
         _MESH.reset(token)
 
 
-def traced_device() -> jax.Device:
+def traced_device() -> Device:
     """Return a device of the mesh that is traced for; without one, of this process."""
     mesh = _MESH.get()
     return jax.devices()[0] if mesh is None else mesh.devices.flat[0]
