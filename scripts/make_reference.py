@@ -52,8 +52,8 @@ def config_page() -> str:
         NOTE,
         "# Config keys",
         "",
-        "Set one on the command line as `--config.KEY=VALUE`. Defaults are the values of the PyTorch",
-        "system that this one reimplements, with everything that it lacks switched off.",
+        "Set one on the command line as `--config.KEY=VALUE`. Defaults are the values of the",
+        "PyTorch system that this one reimplements, with everything that it lacks switched off.",
     ]
     for group, keys in _groups(describe_keys()):
         parts += ["", f"## {group}"]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 if sys.platform != "linux":
     raise ImportError(
-        f"signvit_jax runs on Linux, and this is {sys.platform}: it decodes videos in processes with "
-        "limits of their own and shares batches through /dev/shm. Use a container, or WSL 2 on Windows."
+        f"signvit_jax runs on Linux, and this is {sys.platform}: it decodes videos in processes "
+        "with limits of their own and shares batches through /dev/shm. "
+        "Use a container, or WSL 2 on Windows."
     )
 if TYPE_CHECKING:
     from signvit_jax.errors.base import SignVitError

@@ -29,7 +29,7 @@ class ClipEncoder:
     def __enter__(self) -> "ClipEncoder":
         return self
 
-    def __exit__(self, error_type: type | None, *_) -> None:
+    def __exit__(self, error_type: type | None, *_: object) -> None:
         if self._pool is None:
             return
         if error_type is not None:

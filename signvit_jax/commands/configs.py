@@ -1,4 +1,4 @@
-"""Lists the presets that `--config=NAME` takes, or shows one: what it is for, and every value of it.
+"""Lists the presets that `--config=NAME` takes, or shows the purpose and the values of one.
 
 Exit codes: 0 done, 2 no such preset.
 """

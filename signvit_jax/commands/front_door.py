@@ -17,7 +17,7 @@ from signvit_jax.runtime.streams import clean
 
 
 class Command(NamedTuple):
-    """A command's module, which has a `main(argv)` that returns an exit code, and one line about it."""
+    """A module with a `main(argv)` that returns an exit code, and one line about it."""
 
     module: str
     about: str

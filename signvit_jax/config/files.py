@@ -16,8 +16,9 @@ from signvit_jax.config.schema import Config, from_mapping
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     """Run a preset or a config file, apply overrides, and check the result.
 
-    `spec` is a preset (`small`) or a path (`path.py`), with `:argument` behind it for a `get_config`
-    that takes an argument; an override is a pair such as ("training.batch_size", "8"). Both may use earlier names of keys.
+    `spec` is a preset (`small`) or a path (`path.py`), with `:argument` behind it for a
+    `get_config` that takes an argument. An override is a pair such as ("training.batch_size", "8").
+    Both may use earlier names of keys.
     Raises ConfigError for a file that cannot be run as well as for its values.
     """
     values = with_current_names(_run_config_file(spec))

@@ -23,7 +23,7 @@ def vit(variant: str) -> dict[str, str | int]:
     if match is None or match[1] not in _SIZES:
         sizes = ", ".join(_SIZES)
         raise ConfigError(
-            f"{variant!r} is not a ViT; allowed: one of {sizes}, '/', and the patch size, as in L/16"
+            f"{variant!r} is not a ViT; allowed: one of {sizes} and a patch size, as in L/16"
         )
     width, heads, layers, mlp = _SIZES[match[1]]
     return {

@@ -80,7 +80,7 @@ def _search(sources: tuple[Source, ...], options: SearchOptions, max_len: int) -
     slots = jnp.arange(m)
     memories, caches = init_decode_state(sources, m, max_len)
 
-    def not_converged(state: _BeamState):
+    def not_converged(state: _BeamState) -> Array:
         finished_scores = jnp.where(
             state.finished, _score(state.log_probs, state.lengths, options), -jnp.inf
         )  # (b, m)
@@ -93,7 +93,7 @@ def _search(sources: tuple[Source, ...], options: SearchOptions, max_len: int) -
         can_improve = (live_bounds > -jnp.inf) & (live_bounds >= nth_finished)
         return (state.position < max_len - 1) & can_improve.any()
 
-    def step(state: _BeamState):
+    def step(state: _BeamState) -> _BeamState:
         position, finished = state.position, state.finished
         lineage = state.lineage.at[:, :, position].set(slots)
         log_probs, caches = next_log_probs(

@@ -173,10 +173,9 @@ def write(results: Results, path: Path | str) -> None:
     Raises ResultsError, and ResultsLost if the disk refuses the file.
     """
     path = Path(path)
-    content = to_json(results).encode("utf-8", "backslashreplace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, to_json(results).encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise ResultsLost(f"{path} could not be written: {error.strerror}") from error
 

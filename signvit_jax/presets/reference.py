@@ -61,7 +61,8 @@ def get_config(vocab_file: str = "") -> ConfigDict:
                 "max_grad_norm": 0.5,
                 "patience": 30,
             },
-            # The reference turns, shifts and recolors every frame anew and mirrors half of them; here a clip gets one draw, and no mirror.
+            # The reference rotates, shifts and recolors each frame independently and mirrors half
+            # of them; here all frames of a clip get the same augmentation, and none is mirrored.
             "data": {
                 "num_frames": 16,
                 "image_size": 224,

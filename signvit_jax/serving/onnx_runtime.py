@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,9 @@ from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.program_check import check_outputs
 from signvit_jax.serving.programs import programs
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 KIND = "onnx"
 
@@ -63,7 +67,7 @@ class OnnxPrograms:
         pooled, frames = self(f"temporal_{clips.shape[1]}", padded, lengths)
         return (Encoded(jnp.asarray(pooled), jnp.asarray(frames), jnp.asarray(lengths)),)
 
-    def _open(self, name: str):
+    def _open(self, name: str) -> "InferenceSession":
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.log_severity_level = 3

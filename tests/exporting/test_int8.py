@@ -56,7 +56,7 @@ def test_int8_weights_multiply_with_the_rounded_matrix(linear):
     )
 
 
-@pytest.mark.parametrize("low, high", [(-2.0, 3.0), (0.5, 4.0), (-1.0, -0.25), (0.0, 0.0)])
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 3.0), (0.5, 4.0), (-1.0, -0.25), (0.0, 0.0)])
 def test_int8_inputs_are_sums_of_integers_with_a_zero_point(linear, low, high):
     layer = int8_of(linear, (low, high))
     x = np.random.default_rng(0).uniform(low, high, (7, 24)).astype(np.float32)

@@ -180,7 +180,7 @@ def test_drop_path_rises_from_zero_in_the_first_block():
     np.testing.assert_array_equal(backbone.run_blocks(jnp.zeros((1, 2, 16))), 2.0)
 
 
-def test_frames_are_normalized_with_the_mean_and_deviation_of_the_config():
+def test_frames_are_normalized_as_the_config_says():
     translator, batch = tiny_model.model(tiny_model.config()), tiny_model.batch()
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     by_hand = dict(batch, video=((batch["video"] / 255 - mean) / deviation).astype(np.float32))
@@ -315,6 +315,6 @@ def test_a_given_policy_replaces_that_of_the_config():
     assert params == ModelDefinition(tiny, tiny_model.VOCABULARY).abstract_params()
 
 
-def test_an_abstract_model_has_as_many_parameters_as_a_real_one():
+def test_an_abstract_model_counts_its_parameters():
     tiny = tiny_model.config()
     assert count_parameters(abstract_model(tiny, 17)) == count_parameters(tiny_model.model(tiny))

@@ -20,6 +20,7 @@ TINY = {
     "model.decoder.ff_dim": 32,
     "model.temporal.num_heads": 2,
     "training.num_epochs": 1,
+    "training.min_steps": 0,
     "training.batch_size": 4,
     "data.name": "video_folder",
     "data.image_size": 32,

@@ -70,7 +70,7 @@ def test_every_rule_applies_to_the_full_model():
     assert len(replicated) < 0.5 * len(specs)
 
 
-def test_a_dimension_that_its_axis_does_not_divide_is_not_sharded():
+def test_a_dimension_that_does_not_divide_is_not_sharded():
     mesh = AbstractMesh((1, 3, 2), AXES)
     assert tuple(partition_spec("a/qkv/kernel", (6, 4), mesh)) == ("fsdp", "tensor")
     assert tuple(partition_spec("a/qkv/kernel", (5, 6, 5), mesh)) == (None, "fsdp", None)

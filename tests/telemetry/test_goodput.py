@@ -37,9 +37,9 @@ def test_every_second_belongs_to_exactly_one_part(clock):
             clock.sleep(0.05)
             with goodput.spent("data"):
                 clock.sleep(0.1)
-            with pytest.raises(ValueError), goodput.spent("save"):
+            with pytest.raises(ValueError, match="in the block"), goodput.spent("save"):
                 clock.sleep(0.02)
-                raise ValueError
+                raise ValueError("in the block")
         goodput.line(None)
     expected = {"rest": 0.3, "step": 0.05, "data": 0.1, "save": 0.02, "compile": 0.0, "eval": 0.0}
     assert goodput.seconds == pytest.approx(expected)

@@ -1,7 +1,7 @@
 """Signs to a moving body: keyframes, smooth movement through them, arms by inverse kinematics."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -184,7 +184,9 @@ def _at_rest(signer: Signer) -> dict[str, Float[np.ndarray, "c"]]:
     return {"dominant": _values(rest, signer)[0], "weak": _values(mirror(rest), signer)[0]}
 
 
-def _values(keys: Sequence[Key], signer: Signer, draw=lambda *_: 0.0) -> Float[np.ndarray, "k c"]:
+def _values(
+    keys: Sequence[Key], signer: Signer, draw: Callable[..., float] = lambda *_: 0.0
+) -> Float[np.ndarray, "k c"]:
     values = np.stack([key.channels() for key in keys])
     middle = values[:, :3].mean(axis=0)
     values[:, :3] = middle + (values[:, :3] - middle) * signer.amplitude

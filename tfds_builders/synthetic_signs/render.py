@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 from tfds_builders.synthetic_signs import motion
@@ -204,7 +205,7 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
     up = np.stack([-side * np.sin(radians), -np.cos(radians)], axis=-1)
     inward = np.stack([-side * np.cos(radians), np.sin(radians)], axis=-1)
 
-    def at(x, y) -> Float[np.ndarray, "t 2"]:
+    def at(x: ArrayLike, y: ArrayLike) -> Float[np.ndarray, "t 2"]:
         """Convert hand coordinates to the plane of the image.
 
         They are in palm widths, x to the thumb, y along the fingers; numbers or one per frame.
@@ -245,7 +246,7 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
 # --- outlines ---
 
 
-def _still(t: int, outline) -> Points:
+def _still(t: int, outline: ArrayLike) -> Points:
     return np.broadcast_to(np.asarray(outline, np.float64), (t, len(outline), 2))
 
 

@@ -10,6 +10,7 @@ back of the hand (thumb outward).
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -121,7 +122,7 @@ def mirror(keys: tuple[Key, ...]) -> tuple[Key, ...]:
     return tuple(dataclasses.replace(key, where=(-key.where[0], *key.where[1:])) for key in keys)
 
 
-def _both(meaning: str, keys: tuple[Key, ...], **rest) -> Sign:
+def _both(meaning: str, keys: tuple[Key, ...], **rest: Any) -> Sign:
     return Sign(meaning, keys, mirror(keys), **rest)
 
 
