@@ -46,7 +46,7 @@ def arithmetic() -> dict[str, object]:
         "machine": platform.machine(),
         "instructions": vector,
         "jaxlib": jaxlib.__version__,
-        "optimised": optimized,  # the name in golden_losses.json
+        "optimized": optimized,
     }
 
 
