@@ -101,11 +101,10 @@ def load_translator(
 
     Args:
         workdir: A folder. Several, in a list or as "A,B,C", are an ensemble, whose probabilities
-        are
-            averaged at every step.
-        checkpoint: "best" or "last", of a run. backend: Encodes clips: "jax", "onnx" (an ONNX
-        export, in onnxruntime on the CPU), or None for
-            the one that the folder is made for.
+            are averaged at every step.
+        checkpoint: "best" or "last", of a run.
+        backend: Encodes clips: "jax", "onnx" (an ONNX export, in onnxruntime on the CPU), or None
+            for the one that the folder is made for.
         limits: Limits of one video file. The default allows recordings of hours; lower it for files
             from strangers.
 
@@ -168,8 +167,7 @@ class Translator:
 
         Args:
             clip: The path of a video; the bytes of a video file, or a file opened with "rb"; or
-            uint8
-                RGB frames, an array (t, h, w, 3) or a list of arrays (h, w, 3).
+                uint8 RGB frames, an array (t, h, w, 3) or a list of arrays (h, w, 3).
             decode: "greedy", "beam", "ctc", "ctc_beam" or "sample".
             fps: Frames per second of a clip of frames (default: the frame rate of training).
             seed: Of "sample": the text depends on it and on the clip's frames, not on other clips.
