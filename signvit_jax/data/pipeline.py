@@ -67,9 +67,8 @@ def make_batches(
 
     Args:
         batch_size: clips of all P processes together; process p gets rows p*b/P to (p+1)*b/P.
-        training: shuffle and augment. Without it clips are in the order of the buckets, and nothing
-        is
-            random.
+        training: shuffle and augment. Without it clips are in the order of the buckets, and
+            nothing is random.
         text_length, gloss_length: padded lengths. Longer texts are truncated, with a warning.
 
     Raises:

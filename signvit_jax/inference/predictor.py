@@ -55,9 +55,9 @@ class Predictor:
     Args:
         bind: Returns the model of its parameters, or a tuple of models, whose token probabilities
             are averaged at every step.
-        encode: Runs in place of the models' encoders; returns one `Encoded` per model. calibration:
-        Makes confidences probabilities of being right. CTC is then decoded too, whatever
-            the decoders, if the calibration compares texts with it.
+        encode: Runs in place of the models' encoders; returns one `Encoded` per model.
+        calibration: Makes confidences probabilities of being right. CTC is then decoded too,
+            whatever the decoders, if the calibration compares texts with it.
     """
 
     def __init__(

@@ -28,10 +28,13 @@ DISTILL_LOSSES = ("soft_ce", "soft_ctc", "features")  # the metrics, by their na
 class DistillationTerm:
     """Divergence of the student from the teacher, weighted as `config` says.
 
-    soft_ce: KL divergence of the decoders, in nats per token. soft_ctc: KL divergence of the CTC
-    heads, in nats per step, the mean over clips. Both at `temperature`, times its square. features:
-    mean squared difference of what the decoders attend to, each feature vector standardized over
-    its width, the mean over clips. With `inputs.aux["projection"]` the student's features pass
+    - soft_ce: KL divergence of the decoders, in nats per token.
+    - soft_ctc: KL divergence of the CTC heads, in nats per step, the mean over clips. Both are at
+      `temperature`, times its square.
+    - features: mean squared difference of the features that the decoders attend to, each vector
+      standardized over its width, the mean over clips.
+
+    With `inputs.aux["projection"]` the student's features pass
     through that linear map first.
     """
 
