@@ -346,7 +346,8 @@ def test_the_list_of_keys_that_are_fixed_on_resume():
     for key, value in fixed.items():
         group, name = key.split(".")
         old = before[group][name]
-        new = changed(**{group: {name: value}})
+        section = dataclasses.replace(getattr(Config(), group), **{name: value})
+        new = dataclasses.replace(Config(), **{group: section})
         assert new != Config(), f"{key}: {old!r} is the default; the test needs another value"
         try:
             check_resume(Config(), new)
