@@ -5,12 +5,10 @@ and vocabulary. All else is as in signvit_jax.train: the workdir, resuming by th
 Weights and temperature: --config.training.distillation.*; docs/distillation.md says what they are for.
 """
 
-import argparse
 from collections.abc import Sequence
 
 from signvit_jax.cli.common import parser
 from signvit_jax.commands.train import run_training
-from signvit_jax.config.schema import Config, with_teacher
 from signvit_jax.files.local_paths import local_text
 
 
@@ -26,8 +24,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="WORKDIR",
         help="folder of the run whose best checkpoint teaches",
     )
-    return run_training(flags, argv, "signvit_jax.distill", _with_teacher)
-
-
-def _with_teacher(arguments: argparse.Namespace, config: Config) -> Config:
-    return with_teacher(config, arguments.teacher)
+    return run_training(flags, argv, "signvit_jax.distill")

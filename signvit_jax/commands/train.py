@@ -13,7 +13,7 @@ import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,6 @@ from signvit_jax.cli.common import (
     parser,
     set_up_jax,
 )
-from signvit_jax.config.schema import Config
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
 from signvit_jax.runtime.streams import clean
@@ -45,12 +44,8 @@ def run_training(
     flags: argparse.ArgumentParser,
     argv: Sequence[str] | None,
     module: str,
-    settle: Callable[..., Config] | None = None,
 ) -> int:
-    """Trains by the flags that every training command has, and says which command of `module` goes on with a run that was stopped.
-
-    `settle` makes the config that is trained of (the parsed flags, the config of the file).
-    """
+    """Trains by the flags that every training command has, and says which command of `module` goes on with a run that was stopped."""
     flags.add_argument(
         "--workdir",
         required=True,
@@ -75,8 +70,6 @@ def run_training(
     )
     add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
-    if settle:
-        config = settle(arguments, config)
     set_up_jax()
     join_processes(arguments)
 
@@ -94,6 +87,7 @@ def run_training(
         strict_restore=arguments.strict_restore,
         requeue=arguments.requeue,
         profile=arguments.profile,
+        teacher=vars(arguments).get("teacher"),  # a flag of signvit_jax.distill
     )
     if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         again = shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
