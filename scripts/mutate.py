@@ -56,6 +56,11 @@ TESTS = {
     ],
     "telemetry/observers.py": ["telemetry/test_observers.py"],
     "training/origin.py": ["training/test_origin.py", "training/test_distillation.py"],
+    "training/resolve_config.py": [
+        "training/test_resolve_config.py",
+        "training/test_run.py",
+        "end_to_end/test_wrong_usage.py",
+    ],
     "training/run.py": [
         "training/test_run.py",
         "training/test_origin.py",

@@ -7,12 +7,10 @@ signvit_jax.train: the workdir, resuming by the same command, signals, several p
 codes. Weights and temperature: --config.training.distillation.*; see docs/distillation.md.
 """
 
-import argparse
 from collections.abc import Sequence
 
 from signvit_jax.cli.flag_parser import parser
 from signvit_jax.commands.train import run_training
-from signvit_jax.config.schema import Config, with_teacher
 from signvit_jax.files.local_paths import local_text
 
 
@@ -29,8 +27,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="WORKDIR",
         help="folder of the run whose best checkpoint is the teacher",
     )
-    return run_training(flags, argv, "signvit_jax.distill", _with_teacher)
-
-
-def _with_teacher(arguments: argparse.Namespace, config: Config) -> Config:
-    return with_teacher(config, arguments.teacher)
+    return run_training(flags, argv, "signvit_jax.distill")

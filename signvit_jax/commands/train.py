@@ -10,12 +10,11 @@ Exit codes: 0 done, 1 failed, 2 wrong config or data set, 5 out of memory, 129, 
 signals.
 """
 
-import argparse
 import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,6 @@ from signvit_jax.cli.config_flags import parse_with_config
 from signvit_jax.cli.flag_parser import FlagParser, parser
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.processes import add_process_flags, join_processes
-from signvit_jax.config.schema import Config
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
 from signvit_jax.runtime.streams import clean
@@ -45,12 +43,10 @@ def run_training(
     flags: FlagParser,
     argv: Sequence[str] | None,
     module: str,
-    settle: Callable[[argparse.Namespace, Config], Config] | None = None,
 ) -> int:
     """Train with the flags that all training commands share; returns the exit code.
 
     A run that a signal stopped ends with the command line of `module` that resumes it.
-    `settle(arguments, config)` returns the config to train.
     """
     flags.add_argument(
         "--workdir",
@@ -76,8 +72,6 @@ def run_training(
     )
     add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
-    if settle:
-        config = settle(arguments, config)
     set_up_jax()
     join_processes(arguments)
 
@@ -94,6 +88,7 @@ def run_training(
         strict_restore=arguments.strict_restore,
         requeue=arguments.requeue,
         profile=arguments.profile,
+        teacher=vars(arguments).get("teacher"),  # a flag of signvit_jax.distill
     )
     if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         _print_resume_command(module, sys.argv[1:] if argv is None else argv)

@@ -20,6 +20,7 @@ from signvit_jax.telemetry.profiler import TracedSteps
 from signvit_jax.telemetry.run_log import start_run_log
 from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.training.distillation import Teacher
+from signvit_jax.training.hooks import StepHooks
 from signvit_jax.training.origin import check_data_set, recorded_teacher, write_origin
 from signvit_jax.training.resolve_config import ResolvedConfig, resolve_config
 from signvit_jax.training.run_data import RunData
@@ -106,6 +107,21 @@ def _build(
     checkpoints = RunCheckpoints(
         store, resolved, programs, batches, goodput, consensus, recreate_if_lost
     )
+    metrics = MetricsLog(workdir)
+
+    def make_hooks(steps_done: int) -> StepHooks:
+        return StepHooks(
+            data,
+            batches,
+            programs,
+            checkpoints,
+            metrics,
+            goodput,
+            workdir,
+            steps_done=steps_done,
+            profile=profile,
+        )
+
     return TrainingRun(
         resolved=resolved,
         data=data,
@@ -113,12 +129,11 @@ def _build(
         programs=programs,
         checkpoints=checkpoints,
         validation=ValidationPass(data, programs, consensus, stop, workdir),
-        metrics=MetricsLog(workdir),
+        metrics=metrics,
         goodput=goodput,
         stop=stop,
         consensus=consensus,
-        workdir=workdir,
-        profile=profile,
+        make_hooks=make_hooks,
     )
 
 

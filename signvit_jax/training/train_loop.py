@@ -4,12 +4,11 @@ import contextlib
 import dataclasses
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
 from signvit_jax.checkpoints.best import BestSoFar
-from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.data.dataset import DatasetError
 from signvit_jax.data.pipeline import Batch, BatchIterator
@@ -21,7 +20,6 @@ from signvit_jax.runtime.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.runtime.signals import StopRequest
 from signvit_jax.telemetry.goodput import Goodput
 from signvit_jax.telemetry.metric_writer import MetricsLog
-from signvit_jax.telemetry.profiler import TracedSteps
 from signvit_jax.training.hooks import StepHooks
 from signvit_jax.training.resolve_config import ResolvedConfig
 from signvit_jax.training.run_data import RunData, num_epochs
@@ -57,8 +55,7 @@ class TrainingRun:
     goodput: Goodput
     stop: StopRequest  # the signals of this process
     consensus: StopConsensus  # the signals of all processes
-    workdir: Workdir
-    profile: TracedSteps | None = None  # the steps to trace
+    make_hooks: Callable[[int], StepHooks]  # by the number of steps that are done
 
 
 def train_loop(run: TrainingRun) -> int:
@@ -101,17 +98,7 @@ def train_loop(run: TrainingRun) -> int:
     finished = validated and _patience_is_over(checkpoints.best, epoch, training)
     _log_start(run, state, finished=finished, eval_pending=eval_pending)
 
-    hooks = StepHooks(
-        data,
-        batches,
-        programs,
-        checkpoints,
-        run.metrics,
-        goodput,
-        run.workdir,
-        steps_done=first_step,
-        profile=run.profile,
-    )
+    hooks = run.make_hooks(first_step)
     with (
         _saves_finished(run),
         contextlib.closing(batches),

@@ -49,7 +49,7 @@ def test_a_thawed_backbones_rate_rises_from_zero_to_the_encoders():
     assert thawed["lr_backbone"] == thawed["lr_encoder"]
 
 
-def test_a_longer_run_names_old_and_new_rates_and_the_earlier_cycle():
+def test_a_longer_run_reports_old_and_new_rates():
     change = rates(epochs=20).change_from(rates(epochs=10), updates=200)
     assert (
         "continue at 0.00058 (encoder) and 0.0058 (rest); by the earlier settings, "
@@ -65,7 +65,7 @@ def test_unchanged_rates_have_no_message():
     assert rates(epochs=10).change_from(rates(epochs=10), updates=77) == ""
 
 
-def test_other_rates_in_the_same_cycle_give_no_advice_on_its_length():
+def test_other_rates_in_the_same_cycle_give_no_cycle_advice():
     lower = rates(epochs=10, training__final_lr_ratio=0.5)
     change = lower.change_from(rates(epochs=10), updates=77)
     assert "by the earlier settings" in change and "schedule_epochs" not in change

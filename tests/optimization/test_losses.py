@@ -196,7 +196,7 @@ def test_a_clip_of_rest_weighs_as_much_as_one_label(target):
         np.testing.assert_allclose(metrics["ctc"], np.log(tiny_model.VOCABULARY), rtol=1e-5)
 
 
-def test_the_flat_start_lasts_a_share_of_the_run_or_its_least_steps():
+def test_the_flat_start_lasts_a_share_of_the_run_or_a_minimum():
     def steps(**changes):
         config = tiny_model.config(
             **{f"training__ctc_flat_start_{name}": value for name, value in changes.items()}

@@ -157,7 +157,7 @@ def test_a_thawed_backbone_gets_a_fresh_adams_warmed_up_updates(moments):
     assert float(jnp.abs(first).min()) > 1.6 * float(rate(frozen_updates))
 
 
-def test_the_optimizer_state_has_one_structure_with_or_without_thaw():
+def test_the_optimizer_state_is_the_same_tree_with_a_thaw():
     config = tiny_model.config().training
     params = {"encoder": {"backbone": jnp.zeros(5)}, "decoder": jnp.zeros(4)}
     states = [make_optimizer(config, 10, thaws=thaws).init(params) for thaws in (False, True)]

@@ -101,7 +101,7 @@ def test_a_data_dir_stored_as_it_was_typed_is_no_change(workdir, caplog, before,
     assert (f"config.data.data_dir is now '/a/data'; it was '{before}'" in caplog.text) == logged
 
 
-def test_the_teacher_of_the_command_line_becomes_part_of_the_config(workdir, data_set):
+def test_the_teacher_flag_becomes_part_of_the_config(workdir, data_set):
     data_set("")
     resolved = resolve_config(Config(), workdir, "runs/teacher")
     assert resolved.config.training.distillation.teacher == "runs/teacher"
