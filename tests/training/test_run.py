@@ -368,7 +368,7 @@ def test_a_workdir_is_created_again_with_its_description(tmp_path, caplog, left)
 
 def test_outside_slurm_a_run_to_be_requeued_does_not_start(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(ConfigError, match="--requeue was given, but this is no Slurm job"):
+    with pytest.raises(ConfigError, match="--requeue was given, but this is not a Slurm job"):
         train_run(Config(), tmp_path / "run", strict_restore=False, requeue=True, profile=None)
     assert not (tmp_path / "run").exists()
 
