@@ -35,7 +35,7 @@ class AttentionPooling(nnx.Module):
         rng: Key[Array, ""] | None = None,
     ) -> Float[Array, "b q d"]:
         """`mask` is True at the frames of a clip and False at padding."""
-        queries = self._queries(frames.shape[0])
+        queries = self._queries(frames)
         attention_rng = fold(rng, "pooling.attention_dropout")
         attended = self.attention(queries, frames, mask[:, None, :], attention_rng)
         attended = dropout(attended, self.dropout_rate, fold(rng, "pooling.attention_branch"))
@@ -49,7 +49,8 @@ class AttentionPooling(nnx.Module):
         self, frames: Float[Array, "b t d"], mask: Bool[Array, "b t"]
     ) -> Float[Array, "b q t"]:
         """Attention weights of each query, averaged over the heads, for diagnostics."""
-        return self.attention.weights(self._queries(frames.shape[0]), frames, mask[:, None, :])
+        return self.attention.weights(self._queries(frames), frames, mask[:, None, :])
 
-    def _queries(self, clips: int) -> Float[Array, "b q d"]:
-        return jnp.broadcast_to(self.queries[...].astype(self.dtype), (clips, *self.queries.shape))
+    def _queries(self, frames: Float[Array, "b t d"]) -> Float[Array, "b q d"]:
+        queries = self.queries[...].astype(self.dtype)
+        return jnp.broadcast_to(queries, (frames.shape[0], *queries.shape))
