@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up the environment and runs all checks: ruff, then the tests, with the shapes in signatures
-# checked. `--long` adds the tests marked long; other arguments go to pytest.
+# Sets up the environment and runs all checks: ruff, codespell, then the tests, with the shapes in
+# signatures checked. `--long` adds the tests marked long; other arguments go to pytest.
 #   bash scripts/test.sh
 #   bash scripts/test.sh --long
 #   bash scripts/test.sh tests/models -k causal
@@ -16,6 +16,8 @@ if ! .venv/bin/ruff format --check --quiet .; then
   echo "error: run .venv/bin/ruff format ." >&2
   exit 1
 fi
+
+.venv/bin/codespell
 
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
