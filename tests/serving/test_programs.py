@@ -11,6 +11,7 @@ from signvit_jax.config.schema import Config
 from signvit_jax.exporting.comparison import outputs
 from signvit_jax.exporting.onnx_files import write_onnx
 from signvit_jax.exporting.stablehlo import write_stablehlo
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
@@ -39,8 +40,8 @@ class Model:
     config: Config
     params: PyTree
 
-    def define(self, config: Config) -> ModelDefinition:
-        return ModelDefinition(config, tiny_model.VOCABULARY)
+    def define(self, policy: ComputePolicy) -> ModelDefinition:
+        return ModelDefinition(self.config, tiny_model.VOCABULARY, policy=policy)
 
 
 @pytest.fixture(
