@@ -243,7 +243,7 @@ def depthwise(
     x: Float[Array, "n h w c"], kernel: Float[Array, "k k 1 c"], stride: int
 ) -> Float[Array, "n h2 w2 c"]:
     """Depthwise convolution, zero-padded by k // 2 on every side."""
-    margin = (kernel.shape[0] // 2,) * 2
+    margin = (kernel.shape[0] // 2, kernel.shape[0] // 2)
     return jax.lax.conv_general_dilated(
         x,
         kernel,

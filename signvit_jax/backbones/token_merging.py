@@ -7,15 +7,15 @@ tokens weight it by its size.
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from signvit_jax.layers.attention import attention_scores
 from signvit_jax.layers.layer_stack import block_at
+from signvit_jax.layers.transformer import TransformerBlock
 
 
 def run_merging_blocks(
-    blocks: nnx.Module, num_layers: int, x: Float[Array, "n s d"], count: int
+    blocks: TransformerBlock, num_layers: int, x: Float[Array, "n s d"], count: int
 ) -> tuple[Float[Array, "n r d"], Float[Array, "n r"]]:
     """Run a stack of `TransformerBlock`s that merges `count` tokens in every block.
 

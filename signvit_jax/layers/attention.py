@@ -1,7 +1,7 @@
 """Attention, dropout and masks as pure functions."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ def attend_at_even_length(
     key: Float[Array, "b s n k"],
     value: Float[Array, "b s n k"],
     *,
-    implementation: str,
+    implementation: Literal["xla", "cudnn"],
 ) -> Float[Array, "b l n k"]:
     """`jax.nn.dot_product_attention`, with odd lengths padded by one position that is masked.
 

@@ -28,12 +28,12 @@ class Moments(NamedTuple):
 
 
 class BatchMoments(NamedTuple):
-    """`Moments` of all layers, summed over `count` images.
+    """`Moments` of all layers, summed over so many `images`.
 
     `layers` is a tree with the paths that the layers have among the parameters.
     """
 
-    count: Float[Array, ""]
+    images: Float[Array, ""]
     layers: PyTree
 
 
@@ -91,7 +91,8 @@ def update_running_stats(
     steps the other parameters change much in that time: with a momentum of 0.01 the statistics fit
     none of the models of the run, and evaluation computes something else than training.
     """
-    share = jnp.zeros(()) if moments is None else jnp.where(moments.count > 0, momentum, 0.0)
+    images = jnp.zeros(()) if moments is None else moments.images
+    share = jnp.where(images > 0, momentum, 0.0)
 
     def updated(new: Any, old: Any, sums: Any) -> Any:
         if not isinstance(new, Mapping):
@@ -103,7 +104,7 @@ def update_running_stats(
             }
         if sums is None:
             return dict(new) | {"mean": old["mean"], "var": old["var"]}
-        first, second = (total / jnp.maximum(moments.count, 1.0) for total in sums)
+        first, second = (total / jnp.maximum(images, 1.0) for total in sums)
         batch_var = jnp.maximum(second - jnp.square(first), 0.0)
         return dict(new) | {
             "mean": old["mean"] + share * first,

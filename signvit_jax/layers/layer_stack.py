@@ -18,14 +18,14 @@ REMAT_POLICIES = {
 }
 
 
-def stack(
-    make_block: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs
-) -> nnx.Module:
+def stack[Block: nnx.Module](
+    make_block: Callable[[nnx.Rngs], Block], num_layers: int, rngs: nnx.Rngs
+) -> Block:
     """Make `num_layers` blocks as one module whose parameters have a leading layer axis."""
     return nnx.vmap(make_block)(rngs.fork(split=num_layers))
 
 
-def block_at(blocks: nnx.Module, layer: int | Int[Array, ""]) -> nnx.Module:
+def block_at[Block: nnx.Module](blocks: Block, layer: int | Int[Array, ""]) -> Block:
     """Return one block of a `stack`."""
     graphdef, state = nnx.split(blocks)
     return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[layer], state))

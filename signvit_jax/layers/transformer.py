@@ -1,5 +1,8 @@
 """Layers that several networks share: linear maps, norms, feed-forward, attention, the block."""
 
+from collections.abc import Callable
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -50,11 +53,13 @@ def linear_in_float32(inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.
     return layer
 
 
-def _promote_factors(
-    arrays: tuple[Array, Array, Array], *, dtype: DTypeLike
-) -> tuple[Array, Array, Array]:
+def _promote_factors[Arrays: tuple](
+    arrays: Arrays, /, *, dtype: DTypeLike | None = None, inexact: bool = True
+) -> Arrays:
+    """Flax's `promote_dtype` for (x, kernel, bias)."""
+    del inexact  # all of them are
     x, kernel, bias = arrays
-    return x.astype(dtype), kernel.astype(dtype), bias
+    return cast(Arrays, (x.astype(dtype), kernel.astype(dtype), bias))
 
 
 def layer_norm(
@@ -73,7 +78,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def fused_projection(
-    linear: nnx.Module, x: Float[Array, "*shape d"], num_projections: int, heads: int
+    linear: Callable[[Array], Array], x: Float[Array, "*shape d"], num_projections: int, heads: int
 ) -> tuple[Float[Array, "*shape n k"], ...]:
     """Apply several projections with one kernel (d, num_projections n k), and split their heads.
 
@@ -84,6 +89,9 @@ def fused_projection(
     if tensor_ways() == 1:
         outputs = jnp.split(linear(x), num_projections, axis=-1)
         return tuple(split_heads(output, heads) for output in outputs)
+    assert (
+        isinstance(linear, nnx.Linear) and linear.bias is not None
+    )  # quantized models run without a tensor axis
     kernel = linear.kernel[...].astype(x.dtype)
     kernel = kernel.reshape(kernel.shape[0], num_projections, heads, -1)
     bias = linear.bias[...].astype(x.dtype).reshape(kernel.shape[1:])

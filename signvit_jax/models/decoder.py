@@ -4,6 +4,8 @@ It runs on complete texts (training) or on one token at a time with cached keys 
 (decoding).
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -92,7 +94,7 @@ class TextDecoder(nnx.Module):
             x = layer.attend_to_text(x, text_mask)
             weights.append(layer.cross_attention.weights(layer.cross_norm(x), memory, memory_mask))
             x = layer.transform(layer.attend_to_memory(x, memory, memory_mask))
-        return sum(weights) / len(weights)
+        return functools.reduce(operator.add, weights) / len(weights)
 
     def start(
         self,

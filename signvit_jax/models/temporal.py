@@ -1,5 +1,8 @@
 """The temporal network: projection, convolutions over time, optional self-attention."""
 
+import functools
+import operator
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Key
@@ -94,4 +97,5 @@ class DepthwiseConv(nnx.Module):
         margin = kernel.shape[0] // 2
         padded = jnp.pad(x, ((0, 0), (margin, margin), (0, 0)))
         # A sum of shifted products; a grouped convolution is slow on CPUs and GPUs.
-        return sum(padded[:, i : i + x.shape[1]] * kernel[i] for i in range(kernel.shape[0]))
+        shifted = (padded[:, i : i + x.shape[1]] * kernel[i] for i in range(kernel.shape[0]))
+        return functools.reduce(operator.add, shifted)

@@ -13,7 +13,10 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(
-    config: MeshConfig, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None
+    config: MeshConfig,
+    batch_size: int | None = None,
+    # jaxlib has no stubs, so its class is a variable to pyright.
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> Mesh:
     """Arrange `devices` (None: those of all processes) as (data, fsdp, tensor).
 

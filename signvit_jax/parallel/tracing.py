@@ -30,7 +30,8 @@ def tracing_for(mesh: Mesh) -> Iterator[None]:
         _MESH.reset(token)
 
 
-def traced_device() -> jax.Device:
+# jaxlib has no stubs, so its class is a variable to pyright.
+def traced_device() -> jax.Device:  # pyright: ignore[reportInvalidTypeForm]
     """Return a device of the mesh that is traced for; without one, of this process."""
     mesh = _MESH.get()
     return jax.devices()[0] if mesh is None else mesh.devices.flat[0]
