@@ -49,10 +49,14 @@ class AnnotationError(SignVitError, ValueError):
 class Media(Protocol):
     """A place to look up clips; see `tfds_builders.media`."""
 
-    notes: Sequence[str]  # sentences for the user
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences for the user."""
+        ...
 
     def find(self, name: str) -> str:
         """Return a path. Raises LookupError with the reason."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -447,9 +451,10 @@ def _clip(file: str, row: Row, name: str, media: Media) -> Clip:
     try:
         path = media.find(_uid(row))
     except LookupError:
-        if start == WHOLE_FILE or not get("video_id"):
+        video_id = get("video_id")
+        if start == WHOLE_FILE or not video_id:
             raise
-        path = media.find(get("video_id"))  # the clip is a part of a longer video, by its times
+        path = media.find(video_id)  # the clip is a part of a longer video, by its times
     return Clip(
         id=name,
         text=_without_rest(row.values["text"]),

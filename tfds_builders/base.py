@@ -15,7 +15,7 @@ import itertools
 import json
 import numbers
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,8 +67,7 @@ class Range:
     integer: bool = True
 
     def __contains__(self, value: Any) -> bool:
-        kind = numbers.Integral if self.integer else numbers.Real
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if not _is_number(value, numbers.Integral if self.integer else numbers.Real):
             return False
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
@@ -76,6 +75,10 @@ class Range:
         least = f"above {self.low:g} and at most" if self.above else f"from {self.low:g} to"
         kind = "an integer" if self.integer else "a number"
         return f"{kind} {least} {self.high:.15g}"
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +178,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             options: values for OPTIONS.
             file_format, kwargs: those of TFDS.
         """
+        options = options or {}
         known = [option.name for option in self.OPTIONS]
-        for name in sorted(set(options or {}) - set(known)):
+        for name in sorted(set(options) - set(known)):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise BuildError(
@@ -192,7 +196,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             "shard_megabytes": shard_megabytes,
             "frame_rate": frame_rate,
         }
-        given |= {name: options[name] for name in known if name in (options or {})}
+        given |= {name: options[name] for name in known if name in options}
         faults = [
             option_fault(name, value, allowed[name])
             for name, value in given.items()
@@ -207,7 +211,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             )
         self.encoding = Encoding(short_side, frame_rate, jpeg_quality)
         self.options = {option.name: option.default for option in self.OPTIONS}
-        self.options |= options or {}
+        self.options |= options
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._fractions = (val_fraction, test_fraction)
@@ -228,6 +232,18 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         `manual_dir`: folder of the files by `tfds build --manual_dir`, for options of type Path
         that were not given.
         """
+
+    def path_of(self, option: str, manual_dir: Path | None, default: str = "") -> Path:
+        """Return the value of an option of type Path; not given, it is `default` in `manual_dir`.
+
+        Raises BuildError without either.
+        """
+        given: Path | None = self.options[option]
+        if given:
+            return given
+        if manual_dir is None:
+            raise BuildError(f"--{option} is missing")
+        return manual_dir / default
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -260,8 +276,12 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         by_hash = [clip for clips in splits.values() for clip in clips if clip.split is None]
         if not by_hash:
             return []
-        fractions = dict(zip((schema.VALIDATION, schema.TEST), self._fractions))
-        fractions[schema.TRAIN] = 1.0 - sum(fractions.values())
+        validation, test = self._fractions
+        fractions: dict[str, float] = {
+            schema.VALIDATION: validation,
+            schema.TEST: test,
+            schema.TRAIN: 1.0 - (validation + test),
+        }
         clips = {name: len(splits.get(name, ())) for name in SPLIT_ORDER}
         total = sum(clips.values())
         empty = [name for name in SPLIT_ORDER if fractions[name] > 1e-9 and not clips[name]]
@@ -366,7 +386,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(
         self, dl_manager: Any
-    ) -> dict[str, Iterator[tuple[int, EncodedClip | Problem]]]:
+    ) -> dict[str, Generator[tuple[int, EncodedClip | Problem]]]:
         """Return `_generate_examples` of each split for the clips that have no finished shard.
 
         Finished shards of an earlier, killed build count.
@@ -406,8 +426,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(
         self, clips: Sequence[Clip], first: int
-    ) -> Iterator[tuple[int, EncodedClip | Problem]]:
+    ) -> Generator[tuple[int, EncodedClip | Problem]]:
         """Yield (position, encoded clip or problem) from clip `first` on, in their order."""
+        assert self._encoder is not None  # `_generate_splits` calls this
         for position, result in enumerate(self._encoder.encode(clips[first:]), first):
             yield position, result
             self._done += 1
@@ -422,12 +443,12 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         infos = []
         with ClipEncoder(self.encoding, self._workers) as self._encoder:
             for name, examples in self._split_generators(dl_manager).items():
-                writer = self._writers[name]
+                writer, clips = self._writers[name], self.plan()[name]
                 with contextlib.closing(examples):
                     for position, result in itertools.islice(
                         examples, download_config.max_examples_per_split
                     ):
-                        writer.take(self._planned[name][position], result)
+                        writer.take(clips[position], result)
                 if info := writer.finish(self._get_filename_template(split_name=name)):
                     infos.append(info)
                 else:
@@ -484,7 +505,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             "version": str(self.version),
             "settings": self.settings(),
             "sources": self.sources(),
-            "fingerprint": self.fingerprint(self._planned),
+            "fingerprint": self.fingerprint(self.plan()),
             "splits": splits,
             "warnings": self.warnings
             + _rest_notes(splits)

@@ -127,6 +127,7 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
             start=None if clip.start == WHOLE_FILE else clip.start,
             end=None if clip.end == WHOLE_FILE else clip.end,
         )
+        assert clip.path is not None  # or `frames`, by `Clip.__post_init__`
         quality = encoding.jpeg_quality
         if clip.image_rate is None:
             video = read_jpegs(clip.path, sampling, quality=quality, limits=VideoLimits())

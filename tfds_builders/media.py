@@ -3,9 +3,9 @@
 The names are untrusted.
 """
 
+import functools
 import os
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 
 from signvit_jax.media import image_folder
@@ -40,14 +40,16 @@ class MediaFolder:
     """
 
     def __init__(
-        self, root: str | os.PathLike, extensions: Sequence[str] = EXTENSIONS, by_name: bool = False
+        self,
+        root: str | os.PathLike,
+        extensions: tuple[str, ...] = EXTENSIONS,
+        by_name: bool = False,
     ):
         self.root = _folder(root, "the folder that holds the videos")
         self._extensions = extensions
         self._files: dict[str, str] = {}
         self._ambiguous: dict[str, str] = {}  # key -> a second file
         self._unsupported: dict[str, str] = {}  # key without extension -> file
-        self._loose: dict[str, str] | None = None  # see `_in_other_case`
         self._num_attribute_files = 0
         for folder, _, names in os.walk(self.root):
             prefix = os.path.relpath(folder, self.root)
@@ -118,18 +120,22 @@ class MediaFolder:
 
     def _in_other_case(self, key: str, extension_only: bool) -> str | None:
         """Return the file whose name, or whose extension alone, differs from `key` in case only."""
-        if self._loose is None:
-            self._loose = {}
-            for known, relative in self._files.items():
-                stem, extension = os.path.splitext(known)
-                if extension.lower() in self._extensions:
-                    self._loose.setdefault(stem + extension.lower(), relative)
-                self._loose.setdefault(f"\0{known.casefold()}", relative)
-                self._loose.setdefault(f"\0\0{os.path.basename(known)}", relative)
         stem, extension = os.path.splitext(key)
         return self._loose.get(
             stem + extension.lower() if extension_only else f"\0{key.casefold()}"
         )
+
+    @functools.cached_property
+    def _loose(self) -> dict[str, str]:
+        """Files by name with the extension in lower case, without case, and by the last part."""
+        loose: dict[str, str] = {}
+        for known, relative in self._files.items():
+            stem, extension = os.path.splitext(known)
+            if extension.lower() in self._extensions:
+                loose.setdefault(stem + extension.lower(), relative)
+            loose.setdefault(f"\0{known.casefold()}", relative)
+            loose.setdefault(f"\0\0{os.path.basename(known)}", relative)
+        return loose
 
     def _hint(self, key: str, stem: str) -> str:
         other = self._in_other_case(key, extension_only=False)

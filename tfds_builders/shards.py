@@ -67,9 +67,7 @@ class SplitWriter:
         self.split = split
         self._shard_bytes = shard_bytes
         self._features = schema.features()
-        self._serializer = tfds.core.example_serializer.ExampleSerializer(
-            self._features.get_serialized_info()
-        )
+        self._serializer = tfds.core.ExampleSerializer(self._features.get_serialized_info())
         self.journals: list[Journal] = []
         while (
             journal := read_journal(folder, split, len(self.journals), self.position)
@@ -89,14 +87,15 @@ class SplitWriter:
         if isinstance(result, Problem):
             self._open.problems.append(result)
             return
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             # One record per group: readers fetch single clips in random order.
-            self._writer = ArrayRecordWriter(
+            writer = self._writer = ArrayRecordWriter(
                 os.fspath(shard_path(self.folder, self.split, len(self.journals))), "group_size:1"
             )
         record = record_of(clip, result)
         data = self._serializer.serialize_example(self._features.encode_example(record))
-        self._writer.write(data)
+        writer.write(data)
         self._open.num_bytes += len(data)
         self._open.digests.append(result.digest)
         for kind in result.notes:

@@ -2,14 +2,22 @@
 
 import dataclasses
 import math
+from typing import TypedDict
 
 HIGHER_IS_BETTER = {"loss": False, "wer": False, "bleu4": True, "chrf": True}
 PERFECT = {"wer": 0.0, "bleu4": 100.0, "chrf": 100.0}  # of outputs that equal their references
 
 
-def best_rule(metric: str) -> dict[str, str | bool]:
-    """Return CheckpointReader's arguments for picking the best by `training.best_metric`."""
-    return {"best_metric": metric, "higher_is_better": HIGHER_IS_BETTER[metric]}
+class BestRule(TypedDict):
+    """Arguments of CheckpointReader that say which checkpoint is the best."""
+
+    best_metric: str
+    higher_is_better: bool
+
+
+def best_rule(metric: str) -> BestRule:
+    """Return the rule of `training.best_metric`."""
+    return BestRule(best_metric=metric, higher_is_better=HIGHER_IS_BETTER[metric])
 
 
 @dataclasses.dataclass
@@ -33,11 +41,11 @@ class BestSoFar:
         """Take in an epoch's result. NaN and infinity are never the best."""
         if not math.isfinite(value):
             return
-        if self.value is None or self._is_better(value):
+        if self.value is None or self._is_better(value, self.value):
             self.value = value
             self.since = epoch
         if value == self.value:
             self.epoch = epoch
 
-    def _is_better(self, value: float) -> bool:
-        return value > self.value if HIGHER_IS_BETTER[self.metric] else value < self.value
+    def _is_better(self, value: float, best: float) -> bool:
+        return value > best if HIGHER_IS_BETTER[self.metric] else value < best

@@ -178,7 +178,7 @@ class WorkdirLock:
                     self._workdir.path,
                     error.strerror,
                 )
-            self._write_holder()
+            self._write_holder(self._file)
 
     def holds(self) -> bool:
         """Return False if the workdir or its `.lock` was renamed, deleted or replaced."""
@@ -220,12 +220,12 @@ class WorkdirLock:
                 "another --workdir"
             ) from error
 
-    def _write_holder(self) -> None:
-        self.killed = _read_holder(self._file) if os.fstat(self._file).st_size else None
+    def _write_holder(self, file: int) -> None:
+        self.killed = _read_holder(file) if os.fstat(file).st_size else None
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        os.ftruncate(self._file, 0)  # the text of a killed holder may be longer
-        os.pwrite(self._file, json.dumps(holder).encode(), 0)
+        os.ftruncate(file, 0)  # the text of a killed holder may be longer
+        os.pwrite(file, json.dumps(holder).encode(), 0)
 
 
 def _check_local(path: str | os.PathLike) -> None:

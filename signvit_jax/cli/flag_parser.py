@@ -5,8 +5,8 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn, overload
 
 from signvit_jax.runtime.streams import clean
 
@@ -14,7 +14,7 @@ _FLAG = re.compile(r"--?[A-Za-z][^ ]*")  # not a negative number, and not a file
 _OVERRIDE_FORM = "--config.group.key=value"
 
 
-def parser(description: str, example: str) -> "FlagParser":
+def parser(description: str | None, example: str) -> "FlagParser":
     """A parser whose help is the module's docstring, the flags, and one example."""
     return FlagParser(
         description=description,
@@ -33,9 +33,23 @@ class FlagParser(argparse.ArgumentParser):
 
     config_keys: Sequence[str] = ()
 
+    # The overloads of argparse, which pyright compares with these.
+    @overload
     def parse_known_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> Any:
+        self, args: Iterable[str] | None = None, namespace: None = None
+    ) -> tuple[argparse.Namespace, list[str]]: ...
+
+    @overload
+    def parse_known_args[Space](
+        self, args: Iterable[str] | None, namespace: Space
+    ) -> tuple[Space, list[str]]: ...
+
+    @overload
+    def parse_known_args[Space](self, *, namespace: Space) -> tuple[Space, list[str]]: ...
+
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: object = None
+    ) -> tuple[object, list[str]]:
         arguments = list(sys.argv[1:] if args is None else args)
         # Before argparse's own checks: for a misspelled --config they report a missing --config.
         if not {"-h", "--help"} & set(arguments):

@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+from typing import get_type_hints
 
 from signvit_jax.config.schema import InferenceConfig
+from signvit_jax.inference.options import InferenceOptions
 
 
 def add_inference_flags(flags: argparse.ArgumentParser) -> None:
@@ -11,12 +13,13 @@ def add_inference_flags(flags: argparse.ArgumentParser) -> None:
     group = flags.add_argument_group(
         "decoding", "each flag replaces the run's config.inference value of that name"
     )
+    types = get_type_hints(InferenceConfig)
     for field in dataclasses.fields(InferenceConfig):
         meaning, allowed = field.metadata["description"], field.metadata["allowed"]
         group.add_argument(
             f"--{field.name}",
-            type=field.type,
-            metavar=field.type.__name__.upper(),
+            type=types[field.name],
+            metavar=types[field.name].__name__.upper(),
             help=f"{meaning} Allowed: {allowed}.".replace("%", "%%"),
         )
 
@@ -29,7 +32,9 @@ def add_backend_flag(flags: argparse.ArgumentParser) -> None:
     )
 
 
-def inference_overrides(arguments: argparse.Namespace) -> dict[str, object]:
+def inference_overrides(arguments: argparse.Namespace) -> InferenceOptions:
     """The values that were given. They are checked together with the config they go into."""
     names = [field.name for field in dataclasses.fields(InferenceConfig)]
-    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    values = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in values.items() if value is not None}
+    return InferenceOptions(**given)

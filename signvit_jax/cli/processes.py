@@ -39,35 +39,43 @@ def join_processes(arguments: argparse.Namespace) -> None:
     """
     import jax
 
-    names = ("coordinator", "num_processes", "process_id")
-    given = {name: getattr(arguments, name) for name in names}
-    timeouts = {
-        "heartbeat_timeout_seconds": _PEER_TIMEOUT_S,
-        "shutdown_timeout_seconds": _PEER_TIMEOUT_S,
-    }
-    if all(value is None for value in given.values()):
+    coordinator: str | None = arguments.coordinator
+    num_processes: int | None = arguments.num_processes
+    process_id: int | None = arguments.process_id
+    if coordinator is None and num_processes is None and process_id is None:
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-            jax.distributed.initialize(**timeouts)
+            jax.distributed.initialize(
+                heartbeat_timeout_seconds=_PEER_TIMEOUT_S, shutdown_timeout_seconds=_PEER_TIMEOUT_S
+            )
         return
-    if given["process_id"] is None and os.environ.get("JOB_COMPLETION_INDEX", "").isdecimal():
-        given["process_id"] = int(os.environ["JOB_COMPLETION_INDEX"])
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if missing:
+    if process_id is None and os.environ.get("JOB_COMPLETION_INDEX", "").isdecimal():
+        process_id = int(os.environ["JOB_COMPLETION_INDEX"])
+    if coordinator is None or num_processes is None or process_id is None:
+        given = {
+            "--coordinator": coordinator,
+            "--num_processes": num_processes,
+            "--process_id": process_id,
+        }
+        missing = [flag for flag, value in given.items() if value is None]
         raise ConfigError(
             f"{' and '.join(missing)} missing; several processes need --coordinator=HOST:PORT, "
             "--num_processes and --process_id"
         )
-    if not 0 <= given["process_id"] < given["num_processes"]:
+    if not 0 <= process_id < num_processes:
         raise ConfigError(
-            f"--process_id is {given['process_id']}; "
-            f"allowed: 0 to {given['num_processes'] - 1}, below --num_processes"
+            f"--process_id is {process_id}; allowed: 0 to {num_processes - 1}, below "
+            "--num_processes"
         )
-    if not given["coordinator"].rpartition(":")[2].isdecimal():
+    if not coordinator.rpartition(":")[2].isdecimal():
         raise ConfigError(
-            f"--coordinator is {given['coordinator']!r}; allowed: HOST:PORT, such as node01:12345"
+            f"--coordinator is {coordinator!r}; allowed: HOST:PORT, such as node01:12345"
         )
     jax.distributed.initialize(
-        given["coordinator"], given["num_processes"], given["process_id"], **timeouts
+        coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=_PEER_TIMEOUT_S,
+        shutdown_timeout_seconds=_PEER_TIMEOUT_S,
     )
 
 

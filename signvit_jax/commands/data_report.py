@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = with_data_of_run(trained, workdir, arguments.data_dir, arguments.name)
         dataset = open_data_of_run(config, named=arguments.name is not None)
     else:
+        assert config is not None  # checked above
         flag_values = {"data_dir": arguments.data_dir, "name": arguments.name}
         given = {name: value for name, value in flag_values.items() if value is not None}
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))

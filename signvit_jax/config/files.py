@@ -3,13 +3,13 @@
 import ast
 import dataclasses
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.legacy import current_key, with_current_names
 from signvit_jax.config.presets import resolve_config
-from signvit_jax.config.reading import as_plain, key_names, unknown_key
+from signvit_jax.config.reading import as_plain, field_types, key_names, unknown_key
 from signvit_jax.config.schema import Config, from_mapping
 
 
@@ -31,6 +31,8 @@ def _run_config_file(spec: str) -> dict[str, Any]:
     """The values of a config file as plain dicts, which share no state with the file."""
     path, argument = resolve_config(spec)
     module_spec = importlib.util.spec_from_file_location("signvit_config_file", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"{path} is no config; allowed: a file that ends with .py")
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
@@ -41,7 +43,7 @@ def _run_config_file(spec: str) -> dict[str, Any]:
             f"{type(error).__name__}: {error}"
         ) from error
     values = as_plain(values)
-    if not isinstance(values, Mapping):
+    if not isinstance(values, dict):
         raise ConfigError(
             f"get_config() of {path} returned a {type(values).__name__}; "
             "it must return an ml_collections.ConfigDict"
@@ -52,13 +54,13 @@ def _run_config_file(spec: str) -> dict[str, Any]:
 def _override(values: dict[str, Any], key: str, text: str) -> None:
     """Set one key of the nested `values` from the text of an override. Raises ConfigError."""
     *groups, name = parts = key.split(".")
-    section, node = Config, values
+    section: type = Config
+    node = values
     for depth, part in enumerate(parts):
-        is_group = dataclasses.is_dataclass(section)
-        fields = {field.name: field for field in dataclasses.fields(section)} if is_group else {}
-        if part not in fields:
-            raise unknown_key(".".join(parts[: depth + 1]), text, fields, Config)
-        section = fields[part].type
+        types = field_types(section) if dataclasses.is_dataclass(section) else {}
+        if part not in types:
+            raise unknown_key(".".join(parts[: depth + 1]), text, types, Config)
+        section = types[part]
         if depth < len(groups):
             node = node.setdefault(part, {})
     if dataclasses.is_dataclass(section):

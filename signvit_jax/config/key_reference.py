@@ -5,7 +5,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from signvit_jax.config.reading import allowed_values
+from signvit_jax.config.reading import allowed_values, field_types
 from signvit_jax.config.schema import Config
 
 
@@ -26,14 +26,16 @@ def describe_keys() -> list[KeyDescription]:
 
 
 def _describe(section: type, prefix: str) -> Iterator[KeyDescription]:
+    types = field_types(section)
     for field in dataclasses.fields(section):
         key = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(field.type):
-            yield from _describe(field.type, f"{key}.")
+        kind = types[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from _describe(kind, f"{key}.")
         else:
             yield KeyDescription(
                 key=key,
-                type=_type_name(field.type),
+                type=_type_name(kind),
                 default=field.default,
                 allowed=allowed_values(field),
                 description=field.metadata["description"],

@@ -8,15 +8,20 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Mapping
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from signvit_jax.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
 _LIST_NAMES = {int: "a list of integers", float: "a list of numbers"}
 
 
-def build[Section](section: type[Section], values: Any, root: type, path: str = "") -> Section:
+def build[Section: "DataclassInstance"](
+    section: type[Section], values: Any, root: type, path: str = ""
+) -> Section:
     """The section with `values`, nested dicts; keys left out take their defaults.
 
     `path` is the dotted key of the section within `root`, the class of the complete config.
@@ -27,17 +32,23 @@ def build[Section](section: type[Section], values: Any, root: type, path: str = 
             f"it must be a group with keys among: {key_names(section)}"
         )
     fields = {field.name: field for field in dataclasses.fields(section)}
+    types = field_types(section)
     built = {}
     for name, value in values.items():
         key = f"{path}.{name}" if path else str(name)
         if name not in fields:
             raise unknown_key(key, value, fields, root)
-        field = fields[name]
-        if dataclasses.is_dataclass(field.type):
-            built[name] = build(field.type, value, root, key)
+        kind = types[name]
+        if dataclasses.is_dataclass(kind):
+            built[name] = build(kind, value, root, key)
         else:
-            built[name] = _typed(field, value, key)
+            built[name] = _typed(fields[name], kind, value, key)
     return section(**built)
+
+
+def field_types(section: type) -> dict[str, type]:
+    """The types of a section's fields, in their order."""
+    return get_type_hints(section)
 
 
 def as_plain(values: Any) -> Any:
@@ -98,8 +109,8 @@ def unknown_key(key: str, value: Any, fields: Mapping[str, Any], root: type) -> 
     )
 
 
-def _typed(field: dataclasses.Field, value: Any, key: str) -> Any:
-    converted = _convert(field.type, value)
+def _typed(field: dataclasses.Field, kind: type, value: Any, key: str) -> Any:
+    converted = _convert(kind, value)
     if converted is None:
         raise ConfigError(
             f"config.{key} is {value!r} ({type(value).__name__}); allowed: {allowed_values(field)}"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import av
 import numpy as np
+from av.video.plane import VideoPlane
 from jaxtyping import UInt8
 
 from signvit_jax.config.schema import AugmentConfig
@@ -191,7 +192,7 @@ class _PlaneMap:
         box: Box,
         square: int,
         side: int,
-        plane: av.video.plane.VideoPlane,
+        plane: VideoPlane,
         dtype: type,
     ):
         height, width, stride = plane.height, plane.width, plane.line_size
@@ -235,7 +236,7 @@ class _PlaneMap:
         return np.right_shift(total, 2 * _STEP_BITS, out=total)
 
 
-def _plane_bytes(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h stride"]:
+def _plane_bytes(plane: VideoPlane) -> UInt8[np.ndarray, "h stride"]:
     """The memory of a plane, with the padding of its rows."""
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
 

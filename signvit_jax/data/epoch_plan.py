@@ -52,8 +52,8 @@ def plan_epoch(
     """
     rng = np.random.default_rng([seed, epoch]) if shuffle else None
     remaining = np.empty(0, np.int64)
-    examples = [np.empty((0, batch_size), np.int64)]
-    buckets = [np.empty(0, np.int64)]
+    examples: list[np.ndarray] = [np.empty((0, batch_size), np.int64)]
+    buckets: list[np.ndarray] = [np.empty(0, np.int64)]
     for bucket in np.unique(bucket_of):
         members = np.flatnonzero(bucket_of == bucket)
         if rng:

@@ -137,7 +137,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         self._num_epochs = num_epochs
         self._identity = identity
         self._next_step = 0
-        self._prefetched: grain.DatasetIterator | None = None
+        self._prefetched: grain.DatasetIterator[Batch] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -163,6 +163,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
             self._stop()
             raise StopIteration
         self.start_prefetch()
+        assert self._prefetched is not None
         try:
             batch = next(self._prefetched)
         except RuntimeError as error:
@@ -233,7 +234,9 @@ class BatchIterator(grain.DatasetIterator[Batch]):
             prefetched.close()
 
 
-def _prefetch(source: "_BatchSource", first_step: int, total_steps: int) -> grain.IterDataset:
+def _prefetch(
+    source: "_BatchSource", first_step: int, total_steps: int
+) -> grain.IterDataset[Batch]:
     """Grain's prefetch over steps; buffers are counted in batches, because a batch is large."""
     data = source.config.data
     steps = grain.MapDataset.source(_Steps(source, total_steps)).slice(slice(first_step, None))
@@ -263,9 +266,11 @@ def _end_with_the_trainer(worker: int, workers: int) -> None:
     """
     del worker, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a reading process has one
 
     def follow() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(0)
 
     threading.Thread(target=follow, name="trainer", daemon=True).start()
@@ -281,8 +286,8 @@ class _Steps:
     def __len__(self) -> int:
         return self.total
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.source.batch(step)
+    def __getitem__(self, index: int) -> Batch:
+        return self.source.batch(index)
 
 
 class _BatchSource:

@@ -1,7 +1,7 @@
 """Input ranges of the encoder's linear layers on training clips, for INT8 inputs."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from signvit_jax.config.schema import AugmentConfig
 from signvit_jax.data.dataset import Split
 from signvit_jax.data.pipeline import make_batches
+from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.linear_layers import replace_linears
 from signvit_jax.serving.programs import EXPORT_POLICY
@@ -32,7 +33,7 @@ class _RecordRange(nnx.Module):
 
 
 def input_ranges(
-    model: TrainedModel, batches: Iterable[Mapping[str, np.ndarray]]
+    model: TrainedModel, batches: Iterable[Clips]
 ) -> dict[str, Float[np.ndarray, "*layers 2"]]:
     """Return the lowest and highest input of each linear layer of the encoder, by path.
 
@@ -62,9 +63,7 @@ def input_ranges(
     return {path: ranges if is_stacked(path) else ranges[0] for path, ranges in means.items()}
 
 
-def calibration_batches(
-    split: Split, model: TrainedModel, clips: int
-) -> Iterable[Mapping[str, np.ndarray]]:
+def calibration_batches(split: Split, model: TrainedModel, clips: int) -> Iterable[Clips]:
     """Yield about `clips` clips of the split, drawn evenly and not augmented, in small batches."""
     data = dataclasses.replace(model.config.data, augment=AugmentConfig(), sortagrad_epochs=0)
     config = dataclasses.replace(model.config, data=data)

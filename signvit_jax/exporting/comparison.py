@@ -3,18 +3,19 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Int32, UInt8
 
 from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import Split
 from signvit_jax.data.pipeline import make_batches
 from signvit_jax.evaluation.evaluate import evaluate
 from signvit_jax.inference.loading import load_model, open_programs
+from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.export_dir import ExportFolder
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs, encode
@@ -65,7 +66,11 @@ def _sizes(model: TrainedModel, folder: ExportFolder) -> dict[str, Any]:
     }
 
 
-def _first_clip(split: Split, model: TrainedModel) -> dict[str, np.ndarray]:
+class _Clip(Clips):
+    tokens: Int32[np.ndarray, "1 l"]
+
+
+def _first_clip(split: Split, model: TrainedModel) -> _Clip:
     batches = make_batches(
         split,
         model.tokenizer,
@@ -74,22 +79,21 @@ def _first_clip(split: Split, model: TrainedModel) -> dict[str, np.ndarray]:
         training=False,
         text_length=model.config.model.decoder.max_len,
     )
-    return {name: np.asarray(value) for name, value in next(iter(batches)).items()}
+    batch = next(iter(batches))
+    return _Clip(video=batch["video"], frame_lengths=batch["frame_lengths"], tokens=batch["tokens"])
 
 
-def _noise(config: Config) -> dict[str, np.ndarray]:
+def _noise(config: Config) -> _Clip:
     rng, frames, size = np.random.default_rng(0), config.frame_buckets[-1], config.data.image_size
     tokens = np.full((1, config.model.decoder.max_len), 1, np.int32)
-    return {
-        "video": rng.integers(0, 256, (1, frames, size, size, 3), np.uint8),
-        "frame_lengths": np.asarray([frames], np.int32),
-        "tokens": tokens,
-    }
+    return _Clip(
+        video=rng.integers(0, 256, (1, frames, size, size, 3), np.uint8),
+        frame_lengths=np.asarray([frames], np.int32),
+        tokens=tokens,
+    )
 
 
-def _differences(
-    model: TrainedModel, folder: ExportFolder, batch: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _differences(model: TrainedModel, folder: ExportFolder, batch: _Clip) -> dict[str, Any]:
     """The largest difference of each output, and the largest value of the model itself.
 
     Each side computes every output from its own earlier ones.
@@ -150,9 +154,7 @@ def outputs(
     )
 
 
-def _latency(
-    model: TrainedModel, exported: TrainedModel, batch: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _latency(model: TrainedModel, exported: TrainedModel, batch: Clips) -> dict[str, Any]:
     """Median seconds from the frames of one clip to its text, the two models in turns.
 
     On several devices there is one clip for each of them.
@@ -161,7 +163,10 @@ def _latency(
     seconds = {"before": [], "after": []}
     predictors = {side: trained.predictor([_DECODER]) for side, trained in sides.items()}
     batches = {
-        side: {name: np.repeat(value, trained.mesh.size, axis=0) for name, value in batch.items()}
+        side: Clips(
+            video=np.repeat(batch["video"], trained.mesh.size, axis=0),
+            frame_lengths=np.repeat(batch["frame_lengths"], trained.mesh.size, axis=0),
+        )
         for side, trained in sides.items()
     }
     for run in range(_RUNS + 1):

@@ -10,7 +10,7 @@ saturates it. Outputs and all other layers stay float32: quantizing them would s
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array, PyTree
 
+from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.runtime.optional_deps import import_optional
@@ -35,7 +36,7 @@ _PURPOSE = "--format=onnx"
 def write_onnx(
     model: TrainedModel,
     folder: ExportFolder,
-    calibration: Iterable[Mapping[str, np.ndarray]] | None,
+    calibration: Iterable[Clips] | None,
 ) -> None:
     """Write every program of the model. Raises ExportError.
 
@@ -137,7 +138,7 @@ def _fold(source: Path, target: Path) -> None:
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def _quantize(source: Path, target: Path, calibration: Iterable[Mapping[str, np.ndarray]]) -> None:
+def _quantize(source: Path, target: Path, calibration: Iterable[Clips]) -> None:
     quantization = import_optional("onnxruntime.quantization", _PURPOSE, ExportError)
     feeds = _feeds(calibration)
 
@@ -177,7 +178,7 @@ def _move(source: Path, target: Path) -> None:
     onnx.save(onnx.load(source), target, **external)
 
 
-def _feeds(calibration: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+def _feeds(calibration: Iterable[Clips]) -> Iterator[dict[str, np.ndarray]]:
     """The inputs of the backbone, one clip at a time and without its padding frames."""
     for batch in calibration:
         for video, frames in zip(batch["video"], batch["frame_lengths"]):

@@ -1,13 +1,12 @@
 """Writes a trained model as an export."""
 
-from collections.abc import Callable, Iterable, Mapping
-
-import numpy as np
+from collections.abc import Callable, Iterable
 
 from signvit_jax.config.schema import to_json
 from signvit_jax.exporting.calibration import input_ranges
 from signvit_jax.exporting.onnx_files import write_onnx
 from signvit_jax.exporting.stablehlo import write_stablehlo
+from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest
@@ -15,7 +14,7 @@ from signvit_jax.serving.param_paths import flat
 from signvit_jax.weights.tensor_files import write_safetensors
 from signvit_jax.weights.whole_model import export_safetensors
 
-Batches = Iterable[Mapping[str, np.ndarray]]
+Batches = Iterable[Clips]
 
 
 def write_export(

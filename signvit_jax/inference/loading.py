@@ -72,8 +72,9 @@ def _load(
             f"backend {backend!r} cannot run {path}, an export of format {manifest.format!r}; "
             "leave the backend out"
         )
-    config, *tokenizers = read_model_files(folder)
-    export = _OpenExport(folder, manifest, inference_policy(config), config, *tokenizers)
+    config, tokenizer, gloss_tokenizer = read_model_files(folder)
+    policy = inference_policy(config)
+    export = _OpenExport(folder, manifest, policy, config, tokenizer, gloss_tokenizer)
     return _LOADERS[manifest.format](export)
 
 

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypedDict
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Int32, PyTree, UInt8
 
 from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.decoding.confidence import Calibration, statistics
@@ -24,6 +25,19 @@ from signvit_jax.text.words import Word, word_confidences
 
 Models = SignTranslator | tuple[SignTranslator, ...]
 Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
+
+
+class Clips(TypedDict):
+    """What a program reads of a batch of clips; of a batch for training it reads no more."""
+
+    video: UInt8[np.ndarray, "b t h w 3"]
+    frame_lengths: Int32[np.ndarray, " b"]
+
+
+class NumberedClips(Clips):
+    """Clips with the number of each in its split, -1 for a padding row."""
+
+    index: Int32[np.ndarray, " b"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +108,7 @@ class Predictor:
             for name in dict.fromkeys([*decoders, *["ctc"] * needs_ctc])
         }
 
-    def __call__(
-        self, params: PyTree, batch: Mapping[str, np.ndarray], seed: int = 0
-    ) -> dict[str, list[Hypothesis]]:
+    def __call__(self, params: PyTree, batch: Clips, seed: int = 0) -> dict[str, list[Hypothesis]]:
         """Return, by decoder, one hypothesis per row of the global batch.
 
         Clips are encoded once for all decoders. The sampled text of a clip depends on `seed` and on
@@ -160,7 +172,7 @@ class Predictor:
     def predict_split(
         self,
         params: PyTree,
-        batches: Iterable[Mapping[str, np.ndarray]],
+        batches: Iterable[NumberedClips],
         should_stop: Callable[[], bool] = lambda: False,
         on_batch: Callable[[int], None] = lambda clips: None,
     ) -> dict[int, dict[str, Hypothesis]]:

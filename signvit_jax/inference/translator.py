@@ -25,7 +25,7 @@ from signvit_jax.inference.clip_arguments import (
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.options import InferenceOptions
-from signvit_jax.inference.predictor import Hypothesis, Predictor
+from signvit_jax.inference.predictor import Hypothesis, NumberedClips, Predictor
 from signvit_jax.inference.resting import CtcSign, evidence, is_frozen
 from signvit_jax.inference.streaming import (
     LiveCaptions,
@@ -395,8 +395,7 @@ class Translator:
         """Return a function from windows to CTC's signs; None if CTC gives no times."""
         if not self.model.ctc_gives_times:
             return None
-        options = cast(InferenceOptions, dataclasses.asdict(predictor.config))
-        ctc = self.model.predictor(["ctc"], **options)
+        ctc = self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
         return lambda windows: [found["ctc"].ctc_signs for found in self._decode(windows, 0, ctc)]
 
     def _unless_rest(
@@ -460,9 +459,9 @@ class Translator:
                 # Random draws depend on the frames, and so not on the clip's place in a list.
                 checksum = zlib.crc32(np.ascontiguousarray(window.frames))
                 numbers[row] = np.uint32(checksum).astype(np.int32)
-        batch = {"video": video, "frame_lengths": lengths, "index": numbers}
+        clips = NumberedClips(video=video, frame_lengths=lengths, index=numbers)
         with self._device:
-            found = predictor(self.model.weights, batch, seed)
+            found = predictor(self.model.weights, clips, seed)
         return {name: hypotheses[: len(windows)] for name, hypotheses in found.items()}
 
     def _bucket(self, frames: int) -> int:

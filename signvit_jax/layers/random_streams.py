@@ -1,5 +1,7 @@
 """Random streams by name: each use of randomness in a module folds its own number into the key."""
 
+from typing import overload
+
 import jax
 from jaxtyping import Array, Int, Key
 
@@ -47,6 +49,20 @@ STREAMS = {
     "decoder_layer.feed_forward_dropout": 4,
     "decoder_layer.feed_forward_branch": 5,
 }
+
+
+@overload
+def fold(rng: Key[Array, ""], stream: str, index: int | Int[Array, ""] = 0) -> Key[Array, ""]: ...
+
+
+@overload
+def fold(rng: None, stream: str, index: int | Int[Array, ""] = 0) -> None: ...
+
+
+@overload
+def fold(
+    rng: Key[Array, ""] | None, stream: str, index: int | Int[Array, ""] = 0
+) -> Key[Array, ""] | None: ...
 
 
 def fold(

@@ -77,7 +77,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def fused_projection(
-    linear: nnx.Module, x: Float[Array, "*shape d"], num_projections: int, heads: int
+    linear: Callable[[Array], Array], x: Float[Array, "*shape d"], num_projections: int, heads: int
 ) -> tuple[Float[Array, "*shape n k"], ...]:
     """Apply several projections with one kernel (d, num_projections n k), and split their heads.
 

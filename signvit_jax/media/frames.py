@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
@@ -55,7 +56,7 @@ def decode_jpeg(data: bytes) -> av.VideoFrame:
     """Decode an image into the color planes of the JPEG. Raises FrameDecodeError."""
     try:
         frames = _decoder().decode(av.Packet(data)) if data else []
-    except (av.error.FFmpegError, MemoryError) as error:
+    except (FFmpegError, MemoryError) as error:
         del _threads.decoder  # its state after an error is unknown
         raise FrameDecodeError(
             f"not a complete JPEG image ({len(data)} bytes): "
@@ -119,7 +120,7 @@ def rgb_pixels(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
     return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
-def _decoder() -> av.CodecContext:
+def _decoder() -> av.VideoCodecContext:
     if not hasattr(_threads, "decoder"):
         _threads.decoder = av.CodecContext.create("mjpeg", "r")
         _threads.decoder.thread_count = 1

@@ -77,7 +77,7 @@ def read_image_folder(
     size: tuple[int, int] | None = None
     bytes_read = bytes_returned = 0
     changes_size = False
-    previous = -1
+    previous, jpeg = -1, b""
     for number in shown:
         if number != previous:
             path = os.path.join(folder, names[number])
@@ -100,6 +100,7 @@ def read_image_folder(
                     f"{value:.10g} after {len(frames)} frames; allowed: at most {limit:g} ({name})",
                 )
         frames.append(jpeg)
+    assert size is not None  # of the first one shown
     notes = ("end_cut",) * (missing > 0.5 / fps) + ("size_change",) * changes_size
     return JpegVideo(frames, rate, size[1], size[0], notes)
 

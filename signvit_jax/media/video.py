@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,7 +218,7 @@ class VideoReader:
         sampling: Sampling,
         limits: VideoLimits,
         jpeg_quality: int = 0,
-    ) -> Iterator[tuple[float, Any]]:
+    ) -> Generator[tuple[float, Any]]:
         """Yield (seconds, frame): u8 (h, w, 3), or a JPEG as bytes if `jpeg_quality` is not 0.
 
         Raises VideoDecodeError.
@@ -305,7 +305,10 @@ class _Child:
         )
         self.owner = os.getpid()
         self.waited = 0.0
-        self.replies = self.process.stdout.fileno()
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None and stdout is not None  # by PIPE
+        self.requests = stdin
+        self.replies = stdout.fileno()
         os.set_blocking(self.replies, False)
         self.end = weakref.finalize(self, _end, self.process, self.owner)
         try:
@@ -321,7 +324,7 @@ class _Child:
 
     def ask(self, request: dict[str, Any]) -> None:
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.requests.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             raise _ChildEnded(self.process.wait()) from None
 
@@ -360,7 +363,8 @@ def _end(process: subprocess.Popen, owner: int) -> None:
         process.kill()
         process.wait()
     for pipe in (process.stdin, process.stdout):
-        pipe.close()
+        if pipe is not None:
+            pipe.close()
 
 
 _readers = threading.local()

@@ -31,6 +31,8 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import ArgumentError, FFmpegError, InvalidDataError
+from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 REPLY = struct.Struct("<cdQ")
@@ -119,7 +121,7 @@ def video_streams(container: Any) -> list[Any]:
     streams = [
         s
         for s in container.streams.video
-        if not any(av.stream.Disposition[name] & s.disposition for name in NO_VIDEO)
+        if not any(Disposition[name] & s.disposition for name in NO_VIDEO)
     ]
     if not streams:
         if not container.streams.video:
@@ -127,7 +129,7 @@ def video_streams(container: Any) -> list[Any]:
         raise Refused(
             "there is no video in it, only a still image, such as the cover of a sound recording"
         )
-    return sorted(streams, key=lambda s: not s.disposition & av.stream.Disposition.default)
+    return sorted(streams, key=lambda s: not s.disposition & Disposition.default)
 
 
 def missing_index(file: Any) -> str | None:
@@ -174,7 +176,7 @@ def packet_seconds(container: Any, stream: Any, start: float, end: float) -> lis
                 times.append(stamp * time_base - first)
                 if times[-1] > end + 1.0 or len(times) == MAX_PACKETS:
                     break
-        except av.error.FFmpegError:
+        except FFmpegError:
             pass  # the decoder reports damage
     return sorted(seconds for seconds in times if start <= seconds < end)
 
@@ -218,7 +220,7 @@ def timed_frames(
             if packet is None:
                 break
             decoded = packet.decode()
-        except av.error.InvalidDataError:
+        except InvalidDataError:
             damaged_packets += 1
             continue
         for frame in decoded:
@@ -244,7 +246,8 @@ def resample(
     """
     origin, shown, until, k = start, None, 0.0, 0
     for seconds, duration, frame in frames:
-        origin = seconds if origin is None else origin
+        if origin is None:
+            origin = seconds
         while shown is not None and origin + (k + 0.25) / rate < min(seconds, end):
             yield origin + k / rate, shown
             k += 1
@@ -252,6 +255,8 @@ def resample(
             until = end
             break
         shown, until = frame, seconds + duration
+    if origin is None:  # there is no frame
+        return
     until = min(until, end)
     while shown is not None and until > origin and (k == 0 or origin + (k + 0.25) / rate < until):
         yield origin + k / rate, shown
@@ -291,7 +296,7 @@ class FrameConverter:
         check_pixels(frame, self.max_pixels)
         if self.size is None:
             self.size = self._output_size(frame)
-        image = np.ascontiguousarray(upright(self._rgb(frame), display_matrix(frame)))
+        image = np.ascontiguousarray(upright(self._rgb(frame, self.size), display_matrix(frame)))
         self.last = (frame, image)
         return image
 
@@ -301,25 +306,25 @@ class FrameConverter:
         shrink = min(1.0, self.short_side / min(width, height)) if self.short_side else 1.0
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
-    def _fitted_size(self, frame: Any) -> tuple[int, int]:
-        """The size within `self.size` that keeps the shape; `self.size` if that is rounding."""
+    def _fitted_size(self, frame: Any, size: tuple[int, int]) -> tuple[int, int]:
+        """The size within `size` that keeps the shape; `size` if that is rounding."""
         width, height = square_size(frame)
-        scale = min(self.size[0] / width, self.size[1] / height)
+        scale = min(size[0] / width, size[1] / height)
         fitted = max(1, round(width * scale)), max(1, round(height * scale))
-        return self.size if all(abs(a - b) <= 1 for a, b in zip(fitted, self.size)) else fitted
+        return size if all(abs(a - b) <= 1 for a, b in zip(fitted, size)) else fitted
 
-    def _rgb(self, frame: Any) -> np.ndarray:
+    def _rgb(self, frame: Any, size: tuple[int, int]) -> np.ndarray:
         shape = (frame.width, frame.height, getattr(frame, "sample_aspect_ratio", None))
         self.first_shape = shape if self.first_shape is None else self.first_shape
         if shape == self.first_shape:
-            return self._scaled(frame, self.size)
+            return self._scaled(frame, size)
         self.changes_size = True
-        width, height = fitted = self._fitted_size(frame)
+        width, height = fitted = self._fitted_size(frame, size)
         image = self._scaled(frame, fitted)
-        if fitted == self.size:
+        if fitted == size:
             return image
-        canvas = np.zeros((self.size[1], self.size[0], 3), np.uint8)
-        left, top = (self.size[0] - width) // 2, (self.size[1] - height) // 2
+        canvas = np.zeros((size[1], size[0], 3), np.uint8)
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
         canvas[top : top + height, left : left + width] = image
         return canvas
 
@@ -432,7 +437,7 @@ def open_container(file: Any, form: str, limits: dict[str, Any]) -> Any:
             options={"max_pixels": str(limits["max_pixels"])},
             container_options={"protocol_whitelist": "file"},
         )
-    except av.error.InvalidDataError:
+    except InvalidDataError:
         if form == MP4 and (reason := missing_index(file)):
             raise Refused(reason) from None
         raise
@@ -544,7 +549,7 @@ def describe(error: Exception, limits: dict[str, Any]) -> str:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return f"decoding needs more than {limits['max_memory']} bytes of memory (max_memory)"
     # Codecs raise this for a frame size that they are not allowed to open.
-    if isinstance(error, av.error.ArgumentError):
+    if isinstance(error, ArgumentError):
         return (
             "cannot be decoded: a damaged header, "
             f"or a frame of more than {limits['max_pixels']} pixels (max_pixels)"
@@ -552,7 +557,7 @@ def describe(error: Exception, limits: dict[str, Any]) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"cannot be decoded: {text}" if isinstance(error, av.error.FFmpegError) else text
+    return f"cannot be decoded: {text}" if isinstance(error, FFmpegError) else text
 
 
 def main() -> None:

@@ -44,14 +44,15 @@ class DistillationTerm:
     def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
         batch, outputs, counts, config = inputs.batch, inputs.outputs, inputs.counts, self.config
         weights, temperature = batch["weights"], config.temperature
-        per_token = divergence(outputs.logits, batch[TEACHER_LOGITS], temperature)
+        per_token = divergence(outputs.logits, jnp.asarray(batch[TEACHER_LOGITS]), temperature)
         per_token = per_token * (batch["tokens"][:, 1:] != PAD)
-        per_step = divergence(outputs.ctc_logits, batch[TEACHER_CTC_LOGITS], temperature)
+        teacher_ctc_logits = jnp.asarray(batch[TEACHER_CTC_LOGITS])
+        per_step = divergence(outputs.ctc_logits, teacher_ctc_logits, temperature)
         features, lengths = inputs.model.memory(outputs.encoded)
         if projection := (inputs.aux or {}).get(PROJECTION):
             kernel, bias = (projection[name].astype(features.dtype) for name in ("kernel", "bias"))
             features = features @ kernel + bias
-        difference = standardized(features) - standardized(batch[TEACHER_FEATURES])
+        difference = standardized(features) - standardized(jnp.asarray(batch[TEACHER_FEATURES]))
         per_position = jnp.square(difference).mean(axis=-1)
 
         soft_ce = jnp.sum(per_token * weights[:, None]) / counts.tokens

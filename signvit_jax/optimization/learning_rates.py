@@ -52,6 +52,7 @@ class Rates:
         updates = step - 1 - skipped_before
         rates = {f"lr_{group}": rate for group, rate in zip(_GROUPS, self.at(updates), strict=True)}
         if self._thaws:
+            assert report.thawed_at is not None
             frozen = (step - 1) // self._steps_per_epoch < self._freeze_epochs
             share = 0.0 if frozen else float(self._warmup(updates - int(report.thawed_at)))
             rates["lr_backbone"] = share * rates["lr_encoder"]

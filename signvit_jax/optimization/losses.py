@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -24,7 +24,7 @@ from signvit_jax.models.ctc_loss import BLANK, ctc_loss
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.translator import Encoded, SignTranslator
 
-Batch = dict[str, Array | np.ndarray]
+Batch = Mapping[str, Array | np.ndarray]
 
 
 class LossCounts(NamedTuple):
@@ -103,13 +103,14 @@ def forward(
     With `frozen_backbone` BatchNorm normalizes by its running statistics.
     """
     encoded = model.encode(
-        batch["video"],
-        batch["frame_lengths"],
+        jnp.asarray(batch["video"]),
+        jnp.asarray(batch["frame_lengths"]),
         fold(key, "step.encoder"),
-        batch["weights"],
+        jnp.asarray(batch["weights"]),
         frozen_backbone,
     )
-    logits = model.logits(encoded, batch["tokens"][:, :-1], fold(key, "step.decoder"))
+    tokens = jnp.asarray(batch["tokens"])
+    logits = model.logits(encoded, tokens[:, :-1], fold(key, "step.decoder"))
     return Outputs(encoded, logits, *model.ctc_logits(encoded, fold(key, "step.ctc_head")))
 
 
@@ -140,7 +141,8 @@ class CrossEntropyTerm:
     metrics = ("ce",)
 
     def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
-        targets, smoothing = inputs.batch["tokens"][:, 1:], self.config.label_smoothing
+        targets = jnp.asarray(inputs.batch["tokens"])[:, 1:]
+        smoothing = self.config.label_smoothing
         per_token = smoothed_cross_entropy(inputs.outputs.logits, targets, smoothing)
         per_token = per_token * (targets != PAD) * inputs.batch["weights"][:, None]
         ce = jnp.sum(per_token) / inputs.counts.tokens

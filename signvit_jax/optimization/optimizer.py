@@ -3,10 +3,12 @@
 A backbone that is frozen at first starts, when it thaws, as with an optimizer of its own.
 """
 
+from collections.abc import Callable, Hashable
+
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, BFloat16, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, BFloat16, Float, Int, Key, PyTree
 
 from signvit_jax.config.schema import TrainingConfig
 
@@ -14,10 +16,12 @@ START_DIVISOR = 25.0
 END_DIVISOR = 25e4
 BETA_2 = 0.999
 
+Schedule = Callable[[ArrayLike], Array]  # number of updates -> a scalar
+
 
 def one_cycle(
     peak: float, total_steps: int, warmup_ratio: float, final_ratio: float = 0.0
-) -> optax.Schedule:
+) -> Schedule:
     """Return the one-cycle schedule of Smith & Topin (2018), with PyTorch's index convention.
 
     The rate rises by a cosine from peak / 25 to `peak` at index warmup_ratio * total_steps - 1,
@@ -28,7 +32,7 @@ def one_cycle(
     last = max(total_steps - 1.0, top + 1e-6)
     end = final_ratio * peak if final_ratio else peak / END_DIVISOR
 
-    def rate(step: Int[Array, ""] | int) -> Float[Array, ""]:
+    def rate(step: ArrayLike) -> Float[Array, ""]:
         index = jnp.minimum(jnp.asarray(step, jnp.float32), last)
         rising = _cosine(peak / START_DIVISOR, peak, index / top)
         falling = _cosine(peak, end, (index - top) / (last - top))
@@ -44,7 +48,7 @@ def _cosine(start: float, end: float, share: Float[Array, ""]) -> Float[Array, "
     return start * jnp.cos(half_angle) ** 2 + end * jnp.sin(half_angle) ** 2
 
 
-def learning_rates(config: TrainingConfig, total_steps: int) -> dict[str, optax.Schedule]:
+def learning_rates(config: TrainingConfig, total_steps: int) -> dict[str, Schedule]:
     """Return the schedule of each parameter group: applied updates -> learning rate."""
     peaks = {"encoder": config.encoder_lr, "rest": config.decoder_lr}
     return {
@@ -53,7 +57,7 @@ def learning_rates(config: TrainingConfig, total_steps: int) -> dict[str, optax.
     }
 
 
-def thaw_warmup(config: TrainingConfig, total_steps: int) -> optax.Schedule:
+def thaw_warmup(config: TrainingConfig, total_steps: int) -> Schedule:
     """Return a thawed backbone's share of the encoder's rate: updates since its thaw -> 0 to 1.
 
     The share rises linearly, for as many updates as the run's own warm-up has, and at most for the
@@ -76,7 +80,9 @@ def make_optimizer(
     adam = optax.scale_by_adam(b1=0.9, b2=BETA_2, eps=1e-8)
     adam = with_late_backbone(adam) if thaws else adam
     rates = learning_rates(config, total_steps)
-    by_rate = {group: optax.scale_by_learning_rate(rate) for group, rate in rates.items()}
+    by_rate: dict[Hashable, optax.GradientTransformation] = {
+        group: optax.scale_by_learning_rate(rate) for group, rate in rates.items()
+    }
     chain = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         adam if config.adam_moments == "float32" else with_bfloat16_state(adam),
@@ -98,28 +104,36 @@ def with_late_backbone(
 
     def update(
         updates: PyTree,
-        state: optax.ScaleByAdamState,
+        state: PyTree,
         params: PyTree | None = None,
         *,
-        thawed_at: Int[Array, ""],
-        frozen: bool,
+        thawed_at: Int[Array, ""] | int = 0,
+        frozen: bool = False,
         **_: object,
     ) -> tuple[PyTree, optax.ScaleByAdamState]:
         own = optax.ScaleByAdamState(
             count=state.count - thawed_at, mu=backbone_of(state.mu), nu=backbone_of(state.nu)
         )
-        own_updates, own = adam.update(backbone_of(updates), own)
+        own_updates, own = _adam_step(adam, backbone_of(updates), own)
         if frozen:
             own = jax.tree.map(jnp.zeros_like, own)
-        updates, state = adam.update(updates, state, params)
-        mu, nu = with_backbone(state.mu, own.mu), with_backbone(state.nu, own.nu)
-        return with_backbone(updates, own_updates), state._replace(mu=mu, nu=nu)
+        updates, new = _adam_step(adam, updates, state, params)
+        mu, nu = with_backbone(new.mu, own.mu), with_backbone(new.nu, own.nu)
+        return with_backbone(updates, own_updates), new._replace(mu=mu, nu=nu)
 
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
+def _adam_step(
+    adam: optax.GradientTransformation, updates: PyTree, state: PyTree, params: PyTree | None = None
+) -> tuple[PyTree, optax.ScaleByAdamState]:
+    updates, new = adam.update(updates, state, params)
+    assert isinstance(new, optax.ScaleByAdamState)
+    return updates, new
+
+
 def with_backbone_warmup(
-    inner: optax.GradientTransformationExtraArgs, warmup: optax.Schedule
+    inner: optax.GradientTransformationExtraArgs, warmup: Schedule
 ) -> optax.GradientTransformationExtraArgs:
     """`inner` with the backbone's updates multiplied by `warmup`(updates since the thaw)."""
 
@@ -128,7 +142,7 @@ def with_backbone_warmup(
         state: PyTree,
         params: PyTree | None = None,
         *,
-        thawed_at: Int[Array, ""],
+        thawed_at: Int[Array, ""] | int = 0,
         **extra: object,
     ) -> tuple[PyTree, PyTree]:
         share = warmup(state[1].count - thawed_at)
@@ -150,11 +164,11 @@ def with_backbone(params: PyTree, backbone: PyTree) -> PyTree:
 
 
 def with_bfloat16_state(
-    inner: optax.GradientTransformation,
+    adam: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner` with its state stored in bfloat16 between steps and its arithmetic in float32.
+    """`adam` with its state stored in bfloat16 between steps and its arithmetic in float32.
 
-    The state of `inner` counts its steps as `count`. Stochastic rounding keeps its mean right. With
+    Stochastic rounding keeps its mean right. With
     rounding to nearest the second moment would never change: a step moves it by a thousandth, and
     bfloat16 has 128 numbers between a power of two and the next.
     """
@@ -162,10 +176,10 @@ def with_bfloat16_state(
     def init(params: PyTree) -> PyTree:
         return jax.tree.map(
             lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf,
-            inner.init(params),
+            adam.init(params),
         )
 
-    inner = optax.with_extra_args_support(inner)
+    inner = optax.with_extra_args_support(adam)
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: object
@@ -174,6 +188,7 @@ def with_bfloat16_state(
             lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, state
         )
         updates, new = inner.update(updates, wide, params, **extra)
+        assert isinstance(new, optax.ScaleByAdamState)
         leaves, structure = jax.tree.flatten(new)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), new.count), len(leaves))
         rounded = [

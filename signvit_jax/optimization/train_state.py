@@ -1,5 +1,6 @@
 """The state that a run carries from step to step, and its shardings."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -68,7 +69,7 @@ def new_state(
         aux=aux or {},
         thawed_at=zero if thaws else None,
     )
-    return state.replace(opt_state=optimizer.init(state.trainable))
+    return dataclasses.replace(state, opt_state=optimizer.init(state.trainable))
 
 
 def replace_params(state: TrainState, values: PyTree) -> TrainState:
@@ -84,7 +85,7 @@ def replace_params(state: TrainState, values: PyTree) -> TrainState:
 
     params = replaced(state.params, values)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return state.replace(params=params, ema=ema)
+    return dataclasses.replace(state, params=params, ema=ema)
 
 
 def abstract_on_mesh(make_state: Callable[[], PyTree], mesh: Mesh) -> tuple[PyTree, PyTree]:

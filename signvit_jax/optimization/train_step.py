@@ -3,6 +3,7 @@
 An update with a loss or a gradient that is not finite is skipped: the state keeps its values.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.layers.batch_norm import BatchMoments, update_running_stats, zero_moments
 from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.compiled_steps import JittedStep
 from signvit_jax.optimization.distillation_loss import TEACHER_LOGITS, DistillationTerm
 from signvit_jax.optimization.losses import (
     Batch,
@@ -63,7 +65,7 @@ def make_train_step(
     shardings: PyTree,
     *,
     frozen_backbone: bool,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepReport]]:
+) -> JittedStep[TrainState, tuple[TrainState, StepReport]]:
     """Return the jitted `train_step`, which donates the state.
 
     `shardings`: of the state. With `frozen_backbone` the backbone has no backward pass and gets
@@ -134,7 +136,8 @@ def train_step(
     thawed_at = state.thawed_at
     if thawed_at is not None and frozen_backbone:
         thawed_at = state.step + 1 - skipped  # the updates applied, which is Adam's count
-    new = state.replace(
+    new = dataclasses.replace(
+        state,
         params=_where(finite, params, state.params),
         opt_state=_where(finite, opt_state, state.opt_state),
         ema=_where(finite, ema, state.ema),
@@ -215,8 +218,8 @@ def averaged(ema: PyTree, params: PyTree, step: Int[Array, ""], decay: float) ->
     The decay is at most (1 + step) / (10 + step), TensorFlow's `num_updates` rule: a short memory
     at first forgets the random start.
     """
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda average, new: decay * average + (1.0 - decay) * new, ema, params)
+    share = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda average, new: share * average + (1.0 - share) * new, ema, params)
 
 
 def _with_running_stats(

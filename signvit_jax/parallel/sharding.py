@@ -3,6 +3,7 @@
 import functools
 import logging
 import re
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -121,7 +122,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def to_device(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def to_device(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Put this process's rows of a global batch on the mesh; returns global arrays."""
     sharding = batch_sharding(mesh)
     return {

@@ -248,7 +248,7 @@ def _mark_edits(edits: Iterable[Edit], scores: Scores) -> str:
     by_character = "tok:char" in scores.signature.split("|")
     marked, previous = "", ""
     for edit in edits:
-        word = edit.hypothesis if edit.hypothesis is not None else edit.reference
+        word = edit.hypothesis if edit.hypothesis is not None else edit.reference or ""
         spaced = scores.unit == "gloss" or (not by_character and scripts.sets_apart(previous, word))
         marked += (" " if spaced and marked else "") + _mark_edit(edit)
         previous = word

@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
 
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
 
@@ -23,6 +23,7 @@ EXIT_CODES = {
 _SAME_REQUEST_S = 0.2
 _END = b"\0"
 _logger = logging.getLogger(__name__)
+_Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers
 
 
 class StopRequest:
@@ -43,7 +44,7 @@ class StopRequest:
         self._received = 0
         self._received_at: float  # time.monotonic() of the first signal
         self._exit_immediately = False
-        self._old_handlers: dict[int, object] = {}
+        self._old_handlers: dict[int, _Handler] = {}
         self._restore = contextlib.ExitStack()
 
     @property
@@ -92,7 +93,9 @@ class StopRequest:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             # Python writes a signal's number to the pipe only if it has a handler of its own.
-            self._old_handlers[number] = signal.signal(number, lambda *_: None)
+            before = signal.signal(number, lambda *_: None)
+            # None: a handler that was not installed from Python, and cannot be put back.
+            self._old_handlers[number] = signal.SIG_DFL if before is None else before
         self._restore.callback(self._restore_handlers)
         os.register_at_fork(after_in_child=self._restore_in_child)
         return self

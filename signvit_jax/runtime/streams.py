@@ -13,6 +13,8 @@ import os
 import re
 import select
 import sys
+from collections.abc import Buffer
+from typing import TextIO
 
 from signvit_jax.errors.base import SignVitError
 
@@ -62,7 +64,8 @@ def guard_streams() -> None:
             _to_devnull(number, mode)
     sys.stdout = _guarded(sys.stdout, sys.__stdout__, 1)
     sys.stderr = _guarded(sys.stderr, sys.__stderr__, 2)
-    logging.lastResort.setFormatter(CleanFormatter("%(message)s"))
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(CleanFormatter("%(message)s"))
 
 
 def reader_has_gone() -> bool:
@@ -105,8 +108,9 @@ class _Descriptor(io.RawIOBase):
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: Buffer, /) -> int:
         rest = memoryview(data)
+        length = len(rest)
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
@@ -117,19 +121,17 @@ class _Descriptor(io.RawIOBase):
                     self.reader_has_gone = True
                     _to_devnull(self._descriptor, os.O_WRONLY)
                 elif self._descriptor == 2:
-                    return len(data)
+                    return length
                 else:
                     # The rest of the buffer would fail again when the process ends.
                     _to_devnull(self._descriptor, os.O_WRONLY)
                     raise OutputError(
                         f"standard output cannot be written: {error.strerror}"
                     ) from error
-        return len(data)
+        return length
 
 
-def _guarded(
-    stream: io.TextIOBase | None, own: io.TextIOBase | None, descriptor: int
-) -> io.TextIOBase:
+def _guarded(stream: TextIO | None, own: TextIO | None, descriptor: int) -> TextIO:
     if stream is None:  # closed from the start; print(file=None) would write to standard output
         return open(os.devnull, "w", encoding="utf-8")
     if (

@@ -13,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text, TextType
 
 from signvit_jax.runtime.streams import clean
 
@@ -103,7 +103,7 @@ def _lines(table: Table) -> list[str]:
     return [*lines, "", _text(table.caption)] if table.caption else lines
 
 
-def _plain(text: object) -> object:
+def _plain(text: TextType | None) -> TextType | None:
     """A title without markup and control characters, because it holds names that others chose."""
     return Text(clean(text, keep="\n")) if isinstance(text, str) else text
 

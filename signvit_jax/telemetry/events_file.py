@@ -13,8 +13,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+# protobuf makes its classes at import, so pyright finds none.
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 
 _VERSION = "brain.Event:2"
@@ -40,9 +41,9 @@ class EventsFile:
             for name, value in values.items()
             if math.isfinite(value)
         ]
-        if self._descriptor is None:
-            self._open()
-        self._append(Event(wall_time=wall_time, step=step, summary=Summary(value=tagged)))
+        descriptor = self._open() if self._descriptor is None else self._descriptor
+        event = Event(wall_time=wall_time, step=step, summary=Summary(value=tagged))
+        self._append(event, descriptor)
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -50,23 +51,25 @@ class EventsFile:
                 os.close(self._descriptor)
         self._descriptor = None
 
-    def _open(self) -> None:
+    def _open(self) -> int:
         now = time.time()
         path = self._folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags, 0o644)
+        self._descriptor = descriptor = os.open(path, flags, 0o644)
         self._end = 0
         try:
-            self._append(Event(wall_time=now, file_version=_VERSION))
+            self._append(Event(wall_time=now, file_version=_VERSION), descriptor)
             if self.purge_step is not None:
                 start = SessionLog(status=SessionLog.START)
-                self._append(Event(wall_time=now, step=self.purge_step, session_log=start))
+                event = Event(wall_time=now, step=self.purge_step, session_log=start)
+                self._append(event, descriptor)
         except OSError:
             self.close()
             path.unlink()
             raise
+        return descriptor
 
-    def _append(self, event: Event) -> None:
+    def _append(self, event: Event, descriptor: int) -> None:
         """Write a record: length, its masked CRC-32C, the event, its masked CRC-32C."""
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))
@@ -79,9 +82,9 @@ class EventsFile:
         written = 0
         try:
             while written < len(record):  # a nearly full disk takes only a part
-                written += os.pwrite(self._descriptor, record[written:], self._end + written)
+                written += os.pwrite(descriptor, record[written:], self._end + written)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._end)
+                os.ftruncate(descriptor, self._end)
             raise
         self._end += len(record)

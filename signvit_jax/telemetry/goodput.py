@@ -94,12 +94,12 @@ class Goodput:
         self._since, self._compiled = now, 0.0
         self._last_events.clear()
 
-    def _on_event(self, event: str, seconds: float, **_: object) -> None:
+    def _on_event(self, event: str, duration_secs: float, **_: object) -> None:
         if event not in _COMPILING or threading.get_ident() != self._thread:
             return
-        begin = time.perf_counter() - seconds
+        begin = time.perf_counter() - duration_secs
         # Events that lie inside this one are of functions traced within it: count them once.
         while self._last_events and self._last_events[-1][0] >= begin:
             self._compiled -= self._last_events.pop()[1]
-        self._last_events.append((begin, seconds))
-        self._compiled += seconds
+        self._last_events.append((begin, duration_secs))
+        self._compiled += duration_secs

@@ -94,7 +94,7 @@ class _Table:
         if not self._ready:
             self.open()
         same_step = self._row.get(STEP) == str(step)
-        row = (self._row if same_step else {STEP: str(step)}) | texts
+        row = {**(self._row if same_step else {STEP: str(step)}), **texts}
         if new := [name for name in texts if name not in self._columns]:
             earlier = [old for old in read_rows(self._path)[1] if int(old[STEP]) != step]
             self._rewrite([*earlier, row], [*self._columns, *new])

@@ -37,14 +37,15 @@ def plot_metrics(
     panels = [_losses, _rates]
     if any(name in series for name in _QUALITY):
         panels.insert(1, _quality)
-    style = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "font.size": 10,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "font.size": 10,
+        }
+    ):
         # Without pyplot: no display, no window, nothing shared with a notebook that trains.
         figure = Figure(figsize=(9, 2.1 + 2.3 * len(panels)))
         axes = figure.subplots(
@@ -69,7 +70,7 @@ def _losses(axis: Axes, series: Series) -> None:
         }
         _line(axis, series, f"train/{name}", f"{label}, training", smooth=True, **line)
         _line(axis, series, f"validation/{name}", f"{label}, validation", **line, **validation)
-    if any((line.get_ydata() > 0).any() for line in axis.lines):
+    if any((np.asarray(line.get_ydata()) > 0).any() for line in axis.lines):
         axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "235" else "")

@@ -22,8 +22,8 @@ _WARM_UP = 3  # steps before the first traced one: compilation, and filling of c
 class TracedSteps:
     """The steps to trace: `first` to `last` of the run, or `count` steps after the warm-up."""
 
-    first: int | None = None
-    last: int | None = None
+    first: int = 0
+    last: int = 0
     count: int = 0
 
     @classmethod

@@ -42,11 +42,12 @@ class TrainingProgress:
         )
         self._plain = not console.is_terminal and jax.process_index() == 0
         self._total = total_steps
+        self._figures = ""
         self._first = first_step
         self._start = time.monotonic()
         self._last_line = self._start
         self._task = self._bar.add_task(
-            "training", total=total_steps, completed=first_step, figures=""
+            "training", total=total_steps, completed=first_step, figures=self._figures
         )
 
     def __enter__(self) -> "TrainingProgress":
@@ -68,8 +69,9 @@ class TrainingProgress:
 
     def show(self, step: int, description: str, figures: str | None = None) -> None:
         """Update the bar. `figures`: text with metrics; None keeps the present text."""
-        fields = {} if figures is None else {"figures": figures}
-        self._bar.update(self._task, completed=step, description=description, **fields)
+        if figures is not None:
+            self._figures = figures
+        self._bar.update(self._task, completed=step, description=description, figures=self._figures)
         now = time.monotonic()
         if self._plain and figures is not None and now - self._last_line >= PLAIN_LINE_SECONDS:
             left = (now - self._start) / max(step - self._first, 1) * (self._total - step)

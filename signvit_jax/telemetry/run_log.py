@@ -28,7 +28,7 @@ def start_run_log(path: Path | None = None) -> None:
     root = logging.getLogger()
     for handler in list(root.handlers):
         # A library's logging.basicConfig() would show every message a second time.
-        if getattr(handler, "of_run_log", False) or type(handler) is logging.StreamHandler:
+        if isinstance(handler, _Ours) or type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
             handler.close()
     root.setLevel(logging.INFO)
@@ -39,11 +39,11 @@ def start_run_log(path: Path | None = None) -> None:
     absl.propagate = True
     sys.unraisablehook = _keep_unraisable
     if jax.process_index() != 0:
-        _add(root, logging.NullHandler())
+        root.addHandler(_NoHandler())
         return
     terminal = _terminal_handler()
     terminal.addFilter(lambda record: record.name.split(".")[0] in _SHOWN)
-    _add(root, terminal)
+    root.addHandler(terminal)
     if path is not None:
         try:
             file = _RunLog(path, encoding="utf-8")
@@ -51,7 +51,7 @@ def start_run_log(path: Path | None = None) -> None:
             log.warning("%s cannot be written (%s): this run keeps no log", path, error.strerror)
             return
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        _add(root, file)
+        root.addHandler(file)
 
 
 def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -62,7 +62,25 @@ def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     )
 
 
-class _RunLog(logging.FileHandler):
+class _Ours:
+    """Marks the handlers that `start_run_log` adds, and that its next call removes."""
+
+    of_run_log = True
+
+
+class _NoHandler(_Ours, logging.NullHandler):
+    pass
+
+
+class _TerminalHandler(_Ours, RichHandler):
+    pass
+
+
+class _PlainHandler(_Ours, logging.StreamHandler):
+    pass
+
+
+class _RunLog(_Ours, logging.FileHandler):
     """run.log. Lines that the disk does not take are dropped; the first is reported."""
 
     _failed = False
@@ -82,7 +100,7 @@ class _RunLog(logging.FileHandler):
 
 def _terminal_handler() -> logging.Handler:
     if CONSOLE.is_terminal:
-        shown = RichHandler(
+        shown = _TerminalHandler(
             console=CONSOLE,
             show_path=False,
             show_level=False,
@@ -92,11 +110,6 @@ def _terminal_handler() -> logging.Handler:
         )
         shown.setFormatter(CleanFormatter("%(message)s"))
         return shown
-    plain = logging.StreamHandler(sys.stderr)
+    plain = _PlainHandler(sys.stderr)
     plain.setFormatter(CleanFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     return plain
-
-
-def _add(root: logging.Logger, handler: logging.Handler) -> None:
-    handler.of_run_log = True
-    root.addHandler(handler)

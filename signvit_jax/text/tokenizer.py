@@ -57,10 +57,17 @@ class Tokenizer:
         return tokenizers.Tokenizer.from_str(self.model)
 
     @functools.cached_property
-    def _specials(self) -> tuple[int | None, ...]:
-        """Ids of PAD, BOS, EOS, UNK; None only in a damaged file, which `from_json` refuses."""
+    def _specials(self) -> tuple[int, ...]:
+        """Ids of PAD, BOS, EOS, UNK. Raises TokenizerError for a damaged file."""
         names = _BERT_SPECIALS if self.kind == "bert" else _LEARNED_SPECIALS
-        return tuple(self._backend.token_to_id(name) for name in names)
+        found = tuple(self._backend.token_to_id(name) for name in names)
+        ids = tuple(one for one in found if one is not None)
+        if len(ids) < len(names) or ids[0] != 0:
+            raise TokenizerError(
+                f"the tokenizer file gives its special tokens the ids {found}; "
+                "none may be missing, and PAD must be 0"
+            )
+        return ids
 
     @property
     def pad_id(self) -> int:
@@ -92,7 +99,7 @@ class Tokenizer:
     @functools.cached_property
     def tokens(self) -> tuple[str, ...]:
         """The vocabulary in order of ids."""
-        return tuple(self._backend.id_to_token(i) for i in range(self.vocab_size))
+        return tuple(self._backend.id_to_token(i) or "" for i in range(self.vocab_size))
 
     def normalize(self, text: str) -> str:
         """The text that a learned tokenizer reads. U+2581, its word mark, counts as white space."""
@@ -180,7 +187,7 @@ class Tokenizer:
                 )
             model = tokenizers.Tokenizer.from_str(json.dumps(content["model"])).to_str()
             tokenizer = Tokenizer(content["kind"], bool(content["lowercase"]), model)
-            special_ids = tokenizer._specials
+            _ = tokenizer._specials  # checks them
         except TokenizerError:
             raise
         except Exception as error:  # the Rust library raises bare Exception
@@ -188,11 +195,6 @@ class Tokenizer:
                 f"not a tokenizer file ({type(error).__name__}: {error}); "
                 "training writes it as tokenizer.json"
             ) from error
-        if None in special_ids or special_ids[0] != 0:
-            raise TokenizerError(
-                f"the tokenizer file gives its special tokens the ids {special_ids}; "
-                "none may be missing, and PAD must be 0"
-            )
         return tokenizer
 
 

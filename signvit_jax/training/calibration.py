@@ -104,7 +104,7 @@ def calibrated(
     split = dataset.split(data.val_split).spread(MOST_CLIPS)
     predictor = model.predictor(
         list(dict.fromkeys([*decoders, "ctc"])),
-        **dataclasses.asdict(config.inference) | {"min_confidence": 0.0},
+        **dataclasses.asdict(dataclasses.replace(config.inference, min_confidence=0.0)),
     )
     devices = predictor.mesh.size
     batches = make_batches(

@@ -13,8 +13,9 @@ from flax import traverse_util
 from signvit_jax.checkpoints.best import BestSoFar
 from signvit_jax.checkpoints.store import CheckpointStore
 from signvit_jax.data.pipeline import BatchIterator
+from signvit_jax.optimization.optimizer import backbone_of
 from signvit_jax.optimization.train_state import TrainState, replace_params
-from signvit_jax.parallel.sharding import replicated
+from signvit_jax.parallel.sharding import parameter_path, replicated
 from signvit_jax.parallel.vocabulary import reshard_like
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.telemetry.goodput import Goodput
@@ -159,8 +160,10 @@ def with_pretrained_backbone(
     state: TrainState, pretrained: PretrainedBackbone, programs: StepPrograms
 ) -> TrainState:
     """Return a fresh state with a pretrained backbone. Raises WeightsError if it does not fit."""
-    flat = traverse_util.flatten_dict(state.params["encoder"]["backbone"], sep="/")
-    shapes = {path: leaf.shape for path, leaf in flat.items()}
+    shapes = {
+        parameter_path(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(backbone_of(state.params))
+    }
     backbone = pretrained.parameters(programs.config.model.encoder, shapes)
     log.info(
         "the backbone starts from %s: %s, %d tensors",

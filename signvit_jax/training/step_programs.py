@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 
 from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.models.definition import ModelDefinition
@@ -156,7 +155,13 @@ class StepPrograms:
 
 def device_batch(batch: Batch, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """Put the arrays that a step reads on the mesh: all but the clips' numbers, "index"."""
-    arrays: dict[str, np.ndarray] = {
-        name: value for name, value in batch.items() if name != "index"
+    arrays = {
+        "video": batch["video"],
+        "frame_lengths": batch["frame_lengths"],
+        "tokens": batch["tokens"],
+        "token_lengths": batch["token_lengths"],
+        "weights": batch["weights"],
     }
+    if "gloss_tokens" in batch and "gloss_lengths" in batch:
+        arrays |= {"gloss_tokens": batch["gloss_tokens"], "gloss_lengths": batch["gloss_lengths"]}
     return to_device(arrays, mesh)

@@ -47,7 +47,7 @@ class Builder(SignDatasetBuilder):
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        root = self.options["root"] or manual_dir
+        root = self.path_of("root", manual_dir)
         return parse(
             read_table(root / SPLITS, ("name", "split"), delimiters="|"),
             read_labels(root / LABELS),

@@ -39,7 +39,7 @@ class Builder(SignDatasetBuilder):
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        root = self.options["root"] or manual_dir
+        root = self.path_of("root", manual_dir)
         media = MediaFolder(root, (".mp4",), by_name=True)
         return dataclasses.replace(parse(read_tables(root), media), notes=media.notes)
 

@@ -26,8 +26,8 @@ class Builder(SignDatasetBuilder):
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        csv = self.options["csv"] or manual_dir / "iSign_v1.1.csv"
-        videos = self.options["videos"] or manual_dir / "iSign-videos_v1.1"
+        csv = self.path_of("csv", manual_dir, "iSign_v1.1.csv")
+        videos = self.path_of("videos", manual_dir, "iSign-videos_v1.1")
         # The source video of `<video id>-<n>` ends at the last "-" (schema.source_video_of), so
         # splits share no video.
         table = read_own_table(csv, (), columns_called(self.options, OWN_REQUIRED), delimiters=",")

@@ -38,7 +38,7 @@ class Builder(SignDatasetBuilder):
     SHARED_VIDEOS = True  # the official splits divide sentences: a broadcast has some in each
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        root = self.options["root"] or manual_dir
+        root = self.path_of("root", manual_dir)
         return parse(read_tables(root / "annotations" / "manual"), ImageFolders(root / FRAMES))
 
 
@@ -71,7 +71,7 @@ def parse(tables: Mapping[str, Table], media: ImageFolders) -> ClipTable:
         gloss = " ".join(get("orth", "").split())
         return Clip(
             name,
-            get("translation"),
+            row.values["translation"],
             path,
             gloss=gloss,
             signer=get("speaker", ""),

@@ -7,19 +7,22 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
+from signvit_jax.data.dataset import parse_example
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
 from tfds_builders.annotations import SPLIT_NAMES, AnnotationError
 from tfds_builders.base import SHARED, BuildError, Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
+
+if TYPE_CHECKING:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 # Data sets whose frames OpenCV wrote with swapped red and blue.
 BGR = ("rwth_phoenix2014_t",)
@@ -58,7 +61,7 @@ class Builder(SignDatasetBuilder):
     SHARED_VIDEOS = True  # the splits are those of that package
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        source = self.options["source"] or manual_dir
+        source = self.path_of("source", manual_dir)
         bgr = self.options["bgr"]
         fps = self.options["source_fps"]
         if (bgr or YES[0]).lower() not in (*YES, *NO):
@@ -168,7 +171,7 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 
 @functools.cache
-def _records(shards: tuple[str, ...]) -> Sequence[bytes]:
+def _records(shards: tuple[str, ...]) -> "ArrayRecordDataSource":
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     return ArrayRecordDataSource(list(shards))
@@ -176,9 +179,7 @@ def _records(shards: tuple[str, ...]) -> Sequence[bytes]:
 
 def _parse(serialized: bytes) -> dict[str, list[Any]]:
     """Return the values of each feature; unknown ones, such as poses, do no harm."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    feature = tf_example_pb2.Example.FromString(serialized).features.feature
+    feature = parse_example(serialized)
     return {
         name: list(getattr(value, value.WhichOneof("kind") or "bytes_list").value)
         for name, value in feature.items()

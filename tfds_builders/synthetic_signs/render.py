@@ -80,7 +80,8 @@ def _project(points: Points, sway: np.ndarray, signer: Signer, scene: Scene, can
 
 
 def _shade(color: Color, factor: float) -> Color:
-    return tuple(min(255, round(c * factor)) for c in color)
+    red, green, blue = (min(255, round(c * factor)) for c in color)
+    return red, green, blue
 
 
 # --- the parts of the body ---

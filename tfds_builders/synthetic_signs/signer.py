@@ -118,10 +118,15 @@ def draw_scene(rng: np.random.Generator, signer: Signer) -> Scene:
         wall=str(rng.choice(["plain", "gradient", "clutter"], p=[0.35, 0.35, 0.3])),
         wall_colors=(wall, _apart(rng, signer.skin, 90)),
         wall_seed=int(rng.integers(2**31)),
-        gain=tuple(float(x) for x in rng.uniform(0.8, 1.05) * rng.uniform(0.94, 1.06, 3)),
+        gain=_three(rng.uniform(0.8, 1.05) * rng.uniform(0.94, 1.06, 3)),
         light=(rng.uniform(-0.15, 0.15), rng.uniform(-0.12, 0.12)),
         noise=rng.uniform(0.0, 7.0),
     )
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    first, second, third = values.tolist()
+    return first, second, third
 
 
 def _vivid(rng: np.random.Generator) -> Color:

@@ -34,8 +34,8 @@ class Builder(SignDatasetBuilder):
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        csv = self.options["csv"] or manual_dir / "clips.csv"
-        videos = self.options["videos"] or manual_dir / "videos"
+        csv = self.path_of("csv", manual_dir, "clips.csv")
+        videos = self.path_of("videos", manual_dir, "videos")
         return clips_of(
             read_own_table(csv, called=columns_called(self.options, COLUMNS)), MediaFolder(videos)
         )
