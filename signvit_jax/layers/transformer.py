@@ -1,5 +1,6 @@
 """Layers that several networks share: linear maps, norms, feed-forward, attention, the block."""
 
+from collections.abc import Callable
 from typing import cast
 
 import jax

@@ -41,7 +41,8 @@ class OnnxPrograms:
         arrays = [np.asarray(value) for value in inputs]
         by_name = {given.name: value for given, value in zip(session.get_inputs(), arrays)}
         try:
-            outputs = tuple(session.run(None, by_name))
+            # Programs of ours return arrays only; check_outputs refuses the rest.
+            outputs = tuple(np.asarray(value) for value in session.run(None, by_name))
         except Exception as error:  # onnxruntime's own exception classes are not public
             if is_out_of_memory(error):
                 raise

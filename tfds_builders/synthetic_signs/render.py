@@ -248,7 +248,8 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
 
 
 def _still(t: int, outline: ArrayLike) -> Points:
-    return np.broadcast_to(np.asarray(outline, np.float64), (t, len(outline), 2))
+    corners = np.asarray(outline, np.float64)
+    return np.broadcast_to(corners, (t, len(corners), 2))
 
 
 def _ellipse(
