@@ -87,7 +87,7 @@ OPERATORS = {
 }
 
 
-def mutants(source: str) -> Iterator[tuple[ast.AST, ast.AST | None, str]]:
+def mutants(source: str) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST | None, str]]:
     """Yield (node, its replacement or None for `pass`, kind of change)."""
     tree = ast.parse(source)
     skipped = _without_effect(tree)
@@ -152,7 +152,7 @@ def _without_effect(tree: ast.Module) -> set[int]:
     return skipped
 
 
-def _smaller_constants(container: ast.expr) -> Iterator[tuple[ast.AST, ast.AST, str]]:
+def _smaller_constants(container: ast.expr) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST, str]]:
     """Yield mutants of a module's constant that lack one of its elements."""
     if isinstance(container, ast.Tuple | ast.List | ast.Set):
         for i, element in enumerate(container.elts):

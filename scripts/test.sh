@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up the environment and runs all checks: ruff, codespell, then the tests, with the shapes in
-# signatures checked. `--long` adds the tests marked long; other arguments go to pytest.
+# Sets up the environment and runs all checks: ruff, codespell, pyright, then the tests, with the
+# shapes in signatures checked. `--long` adds the tests marked long; other arguments go to pytest.
 #   bash scripts/test.sh
 #   bash scripts/test.sh --long
 #   bash scripts/test.sh tests/models -k causal
@@ -18,6 +18,7 @@ if ! .venv/bin/ruff format --check --quiet .; then
 fi
 
 .venv/bin/codespell
+.venv/bin/pyright --pythonpath .venv/bin/python signvit_jax tfds_builders configs
 
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
