@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train_all(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> list[tuple[str, int]]:
     """Train in --jobs threads, each with cores of its own; return the (row, seed) that failed."""
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
     for run in runs:
         waiting.put(run)
     cores = sorted(os.sched_getaffinity(0))

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx, traverse_util
+from flax import nnx
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -47,6 +47,7 @@ from signvit_jax.optimization.losses import (
     translation_loss,
 )
 from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
+from signvit_jax.parallel.sharding import parameter_path
 from signvit_jax.runtime.exit_codes import run_command
 from signvit_jax.runtime.streams import clean
 from signvit_jax.runtime.terminal import print_table
@@ -198,19 +199,20 @@ def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check
 
 @jax.jit
 def _outputs(model: SignTranslator, batch: Batch) -> tuple[jax.Array, ...]:
-    images = batch["video"].reshape(-1, *batch["video"].shape[2:])
-    encoded = model.encode(batch["video"], batch["frame_lengths"])
+    video = jnp.asarray(batch["video"])
+    images = video.reshape(-1, *video.shape[2:])
+    encoded = model.encode(video, jnp.asarray(batch["frame_lengths"]))
     return (
         model.encoder.backbone.intermediates(images)["tokens"],
         encoded.pooled,
-        model.logits(encoded, batch["tokens"]),
+        model.logits(encoded, jnp.asarray(batch["tokens"])),
         model.ctc_logits(encoded)[0],
     )
 
 
 @jax.jit
 def _encode(model: SignTranslator, batch: Batch) -> Encoded:
-    return model.encode(batch["video"], batch["frame_lengths"])
+    return model.encode(jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"]))
 
 
 def _losses_and_gradients(
@@ -226,7 +228,10 @@ def _losses_and_gradients(
         "global gradient norm", [optax.tree.norm(gradients)], [vectors["grad/global_norm"]], 1e-3
     )
     theirs = from_ours(
-        {"/".join(path): value for path, value in traverse_util.flatten_dict(gradients).items()}
+        {
+            parameter_path(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+        }
     )
     names = [name for name in vectors if name.startswith("grad_norm/")]
     norms = [np.linalg.norm(theirs[name.removeprefix("grad_norm/")]) for name in names]
@@ -283,9 +288,8 @@ def _decoded(
         greedy_ctc(*model.ctc_logits(encoded)).ids,
         vectors[f"{prefix}ctc_greedy"],
     )
-    matches = [re.fullmatch(rf"{prefix}(beam\d+_lp[\d.]+)_0", name) for name in vectors]
-    for search in sorted({match[1] for match in matches if match}):
-        size, penalty = re.fullmatch(r"beam(\d+)_lp([\d.]+)", search).groups()
+    matches = [re.fullmatch(rf"{prefix}(beam(\d+)_lp([\d.]+))_0", name) for name in vectors]
+    for search, size, penalty in sorted({match.group(1, 2, 3) for match in matches if match}):
         options = SearchOptions(beam_size=int(size), length_penalty=float(penalty), **ids)
         found = best(beam_search(source, options))
         clips = range(len(found.scores))

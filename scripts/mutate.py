@@ -87,7 +87,10 @@ OPERATORS = {
 }
 
 
-def mutants(source: str) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST | None, str]]:
+Located = ast.expr | ast.stmt  # a node with its place in the source
+
+
+def mutants(source: str) -> Iterator[tuple[Located, ast.AST | None, str]]:
     """Yield (node, its replacement or None for `pass`, kind of change)."""
     tree = ast.parse(source)
     skipped = _without_effect(tree)
@@ -152,7 +155,7 @@ def _without_effect(tree: ast.Module) -> set[int]:
     return skipped
 
 
-def _smaller_constants(container: ast.expr) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST, str]]:
+def _smaller_constants(container: ast.expr) -> Iterator[tuple[Located, ast.AST, str]]:
     """Yield mutants of a module's constant that lack one of its elements."""
     if isinstance(container, ast.Tuple | ast.List | ast.Set):
         for i, element in enumerate(container.elts):
@@ -163,7 +166,7 @@ def _smaller_constants(container: ast.expr) -> Iterator[tuple[ast.expr | ast.stm
             keys = container.keys[:i] + container.keys[i + 1 :]
             values = container.values[:i] + container.values[i + 1 :]
             smaller = _with(container, keys=keys, values=values)
-            yield container, smaller, f"without {ast.unparse(key)}"
+            yield container, smaller, f"without {'**' if key is None else ast.unparse(key)}"
 
 
 def _with(node: ast.AST, **fields: object) -> ast.AST:
@@ -196,6 +199,7 @@ def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
         for node, other, kind in mutants(content.decode()):
             if node.lineno not in lines:
                 continue
+            assert node.end_lineno is not None and node.end_col_offset is not None
             begin = starts[node.lineno - 1] + node.col_offset
             end = starts[node.end_lineno - 1] + node.end_col_offset
             text = "pass" if other is None else ast.unparse(other)
@@ -321,14 +325,16 @@ class Worker:
             stderr=self.log,
             text=True,
         )
+        assert self.process.stdin is not None and self.process.stdout is not None  # by PIPE
+        self.requests, self.replies = self.process.stdin, self.process.stdout
         self.mutant: dict | None = None
 
     def ask(self, request: dict) -> None:
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        self.requests.write(json.dumps(request) + "\n")
+        self.requests.flush()
 
     def answer(self) -> dict:
-        line = self.process.stdout.readline()
+        line = self.replies.readline()
         if not line:
             raise SystemExit(f"error: a worker ended; see {self.log.name}")
         return json.loads(line)
@@ -340,6 +346,7 @@ class Worker:
 
     def result(self) -> tuple[dict, dict]:
         answer, mutant = self.answer(), self.mutant
+        assert mutant is not None
         (self.root / mutant["file"]).write_bytes(mutant["original"])
         self.mutant = None
         return mutant, answer
@@ -364,14 +371,16 @@ def serve() -> None:
             os.setsid()
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its worker
             os.dup2(2, 1)
-            plugins = [reached := Reached(Path.cwd())] if request.get("out") else []
+            reached = Reached(Path.cwd()) if request.get("out") else None
             options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
-            if plugins:
+            if reached is not None:
                 options += ["-m", "not long", "-k", SKIPPED]
             else:
                 options += ["-x", f"--timeout={request['test_limit']}"]
-            code = pytest.main([*options, *request["tests"]], plugins=plugins)
-            if plugins:
+            code = pytest.main(
+                [*options, *request["tests"]], plugins=[] if reached is None else [reached]
+            )
+            if reached is not None:
                 content = {
                     "lines": reached.lines,
                     "seconds": reached.seconds,
@@ -413,6 +422,7 @@ def try_all(
     ][: arguments.count or None]
     end = time.monotonic() + 60 * arguments.minutes
     workers.extend(Worker(folder, number) for number in range(arguments.workers if due else 0))
+    reached: dict = {}
     if due:
         tests = sorted({f"tests/{name}" for mutant in due for name in TESTS[mutant["file"]]})
         reached = _reached(workers[0], tests, arguments.results.with_suffix(".reached.json"))
@@ -439,9 +449,9 @@ def try_all(
             busy = [worker for worker in workers if worker.mutant is not None]
             if not busy:
                 break
-            for stream in select.select([worker.process.stdout for worker in busy], [], [])[0]:
+            for stream in select.select([worker.replies for worker in busy], [], [])[0]:
                 mutant, answer = next(
-                    worker for worker in busy if worker.process.stdout is stream
+                    worker for worker in busy if worker.replies is stream
                 ).result()
                 entry = {key: mutant[key] for key in ("id", "file", "line", "kind", "change")} | {
                     "outcome": answer["outcome"]

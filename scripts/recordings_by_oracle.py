@@ -28,7 +28,7 @@ ROWS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--recordings", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=120.0)
     flags = parser.parse_args()

@@ -18,7 +18,7 @@ if ! .venv/bin/ruff format --check --quiet .; then
 fi
 
 .venv/bin/codespell
-.venv/bin/pyright --pythonpath .venv/bin/python signvit_jax tfds_builders configs
+.venv/bin/pyright --pythonpath .venv/bin/python
 
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"

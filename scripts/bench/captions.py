@@ -83,7 +83,7 @@ def resident() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--minutes", default="1,5,15")
     parser.add_argument("--stream_minutes", type=float, default=10)

@@ -24,7 +24,7 @@ from signvit_jax.planning.memory import GIB, batch_shapes
 
 
 def main() -> None:
-    flags = FlagParser(description=__doc__.splitlines()[0])
+    flags = FlagParser(description=(__doc__ or "").partition("\n")[0])
     flags.add_argument("--vocabulary", type=int, default=30_522)
     flags.add_argument("--text", type=int, default=48, help="padded length of texts in tokens")
     args, config = parse_with_config(flags)
@@ -43,6 +43,7 @@ def main() -> None:
     lowered = step.lower(state, batch)
     traced = time.perf_counter()
     plan = lowered.compile().memory_analysis()
+    assert plan is not None
     done = time.perf_counter()
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

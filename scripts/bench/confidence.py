@@ -12,6 +12,7 @@ these exist, they are used again.
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -94,7 +95,8 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
                 value = np.pad(value, padding)
             rows.setdefault(key, []).append(value)
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(file, **{key: np.concatenate(values) for key, values in rows.items()})
+    arrays = {key: np.concatenate(values) for key, values in rows.items()}
+    np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def candidates(
@@ -216,11 +218,8 @@ def _figures(
 
     scale: Callable[[Mapping[str, float]], float] = fit_scale(only(fitted_on), right[fitted_on])
     found = reliability([scale(one) for one in only(measured_on)], right[measured_on])
-    return (
-        f"{found.auc:.3f}",
-        f"{found.ece:.3f}",
-        f"{found.ece_interval[0]:.3f}–{found.ece_interval[1]:.3f}",
-    )
+    low, high = found.ece_interval or (math.nan, math.nan)
+    return f"{found.auc:.3f}", f"{found.ece:.3f}", f"{low:.3f}–{high:.3f}"
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def theirs(logits, logit_lengths, labels, label_lengths):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--labels", type=int, default=32)
@@ -81,6 +81,7 @@ def main() -> None:
     memories = {}
     for name, step in compiled.items():
         memory = step.memory_analysis()
+        assert memory is not None
         memories[name] = memory.temp_size_in_bytes + memory.output_size_in_bytes
         print(
             f"{name:6}  {times[name] * 1e3:8.1f} ms   {cpu_times[name] * 1e3:8.1f} ms CPU   "

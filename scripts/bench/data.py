@@ -163,7 +163,9 @@ def read_with_pillow(split: Split, config: DataConfig) -> int:
         video = split[i]["video"]
         for k in sample_frames(len(video), 25.0, config, limit=config.num_frames):
             np.asarray(
-                Image.open(io.BytesIO(video[k])).convert("RGB").resize((size, size), Image.BILINEAR)
+                Image.open(io.BytesIO(video[k]))
+                .convert("RGB")
+                .resize((size, size), Image.Resampling.BILINEAR)
             )
             frames += 1
     return frames
@@ -247,7 +249,7 @@ tokens. Seeking reads as many frames, evenly spread, from the source files.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--videos", type=Path, help="folder of mp4 files; default: drawn videos")
     parser.add_argument(
         "--clips", type=int, default=24, help="number of clips to draw, or to take from the folder"

@@ -61,12 +61,14 @@ class TorchProcess:
         self.process = subprocess.Popen(
             [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        about = json.loads(self.process.stdout.readline())
+        assert self.process.stdout is not None  # by PIPE
+        self.replies = self.process.stdout
+        about = json.loads(self.replies.readline())
         print(f"torch {about['version']}, {about['threads']} threads")
 
     def seconds(self, do: str, **values: object) -> float:
         print(json.dumps({"do": do, **values}), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())["seconds"]
+        return json.loads(self.replies.readline())["seconds"]
 
     def load(self, decoder: TextDecoder, memory: np.ndarray) -> None:
         weights = {
@@ -148,7 +150,7 @@ def weight_bytes_per_token(decoder: TextDecoder) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--torch_python", help="a Python with torch and numpy; default: no torch")

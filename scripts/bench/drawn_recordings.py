@@ -10,7 +10,7 @@ head, `walking` in or out.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -141,12 +141,14 @@ def _walking(
         ]
         moved = dataclasses.replace(scene, shift=shift, sway=(0.0, 0.0))
         frames.append(
-            render.draw(*here, np.zeros((1, 3)), when[t : t + 1], signer, moved, SIZE, rng)[0]
+            render.draw(
+                here[0], here[1], np.zeros((1, 3)), when[t : t + 1], signer, moved, SIZE, rng
+            )[0]
         )
     return np.stack(frames)
 
 
-def _utterance(keys: dict[str, Sequence[tuple[float, np.ndarray]]], seconds: float) -> Utterance:
+def _utterance(keys: Mapping[str, Sequence[tuple[float, np.ndarray]]], seconds: float) -> Utterance:
     lines = {
         hand: TimeLine(
             np.array([at for at, _ in own]),
@@ -166,4 +168,6 @@ def _filmed(
         motion.arm(getattr(utterance, hand).at(when), signer, way)
         for hand, way in (("dominant", 1.0), ("weak", -1.0))
     ]
-    return render.draw(*arms, motion.head_pose(utterance, when), when, signer, scene, SIZE, rng)
+    return render.draw(
+        arms[0], arms[1], motion.head_pose(utterance, when), when, signer, scene, SIZE, rng
+    )

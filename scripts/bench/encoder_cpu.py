@@ -32,7 +32,7 @@ from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config, from_mapping
 from signvit_jax.exporting.onnx_files import write_onnx
-from signvit_jax.layers.compute_policy import compute_policy
+from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
 from signvit_jax.models.definition import ModelDefinition, parameters_of
 from signvit_jax.models.images import image_format
 from signvit_jax.models.translator import VideoEncoder
@@ -81,7 +81,7 @@ def serve(size: str, layers: int, dtype: str) -> None:
         ours = {
             f"encoder/{path}": np.asarray(value) for path, value in flat_parameters(encoder).items()
         }
-        np.savez(first["weights"], **from_ours(ours))
+        np.savez(first["weights"], allow_pickle=False, **from_ours(ours))
     graphdef, state = nnx.split(encoder)
     del encoder
     state = jax.tree.map_with_path(
@@ -132,9 +132,10 @@ def serve_onnx(size: str, layers: int) -> None:
     size_on_disk = sum(file.stat().st_size for file in folder.path.glob("backbone*"))
     about = f"onnxruntime {onnxruntime.__version__}, backbone of {size_on_disk / 1e6:,.0f} MB"
     print(json.dumps({"about": about}), flush=True)
+    on_device = jnp.asarray(lengths)
     for _ in sys.stdin:
         start, cpu_start = time.perf_counter(), time.process_time()
-        (encoded,) = programs.encode(None, video, lengths)
+        (encoded,) = programs.encode(None, video, on_device)
         taken = {
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu_start,
@@ -147,8 +148,8 @@ class _Untrained(NamedTuple):
     config: Config
     params: PyTree
 
-    def define(self, config: Config) -> ModelDefinition:
-        return ModelDefinition(config, vocab_size=100)
+    def define(self, policy: ComputePolicy) -> ModelDefinition:
+        return ModelDefinition(self.config, vocab_size=100, policy=policy)
 
 
 class Encoder:
@@ -162,6 +163,8 @@ class Encoder:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self.process.stdin is not None and self.process.stdout is not None  # by PIPE
+        self.requests, self.replies = self.process.stdin, self.process.stdout
         self.seconds: list[float] = []
         self.cpu_seconds: list[float] = []
         print(f"{name}: {self._ask(first)['about']}", flush=True)
@@ -173,8 +176,8 @@ class Encoder:
             self.cpu_seconds.append(taken["cpu_seconds"] * self.clip_frames / self.frames)
 
     def _ask(self, message: dict) -> dict:
-        print(json.dumps(message), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        print(json.dumps(message), file=self.requests, flush=True)
+        return json.loads(self.replies.readline())
 
 
 def start_encoders(args: argparse.Namespace, folder: str) -> list[Encoder]:
@@ -207,7 +210,7 @@ def start_encoders(args: argparse.Namespace, folder: str) -> list[Encoder]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument(
@@ -271,7 +274,7 @@ def main() -> None:
                 f"| {statistics.median(encoder.cpu_seconds):.2f} | {difference} |"
             )
         for encoder in encoders:
-            encoder.process.stdin.close()
+            encoder.requests.close()
             encoder.process.wait()
 
 

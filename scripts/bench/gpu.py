@@ -62,7 +62,7 @@ FIRST_CALL = ("numerics", "reference", "dense_vit")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--rows",
         default=",".join(FIRST_CALL),

@@ -60,8 +60,8 @@ def attention_differences(tokens: int, heads: int, width: int) -> dict[str, floa
 
 
 def difference(ours: jax.Array, exact: jax.Array) -> float:
-    ours, exact = np.asarray(ours, np.float64), np.asarray(exact, np.float64)
-    return float(np.abs(ours - exact).max() / np.abs(exact).max())
+    found, wanted = np.asarray(ours, np.float64), np.asarray(exact, np.float64)
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
 def dropped_share(generator: str) -> float:

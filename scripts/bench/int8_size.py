@@ -16,13 +16,9 @@ from jaxtyping import PyTree
 from signvit_jax.config.files import load_config
 from signvit_jax.config.schema import Config
 from signvit_jax.exporting.int8 import int8_tensors
+from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.text.vocabularies import Vocabularies
 from signvit_jax.weights.tensor_files import write_safetensors
-
-
-class Vocabulary(NamedTuple):
-    vocab_size: int
 
 
 class RandomModel(NamedTuple):
@@ -30,11 +26,14 @@ class RandomModel(NamedTuple):
 
     config: Config
     params: PyTree
-    vocabularies: Vocabularies
+    vocab_size: int
+
+    def define(self, policy: ComputePolicy) -> ModelDefinition:
+        return ModelDefinition(self.config, self.vocab_size, policy=policy)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--configs", default="configs/reference.py,configs/dense_vit_100m.py")
     parser.add_argument("--words", default="30522,16000", help="vocabulary size of each config")
     args = parser.parse_args()
@@ -50,7 +49,7 @@ def main() -> None:
             return rng.normal(0, 0.02, leaf.shape).astype(np.float32)
 
         params = jax.tree.map(random, ModelDefinition(config, words).abstract_params())
-        model = RandomModel(config, params, Vocabularies(Vocabulary(words)))
+        model = RandomModel(config, params, words)
         ranges = jax.tree_util.tree_leaves_with_path(model.params)
         sizes = [_size(int8_tensors(model)), _size(int8_tensors(model, _ranges(ranges)))]
         parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))

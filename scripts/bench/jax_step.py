@@ -99,7 +99,7 @@ def case_batch(case: dict, image_size: int, vocabulary: int) -> dict[str, np.nda
 
 def seconds_per_step(step: Callable[[], object], steps: int) -> float:
     """Return the median of three timings of `steps` steps; each waits for the device."""
-    timings = []
+    timings, last = [], None
     for _ in range(3):
         start = time.perf_counter()
         for _ in range(steps):
@@ -181,6 +181,7 @@ def main() -> None:
     seconds = seconds_per_step(run, case["steps"])
     counted = clip_flops(definition, case["frames"], TEXT)
     plan = compiled.memory_analysis()
+    assert plan is not None
     planned = (
         plan.temp_size_in_bytes
         + plan.argument_size_in_bytes

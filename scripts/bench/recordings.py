@@ -17,7 +17,7 @@ from signvit_jax.evaluation.metrics import score
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--recordings", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)

@@ -18,7 +18,7 @@ from tfds_builders.synthetic_signs.clips import Options, draw_clip
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument(
         "--rests", type=int, default=100, help="clips of rest, evenly of each kind (100)"
@@ -43,9 +43,8 @@ def main() -> int:
             np.array([one.evidence for one in found]),
         )
 
-    total = 0
+    total, count = 0, flags.rests // len(RESTS)
     for kind in RESTS:
-        count = flags.rests // len(RESTS)
         text, without, evidence = translated([rest(kind, number) for number in range(count)])
         total += text
         print(

@@ -122,6 +122,8 @@ def main() -> None:
         if request["do"] == "load":
             with np.load(request["weights"]) as weights:
                 decoder = TorchDecoder(dict(weights))
+        elif decoder is None:
+            raise SystemExit("error: the first request must load weights")
         elif request["do"] == "logits":
             np.save(request["out"], decoder.step_uncached(np.load(request["tokens"])).numpy())
         elif request["do"] == "decode":

@@ -80,6 +80,7 @@ def main() -> None:
             model.encoder(video)
 
     def train() -> None:
+        assert optimizer is not None
         with torch.autocast(device, torch.bfloat16):
             loss = function(video, tokens, lengths)
         loss.backward()

@@ -134,7 +134,7 @@ def row(case: dict, results: list[dict], reference: dict | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument(
         "--only",

@@ -11,24 +11,27 @@ import jax.numpy as jnp
 import numpy as np
 import qwix
 
-from signvit_jax.inference.trained_model import TrainedModel
+from signvit_jax.exporting.exportable import Exportable
 from signvit_jax.models.translator import abstract_model
 from signvit_jax.serving.int8_linear import SCALE_SUFFIX, input_quantization, int8_kernel
 from signvit_jax.serving.linear_layers import linear_paths
 from signvit_jax.serving.param_paths import flat
+from signvit_jax.serving.programs import EXPORT_POLICY
 
 _SMALL = 16_384  # numbers: a smaller tensor saves too little to lose precision for it
 _EMBEDDING = "decoder/embedding"
 
 
 def int8_tensors(
-    model: TrainedModel, ranges: Mapping[str, np.ndarray] | None = None
+    model: Exportable, ranges: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
     """Return the model's tensors by path, for a file.
 
     With the `ranges` of `input_ranges` the inputs of those layers become INT8 too.
     """
-    linears = set(linear_paths(abstract_model(model.config, *model.vocabularies.sizes)))
+    definition = model.define(EXPORT_POLICY)
+    sizes = definition.vocab_size, definition.gloss_vocab_size
+    linears = set(linear_paths(abstract_model(model.config, *sizes)))
     tensors: dict[str, np.ndarray] = {}
     for path, value in flat(model.params).items():
         layer, _, name = path.rpartition("/")

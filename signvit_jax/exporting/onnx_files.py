@@ -18,8 +18,8 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array, PyTree
 
+from signvit_jax.exporting.exportable import Exportable
 from signvit_jax.inference.predictor import Clips
-from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
@@ -34,7 +34,7 @@ _PURPOSE = "--format=onnx"
 
 
 def write_onnx(
-    model: TrainedModel,
+    model: Exportable,
     folder: ExportFolder,
     calibration: Iterable[Clips] | None,
 ) -> None:
