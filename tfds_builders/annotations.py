@@ -247,7 +247,7 @@ def _lines(
 def _swallowed(path: str, first: int, last: int, closed: str, count: int) -> str:
     return (
         f"{path}, lines {first} to {last}: the quotation mark that opens in line {first} {closed}, "
-        f"so that {count} row{'' if count == 1 else 's'} after it would be part of one text. Close it in line {first}, or "
+        f"so that {count} rows after it would be part of one text. Close it in line {first}, or "
         'write it twice ("") where it belongs to a text in quotation marks; a text whose own lines '
         "look like rows of the table must be written on one line"
     )
