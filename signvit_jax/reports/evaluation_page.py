@@ -45,11 +45,11 @@ _HEAT_MAP_COLOR = (37, 99, 168)
 
 
 def render(
-    results: Results, pictures: Mapping[str, ClipImages] | None = None, count: int = 8
+    results: Results, clip_images: Mapping[str, ClipImages] | None = None, count: int = 8
 ) -> str:
     """Return the page's HTML.
 
-    `pictures` are by clip id; only those of the `count` worst and the `count` best clips
+    `clip_images` are by clip id; only those of the `count` worst and the `count` best clips
     (`worst_and_best`) are shown. Raises ResultsError for results without a decoder.
     """
     decoder = main_decoder(results)
@@ -86,7 +86,7 @@ def render(
         ("Best clips", best, "Every clip is shown above."),
     ):
         articles = (
-            _clip(clip, decoder, results.decoders, (pictures or {}).get(clip.prediction.id))
+            _clip(clip, decoder, results.decoders, (clip_images or {}).get(clip.prediction.id))
             for clip in chosen
         )
         sections.append(section(title, "".join(articles) or f"<p>{if_none}</p>"))
@@ -98,13 +98,13 @@ def render(
 def write_report(
     results: Results,
     path: Path | str,
-    pictures: Mapping[str, ClipImages] | None = None,
+    clip_images: Mapping[str, ClipImages] | None = None,
     count: int = 8,
 ) -> None:
     """Write the page of `render` atomically; missing folders are created. Raises OSError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, render(results, pictures, count))
+    write_atomically(path, render(results, clip_images, count))
 
 
 def contact_sheet(frames: UInt8[np.ndarray, "t h w 3"]) -> Image.Image:
@@ -211,7 +211,7 @@ def _gloss_sections(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
 
 
 def _clip(
-    clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], pictures: ClipImages | None
+    clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], clip_images: ClipImages | None
 ) -> str:
     """Article of one clip: its error rate, its texts and its images."""
     prediction = clip.prediction
@@ -236,7 +236,7 @@ def _clip(
         f"<span class={'bad' if errors.errors else 'soft'}>{rate}</span> "
         f"<span class=soft>{details}</span></h3>"
         f"<dl>{''.join(f'<dt>{term}</dt><dd>{value}</dd>' for term, value in texts)}</dl>"
-        f"{_images(pictures) if pictures else ''}</article>"
+        f"{_images(clip_images) if clip_images else ''}</article>"
     )
 
 
@@ -266,12 +266,12 @@ def _mark_edit(edit: Edit) -> str:
     return text(edit.hypothesis)
 
 
-def _images(pictures: ClipImages) -> str:
+def _images(clip_images: ClipImages) -> str:
     images = ""
-    if pictures.frames is not None and len(pictures.frames):
-        sheet = contact_sheet(pictures.frames)
+    if clip_images.frames is not None and len(clip_images.frames):
+        sheet = contact_sheet(clip_images.frames)
         images = image(sheet, attributes='class=sheet alt="frames of the clip"')
-    for heat_map in pictures.heat_maps:
+    for heat_map in clip_images.heat_maps:
         if np.size(heat_map.values):
             images += _heat_map(heat_map)
     return images
