@@ -1,6 +1,7 @@
 """The wheel, installed in a folder of its own and used where no checkout is."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -31,10 +32,15 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+    """The wheel of a copy of the sources: a build leaves files beside them."""
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("signvit_jax", "tfds_builders", "configs"):
+        shutil.copytree(tiny_run.REPOSITORY / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(tiny_run.REPOSITORY / name, source)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     done = subprocess.run(
-        [*build, f"--wheel-dir={folder}", str(tiny_run.REPOSITORY)], capture_output=True, text=True
+        [*build, f"--wheel-dir={folder}", str(source)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
