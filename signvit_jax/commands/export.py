@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--workdir={arguments.workdir} names {1 + len(model.others)} workdirs; "
             "an export has one model"
         )
-    manifest = ExportManifest(arguments.format, quantize, model.step)
+    manifest = ExportManifest(arguments.format, quantize, model.step, dict(model.validation))
     config = with_data_of_run(model.config, model.workdir, arguments.data_dir, arguments.name)
     data = config.data
 

@@ -122,6 +122,7 @@ class _OpenExport:
             mesh,
             jax.device_put(params, replicated(mesh)),
             self.manifest.step,
+            validation=self.manifest.validation,
         )
 
     def nested_params(

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self, TypeGuard
 
@@ -48,6 +48,18 @@ def resolve_quantization(export_format: str, requested: str | None) -> str:
     return requested or allowed[0]
 
 
+# Whatever reading a JSON file of unknown content can raise.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class ExportManifest:
     """The content of `export.json`."""
@@ -55,6 +67,9 @@ class ExportManifest:
     format: str  # one of FORMATS
     quantize: str  # what is INT8, one of the format's QUANTIZATIONS
     step: int  # of the exported checkpoint
+    # The checkpoint's metrics on the validation split, by which the rest check is bounded. Exports
+    # of earlier releases have none.
+    validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +133,25 @@ class ExportFolder(Workdir):
         """Read `export.json`. Raises ExportError for a file that this program did not write."""
         try:
             content = json.loads(self.export_json.read_text(encoding="utf-8"))
-            found = ExportManifest(content["format"], content["quantize"], content["step"])
+            validation = {str(k): float(v) for k, v in content.get("validation", {}).items()}
+            found = ExportManifest(
+                content["format"], content["quantize"], content["step"], validation
+            )
             is_known = (
                 content["version"] == _VERSION
                 and type(found.step) is int
                 and found.step >= 0
                 and found.quantize in QUANTIZATIONS[found.format]
             )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            OverflowError,
+        ) as error:
             raise ExportError(
                 f"{self.export_json} cannot be read ({type(error).__name__}: {error}); "
                 "export the model again"
