@@ -312,10 +312,12 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
         raise UsageError(
             f"{final} is there but has no readable {REPORT_NAME}; --overwrite replaces it"
         ) from error
+    # An option that a later release added had its default before.
+    settings = {option.name: option.default for option in builder.OPTIONS} | settings
     wanted = builder.settings()
     changed = [
         f"{key} was {settings.get(key)!r}, now {wanted.get(key)!r}"
-        for key in sorted(settings.keys() | wanted.keys())
+        for key in sorted(report["settings"].keys() | wanted.keys())
         if settings.get(key) != wanted.get(key)
     ]
     if not changed and report["fingerprint"] != fingerprint:

@@ -20,6 +20,7 @@ from signvit_jax.evaluation.reliability import DecoderConfidence, decoder_confid
 from signvit_jax.evaluation.results import Prediction, Results
 from signvit_jax.evaluation.scored_clips import (
     ClipImages,
+    first_clips,
     main_decoder,
     score_clips,
     worst_and_best,
@@ -150,15 +151,22 @@ def clip_images(
     attention_maps: AttentionMapFn,
     count: int,
 ) -> dict[str, ClipImages]:
-    """Return the sampled frames and heat maps of the clips that the report shows, by clip id.
+    """Return the images of the clips that the report shows, by clip id.
+
+    The `count` worst and the `count` best clips have their sampled frames and heat maps, the first
+    clips their frames.
 
     Cross-attention is that of the main decoder's text. If the main decoder is CTC, which has no
     cross-attention, the only heat map is the alignment of CTC.
     """
     decoder = main_decoder(results)
-    worst, best = worst_and_best(score_clips(results), decoder, count)
+    clips = score_clips(results)
+    worst, best = worst_and_best(clips, decoder, count)
     positions = {entry.id: position for position, entry in enumerate(split.index)}
-    images = {}
+    images = {
+        clip.prediction.id: ClipImages(_frames(split, positions[clip.prediction.id], config))
+        for clip in first_clips(clips, decoder)
+    }
     for clip in [*worst, *best]:
         frames = _frames(split, positions[clip.prediction.id], config)
         ids = None

@@ -78,6 +78,11 @@ def score_clips(results: Results) -> list[ScoredClip]:
     return [ScoredClip(*pair) for pair in zip(results.predictions, alignments)]
 
 
+def first_clips(clips: Sequence[ScoredClip], decoder: str, count: int = 3) -> list[ScoredClip]:
+    """Return the first clips of the split that `decoder` was scored on: not selected by score."""
+    return [clip for clip in clips if decoder in clip.alignments][:count]
+
+
 def worst_and_best(
     clips: Sequence[ScoredClip], decoder: str, count: int = 8
 ) -> tuple[list[ScoredClip], list[ScoredClip]]:

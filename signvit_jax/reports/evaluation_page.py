@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page: scores, where the errors are, and the worst and best clips."""
+"""An evaluation as one HTML page: scores, clips with their texts, and where the errors are."""
 
 import math
 from collections import Counter
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from signvit_jax.evaluation import reliability
@@ -23,11 +22,13 @@ from signvit_jax.evaluation.scored_clips import (
     ClipImages,
     HeatMap,
     ScoredClip,
+    first_clips,
     main_decoder,
     score_clips,
     worst_and_best,
 )
 from signvit_jax.files.atomic import write_atomically
+from signvit_jax.media.contact_sheet import COLUMNS, contact_sheet
 from signvit_jax.reports.html_kit import header, image, page, paragraph, section, table, text
 from signvit_jax.text import scripts
 from signvit_jax.text.tokenizer import unknown_note
@@ -37,9 +38,6 @@ _LENGTH_BINS = ((0, 3), (4, 6), (7, 9), (10, 14), (15, 19), (20, 29), (30, math.
 # The page's word for the unit that the scores count.
 _UNITS = {"word": "word", "character": "character", "gloss": "sign"}
 _MAX_WORD_ROWS = 20
-_SHEET_FRAMES = 16
-_SHEET_COLUMNS = 8
-_SHEET_HEIGHT = 112  # pixels of a frame
 # Heat maps vary the opacity of one color, which suits a light and a dark page.
 _HEAT_MAP_COLOR = (37, 99, 168)
 
@@ -49,9 +47,11 @@ def render(
 ) -> str:
     """Return the page's HTML.
 
-    `clip_images` are by clip id; only those of the `count` worst and the `count` best clips
-    (`worst_and_best`) are shown. Raises ResultsError for results without a decoder.
+    `clip_images` are by clip id; only those of the first clips (`first_clips`) and of the `count`
+    worst and the `count` best clips (`worst_and_best`) are shown. Raises ResultsError for results
+    without a decoder.
     """
+    clip_images = clip_images or {}
     decoder = main_decoder(results)
     clips = score_clips(results)
     worst, best = worst_and_best(clips, decoder, count)
@@ -64,6 +64,25 @@ def render(
             f"the errors and clips below are those of the decoder <b>{text(decoder)}</b>",
         ),
         section("Scores", _scores(results)),
+        section(
+            "First clips",
+            "".join(
+                _first_clip(clip, decoder, results.decoders[decoder], clip_images)
+                for clip in first_clips(clips, decoder)
+            ),
+            "The first clips of the split, whatever their scores.",
+        ),
+    ]
+    for title, chosen, if_none in (
+        ("Worst clips", worst, "No clip has an error."),
+        ("Best clips", best, "Every clip is shown above."),
+    ):
+        articles = (
+            _clip(clip, decoder, results.decoders, clip_images.get(clip.prediction.id))
+            for clip in chosen
+        )
+        sections.append(section(title, "".join(articles) or f"<p>{if_none}</p>"))
+    sections += [
         section("Error by sentence length", _error_by_length(clips, list(results.decoders), unit)),
         section(
             f"Most confused {unit}s",
@@ -81,15 +100,6 @@ def render(
             sections += _gloss_sections(clips, name)
     if results.confidence:
         sections.append(section("Confidence", _confidence(results, decoder), _CONFIDENCE_NOTE))
-    for title, chosen, if_none in (
-        ("Worst clips", worst, "No clip has an error."),
-        ("Best clips", best, "Every clip is shown above."),
-    ):
-        articles = (
-            _clip(clip, decoder, results.decoders, (clip_images or {}).get(clip.prediction.id))
-            for clip in chosen
-        )
-        sections.append(section(title, "".join(articles) or f"<p>{if_none}</p>"))
     return page(
         f"{results.dataset} {results.split}, step {results.checkpoint_step}", sections, _STYLE
     )
@@ -105,20 +115,6 @@ def write_report(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, render(results, clip_images, count))
-
-
-def contact_sheet(frames: UInt8[np.ndarray, "t h w 3"]) -> Image.Image:
-    """Return up to 16 frames, evenly spaced from the first to the last, in rows of 8."""
-    count = min(len(frames), _SHEET_FRAMES)
-    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
-    width = max(1, round(_SHEET_HEIGHT * frames.shape[2] / frames.shape[1]))
-    columns = min(count, _SHEET_COLUMNS)
-    sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * _SHEET_HEIGHT))
-    for number, frame in enumerate(chosen):
-        row, column = divmod(number, columns)
-        thumbnail = Image.fromarray(frame).resize((width, _SHEET_HEIGHT))
-        sheet.paste(thumbnail, (column * width, row * _SHEET_HEIGHT))
-    return sheet
 
 
 def _scores(results: Results) -> str:
@@ -210,6 +206,20 @@ def _gloss_sections(clips: Sequence[ScoredClip], decoder: str) -> list[str]:
     ]
 
 
+def _first_clip(
+    clip: ScoredClip, decoder: str, scores: Scores, clip_images: Mapping[str, ClipImages]
+) -> str:
+    """Article of one clip, in short: frames, reference, and the hypothesis of `decoder`."""
+    prediction = clip.prediction
+    images = clip_images.get(prediction.id)
+    frames = _frames(images, one_row=True) if images else ""
+    hypothesis = _mark_edits(clip.alignments[decoder], scores)
+    return (
+        f"<article>{frames}<dl><dt>reference</dt><dd>{text(prediction.reference)}</dd>"
+        f"<dt>{text(decoder)}</dt><dd>{hypothesis or _NO_TEXT}</dd></dl></article>"
+    )
+
+
 def _clip(
     clip: ScoredClip, decoder: str, scores: Mapping[str, Scores], clip_images: ClipImages | None
 ) -> str:
@@ -223,7 +233,7 @@ def _clip(
             hypothesis = _mark_edits(clip.alignments[name], own)
         else:
             hypothesis = text(prediction.hypotheses[name])
-        texts.append((text(name), hypothesis or "<span class=soft>no text</span>"))
+        texts.append((text(name), hypothesis or _NO_TEXT))
 
     errors = clip.errors(decoder)
     unit = scores[decoder].unit
@@ -267,14 +277,19 @@ def _mark_edit(edit: Edit) -> str:
 
 
 def _images(clip_images: ClipImages) -> str:
-    images = ""
-    if clip_images.frames is not None and len(clip_images.frames):
-        sheet = contact_sheet(clip_images.frames)
-        images = image(sheet, attributes='class=sheet alt="frames of the clip"')
+    images = _frames(clip_images)
     for heat_map in clip_images.heat_maps:
         if np.size(heat_map.values):
             images += _heat_map(heat_map)
     return images
+
+
+def _frames(clip_images: ClipImages, *, one_row: bool = False) -> str:
+    """The contact sheet of a clip; a single row with `one_row`. "" without frames."""
+    if clip_images.frames is None or not len(clip_images.frames):
+        return ""
+    sheet = contact_sheet(clip_images.frames, max_frames=COLUMNS if one_row else 2 * COLUMNS)
+    return image(sheet, attributes='class=sheet alt="frames of the clip"')
 
 
 def _heat_map(heat_map: HeatMap) -> str:
@@ -293,6 +308,8 @@ def _heat_map(heat_map: HeatMap) -> str:
 def _bar(rate: float) -> str:
     return f'<span class=bar style="--share:{min(rate, 1.0):.1%}">{rate:.1%}</span>'
 
+
+_NO_TEXT = "<span class=soft>no text</span>"
 
 _CONFIDENCE_NOTE = (
     "AUC: probability that a right output has a higher confidence than a wrong one (0.5 is "

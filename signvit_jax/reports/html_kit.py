@@ -50,10 +50,14 @@ def paragraph(body: str, kind: str = "soft") -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "numbers") -> str:
     """A table that scrolls sideways where the page is narrower. `columns` are text, cells are HTML.
 
-    `kind`: "numbers" aligns to the right and never wraps, "text" aligns to the left and wraps.
+    `kind`: "numbers" aligns to the right and never wraps, "text" aligns to the left and wraps. The
+    first cell of a row is its header.
     """
     head = "".join(f"<th scope=col>{text(cell)}</th>" for cell in columns)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        f"<tr><th scope=row>{row[0]}</th>" + "".join(f"<td>{c}</td>" for c in row[1:]) + "</tr>"
+        for row in rows
+    )
     return (
         # Focusable, so that it can be scrolled by keyboard.
         "<div class=scroll tabindex=0>"
@@ -115,6 +119,7 @@ th, td {
   text-align: right; vertical-align: top; white-space: nowrap;
 }
 th { font-weight: 500; color: var(--soft); }
+tbody th { font-weight: 400; color: inherit; }
 th:first-child, td:first-child { text-align: left; }
 .text th, .text td { text-align: left; white-space: normal; overflow-wrap: break-word; }
 article { border-top: 1px solid var(--line); padding: 1rem 0; }

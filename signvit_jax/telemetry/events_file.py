@@ -5,6 +5,7 @@ thread ends at the first disk error, the queue fills, and the next `add_scalar` 
 """
 
 import contextlib
+import io
 import math
 import os
 import socket
@@ -13,12 +14,21 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from PIL import Image
+
 # protobuf makes its classes at import, so pyright finds none.
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import (
+    Summary,  # pyright: ignore[reportAttributeAccessIssue]
+    SummaryMetadata,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboardX.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.types_pb2 import DT_STRING  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 
 _VERSION = "brain.Event:2"
+
+EventValue = float | str | Image.Image  # a number, a text in Markdown, or an image
 
 
 class EventsFile:
@@ -34,12 +44,15 @@ class EventsFile:
         self._descriptor: int | None = None
         self._end: int  # of the last complete record
 
-    def write(self, step: int, values: Mapping[str, float], wall_time: float) -> None:
-        """Write one event with the finite values; TensorBoard shows no others. Raises OSError."""
+    def write(self, step: int, values: Mapping[str, EventValue], wall_time: float) -> None:
+        """Write one event with the values: numbers, Markdown texts and images.
+
+        TensorBoard shows finite numbers only, so others are left out. Raises OSError.
+        """
         tagged = [
-            Summary.Value(tag=name, simple_value=value)
+            _summary(name, value)
             for name, value in values.items()
-            if math.isfinite(value)
+            if not isinstance(value, float) or math.isfinite(value)
         ]
         descriptor = self._open() if self._descriptor is None else self._descriptor
         event = Event(wall_time=wall_time, step=step, summary=Summary(value=tagged))
@@ -88,3 +101,22 @@ class EventsFile:
                 os.ftruncate(descriptor, self._end)
             raise
         self._end += len(record)
+
+
+def _summary(tag: str, value: EventValue) -> Summary.Value:
+    """The value as TensorBoard's plugins of scalars, texts and images read it."""
+    if isinstance(value, str):
+        plugin = SummaryMetadata.PluginData(plugin_name="text")
+        content = TensorProto(dtype=DT_STRING, string_val=[value.encode("utf-8", "replace")])
+        return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=content)
+    if isinstance(value, Image.Image):
+        png = io.BytesIO()
+        value.convert("RGB").save(png, "PNG")
+        content = Summary.Image(
+            width=value.width,
+            height=value.height,
+            colorspace=3,  # RGB
+            encoded_image_string=png.getvalue(),
+        )
+        return Summary.Value(tag=tag, image=content)
+    return Summary.Value(tag=tag, simple_value=value)

@@ -1,4 +1,7 @@
-"""Writes a run's metrics: metrics.csv with one row per step, and the same as TensorBoard events."""
+"""A run's metrics: metrics.csv with one row per step, and the same as TensorBoard events.
+
+The events also have sample texts, frames of a clip and the config.
+"""
 
 import csv
 import io
@@ -8,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+from PIL import Image
 
 from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.files.atomic import write_atomically
@@ -53,6 +57,11 @@ class MetricsLog:
         values = {name: float(value) for name, value in metrics.items()}
         self._rows.add(step, {name: f"{value:.9g}" for name, value in values.items()})
         self._event_records.add(step, values, time.time())
+
+    def show(self, step: int, values: Mapping[str, str | Image.Image]) -> None:
+        """Add texts (Markdown) and images, which only TensorBoard's events can hold."""
+        if self._active and values:
+            self._event_records.add(step, values, time.time())
 
     def close(self) -> None:
         self._rows.close()

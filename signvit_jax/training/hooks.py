@@ -1,17 +1,23 @@
 """Everything that watches the steps of a run, behind one object: before each step, after each step.
 
-Speed, goodput, the profiler's trace, skipped updates, the progress bar, metrics and the plot.
+Speed, goodput, the profiler's trace, skipped updates, the progress bar, metrics and the plot; the
+config, a clip and sample texts for TensorBoard.
 """
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import jax
+from PIL import Image
 
 from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.config.schema import to_json
+from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.pipeline import Batch, BatchIterator
+from signvit_jax.data.sampling import sample_frames
+from signvit_jax.media.contact_sheet import contact_sheet
 from signvit_jax.optimization.train_step import StepReport
 from signvit_jax.telemetry.goodput import Goodput
 from signvit_jax.telemetry.metric_writer import MetricsLog
@@ -65,6 +71,8 @@ class StepHooks:
         self._annotation = contextlib.ExitStack()  # of the step in the profiler's trace
         self._plot = Observer(workdir.metrics_png)
         self._last_plot = time.monotonic()
+        if jax.process_index() == 0:
+            Observer(workdir.events / "events.*").attempt(lambda: self._describe(data))
 
     def __enter__(self) -> "StepHooks":
         self._progress.__enter__()
@@ -118,9 +126,13 @@ class StepHooks:
             self._log_step(step, jax.device_get(report), self._stopwatch.read())
             self._watch.read()
 
-    def log_validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Write the metrics of a validation after `step` updates."""
+    def log_validation(
+        self, step: int, metrics: dict[str, float], samples: Sequence[tuple[str, str]]
+    ) -> None:
+        """Write the metrics of a validation after `step` updates, and (reference, hypothesis)."""
         self._metrics.write(step, {f"validation/{name}": value for name, value in metrics.items()})
+        if samples:
+            self._metrics.show(step, {"validation/samples": _markdown_table(samples)})
 
     def plot(self, at_once: bool = False) -> None:
         """Redraw metrics.png, at most once a minute unless `at_once`."""
@@ -128,6 +140,25 @@ class StepHooks:
         if jax.process_index() == 0 and (at_once or due):
             self._plot.attempt(self._draw_plot)
             self._last_plot = time.monotonic()
+
+    def _describe(self, data: RunData) -> None:
+        """Show the config and the frames of a validation clip beside the curves."""
+        shown: dict[str, str | Image.Image] = {
+            "config": f"    {to_json(data.config)}".replace("\n", "\n    ")  # a code block
+        }
+        if len(data.validation):
+            settings = data.config.data
+            record = data.validation[0]
+            chosen = sample_frames(
+                len(record["video"]), record["fps"], settings, settings.num_frames
+            )
+            frames = decode_clip(
+                [record["video"][number] for number in chosen],
+                settings.image_size,
+                settings.resize_mode,
+            )
+            shown["validation/clip"] = contact_sheet(frames)
+        self._metrics.show(self._steps_done, shown)
 
     def _draw_plot(self) -> None:
         plot_metrics(
@@ -162,3 +193,12 @@ class StepHooks:
 
     def _epoch_of(self, step: int) -> str:
         return f"epoch {(step - 1) // self._steps_per_epoch + 1}/{self._num_epochs}"
+
+
+def _markdown_table(samples: Sequence[tuple[str, str]]) -> str:
+    """A table of references and hypotheses. A bar or a line break within a text ends no cell."""
+    lines = ["| reference | greedy |", "|---|---|"]
+    for texts in samples:
+        cells = (" ".join(text.split()).replace("|", "\\|") for text in texts)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -121,7 +121,7 @@ def train_loop(run: TrainingRun) -> int:
                     metrics = validation.run(params, epoch)
                 if metrics is None or consensus.stopping:
                     break
-                hooks.log_validation(step, metrics)
+                hooks.log_validation(step, metrics, validation.samples)
                 checkpoints.best.update(metrics[training.best_metric], epoch)
 
             # Save, at the end of an epoch. Between two steps the state and the position of

@@ -66,6 +66,7 @@ class ValidationPass:
         self._calibration = RunCalibration(data, workdir)
         self._needs_hypotheses = data.config.training.best_metric != "loss"
         self._complete: Hypotheses = {}  # of the last pass, if it decoded the complete split
+        self.samples: list[tuple[str, str]] = []  # of the last pass: (reference, greedy hypothesis)
         self.is_compiled = False  # the first pass compiles its programs
 
     def run(self, params: PyTree, epoch: int) -> dict[str, float] | None:
@@ -174,9 +175,13 @@ class ValidationPass:
         listed = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log.info("epoch %d: validation %s", epoch, listed)
         index = self._data.validation.index
-        samples = [
-            f"  reference: {index[position].text}\n  greedy:    {found[position]['greedy'].text}"
+        self.samples = [
+            (index[position].text, found[position]["greedy"].text)
             for position in list(found)[: self._config.training.num_sample_predictions]
+        ]
+        samples = [
+            f"  reference: {reference}\n  greedy:    {hypothesis}"
+            for reference, hypothesis in self.samples
         ]
         if samples and jax.process_index() == 0:
             log.info("samples\n%s", "\n".join(samples))

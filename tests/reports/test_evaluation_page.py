@@ -18,7 +18,7 @@ from signvit_jax.evaluation.scored_clips import (
     score_clips,
     worst_and_best,
 )
-from signvit_jax.reports.evaluation_page import contact_sheet, render, write_report
+from signvit_jax.reports.evaluation_page import render, write_report
 
 REFERENCES = [
     "rain in the north",
@@ -164,9 +164,8 @@ def test_differences_are_marked_in_the_hypotheses():
     hypothesis = page.xpath("//section[h2='Worst clips']//dd")[1]
     assert [(mark.tag, mark.text) for mark in hypothesis] == [("mark", "x"), ("ins", "d")]
     assert hypothesis.text_content() == "a x c d"
-    assert [
-        d.text for d in html.fromstring(render(make_results(["a b"], greedy=["a"]))).iter("del")
-    ] == ["b"]
+    page = html.fromstring(render(make_results(["a b"], greedy=["a"])))
+    assert [d.text for d in section(page, "Worst clips").iter("del")] == ["b"]
 
 
 def test_images_are_data_uris_of_the_right_size(results):
@@ -184,19 +183,6 @@ def test_images_are_data_uris_of_the_right_size(results):
     assert heat_map.size == (3, 2)
     assert np.asarray(heat_map)[..., 3].tolist() == [[0, 255, 0], [255, 128, 0]]
     assert [span.text for span in page.xpath("//div[@class='map']//span")] == ["rain", "<sun>"]
-
-
-def test_contact_sheet_runs_from_the_first_frame_to_the_last():
-    frames = np.zeros((100, 10, 10, 3), np.uint8)
-    frames[0], frames[-1] = 50, 250
-    sheet = np.asarray(contact_sheet(frames))
-    assert sheet.shape == (2 * 112, 8 * 112, 3)
-    assert (
-        (sheet[:112, :112] == 50).all()
-        and (sheet[112:, -112:] == 250).all()
-        and not sheet[:112, 112:224].any()
-    )
-    assert contact_sheet(frames[:3]).size == (3 * 112, 112)
 
 
 def test_no_text_of_an_evaluation_becomes_markup():
@@ -218,7 +204,7 @@ def test_no_text_of_an_evaluation_becomes_markup():
     )
     assert (
         all(img.get("src").startswith("data:image/") for img in page.iter("img"))
-        and len(page.xpath("//img")) == 2
+        and len(section(page, "Worst clips").xpath(".//img")) == 2
     )
     assert not [
         name
@@ -297,3 +283,21 @@ def test_the_page_is_written_into_a_new_folder(results, tmp_path):
     write_report(results, path)
     assert path.read_text(encoding="utf-8") == render(results)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_the_page_opens_on_scores_and_the_first_clips(results):
+    frames = np.full((20, 30, 30, 3), 9, np.uint8)
+    page = html.fromstring(render(results, {"clip-0": ClipImages(frames)}))
+    titles = [heading.text for heading in page.iter("h2")]
+    assert titles[:4] == ["Scores", "First clips", "Worst clips", "Best clips"]
+    first = section(page, "First clips")
+    shown = [article.xpath(".//dd")[0].text_content() for article in first.iter("article")]
+    assert shown == REFERENCES[:3]
+    data = next(first.iter("img")).get("src").split(",")[1]
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (8 * 112, 112)
+
+
+def test_the_first_cell_of_a_row_is_its_header(results):
+    page = html.fromstring(render(results))
+    headers = [row.find("th").get("scope") for row in page.xpath("//tbody/tr")]
+    assert headers and set(headers) == {"row"}

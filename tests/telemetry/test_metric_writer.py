@@ -1,6 +1,7 @@
 """metrics.csv, TensorBoard events, the plot and run.log."""
 
 import csv
+import io
 import logging
 import math
 import os
@@ -171,17 +172,25 @@ def test_a_full_disk_is_reported_once(workdir, monkeypatch, caplog):
     log.close()
 
 
-def events(workdir):
-    """Return (tag, step, value) of all events: records of (length u64, crc, payload, crc)."""
+def records(workdir):
+    """Return all events, from records of (length u64, crc, payload, crc)."""
     found = []
     for path in sorted(workdir.path.glob("events.*")):
         content = path.read_bytes()
         while content:
             length = int.from_bytes(content[:8], "little")
-            event = Event.FromString(content[12 : 12 + length])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            found.append(Event.FromString(content[12 : 12 + length]))
             content = content[12 + length + 4 :]
     return found
+
+
+def events(workdir):
+    """Return (tag, step, value) of all events."""
+    return [
+        (value.tag, event.step, value.simple_value)
+        for event in records(workdir)
+        for value in event.summary.value
+    ]
 
 
 def test_tensorboard_gets_the_same_metrics(workdir):
@@ -190,6 +199,20 @@ def test_tensorboard_gets_the_same_metrics(workdir):
     log.write(2, {"train/loss": 1.0})
     log.close()
     assert events(workdir) == [("train/loss", 1, 2.0), ("train/loss", 2, 1.0)]
+
+
+def test_tensorboard_gets_texts_and_images(workdir):
+    log = MetricsLog(workdir)
+    log.show(3, {"samples": "| a |\n|---|\n| 雨 |", "clip": Image.new("RGB", (6, 4), "red")})
+    log.close()
+    (event,) = (event for event in records(workdir) if event.summary.value)
+    text, image = event.summary.value
+    assert text.metadata.plugin_data.plugin_name == "text" and event.step == 3
+    assert text.tensor.string_val[0].decode().endswith("| 雨 |")
+    assert (image.image.width, image.image.height) == (6, 4)
+    shown = Image.open(io.BytesIO(image.image.encoded_image_string))
+    assert shown.getpixel((5, 3)) == (255, 0, 0)
+    assert not workdir.metrics_csv.exists()
 
 
 def test_only_process_0_writes(workdir, monkeypatch):

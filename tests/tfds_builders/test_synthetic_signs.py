@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
+from tfds_builders.base import REPORT_NAME
 from tfds_builders.synthetic_signs import grammar, motion, render
 from tfds_builders.synthetic_signs.clips import (
     SPLITS,
@@ -194,6 +195,27 @@ def test_every_gloss_and_many_signers_are_in_every_split(split):
     assert set(seen) == set(grammar.GLOSSES) == set(SIGNS)
     assert min(seen.values()) >= 0.03 * len(glosses)
     assert len({signer.name for signer in signers}) > 0.8 * NUM_SIGNERS[split]
+
+
+@pytest.mark.parametrize("num_signs,max_glosses", [(grammar.MIN_SIGNS, 4), (16, 5)])
+def test_a_smaller_vocabulary_has_all_its_signs_in_every_split(num_signs, max_glosses):
+    options = Options(num_signs=num_signs, max_glosses=max_glosses)
+    texts = {}
+    for split in SPLITS:
+        glosses = [script(0, split, index, options)[0] for index in range(200)]
+        assert set(itertools.chain(*glosses)) == set(grammar.BY_USE[:num_signs])
+        assert {len(signed) for signed in glosses} <= set(range(2, max_glosses + 1))
+        texts[split] = {grammar.translate(signed) for signed in glosses}
+    assert not texts["train"] & (texts["validation"] | texts["test"])
+
+
+def test_the_complete_vocabulary_is_that_of_earlier_releases():
+    assert sorted(grammar.BY_USE) == sorted(grammar.GLOSSES)
+    everything = Options(num_signs=len(grammar.GLOSSES), max_glosses=grammar.MAX_GLOSSES)
+    for index in range(50):
+        assert script(0, "train", index, Options()) == script(0, "train", index, everything)
+    drawn_by_0_1 = ("YESTERDAY", "I", "HOUSE", "BIG", "SEE")
+    assert script(0, "test", 0, Options())[0] == drawn_by_0_1
 
 
 def test_rest_clips_are_drawn_only_on_request():
@@ -404,10 +426,27 @@ def test_builder_stores_the_drawn_clips(tmp_path):
             assert (entry["num_frames"], entry["fps"]) == (len(expected.frames()[0]), 12.5)
     assert main(common) == 0
     assert main([*common, "--seed=1"]) == 2  # built with other options
+    # A release without an option built what its default builds now.
+    report = next(tmp_path.rglob(REPORT_NAME))
+    content = json.loads(report.read_text())
+    for name in ("num_signs", "max_signs"):
+        del content["settings"][name]
+    report.write_text(json.dumps(content))
+    assert main(common) == 0
+    assert main([*common, "--num_signs=16"]) == 2
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_train": -1}, {"size": 8}, {"seed": -1}, {"rest_fraction": 1.5}]
+    "wrong",
+    [
+        {"num_train": -1},
+        {"size": 8},
+        {"seed": -1},
+        {"rest_fraction": 1.5},
+        {"num_signs": 11},
+        {"num_signs": 24},
+        {"max_signs": 7},
+    ],
 )
 def test_impossible_options_are_refused(tmp_path, wrong):
     from tfds_builders.base import BuildError

@@ -25,6 +25,8 @@ class Options:
     size: int = 64  # height and width of a frame in pixels
     frame_rate: float = 12.5  # frames per second
     rest_fraction: float = 0.0  # share of clips in which nobody signs; their text is ""
+    num_signs: int = len(grammar.GLOSSES)  # size of the vocabulary, from grammar.BY_USE
+    max_glosses: int = grammar.MAX_GLOSSES  # length of the longest sentence in signs
 
 
 def clip(seed: int, split: str, index: int, options: Options) -> Clip:
@@ -50,7 +52,9 @@ def script(seed: int, split: str, index: int, options: Options) -> tuple[tuple[s
     rng = _generator(seed, split, index, "script")
     resting = rng.random() < options.rest_fraction
     signer = signer_of(split, int(rng.integers(NUM_SIGNERS[split])))
-    return () if resting else grammar.draw_glosses(rng, split), signer
+    if resting:
+        return (), signer
+    return grammar.draw_glosses(rng, split, options.num_signs, options.max_glosses), signer
 
 
 @functools.cache

@@ -47,6 +47,25 @@ TAKES_PEOPLE = ("SEE", "LIKE")  # verbs whose object can be a person
 QUESTIONS = ("Q", "WHAT", "WHO")  # yes or no, for the object, for the subject
 GLOSSES = (*TIMES, *PEOPLE, *THINGS, *ADJECTIVES, *NUMBERS, *VERBS, "NOT", *QUESTIONS)
 MAX_GLOSSES = 6
+# The order in which signs join a smaller vocabulary: any MIN_SIGNS or more from the start have
+# sentences in each split.
+BY_USE = (
+    *("I", "BOOK", "SEE", "MOTHER", "LIKE", "NOT", "HOUSE", "Q", "BUY", "YESTERDAY", "BIG", "YOU"),
+    *(
+        "APPLE",
+        "TOMORROW",
+        "TEACHER",
+        "MANY",
+        "WHO",
+        "RED",
+        "FATHER",
+        "CUP",
+        "TWO",
+        "WHAT",
+        "SLEEP",
+    ),
+)
+MIN_SIGNS = 12
 
 
 class GrammarError(SignVitError, ValueError):
@@ -153,14 +172,25 @@ def split_of(text: str) -> str:
     return {0: "validation", 1: "test"}.get(int.from_bytes(digest, "big") % 10, "train")
 
 
-def draw_glosses(rng: np.random.Generator, split: str) -> tuple[str, ...]:
-    """Draw a sentence of 2 to `MAX_GLOSSES` glosses that belongs to `split`.
+def draw_glosses(
+    rng: np.random.Generator,
+    split: str,
+    num_signs: int = len(GLOSSES),
+    max_glosses: int = MAX_GLOSSES,
+) -> tuple[str, ...]:
+    """Draw a sentence of 2 to `max_glosses` glosses that belongs to `split`.
 
-    The types of sentences are balanced so that no gloss is rare.
+    Its glosses are among the first `num_signs` of `BY_USE`. The types of sentences are balanced so
+    that no gloss is rare.
     """
+    allowed = frozenset(BY_USE[:num_signs])
     while True:
         glosses = _draw_any(rng)
-        if len(glosses) <= MAX_GLOSSES and split_of(translate(glosses)) == split:
+        if (
+            len(glosses) <= max_glosses
+            and allowed.issuperset(glosses)
+            and split_of(translate(glosses)) == split
+        ):
             return glosses
 
 

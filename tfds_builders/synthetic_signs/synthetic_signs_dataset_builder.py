@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from tfds_builders.base import SHARE, Option, Range, SignDatasetBuilder
 from tfds_builders.clips import ClipTable
 from tfds_builders.synthetic_signs.clips import Options, clip
+from tfds_builders.synthetic_signs.grammar import GLOSSES, MAX_GLOSSES, MIN_SIGNS
 
 CLIPS = Range(0, 10_000_000)
 
@@ -48,6 +49,20 @@ class Builder(SignDatasetBuilder):
             float,
             allowed=SHARE,
         ),
+        Option(
+            "num_signs",
+            f"signs in the vocabulary, the most useful first ({len(GLOSSES)})",
+            len(GLOSSES),
+            int,
+            allowed=Range(MIN_SIGNS, len(GLOSSES)),
+        ),
+        Option(
+            "max_signs",
+            f"signs in the longest sentence ({MAX_GLOSSES})",
+            MAX_GLOSSES,
+            int,
+            allowed=Range(4, MAX_GLOSSES),
+        ),
     )
     SIGNER_INDEPENDENT = True
 
@@ -57,10 +72,14 @@ class Builder(SignDatasetBuilder):
         They are drawn at `frame_rate`, by default 12.5 per second.
         """
         counts = {split: self.options[f"num_{split}"] for split in ("train", "validation", "test")}
-        size, seed, rest_fraction = (
-            self.options[name] for name in ("size", "seed", "rest_fraction")
+        seed = self.options["seed"]
+        options = Options(
+            size=self.options["size"],
+            frame_rate=self.encoding.frame_rate or Options.frame_rate,
+            rest_fraction=self.options["rest_fraction"],
+            num_signs=self.options["num_signs"],
+            max_glosses=self.options["max_signs"],
         )
-        options = Options(size, self.encoding.frame_rate or Options.frame_rate, rest_fraction)
         return ClipTable(
             [
                 clip(seed, split, index, options)
