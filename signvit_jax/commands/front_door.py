@@ -24,6 +24,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": Command("signvit_jax.commands.demo", "translate packaged clips with a packaged model"),
     "build": Command("tfds_builders.build", "make a data set of videos and their texts"),
     "data_report": Command("signvit_jax.commands.data_report", "show what a data set holds"),
     "train": Command("signvit_jax.commands.train", "train a model, or resume a run"),

@@ -92,6 +92,12 @@ def test_the_wheel_trains_evaluates_and_translates_by_preset(elsewhere, trained)
     assert done.returncode == 0, done.stderr
 
 
+def test_the_demo_of_the_wheel_runs_in_an_empty_folder(elsewhere):
+    done = elsewhere("demo", "--decode=greedy")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("right, confidence") >= 8
+
+
 def test_an_unknown_preset_is_answered_with_those_there_are(elsewhere):
     done = elsewhere("train", "--config=smal", "--workdir=run2")
     assert done.returncode == 2

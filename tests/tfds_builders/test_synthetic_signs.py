@@ -197,7 +197,7 @@ def test_every_gloss_and_many_signers_are_in_every_split(split):
     assert len({signer.name for signer in signers}) > 0.8 * NUM_SIGNERS[split]
 
 
-@pytest.mark.parametrize("num_signs,max_glosses", [(grammar.MIN_SIGNS, 4), (16, 5)])
+@pytest.mark.parametrize(("num_signs", "max_glosses"), [(grammar.MIN_SIGNS, 4), (16, 5)])
 def test_a_smaller_vocabulary_has_all_its_signs_in_every_split(num_signs, max_glosses):
     options = Options(num_signs=num_signs, max_glosses=max_glosses)
     texts = {}
