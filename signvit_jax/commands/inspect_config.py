@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jax.config.update("jax_num_cpu_devices", arguments.devices)
     set_up_jax()
 
-    from signvit_jax.planning.account import describe
+    from signvit_jax.planning.describe_run import describe
 
     print(
         describe(

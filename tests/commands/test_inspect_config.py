@@ -8,7 +8,7 @@ import pytest
 
 from signvit_jax.commands import inspect_config
 from signvit_jax.config.files import load_config
-from signvit_jax.planning import account
+from signvit_jax.planning import describe_run
 from tests.helpers import tiny_run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_a_config_is_described_without_data_or_training(config, capsys, tmp_path
 def test_the_full_model_is_described_without_its_weights():
     config = load_config(str(REPOSITORY / "configs" / "reference.py"))
     held = sum(array.nbytes for array in jax.live_arrays())
-    printed = account.describe(config, compiling=False)
+    printed = describe_run.describe(config, compiling=False)
     assert sum(array.nbytes for array in jax.live_arrays()) - held < 10**6
     assert (
         numbers(printed, "total")[0] == 354_323_258
@@ -140,4 +140,4 @@ def test_a_bert_vocabulary_has_the_size_of_its_file(tmp_path, file, size):
     if file:
         path.write_text(file)
     config = load_config(f"{REPOSITORY}/configs/reference.py:{path}")
-    assert account._largest_vocabulary(config) == size
+    assert describe_run._largest_vocabulary(config) == size
