@@ -10,8 +10,8 @@ from jaxtyping import PyTree, UInt8
 from signvit_jax.config.schema import Config
 from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import Split
+from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.pipeline import make_batches
-from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.evaluation.diagnostics import AttentionMapFn

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
-from signvit_jax.data.sampling import sample_frames
+from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.schema import STORED_FRAME_RATE
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.predictor import Hypothesis

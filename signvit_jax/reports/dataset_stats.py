@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import SignDataset, Split
-from signvit_jax.data.sampling import clip_length
+from signvit_jax.data.frame_sampling import clip_length
 from signvit_jax.data.schema import IndexEntry
 from signvit_jax.text import scripts
 from signvit_jax.text.tokenizer import learn_gloss_vocabulary, make_tokenizer
