@@ -17,7 +17,7 @@ from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import forced_align, greedy_ctc
 from signvit_jax.decoding.ctc_prefix_beam import ctc_prefix_beam_search
 from signvit_jax.decoding.greedy import greedy
-from signvit_jax.decoding.joint import rescore
+from signvit_jax.decoding.joint_ctc_attention import rescore
 from signvit_jax.decoding.search_options import DecodingError, SearchOptions
 from signvit_jax.decoding.token_sampling import sample
 from signvit_jax.models.translator import Encoded, SignTranslator
