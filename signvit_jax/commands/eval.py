@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
-    from signvit_jax.evaluation import reliability, results
+    from signvit_jax.evaluation import confidence_reliability, results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
     from signvit_jax.evaluation.evaluate import clip_images, evaluate
     from signvit_jax.evaluation.metrics import format_table
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
     )
     print_table(format_table(found.decoders, escape(title)))
-    print_table(reliability.format_table(found.confidence))
+    print_table(confidence_reliability.format_table(found.confidence))
     for decoder, rate in found.phoenix_gloss_wer.items():
         print(
             f"{decoder}: gloss error rate {rate:.1%} "

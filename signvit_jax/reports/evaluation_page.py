@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from signvit_jax.evaluation import reliability
+from signvit_jax.evaluation import confidence_reliability
 from signvit_jax.evaluation.metrics import (
     Edit,
     Scores,
@@ -144,7 +144,7 @@ def _scores(results: Results) -> str:
 
 def _confidence(results: Results, decoder: str) -> str:
     """Table of all decoders' figures, and for `decoder` the share of right ones by confidence."""
-    columns, rows = reliability.table_cells(results.confidence)
+    columns, rows = confidence_reliability.table_cells(results.confidence)
     tables = table(columns, _escape(rows))
     if found := results.confidence.get(decoder):
         for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):
