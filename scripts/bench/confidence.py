@@ -30,8 +30,8 @@ from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.lexicon import Lexicon
 from signvit_jax.decoding.search_options import SearchOptions
-from signvit_jax.evaluation.calibrate import lexicon_of
 from signvit_jax.evaluation.confidence_reliability import is_right, reliability
+from signvit_jax.evaluation.confidence_scales import lexicon_of
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.text.words import word_confidences

@@ -20,7 +20,7 @@ from signvit_jax.decoding.confidence import (
     to_json,
 )
 from signvit_jax.decoding.lexicon import Lexicon
-from signvit_jax.evaluation.calibrate import MOST_CLIPS, describe, fit, lexicon_of
+from signvit_jax.evaluation.confidence_scales import MOST_CLIPS, describe, fit, lexicon_of
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.training.run_data import RunData
