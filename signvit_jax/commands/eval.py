@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.reports.evaluation_page import write_report
     from signvit_jax.runtime.signals import StopRequest
     from signvit_jax.text.tokenizer import unknown_note
-    from signvit_jax.training.calibration import calibrated
+    from signvit_jax.training.confidence_calibration import calibrated
 
     model = load_model(
         arguments.workdir,

@@ -17,7 +17,7 @@ from signvit_jax.parallel.sharding import gather_fsdp
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.runtime.signals import StopRequest
 from signvit_jax.telemetry.observers import Observer
-from signvit_jax.training.calibration import RunCalibration
+from signvit_jax.training.confidence_calibration import RunCalibration
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.step_programs import StepPrograms, device_batch
 
