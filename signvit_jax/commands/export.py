@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
     from signvit_jax.data.dataset import DatasetError, Split
-    from signvit_jax.exporting.calibration import calibration_batches
     from signvit_jax.exporting.comparison import compare
+    from signvit_jax.exporting.int8_input_ranges import calibration_batches
     from signvit_jax.exporting.model_card import CardFields, model_card
     from signvit_jax.exporting.report import report_table
     from signvit_jax.exporting.writing import write_export
