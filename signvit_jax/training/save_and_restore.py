@@ -16,7 +16,7 @@ from signvit_jax.data.pipeline import BatchIterator
 from signvit_jax.optimization.optimizer import backbone_of
 from signvit_jax.optimization.train_state import TrainState, replace_params
 from signvit_jax.parallel.sharding import parameter_path, replicated
-from signvit_jax.parallel.vocabulary import reshard_like
+from signvit_jax.parallel.vocabulary_padding import reshard_like
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.telemetry.goodput import Goodput
 from signvit_jax.training.resolve_config import ResolvedConfig
