@@ -34,8 +34,8 @@ from signvit_jax.optimization.losses import (
 )
 from signvit_jax.optimization.optimizer import backbone_of, with_backbone
 from signvit_jax.optimization.train_state import TrainState
+from signvit_jax.parallel.current_mesh import tracing_for
 from signvit_jax.parallel.sharding import batch_sharding, gather_fsdp, replicated
-from signvit_jax.parallel.tracing import tracing_for
 
 
 class StepReport(NamedTuple):
