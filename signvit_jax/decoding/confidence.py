@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Entry, Lexicon
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.text.scripts import units
 from signvit_jax.text.words import Word
+from signvit_jax.text.writing_systems import units
 
 _FORMAT = "signvit_jax calibration"
 _VERSION = 1

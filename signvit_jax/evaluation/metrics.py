@@ -21,7 +21,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from signvit_jax.config.schema import TOKENIZATIONS
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.text import scripts
+from signvit_jax.text import writing_systems
 
 Operation = Literal["match", "substitute", "insert", "delete"]
 
@@ -147,7 +147,7 @@ def score(
     signature = str(bleu.get_signature())
     if glosses:
         unit = "gloss"
-    elif "tok:char" in signature.split("|") or scripts.mostly_unspaced(references):
+    elif "tok:char" in signature.split("|") or writing_systems.mostly_unspaced(references):
         unit = "character"
     else:
         unit = "word"
@@ -361,7 +361,7 @@ def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
             f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, TOKENIZATIONS))}"
         )
     if tokenize == "auto":
-        tokenize = "char" if scripts.mostly_unspaced(references) else "13a"
+        tokenize = "char" if writing_systems.mostly_unspaced(references) else "13a"
     try:
         return BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
     except (ImportError, RuntimeError) as error:  # sacreBLEU raises both for missing packages
@@ -375,7 +375,7 @@ def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
 def _words(text: str, signature: str, unit: str) -> list[str]:
     if "tok:char" in signature.split("|"):
         return list(text.replace(" ", ""))
-    return scripts.units(text, by_spaces=unit == "gloss")
+    return writing_systems.units(text, by_spaces=unit == "gloss")
 
 
 def _rouge_l(reference: Sequence[str], hypothesis: Sequence[str]) -> float:

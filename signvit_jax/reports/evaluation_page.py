@@ -29,7 +29,7 @@ from signvit_jax.evaluation.scored_clips import (
 )
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.reports.html_kit import header, image, page, paragraph, section, table, text
-from signvit_jax.text import scripts
+from signvit_jax.text import writing_systems
 from signvit_jax.text.tokenizer import unknown_note
 
 # Bins by the number of words of the reference.
@@ -249,7 +249,9 @@ def _mark_edits(edits: Iterable[Edit], scores: Scores) -> str:
     marked, previous = "", ""
     for edit in edits:
         word = edit.hypothesis if edit.hypothesis is not None else edit.reference or ""
-        spaced = scores.unit == "gloss" or (not by_character and scripts.sets_apart(previous, word))
+        spaced = scores.unit == "gloss" or (
+            not by_character and writing_systems.sets_apart(previous, word)
+        )
         marked += (" " if spaced and marked else "") + _mark_edit(edit)
         previous = word
     return marked
