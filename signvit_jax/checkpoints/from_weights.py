@@ -17,8 +17,8 @@ from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, to_json
 from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.text.tokenizer import Tokenizer
-from signvit_jax.text.vocabularies import Vocabularies
 from signvit_jax.weights.whole_model import parameters_from, vocabulary_sizes
 
 
