@@ -49,7 +49,7 @@ from signvit_jax.optimization.losses import (
 from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
 from signvit_jax.parallel.sharding import parameter_path
 from signvit_jax.runtime.exit_codes import run_command
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table
 from signvit_jax.weights import mobilenet_v3, timm_vit
 from signvit_jax.weights.mapping import fill, flat_parameters

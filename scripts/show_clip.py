@@ -14,7 +14,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.data.dataset import Record, open_dataset
 from signvit_jax.inference.translator import load_translator
 from signvit_jax.runtime.exit_codes import run_command
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 
 def main() -> int:

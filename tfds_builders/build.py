@@ -36,7 +36,7 @@ from signvit_jax.runtime.exit_codes import (
     USAGE,
     run_command,
 )
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder

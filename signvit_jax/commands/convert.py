@@ -21,7 +21,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_json, with_ctc_target
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import DONE
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.text.tokenizer import Tokenizer, load_bert_vocabulary
 
 

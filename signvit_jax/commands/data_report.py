@@ -16,7 +16,7 @@ from signvit_jax.config.schema import from_json
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:

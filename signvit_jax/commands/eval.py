@@ -24,7 +24,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import TOKENIZATIONS
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
 DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")

@@ -25,7 +25,7 @@ from signvit_jax.cli.flag_parser import integer, parser
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
 _FORMATS = ("int8", "onnx", "stablehlo", "safetensors")

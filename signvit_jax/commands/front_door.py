@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from signvit_jax import __version__
 from signvit_jax.runtime.exit_codes import DONE, USAGE, run_command
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 
 class Command(NamedTuple):

@@ -24,7 +24,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.processes import add_process_flags, join_processes
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 if TYPE_CHECKING:
     from signvit_jax.telemetry.profiler import TracedSteps

@@ -31,7 +31,7 @@ from signvit_jax.cli.media_files import media_files
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
-from signvit_jax.runtime.streams import clean, clean_json, reader_has_gone
+from signvit_jax.runtime.standard_streams import clean, clean_json, reader_has_gone
 from signvit_jax.runtime.terminal import FittingProgress, progress_bar
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.runtime.memory_advice import memory_advice
-from signvit_jax.runtime.streams import clean, guard_streams
+from signvit_jax.runtime.standard_streams import clean, guard_streams
 
 DONE = 0
 FAILED = 1  # a fault of ours or of the machine: a full disk, a damaged checkpoint, a bug

@@ -8,7 +8,7 @@ import jax
 from rich.console import Console
 from rich.logging import RichHandler
 
-from signvit_jax.runtime.streams import CleanFormatter
+from signvit_jax.runtime.standard_streams import CleanFormatter
 
 log = logging.getLogger(__name__)
 
