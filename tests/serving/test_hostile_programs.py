@@ -13,7 +13,7 @@ from jax import export
 from jax.extend.mlir import serialize_portable_artifact
 
 from signvit_jax.config.schema import Config
-from signvit_jax.exporting.stablehlo import _lower
+from signvit_jax.exporting.stablehlo_files import _lower
 from signvit_jax.exporting.writing import write_export
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.trained_model import load_trained
