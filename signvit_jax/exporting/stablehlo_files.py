@@ -11,7 +11,7 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.programs import EXPORT_POLICY, Program, programs
-from signvit_jax.serving.stablehlo import KIND
+from signvit_jax.serving.stablehlo_runtime import KIND
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -27,7 +27,7 @@ from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportMani
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.param_paths import nested
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs
-from signvit_jax.serving.stablehlo import StableHloPrograms
+from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
 from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.weights.tensor_files import read_tensors

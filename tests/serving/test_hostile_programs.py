@@ -22,7 +22,7 @@ from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportMani
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.program_check import check_stablehlo
 from signvit_jax.serving.programs import Program, programs
-from signvit_jax.serving.stablehlo import StableHloPrograms
+from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
 from tests.helpers import tiny_model, tiny_run
 
 CONFIG = tiny_model.config()

@@ -16,7 +16,7 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms
-from signvit_jax.serving.stablehlo import StableHloPrograms
+from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
 from tests.helpers import tiny_model
 
 LIKE_SMALL = {
