@@ -22,8 +22,8 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
 from signvit_jax.runtime.optional_deps import import_optional
-from signvit_jax.serving.definition import ModifiedDefinition, without_encoder
 from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest, is_export
+from signvit_jax.serving.modified_definition import ModifiedDefinition, without_encoder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.param_paths import nested
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs

@@ -31,7 +31,7 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import state_shardings
-from signvit_jax.serving.definition import ModifiedDefinition
+from signvit_jax.serving.modified_definition import ModifiedDefinition
 from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.text.tokenizer import Tokenizer
 
