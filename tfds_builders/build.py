@@ -76,8 +76,8 @@ def run(arguments: list[str]) -> int:
     builder_class = _builder_class(arguments[0] if arguments else "")
     flags = _flags(builder_class, arguments[1:])
     from tfds_builders.annotations import AnnotationError
+    from tfds_builders.apache_beam_build import BeamMissing
     from tfds_builders.base import BuildError, NoReadableMedia
-    from tfds_builders.beam_build import BeamMissing
 
     data_dir = Path(flags.data_dir)
     final = data_dir / builder_class.name / str(builder_class.VERSION)
