@@ -4,8 +4,9 @@ PAD, the CTC blank, always has id 0. Learned tokenizers read NFC text with runs 
 collapsed; their ids are PAD 0, BOS 1, EOS 2, UNK 3. For BPE `decode(encode(text)) ==
 normalize(text)` unless the text has characters that the training text lacks.
 
-Where the training text has a script without spaces (`writing_systems.py`), its characters become tokens,
-never its sentences. "word" then loses the spaces beside such characters, as BERT does beside Han.
+Where the training text has a script without spaces (`writing_systems.py`), its characters become
+tokens, never its sentences. "word" then loses the spaces beside such characters, as BERT does
+beside Han.
 """
 
 import dataclasses
@@ -143,7 +144,7 @@ class Tokenizer:
         return " ".join(text.split())
 
     def pieces(self, text: str) -> list[str]:
-        """The words or characters of a decoded text, with leading spaces as in `writing_systems.pieces`."""
+        """The words or characters of a decoded text, as `writing_systems.pieces` splits it."""
         return writing_systems.pieces(text, by_spaces=self._splits_on_spaces)
 
     def unknown(self, texts: Sequence[str]) -> Counter[str]:
