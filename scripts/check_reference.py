@@ -1,4 +1,4 @@
-"""Compares the model with numbers that the reference system produced.
+"""Compare the model with numbers that the reference system produced.
 
     python scripts/check_reference.py --vectors=tests/fixtures/translator_small.npz
 

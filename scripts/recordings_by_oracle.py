@@ -1,4 +1,4 @@
-"""Prints the table of docs/recordings.md on errors of windowing, joining and live output.
+"""Print the table of docs/recordings.md on errors of windowing, joining and live output.
 
 The errors are those that these steps add to the errors of a simulated recognizer
 (tests/helpers/oracle.py).

@@ -1,4 +1,4 @@
-"""Writes a clip of a data set as a video file and translates it, as users do with their own videos.
+"""Write a clip of a data set as a video file and translate it, as users do with their own videos.
 
 python scripts/show_clip.py --workdir=runs/quickstart --data_dir=data --split=test --number=0
 """

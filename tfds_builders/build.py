@@ -1,4 +1,4 @@
-"""Builds a data set: python -m tfds_builders.build NAME --data_dir=D [options]
+"""Build a data set: python -m tfds_builders.build NAME --data_dir=D [options]
 
 `NAME --help` lists the options of a builder. The data set appears in D/NAME/VERSION complete or not
 at all. An interrupted build resumes after its last finished shard.
@@ -172,7 +172,7 @@ def _builder_class(name: str) -> type["SignDatasetBuilder"]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse prints the usage and exits."""
+    """A parser that raises UsageError where argparse prints the usage and exits."""
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (\S+): (?=is )", r"\1 ", message.removesuffix("."))

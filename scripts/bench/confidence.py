@@ -1,4 +1,4 @@
-"""Compares statistics as confidences: do they separate right sentences from wrong ones?
+"""Compare statistics as confidences: do they separate right sentences from wrong ones?
 
     python scripts/bench/confidence.py --workdir=runs/small --features=runs/small/features
 

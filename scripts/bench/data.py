@@ -1,4 +1,4 @@
-"""Measures frames per second from video files to training batches; writes docs/benchmarks/data.md.
+"""Measure frames per second from video files to training batches; write docs/benchmarks/data.md.
 
     python scripts/bench/data.py                          # drawn videos, H.264, 25 frames/s
     python scripts/bench/data.py --videos=FOLDER          # mp4 files of your own

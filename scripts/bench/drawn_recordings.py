@@ -1,4 +1,4 @@
-"""Draws recordings and clips of rest, from signers and sentences of synthetic_signs' test split.
+"""Draw recordings and clips of rest, from signers and sentences of synthetic_signs' test split.
 
 A recording consists of held-out sentences with pauses between them. `one_take` shows one signer in
 one room, who rests and breathes in the pauses. `many_takes` consists of complete test clips, each

@@ -1,4 +1,4 @@
-"""Measures the rows of gpu.sh, each in a process of its own with a time limit.
+"""Measure the rows of gpu.sh, each in a process of its own with a time limit.
 
     python scripts/bench/gpu.py --rows=numerics,reference --minutes=4 --output=runs/gpu.jsonl
 

@@ -1,4 +1,4 @@
-r"""Measures the size on disk of the INT8 export of full-size configs, with random weights.
+r"""Measure the size on disk of the INT8 export of full-size configs, with random weights.
 
     python scripts/bench/int8_size.py --words=30522,16000 \
         --configs=configs/reference.py,configs/dense_vit_100m.py

@@ -1,4 +1,4 @@
-"""Measures what `inference.rest_evidence` suppresses: texts of rest, and texts of signing.
+"""Measure what `inference.rest_evidence` suppresses: texts of rest, and texts of signing.
 
     python scripts/bench/resting_signers.py --workdir=runs/small --rests=100 --signing=400
 

@@ -1,4 +1,4 @@
-"""Creates a workdir from the weights of a complete translator: the reference system's checkpoint
+"""Create a workdir from the weights of a complete translator: the reference system's checkpoint
 (.pt, .npz, .safetensors), or a safetensors file that signvit_jax.export wrote.
 
 Evaluation, translation and export take the workdir like that of a training run, and

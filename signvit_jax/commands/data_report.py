@@ -1,4 +1,4 @@
-"""Writes an HTML page about a built data set: one self-contained file without scripts.
+"""Write an HTML page about a built data set: one self-contained file without scripts.
 
 It shows clips, lengths, texts, glosses, the vocabulary and words unseen in training, signers,
 clips that CTC cannot align, contact sheets, duplicates and leaks, and clips that the build could

@@ -1,4 +1,4 @@
-"""Evaluates a trained model on a split: every clip once, with each of the requested decoders.
+"""Evaluate a trained model on a split: every clip once, with each of the requested decoders.
 
 Prints a table (BLEU-1..4 and chrF by sacreBLEU with its signature, ROUGE-L, WER or CER, exact
 match, all against the raw references in Unicode's NFC; glosses against the glosses of the clips

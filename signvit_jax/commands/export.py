@@ -1,4 +1,4 @@
-"""Writes a trained model as an export: a folder of its own, with a report of what the export
+"""Write a trained model as an export: a folder of its own, with a report of what the export
 changes and a model card.
 
   int8         parameters in INT8, a quarter of the bytes; load_translator, translate and eval

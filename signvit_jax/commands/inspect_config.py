@@ -1,4 +1,4 @@
-"""Describes what a config would train, without training: parameters by module, operations per clip,
+"""Describe what a config would train, without training: parameters by module, operations per clip,
 the memory of a step on each device, shardings on the mesh, and the shapes of a batch. Needs no
 data set and allocates no weights.
 

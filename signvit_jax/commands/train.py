@@ -1,4 +1,4 @@
-"""Trains a translator, or resumes a run that was stopped.
+"""Train a translator, or resume a run that was stopped.
 
 The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics.png, TensorBoard
 events, samples/ and run.log. The same command on the same workdir resumes from the newest undamaged

@@ -1,4 +1,4 @@
-"""Translates videos to text: files, patterns such as 'clips/**/*.mp4', and folders with all videos
+"""Translate videos to text: files, patterns such as 'clips/**/*.mp4', and folders with all videos
 in them.
 
 Prints one line per video on standard output: its path and text, with --format=json an object (JSON
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_printable(text_format: str, clips: int) -> None:
-    """Raises UsageError where all texts on one standard output would not form a valid file."""
+    """Raise UsageError where all texts on one standard output would not form a valid file."""
     if text_format == "all" or (text_format in _ONE_VIDEO_PER_FILE and clips > 1):
         what = "five formats" if text_format == "all" else f"{clips} clips as {text_format}"
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Builds typed config sections from nested mappings, and checks every key and value.
+"""Build typed config sections from nested mappings, and check every key and value.
 
 Raises `ConfigError` (exit code 2) with the key, the value, the allowed values and, for a misspelled
 key or choice, the nearest one.

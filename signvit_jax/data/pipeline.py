@@ -291,7 +291,7 @@ class _Steps:
 
 
 class _BatchSource:
-    """Makes the batch of any step. Thread-safe."""
+    """The batch of any step. Thread-safe."""
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ class Scales:
 
     @property
     def needs_ctc(self) -> bool:
-        """Whether the scales use statistics that compare with the CTC output."""
+        """Return True if the scales use statistics that compare with the CTC output."""
         scales = [scale for scale in (self.sentence, self.word) if scale]
         return any(name in _CTC_STATISTICS for scale in scales for name in scale.weights)
 

@@ -51,7 +51,7 @@ Rows = Int[Array, "b"] | None
 
 
 class Decoder(Protocol):
-    """Decodes a batch. `rng` and `rows` are used by sampling only, see `sample`."""
+    """A function that decodes a batch. `rng` and `rows` are used by sampling only, see `sample`."""
 
     def __call__(
         self, ensemble: Ensemble, options: SearchOptions, rng: Key[Array, ""], rows: Rows = None

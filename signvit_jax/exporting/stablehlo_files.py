@@ -1,4 +1,4 @@
-"""Writes the programs of a model as StableHLO, by `jax.export`.
+"""Write the programs of a model as StableHLO, by `jax.export`.
 
 Their batch size is open, and they take the parameters as their first argument.
 """

@@ -1,4 +1,4 @@
-"""Writes a trained model as an export."""
+"""Write a trained model as an export."""
 
 from collections.abc import Callable, Iterable
 

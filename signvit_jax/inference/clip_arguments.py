@@ -62,7 +62,7 @@ def checked_clip(clip: object) -> Clip:
 
 
 def is_frames(clips: list | tuple) -> bool:
-    """Whether this list is the frames of one clip, and not a list of clips."""
+    """Return True if this list is the frames of one clip, and not a list of clips."""
     return bool(clips) and all(getattr(item, "ndim", None) == 3 for item in clips)
 
 
@@ -112,7 +112,7 @@ def checked_source(frames: object) -> Iterable[np.ndarray] | int | str | os.Path
 
 
 def check_pace(every: float, votes: int) -> None:
-    """Raises ConfigError for an interval or a number of votes that `Translator.stream` refuses."""
+    """Raise ConfigError for an interval or a number of votes that `Translator.stream` refuses."""
     if not isinstance(every, Real | np.number) or not 0 < every < math.inf:
         raise ConfigError(f"every is {every!r}; allowed: seconds > 0 between hypotheses")
     if isinstance(votes, bool) or not isinstance(votes, int | np.integer) or votes < 1:

@@ -1,4 +1,4 @@
-"""Joins the texts of overlapping windows of a long video into segments without repeated words.
+"""Join the texts of overlapping windows of a long video into segments without repeated words.
 
 Two overlapping windows read the same signs twice, each with errors of its own. The words at a
 window's edge have the most errors, because the edge can lie within a sign.
@@ -33,7 +33,7 @@ class Switch(NamedTuple):
 
 
 class Joiner:
-    """Joins windows that arrive in order of time; `add` and `finish` return final segments.
+    """Joining of windows that arrive in order of time; `add` and `finish` return final segments.
 
     Windows that agree become one segment of at most `max_seconds`. With 0 each window gives a
     segment of the words that no earlier one has, as soon as they are known.

@@ -1,4 +1,4 @@
-"""Loads the model of a workdir or an export, for evaluation and translation."""
+"""Load the model of a workdir or an export, for evaluation and translation."""
 
 import dataclasses
 import os

@@ -473,7 +473,7 @@ def _play(path: str | os.PathLike, short_side: int, stop: threading.Event) -> It
 
 
 class _RateLimiter:
-    """Whether to keep the frame of a time: `STORED_FRAME_RATE` per second, evenly spaced."""
+    """The choice of frames to keep: `STORED_FRAME_RATE` per second, evenly spaced."""
 
     def __init__(self):
         self._next = 0.0

@@ -116,7 +116,7 @@ def load_translator(
 
 
 class Translator:
-    """Translates clips, recordings and live video.
+    """A trained model, or an ensemble, that translates clips, recordings and live video.
 
     Safe to call from several threads: they read in parallel and take turns on the device.
     """

@@ -151,7 +151,7 @@ def open_video_input(
 
 
 def check_frames(frames: np.ndarray) -> None:
-    """Raises ClipError for frames that are not uint8 RGB of shape (t, h, w, 3)."""
+    """Raise ClipError for frames that are not uint8 RGB of shape (t, h, w, 3)."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ClipError(
             f"frames have shape {frames.shape} and dtype {frames.dtype}; "
@@ -255,7 +255,7 @@ def _split(
 
 
 class _Recording:
-    """Splits a recording into windows.
+    """A recording that is split into windows.
 
     It holds the frames of three windows at most, besides those of the piece that is not final yet.
     """

@@ -40,7 +40,7 @@ class Encoded(NamedTuple):
 
 
 class VideoEncoder(nnx.Module):
-    """Turns video (b, t, h, w, 3) into `Encoded`: `frame_features`, then `pool`."""
+    """Video (b, t, h, w, 3) to `Encoded`: `frame_features`, then `pool`."""
 
     def __init__(
         self, config: ModelConfig, images: ImageFormat, *, policy: ComputePolicy, rngs: nnx.Rngs

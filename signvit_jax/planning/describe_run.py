@@ -1,4 +1,4 @@
-"""Describes the run that a config would start, as text.
+"""Describe the run that a config would start, as text.
 
 It lists parameters, operations, memory, shardings and batches. It needs no data set and allocates
 no weights.

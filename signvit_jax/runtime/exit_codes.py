@@ -92,7 +92,7 @@ def private_folder() -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, or one that caused it, is a MemoryError or XLA's RESOURCE_EXHAUSTED."""
+    """Return True for a MemoryError, XLA's RESOURCE_EXHAUSTED, and what one of them caused."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, MemoryError) or (

@@ -53,7 +53,7 @@ class Program:
 
 
 class Programs(Protocol):
-    """Runs programs by name."""
+    """The programs of an export, run by name."""
 
     def __call__(self, name: str, *inputs: ArrayLike) -> tuple[ArrayLike, ...]: ...
 

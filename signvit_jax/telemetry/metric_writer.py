@@ -1,4 +1,4 @@
-"""Writes a run's metrics: metrics.csv with one row per step, and the same as TensorBoard events."""
+"""Write a run's metrics: metrics.csv with one row per step, and the same as TensorBoard events."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ STEP = "step"
 
 
 class MetricsLog:
-    """Appends metrics by step, on process 0 only; metrics of one step share a row.
+    """Metrics by step, written on process 0 only; metrics of one step share a row.
 
     Each call hands its row to the system before it returns. A row that a crash truncated is dropped
     when the file is opened again. A full disk is reported once and does not end the run: the

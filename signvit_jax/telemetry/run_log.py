@@ -1,4 +1,4 @@
-"""Sends a run's messages to the terminal, and to run.log with times and tracebacks."""
+"""Send a run's messages to the terminal, and to run.log with times and tracebacks."""
 
 import logging
 import sys
@@ -63,7 +63,7 @@ def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 class _Ours:
-    """Marks the handlers that `start_run_log` adds, and that its next call removes."""
+    """The mark of handlers that `start_run_log` adds, and that its next call removes."""
 
     of_run_log = True
 

@@ -92,7 +92,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _splits_on_spaces(self) -> bool:
-        """Whether only spaces separate its words: glosses, and text of scripts with spaces."""
+        """True if only spaces separate its words: glosses, and text of scripts with spaces."""
         return self.kind == "word" and isinstance(
             self._backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit
         )

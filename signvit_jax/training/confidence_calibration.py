@@ -1,4 +1,4 @@
-"""Fits `calibration.json`, the scales of confidences: in a run's validation, or on request."""
+"""Fit `calibration.json`, the scales of confidences: in a run's validation, or on request."""
 
 import dataclasses
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class RunCalibration:
-    """Keeps the scales of a run's best validation in its workdir.
+    """The scales of a run's best validation, kept in its workdir.
 
     It decodes nothing itself, and an error in it never ends a run.
     """

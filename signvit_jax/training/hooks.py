@@ -30,7 +30,7 @@ _SECONDS_PER_PLOT = 60.0  # at least: drawing takes longer than an epoch of a sm
 
 
 class StepHooks:
-    """Watches the steps of one start of a run. Steps are counted from 1."""
+    """What watches the steps of one start of a run. Steps are counted from 1."""
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ class StepPrograms:
         )
 
     def is_frozen(self, step: int) -> bool:
-        """Whether the backbone is frozen in the update that follows `step` updates."""
+        """Return True if the backbone is frozen in the update that follows `step` updates."""
         return step // self.steps_per_epoch < self.config.model.encoder.freeze_epochs
 
     def step(

@@ -27,7 +27,7 @@ Hypotheses = dict[int, dict[str, Hypothesis]]  # position in the split -> decode
 
 
 class ValidationPass:
-    """Evaluates the model on the validation split.
+    """Evaluation of the model on the validation split.
 
     The losses are of all clips. Greedy and CTC hypotheses are of all clips too or, if
     `training.best_metric` is the loss, of the few that are shown as samples.

@@ -1,4 +1,4 @@
-"""Converts a ViT with Flax's names and layouts to timm's.
+"""Convert a ViT with Flax's names and layouts to timm's.
 
 The npz files of big_vision and of the original vision_transformer have them. Query, key and value
 are separate there, (width, heads, head width) each, and kernels are (in, out). The two programs
@@ -28,7 +28,7 @@ _ATTENTION = re.compile(r"MultiHeadDotProductAttention_[01]/(query|key|value|out
 
 
 def is_theirs(names: Iterable[str]) -> bool:
-    """Whether a state dict is that of a ViT of big_vision or vision_transformer."""
+    """Return True if a state dict is that of a ViT of big_vision or vision_transformer."""
     names = set(names)
     return "embedding/kernel" in names and any(
         name.startswith("Transformer/encoderblock") for name in names

@@ -1,4 +1,4 @@
-"""Converts tensors with other names and layouts to our flat parameters, and back.
+"""Convert tensors with other names and layouts to our flat parameters, and back.
 
 The tables of names in this folder share it. PyTorch's layouts: a Linear is (out, in), a Conv1d
 (out, in / groups, kernel), a Conv2d (out, in / groups, height, width), and the projections of

@@ -1,4 +1,4 @@
-"""Converts MobileNetV3 features with torchvision's or timm's names to our backbone, and back."""
+"""Convert MobileNetV3 features with torchvision's or timm's names to our backbone, and back."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ _CLASSIFIER = ("classifier.", "conv_head.", "norm_head.")
 
 
 def is_ours(paths: Iterable[str]) -> bool:
-    """Whether these are parameters of our MobileNetV3 (and not of the ViT)."""
+    """Return True if these are parameters of our MobileNetV3 (and not of the ViT)."""
     return "stem/conv/kernel" in set(paths)
 
 
@@ -110,13 +110,13 @@ def sizes_of(tensors: Mapping[str, np.ndarray]) -> MobileNetSpec:
 
 
 def is_theirs(names: Iterable[str]) -> bool:
-    """Whether a state dict is that of a MobileNetV3 of torchvision or timm."""
+    """Return True if a state dict is that of a MobileNetV3 of torchvision or timm."""
     names = set(names)
     return "features.0.0.weight" in names or "conv_stem.weight" in names
 
 
 def is_timm(names: Iterable[str]) -> bool:
-    """Whether a MobileNetV3 has timm's names."""
+    """Return True if a MobileNetV3 has timm's names."""
     return "conv_stem.weight" in set(names)
 
 
@@ -176,5 +176,5 @@ def _torchvision_modules(theirs: set[str]) -> dict[str, str]:
 
 
 def holds_no_feature(name: str) -> bool:
-    """Whether a tensor belongs to the classifier, or is a counter of batches."""
+    """Return True if a tensor belongs to the classifier, or is a counter of batches."""
     return name.startswith(_CLASSIFIER) or name.endswith("num_batches_tracked")

@@ -1,4 +1,4 @@
-"""Converts the reference system's state dict to our parameters, and back.
+"""Convert the reference system's state dict to our parameters, and back.
 
 It has PyTorch's names and layouts. Our ViT's blocks are stacked, with a leading axis over layers.
 `mapping` has the layouts of tensors.

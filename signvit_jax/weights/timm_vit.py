@@ -1,4 +1,4 @@
-"""Converts a ViT with timm's names to the parameters of our backbone, and back.
+"""Convert a ViT with timm's names to the parameters of our backbone, and back.
 
 The names (`blocks.0.attn.qkv.weight`) are also those of DeiT, DINO and MAE.
 """
@@ -40,7 +40,7 @@ class ViTSizes(NamedTuple):
 
 
 def is_theirs(names: Iterable[str]) -> bool:
-    """Whether a state dict is that of a ViT of timm."""
+    """Return True if a state dict is that of a ViT of timm."""
     names = set(names)
     return "patch_embed.proj.weight" in names and "blocks.0.attn.qkv.weight" in names
 
@@ -109,7 +109,7 @@ def resized_positions(positions: np.ndarray, patches: int) -> np.ndarray:
 
 
 def holds_no_feature(name: str) -> bool:
-    """Whether a tensor belongs to the classifier, or to masked training."""
+    """Return True if a tensor belongs to the classifier, or to masked training."""
     return name.startswith(_CLASSIFIER)
 
 

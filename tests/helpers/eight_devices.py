@@ -1,4 +1,4 @@
-"""Trains the tiny model on one device, and then on meshes of eight virtual devices.
+"""Train the tiny model on one device, and then on meshes of eight virtual devices.
 
     python eight_devices.py FOLDER MESH...
 

@@ -127,7 +127,7 @@ def sentence(row):
 
 
 class CountingDecoder(TextDecoder):
-    """Reports every decoding step to `steps`."""
+    """A decoder that reports every decoding step to `steps`."""
 
     steps = []  # noqa: RUF012
 

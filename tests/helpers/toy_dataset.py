@@ -12,7 +12,7 @@ from signvit_jax.data import schema
 
 
 class Toy(tfds.core.GeneratorBasedBuilder):
-    """Writes given records."""
+    """A builder of given records."""
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = Path(__file__).parent

@@ -662,7 +662,7 @@ def test_builds_killed_ten_times_end_with_the_same_records(tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: our code does not catch it."""
+    """A stand-in for SIGKILL: our code does not catch it."""
 
 
 def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ TOTAL = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """Starts or resumes the run in `workdir` with overrides; returns the exit code.
+    """Start or resume the run in `workdir` with overrides; return the exit code.
 
     Overrides that do not change a compiled step cost no compilation.
     """
