@@ -44,7 +44,7 @@ def run_training(
     argv: Sequence[str] | None,
     module: str,
 ) -> int:
-    """Train with the flags that all training commands share; returns the exit code.
+    """Train with the flags that all training commands share; return the exit code.
 
     A run that a signal stopped ends with the command line of `module` that resumes it.
     """

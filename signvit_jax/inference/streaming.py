@@ -268,7 +268,7 @@ class LiveCaptions:
             source.close()
 
     def _shots(self, frames: list[Frame]) -> Iterator[tuple[list[Frame], bool]]:
-        """Split the frames where a new shot begins; yields (frames, whether a new shot begins)."""
+        """Split the frames where a new shot begins; yield (frames, whether a new shot begins)."""
         shot, is_new = [], False
         for frame in frames:
             blocks = block_means(frame.image)
@@ -285,14 +285,14 @@ class LiveCaptions:
             yield shot, is_new
 
     def _hold(self, frames: list[Frame], now: float) -> int:
-        """Add frames and drop those before the window; returns how many of them were never read."""
+        """Add frames and drop those before the window; return how many of them were never read."""
         patience = _PATIENCE + _CTC_DELAY + 2 * self._every if self._has_times else 0.0
         self._begin = max(self._begin, now - self._window - patience)
         self._held.extend(frames)
         return self._drop_old(len(frames))
 
     def _drop_old(self, new: int = 0) -> int:
-        """Drop the frames before the window; returns how many of them are among the `new` last."""
+        """Drop the frames before the window; return how many of them are among the `new` last."""
         unread = 0
         while self._held and self._held[0].seconds < self._begin:
             self._held.popleft()

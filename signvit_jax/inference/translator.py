@@ -256,7 +256,7 @@ class Translator:
         votes: int = 3,
         **inference: Unpack[InferenceOptions],
     ) -> Iterator[StreamUpdate]:
-        """Caption live video; yields an update every `every` seconds.
+        """Caption live video; yield an update every `every` seconds.
 
         An update has CTC's partial text, the decoder's text in most of the last `votes` hypotheses,
         and the segments that became final.
@@ -421,7 +421,7 @@ class Translator:
     def _decode(
         self, windows: Sequence[VideoWindow], seed: int, predictor: Predictor
     ) -> list[dict[str, Hypothesis]]:
-        """Decode windows; returns decoder -> hypothesis for each of them.
+        """Decode windows; return decoder -> hypothesis for each of them.
 
         Windows of one bucket are decoded together, in batches of few sizes and without padding
         rows.

@@ -80,7 +80,7 @@ def encode(
     video: UInt8[Array, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"],
     frame_lengths: Int[Array, "b"] | Int[np.ndarray, "b"],
 ) -> tuple[ArrayLike, ArrayLike]:
-    """Encode clips; returns pooled tokens (b, q, d) and frames (b, t, d)."""
+    """Encode clips; return pooled tokens (b, q, d) and frames (b, t, d)."""
     (features,) = run("backbone", video, frame_lengths)
     pooled, frames = run(f"temporal_{video.shape[1]}", features, frame_lengths)
     return pooled, frames
