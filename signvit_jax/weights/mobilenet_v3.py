@@ -8,7 +8,7 @@ import numpy as np
 
 from signvit_jax.backbones.mobilenet_v3 import MobileNetSpec, mobilenet_v3_large_spec
 from signvit_jax.weights import mapping
-from signvit_jax.weights.mapping import Layout, Source, WeightsError
+from signvit_jax.weights.mapping import NameTable, Source, WeightsError
 
 TIMM_EPSILON = 1e-5  # of BatchNorm in timm's mobilenetv3_large_100; torchvision's is 1e-3
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -23,7 +23,7 @@ def is_ours(paths: Iterable[str]) -> bool:
     return "stem/conv/kernel" in set(paths)
 
 
-def layout(paths: Iterable[str]) -> Layout:
+def name_table(paths: Iterable[str]) -> NameTable:
     """torchvision's names for a backbone with parameters at `paths`."""
     modules = {tuple(path.split("/")[1:3]) for path in paths if path.startswith("blocks/")}
     count = len({number for number, _ in modules})
@@ -52,7 +52,7 @@ def layout(paths: Iterable[str]) -> Layout:
             "conv1x1" if leaf == "kernel" else "plain",
         )
 
-    return Layout("torchvision's MobileNetV3", source, ignored=holds_no_feature)
+    return NameTable("torchvision's MobileNetV3", source, is_ignored=holds_no_feature)
 
 
 def to_ours(
@@ -62,7 +62,7 @@ def to_ours(
 
     `shapes` has all of them. Raises WeightsError.
     """
-    return mapping.to_ours(layout(shapes), torchvision_names(tensors), shapes)
+    return mapping.to_ours(name_table(shapes), torchvision_names(tensors), shapes)
 
 
 def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.
 
     It lacks the counters of batches, which PyTorch adds by itself.
     """
-    return mapping.from_ours(layout(parameters), parameters)
+    return mapping.from_ours(name_table(parameters), parameters)
 
 
 def sizes_of(tensors: Mapping[str, np.ndarray]) -> MobileNetSpec:
