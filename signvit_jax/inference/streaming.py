@@ -433,7 +433,7 @@ def open_source(
         return LiveSource(lambda stop: iter(frames), fit, seconds)
     if not fps > 0:
         raise SourceError(
-            f"fps is {fps}; allowed: frames a second > 0, or None for frames that arrive live"
+            f"fps is {fps}; allowed: frames per second > 0, or None for frames that arrive live"
         )
     return RecordedSource(frames, fps, fit)
 

@@ -19,7 +19,7 @@ from signvit_jax.inference.clip_arguments import (
     checked_rate,
     checked_seed,
     checked_source,
-    is_frames,
+    is_one_clip,
     with_video_name,
 )
 from signvit_jax.inference.joining import join_windows
@@ -176,7 +176,7 @@ class Translator:
         Raises VideoDecodeError for a file that cannot be read, ClipError for a clip of another
         kind, and ConfigError for a decoder, seed or inference value that is not allowed.
         """
-        is_list = isinstance(clip, list | tuple) and not is_frames(clip)
+        is_list = isinstance(clip, list | tuple) and not is_one_clip(clip)
         clips = cast(Sequence[AnyClip], clip) if is_list else [cast(AnyClip, clip)]
         found = []
         for translation in self.translate_each(

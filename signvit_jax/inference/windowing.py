@@ -120,7 +120,7 @@ def frame_rate_warning(window: VideoWindow, fps: float, data: DataConfig) -> str
         )
     if data.sampling != "even" and 0 < fps < 0.9 * data.frame_rate:
         return (
-            f"the video has {fps:.1f} frames a second, and the model was trained on "
+            f"the video has {fps:.1f} frames per second, and the model was trained on "
             f"{data.frame_rate:.1f}: words may be missing"
         )
     return None
