@@ -52,7 +52,9 @@ def test_a_config_is_described_without_data_or_training(config, capsys, tmp_path
     modules = [numbers(printed, name)[0] for name in ("ctc_head", "decoder", "encoder")]
     assert sum(modules) == numbers(printed, "total")[0]
     assert numbers(printed, "gradients and activations")[0] > 0
-    operations = printed[printed.index("GFLOP per clip of 8 frames and 8 tokens") :]
+    operations = printed[
+        printed.index("GFLOP of matrix products, per clip of 8 frames and 8 tokens") :
+    ]
     parts = [
         numbers(operations, name)[0] for name in ("backbone", "temporal", "decoder", "ctc_head")
     ]
@@ -60,7 +62,10 @@ def test_a_config_is_described_without_data_or_training(config, capsys, tmp_path
     assert re.search(r"video +uint8 +4x8x32x32x3 ", printed) and re.search(
         r"tokens +int32 +4x8 ", printed
     )
-    assert "parameters are replicated on every device" in printed and "are sharded" not in printed
+    assert (
+        "arrays of parameters are replicated on every device" in printed
+        and "are sharded" not in printed
+    )
 
 
 def test_the_full_model_is_described_without_its_weights():
@@ -72,7 +77,7 @@ def test_the_full_model_is_described_without_its_weights():
         numbers(printed, "total")[0] == 354_323_258
         and numbers(printed, "backbone")[0] == 303_301_632
     )
-    assert "a frame in the backbone" in printed and "(123.11 a frame" in printed
+    assert "(123.11 per frame in the backbone)" in printed
     assert "not compiled" in printed
 
 
