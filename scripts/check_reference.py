@@ -47,7 +47,8 @@ from signvit_jax.optimization.losses import (
     loss_denominators,
     translation_loss,
 )
-from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.schedules import learning_rates
 from signvit_jax.parallel.sharding import parameter_path
 from signvit_jax.runtime.exit_codes import run_command
 from signvit_jax.runtime.standard_streams import clean

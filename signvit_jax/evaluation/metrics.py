@@ -3,7 +3,7 @@
 BLEU, chrF and ROUGE-L are on the usual scale of 0 to 100. Word error rate, gloss error rate and
 exact match are rates (0.15 = 15 %; an error rate can exceed 1). Both sides are compared in
 Unicode's NFC, so the way in which an accent was typed is no error. Errors are counted in words and,
-for scripts without spaces, in characters (`text.scripts.units`).
+for scripts without spaces, in characters (`writing_systems.units`).
 """
 
 import dataclasses
@@ -119,7 +119,7 @@ def score(
     Args:
         tokenize: sacreBLEU's tokenization for BLEU: "13a" for running text, "none" for tokenized
             text (PHOENIX), "char" or "zh" for Chinese. "auto" chooses by the script of the
-            references. WER and ROUGE-L count `text.scripts.units`, with "char" every character.
+            references. WER and ROUGE-L count `writing_systems.units`, with "char" every character.
         lowercase: Whether all metrics ignore case.
         glosses: Whether the texts are glosses: then spaces separate them, whatever `tokenize` is.
 

@@ -5,7 +5,7 @@ window's edge have the most errors, because the edge can lie within a sign.
 
 The words of the overlap are aligned by edit distance and by time. The joined text switches from the
 earlier window to the later one at a word that both contain: of these, the one nearest to the middle
-of the overlap. In a script without spaces, a character counts as a word (`text.scripts.units`).
+of the overlap. In a script without spaces, a character counts as a word (`writing_systems.units`).
 """
 
 import dataclasses
