@@ -168,7 +168,7 @@ def with_pretrained_backbone(
     log.info(
         "the backbone starts from %s: %s, %d tensors",
         pretrained.path,
-        pretrained.layout,
+        pretrained.kind,
         len(pretrained.tensors),
     )
     tree = traverse_util.unflatten_dict(backbone, sep="/")
