@@ -1,4 +1,4 @@
-r"""Trains the rows of an ablation with several seeds; writes a table and learning curves.
+r"""Train the rows of an ablation with several seeds; write a table and learning curves.
 
     python scripts/ablate.py --data_dir=data --output=runs/ablation \
         --rows=small,reference_family --seeds=0,1,2 --jobs=2

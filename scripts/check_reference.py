@@ -1,15 +1,16 @@
-"""Compares the model with numbers that the reference system produced.
+"""Compare the model with numbers of the PyTorch system that it reimplements (the reference).
 
     python scripts/check_reference.py --vectors=tests/fixtures/translator_small.npz
 
-The keys of a file tell its layout: a complete translator, a ViT of timm, or a MobileNetV3-Large of
-torchvision. Weights are converted to our layout and back. The largest difference of each group is
-printed beside its tolerance.
+The keys of a file tell its kind: a complete translator, a ViT of timm, or a MobileNetV3-Large of
+torchvision. Weights are converted to our parameters and back. The largest difference of each group
+is printed beside its tolerance.
 
-Models may have any size. The sizes are those of the tensors, or of the file's key `config` if
-tensors do not show them.
+Models may have any size. Sizes are read from the tensors; those that tensors do not show, from the
+file's key `config`.
 
-Exit codes: 0 all groups agree, 1 one differs by more than its tolerance, 2 unknown layout.
+Exit codes: 0 all groups agree, 1 one differs by more than its tolerance, 2 the file cannot be read,
+lacks a key, or is of an unknown kind.
 """
 
 import argparse
@@ -46,10 +47,11 @@ from signvit_jax.optimization.losses import (
     loss_denominators,
     translation_loss,
 )
-from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.schedules import learning_rates
 from signvit_jax.parallel.sharding import parameter_path
 from signvit_jax.runtime.exit_codes import run_command
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table
 from signvit_jax.weights import mobilenet_v3, timm_vit
 from signvit_jax.weights.mapping import fill, flat_parameters
@@ -68,14 +70,18 @@ TRAINING = {
 }
 
 
+_ABSOLUTE_TOLERANCE = 1e-4  # of outputs and scores
+
+
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """The largest difference of one group of numbers; `measure` is its kind."""
+    """The largest difference of one group of numbers."""
 
     group: str
     difference: float
     tolerance: float
-    measure: str = "absolute"
+    measure: str = "absolute"  # or relative, or what is counted
+    is_count: bool = False
 
     @property
     def passed(self) -> bool:
@@ -85,6 +91,7 @@ class Check:
 def compare_translator(vectors: Vectors) -> Iterator[Check]:
     """Compare a translator: outputs, losses, gradients, training steps and decoded ids."""
     config, model, sizes = load_reference(vectors)
+    # A fixed table, and the embedding once more: our model has no parameter for either.
     constants = ("decoder.pos_encoder.pe", "decoder.output_proj.weight")
     yield _round_trip(
         {name: value for name, value in _tensors(vectors).items() if name not in constants},
@@ -105,7 +112,7 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
 
 
 def compare_vit(vectors: Vectors) -> Iterator[Check]:
-    """Compare the output tokens of a ViT with timm's names.
+    """Compare the output tokens of a ViT whose tensors have timm's names.
 
     The file's key `config` has what tensors do not show: the number of heads, and LayerNorm's
     epsilon.
@@ -142,7 +149,7 @@ def compare_vit(vectors: Vectors) -> Iterator[Check]:
 
 
 def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
-    """Compare the stages of a MobileNetV3-Large that the file has, and the pooled features."""
+    """Compare the stage outputs in the file, and the pooled features, of a MobileNetV3-Large."""
     tensors = mobilenet_v3.torchvision_names(_tensors(vectors))
     tensors = {
         name: value for name, value in tensors.items() if not mobilenet_v3.holds_no_feature(name)
@@ -170,7 +177,7 @@ def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
 
 
 def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
-    """Return the function that compares a file of this layout. Raises ValueError if unknown."""
+    """Return the function that compares files of this kind. Raises ValueError if it is unknown."""
     tensors = _tensors(vectors)
     if "out/ctc_logits" in vectors:
         return compare_translator
@@ -179,20 +186,21 @@ def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
     if mobilenet_v3.is_theirs(tensors) and "out/pooled" in vectors:
         return compare_mobilenet
     raise ValueError(
-        "the keys are of no known layout: a translator has out/ctc_logits, a timm ViT out/tokens, "
-        "a MobileNetV3 out/pooled"
+        "the keys are those of no known kind of file: a translator has out/ctc_logits, a timm ViT "
+        "out/tokens, a MobileNetV3 out/pooled"
     )
 
 
 def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check]:
-    """Compare the same model after more training: its hypotheses end, so ids can be compared."""
+    """Compare the model after more training, which ends its hypotheses: ids can be compared."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
     _, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(
         parameters_of(trained), trained_batch
     )
     # The CTC loss of a memorized sentence is a small difference of log-probabilities that are a
-    # thousand times as large: float32 leaves four digits, here and there.
+    # thousand times as large. In float32 only about four digits remain, in our system and in the
+    # reference.
     yield _relative("trained losses", _losses(parts), vectors["trained_loss"], 1e-5, floor=0.1)
     yield from _decoded(vectors, trained, sizes, trained_batch, "trained_decode/", ids_matter=True)
 
@@ -275,19 +283,22 @@ def _decoded(
 ) -> Iterator[Check]:
     """Compare greedy, beam and CTC decoding.
 
-    `ids_matter`: compare the ids of beams too; not those of an untrained model, whose beams reach
-    the length limit.
+    `ids_matter`: compare the ids of beams too. False for an untrained model: its beams hit the
+    length limit, where ids are arbitrary.
     """
     encoded = _encode(model, batch)
     source = Source(model.decoder, *model.memory(encoded))
     ids = {"bos_id": sizes["bos_id"], "eos_id": sizes["eos_id"]}
     hypotheses = greedy(source, SearchOptions(**ids))
-    yield _ids(f"{prefix}greedy", hypotheses.tokens, vectors[f"{prefix}greedy"])
+    yield _ids(f"{prefix}greedy", hypotheses.tokens, vectors[f"{prefix}greedy"], sizes["pad_id"])
     yield _ids(
         f"{prefix}ctc_greedy",
         greedy_ctc(*model.ctc_logits(encoded)).ids,
         vectors[f"{prefix}ctc_greedy"],
+        sizes["pad_id"],
     )
+    # Keys of beam search: beam4_lp0.6_0 has the ids of clip 0 by 4 hypotheses and a length penalty
+    # of 0.6, beam4_lp0.6_0_score their score.
     matches = [re.fullmatch(rf"{prefix}(beam(\d+)_lp([\d.]+))_0", name) for name in vectors]
     for search, size, penalty in sorted({match.group(1, 2, 3) for match in matches if match}):
         options = SearchOptions(beam_size=int(size), length_penalty=float(penalty), **ids)
@@ -300,10 +311,11 @@ def _decoded(
         )
         if ids_matter:
             wanted = [vectors[f"{prefix}{search}_{clip}"] for clip in clips]
-            padded = np.zeros((len(wanted), max(len(row) for row in wanted)), np.int32)
+            width = max(len(row) for row in wanted)
+            padded = np.full((len(wanted), width), sizes["pad_id"], np.int32)
             for row, tokens in enumerate(wanted):
                 padded[row, : len(tokens)] = tokens
-            yield _ids(f"{prefix}{search}", found.tokens, padded)
+            yield _ids(f"{prefix}{search}", found.tokens, padded, sizes["pad_id"])
 
 
 def _tensors(vectors: Vectors) -> dict[str, np.ndarray]:
@@ -330,7 +342,11 @@ def _round_trip(tensors: Mapping[str, np.ndarray], back: Mapping[str, np.ndarray
         if name not in back or not np.array_equal(back[name], tensors[name])
     ]
     return Check(
-        f"{len(tensors)} tensors to ours and back", float(len(wrong)), 0.0, "tensors that differ"
+        f"{len(tensors)} tensors to our parameters and back",
+        len(wrong),
+        0,
+        "tensors that differ",
+        is_count=True,
     )
 
 
@@ -360,22 +376,25 @@ def _losses(parts: LossParts) -> list[jax.Array]:
 
 def _absolute(group: str, ours, theirs) -> Check:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    return Check(group, float(np.max(np.abs(ours - theirs))), 1e-4)
+    return Check(group, float(np.max(np.abs(ours - theirs))), _ABSOLUTE_TOLERANCE)
 
 
 def _relative(group: str, ours, theirs, tolerance: float, floor: float = 1e-12) -> Check:
-    """Compare relative to their numbers, or to `floor` where theirs are smaller."""
+    """Compare differences relative to |theirs|, or to `floor` where |theirs| is smaller."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     difference = float(np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), floor)))
     return Check(group, difference, tolerance, "relative")
 
 
-def _ids(group: str, ours, theirs) -> Check:
-    """Compare ids; those beyond the shorter width must be padding."""
+def _ids(group: str, ours, theirs, pad_id: int) -> Check:
+    """Compare ids (clips, width); where one array is wider, its further ids must be padding."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     width = max(ours.shape[1], theirs.shape[1])
-    ours, theirs = (np.pad(ids, ((0, 0), (0, width - ids.shape[1]))) for ids in (ours, theirs))
-    return Check(group, float(np.sum(ours != theirs)), 0.0, "ids that differ")
+    ours, theirs = (
+        np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=pad_id)
+        for ids in (ours, theirs)
+    )
+    return Check(group, int(np.sum(ours != theirs)), 0, "ids that differ", is_count=True)
 
 
 def main() -> int:
@@ -391,7 +410,8 @@ def main() -> int:
             vectors = {name: file[name] for name in file.files}
         checks = list(comparison(vectors)(vectors))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        print(clean(f"error: {path}: {error}", keep="\n"), file=sys.stderr)
+        reason = f"has no key {error}" if isinstance(error, KeyError) else error
+        print(clean(f"error: {path}: {reason}", keep="\n"), file=sys.stderr)
         return 2
     _print(checks)
     return 0 if all(check.passed for check in checks) else 1
@@ -402,14 +422,16 @@ def _print(checks: list[Check]) -> None:
         Column("group", no_wrap=True),
         "largest difference",
         "tolerance",
+        "measure",
         "",
         title="Agreement with the reference",
     )
     for check in checks:
         table.add_row(
             escape(check.group),
-            f"{check.difference:.2e}",
-            f"{check.tolerance:.0e} {check.measure}",
+            f"{check.difference:.0f}" if check.is_count else f"{check.difference:.2e}",
+            f"{check.tolerance:.0f}" if check.is_count else f"{check.tolerance:.0e}",
+            check.measure,
             "[green]agrees" if check.passed else "[red]DIFFERS",
         )
     print_table(table)

@@ -1,4 +1,4 @@
-"""Writes the demo's clips: the first of a drawn split, as small MP4 files and a table.
+"""Write the demo's clips: the first of a drawn split, as small MP4 files and a table.
 
 python scripts/draw_demo_clips.py --output=signvit_jax/demo/clips
 """

@@ -1,4 +1,4 @@
-"""Writes docs/reference/: the commands, from their own help, and every config key.
+"""Write docs/reference/: the commands, from their own help, and every config key.
 
 python scripts/make_reference.py            # writes the pages
 python scripts/make_reference.py --check    # exit code 1 if one of them is out of date

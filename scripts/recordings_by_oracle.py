@@ -1,4 +1,4 @@
-"""Prints the table of docs/recordings.md on errors of windowing, joining and live output.
+"""Print the table of docs/recordings.md on errors of windowing, joining and live output.
 
 The errors are those that these steps add to the errors of a simulated recognizer
 (tests/helpers/oracle.py).
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--recordings", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=120.0)
     flags = parser.parse_args()
-    table("errors within windows", [f"{error:.0%}" for error in ERRORS])
+    table("errors within windows", [f"{100 * error:.0f} %" for error in ERRORS])
     for name, (size, pauses, times_off) in ROWS.items():
         found = [
             oracle.simulated(
@@ -61,7 +61,7 @@ def table(name: str, columns: list[str]) -> None:
 
 
 def row(name: str, values: list[float]) -> None:
-    print(f"| {name} | {' | '.join(f'{value:.1%}' for value in values)} |", flush=True)
+    print(f"| {name} | {' | '.join(f'{100 * value:.1f} %' for value in values)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the first clips of a split as video files and translates them, as users do with theirs.
+"""Write the first clips of a split as video files, and translate them, as users do with theirs.
 
 python scripts/show_clips.py --workdir=runs/quickstart --data_dir=data --split=test --clips=3
 """
@@ -17,7 +17,7 @@ from signvit_jax.data.dataset import open_dataset
 from signvit_jax.inference.translator import load_translator
 from signvit_jax.media.contact_sheet import COLUMNS, contact_sheet
 from signvit_jax.runtime.exit_codes import run_command
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 _LINE = 24  # pixels
 

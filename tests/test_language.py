@@ -1,5 +1,6 @@
-"""The field's words, in American spelling: a list of names and phrases that are not used."""
+"""The field's words, in American spelling, and docstrings that begin as the style asks."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -53,6 +54,15 @@ BRITISH = (
     r"|\bcentred?\b|\bgrey|licence|catalogue|artefact|favour"
 )
 ALLOWED = {"test_language.py"}
+# A docstring begins with a noun phrase or an imperative. A first word in -s is taken for a verb
+# ("Writes a file"), unless a word follows that only follows nouns ("Files of a run").
+NOUNS = "Batches|Clips|Corpus|Errors|Files|Frames|Parameters|Parts|Process|Programs|Scripts|Seconds"
+NOUNS += "|Splits|Sums|Tokens"
+AFTER_NOUNS = (
+    "and|are|as|at|between|beyond|by|for|from|in|must|of|on|or|per|than|that|to|which|whose|with"
+    "|without"
+)
+NOT_A_BEGINNING = rf"Whether\b|(?!({NOUNS})\b)[A-Z][a-z]+s,? (?!({AFTER_NOUNS})\b)"
 EARLIER_FLAG = "--licence"  # still taken for --license
 
 
@@ -68,6 +78,22 @@ def texts(*suffixes: str) -> dict[str, str]:
         for path in paths
         if path.suffix in suffixes and path.name not in ALLOWED and "dummy_data" not in path.parts
     }
+
+
+def docstrings(path: str, text: str) -> list[tuple[str, str]]:
+    """Return (place, docstring) of the module and of its public classes, methods and functions."""
+    tree = ast.parse(text)
+    public = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and not node.name.startswith("_")
+    ]
+    return [
+        (f"{path}:{node.body[0].lineno}", docstring)
+        for node in (tree, *public)
+        if (docstring := ast.get_docstring(node))
+    ]
 
 
 def uses(pattern: str, found: dict[str, str]) -> list[str]:
@@ -91,3 +117,15 @@ def test_private_phrases_are_not_used(phrase):
 
 def test_spelling_is_american():
     assert uses(BRITISH, texts(".py", ".md", ".sh", ".yaml", ".toml")) == []
+
+
+@pytest.mark.parametrize("folder", ["signvit_jax", "tfds_builders", "scripts"])
+def test_docstrings_begin_with_a_noun_or_an_imperative(folder):
+    found = [
+        (place, docstring)
+        for path, text in texts(".py").items()
+        if Path(path).parts[0] == folder
+        for place, docstring in docstrings(path, text)
+    ]
+    assert len(found) > 20
+    assert [one for one in found if re.match(NOT_A_BEGINNING, one[1])] == []

@@ -254,7 +254,7 @@ def _swallowed(path: str, first: int, last: int, closed: str, count: int) -> str
 
 
 class _Rows:
-    """Distinguishes rows of the table from the lines of a quoted text.
+    """The rows of a table, distinguished from the lines of a quoted text.
 
     A row has all fields, no empty required one, no space after a delimiter, and a name of a few
     words. Prose has spaces after its commas and semicolons, and a varying number of them. Prose

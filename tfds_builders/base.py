@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from signvit_jax.data import schema
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.runtime.exit_codes import NO_READABLE_MEDIA
-from tfds_builders import beam_build
+from tfds_builders import apache_beam_build
 from tfds_builders.audit import LISTED, audit, notes
 from tfds_builders.clips import (
     Clip,
@@ -413,7 +413,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             },
         )
         if self._beam_runner:
-            beam_build.write_shards(splits, folder, self.encoding, self._beam_runner, per_shard)
+            apache_beam_build.write_shards(
+                splits, folder, self.encoding, self._beam_runner, per_shard
+            )
         self._writers = {name: SplitWriter(folder, name, self._shard_bytes) for name in splits}
         self._done = sum(writer.position for writer in self._writers.values())
         self._total = total

@@ -1,4 +1,4 @@
-"""Builds a data set: python -m tfds_builders.build NAME --data_dir=D [options]
+"""Build a data set: python -m tfds_builders.build NAME --data_dir=D [options]
 
 `NAME --help` lists the options of a builder. The data set appears in D/NAME/VERSION complete or not
 at all. An interrupted build resumes after its last finished shard.
@@ -36,7 +36,7 @@ from signvit_jax.runtime.exit_codes import (
     USAGE,
     run_command,
 )
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
@@ -76,8 +76,8 @@ def run(arguments: list[str]) -> int:
     builder_class = _builder_class(arguments[0] if arguments else "")
     flags = _flags(builder_class, arguments[1:])
     from tfds_builders.annotations import AnnotationError
+    from tfds_builders.apache_beam_build import BeamMissing
     from tfds_builders.base import BuildError, NoReadableMedia
-    from tfds_builders.beam_build import BeamMissing
 
     data_dir = Path(flags.data_dir)
     final = data_dir / builder_class.name / str(builder_class.VERSION)
@@ -172,7 +172,7 @@ def _builder_class(name: str) -> type["SignDatasetBuilder"]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse prints the usage and exits."""
+    """A parser that raises UsageError where argparse prints the usage and exits."""
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (\S+): (?=is )", r"\1 ", message.removesuffix("."))

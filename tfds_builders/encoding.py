@@ -16,7 +16,7 @@ CLIPS_IN_FLIGHT = 3
 
 
 class ClipEncoder:
-    """Encodes clips in worker processes, each with its own decoding child. A context manager.
+    """Encoding of clips in worker processes, each with its own decoding child. A context manager.
 
     `workers`: number of processes, 0 = one per core, 1 = only the calling process.
     """

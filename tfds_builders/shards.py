@@ -60,7 +60,7 @@ class SplitSummary:
 
 
 class SplitWriter:
-    """Streams one split into numbered shards in `folder`, from `position` on."""
+    """A writer of one split into numbered shards in `folder`, from `position` on."""
 
     def __init__(self, folder: Path, split: str, shard_bytes: int):
         self.folder = folder

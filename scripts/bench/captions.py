@@ -1,4 +1,4 @@
-"""Measures the memory of captioning videos and of a long stream; it must not grow with length.
+"""Measure the memory of captioning videos and of a long stream; it must not grow with length.
 
     python scripts/bench/captions.py --workdir=runs/quickstart --minutes=1,5,15 --stream_minutes=10
 

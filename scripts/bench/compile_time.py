@@ -1,4 +1,4 @@
-r"""Measures the compile time of a config's training step, without weights or data.
+r"""Measure the compile time of a config's training step, without weights or data.
 
     python scripts/bench/compile_time.py --config=reference \
         --config.training.scan_layers=False

@@ -1,13 +1,13 @@
-"""Compares statistics as confidences: do they separate right sentences from wrong ones?
+"""Compare statistics as confidences: do they separate right sentences from wrong ones?
 
     python scripts/bench/confidence.py --workdir=runs/small --features=runs/small/features
 
 For each statistic the table shows how well it separates them (AUC), and the calibration error of a
-scale that was fitted on validation. The results are of test clips only. The last rows are what
-`signvit_jax.eval --calibrate` keeps.
+scale that was fitted on validation. The results are of test clips only. The last row of each
+decoder is what `signvit_jax.eval --calibrate` keeps.
 
 Validation and test are decoded once, greedily and by beam search, into npz files in --features; if
-these exist, they are used again.
+these exist, they are used again. Delete them after training again.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from signvit_jax.decoding.ctc import greedy_ctc
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.lexicon import Lexicon
 from signvit_jax.decoding.search_options import SearchOptions
-from signvit_jax.evaluation.calibrate import lexicon_of
-from signvit_jax.evaluation.reliability import is_right, reliability
+from signvit_jax.evaluation.confidence_reliability import is_right, reliability
+from signvit_jax.evaluation.confidence_scales import lexicon_of
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.text.words import word_confidences
@@ -41,7 +41,13 @@ Example = Mapping[str, np.ndarray]
 
 
 def decode(model: TrainedModel, split: Split, file: Path) -> None:
-    """Write what statistics are computed from: for each clip, hypotheses and model outputs."""
+    """Decode a split and save hypotheses and model outputs to an npz file, a row for each clip.
+
+    Keys of each of `DECODERS`, such as greedy_tokens: tokens (n, l), length (n), log_probs (n, l)
+    of the tokens, top (n, l, 2) log-probabilities and entropy (n, l) of the outputs, attention
+    (n, l, t) to frames, n_best (n, l) or (n, m, l) log-probabilities of the hypotheses' tokens. Of
+    CTC: the fields of `greedy_ctc`, and ctc_steps (n). index (n): the clip's number in the split.
+    """
     options = SearchOptions(
         bos_id=model.tokenizer.bos_id, eos_id=model.tokenizer.eos_id, beam_size=4, n_best=4
     )
@@ -59,8 +65,9 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
         for name, hypotheses in found.items():
             first = hypotheses
             if name == "beam":
-                first = type(hypotheses)(*(field[:, 0] for field in hypotheses))
+                first = jax.tree.map(lambda field: field[:, 0], hypotheses)
             log_probs = jax.nn.log_softmax(translator.logits(encoded, first.tokens))
+            # Below -30 a term is under 3e-12; it is 0 at -inf, where the product would be NaN.
             entropy = -jnp.where(log_probs > -30, jnp.exp(log_probs) * log_probs, 0.0).sum(-1)
             outputs = {
                 "tokens": first.tokens,
@@ -86,7 +93,7 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
         found = jax.device_get(
             run(model.params, jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"]))
         )
-        kept = np.asarray(batch["index"]) >= 0
+        kept = np.asarray(batch["index"]) >= 0  # padding rows have -1
         for key, value in (found | {"index": batch["index"]}).items():
             value = np.asarray(value)[kept]
             # The last axis of these has the length of the bucket: pad it to the longest one.
@@ -99,13 +106,14 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
     np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def candidates(
+def clip_statistics(
     example: Example, decoder: str, model: TrainedModel, lexicon: Lexicon | None
 ) -> dict[str, float]:
-    """Return statistics by name; larger means more confident."""
+    """Return the statistics of one clip by name; larger means more confident."""
     length = int(example[f"{decoder}_length"])
     steps = int(example["ctc_steps"])
     labels = int(example["ctc_lengths"])
+    # Index 0 is BOS; the outputs at i predict token i + 1.
     logs = example[f"{decoder}_log_probs"][1:length]
     probabilities = np.exp(logs)
     top = example[f"{decoder}_top"][: length - 1]
@@ -116,25 +124,32 @@ def candidates(
         tokens, np.exp(example[f"{decoder}_log_probs"][:length]).tolist(), model.tokenizer.decode
     )
     ctc_text = model.ctc_tokenizer.decode(example["ctc_ids"][:labels].tolist())
-    ours, _ = statistics(decoder, 0.0, probabilities.tolist(), words, ctc_text, lexicon)
+    ours, _ = statistics(
+        decoder,
+        score=0.0,
+        probabilities=probabilities.tolist(),
+        words=words,
+        ctc_text=ctc_text,
+        lexicon=lexicon,
+    )
     attention = example[f"{decoder}_attention"][: length - 1, :steps]
-    spans = [
+    attended = [
         attention[:, a:b].sum(1).max()
         for a, b in zip(example["ctc_starts"][:labels], example["ctc_ends"][:labels])
     ]
     found = {
-        "mean probability of the tokens (as before)": probabilities.mean(),
+        "mean token probability (the uncalibrated confidence)": probabilities.mean(),
         "least probable token": logs.min(),
         "mean log-probability": logs.mean(),
         "log-probability of the sentence": logs.sum(),
         "the three least probable tokens": np.sort(logs)[:3].sum(),
         "least margin to the second token": margins.min(),
         "margins of all tokens (log-sigmoid)": -np.logaddexp(0.0, -margins).sum(),
-        "highest entropy of a token": -entropy.max(),
-        "CTC: log-probability of its path a frame": float(example["ctc_score"]) / steps,
-        "CTC: its least sure label": example["ctc_confidence"][:labels].min(initial=1.0),
-        "CTC: labels less words": -abs(labels - len(words)),
-        "CTC's least attended label": min(spans, default=0.0),
+        "highest entropy of a token, negated": -entropy.max(),
+        "CTC: log-probability of its path, per frame": float(example["ctc_score"]) / steps,
+        "CTC: its least probable label": example["ctc_confidence"][:labels].min(initial=1.0),
+        "CTC: |labels - words|, negated": -abs(labels - len(words)),
+        "CTC's label with the least cross-attention": min(attended, default=0.0),
     }
     if decoder == "beam":
         sums = example["beam_n_best"].sum(-1)
@@ -149,28 +164,35 @@ def candidates(
         missing = max(lexicon.unexplained_glosses(glosses, keys), default=0.0)
         found["signs whose word is missing"] = -min(missing, 1.0)
         extra = max(lexicon.unexplained_words(glosses, keys), default=0.0)
-        found["words that nobody signed"] = -min(extra, 1.0)
+        found["words without a sign"] = -min(extra, 1.0)
     return {
         **found,
         **{name: value for name, value in ours.items() if name in ("explained", "agreement")},
     }
 
 
-SETS = (
+# Sets of statistics that are tried together, beside each one alone.
+COMBINATIONS = (
     ("log-probability of the sentence", "the three least probable tokens"),
-    ("margins of all tokens (log-sigmoid)", "CTC's least attended label"),
+    ("margins of all tokens (log-sigmoid)", "CTC's label with the least cross-attention"),
     ("share of the beam's probability", "explained"),
     ("margins of all tokens (log-sigmoid)", "explained"),
-    ("log-probability of the sentence", "signs whose word is missing", "words that nobody signed"),
+    ("log-probability of the sentence", "signs whose word is missing", "words without a sign"),
     ("log-probability of the sentence", "the three least probable tokens", "agreement"),
     ("log-probability of the sentence", "the three least probable tokens", "explained"),
 )
 
 
 def rows_of(
-    model: TrainedModel, features: Path, splits: Mapping[str, Split], lexicon: Lexicon | None
+    model: TrainedModel,
+    features: Path,
+    splits: Mapping[str, Split],
+    lexicon: Lexicon | None,
+    *,
+    fitted_on: str,
+    measured_on: str,
 ) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of the table, row by row."""
+    """Yield the rows of the table: decoder, statistics, AUC, calibration error and its interval."""
     loaded = {name: np.load(features / f"{name}.npz") for name in splits}
     arrays = {name: {key: file[key] for key in file.files} for name, file in loaded.items()}
     for decoder in DECODERS:
@@ -181,7 +203,9 @@ def rows_of(
                 {key: value[row] for key, value in arrays[name].items()}
                 for row in range(len(arrays[name]["index"]))
             ]
-            given[name] = [candidates(example, decoder, model, lexicon) for example in examples]
+            given[name] = [
+                clip_statistics(example, decoder, model, lexicon) for example in examples
+            ]
             texts = [
                 model.tokenizer.decode(example[f"{decoder}_tokens"].tolist())
                 for example in examples
@@ -194,10 +218,9 @@ def rows_of(
                 )
                 for example, text in zip(examples, texts)
             ]
-        fitted_on, measured_on = splits
         names = list(given[measured_on][0])
         for chosen in [(name,) for name in names] + [
-            some for some in SETS if set(some) <= set(names)
+            some for some in COMBINATIONS if set(some) <= set(names)
         ]:
             yield (
                 decoder,
@@ -244,8 +267,17 @@ def main() -> None:
         if not (file := arguments.features / f"{name}.npz").exists():
             decode(model, split, file)
     lexicon = lexicon_of(dataset.split(data.train_split).index) if model.gloss_tokenizer else None
-    rows = list(rows_of(model, arguments.features, splits, lexicon))
-    header = ("decoder", "statistic", "AUC", "calibration error", "95 %")
+    rows = list(
+        rows_of(
+            model,
+            arguments.features,
+            splits,
+            lexicon,
+            fitted_on=data.val_split,
+            measured_on=data.test_split,
+        )
+    )
+    header = ("decoder", "statistic", "AUC", "calibration error", "95 % interval")
     print(
         "\n".join("| " + " | ".join(row) + " |" for row in [header, ("---",) * len(header), *rows])
     )

@@ -1,4 +1,4 @@
-r"""Measures time and memory of the CTC loss beside `optax.ctc_loss`, and of CTC prefix beam search.
+r"""Measure time and memory of the CTC loss beside `optax.ctc_loss`, and of CTC prefix beam search.
 
     python scripts/bench/ctc.py --batch=16 --steps=64 --labels=64 --vocabulary=30522 \
         --dtype=float32 --runs=7

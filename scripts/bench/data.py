@@ -1,4 +1,4 @@
-"""Measures frames per second from video files to training batches; writes docs/benchmarks/data.md.
+"""Measure frames per second from video files to training batches; write docs/benchmarks/data.md.
 
     python scripts/bench/data.py                          # drawn videos, H.264, 25 frames/s
     python scripts/bench/data.py --videos=FOLDER          # mp4 files of your own
@@ -25,8 +25,8 @@ from PIL import Image
 from signvit_jax.config.schema import AugmentConfig, Config, DataConfig
 from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import Split, open_dataset
+from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.pipeline import make_batches
-from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.media.video import Sampling, VideoLimits, VideoReader
 from signvit_jax.text.tokenizer import learn

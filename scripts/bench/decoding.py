@@ -1,4 +1,4 @@
-r"""Measures decoding of 64 tokens: our decoder with its cache, without it, and PyTorch's.
+r"""Measure decoding of 64 tokens: our decoder with its cache, without it, and PyTorch's.
 
     python scripts/bench/decoding.py --runs=3 --dtype=float32 \
         --torch_python=torch_environment/bin/python

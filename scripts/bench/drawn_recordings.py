@@ -1,4 +1,4 @@
-"""Draws recordings and clips of rest, from signers and sentences of synthetic_signs' test split.
+"""Draw recordings and clips of rest, from signers and sentences of synthetic_signs' test split.
 
 A recording consists of held-out sentences with pauses between them. `one_take` shows one signer in
 one room, who rests and breathes in the pauses. `many_takes` consists of complete test clips, each
@@ -76,7 +76,7 @@ def one_take(number: int, seconds: float, longest_pause: float) -> Recording:
 
 
 def rest(kind: str, number: int) -> np.ndarray:
-    """Draw a clip of 1.5 to 5 seconds in which nobody signs; returns its frames."""
+    """Draw a clip of 1.5 to 5 seconds in which nobody signs; return its frames."""
     rng = np.random.default_rng([23, RESTS.index(kind), number])
     signer = signer_of("test", int(rng.integers(NUM_SIGNERS["test"])))
     scene = draw_scene(rng, signer)

@@ -1,4 +1,4 @@
-"""Measures one clip through the reference's encoder on a CPU: ours, PyTorch's and our ONNX export.
+"""Measure one clip through the reference's encoder on a CPU: ours, PyTorch's and our ONNX export.
 
     python scripts/bench/encoder_cpu.py --runs=3 --torch_python=torch_environment/bin/python
 

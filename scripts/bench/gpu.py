@@ -1,4 +1,4 @@
-"""Measures the rows of gpu.sh, each in a process of its own with a time limit.
+"""Run the GPU benchmarks, each in its own process; one time limit covers the call.
 
     python scripts/bench/gpu.py --rows=numerics,reference --minutes=4 --output=runs/gpu.jsonl
 
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from train_step import BASE, has_torch, run
 
-# dense_vit as shipped needs more than the 80 GB of a card; with remat=full it fits (docs/speed.md).
+# The shipped batches of full-size configs may exceed the memory of one card: two rows recompute
+# activations, the third accumulates microbatches.
 CONFIG_ROWS = {
     "dense_vit": ("training.remat=full",),
     "dense_vit_100m": ("training.remat=full",),
@@ -28,10 +29,10 @@ CONFIG_ROWS = {
 
 
 def rows() -> dict[str, dict]:
-    """Return all rows by name: the program that measures a row, and its case."""
-    main = {"remat": "dots", "program": "jax_step.py"}
-    torch = {"program": "torch_step.py"}
-    configs = {
+    """Return the case of each row by name; its key `program` is the script that measures it."""
+    ours = {"remat": "dots", "program": "jax_step.py"}
+    plain_torch = {"program": "torch_step.py"}
+    of_configs = {
         name: {
             "program": "jax_step.py",
             "config": f"configs/{name.removesuffix('_accumulated')}.py",
@@ -41,41 +42,41 @@ def rows() -> dict[str, dict]:
     }
     return {
         "numerics": {"program": "gpu_numerics.py"},
-        "reference": main,
-        **configs,
+        "reference": ours,
+        **of_configs,
         "encode": {"program": "jax_step.py", "mode": "encode", "clips": 1, "scan": False},
         "small_gpu": {
             "program": "gpu_learning.py",
             "config": "configs/small_gpu.py",
             "learning_steps": 200,
         },
-        "torch": torch,
-        "torch_compiled": torch | {"compile": True},
-        "reference_full": main | {"remat": "full"},
-        "reference_threefry": main | {"random": "threefry"},
-        "reference_recompute": main | {"attention": "recompute"},
-        "reference_dropout": main | {"attention_dropout": 0.2},
+        "torch": plain_torch,
+        "torch_compiled": plain_torch | {"compile": True},
+        "reference_full": ours | {"remat": "full"},
+        "reference_threefry": ours | {"random": "threefry"},
+        "reference_recompute": ours | {"attention": "recompute"},
+        "reference_dropout": ours | {"attention_dropout": 0.2},
     }
 
 
-FIRST_CALL = ("numerics", "reference", "dense_vit")
+DEFAULT_ROWS = ("numerics", "reference", "dense_vit")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--rows",
-        default=",".join(FIRST_CALL),
-        help=f"names, separated by commas: {', '.join(rows())} ({', '.join(FIRST_CALL)})",
+        default=",".join(DEFAULT_ROWS),
+        help=f"names, separated by commas: {', '.join(rows())}; default: {', '.join(DEFAULT_ROWS)}",
     )
     parser.add_argument(
         "--minutes",
         type=float,
         default=4.0,
-        help="time limit of the call; a row that runs then is stopped (4)",
+        help="time limit of the call; a row that runs then is stopped; default: 4",
     )
     parser.add_argument(
-        "--steps", type=int, default=5, help="steps per timing; there are three timings (5)"
+        "--steps", type=int, default=5, help="steps per timing; there are three timings; default: 5"
     )
     parser.add_argument(
         "--size",
@@ -104,7 +105,7 @@ def main() -> int:
         card = device_name()
         for name in chosen:
             case = BASE | known[name] | {"name": name, "size": args.size, "steps": args.steps}
-            found = measured(case, args.torch_python, folder, end - time.monotonic())
+            found = measure(case, args.torch_python, folder, end - time.monotonic())
             failed += "failed" in found
             load = round(os.getloadavg()[0], 1)
             line = {"row": name, "size": args.size, "card": card, "load": load} | found
@@ -114,7 +115,7 @@ def main() -> int:
     return min(failed, 1)
 
 
-def measured(case: dict, torch_python: str, folder: str, seconds: float) -> dict:
+def measure(case: dict, torch_python: str, folder: str, seconds: float) -> dict:
     """Return the row's result, or {"failed": reason}."""
     is_torch = case["program"] == "torch_step.py"
     if is_torch and not has_torch(torch_python):

@@ -1,4 +1,4 @@
-r"""Measures the size on disk of the INT8 export of full-size configs, with random weights.
+r"""Measure the size on disk of the INT8 export of full-size configs, with random weights.
 
     python scripts/bench/int8_size.py --words=30522,16000 \
         --configs=configs/reference.py,configs/dense_vit_100m.py
@@ -22,36 +22,37 @@ from signvit_jax.weights.tensor_files import write_safetensors
 
 
 class RandomModel(NamedTuple):
-    """The part of a TrainedModel that an export of its parameters needs."""
+    """What an export of parameters needs of a model: see `exporting.exportable`."""
 
     config: Config
     params: PyTree
     vocab_size: int
 
     def define(self, policy: ComputePolicy) -> ModelDefinition:
+        """Return the model's definition under another compute policy."""
         return ModelDefinition(self.config, self.vocab_size, policy=policy)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--configs", default="configs/reference.py,configs/dense_vit_100m.py")
-    parser.add_argument("--words", default="30522,16000", help="vocabulary size of each config")
+    parser.add_argument(
+        "--words", default="30522,16000", help="size of the vocabulary for each config"
+    )
     args = parser.parse_args()
     print(
-        "| config | words | parameters | float32 | INT8 weights | INT8 weights and inputs "
-        "| of float32 |\n|---|---|---|---|---|---|---|"
+        "| config | vocabulary | parameters | float32 | INT8 weights | INT8 weights and inputs "
+        "| weights and inputs, % of float32 |\n|---|---|---|---|---|---|---|"
     )
-    for name, words in zip(args.configs.split(","), map(int, args.words.split(","))):
+    configs, vocabularies = args.configs.split(","), args.words.split(",")
+    if len(configs) != len(vocabularies):
+        parser.error(f"{len(configs)} configs and {len(vocabularies)} --words; allowed: one each")
+    for name, words in zip(configs, map(int, vocabularies), strict=True):
         config = load_config(name)
-        rng = np.random.default_rng(0)
-
-        def random(leaf, rng=rng):
-            return rng.normal(0, 0.02, leaf.shape).astype(np.float32)
-
-        params = jax.tree.map(random, ModelDefinition(config, words).abstract_params())
+        params = _random(ModelDefinition(config, words).abstract_params())
         model = RandomModel(config, params, words)
-        ranges = jax.tree_util.tree_leaves_with_path(model.params)
-        sizes = [_size(int8_tensors(model)), _size(int8_tensors(model, _ranges(ranges)))]
+        leaves = jax.tree_util.tree_leaves_with_path(model.params)
+        sizes = [_size(int8_tensors(model)), _size(int8_tensors(model, _ranges(leaves)))]
         parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
         shown = " | ".join(f"{size / 1e6:.1f} MB" for size in (4 * parameters, *sizes))
         print(
@@ -61,15 +62,21 @@ def main() -> None:
         )
 
 
+def _random(shapes: PyTree) -> PyTree:
+    """Return float32 arrays of these shapes, with a standard deviation of 0.02."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.02, leaf.shape).astype(np.float32), shapes)
+
+
 def _ranges(leaves: list) -> dict[str, np.ndarray]:
     """Return -1 to 1 as the input range of every layer of the encoder."""
     found = {}
     for path, leaf in leaves:
         *layer, name = (key.key for key in path)
         if layer[0] == "encoder" and name == "kernel":
-            limits = np.asarray([-1.0, 1.0])
+            limits = np.asarray([-1.0, 1.0], np.float32)
             if leaf.ndim < 4:  # not a convolution's kernel; stacked layers have a range each
-                limits = np.broadcast_to(limits.astype(np.float32), (*leaf.shape[:-2], 2))
+                limits = np.broadcast_to(limits, (*leaf.shape[:-2], 2))
             found["/".join(layer)] = limits
     return found
 

@@ -1,4 +1,4 @@
-"""Draws another language of signs, to try a config on data that its author did not tune it on.
+"""Draw another language of signs, to try a config on data that its author did not tune it on.
 
     python scripts/bench/other_signs.py --output=other --train=2400 --validation=64 --test=160
     python -m tfds_builders.build video_folder --data_dir=data --csv=other/clips.csv \

@@ -84,7 +84,7 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def decode(self, rows: int, max_len: int, bos_id: int) -> torch.Tensor:
-        """Decode greedily, with the cache and up to the limit; returns tokens (rows, max_len)."""
+        """Decode greedily, with the cache and up to the limit; return tokens (rows, max_len)."""
         tokens = torch.full((rows, 1), bos_id)
         cache = [None] * len(self.layers)
         while tokens.shape[1] < max_len:

@@ -1,4 +1,4 @@
-"""Measures training of the reference's model, ours and plain PyTorch: time, MFU, memory.
+"""Measure training of the reference's model, ours and plain PyTorch: time, MFU, memory.
 
 All rows that fit into the time, the most important first; one group (main, reference, encode, long,
 options); or a check on a CPU that all rows run:

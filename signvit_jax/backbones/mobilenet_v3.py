@@ -209,7 +209,7 @@ class ConvNorm(nnx.Module):
 
 
 class SqueezeExcitation(nnx.Module):
-    """Scales channels by gates that are computed from the mean of the image (Hu et al. 2018)."""
+    """Scaling of channels by gates, computed from the mean of the image (Hu et al. 2018)."""
 
     def __init__(self, width: int, squeezed: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         layer = {

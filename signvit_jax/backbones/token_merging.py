@@ -40,7 +40,7 @@ def mean_of_merged(x: Float[Array, "n s d"], sizes: Float[Array, "n s"]) -> Floa
 def merge_tokens(
     x: Float[Array, "b s d"], sizes: Float[Array, "b s"], metric: Float[Array, "b s k"], count: int
 ) -> tuple[Float[Array, "b r d"], Float[Array, "b r"]]:
-    """Merge `count` tokens into others; returns the remaining tokens and their sizes.
+    """Merge `count` tokens into others; return the remaining tokens and their sizes.
 
     The first token (the class token) is not merged, and at most half of the others are.
 

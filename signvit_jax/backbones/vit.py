@@ -179,7 +179,7 @@ class DenseViT(nnx.Module):
 
 
 class PatchEmbedding(nnx.Module):
-    """Projects each patch of an image with one matrix (a convolution whose stride is its size)."""
+    """Projection of each patch with one matrix (a convolution whose stride is its size)."""
 
     def __init__(
         self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -251,7 +251,7 @@ class FramePooling(nnx.Module):
 
 
 class PatchConcat(nnx.Module):
-    """Narrows each token, concatenates all tokens of an image, and projects them to the width.
+    """The feature of an image from all its tokens: narrowed, concatenated, projected to the width.
 
     Unlike a mean this keeps the place of each patch.
     """

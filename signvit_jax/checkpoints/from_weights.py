@@ -1,4 +1,4 @@
-"""Creates a workdir from imported weights.
+"""Create a workdir from imported weights.
 
 It has one checkpoint, of step 0, with parameters and without optimizer state or data position.
 """
@@ -17,8 +17,8 @@ from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, to_json
 from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.text.tokenizer import Tokenizer
-from signvit_jax.text.vocabularies import Vocabularies
 from signvit_jax.weights.whole_model import parameters_from, vocabulary_sizes
 
 

@@ -1,4 +1,4 @@
-"""Reads checkpoints: the newest or the best undamaged one, or its parameters alone.
+"""Read checkpoints: the newest or the best undamaged one, or its parameters alone.
 
 Reading never changes a checkpoint folder.
 """
@@ -76,7 +76,7 @@ class RestoredParams:
 
 
 class CheckpointReader:
-    """Reads a checkpoint folder, also while a trainer is writing to it.
+    """Reader of a checkpoint folder, also while a trainer is writing to it.
 
     `best_metric`: the saved metric that decides which checkpoint is the best. `strict`: raise
     CheckpointDamaged for a damaged checkpoint instead of skipping it.

@@ -67,7 +67,7 @@ class Restored:
 
 
 class CheckpointStore(CheckpointReader):
-    """Writes checkpoints, and restores the complete training state.
+    """Writer of checkpoints, which also restores the complete training state.
 
     Only one process (or one `jax.distributed` group) may have a folder open for writing.
     """

@@ -144,7 +144,7 @@ def _parsed[Read](path: Path, parse: Callable[[str], Read]) -> Read:
 
 
 class WorkdirLock:
-    """Keeps a second trainer out of a workdir.
+    """The lock that keeps a second trainer out of a workdir.
 
     The kernel frees the lock when its holder ends, however that ends, so no stale lock remains.
     Both the folder and its file `.lock`, which reports the holder, are locked. The folder's lock

@@ -10,7 +10,7 @@ from signvit_jax.cli.media_files import output_names
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.inference.subtitles import write
 from signvit_jax.runtime.exit_codes import UsageError
-from signvit_jax.runtime.streams import OutputError, clean
+from signvit_jax.runtime.standard_streams import OutputError, clean
 
 if TYPE_CHECKING:
     from signvit_jax.inference.translator import Translation

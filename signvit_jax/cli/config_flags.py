@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from signvit_jax.cli.flag_parser import FlagParser
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.files import load_config
-from signvit_jax.config.reading import flat_defaults
 from signvit_jax.config.schema import Config
+from signvit_jax.config.typed_sections import flat_defaults
 
 _CONFIG_HELP = "config file; --config.training.batch_size=8 overrides one of its values"
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn, overload
 
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 _FLAG = re.compile(r"--?[A-Za-z][^ ]*")  # not a negative number, and not a file name with a space
 _OVERRIDE_FORM = "--config.group.key=value"

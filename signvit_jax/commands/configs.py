@@ -1,4 +1,4 @@
-"""Lists the presets that `--config=NAME` takes, or shows the purpose and the values of one.
+"""List the presets that `--config=NAME` takes, or show the purpose and the values of one.
 
 Exit codes: 0 done, 2 no such preset.
 """
@@ -13,7 +13,7 @@ from signvit_jax.runtime.exit_codes import DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the presets, or with a name its file's docstring and its values as JSON."""
+    """Print the presets, or with a name its file's docstring and its values as JSON."""
     flags = parser(__doc__, "signvit configs small")
     flags.add_argument("name", nargs="?", help="a preset, or the path of a config file")
     name = flags.parse_args(argv).name

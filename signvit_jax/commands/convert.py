@@ -1,4 +1,4 @@
-"""Creates a workdir from the weights of a complete translator: the reference system's checkpoint
+"""Create a workdir from the weights of a complete translator: the reference system's checkpoint
 (.pt, .npz, .safetensors), or a safetensors file that signvit_jax.export wrote.
 
 Evaluation, translation and export take the workdir like that of a training run, and
@@ -21,7 +21,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_json, with_ctc_target
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import DONE
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.text.tokenizer import Tokenizer, load_bert_vocabulary
 
 

@@ -1,4 +1,4 @@
-"""Writes an HTML page about a built data set: one self-contained file without scripts.
+"""Write an HTML page about a built data set: one self-contained file without scripts.
 
 It shows clips, lengths, texts, glosses, the vocabulary and words unseen in training, signers,
 clips that CTC cannot align, contact sheets, duplicates and leaks, and clips that the build could
@@ -16,7 +16,7 @@ from signvit_jax.config.schema import from_json
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:

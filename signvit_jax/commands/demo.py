@@ -1,4 +1,4 @@
-"""Translates ten packaged clips with the packaged model, beside what was signed.
+"""Translation of ten packaged clips with the packaged model, beside what was signed.
 
 The model is an INT8 export of a run of `--config=small`. It was trained on drawn signs, and knows
 nothing else: it cannot read real signing. Nothing is downloaded and nothing is written, except
@@ -18,7 +18,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.demo.packaged import MODEL, demo_clips
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import DONE, FAILED
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 DECODERS = ("greedy", "beam", "ctc")
 _CLIPS_IN_GIF = 3

@@ -1,4 +1,4 @@
-"""Trains a student that also learns from a teacher: from the outputs of a trained model's decoder
+"""Train a student that also learns from a teacher: from the outputs of a trained model's decoder
 and CTC head, and from its encoder's features.
 
 The student is the model of --config, usually a smaller one; the teacher is the best checkpoint of

@@ -1,4 +1,4 @@
-"""Evaluates a trained model on a split: every clip once, with each of the requested decoders.
+"""Evaluate a trained model on a split: every clip once, with each of the requested decoders.
 
 Prints a table (BLEU-1..4 and chrF by sacreBLEU with its signature, ROUGE-L, WER or CER, exact
 match, all against the raw references in Unicode's NFC; glosses against the glosses of the clips
@@ -24,7 +24,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import TOKENIZATIONS
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
 DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
-    from signvit_jax.evaluation import reliability, results
+    from signvit_jax.evaluation import confidence_reliability, results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
     from signvit_jax.evaluation.evaluate import clip_images, evaluate
     from signvit_jax.evaluation.metrics import format_table
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.reports.evaluation_page import write_report
     from signvit_jax.runtime.signals import StopRequest
     from signvit_jax.text.tokenizer import unknown_note
-    from signvit_jax.training.calibration import calibrated
+    from signvit_jax.training.confidence_calibration import calibrated
 
     model = load_model(
         arguments.workdir,
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
     )
     print_table(format_table(found.decoders, escape(title)))
-    print_table(reliability.format_table(found.confidence))
+    print_table(confidence_reliability.format_table(found.confidence))
     for decoder, rate in found.phoenix_gloss_wer.items():
         print(
             f"{decoder}: gloss error rate {rate:.1%} "

@@ -1,4 +1,4 @@
-"""Writes a trained model as an export: a folder of its own, with a report of what the export
+"""Write a trained model as an export: a folder of its own, with a report of what the export
 changes and a model card.
 
   int8         parameters in INT8, a quarter of the bytes; load_translator, translate and eval
@@ -25,7 +25,7 @@ from signvit_jax.cli.flag_parser import integer, parser
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
 _FORMATS = ("int8", "onnx", "stablehlo", "safetensors")
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
     from signvit_jax.data.dataset import DatasetError, Split
-    from signvit_jax.exporting.calibration import calibration_batches
     from signvit_jax.exporting.comparison import compare
+    from signvit_jax.exporting.int8_input_ranges import calibration_batches
     from signvit_jax.exporting.model_card import CardFields, model_card
     from signvit_jax.exporting.report import report_table
     from signvit_jax.exporting.writing import write_export

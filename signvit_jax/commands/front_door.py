@@ -1,4 +1,4 @@
-"""Translates signed video into text, and trains the models that do.
+"""Translate signed video into text, and train the models that do.
 
 signvit COMMAND --help      what a command does and its options
 signvit configs             the presets that --config=NAME takes
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from signvit_jax import __version__
 from signvit_jax.runtime.exit_codes import DONE, USAGE, run_command
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 
 class Command(NamedTuple):
@@ -41,7 +41,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `signvit COMMAND ...` and returns its exit code.
+    """Run `signvit COMMAND ...` and return its exit code.
 
     A command's module is imported when it is asked for: listing commands waits for none of them.
     """

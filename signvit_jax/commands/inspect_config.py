@@ -1,4 +1,4 @@
-"""Describes what a config would train, without training: parameters by module, operations per clip,
+"""Describe what a config would train, without training: parameters by module, operations per clip,
 the memory of a step on each device, shardings on the mesh, and the shapes of a batch. Needs no
 data set and allocates no weights.
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jax.config.update("jax_num_cpu_devices", arguments.devices)
     set_up_jax()
 
-    from signvit_jax.planning.account import describe
+    from signvit_jax.planning.describe_run import describe
 
     print(
         describe(

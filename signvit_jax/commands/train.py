@@ -1,4 +1,4 @@
-"""Trains a translator, or resumes a run that was stopped.
+"""Train a translator, or resume a run that was stopped.
 
 The workdir gets config.json, tokenizer.json, checkpoints/, metrics.csv, metrics.png, TensorBoard
 events, samples/ and run.log. The same command on the same workdir resumes from the newest undamaged
@@ -24,7 +24,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.processes import add_process_flags, join_processes
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 if TYPE_CHECKING:
     from signvit_jax.telemetry.profiler import TracedSteps
@@ -44,7 +44,7 @@ def run_training(
     argv: Sequence[str] | None,
     module: str,
 ) -> int:
-    """Train with the flags that all training commands share; returns the exit code.
+    """Train with the flags that all training commands share; return the exit code.
 
     A run that a signal stopped ends with the command line of `module` that resumes it.
     """

@@ -1,4 +1,4 @@
-"""Translates videos to text: files, patterns such as 'clips/**/*.mp4', and folders with all videos
+"""Translate videos to text: files, patterns such as 'clips/**/*.mp4', and folders with all videos
 in them.
 
 Prints one line per video on standard output: its path and text, with --format=json an object (JSON
@@ -31,7 +31,7 @@ from signvit_jax.cli.media_files import media_files
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
-from signvit_jax.runtime.streams import clean, clean_json, reader_has_gone
+from signvit_jax.runtime.standard_streams import clean, clean_json, reader_has_gone
 from signvit_jax.runtime.terminal import FittingProgress, progress_bar
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_printable(text_format: str, clips: int) -> None:
-    """Raises UsageError where all texts on one standard output would not form a valid file."""
+    """Raise UsageError where all texts on one standard output would not form a valid file."""
     if text_format == "all" or (text_format in _ONE_VIDEO_PER_FILE and clips > 1):
         what = "five formats" if text_format == "all" else f"{clips} clips as {text_format}"
         raise UsageError(

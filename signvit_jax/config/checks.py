@@ -28,7 +28,7 @@ _VIT_OPTIONS = {
 
 
 def check_together(config: "Config") -> None:
-    """Raises ConfigError that names both keys, their values and the allowed ones."""
+    """Raise ConfigError that names both keys, their values and the allowed ones."""
     _check_widths(config)
     if config.model.encoder.backbone == "dense_vit":
         _check_vit(config.model.encoder, config.data.image_size, use_amp=config.training.use_amp)

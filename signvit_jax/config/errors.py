@@ -1,7 +1,7 @@
-"""The error for a config that cannot be run."""
+"""The error for an invalid config value or argument."""
 
 from signvit_jax.errors.base import SignVitError
 
 
 class ConfigError(SignVitError, ValueError):
-    """A config that cannot be run."""
+    """An invalid config value or argument; exit code 2."""

@@ -9,8 +9,8 @@ from typing import Any
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.legacy import current_key, with_current_names
 from signvit_jax.config.presets import resolve_config
-from signvit_jax.config.reading import as_plain, field_types, key_names, unknown_key
 from signvit_jax.config.schema import Config, from_mapping
+from signvit_jax.config.typed_sections import as_plain, field_types, key_names, unknown_key
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:

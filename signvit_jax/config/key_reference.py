@@ -5,8 +5,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from signvit_jax.config.reading import allowed_values, field_types
 from signvit_jax.config.schema import Config
+from signvit_jax.config.typed_sections import allowed_values, field_types
 
 
 @dataclasses.dataclass(frozen=True)

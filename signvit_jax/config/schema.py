@@ -23,7 +23,7 @@ from signvit_jax.config.fields import (
     rate,
 )
 from signvit_jax.config.legacy import with_current_names, without_old_limits
-from signvit_jax.config.reading import as_plain, build, flatten
+from signvit_jax.config.typed_sections import as_plain, build, flatten
 
 
 @dataclasses.dataclass(frozen=True)

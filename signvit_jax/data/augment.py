@@ -112,7 +112,7 @@ def _decode_group(jpegs: Sequence[bytes], start: int) -> list[av.VideoFrame]:
 
 
 class _ClipWarp:
-    """Applies one augmentation to groups of frames. Maps are kept for the last frame shape."""
+    """One augmentation, applied to groups of frames. Maps are kept for the last frame shape."""
 
     def __init__(self, augmentation: ClipAugmentation, size: int, fit: str):
         self._augmentation = augmentation

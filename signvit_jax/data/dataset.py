@@ -144,7 +144,7 @@ class Split:
         return _digest(_stored_values(entry) for entry in self.index)
 
     def _agrees(self, entries: list[IndexEntry], compared: int) -> bool:
-        """Whether all records have entries, and `compared` of them match."""
+        """Return True if all records have entries, and `compared` of them match."""
         if len(entries) != len(self):
             return False
         positions = np.linspace(0, len(self) - 1, min(compared, len(self))).astype(int)

@@ -24,7 +24,7 @@ from signvit_jax.config.schema import Config
 from signvit_jax.data.augment import NO_AUGMENTATION, decode_clip, draw_augmentation
 from signvit_jax.data.dataset import DatasetError, Split
 from signvit_jax.data.epoch_plan import EpochPlan, assign_buckets, plan_epoch, steps_per_epoch
-from signvit_jax.data.sampling import clip_length, sample_frames
+from signvit_jax.data.frame_sampling import clip_length, sample_frames
 from signvit_jax.data.token_table import TokenTable, gloss_table, text_table
 from signvit_jax.text.tokenizer import Tokenizer
 
@@ -291,7 +291,7 @@ class _Steps:
 
 
 class _BatchSource:
-    """Makes the batch of any step. Thread-safe."""
+    """The batch of any step. Thread-safe."""
 
     def __init__(
         self,

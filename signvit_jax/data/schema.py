@@ -114,7 +114,7 @@ def write_index_digest(folder: str | os.PathLike, split: str, digest: str | None
 
 
 def has_index_digest(folder: str | os.PathLike, split: str) -> bool:
-    """Whether the index has a digest; one of an earlier release has none."""
+    """Return True if the index has a digest; one of an earlier release has none."""
     return index_digest_path(folder, split).is_file()
 
 

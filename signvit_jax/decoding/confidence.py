@@ -20,12 +20,13 @@ from jaxtyping import Bool, Float
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Entry, Lexicon
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.text.scripts import units
 from signvit_jax.text.words import Word
+from signvit_jax.text.writing_systems import units
 
 _FORMAT = "signvit_jax calibration"
 _VERSION = 1
-_RIDGE = 0.1  # L2 penalty on the weights of standardized statistics, in examples
+# The sum of the examples' losses has _RIDGE / 2 * weight**2 added for each standardized statistic.
+_RIDGE = 0.1
 _MIN_PROBABILITY = 1e-9  # smaller probabilities of tokens count as this
 _MIN_PATH = -1e4  # smaller log-probabilities of CTC paths count as this
 FEW = 10  # a scale with fewer right or fewer wrong examples is a guess
@@ -55,7 +56,7 @@ class CalibrationError(SignVitError, ValueError):
 class Scale:
     """P(right) = 1 / (1 + exp(-(bias + sum of weight * statistic))), and its number of examples."""
 
-    weights: Statistics  # >= 0
+    weights: Mapping[str, float]  # by statistic, >= 0
     bias: float
     examples: int
     right: int
@@ -88,7 +89,7 @@ class Scales:
 
     @property
     def needs_ctc(self) -> bool:
-        """Whether the scales use statistics that compare with the CTC output."""
+        """Return True if the scales use statistics that compare with the CTC output."""
         scales = [scale for scale in (self.sentence, self.word) if scale]
         return any(name in _CTC_STATISTICS for scale in scales for name in scale.weights)
 
@@ -127,6 +128,7 @@ def statistics(
 ) -> tuple[Statistics, list[Statistics]]:
     """Return the statistics of a sentence and those of each of its words.
 
+    `score` is the log-probability of a CTC decoder's path or text; other decoders' is not used.
     `probabilities` are those of the output tokens, EOS included; the confidences of the words are
     means of them. `ctc_text` is the CTC output of the clip (None: unknown): glosses if there is a
     `lexicon`, otherwise text.
@@ -134,8 +136,9 @@ def statistics(
     log_prob: log-probability of the sentence; of a word: the log of its mean probability.
     least_log_probs: sum of the three smallest log-probabilities of the sentence's tokens.
     path: of CTC decoders, the log-probability of the path or text.
-    explained: with glosses. 0 if every gloss of CTC has a word and every word a gloss, down to -1
-      if one is explained worse by a factor of e than in nearly every training sentence.
+    explained: with glosses. 0 if every CTC gloss is explained by a word and vice versa. Otherwise
+      minus the worst shortfall, at most 1; a shortfall of 1 means e times less likely than in
+      nearly all training sentences.
     agreement: with text. Share of words in common: twice the matches / the sum of both lengths.
 
     A word has own_explained or own_agreement, of that word alone, and all statistics of its
@@ -160,11 +163,7 @@ def statistics(
             name = "own_agreement"
             matcher = difflib.SequenceMatcher(None, ctc_keys, keys, autojunk=False)
             sentence["agreement"] = matcher.ratio()
-            matched = {
-                block.b + offset
-                for block in matcher.get_matching_blocks()
-                for offset in range(block.size)
-            }
+            matched = _matched_places(matcher)
             values = [float(place in matched) for place in range(len(keys))]
         for own, value in zip(of_words, values):
             own[name] = value
@@ -173,6 +172,13 @@ def statistics(
         | {f"sentence_{name}" if name in own else name: value for name, value in sentence.items()}
         for own in of_words
     ]
+
+
+def _matched_places(matcher: difflib.SequenceMatcher) -> set[int]:
+    """Return the places in the second sequence that match a place in the first."""
+    return {
+        block.b + offset for block in matcher.get_matching_blocks() for offset in range(block.size)
+    }
 
 
 def _log(probability: float) -> float:
@@ -194,15 +200,16 @@ def fit_scale(statistics: Sequence[Mapping[str, float]], right: Sequence[bool]) 
 
     Every statistic is larger for hypotheses that are more likely right, so one whose weight would
     be negative is left out. The weights of the standardized statistics have a ridge penalty, and
-    the targets are Platt's, (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that no split makes a scale
-    certain: if all n examples are right, it gives (n + 1) / (n + 2) at the mean. Raises
-    CalibrationError without examples.
+    the targets are Platt's, (n+ + 1) / (n+ + 2) and 1 / (n- + 2) with n+ right and n- wrong
+    examples. So even if all n are right, P(right) at the mean statistics is only (n + 1) / (n + 2).
+    Raises CalibrationError without examples.
     """
     if not len(right):
         raise CalibrationError("there is no example to fit a scale on")
     is_right, names = np.asarray(right, bool), list(statistics[0])
     values = np.asarray([[one[name] for name in names] for one in statistics], np.float64)
     values = values.reshape(len(is_right), len(names))
+    # A statistic that never varies tells nothing, and could not be standardized.
     columns = [column for column in range(len(names)) if np.ptp(values[:, column]) > 0]
     while True:
         weights, bias = _logistic(values[:, columns], is_right)
@@ -228,6 +235,7 @@ def _logistic(
         gradient = inputs.T @ (outputs - targets) + ridge @ params
         hessian = inputs.T @ (inputs * (outputs * (1 - outputs))[:, None]) + ridge
         update = np.linalg.solve(hessian + 1e-9 * np.eye(len(params)), gradient)
+        # Steps of at most 2 keep Newton's method from overshooting where outputs are near 0 or 1.
         params = params - update * min(1.0, 2.0 / max(np.abs(update).max(), 1e-12))
         if np.abs(update).max() < 1e-9:
             break
@@ -329,7 +337,8 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
     for name, entry in entries.items():
         if not all(0.0 < share <= 1.0 for share in entry.by.values()):
             raise CalibrationError(
-                f"the lexicon's entry {name!r} has {dict(entry.by)}; allowed: probabilities above 0"
+                f"the lexicon's entry {name!r} has {dict(entry.by)}; "
+                "allowed: probabilities above 0, at most 1"
             )
     return entries
 

@@ -17,9 +17,9 @@ from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.ctc import forced_align, greedy_ctc
 from signvit_jax.decoding.ctc_prefix_beam import ctc_prefix_beam_search
 from signvit_jax.decoding.greedy import greedy
-from signvit_jax.decoding.joint import rescore
-from signvit_jax.decoding.sampling import sample
+from signvit_jax.decoding.joint_ctc_attention import rescore
 from signvit_jax.decoding.search_options import DecodingError, SearchOptions
+from signvit_jax.decoding.token_sampling import sample
 from signvit_jax.models.translator import Encoded, SignTranslator
 
 
@@ -51,7 +51,7 @@ Rows = Int[Array, "b"] | None
 
 
 class Decoder(Protocol):
-    """Decodes a batch. `rng` and `rows` are used by sampling only, see `sample`."""
+    """A function that decodes a batch. `rng` and `rows` are used by sampling only, see `sample`."""
 
     def __call__(
         self, ensemble: Ensemble, options: SearchOptions, rng: Key[Array, ""], rows: Rows = None

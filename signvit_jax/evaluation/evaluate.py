@@ -10,13 +10,13 @@ from jaxtyping import PyTree, UInt8
 from signvit_jax.config.schema import Config
 from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import Split
+from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.pipeline import make_batches
-from signvit_jax.data.sampling import sample_frames
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.decoding.decoders import CTC_DECODERS
+from signvit_jax.evaluation.confidence_reliability import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.diagnostics import AttentionMapFn
 from signvit_jax.evaluation.metrics import MetricError, Scores, check_tokenization, gloss_wer, score
-from signvit_jax.evaluation.reliability import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.results import Prediction, Results
 from signvit_jax.evaluation.scored_clips import (
     ClipImages,

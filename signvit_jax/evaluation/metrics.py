@@ -3,7 +3,7 @@
 BLEU, chrF and ROUGE-L are on the usual scale of 0 to 100. Word error rate, gloss error rate and
 exact match are rates (0.15 = 15 %; an error rate can exceed 1). Both sides are compared in
 Unicode's NFC, so the way in which an accent was typed is no error. Errors are counted in words and,
-for scripts without spaces, in characters (`text.scripts.units`).
+for scripts without spaces, in characters (`writing_systems.units`).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from signvit_jax.config.schema import TOKENIZATIONS
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.text import scripts
+from signvit_jax.text import writing_systems
 
 Operation = Literal["match", "substitute", "insert", "delete"]
 
@@ -119,7 +119,7 @@ def score(
     Args:
         tokenize: sacreBLEU's tokenization for BLEU: "13a" for running text, "none" for tokenized
             text (PHOENIX), "char" or "zh" for Chinese. "auto" chooses by the script of the
-            references. WER and ROUGE-L count `text.scripts.units`, with "char" every character.
+            references. WER and ROUGE-L count `writing_systems.units`, with "char" every character.
         lowercase: Whether all metrics ignore case.
         glosses: Whether the texts are glosses: then spaces separate them, whatever `tokenize` is.
 
@@ -147,7 +147,7 @@ def score(
     signature = str(bleu.get_signature())
     if glosses:
         unit = "gloss"
-    elif "tok:char" in signature.split("|") or scripts.mostly_unspaced(references):
+    elif "tok:char" in signature.split("|") or writing_systems.mostly_unspaced(references):
         unit = "character"
     else:
         unit = "word"
@@ -361,7 +361,7 @@ def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
             f"tokenize is {tokenize!r}; allowed: one of {', '.join(map(repr, TOKENIZATIONS))}"
         )
     if tokenize == "auto":
-        tokenize = "char" if scripts.mostly_unspaced(references) else "13a"
+        tokenize = "char" if writing_systems.mostly_unspaced(references) else "13a"
     try:
         return BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
     except (ImportError, RuntimeError) as error:  # sacreBLEU raises both for missing packages
@@ -375,7 +375,7 @@ def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
 def _words(text: str, signature: str, unit: str) -> list[str]:
     if "tok:char" in signature.split("|"):
         return list(text.replace(" ", ""))
-    return scripts.units(text, by_spaces=unit == "gloss")
+    return writing_systems.units(text, by_spaces=unit == "gloss")
 
 
 def _rouge_l(reference: Sequence[str], hypothesis: Sequence[str]) -> float:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.evaluation.confidence_reliability import DecoderConfidence
 from signvit_jax.evaluation.metrics import Scores
-from signvit_jax.evaluation.reliability import DecoderConfidence
 from signvit_jax.files.atomic import write_atomically
 
 _OWN_KEYS = ("id", "reference", "score")

@@ -1,1 +1,1 @@
-"""Writes exports of trained models: INT8, StableHLO, ONNX and safetensors, each with a report."""
+"""Write exports of trained models: INT8, StableHLO, ONNX and safetensors, each with a report."""

@@ -1,4 +1,4 @@
-"""Compares an export with the model that it was made from: size, outputs, scores and latency."""
+"""Compare an export with the model that it was made from: size, outputs, scores and latency."""
 
 import dataclasses
 import statistics

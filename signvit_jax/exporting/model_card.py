@@ -106,9 +106,9 @@ def model_card(
 ) -> str:
     """Return the card's Markdown: data, languages, license, scores, limits and forbidden uses."""
     data = model.config.data
-    clip = f"{data.num_frames} frames a clip"
+    clip = f"{data.num_frames} frames per clip"
     if data.sampling == "rate":
-        clip = f"{data.frame_rate:g} frames a second, up to {data.num_frames}"
+        clip = f"{data.frame_rate:g} frames per second, up to {data.num_frames}"
     signed, written, terms = _DATA_SETS.get(
         data.name.partition("/")[0], (_UNKNOWN, _UNKNOWN, f"terms: {_UNKNOWN}")
     )

@@ -1,4 +1,4 @@
-"""Writes the programs of a model as ONNX files, and quantizes the backbone's linear layers to INT8.
+"""Write the programs of a model as ONNX files, and quantize the backbone's linear layers to INT8.
 
 jax2onnx converts the programs; onnxruntime quantizes them statically. An ONNX file holds at most 2
 GB, so the weights of a larger program are in a file beside it (`<name>.onnx.data`).
@@ -82,7 +82,7 @@ def _convert(program: Program, definition: ModelDefinition, params: PyTree, path
 
 
 def _is_about_the_program(record: logging.LogRecord) -> bool:
-    """Whether a record of jax2onnx is not about its own examples.
+    """Return True if a record of jax2onnx is not about its own examples.
 
     It imports them all and logs a traceback for each whose packages are not installed. No
     conversion needs them.

@@ -1,11 +1,11 @@
-"""Writes a trained model as an export."""
+"""Write a trained model as an export."""
 
 from collections.abc import Callable, Iterable
 
 from signvit_jax.config.schema import to_json
-from signvit_jax.exporting.calibration import input_ranges
+from signvit_jax.exporting.int8_input_ranges import input_ranges
 from signvit_jax.exporting.onnx_files import write_onnx
-from signvit_jax.exporting.stablehlo import write_stablehlo
+from signvit_jax.exporting.stablehlo_files import write_stablehlo
 from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.runtime.optional_deps import import_optional

@@ -17,7 +17,7 @@ ALLOWED = (
 
 
 def is_address(path: str | os.PathLike) -> bool:
-    """Whether a path, or one of several separated by commas, begins with scheme://."""
+    """Return True if a path, or one of several separated by commas, begins with scheme://."""
     return any(_ADDRESS.match(part.strip()) for part in os.fspath(path).split(","))
 
 

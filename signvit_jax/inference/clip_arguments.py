@@ -1,4 +1,4 @@
-"""Checks of the arguments of `Translator`, made before anything is read or computed."""
+"""Checks and conversion of the arguments of `Translator`."""
 
 import math
 import operator
@@ -21,7 +21,8 @@ class ReadableFile(Protocol):
     def read(self) -> bytes: ...
 
 
-# The clips that `Translator` accepts; arrays of other libraries work too.
+# Clips that `Translator` accepts by their type; lists of frames and other libraries' arrays are
+# accepted too, see `checked_clip`.
 AnyClip = Clip | bytearray | memoryview | ReadableFile
 
 _ALLOWED_CLIPS = (
@@ -29,7 +30,7 @@ _ALLOWED_CLIPS = (
     "file opened with 'rb'); uint8 RGB frames (t, h, w, 3) as an array; or a list of frames "
     "(h, w, 3) of one size"
 )
-_MIN_FPS, _MAX_FPS = 0.01, 1000.0
+_MIN_FPS, _MAX_FPS = 0.01, 1000.0  # frames per second
 _MAX_SEED = 2**32 - 1  # the largest seed that `jax.random.key` keeps exactly
 
 
@@ -56,32 +57,35 @@ def checked_clip(clip: object) -> Clip:
         return bytes(content)
     frames = _as_numpy(clip)
     if frames is None:
-        raise ClipError(f"a clip is a {type(clip).__name__}; {_ALLOWED_CLIPS}")
+        raise ClipError(f"a clip has the type {type(clip).__name__}; {_ALLOWED_CLIPS}")
     check_frames(frames)
     return frames
 
 
-def is_frames(clips: list | tuple) -> bool:
-    """Whether this list is the frames of one clip, and not a list of clips."""
-    return bool(clips) and all(getattr(item, "ndim", None) == 3 for item in clips)
+def is_one_clip(items: list | tuple) -> bool:
+    """Return True if the items are the frames of one clip, False if they are clips."""
+    return bool(items) and all(getattr(item, "ndim", None) == 3 for item in items)
 
 
 def checked_rate(fps: float | None, error: type[Exception] = ClipError) -> float | None:
-    """Return the frame rate as a float, or None. Raises `error` for anything that is no rate."""
+    """Return the frame rate as a float, or None if it is None.
+
+    Raises `error` unless it is a number from 0.01 to 1000 frames per second.
+    """
     if fps is None:
         return None
     is_number = isinstance(fps, Real | np.number) and not isinstance(fps, bool)
     if not is_number or not _MIN_FPS <= fps <= _MAX_FPS:
         raise error(
-            f"fps is {fps!r}; allowed: frames a second from {_MIN_FPS:g} to {_MAX_FPS:g}, or None"
+            f"fps is {fps!r}; allowed: frames per second from {_MIN_FPS:g} to {_MAX_FPS:g}, or None"
         )
     return float(fps)
 
 
 def checked_seed(seed: SupportsIndex) -> int:
-    """Return the seed as an integer. Raises ConfigError if `jax.random.key` cannot keep it."""
+    """Return the seed as an int. Raises ConfigError unless it is an integer from 0 to 2**32 - 1."""
     try:
-        number = operator.index(seed)
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
     except TypeError:
         number = -1
     if not 0 <= number <= _MAX_SEED:
@@ -92,35 +96,36 @@ def checked_seed(seed: SupportsIndex) -> int:
 def checked_source(frames: object) -> Iterable[np.ndarray] | int | str | os.PathLike:
     """Return a source for `Translator.stream`: a camera's number, a path, or frames.
 
-    The frames of an iterable are checked as they arrive. Raises SourceError now, and ClipError for
-    an item that is no frame.
+    Raises SourceError for anything else. An item of an iterable that is not an array raises
+    ClipError when it arrives; the caller checks the shape and dtype of arrays.
     """
     if isinstance(frames, str | os.PathLike):
         return frames
     if isinstance(frames, SupportsIndex) and not isinstance(frames, bool):
         try:
             return operator.index(frames)
-        except TypeError:  # an array has __index__ too, and works only with a single integer
+        except TypeError:  # arrays have __index__ too; it raises unless they hold one integer
             pass
     is_bytes = isinstance(frames, bytes | bytearray | memoryview)
     if is_bytes or isinstance(frames, bool) or not isinstance(frames, Iterable):
         raise SourceError(
-            f"a stream is a {type(frames).__name__}; allowed: a camera's number, the path of a "
-            "video, or an iterable of uint8 RGB frames (h, w, 3)"
+            f"a stream has the type {type(frames).__name__}; allowed: a camera's number, the path "
+            "of a video, or an iterable of uint8 RGB frames (h, w, 3)"
         )
     return _checked_frames(frames)
 
 
 def check_pace(every: float, votes: int) -> None:
-    """Raises ConfigError for an interval or a number of votes that `Translator.stream` refuses."""
-    if not isinstance(every, Real | np.number) or not 0 < every < math.inf:
+    """Raise ConfigError unless `every` is a number of seconds > 0 and `votes` an integer >= 1."""
+    is_number = isinstance(every, Real | np.number) and not isinstance(every, bool)
+    if not is_number or not 0 < every < math.inf:
         raise ConfigError(f"every is {every!r}; allowed: seconds > 0 between hypotheses")
     if isinstance(votes, bool) or not isinstance(votes, int | np.integer) or votes < 1:
         raise ConfigError(f"votes is {votes!r}; allowed: an integer >= 1")
 
 
 def with_video_name(windows: Iterator[VideoWindow], name: str) -> Iterator[VideoWindow]:
-    """Yield the windows; a VideoDecodeError is raised again with `name` for the file's own name.
+    """Yield the windows; re-raise a VideoDecodeError with `name` in place of the file's.
 
     For a video that was read from a temporary file, whose name tells the caller nothing.
     """
@@ -135,7 +140,7 @@ def _checked_frames(frames: Iterable[object]) -> Iterator[np.ndarray]:
         array = _as_numpy(frame)
         if array is None:
             raise ClipError(
-                f"frame {number} of the stream is a {type(frame).__name__}; "
+                f"frame {number} of the stream has the type {type(frame).__name__}; "
                 "allowed: uint8 RGB frames (h, w, 3)"
             )
         yield array

@@ -1,11 +1,11 @@
-"""Joins the texts of overlapping windows of a long video into segments without repeated words.
+"""Join the texts of overlapping windows of a long video into segments without repeated words.
 
 Two overlapping windows read the same signs twice, each with errors of its own. The words at a
 window's edge have the most errors, because the edge can lie within a sign.
 
 The words of the overlap are aligned by edit distance and by time. The joined text switches from the
 earlier window to the later one at a word that both contain: of these, the one nearest to the middle
-of the overlap. In a script without spaces, a character counts as a word (`text.scripts.units`).
+of the overlap. In a script without spaces, a character counts as a word (`writing_systems.units`).
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Switch(NamedTuple):
 
 
 class Joiner:
-    """Joins windows that arrive in order of time; `add` and `finish` return final segments.
+    """Joining of windows that arrive in order of time; `add` and `finish` return final segments.
 
     Windows that agree become one segment of at most `max_seconds`. With 0 each window gives a
     segment of the words that no earlier one has, as soon as they are known.

@@ -1,4 +1,4 @@
-"""Loads the model of a workdir or an export, for evaluation and translation."""
+"""Load the model of a workdir or an export, for evaluation and translation."""
 
 import dataclasses
 import os
@@ -22,14 +22,14 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
 from signvit_jax.runtime.optional_deps import import_optional
-from signvit_jax.serving.definition import ModifiedDefinition, without_encoder
 from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest, is_export
+from signvit_jax.serving.modified_definition import ModifiedDefinition, without_encoder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.param_paths import nested
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs
-from signvit_jax.serving.stablehlo import StableHloPrograms
+from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
+from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.text.tokenizer import Tokenizer
-from signvit_jax.text.vocabularies import Vocabularies
 from signvit_jax.weights.tensor_files import read_tensors
 from signvit_jax.weights.whole_model import parameters_from
 

@@ -97,12 +97,12 @@ def motion(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]
 
 
 def is_new_shot(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]) -> bool:
-    """Whether most of the image changes at once, as no person in it could make it change."""
+    """Return True if most of the image changes at once, as no person in it could make it change."""
     return float((np.abs(after - before).max(axis=-1) > _SHOT_LEVELS).mean()) >= _SHOT_SHARE
 
 
 def is_frozen(frames: UInt8[np.ndarray, "t s s 3"] | Sequence[UInt8[np.ndarray, "s s 3"]]) -> bool:
-    """Whether three or more frames show no motion at all."""
+    """Return True if three or more frames show no motion at all."""
     if len(frames) < 3:
         return False
     first, *others = (block_means(frame) for frame in frames)
@@ -127,7 +127,7 @@ def moving_times(motions: Sequence[tuple[float, float]], reference: float) -> li
 
 
 class Cutter:
-    """Splits a video at rests while it arrives, from the motion of its frames and the signs of CTC.
+    """Splitting of a video at rests while it arrives, from its motion and the signs of CTC.
 
     A rest lasts at least `rest_seconds`; seconds in which nothing moves count _STILL_WEIGHT times.
     A piece lasts at most `max_seconds`. Longer signing is split at its longest pause or, without a

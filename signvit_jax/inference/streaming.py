@@ -1,14 +1,14 @@
 """Live captions: sources of frames, and how hypotheses about a sliding window become final text.
 
-Every half second a hypothesis is made about the frames whose text is not final yet. The text shown
-is that of the majority of the last three hypotheses. Text becomes final, and does not change any
-more, at the places where recordings are split: where nobody signs. Each piece is then read once
-more, from its first frame to its last.
+Every half second (`every`) a hypothesis is made about the frames whose text is not final yet. The
+text shown is the most frequent one among the last three hypotheses (`votes`). Text becomes final,
+and does not change any more, at the places where recordings are split: where nobody signs. Each
+piece is then read once more, from its first frame to its last.
 
 Where CTC gives no times, a text becomes final when all of the last hypotheses agree on a window
 that is at least half full, or when the window is full. No frame that a later sign may need is
-dropped: after such an agreement the window begins with the first of the hypotheses that agreed, and
-the end of a full window is read again by the next one.
+dropped: after such an agreement the window begins at the newest frame of one of the hypotheses that
+agreed (`_next_begin`), and the end of a full window is read again by the next one.
 """
 
 import collections
@@ -113,7 +113,7 @@ class RecordedSource:
 class LiveSource:
     """Frames timed by the clock as they arrive, collected by a thread.
 
-    It holds the frames of `seconds` at most; when it is full, the oldest ones are dropped.
+    It holds at most `seconds` of frames; when it is full, the oldest ones are dropped.
     """
 
     def __init__(
@@ -190,14 +190,22 @@ class Reading(NamedTuple):
     signs: tuple[Sign, ...] | None = None
 
 
-# Reads images of a frame rate.
+# A function that reads images, given the frames per second at which they were taken.
 Read = Callable[[Sequence[np.ndarray], float], Reading]
 
 
 class LiveCaptions:
-    """Captions of a stream, with windows of at most `window_seconds`.
+    """Captions of a stream.
 
-    `read(images, rate)` gives the `Reading` of some frames; `rest_seconds` are the config's.
+    Args:
+        read: Gives the `Reading` of images at a frame rate.
+        window_seconds: Length of the longest window, > 0.
+        overlap: Share of a full window that the next one reads again, from 0 to below 1.
+        every: Seconds between hypotheses, > 0.
+        votes: Number of hypotheses whose most frequent text is shown, >= 1.
+        rest_seconds: As in `config.inference`.
+
+    Raises ConfigError for `every` or `votes` out of range.
     """
 
     def __init__(
@@ -268,7 +276,10 @@ class LiveCaptions:
             source.close()
 
     def _shots(self, frames: list[Frame]) -> Iterator[tuple[list[Frame], bool]]:
-        """Split the frames where a new shot begins; yields (frames, whether a new shot begins)."""
+        """Split the frames where a new shot begins; yield (frames, True if a new shot begins).
+
+        Without frames it yields one empty, continued shot, so that `_hold` still drops old frames.
+        """
         shot, is_new = [], False
         for frame in frames:
             blocks = block_means(frame.image)
@@ -285,14 +296,15 @@ class LiveCaptions:
             yield shot, is_new
 
     def _hold(self, frames: list[Frame], now: float) -> int:
-        """Add frames and drop those before the window; returns how many of them were never read."""
+        """Add frames and drop those before the window; return how many were never read."""
+        # Where text becomes final at rests, a rest is known some time after it began.
         patience = _PATIENCE + _CTC_DELAY + 2 * self._every if self._has_times else 0.0
         self._begin = max(self._begin, now - self._window - patience)
         self._held.extend(frames)
         return self._drop_old(len(frames))
 
     def _drop_old(self, new: int = 0) -> int:
-        """Drop the frames before the window; returns how many of them are among the `new` last."""
+        """Drop frames before the window; return how many of them were among the `new` newest."""
         unread = 0
         while self._held and self._held[0].seconds < self._begin:
             self._held.popleft()
@@ -323,7 +335,10 @@ class LiveCaptions:
         return self._read([frame.image for frame in frames], rate)
 
     def _majority(self) -> Hypothesis:
-        """The newest hypothesis of the text with the most votes, or of the latest such text."""
+        """Return the newest hypothesis with the most frequent text.
+
+        If several texts tie, that is the newest hypothesis with one of them.
+        """
         votes = [vote for _, vote in self._votes]
         counts = collections.Counter(vote.text for vote in votes)
         return max(reversed(votes), key=lambda vote: counts[vote.text])
@@ -393,10 +408,10 @@ class LiveCaptions:
     def _next_begin(self, final: Sequence[str]) -> tuple[float, tuple[str, ...]]:
         """Return where the window begins after all votes agreed, and the words repeated in it.
 
-        A sentence is then taken to be over, but the next one may have begun since the first vote.
-        Signs that began since then have changed no vote yet, so the words in those frames are the
-        end of the last sentence. The window therefore begins as late as a vote allows, and words
-        that it shows again are not written twice.
+        The sentence is taken to be over, but the next one may have begun since the first vote. So
+        the window begins at the earliest vote (its newest frame) after which frames contain no
+        words. If there is none, it begins at the first vote, and the final words that its frames
+        show again are skipped.
         """
         for seconds, _ in self._votes:
             if not any(frame.seconds >= seconds for frame in self._held):
@@ -422,8 +437,9 @@ def open_source(
 ) -> FrameSource:
     """Open the source of `Translator.stream`. Raises SourceError.
 
-    `fit` brings a frame to the model's size. Files are decoded with a `short_side` in pixels. At
-    most the live frames of `seconds` are held.
+    `fps` is the frame rate of an iterable that is a recording; None: its frames arrive live. `fit`
+    brings a frame to the model's size. Files are decoded with a `short_side` in pixels. A live
+    source holds at most `seconds` of frames.
     """
     if isinstance(frames, int):
         return LiveSource(_camera(frames), fit, seconds)
@@ -433,7 +449,7 @@ def open_source(
         return LiveSource(lambda stop: iter(frames), fit, seconds)
     if not fps > 0:
         raise SourceError(
-            f"fps is {fps}; allowed: frames a second > 0, or None for frames that arrive live"
+            f"fps is {fps}; allowed: frames per second > 0, or None for frames that arrive live"
         )
     return RecordedSource(frames, fps, fit)
 
@@ -473,7 +489,7 @@ def _play(path: str | os.PathLike, short_side: int, stop: threading.Event) -> It
 
 
 class _RateLimiter:
-    """Whether to keep the frame of a time: `STORED_FRAME_RATE` per second, evenly spaced."""
+    """The choice of frames to keep: `STORED_FRAME_RATE` per second, evenly spaced."""
 
     def __init__(self):
         self._next = 0.0

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.text.scripts import join_texts
 from signvit_jax.text.words import Word
+from signvit_jax.text.writing_systems import join_texts
 
 
 class SubtitleError(SignVitError, ValueError):

@@ -31,9 +31,9 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import state_shardings
-from signvit_jax.serving.definition import ModifiedDefinition
+from signvit_jax.serving.modified_definition import ModifiedDefinition
+from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.text.tokenizer import Tokenizer
-from signvit_jax.text.vocabularies import Vocabularies
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class TrainedModel:
 
     @property
     def has_trained_ctc(self) -> bool:
-        """Whether the CTC head can tell if somebody signs, because it has learned its labels."""
+        """Return True if the CTC head has learned its labels and so can tell if somebody signs."""
         return self._same_ctc_labels() and all(
             member.config.training.ctc_weight > 0
             and member.validation.get("ctc", 0.0) < _UNTRAINED_CTC_LOSS
@@ -83,7 +83,7 @@ class TrainedModel:
 
     @property
     def ctc_gives_times(self) -> bool:
-        """Whether the CTC head also tells when a sign is made."""
+        """Return True if the CTC head also tells when a sign is made."""
         return self.has_trained_ctc and self.config.model.ctc.source == "frames"
 
     @property
@@ -113,7 +113,7 @@ class TrainedModel:
 
     @property
     def bind(self) -> Callable[[PyTree], Models]:
-        """Returns the model, or the tuple of models, of `weights`.
+        """Return the model, or the tuple of models, of `weights`.
 
         Equal for equal models, because compiled programs are cached by it.
         """
@@ -263,7 +263,7 @@ def inference_policy(config: Config) -> ComputePolicy:
 
 
 def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
-    """Raises ConfigError for models that cannot be averaged, before any weights are read."""
+    """Raise ConfigError for models that cannot be averaged, before any weights are read."""
     (first, config, tokenizer), *others = opened
     for workdir, its_config, its_tokenizer in others:
         if its_tokenizer.tokens != tokenizer.tokens:

@@ -19,7 +19,7 @@ from signvit_jax.inference.clip_arguments import (
     checked_rate,
     checked_seed,
     checked_source,
-    is_frames,
+    is_one_clip,
     with_video_name,
 )
 from signvit_jax.inference.joining import join_windows
@@ -116,7 +116,7 @@ def load_translator(
 
 
 class Translator:
-    """Translates clips, recordings and live video.
+    """A trained model, or an ensemble, that translates clips, recordings and live video.
 
     Safe to call from several threads: they read in parallel and take turns on the device.
     """
@@ -176,7 +176,7 @@ class Translator:
         Raises VideoDecodeError for a file that cannot be read, ClipError for a clip of another
         kind, and ConfigError for a decoder, seed or inference value that is not allowed.
         """
-        is_list = isinstance(clip, list | tuple) and not is_frames(clip)
+        is_list = isinstance(clip, list | tuple) and not is_one_clip(clip)
         clips = cast(Sequence[AnyClip], clip) if is_list else [cast(AnyClip, clip)]
         found = []
         for translation in self.translate_each(
@@ -256,7 +256,7 @@ class Translator:
         votes: int = 3,
         **inference: Unpack[InferenceOptions],
     ) -> Iterator[StreamUpdate]:
-        """Caption live video; yields an update every `every` seconds.
+        """Caption live video; yield an update every `every` seconds.
 
         An update has CTC's partial text, the decoder's text in most of the last `votes` hypotheses,
         and the segments that became final.
@@ -421,7 +421,7 @@ class Translator:
     def _decode(
         self, windows: Sequence[VideoWindow], seed: int, predictor: Predictor
     ) -> list[dict[str, Hypothesis]]:
-        """Decode windows; returns decoder -> hypothesis for each of them.
+        """Decode windows; return decoder -> hypothesis for each of them.
 
         Windows of one bucket are decoded together, in batches of few sizes and without padding
         rows.

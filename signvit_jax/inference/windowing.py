@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
-from signvit_jax.data.sampling import sample_frames
+from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.schema import STORED_FRAME_RATE
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.predictor import Hypothesis
@@ -120,7 +120,7 @@ def frame_rate_warning(window: VideoWindow, fps: float, data: DataConfig) -> str
         )
     if data.sampling != "even" and 0 < fps < 0.9 * data.frame_rate:
         return (
-            f"the video has {fps:.1f} frames a second, and the model was trained on "
+            f"the video has {fps:.1f} frames per second, and the model was trained on "
             f"{data.frame_rate:.1f}: words may be missing"
         )
     return None
@@ -151,7 +151,7 @@ def open_video_input(
 
 
 def check_frames(frames: np.ndarray) -> None:
-    """Raises ClipError for frames that are not uint8 RGB of shape (t, h, w, 3)."""
+    """Raise ClipError for frames that are not uint8 RGB of shape (t, h, w, 3)."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ClipError(
             f"frames have shape {frames.shape} and dtype {frames.dtype}; "
@@ -255,7 +255,7 @@ def _split(
 
 
 class _Recording:
-    """Splits a recording into windows.
+    """A recording that is split into windows.
 
     It holds the frames of three windows at most, besides those of the piece that is not final yet.
     """

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
-from signvit_jax.parallel.tracing import bernoulli_by_rows, traced_device
+from signvit_jax.parallel.current_mesh import bernoulli_by_rows, traced_device
 
 DimSize = int | Any  # an integer, or a symbol while a program for clips of any length is exported
 

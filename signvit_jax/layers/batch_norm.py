@@ -38,7 +38,7 @@ class BatchMoments(NamedTuple):
 
 
 class BatchNorm(nnx.Module):
-    """Normalizes channels in float32.
+    """Normalization of channels in float32.
 
     With `sample_mask` (training) it uses the statistics of the images where the mask is 1, without
     it (evaluation) the running ones.
@@ -130,5 +130,5 @@ def zero_moments(params: Mapping[str, Any]) -> BatchMoments | None:
 
 
 def is_batch_norm(node: Mapping[str, Any]) -> bool:
-    """Whether these are the parameters of one `BatchNorm`."""
+    """Return True if these are the parameters of one `BatchNorm`."""
     return {"mean", "var"} <= node.keys()

@@ -16,7 +16,7 @@ from signvit_jax.layers.attention import (
     split_heads,
 )
 from signvit_jax.layers.random_streams import fold
-from signvit_jax.parallel.tracing import tensor_ways
+from signvit_jax.parallel.current_mesh import tensor_ways
 
 LAYER_NORM_EPSILON = 1e-5
 

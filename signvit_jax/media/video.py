@@ -180,7 +180,7 @@ def read_jpegs(
 
 
 class VideoReader:
-    """Owns one decoding child, started when needed. For one thread at a time; a context manager.
+    """A decoding child, started when needed. For one thread at a time; a context manager.
 
     Attributes:
         fps: frames per second of the current file: at first the nominal rate, after its end

@@ -275,7 +275,7 @@ def as_stored(
 
 
 class FrameConverter:
-    """Converts decoded frames to upright RGB images (h, w, 3) of one size, that of the first frame.
+    """Decoded frames to upright RGB images (h, w, 3) of one size, that of the first frame.
 
     A later frame of another shape keeps its shape, between black bars.
     """

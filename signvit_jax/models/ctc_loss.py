@@ -75,12 +75,12 @@ def _gathered(
 
 
 def _after(lane: Float[Array, "b n"]) -> Float[Array, "b n+1"]:
-    """Shifts a lane up by one label."""
+    """Shift a lane up by one label."""
     return jnp.pad(lane, ((0, 0), (1, 0)), constant_values=NEG_INF)
 
 
 def _before(lane: Float[Array, "b n"]) -> Float[Array, "b n+1"]:
-    """Appends an entry to a lane, so that the caller can shift it down by one label."""
+    """Append an entry to a lane, so that the caller can shift it down by one label."""
     return jnp.pad(lane, ((0, 0), (0, 1)), constant_values=NEG_INF)
 
 

@@ -39,7 +39,7 @@ class Cache(NamedTuple):
 
 
 class TextDecoder(nnx.Module):
-    """Turns token ids and memory into logits over the vocabulary.
+    """The decoder: token ids and memory to logits over the vocabulary.
 
     The output matrix is the transposed embedding.
     """
@@ -237,7 +237,7 @@ class DecoderLayer(nnx.Module):
         memory_values: Float[Array, "b s n k"],
         memory_mask: Bool[Array, "b s"] | None,
     ) -> tuple[Float[Array, "b m d"], Float[Array, "b m l n k"], Float[Array, "b m l n k"]]:
-        """Process one token of each hypothesis; returns its output, and the new cache.
+        """Process one token of each hypothesis; return its output, and the new cache.
 
         The hypotheses of a clip share its memory. They attend to those positions of each other's
         cache that `visible` allows.

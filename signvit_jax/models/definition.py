@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PyTree
 from signvit_jax.config.schema import Config
 from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
 from signvit_jax.models.translator import SAVED, SignTranslator, abstract_model
-from signvit_jax.parallel.vocabulary import resize_vocab_like
+from signvit_jax.parallel.vocabulary_padding import resize_vocab_like
 
 
 class ModelDefinition:

@@ -12,7 +12,7 @@ from signvit_jax.layers.transformer import TransformerBlock, gelu, layer_norm, l
 
 
 class TemporalNetwork(nnx.Module):
-    """Turns frame features (b, t, inputs) into frames in the decoder's width (b, t, d)."""
+    """Frame features (b, t, inputs) to frames in the decoder's width (b, t, d)."""
 
     def __init__(
         self, config: TemporalConfig, inputs: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -81,7 +81,7 @@ class TemporalConvBlock(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """Convolves each channel over time, zero-padded to the same length, without bias."""
+    """A convolution of each channel over time, zero-padded to the same length, without bias."""
 
     def __init__(self, width: int, kernel_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         bound = kernel_size**-0.5  # the kernel is uniform in [-bound, bound], as in PyTorch

@@ -40,7 +40,7 @@ class Encoded(NamedTuple):
 
 
 class VideoEncoder(nnx.Module):
-    """Turns video (b, t, h, w, 3) into `Encoded`: `frame_features`, then `pool`."""
+    """Video (b, t, h, w, 3) to `Encoded`: `frame_features`, then `pool`."""
 
     def __init__(
         self, config: ModelConfig, images: ImageFormat, *, policy: ComputePolicy, rngs: nnx.Rngs
@@ -78,7 +78,7 @@ class VideoEncoder(nnx.Module):
         clip_mask: Float[Array, "b"] | None = None,
         frozen_backbone: bool = False,
     ) -> tuple[Float[Array, "b t f"], BatchMoments | None]:
-        """Run the backbone on every frame; returns features, and moments for BatchNorm.
+        """Run the backbone on every frame; return features, and moments for BatchNorm.
 
         Bytes are normalized on the device; float video is normalized already.
 

@@ -1,4 +1,4 @@
-"""Crops every clip to the square in which it moves, so that signers have one position and size.
+"""Crop every clip to the square in which it moves, so that signers have one position and size.
 
 Otherwise hands may be three pixels wide and elsewhere in every clip, which a model cannot learn
 from few clips. The square is computed from the clip itself, on the device: a pixel has as weight

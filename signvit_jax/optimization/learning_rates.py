@@ -5,7 +5,8 @@ import math
 import jax
 
 from signvit_jax.config.schema import TrainingConfig
-from signvit_jax.optimization.optimizer import learning_rates, thaw_warmup
+from signvit_jax.optimization.optimizer import thaw_warmup
+from signvit_jax.optimization.schedules import learning_rates
 from signvit_jax.optimization.train_step import StepReport
 
 _GROUPS = ("encoder", "rest")

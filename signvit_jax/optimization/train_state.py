@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PyTree
 
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.sharding import state_shardings
-from signvit_jax.parallel.vocabulary import padded_shapes, resize_vocab_like
+from signvit_jax.parallel.vocabulary_padding import padded_shapes, resize_vocab_like
 
 
 @struct.dataclass

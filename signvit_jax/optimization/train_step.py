@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.layers.batch_norm import BatchMoments, update_running_stats, zero_moments
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.optimization.compiled_steps import JittedStep
+from signvit_jax.optimization.compiling_ahead import JittedStep
 from signvit_jax.optimization.distillation_loss import TEACHER_LOGITS, DistillationTerm
 from signvit_jax.optimization.losses import (
     Batch,
@@ -34,8 +34,8 @@ from signvit_jax.optimization.losses import (
 )
 from signvit_jax.optimization.optimizer import backbone_of, with_backbone
 from signvit_jax.optimization.train_state import TrainState
+from signvit_jax.parallel.current_mesh import tracing_for
 from signvit_jax.parallel.sharding import batch_sharding, gather_fsdp, replicated
-from signvit_jax.parallel.tracing import tracing_for
 
 
 class StepReport(NamedTuple):

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, Mesh
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import MeshConfig
-from signvit_jax.parallel.tracing import Device
+from signvit_jax.parallel.current_mesh import Device
 
 AXES = ("data", "fsdp", "tensor")
 

@@ -123,7 +123,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def to_device(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Put this process's rows of a global batch on the mesh; returns global arrays."""
+    """Put this process's rows of a global batch on the mesh; return global arrays."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, value)

@@ -1,4 +1,4 @@
-r"""Memorizes a few dozen real clips, to check that videos, table and model fit before a large run.
+r"""Memorize a few dozen real clips, to check that videos, table and model fit before a large run.
 
     python -m tfds_builders.build video_folder --data_dir=data --csv=clips.csv --videos=clips \
         --val_fraction=0 --test_fraction=0

@@ -1,4 +1,4 @@
-r"""Learns from scratch to translate new sentences by new signers, in half an hour on one CPU core.
+r"""Learn from scratch to translate new sentences by new signers, in half an hour on one CPU core.
 
     python -m tfds_builders.build synthetic_signs --data_dir=data --num_train=6000 \
         --num_validation=200 --num_test=300

@@ -11,7 +11,7 @@ from PIL import Image
 from signvit_jax.config.schema import Config
 from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import DatasetError, Record, SignDataset, Split
-from signvit_jax.data.sampling import sample_frames
+from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.media.frames import FrameDecodeError
 from signvit_jax.reports.dataset_stats import SplitFacts
 from signvit_jax.reports.html_kit import header, image, page, section, table, text

@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import SignDataset, Split
-from signvit_jax.data.sampling import clip_length
+from signvit_jax.data.frame_sampling import clip_length
 from signvit_jax.data.schema import IndexEntry
-from signvit_jax.text import scripts
+from signvit_jax.text import writing_systems
 from signvit_jax.text.tokenizer import learn_gloss_vocabulary, make_tokenizer
 
 _MAX_EXAMPLE_WORDS = 12
@@ -87,7 +87,7 @@ def split_facts(split: Split, config: Config, dataset: SignDataset) -> SplitFact
         name=split.name,
         frames=np.array([entry.num_frames for entry in entries], float),
         seconds=np.array(seconds, float),
-        words=np.array([len(scripts.units(entry.text)) for entry in entries], float),
+        words=np.array([len(writing_systems.units(entry.text)) for entry in entries], float),
         glosses=np.array([len(entry.gloss.split()) for entry in entries], float),
         sampled=np.array(sampled, float),
         text=vocabulary([entry.text for entry in entries], [entry.text for entry in train]),
@@ -109,7 +109,9 @@ def vocabulary(
 
     def words(texts: Sequence[str]) -> Iterator[str]:
         for text in texts:
-            yield from scripts.units(unicodedata.normalize("NFC", text.casefold()), by_spaces)
+            yield from writing_systems.units(
+                unicodedata.normalize("NFC", text.casefold()), by_spaces
+            )
 
     counts = Counter(words(texts))
     known = set(words(train))

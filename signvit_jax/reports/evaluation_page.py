@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from signvit_jax.evaluation import reliability
+from signvit_jax.evaluation import confidence_reliability
 from signvit_jax.evaluation.metrics import (
     Edit,
     Scores,
@@ -30,7 +30,7 @@ from signvit_jax.evaluation.scored_clips import (
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.media.contact_sheet import COLUMNS, contact_sheet
 from signvit_jax.reports.html_kit import header, image, page, paragraph, section, table, text
-from signvit_jax.text import scripts
+from signvit_jax.text import writing_systems
 from signvit_jax.text.tokenizer import unknown_note
 
 # Bins by the number of words of the reference.
@@ -140,7 +140,7 @@ def _scores(results: Results) -> str:
 
 def _confidence(results: Results, decoder: str) -> str:
     """Table of all decoders' figures, and for `decoder` the share of right ones by confidence."""
-    columns, rows = reliability.table_cells(results.confidence)
+    columns, rows = confidence_reliability.table_cells(results.confidence)
     tables = table(columns, _escape(rows))
     if found := results.confidence.get(decoder):
         for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):
@@ -259,7 +259,9 @@ def _mark_edits(edits: Iterable[Edit], scores: Scores) -> str:
     marked, previous = "", ""
     for edit in edits:
         word = edit.hypothesis if edit.hypothesis is not None else edit.reference or ""
-        spaced = scores.unit == "gloss" or (not by_character and scripts.sets_apart(previous, word))
+        spaced = scores.unit == "gloss" or (
+            not by_character and writing_systems.sets_apart(previous, word)
+        )
         marked += (" " if spaced and marked else "") + _mark_edit(edit)
         previous = word
     return marked

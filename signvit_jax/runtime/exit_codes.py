@@ -13,7 +13,7 @@ from pathlib import Path
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.runtime.memory_advice import memory_advice
-from signvit_jax.runtime.streams import clean, guard_streams
+from signvit_jax.runtime.standard_streams import clean, guard_streams
 
 DONE = 0
 FAILED = 1  # a fault of ours or of the machine: a full disk, a damaged checkpoint, a bug
@@ -92,7 +92,7 @@ def private_folder() -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, or one that caused it, is a MemoryError or XLA's RESOURCE_EXHAUSTED."""
+    """Return True for a MemoryError, XLA's RESOURCE_EXHAUSTED, and what one of them caused."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, MemoryError) or (

@@ -27,7 +27,7 @@ _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers
 
 
 class StopRequest:
-    """Turns the first SIGTERM, SIGUSR1, SIGINT or SIGHUP into `requested`; a second one exits.
+    """The request to stop: the first SIGTERM, SIGUSR1, SIGINT or SIGHUP; a second one exits.
 
     SIGHUP, of a terminal that is closed or a connection that is lost, never counts as the second:
     the shell and the kernel both send it. Where it was ignored already, as under nohup, it stays

@@ -11,7 +11,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check_requeue() -> None:
-    """Raises ConfigError outside a Slurm job."""
+    """Raise ConfigError outside a Slurm job."""
     if not os.environ.get("SLURM_JOB_ID"):
         raise ConfigError(
             "--requeue was given, but this is not a Slurm job: SLURM_JOB_ID is not set; "

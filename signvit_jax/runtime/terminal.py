@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text, TextType
 
-from signvit_jax.runtime.streams import clean
+from signvit_jax.runtime.standard_streams import clean
 
 _LONGEST_BAR, _SHORTEST_BAR = 40, 10  # characters
 _UNLIMITED = 10_000  # a width in characters that every table fits

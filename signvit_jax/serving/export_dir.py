@@ -210,5 +210,5 @@ def _empty(folder: Path) -> None:
 
 
 def is_export(path: object) -> TypeGuard[str | os.PathLike]:
-    """Whether this is the path of an export, and not of a workdir or a list of several."""
+    """Return True if this is the path of an export, and not of a workdir or a list of several."""
     return isinstance(path, str | os.PathLike) and ExportFolder(Path(path)).export_json.is_file()

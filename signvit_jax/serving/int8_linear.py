@@ -90,7 +90,7 @@ def use_int8_layers(int8_inputs: bool) -> Callable[[SignTranslator], None]:
 def int8_kernel(
     kernel: Float[np.ndarray, "*layers i o"],
 ) -> tuple[Int8[np.ndarray, "*layers i o"], Float[np.ndarray, "*layers _ o"]]:
-    """Quantize a kernel to levels from -128 to 127; returns them and their scales.
+    """Quantize a kernel to levels from -128 to 127; return them and their scales.
 
     There is one scale per output channel, and per layer of stacked layers.
     """

@@ -1,4 +1,4 @@
-"""Finds and replaces the linear layers of a model."""
+"""Find and replace the linear layers of a model."""
 
 from collections.abc import Callable
 

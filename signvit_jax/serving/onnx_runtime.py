@@ -1,4 +1,4 @@
-"""Runs the ONNX programs of an export in onnxruntime, on the CPU cores of this process."""
+"""Run the ONNX programs of an export in onnxruntime, on the CPU cores of this process."""
 
 import functools
 import os
@@ -26,7 +26,7 @@ class OnnxPrograms:
     """The programs of an export by name. A file is read when its program is first run."""
 
     def __init__(self, folder: ExportFolder, config: Config):
-        """Raises ExportError if a package is missing."""
+        """Raise ExportError if a package is missing."""
         self.folder = folder
         self._ort = import_optional("onnxruntime", "an ONNX export", ExportError)
         self._expected = {program.name: program for program in programs(config)}

@@ -25,7 +25,8 @@ def flat(params: PyTree) -> dict[str, np.ndarray]:
 def nested(tensors: Mapping[str, np.ndarray], abstract: PyTree, path: Path) -> PyTree:
     """Return the tensors of the file `path` as nested parameters like `abstract`.
 
-    Raises ExportError with the tensors that are missing, left over, or of another shape or dtype.
+    Raises ExportError if tensors are missing, left over, or of another shape or dtype; the message
+    lists up to 5 of them and counts the rest.
     """
     leaves = cast(dict[str, jax.ShapeDtypeStruct], traverse_util.flatten_dict(abstract, sep="/"))
     expected = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in leaves.items()}

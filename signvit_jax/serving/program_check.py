@@ -194,7 +194,7 @@ def _called(operation: ir.Operation, path: object) -> set[str]:
 
 
 def _reaches(start: str, goal: str, calls: Mapping[str, set[str]]) -> bool:
-    """Whether the function `goal` is called by `start`, directly or through others."""
+    """Return True if the function `goal` is called by `start`, directly or through others."""
     seen, pending = set(), list(calls.get(start, ()))
     while pending:
         name = pending.pop()
@@ -238,7 +238,7 @@ def _sizes(shape: Sequence[object]) -> Shape:
 
 
 def _fit(expected: Sequence[tuple[Shape, str]], found: Sequence[tuple[Shape, str]]) -> bool:
-    """Whether shapes and dtypes are equal; `v`, the vocabulary, may be any number."""
+    """Return True if shapes and dtypes are equal; `v`, the vocabulary, may be any number."""
     return len(expected) == len(found) and all(
         len(ours[0]) == len(theirs[0])
         and ours[1] == theirs[1]

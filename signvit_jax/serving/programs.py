@@ -53,7 +53,7 @@ class Program:
 
 
 class Programs(Protocol):
-    """Runs programs by name."""
+    """The programs of an export, run by name."""
 
     def __call__(self, name: str, *inputs: ArrayLike) -> tuple[ArrayLike, ...]: ...
 
@@ -80,7 +80,7 @@ def encode(
     video: UInt8[Array, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"],
     frame_lengths: Int[Array, "b"] | Int[np.ndarray, "b"],
 ) -> tuple[ArrayLike, ArrayLike]:
-    """Encode clips; returns pooled tokens (b, q, d) and frames (b, t, d)."""
+    """Encode clips; return pooled tokens (b, q, d) and frames (b, t, d)."""
     (features,) = run("backbone", video, frame_lengths)
     pooled, frames = run(f"temporal_{video.shape[1]}", features, frame_lengths)
     return pooled, frames

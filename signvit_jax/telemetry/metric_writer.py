@@ -22,7 +22,7 @@ STEP = "step"
 
 
 class MetricsLog:
-    """Appends metrics by step, on process 0 only; metrics of one step share a row.
+    """Metrics by step, written on process 0 only; metrics of one step share a row.
 
     Each call hands its row to the system before it returns. A row that a crash truncated is dropped
     when the file is opened again. A full disk is reported once and does not end the run: the

@@ -15,7 +15,7 @@ _MAX_WAITING = 10_000  # records kept while the disk is full; a wide row takes a
 
 
 class Observer:
-    """Attempts writes that a run does not depend on.
+    """A writer of what a run does not depend on.
 
     The first failure is logged, further ones are counted, and the first success after them is
     logged.

@@ -1,4 +1,4 @@
-"""Draws metrics.png, the course of a run, from its metrics.csv alone."""
+"""Draw metrics.png, the course of a run, from its metrics.csv alone."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Profiles a few training steps for TensorBoard's profiler (xprof) or Perfetto."""
+"""Profile a few training steps for TensorBoard's profiler (xprof) or Perfetto."""
 
 import argparse
 import contextlib
@@ -48,7 +48,7 @@ class TracedSteps:
 
 
 class StepTrace:
-    """Traces the wanted steps into `folder`, one file for each process.
+    """A trace of the wanted steps in `folder`, one file for each process.
 
     Does nothing if `wanted` is None.
     """

@@ -1,4 +1,4 @@
-"""Sends a run's messages to the terminal, and to run.log with times and tracebacks."""
+"""Send a run's messages to the terminal, and to run.log with times and tracebacks."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import jax
 from rich.console import Console
 from rich.logging import RichHandler
 
-from signvit_jax.runtime.streams import CleanFormatter
+from signvit_jax.runtime.standard_streams import CleanFormatter
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 class _Ours:
-    """Marks the handlers that `start_run_log` adds, and that its next call removes."""
+    """The mark of handlers that `start_run_log` adds, and that its next call removes."""
 
     of_run_log = True
 

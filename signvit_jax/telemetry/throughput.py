@@ -11,7 +11,7 @@ from signvit_jax.planning.memory import GIB, peak_memory
 
 
 class Stopwatch:
-    """Measures speed since the last reading, over all processes."""
+    """Speed since the last reading, over all processes."""
 
     def __init__(self, definition: ModelDefinition, peak: float | None = None):
         """`peak`: operations per second of one device; default: from its data sheet.

@@ -4,8 +4,9 @@ PAD, the CTC blank, always has id 0. Learned tokenizers read NFC text with runs 
 collapsed; their ids are PAD 0, BOS 1, EOS 2, UNK 3. For BPE `decode(encode(text)) ==
 normalize(text)` unless the text has characters that the training text lacks.
 
-Where the training text has a script without spaces (`scripts.py`), its characters become tokens,
-never its sentences. "word" then loses the spaces beside such characters, as BERT does beside Han.
+Where the training text has a script without spaces (`writing_systems.py`), its characters become
+tokens, never its sentences. "word" then loses the spaces beside such characters, as BERT does
+beside Han.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import TokenizerConfig
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.text import scripts
+from signvit_jax.text import writing_systems
 
 _FORMAT = "signvit_jax tokenizer"
 _VERSION = 1
@@ -91,7 +92,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _splits_on_spaces(self) -> bool:
-        """Whether only spaces separate its words: glosses, and text of scripts with spaces."""
+        """True if only spaces separate its words: glosses, and text of scripts with spaces."""
         return self.kind == "word" and isinstance(
             self._backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit
         )
@@ -136,15 +137,15 @@ class Tokenizer:
         if self.kind == "bert":
             joined = " ".join(tokens).replace(" ##", "")
             text = _BERT_SPACES.sub(lambda space: space[1] or space[2], joined)
-            return scripts.without_spaces_beside(text)  # BERT puts spaces around Han
+            return writing_systems.without_spaces_beside(text)  # BERT puts spaces around Han
         if self.kind == "word" and not self._splits_on_spaces:
-            return scripts.join_units(tokens)
+            return writing_systems.join_units(tokens)
         text = "".join(tokens).replace(_WORD_START, " ") if self.kind == "bpe" else " ".join(tokens)
         return " ".join(text.split())
 
     def pieces(self, text: str) -> list[str]:
-        """The words or characters of a decoded text, with leading spaces as in `scripts.pieces`."""
-        return scripts.pieces(text, by_spaces=self._splits_on_spaces)
+        """The words or characters of a decoded text, as `writing_systems.pieces` splits it."""
+        return writing_systems.pieces(text, by_spaces=self._splits_on_spaces)
 
     def unknown(self, texts: Sequence[str]) -> Counter[str]:
         """Counts of what becomes `unk_id`: characters for BPE, words for the other kinds."""
@@ -326,9 +327,9 @@ def _by_character(lines: list[str]) -> list[pre_tokenizers.PreTokenizer]:
 
     So a tokenizer learned from other scripts stays what it was in earlier releases.
     """
-    if not any(map(scripts.has_unspaced, lines)):
+    if not any(map(writing_systems.has_unspaced, lines)):
         return []
-    return [pre_tokenizers.Split(tokenizers.Regex(scripts.UNSPACED_UNIT), "isolated")]
+    return [pre_tokenizers.Split(tokenizers.Regex(writing_systems.UNSPACED_UNIT), "isolated")]
 
 
 def _learn_words(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from signvit_jax.text import scripts
+from signvit_jax.text import writing_systems
 
 
 class Word(NamedTuple):
@@ -23,7 +23,7 @@ def word_confidences(
     tokens: Sequence[int],
     confidences: Sequence[float],
     spell: Callable[[Sequence[int]], str],
-    pieces: Callable[[str], list[str]] = scripts.pieces,
+    pieces: Callable[[str], list[str]] = writing_systems.pieces,
 ) -> tuple[Word, ...]:
     """The words of `spell(tokens)`, split by `pieces` (which gives separated words leading spaces).
 

@@ -17,7 +17,7 @@ from signvit_jax.checkpoints.reader import CheckpointReader
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config
 from signvit_jax.inference.trained_model import SHARED_KEYS, TrainedModel, load_trained
-from signvit_jax.optimization.compiled_steps import CompiledSteps, Shapes
+from signvit_jax.optimization.compiling_ahead import CompiledSteps, Shapes
 from signvit_jax.optimization.distillation_loss import (
     PROJECTION,
     TEACHER_CTC_LOGITS,

@@ -1,4 +1,4 @@
-"""Watches the reports of all steps for skipped updates and for jumps of the loss."""
+"""Watch the reports of all steps for skipped updates and for jumps of the loss."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ class TrainingDivergedError(SignVitError, RuntimeError):
 
 
 class StepWatch:
-    """Names the clips of skipped updates and of jumps of the loss; ends a run that diverges.
+    """Log of the clips of skipped updates and of jumps of the loss, which ends a run that diverges.
 
     Reports stay on the device until `read`, so that the next step can be dispatched while the
     device still works. `clip_name` gives the name of a clip by its number in the training split. Of
@@ -92,7 +92,7 @@ class StepWatch:
 
 
 class SpikeFinder:
-    """Finds a loss that is far above those before it.
+    """Search for a loss that is far above those before it.
 
     That is 8 times their usual deviation above their mean, and at least 1.5 times the mean. Both
     are exponential averages over about 50 steps. They include the jump itself, so that a new level

@@ -15,8 +15,8 @@ from PIL import Image
 from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.config.schema import to_json
 from signvit_jax.data.augment import decode_clip
+from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.pipeline import Batch, BatchIterator
-from signvit_jax.data.sampling import sample_frames
 from signvit_jax.media.contact_sheet import contact_sheet
 from signvit_jax.optimization.train_step import StepReport
 from signvit_jax.telemetry.goodput import Goodput
@@ -36,7 +36,7 @@ _SECONDS_PER_PLOT = 60.0  # at least: drawing takes longer than an epoch of a sm
 
 
 class StepHooks:
-    """Watches the steps of one start of a run. Steps are counted from 1."""
+    """What watches the steps of one start of a run. Steps are counted from 1."""
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ def inherit_resolved_values(config: Config, earlier: Config | None, workdir: Wor
 
 
 def _is_relative_form(before: str, now: str) -> bool:
-    """Whether `before` is `now` as an earlier release stored it: as it was typed."""
+    """Return True if `before` is `now` as an earlier release stored it: as it was typed."""
     return not Path(before).is_absolute() and Path(now).match(before)
 
 

@@ -1,4 +1,4 @@
-"""Starts a run or resumes one: workdir, lock, log, config and data, then the train loop."""
+"""Start a run or resume one: workdir, lock, log, config and data, then the train loop."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Saves and restores a run: its state, the data position, and the best validation so far."""
+"""Save and restore a run: its state, the data position, and the best validation so far."""
 
 import dataclasses
 import logging
@@ -16,7 +16,7 @@ from signvit_jax.data.pipeline import BatchIterator
 from signvit_jax.optimization.optimizer import backbone_of
 from signvit_jax.optimization.train_state import TrainState, replace_params
 from signvit_jax.parallel.sharding import parameter_path, replicated
-from signvit_jax.parallel.vocabulary import reshard_like
+from signvit_jax.parallel.vocabulary_padding import reshard_like
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.telemetry.goodput import Goodput
 from signvit_jax.training.resolve_config import ResolvedConfig
@@ -125,7 +125,7 @@ class RunCheckpoints:
         self._last_save = time.monotonic()
 
     def save_is_due(self) -> bool:
-        """Whether `training.save_every_n_minutes` have passed since the last save."""
+        """Return True if `training.save_every_n_minutes` have passed since the last save."""
         waited = time.monotonic() - self._last_save
         return self._save_every_seconds > 0 and waited >= self._save_every_seconds
 
@@ -168,7 +168,7 @@ def with_pretrained_backbone(
     log.info(
         "the backbone starts from %s: %s, %d tensors",
         pretrained.path,
-        pretrained.layout,
+        pretrained.kind,
         len(pretrained.tensors),
     )
     tree = traverse_util.unflatten_dict(backbone, sep="/")
@@ -176,7 +176,7 @@ def with_pretrained_backbone(
 
 
 def was_ever_frozen(resolved: ResolvedConfig, store: CheckpointStore) -> bool:
-    """Whether the backbone is frozen at first, or was before the settings changed."""
+    """Return True if the backbone is frozen at first, or was before the settings changed."""
     if frozen_epochs_so_far(resolved) or resolved.config.model.encoder.freeze_epochs:
         return True
     latest = store.latest_step()

@@ -9,7 +9,7 @@ import jax
 
 from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.optimization.compiled_steps import CompiledSteps, Shapes
+from signvit_jax.optimization.compiling_ahead import CompiledSteps, Shapes
 from signvit_jax.optimization.learning_rates import Rates
 from signvit_jax.optimization.losses import with_flat_start
 from signvit_jax.optimization.optimizer import make_optimizer
@@ -75,7 +75,7 @@ class StepPrograms:
         )
 
     def is_frozen(self, step: int) -> bool:
-        """Whether the backbone is frozen in the update that follows `step` updates."""
+        """Return True if the backbone is frozen in the update that follows `step` updates."""
         return step // self.steps_per_epoch < self.config.model.encoder.freeze_epochs
 
     def step(

@@ -182,7 +182,7 @@ def _eval_is_due(epoch: int, num_epochs: int, training: TrainingConfig) -> bool:
 
 
 def _patience_is_over(best: BestSoFar, epoch: int, training: TrainingConfig) -> bool:
-    """Whether the run stops early, after the validation of `epoch`."""
+    """Return True if the run stops early, after the validation of `epoch`."""
     patience = training.patience
     return patience > 0 and best.value is not None and epoch - best.since >= patience
 

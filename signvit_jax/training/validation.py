@@ -17,7 +17,7 @@ from signvit_jax.parallel.sharding import gather_fsdp
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.runtime.signals import StopRequest
 from signvit_jax.telemetry.observers import Observer
-from signvit_jax.training.calibration import RunCalibration
+from signvit_jax.training.confidence_calibration import RunCalibration
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.step_programs import StepPrograms, device_batch
 
@@ -27,7 +27,7 @@ Hypotheses = dict[int, dict[str, Hypothesis]]  # position in the split -> decode
 
 
 class ValidationPass:
-    """Evaluates the model on the validation split.
+    """Evaluation of the model on the validation split.
 
     The losses are of all clips. Greedy and CTC hypotheses are of all clips too or, if
     `training.best_metric` is the loss, of the few that are shown as samples.

@@ -1,4 +1,4 @@
-"""Converts a ViT with Flax's names and layouts to timm's.
+"""Convert a ViT with Flax's names and axis orders to timm's.
 
 The npz files of big_vision and of the original vision_transformer have them. Query, key and value
 are separate there, (width, heads, head width) each, and kernels are (in, out). The two programs
@@ -28,7 +28,7 @@ _ATTENTION = re.compile(r"MultiHeadDotProductAttention_[01]/(query|key|value|out
 
 
 def is_theirs(names: Iterable[str]) -> bool:
-    """Whether a state dict is that of a ViT of big_vision or vision_transformer."""
+    """Return True if a state dict is that of a ViT of big_vision or vision_transformer."""
     names = set(names)
     return "embedding/kernel" in names and any(
         name.startswith("Transformer/encoderblock") for name in names
@@ -36,11 +36,11 @@ def is_theirs(names: Iterable[str]) -> bool:
 
 
 def heads_of(tensors: Mapping[str, np.ndarray]) -> int:
-    """Number of heads of the attention, which no other layout shows. Raises WeightsError."""
+    """Number of heads of the attention, which no other kind of file shows. Raises WeightsError."""
     for name, tensor in _unstack(tensors).items():
         if name.endswith("/query/kernel") and tensor.ndim == 3:
             return tensor.shape[1]
-    raise WeightsError("not a ViT of big_vision's layout: no query kernel of three axes")
+    raise WeightsError("not a ViT with big_vision's names: no query kernel of three axes")
 
 
 def to_timm(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def to_timm(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     qkv: dict[str, dict[str, np.ndarray]] = {}
     for name, tensor in _unstack(tensors).items():
         if name in _NAMES:
-            is_patches = name == "embedding/kernel"
+            is_patches = name == "embedding/kernel" and tensor.ndim == 4
             converted[_NAMES[name]] = tensor.transpose(3, 2, 0, 1) if is_patches else tensor
         elif name in _POSITIONS:
             converted["pos_embed"] = tensor

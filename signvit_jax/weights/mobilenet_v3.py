@@ -1,4 +1,4 @@
-"""Converts MobileNetV3 features with torchvision's or timm's names to our backbone, and back."""
+"""Convert MobileNetV3 features with torchvision's or timm's names to our backbone, and back."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from signvit_jax.backbones.mobilenet_v3 import MobileNetSpec, mobilenet_v3_large_spec
 from signvit_jax.weights import mapping
-from signvit_jax.weights.mapping import Layout, Source, WeightsError
+from signvit_jax.weights.mapping import NameTable, Source, WeightsError
 
 TIMM_EPSILON = 1e-5  # of BatchNorm in timm's mobilenetv3_large_100; torchvision's is 1e-3
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -19,11 +19,11 @@ _CLASSIFIER = ("classifier.", "conv_head.", "norm_head.")
 
 
 def is_ours(paths: Iterable[str]) -> bool:
-    """Whether these are parameters of our MobileNetV3 (and not of the ViT)."""
+    """Return True if these are parameters of our MobileNetV3 (and not of the ViT)."""
     return "stem/conv/kernel" in set(paths)
 
 
-def layout(paths: Iterable[str]) -> Layout:
+def name_table(paths: Iterable[str]) -> NameTable:
     """torchvision's names for a backbone with parameters at `paths`."""
     modules = {tuple(path.split("/")[1:3]) for path in paths if path.startswith("blocks/")}
     count = len({number for number, _ in modules})
@@ -52,7 +52,7 @@ def layout(paths: Iterable[str]) -> Layout:
             "conv1x1" if leaf == "kernel" else "plain",
         )
 
-    return Layout("torchvision's MobileNetV3", source, ignored=holds_no_feature)
+    return NameTable("torchvision's MobileNetV3", source, is_ignored=holds_no_feature)
 
 
 def to_ours(
@@ -62,7 +62,7 @@ def to_ours(
 
     `shapes` has all of them. Raises WeightsError.
     """
-    return mapping.to_ours(layout(shapes), torchvision_names(tensors), shapes)
+    return mapping.to_ours(name_table(shapes), torchvision_names(tensors), shapes)
 
 
 def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.
 
     It lacks the counters of batches, which PyTorch adds by itself.
     """
-    return mapping.from_ours(layout(parameters), parameters)
+    return mapping.from_ours(name_table(parameters), parameters)
 
 
 def sizes_of(tensors: Mapping[str, np.ndarray]) -> MobileNetSpec:
@@ -110,13 +110,13 @@ def sizes_of(tensors: Mapping[str, np.ndarray]) -> MobileNetSpec:
 
 
 def is_theirs(names: Iterable[str]) -> bool:
-    """Whether a state dict is that of a MobileNetV3 of torchvision or timm."""
+    """Return True if a state dict is that of a MobileNetV3 of torchvision or timm."""
     names = set(names)
     return "features.0.0.weight" in names or "conv_stem.weight" in names
 
 
 def is_timm(names: Iterable[str]) -> bool:
-    """Whether a MobileNetV3 has timm's names."""
+    """Return True if a MobileNetV3 has timm's names."""
     return "conv_stem.weight" in set(names)
 
 
@@ -176,5 +176,5 @@ def _torchvision_modules(theirs: set[str]) -> dict[str, str]:
 
 
 def holds_no_feature(name: str) -> bool:
-    """Whether a tensor belongs to the classifier, or is a counter of batches."""
+    """Return True if a tensor belongs to the classifier, or is a counter of batches."""
     return name.startswith(_CLASSIFIER) or name.endswith("num_batches_tracked")

@@ -1,4 +1,4 @@
-"""Pretrained backbones (`model.encoder.pretrained`) from files; their keys show their layout."""
+"""Pretrained backbones (`model.encoder.pretrained`) from files, whose keys show their kind."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class PretrainedBackbone:
     """The tensors of a file, and the kind of backbone that they are."""
 
     path: Path
-    layout: str  # for messages
+    kind: str  # for messages
     backbone: str  # as in model.encoder.backbone
     epsilon: float  # of its norms; 0 = not known
     tensors: Mapping[str, np.ndarray]
@@ -33,11 +33,11 @@ class PretrainedBackbone:
     ) -> dict[str, np.ndarray]:
         """Return the flat parameters of the backbone; `shapes` has all of them.
 
-        Raises WeightsError with every tensor that does not fit.
+        Raises WeightsError for tensors that do not fit.
         """
         if config.backbone != self.backbone:
             raise WeightsError(
-                f"{self.path} has {self.layout}, but config.model.encoder.backbone is "
+                f"{self.path} has {self.kind}, but config.model.encoder.backbone is "
                 f"{config.backbone!r}; allowed: {self.backbone!r}"
             )
         if self.heads not in (None, config.vit_num_heads):
@@ -48,7 +48,7 @@ class PretrainedBackbone:
         try:
             return self._convert(shapes)
         except WeightsError as error:
-            raise WeightsError(f"{self.path}, {self.layout}: {error}") from error
+            raise WeightsError(f"{self.path}, {self.kind}: {error}") from error
 
     def _convert(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         if not any(name.startswith((_OURS, _THEIRS)) for name in self.tensors):
@@ -66,15 +66,17 @@ class PretrainedBackbone:
                 tensors[name] = timm_vit.resized_positions(
                     np.asarray(tensors[name], np.float32), shapes["positions"][1] - 1
                 )
-        layout = (
-            mapping.OURS if next(iter(tensors)).startswith(_OURS) else reference.layout(expected)
+        table = (
+            mapping.OURS
+            if next(iter(tensors)).startswith(_OURS)
+            else reference.name_table(expected)
         )
-        converted = mapping.to_ours(layout, tensors, expected)
+        converted = mapping.to_ours(table, tensors, expected)
         return {path.removeprefix(_OURS): value for path, value in converted.items()}
 
 
 def read_pretrained(path: str | Path) -> PretrainedBackbone:
-    """Read a file. Raises WeightsError if it cannot be read or has an unknown layout."""
+    """Read a file. Raises WeightsError if it cannot be read or is of an unknown kind."""
     path = Path(path)
     tensors = read_tensors(path)
     if big_vision.is_theirs(tensors):
@@ -105,7 +107,7 @@ def read_pretrained(path: str | Path) -> PretrainedBackbone:
         backbone = "dense_vit" if _OURS + "class_token" in tensors else "mobilenet_v3_large"
         return PretrainedBackbone(path, "a translator of ours", backbone, 0.0, tensors)
     raise WeightsError(
-        f"{path}: unknown layout of weights (its first keys: "
+        f"{path}: unknown kind of weights (its first keys: "
         f"{', '.join(sorted(tensors)[:4]) or 'none'}); known: ViTs of timm and big_vision, "
         "MobileNetV3-Large of torchvision and timm, the reference's translator, and ours"
     )

@@ -1,7 +1,7 @@
-"""Converts the reference system's state dict to our parameters, and back.
+"""Convert the reference system's state dict to our parameters, and back.
 
-It has PyTorch's names and layouts. Our ViT's blocks are stacked, with a leading axis over layers.
-`mapping` has the layouts of tensors.
+It has PyTorch's names and axis orders, which `mapping` describes. Our ViT's blocks are stacked,
+with a leading axis over layers.
 """
 
 import json
@@ -15,7 +15,7 @@ from flax import nnx
 from signvit_jax.config import schema as configuration
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.weights import mapping, mobilenet_v3
-from signvit_jax.weights.mapping import Layout, Source, WeightsError, fill, flat_parameters
+from signvit_jax.weights.mapping import NameTable, Source, WeightsError, fill, flat_parameters
 
 __all__ = [
     "WeightsError",
@@ -23,8 +23,8 @@ __all__ = [
     "config_from_reference",
     "flat_parameters",
     "from_ours",
-    "layout",
     "load_reference",
+    "name_table",
     "to_ours",
 ]
 
@@ -176,25 +176,25 @@ def to_ours(
 
     `shapes` has all parameters of the model.
     """
-    return mapping.to_ours(layout(shapes), tensors, shapes)
+    return mapping.to_ours(name_table(shapes), tensors, shapes)
 
 
 def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
     """The inverse of `to_ours`. Raises WeightsError for options that the reference lacks."""
-    return mapping.from_ours(layout(parameters), parameters)
+    return mapping.from_ours(name_table(parameters), parameters)
 
 
-def layout(paths: Iterable[str]) -> Layout:
+def name_table(paths: Iterable[str]) -> NameTable:
     """The reference's names for a model with parameters at `paths`.
 
     A MobileNetV3 has torchvision's names, under `encoder.backbone`.
     """
     backbone = [path.removeprefix(_BACKBONE) for path in paths if path.startswith(_BACKBONE)]
     if not mobilenet_v3.is_ours(backbone):
-        return Layout(
-            "the reference", _source, stacked=_STACKED, ignored=_NOT_PARAMETERS.__contains__
+        return NameTable(
+            "the reference", _source, stacked=_STACKED, is_ignored=_NOT_PARAMETERS.__contains__
         )
-    features = mobilenet_v3.layout(backbone)
+    features = mobilenet_v3.name_table(backbone)
 
     def source(path: str) -> Source | None:
         if not path.startswith(_BACKBONE):
@@ -202,10 +202,12 @@ def layout(paths: Iterable[str]) -> Layout:
         found = features.source(path.removeprefix(_BACKBONE))
         return None if found is None else found._replace(name=f"encoder.backbone.{found.name}")
 
-    def ignored(name: str) -> bool:
-        return name in _NOT_PARAMETERS or features.ignored(name.removeprefix("encoder.backbone."))
+    def is_ignored(name: str) -> bool:
+        return name in _NOT_PARAMETERS or features.is_ignored(
+            name.removeprefix("encoder.backbone.")
+        )
 
-    return Layout("the reference", source, ignored=ignored)
+    return NameTable("the reference", source, is_ignored=is_ignored)
 
 
 def _source(path: str) -> Source | None:

@@ -1,4 +1,4 @@
-"""Reads files of tensors: safetensors, NumPy's npz and PyTorch's checkpoints.
+"""Read files of tensors: safetensors, NumPy's npz and PyTorch's checkpoints.
 
 The last need torch. No file is ever unpickled.
 """

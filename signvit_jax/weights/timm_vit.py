@@ -1,4 +1,4 @@
-"""Converts a ViT with timm's names to the parameters of our backbone, and back.
+"""Convert a ViT with timm's names to the parameters of our backbone, and back.
 
 The names (`blocks.0.attn.qkv.weight`) are also those of DeiT, DINO and MAE.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from signvit_jax.weights import mapping
-from signvit_jax.weights.mapping import Layout, Source, WeightsError
+from signvit_jax.weights.mapping import NameTable, Source, WeightsError
 
 EPSILON = 1e-6  # of its LayerNorms
 _MODULES = {
@@ -40,7 +40,7 @@ class ViTSizes(NamedTuple):
 
 
 def is_theirs(names: Iterable[str]) -> bool:
-    """Whether a state dict is that of a ViT of timm."""
+    """Return True if a state dict is that of a ViT of timm."""
     names = set(names)
     return "patch_embed.proj.weight" in names and "blocks.0.attn.qkv.weight" in names
 
@@ -59,7 +59,7 @@ def sizes_of(tensors: Mapping[str, np.ndarray]) -> ViTSizes:
         positions = tensors["pos_embed"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(
-            f"not a ViT of timm's layout: {type(error).__name__} at {error}"
+            f"not a ViT with timm's names: {type(error).__name__} at {error}"
         ) from error
     return ViTSizes(width, layers, hidden, patch_size, _side(positions))
 
@@ -78,7 +78,7 @@ def to_ours(
         tensors["pos_embed"] = resized_positions(
             np.asarray(tensors["pos_embed"], np.float32), shapes["positions"][1] - 1
         )
-    return mapping.to_ours(_LAYOUT, tensors, shapes)
+    return mapping.to_ours(_NAMES, tensors, shapes)
 
 
 def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.ndarray]:
@@ -86,7 +86,7 @@ def from_ours(parameters: Mapping[str, np.ndarray | jax.Array]) -> dict[str, np.
 
     Raises WeightsError for options that timm's ViT lacks.
     """
-    return mapping.from_ours(_LAYOUT, parameters)
+    return mapping.from_ours(_NAMES, parameters)
 
 
 def resized_positions(positions: np.ndarray, patches: int) -> np.ndarray:
@@ -109,7 +109,7 @@ def resized_positions(positions: np.ndarray, patches: int) -> np.ndarray:
 
 
 def holds_no_feature(name: str) -> bool:
-    """Whether a tensor belongs to the classifier, or to masked training."""
+    """Return True if a tensor belongs to the classifier, or to masked training."""
     return name.startswith(_CLASSIFIER)
 
 
@@ -136,4 +136,4 @@ def _source(path: str) -> Source | None:
     return Source(f"{_MODULES[module]}.{'bias' if leaf == 'bias' else 'weight'}")
 
 
-_LAYOUT = Layout("timm's ViT", _source, stacked="blocks/", ignored=holds_no_feature)
+_NAMES = NameTable("timm's ViT", _source, stacked="blocks/", is_ignored=holds_no_feature)

@@ -1,6 +1,7 @@
 """A complete translator as one safetensors file.
 
-Its tensors have the reference's names if the reference has all of its parts, else our own paths.
+Its tensors are named as in the PyTorch reference if that has every part of this model, else by our
+own paths.
 """
 
 from collections.abc import Mapping
@@ -20,11 +21,11 @@ from signvit_jax.weights.tensor_files import write_safetensors
 def export_safetensors(
     path: Path, params: PyTree, description: Mapping[str, str] | None = None
 ) -> str:
-    """Write the parameters of a `TrainedModel`.
+    """Write the parameters of a `TrainedModel`. Raises OSError.
 
-    Returns whose names the tensors have: "reference" or "signvit_jax". `description` becomes the
-    file's metadata. With the JSON of `config`, `tokenizer` and, for a model that has one,
-    `gloss_tokenizer`, `python -m signvit_jax.convert` needs no other file. Raises OSError.
+    Returns the naming used, "reference" or "signvit_jax"; the file's metadata has it as `names`,
+    beside `description`. If that has the keys `config` and `tokenizer`, and `gloss_tokenizer` for a
+    model that has one, each in JSON, then `python -m signvit_jax.convert` needs no other file.
     """
     parameters = cast(dict[str, jax.Array], traverse_util.flatten_dict(params, sep="/"))
     try:
@@ -40,17 +41,17 @@ def export_safetensors(
 def parameters_from(tensors: Mapping[str, np.ndarray], params: PyTree) -> PyTree:
     """Convert the tensors of `export_safetensors`, or the reference's state dict, to parameters.
 
-    They are float32; `params` gives their shapes. Raises WeightsError with every tensor that does
-    not fit.
+    Returns a nested dict of float32 arrays with the structure and shapes of `params`. Raises
+    WeightsError for tensors that do not fit.
     """
     leaves = cast(dict[str, jax.ShapeDtypeStruct], traverse_util.flatten_dict(params, sep="/"))
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
-    layout = mapping.OURS if shapes.keys() & tensors.keys() else reference.layout(shapes)
-    return traverse_util.unflatten_dict(mapping.to_ours(layout, tensors, shapes), sep="/")
+    table = mapping.OURS if shapes.keys() & tensors.keys() else reference.name_table(shapes)
+    return traverse_util.unflatten_dict(mapping.to_ours(table, tensors, shapes), sep="/")
 
 
 def vocabulary_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """(tokens of the decoder, labels of the CTC head).
+    """Return (number of the decoder's tokens, number of the CTC head's labels).
 
     Raises WeightsError if one of them is missing.
     """
@@ -61,6 +62,6 @@ def vocabulary_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
         if embedding in tensors and labels in tensors:
             return tensors[embedding].shape[0], tensors[labels].shape[0]
     raise WeightsError(
-        "not a complete translator: neither decoder.embed.weight and ctc_head.3.bias "
-        "(the reference's) nor decoder/embedding and ctc_head/out/bias (ours)"
+        "not a complete translator: it has neither decoder.embed.weight and ctc_head.3.bias "
+        "(the reference's names) nor decoder/embedding and ctc_head/out/bias (ours)"
     )

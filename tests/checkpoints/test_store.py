@@ -79,7 +79,7 @@ def iterator():
 
 
 def save_steps(folder, steps, *, keep_last=10, scores=None):
-    """Save checkpoints with the given steps and losses; returns the folder."""
+    """Save checkpoints with the given steps and losses; return the folder."""
     with_scores = dict(zip(steps, scores)) if scores else {}
     store = CheckpointStore(folder, keep_last)
     for step in steps:

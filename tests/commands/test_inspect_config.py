@@ -8,7 +8,7 @@ import pytest
 
 from signvit_jax.commands import inspect_config
 from signvit_jax.config.files import load_config
-from signvit_jax.planning import account
+from signvit_jax.planning import describe_run
 from tests.helpers import tiny_run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -52,7 +52,9 @@ def test_a_config_is_described_without_data_or_training(config, capsys, tmp_path
     modules = [numbers(printed, name)[0] for name in ("ctc_head", "decoder", "encoder")]
     assert sum(modules) == numbers(printed, "total")[0]
     assert numbers(printed, "gradients and activations")[0] > 0
-    operations = printed[printed.index("GFLOP per clip of 8 frames and 8 tokens") :]
+    operations = printed[
+        printed.index("GFLOP of matrix products, per clip of 8 frames and 8 tokens") :
+    ]
     parts = [
         numbers(operations, name)[0] for name in ("backbone", "temporal", "decoder", "ctc_head")
     ]
@@ -60,19 +62,22 @@ def test_a_config_is_described_without_data_or_training(config, capsys, tmp_path
     assert re.search(r"video +uint8 +4x8x32x32x3 ", printed) and re.search(
         r"tokens +int32 +4x8 ", printed
     )
-    assert "parameters are replicated on every device" in printed and "are sharded" not in printed
+    assert (
+        "arrays of parameters are replicated on every device" in printed
+        and "are sharded" not in printed
+    )
 
 
 def test_the_full_model_is_described_without_its_weights():
     config = load_config(str(REPOSITORY / "configs" / "reference.py"))
     held = sum(array.nbytes for array in jax.live_arrays())
-    printed = account.describe(config, compiling=False)
+    printed = describe_run.describe(config, compiling=False)
     assert sum(array.nbytes for array in jax.live_arrays()) - held < 10**6
     assert (
         numbers(printed, "total")[0] == 354_323_258
         and numbers(printed, "backbone")[0] == 303_301_632
     )
-    assert "a frame in the backbone" in printed and "(123.11 a frame" in printed
+    assert "(123.11 per frame in the backbone)" in printed
     assert "not compiled" in printed
 
 
@@ -140,4 +145,4 @@ def test_a_bert_vocabulary_has_the_size_of_its_file(tmp_path, file, size):
     if file:
         path.write_text(file)
     config = load_config(f"{REPOSITORY}/configs/reference.py:{path}")
-    assert account._largest_vocabulary(config) == size
+    assert describe_run._largest_vocabulary(config) == size

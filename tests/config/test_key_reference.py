@@ -4,8 +4,8 @@ import re
 from dataclasses import asdict
 
 from signvit_jax.config.key_reference import describe_keys
-from signvit_jax.config.reading import flatten
 from signvit_jax.config.schema import Config
+from signvit_jax.config.typed_sections import flatten
 
 KEYS = describe_keys()
 

@@ -13,7 +13,8 @@ from signvit_jax.config.schema import MeshConfig, with_ctc_target
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import abstract_model, count_parameters
 from signvit_jax.optimization.losses import with_flat_start
-from signvit_jax.optimization.optimizer import learning_rates, make_optimizer
+from signvit_jax.optimization.optimizer import make_optimizer
+from signvit_jax.optimization.schedules import learning_rates
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
 from signvit_jax.optimization.train_step import make_train_step
 from signvit_jax.parallel.mesh import make_mesh

@@ -37,11 +37,11 @@ def test_config_dicts_are_accepted():
         (
             "training.batchsize",
             8,
-            ["config.training.batchsize", "8", "nearest key: training.batch_size"],
+            ["config.training.batchsize", "8", "did you mean training.batch_size?"],
         ),
         ("model.encoder.vit_layers", 2, ["config.model.encoder.vit_layers", "vit_num_layers"]),
         ("batch_size", 8, ["config.batch_size", "did you mean training.batch_size?"]),
-        ("trainin", {}, ["config.trainin", "nearest key: training"]),
+        ("trainin", {}, ["config.trainin", "did you mean training?"]),
     ],
 )
 def test_a_misspelled_key_is_refused_with_the_nearest(key, value, words):
@@ -66,7 +66,7 @@ def test_a_misspelled_key_is_refused_with_the_nearest(key, value, words):
         ("inference.top_k", 2**31, "an integer >= 0 and < 2^31"),
         ("training.seed", 2**63, "an integer from 0 to 2^63 - 1"),
         ("data.frame_buckets", "16", "a list of"),
-        ("data.resize_mode", "padd", "nearest: 'pad'"),
+        ("data.resize_mode", "padd", "did you mean 'pad'?"),
         ("data.augment.rotate", 90.0, "from 0 to 45"),
         ("model.temporal.kernel_size", 4, "an odd integer"),
         ("model.encoder", 3, "must be a group"),
@@ -177,7 +177,7 @@ def test_overrides_get_the_type_of_their_key(tmp_path):
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("training.batchsize", "nearest key: training.batch_size"),
+        ("training.batchsize", "did you mean training.batch_size?"),
         ("model.encoder", "group of keys"),
     ],
 )
@@ -215,7 +215,7 @@ def test_a_misspelled_override_is_exit_2_before_a_workdir_exists(tmp_path, capsy
     message = capsys.readouterr().err
     assert all(
         words in message
-        for words in ("config.training.batchsize", "'8'", "nearest key: training.batch_size")
+        for words in ("config.training.batchsize", "'8'", "did you mean training.batch_size?")
     )
     assert not (tmp_path / "run").exists()
 

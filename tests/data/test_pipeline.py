@@ -13,8 +13,8 @@ import pytest
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_mapping
 from signvit_jax.data.dataset import DatasetError, Split, open_dataset
+from signvit_jax.data.frame_sampling import clip_length
 from signvit_jax.data.pipeline import BatchIterator, make_batches
-from signvit_jax.data.sampling import clip_length
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.text.tokenizer import learn, learn_gloss_vocabulary
 from tests.helpers import toy_dataset

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from signvit_jax.decoding.autoregressive import Source
 from signvit_jax.decoding.greedy import greedy
-from signvit_jax.decoding.sampling import restrict, sample
+from signvit_jax.decoding.token_sampling import restrict, sample
 from tests.helpers.tiny_decoder import (
     BOS,
     decoder,

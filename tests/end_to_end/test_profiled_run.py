@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from signvit_jax.commands import train
-from signvit_jax.optimization.compiled_steps import CompiledSteps
+from signvit_jax.optimization.compiling_ahead import CompiledSteps
 from signvit_jax.telemetry import throughput
 from signvit_jax.training import step_programs
 from tests.helpers import tiny_run

@@ -45,7 +45,10 @@ def fails(capfd, main, *arguments) -> str:
             ["--config.training.best_metric=bleu4"],
             ["training.best_metric is 'bleu4'", "'chrf', 'wer', 'loss'"],
         ),  # its texts have two words
-        (["--config.evaluation.tokenize=cha"], ["evaluation.tokenize is 'cha'", "nearest: 'char'"]),
+        (
+            ["--config.evaluation.tokenize=cha"],
+            ["evaluation.tokenize is 'cha'", "did you mean 'char'?"],
+        ),
         (["--config.mesh.fsdp=3"], ["fsdp=3", "devices"]),
         (
             ["--config.data.name=no_such_set"],

@@ -16,7 +16,7 @@ from signvit_jax.commands import export, translate
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.inference.loading import load_model
 from signvit_jax.serving.export_dir import ExportError
-from signvit_jax.serving.stablehlo import StableHloPrograms
+from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
 from tests.helpers import tiny_run
 
 LONG = pytest.mark.long

@@ -23,7 +23,7 @@ def encode(
     color_range: int | None = None,
     file_format: str | None = None,
 ) -> Path:
-    """Writes `images` (in `source_format`); with `pts` in milliseconds the rate is variable."""
+    """Write `images` (in `source_format`); with `pts` in milliseconds the rate is variable."""
     with av.open(
         str(path), "w", format=file_format, container_options=container_options or {}
     ) as container:

@@ -1,4 +1,4 @@
-"""Trains the tiny model on one device, and then on meshes of eight virtual devices.
+"""Train the tiny model on one device, and then on meshes of eight virtual devices.
 
     python eight_devices.py FOLDER MESH...
 
@@ -30,7 +30,7 @@ from signvit_jax.optimization.train_state import TrainState, abstract_on_mesh, n
 from signvit_jax.optimization.train_step import make_train_step
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import to_device
-from signvit_jax.parallel.vocabulary import reshard_like
+from signvit_jax.parallel.vocabulary_padding import reshard_like
 from tests.helpers import tiny_model
 
 STEPS, SAVED, CLIPS, FRAMES = 5, 3, 8, 6

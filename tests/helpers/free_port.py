@@ -1,4 +1,4 @@
-"""Finds a port where the processes of a test can connect."""
+"""Find a port where the processes of a test can connect."""
 
 import itertools
 import os

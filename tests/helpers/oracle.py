@@ -26,8 +26,8 @@ from signvit_jax.inference.windowing import (
     to_segment,
     to_video_time,
 )
-from signvit_jax.text.scripts import has_unspaced
 from signvit_jax.text.words import Word, words_text
+from signvit_jax.text.writing_systems import has_unspaced
 
 RATE = 12.5
 DATA = DataConfig(num_frames=48, image_size=16, sampling="rate", frame_rate=8.33)

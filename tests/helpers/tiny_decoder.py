@@ -90,7 +90,7 @@ def slow_greedy(sources, clip, max_len, no_repeat=0):
 
 
 def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0, with_greedy=True):
-    """Run the reference's beam search for one clip; returns (tokens, score), best first.
+    """Run the reference's beam search for one clip; return (tokens, score), best first.
 
     `divisor(length)` normalizes scores. `with_greedy`: add the greedy sentence if pruning lost it.
     """
@@ -127,7 +127,7 @@ def sentence(row):
 
 
 class CountingDecoder(TextDecoder):
-    """Reports every decoding step to `steps`."""
+    """A decoder that reports every decoding step to `steps`."""
 
     steps = []  # noqa: RUF012
 

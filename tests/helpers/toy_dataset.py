@@ -12,7 +12,7 @@ from signvit_jax.data import schema
 
 
 class Toy(tfds.core.GeneratorBasedBuilder):
-    """Writes given records."""
+    """A builder of given records."""
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = Path(__file__).parent
@@ -35,7 +35,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
 
 
 def write(data_dir: Path, **splits: Sequence[dict]) -> Path:
-    """Build the data set `toy`; returns its version folder."""
+    """Build the data set `toy`; return its version folder."""
     builder = Toy(splits, data_dir=str(data_dir))
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)

@@ -37,7 +37,7 @@ from signvit_jax.checkpoints import store
 from signvit_jax.cli.processes import leave
 from signvit_jax.commands import train
 from signvit_jax.data.pipeline import BatchIterator
-from signvit_jax.optimization.compiled_steps import CompiledSteps
+from signvit_jax.optimization.compiling_ahead import CompiledSteps
 from signvit_jax.runtime.exit_codes import run_command
 from signvit_jax.training import validation
 from signvit_jax.training.hooks import StepHooks

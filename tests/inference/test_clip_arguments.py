@@ -14,7 +14,7 @@ from signvit_jax.inference.clip_arguments import (
     checked_rate,
     checked_seed,
     checked_source,
-    is_frames,
+    is_one_clip,
 )
 from signvit_jax.inference.streaming import SourceError
 from signvit_jax.inference.windowing import ClipError
@@ -81,12 +81,12 @@ def test_a_closed_file_is_refused():
 
 
 def test_a_list_of_frames_is_not_a_list_of_clips():
-    assert is_frames(list(FRAMES)) and is_frames(tuple(jnp.asarray(FRAMES)))
+    assert is_one_clip(list(FRAMES)) and is_one_clip(tuple(jnp.asarray(FRAMES)))
     assert (
-        not is_frames([])
-        and not is_frames([FRAMES])
-        and not is_frames(["a.mp4"])
-        and not is_frames([FRAMES[0], "a.mp4"])
+        not is_one_clip([])
+        and not is_one_clip([FRAMES])
+        and not is_one_clip(["a.mp4"])
+        and not is_one_clip([FRAMES[0], "a.mp4"])
     )
 
 
@@ -94,7 +94,7 @@ def test_a_list_of_frames_is_not_a_list_of_clips():
     "fps", [-5, 0, 1e-300, 1e9, float("nan"), float("inf"), -float("inf"), "25", True, 1 + 2j]
 )
 def test_an_invalid_frame_rate_is_refused_with_its_value(fps):
-    with pytest.raises(ClipError, match=r"fps is .*allowed: frames a second from 0\.01 to 1000"):
+    with pytest.raises(ClipError, match=r"fps is .*allowed: frames per second from 0\.01 to 1000"):
         checked_rate(fps)
 
 
@@ -108,7 +108,7 @@ def test_every_kind_of_frame_rate_becomes_a_float():
     ]
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 2**70, 1.5, "7", None])
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 2**70, 1.5, "7", None, True, False])
 def test_a_seed_outside_the_range_of_keys_is_refused(seed):
     with pytest.raises(ConfigError, match=r"seed is .*allowed: an integer from 0 to 4294967295"):
         checked_seed(seed)
@@ -133,13 +133,22 @@ def test_paths_cameras_and_frames_are_streams():
 def test_an_invalid_frame_of_a_stream_is_an_error(odd):
     frames = checked_source(itertools.chain(FRAMES, [odd], FRAMES))
     assert len(list(itertools.islice(frames, 2))) == 2
-    with pytest.raises(ClipError, match=f"frame 2 of the stream is a {type(odd).__name__}"):
+    with pytest.raises(ClipError, match=f"frame 2 of the stream has the type {type(odd).__name__}"):
         next(frames)
 
 
 @pytest.mark.parametrize(
     ("every", "votes"),
-    [(0, 3), (float("nan"), 3), (float("inf"), 3), ("1", 3), (0.5, 0), (0.5, 1.5), (0.5, True)],
+    [
+        (0, 3),
+        (True, 3),
+        (float("nan"), 3),
+        (float("inf"), 3),
+        ("1", 3),
+        (0.5, 0),
+        (0.5, 1.5),
+        (0.5, True),
+    ],
 )
 def test_an_invalid_pace_is_refused(every, votes):
     with pytest.raises(ConfigError, match=r"every is|votes is"):

@@ -5,8 +5,8 @@ import pytest
 from signvit_jax.decoding.autoregressive import Source
 from signvit_jax.decoding.beam_search import beam_search
 from signvit_jax.decoding.greedy import greedy
-from signvit_jax.decoding.sampling import sample
 from signvit_jax.decoding.search_options import DecodingError
+from signvit_jax.decoding.token_sampling import sample
 from tests.helpers.tiny_decoder import (
     decoder,
     memory,

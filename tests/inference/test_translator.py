@@ -361,7 +361,7 @@ def test_an_error_in_bytes_does_not_name_the_temporary_file(translator):
 
 def test_none_in_place_of_a_frame_is_an_error(translator, trained):
     frames = [*read_video(trained.video(1)).frames[:4], None]
-    with pytest.raises(ClipError, match="frame 4 of the stream is a NoneType"):
+    with pytest.raises(ClipError, match="frame 4 of the stream has the type NoneType"):
         list(translator.stream(frames, fps=10))
 
 

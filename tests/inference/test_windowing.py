@@ -80,7 +80,7 @@ def test_a_video_of_a_low_frame_rate_gives_a_warning():
     (window,) = open_video_input(
         np.zeros((20, 4, 4, 3), np.uint8), 5.0, data, InferenceConfig()
     ).windows
-    assert "5.0 frames a second" in frame_rate_warning(window, 5.0, data)
+    assert "5.0 frames per second" in frame_rate_warning(window, 5.0, data)
 
 
 def moving(count: int, *still: tuple[int, int]) -> np.ndarray:

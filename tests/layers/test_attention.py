@@ -13,7 +13,7 @@ from signvit_jax.layers.attention import (
     attention_weights,
     fastest_attention,
 )
-from signvit_jax.parallel.tracing import tracing_for
+from signvit_jax.parallel.current_mesh import tracing_for
 
 QUERY, KEY, VALUE = (jax.random.normal(jax.random.key(i), (2, 5, 3, 4)) for i in range(3))
 

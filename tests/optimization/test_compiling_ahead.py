@@ -5,7 +5,7 @@ import re
 import pytest
 
 from signvit_jax.commands import train
-from signvit_jax.optimization.compiled_steps import CompiledSteps
+from signvit_jax.optimization.compiling_ahead import CompiledSteps
 from signvit_jax.planning import memory
 from signvit_jax.training import step_programs, train_loop
 from tests.helpers import tiny_run

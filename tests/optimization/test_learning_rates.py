@@ -3,7 +3,7 @@ import pytest
 
 from signvit_jax.optimization.learning_rates import Rates
 from signvit_jax.optimization.losses import LossParts
-from signvit_jax.optimization.optimizer import one_cycle
+from signvit_jax.optimization.schedules import one_cycle
 from signvit_jax.optimization.train_step import StepReport
 from tests.helpers import tiny_model
 

@@ -10,13 +10,12 @@ import pytest
 from signvit_jax.models.definition import parameters_of
 from signvit_jax.optimization.optimizer import (
     decayed_matrices,
-    learning_rates,
     make_optimizer,
-    one_cycle,
     parameter_groups,
     stochastic_round,
     with_backbone,
 )
+from signvit_jax.optimization.schedules import learning_rates, one_cycle
 from tests.helpers import tiny_model
 
 

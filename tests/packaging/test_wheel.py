@@ -48,7 +48,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def elsewhere(wheel, trained, tmp_path_factory):
-    """Runs a command in an empty folder, with a decoy `configs` package in it, on the wheel."""
+    """Run a command in an empty folder, with a decoy `configs` package in it, on the wheel."""
     site, here = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("empty")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)

@@ -25,7 +25,7 @@ from tests.helpers import tiny_model
 
 
 class FakeMesh:
-    """Stands in for a mesh of more devices than the test machine has."""
+    """A stand-in for a mesh of more devices than the test machine has."""
 
     def __init__(self, data=1, fsdp=1, tensor=1):
         self.shape = dict(zip(AXES, (data, fsdp, tensor)))
@@ -101,7 +101,7 @@ def test_bytes_are_those_of_one_devices_shard():
 
 
 class Step:
-    """Stands in for a jitted step. `plan`: its memory plan; None: too large to compile."""
+    """A stand-in for a jitted step. `plan`: its memory plan; None: too large to compile."""
 
     def __init__(self, plan):
         self.plan = plan

@@ -76,7 +76,7 @@ def test_a_training_state_of_release_0_1_is_restored(workdir):
 
 
 class Position:
-    """Stands in for a data iterator; keeps the state to which it is set."""
+    """A stand-in for a data iterator; it keeps the state to which it is set."""
 
     def set_state(self, state):
         self.state = state

@@ -21,7 +21,7 @@ from tests.helpers.reliability_runs import TOTAL, batches, figures
 
 @pytest.fixture
 def pair(run):
-    """Starts both processes on one workdir, with a fault in one of them."""
+    """Start both processes on one workdir, with a fault in one of them."""
     both = [dataclasses.replace(run, name=f"process_{number}") for number in range(2)]
 
     def start(fault: dict | None = None, faulty: int = 1) -> list:

@@ -108,7 +108,7 @@ def config_file(folder) -> str:
 
 @pytest.fixture
 def run_report(monkeypatch, tmp_path):
-    """Runs the command; returns its exit code and the config that the facts are for."""
+    """Run the command; return its exit code and the config that the facts are for."""
 
     def run(*flags: str):
         found = []

@@ -59,7 +59,8 @@ def test_a_changed_parameter_is_noticed(script, vectors, monkeypatch, tmp_path, 
     )
     monkeypatch.setattr(sys, "argv", ["check_reference.py", f"--vectors={file}"])
     assert script.main() == 1
-    assert "DIFFERS" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "DIFFERS" in printed and "0e+00" not in printed
 
 
 def _train_keys(vectors):
@@ -74,3 +75,11 @@ def test_a_file_of_unknown_layout_is_refused(script, monkeypatch, tmp_path, caps
     monkeypatch.setattr(sys, "argv", ["check_reference.py", f"--vectors={file}"])
     assert script.main() == 2
     assert "foreign.npz" in capsys.readouterr().err
+
+
+def test_a_missing_key_is_named(script, vectors, monkeypatch, tmp_path, capsys):
+    file = tmp_path / "cut.npz"
+    np.savez(file, **{name: value for name, value in vectors.items() if name != "in/video"})
+    monkeypatch.setattr(sys, "argv", ["check_reference.py", f"--vectors={file}"])
+    assert script.main() == 2
+    assert f"error: {file}: has no key 'in/video'" in capsys.readouterr().err

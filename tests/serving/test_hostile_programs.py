@@ -13,7 +13,7 @@ from jax import export
 from jax.extend.mlir import serialize_portable_artifact
 
 from signvit_jax.config.schema import Config
-from signvit_jax.exporting.stablehlo import _lower
+from signvit_jax.exporting.stablehlo_files import _lower
 from signvit_jax.exporting.writing import write_export
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.trained_model import load_trained
@@ -22,7 +22,7 @@ from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportMani
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.program_check import check_stablehlo
 from signvit_jax.serving.programs import Program, programs
-from signvit_jax.serving.stablehlo import StableHloPrograms
+from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
 from tests.helpers import tiny_model, tiny_run
 
 CONFIG = tiny_model.config()

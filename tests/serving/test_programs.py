@@ -10,13 +10,13 @@ from jaxtyping import PyTree
 from signvit_jax.config.schema import Config
 from signvit_jax.exporting.comparison import outputs
 from signvit_jax.exporting.onnx_files import write_onnx
-from signvit_jax.exporting.stablehlo import write_stablehlo
+from signvit_jax.exporting.stablehlo_files import write_stablehlo
 from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.export_dir import ExportFolder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms
-from signvit_jax.serving.stablehlo import StableHloPrograms
+from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
 from tests.helpers import tiny_model
 
 LIKE_SMALL = {

@@ -22,7 +22,7 @@ from PIL import Image
 import tfds_builders
 from signvit_jax.data.schema import IndexEntry, read_index, split_of
 from tests.helpers.video_frames import read_video
-from tfds_builders import audit, beam_build, build, clips
+from tfds_builders import apache_beam_build, audit, build, clips
 from tfds_builders.base import BuildError
 
 BUILDERS = Path(tfds_builders.__file__).parent
@@ -662,7 +662,7 @@ def test_builds_killed_ten_times_end_with_the_same_records(tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: our code does not catch it."""
+    """A stand-in for SIGKILL: our code does not catch it."""
 
 
 def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
@@ -739,13 +739,13 @@ def test_shards_written_out_of_order_hold_the_same_records(tmp_path, monkeypatch
     options = many(tmp_path, 30)
 
     def backwards(splits, folder, encoding, runner, clips_per_shard):
-        tasks = beam_build.tasks_of(splits, folder, clips_per_shard)
+        tasks = apache_beam_build.tasks_of(splits, folder, clips_per_shard)
         assert runner == "SomeRunner" and len(tasks) == 6
         for task in [*reversed(tasks), tasks[1]]:
-            beam_build.write_shard(task, folder, encoding)
-        assert beam_build.tasks_of(splits, folder, clips_per_shard) == []
+            apache_beam_build.write_shard(task, folder, encoding)
+        assert apache_beam_build.tasks_of(splits, folder, clips_per_shard) == []
 
-    monkeypatch.setattr(beam_build, "write_shards", backwards)
+    monkeypatch.setattr(apache_beam_build, "write_shards", backwards)
     assert run(tmp_path / "beam", *options, "--beam_runner=SomeRunner") == 3
     assert run(tmp_path / "undisturbed", *options, "--workers=1") == 3
     assert records_equal(tmp_path / "beam", tmp_path / "undisturbed")

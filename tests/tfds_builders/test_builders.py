@@ -298,7 +298,7 @@ def test_tfds_finds_the_files_of_each_builder_in_manual_dir(tmp_path, name):
 
 
 class Anywhere:
-    """Finds every file: the parsers are tested on real annotations without the media."""
+    """A folder with every file: the parsers are tested on real annotations without the media."""
 
     def find(self, *names: str) -> str:
         return "/" + names[0]

@@ -35,7 +35,7 @@ CONFIG = DistillationConfig(temperature=3.0, decoder_weight=2.0, ctc_weight=0.5,
 
 
 class Student:
-    """Attends to frames, as a model with decoder.memory 'frames' does."""
+    """A decoder that attends to frames, as a model with decoder.memory 'frames' does."""
 
     @staticmethod
     def memory(encoded):

@@ -30,7 +30,7 @@ def workdir(tmp_path):
 
 @pytest.fixture
 def data_set(monkeypatch):
-    """Replaces the data set by one with the given glosses in its training split."""
+    """Replace the data set by one with the given glosses in its training split."""
 
     def with_glosses(*glosses):
         index = [types.SimpleNamespace(gloss=gloss) for gloss in glosses]

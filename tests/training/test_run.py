@@ -22,7 +22,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_json
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.inference.trained_model import load_trained
-from signvit_jax.optimization.optimizer import one_cycle
+from signvit_jax.optimization.schedules import one_cycle
 from signvit_jax.text.tokenizer import learn_gloss_vocabulary
 from signvit_jax.training import run_data, train_loop
 from signvit_jax.training.hooks import StepHooks
@@ -42,7 +42,7 @@ TOTAL = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """Starts or resumes the run in `workdir` with overrides; returns the exit code.
+    """Start or resume the run in `workdir` with overrides; return the exit code.
 
     Overrides that do not change a compiled step cost no compilation.
     """

@@ -18,7 +18,7 @@ READS = ("__float__", "__int__", "__bool__", "__index__", "__array__", "item", "
 
 
 def _is_explicit() -> bool:
-    """Whether the read is one of `jax.device_get`, or of a function that allows transfers."""
+    """Return True if the read is `jax.device_get`'s, or in a function that allows transfers."""
     return any(
         frame.function in ("device_get", "_device_get")
         or frame.filename.endswith("learning_rates.py")

@@ -64,7 +64,7 @@ class Label(NamedTuple):
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Loads only numbers, texts, lists and dicts.
+    """An unpickler of numbers, texts, lists and dicts alone.
 
     A pickle that names a class or function could run any code, and is refused.
     """

@@ -1,4 +1,4 @@
-"""Describes the run that a config would start, as text.
+"""Describe the run that a config would start, as text.
 
 It lists parameters, operations, memory, shardings and batches. It needs no data set and allocates
 no weights.
@@ -38,19 +38,28 @@ def describe(
 ) -> str:
     """Return the complete description of a config.
 
-    `compiling`: compile the training step, to include XLA's plan of gradients and activations.
+    Args:
+        vocab_size: Tokens of the decoder; None: the most that the tokenizer may learn, or the size
+            of a BERT vocabulary.
+        gloss_vocab_size: Glosses of the CTC head; None: as many as `vocab_size`, if CTC spells
+            glosses.
+        text_length: Tokens per text; None: `config.model.decoder.max_len`.
+        compiling: Compile the training step, to include XLA's estimate of memory for gradients and
+            activations.
+
     Raises ConfigError for a mesh that does not fit the devices or the batch.
     """
     if config.model.ctc.target == "auto":
         config = with_ctc_target(config, "gloss" if gloss_vocab_size else "text")
     vocab_size = vocab_size or _largest_vocabulary(config)
-    gloss_vocab_size = (gloss_vocab_size or vocab_size) if config.model.ctc.target == "gloss" else 0
+    spells_glosses = config.model.ctc.target == "gloss"
+    gloss_vocab_size = (gloss_vocab_size or vocab_size) if spells_glosses else 0
     text_length = text_length or config.model.decoder.max_len
     training = config.training
 
     mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
     definition = ModelDefinition(config, vocab_size, gloss_vocab_size)
-    # The length of the schedule changes neither shapes nor operations.
+    # Any number of steps will do: it changes neither shapes nor operations.
     optimizer = make_optimizer(training, training.num_epochs)
     state, shardings = abstract_on_mesh(
         lambda: new_state(definition, optimizer, training.seed, mesh), mesh
@@ -66,7 +75,7 @@ def describe(
         [
             _parameters(definition),
             _operations(config, flops, text_length),
-            f"memory of each device in a step of training\n{memory}",
+            f"memory of each device in a training step\n{memory}",
             _shardings(state, mesh),
             _batch(config, batch),
         ]
@@ -74,10 +83,13 @@ def describe(
 
 
 def _parameters(definition: ModelDefinition) -> str:
-    counts: dict[tuple[str, ...], int] = {}  # module -> parameters
+    # Parameters by module, as the parts of its path; () is the complete model.
+    counts: dict[tuple[str, ...], int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(definition.abstract_params()):
         names = tuple(parameter_path(path).split("/"))
-        for depth in range(min(_DEPTH, len(names) - (names[-1] in _ARRAYS)) + 1):
+        is_array = names[-1] in _ARRAYS
+        deepest = min(_DEPTH, len(names) - is_array)
+        for depth in range(deepest + 1):
             counts[names[:depth]] = counts.get(names[:depth], 0) + math.prod(leaf.shape)
     total = counts.pop(())
     vocabularies = f"{definition.vocab_size:,} tokens"
@@ -98,12 +110,13 @@ def _operations(config: Config, flops: ClipFlops, text_length: int) -> str:
         return f"  {name:20} {operations / 1e9:12,.2f}" + (f"   ({note})" if note else "")
 
     lines = [
-        f"GFLOP per clip of {frames} frames and {text_length} tokens, matrix products alone",
+        f"GFLOP of matrix products, per clip of {frames} frames and {text_length} tokens "
+        "unless stated",
         *(line(field.name, getattr(flops, field.name)) for field in dataclasses.fields(flops)),
         line(
             "forward",
             flops.forward,
-            f"{flops.backbone / frames / 1e9:,.2f} a frame in the backbone",
+            f"{flops.backbone / frames / 1e9:,.2f} per frame in the backbone",
         ),
         line("training", flops.training(), "forward and backward"),
     ]
@@ -111,7 +124,7 @@ def _operations(config: Config, flops: ClipFlops, text_length: int) -> str:
         frozen = flops.training(frozen_backbone=True)
         lines.append(line("backbone frozen", frozen, f"the first {epochs} epochs"))
     step = flops.training() * config.training.batch_size
-    lines.append(line("a step", step, f"{config.training.batch_size} clips"))
+    lines.append(line("one step", step, f"{config.training.batch_size} clips"))
     if (peak := peak_flops(device)) is not None:
         milliseconds = 1e3 * step / peak / jax.device_count()
         lines.append(f"  {device} at its peak would take {milliseconds:,.1f} ms for a step")
@@ -128,23 +141,25 @@ def _shardings(state: TrainState, mesh: Mesh) -> str:
             replicated += 1
             continue
         spec = ", ".join(str(axis) if axis else "-" for axis in leaf.sharding.spec)
-        name = re.sub(r"/\d+/", "/*/", parameter_path(path))  # one line for all layers
+        name = re.sub(r"/\d+/", "/*/", parameter_path(path))  # equal layers share a line
         line = f"{name:56} {_shape(leaf.shape):14} ({spec})".ljust(96)
         sharded[line + _shape(shard)] += 1
     lines = [
         f"mesh {axes}: {mesh.size} x {jax.devices()[0].device_kind}",
-        f"  {replicated} parameters are replicated on every device",
+        f"  {replicated} arrays of parameters are replicated on every device",
     ]
     if sharded:
-        lines.append(f"  {sharded.total()} are sharded, and the optimizer's moments with them:")
+        lines.append(
+            f"  {sharded.total()} arrays are sharded, and the optimizer's moments with them:"
+        )
         lines += [f"  {count:3} x {line}" for line, count in sharded.items()]
     return "\n".join(lines)
 
 
 def _batch(config: Config, batch: dict[str, jax.ShapeDtypeStruct]) -> str:
-    title = "a batch of training, over all processes"
+    title = "a training batch, over all processes"
     if shorter := config.frame_buckets[:-1]:
-        title += f"; there are batches of {', '.join(map(str, shorter))} frames too"
+        title += f"; also of {', '.join(map(str, shorter))} frames"
     lines = [title]
     for name, leaf in batch.items():
         shard = _shape(leaf.sharding.shard_shape(leaf.shape))
@@ -155,7 +170,7 @@ def _batch(config: Config, batch: dict[str, jax.ShapeDtypeStruct]) -> str:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "one number"
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _largest_vocabulary(config: Config) -> int:

@@ -8,7 +8,7 @@ from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import new_state
 from signvit_jax.parallel.mesh import AXES
 from signvit_jax.parallel.sharding import parameter_path
-from signvit_jax.parallel.vocabulary import padded_shapes, resize_vocab_like
+from signvit_jax.parallel.vocabulary_padding import padded_shapes, resize_vocab_like
 from tests.helpers import tiny_model
 
 FOUR_WAYS = AbstractMesh((1, 2, 4), AXES)

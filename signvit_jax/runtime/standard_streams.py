@@ -69,12 +69,12 @@ def guard_streams() -> None:
 
 
 def reader_has_gone() -> bool:
-    """Whether output was written that nobody reads: a command that only prints can end."""
+    """Return True if output was written that nobody reads: a command that only prints can end."""
     return isinstance(sys.stdout, _Stream) and sys.stdout.raw.reader_has_gone
 
 
 class CleanFormatter(logging.Formatter):
-    """Cleans log messages for a terminal: they contain texts and names that others wrote."""
+    """A formatter that cleans log messages, which contain texts and names that others wrote."""
 
     def format(self, record: logging.LogRecord) -> str:
         return clean(super().format(record), keep="\n")
@@ -85,7 +85,7 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Descriptor(io.RawIOBase):
-    """Writes to a descriptor, which is redirected to /dev/null once its reader has gone.
+    """A stream to a descriptor, which is redirected to /dev/null once its reader has gone.
 
     The redirection holds for every thread and library that writes to it. Errors on standard error
     are dropped: messages that cannot be written never end a run.

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from signvit_jax.evaluation.metrics import align, normalize_text
 from signvit_jax.inference.predictor import Hypothesis
-from signvit_jax.text.scripts import units
+from signvit_jax.text.writing_systems import units
 
 BINS = 10  # of equal count
 # Bootstrap samples; as few as a tenth where many examples make the interval narrow.

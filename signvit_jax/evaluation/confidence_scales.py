@@ -15,9 +15,9 @@ from signvit_jax.decoding.confidence import (
 )
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Lexicon, learn_lexicon
-from signvit_jax.evaluation.reliability import is_right, right_words
+from signvit_jax.evaluation.confidence_reliability import is_right, right_words
 from signvit_jax.inference.predictor import Hypothesis
-from signvit_jax.text.scripts import units
+from signvit_jax.text.writing_systems import units
 
 log = logging.getLogger(__name__)
 

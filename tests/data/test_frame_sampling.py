@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signvit_jax.config.schema import AugmentConfig, DataConfig
-from signvit_jax.data.sampling import clip_length, sample_frames
+from signvit_jax.data.frame_sampling import clip_length, sample_frames
 
 EVEN = DataConfig(num_frames=16)
 RATE = DataConfig(num_frames=64, sampling="rate", frame_rate=12.5, frame_buckets=(16, 32, 64))

@@ -1,4 +1,4 @@
-"""Reads, checks and runs the StableHLO programs of an export.
+"""Read, check and run the StableHLO programs of an export.
 
 A file may come from anybody: `program_check` checks it before it is compiled.
 """
@@ -31,7 +31,7 @@ class StableHloPrograms:
     """
 
     def __init__(self, folder: ExportFolder, params: PyTree, config: Config):
-        """Raises ExportError if a package is missing."""
+        """Raise ExportError if a package is missing."""
         import_optional("flatbuffers", "a StableHLO export", ExportError)
         self.folder = folder
         self.params = params

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signvit_jax.text.scripts import (
+from signvit_jax.text.writing_systems import (
     has_unspaced,
     join_texts,
     join_units,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from signvit_jax.decoding.autoregressive import Hypotheses
-from signvit_jax.decoding.joint import rescore
+from signvit_jax.decoding.joint_ctc_attention import rescore
 from tests.helpers.tiny_decoder import BOS, EOS, options, sentence
 
 

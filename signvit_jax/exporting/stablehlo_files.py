@@ -1,4 +1,4 @@
-"""Writes the programs of a model as StableHLO, by `jax.export`.
+"""Write the programs of a model as StableHLO, by `jax.export`.
 
 Their batch size is open, and they take the parameters as their first argument.
 """
@@ -11,7 +11,7 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.programs import EXPORT_POLICY, Program, programs
-from signvit_jax.serving.stablehlo import KIND
+from signvit_jax.serving.stablehlo_runtime import KIND
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -1,4 +1,4 @@
-"""Builds typed config sections from nested mappings, and checks every key and value.
+"""Build typed config sections from nested mappings, and check every key and value.
 
 Raises `ConfigError` (exit code 2) with the key, the value, the allowed values and, for a misspelled
 key or choice, the nearest one.
@@ -22,9 +22,10 @@ _LIST_NAMES = {int: "a list of integers", float: "a list of numbers"}
 def build[Section: "DataclassInstance"](
     section: type[Section], values: Any, root: type, path: str = ""
 ) -> Section:
-    """The section with `values`, nested dicts; keys left out take their defaults.
+    """Build a section from nested dicts; keys left out take their defaults. Raises ConfigError.
 
-    `path` is the dotted key of the section within `root`, the class of the complete config.
+    `path` is the dotted key of the section within `root`, the class of the complete config. A
+    section is called a group in messages and documents.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(
@@ -32,13 +33,13 @@ def build[Section: "DataclassInstance"](
             f"it must be a group with keys among: {key_names(section)}"
         )
     fields = {field.name: field for field in dataclasses.fields(section)}
-    types = field_types(section)
+    field_kinds = field_types(section)
     built = {}
     for name, value in values.items():
         key = f"{path}.{name}" if path else str(name)
         if name not in fields:
             raise unknown_key(key, value, fields, root)
-        kind = types[name]
+        kind = field_kinds[name]
         if dataclasses.is_dataclass(kind):
             built[name] = build(kind, value, root, key)
         else:
@@ -83,27 +84,28 @@ def allowed_values(field: dataclasses.Field) -> str:
     """The allowed values of a field in words, such as "a number > 0"."""
     if "allowed" in field.metadata:
         return field.metadata["allowed"]
-    if get_origin(field.type) is tuple:
+    if get_origin(field.type) is tuple:  # the schema's annotations are types, never strings
         return _LIST_NAMES[get_args(field.type)[0]]
     return _TYPE_NAMES[field.type]
 
 
 def unknown_key(key: str, value: Any, fields: Mapping[str, Any], root: type) -> ConfigError:
-    """The error for a key that does not exist, with the nearest that does.
+    """Return the error for a key that does not exist, with the nearest that does.
 
-    `fields` are the keys of the group that `key` names; `root` is the class of the complete config.
+    `fields` are the keys of the group that should contain `key`; `root` is the class of the
+    complete config.
     """
     *groups, name = key.split(".")
     prefix = "".join(group + "." for group in groups)
     near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
     elsewhere = [other for other in flat_defaults(root) if other.split(".")[-1] == name]
     if near:
-        hint = f"nearest key: {prefix}{near[0]}"
+        hint = f"did you mean {prefix}{near[0]}?"
     elif elsewhere:
         hint = f"did you mean {elsewhere[0]}?"
     else:
-        hint = "no key is near"
-    allowed = ", ".join(fields) or "none (it is a value, not a group)"
+        hint = "no key has a similar name"
+    allowed = ", ".join(fields) or f"none: {prefix.rstrip('.')} is a value"
     return ConfigError(
         f"unknown key config.{key} (value {value!r}); {hint}; keys allowed here: {allowed}"
     )
@@ -126,13 +128,14 @@ def _typed(field: dataclasses.Field, kind: type, value: Any, key: str) -> Any:
 def _nearest_choice(value: Any, allowed: str) -> str:
     if not isinstance(value, str):
         return ""
+    # `allowed` lists the choices in quotation marks, such as "'mean', 'first'".
     options = [part for part in allowed.split("'") if part.strip(" ,")]
     near = difflib.get_close_matches(value, options, n=1)
-    return f"; nearest: {near[0]!r}" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _convert(wanted: type | types.GenericAlias, value: Any) -> Any:
-    """`value` as the wanted type, or None where a conversion would lose or invent something."""
+    """Return `value` as the wanted type, or None if it cannot be converted exactly."""
     if get_origin(wanted) is tuple:
         if not isinstance(value, list | tuple):
             return None

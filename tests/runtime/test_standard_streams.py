@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from signvit_jax.runtime.streams import clean, clean_json
+from signvit_jax.runtime.standard_streams import clean, clean_json
 from tests.helpers import tiny_run
 
 # Long lines, so that a pipe's reader is gone before the second one.

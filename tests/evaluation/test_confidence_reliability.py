@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signvit_jax.evaluation.reliability import BINS, is_right, reliability, right_words
+from signvit_jax.evaluation.confidence_reliability import BINS, is_right, reliability, right_words
 
 
 @settings(max_examples=100, deadline=None)

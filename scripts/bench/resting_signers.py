@@ -1,6 +1,6 @@
-"""Measures what `inference.rest_evidence` suppresses: texts of rest, and texts of signing.
+"""Measure what `inference.rest_evidence` suppresses: texts of rest, and texts of signing.
 
-    python scripts/bench/rest.py --workdir=runs/small --rests=100 --signing=400
+    python scripts/bench/resting_signers.py --workdir=runs/small --rests=100 --signing=400
 
 The model is one of configs/small.py or another that was trained on synthetic_signs. The clips of
 rest are drawn by drawn_recordings.py; training never sees such clips. docs/recordings.md has the

@@ -33,12 +33,12 @@ _unwanted_spaces = regex.compile(rf"(?<={_LETTER}|{_MARK}) | (?={_LETTER}|{_MARK
 
 
 def has_unspaced(text: str) -> bool:
-    """Whether any character of the text belongs to a script without spaces."""
+    """Return True if any character of the text belongs to a script without spaces."""
     return _letter.search(text) is not None
 
 
 def mostly_unspaced(texts: Iterable[str]) -> bool:
-    """Whether more than half of the units with a letter belong to scripts without spaces."""
+    """Return True if more than half of the units with a letter belong to scripts without spaces."""
     unspaced = spaced = 0
     for unit in (unit for text in texts for unit in units(text)):
         if _letter.match(unit):
@@ -87,7 +87,7 @@ def join_units(parts: Iterable[str]) -> str:
 
 
 def sets_apart(before: str, after: str) -> bool:
-    """Whether a space separates two consecutive units; `before` is empty for the first."""
+    """Return True if a space separates two consecutive units; `before` is empty for the first."""
     open_before = before and not _letter.match(before) and not _no_space_beside.match(before[-1])
     return bool(open_before and after and not _no_space_beside.match(after))
 

@@ -52,7 +52,7 @@ def reshard_like(tree: PyTree, like: PyTree) -> PyTree:
 def _change_vocabulary(
     change: Callable[[Array, jax.ShapeDtypeStruct], Array], tree: PyTree, like: PyTree
 ) -> PyTree:
-    """Applies `change` where the length of the vocabulary differs."""
+    """Apply `change` where the length of the vocabulary differs."""
 
     def changed(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
         if leaf.shape == wanted.shape or _vocabulary_axis(path) is None:

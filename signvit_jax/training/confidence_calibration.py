@@ -1,4 +1,4 @@
-"""Fits `calibration.json`, the scales of confidences: in a run's validation, or on request."""
+"""Fit `calibration.json`, the scales of confidences: in a run's validation, or on request."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ from signvit_jax.decoding.confidence import (
     to_json,
 )
 from signvit_jax.decoding.lexicon import Lexicon
-from signvit_jax.evaluation.calibrate import MOST_CLIPS, describe, fit, lexicon_of
+from signvit_jax.evaluation.confidence_scales import MOST_CLIPS, describe, fit, lexicon_of
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.training.run_data import RunData
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class RunCalibration:
-    """Keeps the scales of a run's best validation in its workdir.
+    """The scales of a run's best validation, kept in its workdir.
 
     It decodes nothing itself, and an error in it never ends a run.
     """

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from signvit_jax.config.schema import MeshConfig
 from signvit_jax.layers.attention import dropout
 from signvit_jax.parallel.mesh import make_mesh
-from signvit_jax.parallel.tracing import tracing_for
+from signvit_jax.parallel.current_mesh import tracing_for
 
 jax.config.update("jax_num_cpu_devices", 4)
 mesh = make_mesh(MeshConfig(2, 2, 1))
