@@ -16,6 +16,7 @@ from signvit_jax.config.fields import (
     checked,
     choice,
     integer,
+    model,
     number,
     path,
     plain,
@@ -181,10 +182,10 @@ class ModelConfig:
     temporal: TemporalConfig = dataclasses.field(default_factory=TemporalConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     ctc: CTCConfig = dataclasses.field(default_factory=CTCConfig)
-    init_from: str = path(
+    init_from: str = model(
         "",
-        "A trained model that the complete model starts from: a workdir or an export, of another "
-        "data set too; empty = none.",
+        "A trained model that the complete model starts from: a workdir, an export or "
+        "hf://ORGANIZATION/NAME, of another data set too; empty = none.",
     )
 
 

@@ -14,6 +14,7 @@ from signvit_jax.checkpoints.reader import CheckpointReader
 from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, MeshConfig
+from signvit_jax.files.local_paths import is_hub_address
 from signvit_jax.inference.trained_model import (
     TrainedModel,
     inference_policy,
@@ -28,6 +29,7 @@ from signvit_jax.parallel.sharding import replicated
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.definition import ModifiedDefinition, without_encoder
 from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest, is_export
+from signvit_jax.serving.hub import fetch, local_folder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
 from signvit_jax.serving.param_paths import flat, nested
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs
@@ -52,11 +54,12 @@ def load_model(
     because its probabilities differ from those of its models.
 
     `backend` encodes the clips: 'jax', 'onnx' (onnxruntime), or None for the one that the folder is
-    made for. Raises ExportError for a damaged export, ConfigError for a backend that the folder
-    does not support, CalibrationError for a calibration that cannot be read, and the errors of
-    `load_trained`.
+    made for. `path` may be the address of an export on a model hub, hf://organization/name. Raises
+    ExportError for a damaged export, HubError for an address without one, ConfigError for a backend
+    that the folder does not support, CalibrationError for a calibration that cannot be read, and
+    the errors of `load_trained`.
     """
-    model = _load(path, checkpoint, backend)
+    model = _load(local_folder(path), checkpoint, backend)
     return with_calibration(model) if calibrated and not model.others else model
 
 
@@ -90,6 +93,10 @@ def read_source(path: str) -> SourceModel:
     that holds all parameters: all but ONNX, whose encoder is a program. Raises ConfigError for
     another path, and the errors of reading.
     """
+    if is_hub_address(path):
+        fetched = fetch(path)
+        found = _source_of_export(fetched.folder)
+        return found._replace(path=str(fetched.pinned))
     if not Path(path).is_dir():
         several = "," in path
         raise ConfigError(

@@ -107,8 +107,9 @@ def load_translator(
     """Load the translator of a training run's workdir, or of an export.
 
     Args:
-        workdir: A folder. Several, in a list or as "A,B,C", are an ensemble, whose probabilities
-            are averaged at every step.
+        workdir: A folder, or the address of an export on a model hub, hf://organization/name, with
+            @revision behind it or not (docs/sharing.md). Several workdirs, in a list or as "A,B,C",
+            are an ensemble, whose probabilities are averaged at every step.
         checkpoint: "best" or "last", of a run.
         backend: Encodes clips: "jax", "onnx" (an ONNX export, in onnxruntime on the CPU), or None
             for the one that the folder is made for.
@@ -119,8 +120,8 @@ def load_translator(
     in `jax.config` or in the environment is used as it is (docs/scale.md).
 
     Raises WorkdirError for a folder that is neither a workdir nor an export, ConfigError for models
-    that differ in vocabulary or in how they read clips, and ExportError for an export that is
-    damaged or that needs a missing package.
+    that differ in vocabulary or in how they read clips, ExportError for an export that is damaged
+    or that needs a missing package, and HubError for an address that has none.
     """
     use_compilation_cache()
     return Translator(load_model(workdir, checkpoint, backend), limits)
