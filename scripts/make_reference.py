@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from signvit_jax.commands.front_door import COMMANDS
+from signvit_jax.commands.front_door import COMMANDS, Command
 from signvit_jax.config.files import load_config
 from signvit_jax.config.key_reference import KeyDescription, describe_keys
 from signvit_jax.config.presets import preset_names
@@ -30,18 +30,18 @@ def commands_page() -> str:
     for name, command in COMMANDS.items():
         arguments = [BUILDER, "--help"] if name == "build" else ["--help"]
         shown = f"signvit {name} {' '.join(arguments)}"
-        text = help_of(name, command.module, arguments)
+        text = help_of(name, command, arguments)
         parts += ["", f"## {name}", "", f"`{shown}`", "", "```text", text.strip(), "```"]
     return "\n".join(parts) + "\n"
 
 
-def help_of(name: str, module: str, arguments: list[str]) -> str:
+def help_of(name: str, command: Command, arguments: list[str]) -> str:
     """What a command prints for `--help`, at 100 columns."""
     printed = io.StringIO()
     sys.argv[0] = f"signvit {name}"
     os.environ["COLUMNS"] = "100"
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        importlib.import_module(module).main(arguments)
+        getattr(importlib.import_module(command.module), command.function)(arguments)
     return printed.getvalue()
 
 

@@ -46,7 +46,7 @@ def captioned(workdir: str, path: Path) -> str:
     from signvit_jax import load_translator
 
     translator = load_translator(workdir)
-    translator.warm_up()
+    translator.warm_up(recordings=True)
     before, began = peak(resource.RUSAGE_SELF), time.perf_counter()
     found = translator.translate(path, min_confidence=0.0)
     taken = time.perf_counter() - began

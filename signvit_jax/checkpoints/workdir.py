@@ -304,6 +304,7 @@ _FREE_IN_GROUPS = (  # last parts of keys
     "attention_dropout",
     "drop_path",
     "freeze_epochs",
+    "init_from",
     "pretrained",
     "attention",
     "frames_per_chunk",

@@ -31,7 +31,7 @@ next:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Translates the clips and returns the exit code."""
+    """Translate the clips; return the exit code."""
     arguments = _arguments(argv)
     if arguments.path:
         print(MODEL)

@@ -22,8 +22,8 @@ from signvit_jax.cli.inference_flags import (
 )
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import TOKENIZATIONS
-from signvit_jax.files.local_paths import local_path, local_text
-from signvit_jax.runtime.exit_codes import DONE
+from signvit_jax.files.local_paths import is_hub_address, local_path, local_text, model_text
+from signvit_jax.runtime.exit_codes import DONE, UsageError
 from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
@@ -34,6 +34,8 @@ SHOWN_CLIPS = 8
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
+    if is_hub_address(arguments.workdir):
+        _check_outputs(arguments)
     set_up_jax()
 
     from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
@@ -130,6 +132,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise UsageError where results would be written into the cache of a hub's files."""
+    if arguments.calibrate or arguments.output is None:
+        what = "--calibrate writes" if arguments.calibrate else "without --output eval writes"
+        raise UsageError(
+            f"{what} into the model's folder, and {arguments.workdir} is not yours; "
+            "give --output=FILE.json, or copy the model first: "
+            f"signvit pull {arguments.workdir} DIR"
+        )
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(
         __doc__,
@@ -139,8 +152,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument(
         "--workdir",
         required=True,
-        type=local_text,
-        help="folder of a training run or an export; several runs, separated by commas, form an "
+        type=model_text,
+        help="folder of a training run or an export, or an export on a hub "
+        "(hf://ORGANIZATION/NAME); several runs, separated by commas, form an "
         "ensemble",
     )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")

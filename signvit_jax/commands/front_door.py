@@ -17,10 +17,11 @@ from signvit_jax.runtime.standard_streams import clean
 
 
 class Command(NamedTuple):
-    """A module with a `main(argv)` that returns an exit code, and one line about it."""
+    """A function of a module, of (argv) to an exit code, and one line about it."""
 
     module: str
     about: str
+    function: str = "main"
 
 
 COMMANDS = {
@@ -36,6 +37,8 @@ COMMANDS = {
     ),
     "convert": Command("signvit_jax.commands.convert", "start from weights trained elsewhere"),
     "inspect": Command("signvit_jax.commands.inspect_config", "show what a config would train"),
+    "pull": Command("signvit_jax.commands.sharing", "copy an export from a model hub", "pull_main"),
+    "push": Command("signvit_jax.commands.sharing", "send an export to a model hub", "push_main"),
     "configs": Command("signvit_jax.commands.configs", "list the presets, or show one"),
 }
 
@@ -55,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(lambda: _refuse(name))
     sys.argv[0] = f"signvit {name}"  # what a command's help calls itself
     module = importlib.import_module(COMMANDS[name].module)
-    code = run_command(lambda: module.main(rest), getattr(module, "run_log", lambda: None))
+    run = getattr(module, COMMANDS[name].function)
+    code = run_command(lambda: run(rest), getattr(module, "run_log", lambda: None))
     if name in ("train", "distill"):
         from signvit_jax.cli.processes import leave
 

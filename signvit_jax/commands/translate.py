@@ -28,7 +28,7 @@ from signvit_jax.cli.inference_flags import (
 )
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.media_files import media_files
-from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.files.local_paths import local_path, local_text, model_text
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
 from signvit_jax.runtime.standard_streams import clean, clean_json, reader_has_gone
@@ -136,8 +136,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument(
         "--workdir",
         required=True,
-        type=local_text,
-        help="folder of a training run or an export; several runs, separated by commas, form an "
+        type=model_text,
+        help="folder of a training run or an export, or an export on a hub "
+        "(hf://ORGANIZATION/NAME); several runs, separated by commas, form an "
         "ensemble",
     )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")

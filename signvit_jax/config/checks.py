@@ -37,6 +37,12 @@ def check_together(config: "Config") -> None:
     _check_data(config.data)
     _check_training(config.training)
     _check_tokenizer(config.tokenizer)
+    if config.model.init_from and config.model.encoder.pretrained:
+        raise ConfigError(
+            f"config.model.init_from is {config.model.init_from!r} and model.encoder.pretrained "
+            f"{config.model.encoder.pretrained!r}, but a model starts from one of them; set the "
+            "other to ''"
+        )
 
 
 def _check_widths(config: "Config") -> None:

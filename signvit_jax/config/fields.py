@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from signvit_jax.files.local_paths import ALLOWED, is_address
+from signvit_jax.files.local_paths import ALLOWED, is_address, is_hub_address
 
 
 def plain(default: Any, description: str) -> Any:
@@ -45,6 +45,16 @@ def choice(options: tuple[str, ...], description: str) -> Any:
     """One of `options`; the first one is the default."""
     allowed = "one of " + ", ".join(map(repr, options))
     return checked(options[0], description, allowed, lambda x: x in options)
+
+
+def model(default: str, description: str) -> Any:
+    """The local path of a model, or hf://organization/name of an export on a model hub."""
+    return checked(
+        default,
+        description,
+        f"{ALLOWED}, or hf://ORGANIZATION/NAME",
+        lambda x: is_hub_address(x) or not is_address(x),
+    )
 
 
 def path(default: str, description: str) -> Any:

@@ -16,6 +16,7 @@ from signvit_jax.config.fields import (
     checked,
     choice,
     integer,
+    model,
     number,
     path,
     plain,
@@ -181,6 +182,11 @@ class ModelConfig:
     temporal: TemporalConfig = dataclasses.field(default_factory=TemporalConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     ctc: CTCConfig = dataclasses.field(default_factory=CTCConfig)
+    init_from: str = model(
+        "",
+        "A trained model that the complete model starts from: a workdir, an export or "
+        "hf://ORGANIZATION/NAME, of another data set too; empty = none.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -531,6 +537,11 @@ def with_norm_epsilon(config: Config, epsilon: float) -> Config:
     """The config with another `model.encoder.norm_epsilon`."""
     encoder = dataclasses.replace(config.model.encoder, norm_epsilon=epsilon)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
+
+
+def with_init_from(config: Config, path: str) -> Config:
+    """The config with another `model.init_from`."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, init_from=path))
 
 
 def with_teacher(config: Config, workdir: str) -> Config:

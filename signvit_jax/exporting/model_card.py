@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from signvit_jax import __version__
 from signvit_jax.exporting.report import report_rows
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.export_dir import ExportManifest
@@ -38,6 +40,39 @@ _DATA_SETS = {
         "English",
         "drawn by signvit_jax (Apache-2.0)",
     ),
+}
+# Languages of texts -> ISO 639-1, which hubs sort models by.
+_LANGUAGE_CODES = {
+    "arabic": "ar",
+    "bengali": "bn",
+    "chinese": "zh",
+    "dutch": "nl",
+    "english": "en",
+    "french": "fr",
+    "german": "de",
+    "hindi": "hi",
+    "italian": "it",
+    "japanese": "ja",
+    "korean": "ko",
+    "polish": "pl",
+    "portuguese": "pt",
+    "russian": "ru",
+    "spanish": "es",
+    "swedish": "sv",
+    "tamil": "ta",
+    "thai": "th",
+    "turkish": "tr",
+    "ukrainian": "uk",
+    "urdu": "ur",
+    "vietnamese": "vi",
+}
+_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z]+)*")
+# Scores of the report -> type and name in a model index, and its factor.
+_INDEXED = {
+    "bleu4": ("bleu", "BLEU-4", 1),
+    "chrf": ("chrf", "chrF", 1),
+    "wer": ("wer", "WER, percent", 100),
+    "exact_match": ("exact_match", "exact match, percent", 100),
 }
 _OPENED_BY = {
     "int8": "`load_translator(FOLDER)`, "
@@ -113,7 +148,7 @@ def model_card(
         data.name.partition("/")[0], (_UNKNOWN, _UNKNOWN, f"terms: {_UNKNOWN}")
     )
     return _CARD.format(
-        head="\n".join(_head(fields, data.name)),
+        head="\n".join(_head(fields, data.name, written, report)),
         dataset=data.name,
         step=manifest.step,
         format=manifest.format,
@@ -133,15 +168,49 @@ def model_card(
     )
 
 
-def _head(fields: CardFields, dataset: str) -> list[str]:
-    """Lines of YAML; JSON strings are valid in it."""
+def _head(
+    fields: CardFields, dataset: str, known_language: str, report: Mapping[str, Any]
+) -> list[str]:
+    """Lines of YAML, as model hubs read them; JSON is valid in it."""
     license = [f"license: {json.dumps(fields.license)}"] if fields.license else []
+    code = _language_code(fields.text_language or known_language)
+    language = [f"language: [{json.dumps(code)}]"] if code else []
+    index = []
+    if "scores" in report:
+        index = [f"model-index: {json.dumps(_model_index(dataset, report['scores']))}"]
     return [
         "library_name: signvit_jax",
+        f"version: {json.dumps(__version__)}",
         *license,
+        *language,
+        "pipeline_tag: video-text-to-text",
         "tags: [sign-language, translation, video]",
         f"datasets: [{json.dumps(dataset)}]",
+        *index,
     ]
+
+
+def _language_code(language: str) -> str:
+    """The ISO 639 code of a language, given by its English name or as a code; "" if unknown."""
+    name = language.strip()
+    return _LANGUAGE_CODES.get(name.lower(), name if _CODE.fullmatch(name) else "")
+
+
+def _model_index(dataset: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The export's scores in the form of model hubs."""
+    indexed = dict(_INDEXED)
+    if scores["after"].get("unit") == "character":
+        indexed["wer"] = ("cer", "CER, percent", 100)
+    metrics = [
+        {"type": kind, "name": name, "value": round(factor * scores["after"][key], 4)}
+        for key, (kind, name, factor) in indexed.items()
+    ]
+    result = {
+        "task": {"type": "translation", "name": "Sign-language translation"},
+        "dataset": {"type": dataset, "name": dataset, "split": scores["split"]},
+        "metrics": metrics,
+    }
+    return [{"name": f"signvit_jax on {dataset}", "results": [result]}]
 
 
 def _scores(report: Mapping[str, Any]) -> list[str]:

@@ -8,8 +8,7 @@ from signvit_jax.exporting.onnx_files import write_onnx
 from signvit_jax.exporting.stablehlo_files import write_stablehlo
 from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
-from signvit_jax.runtime.optional_deps import import_optional
-from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest
+from signvit_jax.serving.export_dir import ExportFolder, ExportManifest
 from signvit_jax.serving.param_paths import flat
 from signvit_jax.weights.tensor_files import write_safetensors
 from signvit_jax.weights.whole_model import export_safetensors
@@ -41,7 +40,6 @@ def write_export(
 
 
 def _int8(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
-    import_optional("qwix", "--format=int8", ExportError)
     from signvit_jax.exporting.int8 import int8_tensors
 
     ranges = None if batches is None else input_ranges(model, batches)

@@ -16,6 +16,14 @@ ALLOWED = (
 )
 
 
+_HUB = re.compile(r"hf:/")
+
+
+def is_hub_address(path: str | os.PathLike) -> bool:
+    """Return True for hf://organization/name, an export on a model hub (serving/hub.py)."""
+    return _HUB.match(os.fspath(path)) is not None
+
+
 def is_address(path: str | os.PathLike) -> bool:
     """Return True if a path, or one of several separated by commas, begins with scheme://."""
     return any(_ADDRESS.match(part.strip()) for part in os.fspath(path).split(","))
@@ -26,6 +34,11 @@ def local_text(text: str) -> str:
     if is_address(text):
         raise argparse.ArgumentTypeError(f"{text!r} is an address; allowed: {ALLOWED}")
     return text
+
+
+def model_text(text: str) -> str:
+    """The type of a flag that takes a model: a path, or an export on a model hub as hf://."""
+    return text if is_hub_address(text) else local_text(text)
 
 
 def local_path(text: str) -> Path:

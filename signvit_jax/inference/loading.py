@@ -3,13 +3,18 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from signvit_jax.checkpoints.best import best_rule
+from signvit_jax.checkpoints.reader import CheckpointReader
+from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, MeshConfig
+from signvit_jax.files.local_paths import is_hub_address
 from signvit_jax.inference.trained_model import (
     TrainedModel,
     inference_policy,
@@ -21,16 +26,17 @@ from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.parallel.mesh import AXES, make_mesh
 from signvit_jax.parallel.sharding import replicated
-from signvit_jax.runtime.optional_deps import import_optional
-from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest, is_export
+from signvit_jax.serving.export_dir import ExportFolder, ExportManifest, is_export
+from signvit_jax.serving.hub import fetch, local_folder
 from signvit_jax.serving.modified_definition import ModifiedDefinition, without_encoder
 from signvit_jax.serving.onnx_runtime import OnnxPrograms
-from signvit_jax.serving.param_paths import nested
+from signvit_jax.serving.param_paths import flat, nested
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs
 from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
 from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.weights.tensor_files import read_tensors
+from signvit_jax.weights.transfer import SourceModel
 from signvit_jax.weights.whole_model import parameters_from
 
 
@@ -47,11 +53,12 @@ def load_model(
     because its probabilities differ from those of its models.
 
     `backend` encodes the clips: 'jax', 'onnx' (onnxruntime), or None for the one that the folder is
-    made for. Raises ExportError for a damaged export, ConfigError for a backend that the folder
-    does not support, CalibrationError for a calibration that cannot be read, and the errors of
-    `load_trained`.
+    made for. `path` may be the address of an export on a model hub, hf://organization/name. Raises
+    ExportError for a damaged export, HubError for an address without one, ConfigError for a backend
+    that the folder does not support, CalibrationError for a calibration that cannot be read, and
+    the errors of `load_trained`.
     """
-    model = _load(path, checkpoint, backend)
+    model = _load(local_folder(path), checkpoint, backend)
     return with_calibration(model) if calibrated and not model.others else model
 
 
@@ -76,6 +83,68 @@ def _load(
     policy = inference_policy(config)
     export = _OpenExport(folder, manifest, policy, config, tokenizer, gloss_tokenizer)
     return _LOADERS[manifest.format](export)
+
+
+def read_source(path: str) -> SourceModel:
+    """Read a trained model for another one to start from (`model.init_from`).
+
+    It is the best checkpoint of a workdir, with the averaged weights if there are any, or an export
+    that holds all parameters: all but ONNX, whose encoder is a program. Raises ConfigError for
+    another path, and the errors of reading.
+    """
+    if is_hub_address(path):
+        fetched = fetch(path)
+        found = _source_of_export(fetched.folder)
+        return found._replace(path=str(fetched.pinned))
+    if not Path(path).is_dir():
+        several = "," in path
+        raise ConfigError(
+            f"config.model.init_from is {path!r}, which "
+            + ("names several models" if several else "is no folder")
+            + "; allowed: the workdir of one training run, or one export"
+        )
+    if is_export(path):
+        return _source_of_export(path)
+    try:
+        workdir = Workdir.open(path)
+    except WorkdirError as error:
+        raise ConfigError(
+            f"config.model.init_from is {path!r}, which is neither a workdir nor an export: it has "
+            "no config.json; give the folder that signvit_jax.train or signvit_jax.export wrote to"
+        ) from error
+    config, tokenizer, gloss_tokenizer = read_model_files(workdir)
+    reader = CheckpointReader(workdir.checkpoints, **best_rule(config.training.best_metric))
+    restored = reader.restore_params("best")
+    averaged = "averaged " * restored.averaged
+    return SourceModel(
+        path,
+        f"the {averaged}weights of step {restored.step:,}",
+        config,
+        Vocabularies(tokenizer, gloss_tokenizer),
+        flat(restored.params),
+    )
+
+
+def _source_of_export(path: str | os.PathLike) -> SourceModel:
+    folder = ExportFolder.open(path)
+    manifest = folder.manifest()
+    if manifest.format == "onnx":
+        raise ConfigError(
+            f"config.model.init_from is {os.fspath(path)!r}, an ONNX export, whose encoder is a "
+            "program without parameters that could be trained; give the run's workdir, or an "
+            "export of format safetensors, int8 or stablehlo"
+        )
+    config, tokenizer, gloss_tokenizer = read_model_files(folder)
+    vocabularies = Vocabularies(tokenizer, gloss_tokenizer)
+    tensors = read_tensors(folder.weights)
+    kind = f"{manifest.format} export of step {manifest.step:,}"
+    if manifest.format == "int8":
+        from signvit_jax.serving.int8_linear import float_tensors
+
+        tensors, kind = float_tensors(tensors), f"{kind}, rounded to INT8"
+    definition = ModelDefinition(config, *vocabularies.sizes)
+    params = parameters_from(tensors, definition.abstract_params())
+    return SourceModel(os.fspath(path), kind, config, vocabularies, flat(params))
 
 
 def open_programs(folder: ExportFolder) -> Programs:
@@ -134,7 +203,6 @@ class _OpenExport:
 
 
 def _int8(export: _OpenExport) -> TrainedModel:
-    import_optional("qwix", "an INT8 export", ExportError)
     from signvit_jax.serving.int8_linear import served_tensors, use_int8_layers
 
     int8_inputs = export.manifest.quantize == "weights_and_inputs"

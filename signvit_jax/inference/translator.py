@@ -3,8 +3,10 @@
 import collections
 import dataclasses
 import itertools
+import logging
 import os
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from typing import Unpack, cast, overload
 
 import numpy as np
 
+from signvit_jax.config.errors import ConfigError
 from signvit_jax.inference.clip_arguments import (
     AnyClip,
     check_pace,
@@ -37,6 +40,7 @@ from signvit_jax.inference.streaming import (
 from signvit_jax.inference.subtitles import Alternative, Segment
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.inference.windowing import (
+    MOST_CTC_WINDOWS,
     RECORDING,
     Clip,
     ClipError,
@@ -52,6 +56,7 @@ from signvit_jax.inference.windowing import (
 )
 from signvit_jax.media.frames import fit_frames
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
+from signvit_jax.runtime.compilation_cache import use_compilation_cache
 from signvit_jax.text.words import Word, words_text
 
 __all__ = [
@@ -62,6 +67,8 @@ __all__ = [
     "Translator",
     "load_translator",
 ]
+
+_log = logging.getLogger(__name__)
 
 _READERS = 4  # files that are read at the same time, while the device computes
 
@@ -100,18 +107,23 @@ def load_translator(
     """Load the translator of a training run's workdir, or of an export.
 
     Args:
-        workdir: A folder. Several, in a list or as "A,B,C", are an ensemble, whose probabilities
-            are averaged at every step.
+        workdir: A folder, or the address of an export on a model hub, hf://organization/name, with
+            @revision behind it or not (docs/sharing.md). Several workdirs, in a list or as "A,B,C",
+            are an ensemble, whose probabilities are averaged at every step.
         checkpoint: "best" or "last", of a run.
         backend: Encodes clips: "jax", "onnx" (an ONNX export, in onnxruntime on the CPU), or None
             for the one that the folder is made for.
         limits: Limits of one video file. The default allows recordings of hours; lower it for files
             from strangers.
 
+    Compiled programs are kept for the next process, as the commands keep them; a cache that is set
+    in `jax.config` or in the environment is used as it is (docs/scale.md).
+
     Raises WorkdirError for a folder that is neither a workdir nor an export, ConfigError for models
-    that differ in vocabulary or in how they read clips, and ExportError for an export that is
-    damaged or that needs a missing package.
+    that differ in vocabulary or in how they read clips, ExportError for an export that is damaged
+    or that needs a missing package, and HubError for an address that has none.
     """
+    use_compilation_cache()
     return Translator(load_model(workdir, checkpoint, backend), limits)
 
 
@@ -270,7 +282,7 @@ class Translator:
         """
         source_frames, fps = checked_source(frames), checked_rate(fps, SourceError)
         check_pace(every, votes)
-        predictor = self.model.predictor(list(dict.fromkeys([decode, "ctc"])), **inference)
+        predictor = self._live_predictor(decode, **inference)
         config, data = predictor.config, self.model.config.data
 
         def fit(frame: np.ndarray) -> np.ndarray:
@@ -292,17 +304,71 @@ class Translator:
             read, max_seconds, config.window_overlap, every, votes, config.rest_seconds
         ).follow(source)
 
-    def warm_up(self, decode: str = "greedy", **inference: Unpack[InferenceOptions]) -> None:
-        """Compile everything that `translate` runs with these arguments.
+    def warm_up(
+        self,
+        decode: str = "greedy",
+        *,
+        clips: int = 1,
+        recordings: bool = False,
+        live: bool = False,
+        **inference: Unpack[InferenceOptions],
+    ) -> float:
+        """Compile what `translate`, or with `live` `stream`, runs with these arguments.
 
-        That is, one program for each length of a clip and each size of a batch.
+        One program for each length of a clip and each size of a batch; programs that the
+        compilation cache has are read. Returns the seconds that it took, which are logged too.
+
+        Args:
+            decode: As in `translate`, like `inference`.
+            clips: Most clips in one call of `translate`: with 1 only batches of one clip are
+                compiled, with more those of `inference.batch_size` at most.
+            recordings: Whether videos may be longer than a clip. A recording's windows come in
+                batches of every size up to `inference.batch_size`, and CTC splits it.
+            live: What `stream` runs, in place of `translate`: one window at a time, and CTC.
+
+        Raises ConfigError for arguments that are not allowed.
         """
-        config, predictor = self.model.config, self._predictor(decode, **inference)
-        size, most = config.data.image_size, predictor.config.batch_size
+        if isinstance(clips, bool) or not isinstance(clips, int) or clips < 1:
+            raise ConfigError(f"clips is {clips!r}; allowed: an integer >= 1")
+        if live and (clips > 1 or recordings):
+            raise ConfigError(
+                "live is True, and a stream reads one window at a time; "
+                "allowed with it: clips=1 and recordings=False"
+            )
+        predictor = (
+            self._live_predictor(decode, **inference)
+            if live
+            else self._predictor(decode, **inference)
+        )
+        begin = time.perf_counter()
+        sizes = self._warm_up_batches(predictor, clips)
+        if recordings:
+            sizes |= self._warm_up_batches(predictor, predictor.config.batch_size)
+            if self.model.ctc_gives_times:
+                self._warm_up_batches(self._detector(predictor), MOST_CTC_WINDOWS)
+        seconds = time.perf_counter() - begin
+        _log.info(
+            "%s: clips of %s frames in batches of %s are compiled, %.1f s",
+            decode,
+            ", ".join(map(str, self.model.config.frame_buckets)),
+            ", ".join(map(str, sorted(sizes))),
+            seconds,
+        )
+        return seconds
+
+    def _warm_up_batches(self, predictor: Predictor, clips: int) -> set[int]:
+        """Decode blank clips of every length, in the batches that 1 to `clips` clips make.
+
+        Returns the sizes of these batches.
+        """
+        config, most = self.model.config, predictor.config.batch_size
+        sizes = {next_batch_size(count, most) for count in range(1, min(clips, most) + 1)}
+        size = config.data.image_size
         for bucket in config.frame_buckets:
             blank = VideoWindow(np.zeros((bucket, size, size, 3), np.uint8), 0.0, 0.0)
-            for count in {next_batch_size(count, most) for count in range(1, most + 1)}:
+            for count in sizes:
                 self._run([blank] * count, predictor)
+        return sizes
 
     def _translate_group(
         self,
@@ -389,14 +455,22 @@ class Translator:
         decoders = [decode, "ctc"] if self.model.has_trained_ctc else [decode]
         return self.model.predictor(list(dict.fromkeys(decoders)), **inference)
 
+    def _live_predictor(self, decode: str, **inference: Unpack[InferenceOptions]) -> Predictor:
+        """The decoder, and CTC for partial texts."""
+        return self.model.predictor(list(dict.fromkeys([decode, "ctc"])), **inference)
+
     def _detect_signs(
         self, predictor: Predictor
     ) -> Callable[[Sequence[VideoWindow]], list[Sequence[CtcSign]]] | None:
         """Return a function from windows to CTC's signs; None if CTC gives no times."""
         if not self.model.ctc_gives_times:
             return None
-        ctc = self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
+        ctc = self._detector(predictor)
         return lambda windows: [found["ctc"].ctc_signs for found in self._decode(windows, 0, ctc)]
+
+    def _detector(self, predictor: Predictor) -> Predictor:
+        """CTC alone, which finds the rests of a recording."""
+        return self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
 
     def _unless_rest(
         self,

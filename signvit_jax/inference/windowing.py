@@ -38,7 +38,8 @@ from signvit_jax.media.video import Sampling, VideoLimits, VideoStream, open_vid
 Clip = str | os.PathLike | bytes | np.ndarray
 
 _SENTENCE = 6.0  # seconds of the longest clip where the config does not tell them
-_CTC_BATCH = 4  # windows that CTC reads in one batch
+_CTC_BATCH = 4  # steps of half a window after which CTC reads a recording again
+MOST_CTC_WINDOWS = _CTC_BATCH + 1  # that CTC then reads together
 RECORDING = VideoLimits(  # limits of one file that allow recordings of hours
     max_seconds=6 * 3600.0, max_frames=600_000, cpu_seconds=7200.0, wall_seconds=7200.0
 )

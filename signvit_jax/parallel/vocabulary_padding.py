@@ -24,7 +24,7 @@ def padded_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
     """Return the shapes and dtypes of the tree with a padded vocabulary."""
 
     def padded(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        shape, axis = list(leaf.shape), _vocabulary_axis(path)
+        shape, axis = list(leaf.shape), vocabulary_axis(parameter_path(path))
         if axis is not None and shape:
             shape[axis] += -shape[axis] % mesh.shape["tensor"]
         return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype)
@@ -55,7 +55,7 @@ def _change_vocabulary(
     """Apply `change` where the length of the vocabulary differs."""
 
     def changed(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-        if leaf.shape == wanted.shape or _vocabulary_axis(path) is None:
+        if leaf.shape == wanted.shape or vocabulary_axis(parameter_path(path)) is None:
             return leaf
         return change(leaf, wanted)
 
@@ -67,9 +67,9 @@ def _resize(leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
     return jnp.pad(sliced, [(0, size - have) for size, have in zip(wanted.shape, sliced.shape)])
 
 
-def _vocabulary_axis(path: tuple) -> int | None:
-    name = parameter_path(path)
+def vocabulary_axis(path: str) -> int | None:
+    """Return the axis, from the last, of a parameter's vocabulary; None if it has none."""
     return next(
-        (axis for pattern, axis in _VOCABULARY_AXES.items() if re.search(f"(^|/){pattern}$", name)),
+        (axis for pattern, axis in _VOCABULARY_AXES.items() if re.search(f"(^|/){pattern}$", path)),
         None,
     )

@@ -10,10 +10,10 @@ _PACKAGES = {
     "apache_beam": ("beam", "apache-beam"),
     "cv2": ("camera", "opencv-python-headless"),
     "flatbuffers": ("export", "flatbuffers"),  # jax.export imports it when it first writes or reads
+    "huggingface_hub": ("hub", "huggingface_hub"),
     "jax2onnx": ("onnx", "jax2onnx"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnx", "onnxruntime"),
-    "qwix": ("export", "qwix"),
     "torch": ("torch", "torch"),
 }
 # Its own requirements would downgrade Orbax, which it does not use here; so no extra can list it.

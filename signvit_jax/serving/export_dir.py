@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -70,6 +71,9 @@ class ExportManifest:
     # The checkpoint's metrics on the validation split, by which the rest check is bounded. Exports
     # of earlier releases have none.
     validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # SHA-256 of each file that the model is read from, by name; exports of earlier releases have
+    # none. The calibration is not among them: eval --calibrate fits it anew.
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +128,40 @@ class ExportFolder(Workdir):
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     def write_manifest(self, manifest: ExportManifest) -> None:
+        """Write `export.json` with the digests of the files that are there."""
+        names = sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
+        digests = {
+            name: _digest(self.path / name)
+            for name in names
+            if name not in (self.calibration_json.name, self.export_json.name)
+        }
+        manifest = dataclasses.replace(manifest, files=digests)
         self.write_text(
             self.export_json,
             json.dumps({"version": _VERSION} | dataclasses.asdict(manifest), indent=2) + "\n",
         )
+
+    def check_files(self) -> None:
+        """Raise ExportError if a file differs from the digest in `export.json`, or is missing.
+
+        For an export of an earlier release, which has no digests, this is logged.
+        """
+        files = self.manifest().files
+        if not files:
+            _logger.warning(
+                "%s is of an earlier release and has no digests: its files cannot be checked",
+                self.path,
+            )
+        wrong = [
+            name if (self.path / name).is_file() else f"{name} (missing)"
+            for name, digest in files.items()
+            if not (self.path / name).is_file() or _digest(self.path / name) != digest
+        ]
+        if wrong:
+            raise ExportError(
+                f"{self.path}: {', '.join(wrong)} differ from the digests in export.json; the "
+                "export was damaged or changed: download it again, or export the model again"
+            )
 
     def manifest(self) -> ExportManifest:
         """Read `export.json`. Raises ExportError for a file that this program did not write."""
@@ -135,7 +169,11 @@ class ExportFolder(Workdir):
             content = json.loads(self.export_json.read_text(encoding="utf-8"))
             validation = {str(k): float(v) for k, v in content.get("validation", {}).items()}
             found = ExportManifest(
-                content["format"], content["quantize"], content["step"], validation
+                content["format"],
+                content["quantize"],
+                content["step"],
+                validation,
+                _checked_digests(content.get("files", {})),
             )
             is_known = (
                 content["version"] == _VERSION
@@ -162,6 +200,19 @@ class ExportFolder(Workdir):
                 "changed; export the model again"
             )
         return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked_digests(files: Mapping[str, str]) -> dict[str, str]:
+    """Raise ValueError for names that are not those of files in the folder itself."""
+    found = {str(name): str(digest) for name, digest in files.items()}
+    if unsafe := [name for name in found if Path(name).name != name]:
+        raise ValueError(f"files has the name {unsafe[0]!r}")
+    return found
 
 
 @contextlib.contextmanager

@@ -112,6 +112,18 @@ def input_quantization(
     return np.asarray(scale, np.float32), np.asarray(zero, np.int8)
 
 
+def float_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the float32 parameters, rounded to INT8, from the tensors of `int8_tensors`."""
+    found = {}
+    for path, value in served_tensors(tensors).items():
+        layer, _, name = path.rpartition("/")
+        if name in ("kernel_scale", "input_scale", "input_zero"):
+            continue
+        scale = tensors.get(f"{layer}/kernel_scale") if name == "kernel" else None
+        found[path] = value if scale is None else value.astype(np.float32) * scale
+    return found
+
+
 def served_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the parameters of a model with INT8 layers from the tensors of `int8_tensors`.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -19,9 +20,12 @@ from signvit_jax.parallel.sharding import parameter_path, replicated
 from signvit_jax.parallel.vocabulary_padding import reshard_like
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.telemetry.goodput import Goodput
+from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.training.resolve_config import ResolvedConfig
+from signvit_jax.training.run_data import RunData
 from signvit_jax.training.step_programs import StepPrograms
 from signvit_jax.weights.pretrained import PretrainedBackbone
+from signvit_jax.weights.transfer import Rows, SourceModel, plan_transfer
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +158,46 @@ def with_converted_weights(
     model = store.restore_params("last", programs.saved_state.params).params
     log.info("starting from the converted weights in %s", store.folder)
     return replace_params(state, reshard_like(model, programs.abstract_state.params))
+
+
+def with_source_model(
+    state: TrainState, source: SourceModel, data: RunData, programs: StepPrograms
+) -> TrainState:
+    """Return a fresh state with what fits of another model, and log what that is.
+
+    Raises ConfigError for a model of another kind.
+    """
+    transfer = plan_transfer(
+        source,
+        programs.config,
+        Vocabularies(data.tokenizer, data.gloss_tokenizer),
+        {
+            parameter_path(path): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(programs.saved_state.params)
+        },
+    )
+    log.info("starting from %s, %s: %s", source.path, source.kind, "; ".join(transfer.taken))
+    for note in transfer.left:
+        log.warning("not taken from %s: %s", source.path, note)
+    fresh = {
+        parameter_path(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+    }
+    rows = {path: _with_rows(fresh[path], part) for path, part in transfer.rows.items()}
+    values: dict[str, np.ndarray | jax.Array] = {**transfer.whole, **rows}
+    return replace_params(state, traverse_util.unflatten_dict(values, sep="/"))
+
+
+def _with_rows(fresh: jax.Array, part: Rows) -> jax.Array:
+    """Return a fresh parameter, its vocabulary padded or not, with the rows that are taken."""
+    rows = np.full(fresh.shape[part.axis], -1, np.int32)
+    rows[: len(part.rows)] = part.rows
+
+    def replaced(fresh: jax.Array, values: jax.Array, rows: jax.Array) -> jax.Array:
+        is_known = jnp.expand_dims(rows >= 0, tuple(range(1, -part.axis)))
+        return jnp.where(is_known, jnp.take(values, jnp.maximum(rows, 0), part.axis), fresh)
+
+    return jax.jit(replaced, out_shardings=fresh.sharding)(fresh, part.values, rows)
 
 
 def with_pretrained_backbone(

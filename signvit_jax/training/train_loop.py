@@ -28,6 +28,7 @@ from signvit_jax.training.save_and_restore import (
     fresh_state,
     with_converted_weights,
     with_pretrained_backbone,
+    with_source_model,
 )
 from signvit_jax.training.step_programs import StepPrograms, device_batch
 from signvit_jax.training.validation import ValidationPass
@@ -80,13 +81,17 @@ def train_loop(run: TrainingRun) -> int:
         elif latest is not None:
             # 2. A model that signvit_jax.convert wrote.
             state = with_converted_weights(fresh_state(programs), checkpoints.store, programs)
+            _log_not_used(run)
+        elif run.resolved.source is not None:
+            # 3. A model trained on this or another data set.
+            state = with_source_model(fresh_state(programs), run.resolved.source, data, programs)
         elif run.resolved.pretrained is not None:
-            # 3. A pretrained backbone.
+            # 4. A pretrained backbone.
             state = with_pretrained_backbone(
                 fresh_state(programs), run.resolved.pretrained, programs
             )
         else:
-            # 4. Random parameters.
+            # 5. Random parameters.
             state = fresh_state(programs)
 
     # What is left to do. A signal during a validation leaves a checkpoint without its metrics: that
@@ -270,6 +275,21 @@ def _log_start(run: TrainingRun, state: TrainState, *, finished: bool, eval_pend
         before = Rates(earlier.training, epochs, batches.steps_per_epoch)
         if change := rates.change_from(before, updates):
             log.warning("%s", change)
+
+
+def _log_not_used(run: TrainingRun) -> None:
+    """Log the start that the config names and a workdir with converted weights does not use."""
+    model = run.resolved.config.model
+    for key, path in (
+        ("model.init_from", model.init_from),
+        ("model.encoder.pretrained", model.encoder.pretrained),
+    ):
+        if path:
+            log.warning(
+                "config.%s is %r, and is not used: this workdir has converted weights of its own",
+                key,
+                path,
+            )
 
 
 def _log_early_stop(best: BestSoFar, training: TrainingConfig) -> None:

@@ -375,6 +375,7 @@ def test_the_list_of_model_keys_that_may_change_on_resume():
         "model.encoder.drop_path": 0.1,
         "model.encoder.freeze_epochs": 3,
         "model.encoder.pretrained": "weights.npz",
+        "model.init_from": "runs/old",
         "model.encoder.attention": "xla",
         "model.encoder.frames_per_chunk": 8,
         "model.encoder.patch_drop": 0.2,

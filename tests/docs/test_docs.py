@@ -98,7 +98,9 @@ def fault_of(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
         patch.setattr(sys, "argv", [f"signvit {name}"])
         try:
-            importlib.import_module(COMMANDS[name].module).main(arguments)
+            getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)(
+                arguments
+            )
         except _Parsed as parsed:
             return _config_fault(parsed)
         except SystemExit:

@@ -224,7 +224,7 @@ def test_a_workdir_has_no_onnx_programs(trained):
 
 @pytest.mark.parametrize(
     ("export_format", "module"),
-    [("stablehlo", "flatbuffers"), ("int8", "qwix"), ("onnx", "jax2onnx")],
+    [("stablehlo", "flatbuffers"), ("onnx", "jax2onnx")],
 )
 def test_an_export_without_its_package_leaves_nothing(
     monkeypatch, trained, tmp_path, capsys, export_format, module
@@ -245,7 +245,7 @@ def test_an_export_without_its_package_leaves_nothing(
 def test_loading_stablehlo_without_its_package_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(
-        ExportError, match=r"a StableHLO export needs flatbuffers .*pip install 'qwix"
+        ExportError, match=r"a StableHLO export needs flatbuffers .*pip install 'flatbuffers"
     ):
         StableHloPrograms(None, None, None)
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_type_hints
@@ -302,23 +303,80 @@ def test_more_hypotheses_than_the_beam_holds_are_refused(translator, trained):
         translator.translate(trained.video(0), decode="beam", n_best=3)
 
 
-def test_warm_up_leaves_nothing_to_compile(trained, caplog):
+@contextlib.contextmanager
+def compiled_programs(caplog):
+    """Collect the names of the programs that are compiled, or read from the cache, meanwhile."""
+    import jax
+
+    names: list[str] = []
+    before = len(caplog.records)
+    jax.config.update("jax_log_compiles", True)
+    try:
+        yield names
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    for record in caplog.records[before:]:
+        if found := re.search(r"Finished XLA compilation of (\S+)", record.getMessage()):
+            names.append(found[1])
+
+
+@pytest.fixture
+def never_run(trained):
+    """A translator of a process that has compiled nothing yet."""
     import jax
 
     with tiny_run.light_jax(trained.cache):
-        translator = load_translator(trained.workdir)
-        translator.warm_up()
-        clips = [trained.video(number) for number in range(7)]
-        jax.config.update("jax_log_compiles", True)
-        try:
-            translator.translate(trained.video(5))
-            translator.translate(clips)  # in batches of 4, 2 and 1
-            translator.translate(
-                trained.video(5), min_confidence=0.5, max_clip_seconds=0.5, window_seconds=0.4
-            )
-        finally:
-            jax.config.update("jax_log_compiles", False)
-    assert "Finished XLA compilation" not in caplog.text
+        jax.clear_caches()
+        yield load_translator(trained.workdir)
+
+
+def test_warm_up_leaves_nothing_to_compile(trained, never_run, caplog):
+    clips = [trained.video(number) for number in range(7)]
+    never_run.warm_up(clips=len(clips), recordings=True)
+    with compiled_programs(caplog) as names:
+        never_run.translate(trained.video(5))
+        never_run.translate(clips)  # in batches of 4, 2 and 1
+        never_run.translate(
+            trained.video(5), min_confidence=0.5, max_clip_seconds=0.5, window_seconds=0.4
+        )
+    assert names == []
+
+
+def test_warm_up_compiles_for_one_clip_and_no_more(trained, never_run, caplog):
+    with compiled_programs(caplog) as names:
+        seconds = never_run.warm_up("beam")
+    assert names.count("jit(run)") == 1 + never_run.model.has_trained_ctc  # the decoders
+    assert 0 < seconds < 300
+    with compiled_programs(caplog) as names:
+        never_run.translate(trained.video(5), decode="beam")
+    assert names == []
+    with compiled_programs(caplog) as names:
+        never_run.translate([trained.video(5), trained.video(6)], decode="beam")
+    assert "jit(run)" in names
+
+
+def test_warm_up_for_a_stream_compiles_what_it_runs(trained, never_run, caplog):
+    never_run.warm_up(live=True)
+    with compiled_programs(caplog) as names:
+        assert list(never_run.stream(trained.video(5)))
+    assert names == []
+
+
+def test_warm_up_tells_what_it_compiled_and_how_long(never_run, caplog):
+    caplog.set_level("INFO")
+    seconds = never_run.warm_up(clips=3)
+    assert f"clips of 8 frames in batches of 1, 2 are compiled, {seconds:.1f} s" in caplog.text
+
+
+@pytest.mark.parametrize("clips", [0, -1, 2.0, True, "2"])
+def test_warm_up_refuses_what_is_no_number_of_clips(translator, clips):
+    with pytest.raises(ConfigError, match="allowed: an integer >= 1"):
+        translator.warm_up(clips=clips)
+
+
+def test_warm_up_for_a_stream_takes_no_clips(translator):
+    with pytest.raises(ConfigError, match="one window at a time"):
+        translator.warm_up(live=True, clips=2)
 
 
 def test_every_kind_of_clip_is_translated_like_the_file(translator, trained):

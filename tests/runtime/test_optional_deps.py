@@ -20,8 +20,7 @@ class MissingError(Exception):
 @pytest.mark.parametrize(
     ("module", "command"),
     [
-        ("qwix", r"pip install 'qwix>=[\d.]+' 'flatbuffers>=\d+'$"),
-        ("flatbuffers", r"pip install 'qwix>=[\d.]+' 'flatbuffers>=\d+'$"),
+        ("flatbuffers", r"pip install 'flatbuffers>=\d+'$"),
         ("onnxruntime", r"pip install 'onnxruntime>=[\d.]+' 'onnx>=[\d.]+' .*'einops>=[\d.]+'$"),
         ("cv2", r"pip install 'opencv-python-headless>=[\d.]+'$"),
         ("torch", r"pip install 'torch>=[\d.]+'$"),
@@ -55,7 +54,7 @@ def test_without_metadata_the_command_names_the_package(monkeypatch):
     assert install_command("jax2onnx") == "pip install --no-deps jax2onnx==0.17.1"
 
 
-@pytest.mark.parametrize("module", ["apache_beam", "cv2", "onnx", "qwix", "torch"])
+@pytest.mark.parametrize("module", ["apache_beam", "cv2", "onnx", "flatbuffers", "torch"])
 def test_the_command_lists_requirements_that_pip_can_parse(module):
     program, action, *requirements = shlex.split(install_command(module))
     assert (program, action) == ("pip", "install") and requirements

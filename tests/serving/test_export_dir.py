@@ -124,3 +124,28 @@ def test_any_export_json_is_read_or_is_an_export_error(tmp_path_factory, changed
         assert str(error)
     finally:
         folder.export_json.unlink()
+
+
+def test_changed_and_missing_files_are_found_by_digest(tmp_path):
+    folder = ExportFolder(tmp_path)
+    for name in ("config.json", "tokenizer.json", "calibration.json"):
+        (tmp_path / name).write_text("{}")
+    folder.write_manifest(ExportManifest("int8", "weights", 3))
+    assert folder.manifest().files.keys() == {"config.json", "tokenizer.json"}
+    (tmp_path / "calibration.json").write_text("fitted again")
+    (tmp_path / "report.json").write_text("written later")
+    folder.check_files()
+    (tmp_path / "config.json").write_text("{ }")
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ExportError, match=r"config\.json, tokenizer\.json \(missing\) differ"):
+        folder.check_files()
+
+
+def test_a_digest_of_a_file_elsewhere_is_refused(tmp_path):
+    folder = ExportFolder(tmp_path)
+    folder.write_manifest(ExportManifest("int8", "weights", 3))
+    content = json.loads(folder.export_json.read_text())
+    content["files"] = {"../secret": "0" * 64}
+    folder.export_json.write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=r"files has the name '\.\./secret'"):
+        folder.manifest()

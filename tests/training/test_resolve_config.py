@@ -12,6 +12,7 @@ from signvit_jax.config.schema import (
     from_mapping,
     to_json,
     with_ctc_target,
+    with_init_from,
     with_norm_epsilon,
 )
 from signvit_jax.data.dataset import DatasetError
@@ -67,6 +68,12 @@ def test_a_resumed_run_keeps_the_epsilon_of_its_first_start(workdir):
     assert kept.model.encoder.norm_epsilon == 1e-6
     with pytest.raises(ConfigError, match=r"norm_epsilon: 1e-06 in the workdir, 1e-05 now"):
         inherit_resolved_values(with_norm_epsilon(Config(), 1e-5), earlier, workdir)
+
+
+def test_a_resumed_run_keeps_the_commit_of_its_start(workdir):
+    earlier = with_init_from(Config(), f"hf://a/b@{'1' * 40}")
+    given = with_init_from(Config(), "hf://a/b")
+    assert inherit_resolved_values(given, earlier, workdir) == earlier
 
 
 def test_the_earlier_config_is_read_before_it_is_replaced(workdir, data_set):

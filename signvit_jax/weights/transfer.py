@@ -1,0 +1,256 @@
+"""The parameters of a trained model as the start of another (`model.init_from`).
+
+The other model may have another vocabulary: tokens that both know keep their rows, found by their
+text. A layer is taken whole or not at all, because a bias is worth nothing without its matrix.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, key_differences
+from signvit_jax.parallel.vocabulary_padding import vocabulary_axis
+from signvit_jax.text.model_vocabularies import Vocabularies
+from signvit_jax.text.tokenizer import Tokenizer
+from signvit_jax.weights.mapping import WeightsError
+from signvit_jax.weights.timm_vit import resized_positions
+
+_BACKBONE = "encoder/backbone/"
+_POSITIONS = _BACKBONE + "positions"
+_EMBEDDING, _LABELS = "decoder/embedding", "ctc_head/out/"
+_OF_ONE_LAYER = ("kernel", "bias", "scale", "mean", "var")  # last parts of paths
+_LEAST_SHARE = 0.5  # of the backbone's numbers
+_SHOWN = 8  # names in a message
+# Keys that must agree although the shapes do not show it, each with the width that it divides.
+_HEADS = {
+    "model.encoder.vit_num_heads": "model.encoder.vit_hidden_dim",
+    "model.temporal.num_heads": "model.decoder.hidden_dim",
+    "model.decoder.num_heads": "model.decoder.hidden_dim",
+}
+# What a model reads and how it is built. Other keys (dropout, rates, ...) may differ unsaid.
+_READS = ("image_size", "num_frames", "frame_rate", "sampling", "resize_mode", "mean", "std")
+_UNSAID = ("dropout", "attention_dropout", "drop_path", "freeze_epochs", "pretrained", "init_from")
+
+
+class SourceModel(NamedTuple):
+    """A trained model that another one starts from."""
+
+    path: str
+    kind: str  # for messages: "averaged weights of step 600"
+    config: Config
+    vocabularies: Vocabularies
+    params: Mapping[str, np.ndarray]  # float32, by slash-joined path
+
+
+class Rows(NamedTuple):
+    """A parameter with one entry per token, of which some are taken.
+
+    `rows` has, for each token of the new model, its place along `axis` of `values`; -1: a new one.
+    """
+
+    values: np.ndarray
+    axis: int
+    rows: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What a model takes from another: whole parameters by path, and rows of vocabularies.
+
+    `taken` says what, and `left` what not; `left` is empty if everything fits.
+    """
+
+    whole: Mapping[str, np.ndarray]
+    rows: Mapping[str, Rows]
+    taken: Sequence[str]
+    left: Sequence[str]
+
+
+def plan_transfer(
+    source: SourceModel,
+    config: Config,
+    vocabularies: Vocabularies,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Transfer:
+    """Find what a model of `config` can start with; `shapes` has all of its parameters.
+
+    Raises ConfigError if the two models are of different kinds: another backbone, other attention
+    heads, or a backbone less than half of whose numbers would be taken.
+    """
+    _check_heads(source, config)
+    params = dict(source.params)
+    _resize_positions(params, shapes)
+    pairs = {"tokens": (source.vocabularies.text, vocabularies.text)}
+    pairs["CTC labels"] = (source.vocabularies.ctc, vocabularies.ctc)
+    shared = {kind: _shared_rows(*pair) for kind, pair in pairs.items()}
+    whole: dict[str, np.ndarray] = {}
+    rows: dict[str, Rows] = {}
+    wrong: list[str] = []
+    for paths in _layers(shapes).values():
+        problems = [found for path in paths if (found := _problem(path, params, shapes[path]))]
+        if problems:
+            wrong += problems
+            continue
+        for path in paths:
+            axis = vocabulary_axis(path)
+            if axis is None:
+                whole[path] = np.asarray(params[path], np.float32)
+            else:
+                kind = "CTC labels" if path.startswith(_LABELS) else "tokens"
+                rows[path] = Rows(np.asarray(params[path], np.float32), axis, shared[kind])
+    _check_backbone(source, config, whole, shapes)
+    taken = _size_note(whole, rows, shapes)
+    taken += [
+        _vocabulary_note(kind, *pairs[kind], shared[kind])
+        for kind, path in (("tokens", _EMBEDDING), ("CTC labels", _LABELS + "bias"))
+        if path in rows
+    ]
+    left = [_listed(f"{len(wrong)} parameters start from random values", wrong)] * bool(wrong)
+    if unused := sorted(params.keys() - shapes.keys()):
+        left.append(_listed(f"{len(unused)} parameters have no place in this model", unused))
+    if differing := _differing_keys(source.config, config):
+        left.append(_listed("the models differ", differing))
+    return Transfer(whole, rows, taken, left)
+
+
+def _layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    """Paths by the layer that they are part of; a parameter of its own is a layer."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in shapes:
+        parent, _, name = path.rpartition("/")
+        found[parent if name in _OF_ONE_LAYER else path].append(path)
+    return found
+
+
+def _problem(path: str, params: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> str:
+    """Why a parameter cannot be taken; "" if it can."""
+    if path not in params:
+        return f"{path} (missing there)"
+    wanted, there = list(shape), list(params[path].shape)
+    axis = vocabulary_axis(path)
+    if axis is not None and len(there) == len(wanted):
+        wanted[axis] = there[axis]
+    if there == wanted:
+        return ""
+    return f"{path} {tuple(shape)} (there {tuple(params[path].shape)})"
+
+
+def _resize_positions(params: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Resize the backbone's position embeddings to those of another image size, in place."""
+    wanted, there = shapes.get(_POSITIONS), params.get(_POSITIONS)
+    if wanted is None or there is None or wanted == there.shape or wanted[-1] != there.shape[-1]:
+        return
+    try:
+        params[_POSITIONS] = resized_positions(np.asarray(there, np.float32), wanted[1] - 1)
+    except WeightsError:
+        return  # reported as a shape that does not fit
+
+
+def _shared_rows(there: Tokenizer, here: Tokenizer) -> np.ndarray:
+    """The place in `there` of each token of `here`, -1 for a new one."""
+    places = {token: place for place, token in enumerate(there.tokens)}
+    rows = np.array([places.get(token, -1) for token in here.tokens], np.int32)
+    # PAD, BOS, EOS and UNK have other names in BERT's vocabularies.
+    for name in ("pad_id", "bos_id", "eos_id", "unk_id"):
+        rows[getattr(here, name)] = getattr(there, name)
+    return rows
+
+
+def _check_heads(source: SourceModel, config: Config) -> None:
+    theirs, ours = source.config.model.encoder.backbone, config.model.encoder.backbone
+    if theirs != ours:
+        raise ConfigError(
+            f"config.model.init_from is {source.path}, whose backbone is {theirs!r}, but "
+            f"config.model.encoder.backbone is {ours!r}; set it to {theirs!r}, or start from a "
+            "model with this backbone"
+        )
+    differences = {
+        key: (there, here) for key, there, here in key_differences(source.config, config)
+    }
+    for key, width in _HEADS.items():
+        is_of_vit = key.startswith("model.encoder.")
+        if key not in differences or width in differences or (is_of_vit and ours != "dense_vit"):
+            continue
+        there, here = differences[key]
+        raise ConfigError(
+            f"config.{key} is {here}, but {source.path} was trained with {there}, and its weights "
+            f"mean nothing with another number of heads; set it to {there}"
+        )
+
+
+def _check_backbone(
+    source: SourceModel,
+    config: Config,
+    whole: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    sizes = {path: int(np.prod(shape)) for path, shape in shapes.items()}
+    complete = sum(size for path, size in sizes.items() if path.startswith(_BACKBONE))
+    taken = sum(
+        size for path, size in sizes.items() if path.startswith(_BACKBONE) and path in whole
+    )
+    if taken >= _LEAST_SHARE * complete:
+        return
+    keys = _differing_keys(source.config, config)
+    raise ConfigError(
+        f"config.model.init_from is {source.path}, but only {taken:,} of the {complete:,} numbers "
+        "of this backbone fit it; give the model the same sizes, or start from another:\n  "
+        + "\n  ".join(keys)
+    )
+
+
+def _size_note(
+    whole: Mapping[str, np.ndarray],
+    rows: Mapping[str, Rows],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> list[str]:
+    numbers = sum(value.size for value in whole.values())
+    for path, part in rows.items():
+        shape = shapes[path]
+        numbers += int(np.prod(shape)) // len(part.rows) * int(np.sum(part.rows >= 0))
+    total = sum(int(np.prod(shape)) for shape in shapes.values())
+    count = len(whole) + len(rows)
+    return [f"{count:,} of {len(shapes):,} parameters, {numbers:,} of {total:,} numbers"]
+
+
+def _vocabulary_note(kind: str, there: Tokenizer, here: Tokenizer, rows: np.ndarray) -> str:
+    known = int(np.sum(rows >= 0))
+    new = [token for token, row in zip(here.tokens, rows) if row < 0]
+    gone = [there.tokens[i] for i in sorted(set(range(there.vocab_size)) - set(rows.tolist()))]
+    note = f"{known:,} of {here.vocab_size:,} {kind} are known there and keep their rows"
+    if new:
+        note += f"; new: {_names(new)}"
+    if gone:
+        note += f"; not used here: {_names(gone)}"
+    return note
+
+
+def _names(tokens: Sequence[str]) -> str:
+    more = ", ..." if len(tokens) > _SHOWN else ""
+    return f"{len(tokens):,} ({', '.join(map(repr, tokens[:_SHOWN]))}{more})"
+
+
+def _listed(title: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return f"{title}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _differing_keys(theirs: Config, ours: Config) -> list[str]:
+    """Keys of the model, and of how it reads clips, that the two do not share."""
+
+    def matters(key: str) -> bool:
+        group, _, name = key.rpartition(".")
+        if group == "data":
+            return name in _READS
+        return group.startswith("model") and name not in _UNSAID
+
+    differences: list[tuple[str, Any, Any]] = key_differences(theirs, ours)
+    return [
+        f"config.{key} is {here!r}, there {there!r}"
+        for key, there, here in differences
+        if matters(key)
+    ]
