@@ -228,13 +228,21 @@ def _number(kind: type, allowed: Any) -> Callable[[str], Any]:
 def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParser:
     from tfds_builders.base import SHARED
 
-    parser = _Parser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
+    parser = _Parser(
+        f"python -m tfds_builders.build {builder_class.name}",
+        allow_abbrev=False,
+        epilog=builder_class.EXAMPLES and f"examples:{builder_class.EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--data_dir",
         required=True,
         type=local_text,
         help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION",
     )
+    one_of = None
+    if builder_class.ONE_OF:
+        one_of = parser.add_mutually_exclusive_group(required=True)
     for option in builder_class.OPTIONS:
         required = option.type is Path and option.default is None and not option.optional
         if option.type is Path:
@@ -243,7 +251,8 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
             kind = _number(option.type, option.allowed)
         else:
             kind = option.type
-        parser.add_argument(
+        group = one_of if one_of and option.name in builder_class.ONE_OF else parser
+        group.add_argument(
             f"--{option.name}",
             type=kind,
             default=option.default,

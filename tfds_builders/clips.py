@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,12 +37,13 @@ class Clip:
     gloss: str = ""
     signer: str = ""
     video_id: str = ""  # "": taken from the id, `<video>-<n>`
-    split: str | None = None  # None: by a stable hash of the source video
+    split: str | None = None  # None: by a stable hash of `split_group`
     start: float = WHOLE_FILE  # seconds in the file
     end: float = WHOLE_FILE
     file: str = ""  # the annotation and its line, for reports
     line: int = 0
     image_rate: float | None = None  # images per second of a folder
+    grouped_by: str = ""  # clips of one value are in one split; "": the source video
 
     def __post_init__(self):
         if (self.path is None) == (self.frames is None):
@@ -50,6 +52,25 @@ class Clip:
     @property
     def source_video(self) -> str:
         return self.video_id or source_video_of(self.id)
+
+    @property
+    def split_group(self) -> str:
+        """What clips of one split have in common."""
+        return self.grouped_by or self.source_video
+
+
+class Segment(NamedTuple):
+    """A stretch of a recording with its text, as annotation programs and subtitles have it.
+
+    Times are in milliseconds of the annotation file.
+    """
+
+    start: float
+    end: float
+    text: str
+    gloss: str = ""
+    signer: str = ""
+    line: int = 0  # in the file
 
 
 @dataclasses.dataclass(frozen=True)
