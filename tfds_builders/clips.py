@@ -54,6 +54,12 @@ class Clip:
         return self.video_id or source_video_of(self.id)
 
     @property
+    def part(self) -> tuple[float | None, float | None]:
+        """Start and end in the file, None where it begins or ends, as in `Sampling`."""
+        start, end = (None if time == WHOLE_FILE else time for time in (self.start, self.end))
+        return start, end
+
+    @property
     def split_group(self) -> str:
         """What clips of one split have in common."""
         return self.grouped_by or self.source_video
@@ -141,12 +147,13 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
     try:
         if clip.frames is not None:
             return _encode_drawn(*clip.frames(), encoding)
+        start, end = clip.part
         sampling = Sampling(
             short_side=encoding.short_side,
             frame_rate=encoding.frame_rate,
             max_frame_rate=STORED_FRAME_RATE if encoding.frame_rate is None else None,
-            start=None if clip.start == WHOLE_FILE else clip.start,
-            end=None if clip.end == WHOLE_FILE else clip.end,
+            start=start,
+            end=end,
         )
         assert clip.path is not None  # or `frames`, by `Clip.__post_init__`
         quality = encoding.jpeg_quality
