@@ -13,8 +13,8 @@ from tfds_builders.annotations import REST, AnnotationError, text_encoding
 from tfds_builders.clips import Segment
 
 MAX_BYTES = 64 << 20  # a long film has 0.2 MB
-# Milliseconds: rolling captions repeat a line in a cue of 10, and their cues follow at once.
-SHORT, AT_ONCE = 100, 20
+# Milliseconds: rolling captions repeat a line in a cue of 10 to 400, and their cues follow at once.
+SHORT, AT_ONCE = 500, 20
 ARROW = "-->"
 _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
@@ -139,8 +139,16 @@ def _own_lines(body: Sequence[str], is_last: bool, is_webvtt: bool) -> int:
     """The number of lines after the times of a cue that are its text."""
     if is_webvtt:  # up to the first empty line; one of spaces is a part of the text
         return next((i for i, line in enumerate(body) if not line), len(body))
-    count = len(body)
-    if not is_last and count and body[-1].strip().isdecimal():
+    # A number below an empty line, with text below it, is a cue whose times are missing.
+    count = next(
+        (
+            i + 1
+            for i in range(len(body) - 2)
+            if not body[i].strip() and body[i + 1].strip().isdecimal() and body[i + 2].strip()
+        ),
+        len(body),
+    )
+    if count == len(body) > 0 and not is_last and body[-1].strip().isdecimal():
         count -= 1  # the number of the next cue
     return count
 

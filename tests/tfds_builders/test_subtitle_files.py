@@ -145,10 +145,16 @@ def test_lines_that_rolling_captions_repeat_are_taken_once(tmp_path):
         + cue(" \nso <00:01.100><c>hello</c>", "00:01.000", "00:02.000")
         + cue("so hello\n ", "00:02.000", "00:02.010")
         + cue("so hello\nand<c> welcome</c>", "00:02.010", "00:04.000")
-        + cue("and welcome\n ", "00:04.000", "00:04.010"),
+        + cue("and welcome\n ", "00:04.000", "00:04.010")
+        + cue("this <00:05.100><c>will</c>", "00:05.000", "00:06.000")
+        + cue("this will", "00:06.000", "00:06.400"),
     )
-    assert cues(found) == [(1000, 2000, "so hello"), (2010, 4000, "and welcome")]
-    assert (found.num_repeats, found.num_empty, found.problems) == (3, 0, [])
+    assert cues(found) == [
+        (1000, 2000, "so hello"),
+        (2010, 4000, "and welcome"),
+        (5000, 6000, "this will"),
+    ]
+    assert (found.num_repeats, found.num_empty, found.problems) == (4, 0, [])
 
 
 def test_a_sentence_that_is_said_twice_is_kept(tmp_path):
@@ -171,6 +177,19 @@ def test_texts_without_usable_times_are_reported_with_their_lines(tmp_path):
         (9, "the text 'after a blank' has no times"),
     ]
     assert [text for *_, text in cues(found)] == ["kept", "b"]
+
+
+def test_a_numbered_text_of_subrip_without_times_is_reported(tmp_path):
+    found = read(
+        tmp_path,
+        "1\n00:00:01,000 --> 00:00:02,000\none\n\n2\ntwo\n\n3\n00:00:03,000 --> 00:00:04,000\n"
+        "three\n\n2024\n\n4\n00:00:05,000 --> 00:00:06,000\nfour\n\n5\nfive",
+    )
+    assert [text for *_, text in cues(found)] == ["one", "three 2024", "four"]
+    assert [(line, reason.split(";")[0]) for line, reason in found.problems] == [
+        (5, "the text '2 two' has no times"),
+        (18, "the text '5 five' has no times"),
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"WEBVTT\n\n", b"hello\nworld\n", b"\x89PNG\r\n\0\0"])
