@@ -3,6 +3,7 @@
 The format is EAF 2 and 3 (https://www.mpi.nl/tools/elan/EAF_Annotation_Format_3.0_and_ELAN.pdf).
 """
 
+import bisect
 import dataclasses
 import difflib
 import fnmatch
@@ -18,6 +19,7 @@ from tfds_builders.clips import Segment
 # Tiers that are taken without a flag, as the columns of a table are.
 TEXT_TIER, GLOSS_TIER = "text", "gloss"
 MAX_BYTES = 256 << 20  # a file of 100,000 annotations has 30 MB
+MAX_TIERS = 2000
 MAX_TIME_DIGITS = 12  # of milliseconds: 30 years
 LISTED_TIERS = 30
 
@@ -58,6 +60,10 @@ class _Sign(NamedTuple):
     start: float
     end: float
     text: str
+
+    @property
+    def middle(self) -> float:
+        return (self.start + self.end) / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +143,8 @@ def _chosen(
             hint = f"; did you mean {names[near[0]]!r}?" if near else ""
             there = _listed(tiers) if tiers else "no tier with annotations"
             raise AnnotationError(f"{path}: no tier {name!r} for --{option}; it has {there}{hint}")
-        chosen += [tier for tier in found if not any(tier is other for other in chosen)]
-    return chosen
+        chosen += found
+    return [*{id(tier): tier for tier in chosen}.values()]
 
 
 def _folded(name: str) -> str:
@@ -238,6 +244,10 @@ class _Document:
             if milliseconds is not None:
                 self.times[get("TIME_SLOT_ID", "")] = milliseconds
         elif tag == "TIER":
+            if len(self.tiers) == MAX_TIERS:
+                raise AnnotationError(
+                    f"{self._path}: more than {MAX_TIERS} tiers; allowed: that many"
+                )
             participant = " ".join(get("PARTICIPANT", "").split())
             self.tiers.append(_Tier(get("TIER_ID", ""), get("PARENT_REF", ""), participant))
         elif tag in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION"):
@@ -290,6 +300,7 @@ class _Reading:
             annotation.id: annotation for tier in document.tiers for annotation in tier.annotations
         }
         self._placed = document.placed()
+        self._roots: dict[str, _Annotation | None] = {}  # by the id of an annotation
 
     def result(self, path: str | os.PathLike) -> ElanFile:
         segments: list[Segment] = []
@@ -299,6 +310,7 @@ class _Reading:
         shares = self._gloss_tiers(path)
         for tier in self._texts:
             glosses = self._signs(shares[tier.name])
+            middles = [sign.middle for sign in glosses]
             for group in self._groups(tier):
                 text = " ".join(annotation.text for annotation in group if annotation.text)
                 root = self._root(group[0])
@@ -310,11 +322,8 @@ class _Reading:
                     problems.append((group[0].line, reason))
                     continue
                 start, end = (self._document.times[slot] for slot in root.slots)
-                own = [
-                    sign
-                    for sign in glosses
-                    if start <= (sign.start + sign.end) / 2 <= end and sign[:2] not in used
-                ]
+                first, last = bisect.bisect_left(middles, start), bisect.bisect_right(middles, end)
+                own = [sign for sign in glosses[first:last] if sign[:2] not in used]
                 used |= {sign[:2] for sign in own}
                 segments.append(
                     Segment(
@@ -363,14 +372,18 @@ class _Reading:
 
     def _root(self, annotation: _Annotation) -> _Annotation | None:
         """The annotation with times of its own from which another has them."""
-        seen: set[str] = set()
-        while annotation.parent:
-            parent = self._by_id.get(annotation.parent)
-            if parent is None or parent.id in seen:
-                return None
-            seen.add(parent.id)
-            annotation = parent
-        return annotation
+        path: list[str] = []
+        root: _Annotation | None = annotation
+        while root is not None and root.parent:
+            if root.id in self._roots:
+                root = self._roots[root.id]
+                break
+            self._roots[root.id] = None  # for a circle
+            path.append(root.id)
+            root = self._by_id.get(root.parent)
+        for name in path:
+            self._roots[name] = root
+        return root
 
     def _groups(self, tier: _Tier) -> Iterable[list[_Annotation]]:
         """The annotations of a tier, those with the times of one other annotation together."""
@@ -392,7 +405,7 @@ class _Reading:
                 start, end = (self._placed[slot] for slot in root.slots)
                 for sign in filter(lambda annotation: annotation.text, group):
                     found.append(_Sign(tier.name, len(found), start, end, sign.text))
-        return sorted(found, key=lambda sign: (sign.start, sign.end))  # stable within a group
+        return sorted(found, key=lambda sign: sign.middle)  # stable within a group
 
 
 def _in_order(group: list[_Annotation]) -> list[_Annotation]:
@@ -408,14 +421,11 @@ def _in_order(group: list[_Annotation]) -> list[_Annotation]:
 
 def _without_other_hand(signs: Sequence[_Sign]) -> list[str]:
     """The glosses, once where the tiers of both hands have the same sign at the same time."""
-    kept: list[_Sign] = []
-    for sign in signs:
-        if not any(
-            sign.text == other.text
-            and sign.tier != other.tier
-            and sign.start < other.end
-            and sign.end > other.start
-            for other in kept
-        ):
-            kept.append(sign)
-    return [sign.text for sign in kept]
+    kept: list[str] = []
+    ends: dict[str, dict[str, float]] = {}  # gloss -> tier -> end of its last such sign
+    for sign in sorted(signs, key=lambda sign: sign.start):
+        known = ends.setdefault(sign.text, {})
+        if not any(tier != sign.tier and sign.start < end for tier, end in known.items()):
+            kept.append(sign.text)
+            known[sign.tier] = max(sign.end, known.get(sign.tier, sign.end))
+    return kept

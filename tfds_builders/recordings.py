@@ -238,7 +238,9 @@ def _files(annotations: str | os.PathLike, extensions: tuple[str, ...]) -> list[
             Path(folder, name)
             for folder, _, names in os.walk(root)
             for name in names
-            if name.lower().endswith(extensions) and not name.startswith(APPLE_DOUBLE)
+            if name.lower().endswith(extensions)
+            and not name.startswith(APPLE_DOUBLE)
+            and os.path.isfile(os.path.join(folder, name))
         ]
         if not paths:
             kinds = " or ".join(extensions)
@@ -332,7 +334,7 @@ def _clips(
     clips: list[Clip] = []
     found: list[Problem] = [*problems]
     errors: list[AnnotationError] = []
-    seen: set[str] = set()
+    seen: collections.Counter[str] = collections.Counter()
     of_video: dict[str, str] = {}
     for file in files:
         try:
@@ -368,15 +370,10 @@ def _clips(
     return ClipTable(clips, found, notes)
 
 
-def _clip_id(video_id: str, segment: Segment, seen: set[str]) -> str:
+def _clip_id(video_id: str, segment: Segment, seen: collections.Counter[str]) -> str:
     name = f"{video_id}-{round(segment.start):08d}-{round(segment.end):08d}"
-    number = 2
-    unique = name
-    while unique in seen:  # another signer, or another annotation file, at the same times
-        unique = f"{name}-{number}"
-        number += 1
-    seen.add(unique)
-    return unique
+    seen[name] += 1  # another signer, or another annotation file, has the same times
+    return name if seen[name] == 1 else f"{name}-{seen[name]}"
 
 
 def _clip(name: str, recording: _Recording, segment: Segment) -> Clip:

@@ -1,5 +1,6 @@
 """ELAN files: texts, glosses and times of tiers, from files that strangers wrote."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,28 @@ def test_references_in_a_circle_end_in_a_problem(tmp_path):
     assert ids == ["a1", "a2", "a3"]
     found = read(tmp_path, eaf)
     assert found.segments == [] and len(found.problems) == 3
+
+
+def test_long_chains_and_many_signs_take_seconds(tmp_path):
+    eaf = Eaf()
+    count = 10_000
+    first = eaf.tier("text", [(100 * i, 100 * i + 90, "x") for i in range(count)])[0]
+    eaf.tier("gloss", [(100 * i, 100 * i + 80, "G") for i in range(count)])
+    eaf.children("chain", [(first, "a"), *((f"a{2 * count + i + 1}", "a") for i in range(count))])
+    started = time.process_time()
+    found = read(tmp_path, eaf)
+    assert [segment.gloss for segment in found.segments] == ["G"] * count
+    assert read(tmp_path, eaf, "chain").segments[0].text.count("a") == count + 1
+    assert time.process_time() - started < 12
+
+
+def test_more_tiers_than_allowed_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(elan, "MAX_TIERS", 1)
+    eaf = Eaf()
+    eaf.tier("a", [(0, 1, "x")])
+    eaf.tier("b", [(0, 1, "x")])
+    with pytest.raises(AnnotationError, match="more than 1 tiers"):
+        read(tmp_path, eaf)
 
 
 def test_deep_nesting_does_not_end_the_process(tmp_path):

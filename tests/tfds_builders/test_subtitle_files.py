@@ -226,7 +226,7 @@ BLOCKS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(BLOCKS, max_size=12), st.booleans(), st.sampled_from(["\n", "\n\n", "\n\n\n"]))
 def test_no_text_is_lost_without_a_word(tmp_path, blocks, is_webvtt, gap):
     words = itertools.count()
