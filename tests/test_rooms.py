@@ -54,7 +54,7 @@ def test_builders_need_little_of_the_package():
     found = {
         room for path in (ROOT / "tfds_builders").glob("**/*.py") for room in imported_rooms(path)
     }
-    assert found == {"data", "media", "files", "runtime", "errors"}
+    assert found == {"data", "text", "media", "files", "runtime", "errors"}
 
 
 def test_no_room_has_more_than_a_dozen_modules():

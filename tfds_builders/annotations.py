@@ -27,6 +27,17 @@ MAX_NAME_WORDS = 5  # of a clip's name; a name with more words is a sentence
 LONG_TEXT = 4
 SWALLOWED_SHARE = 0.8
 _LINE_BREAK = re.compile("\r\n|\r|\n")
+# The first line by which a table tells Excel its delimiter.
+_SEPARATOR_LINE = re.compile('"?sep=(.)"?[\r\n]*', re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"\d+,\d+")
+_CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+# The first bytes of spreadsheets: .xlsx and .ods are zip files, .xls is OLE.
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+_BYTE_ORDER_MARKS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 SPLIT_NAMES = {
     "train": TRAIN,
     "training": TRAIN,
@@ -74,6 +85,25 @@ class Table:
     path: str
     rows: list[Row]
     problems: list[Problem] = field(default_factory=list)
+    encoding: str = "UTF-8"  # by which it was read
+
+
+def text_encoding(head: bytes, given: str | None) -> str:
+    """Return the codec of a text that begins with `head`: by its byte order mark, else `given`.
+
+    Without either it is UTF-8. Raises AnnotationError for an unknown `given`.
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    try:
+        "a".encode(given or "utf-8")  # fails for codecs that are not of texts, such as base64
+    except LookupError as error:
+        raise AnnotationError(
+            f"--encoding is {given!r}; allowed: the name of a text encoding, "
+            "such as utf-8, cp1252, latin-1, utf-16-le or gb18030"
+        ) from error
+    return given or "utf-8"
 
 
 def read_table(
@@ -84,8 +114,9 @@ def read_table(
     quoted: bool = True,
     called: Mapping[str, str | None] | None = None,
     if_empty: Mapping[str, str] | None = None,
+    encoding: str | None = None,
 ) -> Table:
-    """Read a UTF-8 table with a header line.
+    """Read a table with a header line, which a line `sep=;` may precede.
 
     Args:
         path: the file.
@@ -95,25 +126,44 @@ def read_table(
         called: the table's name of each column, or None for the same name. It is given where the
             user can set it with the option --<name>_column.
         if_empty: advice for a row in which a required column is empty.
+        encoding: of a file without a byte order mark; without it UTF-8.
 
     Raises:
         AnnotationError: the file cannot be used, or an unclosed quotation mark swallows rows.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            header = file.readline()
-            if "\0" in header or header.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        with open(path, "rb") as binary:
+            head = binary.read(4)
+        if head in _SPREADSHEETS:
+            raise AnnotationError(
+                f"{path}: a spreadsheet, not a text file; in Excel or LibreOffice save the sheet "
+                "as 'CSV UTF-8' and give that file"
+            )
+        codec = text_encoding(head, encoding)
+        with open(path, encoding=codec, errors="surrogateescape", newline="") as file:
+            header, above = file.readline(), 1
+            if separator := _SEPARATOR_LINE.fullmatch(header):
+                header, above, delimiters = file.readline(), 2, separator[1]
+            if "\0" in header:
                 raise AnnotationError(
-                    f"{path}: not a UTF-8 text file (UTF-16, or not a table at all); "
-                    "save it as CSV in UTF-8"
+                    f"{path}: not a UTF-8 text file (UTF-16 without a byte order mark, or not a "
+                    "table at all); save it as CSV in UTF-8"
                 )
             delimiter, columns = _columns(
                 os.fspath(path), header, required, optional, delimiters, called
             )
-            table = Table(os.fspath(path), [])
+            table = Table(
+                os.fspath(path), [], encoding="UTF-8" if codec.startswith("utf-8") else codec
+            )
             csv.field_size_limit(sys.maxsize)
-            for line, fields in _lines(table, file, delimiter, quoted, columns, required):
+            lines = _lines(table, file, above, delimiter, quoted, columns, required)
+            for line, fields in lines:
                 _take_row(table, line, fields, columns, required, if_empty or {})
+    except UnicodeError as error:
+        raise AnnotationError(
+            f"{path}: the file is damaged, or in another encoding than its first bytes or "
+            "--encoding say; save it as CSV in UTF-8"
+        ) from error
     except OSError as error:
         raise AnnotationError(
             f"{path}: cannot be read ({error.strerror}); "
@@ -191,12 +241,15 @@ def _no_column(name: str, head: str, names: Sequence[str], is_given: bool, has_f
 def _lines(
     table: Table,
     file: Iterable[str],
+    above: int,
     delimiter: str,
     quoted: bool,
     columns: Sequence[Sequence[str]],
     required: Sequence[str],
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, fields) of each row; a row that cannot be parsed becomes a problem.
+
+    `above`: the lines that have been read of the file, which end with the header.
 
     Raises AnnotationError for a quotation mark that swallows rows: which mark is missing cannot be
     known, and the texts on either side would be wrong.
@@ -216,12 +269,12 @@ def _lines(
     )
     rows = _Rows(delimiter, columns, required)
     while True:
-        line = reader.line_num + 2  # the header has been read
+        line = reader.line_num + above + 1
         raw.clear()
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            last = reader.line_num + 1
+            last = reader.line_num + above
             if swallowed := rows.count(raw[1:]):
                 unclosed = "unexpected end" in str(error)
                 closed = "is never closed" if unclosed else "is not closed there"
@@ -236,7 +289,7 @@ def _lines(
         if fields is None:
             return
         if len(raw) > 1 and (swallowed := rows.swallowed_by(fields)):
-            last = reader.line_num + 1
+            last = reader.line_num + above
             raise AnnotationError(
                 _swallowed(table.path, line, last, f"is closed in line {last} only", swallowed)
             )
@@ -326,8 +379,10 @@ def _take_row(
     required: Sequence[str],
     if_empty: Mapping[str, str],
 ) -> None:
+    while len(fields) > len(columns) and not fields[-1].strip():
+        fields.pop()  # spreadsheets write empty cells at the end of a row
     values = {name: text.strip() for names, text in zip(columns, fields) for name in names}
-    fault = _fault(fields, values, columns, required, if_empty)
+    fault = _fault(fields, values, columns, required, if_empty, table.encoding)
     if fault:
         name = values.get(required[0], "")[:200].encode("utf-8", "replace").decode()
         table.problems.append(Problem(name, fault, file=table.path, line=line))
@@ -341,6 +396,7 @@ def _fault(
     columns: Sequence[Sequence[str]],
     required: Sequence[str],
     if_empty: Mapping[str, str],
+    encoding: str,
 ) -> str | None:
     if len(fields) > len(columns):
         return (
@@ -350,11 +406,19 @@ def _fault(
     for name in required:
         if not values.get(name):
             return f"no {name}" + (f"; {if_empty[name]}" if name in if_empty else "")
+    return text_fault(values, encoding)
+
+
+def text_fault(values: Mapping[str, str], encoding: str = "UTF-8") -> str | None:
+    """Return why one of the named texts cannot be stored, or None.
+
+    `encoding`: that of the file, whose undecodable bytes are surrogates.
+    """
     for name, text in values.items():
         if "\0" in text:
             return f"a NUL character in {name}"
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            return f"{name} is not UTF-8"
+            return f"{name} is not {encoding}"
         if len(text) > MAX_TEXT:
             return f"{name} has {len(text)} characters; allowed: at most {MAX_TEXT}"
     return None
@@ -426,10 +490,23 @@ def clips_of(table: Table, media: Media) -> ClipTable:
         return os.path.splitext(uid)[0] if uid.lower().endswith(EXTENSIONS) else uid
 
     found = collect([table], name_of, lambda table, row, name: _clip(table.path, row, name, media))
-    return ClipTable(found.clips, found.problems, [*media.notes, *_placeholder_notes(found.clips)])
+    notes = [*media.notes, *placeholder_notes(found.clips), *encoding_notes(found.problems)]
+    return ClipTable(found.clips, found.problems, notes)
 
 
-def _placeholder_notes(clips: Sequence[Clip]) -> list[str]:
+def encoding_notes(problems: Sequence[Problem]) -> list[str]:
+    """A sentence on texts in another encoding."""
+    count = sum(problem.reason.endswith(" is not UTF-8") for problem in problems)
+    if not count:
+        return []
+    return [
+        f"{count} texts are not UTF-8: save the file as 'CSV UTF-8' (or a subtitle file as UTF-8), "
+        "or name its encoding; --encoding=cp1252 is that of Excel for Windows in western Europe"
+    ]
+
+
+def placeholder_notes(clips: Sequence[Clip]) -> list[str]:
+    """A sentence on texts that are probably missing values."""
     odd = [clip for clip in clips if clip.text.casefold() in PLACEHOLDERS]
     if not odd:
         return []
@@ -457,9 +534,9 @@ def _clip(file: str, row: Row, name: str, media: Media) -> Clip:
         path = media.find(video_id)  # the clip is a part of a longer video, by its times
     return Clip(
         id=name,
-        text=_without_rest(row.values["text"]),
+        text=without_rest(row.values["text"]),
         path=path,
-        gloss=_without_rest(" ".join(get("gloss", "").split())),
+        gloss=without_rest(" ".join(get("gloss", "").split())),
         signer=get("signer", ""),
         video_id=get("video_id", ""),
         split=split,
@@ -470,7 +547,8 @@ def _clip(file: str, row: Row, name: str, media: Media) -> Clip:
     )
 
 
-def _without_rest(text: str) -> str:
+def without_rest(text: str) -> str:
+    """Return the text to store: that of a clip of rest is empty."""
     return "" if text.casefold() == REST else text
 
 
@@ -483,24 +561,45 @@ def split_named(name: str) -> str:
 
 
 def times(start: str, end: str) -> tuple[float, float]:
-    """Return start and end in seconds; both empty means the complete file. Raises LookupError."""
+    """Return start and end in seconds; both empty means the complete file. Raises LookupError.
+
+    A time is a number of seconds or h:m:s, with a decimal point or comma.
+    """
     first, last = _seconds("start", start), _seconds("end", end)
     if last == WHOLE_FILE:
         return first, last
-    if last <= max(first, 0.0):
-        raise LookupError(
-            f"end is {last:g} s, start {max(first, 0.0):g} s; the end must come after the start"
-        )
+    require_order(max(first, 0.0), last)
     return max(first, 0.0), last
+
+
+def require_order(start: float, end: float) -> None:
+    """Raise LookupError unless the end comes after the start; both in seconds."""
+    if end <= start:
+        raise LookupError(f"end is {end:g} s, start {start:g} s; the end must come after the start")
 
 
 def _seconds(name: str, text: str) -> float:
     if not text:
         return WHOLE_FILE
     try:
-        value = float(text)
+        value = _clock_seconds(text) if ":" in text else float(_with_decimal_point(text))
     except ValueError:
         value = -1.0
     if not 0.0 <= value < 1e7:
         raise LookupError(f"{name} is {text[:40]!r}; allowed: seconds >= 0, or nothing")
     return value
+
+
+def _with_decimal_point(text: str) -> str:
+    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
+
+
+def _clock_seconds(text: str) -> float:
+    """Seconds of a time such as 1:02:03.5 or 02:03,5. Raises ValueError."""
+    clock = _CLOCK.fullmatch(text)
+    if clock is None:
+        raise ValueError(text)
+    hours, minutes, seconds = int(clock[1] or 0), int(clock[2]), float(clock[3].replace(",", "."))
+    if seconds >= 60 or (clock[1] and minutes >= 60):
+        raise ValueError(text)
+    return 3600 * hours + 60 * minutes + seconds

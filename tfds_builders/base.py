@@ -40,6 +40,9 @@ from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
 REPORT_NAME = "build_report.json"
 # Version of the frames that are stored of a file: no build resumes after shards of another version.
 READER = 2
+# What clips of one split have in common, and its plural.
+VIDEO = "video"
+SPLIT_BY = {VIDEO: "source videos", "signer": "signers", "clip": "clips"}
 SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
 
 
@@ -117,6 +120,24 @@ def option_fault(name: str, value: Any, allowed: Range | Sequence[str] | None) -
     return f"--{name} is {value!r}; allowed: {', '.join(allowed)}{hint}"
 
 
+def grouped(table: ClipTable, by: str | None) -> ClipTable:
+    """Return the table with its clips grouped by one of SPLIT_BY, for splits by a hash."""
+    if by in (None, VIDEO):
+        return table
+    clips = [
+        dataclasses.replace(clip, grouped_by=clip.signer if by == "signer" else clip.id)
+        for clip in table.clips
+    ]
+    unknown = [clip for clip in clips if not clip.grouped_by]
+    note = (
+        f"{len(unknown)} clips have no signer, such as {unknown[0].id}: their source video decides "
+        "on their split"
+        if unknown
+        else ""
+    )
+    return dataclasses.replace(table, clips=clips, notes=[*table.notes, *filter(None, [note])])
+
+
 def column_options(columns: Sequence[str]) -> tuple[Option, ...]:
     """Return an option `--<column>_column` for each column: its name in the table."""
     return tuple(
@@ -143,6 +164,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     HOMEPAGE: ClassVar[str] = ""
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
+    ONE_OF: ClassVar[tuple[str, ...]] = ()  # options of which the command line gives exactly one
+    EXAMPLES: ClassVar[str] = ""  # command lines, for --help
     # Whether the official splits have clips of one source video in several splits.
     SHARED_VIDEOS: ClassVar[bool] = False
     SIGNER_INDEPENDENT: ClassVar[bool] = False  # no signer may be in two splits
@@ -264,7 +287,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         self._table_problems = table.problems
         splits: dict[str, list[Clip]] = collections.defaultdict(list)
         for clip in table.clips:
-            splits[clip.split or schema.split_of(clip.source_video, *self._fractions)].append(clip)
+            splits[clip.split or schema.split_of(clip.split_group, *self._fractions)].append(clip)
         self.warnings = [*table.notes, *self._split_warnings(splits)]
         others = sorted(set(splits) - set(SPLIT_ORDER))
         order = [name for name in (*SPLIT_ORDER, *others) if name in splits]
@@ -308,27 +331,35 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _why_few_videos(self, clips: Sequence[Clip], fraction: float | None = None) -> str:
         """The number of source videos, the rule behind it, and how to change it."""
-        videos = collections.Counter(clip.source_video for clip in clips)
-        if len(videos) > 1:
+        groups = collections.Counter(clip.split_group for clip in clips)
+        split_by = self.options.get("split_by")
+        kind = SPLIT_BY.get(split_by or VIDEO, SPLIT_BY[VIDEO])
+        if len(groups) > 1:
             share = "" if fraction is None else f" for a share of {fraction:g}"
-            reason = f"{len(videos)} source videos are too few{share}"
+            reason = f"{len(groups)} {kind} are too few{share}"
         else:
-            reason = "they are of one source video, which no split shares with another"
-        advice = "give a column 'split', or other fractions"
+            reason = f"they are of one {kind[:-1]}, which no split shares with another"
+        has = {option.name for option in self.OPTIONS}
+        clip_by_clip = ", --split_by=clip" if "split_by" in has and split_by != "clip" else ""
+        advice = f"give a column 'split'{clip_by_clip}, or other fractions"
         parts = (
             clip
             for clip in clips
-            if not clip.video_id and clip.source_video != clip.id and videos[clip.source_video] > 1
+            if not clip.grouped_by
+            and not clip.video_id
+            and clip.source_video != clip.id
+            and groups[clip.source_video] > 1
         )
         part = next(parts, None)
         if part is None:
             return f"{reason}; {advice}"
-        has_option = any(option.name == "video_id_column" for option in self.OPTIONS)
-        flag = " (--video_id_column=uid makes every clip its own video)" if has_option else ""
+        flag = ""
+        if "video_id_column" in has:
+            flag = " (--video_id_column=uid makes every clip its own video)"
         return (
             f"{reason}, for the source video of a uid ends at its last '-' before a number: "
             f"{part.id!r} is a part of {part.source_video!r}, as are "
-            f"{videos[part.source_video] - 1} others. If these are separate recordings, "
+            f"{groups[part.source_video] - 1} others. If these are separate recordings, "
             f"name them in a column 'video_id'{flag}; else {advice}"
         )
 
@@ -351,9 +382,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def sources(self) -> dict[str, str]:
         """Return the files and folders that the builder reads, and the given column names."""
         paths = {
-            option.name: os.path.abspath(self.options[option.name] or "")
+            option.name: os.path.abspath(self.options[option.name])
             for option in self.OPTIONS
-            if option.type is Path
+            if option.type is Path and self.options[option.name]
         }
         return paths | {
             option.name: self.options[option.name]

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 FEW_CLIPS = 8  # for at most this many clips the disk space is not checked
 SIZE_MARGIN = 1.1
+MODULE = "tfds_builders.build"
 SHARDS = "shards"  # folder in the staging folder that survives a kill
 
 
@@ -73,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Build the data set of a command line; return the exit code. Raises UsageError."""
-    builder_class = _builder_class(arguments[0] if arguments else "")
-    flags = _flags(builder_class, arguments[1:])
+    builder_class = find_builder(arguments[0] if arguments else "")
+    flags = parse_options(builder_class, arguments[1:])
     from tfds_builders.annotations import AnnotationError
     from tfds_builders.apache_beam_build import BeamMissing
     from tfds_builders.base import BuildError, NoReadableMedia
@@ -109,20 +110,9 @@ def _build(
 
     from tfds_builders.base import REPORT_NAME, first_problems
 
-    with _progress() as progress:
-        builder = builder_class(
-            data_dir=staging,
-            options={option.name: getattr(flags, option.name) for option in builder_class.OPTIONS},
-            short_side=flags.short_side,
-            frame_rate=flags.frame_rate,
-            jpeg_quality=flags.jpeg_quality,
-            val_fraction=flags.val_fraction,
-            test_fraction=flags.test_fraction,
-            workers=flags.workers,
-            shard_megabytes=flags.shard_megabytes,
-            beam_runner=flags.beam_runner,
-            resume_dir=staging / SHARDS,
-            on_progress=progress,
+    with progress_bar("building") as progress:
+        builder = make_builder(
+            builder_class, flags, staging, resume_dir=staging / SHARDS, on_progress=progress
         )
         splits = builder.plan()
         if final.exists() and not flags.overwrite:
@@ -151,13 +141,40 @@ def _build(
     return DONE
 
 
-def _builder_class(name: str) -> type["SignDatasetBuilder"]:
-    """Return the builder by the name of its folder. Raises UsageError."""
-    known = sorted(
+def make_builder(
+    builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace, folder: Path, **more: Any
+) -> "SignDatasetBuilder":
+    """Return the builder of a command line, which writes into `folder`. Raises BuildError.
+
+    `more` are further arguments of the builder.
+    """
+    return builder_class(
+        data_dir=folder,
+        options={option.name: getattr(flags, option.name) for option in builder_class.OPTIONS},
+        short_side=flags.short_side,
+        frame_rate=flags.frame_rate,
+        jpeg_quality=flags.jpeg_quality,
+        val_fraction=flags.val_fraction,
+        test_fraction=flags.test_fraction,
+        workers=flags.workers,
+        shard_megabytes=flags.shard_megabytes,
+        beam_runner=flags.beam_runner,
+        **more,
+    )
+
+
+def builder_names() -> list[str]:
+    """The data sets that can be built: the names of their folders."""
+    return sorted(
         path.parent.name
         for path in Path(__file__).parent.glob("*/*_dataset_builder.py")
         if path.stem == f"{path.parent.name}_dataset_builder"
     )
+
+
+def find_builder(name: str) -> type["SignDatasetBuilder"]:
+    """Return the builder by the name of its folder. Raises UsageError."""
+    known = builder_names()
     if name in ("-h", "--help"):
         print(f"{__doc__}\nData sets: {', '.join(known)}")
         raise SystemExit(DONE)
@@ -179,11 +196,18 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}\n`{self.prog} --help` lists the options")
 
 
-def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> argparse.Namespace:
-    """Parse the options. Raises UsageError with each wrong one and what is allowed."""
+def parse_options(
+    builder_class: type["SignDatasetBuilder"],
+    arguments: list[str],
+    parser: argparse.ArgumentParser | None = None,
+) -> argparse.Namespace:
+    """Parse the options. Raises UsageError with each wrong one and what is allowed.
+
+    `parser`: without it, that of the command.
+    """
     from tfds_builders.base import SHARED, option_fault
 
-    parser = _parser(builder_class)
+    parser = parser or option_parser(builder_class, f"python -m {MODULE} {builder_class.name}")
     flags, unknown = parser.parse_known_args(arguments)
     options = [
         string
@@ -225,25 +249,42 @@ def _number(kind: type, allowed: Any) -> Callable[[str], Any]:
     return read
 
 
-def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParser:
+def option_parser(
+    builder_class: type["SignDatasetBuilder"], program: str, complete: bool = True
+) -> argparse.ArgumentParser:
+    """Return the parser of the options of a builder; it raises UsageError.
+
+    `program`: its name in the help. With `complete`, the options that a build needs are required.
+    """
     from tfds_builders.base import SHARED
 
-    parser = _Parser(f"python -m tfds_builders.build {builder_class.name}", allow_abbrev=False)
+    parser = _Parser(
+        program,
+        allow_abbrev=False,
+        epilog=builder_class.EXAMPLES and f"examples:{builder_class.EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--data_dir",
-        required=True,
+        required=complete,
+        default=None if complete else Path("data"),
         type=local_text,
         help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION",
     )
+    one_of = None
+    if builder_class.ONE_OF:
+        one_of = parser.add_mutually_exclusive_group(required=complete)
     for option in builder_class.OPTIONS:
-        required = option.type is Path and option.default is None and not option.optional
+        has_none = option.type is Path and option.default is None and not option.optional
+        required = complete and has_none
         if option.type is Path:
             kind = local_path
         elif option.type in (int, float):
             kind = _number(option.type, option.allowed)
         else:
             kind = option.type
-        parser.add_argument(
+        group = one_of if one_of and option.name in builder_class.ONE_OF else parser
+        group.add_argument(
             f"--{option.name}",
             type=kind,
             default=option.default,
@@ -416,7 +457,7 @@ def _put_in_place(built: Path, final: Path, staging: Path) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
+def progress_bar(title: str) -> Iterator[Any]:
     """Show a bar with clips/s and the remaining time; yield the function that updates it."""
     from rich.console import Console
     from rich.progress import (
@@ -430,7 +471,7 @@ def _progress() -> Iterator[Any]:
     from signvit_jax.runtime.terminal import FittingProgress
 
     columns = (
-        TextColumn("building"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,12 +37,13 @@ class Clip:
     gloss: str = ""
     signer: str = ""
     video_id: str = ""  # "": taken from the id, `<video>-<n>`
-    split: str | None = None  # None: by a stable hash of the source video
+    split: str | None = None  # None: by a stable hash of `split_group`
     start: float = WHOLE_FILE  # seconds in the file
     end: float = WHOLE_FILE
     file: str = ""  # the annotation and its line, for reports
     line: int = 0
     image_rate: float | None = None  # images per second of a folder
+    grouped_by: str = ""  # clips of one value are in one split; "": the source video
 
     def __post_init__(self):
         if (self.path is None) == (self.frames is None):
@@ -50,6 +52,31 @@ class Clip:
     @property
     def source_video(self) -> str:
         return self.video_id or source_video_of(self.id)
+
+    @property
+    def part(self) -> tuple[float | None, float | None]:
+        """Start and end in the file, None where it begins or ends, as in `Sampling`."""
+        start, end = (None if time == WHOLE_FILE else time for time in (self.start, self.end))
+        return start, end
+
+    @property
+    def split_group(self) -> str:
+        """What clips of one split have in common."""
+        return self.grouped_by or self.source_video
+
+
+class Segment(NamedTuple):
+    """A stretch of a recording with its text, as annotation programs and subtitles have it.
+
+    Times are in milliseconds of the annotation file.
+    """
+
+    start: float
+    end: float
+    text: str
+    gloss: str = ""
+    signer: str = ""
+    line: int = 0  # in the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +147,13 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
     try:
         if clip.frames is not None:
             return _encode_drawn(*clip.frames(), encoding)
+        start, end = clip.part
         sampling = Sampling(
             short_side=encoding.short_side,
             frame_rate=encoding.frame_rate,
             max_frame_rate=STORED_FRAME_RATE if encoding.frame_rate is None else None,
-            start=None if clip.start == WHOLE_FILE else clip.start,
-            end=None if clip.end == WHOLE_FILE else clip.end,
+            start=start,
+            end=end,
         )
         assert clip.path is not None  # or `frames`, by `Clip.__post_init__`
         quality = encoding.jpeg_quality

@@ -6,6 +6,7 @@ The names are untrusted.
 import functools
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from signvit_jax.media import image_folder
@@ -96,6 +97,17 @@ class MediaFolder:
     def relative_paths(self) -> list[str]:
         """Return all videos, relative to the folder, sorted."""
         return sorted(set(self._files.values()))
+
+    def others(self, used: Iterable[str]) -> list[str]:
+        """Sentences on videos in the folder that are not among the paths `used`."""
+        known = {os.path.relpath(path, self.root) for path in used}
+        unused = [path for path in self.relative_paths() if path not in known]
+        if not unused:
+            return []
+        return [
+            f"{len(unused)} videos in {self.root} have no annotation, such as {unused[0]}: "
+            "they are left out"
+        ]
 
     def find(self, name: str) -> str:
         """Return the path of the video `name`. Raises LookupError with the reason."""

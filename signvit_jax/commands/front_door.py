@@ -27,6 +27,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("signvit_jax.commands.demo", "translate packaged clips with a packaged model"),
     "build": Command("tfds_builders.build", "make a data set of videos and their texts"),
+    "check": Command("tfds_builders.check", "say what a build would make of your data"),
     "data_report": Command("signvit_jax.commands.data_report", "show what a data set holds"),
     "train": Command("signvit_jax.commands.train", "train a model, or resume a run"),
     "eval": Command("signvit_jax.commands.eval", "score a model on a split, with a report"),

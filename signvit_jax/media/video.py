@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,16 @@ class VideoStream(NamedTuple):
 
     fps: float  # frames per second: the requested rate, or that of the header for stored frames
     frames: Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]  # (seconds in the file, RGB)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoHeader:
+    """What the header of a file says; its frames may say otherwise."""
+
+    seconds: float | None  # duration; None if it is not there
+    fps: float  # frames per second
+    # For each part that was asked for, why it cannot be read, or None.
+    faults: tuple[str | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +189,22 @@ def read_jpegs(
     return JpegVideo(frames, reader.fps, *reader.size, reader.notes)
 
 
+def read_header(
+    path: str | os.PathLike,
+    parts: Sequence[tuple[float | None, float | None]],
+    limits: VideoLimits | None = None,
+) -> VideoHeader:
+    """Read the header of a file, and no frame. Raises VideoDecodeError.
+
+    `parts` are the (start, end) that somebody will read, as in `Sampling`.
+    """
+    with contextlib.ExitStack() as stack:
+        reader = _thread_reader()
+        if reader.busy:
+            reader = stack.enter_context(VideoReader())
+        return reader.header(path, parts, limits or VideoLimits())
+
+
 class VideoReader:
     """A decoding child, started when needed. For one thread at a time; a context manager.
 
@@ -223,12 +249,42 @@ class VideoReader:
 
         Raises VideoDecodeError.
         """
+        options = dataclasses.asdict(sampling) | {"jpeg_quality": jpeg_quality}
+        with contextlib.closing(self._replies(path, options, limits)) as replies:
+            for kind, seconds, payload in replies:
+                if kind == b"F":
+                    frame = payload.tobytes() if jpeg_quality else payload.reshape(*self.size, 3)
+                    yield seconds, frame
+                elif kind == b"S":
+                    header = json.loads(payload.tobytes())
+                    self.size = (header["height"], header["width"])
+                    self.fps = header["fps"]
+                else:
+                    trailer = json.loads(payload.tobytes())
+                    self.fps = trailer["fps"]
+                    self.notes = tuple(trailer["notes"])
+
+    def header(
+        self,
+        path: str | os.PathLike,
+        parts: Sequence[tuple[float | None, float | None]],
+        limits: VideoLimits,
+    ) -> VideoHeader:
+        """As `read_header`."""
+        with contextlib.closing(self._replies(path, {"parts": list(parts)}, limits)) as replies:
+            ((_, _, payload),) = replies
+        header = json.loads(payload.tobytes())
+        return VideoHeader(header["seconds"], header["fps"], tuple(header["faults"]))
+
+    def _replies(
+        self, path: str | os.PathLike, options: dict[str, Any], limits: VideoLimits
+    ) -> Generator[tuple[bytes, float, UInt8[np.ndarray, " n"]]]:
+        """Yield (kind, seconds, payload) of each reply to a request. Raises VideoDecodeError."""
         name = os.fsdecode(path)
         if "\0" in name:
             raise VideoDecodeError(name, "a file name cannot contain a NUL character")
-        request = dataclasses.asdict(sampling) | {
+        request = options | {
             "path": os.path.abspath(name),
-            "jpeg_quality": jpeg_quality,
             "limits": dataclasses.asdict(limits),
         }
         if self._child is None or not self._child.usable():
@@ -240,24 +296,12 @@ class VideoReader:
         try:
             child.waited = 0.0
             child.ask(request)
-            while True:
+            while not finished:
                 kind, seconds, payload = child.reply(limits.wall_seconds)
-                if kind == b"F":
-                    frame = payload.tobytes() if jpeg_quality else payload.reshape(*self.size, 3)
-                    yield seconds, frame
-                elif kind == b"S":
-                    header = json.loads(payload.tobytes())
-                    self.size = (header["height"], header["width"])
-                    self.fps = header["fps"]
-                elif kind == b"E":
-                    trailer = json.loads(payload.tobytes())
-                    self.fps = trailer["fps"]
-                    self.notes = tuple(trailer["notes"])
-                    finished = True
-                    return
-                else:
-                    finished = True
+                finished = kind in (b"E", b"H", b"X")
+                if kind == b"X":
                     raise VideoDecodeError(name, payload.tobytes().decode())
+                yield kind, seconds, payload
         except _ChildEnded as ended:
             raise VideoDecodeError(name, ended.reason(limits)) from None
         finally:

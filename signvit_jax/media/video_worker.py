@@ -9,6 +9,7 @@ crash or run away without harm. Each line of stdin is a JSON request. Replies on
 | `S` | JSON: height and width of every frame, and `fps`: the requested rate, else the nominal one |
 | `F` | one frame, RGB bytes or a JPEG; `seconds` is its time in the source |
 | `E` | JSON: `fps` of the frames sent, and `notes` on the file; the request is done |
+| `H` | JSON: the header, for a request with `parts`; the request is done |
 | `X` | UTF-8: the reason why the file was refused; the request is done |
 
 Only this file and `video.py` know the protocol. It must not import anything of the package: it
@@ -396,9 +397,54 @@ def check_pixels(frame: Any, max_pixels: int) -> None:
         )
 
 
+def length_fault(
+    announced: float | None, start: float | None, end: float, max_seconds: float
+) -> str | None:
+    """Return why a file of `announced` seconds is too long to be read from `start` to `end`."""
+    if min(announced or 0.0, end) - (start or 0.0) <= max_seconds:
+        return None
+    return f"{announced:.1f} s long; allowed: at most {max_seconds:g} s (max_seconds)"
+
+
+def end_fault(start: float | None, end: float | None, reached: float, fps: float) -> str | None:
+    """Return why frames up to `reached` are too few for the times of a clip, or None."""
+    if end is None:
+        return None
+    missing = end - reached
+    if missing <= max(MISSING_TOLERATED * (end - (start or 0.0)), 2 / fps + 1e-6):
+        return None
+    return (
+        f"the clip should end at {end:.2f} s, but the video ends at {reached:.2f} s: "
+        f"{missing:.2f} s are missing; allowed: a tenth of the clip, or two frames"
+    )
+
+
+def part_fault(
+    part: tuple[float | None, float | None],
+    announced: float | None,
+    fps: float,
+    limits: dict[str, Any],
+) -> str | None:
+    """Return why, by the header alone, the part (start, end) of a file cannot be read, or None."""
+    start, end = part
+    fault = length_fault(announced, start, math.inf if end is None else end, limits["max_seconds"])
+    if fault is not None or announced is None:
+        return fault
+    if start and start >= announced:
+        return no_frame(start, announced)
+    return end_fault(start, end, announced, fps)
+
+
+def no_frame(start: float | None, reached: float) -> str:
+    """The reason for a clip without a frame."""
+    if start:
+        return f"no frame from {start:g} s on: its frames end at {reached:.2f} s"
+    return "no frame in it could be decoded"
+
+
 def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -> None:
-    """Answer a request with its `S`, `F` and `E` replies."""
-    limits, start, end = request["limits"], request["start"], request["end"]
+    """Answer a request with its `S`, `F` and `E` replies, or with `H`."""
+    limits = request["limits"]
     with open_local_file(request["path"], limits["max_bytes"]) as file:
         form = container_format(file.read(12))
         with open_container(file, form, limits) as container:
@@ -409,15 +455,19 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
             check_pixels(codec, limits["max_pixels"])
             codec.thread_count = 1  # several files are decoded at once, each on its own core
             announced = announced_seconds(container, stream)
-            wanted = min(announced or 0.0, end or math.inf) - (start or 0.0)
-            if wanted > limits["max_seconds"]:
-                raise Refused(
-                    f"{announced:.1f} s long; "
-                    f"allowed: at most {limits['max_seconds']:g} s (max_seconds)"
-                )
             source_fps = (
                 believable(stream.average_rate) or believable(stream.guessed_rate) or NOMINAL_FPS
             )
+            if "parts" in request:
+                parts = request["parts"]
+                faults = [part_fault(part, announced, source_fps, limits) for part in parts]
+                header = {"seconds": announced, "fps": source_fps, "faults": faults}
+                send(b"H", 0.0, json.dumps(header).encode())
+                return
+            start, end = request["start"], request["end"]
+            fault = length_fault(announced, start, end or math.inf, limits["max_seconds"])
+            if fault is not None:
+                raise Refused(fault)
             notes = [NOTE_STREAMS] if others else []
             if request["frame_rate"] is None and source_fps < (request["max_frame_rate"] or 0.0):
                 densest = rate_of_motion(request, form, stream.index, source_fps)
@@ -498,19 +548,14 @@ def send_frames(
         count += 1
         last = seconds
     if count == 0:
-        if start:
-            raise Refused(f"no frame from {start:g} s on: its frames end at {reached:.2f} s")
-        raise Refused("no frame in it could be decoded")
+        raise Refused(no_frame(start, reached))
     two_frames = 2 / source_fps + 1e-6
     wanted = min(announced or 0.0, end)
     if wanted - reached > max(MISSING_TOLERATED * wanted, two_frames):
         raise Refused(f"truncated or damaged: its frames end at {reached:.2f} of {wanted:.2f} s")
+    if (fault := end_fault(start, request["end"], reached, source_fps)) is not None:
+        raise Refused(fault)
     missing = end - reached if request["end"] is not None else 0.0
-    if missing > max(MISSING_TOLERATED * (end - (start or 0.0)), two_frames):
-        raise Refused(
-            f"the clip should end at {end:.2f} s, but the video ends at {reached:.2f} s: "
-            f"{missing:.2f} s are missing; allowed: a tenth of the clip, or two frames"
-        )
     if missing > 0.5 / source_fps:
         notes.append(NOTE_END_CUT)
     if convert.changes_size:

@@ -19,6 +19,7 @@ COMMANDS = [
     "signvit_jax.train",
     "signvit_jax.translate",
     "tfds_builders.build",
+    "tfds_builders.check",
 ]
 SLOW = {
     "jax",
@@ -72,7 +73,8 @@ def test_a_wrong_flag_imports_no_large_package(command):
 def test_every_command_is_in_the_list():
     shims = {path.stem for path in PACKAGE.glob("*.py") if "__main__" in path.read_text()}
     shims -= {"__main__"}  # the front door
-    assert {f"signvit_jax.{name}" for name in shims} | {"tfds_builders.build"} == set(COMMANDS)
+    builders = {"tfds_builders.build", "tfds_builders.check"}
+    assert {f"signvit_jax.{name}" for name in shims} | builders == set(COMMANDS)
 
 
 def test_every_command_has_a_module_of_its_own():

@@ -81,7 +81,7 @@ def fault_of(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
         return None
     if name not in COMMANDS:
         return f"there is no command {name}"
-    if "--help" in arguments or (name == "build" and PLACEHOLDER.match(arguments[0])):
+    if "--help" in arguments or (name in ("build", "check") and PLACEHOLDER.match(arguments[0])):
         return None
     # A line that leaves out what stands elsewhere: required flags are then not asked for.
     is_complete = "..." not in arguments

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from tfds_builders import annotations
 from tfds_builders.annotations import AnnotationError, clips_of, read_own_table, read_table
 from tfds_builders.media import MediaFolder
 
@@ -53,7 +54,13 @@ def test_delimiters_line_ends_and_byte_order_marks_are_read(tmp_path, newline, d
         (b"uid;sentence\na;b\n", "no column 'text' in the first line; it has 'uid', 'sentence'"),
         (b"uid,texte\na,b\n", "rename 'texte'?"),
         (b"uid,text,text\na,b,c\n", "the column 'text' is 2 times"),
-        ("uid,text\na,b\n".encode("utf-16"), "not a UTF-8 text file"),
+        ("uid,text\na,b\n".encode("utf-16-le"), "not a UTF-8 text file"),
+        ("uid,text\na,b\n".encode("utf-16")[:-1], "the file is damaged"),
+        (
+            b"PK\x03\x04" + bytes(500),
+            "a spreadsheet, not a text file; in Excel or LibreOffice save",
+        ),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1" + bytes(500), "a spreadsheet, not a text file"),
         (b"\0\0\0\x18ftypmp42" + bytes(500), "not a UTF-8 text file"),
     ],
 )
@@ -62,6 +69,88 @@ def test_an_unusable_table_is_an_error_with_the_reason(tmp_path, content, messag
         table(tmp_path, content)
     assert message in str(caught.value)
     assert "clips.csv" in str(caught.value)
+
+
+EXCEL = "uid;text;start;end\r\na;Grün;0,5;1,25\r\nb;two;00:01:02,5;1:03.75;;\r\n;;;\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        (EXCEL.encode(), None),
+        (EXCEL.encode("utf-8-sig"), None),
+        (EXCEL.encode("utf-16"), None),
+        (("\ufeff" + EXCEL).encode("utf-16-be"), None),
+        (EXCEL.encode("utf-16-le"), "utf-16-le"),
+        (EXCEL.encode("cp1252"), "cp1252"),
+        (EXCEL.encode("utf-8-sig"), "cp1252"),  # the byte order mark is right
+        (EXCEL.replace(";", "\t").encode("utf-16"), None),
+        (f"sep=;\r\n{EXCEL}".encode(), None),
+        (f'"SEP=;"\r\n{EXCEL}'.encode("utf-16"), None),
+        (f"sep=^\r\n{EXCEL.replace(';', '^')}".encode(), None),
+    ],
+)
+def test_tables_that_excel_writes_are_read(tmp_path, content, encoding):
+    found = clips_of(
+        table(tmp_path, content, encoding=encoding), videos(tmp_path, "a.mp4", "b.mp4")
+    )
+    first = (
+        3 if content[:20].replace(b"\0", b"").strip(b'\xff\xfe"').lower().startswith(b"sep") else 2
+    )
+    assert [(clip.text, clip.start, clip.end, clip.line) for clip in found.clips] == [
+        ("Grün", 0.5, 1.25, first),
+        ("two", 62.5, 63.75, first + 1),
+    ]
+    assert found.problems == [] and found.notes == []
+
+
+def test_lines_below_a_separator_line_are_counted_from_the_top(tmp_path):
+    found = table(tmp_path, 'sep=,\nuid,text\na,one\nb,\nc,"open\n')
+    assert [(problem.line, problem.reason.split(" (")[0]) for problem in found.problems] == [
+        (4, "no text"),
+        (5, "line 5 cannot be parsed"),
+    ]
+    with pytest.raises(AnnotationError, match=r"lines 4 to 5: the quotation mark .* in line 4"):
+        table(tmp_path, 'sep=,\nuid,text\na,one\nb,"two\nc,three"\nd,x\n')
+
+
+def test_rows_in_another_encoding_come_with_advice(tmp_path):
+    found = clips_of(
+        table(tmp_path, "uid,text\na,Grün\nb,blau\n".encode("cp1252")),
+        videos(tmp_path, "a.mp4", "b.mp4"),
+    )
+    assert [problem.reason for problem in found.problems] == ["text is not UTF-8"]
+    assert "--encoding=cp1252 is that of Excel for Windows" in found.notes[0]
+    with pytest.raises(
+        AnnotationError, match="--encoding is 'base64'; allowed: the name of a text"
+    ):
+        table(tmp_path, "uid,text\na,b\n", encoding="base64")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1.5", 1.5),
+        ("1,5", 1.5),
+        ("0:01,5", 1.5),
+        ("00:00:01.500", 1.5),
+        ("2:03:04.25", 7384.25),
+        ("90:00", 5400.0),
+        ("1:60", None),
+        ("1:60:00", None),
+        ("1:2:3:4", None),
+        ("-1:00", None),
+        ("1,234.5", None),
+        ("nan", None),
+        ("1s", None),
+    ],
+)
+def test_times_are_seconds_or_a_clock(text, seconds):
+    if seconds is not None:
+        assert annotations.times(text, "1e6") == (seconds, 1e6)
+        return
+    with pytest.raises(LookupError, match=r"start is .*; allowed: seconds >= 0, or nothing"):
+        annotations.times(text, "1e6")
 
 
 def test_missing_tables_and_folders_are_errors(tmp_path):

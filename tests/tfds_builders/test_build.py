@@ -219,7 +219,7 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data_dir=x"], "the following arguments are required: --csv, --videos"),
+        (["--data_dir=x"], "the following arguments are required: --videos"),
         (["--csv=a", "--videos=b"], "required: --data_dir"),
         (
             ["--data_dir=x", "--csv=a", "--videos=b", "--short_sid=3", "more"],
@@ -489,7 +489,7 @@ def test_clips_that_all_fall_into_one_split_are_explained(tmp_path, capsys):
     )
     assert "'clip-1' is a part of 'clip', as are 23 others" in shown
     assert shown.count("--video_id_column=uid makes every clip its own video") == 1
-    assert "video_id_column" in report_of(tmp_path / "data")["warnings"][0]
+    assert "video_id_column" in report_of(tmp_path / "data")["warnings"][1]
     assert run(tmp_path / "data", *options, "--video_id_column=uid", "--overwrite") == 0
     assert "empty" not in capsys.readouterr().err
     assert sorted(report_of(tmp_path / "data")["splits"]) == ["test", "train", "validation"]

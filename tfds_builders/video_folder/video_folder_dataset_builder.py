@@ -1,16 +1,34 @@
-"""video_folder: your own data, a table `uid,text` and a folder of videos."""
+"""video_folder: your own videos, with a table, ELAN files or subtitle files."""
 
+import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
 from tfds_builders.annotations import OWN_OPTIONAL, OWN_REQUIRED, clips_of, read_own_table
-from tfds_builders.base import Option, SignDatasetBuilder, column_options, columns_called
+from tfds_builders.base import (
+    SPLIT_BY,
+    BuildError,
+    Option,
+    SignDatasetBuilder,
+    column_options,
+    columns_called,
+    grouped,
+)
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
+from tfds_builders.recordings import Videos, elan_clips, subtitle_clips
 
 COLUMNS = (*OWN_REQUIRED, *OWN_OPTIONAL)
+# Options that belong to some kinds of annotations only.
+KINDS_OF = {
+    **{f"{column}_column": ("csv",) for column in COLUMNS},
+    "text_tier": ("eaf",),
+    "gloss_tier": ("eaf",),
+    "language": ("subtitles",),
+    "encoding": ("csv", "subtitles"),
+}
 
 
 class Builder(SignDatasetBuilder):
@@ -24,18 +42,99 @@ class Builder(SignDatasetBuilder):
             "csv",
             "table with the columns uid,text and optionally gloss,signer,video_id,split,start,end",
             type=Path,
+            optional=True,
+        ),
+        Option(
+            "eaf",
+            "instead of a table: an ELAN file, or a folder of them; each annotation is a clip",
+            type=Path,
+            optional=True,
+        ),
+        Option(
+            "subtitles",
+            "instead of a table: a .vtt or .srt file, or a folder of them; each cue is a clip",
+            type=Path,
+            optional=True,
         ),
         Option(
             "videos",
-            "folder that holds the videos <uid>.mp4 (or webm, mov, avi, mkv, gif, m4v, 3gp)",
+            "folder that holds the videos <uid>.mp4 (or webm, mov, avi, mkv, gif, m4v, 3gp); "
+            "for one ELAN or subtitle file also the video itself",
             type=Path,
         ),
         *column_options(COLUMNS),
+        Option(
+            "text_tier",
+            "the ELAN tier of the texts, or several: A,B or Translation* (text, or the only one "
+            "with texts)",
+            selects=True,
+        ),
+        Option("gloss_tier", "the ELAN tier of the glosses, or several (gloss)", selects=True),
+        Option(
+            "language",
+            "which subtitles of a video to take, where there are several: en takes a.en.vtt",
+            selects=True,
+        ),
+        Option(
+            "split_by",
+            "what clips of one split have in common, where no column says it: video (the default), "
+            "signer, or clip for one long video, whose parts are then in every split",
+            allowed=tuple(SPLIT_BY),
+            selects=True,
+        ),
+        Option(
+            "encoding",
+            "that of a table or of subtitles, such as cp1252 (UTF-8, or by a byte order mark)",
+            selects=True,
+        ),
     )
+    ONE_OF: ClassVar = ("csv", "eaf", "subtitles")
+    EXAMPLES: ClassVar = r"""
+  # a table uid,text, and one from Excel with its own names
+  signvit build video_folder --data_dir=data --csv=clips.csv --videos=videos
+  signvit build video_folder --data_dir=data --csv=clips.csv --videos=videos \
+      --uid_column=Name --text_column=Satz --encoding=cp1252
+  # a table uid,text,video_id,start,end: each clip is a part of <video_id>.mp4
+  signvit build video_folder --data_dir=data --csv=parts.csv --videos=recordings
+  # ELAN files, and the names of their tiers
+  signvit build video_folder --data_dir=data --eaf=corpus --videos=corpus \
+      --text_tier=Translation --gloss_tier='Gloss*'
+  # subtitles of long videos; one file for one video
+  signvit build video_folder --data_dir=data --subtitles=talks --videos=talks --language=en
+  signvit build video_folder --data_dir=data --subtitles=talk.srt --videos=talk.mp4
+"""
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        csv = self.path_of("csv", manual_dir, "clips.csv")
+        kind = self._kind(manual_dir)
+        for name, kinds in KINDS_OF.items():
+            if self.options[name] and kind not in kinds:
+                options = " and ".join(f"--{known}" for known in kinds)
+                raise BuildError(f"--{name} is for {options} only; leave it out with --{kind}")
         videos = self.path_of("videos", manual_dir, "videos")
-        return clips_of(
-            read_own_table(csv, called=columns_called(self.options, COLUMNS)), MediaFolder(videos)
-        )
+        get = self.options.get
+        if kind == "csv":
+            found = self._table_clips(self.path_of("csv", manual_dir, "clips.csv"), videos)
+        elif kind == "eaf":
+            tiers = get("text_tier"), get("gloss_tier")
+            found = elan_clips(self.options["eaf"], Videos(videos), *tiers)
+        else:
+            wanted = get("language"), get("encoding")
+            found = subtitle_clips(self.options["subtitles"], Videos(videos), *wanted)
+        return grouped(found, get("split_by"))
+
+    def _table_clips(self, csv: Path, videos: Path) -> ClipTable:
+        media = MediaFolder(videos)
+        called = columns_called(self.options, COLUMNS)
+        table = read_own_table(csv, called=called, encoding=self.options["encoding"])
+        found = clips_of(table, media)
+        others = media.others(clip.path for clip in found.clips if clip.path)
+        return dataclasses.replace(found, notes=[*found.notes, *others])
+
+    def _kind(self, manual_dir: Path | None) -> str:
+        """Return which of ONE_OF is given. Raises BuildError."""
+        given = [name for name in self.ONE_OF if self.options[name]]
+        if len(given) > 1 or (not given and manual_dir is None):
+            options = ", ".join(f"--{name}" for name in self.ONE_OF)
+            found = " and ".join(f"--{name}" for name in given) or "none"
+            raise BuildError(f"given: {found}; give one of {options}")
+        return given[0] if given else "csv"

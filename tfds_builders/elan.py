@@ -1,0 +1,431 @@
+"""ELAN files (.eaf): the annotations of tiers, with their times. The files are untrusted XML.
+
+The format is EAF 2 and 3 (https://www.mpi.nl/tools/elan/EAF_Annotation_Format_3.0_and_ELAN.pdf).
+"""
+
+import bisect
+import dataclasses
+import difflib
+import fnmatch
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, NoReturn
+from xml.parsers import expat
+
+from tfds_builders.annotations import AnnotationError
+from tfds_builders.clips import Segment
+
+# Tiers that are taken without a flag, as the columns of a table are.
+TEXT_TIER, GLOSS_TIER = "text", "gloss"
+MAX_BYTES = 256 << 20  # a file of 100,000 annotations has 30 MB
+MAX_TIERS = 2000
+MAX_TIME_DIGITS = 12  # of milliseconds: 30 years
+LISTED_TIERS = 30
+
+
+class MediaLink(NamedTuple):
+    """A recording that a file names."""
+
+    url: str  # relative to the file or absolute, as the file has it
+    offset: float  # seconds in the recording where the time of the annotations begins
+
+
+@dataclasses.dataclass(frozen=True)
+class ElanFile:
+    """What a file says about its recording."""
+
+    links: list[MediaLink]  # of videos, in the order of the file
+    segments: list[Segment]  # annotations with text, by time
+    problems: list[tuple[int, str]]  # (line, reason) of texts that have no usable time
+    num_empty: int  # annotations of the text tiers without text
+    num_loose: int  # annotations of the gloss tiers outside of every text
+
+
+@dataclasses.dataclass(frozen=True)
+class _Annotation:
+    id: str
+    text: str
+    line: int
+    slots: tuple[str, str] = ("", "")  # of an annotation with times of its own
+    parent: str = ""  # the annotation from which it has its times
+    previous: str = ""  # of the same parent
+
+
+class _Sign(NamedTuple):
+    """A gloss; times in milliseconds."""
+
+    tier: str
+    number: int  # in its tier
+    start: float
+    end: float
+    text: str
+
+    @property
+    def middle(self) -> float:
+        return (self.start + self.end) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tier:
+    name: str
+    parent: str
+    participant: str
+    annotations: list[_Annotation] = dataclasses.field(default_factory=list)
+
+    @property
+    def num_texts(self) -> int:
+        return sum(bool(annotation.text) for annotation in self.annotations)
+
+
+def read_elan(
+    path: str | os.PathLike, text_tier: str | None = None, gloss_tier: str | None = None
+) -> ElanFile:
+    """Read the texts and glosses of an ELAN file.
+
+    Args:
+        path: the file.
+        text_tier, gloss_tier: names of tiers, ignoring case; several with commas between them, `*`
+            stands for any characters. Without them the tiers `text` and `gloss`, and if there is
+            no tier `text`, the only one with texts.
+
+    Raises:
+        AnnotationError: the file is not of the format, or it is not clear which tier is meant.
+    """
+    document = _Document(path)
+    tiers = [tier for tier in document.tiers if tier.annotations]
+    glosses = _chosen(path, tiers, gloss_tier, "gloss_tier") if gloss_tier else None
+    if text_tier:
+        texts = _chosen(path, tiers, text_tier, "text_tier")
+    else:
+        texts = [_default_text_tier(path, tiers, glosses or ())]
+    if glosses is None:
+        glosses = [tier for tier in tiers if _folded(tier.name) == GLOSS_TIER]
+    both = [tier.name for tier in texts if any(tier is other for other in glosses)]
+    if both:
+        raise AnnotationError(
+            f"{path}: the tier {both[0]!r} is both --text_tier and --gloss_tier; give each another"
+        )
+    return _Reading(document, texts, glosses).result(path)
+
+
+def _default_text_tier(
+    path: str | os.PathLike, tiers: Sequence[_Tier], glosses: Sequence[_Tier]
+) -> _Tier:
+    others = [tier for tier in tiers if not any(tier is gloss for gloss in glosses)]
+    named = [tier for tier in others if _folded(tier.name) == TEXT_TIER]
+    filled = [tier for tier in others if tier.num_texts and _folded(tier.name) != GLOSS_TIER]
+    if named or len(filled) == 1:
+        return (named or filled)[0]
+    if not filled:
+        raise AnnotationError(f"{path}: no annotation with a text in it")
+    raise AnnotationError(
+        f"{path}: {len(filled)} tiers have texts: {_listed(filled)}. "
+        "--text_tier=NAME says which of them is the translation"
+    )
+
+
+def _chosen(
+    path: str | os.PathLike, tiers: Sequence[_Tier], wanted: str, option: str
+) -> list[_Tier]:
+    """Return the tiers that an option names. Raises AnnotationError for a name without a tier."""
+    exact = [tier for tier in tiers if _folded(tier.name) == _folded(wanted)]
+    if exact:
+        return exact  # a name may contain a comma
+    chosen: list[_Tier] = []
+    for name in filter(None, map(str.strip, wanted.split(","))):
+        found = [
+            tier for tier in tiers if fnmatch.fnmatchcase(_folded(tier.name), _folded(name))
+        ] or [tier for tier in tiers if _folded(tier.name) == _folded(name)]
+        if not found:
+            names = {_folded(tier.name): tier.name for tier in tiers}
+            near = difflib.get_close_matches(_folded(name), names, n=1, cutoff=0.5)
+            hint = f"; did you mean {names[near[0]]!r}?" if near else ""
+            there = _listed(tiers) if tiers else "no tier with annotations"
+            raise AnnotationError(f"{path}: no tier {name!r} for --{option}; it has {there}{hint}")
+        chosen += found
+    return [*{id(tier): tier for tier in chosen}.values()]
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).casefold()
+
+
+def _listed(tiers: Sequence[_Tier]) -> str:
+    listed = ", ".join(
+        f"{tier.name[:60]!r} ({tier.num_texts} texts"
+        + (f", {empty} empty" if (empty := len(tier.annotations) - tier.num_texts) else "")
+        + ")"
+        for tier in tiers[:LISTED_TIERS]
+    )
+    others = len(tiers) - LISTED_TIERS
+    return listed + (f" and {others} more" if others > 0 else "")
+
+
+class _Document:
+    """The parsed file: `links`, `tiers`, `times`. Raises AnnotationError.
+
+    Document type declarations are refused, and with them every entity: none is ever expanded.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.links: list[MediaLink] = []
+        self.tiers: list[_Tier] = []
+        self.times: dict[str, int] = {}  # of aligned slots, in milliseconds
+        self._slots: list[tuple[str, int | None]] = []  # in the order of the file
+        self._is_elan = False
+        self._annotation: dict[str, str] | None = None
+        self._line = 0
+        self._text: list[str] | None = None
+        self._path = path
+        self._parser = parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._characters
+        parser.StartDoctypeDeclHandler = self._refuse_doctype
+        try:
+            size = os.path.getsize(path)
+            if size > MAX_BYTES:
+                raise AnnotationError(
+                    f"{path}: {size} bytes; allowed: at most {MAX_BYTES} for an .eaf file"
+                )
+            with open(path, "rb") as file:
+                parser.ParseFile(file)
+        except OSError as error:
+            raise AnnotationError(f"{path}: cannot be read ({error.strerror})") from error
+        except (expat.ExpatError, ValueError, LookupError) as error:
+            if isinstance(error, AnnotationError):
+                raise
+            raise AnnotationError(
+                f"{path}: not an ELAN file: it is not XML, or it is damaged ({error})"
+            ) from error
+        if not self._is_elan:
+            raise AnnotationError(
+                f"{path}: not an ELAN file: its first element is not ANNOTATION_DOCUMENT"
+            )
+
+    def placed(self) -> dict[str, float]:
+        """Milliseconds of each slot; one that is not aligned is between its neighbors."""
+        found: dict[str, float] = dict(self.times)
+        before: float | None = None
+        waiting: list[str] = []
+        for slot, time in self._slots:
+            if time is None:
+                waiting.append(slot)
+                continue
+            if before is not None:
+                for place, between in enumerate(waiting, 1):
+                    found[between] = before + (time - before) * place / (len(waiting) + 1)
+            before, waiting = time, []
+        return found
+
+    def _refuse_doctype(self, *_: object) -> NoReturn:
+        raise AnnotationError(
+            f"{self._path}: it has a document type declaration, which no ELAN file has and which "
+            "can be an attack; save it with ELAN"
+        )
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        get = attributes.get
+        if tag == "ANNOTATION_DOCUMENT":
+            self._is_elan = True
+        elif tag == "HEADER" and get("TIME_UNITS", "milliseconds") != "milliseconds":
+            raise AnnotationError(
+                f"{self._path}: its times are in {get('TIME_UNITS')}; allowed: milliseconds; "
+                "save it with a newer ELAN"
+            )
+        elif tag == "MEDIA_DESCRIPTOR":
+            self._take_link(attributes)
+        elif tag == "TIME_SLOT":
+            time = get("TIME_VALUE", "")
+            milliseconds = int(time) if _is_time(time) else None
+            self._slots.append((get("TIME_SLOT_ID", ""), milliseconds))
+            if milliseconds is not None:
+                self.times[get("TIME_SLOT_ID", "")] = milliseconds
+        elif tag == "TIER":
+            if len(self.tiers) == MAX_TIERS:
+                raise AnnotationError(
+                    f"{self._path}: more than {MAX_TIERS} tiers; allowed: that many"
+                )
+            participant = " ".join(get("PARTICIPANT", "").split())
+            self.tiers.append(_Tier(get("TIER_ID", ""), get("PARENT_REF", ""), participant))
+        elif tag in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION"):
+            self._annotation, self._line = attributes, self._parser.CurrentLineNumber
+            self._text = []
+
+    def _end(self, tag: str) -> None:
+        given, text = self._annotation, self._text
+        if tag not in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION") or given is None or text is None:
+            return
+        self._annotation = self._text = None
+        if self.tiers:
+            get = given.get
+            self.tiers[-1].annotations.append(
+                _Annotation(
+                    get("ANNOTATION_ID", ""),
+                    " ".join("".join(text).split()),
+                    self._line,
+                    (get("TIME_SLOT_REF1", ""), get("TIME_SLOT_REF2", "")),
+                    get("ANNOTATION_REF", ""),
+                    get("PREVIOUS_ANNOTATION", ""),
+                )
+            )
+
+    def _characters(self, text: str) -> None:
+        if self._text is not None:
+            self._text.append(text)
+
+    def _take_link(self, attributes: dict[str, str]) -> None:
+        if attributes.get("MIME_TYPE", "").startswith("audio/"):
+            return
+        origin = attributes.get("TIME_ORIGIN", "")
+        offset = int(origin) / 1000 if _is_time(origin) else 0.0
+        for name in ("RELATIVE_MEDIA_URL", "MEDIA_URL"):
+            if url := attributes.get(name, ""):
+                self.links.append(MediaLink(url, offset))
+
+
+def _is_time(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_TIME_DIGITS
+
+
+class _Reading:
+    """The texts of tiers with the glosses that belong to them."""
+
+    def __init__(self, document: _Document, texts: Sequence[_Tier], glosses: Sequence[_Tier]):
+        self._document, self._texts, self._glosses = document, texts, glosses
+        self._tiers = {tier.name: tier for tier in document.tiers}
+        self._by_id = {
+            annotation.id: annotation for tier in document.tiers for annotation in tier.annotations
+        }
+        self._placed = document.placed()
+        self._roots: dict[str, _Annotation | None] = {}  # by the id of an annotation
+
+    def result(self, path: str | os.PathLike) -> ElanFile:
+        segments: list[Segment] = []
+        problems: list[tuple[int, str]] = []
+        num_empty = 0
+        used: set[tuple[str, int]] = set()  # tier and number of glosses
+        shares = self._gloss_tiers(path)
+        for tier in self._texts:
+            glosses = self._signs(shares[tier.name])
+            middles = [sign.middle for sign in glosses]
+            for group in self._groups(tier):
+                text = " ".join(annotation.text for annotation in group if annotation.text)
+                root = self._root(group[0])
+                if not text:
+                    num_empty += len(group)
+                    continue
+                if root is None or any(slot not in self._document.times for slot in root.slots):
+                    reason = "its start or its end has no time; align the annotation in ELAN"
+                    problems.append((group[0].line, reason))
+                    continue
+                start, end = (self._document.times[slot] for slot in root.slots)
+                first, last = bisect.bisect_left(middles, start), bisect.bisect_right(middles, end)
+                own = [sign for sign in glosses[first:last] if sign[:2] not in used]
+                used |= {sign[:2] for sign in own}
+                segments.append(
+                    Segment(
+                        start,
+                        end,
+                        text,
+                        " ".join(_without_other_hand(own)),
+                        tier.participant,
+                        group[0].line,
+                    )
+                )
+        num_glosses = sum(tier.num_texts for tier in self._glosses)
+        segments.sort(key=lambda segment: (segment.start, segment.end))
+        return ElanFile(
+            self._document.links, segments, problems, num_empty, num_glosses - len(used)
+        )
+
+    def _gloss_tiers(self, path: str | os.PathLike) -> dict[str, list[_Tier]]:
+        """For each text tier its gloss tiers: those of its signer, or all if there is one only."""
+        if len(self._texts) == 1:
+            return {self._texts[0].name: [*self._glosses]}
+        shares: dict[str, list[_Tier]] = {tier.name: [] for tier in self._texts}
+        for gloss in self._glosses:
+            kin = [text for text in self._texts if self._top(text) == self._top(gloss)] or [
+                text
+                for text in self._texts
+                if text.participant and text.participant == gloss.participant
+            ]
+            if len(kin) != 1:
+                names = ", ".join(repr(text.name) for text in self._texts)
+                raise AnnotationError(
+                    f"{path}: it is not clear to which of the tiers {names} the glosses of "
+                    f"{gloss.name!r} belong; give both the same participant, or a common parent, "
+                    "in ELAN"
+                )
+            shares[kin[0].name].append(gloss)
+        return shares
+
+    def _top(self, tier: _Tier) -> str:
+        """The name of the topmost parent of a tier."""
+        seen: set[str] = set()
+        while tier.parent in self._tiers and tier.name not in seen:
+            seen.add(tier.name)
+            tier = self._tiers[tier.parent]
+        return tier.name
+
+    def _root(self, annotation: _Annotation) -> _Annotation | None:
+        """The annotation with times of its own from which another has them."""
+        path: list[str] = []
+        root: _Annotation | None = annotation
+        while root is not None and root.parent:
+            if root.id in self._roots:
+                root = self._roots[root.id]
+                break
+            self._roots[root.id] = None  # for a circle
+            path.append(root.id)
+            root = self._by_id.get(root.parent)
+        for name in path:
+            self._roots[name] = root
+        return root
+
+    def _groups(self, tier: _Tier) -> Iterable[list[_Annotation]]:
+        """The annotations of a tier, those with the times of one other annotation together."""
+        groups: dict[str, list[_Annotation]] = {}
+        for number, annotation in enumerate(tier.annotations):
+            root = self._root(annotation) if annotation.parent else None
+            key = f"\0{number}" if root is None else root.id
+            groups.setdefault(key, []).append(annotation)
+        return [_in_order(group) for group in groups.values()]
+
+    def _signs(self, tiers: Sequence[_Tier]) -> list[_Sign]:
+        """The glosses of tiers in the order of their times."""
+        found: list[_Sign] = []
+        for tier in tiers:
+            for group in self._groups(tier):
+                root = self._root(group[0])
+                if root is None or any(slot not in self._placed for slot in root.slots):
+                    continue
+                start, end = (self._placed[slot] for slot in root.slots)
+                for sign in filter(lambda annotation: annotation.text, group):
+                    found.append(_Sign(tier.name, len(found), start, end, sign.text))
+        return sorted(found, key=lambda sign: sign.middle)  # stable within a group
+
+
+def _in_order(group: list[_Annotation]) -> list[_Annotation]:
+    """Annotations of one parent, each after the one that it calls its previous one."""
+    ids = {annotation.id for annotation in group}
+    following = {a.previous: a for a in group if a.previous in ids}
+    first = [annotation for annotation in group if annotation.previous not in ids]
+    ordered = first[:1]
+    while ordered and (after := following.pop(ordered[-1].id, None)) is not None:
+        ordered.append(after)
+    return ordered if len(ordered) == len(group) else group
+
+
+def _without_other_hand(signs: Sequence[_Sign]) -> list[str]:
+    """The glosses, once where the tiers of both hands have the same sign at the same time."""
+    kept: list[str] = []
+    ends: dict[str, dict[str, float]] = {}  # gloss -> tier -> end of its last such sign
+    for sign in sorted(signs, key=lambda sign: sign.start):
+        known = ends.setdefault(sign.text, {})
+        if not any(tier != sign.tier and sign.start < end for tier, end in known.items()):
+            kept.append(sign.text)
+            known[sign.tier] = max(sign.end, known.get(sign.tier, sign.end))
+    return kept
