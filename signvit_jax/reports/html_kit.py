@@ -129,4 +129,5 @@ dl, dd { margin: 0; }
 figure { margin: 1rem 0 0; }
 figcaption { font-size: .85rem; margin-bottom: .25rem; }
 .sheet { display: block; max-width: 100%; margin-top: .8rem; border-radius: 4px; }
+.sheet + dl { margin-top: .6rem; }
 """
