@@ -9,7 +9,6 @@ import abc
 import collections
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -23,6 +22,7 @@ import tensorflow_datasets as tfds
 
 from signvit_jax.data import schema
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.runtime.exit_codes import NO_READABLE_MEDIA
 from tfds_builders import beam_build
 from tfds_builders.audit import LISTED, audit, notes
@@ -95,15 +95,58 @@ class Option:
 
 
 SHARE = Range(0, 1, integer=False)
-SHARED = {  # numeric options of every builder
-    "short_side": Range(1, 16384),
-    "frame_rate": Range(0, 1000, above=True, integer=False),
-    "jpeg_quality": Range(1, 95),
-    "val_fraction": SHARE,
-    "test_fraction": SHARE,
-    "workers": Range(0, 1024),
-    "shard_megabytes": Range(0, 1_000_000, above=True, integer=False),
-}
+FRAME_RATE = Range(0, 1000, above=True, integer=False)
+SHARED = (  # options of every builder
+    Option(
+        "short_side",
+        "larger frames are shrunk to this many pixels on the shorter side (256)",
+        Encoding.short_side,
+        int,
+        allowed=Range(1, 16384),
+    ),
+    Option(
+        "frame_rate",
+        "frames per second to store; without it those of the video, at most 25",
+        Encoding.frame_rate,
+        float,
+        allowed=FRAME_RATE,
+    ),
+    Option("jpeg_quality", "1 to 95 (90)", Encoding.jpeg_quality, int, allowed=Range(1, 95)),
+    Option(
+        "val_fraction",
+        "share of source videos for validation, if the table has no split (0.1)",
+        0.1,
+        float,
+        allowed=SHARE,
+    ),
+    Option(
+        "test_fraction",
+        "the same for the test split (0.1); with both 0 all clips are in train",
+        0.1,
+        float,
+        allowed=SHARE,
+    ),
+    Option("workers", "decoding processes; 0 = one per core", 0, int, allowed=Range(0, 1024)),
+    Option(
+        "shard_megabytes",
+        "size of a file of records; a killed build loses at most one (256)",
+        256.0,
+        float,
+        allowed=Range(0, 1_000_000, above=True, integer=False),
+    ),
+    Option(
+        "beam_runner",
+        "build with Apache Beam, for example DirectRunner; "
+        "all its workers must see DATA_DIR and the videos",
+    ),
+)
+
+
+def allowed_values(
+    options: Sequence[Option],
+) -> dict[str, Range | Sequence[str] | None]:
+    """Return what is allowed for each option of a builder with these OPTIONS; None: anything."""
+    return {option.name: option.allowed for option in (*SHARED, *options)}
 
 
 def option_fault(name: str, value: Any, allowed: Range | Sequence[str] | None) -> str | None:
@@ -112,8 +155,7 @@ def option_fault(name: str, value: Any, allowed: Range | Sequence[str] | None) -
         return None
     if isinstance(allowed, Range):
         return f"--{name} is {value!r}; allowed: {allowed}"
-    near = difflib.get_close_matches(str(value).casefold(), allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(value).casefold(), allowed)
     return f"--{name} is {value!r}; allowed: {', '.join(allowed)}{hint}"
 
 
@@ -181,12 +223,11 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         options = options or {}
         known = [option.name for option in self.OPTIONS]
         for name in sorted(set(options) - set(known)):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise BuildError(
-                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}{hint}"
+                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}"
+                f"{did_you_mean(name, known)}"
             )
-        allowed = SHARED | {option.name: option.allowed for option in self.OPTIONS}
+        allowed = allowed_values(self.OPTIONS)
         given = {
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,

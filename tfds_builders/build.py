@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime.exit_codes import (
     DONE,
@@ -162,10 +163,8 @@ def _builder_class(name: str) -> type["SignDatasetBuilder"]:
         print(f"{__doc__}\nData sets: {', '.join(known)}")
         raise SystemExit(DONE)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(
-            f"no data set {name!r}; there are {', '.join(known)}{hint}\n"
+            f"no data set {name!r}; there are {', '.join(known)}{did_you_mean(name, known)}\n"
             "usage: python -m tfds_builders.build NAME --data_dir=D [options]"
         )
     return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
@@ -181,7 +180,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> argparse.Namespace:
     """Parse the options. Raises UsageError with each wrong one and what is allowed."""
-    from tfds_builders.base import SHARED, option_fault
+    from tfds_builders.base import allowed_values, option_fault
 
     parser = _parser(builder_class)
     flags, unknown = parser.parse_known_args(arguments)
@@ -202,7 +201,7 @@ def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> a
             faults.append(f"unexpected argument {argument!r}")
     if unknown:
         parser.error("\n".join(faults))
-    allowed = SHARED | {option.name: option.allowed for option in builder_class.OPTIONS}
+    allowed = allowed_values(builder_class.OPTIONS)
     given = ((name, value) for name, value in vars(flags).items() if value is not None)
     if faults := [
         fault for name, value in given if (fault := option_fault(name, value, allowed.get(name)))
@@ -235,7 +234,7 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
         type=local_text,
         help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION",
     )
-    for option in builder_class.OPTIONS:
+    for option in (*builder_class.OPTIONS, *SHARED):
         required = option.type is Path and option.default is None and not option.optional
         if option.type is Path:
             kind = local_path
@@ -250,49 +249,6 @@ def _parser(builder_class: type["SignDatasetBuilder"]) -> argparse.ArgumentParse
             required=required,
             help=option.help,
         )
-    parser.add_argument(
-        "--short_side",
-        type=_number(int, SHARED["short_side"]),
-        default=256,
-        help="larger frames are shrunk to this many pixels on the shorter side (256)",
-    )
-    parser.add_argument(
-        "--frame_rate",
-        type=_number(float, SHARED["frame_rate"]),
-        help="frames per second to store; without it those of the video, at most 25",
-    )
-    parser.add_argument(
-        "--jpeg_quality", type=_number(int, SHARED["jpeg_quality"]), default=90, help="1 to 95 (90)"
-    )
-    parser.add_argument(
-        "--val_fraction",
-        type=_number(float, SHARED["val_fraction"]),
-        default=0.1,
-        help="share of source videos for validation, if the table has no split (0.1)",
-    )
-    parser.add_argument(
-        "--test_fraction",
-        type=_number(float, SHARED["test_fraction"]),
-        default=0.1,
-        help="the same for the test split (0.1); with both 0 all clips are in train",
-    )
-    parser.add_argument(
-        "--workers",
-        type=_number(int, SHARED["workers"]),
-        default=0,
-        help="decoding processes; 0 = one per core",
-    )
-    parser.add_argument(
-        "--shard_megabytes",
-        type=_number(float, SHARED["shard_megabytes"]),
-        default=256.0,
-        help="size of a file of records; a killed build loses at most one (256)",
-    )
-    parser.add_argument(
-        "--beam_runner",
-        help="build with Apache Beam, for example DirectRunner; "
-        "all its workers must see DATA_DIR and the videos",
-    )
     parser.add_argument(
         "--overwrite",
         action="store_true",

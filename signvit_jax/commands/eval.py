@@ -16,8 +16,9 @@ from rich.markup import escape
 
 from signvit_jax.cli.flag_parser import parser
 from signvit_jax.cli.inference_flags import (
-    add_backend_flag,
+    DECODER_NAMES,
     add_inference_flags,
+    add_model_flags,
     inference_overrides,
 )
 from signvit_jax.cli.jax_setup import set_up_jax
@@ -27,8 +28,7 @@ from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
-DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
-DEFAULT_DECODERS = DECODERS[:3]
+DEFAULT_DECODERS = DECODER_NAMES[:3]
 SHOWN_CLIPS = 8
 
 
@@ -136,21 +136,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "python -m signvit_jax.eval --workdir=runs/quickstart --split=test "
         "--decode=greedy,beam,ctc --output=results.json",
     )
-    flags.add_argument(
-        "--workdir",
-        required=True,
-        type=local_text,
-        help="folder of a training run or an export; several runs, separated by commas, form an "
-        "ensemble",
-    )
-    flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    add_backend_flag(flags)
+    add_model_flags(flags)
     flags.add_argument("--split", help="default: the run's config.data.test_split")
     flags.add_argument(
         "--decode",
         type=_decoders,
         default=list(DEFAULT_DECODERS),
-        help=f"decoders among {','.join(DECODERS)}, separated by commas "
+        help=f"decoders among {','.join(DECODER_NAMES)}, separated by commas "
         f"({','.join(DEFAULT_DECODERS)})",
     )
     flags.add_argument(
@@ -189,9 +181,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _decoders(text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
-    unknown = [name for name in names if name not in DECODERS]
+    unknown = [name for name in names if name not in DECODER_NAMES]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"{unknown[0]!r} is no decoder; allowed: {', '.join(DECODERS)}, separated by commas"
+            f"{unknown[0]!r} is no decoder; allowed: {', '.join(DECODER_NAMES)}, "
+            "separated by commas"
         )
     return names

@@ -5,13 +5,13 @@ signvit configs             the presets that --config=NAME takes
 signvit --version
 """
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from signvit_jax import __version__
+from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.runtime.exit_codes import DONE, USAGE, run_command
 from signvit_jax.runtime.streams import clean
 
@@ -70,8 +70,6 @@ def _print_help() -> int:
 
 
 def _refuse(name: str) -> int:
-    near = difflib.get_close_matches(name, COMMANDS, 1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    allowed = ", ".join(COMMANDS)
-    print(f"error: no command {clean(name)!r}{meant} allowed: {allowed}", file=sys.stderr)
+    allowed = f"{', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}"
+    print(f"error: no command {clean(name)!r}; allowed: {allowed}", file=sys.stderr)
     return USAGE

@@ -18,7 +18,7 @@ from PIL import Image
 from signvit_jax.data.dataset import parse_example
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
 from tfds_builders.annotations import SPLIT_NAMES, AnnotationError
-from tfds_builders.base import SHARED, BuildError, Option, SignDatasetBuilder
+from tfds_builders.base import FRAME_RATE, BuildError, Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Builder(SignDatasetBuilder):
             "that of its frame folders is not reliable (25)",
             25.0,
             float,
-            allowed=SHARED["frame_rate"],
+            allowed=FRAME_RATE,
         ),
         Option(
             "bgr",
