@@ -9,7 +9,7 @@ from typing import Any
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.legacy import current_key, with_current_names
 from signvit_jax.config.presets import resolve_config
-from signvit_jax.config.reading import as_plain, field_types, key_names, unknown_key
+from signvit_jax.config.reading import as_plain, field_types, key_names, not_a_group, unknown_key
 from signvit_jax.config.schema import Config, from_mapping
 
 
@@ -63,6 +63,8 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
         section = types[part]
         if depth < len(groups):
             node = node.setdefault(part, {})
+            if dataclasses.is_dataclass(section) and not isinstance(node, dict):
+                raise not_a_group(".".join(parts[: depth + 1]), node, section)
     if dataclasses.is_dataclass(section):
         names = key_names(section)
         raise ConfigError(

@@ -27,10 +27,7 @@ def build[Section: "DataclassInstance"](
     `path` is the dotted key of the section within `root`, the class of the complete config.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(
-            f"config.{path or '<root>'} is {values!r}; "
-            f"it must be a group with keys among: {key_names(section)}"
-        )
+        raise not_a_group(path, values, section)
     fields = {field.name: field for field in dataclasses.fields(section)}
     types = field_types(section)
     built = {}
@@ -106,6 +103,14 @@ def unknown_key(key: str, value: Any, fields: Mapping[str, Any], root: type) -> 
     allowed = ", ".join(fields) or "none (it is a value, not a group)"
     return ConfigError(
         f"unknown key config.{key} (value {value!r}); {hint}; keys allowed here: {allowed}"
+    )
+
+
+def not_a_group(path: str, value: object, section: type) -> ConfigError:
+    """The error for a value where the keys of `section` are expected."""
+    return ConfigError(
+        f"config.{path or '<root>'} is {value!r}; "
+        f"it must be a group with keys among: {key_names(section)}"
     )
 
 
