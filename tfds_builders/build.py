@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.runtime import completion
 from signvit_jax.runtime.exit_codes import (
     DONE,
     FAILED,
@@ -162,6 +163,10 @@ def _builder_class(name: str) -> type["SignDatasetBuilder"]:
     if name in ("-h", "--help"):
         print(f"{__doc__}\nData sets: {', '.join(known)}")
         raise SystemExit(DONE)
+    if not name and completion.is_asked():
+        parser = _Parser()
+        parser.add_argument("name", choices=known)
+        completion.complete(parser, first=2)
     if name not in known:
         raise UsageError(
             f"no data set {name!r}; there are {', '.join(known)}{did_you_mean(name, known)}\n"
@@ -183,6 +188,8 @@ def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> a
     from tfds_builders.base import allowed_values, option_fault
 
     parser = _parser(builder_class)
+    if completion.is_asked():
+        completion.complete(parser, first=3)
     flags, unknown = parser.parse_known_args(arguments)
     options = [
         string

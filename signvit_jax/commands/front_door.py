@@ -5,6 +5,7 @@ signvit configs             the presets that --config=NAME takes
 signvit --version
 """
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from signvit_jax import __version__
 from signvit_jax.errors.nearest import did_you_mean
+from signvit_jax.runtime import completion
 from signvit_jax.runtime.exit_codes import DONE, USAGE, run_command
 from signvit_jax.runtime.streams import clean
 
@@ -44,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A command's module is imported when it is asked for: listing commands waits for none of them.
     """
+    if completion.is_asked():
+        return run_command(_complete)
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     if name in ("-h", "--help", "help"):
         return run_command(_print_help)
@@ -60,6 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         leave(code)
     return code
+
+
+def _complete() -> int:
+    """Complete the name of a command, or let its parser complete what follows the name."""
+    name, *rest = [*completion.typed_words()[1:], ""]
+    if not rest:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("command", choices=list(COMMANDS))
+        parser.add_argument("--version", action="store_true")
+        completion.complete(parser, first=1)
+    command = COMMANDS.get(name.replace("-", "_"))
+    return importlib.import_module(command.module).main(rest[:-1]) if command else USAGE
 
 
 def _print_help() -> int:
