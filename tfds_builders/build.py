@@ -18,11 +18,11 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.errors.nearest import did_you_mean
@@ -41,7 +41,8 @@ from signvit_jax.runtime.exit_codes import (
 from signvit_jax.runtime.streams import clean
 
 if TYPE_CHECKING:
-    from tfds_builders.base import SignDatasetBuilder
+    from tfds_builders.base import Range, SignDatasetBuilder
+    from tfds_builders.clips import Clip
 
 FEW_CLIPS = 8  # for at most this many clips the disk space is not checked
 SIZE_MARGIN = 1.1
@@ -142,7 +143,7 @@ def _build(
     for warning in report["warnings"]:
         if warning not in printed:
             print(clean(f"note: {warning}", keep="\n"), file=sys.stderr)
-    print(f"{builder.name}: {_counts(report)} in {clean(str(final))}")
+    print(f"{builder.name}: {_counts(report['splits'])} in {clean(str(final))}")
     if builder.problems:
         problems = (
             f"{len(builder.problems)} clips could not be read, see {final / REPORT_NAME}:"
@@ -217,10 +218,12 @@ def _flags(builder_class: type["SignDatasetBuilder"], arguments: list[str]) -> a
     return flags
 
 
-def _number(kind: type, allowed: Any) -> Callable[[str], Any]:
+def _number(
+    kind: type[int] | type[float], allowed: "Range | Sequence[str] | None"
+) -> Callable[[str], float]:
     """Return an argparse type whose errors have the words of `option_fault`."""
 
-    def read(text: str) -> Any:
+    def read(text: str) -> float:
         try:
             return kind(text)
         except ValueError:
@@ -298,18 +301,18 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
         count = len(report["failed"])
         failed = f" ({count} clips could not be read then, see {final / REPORT_NAME})"
     message = (
-        f"{builder.name} is already built with these options: {_counts(report)} in {final}"
-        f"{failed}; --overwrite rebuilds it"
+        f"{builder.name} is already built with these options: {_counts(report['splits'])} "
+        f"in {final}{failed}; --overwrite rebuilds it"
     )
     print(clean(message))
     return DONE
 
 
-def _counts(report: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {split['clips']} clips" for name, split in report["splits"].items())
+def _counts(splits: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(f"{name} {split['clips']} clips" for name, split in splits.items())
 
 
-def _check_disk_space(builder: "SignDatasetBuilder", clips: list[Any], folder: Path) -> None:
+def _check_disk_space(builder: "SignDatasetBuilder", clips: "list[Clip]", folder: Path) -> None:
     """Compare the free disk space with an estimate for all clips. Raises BuildFailed.
 
     The estimate encodes a few of them.
@@ -377,7 +380,7 @@ def _put_in_place(built: Path, final: Path, staging: Path) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
+def _progress() -> Iterator[Callable[[int, int], None]]:
     """Show a bar with clips/s and the remaining time; yield the function that updates it."""
     from rich.console import Console
     from rich.progress import (
@@ -416,7 +419,7 @@ def _progress() -> Iterator[Any]:
         yield update
 
 
-def _end_on_sigterm(signum: int, frame: Any) -> None:
+def _end_on_sigterm(signum: int, frame: object) -> None:
     raise SystemExit(TERMINATED)
 
 
