@@ -61,7 +61,7 @@ def inherit_resolved_values(config: Config, earlier: Config | None, workdir: Wor
     if config.model.encoder.norm_epsilon == 0.0:
         config = with_norm_epsilon(config, earlier.model.encoder.norm_epsilon)
     for key, before, now in check_resume(earlier, config):
-        if key == "data.data_dir" and _is_relative_form(before, now):
+        if key == "data.data_dir" and _is_relative_form(str(before), str(now)):
             continue
         _logger.warning("config.%s is now %r; it was %r", key, now, before)
     return config
