@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
 
-from signvit_jax.exporting.report import report_rows
+from signvit_jax.exporting.report import Report, report_rows
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.export_dir import ExportManifest
 
@@ -102,7 +100,7 @@ class CardFields:
 
 
 def model_card(
-    model: TrainedModel, manifest: ExportManifest, report: Mapping[str, Any], fields: CardFields
+    model: TrainedModel, manifest: ExportManifest, report: Report, fields: CardFields
 ) -> str:
     """Return the card's Markdown: data, languages, license, scores, limits and forbidden uses."""
     data = model.config.data
@@ -144,7 +142,7 @@ def _head(fields: CardFields, dataset: str) -> list[str]:
     ]
 
 
-def _scores(report: Mapping[str, Any]) -> list[str]:
+def _scores(report: Report) -> list[str]:
     rows = [
         "| | as trained | this export |",
         "|---|---|---|",
