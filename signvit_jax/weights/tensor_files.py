@@ -6,9 +6,9 @@ The last need torch. No file is ever unpickled.
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -98,7 +98,7 @@ def write_safetensors(
     write_atomically(path, save)
 
 
-def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def unwrapped(tensors: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Return the state dict that a training program saved, without the prefixes of wrappers.
 
     In the npz of a reference file the parameters are under `params/`, beside its inputs and
