@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from signvit_jax.commands.front_door import COMMANDS, Command
 from signvit_jax.config.files import load_config
@@ -82,13 +81,13 @@ def _groups(keys: list[KeyDescription]) -> Iterator[tuple[str, list[KeyDescripti
         yield name, [key for key in keys if key.key.rpartition(".")[0] == name]
 
 
-def _value(config: Any, key: str) -> Any:
+def _value(config: object, key: str) -> object:
     for part in key.split("."):
         config = getattr(config, part)
     return config
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"`{value!r}`"
 
 

@@ -1,16 +1,24 @@
 #!/usr/bin/env bash
 # Sets up the environment and runs all checks: ruff, codespell, pyright, then the tests, with the
-# shapes in signatures checked. `--long` adds the tests marked long; other arguments go to pytest.
+# shapes in signatures checked. `--long` adds the tests marked long, `--long-slice` those of them
+# that are this commit's turn (about three minutes); other arguments go to pytest.
 #   bash scripts/test.sh
+#   bash scripts/test.sh --long-slice
 #   bash scripts/test.sh --long
 #   bash scripts/test.sh tests/models -k causal
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" test
 
-marks="not long"
-if [ "${1:-}" = "--long" ]; then
-  marks=""
-  shift
-fi
+tests=(-m "not long")
+case "${1:-}" in
+  --long)
+    tests=(-m "")
+    shift
+    ;;
+  --long-slice)
+    tests=("--long-slice=$(git rev-parse --short=12 HEAD 2>/dev/null || date +%F)")
+    shift
+    ;;
+esac
 .venv/bin/ruff check .
 if ! .venv/bin/ruff format --check --quiet .; then
   echo "error: run .venv/bin/ruff format ." >&2
@@ -27,4 +35,4 @@ export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 shapes="signvit_jax.layers,signvit_jax.backbones,signvit_jax.models,signvit_jax.decoding"
 shapes="$shapes,signvit_jax.optimization.losses,beartype.beartype"
 .venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup --no-loadscope-reorder \
-  --jaxtyping-packages="$shapes" -m "$marks" "$@"
+  --jaxtyping-packages="$shapes" "${tests[@]}" "$@"

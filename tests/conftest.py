@@ -16,6 +16,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any_machine")
 
+pytest_plugins = ["tests.helpers.long_slice"]
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # XLA's optimizations take longer than everything that the tests compute.

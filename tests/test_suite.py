@@ -1,9 +1,14 @@
-"""What keeps the suite's result from depending on how busy the machine is."""
+"""The suite's result does not depend on how busy the machine is; each commit runs long tests."""
 
+import json
+import os
 import socket
+import subprocess
+import sys
 
 from hypothesis import HealthCheck, settings
 
+from tests.helpers import long_slice, tiny_run
 from tests.helpers.free_port import free_port
 
 
@@ -18,3 +23,54 @@ def test_ports_for_processes_of_tests_are_given_out_once_and_not_those_of_outgoi
     assert len(set(found)) == len(found) and min(found) >= 20_000 and max(found) < 32_000
     with socket.create_server(("127.0.0.1", found[-1] + 1)):
         assert free_port() != found[-1] + 1
+
+
+LONG = {f"tests/test_{number}.py::test_it": float(number) for number in range(1, 80, 3)}
+COMMITS = [f"commit {number}" for number in range(300)]
+
+
+def test_a_slice_of_long_tests_is_full_and_fits_its_budget():
+    """Tests that no run has recorded count as a minute each."""
+    known = {test: seconds for test, seconds in LONG.items() if seconds > 20}
+    for commit in COMMITS:
+        chosen = long_slice.choose(LONG, known, commit)
+        assert chosen == long_slice.choose(sorted(LONG, reverse=True), known, commit)
+        spent = sum(known.get(test, 60.0) for test in chosen)
+        assert spent <= 180 < spent + min(known.get(test, 60.0) for test in LONG.keys() - chosen)
+
+
+def test_every_long_test_has_its_turn_those_over_budget_too():
+    hour, minutes = "tests/test_hour.py::test_it", "tests/test_minutes.py::test_it"
+    known = LONG | {hour: 3600.0, minutes: 500.0}
+    slices = [long_slice.choose(known, known, commit) for commit in COMMITS]
+    assert set.union(*slices) == known.keys() - {hour}
+    assert {minutes} in slices
+
+
+def test_the_choice_is_printed_and_workers_make_the_same(tmp_path):
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.long\n"
+        "@pytest.mark.parametrize('number', range(9))\n"
+        "def test_long(number):\n    pass\n"
+        "def test_short():\n    pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "tests.helpers.long_slice", "--strict-markers"]
+    command += [f"--rootdir={tmp_path}", "-o", "markers=long", "-c", os.devnull, "-q"]
+    command += ["--long-slice=0e24afd", f"--record-long={tmp_path / 'seconds.json'}", tmp_path]
+    lists = []
+    for workers in ([], ["-n", "2", "--dist", "loadgroup"]):
+        done = subprocess.run(
+            [*command, *workers],
+            cwd=tiny_run.REPOSITORY,
+            env=os.environ | {"PYTHONPATH": str(tiny_run.REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout + done.stderr
+        assert "3 of 9 long tests, the slice of 0e24afd; --long runs all:" in done.stdout
+        recorded = json.loads((tmp_path / "seconds.json").read_text())
+        assert len(recorded) == 3 and all(test in done.stdout for test in recorded)
+        lists.append(recorded.keys())
+    assert lists[0] == lists[1]

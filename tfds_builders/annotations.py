@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION, WHOLE_FILE
 from signvit_jax.errors.base import SignVitError
@@ -106,11 +106,14 @@ def text_encoding(head: bytes, given: str | None) -> str:
     return given or "utf-8"
 
 
+DELIMITERS = ",\t;|"
+
+
 def read_table(
     path: str | os.PathLike,
     required: Sequence[str],
     optional: Sequence[str] = (),
-    delimiters: str = ",\t;|",
+    delimiters: str = DELIMITERS,
     quoted: bool = True,
     called: Mapping[str, str | None] | None = None,
     if_empty: Mapping[str, str] | None = None,
@@ -470,15 +473,22 @@ def read_own_table(
     path: str | os.PathLike,
     optional: Sequence[str] = OWN_OPTIONAL,
     called: Mapping[str, str | None] | None = None,
-    **options: Any,
+    delimiters: str = DELIMITERS,
+    encoding: str | None = None,
 ) -> Table:
     """Read a table for `clips_of`. Raises AnnotationError.
 
-    `called` and `options` are as in `read_table`.
+    `called`, `delimiters` and `encoding` are as in `read_table`.
     """
     if_empty = {"text": f"a clip in which nobody signs has the text {REST}"}
     return read_table(
-        path, OWN_REQUIRED, optional, called=called or {}, if_empty=if_empty, **options
+        path,
+        OWN_REQUIRED,
+        optional,
+        delimiters,
+        called=called or {},
+        if_empty=if_empty,
+        encoding=encoding,
     )
 
 

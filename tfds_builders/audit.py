@@ -2,12 +2,57 @@
 
 import collections
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypedDict
 
-from signvit_jax.data.schema import TRAIN, IndexEntry
+from signvit_jax.data.schema import TRAIN, IndexEntry, SharedValues
 
 LISTED = 50  # groups that the report lists; all are counted
+
+
+class ListedClip(TypedDict):
+    split: str
+    id: str
+
+
+class SameFrames(TypedDict):
+    """Groups of clips with the same frames."""
+
+    groups: int
+    clips: int  # in all groups
+    groups_across_splits: int
+    listed: list[list[ListedClip]]
+
+
+class SeenTexts(TypedDict):
+    """Texts of a split that are in the training split too."""
+
+    clips: int
+    of: int
+    example: str  # "" without one
+
+
+class RepeatedText(TypedDict):
+    text: str
+    clips: int
+
+
+class SameText(TypedDict):
+    """Texts of several clips."""
+
+    texts: int
+    clips: int
+    seen_in_train: dict[str, SeenTexts]  # by split
+    listed: list[RepeatedText]
+
+
+class Audit(TypedDict):
+    """What `audit` found: a part of build_report.json."""
+
+    same_frames: SameFrames
+    same_text: SameText
+    shared_videos: list[SharedValues]
+    shared_signers: list[SharedValues]
 
 
 def audit(
@@ -15,8 +60,8 @@ def audit(
     digests: Mapping[str, Sequence[str]],
     shared_videos_allowed: bool,
     signer_independent: bool,
-) -> dict[str, Any]:
-    """Return duplicate clips and texts, and videos and signers that splits share, as JSON values.
+) -> Audit:
+    """Return duplicate clips and texts, and videos and signers that splits share.
 
     Args:
         digests: of the frames of each clip, in the order of `splits`.
@@ -30,7 +75,7 @@ def audit(
     }
 
 
-def notes(found: Mapping[str, Any]) -> list[str]:
+def notes(found: Audit) -> list[str]:
     """Return sentences for the user; what the protocol allows is only in the report."""
     sentences = []
     frames = found["same_frames"]
@@ -64,8 +109,8 @@ def notes(found: Mapping[str, Any]) -> list[str]:
 
 def _same_frames(
     splits: Mapping[str, Sequence[IndexEntry]], digests: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
-    by_digest = collections.defaultdict(list)
+) -> SameFrames:
+    by_digest: dict[str, list[ListedClip]] = collections.defaultdict(list)
     for split, entries in splits.items():
         for entry, digest in zip(entries, digests[split], strict=True):
             by_digest[digest].append({"split": split, "id": entry.id})
@@ -79,13 +124,13 @@ def _same_frames(
     }
 
 
-def _same_text(splits: Mapping[str, Sequence[IndexEntry]]) -> dict[str, Any]:
+def _same_text(splits: Mapping[str, Sequence[IndexEntry]]) -> SameText:
     counts = collections.Counter(
         entry.text for entries in splits.values() for entry in entries if entry.text
     )
     repeated = [(text, count) for text, count in counts.most_common() if count > 1]
     train = {entry.text for entry in splits.get(TRAIN, ()) if entry.text}
-    seen = {}
+    seen: dict[str, SeenTexts] = {}
     for split, entries in splits.items():
         known = [entry.text for entry in entries if entry.text in train]
         if split != TRAIN:
@@ -94,7 +139,9 @@ def _same_text(splits: Mapping[str, Sequence[IndexEntry]]) -> dict[str, Any]:
                 "of": len(entries),
                 "example": known[0] if known else "",
             }
-    listed = [{"text": text, "clips": count} for text, count in repeated[:LISTED]]
+    listed: list[RepeatedText] = [
+        {"text": text, "clips": count} for text, count in repeated[:LISTED]
+    ]
     return {
         "texts": len(repeated),
         "clips": sum(count for _, count in repeated),
@@ -104,10 +151,10 @@ def _same_text(splits: Mapping[str, Sequence[IndexEntry]]) -> dict[str, Any]:
 
 
 def _shared(
-    splits: Mapping[str, Iterable[IndexEntry]], key: Any, allowed: bool
-) -> list[dict[str, Any]]:
+    splits: Mapping[str, Iterable[IndexEntry]], key: Callable[[IndexEntry], str], allowed: bool
+) -> list[SharedValues]:
     values = {split: {key(entry) for entry in entries} - {""} for split, entries in splits.items()}
-    pairs = []
+    pairs: list[SharedValues] = []
     for a, b in itertools.combinations(values, 2):
         if both := sorted(values[a] & values[b]):
             pairs.append(

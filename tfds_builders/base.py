@@ -9,7 +9,6 @@ import abc
 import collections
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -17,12 +16,13 @@ import numbers
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, TypeGuard
 
 import tensorflow_datasets as tfds
 
 from signvit_jax.data import schema
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.runtime.exit_codes import NO_READABLE_MEDIA
 from tfds_builders import apache_beam_build
 from tfds_builders.audit import LISTED, audit, notes
@@ -35,7 +35,7 @@ from tfds_builders.clips import (
     encode_clip,
 )
 from tfds_builders.encoding import ClipEncoder
-from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
+from tfds_builders.shards import PLAN_NAME, SplitSummary, SplitWriter, open_folder
 
 REPORT_NAME = "build_report.json"
 # Version of the frames that are stored of a file: no build resumes after shards of another version.
@@ -69,7 +69,7 @@ class Range:
     above: bool = False  # excludes `low` itself
     integer: bool = True
 
-    def __contains__(self, value: Any) -> bool:
+    def __contains__(self, value: object) -> bool:
         if not _is_number(value, numbers.Integral if self.integer else numbers.Real):
             return False
         return (self.low < value if self.above else self.low <= value) and value <= self.high
@@ -80,8 +80,11 @@ class Range:
         return f"{kind} {least} {self.high:.15g}"
 
 
-def _is_number(value: object, kind: type) -> bool:
+def _is_number(value: object, kind: type) -> TypeGuard[float]:
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+type OptionValues = dict[str, Any]  # by the names of OPTIONS, each of the type of its option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,33 +93,75 @@ class Option:
 
     name: str
     help: str
-    default: Any = None  # None: not given
-    type: Callable[[str], Any] = str
+    default: str | float | None = None  # None: not given
+    type: Callable[[str], object] = str
     optional: bool = False  # the builder works without this file or folder
     allowed: Range | Sequence[str] | None = None
     selects: bool = False  # where to find a value: like a path, it counts by its content
 
 
 SHARE = Range(0, 1, integer=False)
-SHARED = {  # numeric options of every builder
-    "short_side": Range(1, 16384),
-    "frame_rate": Range(0, 1000, above=True, integer=False),
-    "jpeg_quality": Range(1, 95),
-    "val_fraction": SHARE,
-    "test_fraction": SHARE,
-    "workers": Range(0, 1024),
-    "shard_megabytes": Range(0, 1_000_000, above=True, integer=False),
-}
+FRAME_RATE = Range(0, 1000, above=True, integer=False)
+SHARED = (  # options of every builder
+    Option(
+        "short_side",
+        "larger frames are shrunk to this many pixels on the shorter side (256)",
+        Encoding.short_side,
+        int,
+        allowed=Range(1, 16384),
+    ),
+    Option(
+        "frame_rate",
+        "frames per second to store; without it those of the video, at most 25",
+        Encoding.frame_rate,
+        float,
+        allowed=FRAME_RATE,
+    ),
+    Option("jpeg_quality", "1 to 95 (90)", Encoding.jpeg_quality, int, allowed=Range(1, 95)),
+    Option(
+        "val_fraction",
+        "share of source videos for validation, if the table has no split (0.1)",
+        0.1,
+        float,
+        allowed=SHARE,
+    ),
+    Option(
+        "test_fraction",
+        "the same for the test split (0.1); with both 0 all clips are in train",
+        0.1,
+        float,
+        allowed=SHARE,
+    ),
+    Option("workers", "decoding processes; 0 = one per core", 0, int, allowed=Range(0, 1024)),
+    Option(
+        "shard_megabytes",
+        "size of a file of records; a killed build loses at most one (256)",
+        256.0,
+        float,
+        allowed=Range(0, 1_000_000, above=True, integer=False),
+    ),
+    Option(
+        "beam_runner",
+        "build with Apache Beam, for example DirectRunner; "
+        "all its workers must see DATA_DIR and the videos",
+    ),
+)
 
 
-def option_fault(name: str, value: Any, allowed: Range | Sequence[str] | None) -> str | None:
+def allowed_values(
+    options: Sequence[Option],
+) -> dict[str, Range | Sequence[str] | None]:
+    """Return what is allowed for each option of a builder with these OPTIONS; None: anything."""
+    return {option.name: option.allowed for option in (*SHARED, *options)}
+
+
+def option_fault(name: str, value: object, allowed: Range | Sequence[str] | None) -> str | None:
     """Return the message for a wrong value of an option, with what is allowed, or None."""
     if allowed is None or value in allowed:
         return None
     if isinstance(allowed, Range):
         return f"--{name} is {value!r}; allowed: {allowed}"
-    near = difflib.get_close_matches(str(value).casefold(), allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(value).casefold(), allowed)
     return f"--{name} is {value!r}; allowed: {', '.join(allowed)}{hint}"
 
 
@@ -150,9 +195,16 @@ def column_options(columns: Sequence[str]) -> tuple[Option, ...]:
     )
 
 
-def columns_called(options: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str | None]:
+def columns_called(options: OptionValues, columns: Sequence[str]) -> dict[str, str | None]:
     """Return the values of `column_options`, for `read_table`."""
     return {column: options[f"{column}_column"] for column in columns}
+
+
+class MediaNote(TypedDict):
+    """The clips with one of `JpegVideo.notes`."""
+
+    clips: int
+    listed: list[str]  # ids of some of them
 
 
 class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
@@ -183,7 +235,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         beam_runner: str | None = None,
         resume_dir: Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-        options: dict[str, Any] | None = None,
+        options: OptionValues | None = None,
         file_format: str | None = "array_record",
         **kwargs: Any,
     ):
@@ -204,12 +256,11 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         options = options or {}
         known = [option.name for option in self.OPTIONS]
         for name in sorted(set(options) - set(known)):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise BuildError(
-                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}{hint}"
+                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}"
+                f"{did_you_mean(name, known)}"
             )
-        allowed = SHARED | {option.name: option.allowed for option in self.OPTIONS}
+        allowed = allowed_values(self.OPTIONS)
         given = {
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,
@@ -233,7 +284,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
                 "allowed: shares that add up to at most 1"
             )
         self.encoding = Encoding(short_side, frame_rate, jpeg_quality)
-        self.options = {option.name: option.default for option in self.OPTIONS}
+        self.options: OptionValues = {option.name: option.default for option in self.OPTIONS}
         self.options |= options
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
@@ -363,7 +414,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             f"name them in a column 'video_id'{flag}; else {advice}"
         )
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Return every option that changes the result, as JSON values.
 
         The number of workers is not among them, nor are paths: `fingerprint` has their content.
@@ -416,7 +467,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     # --- the build: methods that TFDS calls ---
 
     def _split_generators(
-        self, dl_manager: Any
+        self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Generator[tuple[int, EncodedClip | Problem]]]:
         """Return `_generate_examples` of each split for the clips that have no finished shard.
 
@@ -468,7 +519,11 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             if self._on_progress is not None:
                 self._on_progress(self._done, self._total)
 
-    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
+    def _generate_splits(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig,
+    ) -> list[tfds.core.SplitInfo]:
         """Stream every split into shards and write index and report, instead of TFDS's writer.
 
         Raises NoReadableMedia.
@@ -532,16 +587,16 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         }
         found = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
         media = self._media_notes(written.values())
-        splits = {name: dataclasses.asdict(writer.summary()) for name, writer in written.items()}
+        summaries = {name: writer.summary() for name, writer in written.items()}
         report = {
             "name": self.name,
             "version": str(self.version),
             "settings": self.settings(),
             "sources": self.sources(),
             "fingerprint": self.fingerprint(self.plan()),
-            "splits": splits,
+            "splits": {name: dataclasses.asdict(split) for name, split in summaries.items()},
             "warnings": self.warnings
-            + _rest_notes(splits)
+            + _rest_notes(summaries)
             + _media_sentences(media)
             + notes(found),
             "media": media,
@@ -552,7 +607,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
-    def _media_notes(self, writers: Iterable[SplitWriter]) -> dict[str, Any]:
+    def _media_notes(self, writers: Iterable[SplitWriter]) -> dict[str, MediaNote]:
         """For each of `JpegVideo.notes`, the number of its clips, and some of them."""
         ids = collections.defaultdict(list)
         for writer in writers:
@@ -586,7 +641,7 @@ MEDIA_NOTES = {
 }
 
 
-def _media_sentences(media: Mapping[str, Any]) -> list[str]:
+def _media_sentences(media: Mapping[str, MediaNote]) -> list[str]:
     return [
         MEDIA_NOTES[kind].format(clips=noted["clips"], first=noted["listed"][0])
         for kind, noted in media.items()
@@ -594,8 +649,8 @@ def _media_sentences(media: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _rest_notes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    rest = {name: split["rest"] for name, split in splits.items() if split["rest"]}
+def _rest_notes(splits: Mapping[str, SplitSummary]) -> list[str]:
+    rest = {name: split.rest for name, split in splits.items() if split.rest}
     if not rest:
         return []
     counts = ", ".join(f"{name} {count}" for name, count in rest.items())

@@ -18,14 +18,16 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.runtime import completion
 from signvit_jax.runtime.exit_codes import (
     DONE,
     FAILED,
@@ -39,7 +41,8 @@ from signvit_jax.runtime.exit_codes import (
 from signvit_jax.runtime.standard_streams import clean
 
 if TYPE_CHECKING:
-    from tfds_builders.base import SignDatasetBuilder
+    from tfds_builders.base import Range, SignDatasetBuilder
+    from tfds_builders.clips import Clip
 
 FEW_CLIPS = 8  # for at most this many clips the disk space is not checked
 SIZE_MARGIN = 1.1
@@ -130,7 +133,7 @@ def _build(
     for warning in report["warnings"]:
         if warning not in printed:
             print(clean(f"note: {warning}", keep="\n"), file=sys.stderr)
-    print(f"{builder.name}: {_counts(report)} in {clean(str(final))}")
+    print(f"{builder.name}: {_counts(report['splits'])} in {clean(str(final))}")
     if builder.problems:
         problems = (
             f"{len(builder.problems)} clips could not be read, see {final / REPORT_NAME}:"
@@ -142,12 +145,13 @@ def _build(
 
 
 def make_builder(
-    builder_class: type["SignDatasetBuilder"], flags: argparse.Namespace, folder: Path, **more: Any
+    builder_class: type["SignDatasetBuilder"],
+    flags: argparse.Namespace,
+    folder: Path,
+    resume_dir: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> "SignDatasetBuilder":
-    """Return the builder of a command line, which writes into `folder`. Raises BuildError.
-
-    `more` are further arguments of the builder.
-    """
+    """Return the builder of a command line, which writes into `folder`. Raises BuildError."""
     return builder_class(
         data_dir=folder,
         options={option.name: getattr(flags, option.name) for option in builder_class.OPTIONS},
@@ -159,7 +163,8 @@ def make_builder(
         workers=flags.workers,
         shard_megabytes=flags.shard_megabytes,
         beam_runner=flags.beam_runner,
-        **more,
+        resume_dir=resume_dir,
+        on_progress=on_progress,
     )
 
 
@@ -178,11 +183,13 @@ def find_builder(name: str) -> type["SignDatasetBuilder"]:
     if name in ("-h", "--help"):
         print(f"{__doc__}\nData sets: {', '.join(known)}")
         raise SystemExit(DONE)
+    if not name and completion.is_asked():
+        parser = _Parser()
+        parser.add_argument("name", choices=known)
+        completion.complete(parser, first=2)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(
-            f"no data set {name!r}; there are {', '.join(known)}{hint}\n"
+            f"no data set {name!r}; there are {', '.join(known)}{did_you_mean(name, known)}\n"
             "usage: python -m tfds_builders.build NAME --data_dir=D [options]"
         )
     return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
@@ -205,9 +212,11 @@ def parse_options(
 
     `parser`: without it, that of the command.
     """
-    from tfds_builders.base import SHARED, option_fault
+    from tfds_builders.base import allowed_values, option_fault
 
     parser = parser or option_parser(builder_class, f"python -m {MODULE} {builder_class.name}")
+    if completion.is_asked():
+        completion.complete(parser, first=3)
     flags, unknown = parser.parse_known_args(arguments)
     options = [
         string
@@ -226,7 +235,7 @@ def parse_options(
             faults.append(f"unexpected argument {argument!r}")
     if unknown:
         parser.error("\n".join(faults))
-    allowed = SHARED | {option.name: option.allowed for option in builder_class.OPTIONS}
+    allowed = allowed_values(builder_class.OPTIONS)
     given = ((name, value) for name, value in vars(flags).items() if value is not None)
     if faults := [
         fault for name, value in given if (fault := option_fault(name, value, allowed.get(name)))
@@ -235,10 +244,12 @@ def parse_options(
     return flags
 
 
-def _number(kind: type, allowed: Any) -> Callable[[str], Any]:
+def _number(
+    kind: type[int] | type[float], allowed: "Range | Sequence[str] | None"
+) -> Callable[[str], float]:
     """Return an argparse type whose errors have the words of `option_fault`."""
 
-    def read(text: str) -> Any:
+    def read(text: str) -> float:
         try:
             return kind(text)
         except ValueError:
@@ -274,7 +285,7 @@ def option_parser(
     one_of = None
     if builder_class.ONE_OF:
         one_of = parser.add_mutually_exclusive_group(required=complete)
-    for option in builder_class.OPTIONS:
+    for option in (*builder_class.OPTIONS, *SHARED):
         has_none = option.type is Path and option.default is None and not option.optional
         required = complete and has_none
         if option.type is Path:
@@ -291,49 +302,6 @@ def option_parser(
             required=required,
             help=option.help,
         )
-    parser.add_argument(
-        "--short_side",
-        type=_number(int, SHARED["short_side"]),
-        default=256,
-        help="larger frames are shrunk to this many pixels on the shorter side (256)",
-    )
-    parser.add_argument(
-        "--frame_rate",
-        type=_number(float, SHARED["frame_rate"]),
-        help="frames per second to store; without it those of the video, at most 25",
-    )
-    parser.add_argument(
-        "--jpeg_quality", type=_number(int, SHARED["jpeg_quality"]), default=90, help="1 to 95 (90)"
-    )
-    parser.add_argument(
-        "--val_fraction",
-        type=_number(float, SHARED["val_fraction"]),
-        default=0.1,
-        help="share of source videos for validation, if the table has no split (0.1)",
-    )
-    parser.add_argument(
-        "--test_fraction",
-        type=_number(float, SHARED["test_fraction"]),
-        default=0.1,
-        help="the same for the test split (0.1); with both 0 all clips are in train",
-    )
-    parser.add_argument(
-        "--workers",
-        type=_number(int, SHARED["workers"]),
-        default=0,
-        help="decoding processes; 0 = one per core",
-    )
-    parser.add_argument(
-        "--shard_megabytes",
-        type=_number(float, SHARED["shard_megabytes"]),
-        default=256.0,
-        help="size of a file of records; a killed build loses at most one (256)",
-    )
-    parser.add_argument(
-        "--beam_runner",
-        help="build with Apache Beam, for example DirectRunner; "
-        "all its workers must see DATA_DIR and the videos",
-    )
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -378,18 +346,18 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
         count = len(report["failed"])
         failed = f" ({count} clips could not be read then, see {final / REPORT_NAME})"
     message = (
-        f"{builder.name} is already built with these options: {_counts(report)} in {final}"
-        f"{failed}; --overwrite rebuilds it"
+        f"{builder.name} is already built with these options: {_counts(report['splits'])} "
+        f"in {final}{failed}; --overwrite rebuilds it"
     )
     print(clean(message))
     return DONE
 
 
-def _counts(report: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {split['clips']} clips" for name, split in report["splits"].items())
+def _counts(splits: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(f"{name} {split['clips']} clips" for name, split in splits.items())
 
 
-def _check_disk_space(builder: "SignDatasetBuilder", clips: list[Any], folder: Path) -> None:
+def _check_disk_space(builder: "SignDatasetBuilder", clips: "list[Clip]", folder: Path) -> None:
     """Compare the free disk space with an estimate for all clips. Raises BuildFailed.
 
     The estimate encodes a few of them.
@@ -457,7 +425,7 @@ def _put_in_place(built: Path, final: Path, staging: Path) -> None:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Any]:
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar with clips/s and the remaining time; yield the function that updates it."""
     from rich.console import Console
     from rich.progress import (
@@ -496,7 +464,7 @@ def progress_bar(title: str) -> Iterator[Any]:
         yield update
 
 
-def _end_on_sigterm(signum: int, frame: Any) -> None:
+def _end_on_sigterm(signum: int, frame: object) -> None:
     raise SystemExit(TERMINATED)
 
 

@@ -11,12 +11,12 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from signvit_jax.data import schema
+from signvit_jax.data.dataset import Record
 from signvit_jax.files.atomic import flush_to_disk, write_atomically
 from tfds_builders.clips import Clip, EncodedClip, Problem
 
@@ -203,7 +203,7 @@ def write_journal(folder: Path, split: str, number: int, journal: Journal) -> No
     write_atomically(journal_path(folder, split, number), journal.to_json())
 
 
-def open_folder(folder: Path, plan: dict[str, Any]) -> None:
+def open_folder(folder: Path, plan: dict[str, object]) -> None:
     """Prepare `folder` for a build of `plan` (JSON values).
 
     Shards of an earlier build of the same plan stay, everything else is removed.
@@ -219,7 +219,7 @@ def open_folder(folder: Path, plan: dict[str, Any]) -> None:
     path.write_text(wanted, encoding="utf-8")
 
 
-def record_of(clip: Clip, encoded: EncodedClip) -> dict[str, Any]:
+def record_of(clip: Clip, encoded: EncodedClip) -> Record:
     """Return the record as `signvit_jax.data.schema` describes it."""
     return {
         "id": clip.id,

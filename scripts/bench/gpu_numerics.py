@@ -17,6 +17,7 @@ import numpy as np
 from jax_step import case_batch, case_config
 
 from signvit_jax.layers.attention import attend, dropout, fastest_attention
+from signvit_jax.layers.compute_policy import compute_policy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.losses import loss_denominators, translation_loss
 
@@ -83,10 +84,8 @@ def loss_differences(case: dict) -> dict[str, float]:
         "attention": "xla",
     }
     config = case_config(case)
-    config = dataclasses.replace(
-        config, training=dataclasses.replace(config.training, use_amp=False)
-    )
-    definition = ModelDefinition(config, 500)
+    policy = dataclasses.replace(compute_policy(config), dtype=jnp.float32)
+    definition = ModelDefinition(config, 500, policy=policy)
     batch = case_batch(case, config.data.image_size, 500)
 
     def loss(params, batch):

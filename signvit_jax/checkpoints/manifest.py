@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from signvit_jax.files.atomic import flush_to_disk, write_atomically
 
@@ -87,5 +86,5 @@ def _damage_of(folder: Path, name: str, size: int, digest: str) -> str | None:
         return f"{name}: unreadable ({error.strerror})"
 
 
-def _digest_of_listing(files: dict[str, Any]) -> str:
+def _digest_of_listing(files: dict[str, list[int | str]]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

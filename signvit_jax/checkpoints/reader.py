@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of meta.json; raised when earlier releases can no longer read what this one writes
 META = "meta.json"
+Meta = dict[str, Any]  # what a run notes in a checkpoint, JSON values
 _Result = TypeVar("_Result")
 
 
@@ -71,7 +72,7 @@ class RestoredParams:
     step: int
     params: PyTree
     averaged: bool  # True: the exponential moving average
-    meta: dict[str, Any]
+    meta: Meta
     metrics: dict[str, float]
 
 
@@ -113,7 +114,7 @@ class CheckpointReader:
         """Return whether a step holds imported weights, without the state of a run."""
         return bool(self.noted(step, "converted"))
 
-    def noted(self, step: int, name: str) -> Any:
+    def noted(self, step: int, name: str) -> object:
         """Return the value of `name` in a step's meta; None if absent or unreadable."""
         try:
             return self._read_meta(step)[0].get(name)
@@ -257,7 +258,7 @@ class CheckpointReader:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree
         )
 
-    def _read_meta(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
+    def _read_meta(self, step: int) -> tuple[Meta, dict[str, float]]:
         """Return a step's (meta, metrics).
 
         Raises CheckpointMissing for a later release's format, and others of _META_ERRORS for a

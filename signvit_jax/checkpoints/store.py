@@ -34,6 +34,7 @@ from signvit_jax.checkpoints.reader import (
     CheckpointMismatch,
     CheckpointMissing,
     CheckpointReader,
+    Meta,
     RestoredParams,
     check_same,
     is_checkpoint,
@@ -62,7 +63,7 @@ class Restored:
     params: PyTree
     opt_state: PyTree
     ema: PyTree | None
-    meta: dict[str, Any]
+    meta: Meta
     metrics: dict[str, float]
 
 
@@ -72,14 +73,24 @@ class CheckpointStore(CheckpointReader):
     Only one process (or one `jax.distributed` group) may have a folder open for writing.
     """
 
-    def __init__(self, folder: Path, keep_last: int = 3, **reader_options: Any):
-        """`keep_last`: at least 1. `reader_options`: as for CheckpointReader.
+    def __init__(
+        self,
+        folder: Path,
+        keep_last: int = 3,
+        *,
+        best_metric: str = "loss",
+        higher_is_better: bool = False,
+        strict: bool = False,
+    ):
+        """`keep_last`: at least 1. The others: as for CheckpointReader.
 
         Raises CheckpointError if the folder cannot be created.
         """
         if keep_last < 1:
             raise ValueError(f"keep_last is {keep_last}; allowed: an integer >= 1")
-        super().__init__(folder, **reader_options)
+        super().__init__(
+            folder, best_metric=best_metric, higher_is_better=higher_is_better, strict=strict
+        )
         self._keep_last = keep_last
         self._manager: ocp.CheckpointManager | None = None
         self._saving: int | None = None  # the step of a save that is not final yet
@@ -97,8 +108,8 @@ class CheckpointStore(CheckpointReader):
         step: int,
         params: PyTree,
         opt_state: PyTree | None,
-        meta: Mapping[str, Any],
-        data_iterator: Any = None,
+        meta: Mapping[str, object],
+        data_iterator: grain.DatasetIterator | None = None,
         ema: PyTree | None = None,
         metrics: Mapping[str, float] | None = None,
         wait: bool = False,
@@ -195,7 +206,7 @@ class CheckpointStore(CheckpointReader):
         params: PyTree,
         opt_state: PyTree,
         ema: PyTree | None = None,
-        data_iterator: Any = None,
+        data_iterator: grain.DatasetIterator | None = None,
         step: int | None = None,
     ) -> Restored:
         """Restore the newest undamaged checkpoint, or that of `step`.
@@ -220,7 +231,7 @@ class CheckpointStore(CheckpointReader):
             for item, target in targets.items():
                 check_same(self._saved_shapes(at, item), target, item, folder)
             meta, metrics = self._read_meta(at)
-            position = None if data_iterator is None else _data_position(folder)
+            position = {} if data_iterator is None else _data_position(folder)
             arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
             restored = self._orbax.restore(folder, args=ocp.args.Composite(**arguments))
             if data_iterator is not None:
@@ -334,7 +345,7 @@ class CheckpointStore(CheckpointReader):
         multihost_utils.sync_global_devices(f"checkpoint folder {self.folder}")
 
 
-def _data_position(folder: Path) -> dict[str, Any]:
+def _data_position(folder: Path) -> dict[str, object]:
     """Return the data position that this process saved.
 
     If the number of processes has changed it is process 0's: all processes count batches alike.

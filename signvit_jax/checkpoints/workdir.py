@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import jax
 
@@ -314,7 +314,7 @@ _FREE_IN_GROUPS = (  # last parts of keys
 )
 
 
-def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+def check_resume(old: Config, new: Config) -> list[tuple[str, object, object]]:
     """Return the (key, old, new) that a resumed run changes.
 
     Raises ConfigError that lists those that it may not change.
@@ -335,7 +335,7 @@ def check_resume(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     return differences
 
 
-def _is_fixed(key: str, before: Any, now: Any) -> bool:
+def _is_fixed(key: str, before: object, now: object) -> bool:
     if key in ("training.ema_decay", "training.distillation.teacher"):
         return not (before and now)  # used from the first step, or not at all
     if key.startswith(_FIXED_GROUPS):

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from signvit_jax.cli.flag_parser import FlagParser
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.files import load_config
+from signvit_jax.config.presets import preset_names
 from signvit_jax.config.schema import Config
 from signvit_jax.config.typed_sections import flat_defaults
+from signvit_jax.runtime.completion import offer
 
 _CONFIG_HELP = "config file; --config.training.batch_size=8 overrides one of its values"
 
@@ -43,7 +45,10 @@ def _parse(
 ) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     """Flags and the (key, text) of every override."""
     flag_parser.config_keys = list(flat_defaults(Config))
-    flag_parser.add_argument("--config", required=required, metavar="FILE.py", help=_CONFIG_HELP)
+    config = flag_parser.add_argument(
+        "--config", required=required, metavar="FILE.py", help=_CONFIG_HELP
+    )
+    offer(config, preset_names)
     arguments, rest = flag_parser.parse_known_args(argv)
     pairs, pending = [], list(rest)
     while pending:

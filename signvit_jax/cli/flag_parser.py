@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn, overload
 
+from signvit_jax.runtime import completion
 from signvit_jax.runtime.standard_streams import clean
 
 _FLAG = re.compile(r"--?[A-Za-z][^ ]*")  # not a negative number, and not a file name with a space
@@ -32,6 +33,7 @@ class FlagParser(argparse.ArgumentParser):
     """
 
     config_keys: Sequence[str] = ()
+    _completes = False
 
     # The overloads of argparse, which pyright compares with these.
     @overload
@@ -51,6 +53,10 @@ class FlagParser(argparse.ArgumentParser):
         self, args: Iterable[str] | None = None, namespace: object = None
     ) -> tuple[object, list[str]]:
         arguments = list(sys.argv[1:] if args is None else args)
+        if self._completes:  # argcomplete parses what has been typed so far
+            return super().parse_known_args(arguments, namespace)
+        if completion.is_asked():
+            self._complete()
         # Before argparse's own checks: for a misspelled --config they report a missing --config.
         if not {"-h", "--help"} & set(arguments):
             self._refuse_unknown_flags(arguments)
@@ -58,6 +64,13 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(clean(message, keep="\n"))
+
+    def _complete(self) -> NoReturn:
+        """Complete the flags of a command of `signvit`, and overrides of the config."""
+        self._completes = True
+        for key in self.config_keys:
+            self.add_argument(f"--config.{key}")
+        completion.complete(self, first=2)
 
     def _refuse_unknown_flags(self, arguments: Sequence[str]) -> None:
         pending = list(arguments)

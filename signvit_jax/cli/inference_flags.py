@@ -1,11 +1,31 @@
-"""Flags of `eval` and `translate` that replace values of the run's `config.inference`."""
+"""Flags of `eval` and `translate`: the model, and values that replace its `config.inference`."""
 
 import argparse
 import dataclasses
 from typing import get_type_hints
 
 from signvit_jax.config.schema import InferenceConfig
+from signvit_jax.files.local_paths import local_text
 from signvit_jax.inference.options import InferenceOptions
+
+DECODER_NAMES = ("greedy", "beam", "ctc", "ctc_beam", "sample")
+
+
+def add_model_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags that say which trained model is used."""
+    flags.add_argument(
+        "--workdir",
+        required=True,
+        type=local_text,
+        help="folder of a training run or an export; several runs, separated by commas, form an "
+        "ensemble",
+    )
+    flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    flags.add_argument(
+        "--backend",
+        choices=("jax", "onnx"),
+        help="what encodes clips: JAX, or onnxruntime for an export made for it (default: as made)",
+    )
 
 
 def add_inference_flags(flags: argparse.ArgumentParser) -> None:
@@ -22,14 +42,6 @@ def add_inference_flags(flags: argparse.ArgumentParser) -> None:
             metavar=types[field.name].__name__.upper(),
             help=f"{meaning} Allowed: {allowed}.".replace("%", "%%"),
         )
-
-
-def add_backend_flag(flags: argparse.ArgumentParser) -> None:
-    flags.add_argument(
-        "--backend",
-        choices=("jax", "onnx"),
-        help="what encodes clips: JAX, or onnxruntime for an export made for it (default: as made)",
-    )
 
 
 def inference_overrides(arguments: argparse.Namespace) -> InferenceOptions:

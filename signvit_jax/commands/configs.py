@@ -9,13 +9,15 @@ from signvit_jax.cli.flag_parser import parser
 from signvit_jax.config.files import load_config
 from signvit_jax.config.presets import preset_names, preset_summary, resolve_config
 from signvit_jax.config.schema import to_json
+from signvit_jax.runtime.completion import offer
 from signvit_jax.runtime.exit_codes import DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the presets, or with a name its file's docstring and its values as JSON."""
     flags = parser(__doc__, "signvit configs small")
-    flags.add_argument("name", nargs="?", help="a preset, or the path of a config file")
+    shown = flags.add_argument("name", nargs="?", help="a preset, or the path of a config file")
+    offer(shown, preset_names)
     name = flags.parse_args(argv).name
     if name is None:
         names = preset_names()

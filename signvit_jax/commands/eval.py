@@ -16,19 +16,19 @@ from rich.markup import escape
 
 from signvit_jax.cli.flag_parser import parser
 from signvit_jax.cli.inference_flags import (
-    add_backend_flag,
+    DECODER_NAMES,
     add_inference_flags,
+    add_model_flags,
     inference_overrides,
 )
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import TOKENIZATIONS
-from signvit_jax.files.local_paths import is_hub_address, local_path, local_text, model_text
+from signvit_jax.files.local_paths import is_hub_address, local_path, local_text
 from signvit_jax.runtime.exit_codes import DONE, UsageError
 from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
-DECODERS = ("greedy", "beam", "ctc", "ctc_beam", "sample")
-DEFAULT_DECODERS = DECODERS[:3]
+DEFAULT_DECODERS = DECODER_NAMES[:3]
 SHOWN_CLIPS = 8
 
 
@@ -149,22 +149,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "python -m signvit_jax.eval --workdir=runs/quickstart --split=test "
         "--decode=greedy,beam,ctc --output=results.json",
     )
-    flags.add_argument(
-        "--workdir",
-        required=True,
-        type=model_text,
-        help="folder of a training run or an export, or an export on a hub "
-        "(hf://ORGANIZATION/NAME); several runs, separated by commas, form an "
-        "ensemble",
-    )
-    flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    add_backend_flag(flags)
+    add_model_flags(flags)
     flags.add_argument("--split", help="default: the run's config.data.test_split")
     flags.add_argument(
         "--decode",
         type=_decoders,
         default=list(DEFAULT_DECODERS),
-        help=f"decoders among {','.join(DECODERS)}, separated by commas "
+        help=f"decoders among {','.join(DECODER_NAMES)}, separated by commas "
         f"({','.join(DEFAULT_DECODERS)})",
     )
     flags.add_argument(
@@ -203,9 +194,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _decoders(text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
-    unknown = [name for name in names if name not in DECODERS]
+    unknown = [name for name in names if name not in DECODER_NAMES]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"{unknown[0]!r} is no decoder; allowed: {', '.join(DECODERS)}, separated by commas"
+            f"{unknown[0]!r} is no decoder; allowed: {', '.join(DECODER_NAMES)}, "
+            "separated by commas"
         )
     return names

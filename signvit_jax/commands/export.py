@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.exporting.comparison import compare
     from signvit_jax.exporting.int8_input_ranges import calibration_batches
     from signvit_jax.exporting.model_card import CardFields, model_card
-    from signvit_jax.exporting.report import report_table
+    from signvit_jax.exporting.report import Report, report_table
     from signvit_jax.exporting.writing import write_export
     from signvit_jax.inference.trained_model import load_trained
     from signvit_jax.serving.export_dir import (
@@ -76,18 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with ExportFolder.new(arguments.output) as folder:
         write_export(model, folder, manifest, calibration)
-        report = {
-            "format": manifest.format,
-            "quantize": manifest.quantize,
-            "checkpoint_step": model.step,
-        }
         with progress_bar(Console(stderr=True)) as bar:
             test = scored_split()
             clips = 2 * min(arguments.report_clips, len(test)) if test else None
             task = bar.add_task("scoring, before and after", total=clips)
-            report |= compare(
+            comparison = compare(
                 model, folder, test, arguments.report_clips, lambda clips: bar.advance(task, clips)
             )
+        report: Report = {
+            "format": manifest.format,
+            "quantize": manifest.quantize,
+            "checkpoint_step": model.step,
+            **comparison,
+        }
         folder.write_text(folder.report_json, json.dumps(report, indent=2) + "\n")
         fields = CardFields(arguments.sign_language, arguments.text_language, arguments.license)
         folder.write_text(folder.model_card, model_card(model, manifest, report, fields))

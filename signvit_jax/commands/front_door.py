@@ -5,13 +5,15 @@ signvit configs             the presets that --config=NAME takes
 signvit --version
 """
 
-import difflib
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from signvit_jax import __version__
+from signvit_jax.errors.nearest import did_you_mean
+from signvit_jax.runtime import completion
 from signvit_jax.runtime.exit_codes import DONE, USAGE, run_command
 from signvit_jax.runtime.standard_streams import clean
 
@@ -49,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A command's module is imported when it is asked for: listing commands waits for none of them.
     """
+    if completion.is_asked():
+        return run_command(_complete)
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     if name in ("-h", "--help", "help"):
         return run_command(_print_help)
@@ -68,6 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _complete() -> int:
+    """Complete the name of a command, or let its parser complete what follows the name."""
+    name, *rest = [*completion.typed_words()[1:], ""]
+    if not rest:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("command", choices=list(COMMANDS))
+        parser.add_argument("--version", action="store_true")
+        completion.complete(parser, first=1)
+    command = COMMANDS.get(name.replace("-", "_"))
+    return importlib.import_module(command.module).main(rest[:-1]) if command else USAGE
+
+
 def _print_help() -> int:
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items())
@@ -76,8 +92,6 @@ def _print_help() -> int:
 
 
 def _refuse(name: str) -> int:
-    near = difflib.get_close_matches(name, COMMANDS, 1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    allowed = ", ".join(COMMANDS)
-    print(f"error: no command {clean(name)!r}{meant} allowed: {allowed}", file=sys.stderr)
+    allowed = f"{', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}"
+    print(f"error: no command {clean(name)!r}; allowed: {allowed}", file=sys.stderr)
     return USAGE

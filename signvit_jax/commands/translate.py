@@ -22,13 +22,14 @@ from rich.console import Console
 from signvit_jax.cli.caption_files import CaptionFiles
 from signvit_jax.cli.flag_parser import parser, positive_seconds
 from signvit_jax.cli.inference_flags import (
-    add_backend_flag,
+    DECODER_NAMES,
     add_inference_flags,
+    add_model_flags,
     inference_overrides,
 )
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.media_files import media_files
-from signvit_jax.files.local_paths import local_path, local_text, model_text
+from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
 from signvit_jax.runtime.standard_streams import clean, clean_json, reader_has_gone
@@ -133,19 +134,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument(
         "clips", nargs="+", type=local_text, metavar="CLIP", help="video files, patterns or folders"
     )
-    flags.add_argument(
-        "--workdir",
-        required=True,
-        type=model_text,
-        help="folder of a training run or an export, or an export on a hub "
-        "(hf://ORGANIZATION/NAME); several runs, separated by commas, form an "
-        "ensemble",
-    )
-    flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    add_backend_flag(flags)
-    flags.add_argument(
-        "--decode", choices=("greedy", "beam", "ctc", "ctc_beam", "sample"), default="greedy"
-    )
+    add_model_flags(flags)
+    flags.add_argument("--decode", choices=DECODER_NAMES, default="greedy")
     flags.add_argument(
         "--seed", type=int, default=0, help="seed of --decode=sample, from 0 to 4294967295 (0)"
     )

@@ -3,51 +3,54 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 from signvit_jax.files.local_paths import ALLOWED, is_address, is_hub_address
 
 
-def plain(default: Any, description: str) -> Any:
+def plain[Value](default: Value, description: str) -> Value:
     """A field that may have any value of its type."""
     return dataclasses.field(default=default, metadata={"description": description})
 
 
-def checked(default: Any, description: str, allowed: str, check: Callable[[Any], bool]) -> Any:
+def checked[Value](
+    default: Value, description: str, allowed: str, check: Callable[[Value], bool]
+) -> Value:
     """A field whose values must pass `check`; `allowed` names them in error messages."""
     metadata = {"description": description, "allowed": allowed, "check": check}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def integer(default: int, description: str, *, least: int = 1) -> Any:
+def integer(default: int, description: str, *, least: int = 1) -> int:
     """An integer from `least` to 2^31 - 1, which fits the int32 of a compiled program."""
     allowed = f"an integer >= {least} and < 2^31"
     return checked(default, description, allowed, lambda x: least <= x < 2**31)
 
 
-def number(default: float, description: str, *, least: float = 0.0, most: float = math.inf) -> Any:
+def number(
+    default: float, description: str, *, least: float = 0.0, most: float = math.inf
+) -> float:
     """A finite number from `least` to `most`."""
     finite = math.isfinite(most)
     allowed = f"a number from {least:g} to {most:g}" if finite else f"a number >= {least:g}"
     return checked(default, description, allowed, lambda x: math.isfinite(x) and least <= x <= most)
 
 
-def positive(default: float, description: str) -> Any:
+def positive(default: float, description: str) -> float:
     return checked(default, description, "a number > 0", lambda x: math.isfinite(x) and x > 0)
 
 
-def rate(default: float, description: str) -> Any:
+def rate(default: float, description: str) -> float:
     allowed = "a rate from 0 up to, but not including, 1"
     return checked(default, description, allowed, lambda x: 0.0 <= x < 1.0)
 
 
-def choice(options: tuple[str, ...], description: str) -> Any:
+def choice(options: tuple[str, ...], description: str) -> str:
     """One of `options`; the first one is the default."""
     allowed = "one of " + ", ".join(map(repr, options))
     return checked(options[0], description, allowed, lambda x: x in options)
 
 
-def model(default: str, description: str) -> Any:
+def model(default: str, description: str) -> str:
     """The local path of a model, or hf://organization/name of an export on a model hub."""
     return checked(
         default,
@@ -57,6 +60,6 @@ def model(default: str, description: str) -> Any:
     )
 
 
-def path(default: str, description: str) -> Any:
+def path(default: str, description: str) -> str:
     """A local path. Addresses such as gs://bucket are refused."""
     return checked(default, description, ALLOWED, lambda x: not is_address(x))

@@ -4,13 +4,18 @@ import ast
 import dataclasses
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.legacy import current_key, with_current_names
 from signvit_jax.config.presets import resolve_config
 from signvit_jax.config.schema import Config, from_mapping
-from signvit_jax.config.typed_sections import as_plain, field_types, key_names, unknown_key
+from signvit_jax.config.typed_sections import (
+    as_plain,
+    field_types,
+    key_names,
+    not_a_group,
+    unknown_key,
+)
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -27,7 +32,7 @@ def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     return from_mapping(values)
 
 
-def _run_config_file(spec: str) -> dict[str, Any]:
+def _run_config_file(spec: str) -> dict[str, object]:
     """The values of a config file as plain dicts, which share no state with the file."""
     path, argument = resolve_config(spec)
     module_spec = importlib.util.spec_from_file_location("signvit_config_file", path)
@@ -51,19 +56,23 @@ def _run_config_file(spec: str) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict[str, Any], key: str, text: str) -> None:
+def _override(values: dict[str, object], key: str, text: str) -> None:
     """Set one key of the nested `values` from the text of an override. Raises ConfigError."""
     *groups, name = parts = key.split(".")
     section: type = Config
     node = values
     for depth, part in enumerate(parts):
-        types = field_types(section) if dataclasses.is_dataclass(section) else {}
+        types = field_types(section) if _is_group(section) else {}
         if part not in types:
             raise unknown_key(".".join(parts[: depth + 1]), text, types, Config)
         section = types[part]
         if depth < len(groups):
-            node = node.setdefault(part, {})
-    if dataclasses.is_dataclass(section):
+            group = node.setdefault(part, {})
+            if isinstance(group, dict):
+                node = group
+            elif _is_group(section):
+                raise not_a_group(".".join(parts[: depth + 1]), group, section)
+    if _is_group(section):
         names = key_names(section)
         raise ConfigError(
             f"config.{key} is a group of keys ({names}); "
@@ -72,7 +81,11 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
     node[name] = text if section is str else _literal(text)
 
 
-def _literal(text: str) -> Any:
+def _is_group(section: type) -> bool:
+    return dataclasses.is_dataclass(section)
+
+
+def _literal(text: str) -> object:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

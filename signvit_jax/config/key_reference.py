@@ -3,7 +3,6 @@
 import dataclasses
 import typing
 from collections.abc import Iterator
-from typing import Any
 
 from signvit_jax.config.schema import Config
 from signvit_jax.config.typed_sections import allowed_values, field_types
@@ -15,7 +14,7 @@ class KeyDescription:
 
     key: str
     type: str
-    default: Any
+    default: object
     allowed: str
     description: str
 
@@ -42,5 +41,5 @@ def _describe(section: type, prefix: str) -> Iterator[KeyDescription]:
             )
 
 
-def _type_name(kind: Any) -> str:
+def _type_name(kind: type) -> str:
     return str(kind) if typing.get_origin(kind) is tuple else kind.__name__

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import overload
 
 _logger = logging.getLogger(__name__)
 
@@ -22,7 +22,15 @@ def current_key(key: str) -> str:
     return RENAMED.get(key, key)
 
 
-def with_current_names(values: Any) -> Any:
+@overload
+def with_current_names(values: Mapping[str, object]) -> dict[str, object]: ...
+
+
+@overload
+def with_current_names(values: object) -> object: ...
+
+
+def with_current_names(values: object) -> object:
     """Nested values with renamed keys under their current names; anything else is returned as is.
 
     Where both names are given, the earlier one wins: a user wrote it, while the current name may
@@ -31,24 +39,27 @@ def with_current_names(values: Any) -> Any:
     return _renamed(values, "") if isinstance(values, Mapping) else values
 
 
-def without_old_limits(values: Any) -> Any:
+def without_old_limits(values: object) -> object:
     """The parsed config.json without the limits on clips and windows that earlier releases wrote.
 
     Without them the limits follow from the model's training. A user's own values stay.
     """
-    inference = values.get("inference") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        return values
+    inference = values.get("inference")
     if not isinstance(inference, dict) or "rest_seconds" in inference:
         return values
     kept = {key: value for key, value in inference.items() if _OLD_LIMITS.get(key) != value}
     return values | {"inference": kept}
 
 
-def _renamed(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _renamed(values: Mapping[str, object], prefix: str) -> dict[str, object]:
     found = {}
     for name, value in values.items():
         if f"{prefix}{name}" not in RENAMED:
-            nested = isinstance(value, Mapping)
-            found[name] = _renamed(value, f"{prefix}{name}.") if nested else value
+            if isinstance(value, Mapping):
+                value = _renamed(value, f"{prefix}{name}.")
+            found[name] = value
     for name in values:
         key = RENAMED.get(f"{prefix}{name}")
         if key is None:

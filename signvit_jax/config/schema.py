@@ -7,8 +7,6 @@ lacks is an option that was off.
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from signvit_jax.config.checks import check_together
 from signvit_jax.config.errors import ConfigError
@@ -503,7 +501,7 @@ class Config:
         return self.data.frame_buckets or (self.data.num_frames,)
 
 
-def from_mapping(values: Mapping[str, Any]) -> Config:
+def from_mapping(values: object) -> Config:
     """The typed config of nested mappings: a ConfigDict or parsed JSON.
 
     Keys left out take their defaults; earlier names of keys are accepted. Raises ConfigError.
@@ -551,7 +549,7 @@ def with_teacher(config: Config, workdir: str) -> Config:
     return dataclasses.replace(config, training=training)
 
 
-def key_differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+def key_differences(old: Config, new: Config) -> list[tuple[str, object, object]]:
     """(dotted key, old value, new value) for every key whose value differs."""
     before, after = flatten(dataclasses.asdict(old)), flatten(dataclasses.asdict(new))
     return [(key, before[key], after[key]) for key in after if before[key] != after[key]]

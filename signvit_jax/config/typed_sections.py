@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from signvit_jax.config.errors import ConfigError
 
@@ -20,7 +20,7 @@ _LIST_NAMES = {int: "a list of integers", float: "a list of numbers"}
 
 
 def build[Section: "DataclassInstance"](
-    section: type[Section], values: Any, root: type, path: str = ""
+    section: type[Section], values: object, root: type, path: str = ""
 ) -> Section:
     """Build a section from nested dicts; keys left out take their defaults. Raises ConfigError.
 
@@ -28,10 +28,7 @@ def build[Section: "DataclassInstance"](
     section is called a group in messages and documents.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(
-            f"config.{path or '<root>'} is {values!r}; "
-            f"it must be a group with keys among: {key_names(section)}"
-        )
+        raise not_a_group(path, values, section)
     fields = {field.name: field for field in dataclasses.fields(section)}
     field_kinds = field_types(section)
     built = {}
@@ -52,23 +49,30 @@ def field_types(section: type) -> dict[str, type]:
     return get_type_hints(section)
 
 
-def as_plain(values: Any) -> Any:
+@runtime_checkable
+class _ConfigDict(Protocol):
+    """An `ml_collections.ConfigDict`."""
+
+    def to_dict(self) -> Mapping[str, object]: ...
+
+
+def as_plain(values: object) -> object:
     """Nested ConfigDicts and mappings as new dicts; anything else unchanged."""
-    if hasattr(values, "to_dict"):
+    if isinstance(values, _ConfigDict):
         values = values.to_dict()
     if not isinstance(values, Mapping):
         return values
     return {name: as_plain(value) for name, value in values.items()}
 
 
-def flat_defaults(section: type, path: str = "") -> dict[str, Any]:
+def flat_defaults(section: type, path: str = "") -> dict[str, object]:
     """Defaults by dotted key, in the order of the fields."""
     return flatten(dataclasses.asdict(section()), path)
 
 
-def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, object], path: str = "") -> dict[str, object]:
     """Nested mappings as one dict with dotted keys."""
-    flat = {}
+    flat: dict[str, object] = {}
     for name, value in values.items():
         key = f"{path}.{name}" if path else name
         flat.update(flatten(value, key) if isinstance(value, Mapping) else {key: value})
@@ -89,7 +93,7 @@ def allowed_values(field: dataclasses.Field) -> str:
     return _TYPE_NAMES[field.type]
 
 
-def unknown_key(key: str, value: Any, fields: Mapping[str, Any], root: type) -> ConfigError:
+def unknown_key(key: str, value: object, fields: Mapping[str, object], root: type) -> ConfigError:
     """Return the error for a key that does not exist, with the nearest that does.
 
     `fields` are the keys of the group that should contain `key`; `root` is the class of the
@@ -111,7 +115,15 @@ def unknown_key(key: str, value: Any, fields: Mapping[str, Any], root: type) -> 
     )
 
 
-def _typed(field: dataclasses.Field, kind: type, value: Any, key: str) -> Any:
+def not_a_group(path: str, value: object, section: type) -> ConfigError:
+    """The error for a value where the keys of `section` are expected."""
+    return ConfigError(
+        f"config.{path or '<root>'} is {value!r}; "
+        f"it must be a group with keys among: {key_names(section)}"
+    )
+
+
+def _typed(field: dataclasses.Field, kind: type, value: object, key: str) -> object:
     converted = _convert(kind, value)
     if converted is None:
         raise ConfigError(
@@ -125,7 +137,7 @@ def _typed(field: dataclasses.Field, kind: type, value: Any, key: str) -> Any:
     return converted
 
 
-def _nearest_choice(value: Any, allowed: str) -> str:
+def _nearest_choice(value: object, allowed: str) -> str:
     if not isinstance(value, str):
         return ""
     # `allowed` lists the choices in quotation marks, such as "'mean', 'first'".
@@ -134,7 +146,7 @@ def _nearest_choice(value: Any, allowed: str) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _convert(wanted: type | types.GenericAlias, value: Any) -> Any:
+def _convert(wanted: type | types.GenericAlias, value: object) -> object:
     """Return `value` as the wanted type, or None if it cannot be converted exactly."""
     if get_origin(wanted) is tuple:
         if not isinstance(value, list | tuple):

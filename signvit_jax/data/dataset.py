@@ -25,6 +25,8 @@ from signvit_jax.files.local_paths import ALLOWED, is_address
 
 logger = logging.getLogger(__name__)
 
+Shards = Sequence[Any]  # TFDS's file instructions; their types do not fit ArrayRecord's
+
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INFO_FILE = "dataset_info.json"
 _REPORT_FILE = "build_report.json"
@@ -58,6 +60,21 @@ class Record(TypedDict):
     end: float
 
 
+class SplitIdentity(TypedDict):
+    """What distinguishes a split from others."""
+
+    clips: int
+    bytes: int  # of all records
+    digest: str | None  # of the index; None if files are missing
+
+
+class Identity(TypedDict):
+    """What distinguishes a data set from others."""
+
+    splits: dict[str, SplitIdentity]
+    settings: dict[str, object] | None  # the builder's options; None without its report
+
+
 class _Records(Protocol):
     """Serialized records by their number, as `ArrayRecordDataSource` has them."""
 
@@ -69,8 +86,8 @@ class _Records(Protocol):
 class Split:
     """The records of one split. A pickle holds no records: each process opens the shards itself."""
 
-    def __init__(self, folder: Path, name: str, shards: Sequence[Any]):
-        """`shards` are TFDS file instructions; none for an empty split."""
+    def __init__(self, folder: Path, name: str, shards: Shards):
+        """`shards`: none for an empty split."""
         self.folder = folder
         self.name = name
         self._records: _Records = ArrayRecordDataSource(shards) if shards else []
@@ -100,7 +117,7 @@ class Split:
         subset.index = [self.index[i] for i in positions]
         return subset
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"folder": self.folder, "name": self.name, "_records": self._records}
 
     @functools.cached_property
@@ -206,7 +223,7 @@ class SignDataset:
     def __init__(
         self,
         folder: Path,
-        shards: Mapping[str, Sequence[Any]],
+        shards: Mapping[str, Shards],
         sizes: Mapping[str, tuple[int, int]],
     ):
         """`shards` and `sizes` are by split; a size is (number of records, their bytes)."""
@@ -246,14 +263,14 @@ class SignDataset:
                 "build the data set again"
             ) from error
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """Return what distinguishes this data set from others, as JSON values.
 
         That is the number of clips, their bytes and the index digest of every split, and the
         builder's options where its report is there. The bytes stand for the frames: another
         quality, size or rate gives another number.
         """
-        splits = {
+        splits: dict[str, SplitIdentity] = {
             name: {"clips": clips, "bytes": size, "digest": self._split_digest(name)}
             for name, (clips, size) in self._sizes.items()
         }
@@ -266,7 +283,7 @@ class SignDataset:
         except DatasetError:
             return None
 
-    def _settings(self) -> dict[str, Any] | None:
+    def _settings(self) -> dict[str, object] | None:
         """The builder's options, or None without a report: deleted, or built by TFDS alone."""
         try:
             report = json.loads((self.folder / _REPORT_FILE).read_text(encoding="utf-8"))
@@ -417,7 +434,7 @@ def _index_entry(record: Record) -> IndexEntry:
     )
 
 
-def _stored_values(entry: IndexEntry) -> tuple[Any, ...]:
+def _stored_values(entry: IndexEntry) -> tuple[object, ...]:
     """The values of an entry, its rate rounded to float32 as in a record."""
     return (
         entry.id,
@@ -430,7 +447,7 @@ def _stored_values(entry: IndexEntry) -> tuple[Any, ...]:
     )
 
 
-def _digest(values: Iterable[tuple[Any, ...]]) -> str:
+def _digest(values: Iterable[tuple[object, ...]]) -> str:
     digest = hashlib.sha256()
     for value in values:
         digest.update(repr(value).encode("utf-8", "backslashreplace"))

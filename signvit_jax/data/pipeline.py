@@ -130,7 +130,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
     (`data.num_threads`), reading processes (`data.num_workers`) and hosts.
     """
 
-    def __init__(self, source: "_BatchSource", num_epochs: int, identity: dict[str, Any]):
+    def __init__(self, source: "_BatchSource", num_epochs: int, identity: dict[str, object]):
         """`identity`: what the plan depends on, as JSON values."""
         super().__init__()
         self._source = source
@@ -194,10 +194,10 @@ class BatchIterator(grain.DatasetIterator[Batch]):
             buckets.update(self._source.buckets_of_epoch(epoch)[steps].tolist())
         return [self._source.config.frame_buckets[bucket] for bucket in sorted(buckets)[::-1]]
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         return self.state_at(self._next_step)
 
-    def state_at(self, step: int) -> dict[str, Any]:
+    def state_at(self, step: int) -> dict[str, object]:
         """Return the state after `step` batches."""
         return {"next_step": step, "plan": self._identity}
 
@@ -321,10 +321,10 @@ class _BatchSource:
         self._plans: collections.OrderedDict[int, EpochPlan] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_plans": collections.OrderedDict(), "_lock": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 

@@ -22,7 +22,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -53,6 +53,35 @@ class IndexEntry:
     gloss: str = ""
     signer: str = ""
     video_id: str = ""
+
+
+class SharedValues(TypedDict):
+    """Source videos, or signers, that have clips in two splits."""
+
+    splits: list[str]
+    count: int
+    allowed: bool  # by the protocol of the data set
+    listed: list[str]  # some of them
+
+
+class FailedClip(TypedDict):
+    """A clip that could not be read."""
+
+    id: str
+    reason: str
+    path: str
+    file: str  # the annotation, and its line if that is not 0
+    line: int
+
+
+class BuildReport(TypedDict, total=False):
+    """The part of `tfds_builders`' build_report.json that others read."""
+
+    settings: dict[str, object]  # the builder's options
+    warnings: list[str]
+    shared_videos: list[SharedValues]
+    shared_signers: list[SharedValues]
+    failed: list[FailedClip]
 
 
 def features() -> Any:

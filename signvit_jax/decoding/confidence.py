@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Entry, Lexicon
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.files.parsed_json import ParsedJson
 from signvit_jax.text.words import Word
 from signvit_jax.text.writing_systems import units
 
@@ -254,7 +255,7 @@ def to_json(calibration: Calibration) -> str:
     {"usual", "by": {name: probability}}.
     """
 
-    def scale_values(scale: Scale | None) -> dict[str, Any] | None:
+    def scale_values(scale: Scale | None) -> Mapping[str, object] | None:
         return None if scale is None else dataclasses.asdict(scale) | {"note": scale.note}
 
     lexicon = calibration.lexicon
@@ -293,7 +294,7 @@ def from_json(text: str) -> Calibration:
         ) from error
 
 
-def _calibration(values: Mapping[str, Any]) -> Calibration:
+def _calibration(values: ParsedJson) -> Calibration:
     if values["format"] != _FORMAT or values["version"] != _VERSION:
         raise CalibrationError(
             f"format {values['format']!r}, version {values['version']!r}; "
@@ -316,7 +317,7 @@ def _calibration(values: Mapping[str, Any]) -> Calibration:
     )
 
 
-def _scale(values: Mapping[str, Any]) -> Scale:
+def _scale(values: ParsedJson) -> Scale:
     weights = {str(name): _number(weight) for name, weight in values["weights"].items()}
     if unknown := weights.keys() - _ALL_STATISTICS:
         raise CalibrationError(
@@ -326,7 +327,7 @@ def _scale(values: Mapping[str, Any]) -> Scale:
     return Scale(weights, _number(values["bias"]), int(values["examples"]), int(values["right"]))
 
 
-def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
+def _entries(values: ParsedJson) -> dict[str, Entry]:
     entries = {
         str(name): Entry(
             _number(entry["usual"]),

@@ -8,7 +8,6 @@ confidence and does not count.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from signvit_jax.evaluation.metrics import align, normalize_text
+from signvit_jax.files.parsed_json import ParsedJson
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.text.writing_systems import units
 
@@ -67,7 +67,7 @@ class DecoderConfidence:
     word: Reliability
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "DecoderConfidence":
+    def from_dict(cls, values: ParsedJson) -> "DecoderConfidence":
         """Read the output of `dataclasses.asdict`. Raises KeyError, TypeError."""
         return cls(
             fitted_on=str(values["fitted_on"]),
@@ -239,8 +239,8 @@ def _figure_cells(value: float | None, interval: tuple[float, float] | None) -> 
     return f"{value:.3f}", f"{interval[0]:.3f}–{interval[1]:.3f}"
 
 
-def _reliability(values: Mapping[str, Any]) -> Reliability:
-    fields: dict[str, Any] = dict(values)
+def _reliability(values: ParsedJson) -> Reliability:
+    fields = dict(values)
     for name in ("auc_interval", "ece_interval"):
         fields[name] = None if fields[name] is None else tuple(fields[name])
     fields["bins"] = tuple(Bin(**one) for one in fields["bins"])

@@ -10,9 +10,9 @@ import dataclasses
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -345,7 +345,7 @@ def normalize_text(text: str, lowercase: bool) -> str:
     return " ".join(unicodedata.normalize("NFC", text.lower() if lowercase else text).split())
 
 
-def _require_pairs(references: Sequence[Any], hypotheses: Sequence[Any]) -> None:
+def _require_pairs(references: Sized, hypotheses: Sized) -> None:
     if len(references) != len(hypotheses):
         raise MetricError(
             f"there are {len(references)} references but {len(hypotheses)} hypotheses; "

@@ -7,12 +7,12 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.evaluation.confidence_reliability import DecoderConfidence
 from signvit_jax.evaluation.metrics import Scores
 from signvit_jax.files.atomic import write_atomically
+from signvit_jax.files.parsed_json import ParsedJson
 
 _OWN_KEYS = ("id", "reference", "score")
 
@@ -38,7 +38,7 @@ class Prediction:
     hypotheses: Mapping[str, str]  # decoder -> text
     score: float | None = None  # of the main decoder, a log-probability
     # More keys of the clip, such as gloss or num_frames.
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def from_json(text: str) -> Results:
         raise ResultsError(f"not a results file of signvit_jax.eval: {error}") from error
 
 
-def _results(values: Mapping[str, Any]) -> Results:
+def _results(values: ParsedJson) -> Results:
     gloss_decoders = tuple(values.get("gloss_decoders", ()))
     decoders = {
         name: Scores(
@@ -195,14 +195,14 @@ def _unit(signature: str, is_gloss: bool) -> str:
     return "character" if "tok:char" in signature.split("|") else "word"
 
 
-def _flat(prediction: Prediction) -> dict[str, Any]:
+def _flat(prediction: Prediction) -> dict[str, object]:
     parts = (
         {"id": prediction.id, "reference": prediction.reference},
         prediction.hypotheses,
         {"score": prediction.score},
         prediction.details,
     )
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for part in parts:
         if duplicates := flat.keys() & part.keys():
             raise ResultsError(
@@ -213,7 +213,7 @@ def _flat(prediction: Prediction) -> dict[str, Any]:
     return flat
 
 
-def _nested(entry: Mapping[str, Any], decoders: Mapping[str, Scores]) -> Prediction:
+def _nested(entry: ParsedJson, decoders: Mapping[str, Scores]) -> Prediction:
     return Prediction(
         id=entry["id"],
         reference=entry["reference"],
@@ -227,7 +227,7 @@ def _nested(entry: Mapping[str, Any], decoders: Mapping[str, Scores]) -> Predict
     )
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

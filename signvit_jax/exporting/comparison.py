@@ -4,7 +4,6 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import Split
 from signvit_jax.data.pipeline import make_batches
 from signvit_jax.evaluation.evaluate import evaluate
+from signvit_jax.exporting.report import Comparison, Difference, Latency, ScoreValues, Sizes
 from signvit_jax.inference.loading import load_model, open_programs
 from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
@@ -31,17 +31,16 @@ def compare(
     split: Split | None,
     clips: int,
     on_clips: Callable[[int], None] = lambda clips: None,
-) -> dict[str, Any]:
-    """Return the report of an export, as nested dicts for JSON.
+) -> Comparison:
+    """Return the report of an export, with scores on `clips` of the split's clips if there are any.
 
-    Its keys are `size`, `difference`, `latency` and, with a split, `scores` on `clips` of its
-    clips. Differences are from the same model in float32, on a clip of the split, or on noise
+    Differences are from the same model in float32, on a clip of the split, or on noise
     without one. Raises ExportError.
     """
     exported = load_model(folder.path)
     subset = split.spread(clips) if split is not None and len(split) else None
     batch = _noise(model.config) if subset is None else _first_clip(subset, model)
-    report = {
+    report: Comparison = {
         "size": _sizes(model, folder),
         "difference": _differences(model, folder, batch),
         "latency": _latency(model, exported, batch),
@@ -57,7 +56,7 @@ def compare(
     return report
 
 
-def _sizes(model: TrainedModel, folder: ExportFolder) -> dict[str, Any]:
+def _sizes(model: TrainedModel, folder: ExportFolder) -> Sizes:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     return {
         "parameters": parameters,
@@ -93,7 +92,7 @@ def _noise(config: Config) -> _Clip:
     )
 
 
-def _differences(model: TrainedModel, folder: ExportFolder, batch: _Clip) -> dict[str, Any]:
+def _differences(model: TrainedModel, folder: ExportFolder, batch: _Clip) -> dict[str, Difference]:
     """The largest difference of each output, and the largest value of the model itself.
 
     Each side computes every output from its own earlier ones.
@@ -154,7 +153,7 @@ def outputs(
     )
 
 
-def _latency(model: TrainedModel, exported: TrainedModel, batch: Clips) -> dict[str, Any]:
+def _latency(model: TrainedModel, exported: TrainedModel, batch: Clips) -> Latency:
     """Median seconds from the frames of one clip to its text, the two models in turns.
 
     On several devices there is one clip for each of them.
@@ -176,12 +175,16 @@ def _latency(model: TrainedModel, exported: TrainedModel, batch: Clips) -> dict[
             if run:  # the first run compiles
                 seconds[side].append(time.perf_counter() - start)
     device = jax.devices()[0].device_kind
-    return {"frames": batch["video"].shape[1], "decoder": _DECODER, "device": device} | {
-        side: statistics.median(taken) for side, taken in seconds.items()
-    }
+    return Latency(
+        frames=batch["video"].shape[1],
+        decoder=_DECODER,
+        device=device,
+        before=statistics.median(seconds["before"]),
+        after=statistics.median(seconds["after"]),
+    )
 
 
-def _scores(model: TrainedModel, split: Split, on_clips: Callable[[int], None]) -> dict[str, Any]:
+def _scores(model: TrainedModel, split: Split, on_clips: Callable[[int], None]) -> ScoreValues:
     found = evaluate(
         split,
         model.predictor([_DECODER]),

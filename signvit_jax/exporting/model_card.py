@@ -3,11 +3,9 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from signvit_jax import __version__
-from signvit_jax.exporting.report import report_rows
+from signvit_jax.exporting.report import ComparedScores, Report, report_rows
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.export_dir import ExportManifest
 
@@ -137,7 +135,7 @@ class CardFields:
 
 
 def model_card(
-    model: TrainedModel, manifest: ExportManifest, report: Mapping[str, Any], fields: CardFields
+    model: TrainedModel, manifest: ExportManifest, report: Report, fields: CardFields
 ) -> str:
     """Return the card's Markdown: data, languages, license, scores, limits and forbidden uses."""
     data = model.config.data
@@ -168,9 +166,7 @@ def model_card(
     )
 
 
-def _head(
-    fields: CardFields, dataset: str, known_language: str, report: Mapping[str, Any]
-) -> list[str]:
+def _head(fields: CardFields, dataset: str, known_language: str, report: Report) -> list[str]:
     """Lines of YAML, as model hubs read them; JSON is valid in it."""
     license = [f"license: {json.dumps(fields.license)}"] if fields.license else []
     code = _language_code(fields.text_language or known_language)
@@ -196,7 +192,7 @@ def _language_code(language: str) -> str:
     return _LANGUAGE_CODES.get(name.lower(), name if _CODE.fullmatch(name) else "")
 
 
-def _model_index(dataset: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _model_index(dataset: str, scores: ComparedScores) -> list[dict[str, object]]:
     """The export's scores in the form of model hubs."""
     indexed = dict(_INDEXED)
     if scores["after"].get("unit") == "character":
@@ -213,7 +209,7 @@ def _model_index(dataset: str, scores: Mapping[str, Any]) -> list[dict[str, Any]
     return [{"name": f"signvit_jax on {dataset}", "results": [result]}]
 
 
-def _scores(report: Mapping[str, Any]) -> list[str]:
+def _scores(report: Report) -> list[str]:
     rows = [
         "| | as trained | this export |",
         "|---|---|---|",

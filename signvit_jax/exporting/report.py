@@ -1,7 +1,6 @@
 """The report of an export as rows, for the terminal and for the model card."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +14,58 @@ _OUTPUTS = {
 _SCORES = {"bleu4": "BLEU-4", "chrf": "chrF", "wer": "WER", "exact_match": "exact match"}
 
 
-def report_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+ScoreValues = dict[str, Any]  # the fields of `evaluation.metrics.Scores`: numbers and texts
+
+
+class Sizes(TypedDict):
+    parameters: int
+    float32_bytes: int
+    export_bytes: int
+
+
+class Difference(TypedDict):
+    """The largest difference of an output, and the largest value of the model itself."""
+
+    largest: float
+    of: float
+
+
+class Latency(TypedDict):
+    """Median seconds from the frames of a clip to its text."""
+
+    frames: int
+    decoder: str
+    device: str
+    before: float
+    after: float
+
+
+class ComparedScores(TypedDict):
+    split: str
+    clips: int
+    decoder: str
+    before: ScoreValues
+    after: ScoreValues
+
+
+class Comparison(TypedDict):
+    """An export beside the model that it was made from."""
+
+    size: Sizes
+    difference: dict[str, Difference]  # by output
+    latency: Latency
+    scores: NotRequired[ComparedScores]  # if there was a split
+
+
+class Report(Comparison):
+    """The content of report.json."""
+
+    format: str
+    quantize: str
+    checkpoint_step: int
+
+
+def report_rows(report: Comparison) -> list[tuple[str, str, str]]:
     """Return (label, before, after) rows; `report` is the result of `compare`."""
     size, latency, scores = report["size"], report["latency"], report.get("scores")
     rows = [
@@ -40,8 +90,8 @@ def report_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows + _score_rows(scores) if scores else rows
 
 
-def _score_rows(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    def shown(side: str, key: str) -> str:
+def _score_rows(scores: ComparedScores) -> list[tuple[str, str, str]]:
+    def shown(side: Literal["before", "after"], key: str) -> str:
         value = scores[side][key]
         return f"{100 * value:.1f} %" if key in ("wer", "exact_match") else f"{value:.1f}"
 
@@ -54,7 +104,7 @@ def _score_rows(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def report_table(report: Mapping[str, Any]) -> Table:
+def report_table(report: Report) -> Table:
     """The report as a table for the terminal."""
     quantize = report["quantize"].replace("_", " ")
     title = f"{report['format']} of checkpoint {report['checkpoint_step']:,}; INT8: {quantize}"
@@ -68,5 +118,5 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _share(size: Mapping[str, int]) -> str:
+def _share(size: Sizes) -> str:
     return f"{100 * size['export_bytes'] / size['float32_bytes']:.1f} %"

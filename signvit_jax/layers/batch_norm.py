@@ -9,7 +9,7 @@ Images are normalized together with those on other devices, but each microbatch
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,11 +75,11 @@ class BatchNorm(nnx.Module):
 
 
 def update_running_stats(
-    params: Mapping[str, Any],
-    before: Mapping[str, Any],
+    params: Mapping[str, PyTree],
+    before: Mapping[str, PyTree],
     moments: BatchMoments | None,
     momentum: float,
-) -> dict[str, Any]:
+) -> dict[str, PyTree]:
     """Return `params` with new running statistics.
 
     They are the statistics of `before`, moved towards those of the batch by a share `momentum` (0
@@ -94,7 +94,7 @@ def update_running_stats(
     num_images = jnp.zeros(()) if moments is None else moments.num_images
     share = jnp.where(num_images > 0, momentum, 0.0)
 
-    def updated(new: Any, old: Any, sums: Any) -> Any:
+    def updated(new: PyTree, old: PyTree, sums: PyTree) -> PyTree:
         if not isinstance(new, Mapping):
             return new
         if not is_batch_norm(new):
@@ -114,10 +114,10 @@ def update_running_stats(
     return updated(params, before, None if moments is None else moments.layers)
 
 
-def zero_moments(params: Mapping[str, Any]) -> BatchMoments | None:
+def zero_moments(params: Mapping[str, PyTree]) -> BatchMoments | None:
     """Return the sums of no images; None for parameters without BatchNorm."""
 
-    def zeros(node: Any) -> Any:
+    def zeros(node: PyTree) -> PyTree:
         if not isinstance(node, Mapping):
             return None
         if is_batch_norm(node):
@@ -129,6 +129,6 @@ def zero_moments(params: Mapping[str, Any]) -> BatchMoments | None:
     return None if layers is None else BatchMoments(jnp.zeros(()), layers)
 
 
-def is_batch_norm(node: Mapping[str, Any]) -> bool:
+def is_batch_norm(node: Mapping[str, PyTree]) -> bool:
     """Return True if these are the parameters of one `BatchNorm`."""
     return {"mean", "var"} <= node.keys()

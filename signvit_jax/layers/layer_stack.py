@@ -22,7 +22,7 @@ def stack[Block: nnx.Module](
     make_block: Callable[[nnx.Rngs], Block], num_layers: int, rngs: nnx.Rngs
 ) -> Block:
     """Make `num_layers` blocks as one module whose parameters have a leading layer axis."""
-    return nnx.vmap(make_block)(rngs.fork(split=num_layers))
+    return nnx.split_rngs(splits=num_layers)(nnx.vmap(make_block))(rngs)
 
 
 def block_at[Block: nnx.Module](blocks: Block, layer: int | Int[Array, ""]) -> Block:

@@ -33,9 +33,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from jaxtyping import UInt8
@@ -238,13 +238,27 @@ class VideoReader:
         """Process id of the child, if it is running."""
         return self._child.process.pid if self._child is not None else None
 
+    @overload
+    def iterate(
+        self, path: str | os.PathLike, sampling: Sampling, limits: VideoLimits
+    ) -> Generator[tuple[float, UInt8[np.ndarray, "h w 3"]]]: ...
+
+    @overload
+    def iterate(
+        self,
+        path: str | os.PathLike,
+        sampling: Sampling,
+        limits: VideoLimits,
+        jpeg_quality: int,
+    ) -> Generator[tuple[float, bytes]]: ...
+
     def iterate(
         self,
         path: str | os.PathLike,
         sampling: Sampling,
         limits: VideoLimits,
         jpeg_quality: int = 0,
-    ) -> Generator[tuple[float, Any]]:
+    ) -> Generator[tuple[float, UInt8[np.ndarray, "h w 3"] | bytes]]:
         """Yield (seconds, frame): u8 (h, w, 3), or a JPEG as bytes if `jpeg_quality` is not 0.
 
         Raises VideoDecodeError.
@@ -277,13 +291,14 @@ class VideoReader:
         return VideoHeader(header["seconds"], header["fps"], tuple(header["faults"]))
 
     def _replies(
-        self, path: str | os.PathLike, options: dict[str, Any], limits: VideoLimits
+        self, path: str | os.PathLike, options: Mapping[str, object], limits: VideoLimits
     ) -> Generator[tuple[bytes, float, UInt8[np.ndarray, " n"]]]:
         """Yield (kind, seconds, payload) of each reply to a request. Raises VideoDecodeError."""
         name = os.fsdecode(path)
         if "\0" in name:
             raise VideoDecodeError(name, "a file name cannot contain a NUL character")
-        request = options | {
+        request = {
+            **options,
             "path": os.path.abspath(name),
             "limits": dataclasses.asdict(limits),
         }
@@ -366,7 +381,7 @@ class _Child:
         """False after a fork (two processes cannot share one pipe), or if the child has died."""
         return self.owner == os.getpid() and self.process.poll() is None
 
-    def ask(self, request: dict[str, Any]) -> None:
+    def ask(self, request: dict[str, object]) -> None:
         try:
             self.requests.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:

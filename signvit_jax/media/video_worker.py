@@ -28,13 +28,20 @@ import stat
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+if TYPE_CHECKING:
+    from av.rational import AVRational
 
 REPLY = struct.Struct("<cdQ")
 # The first bytes of the file choose the demuxer, which is then forced. Without probing, FFmpeg
@@ -70,6 +77,36 @@ COLORSPACES = {
 }
 
 
+type TimedFrame = tuple[float, float, VideoFrame]  # seconds since the beginning, duration, frame
+type Send = Callable[[bytes, float, bytes | memoryview], None]  # kind, seconds, payload
+
+
+class Limits(TypedDict):
+    """The fields of `video.VideoLimits` that concern the child."""
+
+    max_bytes: int
+    max_seconds: float
+    max_frames: int
+    max_pixels: int
+    max_memory: int
+    cpu_seconds: float
+
+
+class Request(TypedDict):
+    """A file to decode: the fields of `video.Sampling`, and what else the parent asks for."""
+
+    path: str
+    short_side: int | None
+    frame_rate: float | None
+    max_frame_rate: float | None
+    start: float | None
+    end: float | None
+    jpeg_quality: int  # 0: send RGB
+    limits: Limits
+    # In place of decoding: which of these parts (start, end) cannot be read, by the header alone.
+    parts: NotRequired[list[tuple[float | None, float | None]]]
+
+
 class Refused(Exception):
     """The file cannot be used; the message is the reason."""
 
@@ -94,7 +131,7 @@ def container_format(head: bytes) -> str:
     raise Refused("not a video: the content is none of mp4/mov, webm/mkv, avi, gif")
 
 
-def open_local_file(path: str, max_bytes: int) -> Any:
+def open_local_file(path: str, max_bytes: int) -> io.FileIO:
     """Open a regular file as a Python file object. Raises OSError and Refused.
 
     So FFmpeg never parses a name, and a pipe or device cannot block.
@@ -109,12 +146,12 @@ def open_local_file(path: str, max_bytes: int) -> Any:
     return file
 
 
-def believable(rate: Any) -> float | None:
+def believable(rate: "AVRational | None") -> float | None:
     """Return the rate as a number, or None if it is missing or out of range."""
     return float(rate) if rate and BELIEVABLE_FPS[0] <= rate <= BELIEVABLE_FPS[1] else None
 
 
-def video_streams(container: Any) -> list[Any]:
+def video_streams(container: InputContainer) -> list[VideoStream]:
     """Return the moving streams, first the one that players show: the default or the first one.
 
     Raises Refused if there is none.
@@ -133,7 +170,7 @@ def video_streams(container: Any) -> list[Any]:
     return sorted(streams, key=lambda s: not s.disposition & Disposition.default)
 
 
-def missing_index(file: Any) -> str | None:
+def missing_index(file: io.FileIO) -> str | None:
     """Return the reason if an mp4 or mov cannot be opened because its index is incomplete."""
     file.seek(0, os.SEEK_END)
     size, position = file.tell(), 0
@@ -158,7 +195,9 @@ def missing_index(file: Any) -> str | None:
     )
 
 
-def packet_seconds(container: Any, stream: Any, start: float, end: float) -> list[float]:
+def packet_seconds(
+    container: InputContainer, stream: VideoStream, start: float, end: float
+) -> list[float]:
     """Return the increasing times of the packets from `start` to `end`; none is decoded."""
     time_base = float(stream.time_base or 0)
     first = container.start_time / av.time_base if container.start_time is not None else 0.0
@@ -203,9 +242,9 @@ def variable_rate(times: list[float], average: float, apart: float) -> float | N
 
 
 def timed_frames(
-    container: Any, stream: Any, fps: float, start: float | None
-) -> Iterator[tuple[float, float, Any]]:
-    """Yield (seconds since the beginning, duration, frame) from the key frame before `start`.
+    container: InputContainer, stream: VideoStream, fps: float, start: float | None
+) -> Iterator[TimedFrame]:
+    """Yield the frames from the key frame before `start` on.
 
     The times never decrease. Raises Refused if too much is damaged.
     """
@@ -238,8 +277,8 @@ def timed_frames(
 
 
 def resample(
-    frames: Iterator[tuple[float, float, Any]], rate: float, start: float | None, end: float
-) -> Iterator[tuple[float, Any]]:
+    frames: Iterator[TimedFrame], rate: float, start: float | None, end: float
+) -> Iterator[tuple[float, VideoFrame]]:
     """Yield `rate` frames per second: frame k is the one on screen at origin + (k + 1/4) / rate.
 
     The origin is `start` or the time of the first frame. The quarter keeps a constant-rate video
@@ -265,8 +304,8 @@ def resample(
 
 
 def as_stored(
-    frames: Iterator[tuple[float, float, Any]], start: float | None, end: float
-) -> Iterator[tuple[float, Any]]:
+    frames: Iterator[TimedFrame], start: float | None, end: float
+) -> Iterator[tuple[float, VideoFrame]]:
     """Yield every frame that is on screen at or after `start` and before `end`."""
     for seconds, duration, frame in frames:
         if seconds >= end:
@@ -287,11 +326,11 @@ class FrameConverter:
         self.size: tuple[int, int] | None = None  # (width, height) before turning upright
         self.first_shape: tuple | None = None
         self.changes_size = False
-        self.last: tuple[Any, np.ndarray] | None = None
+        self.last: tuple[VideoFrame, np.ndarray] | None = None
         # Unlike `frame.reformat`, it keeps its scaling tables from frame to frame.
         self.reformatter = VideoReformatter()
 
-    def __call__(self, frame: Any) -> np.ndarray:
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
         if self.last is not None and self.last[0] is frame:
             return self.last[1]
         check_pixels(frame, self.max_pixels)
@@ -301,20 +340,20 @@ class FrameConverter:
         self.last = (frame, image)
         return image
 
-    def _output_size(self, frame: Any) -> tuple[int, int]:
+    def _output_size(self, frame: VideoFrame) -> tuple[int, int]:
         """The size in square pixels, shrunk to `short_side` on the shorter side."""
         width, height = square_size(frame)
         shrink = min(1.0, self.short_side / min(width, height)) if self.short_side else 1.0
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
-    def _fitted_size(self, frame: Any, size: tuple[int, int]) -> tuple[int, int]:
+    def _fitted_size(self, frame: VideoFrame, size: tuple[int, int]) -> tuple[int, int]:
         """The size within `size` that keeps the shape; `size` if that is rounding."""
         width, height = square_size(frame)
         scale = min(size[0] / width, size[1] / height)
         fitted = max(1, round(width * scale)), max(1, round(height * scale))
         return size if all(abs(a - b) <= 1 for a, b in zip(fitted, size)) else fitted
 
-    def _rgb(self, frame: Any, size: tuple[int, int]) -> np.ndarray:
+    def _rgb(self, frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
         shape = (frame.width, frame.height, getattr(frame, "sample_aspect_ratio", None))
         self.first_shape = shape if self.first_shape is None else self.first_shape
         if shape == self.first_shape:
@@ -329,7 +368,7 @@ class FrameConverter:
         canvas[top : top + height, left : left + width] = image
         return canvas
 
-    def _scaled(self, frame: Any, size: tuple[int, int]) -> np.ndarray:
+    def _scaled(self, frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
         width, height = size
         transparent = any(component.is_alpha for component in frame.format.components)
         # Without a tag, high definition means BT.709 and the rest BT.601, as in video players.
@@ -351,13 +390,13 @@ class FrameConverter:
         return ((image[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def square_size(frame: Any) -> tuple[float, float]:
+def square_size(frame: VideoFrame) -> tuple[float, float]:
     """Return width and height in square pixels; a pixel shape beyond 4:1 is ignored."""
     aspect = float(getattr(frame, "sample_aspect_ratio", None) or 1)
     return frame.width * (aspect if 0.25 <= aspect <= 4 else 1.0), float(frame.height)
 
 
-def display_matrix(frame: Any) -> tuple[int, int, int, int]:
+def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """Return (a, b, c, d): x' = a x + c y and y' = b x + d y turn or mirror the frame for display.
 
     Only signs and relative sizes are meaningful.
@@ -378,7 +417,7 @@ def upright(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def announced_seconds(container: Any, stream: Any) -> float | None:
+def announced_seconds(container: InputContainer, stream: VideoStream) -> float | None:
     """Return the duration of the video by the header; None if it is that of other streams too."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
@@ -388,7 +427,7 @@ def announced_seconds(container: Any, stream: Any) -> float | None:
     return None
 
 
-def check_pixels(frame: Any, max_pixels: int) -> None:
+def check_pixels(frame: VideoFrame | VideoCodecContext, max_pixels: int) -> None:
     """Raise Refused for a frame, or a codec of frames, with too many pixels."""
     if frame.width * frame.height > max_pixels:
         raise Refused(
@@ -423,7 +462,7 @@ def part_fault(
     part: tuple[float | None, float | None],
     announced: float | None,
     fps: float,
-    limits: dict[str, Any],
+    limits: Limits,
 ) -> str | None:
     """Return why, by the header alone, the part (start, end) of a file cannot be read, or None."""
     start, end = part
@@ -442,7 +481,7 @@ def no_frame(start: float | None, reached: float) -> str:
     return "no frame in it could be decoded"
 
 
-def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -> None:
+def decode(request: Request, send: Send) -> None:
     """Answer a request with its `S`, `F` and `E` replies, or with `H`."""
     limits = request["limits"]
     with open_local_file(request["path"], limits["max_bytes"]) as file:
@@ -469,20 +508,22 @@ def decode(request: dict[str, Any], send: Callable[[bytes, float, Any], None]) -
             if fault is not None:
                 raise Refused(fault)
             notes = [NOTE_STREAMS] if others else []
-            if request["frame_rate"] is None and source_fps < (request["max_frame_rate"] or 0.0):
-                densest = rate_of_motion(request, form, stream.index, source_fps)
+            highest = request["max_frame_rate"] or 0.0
+            if request["frame_rate"] is None and source_fps < highest:
+                densest = rate_of_motion(request, form, stream.index, source_fps, highest)
                 if densest is not None:
                     source_fps = densest
                     notes.append(NOTE_VARIABLE_RATE)
             send_frames(request, container, stream, source_fps, announced, notes, send)
 
 
-def open_container(file: Any, form: str, limits: dict[str, Any]) -> Any:
+def open_container(file: io.FileIO, form: str, limits: Limits) -> InputContainer:
     """Open a file with the demuxer `form`. Raises FFmpegError, and Refused without an index."""
     file.seek(0)
     try:
         return av.open(
             file,
+            mode="r",
             format=form,
             options={"max_pixels": str(limits["max_pixels"])},
             container_options={"protocol_whitelist": "file"},
@@ -493,7 +534,9 @@ def open_container(file: Any, form: str, limits: dict[str, Any]) -> Any:
         raise
 
 
-def rate_of_motion(request: dict[str, Any], form: str, index: int, average: float) -> float | None:
+def rate_of_motion(
+    request: Request, form: str, index: int, average: float, highest: float
+) -> float | None:
     """Return `variable_rate` between `start` and `end`.
 
     It opens a container of its own, so that the position of the other one does not change.
@@ -503,18 +546,20 @@ def rate_of_motion(request: dict[str, Any], form: str, index: int, average: floa
         open_container(file, form, request["limits"]) as container,
     ):
         end = math.inf if request["end"] is None else request["end"]
-        times = packet_seconds(container, container.streams[index], request["start"] or 0.0, end)
-    return variable_rate(times, average, apart=0.25 / request["max_frame_rate"])
+        stream = container.streams[index]
+        assert isinstance(stream, VideoStream)  # as in the container that gave the index
+        times = packet_seconds(container, stream, request["start"] or 0.0, end)
+    return variable_rate(times, average, apart=0.25 / highest)
 
 
 def send_frames(
-    request: dict[str, Any],
-    container: Any,
-    stream: Any,
+    request: Request,
+    container: InputContainer,
+    stream: VideoStream,
     source_fps: float,
     announced: float | None,
     notes: list[str],
-    send: Callable[[bytes, float, Any], None],
+    send: Send,
 ) -> None:
     """Send the frames between `start` and `end`, and the end. Raises Refused."""
     limits, start = request["limits"], request["start"]
@@ -524,7 +569,7 @@ def send_frames(
         rate = min(rate or source_fps, request["max_frame_rate"])
     reached = 0.0
 
-    def observed() -> Iterator[tuple[float, float, Any]]:
+    def observed() -> Iterator[TimedFrame]:
         nonlocal reached
         for seconds, duration, frame in timed_frames(container, stream, source_fps, start):
             reached = seconds + duration
@@ -573,7 +618,7 @@ def jpeg(image: np.ndarray, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def limit_resources(limits: dict[str, Any]) -> None:
+def limit_resources(limits: Limits) -> None:
     """Limit memory, and processor time for this request; the kernel sends SIGXCPU after it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -587,7 +632,7 @@ def limit_resources(limits: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def describe(error: Exception, limits: dict[str, Any]) -> str:
+def describe(error: Exception, limits: Limits) -> str:
     """Return the reason that `X` gives for an exception."""
     if isinstance(error, Refused):
         return str(error)
@@ -610,7 +655,7 @@ def main() -> None:
     replies = os.dup(1)
     os.dup2(2, 1)  # output of a codec must not get between the replies
 
-    def send(kind: bytes, seconds: float, payload: Any) -> None:
+    def send(kind: bytes, seconds: float, payload: bytes | memoryview) -> None:
         length = len(payload) if isinstance(payload, bytes) else payload.nbytes
         for part in (REPLY.pack(kind, seconds, length), payload):
             rest = memoryview(part).cast("B")

@@ -9,11 +9,9 @@ spelled and the last step blank, and `label[n]`, the last step on label n. All o
 for logits of any dtype.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from signvit_jax.layers.attention import length_mask
 
@@ -94,7 +92,7 @@ def _time_major(valid: Bool[Array, "b s"], *lanes: Float[Array, "b s _"]) -> tup
 
 def _forward(
     logits: Array, logit_lengths: Array, labels: Array, label_lengths: Array, feasible: Array
-) -> tuple[Float[Array, "b"], tuple[Any, ...]]:
+) -> tuple[Float[Array, "b"], tuple[PyTree, ...]]:
     denominator, log_blank, log_label = _gathered(logits, labels)
     valid = length_mask(logit_lengths, logits.shape[1])
     distinct = _distinct(labels)
@@ -121,7 +119,7 @@ def _forward(
 
 
 def _backward(
-    saved: tuple[Any, ...], cotangent: Float[Array, "b"]
+    saved: tuple[PyTree, ...], cotangent: Float[Array, "b"]
 ) -> tuple[Float[Array, "b s v"], None, None, None, None]:
     inputs, denominator, log_blank, log_label, prefixes = saved
     logits, logit_lengths, labels, label_lengths, feasible = inputs

@@ -1,7 +1,5 @@
 """A model as pure functions of a parameter dict."""
 
-from typing import Any
-
 import jax
 from flax import nnx
 from jaxtyping import Array, Int, PyTree
@@ -63,7 +61,7 @@ def parameters_of(model: nnx.Module) -> PyTree:
     Their keys are strings, also the numbers of modules in a list.
     """
 
-    def with_string_keys(node: Any) -> Any:
+    def with_string_keys(node: PyTree) -> PyTree:
         if not isinstance(node, dict):
             return node
         return {str(name): with_string_keys(child) for name, child in node.items()}

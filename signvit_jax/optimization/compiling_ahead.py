@@ -5,9 +5,10 @@ needs more memory than a device has.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
+from jaxtyping import PyTree
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -17,7 +18,9 @@ class JittedStep[State, Result](Protocol):
 
     def __call__(self, state: State, batch: Mapping[str, jax.Array], /) -> Result: ...
 
-    def lower(self, state: State, batch: Mapping[str, Any], /) -> jax.stages.Lowered: ...
+    def lower(
+        self, state: State, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct], /
+    ) -> jax.stages.Lowered: ...
 
 
 class CompiledSteps[State, Result]:
@@ -38,7 +41,7 @@ class CompiledSteps[State, Result]:
             self._programs[key] = self._step.lower(state, batch).compile()
         return self._programs[key]
 
-    def shapes(self, state: State, batch: Shapes) -> Any:
+    def shapes(self, state: State, batch: Shapes) -> PyTree:
         """Return the result of a call as ShapeDtypeStructs."""
         return jax.eval_shape(self._step, state, batch)
 

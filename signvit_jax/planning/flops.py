@@ -8,11 +8,14 @@ model, not that of its implementation.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr
+from jaxtyping import PyTree
 
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import SignTranslator
@@ -90,13 +93,13 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     tokens = jax.ShapeDtypeStruct((1, text_length - 1), jnp.int32)
 
-    def encode(params: Any, video: Any, lengths: Any, key: Any) -> Any:
+    def encode(params: PyTree, video: jax.Array, lengths: jax.Array, key: jax.Array) -> PyTree:
         return definition.bind(params).encode(video, lengths, key)
 
-    def pool(params: Any, features: Any, lengths: Any, key: Any) -> Any:
+    def pool(params: PyTree, features: jax.Array, lengths: jax.Array, key: jax.Array) -> PyTree:
         return definition.bind(params).encoder.pool(features, lengths, key)
 
-    def call(method: Any, params: Any, *inputs: Any) -> Any:
+    def call(method: Callable[..., PyTree], params: PyTree, *inputs: PyTree) -> PyTree:
         return method(definition.bind(params), *inputs)
 
     encoded = jax.eval_shape(encode, params, video, lengths, key)
@@ -112,7 +115,7 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     )
 
 
-def traced_flops(function: Any, *inputs: Any) -> float:
+def traced_flops(function: Callable[..., PyTree], *inputs: PyTree) -> float:
     """Count the matrix products and convolutions of a function of arrays or their shapes.
 
     A multiply-add counts as two operations.
@@ -120,7 +123,7 @@ def traced_flops(function: Any, *inputs: Any) -> float:
     return _count(jax.make_jaxpr(function)(*inputs).jaxpr)
 
 
-def _count(jaxpr: Any) -> float:
+def _count(jaxpr: Jaxpr) -> float:
     return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -141,9 +144,9 @@ def _count_equation(equation: Any) -> float:
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
-def _jaxprs(value: Any) -> list[Any]:
+def _jaxprs(value: object) -> list[Jaxpr]:
     """Return the inner programs among an equation's parameters."""
     if isinstance(value, tuple | list):
         return [jaxpr for item in value for jaxpr in _jaxprs(item)]
     jaxpr = getattr(value, "jaxpr", value)
-    return [jaxpr] if hasattr(jaxpr, "eqns") else []
+    return [jaxpr] if isinstance(jaxpr, Jaxpr) else []

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.optimization.compiling_ahead import JittedStep
 from signvit_jax.optimization.train_state import TrainState
 from signvit_jax.parallel.sharding import batch_sharding
 from signvit_jax.runtime.exit_codes import OUT_OF_MEMORY
@@ -104,16 +104,17 @@ def batch_shapes(
 
 
 def step_memory(
-    state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], compiled: Any = None
+    state: TrainState,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    compiled: jax.stages.Compiled | None = None,
 ) -> StepMemory:
     """Return the memory of a step.
 
-    `state`, `batch`: shapes with shardings. `compiled`: the step compiled for them
-    (`jax.stages.Compiled`), or None.
+    `state`, `batch`: shapes with shardings. `compiled`: the step compiled for them, or None.
     """
     temporaries = None
-    if compiled is not None:
-        plan = compiled.memory_analysis()
+    plan = None if compiled is None else compiled.memory_analysis()
+    if plan is not None:
         temporaries = (
             plan.temp_size_in_bytes
             + plan.output_size_in_bytes
@@ -167,7 +168,7 @@ def describe_oom(
     mesh: Mesh,
     state: TrainState,
     batch: dict[str, jax.ShapeDtypeStruct],
-    step: Any,
+    step: JittedStep[TrainState, object],
 ) -> DeviceMemoryError:
     """Return XLA's error with the memory that the jitted `step` needs and what to change.
 

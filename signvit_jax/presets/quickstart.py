@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
                 "batch_size": 8,
                 "num_epochs": 5,
                 "min_steps": 0,
-                "ctc_flat_start_steps": 400,
+                "ctc_flat_start_steps": 1000,
                 "ema_decay": 0.985,  # of the last 70 steps: the run is short
                 "save_every_n_epochs": 2,
                 "num_sample_predictions": 3,

@@ -1,8 +1,7 @@
 """A built data set as one HTML page: what `data_report` writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from signvit_jax.config.schema import Config
 from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import DatasetError, Record, SignDataset, Split
 from signvit_jax.data.frame_sampling import sample_frames
+from signvit_jax.data.schema import BuildReport
 from signvit_jax.media.frames import FrameDecodeError
 from signvit_jax.reports.dataset_stats import SplitFacts
 from signvit_jax.reports.html_kit import header, image, page, section, table, text
@@ -27,7 +27,7 @@ def render(
     dataset: SignDataset,
     facts: Sequence[SplitFacts],
     config: Config,
-    report: Mapping[str, Any],
+    report: BuildReport,
     clips: int,
 ) -> str:
     """Return the page's HTML.
@@ -187,7 +187,7 @@ def _signers(facts: Sequence[SplitFacts]) -> str:
     return table(["signer", *(split.name for split in facts)], rows) + _more(len(names), "signers")
 
 
-def _notes(report: Mapping[str, Any]) -> str:
+def _notes(report: BuildReport) -> str:
     if not report:
         return "<p>There is no build_report.json beside the records.</p>"
     notes = [text(note) for note in report.get("warnings", [])]
@@ -203,7 +203,7 @@ def _notes(report: Mapping[str, Any]) -> str:
     return f"<ul>{''.join(f'<li>{note}</li>' for note in notes)}</ul>"
 
 
-def _failed(report: Mapping[str, Any]) -> str:
+def _failed(report: BuildReport) -> str:
     failed = report.get("failed", [])
     if not failed:
         return "<p>Nothing.</p>"

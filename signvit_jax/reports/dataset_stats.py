@@ -7,7 +7,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import SignDataset, Split
 from signvit_jax.data.frame_sampling import clip_length
-from signvit_jax.data.schema import IndexEntry
+from signvit_jax.data.schema import BuildReport, IndexEntry
 from signvit_jax.text import writing_systems
 from signvit_jax.text.tokenizer import learn_gloss_vocabulary, make_tokenizer
 
@@ -131,13 +130,13 @@ def ctc_steps(ids: Sequence[int]) -> int:
     return len(ids) + sum(a == b for a, b in itertools.pairwise(ids))
 
 
-def read_build_report(folder: Path) -> dict[str, Any]:
+def read_build_report(folder: Path) -> BuildReport:
     """Read the builder's build_report.json; return {} if there is none that can be read."""
     try:
         report = json.loads((folder / "build_report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return report if isinstance(report, dict) else {}
+    return BuildReport(**report) if isinstance(report, dict) else {}
 
 
 def _training_split(split: Split, config: Config, dataset: SignDataset) -> Split:

@@ -7,7 +7,6 @@ import collections
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ class Observer:
         self.path = path
         self.failed = 0  # attempts since the last that succeeded
 
-    def attempt(self, write: Callable[[], Any]) -> bool:
+    def attempt(self, write: Callable[[], object]) -> bool:
         """Call `write` and return whether it succeeded.
 
         Any exception counts as a failure: weeks of training matter more than a plot.
@@ -58,7 +57,7 @@ class Records:
         self._waiting: collections.deque[tuple] = collections.deque(maxlen=_MAX_WAITING)
         self._dropped = 0
 
-    def add(self, *record: Any) -> None:
+    def add(self, *record: object) -> None:
         self._dropped += len(self._waiting) == _MAX_WAITING
         self._waiting.append(record)
         self.flush()

@@ -7,9 +7,9 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from signvit_jax.telemetry.observers import Observer
 
@@ -74,7 +74,7 @@ class StepTrace:
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
-    def done(self, number: int, result: Any) -> None:
+    def done(self, number: int, result: PyTree) -> None:
         """Stop after the last wanted step; waits for its result, so that the trace is complete."""
         if self._running and number >= self._last:
             jax.block_until_ready(result)

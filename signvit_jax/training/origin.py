@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import PyTree
 
 from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.config.errors import ConfigError
+from signvit_jax.data.dataset import Identity
 from signvit_jax.training.run_data import RunData
 
 _logger = logging.getLogger(__name__)
@@ -25,6 +27,19 @@ class TeacherIdentity:
     path: str
     step: int
     digest: str
+
+
+class _TeacherRecord(TypedDict):
+    path: str
+    step: int
+    digest: str
+
+
+class _Origin(TypedDict, total=False):
+    """What `origin.json` should hold."""
+
+    data_set: Identity
+    teacher: _TeacherRecord | None
 
 
 def check_data_set(data: RunData, workdir: Workdir) -> None:
@@ -79,7 +94,7 @@ def digest_of(params: PyTree) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(workdir: Workdir) -> dict[str, Any]:
+def _read(workdir: Workdir) -> _Origin:
     """Return {} at a first start and in a workdir of an earlier release."""
     path: Path = workdir.origin_json
     try:
@@ -94,7 +109,7 @@ def _read(workdir: Workdir) -> dict[str, Any]:
         raise ConfigError(
             f"{path} holds {type(origin).__name__} and no object; put back a copy of the file"
         )
-    return origin
+    return _Origin(**origin)
 
 
 def _check_fingerprint(data: RunData, workdir: Workdir) -> None:
@@ -120,7 +135,7 @@ def _check_fingerprint(data: RunData, workdir: Workdir) -> None:
     )
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], path: Path) -> list[str]:
+def _differences(before: Identity, now: Identity, path: Path) -> list[str]:
     """Return a line for each option and split that differs.
 
     Options that only one of two releases has do not count.
@@ -148,7 +163,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], path: Path) -> lis
     return options + splits
 
 
-def _describe(split: dict[str, Any] | None) -> str:
+def _describe(split: Mapping[str, object] | None) -> str:
     if split is None:
         return "none"
     return f"{split['clips']:,} clips, {split['bytes']:,} bytes, digest {split['digest']}"

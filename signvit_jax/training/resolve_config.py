@@ -86,7 +86,7 @@ def inherit_resolved_values(config: Config, earlier: Config | None, workdir: Wor
     if _is_pinned_form(earlier.model.init_from, config.model.init_from):
         config = with_init_from(config, earlier.model.init_from)
     for key, before, now in check_resume(earlier, config):
-        if key == "data.data_dir" and _is_relative_form(before, now):
+        if key == "data.data_dir" and _is_relative_form(str(before), str(now)):
             continue
         _logger.warning("config.%s is now %r; it was %r", key, now, before)
     return config

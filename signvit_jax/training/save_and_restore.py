@@ -4,14 +4,15 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import PyTree
 
 from signvit_jax.checkpoints.best import BestSoFar
+from signvit_jax.checkpoints.reader import Meta
 from signvit_jax.checkpoints.store import CheckpointStore
 from signvit_jax.data.pipeline import BatchIterator
 from signvit_jax.optimization.optimizer import backbone_of
@@ -133,9 +134,7 @@ class RunCheckpoints:
         waited = time.monotonic() - self._last_save
         return self._save_every_seconds > 0 and waited >= self._save_every_seconds
 
-    def _restored_thawed_at(
-        self, meta: dict[str, Any], step: int, nonfinite: int
-    ) -> jax.Array | None:
+    def _restored_thawed_at(self, meta: Meta, step: int, nonfinite: int) -> jax.Array | None:
         """Return `TrainState.thawed_at` of a checkpoint, also of a release that did not save it."""
         if self._programs.abstract_state.thawed_at is None:
             return None
@@ -232,7 +231,7 @@ def frozen_epochs_so_far(resolved: ResolvedConfig) -> int:
     return (resolved.earlier or resolved.config).model.encoder.freeze_epochs
 
 
-def _optimizer_items(state: TrainState) -> dict[str, Any]:
+def _optimizer_items(state: TrainState) -> dict[str, PyTree]:
     """Return everything that training needs besides the parameters and evaluation does not."""
     counters = {name: getattr(state, name) for name in _COUNTERS}
     return {"opt_state": state.opt_state} | counters | state.aux

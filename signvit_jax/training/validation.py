@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.evaluation.metrics import Scores, score
 from signvit_jax.inference.predictor import Hypothesis, Predictor
 from signvit_jax.inference.resting import evidence
+from signvit_jax.models.translator import SignTranslator
 from signvit_jax.optimization.train_step import make_eval_step
 from signvit_jax.parallel.sharding import gather_fsdp
 from signvit_jax.runtime.consensus import StopConsensus
@@ -51,7 +51,7 @@ class ValidationPass:
             programs.definition, data.config.training, programs.mesh, programs.shardings.params
         )
 
-        def bind(params: PyTree) -> Any:
+        def bind(params: PyTree) -> SignTranslator:
             return programs.definition.bind(gather_fsdp(params, programs.mesh))
 
         self._predictor = Predictor(

@@ -6,9 +6,9 @@ The last need torch. No file is ever unpickled.
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -25,7 +25,7 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.")
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a file by name, with their stored dtypes.
 
-    Raises WeightsError for a file that cannot be read or is of another kind.
+    Raises WeightsError for a file that cannot be read, and for a suffix not in `SUFFIXES`.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -36,7 +36,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
                 names = file.keys()  # `file` itself is no mapping
                 return unwrapped({name: np.asarray(file.get_tensor(name)) for name in names})
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            # NumPy would leave a damaged file open.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return unwrapped({name: file[name] for name in file.files})
         return _read_torch(path)
     except (
@@ -72,7 +73,7 @@ def read_description(path: Path) -> dict[str, str]:
 def read_text(path: Path, name: str) -> str | None:
     """Return a string that is stored in an npz file, or None. Raises WeightsError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return str(file[name]) if name in file.files else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} cannot be read as a weights file: {error}") from error
@@ -97,7 +98,7 @@ def write_safetensors(
     write_atomically(path, save)
 
 
-def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def unwrapped(tensors: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Return the state dict that a training program saved, without the prefixes of wrappers.
 
     In the npz of a reference file the parameters are under `params/`, beside its inputs and

@@ -1,5 +1,6 @@
 """The workdir: its lock, its files, and what a resumed run may change."""
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -43,25 +44,28 @@ with Workdir.create(sys.argv[1]).lock():
 """
 
 
+@contextlib.contextmanager
 def holder(path, *arguments):
-    """Start a process that holds the lock of `path`."""
+    """A process that holds the lock of `path` until it is killed, at the latest at the end."""
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "JAX_PLATFORMS": "cpu",
     }
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path), *arguments],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
-    )
-    assert process.stdout.readline() == "locked\n"
-    return process
+    ) as process:
+        try:
+            assert process.stdout.readline() == "locked\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_second_trainer_is_refused_with_the_holders_name(tmp_path):
-    first = holder(tmp_path)
-    try:
+    with holder(tmp_path) as first:
         with (
             pytest.raises(
                 WorkdirError, match=rf"in use by process {first.pid} on .* since \d{{4}}-"
@@ -70,16 +74,12 @@ def test_a_second_trainer_is_refused_with_the_holders_name(tmp_path):
         ):
             pass
         assert caught.value.exit_code == USAGE
-    finally:
-        first.kill()
-        first.wait()
 
 
 @pytest.mark.parametrize("with_child", [False, True], ids=["alone", "a_forked_child_survives"])
 def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
-    first = holder(tmp_path, *(["child"] if with_child else []))
-    first.kill()
-    first.wait()
+    with holder(tmp_path, *(["child"] if with_child else [])) as first:
+        pass
     with Workdir.create(tmp_path).lock() as lock:
         assert lock.killed.startswith(f"process {first.pid} on ")
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()

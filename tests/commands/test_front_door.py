@@ -24,9 +24,10 @@ def test_the_version_is_that_of_the_package(capsys):
 
 def test_a_misspelled_command_is_answered_with_the_nearest(capsys):
     assert front_door.main(["trian"]) == 2
-    assert (
-        "no command 'trian'; did you mean 'train'? allowed: demo, build," in capsys.readouterr().err
-    )
+    assert "no command 'trian'; allowed: demo, build, " in (err := capsys.readouterr().err)
+    assert err.endswith("configs; did you mean 'train'?\n")
+    assert front_door.main(["xyz"]) == 2
+    assert "no command 'xyz'; allowed: demo, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", front_door.COMMANDS)

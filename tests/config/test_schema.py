@@ -189,6 +189,22 @@ def test_an_override_of_no_value_is_refused(tmp_path, key, words):
 
 
 @pytest.mark.parametrize(
+    ("values", "key", "words"),
+    [
+        ({"data": 3}, "data.num_frames", r"config\.data is 3; it must be a group with keys among"),
+        ({"data": None}, "data.augment.rotate", r"config\.data is None; it must be a group"),
+        ({"model": {"encoder": []}}, "model.encoder.dropout", r"config\.model\.encoder is \[\]"),
+        ({"data": {"name": "a"}}, "data.name.part", r"unknown key config\.data\.name\.part"),
+    ],
+)
+def test_an_override_in_what_is_no_group_is_refused(tmp_path, values, key, words):
+    file = tmp_path / "c.py"
+    file.write_text(f"def get_config():\n    return {values!r}\n")
+    with pytest.raises(ConfigError, match=words):
+        load_config(str(file), [(key, "3")])
+
+
+@pytest.mark.parametrize(
     "content",
     [
         "",

@@ -110,10 +110,8 @@ class Oracle:
         tokens = tuple(range(len(output)))
         return Hypothesis(words_text(output), tokens, -1.0, 0.5, output), tuple(times)
 
-    def read(
-        self, pictures: Sequence[np.ndarray], rate: float, *, has_times: bool = True
-    ) -> Reading:
-        window = sample_window(pictures, rate, DATA)
+    def read(self, images: Sequence[np.ndarray], rate: float, *, has_times: bool = True) -> Reading:
+        window = sample_window(images, rate, DATA)
         hypothesis, _ = self.recognize(window.frames)
         signs = tuple(to_video_time(window, self.detect_signs([window])[0])) if has_times else None
         return Reading(hypothesis, hypothesis.text, signs)
@@ -186,12 +184,12 @@ def followed(
 ) -> str:
     """The final text of the live captions."""
 
-    def read(pictures: Sequence[np.ndarray], rate: float) -> Reading:
-        return oracle.read(pictures, rate, has_times=has_times)
+    def read(images: Sequence[np.ndarray], rate: float) -> Reading:
+        return oracle.read(images, rate, has_times=has_times)
 
     captions = LiveCaptions(read, 5.76, InferenceConfig().window_overlap, 0.5, 3)
     updates = captions.follow(
-        RecordedSource(iter(video(script, seconds)), RATE, lambda picture: picture)
+        RecordedSource(iter(video(script, seconds)), RATE, lambda image: image)
     )
     return words_text(
         word for update in updates for segment in update.final for word in segment.words

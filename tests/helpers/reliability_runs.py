@@ -72,6 +72,7 @@ class Server:
             self.process.wait(60)
         finally:
             self.process.kill()
+            self.process.stdout.close()
 
 
 @dataclasses.dataclass

@@ -99,7 +99,7 @@ def test_a_stopped_evaluation_gives_no_scores(split, predictor, model):
     assert seen == [4]
 
 
-def test_pictures_show_the_frames_that_the_model_read(split, predictor, model):
+def test_images_show_the_frames_that_the_model_read(split, predictor, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
     look = make_attention_maps(
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest

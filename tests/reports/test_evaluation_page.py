@@ -173,8 +173,8 @@ def test_images_are_data_uris_of_the_right_size(results):
     alignment = HeatMap(
         "CTC alignment", ["rain", "<sun>"], np.array([[0.0, 1.0, np.nan], [2.0, 0.5, 0.0]])
     )
-    pictures = {"clip-3": ClipImages(frames, [alignment]), "unknown": ClipImages(frames)}
-    page = html.fromstring(render(results, pictures))
+    images = {"clip-3": ClipImages(frames, [alignment]), "unknown": ClipImages(frames)}
+    page = html.fromstring(render(results, images))
     sheet, heat_map = (
         Image.open(io.BytesIO(base64.b64decode(img.get("src").split(",")[1])))
         for img in page.iter("img")

@@ -22,6 +22,7 @@ class MissingError(Exception):
     [
         ("flatbuffers", r"pip install 'flatbuffers>=\d+'$"),
         ("onnxruntime", r"pip install 'onnxruntime>=[\d.]+' 'onnx>=[\d.]+' .*'einops>=[\d.]+'$"),
+        ("argcomplete", r"pip install '?argcomplete(>=[\d.]+')?$"),
         ("cv2", r"pip install 'opencv-python-headless>=[\d.]+'$"),
         ("torch", r"pip install 'torch>=[\d.]+'$"),
         ("apache_beam", r"pip install 'apache-beam>=[\d.]+'$"),

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -127,19 +128,28 @@ if __name__ == '__main__':
 """
 
 
-def start(body):
-    """A process that runs `body` inside a StopRequest and has printed that it is ready."""
-    code = START + textwrap.indent(textwrap.dedent(body), "    ")
+@pytest.fixture
+def start():
+    """A function that starts `body` inside a StopRequest and waits until it has printed `ready`."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    assert process.stdout.readline() == "ready\n", process.stderr.read()
-    return process
+    with contextlib.ExitStack() as ends:
+
+        def start(body):
+            code = START + textwrap.indent(textwrap.dedent(body), "    ")
+            process = ends.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+            )
+            ends.callback(process.kill)  # before the stack waits for it
+            assert process.stdout.readline() == "ready\n", process.stderr.read()
+            return process
+
+        yield start
 
 
 def request_stop(process, number) -> None:
@@ -157,7 +167,7 @@ IN_C = (
 IN_C_S = 30.0  # on the quickest machine
 
 
-def test_a_second_signal_ends_while_the_main_thread_is_in_c():
+def test_a_second_signal_ends_while_the_main_thread_is_in_c(start):
     process = start(IN_C)
     request_stop(process, signal.SIGINT)
     assert process.poll() is None
@@ -165,13 +175,13 @@ def test_a_second_signal_ends_while_the_main_thread_is_in_c():
     assert process.wait(IN_C_S / 2) == 130
 
 
-def test_with_nothing_to_save_the_first_signal_ends():
+def test_with_nothing_to_save_the_first_signal_ends(start):
     process = start("with stop.exit_immediately_on_signal():\n" + textwrap.indent(IN_C, "    "))
     process.send_signal(signal.SIGTERM)
     assert process.wait(IN_C_S / 2) == 143
 
 
-def test_afterwards_the_first_signal_is_a_request_again():
+def test_afterwards_the_first_signal_is_a_request_again(start):
     process = start(
         """
         with stop.exit_immediately_on_signal():
@@ -185,7 +195,7 @@ def test_afterwards_the_first_signal_is_a_request_again():
     assert process.wait(10) == 0 and process.stdout.read() == "saved\n"
 
 
-def test_an_earlier_request_ends_where_there_is_nothing_to_save():
+def test_an_earlier_request_ends_where_there_is_nothing_to_save(start):
     process = start(
         """
         print("ready", flush=True)
@@ -197,7 +207,7 @@ def test_an_earlier_request_ends_where_there_is_nothing_to_save():
     assert process.wait(100) == 143 and process.stdout.read() == ""
 
 
-def test_a_signal_kills_a_reading_process_and_not_its_parent():
+def test_a_signal_kills_a_reading_process_and_not_its_parent(start):
     process = start(
         """
         fork = multiprocessing.get_context("fork")
@@ -216,7 +226,7 @@ def test_a_signal_kills_a_reading_process_and_not_its_parent():
     assert process.stdout.read() == f"{-signal.SIGTERM} False\n"
 
 
-def test_a_signal_handled_by_a_reading_process_stays_there():
+def test_a_signal_handled_by_a_reading_process_stays_there(start):
     process = start(
         """
         import os
@@ -234,7 +244,7 @@ def test_a_signal_handled_by_a_reading_process_stays_there():
     assert process.stdout.read() == "1 False\n"
 
 
-def test_an_immediate_end_leaves_no_reading_process():
+def test_an_immediate_end_leaves_no_reading_process(start):
     process = start(
         """
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))

@@ -24,7 +24,8 @@ def script():
 
 @pytest.fixture(scope="module")
 def vectors():
-    return dict(np.load(VECTORS))
+    with np.load(VECTORS) as file:
+        return dict(file)
 
 
 def test_all_reference_numbers_agree(script, vectors):

@@ -231,7 +231,8 @@ def test_the_plot_has_a_quality_panel_only_with_scores(workdir):
     log.write(1, {"train/loss": float("nan"), "train/lr_encoder": 1e-5})
     log.write(2, {"train/loss": 0.0, "train/lr_encoder": 1e-5})
     plot_metrics(workdir.metrics_csv, workdir.metrics_png)
-    two_panels = Image.open(workdir.metrics_png).size
+    with Image.open(workdir.metrics_png) as image:
+        two_panels = image.size
     for step in range(3, 200):
         log.write(step, {"train/loss": 1 / step})
     log.write(200, {"validation/loss": 0.5, "validation/wer": 0.3})

@@ -17,7 +17,8 @@ VECTORS = Path(__file__).parents[1] / "fixtures" / "translator_small.npz"
 
 @pytest.fixture(scope="module")
 def loaded():
-    vectors = dict(np.load(VECTORS))
+    with np.load(VECTORS) as file:
+        vectors = dict(file)
     tensors = {
         name.removeprefix("params/"): value
         for name, value in vectors.items()

@@ -7,7 +7,7 @@ import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, NoReturn, NotRequired, TypedDict
 
 import tensorflow_datasets as tfds
 
@@ -63,13 +63,22 @@ class Label(NamedTuple):
     signer: str
 
 
+class _Entry(TypedDict):
+    """A clip in the label file."""
+
+    name: str
+    label_char: list[str]
+    label_gloss: list[str]
+    signer: NotRequired[int | str]
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """An unpickler of numbers, texts, lists and dicts alone.
 
     A pickle that names a class or function could run any code, and is refused.
     """
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(
             f"it needs {module}.{name}; allowed: lists, dicts, texts and numbers"
         )
@@ -96,7 +105,7 @@ def read_labels(path: Path) -> dict[str, Label]:
         ) from error
 
 
-def _label(entry: Mapping[str, Any]) -> Label:
+def _label(entry: _Entry) -> Label:
     """Join the characters of the text without spaces, and the glosses with spaces."""
     return Label(
         "".join(map(str, entry["label_char"])),

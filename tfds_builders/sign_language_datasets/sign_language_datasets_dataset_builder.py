@@ -18,7 +18,7 @@ from PIL import Image
 from signvit_jax.data.dataset import parse_example
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
 from tfds_builders.annotations import SPLIT_NAMES, AnnotationError
-from tfds_builders.base import SHARED, BuildError, Option, SignDatasetBuilder
+from tfds_builders.base import FRAME_RATE, BuildError, Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Data sets whose frames OpenCV wrote with swapped red and blue.
 BGR = ("rwth_phoenix2014_t",)
+type Values = dict[str, list[Any]]  # of each feature: all bytes, or integers, or floats
 YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
@@ -50,7 +51,7 @@ class Builder(SignDatasetBuilder):
             "that of its frame folders is not reliable (25)",
             25.0,
             float,
-            allowed=SHARED["frame_rate"],
+            allowed=FRAME_RATE,
         ),
         Option(
             "bgr",
@@ -131,7 +132,7 @@ def _clips(split: str, shards: tuple[str, ...], bgr: bool, fps: float) -> ClipTa
     return ClipTable(clips, problems)
 
 
-def check_video(values: dict[str, Any]) -> None:
+def check_video(values: Values) -> None:
     """Raise LookupError for a record whose frames are not stored as images."""
     video = values.get("video")
     if not video:
@@ -177,7 +178,7 @@ def _records(shards: tuple[str, ...]) -> "ArrayRecordDataSource":
     return ArrayRecordDataSource(list(shards))
 
 
-def _parse(serialized: bytes) -> dict[str, list[Any]]:
+def _parse(serialized: bytes) -> Values:
     """Return the values of each feature; unknown ones, such as poses, do no harm."""
     feature = parse_example(serialized)
     return {
@@ -186,18 +187,18 @@ def _parse(serialized: bytes) -> dict[str, list[Any]]:
     }
 
 
-def _texts(values: dict[str, list[Any]], name: str) -> list[str]:
+def _texts(values: Values, name: str) -> list[str]:
     return [
         value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
         for value in values.get(name, [])
     ]
 
 
-def _text(values: dict[str, list[Any]], name: str) -> str:
+def _text(values: Values, name: str) -> str:
     return next(iter(_texts(values, name)), "")
 
 
-def _rate(values: dict[str, list[Any]], fallback: float) -> float:
+def _rate(values: Values, fallback: float) -> float:
     rate = values.get("fps")
     return float(rate[0]) if rate and 0 < float(rate[0]) < 1000 else fallback
 

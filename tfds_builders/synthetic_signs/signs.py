@@ -10,7 +10,6 @@ back of the hand (thumb outward).
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -122,8 +121,10 @@ def mirror(keys: tuple[Key, ...]) -> tuple[Key, ...]:
     return tuple(dataclasses.replace(key, where=(-key.where[0], *key.where[1:])) for key in keys)
 
 
-def _both(meaning: str, keys: tuple[Key, ...], **rest: Any) -> Sign:
-    return Sign(meaning, keys, mirror(keys), **rest)
+def _both(
+    meaning: str, keys: tuple[Key, ...], seconds: float = Sign.seconds, head: str = Sign.head
+) -> Sign:
+    return Sign(meaning, keys, mirror(keys), seconds, head)
 
 
 _PALM_UP = (

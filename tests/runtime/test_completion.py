@@ -1,0 +1,72 @@
+"""What a shell that completes `signvit ...` gets, as argcomplete's shell function asks for it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from signvit_jax.commands import front_door
+from tests.helpers import tiny_run
+
+
+def completions(line, tmp_path):
+    """What the program offers at the end of `line`, and its exit code."""
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    done = subprocess.run(
+        [sys.executable, "-c", "from signvit_jax.commands.front_door import main; exit(main())"],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(tiny_run.REPOSITORY), os.environ.get("PYTHONPATH")])
+            ),
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line.encode())),
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_IFS": "\n",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+        },
+        check=False,
+    )
+    return answer.read_text().splitlines() if answer.exists() else [], done.returncode
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("signvit tr", ["train", "translate"]),
+        ("signvit --ver", ["--version "]),
+        ("signvit train --strict", ["--strict_restore "]),
+        ("signvit train --config=small_", ["--config=small_gpu "]),
+        ("signvit train --config small_", ["small_gpu "]),
+        ("signvit train --config mi", ["mine.py "]),
+        ("signvit distill --config.training.batch", ["--config.training.batch_size "]),
+        ("signvit eval --workdir=a --checkpoint=b", ["--checkpoint=best "]),
+        ("signvit translate clip.mp4 --decode ctc", ["ctc", "ctc_beam"]),
+        ("signvit data-report --cl", ["--clips "]),
+        ("signvit configs small_", ["small_gpu "]),
+        ("signvit build ph", ["phoenix14t "]),
+        ("signvit build phoenix14t --jp", ["--jpeg_quality "]),
+    ],
+)
+def test_a_line_is_completed_with_what_its_command_takes(tmp_path, line, offered):
+    (tmp_path / "mine.py").touch()
+    assert completions(line, tmp_path) == (offered, 0)
+
+
+def test_what_follows_an_unknown_command_is_not_completed(tmp_path):
+    assert completions("signvit trian --wor", tmp_path) == ([], 2)
+    assert completions("signvit build phenix --dat", tmp_path) == ([], 2)
+
+
+def test_without_argcomplete_nothing_runs_and_the_error_names_it(monkeypatch, capsys):
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    monkeypatch.setenv("COMP_LINE", "signvit configs ")
+    monkeypatch.setenv("COMP_POINT", "16")
+    for module in ("argcomplete", "argcomplete.lexers"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert front_door.main([]) == 2
+    printed = capsys.readouterr()
+    assert "completion in a shell needs argcomplete" in printed.err and printed.out == ""
