@@ -5,7 +5,7 @@ import dataclasses
 from typing import get_type_hints
 
 from signvit_jax.config.schema import InferenceConfig
-from signvit_jax.files.local_paths import local_text
+from signvit_jax.files.local_paths import model_text
 from signvit_jax.inference.options import InferenceOptions
 
 DECODER_NAMES = ("greedy", "beam", "ctc", "ctc_beam", "sample")
@@ -16,9 +16,9 @@ def add_model_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--workdir",
         required=True,
-        type=local_text,
-        help="folder of a training run or an export; several runs, separated by commas, form an "
-        "ensemble",
+        type=model_text,
+        help="folder of a training run or an export, or an export on a hub "
+        "(hf://ORGANIZATION/NAME); several runs, separated by commas, form an ensemble",
     )
     flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
     flags.add_argument(
