@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 
 FPS = 15
 SIZE = 96
+SECONDS = 0.55  # of a sign; a hand that repeats a movement does so at most three times a second
 # Sign -> (word, path, number of corners of the hand, center, both hands). A path maps u in 0..1 to
 # (x, y) in units of the signing space; y goes down.
 PATHS = {
@@ -33,8 +34,8 @@ PATHS = {
     "up": lambda u: (0.0, 1 - 2 * u),
     "down": lambda u: (0.0, 2 * u - 1),
     "out": lambda u: (2 * u - 1, 0.0),
-    "zigzag": lambda u: (2 * u - 1, abs((4 * u) % 2 - 1) * 2 - 1),
-    "tap": lambda u: (0.0, 0.8 * math.cos(12.57 * u)),
+    "zigzag": lambda u: (2 * u - 1, abs((3 * u) % 2 - 1) * 2 - 1),
+    "tap": lambda u: (0.0, 0.8 * math.cos(9.42 * u)),
     "arc": lambda u: (math.cos(3.14 * (1 - u)), -math.sin(3.14 * u)),
 }
 FIRST = {
@@ -129,7 +130,7 @@ def draw(rng: np.random.Generator, glosses: Sequence[str], signer: int) -> list[
     for gloss in (*glosses, ""):
         if gloss:
             _, path, corners, center, both = SIGNS[gloss]
-            count = round(0.45 * FPS / tempo * rng.uniform(0.9, 1.15))
+            count = round(SECONDS * FPS / tempo * rng.uniform(0.9, 1.15))
             steps = [np.array(PATHS[path](u)) for u in np.linspace(0, 1, count)]
             middle = np.array(center) + rng.normal(0, 0.012, 2)
             own = [middle + reach * step for step in steps]

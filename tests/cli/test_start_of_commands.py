@@ -82,6 +82,7 @@ def test_every_command_has_a_module_of_its_own():
         "__init__",
         "front_door",
         "configs",
+        "demo",
         "sharing",  # pull and push
     }
     assert {f"signvit_jax.{name}" for name in modules} < set(COMMANDS)

@@ -135,6 +135,7 @@ def test_no_attention_is_drawn_for_the_text_of_ctc(split, model):
     assert {
         tuple(heat_map.title.partition(":")[0] for heat_map in found.heat_maps)
         for found in shown.values()
+        if found.heat_maps  # the first clips of the page have none
     } == {("CTC",)}
 
 

@@ -63,11 +63,10 @@ def test_a_full_disk_between_checkpoints_changes_nothing(run, undisturbed, tmp_p
     code = run.go(every_six, fault=fault, mounts=mounts, keep=tmp_path / "kept")
     assert code == 0, run.messages()[-2000:]
     assert "Traceback" not in run.messages() and "Exception" not in run.messages()
-    # metrics.csv still fits into its last block.
-    for name in ("metrics.png", "events.*"):
-        warning = f"{name} cannot be written (No space left on device)"
-        assert run.messages().count(warning) == 1, run.messages()
-        assert f"{name} is written again" in run.messages()
+    # metrics.csv and the events still fit into their last blocks; tests/telemetry has their faults.
+    warning = "metrics.png cannot be written (No space left on device)"
+    assert run.messages().count(warning) == 1, run.messages()
+    assert "metrics.png is written again" in run.messages()
     run.workdir = tmp_path / "kept"
     assert (run.workdir / "metrics.png").stat().st_size > 1000
     assert_same_run(run, undisturbed)

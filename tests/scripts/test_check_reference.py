@@ -61,7 +61,7 @@ def test_a_changed_parameter_is_noticed(script, vectors, monkeypatch, tmp_path, 
     monkeypatch.setattr(sys, "argv", ["check_reference.py", f"--vectors={file}"])
     assert script.main() == 1
     printed = capsys.readouterr().out
-    assert "DIFFERS" in printed and "0e+00" not in printed
+    assert "DIFFERS" in printed and " 0e+00" not in printed
 
 
 def _train_keys(vectors):
