@@ -155,7 +155,7 @@ def train_loop(run: TrainingRun) -> int:
             with goodput.spent("step"):
                 # The guard refuses implicit transfers between host and devices: each would make
                 # one wait for the other.
-                with jax.transfer_guard("disallow"):
+                with _transfer_guard():
                     hooks.before(step + 1)
                     # Until the first step is done there is nothing to save.
                     with _exit_on_signal(run.stop, step == first_step):
@@ -180,6 +180,13 @@ def train_loop(run: TrainingRun) -> int:
             checkpoints.save(state)
     hooks.plot(at_once=True)
     return consensus.exit_code
+
+
+def _transfer_guard() -> contextlib.AbstractContextManager[None]:
+    """Refuse implicit transfers; several processes make some to assemble a batch of all."""
+    if jax.process_count() > 1:
+        return contextlib.nullcontext()
+    return jax.transfer_guard("disallow")
 
 
 def _eval_is_due(epoch: int, num_epochs: int, training: TrainingConfig) -> bool:
