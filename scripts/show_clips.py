@@ -52,9 +52,9 @@ def main() -> int:
         print(
             clean(f"  translated: {translation.text}   (confidence {translation.confidence:.2f})")
         )
-    picture = folder / f"{arguments.split}_clips.png"
-    draw(rows).save(picture)
-    print(clean(f"picture of these clips: {picture}"))
+    sheet = folder / f"{arguments.split}_clips.png"
+    draw(rows).save(sheet)
+    print(clean(f"image of these clips: {sheet}"))
     return 0
 
 

@@ -181,15 +181,7 @@ class ExportFolder(Workdir):
                 and found.step >= 0
                 and found.quantize in QUANTIZATIONS[found.format]
             )
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            OverflowError,
-        ) as error:
+        except _UNREADABLE as error:
             raise ExportError(
                 f"{self.export_json} cannot be read ({type(error).__name__}: {error}); "
                 "export the model again"

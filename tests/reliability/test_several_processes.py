@@ -38,7 +38,6 @@ def pair(run):
     return start
 
 
-@pytest.mark.long
 def test_two_processes_train_stop_and_resume_together(pair, run, undisturbed):
     # A signal to one of them stops both, at the same step.
     first, second = pair({"phase": "step", "count": 4, "signals": [[0.0, int(signal.SIGUSR1)]]})
