@@ -84,8 +84,10 @@ class EncoderConfig:
         "Cropping; motion = crop every clip to the square in which it moves, and enlarge that.",
     )
     motion: str = choice(
-        ("none", "clip_mean", "difference"),
-        "Three more input channels: the frame minus the clip's mean, or minus the frame before.",
+        ("none", "clip_mean", "difference", "magnitude"),
+        "Three more input channels: the frame minus the clip's mean, or minus the frame before; "
+        "magnitude = how much a pixel differs from the clip's mean, the frame before and the frame "
+        "after, as shares of the clip's motion.",
     )
     drop_path: float = rate(
         0.0, "Stochastic depth of the last ViT block; the rate rises linearly from 0."

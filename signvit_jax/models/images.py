@@ -2,10 +2,14 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
 from signvit_jax.config.schema import DataConfig
+
+# In units of normalized pixels: about six gray levels.
+MOTION_FLOOR = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +41,33 @@ def motion_channels(
     """Differences that show motion; `mask` is True at the frames of a clip.
 
     'clip_mean' is each frame minus the mean of its clip, which removes background, clothes and
-    light; 'difference' is each frame minus the one before it.
+    light; 'difference' is each frame minus the one before it. 'magnitude' is how much a pixel
+    differs from the clip's mean, from the frame before and from the frame after, see `_magnitudes`.
     """
     if kind == "difference":
         return video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)
     shares = mask / mask.sum(axis=1, keepdims=True)
-    return video - jnp.einsum("bt,bthwc->bhwc", shares.astype(video.dtype), video)[:, None]
+    moved = video - jnp.einsum("bt,bthwc->bhwc", shares.astype(video.dtype), video)[:, None]
+    return moved if kind == "clip_mean" else _magnitudes(video, moved, mask)
+
+
+def _magnitudes(
+    video: Float[Array, "b t h w c"],
+    moved: Float[Array, "b t h w c"],  # minus the clip's mean
+    mask: Bool[Array, "b t"],
+) -> Float[Array, "b t h w 3"]:
+    """Magnitudes of three differences: to the clip's mean, the frame before and the frame after.
+
+    Means over the colors, so that a light hand on a dark shirt looks like a dark hand on a light
+    one; divided by the clip's root mean square (with MOTION_FLOOR, so that the noise of a still
+    clip stays small), so that contrast and the share of the image that moves do not matter. Where a
+    hand is, both differences in time are large; where it comes from or goes to, one of them is.
+    """
+    frames = mask.astype(video.dtype)[:, :, None, None]
+    energy = (jnp.mean(moved**2, axis=-1) * frames).mean(axis=(1, 2, 3))
+    mean_square = energy / frames.mean(axis=(1, 2, 3))
+    scale = jax.lax.rsqrt(mean_square + MOTION_FLOOR**2)[:, None, None, None]
+    steps = jnp.abs(video[:, 1:] - video[:, :-1]).mean(axis=-1) * frames[:, 1:]
+    edge = jnp.zeros_like(video[:, :1, :, :, 0])
+    before, after = (jnp.concatenate(both, axis=1) for both in ((edge, steps), (steps, edge)))
+    return jnp.stack([jnp.abs(moved).mean(axis=-1), before, after], axis=-1) * scale[..., None]

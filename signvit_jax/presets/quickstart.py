@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config = small.get_config()
     config.update(
         {
+            "model": {"encoder": {"motion": "magnitude"}},
             "data": {
                 "image_size": 48,
                 "frame_rate": 7.5,

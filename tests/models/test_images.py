@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from signvit_jax.models.images import ImageFormat, image_format, motion_channels
+from signvit_jax.models.images import (
+    MOTION_FLOOR,
+    ImageFormat,
+    image_format,
+    motion_channels,
+)
 from tests.helpers import tiny_model
 
 MASK = jnp.array([[True, True, False, False], [True] * 4])
@@ -36,3 +41,35 @@ def test_motion_is_the_frame_minus_the_one_before(video):
     motion = motion_channels(video, MASK, "difference")
     np.testing.assert_array_equal(motion[:, 0], 0)
     np.testing.assert_allclose(motion[:, 1:], np.diff(video, axis=1), atol=1e-6)
+
+
+def test_magnitudes_of_motion_are_shares_of_the_clips_motion(video):
+    found = motion_channels(video, MASK, "magnitude")
+    clip = np.asarray(video[0, :2])  # without its two frames of padding
+    moved = clip - clip.mean(0)
+    scale = np.sqrt((moved**2).mean() + MOTION_FLOOR**2)
+    step = np.abs(clip[1] - clip[0]).mean(-1) / scale
+    np.testing.assert_allclose(found[0, :2, ..., 0], np.abs(moved).mean(-1) / scale, atol=1e-5)
+    np.testing.assert_allclose(found[0, :2, ..., 1], [np.zeros((3, 3)), step], atol=1e-5)
+    np.testing.assert_allclose(found[0, :2, ..., 2], [step, np.zeros((3, 3))], atol=1e-5)
+
+
+def test_magnitudes_ignore_wall_light_and_sign_of_contrast(video):
+    found = motion_channels(video, MASK, "magnitude")
+    other = motion_channels(1.0 - 20 * video, MASK, "magnitude")
+    loud = motion_channels(20 * video, MASK, "magnitude")
+    np.testing.assert_allclose(other, loud, atol=1e-4)
+    np.testing.assert_allclose(found, loud, rtol=0.02, atol=1e-3)  # apart from the floor
+
+
+def test_noise_of_a_still_clip_is_not_made_large(video):
+    noise = motion_channels(0.01 * video, MASK, "magnitude")
+    assert np.abs(noise).max() < 0.4
+
+
+def test_magnitudes_of_a_clip_without_motion_are_zero():
+    still = jnp.ones((1, 3, 2, 2, 3))
+    mask = jnp.ones((1, 3), bool)
+    np.testing.assert_array_equal(motion_channels(still, mask, "magnitude"), 0)
+    gradient = jax.grad(lambda video: motion_channels(video, mask, "magnitude").sum())(still)
+    assert np.isfinite(gradient).all()

@@ -224,7 +224,7 @@ def test_time_positions_let_pooling_tell_the_order_of_frames():
     assert np.abs(forward - backward).max() > 1e-3
 
 
-@pytest.mark.parametrize("motion", ["clip_mean", "difference"])
+@pytest.mark.parametrize("motion", ["clip_mean", "difference", "magnitude"])
 def test_only_moving_clips_reach_the_motion_channels(motion):
     translator = tiny_model.model(tiny_model.config(model__encoder__motion=motion))
     kernel = translator.encoder.backbone.embed.project.kernel

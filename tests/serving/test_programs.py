@@ -48,6 +48,9 @@ class Model:
     scope="module",
     params=[
         pytest.param(LIKE_SMALL, id="like small"),
+        pytest.param(
+            LIKE_SMALL | {"model__encoder__motion": "magnitude"}, id="like the quickstart"
+        ),
         pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long),
     ],
 )
