@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
     """Build the data set of a command line; return the exit code. Raises UsageError."""
     builder_class = find_builder(arguments[0] if arguments else "")
     flags = parse_options(builder_class, arguments[1:])
-    from tfds_builders.annotations import AnnotationError
+    from tfds_builders.annotation_files.tables import AnnotationError
     from tfds_builders.apache_beam_build import BeamMissing
     from tfds_builders.base import BuildError, NoReadableMedia
 

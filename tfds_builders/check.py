@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return DONE if arguments else USAGE
-    from tfds_builders.annotations import AnnotationError
+    from tfds_builders.annotation_files.tables import AnnotationError
     from tfds_builders.base import BuildError
 
     try:
@@ -123,7 +123,7 @@ def _found_in(data: str, flags: argparse.Namespace) -> list[str]:
 
 def _annotations_in(folder: Path) -> tuple[str, Path]:
     """Return the option and the path of the annotations in a folder. Raises UsageError."""
-    from tfds_builders.recordings import ELAN, SUBTITLES
+    from tfds_builders.annotation_files.recordings import ELAN, SUBTITLES
 
     tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES)
     below = [name for _, _, names in os.walk(folder) for name in names]
