@@ -1,4 +1,4 @@
-"""Build a data set: python -m tfds_builders.build NAME --data_dir=D [options]
+"""Build a data set: signvit build NAME --data_dir=D [options]
 
 `NAME --help` lists the options of a builder. The data set appears in D/NAME/VERSION complete or not
 at all. An interrupted build resumes after its last finished shard.
@@ -8,7 +8,6 @@ read; 4 no readable media; 130, 143 on signals.
 """
 
 import argparse
-import difflib
 import fcntl
 import importlib
 import io
@@ -28,6 +27,7 @@ from signvit_jax.errors.base import SignVitError
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.runtime import completion
+from signvit_jax.runtime.command_line import FlagParser, program_name
 from signvit_jax.runtime.exit_codes import (
     DONE,
     FAILED,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 FEW_CLIPS = 8  # for at most this many clips the disk space is not checked
 SIZE_MARGIN = 1.1
-MODULE = "tfds_builders.build"
 SHARDS = "shards"  # folder in the staging folder that survives a kill
 
 
@@ -79,7 +78,7 @@ def run(arguments: list[str]) -> int:
     """Build the data set of a command line; return the exit code. Raises UsageError."""
     builder_class = find_builder(arguments[0] if arguments else "")
     flags = parse_options(builder_class, arguments[1:])
-    from tfds_builders.annotations import AnnotationError
+    from tfds_builders.annotation_files.tables import AnnotationError
     from tfds_builders.apache_beam_build import BeamMissing
     from tfds_builders.base import BuildError, NoReadableMedia
 
@@ -184,19 +183,21 @@ def find_builder(name: str) -> type["SignDatasetBuilder"]:
         print(f"{__doc__}\nData sets: {', '.join(known)}")
         raise SystemExit(DONE)
     if not name and completion.is_asked():
-        parser = _Parser()
+        parser = argparse.ArgumentParser()
         parser.add_argument("name", choices=known)
         completion.complete(parser, first=2)
     if name not in known:
         raise UsageError(
             f"no data set {name!r}; there are {', '.join(known)}{did_you_mean(name, known)}\n"
-            "usage: python -m tfds_builders.build NAME --data_dir=D [options]"
+            f"usage: {program_name()} NAME --data_dir=D [options]"
         )
     return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(FlagParser):
     """A parser that raises UsageError where argparse prints the usage and exits."""
+
+    num_command_words = 3  # `signvit build NAME`
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (\S+): (?=is )", r"\1 ", message.removesuffix("."))
@@ -214,27 +215,8 @@ def parse_options(
     """
     from tfds_builders.base import allowed_values, option_fault
 
-    parser = parser or option_parser(builder_class, f"python -m {MODULE} {builder_class.name}")
-    if completion.is_asked():
-        completion.complete(parser, first=3)
-    flags, unknown = parser.parse_known_args(arguments)
-    options = [
-        string
-        for action in parser._actions
-        for string in action.option_strings
-        if string.startswith("--")
-    ]
-    faults = []
-    for argument in unknown:
-        name = argument.partition("=")[0]
-        if name.startswith("-"):
-            near = difflib.get_close_matches(name, options, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            faults.append(f"there is no option {name}{hint}")
-        else:
-            faults.append(f"unexpected argument {argument!r}")
-    if unknown:
-        parser.error("\n".join(faults))
+    parser = parser or option_parser(builder_class, f"{program_name()} {builder_class.name}")
+    flags = parser.parse_args(arguments)
     allowed = allowed_values(builder_class.OPTIONS)
     given = ((name, value) for name, value in vars(flags).items() if value is not None)
     if faults := [

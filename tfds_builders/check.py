@@ -19,7 +19,6 @@ examples:
 import argparse
 import collections
 import dataclasses
-import difflib
 import os
 import re
 import shlex
@@ -30,7 +29,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.local_paths import local_path
+from signvit_jax.runtime.command_line import program_name
 from signvit_jax.runtime.exit_codes import (
     DONE,
     NO_READABLE_MEDIA,
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return DONE if arguments else USAGE
-    from tfds_builders.annotations import AnnotationError
+    from tfds_builders.annotation_files.tables import AnnotationError
     from tfds_builders.base import BuildError
 
     try:
@@ -77,7 +78,7 @@ def run(data: str, arguments: list[str]) -> int:
     """Print the page of a data set; return the exit code. Raises SignVitError."""
     is_named = data in builder_names()
     builder_class = find_builder(data if is_named else OWN)
-    parser = option_parser(builder_class, f"signvit check {data}", complete=False)
+    parser = option_parser(builder_class, f"{program_name()} {data}", complete=False)
     parser.add_argument("--decode", action="store_true", help="read every frame of every clip")
     flags = parse_options(builder_class, arguments, parser)
     if not is_named:
@@ -100,11 +101,10 @@ def _found_in(data: str, flags: argparse.Namespace) -> list[str]:
     """
     folder = local_path(data)
     if not folder.is_dir():
-        near = difflib.get_close_matches(data, builder_names(), n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = builder_names()
         raise UsageError(
-            f"{data!r} is neither a folder nor a data set; there are "
-            f"{', '.join(builder_names())}{hint}"
+            f"{data!r} is neither a folder nor a data set; there are {', '.join(known)}"
+            f"{did_you_mean(data, known)}"
         )
     found: dict[str, Path] = {}
     if flags.videos is None:
@@ -123,7 +123,7 @@ def _found_in(data: str, flags: argparse.Namespace) -> list[str]:
 
 def _annotations_in(folder: Path) -> tuple[str, Path]:
     """Return the option and the path of the annotations in a folder. Raises UsageError."""
-    from tfds_builders.recordings import ELAN, SUBTITLES
+    from tfds_builders.annotation_files.recordings import ELAN, SUBTITLES
 
     tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES)
     below = [name for _, _, names in os.walk(folder) for name in names]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from signvit_jax.media import image_folder
 from signvit_jax.media.video import APPLE_DOUBLE, EXTENSIONS
-from tfds_builders.annotations import AnnotationError
+from tfds_builders.annotation_files.tables import AnnotationError
 
 # Video files of unsupported formats, for hints.
 UNSUPPORTED = (

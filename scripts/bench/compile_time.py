@@ -14,13 +14,13 @@ from functools import partial
 import jax
 
 from signvit_jax.cli.config_flags import parse_with_config
-from signvit_jax.cli.flag_parser import FlagParser
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
 from signvit_jax.optimization.train_step import make_train_step
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.planning.memory import GIB, batch_shapes
+from signvit_jax.runtime.command_line import FlagParser
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 
 For each statistic the table shows how well it separates them (AUC), and the calibration error of a
 scale that was fitted on validation. The results are of test clips only. The last row of each
-decoder is what `signvit_jax.eval --calibrate` keeps.
+decoder is what `signvit eval --calibrate` keeps.
 
 Validation and test are decoded once, greedily and by beam search, into npz files in --features; if
 these exist, they are used again. Delete them after training again.

@@ -24,7 +24,7 @@ from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
 
 log = logging.getLogger(__name__)
 
-_WRITER = "give the folder that signvit_jax.train wrote to"
+_WRITER = "give the folder that `signvit train` wrote to"
 
 
 class WorkdirError(SignVitError):

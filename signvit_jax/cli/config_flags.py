@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Sequence
 
-from signvit_jax.cli.flag_parser import FlagParser
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.files import load_config
 from signvit_jax.config.presets import preset_names
 from signvit_jax.config.schema import Config
 from signvit_jax.config.typed_sections import flat_defaults
+from signvit_jax.errors.nearest import unexpected_argument
+from signvit_jax.runtime.command_line import FlagParser
 from signvit_jax.runtime.completion import offer
 
 _CONFIG_HELP = "config file; --config.training.batch_size=8 overrides one of its values"
@@ -54,7 +55,7 @@ def _parse(
     while pending:
         flag, has_value, value = pending.pop(0).partition("=")
         if not flag.startswith("--config."):
-            flag_parser.error(f"unexpected argument {flag!r}")
+            flag_parser.error(unexpected_argument(flag))
         if not has_value:
             if not pending:
                 raise ConfigError(f"{flag} needs a value, as in {flag}=VALUE")

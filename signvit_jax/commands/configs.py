@@ -5,10 +5,10 @@ Exit codes: 0 done, 2 no such preset.
 
 from collections.abc import Sequence
 
-from signvit_jax.cli.flag_parser import parser
 from signvit_jax.config.files import load_config
 from signvit_jax.config.presets import preset_names, preset_summary, resolve_config
 from signvit_jax.config.schema import to_json
+from signvit_jax.runtime.command_line import parser
 from signvit_jax.runtime.completion import offer
 from signvit_jax.runtime.exit_codes import DONE
 

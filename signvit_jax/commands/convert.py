@@ -1,11 +1,14 @@
 """Create a workdir from the weights of a complete translator: the reference system's checkpoint
-(.pt, .npz, .safetensors), or a safetensors file that signvit_jax.export wrote.
+(.pt, .npz, .safetensors), or a safetensors file that `signvit export` wrote.
 
-Evaluation, translation and export take the workdir like that of a training run, and
-signvit_jax.train resumes from it with a fresh optimizer. The model is that of --config; without
-it, the one that the file describes: reference numbers and our own safetensors files do. The
-vocabulary is --tokenizer, our tokenizer.json or a BERT vocab.txt; without it, that of the file or
-the config.
+`signvit eval`, `translate` and `export` take the workdir like that of a training run, and
+`signvit train` continues from it with a fresh optimizer.
+
+--config is the config of the model. Leave it out if the weights file describes its model, as the
+files of `signvit export` and the reference .npz files do. --tokenizer is the vocabulary: a
+tokenizer.json of this project, or a BERT vocab.txt. Without it, the vocabulary in the weights file
+is used, or else that of the config.
+
 Exit codes: 0 done, 1 failed, 2 weights, vocabulary and config do not fit together, or the workdir
 is in use.
 """
@@ -15,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from signvit_jax.cli.config_flags import parse_with_optional_config
-from signvit_jax.cli.flag_parser import parser
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_json, with_ctc_target
 from signvit_jax.files.local_paths import local_path
+from signvit_jax.runtime.command_line import parser
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.text.tokenizer import Tokenizer, load_bert_vocabulary
@@ -28,8 +31,8 @@ from signvit_jax.text.tokenizer import Tokenizer, load_bert_vocabulary
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.convert --weights=reference.pt "
-        "--config=reference:vocab.txt --workdir=runs/reference",
+        "signvit convert --weights=reference.pt --config=reference:vocab.txt "
+        "--workdir=runs/reference",
     )
     flags.add_argument(
         "--weights",

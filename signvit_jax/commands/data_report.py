@@ -10,11 +10,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from signvit_jax.cli.config_flags import parse_with_optional_config
-from signvit_jax.cli.flag_parser import integer, parser
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import from_json
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.runtime.command_line import integer, parser
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.standard_streams import clean
 
@@ -22,7 +22,7 @@ from signvit_jax.runtime.standard_streams import clean
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.data_report --config=small "
+        "signvit data_report --config=small "
         "--config.data.name=video_folder --config.data.data_dir=data",
     )
     flags.add_argument(

@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from signvit_jax.cli.flag_parser import parser
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.demo.packaged import MODEL, demo_clips
 from signvit_jax.files.local_paths import local_path
+from signvit_jax.runtime.command_line import parser
 from signvit_jax.runtime.exit_codes import DONE, FAILED
 from signvit_jax.runtime.standard_streams import clean
 

@@ -3,22 +3,21 @@ and CTC head, and from its encoder's features.
 
 The student is the model of --config, usually a smaller one; the teacher is the best checkpoint of
 another workdir. Both need the same data set and vocabulary. Everything else is as in
-signvit_jax.train: the workdir, resuming by the same command, signals, several processes and exit
+`signvit train`: the workdir, resuming by the same command, signals, several processes and exit
 codes. Weights and temperature: --config.training.distillation.*; see docs/distillation.md.
 """
 
 from collections.abc import Sequence
 
-from signvit_jax.cli.flag_parser import parser
 from signvit_jax.commands.train import run_training
 from signvit_jax.files.local_paths import local_text
+from signvit_jax.runtime.command_line import parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.distill --teacher=runs/dense_vit "
-        "--config=mobilenet_v3 --workdir=runs/student",
+        "signvit distill --teacher=runs/dense_vit --config=mobilenet_v3 --workdir=runs/student",
     )
     flags.add_argument(
         "--teacher",

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from signvit_jax.cli.flag_parser import parser
 from signvit_jax.cli.inference_flags import (
     DECODER_NAMES,
     add_inference_flags,
@@ -24,6 +23,7 @@ from signvit_jax.cli.inference_flags import (
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import TOKENIZATIONS
 from signvit_jax.files.local_paths import is_hub_address, local_path, local_text
+from signvit_jax.runtime.command_line import parser
 from signvit_jax.runtime.exit_codes import DONE, UsageError
 from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
@@ -146,7 +146,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.eval --workdir=runs/quickstart --split=test "
+        "signvit eval --workdir=runs/quickstart --split=test "
         "--decode=greedy,beam,ctc --output=results.json",
     )
     add_model_flags(flags)

@@ -7,7 +7,7 @@ changes and a model card.
                (translate --backend=onnx)
   stablehlo    programs for XLA (jax.export), for any number of clips, and the parameters
   safetensors  parameters in float32, under the reference system's names where it has them all;
-               signvit_jax.convert reads it
+               `signvit convert` reads it
 
 The report (report.json, and printed) gives size, largest differences, scores and seconds before
 and after. Scores need the run's data set; INT8 inputs need its training clips. Exit codes: 0 done,
@@ -21,9 +21,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from signvit_jax.cli.flag_parser import integer, parser
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.runtime.command_line import integer, parser
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.export --workdir=runs/mine --format=onnx --output=exports/mine "
+        "signvit export --workdir=runs/mine --format=onnx --output=exports/mine "
         "--license=CC-BY-4.0",
     )
     flags.add_argument("--workdir", required=True, type=local_text, help="folder of a training run")

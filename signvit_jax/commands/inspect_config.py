@@ -10,15 +10,15 @@ Exit codes: 0 done, 1 failed, 2 wrong config.
 from collections.abc import Sequence
 
 from signvit_jax.cli.config_flags import parse_with_config
-from signvit_jax.cli.flag_parser import integer, parser
 from signvit_jax.cli.jax_setup import set_up_jax
+from signvit_jax.runtime.command_line import integer, parser
 from signvit_jax.runtime.exit_codes import DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.inspect_config --config=reference --devices=8 --config.mesh.fsdp=8",
+        "signvit inspect --config=reference --devices=8 --config.mesh.fsdp=8",
     )
     flags.add_argument(
         "--vocab_size",

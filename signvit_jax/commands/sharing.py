@@ -5,8 +5,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from signvit_jax.cli.flag_parser import FlagParser, parser
 from signvit_jax.files.local_paths import local_path
+from signvit_jax.runtime.command_line import FlagParser, parser
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.standard_streams import clean
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signvit_jax.cli.config_flags import parse_with_config
-from signvit_jax.cli.flag_parser import FlagParser, parser
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.processes import add_process_flags, join_processes
 from signvit_jax.files.local_paths import local_path
+from signvit_jax.runtime.command_line import FlagParser, parser, program_name
 from signvit_jax.runtime.exit_codes import HUNG_UP, INTERRUPTED, TERMINATED
 from signvit_jax.runtime.standard_streams import clean
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.train --config=quickstart --workdir=runs/quickstart "
+        "signvit train --config=quickstart --workdir=runs/quickstart "
         "--config.training.batch_size=8",
     )
     return run_training(flags, argv, "signvit_jax.train")
@@ -46,7 +46,8 @@ def run_training(
 ) -> int:
     """Train with the flags that all training commands share; return the exit code.
 
-    A run that a signal stopped ends with the command line of `module` that resumes it.
+    `module` is that of the command. A run that a signal stopped ends with the command line that
+    resumes it.
     """
     flags.add_argument(
         "--workdir",
@@ -96,7 +97,7 @@ def run_training(
 
 
 def _print_resume_command(module: str, argv: Sequence[str]) -> None:
-    command = shlex.join(["python", "-m", module, *argv])
+    command = f"{program_name(module)} {shlex.join(argv)}"
     with contextlib.suppress(OSError):  # a closed terminal takes no output
         print(
             clean(f"stopped and saved; to resume:\n  {command}", keep="\n"),

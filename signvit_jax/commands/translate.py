@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from signvit_jax.cli.caption_files import CaptionFiles
-from signvit_jax.cli.flag_parser import parser, positive_seconds
 from signvit_jax.cli.inference_flags import (
     DECODER_NAMES,
     add_inference_flags,
@@ -31,6 +30,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.media_files import media_files
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
+from signvit_jax.runtime.command_line import parser, positive_seconds
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
 from signvit_jax.runtime.standard_streams import clean, clean_json, reader_has_gone
 from signvit_jax.runtime.terminal import FittingProgress, progress_bar
@@ -128,7 +128,7 @@ def _printer(text_format: str, clips: Sequence[Path]) -> "Callable[[int, Transla
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(
         __doc__,
-        "python -m signvit_jax.translate --workdir=runs/quickstart clip.mp4 --decode=beam "
+        "signvit translate --workdir=runs/quickstart clip.mp4 --decode=beam "
         "--format=srt --output_dir=captions",
     )
     flags.add_argument(

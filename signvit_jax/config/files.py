@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 from collections.abc import Sequence
+from typing import get_origin
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.legacy import current_key, with_current_names
@@ -78,7 +79,10 @@ def _override(values: dict[str, object], key: str, text: str) -> None:
             f"config.{key} is a group of keys ({names}); "
             f"set one of them, as in --config.{key}.{names.split(', ')[0]}=..."
         )
-    node[name] = text if section is str else _literal(text)
+    value = text if section is str else _literal(text)
+    if get_origin(section) is tuple and isinstance(value, int | float):
+        value = (value,)  # `--config.data.frame_buckets=32` is a list of one
+    node[name] = value
 
 
 def _is_group(section: type) -> bool:

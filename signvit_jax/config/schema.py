@@ -191,7 +191,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DistillationConfig:
-    """A teacher's terms of the loss; `signvit_jax.distill --teacher=...` sets `teacher`."""
+    """A teacher's terms of the loss; `signvit distill --teacher=...` sets `teacher`."""
 
     teacher: str = path("", "Workdir of the teacher; empty = no teacher.")
     temperature: float = positive(

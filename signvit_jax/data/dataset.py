@@ -383,7 +383,7 @@ def _versions(folder: Path) -> list[Path]:
 
 def _build_command(name: str, data_dir: str | Path) -> str:
     dataset = name.split("/", maxsplit=1)[0]
-    return f"Build it with: python -m tfds_builders.build {dataset} --data_dir={data_dir}"
+    return f"Build it with: signvit build {dataset} --data_dir={data_dir}"
 
 
 def _listed(names: Iterable[str]) -> str:

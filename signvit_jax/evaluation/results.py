@@ -43,7 +43,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All that `signvit_jax.eval` writes and the report reads.
+    """All that `signvit eval` writes and the report reads.
 
     gloss_decoders: those that spell glosses; their references are the `gloss` details of the clips.
     unknown: what the vocabulary lacks of the references, and how often it occurs.
@@ -111,10 +111,10 @@ def from_json(text: str) -> Results:
         return _results(json.loads(text))
     except KeyError as error:
         raise ResultsError(
-            f"not a results file of signvit_jax.eval: the key {error} is missing"
+            f"not a results file of `signvit eval`: the key {error} is missing"
         ) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ResultsError(f"not a results file of signvit_jax.eval: {error}") from error
+        raise ResultsError(f"not a results file of `signvit eval`: {error}") from error
 
 
 def _results(values: ParsedJson) -> Results:

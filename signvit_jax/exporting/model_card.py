@@ -74,11 +74,11 @@ _INDEXED = {
 }
 _OPENED_BY = {
     "int8": "`load_translator(FOLDER)`, "
-    "`python -m signvit_jax.translate --workdir=FOLDER clip.mp4`, `signvit_jax.eval`",
-    "onnx": "`python -m signvit_jax.translate --workdir=FOLDER --backend=onnx clip.mp4`, "
+    "`signvit translate --workdir=FOLDER clip.mp4`, `signvit eval`",
+    "onnx": "`signvit translate --workdir=FOLDER --backend=onnx clip.mp4`, "
     "`load_translator(FOLDER)`; its programs alone by onnxruntime",
     "stablehlo": "`load_translator(FOLDER)`; its programs alone by `jax.export.deserialize`",
-    "safetensors": "`load_translator(FOLDER)`; `python -m signvit_jax.convert "
+    "safetensors": "`load_translator(FOLDER)`; `signvit convert "
     "--weights=FOLDER/weights.safetensors --workdir=DIR` to continue training",
 }
 _CARD = """\
@@ -112,7 +112,7 @@ Backbone `{backbone}`, {parameters:,} parameters, {words:,} words or pieces.
 - Sign languages express much with the face, the mouth and the use of space. Short clips of low
   resolution lose part of it.
 - The scores above are for held-out clips of the same data set. Scores on your videos will be lower:
-  measure them with `python -m signvit_jax.eval` before you rely on it.
+  measure them with `signvit eval` before you rely on it.
 
 ## What it must not be used for
 

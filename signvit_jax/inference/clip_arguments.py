@@ -10,7 +10,7 @@ from typing import Protocol, SupportsIndex
 import numpy as np
 
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.inference.streaming import SourceError
+from signvit_jax.inference.frame_sources import SourceError
 from signvit_jax.inference.windowing import Clip, ClipError, VideoWindow, check_frames
 from signvit_jax.media.video import VideoDecodeError
 

@@ -69,7 +69,7 @@ def _load(
         if backend == "onnx":
             raise ConfigError(
                 f"backend 'onnx' needs an export, and {path} is none; make one with: "
-                f"python -m signvit_jax.export --workdir={path} --format=onnx --output=DIR"
+                f"signvit export --workdir={path} --format=onnx --output=DIR"
             )
         return load_trained(path, checkpoint)
     folder = ExportFolder.open(path)
@@ -110,7 +110,7 @@ def read_source(path: str) -> SourceModel:
     except WorkdirError as error:
         raise ConfigError(
             f"config.model.init_from is {path!r}, which is neither a workdir nor an export: it has "
-            "no config.json; give the folder that signvit_jax.train or signvit_jax.export wrote to"
+            "no config.json; give the folder that `signvit train` or `signvit export` wrote to"
         ) from error
     config, tokenizer, gloss_tokenizer = read_model_files(workdir)
     reader = CheckpointReader(workdir.checkpoints, **best_rule(config.training.best_metric))

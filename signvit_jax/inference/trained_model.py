@@ -217,7 +217,7 @@ def with_calibration(model: TrainedModel) -> TrainedModel:
         calibration = calibration_from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CalibrationError(
-            f"{file} cannot be read: {error}; fit it again with: python -m signvit_jax.eval "
+            f"{file} cannot be read: {error}; fit it again with: signvit eval "
             f"--workdir={model.workdir.path} --calibrate, or remove it"
         ) from error
     if calibration.step != model.step:

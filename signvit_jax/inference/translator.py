@@ -25,18 +25,13 @@ from signvit_jax.inference.clip_arguments import (
     is_one_clip,
     with_video_name,
 )
+from signvit_jax.inference.frame_sources import SourceError, open_source
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.options import InferenceOptions
 from signvit_jax.inference.predictor import Hypothesis, NumberedClips, Predictor
 from signvit_jax.inference.resting import CtcSign, evidence, is_frozen
-from signvit_jax.inference.streaming import (
-    LiveCaptions,
-    Reading,
-    SourceError,
-    StreamUpdate,
-    open_source,
-)
+from signvit_jax.inference.streaming import LiveCaptions, Reading, StreamUpdate
 from signvit_jax.inference.subtitles import Alternative, Segment
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.inference.windowing import (

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 COLUMNS = 8
-_HEIGHT = 112  # pixels of a frame
+HEIGHT = 112  # pixels of a frame
 
 
 def contact_sheet(
@@ -16,11 +16,11 @@ def contact_sheet(
     """Return up to `max_frames`, evenly spaced from the first to the last, in rows of 8."""
     count = min(len(frames), max_frames)
     chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
-    width = max(1, round(_HEIGHT * frames.shape[2] / frames.shape[1]))
+    width = max(1, round(HEIGHT * frames.shape[2] / frames.shape[1]))
     columns = min(count, COLUMNS)
-    sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * _HEIGHT))
+    sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * HEIGHT))
     for number, frame in enumerate(chosen):
         row, column = divmod(number, columns)
-        thumbnail = Image.fromarray(frame).resize((width, _HEIGHT))
-        sheet.paste(thumbnail, (column * width, row * _HEIGHT))
+        thumbnail = Image.fromarray(frame).resize((width, HEIGHT))
+        sheet.paste(thumbnail, (column * width, row * HEIGHT))
     return sheet

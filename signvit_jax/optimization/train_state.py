@@ -44,7 +44,7 @@ class TrainState:
 def new_state(
     definition: ModelDefinition,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: int | Int[Array, ""],
     mesh: Mesh | None = None,
     aux: dict[str, PyTree] | None = None,
     *,

@@ -12,14 +12,14 @@ from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import DatasetError, Record, SignDataset, Split
 from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.schema import BuildReport
+from signvit_jax.media.contact_sheet import COLUMNS, HEIGHT, contact_sheet
 from signvit_jax.media.frames import FrameDecodeError
 from signvit_jax.reports.dataset_stats import SplitFacts
 from signvit_jax.reports.html_kit import header, image, page, section, table, text
 
-_SHEET_FRAMES = 16
-_SHEET_SIZE = 96  # pixels of a frame
+_SHEET_FRAMES = 2 * COLUMNS
 _BINS = 24
-_MAX_ROWS = 50
+_MAX_ROWS = 20
 
 
 def render(
@@ -45,7 +45,7 @@ def render(
             "Words",
             _vocabulary(facts),
             "Ignoring case; characters in scripts without spaces; "
-            "unseen: not in the training split.",
+            "unseen: not in the training split, with their share of all words there.",
         ),
         section(
             "CTC",
@@ -109,7 +109,10 @@ def _lengths(facts: SplitFacts) -> str:
 
 
 def _histogram(name: str, values: Float[np.ndarray, " n"]) -> str:
-    """Bars of equal width from 0 to the 99th percentile; the last one holds all larger values."""
+    """Bars of equal width from 0 to the maximum.
+
+    The last one holds all values above the 99th percentile.
+    """
     if not len(values):
         return ""
     top = max(float(np.percentile(values, 99)), 1e-9)
@@ -128,13 +131,15 @@ def _histogram(name: str, values: Float[np.ndarray, " n"]) -> str:
     low, middle, high = np.percentile(values, [5, 50, 95])
     return (
         f'<figure><svg viewBox="0 0 100 50" preserveAspectRatio="none" role=img '
-        f'aria-label="{name}">{bars}</svg><figcaption>{name}: median {middle:.4g}, '
-        f"5 % {low:.4g}, 95 % {high:.4g}, maximum {values.max():.4g}</figcaption></figure>"
+        f'aria-label="{name}">{bars}</svg>'
+        f"<div class=axis><span>0</span><span>{values.max():.3g}</span></div>"
+        f"<figcaption><strong>{name}</strong>: median {middle:.3g}, "
+        f"90&nbsp;% from {low:.3g} to {high:.3g}</figcaption></figure>"
     )
 
 
 def _vocabulary(facts: Sequence[SplitFacts]) -> str:
-    columns = ["split", "", "running", "distinct", "once", "unseen", "of the running", "such as"]
+    columns = "split", "", "total", "distinct", "used once", "unseen", "share of total", "examples"
     rows = []
     for split in facts:
         for kind, words in (("text", split.text), ("gloss", split.gloss)):
@@ -167,7 +172,7 @@ def _ctc(facts: Sequence[SplitFacts], config: Config) -> str:
         ]
         for split in facts
     ]
-    columns = ["split", "labels", "cannot align", "share", "such as"]
+    columns = ["split", "labels", "cannot align", "share", "examples"]
     return f"<p>Steps: {steps}.</p>" + table(columns, rows)
 
 
@@ -178,7 +183,7 @@ def _examples(words: str) -> str:
 def _signers(facts: Sequence[SplitFacts]) -> str:
     names = {name for split in facts for name in split.signers}
     if not names:
-        return "<p>None are named.</p>"
+        return "<p>No signer is named.</p>"
     ranked = sorted(names, key=lambda name: (-sum(split.signers[name] for split in facts), name))
     rows = []
     for name in ranked[:_MAX_ROWS]:
@@ -206,7 +211,7 @@ def _notes(report: BuildReport) -> str:
 def _failed(report: BuildReport) -> str:
     failed = report.get("failed", [])
     if not failed:
-        return "<p>Nothing.</p>"
+        return "<p>None.</p>"
     rows = []
     for problem in failed[:_MAX_ROWS]:
         place = problem["file"]
@@ -250,8 +255,8 @@ def _contact_sheet(record: Record, config: Config) -> Image.Image:
     frames = sample_frames(len(record["video"]), record["fps"], data, limit=data.num_frames)
     count = min(len(frames), _SHEET_FRAMES)
     chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
-    images = decode_clip([record["video"][i] for i in chosen], _SHEET_SIZE, data.resize_mode)
-    return Image.fromarray(np.concatenate(list(images), axis=1))
+    images = decode_clip([record["video"][i] for i in chosen], HEIGHT, data.resize_mode)
+    return contact_sheet(images, _SHEET_FRAMES)
 
 
 def _median(values: Float[np.ndarray, " n"]) -> float:
@@ -264,9 +269,14 @@ _STYLE = """
   white-space: normal; overflow-wrap: anywhere;
 }
 .charts {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1rem 1.4rem;
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: 1rem 1.4rem;
 }
 .charts figure { margin: 0; }
+.axis {
+  display: flex; justify-content: space-between; font-size: .75rem; color: var(--soft);
+  font-variant-numeric: tabular-nums;
+}
+.charts figcaption strong { font-weight: 500; color: var(--ink); }
 .charts figcaption { font-size: .8rem; line-height: 1.35; margin-top: .3rem; }
 svg { width: 100%; height: 4.5rem; border-bottom: 1px solid var(--line); }
 rect { fill: var(--accent); }

@@ -76,11 +76,11 @@ class TrainingProgress:
         if self._plain and figures is not None and now - self._last_line >= PLAIN_LINE_SECONDS:
             left = (now - self._start) / max(step - self._first, 1) * (self._total - step)
             log.info(
-                "step %d of %d, %s | %s | about %.0f min left",
+                "step %d of %d, %s | %s | %s left",
                 step,
                 self._total,
                 description,
                 figures,
-                left / 60,
+                f"about {left / 60:.0f} min" if left >= 90 else "less than 2 min",
             )
             self._last_line = now

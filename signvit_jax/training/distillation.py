@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from signvit_jax.checkpoints.reader import CheckpointReader
 from signvit_jax.config.errors import ConfigError
@@ -183,7 +183,9 @@ def teacher_targets(
     return targets
 
 
-def initial_projection(width: int, teacher_width: int, seed: int) -> dict[str, PyTree]:
+def initial_projection(
+    width: int, teacher_width: int, seed: int | Int[Array, ""]
+) -> dict[str, PyTree]:
     """Return {"projection": a linear map from student to teacher features} (traceable).
 
     It is trained beside the model. Without a teacher (`teacher_width` 0), or if both widths are

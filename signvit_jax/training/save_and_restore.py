@@ -146,8 +146,13 @@ class RunCheckpoints:
 
 
 def fresh_state(programs: StepPrograms) -> TrainState:
-    """Return a random state on the mesh."""
-    return jax.jit(programs.initial_state, out_shardings=programs.shardings)()
+    """Return a random state on the mesh.
+
+    The seed is an argument of the program. As a constant of it, XLA would draw the random numbers
+    while it compiles, in an interpreter, and warn how slow that is.
+    """
+    seed = np.uint32(programs.config.training.seed % 2**32).astype(np.int32)  # the bits of a key
+    return jax.jit(programs.initial_state, out_shardings=programs.shardings)(seed)
 
 
 def with_converted_weights(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+from jaxtyping import Array, Int
 
 from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.models.definition import ModelDefinition
@@ -62,9 +63,15 @@ class StepPrograms:
             )
         self._steps: dict[bool, CompiledSteps] = {}  # by whether the backbone is frozen
 
-    def initial_state(self, *, padded: bool = True) -> TrainState:
-        """Return the random state before the first step (traceable)."""
-        seed, width = self.config.training.seed, self.config.model.decoder.hidden_dim
+    def initial_state(
+        self, seed: int | Int[Array, ""] | None = None, *, padded: bool = True
+    ) -> TrainState:
+        """Return the random state before the first step (traceable).
+
+        `seed`: that of the config by default.
+        """
+        seed = self.config.training.seed if seed is None else seed
+        width = self.config.model.decoder.hidden_dim
         return new_state(
             self.definition,
             self._optimizer,

@@ -79,7 +79,7 @@ def train_loop(run: TrainingRun) -> int:
             state, validated = checkpoints.restore()
             goodput.steps_replayed = run.metrics.rewind(int(state.step))
         elif latest is not None:
-            # 2. A model that signvit_jax.convert wrote.
+            # 2. A model that `signvit convert` wrote.
             state = with_converted_weights(fresh_state(programs), checkpoints.store, programs)
             _log_not_used(run)
         elif run.resolved.source is not None:

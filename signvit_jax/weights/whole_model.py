@@ -25,7 +25,7 @@ def export_safetensors(
 
     Returns the naming used, "reference" or "signvit_jax"; the file's metadata has it as `names`,
     beside `description`. If that has the keys `config` and `tokenizer`, and `gloss_tokenizer` for a
-    model that has one, each in JSON, then `python -m signvit_jax.convert` needs no other file.
+    model that has one, each in JSON, then `signvit convert` needs no other file.
     """
     parameters = cast(dict[str, jax.Array], traverse_util.flatten_dict(params, sep="/"))
     try:

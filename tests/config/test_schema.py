@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from signvit_jax.commands import train
+from signvit_jax.config import files
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.files import load_config
 from signvit_jax.config.schema import Config, from_json, from_mapping, key_differences, to_json
@@ -172,6 +173,29 @@ def test_overrides_get_the_type_of_their_key(tmp_path):
         config.training.use_amp,
         config.data.std,
     ) == ("7", 1e-3, False, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("key", ["data.frame_buckets", "data.mean", "data.std"])
+@pytest.mark.parametrize(
+    ("text", "given"), [("4", (4,)), ("4,", (4,)), ("4,8", (4, 8)), ("[4, 8]", (4, 8)), ("()", ())]
+)
+def test_a_list_is_set_by_one_number_or_by_several(monkeypatch, key, text, given):
+    built = []
+    monkeypatch.setattr(files, "from_mapping", built.append)
+    load_config("small", [(key, text)])
+    group, name = key.split(".")
+    assert built[0][group][name] in (given, list(given))
+
+
+def test_one_frame_bucket_is_enough():
+    overrides = [("data.frame_buckets", "48"), ("data.num_frames", "48")]
+    assert load_config("small", overrides).data.frame_buckets == (48,)
+
+
+@pytest.mark.parametrize("text", ["x", "4;8", "True", "4.5"])
+def test_a_list_of_something_else_is_refused(text):
+    with pytest.raises(ConfigError, match=r"frame_buckets is .*; allowed: a list of integers"):
+        load_config("small", [("data.frame_buckets", text)])
 
 
 @pytest.mark.parametrize(

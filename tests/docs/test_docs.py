@@ -188,7 +188,7 @@ def test_commands_are_found_in_indented_and_fenced_blocks():
     readme, scale = shell_commands(ROOT / "README.md"), shell_commands(DOCS / "scale.md")
     assert len(readme) >= 6 and any("--profile=5" in command for command in scale)
     joined = shell_commands(DOCS / "pretrained.md")[0]
-    assert joined.startswith("python -m signvit_jax.train") and "freeze_epochs=2" in joined
+    assert joined.startswith("signvit train") and "freeze_epochs=2" in joined
 
 
 def test_wrong_commands_would_be_noticed(monkeypatch):

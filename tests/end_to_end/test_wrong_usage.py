@@ -52,11 +52,11 @@ def fails(capfd, main, *arguments) -> str:
         (["--config.mesh.fsdp=3"], ["fsdp=3", "devices"]),
         (
             ["--config.data.name=no_such_set"],
-            ["no_such_set", "python -m tfds_builders.build no_such_set"],
+            ["no_such_set", "signvit build no_such_set"],
         ),
         (
             ["--config.data.data_dir=/nowhere"],
-            ["python -m tfds_builders.build video_folder --data_dir=/nowhere"],
+            ["signvit build video_folder --data_dir=/nowhere"],
         ),
         (["--config.data.train_split=tran"], ["'tran'", "test, train, validation"]),
         (["--config.model.ctc.target=gloss"], ["model.ctc.target", "gloss"]),
@@ -180,7 +180,7 @@ def test_a_workdir_without_a_checkpoint_is_exit_2(trained, tmp_path, capfd):
     [
         (["--split=tset"], ["'tset'", "test, train, validation"]),
         (["--decode=greedy,bream"], ["'bream'", "greedy, beam, ctc"]),
-        (["--name=no_such_set"], ["python -m tfds_builders.build no_such_set"]),
+        (["--name=no_such_set"], ["signvit build no_such_set"]),
         (["--checkpoint=first"], ["'first'", "best"]),
         (
             ["--tokenize=klingon"],

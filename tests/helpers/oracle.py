@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
+from signvit_jax.inference.frame_sources import RecordedSource
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import CtcSign
-from signvit_jax.inference.streaming import LiveCaptions, Reading, RecordedSource
+from signvit_jax.inference.streaming import LiveCaptions, Reading
 from signvit_jax.inference.windowing import (
     VideoWindow,
     open_video_input,

@@ -16,7 +16,7 @@ from signvit_jax.inference.clip_arguments import (
     checked_source,
     is_one_clip,
 )
-from signvit_jax.inference.streaming import SourceError
+from signvit_jax.inference.frame_sources import SourceError
 from signvit_jax.inference.windowing import ClipError
 
 FRAMES = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)

@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.inference import streaming
-from signvit_jax.inference.predictor import Hypothesis
-from signvit_jax.inference.resting import Sign
-from signvit_jax.inference.streaming import (
+from signvit_jax.inference import frame_sources, streaming
+from signvit_jax.inference.frame_sources import (
     Frame,
-    LiveCaptions,
     LiveSource,
-    Reading,
     RecordedSource,
     SourceError,
     open_source,
 )
+from signvit_jax.inference.predictor import Hypothesis
+from signvit_jax.inference.resting import Sign
+from signvit_jax.inference.streaming import LiveCaptions, Reading
 from signvit_jax.text.words import Word
 
 RATE = 10.0
@@ -212,8 +211,15 @@ class Clock:
         return self.now
 
 
+def run_by(monkeypatch, clock: Clock) -> Clock:
+    """Let sources and captions read this clock."""
+    for module in (frame_sources, streaming):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
 def test_the_oldest_frames_not_taken_are_dropped_and_counted(monkeypatch):
-    monkeypatch.setattr(streaming, "time", clock := Clock())
+    clock = run_by(monkeypatch, Clock())
     asked = threading.Event()
 
     def images():
@@ -233,7 +239,7 @@ def test_the_oldest_frames_not_taken_are_dropped_and_counted(monkeypatch):
 
 
 def test_slow_reading_gives_fewer_hypotheses_not_later_ones(monkeypatch):
-    monkeypatch.setattr(streaming, "time", clock := Clock(0.0))
+    clock = run_by(monkeypatch, Clock(0.0))
     late = []
 
     class Source:

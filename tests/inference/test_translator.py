@@ -16,7 +16,7 @@ import pytest
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import InferenceConfig, TokenizerConfig
 from signvit_jax.inference import translator as translator_module
-from signvit_jax.inference.streaming import SourceError
+from signvit_jax.inference.frame_sources import SourceError
 from signvit_jax.inference.translator import ClipError, InferenceOptions, load_translator
 from signvit_jax.media.video import VideoDecodeError
 from signvit_jax.text.tokenizer import Tokenizer, learn

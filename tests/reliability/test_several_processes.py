@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from signvit_jax.cli.flag_parser import parser
 from signvit_jax.cli.processes import add_process_flags, join_processes
 from signvit_jax.config.errors import ConfigError
+from signvit_jax.runtime.command_line import parser
 from tests.helpers import tiny_run
 from tests.helpers.free_port import free_port
 from tests.helpers.reliability_runs import TOTAL, batches, figures

@@ -22,7 +22,7 @@ from signvit_jax.data import schema
 from signvit_jax.telemetry.metric_writer import read_metrics
 from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
 from tests.helpers import tiny_run
-from tfds_builders.annotations import AnnotationError, read_table
+from tfds_builders.annotation_files.tables import AnnotationError, read_table
 
 SOURCES = sorted(
     path

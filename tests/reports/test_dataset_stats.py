@@ -11,6 +11,7 @@ from signvit_jax.commands import data_report
 from signvit_jax.config.schema import from_mapping, to_json
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.reports import dataset_stats
+from signvit_jax.reports.dataset_page import _histogram
 from signvit_jax.reports.dataset_stats import ctc_steps, split_facts, vocabulary
 from signvit_jax.runtime.exit_codes import run_command
 from tests.helpers import toy_dataset
@@ -223,9 +224,13 @@ def test_a_page_without_report_texts_or_images_is_written(tmp_path):
     )
 
 
-def test_the_histogram_counts_every_clip():
-    from signvit_jax.reports.dataset_page import _histogram
+def test_a_histogram_says_what_its_axis_and_its_quantiles_are():
+    drawn = _histogram("seconds", np.linspace(0.0, 10.0, 101))
+    assert "<span>0</span><span>10</span>" in drawn
+    assert "median 5, 90&nbsp;% from 0.5 to 9.5" in drawn
 
+
+def test_the_histogram_counts_every_clip():
     for values in (
         np.array([1.0]),
         np.arange(100.0),

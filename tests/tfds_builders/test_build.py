@@ -223,7 +223,7 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
         (["--csv=a", "--videos=b"], "required: --data_dir"),
         (
             ["--data_dir=x", "--csv=a", "--videos=b", "--short_sid=3", "more"],
-            "there is no option --short_sid; did you mean --short_side?",
+            "unknown argument --short_sid; did you mean --short_side?",
         ),
         (
             ["--data_dir=x", "--csv=a", "--videos=b", "--txt_column=b"],

@@ -14,7 +14,7 @@ from PIL import Image
 import tfds_builders
 from signvit_jax.data.dataset import open_dataset
 from tfds_builders import build
-from tfds_builders.annotations import AnnotationError, read_table
+from tfds_builders.annotation_files.tables import AnnotationError, read_table
 from tfds_builders.csl_daily import csl_daily_dataset_builder as csl_daily
 from tfds_builders.how2sign import how2sign_dataset_builder as how2sign
 from tfds_builders.include import include_dataset_builder as include

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tfds_builders.annotations import AnnotationError, read_table
+from tfds_builders.annotation_files.tables import AnnotationError, read_table
 from tfds_builders.clips import ClipTable
 from tfds_builders.csl_daily import csl_daily_dataset_builder as csl_daily
 from tfds_builders.how2sign import how2sign_dataset_builder as how2sign

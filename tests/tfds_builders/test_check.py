@@ -153,7 +153,7 @@ def test_a_folder_without_clear_annotations_is_wrong_usage(tmp_path, capsys, nam
         (["video_foldr"], "did you mean 'video_folder'?"),
         (["video_folder"], "given: none; give one of --csv, --eaf, --subtitles"),
         (["video_folder", "--csv=a.csv"], "--videos is missing"),
-        (["video_folder", "--cvs=a"], "there is no option --cvs; did you mean --csv?"),
+        (["video_folder", "--cvs=a"], "unknown argument --cvs; did you mean --csv?"),
         (["video_folder", "--csv=none.csv", "--videos=."], "none.csv: cannot be read"),
     ],
 )

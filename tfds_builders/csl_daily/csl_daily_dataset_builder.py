@@ -11,15 +11,8 @@ from typing import ClassVar, NamedTuple, NoReturn, NotRequired, TypedDict
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.annotations import (
-    MAX_TEXT,
-    AnnotationError,
-    Row,
-    Table,
-    collect,
-    read_table,
-    split_named,
-)
+from tfds_builders.annotation_files.rows import collect, split_named
+from tfds_builders.annotation_files.tables import MAX_TEXT, AnnotationError, Row, Table, read_table
 from tfds_builders.base import Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable
 from tfds_builders.media import ImageFolders

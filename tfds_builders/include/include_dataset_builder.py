@@ -13,7 +13,8 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION
-from tfds_builders.annotations import AnnotationError, Media, Row, Table, collect, read_table
+from tfds_builders.annotation_files.rows import Media, collect
+from tfds_builders.annotation_files.tables import AnnotationError, Row, Table, read_table
 from tfds_builders.base import Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
 from tfds_builders.media import MediaFolder

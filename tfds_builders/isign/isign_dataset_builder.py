@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.annotations import OWN_REQUIRED, clips_of, read_own_table
+from tfds_builders.annotation_files.rows import OWN_REQUIRED, clips_of, read_own_table
 from tfds_builders.base import Option, SignDatasetBuilder, column_options, columns_called
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder

@@ -17,7 +17,8 @@ from PIL import Image
 
 from signvit_jax.data.dataset import parse_example
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
-from tfds_builders.annotations import SPLIT_NAMES, AnnotationError
+from tfds_builders.annotation_files.rows import SPLIT_NAMES
+from tfds_builders.annotation_files.tables import AnnotationError
 from tfds_builders.base import FRAME_RATE, BuildError, Option, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
 

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.annotations import OWN_OPTIONAL, OWN_REQUIRED, clips_of, read_own_table
+from tfds_builders.annotation_files.recordings import Videos, elan_clips, subtitle_clips
+from tfds_builders.annotation_files.rows import OWN_OPTIONAL, OWN_REQUIRED, clips_of, read_own_table
 from tfds_builders.base import (
     SPLIT_BY,
     BuildError,
@@ -18,7 +19,6 @@ from tfds_builders.base import (
 )
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
-from tfds_builders.recordings import Videos, elan_clips, subtitle_clips
 
 COLUMNS = (*OWN_REQUIRED, *OWN_OPTIONAL)
 # Options that belong to some kinds of annotations only.

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.eaf import Eaf
-from tfds_builders import elan
-from tfds_builders.annotations import AnnotationError
-from tfds_builders.elan import ElanFile, read_elan
+from tfds_builders.annotation_files import elan
+from tfds_builders.annotation_files.elan import ElanFile, read_elan
+from tfds_builders.annotation_files.tables import AnnotationError
 
 
 def read(folder: Path, eaf: Eaf | str | bytes, *tiers: str | None) -> ElanFile:

@@ -15,18 +15,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from signvit_jax.media.video import APPLE_DOUBLE, EXTENSIONS
-from tfds_builders.annotations import (
-    AnnotationError,
+from tfds_builders.annotation_files.elan import read_elan
+from tfds_builders.annotation_files.rows import (
     encoding_notes,
     placeholder_notes,
     require_order,
-    text_fault,
     without_rest,
 )
+from tfds_builders.annotation_files.subtitle_files import read_subtitles
+from tfds_builders.annotation_files.tables import AnnotationError, text_fault
 from tfds_builders.clips import Clip, ClipTable, Problem, Segment
-from tfds_builders.elan import read_elan
 from tfds_builders.media import UNSUPPORTED, MediaFolder
-from tfds_builders.subtitle_files import read_subtitles
 
 ELAN, SUBTITLES = (".eaf",), (".vtt", ".srt")
 _LANGUAGE = re.compile("[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")

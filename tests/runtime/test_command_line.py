@@ -1,18 +1,22 @@
-"""A misspelled flag is answered with the nearest flag, by every command."""
+"""Every command words wrong usage alike, and calls itself as the user did."""
+
+import subprocess
+import sys
 
 import pytest
 
-from signvit_jax.cli.flag_parser import integer, parser, positive_seconds
 from signvit_jax.commands import (
     convert,
     data_report,
     distill,
     export,
+    front_door,
     inspect_config,
     train,
     translate,
 )
 from signvit_jax.commands import eval as eval_command
+from signvit_jax.runtime.command_line import integer, parser, positive_seconds, program_name
 from tests.helpers import tiny_run
 
 
@@ -105,3 +109,75 @@ def test_a_seconds_flag_refuses_other_values(flags, flag, capsys):
     with pytest.raises(SystemExit):
         flags.parse_args([flag])
     assert "allowed: seconds > 0" in capsys.readouterr().err
+
+
+def test_a_command_of_the_front_door_has_its_name(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["signvit train", "--help"])
+    assert program_name() == program_name("signvit_jax.train") == "signvit train"
+
+
+def test_a_known_module_is_named_without_the_front_door(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
+    assert program_name("signvit_jax.train") == "python -m signvit_jax.train"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("signvit_jax.train", ["--help"]),
+        ("signvit_jax.eval", ["--help"]),
+        ("tfds_builders.build", ["video_folder", "--help"]),
+        ("tfds_builders.check", ["video_folder", "--help"]),
+    ],
+)
+def test_a_module_is_called_by_its_module(module, arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tiny_run.REPOSITORY,
+    )
+    assert done.stdout.startswith(f"usage: python -m {module} {' '.join(arguments[:-1])}".rstrip())
+
+
+BUILDER_COMMANDS = {"build", "check"}  # their --help stands for all data sets
+
+
+def through_signvit(monkeypatch, *words) -> int:
+    monkeypatch.setattr(sys, "argv", ["signvit"])
+    try:
+        return front_door.main(words)
+    except SystemExit as end:  # training commands end the process themselves
+        return end.code
+
+
+@pytest.mark.parametrize("name", front_door.COMMANDS)
+def test_help_under_signvit_never_says_python_m(name, monkeypatch, capsys):
+    arguments = ["video_folder"] if name in BUILDER_COMMANDS else []
+    through_signvit(monkeypatch, name, *arguments, "--help")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: {' '.join(['signvit', name, *arguments])}")
+    assert "python -m" not in shown
+    through_signvit(monkeypatch, name, "--help")
+    assert "python -m" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", front_door.COMMANDS)
+def test_every_command_words_a_misspelled_flag_alike(name, monkeypatch, capsys):
+    arguments = ["video_folder"] if name in BUILDER_COMMANDS else []
+    assert through_signvit(monkeypatch, name, *arguments, "--xyzzy=3") == 2
+    assert "unknown argument --xyzzy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["configs", "demo", "eval", "export", "pull", "push", "build"])
+def test_every_command_words_an_unexpected_argument_alike(name, monkeypatch, capsys):
+    arguments = {
+        "build": ["video_folder", "--data_dir=x", "--csv=a", "--videos=b"],
+        "configs": ["small"],
+        "eval": ["--workdir=w"],
+        "export": ["--workdir=w", "--format=int8", "--output=o"],
+        "pull": ["hf://a/b", "folder"],
+        "push": ["folder", "hf://a/b"],
+    }
+    assert through_signvit(monkeypatch, name, *arguments.get(name, []), "one_too_many") == 2
+    assert "unexpected argument 'one_too_many'" in capsys.readouterr().err

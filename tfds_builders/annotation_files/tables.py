@@ -1,6 +1,6 @@
-"""Annotation tables, which are untrusted.
+"""Tables as people save them, which are untrusted: of any delimiter, encoding and spreadsheet.
 
-Every row becomes a clip or a `Problem` with file and line; nothing is dropped silently.
+Every line becomes a `Row` or a `Problem` with file and line; nothing is dropped silently.
 """
 
 import csv
@@ -8,19 +8,12 @@ import difflib
 import os
 import re
 import sys
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from signvit_jax.data.schema import TEST, TRAIN, VALIDATION, WHOLE_FILE
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.media.video import EXTENSIONS
-from tfds_builders.clips import Clip, ClipTable, Problem
+from tfds_builders.clips import Problem
 
-REST = "<rest>"  # the text of a clip in which nobody signs; stored as the empty text
-# Texts that programs write for missing values; they are kept, with a note.
-PLACEHOLDERS = ("nan", "n/a", "#n/a", "na", "null", "none", "-")
 MAX_TEXT = 20_000  # characters; a longer "sentence" is a quotation mark that was never closed
 MAX_NAME_WORDS = 5  # of a clip's name; a name with more words is a sentence
 # A quoted text of at least LONG_TEXT lines, of which this share look like rows, has swallowed rows.
@@ -29,24 +22,12 @@ SWALLOWED_SHARE = 0.8
 _LINE_BREAK = re.compile("\r\n|\r|\n")
 # The first line by which a table tells Excel its delimiter.
 _SEPARATOR_LINE = re.compile('"?sep=(.)"?[\r\n]*', re.IGNORECASE)
-_DECIMAL_COMMA = re.compile(r"\d+,\d+")
-_CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 # The first bytes of spreadsheets: .xlsx and .ods are zip files, .xls is OLE.
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _BYTE_ORDER_MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
-}
-SPLIT_NAMES = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "val": VALIDATION,
-    "valid": VALIDATION,
-    "validation": VALIDATION,
-    "dev": VALIDATION,
-    "test": TEST,
-    "testing": TEST,
 }
 
 
@@ -55,19 +36,6 @@ class AnnotationError(SignVitError, ValueError):
 
     The message is complete and for the user.
     """
-
-
-class Media(Protocol):
-    """A place to look up clips; see `tfds_builders.media`."""
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """Sentences for the user."""
-        ...
-
-    def find(self, name: str) -> str:
-        """Return a path. Raises LookupError with the reason."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -425,191 +393,3 @@ def text_fault(values: Mapping[str, str], encoding: str = "UTF-8") -> str | None
         if len(text) > MAX_TEXT:
             return f"{name} has {len(text)} characters; allowed: at most {MAX_TEXT}"
     return None
-
-
-def collect(
-    tables: Sequence[Table],
-    name_of: Callable[[Row], str],
-    clip_of: Callable[[Table, Row, str], Clip],
-) -> ClipTable:
-    """Return every row as a clip, or as a problem if its id is a duplicate or `clip_of` fails.
-
-    Args:
-        tables: the tables of a data set.
-        name_of: returns the id of a row.
-        clip_of: returns the clip of (table, row, id), or raises LookupError with the reason.
-
-    Raises:
-        AnnotationError: there is no row at all.
-    """
-    if not any(table.rows or table.problems for table in tables):
-        raise AnnotationError(
-            f"{tables[0].path}: there is no row below the header; one row per clip is needed"
-        )
-    clips, problems, seen = [], [], {}
-    for table in tables:
-        found = list(table.problems)
-        for row in table.rows:
-            name = name_of(row)
-            try:
-                if name in seen:
-                    first, line = seen[name]
-                    file = "" if first is table else f"{first.path}, "
-                    raise LookupError(f"the id is there twice; first in {file}line {line}")
-                seen[name] = table, row.line
-                clips.append(clip_of(table, row, name))
-            except LookupError as error:
-                found.append(Problem(name, str(error.args[0]), file=table.path, line=row.line))
-        problems += sorted(found, key=lambda problem: problem.line)
-    return ClipTable(clips, problems)
-
-
-# Columns of a user's own table.
-OWN_REQUIRED = ("uid", "text")
-OWN_OPTIONAL = ("gloss", "signer", "video_id", "split", "start", "end")
-
-
-def read_own_table(
-    path: str | os.PathLike,
-    optional: Sequence[str] = OWN_OPTIONAL,
-    called: Mapping[str, str | None] | None = None,
-    delimiters: str = DELIMITERS,
-    encoding: str | None = None,
-) -> Table:
-    """Read a table for `clips_of`. Raises AnnotationError.
-
-    `called`, `delimiters` and `encoding` are as in `read_table`.
-    """
-    if_empty = {"text": f"a clip in which nobody signs has the text {REST}"}
-    return read_table(
-        path,
-        OWN_REQUIRED,
-        optional,
-        delimiters,
-        called=called or {},
-        if_empty=if_empty,
-        encoding=encoding,
-    )
-
-
-def clips_of(table: Table, media: Media) -> ClipTable:
-    """Return the clips of a table with the columns OWN_REQUIRED and, optionally, OWN_OPTIONAL."""
-
-    def name_of(row: Row) -> str:
-        uid = _uid(row)
-        return os.path.splitext(uid)[0] if uid.lower().endswith(EXTENSIONS) else uid
-
-    found = collect([table], name_of, lambda table, row, name: _clip(table.path, row, name, media))
-    notes = [*media.notes, *placeholder_notes(found.clips), *encoding_notes(found.problems)]
-    return ClipTable(found.clips, found.problems, notes)
-
-
-def encoding_notes(problems: Sequence[Problem]) -> list[str]:
-    """A sentence on texts in another encoding."""
-    count = sum(problem.reason.endswith(" is not UTF-8") for problem in problems)
-    if not count:
-        return []
-    return [
-        f"{count} texts are not UTF-8: save the file as 'CSV UTF-8' (or a subtitle file as UTF-8), "
-        "or name its encoding; --encoding=cp1252 is that of Excel for Windows in western Europe"
-    ]
-
-
-def placeholder_notes(clips: Sequence[Clip]) -> list[str]:
-    """A sentence on texts that are probably missing values."""
-    odd = [clip for clip in clips if clip.text.casefold() in PLACEHOLDERS]
-    if not odd:
-        return []
-    return [
-        f"{len(odd)} clips have a text that programs write for missing values, such as "
-        f"{odd[0].text!r} in line {odd[0].line}: kept as their text; "
-        f"a clip in which nobody signs has the text {REST}"
-    ]
-
-
-def _uid(row: Row) -> str:
-    return unicodedata.normalize("NFC", row.values["uid"])
-
-
-def _clip(file: str, row: Row, name: str, media: Media) -> Clip:
-    get = row.values.get
-    start, end = times(get("start", ""), get("end", ""))
-    split = split_named(row.values["split"]) if "split" in row.values else None
-    try:
-        path = media.find(_uid(row))
-    except LookupError:
-        video_id = get("video_id")
-        if start == WHOLE_FILE or not video_id:
-            raise
-        path = media.find(video_id)  # the clip is a part of a longer video, by its times
-    return Clip(
-        id=name,
-        text=without_rest(row.values["text"]),
-        path=path,
-        gloss=without_rest(" ".join(get("gloss", "").split())),
-        signer=get("signer", ""),
-        video_id=get("video_id", ""),
-        split=split,
-        start=start,
-        end=end,
-        file=file,
-        line=row.line,
-    )
-
-
-def without_rest(text: str) -> str:
-    """Return the text to store: that of a clip of rest is empty."""
-    return "" if text.casefold() == REST else text
-
-
-def split_named(name: str) -> str:
-    """Return the split for its name in a table, such as "dev". Raises LookupError."""
-    split = SPLIT_NAMES.get(name.casefold())
-    if split is None:
-        raise LookupError(f"split is {name!r}; allowed: {', '.join(SPLIT_NAMES)}")
-    return split
-
-
-def times(start: str, end: str) -> tuple[float, float]:
-    """Return start and end in seconds; both empty means the complete file. Raises LookupError.
-
-    A time is a number of seconds or h:m:s, with a decimal point or comma.
-    """
-    first, last = _seconds("start", start), _seconds("end", end)
-    if last == WHOLE_FILE:
-        return first, last
-    require_order(max(first, 0.0), last)
-    return max(first, 0.0), last
-
-
-def require_order(start: float, end: float) -> None:
-    """Raise LookupError unless the end comes after the start; both in seconds."""
-    if end <= start:
-        raise LookupError(f"end is {end:g} s, start {start:g} s; the end must come after the start")
-
-
-def _seconds(name: str, text: str) -> float:
-    if not text:
-        return WHOLE_FILE
-    try:
-        value = _clock_seconds(text) if ":" in text else float(_with_decimal_point(text))
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < 1e7:
-        raise LookupError(f"{name} is {text[:40]!r}; allowed: seconds >= 0, or nothing")
-    return value
-
-
-def _with_decimal_point(text: str) -> str:
-    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
-
-
-def _clock_seconds(text: str) -> float:
-    """Seconds of a time such as 1:02:03.5 or 02:03,5. Raises ValueError."""
-    clock = _CLOCK.fullmatch(text)
-    if clock is None:
-        raise ValueError(text)
-    hours, minutes, seconds = int(clock[1] or 0), int(clock[2]), float(clock[3].replace(",", "."))
-    if seconds >= 60 or (clock[1] and minutes >= 60):
-        raise ValueError(text)
-    return 3600 * hours + 60 * minutes + seconds

@@ -11,10 +11,10 @@ import tensorflow_datasets as tfds
 from tests.helpers.clip_makers import encode, shades
 from tests.helpers.eaf import Eaf
 from tfds_builders import build
-from tfds_builders.annotations import AnnotationError
+from tfds_builders.annotation_files.recordings import Videos, elan_clips, subtitle_clips
+from tfds_builders.annotation_files.tables import AnnotationError
 from tfds_builders.base import BuildError
 from tfds_builders.clips import ClipTable
-from tfds_builders.recordings import Videos, elan_clips, subtitle_clips
 from tfds_builders.video_folder.video_folder_dataset_builder import Builder
 
 LOSSLESS = {"qp": "0", "g": "12", "preset": "ultrafast"}

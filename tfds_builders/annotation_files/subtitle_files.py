@@ -9,7 +9,8 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from tfds_builders.annotations import REST, AnnotationError, text_encoding
+from tfds_builders.annotation_files.rows import REST
+from tfds_builders.annotation_files.tables import AnnotationError, text_encoding
 from tfds_builders.clips import Segment
 
 MAX_BYTES = 64 << 20  # a long film has 0.2 MB

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, NoReturn
 from xml.parsers import expat
 
-from tfds_builders.annotations import AnnotationError
+from tfds_builders.annotation_files.tables import AnnotationError
 from tfds_builders.clips import Segment
 
 # Tiers that are taken without a flag, as the columns of a table are.

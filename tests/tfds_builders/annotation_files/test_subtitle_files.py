@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tfds_builders.annotations import AnnotationError
-from tfds_builders.subtitle_files import SubtitleFile, read_subtitles
+from tfds_builders.annotation_files.subtitle_files import SubtitleFile, read_subtitles
+from tfds_builders.annotation_files.tables import AnnotationError
 
 VTT = "WEBVTT\n\n"
 

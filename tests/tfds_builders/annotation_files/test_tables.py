@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tfds_builders import annotations
-from tfds_builders.annotations import AnnotationError, clips_of, read_own_table, read_table
+from tfds_builders.annotation_files import rows
+from tfds_builders.annotation_files.rows import clips_of, read_own_table
+from tfds_builders.annotation_files.tables import AnnotationError, read_table
 from tfds_builders.media import MediaFolder
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "annotations"
+SHARED = Path(__file__).parents[3].parent / "shared" / "annotations"
 
 
 def table(folder: Path, content: str | bytes, **options):
@@ -147,10 +148,10 @@ def test_rows_in_another_encoding_come_with_advice(tmp_path):
 )
 def test_times_are_seconds_or_a_clock(text, seconds):
     if seconds is not None:
-        assert annotations.times(text, "1e6") == (seconds, 1e6)
+        assert rows.times(text, "1e6") == (seconds, 1e6)
         return
     with pytest.raises(LookupError, match=r"start is .*; allowed: seconds >= 0, or nothing"):
-        annotations.times(text, "1e6")
+        rows.times(text, "1e6")
 
 
 def test_missing_tables_and_folders_are_errors(tmp_path):

@@ -1,0 +1,1 @@
+"""Annotations of people: tables, ELAN files and subtitles, all untrusted, as clips."""
