@@ -90,7 +90,7 @@ class TrainedModel:
     def min_evidence(self) -> float:
         """Least evidence (inference.resting) of nearly all signed validation clips.
 
-        Infinite if it is not known.
+        Infinite if validation did not measure it.
         """
         return min(member.validation.get("ctc_evidence", math.inf) for member in self.members)
 

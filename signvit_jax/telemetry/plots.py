@@ -95,7 +95,7 @@ def _mark_best(axes: Sequence[Axes], series: Series, metric: str, step: int | No
 
 
 def _percent(name: str) -> float:
-    """Return the factor that makes a metric percent; BLEU and chrF are percent already."""
+    """Return the factor from a metric to percent: 1 for BLEU and chrF, which are percent."""
     return 1.0 if name.endswith(("bleu4", "chrf")) else 100.0
 
 
@@ -117,7 +117,9 @@ def _rates(axis: Axes, series: Series) -> None:
     colors = [_COLORS["total"], _COLORS["ce"], _COLORS["other"]]
     for number, name in enumerate(sorted(name for name in series if name.startswith("train/lr_"))):
         label = name.removeprefix("train/lr_")
-        _line(axis, series, name, label, color=colors[number % 3])
+        # Rates that are the same are both seen.
+        style = ("-", "--", ":")[number % 3]
+        _line(axis, series, name, label, color=colors[number % 3], linestyle=style)
     axis.set_ylabel("learning rate")
     axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axis.set_ylim(bottom=0)
