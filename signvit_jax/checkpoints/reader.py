@@ -111,7 +111,7 @@ class CheckpointReader:
         return max(self.steps(), default=None)
 
     def is_converted(self, step: int) -> bool:
-        """Return whether a step holds imported weights, without the state of a run."""
+        """Return whether a step holds converted weights, without the state of a run."""
         return bool(self.noted(step, "converted"))
 
     def noted(self, step: int, name: str) -> object:

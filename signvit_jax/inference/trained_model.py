@@ -88,7 +88,7 @@ class TrainedModel:
 
     @property
     def min_evidence(self) -> float:
-        """Least evidence (inference.resting) of nearly all signed validation clips.
+        """Evidence (inference.resting) that nearly all signed validation clips reach.
 
         Infinite if validation did not measure it.
         """
