@@ -48,6 +48,10 @@ PHRASES = {
     "lesson": "distillation loss",
     "filling row": "padding row",
     "filler row": "padding row",
+    "back into the queue": "requeued",
+    "in the queue again": "requeued",
+    "while the run went on": "during the run",
+    "imported weights": "converted weights",
 }
 BRITISH = (
     r"optimis|normalis|recognis|tokenis|quantis|initialis|serialis|behaviour|colour|neighbour"

@@ -41,8 +41,9 @@ from signvit_jax.runtime.exit_codes import (
 from signvit_jax.runtime.standard_streams import clean
 
 if TYPE_CHECKING:
-    from tfds_builders.base import Range, SignDatasetBuilder
+    from tfds_builders.base import SignDatasetBuilder
     from tfds_builders.clips import Clip
+    from tfds_builders.options import Range
 
 FEW_CLIPS = 8  # for at most this many clips the disk space is not checked
 SIZE_MARGIN = 1.1
@@ -213,7 +214,7 @@ def parse_options(
 
     `parser`: without it, that of the command.
     """
-    from tfds_builders.base import allowed_values, option_fault
+    from tfds_builders.options import allowed_values, option_fault
 
     parser = parser or option_parser(builder_class, f"{program_name()} {builder_class.name}")
     flags = parser.parse_args(arguments)
@@ -249,7 +250,7 @@ def option_parser(
 
     `program`: its name in the help. With `complete`, the options that a build needs are required.
     """
-    from tfds_builders.base import SHARED
+    from tfds_builders.options import SHARED
 
     parser = _Parser(
         program,

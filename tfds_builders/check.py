@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.local_paths import local_path
+from signvit_jax.runtime import completion
 from signvit_jax.runtime.command_line import program_name
 from signvit_jax.runtime.exit_codes import (
     DONE,
@@ -61,6 +62,10 @@ SHOWN = 5  # clips of each kind of problem
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments and completion.is_asked():
+        parser = argparse.ArgumentParser()
+        completion.offer(parser.add_argument("data"), builder_names)
+        completion.complete(parser, first=2)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return DONE if arguments else USAGE

@@ -1,4 +1,4 @@
-"""Measure the word error rate of recordings of held-out clips, beside that of the clips alone.
+"""Measure the word error rate of recordings of held-out clips, and that of the clips alone.
 
     python scripts/bench/recordings.py --workdir=runs/small --recordings=20 --seconds=60
 

@@ -1,10 +1,9 @@
-"""Measure what `inference.rest_evidence` suppresses: texts of rest, and texts of signing.
+"""Count the texts that `inference.rest_evidence` suppresses, in clips of rest and of signing.
 
     python scripts/bench/resting_signers.py --workdir=runs/small --rests=100 --signing=400
 
-The model is one of configs/small.py or another that was trained on synthetic_signs. The clips of
-rest are drawn by drawn_recordings.py; training never sees such clips. docs/recordings.md has the
-result.
+The model is `small`, or another that was trained on synthetic_signs. drawn_recordings.py draws the
+clips of rest, which are of kinds that training never sees. Results: docs/recordings.md.
 """
 
 import argparse
@@ -21,20 +20,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument(
-        "--rests", type=int, default=100, help="clips of rest, evenly of each kind (100)"
+        "--rests", type=int, default=100, help="clips of rest, as many of each kind (100)"
     )
     parser.add_argument("--signing", type=int, default=400, help="clips with signing (400)")
     parser.add_argument("--decode", default="greedy")
     flags = parser.parse_args()
     translator = load_translator(flags.workdir)
-    least = min(translator.model.config.inference.rest_evidence, translator.model.min_evidence)
+    threshold = min(translator.model.config.inference.rest_evidence, translator.model.min_evidence)
     print(
         f"{flags.workdir}, step {translator.model.step}, --decode={flags.decode}, "
-        f"least evidence {least:.2f}"
+        f"threshold {threshold:.2f}"
     )
 
     def translated(clips: list[np.ndarray]) -> tuple[int, int, np.ndarray]:
-        """Return (clips with text, the same without the threshold, evidence of each clip)."""
+        """Return the number of clips with text, that number without a threshold, and evidence."""
         found = translator.translate(clips, decode=flags.decode, fps=RATE)
         without = translator.translate(clips, decode=flags.decode, fps=RATE, rest_evidence=0.0)
         return (
@@ -48,7 +47,7 @@ def main() -> int:
         text, without, evidence = translated([rest(kind, number) for number in range(count)])
         total += text
         print(
-            f"{kind}: text in {text} of {count} (without the threshold in {without}); "
+            f"{kind}: text in {text} of {count} clips, without a threshold in {without}; "
             f"evidence up to {evidence.max():.2f}",
             flush=True,
         )

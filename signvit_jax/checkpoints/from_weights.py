@@ -1,4 +1,4 @@
-"""Create a workdir from imported weights.
+"""Create a workdir from converted weights.
 
 It has one checkpoint, of step 0, with parameters and without optimizer state or data position.
 """

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from signvit_jax.files.atomic import flush_to_disk, write_atomically
+from signvit_jax.files.parsed_json import UNREADABLE_JSON
 
 MANIFEST = "manifest.json"
 # Not listed: the manifest, and what Orbax writes after it (times and a marker, which restoring does
@@ -56,7 +57,7 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> list[str]:
         }
     except FileNotFoundError as error:
         raise ManifestMissing(folder) from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+    except UNREADABLE_JSON as error:
         return [f"{MANIFEST}: unreadable ({type(error).__name__})"]
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
         damage = pool.map(lambda entry: _damage_of(folder, entry[0], *entry[1]), wanted.items())

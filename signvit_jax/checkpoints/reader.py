@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 
 from signvit_jax.checkpoints.manifest import MANIFEST, ManifestMissing, find_damage
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.files.parsed_json import UNREADABLE_JSON
 from signvit_jax.runtime.exit_codes import FAILED, USAGE, is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -54,15 +55,7 @@ class CheckpointMismatch(CheckpointError):
 
 
 # Raised by `_read_meta` for a damaged meta.json or one of a later release.
-_META_ERRORS = (
-    CheckpointError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
+_META_ERRORS = (CheckpointError, *UNREADABLE_JSON)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +104,7 @@ class CheckpointReader:
         return max(self.steps(), default=None)
 
     def is_converted(self, step: int) -> bool:
-        """Return whether a step holds imported weights, without the state of a run."""
+        """Return whether a step holds converted weights, without the state of a run."""
         return bool(self.noted(step, "converted"))
 
     def noted(self, step: int, name: str) -> object:

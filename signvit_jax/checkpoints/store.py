@@ -152,7 +152,7 @@ class CheckpointStore(CheckpointReader):
         try:
             if not self.folder.is_dir():
                 log.warning(
-                    "%s is gone, renamed or deleted while the run went on; it is recreated, and "
+                    "%s is gone, renamed or deleted during the run; it is recreated, and "
                     "the run saves there",
                     self.folder,
                 )
@@ -215,8 +215,8 @@ class CheckpointStore(CheckpointReader):
         `data_iterator` is moved to its saved position.
 
         Damaged checkpoints are reported in a warning. If an older one is undamaged, they are
-        renamed to `<step>.damaged`, so that the run can save that step again. Imported weights are
-        never chosen: they have no state of a run.
+        renamed to `<step>.damaged`, so that the run can save that step again. Converted weights
+        are never chosen: they have no state of a run.
 
         Raises CheckpointMissing, CheckpointDamaged (if strict, or if all are damaged),
         CheckpointMismatch.
@@ -348,7 +348,7 @@ class CheckpointStore(CheckpointReader):
 def _data_position(folder: Path) -> dict[str, object]:
     """Return the data position that this process saved.
 
-    If the number of processes has changed it is process 0's: all processes count batches alike.
+    If the number of processes has changed it is process 0's: every process counts the same batches.
     """
     own = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
     files = {
@@ -362,7 +362,7 @@ def _data_position(folder: Path) -> dict[str, object]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-# Parts of the system's error text, which TensorStore quotes inside a longer one, and our text.
+# Parts of the system's error messages, which TensorStore quotes in longer ones, and our words.
 _CAUSES = {
     "No space left on device": (
         "the disk is full; free some space, or lower training.keep_last_n_checkpoints"
@@ -383,7 +383,7 @@ def _cause(error: BaseException, folder: Path) -> str:
     """Return the reason of a failed save in plain words."""
     text = str(error)
     if not folder.is_dir():
-        return "the folder is gone, renamed or deleted while the run went on"
+        return "the folder is gone, renamed or deleted during the run"
     if "No space left on device" in text and _no_inodes(folder):
         return (
             "the disk takes no more files (no inode is free); delete files, or lower "

@@ -63,7 +63,7 @@ def run_training(
     flags.add_argument(
         "--requeue",
         action="store_true",
-        help="in a Slurm job: after SIGUSR1, save and put the job back into the queue",
+        help="in a Slurm job: after SIGUSR1, save and requeue the job",
     )
     flags.add_argument(
         "--profile",

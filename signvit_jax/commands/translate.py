@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     translations = translator.translate_each(
         clips, decode=arguments.decode, seed=arguments.seed, **inference_overrides(arguments)
     )
-    failed = 0
+    failed = without_text = 0
     with _progress() as bar:
         task = bar.add_task("translating", total=len(clips))
         for place, translation in enumerate(translations):
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"error: {clean(str(translation))}", file=sys.stderr)
             else:
                 show(place, translation)
+                without_text += not translation.text
                 for warning in translation.warnings:
                     print(f"warning: {clean(f'{clips[place]}: {warning}')}", file=sys.stderr)
             bar.advance(task)
@@ -82,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 break
     if files is not None:
         print(clean(f"{files.written:,} files written to {arguments.output_dir}"), file=sys.stderr)
+    if without_text:
+        print(
+            f"note: no text in {without_text} of {len(clips)} videos: as far as the model sees, "
+            "nobody signs in them; --rest_evidence=0 --min_confidence=0 keeps every text",
+            file=sys.stderr,
+        )
     if failed:
         print(f"error: {failed} of {len(clips)} clips could not be read", file=sys.stderr)
     if not failed:

@@ -451,7 +451,7 @@ class InferenceConfig:
     rest_evidence: float = number(
         0.7,
         "Where CTC's evidence of signing is lower, nobody signs and the text is empty; 0 = keep "
-        "every text.",
+        "every text. The default is used only if validation measured the evidence of signed clips.",
     )
 
 

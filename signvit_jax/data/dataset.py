@@ -22,6 +22,7 @@ from signvit_jax.data import schema
 from signvit_jax.data.schema import IndexEntry
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import ALLOWED, is_address
+from signvit_jax.files.parsed_json import UNREADABLE_JSON
 
 logger = logging.getLogger(__name__)
 
@@ -288,7 +289,7 @@ class SignDataset:
         try:
             report = json.loads((self.folder / _REPORT_FILE).read_text(encoding="utf-8"))
             settings = report["settings"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except UNREADABLE_JSON:
             return None
         return settings if isinstance(settings, dict) else None
 

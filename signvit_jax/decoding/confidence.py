@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.decoding.lexicon import Entry, Lexicon
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.files.parsed_json import ParsedJson
+from signvit_jax.files.parsed_json import UNREADABLE_JSON, ParsedJson
 from signvit_jax.text.words import Word
 from signvit_jax.text.writing_systems import units
 
@@ -281,14 +281,7 @@ def from_json(text: str) -> Calibration:
         return _calibration(json.loads(text))
     except CalibrationError:
         raise
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except UNREADABLE_JSON as error:
         raise CalibrationError(
             f"not a calibration file ({type(error).__name__}: {error})"
         ) from error

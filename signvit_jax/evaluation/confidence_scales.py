@@ -10,7 +10,6 @@ from signvit_jax.decoding.confidence import (
     Scales,
     Statistics,
     fit_scale,
-    statistics,
     word_key,
 )
 from signvit_jax.decoding.decoders import CTC_DECODERS
@@ -88,14 +87,7 @@ def _fit_decoder(
         hypothesis = hypotheses[decoder]
         reference = entry.gloss if is_gloss else entry.text
         ctc_text = hypotheses["ctc"].text if compare_ctc and "ctc" in hypotheses else None
-        of_sentence, of_words = statistics(
-            decoder,
-            hypothesis.score,
-            hypothesis.probabilities,
-            hypothesis.words,
-            ctc_text,
-            lexicon,
-        )
+        of_sentence, of_words = hypothesis.statistics(decoder, ctc_text, lexicon)
         sentences.append(of_sentence)
         sentences_right.append(is_right(reference, hypothesis.text, lowercase=lowercase))
         words += of_words

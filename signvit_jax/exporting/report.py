@@ -49,7 +49,7 @@ class ComparedScores(TypedDict):
 
 
 class Comparison(TypedDict):
-    """An export beside the model that it was made from."""
+    """An export compared with the model that it was made from."""
 
     size: Sizes
     difference: dict[str, Difference]  # by output

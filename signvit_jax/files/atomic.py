@@ -11,9 +11,9 @@ def write_atomically(path: Path, content: Content) -> None:
     """Replace `path` by `content`, which then also survives a power cut.
 
     Text is encoded as UTF-8 and its line ends are kept; characters that UTF-8 cannot hold (lone
-    surrogates) raise UnicodeEncodeError. A function is called with the path of the temporary file,
-    beside `path`, and writes that. Whatever is raised, by this function (OSError) or by the given
-    one, leaves the old content.
+    surrogates) raise UnicodeEncodeError. A function as content must write the temporary file
+    whose path it is given. If anything is raised, by this function (OSError) or by the given one,
+    the old content stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,6 +1,17 @@
-"""The type of JSON that a file holds and that nothing has checked yet."""
+"""JSON of unknown content: its type before anything is checked, and the errors of reading it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 ParsedJson = Mapping[str, Any]  # an object; whoever reads it raises what a wrong value raises
+
+# All that reading a file and taking values from it can raise.
+UNREADABLE_JSON = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from jaxtyping import Int32, PyTree, UInt8
 
 from signvit_jax.config.schema import InferenceConfig
-from signvit_jax.decoding.confidence import Calibration, statistics
+from signvit_jax.decoding.confidence import Calibration, Statistics, statistics
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, EncodedClips
+from signvit_jax.decoding.lexicon import Lexicon
 from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.inference.resting import CtcSign
 from signvit_jax.models.translator import Encoded, SignTranslator
@@ -58,6 +59,12 @@ class Hypothesis:
     alternatives: tuple["Hypothesis", ...] = ()  # the rest of the n-best list
     probabilities: tuple[float, ...] = ()  # of the tokens without BOS, EOS included
     ctc_signs: tuple[CtcSign, ...] = ()  # of "ctc": its tokens in time, if it reads frames
+
+    def statistics(
+        self, decoder: str, ctc_text: str | None, lexicon: Lexicon | None
+    ) -> tuple[Statistics, list[Statistics]]:
+        """Return what confidences are computed from: that of the text, and those of its words."""
+        return statistics(decoder, self.score, self.probabilities, self.words, ctc_text, lexicon)
 
 
 class Predictor:
@@ -154,14 +161,7 @@ class Predictor:
         scales = self.scales.get(decoder)
         if scales is None:
             return hypothesis
-        of_sentence, of_words = statistics(
-            decoder,
-            hypothesis.score,
-            hypothesis.probabilities,
-            hypothesis.words,
-            ctc_text,
-            self._lexicon,
-        )
+        of_sentence, of_words = hypothesis.statistics(decoder, ctc_text, self._lexicon)
         words = hypothesis.words
         if scales.word:
             words = tuple(

@@ -88,9 +88,9 @@ class TrainedModel:
 
     @property
     def min_evidence(self) -> float:
-        """Least evidence (inference.resting) of nearly all signed validation clips.
+        """Evidence (inference.resting) that nearly all signed validation clips reach.
 
-        Infinite if it is not known.
+        Infinite if validation did not measure it.
         """
         return min(member.validation.get("ctc_evidence", math.inf) for member in self.members)
 

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Unpack, cast, overload
 import numpy as np
 
 from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.inference.clip_arguments import (
     AnyClip,
     check_pace,
@@ -481,11 +483,23 @@ class Translator:
         hypothesis = found[decode]
         if not hypothesis.text or not predictor.config.rest_evidence:
             return hypothesis
-        least = min(predictor.config.rest_evidence, self.model.min_evidence)
+        least = self._least_evidence(predictor.config)
         is_rest = self.model.has_trained_ctc and evidence(found["ctc"].ctc_signs) < least
         if not is_rest and not is_frozen(window.frames):
             return hypothesis
         return dataclasses.replace(hypothesis, text="", tokens=(), words=(), alternatives=())
+
+    def _least_evidence(self, config: InferenceConfig) -> float:
+        """Return the evidence below which nobody signs.
+
+        How much evidence signing gives differs from model to model. The default of `rest_evidence`
+        is therefore used only where validation has measured that signed clips have more, or where
+        it can be lowered to what they have.
+        """
+        measured = self.model.min_evidence
+        if math.isinf(measured) and config.rest_evidence == InferenceConfig.rest_evidence:
+            return 0.0
+        return min(config.rest_evidence, measured)
 
     def _decode(
         self, windows: Sequence[VideoWindow], seed: int, predictor: Predictor

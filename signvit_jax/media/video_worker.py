@@ -272,7 +272,7 @@ def timed_frames(
             decoded_frames += 1
     if damaged_packets > max(MISSING_TOLERATED * decoded_frames, 2):
         raise Refused(
-            f"damaged: {damaged_packets} packets beside {decoded_frames} frames cannot be decoded"
+            f"damaged: {damaged_packets} packets cannot be decoded, {decoded_frames} frames can"
         )
 
 

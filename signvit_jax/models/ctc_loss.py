@@ -1,7 +1,7 @@
 """Connectionist temporal classification (Graves et al. 2006) without a one-hot vocabulary.
 
-Only the log-probabilities of the blank and of a row's own labels are gathered. So beside the logits
-no array has the size of the vocabulary in the forward pass, and only the gradient in the backward
+Only the log-probabilities of the blank and of a row's own labels are gathered. So no array but the
+logits has the size of the vocabulary in the forward pass, and only the gradient in the backward
 pass.
 
 The lattice has two lanes, which hold log-probabilities of all paths so far: `blank[n]`, n labels

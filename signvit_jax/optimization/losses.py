@@ -51,7 +51,7 @@ class TermInputs(NamedTuple):
     batch: Batch
     counts: LossCounts  # of the complete batch, which `batch` may be a microbatch of
     step: Int[Array, ""] | None = None  # None outside training
-    aux: PyTree = None  # parameters trained beside the model, by name
+    aux: PyTree = None  # parameters trained with the model, by name
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ class TrainState:
     step: Int[Array, ""]  # updates tried
     nonfinite_in_row: Int[Array, ""]  # updates skipped since the last one that was applied
     nonfinite_total: Int[Array, ""]  # updates skipped in all
-    # Parameters trained beside the model, by name; a loss term reads them, the model does not.
+    # Parameters trained with the model, by name; a loss term reads them, the model does not.
     aux: dict[str, PyTree] = struct.field(default_factory=dict)
     # Updates applied before the first one of the backbone; None if it was never frozen.
     thawed_at: Int[Array, ""] | None = None

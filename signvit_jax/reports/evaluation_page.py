@@ -238,7 +238,7 @@ def _clip(
     errors = clip.errors(decoder)
     unit = scores[decoder].unit
     rate = f"{'CER' if unit == 'character' else 'WER'} {errors.rate:.0%}"
-    details = f"{errors.errors} of {errors.reference_words} {_UNITS[unit]}s"
+    details = f"{errors.errors} of {errors.reference_words} {_UNITS[unit]}s wrong"
     if prediction.score is not None:
         details += f", score {prediction.score:.3f}"
     return (

@@ -94,12 +94,12 @@ _STYLE = """
 :root {
   color-scheme: light dark;
   --ink: #1c1f24; --paper: #fdfdfc; --soft: #6b7280; --line: #e3e5e8;
-  --accent: #2563a8; --tint: #2563a81f; --bad: #b3261e; --good: #1d7a46;
+  --accent: #2563a8; --tint: #2563a81f; --bad: #b3261e; --good: #1d7a46; --shadow: #0003;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ink: #e6e7e9; --paper: #15171a; --soft: #9aa1ab; --line: #2b2f35;
-    --accent: #6ea8e2; --tint: #6ea8e233; --bad: #ff8a80; --good: #7fd3a0;
+    --accent: #6ea8e2; --tint: #6ea8e233; --bad: #ff8a80; --good: #7fd3a0; --shadow: #fff3;
   }
 }
 body {
@@ -112,7 +112,15 @@ h2 { font-size: 1.15rem; margin: 3rem 0 .6rem; }
 h3 { font-size: .95rem; margin: 1rem 0 .5rem; }
 .soft, figcaption, dt { color: var(--soft); font-weight: 400; }
 .bad { color: var(--bad); }
-.scroll { overflow-x: auto; }
+/* A shadow on the side where the table goes on: the first two layers, which scroll, cover it. */
+.scroll {
+  overflow-x: auto;
+  background:
+    linear-gradient(90deg, var(--paper) 40%, transparent) 0 0 / 2.5rem 100% no-repeat local,
+    linear-gradient(270deg, var(--paper) 40%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+    linear-gradient(90deg, var(--shadow), transparent) 0 0 / 1rem 100% no-repeat scroll,
+    linear-gradient(270deg, var(--shadow), transparent) 100% 0 / 1rem 100% no-repeat scroll;
+}
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td {
   padding: .3rem 1.1rem .3rem 0; border-bottom: 1px solid var(--line);

@@ -1,4 +1,4 @@
-"""Requeuing of a Slurm job whose time is nearly over; only where the user asked for it."""
+"""Requeuing of a Slurm job whose time is nearly over, where the user gave --requeue."""
 
 import logging
 import os
@@ -32,14 +32,14 @@ def requeue_after(received: int) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        _logger.warning("job %s could not be put back into the queue: scontrol: %s", job, error)
+        _logger.warning("job %s could not be requeued: scontrol: %s", job, error)
         return
     if done.returncode:
         _logger.warning(
-            "job %s could not be put back into the queue: scontrol ended with %d: %s",
+            "job %s could not be requeued: scontrol ended with %d: %s",
             job,
             done.returncode,
             done.stderr.strip(),
         )
     else:
-        _logger.info("job %s is in the queue again", job)
+        _logger.info("job %s is requeued", job)

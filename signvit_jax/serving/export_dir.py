@@ -15,6 +15,7 @@ from typing import Self, TypeGuard
 from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import ALLOWED, is_address
+from signvit_jax.files.parsed_json import UNREADABLE_JSON
 from signvit_jax.runtime.exit_codes import USAGE
 
 _logger = logging.getLogger(__name__)
@@ -47,18 +48,6 @@ def resolve_quantization(export_format: str, requested: str | None) -> str:
             f"allowed: {', '.join(allowed)}"
         )
     return requested or allowed[0]
-
-
-# Whatever reading a JSON file of unknown content can raise.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +170,7 @@ class ExportFolder(Workdir):
                 and found.step >= 0
                 and found.quantize in QUANTIZATIONS[found.format]
             )
-        except _UNREADABLE as error:
+        except UNREADABLE_JSON as error:
             raise ExportError(
                 f"{self.export_json} cannot be read ({type(error).__name__}: {error}); "
                 "export the model again"

@@ -1,4 +1,4 @@
-"""Draw metrics.png, the course of a run, from its metrics.csv alone."""
+"""Plot the metrics of a run: metrics.png from metrics.csv."""
 
 import math
 from collections.abc import Sequence
@@ -88,14 +88,14 @@ def _mark_best(axes: Sequence[Axes], series: Series, metric: str, step: int | No
     if metric == "loss":
         axis, columns, label, height = axes[0], 2, "loss", value
     else:
-        axis, columns, label, height = axes[1], 3, _QUALITY[name], value * _percent(name)
+        axis, columns, label, height = axes[1], 3, _QUALITY[name], value * _to_percent(name)
     mark = f"best checkpoint: validation {label} {value:.4g} at step {step:,}"
     axis.plot(step, height, "*", color=_COLORS["total"], markersize=13, label=mark)
     axis.legend(fontsize=8, ncols=columns, frameon=False)
 
 
-def _percent(name: str) -> float:
-    """Return the factor that makes a metric percent; BLEU and chrF are percent already."""
+def _to_percent(name: str) -> float:
+    """Return the factor from a metric to percent: 1 for BLEU and chrF, which are percent."""
     return 1.0 if name.endswith(("bleu4", "chrf")) else 100.0
 
 
@@ -106,7 +106,12 @@ def _quality(axis: Axes, series: Series) -> None:
         steps, values = _finite(series.get(name, ([], [])))
         if len(values):
             axis.plot(
-                steps, values * _percent(name), color=color, marker="o", markersize=3, label=label
+                steps,
+                values * _to_percent(name),
+                color=color,
+                marker="o",
+                markersize=3,
+                label=label,
             )
     axis.set_ylabel("percent")
     axis.set_ylim(bottom=0)
@@ -117,7 +122,9 @@ def _rates(axis: Axes, series: Series) -> None:
     colors = [_COLORS["total"], _COLORS["ce"], _COLORS["other"]]
     for number, name in enumerate(sorted(name for name in series if name.startswith("train/lr_"))):
         label = name.removeprefix("train/lr_")
-        _line(axis, series, name, label, color=colors[number % 3])
+        # Rates that are the same are both seen.
+        style = ("-", "--", ":")[number % 3]
+        _line(axis, series, name, label, color=colors[number % 3], linestyle=style)
     axis.set_ylabel("learning rate")
     axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axis.set_ylim(bottom=0)
@@ -135,7 +142,7 @@ def _line(
     smooth: bool = False,
     **style: Any,
 ) -> None:
-    """Draw one metric; `smooth` draws a running median over the pale values."""
+    """Draw one metric; with `smooth` its running median, over the values in a pale color."""
     steps, values = _finite(series.get(name, ([], [])))
     if not len(values):
         return

@@ -188,7 +188,7 @@ def initial_projection(
 ) -> dict[str, PyTree]:
     """Return {"projection": a linear map from student to teacher features} (traceable).
 
-    It is trained beside the model. Without a teacher (`teacher_width` 0), or if both widths are
+    It is trained with the model. Without a teacher (`teacher_width` 0), or if both widths are
     the same, there is none: {}.
     """
     if not teacher_width or width == teacher_width:

@@ -43,7 +43,7 @@ class _Origin(TypedDict, total=False):
 
 
 def check_data_set(data: RunData, workdir: Workdir) -> None:
-    """Raise ConfigError if a split or an option of the builder differs from the first start's."""
+    """Raise ConfigError if a split or a builder option is not what the run began with."""
     before = _read(workdir).get("data_set")
     if before is None:
         _check_fingerprint(data, workdir)
@@ -53,7 +53,7 @@ def check_data_set(data: RunData, workdir: Workdir) -> None:
         raise ConfigError(
             f"the data set {data.config.data.name!r} in {data.dataset.folder} differs from the one "
             f"that this workdir was started on:\n{lines}\n"
-            "Build the old one again, or give another --workdir"
+            "Rebuild the data set that it was started on, or give another --workdir"
         )
 
 
@@ -85,7 +85,7 @@ def write_origin(workdir: Workdir, data: RunData, teacher: TeacherIdentity | Non
 
 
 def digest_of(params: PyTree) -> str:
-    """Return 16 hexadecimal digits that change with any bit, shape or name of the parameters."""
+    """Return a hash, 16 hexadecimal digits, of the bits, shapes and names of the parameters."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         array = np.ascontiguousarray(jax.device_get(leaf))
@@ -95,7 +95,7 @@ def digest_of(params: PyTree) -> str:
 
 
 def _read(workdir: Workdir) -> _Origin:
-    """Return {} at a first start and in a workdir of an earlier release."""
+    """Return what `origin.json` holds; {} at a first start and in a workdir of release 0.1."""
     path: Path = workdir.origin_json
     try:
         origin = json.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ def _check_fingerprint(data: RunData, workdir: Workdir) -> None:
         raise ConfigError(
             f"the training split of {data.config.data.name!r} differs from the one that this "
             f"workdir was started on (fingerprint {data.train.fingerprint}, before {before}); "
-            "build the old one again, or give another --workdir"
+            "rebuild the data set that it was started on, or give another --workdir"
         )
     _logger.warning(
         "an earlier release started this workdir and recorded only ids, texts, glosses and frame "
@@ -138,7 +138,7 @@ def _check_fingerprint(data: RunData, workdir: Workdir) -> None:
 def _differences(before: Identity, now: Identity, path: Path) -> list[str]:
     """Return a line for each option and split that differs.
 
-    Options that only one of two releases has do not count.
+    An option that one of them lacks is of another release, and is ignored.
     """
     try:
         old_settings, settings = before["settings"] or {}, now["settings"] or {}

@@ -45,8 +45,8 @@ def train(
 
     A damaged newest checkpoint is reported and the one before it is used; with `strict_restore` it
     ends the run instead. `profile`: the steps to trace, if any. `teacher`: the workdir of a teacher
-    to learn from, in place of the config's. With `requeue` a Slurm job that SIGUSR1 stopped is put
-    back into the queue once everything is saved.
+    to learn from, in place of the config's. With `requeue` a Slurm job that SIGUSR1 stopped is
+    requeued once everything is saved.
 
     Raises WorkdirError, ConfigError, DatasetError and WeightsError before anything is compiled, and
     later the errors of data, checkpoints and steps.

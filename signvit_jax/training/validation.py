@@ -149,9 +149,9 @@ class ValidationPass:
         return {"ctc_wer": self._score(references, texts, glosses=spells_glosses).wer}
 
     def _ctc_evidence(self, found: Hypotheses) -> dict[str, float]:
-        """Return the least evidence of signing by CTC in all but one of 200 clips with a text.
+        """Return the evidence of signing by CTC that 199 of 200 clips with a text reach.
 
-        Translation takes less evidence for rest (`inference/resting.py`).
+        Translation takes a clip with less for rest (`inference/resting.py`).
         """
         signed = [
             evidence(hypotheses["ctc"].ctc_signs)

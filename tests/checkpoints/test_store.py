@@ -473,7 +473,7 @@ def test_a_renamed_folder_is_recreated_and_saved_to(folder, tmp_path, caplog, af
         store.save(3 + number, *state_of(3 + number), {}, metrics={"loss": 5.0})
         store.save(5 + number, *state_of(5 + number), {}, wait=True)
         assert store.steps() == [3 + number, 5 + number]
-        warning = f"{folder} is gone, renamed or deleted while the run went on; it is recreated"
+        warning = f"{folder} is gone, renamed or deleted during the run; it is recreated"
         assert caplog.text.count(warning) == 1
         caplog.clear()
     store.close()
@@ -493,7 +493,7 @@ def test_the_next_save_works_after_a_rename_during_a_save(folder, tmp_path, monk
         with pytest.raises(
             CheckpointError,
             match=r"checkpoint 3 could not be saved.*"
-            r"the folder is gone, renamed or deleted while the run went on",
+            r"the folder is gone, renamed or deleted during the run",
         ):
             store.wait()
         (tmp_path / "renamed").rename(folder)

@@ -53,6 +53,6 @@ def test_configs_shows_every_value_of_a_preset(capsys):
     assert '"batch_size"' in capsys.readouterr().out
 
 
-def test_a_dash_does_for_an_underscore(capsys):
+def test_a_dash_is_taken_as_an_underscore(capsys):
     assert front_door.main(["data-report", "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: signvit data_report")

@@ -39,6 +39,16 @@ def test_a_corrupt_clip_among_good_ones_is_exit_3(trained, corrupt, capfd):
     )
 
 
+def test_clips_without_text_are_counted(trained, tmp_path, capfd):
+    still = np.zeros((12, 32, 32, 3), np.uint8)
+    tiny_run.write_video(tmp_path / "still.mp4", still)
+    clips = [trained.video(0), tmp_path / "still.mp4"]
+    assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}") == 0
+    shown = capfd.readouterr()
+    assert shown.out.splitlines()[1] == f"{clips[1]}\t"
+    assert "note: no text in 1 of 2 videos" in shown.err and "--rest_evidence=0" in shown.err
+
+
 def test_only_unreadable_clips_are_exit_4(trained, corrupt, tmp_path, capfd):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder without videos").mkdir()

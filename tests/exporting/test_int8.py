@@ -1,4 +1,4 @@
-"""INT8 arithmetic beside the same sums in float64."""
+"""INT8 arithmetic compared with the same sums in float64."""
 
 import jax
 import jax.numpy as jnp

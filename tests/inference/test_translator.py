@@ -217,6 +217,8 @@ def test_there_is_no_text_without_motion_or_evidence(translator, trained):
         sure.translate(trained.video(1), rest_evidence=0.0).text
         == translator.translate(trained.video(1)).text
     )
+    # Without a measurement the default, which no signed clip of this model reaches, is not used.
+    assert signed.evidence < InferenceConfig.rest_evidence and sure.translate(trained.video(1)).text
     # The evidence of signed validation clips is enough, even if the config requires more.
     validation = {"ctc": 0.1, "ctc_evidence": signed.evidence}
     sure.model = dataclasses.replace(sure.model, validation=validation)

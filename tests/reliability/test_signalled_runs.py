@@ -154,7 +154,7 @@ def test_a_failed_requeue_is_reported(monkeypatch, tmp_path, caplog):
     for name, value in fake_scontrol(tmp_path / "bin", "echo 'invalid job id' >&2; exit 1").items():
         monkeypatch.setenv(name, value)
     requeue_after(USR1)
-    assert "job 4711 could not be put back into the queue" in caplog.text
+    assert "job 4711 could not be requeued" in caplog.text
     assert "invalid job id" in caplog.text
     monkeypatch.setenv("PATH", str(tmp_path))
     requeue_after(USR1)

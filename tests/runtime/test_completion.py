@@ -49,6 +49,9 @@ def completions(line, tmp_path):
         ("signvit configs small_", ["small_gpu "]),
         ("signvit build ph", ["phoenix14t "]),
         ("signvit build phoenix14t --jp", ["--jpeg_quality "]),
+        ("signvit check ph", ["phoenix14t "]),
+        ("signvit check mi", ["mine.py "]),
+        ("signvit check phoenix14t --dec", ["--decode "]),
     ],
 )
 def test_a_line_is_completed_with_what_its_command_takes(tmp_path, line, offered):

@@ -13,9 +13,10 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.annotation_files.rows import collect, split_named
 from tfds_builders.annotation_files.tables import MAX_TEXT, AnnotationError, Row, Table, read_table
-from tfds_builders.base import Option, SignDatasetBuilder
+from tfds_builders.base import SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable
 from tfds_builders.media import ImageFolders
+from tfds_builders.options import Option
 
 FRAME_RATE = 30.0
 LABELS = Path("sentence_label", "csl2020ct_v2.pkl")

@@ -14,9 +14,10 @@ import tensorflow_datasets as tfds
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION, WHOLE_FILE
 from tfds_builders.annotation_files.rows import Media, collect, times
 from tfds_builders.annotation_files.tables import AnnotationError, Row, Table, read_table
-from tfds_builders.base import Option, SignDatasetBuilder
+from tfds_builders.base import SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable
 from tfds_builders.media import MediaFolder
+from tfds_builders.options import Option
 
 SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 COLUMNS = ("SENTENCE_NAME", "SENTENCE", "VIDEO_NAME", "START_REALIGNED", "END_REALIGNED")

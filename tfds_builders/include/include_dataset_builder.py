@@ -15,9 +15,10 @@ import tensorflow_datasets as tfds
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION
 from tfds_builders.annotation_files.rows import Media, collect
 from tfds_builders.annotation_files.tables import AnnotationError, Row, Table, read_table
-from tfds_builders.base import Option, SignDatasetBuilder
+from tfds_builders.base import SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
 from tfds_builders.media import MediaFolder
+from tfds_builders.options import Option
 
 SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 SUBSETS = ("include", "include50")

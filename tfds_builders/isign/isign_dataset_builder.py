@@ -6,9 +6,10 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from tfds_builders.annotation_files.rows import OWN_REQUIRED, clips_of, read_own_table
-from tfds_builders.base import Option, SignDatasetBuilder, column_options, columns_called
+from tfds_builders.base import SignDatasetBuilder
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
+from tfds_builders.options import Option, column_options, columns_called
 
 
 class Builder(SignDatasetBuilder):

@@ -12,9 +12,10 @@ import tensorflow_datasets as tfds
 from signvit_jax.data.schema import TEST, TRAIN, VALIDATION
 from tfds_builders.annotation_files.rows import collect
 from tfds_builders.annotation_files.tables import AnnotationError, Row, Table, read_table
-from tfds_builders.base import Option, SignDatasetBuilder
+from tfds_builders.base import SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable
 from tfds_builders.media import ImageFolders
+from tfds_builders.options import Option
 
 FRAME_RATE = 25.0  # of the broadcasts
 SPLITS = {"train": TRAIN, "dev": VALIDATION, "test": TEST}

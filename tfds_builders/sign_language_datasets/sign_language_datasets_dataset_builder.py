@@ -19,8 +19,9 @@ from signvit_jax.data.dataset import parse_example
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
 from tfds_builders.annotation_files.rows import SPLIT_NAMES
 from tfds_builders.annotation_files.tables import AnnotationError
-from tfds_builders.base import FRAME_RATE, BuildError, Option, SignDatasetBuilder
+from tfds_builders.base import BuildError, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
+from tfds_builders.options import FRAME_RATE, Option
 
 if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource

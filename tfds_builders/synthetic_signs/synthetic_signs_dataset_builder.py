@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.base import SHARE, Option, Range, SignDatasetBuilder
+from tfds_builders.base import SignDatasetBuilder
 from tfds_builders.clips import ClipTable
+from tfds_builders.options import SHARE, Option, Range
 from tfds_builders.synthetic_signs.clips import Options, clip
 from tfds_builders.synthetic_signs.grammar import GLOSSES, MAX_GLOSSES, MIN_SIGNS
 

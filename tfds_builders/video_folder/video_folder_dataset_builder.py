@@ -8,17 +8,10 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.annotation_files.recordings import Videos, elan_clips, subtitle_clips
 from tfds_builders.annotation_files.rows import OWN_OPTIONAL, OWN_REQUIRED, clips_of, read_own_table
-from tfds_builders.base import (
-    SPLIT_BY,
-    BuildError,
-    Option,
-    SignDatasetBuilder,
-    column_options,
-    columns_called,
-    grouped,
-)
+from tfds_builders.base import SPLIT_BY, BuildError, SignDatasetBuilder, grouped
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
+from tfds_builders.options import Option, column_options, columns_called
 
 COLUMNS = (*OWN_REQUIRED, *OWN_OPTIONAL)
 # Options that belong to some kinds of annotations only.
