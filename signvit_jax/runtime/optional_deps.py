@@ -12,6 +12,7 @@ _PACKAGES = {
     "cv2": ("camera", "opencv-python-headless"),
     "flatbuffers": ("export", "flatbuffers"),  # jax.export imports it when it first writes or reads
     "huggingface_hub": ("hub", "huggingface_hub"),
+    "libtpu": ("plan", "jax[cuda12-local,tpu]"),
     "jax2onnx": ("onnx", "jax2onnx"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnx", "onnxruntime"),
