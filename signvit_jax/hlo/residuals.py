@@ -105,6 +105,8 @@ def _source(program: Program, computation: Computation, name: str, index: int) -
             for origin, element in _origin(body, root.operands[index], 0):
                 return _source(program, body, origin, element)
     written = _written(program, computation, instruction, index)
+    if written.operation == "parameter":  # the carry of a loop: what its layers have as input
+        return "input of each run of the loop"
     # Combined operations have several names: "(add:add)".
     words = re.findall(r"[\w.]+", written.op_name.rpartition("/")[2])
     operation = words[0] if words else written.operation

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import overload
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, to_json
@@ -25,9 +26,12 @@ _PACKAGES = {
     "tpu": [("libtpu",)],
     "cuda": [("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), ("nvidia.cudnn",)],
 }
-# Without a GPU no kernel can be timed; the other flag is the one that commands set.
+# Without a GPU no kernel can be timed, and none is executed: their code need not be good. The last
+# flag is the one that commands set.
 _XLA_FLAGS = (
     "--xla_gpu_autotune_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_gpu_disable_gpuasm_optimizations=true",
     "--xla_gpu_enable_latency_hiding_scheduler=true",
 )
 _SHOWN = 1500  # characters of the error of a compiler
@@ -53,15 +57,26 @@ def check_packages(device: str) -> None:
         )
 
 
-def plan_elsewhere(config: Config, request: PlanRequest) -> StepPlan:
+@overload
+def plan_elsewhere(config: Config, request: PlanRequest) -> StepPlan: ...
+
+
+@overload
+def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str) -> StepPlan | None: ...
+
+
+def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") -> StepPlan | None:
     """Return the plan of a config's step for devices that need not be here.
 
-    It takes one to several minutes. Raises UsageError without the packages, ConfigError for a mesh
-    that does not fit, PlanError if the compiler fails.
+    It takes one to several minutes. `unless`: the digest of a program whose plan is known; None is
+    returned, in seconds, if it is that of this step.
+
+    Raises UsageError without the packages, ConfigError for a mesh that does not fit, PlanError if
+    the compiler fails.
     """
     check_packages(request.device)
     check_count(request.kind, request.devices)
-    asked = {"config": to_json(config), "request": dataclasses.asdict(request)}
+    asked = {"config": to_json(config), "request": dataclasses.asdict(request), "unless": unless}
     process = subprocess.Popen(
         [sys.executable, "-m", "signvit_jax.planning.step_plan"],
         stdin=subprocess.PIPE,
@@ -78,7 +93,7 @@ def plan_elsewhere(config: Config, request: PlanRequest) -> StepPlan:
             if isinstance(answer, dict) and "refused" in answer:
                 raise ConfigError(answer["refused"])
             if isinstance(answer, dict) and "plan" in answer:
-                return StepPlan.from_json(answer["plan"])
+                return StepPlan.from_json(answer["plan"]) if answer["plan"] else None
     raise PlanError(
         f"the compiler for {request.kind.title} ended with code {process.returncode} and no plan:\n"
         + errors.strip()[-_SHOWN:]

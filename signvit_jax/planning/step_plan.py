@@ -5,6 +5,7 @@ the environment that XLA needs. Nothing is executed; every figure is a plan.
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 import signal
@@ -82,7 +83,8 @@ class ProgramCost:
 class StepPlan:
     """The plan of a step for one kind of device.
 
-    `total`: bytes of a device, with the next batch. `cost` is None if the compiler refused the
+    `program`: a digest of the program that was compiled. `total`: bytes of a device, with the next
+    batch. `cost` is None if the compiler refused the
     program because it is too large; `total` is then the compiler's figure for it.
     """
 
@@ -94,6 +96,7 @@ class StepPlan:
     memory: StepMemory
     total: int
     cost: ProgramCost | None
+    program: str
     compile_seconds: float
 
     @property
@@ -137,8 +140,10 @@ class StepPlan:
         return StepPlan(**(values | changed))
 
 
-def plan_step(config: Config, request: PlanRequest) -> StepPlan:
+def plan_step(config: Config, request: PlanRequest, unless: str = "") -> StepPlan | None:
     """Compile the step of a config for the request's devices.
+
+    Returns None, without compiling, if `unless` is the digest of its program.
 
     It needs the packages of the extra `plan`, JAX_PLATFORMS=cpu, and XLA's flags that
     `compile_elsewhere` sets. Raises ConfigError for a mesh that does not fit the devices.
@@ -147,6 +152,9 @@ def plan_step(config: Config, request: PlanRequest) -> StepPlan:
     planned = abstract_step(config, request.sizes, absent_devices(kind, request.devices))
     begin = time.perf_counter()
     lowered = planned.step.lower(planned.state, planned.batch)
+    program = _digest(lowered.as_text())
+    if program == unless:
+        return None
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -167,6 +175,7 @@ def plan_step(config: Config, request: PlanRequest) -> StepPlan:
         memory,
         total,
         cost,
+        program,
         round(time.perf_counter() - begin, 1),
     )
 
@@ -181,6 +190,11 @@ def needed_bytes(message: str, memory: StepMemory) -> int:
     if match := _HLO_TEMPORARIES.search(message):
         return memory.total + int(float(match[1]) * _UNITS[match[2]])
     return memory.total
+
+
+def _digest(text: str) -> str:
+    """Return a digest of a lowered program, without the addresses of Python's functions in it."""
+    return hashlib.sha256(re.sub(r"\d{9,}", "", text).encode()).hexdigest()[:16]
 
 
 def _settings(config: Config) -> dict[str, str]:
@@ -213,20 +227,20 @@ def _cost(program: Program, planned: AbstractStep, kind: DeviceKind) -> ProgramC
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Answer the request on standard input: a JSON object with `config` and `request`.
+    """Answer the request on standard input: a JSON object with `config`, `request`, and `unless`.
 
-    The last line of standard output is {"plan": ...}, or {"refused": message} for a config that
-    does not fit the devices.
+    The last line of standard output is {"plan": ...}, with null for a known program, or
+    {"refused": message} for a config that does not fit the devices.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a compiler does not wait for Python's handler
     asked = json.loads(sys.stdin.read())
     request = asked["request"] | {"sizes": TextSizes(**asked["request"]["sizes"])}
     try:
-        plan = plan_step(from_json(asked["config"]), PlanRequest(**request))
+        plan = plan_step(from_json(asked["config"]), PlanRequest(**request), asked["unless"])
     except ConfigError as error:
         print(json.dumps({"refused": str(error)}), flush=True)
     else:
-        print(json.dumps({"plan": plan.to_json()}), flush=True)
+        print(json.dumps({"plan": None if plan is None else plan.to_json()}), flush=True)
     return DONE
 
 
