@@ -22,7 +22,6 @@ from pathlib import Path
 from signvit_jax.config.files import load_config
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.planning.compile_elsewhere import plan_elsewhere
-from signvit_jax.planning.device_kinds import KINDS
 from signvit_jax.planning.memory import GIB
 from signvit_jax.planning.plan_report import COMFORTABLE
 from signvit_jax.planning.roofline import MEMORY_SHARE, PRODUCT_SHARE
@@ -35,6 +34,8 @@ PAGE = ROOT / "docs" / "benchmarks" / "plans.md"
 SCALE = ROOT / "docs" / "scale.md"
 BEGIN, END = "<!-- table: scripts/make_hardware.py -->", "<!-- end of table -->"
 SCALING = "scaling"
+_CARDS = {"h100": "80 GB H100", "a100_40": "40 GB A100", "a100_80": "80 GB A100"}
+_CARDS |= {name: name for name in ("v5e", "v5p", "v6e")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +55,8 @@ class Row:
         return " ".join([self.preset, f"{self.devices}x{self.device}{memory}", *self.overrides])
 
     @property
-    def title(self) -> str:
-        kind = KINDS[self.device]
-        gib = self.memory or round(kind.memory / 1e9 / 5) * 5  # as cards are sold
-        name = self.device.partition("_")[0]
-        if kind.platform == "tpu":
-            card = name
-        elif self.memory:
-            card = f"GPU of {gib:g} GB"
-        else:
-            card = f"{name.upper()} of {gib:g} GB"
-        return f"{self.devices} x {card}"
+    def card(self) -> str:
+        return f"{self.memory:g} GB GPU" if self.memory else _CARDS[self.device]
 
 
 def _scaled(device: str, devices: int, clips: int) -> Row:
@@ -157,16 +149,17 @@ def _result(made: StepPlan) -> Result:
 
 
 def hardware_line(preset: str, results: dict[str, Result]) -> str:
-    """Return the paragraph of a preset's docstring; "" if none of its rows was planned."""
+    """Return the paragraph of a preset's docstring."""
     parts = []
     for row in ROWS:
         if row.group != preset or row.key not in results:
             continue
         result = results[row.key]
         flags = "".join(f" with --config.{override}" for override in row.overrides)
-        parts.append(f"{result.total / GIB:.1f} GiB of {row.title}{flags}")
+        devices = "one" if row.devices == 1 else f"each of {row.devices}"
+        parts.append(f"{result.total / GIB:.1f} GiB on {devices} {row.card}{flags}")
     if not parts:
-        return ""
+        return "Hardware: not planned yet (scripts/make_hardware.py)."
     text = f"Hardware, as planned by scripts/make_hardware.py: {'; '.join(parts)}."
     return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
@@ -184,8 +177,8 @@ def plans_page(results: dict[str, Result]) -> str:
         "# Plans of the presets",
         "",
         "What XLA's compilers plan for devices that were not there: nothing was executed, and no",
-        "number here is a measurement. Written by `scripts/make_hardware.py`, which",
-        "`signvit inspect --device` is the tool of.",
+        "number here is a measurement. Written by `scripts/make_hardware.py`, with the tool behind",
+        "`signvit inspect --device`.",
         "",
         "A step is the longest clips' (`data.num_frames`). GiB: of each device, with the next",
         "batch. May take: 0.92 of a GPU's memory, which is what commands let JAX take; all that a",
@@ -202,7 +195,7 @@ def plans_page(results: dict[str, Result]) -> str:
         one = results[row.key]
         changed = ", ".join(f"`{override}`" for override in row.overrides)
         lines.append(
-            f"| {row.preset} | {row.title} | {changed} | {one.total / GIB:.1f} | "
+            f"| {row.preset} | {row.devices} x {row.card} | {changed} | {one.total / GIB:.1f} | "
             f"{one.usable / GIB:.1f} | {one.flops / 1e12:.0f} | {one.moved / 1e9:,.0f} | "
             f"{1e3 * one.step:,.0f} | {one.mfu:.0%} |"
         )
@@ -226,8 +219,8 @@ def scaling_table(results: dict[str, Result]) -> str:
         sent = ", ".join(f"{axes} {size / 1e9:.2f}" for axes, size in one.sent.items()) or "-"
         mesh = " x ".join(str(size) for size in one.mesh.values())
         lines.append(
-            f"| {row.title} | {mesh} | {one.clips:,} | {one.total / GIB:.1f} | {sent} | "
-            f"{1e3 * one.careful:,.0f} | {1e3 * one.communication:,.0f} | {efficiency:.0%} |"
+            f"| {row.devices} x {row.card} | {mesh} | {one.clips:,} | {one.total / GIB:.1f} | "
+            f"{sent} | {1e3 * one.careful:,.0f} | {1e3 * one.communication:,.0f} | {efficiency:.0%} |"
         )
     return "\n".join(lines)
 
@@ -236,8 +229,8 @@ def write_pages(results: dict[str, Result]) -> None:
     """Write the presets' lines and the tables."""
     for preset in {row.group for row in ROWS if row.group != SCALING}:
         path = ROOT / "signvit_jax" / "presets" / f"{preset}.py"
-        if line := hardware_line(preset, results):
-            write_atomically(path, with_hardware(path.read_text(encoding="utf-8"), line))
+        line = hardware_line(preset, results)
+        write_atomically(path, with_hardware(path.read_text(encoding="utf-8"), line))
     write_atomically(PAGE, plans_page(results))
     head, _, rest = SCALE.read_text(encoding="utf-8").partition(BEGIN)
     tail = rest.partition(END)[2]

@@ -49,7 +49,7 @@ def residuals_of(program: Program) -> list[Residual]:
             if not source.startswith(_ZEROS):
                 found[instruction.arrays[index], source] += 1
     residuals = [Residual(array, count, source) for (array, source), count in found.items()]
-    return sorted(residuals, key=lambda residual: -residual.bytes)
+    return sorted(residuals, key=lambda kept: (-kept.bytes, kept.source, str(kept.array)))
 
 
 def _is_backward(instruction: Instruction) -> bool:
