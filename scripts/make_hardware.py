@@ -220,7 +220,8 @@ def scaling_table(results: dict[str, Result]) -> str:
         mesh = " x ".join(str(size) for size in one.mesh.values())
         lines.append(
             f"| {row.devices} x {row.card} | {mesh} | {one.clips:,} | {one.total / GIB:.1f} | "
-            f"{sent} | {1e3 * one.careful:,.0f} | {1e3 * one.communication:,.0f} | {efficiency:.0%} |"
+            f"{sent} | {1e3 * one.careful:,.0f} | {1e3 * one.communication:,.0f} | "
+            f"{efficiency:.0%} |"
         )
     return "\n".join(lines)
 

@@ -59,16 +59,12 @@ def has_accelerator(root: Path = Path("/")) -> bool:
 
 def has_planning_packages_only() -> bool:
     """Return True if packages for planning are here, and no plugin for other devices."""
-    try:
-        import jax_plugins
-    except ImportError:
-        plugins: set[str] = set()
-    else:
-        plugins = {
-            entry.name
-            for folder in jax_plugins.__path__
-            for entry in Path(folder).iterdir()
-            if entry.is_dir() and not entry.name.startswith("_")
-        }
+    spec = importlib.util.find_spec("jax_plugins")
+    plugins = {
+        entry.name
+        for folder in (spec.submodule_search_locations if spec else None) or ()
+        for entry in Path(folder).iterdir()
+        if entry.is_dir() and not entry.name.startswith("_")
+    }
     has_libtpu = importlib.util.find_spec("libtpu") is not None
     return plugins <= _PLANNING_PLUGINS and (bool(plugins) or has_libtpu)
