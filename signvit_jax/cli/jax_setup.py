@@ -5,6 +5,11 @@ JAX is imported inside the function: `--help` and a wrong flag are answered with
 
 import os
 
+from signvit_jax.runtime.accelerators import (
+    has_accelerator,
+    has_planning_packages_only,
+    set_gpu_memory_share,
+)
 from signvit_jax.runtime.compilation_cache import use_compilation_cache
 
 # Beyond XLA's defaults; docs/scale.md gives the reasons.
@@ -12,13 +17,24 @@ _XLA_GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
 
 
 def set_up_jax() -> None:
-    """Set XLA's flags and the cache of compiled programs, before the first computation.
+    """Set XLA's flags, memory and the cache of compiled programs, before the first computation.
 
-    Flags in `XLA_FLAGS` take precedence, and so does what the user has set of the cache.
+    Flags in `XLA_FLAGS` take precedence, and so does what the user has set of memory and the cache.
     """
     from absl import flags
 
+    if (
+        not os.environ.get("JAX_PLATFORMS")
+        and has_planning_packages_only()
+        and not has_accelerator()
+    ):
+        # Else JAX would try the packages of the extra `plan` as devices, and report failures.
+        import jax
+
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        jax.config.update("jax_platforms", "cpu")
     if os.environ.get("JAX_PLATFORMS") != "cpu":
+        set_gpu_memory_share()
         given = os.environ.get("XLA_FLAGS", "").split()
         given_names = {flag.partition("=")[0] for flag in given}
         added = [flag for flag in _XLA_GPU_FLAGS if flag.partition("=")[0] not in given_names]

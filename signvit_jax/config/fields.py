@@ -46,8 +46,18 @@ def rate(default: float, description: str) -> float:
 
 def choice(options: tuple[str, ...], description: str) -> str:
     """One of `options`; the first one is the default."""
-    allowed = "one of " + ", ".join(map(repr, options))
-    return checked(options[0], description, allowed, lambda x: x in options)
+    metadata = {
+        "description": description,
+        "allowed": "one of " + ", ".join(map(repr, options)),
+        "check": lambda x: x in options,
+        "options": options,
+    }
+    return dataclasses.field(default=options[0], metadata=metadata)
+
+
+def options_of(section: type, name: str) -> tuple[str, ...]:
+    """The options of a field of a section that `choice` made."""
+    return next(f for f in dataclasses.fields(section) if f.name == name).metadata["options"]
 
 
 def model(default: str, description: str) -> str:

@@ -8,22 +8,18 @@ import collections
 import dataclasses
 import math
 import re
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from signvit_jax.config.schema import Config, with_ctc_target
+from signvit_jax.config.schema import Config
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.optimization.optimizer import make_optimizer
-from signvit_jax.optimization.train_state import TrainState, abstract_on_mesh, new_state
-from signvit_jax.optimization.train_step import make_train_step
-from signvit_jax.parallel.mesh import make_mesh
+from signvit_jax.optimization.train_state import TrainState
 from signvit_jax.parallel.sharding import parameter_path
+from signvit_jax.planning.abstract_step import TextSizes, abstract_step
 from signvit_jax.planning.flops import ClipFlops, clip_flops, peak_flops
-from signvit_jax.planning.memory import GIB, batch_shapes, step_memory
+from signvit_jax.planning.memory import GIB, step_memory
 
-_BERT_VOCABULARY = 30_522  # of bert-base-uncased, used if its vocabulary file is not found
 _DEPTH = 3  # levels of the tree of modules that are shown
 _ARRAYS = ("kernel", "bias", "scale")  # of a single layer: not shown one by one
 
@@ -49,34 +45,23 @@ def describe(
 
     Raises ConfigError for a mesh that does not fit the devices or the batch.
     """
-    if config.model.ctc.target == "auto":
-        config = with_ctc_target(config, "gloss" if gloss_vocab_size else "text")
-    vocab_size = vocab_size or _largest_vocabulary(config)
-    spells_glosses = config.model.ctc.target == "gloss"
-    gloss_vocab_size = (gloss_vocab_size or vocab_size) if spells_glosses else 0
-    text_length = text_length or config.model.decoder.max_len
-    training = config.training
-
-    mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
-    definition = ModelDefinition(config, vocab_size, gloss_vocab_size)
-    # Any number of steps will do: it changes neither shapes nor operations.
-    optimizer = make_optimizer(training, training.num_epochs)
-    state, shardings = abstract_on_mesh(
-        lambda: new_state(definition, optimizer, training.seed, mesh), mesh
+    sizes = TextSizes(vocab_size, gloss_vocab_size, text_length)
+    planned = abstract_step(config, sizes)
+    config, definition, state, batch = (
+        planned.config,
+        planned.definition,
+        planned.state,
+        planned.batch,
     )
-    batch = batch_shapes(
-        config, mesh, config.data.num_frames, text_length, text_length if gloss_vocab_size else 0
-    )
-    step = make_train_step(definition, optimizer, training, mesh, shardings, frozen_backbone=False)
-    compiled = step.lower(state, batch).compile() if compiling else None
-    flops = clip_flops(definition, config.data.num_frames, text_length)
+    compiled = planned.step.lower(state, batch).compile() if compiling else None
+    flops = clip_flops(definition, config.data.num_frames, planned.text_length)
     memory = step_memory(state, batch, compiled).table()
     return "\n\n".join(
         [
             _parameters(definition),
-            _operations(config, flops, text_length),
+            _operations(config, flops, planned.text_length),
             f"memory of each device in a training step\n{memory}",
-            _shardings(state, mesh),
+            _shardings(state, planned.mesh),
             _batch(config, batch),
         ]
     )
@@ -171,12 +156,3 @@ def _batch(config: Config, batch: dict[str, jax.ShapeDtypeStruct]) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
-
-
-def _largest_vocabulary(config: Config) -> int:
-    if config.tokenizer.name != "bert":
-        return config.tokenizer.vocab_size
-    path = Path(config.tokenizer.vocab_file)
-    if not path.is_file():
-        return _BERT_VOCABULARY
-    return len(path.read_text(encoding="utf-8").splitlines())

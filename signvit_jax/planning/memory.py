@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -189,17 +190,20 @@ def _message(cause: str, config: Config, mesh: Mesh, memory: StepMemory) -> str:
             f"out of memory: {cause}",
             "What one training step needs of each device:",
             memory.table(),
-            step_advice(config, mesh),
+            step_advice(config, mesh.shape),
         ]
     )
 
 
-def step_advice(config: Config, mesh: Mesh) -> str:
-    """Return what to change so that a step needs less; only options that this config has left."""
+def step_advice(config: Config, mesh: Mapping[str, int]) -> str:
+    """Return what to change so that a step needs less; only options that this config has left.
+
+    `mesh`: the sizes of its axes.
+    """
     training = config.training
     encoder = config.model.encoder
     data = config.data
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]  # the batch is sharded this many ways
+    ways = mesh["data"] * mesh["fsdp"]  # the batch is sharded this many ways
     values = {
         "data.num_frames": f" (now {data.num_frames})",
         "data.image_size": f" (now {data.image_size}; a multiple of {encoder.patch_size})",
@@ -217,9 +221,9 @@ def step_advice(config: Config, mesh: Mesh) -> str:
             values["model.encoder.frames_per_chunk"] = f"={chunk}"
     if training.adam_moments == "float32":
         values["training.adam_moments"] = "=bfloat16"
-    if mesh.shape["data"] > 1:
+    if mesh["data"] > 1:
         values["mesh.fsdp"] = f"={ways} --config.mesh.data=1"
-    elif mesh.size == 1:
+    elif math.prod(mesh.values()) == 1:
         values["mesh.fsdp"] = "=2 or more, with as many devices"
     if training.batch_size >= 2 * ways:
         values["training.batch_size"] = f"={training.batch_size // 2 // ways * ways}"

@@ -5,8 +5,10 @@ r"""The recommended full-size model: ViT-L/16 on every frame, clips of any lengt
 
 Model: the backbone of `reference.py` (303,301,632 parameters) with positions in space and time; the
 vocabulary is learned from the training text.
-Hardware: one 80 GB GPU; for a 40 GB one halve training.batch_size or double
-training.gradient_accumulation. Not trained to the end yet.
+
+Hardware, as planned by scripts/make_hardware.py: 48.3 GiB on one 80 GB H100.
+
+Not trained to the end yet.
 """
 
 from ml_collections import ConfigDict
@@ -54,7 +56,7 @@ def get_config() -> ConfigDict:
                 "ema_decay": 0.999,
                 "ctc_flat_start_steps": 5000,
                 "ctc_flat_start_ratio": 0.2,
-                "remat": "dots",
+                "remat": "full",
                 "best_metric": "chrf",
             },
             "data": {

@@ -4,7 +4,10 @@ r"""`dense_vit.py` at the size that the reference states: about 100M parameters,
         --config.data.name=isign --config.data.data_dir=data
 
 Model: ViT-B/16 (85.8M) and a decoder of width 240; 98.0M parameters with a 16,000-word vocabulary.
-Hardware: one 24 GB GPU. Not trained to the end yet.
+
+Hardware: not planned yet (scripts/make_hardware.py).
+
+Not trained to the end yet.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +25,7 @@ def get_config() -> ConfigDict:
                 "temporal": {"num_heads": 8},
                 "decoder": {"hidden_dim": 240, "ff_dim": 480},
             },
-            "training": {"encoder_lr": 1e-4, "decoder_lr": 3e-4},
+            "training": {"encoder_lr": 1e-4, "decoder_lr": 3e-4, "gradient_accumulation": 2},
             "tokenizer": {"vocab_size": 16_000},
         }
     )

@@ -3,8 +3,11 @@ r"""`dense_vit.py` for a server with several A100s: sharded parameters and momen
     python -m signvit_jax.train --config=dense_vit_server --workdir=runs/dense_vit \
         --config.data.name=isign --config.data.data_dir=data
 
-Hardware: 8 x A100 (40 or 80 GB), as data x fsdp = 1 x 8; for another number of devices set
---config.mesh.fsdp. Not trained to the end yet.
+Eight devices, as data x fsdp = 1 x 8; for another number set --config.mesh.fsdp.
+
+Hardware: not planned yet (scripts/make_hardware.py).
+
+Not trained to the end yet.
 """
 
 from ml_collections import ConfigDict

@@ -11,6 +11,9 @@ Start from ImageNet if you can: --config.model.encoder.pretrained=FILE with torc
 weights (docs/pretrained.md).
 Model: 2,971,952 parameters in the features, 15.9M in all with a 30,522-word vocabulary, whose
 matrix the decoder and the CTC head share. Data and tokens are those of `dense_vit.py`, its teacher.
+
+Hardware: not planned yet (scripts/make_hardware.py).
+
 Not trained to the end yet.
 """
 

@@ -12,8 +12,9 @@ With a BERT vocabulary file:
 
 Model: ViT-L/16 on every frame, 303,301,632 parameters; 354,323,258 in all with a 30,522-word
 vocabulary.
-Hardware: the reference states 40-50 GB for this batch; with --config.training.remat=dots it fits a
-40 GB A100.
+The reference states 40-50 GB for this batch.
+
+Hardware: not planned yet (scripts/make_hardware.py).
 """
 
 from ml_collections import ConfigDict
@@ -60,6 +61,7 @@ def get_config(vocab_file: str = "") -> ConfigDict:
                 "label_smoothing": 0.05,
                 "max_grad_norm": 0.5,
                 "patience": 30,
+                "remat": "dots",
             },
             # The reference rotates, shifts and recolors each frame independently and mirrors half
             # of them; here all frames of a clip get the same augmentation, and none is mirrored.

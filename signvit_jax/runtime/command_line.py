@@ -154,3 +154,14 @@ def positive_seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}; allowed: seconds > 0")
     return seconds
+
+
+def positive_number(text: str) -> float:
+    """The type of a flag that takes a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number > 0")
+    return number

@@ -12,13 +12,19 @@ _PACKAGES = {
     "cv2": ("camera", "opencv-python-headless"),
     "flatbuffers": ("export", "flatbuffers"),  # jax.export imports it when it first writes or reads
     "huggingface_hub": ("hub", "huggingface_hub"),
+    "libtpu": ("plan", "'jax[cuda12-local,tpu]'"),
     "jax2onnx": ("onnx", "jax2onnx"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnx", "onnxruntime"),
     "torch": ("torch", "torch"),
 }
-# Its own requirements would downgrade Orbax, which it does not use here; so no extra can list it.
-_JAX2ONNX = "pip install --no-deps jax2onnx==0.17.1"
+# What no extra can list, because of its own requirements: jax2onnx would downgrade Orbax, which it
+# does not use here; cuDNN would bring another gigabyte, which compiling for absent GPUs does not
+# need.
+_WITHOUT_REQUIREMENTS = {
+    "jax2onnx": "pip install --no-deps jax2onnx==0.17.1",
+    "libtpu": "pip install --no-deps 'nvidia-cudnn-cu12>=9.10,<10'",
+}
 
 
 def install_command(module: str) -> str:
@@ -29,9 +35,11 @@ def install_command(module: str) -> str:
     """
     extra, package = _PACKAGES[module]
     packages = _requirements(extra)
-    if module == "jax2onnx":
-        return " && ".join([f"pip install {' '.join(packages)}"] * bool(packages) + [_JAX2ONNX])
-    return f"pip install {' '.join(packages or [package])}"
+    command = f"pip install {' '.join(packages or [package])}"
+    if module not in _WITHOUT_REQUIREMENTS:
+        return command
+    alone = module == "jax2onnx" and not packages  # then it is the package itself
+    return " && ".join([command] * (not alone) + [_WITHOUT_REQUIREMENTS[module]])
 
 
 def import_optional(module: str, purpose: str, error: type[Exception]) -> ModuleType:

@@ -1,9 +1,15 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from signvit_jax.cli.jax_setup import set_up_jax
+from signvit_jax.runtime.accelerators import has_accelerator
 from tests.helpers import tiny_run
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -33,3 +39,64 @@ def test_on_a_cpu_no_flag_is_set(environment):
     environment.setenv("JAX_PLATFORMS", "cpu")
     environment.setenv("XLA_FLAGS", "--some_flag=1")
     assert flags_after_set_up() == ["--some_flag=1"]
+
+
+def test_a_gpu_may_be_filled_unless_the_user_says_otherwise(environment):
+    environment.setenv("JAX_PLATFORMS", "cuda")
+    environment.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    set_up_jax()
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.92"
+    environment.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    set_up_jax()
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
+
+
+# JAX reports a plugin that it cannot use, and loads libtpu, unless it is told to use the CPU.
+PROGRAM = """
+import logging
+logging.basicConfig(level=logging.INFO)
+from signvit_jax.cli.jax_setup import set_up_jax
+set_up_jax()
+import jax
+print(jax.devices()[0].platform, jax.config.jax_platforms)
+"""
+
+
+def output_with_plugin(folder, plugin, libtpu=True):
+    """What the program prints where such packages are installed and no accelerator is."""
+    package = folder / "jax_plugins" / plugin
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "def initialize():\n"
+        "    import jax\n"
+        "    print('asked for devices' if jax.config.jax_platforms is None else 'left alone')\n"
+    )
+    if libtpu:
+        (folder / "libtpu").mkdir()
+        (folder / "libtpu" / "__init__.py").write_text("def get_library_path(): return 'none.so'\n")
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("JAX_PLATFORMS")
+    }
+    paths = f"{folder}{os.pathsep}{REPOSITORY}"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment | {"PYTHONPATH": paths, "XDG_CACHE_HOME": str(folder / "cache")},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.split("\n"), done.stderr
+
+
+@pytest.mark.skipif(has_accelerator(), reason="this machine has an accelerator")
+def test_packages_for_planning_change_nothing(tmp_path):
+    printed, errors = output_with_plugin(tmp_path, "xla_cuda12")
+    assert "asked for devices" not in printed and "cpu cpu" in printed
+    assert errors == ""
+
+
+@pytest.mark.skipif(has_accelerator(), reason="this machine has an accelerator")
+def test_plugins_for_other_devices_are_still_asked(tmp_path):
+    printed, _ = output_with_plugin(tmp_path, "xla_rocm7", libtpu=False)
+    assert "asked for devices" in printed and "cpu None" in printed

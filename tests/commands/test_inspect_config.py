@@ -9,6 +9,7 @@ import pytest
 from signvit_jax.commands import inspect_config
 from signvit_jax.config.files import load_config
 from signvit_jax.planning import describe_run
+from signvit_jax.planning.abstract_step import largest_vocabulary
 from tests.helpers import tiny_run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -145,4 +146,4 @@ def test_a_bert_vocabulary_has_the_size_of_its_file(tmp_path, file, size):
     if file:
         path.write_text(file)
     config = load_config(f"{REPOSITORY}/configs/reference.py:{path}")
-    assert describe_run._largest_vocabulary(config) == size
+    assert largest_vocabulary(config) == size

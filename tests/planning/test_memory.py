@@ -24,16 +24,12 @@ from signvit_jax.runtime.memory_advice import memory_advice
 from tests.helpers import tiny_model
 
 
-class FakeMesh:
-    """A stand-in for a mesh of more devices than the test machine has."""
-
-    def __init__(self, data=1, fsdp=1, tensor=1):
-        self.shape = dict(zip(AXES, (data, fsdp, tensor)))
-        self.size = data * fsdp * tensor
+def sizes(data=1, fsdp=1, tensor=1):
+    return dict(zip(AXES, (data, fsdp, tensor)))
 
 
 def advice(mesh=None, **changes):
-    return step_advice(tiny_model.config(**changes), mesh or FakeMesh())
+    return step_advice(tiny_model.config(**changes), mesh or sizes())
 
 
 def in_order(text, *parts):
@@ -74,13 +70,13 @@ def test_advice_leaves_out_options_that_are_used_up():
 
 
 def test_advice_fits_the_mesh():
-    text = advice(FakeMesh(data=4, tensor=2), training__batch_size=24)
+    text = advice(sizes(data=4, tensor=2), training__batch_size=24)
     assert (
         "gradient_accumulation=2" in text
         and "mesh.fsdp=4 --config.mesh.data=1:" in text
         and "batch_size=12" in text
     )
-    alone = advice(FakeMesh(fsdp=4), training__batch_size=4)  # one clip per device
+    alone = advice(sizes(fsdp=4), training__batch_size=4)  # one clip per device
     assert (
         "gradient_accumulation" not in alone
         and "--config.training.batch_size" not in alone

@@ -40,6 +40,13 @@ def test_jax2onnx_is_installed_after_its_extra_without_dependencies():
     assert command in PYPROJECT
 
 
+def test_packages_for_planning_come_without_cuda():
+    extra, cudnn = install_command("libtpu").split(" && ")
+    assert extra.startswith("pip install 'jax[cuda12-local,tpu]")
+    assert cudnn == "pip install --no-deps 'nvidia-cudnn-cu12>=9.10,<10'"
+    assert cudnn in PYPROJECT
+
+
 def test_a_submodule_is_installed_with_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
     with pytest.raises(MissingError, match=r"needs onnxruntime\.quantization .*'onnxruntime>="):

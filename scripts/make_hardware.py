@@ -1,0 +1,275 @@
+r"""Plan the presets for accelerators, and write what they need into their "Hardware:" lines.
+
+    pip install -e '.[plan]'
+    python scripts/make_hardware.py                     # all rows; those that are done are skipped
+    python scripts/make_hardware.py --only=dense_vit    # the rows of one preset; or of `scaling`
+    python scripts/make_hardware.py --write             # pages and presets, from the results alone
+
+Each row is one call of XLA's compiler for devices that are not here, one to several minutes of one
+core. Its result is written to docs/benchmarks/plans.json as soon as it is there. A row is planned
+again only if its step has changed: the results have a digest of the program that was compiled.
+Then the presets' lines, docs/benchmarks/plans.md and the table of docs/scale.md are written.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+from signvit_jax.config.files import load_config
+from signvit_jax.files.atomic import write_atomically
+from signvit_jax.planning.compile_elsewhere import plan_elsewhere
+from signvit_jax.planning.memory import GIB
+from signvit_jax.planning.plan_report import COMFORTABLE
+from signvit_jax.planning.roofline import MEMORY_SHARE, PRODUCT_SHARE
+from signvit_jax.planning.step_plan import PlanRequest, StepPlan
+from signvit_jax.runtime.exit_codes import DONE, FAILED, run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "benchmarks" / "plans.json"
+PAGE = ROOT / "docs" / "benchmarks" / "plans.md"
+SCALE = ROOT / "docs" / "scale.md"
+BEGIN, END = "<!-- table: scripts/make_hardware.py -->", "<!-- end of table -->"
+SCALING = "scaling"
+_CARDS = {"h100": "80 GB H100", "a100_40": "40 GB A100", "a100_80": "80 GB A100"}
+_CARDS |= {name: name for name in ("v5e", "v5p", "v6e")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A preset on devices. `overrides`: as `key=value`; `memory`: of a device in GiB."""
+
+    group: str  # the preset whose line it is in, or `scaling`
+    preset: str
+    device: str
+    devices: int = 1
+    overrides: tuple[str, ...] = ()
+    memory: float | None = None
+
+    @property
+    def key(self) -> str:
+        memory = f" {self.memory:g}GiB" if self.memory else ""
+        return " ".join([self.preset, f"{self.devices}x{self.device}{memory}", *self.overrides])
+
+    @property
+    def card(self) -> str:
+        return f"{self.memory:g} GB GPU" if self.memory else _CARDS[self.device]
+
+
+def _scaled(device: str, devices: int, clips: int) -> Row:
+    """`dense_vit` with a batch that grows with the devices."""
+    overrides = [f"training.batch_size={clips * devices}"]
+    if devices > 1:
+        overrides.append(f"mesh.fsdp={min(devices, 8)}")
+    return Row(SCALING, "dense_vit", device, devices, tuple(overrides))
+
+
+ROWS = (
+    Row("dense_vit", "dense_vit", "h100"),
+    Row("dense_vit", "dense_vit", "a100_40", overrides=("training.gradient_accumulation=2",)),
+    Row("dense_vit", "dense_vit", "v5e", 8, ("mesh.fsdp=8",)),
+    Row("dense_vit_100m", "dense_vit_100m", "a100_40", memory=24),
+    Row("dense_vit_100m", "dense_vit_100m", "v5e", 4, ("mesh.fsdp=4",)),
+    Row("dense_vit_server", "dense_vit_server", "a100_40", 8),
+    Row("dense_vit_server", "dense_vit_server", "v5e", 8, ("training.gradient_accumulation=4",)),
+    Row("reference", "reference", "a100_40"),
+    Row("reference", "reference", "v5e", 4, ("mesh.fsdp=4",)),
+    Row("mobilenet_v3", "mobilenet_v3", "a100_40", memory=16),
+    Row("mobilenet_v3", "mobilenet_v3", "v5e", 4),
+    *(_scaled("h100", devices, 16) for devices in (1, 8, 32, 256)),
+    *(_scaled("v5e", devices, 2) for devices in (4, 32, 256)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What is kept of a row's plan. Seconds; bytes of each device."""
+
+    program: str  # digest
+    total: int
+    usable: int
+    perfect: float
+    careful: float
+    communication: float
+    mfu: float
+    flops: float
+    moved: int
+    sent: dict[str, float]  # by axes of the mesh
+    clips: int
+    mesh: dict[str, int]
+    settings: dict[str, str]
+
+    @property
+    def share(self) -> float:
+        return self.total / self.usable
+
+    @property
+    def step(self) -> float:
+        return self.careful + self.communication
+
+
+def read_results() -> dict[str, Result]:
+    """Return the committed results by key of their row."""
+    if not RESULTS.is_file():
+        return {}
+    values = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return {key: Result(**value) for key, value in values.items()}
+
+
+def plan(row: Row, known: Result | None) -> Result | None:
+    """Return the row's result; None if its program is the known one."""
+    config = load_config(row.preset, [_pair(override) for override in row.overrides])
+    request = PlanRequest(row.device, row.devices, row.memory)
+    made = plan_elsewhere(config, request, unless=known.program if known else "")
+    return None if made is None else _result(made)
+
+
+def _result(made: StepPlan) -> Result:
+    if made.cost is None:
+        raise SystemExit(f"the compiler refuses the step: it needs {made.total / GIB:.1f} GiB")
+    cost = made.cost
+    return Result(
+        program=made.program,
+        total=made.total,
+        usable=made.kind.usable,
+        perfect=cost.roofline.perfect,
+        careful=cost.roofline.careful,
+        communication=cost.roofline.communication,
+        mfu=made.mfu,
+        flops=cost.flops,
+        moved=cost.bytes,
+        sent={axes: sum(kinds.values()) for axes, kinds in cost.collectives.items()},
+        clips=made.clips,
+        mesh=made.mesh,
+        settings=made.settings,
+    )
+
+
+def hardware_line(preset: str, results: dict[str, Result]) -> str:
+    """Return the paragraph of a preset's docstring."""
+    parts = []
+    for row in ROWS:
+        if row.group != preset or row.key not in results:
+            continue
+        result = results[row.key]
+        flags = "".join(f" with --config.{override}" for override in row.overrides)
+        devices = "one" if row.devices == 1 else f"each of {row.devices}"
+        parts.append(f"{result.total / GIB:.1f} GiB on {devices} {row.card}{flags}")
+    if not parts:
+        return "Hardware: not planned yet (scripts/make_hardware.py)."
+    text = f"Hardware, as planned by scripts/make_hardware.py: {'; '.join(parts)}."
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def with_hardware(source: str, line: str) -> str:
+    """Return the source of a preset with another paragraph "Hardware" in its docstring."""
+    return re.sub(
+        r'^Hardware\b.*?(?=^\n|^"""|^Not )', line + "\n", source, count=1, flags=re.M | re.S
+    )
+
+
+def plans_page(results: dict[str, Result]) -> str:
+    """Return the table of all presets' rows in Markdown."""
+    lines = [
+        "# Plans of the presets",
+        "",
+        "What XLA's compilers plan for devices that were not there: nothing was executed, and no",
+        "number here is a measurement. Written by `scripts/make_hardware.py`, with the tool behind",
+        "`signvit inspect --device`.",
+        "",
+        "A step is the longest clips' (`data.num_frames`). GiB: of each device, with the next",
+        "batch. May take: 0.92 of a GPU's memory, which is what commands let JAX take; all that a",
+        "TPU's runtime leaves. TFLOP: done by each device in a step. ms: by the roofline, with",
+        f"products at {PRODUCT_SHARE:.0%} of the peak and memory at {MEMORY_SHARE:.0%} of its",
+        "bandwidth, collectives behind them.",
+        "",
+        "| preset | devices | changed | GiB | of | TFLOP | GB moved | ms | MFU |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        if row.group == SCALING or row.key not in results:
+            continue
+        one = results[row.key]
+        changed = ", ".join(f"`{override}`" for override in row.overrides)
+        lines.append(
+            f"| {row.preset} | {row.devices} x {row.card} | {changed} | {one.total / GIB:.1f} | "
+            f"{one.usable / GIB:.1f} | {one.flops / 1e12:.0f} | {one.moved / 1e9:,.0f} | "
+            f"{1e3 * one.step:,.0f} | {one.mfu:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def scaling_table(results: dict[str, Result]) -> str:
+    """Return the table of `dense_vit` on more and more devices in Markdown."""
+    lines = [
+        "| devices | mesh | clips | GiB | GB sent, by axes | ms of kernels | ms of collectives | "
+        "efficiency |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    first: dict[str, float] = {}
+    for row in ROWS:
+        if row.group != SCALING or row.key not in results:
+            continue
+        one = results[row.key]
+        per_device = one.clips / row.devices / one.step
+        efficiency = per_device / first.setdefault(row.device, per_device)
+        sent = ", ".join(f"{axes} {size / 1e9:.2f}" for axes, size in one.sent.items()) or "-"
+        mesh = " x ".join(str(size) for size in one.mesh.values())
+        lines.append(
+            f"| {row.devices} x {row.card} | {mesh} | {one.clips:,} | {one.total / GIB:.1f} | "
+            f"{sent} | {1e3 * one.careful:,.0f} | {1e3 * one.communication:,.0f} | "
+            f"{efficiency:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def write_pages(results: dict[str, Result]) -> None:
+    """Write the presets' lines and the tables."""
+    for preset in {row.group for row in ROWS if row.group != SCALING}:
+        path = ROOT / "signvit_jax" / "presets" / f"{preset}.py"
+        line = hardware_line(preset, results)
+        write_atomically(path, with_hardware(path.read_text(encoding="utf-8"), line))
+    write_atomically(PAGE, plans_page(results))
+    head, _, rest = SCALE.read_text(encoding="utf-8").partition(BEGIN)
+    tail = rest.partition(END)[2]
+    write_atomically(SCALE, f"{head}{BEGIN}\n\n{scaling_table(results)}\n\n{END}{tail}")
+
+
+def _pair(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key, value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", help="the rows of one preset, or of 'scaling'")
+    parser.add_argument("--write", action="store_true", help="write from the results alone")
+    arguments = parser.parse_args()
+    results = read_results()
+    too_large = []
+    for row in ROWS:
+        if arguments.write or (arguments.only and row.group != arguments.only):
+            continue
+        print(f"{row.key} ...", end=" ", flush=True)
+        result = plan(row, results.get(row.key))
+        if result is not None:
+            results[row.key] = result
+            values = {key: dataclasses.asdict(one) for key, one in sorted(results.items())}
+            write_atomically(RESULTS, json.dumps(values, indent=1) + "\n")
+        one = results[row.key]
+        print(f"{one.total / GIB:.1f} of {one.usable / GIB:.1f} GiB, {1e3 * one.step:.0f} ms")
+        if one.share > COMFORTABLE:
+            too_large.append(row.key)
+    write_pages(results)
+    for key in too_large:
+        print(f"more than {COMFORTABLE:.0%} of what a process may take: {key}", file=sys.stderr)
+    return FAILED if too_large else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,133 @@
+"""Plans for absent devices, each made in a process of its own.
+
+XLA's flags and JAX's platforms are settled once in a process; the caller's stay as they are.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import overload
+
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.schema import Config, to_json
+from signvit_jax.errors.base import SignVitError
+from signvit_jax.planning.device_kinds import KINDS, check_count
+from signvit_jax.planning.step_plan import PlanRequest, StepPlan
+from signvit_jax.runtime.exit_codes import UsageError
+from signvit_jax.runtime.optional_deps import install_command
+
+_PACKAGES = {
+    "tpu": [("libtpu",)],
+    "cuda": [("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), ("nvidia.cudnn",)],
+}
+# Without a GPU no kernel can be timed, and none is executed: their code need not be good. The last
+# flag is the one that commands set.
+_XLA_FLAGS = (
+    "--xla_gpu_autotune_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_gpu_disable_gpuasm_optimizations=true",
+    "--xla_gpu_enable_latency_hiding_scheduler=true",
+)
+_SHOWN = 1500  # characters of the error of a compiler
+
+
+class PlanError(SignVitError, RuntimeError):
+    """A compiler that ended without a plan; the message has the end of what it wrote."""
+
+
+def missing_packages(platform: str) -> list[str]:
+    """Return the modules that planning for a platform ("cuda", "tpu") lacks."""
+    return [names[0] for names in _PACKAGES[platform] if not any(map(_is_there, names))]
+
+
+def check_packages(device: str) -> None:
+    """Raise UsageError, with the command that installs them, if packages are missing."""
+    missing = missing_packages(KINDS[device].platform)
+    if missing:
+        raise UsageError(
+            f"--device={device} compiles with XLA's compiler for {KINDS[device].title}; "
+            f"{', '.join(missing)} not found. Install what it needs (no GPU, TPU or driver): "
+            f"{install_command('libtpu')}"
+        )
+
+
+@overload
+def plan_elsewhere(config: Config, request: PlanRequest) -> StepPlan: ...
+
+
+@overload
+def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str) -> StepPlan | None: ...
+
+
+def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") -> StepPlan | None:
+    """Return the plan of a config's step for devices that need not be here.
+
+    It takes one to several minutes. `unless`: the digest of a program whose plan is known; None is
+    returned, in seconds, if it is that of this step.
+
+    Raises UsageError without the packages, ConfigError for a mesh that does not fit, PlanError if
+    the compiler fails.
+    """
+    check_packages(request.device)
+    check_count(request.kind, request.devices)
+    asked = {"config": to_json(config), "request": dataclasses.asdict(request), "unless": unless}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "signvit_jax.planning.step_plan"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=child_environment(dict(os.environ)),
+    )
+    with _ended(process):
+        output, errors = process.communicate(json.dumps(asked))
+    for line in reversed(output.splitlines()):
+        with contextlib.suppress(ValueError):
+            answer = json.loads(line)
+            if isinstance(answer, dict) and "refused" in answer:
+                raise ConfigError(answer["refused"])
+            if isinstance(answer, dict) and "plan" in answer:
+                return StepPlan.from_json(answer["plan"]) if answer["plan"] else None
+    raise PlanError(
+        f"the compiler for {request.kind.title} ended with code {process.returncode} and no plan:\n"
+        + errors.strip()[-_SHOWN:]
+    )
+
+
+def child_environment(environment: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a process that compiles for absent devices."""
+    given = environment.get("XLA_FLAGS", "").split()
+    paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
+    return environment | {
+        "JAX_PLATFORMS": "cpu",  # nothing looks for devices
+        "TPU_SKIP_MDS_QUERY": "1",  # nor asks for metadata of a virtual machine
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # programs of absent devices cannot be read again
+        "TF_CPP_MIN_LOG_LEVEL": environment.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+        "XLA_FLAGS": " ".join([*_XLA_FLAGS, *given]),
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+
+
+@contextlib.contextmanager
+def _ended(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """End the process with the block, also if it is left by an interrupt."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its package is not there
+        return False

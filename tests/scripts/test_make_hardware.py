@@ -1,0 +1,119 @@
+"""The "Hardware:" lines of presets are figures of the planner, and what it promises holds."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.config.presets import preset_names
+from signvit_jax.planning.compile_elsewhere import missing_packages
+from signvit_jax.planning.device_kinds import KINDS
+from signvit_jax.planning.plan_report import COMFORTABLE
+
+ROOT = Path(__file__).parents[2]
+
+
+def load_script():
+    path = ROOT / "scripts" / "make_hardware.py"
+    spec = importlib.util.spec_from_file_location("make_hardware", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_hardware"] = module  # where dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+RESULTS = script.read_results()
+PRESET_ROWS = [row for row in script.ROWS if row.group != script.SCALING]
+
+
+@pytest.mark.parametrize("preset", sorted({row.group for row in PRESET_ROWS}))
+def test_the_hardware_line_of_a_preset_is_that_of_its_plans(preset):
+    source = (ROOT / "signvit_jax" / "presets" / f"{preset}.py").read_text()
+    line = script.hardware_line(preset, RESULTS)
+    assert f"\n\n{line}\n" in source
+    assert source.count("Hardware") == 1
+    assert script.with_hardware(source, line) == source
+
+
+def test_the_pages_are_those_of_the_results():
+    assert script.PAGE.read_text() == script.plans_page(RESULTS)
+    assert script.scaling_table(RESULTS) in script.SCALE.read_text()
+
+
+def test_every_result_belongs_to_a_row():
+    assert set(RESULTS) <= {row.key for row in script.ROWS}
+
+
+def test_every_full_size_preset_has_rows_for_gpus_and_tpus():
+    kinds = {}
+    for row in PRESET_ROWS:
+        assert row.preset in preset_names()
+        kinds.setdefault(row.preset, set()).add(KINDS[row.device].platform)
+    assert set(kinds) == {
+        *("dense_vit", "dense_vit_100m", "dense_vit_server", "reference", "mobilenet_v3")
+    }
+    assert all(platforms == {"cuda", "tpu"} for platforms in kinds.values())
+
+
+@pytest.mark.parametrize("key", sorted(RESULTS))
+def test_a_planned_step_leaves_room_on_its_device(key):
+    assert RESULTS[key].share <= COMFORTABLE
+
+
+def planned(preset, device, overrides=()):
+    return next(
+        row
+        for row in PRESET_ROWS
+        if (row.preset, row.device, row.overrides) == (preset, device, overrides)
+    )
+
+
+def test_a_line_names_memory_devices_and_flags():
+    row = planned("dense_vit", "a100_40", ("training.gradient_accumulation=2",))
+    result = script.Result(
+        program="",
+        total=30 * 2**30,
+        usable=36 * 2**30,
+        perfect=1.0,
+        careful=1.0,
+        communication=0.0,
+        mfu=0.3,
+        flops=1e15,
+        moved=1,
+        sent={},
+        clips=16,
+        mesh={},
+        settings={},
+    )
+    server = planned("dense_vit_server", "a100_40")
+    results = {row.key: result, server.key: result}
+    line = script.hardware_line("dense_vit", results)
+    assert "30.0 GiB on one 40 GB A100 with" in line
+    assert "--config.training.gradient_accumulation=2" in line
+    assert "on each of 8 40 GB A100" in script.hardware_line("dense_vit_server", results)
+    assert max(map(len, line.splitlines())) <= 100
+    old = 'r"""A.\n\nHardware: one\nGPU.\n\nNot trained.\n"""\n'
+    assert script.with_hardware(old, line) == f'r"""A.\n\n{line}\n\nNot trained.\n"""\n'
+
+
+def needs_packages(row):
+    missing = missing_packages(KINDS[row.device].platform)
+    reason = f"{', '.join(missing)} not found: pip install 'signvit-jax[plan]'"
+    return pytest.mark.skipif(bool(missing), reason=reason)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=row.key, marks=needs_packages(row)) for row in PRESET_ROWS],
+)
+def test_the_compiler_still_plans_what_the_line_says(row):
+    known = RESULTS.get(row.key)
+    result = script.plan(row, known) or known
+    assert result.share <= COMFORTABLE
+    assert known is not None, "not planned yet: run scripts/make_hardware.py"
+    assert result.total == pytest.approx(known.total, rel=0.02)
