@@ -30,7 +30,7 @@ CONFIG_ROWS = {
 
 def rows() -> dict[str, dict]:
     """Return the case of each row by name; its key `program` is the script that measures it."""
-    ours = {"remat": "dots", "program": "jax_step.py"}
+    ours = {"program": "jax_step.py"}
     plain_torch = {"program": "torch_step.py"}
     of_configs = {
         name: {
@@ -52,7 +52,10 @@ def rows() -> dict[str, dict]:
         },
         "torch": plain_torch,
         "torch_compiled": plain_torch | {"compile": True},
+        "reference_unrolled": ours | {"scan": False},
+        "reference_dots": ours | {"remat": "dots"},
         "reference_full": ours | {"remat": "full"},
+        "reference_rbg": ours | {"random": "rbg"},
         "reference_threefry": ours | {"random": "threefry"},
         "reference_recompute": ours | {"attention": "recompute"},
         "reference_dropout": ours | {"attention_dropout": 0.2},

@@ -1,9 +1,10 @@
 """The row `numerics` of gpu.py: checks that this device computes what a CPU computes.
 
 It compares attention at 197 tokens with the implementation that 'auto' picks, in bfloat16, with
-float32 attention; the share of dropped entries of both random generators with the dropout rate; and
-a small model's loss and gradients in float32 on the device and on the CPU. Prints the largest
-differences, and which are beyond their bounds. The only argument is the case, as JSON.
+float32 attention; its gradient at padding with zero; the share of dropped entries of each random
+generator with the dropout rate; and a small model's loss and gradients in float32 on the device and
+on the CPU. Prints the largest differences, and which are beyond their bounds. The only argument is
+the case, as JSON.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax_step import case_batch, case_config
 
+from signvit_jax.backbones.vit import dropout_key
 from signvit_jax.layers.attention import attend, dropout, fastest_attention
 from signvit_jax.layers.compute_policy import compute_policy
 from signvit_jax.models.definition import ModelDefinition
@@ -25,8 +27,10 @@ from signvit_jax.optimization.losses import loss_denominators, translation_loss
 BOUNDS = {
     "attention": 0.02,
     "attention_gradient": 0.04,
+    "padding_gradient": 0.0,
     "dropout_threefry": 0.005,
     "dropout_rbg": 0.005,
+    "dropout_hash": 0.005,
     "loss": 1e-4,
     "gradients": 2e-3,
 }
@@ -60,6 +64,22 @@ def attention_differences(tokens: int, heads: int, width: int) -> dict[str, floa
     return worst
 
 
+def padding_gradient(tokens: int, heads: int, width: int) -> float:
+    """Return the largest gradient at the padding behind `tokens`, on which training relies to be 0.
+
+    The padding of the inputs holds numbers like all others.
+    """
+    shape = (4, tokens + 1, heads, width)
+    inputs = [jax.random.normal(jax.random.key(i), shape).astype(jnp.bfloat16) for i in range(3)]
+
+    def run(inputs):
+        out = attend(*inputs, implementation="auto", tokens=tokens)[:, :tokens]
+        return jnp.square(out.astype(jnp.float32)).sum()
+
+    at_padding = [gradient[:, tokens:] for gradient in jax.jit(jax.grad(run))(inputs)]
+    return max(float(jnp.abs(gradient.astype(jnp.float32)).max()) for gradient in at_padding)
+
+
 def difference(ours: jax.Array, exact: jax.Array) -> float:
     found, wanted = np.asarray(ours, np.float64), np.asarray(exact, np.float64)
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
@@ -69,7 +89,7 @@ def dropped_share(generator: str) -> float:
     """Return the difference between the share of zeroed entries and the dropout rate."""
     rate = 0.2
     ones = jnp.ones((64, 197, 256))
-    key = jax.random.key(0, impl="rbg" if generator == "rbg" else None)
+    key = dropout_key(jax.random.key(0), generator)
     kept = jax.jit(lambda key: dropout(ones, rate, key))(key)
     return float(abs(jnp.mean(kept == 0) - rate))
 
@@ -111,8 +131,10 @@ def loss_differences(case: dict) -> dict[str, float]:
 def main() -> None:
     case = json.loads(sys.argv[1])
     start = time.perf_counter()
-    found = attention_differences(197, *((16, 64) if case["size"] == "full" else (2, 16)))
-    found |= {f"dropout_{name}": dropped_share(name) for name in ("threefry", "rbg")}
+    heads, width = (16, 64) if case["size"] == "full" else (2, 16)
+    found = attention_differences(197, heads, width)
+    found["padding_gradient"] = padding_gradient(197, heads, width)
+    found |= {f"dropout_{name}": dropped_share(name) for name in ("threefry", "rbg", "hash")}
     found |= loss_differences(case)
     beyond = [
         f"{name} {value:.2g} > {BOUNDS[name]:g}"

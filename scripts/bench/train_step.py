@@ -35,9 +35,9 @@ BASE = {
     "frames": 16,
     "attention": "auto",
     "attention_dropout": 0.0,
-    "random": "rbg",
+    "random": "hash",
     "scan": True,
-    "remat": "none",
+    "remat": "names",
     "chunk": 0,
 }
 
@@ -73,6 +73,7 @@ def cases() -> list[dict]:
         ours("long", "16 x 64, 128 frames per chunk", frames=64, chunk=128),
         torch("reference", "compiled, attention dropout", attention_dropout=0.2),
         ours("options", "fused attention, unrolled", scan=False),
+        ours("options", "rbg dropout", random="rbg"),
         ours("options", "fused attention, scan, remat full", remat="full"),
         ours("options", "recomputed attention, scan", attention="recompute"),
         ours("options", "xla attention, scan", attention="xla"),

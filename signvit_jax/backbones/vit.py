@@ -12,8 +12,10 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key, UInt8
 from signvit_jax.backbones.backbone import BackboneOutput, Preprocess
 from signvit_jax.backbones.token_merging import mean_of_merged, run_merging_blocks
 from signvit_jax.config.schema import EncoderConfig
-from signvit_jax.layers.attention import dropout
+from signvit_jax.layers.attention import dropout, needs_even_length
 from signvit_jax.layers.compute_policy import ComputePolicy
+from signvit_jax.layers.half_precision import in_row_major, is_half
+from signvit_jax.layers.hashed_bits import hashing_key
 from signvit_jax.layers.layer_stack import run_stack, stack
 from signvit_jax.layers.positions import sinusoids_2d
 from signvit_jax.layers.random_streams import fold
@@ -77,6 +79,8 @@ class DenseViT(nnx.Module):
             pooling = PatchConcat(width, 1 + side * side, dtype=dtype, rngs=rngs)
         self.pooling = pooling
         self.num_layers = config.vit_num_layers
+        self.num_heads = heads
+        self.attention_dropout = config.attention_dropout
         self.dropout_rate = config.dropout
         self.drop_path_rate = config.drop_path
         self.patch_drop = config.patch_drop
@@ -96,8 +100,8 @@ class DenseViT(nnx.Module):
         `sample_mask` has no effect, as there is no BatchNorm.
         """
         del sample_mask
-        if rng is not None and self.policy.dropout_rng_impl == "rbg":
-            rng = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(rng), 2), impl="rbg")
+        if rng is not None:
+            rng = dropout_key(rng, self.policy.dropout_rng_impl)
         n, size = images.shape[0], self.policy.frames_per_chunk
         num_chunks = -(-n // size) if size else 1
         if num_chunks == 1:
@@ -155,12 +159,32 @@ class DenseViT(nnx.Module):
     ) -> Float[Array, "n s d"]:
         """Run all blocks. The drop path rate rises linearly from 0 in the first block."""
 
+        tokens = x.shape[1]
+        pads = rng is not None and tokens % 2 == 1 and self._needs_even_length()
+        valid = tokens if pads else None
+
         def call(block: TransformerBlock, x: Array, layer: Array | int, rate: Array) -> Array:
             drop_path_rate = rate if self.drop_path_rate else None
-            return block(x, None, fold(rng, "vit.block", layer), drop_path_rate)
+            return block(x, None, fold(rng, "vit.block", layer), drop_path_rate, valid)
 
         rates = np.linspace(0.0, self.drop_path_rate, self.num_layers, dtype=np.float32)
-        return run_stack(self.blocks, x, call, rates, policy=self.policy)
+        if pads:
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+        if is_half(x.dtype):
+            x = in_row_major(x)
+        x = run_stack(self.blocks, x, call, rates, policy=self.policy)
+        if is_half(x.dtype):
+            x = in_row_major(x)
+        return x[:, :tokens]
+
+    def _needs_even_length(self) -> bool:
+        """Whether the attention of a training step does; only in half precision one may."""
+        width = self.class_token.shape[-1] // self.num_heads
+        plain = self.attention_dropout == 0.0
+        dtype = self.policy.dtype
+        return is_half(dtype) and needs_even_length(
+            self.policy.attention, dtype, width, plain=plain
+        )
 
     def _features(
         self,
@@ -263,6 +287,13 @@ class PatchConcat(nnx.Module):
 
     def __call__(self, tokens: Float[Array, "n s d"]) -> Float[Array, "n d"]:
         return self.widen(gelu(self.narrow(tokens)).reshape(tokens.shape[0], -1))
+
+
+def dropout_key(rng: Key[Array, ""], generator: str) -> Key[Array, ""]:
+    """Return a threefry key as one of `generator`: 'threefry', 'rbg' or 'hash'."""
+    if generator == "rbg":
+        return jax.random.wrap_key_data(jnp.tile(jax.random.key_data(rng), 2), impl="rbg")
+    return hashing_key(rng) if generator == "hash" else rng
 
 
 def drop_patches(

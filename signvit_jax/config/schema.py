@@ -106,9 +106,10 @@ class EncoderConfig:
         0, "Tokens merged per block at inference (ToMe, Bolya et al. 2023); 0 = off.", least=0
     )
     dropout_rng_impl: str = choice(
-        ("threefry", "rbg"),
-        "Random number generator of the ViT's dropout; rbg is the device's own, which is cheap "
-        "but draws other numbers on every kind of device.",
+        ("threefry", "rbg", "hash"),
+        "Random number generator of the ViT's dropout; rbg is the device's own, which draws other "
+        "numbers on every kind of device; hash hashes positions, which moves no memory and draws "
+        "the same numbers everywhere.",
     )
 
 
@@ -284,9 +285,10 @@ class TrainingConfig:
         0.0, "Decay of averaged weights, which evaluation and translation then use; 0 = off."
     )
     remat: str = choice(
-        ("none", "dots", "full"),
+        ("none", "dots", "names", "full"),
         "Activations recomputed in the backward pass to save memory: none, all but the results of "
-        "matrix products, or all.",
+        "matrix products (dots), all but what no matrix product or attention has to be repeated "
+        "for (names), or all.",
     )
     scan_layers: bool = plain(
         True,

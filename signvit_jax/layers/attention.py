@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
-from signvit_jax.parallel.current_mesh import bernoulli_by_rows, traced_device
+from signvit_jax.layers.hashed_bits import draws_hashes
+from signvit_jax.layers.kept_arrays import ATTENDED, keep
+from signvit_jax.parallel.current_mesh import GPU_PLATFORMS, bernoulli_by_rows, traced_device
 
 DimSize = int | Any  # an integer, or a symbol while a program for clips of any length is exported
 
@@ -19,9 +21,13 @@ def dropout(x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | None) -> 
     """
     if rng is None or rate == 0.0:
         return x
-    # XLA partitions threefry like other computations, but not the device's own generator.
-    bernoulli = bernoulli_by_rows if jax.random.key_impl(rng) == "rbg" else jax.random.bernoulli
-    kept = bernoulli(rng, 1.0 - rate, x.shape)
+    if draws_hashes(rng):
+        kept = jax.random.bits(rng, x.shape) >= jnp.uint32(round(rate * 2**32))
+    elif jax.random.key_impl(rng) == "rbg":
+        # XLA partitions other generators like any computation, but not the device's own.
+        kept = bernoulli_by_rows(rng, 1.0 - rate, x.shape)
+    else:
+        kept = jax.random.bernoulli(rng, 1.0 - rate, x.shape)
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
 
 
@@ -79,11 +85,13 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_rng: Key[Array, ""] | None = None,
     implementation: str = "xla",
+    tokens: int | None = None,
 ) -> Float[Array, "b l width"]:
     """softmax(query key^T / sqrt(k)) value, with the heads concatenated (width = n k).
 
-    `mask` is True where a query may attend. The softmax is in float32. Dropout acts on the
-    attention weights, as in the reference system.
+    `mask` is True where a query may attend. In self-attention the positions from `tokens` on are
+    padding (None: none are), to which nothing attends; their own outputs mean nothing. The softmax
+    is in float32. Dropout acts on the attention weights, as in the reference system.
 
     All implementations agree up to rounding:
 
@@ -96,18 +104,21 @@ def attend(
     if implementation == "auto":
         plain = mask is None and not drops
         implementation = fastest_attention(query.dtype, query.shape[-1], plain=plain)
+    if tokens is not None and implementation != "cudnn":
+        present = (jnp.arange(key.shape[1]) < tokens)[None, None]
+        mask = present if mask is None else mask & present
     if implementation == "cudnn":
         if mask is not None or drops:
             raise ValueError(
                 "cudnn attention supports neither a mask nor dropout; "
                 "choose 'auto', 'xla' or 'recompute' for a network that has them"
             )
-        out = attend_at_even_length(query, key, value, implementation="cudnn")
+        out = attend_at_even_length(query, key, value, implementation="cudnn", tokens=tokens)
     else:
         run = partial(_attend, dropout_rate=dropout_rate if drops else 0.0)
         if implementation == "recompute":
             run = jax.checkpoint(run)
-        out = run(query, key, value, mask, dropout_rng)
+        out = keep(run(query, key, value, mask, dropout_rng), ATTENDED, dropout_rng)
     return out.reshape(*out.shape[:2], -1)
 
 
@@ -117,15 +128,18 @@ def attend_at_even_length(
     value: Float[Array, "b s n k"],
     *,
     implementation: Literal["xla", "cudnn"],
+    tokens: int | None = None,
 ) -> Float[Array, "b l n k"]:
     """`jax.nn.dot_product_attention`, with odd lengths padded by one position that is masked.
 
     JAX 0.11 and 0.12 refuse to differentiate cuDNN's attention at an odd length: they take their
     placeholder for the bias for a bias, which needs even lengths. The length of a ViT is odd:
     patches and a class token.
+
+    Positions from `tokens` on are padding already. Their outputs and gradients are zero.
     """
     queries, keys = query.shape[1], key.shape[1]
-    if queries % 2 == 0 and keys % 2 == 0:
+    if queries % 2 == 0 and keys % 2 == 0 and tokens is None:
         return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
     query, key, value = (
         jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
@@ -134,11 +148,23 @@ def attend_at_even_length(
         query,
         key,
         value,
-        query_seq_lengths=jnp.full(query.shape[0], queries, jnp.int32),
-        key_value_seq_lengths=jnp.full(query.shape[0], keys, jnp.int32),
+        query_seq_lengths=jnp.full(query.shape[0], tokens or queries, jnp.int32),
+        key_value_seq_lengths=jnp.full(query.shape[0], tokens or keys, jnp.int32),
         implementation=implementation,
     )
     return out[:, :queries]
+
+
+def needs_even_length(
+    implementation: str, dtype: DTypeLike, head_width: int, *, plain: bool
+) -> bool:
+    """Return whether `attend`, in training, would pad queries, keys and values of an odd length.
+
+    A network that pads its tokens once, and passes `tokens`, spares each layer three copies.
+    """
+    if implementation == "auto":
+        implementation = fastest_attention(dtype, head_width, plain=plain)
+    return implementation == "cudnn"
 
 
 def fastest_attention(dtype: DTypeLike, head_width: int, *, plain: bool) -> str:
@@ -150,7 +176,7 @@ def fastest_attention(dtype: DTypeLike, head_width: int, *, plain: bool) -> str:
     - 'xla' on all other devices.
     """
     device = traced_device()
-    if device.platform not in ("gpu", "cuda", "rocm"):
+    if device.platform not in GPU_PLATFORMS:
         return "xla"
     # "9.0" on NVIDIA; AMD's names, such as "gfx90a", are not numbers.
     generation = str(getattr(device, "compute_capability", "")).partition(".")[0]

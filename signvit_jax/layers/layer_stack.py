@@ -7,13 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import Primitive
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from signvit_jax.layers.compute_policy import ComputePolicy
+from signvit_jax.layers.kept_arrays import KEPT
 
-# What the backward pass may keep: products with weights, or nothing.
+_has_kept_name = jax.checkpoint_policies.save_only_these_names(*KEPT)
+
+
+def _is_kept(primitive: Primitive, *args: object, **params: object) -> bool:
+    """Keep what has a name of `KEPT`, and the results of fused attention, which cannot be named."""
+    fused_attention = primitive.name.startswith("dot_product_attention_fwd")
+    return fused_attention or bool(_has_kept_name(primitive, *args, **params))
+
+
+# What the backward pass may keep: products with weights, arrays by name, or nothing.
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "names": _is_kept,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -15,6 +15,8 @@ from signvit_jax.layers.attention import (
     dropout,
     split_heads,
 )
+from signvit_jax.layers.half_precision import absorb_norm, gelu_in_float32, is_half, normalize
+from signvit_jax.layers.kept_arrays import HIDDEN, NORMALIZED, PROJECTED, keep
 from signvit_jax.layers.random_streams import fold
 from signvit_jax.parallel.current_mesh import tensor_ways
 
@@ -90,9 +92,20 @@ def fused_projection(
         outputs = jnp.split(linear(x), num_projections, axis=-1)
         return tuple(split_heads(output, heads) for output in outputs)
     assert linear.bias is not None
-    kernel = linear.kernel[...].astype(x.dtype)
+    kernel, bias = linear.kernel[...].astype(x.dtype), linear.bias[...].astype(x.dtype)
+    return separate_projections(x, kernel, bias, num_projections, heads)
+
+
+def separate_projections(
+    x: Float[Array, "*shape d"],
+    kernel: Float[Array, "d k"],
+    bias: Float[Array, "k"],
+    num_projections: int,
+    heads: int,
+) -> tuple[Float[Array, "*shape n k"], ...]:
+    """Apply the parts of a fused kernel one by one, with a product each."""
     kernel = kernel.reshape(kernel.shape[0], num_projections, heads, -1)
-    bias = linear.bias[...].astype(x.dtype).reshape(kernel.shape[1:])
+    bias = bias.reshape(kernel.shape[1:])
     return tuple(
         jnp.einsum("...d,dnk->...nk", x, kernel[:, i]) + bias[i] for i in range(num_projections)
     )
@@ -111,7 +124,17 @@ class FeedForward(nnx.Module):
     def __call__(
         self, x: Float[Array, "*shape d"], rng: Key[Array, ""] | None = None
     ) -> Float[Array, "*shape d"]:
-        return self.contract(dropout(gelu(self.expand(x)), self.dropout_rate, rng))
+        hidden = keep(self.expand(x), HIDDEN, rng)
+        return self.contract(dropout(gelu(hidden), self.dropout_rate, rng))
+
+    def of_norm(
+        self, norm: nnx.LayerNorm, x: Float[Array, "*shape d"], rng: Key[Array, ""] | None
+    ) -> Float[Array, "*shape d"]:
+        """Return the output for `norm(x)`, computed as `half_precision` describes."""
+        kernel, bias = absorb_norm(norm, self.expand, x.dtype)
+        hidden = keep(normalize(x, norm.epsilon) @ kernel + bias, HIDDEN, rng)
+        activated = gelu_in_float32(hidden)
+        return self.contract(dropout(activated, self.dropout_rate, rng))
 
 
 class SelfAttention(nnx.Module):
@@ -149,12 +172,43 @@ class SelfAttention(nnx.Module):
         mask: Bool[Array, "#b #s s"] | None = None,
         rng: Key[Array, ""] | None = None,
     ) -> Float[Array, "b s d"]:
+        return self._attend(self.project(x), mask, rng)
+
+    def of_norm(
+        self,
+        norm: nnx.LayerNorm,
+        x: Float[Array, "b s d"],
+        mask: Bool[Array, "#b #s s"] | None,
+        rng: Key[Array, ""] | None,
+        tokens: int | None = None,
+    ) -> Float[Array, "b s d"]:
+        """Return the output for `norm(x)`, computed as `half_precision` describes.
+
+        Positions from `tokens` on are padding (None: none are).
+        """
+        kernel, bias = absorb_norm(norm, self.qkv, x.dtype)
+        query, key, value = separate_projections(
+            normalize(x, norm.epsilon), kernel, bias, 3, self.heads
+        )
+        return self._attend((query, key, value), mask, rng, tokens)
+
+    def _attend(
+        self,
+        projected: tuple[Array, Array, Array],
+        mask: Bool[Array, "#b #s s"] | None,
+        rng: Key[Array, ""] | None,
+        tokens: int | None = None,
+    ) -> Float[Array, "b s d"]:
+        query, key, value = (keep(array, PROJECTED, rng) for array in projected)
         attended = attend(
-            *self.project(x),
+            query,
+            key,
+            value,
             mask,
             dropout_rate=self.dropout_rate,
             dropout_rng=rng,
             implementation=self.implementation,
+            tokens=tokens,
         )
         return self.out(attended)
 
@@ -255,16 +309,28 @@ class TransformerBlock(nnx.Module):
         mask: Bool[Array, "#b #s s"] | None = None,
         rng: Key[Array, ""] | None = None,
         drop_path_rate: Float[Array, ""] | float | None = None,
+        tokens: int | None = None,
     ) -> Float[Array, "b s d"]:
+        """Positions from `tokens` on are padding, in half precision and with a key only."""
+
         def regularized(branch: Array, name: str) -> Array:
             branch = dropout(branch, self.dropout_rate, fold(rng, f"block.{name}_branch"))
             if drop_path_rate is None:
                 return branch
             return drop_path(branch, drop_path_rate, fold(rng, f"block.{name}_drop_path"))
 
+        lean = rng is not None and is_half(x.dtype)
         attention_rng = fold(rng, "block.attention_dropout")
-        attended = self.attention(self.attention_norm(x), mask, attention_rng)
+        norm = self.attention_norm
+        if lean:
+            attended = self.attention.of_norm(norm, x, mask, attention_rng, tokens)
+        else:
+            attended = self.attention(keep(norm(x), NORMALIZED, rng), mask, attention_rng)
         x = x + regularized(attended, "attention")
         feed_forward_rng = fold(rng, "block.feed_forward_dropout")
-        transformed = self.feed_forward(self.feed_forward_norm(x), feed_forward_rng)
+        norm = self.feed_forward_norm
+        if lean:
+            transformed = self.feed_forward.of_norm(norm, x, feed_forward_rng)
+        else:
+            transformed = self.feed_forward(keep(norm(x), NORMALIZED, rng), feed_forward_rng)
         return x + regularized(transformed, "feed_forward")

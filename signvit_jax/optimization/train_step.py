@@ -180,7 +180,7 @@ def batch_gradients(
         params, aux = state.split_trainable(trainable)
         if frozen_backbone:
             params = with_backbone(params, jax.lax.stop_gradient(backbone_of(params)))
-        model = definition.bind(gather_fsdp(params, mesh))
+        model = definition.bind(gather_fsdp(params, mesh, definition.policy.dtype))
         with tracing_for(mesh):
             outputs = forward(model, part, part_key, frozen_backbone=frozen_backbone)
         sums = sum_terms(terms, TermInputs(model, outputs, part, counts, state.step, aux))
@@ -248,7 +248,7 @@ def make_eval_step(
     def step(params: PyTree, batch: Batch) -> dict[str, Array]:
         one = jnp.ones(())
         with tracing_for(mesh):
-            model = definition.bind(gather_fsdp(params, mesh))
+            model = definition.bind(gather_fsdp(params, mesh, definition.policy.dtype))
             _, sums = translation_loss(model, batch, LossCounts(one, one), config)
         return sums.metrics | count_targets(batch)._asdict()
 

@@ -21,6 +21,8 @@ class Device(Protocol):
     platform: str
 
 
+GPU_PLATFORMS = ("gpu", "cuda", "rocm")
+
 _MESH: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 _BATCH_AXES = ("data", "fsdp")
 
@@ -42,6 +44,11 @@ def traced_device() -> Device:
     """Return a device of the mesh that is traced for; without one, of this process."""
     mesh = _MESH.get()
     return jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+
+
+def traces_for_gpu() -> bool:
+    """Return whether the code that is being traced is for GPUs."""
+    return traced_device().platform in GPU_PLATFORMS
 
 
 def tensor_ways() -> int:

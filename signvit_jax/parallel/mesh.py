@@ -21,8 +21,8 @@ def make_mesh(
     Axes may share a physical axis of a TPU pod: 16 x 16 chips can be 16 x 8 x 2.
 
     Raises ConfigError if the product of the axes is not the number of devices, if `batch_size` is
-    not divisible by data x fsdp, or if the tensor axis would span processes: they read different
-    clips.
+    not divisible by data x fsdp, if the tensor axis would span processes, which read different
+    clips, or if JAX cannot arrange the devices so.
     """
     count = jax.device_count() if devices is None else len(devices)
     others = config.fsdp * config.tensor
@@ -46,7 +46,13 @@ def make_mesh(
             f"{count // processes} devices; allowed: a divisor of that, because the devices of one "
             "tensor axis see the same clips"
         )
-    arranged = mesh_utils.create_device_mesh(
-        (data, config.fsdp, config.tensor), devices, allow_split_physical_axes=True
-    )
+    shape = (data, config.fsdp, config.tensor)
+    try:
+        arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except (NotImplementedError, ValueError) as error:
+        raise ConfigError(
+            f"config.mesh is data={data}, fsdp={config.fsdp}, tensor={config.tensor}, which JAX "
+            f"cannot arrange on these {count} devices ({error}); allowed: other axes whose product "
+            "is the number of devices, such as data=-1, fsdp=1, tensor=1"
+        ) from error
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))

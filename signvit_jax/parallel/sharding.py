@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import PyTree
+from jaxtyping import Array, DTypeLike, PyTree
 
 log = logging.getLogger(__name__)
 
@@ -85,15 +86,22 @@ def _log_once(message: str) -> None:
     log.info(message)
 
 
-def gather_fsdp(params: PyTree, mesh: Mesh) -> PyTree:
-    """All-gather parameters over the fsdp axis, for the layers that compute with them.
+def gather_fsdp(params: PyTree, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> PyTree:
+    """All-gather parameters over the fsdp axis, for the layers that compute with them in `dtype`.
 
     They stay sharded over the tensor axis. Gradients are reduce-scattered to the sharding of the
-    parameters. Without this XLA may shard the input of a layer like its kernel, and every device
-    then holds the activations of all clips.
+    parameters. Kernels are cast first if `dtype` has two bytes, which halves what is sent: their
+    layers would cast them anyway.
+
+    Without this XLA may shard the input of a layer like its kernel, and every device then holds the
+    activations of all clips.
     """
     if mesh.shape["fsdp"] == 1:
         return params
+    if jnp.dtype(dtype).itemsize == 2:
+        params = jax.tree.map_with_path(
+            lambda path, leaf: _cast(leaf, dtype) if path[-1].key == "kernel" else leaf, params
+        )
     sharded = state_shardings(params, mesh)
 
     def without_fsdp(sharding: NamedSharding) -> NamedSharding:
@@ -110,6 +118,11 @@ def gather_fsdp(params: PyTree, mesh: Mesh) -> PyTree:
         lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, sharded),),
     )
     return gather(params)
+
+
+def _cast(kernel: Array, dtype: DTypeLike) -> Array:
+    """Cast before anything that follows: XLA for GPUs would move the cast behind the gather."""
+    return jax.lax.optimization_barrier(kernel.astype(dtype))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -172,7 +172,7 @@ def teacher_targets(
     """Return the function (teacher's parameters, batch) -> its outputs, by their batch names."""
 
     def targets(params: PyTree, batch: Batch) -> dict[str, Array]:
-        model = trained.definition.bind(gather_fsdp(params, mesh))
+        model = trained.definition.bind(gather_fsdp(params, mesh, trained.definition.policy.dtype))
         outputs = forward(model, batch)
         return {
             TEACHER_LOGITS: outputs.logits,

@@ -52,7 +52,9 @@ class ValidationPass:
         )
 
         def bind(params: PyTree) -> SignTranslator:
-            return programs.definition.bind(gather_fsdp(params, programs.mesh))
+            return programs.definition.bind(
+                gather_fsdp(params, programs.mesh, programs.definition.policy.dtype)
+            )
 
         self._predictor = Predictor(
             bind,

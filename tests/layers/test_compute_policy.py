@@ -13,7 +13,7 @@ from tests.helpers import tiny_model
         ({"training__scan_layers": False}, {"scan_layers": False}),
         ({"model__encoder__attention": "recompute"}, {"attention": "recompute"}),
         ({"model__encoder__frames_per_chunk": 3}, {"frames_per_chunk": 3}),
-        ({"model__encoder__dropout_rng_impl": "rbg"}, {"dropout_rng_impl": "rbg"}),
+        ({"model__encoder__dropout_rng_impl": "hash"}, {"dropout_rng_impl": "hash"}),
         ({}, {}),
     ],
     ids=str,

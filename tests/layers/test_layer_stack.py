@@ -8,7 +8,7 @@ from flax import nnx
 
 from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.layers.layer_stack import block_at, rematerialized, run_stack, stack
-from signvit_jax.layers.transformer import FeedForward
+from signvit_jax.layers.transformer import FeedForward, TransformerBlock
 
 LAYERS = 3
 SCALES = np.array([1.0, 2.0, 3.0], np.float32)
@@ -38,7 +38,7 @@ def test_blocks_of_a_stack_have_parameters_of_their_own(blocks):
 
 
 @pytest.mark.parametrize("scan", [True, False], ids=["scan", "unroll"])
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots", "names", "full"])
 def test_a_stack_is_a_loop_over_its_blocks(blocks, scan, remat):
     policy = ComputePolicy(scan_layers=scan, remat=remat)
 
@@ -78,3 +78,21 @@ def test_remat_keeps_less_for_the_backward_pass():
 
     assert (2, 5, 8) in kept_shapes("none")
     assert (2, 5, 8) not in kept_shapes("full")
+
+
+@pytest.mark.parametrize(("remat", "again"), [("none", 0), ("names", 1), ("full", 7)])
+def test_kept_names_repeat_only_the_scores_of_attention(remat, again):
+    """A block in half precision has eight products: q, k, v, scores, values, out and two."""
+    block = TransformerBlock(
+        8, 2, 16, dropout_rate=0.5, attention_dropout=0.0, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
+    )
+
+    def loss(block, x):
+        return rematerialized(block, remat)(x, None, jax.random.key(0)).astype(jnp.float32).sum()
+
+    gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(block, x8())
+    assert str(gradient).count("dot_general[") == 3 * 8 + again
+
+
+def x8():
+    return jax.random.normal(jax.random.key(1), (2, 5, 8), jnp.bfloat16)

@@ -14,6 +14,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from signvit_jax.config.schema import MeshConfig
 from signvit_jax.layers.attention import dropout
+from signvit_jax.layers.hashed_bits import HASH
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.current_mesh import tracing_for
 
@@ -21,9 +22,11 @@ jax.config.update("jax_num_cpu_devices", 4)
 mesh = make_mesh(MeshConfig(2, 2, 1))
 rows = NamedSharding(mesh, P(("data", "fsdp")))
 
+key = jax.random.key(0, impl=HASH if sys.argv[1] == "hash" else sys.argv[1])
+
 def drop(x):
     with tracing_for(mesh):
-        return dropout(x, 0.25, jax.random.key(0, impl=sys.argv[1]))
+        return dropout(x, 0.25, key)
 
 shape = jax.ShapeDtypeStruct((8, 64, 16), jnp.float32)
 compiled = jax.jit(drop, in_shardings=rows, out_shardings=rows).lower(shape).compile()
@@ -32,11 +35,13 @@ sizes = [math.prod(map(int, size.split(","))) for size in random_bits]
 out = compiled(jnp.ones((8, 64, 16)))
 shares = [float((out[2 * device : 2 * device + 2] == 0).mean()) for device in range(4)]
 alike = bool((out[:2] == out[2:4]).all())
-print(json.dumps({"largest": max(sizes), "shares": shares, "alike": alike}))
+same = bool((out == dropout(jnp.ones((8, 64, 16)), 0.25, key)).all())
+found = {"largest": max(sizes, default=0), "shares": shares, "alike": alike, "same": same}
+print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("generator", ["rbg", "threefry2x32"])
+@pytest.mark.parametrize("generator", ["rbg", "threefry2x32", "hash"])
 def test_every_device_draws_dropout_for_its_own_rows_only(generator):
     root = str(Path(__file__).parents[2])
     run = [sys.executable, "-c", PROGRAM, generator]
@@ -48,3 +53,4 @@ def test_every_device_draws_dropout_for_its_own_rows_only(generator):
     assert found["largest"] <= 8 * 64 * 16 // 4
     assert found["shares"] == pytest.approx([0.25] * 4, abs=0.03)
     assert not found["alike"]
+    assert found["same"] == (generator != "rbg")  # as on one device

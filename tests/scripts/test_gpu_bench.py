@@ -22,7 +22,9 @@ NO_DATA_PACKAGES = (
 )
 
 
-@pytest.mark.parametrize("program", ["jax_step", "gpu_numerics", "gpu_learning", "gpu"])
+@pytest.mark.parametrize(
+    "program", ["jax_step", "gpu_numerics", "gpu_learning", "gpu", "train_step"]
+)
 def test_the_gpu_benchmark_needs_no_data_packages(program):
     blocked = (
         f"import sys; sys.modules.update(dict.fromkeys({NO_DATA_PACKAGES!r})); "
@@ -32,6 +34,22 @@ def test_the_gpu_benchmark_needs_no_data_packages(program):
         [sys.executable, "-c", blocked], capture_output=True, text=True, cwd=BENCH.parents[1]
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("changes", [{}, {"mode": "encode", "clips": 1, "scan": False}])
+def test_a_row_runs_without_data_packages(changes):
+    run_row = (
+        f"import sys; sys.modules.update(dict.fromkeys({NO_DATA_PACKAGES!r})); "
+        f"sys.path.insert(0, {str(BENCH)!r}); import json, jax_step, train_step; "
+        f"case = train_step.BASE | {changes!r} | dict(size='tiny', steps=1, clips=2, frames=4); "
+        "sys.argv[1:] = [json.dumps(case)]; jax_step.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", run_row], capture_output=True, text=True, cwd=BENCH.parents[1]
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["seconds"] > 0
 
 
 def gpu(*flags: str) -> subprocess.CompletedProcess:
@@ -61,7 +79,7 @@ def test_an_unknown_row_is_refused_with_a_list_of_rows():
 
 @pytest.mark.long
 def test_each_of_our_rows_runs_at_tiny_size(tmp_path):
-    rows = "numerics,reference,dense_vit,dense_vit_100m,encode,small_gpu"
+    rows = "numerics,reference,reference_rbg,dense_vit,dense_vit_100m,encode,small_gpu"
     done = gpu(
         "--size=tiny",
         "--steps=1",

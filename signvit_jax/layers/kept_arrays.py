@@ -1,0 +1,21 @@
+"""Names of the arrays that `training.remat = "names"` keeps for the backward pass.
+
+With them it repeats no matrix product and no attention of a ViT's block, only what is computed
+entry by entry or row by row.
+"""
+
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Key, Shaped
+
+NORMALIZED = "normalized"  # by a LayerNorm: the input of the products behind it
+PROJECTED = "projected"  # query, key and value
+ATTENDED = "attended"  # values, weighted by attention
+HIDDEN = "hidden"  # of the feed-forward layer, before its activation
+KEPT = (NORMALIZED, PROJECTED, ATTENDED, HIDDEN)
+
+
+def keep(
+    x: Shaped[Array, "*shape"], name: str, rng: Key[Array, ""] | None
+) -> Shaped[Array, "*shape"]:
+    """Name an array in training; without a key `rng` (evaluation, exports) return it as it is."""
+    return x if rng is None else checkpoint_name(x, name)

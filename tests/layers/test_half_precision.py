@@ -1,0 +1,130 @@
+"""Training in half precision: the same function as in float32, with less kept and moved."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from signvit_jax.layers.half_precision import absorb_norm, gelu_in_float32, normalize
+from signvit_jax.layers.transformer import TransformerBlock
+
+WIDTH = 16
+
+
+def normal(seed, *shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+
+
+def make_block(dtype, **options):
+    options = {"dropout_rate": 0.0, "attention_dropout": 0.0, "dtype": dtype} | options
+    block = TransformerBlock(WIDTH, 2, 32, **options, rngs=nnx.Rngs(0))
+    # Scales and offsets that are not 1 and 0.
+    graphdef, state = nnx.split(block)
+    keys = iter(jax.random.split(jax.random.key(9), 20))
+    state = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), state)
+    return nnx.merge(graphdef, state)
+
+
+def relative_difference(found, wanted):
+    found, wanted = (np.asarray(x, np.float64) for x in (found, wanted))
+    return np.abs(found - wanted).max() / np.abs(wanted).max()
+
+
+def value_and_gradients(call, block, x, weight):
+    """Output, gradient of the input, and gradients of the parameters."""
+
+    def loss(block, x):
+        out = call(block, x)
+        return jnp.sum(out.astype(jnp.float32) * weight), out
+
+    (_, out), gradients = nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)(block, x)
+    return [out, *jax.tree.leaves(gradients)]
+
+
+def test_normalizing_has_the_value_and_gradient_of_layer_norm():
+    x, weight = 3.0 + normal(0, 4, 7, WIDTH), normal(1, 4, 7, WIDTH)
+    norm = nnx.LayerNorm(WIDTH, epsilon=1e-5, use_scale=False, use_bias=False, rngs=nnx.Rngs(0))
+
+    def both(run):
+        return jax.value_and_grad(lambda x: jnp.sum(run(x) * weight))(x)
+
+    for ours, flax in zip(both(lambda x: normalize(x, 1e-5)), both(norm)):
+        np.testing.assert_allclose(ours, flax, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_with_the_norm_in_it_gives_the_same_product():
+    block = make_block(jnp.float32)
+    norm, linear, x = block.attention_norm, block.attention.qkv, normal(0, 5, WIDTH)
+    kernel, bias = absorb_norm(norm, linear, jnp.float32)
+    np.testing.assert_allclose(
+        normalize(x, norm.epsilon) @ kernel + bias, linear(norm(x)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gelu_from_erf_is_the_exact_one():
+    x = jnp.linspace(-6.0, 6.0, 1001)
+    np.testing.assert_allclose(gelu_in_float32(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["attention", "feed_forward"])
+def test_branches_of_a_norm_have_the_gradients_of_float32(part):
+    """The same arithmetic, run in float32, differs by rounding alone."""
+    block, x, weight = make_block(jnp.float32), normal(0, 2, 6, WIDTH), normal(1, 2, 6, WIDTH)
+    rng = jax.random.key(5)
+
+    def plain(block, x):
+        norm = getattr(block, f"{part}_norm")
+        inputs = (None, rng) if part == "attention" else (rng,)
+        return getattr(block, part)(norm(x), *inputs)
+
+    def lean(block, x):
+        norm = getattr(block, f"{part}_norm")
+        inputs = (None, rng) if part == "attention" else (rng,)
+        return getattr(block, part).of_norm(norm, x, *inputs)
+
+    found, wanted = (value_and_gradients(f, block, x, weight) for f in (lean, plain))
+    for ours, flax in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, flax, rtol=1e-4, atol=2e-5)
+
+
+def test_a_block_in_bfloat16_has_the_gradients_of_float32():
+    x, weight = normal(0, 2, 6, WIDTH, dtype=jnp.bfloat16), normal(1, 2, 6, WIDTH)
+    rng = jax.random.key(5)
+    half, single = (
+        value_and_gradients(
+            lambda block, x: block(x, None, rng), make_block(dtype), x.astype(dtype), weight
+        )
+        for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    for ours, wanted in zip(half, single, strict=True):
+        assert relative_difference(ours, wanted) < 0.05
+
+
+def test_a_block_in_bfloat16_keeps_no_float32_activation():
+    """One float32 per row of each norm; all else is two bytes a number."""
+    block, x = make_block(jnp.bfloat16), normal(0, 2, 6, WIDTH, dtype=jnp.bfloat16)
+    policy = jax.checkpoint_policies.save_only_these_names("normalized", "projected", "hidden")
+    run = jax.checkpoint(lambda x: block(x, None, jax.random.key(5)), policy=policy)
+    kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(run, x)[1], x))
+    activations = [leaf for leaf in kept if leaf.shape[:2] == (2, 6)]
+    wide = [leaf.shape for leaf in activations if leaf.dtype == jnp.float32]
+    assert wide == [(2, 6, 1)] * 2
+    assert (2, 6, 32) in [leaf.shape for leaf in activations]
+
+
+def test_padding_that_is_named_changes_nothing():
+    """Neither outputs nor gradients of the tokens before it, nor those of the parameters."""
+    block, x = make_block(jnp.bfloat16), normal(0, 2, 5, WIDTH, dtype=jnp.bfloat16)
+    weight, rng = normal(1, 2, 5, WIDTH), jax.random.key(5)
+
+    def padded(block, x):
+        x = jnp.pad(x, ((0, 0), (0, 3), (0, 0)), constant_values=7.0)
+        return block(x, None, rng, tokens=5)[:, :5]
+
+    found, wanted = (
+        value_and_gradients(f, block, x, weight)
+        for f in (padded, lambda block, x: block(x, None, rng))
+    )
+    for ours, plain in zip(found, wanted, strict=True):
+        assert relative_difference(ours, plain) < 0.01
