@@ -263,7 +263,7 @@ class Sentence:
 
     @property
     def repeats(self) -> bool:
-        """Whether a sign follows itself."""
+        """True if a sign follows itself."""
         return any(a == b for a, b in itertools.pairwise(self.signs))
 
 
@@ -431,7 +431,7 @@ class Signer:
 
 @dataclass
 class Motion:
-    """Poses (frame, hand, (x, y, angle, turn)) and each frame's two hand shapes, right first."""
+    """The poses (frame, hand, (x, y, angle, turn)), and two hand shapes a frame, right first."""
 
     poses: np.ndarray
     shapes: list[tuple[str, str]]

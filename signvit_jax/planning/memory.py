@@ -12,11 +12,11 @@ from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.errors.memory_advice import memory_advice
 from signvit_jax.optimization.compiling_ahead import JittedStep
 from signvit_jax.optimization.train_state import TrainState
 from signvit_jax.parallel.sharding import batch_sharding
 from signvit_jax.runtime.exit_codes import OUT_OF_MEMORY
-from signvit_jax.runtime.memory_advice import memory_advice
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.runtime.memory_advice import memory_advice
+from signvit_jax.errors.memory_advice import memory_advice
 from signvit_jax.runtime.standard_streams import clean, guard_streams
 
 DONE = 0

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config
-from signvit_jax.layers.compute_policy import ComputePolicy
+from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
 from signvit_jax.models.definition import parameters_of
 from signvit_jax.models.translator import SignTranslator, abstract_model
 
@@ -27,7 +27,8 @@ class ModifiedDefinition:
         policy: ComputePolicy | None = None,
     ):
         self.config = config
-        model = abstract_model(config, vocab_size, gloss_vocab_size, policy)
+        self.policy = policy or compute_policy(config)
+        model = abstract_model(config, vocab_size, gloss_vocab_size, self.policy)
         transform(model)
         self._graphdef, self._state = nnx.split(model)
         self._shapes = parameters_of(model)

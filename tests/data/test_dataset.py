@@ -214,10 +214,10 @@ def test_the_newest_version_is_opened(data_dir):
 def test_the_error_of_a_missing_data_set_says_how_to_build_it(data_dir):
     with pytest.raises(
         DatasetError,
-        match=r"'isign' is not built.* there are toy .*tfds_builders\.build isign --data_dir=",
+        match=r"'isign' is not built.* there are toy .*build isign --data_dir=",
     ):
         open_dataset(data_dir, "isign")
-    with pytest.raises(DatasetError, match=r"no folder .*data\.data_dir.*tfds_builders\.build toy"):
+    with pytest.raises(DatasetError, match=r"no folder .*data\.data_dir.*build toy"):
         open_dataset(data_dir / "nowhere", "toy")
 
 

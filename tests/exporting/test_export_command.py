@@ -218,7 +218,7 @@ def test_without_data_the_report_has_no_scores(trained, tmp_path, capsys):
 
 
 def test_a_workdir_has_no_onnx_programs(trained):
-    with pytest.raises(ConfigError, match=r"signvit_jax\.export --workdir=.* --format=onnx"):
+    with pytest.raises(ConfigError, match=r"export --workdir=.* --format=onnx"):
         load_model(trained.workdir, backend="onnx")
 
 

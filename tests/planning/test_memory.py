@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from signvit_jax.config.schema import MeshConfig
+from signvit_jax.errors.memory_advice import memory_advice
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
@@ -20,7 +21,6 @@ from signvit_jax.planning.memory import (
     step_memory,
 )
 from signvit_jax.runtime.exit_codes import run_command
-from signvit_jax.runtime.memory_advice import memory_advice
 from tests.helpers import tiny_model
 
 
