@@ -33,7 +33,7 @@ def test_every_table_scrolls_in_a_box_of_its_own():
     document = html.fromstring(page("t", [section("A", table(["x"], [["1"]]))]))
     (found,) = document.iter("table")
     assert found.getparent().get("class") == "scroll"
-    assert ".scroll { overflow-x: auto; }" in document.findtext(".//style")
+    assert ".scroll {\n  overflow-x: auto;" in document.findtext(".//style")
 
 
 def test_column_headers_are_text_and_have_a_scope():
