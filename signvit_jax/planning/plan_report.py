@@ -126,9 +126,9 @@ def _row(name: str, size: int) -> str:
 def _kept(cost: ProgramCost) -> str:
     if not cost.residuals:
         return ""
-    lines = ["largest arrays that the forward pass keeps for the backward pass"]
+    lines = ["GiB that the forward pass keeps for the backward pass, largest arrays first"]
     for kept in cost.residuals:
-        line = f"  {kept.bytes / GIB:8.3f} GiB  {kept.count} x {kept.array:25} {kept.source}"
+        line = f"  {kept.bytes / GIB:8.3f} {kept.count:3} x {kept.array:24} {kept.source}"
         lines.append(line[:80].rstrip())
     return "\n".join(lines)
 

@@ -67,7 +67,7 @@ def test_a_report_has_memory_arrays_collectives_and_times():
         "total                         47.900 GiB",
         "(0.92 of 79.1 GiB: JAX's pool)",
         "fits: 66% of what a process may take",
-        "19.000 GiB  1 x bf16[24,2048,197,4096]",
+        "19.000   1 x bf16[24,2048,197,4096]   add layers/transformer.py:114",
         "all-gather               1.330",
         "989 TFLOP/s and 3.35 TB/s",
         "2,548.0 ms  in all: 30% MFU",
