@@ -285,10 +285,10 @@ class TrainingConfig:
         0.0, "Decay of averaged weights, which evaluation and translation then use; 0 = off."
     )
     remat: str = choice(
-        ("none", "dots", "names", "full"),
-        "Activations recomputed in the backward pass to save memory: none, all but the results of "
-        "matrix products (dots), all but what no matrix product or attention has to be repeated "
-        "for (names), or all.",
+        ("none", "names", "dots", "full"),
+        "What the backward pass computes again to save memory: none = nothing; names = what takes "
+        "neither a matrix product nor attention; dots = all but the results of matrix products; "
+        "full = everything.",
     )
     scan_layers: bool = plain(
         True,

@@ -213,7 +213,7 @@ def step_advice(config: Config, mesh: Mapping[str, int]) -> str:
         size = training.batch_size // microbatches
         values["training.gradient_accumulation"] = f"={microbatches} ({microbatches} x {size})"
     if training.remat != "full":
-        values["training.remat"] = "=full" if training.remat == "dots" else "=dots, then =full"
+        values["training.remat"] = "=dots, then =full" if training.remat == "none" else "=full"
     if encoder.backbone == "dense_vit" and not encoder.frames_per_chunk:
         frames = training.batch_size // training.gradient_accumulation * data.num_frames
         chunk = max(ways, frames // 4 // ways * ways)
