@@ -62,7 +62,7 @@ def test_a_misspelled_key_is_refused_with_the_nearest(key, value, words):
         ("training.encoder_lr", -1e-4, "a number >= 0"),
         ("training.encoder_lr", float("nan"), "a number >= 0"),
         ("training.label_smoothing", 1.0, "a rate from 0"),
-        ("training.remat", "al", "one of 'none', 'dots', 'full'"),
+        ("training.remat", "al", "one of 'none', 'names', 'dots', 'full'"),
         ("data.num_frames", 0, "an integer >= 1"),
         ("inference.top_k", 2**31, "an integer >= 0 and < 2^31"),
         ("training.seed", 2**63, "an integer from 0 to 2^63 - 1"),
