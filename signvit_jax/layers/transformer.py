@@ -98,8 +98,8 @@ def fused_projection(
 
 def separate_projections(
     x: Float[Array, "*shape d"],
-    kernel: Float[Array, "d k"],
-    bias: Float[Array, "k"],
+    kernel: Float[Array, "d fused"],
+    bias: Float[Array, "fused"],
     num_projections: int,
     heads: int,
 ) -> tuple[Float[Array, "*shape n k"], ...]:
