@@ -6,8 +6,9 @@ r"""Learns in minutes, on two CPU cores, to translate new sentences by new signe
         --frame_rate=7.5 --size=48 --num_train=2400 --num_validation=64 --num_test=280
     python -m signvit_jax.train --config=quickstart --workdir=runs/quickstart
 
-It is `small` with smaller images, fewer frames and smaller batches: a language of 16 signs and
-sentences of 2 to 5 needs no more. docs/learning.md has its word error rates.
+It is `small` with magnitudes of motion, smaller images, fewer frames and smaller batches: a
+language of 16 signs and sentences of 2 to 5 needs no more. docs/learning.md has its word error
+rates.
 """
 
 from ml_collections import ConfigDict
