@@ -74,9 +74,8 @@ def test_a_tiny_step_is_planned_for_four_h100():
     assert plan.fits and plan.mesh == {"data": 2, "fsdp": 2, "tensor": 1}
     assert plan.cost is not None
     assert {"fsdp", "data"} <= set(plan.cost.collectives)
-    # Asked is three times the forward pass. Done: no gradient in the images, which is 6 % here (two
-    # thirds of zoom, a third of the first layer), and what remat and the zeros of padding add.
-    assert 0.93 * plan.cost.asked_flops < plan.cost.flops < 1.5 * plan.cost.asked_flops
+    # Done: what the model asks, and what remat and the zeros of padding add.
+    assert plan.cost.asked_flops < plan.cost.flops < 1.5 * plan.cost.asked_flops
     assert plan.cost.uncounted == {} and plan.cost.unknown_loops == 0
     assert any("layers/transformer.py" in kept.source for kept in plan.cost.residuals)
     again = plan_elsewhere(
@@ -92,7 +91,7 @@ def test_a_tiny_step_is_planned_for_a_v5e_slice():
     plan = plan_elsewhere(load_config("small_gpu", TINY), PlanRequest("v5e", 4))
     assert plan.fits and plan.cost is not None
     assert {"fsdp", "data"} <= set(plan.cost.collectives)
-    assert 0.93 * plan.cost.asked_flops < plan.cost.flops < 1.5 * plan.cost.asked_flops
+    assert plan.cost.asked_flops < plan.cost.flops < 1.5 * plan.cost.asked_flops
     assert plan.cost.unknown_loops == 0
 
 
