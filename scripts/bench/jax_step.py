@@ -188,7 +188,7 @@ def main() -> None:
         + plan.output_size_in_bytes
         - plan.alias_size_in_bytes
     )
-    per_clip = (counted.backbone + counted.temporal) if encodes else counted.training()
+    per_clip = (counted.backbone + counted.temporal) if encodes else counted.training
     flops = case["clips"] * per_clip
     peak = peak_flops(device.device_kind)
     if peak is not None:

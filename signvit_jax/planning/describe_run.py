@@ -5,7 +5,6 @@ no weights.
 """
 
 import collections
-import dataclasses
 import math
 import re
 
@@ -97,18 +96,21 @@ def _operations(config: Config, flops: ClipFlops, text_length: int) -> str:
     lines = [
         f"GFLOP of matrix products, per clip of {frames} frames and {text_length} tokens "
         "unless stated",
-        *(line(field.name, getattr(flops, field.name)) for field in dataclasses.fields(flops)),
+        line("backbone", flops.backbone),
+        line("temporal", flops.temporal),
+        line("decoder", flops.decoder),
+        line("ctc_head", flops.ctc_head),
         line(
             "forward",
             flops.forward,
             f"{flops.backbone / frames / 1e9:,.2f} per frame in the backbone",
         ),
-        line("training", flops.training(), "forward and backward"),
+        line("training", flops.training, "forward and backward"),
     ]
     if epochs := config.model.encoder.freeze_epochs:
-        frozen = flops.training(frozen_backbone=True)
+        frozen = flops.training_frozen
         lines.append(line("backbone frozen", frozen, f"the first {epochs} epochs"))
-    step = flops.training() * config.training.batch_size
+    step = flops.training * config.training.batch_size
     lines.append(line("one step", step, f"{config.training.batch_size} clips"))
     if (peak := peak_flops(device)) is not None:
         milliseconds = 1e3 * step / peak / jax.device_count()

@@ -17,8 +17,11 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 from jaxtyping import PyTree
 
+from signvit_jax.data.pipeline import Batch
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import SignTranslator
+from signvit_jax.optimization.losses import forward
+from signvit_jax.optimization.optimizer import backbone_of, with_backbone
 
 # Dense bfloat16 operations per second, from the vendors' data sheets. The first name that is part
 # of a device's kind counts.
@@ -57,24 +60,26 @@ def peak_flops(device_kind: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class ClipFlops:
-    """Operations of one clip's forward pass in training."""
+    """Operations of one clip.
+
+    `backbone`, `temporal` (with the pooling), `decoder`, `ctc_head`: of the forward pass in
+    training. `training`: of the forward and the backward pass; `training_frozen`: the same while
+    the backbone is frozen.
+
+    The backward pass has two products for each one of the forward pass, but where one of a
+    product's inputs depends on no parameter, as the images do, that input needs no gradient.
+    """
 
     backbone: float
-    temporal: float  # with the pooling
+    temporal: float
     decoder: float
     ctc_head: float
+    training: float
+    training_frozen: float
 
     @property
     def forward(self) -> float:
         return self.backbone + self.temporal + self.decoder + self.ctc_head
-
-    def training(self, *, frozen_backbone: bool = False) -> float:
-        """Return the operations of the forward and the backward pass.
-
-        The backward pass has two products for each one of the forward pass, and none in a frozen
-        backbone.
-        """
-        return 3.0 * self.forward - (2.0 * self.backbone if frozen_backbone else 0.0)
 
 
 def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> ClipFlops:
@@ -83,7 +88,10 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     `frames`: the clip's length. `text_length`: tokens of the padded text, with BOS and EOS.
     """
     # The operations of a fused attention kernel cannot be traced; those of plain attention can.
-    policy = dataclasses.replace(definition.policy, attention="xla")
+    # What is computed a second time to save memory does not count.
+    policy = dataclasses.replace(
+        definition.policy, attention="xla", remat="none", frames_per_chunk=0
+    )
     config = definition.config
     definition = ModelDefinition(config, definition.vocab_size, definition.gloss_vocab_size, policy)
     params = definition.abstract_params()
@@ -92,6 +100,12 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     video = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.uint8)
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     tokens = jax.ShapeDtypeStruct((1, text_length - 1), jnp.int32)
+    batch = {
+        "video": video,
+        "frame_lengths": lengths,
+        "tokens": jax.ShapeDtypeStruct((1, text_length), jnp.int32),
+        "weights": jax.ShapeDtypeStruct((1,), jnp.float32),
+    }
 
     def encode(params: PyTree, video: jax.Array, lengths: jax.Array, key: jax.Array) -> PyTree:
         return definition.bind(params).encode(video, lengths, key)
@@ -101,6 +115,16 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
 
     def call(method: Callable[..., PyTree], params: PyTree, *inputs: PyTree) -> PyTree:
         return method(definition.bind(params), *inputs)
+
+    def training(frozen_backbone: bool) -> float:
+        def total(params: PyTree, batch: Batch, key: jax.Array) -> jax.Array:
+            if frozen_backbone:
+                params = with_backbone(params, jax.lax.stop_gradient(backbone_of(params)))
+            model = definition.bind(params)
+            outputs = forward(model, batch, key, frozen_backbone=frozen_backbone)
+            return outputs.logits.sum() + outputs.ctc_logits.sum()
+
+        return traced_flops(jax.grad(total), params, batch, key)
 
     encoded = jax.eval_shape(encode, params, video, lengths, key)
     features = jax.ShapeDtypeStruct(
@@ -112,6 +136,8 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
         temporal=temporal,
         decoder=traced_flops(partial(call, SignTranslator.logits), params, encoded, tokens, key),
         ctc_head=traced_flops(partial(call, SignTranslator.ctc_logits), params, encoded, key),
+        training=training(frozen_backbone=False),
+        training_frozen=training(frozen_backbone=True),
     )
 
 
@@ -137,7 +163,9 @@ def _count_equation(equation: Any) -> float:
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / outputs
+        # The gradient of a convolution with strides has zeros between its inputs.
+        places = math.prod(equation.outvars[0].aval.shape) / math.prod(params["lhs_dilation"])
+        return 2.0 * places * math.prod(kernel) / outputs
     inner = [_count(sub) for value in params.values() for sub in _jaxprs(value)]
     if name == "cond":
         return max(inner)

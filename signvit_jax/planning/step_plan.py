@@ -212,7 +212,7 @@ def _cost(program: Program, planned: AbstractStep, kind: DeviceKind) -> ProgramC
     residuals = residuals_of(program)[:_RESIDUALS]
     return ProgramCost(
         flops=kernels.flops,
-        asked_flops=clip.training() * config.training.batch_size / mesh.size,
+        asked_flops=clip.training * config.training.batch_size / mesh.size,
         bytes=kernels.bytes,
         launches=kernels.launches,
         roofline=roofline(kernels, collectives, kind),

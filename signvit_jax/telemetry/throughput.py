@@ -70,5 +70,5 @@ class Stopwatch:
         key = frames, text_length, frozen_backbone
         if key not in self._flops_of:
             flops = clip_flops(self._definition, frames, text_length)
-            self._flops_of[key] = flops.training(frozen_backbone=frozen_backbone)
+            self._flops_of[key] = flops.training_frozen if frozen_backbone else flops.training
         return self._flops_of[key]

@@ -1,5 +1,6 @@
 """Operation counts of the model against formulas and XLA's own analysis."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from signvit_jax.config.files import load_config
 from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.optimization.optimizer import backbone_of, with_backbone
 from signvit_jax.planning.flops import clip_flops, peak_flops, traced_flops
 from tests.helpers import tiny_model
 
@@ -32,21 +34,31 @@ def test_the_full_model_takes_123_gflop_per_frame():
     assert flops.decoder == 4 * layer + 2 * length * narrow * 30_522
     assert flops.ctc_head == 2 * 32 * (narrow**2 + narrow * 30_522)
     assert flops.forward == flops.backbone + flops.temporal + flops.decoder + flops.ctc_head
-    assert flops.training() == 3 * flops.forward
-    assert flops.training(frozen_backbone=True) == 3 * flops.forward - 2 * flops.backbone
+    # No gradient in the images, nor in the features of a frozen backbone.
+    assert flops.training == 3 * flops.forward - 2 * 2 * 196 * 768 * width
+    temporal_input = 2 * 2 * width * narrow
+    assert flops.training_frozen == 3 * flops.forward - 2 * flops.backbone - temporal_input
+
+
+def without_dropout(**options):
+    """Return a config of which XLA counts every matrix product."""
+    return tiny_model.config(
+        model__encoder__output_dim=256,
+        model__encoder__vit_hidden_dim=256,
+        model__encoder__vit_num_heads=2,
+        model__encoder__vit_mlp_dim=1024,
+        model__encoder__dropout=0.0,
+        model__encoder__attention_dropout=0.0,
+        model__temporal__dropout=0.0,
+        model__decoder__dropout=0.0,
+        training__scan_layers=False,  # XLA counts the body of a loop once
+        **options,
+    )
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 def test_counts_are_xlas_without_elementwise_operations(stem):
-    sizes = {"output_dim": 256, "vit_hidden_dim": 256, "vit_num_heads": 2, "vit_mlp_dim": 1024}
-    config = tiny_model.config(
-        **{f"model__encoder__{name}": value for name, value in sizes.items()},
-        model__encoder__dropout=0.0,
-        model__encoder__attention_dropout=0.0,
-        model__temporal__dropout=0.0,
-        model__encoder__stem=stem,
-        training__scan_layers=False,  # XLA counts the body of a loop once
-    )
+    config = without_dropout(model__encoder__stem=stem)
     definition = ModelDefinition(config, 17)
 
     def encode(params, video, lengths):
@@ -59,6 +71,48 @@ def test_counts_are_xlas_without_elementwise_operations(stem):
     flops = clip_flops(definition, 6, 12)
     ours = flops.backbone + flops.temporal
     assert ours < theirs < 1.1 * ours
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"model__encoder__zoom": "motion", "model__encoder__motion": "magnitude"},
+        {"model__encoder__stem": "conv"},
+        {"model__encoder__frames_per_chunk": 2, "training__remat": "full"},
+    ],
+    ids=["patch", "zoom", "conv", "recomputed"],
+)
+def test_training_counts_are_xlas_of_the_gradient(options):
+    config = without_dropout(**options)
+    definition = ModelDefinition(config, 17)
+    flops = clip_flops(definition, 6, 12)
+    plain = dataclasses.replace(
+        definition.policy, attention="xla", remat="none", frames_per_chunk=0
+    )
+    definition = ModelDefinition(config, 17, policy=plain)
+
+    def total(params, video, lengths, tokens, backbone=None):
+        model = definition.bind(params if backbone is None else with_backbone(params, backbone))
+        encoded = model.encode(video, lengths)
+        return model.logits(encoded, tokens).sum() + model.ctc_logits(encoded)[0].sum()
+
+    def frozen(params, backbone, *inputs):
+        return total(params, *inputs, backbone=backbone)
+
+    params = definition.abstract_params()
+    inputs = (
+        jax.ShapeDtypeStruct((1, 6, 16, 16, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+        jax.ShapeDtypeStruct((1, 11), jnp.int32),
+    )
+    theirs = jax.jit(jax.grad(total)).lower(params, *inputs).cost_analysis()["flops"]
+    # XLA leaves out the products of a convolution with padding; we count them.
+    least = 0.98 if options.get("model__encoder__stem") == "conv" else 1.0
+    assert least * flops.training < theirs < 1.1 * flops.training
+    gradient = jax.jit(jax.grad(frozen)).lower(params, backbone_of(params), *inputs)
+    theirs = gradient.cost_analysis()["flops"]
+    assert flops.training_frozen < theirs < 1.15 * flops.training_frozen
 
 
 def test_loops_and_branches_count_as_often_as_they_run():
@@ -82,6 +136,17 @@ def test_a_convolution_counts_its_kernel_for_every_output():
     kernel = jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32)
     flops = traced_flops(lambda a, b: jax.lax.conv(a, b, (1, 1), "VALID"), image, kernel)
     assert flops == 2 * math.prod((5, 8, 8)) * math.prod((3, 2, 2))
+
+
+def test_the_gradient_of_a_convolution_with_strides_counts_no_zeros_between_inputs():
+    image = jax.ShapeDtypeStruct((1, 3, 8, 8), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32)
+
+    def total(a, b):
+        return jax.lax.conv(a, b, (2, 2), "VALID").sum()
+
+    forward = traced_flops(total, image, kernel)
+    assert traced_flops(jax.grad(total, argnums=(0, 1)), image, kernel) == 3 * forward
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_mfu_is_the_share_of_the_peak_flops(stopped, monkeypatch):
 
     def clip_flops(definition, frames, text_length):
         counted.append((frames, text_length))
-        return ClipFlops(100.0, 20.0, 30.0, 50.0)
+        return ClipFlops(100.0, 20.0, 30.0, 50.0, training=600.0, training_frozen=400.0)
 
     monkeypatch.setattr(module, "clip_flops", clip_flops)
     monkeypatch.setattr(module, "peak_memory", lambda: 3 * 2**30)
