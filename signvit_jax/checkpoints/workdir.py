@@ -19,7 +19,6 @@ from signvit_jax.config.schema import Config, from_json, key_differences
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.local_paths import ALLOWED, is_address
-from signvit_jax.runtime.exit_codes import USAGE
 from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
 
 log = logging.getLogger(__name__)
@@ -29,8 +28,6 @@ _WRITER = "give the folder that `signvit train` wrote to"
 
 class WorkdirError(SignVitError):
     """A path that is no workdir, cannot become one or is in use; the message says what to do."""
-
-    exit_code = USAGE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,8 +44,6 @@ class DatasetError(SignVitError, ValueError):
     The message names what is there and what to do.
     """
 
-    exit_code = 2
-
 
 class Record(TypedDict):
     """A stored clip; `signvit_jax.data.schema` describes the keys. `video` is a list of JPEGs."""

@@ -38,8 +38,6 @@ class MetricError(SignVitError, ValueError):
     Texts cannot be scored if there are none, or not as many hypotheses as references.
     """
 
-    exit_code = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Edit:

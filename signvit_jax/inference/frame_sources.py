@@ -22,8 +22,6 @@ _ENDLESS = VideoLimits(
 class SourceError(SignVitError, ValueError):
     """A camera or stream that cannot be read; the message says what to do."""
 
-    exit_code = 2
-
 
 class Frame(NamedTuple):
     """A frame of a stream."""

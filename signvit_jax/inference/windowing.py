@@ -48,8 +48,6 @@ RECORDING = VideoLimits(  # limits of one file that allow recordings of hours
 class ClipError(SignVitError, ValueError):
     """Frames that are not a clip; the message gives shape and dtype, and what is allowed."""
 
-    exit_code = 2
-
 
 class VideoWindow(NamedTuple):
     """A part of a video as the model reads it."""

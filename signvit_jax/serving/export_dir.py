@@ -16,7 +16,6 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import ALLOWED, is_address
 from signvit_jax.files.parsed_json import UNREADABLE_JSON
-from signvit_jax.runtime.exit_codes import USAGE
 
 _logger = logging.getLogger(__name__)
 
@@ -32,8 +31,6 @@ _VERSION = 1
 
 class ExportError(SignVitError):
     """An export that cannot be written or read; the message says what to do."""
-
-    exit_code = USAGE
 
 
 def resolve_quantization(export_format: str, requested: str | None) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import is_hub_address
-from signvit_jax.runtime.exit_codes import FAILED, USAGE
+from signvit_jax.runtime.exit_codes import FAILED
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportFolder, is_export
 
@@ -54,8 +54,6 @@ _SECRETS = re.compile(r"hf_[A-Za-z0-9]{8,}|(?<=://)[^/@\s]+@|(?<=Bearer )\S+")
 
 class HubError(SignVitError):
     """A model that the hub does not have, does not give or that is no export."""
-
-    exit_code = USAGE
 
 
 class HubUnreachable(HubError):

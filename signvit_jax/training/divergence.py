@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.optimization.train_step import StepReport
+from signvit_jax.runtime.exit_codes import FAILED
 
 _SHOWN_CLIPS = 8
 _logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ _logger = logging.getLogger(__name__)
 class TrainingDivergedError(SignVitError, RuntimeError):
     """Too many updates in a row were not finite; the last checkpoint is good."""
 
-    exit_code = 1
+    exit_code = FAILED
 
 
 class StepWatch:

@@ -21,6 +21,7 @@ from PIL import Image
 
 import tfds_builders
 from signvit_jax.data.schema import IndexEntry, read_index, split_of
+from tests.helpers import tiny_run
 from tests.helpers.video_frames import read_video
 from tfds_builders import apache_beam_build, audit, build, clips
 from tfds_builders.base import BuildError
@@ -46,7 +47,7 @@ ONE_SPLIT = ["--val_fraction=0", "--test_fraction=0"]
 
 
 def run(data_dir: Path, *options: str, name: str = "video_folder") -> int:
-    return build.main([name, f"--data_dir={data_dir}", *options])
+    return tiny_run.command(build.main, name, f"--data_dir={data_dir}", *options)
 
 
 def records(
@@ -212,7 +213,7 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
         "videos": tmp_path / "videos",
         "no_text": tmp_path / "no_text.csv",
     }
-    assert build.main([option.format(**paths) for option in options]) == 2
+    assert tiny_run.command(build.main, *(option.format(**paths) for option in options)) == 2
     assert message in capsys.readouterr().err
 
 
@@ -233,7 +234,7 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
     ],
 )
 def test_missing_and_misspelled_options_are_exit_2_and_named(capsys, options, message):
-    assert build.main(["video_folder", *options]) == 2
+    assert tiny_run.command(build.main, "video_folder", *options) == 2
     shown = capsys.readouterr().err
     assert message in shown and "video_folder --help" in shown
 
@@ -281,7 +282,12 @@ def test_options_of_one_builder_are_checked_too(tmp_path, capsys, name, option):
         "sign_language_datasets": [f"--source={tmp_path}"],
         "include": [f"--root={tmp_path}"],
     }[name]
-    assert build.main([name, f"--data_dir={tmp_path / 'data'}", *needed, f"--{option}"]) == 2
+    assert (
+        tiny_run.command(
+            build.main, name, f"--data_dir={tmp_path / 'data'}", *needed, f"--{option}"
+        )
+        == 2
+    )
     assert f"error: --{option.partition('=')[0]} is " in capsys.readouterr().err
 
 

@@ -87,36 +87,36 @@ def collect(
     return ClipTable(clips, problems)
 
 
-# Columns of a user's own table.
-OWN_REQUIRED = ("uid", "text")
-OWN_OPTIONAL = ("gloss", "signer", "video_id", "split", "start", "end")
+# Columns of a table of clips in our own layout.
+REQUIRED_COLUMNS = ("uid", "text")
+OPTIONAL_COLUMNS = ("gloss", "signer", "video_id", "split", "start", "end")
 
 
-def read_own_table(
+def read_clip_table(
     path: str | os.PathLike,
-    optional: Sequence[str] = OWN_OPTIONAL,
-    called: Mapping[str, str | None] | None = None,
+    optional: Sequence[str] = OPTIONAL_COLUMNS,
+    column_names: Mapping[str, str | None] | None = None,
     delimiters: str = DELIMITERS,
     encoding: str | None = None,
 ) -> Table:
-    """Read a table for `clips_of`. Raises AnnotationError.
+    """Read a table of clips, a row each, for `clips_of`. Raises AnnotationError.
 
-    `called`, `delimiters` and `encoding` are as in `read_table`.
+    `column_names`, `delimiters` and `encoding` are as in `read_table`.
     """
     if_empty = {"text": f"a clip in which nobody signs has the text {REST}"}
     return read_table(
         path,
-        OWN_REQUIRED,
+        REQUIRED_COLUMNS,
         optional,
         delimiters,
-        called=called or {},
+        column_names=column_names or {},
         if_empty=if_empty,
         encoding=encoding,
     )
 
 
 def clips_of(table: Table, media: Media) -> ClipTable:
-    """Return the clips of a table with the columns OWN_REQUIRED and, optionally, OWN_OPTIONAL."""
+    """Return the clips of a table with REQUIRED_COLUMNS and some of OPTIONAL_COLUMNS."""
 
     def name_of(row: Row) -> str:
         uid = _uid(row)
