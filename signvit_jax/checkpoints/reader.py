@@ -105,9 +105,9 @@ class CheckpointReader:
 
     def is_converted(self, step: int) -> bool:
         """Return whether a step holds converted weights, without the state of a run."""
-        return bool(self.noted(step, "converted"))
+        return bool(self.meta_value(step, "converted"))
 
-    def noted(self, step: int, name: str) -> object:
+    def meta_value(self, step: int, name: str) -> object:
         """Return the value of `name` in a step's meta; None if absent or unreadable."""
         try:
             return self._read_meta(step)[0].get(name)
