@@ -309,6 +309,7 @@ def _audit_notes(
     """Sentences on clips of rest, repeated clips and what splits share, as the build has them."""
     from signvit_jax.data.schema import IndexEntry
     from tfds_builders import audit
+    from tfds_builders.media_notes import rest_sentences
 
     entries = {
         name: [
@@ -322,9 +323,8 @@ def _audit_notes(
         for name, clips in splits.items()
     }
     found = audit.audit(entries, digests, builder.SHARED_VIDEOS, builder.SIGNER_INDEPENDENT)
-    num_rest = sum(not clip.text for clip in checked.buildable)
-    rest = [f"in {num_rest} clips nobody signs: the text is empty"] if num_rest else []
-    return [*rest, *audit.notes(found)]
+    num_rest = {name: sum(not clip.text for clip in clips) for name, clips in splits.items()}
+    return [*rest_sentences(num_rest), *audit.notes(found)]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ crash or run away without harm. Each line of stdin is a JSON request. Replies on
 | `H` | JSON: the header, for a request with `parts`; the request is done |
 | `X` | UTF-8: the reason why the file was refused; the request is done |
 
-Only this file and `video.py` know the protocol. It must not import anything of the package: it
-starts in a tenth of a second.
+Only this file, `video.py` and `worker_process.py` know the protocol. It must not import anything of
+the package: it starts in a tenth of a second.
 """
 
 import array
@@ -60,7 +60,8 @@ MAX_PACKETS = 5_000_000  # whose times are read: half a week of video
 # Frames of a recording for which reading all packets takes too long. The index is used instead,
 # although its times can be late by a frame or two.
 LONG_RECORDING = 20_000
-# The values of `notes`. docs/data.md documents them; tfds_builders/base.py has their sentences.
+# The values of `notes`. docs/data.md documents them; their sentences are in
+# tfds_builders/media_notes.py.
 NOTE_VARIABLE_RATE = "variable_rate"
 NOTE_END_CUT = "end_cut"
 NOTE_SIZE_CHANGE = "size_change"

@@ -50,6 +50,11 @@ def run(data_dir: Path, *options: str, name: str = "video_folder") -> int:
     return tiny_run.command(build.main, name, f"--data_dir={data_dir}", *options)
 
 
+def run_until_killed(data_dir: Path, *options: str) -> None:
+    with pytest.raises(Killed):
+        build.main(["video_folder", f"--data_dir={data_dir}", *options])
+
+
 def records(
     data_dir: Path, split: str = "train", name: str = "video_folder", version: str = "1.0.0"
 ) -> list[dict]:
@@ -366,8 +371,7 @@ def test_notes_on_media_survive_a_kill(tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr("tfds_builders.encoding.encode_clip", killed)
-        with pytest.raises(Killed):
-            run(tmp_path / "data", *options)
+        run_until_killed(tmp_path / "data", *options)
     capsys.readouterr()
     assert run(tmp_path / "data", *options) == 3
     shown, report = capsys.readouterr().err, report_of(tmp_path / "data")
@@ -400,8 +404,7 @@ def test_shards_of_an_older_reader_do_not_count(tmp_path, monkeypatch):
         return encode(clip, encoding)
 
     monkeypatch.setattr("tfds_builders.encoding.encode_clip", counting)
-    with pytest.raises(Killed):
-        run(tmp_path / "data", *options)
+    run_until_killed(tmp_path / "data", *options)
     plan = tmp_path / "data" / ".building_video_folder" / "shards" / "plan.json"
     plan.write_text(
         json.dumps(
@@ -683,8 +686,7 @@ def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tfds_builders.encoding.encode_clip", counting)
     killing = True
-    with pytest.raises(Killed):
-        run(tmp_path / "data", *options)
+    run_until_killed(tmp_path / "data", *options)
     shards = tmp_path / "data" / ".building_video_folder" / "shards"
     kept = json.loads(max(shards.glob("train.*.json")).read_text())["end"]
     assert 0 < kept < 27
@@ -710,8 +712,7 @@ def test_a_resumed_build_keeps_only_valid_shards_of_its_plan(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr("tfds_builders.encoding.encode_clip", killed)
-        with pytest.raises(Killed):
-            run(tmp_path / "data", *options)
+        run_until_killed(tmp_path / "data", *options)
     first = tmp_path / "data" / ".building_video_folder" / "shards" / "train.00000.shard"
     target = first if damage.startswith("shard") else first.with_suffix(".json")
     if damage.endswith("truncated"):

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
-from signvit_jax.data.dataset import parse_example
+from signvit_jax.data.records import parse_example
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
 from tfds_builders.annotation_files.rows import SPLIT_NAMES
 from tfds_builders.annotation_files.tables import AnnotationError

@@ -13,10 +13,11 @@ from tfds_builders.annotation_files.rows import (
     clips_of,
     read_clip_table,
 )
-from tfds_builders.base import SPLIT_BY, BuildError, SignDatasetBuilder, grouped
+from tfds_builders.base import BuildError, SignDatasetBuilder
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
 from tfds_builders.options import Option, column_options, given_columns
+from tfds_builders.splits import SPLIT_BY, group_clips
 
 COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 # Options that belong to some kinds of annotations only.
@@ -118,7 +119,7 @@ class Builder(SignDatasetBuilder):
         else:
             wanted = get("language"), get("encoding")
             found = subtitle_clips(self.options["subtitles"], Videos(videos), *wanted)
-        return grouped(found, get("split_by"))
+        return group_clips(found, get("split_by"))
 
     def _table_clips(self, csv: Path, videos: Path) -> ClipTable:
         media = MediaFolder(videos)
