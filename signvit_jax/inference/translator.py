@@ -65,7 +65,7 @@ __all__ = [
     "load_translator",
 ]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _READERS = 4  # files that are read at the same time, while the device computes
 
@@ -344,7 +344,7 @@ class Translator:
             if self.model.ctc_gives_times:
                 self._warm_up_batches(self._detector(predictor), MOST_CTC_WINDOWS)
         seconds = time.perf_counter() - begin
-        _log.info(
+        log.info(
             "%s: clips of %s frames in batches of %s are compiled, %.1f s",
             decode,
             ", ".join(map(str, self.model.config.frame_buckets)),

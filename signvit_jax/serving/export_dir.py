@@ -17,7 +17,7 @@ from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import ALLOWED, is_address
 from signvit_jax.files.parsed_json import UNREADABLE_JSON
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FORMATS = ("int8", "stablehlo", "onnx", "safetensors")
 QUANTIZATIONS = {  # what may be INT8 in each format; the first is the default
@@ -134,7 +134,7 @@ class ExportFolder(Workdir):
         """
         files = self.manifest().files
         if not files:
-            _logger.warning(
+            log.warning(
                 "%s is of an earlier release and has no digests: its files cannot be checked",
                 self.path,
             )
@@ -212,7 +212,7 @@ def _locked(folder: Path, requested: object) -> Iterator[None]:
                     "wait for it, or give another folder"
                 ) from error
             except OSError as error:
-                _logger.warning(
+                log.warning(
                     "%s cannot be locked (%s): make sure that no other export is written to it",
                     folder,
                     error.strerror,

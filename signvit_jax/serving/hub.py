@@ -26,7 +26,7 @@ from signvit_jax.serving.export_dir import ExportFolder, is_export
 if TYPE_CHECKING:
     import huggingface_hub
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _FORM = "hf://ORGANIZATION/NAME, or with @REVISION (a branch, tag or commit) behind it"
 _ADDRESS = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?", re.ASCII)
@@ -123,9 +123,9 @@ def fetch(address: str | os.PathLike | HubAddress) -> Fetched:
         raise HubError(_no_export(wanted))
     found.check_files()
     pinned = HubAddress(wanted.repository, folder.name)
-    _logger.info("%s is %s", wanted, pinned)
+    log.info("%s is %s", wanted, pinned)
     if found.manifest().format in ("onnx", "stablehlo"):
-        _logger.warning(
+        log.warning(
             "%s holds programs, not only numbers: open it only if you would run its authors' code",
             wanted,
         )
@@ -154,12 +154,13 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
     """
     target = HubAddress.parse(address)
     if not is_export(folder):
-        is_run = (Path(folder) / "config.json").is_file()
+        if (Path(folder) / "config.json").is_file():
+            fault = "a workdir with checkpoints, and what is shared is an export"
+        else:
+            fault = "no export: it has no export.json"
         raise HubError(
-            f"{os.fspath(folder)} is "
-            + ("a workdir with checkpoints, and what is shared is an export" * is_run)
-            + ("no export: it has no export.json" * (not is_run))
-            + "; write one with: signvit export --workdir=RUN --format=int8 --output=DIR"
+            f"{os.fspath(folder)} is {fault}; "
+            "write one with: signvit export --workdir=RUN --format=int8 --output=DIR"
         )
     export = ExportFolder.open(folder)
     export.check_files()
@@ -169,7 +170,7 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
         if not _is_of_export(entry.name) and entry.name != HUB_JSON
     )
     if left_out:
-        _logger.warning("not sent, because no part of an export: %s", ", ".join(left_out))
+        log.warning("not sent, because no part of an export: %s", ", ".join(left_out))
     hub = _hub()
     if hub.constants.HF_HUB_OFFLINE:
         raise HubError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it")
@@ -226,7 +227,7 @@ def _downloaded(wanted: HubAddress) -> Path:
         folder = _cached(wanted)
         if folder is None:
             raise
-        _logger.warning("%s; using the cached commit %s", error, folder.name)
+        log.warning("%s; using the cached commit %s", error, folder.name)
         return folder
     names = [sibling.rfilename for sibling in found.siblings or []]
     if "export.json" not in names:

@@ -13,7 +13,7 @@ from signvit_jax.optimization.train_step import StepReport
 from signvit_jax.runtime.exit_codes import FAILED
 
 _SHOWN_CLIPS = 8
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class TrainingDivergedError(SignVitError, RuntimeError):
@@ -59,7 +59,7 @@ class StepWatch:
             if finite:
                 self._skipped.clear()
                 if usual := self._spikes.jump(float(loss)):
-                    _logger.warning(
+                    log.warning(
                         "step %d: the loss jumped to %.4g from about %.4g; clips %s",
                         step,
                         loss,
@@ -68,7 +68,7 @@ class StepWatch:
                     )
                 continue
             self._skipped.append((step, index))
-            _logger.warning(
+            log.warning(
                 "step %d: loss or gradient was not finite, the update was skipped; clips %s",
                 step,
                 self._names([index]),
