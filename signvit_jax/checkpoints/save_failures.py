@@ -38,7 +38,7 @@ def save_failure(error: BaseException, folder: Path) -> str:
 
 
 def _no_inodes(folder: Path) -> bool:
-    """Return whether the disk has bytes left but (almost) no inodes.
+    """Return True if the disk has bytes left but (almost) no inodes.
 
     Almost, because the failed save may have freed a few by now. Some file systems (btrfs) do not
     count inodes and report 0 of 0.

@@ -278,6 +278,7 @@ class Cutter:
         return max(end - start, 0.0) + (_STILL_WEIGHT - 1.0) * still
 
     def _is_still(self, sign: Sign) -> bool:
+        """Return True if nothing moves during most of a sign."""
         return sum(b - a for a, b in self._stillness(*sign)) > 0.8 * (sign.end - sign.start)
 
     def _still_level(self) -> float:

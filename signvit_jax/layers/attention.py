@@ -160,7 +160,7 @@ def attend_at_even_length(
 def needs_even_length(
     implementation: str, dtype: DTypeLike, head_width: int, *, plain: bool
 ) -> bool:
-    """Return whether `attend`, in training, would pad queries, keys and values of an odd length.
+    """Return True if `attend`, in training, would pad queries, keys and values of an odd length.
 
     A network that pads its tokens once, and passes `num_tokens`, spares each layer three copies.
     """

@@ -486,8 +486,8 @@ def decode(request: Request, send: Send) -> None:
     """Answer a request with its `S`, `F` and `E` replies, or with `H`."""
     limits = request["limits"]
     with open_local_file(request["path"], limits["max_bytes"]) as file:
-        form = container_format(file.read(12))
-        with open_container(file, form, limits) as container:
+        demuxer = container_format(file.read(12))
+        with open_container(file, demuxer, limits) as container:
             stream, *others = video_streams(container)
             codec = stream.codec_context
             if codec is None:
@@ -511,32 +511,32 @@ def decode(request: Request, send: Send) -> None:
             notes = [NOTE_STREAMS] if others else []
             highest = request["max_frame_rate"] or 0.0
             if request["frame_rate"] is None and source_fps < highest:
-                densest = rate_of_motion(request, form, stream.index, source_fps, highest)
+                densest = rate_of_motion(request, demuxer, stream.index, source_fps, highest)
                 if densest is not None:
                     source_fps = densest
                     notes.append(NOTE_VARIABLE_RATE)
             send_frames(request, container, stream, source_fps, announced, notes, send)
 
 
-def open_container(file: io.FileIO, form: str, limits: Limits) -> InputContainer:
-    """Open a file with the demuxer `form`. Raises FFmpegError, and Refused without an index."""
+def open_container(file: io.FileIO, demuxer: str, limits: Limits) -> InputContainer:
+    """Open a file with a demuxer. Raises FFmpegError, and Refused without an index."""
     file.seek(0)
     try:
         return av.open(
             file,
             mode="r",
-            format=form,
+            format=demuxer,
             options={"max_pixels": str(limits["max_pixels"])},
             container_options={"protocol_whitelist": "file"},
         )
     except InvalidDataError:
-        if form == MP4 and (reason := missing_index(file)):
+        if demuxer == MP4 and (reason := missing_index(file)):
             raise Refused(reason) from None
         raise
 
 
 def rate_of_motion(
-    request: Request, form: str, index: int, average: float, highest: float
+    request: Request, demuxer: str, index: int, average: float, highest: float
 ) -> float | None:
     """Return `variable_rate` between `start` and `end`.
 
@@ -544,7 +544,7 @@ def rate_of_motion(
     """
     with (
         open_local_file(request["path"], request["limits"]["max_bytes"]) as file,
-        open_container(file, form, request["limits"]) as container,
+        open_container(file, demuxer, request["limits"]) as container,
     ):
         end = math.inf if request["end"] is None else request["end"]
         stream = container.streams[index]

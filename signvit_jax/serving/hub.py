@@ -108,19 +108,19 @@ def fetch(address: str | os.PathLike | HubAddress) -> Fetched:
     """
     wanted = address if isinstance(address, HubAddress) else HubAddress.parse(address)
     hub = _hub()
-    folder = _cached(wanted) if _COMMIT.fullmatch(wanted.revision or "") else None
+    folder = _find_cached(wanted) if _COMMIT.fullmatch(wanted.revision or "") else None
     if folder is None and hub.constants.HF_HUB_OFFLINE:
-        folder = _cached(wanted)
+        folder = _find_cached(wanted)
         if folder is None:
             raise HubError(
                 f"{wanted} is not in the cache ({hub.constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE "
                 "is set; unset it, or give a model that was downloaded before"
             )
     if folder is None:
-        folder = _downloaded(wanted)
+        folder = _download(wanted)
     found = ExportFolder(folder)
     if not found.export_json.is_file():
-        raise HubError(_no_export(wanted))
+        raise HubError(_no_export_message(wanted))
     found.check_files()
     pinned = HubAddress(wanted.repository, folder.name)
     log.info("%s is %s", wanted, pinned)
@@ -188,7 +188,7 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
             commit_message=message,
         )
 
-    return HubAddress(target.repository, _asked(target, send).oid)
+    return HubAddress(target.repository, _ask(target, send).oid)
 
 
 def _hub() -> ModuleType:
@@ -202,7 +202,7 @@ def _api() -> "huggingface_hub.HfApi":
     return _hub().HfApi(library_name="signvit_jax", library_version=__version__)
 
 
-def _cached(wanted: HubAddress) -> Path | None:
+def _find_cached(wanted: HubAddress) -> Path | None:
     """The complete snapshot in the cache, if there is one."""
     hub = _hub()
     try:
@@ -219,21 +219,21 @@ def _cached(wanted: HubAddress) -> Path | None:
     return folder if ExportFolder(folder).export_json.is_file() else None
 
 
-def _downloaded(wanted: HubAddress) -> Path:
+def _download(wanted: HubAddress) -> Path:
     api = _api()
     try:
-        found = _asked(wanted, lambda: api.model_info(wanted.repository, revision=wanted.revision))
+        found = _ask(wanted, lambda: api.model_info(wanted.repository, revision=wanted.revision))
     except HubUnreachable as error:
-        folder = _cached(wanted)
+        folder = _find_cached(wanted)
         if folder is None:
             raise
         log.warning("%s; using the cached commit %s", error, folder.name)
         return folder
     names = [sibling.rfilename for sibling in found.siblings or []]
     if "export.json" not in names:
-        raise HubError(_no_export(wanted))
+        raise HubError(_no_export_message(wanted))
     return Path(
-        _asked(
+        _ask(
             wanted,
             lambda: api.snapshot_download(
                 wanted.repository, revision=wanted.revision, allow_patterns=list(_FILES)
@@ -242,7 +242,7 @@ def _downloaded(wanted: HubAddress) -> Path:
     )
 
 
-def _asked[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
+def _ask[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
     """Return the hub's answer. Raises HubError or HubUnreachable, without tokens in the message."""
     hub = _hub()
     errors = hub.errors
@@ -289,7 +289,7 @@ def _asked[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
         ) from _clean(error)
 
 
-def _no_export(wanted: HubAddress) -> str:
+def _no_export_message(wanted: HubAddress) -> str:
     return (
         f"{wanted} has no export.json, so it is no export of signvit_jax. If it holds a workdir, "
         "its owner has to export it first: signvit export --workdir=RUN --format=int8 --output=DIR"
@@ -299,7 +299,7 @@ def _no_export(wanted: HubAddress) -> str:
 def _names(folder: Path, wanted: HubAddress) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir() if _is_of_export(entry.name))
     if "export.json" not in names:
-        raise HubError(_no_export(wanted))
+        raise HubError(_no_export_message(wanted))
     return names
 
 

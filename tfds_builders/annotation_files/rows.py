@@ -23,6 +23,7 @@ from tfds_builders.clips import Clip, ClipTable, Problem
 REST = "<rest>"  # the text of a clip in which nobody signs; stored as the empty text
 # Texts that programs write for missing values; they are kept, with a note.
 PLACEHOLDERS = ("nan", "n/a", "#n/a", "na", "null", "none", "-")
+MAX_SECONDS = 1e7  # of a time in a recording: 115 days
 _DECIMAL_COMMA = re.compile(r"\d+,\d+")
 _CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 SPLIT_NAMES = {
@@ -218,7 +219,9 @@ def _seconds(name: str, text: str) -> float:
         value = _clock_seconds(text) if ":" in text else float(_with_decimal_point(text))
     except ValueError:
         value = -1.0
-    if not 0.0 <= value < 1e7:
+    if value >= MAX_SECONDS:
+        raise LookupError(f"{name} is {text[:40]!r}; allowed: less than {MAX_SECONDS:,.0f} seconds")
+    if not value >= 0.0:
         raise LookupError(f"{name} is {text[:40]!r}; allowed: seconds >= 0, or nothing")
     return value
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.eaf import Eaf
+from tfds_builders.annotation_files import eaf_document
 from tfds_builders.annotation_files.elan import ElanFile, read_elan
 from tfds_builders.annotation_files.tables import AnnotationError
 
