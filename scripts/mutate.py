@@ -41,6 +41,7 @@ TESTS = {
         "reliability/test_untrusted_files.py",
     ],
     "checkpoints/reader.py": ["checkpoints/test_store.py"],
+    "checkpoints/save_failures.py": ["checkpoints/test_store.py"],
     "checkpoints/store.py": ["checkpoints/test_store.py"],
     "checkpoints/resume_rules.py": ["checkpoints/test_resume_rules.py"],
     "checkpoints/workdir.py": ["checkpoints/test_workdir.py", "files/test_local_paths.py"],

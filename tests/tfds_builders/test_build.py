@@ -827,7 +827,7 @@ from tfds_builders.encoding import ClipEncoder
 
 if __name__ == "__main__":
     with ClipEncoder(Encoding(), 2) as encoder:
-        clips = [Clip(str(i), "", sys.argv[1]) for i in range(4)]
+        clips = [Clip(id=str(i), text="", path=sys.argv[1]) for i in range(4)]
         print(len(list(encoder.encode(clips))), flush=True)
         time.sleep(60)
 """

@@ -154,6 +154,11 @@ def test_times_are_seconds_or_a_clock(text, seconds):
         rows.times(text, "1e6")
 
 
+def test_a_time_beyond_every_recording_is_refused_with_the_limit():
+    with pytest.raises(LookupError, match=r"end is '2e7'; allowed: less than 10,000,000 seconds"):
+        rows.times("0", "2e7")
+
+
 def test_missing_tables_and_folders_are_errors(tmp_path):
     with pytest.raises(AnnotationError, match="No such file"):
         read_table(tmp_path / "none.csv", ("uid",))
