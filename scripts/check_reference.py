@@ -48,7 +48,7 @@ from signvit_jax.optimization.losses import (
     translation_loss,
 )
 from signvit_jax.optimization.optimizer import make_optimizer
-from signvit_jax.optimization.schedules import learning_rates
+from signvit_jax.optimization.schedules import group_schedules
 from signvit_jax.parallel.sharding import parameter_path
 from signvit_jax.runtime.exit_codes import run_command
 from signvit_jax.runtime.standard_streams import clean
@@ -263,7 +263,7 @@ def _training_steps(
         norms.append(optax.tree.norm(gradients))
         updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
-    schedules = learning_rates(training, steps)
+    schedules = group_schedules(training, steps)
     rates = [[schedules[group](step) for group in ("encoder", "rest")] for step in range(steps)]
     yield _relative(f"losses of {steps} training steps", losses, vectors["train/losses"], 1e-5)
     yield _relative(

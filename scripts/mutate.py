@@ -15,9 +15,7 @@ Exit codes: 0 no mutant survived, 1 some survived, and are listed.
 """
 
 import argparse
-import ast
 import collections
-import copy
 import ctypes
 import hashlib
 import json
@@ -29,8 +27,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from mutants import Mutant, all_mutants
 
 ROOT = Path(__file__).resolve().parent.parent
 # The files to change, and the tests that must notice: quick ones, which start few processes and
@@ -42,8 +41,11 @@ TESTS = {
         "reliability/test_untrusted_files.py",
     ],
     "checkpoints/reader.py": ["checkpoints/test_store.py"],
+    "checkpoints/save_failures.py": ["checkpoints/test_store.py"],
     "checkpoints/store.py": ["checkpoints/test_store.py"],
+    "checkpoints/resume_rules.py": ["checkpoints/test_resume_rules.py"],
     "checkpoints/workdir.py": ["checkpoints/test_workdir.py", "files/test_local_paths.py"],
+    "checkpoints/workdir_lock.py": ["checkpoints/test_workdir_lock.py"],
     "data/epoch_plan.py": ["data/test_epoch_plan.py"],
     "files/atomic.py": ["files/test_atomic.py"],
     "runtime/consensus.py": ["runtime/test_consensus.py"],
@@ -64,172 +66,20 @@ TESTS = {
     "training/run.py": [
         "training/test_run.py",
         "training/test_origin.py",
-        "checkpoints/test_workdir.py",
+        "checkpoints/test_workdir_lock.py",
         "checkpoints/test_data_folder.py",
         "end_to_end/test_wrong_usage.py",
     ],
 }
 TESTS = {f"signvit_jax/{file}": tests for file, tests in TESTS.items()}
 FILES = list(TESTS)
-_PASSED = 77
+RESULT_KEYS = ("id", "file", "line", "kind", "change")  # of a Mutant, in the file of --results
+_PASSED = 77  # exit code of tests that passed: a mutant may end the process with 0
+# The tests that search all source files for calls that unpickle; they reach no line of FILES.
 SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
-_OPPOSITES = [("Eq", "NotEq"), ("Lt", "LtE"), ("Gt", "GtE"), ("In", "NotIn"), ("Is", "IsNot")]
-COMPARISONS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
-OPERATORS = {
-    "Add": "Sub",
-    "Sub": "Add",
-    "Mult": "Add",
-    "FloorDiv": "Mult",
-    "Div": "Mult",
-    "Mod": "Mult",
-    "BitOr": "BitAnd",
-    "BitAnd": "BitOr",
-}
 
 
-Located = ast.expr | ast.stmt  # a node with its place in the source
-
-
-def mutants(source: str) -> Iterator[tuple[Located, ast.AST | None, str]]:
-    """Yield (node, its replacement or None for `pass`, kind of change)."""
-    tree = ast.parse(source)
-    skipped = _without_effect(tree)
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Compare) and len(node.ops) == 1:
-            yield (
-                node,
-                _with(node, ops=[getattr(ast, COMPARISONS[type(node.ops[0]).__name__])()]),
-                "comparison",
-            )
-        elif isinstance(node, ast.BoolOp):
-            yield (
-                node,
-                _with(node, op=ast.And() if isinstance(node.op, ast.Or) else ast.Or()),
-                "and/or",
-            )
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            yield node, node.operand, "not removed"
-        elif (
-            isinstance(node, ast.BinOp)
-            and type(node.op).__name__ in OPERATORS
-            and not _is_text(node)
-        ):
-            yield (
-                node,
-                _with(node, op=getattr(ast, OPERATORS[type(node.op).__name__])()),
-                "operator",
-            )
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-            yield node, ast.Constant(not node.value), "constant"
-        elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-            yield node, ast.Constant(node.value + 1), "constant"
-        elif isinstance(node, ast.Expr | ast.Raise | ast.AugAssign | ast.Continue | ast.Break):
-            yield node, None, "statement removed"
-        elif (
-            isinstance(node, ast.Return)
-            and node.value is not None
-            and ast.unparse(node.value) not in ("None", "False")
-        ):
-            yield node, ast.Return(ast.Constant(None)), "returns None"
-        elif isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(
-            node.test, ast.Compare | ast.UnaryOp
-        ):
-            yield node.test, ast.UnaryOp(ast.Not(), node.test), "condition negated"
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) != "__all__":
-            yield from _smaller_constants(node.value)
-
-
-def _without_effect(tree: ast.Module) -> set[int]:
-    """Return the ids of nodes that no test can notice: docstrings, annotations, decorators."""
-    skipped = set()
-    for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if documented and ast.get_docstring(node):
-            skipped.add(id(node.body[0]))
-        parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
-        parts += getattr(node, "decorator_list", ())
-        skipped |= {id(inner) for part in parts if part for inner in ast.walk(part)}
-    return skipped
-
-
-def _smaller_constants(container: ast.expr) -> Iterator[tuple[Located, ast.AST, str]]:
-    """Yield mutants of a module's constant that lack one of its elements."""
-    if isinstance(container, ast.Tuple | ast.List | ast.Set):
-        for i, element in enumerate(container.elts):
-            smaller = _with(container, elts=container.elts[:i] + container.elts[i + 1 :])
-            yield container, smaller, f"without {ast.unparse(element)}"
-    elif isinstance(container, ast.Dict):
-        for i, key in enumerate(container.keys):
-            keys = container.keys[:i] + container.keys[i + 1 :]
-            values = container.values[:i] + container.values[i + 1 :]
-            smaller = _with(container, keys=keys, values=values)
-            yield container, smaller, f"without {'**' if key is None else ast.unparse(key)}"
-
-
-def _with(node: ast.AST, **fields: object) -> ast.AST:
-    other = copy.copy(node)
-    for name, value in fields.items():
-        setattr(other, name, value)
-    return other
-
-
-def _is_text(node: ast.BinOp) -> bool:
-    sides = (node.left, node.right)
-    return any(
-        isinstance(side, ast.JoinedStr)
-        or (isinstance(side, ast.Constant) and isinstance(side.value, str | bytes))
-        for side in sides
-    )
-
-
-def all_mutants(root: Path, chosen: list[str], lines: range) -> list[dict]:
-    """Return all mutants, in an order that is random but always the same."""
-    found = []
-    for name in FILES:
-        if chosen and not name.endswith(tuple(chosen)):
-            continue
-        content = (root / name).read_bytes()
-        starts = [0]
-        for line in content.splitlines(keepends=True):
-            starts.append(starts[-1] + len(line))
-        same: dict[str, int] = {}
-        for node, other, kind in mutants(content.decode()):
-            if node.lineno not in lines:
-                continue
-            assert node.end_lineno is not None and node.end_col_offset is not None
-            begin = starts[node.lineno - 1] + node.col_offset
-            end = starts[node.end_lineno - 1] + node.end_col_offset
-            text = "pass" if other is None else ast.unparse(other)
-            if isinstance(node, ast.expr):
-                text = f"({text})"
-            mutated = content[:begin] + text.encode() + content[end:]
-            before = content[begin:end].decode()
-            after = kind if other is None or kind.startswith("without") else text
-            shown = f"{' '.join(before.split())[:100]} -> {after}"
-            # Identified by the change and the text of its line, so that a change elsewhere in the
-            # file does not give the mutant another identity.
-            line = content.splitlines()[node.lineno - 1].strip().decode()
-            key = json.dumps([name, kind, before, text, line])
-            same[key] = same.get(key, 0) + 1
-            number = hashlib.sha256(f"{key} {same[key]}".encode()).hexdigest()[:16]
-            place = {"file": name, "line": node.lineno, "end": node.end_lineno}
-            found.append(
-                {
-                    "id": number,
-                    **place,
-                    "kind": kind,
-                    "change": shown,
-                    "content": mutated,
-                    "original": content,
-                }
-            )
-    return sorted(found, key=lambda mutant: mutant["id"])
-
-
-class Reached:
+class LineRecorder:
     """A pytest plugin that records the lines of FILES that each test reaches, and its time."""
 
     def __init__(self, root: Path):
@@ -265,31 +115,31 @@ class Reached:
         self.seconds[report.nodeid] += report.duration if report.when == "call" else 0.0
 
 
-def tests_for(mutant: dict, reached: dict) -> list[str]:
+def tests_for(mutant: Mutant, reached: dict) -> list[str]:
     """Return the tests that reach the mutant's lines or start processes, the quickest first.
 
     For a line that runs only on import: all tests of its file.
     """
-    lines = reached["lines"][mutant["file"]]
-    found = {
-        test
-        for number in range(mutant["line"], mutant["end"] + 1)
-        for test in lines.get(str(number), ())
+    lines = reached["lines"][mutant.file]
+    reaching = {
+        test for number in range(mutant.line, mutant.end + 1) for test in lines.get(str(number), ())
     }
-    own = [f"tests/{name}::" for name in TESTS[mutant["file"]]]
-    found = (
-        reached["seconds"]
-        if not found or mutant["kind"].startswith("without")
-        else found | set(reached["starting"])
+    if not reaching or mutant.kind.startswith("without"):
+        candidates = set(reached["seconds"])
+    else:
+        candidates = reaching | set(reached["starting"])
+    of_file = tuple(f"tests/{name}::" for name in TESTS[mutant.file])
+    return sorted(
+        (test for test in candidates if test.startswith(of_file)),
+        key=lambda test: (reached["seconds"].get(test, 0.0), test),
     )
-    found = [test for test in found if test.startswith(tuple(own))]
-    return sorted(found, key=lambda test: (reached["seconds"].get(test, 0.0), test))
 
 
 class Worker:
     """A copy of the repository, and a process in it that forks for each mutant.
 
-    The process has imported the libraries already.
+    The process has imported the libraries already. It is asked and answers in lines of JSON; see
+    `serve`.
     """
 
     def __init__(self, folder: Path, number: int):
@@ -327,9 +177,10 @@ class Worker:
         )
         assert self.process.stdin is not None and self.process.stdout is not None  # by PIPE
         self.requests, self.replies = self.process.stdin, self.process.stdout
-        self.mutant: dict | None = None
+        self.mutant: Mutant | None = None  # the one that is being tried
 
     def ask(self, request: dict) -> None:
+        """Have tests run; `answer` waits for the end."""
         self.requests.write(json.dumps(request) + "\n")
         self.requests.flush()
 
@@ -339,17 +190,19 @@ class Worker:
             raise SystemExit(f"error: a worker ended; see {self.log.name}")
         return json.loads(line)
 
-    def start(self, mutant: dict, tests: list[str], limit: float, test_limit: float) -> None:
+    def start(self, mutant: Mutant, tests: list[str], limit: float, test_limit: float) -> None:
+        """Have a mutant tried by tests, within `limit` seconds for all and `test_limit` for one."""
         self.mutant = mutant
-        (self.root / mutant["file"]).write_bytes(mutant["content"])
+        (self.root / mutant.file).write_bytes(mutant.content)
         self.ask({"tests": tests, "limit": limit, "test_limit": test_limit})
 
-    def result(self) -> tuple[dict, dict]:
+    def result(self) -> tuple[Mutant, str]:
+        """Wait for the tests of the mutant; return it and the outcome."""
         answer, mutant = self.answer(), self.mutant
         assert mutant is not None
-        (self.root / mutant["file"]).write_bytes(mutant["original"])
+        (self.root / mutant.file).write_bytes(mutant.original)
         self.mutant = None
-        return mutant, answer
+        return mutant, answer["outcome"]
 
 
 def serve() -> None:
@@ -371,8 +224,10 @@ def serve() -> None:
             os.setsid()
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its worker
             os.dup2(2, 1)
-            reached = Reached(Path.cwd()) if request.get("out") else None
+            reached = LineRecorder(Path.cwd()) if request.get("out") else None
             options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
+            # Libraries that pytest would rewrite have been imported.
+            options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
             if reached is not None:
                 options += ["-m", "not long", "-k", SKIPPED]
             else:
@@ -407,8 +262,8 @@ def try_all(
 
     Fills `workers` with the processes that it starts. Returns a result, or None, for each mutant.
     """
-    chosen = arguments.files.split(",") if arguments.files else []
-    wanted = all_mutants(ROOT, chosen, arguments.lines)
+    endings = tuple(arguments.files.split(","))  # of "", which all names have, without --files
+    wanted = all_mutants(ROOT, [file for file in FILES if file.endswith(endings)], arguments.lines)
     results: dict[str, dict] = {}
     if arguments.results.exists():
         results = {
@@ -416,15 +271,16 @@ def try_all(
             for entry in map(json.loads, arguments.results.read_text().splitlines())
         }
     due = [
-        m
-        for m in wanted
-        if m["id"] not in results or (arguments.again and results[m["id"]]["outcome"] == "survived")
+        mutant
+        for mutant in wanted
+        if mutant.id not in results
+        or (arguments.again and results[mutant.id]["outcome"] == "survived")
     ][: arguments.count or None]
     end = time.monotonic() + 60 * arguments.minutes
     workers.extend(Worker(folder, number) for number in range(arguments.workers if due else 0))
     reached: dict = {}
     if due:
-        tests = sorted({f"tests/{name}" for mutant in due for name in TESTS[mutant["file"]]})
+        tests = sorted({f"tests/{name}" for mutant in due for name in TESTS[mutant.file]})
         reached = _reached(workers[0], tests, arguments.results.with_suffix(".reached.json"))
         seconds = sum(reached["seconds"].values())
         print(
@@ -450,13 +306,10 @@ def try_all(
             if not busy:
                 break
             for stream in select.select([worker.replies for worker in busy], [], [])[0]:
-                mutant, answer = next(
-                    worker for worker in busy if worker.replies is stream
-                ).result()
-                entry = {key: mutant[key] for key in ("id", "file", "line", "kind", "change")} | {
-                    "outcome": answer["outcome"]
-                }
-                results[mutant["id"]] = entry
+                worker = next(worker for worker in busy if worker.replies is stream)
+                mutant, outcome = worker.result()
+                entry = {key: getattr(mutant, key) for key in RESULT_KEYS} | {"outcome": outcome}
+                results[mutant.id] = entry
                 file.write(json.dumps(entry) + "\n")
                 file.flush()
                 tried += 1
@@ -465,7 +318,7 @@ def try_all(
                     f"{entry['file']}:{entry['line']} {entry['change']}",
                     flush=True,
                 )
-    return [results.get(mutant["id"]) for mutant in wanted]
+    return [results.get(mutant.id) for mutant in wanted]
 
 
 def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:

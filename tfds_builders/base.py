@@ -6,16 +6,15 @@ differs: it streams, while that of TFDS collects a split in memory and needs Ten
 """
 
 import abc
-import collections
 import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -24,7 +23,7 @@ from signvit_jax.errors.base import SignVitError
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.runtime.exit_codes import NO_READABLE_MEDIA
 from tfds_builders import apache_beam_build
-from tfds_builders.audit import LISTED, audit, notes
+from tfds_builders.audit import audit, notes
 from tfds_builders.clips import (
     Clip,
     ClipTable,
@@ -34,16 +33,14 @@ from tfds_builders.clips import (
     encode_clip,
 )
 from tfds_builders.encoding import ClipEncoder
+from tfds_builders.media_notes import media_notes, media_sentences, rest_sentences
 from tfds_builders.options import Option, OptionValues, allowed_values, option_fault
-from tfds_builders.shards import PLAN_NAME, SplitSummary, SplitWriter, open_folder
+from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
+from tfds_builders.splits import assign_splits, split_notes
 
 REPORT_NAME = "build_report.json"
 # Version of the frames that are stored of a file: no build resumes after shards of another version.
 READER = 2
-# What clips of one split have in common, and its plural.
-VIDEO = "video"
-SPLIT_BY = {VIDEO: "source videos", "signer": "signers", "clip": "clips"}
-SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
 
 
 class BuildError(SignVitError):
@@ -58,31 +55,6 @@ class NoReadableMedia(BuildError):
     def __init__(self, message: str, problems: Sequence[Problem]):
         super().__init__(message)
         self.problems = list(problems)
-
-
-def grouped(table: ClipTable, by: str | None) -> ClipTable:
-    """Return the table with its clips grouped by one of SPLIT_BY, for splits by a hash."""
-    if by in (None, VIDEO):
-        return table
-    clips = [
-        dataclasses.replace(clip, grouped_by=clip.signer if by == "signer" else clip.id)
-        for clip in table.clips
-    ]
-    unknown = [clip for clip in clips if not clip.grouped_by]
-    note = (
-        f"{len(unknown)} clips have no signer, such as {unknown[0].id}: their source video decides "
-        "on their split"
-        if unknown
-        else ""
-    )
-    return dataclasses.replace(table, clips=clips, notes=[*table.notes, *filter(None, [note])])
-
-
-class MediaNote(TypedDict):
-    """The clips with one of `JpegVideo.notes`."""
-
-    clips: int
-    listed: list[str]  # ids of some of them
 
 
 class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
@@ -214,83 +186,12 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         table = self.read_clips(manual_dir)
         self.problems = list(table.problems)
         self._table_problems = table.problems
-        splits: dict[str, list[Clip]] = collections.defaultdict(list)
-        for clip in table.clips:
-            splits[clip.split or schema.split_of(clip.split_group, *self._fractions)].append(clip)
-        self.warnings = [*table.notes, *self._split_warnings(splits)]
-        others = sorted(set(splits) - set(SPLIT_ORDER))
-        order = [name for name in (*SPLIT_ORDER, *others) if name in splits]
-        self._planned = {name: splits[name] for name in order}
-        return self._planned
-
-    def _split_warnings(self, splits: dict[str, list[Clip]]) -> list[str]:
-        """Sentences on splits that are empty or far from their share: why, and what to do."""
-        by_hash = [clip for clips in splits.values() for clip in clips if clip.split is None]
-        if not by_hash:
-            return []
-        validation, test = self._fractions
-        fractions: dict[str, float] = {
-            schema.VALIDATION: validation,
-            schema.TEST: test,
-            schema.TRAIN: 1.0 - (validation + test),
-        }
-        clips = {name: len(splits.get(name, ())) for name in SPLIT_ORDER}
-        total = sum(clips.values())
-        empty = [name for name in SPLIT_ORDER if fractions[name] > 1e-9 and not clips[name]]
-        found = []
-        if len(by_hash) > 1 and max(clips.values()) == total:
-            (name,) = (name for name, count in clips.items() if count)
-            if empty:
-                names = " and ".join(map(repr, empty))
-                others = f"splits {names} are" if len(empty) > 1 else f"split {names} is"
-                found.append(
-                    f"all {total} clips are in the split {name!r}, and the {others} empty: "
-                    f"{self._why_few_videos(by_hash)}"
-                )
-                empty = []
-        elif clips[schema.TRAIN] < 0.5 * fractions[schema.TRAIN] * total and not empty:
-            found.append(
-                f"only {clips[schema.TRAIN]} of {total} clips are in the split 'train': "
-                f"{self._why_few_videos(by_hash)}"
-            )
-        return found + [
-            f"the split {name!r} is empty: {self._why_few_videos(by_hash, fractions[name])}"
-            for name in empty
+        self._planned = assign_splits(table.clips, self._fractions)
+        self.warnings = [
+            *table.notes,
+            *split_notes(self._planned, self._fractions, self.options),
         ]
-
-    def _why_few_videos(self, clips: Sequence[Clip], fraction: float | None = None) -> str:
-        """The number of source videos, the rule behind it, and how to change it."""
-        groups = collections.Counter(clip.split_group for clip in clips)
-        split_by = self.options.get("split_by")
-        kind = SPLIT_BY.get(split_by or VIDEO, SPLIT_BY[VIDEO])
-        if len(groups) > 1:
-            share = "" if fraction is None else f" for a share of {fraction:g}"
-            reason = f"{len(groups)} {kind} are too few{share}"
-        else:
-            reason = f"they are of one {kind[:-1]}, which no split shares with another"
-        has = {option.name for option in self.OPTIONS}
-        clip_by_clip = ", --split_by=clip" if "split_by" in has and split_by != "clip" else ""
-        advice = f"give a column 'split'{clip_by_clip}, or other fractions"
-        parts = (
-            clip
-            for clip in clips
-            if not clip.grouped_by
-            and not clip.video_id
-            and clip.source_video != clip.id
-            and groups[clip.source_video] > 1
-        )
-        part = next(parts, None)
-        if part is None:
-            return f"{reason}; {advice}"
-        flag = ""
-        if "video_id_column" in has:
-            flag = " (--video_id_column=uid makes every clip its own video)"
-        return (
-            f"{reason}, for the source video of a uid ends at its last '-' before a number: "
-            f"{part.id!r} is a part of {part.source_video!r}, as are "
-            f"{groups[part.source_video] - 1} others. If these are separate recordings, "
-            f"name them in a column 'video_id'{flag}; else {advice}"
-        )
+        return self._planned
 
     def settings(self) -> dict[str, object]:
         """Return every option that changes the result, as JSON values.
@@ -464,7 +365,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             for name, writer in written.items()
         }
         found = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
-        media = self._media_notes(written.values())
+        media = media_notes(
+            journal.notes for writer in written.values() for journal in writer.journals
+        )
         summaries = {name: writer.summary() for name, writer in written.items()}
         report = {
             "name": self.name,
@@ -474,8 +377,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             "fingerprint": self.fingerprint(self.plan()),
             "splits": {name: dataclasses.asdict(split) for name, split in summaries.items()},
             "warnings": self.warnings
-            + _rest_notes(summaries)
-            + _media_sentences(media)
+            + rest_sentences({name: split.rest for name, split in summaries.items()})
+            + media_sentences(media)
             + notes(found),
             "media": media,
             **found,
@@ -484,55 +387,6 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         (folder / REPORT_NAME).write_text(
             json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-
-    def _media_notes(self, writers: Iterable[SplitWriter]) -> dict[str, MediaNote]:
-        """For each of `JpegVideo.notes`, the number of its clips, and some of them."""
-        ids = collections.defaultdict(list)
-        for writer in writers:
-            for journal in writer.journals:
-                for kind, noted in journal.notes.items():
-                    ids[kind] += noted
-        return {
-            kind: {"clips": len(noted), "listed": noted[:LISTED]}
-            for kind, noted in sorted(ids.items())
-        }
-
-
-MEDIA_NOTES = {
-    "variable_rate": (
-        "{clips} clips have a variable frame rate, such as {first}: stored at the rate of their "
-        f"densest stretch, at most {schema.STORED_FRAME_RATE:g} per second, with the frames of "
-        "slower stretches repeated"
-    ),
-    "end_cut": (
-        "{clips} clips end a little later in the table than their video, such as {first}: "
-        "stored up to the end of the video"
-    ),
-    "size_change": (
-        "{clips} clips change the size of their frames, such as {first}: stored in the size of the "
-        "first, between black bars where the shape differs"
-    ),
-    "several_streams": (
-        "{clips} clips are of files with several video streams, such as {first}: "
-        "the default one is stored"
-    ),
-}
-
-
-def _media_sentences(media: Mapping[str, MediaNote]) -> list[str]:
-    return [
-        MEDIA_NOTES[kind].format(clips=noted["clips"], first=noted["listed"][0])
-        for kind, noted in media.items()
-        if kind in MEDIA_NOTES
-    ]
-
-
-def _rest_notes(splits: Mapping[str, SplitSummary]) -> list[str]:
-    rest = {name: split.rest for name, split in splits.items() if split.rest}
-    if not rest:
-        return []
-    counts = ", ".join(f"{name} {count}" for name, count in rest.items())
-    return [f"in {sum(rest.values())} clips nobody signs ({counts}): the text is empty"]
 
 
 def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8) -> float:

@@ -32,10 +32,9 @@ from signvit_jax.runtime.exit_codes import (
     DONE,
     FAILED,
     INTERRUPTED,
-    NO_READABLE_MEDIA,
     SOME_INPUTS_FAILED,
     TERMINATED,
-    USAGE,
+    UsageError,
     run_command,
 )
 from signvit_jax.runtime.standard_streams import clean
@@ -50,12 +49,8 @@ SIZE_MARGIN = 1.1
 SHARDS = "shards"  # folder in the staging folder that survives a kill
 
 
-class UsageError(SignVitError):
-    """The request cannot be carried out; the message is complete."""
-
-
 class BuildFailed(SignVitError):
-    """The machine does not allow the build; the message is complete."""
+    """The machine does not allow the build."""
 
     exit_code = FAILED
 
@@ -65,24 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end_on_sigterm)
     try:
         return run(arguments)
-    except UsageError as error:
-        return _fail(str(error), USAGE)
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; no data set was changed, and the same command resumes after the last "
-            "finished shard",
-            INTERRUPTED,
+        print(
+            "error: interrupted; no data set was changed, and the same command resumes after the "
+            "last finished shard",
+            file=sys.stderr,
         )
+        return INTERRUPTED
 
 
 def run(arguments: list[str]) -> int:
-    """Build the data set of a command line; return the exit code. Raises UsageError."""
+    """Build the data set of a command line; return the exit code. Raises SignVitError."""
     builder_class = find_builder(arguments[0] if arguments else "")
     flags = parse_options(builder_class, arguments[1:])
-    from tfds_builders.annotation_files.tables import AnnotationError
-    from tfds_builders.apache_beam_build import BeamMissing
-    from tfds_builders.base import BuildError, NoReadableMedia
-
     data_dir = Path(flags.data_dir)
     final = data_dir / builder_class.name / str(builder_class.VERSION)
     try:
@@ -92,18 +82,13 @@ def run(arguments: list[str]) -> int:
     try:
         with _staging_folder(final, data_dir / f".building_{builder_class.name}") as staging:
             return _build(builder_class, flags, final, staging)
-    except NoReadableMedia as error:
-        return _fail(str(error), NO_READABLE_MEDIA)
-    except (AnnotationError, BuildError, BeamMissing) as error:
-        return _fail(str(error), USAGE)
-    except BrokenProcessPool:
-        return _fail(
+    except BrokenProcessPool as error:
+        raise BuildFailed(
             "a worker process was killed, most likely out of memory; nothing was changed; "
-            "--workers=1 needs less",
-            FAILED,
-        )
-    except (BuildFailed, OSError) as error:
-        return _fail(f"{error}; nothing was changed", FAILED)
+            "--workers=1 needs less"
+        ) from error
+    except OSError as error:
+        raise BuildFailed(f"{error}; nothing was changed") from error
 
 
 def _build(
@@ -357,7 +342,7 @@ def _check_disk_space(builder: "SignDatasetBuilder", clips: "list[Clip]", folder
         gigabytes = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
         raise BuildFailed(
             f"{gigabytes} on the disk of {folder.parent}; "
-            "free some, or lower --short_side, --frame_rate or --jpeg_quality"
+            "free some, or lower --short_side, --frame_rate or --jpeg_quality; nothing was changed"
         )
 
 
@@ -449,11 +434,6 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 def _end_on_sigterm(signum: int, frame: object) -> None:
     raise SystemExit(TERMINATED)
-
-
-def _fail(message: str, code: int) -> int:
-    print(clean(f"error: {message}", keep="\n"), file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Preview of what a build would make of your data, and what not: signvit check DATA [options]
+"""Preview a build, with the clips that it would leave out: signvit check DATA [options]
 
 DATA is a folder of videos with their table, ELAN or subtitle files, or the NAME of a data set as in
 `signvit build NAME`. The options are those of the build (`signvit check NAME --help`); a folder
-needs none if there is one table in it, or .eaf files, or subtitles. The page shows the clips, hours
+needs none if there is one table in it, or .eaf files, or subtitles. Printed are the clips, hours
 and words of each split, the clips that cannot be built, with reasons, and the command that builds.
 
 Of a video only the header is read. --decode reads every frame, as the build does.
 
-Exit codes, as the build would end: 0 all can be built; 2 wrong usage; 3 some clips cannot be built;
-4 none can.
+Exit codes are those of the build: 0 all clips can be built; 2 wrong usage; 3 some clips cannot be
+built; 4 none can.
 
 examples:
   signvit check my_videos
@@ -38,11 +38,11 @@ from signvit_jax.runtime.exit_codes import (
     NO_READABLE_MEDIA,
     SOME_INPUTS_FAILED,
     USAGE,
+    UsageError,
     run_command,
 )
 from signvit_jax.runtime.standard_streams import clean
 from tfds_builders.build import (
-    UsageError,
     builder_names,
     find_builder,
     make_builder,
@@ -53,11 +53,11 @@ from tfds_builders.build import (
 
 if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
-    from tfds_builders.clips import Clip, Problem
+    from tfds_builders.clips import Clip, Encoding, Problem
 
-OWN = "video_folder"  # the data set of a folder
-TABLES = (".csv", ".tsv")
-SHOWN = 5  # clips of each kind of problem
+FOLDER_BUILDER = "video_folder"  # builds a folder that is no known data set
+TABLE_EXTENSIONS = (".csv", ".tsv")
+MAX_SHOWN = 5  # clips of each kind of problem
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,40 +69,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return DONE if arguments else USAGE
-    from tfds_builders.annotation_files.tables import AnnotationError
-    from tfds_builders.base import BuildError
-
-    try:
-        return run(arguments[0], arguments[1:])
-    except (UsageError, AnnotationError, BuildError) as error:
-        print(clean(f"error: {error}", keep="\n"), file=sys.stderr)
-        return USAGE
+    return run(arguments[0], arguments[1:])
 
 
 def run(data: str, arguments: list[str]) -> int:
-    """Print the page of a data set; return the exit code. Raises SignVitError."""
+    """Print what a build would make of `data`; return the exit code. Raises SignVitError."""
     is_named = data in builder_names()
-    builder_class = find_builder(data if is_named else OWN)
+    builder_class = find_builder(data if is_named else FOLDER_BUILDER)
     parser = option_parser(builder_class, f"{program_name()} {data}", complete=False)
     parser.add_argument("--decode", action="store_true", help="read every frame of every clip")
     flags = parse_options(builder_class, arguments, parser)
     if not is_named:
-        arguments = [*_found_in(data, flags), *arguments]
+        arguments = [*_fill_from_folder(data, flags), *arguments]
     with tempfile.TemporaryDirectory() as folder:
         builder = make_builder(builder_class, flags, Path(folder))
         splits = builder.plan()
-        checked = _decoded(splits, builder, flags) if flags.decode else _by_header(splits)
+        if flags.decode:
+            checked = _check_frames(splits, builder.encoding, flags.workers)
+        else:
+            checked = _check_headers(splits)
     problems = [*builder.problems, *checked.problems]
-    print(clean(_page(builder, splits, checked, problems, arguments, flags.decode), keep="\n"))
-    if not checked.good:
+    print(clean(_summary(builder, splits, checked, problems, arguments, flags.decode), keep="\n"))
+    if not checked.buildable:
         return NO_READABLE_MEDIA
     return SOME_INPUTS_FAILED if problems else DONE
 
 
-def _found_in(data: str, flags: argparse.Namespace) -> list[str]:
-    """Set the options that are not given to what lies in a folder; return them as arguments.
+def _fill_from_folder(data: str, flags: argparse.Namespace) -> list[str]:
+    """Set `videos` and the annotations, if not given, from what a folder holds.
 
-    Raises UsageError.
+    Returns the set flags as arguments, for the command that builds. Raises UsageError.
     """
     folder = local_path(data)
     if not folder.is_dir():
@@ -130,19 +126,19 @@ def _annotations_in(folder: Path) -> tuple[str, Path]:
     """Return the option and the path of the annotations in a folder. Raises UsageError."""
     from tfds_builders.annotation_files.recordings import ELAN, SUBTITLES
 
-    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES)
-    below = [name for _, _, names in os.walk(folder) for name in names]
+    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLE_EXTENSIONS)
+    file_names = [name for _, _, names in os.walk(folder) for name in names]
     counts = {
-        kind: sum(name.lower().endswith(extensions) for name in below)
+        kind: sum(name.lower().endswith(extensions) for name in file_names)
         for kind, extensions in (("eaf", ELAN), ("subtitles", SUBTITLES))
     }
     found = [("csv", path) for path in tables]
     found += [(kind, folder) for kind, count in counts.items() if count]
     if len(found) == 1:
         return found[0]
-    there = [path.name for path in tables]
-    there += [f"{count} {kind} files" for kind, count in counts.items() if count]
-    listed = f"there is {' and '.join(there)}" if there else "there is no such file"
+    candidates = [path.name for path in tables]
+    candidates += [f"{count} {kind} files" for kind, count in counts.items() if count]
+    listed = f"there is {' and '.join(candidates)}" if candidates else "there is no such file"
     raise UsageError(
         f"{folder}: {listed} in it; say with --csv=FILE (a table), --eaf=PATH (ELAN files) or "
         "--subtitles=PATH (.vtt or .srt) where the texts of the videos are"
@@ -150,67 +146,72 @@ def _annotations_in(folder: Path) -> tuple[str, Path]:
 
 
 @dataclasses.dataclass
-class _Checked:
-    """The clips of all splits that can be built, and the others."""
+class _CheckedClips:
+    """The clips of all splits: those that can be built, and why the others cannot."""
 
-    good: list["Clip"] = dataclasses.field(default_factory=list)
+    buildable: list["Clip"] = dataclasses.field(default_factory=list)
     problems: list["Problem"] = dataclasses.field(default_factory=list)
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # of clips, by id
-    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of their frames, if read
-    num_bytes: int = 0  # stored, if the frames were read
+    # By clip id: the length where it is known, and, if frames were read, their digest.
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
+    num_bytes: int = 0  # of all frames as the build would store them; 0 if none was read
 
 
-def _by_header(splits: dict[str, list["Clip"]]) -> _Checked:
-    """Check clips by the headers of their files."""
+def _check_headers(splits: dict[str, list["Clip"]]) -> _CheckedClips:
+    """Check clips by the headers of their video files.
+
+    Clips without one, which are drawn or folders of images, count as buildable.
+    """
     from signvit_jax.media.video import VideoDecodeError, read_header
     from tfds_builders.clips import Problem
 
-    checked = _Checked()
-    by_file: dict[str | None, list[Clip]] = collections.defaultdict(list)
+    checked = _CheckedClips()
+    by_file: dict[str, list[Clip]] = collections.defaultdict(list)
     for clip in (clip for clips in splits.values() for clip in clips):
-        by_file[clip.path if clip.image_rate is None else None].append(clip)
-    checked.good += by_file.pop(None, [])  # drawn, or a folder of images, which is there
-    for clip in checked.good:
-        if clip.path is not None and clip.image_rate is not None:
+        if clip.path is None:  # drawn
+            checked.buildable.append(clip)
+        elif clip.image_rate is not None:  # a folder of images
+            checked.buildable.append(clip)
             checked.seconds[clip.id] = len(os.listdir(clip.path)) / clip.image_rate
+        else:
+            by_file[clip.path].append(clip)
     with progress_bar("checking") as progress:
         for done, (path, clips) in enumerate(by_file.items(), 1):
             parts = [clip.part for clip in clips]
             try:
-                header = read_header(path or "", parts)
-                faults, seconds = header.faults, header.seconds
+                header = read_header(path, parts)
+                faults, file_seconds = header.faults, header.seconds
             except VideoDecodeError as error:
-                faults, seconds = (error.reason,) * len(clips), None
+                faults, file_seconds = (error.reason,) * len(clips), None
             for clip, (start, end), fault in zip(clips, parts, faults, strict=True):
                 if fault is not None:
                     checked.problems.append(Problem.of(clip, fault))
                     continue
-                checked.good.append(clip)
-                if end is not None or seconds is not None:
-                    last = min(time for time in (end, seconds) if time is not None)
-                    checked.seconds[clip.id] = last - (start or 0.0)
+                checked.buildable.append(clip)
+                if ends := [time for time in (end, file_seconds) if time is not None]:
+                    checked.seconds[clip.id] = min(ends) - (start or 0.0)
             progress(done, len(by_file))
     return checked
 
 
-def _decoded(
-    splits: dict[str, list["Clip"]], builder: "SignDatasetBuilder", flags: argparse.Namespace
-) -> _Checked:
-    """Check clips by encoding them as the build does."""
+def _check_frames(
+    splits: dict[str, list["Clip"]], encoding: "Encoding", workers: int
+) -> _CheckedClips:
+    """Check clips by decoding and encoding all frames, as the build does."""
     from tfds_builders.clips import Problem
     from tfds_builders.encoding import ClipEncoder
 
-    checked = _Checked()
+    checked = _CheckedClips()
     clips = [clip for clips in splits.values() for clip in clips]
     with (
         progress_bar("reading") as progress,
-        ClipEncoder(builder.encoding, flags.workers) as encoder,
+        ClipEncoder(encoding, workers) as encoder,
     ):
         for done, (clip, result) in enumerate(zip(clips, encoder.encode(clips), strict=True), 1):
             if isinstance(result, Problem):
                 checked.problems.append(result)
             else:
-                checked.good.append(clip)
+                checked.buildable.append(clip)
                 checked.seconds[clip.id] = len(result.jpegs) / result.fps
                 checked.digests[clip.id] = result.digest
                 checked.num_bytes += result.num_bytes
@@ -218,54 +219,53 @@ def _decoded(
     return checked
 
 
-def _page(
+def _summary(
     builder: "SignDatasetBuilder",
     splits: dict[str, list["Clip"]],
-    checked: _Checked,
+    checked: _CheckedClips,
     problems: Sequence["Problem"],
     arguments: Sequence[str],
     is_decoded: bool,
 ) -> str:
-    good = {clip.id for clip in checked.good}
-    kept = {name: [clip for clip in clips if clip.id in good] for name, clips in splits.items()}
-    total = len(good) + len(problems)
-    lines = [f"{builder.name}: {len(good)} of {total} clips can be built", ""]
-    lines += _split_table(kept, checked)
+    ids = {clip.id for clip in checked.buildable}
+    buildable = {name: [clip for clip in clips if clip.id in ids] for name, clips in splits.items()}
+    total = len(ids) + len(problems)
+    lines = [f"{builder.name}: {len(ids)} of {total} clips can be built", ""]
+    lines += _split_table(buildable, checked)
     if is_decoded:
         lines += ["", f"Their frames take {checked.num_bytes / 1e6:.1f} MB."]
     if problems:
         lines += ["", f"{len(problems)} clips cannot be built:", *_reasons(problems)]
-    if notes := [*builder.warnings, *_audit_notes(builder, kept, checked)]:
+    if notes := [*builder.warnings, *_audit_notes(builder, buildable, checked)]:
         lines += ["", "Notes:", *(f"  - {note}" for note in notes)]
     if not is_decoded:
         lines += ["", "Only headers were read. --decode reads every frame and finds damaged ones."]
-    if good:
-        others = [argument for argument in arguments if argument != "--decode"]
-        if not any(argument.startswith("--data_dir") for argument in arguments):
-            others = ["--data_dir=data", *others]
-        lines += ["", f"Build it with:\n  signvit build {builder.name} {shlex.join(others)}"]
+    if ids:
+        options = [argument for argument in arguments if argument != "--decode"]
+        if not any(argument.startswith("--data_dir") for argument in options):
+            options = ["--data_dir=data", *options]
+        lines += ["", f"Build it with:\n  signvit build {builder.name} {shlex.join(options)}"]
     return "\n".join(lines)
 
 
-def _split_table(kept: dict[str, list["Clip"]], checked: _Checked) -> list[str]:
+def _split_table(splits: dict[str, list["Clip"]], checked: _CheckedClips) -> list[str]:
     """The lines of a table with a row for each split and, if there are several, for all."""
-    rows = [_split_row(name, clips, checked) for name, clips in kept.items()]
-    if len(kept) > 1:
-        everything = [clip for clips in kept.values() for clip in clips]
-        rows.append(_split_row("all", everything, checked))
+    rows = [_split_row(name, clips, checked) for name, clips in splits.items()]
+    if len(splits) > 1:
+        rows.append(_split_row("all", checked.buildable, checked))
     head = ("split", "clips", "hours", "words", "different", "glosses", "signers", "videos")
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     lines = [
         "  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
         for row in (head, *rows)
     ]
-    unknown = sum(clip.id not in checked.seconds for clip in checked.good)
+    unknown = sum(clip.id not in checked.seconds for clip in checked.buildable)
     if unknown:
         lines.append(f"  (the length of {unknown} clips is not known without reading them)")
     return lines
 
 
-def _split_row(name: str, clips: Sequence["Clip"], checked: _Checked) -> tuple[str, ...]:
+def _split_row(name: str, clips: Sequence["Clip"], checked: _CheckedClips) -> tuple[str, ...]:
     from signvit_jax.text import writing_systems
 
     words = [
@@ -287,41 +287,44 @@ def _split_row(name: str, clips: Sequence["Clip"], checked: _Checked) -> tuple[s
 
 
 def _reasons(problems: Sequence["Problem"]) -> list[str]:
-    """Lines on problems of the same kind together, the most frequent kind first."""
+    """Lines on problems of the same kind together, the most frequent kind first.
+
+    Reasons of one kind differ in names and numbers; the first two of their other words tell it.
+    """
     kinds: dict[str, list[Problem]] = collections.defaultdict(list)
     for problem in problems:
         words = re.sub(r"'[^']*'|[\d.]+", "", problem.reason).split()
         kinds[" ".join(words[:2])].append(problem)
     lines = []
     for same in sorted(kinds.values(), key=len, reverse=True):
-        lines += [f"  {problem}" for problem in same[:SHOWN]]
-        if len(same) > SHOWN:
-            lines.append(f"  and {len(same) - SHOWN} more of this kind")
+        lines += [f"  {problem}" for problem in same[:MAX_SHOWN]]
+        if len(same) > MAX_SHOWN:
+            lines.append(f"  and {len(same) - MAX_SHOWN} more of this kind")
     return lines
 
 
 def _audit_notes(
-    builder: "SignDatasetBuilder", kept: dict[str, list["Clip"]], checked: _Checked
+    builder: "SignDatasetBuilder", splits: dict[str, list["Clip"]], checked: _CheckedClips
 ) -> list[str]:
-    """Sentences on what splits share, as the build prints them."""
+    """Sentences on clips of rest, repeated clips and what splits share, as the build has them."""
     from signvit_jax.data.schema import IndexEntry
     from tfds_builders import audit
+    from tfds_builders.media_notes import rest_sentences
 
     entries = {
         name: [
             IndexEntry(clip.id, 0, 0.0, clip.text, clip.gloss, clip.signer, clip.source_video)
             for clip in clips
         ]
-        for name, clips in kept.items()
+        for name, clips in splits.items()
     }
     digests = {
         name: [checked.digests.get(clip.id, clip.id) for clip in clips]
-        for name, clips in kept.items()
+        for name, clips in splits.items()
     }
     found = audit.audit(entries, digests, builder.SHARED_VIDEOS, builder.SIGNER_INDEPENDENT)
-    rest = sum(not clip.text for clips in kept.values() for clip in clips)
-    told = [f"in {rest} clips nobody signs: the text is empty"] if rest else []
-    return [*told, *audit.notes(found)]
+    num_rest = {name: sum(not clip.text for clip in clips) for name, clips in splits.items()}
+    return [*rest_sentences(num_rest), *audit.notes(found)]
 
 
 if __name__ == "__main__":

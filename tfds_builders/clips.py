@@ -21,7 +21,7 @@ from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, rea
 DrawFrames = Callable[[], tuple[UInt8[np.ndarray, "t h w 3"], float]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
     """One annotated clip.
 

@@ -126,6 +126,6 @@ def column_options(columns: Sequence[str]) -> tuple[Option, ...]:
     )
 
 
-def columns_called(options: OptionValues, columns: Sequence[str]) -> dict[str, str | None]:
-    """Return the values of `column_options`, for `read_table`."""
+def given_columns(options: OptionValues, columns: Sequence[str]) -> dict[str, str | None]:
+    """Return the name that the user gave for each column, or None, for `read_table`."""
     return {column: options[f"{column}_column"] for column in columns}

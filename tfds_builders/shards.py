@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from signvit_jax.data import schema
-from signvit_jax.data.dataset import Record
+from signvit_jax.data.records import Record
 from signvit_jax.files.atomic import flush_to_disk, write_atomically
 from tfds_builders.clips import Clip, EncodedClip, Problem
 

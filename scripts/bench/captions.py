@@ -4,6 +4,7 @@
 
 The videos are drawn (320x240, 12.5 frames per second, a moving square). Each is captioned in a
 process of its own, and its peak memory is printed. The stream takes frames as fast as it can.
+Memory is read from Linux's /proc.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-RATE, HEIGHT, WIDTH = 12.5, 240, 320
+RATE, HEIGHT, WIDTH = 12.5, 240, 320  # frames per second, pixels
 
 
 def images(seconds: float) -> Iterator[np.ndarray]:
@@ -42,22 +43,24 @@ def write_video(path: Path, seconds: float) -> None:
         container.mux(stream.encode())
 
 
-def captioned(workdir: str, path: Path) -> str:
+def measure_captions(workdir: str, path: Path) -> str:
+    """Caption a video; return a line on the memory and time that this took."""
     from signvit_jax import load_translator
 
     translator = load_translator(workdir)
     translator.warm_up(recordings=True)
-    before, began = peak(resource.RUSAGE_SELF), time.perf_counter()
-    found = translator.translate(path, min_confidence=0.0)
-    taken = time.perf_counter() - began
+    after_warm_up, start = peak_mebibytes(), time.perf_counter()
+    translation = translator.translate(path, min_confidence=0.0)
+    elapsed = time.perf_counter() - start
     return (
-        f"{found.seconds / 60:5.1f} min: peak {peak(resource.RUSAGE_SELF):6.0f} MiB "
-        f"({before:.0f} after warm-up), {len(found.segments)} segments, {taken:.1f} s, "
-        f"{found.seconds / taken:.0f} x real time"
+        f"{translation.seconds / 60:5.1f} min: peak {peak_mebibytes():6.0f} MiB "
+        f"({after_warm_up:.0f} after warm-up), {len(translation.segments)} segments, "
+        f"{elapsed:.1f} s, {translation.seconds / elapsed:.0f} x real time"
     )
 
 
-def streamed(workdir: str, seconds: float) -> list[str]:
+def measure_stream(workdir: str, seconds: float) -> list[str]:
+    """Caption a stream; return a line on memory and latency for each of its minutes."""
     from signvit_jax import load_translator
 
     translator = load_translator(workdir)
@@ -67,18 +70,20 @@ def streamed(workdir: str, seconds: float) -> list[str]:
         slowest = max(slowest, update.latency)
         if update.seconds >= 60 * minute:
             lines.append(
-                f"stream {minute:3d} min: {resident():6.0f} MiB now, "
+                f"stream {minute:3d} min: {resident_mebibytes():6.0f} MiB now, "
                 f"slowest update {1e3 * slowest:.0f} ms, {update.dropped} frames dropped"
             )
             minute, slowest = minute + 1, 0.0
     return lines
 
 
-def peak(whose: int) -> float:
-    return resource.getrusage(whose).ru_maxrss / 1024
+def peak_mebibytes() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def resident() -> float:
+def resident_mebibytes() -> float:
+    """The memory that this process has now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
@@ -89,18 +94,18 @@ def main() -> None:
     parser.add_argument("--stream_minutes", type=float, default=10)
     args = parser.parse_args()
 
-    fresh = multiprocessing.get_context("spawn")
+    spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes,
+        ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes,
     ):
         for minutes in map(float, args.minutes.split(",")):
             path = Path(folder) / f"{minutes}.mp4"
             write_video(path, 60 * minutes)
-            print(processes.submit(captioned, args.workdir, path).result(), flush=True)
+            print(processes.submit(measure_captions, args.workdir, path).result(), flush=True)
         if args.stream_minutes:
             seconds = 60 * args.stream_minutes + 1
-            print(*processes.submit(streamed, args.workdir, seconds).result(), sep="\n")
+            print(*processes.submit(measure_stream, args.workdir, seconds).result(), sep="\n")
 
 
 if __name__ == "__main__":

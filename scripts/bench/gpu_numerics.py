@@ -73,7 +73,7 @@ def padding_gradient(tokens: int, heads: int, width: int) -> float:
     inputs = [jax.random.normal(jax.random.key(i), shape).astype(jnp.bfloat16) for i in range(3)]
 
     def run(inputs):
-        out = attend(*inputs, implementation="auto", tokens=tokens)[:, :tokens]
+        out = attend(*inputs, implementation="auto", num_tokens=tokens)[:, :tokens]
         return jnp.square(out.astype(jnp.float32)).sum()
 
     at_padding = [gradient[:, tokens:] for gradient in jax.jit(jax.grad(run))(inputs)]

@@ -32,7 +32,7 @@ def main() -> int:
         f"threshold {threshold:.2f}"
     )
 
-    def translated(clips: list[np.ndarray]) -> tuple[int, int, np.ndarray]:
+    def count_texts(clips: list[np.ndarray]) -> tuple[int, int, np.ndarray]:
         """Return the number of clips with text, that number without a threshold, and evidence."""
         found = translator.translate(clips, decode=flags.decode, fps=RATE)
         without = translator.translate(clips, decode=flags.decode, fps=RATE, rest_evidence=0.0)
@@ -44,14 +44,14 @@ def main() -> int:
 
     total, count = 0, flags.rests // len(RESTS)
     for kind in RESTS:
-        text, without, evidence = translated([rest(kind, number) for number in range(count)])
+        text, without, evidence = count_texts([rest(kind, number) for number in range(count)])
         total += text
         print(
             f"{kind}: text in {text} of {count} clips, without a threshold in {without}; "
             f"evidence up to {evidence.max():.2f}",
             flush=True,
         )
-    text, without, evidence = translated(
+    text, without, evidence = count_texts(
         [draw_clip(0, "test", number, Options())[0] for number in range(flags.signing)]
     )
     print(f"rest: text in {total} of {count * len(RESTS)}, {total / count / len(RESTS):.1%}")

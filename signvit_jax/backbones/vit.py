@@ -159,13 +159,13 @@ class DenseViT(nnx.Module):
     ) -> Float[Array, "n s d"]:
         """Run all blocks. The drop path rate rises linearly from 0 in the first block."""
 
-        tokens = x.shape[1]
-        pads = rng is not None and tokens % 2 == 1 and self._needs_even_length()
-        valid = tokens if pads else None
+        num_tokens = x.shape[1]
+        pads = rng is not None and num_tokens % 2 == 1 and self._needs_even_length()
 
         def call(block: TransformerBlock, x: Array, layer: Array | int, rate: Array) -> Array:
             drop_path_rate = rate if self.drop_path_rate else None
-            return block(x, None, fold(rng, "vit.block", layer), drop_path_rate, valid)
+            block_rng = fold(rng, "vit.block", layer)
+            return block(x, None, block_rng, drop_path_rate, num_tokens if pads else None)
 
         rates = np.linspace(0.0, self.drop_path_rate, self.num_layers, dtype=np.float32)
         if pads:
@@ -175,10 +175,10 @@ class DenseViT(nnx.Module):
         x = run_stack(self.blocks, x, call, rates, policy=self.policy)
         if is_half(x.dtype):
             x = in_row_major(x)
-        return x[:, :tokens]
+        return x[:, :num_tokens]
 
     def _needs_even_length(self) -> bool:
-        """Whether the attention of a training step does; only in half precision one may."""
+        """Return True if attention in training would pad an odd number of tokens in each layer."""
         width = self.class_token.shape[-1] // self.num_heads
         plain = self.attention_dropout == 0.0
         dtype = self.policy.dtype

@@ -14,6 +14,7 @@ import numpy as np
 from signvit_jax.checkpoints.data_folder import with_absolute_data_dir
 from signvit_jax.checkpoints.store import CheckpointStore
 from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
+from signvit_jax.checkpoints.workdir_lock import lock_workdir
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, to_json
 from signvit_jax.models.definition import ModelDefinition
@@ -47,7 +48,7 @@ def write_converted(
     definition = ModelDefinition(config, *Vocabularies(tokenizer, glosses).sizes)
     params = jax.tree.map(jnp.asarray, parameters_from(tensors, definition.abstract_params()))
     workdir = Workdir.create(path)
-    with workdir.lock():
+    with lock_workdir(workdir):
         if any(workdir.checkpoints.iterdir()):
             raise WorkdirError(f"--workdir={path} has checkpoints already; give another")
         workdir.write_text(workdir.config_json, to_json(with_absolute_data_dir(config)))

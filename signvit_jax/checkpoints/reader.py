@@ -104,10 +104,10 @@ class CheckpointReader:
         return max(self.steps(), default=None)
 
     def is_converted(self, step: int) -> bool:
-        """Return whether a step holds converted weights, without the state of a run."""
-        return bool(self.noted(step, "converted"))
+        """Return True if a step holds converted weights, without the state of a run."""
+        return bool(self.meta_value(step, "converted"))
 
-    def noted(self, step: int, name: str) -> object:
+    def meta_value(self, step: int, name: str) -> object:
         """Return the value of `name` in a step's meta; None if absent or unreadable."""
         try:
             return self._read_meta(step)[0].get(name)
@@ -166,7 +166,9 @@ class CheckpointReader:
         for step in candidates:
             damage = self._damage(step, items)
             unchecked = damage is None
-            if not damage and not (unchecked and self._strict):
+            if unchecked and self._strict:
+                damage = [f"{MANIFEST}: missing, so it cannot be checked"]
+            if not damage:
                 try:
                     result = read(step)
                 except Exception as error:
@@ -186,7 +188,6 @@ class CheckpointReader:
                         )
                     self._quarantine(list(reasons))
                     return result
-            damage = damage or [f"{MANIFEST}: missing, so it cannot be checked"]
             reasons[step] = "; ".join(damage[:5])
             if self._strict:
                 raise CheckpointDamaged(
@@ -291,7 +292,7 @@ def item_handlers() -> dict[str, Any]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a step's folder was saved completely."""
+    """Return True if a step's folder was saved completely."""
     return (path / "_CHECKPOINT_METADATA").is_file() or (path / MANIFEST).is_file()
 
 

@@ -14,7 +14,6 @@ import functools
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ from signvit_jax.checkpoints.reader import (
     is_checkpoint,
     item_handlers,
 )
+from signvit_jax.checkpoints.save_failures import save_failure
 
 __all__ = [
     "CheckpointDamaged",
@@ -305,8 +305,8 @@ class CheckpointStore(CheckpointReader):
             self._finish_replacing()
         left = ", ".join(map(str, self.steps())) or "none"
         return CheckpointError(
-            f"checkpoint {step} could not be saved to {self.folder}: {_cause(error, self.folder)}. "
-            f"Checkpoints still there: {left}"
+            f"checkpoint {step} could not be saved to {self.folder}: "
+            f"{save_failure(error, self.folder)}. Checkpoints still there: {left}"
         )
 
     def _drop_manager(self) -> None:
@@ -360,47 +360,3 @@ def _data_position(folder: Path) -> dict[str, object]:
         )
     path = files.get(own) or next(iter(files.values()))
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-# Parts of the system's error messages, which TensorStore quotes in longer ones, and our words.
-_CAUSES = {
-    "No space left on device": (
-        "the disk is full; free some space, or lower training.keep_last_n_checkpoints"
-    ),
-    "Disk quota exceeded": (
-        "your disk quota (of bytes or of files) is used up; free some, or lower "
-        "training.keep_last_n_checkpoints"
-    ),
-    "File too large": "a file grew beyond the allowed size (ulimit -f)",
-    "Read-only file system": "the disk is read-only",
-    "Permission denied": "no permission to write there",
-    "Stale file handle": "the network disk lost the folder (stale file handle)",
-    "Input/output error": "the disk does not answer (input/output error)",
-}
-
-
-def _cause(error: BaseException, folder: Path) -> str:
-    """Return the reason of a failed save in plain words."""
-    text = str(error)
-    if not folder.is_dir():
-        return "the folder is gone, renamed or deleted during the run"
-    if "No space left on device" in text and _no_inodes(folder):
-        return (
-            "the disk takes no more files (no inode is free); delete files, or lower "
-            "training.keep_last_n_checkpoints"
-        )
-    for system_text, words in _CAUSES.items():
-        if system_text in text:
-            return words
-    first_line = text.strip().splitlines()[0] if text.strip() else "no message"
-    return f"{type(error).__name__}: {first_line}"
-
-
-def _no_inodes(folder: Path) -> bool:
-    """Return whether the disk has bytes left but (almost) no inodes.
-
-    Almost, because the failed save may have freed a few by now. Some file systems (btrfs) do not
-    count inodes and report 0 of 0.
-    """
-    disk = os.statvfs(folder)
-    return disk.f_files > 0 and disk.f_favail < 100 and disk.f_bavail * disk.f_frsize > 2**20

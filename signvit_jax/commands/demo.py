@@ -1,4 +1,4 @@
-"""Translation of ten packaged clips with the packaged model, beside what was signed.
+"""Translate ten packaged clips with the packaged model, and compare with what was signed.
 
 The model is an INT8 export of a run of `--config=small`. It was trained on drawn signs, and knows
 nothing else: it cannot read real signing. Nothing is downloaded and nothing is written, except

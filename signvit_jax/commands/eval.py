@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from signvit_jax.evaluation import confidence_reliability, results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
     from signvit_jax.evaluation.evaluate import clip_images, evaluate
-    from signvit_jax.evaluation.metrics import format_table
+    from signvit_jax.evaluation.score_table import format_table
     from signvit_jax.inference.loading import load_model
     from signvit_jax.reports.evaluation_page import write_report
     from signvit_jax.runtime.signals import StopRequest

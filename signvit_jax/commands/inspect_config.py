@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from signvit_jax.cli.config_flags import parse_with_config
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import Config
-from signvit_jax.runtime.command_line import integer, parser, positive_number
+from signvit_jax.runtime.command_line import integer, parser, positive
 from signvit_jax.runtime.completion import offer
 from signvit_jax.runtime.exit_codes import DONE, OUT_OF_MEMORY, UsageError
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     offer(device, lambda: _DEVICES)
     flags.add_argument(
         "--memory",
-        type=positive_number,
+        type=positive(),
         metavar="GIB",
         help="memory of a device (default: that of --device)",
     )

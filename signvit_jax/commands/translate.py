@@ -30,7 +30,7 @@ from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.media_files import media_files
 from signvit_jax.files.local_paths import local_path, local_text
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
-from signvit_jax.runtime.command_line import parser, positive_seconds
+from signvit_jax.runtime.command_line import parser, positive
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
 from signvit_jax.runtime.standard_streams import clean, clean_json, reader_has_gone
 from signvit_jax.runtime.terminal import FittingProgress, progress_bar
@@ -160,7 +160,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     flags.add_argument(
         "--time_limit",
-        type=positive_seconds,
+        type=positive("seconds"),
         metavar="SECONDS",
         help="give up on a file after waiting this long for its decoder (7200)",
     )

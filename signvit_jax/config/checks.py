@@ -28,7 +28,10 @@ _VIT_OPTIONS = {
 
 
 def check_together(config: "Config") -> None:
-    """Raise ConfigError that names both keys, their values and the allowed ones."""
+    """Check values that depend on each other.
+
+    Raises ConfigError with the keys that do not fit together, their values and the allowed ones.
+    """
     _check_widths(config)
     if config.model.encoder.backbone == "dense_vit":
         _check_vit(config.model.encoder, config.data.image_size, use_amp=config.training.use_amp)
@@ -46,8 +49,9 @@ def check_together(config: "Config") -> None:
 
 
 def _check_widths(config: "Config") -> None:
-    encoder, width = config.model.encoder, config.model.decoder.hidden_dim
+    encoder = config.model.encoder
     width_key = "model.decoder.hidden_dim"
+    width = config.model.decoder.hidden_dim
     _check_heads(width_key, width, "model.temporal.num_heads", config.model.temporal.num_heads)
     _check_heads(width_key, width, "model.decoder.num_heads", config.model.decoder.num_heads)
     if encoder.backbone == "dense_vit":
@@ -65,13 +69,14 @@ def _check_widths(config: "Config") -> None:
 
 
 def _check_heads(width_key: str, width: int, heads_key: str, heads: int) -> None:
+    """Check that attention can divide its width among its heads."""
     if width % heads == 0:
         return
-    divisors = [count for count in range(1, width + 1) if width % count == 0]
-    near = sorted(sorted(divisors, key=lambda count: abs(count - heads))[:3])
+    divisors = [number for number in range(1, width + 1) if width % number == 0]
+    nearest = sorted(divisors, key=lambda divisor: abs(divisor - heads))[:3]
     raise ConfigError(
         f"config.{heads_key} is {heads}, which does not divide config.{width_key} = {width}; "
-        f"allowed: a divisor, such as {near}"
+        f"allowed: a divisor, such as {sorted(nearest)}"
     )
 
 
@@ -129,18 +134,18 @@ def _check_vit(encoder: "EncoderConfig", image_size: int, *, use_amp: bool) -> N
             f"'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
         )
     if image_size % encoder.patch_size:
-        near = max(1, round(image_size / encoder.patch_size)) * encoder.patch_size
+        nearest = max(1, round(image_size / encoder.patch_size)) * encoder.patch_size
         raise ConfigError(
             f"config.data.image_size is {image_size}; allowed: a multiple of "
-            f"model.encoder.patch_size = {encoder.patch_size}, such as {near}"
+            f"model.encoder.patch_size = {encoder.patch_size}, such as {nearest}"
         )
     if encoder.mobilenet_width != 1.0:
         raise ConfigError(
             f"config.model.encoder.mobilenet_width is {encoder.mobilenet_width:g}, which backbone "
             "'dense_vit' does not have; allowed: 1, or backbone='mobilenet_v3_large'"
         )
-    power_of_two = encoder.patch_size & (encoder.patch_size - 1) == 0
-    if encoder.stem == "conv" and (encoder.patch_size < 4 or not power_of_two):
+    is_power_of_two = encoder.patch_size & (encoder.patch_size - 1) == 0
+    if encoder.stem == "conv" and (encoder.patch_size < 4 or not is_power_of_two):
         raise ConfigError(
             f"config.model.encoder.patch_size is {encoder.patch_size}; "
             "with stem 'conv' it must be a power of two >= 4, such as 8 or 16"

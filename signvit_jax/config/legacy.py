@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import overload
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # Earlier names of keys: in config.json files, in users' config files and on the command line.
 RENAMED = {
@@ -66,7 +66,7 @@ def _renamed(values: Mapping[str, object], prefix: str) -> dict[str, object]:
             continue
         current = key.removeprefix(prefix)
         if current in found and found[current] != values[name]:
-            _logger.warning(
+            log.warning(
                 "config.%s%s is the earlier name of config.%s: its value %r replaces %r",
                 *(prefix, name, key, values[name], found[current]),
             )

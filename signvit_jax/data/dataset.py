@@ -19,12 +19,13 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from signvit_jax.data import schema
+from signvit_jax.data.records import Record, index_entry, parse_record, stored_values
 from signvit_jax.data.schema import IndexEntry
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import ALLOWED, is_address
 from signvit_jax.files.parsed_json import UNREADABLE_JSON
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Shards = Sequence[Any]  # TFDS's file instructions; their types do not fit ArrayRecord's
 
@@ -43,22 +44,6 @@ class DatasetError(SignVitError, ValueError):
 
     The message names what is there and what to do.
     """
-
-    exit_code = 2
-
-
-class Record(TypedDict):
-    """A stored clip; `signvit_jax.data.schema` describes the keys. `video` is a list of JPEGs."""
-
-    id: str
-    video: list[bytes]
-    fps: float
-    text: str
-    gloss: str
-    signer: str
-    video_id: str
-    start: float
-    end: float
 
 
 class SplitIdentity(TypedDict):
@@ -101,7 +86,7 @@ class Split:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of split {self.name!r}, which has {len(self)}")
         try:
-            return _parse(self._records[i])
+            return parse_record(self._records[i])
         except Exception as error:  # array_record and protobuf raise several types
             raise DatasetError(
                 f"record {i} of split {self.name!r} in {self.folder} cannot be read ({error}); "
@@ -136,14 +121,14 @@ class Split:
                 if not has_digest:
                     self._write_digest()
                 return entries
-            logger.warning(
+            log.warning(
                 "%s does not belong to these records; reading the records instead",
                 schema.index_path(self.folder, self.name),
             )
         except FileNotFoundError:
             pass
         except (schema.SchemaError, OSError, UnicodeDecodeError) as error:
-            logger.warning("%s", error)
+            log.warning("%s", error)
         return self._scan()
 
     @functools.cached_property
@@ -159,7 +144,7 @@ class Split:
     @functools.cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of all index entries, in order."""
-        return _digest(_stored_values(entry) for entry in self.index)
+        return _digest(stored_values(entry) for entry in self.index)
 
     def _agrees(self, entries: list[IndexEntry], compared: int) -> bool:
         """Return True if all records have entries, and `compared` of them match."""
@@ -168,13 +153,13 @@ class Split:
         positions = np.linspace(0, len(self) - 1, min(compared, len(self))).astype(int)
 
         def matches(i: int) -> bool:
-            return _stored_values(entries[i]) == _stored_values(_index_entry(self[i]))
+            return stored_values(entries[i]) == stored_values(index_entry(self[i]))
 
         with ThreadPoolExecutor(_THREADS) as readers:
             return all(readers.map(matches, np.unique(positions).tolist()))
 
     def _write_digest(self) -> None:
-        logger.info(
+        log.info(
             "%s has no digest (earlier release); %d of its %d entries were compared with the "
             "records, and agree",
             schema.index_path(self.folder, self.name),
@@ -186,18 +171,18 @@ class Split:
             schema.write_index_digest(self.folder, self.name)
 
     def _scan(self) -> list[IndexEntry]:
-        logger.info(
+        log.info(
             "reading all %d records of split %r in %s for its index",
             len(self),
             self.name,
             self.folder,
         )
         with ThreadPoolExecutor(_THREADS) as readers:
-            entries = list(readers.map(lambda i: _index_entry(self[i]), range(len(self))))
+            entries = list(readers.map(lambda i: index_entry(self[i]), range(len(self))))
         try:
             schema.write_index(self.folder, self.name, entries)
         except OSError as error:
-            logger.warning(
+            log.warning(
                 "the index of split %r cannot be saved and will be read from the records again "
                 "next time: %s",
                 self.name,
@@ -389,63 +374,6 @@ def _build_command(name: str, data_dir: str | Path) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
-
-
-def parse_example(serialized: bytes) -> Mapping[str, Any]:
-    """Return the features of a record of TFDS, messages of TensorFlow's format `Feature`."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    # protobuf makes its classes at import, so pyright finds none.
-    kind = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
-    return kind.FromString(serialized).features.feature
-
-
-def _parse(serialized: bytes) -> Record:
-    """Parse a record a third faster than TFDS, which passes each frame through an object array."""
-    feature = parse_example(serialized)
-
-    def text(key: str) -> str:
-        return feature[key].bytes_list.value[0].decode("utf-8", "replace")
-
-    def number(key: str) -> float:
-        return feature[key].float_list.value[0]
-
-    return Record(
-        id=text("id"),
-        video=list(feature["video"].bytes_list.value),
-        fps=number("fps"),
-        text=text("text"),
-        gloss=text("gloss"),
-        signer=text("signer"),
-        video_id=text("video_id"),
-        start=number("start"),
-        end=number("end"),
-    )
-
-
-def _index_entry(record: Record) -> IndexEntry:
-    return IndexEntry(
-        id=record["id"],
-        num_frames=len(record["video"]),
-        fps=record["fps"],
-        text=record["text"],
-        gloss=record["gloss"],
-        signer=record["signer"],
-        video_id=record["video_id"],
-    )
-
-
-def _stored_values(entry: IndexEntry) -> tuple[object, ...]:
-    """The values of an entry, its rate rounded to float32 as in a record."""
-    return (
-        entry.id,
-        entry.num_frames,
-        float(np.float32(entry.fps)),
-        entry.text,
-        entry.gloss,
-        entry.signer,
-        entry.video_id,
-    )
 
 
 def _digest(values: Iterable[tuple[object, ...]]) -> str:

@@ -39,8 +39,6 @@ STORED_FRAME_RATE = 25.0
 class SchemaError(SignVitError, ValueError):
     """An index that does not follow the schema; the message names file and line."""
 
-    exit_code = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class IndexEntry:

@@ -10,7 +10,7 @@ from jaxtyping import Int, Int32
 from signvit_jax.data.dataset import Split
 from signvit_jax.text.tokenizer import Tokenizer
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _ROUND_TO = 8  # padded lengths are multiples of this
 
@@ -67,7 +67,7 @@ def padded_gloss_length(split: Split, gloss_tokenizer: Tokenizer) -> int:
 def _table(rows: list[list[int]], truncated: list[list[int]], width: int, what: str) -> TokenTable:
     num_truncated = sum(len(row) > width for row in rows)
     if num_truncated:
-        logger.warning(
+        log.warning(
             "%d of %d %s have more than %d tokens (the longest %d) and were truncated; "
             "model.decoder.max_len and the longest training text set the limit",
             num_truncated,

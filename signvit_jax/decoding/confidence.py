@@ -50,8 +50,6 @@ Statistics = Mapping[str, float]  # by name; a larger value is a sign of a right
 class CalibrationError(SignVitError, ValueError):
     """A calibration file that cannot be read or cannot be made; the message says what to do."""
 
-    exit_code = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Scale:

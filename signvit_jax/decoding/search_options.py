@@ -14,8 +14,6 @@ class DecodingError(SignVitError, ValueError):
     The message gives the value and the allowed values.
     """
 
-    exit_code = 2
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchOptions:

@@ -108,14 +108,14 @@ def decoder_confidence(
 
 
 def is_right(reference: str, hypothesis: str, *, lowercase: bool = False) -> bool:
-    """Return whether a sentence is right."""
+    """Return True if a sentence is right."""
     return normalize_text(reference, lowercase) == normalize_text(hypothesis, lowercase)
 
 
 def right_words(
     reference: str, words: Sequence[str], *, lowercase: bool = False, glosses: bool = False
 ) -> list[bool]:
-    """Return whether each word of a hypothesis is right.
+    """Return, for each word of a hypothesis, whether it is right.
 
     In a script without spaces a word is a character, unless these are `glosses`.
     """

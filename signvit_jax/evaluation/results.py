@@ -13,6 +13,7 @@ from signvit_jax.evaluation.confidence_reliability import DecoderConfidence
 from signvit_jax.evaluation.metrics import Scores
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.files.parsed_json import ParsedJson
+from signvit_jax.runtime.exit_codes import FAILED
 
 _OWN_KEYS = ("id", "reference", "score")
 
@@ -20,13 +21,11 @@ _OWN_KEYS = ("id", "reference", "score")
 class ResultsError(SignVitError, ValueError):
     """A results file that cannot be read or written; the message gives the reason."""
 
-    exit_code = 2
-
 
 class ResultsLost(ResultsError):
     """Results that could not be saved because of the machine, such as a full disk."""
 
-    exit_code = 1
+    exit_code = FAILED
 
 
 @dataclasses.dataclass(frozen=True)

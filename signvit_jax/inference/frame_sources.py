@@ -8,29 +8,39 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import UInt8
 
 from signvit_jax.data.schema import STORED_FRAME_RATE
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.media.video import Sampling, VideoLimits, open_video
 from signvit_jax.runtime.optional_deps import import_optional
 
-_ENDLESS = VideoLimits(
+# A file that is played live may last a day: 10 million frames are those of a day at 115 per second.
+_DAY_LONG = VideoLimits(
     max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0
 )
+
+Image = UInt8[np.ndarray, "h w 3"]  # RGB
 
 
 class SourceError(SignVitError, ValueError):
     """A camera or stream that cannot be read; the message says what to do."""
 
-    exit_code = 2
-
 
 class Frame(NamedTuple):
     """A frame of a stream."""
 
-    seconds: float  # of the stream
-    image: np.ndarray  # in the model's size
-    arrived: float  # time.monotonic
+    seconds: float  # since the first frame
+    image: Image  # in the model's size
+    arrived: float  # when it arrived, by time.monotonic()
+
+
+class TakenFrames(NamedTuple):
+    """What a source gives when it is asked."""
+
+    frames: list[Frame]  # since the last call, in order of time
+    seconds: float  # the time of the stream now
+    has_ended: bool
 
 
 class FrameSource(Protocol):
@@ -38,39 +48,39 @@ class FrameSource(Protocol):
 
     dropped: int
 
-    def take(self, until: float) -> tuple[list[Frame], float, bool]:
-        """Wait until the stream has reached `until` seconds.
+    def take(self, until: float) -> TakenFrames:
+        """Wait until the stream has reached `until` seconds or has ended.
 
-        Returns the frames since the last call, the stream's time now, and whether it has ended.
+        Raises what reading the stream raises, such as SourceError and VideoDecodeError.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the stream and free its device or file."""
+        ...
 
 
 class RecordedSource:
     """Frames of a known rate, read as fast as they are taken; none is dropped."""
 
-    def __init__(
-        self, frames: Iterable[np.ndarray], fps: float, fit: Callable[[np.ndarray], np.ndarray]
-    ):
+    def __init__(self, frames: Iterable[Image], fps: float, fit: Callable[[Image], Image]):
         self.dropped = 0
         self._frames = iter(frames)
         self._fps = fps
         self._fit = fit
-        self._count = 0
-        self._keeps = _RateLimiter()
+        self._num_read = 0
+        self._rate_limiter = _RateLimiter()
 
-    def take(self, until: float) -> tuple[list[Frame], float, bool]:
+    def take(self, until: float) -> TakenFrames:
         taken = []
-        while (seconds := self._count / self._fps) < until:
+        while (seconds := self._num_read / self._fps) < until:
             image = next(self._frames, None)
             if image is None:
-                return taken, seconds, True
-            if self._keeps(seconds):
+                return TakenFrames(taken, seconds, True)
+            if self._rate_limiter.keeps(seconds):
                 taken.append(Frame(seconds, self._fit(image), time.monotonic()))
-            self._count += 1
-        return taken, seconds, False
+            self._num_read += 1
+        return TakenFrames(taken, seconds, False)
 
     def close(self) -> None:
         pass
@@ -79,17 +89,20 @@ class RecordedSource:
 class LiveSource:
     """Frames timed by the clock as they arrive, collected by a thread.
 
-    It holds at most `seconds` of frames; when it is full, the oldest ones are dropped.
+    Args:
+        open_frames: Called in the thread; gives the frames, and ends soon after its event is set.
+        fit: Brings a frame to the model's size.
+        seconds: Length of the queue. When it is full, the oldest frames are dropped.
     """
 
     def __init__(
         self,
-        frames: Callable[[threading.Event], Iterator[np.ndarray]],
-        fit: Callable[[np.ndarray], np.ndarray],
+        open_frames: Callable[[threading.Event], Iterator[Image]],
+        fit: Callable[[Image], Image],
         seconds: float,
     ):
         self.dropped = 0
-        self._open = frames
+        self._open_frames = open_frames
         self._fit = fit
         self._queue: collections.deque[Frame] = collections.deque(
             maxlen=max(round(seconds * STORED_FRAME_RATE), 1)
@@ -101,7 +114,7 @@ class LiveSource:
         self._began: float | None = None  # when the first frame arrived
         self._thread: threading.Thread | None = None
 
-    def take(self, until: float) -> tuple[list[Frame], float, bool]:
+    def take(self, until: float) -> TakenFrames:
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._collect, name="signvit_jax_frames", daemon=True
@@ -114,7 +127,7 @@ class LiveSource:
                 raise self._error
             taken = list(self._queue)
             self._queue.clear()
-            return taken, self._now(), self._ended
+            return TakenFrames(taken, self._now(), self._ended)
 
     def close(self) -> None:
         """End the thread; it stops after the frame that it waits for."""
@@ -124,14 +137,14 @@ class LiveSource:
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     def _collect(self) -> None:
-        keeps = _RateLimiter()
+        rate_limiter = _RateLimiter()
         try:
-            for image in self._open(self._stop):
+            for image in self._open_frames(self._stop):
                 arrived = time.monotonic()
                 began = arrived if self._began is None else self._began
                 if self._stop.is_set():
                     return
-                fitted = self._fit(image) if keeps(arrived - began) else None
+                fitted = self._fit(image) if rate_limiter.keeps(arrived - began) else None
                 with self._changed:
                     if self._began is None:
                         self._began = began
@@ -148,17 +161,20 @@ class LiveSource:
 
 
 def open_source(
-    frames: Iterable[np.ndarray] | int | str | os.PathLike,
+    frames: Iterable[Image] | int | str | os.PathLike,
     fps: float | None,
-    fit: Callable[[np.ndarray], np.ndarray],
+    fit: Callable[[Image], Image],
     short_side: int,
     seconds: float,
 ) -> FrameSource:
     """Open the source of `Translator.stream`. Raises SourceError.
 
-    `fps` is the frame rate of an iterable that is a recording; None: its frames arrive live. `fit`
-    brings a frame to the model's size. Files are decoded with a `short_side` in pixels. A live
-    source holds at most `seconds` of frames.
+    Args:
+        frames: The number of a camera, a file that is played at its own speed, or RGB frames.
+        fps: Frames per second of an iterable that is a recording; None: its frames arrive live.
+        fit: Brings a frame to the model's size.
+        short_side: Pixels to which the shorter side of a file's larger frames is shrunk.
+        seconds: Length of the queue of a live source.
     """
     if isinstance(frames, int):
         return LiveSource(_camera(frames), fit, seconds)
@@ -173,7 +189,8 @@ def open_source(
     return RecordedSource(frames, fps, fit)
 
 
-def _camera(index: int) -> Callable[[threading.Event], Iterator[np.ndarray]]:
+def _camera(index: int) -> Callable[[threading.Event], Iterator[Image]]:
+    """Open a camera; return the function that reads it for `LiveSource`. Raises SourceError."""
     cv2 = import_optional("cv2", f"reading camera {index}", SourceError)
     camera = cv2.VideoCapture(index)
     if not camera.isOpened():
@@ -182,7 +199,7 @@ def _camera(index: int) -> Callable[[threading.Event], Iterator[np.ndarray]]:
             "Cameras are numbered from 0"
         )
 
-    def frames(stop: threading.Event) -> Iterator[np.ndarray]:
+    def frames(stop: threading.Event) -> Iterator[Image]:
         try:
             while not stop.is_set():
                 is_read, image = camera.read()
@@ -195,10 +212,10 @@ def _camera(index: int) -> Callable[[threading.Event], Iterator[np.ndarray]]:
     return frames
 
 
-def _play(path: str | os.PathLike, short_side: int, stop: threading.Event) -> Iterator[np.ndarray]:
-    """Yield the frames of a file, each at its time."""
+def _play(path: str | os.PathLike, short_side: int, stop: threading.Event) -> Iterator[Image]:
+    """Yield the frames of a file, waiting until the time of each has come."""
     sampling = Sampling(short_side, max_frame_rate=STORED_FRAME_RATE)
-    with open_video(path, sampling, _ENDLESS) as video:
+    with open_video(path, sampling, _DAY_LONG) as video:
         began, first = time.monotonic(), None
         for seconds, image in video.frames:
             first = seconds if first is None else first
@@ -208,14 +225,17 @@ def _play(path: str | os.PathLike, short_side: int, stop: threading.Event) -> It
 
 
 class _RateLimiter:
-    """The choice of frames to keep: `STORED_FRAME_RATE` per second, evenly spaced."""
+    """The choice of frames to keep: at most `STORED_FRAME_RATE` per second, evenly spaced."""
 
     def __init__(self):
-        self._next = 0.0
+        self._due = 0.0  # seconds of the stream at which the next frame is wanted
 
-    def __call__(self, seconds: float) -> bool:
+    def keeps(self, seconds: float) -> bool:
+        """Return True if the frame at `seconds` of the stream is kept."""
         step = 1.0 / STORED_FRAME_RATE
-        if seconds < self._next - 0.4 * step:  # cameras are not exact to the millisecond
+        # A frame may come a little early: cameras are not exact to the millisecond.
+        if seconds < self._due - 0.4 * step:
             return False
-        self._next = max(self._next + step, seconds - step)
+        # After a pause, frames that were due meanwhile are not made up for.
+        self._due = max(self._due + step, seconds - step)
         return True

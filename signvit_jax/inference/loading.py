@@ -34,7 +34,6 @@ from signvit_jax.serving.param_paths import flat, nested
 from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs
 from signvit_jax.serving.stablehlo_runtime import StableHloPrograms
 from signvit_jax.text.model_vocabularies import Vocabularies
-from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.weights.tensor_files import read_tensors
 from signvit_jax.weights.transfer import SourceModel
 from signvit_jax.weights.whole_model import parameters_from
@@ -79,9 +78,9 @@ def _load(
             f"backend {backend!r} cannot run {path}, an export of format {manifest.format!r}; "
             "leave the backend out"
         )
-    config, tokenizer, gloss_tokenizer = read_model_files(folder)
+    config, vocabularies = read_model_files(folder)
     policy = inference_policy(config)
-    export = _OpenExport(folder, manifest, policy, config, tokenizer, gloss_tokenizer)
+    export = _OpenExport(folder, manifest, policy, config, vocabularies)
     return _LOADERS[manifest.format](export)
 
 
@@ -112,15 +111,15 @@ def read_source(path: str) -> SourceModel:
             f"config.model.init_from is {path!r}, which is neither a workdir nor an export: it has "
             "no config.json; give the folder that `signvit train` or `signvit export` wrote to"
         ) from error
-    config, tokenizer, gloss_tokenizer = read_model_files(workdir)
+    config, vocabularies = read_model_files(workdir)
     reader = CheckpointReader(workdir.checkpoints, **best_rule(config.training.best_metric))
     restored = reader.restore_params("best")
-    averaged = "averaged " * restored.averaged
+    averaged = "averaged " if restored.averaged else ""
     return SourceModel(
         path,
         f"the {averaged}weights of step {restored.step:,}",
         config,
-        Vocabularies(tokenizer, gloss_tokenizer),
+        vocabularies,
         flat(restored.params),
     )
 
@@ -134,8 +133,7 @@ def _source_of_export(path: str | os.PathLike) -> SourceModel:
             "program without parameters that could be trained; give the run's workdir, or an "
             "export of format safetensors, int8 or stablehlo"
         )
-    config, tokenizer, gloss_tokenizer = read_model_files(folder)
-    vocabularies = Vocabularies(tokenizer, gloss_tokenizer)
+    config, vocabularies = read_model_files(folder)
     tensors = read_tensors(folder.weights)
     kind = f"{manifest.format} export of step {manifest.step:,}"
     if manifest.format == "int8":
@@ -150,10 +148,10 @@ def _source_of_export(path: str | os.PathLike) -> SourceModel:
 def open_programs(folder: ExportFolder) -> Programs:
     """The programs of an export, computing in float32. Raises ExportError."""
     manifest = folder.manifest()
-    config, tokenizer, gloss_tokenizer = read_model_files(folder)
+    config, vocabularies = read_model_files(folder)
     if manifest.format == "onnx":
         return OnnxPrograms(folder, config)
-    export = _OpenExport(folder, manifest, EXPORT_POLICY, config, tokenizer, gloss_tokenizer)
+    export = _OpenExport(folder, manifest, EXPORT_POLICY, config, vocabularies)
     model = _LOADERS[manifest.format](export)
     if manifest.format == "stablehlo":
         return StableHloPrograms(folder, model.params, config)
@@ -168,12 +166,7 @@ class _OpenExport:
     manifest: ExportManifest
     policy: ComputePolicy
     config: Config
-    tokenizer: Tokenizer
-    gloss_tokenizer: Tokenizer | None
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        return Vocabularies(self.tokenizer, self.gloss_tokenizer).sizes
+    vocabularies: Vocabularies
 
     def model(
         self,
@@ -185,8 +178,7 @@ class _OpenExport:
         return TrainedModel(
             self.folder,
             self.config,
-            self.tokenizer,
-            self.gloss_tokenizer,
+            *self.vocabularies,
             definition,
             mesh,
             jax.device_put(params, replicated(mesh)),
@@ -207,21 +199,23 @@ def _int8(export: _OpenExport) -> TrainedModel:
 
     int8_inputs = export.manifest.quantize == "weights_and_inputs"
     definition = ModifiedDefinition(
-        export.config, *export.sizes, use_int8_layers(int8_inputs), export.policy
+        export.config, *export.vocabularies.sizes, use_int8_layers(int8_inputs), export.policy
     )
     params = export.nested_params(definition, served_tensors(read_tensors(export.folder.weights)))
     return export.model(definition, params, make_mesh(MeshConfig()))
 
 
 def _onnx(export: _OpenExport) -> TrainedModel:
-    definition = ModifiedDefinition(export.config, *export.sizes, without_encoder, export.policy)
+    definition = ModifiedDefinition(
+        export.config, *export.vocabularies.sizes, without_encoder, export.policy
+    )
     params = export.nested_params(definition, read_tensors(export.folder.weights))
     model = export.model(definition, params, _one_device())
     return dataclasses.replace(model, encode=OnnxPrograms(export.folder, export.config).encode)
 
 
 def _stablehlo(export: _OpenExport) -> TrainedModel:
-    definition = ModelDefinition(export.config, *export.sizes, export.policy)
+    definition = ModelDefinition(export.config, *export.vocabularies.sizes, export.policy)
     params = export.nested_params(definition, read_tensors(export.folder.weights))
     model = export.model(definition, params, _one_device())
     programs = StableHloPrograms(export.folder, model.params, export.config)
@@ -229,7 +223,7 @@ def _stablehlo(export: _OpenExport) -> TrainedModel:
 
 
 def _safetensors(export: _OpenExport) -> TrainedModel:
-    definition = ModelDefinition(export.config, *export.sizes, export.policy)
+    definition = ModelDefinition(export.config, *export.vocabularies.sizes, export.policy)
     params = parameters_from(read_tensors(export.folder.weights), definition.abstract_params())
     return export.model(definition, params, make_mesh(MeshConfig()))
 

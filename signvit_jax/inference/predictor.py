@@ -1,9 +1,12 @@
 """Compiled decoders over batches of clips: text and confidence of each clip, on all devices."""
 
+import collections
 import dataclasses
 import functools
 import itertools
 import math
+import threading
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypedDict
 
@@ -26,6 +29,7 @@ from signvit_jax.text.words import Word, word_confidences
 
 Models = SignTranslator | tuple[SignTranslator, ...]
 Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
+Frames = UInt8[np.ndarray, "t h w 3"]  # of one clip
 
 
 class Clips(TypedDict):
@@ -282,3 +286,88 @@ def _without_text(hypothesis: Hypothesis) -> Hypothesis:
     return Hypothesis(
         "", (), hypothesis.score, hypothesis.confidence, ctc_signs=hypothesis.ctc_signs
     )
+
+
+class BatchDecoder:
+    """Decoding of any number of clips in batches of few shapes: few programs are compiled.
+
+    Safe to call from several threads: nothing is compiled twice, and one batch is in memory at a
+    time.
+
+    Args:
+        weights: Parameters of the model, as `Predictor` takes them.
+        frame_buckets: Rising lengths in frames, to the next of which clips are padded.
+        num_devices: Padding rows make the rows of a batch a multiple of it.
+    """
+
+    def __init__(self, weights: PyTree, frame_buckets: Sequence[int], *, num_devices: int):
+        self._weights = weights
+        self._frame_buckets = frame_buckets
+        self._num_devices = num_devices
+        self._device = threading.Lock()
+
+    def decode(
+        self, clips: Sequence[Frames], seed: int, predictor: Predictor
+    ) -> list[dict[str, Hypothesis]]:
+        """Decode clips of any lengths; return decoder -> hypothesis for each of them.
+
+        Clips of one bucket are decoded together, in batches of `next_batch_size`.
+        """
+        by_bucket: dict[int, list[int]] = collections.defaultdict(list)
+        for position, frames in enumerate(clips):
+            by_bucket[self._bucket(len(frames))].append(position)
+        found: dict[int, dict[str, Hypothesis]] = {}
+        for positions in by_bucket.values():
+            while positions:
+                size = next_batch_size(len(positions), predictor.config.batch_size)
+                batch, positions = positions[:size], positions[size:]
+                decoded = self._decode_batch([clips[i] for i in batch], seed, predictor)
+                for row, position in enumerate(batch):
+                    found[position] = {name: rows[row] for name, rows in decoded.items()}
+        return [found[position] for position in range(len(clips))]
+
+    def warm_up(self, predictor: Predictor, num_clips: int, image_size: int) -> set[int]:
+        """Decode blank clips of every length, in the batches that 1 to `num_clips` clips make.
+
+        Returns the sizes of these batches.
+        """
+        most = predictor.config.batch_size
+        sizes = {next_batch_size(count, most) for count in range(1, min(num_clips, most) + 1)}
+        for bucket in self._frame_buckets:
+            blank = np.zeros((bucket, image_size, image_size, 3), np.uint8)
+            for size in sizes:
+                self._decode_batch([blank] * size, 0, predictor)
+        return sizes
+
+    def _decode_batch(
+        self, clips: Sequence[Frames], seed: int, predictor: Predictor
+    ) -> dict[str, list[Hypothesis]]:
+        """Decode one batch of clips of one bucket."""
+        rows = math.ceil(len(clips) / self._num_devices) * self._num_devices
+        bucket = self._bucket(max(map(len, clips)))
+        video = np.zeros((rows, bucket, *clips[0].shape[1:]), np.uint8)
+        lengths = np.ones((rows,), np.int32)
+        numbers = np.zeros((rows,), np.int32)
+        for row, frames in enumerate(clips):
+            video[row, : len(frames)] = frames
+            lengths[row] = len(frames)
+            if "sample" in predictor.tokenizers:
+                # Random draws depend on the frames, and so not on the clip's place in a list.
+                checksum = zlib.crc32(np.ascontiguousarray(frames))
+                numbers[row] = np.uint32(checksum).astype(np.int32)
+        batch = NumberedClips(video=video, frame_lengths=lengths, index=numbers)
+        with self._device:
+            found = predictor(self._weights, batch, seed)
+        return {name: hypotheses[: len(clips)] for name, hypotheses in found.items()}
+
+    def _bucket(self, num_frames: int) -> int:
+        """The length that a clip of this many frames is padded to."""
+        return next(bucket for bucket in self._frame_buckets if num_frames <= bucket)
+
+
+def next_batch_size(count: int, most: int) -> int:
+    """Size of the next batch of `count` clips: `most`, or else the largest power of two.
+
+    So few shapes are compiled, and on one device no batch has padding rows.
+    """
+    return most if count >= most else 1 << (count.bit_length() - 1)

@@ -32,6 +32,7 @@ _HAND_BLOCKS = 8  # the number of blocks that move most
 _SHOT_SHARE, _SHOT_LEVELS = 0.6, 12.0
 _SIGN_FRAMES = 8  # frames of one sign, with the movements into it and out of it
 _MAX_MOTIONS = 2000  # motions of signing whose median is kept
+_STILL_SIGN = 0.8  # share of a sign without motion from which on it is no sign
 
 
 class CtcSign(NamedTuple):
@@ -274,11 +275,14 @@ class Cutter:
 
     def _rest_between(self, start: float, end: float) -> float:
         """Seconds without a sign; those in which nothing moves count _STILL_WEIGHT times."""
-        still = sum(b - a for a, b in self._stillness(start, end))
+        still = self._still_seconds(start, end)
         return max(end - start, 0.0) + (_STILL_WEIGHT - 1.0) * still
 
     def _is_still(self, sign: Sign) -> bool:
-        return sum(b - a for a, b in self._stillness(*sign)) > 0.8 * (sign.end - sign.start)
+        return self._still_seconds(*sign) > _STILL_SIGN * (sign.end - sign.start)
+
+    def _still_seconds(self, start: float, end: float) -> float:
+        return sum(last - first for first, last in self._stillness(start, end))
 
     def _still_level(self) -> float:
         """The motion below which hands are still; 0 before anybody has signed."""
@@ -304,7 +308,8 @@ class Cutter:
     def _boundary(self, end: float, start: float, is_followed: bool) -> float:
         """The end of a piece whose last sign ends at `end`.
 
-        `start` is the start of the next sign or, if it is not followed by one, of what is unknown.
+        If that `is_followed` by a sign, this one begins at `start`; otherwise nothing is known from
+        `start` on.
         """
         still = self._stillness(end, min(start, end + _LEAD + _TAIL))
         if still:

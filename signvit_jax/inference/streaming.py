@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from signvit_jax.config.errors import ConfigError
 from signvit_jax.inference.frame_sources import Frame, FrameSource
 from signvit_jax.inference.joining import Joiner, count_repeated
 from signvit_jax.inference.predictor import Hypothesis
@@ -29,7 +28,7 @@ from signvit_jax.text.words import Word, words_text
 
 # CTC detects the sign that is being made only when it has seen at least this many seconds of it.
 _CTC_DELAY = 0.4
-# Seconds beyond a window for which frames are held, to see the rest that follows long signing.
+# Seconds beyond a window for which frames are kept, to see the rest that follows long signing.
 _PATIENCE = 1.5
 
 
@@ -69,7 +68,7 @@ class LiveCaptions:
         votes: Number of hypotheses whose most frequent text is shown, >= 1.
         rest_seconds: As in `config.inference`.
 
-    Raises ConfigError for `every` or `votes` out of range.
+    `clip_arguments.check_pace` has checked `every` and `votes`.
     """
 
     def __init__(
@@ -81,11 +80,6 @@ class LiveCaptions:
         votes: int,
         rest_seconds: float = 2.0,
     ):
-        if not every > 0 or votes < 1:
-            raise ConfigError(
-                f"every is {every} and votes {votes}; "
-                "allowed: seconds > 0 between hypotheses, and at least one vote"
-            )
         self._read = read
         self._window = window_seconds
         self._overlap = overlap

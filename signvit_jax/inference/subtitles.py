@@ -19,8 +19,6 @@ from signvit_jax.text.writing_systems import join_texts
 class SubtitleError(SignVitError, ValueError):
     """Segments that cannot be written: an unknown format, or a time that is not a number."""
 
-    exit_code = 2
-
 
 class Alternative(NamedTuple):
     """Another hypothesis for the same frames."""

@@ -192,16 +192,10 @@ def load_trained(
     for a path that is no workdir, ConfigError for models that cannot be averaged, and
     CheckpointError for weights that cannot be read.
     """
-    opened = []
-    for one in _workdirs(path):
-        workdir = Workdir.open(one)
-        config, tokenizer, gloss_tokenizer = read_model_files(workdir)
-        opened.append((workdir, config, tokenizer, gloss_tokenizer))
-    _check_ensemble([(workdir, config, tokenizer) for workdir, config, tokenizer, _ in opened])
-    first, *others = [
-        _load(workdir, config, tokenizer, gloss_tokenizer, checkpoint)
-        for workdir, config, tokenizer, gloss_tokenizer in opened
-    ]
+    workdirs = [Workdir.open(one) for one in _workdirs(path)]
+    opened = [(workdir, *read_model_files(workdir)) for workdir in workdirs]
+    _check_ensemble(opened)
+    first, *others = [_load(*files, checkpoint) for files in opened]
     return dataclasses.replace(first, others=tuple(others))
 
 
@@ -230,14 +224,17 @@ def with_calibration(model: TrainedModel) -> TrainedModel:
     return dataclasses.replace(model, calibration=calibration)
 
 
-def read_model_files(workdir: Workdir) -> tuple[Config, Tokenizer, Tokenizer | None]:
-    """Read the config, tokenizer and gloss tokenizer of a workdir or an export."""
+def read_model_files(workdir: Workdir) -> tuple[Config, Vocabularies]:
+    """Read the config and the vocabularies of a workdir or an export.
+
+    Raises ConfigError, TokenizerError and WorkdirError.
+    """
     config = workdir.read_config()
     tokenizer = workdir.read_tokenizer(workdir.tokenizer_json)
     gloss_tokenizer = None
     if config.model.ctc.target == "gloss":
         gloss_tokenizer = workdir.read_tokenizer(workdir.gloss_tokenizer_json)
-    return config, tokenizer, gloss_tokenizer
+    return config, Vocabularies(tokenizer, gloss_tokenizer)
 
 
 def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str | os.PathLike]:
@@ -262,10 +259,10 @@ def inference_policy(config: Config) -> ComputePolicy:
     return policy
 
 
-def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
+def _check_ensemble(opened: list[tuple[Workdir, Config, Vocabularies]]) -> None:
     """Raise ConfigError for models that cannot be averaged, before any weights are read."""
-    (first, config, tokenizer), *others = opened
-    for workdir, its_config, its_tokenizer in others:
+    (first, config, (tokenizer, _)), *others = opened
+    for workdir, its_config, (its_tokenizer, _) in others:
         if its_tokenizer.tokens != tokenizer.tokens:
             raise ConfigError(
                 f"the models of an ensemble need one vocabulary, but {first.path} has "
@@ -283,14 +280,9 @@ def _check_ensemble(opened: list[tuple[Workdir, Config, Tokenizer]]) -> None:
 
 
 def _load(
-    workdir: Workdir,
-    config: Config,
-    tokenizer: Tokenizer,
-    gloss_tokenizer: Tokenizer | None,
-    checkpoint: str | int,
+    workdir: Workdir, config: Config, vocabularies: Vocabularies, checkpoint: str | int
 ) -> TrainedModel:
-    sizes = Vocabularies(tokenizer, gloss_tokenizer).sizes
-    definition = ModelDefinition(config, *sizes, inference_policy(config))
+    definition = ModelDefinition(config, *vocabularies.sizes, inference_policy(config))
     # Inference is data parallel over the devices of this process: the mesh of the run may not
     # exist.
     mesh = make_mesh(MeshConfig())
@@ -308,8 +300,7 @@ def _load(
     return TrainedModel(
         workdir,
         config,
-        tokenizer,
-        gloss_tokenizer,
+        *vocabularies,
         definition,
         mesh,
         restored.params,

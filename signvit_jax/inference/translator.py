@@ -6,9 +6,7 @@ import itertools
 import logging
 import math
 import os
-import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Unpack, cast, overload
@@ -31,7 +29,7 @@ from signvit_jax.inference.frame_sources import SourceError, open_source
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.options import InferenceOptions
-from signvit_jax.inference.predictor import Hypothesis, NumberedClips, Predictor
+from signvit_jax.inference.predictor import BatchDecoder, Hypothesis, Predictor
 from signvit_jax.inference.resting import CtcSign, evidence, is_frozen
 from signvit_jax.inference.streaming import LiveCaptions, Reading, StreamUpdate
 from signvit_jax.inference.subtitles import Alternative, Segment
@@ -65,7 +63,7 @@ __all__ = [
     "load_translator",
 ]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _READERS = 4  # files that are read at the same time, while the device computes
 
@@ -134,8 +132,9 @@ class Translator:
         self.model = model
         self.limits = limits
         self._readers = ThreadPoolExecutor(_READERS, "signvit_jax_reader")
-        # Nothing is compiled twice, and one batch is in memory at a time.
-        self._device = threading.Lock()
+        self._batches = BatchDecoder(
+            model.weights, model.config.frame_buckets, num_devices=model.mesh.size
+        )
 
     @overload
     def translate(
@@ -288,7 +287,7 @@ class Translator:
 
         def read(held: Sequence[np.ndarray], rate: float) -> Reading:
             window = sample_window(held, rate, data)
-            found = {name: one[0] for name, one in self._run([window], predictor).items()}
+            (found,) = self._decode([window], 0, predictor)
             ctc = found["ctc"]
             signs = None
             if self.model.ctc_gives_times:
@@ -338,13 +337,14 @@ class Translator:
             else self._predictor(decode, **inference)
         )
         begin = time.perf_counter()
-        sizes = self._warm_up_batches(predictor, clips)
+        image_size = self.model.config.data.image_size
+        sizes = self._batches.warm_up(predictor, clips, image_size)
         if recordings:
-            sizes |= self._warm_up_batches(predictor, predictor.config.batch_size)
+            sizes |= self._batches.warm_up(predictor, predictor.config.batch_size, image_size)
             if self.model.ctc_gives_times:
-                self._warm_up_batches(self._detector(predictor), MOST_CTC_WINDOWS)
+                self._batches.warm_up(self._detector(predictor), MOST_CTC_WINDOWS, image_size)
         seconds = time.perf_counter() - begin
-        _log.info(
+        log.info(
             "%s: clips of %s frames in batches of %s are compiled, %.1f s",
             decode,
             ", ".join(map(str, self.model.config.frame_buckets)),
@@ -352,20 +352,6 @@ class Translator:
             seconds,
         )
         return seconds
-
-    def _warm_up_batches(self, predictor: Predictor, clips: int) -> set[int]:
-        """Decode blank clips of every length, in the batches that 1 to `clips` clips make.
-
-        Returns the sizes of these batches.
-        """
-        config, most = self.model.config, predictor.config.batch_size
-        sizes = {next_batch_size(count, most) for count in range(1, min(clips, most) + 1)}
-        size = config.data.image_size
-        for bucket in config.frame_buckets:
-            blank = VideoWindow(np.zeros((bucket, size, size, 3), np.uint8), 0.0, 0.0)
-            for count in sizes:
-                self._run([blank] * count, predictor)
-        return sizes
 
     def _translate_group(
         self,
@@ -504,57 +490,5 @@ class Translator:
     def _decode(
         self, windows: Sequence[VideoWindow], seed: int, predictor: Predictor
     ) -> list[dict[str, Hypothesis]]:
-        """Decode windows; return decoder -> hypothesis for each of them.
-
-        Windows of one bucket are decoded together, in batches of few sizes and without padding
-        rows.
-        """
-        by_bucket: dict[int, list[int]] = collections.defaultdict(list)
-        for place, window in enumerate(windows):
-            by_bucket[self._bucket(len(window.frames))].append(place)
-        found: dict[int, dict[str, Hypothesis]] = {}
-        for places in by_bucket.values():
-            while places:
-                size = next_batch_size(len(places), predictor.config.batch_size)
-                batch, places = places[:size], places[size:]
-                decoded = self._run([windows[place] for place in batch], predictor, seed)
-                for row, place in enumerate(batch):
-                    found[place] = {name: hypotheses[row] for name, hypotheses in decoded.items()}
-        return [found[place] for place in range(len(windows))]
-
-    def _run(
-        self, windows: Sequence[VideoWindow], predictor: Predictor, seed: int = 0
-    ) -> dict[str, list[Hypothesis]]:
-        """Decode one batch of windows of one bucket.
-
-        Padding rows are added until the number of rows is a multiple of the number of devices.
-        """
-        devices = self.model.mesh.size
-        rows = -(-len(windows) // devices) * devices
-        bucket = self._bucket(max(len(window.frames) for window in windows))
-        video = np.zeros((rows, bucket, *windows[0].frames.shape[1:]), np.uint8)
-        lengths = np.ones((rows,), np.int32)
-        numbers = np.zeros((rows,), np.int32)
-        for row, window in enumerate(windows):
-            video[row, : len(window.frames)] = window.frames
-            lengths[row] = len(window.frames)
-            if "sample" in predictor.tokenizers:
-                # Random draws depend on the frames, and so not on the clip's place in a list.
-                checksum = zlib.crc32(np.ascontiguousarray(window.frames))
-                numbers[row] = np.uint32(checksum).astype(np.int32)
-        clips = NumberedClips(video=video, frame_lengths=lengths, index=numbers)
-        with self._device:
-            found = predictor(self.model.weights, clips, seed)
-        return {name: hypotheses[: len(windows)] for name, hypotheses in found.items()}
-
-    def _bucket(self, frames: int) -> int:
-        """The length that a window of this many frames is padded to."""
-        return next(bucket for bucket in self.model.config.frame_buckets if frames <= bucket)
-
-
-def next_batch_size(count: int, most: int) -> int:
-    """Size of the next batch of `count` windows: `most`, or else the largest power of two.
-
-    So few shapes are compiled, and no batch has padding rows.
-    """
-    return most if count >= most else 1 << (count.bit_length() - 1)
+        """Decode windows; return decoder -> hypothesis for each of them."""
+        return self._batches.decode([window.frames for window in windows], seed, predictor)

@@ -48,8 +48,6 @@ RECORDING = VideoLimits(  # limits of one file that allow recordings of hours
 class ClipError(SignVitError, ValueError):
     """Frames that are not a clip; the message gives shape and dtype, and what is allowed."""
 
-    exit_code = 2
-
 
 class VideoWindow(NamedTuple):
     """A part of a video as the model reads it."""
@@ -111,7 +109,8 @@ def longest_window(data: DataConfig, inference: InferenceConfig) -> float:
 def frame_rate_warning(window: VideoWindow, fps: float, data: DataConfig) -> str | None:
     """Return a warning if the model sees fewer frames per second of the window than in training."""
     seconds, limit = window.end - window.start, clip_limit(data)
-    if seconds > limit * 1.02 + 1.0 / data.frame_rate and data.sampling != "segment":
+    longest = limit * 1.02 + 1.0 / data.frame_rate  # with rounding
+    if seconds > longest and data.sampling != "segment":
         count = len(window.frames)
         return (
             f"{seconds:.1f} s from {window.start:.1f} s on were read in {count} frames, "
@@ -119,7 +118,8 @@ def frame_rate_warning(window: VideoWindow, fps: float, data: DataConfig) -> str
             f"{limit:.1f} s ({data.num_frames / limit:.1f} a second), so words may be missing; "
             "leave max_clip_seconds and window_seconds out, or lower them"
         )
-    if data.sampling != "even" and 0 < fps < 0.9 * data.frame_rate:
+    is_slower = 0 < fps < 0.9 * data.frame_rate  # a tenth less passes as the same
+    if data.sampling != "even" and is_slower:
         return (
             f"the video has {fps:.1f} frames per second, and the model was trained on "
             f"{data.frame_rate:.1f}: words may be missing"
@@ -282,6 +282,7 @@ class _Recording:
         self._shot = origin  # seconds at which the shot begins
         self._next = origin  # seconds at which the next window of `detect_signs` begins
         self._motions: list[tuple[float, float]] = []  # after `_next`
+        # The newest magnitudes of motion, at 25 frames per second those of 80 seconds.
         self._levels: collections.deque[float] = collections.deque(maxlen=2000)
 
     def read(
@@ -337,8 +338,9 @@ class _Recording:
             return []
         if self._detect_signs is None:
             self._levels.extend(moved for _, moved in self._motions)
-            reference = float(np.quantile(self._levels, 0.9)) if self._levels else 0.0
-            self._cutter.add_signs(moving_times(self._motions, reference), self._next, now)
+            # What a tenth of the motions exceed is the motion of signing.
+            signing = float(np.quantile(self._levels, 0.9)) if self._levels else 0.0
+            self._cutter.add_signs(moving_times(self._motions, signing), self._next, now)
             self._motions, self._next = self._motions[-1:], now
         else:
             self._add_ctc_signs(self._detect_signs, now, ended)

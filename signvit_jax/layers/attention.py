@@ -85,13 +85,13 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_rng: Key[Array, ""] | None = None,
     implementation: str = "xla",
-    tokens: int | None = None,
+    num_tokens: int | None = None,
 ) -> Float[Array, "b l width"]:
     """softmax(query key^T / sqrt(k)) value, with the heads concatenated (width = n k).
 
-    `mask` is True where a query may attend. In self-attention the positions from `tokens` on are
-    padding (None: none are), to which nothing attends; their own outputs mean nothing. The softmax
-    is in float32. Dropout acts on the attention weights, as in the reference system.
+    `mask` is True where a query may attend. In self-attention the positions from `num_tokens` on
+    are padding (None: none are), to which nothing attends; their own outputs mean nothing. The
+    softmax is in float32. Dropout acts on the attention weights, as in the reference system.
 
     All implementations agree up to rounding:
 
@@ -104,17 +104,19 @@ def attend(
     if implementation == "auto":
         plain = mask is None and not drops
         implementation = fastest_attention(query.dtype, query.shape[-1], plain=plain)
-    if tokens is not None and implementation != "cudnn":
-        present = (jnp.arange(key.shape[1]) < tokens)[None, None]
-        mask = present if mask is None else mask & present
     if implementation == "cudnn":
         if mask is not None or drops:
             raise ValueError(
                 "cudnn attention supports neither a mask nor dropout; "
                 "choose 'auto', 'xla' or 'recompute' for a network that has them"
             )
-        out = attend_at_even_length(query, key, value, implementation="cudnn", tokens=tokens)
+        out = attend_at_even_length(
+            query, key, value, implementation="cudnn", num_tokens=num_tokens
+        )
     else:
+        if num_tokens is not None:
+            is_token = (jnp.arange(key.shape[1]) < num_tokens)[None, None]
+            mask = is_token if mask is None else mask & is_token
         run = partial(_attend, dropout_rate=dropout_rate if drops else 0.0)
         if implementation == "recompute":
             run = jax.checkpoint(run)
@@ -128,7 +130,7 @@ def attend_at_even_length(
     value: Float[Array, "b s n k"],
     *,
     implementation: Literal["xla", "cudnn"],
-    tokens: int | None = None,
+    num_tokens: int | None = None,
 ) -> Float[Array, "b l n k"]:
     """`jax.nn.dot_product_attention`, with odd lengths padded by one position that is masked.
 
@@ -136,10 +138,10 @@ def attend_at_even_length(
     placeholder for the bias for a bias, which needs even lengths. The length of a ViT is odd:
     patches and a class token.
 
-    Positions from `tokens` on are padding already. Their outputs and gradients are zero.
+    Positions from `num_tokens` on are padding already. Their outputs and gradients are zero.
     """
     queries, keys = query.shape[1], key.shape[1]
-    if queries % 2 == 0 and keys % 2 == 0 and tokens is None:
+    if queries % 2 == 0 and keys % 2 == 0 and num_tokens is None:
         return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
     query, key, value = (
         jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
@@ -148,8 +150,8 @@ def attend_at_even_length(
         query,
         key,
         value,
-        query_seq_lengths=jnp.full(query.shape[0], tokens or queries, jnp.int32),
-        key_value_seq_lengths=jnp.full(query.shape[0], tokens or keys, jnp.int32),
+        query_seq_lengths=jnp.full(query.shape[0], num_tokens or queries, jnp.int32),
+        key_value_seq_lengths=jnp.full(query.shape[0], num_tokens or keys, jnp.int32),
         implementation=implementation,
     )
     return out[:, :queries]
@@ -158,9 +160,9 @@ def attend_at_even_length(
 def needs_even_length(
     implementation: str, dtype: DTypeLike, head_width: int, *, plain: bool
 ) -> bool:
-    """Return whether `attend`, in training, would pad queries, keys and values of an odd length.
+    """Return True if `attend`, in training, would pad queries, keys and values of an odd length.
 
-    A network that pads its tokens once, and passes `tokens`, spares each layer three copies.
+    A network that pads its tokens once, and passes `num_tokens`, spares each layer three copies.
     """
     if implementation == "auto":
         implementation = fastest_attention(dtype, head_width, plain=plain)

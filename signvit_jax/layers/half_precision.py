@@ -19,7 +19,7 @@ from signvit_jax.parallel.current_mesh import traces_for_gpu
 
 
 def is_half(dtype: DTypeLike) -> bool:
-    """Return whether arrays of `dtype` have two bytes per number."""
+    """Return True if arrays of `dtype` have two bytes per number."""
     return jnp.dtype(dtype).itemsize == 2
 
 

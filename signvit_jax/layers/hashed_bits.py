@@ -19,7 +19,7 @@ def hashing_key(key: Key[Array, ""]) -> Key[Array, ""]:
 
 
 def draws_hashes(key: Key[Array, ""]) -> bool:
-    """Return whether `key` is a `hashing_key` or derived from one."""
+    """Return True if `key` is a `hashing_key` or derived from one."""
     return jax.random.key_impl(key) == HASH
 
 

@@ -171,8 +171,10 @@ class SelfAttention(nnx.Module):
         x: Float[Array, "b s d"],
         mask: Bool[Array, "#b #s s"] | None = None,
         rng: Key[Array, ""] | None = None,
+        num_tokens: int | None = None,
     ) -> Float[Array, "b s d"]:
-        return self._attend(self.project(x), mask, rng)
+        """Positions from `num_tokens` on are padding (None: none are)."""
+        return self._attend(self.project(x), mask, rng, num_tokens)
 
     def of_norm(
         self,
@@ -180,24 +182,24 @@ class SelfAttention(nnx.Module):
         x: Float[Array, "b s d"],
         mask: Bool[Array, "#b #s s"] | None,
         rng: Key[Array, ""] | None,
-        tokens: int | None = None,
+        num_tokens: int | None = None,
     ) -> Float[Array, "b s d"]:
         """Return the output for `norm(x)`, computed as `half_precision` describes.
 
-        Positions from `tokens` on are padding (None: none are).
+        Positions from `num_tokens` on are padding (None: none are).
         """
         kernel, bias = absorb_norm(norm, self.qkv, x.dtype)
         query, key, value = separate_projections(
             normalize(x, norm.epsilon), kernel, bias, 3, self.heads
         )
-        return self._attend((query, key, value), mask, rng, tokens)
+        return self._attend((query, key, value), mask, rng, num_tokens)
 
     def _attend(
         self,
         projected: tuple[Array, Array, Array],
         mask: Bool[Array, "#b #s s"] | None,
         rng: Key[Array, ""] | None,
-        tokens: int | None = None,
+        num_tokens: int | None = None,
     ) -> Float[Array, "b s d"]:
         query, key, value = (keep(array, PROJECTED, rng) for array in projected)
         attended = attend(
@@ -208,7 +210,7 @@ class SelfAttention(nnx.Module):
             dropout_rate=self.dropout_rate,
             dropout_rng=rng,
             implementation=self.implementation,
-            tokens=tokens,
+            num_tokens=num_tokens,
         )
         return self.out(attended)
 
@@ -309,9 +311,13 @@ class TransformerBlock(nnx.Module):
         mask: Bool[Array, "#b #s s"] | None = None,
         rng: Key[Array, ""] | None = None,
         drop_path_rate: Float[Array, ""] | float | None = None,
-        tokens: int | None = None,
+        num_tokens: int | None = None,
     ) -> Float[Array, "b s d"]:
-        """Positions from `tokens` on are padding, in half precision and with a key only."""
+        """Return the block's output.
+
+        `mask` is True where a position may attend. `rng` is the key of dropout and drop path, None
+        outside training. Positions from `num_tokens` on are padding (None: none are).
+        """
 
         def regularized(branch: Array, name: str) -> Array:
             branch = dropout(branch, self.dropout_rate, fold(rng, f"block.{name}_branch"))
@@ -319,17 +325,18 @@ class TransformerBlock(nnx.Module):
                 return branch
             return drop_path(branch, drop_path_rate, fold(rng, f"block.{name}_drop_path"))
 
-        lean = rng is not None and is_half(x.dtype)
+        absorbs_norms = rng is not None and is_half(x.dtype)  # see `half_precision`
         attention_rng = fold(rng, "block.attention_dropout")
         norm = self.attention_norm
-        if lean:
-            attended = self.attention.of_norm(norm, x, mask, attention_rng, tokens)
+        if absorbs_norms:
+            attended = self.attention.of_norm(norm, x, mask, attention_rng, num_tokens)
         else:
-            attended = self.attention(keep(norm(x), NORMALIZED, rng), mask, attention_rng)
+            normalized = keep(norm(x), NORMALIZED, rng)
+            attended = self.attention(normalized, mask, attention_rng, num_tokens)
         x = x + regularized(attended, "attention")
         feed_forward_rng = fold(rng, "block.feed_forward_dropout")
         norm = self.feed_forward_norm
-        if lean:
+        if absorbs_norms:
             transformed = self.feed_forward.of_norm(norm, x, feed_forward_rng)
         else:
             transformed = self.feed_forward(keep(norm(x), NORMALIZED, rng), feed_forward_rng)

@@ -25,30 +25,19 @@ import itertools
 import json
 import math
 import os
-import select
-import signal
-import struct
-import subprocess
-import sys
 import threading
-import time
-import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
 from jaxtyping import UInt8
 
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.media.worker_process import WorkerEnded, WorkerProcess
 
 EXTENSIONS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif", ".m4v", ".3gp", ".3g2", ".qt")
 # Prefix of the files in which macOS keeps attributes of other files; they are not media.
 APPLE_DOUBLE = "._"
-
-_REPLY = struct.Struct("<cdQ")  # kind, seconds, payload length; see video_worker.py
-_PIPE_BYTES = 1 << 20
-_WORKER = Path(__file__).with_name("video_worker.py")
 
 
 class VideoDecodeError(SignVitError):
@@ -152,12 +141,10 @@ def open_video(
 
     Raises VideoDecodeError, also between frames.
     """
-    with contextlib.ExitStack() as stack:
-        reader = _thread_reader()
-        if reader.busy:  # the caller is in the middle of another file
-            reader = stack.enter_context(VideoReader())
-        frames = reader.iterate(path, sampling, limits or VideoLimits())
-        stack.callback(frames.close)
+    with (
+        _free_reader() as reader,
+        contextlib.closing(reader.iterate(path, sampling, limits or VideoLimits())) as frames,
+    ):
         first = next(frames)
         yield VideoStream(reader.fps, itertools.chain([first], frames))
 
@@ -173,20 +160,20 @@ def read_jpegs(
 
     `quality` is that of PIL, 1 to 95.
     """
-    reader = _thread_reader()
     limits = limits or VideoLimits()
     frames = []
     total_bytes = 0
-    for _, frame in reader.iterate(path, sampling, limits, jpeg_quality=quality):
-        total_bytes += len(frame)
-        if total_bytes > limits.max_output_bytes:
-            raise VideoDecodeError(
-                path,
-                f"its frames take more than {limits.max_output_bytes} bytes (max_output_bytes); "
-                "give short_side, frame_rate or start and end",
-            )
-        frames.append(frame)
-    return JpegVideo(frames, reader.fps, *reader.size, reader.notes)
+    with _free_reader() as reader:
+        for _, frame in reader.iterate(path, sampling, limits, jpeg_quality=quality):
+            total_bytes += len(frame)
+            if total_bytes > limits.max_output_bytes:
+                raise VideoDecodeError(
+                    path,
+                    f"its frames take more than {limits.max_output_bytes} bytes "
+                    "(max_output_bytes); give short_side, frame_rate or start and end",
+                )
+            frames.append(frame)
+        return JpegVideo(frames, reader.fps, *reader.size, reader.notes)
 
 
 def read_header(
@@ -196,12 +183,9 @@ def read_header(
 ) -> VideoHeader:
     """Read the header of a file, and no frame. Raises VideoDecodeError.
 
-    `parts` are the (start, end) that somebody will read, as in `Sampling`.
+    `parts` are the (start, end) that will be read later, in seconds as in `Sampling`.
     """
-    with contextlib.ExitStack() as stack:
-        reader = _thread_reader()
-        if reader.busy:
-            reader = stack.enter_context(VideoReader())
+    with _free_reader() as reader:
         return reader.header(path, parts, limits or VideoLimits())
 
 
@@ -209,9 +193,11 @@ class VideoReader:
     """A decoding child, started when needed. For one thread at a time; a context manager.
 
     Attributes:
-        fps: frames per second of the current file: at first the nominal rate, after its end
-        measured. busy: whether a file is being read. size: height and width of the current file's
-        frames. notes: `JpegVideo.notes` of the last file that was read to its end.
+        fps: Frames per second of the current file: at first the nominal rate, after its end
+            measured.
+        busy: Whether a file is being read.
+        size: Height and width of the current file's frames.
+        notes: `JpegVideo.notes` of the last file that was read to its end.
     """
 
     def __init__(self):
@@ -219,7 +205,7 @@ class VideoReader:
         self.busy = False
         self.size = (0, 0)
         self.notes: tuple[str, ...] = ()
-        self._child: _Child | None = None
+        self._worker: WorkerProcess | None = None
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -229,14 +215,14 @@ class VideoReader:
 
     def close(self) -> None:
         """End the child."""
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
 
     @property
     def pid(self) -> int | None:
         """Process id of the child, if it is running."""
-        return self._child.process.pid if self._child is not None else None
+        return self._worker.process.pid if self._worker is not None else None
 
     @overload
     def iterate(
@@ -302,135 +288,44 @@ class VideoReader:
             "path": os.path.abspath(name),
             "limits": dataclasses.asdict(limits),
         }
-        if self._child is None or not self._child.usable():
+        if self._worker is None or not self._worker.usable():
             self.close()
-            self._child = _Child()
-        child = self._child
+            self._worker = WorkerProcess()
+        worker = self._worker
         finished = False
         self.busy = True
         try:
-            child.waited = 0.0
-            child.ask(request)
+            worker.ask(request, limits.wall_seconds)
             while not finished:
-                kind, seconds, payload = child.reply(limits.wall_seconds)
+                kind, seconds, payload = worker.reply()
                 finished = kind in (b"E", b"H", b"X")
                 if kind == b"X":
                     raise VideoDecodeError(name, payload.tobytes().decode())
                 yield kind, seconds, payload
-        except _ChildEnded as ended:
-            raise VideoDecodeError(name, ended.reason(limits)) from None
+        except WorkerEnded as ended:
+            reason = ended.reason(limits.cpu_seconds, limits.wall_seconds)
+            raise VideoDecodeError(name, reason) from None
         finally:
             self.busy = False
-            # It crashed, timed out, or the caller stopped early: what the child still sends belongs
-            # to this file.
+            # It crashed, timed out, or the caller stopped early: what it still sends belongs to
+            # this file.
             if not finished:
                 self.close()
-
-
-class _ChildEnded(Exception):
-    """The child died with `returncode`, or was killed after `wall_seconds` (None)."""
-
-    def __init__(self, returncode: int | None):
-        self.returncode = returncode
-
-    def reason(self, limits: VideoLimits) -> str:
-        if self.returncode is None:
-            return f"decoding took longer than {limits.wall_seconds:g} s (wall_seconds)"
-        if self.returncode == -signal.SIGXCPU:
-            return (
-                f"decoding took more than {limits.cpu_seconds:g} s of processor time (cpu_seconds)"
-            )
-        if self.returncode < 0:
-            return f"the decoder crashed ({signal.Signals(-self.returncode).name})"
-        return (
-            f"the decoder ended with exit code {self.returncode}; "
-            f"`python {_WORKER} < /dev/null` shows why"
-        )
-
-
-class _Child:
-    """The running worker and its two pipes."""
-
-    def __init__(self):
-        # -P keeps the folder of the script off sys.path. In a session of its own, the child gets no
-        # Ctrl-C from the terminal; the parent ends it.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", os.fspath(_WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-        )
-        self.owner = os.getpid()
-        self.waited = 0.0
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None and stdout is not None  # by PIPE
-        self.requests = stdin
-        self.replies = stdout.fileno()
-        os.set_blocking(self.replies, False)
-        self.end = weakref.finalize(self, _end, self.process, self.owner)
-        try:
-            import fcntl
-
-            fcntl.fcntl(self.replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        except (ImportError, AttributeError, OSError):
-            pass  # a smaller pipe is only slower
-
-    def usable(self) -> bool:
-        """False after a fork (two processes cannot share one pipe), or if the child has died."""
-        return self.owner == os.getpid() and self.process.poll() is None
-
-    def ask(self, request: dict[str, object]) -> None:
-        try:
-            self.requests.write(json.dumps(request).encode() + b"\n")
-        except BrokenPipeError:
-            raise _ChildEnded(self.process.wait()) from None
-
-    def reply(self, wall_seconds: float) -> tuple[bytes, float, UInt8[np.ndarray, " n"]]:
-        kind, seconds, length = _REPLY.unpack(self._read(_REPLY.size, wall_seconds))
-        return kind, seconds, self._read(length, wall_seconds)
-
-    def _read(self, length: int, wall_seconds: float) -> UInt8[np.ndarray, " n"]:
-        buffer = np.empty(length, np.uint8)  # a bytearray would be filled with zeros first
-        rest = memoryview(buffer)
-        while rest:
-            try:
-                count = os.readv(self.replies, [rest])
-            except BlockingIOError:
-                self._wait(wall_seconds)
-                continue
-            if count == 0:
-                raise _ChildEnded(self.process.wait())
-            rest = rest[count:]
-        return buffer
-
-    def _wait(self, wall_seconds: float) -> None:
-        """Wait until something can be read.
-
-        Only this time counts as wall time: a caller may take any time between frames.
-        """
-        start = time.monotonic()
-        ready = select.select([self.replies], [], [], max(0.0, wall_seconds - self.waited))[0]
-        self.waited += time.monotonic() - start
-        if not ready:
-            raise _ChildEnded(None)
-
-
-def _end(process: subprocess.Popen, owner: int) -> None:
-    if os.getpid() == owner:
-        process.kill()
-        process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
 
 
 _readers = threading.local()
 
 
-def _thread_reader() -> VideoReader:
-    """The reader of this thread; its child ends with the thread or the process."""
+@contextlib.contextmanager
+def _free_reader() -> Iterator[VideoReader]:
+    """Yield the reader of this thread, or another one while that one is in the middle of a file.
+
+    The child of a thread's reader ends with the thread or the process.
+    """
     if not hasattr(_readers, "reader"):
         _readers.reader = VideoReader()
-    return _readers.reader
+    if not _readers.reader.busy:
+        yield _readers.reader
+        return
+    with VideoReader() as reader:
+        yield reader

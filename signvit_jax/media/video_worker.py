@@ -12,8 +12,8 @@ crash or run away without harm. Each line of stdin is a JSON request. Replies on
 | `H` | JSON: the header, for a request with `parts`; the request is done |
 | `X` | UTF-8: the reason why the file was refused; the request is done |
 
-Only this file and `video.py` know the protocol. It must not import anything of the package: it
-starts in a tenth of a second.
+Only this file, `video.py` and `worker_process.py` know the protocol. It must not import anything of
+the package: it starts in a tenth of a second.
 """
 
 import array
@@ -60,7 +60,8 @@ MAX_PACKETS = 5_000_000  # whose times are read: half a week of video
 # Frames of a recording for which reading all packets takes too long. The index is used instead,
 # although its times can be late by a frame or two.
 LONG_RECORDING = 20_000
-# The values of `notes`. docs/data.md documents them; tfds_builders/base.py has their sentences.
+# The values of `notes`. docs/data.md documents them; their sentences are in
+# tfds_builders/media_notes.py.
 NOTE_VARIABLE_RATE = "variable_rate"
 NOTE_END_CUT = "end_cut"
 NOTE_SIZE_CHANGE = "size_change"
@@ -485,8 +486,8 @@ def decode(request: Request, send: Send) -> None:
     """Answer a request with its `S`, `F` and `E` replies, or with `H`."""
     limits = request["limits"]
     with open_local_file(request["path"], limits["max_bytes"]) as file:
-        form = container_format(file.read(12))
-        with open_container(file, form, limits) as container:
+        demuxer = container_format(file.read(12))
+        with open_container(file, demuxer, limits) as container:
             stream, *others = video_streams(container)
             codec = stream.codec_context
             if codec is None:
@@ -510,32 +511,32 @@ def decode(request: Request, send: Send) -> None:
             notes = [NOTE_STREAMS] if others else []
             highest = request["max_frame_rate"] or 0.0
             if request["frame_rate"] is None and source_fps < highest:
-                densest = rate_of_motion(request, form, stream.index, source_fps, highest)
+                densest = rate_of_motion(request, demuxer, stream.index, source_fps, highest)
                 if densest is not None:
                     source_fps = densest
                     notes.append(NOTE_VARIABLE_RATE)
             send_frames(request, container, stream, source_fps, announced, notes, send)
 
 
-def open_container(file: io.FileIO, form: str, limits: Limits) -> InputContainer:
-    """Open a file with the demuxer `form`. Raises FFmpegError, and Refused without an index."""
+def open_container(file: io.FileIO, demuxer: str, limits: Limits) -> InputContainer:
+    """Open a file with a demuxer. Raises FFmpegError, and Refused without an index."""
     file.seek(0)
     try:
         return av.open(
             file,
             mode="r",
-            format=form,
+            format=demuxer,
             options={"max_pixels": str(limits["max_pixels"])},
             container_options={"protocol_whitelist": "file"},
         )
     except InvalidDataError:
-        if form == MP4 and (reason := missing_index(file)):
+        if demuxer == MP4 and (reason := missing_index(file)):
             raise Refused(reason) from None
         raise
 
 
 def rate_of_motion(
-    request: Request, form: str, index: int, average: float, highest: float
+    request: Request, demuxer: str, index: int, average: float, highest: float
 ) -> float | None:
     """Return `variable_rate` between `start` and `end`.
 
@@ -543,7 +544,7 @@ def rate_of_motion(
     """
     with (
         open_local_file(request["path"], request["limits"]["max_bytes"]) as file,
-        open_container(file, form, request["limits"]) as container,
+        open_container(file, demuxer, request["limits"]) as container,
     ):
         end = math.inf if request["end"] is None else request["end"]
         stream = container.streams[index]

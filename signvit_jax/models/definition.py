@@ -1,12 +1,16 @@
 """A model as pure functions of a parameter dict."""
 
+from typing import Protocol
+
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
 from signvit_jax.config.schema import Config
 from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
 from signvit_jax.models.translator import SAVED, SignTranslator, abstract_model
+from signvit_jax.parallel.sharding import gather_fsdp
 from signvit_jax.parallel.vocabulary_padding import resize_vocab_like
 
 
@@ -50,9 +54,29 @@ class ModelDefinition:
     def bind(self, params: PyTree) -> SignTranslator:
         """Return the model with these parameters, without the padding of a sharded vocabulary."""
         params = resize_vocab_like(params, self._shapes)
-        state = jax.tree.map(lambda leaf: leaf, self.abstract_state)
-        nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
-        return nnx.merge(self.graphdef, state)
+        return merge_parameters(self.graphdef, self.abstract_state, params)
+
+
+class Bindable(Protocol):
+    """What `bind_gathered` needs of a definition."""
+
+    policy: ComputePolicy
+
+    def bind(self, params: PyTree) -> SignTranslator: ...
+
+
+def bind_gathered(definition: Bindable, params: PyTree, mesh: Mesh) -> SignTranslator:
+    """Bind the parameters, all-gathered over the fsdp axis of the mesh that shards them."""
+    return definition.bind(gather_fsdp(params, mesh, definition.policy.dtype))
+
+
+def merge_parameters(
+    graphdef: nnx.GraphDef[SignTranslator], abstract_state: nnx.State, params: PyTree
+) -> SignTranslator:
+    """Return the model with these parameters, as `parameters_of` gives them."""
+    state = jax.tree.map(lambda leaf: leaf, abstract_state)  # a copy, which is filled
+    nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
+    return nnx.merge(graphdef, state)
 
 
 def parameters_of(model: nnx.Module) -> PyTree:

@@ -6,13 +6,13 @@ import jax
 
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.optimization.optimizer import thaw_warmup
-from signvit_jax.optimization.schedules import learning_rates
+from signvit_jax.optimization.schedules import group_schedules
 from signvit_jax.optimization.train_step import StepReport
 
 _GROUPS = ("encoder", "rest")
 
 
-class Rates:
+class LearningRates:
     """Learning rates of a run of `epochs` epochs with `steps_per_epoch` steps each.
 
     `freeze_epochs`: at the start, with a frozen backbone. `thaws`: as in `make_optimizer`.
@@ -33,7 +33,7 @@ class Rates:
         self._thaws = thaws
         self.cycle_epochs = config.schedule_epochs or epochs
         self.cycle_steps = steps_per_epoch * self.cycle_epochs
-        self._schedules = learning_rates(config, self.cycle_steps)
+        self._schedules = group_schedules(config, self.cycle_steps)
         self._warmup = thaw_warmup(config, self.cycle_steps)
 
     # A schedule is JAX arithmetic on an integer of the host, a transfer that the train loop's guard
@@ -59,7 +59,7 @@ class Rates:
             rates["lr_backbone"] = share * rates["lr_encoder"]
         return rates
 
-    def change_from(self, earlier: "Rates", updates: int) -> str:
+    def change_from(self, earlier: "LearningRates", updates: int) -> str:
         """Return the message for a run that resumes after `updates` with other rates than before.
 
         It is empty if the next update has the rates that `earlier` would give it.
@@ -84,7 +84,7 @@ class Rates:
         now = _listed(self.at(updates))
         if self._config.schedule_epochs:
             return f"{advice}; the learning rates are then {now}"
-        twice = Rates(self._config, 2 * self._epochs, self._steps_per_epoch)
+        twice = LearningRates(self._config, 2 * self._epochs, self._steps_per_epoch)
         return (
             f"{advice}. The learning rates' cycle then spans all epochs: for twice as many they "
             f"rise from {now} to {_listed(twice.at(updates))}. {_without_raising(self._epochs)}"

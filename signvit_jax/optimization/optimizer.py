@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, BFloat16, Float, Int, Key, PyTree
 
 from signvit_jax.config.schema import TrainingConfig
-from signvit_jax.optimization.schedules import Schedule, learning_rates
+from signvit_jax.optimization.schedules import Schedule, group_schedules
 
 BETA_2 = 0.999
 
@@ -38,7 +38,7 @@ def make_optimizer(
     decayed = decayed_matrices if config.weight_decay_on == "matrices" else None
     adam = optax.scale_by_adam(b1=0.9, b2=BETA_2, eps=1e-8)
     adam = with_late_backbone(adam) if thaws else adam
-    rates = learning_rates(config, total_steps)
+    rates = group_schedules(config, total_steps)
     by_rate: dict[Hashable, optax.GradientTransformation] = {
         group: optax.scale_by_learning_rate(rate) for group, rate in rates.items()
     }

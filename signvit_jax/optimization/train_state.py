@@ -36,7 +36,7 @@ class TrainState:
         return self.params | self.aux
 
     def split_trainable(self, trainable: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
-        """Return (parameters of the model, those beside it) of a tree like `trainable`."""
+        """Return (parameters of the model, `aux`) of a tree like `trainable`."""
         params = {name: value for name, value in trainable.items() if name not in self.aux}
         return params, {name: trainable[name] for name in self.aux}
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.layers.batch_norm import BatchMoments, update_running_stats, zero_moments
-from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.models.definition import ModelDefinition, bind_gathered
 from signvit_jax.optimization.compiling_ahead import JittedStep
 from signvit_jax.optimization.distillation_loss import TEACHER_LOGITS, DistillationTerm
 from signvit_jax.optimization.losses import (
@@ -35,7 +35,7 @@ from signvit_jax.optimization.losses import (
 from signvit_jax.optimization.optimizer import backbone_of, with_backbone
 from signvit_jax.optimization.train_state import TrainState
 from signvit_jax.parallel.current_mesh import tracing_for
-from signvit_jax.parallel.sharding import batch_sharding, gather_fsdp, replicated
+from signvit_jax.parallel.sharding import batch_sharding, replicated
 
 
 class StepReport(NamedTuple):
@@ -180,7 +180,7 @@ def batch_gradients(
         params, aux = state.split_trainable(trainable)
         if frozen_backbone:
             params = with_backbone(params, jax.lax.stop_gradient(backbone_of(params)))
-        model = definition.bind(gather_fsdp(params, mesh, definition.policy.dtype))
+        model = bind_gathered(definition, params, mesh)
         with tracing_for(mesh):
             outputs = forward(model, part, part_key, frozen_backbone=frozen_backbone)
         sums = sum_terms(terms, TermInputs(model, outputs, part, counts, state.step, aux))
@@ -248,7 +248,7 @@ def make_eval_step(
     def step(params: PyTree, batch: Batch) -> dict[str, Array]:
         one = jnp.ones(())
         with tracing_for(mesh):
-            model = definition.bind(gather_fsdp(params, mesh, definition.policy.dtype))
+            model = bind_gathered(definition, params, mesh)
             _, sums = translation_loss(model, batch, LossCounts(one, one), config)
         return sums.metrics | count_targets(batch)._asdict()
 

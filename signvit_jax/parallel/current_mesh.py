@@ -47,7 +47,7 @@ def traced_device() -> Device:
 
 
 def traces_for_gpu() -> bool:
-    """Return whether the code that is being traced is for GPUs."""
+    """Return True if the code that is being traced is for GPUs."""
     return traced_device().platform in GPU_PLATFORMS
 
 

@@ -9,10 +9,11 @@ from PIL import Image
 
 from signvit_jax.config.schema import Config
 from signvit_jax.data.augment import decode_clip
-from signvit_jax.data.dataset import DatasetError, Record, SignDataset, Split
+from signvit_jax.data.dataset import DatasetError, SignDataset, Split
 from signvit_jax.data.frame_sampling import sample_frames
+from signvit_jax.data.records import Record
 from signvit_jax.data.schema import BuildReport
-from signvit_jax.media.contact_sheet import COLUMNS, HEIGHT, contact_sheet
+from signvit_jax.media.contact_sheet import COLUMNS, HEIGHT, contact_sheet, evenly_spaced
 from signvit_jax.media.frames import FrameDecodeError
 from signvit_jax.reports.dataset_stats import SplitFacts
 from signvit_jax.reports.html_kit import header, image, page, section, table, text
@@ -253,8 +254,7 @@ def _clip(split: Split, number: int, config: Config) -> str:
 def _contact_sheet(record: Record, config: Config) -> Image.Image:
     data = config.data
     frames = sample_frames(len(record["video"]), record["fps"], data, limit=data.num_frames)
-    count = min(len(frames), _SHEET_FRAMES)
-    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    chosen = frames[evenly_spaced(len(frames), _SHEET_FRAMES)]
     images = decode_clip([record["video"][i] for i in chosen], HEIGHT, data.resize_mode)
     return contact_sheet(images, _SHEET_FRAMES)
 

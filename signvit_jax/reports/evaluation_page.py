@@ -14,10 +14,9 @@ from signvit_jax.evaluation.metrics import (
     Scores,
     WordErrors,
     confusions,
-    table_cells,
-    unit_notes,
 )
 from signvit_jax.evaluation.results import Results
+from signvit_jax.evaluation.score_table import table_cells, unit_notes
 from signvit_jax.evaluation.scored_clips import (
     ClipImages,
     HeatMap,

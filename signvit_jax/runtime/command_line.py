@@ -145,23 +145,16 @@ def integer(least: int) -> Callable[[str], int]:
     return read
 
 
-def positive_seconds(text: str) -> float:
-    """The type of a flag that takes seconds."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: seconds > 0")
-    return seconds
+def positive(what: str = "a number") -> Callable[[str], float]:
+    """The type of a flag that takes a finite number > 0; `what` names it in the error."""
 
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r}; allowed: {what} > 0")
+        return number
 
-def positive_number(text: str) -> float:
-    """The type of a flag that takes a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number > 0")
-    return number
+    return read

@@ -15,7 +15,7 @@ from signvit_jax.runtime.optional_deps import import_optional
 
 
 def is_asked() -> bool:
-    """Return whether a shell asks for completions: no command runs then."""
+    """Return True if a shell asks for completions: no command runs then."""
     return "_ARGCOMPLETE" in os.environ
 
 

@@ -53,7 +53,7 @@ class StopConsensus:
             self._save = bool(save) and not self._outdated
             self._outdated = max(self._outdated - 1, 0)
 
-    def saved(self) -> None:
+    def mark_saved(self) -> None:
         """Record a save: it fulfills the save requests that are still in flight."""
         self._save = False
         self._outdated = len(self._in_flight)

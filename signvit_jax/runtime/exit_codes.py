@@ -29,8 +29,6 @@ TERMINATED = 128 + signal.SIGTERM  # 143, also for SIGUSR1, which batch systems 
 class UsageError(SignVitError):
     """A request that cannot be carried out; the message says what can."""
 
-    exit_code = USAGE
-
 
 def run_command(
     main: Callable[[], int | None], log_file: Callable[[], Path | None] = lambda: None

@@ -35,11 +35,10 @@ def install_command(module: str) -> str:
     """
     extra, package = _PACKAGES[module]
     packages = _requirements(extra)
+    if module == "jax2onnx" and not packages:
+        return _WITHOUT_REQUIREMENTS[module]  # which installs the package itself
     command = f"pip install {' '.join(packages or [package])}"
-    if module not in _WITHOUT_REQUIREMENTS:
-        return command
-    alone = module == "jax2onnx" and not packages  # then it is the package itself
-    return " && ".join([command] * (not alone) + [_WITHOUT_REQUIREMENTS[module]])
+    return " && ".join(filter(None, (command, _WITHOUT_REQUIREMENTS.get(module))))
 
 
 def import_optional(module: str, purpose: str, error: type[Exception]) -> ModuleType:

@@ -22,7 +22,7 @@ EXIT_CODES = {
 # A second signal within this time counts as the same request.
 _SAME_REQUEST_S = 0.2
 _END = b"\0"
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers
 
 
@@ -136,7 +136,7 @@ class StopRequest:
         self._received_at = now
         if self._exit_immediately:
             self._exit()
-        _logger.warning(
+        log.warning(
             "%s: stopping and saving; a second signal ends at once, without saving", received.name
         )
 

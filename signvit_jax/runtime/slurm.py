@@ -7,7 +7,7 @@ import subprocess
 
 from signvit_jax.config.errors import ConfigError
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def check_requeue() -> None:
@@ -32,14 +32,14 @@ def requeue_after(received: int) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        _logger.warning("job %s could not be requeued: scontrol: %s", job, error)
+        log.warning("job %s could not be requeued: scontrol: %s", job, error)
         return
     if done.returncode:
-        _logger.warning(
+        log.warning(
             "job %s could not be requeued: scontrol ended with %d: %s",
             job,
             done.returncode,
             done.stderr.strip(),
         )
     else:
-        _logger.info("job %s is requeued", job)
+        log.info("job %s is requeued", job)

@@ -27,7 +27,7 @@ _MODES = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)  # of descriptors 0, 1 and 2
 class OutputError(SignVitError):
     """Standard output or a caption file that cannot be written, as on a full disk."""
 
-    exit_code = 1
+    exit_code = 1  # exit_codes.FAILED; that module imports this one
 
 
 def clean(text: str, keep: str = "") -> str:

@@ -16,9 +16,8 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import ALLOWED, is_address
 from signvit_jax.files.parsed_json import UNREADABLE_JSON
-from signvit_jax.runtime.exit_codes import USAGE
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FORMATS = ("int8", "stablehlo", "onnx", "safetensors")
 QUANTIZATIONS = {  # what may be INT8 in each format; the first is the default
@@ -32,8 +31,6 @@ _VERSION = 1
 
 class ExportError(SignVitError):
     """An export that cannot be written or read; the message says what to do."""
-
-    exit_code = USAGE
 
 
 def resolve_quantization(export_format: str, requested: str | None) -> str:
@@ -137,7 +134,7 @@ class ExportFolder(Workdir):
         """
         files = self.manifest().files
         if not files:
-            _logger.warning(
+            log.warning(
                 "%s is of an earlier release and has no digests: its files cannot be checked",
                 self.path,
             )
@@ -215,7 +212,7 @@ def _locked(folder: Path, requested: object) -> Iterator[None]:
                     "wait for it, or give another folder"
                 ) from error
             except OSError as error:
-                _logger.warning(
+                log.warning(
                     "%s cannot be locked (%s): make sure that no other export is written to it",
                     folder,
                     error.strerror,

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import is_hub_address
-from signvit_jax.runtime.exit_codes import FAILED, USAGE
+from signvit_jax.runtime.exit_codes import FAILED
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.serving.export_dir import ExportFolder, is_export
 
 if TYPE_CHECKING:
     import huggingface_hub
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _FORM = "hf://ORGANIZATION/NAME, or with @REVISION (a branch, tag or commit) behind it"
 _ADDRESS = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?", re.ASCII)
@@ -54,8 +54,6 @@ _SECRETS = re.compile(r"hf_[A-Za-z0-9]{8,}|(?<=://)[^/@\s]+@|(?<=Bearer )\S+")
 
 class HubError(SignVitError):
     """A model that the hub does not have, does not give or that is no export."""
-
-    exit_code = USAGE
 
 
 class HubUnreachable(HubError):
@@ -110,24 +108,24 @@ def fetch(address: str | os.PathLike | HubAddress) -> Fetched:
     """
     wanted = address if isinstance(address, HubAddress) else HubAddress.parse(address)
     hub = _hub()
-    folder = _cached(wanted) if _COMMIT.fullmatch(wanted.revision or "") else None
+    folder = _find_cached(wanted) if _COMMIT.fullmatch(wanted.revision or "") else None
     if folder is None and hub.constants.HF_HUB_OFFLINE:
-        folder = _cached(wanted)
+        folder = _find_cached(wanted)
         if folder is None:
             raise HubError(
                 f"{wanted} is not in the cache ({hub.constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE "
                 "is set; unset it, or give a model that was downloaded before"
             )
     if folder is None:
-        folder = _downloaded(wanted)
+        folder = _download(wanted)
     found = ExportFolder(folder)
     if not found.export_json.is_file():
-        raise HubError(_no_export(wanted))
+        raise HubError(_no_export_message(wanted))
     found.check_files()
     pinned = HubAddress(wanted.repository, folder.name)
-    _logger.info("%s is %s", wanted, pinned)
+    log.info("%s is %s", wanted, pinned)
     if found.manifest().format in ("onnx", "stablehlo"):
-        _logger.warning(
+        log.warning(
             "%s holds programs, not only numbers: open it only if you would run its authors' code",
             wanted,
         )
@@ -156,12 +154,13 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
     """
     target = HubAddress.parse(address)
     if not is_export(folder):
-        is_run = (Path(folder) / "config.json").is_file()
+        if (Path(folder) / "config.json").is_file():
+            fault = "a workdir with checkpoints, and what is shared is an export"
+        else:
+            fault = "no export: it has no export.json"
         raise HubError(
-            f"{os.fspath(folder)} is "
-            + ("a workdir with checkpoints, and what is shared is an export" * is_run)
-            + ("no export: it has no export.json" * (not is_run))
-            + "; write one with: signvit export --workdir=RUN --format=int8 --output=DIR"
+            f"{os.fspath(folder)} is {fault}; "
+            "write one with: signvit export --workdir=RUN --format=int8 --output=DIR"
         )
     export = ExportFolder.open(folder)
     export.check_files()
@@ -171,7 +170,7 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
         if not _is_of_export(entry.name) and entry.name != HUB_JSON
     )
     if left_out:
-        _logger.warning("not sent, because no part of an export: %s", ", ".join(left_out))
+        log.warning("not sent, because no part of an export: %s", ", ".join(left_out))
     hub = _hub()
     if hub.constants.HF_HUB_OFFLINE:
         raise HubError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it")
@@ -189,7 +188,7 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
             commit_message=message,
         )
 
-    return HubAddress(target.repository, _asked(target, send).oid)
+    return HubAddress(target.repository, _ask(target, send).oid)
 
 
 def _hub() -> ModuleType:
@@ -203,7 +202,7 @@ def _api() -> "huggingface_hub.HfApi":
     return _hub().HfApi(library_name="signvit_jax", library_version=__version__)
 
 
-def _cached(wanted: HubAddress) -> Path | None:
+def _find_cached(wanted: HubAddress) -> Path | None:
     """The complete snapshot in the cache, if there is one."""
     hub = _hub()
     try:
@@ -220,21 +219,21 @@ def _cached(wanted: HubAddress) -> Path | None:
     return folder if ExportFolder(folder).export_json.is_file() else None
 
 
-def _downloaded(wanted: HubAddress) -> Path:
+def _download(wanted: HubAddress) -> Path:
     api = _api()
     try:
-        found = _asked(wanted, lambda: api.model_info(wanted.repository, revision=wanted.revision))
+        found = _ask(wanted, lambda: api.model_info(wanted.repository, revision=wanted.revision))
     except HubUnreachable as error:
-        folder = _cached(wanted)
+        folder = _find_cached(wanted)
         if folder is None:
             raise
-        _logger.warning("%s; using the cached commit %s", error, folder.name)
+        log.warning("%s; using the cached commit %s", error, folder.name)
         return folder
     names = [sibling.rfilename for sibling in found.siblings or []]
     if "export.json" not in names:
-        raise HubError(_no_export(wanted))
+        raise HubError(_no_export_message(wanted))
     return Path(
-        _asked(
+        _ask(
             wanted,
             lambda: api.snapshot_download(
                 wanted.repository, revision=wanted.revision, allow_patterns=list(_FILES)
@@ -243,7 +242,7 @@ def _downloaded(wanted: HubAddress) -> Path:
     )
 
 
-def _asked[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
+def _ask[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
     """Return the hub's answer. Raises HubError or HubUnreachable, without tokens in the message."""
     hub = _hub()
     errors = hub.errors
@@ -290,7 +289,7 @@ def _asked[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
         ) from _clean(error)
 
 
-def _no_export(wanted: HubAddress) -> str:
+def _no_export_message(wanted: HubAddress) -> str:
     return (
         f"{wanted} has no export.json, so it is no export of signvit_jax. If it holds a workdir, "
         "its owner has to export it first: signvit export --workdir=RUN --format=int8 --output=DIR"
@@ -300,7 +299,7 @@ def _no_export(wanted: HubAddress) -> str:
 def _names(folder: Path, wanted: HubAddress) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir() if _is_of_export(entry.name))
     if "export.json" not in names:
-        raise HubError(_no_export(wanted))
+        raise HubError(_no_export_message(wanted))
     return names
 
 

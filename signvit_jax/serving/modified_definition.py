@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-import jax
 from flax import nnx
 from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config
 from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
-from signvit_jax.models.definition import parameters_of
+from signvit_jax.models.definition import merge_parameters, parameters_of
 from signvit_jax.models.translator import SignTranslator, abstract_model
 
 
@@ -39,9 +38,7 @@ class ModifiedDefinition:
 
     def bind(self, params: PyTree) -> SignTranslator:
         """The model with these parameters."""
-        state = jax.tree.map(lambda leaf: leaf, self._state)
-        nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
-        return nnx.merge(self._graphdef, state)
+        return merge_parameters(self._graphdef, self._state, params)
 
 
 def without_encoder(model: SignTranslator) -> None:

@@ -50,15 +50,15 @@ class Goodput:
         jax.monitoring.unregister_event_duration_listener(self._on_event)
 
     @contextlib.contextmanager
-    def spent(self, part: str) -> Iterator[None]:
-        """Count the time until the end of the context for `part`."""
+    def time_as(self, part: str) -> Iterator[None]:
+        """Count the time that the block takes as that of `part`."""
         outer = self._switch(part)
         try:
             yield
         finally:
             self._switch(outer)
 
-    def saving(self, step: int) -> None:
+    def mark_save(self, step: int) -> None:
         """Record that a checkpoint of the run's step `step` is being written."""
         self._charge()
         self._at_checkpoint[step] = self.steps, self.seconds["step"]

@@ -32,11 +32,11 @@ class Stopwatch:
         self._frames = 0
         self._flops = 0.0
 
-    def waited(self, seconds: float) -> None:
+    def add_wait(self, seconds: float) -> None:
         """Add the time of waiting for a batch."""
         self._waited += seconds
 
-    def counted(self, batch: Batch, *, frozen_backbone: bool) -> None:
+    def add_batch(self, batch: Batch, *, frozen_backbone: bool) -> None:
         """Add a training batch, given this process's rows of it; all processes have as many."""
         processes = jax.process_count()
         self._clips += int((batch["weights"] > 0).sum()) * processes

@@ -42,8 +42,6 @@ _BERT_SPACES = re.compile(r" ([.?!,])|(?<=\w) (') (?=\w)")
 class TokenizerError(SignVitError, ValueError):
     """A tokenizer file that cannot be read."""
 
-    exit_code = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:

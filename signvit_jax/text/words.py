@@ -16,7 +16,7 @@ class Word(NamedTuple):
 
 def words_text(words: Iterable[Word]) -> str:
     """The text of the words, from one window or several consecutive ones."""
-    return "".join(" " * word.space + word.text for word in words).strip()
+    return "".join(f" {word.text}" if word.space else word.text for word in words).strip()
 
 
 def word_confidences(

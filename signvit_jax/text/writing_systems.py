@@ -6,7 +6,6 @@ those in which a line may break without a space (UAX 14, classes ID, CJ, SA, AK 
 Hangul, Ethiopic and Vai are not among them, because they mark word boundaries.
 """
 
-import itertools
 from collections.abc import Iterable
 
 import regex
@@ -82,8 +81,11 @@ def join_units(parts: Iterable[str]) -> str:
 
     Units do not show the spaces that Chinese or Thai text itself had; `pieces` keeps them.
     """
-    known = [part for part in parts if part]
-    return "".join(" " * sets_apart(*pair) + pair[1] for pair in itertools.pairwise(["", *known]))
+    text = before = ""
+    for part in filter(None, parts):
+        text += f" {part}" if sets_apart(before, part) else part
+        before = part
+    return text
 
 
 def sets_apart(before: str, after: str) -> bool:

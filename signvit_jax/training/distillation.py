@@ -17,6 +17,7 @@ from signvit_jax.checkpoints.reader import CheckpointReader
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config
 from signvit_jax.inference.trained_model import SHARED_KEYS, TrainedModel, load_trained
+from signvit_jax.models.definition import bind_gathered
 from signvit_jax.optimization.compiling_ahead import CompiledSteps, Shapes
 from signvit_jax.optimization.distillation_loss import (
     PROJECTION,
@@ -25,7 +26,7 @@ from signvit_jax.optimization.distillation_loss import (
     TEACHER_LOGITS,
 )
 from signvit_jax.optimization.losses import Batch, forward
-from signvit_jax.parallel.sharding import batch_sharding, gather_fsdp, state_shardings
+from signvit_jax.parallel.sharding import batch_sharding, state_shardings
 from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.training.run_data import RunData
 
@@ -138,8 +139,8 @@ def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
                 f"and {its!r} in {name}; set it to that"
             )
     for kind, own, its in (
-        ("tokens", data.tokenizer, trained.tokenizer),
-        ("CTC labels", data.ctc_tokenizer, trained.ctc_tokenizer),
+        ("tokens", data.vocabularies.text, trained.tokenizer),
+        ("CTC labels", data.vocabularies.ctc, trained.ctc_tokenizer),
     ):
         if own.tokens != its.tokens:
             raise ConfigError(
@@ -172,7 +173,7 @@ def teacher_targets(
     """Return the function (teacher's parameters, batch) -> its outputs, by their batch names."""
 
     def targets(params: PyTree, batch: Batch) -> dict[str, Array]:
-        model = trained.definition.bind(gather_fsdp(params, mesh, trained.definition.policy.dtype))
+        model = bind_gathered(trained.definition, params, mesh)
         outputs = forward(model, batch)
         return {
             TEACHER_LOGITS: outputs.logits,

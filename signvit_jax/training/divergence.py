@@ -10,15 +10,16 @@ from jaxtyping import Int
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.optimization.train_step import StepReport
+from signvit_jax.runtime.exit_codes import FAILED
 
 _SHOWN_CLIPS = 8
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class TrainingDivergedError(SignVitError, RuntimeError):
     """Too many updates in a row were not finite; the last checkpoint is good."""
 
-    exit_code = 1
+    exit_code = FAILED
 
 
 class StepWatch:
@@ -58,7 +59,7 @@ class StepWatch:
             if finite:
                 self._skipped.clear()
                 if usual := self._spikes.jump(float(loss)):
-                    _logger.warning(
+                    log.warning(
                         "step %d: the loss jumped to %.4g from about %.4g; clips %s",
                         step,
                         loss,
@@ -67,7 +68,7 @@ class StepWatch:
                     )
                 continue
             self._skipped.append((step, index))
-            _logger.warning(
+            log.warning(
                 "step %d: loss or gradient was not finite, the update was skipped; clips %s",
                 step,
                 self._names([index]),

@@ -107,9 +107,9 @@ class StepHooks:
     def waiting_for_data(self) -> Iterator[None]:
         """Charge the time until the end of the context to the wait for a batch."""
         begin = time.perf_counter()
-        with self._goodput.spent("data"):
+        with self._goodput.time_as("data"):
             yield
-        self._stopwatch.waited(time.perf_counter() - begin)
+        self._stopwatch.add_wait(time.perf_counter() - begin)
 
     def after(self, step: int, batch: Batch, report: StepReport) -> None:
         """End a step, once it is dispatched. Waits until the step before it is done.
@@ -119,7 +119,7 @@ class StepHooks:
         self._annotation.close()
         self._trace.done(step, report)
         self._goodput.steps += 1
-        self._stopwatch.counted(batch, frozen_backbone=self._programs.is_frozen(step - 1))
+        self._stopwatch.add_batch(batch, frozen_backbone=self._programs.is_frozen(step - 1))
         self._watch.add(step, batch["index"], report)
         self._progress.show(step, self._epoch_of(step))
         if step % self._log_every == 0 or step % self._steps_per_epoch == 0:

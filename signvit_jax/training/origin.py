@@ -17,7 +17,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.data.dataset import Identity
 from signvit_jax.training.run_data import RunData
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _check_fingerprint(data: RunData, workdir: Workdir) -> None:
             f"workdir was started on (fingerprint {data.train.fingerprint}, before {before}); "
             "rebuild the data set that it was started on, or give another --workdir"
         )
-    _logger.warning(
+    log.warning(
         "an earlier release started this workdir and recorded only ids, texts, glosses and frame "
         "counts of the training split; they agree. From now on every split and the builder's "
         "options are compared with %s",

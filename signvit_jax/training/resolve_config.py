@@ -6,7 +6,8 @@ from pathlib import Path
 
 from signvit_jax.checkpoints.data_folder import check_data_of_resumed, with_absolute_data_dir
 from signvit_jax.checkpoints.reader import CheckpointReader
-from signvit_jax.checkpoints.workdir import Workdir, WorkdirError, check_resume
+from signvit_jax.checkpoints.resume_rules import check_resume
+from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
 from signvit_jax.config.schema import (
     Config,
     with_ctc_target,
@@ -20,7 +21,7 @@ from signvit_jax.inference.loading import read_source
 from signvit_jax.weights.pretrained import PretrainedBackbone, read_pretrained
 from signvit_jax.weights.transfer import SourceModel
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +48,28 @@ def resolve_config(config: Config, workdir: Workdir, teacher: str | None = None)
     earlier = workdir.read_config() if workdir.config_json.is_file() else None
     config = inherit_resolved_values(config, earlier, workdir)
     check_data_of_resumed(config, workdir)
-    source = _read_source(config, workdir)
-    if source:  # an address of a hub is kept with its commit
-        config = with_init_from(config, source.path)
-    if source and not config.model.encoder.norm_epsilon:
-        config = with_norm_epsilon(config, source.config.model.encoder.norm_epsilon)
-    config, pretrained = resolve_norm_epsilon(config, workdir)
+    source = pretrained = None
+    if CheckpointReader(workdir.checkpoints).latest_step() is None:
+        source, pretrained = read_start(config)
+    if source:
+        config = with_init_from(config, source.path)  # a hub's address now with its commit
+    config = resolve_norm_epsilon(config, source, pretrained)
     dataset = open_dataset(config.data.data_dir, config.data.name)
     config = _resolve_ctc_target(config, dataset)
     return ResolvedConfig(config, earlier, source, pretrained, dataset)
 
 
-def _read_source(config: Config, workdir: Workdir) -> SourceModel | None:
-    """Read the model of `model.init_from`, at the first start of a run only. Raises ConfigError."""
-    begun = CheckpointReader(workdir.checkpoints).latest_step() is not None
-    if begun or not config.model.init_from:
-        return None
-    return read_source(config.model.init_from)
+def read_start(config: Config) -> tuple[SourceModel | None, PretrainedBackbone | None]:
+    """Read what a fresh run starts from: a model, a backbone, or nothing; never both.
+
+    Raises ConfigError or the error of the reader for `model.init_from`, and WeightsError for
+    `model.encoder.pretrained`.
+    """
+    init_from, pretrained = config.model.init_from, config.model.encoder.pretrained
+    return (
+        read_source(init_from) if init_from else None,
+        read_pretrained(pretrained) if pretrained else None,
+    )
 
 
 def inherit_resolved_values(config: Config, earlier: Config | None, workdir: Workdir) -> Config:
@@ -88,12 +94,12 @@ def inherit_resolved_values(config: Config, earlier: Config | None, workdir: Wor
     for key, before, now in check_resume(earlier, config):
         if key == "data.data_dir" and _is_relative_form(str(before), str(now)):
             continue
-        _logger.warning("config.%s is now %r; it was %r", key, now, before)
+        log.warning("config.%s is now %r; it was %r", key, now, before)
     return config
 
 
 def _is_pinned_form(before: str, now: str) -> bool:
-    """Whether `before` is the hub's address `now` with the commit that the run started from."""
+    """Return True if `before` is the hub's address `now`, with the commit that the run took."""
     return is_hub_address(now) and before.partition("@")[0] == now.partition("@")[0].rstrip("/")
 
 
@@ -103,19 +109,16 @@ def _is_relative_form(before: str, now: str) -> bool:
 
 
 def resolve_norm_epsilon(
-    config: Config, workdir: Workdir
-) -> tuple[Config, PretrainedBackbone | None]:
-    """Return the config with the epsilon of pretrained weights, and these weights.
-
-    They are read at the first start of a run only. Raises WeightsError.
-    """
-    encoder = config.model.encoder
-    if not encoder.pretrained or CheckpointReader(workdir.checkpoints).latest_step() is not None:
-        return config, None
-    pretrained = read_pretrained(encoder.pretrained)
-    if not encoder.norm_epsilon:
-        config = with_norm_epsilon(config, pretrained.epsilon)
-    return config, pretrained
+    config: Config, source: SourceModel | None, pretrained: PretrainedBackbone | None
+) -> Config:
+    """Replace an epsilon of 0 by that of the weights that the run starts from."""
+    if config.model.encoder.norm_epsilon:
+        return config
+    if source:
+        return with_norm_epsilon(config, source.config.model.encoder.norm_epsilon)
+    if pretrained:
+        return with_norm_epsilon(config, pretrained.epsilon)
+    return config
 
 
 def _resolve_ctc_target(config: Config, dataset: SignDataset) -> Config:
@@ -123,7 +126,7 @@ def _resolve_ctc_target(config: Config, dataset: SignDataset) -> Config:
     if config.model.ctc.target != "auto":
         return config
     if any(entry.gloss for entry in dataset.split(config.data.train_split).index):
-        _logger.info("CTC is trained on glosses")
+        log.info("CTC is trained on glosses")
         return with_ctc_target(config, "gloss")
-    _logger.info("CTC is trained on text: the training split has no glosses")
+    log.info("CTC is trained on text: the training split has no glosses")
     return with_ctc_target(config, "text")

@@ -8,7 +8,8 @@ import jax
 
 from signvit_jax.checkpoints.best import best_rule
 from signvit_jax.checkpoints.store import CheckpointStore
-from signvit_jax.checkpoints.workdir import Workdir, WorkdirLock
+from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.checkpoints.workdir_lock import WorkdirLock, lock_workdir
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, to_json
 from signvit_jax.runtime.consensus import StopConsensus
@@ -54,7 +55,7 @@ def train(
     if requeue:
         check_requeue()
     workdir = Workdir.create(path)
-    with StopRequest() as stop, workdir.lock() as lock, Goodput() as goodput:
+    with StopRequest() as stop, lock_workdir(workdir) as lock, Goodput() as goodput:
         start_run_log(workdir.run_log)
         if lock.killed:
             log.info("took over the lock of %s, which has ended without releasing it", lock.killed)

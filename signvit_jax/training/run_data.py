@@ -13,6 +13,7 @@ from signvit_jax.data.epoch_plan import steps_per_epoch
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.evaluation.metrics import check_tokenization, score
+from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.text.tokenizer import (
     Tokenizer,
     learn_gloss_vocabulary,
@@ -58,13 +59,8 @@ class RunData:
         self._log_unknown_tokens()
 
     @property
-    def gloss_vocab_size(self) -> int:
-        return self.gloss_tokenizer.vocab_size if self.gloss_tokenizer else 0
-
-    @property
-    def ctc_tokenizer(self) -> Tokenizer:
-        """The tokenizer of the CTC head's labels."""
-        return self.gloss_tokenizer or self.tokenizer
+    def vocabularies(self) -> Vocabularies:
+        return Vocabularies(self.tokenizer, self.gloss_tokenizer)
 
     @property
     def num_epochs(self) -> int:

@@ -21,7 +21,6 @@ from signvit_jax.parallel.sharding import parameter_path, replicated
 from signvit_jax.parallel.vocabulary_padding import reshard_like
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.telemetry.goodput import Goodput
-from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.training.resolve_config import ResolvedConfig
 from signvit_jax.training.run_data import RunData
 from signvit_jax.training.step_programs import StepPrograms
@@ -111,8 +110,8 @@ class RunCheckpoints:
             "validation": validation or {},
             _THAWED_AT: 0 if state.thawed_at is None else int(state.thawed_at),
         }
-        self._goodput.saving(step)
-        with self._goodput.spent("save"):
+        self._goodput.mark_save(step)
+        with self._goodput.time_as("save"):
             self._recreate_workdir()
             state = reshard_like(state, self._programs.saved_state)
             self.store.save(
@@ -125,7 +124,7 @@ class RunCheckpoints:
                 validation,
                 wait=wait,
             )
-        self._consensus.saved()
+        self._consensus.mark_saved()
         self.saved_step = step
         self._last_save = time.monotonic()
 
@@ -174,7 +173,7 @@ def with_source_model(
     transfer = plan_transfer(
         source,
         programs.config,
-        Vocabularies(data.tokenizer, data.gloss_tokenizer),
+        data.vocabularies,
         {
             parameter_path(path): tuple(leaf.shape)
             for path, leaf in jax.tree_util.tree_leaves_with_path(programs.saved_state.params)
@@ -228,7 +227,7 @@ def was_ever_frozen(resolved: ResolvedConfig, store: CheckpointStore) -> bool:
     if frozen_epochs_so_far(resolved) or resolved.config.model.encoder.freeze_epochs:
         return True
     latest = store.latest_step()
-    return latest is not None and bool(store.noted(latest, _THAWED_AT))
+    return latest is not None and bool(store.meta_value(latest, _THAWED_AT))
 
 
 def frozen_epochs_so_far(resolved: ResolvedConfig) -> int:

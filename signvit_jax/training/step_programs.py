@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.compiling_ahead import CompiledSteps, Shapes
-from signvit_jax.optimization.learning_rates import Rates
+from signvit_jax.optimization.learning_rates import LearningRates
 from signvit_jax.optimization.losses import with_flat_start
 from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import TrainState, abstract_on_mesh, new_state
@@ -50,10 +50,12 @@ class StepPrograms:
         self._batches = batches
         self._thaws = thaws
         self.mesh = make_mesh(config.mesh, training.batch_size // training.gradient_accumulation)
-        self.definition = ModelDefinition(config, data.tokenizer.vocab_size, data.gloss_vocab_size)
+        self.definition = ModelDefinition(config, *data.vocabularies.sizes)
         self.teacher = load_teacher(config, data, self.mesh, teacher)
         freeze_epochs = config.model.encoder.freeze_epochs
-        self.rates = Rates(training, data.num_epochs, self.steps_per_epoch, freeze_epochs, thaws)
+        self.rates = LearningRates(
+            training, data.num_epochs, self.steps_per_epoch, freeze_epochs, thaws
+        )
         self._optimizer = make_optimizer(training, self.rates.cycle_steps, thaws=thaws)
         self.abstract_state, self.shardings = abstract_on_mesh(self.initial_state, self.mesh)
         self.saved_state = self.abstract_state

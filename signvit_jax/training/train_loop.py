@@ -13,7 +13,7 @@ from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.data.dataset import DatasetError
 from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.optimization.learning_rates import Rates
+from signvit_jax.optimization.learning_rates import LearningRates
 from signvit_jax.optimization.train_state import TrainState
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.runtime.exit_codes import FAILED, is_out_of_memory
@@ -121,7 +121,7 @@ def train_loop(run: TrainingRun) -> int:
                 if not validation.is_compiled and checkpoints.saved_step != step:
                     # A signal while the first validation compiles ends the process at once.
                     checkpoints.save(state, wait=True)
-                with goodput.spent("eval"):
+                with goodput.time_as("eval"):
                     params = state.params if state.ema is None else state.ema
                     metrics = validation.run(params, epoch)
                 if metrics is None or consensus.stopping:
@@ -152,7 +152,7 @@ def train_loop(run: TrainingRun) -> int:
                     programs.compile(first_step)
                 hooks.start_clock()
 
-            with goodput.spent("step"):
+            with goodput.time_as("step"):
                 # The guard refuses implicit transfers between host and devices: each would make
                 # one wait for the other.
                 with _transfer_guard():
@@ -244,7 +244,7 @@ def _saves_finished(run: TrainingRun) -> Iterator[None]:
             f"({str(error).strip().splitlines()[0]})"
         ) from error
     finally:
-        with run.goodput.spent("save"):
+        with run.goodput.time_as("save"):
             store.close()
 
 
@@ -279,7 +279,7 @@ def _log_start(run: TrainingRun, state: TrainState, *, finished: bool, eval_pend
         )
     elif step and earlier:
         epochs = num_epochs(earlier.training, len(data.train))
-        before = Rates(earlier.training, epochs, batches.steps_per_epoch)
+        before = LearningRates(earlier.training, epochs, batches.steps_per_epoch)
         if change := rates.change_from(before, updates):
             log.warning("%s", change)
 

@@ -11,9 +11,9 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.evaluation.metrics import Scores, score
 from signvit_jax.inference.predictor import Hypothesis, Predictor
 from signvit_jax.inference.resting import evidence
+from signvit_jax.models.definition import bind_gathered
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.optimization.train_step import make_eval_step
-from signvit_jax.parallel.sharding import gather_fsdp
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.runtime.signals import StopRequest
 from signvit_jax.telemetry.observers import Observer
@@ -52,14 +52,12 @@ class ValidationPass:
         )
 
         def bind(params: PyTree) -> SignTranslator:
-            return programs.definition.bind(
-                gather_fsdp(params, programs.mesh, programs.definition.policy.dtype)
-            )
+            return bind_gathered(programs.definition, params, programs.mesh)
 
         self._predictor = Predictor(
             bind,
             data.tokenizer,
-            data.ctc_tokenizer,
+            data.vocabularies.ctc,
             data.config.inference,
             programs.mesh,
             ["greedy", "ctc"],

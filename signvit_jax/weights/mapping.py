@@ -29,8 +29,6 @@ class WeightsError(SignVitError, ValueError):
     the rest.
     """
 
-    exit_code = 2
-
 
 class Source(NamedTuple):
     """The tensor that one of our parameters comes from."""

@@ -61,7 +61,8 @@ class Rows(NamedTuple):
 class Transfer:
     """What a model takes from another: whole parameters by path, and rows of vocabularies.
 
-    `taken` says what, and `left` what not; `left` is empty if everything fits.
+    `taken` and `left` are sentences for the log on what is taken and what is not; `left` is empty
+    if everything fits.
     """
 
     whole: Mapping[str, np.ndarray]

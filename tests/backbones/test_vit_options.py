@@ -151,8 +151,8 @@ def test_tokens_are_merged_in_evaluation_only(weights):
 
 def test_merging_equal_tokens_changes_nothing(weights):
     """One block, and images whose right half equals the left one, at equal positions."""
-    half = images()[:, :, :8]
-    symmetric = jnp.concatenate([half, half], axis=2)
+    left = images()[:, :, :8]
+    symmetric = jnp.concatenate([left, left], axis=2)
     plain, merging = (
         nnx.merge(
             nnx.graphdef(abstract_vit(vit_num_layers=1, token_merge=count)), first_block(weights)

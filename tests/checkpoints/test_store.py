@@ -20,6 +20,7 @@ import optax
 import pytest
 
 from signvit_jax.checkpoints import manifest
+from signvit_jax.checkpoints.save_failures import save_failure
 from signvit_jax.checkpoints.store import (
     CheckpointDamaged,
     CheckpointError,
@@ -27,7 +28,6 @@ from signvit_jax.checkpoints.store import (
     CheckpointMissing,
     CheckpointReader,
     CheckpointStore,
-    _cause,
 )
 from signvit_jax.runtime.exit_codes import FAILED, USAGE
 
@@ -621,12 +621,14 @@ def test_a_lack_of_inodes_is_not_reported_as_a_full_disk(
         f_files=files, f_favail=free_files, f_bavail=free_bytes, f_frsize=1
     )
     monkeypatch.setattr(os, "statvfs", lambda _: found)
-    assert _cause(OSError(errno.ENOSPC, "No space left on device"), tmp_path).startswith(reason)
+    assert save_failure(OSError(errno.ENOSPC, "No space left on device"), tmp_path).startswith(
+        reason
+    )
 
 
 def test_unknown_errors_are_reported_by_type_and_first_line(tmp_path):
-    assert _cause(ValueError("  first\nsecond"), tmp_path) == "ValueError: first"
-    assert _cause(ValueError(""), tmp_path) == "ValueError: no message"
+    assert save_failure(ValueError("  first\nsecond"), tmp_path) == "ValueError: first"
+    assert save_failure(ValueError(""), tmp_path) == "ValueError: no message"
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from signvit_jax.checkpoints.workdir import check_resume
+from signvit_jax.checkpoints.resume_rules import check_resume
 from signvit_jax.config.files import load_config
 from signvit_jax.config.legacy import RENAMED
 from signvit_jax.config.schema import Config, from_json, from_mapping, key_differences, to_json

@@ -14,7 +14,7 @@ from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import abstract_model, count_parameters
 from signvit_jax.optimization.losses import with_flat_start
 from signvit_jax.optimization.optimizer import make_optimizer
-from signvit_jax.optimization.schedules import learning_rates
+from signvit_jax.optimization.schedules import group_schedules
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
 from signvit_jax.optimization.train_step import make_train_step
 from signvit_jax.parallel.mesh import make_mesh
@@ -107,6 +107,6 @@ def test_a_flat_start_outlasts_the_warm_up_at_useful_rates(path, clips):
     steps = num_epochs(training, clips) * math.ceil(clips / training.batch_size)
     flat = with_flat_start(training, steps).ctc_flat_start_steps
     assert flat >= min(2 * training.warmup_ratio * steps, steps)
-    rate = learning_rates(training, steps)["encoder"]
+    rate = group_schedules(training, steps)["encoder"]
     mean_rate = np.mean([float(rate(step)) for step in np.linspace(0, flat, 1001)])
     assert flat * mean_rate >= 0.3  # 1.1 in `small`, which learns by its flat start

@@ -17,6 +17,7 @@ from signvit_jax.commands.front_door import COMMANDS
 from signvit_jax.config.key_reference import describe_keys
 from signvit_jax.config.presets import preset_names, resolve_config
 from signvit_jax.errors.base import SignVitError
+from signvit_jax.runtime.exit_codes import UsageError
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -103,7 +104,7 @@ def fault_of(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
             )
         except _Parsed as parsed:
             return _config_fault(parsed)
-        except SystemExit:
+        except (SystemExit, UsageError):
             return "the parser refuses it"
     return "it was not parsed"
 

@@ -23,6 +23,7 @@ from signvit_jax.evaluation.metrics import (
     gloss_wer,
     score,
 )
+from signvit_jax.evaluation.score_table import format_table, table_cells, unit_notes
 
 REFERENCES = [
     "The weather will be fine tomorrow.",
@@ -221,9 +222,7 @@ def test_an_unknown_tokenization_is_refused():
 def test_the_table_has_a_row_per_decoder_and_the_signature():
     scores = score(REFERENCES, HYPOTHESES)
     screen = Console(file=io.StringIO(), width=120)
-    screen.print(
-        metrics.format_table({"greedy": scores, "beam": scores}, title="synthetic_signs, test")
-    )
+    screen.print(format_table({"greedy": scores, "beam": scores}, title="synthetic_signs, test"))
     shown = screen.file.getvalue()
     for text in ("greedy", "beam", f"{scores.bleu4:.2f}", f"{scores.wer:.1%}", "tok:13a"):
         assert text in shown
@@ -320,11 +319,11 @@ def test_spaces_separate_glosses_in_every_script():
 
 def test_the_table_marks_rows_of_glosses():
     text, glosses = score(REFERENCES, HYPOTHESES), score(["A B"], ["A"], glosses=True)
-    assert metrics.table_cells({"greedy": text, "ctc": glosses})[1][1][0] == "ctc (glosses)"
-    assert metrics.unit_notes({"greedy": text, "ctc": glosses}) == [
+    assert table_cells({"greedy": text, "ctc": glosses})[1][1][0] == "ctc (glosses)"
+    assert unit_notes({"greedy": text, "ctc": glosses}) == [
         "ctc: scored against the glosses of the 1 clips that have them"
     ]
-    assert metrics.unit_notes({"greedy": text}) == []
+    assert unit_notes({"greedy": text}) == []
 
 
 def test_the_error_rate_is_named_after_its_unit():
@@ -335,4 +334,4 @@ def test_the_error_rate_is_named_after_its_unit():
         ({"greedy": characters}, "CER"),
         ({"greedy": characters, "ctc": glosses}, "CER/WER"),
     ):
-        assert name in metrics.table_cells(scores)[0]
+        assert name in table_cells(scores)[0]

@@ -66,7 +66,7 @@ def test_every_path_flag_refuses_an_address_and_creates_nothing(
 def test_a_build_refuses_an_address(flag, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     others = [f"{name}=x" for name in ("--data_dir", "--csv", "--videos") if name != flag]
-    assert build.main(["video_folder", *others, f"{flag}={ADDRESS}"]) == 2
+    assert tiny_run.command(build.main, "video_folder", *others, f"{flag}={ADDRESS}") == 2
     assert ADDRESS in capfd.readouterr().err and not list(tmp_path.iterdir())
 
 

@@ -120,7 +120,7 @@ def test_padding_that_is_named_changes_nothing():
 
     def padded(block, x):
         x = jnp.pad(x, ((0, 0), (0, 3), (0, 0)), constant_values=7.0)
-        return block(x, None, rng, tokens=5)[:, :5]
+        return block(x, None, rng, num_tokens=5)[:, :5]
 
     found, wanted = (
         value_and_gradients(f, block, x, weight)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from signvit_jax.media import video
+from signvit_jax.media import video, worker_process
 from signvit_jax.media.video import (
     Sampling,
     VideoDecodeError,
@@ -226,13 +226,19 @@ def test_two_files_can_be_read_at_the_same_time(tmp_path):
     assert all(np.array_equal(a[1], b[1]) for a, b in pairs)
 
 
+def test_jpegs_can_be_read_in_the_middle_of_a_file(tmp_path):
+    path = encode(tmp_path / "a.mp4", shades(8))
+    read = [len(read_jpegs(path, Sampling()).frames) for _ in iterate_frames(path)]
+    assert read == [8] * 8
+
+
 def test_each_thread_has_one_child_for_all_its_files(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(3))
     pids = []
 
     def read() -> None:
         read_jpegs(path, Sampling())
-        pids.append(video._thread_reader().pid)
+        pids.append(video._readers.reader.pid)
 
     read()
     read()
@@ -270,7 +276,7 @@ def test_a_child_that_does_not_answer_is_killed(tmp_path):
 def test_a_decoder_that_cannot_start_says_how_to_see_why(tmp_path, monkeypatch):
     broken = tmp_path / "worker.py"
     broken.write_text("import no_such_module\n")
-    monkeypatch.setattr(video, "_WORKER", broken)
+    monkeypatch.setattr(worker_process, "_WORKER", broken)
     with (
         pytest.raises(
             VideoDecodeError, match=r"exit code 1; `python .*worker\.py < /dev/null` shows why"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from signvit_jax.optimization.learning_rates import Rates
+from signvit_jax.optimization.learning_rates import LearningRates
 from signvit_jax.optimization.losses import LossParts
 from signvit_jax.optimization.schedules import one_cycle
 from signvit_jax.optimization.train_step import StepReport
@@ -12,7 +12,7 @@ RATES = {"training__encoder_lr": 1e-3, "training__decoder_lr": 1e-2, "training__
 
 def rates(epochs=10, freeze_epochs=0, **changes):
     training = tiny_model.config(**RATES, **changes).training
-    return Rates(training, epochs, 20, freeze_epochs, thaws=freeze_epochs > 0)
+    return LearningRates(training, epochs, 20, freeze_epochs, thaws=freeze_epochs > 0)
 
 
 def report(skipped, finite=True, thawed_at=None):

@@ -15,7 +15,7 @@ from signvit_jax.optimization.optimizer import (
     stochastic_round,
     with_backbone,
 )
-from signvit_jax.optimization.schedules import learning_rates, one_cycle
+from signvit_jax.optimization.schedules import group_schedules, one_cycle
 from tests.helpers import tiny_model
 
 
@@ -65,7 +65,7 @@ def test_encoder_and_rest_have_separate_rates():
     updates, _ = jax.jit(
         lambda p: optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p)
     )(params)
-    first = float(learning_rates(tiny.training, 10)["encoder"](0))
+    first = float(group_schedules(tiny.training, 10)["encoder"](0))
     assert all(np.allclose(leaf, -first, rtol=1e-4) for leaf in jax.tree.leaves(updates["encoder"]))
     assert all(
         np.all(leaf == 0) for leaf in jax.tree.leaves((updates["decoder"], updates["ctc_head"]))
@@ -137,7 +137,7 @@ def test_a_thawed_backbone_gets_a_fresh_adams_warmed_up_updates(moments):
 
     fresh = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     fresh_state = fresh.init(params["encoder"]["backbone"])
-    rate = learning_rates(config, total)["encoder"]
+    rate = group_schedules(config, total)["encoder"]
     for number, (given, update) in enumerate(
         updates(make_optimizer(config, total, thaws=True), late=True)
     ):
@@ -174,7 +174,7 @@ def test_a_backbone_frozen_again_starts_from_zero_moments():
     assert all(not moment["encoder"]["backbone"].any() for moment in (state[1].mu, state[1].nu))
     update, _ = optimizer.update(ones, state, params, thawed_at=jnp.int32(3), frozen=False)
     share = 1 / 50  # of a warm-up of 0.05 x 1000 updates
-    expected = -share * float(learning_rates(config, 1000)["encoder"](3))
+    expected = -share * float(group_schedules(config, 1000)["encoder"](3))
     np.testing.assert_allclose(update["encoder"]["backbone"], expected, rtol=1e-4)
 
 

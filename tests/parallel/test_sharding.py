@@ -50,8 +50,7 @@ def test_eight_devices_reach_the_losses_of_one(meshes, tmp_path):
 
 
 def test_every_rule_applies_to_the_full_model():
-    reference = Path(__file__).parents[2] / "configs" / "reference.py"
-    definition = ModelDefinition(load_config(str(reference)), 30_522)
+    definition = ModelDefinition(load_config("reference"), 30_522)
     mesh = make_mesh(MeshConfig())
     shapes = {
         parameter_path(path): leaf.shape

@@ -16,7 +16,7 @@ from signvit_jax.commands import (
     translate,
 )
 from signvit_jax.commands import eval as eval_command
-from signvit_jax.runtime.command_line import integer, parser, positive_seconds, program_name
+from signvit_jax.runtime.command_line import integer, parser, positive, program_name
 from tests.helpers import tiny_run
 
 
@@ -81,7 +81,7 @@ def test_help_is_shown_beside_a_misspelled_flag(capsys):
 def flags():
     flags = parser("A command.", "command --count=3")
     flags.add_argument("--count", type=integer(1))
-    flags.add_argument("--seconds", type=positive_seconds)
+    flags.add_argument("--seconds", type=positive("seconds"))
     flags.add_argument("files", nargs="*")
     return flags
 

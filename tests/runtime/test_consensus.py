@@ -22,7 +22,7 @@ def test_one_process_decides_immediately(stop):
     assert not consensus.save_is_due
     consensus.poll(save_is_due=True)
     assert consensus.save_is_due and not consensus.stopping and consensus.exit_code == 0
-    consensus.saved()
+    consensus.mark_saved()
     assert not consensus.save_is_due
     consensus.poll()
     assert not consensus.save_is_due
@@ -57,6 +57,6 @@ def test_several_save_once_for_a_lasting_save_request(several):
         several.poll(save_is_due=due)
         if several.save_is_due:
             saves.append(step)
-            several.saved()
+            several.mark_saved()
             due = False
     assert saves == [StopConsensus.LAG, 8 + StopConsensus.LAG]

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from signvit_jax.evaluation.metrics import format_table, score
+from signvit_jax.evaluation.metrics import score
+from signvit_jax.evaluation.score_table import format_table
 from signvit_jax.runtime.terminal import FittingProgress, print_table, progress_bar
 
 

@@ -33,11 +33,11 @@ def clock(monkeypatch):
 def test_every_second_belongs_to_exactly_one_part(clock):
     with Goodput() as goodput:
         clock.sleep(0.3)
-        with goodput.spent("step"):
+        with goodput.time_as("step"):
             clock.sleep(0.05)
-            with goodput.spent("data"):
+            with goodput.time_as("data"):
                 clock.sleep(0.1)
-            with pytest.raises(ValueError, match="in the block"), goodput.spent("save"):
+            with pytest.raises(ValueError, match="in the block"), goodput.time_as("save"):
                 clock.sleep(0.02)
                 raise ValueError("in the block")
         goodput.line(None)
@@ -55,7 +55,7 @@ def test_compiling_counts_once_and_not_for_the_part_around_it():
     x = jnp.zeros(3)
     begin = time.perf_counter()
     with Goodput() as goodput:
-        with goodput.spent("eval"):
+        with goodput.time_as("eval"):
             jax.jit(lambda x: inner(jax.jit(slow_to_trace)(x)) * 2)(x)
             time.sleep(0.1)
         goodput.line(None)
@@ -71,11 +71,11 @@ def test_compiling_counts_once_and_not_for_the_part_around_it():
 
 def test_steps_after_the_newest_final_checkpoint_are_lost(clock):
     goodput = Goodput()
-    with goodput.spent("step"):
+    with goodput.time_as("step"):
         goodput.steps = 3
-        goodput.saving(103)
+        goodput.mark_save(103)
         goodput.steps = 6
-        goodput.saving(106)
+        goodput.mark_save(106)
         clock.sleep(0.4)
         goodput.steps = 8
     assert "8 steps" in goodput.line(106)

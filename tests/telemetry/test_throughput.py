@@ -37,9 +37,9 @@ def stopped(monkeypatch):
 
 def test_speed_is_measured_since_the_last_reading(stopped):
     watch = stopped(None)
-    watch.waited(0.5)
-    watch.counted(batch(), frozen_backbone=False)
-    watch.counted(batch(), frozen_backbone=False)
+    watch.add_wait(0.5)
+    watch.add_batch(batch(), frozen_backbone=False)
+    watch.add_batch(batch(), frozen_backbone=False)
     # A CPU: no MFU, no device memory.
     assert watch.read() == {"clips_per_second": 3.0, "frames_per_second": 9.0, "data_wait": 0.25}
     assert watch.read() == {"clips_per_second": 0.0, "frames_per_second": 0.0, "data_wait": 0.0}
@@ -56,8 +56,8 @@ def test_mfu_is_the_share_of_the_peak_flops(stopped, monkeypatch):
     monkeypatch.setattr(module, "peak_memory", lambda: 3 * 2**30)
     watch = stopped(1e5)
     for _ in range(3):
-        watch.counted(batch(), frozen_backbone=False)
-    watch.counted(batch(), frozen_backbone=True)
+        watch.add_batch(batch(), frozen_backbone=False)
+    watch.add_batch(batch(), frozen_backbone=True)
     figures = watch.read()
     assert figures["mfu"] == pytest.approx(4 * (3 * 600 + 400) / 2.0 / 1e5)
     assert figures["peak_memory_gib"] == 3.0

@@ -21,6 +21,7 @@ from PIL import Image
 
 import tfds_builders
 from signvit_jax.data.schema import IndexEntry, read_index, split_of
+from tests.helpers import tiny_run
 from tests.helpers.video_frames import read_video
 from tfds_builders import apache_beam_build, audit, build, clips
 from tfds_builders.base import BuildError
@@ -46,7 +47,12 @@ ONE_SPLIT = ["--val_fraction=0", "--test_fraction=0"]
 
 
 def run(data_dir: Path, *options: str, name: str = "video_folder") -> int:
-    return build.main([name, f"--data_dir={data_dir}", *options])
+    return tiny_run.command(build.main, name, f"--data_dir={data_dir}", *options)
+
+
+def run_until_killed(data_dir: Path, *options: str) -> None:
+    with pytest.raises(Killed):
+        build.main(["video_folder", f"--data_dir={data_dir}", *options])
 
 
 def records(
@@ -212,7 +218,7 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
         "videos": tmp_path / "videos",
         "no_text": tmp_path / "no_text.csv",
     }
-    assert build.main([option.format(**paths) for option in options]) == 2
+    assert tiny_run.command(build.main, *(option.format(**paths) for option in options)) == 2
     assert message in capsys.readouterr().err
 
 
@@ -233,7 +239,7 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
     ],
 )
 def test_missing_and_misspelled_options_are_exit_2_and_named(capsys, options, message):
-    assert build.main(["video_folder", *options]) == 2
+    assert tiny_run.command(build.main, "video_folder", *options) == 2
     shown = capsys.readouterr().err
     assert message in shown and "video_folder --help" in shown
 
@@ -281,7 +287,12 @@ def test_options_of_one_builder_are_checked_too(tmp_path, capsys, name, option):
         "sign_language_datasets": [f"--source={tmp_path}"],
         "include": [f"--root={tmp_path}"],
     }[name]
-    assert build.main([name, f"--data_dir={tmp_path / 'data'}", *needed, f"--{option}"]) == 2
+    assert (
+        tiny_run.command(
+            build.main, name, f"--data_dir={tmp_path / 'data'}", *needed, f"--{option}"
+        )
+        == 2
+    )
     assert f"error: --{option.partition('=')[0]} is " in capsys.readouterr().err
 
 
@@ -360,8 +371,7 @@ def test_notes_on_media_survive_a_kill(tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr("tfds_builders.encoding.encode_clip", killed)
-        with pytest.raises(Killed):
-            run(tmp_path / "data", *options)
+        run_until_killed(tmp_path / "data", *options)
     capsys.readouterr()
     assert run(tmp_path / "data", *options) == 3
     shown, report = capsys.readouterr().err, report_of(tmp_path / "data")
@@ -394,8 +404,7 @@ def test_shards_of_an_older_reader_do_not_count(tmp_path, monkeypatch):
         return encode(clip, encoding)
 
     monkeypatch.setattr("tfds_builders.encoding.encode_clip", counting)
-    with pytest.raises(Killed):
-        run(tmp_path / "data", *options)
+    run_until_killed(tmp_path / "data", *options)
     plan = tmp_path / "data" / ".building_video_folder" / "shards" / "plan.json"
     plan.write_text(
         json.dumps(
@@ -677,8 +686,7 @@ def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tfds_builders.encoding.encode_clip", counting)
     killing = True
-    with pytest.raises(Killed):
-        run(tmp_path / "data", *options)
+    run_until_killed(tmp_path / "data", *options)
     shards = tmp_path / "data" / ".building_video_folder" / "shards"
     kept = json.loads(max(shards.glob("train.*.json")).read_text())["end"]
     assert 0 < kept < 27
@@ -704,8 +712,7 @@ def test_a_resumed_build_keeps_only_valid_shards_of_its_plan(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr("tfds_builders.encoding.encode_clip", killed)
-        with pytest.raises(Killed):
-            run(tmp_path / "data", *options)
+        run_until_killed(tmp_path / "data", *options)
     first = tmp_path / "data" / ".building_video_folder" / "shards" / "train.00000.shard"
     target = first if damage.startswith("shard") else first.with_suffix(".json")
     if damage.endswith("truncated"):
@@ -820,7 +827,7 @@ from tfds_builders.encoding import ClipEncoder
 
 if __name__ == "__main__":
     with ClipEncoder(Encoding(), 2) as encoder:
-        clips = [Clip(str(i), "", sys.argv[1]) for i in range(4)]
+        clips = [Clip(id=str(i), text="", path=sys.argv[1]) for i in range(4)]
         print(len(list(encoder.encode(clips))), flush=True)
         time.sleep(60)
 """

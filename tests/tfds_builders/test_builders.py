@@ -13,6 +13,7 @@ from PIL import Image
 
 import tfds_builders
 from signvit_jax.data.dataset import open_dataset
+from tests.helpers.tiny_run import command
 from tfds_builders import build
 from tfds_builders.annotation_files.tables import AnnotationError, read_table
 from tfds_builders.csl_daily import csl_daily_dataset_builder as csl_daily
@@ -44,7 +45,9 @@ def dummy(name: str) -> Path:
 def built(name: str, data_dir: Path, root: Path | None = None, *more: str, code: int = 0):
     """Build data set `name` from `root`, by default its dummy data."""
     options = [option.format(root or dummy(name)) for option in LAID_OUT[name]]
-    assert build.main([name, f"--data_dir={data_dir}", "--workers=1", *options, *more]) == code
+    assert (
+        command(build.main, name, f"--data_dir={data_dir}", "--workers=1", *options, *more) == code
+    )
     return open_dataset(data_dir, name)
 
 
@@ -125,7 +128,9 @@ def test_a_pickle_with_code_is_refused_and_never_run(tmp_path, capsys, content, 
     shutil.copytree(dummy("csl_daily"), tmp_path / "csl")
     (tmp_path / "csl" / csl_daily.LABELS).write_bytes(content)
     assert (
-        build.main(["csl_daily", f"--data_dir={tmp_path / 'data'}", f"--root={tmp_path / 'csl'}"])
+        command(
+            build.main, "csl_daily", f"--data_dir={tmp_path / 'data'}", f"--root={tmp_path / 'csl'}"
+        )
         == 2
     )
     found = capsys.readouterr()
@@ -178,8 +183,10 @@ def test_how2sign_names_ambiguous_and_missing_files(tmp_path, capsys):
     shutil.copy(
         tmp_path / "h2s" / "test" / "how2sign_realigned_test.csv", tmp_path / "h2s" / "more"
     )
-    assert build.main(["how2sign", f"--data_dir={tmp_path}", f"--root={tmp_path / 'h2s'}"]) == 2
-    assert build.main(["how2sign", f"--data_dir={tmp_path}", f"--root={video.parent}"]) == 2
+    assert (
+        command(build.main, "how2sign", f"--data_dir={tmp_path}", f"--root={tmp_path / 'h2s'}") == 2
+    )
+    assert command(build.main, "how2sign", f"--data_dir={tmp_path}", f"--root={video.parent}") == 2
     errors = capsys.readouterr().err
     assert (
         "more than one how2sign_realigned_test.csv" in errors
@@ -207,14 +214,14 @@ def test_include_without_tables_splits_all_videos_by_a_hash(tmp_path):
         "--val_fraction=0",
         "--test_fraction=0",
     ]
-    assert build.main(["include", *options]) == 3
+    assert command(build.main, "include", *options) == 3
     (problem,) = report_of(tmp_path / "data", "include")["failed"]
     assert (problem["id"], problem["reason"]) == (
         "stray",
         "it is not in a folder <Category>/<Word>",
     )
     assert len(open_dataset(tmp_path / "data", "include").split("train")) == 3
-    assert build.main(["include", *options, "--subset=include40"]) == 2
+    assert command(build.main, "include", *options, "--subset=include40") == 2
 
 
 def test_the_adapter_reads_data_of_sign_language_datasets(tmp_path):
@@ -268,13 +275,13 @@ def test_the_adapter_needs_array_records_and_all_files(tmp_path, capsys):
     shutil.copytree(dummy("sign_language_datasets") / "probe_signs/1.0.0", source)
     next(source.glob("*test.array_record*")).unlink()
     run = ["sign_language_datasets", f"--data_dir={tmp_path / 'data'}", f"--source={source}"]
-    assert build.main(run) == 2
+    assert command(build.main, *run) == 2
     assert "the files of split 'test' are not there" in capsys.readouterr().err
     info = json.loads((source / "dataset_info.json").read_text())
     (source / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    assert build.main(run) == 2
+    assert command(build.main, *run) == 2
     assert "allowed: array_record" in capsys.readouterr().err
-    assert build.main([*run, "--bgr=perhaps"]) == 2
+    assert command(build.main, *run, "--bgr=perhaps") == 2
 
 
 @pytest.mark.parametrize("name", LAID_OUT)

@@ -10,6 +10,7 @@ import pytest
 from signvit_jax.commands import front_door
 from tests.helpers.clip_makers import encode, shades
 from tests.helpers.eaf import Eaf
+from tests.helpers.tiny_run import command
 from tfds_builders import build, check, clips
 
 DUMMY = Path(build.__file__).parent
@@ -76,7 +77,7 @@ def test_the_problems_are_those_that_the_build_reports(tmp_path, capsys):
     page = page_of(capsys, "video_folder", *options, *everything, code=3)
     assert "2 of 10 clips can be built" in page and "\n8 clips cannot be built:" in page
     data = f"--data_dir={tmp_path / 'data'}"
-    assert build.main(["video_folder", data, "--workers=1", *options, *everything]) == 3
+    assert command(build.main, "video_folder", data, "--workers=1", *options, *everything) == 3
     report = json.loads((tmp_path / "data/video_folder/1.0.0/build_report.json").read_text())
     assert len(report["failed"]) == 8
     for failed in report["failed"]:
@@ -142,7 +143,7 @@ def test_videos_in_a_folder_beside_the_table_are_found(tmp_path, capsys):
 def test_a_folder_without_clear_annotations_is_wrong_usage(tmp_path, capsys, names, message):
     for name in ("a.mp4", *names):
         (tmp_path / name).write_bytes(b"x")
-    assert check.main([str(tmp_path)]) == 2
+    assert command(check.main, tmp_path) == 2
     assert message in capsys.readouterr().err
 
 
@@ -158,7 +159,7 @@ def test_a_folder_without_clear_annotations_is_wrong_usage(tmp_path, capsys, nam
     ],
 )
 def test_wrong_usage_is_exit_2_with_what_is_allowed(capsys, arguments, message):
-    assert check.main(arguments) == 2
+    assert command(check.main, *arguments) == 2
     assert message in capsys.readouterr().err
 
 

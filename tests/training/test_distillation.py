@@ -25,6 +25,7 @@ from signvit_jax.optimization.distillation_loss import (
     divergence,
 )
 from signvit_jax.optimization.losses import Outputs, TermInputs, loss_denominators
+from signvit_jax.text.model_vocabularies import Vocabularies
 from signvit_jax.training.distillation import check_teacher, initial_projection, load_teacher
 from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.weights.whole_model import export_safetensors
@@ -166,7 +167,7 @@ def replaced(config, **changes):
     ids=str,
 )
 def test_a_teacher_with_other_inputs_or_outputs_is_refused(teacher, changes, words):
-    data = types.SimpleNamespace(tokenizer=teacher.tokenizer, ctc_tokenizer=teacher.tokenizer)
+    data = types.SimpleNamespace(vocabularies=Vocabularies(teacher.tokenizer))
     check_teacher(teacher, teacher.config, data)
     with pytest.raises(ConfigError) as caught:
         check_teacher(teacher, replaced(teacher.config, **changes), data)
@@ -178,7 +179,7 @@ def teaching(teacher, trained, tmp_path_factory):
     """(the function workdir -> identity of the teacher there, a copy of the teacher's workdir)."""
     workdir = tmp_path_factory.mktemp("teaching") / "teacher"
     shutil.copytree(trained.workdir, workdir)
-    data = types.SimpleNamespace(tokenizer=teacher.tokenizer, ctc_tokenizer=teacher.tokenizer)
+    data = types.SimpleNamespace(vocabularies=Vocabularies(teacher.tokenizer))
 
     def identity(path, before=None):
         return load_teacher(

@@ -1,6 +1,7 @@
 """The config of a run: what its first start resolved holds on a resume."""
 
 import dataclasses
+import shutil
 import types
 
 import pytest
@@ -121,16 +122,29 @@ def test_the_data_dir_becomes_absolute(workdir, data_set, tmp_path, monkeypatch)
     assert resolved.config.data.data_dir == str(tmp_path / "data")
 
 
-def test_pretrained_weights_are_read_at_the_first_start_only(tmp_path, trained, monkeypatch):
+def test_pretrained_weights_are_read_at_the_first_start_only(
+    workdir, data_set, trained, monkeypatch
+):
+    data_set("")
     backbone = types.SimpleNamespace(epsilon=1e-6)
     monkeypatch.setattr(module, "read_pretrained", lambda path: backbone)
+    monkeypatch.setattr(module, "check_data_of_resumed", lambda config, workdir: None)
     config = from_mapping({"model": {"encoder": {"pretrained": "weights.npz"}}})
-    new, begun = Workdir(tmp_path), Workdir(trained.workdir)
-    assert resolve_norm_epsilon(config, new) == (with_norm_epsilon(config, 1e-6), backbone)
-    given = with_norm_epsilon(config, 1e-5)
-    assert resolve_norm_epsilon(given, new) == (given, backbone)
-    assert resolve_norm_epsilon(config, begun) == (config, None)
-    assert resolve_norm_epsilon(Config(), new) == (Config(), None)
+    first = resolve_config(config, workdir)
+    assert first.pretrained is backbone and first.config.model.encoder.norm_epsilon == 1e-6
+    assert resolve_config(with_norm_epsilon(config, 1e-5), workdir).pretrained is backbone
+    shutil.copytree(trained.workdir / "checkpoints", workdir.checkpoints, dirs_exist_ok=True)
+    workdir.write_text(workdir.config_json, to_json(first.config))
+    assert resolve_config(config, workdir).pretrained is None
+
+
+def test_the_epsilon_of_the_weights_replaces_0_only():
+    backbone = types.SimpleNamespace(epsilon=1e-6)
+    source = types.SimpleNamespace(config=with_norm_epsilon(Config(), 1e-4))
+    given = with_norm_epsilon(Config(), 1e-5)
+    for start, epsilon in (((None, backbone), 1e-6), ((source, None), 1e-4), ((None, None), 0.0)):
+        assert resolve_norm_epsilon(Config(), *start) == with_norm_epsilon(Config(), epsilon)
+        assert resolve_norm_epsilon(given, *start) == given
 
 
 def test_a_missing_data_set_is_an_error_of_a_resumed_run(workdir):

@@ -17,6 +17,7 @@ import pytest
 from signvit_jax.checkpoints.manifest import write_manifest
 from signvit_jax.checkpoints.reader import META, CheckpointReader
 from signvit_jax.checkpoints.workdir import Workdir
+from signvit_jax.checkpoints.workdir_lock import lock_workdir
 from signvit_jax.commands import train
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_json
@@ -349,7 +350,7 @@ def test_a_workdir_has_the_gloss_vocabulary_if_there_is_one(tmp_path, glosses):
 def test_a_workdir_is_created_again_with_its_description(tmp_path, caplog, left):
     workdir, data = Workdir.create(tmp_path / "run"), described_data()
     write_description(data, workdir, None)
-    with workdir.lock() as lock:
+    with lock_workdir(workdir) as lock:
         if left == "all_but_the_lock":
             workdir.lock_file.unlink()
         else:

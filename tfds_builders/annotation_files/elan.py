@@ -1,7 +1,4 @@
-"""ELAN files (.eaf): the annotations of tiers, with their times. The files are untrusted XML.
-
-The format is EAF 2 and 3 (https://www.mpi.nl/tools/elan/EAF_Annotation_Format_3.0_and_ELAN.pdf).
-"""
+"""Texts and glosses of ELAN files (.eaf): the annotations of their tiers, with times."""
 
 import bisect
 import dataclasses
@@ -10,25 +7,15 @@ import fnmatch
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, NoReturn
-from xml.parsers import expat
+from typing import NamedTuple
 
+from tfds_builders.annotation_files.eaf_document import Annotation, EafDocument, MediaLink, Tier
 from tfds_builders.annotation_files.tables import AnnotationError
 from tfds_builders.clips import Segment
 
 # Tiers that are taken without a flag, as the columns of a table are.
 TEXT_TIER, GLOSS_TIER = "text", "gloss"
-MAX_BYTES = 256 << 20  # a file of 100,000 annotations has 30 MB
-MAX_TIERS = 2000
-MAX_TIME_DIGITS = 12  # of milliseconds: 30 years
 LISTED_TIERS = 30
-
-
-class MediaLink(NamedTuple):
-    """A recording that a file names."""
-
-    url: str  # relative to the file or absolute, as the file has it
-    offset: float  # seconds in the recording where the time of the annotations begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +27,6 @@ class ElanFile:
     problems: list[tuple[int, str]]  # (line, reason) of texts that have no usable time
     num_empty: int  # annotations of the text tiers without text
     num_loose: int  # annotations of the gloss tiers outside of every text
-
-
-@dataclasses.dataclass(frozen=True)
-class _Annotation:
-    id: str
-    text: str
-    line: int
-    slots: tuple[str, str] = ("", "")  # of an annotation with times of its own
-    parent: str = ""  # the annotation from which it has its times
-    previous: str = ""  # of the same parent
 
 
 class _Sign(NamedTuple):
@@ -66,18 +43,6 @@ class _Sign(NamedTuple):
         return (self.start + self.end) / 2
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tier:
-    name: str
-    parent: str
-    participant: str
-    annotations: list[_Annotation] = dataclasses.field(default_factory=list)
-
-    @property
-    def num_texts(self) -> int:
-        return sum(bool(annotation.text) for annotation in self.annotations)
-
-
 def read_elan(
     path: str | os.PathLike, text_tier: str | None = None, gloss_tier: str | None = None
 ) -> ElanFile:
@@ -92,7 +57,7 @@ def read_elan(
     Raises:
         AnnotationError: the file is not of the format, or it is not clear which tier is meant.
     """
-    document = _Document(path)
+    document = EafDocument(path)
     tiers = [tier for tier in document.tiers if tier.annotations]
     glosses = _chosen(path, tiers, gloss_tier, "gloss_tier") if gloss_tier else None
     if text_tier:
@@ -106,12 +71,12 @@ def read_elan(
         raise AnnotationError(
             f"{path}: the tier {both[0]!r} is both --text_tier and --gloss_tier; give each another"
         )
-    return _Reading(document, texts, glosses).result(path)
+    return _TextsWithGlosses(document, texts, glosses).result(path)
 
 
 def _default_text_tier(
-    path: str | os.PathLike, tiers: Sequence[_Tier], glosses: Sequence[_Tier]
-) -> _Tier:
+    path: str | os.PathLike, tiers: Sequence[Tier], glosses: Sequence[Tier]
+) -> Tier:
     others = [tier for tier in tiers if not any(tier is gloss for gloss in glosses)]
     named = [tier for tier in others if _folded(tier.name) == TEXT_TIER]
     filled = [tier for tier in others if tier.num_texts and _folded(tier.name) != GLOSS_TIER]
@@ -125,14 +90,12 @@ def _default_text_tier(
     )
 
 
-def _chosen(
-    path: str | os.PathLike, tiers: Sequence[_Tier], wanted: str, option: str
-) -> list[_Tier]:
+def _chosen(path: str | os.PathLike, tiers: Sequence[Tier], wanted: str, option: str) -> list[Tier]:
     """Return the tiers that an option names. Raises AnnotationError for a name without a tier."""
     exact = [tier for tier in tiers if _folded(tier.name) == _folded(wanted)]
     if exact:
         return exact  # a name may contain a comma
-    chosen: list[_Tier] = []
+    chosen: list[Tier] = []
     for name in filter(None, map(str.strip, wanted.split(","))):
         found = [
             tier for tier in tiers if fnmatch.fnmatchcase(_folded(tier.name), _folded(name))
@@ -151,7 +114,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
-def _listed(tiers: Sequence[_Tier]) -> str:
+def _listed(tiers: Sequence[Tier]) -> str:
     listed = ", ".join(
         f"{tier.name[:60]!r} ({tier.num_texts} texts"
         + (f", {empty} empty" if (empty := len(tier.annotations) - tier.num_texts) else "")
@@ -162,145 +125,17 @@ def _listed(tiers: Sequence[_Tier]) -> str:
     return listed + (f" and {others} more" if others > 0 else "")
 
 
-class _Document:
-    """The parsed file: `links`, `tiers`, `times`. Raises AnnotationError.
-
-    Document type declarations are refused, and with them every entity: none is ever expanded.
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        self.links: list[MediaLink] = []
-        self.tiers: list[_Tier] = []
-        self.times: dict[str, int] = {}  # of aligned slots, in milliseconds
-        self._slots: list[tuple[str, int | None]] = []  # in the order of the file
-        self._is_elan = False
-        self._annotation: dict[str, str] | None = None
-        self._line = 0
-        self._text: list[str] | None = None
-        self._path = path
-        self._parser = parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._characters
-        parser.StartDoctypeDeclHandler = self._refuse_doctype
-        try:
-            size = os.path.getsize(path)
-            if size > MAX_BYTES:
-                raise AnnotationError(
-                    f"{path}: {size} bytes; allowed: at most {MAX_BYTES} for an .eaf file"
-                )
-            with open(path, "rb") as file:
-                parser.ParseFile(file)
-        except OSError as error:
-            raise AnnotationError(f"{path}: cannot be read ({error.strerror})") from error
-        except (expat.ExpatError, ValueError, LookupError) as error:
-            if isinstance(error, AnnotationError):
-                raise
-            raise AnnotationError(
-                f"{path}: not an ELAN file: it is not XML, or it is damaged ({error})"
-            ) from error
-        if not self._is_elan:
-            raise AnnotationError(
-                f"{path}: not an ELAN file: its first element is not ANNOTATION_DOCUMENT"
-            )
-
-    def placed(self) -> dict[str, float]:
-        """Milliseconds of each slot; one that is not aligned is between its neighbors."""
-        found: dict[str, float] = dict(self.times)
-        before: float | None = None
-        waiting: list[str] = []
-        for slot, time in self._slots:
-            if time is None:
-                waiting.append(slot)
-                continue
-            if before is not None:
-                for place, between in enumerate(waiting, 1):
-                    found[between] = before + (time - before) * place / (len(waiting) + 1)
-            before, waiting = time, []
-        return found
-
-    def _refuse_doctype(self, *_: object) -> NoReturn:
-        raise AnnotationError(
-            f"{self._path}: it has a document type declaration, which no ELAN file has and which "
-            "can be an attack; save it with ELAN"
-        )
-
-    def _start(self, tag: str, attributes: dict[str, str]) -> None:
-        get = attributes.get
-        if tag == "ANNOTATION_DOCUMENT":
-            self._is_elan = True
-        elif tag == "HEADER" and get("TIME_UNITS", "milliseconds") != "milliseconds":
-            raise AnnotationError(
-                f"{self._path}: its times are in {get('TIME_UNITS')}; allowed: milliseconds; "
-                "save it with a newer ELAN"
-            )
-        elif tag == "MEDIA_DESCRIPTOR":
-            self._take_link(attributes)
-        elif tag == "TIME_SLOT":
-            time = get("TIME_VALUE", "")
-            milliseconds = int(time) if _is_time(time) else None
-            self._slots.append((get("TIME_SLOT_ID", ""), milliseconds))
-            if milliseconds is not None:
-                self.times[get("TIME_SLOT_ID", "")] = milliseconds
-        elif tag == "TIER":
-            if len(self.tiers) == MAX_TIERS:
-                raise AnnotationError(
-                    f"{self._path}: more than {MAX_TIERS} tiers; allowed: that many"
-                )
-            participant = " ".join(get("PARTICIPANT", "").split())
-            self.tiers.append(_Tier(get("TIER_ID", ""), get("PARENT_REF", ""), participant))
-        elif tag in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION"):
-            self._annotation, self._line = attributes, self._parser.CurrentLineNumber
-            self._text = []
-
-    def _end(self, tag: str) -> None:
-        given, text = self._annotation, self._text
-        if tag not in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION") or given is None or text is None:
-            return
-        self._annotation = self._text = None
-        if self.tiers:
-            get = given.get
-            self.tiers[-1].annotations.append(
-                _Annotation(
-                    get("ANNOTATION_ID", ""),
-                    " ".join("".join(text).split()),
-                    self._line,
-                    (get("TIME_SLOT_REF1", ""), get("TIME_SLOT_REF2", "")),
-                    get("ANNOTATION_REF", ""),
-                    get("PREVIOUS_ANNOTATION", ""),
-                )
-            )
-
-    def _characters(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
-
-    def _take_link(self, attributes: dict[str, str]) -> None:
-        if attributes.get("MIME_TYPE", "").startswith("audio/"):
-            return
-        origin = attributes.get("TIME_ORIGIN", "")
-        offset = int(origin) / 1000 if _is_time(origin) else 0.0
-        for name in ("RELATIVE_MEDIA_URL", "MEDIA_URL"):
-            if url := attributes.get(name, ""):
-                self.links.append(MediaLink(url, offset))
-
-
-def _is_time(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= MAX_TIME_DIGITS
-
-
-class _Reading:
+class _TextsWithGlosses:
     """The texts of tiers with the glosses that belong to them."""
 
-    def __init__(self, document: _Document, texts: Sequence[_Tier], glosses: Sequence[_Tier]):
+    def __init__(self, document: EafDocument, texts: Sequence[Tier], glosses: Sequence[Tier]):
         self._document, self._texts, self._glosses = document, texts, glosses
         self._tiers = {tier.name: tier for tier in document.tiers}
         self._by_id = {
             annotation.id: annotation for tier in document.tiers for annotation in tier.annotations
         }
-        self._placed = document.placed()
-        self._roots: dict[str, _Annotation | None] = {}  # by the id of an annotation
+        self._slot_times = document.slot_times()
+        self._roots: dict[str, Annotation | None] = {}  # by the id of an annotation
 
     def result(self, path: str | os.PathLike) -> ElanFile:
         segments: list[Segment] = []
@@ -341,11 +176,11 @@ class _Reading:
             self._document.links, segments, problems, num_empty, num_glosses - len(used)
         )
 
-    def _gloss_tiers(self, path: str | os.PathLike) -> dict[str, list[_Tier]]:
+    def _gloss_tiers(self, path: str | os.PathLike) -> dict[str, list[Tier]]:
         """For each text tier its gloss tiers: those of its signer, or all if there is one only."""
         if len(self._texts) == 1:
             return {self._texts[0].name: [*self._glosses]}
-        shares: dict[str, list[_Tier]] = {tier.name: [] for tier in self._texts}
+        shares: dict[str, list[Tier]] = {tier.name: [] for tier in self._texts}
         for gloss in self._glosses:
             kin = [text for text in self._texts if self._top(text) == self._top(gloss)] or [
                 text
@@ -362,7 +197,7 @@ class _Reading:
             shares[kin[0].name].append(gloss)
         return shares
 
-    def _top(self, tier: _Tier) -> str:
+    def _top(self, tier: Tier) -> str:
         """The name of the topmost parent of a tier."""
         seen: set[str] = set()
         while tier.parent in self._tiers and tier.name not in seen:
@@ -370,10 +205,10 @@ class _Reading:
             tier = self._tiers[tier.parent]
         return tier.name
 
-    def _root(self, annotation: _Annotation) -> _Annotation | None:
+    def _root(self, annotation: Annotation) -> Annotation | None:
         """The annotation with times of its own from which another has them."""
         path: list[str] = []
-        root: _Annotation | None = annotation
+        root: Annotation | None = annotation
         while root is not None and root.parent:
             if root.id in self._roots:
                 root = self._roots[root.id]
@@ -385,30 +220,30 @@ class _Reading:
             self._roots[name] = root
         return root
 
-    def _groups(self, tier: _Tier) -> Iterable[list[_Annotation]]:
+    def _groups(self, tier: Tier) -> Iterable[list[Annotation]]:
         """The annotations of a tier, those with the times of one other annotation together."""
-        groups: dict[str, list[_Annotation]] = {}
+        groups: dict[str, list[Annotation]] = {}
         for number, annotation in enumerate(tier.annotations):
             root = self._root(annotation) if annotation.parent else None
             key = f"\0{number}" if root is None else root.id
             groups.setdefault(key, []).append(annotation)
         return [_in_order(group) for group in groups.values()]
 
-    def _signs(self, tiers: Sequence[_Tier]) -> list[_Sign]:
+    def _signs(self, tiers: Sequence[Tier]) -> list[_Sign]:
         """The glosses of tiers in the order of their times."""
         found: list[_Sign] = []
         for tier in tiers:
             for group in self._groups(tier):
                 root = self._root(group[0])
-                if root is None or any(slot not in self._placed for slot in root.slots):
+                if root is None or any(slot not in self._slot_times for slot in root.slots):
                     continue
-                start, end = (self._placed[slot] for slot in root.slots)
+                start, end = (self._slot_times[slot] for slot in root.slots)
                 for sign in filter(lambda annotation: annotation.text, group):
                     found.append(_Sign(tier.name, len(found), start, end, sign.text))
         return sorted(found, key=lambda sign: sign.middle)  # stable within a group
 
 
-def _in_order(group: list[_Annotation]) -> list[_Annotation]:
+def _in_order(group: list[Annotation]) -> list[Annotation]:
     """Annotations of one parent, each after the one that it calls its previous one."""
     ids = {annotation.id for annotation in group}
     following = {a.previous: a for a in group if a.previous in ids}

@@ -23,6 +23,7 @@ from tfds_builders.clips import Clip, ClipTable, Problem
 REST = "<rest>"  # the text of a clip in which nobody signs; stored as the empty text
 # Texts that programs write for missing values; they are kept, with a note.
 PLACEHOLDERS = ("nan", "n/a", "#n/a", "na", "null", "none", "-")
+MAX_SECONDS = 1e7  # of a time in a recording: 115 days
 _DECIMAL_COMMA = re.compile(r"\d+,\d+")
 _CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 SPLIT_NAMES = {
@@ -87,36 +88,36 @@ def collect(
     return ClipTable(clips, problems)
 
 
-# Columns of a user's own table.
-OWN_REQUIRED = ("uid", "text")
-OWN_OPTIONAL = ("gloss", "signer", "video_id", "split", "start", "end")
+# Columns of a table of clips in our own layout.
+REQUIRED_COLUMNS = ("uid", "text")
+OPTIONAL_COLUMNS = ("gloss", "signer", "video_id", "split", "start", "end")
 
 
-def read_own_table(
+def read_clip_table(
     path: str | os.PathLike,
-    optional: Sequence[str] = OWN_OPTIONAL,
-    called: Mapping[str, str | None] | None = None,
+    optional: Sequence[str] = OPTIONAL_COLUMNS,
+    column_names: Mapping[str, str | None] | None = None,
     delimiters: str = DELIMITERS,
     encoding: str | None = None,
 ) -> Table:
-    """Read a table for `clips_of`. Raises AnnotationError.
+    """Read a table of clips, a row each, for `clips_of`. Raises AnnotationError.
 
-    `called`, `delimiters` and `encoding` are as in `read_table`.
+    `column_names`, `delimiters` and `encoding` are as in `read_table`.
     """
     if_empty = {"text": f"a clip in which nobody signs has the text {REST}"}
     return read_table(
         path,
-        OWN_REQUIRED,
+        REQUIRED_COLUMNS,
         optional,
         delimiters,
-        called=called or {},
+        column_names=column_names or {},
         if_empty=if_empty,
         encoding=encoding,
     )
 
 
 def clips_of(table: Table, media: Media) -> ClipTable:
-    """Return the clips of a table with the columns OWN_REQUIRED and, optionally, OWN_OPTIONAL."""
+    """Return the clips of a table with REQUIRED_COLUMNS and some of OPTIONAL_COLUMNS."""
 
     def name_of(row: Row) -> str:
         uid = _uid(row)
@@ -218,7 +219,9 @@ def _seconds(name: str, text: str) -> float:
         value = _clock_seconds(text) if ":" in text else float(_with_decimal_point(text))
     except ValueError:
         value = -1.0
-    if not 0.0 <= value < 1e7:
+    if value >= MAX_SECONDS:
+        raise LookupError(f"{name} is {text[:40]!r}; allowed: less than {MAX_SECONDS:,.0f} seconds")
+    if not value >= 0.0:
         raise LookupError(f"{name} is {text[:40]!r}; allowed: seconds >= 0, or nothing")
     return value
 

@@ -21,6 +21,7 @@ _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _LINE_BREAK = re.compile("\r\n|\r|\n")
 _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]+)>")
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f"))  # zero-width space, marks of direction
 # Tags, time stamps within a cue, and the overrides of other formats that .srt files have.
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
 _ENTITY = re.compile(r"&#?\w{1,32};")
@@ -196,7 +197,7 @@ def _clean(line: str) -> str:
         return REST
     text = _MARKUP.sub("", line.replace("\\N", " ").replace("\\h", " "))
     text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
-    return " ".join(text.translate({0x200E: None, 0x200F: None, 0x200B: None}).split())
+    return " ".join(text.translate(_INVISIBLE).split())
 
 
 def _without_repeats(cues: Sequence[_Cue]) -> tuple[list[_Cue], int]:

@@ -83,7 +83,7 @@ def read_table(
     optional: Sequence[str] = (),
     delimiters: str = DELIMITERS,
     quoted: bool = True,
-    called: Mapping[str, str | None] | None = None,
+    column_names: Mapping[str, str | None] | None = None,
     if_empty: Mapping[str, str] | None = None,
     encoding: str | None = None,
 ) -> Table:
@@ -94,8 +94,8 @@ def read_table(
         required, optional: columns; others are ignored.
         delimiters: possible delimiters; the one that finds most columns in the header is used.
         quoted: False takes quotation marks literally, for tables that do not quote.
-        called: the table's name of each column, or None for the same name. It is given where the
-            user can set it with the option --<name>_column.
+        column_names: the table's name of each column, or None for the same name. It is given where
+            the user can set it with the option --<name>_column.
         if_empty: advice for a row in which a required column is empty.
         encoding: of a file without a byte order mark; without it UTF-8.
 
@@ -121,7 +121,7 @@ def read_table(
                     "table at all); save it as CSV in UTF-8"
                 )
             delimiter, columns = _columns(
-                os.fspath(path), header, required, optional, delimiters, called
+                os.fspath(path), header, required, optional, delimiters, column_names
             )
             table = Table(
                 os.fspath(path), [], encoding="UTF-8" if codec.startswith("utf-8") else codec
@@ -149,10 +149,10 @@ def _columns(
     required: Sequence[str],
     optional: Sequence[str],
     delimiters: str,
-    called: Mapping[str, str | None] | None,
+    column_names: Mapping[str, str | None] | None,
 ) -> tuple[str, list[list[str]]]:
     """Return the delimiter, and for each field of a row its columns, which may be none."""
-    given = {name: column for name, column in (called or {}).items() if column}
+    given = {name: column for name, column in (column_names or {}).items() if column}
     heads = {name: given.get(name, name) for name in (*required, *optional)}
     best: tuple[int, str, list[str]] | None = None
     for delimiter in delimiters:
@@ -173,7 +173,7 @@ def _columns(
     folded = [name.casefold() for name in names]
     for name in dict.fromkeys((*required, *given)):
         if heads[name].strip().casefold() not in folded:
-            message = _no_column(name, heads[name], names, name in given, called is not None)
+            message = _no_column(name, heads[name], names, name in given, column_names is not None)
             raise AnnotationError(f"{path}: {message}")
     claimed = {column.strip().casefold() for column in given.values()}
     columns: list[list[str]] = [[] for _ in names]

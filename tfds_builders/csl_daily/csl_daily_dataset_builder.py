@@ -125,9 +125,9 @@ def parse(splits: Table, labels: Mapping[str, Label], media: ImageFolders) -> Cl
             )
         path = media.find(name)
         return Clip(
-            name,
-            label.text,
-            path,
+            id=name,
+            text=label.text,
+            path=path,
             gloss=label.gloss,
             signer=label.signer,
             video_id=name,

@@ -78,9 +78,9 @@ def parse(tables: Mapping[str, Table], media: Media) -> ClipTable:
             path = media.find(row.values["VIDEO_NAME"])
         signer = re.search(r"-(\d+)-rgb", row.values["VIDEO_NAME"])
         return Clip(
-            name,
-            row.values["SENTENCE"],
-            path,
+            id=name,
+            text=row.values["SENTENCE"],
+            path=path,
             signer=signer[1] if signer else "",
             video_id=row.values.get("VIDEO_ID") or row.values["VIDEO_NAME"],
             split=split_of[table.path],

@@ -122,9 +122,9 @@ def _clip(
     if not text:
         raise LookupError(f"no word in {word!r}")
     return Clip(
-        name,
-        text,
-        path,
+        id=name,
+        text=text,
+        path=path,
         gloss="-".join(text.split()).upper(),
         video_id=name,
         split=split,

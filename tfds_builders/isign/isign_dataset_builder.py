@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.annotation_files.rows import OWN_REQUIRED, clips_of, read_own_table
+from tfds_builders.annotation_files.rows import REQUIRED_COLUMNS, clips_of, read_clip_table
 from tfds_builders.base import SignDatasetBuilder
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
-from tfds_builders.options import Option, column_options, columns_called
+from tfds_builders.options import Option, column_options, given_columns
 
 
 class Builder(SignDatasetBuilder):
@@ -23,13 +23,15 @@ class Builder(SignDatasetBuilder):
     OPTIONS = (
         Option("csv", "iSign_v1.1.csv, columns uid,text", type=Path),
         Option("videos", "folder of the unpacked clips <uid>.mp4", type=Path),
-        *column_options(OWN_REQUIRED),
+        *column_options(REQUIRED_COLUMNS),
     )
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         csv = self.path_of("csv", manual_dir, "iSign_v1.1.csv")
         videos = self.path_of("videos", manual_dir, "iSign-videos_v1.1")
-        # The source video of `<video id>-<n>` ends at the last "-" (schema.source_video_of), so
-        # splits share no video.
-        table = read_own_table(csv, (), columns_called(self.options, OWN_REQUIRED), delimiters=",")
+        # Ids are `<video id>-<n>`. What stands before the last "-" is taken as the source video
+        # (schema.source_video_of), and the clips of one source video come into one split.
+        table = read_clip_table(
+            csv, (), given_columns(self.options, REQUIRED_COLUMNS), delimiters=","
+        )
         return clips_of(table, MediaFolder(videos, (".mp4",)))

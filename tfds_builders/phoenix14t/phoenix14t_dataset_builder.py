@@ -72,9 +72,9 @@ def parse(tables: Mapping[str, Table], media: ImageFolders) -> ClipTable:
         path = media.find(f"{split}/{name}", f"{split}/{name}/1")
         gloss = " ".join(get("orth", "").split())
         return Clip(
-            name,
-            row.values["translation"],
-            path,
+            id=name,
+            text=row.values["translation"],
+            path=path,
             gloss=gloss,
             signer=get("speaker", ""),
             split=SPLITS[split],

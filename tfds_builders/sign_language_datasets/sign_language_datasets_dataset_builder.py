@@ -1,6 +1,6 @@
-"""sign_language_datasets: a data set built by the package of that name, stored in our schema.
+"""sign_language_datasets: a data set that the package of that name has built, in our schema.
 
-It is read without TensorFlow.
+Its ArrayRecord files are read without TensorFlow.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
-from signvit_jax.data.dataset import parse_example
+from signvit_jax.data.records import parse_example
 from signvit_jax.media.video import VideoDecodeError, VideoLimits
 from tfds_builders.annotation_files.rows import SPLIT_NAMES
 from tfds_builders.annotation_files.tables import AnnotationError
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 # Data sets whose frames OpenCV wrote with swapped red and blue.
-BGR = ("rwth_phoenix2014_t",)
+BGR_DATA_SETS = ("rwth_phoenix2014_t",)
+BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 type Values = dict[str, list[Any]]  # of each feature: all bytes, or integers, or floats
-YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
 class Builder(SignDatasetBuilder):
@@ -49,8 +49,8 @@ class Builder(SignDatasetBuilder):
         ),
         Option(
             "source_fps",
-            "frames per second, for a data set without a rate; "
-            "that of its frame folders is not reliable (25)",
+            "frames per second where the data set stores none (25); "
+            "give the true rate of frame folders, which the package does not store",
             25.0,
             float,
             allowed=FRAME_RATE,
@@ -65,17 +65,22 @@ class Builder(SignDatasetBuilder):
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         source = self.path_of("source", manual_dir)
-        bgr = self.options["bgr"]
-        fps = self.options["source_fps"]
-        if (bgr or YES[0]).lower() not in (*YES, *NO):
-            raise BuildError(f"--bgr is {bgr!r}; allowed: true or false")
-        swapped = bgr.lower() in YES if bgr else any(name in source.parts for name in BGR)
+        is_bgr = self._is_bgr(source)
         clips, problems = [], []
         for split, shards in shards_of(source).items():
-            found = _clips(split, shards, swapped, fps)
+            found = _clips(split, shards, is_bgr, self.options["source_fps"])
             clips += found.clips
             problems += found.problems
         return ClipTable(clips, problems)
+
+    def _is_bgr(self, source: Path) -> bool:
+        """Return True if blue and red are swapped in the frames. Raises BuildError."""
+        given = self.options["bgr"]
+        if not given:
+            return any(name in source.parts for name in BGR_DATA_SETS)
+        if given.lower() not in BOOLEANS:
+            raise BuildError(f"--bgr is {given!r}; allowed: true or false")
+        return BOOLEANS[given.lower()]
 
 
 def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -84,15 +89,15 @@ def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
         name = info["name"]
         splits = [split["name"] for split in info["splits"]]
-        form = info.get("fileFormat", "tfrecord")
+        file_format = info.get("fileFormat", "tfrecord")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnnotationError(
             f"{folder}: no readable dataset_info.json ({error}); "
             "give the version folder of a built data set"
         ) from error
-    if form != "array_record":
+    if file_format != "array_record":
         raise AnnotationError(
-            f"{folder}: stored as {form!r}; allowed: array_record. "
+            f"{folder}: stored as {file_format!r}; allowed: array_record. "
             "Build it with tfds.load(..., builder_kwargs={'file_format': 'array_record'})"
         )
     shards = {
@@ -104,7 +109,8 @@ def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:
     return shards
 
 
-def _clips(split: str, shards: tuple[str, ...], bgr: bool, fps: float) -> ClipTable:
+def _clips(split: str, shards: tuple[str, ...], is_bgr: bool, fallback_fps: float) -> ClipTable:
+    """Return the clips of a split, and its records that are none as problems."""
     clips, problems = [], []
     source = _records(shards)
     for number in range(len(source)):
@@ -115,8 +121,7 @@ def _clips(split: str, shards: tuple[str, ...], bgr: bool, fps: float) -> ClipTa
             if not _text(values, "text").strip():
                 raise LookupError("it has no text")
             check_video(values)
-            rate = _rate(values, fps)
-            frames = StoredFrames(shards, number, bgr, rate)
+            frames = StoredFrames(shards, number, is_bgr, _fps(values, fallback_fps))
             gloss = " ".join(" ".join(_texts(values, "gloss")).split())
             clips.append(
                 Clip(
@@ -145,14 +150,15 @@ def check_video(values: Values) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class StoredFrames:
-    """The frames of one record, read and decoded when called; small to pickle."""
+    """A function that reads the frames of one record; small, so that it pickles quickly."""
 
     shards: tuple[str, ...]
-    number: int
-    bgr: bool
-    fps: float
+    number: int  # of the record, in all shards
+    is_bgr: bool
+    fps: float  # frames per second
 
     def __call__(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
+        """Return the RGB frames and their rate. Raises VideoDecodeError."""
         try:
             images = _parse(_records(self.shards)[self.number])["video"]
             frames = np.stack([_decode(data) for data in images])
@@ -160,7 +166,7 @@ class StoredFrames:
             raise VideoDecodeError(
                 self.shards[0], f"a frame of record {self.number} cannot be read: {error}"
             ) from error
-        return (np.ascontiguousarray(frames[..., ::-1]) if self.bgr else frames), self.fps
+        return (np.ascontiguousarray(frames[..., ::-1]) if self.is_bgr else frames), self.fps
 
 
 def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
@@ -181,7 +187,7 @@ def _records(shards: tuple[str, ...]) -> "ArrayRecordDataSource":
 
 
 def _parse(serialized: bytes) -> Values:
-    """Return the values of each feature; unknown ones, such as poses, do no harm."""
+    """Return the values of each feature of a `tf.train.Example`; one without a kind has none."""
     feature = parse_example(serialized)
     return {
         name: list(getattr(value, value.WhichOneof("kind") or "bytes_list").value)
@@ -200,9 +206,10 @@ def _text(values: Values, name: str) -> str:
     return next(iter(_texts(values, name)), "")
 
 
-def _rate(values: Values, fallback: float) -> float:
-    rate = values.get("fps")
-    return float(rate[0]) if rate and 0 < float(rate[0]) < 1000 else fallback
+def _fps(values: Values, fallback: float) -> float:
+    """Return the stored frames per second, or `fallback` if there is none or it is impossible."""
+    stored = float(next(iter(values.get("fps", ())), 0.0))
+    return stored if stored in FRAME_RATE else fallback
 
 
 def _split(name: str) -> str:

@@ -7,13 +7,19 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from tfds_builders.annotation_files.recordings import Videos, elan_clips, subtitle_clips
-from tfds_builders.annotation_files.rows import OWN_OPTIONAL, OWN_REQUIRED, clips_of, read_own_table
-from tfds_builders.base import SPLIT_BY, BuildError, SignDatasetBuilder, grouped
+from tfds_builders.annotation_files.rows import (
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    clips_of,
+    read_clip_table,
+)
+from tfds_builders.base import BuildError, SignDatasetBuilder
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
-from tfds_builders.options import Option, column_options, columns_called
+from tfds_builders.options import Option, column_options, given_columns
+from tfds_builders.splits import SPLIT_BY, group_clips
 
-COLUMNS = (*OWN_REQUIRED, *OWN_OPTIONAL)
+COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 # Options that belong to some kinds of annotations only.
 KINDS_OF = {
     **{f"{column}_column": ("csv",) for column in COLUMNS},
@@ -113,12 +119,12 @@ class Builder(SignDatasetBuilder):
         else:
             wanted = get("language"), get("encoding")
             found = subtitle_clips(self.options["subtitles"], Videos(videos), *wanted)
-        return grouped(found, get("split_by"))
+        return group_clips(found, get("split_by"))
 
     def _table_clips(self, csv: Path, videos: Path) -> ClipTable:
         media = MediaFolder(videos)
-        called = columns_called(self.options, COLUMNS)
-        table = read_own_table(csv, called=called, encoding=self.options["encoding"])
+        column_names = given_columns(self.options, COLUMNS)
+        table = read_clip_table(csv, column_names=column_names, encoding=self.options["encoding"])
         found = clips_of(table, media)
         others = media.others(clip.path for clip in found.clips if clip.path)
         return dataclasses.replace(found, notes=[*found.notes, *others])

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.eaf import Eaf
-from tfds_builders.annotation_files import elan
+from tfds_builders.annotation_files import eaf_document
 from tfds_builders.annotation_files.elan import ElanFile, read_elan
 from tfds_builders.annotation_files.tables import AnnotationError
 
@@ -173,7 +173,7 @@ def test_a_file_that_is_no_elan_file_is_refused(tmp_path, content, message):
 
 
 def test_a_file_that_is_too_large_is_not_parsed(tmp_path, monkeypatch):
-    monkeypatch.setattr(elan, "MAX_BYTES", 100)
+    monkeypatch.setattr(eaf_document, "MAX_BYTES", 100)
     with pytest.raises(AnnotationError, match=r"allowed: at most 100 for an \.eaf file"):
         read(tmp_path, Eaf())
 
@@ -200,7 +200,7 @@ def test_long_chains_and_many_signs_take_seconds(tmp_path):
 
 
 def test_more_tiers_than_allowed_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(elan, "MAX_TIERS", 1)
+    monkeypatch.setattr(eaf_document, "MAX_TIERS", 1)
     eaf = Eaf()
     eaf.tier("a", [(0, 1, "x")])
     eaf.tier("b", [(0, 1, "x")])

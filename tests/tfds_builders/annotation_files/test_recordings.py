@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from tests.helpers.clip_makers import encode, shades
 from tests.helpers.eaf import Eaf
+from tests.helpers.tiny_run import command
 from tfds_builders import build
 from tfds_builders.annotation_files.recordings import Videos, elan_clips, subtitle_clips
 from tfds_builders.annotation_files.tables import AnnotationError
@@ -98,7 +99,10 @@ def test_table_eaf_and_subtitles_give_the_same_clips(tmp_path, capsys):
     for kind, options in kinds.items():
         data_dir = tmp_path / "data" / kind
         everything = ["--val_fraction=0", "--test_fraction=0", "--workers=1"]
-        assert build.main(["video_folder", f"--data_dir={data_dir}", *everything, *options]) == 0
+        assert (
+            command(build.main, "video_folder", f"--data_dir={data_dir}", *everything, *options)
+            == 0
+        )
         source = tfds.builder_from_directory(data_dir / "video_folder" / "1.0.0").as_data_source()
         stored[kind] = [
             (r["text"].decode(), float(r["fps"]), list(r["video"])) for r in source["train"]
@@ -344,7 +348,7 @@ def test_one_long_video_is_explained_and_split_by_clip(tmp_path, capsys):
     )
     assert any("3 clips have no signer" in n for n in splits(long, "split_by=signer")["notes"])
     options = [f"--eaf={long}", f"--videos={long}", "--split_by=clip", "--test_fraction=0.5"]
-    assert build.main(["video_folder", f"--data_dir={tmp_path / 'data'}", *options]) == 0
+    assert command(build.main, "video_folder", f"--data_dir={tmp_path / 'data'}", *options) == 0
     assert "1 source videos have clips in" in capsys.readouterr().err
 
 
@@ -365,5 +369,5 @@ def test_options_that_do_not_fit_together_are_exit_2(tmp_path, capsys, options, 
     (tmp_path / "a.csv").write_text("uid,text\na,b\n")
     given = [option.format(tmp_path) for option in options]
     base = ["video_folder", f"--data_dir={tmp_path / 'data'}", f"--videos={tmp_path}"]
-    assert build.main([*base, *given]) == 2
+    assert command(build.main, *base, *given) == 2
     assert message in capsys.readouterr().err

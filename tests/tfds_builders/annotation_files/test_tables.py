@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tfds_builders.annotation_files import rows
-from tfds_builders.annotation_files.rows import clips_of, read_own_table
+from tfds_builders.annotation_files.rows import clips_of, read_clip_table
 from tfds_builders.annotation_files.tables import AnnotationError, read_table
 from tfds_builders.media import MediaFolder
 
@@ -154,6 +154,11 @@ def test_times_are_seconds_or_a_clock(text, seconds):
         rows.times(text, "1e6")
 
 
+def test_a_time_beyond_every_recording_is_refused_with_the_limit():
+    with pytest.raises(LookupError, match=r"end is '2e7'; allowed: less than 10,000,000 seconds"):
+        rows.times("0", "2e7")
+
+
 def test_missing_tables_and_folders_are_errors(tmp_path):
     with pytest.raises(AnnotationError, match="No such file"):
         read_table(tmp_path / "none.csv", ("uid",))
@@ -276,17 +281,23 @@ def test_lines_are_counted_through_quoted_line_breaks(tmp_path):
 def test_columns_can_have_other_names(tmp_path):
     path = tmp_path / "clips.csv"
     path.write_text("Satz;gloss;Name;text\nGuten Tag;x;a;GUTEN TAG\n", encoding="utf-8")
-    called = {"uid": "name", "text": "SATZ", "gloss": "text", "video_id": "Name", "signer": None}
-    (row,) = read_own_table(path, called=called).rows
+    column_names = {
+        "uid": "name",
+        "text": "SATZ",
+        "gloss": "text",
+        "video_id": "Name",
+        "signer": None,
+    }
+    (row,) = read_clip_table(path, column_names=column_names).rows
     assert row.values == {"uid": "a", "text": "Guten Tag", "gloss": "GUTEN TAG", "video_id": "a"}
-    assert read_own_table(path, called={"uid": "Name", "text": "gloss"}).rows[0].values == {
+    assert read_clip_table(path, column_names={"uid": "Name", "text": "gloss"}).rows[0].values == {
         "uid": "a",
         "text": "x",
     }
 
 
 @pytest.mark.parametrize(
-    ("called", "message"),
+    ("column_names", "message"),
     [
         (
             {},
@@ -300,17 +311,17 @@ def test_columns_can_have_other_names(tmp_path):
         ({"uid": "Name", "text": "Satz", "signer": "who"}, "--signer_column is 'who'"),
     ],
 )
-def test_the_error_of_a_missing_column_lists_the_others(tmp_path, called, message):
+def test_the_error_of_a_missing_column_lists_the_others(tmp_path, column_names, message):
     (tmp_path / "clips.csv").write_text("Name,Satz,Glosse\na,b,c\n")
     with pytest.raises(AnnotationError) as caught:
-        read_own_table(tmp_path / "clips.csv", called=called)
+        read_clip_table(tmp_path / "clips.csv", column_names=column_names)
     assert message in str(caught.value)
 
 
 def test_a_clip_of_rest_is_marked_and_an_empty_text_is_not(tmp_path):
     path = tmp_path / "clips.csv"
     path.write_text("uid,text,gloss\na,<rest>,\nb,<REST>,<rest>\nc,,\nd,I rest <rest> here.,X\n")
-    found = clips_of(read_own_table(path), videos(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4"))
+    found = clips_of(read_clip_table(path), videos(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4"))
     assert [(clip.id, clip.text, clip.gloss) for clip in found.clips] == [
         ("a", "", ""),
         ("b", "", ""),

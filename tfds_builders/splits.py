@@ -1,0 +1,124 @@
+"""The split of each clip: that of its table, else by a hash; and notes on lopsided splits."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from signvit_jax.data import schema
+from tfds_builders.clips import Clip, ClipTable
+from tfds_builders.options import OptionValues
+
+# What clips of one split have in common, and its plural.
+VIDEO = "video"
+SPLIT_BY = {VIDEO: "source videos", "signer": "signers", "clip": "clips"}
+SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
+
+
+def group_clips(table: ClipTable, by: str | None) -> ClipTable:
+    """Return the table with its clips grouped by one of SPLIT_BY, for splits by a hash."""
+    if by in (None, VIDEO):
+        return table
+    clips = [
+        dataclasses.replace(clip, grouped_by=clip.signer if by == "signer" else clip.id)
+        for clip in table.clips
+    ]
+    unknown = [clip for clip in clips if not clip.grouped_by]
+    note = (
+        f"{len(unknown)} clips have no signer, such as {unknown[0].id}: their source video decides "
+        "on their split"
+        if unknown
+        else ""
+    )
+    return dataclasses.replace(table, clips=clips, notes=[*table.notes, *filter(None, [note])])
+
+
+def assign_splits(clips: Sequence[Clip], fractions: tuple[float, float]) -> dict[str, list[Clip]]:
+    """Return the clips of each split that has any, train first.
+
+    `fractions`: shares of the validation and the test split among clips without a split.
+    """
+    splits: dict[str, list[Clip]] = collections.defaultdict(list)
+    for clip in clips:
+        splits[clip.split or schema.split_of(clip.split_group, *fractions)].append(clip)
+    others = sorted(set(splits) - set(SPLIT_ORDER))
+    return {name: splits[name] for name in (*SPLIT_ORDER, *others) if name in splits}
+
+
+def split_notes(
+    splits: Mapping[str, Sequence[Clip]], fractions: tuple[float, float], options: OptionValues
+) -> list[str]:
+    """Sentences on splits by a hash that are empty or far from their share, with what to do.
+
+    Args:
+        splits: the clips of each split.
+        fractions: shares of the validation and the test split.
+        options: of the builder; those that would help are named.
+    """
+    by_hash = [clip for clips in splits.values() for clip in clips if clip.split is None]
+    if not by_hash:
+        return []
+    validation, test = fractions
+    shares: dict[str, float] = {
+        schema.VALIDATION: validation,
+        schema.TEST: test,
+        schema.TRAIN: 1.0 - (validation + test),
+    }
+    clips = {name: len(splits.get(name, ())) for name in SPLIT_ORDER}
+    total = sum(clips.values())
+    empty = [name for name in SPLIT_ORDER if shares[name] > 1e-9 and not clips[name]]
+    found = []
+    if len(by_hash) > 1 and max(clips.values()) == total:
+        (name,) = (name for name, count in clips.items() if count)
+        if empty:
+            names = " and ".join(map(repr, empty))
+            others = f"splits {names} are" if len(empty) > 1 else f"split {names} is"
+            found.append(
+                f"all {total} clips are in the split {name!r}, and the {others} empty: "
+                f"{_why_few_videos(by_hash, options)}"
+            )
+            empty = []
+    elif clips[schema.TRAIN] < 0.5 * shares[schema.TRAIN] * total and not empty:
+        found.append(
+            f"only {clips[schema.TRAIN]} of {total} clips are in the split 'train': "
+            f"{_why_few_videos(by_hash, options)}"
+        )
+    return found + [
+        f"the split {name!r} is empty: {_why_few_videos(by_hash, options, shares[name])}"
+        for name in empty
+    ]
+
+
+def _why_few_videos(
+    clips: Sequence[Clip], options: OptionValues, fraction: float | None = None
+) -> str:
+    """The number of source videos, the rule behind it, and how to change it."""
+    groups = collections.Counter(clip.split_group for clip in clips)
+    split_by = options.get("split_by")
+    kind = SPLIT_BY.get(split_by or VIDEO, SPLIT_BY[VIDEO])
+    if len(groups) > 1:
+        share = "" if fraction is None else f" for a share of {fraction:g}"
+        reason = f"{len(groups)} {kind} are too few{share}"
+    else:
+        reason = f"they are of one {kind[:-1]}, which no split shares with another"
+    clip_by_clip = ", --split_by=clip" if "split_by" in options and split_by != "clip" else ""
+    advice = f"give a column 'split'{clip_by_clip}, or other fractions"
+    parts = (
+        clip
+        for clip in clips
+        if not clip.grouped_by
+        and not clip.video_id
+        and clip.source_video != clip.id
+        and groups[clip.source_video] > 1
+    )
+    part = next(parts, None)
+    if part is None:
+        return f"{reason}; {advice}"
+    flag = ""
+    if "video_id_column" in options:
+        flag = " (--video_id_column=uid makes every clip its own video)"
+    return (
+        f"{reason}, for the source video of a uid ends at its last '-' before a number: "
+        f"{part.id!r} is a part of {part.source_video!r}, as are "
+        f"{groups[part.source_video] - 1} others. If these are separate recordings, "
+        f"name them in a column 'video_id'{flag}; else {advice}"
+    )
