@@ -33,7 +33,9 @@ shardings = state_shardings(params, mesh), batch_sharding(mesh)
 x = jax.ShapeDtypeStruct((16, 64), dtype)
 text = jax.jit(jax.grad(loss), in_shardings=shardings).lower(params, x).as_text()
 found = re.findall(r"sharding_constraint .*\[(.*)\]> : tensor<([\dx]+)x(\w+)>", text)
-print(json.dumps(found))
+[operand] = re.findall(r"sharding_constraint (%\w+) <@mesh, \[\{\}, \{\}\]> : tensor<64x32x", text)
+made_by = re.search(rf"{operand} = (\S+)", text)
+print(json.dumps([found, made_by[1] if made_by else "parameter"]))
 """
 BLOCK = r"""
 from signvit_jax.layers.transformer import TransformerBlock
@@ -72,10 +74,18 @@ def run(program, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("dtype", "sent"), [("float32", "f32"), ("bfloat16", "bf16")])
-def test_kernels_are_gathered_in_the_compute_dtype(dtype, sent):
+@pytest.mark.parametrize(
+    ("dtype", "sent", "maker"),
+    [
+        ("float32", "f32", "parameter"),
+        # Without the barrier XLA for GPUs gathers in float32 and casts afterwards.
+        ("bfloat16", "bf16", "stablehlo.optimization_barrier"),
+    ],
+)
+def test_kernels_are_gathered_in_the_compute_dtype(dtype, sent, maker):
     """Biases in float32; the gradient is sharded in the dtype of the gathered kernel."""
-    constraints = run(GATHERED, dtype)
+    constraints, gathered_from = run(GATHERED, dtype)
+    assert gathered_from == maker
     kernel = [found for found in constraints if found[1] == "64x32"]
     assert kernel == [["{}, {}", "64x32", sent], ['{"fsdp"}, {}', "64x32", sent]]
     assert {found[2] for found in constraints if found[1] == "32"} == {"f32"}
