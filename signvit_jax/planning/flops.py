@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 from jaxtyping import PyTree
 
-from signvit_jax.data.pipeline import Batch
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import SignTranslator
-from signvit_jax.optimization.losses import forward
+from signvit_jax.optimization.losses import Batch, forward
 from signvit_jax.optimization.optimizer import backbone_of, with_backbone
 
 # Dense bfloat16 operations per second, from the vendors' data sheets. The first name that is part

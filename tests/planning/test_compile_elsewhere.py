@@ -20,6 +20,7 @@ from signvit_jax.planning.compile_elsewhere import (
     missing_packages,
     plan_elsewhere,
 )
+from signvit_jax.planning.device_kinds import KINDS
 from signvit_jax.planning.step_plan import PlanRequest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def needs(platform):
 
 def test_the_callers_settings_are_kept_and_ours_added():
     environment = child_environment(
-        {"XLA_FLAGS": "--mine=1", "PYTHONPATH": "/mine", "JAX_PLATFORMS": "cuda", "A": "b"}
+        {"XLA_FLAGS": "--mine=1", "PYTHONPATH": "/mine", "JAX_PLATFORMS": "cuda", "A": "b"}, "cuda"
     )
     assert environment["JAX_PLATFORMS"] == "cpu" and environment["A"] == "b"
     assert environment["XLA_FLAGS"].endswith(" --mine=1")
@@ -123,7 +124,7 @@ def test_every_preset_lowers_for_gpus_with_the_attention_of_auto(preset, device)
         capture_output=True,
         text=True,
         timeout=850,
-        env=child_environment(dict(os.environ)),
+        env=child_environment(dict(os.environ), KINDS[device].platform),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == [str(preset in FUSED)]
