@@ -2,7 +2,7 @@ r"""Plan the presets for accelerators, and write what they need into their "Hard
 
     pip install -e '.[plan]'
     python scripts/make_hardware.py                     # all rows; those that are done are skipped
-    python scripts/make_hardware.py --only=dense_vit    # one preset; or scaling, benchmark
+    python scripts/make_hardware.py --only=dense_vit    # a preset, or scaling, tensor, ...
     python scripts/make_hardware.py --write             # pages and presets, from the results alone
 
 Each row is one call of XLA's compiler for devices that are not here, one to several minutes of one
@@ -35,12 +35,17 @@ RESULTS = ROOT / "docs" / "benchmarks" / "plans.json"
 PAGE = ROOT / "docs" / "benchmarks" / "plans.md"
 SCALE = ROOT / "docs" / "scale.md"
 BEGIN, END = "<!-- table: scripts/make_hardware.py -->", "<!-- end of table -->"
-SCALING, BENCHMARK = "scaling", "benchmark"
+SCALING, BENCHMARK, DROPOUT, TENSOR = "scaling", "benchmark", "dropout", "tensor"
 SLOWER = 1.1  # the most that a preset's step may take of the fastest alternative's
 _PLANS_HEAD = (
     "| preset | devices | changed | GiB | of | TFLOP | GB moved | ms | MFU |",
     "|---|---|---|---|---|---|---|---|---|",
 )
+_SECTIONS = {
+    BENCHMARK: "What `scripts/bench/gpu.sh` measures besides the presets",
+    DROPOUT: "Other generators of dropout",
+    TENSOR: "A tensor axis",
+}
 _CARDS = {"h100": "80 GB H100", "a100_40": "40 GB A100", "a100_80": "80 GB A100"}
 _CARDS |= {name: name for name in ("v5e", "v5p", "v6e")}
 
@@ -53,13 +58,17 @@ class Row:
     with the same result, whose plans this one is compared with.
     """
 
-    group: str  # the preset whose line it is in, `scaling`, or `benchmark`
+    group: str  # the preset whose line it is in, or a group of other rows
     preset: str
     device: str
     devices: int = 1
     overrides: tuple[str, ...] = ()
     memory: float | None = None
     alternatives: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def is_of_preset(self) -> bool:
+        return self.group == self.preset
 
     @property
     def others(self) -> tuple["Row", ...]:
@@ -124,6 +133,17 @@ ROWS = (
     _benchmark("reference", "h100", *_MAIN_ROW),
     _benchmark("reference", "a100_40", *_MAIN_ROW),
     _benchmark("dense_vit_100m", "h100"),
+    *(
+        Row(DROPOUT, "dense_vit", "v5e", 256, (*_scaled("v5e", 256, 2).overrides, generator))
+        for generator in (
+            "model.encoder.dropout_rng_impl=rbg",
+            "model.encoder.dropout_rng_impl=threefry",
+        )
+    ),
+    Row(
+        *(TENSOR, "dense_vit", "h100", 256),
+        ("training.batch_size=256", "mesh.fsdp=8", "mesh.tensor=2"),
+    ),
     *(_scaled("h100", devices, 16) for devices in (1, 8, 32, 256)),
     *(_scaled("v5e", devices, 2) for devices in (4, 32, 256)),
 )
@@ -260,8 +280,7 @@ def plans_page(results: dict[str, Result]) -> str:
         "",
         *_PLANS_HEAD,
     ]
-    presets = [row for row in ROWS if row.group not in (SCALING, BENCHMARK)]
-    benchmark = [row for row in ROWS if row.group == BENCHMARK]
+    presets = [row for row in ROWS if row.is_of_preset]
     lines += [_plan_line(row, results[row.key]) for row in presets if row.key in results]
     lines += [
         "",
@@ -275,15 +294,10 @@ def plans_page(results: dict[str, Result]) -> str:
     ]
     others = [other for row in presets for other in row.others]
     lines += [_plan_line(other, results[other.key]) for other in others if other.key in results]
-    lines += [
-        "",
-        "## Rows of the benchmark",
-        "",
-        "What `scripts/bench/gpu.sh` measures besides the presets above.",
-        "",
-        *_PLANS_HEAD,
-    ]
-    lines += [_plan_line(row, results[row.key]) for row in benchmark if row.key in results]
+    for group, title in _SECTIONS.items():
+        rows = [row for row in ROWS if row.group == group and row.key in results]
+        lines += ["", f"## {title}", "", *_PLANS_HEAD]
+        lines += [_plan_line(row, results[row.key]) for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -326,7 +340,7 @@ def scaling_table(results: dict[str, Result]) -> str:
 
 def write_pages(results: dict[str, Result]) -> None:
     """Write the presets' lines and the tables."""
-    for preset in {row.group for row in ROWS if row.group not in (SCALING, BENCHMARK)}:
+    for preset in {row.group for row in ROWS if row.is_of_preset}:
         path = ROOT / "signvit_jax" / "presets" / f"{preset}.py"
         line = hardware_line(preset, results)
         write_atomically(path, with_hardware(path.read_text(encoding="utf-8"), line))
@@ -345,7 +359,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="the rows of one preset, 'scaling', or 'benchmark'")
+    parser.add_argument("--only", help="the rows of one preset or of another group")
     parser.add_argument("--write", action="store_true", help="write from the results alone")
     arguments = parser.parse_args()
     results = read_results()

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from signvit_jax.planning.device_kinds import KINDS, check_count
 from signvit_jax.planning.step_plan import PlanRequest, StepPlan
 from signvit_jax.runtime.exit_codes import UsageError
 from signvit_jax.runtime.optional_deps import install_command
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = {
     "tpu": [("libtpu",)],
@@ -40,6 +43,7 @@ _XLA_FLAGS = {
     ),
     "tpu": (),
 }
+_SLOW_SECONDS = 180.0  # after which the wait is explained
 _SHOWN = 1500  # characters of the error of a compiler
 
 
@@ -92,7 +96,16 @@ def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") ->
         env=child_environment(dict(os.environ), request.kind.platform),
     )
     with _ended(process):
-        output, errors = process.communicate(json.dumps(asked))
+        try:
+            output, errors = process.communicate(json.dumps(asked), timeout=_SLOW_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning(
+                "XLA's compiler for %s still works after %.0f s; a busy machine, or a model that "
+                "is not a loop over equal layers, can take it many times that",
+                request.kind.title,
+                _SLOW_SECONDS,
+            )
+            output, errors = process.communicate()
     for line in reversed(output.splitlines()):
         with contextlib.suppress(ValueError):
             answer = json.loads(line)

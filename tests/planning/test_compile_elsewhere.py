@@ -44,18 +44,40 @@ def test_the_callers_settings_are_kept_and_ours_added():
         {"XLA_FLAGS": "--mine=1", "PYTHONPATH": "/mine", "JAX_PLATFORMS": "cuda", "A": "b"}, "cuda"
     )
     assert environment["JAX_PLATFORMS"] == "cpu" and environment["A"] == "b"
-    assert environment["XLA_FLAGS"].endswith(" --mine=1")
+    flags = environment["XLA_FLAGS"].split()
+    assert flags[-1] == "--mine=1" and "--xla_disable_hlo_passes=rematerialization" in flags
+    # What does not fit a TPU is refused by its compiler, which needs that pass to say so.
+    assert child_environment({}, "tpu")["XLA_FLAGS"] == ""
     assert environment["PYTHONPATH"] == f"{REPOSITORY}{os.pathsep}/mine"
 
 
-def test_a_compiler_that_dies_is_an_error_with_its_last_words(monkeypatch, tmp_path):
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\ncat >/dev/null\necho noise\necho last words >&2\nexit 7\n")
-    script.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._is_there", lambda module: True)
+@pytest.fixture
+def dying(monkeypatch, tmp_path):
+    """A function that puts a shell script, which then fails, in the place of the compiler."""
+
+    def put(commands):
+        script = tmp_path / "python"
+        script.write_text(f"#!/bin/sh\ncat >/dev/null\n{commands}\nexit 7\n")
+        script.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(script))
+        monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._is_there", lambda module: True)
+
+    return put
+
+
+def test_a_slow_compiler_is_explained_and_waited_for(dying, monkeypatch, caplog):
+    monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._SLOW_SECONDS", 0.2)
+    dying("sleep 1; echo last words >&2")
+    with pytest.raises(PlanError, match="last words"):
+        plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
+    assert "compiler for NVIDIA H100 80GB HBM3 still works" in caplog.text
+
+
+def test_a_compiler_that_dies_is_an_error_with_its_last_words(dying, caplog):
+    dying("echo noise; echo last words >&2")
     with pytest.raises(PlanError, match="code 7 and no plan:\nlast words"):
         plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
+    assert caplog.text == ""
 
 
 @needs("tpu")

@@ -26,7 +26,7 @@ def load_script():
 
 script = load_script()
 RESULTS = script.read_results()
-PRESET_ROWS = [row for row in script.ROWS if row.group in preset_names()]
+PRESET_ROWS = [row for row in script.ROWS if row.is_of_preset]
 ALL_ROWS = {one.key: one for row in script.ROWS for one in (row, *row.others)}
 RESULT = script.Result(
     program="",
@@ -81,19 +81,34 @@ def test_a_planned_step_leaves_room_and_is_among_the_fastest(row):
     assert script.too_large_or_slow(row, RESULTS) is None
 
 
+def planned_rows(group):
+    """The rows of a group; skips the test if some are not planned."""
+    rows = [row for row in script.ROWS if row.group == group]
+    if not all(row.key in RESULTS for row in rows):
+        pytest.skip(f"not planned yet: run scripts/make_hardware.py --only={group}")
+    return rows
+
+
+def test_the_devices_generator_is_planned_no_slower_than_threefry():
+    rbg, threefry = (RESULTS[row.key] for row in planned_rows(script.DROPOUT))
+    assert rbg.step <= 1.1 * threefry.step and rbg.total <= 1.1 * threefry.total
+
+
+def test_a_tensor_axis_sends_four_arrays_of_a_block():
+    """Three sums, each as many bytes as the array, and two gathers of half of them."""
+    [row] = planned_rows(script.TENSOR)
+    array = 256 * 198 * 1024 * 2  # frames of a device, tokens, width, bytes
+    assert RESULTS[row.key].sent["tensor"] == pytest.approx(24 * 4 * array, rel=0.1)
+
+
 # The benchmark's main row: milliseconds of perfect and of careful kernels.
 MOST = {"h100": (215, 270), "a100_40": (560, 700)}
 
 
 @pytest.mark.parametrize("device", MOST)
 def test_the_benchmarks_main_row_is_planned_within_its_targets(device):
-    [row] = [
-        row
-        for row in script.ROWS
-        if (row.group, row.preset, row.device) == (script.BENCHMARK, "reference", device)
-    ]
-    if row.key not in RESULTS:
-        pytest.skip("not planned yet: run scripts/make_hardware.py --only=benchmark")
+    rows = planned_rows(script.BENCHMARK)
+    [row] = [row for row in rows if (row.preset, row.device) == ("reference", device)]
     result, (perfect, careful) = RESULTS[row.key], MOST[device]
     assert 1e3 * result.perfect <= perfect and 1e3 * result.careful <= careful
     assert result.total <= 36 * 2**30
