@@ -107,12 +107,14 @@ def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") ->
             )
             output, errors = process.communicate()
     for line in reversed(output.splitlines()):
-        with contextlib.suppress(ValueError):
+        try:
             answer = json.loads(line)
-            if isinstance(answer, dict) and "refused" in answer:
-                raise ConfigError(answer["refused"])
-            if isinstance(answer, dict) and "plan" in answer:
-                return StepPlan.from_json(answer["plan"]) if answer["plan"] else None
+        except ValueError:
+            continue  # not ours: compilers write to standard output too
+        if isinstance(answer, dict) and "refused" in answer:
+            raise ConfigError(answer["refused"])
+        if isinstance(answer, dict) and "plan" in answer:
+            return StepPlan.from_json(answer["plan"]) if answer["plan"] else None
     raise PlanError(
         f"the compiler for {request.kind.title} ended with code {process.returncode} and no plan:\n"
         + errors.strip()[-_SHOWN:]

@@ -80,6 +80,12 @@ def test_a_compiler_that_dies_is_an_error_with_its_last_words(dying, caplog):
     assert caplog.text == ""
 
 
+def test_a_refused_config_is_an_error_of_the_config(dying):
+    dying("""echo '{"refused": "config.mesh is wrong"}'; echo noise""")
+    with pytest.raises(ConfigError, match=r"^config\.mesh is wrong$"):
+        plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
+
+
 @needs("tpu")
 @pytest.mark.long
 @pytest.mark.timeout(900)
