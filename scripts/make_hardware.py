@@ -2,13 +2,15 @@ r"""Plan the presets for accelerators, and write what they need into their "Hard
 
     pip install -e '.[plan]'
     python scripts/make_hardware.py                     # all rows; those that are done are skipped
-    python scripts/make_hardware.py --only=dense_vit    # the rows of one preset; or of `scaling`
+    python scripts/make_hardware.py --only=dense_vit    # a preset, or scaling, tensor, ...
     python scripts/make_hardware.py --write             # pages and presets, from the results alone
 
 Each row is one call of XLA's compiler for devices that are not here, one to several minutes of one
 core. Its result is written to docs/benchmarks/plans.json as soon as it is there. A row is planned
-again only if its step has changed: the results have a digest of the program that was compiled.
-Then the presets' lines, docs/benchmarks/plans.md and the table of docs/scale.md are written.
+again only if its step has changed: the results have a digest of the program that was compiled. A
+preset's row has alternatives, other settings with the same result: the preset's must take at most a
+tenth longer than the fastest that fits. Then the presets' lines, docs/benchmarks/plans.md and the
+table of docs/scale.md are written.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from signvit_jax.files.atomic import write_atomically
 from signvit_jax.planning.compile_elsewhere import plan_elsewhere
 from signvit_jax.planning.memory import GIB
 from signvit_jax.planning.plan_report import COMFORTABLE
-from signvit_jax.planning.roofline import MEMORY_SHARE, PRODUCT_SHARE
+from signvit_jax.planning.roofline import MEMORY_SHARE, PRODUCT_SHARE, Roofline
 from signvit_jax.planning.step_plan import PlanRequest, StepPlan
 from signvit_jax.runtime.exit_codes import DONE, FAILED, run_command
 
@@ -33,21 +35,50 @@ RESULTS = ROOT / "docs" / "benchmarks" / "plans.json"
 PAGE = ROOT / "docs" / "benchmarks" / "plans.md"
 SCALE = ROOT / "docs" / "scale.md"
 BEGIN, END = "<!-- table: scripts/make_hardware.py -->", "<!-- end of table -->"
-SCALING = "scaling"
+SCALING, BENCHMARK, DROPOUT, TENSOR = "scaling", "benchmark", "dropout", "tensor"
+SLOWER = 1.1  # the most that a preset's step may take of the fastest alternative's
+_PLANS_HEAD = (
+    "| preset | devices | changed | GiB | of | TFLOP | GB moved | ms | MFU |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+_SECTIONS = {
+    BENCHMARK: "What `scripts/bench/gpu.sh` measures besides the presets",
+    DROPOUT: "Other generators of dropout",
+    TENSOR: "A tensor axis",
+}
 _CARDS = {"h100": "80 GB H100", "a100_40": "40 GB A100", "a100_80": "80 GB A100"}
 _CARDS |= {name: name for name in ("v5e", "v5p", "v6e")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A preset on devices. `overrides`: as `key=value`; `memory`: of a device in GiB."""
+    """A preset on devices.
 
-    group: str  # the preset whose line it is in, or `scaling`
+    `overrides`: as `key=value`. `memory`: of a device in GiB. `alternatives`: further overrides
+    with the same result, whose plans this one is compared with.
+    """
+
+    group: str  # the preset whose line it is in, or a group of other rows
     preset: str
     device: str
     devices: int = 1
     overrides: tuple[str, ...] = ()
     memory: float | None = None
+    alternatives: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def is_of_preset(self) -> bool:
+        return self.group == self.preset
+
+    @property
+    def others(self) -> tuple["Row", ...]:
+        """The rows of the alternatives."""
+        rows = []
+        for overrides in self.alternatives:
+            changed = dict(map(_pair, (*self.overrides, *overrides)))
+            together = tuple(f"{key}={value}" for key, value in changed.items())
+            rows.append(dataclasses.replace(self, overrides=together, alternatives=()))
+        return tuple(rows)
 
     @property
     def key(self) -> str:
@@ -61,24 +92,58 @@ class Row:
 
 def _scaled(device: str, devices: int, clips: int) -> Row:
     """`dense_vit` with a batch that grows with the devices."""
-    overrides = [f"training.batch_size={clips * devices}"]
+    overrides = []
     if devices > 1:
+        overrides.append(f"training.batch_size={clips * devices}")
         overrides.append(f"mesh.fsdp={min(devices, 8)}")
     return Row(SCALING, "dense_vit", device, devices, tuple(overrides))
 
 
+def _names(microbatches: int) -> tuple[str, str]:
+    return "training.remat=names", f"training.gradient_accumulation={microbatches}"
+
+
+def _benchmark(preset: str, device: str, *overrides: str) -> Row:
+    """A row of scripts/bench/gpu.py, whose page shows this plan beside what was measured."""
+    return Row(BENCHMARK, preset, device, 1, overrides)
+
+
+# The reference's sizes with fused attention: what scripts/bench/gpu.py calls `reference`.
+_MAIN_ROW = (
+    "training.remat=names",
+    "model.encoder.attention_dropout=0.0",
+    "model.encoder.dropout_rng_impl=hash",
+)
+_IN_TWO = ("training.gradient_accumulation=2",)
 ROWS = (
-    Row("dense_vit", "dense_vit", "h100"),
-    Row("dense_vit", "dense_vit", "a100_40", overrides=("training.gradient_accumulation=2",)),
-    Row("dense_vit", "dense_vit", "v5e", 8, ("mesh.fsdp=8",)),
-    Row("dense_vit_100m", "dense_vit_100m", "a100_40", memory=24),
-    Row("dense_vit_100m", "dense_vit_100m", "v5e", 4, ("mesh.fsdp=4",)),
-    Row("dense_vit_server", "dense_vit_server", "a100_40", 8),
-    Row("dense_vit_server", "dense_vit_server", "v5e", 8, ("training.gradient_accumulation=4",)),
-    Row("reference", "reference", "a100_40"),
-    Row("reference", "reference", "v5e", 4, ("mesh.fsdp=4",)),
+    Row("dense_vit", "dense_vit", "h100", alternatives=(_names(4),)),
+    Row("dense_vit", "dense_vit", "a100_40", 1, _IN_TWO, alternatives=(_names(8),)),
+    Row("dense_vit", "dense_vit", "v5e", 8, ("mesh.fsdp=8",), alternatives=(_names(2),)),
+    Row("dense_vit_100m", "dense_vit_100m", "a100_40", memory=24, alternatives=(_names(8),)),
+    Row("dense_vit_100m", "dense_vit_100m", "v5e", 4, ("mesh.fsdp=4",), None, (_names(4),)),
+    Row("dense_vit_server", "dense_vit_server", "a100_40", 8, alternatives=(_names(4),)),
+    Row(
+        *("dense_vit_server", "dense_vit_server", "v5e", 8, ("training.gradient_accumulation=4",)),
+        alternatives=(_names(8),),
+    ),
+    Row("reference", "reference", "a100_40", alternatives=(_names(1),)),
+    Row("reference", "reference", "v5e", 4, ("mesh.fsdp=4",), alternatives=(_names(1),)),
     Row("mobilenet_v3", "mobilenet_v3", "a100_40", memory=16),
     Row("mobilenet_v3", "mobilenet_v3", "v5e", 4),
+    _benchmark("reference", "h100", *_MAIN_ROW),
+    _benchmark("reference", "a100_40", *_MAIN_ROW),
+    _benchmark("dense_vit_100m", "h100"),
+    *(
+        Row(DROPOUT, "dense_vit", "v5e", 256, (*_scaled("v5e", 256, 2).overrides, generator))
+        for generator in (
+            "model.encoder.dropout_rng_impl=rbg",
+            "model.encoder.dropout_rng_impl=threefry",
+        )
+    ),
+    Row(
+        *(TENSOR, "dense_vit", "h100", 256),
+        ("training.batch_size=256", "mesh.fsdp=8", "mesh.tensor=2"),
+    ),
     *(_scaled("h100", devices, 16) for devices in (1, 8, 32, 256)),
     *(_scaled("v5e", devices, 2) for devices in (4, 32, 256)),
 )
@@ -86,7 +151,10 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What is kept of a row's plan. Seconds; bytes of each device."""
+    """What is kept of a row's plan. Seconds; bytes of each device.
+
+    A compiler for TPUs refuses a program that does not fit: all but its memory is then 0.
+    """
 
     program: str  # digest
     total: int
@@ -110,6 +178,10 @@ class Result:
     def step(self) -> float:
         return self.careful + self.communication
 
+    @property
+    def fits(self) -> bool:
+        return self.share <= COMFORTABLE
+
 
 def read_results() -> dict[str, Result]:
     """Return the committed results by key of their row."""
@@ -127,25 +199,45 @@ def plan(row: Row, known: Result | None) -> Result | None:
     return None if made is None else _result(made)
 
 
+def fastest(row: Row, results: dict[str, Result]) -> float:
+    """Return the seconds of a step of the fastest that fits: the row or one of its alternatives."""
+    planned = [results[one.key] for one in (row, *row.others) if one.key in results]
+    return min((one.step for one in planned if one.fits), default=float("inf"))
+
+
 def _result(made: StepPlan) -> Result:
-    if made.cost is None:
-        raise SystemExit(f"the compiler refuses the step: it needs {made.total / GIB:.1f} GiB")
     cost = made.cost
+    times = cost.roofline if cost else Roofline(0.0, 0.0, 0.0, 0.0)
+    sent = cost.collectives if cost else {}
     return Result(
         program=made.program,
         total=made.total,
         usable=made.kind.usable,
-        perfect=cost.roofline.perfect,
-        careful=cost.roofline.careful,
-        communication=cost.roofline.communication,
+        perfect=times.perfect,
+        careful=times.careful,
+        communication=times.communication,
         mfu=made.mfu,
-        flops=cost.flops,
-        moved=cost.bytes,
-        sent={axes: sum(kinds.values()) for axes, kinds in cost.collectives.items()},
+        flops=cost.flops if cost else 0.0,
+        moved=cost.bytes if cost else 0,
+        sent={axes: sum(kinds.values()) for axes, kinds in sent.items()},
         clips=made.clips,
         mesh=made.mesh,
         settings=made.settings,
     )
+
+
+def too_large_or_slow(row: Row, results: dict[str, Result]) -> str | None:
+    """Return what is wrong with a row's plan, in a line; None if nothing is."""
+    one = results[row.key]
+    if not one.fits:
+        return f"{row.key}: {one.share:.0%} of what a process may take; allowed: {COMFORTABLE:.0%}"
+    least = fastest(row, results)
+    if one.step > SLOWER * least:
+        return (
+            f"{row.key}: {1e3 * one.step:.0f} ms a step; the fastest alternative that fits takes "
+            f"{1e3 * least:.0f}"
+        )
+    return None
 
 
 def hardware_line(preset: str, results: dict[str, Result]) -> str:
@@ -186,20 +278,40 @@ def plans_page(results: dict[str, Result]) -> str:
         f"products at {PRODUCT_SHARE:.0%} of the peak and memory at {MEMORY_SHARE:.0%} of its",
         "bandwidth, collectives behind them.",
         "",
-        "| preset | devices | changed | GiB | of | TFLOP | GB moved | ms | MFU |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *_PLANS_HEAD,
     ]
-    for row in ROWS:
-        if row.group == SCALING or row.key not in results:
-            continue
-        one = results[row.key]
-        changed = ", ".join(f"`{override}`" for override in row.overrides)
-        lines.append(
-            f"| {row.preset} | {row.devices} x {row.card} | {changed} | {one.total / GIB:.1f} | "
-            f"{one.usable / GIB:.1f} | {one.flops / 1e12:.0f} | {one.moved / 1e9:,.0f} | "
-            f"{1e3 * one.step:,.0f} | {one.mfu:.0%} |"
-        )
+    presets = [row for row in ROWS if row.is_of_preset]
+    lines += [_plan_line(row, results[row.key]) for row in presets if row.key in results]
+    lines += [
+        "",
+        "## Other settings with the same result",
+        "",
+        "A preset keeps the simplest settings that fit and take at most a tenth longer than the",
+        "fastest of these that fits; `reference` keeps `dots`, with which its figures were",
+        "compared. Fewer microbatches than these do not fit.",
+        "",
+        *_PLANS_HEAD,
+    ]
+    others = [other for row in presets for other in row.others]
+    lines += [_plan_line(other, results[other.key]) for other in others if other.key in results]
+    for group, title in _SECTIONS.items():
+        rows = [row for row in ROWS if row.group == group and row.key in results]
+        lines += ["", f"## {title}", "", *_PLANS_HEAD]
+        lines += [_plan_line(row, results[row.key]) for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _plan_line(row: Row, one: Result) -> str:
+    changed = ", ".join(f"`{override}`" for override in row.overrides)
+    times = (
+        f"{one.flops / 1e12:.0f} | {one.moved / 1e9:,.0f} | {1e3 * one.step:,.0f} | {one.mfu:.0%}"
+        if one.fits
+        else "| | does not fit |"
+    )
+    return (
+        f"| {row.preset} | {row.devices} x {row.card} | {changed} | {one.total / GIB:.1f} | "
+        f"{one.usable / GIB:.1f} | {times} |"
+    )
 
 
 def scaling_table(results: dict[str, Result]) -> str:
@@ -228,7 +340,7 @@ def scaling_table(results: dict[str, Result]) -> str:
 
 def write_pages(results: dict[str, Result]) -> None:
     """Write the presets' lines and the tables."""
-    for preset in {row.group for row in ROWS if row.group != SCALING}:
+    for preset in {row.group for row in ROWS if row.is_of_preset}:
         path = ROOT / "signvit_jax" / "presets" / f"{preset}.py"
         line = hardware_line(preset, results)
         write_atomically(path, with_hardware(path.read_text(encoding="utf-8"), line))
@@ -247,14 +359,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="the rows of one preset, or of 'scaling'")
+    parser.add_argument("--only", help="the rows of one preset or of another group")
     parser.add_argument("--write", action="store_true", help="write from the results alone")
     arguments = parser.parse_args()
     results = read_results()
-    too_large = []
-    for row in ROWS:
-        if arguments.write or (arguments.only and row.group != arguments.only):
-            continue
+    chosen = (
+        []
+        if arguments.write
+        else [row for row in ROWS if not arguments.only or row.group == arguments.only]
+    )
+    rows = {one.key: one for row in chosen for one in (row, *row.others)}
+    for row in rows.values():
         print(f"{row.key} ...", end=" ", flush=True)
         result = plan(row, results.get(row.key))
         if result is not None:
@@ -263,12 +378,13 @@ def main() -> int:
             write_atomically(RESULTS, json.dumps(values, indent=1) + "\n")
         one = results[row.key]
         print(f"{one.total / GIB:.1f} of {one.usable / GIB:.1f} GiB, {1e3 * one.step:.0f} ms")
-        if one.share > COMFORTABLE:
-            too_large.append(row.key)
     write_pages(results)
-    for key in too_large:
-        print(f"more than {COMFORTABLE:.0%} of what a process may take: {key}", file=sys.stderr)
-    return FAILED if too_large else DONE
+    complaints = [
+        complaint for row in chosen if (complaint := too_large_or_slow(row, results)) is not None
+    ]
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    return FAILED if complaints else DONE
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Run the GPU benchmarks, each in its own process; one time limit covers the call.
 
     python scripts/bench/gpu.py --rows=numerics,reference --minutes=4 --output=runs/gpu.jsonl
+    python scripts/bench/gpu.py --merge             # runs/gpu.jsonl into docs/benchmarks/gpu.md
 
 Each result is appended to the file at once, as one line: the row's name, the card, the load of the
-machine, and the measurements or the reason of the failure.
+machine, and the measurements or the reason of the failure. `--merge` measures nothing.
 
-Exit codes: 0 all rows measured, 1 a row failed or there was no time for it, 2 wrong usage.
+Exit codes: 0 all rows measured, 1 a row failed or there was no time for it, 2 wrong usage, or
+nothing to merge.
 """
 
 import argparse
@@ -17,14 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from gpu_page import NoResultsError, merge
 from train_step import BASE, has_torch, run
 
-# The shipped batches of full-size configs may exceed the memory of one card: two rows recompute
-# activations, the third accumulates microbatches.
+# Row -> (preset, overrides): as they are shipped, and what is planned to be a little faster.
 CONFIG_ROWS = {
-    "dense_vit": ("training.remat=full",),
-    "dense_vit_100m": ("training.remat=full",),
-    "dense_vit_accumulated": ("training.gradient_accumulation=4",),
+    "dense_vit": ("dense_vit", ()),
+    "dense_vit_100m": ("dense_vit_100m", ()),
+    "dense_vit_names": (
+        "dense_vit",
+        ("training.remat=names", "training.gradient_accumulation=4"),
+    ),
 }
 
 
@@ -35,16 +40,17 @@ def rows() -> dict[str, dict]:
     of_configs = {
         name: {
             "program": "jax_step.py",
-            "config": f"configs/{name.removesuffix('_accumulated')}.py",
+            "config": f"configs/{preset}.py",
             "overrides": overrides,
         }
-        for name, overrides in CONFIG_ROWS.items()
+        for name, (preset, overrides) in CONFIG_ROWS.items()
     }
     return {
         "numerics": {"program": "gpu_numerics.py"},
         "reference": ours,
         **of_configs,
-        "encode": {"program": "jax_step.py", "mode": "encode", "clips": 1, "scan": False},
+        "encode": ours | {"mode": "encode", "clips": 1, "scan": False},
+        "translate": ours | {"mode": "translate", "clips": 1, "scan": False},
         "small_gpu": {
             "program": "gpu_learning.py",
             "config": "configs/small_gpu.py",
@@ -96,7 +102,18 @@ def main() -> int:
     parser.add_argument(
         "--torch_python", default=sys.executable, help="a Python with torch and numpy"
     )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="write the results in --output into docs/benchmarks/gpu.md, beside plans and targets",
+    )
     args = parser.parse_args()
+    if args.merge:
+        try:
+            print(merge(args.output))
+        except (NoResultsError, OSError) as error:
+            parser.error(str(error))
+        return 0
     known, chosen = rows(), args.rows.split(",")
     if unknown := [name for name in chosen if name not in known]:
         parser.error(f"no row {unknown[0]!r}; allowed: {', '.join(known)}")

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Benchmarks on this machine's GPU, the most important rows first; each result is written at once.
 #   bash scripts/bench/gpu.sh                          # numerics, reference, dense_vit: 4 minutes
-#   bash scripts/bench/gpu.sh --rows=encode,small_gpu,torch,torch_compiled        # a second call
+#   bash scripts/bench/gpu.sh --rows=encode,translate,small_gpu,torch,torch_compiled   # a second call
+#   bash scripts/bench/gpu.sh --merge      # the results into docs/benchmarks/gpu.md, anywhere
 #   JAX_PLATFORMS=cpu bash scripts/bench/gpu.sh --size=tiny         # a check that it runs, on a CPU
 # Needs Python 3.12 with jax, flax, optax, orbax and chex (torch for its rows). Other imports come
 # from build/gpu_wheels, which gpu_wheels.sh fills on a machine with network. Reads no data set.

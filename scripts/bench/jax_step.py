@@ -1,4 +1,4 @@
-"""One row of `train_step.py` or `gpu.py`: times our training step, or our encoder.
+"""One row of `train_step.py` or `gpu.py`: times our training step, encoder or translation.
 
 It runs on the default device. The only argument is the case, as JSON.
 """
@@ -13,9 +13,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from signvit_jax.config.files import load_config
 from signvit_jax.config.schema import Config, from_mapping, with_ctc_target
+from signvit_jax.decoding.autoregressive import Source
+from signvit_jax.decoding.beam_search import beam_search
+from signvit_jax.decoding.search_options import SearchOptions
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state
@@ -143,7 +147,11 @@ def training_step(
 def encoding(
     case: dict, config: Config, definition: ModelDefinition
 ) -> tuple[Callable[[], object], jax.stages.Compiled, float]:
-    """Return (function that encodes a clip, compiled program, seconds of compiling)."""
+    """Return (function that encodes a clip, compiled program, seconds of compiling).
+
+    In the mode "translate" it decodes too, with a beam of 4 up to the longest text: random weights
+    end no sentence.
+    """
     params = jax.jit(lambda: definition.init(0))()
     # Matrices in the dtype of the computation, as a server would keep them.
     params = jax.tree.map_with_path(
@@ -151,9 +159,16 @@ def encoding(
     )
     batch = case_batch(case, config.data.image_size, definition.vocab_size)
     inputs = params, jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"])
-    encode = jax.jit(
-        lambda params, video, lengths: definition.bind(params).encode(video, lengths).pooled
-    )
+    options = SearchOptions(bos_id=BOS, eos_id=EOS, beam_size=4)
+
+    @jax.jit
+    def encode(params: PyTree, video: jax.Array, lengths: jax.Array) -> jax.Array:
+        model = definition.bind(params)
+        encoded = model.encode(video, lengths)
+        if case["mode"] == "encode":
+            return encoded.pooled
+        return beam_search((Source(model.decoder, *model.memory(encoded)),), options).tokens
+
     start = time.perf_counter()
     compiled = encode.lower(*inputs).compile()
     return lambda: compiled(*inputs), compiled, time.perf_counter() - start
@@ -168,7 +183,7 @@ def main() -> None:
         words = config.tokenizer.vocab_size
     definition = ModelDefinition(config, words)
     device = jax.devices()[0]
-    encodes = case.get("mode") == "encode"
+    encodes = case.get("mode") in ("encode", "translate")
     if "config" in case:
         case |= {"clips": config.training.batch_size, "frames": config.data.num_frames}
     if encodes:

@@ -18,7 +18,7 @@ from signvit_jax.layers.attention import (
 from signvit_jax.layers.half_precision import absorb_norm, gelu_in_float32, is_half, normalize
 from signvit_jax.layers.kept_arrays import HIDDEN, NORMALIZED, PROJECTED, keep
 from signvit_jax.layers.random_streams import fold
-from signvit_jax.parallel.current_mesh import tensor_ways
+from signvit_jax.parallel.current_mesh import over_tensor, tensor_ways
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -103,11 +103,16 @@ def separate_projections(
     num_projections: int,
     heads: int,
 ) -> tuple[Float[Array, "*shape n k"], ...]:
-    """Apply the parts of a fused kernel one by one, with a product each."""
-    kernel = kernel.reshape(kernel.shape[0], num_projections, heads, -1)
-    bias = bias.reshape(kernel.shape[1:])
+    """Apply the parts of a fused kernel one by one, with a product each.
+
+    A tensor axis shards them by heads. Left to itself, XLA shards what is summed over, and sums
+    three arrays of activations over the devices.
+    """
+    kernel = over_tensor(kernel.reshape(kernel.shape[0], num_projections, heads, -1), 2)
+    bias = over_tensor(bias.reshape(kernel.shape[1:]), 1)
     return tuple(
-        jnp.einsum("...d,dnk->...nk", x, kernel[:, i]) + bias[i] for i in range(num_projections)
+        over_tensor(jnp.einsum("...d,dnk->...nk", x, kernel[:, i]) + bias[i], -2)
+        for i in range(num_projections)
     )
 
 

@@ -10,9 +10,9 @@ from contextvars import ContextVar
 from typing import Protocol
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Key, Shaped
 
 
 class Device(Protocol):
@@ -55,6 +55,19 @@ def tensor_ways() -> int:
     """Return the size of the tensor axis of the mesh that is traced for; without one, 1."""
     mesh = _MESH.get()
     return 1 if mesh is None else mesh.shape["tensor"]
+
+
+def over_tensor(x: Shaped[Array, "*shape"], axis: int) -> Shaped[Array, "*shape"]:
+    """Shard an axis over the tensor axis of the mesh that is traced for, where it divides it.
+
+    How the other axes are sharded is left to XLA.
+    """
+    mesh = _MESH.get()
+    if mesh is None or mesh.shape["tensor"] == 1 or x.shape[axis] % mesh.shape["tensor"]:
+        return x
+    spec: list[str | object] = [P.UNCONSTRAINED] * x.ndim
+    spec[axis] = "tensor"
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*spec)))
 
 
 def bernoulli_by_rows(

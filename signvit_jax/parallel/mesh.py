@@ -22,7 +22,7 @@ def make_mesh(
 
     Raises ConfigError if the product of the axes is not the number of devices, if `batch_size` is
     not divisible by data x fsdp, if the tensor axis would span processes, which read different
-    clips, or if JAX cannot arrange the devices so.
+    clips, if JAX cannot arrange the devices so, or if TPU chips are of several slices.
     """
     count = jax.device_count() if devices is None else len(devices)
     others = config.fsdp * config.tensor
@@ -49,6 +49,11 @@ def make_mesh(
     shape = (data, config.fsdp, config.tensor)
     try:
         arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except AssertionError as error:  # that the chips of a TPU fill a box
+        raise ConfigError(
+            f"JAX cannot arrange these {count} chips as a mesh, because they are not all chips of "
+            "one box of one TPU slice; allowed: the chips of one slice, or of a box of it"
+        ) from error
     except (NotImplementedError, ValueError) as error:
         raise ConfigError(
             f"config.mesh is data={data}, fsdp={config.fsdp}, tensor={config.tensor}, which JAX "

@@ -7,12 +7,13 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, to_json
@@ -22,18 +23,27 @@ from signvit_jax.planning.step_plan import PlanRequest, StepPlan
 from signvit_jax.runtime.exit_codes import UsageError
 from signvit_jax.runtime.optional_deps import install_command
 
+log = logging.getLogger(__name__)
+
 _PACKAGES = {
     "tpu": [("libtpu",)],
     "cuda": [("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), ("nvidia.cudnn",)],
 }
-# Without a GPU no kernel can be timed, and none is executed: their code need not be good. The last
-# flag is the one that commands set.
-_XLA_FLAGS = (
-    "--xla_gpu_autotune_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_gpu_disable_gpuasm_optimizations=true",
-    "--xla_gpu_enable_latency_hiding_scheduler=true",
-)
+# Without a GPU no kernel can be timed, and none is executed: their code need not be good. The
+# scheduler's flag is the one that commands set.
+_XLA_FLAGS = {
+    "cuda": (
+        "--xla_gpu_autotune_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_gpu_disable_gpuasm_optimizations=true",
+        "--xla_gpu_enable_latency_hiding_scheduler=true",
+        # XLA's own remat: it searches up to an hour for what to compute again in a program that
+        # does not fit, and changes none that does.
+        "--xla_disable_hlo_passes=rematerialization",
+    ),
+    "tpu": (),
+}
+_SLOW_SECONDS = 180.0  # after which the wait is explained
 _SHOWN = 1500  # characters of the error of a compiler
 
 
@@ -83,25 +93,38 @@ def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") ->
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=child_environment(dict(os.environ)),
+        env=child_environment(dict(os.environ), request.kind.platform),
     )
     with _ended(process):
-        output, errors = process.communicate(json.dumps(asked))
+        try:
+            output, errors = process.communicate(json.dumps(asked), timeout=_SLOW_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning(
+                "XLA's compiler for %s still works after %.0f s; a busy machine, or a model that "
+                "is not a loop over equal layers, can take it many times that",
+                request.kind.title,
+                _SLOW_SECONDS,
+            )
+            output, errors = process.communicate()
     for line in reversed(output.splitlines()):
-        with contextlib.suppress(ValueError):
+        try:
             answer = json.loads(line)
-            if isinstance(answer, dict) and "refused" in answer:
-                raise ConfigError(answer["refused"])
-            if isinstance(answer, dict) and "plan" in answer:
-                return StepPlan.from_json(answer["plan"]) if answer["plan"] else None
+        except ValueError:
+            continue  # not ours: compilers write to standard output too
+        if isinstance(answer, dict) and "refused" in answer:
+            raise ConfigError(answer["refused"])
+        if isinstance(answer, dict) and "plan" in answer:
+            return StepPlan.from_json(answer["plan"]) if answer["plan"] else None
     raise PlanError(
         f"the compiler for {request.kind.title} ended with code {process.returncode} and no plan:\n"
         + errors.strip()[-_SHOWN:]
     )
 
 
-def child_environment(environment: dict[str, str]) -> dict[str, str]:
-    """Return the environment of a process that compiles for absent devices."""
+def child_environment(
+    environment: dict[str, str], platform: Literal["cuda", "tpu"]
+) -> dict[str, str]:
+    """Return the environment of a process that compiles for absent devices of a platform."""
     given = environment.get("XLA_FLAGS", "").split()
     paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
     return environment | {
@@ -110,7 +133,7 @@ def child_environment(environment: dict[str, str]) -> dict[str, str]:
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # programs of absent devices cannot be read again
         "TF_CPP_MIN_LOG_LEVEL": environment.get("TF_CPP_MIN_LOG_LEVEL", "2"),
-        "XLA_FLAGS": " ".join([*_XLA_FLAGS, *given]),
+        "XLA_FLAGS": " ".join([*_XLA_FLAGS[platform], *given]),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
 

@@ -54,11 +54,11 @@ def describe(
     )
     compiled = planned.step.lower(state, batch).compile() if compiling else None
     flops = clip_flops(definition, config.data.num_frames, planned.text_length)
-    memory = step_memory(state, batch, compiled).table()
+    memory = step_memory(state, batch, compiled).table(planned.mesh)
     return "\n\n".join(
         [
             _parameters(definition),
-            _operations(config, flops, planned.text_length),
+            _operations(config, flops, planned.text_length, planned.mesh),
             f"memory of each device in a training step\n{memory}",
             _shardings(state, planned.mesh),
             _batch(config, batch),
@@ -87,8 +87,8 @@ def _parameters(definition: ModelDefinition) -> str:
     return "\n".join(lines)
 
 
-def _operations(config: Config, flops: ClipFlops, text_length: int) -> str:
-    frames, device = config.data.num_frames, jax.devices()[0].device_kind
+def _operations(config: Config, flops: ClipFlops, text_length: int, mesh: Mesh) -> str:
+    frames, device = config.data.num_frames, mesh.devices.flat[0].device_kind
 
     def line(name: str, operations: float, note: str = "") -> str:
         return f"  {name:20} {operations / 1e9:12,.2f}" + (f"   ({note})" if note else "")
@@ -113,7 +113,7 @@ def _operations(config: Config, flops: ClipFlops, text_length: int) -> str:
     step = flops.training * config.training.batch_size
     lines.append(line("one step", step, f"{config.training.batch_size} clips"))
     if (peak := peak_flops(device)) is not None:
-        milliseconds = 1e3 * step / peak / jax.device_count()
+        milliseconds = 1e3 * step / peak / mesh.size
         lines.append(f"  {device} at its peak would take {milliseconds:,.1f} ms for a step")
     return "\n".join(lines)
 
@@ -132,7 +132,7 @@ def _shardings(state: TrainState, mesh: Mesh) -> str:
         line = f"{name:56} {_shape(leaf.shape):14} ({spec})".ljust(96)
         sharded[line + _shape(shard)] += 1
     lines = [
-        f"mesh {axes}: {mesh.size} x {jax.devices()[0].device_kind}",
+        f"mesh {axes}: {mesh.size} x {mesh.devices.flat[0].device_kind}",
         f"  {replicated} arrays of parameters are replicated on every device",
     ]
     if sharded:

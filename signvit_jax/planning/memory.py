@@ -50,8 +50,8 @@ class StepMemory:
             self.parameters + self.optimizer + self.average + self.batch + (self.temporaries or 0)
         )
 
-    def table(self) -> str:
-        """Return a line in GiB for each part, the total, and the device's limit if it has one."""
+    def table(self, mesh: Mesh) -> str:
+        """Return a line in GiB for each part, the total, and the limit of the mesh's devices."""
         parts = {
             "parameters": self.parameters,
             "optimizer": self.optimizer,
@@ -67,7 +67,7 @@ class StepMemory:
                 lines.append(_table_line(name, size))
         compiled = self.temporaries is not None
         lines.append(_table_line("total" if compiled else "total without those", self.total))
-        limit = memory_limit()
+        limit = memory_limit(mesh)
         if limit is not None:
             lines.append(_table_line("the device has", limit))
         return "\n".join(lines)
@@ -139,9 +139,13 @@ def bytes_per_device(tree: PyTree) -> int:
     )
 
 
-def memory_limit() -> int | None:
-    """Return the bytes that a program may use on the first device; None if unknown (a CPU)."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+def memory_limit(mesh: Mesh) -> int | None:
+    """Return the bytes that a program may use on each device of a mesh: those of the smallest.
+
+    Only the devices of this process can tell. None if none of them does (CPUs).
+    """
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def peak_memory() -> int | None:
@@ -157,7 +161,7 @@ def peak_memory() -> int | None:
 
 def check_fits(config: Config, mesh: Mesh, memory: StepMemory) -> None:
     """Raise DeviceMemoryError, before the first step, if a step needs more than the device has."""
-    limit = memory_limit()
+    limit = memory_limit(mesh)
     if limit is not None and memory.total > limit:
         cause = f"a step needs {memory.total / GIB:.2f} GiB of each device"
         raise DeviceMemoryError(_message(cause, config, mesh, memory))
@@ -189,7 +193,7 @@ def _message(cause: str, config: Config, mesh: Mesh, memory: StepMemory) -> str:
         [
             f"out of memory: {cause}",
             "What one training step needs of each device:",
-            memory.table(),
+            memory.table(mesh),
             step_advice(config, mesh.shape),
         ]
     )

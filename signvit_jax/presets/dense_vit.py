@@ -6,7 +6,7 @@ r"""The recommended full-size model: ViT-L/16 on every frame, clips of any lengt
 Model: the backbone of `reference.py` (303,301,632 parameters) with positions in space and time; the
 vocabulary is learned from the training text.
 
-Hardware, as planned by scripts/make_hardware.py: 48.3 GiB on one 80 GB H100.
+Hardware, as planned by scripts/make_hardware.py: 40.7 GiB on one 80 GB H100.
 
 Not trained to the end yet.
 """
@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
                 | {
                     "dropout": 0.1,
                     "attention_dropout": 0.0,
+                    "dropout_rng_impl": "hash",
                     "position_init": "sincos2d",
                     "drop_path": 0.1,
                 },

@@ -5,7 +5,7 @@ r"""`dense_vit.py` for a server with several A100s: sharded parameters and momen
 
 Eight devices, as data x fsdp = 1 x 8; for another number set --config.mesh.fsdp.
 
-Hardware: not planned yet (scripts/make_hardware.py).
+Hardware, as planned by scripts/make_hardware.py: 10.8 GiB on each of 8 40 GB A100.
 
 Not trained to the end yet.
 """

@@ -3,6 +3,7 @@
 import time
 
 import jax
+from jax.sharding import Mesh
 
 from signvit_jax.data.pipeline import Batch
 from signvit_jax.models.definition import ModelDefinition
@@ -13,13 +14,11 @@ from signvit_jax.planning.memory import GIB, peak_memory
 class Stopwatch:
     """Speed since the last reading, over all processes."""
 
-    def __init__(self, definition: ModelDefinition, peak: float | None = None):
-        """`peak`: operations per second of one device; default: from its data sheet.
-
-        There is no MFU for a device whose peak is unknown.
-        """
+    def __init__(self, definition: ModelDefinition, mesh: Mesh):
+        """`mesh`: what the steps run on. There is no MFU for devices whose peak is unknown."""
         self._definition = definition
-        self._peak = peak or peak_flops(jax.devices()[0].device_kind)
+        self._devices = mesh.size
+        self._peak = peak_flops(mesh.devices.flat[0].device_kind)
         # Operations of a clip, by (frames, text length, frozen backbone).
         self._flops_of: dict[tuple[int, int, bool], float] = {}
         self.start()
@@ -60,7 +59,7 @@ class Stopwatch:
             "data_wait": self._waited / elapsed,
         }
         if self._peak is not None:
-            figures["mfu"] = self._flops / elapsed / (self._peak * jax.device_count())
+            figures["mfu"] = self._flops / elapsed / (self._peak * self._devices)
         if (used := peak_memory()) is not None:
             figures["peak_memory_gib"] = used / GIB
         self.start()

@@ -62,7 +62,7 @@ class StepHooks:
         self._metrics = metrics
         self._goodput = goodput
         self._workdir = workdir
-        self._stopwatch = Stopwatch(programs.definition)
+        self._stopwatch = Stopwatch(programs.definition, programs.mesh)
         self._watch = StepWatch(
             training.max_nonfinite_steps, lambda example: data.train.index[example].id
         )

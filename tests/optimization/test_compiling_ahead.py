@@ -85,7 +85,7 @@ def test_programs_with_a_frozen_backbone_are_compiled_ahead_too(trained, tmp_pat
 def test_a_step_too_large_for_the_device_is_refused_beforehand(
     trained, tmp_path, events, monkeypatch, capfd
 ):
-    monkeypatch.setattr(memory, "memory_limit", lambda: 2**16)
+    monkeypatch.setattr(memory, "memory_limit", lambda mesh: 2**16)
     assert start(trained, tmp_path, "--config.training.num_epochs=1") == 5
     assert events == [("compile", 12)]  # the largest program is enough
     said = capfd.readouterr().err

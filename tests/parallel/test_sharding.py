@@ -121,6 +121,31 @@ def test_mesh_axes_may_split_the_physical_axes_of_a_tpu_pod(axes):
     assert {chip.id for chip in mesh.devices.flat} == set(range(256))
 
 
+@pytest.mark.parametrize(
+    "chips",
+    [
+        # No box holds these four chips and no other.
+        [Chip(id, (x, y, 0)) for id, (x, y) in enumerate([(0, 0), (1, 0), (2, 0), (0, 1)])],
+        # Two slices have chips at the same places.
+        [Chip(id, (id % 2, 0, 0), slice_index=id // 2) for id in range(4)],
+    ],
+)
+def test_chips_that_are_no_box_of_one_slice_are_refused(chips):
+    with pytest.raises(ConfigError, match=r"these 4 chips.* allowed: the chips of one slice"):
+        make_mesh(MeshConfig(2, 2, 1), devices=chips)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, ValueError])
+def test_what_jax_says_of_a_mesh_is_in_the_error(error, monkeypatch):
+    def refuse(*_, **__):
+        raise error("its words")
+
+    monkeypatch.setattr("jax.experimental.mesh_utils.create_device_mesh", refuse)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(ConfigError, match=r"\(its words\); allowed: other axes"):
+        make_mesh(MeshConfig(2, 2, 2))
+
+
 def test_a_tensor_axis_over_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     monkeypatch.setattr(jax, "process_count", lambda: 4)

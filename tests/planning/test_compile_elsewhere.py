@@ -20,6 +20,7 @@ from signvit_jax.planning.compile_elsewhere import (
     missing_packages,
     plan_elsewhere,
 )
+from signvit_jax.planning.device_kinds import KINDS
 from signvit_jax.planning.step_plan import PlanRequest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,20 +41,48 @@ def needs(platform):
 
 def test_the_callers_settings_are_kept_and_ours_added():
     environment = child_environment(
-        {"XLA_FLAGS": "--mine=1", "PYTHONPATH": "/mine", "JAX_PLATFORMS": "cuda", "A": "b"}
+        {"XLA_FLAGS": "--mine=1", "PYTHONPATH": "/mine", "JAX_PLATFORMS": "cuda", "A": "b"}, "cuda"
     )
     assert environment["JAX_PLATFORMS"] == "cpu" and environment["A"] == "b"
-    assert environment["XLA_FLAGS"].endswith(" --mine=1")
+    flags = environment["XLA_FLAGS"].split()
+    assert flags[-1] == "--mine=1" and "--xla_disable_hlo_passes=rematerialization" in flags
+    # What does not fit a TPU is refused by its compiler, which needs that pass to say so.
+    assert child_environment({}, "tpu")["XLA_FLAGS"] == ""
     assert environment["PYTHONPATH"] == f"{REPOSITORY}{os.pathsep}/mine"
 
 
-def test_a_compiler_that_dies_is_an_error_with_its_last_words(monkeypatch, tmp_path):
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\ncat >/dev/null\necho noise\necho last words >&2\nexit 7\n")
-    script.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._is_there", lambda module: True)
+@pytest.fixture
+def dying(monkeypatch, tmp_path):
+    """A function that puts a shell script, which then fails, in the place of the compiler."""
+
+    def put(commands):
+        script = tmp_path / "python"
+        script.write_text(f"#!/bin/sh\ncat >/dev/null\n{commands}\nexit 7\n")
+        script.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(script))
+        monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._is_there", lambda module: True)
+
+    return put
+
+
+def test_a_slow_compiler_is_explained_and_waited_for(dying, monkeypatch, caplog):
+    monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._SLOW_SECONDS", 0.2)
+    dying("sleep 1; echo last words >&2")
+    with pytest.raises(PlanError, match="last words"):
+        plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
+    assert "compiler for NVIDIA H100 80GB HBM3 still works" in caplog.text
+
+
+def test_a_compiler_that_dies_is_an_error_with_its_last_words(dying, caplog):
+    dying("echo noise; echo last words >&2")
     with pytest.raises(PlanError, match="code 7 and no plan:\nlast words"):
+        plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
+    assert caplog.text == ""
+
+
+def test_a_refused_config_is_an_error_of_the_config(dying):
+    dying("""echo '{"refused": "config.mesh is wrong"}'; echo noise""")
+    with pytest.raises(ConfigError, match=r"^config\.mesh is wrong$"):
         plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
 
 
@@ -123,7 +152,7 @@ def test_every_preset_lowers_for_gpus_with_the_attention_of_auto(preset, device)
         capture_output=True,
         text=True,
         timeout=850,
-        env=child_environment(dict(os.environ)),
+        env=child_environment(dict(os.environ), KINDS[device].platform),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == [str(preset in FUSED)]

@@ -1,5 +1,7 @@
 """Estimates of a step's memory, and the advice for a step that does not fit."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from signvit_jax.planning.memory import (
     batch_shapes,
     bytes_per_device,
     describe_oom,
+    memory_limit,
     step_advice,
     step_memory,
 )
@@ -125,6 +128,18 @@ class Plan:
 def run_out_of_memory():
     """Make XLA raise its own exception, with an array of 4 exabytes."""
     jax.block_until_ready(jnp.zeros((2**30, 2**30), jnp.float32))
+
+
+def test_the_limit_is_that_of_the_smallest_device_of_the_mesh(planned):
+    _, real, state, batch = planned
+    assert memory_limit(real) is None  # a CPU does not tell
+
+    def device(limit):
+        return SimpleNamespace(memory_stats=lambda: {"bytes_limit": limit} if limit else None)
+
+    mesh = SimpleNamespace(local_devices=[device(3 * 2**30), device(None), device(2**31)])
+    assert memory_limit(mesh) == 2**31
+    assert "the device has                 2.000 GiB" in step_memory(state, batch).table(mesh)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Speed and MFU of a run."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,14 +30,16 @@ def stopped(monkeypatch):
     now = iter([0.0, 2.0, 2.0, 4.0, 4.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
 
-    def start(peak):
-        return Stopwatch(None, peak)
+    def start(kind, devices=1):
+        device = SimpleNamespace(device_kind=kind)
+        mesh = SimpleNamespace(devices=np.full((devices, 1, 1), device), size=devices)
+        return Stopwatch(None, mesh)
 
     return start
 
 
 def test_speed_is_measured_since_the_last_reading(stopped):
-    watch = stopped(None)
+    watch = stopped("cpu")
     watch.add_wait(0.5)
     watch.add_batch(batch(), frozen_backbone=False)
     watch.add_batch(batch(), frozen_backbone=False)
@@ -54,7 +57,9 @@ def test_mfu_is_the_share_of_the_peak_flops(stopped, monkeypatch):
 
     monkeypatch.setattr(module, "clip_flops", clip_flops)
     monkeypatch.setattr(module, "peak_memory", lambda: 3 * 2**30)
-    watch = stopped(1e5)
+    # The mesh's two devices count, not those of this process.
+    monkeypatch.setattr(module, "peak_flops", {"some GPU": 0.5e5}.get)
+    watch = stopped("some GPU", devices=2)
     for _ in range(3):
         watch.add_batch(batch(), frozen_backbone=False)
     watch.add_batch(batch(), frozen_backbone=True)
