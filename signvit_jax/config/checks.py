@@ -33,6 +33,7 @@ def check_together(config: "Config") -> None:
     Raises ConfigError with the keys that do not fit together, their values and the allowed ones.
     """
     _check_widths(config)
+    _check_view(config.model.encoder, config.data.image_size)
     if config.model.encoder.backbone == "dense_vit":
         _check_vit(config.model.encoder, config.data.image_size, use_amp=config.training.use_amp)
     else:
@@ -127,16 +128,35 @@ def _check_tokenizer(tokenizer: "TokenizerConfig") -> None:
         )
 
 
+def _check_view(encoder: "EncoderConfig", image_size: int) -> None:
+    if encoder.view_size > image_size:
+        raise ConfigError(
+            f"config.model.encoder.view_size is {encoder.view_size}, larger than "
+            f"config.data.image_size = {image_size}; allowed: at most {image_size}, or 0 for as "
+            "large"
+        )
+    if encoder.crops == "none":
+        return
+    for key, unit in (("crop_size", 16), ("crop_width", 4)):
+        if (value := getattr(encoder, key)) % unit:
+            raise ConfigError(
+                f"config.model.encoder.{key} is {value}; allowed: a multiple of {unit}, such as "
+                f"{max(1, round(value / unit)) * unit}"
+            )
+
+
 def _check_vit(encoder: "EncoderConfig", image_size: int, *, use_amp: bool) -> None:
     if encoder.output_dim != encoder.vit_hidden_dim:
         raise ConfigError(
             f"config.model.encoder.output_dim is {encoder.output_dim}; allowed with backbone "
             f"'dense_vit': model.encoder.vit_hidden_dim = {encoder.vit_hidden_dim}"
         )
-    if image_size % encoder.patch_size:
-        nearest = max(1, round(image_size / encoder.patch_size)) * encoder.patch_size
+    key = "model.encoder.view_size" if encoder.view_size else "data.image_size"
+    size = encoder.view_size or image_size
+    if size % encoder.patch_size:
+        nearest = max(1, round(size / encoder.patch_size)) * encoder.patch_size
         raise ConfigError(
-            f"config.data.image_size is {image_size}; allowed: a multiple of "
+            f"config.{key} is {size}; allowed: a multiple of "
             f"model.encoder.patch_size = {encoder.patch_size}, such as {nearest}"
         )
     if encoder.mobilenet_width != 1.0:

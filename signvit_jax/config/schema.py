@@ -89,6 +89,19 @@ class EncoderConfig:
         "magnitude = how much a pixel differs from the clip's mean, the frame before and the frame "
         "after, as shares of the clip's motion.",
     )
+    view_size: int = integer(
+        0,
+        "Side in pixels of the image, or of the square that zoom cuts out of it, as the backbone "
+        "sees it; 0 = data.image_size. Crops are cut out of the image itself.",
+        least=0,
+    )
+    crops: str = choice(
+        ("none", "hands"),
+        "Images of their own beside the view; hands = a localizer, which learns from what moves, "
+        "finds both hands in every frame, and a small ViT sees them at the image's resolution.",
+    )
+    crop_size: int = integer(48, "Side of a crop as its ViT sees it, in pixels.")
+    crop_width: int = integer(128, "Width of the crops' ViT, and of a hand's feature.")
     drop_path: float = rate(
         0.0, "Stochastic depth of the last ViT block; the rate rises linearly from 0."
     )

@@ -17,6 +17,7 @@ STREAMS = {
     "encoder.backbone": 0,
     "encoder.temporal": 1,
     "encoder.pooling": 2,
+    "encoder.hands": 3,
     # backbones.vit.DenseViT; with frames in chunks the key of a chunk takes the module's place
     "vit.chunk": 0,  # + chunk
     "vit.block": 0,  # + layer

@@ -15,28 +15,43 @@ from signvit_jax.layers.attention import length_mask
 from signvit_jax.layers.batch_norm import BatchMoments
 from signvit_jax.layers.compute_policy import ComputePolicy, compute_policy
 from signvit_jax.layers.random_streams import fold
+from signvit_jax.layers.transformer import linear
 from signvit_jax.models.ctc_head import CTCHead
 from signvit_jax.models.decoder import TextDecoder
+from signvit_jax.models.hand_crops import HandCrops
 from signvit_jax.models.images import ImageFormat, image_format, motion_channels
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
-from signvit_jax.models.zoom import zoom_to_motion
+from signvit_jax.models.zoom import crop, moving_square, whole_image
 
 # All arrays of a model: what is trained, and BatchNorm's running statistics.
 SAVED = nnx.Any(nnx.Param, nnx.BatchStat)
 
 
+class FrameFeatures(NamedTuple):
+    """Features of every frame of a batch of clips, before the temporal network.
+
+    `moments` are for BatchNorm's running statistics, in training of a backbone that has it.
+    `localization` is the loss of the localizer of hands for each clip, of a model with crops.
+    """
+
+    features: Float[Array, "b t f"]
+    moments: BatchMoments | None = None
+    localization: Float[Array, "b"] | None = None
+
+
 class Encoded(NamedTuple):
     """The encoder's output for a batch of clips.
 
-    Positions of `frames` from `frame_lengths` on are padding. `moments` are for BatchNorm's running
-    statistics, in training of a backbone that has it.
+    Positions of `frames` from `frame_lengths` on are padding. `moments` and `localization` are
+    those of `FrameFeatures`.
     """
 
     pooled: Float[Array, "b q d"]
     frames: Float[Array, "b t d"]
     frame_lengths: Int[Array, "b"]
     moments: BatchMoments | None = None
+    localization: Float[Array, "b"] | None = None
 
 
 class VideoEncoder(nnx.Module):
@@ -46,7 +61,8 @@ class VideoEncoder(nnx.Module):
         self, config: ModelConfig, images: ImageFormat, *, policy: ComputePolicy, rngs: nnx.Rngs
     ):
         encoder, width, dtype = config.encoder, config.decoder.hidden_dim, policy.dtype
-        self.backbone = _make_backbone(encoder, images.size, policy=policy, rngs=rngs)
+        self.view_size = encoder.view_size or images.size
+        self.backbone = _make_backbone(encoder, self.view_size, policy=policy, rngs=rngs)
         self.temporal = TemporalNetwork(
             config.temporal, encoder.output_dim, width, dtype=dtype, rngs=rngs
         )
@@ -54,6 +70,13 @@ class VideoEncoder(nnx.Module):
         self.images = images
         self.zoom = encoder.zoom
         self.motion = encoder.motion
+        hands = join = None
+        if encoder.crops == "hands":
+            hands = HandCrops(encoder, _channels(encoder), policy=policy, rngs=rngs)
+            joined = encoder.output_dim + HandCrops.width(encoder)
+            join = linear(joined, encoder.output_dim, dtype=dtype, rngs=rngs)
+        self.hands = hands
+        self.join = join
 
     def __call__(
         self,
@@ -64,11 +87,9 @@ class VideoEncoder(nnx.Module):
         frozen_backbone: bool = False,
     ) -> Encoded:
         """As `frame_features`."""
-        features, moments = self.frame_features(
-            video, frame_lengths, rng, clip_mask, frozen_backbone
-        )
-        pooled, frames = self.pool(features, frame_lengths, rng)
-        return Encoded(pooled, frames, frame_lengths, moments)
+        found = self.frame_features(video, frame_lengths, rng, clip_mask, frozen_backbone)
+        pooled, frames = self.pool(found.features, frame_lengths, rng)
+        return Encoded(pooled, frames, frame_lengths, found.moments, found.localization)
 
     def frame_features(
         self,
@@ -77,8 +98,10 @@ class VideoEncoder(nnx.Module):
         rng: Key[Array, ""] | None = None,
         clip_mask: Float[Array, "b"] | None = None,
         frozen_backbone: bool = False,
-    ) -> tuple[Float[Array, "b t f"], BatchMoments | None]:
-        """Run the backbone on every frame; return features, and moments for BatchNorm.
+    ) -> FrameFeatures:
+        """Run the backbone on the view of every frame, and the encoder of hands on their crops.
+
+        The view is the image, or the square to which the clip is zoomed, in `view_size` pixels.
 
         Bytes are normalized on the device; float video is normalized already.
 
@@ -88,22 +111,33 @@ class VideoEncoder(nnx.Module):
         """
         b, t = video.shape[:2]
         mask = length_mask(frame_lengths, t)
-        if self.zoom == "motion":
-            video = zoom_to_motion(self.images.normalize(video), mask)
-        if self.motion != "none":
+        square = whole_image(b)
+        if self.hands is not None or self.zoom == "motion" or self.view_size != video.shape[2]:
             video = self.images.normalize(video)
-            video = jnp.concatenate([video, motion_channels(video, mask, self.motion)], axis=-1)
+        if self.zoom == "motion":
+            square = moving_square(video, mask)
+        view = video
+        if self.zoom == "motion" or self.view_size != video.shape[2]:
+            view = crop(video, square, self.view_size)
+        if self.motion != "none":
+            view = self.images.normalize(view)
+            view = jnp.concatenate([view, motion_channels(view, mask, self.motion)], axis=-1)
         sample_mask = None
         if rng is not None and not frozen_backbone:
             sample_mask = mask if clip_mask is None else mask * clip_mask[:, None]
             sample_mask = sample_mask.astype(jnp.float32).reshape(-1)
         features, moments = self.backbone(
-            video.reshape(b * t, *video.shape[2:]),
+            view.reshape(b * t, *view.shape[2:]),
             preprocess=self.images.normalize,
             rng=fold(rng, "encoder.backbone"),
             sample_mask=sample_mask,
         )
-        return features.reshape(b, t, -1), moments
+        features = features.reshape(b, t, -1)
+        if self.hands is None or self.join is None:
+            return FrameFeatures(features, moments)
+        hands = self.hands(video, square, mask, fold(rng, "encoder.hands"))
+        joined = self.join(jnp.concatenate([features, hands.features], axis=-1))
+        return FrameFeatures(joined, moments, hands.localization)
 
     def pool(
         self,
@@ -120,7 +154,7 @@ class VideoEncoder(nnx.Module):
 def _make_backbone(
     config: EncoderConfig, image_size: int, *, policy: ComputePolicy, rngs: nnx.Rngs
 ) -> Backbone:
-    channels = 3 if config.motion == "none" else 6
+    channels = _channels(config)
     if config.backbone == "dense_vit":
         return DenseViT(config, image_size, channels, policy=policy, rngs=rngs)
     return mobilenet_v3.MobileNetV3(
@@ -130,6 +164,11 @@ def _make_backbone(
         policy=policy,
         rngs=rngs,
     )
+
+
+def _channels(config: EncoderConfig) -> int:
+    """The channels of an image with those of motion."""
+    return 3 if config.motion == "none" else 6
 
 
 class SignTranslator(nnx.Module):

@@ -7,9 +7,12 @@ center of the square is the mean position under these weights, and it reaches RE
 deviations to each side. A clip in which all or no pixels move is left unchanged.
 """
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 REACH = 2.2
 MIN_REACH = 0.15  # of the image's side, from the center of the square to its edge
@@ -17,27 +20,55 @@ MIN_REACH = 0.15  # of the image's side, from the center of the square to its ed
 BASE_WEIGHT = 1e-6
 
 
-def zoom_to_motion(
-    video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]
-) -> Float[Array, "b t h w c"]:
-    """Crop normalized video to `moving_square` and scale it back to its size, bilinearly.
+class Square(NamedTuple):
+    """A square part of each image, as shares of the image's sides."""
 
-    `mask` is True at the frames of a clip and False at padding.
+    center: Float[Array, "b 2"]  # y, x
+    reach: Float[Array, "b"]  # from the center to the edges
+
+
+def whole_image(clips: int) -> Square:
+    """Return the square that is the complete image, for each clip."""
+    return Square(jnp.full((clips, 2), 0.5), jnp.full((clips,), 0.5))
+
+
+def crop(
+    video: Float[Array, "b t h w c"], square: Square, size: int
+) -> Float[Array, "b t {size} {size} c"]:
+    """Cut the square out of all frames of a clip, and scale it to `size` pixels, bilinearly.
+
+    What lies outside the image continues the pixels of its edge. Where the result is smaller, its
+    pixels are weighted means over as many of the video's as they cover.
     """
-    center, reach = moving_square(video, mask)
     height, width = video.shape[2:4]
-    rows = _resampling(center[:, 0], reach, height).astype(video.dtype)
-    columns = _resampling(center[:, 1], reach, width).astype(video.dtype)
-    return jnp.einsum("bxw,btywc->btyxc", columns, jnp.einsum("byh,bthwc->btywc", rows, video))
+    center, reach = square
+    rows = _resampling(center[:, 0], reach, height, size)
+    columns = _resampling(center[:, 1], reach, width, size)
+    return _resample(video, rows, columns)
 
 
-def moving_square(
-    video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]
-) -> tuple[Float[Array, "b 2"], Float[Array, "b"]]:
-    """Return the center (y, x) of the square and the distance from there to its edges.
+def crop_part(
+    video: Float[Array, "b t h w c"], square: Square, size: int, share: float
+) -> Float[Array, "b t {size} {size} c"]:
+    """`crop` for squares whose side is at most `share` of the image's: only that part is read."""
+    lengths = [min(n, math.ceil(share * n) + 2) for n in video.shape[2:4]]
+    old, part = jnp.asarray(video.shape[2:4]), jnp.asarray(lengths)
+    first = jnp.round(square.center * old - part / 2).astype(jnp.int32)
+    first = jnp.clip(first, 0, old - part)
 
-    Both are shares of the image's sides. The square lies inside the image.
-    """
+    def read(clip: Float[Array, "t h w c"], first: Int[Array, "2"]) -> Float[Array, "t y x c"]:
+        frames, channels = clip.shape[0], clip.shape[3]
+        return jax.lax.dynamic_slice(clip, (0, first[0], first[1], 0), (frames, *lengths, channels))
+
+    center = (square.center * old - first) / part
+    reach = square.reach[:, None] * old / part
+    rows = _resampling(center[:, 0], reach[:, 0], lengths[0], size)
+    columns = _resampling(center[:, 1], reach[:, 1], lengths[1], size)
+    return _resample(jax.vmap(read)(video, first), rows, columns)
+
+
+def moving_square(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]) -> Square:
+    """Return the square in which each clip moves. It lies inside the image."""
     frames = mask.astype(jnp.float32)[:, :, None, None, None]
     count = jnp.maximum(frames.sum(axis=1), 1.0)
     video = video.astype(jnp.float32)
@@ -48,7 +79,8 @@ def moving_square(
     y, spread_y = _mean_and_deviation(weights.sum(axis=2))
     x, spread_x = _mean_and_deviation(weights.sum(axis=1))
     reach = jnp.clip(REACH * jnp.maximum(spread_y, spread_x), MIN_REACH, 0.5)
-    return jnp.clip(jnp.stack([y, x], axis=1), reach[:, None], 1.0 - reach[:, None]), reach
+    center = jnp.clip(jnp.stack([y, x], axis=1), reach[:, None], 1.0 - reach[:, None])
+    return Square(center, reach)
 
 
 def _mean_and_deviation(shares: Float[Array, "b n"]) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
@@ -58,10 +90,22 @@ def _mean_and_deviation(shares: Float[Array, "b n"]) -> tuple[Float[Array, "b"],
     return mean, jnp.sqrt(jnp.sum(shares * (positions - mean[:, None]) ** 2, axis=1))
 
 
+def _resample(
+    video: Float[Array, "b t h w c"], rows: Float[Array, "b y h"], columns: Float[Array, "b x w"]
+) -> Float[Array, "b t y x c"]:
+    rows, columns = rows.astype(video.dtype), columns.astype(video.dtype)
+    return jnp.einsum("bxw,btywc->btyxc", columns, jnp.einsum("byh,bthwc->btywc", rows, video))
+
+
 def _resampling(
-    center: Float[Array, "b"], reach: Float[Array, "b"], size: int
-) -> Float[Array, "b n n"]:
-    """The weight of each old pixel of a line (last axis) in each new one: two neighbors each."""
-    positions = (jnp.arange(size) + 0.5) / size * 2.0 - 1.0
+    center: Float[Array, "b"], reach: Float[Array, "b"], size: int, new_size: int
+) -> Float[Array, "b new old"]:
+    """The weight of each old pixel of a line in each new one: of two neighbors, if it grows."""
+    positions = (jnp.arange(new_size) + 0.5) / new_size * 2.0 - 1.0
     old = jnp.clip((center[:, None] + positions * reach[:, None]) * size - 0.5, 0.0, size - 1.0)
-    return jax.nn.relu(1.0 - jnp.abs(old[:, :, None] - jnp.arange(size)))
+    distance = jnp.abs(old[:, :, None] - jnp.arange(size))
+    if new_size == size:
+        return jax.nn.relu(1.0 - distance)
+    covered = jnp.maximum(2.0 * reach * size / new_size, 1.0)[:, None, None]
+    weights = jax.nn.relu(1.0 - distance / covered)
+    return weights / weights.sum(axis=2, keepdims=True)

@@ -190,6 +190,24 @@ class CTCTerm:
         return self.config.ctc_weight * aligned, {"ctc": ctc, "ctc_impossible": impossible}
 
 
+@dataclasses.dataclass(frozen=True)
+class LocalizationTerm:
+    """The loss of the localizer of hands (`models.hand_localizer`), the mean over clips, in nats.
+
+    Only the localizer's own parameters depend on it, and Adam makes their updates as large for any
+    factor. The factor keeps their gradient out of the norm that is clipped.
+    """
+
+    metrics = ("localization",)
+    factor = 0.01
+
+    def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
+        per_clip = inputs.outputs.encoded.localization
+        assert per_clip is not None, "a model without a localizer has no such term"
+        mean = jnp.sum(per_clip * inputs.batch["weights"]) / inputs.counts.clips
+        return self.factor * mean, {"localization": mean}
+
+
 def smoothed_cross_entropy(
     logits: Float[Array, "b l v"], targets: Int[Array, "b l"], smoothing: float
 ) -> Float[Array, "b l"]:

@@ -21,6 +21,7 @@ from signvit_jax.optimization.compiling_ahead import JittedStep
 from signvit_jax.optimization.distillation_loss import TEACHER_LOGITS, DistillationTerm
 from signvit_jax.optimization.losses import (
     Batch,
+    LocalizationTerm,
     LossCounts,
     LossParts,
     LossTerm,
@@ -151,12 +152,17 @@ def train_step(
     return new, StepReport(loss, grad_norm, applied, in_row, skipped, thawed_at)
 
 
-def loss_terms(config: TrainingConfig, batch: Batch) -> list[LossTerm]:
+def loss_terms(
+    config: TrainingConfig, batch: Batch, *, finds_hands: bool = False
+) -> list[LossTerm]:
     """Return the terms of the loss, in the order in which they are added.
 
-    Distillation is one of them if the batch carries a teacher's outputs.
+    Localization is one of them if the model finds hands, and distillation if the batch carries a
+    teacher's outputs.
     """
     terms = translation_terms(config)
+    if finds_hands:
+        terms.append(LocalizationTerm())
     if TEACHER_LOGITS in batch:
         terms.append(DistillationTerm(config.distillation))
     return terms
@@ -173,7 +179,10 @@ def batch_gradients(
     frozen_backbone: bool,
 ) -> BatchGradients:
     """Return gradients and loss of a batch, in `gradient_accumulation` microbatches in sequence."""
-    counts, terms = loss_denominators(batch), loss_terms(config, batch)
+    counts, terms = (
+        loss_denominators(batch),
+        loss_terms(config, batch, finds_hands=definition.config.model.encoder.crops == "hands"),
+    )
     microbatches = config.gradient_accumulation
 
     def loss(trainable: PyTree, part: Batch, part_key: Key[Array, ""]) -> tuple[Array, tuple]:

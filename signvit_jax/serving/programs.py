@@ -106,8 +106,7 @@ def _backbone(config: Config) -> Program:
     def run(
         model: SignTranslator, video: UInt8[Array, "b t h w 3"], frame_lengths: Int[Array, "b"]
     ) -> tuple[Float[Array, "b t f"]]:
-        features, _ = model.encoder.frame_features(video, frame_lengths)
-        return (features,)
+        return (model.encoder.frame_features(video, frame_lengths).features,)
 
     return Program(
         "backbone",

@@ -254,7 +254,7 @@ def test_frame_features_then_pool_is_the_encoder():
 
     @jax.jit
     def both(model):
-        features, _ = model.encoder.frame_features(video, lengths, rng)
+        features = model.encoder.frame_features(video, lengths, rng).features
         encoded = model.encode(video, lengths, rng)
         return model.encoder.pool(features, lengths, rng), (encoded.pooled, encoded.frames)
 

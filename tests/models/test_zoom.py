@@ -5,11 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from signvit_jax.models.zoom import MIN_REACH, moving_square, zoom_to_motion
+from signvit_jax.models.zoom import MIN_REACH, crop, moving_square
 from tests.helpers import tiny_model
 
 SIDE, FRAMES = 32, 8
 ALL = jnp.ones((1, FRAMES), bool)
+
+
+def zoom_to_motion(video, mask):
+    return crop(video, moving_square(video, mask), video.shape[2])
 
 
 def circling(y, x, radius, *, background=0.2, noise=0.0):

@@ -51,6 +51,18 @@ class Model:
         pytest.param(
             LIKE_SMALL | {"model__encoder__motion": "magnitude"}, id="like the quickstart"
         ),
+        pytest.param(
+            LIKE_SMALL
+            | {
+                "model__encoder__motion": "magnitude",
+                "model__encoder__crops": "hands",
+                "model__encoder__crop_size": 16,
+                "model__encoder__crop_width": 8,
+                "model__encoder__view_size": 16,
+                "data__image_size": 32,
+            },
+            id="crops of hands",
+        ),
         pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long),
     ],
 )

@@ -1,0 +1,132 @@
+"""Crops of the hands: where they are cut, what the model makes of them, and what learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.layers.compute_policy import ComputePolicy
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.models.hand_crops import CROP_SHARE, HandCrops
+from signvit_jax.models.zoom import Square, crop, crop_part, whole_image
+from signvit_jax.optimization.losses import TermInputs, forward, loss_denominators
+from signvit_jax.optimization.train_step import loss_terms
+from tests.helpers import tiny_model
+
+WITH_HANDS = {
+    "model__encoder__crops": "hands",
+    "model__encoder__crop_size": 16,
+    "model__encoder__crop_width": 8,
+    "model__encoder__motion": "magnitude",
+    "model__encoder__dropout": 0.0,
+    "data__image_size": 32,
+    "model__encoder__view_size": 16,
+}
+
+
+def hand_crops(**changes):
+    config = tiny_model.config(**(WITH_HANDS | changes)).model.encoder
+    channels = 3 if config.motion == "none" else 6
+    return HandCrops(config, channels, policy=ComputePolicy(), rngs=nnx.Rngs(0))
+
+
+def test_the_second_hand_is_mirrored():
+    hands = hand_crops()
+    video = jax.random.normal(jax.random.key(0), (2, 3, 32, 32, 3))
+    mask = jnp.ones((2, 3), bool)
+    center = jax.random.uniform(jax.random.key(1), (2, 3, 2, 2), minval=0.2, maxval=0.8)
+    view = Square(jnp.asarray([[0.5, 0.5], [0.5, 0.5]]), jnp.asarray([0.5, 0.3]))
+    crops = hands._inputs(video, view, center, mask).reshape(2, 2, 3, 16, 16, 6)
+    swapped = center[:, :, ::-1] * jnp.asarray([1.0, -1.0]) + jnp.asarray([0.0, 1.0])
+    mirrored = hands._inputs(video[:, :, :, ::-1], view, swapped, mask).reshape(crops.shape)
+    np.testing.assert_allclose(crops, mirrored[:, ::-1], atol=2e-5)
+
+
+def test_a_crop_is_cut_from_the_images_own_pixels():
+    hands = hand_crops(model__encoder__motion="none")
+    video = jax.random.normal(jax.random.key(0), (1, 2, 40, 40, 3))
+    # The crop of a view that reaches 0.5 is 0.4 of the image: 16 of 40 pixels.
+    center = jnp.asarray([[[14.0, 18.0], [26.0, 22.0]], [[20.0, 12.0], [30.0, 8.0]]])[None] / 40
+    crops = hands._inputs(video, whole_image(1), center, jnp.ones((1, 2), bool))
+    first, second = crops.reshape(2, 2, 16, 16, 3)
+    np.testing.assert_allclose(first[0], video[0, 0, 6:22, 10:26], atol=1e-4)
+    np.testing.assert_allclose(second[0], video[0, 0, 18:34, 14:30][:, ::-1], atol=1e-4)
+    np.testing.assert_allclose(first[1], video[0, 1, 12:28, 4:20], atol=1e-4)
+    # Outside the image its edge goes on.
+    np.testing.assert_allclose(
+        second[1][:, ::-1], np.pad(video[0, 1, 22:38, :16], 0, mode="edge"), atol=1e-4
+    )
+
+
+def test_a_part_of_the_image_is_cropped_as_from_all_of_it():
+    rng = np.random.default_rng(0)
+    video = jnp.asarray(rng.standard_normal((20, 1, 50, 50, 3)), jnp.float32)
+    center = jnp.asarray(rng.uniform(0.0, 1.0, (20, 2)), jnp.float32)
+    square = Square(center, jnp.asarray(rng.uniform(0.02, CROP_SHARE / 2, 20), jnp.float32))
+    found = crop_part(video, square, 16, CROP_SHARE)
+    np.testing.assert_allclose(found, crop(video, square, 16), atol=2e-4)
+
+
+def test_smaller_views_are_means_of_what_they_cover():
+    ramp = jnp.broadcast_to(jnp.arange(64.0)[:, None, None], (1, 1, 64, 64, 3))
+    small = crop(ramp, whole_image(1), 16)
+    np.testing.assert_allclose(small[0, 0, 1:-1, 5, 0], np.arange(1, 15) * 4 + 1.5, atol=1e-4)
+    noise = jax.random.normal(jax.random.key(0), (1, 1, 64, 64, 3))
+    assert np.std(crop(noise, whole_image(1), 16)) < 0.3  # of single pixels: 1
+
+
+def test_translation_does_not_move_the_localizer():
+    config = tiny_model.config(**WITH_HANDS, model__encoder__zoom="motion")
+    definition = ModelDefinition(config, tiny_model.VOCABULARY)
+    batch = tiny_model.batch()
+    video = np.random.default_rng(0).integers(0, 256, (4, 6, 32, 32, 3), np.uint8)
+    batch = batch | {"video": video}
+    params, counts = definition.init(0), loss_denominators(batch)
+
+    def terms(params):
+        model = definition.bind(params)
+        inputs = TermInputs(
+            model, forward(model, batch, jax.random.key(0)), batch, counts, jnp.asarray(0)
+        )
+        found = loss_terms(config.training, batch, finds_hands=True)
+        return jnp.stack([term(inputs)[0] for term in found])
+
+    gradients = jax.jit(jax.jacrev(terms))(params)["encoder"]
+    for number, moves_localizer in ((0, False), (1, False), (2, True)):
+        found = {
+            name: max(np.abs(leaf[number]).max() for leaf in jax.tree.leaves(tree)) > 0.0
+            for name, tree in {
+                "localizer": gradients["hands"]["localizer"],
+                "encoder": gradients["hands"]["encoder"],
+                "backbone": gradients["backbone"],
+            }.items()
+        }
+        others = not moves_localizer
+        assert found == {"localizer": moves_localizer, "encoder": others, "backbone": others}
+
+
+@pytest.mark.long
+def test_a_mobilenet_may_have_crops_beside_it():
+    options = WITH_HANDS | tiny_model.MOBILENET | {"model__encoder__motion": "none"}
+    definition = ModelDefinition(tiny_model.config(**options), tiny_model.VOCABULARY)
+    batch = tiny_model.batch()
+    batch = batch | {"video": np.repeat(np.repeat(batch["video"], 2, axis=2), 2, axis=3)}
+    outputs = jax.jit(lambda params: forward(definition.bind(params), batch))(definition.init(0))
+    assert np.isfinite(outputs.logits).all() and outputs.encoded.localization.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"view_size": 64}, r"view_size is 64, larger than config.data.image_size = 32"),
+        ({"view_size": 20}, r"model.encoder.view_size is 20; allowed: a multiple of"),
+        ({"crop_size": 40}, r"crop_size is 40; allowed: a multiple of 16, such as 32"),
+        ({"crop_width": 6}, r"crop_width is 6; allowed: a multiple of 4, such as 8"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(changes, message):
+    changes = {f"model__encoder__{key}": value for key, value in changes.items()}
+    with pytest.raises(ConfigError, match=message):
+        tiny_model.config(**(WITH_HANDS | changes))
