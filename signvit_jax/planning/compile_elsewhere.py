@@ -37,8 +37,8 @@ _XLA_FLAGS = {
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_gpu_disable_gpuasm_optimizations=true",
         "--xla_gpu_enable_latency_hiding_scheduler=true",
-        # XLA's own remat: it searches up to an hour for what to compute again in a program that
-        # does not fit, and changes none that does.
+        # XLA's own remat: in a program that is about to exceed the memory it searches long for
+        # what to compute again, where `alternatives` keep less from the start.
         "--xla_disable_hlo_passes=rematerialization",
     ),
     "tpu": (),

