@@ -1,6 +1,6 @@
 """A model as pure functions of a parameter dict."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 from flax import nnx
@@ -57,6 +57,7 @@ class ModelDefinition:
         return merge_parameters(self.graphdef, self.abstract_state, params)
 
 
+@runtime_checkable
 class Bindable(Protocol):
     """What `bind_gathered` needs of a definition."""
 

@@ -37,7 +37,7 @@ class Places(NamedTuple):
 
 
 class HandLocalizer(nnx.Module):
-    """Images (n, 64, 64, 3) to log-probabilities (n, hands, 16, 16) of where each hand is."""
+    """A map for each hand: images (n, 64, 64, 3) to log-probabilities (n, hands, 16, 16)."""
 
     def __init__(self, *, dtype: DTypeLike, rngs: nnx.Rngs):
         patch, narrow, wide = INPUT_SIZE // GRID, 16, 32
@@ -78,7 +78,7 @@ class HandLocalizer(nnx.Module):
 
 def places(maps: Float[Array, "*n hands 16 16"]) -> Places:
     """Read the hands' places off their maps of log-probabilities."""
-    shares = jax.nn.softmax(_SHARPNESS * maps, axis=(-2, -1))
+    shares = jax.nn.softmax((_SHARPNESS * maps).reshape(*maps.shape[:-2], -1)).reshape(maps.shape)
     cells = (jnp.arange(GRID) + 0.5) / GRID
     rows, columns = shares.sum(axis=-1), shares.sum(axis=-2)
     y, x = rows @ cells, columns @ cells

@@ -68,6 +68,6 @@ def _magnitudes(
     mean_square = energy / frames.mean(axis=(1, 2, 3))
     scale = jax.lax.rsqrt(mean_square + MOTION_FLOOR**2)[:, None, None, None]
     steps = jnp.abs(video[:, 1:] - video[:, :-1]).mean(axis=-1) * frames[:, 1:]
-    edge = jnp.zeros_like(video[:, :1, :, :, 0])
-    before, after = (jnp.concatenate(both, axis=1) for both in ((edge, steps), (steps, edge)))
+    # Not by concatenation: jax2onnx would take its length 1 + (t - 1) for another one than t.
+    before, after = (jnp.pad(steps, ((0, 0), edges, (0, 0), (0, 0))) for edges in ((1, 0), (0, 1)))
     return jnp.stack([jnp.abs(moved).mean(axis=-1), before, after], axis=-1) * scale[..., None]

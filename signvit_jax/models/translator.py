@@ -111,14 +111,11 @@ class VideoEncoder(nnx.Module):
         """
         b, t = video.shape[:2]
         mask = length_mask(frame_lengths, t)
-        square = whole_image(b)
-        if self.hands is not None or self.zoom == "motion" or self.view_size != video.shape[2]:
+        zooms, shrinks = self.zoom == "motion", self.view_size != video.shape[2]
+        if zooms or shrinks or self.hands is not None:
             video = self.images.normalize(video)
-        if self.zoom == "motion":
-            square = moving_square(video, mask)
-        view = video
-        if self.zoom == "motion" or self.view_size != video.shape[2]:
-            view = crop(video, square, self.view_size)
+            square = moving_square(video, mask) if zooms else whole_image(b)
+        view = crop(video, square, self.view_size) if zooms or shrinks else video
         if self.motion != "none":
             view = self.images.normalize(view)
             view = jnp.concatenate([view, motion_channels(view, mask, self.motion)], axis=-1)

@@ -29,7 +29,7 @@ class Square(NamedTuple):
 
 def whole_image(clips: int) -> Square:
     """Return the square that is the complete image, for each clip."""
-    return Square(jnp.full((clips, 2), 0.5), jnp.full((clips,), 0.5))
+    return Square(jnp.broadcast_to(0.5, (clips, 2)), jnp.broadcast_to(0.5, (clips,)))
 
 
 def crop(
