@@ -112,10 +112,12 @@ class VideoEncoder(nnx.Module):
         b, t = video.shape[:2]
         mask = length_mask(frame_lengths, t)
         zooms, shrinks = self.zoom == "motion", self.view_size != video.shape[2]
+        square, view = None, video
         if zooms or shrinks or self.hands is not None:
-            video = self.images.normalize(video)
+            video = view = self.images.normalize(video)
             square = moving_square(video, mask) if zooms else whole_image(b)
-        view = crop(video, square, self.view_size) if zooms or shrinks else video
+        if square is not None and (zooms or shrinks):
+            view = crop(video, square, self.view_size)
         if self.motion != "none":
             view = self.images.normalize(view)
             view = jnp.concatenate([view, motion_channels(view, mask, self.motion)], axis=-1)
@@ -130,7 +132,7 @@ class VideoEncoder(nnx.Module):
             sample_mask=sample_mask,
         )
         features = features.reshape(b, t, -1)
-        if self.hands is None or self.join is None:
+        if self.hands is None or self.join is None or square is None:
             return FrameFeatures(features, moments)
         hands = self.hands(video, square, mask, fold(rng, "encoder.hands"))
         joined = self.join(jnp.concatenate([features, hands.features], axis=-1))
