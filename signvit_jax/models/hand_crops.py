@@ -28,10 +28,10 @@ _PLACE = 3  # numbers for each hand: y, x, spread
 
 
 class HandFeatures(NamedTuple):
-    """Features of the hands, and the localizer's loss of each clip (`localization_loss`)."""
+    """Features of the hands; in training also the localizer's loss, `localization_loss`."""
 
     features: Float[Array, "b t f"]
-    localization: Float[Array, "b"]
+    localization: Float[Array, "b"] | None
 
 
 class HandCrops(nnx.Module):
@@ -87,7 +87,8 @@ class HandCrops(nnx.Module):
         features = jnp.moveaxis(features.reshape(b, HANDS, t, -1), 1, 2)
         place = jnp.concatenate([2.0 * found.center - 1.0, found.spread[..., None]], axis=-1)
         features = jnp.concatenate([features, place.astype(features.dtype)], axis=-1)
-        return HandFeatures(features.reshape(b, t, -1), localization_loss(maps, images, mask))
+        loss = None if rng is None else localization_loss(maps, images, mask)
+        return HandFeatures(features.reshape(b, t, -1), loss)
 
     def _inputs(
         self,

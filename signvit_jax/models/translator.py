@@ -32,7 +32,7 @@ class FrameFeatures(NamedTuple):
     """Features of every frame of a batch of clips, before the temporal network.
 
     `moments` are for BatchNorm's running statistics, in training of a backbone that has it.
-    `localization` is the loss of the localizer of hands for each clip, of a model with crops.
+    `localization` is the loss of the localizer of hands for each clip, in training with crops.
     """
 
     features: Float[Array, "b t f"]
