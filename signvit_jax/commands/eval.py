@@ -134,12 +134,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Raise UsageError where results would be written into the cache of a hub's files."""
-    if arguments.calibrate or arguments.output is None:
-        what = "--calibrate writes" if arguments.calibrate else "without --output eval writes"
+    copy = f"copy the model first: signvit pull {arguments.workdir} DIR"
+    if arguments.calibrate:
         raise UsageError(
-            f"{what} into the model's folder, and {arguments.workdir} is not yours; "
-            "give --output=FILE.json, or copy the model first: "
-            f"signvit pull {arguments.workdir} DIR"
+            f"--calibrate writes into the model's folder, and {arguments.workdir} is on a hub; "
+            f"{copy}"
+        )
+    if arguments.output is None:
+        raise UsageError(
+            "without --output eval writes into the model's folder, and "
+            f"{arguments.workdir} is on a hub; give --output=FILE.json, or {copy}"
         )
 
 
@@ -156,13 +160,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_decoders,
         default=list(DEFAULT_DECODERS),
         help=f"decoders among {','.join(DECODER_NAMES)}, separated by commas "
-        f"({','.join(DEFAULT_DECODERS)})",
+        f"(default: {','.join(DEFAULT_DECODERS)})",
     )
     flags.add_argument(
         "--tokenize",
         choices=TOKENIZATIONS,
-        help="how BLEU splits words (default: the run's config.evaluation.tokenize); none for "
-        "PHOENIX",
+        help="how BLEU splits words (default: the run's config.evaluation.tokenize); for PHOENIX "
+        "use none",
     )
     flags.add_argument(
         "--phoenix_gloss_wer",
@@ -186,7 +190,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=local_path,
         help="JSON file with all predictions; the report is written beside it "
-        "(<workdir>/eval/<split>.json)",
+        "(default: <workdir>/eval/<split>.json)",
     )
     add_inference_flags(flags)
     return flags.parse_args(argv)

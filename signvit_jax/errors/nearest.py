@@ -13,8 +13,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown_flag(flag: str, known: Mapping[str, Sequence[str]], otherwise: str = "") -> str:
     """Return the message about a flag that does not exist, such as `--out.batch_siz`.
 
-    `known` maps the flags that it is compared with to what the user should write for each.
-    `otherwise` ends the message if none is near.
+    Only what follows the last dot is compared. `known` maps such short flags (`--batch_size`) to
+    the complete flags that they can stand for (`--config.data.batch_size`). `otherwise` ends the
+    message if none is near.
     """
     near = difflib.get_close_matches(f"--{flag.lstrip('-').split('.')[-1]}", known, n=1)
     hint = f"; did you mean {' or '.join(known[near[0]])}?" if near else otherwise

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-ParsedJson = Mapping[str, Any]  # an object; whoever reads it raises what a wrong value raises
+ParsedJson = Mapping[str, Any]  # an unchecked object: reading its values may raise UNREADABLE_JSON
 
 # All that reading a file and taking values from it can raise.
 UNREADABLE_JSON = (

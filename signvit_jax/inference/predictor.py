@@ -33,14 +33,17 @@ Frames = UInt8[np.ndarray, "t h w 3"]  # of one clip
 
 
 class Clips(TypedDict):
-    """What a program reads of a batch of clips; of a batch for training it reads no more."""
+    """The keys of a batch that decoding reads; a batch for training has more, which it ignores."""
 
     video: UInt8[np.ndarray, "b t h w 3"]
     frame_lengths: Int32[np.ndarray, " b"]
 
 
 class NumberedClips(Clips):
-    """Clips with the number of each in its split, -1 for a padding row."""
+    """Clips with a number for each, which sampling depends on.
+
+    Of a split: the position of the clip in it, -1 for a padding row. Elsewhere any number.
+    """
 
     index: Int32[np.ndarray, " b"]
 
@@ -51,8 +54,7 @@ class Hypothesis:
 
     `confidence` is from 0 to 1: with a calibration the probability that the text is right, without
     one the mean probability of its tokens; likewise for words. A text whose confidence is below
-    `inference.min_confidence` is left out: text, tokens and words are empty, score and confidence
-    stay.
+    `inference.min_confidence` is left out: only score, confidence and ctc_signs stay.
     """
 
     text: str
@@ -62,12 +64,12 @@ class Hypothesis:
     words: tuple[Word, ...] = ()
     alternatives: tuple["Hypothesis", ...] = ()  # the rest of the n-best list
     probabilities: tuple[float, ...] = ()  # of the tokens without BOS, EOS included
-    ctc_signs: tuple[CtcSign, ...] = ()  # of "ctc": its tokens in time, if it reads frames
+    ctc_signs: tuple[CtcSign, ...] = ()  # of decoder "ctc", if CTC reads frames: its tokens' times
 
     def statistics(
         self, decoder: str, ctc_text: str | None, lexicon: Lexicon | None
     ) -> tuple[Statistics, list[Statistics]]:
-        """Return what confidences are computed from: that of the text, and those of its words."""
+        """Return the statistics behind the confidences: of the text, and of each of its words."""
         return statistics(decoder, self.score, self.probabilities, self.words, ctc_text, lexicon)
 
 
@@ -78,8 +80,8 @@ class Predictor:
     of a model.
 
     Args:
-        bind: Returns the model of its parameters, or a tuple of models, whose token probabilities
-            are averaged at every step.
+        bind: Takes parameters; returns the model with them, or a tuple of models, whose token
+            probabilities are averaged at every step.
         encode: Runs in place of the models' encoders; returns one `Encoded` per model.
         calibration: Makes confidences probabilities of being right. CTC is then decoded too,
             whatever the decoders, if the calibration compares texts with it.
@@ -114,10 +116,8 @@ class Predictor:
         options = SearchOptions.from_config(
             config, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
         )
-        self._programs = {
-            name: _program(bind, name, options)
-            for name in dict.fromkeys([*decoders, *["ctc"] * needs_ctc])
-        }
+        names = dict.fromkeys([*decoders, "ctc"] if needs_ctc else decoders)
+        self._programs = {name: _program(bind, name, options) for name in names}
 
     def __call__(self, params: PyTree, batch: Clips, seed: int = 0) -> dict[str, list[Hypothesis]]:
         """Return, by decoder, one hypothesis per row of the global batch.
@@ -169,7 +169,7 @@ class Predictor:
         words = hypothesis.words
         if scales.word:
             words = tuple(
-                word._replace(confidence=scales.word(its)) for word, its in zip(words, of_words)
+                word._replace(confidence=scales.word(found)) for word, found in zip(words, of_words)
             )
         return dataclasses.replace(hypothesis, confidence=scales.sentence(of_sentence), words=words)
 
@@ -238,7 +238,7 @@ def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
     found = [_n_best(*row, tokenizer) for row in rows]
     if decoded.starts is None or decoded.ends is None or decoded.peaks is None:
         return found
-    fields = (
+    fields = (  # the tokens, then the fields of CtcSign in their order
         decoded.tokens[:, 0],
         decoded.starts,
         decoded.ends,
@@ -249,7 +249,7 @@ def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
         tuple(CtcSign(*sign) for token, *sign in zip(*row) if token)
         for row in zip(*(field.tolist() for field in fields))
     ]
-    return [dataclasses.replace(one, ctc_signs=its) for one, its in zip(found, signs)]
+    return [dataclasses.replace(one, ctc_signs=row) for one, row in zip(found, signs)]
 
 
 def _n_best(
@@ -291,8 +291,8 @@ def _without_text(hypothesis: Hypothesis) -> Hypothesis:
 class BatchDecoder:
     """Decoding of any number of clips in batches of few shapes: few programs are compiled.
 
-    Safe to call from several threads: nothing is compiled twice, and one batch is in memory at a
-    time.
+    Safe to call from several threads: nothing is compiled twice, and one batch at a time is on the
+    device.
 
     Args:
         weights: Parameters of the model, as `Predictor` takes them.
@@ -304,7 +304,7 @@ class BatchDecoder:
         self._weights = weights
         self._frame_buckets = frame_buckets
         self._num_devices = num_devices
-        self._device = threading.Lock()
+        self._device_lock = threading.Lock()
 
     def decode(
         self, clips: Sequence[Frames], seed: int, predictor: Predictor
@@ -327,7 +327,7 @@ class BatchDecoder:
         return [found[position] for position in range(len(clips))]
 
     def warm_up(self, predictor: Predictor, num_clips: int, image_size: int) -> set[int]:
-        """Decode blank clips of every length, in the batches that 1 to `num_clips` clips make.
+        """Decode blank clips of every bucket, in the batch sizes that 1 to `num_clips` clips need.
 
         Returns the sizes of these batches.
         """
@@ -356,7 +356,7 @@ class BatchDecoder:
                 checksum = zlib.crc32(np.ascontiguousarray(frames))
                 numbers[row] = np.uint32(checksum).astype(np.int32)
         batch = NumberedClips(video=video, frame_lengths=lengths, index=numbers)
-        with self._device:
+        with self._device_lock:
             found = predictor(self._weights, batch, seed)
         return {name: hypotheses[: len(clips)] for name, hypotheses in found.items()}
 
@@ -366,7 +366,7 @@ class BatchDecoder:
 
 
 def next_batch_size(count: int, most: int) -> int:
-    """Size of the next batch of `count` clips: `most`, or else the largest power of two.
+    """Size of the next batch of `count` clips: `most`, or the largest power of two up to `count`.
 
     So few shapes are compiled, and on one device no batch has padding rows.
     """

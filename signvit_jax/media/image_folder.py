@@ -50,9 +50,10 @@ def read_image_folder(
     quality: int = 90,
     limits: VideoLimits | None = None,
 ) -> JpegVideo:
-    """Read the frames as JPEGs, like `read_jpegs`. Raises VideoDecodeError.
+    """Read the frames as JPEGs, like `media.video.read_jpegs`. Raises VideoDecodeError.
 
-    Image k is on screen from k / fps seconds on.
+    Image k is on screen from k / fps seconds on. `max_seconds`, `max_memory` and `cpu_seconds` of
+    the limits do not apply.
     """
     limits = limits or VideoLimits()
     start = time.monotonic()
@@ -97,7 +98,8 @@ def read_image_folder(
             if value > limit:
                 raise VideoDecodeError(
                     folder,
-                    f"{value:.10g} after {len(frames)} frames; allowed: at most {limit:g} ({name})",
+                    f"{value:.10g} after {len(frames)} frames; allowed: at most {limit:.10g} "
+                    f"({name})",
                 )
         frames.append(jpeg)
     assert size is not None  # of the first one shown
@@ -125,7 +127,7 @@ def _missing_seconds(
 def _sample(count: int, fps: float, sampling: Sampling) -> tuple[list[int], float]:
     """The image of each frame, and frames per second.
 
-    As in the video reader, frame k is the image on screen at (k + 1/4) / rate.
+    As in the video reader, frame k is the image on screen (k + 1/4) / rate seconds after the start.
     """
     rate = sampling.frame_rate or fps
     rate = min(rate, sampling.max_frame_rate or rate)
@@ -183,7 +185,7 @@ def _read(
 
 
 def _fitted_size(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The largest size within `size` that keeps the shape; `size` itself if that is rounding."""
+    """The largest size of that shape within `size`; `size` itself if it differs by one pixel."""
     scale = min(size[0] / width, size[1] / height)
     fitted = max(1, round(width * scale)), max(1, round(height * scale))
     return size if all(abs(a - b) <= 1 for a, b in zip(fitted, size)) else fitted

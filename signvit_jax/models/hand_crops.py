@@ -1,4 +1,4 @@
-"""Hands as images of their own: cut out of every frame at its full resolution, and encoded."""
+"""Hands as images of their own: cut out of frames that were not shrunk to the view, and encoded."""
 
 import dataclasses
 from typing import NamedTuple
@@ -35,12 +35,13 @@ class HandFeatures(NamedTuple):
 
 
 class HandCrops(nnx.Module):
-    """Normalized video and the square of its view to features of both hands, side by side.
+    """Features of both hands, side by side, from normalized video and the square of its view.
 
-    A localizer finds the hands in the view. Crops around them are cut out of the video itself, so
-    they have its resolution. One small ViT encodes both hands; the second hand's crops are
-    mirrored, so that both look like the same hand. The crops' places are part of the features. The
-    places get no gradient from the translation: the localizer learns from motion alone.
+    The view is the part of the images that the backbone sees, and in which a localizer finds the
+    hands. Crops around them are cut out of the video itself, not of the view, and scaled to
+    `crop_size` pixels. One small ViT encodes both hands; the second hand's crops are mirrored, so
+    that both look like the same hand. The crops' places are part of the features. The places get no
+    gradient from the translation: the localizer learns from motion alone.
     """
 
     def __init__(

@@ -19,10 +19,11 @@ from signvit_jax.models.images import MOTION_FLOOR
 HANDS = 2
 INPUT_SIZE = 64  # side of the images, in pixels
 GRID = 16  # side of the maps
-# The maps are sharpened by this power before a hand's place is read off: far from a hand they are
-# small, but there are many such cells, which draw the mean to the middle.
+# A map is raised to this power before a hand's place is read off. Its values far from the hand are
+# small, but they are many, and would draw the mean place to the middle of the image.
 _SHARPNESS = 2.0
-# Curvature of the start values: the first hand begins left in the image, the second one right.
+# The parameter `prior` starts as -_CURVATURE * (column - start column)^2: the first hand begins
+# left in the image, the second one right. Columns are shares of the width, from the middle.
 _CURVATURE = 9.0
 _START_COLUMNS = (-0.25, 0.25)
 # A frame counts at most as much as this many average ones of its clip.
@@ -33,7 +34,7 @@ class Places(NamedTuple):
     """Places of the hands, as shares of the image's sides."""
 
     center: Float[Array, "*n hands 2"]  # y, x; 0 to 1
-    spread: Float[Array, "*n hands"]  # standard deviation of the map: how certain the place is
+    spread: Float[Array, "*n hands"]  # standard deviation of the sharpened map: small if certain
 
 
 class HandLocalizer(nnx.Module):
@@ -61,6 +62,7 @@ class HandLocalizer(nnx.Module):
         self.maps = linear(wide, 4 * HANDS, dtype=dtype, rngs=rngs)
         columns = (np.arange(GRID) + 0.5) / GRID - 0.5 - np.array(_START_COLUMNS)[:, None]
         start = np.broadcast_to(-_CURVATURE * columns[:, None, :] ** 2, (HANDS, GRID, GRID))
+        # Trained like all else; only its start values are a prior.
         self.prior = nnx.Param(jnp.asarray(start, jnp.float32))
 
     def __call__(self, images: Float[Array, "n 64 64 3"]) -> Float[Array, "n hands 16 16"]:
@@ -93,9 +95,9 @@ def localization_loss(
 ) -> Float[Array, "b"]:
     """Cross-entropy of the mean of the hands' maps against where each frame moves, in nats.
 
-    A mean over the frames of a clip, weighted by how much moves in them. As the mean of the maps
-    has to explain all motion, each map takes a part of its own. `images` are normalized; `mask` is
-    True at the frames of a clip.
+    Each frame is weighted by how much moves in it compared with the mean of its clip, and the sum
+    is divided by the number of frames. As the mean of the maps has to explain all motion, each map
+    takes a part of its own. `images` are normalized; `mask` is True at the frames of a clip.
     """
     b, t = mask.shape
     patch = INPUT_SIZE // GRID
@@ -111,4 +113,4 @@ def localization_loss(
     shares = motion / jnp.maximum(total, 1e-9)[..., None, None]
     either = jax.nn.logsumexp(maps, axis=2) - jnp.log(HANDS)
     per_frame = -jnp.sum(shares * either, axis=(2, 3))
-    return jnp.sum(jax.lax.stop_gradient(weights) * per_frame, axis=1) / count
+    return jnp.sum(weights * per_frame, axis=1) / count

@@ -2,9 +2,10 @@
 
 Otherwise hands may be three pixels wide and elsewhere in every clip, which a model cannot learn
 from few clips. The square is computed from the clip itself, on the device: a pixel has as weight
-its largest deviation from its mean over the clip, minus the average of that over all pixels. The
-center of the square is the mean position under these weights, and it reaches REACH standard
-deviations to each side. A clip in which all or no pixels move is left unchanged.
+its largest deviation from its mean over the clip, minus the average of that over all pixels, or 0
+if that is negative. The center of the square is the mean position under these weights, and it
+reaches DEVIATIONS standard deviations to each side. A clip in which all or no pixels move is left
+unchanged.
 """
 
 import math
@@ -14,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-REACH = 2.2
-MIN_REACH = 0.15  # of the image's side, from the center of the square to its edge
+# The square reaches this many standard deviations of the motion to each side, but at least
+# MIN_REACH, a share of the image's side.
+DEVIATIONS = 2.2
+MIN_REACH = 0.15
 # Weight of a pixel that does not change. If all pixels have it, the square is the complete image.
 BASE_WEIGHT = 1e-6
 
@@ -35,10 +38,10 @@ def whole_image(clips: int) -> Square:
 def crop(
     video: Float[Array, "b t h w c"], square: Square, size: int
 ) -> Float[Array, "b t {size} {size} c"]:
-    """Cut the square out of all frames of a clip, and scale it to `size` pixels, bilinearly.
+    """Cut the square out of all frames of each clip, and scale it to `size` pixels, bilinearly.
 
-    What lies outside the image continues the pixels of its edge. Where the result is smaller, its
-    pixels are weighted means over as many of the video's as they cover.
+    What lies outside the image continues the pixels of its edge. Where the result is smaller, each
+    of its pixels is a weighted mean of the video's pixels around it, so that none is skipped.
     """
     height, width = video.shape[2:4]
     center, reach = square
@@ -51,7 +54,10 @@ def crop_part(
     video: Float[Array, "b t h w c"], square: Square, size: int, share: float
 ) -> Float[Array, "b t {size} {size} c"]:
     """`crop` for squares whose side is at most `share` of the image's: only that part is read."""
-    lengths = [min(n, math.ceil(share * n) + 2) for n in video.shape[2:4]]
+    # Besides the square: the pixels beyond its edges of which the result's outer pixels are means.
+    sides = [math.ceil(share * n) for n in video.shape[2:4]]
+    margins = [max(2, math.ceil(side / size)) for side in sides]
+    lengths = [min(n, a + b) for n, a, b in zip(video.shape[2:4], sides, margins)]
     old, part = jnp.asarray(video.shape[2:4]), jnp.asarray(lengths)
     first = jnp.round(square.center * old - part / 2).astype(jnp.int32)
     first = jnp.clip(first, 0, old - part)
@@ -78,7 +84,7 @@ def moving_square(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]) ->
     weights = weights / weights.sum(axis=(1, 2), keepdims=True)
     y, spread_y = _mean_and_deviation(weights.sum(axis=2))
     x, spread_x = _mean_and_deviation(weights.sum(axis=1))
-    reach = jnp.clip(REACH * jnp.maximum(spread_y, spread_x), MIN_REACH, 0.5)
+    reach = jnp.clip(DEVIATIONS * jnp.maximum(spread_y, spread_x), MIN_REACH, 0.5)
     center = jnp.clip(jnp.stack([y, x], axis=1), reach[:, None], 1.0 - reach[:, None])
     return Square(center, reach)
 
@@ -100,11 +106,14 @@ def _resample(
 def _resampling(
     center: Float[Array, "b"], reach: Float[Array, "b"], size: int, new_size: int
 ) -> Float[Array, "b new old"]:
-    """The weight of each old pixel of a line in each new one: of two neighbors, if it grows."""
+    """The weights of the old pixels of a line in each of the new ones, which sum to 1.
+
+    If the line is enlarged, two neighbors have weights; if it is shrunk, more have.
+    """
     positions = (jnp.arange(new_size) + 0.5) / new_size * 2.0 - 1.0
     old = jnp.clip((center[:, None] + positions * reach[:, None]) * size - 0.5, 0.0, size - 1.0)
     distance = jnp.abs(old[:, :, None] - jnp.arange(size))
-    if new_size == size:
+    if new_size == size:  # nothing is shrunk, and the weights sum to 1 already
         return jax.nn.relu(1.0 - distance)
     covered = jnp.maximum(2.0 * reach * size / new_size, 1.0)[:, None, None]
     weights = jax.nn.relu(1.0 - distance / covered)

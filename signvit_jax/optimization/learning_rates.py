@@ -15,7 +15,8 @@ _GROUPS = ("encoder", "rest")
 class LearningRates:
     """Learning rates of a run of `epochs` epochs with `steps_per_epoch` steps each.
 
-    `freeze_epochs`: at the start, with a frozen backbone. `thaws`: as in `make_optimizer`.
+    `freeze_epochs`: epochs at the start in which the backbone is frozen. `thaws`: the backbone is
+    trained after them.
     """
 
     def __init__(

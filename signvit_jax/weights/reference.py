@@ -1,7 +1,7 @@
-"""Convert the reference system's state dict to our parameters, and back.
+"""Convert the state dict of the reference (the PyTorch system that this project reimplements).
 
-It has PyTorch's names and axis orders, which `mapping` describes. Our ViT's blocks are stacked,
-with a leading axis over layers.
+It becomes our parameters, and they become it. It has PyTorch's names and axis orders, which
+`mapping` describes. Our ViT's blocks are stacked, with a leading axis over layers.
 """
 
 import json
@@ -28,8 +28,9 @@ __all__ = [
     "to_ours",
 ]
 
-# Our module path -> the reference's; the first pattern that matches the complete path counts. {0}
-# is the number of a layer, which stays open for stacked blocks.
+# Our module path -> the reference's, by the first pattern that matches the complete path. {0} and
+# {1} are the pattern's groups, except that for stacked blocks `mapping` replaces {0} by the number
+# of each layer.
 _TRANSFORMER = {
     "qkv": "self_attn.in_proj",
     "out": "self_attn.out_proj",
@@ -91,7 +92,7 @@ _PARAMETERS = {
     "encoder/pooling/queries": "encoder.temporal_attn.queries",
     "decoder/embedding": "decoder.embed.weight",
 }
-# A constant, and a second copy of the embedding.
+# Tensors of the reference that we do not need: a constant, and a second copy of the embedding.
 _NOT_PARAMETERS = {"decoder.pos_encoder.pe", "decoder.output_proj.weight"}
 _BACKBONE = "encoder/backbone/"
 _STACKED = _BACKBONE + "blocks/"
@@ -99,19 +100,20 @@ _QKV_SLICES = {"query": (0, 1), "key_value": (1, 3)}  # thirds of the fused proj
 
 
 def load_reference(
-    vectors: Mapping[str, np.ndarray], prefix: str = "params/"
+    arrays: Mapping[str, np.ndarray], prefix: str = "params/"
 ) -> tuple[configuration.Config, SignTranslator, dict]:
-    """Return the config, the model and the sizes that a reference file gives.
+    """Return the config, the model and the settings that the arrays of a reference .npz file give.
 
-    `prefix` selects its state dict: "params/" or "trained_params/".
+    `arrays` are those that `scripts/check_reference.py` compares with. `prefix` selects their state
+    dict: "params/" or "trained_params/".
     """
-    sizes = json.loads(str(vectors["config"]))
+    sizes = json.loads(str(arrays["config"]))
     config = config_from_reference(sizes)
     rngs = nnx.Rngs(params=jax.random.key(0))
     model = SignTranslator.from_config(config, sizes["vocab_size"], rngs=rngs)
     assign(
         model,
-        {name.removeprefix(prefix): vectors[name] for name in vectors if name.startswith(prefix)},
+        {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)},
     )
     return config, model, sizes
 

@@ -48,23 +48,23 @@ def test_a_crop_is_cut_from_the_images_own_pixels():
     hands = hand_crops(model__encoder__motion="none")
     video = jax.random.normal(jax.random.key(0), (1, 2, 40, 40, 3))
     # The crop of a view that reaches 0.5 is 0.4 of the image: 16 of 40 pixels.
-    center = jnp.asarray([[[14.0, 18.0], [26.0, 22.0]], [[20.0, 12.0], [30.0, 8.0]]])[None] / 40
+    center = jnp.asarray([[[14.0, 18.0], [26.0, 22.0]], [[20.0, 12.0], [30.0, 5.0]]])[None] / 40
     crops = hands._inputs(video, whole_image(1), center, jnp.ones((1, 2), bool))
     first, second = crops.reshape(2, 2, 16, 16, 3)
     np.testing.assert_allclose(first[0], video[0, 0, 6:22, 10:26], atol=1e-4)
     np.testing.assert_allclose(second[0], video[0, 0, 18:34, 14:30][:, ::-1], atol=1e-4)
     np.testing.assert_allclose(first[1], video[0, 1, 12:28, 4:20], atol=1e-4)
     # Outside the image its edge goes on.
-    np.testing.assert_allclose(
-        second[1][:, ::-1], np.pad(video[0, 1, 22:38, :16], 0, mode="edge"), atol=1e-4
-    )
+    outside = np.pad(video[0, 1, 22:38, :13], ((0, 0), (3, 0), (0, 0)), mode="edge")
+    np.testing.assert_allclose(second[1][:, ::-1], outside, atol=1e-4)
 
 
-def test_a_part_of_the_image_is_cropped_as_from_all_of_it():
+@pytest.mark.parametrize("side", [50, 160], ids=["a little smaller", "four times smaller"])
+def test_a_part_of_the_image_is_cropped_as_from_all_of_it(side):
     rng = np.random.default_rng(0)
-    video = jnp.asarray(rng.standard_normal((20, 1, 50, 50, 3)), jnp.float32)
+    video = jnp.asarray(rng.standard_normal((20, 1, side, side, 3)), jnp.float32)
     center = jnp.asarray(rng.uniform(0.0, 1.0, (20, 2)), jnp.float32)
-    square = Square(center, jnp.asarray(rng.uniform(0.02, CROP_SHARE / 2, 20), jnp.float32))
+    square = Square(center, jnp.linspace(0.02, CROP_SHARE / 2, 20))
     found = crop_part(video, square, 16, CROP_SHARE)
     np.testing.assert_allclose(found, crop(video, square, 16), atol=2e-4)
 

@@ -102,6 +102,8 @@ def test_commands_take_an_address(trained, shared, tmp_path, capsys):
     assert tiny_run.command(translate.main, f"--workdir={ADDRESS}", trained.video(3)) == 0
     assert capsys.readouterr().out.startswith(str(trained.video(3)))
     assert tiny_run.command(evaluation.main, f"--workdir={ADDRESS}", "--calibrate") == 2
+    refused = capsys.readouterr().err
+    assert "is on a hub; copy the model first" in refused and "--output" not in refused
     assert tiny_run.command(evaluation.main, f"--workdir={ADDRESS}") == 2
     assert f"signvit pull {ADDRESS} DIR" in capsys.readouterr().err
     flags = [f"--output={tmp_path / 'test.json'}", f"--data_dir={trained.data_dir}"]
