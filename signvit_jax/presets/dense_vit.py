@@ -6,7 +6,9 @@ r"""The recommended full-size model: ViT-L/16 on every frame, clips of any lengt
 Model: the backbone of `reference.py` (303,301,632 parameters) with positions in space and time; the
 vocabulary is learned from the training text.
 
-Hardware, as planned by scripts/make_hardware.py: 40.7 GiB on one 80 GB H100.
+Hardware, as planned by scripts/make_hardware.py: 40.7 GiB on one 80 GB H100; 25.6 GiB on one 40 GB
+A100 with --config.training.gradient_accumulation=2; 10.5 GiB on each of 8 v5e with
+--config.mesh.fsdp=8.
 
 Not trained to the end yet.
 """
