@@ -5,7 +5,8 @@ r"""`dense_vit.py` at the size that the reference states: about 100M parameters,
 
 Model: ViT-B/16 (85.8M) and a decoder of width 240; 98.0M parameters with a 16,000-word vocabulary.
 
-Hardware, as planned by scripts/make_hardware.py: 12.7 GiB on one 24 GB GPU.
+Hardware, as planned by scripts/make_hardware.py: 12.7 GiB on one 24 GB GPU; 6.0 GiB on each of 4
+v5e with --config.mesh.fsdp=4.
 
 Not trained to the end yet.
 """
