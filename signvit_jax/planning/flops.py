@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Jaxpr
 from jaxtyping import PyTree
 
@@ -160,15 +161,34 @@ def _count_equation(equation: Any) -> float:
         terms = math.prod(left[axis] for axis in contracted)
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * terms
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-        # The gradient of a convolution with strides has zeros between its inputs.
-        places = math.prod(equation.outvars[0].aval.shape) / math.prod(params["lhs_dilation"])
-        return 2.0 * places * math.prod(kernel) / outputs
+        return _count_convolution(equation)
     inner = [_count(sub) for value in params.values() for sub in _jaxprs(value)]
     if name == "cond":
         return max(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _count_convolution(equation: Any) -> float:
+    """Count a convolution's products of kernel values with image values.
+
+    Products with padding, and with the zeros that the gradient of a convolution with strides has
+    between its inputs, are no work of the model: no compiler has to compute them.
+    """
+    params, output = equation.params, equation.outvars[0].aval.shape
+    numbers = params["dimension_numbers"]
+    image, kernel = (variable.aval.shape for variable in equation.invars)
+    products = float(kernel[numbers.rhs_spec[1]])
+    products *= output[numbers.out_spec[0]] * output[numbers.out_spec[1]]
+    for dimension in range(len(params["window_strides"])):
+        first_input = np.arange(output[numbers.out_spec[2 + dimension]])
+        first_input = first_input * params["window_strides"][dimension]
+        first_input -= params["padding"][dimension][0]
+        tap = np.arange(kernel[numbers.rhs_spec[2 + dimension]]) * params["rhs_dilation"][dimension]
+        spacing = params["lhs_dilation"][dimension]
+        place = first_input[:, None] + tap
+        length = (image[numbers.lhs_spec[2 + dimension]] - 1) * spacing + 1
+        products *= np.sum((place >= 0) & (place < length) & (place % spacing == 0))
+    return 2.0 * float(products)
 
 
 def _jaxprs(value: object) -> list[Jaxpr]:
