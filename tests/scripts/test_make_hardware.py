@@ -94,14 +94,16 @@ def test_the_devices_generator_is_planned_no_slower_than_threefry():
     assert rbg.step <= 1.1 * threefry.step and rbg.total <= 1.1 * threefry.total
 
 
-def test_a_tensor_axis_sends_five_arrays_of_a_block():
-    """Three sums, each as many bytes as the array, two gathers of half, and one array more.
+def test_a_tensor_axis_sends_five_sums_of_a_block():
+    """Each sends as many bytes as the array has.
 
-    docs/scale.md expects the first four; where the plan has the fifth from is not known.
+    The outputs of both layers, attention's again where it is recomputed, and the gradients of the
+    inputs of both.
     """
     [row] = planned_rows(script.TENSOR)
+    assert RESULTS[row.key].settings["training.remat"] == "full"
     array = 256 * 198 * 1024 * 2  # frames of a device, tokens, width, bytes
-    assert RESULTS[row.key].sent["tensor"] == pytest.approx(24 * 5 * array, rel=0.1)
+    assert RESULTS[row.key].sent["tensor"] == pytest.approx(24 * 5 * array, rel=0.02)
 
 
 # The benchmark's main row: milliseconds of perfect and of careful kernels.
