@@ -217,6 +217,7 @@ def serve() -> None:
     import tensorflow_datasets  # noqa: F401 (imported once, before the forks)
 
     del flax, grain, hypothesis, jax, optax, orbax
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER, for `_end_orphans`
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
@@ -249,10 +250,34 @@ def serve() -> None:
             number, status = os.waitpid(child, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if number else time.sleep(0.02)
         if code is None:
-            os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+        _end_orphans()
         outcome = {None: "timeout", _PASSED: "survived"}.get(code, "killed")
         print(json.dumps({"code": code, "outcome": outcome}), flush=True)
+
+
+def _end_orphans() -> None:
+    """End the processes that tests started and left, which a mutant may keep from ending.
+
+    This process has inherited them.
+    """
+    while orphans := _children():
+        for orphan in orphans:
+            os.kill(orphan, signal.SIGKILL)
+            os.waitpid(orphan, 0)
+
+
+def _children() -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            after_name = (process / "stat").read_text().rpartition(") ")[2]
+        except OSError:  # it has ended
+            continue
+        if int(after_name.split()[1]) == os.getpid():
+            found.append(int(process.name))
+    return found
 
 
 def try_all(

@@ -11,8 +11,7 @@ import numpy as np
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.inference.frame_sources import SourceError
-from signvit_jax.inference.windowing import Clip, ClipError, VideoWindow, check_frames
-from signvit_jax.media.video import VideoDecodeError
+from signvit_jax.inference.windowing import Clip, ClipError, check_frames
 
 
 class ReadableFile(Protocol):
@@ -122,17 +121,6 @@ def check_pace(every: float, votes: int) -> None:
         raise ConfigError(f"every is {every!r}; allowed: seconds > 0 between hypotheses")
     if isinstance(votes, bool) or not isinstance(votes, int | np.integer) or votes < 1:
         raise ConfigError(f"votes is {votes!r}; allowed: an integer >= 1")
-
-
-def with_video_name(windows: Iterator[VideoWindow], name: str) -> Iterator[VideoWindow]:
-    """Yield the windows; re-raise a VideoDecodeError with `name` in place of the file's.
-
-    For a video that was read from a temporary file, whose name tells the caller nothing.
-    """
-    try:
-        yield from windows
-    except VideoDecodeError as error:
-        raise VideoDecodeError(name, error.reason) from None
 
 
 def _checked_frames(frames: Iterable[object]) -> Iterator[np.ndarray]:

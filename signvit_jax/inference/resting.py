@@ -127,6 +127,67 @@ def moving_times(motions: Sequence[tuple[float, float]], reference: float) -> li
     return found
 
 
+class MotionHistory:
+    """The motion of a video's frames, and how much of it is the motion of somebody who signs."""
+
+    def __init__(self) -> None:
+        # (seconds, motion since the frame before)
+        self._motions: collections.deque[tuple[float, float]] = collections.deque()
+        # Motions while somebody signed.
+        self._signing: collections.deque[float] = collections.deque(maxlen=_MAX_MOTIONS)
+
+    def add(self, seconds: float, moved: float) -> None:
+        """Add a frame's time, and its motion since the frame before."""
+        self._motions.append((seconds, moved))
+
+    def add_signing(self, signs: Sequence[Sign], since: float, until: float) -> None:
+        """Learn from these signs, the complete ones between two times, how signing moves."""
+        self._signing.extend(
+            moved
+            for at, moved in self._motions
+            if since < at <= until and any(sign.start <= at <= sign.end for sign in signs)
+        )
+
+    def forget_before(self, seconds: float) -> None:
+        while self._motions and self._motions[0][0] < seconds:
+            self._motions.popleft()
+
+    def forget_frames(self) -> None:
+        """Forget the frames of a shot that is over; how signing moves is kept."""
+        self._motions.clear()
+
+    def first_motion(self, after: float) -> float | None:
+        """Return when something first moves after a time, in seconds."""
+        level = self._still_level()
+        return next((at for at, moved in self._motions if at > after and moved >= level), None)
+
+    def still_seconds(self, start: float, end: float) -> float:
+        """Seconds between two times in which nothing moves."""
+        return sum(last - first for first, last in self.still_times(start, end))
+
+    def still_times(self, start: float, end: float) -> list[tuple[float, float]]:
+        """Return the times between `start` and `end` in which nothing moves, in order.
+
+        None before anybody has signed: how still hands at rest are is not known then.
+        """
+        if not self._signing or end <= start:
+            return []
+        level = self._still_level()
+        runs: list[tuple[float, float]] = []
+        for (before, _), (at, moved) in itertools.pairwise(self._motions):
+            if at > start and before < end and moved < level:
+                first, last = max(before, start), min(at, end)
+                if runs and runs[-1][1] >= first - 1e-6:
+                    runs[-1] = (runs[-1][0], last)
+                else:
+                    runs.append((first, last))
+        return runs
+
+    def _still_level(self) -> float:
+        """The motion below which hands are still; 0 before anybody has signed."""
+        return _STILL_SHARE * float(np.median(self._signing)) if self._signing else 0.0
+
+
 class Cutter:
     """Splitting of a video at rests while it arrives, from its motion and the signs of CTC.
 
@@ -147,10 +208,7 @@ class Cutter:
         self._begin = 0.0  # no later piece begins before
         self._overlapping = False  # the last piece was a window that the next one overlaps
         self._until = 0.0  # signs up to here are final
-        # (seconds, motion since the frame before)
-        self._motions: collections.deque[tuple[float, float]] = collections.deque()
-        # Motions while somebody signed.
-        self._signing: collections.deque[float] = collections.deque(maxlen=_MAX_MOTIONS)
+        self._history = MotionHistory()
 
     @property
     def begin(self) -> float:
@@ -160,11 +218,10 @@ class Cutter:
     @property
     def moving_since(self) -> float:
         """Seconds at which the next piece begins or may begin, after the rest before it."""
-        level = self._still_level()
-        moved = next(
-            (at for at, moved in self._motions if at > self._begin and moved >= level), self._begin
-        )
-        return self._begin if self._overlapping else max(self._begin, moved - _MARGIN)
+        moved = self._history.first_motion(self._begin)
+        if self._overlapping or moved is None:
+            return self._begin
+        return max(self._begin, moved - _MARGIN)
 
     def restart(self, seconds: float) -> None:
         """A new shot begins, which continues nothing of what was before it."""
@@ -172,11 +229,11 @@ class Cutter:
         self._begin = seconds
         self._until = seconds
         self._overlapping = False
-        self._motions.clear()
+        self._history.forget_frames()
 
     def add_motion(self, seconds: float, moved: float) -> None:
         """Add a frame's time, and its motion since the frame before."""
-        self._motions.append((seconds, moved))
+        self._history.add(seconds, moved)
 
     def add_signs(self, signs: Iterable[Sign], since: float, until: float) -> None:
         """Replace the signs from `since` on; up to `until` they are complete."""
@@ -194,19 +251,13 @@ class Cutter:
             for sign in new
             if sign.middle >= since or not kept or sign.start >= kept[-1].middle
         ]
-        self._signing.extend(
-            moved
-            for at, moved in self._motions
-            if self._until < at <= until and any(s.start <= at <= s.end for s in self._signs)
-        )
+        self._history.add_signing(self._signs, self._until, until)
         # CTC detects signs in resting hands too, mostly in a pose that training did not show.
         self._signs = [sign for sign in self._signs if not self._is_still(sign)]
         self._until = max(self._until, until)
         if not self._signs:  # however long nobody signs, old frames are given up
             self._begin = max(self._begin, self._until - self._max_seconds)
-        oldest = min(self._begin, self._until - self._max_seconds)
-        while self._motions and self._motions[0][0] < oldest:
-            self._motions.popleft()
+        self._history.forget_before(min(self._begin, self._until - self._max_seconds))
 
     def pieces(self, ended: bool = False) -> list[Piece]:
         """Return the pieces that are final by now, in order of time.
@@ -214,29 +265,35 @@ class Cutter:
         All are final if the video, or the shot, has `ended`.
         """
         found: list[Piece] = []
-        while self._signs:
-            start = self._start()
-            count = self._count_until_rest()
-            last = self._signs[count - 1]
-            is_followed = count < len(self._signs)
-            following = self._signs[count].start if is_followed else self._until
-            is_over = ended or is_followed or self._is_rest(last.end, self._until)
-            end = self._boundary(last.end, following, is_followed) if is_over else self._until
-            if is_over and end - start <= self._max_seconds:
-                found.append(Piece(start, end))
-                self._remove(end, count)
-            elif end - start > self._max_seconds + (0.0 if is_over else self._patience):
-                found.append(self._split_long(start, count))
-            else:
-                break
+        while (piece := self._take_piece(ended)) is not None:
+            found.append(piece)
         return found
 
+    def _take_piece(self, ended: bool) -> Piece | None:
+        """Take the signs of the first piece, if it is final, and return it."""
+        if not self._signs:
+            return None
+        start = self._start()
+        count = self._count_until_rest()
+        last = self._signs[count - 1]
+        is_followed = count < len(self._signs)
+        following = self._signs[count].start if is_followed else self._until
+        is_over = ended or is_followed or self._is_rest(last.end, self._until)
+        end = self._boundary(last.end, following, is_followed) if is_over else self._until
+        if is_over and end - start <= self._max_seconds:
+            self._remove(end, count)
+            return Piece(start, end)
+        if end - start > self._max_seconds + (0.0 if is_over else self._patience):
+            return self._split_long(start, count)
+        return None  # it may still go on
+
     def _start(self) -> float:
+        """Seconds at which the first piece begins: a little before its first movement."""
         if self._overlapping:
             return self._begin
         first = self._signs[0].start
         earliest = max(self._begin, first - _LEAD)
-        still = self._stillness(earliest, first)
+        still = self._history.still_times(earliest, first)
         return max(earliest, still[-1][1] - _MARGIN) if still else earliest
 
     def _remove(self, end: float, count: int) -> None:
@@ -275,35 +332,11 @@ class Cutter:
 
     def _rest_between(self, start: float, end: float) -> float:
         """Seconds without a sign; those in which nothing moves count _STILL_WEIGHT times."""
-        still = self._still_seconds(start, end)
+        still = self._history.still_seconds(start, end)
         return max(end - start, 0.0) + (_STILL_WEIGHT - 1.0) * still
 
     def _is_still(self, sign: Sign) -> bool:
-        return self._still_seconds(*sign) > _STILL_SIGN * (sign.end - sign.start)
-
-    def _still_seconds(self, start: float, end: float) -> float:
-        return sum(last - first for first, last in self._stillness(start, end))
-
-    def _still_level(self) -> float:
-        """The motion below which hands are still; 0 before anybody has signed."""
-        return _STILL_SHARE * float(np.median(self._signing)) if self._signing else 0.0
-
-    def _stillness(self, start: float, end: float) -> list[tuple[float, float]]:
-        """The times between `start` and `end` in which nothing moves."""
-        if not self._signing or end <= start:
-            return []
-        level = self._still_level()
-        runs: list[tuple[float, float]] = []
-        before = None
-        for at, moved in self._motions:
-            if before is not None and at > start and before < end and moved < level:
-                first, last = max(before, start), min(at, end)
-                if runs and runs[-1][1] >= first - 1e-6:
-                    runs[-1] = (runs[-1][0], last)
-                else:
-                    runs.append((first, last))
-            before = at
-        return runs
+        return self._history.still_seconds(*sign) > _STILL_SIGN * (sign.end - sign.start)
 
     def _boundary(self, end: float, start: float, is_followed: bool) -> float:
         """The end of a piece whose last sign ends at `end`.
@@ -311,7 +344,7 @@ class Cutter:
         If that `is_followed` by a sign, this one begins at `start`; otherwise nothing is known from
         `start` on.
         """
-        still = self._stillness(end, min(start, end + _LEAD + _TAIL))
+        still = self._history.still_times(end, min(start, end + _LEAD + _TAIL))
         if still:
             first, last = max(still, key=lambda run: run[1] - run[0])
             return min((first + last) / 2, first + _MARGIN)

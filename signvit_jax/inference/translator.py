@@ -23,7 +23,6 @@ from signvit_jax.inference.clip_arguments import (
     checked_seed,
     checked_source,
     is_one_clip,
-    with_video_name,
 )
 from signvit_jax.inference.frame_sources import SourceError, open_source
 from signvit_jax.inference.joining import join_windows
@@ -44,7 +43,6 @@ from signvit_jax.inference.windowing import (
     check_frames,
     frame_rate_warning,
     longest_window,
-    open_video_input,
     sample_window,
     to_segment,
     to_video_time,
@@ -120,6 +118,15 @@ def load_translator(
     """
     use_compilation_cache()
     return Translator(load_model(workdir, checkpoint, backend), limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoding:
+    """How the windows of one call are decoded. `predictor` has the decoder and, mostly, CTC."""
+
+    decoder: str
+    seed: int
+    predictor: Predictor
 
 
 class Translator:
@@ -211,37 +218,25 @@ class Translator:
         time. Arguments are checked at once.
         """
         predictor = self._predictor(decode, **inference)
-        return self._translations(clips, decode, checked_rate(fps), checked_seed(seed), predictor)
+        decoding = _Decoding(decode, checked_seed(seed), predictor)
+        return self._translations(clips, checked_rate(fps), decoding)
 
     def _translations(
-        self,
-        clips: Iterable[AnyClip],
-        decode: str,
-        fps: float | None,
-        seed: int,
-        predictor: Predictor,
+        self, clips: Iterable[AnyClip], fps: float | None, decoding: _Decoding
     ) -> Iterator[Translation | VideoDecodeError]:
-        detect_signs = self._detect_signs(predictor)
+        detect_signs = self._detect_signs(decoding.predictor)
 
         def read(clip: AnyClip) -> VideoInput | VideoDecodeError:
-            checked = checked_clip(clip)
+            config = decoding.predictor.config
+            video = VideoInput(
+                checked_clip(clip), fps, self.model.config.data, config, self.limits, detect_signs
+            )
             try:
-                video = open_video_input(
-                    checked,
-                    fps,
-                    self.model.config.data,
-                    predictor.config,
-                    self.limits,
-                    detect_signs,
-                )
-                if isinstance(checked, bytes):  # read from a temporary file
-                    name, opened = f"a video of {len(checked):,} bytes", video.open
-                    video.open = lambda only_clip: with_video_name(opened(only_clip), name)
                 return video.peek()
             except VideoDecodeError as error:
                 return error
 
-        groups = itertools.batched(clips, predictor.config.batch_size)
+        groups = itertools.batched(clips, decoding.predictor.config.batch_size)
         reading = collections.deque(
             [self._readers.submit(read, clip) for clip in group]
             for group in itertools.islice(groups, 2)
@@ -252,7 +247,7 @@ class Translator:
                 [self._readers.submit(read, clip) for clip in ahead]
                 for ahead in itertools.islice(groups, 1)
             ]
-            yield from self._translate_group(group, decode, seed, predictor)
+            yield from self._translate_group(group, decoding)
 
     def stream(
         self,
@@ -285,14 +280,16 @@ class Translator:
             check_frames(np.asarray(frame)[None])
             return fit_frames([frame], data.image_size, data.resize_mode)[0]
 
+        decoding = _Decoding(decode, 0, predictor)
+
         def read(held: Sequence[np.ndarray], rate: float) -> Reading:
             window = sample_window(held, rate, data)
-            (found,) = self._decode([window], 0, predictor)
+            (found,) = self._decode([window], decoding)
             ctc = found["ctc"]
             signs = None
             if self.model.ctc_gives_times:
                 signs = tuple(to_video_time(window, ctc.ctc_signs))
-            return Reading(self._unless_rest(window, found, decode, predictor), ctc.text, signs)
+            return Reading(self._unless_rest(window, found, decoding), ctc.text, signs)
 
         max_seconds = longest_window(data, config)
         source = open_source(source_frames, fps, fit, 2 * data.image_size, max_seconds)
@@ -356,23 +353,21 @@ class Translator:
     def _translate_group(
         self,
         group: Sequence[VideoInput | VideoDecodeError],
-        decode: str,
-        seed: int,
-        predictor: Predictor,
+        decoding: _Decoding,
     ) -> Iterator[Translation | VideoDecodeError]:
         """Decode the clips together, and each recording by itself in batches of its windows."""
         clips = [video for video in group if isinstance(video, VideoInput) and video.is_clip]
         windows = [next(video.windows) for video in clips]
-        decoded = iter(zip(windows, self._decode(windows, seed, predictor)))
+        decoded = iter(zip(windows, self._decode(windows, decoding)))
         for video in group:
             if isinstance(video, VideoDecodeError):
                 yield video
             elif video.is_clip:
                 window, found = next(decoded)
-                yield self._translation_of_clip(window, found, video, decode, predictor)
+                yield self._translation_of_clip(window, found, video, decoding)
             else:
                 try:
-                    yield self._translate_recording(video, decode, seed, predictor)
+                    yield self._translate_recording(video, decoding)
                 except VideoDecodeError as error:
                     yield error
 
@@ -381,10 +376,9 @@ class Translator:
         window: VideoWindow,
         found: dict[str, Hypothesis],
         video: VideoInput,
-        decode: str,
-        predictor: Predictor,
+        decoding: _Decoding,
     ) -> Translation:
-        hypothesis = self._unless_rest(window, found, decode, predictor)
+        hypothesis = self._unless_rest(window, found, decoding)
         segment = to_segment(window, hypothesis)
         warning = frame_rate_warning(window, video.fps, self.model.config.data)
         return Translation(
@@ -393,7 +387,7 @@ class Translator:
             score=hypothesis.score,
             confidence=hypothesis.confidence,
             seconds=video.seconds,
-            decoder=decode,
+            decoder=decoding.decoder,
             words=hypothesis.words,
             alternatives=segment.alternatives,
             segments=(segment,) if hypothesis.text else (),
@@ -401,21 +395,19 @@ class Translator:
             warnings=(warning,) if warning else (),
         )
 
-    def _translate_recording(
-        self, video: VideoInput, decode: str, seed: int, predictor: Predictor
-    ) -> Translation:
-        data = self.model.config.data
+    def _translate_recording(self, video: VideoInput, decoding: _Decoding) -> Translation:
+        data, config = self.model.config.data, decoding.predictor.config
         pieces: list[Segment] = []
         warning: str | None = None  # the first one
         max_evidence = 0.0
-        for windows in itertools.batched(video.windows, predictor.config.batch_size):
-            for window, found in zip(windows, self._decode(windows, seed, predictor)):
-                hypothesis = self._unless_rest(window, found, decode, predictor)
+        for windows in itertools.batched(video.windows, config.batch_size):
+            for window, found in zip(windows, self._decode(windows, decoding)):
+                hypothesis = self._unless_rest(window, found, decoding)
                 pieces.append(to_segment(window, hypothesis))
                 if self.model.has_trained_ctc:
                     max_evidence = max(max_evidence, evidence(found["ctc"].ctc_signs))
                 warning = warning or frame_rate_warning(window, video.fps, data)
-        max_seconds = 2 * longest_window(data, predictor.config)
+        max_seconds = 2 * longest_window(data, config)
         segments = tuple(join_windows(pieces, max_seconds))
         words = tuple(word for segment in segments for word in segment.words)
         scores = [one.score for one in segments if one.score is not None]
@@ -426,7 +418,7 @@ class Translator:
             score=min(scores, default=0.0),
             confidence=sum(confidences) / max(len(confidences), 1),
             seconds=video.seconds,
-            decoder=decode,
+            decoder=decoding.decoder,
             words=words,
             segments=segments,
             evidence=max_evidence if self.model.has_trained_ctc else None,
@@ -448,28 +440,24 @@ class Translator:
         """Return a function from windows to CTC's signs; None if CTC gives no times."""
         if not self.model.ctc_gives_times:
             return None
-        ctc = self._detector(predictor)
-        return lambda windows: [found["ctc"].ctc_signs for found in self._decode(windows, 0, ctc)]
+        decoding = _Decoding("ctc", 0, self._detector(predictor))
+        return lambda windows: [found["ctc"].ctc_signs for found in self._decode(windows, decoding)]
 
     def _detector(self, predictor: Predictor) -> Predictor:
         """CTC alone, which finds the rests of a recording."""
         return self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
 
     def _unless_rest(
-        self,
-        window: VideoWindow,
-        found: dict[str, Hypothesis],
-        decode: str,
-        predictor: Predictor,
+        self, window: VideoWindow, found: dict[str, Hypothesis], decoding: _Decoding
     ) -> Hypothesis:
         """The decoder's hypothesis, without text where nobody signs.
 
         Nobody signs where CTC's evidence is low, or where nothing moves at all.
         """
-        hypothesis = found[decode]
-        if not hypothesis.text or not predictor.config.rest_evidence:
+        hypothesis, config = found[decoding.decoder], decoding.predictor.config
+        if not hypothesis.text or not config.rest_evidence:
             return hypothesis
-        least = self._least_evidence(predictor.config)
+        least = self._least_evidence(config)
         is_rest = self.model.has_trained_ctc and evidence(found["ctc"].ctc_signs) < least
         if not is_rest and not is_frozen(window.frames):
             return hypothesis
@@ -488,7 +476,8 @@ class Translator:
         return min(config.rest_evidence, measured)
 
     def _decode(
-        self, windows: Sequence[VideoWindow], seed: int, predictor: Predictor
+        self, windows: Sequence[VideoWindow], decoding: _Decoding
     ) -> list[dict[str, Hypothesis]]:
         """Decode windows; return decoder -> hypothesis for each of them."""
-        return self._batches.decode([window.frames for window in windows], seed, predictor)
+        frames = [window.frames for window in windows]
+        return self._batches.decode(frames, decoding.seed, decoding.predictor)

@@ -6,7 +6,6 @@ windows, whose texts `inference.joining` joins.
 """
 
 import collections
-import dataclasses
 import itertools
 import os
 import tempfile
@@ -33,7 +32,7 @@ from signvit_jax.inference.resting import (
 )
 from signvit_jax.inference.subtitles import Alternative, Segment
 from signvit_jax.media.frames import fit_frames
-from signvit_jax.media.video import Sampling, VideoLimits, VideoStream, open_video
+from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, VideoStream, open_video
 
 Clip = str | os.PathLike | bytes | np.ndarray
 
@@ -60,28 +59,6 @@ class VideoWindow(NamedTuple):
 
 # The signs that CTC detects in each of some windows.
 DetectSigns = Callable[[Sequence[VideoWindow]], Sequence[Sequence[CtcSign]]]
-
-
-@dataclasses.dataclass
-class VideoInput:
-    """A video that is being read: its windows in order of time, and the seconds read so far."""
-
-    open: Callable[[bool], Iterator[VideoWindow]]  # reads the video; True: no further than a clip
-    windows: Iterator[VideoWindow] = dataclasses.field(default_factory=lambda: iter(()))
-    seconds: float = 0.0
-    is_clip: bool = True  # one window is the complete video
-    fps: float = 0.0
-
-    def peek(self) -> Self:
-        """Read a clip to its end, or a recording until it is known to be one.
-
-        Raises VideoDecodeError. No file stays open. The windows of a recording start again from its
-        beginning.
-        """
-        self.windows = iter(list(self.open(True)))
-        if not self.is_clip:
-            self.windows = self.open(False)
-        return self
 
 
 def clip_limit(data: DataConfig) -> float:
@@ -125,30 +102,6 @@ def frame_rate_warning(window: VideoWindow, fps: float, data: DataConfig) -> str
             f"{data.frame_rate:.1f}: words may be missing"
         )
     return None
-
-
-def open_video_input(
-    clip: Clip,
-    fps: float | None,
-    data: DataConfig,
-    inference: InferenceConfig,
-    limits: VideoLimits = RECORDING,
-    detect_signs: DetectSigns | None = None,
-) -> VideoInput:
-    """The windows of a video file (its path or bytes), or of RGB frames (t, h, w, 3) at `fps`.
-
-    `fps` None stands for `data.frame_rate`. A file is decoded while its windows are taken, which
-    may raise VideoDecodeError; memory does not grow with its length. With `detect_signs`, for a
-    model whose CTC gives times, a recording is split between sentences; without, where nothing
-    moves. Raises ClipError.
-    """
-    if isinstance(clip, np.ndarray):
-        check_frames(clip)
-    video = VideoInput(
-        lambda only_clip: _read(video, clip, fps, data, inference, limits, detect_signs, only_clip)
-    )
-    video.windows = video.open(False)
-    return video
 
 
 def check_frames(frames: np.ndarray) -> None:
@@ -200,59 +153,95 @@ def to_video_time(window: VideoWindow, signs: Sequence[CtcSign]) -> list[Sign]:
     ]
 
 
-def _read(
-    video: VideoInput,
-    clip: Clip,
-    fps: float | None,
-    data: DataConfig,
-    inference: InferenceConfig,
-    limits: VideoLimits,
-    detect_signs: DetectSigns | None,
-    only_clip: bool,
-) -> Iterator[VideoWindow]:
-    if isinstance(clip, np.ndarray):
-        rate = fps or data.frame_rate
-        stream = VideoStream(rate, ((i / rate, frame) for i, frame in enumerate(clip)))
-        yield from _split(video, stream, data, inference, detect_signs, only_clip)
-    elif isinstance(clip, bytes):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "clip"
-            path.write_bytes(clip)
-            yield from _read(video, path, fps, data, inference, limits, detect_signs, only_clip)
-    else:
-        sampling = Sampling(short_side=2 * data.image_size, max_frame_rate=STORED_FRAME_RATE)
-        with open_video(clip, sampling, limits) as stream:
-            yield from _split(video, stream, data, inference, detect_signs, only_clip)
+class VideoInput:
+    """A video that is being read: its windows in order of time, and the seconds read so far.
 
+    `clip`: a video file (its path or bytes), or RGB frames (t, h, w, 3) at `fps`; None stands for
+    `data.frame_rate`. A file is decoded while its windows are taken, which may raise
+    VideoDecodeError; memory does not grow with its length. With `detect_signs`, for a model whose
+    CTC gives times, a recording is split between sentences; without, where nothing moves. Raises
+    ClipError.
+    """
 
-def _split(
-    video: VideoInput,
-    stream: VideoStream,
-    data: DataConfig,
-    inference: InferenceConfig,
-    detect_signs: DetectSigns | None,
-    only_clip: bool,
-) -> Iterator[VideoWindow]:
-    """Yield one window if the video ends within the longest clip, else those of a recording."""
-    video.fps = stream.fps
-    max_frames = max(round(longest_clip(data, inference) * stream.fps), 1)
-    frames = (
-        (seconds, fit_frames([frame], data.image_size, data.resize_mode)[0])
-        for seconds, frame in stream.frames
-    )
-    held = list(itertools.islice(frames, max_frames + 1))
-    origin = held[0][0]
-    video.seconds = origin + len(held) / stream.fps
-    if len(held) <= max_frames:
-        yield sample_window([frame for _, frame in held], stream.fps, data, origin)
-        return
-    video.is_clip = False
-    if only_clip:
-        return
-    recording = _Recording(origin, stream.fps, data, inference, detect_signs)
-    for count, windows in recording.read(itertools.chain(held, frames)):
-        video.seconds = origin + count / stream.fps
-        yield from windows
+    def __init__(
+        self,
+        clip: Clip,
+        fps: float | None,
+        data: DataConfig,
+        inference: InferenceConfig,
+        limits: VideoLimits = RECORDING,
+        detect_signs: DetectSigns | None = None,
+    ):
+        if isinstance(clip, np.ndarray):
+            check_frames(clip)
+        self._clip = clip
+        self._given_fps = fps
+        self._data = data
+        self._inference = inference
+        self._limits = limits
+        self._detect_signs = detect_signs
+        self.windows = self._read()
+        self.seconds = 0.0
+        self.is_clip = True  # one window is the complete video
+        self.fps = 0.0
+
+    def peek(self) -> Self:
+        """Read a clip to its end, or a recording until it is known to be one.
+
+        Raises VideoDecodeError. No file stays open. The windows of a recording start again from its
+        beginning.
+        """
+        self.windows = iter(list(self._read(only_clip=True)))
+        if not self.is_clip:
+            self.windows = self._read()
+        return self
+
+    def _read(self, only_clip: bool = False) -> Iterator[VideoWindow]:
+        """Yield the windows; with `only_clip` none of a recording, which is then not decoded."""
+        clip = self._clip
+        if isinstance(clip, np.ndarray):
+            rate = self._given_fps or self._data.frame_rate
+            stream = VideoStream(rate, ((i / rate, frame) for i, frame in enumerate(clip)))
+            yield from self._split(stream, only_clip)
+        elif isinstance(clip, bytes):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "clip"
+                path.write_bytes(clip)
+                try:
+                    yield from self._read_file(path, only_clip)
+                except VideoDecodeError as error:  # the temporary file's name tells nobody anything
+                    name = f"a video of {len(clip):,} bytes"
+                    raise VideoDecodeError(name, error.reason) from None
+        else:
+            yield from self._read_file(clip, only_clip)
+
+    def _read_file(self, path: str | os.PathLike, only_clip: bool) -> Iterator[VideoWindow]:
+        sampling = Sampling(short_side=2 * self._data.image_size, max_frame_rate=STORED_FRAME_RATE)
+        with open_video(path, sampling, self._limits) as stream:
+            yield from self._split(stream, only_clip)
+
+    def _split(self, stream: VideoStream, only_clip: bool) -> Iterator[VideoWindow]:
+        """Yield one window if the video ends within the longest clip, else a recording's."""
+        data = self._data
+        self.fps = stream.fps
+        max_frames = max(round(longest_clip(data, self._inference) * stream.fps), 1)
+        frames = (
+            (seconds, fit_frames([frame], data.image_size, data.resize_mode)[0])
+            for seconds, frame in stream.frames
+        )
+        held = list(itertools.islice(frames, max_frames + 1))
+        origin = held[0][0]
+        self.seconds = origin + len(held) / stream.fps
+        if len(held) <= max_frames:
+            yield sample_window([frame for _, frame in held], stream.fps, data, origin)
+            return
+        self.is_clip = False
+        if only_clip:
+            return
+        recording = _Recording(origin, stream.fps, data, self._inference, self._detect_signs)
+        for count, windows in recording.read(itertools.chain(held, frames)):
+            self.seconds = origin + count / stream.fps
+            yield from windows
 
 
 class _Recording:

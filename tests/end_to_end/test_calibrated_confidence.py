@@ -14,7 +14,7 @@ from signvit_jax.data.dataset import open_dataset
 from signvit_jax.decoding.confidence import CalibrationError, from_json, statistics
 from signvit_jax.evaluation.results import read
 from signvit_jax.inference.loading import load_model
-from signvit_jax.inference.windowing import open_video_input
+from signvit_jax.inference.windowing import VideoInput
 from tests.helpers import tiny_run
 from tests.helpers.video_frames import read_video
 
@@ -110,7 +110,7 @@ def test_a_confidence_is_computed_by_the_scale(trained, calibrated):
 
 def _raw_hypotheses(model, frames):
     predictor = model.predictor(["greedy"])
-    (window,) = open_video_input(frames, 10, model.config.data, model.config.inference).windows
+    (window,) = VideoInput(frames, 10, model.config.data, model.config.inference).windows
     video = np.zeros((1, tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3), np.uint8)
     video[0, : len(window.frames)] = window.frames
     return predictor(

@@ -21,8 +21,8 @@ from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import CtcSign
 from signvit_jax.inference.streaming import LiveCaptions, Reading
 from signvit_jax.inference.windowing import (
+    VideoInput,
     VideoWindow,
-    open_video_input,
     sample_window,
     to_segment,
     to_video_time,
@@ -160,7 +160,7 @@ def captioned(
     has_times: bool = True,
 ) -> str:
     """The text of the recording, as `Translator.translate` returns it."""
-    recording = open_video_input(
+    recording = VideoInput(
         video(script, seconds),
         RATE,
         DATA,

@@ -115,7 +115,7 @@ def test_long_rest_does_not_make_the_cutter_hold_more():
     for second in range(1000):
         found.add_motion(float(second), 50.0)
         found.add_signs([], float(second), second + 1.0)
-    assert found.begin >= 1000.0 - 6.0 and len(found._motions) <= 10
+    assert found.begin >= 1000.0 - 6.0 and len(found._history._motions) <= 10
 
 
 def test_evidence_is_highest_for_signs_in_succession():

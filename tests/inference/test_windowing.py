@@ -10,11 +10,11 @@ from signvit_jax.config.schema import DataConfig, InferenceConfig
 from signvit_jax.inference import windowing
 from signvit_jax.inference.windowing import (
     ClipError,
+    VideoInput,
     clip_limit,
     frame_rate_warning,
     longest_clip,
     longest_window,
-    open_video_input,
 )
 
 DATA = DataConfig(num_frames=2, image_size=4)
@@ -32,7 +32,7 @@ def frames(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("count", "is_clip"), [(1, True), (30, True), (31, False)])
 def test_a_video_up_to_the_longest_clip_is_one_window(count, is_clip):
-    video = open_video_input(
+    video = VideoInput(
         np.ascontiguousarray(frames(count)),
         FPS,
         DATA,
@@ -65,7 +65,7 @@ def test_the_longest_clip_has_the_frame_rate_of_training(data, seconds):
     for longest in (seconds - 0.1, 3 * seconds):
         rate = 25.0
         images = np.zeros((round(longest * rate), 4, 4, 3), np.uint8)
-        (window,) = open_video_input(
+        (window,) = VideoInput(
             images,
             rate,
             dataclasses.replace(data, image_size=4),
@@ -77,9 +77,7 @@ def test_the_longest_clip_has_the_frame_rate_of_training(data, seconds):
 
 def test_a_video_of_a_low_frame_rate_gives_a_warning():
     data = DataConfig(sampling="rate", num_frames=48, frame_rate=8.33, image_size=4)
-    (window,) = open_video_input(
-        np.zeros((20, 4, 4, 3), np.uint8), 5.0, data, InferenceConfig()
-    ).windows
+    (window,) = VideoInput(np.zeros((20, 4, 4, 3), np.uint8), 5.0, data, InferenceConfig()).windows
     assert "5.0 frames per second" in frame_rate_warning(window, 5.0, data)
 
 
@@ -97,7 +95,7 @@ def test_without_times_a_recording_is_split_where_nothing_moves():
     images = moving(400, (0, 50), (125, 170), (250, 400))
     data = dataclasses.replace(DATA, image_size=16)
     windows = list(
-        open_video_input(
+        VideoInput(
             images, 12.5, data, InferenceConfig(max_clip_seconds=3.0, window_seconds=10.0)
         ).windows
     )
@@ -107,7 +105,7 @@ def test_without_times_a_recording_is_split_where_nothing_moves():
 def test_signing_longer_than_a_window_has_overlapping_windows():
     data = dataclasses.replace(DATA, image_size=16)
     inference = InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0, window_overlap=0.25)
-    windows = list(open_video_input(moving(300), 12.5, data, inference).windows)
+    windows = list(VideoInput(moving(300), 12.5, data, inference).windows)
     assert windows[0].start == pytest.approx(0.0, abs=0.1) and windows[-1].end == pytest.approx(
         24.0, abs=0.1
     )
@@ -117,7 +115,7 @@ def test_signing_longer_than_a_window_has_overlapping_windows():
 
 def test_a_still_recording_has_no_window():
     data = dataclasses.replace(DATA, image_size=16)
-    video = open_video_input(moving(300, (0, 300)), 12.5, data, InferenceConfig()).peek()
+    video = VideoInput(moving(300, (0, 300)), 12.5, data, InferenceConfig()).peek()
     assert not video.is_clip and list(video.windows) == [] and video.seconds == pytest.approx(24.0)
 
 
@@ -125,7 +123,7 @@ def test_a_new_shot_ends_a_window():
     images = moving(300)
     images[140:] = 255 - images[140:]
     windows = list(
-        open_video_input(
+        VideoInput(
             images,
             12.5,
             dataclasses.replace(DATA, image_size=16),
@@ -157,14 +155,14 @@ def test_memory_holds_the_frames_of_a_few_windows(monkeypatch):
         return [()] * len(windows)
 
     assert not list(
-        open_video_input(moving(3000), 12.5, data, inference, detect_signs=detect_nothing).windows
+        VideoInput(moving(3000), 12.5, data, inference, detect_signs=detect_nothing).windows
     )
     assert len(alive) == 3000 and 20 <= most <= 6 * 25
-    for _ in open_video_input(moving(3000), 12.5, data, inference).windows:
+    for _ in VideoInput(moving(3000), 12.5, data, inference).windows:
         most = max(most, sum(reference() is not None for reference in alive))
     assert most <= 6 * 25
 
 
 def test_invalid_frames_are_refused_before_reading():
     with pytest.raises(ClipError, match=r"\(8, 4, 4\) and dtype uint8"):
-        open_video_input(np.zeros((8, 4, 4), np.uint8), None, DATA, InferenceConfig())
+        VideoInput(np.zeros((8, 4, 4), np.uint8), None, DATA, InferenceConfig())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
-from signvit_jax.inference.windowing import open_video_input
+from signvit_jax.inference.windowing import VideoInput
 from signvit_jax.media.video import Sampling, open_video, read_jpegs
 from tests.helpers.clip_makers import encode, shade_numbers, shades
 from tests.helpers.video_frames import read_video
@@ -114,6 +114,6 @@ def test_translation_reads_the_frames_that_builders_store(tmp_path):
             range(len(stored.frames))
         )
     data = DataConfig(num_frames=1000, image_size=32, sampling="rate", frame_rate=25.0)
-    spans = list(open_video_input(path, None, data, InferenceConfig(max_clip_seconds=30.0)).windows)
+    spans = list(VideoInput(path, None, data, InferenceConfig(max_clip_seconds=30.0)).windows)
     assert [len(span.frames) for span in spans] == [len(stored.frames)]
     assert spans[0].end == pytest.approx(len(stored.frames) / 25)
