@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 
 from signvit_jax.checkpoints.data_folder import check_data_of_resumed, with_absolute_data_dir
@@ -99,8 +100,15 @@ def inherit_resolved_values(config: Config, earlier: Config | None, workdir: Wor
 
 
 def _is_pinned_form(before: str, now: str) -> bool:
-    """Return True if `before` is the hub's address `now`, with the commit that the run took."""
-    return is_hub_address(now) and before.partition("@")[0] == now.partition("@")[0].rstrip("/")
+    """Return True if `before` is the hub's address `now`, with the commit that the run took.
+
+    That commit may be the one that a branch or tag of `now` named then.
+    """
+    repository, _, revision = now.partition("@")
+    is_commit = re.fullmatch("[0-9a-f]{40}", revision) is not None
+    return (
+        is_hub_address(now) and not is_commit and before.partition("@")[0] == repository.rstrip("/")
+    )
 
 
 def _is_relative_form(before: str, now: str) -> bool:

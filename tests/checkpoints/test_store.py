@@ -421,6 +421,14 @@ def test_a_later_format_is_refused(folder):
         CheckpointReader(folder).restore_params("last")
 
 
+def test_a_step_of_a_later_format_is_not_the_best(folder):
+    assert CheckpointReader(folder).best_step() == 2
+    path = folder / "2" / "meta" / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    reader = CheckpointReader(folder)
+    assert reader.best_step() == 1 and reader.meta_value(2, "note") is None
+
+
 def test_a_missing_checkpoint_is_reported(tmp_path):
     assert CheckpointReader(tmp_path / "nothing").latest_step() is None
     with pytest.raises(CheckpointMissing, match="no checkpoint in"):

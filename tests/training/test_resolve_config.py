@@ -71,10 +71,19 @@ def test_a_resumed_run_keeps_the_epsilon_of_its_first_start(workdir):
         inherit_resolved_values(with_norm_epsilon(Config(), 1e-5), earlier, workdir)
 
 
-def test_a_resumed_run_keeps_the_commit_of_its_start(workdir):
+@pytest.mark.parametrize("address", ["hf://a/b", "hf://a/b/", "hf://a/b@main"])
+def test_a_resumed_run_keeps_the_commit_of_its_start(workdir, address):
     earlier = with_init_from(Config(), f"hf://a/b@{'1' * 40}")
-    given = with_init_from(Config(), "hf://a/b")
+    given = with_init_from(Config(), address)
     assert inherit_resolved_values(given, earlier, workdir) == earlier
+
+
+@pytest.mark.parametrize("other", ["hf://a/c", f"hf://a/b@{'2' * 40}", "runs/b"])
+def test_another_source_than_that_of_the_start_is_told(workdir, caplog, other):
+    earlier = with_init_from(Config(), f"hf://a/b@{'1' * 40}")
+    given = with_init_from(Config(), other)
+    assert inherit_resolved_values(given, earlier, workdir).model.init_from == other
+    assert f"config.model.init_from is now {other!r}" in caplog.text
 
 
 def test_the_earlier_config_is_read_before_it_is_replaced(workdir, data_set):
