@@ -446,6 +446,14 @@ def length_fault(
     return f"{announced:.1f} s long; allowed: at most {max_seconds:g} s (max_seconds)"
 
 
+def truncation_fault(announced: float | None, end: float, reached: float, fps: float) -> str | None:
+    """Return why frames up to `reached` are too few for the header's length, or None."""
+    wanted = min(announced or 0.0, end)
+    if wanted - reached <= max(MISSING_TOLERATED * wanted, 2 / fps + 1e-6):
+        return None
+    return f"truncated or damaged: its frames end at {reached:.2f} of {wanted:.2f} s"
+
+
 def end_fault(start: float | None, end: float | None, reached: float, fps: float) -> str | None:
     """Return why frames up to `reached` are too few for the times of a clip, or None."""
     if end is None:
@@ -595,14 +603,12 @@ def send_frames(
         last = seconds
     if count == 0:
         raise Refused(no_frame(start, reached))
-    two_frames = 2 / source_fps + 1e-6
-    wanted = min(announced or 0.0, end)
-    if wanted - reached > max(MISSING_TOLERATED * wanted, two_frames):
-        raise Refused(f"truncated or damaged: its frames end at {reached:.2f} of {wanted:.2f} s")
-    if (fault := end_fault(start, request["end"], reached, source_fps)) is not None:
+    fault = truncation_fault(announced, end, reached, source_fps) or end_fault(
+        start, request["end"], reached, source_fps
+    )
+    if fault is not None:
         raise Refused(fault)
-    missing = end - reached if request["end"] is not None else 0.0
-    if missing > 0.5 / source_fps:
+    if request["end"] is not None and end - reached > 0.5 / source_fps:
         notes.append(NOTE_END_CUT)
     if convert.changes_size:
         notes.append(NOTE_SIZE_CHANGE)

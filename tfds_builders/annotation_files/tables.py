@@ -152,34 +152,25 @@ def _columns(
     column_names: Mapping[str, str | None] | None,
 ) -> tuple[str, list[list[str]]]:
     """Return the delimiter, and for each field of a row its columns, which may be none."""
-    given = {name: column for name, column in (column_names or {}).items() if column}
-    heads = {name: given.get(name, name) for name in (*required, *optional)}
-    best: tuple[int, str, list[str]] | None = None
-    for delimiter in delimiters:
-        try:
-            names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        except csv.Error:
-            continue
-        folded = {name.casefold() for name in names}
-        found = sum(heads[name].strip().casefold() in folded for name in (*required, *given))
-        if best is None or found > best[0]:
-            best = (found, delimiter, names)
-    if not header.strip() or best is None:
-        expected = ", ".join(heads[name] for name in required)
+    given = {name: _folded(column) for name, column in (column_names or {}).items() if column}
+    heads = {name: given.get(name, _folded(name)) for name in (*required, *optional)}
+    must_be_there = list(dict.fromkeys((*required, *given)))
+    found = _best_delimiter(header, {heads[name] for name in must_be_there}, delimiters)
+    if found is None:
+        expected = ", ".join((column_names or {}).get(name) or name for name in required)
         raise AnnotationError(
             f"{path}: the file is empty; its first line must name the columns {expected}"
         )
-    _, delimiter, names = best
-    folded = [name.casefold() for name in names]
-    for name in dict.fromkeys((*required, *given)):
-        if heads[name].strip().casefold() not in folded:
-            message = _no_column(name, heads[name], names, name in given, column_names is not None)
+    delimiter, names = found
+    folded = [_folded(name) for name in names]
+    for name in must_be_there:
+        if heads[name] not in folded:
+            head = (column_names or {}).get(name) or name
+            message = _no_column(name, head, names, name in given, column_names is not None)
             raise AnnotationError(f"{path}: {message}")
-    claimed = {column.strip().casefold() for column in given.values()}
     columns: list[list[str]] = [[] for _ in names]
     for name, head in heads.items():
-        head = head.strip().casefold()
-        if name not in given and name not in required and head in claimed:
+        if name not in must_be_there and head in given.values():
             continue  # the user gave this column another meaning
         if folded.count(head) > 1:
             raise AnnotationError(
@@ -189,6 +180,30 @@ def _columns(
         if head in folded:
             columns[folded.index(head)].append(name)
     return delimiter, columns
+
+
+def _folded(name: str) -> str:
+    """Return a column's name as it is compared: without spaces around it, in lower case."""
+    return name.strip().casefold()
+
+
+def _best_delimiter(header: str, heads: set[str], delimiters: str) -> tuple[str, list[str]] | None:
+    """Return the delimiter that finds most of the folded `heads`, and the header's columns.
+
+    None if the header is empty, or can be split by none of them.
+    """
+    candidates: list[tuple[str, list[str]]] = []
+    for delimiter in delimiters if header.strip() else "":
+        try:
+            names = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:
+            continue
+        candidates.append((delimiter, [name.strip() for name in names]))
+    return max(
+        candidates,
+        key=lambda candidate: len(heads.intersection(map(_folded, candidate[1]))),
+        default=None,
+    )
 
 
 def _no_column(name: str, head: str, names: Sequence[str], is_given: bool, has_flag: bool) -> str:
