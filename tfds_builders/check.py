@@ -162,6 +162,7 @@ def _check_headers(splits: dict[str, list["Clip"]]) -> _CheckedClips:
 
     Clips without one, which are drawn or folders of images, count as buildable.
     """
+    from signvit_jax.media.image_folder import list_images
     from signvit_jax.media.video import VideoDecodeError, read_header
     from tfds_builders.clips import Problem
 
@@ -172,7 +173,7 @@ def _check_headers(splits: dict[str, list["Clip"]]) -> _CheckedClips:
             checked.buildable.append(clip)
         elif clip.image_rate is not None:  # a folder of images
             checked.buildable.append(clip)
-            checked.seconds[clip.id] = len(os.listdir(clip.path)) / clip.image_rate
+            checked.seconds[clip.id] = len(list_images(clip.path)) / clip.image_rate
         else:
             by_file[clip.path].append(clip)
     with progress_bar("checking") as progress:

@@ -36,8 +36,9 @@ class MediaFolder:
 
     Names are with or without extension and in any Unicode normal form; with `by_name` they are file
     names alone, in any folder below the root. The case of an extension does not matter; that of the
-    rest of a name does, because ids may differ in case alone. Raises AnnotationError without a
-    folder.
+    rest of a name does, because ids may differ in case alone. With `image_rate`, in images per
+    second, folders of PNG or JPEG images are videos too, found by their names. Raises
+    AnnotationError without a folder.
     """
 
     def __init__(
@@ -45,15 +46,20 @@ class MediaFolder:
         root: str | os.PathLike,
         extensions: tuple[str, ...] = EXTENSIONS,
         by_name: bool = False,
+        image_rate: float | None = None,
     ):
         self.root = _folder(root, "the folder that holds the videos")
+        self.image_rate = image_rate
         self._extensions = extensions
+        self._image_folders: dict[str, str] = {}
         self._files: dict[str, str] = {}
         self._ambiguous: dict[str, str] = {}  # key -> a second file
         self._unsupported: dict[str, str] = {}  # key without extension -> file
         self._num_attribute_files = 0
         for folder, _, names in os.walk(self.root):
             prefix = os.path.relpath(folder, self.root)
+            if prefix != os.curdir and _has_image(names):
+                self._image_folders[_key(os.path.basename(prefix) if by_name else prefix)] = prefix
             for name in names:
                 stem, extension = os.path.splitext(name)
                 relative = os.path.normpath(os.path.join(prefix, name))
@@ -92,11 +98,12 @@ class MediaFolder:
         return self._extensions.index(os.path.splitext(relative)[1].lower()), relative
 
     def __len__(self) -> int:
-        return len(set(self._files.values()))
+        return len(self.relative_paths())
 
     def relative_paths(self) -> list[str]:
         """Return all videos, relative to the folder, sorted."""
-        return sorted(set(self._files.values()))
+        folders = self._image_folders.values() if self.image_rate else ()
+        return sorted({*self._files.values(), *folders})
 
     def others(self, used: Iterable[str]) -> list[str]:
         """Sentences on videos in the folder that are not among the paths `used`."""
@@ -121,6 +128,7 @@ class MediaFolder:
             self._files.get(key)
             or self._through_link(name)
             or self._in_other_case(key, extension_only=True)
+            or (self._image_folders.get(key) if self.image_rate else None)
         )
         if relative is None:
             stem, extension = os.path.splitext(name)
@@ -159,6 +167,11 @@ class MediaFolder:
         other = self._loose.get(f"\0\0{key}")
         if other is not None:
             return f"; there is {other}: write the folder too"
+        if not self.image_rate and key in self._image_folders:
+            return (
+                f"; there is {self._image_folders[key]}, a folder of images: where the builder has "
+                "the option, --image_rate=25 reads it at 25 images per second"
+            )
         other = self._unsupported.get(key) or self._unsupported.get(stem)
         if other is not None:
             return (
@@ -200,13 +213,16 @@ class ImageFolders:
                 except (OSError, ValueError):
                     continue
                 with entries:
-                    if any(
-                        entry.name.lower().endswith(image_folder.EXTENSIONS)
-                        and not entry.name.startswith(APPLE_DOUBLE)
-                        for entry in entries
-                    ):
+                    if _has_image(entry.name for entry in entries):
                         return _inside(self.root, form)
         raise LookupError(f"no folder of PNG or JPEG images {' or '.join(names)} in {self.root}")
+
+
+def _has_image(names: Iterable[str]) -> bool:
+    return any(
+        name.lower().endswith(image_folder.EXTENSIONS) and not name.startswith(APPLE_DOUBLE)
+        for name in names
+    )
 
 
 def _folder(root: str | os.PathLike, what: str) -> Path:

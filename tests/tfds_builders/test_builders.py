@@ -13,8 +13,9 @@ from PIL import Image
 
 import tfds_builders
 from signvit_jax.data.dataset import open_dataset
+from tests.helpers.clip_makers import encode, shades
 from tests.helpers.tiny_run import command
-from tfds_builders import build
+from tfds_builders import build, check
 from tfds_builders.annotation_files.tables import AnnotationError, read_table
 from tfds_builders.csl_daily import csl_daily_dataset_builder as csl_daily
 from tfds_builders.how2sign import how2sign_dataset_builder as how2sign
@@ -150,6 +151,47 @@ def test_a_csl_daily_clip_without_label_or_frames_is_reported(tmp_path):
     assert failed["S000005_P0004_T00"] == (6, "no label for it in csl2020ct_v2.pkl")
     assert failed["S000001_P0000_T00"] == (7, "the id is there twice; first in line 2")
     assert failed["S000002_P0000_T00"][1].startswith("no folder of PNG or JPEG images")
+
+
+@pytest.fixture
+def image_folders(tmp_path):
+    """Options for a table of the image folders a, n/b (NFD) and unused, and of the video c.mp4."""
+    for name, count in (("a", 20), ("n/u\u0308", 10), ("unused", 5)):
+        folder = tmp_path / "frames" / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (48, 36), (10 * number, 0, 0)).save(folder / f"{number}.png")
+        (folder / "._0.png").write_bytes(b"no image")
+        (folder / "notes.txt").write_text("no image")
+    encode(tmp_path / "frames" / "c.mp4", shades(15), fps=10)
+    (tmp_path / "clips.csv").write_text(
+        "uid,text,video_id,start,end\na,one two,,,\nn/\u00fc,three,,,\nc,four,,,\n"
+        "a-2,five,a,0.5,1.5\n"
+    )
+    return [f"--csv={tmp_path / 'clips.csv'}", f"--videos={tmp_path / 'frames'}"]
+
+
+def test_video_folder_reads_folders_of_images(tmp_path, image_folders, capsys):
+    split = ["--val_fraction=0", "--test_fraction=0", "--workers=1", "--image_rate=10"]
+    page = ["video_folder", *image_folders, *split]
+    assert command(check.main, *page) == 0
+    assert "4 of 4 clips can be built" in capsys.readouterr().out
+    assert command(build.main, *page, f"--data_dir={tmp_path / 'data'}") == 0
+    clips = {
+        clip["id"]: clip for clip in open_dataset(tmp_path / "data", "video_folder").split("train")
+    }
+    lengths = {name: (len(clip["video"]), clip["fps"]) for name, clip in clips.items()}
+    assert lengths == {"a": (20, 10.0), "n/\u00fc": (10, 10.0), "c": (15, 10.0), "a-2": (10, 10.0)}
+    said = " ".join(report_of(tmp_path / "data", "video_folder")["warnings"])
+    assert "1 videos in" in said and "such as unused" in said
+
+
+def test_a_folder_of_images_without_a_rate_names_the_option(tmp_path, image_folders, capsys):
+    options = [*image_folders, "--workers=1", "--val_fraction=0", "--test_fraction=0"]
+    assert command(build.main, "video_folder", f"--data_dir={tmp_path / 'data'}", *options) == 3
+    printed = capsys.readouterr().err
+    assert "there is a, a folder of images" in printed and "--image_rate=25" in printed
+    assert "unused" not in printed
 
 
 def test_how2sign_prefers_clips_to_parts_of_long_videos(tmp_path):

@@ -41,6 +41,9 @@ SPLIT_NAMES = {
 class Media(Protocol):
     """A place to look up clips; see `tfds_builders.media`."""
 
+    # Images per second of clips that are folders of images; None: there are none.
+    image_rate: float | None
+
     @property
     def notes(self) -> Sequence[str]:
         """Sentences for the user."""
@@ -178,6 +181,7 @@ def _clip(file: str, row: Row, name: str, media: Media) -> Clip:
         end=end,
         file=file,
         line=row.line,
+        image_rate=media.image_rate if media.image_rate and os.path.isdir(path) else None,
     )
 
 

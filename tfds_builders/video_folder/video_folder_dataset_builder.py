@@ -16,7 +16,7 @@ from tfds_builders.annotation_files.rows import (
 from tfds_builders.base import BuildError, SignDatasetBuilder
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
-from tfds_builders.options import Option, column_options, given_columns
+from tfds_builders.options import FRAME_RATE, Option, column_options, given_columns
 from tfds_builders.splits import SPLIT_BY, group_clips
 
 COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
@@ -27,6 +27,7 @@ KINDS_OF = {
     "gloss_tier": ("eaf",),
     "language": ("subtitles",),
     "encoding": ("csv", "subtitles"),
+    "image_rate": ("csv",),
 }
 
 
@@ -60,6 +61,13 @@ class Builder(SignDatasetBuilder):
             "folder that holds the videos <uid>.mp4 (or webm, mov, avi, mkv, gif, m4v, 3gp); "
             "for one ELAN or subtitle file also the video itself",
             type=Path,
+        ),
+        Option(
+            "image_rate",
+            "images per second, where clips are folders of PNG or JPEG images, <uid>/0001.png, and "
+            "not videos",
+            type=float,
+            allowed=FRAME_RATE,
         ),
         *column_options(COLUMNS),
         Option(
@@ -95,6 +103,8 @@ class Builder(SignDatasetBuilder):
       --uid_column=Name --text_column=Satz --encoding=cp1252
   # a table uid,text,video_id,start,end: each clip is a part of <video_id>.mp4
   signvit build video_folder --data_dir=data --csv=parts.csv --videos=recordings
+  # folders of images in place of videos: frames/<uid>/0001.png, 0002.png, ...
+  signvit build video_folder --data_dir=data --csv=clips.csv --videos=frames --image_rate=25
   # ELAN files, and the names of their tiers
   signvit build video_folder --data_dir=data --eaf=corpus --videos=corpus \
       --text_tier=Translation --gloss_tier='Gloss*'
@@ -122,7 +132,7 @@ class Builder(SignDatasetBuilder):
         return group_clips(found, get("split_by"))
 
     def _table_clips(self, csv: Path, videos: Path) -> ClipTable:
-        media = MediaFolder(videos)
+        media = MediaFolder(videos, image_rate=self.options["image_rate"])
         column_names = given_columns(self.options, COLUMNS)
         table = read_clip_table(csv, column_names=column_names, encoding=self.options["encoding"])
         found = clips_of(table, media)

@@ -481,14 +481,7 @@ def test_every_row_of_the_csv_module_is_read_or_reported(tmp_path, rows, delimit
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerows([("uid", "text"), *rows])
     # Lines of a text that look like rows are taken for rows: a forgotten mark has the same bytes.
-    assume(
-        not any(
-            delimiter in line
-            for row in rows
-            for text in row
-            for line in re.split("[\r\n]", text)[1:]
-        )
-    )
+    assume(not any(delimiter in text and re.search("[\r\n]", text) for row in rows for text in row))
     found = read_table(path, ("uid", "text"))
     sound = [(uid.strip(), text.strip()) for uid, text in rows if uid.strip() and text.strip()]
     blank = sum(not uid.strip() and not text.strip() for uid, text in rows)
