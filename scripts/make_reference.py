@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from signvit_jax.commands.front_door import COMMANDS, Command
+from signvit_jax.commands.dispatch import COMMANDS, Command
 from signvit_jax.config.files import load_config
 from signvit_jax.config.key_reference import KeyDescription, describe_keys
 from signvit_jax.config.presets import preset_names

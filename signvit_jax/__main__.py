@@ -2,7 +2,7 @@
 
 import sys
 
-from signvit_jax.commands.front_door import main
+from signvit_jax.commands.dispatch import main
 
 if __name__ == "__main__":
     sys.exit(main())

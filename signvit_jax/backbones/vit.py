@@ -1,5 +1,6 @@
 """The Dense ViT: a vision Transformer (Dosovitskiy et al. 2021) applied to every frame."""
 
+import math
 from functools import partial
 from itertools import pairwise
 
@@ -10,9 +11,13 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key, UInt8
 
 from signvit_jax.backbones.backbone import BackboneOutput, Preprocess
-from signvit_jax.backbones.token_merging import mean_of_merged, run_merging_blocks
+from signvit_jax.backbones.token_merging import (
+    mean_of_merged,
+    proportional_attention,
+    run_merging_blocks,
+)
 from signvit_jax.config.schema import EncoderConfig
-from signvit_jax.layers.attention import dropout, needs_even_length
+from signvit_jax.layers.attention import dropout, needs_even_length, split_heads
 from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.layers.half_precision import in_row_major, is_half
 from signvit_jax.layers.hashed_bits import hashing_key
@@ -36,7 +41,7 @@ class DenseViT(nnx.Module):
     Its tokens are the class token and the patches. In training `encoder.patch_drop` drops patches
     (Li et al. 2023); in evaluation `encoder.token_merge` merges tokens (see `token_merging`).
 
-    With `policy.frames_per_chunk` images run in chunks of that many, and the backward pass
+    With `policy.frames_per_chunk` images run in chunks of at most that many, and the backward pass
     recomputes each chunk: memory is that of one chunk, for clips of any length.
     """
 
@@ -113,7 +118,8 @@ class DenseViT(nnx.Module):
             vit = nnx.merge(graphdef, state)
             return vit._features(chunk, preprocess, fold(rng, "vit.chunk", number))
 
-        # Image i is in chunk i % num_chunks, so that devices keep their images on every mesh.
+        # Image i goes to chunk i % num_chunks, not i // size: so each chunk has images of every
+        # device, and no image moves to another device.
         padded = jnp.pad(images, ((0, -n % num_chunks), *((0, 0),) * (images.ndim - 1)))
         chunks = jnp.moveaxis(padded.reshape(-1, num_chunks, *images.shape[1:]), 1, 0)
         run = jax.checkpoint(run, prevent_cse=False)
@@ -121,21 +127,24 @@ class DenseViT(nnx.Module):
         features = jnp.moveaxis(features, 0, 1).reshape(-1, features.shape[-1])[:n]
         return BackboneOutput(features)
 
-    def intermediates(
-        self, images: Float[Array, "n h w c"], rng: Key[Array, ""] | None = None
-    ) -> dict[str, Float[Array, "n s d"]]:
-        """Return `embedding`, `blocks` and `tokens` (normalized) of normalized images.
+    def intermediates(self, images: Float[Array, "n h w c"]) -> dict[str, Float[Array, "n s d"]]:
+        """Return the tokens in evaluation, at three places.
 
-        The class token is first; s = 1 + patches, fewer if patches are dropped. No token is merged.
+        "embedding": after the embedding; "blocks": after the last block; "tokens": after the final
+        LayerNorm. `images`: normalized pixels. The class token is first; s = 1 + patches. No token
+        is merged.
         """
-        embedding = self.embed_images(images, rng)
-        blocks = self.run_blocks(embedding, rng)
+        embedding = self.embed_images(images)
+        blocks = self.run_blocks(embedding)
         return {"embedding": embedding, "blocks": blocks, "tokens": self.norm(blocks)}
 
     def merged_tokens(
         self, images: Float[Array, "n h w c"]
-    ) -> tuple[Float[Array, "n s d"], Float[Array, "n s"]]:
-        """Return the output tokens after merging in every block, and their sizes."""
+    ) -> tuple[Float[Array, "n r d"], Float[Array, "n r"]]:
+        """Return the normalized tokens that remain after merging in every block, and their sizes.
+
+        The size of a token is the number of input tokens that it stands for.
+        """
         x = self.embed_images(images)
         x, sizes = run_merging_blocks(self.blocks, self.num_layers, x, self.token_merge)
         return self.norm(x), sizes
@@ -149,6 +158,7 @@ class DenseViT(nnx.Module):
         class_token = self.class_token[...].astype(dtype)
         class_token = jnp.broadcast_to(class_token, (patches.shape[0], 1, patches.shape[-1]))
         x = jnp.concatenate([class_token, patches], axis=1) + self.positions[...].astype(dtype)
+        # The blocks' streams have the indices 0 to num_layers - 1.
         patch_rng = fold(rng, "vit.patch_drop", self.num_layers)
         if self.patch_drop and patch_rng is not None:
             x = drop_patches(x, self.patch_drop, patch_rng)
@@ -165,11 +175,17 @@ class DenseViT(nnx.Module):
         def call(block: TransformerBlock, x: Array, layer: Array | int, rate: Array) -> Array:
             drop_path_rate = rate if self.drop_path_rate else None
             block_rng = fold(rng, "vit.block", layer)
-            return block(x, None, block_rng, drop_path_rate, num_tokens if pads else None)
+            return block(
+                x,
+                rng=block_rng,
+                drop_path_rate=drop_path_rate,
+                num_tokens=num_tokens if pads else None,
+            )
 
         rates = np.linspace(0.0, self.drop_path_rate, self.num_layers, dtype=np.float32)
-        if pads:
+        if pads:  # once here, and not in every layer
             x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+        # XLA would choose a layout that every layer has to transpose.
         if is_half(x.dtype):
             x = in_row_major(x)
         x = run_stack(self.blocks, x, call, rates, policy=self.policy)
@@ -179,11 +195,11 @@ class DenseViT(nnx.Module):
 
     def _needs_even_length(self) -> bool:
         """Return True if attention in training would pad an odd number of tokens in each layer."""
-        width = self.class_token.shape[-1] // self.num_heads
+        head_width = self.class_token.shape[-1] // self.num_heads
         plain = self.attention_dropout == 0.0
         dtype = self.policy.dtype
         return is_half(dtype) and needs_even_length(
-            self.policy.attention, dtype, width, plain=plain
+            self.policy.attention, dtype, head_width, plain=plain
         )
 
     def _features(
@@ -195,10 +211,10 @@ class DenseViT(nnx.Module):
         images = images if preprocess is None else preprocess(images)
         if self.token_merge and rng is None:
             tokens, sizes = self.merged_tokens(images)
-            if self.pooling is None:
-                return mean_of_merged(tokens, sizes)
-        else:
-            tokens = self.intermediates(images, rng)["tokens"]
+            if isinstance(self.pooling, FramePooling):
+                return self.pooling(tokens, sizes)
+            return mean_of_merged(tokens, sizes)
+        tokens = self.norm(self.run_blocks(self.embed_images(images, rng), rng))
         return tokens.mean(axis=1) if self.pooling is None else self.pooling(tokens)
 
 
@@ -229,13 +245,14 @@ class ConvStem(nnx.Module):
     """4x4 patches, then stride-2 3x3 convolutions down to the patch grid (Xiao et al. 2021).
 
     LayerNorm over channels and ReLU follow each step. The patches of the first step do not overlap:
-    at full resolution a convolution would cost more than all the rest of a small ViT.
+    at full resolution a convolution would cost more than all the rest of a small ViT. `patch_size`
+    is a power of two, at least 4.
     """
 
     def __init__(
         self, patch_size: int, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        steps = patch_size.bit_length() - 3
+        steps = round(math.log2(patch_size // 4))  # each halves the sides of the 4x4 patches' grid
         widths = [max(16, width >> (steps - step)) for step in range(steps + 1)]
         conv = partial(
             nnx.Conv,
@@ -261,17 +278,26 @@ class ConvStem(nnx.Module):
 
 
 class FramePooling(nnx.Module):
-    """Attention of one learned query to the tokens of an image."""
+    """Attention of one learned query to the tokens of an image.
+
+    Merged tokens are weighted by their sizes, as in `token_merging`.
+    """
 
     def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.query = nnx.Param(truncated_normal(rngs.params(), (1, 1, width)))
         self.attention = CrossAttention(width, heads, dropout_rate=0.0, dtype=dtype, rngs=rngs)
 
-    def __call__(self, tokens: Float[Array, "n s d"]) -> Float[Array, "n d"]:
+    def __call__(
+        self, tokens: Float[Array, "n s d"], sizes: Float[Array, "n s"] | None = None
+    ) -> Float[Array, "n d"]:
         query = jnp.broadcast_to(
             self.query[...].astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[-1])
         )
-        return self.attention(query, tokens)[:, 0]
+        if sizes is None:
+            return self.attention(query, tokens)[:, 0]
+        key, value = self.attention.project_memory(tokens)
+        query = split_heads(self.attention.query(query), self.attention.heads)
+        return self.attention.out(proportional_attention(query, key, value, sizes))[:, 0]
 
 
 class PatchConcat(nnx.Module):
@@ -280,10 +306,10 @@ class PatchConcat(nnx.Module):
     Unlike a mean this keeps the place of each patch.
     """
 
-    def __init__(self, width: int, tokens: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        narrow = max(4, 4 * width // tokens)
+    def __init__(self, width: int, num_tokens: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        narrow = max(4, 4 * width // num_tokens)
         self.narrow = linear(width, narrow, dtype=dtype, rngs=rngs)
-        self.widen = linear(narrow * tokens, width, dtype=dtype, rngs=rngs)
+        self.widen = linear(narrow * num_tokens, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "n s d"]) -> Float[Array, "n d"]:
         return self.widen(gelu(self.narrow(tokens)).reshape(tokens.shape[0], -1))

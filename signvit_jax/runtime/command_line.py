@@ -22,7 +22,7 @@ def program_name(module: str = "") -> str:
     `module` is that of the command; without it, the module or script that Python was started with.
     """
     name = sys.argv[0]
-    if name.startswith("signvit "):  # set by the front door
+    if name.startswith("signvit "):  # set by `commands.dispatch`
         return name
     spec = sys.modules["__main__"].__spec__
     module = module or (spec.name.removesuffix(".__main__") if spec else "")

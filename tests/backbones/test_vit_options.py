@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from signvit_jax.backbones.vit import DenseViT, drop_patches
+from signvit_jax.backbones.vit import DenseViT, FramePooling, drop_patches
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.layers.compute_policy import compute_policy
 from tests.helpers import tiny_model
@@ -134,7 +134,7 @@ def test_patches_are_dropped_in_training_only(weights):
     rng = jax.random.key(0)
     expected = features(plain, images())
     np.testing.assert_array_equal(features(dropping, images()), expected)
-    tokens = jax.eval_shape(dropping.intermediates, images(), rng)["tokens"]
+    tokens = jax.eval_shape(dropping.embed_images, images(), rng)
     assert tokens.shape == (5, 3, 16)
     assert np.abs(features(dropping, images(), rng) - expected).max() > 1e-3
 
@@ -147,6 +147,15 @@ def test_tokens_are_merged_in_evaluation_only(weights):
     assert tokens.shape == (5, 3, 16)
     assert np.all(sizes.sum(1) == 5)
     assert np.abs(features(plain, images()) - features(merging, images())).max() > 1e-4
+
+
+def test_attention_pooling_weights_merged_tokens_by_their_sizes():
+    pooling = FramePooling(8, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    tokens = jax.random.normal(jax.random.key(1), (2, 5, 8))
+    original = jnp.repeat(tokens, jnp.array([1, 1, 4, 1, 2]), axis=1, total_repeat_length=9)
+    sizes = jnp.broadcast_to(jnp.array([1.0, 1.0, 4.0, 1.0, 2.0]), (2, 5))
+    np.testing.assert_allclose(pooling(tokens, sizes), pooling(original), atol=1e-6)
+    assert np.abs(pooling(tokens) - pooling(original)).max() > 1e-3
 
 
 def test_merging_equal_tokens_changes_nothing(weights):

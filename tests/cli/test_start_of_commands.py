@@ -72,7 +72,7 @@ def test_a_wrong_flag_imports_no_large_package(command):
 
 def test_every_command_is_in_the_list():
     shims = {path.stem for path in PACKAGE.glob("*.py") if "__main__" in path.read_text()}
-    shims -= {"__main__"}  # the front door
+    shims -= {"__main__"}  # `signvit` itself
     builders = {"tfds_builders.build", "tfds_builders.check"}
     assert {f"signvit_jax.{name}" for name in shims} | builders == set(COMMANDS)
 
@@ -80,7 +80,7 @@ def test_every_command_is_in_the_list():
 def test_every_command_has_a_module_of_its_own():
     modules = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {
         "__init__",
-        "front_door",
+        "dispatch",
         "configs",
         "demo",
         "sharing",  # pull and push

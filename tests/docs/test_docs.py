@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from signvit_jax.commands.front_door import COMMANDS
+from signvit_jax.commands.dispatch import COMMANDS
 from signvit_jax.config.key_reference import describe_keys
 from signvit_jax.config.presets import preset_names, resolve_config
 from signvit_jax.errors.base import SignVitError

@@ -8,9 +8,9 @@ import pytest
 from signvit_jax.commands import (
     convert,
     data_report,
+    dispatch,
     distill,
     export,
-    front_door,
     inspect_config,
     train,
     translate,
@@ -111,12 +111,12 @@ def test_a_seconds_flag_refuses_other_values(flags, flag, capsys):
     assert "allowed: seconds > 0" in capsys.readouterr().err
 
 
-def test_a_command_of_the_front_door_has_its_name(monkeypatch):
+def test_a_dispatched_command_has_its_name(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["signvit train", "--help"])
     assert program_name() == program_name("signvit_jax.train") == "signvit train"
 
 
-def test_a_known_module_is_named_without_the_front_door(monkeypatch):
+def test_a_module_that_is_run_itself_has_its_own_name(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
     assert program_name("signvit_jax.train") == "python -m signvit_jax.train"
 
@@ -146,12 +146,12 @@ BUILDER_COMMANDS = {"build", "check"}  # their --help stands for all data sets
 def through_signvit(monkeypatch, *words) -> int:
     monkeypatch.setattr(sys, "argv", ["signvit"])
     try:
-        return front_door.main(words)
+        return dispatch.main(words)
     except SystemExit as end:  # training commands end the process themselves
         return end.code
 
 
-@pytest.mark.parametrize("name", front_door.COMMANDS)
+@pytest.mark.parametrize("name", dispatch.COMMANDS)
 def test_help_under_signvit_never_says_python_m(name, monkeypatch, capsys):
     arguments = ["video_folder"] if name in BUILDER_COMMANDS else []
     through_signvit(monkeypatch, name, *arguments, "--help")
@@ -162,7 +162,7 @@ def test_help_under_signvit_never_says_python_m(name, monkeypatch, capsys):
     assert "python -m" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", front_door.COMMANDS)
+@pytest.mark.parametrize("name", dispatch.COMMANDS)
 def test_every_command_words_a_misspelled_flag_alike(name, monkeypatch, capsys):
     arguments = ["video_folder"] if name in BUILDER_COMMANDS else []
     assert through_signvit(monkeypatch, name, *arguments, "--xyzzy=3") == 2

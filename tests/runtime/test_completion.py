@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from signvit_jax.commands import front_door
+from signvit_jax.commands import dispatch
 from tests.helpers import tiny_run
 
 
@@ -15,7 +15,7 @@ def completions(line, tmp_path):
     pytest.importorskip("argcomplete")
     answer = tmp_path / "answer"
     done = subprocess.run(
-        [sys.executable, "-c", "from signvit_jax.commands.front_door import main; exit(main())"],
+        [sys.executable, "-c", "from signvit_jax.commands.dispatch import main; exit(main())"],
         cwd=tmp_path,
         env=os.environ
         | {
@@ -52,6 +52,8 @@ def completions(line, tmp_path):
         ("signvit check ph", ["phoenix14t "]),
         ("signvit check mi", ["mine.py "]),
         ("signvit check phoenix14t --dec", ["--decode "]),
+        *((f"signvit {name} --hel", ["--help "]) for name in ("demo", "convert", "inspect")),
+        *((f"signvit {name} --hel", ["--help "]) for name in ("export", "pull", "push")),
     ],
 )
 def test_a_line_is_completed_with_what_its_command_takes(tmp_path, line, offered):
@@ -70,6 +72,6 @@ def test_without_argcomplete_nothing_runs_and_the_error_names_it(monkeypatch, ca
     monkeypatch.setenv("COMP_POINT", "16")
     for module in ("argcomplete", "argcomplete.lexers"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert front_door.main([]) == 2
+    assert dispatch.main([]) == 2
     printed = capsys.readouterr()
     assert "completion in a shell needs argcomplete" in printed.err and printed.out == ""

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants
 
 from signvit_jax import load_translator
+from signvit_jax.commands import dispatch, translate
 from signvit_jax.commands import eval as evaluation
-from signvit_jax.commands import front_door, translate
 from signvit_jax.commands.sharing import pull_main, push_main
 from signvit_jax.exporting.writing import write_export
 from signvit_jax.inference.loading import read_source
@@ -316,5 +316,5 @@ def test_nothing_of_the_hub_is_imported_for_a_local_path():
 
 
 def test_pull_and_push_are_commands():
-    assert {"pull", "push"} <= front_door.COMMANDS.keys()
+    assert {"pull", "push"} <= dispatch.COMMANDS.keys()
     assert huggingface_hub.__version__

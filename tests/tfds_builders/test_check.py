@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from signvit_jax.commands import front_door
+from signvit_jax.commands import dispatch
 from tests.helpers.clip_makers import encode, shades
 from tests.helpers.eaf import Eaf
 from tests.helpers.tiny_run import command
@@ -27,7 +27,7 @@ def folder_of(root: Path, rows: str = ROWS, header: str = "uid,text", inner: str
 
 
 def page_of(capsys, *arguments: object, code: int = 0) -> str:
-    assert front_door.main(["check", *map(str, arguments)]) == code
+    assert dispatch.main(["check", *map(str, arguments)]) == code
     return capsys.readouterr().out
 
 
@@ -48,7 +48,7 @@ def test_a_folder_is_checked_and_the_printed_command_builds_it(tmp_path, capsys,
     assert row_of(page, "train") == ["2", "0.0010", "5", "4", "0", "0", "2"]
     assert "Only headers were read." in page and "cannot be built" not in page
     monkeypatch.chdir(tmp_path)
-    assert front_door.main([*printed_command(page), "--workers=1"]) == 0
+    assert dispatch.main([*printed_command(page), "--workers=1"]) == 0
     report = json.loads((tmp_path / "data/video_folder/1.0.0/build_report.json").read_text())
     assert report["splits"]["train"]["clips"] == 2
 

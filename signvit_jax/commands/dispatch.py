@@ -8,7 +8,8 @@ signvit --version
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 from signvit_jax import __version__
@@ -24,6 +25,11 @@ class Command(NamedTuple):
     module: str
     about: str
     function: str = "main"
+
+    def load(self) -> tuple[ModuleType, Callable[[Sequence[str]], int]]:
+        """Import the module; return it and the function."""
+        module = importlib.import_module(self.module)
+        return module, getattr(module, self.function)
 
 
 COMMANDS = {
@@ -62,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return run_command(lambda: _refuse(name))
     sys.argv[0] = f"signvit {name}"  # what a command's help calls itself
-    module = importlib.import_module(COMMANDS[name].module)
-    run = getattr(module, COMMANDS[name].function)
+    module, run = COMMANDS[name].load()
     code = run_command(lambda: run(rest), getattr(module, "run_log", lambda: None))
     if name in ("train", "distill"):
         from signvit_jax.cli.processes import leave
@@ -81,7 +86,10 @@ def _complete() -> int:
         parser.add_argument("--version", action="store_true")
         completion.complete(parser, first=1)
     command = COMMANDS.get(name.replace("-", "_"))
-    return importlib.import_module(command.module).main(rest[:-1]) if command else USAGE
+    if command is None:
+        return USAGE
+    _, run = command.load()
+    return run(rest[:-1])
 
 
 def _print_help() -> int:

@@ -6,34 +6,34 @@ import sys
 import pytest
 
 import signvit_jax
-from signvit_jax.commands import front_door
+from signvit_jax.commands import dispatch
 
 SLOW = "jax", "grain", "tensorflow_datasets", "matplotlib", "av"
 
 
 def test_help_lists_every_command(capsys):
-    assert front_door.main([]) == 0
+    assert dispatch.main([]) == 0
     listed = capsys.readouterr().out
-    assert all(f"  {name}" in listed for name in front_door.COMMANDS)
+    assert all(f"  {name}" in listed for name in dispatch.COMMANDS)
 
 
 def test_the_version_is_that_of_the_package(capsys):
-    assert front_door.main(["--version"]) == 0
+    assert dispatch.main(["--version"]) == 0
     assert capsys.readouterr().out == f"signvit-jax {signvit_jax.__version__}\n"
 
 
 def test_a_misspelled_command_is_answered_with_the_nearest(capsys):
-    assert front_door.main(["trian"]) == 2
+    assert dispatch.main(["trian"]) == 2
     assert "no command 'trian'; allowed: demo, build, " in (err := capsys.readouterr().err)
     assert err.endswith("configs; did you mean 'train'?\n")
-    assert front_door.main(["xyz"]) == 2
+    assert dispatch.main(["xyz"]) == 2
     assert "no command 'xyz'; allowed: demo, " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", front_door.COMMANDS)
+@pytest.mark.parametrize("name", dispatch.COMMANDS)
 def test_every_command_has_help_that_loads_nothing_slow(name):
     program = (
-        "import sys; from signvit_jax.commands.front_door import main\n"
+        "import sys; from signvit_jax.commands.dispatch import main\n"
         f"try: main([{name!r}, '--help'])\n"
         f"finally: print([package for package in {SLOW!r} if package in sys.modules])"
     )
@@ -43,16 +43,16 @@ def test_every_command_has_help_that_loads_nothing_slow(name):
 
 
 def test_configs_lists_presets_with_a_line_each(capsys):
-    assert front_door.main(["configs"]) == 0
+    assert dispatch.main(["configs"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert "small" in lines and all(lines.values())
 
 
 def test_configs_shows_every_value_of_a_preset(capsys):
-    assert front_door.main(["configs", "small"]) == 0
+    assert dispatch.main(["configs", "small"]) == 0
     assert '"batch_size"' in capsys.readouterr().out
 
 
 def test_a_dash_is_taken_as_an_underscore(capsys):
-    assert front_door.main(["data-report", "--help"]) == 0
+    assert dispatch.main(["data-report", "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: signvit data_report")
