@@ -35,6 +35,9 @@ def write_manifest(folder: Path) -> None:
         for name in names
         if name not in _NOT_LISTED
     }
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            flush_to_disk(path)  # it has the names of the files in it
     content = {"algorithm": "sha256", "files": files, "digest": _digest_of_listing(files)}
     write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 

@@ -114,8 +114,8 @@ def test_checkpoint_files_are_flushed_before_their_manifest(tmp_path, calls):
     manifest.write_manifest(tmp_path)
     flushed = [os.path.relpath(path, tmp_path) for what, path, _ in calls if what == "flush"]
     listed = {"params/d/data", "params/_METADATA", "meta/meta.json"}
-    assert set(flushed[:3]) == listed
-    assert flushed[3].startswith(".manifest.json") and flushed[4:] == ["."]
+    assert set(flushed[:3]) == listed and set(flushed[3:6]) == {"params", "params/d", "meta"}
+    assert flushed[6].startswith(".manifest.json") and flushed[7:] == ["."]
     assert manifest.find_damage(tmp_path) == []
 
 
