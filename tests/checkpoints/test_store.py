@@ -526,7 +526,9 @@ def test_a_folder_that_cannot_be_recreated_is_an_error_of_ours(folder, tmp_path)
 REASONS = [
     (errno.ENOSPC, "disk is full"),
     (errno.EROFS, "disk is read-only"),
-    (errno.EDQUOT, "quota"),
+    (errno.EDQUOT, "your disk quota"),
+    (errno.EFBIG, "a file grew beyond the allowed size"),
+    (errno.EACCES, "no permission to write there"),
     (errno.ESTALE, "network disk lost the folder"),
     (errno.EIO, "does not answer"),
 ]

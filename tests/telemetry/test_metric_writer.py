@@ -210,6 +210,7 @@ def test_tensorboard_gets_texts_and_images(workdir):
     assert text.metadata.plugin_data.plugin_name == "text" and event.step == 3
     assert text.tensor.string_val[0].decode().endswith("| 雨 |")
     assert (image.image.width, image.image.height) == (6, 4)
+    assert image.image.colorspace == 3  # RGB, by TensorFlow's Summary.Image
     shown = Image.open(io.BytesIO(image.image.encoded_image_string))
     assert shown.getpixel((5, 3)) == (255, 0, 0)
     assert not workdir.metrics_csv.exists()

@@ -37,6 +37,7 @@ class Disk:
             raise OSError(self.error, os.strerror(self.error))
 
     def pwrite(self, descriptor, content, offset):
+        os.fstat(descriptor)  # an error for a descriptor that is closed
         if self.error and self.room:
             content, self.room = content[: self.room], max(self.room - len(content), 0)
             return self.real_pwrite(descriptor, content, offset)
