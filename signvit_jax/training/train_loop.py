@@ -31,7 +31,7 @@ from signvit_jax.training.save_and_restore import (
     with_source_model,
 )
 from signvit_jax.training.step_programs import StepPrograms, device_batch
-from signvit_jax.training.validation import ValidationPass
+from signvit_jax.training.validation import PLATEAU_STEPS, PlateauNotice, ValidationPass
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ def train_loop(run: TrainingRun) -> int:
     finished = validated and _patience_is_over(checkpoints.best, epoch, training)
     _log_start(run, state, finished=finished, eval_pending=eval_pending)
 
+    plateau = PlateauNotice(min(PLATEAU_STEPS, total_steps))
     hooks = run.make_hooks(first_step)
     with (
         _saves_finished(run),
@@ -127,6 +128,7 @@ def train_loop(run: TrainingRun) -> int:
                 if metrics is None or consensus.stopping:
                     break
                 hooks.log_validation(step, metrics, validation.samples)
+                plateau.check(step, validation.blank_share)
                 checkpoints.best.update(metrics[training.best_metric], epoch)
 
             # Save, at the end of an epoch. Between two steps the state and the position of

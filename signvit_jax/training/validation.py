@@ -23,7 +23,37 @@ from signvit_jax.training.step_programs import StepPrograms, device_batch
 
 log = logging.getLogger(__name__)
 
+PLATEAU_STEPS = 750  # in docs/learning.md CTC left the blank by then wherever it did at all
+_PLATEAU_SHARE = 0.95
+
 Hypotheses = dict[int, dict[str, Hypothesis]]  # position in the split -> decoder -> hypothesis
+
+
+class PlateauNotice:
+    """A warning that CTC still outputs nothing but the blank, and a line when it does no more.
+
+    `due`: updates after which it is told. Where learning succeeds, CTC leaves the blank sooner.
+    """
+
+    def __init__(self, due: int):
+        self._due = due
+        self._told = False
+
+    def check(self, step: int, blank_share: float | None) -> None:
+        """Check the share of validation clips, after `step` updates, with nothing but the blank."""
+        if blank_share is None or step < self._due:
+            return
+        if blank_share >= _PLATEAU_SHARE and not self._told:
+            self._told = True
+            log.warning(
+                "CTC has not left the blank after %s steps: it finds no sign in %.0f%% of the "
+                "validation clips, and until it does the texts are guesses. See docs/learning.md",
+                f"{step:,}",
+                100 * blank_share,
+            )
+        elif blank_share < _PLATEAU_SHARE and self._told:
+            self._told = False
+            log.info("CTC has left the blank: it finds signs in %.0f%%", 100 * (1 - blank_share))
 
 
 class ValidationPass:
@@ -67,6 +97,9 @@ class ValidationPass:
         self._needs_hypotheses = data.config.training.best_metric != "loss"
         self._complete: Hypotheses = {}  # of the last pass, if it decoded the complete split
         self.samples: list[tuple[str, str]] = []  # of the last pass: (reference, greedy hypothesis)
+        # Share of the last pass's clips of signing for which CTC output only the blank; None if it
+        # did not decode the complete split.
+        self.blank_share: float | None = None
         self.is_compiled = False  # the first pass compiles its programs
 
     def run(self, params: PyTree, epoch: int) -> dict[str, float] | None:
@@ -92,6 +125,8 @@ class ValidationPass:
         metrics = self._losses(sums)
         if self._needs_hypotheses:
             metrics |= self._quality(found)
+            if training.ctc_weight > 0.0:
+                self.blank_share = self._blank_share(found)
             self._complete = found
         self._log(epoch, metrics, found)
         return metrics
@@ -161,6 +196,14 @@ class ValidationPass:
         if not signed:
             return {}
         return {"ctc_evidence": float(np.quantile(signed, 0.005, method="lower"))}
+
+    def _blank_share(self, found: Hypotheses) -> float | None:
+        signed = [
+            hypotheses["ctc"].text
+            for position, hypotheses in found.items()
+            if self._data.validation.index[position].text
+        ]
+        return sum(not text for text in signed) / len(signed) if signed else None
 
     def _score(self, references: list[str], texts: list[str], *, glosses: bool = False) -> Scores:
         return score(

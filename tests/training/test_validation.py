@@ -9,7 +9,7 @@ from signvit_jax.config.schema import from_mapping
 from signvit_jax.telemetry.observers import Observer
 from signvit_jax.training import hooks
 from signvit_jax.training.hooks import StepHooks
-from signvit_jax.training.validation import ValidationPass
+from signvit_jax.training.validation import PlateauNotice, ValidationPass
 
 
 def bare(kind: type, **attributes):
@@ -60,3 +60,32 @@ def test_the_plot_marks_the_best_checkpoint_by_its_metric(monkeypatch):
         _last_plot=0.0,
     ).plot(at_once=True)
     assert drawn == [("csv", "png", "wer", 20)]
+
+
+def test_a_run_that_stays_on_the_blank_is_told_once(caplog):
+    caplog.set_level("INFO")
+    notice = PlateauNotice(due=100)
+    for step, share in ((50, 1.0), (100, 0.97), (150, 1.0), (200, 0.4), (250, 0.3)):
+        notice.check(step, share)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "CTC has not left the blank after 100 steps" in told[0] and "97%" in told[0]
+    assert "finds signs in 60%" in told[1]
+
+
+def test_a_run_that_leaves_the_blank_in_time_is_told_nothing(caplog):
+    caplog.set_level("INFO")
+    notice = PlateauNotice(due=100)
+    for step, share in ((50, 1.0), (100, 0.5), (150, None)):
+        notice.check(step, share)
+    assert caplog.text == ""
+
+
+def test_clips_of_rest_are_not_on_the_blank():
+    index = [SimpleNamespace(text=text) for text in ("one", "", "two", "three")]
+    validation = bare(
+        ValidationPass, _data=SimpleNamespace(validation=SimpleNamespace(index=index))
+    )
+    found = {i: ctc_text(text) for i, text in enumerate(("", "", "two", "x"))}
+    assert validation._blank_share(found) == pytest.approx(1 / 3)
+    assert validation._blank_share({1: ctc_text("")}) is None
