@@ -9,7 +9,11 @@ file is run.
 
 import argparse
 import dataclasses
+import os
+import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,6 +32,10 @@ from signvit_jax.runtime.exit_codes import DONE, UsageError
 from signvit_jax.runtime.standard_streams import clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
+if TYPE_CHECKING:
+    from signvit_jax.data.dataset import Split
+    from signvit_jax.evaluation.score_groups import Columns
+
 DEFAULT_DECODERS = DECODER_NAMES[:3]
 SHOWN_CLIPS = 8
 
@@ -39,10 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
-    from signvit_jax.evaluation import confidence_reliability, results
+    from signvit_jax.evaluation import confidence_reliability, results, score_groups
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
     from signvit_jax.evaluation.evaluate import clip_images, evaluate
     from signvit_jax.evaluation.score_table import format_table
+    from signvit_jax.evaluation.scored_clips import score_clips
     from signvit_jax.inference.loading import load_model
     from signvit_jax.reports.evaluation_page import write_report
     from signvit_jax.runtime.signals import StopRequest
@@ -62,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = open_data_of_run(config, named=arguments.name is not None)
     split = dataset.split(arguments.split or config.data.test_split)
     ensemble = f"_ensemble_of_{1 + len(model.others)}" if model.others else ""
+    columns = _columns(split, arguments.by, arguments.table)
     output = arguments.output or model.workdir.evaluations / f"{split.name}{ensemble}.json"
     report = output.with_suffix(".html")
     results.check_writable(output, report)
@@ -91,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tokenize=arguments.tokenize,
             phoenix=arguments.phoenix_gloss_wer or config.data.name.startswith("phoenix"),
             lowercase=arguments.lowercase or model.config.tokenizer.lowercase,
+            columns=columns,
             should_stop=lambda: stop.requested,
             on_batch=lambda clips: bar.advance(task, clips),
         )
@@ -102,6 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print_table(format_table(found.decoders, escape(title)))
     print_table(confidence_reliability.format_table(found.confidence))
+    clips = score_clips(found)
+    for column in arguments.by or ():
+        groups = score_groups.errors_by(clips, column, list(found.decoders))
+        print_table(score_groups.format_table(column, groups))
     for decoder, rate in found.phoenix_gloss_wer.items():
         print(
             f"{decoder}: gloss error rate {rate:.1%} "
@@ -130,6 +145,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         ) from error
     print(clean(f"predictions: {output}\nreport:      {report}", keep="\n"))
     return DONE
+
+
+def _columns(split: "Split", by: Sequence[str] | None, table: Path | None) -> "Columns":
+    """Return the values of the columns of --by, or of `signer` if several signers are named.
+
+    Raises UsageError for a column that neither the data set nor the table has.
+    """
+    from signvit_jax.evaluation.score_groups import INDEX_COLUMNS, index_column
+
+    if by is None:
+        signers = index_column(split.index, "signer")
+        return {"signer": signers} if len(set(signers.values())) > 1 else {}
+    others = [column for column in by if column not in INDEX_COLUMNS]
+    if others and table is None:
+        raise UsageError(
+            f"--by={others[0]}: a data set has the columns {' and '.join(INDEX_COLUMNS)}; for "
+            "others give the table that it was built from, --table=clips.csv"
+        )
+    if table is not None and not others:
+        raise UsageError("--table gives columns to --by; name one of them, as in --by=camera")
+    columns = {column: index_column(split.index, column) for column in by if column not in others}
+    if table is not None:
+        columns |= _columns_of_table(split, others, table)
+    return {column: columns[column] for column in by}
+
+
+def _columns_of_table(
+    split: "Split", names: Sequence[str], path: Path
+) -> dict[str, dict[str, str]]:
+    """Return columns of a table with the column uid. Raises UsageError."""
+    from signvit_jax.media.video import EXTENSIONS
+    from tfds_builders.annotation_files.tables import read_table
+
+    table = read_table(path, ("uid",), names)
+    found: dict[str, dict[str, str]] = {name: {} for name in names}
+    for row in table.rows:
+        uid = unicodedata.normalize("NFC", row.values["uid"])
+        stem, extension = os.path.splitext(uid)
+        clip = stem if extension.lower() in EXTENSIONS else uid
+        for name in names:
+            found[name][clip] = row.values.get(name, "")
+    known = {entry.id for entry in split.index}
+    for name, values in found.items():
+        if not any(values.values()):
+            raise UsageError(f"{path}: no column {name!r}, or one without a value (--by={name})")
+        if not known & values.keys():
+            raise UsageError(
+                f"{path}: none of its {len(values):,} uids is a clip of {split.name!r}; give the "
+                "table that the data set was built from"
+            )
+    return found
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -184,6 +250,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="first calibrate the confidences of these decoders on the run's "
         "config.data.val_split, and write calibration.json",
     )
+    flags.add_argument(
+        "--by",
+        type=_names,
+        metavar="COLUMN",
+        help="also print errors by the values of columns, separated by commas: signer, video_id, "
+        "or any of --table (the report has those by signer in any case)",
+    )
+    flags.add_argument(
+        "--table",
+        type=local_path,
+        help="the table that the data set was built from, for other columns of --by",
+    )
     flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     flags.add_argument(
@@ -194,6 +272,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_inference_flags(flags)
     return flags.parse_args(argv)
+
+
+def _names(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if "" in names:
+        raise argparse.ArgumentTypeError("a name is empty; allowed: names separated by commas")
+    return names
 
 
 def _decoders(text: str) -> list[str]:

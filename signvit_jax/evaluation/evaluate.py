@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -12,12 +13,14 @@ from signvit_jax.data.augment import decode_clip
 from signvit_jax.data.dataset import Split
 from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.pipeline import make_batches
+from signvit_jax.data.schema import IndexEntry
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.decoding.decoders import CTC_DECODERS
 from signvit_jax.evaluation.confidence_reliability import DecoderConfidence, decoder_confidence
 from signvit_jax.evaluation.diagnostics import AttentionMapFn
 from signvit_jax.evaluation.metrics import MetricError, Scores, check_tokenization, gloss_wer, score
 from signvit_jax.evaluation.results import Prediction, Results
+from signvit_jax.evaluation.score_groups import GROUPS, Columns
 from signvit_jax.evaluation.scored_clips import (
     ClipImages,
     first_clips,
@@ -42,6 +45,7 @@ def evaluate(
     tokenize: str | None = None,
     phoenix: bool = False,
     lowercase: bool = False,
+    columns: Columns = MappingProxyType({}),
     should_stop: Callable[[], bool] = lambda: False,
     on_batch: Callable[[int], None] = lambda clips: None,
 ) -> Results | None:
@@ -54,6 +58,7 @@ def evaluate(
         tokenize: Replaces `evaluation.tokenize` of the config.
         phoenix: Whether decoders that spell glosses are scored by the rules of PHOENIX too.
         lowercase: Whether case is ignored.
+        columns: By what the report groups clips; each prediction keeps its values.
         should_stop: Called before every batch; True ends the evaluation early.
         on_batch: Called with the number of clips of each batch.
 
@@ -112,7 +117,7 @@ def evaluate(
         checkpoint_step=checkpoint_step,
         decoders=scores,
         predictions=tuple(
-            _prediction(entry.id, entry.text, entry.gloss, hypotheses, scored)
+            _prediction(entry, hypotheses, scored, columns)
             for entry, hypotheses in zip(entries, found.values())
         ),
         gloss_decoders=tuple(gloss_decoders),
@@ -185,25 +190,26 @@ def _frames(split: Split, position: int, config: Config) -> UInt8[np.ndarray, "t
 
 
 def _prediction(
-    clip_id: str,
-    text: str,
-    gloss: str,
+    entry: IndexEntry,
     hypotheses: Mapping[str, Hypothesis],
     scored: Sequence[str],
+    columns: Columns,
 ) -> Prediction:
     """Score and confidence are those of the first scored decoder, the main one of the report."""
     main = hypotheses[scored[0]]
     details: dict[str, object] = {"confidence": main.confidence}
-    if gloss:
-        details["gloss"] = gloss
+    if entry.gloss:
+        details["gloss"] = entry.gloss
+    if columns:
+        details[GROUPS] = {name: values.get(entry.id, "") for name, values in columns.items()}
     details |= {
         decoder: hypothesis.text
         for decoder, hypothesis in hypotheses.items()
         if decoder not in scored
     }
     return Prediction(
-        id=clip_id,
-        reference=text,
+        id=entry.id,
+        reference=entry.text,
         hypotheses={decoder: hypotheses[decoder].text for decoder in scored},
         score=main.score,
         details=details,

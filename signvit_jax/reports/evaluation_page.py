@@ -16,6 +16,7 @@ from signvit_jax.evaluation.metrics import (
     confusions,
 )
 from signvit_jax.evaluation.results import Results
+from signvit_jax.evaluation.score_groups import MAX_ROWS, columns_of, errors_by
 from signvit_jax.evaluation.score_table import table_cells, unit_notes
 from signvit_jax.evaluation.scored_clips import (
     ClipImages,
@@ -83,6 +84,14 @@ def render(
         sections.append(section(title, "".join(articles) or f"<p>{if_none}</p>"))
     sections += [
         section("Error by sentence length", _error_by_length(clips, list(results.decoders), unit)),
+        *(
+            section(
+                f"Error by {text(column)}",
+                _error_by_group(clips, column, list(results.decoders)),
+                "The group with the most errors first.",
+            )
+            for column in columns_of(results)
+        ),
         section(
             f"Most confused {unit}s",
             _confusions(clips, decoder, unit),
@@ -165,6 +174,18 @@ def _error_by_length(clips: Sequence[ScoredClip], decoders: Sequence[str], unit:
             label = f"{low}–{high}" if math.isfinite(high) else f"{low} and more"
             rows.append([label, f"{len(inside):,}", *(_bar(error.rate) for error in errors)])
     return table([f"{unit}s", "clips", *decoders], rows)
+
+
+def _error_by_group(clips: Sequence[ScoredClip], column: str, decoders: Sequence[str]) -> str:
+    """Table of the error rates of each decoder by the values of a column."""
+    groups = errors_by(clips, column, decoders)
+    rows = [
+        [text(group.value), f"{group.clips:,}", *(_bar(e.rate) for e in group.errors.values())]
+        for group in groups[:MAX_ROWS]
+    ]
+    left_out = len(groups) - MAX_ROWS
+    note = paragraph(f"And {left_out:,} more, with fewer errors.") if left_out > 0 else ""
+    return table([text(column), "clips", *decoders], rows) + note
 
 
 def _confusions(clips: Sequence[ScoredClip], decoder: str, unit: str) -> str:

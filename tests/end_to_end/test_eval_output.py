@@ -82,6 +82,33 @@ def test_scores_are_printed_before_a_full_disk_stops_eval(
     assert {path.name for path in tmp_path.iterdir()} <= {"results.json"}
 
 
+def test_eval_groups_clips_by_columns_of_the_data_and_of_a_table(trained, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    flags = [f"--workdir={trained.workdir}", "--decode=greedy", f"--output={output}"]
+    assert tiny_run.command(evaluation.main, *flags) == 0
+    capsys.readouterr()
+    clips = [prediction["id"] for prediction in json.loads(output.read_text())["predictions"]]
+    table = tmp_path / "clips.csv"
+    rows = [f"{clip}.mp4;{'front' if i else 'side'}" for i, clip in enumerate(clips[1:])]
+    table.write_text("uid;camera\n" + "\n".join(rows), encoding="utf-8")
+    assert (
+        tiny_run.command(evaluation.main, *flags, "--by=video_id,camera", f"--table={table}") == 0
+    )
+    shown = capsys.readouterr().out
+    assert "video_id" in shown and "(none)" in shown and "side" in shown
+    groups = [prediction["groups"] for prediction in json.loads(output.read_text())["predictions"]]
+    assert [group["camera"] for group in groups[:2]] == ["", "side"]
+    assert all(group["video_id"] for group in groups)
+    assert "Error by camera" in output.with_suffix(".html").read_text()
+    for wrong, message in (
+        (["--by=camera"], "--table=clips.csv"),
+        (["--by=signer", f"--table={table}"], "--table gives columns to --by"),
+        (["--by=place", f"--table={table}"], "no column 'place'"),
+    ):
+        assert tiny_run.command(evaluation.main, *flags, *wrong) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_eval_works_where_names_look_like_markup(trained, tmp_path, capsys, monkeypatch):
     workdir = shutil.copytree(trained.workdir, tmp_path / "wd[" / "foo]")
     data = tmp_path / "data[" / "red]"

@@ -75,6 +75,21 @@ def results():
     return make_results(REFERENCES, greedy=GREEDY, beam=BEAM)
 
 
+def test_errors_are_shown_by_signer():
+    results = make_results(REFERENCES, greedy=GREEDY, beam=BEAM)
+    signers = ("<ann>", "<ann>", "ben", "ben", "ben")
+    predictions = tuple(
+        dataclasses.replace(prediction, details={"groups": {"signer": signer}})
+        for prediction, signer in zip(results.predictions, signers)
+    )
+    page = html.fromstring(render(dataclasses.replace(results, predictions=predictions)))
+    (table,) = page.xpath("//section[h2='Error by signer']//table")
+    rows = [[cell.text_content() for cell in row] for row in table.xpath(".//tr")]
+    assert rows[0] == ["signer", "clips", "greedy", "beam"]
+    assert [row[:2] for row in rows[1:]] == [["ben", "3"], ["<ann>", "2"]]
+    assert "Error by signer" not in render(results)
+
+
 def test_scores_are_shown_per_decoder_with_their_signature(results):
     page = html.fromstring(render(results))
     shown = rows(section(page, "Scores"))

@@ -1,0 +1,71 @@
+"""Errors by signer and other columns, from results alone."""
+
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from signvit_jax.evaluation.metrics import score
+from signvit_jax.evaluation.results import Prediction, Results, from_json, to_json
+from signvit_jax.evaluation.score_groups import (
+    MAX_ROWS,
+    NO_VALUE,
+    columns_of,
+    errors_by,
+    format_table,
+    index_column,
+)
+from signvit_jax.evaluation.scored_clips import score_clips
+
+REFERENCES = ["one two", "three four", "five six", "seven eight", "nine ten"]
+GREEDY = ["one two", "three x", "five six", "x y", "nine ten"]
+SIGNERS = ["ann", "ann", "ben", "cy", ""]
+
+
+def results(signers=SIGNERS, references=REFERENCES, greedy=GREEDY):
+    predictions = tuple(
+        Prediction(f"clip-{i}", *pair, details={"groups": {"signer": signer, "camera": "1"}})
+        for i, (*pair, signer) in enumerate(
+            zip(references, ({"greedy": text} for text in greedy), signers, strict=True)
+        )
+    )
+    scores = {"greedy": score(references, greedy)}
+    return Results("test", "own", 10, scores, predictions)
+
+
+def test_errors_are_those_of_the_clips_with_one_value():
+    groups = errors_by(score_clips(results()), "signer", ["greedy"])
+    assert [(group.value, group.clips) for group in groups] == [
+        ("cy", 1),
+        ("ann", 2),
+        (NO_VALUE, 1),
+        ("ben", 1),
+    ]
+    assert [group.errors["greedy"].rate for group in groups] == [1.0, 0.25, 0.0, 0.0]
+    (all_clips,) = errors_by(score_clips(results()), "camera", ["greedy"])
+    assert all_clips.errors["greedy"].rate == results().decoders["greedy"].wer
+
+
+def test_the_columns_survive_the_results_file():
+    read = from_json(to_json(results()))
+    assert columns_of(read) == ["signer", "camera"]
+    assert errors_by(score_clips(read), "signer", ["greedy"])[0].value == "cy"
+    without = Results("test", "own", 10, {}, (Prediction("a", "b", {}),))
+    assert columns_of(without) == []
+
+
+def test_groups_that_the_table_leaves_out_are_counted():
+    count = MAX_ROWS + 3
+    many = results([f"s{i}" for i in range(count)], ["one"] * count, ["one"] * count)
+    table = format_table("signer", errors_by(score_clips(many), "signer", ["greedy"]))
+    assert table.row_count == MAX_ROWS and table.caption == "and 3 more, with fewer errors"
+    console = Console(width=80, record=True)
+    console.print(format_table("signer", errors_by(score_clips(results()), "signer", ["greedy"])))
+    assert "greedy error" in (shown := console.export_text()) and "25.0%" in shown
+
+
+@pytest.mark.parametrize("column", ["signer", "video_id"])
+def test_clips_without_a_value_are_in_no_column(column):
+    names = ("a", "", "b")
+    entries = [SimpleNamespace(id=str(i), signer=n, video_id=n) for i, n in enumerate(names)]
+    assert index_column(entries, column) == {"0": "a", "2": "b"}
