@@ -244,7 +244,7 @@ def hardware_line(preset: str, results: dict[str, Result]) -> str:
     """Return the paragraph of a preset's docstring."""
     parts = []
     for row in ROWS:
-        if row.group != preset or row.key not in results:
+        if row.group != preset or row.key not in results or not results[row.key].fits:
             continue
         result = results[row.key]
         flags = "".join(f" with --config.{override}" for override in row.overrides)
@@ -326,6 +326,9 @@ def scaling_table(results: dict[str, Result]) -> str:
         if row.group != SCALING or row.key not in results:
             continue
         one = results[row.key]
+        if one.step == 0.0:  # refused by the compiler
+            lines.append(f"| {row.devices} x {row.card} | does not fit |" + " |" * 6)
+            continue
         per_device = one.clips / row.devices / one.step
         efficiency = per_device / first.setdefault(row.device, per_device)
         sent = ", ".join(f"{axes} {size / 1e9:.2f}" for axes, size in one.sent.items()) or "-"

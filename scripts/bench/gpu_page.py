@@ -4,6 +4,7 @@ Beside each measurement stand the figures that `signvit inspect --device` planne
 program (docs/benchmarks/plans.json) and the target. Used by `gpu.py --merge`.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,14 +39,18 @@ class NoResultsError(ValueError):
 def merge(results: Path, folder: Path = DOCS) -> str:
     """Merge a file of results into gpu.json and gpu.md of `folder`; return what was done.
 
-    The last result of a row on a card counts. Checks at tiny size and results without a GPU are
-    left out, and counted in what is returned.
+    The last result of a row on a card counts. Checks at tiny size, results without a GPU and lines
+    that were cut off are left out, and counted in what is returned.
 
     Raises NoResultsError if nothing is left, and OSError for files that cannot be read or written.
     """
-    lines = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    texts = [line for line in results.read_text().splitlines() if line.strip()]
+    lines = []
+    for text in texts:
+        with contextlib.suppress(json.JSONDecodeError):  # the machine was taken away meanwhile
+            lines.append(json.loads(text))
     good = [line for line in lines if line["size"] == "full" and not _has_no_gpu(line)]
-    left_out = len(lines) - len(good)
+    left_out = len(texts) - len(good)
     if not good:
         raise NoResultsError(
             f"no result of a GPU in {results} ({left_out} of a CPU or at tiny size); measure with "

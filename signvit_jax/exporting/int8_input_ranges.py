@@ -15,6 +15,7 @@ from signvit_jax.data.pipeline import make_batches
 from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.linear_layers import replace_linears
+from signvit_jax.serving.param_paths import flat
 from signvit_jax.serving.programs import EXPORT_POLICY
 
 _BATCH_SIZE = 4
@@ -54,11 +55,11 @@ def input_ranges(
         jax.device_get(run(model.params, batch["video"], batch["frame_lengths"]))
         for batch in batches
     ]
-    layers = model.config.model.encoder.vit_num_layers
     means = {path: np.mean([ranges[path] for ranges in found], axis=0) for path in found[0]}
+    params = flat(model.params)
 
     def is_stacked(path: str) -> bool:
-        return path.startswith("encoder/backbone/blocks/") and len(means[path]) == layers
+        return params[f"{path}/kernel"].ndim == 3  # layers, inputs, outputs
 
     return {path: ranges if is_stacked(path) else ranges[0] for path, ranges in means.items()}
 

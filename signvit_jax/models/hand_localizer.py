@@ -83,9 +83,11 @@ def places(maps: Float[Array, "*n hands 16 16"]) -> Places:
     shares = jax.nn.softmax((_SHARPNESS * maps).reshape(*maps.shape[:-2], -1)).reshape(maps.shape)
     cells = (jnp.arange(GRID) + 0.5) / GRID
     rows, columns = shares.sum(axis=-1), shares.sum(axis=-2)
-    y, x = rows @ cells, columns @ cells
-    variance = rows @ cells**2 - y**2 + columns @ cells**2 - x**2
-    return Places(jnp.stack([y, x], axis=-1), jnp.sqrt(jnp.maximum(variance, 0.0)))
+    # Sums of products, and not matrix products, which TPUs and GPUs round to fewer bits.
+    y, x = jnp.sum(rows * cells, axis=-1), jnp.sum(columns * cells, axis=-1)
+    variance = jnp.sum(rows * (cells - y[..., None]) ** 2, axis=-1)
+    variance += jnp.sum(columns * (cells - x[..., None]) ** 2, axis=-1)
+    return Places(jnp.stack([y, x], axis=-1), jnp.sqrt(variance))
 
 
 def localization_loss(

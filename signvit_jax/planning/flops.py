@@ -122,7 +122,9 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
                 params = with_backbone(params, jax.lax.stop_gradient(backbone_of(params)))
             model = definition.bind(params)
             outputs = forward(model, batch, key, frozen_backbone=frozen_backbone)
-            return outputs.logits.sum() + outputs.ctc_logits.sum()
+            total = outputs.logits.sum() + outputs.ctc_logits.sum()
+            localization = outputs.encoded.localization
+            return total if localization is None else total + localization.sum()
 
         return traced_flops(jax.grad(total), params, batch, key)
 

@@ -207,10 +207,13 @@ def step_advice(config: Config, mesh: Mapping[str, int]) -> str:
     training = config.training
     encoder = config.model.encoder
     data = config.data
+    size_note = f"; a multiple of {encoder.patch_size}" if encoder.backbone == "dense_vit" else ""
+    if encoder.view_size:
+        size_note = f"; at least model.encoder.view_size, {encoder.view_size}"
     ways = mesh["data"] * mesh["fsdp"]  # the batch is sharded this many ways
     values = {
         "data.num_frames": f" (now {data.num_frames})",
-        "data.image_size": f" (now {data.image_size}; a multiple of {encoder.patch_size})",
+        "data.image_size": f" (now {data.image_size}{size_note})",
     }
     microbatches = _next_divisor(training.batch_size // ways, training.gradient_accumulation)
     if microbatches is not None:

@@ -1,12 +1,28 @@
 """INT8 arithmetic compared with the same sums in float64."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from signvit_jax.serving.int8_linear import Int8Linear, input_quantization, int8_kernel
+from signvit_jax.exporting.int8 import int8_tensors
+from signvit_jax.exporting.int8_input_ranges import input_ranges
+from signvit_jax.models.definition import ModelDefinition
+from signvit_jax.serving.int8_linear import (
+    Int8Linear,
+    input_quantization,
+    int8_kernel,
+    served_tensors,
+    use_int8_layers,
+)
+from signvit_jax.serving.modified_definition import ModifiedDefinition
+from signvit_jax.serving.param_paths import nested
+from signvit_jax.serving.programs import EXPORT_POLICY
+from tests.helpers import tiny_model
 
 
 def int8_of(linear: nnx.Linear, ranges=None) -> Int8Linear:
@@ -76,3 +92,30 @@ def test_int8_inputs_are_sums_of_integers_with_a_zero_point(linear, low, high):
 def test_inputs_beyond_the_range_are_clipped(linear):
     layer = int8_of(linear, (-1.0, 1.0))
     np.testing.assert_array_equal(layer(jnp.full((1, 24), 1e6)), layer(jnp.full((1, 24), 9.0)))
+
+
+def test_input_ranges_have_the_shapes_that_an_export_loads():
+    """The crops' encoder is a stack of one layer, not as long as the backbone's."""
+    config = tiny_model.config(
+        model__encoder__crops="hands",
+        model__encoder__crop_size=16,
+        model__encoder__crop_width=8,
+        model__encoder__view_size=16,
+        data__image_size=32,
+    )
+
+    def define(policy):
+        return ModelDefinition(config, tiny_model.VOCABULARY, 0, policy)
+
+    params = define(EXPORT_POLICY).init(0)
+    model = SimpleNamespace(config=config, params=params, define=define)
+    video = np.random.default_rng(0).integers(0, 256, (2, 6, 32, 32, 3), np.uint8)
+    batch = {"video": video, "frame_lengths": np.array([6, 5], np.int32)}
+    tensors = served_tensors(int8_tensors(model, input_ranges(model, [batch])))
+    served = ModifiedDefinition(
+        config, tiny_model.VOCABULARY, 0, use_int8_layers(True), EXPORT_POLICY
+    )
+    loaded = served.bind(nested(tensors, served.abstract_params(), Path("weights")))
+    expected = define(EXPORT_POLICY).bind(params).encode(video, batch["frame_lengths"]).pooled
+    found = loaded.encode(video, batch["frame_lengths"]).pooled
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()

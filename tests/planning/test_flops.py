@@ -80,8 +80,15 @@ def test_counts_are_xlas_without_elementwise_operations(stem):
         {"model__encoder__zoom": "motion", "model__encoder__motion": "magnitude"},
         {"model__encoder__stem": "conv"},
         {"model__encoder__frames_per_chunk": 2, "training__remat": "full"},
+        {
+            "model__encoder__crops": "hands",
+            "model__encoder__crop_size": 16,
+            "model__encoder__crop_width": 64,
+            "model__encoder__view_size": 16,
+            "data__image_size": 32,
+        },
     ],
-    ids=["patch", "zoom", "conv", "recomputed"],
+    ids=["patch", "zoom", "conv", "recomputed", "crops"],
 )
 def test_training_counts_are_xlas_of_the_gradient(options):
     config = without_dropout(**options)
@@ -94,15 +101,16 @@ def test_training_counts_are_xlas_of_the_gradient(options):
 
     def total(params, video, lengths, tokens, backbone=None):
         model = definition.bind(params if backbone is None else with_backbone(params, backbone))
-        encoded = model.encode(video, lengths)
-        return model.logits(encoded, tokens).sum() + model.ctc_logits(encoded)[0].sum()
+        encoded = model.encode(video, lengths, jax.random.key(0))
+        total = model.logits(encoded, tokens).sum() + model.ctc_logits(encoded)[0].sum()
+        return total if encoded.localization is None else total + encoded.localization.sum()
 
     def frozen(params, backbone, *inputs):
         return total(params, *inputs, backbone=backbone)
 
-    params = definition.abstract_params()
+    params, size = definition.abstract_params(), config.data.image_size
     inputs = (
-        jax.ShapeDtypeStruct((1, 6, 16, 16, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((1, 6, size, size, 3), jnp.uint8),
         jax.ShapeDtypeStruct((1,), jnp.int32),
         jax.ShapeDtypeStruct((1, 11), jnp.int32),
     )

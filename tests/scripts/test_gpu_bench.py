@@ -116,6 +116,13 @@ def benchmarks(tmp_path):
     return tmp_path
 
 
+def test_a_line_that_was_cut_off_is_left_out(benchmarks):
+    lines = benchmarks / "gpu.jsonl"
+    lines.write_text(f'{json.dumps(RESULTS[0])}\n{{"row": "refer')
+    assert "1 results merged" in (said := gpu_page.merge(lines, benchmarks))
+    assert "1 left out" in said
+
+
 def test_results_stand_beside_plans_and_targets(benchmarks):
     assert "6 results merged" in (said := merge(benchmarks, RESULTS)) and "2 left out" in said
     text = (benchmarks / "gpu.md").read_text()
