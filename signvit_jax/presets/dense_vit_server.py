@@ -5,7 +5,8 @@ r"""`dense_vit.py` for a server with several A100s: sharded parameters and momen
 
 Eight devices, as data x fsdp = 1 x 8; for another number set --config.mesh.fsdp.
 
-Hardware, as planned by scripts/make_hardware.py: 10.8 GiB on each of 8 40 GB A100.
+Hardware, as planned by scripts/make_hardware.py: 10.8 GiB on each of 8 40 GB A100; 11.0 GiB on each
+of 8 v5e with --config.training.gradient_accumulation=4.
 
 Not trained to the end yet.
 """

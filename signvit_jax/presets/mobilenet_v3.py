@@ -12,7 +12,8 @@ weights (docs/pretrained.md).
 Model: 2,971,952 parameters in the features, 15.9M in all with a 30,522-word vocabulary, whose
 matrix the decoder and the CTC head share. Data and tokens are those of `dense_vit.py`, its teacher.
 
-Hardware, as planned by scripts/make_hardware.py: 12.8 GiB on one 16 GB GPU.
+Hardware, as planned by scripts/make_hardware.py: 12.8 GiB on one 16 GB GPU; 11.2 GiB on each of 4
+v5e.
 
 Not trained to the end yet.
 """

@@ -14,7 +14,8 @@ Model: ViT-L/16 on every frame, 303,301,632 parameters; 354,323,258 in all with 
 vocabulary.
 The reference states 40-50 GB for this batch.
 
-Hardware, as planned by scripts/make_hardware.py: 29.4 GiB on one 40 GB A100.
+Hardware, as planned by scripts/make_hardware.py: 29.4 GiB on one 40 GB A100; 8.3 GiB on each of 4
+v5e with --config.mesh.fsdp=4.
 """
 
 from ml_collections import ConfigDict
