@@ -258,7 +258,7 @@ class CheckpointStore(CheckpointReader):
     def _options(self) -> ocp.CheckpointManagerOptions:
         return ocp.CheckpointManagerOptions(
             preservation_policy=self,
-            lightweight_initialize=True,  # reads no metadata: a damaged step must not stop a save
+            lightweight_initialize=True,  # reads no metadata, which may be damaged
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._write_manifest,

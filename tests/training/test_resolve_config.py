@@ -44,11 +44,13 @@ def data_set(monkeypatch):
 
 
 @pytest.mark.parametrize(("glosses", "target"), [(["", "A"], "gloss"), (["", ""], "text")])
-def test_auto_becomes_gloss_if_a_training_clip_has_one(workdir, data_set, glosses, target):
+def test_auto_becomes_gloss_if_a_training_clip_has_one(workdir, data_set, caplog, glosses, target):
+    caplog.set_level("INFO")
     dataset = data_set(*glosses)
     resolved = resolve_config(with_ctc_target(Config(), "auto"), workdir)
     assert resolved.config.model.ctc.target == target
     assert resolved.dataset is dataset and resolved.earlier is None
+    assert f"CTC is trained on {target}" in caplog.text
 
 
 @pytest.mark.parametrize("found", ["gloss", "text"])
