@@ -513,14 +513,15 @@ def test_the_next_save_works_after_a_rename_during_a_save(folder, tmp_path, monk
     store.close()
 
 
-def test_a_folder_that_cannot_be_recreated_is_an_error_of_ours(folder, tmp_path):
+@pytest.mark.parametrize("wait", [False, True])  # it is known before anything is written
+def test_a_folder_that_cannot_be_recreated_is_an_error_of_ours(folder, tmp_path, wait):
     store = CheckpointStore(folder)
     folder.rename(tmp_path / "renamed")
     folder.write_text("a file in its place")
     with pytest.raises(
         CheckpointError, match=r"checkpoint 3 could not be saved to .*: the folder is gone"
     ):
-        store.save(3, *state_of(3), {}, wait=True)
+        store.save(3, *state_of(3), {}, wait=wait)
 
 
 REASONS = [

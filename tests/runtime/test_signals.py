@@ -153,10 +153,13 @@ def start():
 
 
 def request_stop(process, number) -> None:
-    """Send the first signal; return when another one no longer counts as the same request."""
+    """Send the first signal; return when another one no longer counts as the same request.
+
+    That is after half a second: whoever presses Ctrl-C once more means it.
+    """
     process.send_signal(number)
     assert "stopping and saving" in process.stderr.readline()
-    time.sleep(2 * signals._SAME_REQUEST_S)
+    time.sleep(0.5)
 
 
 # As in a long compilation by XLA, the main thread is in C for half a minute or more with the lock
