@@ -8,8 +8,16 @@ from ml_collections import ConfigDict
 from signvit_jax.commands import train
 from signvit_jax.config import files
 from signvit_jax.config.errors import ConfigError
+from signvit_jax.config.fields import without_folders
 from signvit_jax.config.files import load_config
-from signvit_jax.config.schema import Config, from_json, from_mapping, key_differences, to_json
+from signvit_jax.config.schema import (
+    Config,
+    from_json,
+    from_mapping,
+    key_differences,
+    to_json,
+    with_init_from,
+)
 from signvit_jax.runtime.exit_codes import run_command
 
 
@@ -269,3 +277,20 @@ def test_differences_name_the_key_and_both_values():
     assert key_differences(Config(), from_mapping(nested("training.seed", 3))) == [
         ("training.seed", 0, 3)
     ]
+
+
+def test_paths_without_folders_are_names_and_hub_addresses_stay():
+    config = from_mapping(
+        {
+            "data": {"data_dir": "/home/ann/data"},
+            "model": {"encoder": {"pretrained": "weights/vit.safetensors"}},
+            "training": {"distillation": {"teacher": "runs/teacher"}},
+        }
+    )
+    config = with_init_from(config, "hf://a/b@main")
+    found = without_folders(config)
+    assert found.data.data_dir == "data" and found.model.init_from == "hf://a/b@main"
+    assert found.model.encoder.pretrained == "vit.safetensors"
+    assert found.training.distillation.teacher == "teacher"
+    assert without_folders(with_init_from(config, "/")).model.init_from == ""
+    assert without_folders(Config()) == Config()

@@ -1,10 +1,10 @@
 """The packaged model and clips: what they are, and that the model reads the clips."""
 
-import json
-
 from PIL import Image
 
 from signvit_jax.commands import demo
+from signvit_jax.config.fields import without_folders
+from signvit_jax.config.schema import from_json
 from signvit_jax.demo.packaged import CLIPS, MODEL, demo_clips
 from signvit_jax.demo.subtitled_gif import write_gif
 from tfds_builders.synthetic_signs.clips import Options, clip
@@ -19,10 +19,14 @@ def test_the_clips_are_the_first_of_the_test_split_of_seed_0():
     assert all(part.video.is_file() for part in found)
 
 
-def test_the_demo_stays_small_and_names_no_folder_of_its_maker():
+def test_the_packaged_files_take_at_most_2_mb():
     files = [*MODEL.iterdir(), *CLIPS.iterdir()]
     assert sum(file.stat().st_size for file in files) <= MAX_BYTES
-    assert json.loads((MODEL / "config.json").read_text())["data"]["data_dir"] == "data"
+
+
+def test_the_packaged_config_names_no_folder_of_its_maker():
+    config = from_json((MODEL / "config.json").read_text())
+    assert without_folders(config) == config
 
 
 def test_the_card_says_that_it_knows_drawn_signs_only():
