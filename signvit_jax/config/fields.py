@@ -93,11 +93,12 @@ def without_folders[Section: "DataclassInstance"](section: Section) -> Section:
     Of /home/ann/data is left data: what is published must not tell who made it and where.
     Addresses of a model hub stay.
     """
-    changed = {}
+    changed: dict[str, object] = {}
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if field.metadata.get("is_path"):
+            if value and not is_hub_address(value):
+                changed[field.name] = Path(value).name or field.default
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             changed[field.name] = without_folders(value)
-        elif field.metadata.get("is_path") and value and not is_hub_address(value):
-            changed[field.name] = Path(value).name or field.default
     return dataclasses.replace(section, **changed)
