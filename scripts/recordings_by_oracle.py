@@ -16,14 +16,22 @@ from tests.helpers import oracle
 
 ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
 PAUSES = (0.0, 0.3, 0.5, 1.0, 2.0, 4.0)
-ROWS = {
-    "200 words, without a rest": (200, False, None),
-    "20 words, without a rest": (20, False, None),
-    "Chinese, without a rest": (None, False, None),
-    "200 words, times off by up to 0.3 s": (200, False, 0.3),
-    "20 words, times off by up to 0.3 s": (20, False, 0.3),
-    "200 words, pauses of 0 to 3 s": (200, True, None),
-    "20 words, pauses of 0 to 3 s": (20, True, None),
+ROWS = {  # options of `oracle.simulated`; without a vocabulary size the text is Chinese
+    "200 words, without pauses": {"vocabulary_size": 200, "pauses": False},
+    "20 words, without pauses": {"vocabulary_size": 20, "pauses": False},
+    "Chinese, without pauses": {"vocabulary_size": None, "pauses": False},
+    "200 words, times off by up to 0.3 s": {
+        "vocabulary_size": 200,
+        "pauses": False,
+        "times_off": 0.3,
+    },
+    "20 words, times off by up to 0.3 s": {
+        "vocabulary_size": 20,
+        "pauses": False,
+        "times_off": 0.3,
+    },
+    "200 words, pauses of 0 to 3 s": {"vocabulary_size": 200, "pauses": True},
+    "20 words, pauses of 0 to 3 s": {"vocabulary_size": 20, "pauses": True},
 }
 
 
@@ -32,21 +40,18 @@ def main() -> int:
     parser.add_argument("--recordings", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=120.0)
     flags = parser.parse_args()
-    table("errors within windows", [f"{100 * error:.0f} %" for error in ERRORS])
-    for name, (size, pauses, times_off) in ROWS.items():
-        found = [
-            oracle.simulated(
-                flags.recordings, flags.seconds, error, size, pauses=pauses, times_off=times_off
-            )
-            for error in ERRORS
+    print_heading("errors within windows", [f"{100 * error:.0f} %" for error in ERRORS])
+    for name, options in ROWS.items():
+        errors = [
+            oracle.simulated(flags.recordings, flags.seconds, error, **options) for error in ERRORS
         ]
-        row(name, [recording for recording, _ in found])
-    table("pause between sentences", [f"{pause:g} s" for pause in PAUSES])
+        print_row(name, [of_recordings for of_recordings, _ in errors])
+    print_heading("pause between sentences", [f"{pause:g} s" for pause in PAUSES])
     for name, has_times in {
         "live, times from CTC": True,
         "live, by the votes alone": False,
     }.items():
-        row(
+        print_row(
             name,
             [
                 oracle.live_error(flags.recordings, flags.seconds, pause, has_times=has_times)
@@ -56,11 +61,11 @@ def main() -> int:
     return 0
 
 
-def table(name: str, columns: list[str]) -> None:
+def print_heading(name: str, columns: list[str]) -> None:
     print(f"\n| {name} | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}", flush=True)
 
 
-def row(name: str, values: list[float]) -> None:
+def print_row(name: str, values: list[float]) -> None:
     print(f"| {name} | {' | '.join(f'{100 * value:.1f} %' for value in values)} |", flush=True)
 
 

@@ -50,8 +50,8 @@ REPEATED_WEIGHT = 0.3  # Share of sentences with a repeated sign, where a length
 Color = tuple[int, int, int]
 Nouns = list[tuple[str, bool]]  # each with whether it is a plural
 
-# The signs. Lengths are in units of about a head; each hand has its own frame, in which x points
-# from the middle of the body to that hand's side, y points up, and the shoulders are at y = 0.
+# The signs. Lengths are in units of about a head; each hand has its own coordinates, in which x
+# points from the middle of the body to that hand's side, y points up, and the shoulders are at y = 0.
 
 PLACES = {
     "forehead": (0.18, 1.12),
@@ -65,9 +65,10 @@ PLACES = {
     "palm": (0.05, -0.8),  # just above the passive hand
 }
 FACE_PLACES = ("forehead", "cheek", "chin", "overhead")
+# Poses: x, y, angle in degrees, turn (1: palm to the viewer, -1: back of the hand).
 PASSIVE_POSE = np.array([-0.05, -1.08, 165.0, 0.75])
-REST_POSE = np.array([0.45, -2.15, 215.0, -0.6])  # x, y, angle in degrees, turn
-DURATIONS = {
+REST_POSE = np.array([0.45, -2.15, 215.0, -0.6])
+DURATIONS = {  # seconds of each movement, before the signer's slowness
     "hold": 0.6,
     "tap": 0.65,
     "bounce": 0.65,
@@ -268,14 +269,15 @@ class Sentence:
 
 
 def predicate_forms(
-    sign: str, twice: bool, when: str, be: tuple[str, str], third: bool
+    sign: str, twice: bool, when: str, be: tuple[str, str], is_third_person: bool
 ) -> tuple[str, str, str]:
     """A predicate's plain form, and its auxiliary and main part ("bought", "did", "buy")."""
     if sign in ADJECTIVES:
         word = ("very " if twice else "") + ADJECTIVES[sign]
         if when == "TOMORROW":
             return f"will be {word}", "will", f"be {word}"
-        form = be[when == "YESTERDAY"]
+        present, past = be
+        form = past if when == "YESTERDAY" else present
         return f"{form} {word}", form, word
     base, past, doing = VERBS[sign]
     if twice:
@@ -285,7 +287,7 @@ def predicate_forms(
     if when == "YESTERDAY":
         return past, "did", base
     if twice:
-        return (f"keeps {doing}", "does", base) if third else (base, "do", base)
+        return (f"keeps {doing}", "does", base) if is_third_person else (base, "do", base)
     return f"{be[0]} {doing}", be[0], doing
 
 
@@ -293,7 +295,11 @@ def translate(
     when: str, target: str, who: str, many: bool, predicate: str, twice: bool, ending: str
 ) -> str:
     """The English text of a sentence; `target` is the object in English, or empty."""
-    subject = PRONOUNS.get(who) or "the " + (PEOPLE | THINGS)[who][many]
+    if who in PRONOUNS:
+        subject = PRONOUNS[who]
+    else:
+        one_of_them, several = (PEOPLE | THINGS)[who]
+        subject = "the " + (several if many else one_of_them)
     singular = ("am", "was") if who == "I" else ("is", "was")
     be = ("are", "were") if many or who == "YOU" else singular
     plain, auxiliary, main = predicate_forms(predicate, twice, when, be, be[0] == "is")
@@ -323,13 +329,13 @@ def all_sentences() -> Iterator[Sentence]:
         (no_target, people + noun_uses(THINGS), ADJECTIVES),
     ]
     for targets, subjects, predicates in clauses:
-        for when, (thing, things), (who, many), predicate in itertools.product(
+        for when, (thing, many_things), (who, many), predicate in itertools.product(
             TIMES, targets, subjects, predicates
         ):
             for twice, ending in itertools.product((False, True), ENDINGS):
                 signs = [
                     when,
-                    *[thing] * (1 + things),
+                    *[thing] * (1 + many_things),
                     *[who] * (1 + many),
                     *[predicate] * (1 + twice),
                     ending,
@@ -337,7 +343,7 @@ def all_sentences() -> Iterator[Sentence]:
                 target = ""
                 if thing:
                     article = "an " if thing == "APPLE" else "a "
-                    target = THINGS[thing][1] if things else article + THINGS[thing][0]
+                    target = THINGS[thing][1] if many_things else article + THINGS[thing][0]
                 text = translate(when, target, who, many, predicate, twice, ending)
                 kept = tuple(filter(None, signs))
                 if 2 <= len(kept) <= 6 and 3 <= len(text.split()) <= 9:
@@ -415,10 +421,10 @@ class Signer:
         self.shoulder = rng.uniform(0.74, 0.95)
         self.waist = rng.uniform(0.6, 0.85)
         self.face_width = rng.uniform(0.37, 0.43)
-        self.hand = rng.uniform(0.72, 0.86)
-        self.space = rng.uniform(0.9, 1.12)
-        self.size = rng.uniform(0.85, 1.25)
-        self.tempo = rng.uniform(0.85, 1.2)
+        self.hand_length = rng.uniform(0.72, 0.86)
+        self.place_scale = rng.uniform(0.9, 1.12)
+        self.movement_scale = rng.uniform(0.85, 1.25)
+        self.slowness = rng.uniform(0.85, 1.2)  # factor of all durations
         self.sag = rng.uniform(0.1, 0.3)  # how far hands sink between signs
         self.habit = rng.normal(0, [0.05, 0.05, 7.0, 0.06]).clip(
             [-0.1, -0.1, -14, -0.12], [0.1, 0.1, 14, 0.12]
@@ -442,13 +448,13 @@ def sign_poses(
 ) -> np.ndarray:
     """The poses of both hands while a sign is made."""
     sign = SIGNS[name]
-    seconds = DURATIONS[sign.movement] * signer.tempo * rng.uniform(0.92, 1.1)
+    seconds = DURATIONS[sign.movement] * signer.slowness * rng.uniform(0.92, 1.1)
     p = np.linspace(0, 1, max(round(np.clip(seconds, 0.5, 0.9) * FPS), 2))
     path = movement_path(sign.movement, p)
-    path[:, :2] *= signer.size * rng.uniform(0.95, 1.05)
+    path[:, :2] *= signer.movement_scale * rng.uniform(0.95, 1.05)
     center = np.array(PLACES[sign.place])
     if sign.place not in FACE_PLACES:
-        center = center * signer.space
+        center = center * signer.place_scale
     pose = np.array([*center, sign.angle, sign.turn]) + signer.habit
     pose += rng.normal(0, [0.02, 0.02, 3.0, 0.03])
     right = np.tile(pose, (len(p), 1))
@@ -458,9 +464,10 @@ def sign_poses(
         case "mirror":
             left = right + rng.normal(0, [0.02, 0.02, 3.0, 0.02])
         case "parallel":
-            left = right - path * [2, 0, 0] @ np.eye(3, 4)
+            left = right.copy()
+            left[:, 0] -= 2 * path[:, 0]  # the hands' x axes point apart: so both move the same way
         case "passive":
-            left = np.tile(PASSIVE_POSE * [1, signer.space, 1, 1], (len(p), 1))
+            left = np.tile(PASSIVE_POSE * [1, signer.place_scale, 1, 1], (len(p), 1))
         case _:  # The left hand sinks to its rest, if it is not there yet.
             s = np.clip(p * seconds / 0.4, 0, 1)[:, None]
             left = left_before + (REST_POSE - left_before) * smooth(s)
@@ -481,7 +488,7 @@ def make_motion(signs: tuple[str, ...], signer: Signer, rng: np.random.Generator
 
     def move_to(pose: np.ndarray, new_shapes: tuple[str, str], again: bool) -> None:
         far = np.abs(pose[:, :2] - last_pose[:, :2]).sum(axis=1).max()
-        seconds = np.clip((0.15 + 0.05 * far + 0.08 * again) * signer.tempo, 0.15, 0.3)
+        seconds = np.clip((0.15 + 0.05 * far + 0.08 * again) * signer.slowness, 0.15, 0.3)
         count = max(round(seconds * FPS) - 1, 2)
         t = (np.arange(1, count + 1) / (count + 1))[:, None, None]
         between = last_pose + (pose - last_pose) * smooth(t)
@@ -516,7 +523,7 @@ class Scene:
     def __init__(self, signer: Signer, rng: np.random.Generator) -> None:
         self.signer = signer
         self.light = rng.uniform(0.82, 1.08) * (1 + rng.uniform(-0.05, 0.05) * np.array([1, 0, -1]))
-        while True:  # The wall differs from the hands too.
+        while True:  # The wall differs from the skin, so that hands stand out.
             wall = rng.uniform(60, 225) + rng.uniform(-28, 28, 3)
             if np.abs(wall - signer.skin).sum() > 70:
                 break
@@ -534,7 +541,10 @@ class Scene:
         return int(red), int(green), int(blue)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The pixel of a point in the right hand's frame (the right hand is on the left)."""
+        """The pixel of a point in the right hand's coordinates.
+
+        The signer faces us: that hand is on the left of the image.
+        """
         signer = self.signer
         return signer.middle - signer.unit * x, signer.shoulder_line - signer.unit * y
 
@@ -607,7 +617,7 @@ class Scene:
         signer = self.signer
         angle = np.radians(poses[:, 2])
         fingers = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        wrist = poses[:, :2] - HAND_CENTER * signer.hand * fingers
+        wrist = poses[:, :2] - HAND_CENTER * signer.hand_length * fingers
         lift = np.clip((wrist[:, 1] + 1.3) / 2.3, 0, 1)
         elbow = np.stack([signer.shoulder + 0.15 + 0.3 * lift, -1.3 + 0.5 * lift], axis=1)
         gap = wrist - elbow
@@ -626,7 +636,7 @@ class Scene:
         turn = np.where(poses[:, 3] < 0, -1, 1) * np.clip(np.abs(poses[:, 3]), 0.35, 1)
         along = np.stack([-side * np.cos(angle), -np.sin(angle)], axis=1)
         across = np.stack([side * np.sin(angle), -np.cos(angle)], axis=1) * turn[:, None]
-        axes = np.stack([along, across], axis=1) * self.signer.unit * self.signer.hand
+        axes = np.stack([along, across], axis=1) * self.signer.unit * self.signer.hand_length
         return [
             [(part @ axes[i] + wrists[i]).ravel().tolist() for part in SHAPES[shape]]
             for i, shape in enumerate(shapes)
@@ -725,7 +735,7 @@ def write_clips(output: Path, counts: dict[str, int], seed: int) -> None:
 
 
 def write_sheet(path: Path, seed: int) -> None:
-    """Draw a contact sheet: for each sign, six frames of a clip of it by another signer."""
+    """Draw a contact sheet: six frames of each sign, each sign by a different signer."""
     columns, shown, label = 2, 6, 12
     rows = math.ceil(len(SIGNS) / columns)
     sheet = Image.new("RGB", (columns * (shown * WIDTH + 8), rows * (HEIGHT + label)), "white")

@@ -43,7 +43,7 @@ from signvit_jax.weights.reference import flat_parameters, from_ours
 TINY = {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_mlp_dim": 128}
 
 
-def sizes(size: str, layers: int, dtype: str) -> Config:
+def encoder_config(size: str, layers: int, dtype: str) -> Config:
     """Return the config of the reference, or of a small model, with `layers` ViT blocks."""
     given = {"model": {"encoder": {}}}
     if size == "tiny":
@@ -68,7 +68,7 @@ def forward_flops(config: Config) -> float:
 def serve(size: str, layers: int, dtype: str) -> None:
     """Run our encoder as `torch_encoder.py` runs torch's: one JSON line in, one out."""
     first = json.loads(sys.stdin.readline())
-    config = sizes(size, layers, dtype)
+    config = encoder_config(size, layers, dtype)
     encoder = jax.jit(
         lambda: VideoEncoder(
             config.model,
@@ -112,7 +112,7 @@ def serve(size: str, layers: int, dtype: str) -> None:
 def serve_onnx(size: str, layers: int) -> None:
     """Run the export as `translate --backend=onnx` does, calibrated on the clip itself."""
     first = json.loads(sys.stdin.readline())
-    config = sizes(size, layers, "float32")
+    config = encoder_config(size, layers, "float32")
     definition = ModelDefinition(config, vocab_size=100)
     encoder = jax.jit(
         lambda: VideoEncoder(
@@ -159,7 +159,7 @@ class Encoder:
         self.name = name
         self.out = Path(first["out"])
         self.frames = frames
-        self.clip_frames = first["sizes"]["data"]["num_frames"]
+        self.clip_frames = first["config"]["data"]["num_frames"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -181,14 +181,14 @@ class Encoder:
 
 
 def start_encoders(args: argparse.Namespace, folder: str) -> list[Encoder]:
-    config = sizes(args.size, args.layers, "float32")
+    config = encoder_config(args.size, args.layers, "float32")
     here = Path(__file__)
     frames = config.data.num_frames
     shape = (1, config.data.num_frames, config.data.image_size, config.data.image_size, 3)
     np.save(f"{folder}/video.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     first = {
         "threads": len(os.sched_getaffinity(0)),
-        "sizes": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config),
         "weights": f"{folder}/weights.npz",
         "video": f"{folder}/video.npy",
     }
@@ -241,7 +241,7 @@ def main() -> None:
             for encoder in encoders:
                 encoder.run(counts=run > 0)  # the first one is the warm-up
         expected = np.load(encoders[0].out)
-        flops = forward_flops(sizes(args.size, args.layers, "float32"))
+        flops = forward_flops(encoder_config(args.size, args.layers, "float32"))
         medians = {encoder.name: statistics.median(encoder.seconds) for encoder in encoders}
         cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
         print(

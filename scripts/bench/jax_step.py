@@ -27,7 +27,7 @@ from signvit_jax.optimization.train_step import StepReport, make_train_step
 from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.parallel.sharding import to_device
 from signvit_jax.planning.flops import clip_flops, peak_flops
-from signvit_jax.planning.memory import peak_memory
+from signvit_jax.planning.memory import bytes_beside_arguments, peak_memory
 
 TINY = {
     "encoder": {
@@ -197,12 +197,7 @@ def main() -> None:
     counted = clip_flops(definition, case["frames"], TEXT)
     plan = compiled.memory_analysis()
     assert plan is not None
-    planned = (
-        plan.temp_size_in_bytes
-        + plan.argument_size_in_bytes
-        + plan.output_size_in_bytes
-        - plan.alias_size_in_bytes
-    )
+    planned = plan.argument_size_in_bytes + bytes_beside_arguments(plan)
     per_clip = (counted.backbone + counted.temporal) if encodes else counted.training
     flops = case["clips"] * per_clip
     peak = peak_flops(device.device_kind)

@@ -18,7 +18,7 @@ def main() -> None:
     first = json.loads(sys.stdin.readline())
     torch.set_num_threads(first["threads"])
     with torch.device("meta"):
-        encoder = VideoEncoder(first["sizes"])
+        encoder = VideoEncoder(first["config"])
     given = {
         name.removeprefix("encoder."): torch.from_numpy(value)
         for name, value in np.load(first["weights"]).items()
@@ -26,7 +26,7 @@ def main() -> None:
     }
     encoder.load_state_dict(given, assign=True)
     for name in ("mean", "std"):  # constants that are not in a state dict
-        setattr(encoder, name, torch.tensor(first["sizes"]["data"][name]).view(1, 3, 1, 1))
+        setattr(encoder, name, torch.tensor(first["config"]["data"][name]).view(1, 3, 1, 1))
     encoder = encoder.to(dtype).eval()
     video = torch.from_numpy(np.load(first["video"]))
     about = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"

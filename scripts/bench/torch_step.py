@@ -54,17 +54,17 @@ TEXT, BOS, EOS = 48, 101, 102
 
 def main() -> None:
     case = json.loads(sys.argv[1])
-    sizes, vocabulary = FULL, 30_522
+    config, vocabulary = FULL, 30_522
     if case["size"] == "tiny":
-        sizes["model"]["encoder"] |= TINY_ENCODER
-        sizes["model"]["decoder"] |= TINY_DECODER
-        sizes["data"]["image_size"], vocabulary = 64, 500
-    sizes["model"]["encoder"] |= {"dropout": 0.2, "attention_dropout": case["attention_dropout"]}
+        config["model"]["encoder"] |= TINY_ENCODER
+        config["model"]["decoder"] |= TINY_DECODER
+        config["data"]["image_size"], vocabulary = 64, 500
+    config["model"]["encoder"] |= {"dropout": 0.2, "attention_dropout": case["attention_dropout"]}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     with torch.device(device):
-        model = Translator(sizes, vocabulary)
-        image, clips = sizes["data"]["image_size"], case["clips"]
+        model = Translator(config, vocabulary)
+        image, clips = config["data"]["image_size"], case["clips"]
         video = torch.randint(0, 256, (clips, case["frames"], image, image, 3), dtype=torch.uint8)
         tokens = torch.zeros(clips, TEXT, dtype=torch.long)
         tokens[:, :28] = torch.randint(103, vocabulary, (clips, 28))

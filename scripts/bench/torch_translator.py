@@ -1,7 +1,7 @@
 """The reference system's model in plain PyTorch, with its parameter names, for the benchmarks.
 
-Needs torch alone. `sizes` is `dataclasses.asdict` of a `signvit_jax.config.schema.Config`, so that
-both sides build the same model.
+Needs torch alone. `config` has the keys of a `signvit_jax.config.schema.Config`; only those that
+the model of the preset `reference` has are used.
 """
 
 import math
@@ -46,6 +46,8 @@ class FrameEncoder(nn.Module):
 
 
 class TemporalConvBlock(nn.Module):
+    """Pre-norm depthwise-separable convolution over time with a residual: (b, t, d) to itself."""
+
     def __init__(self, width: int, kernel: int, rate: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)
@@ -63,11 +65,11 @@ class TemporalConvBlock(nn.Module):
 class TemporalAttention(nn.Module):
     """Frame features (b, t, f) to pooled tokens (b, q, d)."""
 
-    def __init__(self, temporal: dict, inputs: int, width: int):
+    def __init__(self, temporal: dict, input_width: int, width: int):
         super().__init__()
         rate = temporal["dropout"]
         self.input_proj = nn.Sequential(
-            nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(rate)
+            nn.Linear(input_width, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(rate)
         )
         self.temporal_convs = nn.ModuleList(
             TemporalConvBlock(width, temporal["kernel_size"], rate)
@@ -103,11 +105,11 @@ class TemporalAttention(nn.Module):
 
 
 class VideoEncoder(nn.Module):
-    """uint8 video (b, t, h, w, 3) to pooled tokens (b, q, d); every frame counts."""
+    """uint8 video (b, t, h, w, 3) to pooled tokens (b, q, d); no frame is padding."""
 
-    def __init__(self, sizes: dict):
+    def __init__(self, config: dict):
         super().__init__()
-        model, data = sizes["model"], sizes["data"]
+        model, data = config["model"], config["data"]
         self.backbone = FrameEncoder(model["encoder"], data["image_size"])
         self.temporal_attn = TemporalAttention(
             model["temporal"], model["encoder"]["output_dim"], model["decoder"]["hidden_dim"]
@@ -152,23 +154,27 @@ class TextDecoder(nn.Module):
     def forward(self, tokens: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         length = tokens.shape[1]
         x = self.drop(self.embed(tokens) * self.embed.embedding_dim**0.5 + self.positions[:length])
-        later = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
+        # True where a token may not attend. It is not declared causal: torch's causal path takes
+        # no mask of padding.
+        causal_mask = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
         x = self.decoder(
-            x, memory, tgt_mask=later, tgt_key_padding_mask=tokens == 0, tgt_is_causal=False
+            x, memory, tgt_mask=causal_mask, tgt_key_padding_mask=tokens == 0, tgt_is_causal=False
         )
         return F.linear(x, self.embed.weight)
 
 
 class Translator(nn.Module):
-    def __init__(self, sizes: dict, vocabulary: int):
+    """The complete model; `loss` is what the benchmarks call."""
+
+    def __init__(self, config: dict, vocabulary: int):
         super().__init__()
-        width, rate = sizes["model"]["decoder"]["hidden_dim"], sizes["model"]["ctc"]["dropout"]
-        self.encoder = VideoEncoder(sizes)
-        self.decoder = TextDecoder(sizes["model"]["decoder"], vocabulary)
+        width, rate = config["model"]["decoder"]["hidden_dim"], config["model"]["ctc"]["dropout"]
+        self.encoder = VideoEncoder(config)
+        self.decoder = TextDecoder(config["model"]["decoder"], vocabulary)
         self.ctc_head = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Dropout(rate), nn.Linear(width, vocabulary)
         )
-        self.training_sizes = sizes["training"]
+        self.training_config = config["training"]
 
     def loss(
         self, video: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
@@ -177,7 +183,7 @@ class Translator(nn.Module):
         pooled = self.encoder(video)
         targets, vocabulary = tokens[:, 1:], self.ctc_head[-1].out_features
         # torch spreads the smoothing over the target as well.
-        smoothing = self.training_sizes["label_smoothing"] * vocabulary / (vocabulary - 1)
+        smoothing = self.training_config["label_smoothing"] * vocabulary / (vocabulary - 1)
         logits = self.decoder(tokens[:, :-1], pooled).float()
         ce = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=0, label_smoothing=smoothing
@@ -188,4 +194,4 @@ class Translator(nn.Module):
             log_probs, targets, steps, token_lengths - 2, reduction="none", zero_infinity=True
         )
         ctc = (per_clip / (token_lengths - 2).clamp(min=1)).mean()
-        return self.training_sizes["ctc_weight"] * ctc + self.training_sizes["ce_weight"] * ce
+        return self.training_config["ctc_weight"] * ctc + self.training_config["ce_weight"] * ce

@@ -62,9 +62,12 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> list[str]:
         raise ManifestMissing(folder) from error
     except UNREADABLE_JSON as error:
         return [f"{MANIFEST}: unreadable ({type(error).__name__})"]
-    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
-        damage = pool.map(lambda entry: _damage_of(folder, entry[0], *entry[1]), wanted.items())
-        return [line for line in damage if line]
+
+    def damage_of(name: str) -> str | None:
+        return _damage_of(folder, name, *wanted[name])
+
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the GIL
+        return [line for line in pool.map(damage_of, wanted) if line]
 
 
 def _flushed_digest(path: Path) -> str:
@@ -80,9 +83,9 @@ def _digest(path: Path) -> str:
 def _damage_of(folder: Path, name: str, size: int, digest: str) -> str | None:
     path = folder / name
     try:
-        found = path.stat().st_size
-        if found != size:
-            return f"{name}: {found} bytes instead of {size}"
+        found_size = path.stat().st_size
+        if found_size != size:
+            return f"{name}: {found_size} bytes instead of {size}"
         return None if _digest(path) == digest else f"{name}: content changed"
     except FileNotFoundError:
         return f"{name}: missing"

@@ -10,7 +10,7 @@ Content = str | bytes | Callable[[Path], None]
 def write_atomically(path: Path, content: Content) -> None:
     """Replace `path` by a file with `content`, which then also survives a power cut.
 
-    Text is encoded as UTF-8 and its line ends are kept; characters that UTF-8 cannot hold (lone
+    Text is encoded as UTF-8 and its line endings are kept; characters that UTF-8 cannot hold (lone
     surrogates) raise UnicodeEncodeError. A function as content must write the temporary file
     whose path it is given. If anything is raised, by this function (OSError) or by the given one,
     the old content stays, unless only the flush of the folder failed, after the replacement.

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,28 @@ def batch_shapes(
     }
 
 
+class CompiledMemory(Protocol):
+    """What `jax.stages.Compiled.memory_analysis` returns, in bytes of each device."""
+
+    temp_size_in_bytes: int
+    output_size_in_bytes: int
+    alias_size_in_bytes: int
+    generated_code_size_in_bytes: int
+
+
+def bytes_beside_arguments(plan: CompiledMemory) -> int:
+    """Return the bytes that a compiled program needs besides its arguments.
+
+    Outputs that take the place of an argument count once.
+    """
+    return (
+        plan.temp_size_in_bytes
+        + plan.output_size_in_bytes
+        - plan.alias_size_in_bytes
+        + plan.generated_code_size_in_bytes
+    )
+
+
 def step_memory(
     state: TrainState,
     batch: dict[str, jax.ShapeDtypeStruct],
@@ -116,12 +139,7 @@ def step_memory(
     temporaries = None
     plan = None if compiled is None else compiled.memory_analysis()
     if plan is not None:
-        temporaries = (
-            plan.temp_size_in_bytes
-            + plan.output_size_in_bytes
-            - plan.alias_size_in_bytes
-            + plan.generated_code_size_in_bytes
-        )
+        temporaries = bytes_beside_arguments(plan)
     return StepMemory(
         parameters=bytes_per_device(state.params),
         optimizer=bytes_per_device(state.opt_state),

@@ -47,7 +47,7 @@ class Signed(NamedTuple):
 
 
 def continuous(rng: random.Random, vocabulary: Sequence[str], seconds: float) -> list[Signed]:
-    """Signing without a rest, word by word."""
+    """Signing without pauses, word by word."""
     return sentences(rng, vocabulary, seconds, lambda: 0.0)
 
 
@@ -224,7 +224,7 @@ def simulated(
     recordings: int,
     seconds: float,
     error: float,
-    size: int | None,
+    vocabulary_size: int | None,
     *,
     pauses: bool,
     times_off: float | None = None,
@@ -232,11 +232,12 @@ def simulated(
 ) -> tuple[float, float]:
     """Word error of the joined text of recordings, and of their windows.
 
-    The vocabulary has `size` words, or with None Chinese characters.
+    The vocabulary has `vocabulary_size` words, or with None Chinese characters.
     """
-    vocabulary = (
-        list(dict.fromkeys(CHINESE)) if size is None else [f"w{number}" for number in range(size)]
-    )
+    if vocabulary_size is None:
+        vocabulary = list(dict.fromkeys(CHINESE))
+    else:
+        vocabulary = [f"w{number}" for number in range(vocabulary_size)]
     scripts, texts, oracles = [], [], []
     for number in range(recordings):
         rng = random.Random(f"{seed} {number}")

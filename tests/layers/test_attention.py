@@ -18,8 +18,8 @@ from signvit_jax.parallel.current_mesh import tracing_for
 QUERY, KEY, VALUE = (jax.random.normal(jax.random.key(i), (2, 5, 3, 4)) for i in range(3))
 
 
-def slow(query, key, value):
-    """Attention by one loop over examples and heads, in double precision."""
+def attention_by_loops(query, key, value):
+    """Attention by a loop over examples and heads, in float64: (b, l, n k)."""
     out = np.zeros(query.shape)
     for b, n in np.ndindex(query.shape[0], query.shape[2]):
         q, k, v = (np.asarray(x[b, :, n], np.float64) for x in (query, key, value))
@@ -31,7 +31,7 @@ def slow(query, key, value):
 @pytest.mark.parametrize("implementation", ["auto", "xla", "recompute"])
 def test_attention_equals_a_loop_over_heads(implementation):
     found = attend(QUERY, KEY, VALUE, implementation=implementation)
-    np.testing.assert_allclose(found, slow(QUERY, KEY, VALUE), atol=1e-5)
+    np.testing.assert_allclose(found, attention_by_loops(QUERY, KEY, VALUE), atol=1e-5)
 
 
 def test_attention_is_its_weights_times_the_values():
@@ -111,7 +111,7 @@ def test_the_fused_kernel_refuses_masks_and_dropout(given):
 
 
 @pytest.mark.parametrize(
-    ("backend", "generation", "dtype", "head_width", "plain", "expected"),
+    ("platform", "compute_capability", "dtype", "head_width", "plain", "expected"),
     [
         ("gpu", "9.0", jnp.bfloat16, 64, True, "cudnn"),
         ("gpu", "8.0", jnp.float16, 128, True, "cudnn"),
@@ -126,14 +126,16 @@ def test_the_fused_kernel_refuses_masks_and_dropout(given):
     ],
 )
 def test_auto_follows_device_dtype_head_width_and_options(
-    monkeypatch, backend, generation, dtype, head_width, plain, expected
+    monkeypatch, platform, compute_capability, dtype, head_width, plain, expected
 ):
-    device = SimpleNamespace(platform=backend, compute_capability=generation)
+    device = SimpleNamespace(platform=platform, compute_capability=compute_capability)
     monkeypatch.setattr(jax, "devices", lambda: [device])
     assert fastest_attention(dtype, head_width, plain=plain) == expected
 
 
-def test_auto_follows_the_traced_mesh_not_this_process():
+def test_auto_follows_the_traced_mesh_not_this_process(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="cpu")])
+    # Devices of a described topology say "cuda" where those that are present say "gpu".
     h100 = SimpleNamespace(platform="cuda", compute_capability="9.0")
     with tracing_for(SimpleNamespace(devices=np.array([[[h100]]]))):
         assert fastest_attention(jnp.bfloat16, 64, plain=True) == "cudnn"

@@ -1,4 +1,4 @@
-"""Files that a public project has, held to what the project is."""
+"""The citation, changelog, CI workflow and Dockerfile agree with the package."""
 
 import re
 import subprocess
@@ -34,18 +34,15 @@ def test_the_changelog_begins_with_the_version_of_the_package():
 def test_the_workflow_tests_every_python_of_the_classifiers():
     matrix = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())
     tested = matrix["jobs"]["test"]["strategy"]["matrix"]["python"]
-    names = [text.rpartition(" ")[2] for text in PROJECT["classifiers"] if ":: 3." in text]
-    assert tested == names
+    versions = [text.rpartition(" ")[2] for text in PROJECT["classifiers"] if ":: 3." in text]
+    assert tested == versions
 
 
 def test_extras_that_the_workflow_and_the_dockerfile_install_are_there():
-    used = re.findall(
-        r"\.\[(\w+)\]|EXTRA=(\w+)",
-        "".join(
-            (REPOSITORY / name).read_text() for name in (".github/workflows/ci.yml", "Dockerfile")
-        ),
-    )
-    assert {one or other for one, other in used} <= set(PROJECT["optional-dependencies"])
+    files = [(REPOSITORY / name).read_text() for name in (".github/workflows/ci.yml", "Dockerfile")]
+    lists = re.findall(r"(?:\.\[|EXTRA=)([\w,-]+)", "\n".join(files))
+    extras = {extra for names in lists for extra in names.split(",")}
+    assert {"docs", "cuda"} <= extras <= set(PROJECT["optional-dependencies"])
 
 
 def test_what_the_dockerfile_copies_is_enough_to_install(tmp_path):
@@ -63,5 +60,8 @@ def test_what_the_dockerfile_copies_is_enough_to_install(tmp_path):
         [*build, f"--wheel-dir={tmp_path / 'dist'}", str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_dockerfile_starts_a_command_of_the_package():
     assert 'ENTRYPOINT ["signvit"]' in (REPOSITORY / "Dockerfile").read_text()
     assert "signvit" in PROJECT["scripts"]
