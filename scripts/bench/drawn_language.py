@@ -50,8 +50,8 @@ REPEATED_WEIGHT = 0.3  # Share of sentences with a repeated sign, where a length
 Color = tuple[int, int, int]
 Nouns = list[tuple[str, bool]]  # each with whether it is a plural
 
-# The signs. Lengths are in units of about a head; each hand has its own coordinates, in which x
-# points from the middle of the body to that hand's side, y points up, and the shoulders are at y = 0.
+# The signs. Lengths are in units of about a head. Each hand has its own coordinates: x points from
+# the middle of the body to that hand's side, y points up, and the shoulders are at y = 0.
 
 PLACES = {
     "forehead": (0.18, 1.12),
