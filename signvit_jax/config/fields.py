@@ -62,7 +62,7 @@ def options_of(section: type, name: str) -> tuple[str, ...]:
 
 def model(default: str, description: str) -> str:
     """The local path of a model, or hf://organization/name of an export on a model hub."""
-    return checked(
+    return _path(
         default,
         description,
         f"{ALLOWED}, or hf://ORGANIZATION/NAME",
@@ -72,4 +72,9 @@ def model(default: str, description: str) -> str:
 
 def path(default: str, description: str) -> str:
     """A local path. Addresses such as gs://bucket are refused."""
-    return checked(default, description, ALLOWED, lambda x: not is_address(x))
+    return _path(default, description, ALLOWED, lambda x: not is_address(x))
+
+
+def _path(default: str, description: str, allowed: str, check: Callable[[str], bool]) -> str:
+    metadata = {"description": description, "allowed": allowed, "check": check, "is_path": True}
+    return dataclasses.field(default=default, metadata=metadata)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from signvit_jax.config.schema import to_json
+from signvit_jax.config.schema import from_json, to_json, without_local_paths
 from signvit_jax.exporting.int8_input_ranges import input_ranges
 from signvit_jax.exporting.onnx_files import write_onnx
 from signvit_jax.exporting.stablehlo_files import write_stablehlo
@@ -26,7 +26,9 @@ def write_export(
 
     `calibration` returns batches of training clips; it is called only for a quantization of inputs.
     """
-    folder.write_text(folder.config_json, model.workdir.config_json.read_text(encoding="utf-8"))
+    # That of the run as written: `model.config` may have been changed for this process.
+    config = from_json(model.workdir.config_json.read_text(encoding="utf-8"))
+    folder.write_text(folder.config_json, to_json(without_local_paths(config)))
     folder.write_text(folder.tokenizer_json, model.tokenizer.to_json())
     if model.gloss_tokenizer:
         folder.write_text(folder.gloss_tokenizer_json, model.gloss_tokenizer.to_json())
@@ -59,7 +61,10 @@ def _onnx(model: TrainedModel, folder: ExportFolder, batches: Batches | None) ->
 
 
 def _safetensors(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
-    description = {"config": to_json(model.config), "tokenizer": model.tokenizer.to_json()}
+    description = {
+        "config": to_json(without_local_paths(model.config)),
+        "tokenizer": model.tokenizer.to_json(),
+    }
     if model.gloss_tokenizer:
         description["gloss_tokenizer"] = model.gloss_tokenizer.to_json()
     export_safetensors(folder.weights, model.params, description)

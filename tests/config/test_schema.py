@@ -9,7 +9,14 @@ from signvit_jax.commands import train
 from signvit_jax.config import files
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.files import load_config
-from signvit_jax.config.schema import Config, from_json, from_mapping, key_differences, to_json
+from signvit_jax.config.schema import (
+    Config,
+    from_json,
+    from_mapping,
+    key_differences,
+    to_json,
+    without_local_paths,
+)
 from signvit_jax.runtime.exit_codes import run_command
 
 
@@ -263,6 +270,27 @@ def test_a_misspelled_override_is_exit_2_before_a_workdir_exists(tmp_path, capsy
 def test_a_missing_file_is_refused_by_name():
     with pytest.raises(ConfigError, match="no config file"):
         load_config("configs/nothing.py")
+
+
+def test_a_shared_config_has_no_path_in_any_key():
+    mine = {
+        "data": {"data_dir": "/home/me/data", "num_frames": 9},
+        "model": {"encoder": {"pretrained": "/home/me/vit.npz"}},
+        "training": {"distillation": {"teacher": "/home/me/teacher"}},
+        "tokenizer": {"name": "bert", "vocab_file": "/home/me/vocab.txt"},
+    }
+    shared = without_local_paths(from_mapping(mine))
+    wanted = {"data": {"num_frames": 9}, "tokenizer": {"name": "bert", "vocab_file": "vocab.txt"}}
+    assert shared == from_mapping(wanted)
+    assert from_json(to_json(shared)) == shared
+
+
+@pytest.mark.parametrize(
+    ("init_from", "shared"), [("/home/me/runs/a", ""), ("hf://me/signs@v1", "hf://me/signs@v1")]
+)
+def test_a_shared_config_keeps_only_hub_addresses(init_from, shared):
+    config = from_mapping({"model": {"init_from": init_from}})
+    assert without_local_paths(config).model.init_from == shared
 
 
 def test_differences_name_the_key_and_both_values():

@@ -93,7 +93,16 @@ def test_an_export_opens_translates_and_reports(trained, exported):
             )
 
 
-def test_int8_parameters_stay_int8(trained, exported):
+def test_an_export_names_no_folder_of_its_author(trained, exported):
+    _, _, output = exported
+    assert str(trained.data_dir) in (trained.workdir / "config.json").read_text()
+    for file in output.iterdir():
+        content = file.read_bytes()
+        for folder in (trained.workdir, trained.data_dir, tiny_run.REPOSITORY, sys.prefix):
+            assert str(folder).encode() not in content, (file.name, folder)
+
+
+def test_int8_parameters_stay_int8(exported):
     export_format, quantize, output = exported
     if export_format != "int8":
         pytest.skip("of INT8 exports")
@@ -123,7 +132,11 @@ def test_the_commands_take_an_export(trained, exported, tmp_path, capsys):
     results = tmp_path / "results.json"
     assert (
         tiny_run.command(
-            evaluation.main, f"--workdir={output}", "--decode=greedy", f"--output={results}"
+            evaluation.main,
+            f"--workdir={output}",
+            f"--data_dir={trained.data_dir}",
+            "--decode=greedy",
+            f"--output={results}",
         )
         == 0
     )
