@@ -34,7 +34,15 @@ from tfds_builders.clips import (
 )
 from tfds_builders.encoding import ClipEncoder
 from tfds_builders.media_notes import media_notes, media_sentences, rest_sentences
-from tfds_builders.options import Option, OptionValues, allowed_values, option_fault
+from tfds_builders.options import (
+    HELDOUT_FRACTION,
+    SHARD_MEGABYTES,
+    WORKERS,
+    Option,
+    OptionValues,
+    allowed_by_option,
+    option_fault,
+)
 from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
 from tfds_builders.splits import assign_splits, split_notes
 
@@ -78,10 +86,10 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         short_side: int = Encoding.short_side,
         frame_rate: float | None = Encoding.frame_rate,
         jpeg_quality: int = Encoding.jpeg_quality,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        workers: int = 0,
-        shard_megabytes: float = 256.0,
+        val_fraction: float = HELDOUT_FRACTION,
+        test_fraction: float = HELDOUT_FRACTION,
+        workers: int = WORKERS,
+        shard_megabytes: float = SHARD_MEGABYTES,
         beam_runner: str | None = None,
         resume_dir: Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -110,7 +118,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
                 f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}"
                 f"{did_you_mean(name, known)}"
             )
-        allowed = allowed_values(self.OPTIONS)
+        allowed = allowed_by_option(self.OPTIONS)
         given = {
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,
@@ -196,12 +204,13 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def settings(self) -> dict[str, object]:
         """Return every option that changes the result, as JSON values.
 
-        The number of workers is not among them, nor are paths: `fingerprint` has their content.
+        Not the number of workers, nor paths and options `in_fingerprint`: what was read by them is
+        in `fingerprint`.
         """
         own = {
             option.name: self.options[option.name]
             for option in self.OPTIONS
-            if option.type is not Path and not option.selects
+            if option.type is not Path and not option.in_fingerprint
         }
         return (
             dataclasses.asdict(self.encoding)
@@ -210,7 +219,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def sources(self) -> dict[str, str]:
-        """Return the files and folders that the builder reads, and the given column names."""
+        """Return what the user said of where to read: paths, and options `in_fingerprint`."""
         paths = {
             option.name: os.path.abspath(self.options[option.name])
             for option in self.OPTIONS
@@ -219,7 +228,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         return paths | {
             option.name: self.options[option.name]
             for option in self.OPTIONS
-            if option.selects and self.options[option.name]
+            if option.in_fingerprint and self.options[option.name]
         }
 
     def fingerprint(self, splits: dict[str, list[Clip]]) -> str:

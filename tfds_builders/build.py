@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.errors.nearest import did_you_mean
-from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.files.local_paths import local_path, local_path_string
 from signvit_jax.runtime import completion
 from signvit_jax.runtime.command_line import FlagParser, program_name
 from signvit_jax.runtime.exit_codes import (
@@ -199,11 +199,11 @@ def parse_options(
 
     `parser`: without it, that of the command.
     """
-    from tfds_builders.options import allowed_values, option_fault
+    from tfds_builders.options import allowed_by_option, option_fault
 
     parser = parser or option_parser(builder_class, f"{program_name()} {builder_class.name}")
     flags = parser.parse_args(arguments)
-    allowed = allowed_values(builder_class.OPTIONS)
+    allowed = allowed_by_option(builder_class.OPTIONS)
     given = ((name, value) for name, value in vars(flags).items() if value is not None)
     if faults := [
         fault for name, value in given if (fault := option_fault(name, value, allowed.get(name)))
@@ -235,7 +235,7 @@ def option_parser(
 
     `program`: its name in the help. With `complete`, the options that a build needs are required.
     """
-    from tfds_builders.options import SHARED
+    from tfds_builders.options import SHARED_OPTIONS
 
     parser = _Parser(
         program,
@@ -247,13 +247,13 @@ def option_parser(
         "--data_dir",
         required=complete,
         default=None if complete else Path("data"),
-        type=local_text,
+        type=local_path_string,
         help="folder of the data sets; this one is built in DATA_DIR/NAME/VERSION",
     )
     one_of = None
     if builder_class.ONE_OF:
         one_of = parser.add_mutually_exclusive_group(required=complete)
-    for option in (*builder_class.OPTIONS, *SHARED):
+    for option in (*builder_class.OPTIONS, *SHARED_OPTIONS):
         has_none = option.type is Path and option.default is None and not option.optional
         required = complete and has_none
         if option.type is Path:
@@ -268,7 +268,7 @@ def option_parser(
             type=kind,
             default=option.default,
             required=required,
-            help=option.help,
+            help=option.help_with_default,
         )
     parser.add_argument(
         "--overwrite",

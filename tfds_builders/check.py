@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from tfds_builders.base import SignDatasetBuilder
     from tfds_builders.clips import Clip, Encoding, Problem
 
-FOLDER_BUILDER = "video_folder"  # builds a folder that is no known data set
+FOLDER_BUILDER = "video_folder"  # builds a folder that is not a known data set
 TABLE_EXTENSIONS = (".csv", ".tsv")
 MAX_SHOWN = 5  # clips of each kind of problem
 

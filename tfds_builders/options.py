@@ -15,25 +15,28 @@ class Range:
 
     low: float
     high: float
-    above: bool = False  # excludes `low` itself
+    low_excluded: bool = False
     integer: bool = True
 
     def __contains__(self, value: object) -> bool:
         if not _is_number(value, numbers.Integral if self.integer else numbers.Real):
             return False
-        return (self.low < value if self.above else self.low <= value) and value <= self.high
+        if value == self.low:
+            return not self.low_excluded
+        return self.low < value <= self.high
 
     def __str__(self) -> str:
-        least = f"above {self.low:g} and at most" if self.above else f"from {self.low:g} to"
+        least = f"above {self.low:g} and at most" if self.low_excluded else f"from {self.low:g} to"
         kind = "an integer" if self.integer else "a number"
-        return f"{kind} {least} {self.high:.15g}"
+        return f"{kind} {least} {self.high:.15g}"  # 1000000, where :g would write 1e+06
 
 
 def _is_number(value: object, kind: type) -> TypeGuard[float]:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-type OptionValues = dict[str, Any]  # by the names of OPTIONS, each of the type of its option
+# Option name -> value, for the options in a builder's OPTIONS.
+type OptionValues = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +49,27 @@ class Option:
     type: Callable[[str], object] = str
     optional: bool = False  # the builder works without this file or folder
     allowed: Range | Sequence[str] | None = None
-    selects: bool = False  # where to find a value: like a path, it counts by its content
+    # Its effect is in the builder's fingerprint (what was read), so `settings` leaves it out.
+    in_fingerprint: bool = False
+
+    @property
+    def help_with_default(self) -> str:
+        if self.default is None:
+            return self.help
+        is_float = isinstance(self.default, float)
+        return f"{self.help} ({f'{self.default:.15g}' if is_float else self.default})"
 
 
-SHARE = Range(0, 1, integer=False)
-FRAME_RATE = Range(0, 1000, above=True, integer=False)
-SHARED = (  # options of every builder
+HELDOUT_FRACTION = 0.1  # of validation, and of test
+WORKERS = 0  # one per core
+SHARD_MEGABYTES = 256.0
+
+FRACTION = Range(0, 1, integer=False)
+FRAME_RATES = Range(0, 1000, low_excluded=True, integer=False)
+SHARED_OPTIONS = (  # options of every builder
     Option(
         "short_side",
-        "larger frames are shrunk to this many pixels on the shorter side (256)",
+        "larger frames are shrunk to this many pixels on the shorter side",
         Encoding.short_side,
         int,
         allowed=Range(1, 16384),
@@ -64,30 +79,30 @@ SHARED = (  # options of every builder
         "frames per second to store; without it those of the video, at most 25",
         Encoding.frame_rate,
         float,
-        allowed=FRAME_RATE,
+        allowed=FRAME_RATES,
     ),
-    Option("jpeg_quality", "1 to 95 (90)", Encoding.jpeg_quality, int, allowed=Range(1, 95)),
+    Option("jpeg_quality", "1 to 95", Encoding.jpeg_quality, int, allowed=Range(1, 95)),
     Option(
         "val_fraction",
-        "share of source videos for validation, if the table has no split (0.1)",
-        0.1,
+        "share of source videos for validation, if the table has no split",
+        HELDOUT_FRACTION,
         float,
-        allowed=SHARE,
+        allowed=FRACTION,
     ),
     Option(
         "test_fraction",
-        "the same for the test split (0.1); with both 0 all clips are in train",
-        0.1,
+        "the same for the test split; with both 0 all clips are in train",
+        HELDOUT_FRACTION,
         float,
-        allowed=SHARE,
+        allowed=FRACTION,
     ),
-    Option("workers", "decoding processes; 0 = one per core", 0, int, allowed=Range(0, 1024)),
+    Option("workers", "decoding processes; 0 = one per core", WORKERS, int, allowed=Range(0, 1024)),
     Option(
         "shard_megabytes",
-        "size of a file of records; a killed build loses at most one (256)",
-        256.0,
+        "size of a file of records; a killed build loses at most one",
+        SHARD_MEGABYTES,
         float,
-        allowed=Range(0, 1_000_000, above=True, integer=False),
+        allowed=Range(0, 1_000_000, low_excluded=True, integer=False),
     ),
     Option(
         "beam_runner",
@@ -97,11 +112,11 @@ SHARED = (  # options of every builder
 )
 
 
-def allowed_values(
+def allowed_by_option(
     options: Sequence[Option],
 ) -> dict[str, Range | Sequence[str] | None]:
     """Return what is allowed for each option of a builder with these OPTIONS; None: anything."""
-    return {option.name: option.allowed for option in (*SHARED, *options)}
+    return {option.name: option.allowed for option in (*SHARED_OPTIONS, *options)}
 
 
 def option_fault(name: str, value: object, allowed: Range | Sequence[str] | None) -> str | None:
@@ -115,12 +130,12 @@ def option_fault(name: str, value: object, allowed: Range | Sequence[str] | None
 
 
 def column_options(columns: Sequence[str]) -> tuple[Option, ...]:
-    """Return an option `--<column>_column` for each column: its name in the table."""
+    """Return an option `--<column>_column` for each column: what the table calls it."""
     return tuple(
         Option(
             f"{column}_column",
-            f"the column of the table that is the {column} ({column})",
-            selects=True,
+            f"name of the table's column of {column} values ({column})",
+            in_fingerprint=True,
         )
         for column in columns
     )

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key, UInt8
 
 from signvit_jax.backbones.backbone import BackboneOutput, Preprocess
-from signvit_jax.config.mobilenet_sizes import channels, mobilenet_feature_width
+from signvit_jax.config.mobilenet_sizes import mobilenet_feature_channels, scaled_channels
 from signvit_jax.layers.batch_norm import BatchMoments, BatchNorm, Moments
 from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.layers.layer_stack import rematerialized
@@ -59,15 +59,17 @@ _LARGE = [
 ]
 
 
-def mobilenet_v3_large_spec(width: float = 1.0) -> MobileNetSpec:
-    """Sizes of MobileNetV3-Large; all channels times `width`, rounded to multiples of 8."""
+def mobilenet_v3_large_spec(multiplier: float = 1.0) -> MobileNetSpec:
+    """Sizes of MobileNetV3-Large; all channels times `multiplier`, rounded to multiples of 8."""
     blocks = []
     for kernel, expanded, outputs, squeezes, hard_swish, stride in _LARGE:
-        expanded = channels(expanded, width)
-        squeeze = channels(expanded // 4, 1.0) if squeezes else 0
-        outputs = channels(outputs, width)
+        expanded = scaled_channels(expanded, multiplier)
+        squeeze = scaled_channels(expanded // 4, 1.0) if squeezes else 0
+        outputs = scaled_channels(outputs, multiplier)
         blocks.append(BlockSpec(kernel, expanded, outputs, squeeze, hard_swish, stride))
-    return MobileNetSpec(channels(16, width), tuple(blocks), mobilenet_feature_width(width))
+    return MobileNetSpec(
+        scaled_channels(16, multiplier), tuple(blocks), mobilenet_feature_channels(multiplier)
+    )
 
 
 class MobileNetV3(nnx.Module):

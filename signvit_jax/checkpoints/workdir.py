@@ -17,7 +17,7 @@ _ADVICE = "give the folder that `signvit train` wrote to"
 
 
 class WorkdirError(SignVitError):
-    """A path that is no workdir, cannot become one or is in use; the message says what to do."""
+    """A path that is not a workdir, cannot become one or is in use; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,10 @@ import dataclasses
 from typing import get_type_hints
 
 from signvit_jax.config.schema import InferenceConfig
-from signvit_jax.files.local_paths import model_text
+from signvit_jax.files.local_paths import model_path_or_address
 from signvit_jax.inference.options import InferenceOptions
 
+# The keys of `decoding.decoders.DECODERS`, repeated here because --help imports no JAX.
 DECODER_NAMES = ("greedy", "beam", "ctc", "ctc_beam", "sample")
 
 
@@ -16,15 +17,26 @@ def add_model_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--workdir",
         required=True,
-        type=model_text,
+        type=model_path_or_address,
         help="folder of a training run or an export, or an export on a hub "
         "(hf://ORGANIZATION/NAME); several runs, separated by commas, form an ensemble",
     )
-    flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    add_checkpoint_flag(flags)
     flags.add_argument(
         "--backend",
         choices=("jax", "onnx"),
-        help="what encodes clips: JAX, or onnxruntime for an export made for it (default: as made)",
+        help="what encodes clips: JAX, or onnxruntime for an ONNX export (default: onnx for an "
+        "ONNX export, else jax)",
+    )
+
+
+def add_checkpoint_flag(flags: argparse.ArgumentParser) -> None:
+    """Add the flag that says which checkpoint of a training run is used."""
+    flags.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="checkpoint of a training run: the best in validation, or the last (best)",
     )
 
 
@@ -45,7 +57,10 @@ def add_inference_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def inference_overrides(arguments: argparse.Namespace) -> InferenceOptions:
-    """The values that were given. They are checked together with the config they go into."""
+    """Return the flags that the command line sets.
+
+    Their ranges are checked later, with the config.
+    """
     names = [field.name for field in dataclasses.fields(InferenceConfig)]
     values = {name: getattr(arguments, name) for name in names}
     given = {name: value for name, value in values.items() if value is not None}

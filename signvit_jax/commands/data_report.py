@@ -13,7 +13,7 @@ from signvit_jax.cli.config_flags import parse_with_optional_config
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import from_json
 from signvit_jax.files.atomic import write_atomically
-from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.files.local_paths import local_path, local_path_string
 from signvit_jax.runtime.command_line import integer, parser
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.standard_streams import clean
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument(
         "--workdir", type=local_path, help="folder of a training run, instead of --config"
     )
-    flags.add_argument("--data_dir", type=local_text, help="default: config.data.data_dir")
+    flags.add_argument("--data_dir", type=local_path_string, help="default: config.data.data_dir")
     flags.add_argument(
         "--name", help="name of the data set under data_dir (default: config.data.name)"
     )

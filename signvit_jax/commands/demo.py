@@ -20,7 +20,7 @@ from signvit_jax.runtime.command_line import parser
 from signvit_jax.runtime.exit_codes import DONE, FAILED
 from signvit_jax.runtime.standard_streams import clean
 
-DECODERS = ("greedy", "beam", "ctc")
+DECODERS = ("greedy", "beam", "ctc")  # those of `eval` by default; the others need options
 _CLIPS_IN_GIF = 3
 _NEXT = """
 next:

@@ -10,7 +10,7 @@ codes. Weights and temperature: --config.training.distillation.*; see docs/disti
 from collections.abc import Sequence
 
 from signvit_jax.commands.train import run_training
-from signvit_jax.files.local_paths import local_text
+from signvit_jax.files.local_paths import local_path_string
 from signvit_jax.runtime.command_line import parser
 
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument(
         "--teacher",
         required=True,
-        type=local_text,
+        type=local_path_string,
         metavar="WORKDIR",
         help="folder of the run whose best checkpoint is the teacher",
     )

@@ -26,7 +26,7 @@ from signvit_jax.cli.inference_flags import (
 )
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import TOKENIZATIONS
-from signvit_jax.files.local_paths import is_hub_address, local_path, local_text
+from signvit_jax.files.local_paths import is_hub_address, local_path, local_path_string
 from signvit_jax.runtime.command_line import parser
 from signvit_jax.runtime.exit_codes import DONE, UsageError
 from signvit_jax.runtime.standard_streams import clean
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from signvit_jax.data.dataset import Split
     from signvit_jax.evaluation.score_groups import Columns
 
-DEFAULT_DECODERS = DECODER_NAMES[:3]
+DEFAULT_DECODERS = ("greedy", "beam", "ctc")
 SHOWN_CLIPS = 8
 
 
@@ -262,7 +262,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=local_path,
         help="the table that the data set was built from, for other columns of --by",
     )
-    flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
+    flags.add_argument("--data_dir", type=local_path_string, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     flags.add_argument(
         "--output",
@@ -286,7 +286,7 @@ def _decoders(text: str) -> list[str]:
     unknown = [name for name in names if name not in DECODER_NAMES]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"{unknown[0]!r} is no decoder; allowed: {', '.join(DECODER_NAMES)}, "
+            f"{unknown[0]!r} is not a decoder; allowed: {', '.join(DECODER_NAMES)}, "
             "separated by commas"
         )
     return names

@@ -21,8 +21,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from signvit_jax.cli.inference_flags import add_checkpoint_flag
 from signvit_jax.cli.jax_setup import set_up_jax
-from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.files.local_paths import local_path, local_path_string
 from signvit_jax.runtime.command_line import integer, parser
 from signvit_jax.runtime.exit_codes import DONE
 from signvit_jax.runtime.standard_streams import clean
@@ -108,10 +109,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "signvit export --workdir=runs/mine --format=onnx --output=exports/mine "
         "--license=CC-BY-4.0",
     )
-    flags.add_argument("--workdir", required=True, type=local_text, help="folder of a training run")
-    flags.add_argument("--format", required=True, choices=_FORMATS)
+    flags.add_argument(
+        "--workdir", required=True, type=local_path_string, help="folder of a training run"
+    )
+    flags.add_argument(
+        "--format",
+        required=True,
+        choices=_FORMATS,
+        help="int8 and safetensors hold numbers, onnx and stablehlo programs",
+    )
     flags.add_argument("--output", required=True, type=local_path, help="folder to create")
-    flags.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    add_checkpoint_flag(flags)
     flags.add_argument(
         "--quantize",
         choices=("weights", "weights_and_inputs", "none"),
@@ -131,7 +139,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="clips, evenly spread over the split, to score before and after (64)",
     )
     flags.add_argument("--split", help="split to score (the run's config.data.test_split)")
-    flags.add_argument("--data_dir", type=local_text, help="default: that of the run")
+    flags.add_argument("--data_dir", type=local_path_string, help="default: that of the run")
     flags.add_argument("--name", help="another data set than that of the run")
     card = flags.add_argument_group(
         "model card", "values not given are filled in where the data set is known"

@@ -16,13 +16,13 @@ They are compared with the digests in export.json. The folder is complete or abs
 has the address and the commit. translate, eval and load_translator take hf://ORGANIZATION/NAME in
 place of a folder too, and keep the files in the cache of Hugging Face. HF_ENDPOINT, HF_HUB_OFFLINE,
 HF_HOME and HF_TOKEN are respected.
-Exit codes: 0 done, 1 the hub does not answer, 2 there is no such model, or it is no export.
+Exit codes: 0 done, 1 the hub does not answer, 2 there is no such model, or it is not an export.
 """
 _PUSH = """Sends an export to a model hub: its files, report and model card, and nothing else.
 
 A new repository is private unless --public is given. The token is HF_TOKEN, or that of `hf auth
 login`. Read docs/privacy.md first: a model can repeat what it learned.
-Exit codes: 0 done, 1 the hub does not answer, 2 the folder is no export, or the hub refuses.
+Exit codes: 0 done, 1 the hub does not answer, 2 the folder is not an export, or the hub refuses.
 """
 
 

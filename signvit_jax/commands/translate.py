@@ -28,7 +28,7 @@ from signvit_jax.cli.inference_flags import (
 )
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.media_files import media_files
-from signvit_jax.files.local_paths import local_path, local_text
+from signvit_jax.files.local_paths import local_path, local_path_string
 from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
 from signvit_jax.runtime.command_line import parser, positive
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
@@ -139,10 +139,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--format=srt --output_dir=captions",
     )
     flags.add_argument(
-        "clips", nargs="+", type=local_text, metavar="CLIP", help="video files, patterns or folders"
+        "clips",
+        nargs="+",
+        type=local_path_string,
+        metavar="CLIP",
+        help="video files, patterns or folders",
     )
     add_model_flags(flags)
-    flags.add_argument("--decode", choices=DECODER_NAMES, default="greedy")
+    flags.add_argument(
+        "--decode", choices=DECODER_NAMES, default="greedy", help="search for the text (greedy)"
+    )
     flags.add_argument(
         "--seed", type=int, default=0, help="seed of --decode=sample, from 0 to 4294967295 (0)"
     )

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.config.mobilenet_sizes import mobilenet_feature_width
+from signvit_jax.config.mobilenet_sizes import mobilenet_feature_channels
 
 if TYPE_CHECKING:
     from signvit_jax.config.schema import (
@@ -196,10 +196,10 @@ def _check_mobilenet(encoder: "EncoderConfig") -> None:
                 f"config.model.encoder.{key} is {value!r}, which backbone 'mobilenet_v3_large' "
                 f"does not have; allowed with it: {off!r}"
             )
-    width = mobilenet_feature_width(encoder.mobilenet_width)
-    if encoder.output_dim != width:
+    channels = mobilenet_feature_channels(encoder.mobilenet_width)
+    if encoder.output_dim != channels:
         raise ConfigError(
             f"config.model.encoder.output_dim is {encoder.output_dim}; allowed with backbone "
             "'mobilenet_v3_large' and mobilenet_width "
-            f"{encoder.mobilenet_width:g}: {width}"
+            f"{encoder.mobilenet_width:g}: {channels}"
         )

@@ -3,13 +3,8 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from signvit_jax.files.local_paths import ALLOWED, is_address, is_hub_address
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 
 def plain[Value](default: Value, description: str) -> Value:
@@ -67,38 +62,19 @@ def options_of(section: type, name: str) -> tuple[str, ...]:
 
 def model(default: str, description: str) -> str:
     """The local path of a model, or hf://organization/name of an export on a model hub."""
-    metadata = {
-        "description": description,
-        "allowed": f"{ALLOWED}, or hf://ORGANIZATION/NAME",
-        "check": lambda x: is_hub_address(x) or not is_address(x),
-        "is_path": True,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+    return _path(
+        default,
+        description,
+        f"{ALLOWED}, or hf://ORGANIZATION/NAME",
+        lambda x: is_hub_address(x) or not is_address(x),
+    )
 
 
 def path(default: str, description: str) -> str:
     """A local path. Addresses such as gs://bucket are refused."""
-    metadata = {
-        "description": description,
-        "allowed": ALLOWED,
-        "check": lambda x: not is_address(x),
-        "is_path": True,
-    }
+    return _path(default, description, ALLOWED, lambda x: not is_address(x))
+
+
+def _path(default: str, description: str, allowed: str, check: Callable[[str], bool]) -> str:
+    metadata = {"description": description, "allowed": allowed, "check": check, "is_path": True}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def without_folders[Section: "DataclassInstance"](section: Section) -> Section:
-    """Return a section, a dataclass of fields and sections, whose local paths are names alone.
-
-    Of /home/ann/data is left data: what is published must not tell who made it and where.
-    Addresses of a model hub stay.
-    """
-    changed: dict[str, object] = {}
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if field.metadata.get("is_path"):
-            if value and not is_hub_address(value):
-                changed[field.name] = Path(value).name or field.default
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            changed[field.name] = without_folders(value)
-    return dataclasses.replace(section, **changed)

@@ -38,7 +38,7 @@ def _run_config_file(spec: str) -> dict[str, object]:
     path, argument = resolve_config(spec)
     module_spec = importlib.util.spec_from_file_location("signvit_config_file", path)
     if module_spec is None or module_spec.loader is None:
-        raise ConfigError(f"{path} is no config; allowed: a file that ends with .py")
+        raise ConfigError(f"{path} is not a config; allowed: a file that ends with .py")
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)

@@ -42,4 +42,5 @@ def _describe(section: type, prefix: str) -> Iterator[KeyDescription]:
 
 
 def _type_name(kind: type) -> str:
+    # The name of tuple[int, ...] would be only "tuple".
     return str(kind) if typing.get_origin(kind) is tuple else kind.__name__

@@ -7,6 +7,8 @@ lacks is an option that was off.
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from signvit_jax.config.checks import check_together
 from signvit_jax.config.errors import ConfigError
@@ -23,6 +25,10 @@ from signvit_jax.config.fields import (
 )
 from signvit_jax.config.legacy import with_current_names, without_old_limits
 from signvit_jax.config.typed_sections import as_plain, build, flatten
+from signvit_jax.files.local_paths import is_hub_address
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -564,6 +570,29 @@ def with_teacher(config: Config, workdir: str) -> Config:
     distillation = dataclasses.replace(config.training.distillation, teacher=workdir)
     training = dataclasses.replace(config.training, distillation=distillation)
     return dataclasses.replace(config, training=training)
+
+
+def without_local_paths(config: Config) -> Config:
+    """The config as it may be shared: without folders and files of this machine.
+
+    A key that holds one takes its default. Addresses on a model hub stay, and so does the name of
+    `tokenizer.vocab_file` without its folder, for the tokenizer bert must have one.
+    """
+    shared = _with_default_paths(config)
+    name = Path(config.tokenizer.vocab_file).name
+    tokenizer = dataclasses.replace(shared.tokenizer, vocab_file=name)
+    return dataclasses.replace(shared, tokenizer=tokenizer)
+
+
+def _with_default_paths[Section: "DataclassInstance"](section: Section) -> Section:
+    values: dict[str, object] = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            values[field.name] = _with_default_paths(value)
+        elif field.metadata.get("is_path") and not is_hub_address(str(value)):
+            values[field.name] = field.default
+    return dataclasses.replace(section, **values)
 
 
 def key_differences(old: Config, new: Config) -> list[tuple[str, object, object]]:

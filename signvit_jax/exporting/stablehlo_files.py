@@ -3,6 +3,9 @@
 Their batch size is open, and they take the parameters as their first argument.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 from jax import export
 
@@ -13,6 +16,7 @@ from signvit_jax.serving.export_dir import ExportError, ExportFolder
 from signvit_jax.serving.programs import EXPORT_POLICY, Program, programs
 from signvit_jax.serving.stablehlo_runtime import KIND
 
+_REMOVED_FROM_PATHS = "jax_hlo_source_file_canonicalization_regex"
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -20,8 +24,24 @@ def write_stablehlo(model: TrainedModel, folder: ExportFolder) -> None:
     """Write every program of the model, for all platforms. Raises ExportError."""
     import_optional("flatbuffers", "--format=stablehlo", ExportError)
     definition = model.define(EXPORT_POLICY)
-    for program in programs(model.config):
-        folder.program(program.name, KIND).write_bytes(_lower(program, definition).serialize())
+    with _file_names_alone():
+        for program in programs(model.config):
+            content = _lower(program, definition).serialize()
+            folder.program(program.name, KIND).write_bytes(content)
+
+
+@contextlib.contextmanager
+def _file_names_alone() -> Iterator[None]:
+    """Leave folders out of the places in the source that JAX writes into a program.
+
+    They are those of the author's machine, and name the author where Python is in a home folder.
+    """
+    before = jax.config.jax_hlo_source_file_canonicalization_regex
+    jax.config.update(_REMOVED_FROM_PATHS, r".*[/\\]")
+    try:
+        yield
+    finally:
+        jax.config.update(_REMOVED_FROM_PATHS, before)
 
 
 def _lower(program: Program, definition: ModelDefinition) -> export.Exported:

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from signvit_jax.config.fields import without_folders
-from signvit_jax.config.schema import to_json
+from signvit_jax.config.schema import from_json, to_json, without_local_paths
 from signvit_jax.exporting.int8_input_ranges import input_ranges
 from signvit_jax.exporting.onnx_files import write_onnx
 from signvit_jax.exporting.stablehlo_files import write_stablehlo
@@ -25,10 +24,11 @@ def write_export(
 ) -> None:
     """Write all files that `load_model` needs, `export.json` last. Raises ExportError.
 
-    Of local paths in the config only the last part is written: exports are given to others.
     `calibration` returns batches of training clips; it is called only for a quantization of inputs.
     """
-    folder.write_text(folder.config_json, to_json(without_folders(model.config)))
+    # That of the run as written: `model.config` may have been changed for this process.
+    config = from_json(model.workdir.config_json.read_text(encoding="utf-8"))
+    folder.write_text(folder.config_json, to_json(without_local_paths(config)))
     folder.write_text(folder.tokenizer_json, model.tokenizer.to_json())
     if model.gloss_tokenizer:
         folder.write_text(folder.gloss_tokenizer_json, model.gloss_tokenizer.to_json())
@@ -62,7 +62,7 @@ def _onnx(model: TrainedModel, folder: ExportFolder, batches: Batches | None) ->
 
 def _safetensors(model: TrainedModel, folder: ExportFolder, batches: Batches | None) -> None:
     description = {
-        "config": to_json(without_folders(model.config)),
+        "config": to_json(without_local_paths(model.config)),
         "tokenizer": model.tokenizer.to_json(),
     }
     if model.gloss_tokenizer:

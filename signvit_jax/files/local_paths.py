@@ -29,18 +29,27 @@ def is_address(path: str | os.PathLike) -> bool:
     return any(_ADDRESS.match(part.strip()) for part in os.fspath(path).split(","))
 
 
-def local_text(text: str) -> str:
+def local_path_string(text: str) -> str:
     """The type of a flag that takes a path as text. Raises ArgumentTypeError for an address."""
     if is_address(text):
         raise argparse.ArgumentTypeError(f"{text!r} is an address; allowed: {ALLOWED}")
     return text
 
 
-def model_text(text: str) -> str:
-    """The type of a flag that takes a model: a path, or an export on a model hub as hf://."""
-    return text if is_hub_address(text) else local_text(text)
+def model_path_or_address(text: str) -> str:
+    """The type of a flag that takes a model: a path, several with commas between, or one hf://...
+
+    Raises ArgumentTypeError for another address, and for an hf:// address among several models.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and any(map(is_hub_address, parts)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has an address on a model hub among several models; allowed: such an "
+            "address alone, or folders; copy the model first: signvit pull ADDRESS DIR"
+        )
+    return text if is_hub_address(text) else local_path_string(text)
 
 
 def local_path(text: str) -> Path:
     """The type of a flag that takes a path. Raises ArgumentTypeError for an address."""
-    return Path(local_text(text))
+    return Path(local_path_string(text))

@@ -99,7 +99,7 @@ def read_source(path: str) -> SourceModel:
         several = "," in path
         raise ConfigError(
             f"config.model.init_from is {path!r}, which "
-            + ("names several models" if several else "is no folder")
+            + ("names several models" if several else "is not a folder")
             + "; allowed: the workdir of one training run, or one export"
         )
     if is_export(path):

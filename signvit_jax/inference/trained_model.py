@@ -189,7 +189,7 @@ def load_trained(
 
     The weights are the averaged ones if the run kept them. `checkpoint` is "best", "last" or a
     step. Several workdirs, in a list or separated by commas, are an ensemble. Raises WorkdirError
-    for a path that is no workdir, ConfigError for models that cannot be averaged, and
+    for a path that is not a workdir, ConfigError for models that cannot be averaged, and
     CheckpointError for weights that cannot be read.
     """
     workdirs = [Workdir.open(one) for one in _workdirs(path)]

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from signvit_jax.config.schema import key_differences, without_local_paths
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.files.local_paths import is_hub_address
 from signvit_jax.runtime.exit_codes import FAILED
@@ -53,7 +54,7 @@ _SECRETS = re.compile(r"hf_[A-Za-z0-9]{8,}|(?<=://)[^/@\s]+@|(?<=Bearer )\S+")
 
 
 class HubError(SignVitError):
-    """A model that the hub does not have, does not give or that is no export."""
+    """A model that the hub does not have, does not give or that is not an export."""
 
 
 class HubUnreachable(HubError):
@@ -74,7 +75,7 @@ class HubAddress:
         """Read `hf://org/name` or `hf://org/name@revision`. Raises HubError."""
         found = _ADDRESS.fullmatch(os.fspath(text))
         if found is None:
-            raise HubError(f"{os.fspath(text)!r} is no address of a model; allowed: {_FORM}")
+            raise HubError(f"{os.fspath(text)!r} is not an address of a model; allowed: {_FORM}")
         return cls(found[1], found[2])
 
     def __str__(self) -> str:
@@ -149,15 +150,15 @@ def pull(address: str, output: Path) -> HubAddress:
 def push(folder: str | os.PathLike, address: str, *, public: bool, message: str) -> HubAddress:
     """Send an export to a repository, created if it is new; return the pinned address.
 
-    A new repository is private unless `public`. Raises HubError for a folder that is no export and
-    for what the hub refuses, ExportError for one whose files have changed.
+    A new repository is private unless `public`. Raises HubError for a folder that is not an export
+    and for what the hub refuses, ExportError for one whose files have changed.
     """
     target = HubAddress.parse(address)
     if not is_export(folder):
         if (Path(folder) / "config.json").is_file():
             fault = "a workdir with checkpoints, and what is shared is an export"
         else:
-            fault = "no export: it has no export.json"
+            fault = "not an export: it has no export.json"
         raise HubError(
             f"{os.fspath(folder)} is {fault}; "
             "write one with: signvit export --workdir=RUN --format=int8 --output=DIR"
@@ -171,6 +172,7 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
     )
     if left_out:
         log.warning("not sent, because no part of an export: %s", ", ".join(left_out))
+    _warn_of_local_paths(export)
     hub = _hub()
     if hub.constants.HF_HUB_OFFLINE:
         raise HubError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it")
@@ -189,6 +191,18 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
         )
 
     return HubAddress(target.repository, _ask(target, send).oid)
+
+
+def _warn_of_local_paths(export: ExportFolder) -> None:
+    """Warn of an export that an earlier release wrote, with the paths of the run in it."""
+    config = export.read_config()
+    named = key_differences(config, without_local_paths(config))
+    if named:
+        log.warning(
+            "config.json names places on this machine (%s), which will be sent; to leave them out, "
+            "export the run again",
+            ", ".join(f"{key} {value!r}" for key, value, _ in named),
+        )
 
 
 def _hub() -> ModuleType:
@@ -291,8 +305,9 @@ def _ask[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
 
 def _no_export_message(wanted: HubAddress) -> str:
     return (
-        f"{wanted} has no export.json, so it is no export of signvit_jax. If it holds a workdir, "
-        "its owner has to export it first: signvit export --workdir=RUN --format=int8 --output=DIR"
+        f"{wanted} has no export.json, so it is not an export of signvit_jax. If it holds a "
+        "workdir, its owner has to export it first: "
+        "signvit export --workdir=RUN --format=int8 --output=DIR"
     )
 
 

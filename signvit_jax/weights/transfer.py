@@ -131,55 +131,60 @@ def _problem(path: str, params: Mapping[str, np.ndarray], shape: tuple[int, ...]
     """Why a parameter cannot be taken; "" if it can."""
     if path not in params:
         return f"{path} (missing there)"
-    wanted, there = list(shape), list(params[path].shape)
+    wanted = list(shape)
+    found = list(params[path].shape)
     axis = vocabulary_axis(path)
-    if axis is not None and len(there) == len(wanted):
-        wanted[axis] = there[axis]
-    if there == wanted:
+    if axis is not None and len(found) == len(wanted):
+        wanted[axis] = found[axis]
+    if found == wanted:
         return ""
     return f"{path} {tuple(shape)} (there {tuple(params[path].shape)})"
 
 
 def _resize_positions(params: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Resize the backbone's position embeddings to those of another image size, in place."""
-    wanted, there = shapes.get(_POSITIONS), params.get(_POSITIONS)
-    if wanted is None or there is None or wanted == there.shape or wanted[-1] != there.shape[-1]:
+    wanted = shapes.get(_POSITIONS)
+    found = params.get(_POSITIONS)
+    if wanted is None or found is None or wanted == found.shape or wanted[-1] != found.shape[-1]:
         return
     try:
-        params[_POSITIONS] = resized_positions(np.asarray(there, np.float32), wanted[1] - 1)
+        params[_POSITIONS] = resized_positions(np.asarray(found, np.float32), wanted[1] - 1)
     except WeightsError:
         return  # reported as a shape that does not fit
 
 
-def _shared_rows(there: Tokenizer, here: Tokenizer) -> np.ndarray:
-    """The place in `there` of each token of `here`, -1 for a new one."""
-    places = {token: place for place, token in enumerate(there.tokens)}
-    rows = np.array([places.get(token, -1) for token in here.tokens], np.int32)
+def _shared_rows(source: Tokenizer, target: Tokenizer) -> np.ndarray:
+    """The place in `source` of each token of `target`, -1 for a new one."""
+    places = {token: place for place, token in enumerate(source.tokens)}
+    rows = np.array([places.get(token, -1) for token in target.tokens], np.int32)
     # PAD, BOS, EOS and UNK have other names in BERT's vocabularies.
     for name in ("pad_id", "bos_id", "eos_id", "unk_id"):
-        rows[getattr(here, name)] = getattr(there, name)
+        rows[getattr(target, name)] = getattr(source, name)
     return rows
 
 
 def _check_heads(source: SourceModel, config: Config) -> None:
-    theirs, ours = source.config.model.encoder.backbone, config.model.encoder.backbone
-    if theirs != ours:
+    source_backbone = source.config.model.encoder.backbone
+    backbone = config.model.encoder.backbone
+    if source_backbone != backbone:
         raise ConfigError(
-            f"config.model.init_from is {source.path}, whose backbone is {theirs!r}, but "
-            f"config.model.encoder.backbone is {ours!r}; set it to {theirs!r}, or start from a "
-            "model with this backbone"
+            f"config.model.init_from is {source.path}, whose backbone is {source_backbone!r}, but "
+            f"config.model.encoder.backbone is {backbone!r}; set it to {source_backbone!r}, or "
+            "start from a model with this backbone"
         )
-    differences = {
-        key: (there, here) for key, there, here in key_differences(source.config, config)
-    }
+    differences = {key: values for key, *values in key_differences(source.config, config)}
     for key, width in _HEADS.items():
         is_of_vit = key.startswith("model.encoder.")
-        if key not in differences or width in differences or (is_of_vit and ours != "dense_vit"):
+        if (
+            key not in differences
+            or width in differences
+            or (is_of_vit and backbone != "dense_vit")
+        ):
             continue
-        there, here = differences[key]
+        source_heads, heads = differences[key]
         raise ConfigError(
-            f"config.{key} is {here}, but {source.path} was trained with {there}, and its weights "
-            f"mean nothing with another number of heads; set it to {there}"
+            f"config.{key} is {heads}, but {source.path} was trained with {source_heads}, and its "
+            f"weights mean nothing with another number of heads; set it to {source_heads}"
         )
 
 
@@ -218,11 +223,11 @@ def _size_note(
     return [f"{count:,} of {len(shapes):,} parameters, {numbers:,} of {total:,} numbers"]
 
 
-def _vocabulary_note(kind: str, there: Tokenizer, here: Tokenizer, rows: np.ndarray) -> str:
+def _vocabulary_note(kind: str, source: Tokenizer, target: Tokenizer, rows: np.ndarray) -> str:
     known = int(np.sum(rows >= 0))
-    new = [token for token, row in zip(here.tokens, rows) if row < 0]
-    gone = [there.tokens[i] for i in sorted(set(range(there.vocab_size)) - set(rows.tolist()))]
-    note = f"{known:,} of {here.vocab_size:,} {kind} are known there and keep their rows"
+    new = [token for token, row in zip(target.tokens, rows) if row < 0]
+    gone = [source.tokens[i] for i in sorted(set(range(source.vocab_size)) - set(rows.tolist()))]
+    note = f"{known:,} of {target.vocab_size:,} {kind} are known there and keep their rows"
     if new:
         note += f"; new: {_names(new)}"
     if gone:
@@ -240,7 +245,7 @@ def _listed(title: str, names: Sequence[str]) -> str:
     return f"{title}: {', '.join(names[:_SHOWN])}{more}"
 
 
-def _differing_keys(theirs: Config, ours: Config) -> list[str]:
+def _differing_keys(source: Config, target: Config) -> list[str]:
     """Keys of the model, and of how it reads clips, that the two do not share."""
 
     def matters(key: str) -> bool:
@@ -249,9 +254,9 @@ def _differing_keys(theirs: Config, ours: Config) -> list[str]:
             return name in _READS
         return group.startswith("model") and name not in _UNSAID
 
-    differences: list[tuple[str, Any, Any]] = key_differences(theirs, ours)
+    differences: list[tuple[str, Any, Any]] = key_differences(source, target)
     return [
-        f"config.{key} is {here!r}, there {there!r}"
-        for key, there, here in differences
+        f"config.{key} is {value!r}, there {source_value!r}"
+        for key, source_value, value in differences
         if matters(key)
     ]

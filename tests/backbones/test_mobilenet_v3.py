@@ -57,7 +57,8 @@ def test_batch_norm_in_evaluation_equals_flax(flax_batch_norm):
 
 
 def test_batch_norm_in_training_equals_flax(flax_batch_norm):
-    layer, x = batch_norm(), images()
+    layer = batch_norm()
+    x = images()
     y, moments = layer(x, jnp.ones(len(x)))
     np.testing.assert_allclose(y, flax_batch_norm(x, use_running_average=False), atol=1e-5)
     params = parameters(layer)
@@ -67,7 +68,9 @@ def test_batch_norm_in_training_equals_flax(flax_batch_norm):
 
 
 def test_masked_images_do_not_change_outputs_or_statistics():
-    layer, x, mask = batch_norm(), images(), jnp.array([1.0, 1, 0, 1, 0, 1])
+    layer = batch_norm()
+    x = images()
+    mask = jnp.array([1.0, 1, 0, 1, 0, 1])
     broken = jnp.where(mask[:, None, None, None] > 0, x, 1e4)
     y, moments = layer(broken, mask)
     expected_y, expected_moments = layer(x[mask == 1], jnp.ones(4))
@@ -77,7 +80,9 @@ def test_masked_images_do_not_change_outputs_or_statistics():
 
 
 def test_statistics_of_microbatches_add_up():
-    layer, x, mask = batch_norm(), images(), jnp.array([1.0, 1, 0, 1, 1, 1])
+    layer = batch_norm()
+    x = images()
+    mask = jnp.array([1.0, 1, 0, 1, 1, 1])
     before = {"inner": {"norm": parameters(layer)}, "conv": {"kernel": jnp.ones(2)}}
     total = zero_moments(before)
     for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
@@ -93,7 +98,8 @@ def test_statistics_of_microbatches_add_up():
 
 
 def test_a_batch_of_padding_rows_uses_the_running_statistics():
-    layer, x = batch_norm(), 1e3 * images()
+    layer = batch_norm()
+    x = 1e3 * images()
     np.testing.assert_allclose(layer(x, jnp.zeros(6))[0], layer(x)[0], rtol=1e-5)
 
 

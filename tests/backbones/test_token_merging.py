@@ -22,7 +22,8 @@ def slow_merge(x, sizes, metric, count):
     unit = metric / np.linalg.norm(metric, axis=-1, keepdims=True)
     odd = range(1, len(x), 2)
     pairs = [max((unit[a] @ unit[b], a, b) for b in odd) for a in range(2, len(x), 2)]
-    sums, counts = {i: x[i] * sizes[i] for i in range(len(x))}, dict(enumerate(sizes))
+    sums = {i: x[i] * sizes[i] for i in range(len(x))}
+    counts = dict(enumerate(sizes))
     for _, a, b in sorted(pairs, reverse=True)[:count]:
         sums[b], counts[b] = sums[b] + sums.pop(a), counts[b] + counts.pop(a)
     return sorted((float(counts[i]), *(sums[i] / counts[i])) for i in sums)

@@ -87,7 +87,7 @@ def test_a_missing_data_set_is_not_advised_to_be_built(
     assert "tfds_builders.build" not in shown
 
 
-def test_a_resumed_run_is_told_where_its_data_set_was(
+def test_the_error_of_a_resumed_run_names_its_data_set(
     trained, project, monkeypatch, tmp_path, capfd
 ):
     workdir = project / "runs" / "mine"

@@ -104,7 +104,8 @@ def assert_same(a, b):
 def two_steps(tmp_path_factory):
     """A folder with steps 1 and 2, with data positions and averages. Copy it before changing it."""
     folder = tmp_path_factory.mktemp("two") / "checkpoints"
-    store, data = CheckpointStore(folder, 10), iterator()
+    store = CheckpointStore(folder, 10)
+    data = iterator()
     for step in (1, 2):
         next(data)
         store.save(
@@ -603,7 +604,7 @@ def test_a_failed_second_save_keeps_the_step_and_the_reason(folder, monkeypatch)
     assert_same(store.restore(*TARGETS).params, params_of(2))
 
 
-def test_a_save_without_a_checkpoint_is_an_error(folder, monkeypatch):
+def test_a_save_without_a_checkpoint_is_an_error(folder):
     store = CheckpointStore(folder)
     store.save(3, *state_of(3), {})
     store._manager.wait_until_finished()
@@ -672,7 +673,8 @@ def test_all_processes_get_the_damage_that_process_0_finds(
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_other_processes_wait_for_a_change_of_the_folder(tmp_path, monkeypatch, process):
-    store, done = CheckpointStore(tmp_path / "c"), []
+    store = CheckpointStore(tmp_path / "c")
+    done = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: process)
     monkeypatch.setattr(

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 from signvit_jax.commands import train
 from signvit_jax.config import files
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.config.fields import without_folders
 from signvit_jax.config.files import load_config
 from signvit_jax.config.schema import (
     Config,
@@ -16,7 +15,7 @@ from signvit_jax.config.schema import (
     from_mapping,
     key_differences,
     to_json,
-    with_init_from,
+    without_local_paths,
 )
 from signvit_jax.runtime.exit_codes import run_command
 
@@ -273,24 +272,28 @@ def test_a_missing_file_is_refused_by_name():
         load_config("configs/nothing.py")
 
 
+def test_a_shared_config_has_no_path_in_any_key():
+    mine = {
+        "data": {"data_dir": "/home/me/data", "num_frames": 9},
+        "model": {"encoder": {"pretrained": "/home/me/vit.npz"}},
+        "training": {"distillation": {"teacher": "/home/me/teacher"}},
+        "tokenizer": {"name": "bert", "vocab_file": "/home/me/vocab.txt"},
+    }
+    shared = without_local_paths(from_mapping(mine))
+    wanted = {"data": {"num_frames": 9}, "tokenizer": {"name": "bert", "vocab_file": "vocab.txt"}}
+    assert shared == from_mapping(wanted)
+    assert from_json(to_json(shared)) == shared
+
+
+@pytest.mark.parametrize(
+    ("init_from", "shared"), [("/home/me/runs/a", ""), ("hf://me/signs@v1", "hf://me/signs@v1")]
+)
+def test_a_shared_config_keeps_only_hub_addresses(init_from, shared):
+    config = from_mapping({"model": {"init_from": init_from}})
+    assert without_local_paths(config).model.init_from == shared
+
+
 def test_differences_name_the_key_and_both_values():
     assert key_differences(Config(), from_mapping(nested("training.seed", 3))) == [
         ("training.seed", 0, 3)
     ]
-
-
-def test_paths_without_folders_are_names_and_hub_addresses_stay():
-    config = from_mapping(
-        {
-            "data": {"data_dir": "/home/ann/data"},
-            "model": {"encoder": {"pretrained": "weights/vit.safetensors"}},
-            "training": {"distillation": {"teacher": "runs/teacher"}},
-        }
-    )
-    config = with_init_from(config, "hf://a/b@main")
-    found = without_folders(config)
-    assert found.data.data_dir == "data" and found.model.init_from == "hf://a/b@main"
-    assert found.model.encoder.pretrained == "vit.safetensors"
-    assert found.training.distillation.teacher == "teacher"
-    assert without_folders(with_init_from(config, "/")).model.init_from == ""
-    assert without_folders(Config()) == Config()

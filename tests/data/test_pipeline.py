@@ -338,7 +338,8 @@ def test_an_iterator_stays_at_its_end(split, tokenizer):
 def test_the_config_bounds_the_prefetched_batches(split, tokenizer, monkeypatch):
     own = copy.copy(split)  # a copy: threads of earlier tests may still be reading
     iterator = batches(own, tokenizer, config_with(prefetch_batches=1, num_threads=4), batch_size=1)
-    records, read = [], Split.__getitem__
+    records = []
+    read = Split.__getitem__
 
     def record_read(self, i):
         if self is own:

@@ -17,6 +17,8 @@ from signvit_jax.decoding.search_options import DecodingError
 from tests.helpers.tiny_decoder import (
     BOS,
     EOS,
+    MAX_LEN,
+    POSITIONS,
     CountingDecoder,
     decoder,
     options,
@@ -40,7 +42,8 @@ def every_sentence(log_probs, vocab_size, max_len, normalizer):
     ):
         if EOS in words[:-1] or (words[-1] != EOS and len(words) < max_len - 1):
             continue
-        prefix, total = [BOS], 0.0
+        prefix = [BOS]
+        total = 0.0
         for word in words:
             total += log_probs(tuple(prefix))[word]
             prefix.append(word)
@@ -109,7 +112,7 @@ def test_batched_cached_search_equals_slow_search_of_one_clip(
     )
     for clip in range(4):
         expected = slow_beam(
-            source, clip, 9, beam_size, lambda n: NORMALIZERS[formula](n, penalty), ngram_size
+            source, clip, MAX_LEN, beam_size, lambda n: NORMALIZERS[formula](n, penalty), ngram_size
         )
         assert [sentence(row) for row in found.tokens[clip]] == [tokens for tokens, _ in expected]
         np.testing.assert_allclose(found.scores[clip], [score for _, score in expected], atol=1e-5)
@@ -150,7 +153,7 @@ def test_a_pruned_greedy_path_is_restored():
         plain = greedy(source, options(length_penalty=0.0))
         found = best(beam_search(source, options(beam_size=2, length_penalty=0.0)))
         for clip in range(4):
-            beam_alone = slow_beam(source, clip, 9, 2, lambda n: 1.0, with_greedy=False)[0][1]
+            beam_alone = slow_beam(source, clip, MAX_LEN, 2, lambda n: 1.0, with_greedy=False)[0][1]
             if beam_alone < plain.scores[clip] - 1e-4:
                 restored += 1
                 np.testing.assert_array_equal(found.tokens[clip], plain.tokens[clip])
@@ -170,10 +173,11 @@ def search(states, lengths):
     return beam_search(Source(decoder(), states, lengths), options(beam_size=4, n_best=4))
 
 
-def test_padding_of_the_memory_changes_nothing():
+def test_the_content_of_memory_padding_changes_nothing():
     states, lengths = ragged(6)
-    noise = jnp.where(jnp.arange(5)[:, None] < lengths[:, None, None], states, 1e3)
-    np.testing.assert_array_equal(search(states, lengths).tokens, search(noise, lengths).tokens)
+    overwritten = jnp.where(jnp.arange(POSITIONS)[:, None] < lengths[:, None, None], states, 1e3)
+    plain, changed = search(states, lengths), search(overwritten, lengths)
+    np.testing.assert_array_equal(plain.tokens, changed.tokens)
 
 
 def test_batch_order_and_other_clips_do_not_change_a_clip():
@@ -198,19 +202,22 @@ def test_the_search_stops_when_every_clip_has_converged():
     source = Source(decoder(kind=CountingDecoder), *ragged(6))
     no_penalty = options(length_penalty=0.0)
     lengths = np.asarray(best(beam_search(source, no_penalty)).lengths)
-    short = np.resize(np.flatnonzero(lengths < 4), 6)
+    (short,) = np.nonzero(lengths < 4)
+    assert short.size
+    short = np.resize(short, 6)  # repeated to as many clips as before
+    jax.effects_barrier()  # the steps of the first search are all counted before they are cleared
     CountingDecoder.steps.clear()
     short_clips = Source(source.decoder, source.memory[short], source.memory_lengths[short])
     jax.block_until_ready(beam_search(short_clips, no_penalty))
     jax.effects_barrier()
-    assert 0 < len(CountingDecoder.steps) < 8
+    assert 0 < len(CountingDecoder.steps) < MAX_LEN - 1
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"n_best": 5}, "n_best is 5; allowed: 1 to 4, the beam_size"),
-        ({"max_len": 10}, "max_len is 10; allowed: 2 to 9"),
+        ({"max_len": MAX_LEN + 1}, f"max_len is {MAX_LEN + 1}; allowed: 2 to {MAX_LEN}"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(values, message):

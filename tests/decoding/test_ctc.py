@@ -13,7 +13,8 @@ from signvit_jax.decoding.ctc import forced_align, greedy_ctc
 
 def token_runs(path, probabilities):
     """[(id, start, end, mean probability)] of the tokens of one path."""
-    runs, start = [], 0
+    runs = []
+    start = 0
     for word, run in itertools.groupby(path):
         end = start + len(list(run))
         if word != 0:
@@ -94,7 +95,8 @@ def best_alignment(logits, text):
         runs = token_runs(path, probabilities)
         likelihood = np.prod([probabilities[step, word] for step, word in enumerate(path)])
         if [run[0] for run in runs] == list(text) and likelihood > best:
-            best, found = likelihood, [run[1:] for run in runs]
+            best = likelihood
+            found = [run[1:] for run in runs]
     return found
 
 
@@ -119,7 +121,8 @@ def test_the_alignment_is_the_best_of_all_paths(seed):
 
 
 def test_the_alignment_of_the_greedy_text_is_greedys_own():
-    logits, lengths = peaked([[1, 1, 0, 2], [3, 0, 3, 3], [0, 0, 0, 0]], 4), np.array([4, 4, 4])
+    logits = peaked([[1, 1, 0, 2], [3, 0, 3, 3], [0, 0, 0, 0]], 4)
+    lengths = np.array([4, 4, 4])
     greedy = greedy_ctc(logits, lengths)
     found = forced_align(logits, lengths, greedy.ids, greedy.lengths)
     for name in ("starts", "ends", "confidence"):

@@ -24,7 +24,8 @@ def log_softmax(logits):
 
 def every_text(logits):
     """{text: log-probability} of one clip from all v^s paths, in float64."""
-    log_probs, texts = log_softmax(logits), collections.defaultdict(float)
+    log_probs = log_softmax(logits)
+    texts = collections.defaultdict(float)
     for path in itertools.product(range(logits.shape[1]), repeat=logits.shape[0]):
         text = tuple(word for word, _ in itertools.groupby(path) if word != 0)
         texts[text] += math.exp(sum(log_probs[t, word] for t, word in enumerate(path)))
@@ -67,7 +68,8 @@ def assert_equal_lists(found, expected):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_wide_beam_equals_the_sum_over_all_alignments(seed):
-    logits, lengths = random_logits(4, 5, 3, seed=seed), [5, 4, 1, 3]
+    logits = random_logits(4, 5, 3, seed=seed)
+    lengths = [5, 4, 1, 3]
     beams = ctc_prefix_beam_search(logits, np.array(lengths), beam_size=64)
     for i, length in enumerate(lengths):
         expected = sorted(every_text(logits[i, :length]).items(), key=lambda item: -item[1])
@@ -141,7 +143,8 @@ def test_fewer_candidates_only_leave_texts_out():
 
 
 def test_padding_and_batch_order_change_nothing():
-    logits, lengths = random_logits(3, 9, 6, seed=9), np.array([9, 5, 3])
+    logits = random_logits(3, 9, 6, seed=9)
+    lengths = np.array([9, 5, 3])
     plain = ctc_prefix_beam_search(logits, lengths, beam_size=4)
     padded = np.pad(logits, ((0, 0), (0, 4), (0, 0)), constant_values=20.0)
     other = ctc_prefix_beam_search(padded[::-1], lengths[::-1], beam_size=4)

@@ -140,7 +140,8 @@ def test_the_length_formula_changes_the_scores():
     np.testing.assert_allclose(power.scores[:, 0] * n, gnmt.scores[:, 0] * (5 + n) / 6, rtol=1e-5)
 
 
-seeds, orders = st.integers(0, 10_000), st.permutations(range(CLIPS))
+seeds = st.integers(0, 10_000)
+orders = st.permutations(range(CLIPS))
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "beam", "ctc", "ctc_beam"])

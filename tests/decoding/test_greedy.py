@@ -11,6 +11,8 @@ from signvit_jax.decoding.search_options import DecodingError
 from tests.helpers.tiny_decoder import (
     BOS,
     EOS,
+    MAX_LEN,
+    POSITIONS,
     CountingDecoder,
     decoder,
     memory,
@@ -26,7 +28,7 @@ def test_cached_decoding_equals_the_uncached_forward_pass(clips, with_lengths):
     source = Source(decoder(), *ragged(clips)) if with_lengths else Source(decoder(), memory(clips))
     found = greedy(source, options())
     for clip in range(clips):
-        tokens, log_probs = slow_greedy(source, clip, 9)
+        tokens, log_probs = slow_greedy(source, clip, MAX_LEN)
         n = len(tokens)
         assert sentence(found.tokens[clip]) == tokens
         assert found.lengths[clip] == n
@@ -35,19 +37,26 @@ def test_cached_decoding_equals_the_uncached_forward_pass(clips, with_lengths):
         np.testing.assert_allclose(found.scores[clip], sum(log_probs) / n, atol=1e-5)
 
 
-def test_sentences_of_all_lengths_have_one_bos_and_one_eos():
+def test_sentences_begin_with_bos_and_end_with_eos_unless_truncated():
     found = greedy(Source(decoder(), *ragged(6)), options())
     lengths, tokens = np.asarray(found.lengths), np.asarray(found.tokens)
-    assert len(set(lengths)) > 3 and lengths.max() == 9
-    assert (tokens[:, 0] == BOS).all() and ((tokens == EOS).sum(1) == (lengths < 9)).all()
+    assert len(set(lengths)) > 3
+    assert lengths.max() == MAX_LEN
+    assert (tokens[:, 0] == BOS).all()
+    is_truncated = (tokens == EOS).sum(1) == 0
+    np.testing.assert_array_equal(is_truncated, lengths == MAX_LEN)
+    last = tokens[np.arange(len(tokens)), lengths - 1]
+    assert (last[~is_truncated] == EOS).all()
+    assert ((tokens == EOS).sum(1) <= 1).all()
 
 
-def test_padding_of_the_memory_changes_nothing():
+def test_the_content_of_memory_padding_changes_nothing():
     states, lengths = ragged(6)
-    noise = jnp.where(jnp.arange(5)[:, None] < lengths[:, None, None], states, 1e3)
-    plain, padded = (greedy(Source(decoder(), m, lengths), options()) for m in (states, noise))
-    np.testing.assert_array_equal(plain.tokens, padded.tokens)
-    np.testing.assert_allclose(plain.token_log_probs, padded.token_log_probs, atol=1e-5)
+    overwritten = jnp.where(jnp.arange(POSITIONS)[:, None] < lengths[:, None, None], states, 1e3)
+    plain = greedy(Source(decoder(), states, lengths), options())
+    changed = greedy(Source(decoder(), overwritten, lengths), options())
+    np.testing.assert_array_equal(plain.tokens, changed.tokens)
+    np.testing.assert_allclose(plain.token_log_probs, changed.token_log_probs, atol=1e-5)
 
 
 def test_batch_order_and_other_clips_do_not_change_a_clip():
@@ -71,7 +80,7 @@ def test_no_ngram_occurs_twice(size):
         tokens = sentence(found.tokens[clip])
         ngrams = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
         assert len(ngrams) == len(set(ngrams))
-        assert tokens == slow_greedy(source, clip, 9, no_repeat=size)[0]
+        assert tokens == slow_greedy(source, clip, MAX_LEN, no_repeat=size)[0]
 
 
 def test_without_the_option_the_same_model_repeats_itself():
@@ -89,16 +98,21 @@ def test_a_smaller_max_len_truncates_the_same_sentence():
 def test_decoding_stops_when_every_clip_has_finished():
     source = Source(decoder(kind=CountingDecoder), *ragged(6))
     lengths = np.asarray(greedy(source, options()).lengths)
-    short = np.resize(np.flatnonzero(lengths < 8), 6)
+    (short,) = np.nonzero(lengths < MAX_LEN - 1)
+    assert short.size
+    short = np.resize(short, 6)  # repeated to as many clips as before
+    jax.effects_barrier()  # the steps of the first search are all counted before they are cleared
     CountingDecoder.steps.clear()
     short_clips = Source(source.decoder, source.memory[short], source.memory_lengths[short])
     found = greedy(short_clips, options())
     jax.block_until_ready(found)
     jax.effects_barrier()
-    assert len(CountingDecoder.steps) == found.lengths.max() - 1 < 7
+    longest = int(found.lengths.max())
+    assert longest < MAX_LEN - 1
+    assert len(CountingDecoder.steps) == longest - 1  # BOS takes none
 
 
-@pytest.mark.parametrize("max_len", [0, 1, 10])
+@pytest.mark.parametrize("max_len", [0, 1, MAX_LEN + 1])
 def test_a_max_len_that_the_decoder_cannot_hold_is_refused(max_len):
-    with pytest.raises(DecodingError, match=rf"max_len is {max_len}; allowed: 2 to 9"):
+    with pytest.raises(DecodingError, match=rf"max_len is {max_len}; allowed: 2 to {MAX_LEN}"):
         greedy(Source(decoder(), memory(1)), options(max_len=max_len))

@@ -44,7 +44,8 @@ def test_scores_are_the_weighted_sum_and_sort_the_list(weight):
         [BOS, 4, 3, 4, 3, 4],  # truncated, and too long for the CTC steps
     ]
     given = hypotheses(*sentences)
-    logits, steps = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32) * 2, [4, 3]
+    logits = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32) * 2
+    steps = [4, 3]
     found = rescore(
         given,
         jnp.asarray(logits),

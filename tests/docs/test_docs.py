@@ -77,7 +77,8 @@ def fault_of(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
             return f"there is no module {words[2]}"
         name, arguments = MODULES[words[2]], words[3:]
     else:
-        name, arguments = (words[1] if len(words) > 1 else "--help"), words[2:]
+        name = words[1] if len(words) > 1 else "--help"
+        arguments = words[2:]
     if name in ("--help", "--version", "COMMAND", "NAME"):
         return None
     if name not in COMMANDS:

@@ -1,6 +1,6 @@
 """Calibrated confidences, from eval and training to translation, live text and exports."""
 
-import itertools
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +11,8 @@ from signvit_jax import load_translator
 from signvit_jax.commands import eval as eval_command
 from signvit_jax.commands import export, train
 from signvit_jax.data.dataset import open_dataset
-from signvit_jax.decoding.confidence import CalibrationError, from_json, statistics
+from signvit_jax.decoding.confidence import CalibrationError, from_json, statistics, to_json
+from signvit_jax.evaluation.confidence_reliability import BINS
 from signvit_jax.evaluation.results import read
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.windowing import VideoInput
@@ -24,14 +25,19 @@ FLAGS = ("--split=test", "--decode=greedy,beam,ctc")
 
 @pytest.fixture(scope="module")
 def calibrated(trained, tmp_path_factory):
-    """(workdir with a calibration of every decoder, results file of the eval that fitted it)"""
+    """A workdir with a calibration of every decoder, and the results of the eval that fitted it."""
     workdir = tmp_path_factory.mktemp("calibrated") / "run"
     shutil.copytree(trained.workdir, workdir)
     with tiny_run.light_jax(trained.cache):
         assert (
             tiny_run.command(eval_command.main, f"--workdir={workdir}", "--calibrate", *FLAGS) == 0
         )
-    return workdir, workdir / "eval" / "test.json"
+    return workdir
+
+
+def calibrate_greedy(workdir):
+    flags = ("--calibrate", "--split=test", "--decode=greedy")
+    assert tiny_run.command(eval_command.main, f"--workdir={workdir}", *flags) == 0
 
 
 def calibration_of(workdir):
@@ -39,7 +45,7 @@ def calibration_of(workdir):
 
 
 def test_eval_calibrates_the_requested_decoders(trained, calibrated):
-    found = calibration_of(calibrated[0])
+    found = calibration_of(calibrated)
     assert list(found.decoders) == ["greedy", "beam", "ctc"]
     assert (found.dataset, found.split, found.clips) == (
         "video_folder",
@@ -51,23 +57,22 @@ def test_eval_calibrates_the_requested_decoders(trained, calibrated):
 
 
 def test_the_results_have_the_reliability_of_confidences(calibrated):
-    workdir, output = calibrated
+    output = calibrated / "eval" / "test.json"
     entry = json.loads(output.read_text())["decoders"]["greedy"]
-    assert {"scores", "confidence"} <= entry.keys() and {"wer", "bleu4", "exact_match"} <= entry[
-        "scores"
-    ].keys()
-    assert entry["confidence"]["fitted_on"] == calibration_of(workdir).fitted_on("greedy")
-    sentence = entry["confidence"]["sentence"]
-    assert sentence["examples"] == tiny_run.CLIPS["test"] and sentence["right"] == round(
-        entry["scores"]["exact_match"] * sentence["examples"]
-    )
-    assert (
-        0 <= sentence["ece_interval"][0] <= sentence["ece"] <= 1
-        and len(sentence["bins"]) == tiny_run.CLIPS["test"]
-    )
-    assert entry["confidence"]["word"]["examples"] > 0
+    scores, confidence = entry["scores"], entry["confidence"]
+    assert {"wer", "bleu4", "exact_match"} <= scores.keys()
+    assert confidence["fitted_on"] == calibration_of(calibrated).fitted_on("greedy")
+    sentence = confidence["sentence"]
+    assert sentence["examples"] == tiny_run.CLIPS["test"]
+    assert sentence["right"] == round(scores["exact_match"] * sentence["examples"])
+    assert 0 <= sentence["ece_interval"][0] <= sentence["ece"] <= 1
+    # Fewer examples than there could be bins: each has a bin of its own.
+    assert sentence["examples"] < BINS
+    assert len(sentence["bins"]) == sentence["examples"]
+    assert confidence["word"]["examples"] > 0
     page = output.with_suffix(".html").read_text()
-    assert "<h2>Confidence</h2>" in page and f"{sentence['ece']:.3f}" in page
+    assert "<h2>Confidence</h2>" in page
+    assert f"{sentence['ece']:.3f}" in page
     assert read(output).confidence["greedy"].sentence.ece == sentence["ece"]
 
 
@@ -75,7 +80,7 @@ def test_the_results_have_the_reliability_of_confidences(calibrated):
 def test_a_calibration_changes_only_confidences(trained, calibrated, decode):
     clips = [trained.video(number) for number in range(4)]
     before = load_translator(trained.workdir).translate(clips, decode=decode)
-    after = load_translator(calibrated[0]).translate(clips, decode=decode)
+    after = load_translator(calibrated).translate(clips, decode=decode)
     assert [(one.text, one.tokens, one.score) for one in after] == [
         (one.text, one.tokens, one.score) for one in before
     ]
@@ -83,16 +88,13 @@ def test_a_calibration_changes_only_confidences(trained, calibrated, decode):
 
 
 def test_a_confidence_is_computed_by_the_scale(trained, calibrated):
-    calibration = calibration_of(calibrated[0])
-    clip = trained.video(1)
-    raw, ctc = (
-        load_translator(trained.workdir).translate(clip, decode=decode)
-        for decode in ("greedy", "ctc")
-    )
-    model = load_model(trained.workdir)
-    frames = read_video(clip).frames
-    scaled = load_translator(calibrated[0]).translate(frames, fps=10)
-    (hypothesis,) = _raw_hypotheses(model, frames)
+    calibration = calibration_of(calibrated)
+    frames = read_video(trained.video(1)).frames
+    uncalibrated = load_translator(trained.workdir)
+    raw = uncalibrated.translate(frames, fps=10, decode="greedy")
+    ctc = uncalibrated.translate(frames, fps=10, decode="ctc")
+    scaled = load_translator(calibrated).translate(frames, fps=10)
+    hypothesis = _uncalibrated_hypothesis(load_model(trained.workdir), frames)
     sentence, words = statistics(
         "greedy",
         raw.score,
@@ -108,14 +110,14 @@ def test_a_confidence_is_computed_by_the_scale(trained, calibrated):
     )
 
 
-def _raw_hypotheses(model, frames):
+def _uncalibrated_hypothesis(model, frames):
     predictor = model.predictor(["greedy"])
     (window,) = VideoInput(frames, 10, model.config.data, model.config.inference).windows
     video = np.zeros((1, tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3), np.uint8)
     video[0, : len(window.frames)] = window.frames
-    return predictor(
-        model.weights, {"video": video, "frame_lengths": np.asarray([len(window.frames)], np.int32)}
-    )["greedy"]
+    lengths = np.asarray([len(window.frames)], np.int32)
+    (found,) = predictor(model.weights, {"video": video, "frame_lengths": lengths})["greedy"]
+    return found
 
 
 def test_live_text_has_the_same_confidences(trained, calibrated):
@@ -128,19 +130,18 @@ def test_live_text_has_the_same_confidences(trained, calibrated):
             )
             for segment in update.final
         ]
-        for workdir in (trained.workdir, calibrated[0])
+        for workdir in (trained.workdir, calibrated)
     )
     assert [one.text for one in plain] == [one.text for one in scaled]
-    words = list(
-        itertools.chain.from_iterable(
-            zip(one.words, other.words) for one, other in zip(plain, scaled)
-        )
-    )
-    assert words and all(one.confidence != other.confidence for one, other in words)
+    before = [word.confidence for segment in plain for word in segment.words]
+    after = [word.confidence for segment in scaled for word in segment.words]
+    assert before
+    assert len(before) == len(after)
+    assert all(one != other for one, other in zip(before, after))
 
 
 def test_the_minimum_confidence_applies_to_scaled_values(trained, calibrated):
-    translator = load_translator(calibrated[0])
+    translator = load_translator(calibrated)
     found = translator.translate(trained.video(1))
     assert (
         translator.translate(trained.video(1), min_confidence=found.confidence - 1e-6).text
@@ -150,63 +151,61 @@ def test_the_minimum_confidence_applies_to_scaled_values(trained, calibrated):
 
 
 def test_an_export_carries_the_calibration(trained, calibrated, tmp_path):
-    workdir, _ = calibrated
     assert (
         tiny_run.command(
             export.main,
-            f"--workdir={workdir}",
+            f"--workdir={calibrated}",
             f"--output={tmp_path / 'out'}",
             "--format=safetensors",
             "--report_clips=1",
         )
         == 0
     )
-    assert calibration_of(tmp_path / "out") == calibration_of(workdir)
+    assert calibration_of(tmp_path / "out") == calibration_of(calibrated)
     ours, theirs = (
-        load_translator(path).translate(trained.video(3)) for path in (workdir, tmp_path / "out")
+        load_translator(path).translate(trained.video(3)) for path in (calibrated, tmp_path / "out")
     )
     assert theirs.confidence == pytest.approx(ours.confidence, abs=1e-5)
 
 
-def test_eval_replaces_a_damaged_calibration(calibrated, tmp_path, capsys):
+def test_eval_replaces_a_damaged_calibration(calibrated, tmp_path):
     workdir = tmp_path / "run"
-    shutil.copytree(calibrated[0], workdir)
+    shutil.copytree(calibrated, workdir)
     (workdir / "calibration.json").write_text("{")
     with pytest.raises(CalibrationError, match=r"calibration\.json cannot be read.*--calibrate"):
         load_translator(workdir)
-    assert (
-        tiny_run.command(
-            eval_command.main,
-            f"--workdir={workdir}",
-            "--calibrate",
-            "--split=test",
-            "--decode=greedy",
-        )
-        == 0
-    )
+    calibrate_greedy(workdir)
     assert list(calibration_of(workdir).decoders) == ["greedy"]
 
 
 def test_a_new_scale_keeps_those_of_other_decoders(calibrated, tmp_path):
     workdir = tmp_path / "run"
-    shutil.copytree(calibrated[0], workdir)
+    shutil.copytree(calibrated, workdir)
     before = calibration_of(workdir)
-    assert (
-        tiny_run.command(
-            eval_command.main,
-            f"--workdir={workdir}",
-            "--calibrate",
-            "--split=test",
-            "--decode=greedy",
-        )
-        == 0
+    spoiled = dataclasses.replace(
+        before, decoders={**before.decoders, "greedy": before.decoders["beam"]}
     )
+    assert spoiled != before
+    (workdir / "calibration.json").write_text(to_json(spoiled))
+    calibrate_greedy(workdir)
     assert calibration_of(workdir) == before
+
+
+def test_a_new_scale_drops_those_of_another_step(calibrated, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(calibrated, workdir)
+    before = calibration_of(workdir)
+    earlier = dataclasses.replace(before, step=before.step - 1)
+    (workdir / "calibration.json").write_text(to_json(earlier))
+    calibrate_greedy(workdir)
+    found = calibration_of(workdir)
+    assert found.step == before.step
+    assert found.decoders == {"greedy": before.decoders["greedy"]}
 
 
 def test_a_calibration_of_another_checkpoint_is_used_and_logged(calibrated, tmp_path, caplog):
     workdir = tmp_path / "run"
-    shutil.copytree(calibrated[0], workdir)
+    shutil.copytree(calibrated, workdir)
     values = json.loads((workdir / "calibration.json").read_text())
     (workdir / "calibration.json").write_text(json.dumps(values | {"checkpoint_step": 1}))
     assert load_model(workdir).calibration.step == 1
@@ -214,13 +213,10 @@ def test_a_calibration_of_another_checkpoint_is_used_and_logged(calibrated, tmp_
 
 
 def test_an_ensemble_cannot_be_calibrated(calibrated, capsys):
-    workdir, _ = calibrated
-    assert (
-        tiny_run.command(eval_command.main, f"--workdir={workdir},{workdir}", "--calibrate", *FLAGS)
-        == 2
-    )
+    twice = f"{calibrated},{calibrated}"
+    assert tiny_run.command(eval_command.main, f"--workdir={twice}", "--calibrate", *FLAGS) == 2
     assert "an ensemble has no calibration" in capsys.readouterr().err
-    assert load_model([workdir, workdir]).calibration is None
+    assert load_model([calibrated, calibrated]).calibration is None
 
 
 def test_a_run_that_validates_texts_calibrates_its_best_step(trained, tmp_path):
@@ -247,4 +243,6 @@ def test_a_run_that_validates_texts_calibrates_its_best_step(trained, tmp_path):
 
 
 def test_a_run_that_validates_by_loss_has_no_calibration(trained):
-    assert not (trained.workdir / "calibration.json").exists()  # its best is told by the loss
+    assert not (
+        trained.workdir / "calibration.json"
+    ).exists()  # its best checkpoint is chosen by validation loss

@@ -123,7 +123,9 @@ def test_head_does_not_stop_the_writing_of_files(trained, tmp_path, environment)
 
 @pytest.mark.parametrize("cache", [None, "cache"])
 def test_every_command_works_without_a_home_or_known_user(trained, tmp_path, environment, cache):
-    data, workdir, page = tmp_path / "data", trained.workdir, tmp_path / "report.html"
+    data = tmp_path / "data"
+    workdir = trained.workdir
+    page = tmp_path / "report.html"
     built = [
         "video_folder",
         f"--data_dir={data}",

@@ -109,18 +109,17 @@ def test_eval_groups_clips_by_columns_of_the_data_and_of_a_table(trained, tmp_pa
         assert message in capsys.readouterr().err
 
 
-def test_eval_works_where_names_look_like_markup(trained, tmp_path, capsys, monkeypatch):
+def test_eval_works_where_names_look_like_markup(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained.workdir, tmp_path / "wd[" / "foo]")
     data = tmp_path / "data[" / "red]"
     shutil.copytree(trained.data_dir / "video_folder", data / "video_folder")
+    version = next(path for path in (data / "video_folder").iterdir() if path.is_dir())
     flags = [
         f"--workdir={workdir}",
         f"--data_dir={tmp_path / 'data['}",
-        "--name=red]/video_folder/1.0.0",
+        f"--name=red]/video_folder/{version.name}",
         "--decode=greedy",
     ]
-    version = next(path for path in (data / "video_folder").iterdir() if path.is_dir())
-    flags[2] = f"--name=red]/video_folder/{version.name}"
     assert tiny_run.command(evaluation.main, *flags) == 0
     shown = capsys.readouterr()
     assert str(workdir / "eval" / "test.json") in shown.out and "Traceback" not in shown.err

@@ -27,7 +27,8 @@ def test_auc_is_the_share_of_correctly_ordered_pairs(examples):
 
 def test_calibration_error_is_the_mean_gap_of_ten_equal_bins():
     rng = np.random.default_rng(0)
-    confidences, right = rng.random(200), rng.random(200) < 0.5
+    confidences = rng.random(200)
+    right = rng.random(200) < 0.5
     order = np.argsort(confidences)
     gaps = [abs(confidences[part].mean() - right[part].mean()) for part in np.split(order, BINS)]
     found = reliability(confidences, right)
@@ -54,7 +55,8 @@ def test_a_constant_excess_is_the_calibration_error():
 def test_the_bootstrap_draws_complete_clips():
     """Words of one clip that are all right or all wrong count as much as one word."""
     rng = np.random.default_rng(2)
-    confidences, right = rng.random(100), rng.random(100) < 0.5
+    confidences = rng.random(100)
+    right = rng.random(100) < 0.5
     repeated = np.repeat(confidences, 10), np.repeat(right, 10)
     by_clip = reliability(*repeated, np.repeat(np.arange(100), 10))
     single = reliability(confidences, right)

@@ -300,7 +300,8 @@ TYPED = {
 @pytest.mark.parametrize("language", TYPED)
 @pytest.mark.parametrize("lowercase", [False, True])
 def test_how_an_accent_was_typed_is_no_error(language, lowercase):
-    typed, composed = TYPED[language], unicodedata.normalize("NFC", TYPED[language])
+    typed = TYPED[language]
+    composed = unicodedata.normalize("NFC", TYPED[language])
     assert typed != composed
     for references, hypotheses in (([typed], [composed]), ([composed], [typed])):
         scores = score(references, hypotheses, lowercase=lowercase)

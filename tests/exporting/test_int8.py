@@ -61,7 +61,8 @@ def test_an_int8_kernel_is_off_by_half_a_level_at_most(linear):
 
 
 def test_int8_weights_multiply_with_the_rounded_matrix(linear):
-    layer, x = int8_of(linear), jax.random.normal(jax.random.key(1), (2, 5, 24))
+    layer = int8_of(linear)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 24))
     rounded = np.asarray(layer.kernel[...], np.float64) * np.asarray(
         layer.kernel_scale[...], np.float64
     )
@@ -76,7 +77,8 @@ def test_int8_weights_multiply_with_the_rounded_matrix(linear):
 def test_int8_inputs_are_sums_of_integers_with_a_zero_point(linear, low, high):
     layer = int8_of(linear, (low, high))
     x = np.random.default_rng(0).uniform(low, high, (7, 24)).astype(np.float32)
-    scale, zero = float(layer.input_scale[...]), int(layer.input_zero[...])
+    scale = float(layer.input_scale[...])
+    zero = int(layer.input_zero[...])
     levels = np.clip(np.round(x / scale) + zero, -128, 127).astype(np.int64)
     integers = (levels - zero) @ np.asarray(layer.kernel[...], np.int64)
     expected = integers * scale * np.asarray(layer.kernel_scale[...], np.float64) + np.asarray(

@@ -90,6 +90,14 @@ def test_the_python_api_refuses_an_address(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("models", ["runs/a,hf://x/y", "hf://x/y,runs/a"])
+def test_a_hub_address_is_refused_in_an_ensemble(models, capfd):
+    assert tiny_run.command(translate.main, "clip.mp4", f"--workdir={models}") == 2
+    message = capfd.readouterr().err
+    assert models in message
+    assert "allowed: such an address alone" in message
+
+
 @pytest.mark.parametrize(
     "path",
     [

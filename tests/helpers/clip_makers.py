@@ -29,7 +29,9 @@ def encode(
     ) as container:
         stream = container.add_stream(codec, rate=fps)
         first = av.VideoFrame.from_ndarray(images[0], source_format)
-        stream.width, stream.height, stream.pix_fmt = first.width, first.height, pix_fmt
+        stream.width = first.width
+        stream.height = first.height
+        stream.pix_fmt = pix_fmt
         stream.options = options or {}
         if pts is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
@@ -44,7 +46,8 @@ def encode(
             if color_range is not None:
                 frame.color_range = color_range
             if pts is not None:
-                frame.pts, frame.time_base = pts[i], Fraction(1, 1000)
+                frame.pts = pts[i]
+                frame.time_base = Fraction(1, 1000)
             for packet in stream.encode(frame):
                 container.mux(packet)
         for packet in stream.encode():

@@ -69,7 +69,9 @@ class Eaf:
         Children of one parent name the one before unless `chained` is False; the file has them in
         reverse order with `reverse`.
         """
-        ids, inner, last = [], [], {}
+        ids = []
+        inner = []
+        last = {}
         for parent_id, text in texts:
             ids.append(self._id())
             previous = last.get(parent_id)

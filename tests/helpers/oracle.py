@@ -53,7 +53,8 @@ def continuous(rng: random.Random, vocabulary: Sequence[str], seconds: float) ->
 
 def sentences(rng: random.Random, vocabulary: Sequence[str], seconds: float, pause) -> list[Signed]:
     """Sentences of three to seven words; `pause()` gives the seconds between two of them."""
-    now, script = 0.4, []
+    now = 0.4
+    script = []
     while now < seconds - 7.0:
         for _ in range(rng.randint(3, 7)):
             length = rng.uniform(0.25, 0.8)
@@ -99,7 +100,8 @@ class Oracle:
 
     def recognize(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
         """The hypothesis about some frames, and the times of its words."""
-        start, end = seconds_of(frames[0]), seconds_of(frames[-1]) + 1 / DATA.frame_rate
+        start = seconds_of(frames[0])
+        end = seconds_of(frames[-1]) + 1 / DATA.frame_rate
         groups = [self._with_errors(word, at) for word, at in self._seen(start, end)]
         words = [word for group in groups for word in group]
         texts = [word for word, _ in words]
@@ -131,7 +133,8 @@ class Oracle:
                 )
 
     def _with_errors(self, word: str, at: float) -> list[tuple[str, float]]:
-        drawn, other = self.rng.random(), self.rng.choice(self.vocabulary)
+        drawn = self.rng.random()
+        other = self.rng.choice(self.vocabulary)
         self.drawn, self.wrong = self.drawn + 1, self.wrong + (drawn < self.error)
         if drawn < self.error / 3:
             return [(other, at)]
@@ -211,7 +214,8 @@ def word_error(scripts: Sequence[Sequence[Signed]], texts: Sequence[str]) -> flo
 def _distance(one: Sequence[str], other: Sequence[str]) -> int:
     row = list(range(len(other) + 1))
     for number, word in enumerate(one, 1):
-        diagonal, row[0] = row[0], number
+        diagonal = row[0]
+        row[0] = number
         for place, other_word in enumerate(other, 1):
             diagonal, row[place] = (
                 row[place],

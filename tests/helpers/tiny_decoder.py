@@ -12,13 +12,15 @@ from signvit_jax.models.decoder import PAD, TextDecoder
 
 BOS, EOS = 1, 2
 WIDTH = 16
+MAX_LEN = 9  # tokens of a sentence, BOS and EOS included
+POSITIONS = 5  # of the memory
 
 
 def options(**values) -> SearchOptions:
     return SearchOptions(bos_id=BOS, eos_id=EOS, **values)
 
 
-def decoder(seed=6, vocab_size=12, max_len=9, sharpness=8.0, kind=TextDecoder):
+def decoder(seed=6, vocab_size=12, max_len=MAX_LEN, sharpness=8.0, kind=TextDecoder):
     """Return a decoder with random weights.
 
     The embedding is scaled up, most for EOS, so that distributions are peaked and sentences end at
@@ -30,11 +32,11 @@ def decoder(seed=6, vocab_size=12, max_len=9, sharpness=8.0, kind=TextDecoder):
     return made
 
 
-def memory(clips, seed=0, positions=5):
+def memory(clips, seed=0, positions=POSITIONS):
     return 2.0 * jax.random.normal(jax.random.key(100 + seed), (clips, positions, WIDTH))
 
 
-def ragged(clips, seed=0, positions=5):
+def ragged(clips, seed=0, positions=POSITIONS):
     """Return memory, and lengths from 1 to `positions`."""
     return memory(clips, seed, positions), jnp.asarray(
         1 + np.random.default_rng(seed).integers(0, positions, clips), jnp.int32

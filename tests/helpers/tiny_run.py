@@ -64,6 +64,11 @@ def draw_clips(folder: Path) -> None:
     (folder / "clips.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def no_batches() -> tuple[()]:
+    """Return no clips to calibrate INT8 inputs on, for exports that have none."""
+    return ()
+
+
 def frames_of(who: int, what: int, count: int) -> np.ndarray:
     """Return frames uint8 (count, h, w, 3)."""
     frames = np.full((count, SIZE, SIZE, 3), 30, np.uint8)
@@ -76,7 +81,9 @@ def frames_of(who: int, what: int, count: int) -> np.ndarray:
 def write_video(path: Path, frames: np.ndarray) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.width = frames.shape[2]
+        stream.height = frames.shape[1]
+        stream.pix_fmt = "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode())

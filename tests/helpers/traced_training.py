@@ -84,7 +84,8 @@ def _run(request: dict) -> None:
 
 def _mount(mounts: list[list[str]]) -> None:
     """Enter a user and a mount namespace, in which this process may mount."""
-    user, group = os.getuid(), os.getgid()
+    user = os.getuid()
+    group = os.getgid()
     os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNS)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {user} 1")

@@ -105,7 +105,7 @@ def test_cudnns_convolutions_count_outputs_times_kernel(target, operands, result
     assert kernels.flops == 2 * (8 * 7 * 7 * 32) * (3 * 3 * 16)
 
 
-def test_an_unknown_custom_call_is_told():
+def test_an_unknown_custom_call_is_reported():
     kernels = of_text(
         "%a = f32[8]{0} parameter(0)",
         'ROOT %c = f32[8]{0} custom-call(%a), custom_call_target="a_new_kernel"',

@@ -46,7 +46,7 @@ def test_the_bound_of_a_tpu_loop_is_in_its_condition():
     assert runs_of(program, "negate") == [7] and program.unknown_loops == 0
 
 
-def test_a_loop_of_unknown_length_counts_once_and_is_told():
+def test_a_loop_of_unknown_length_counts_once_and_is_reported():
     text = TPU_LOOP.replace("  %limit = s32[]{:T(128)} constant(BOUND)\n", "")
     program = parse_hlo(text.replace("%limit)", "%i.1)"))
     assert runs_of(program, "negate") == [1] and program.unknown_loops == 1

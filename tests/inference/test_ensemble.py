@@ -8,6 +8,7 @@ from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.search_options import DecodingError
 from signvit_jax.decoding.token_sampling import sample
 from tests.helpers.tiny_decoder import (
+    MAX_LEN,
     decoder,
     memory,
     options,
@@ -28,7 +29,7 @@ def ensemble():
 def test_greedy_search_uses_the_mean_of_the_probabilities():
     found = greedy(ensemble(), options())
     for clip in range(4):
-        tokens, gains = slow_greedy(ensemble(), clip, 9)
+        tokens, gains = slow_greedy(ensemble(), clip, MAX_LEN)
         assert sentence(found.tokens[clip]) == tokens
         np.testing.assert_allclose(found.token_log_probs[clip, : len(tokens)], gains, atol=1e-5)
 
@@ -36,7 +37,7 @@ def test_greedy_search_uses_the_mean_of_the_probabilities():
 def test_beam_search_uses_the_mean_of_the_probabilities():
     found = beam_search(ensemble(), options(beam_size=3, n_best=3))
     for clip in range(4):
-        wanted = slow_beam(ensemble(), clip, 9, 3, lambda n: n)
+        wanted = slow_beam(ensemble(), clip, MAX_LEN, 3, lambda n: n)
         assert [sentence(row) for row in found.tokens[clip]] == [tokens for tokens, _ in wanted]
         np.testing.assert_allclose(found.scores[clip], [score for _, score in wanted], atol=1e-5)
 

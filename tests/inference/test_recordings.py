@@ -40,7 +40,8 @@ def test_live_captions_without_times_lose_hardly_a_word(pause):
 
 
 def test_a_recording_split_at_rests_is_read_by_sentence():
-    rng, vocabulary = random.Random(1), [f"w{number}" for number in range(200)]
+    rng = random.Random(1)
+    vocabulary = [f"w{number}" for number in range(200)]
     script = oracle.sentences(rng, vocabulary, 60.0, lambda: 2.0)
     seen = []
     listener = oracle.Oracle(script, vocabulary, 0.0, rng)

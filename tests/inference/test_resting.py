@@ -30,7 +30,8 @@ CLIPS = 8
 
 def drawn() -> tuple[dict[str, np.ndarray], list[str], Tokenizer]:
     """A training batch of eight drawn clips, half of them at rest, with texts and tokenizer."""
-    options, chosen = Options(size=16, rest_fraction=0.5), []
+    options = Options(size=16, rest_fraction=0.5)
+    chosen = []
     for index in range(200):
         glosses, _ = script(0, "train", index, options)
         resting = sum(not text for _, text in chosen)

@@ -84,7 +84,8 @@ def test_long_signing_is_split_at_its_longest_pause():
     st.floats(2.0, 8.0),
 )
 def test_pieces_hold_every_sign_in_order_and_are_not_too_long(gaps, overlap, longest):
-    now, signs = 0.0, []
+    now = 0.0
+    signs = []
     for gap, length in gaps:
         signs.append((now + gap, now + gap + length))
         now += gap + length

@@ -181,7 +181,8 @@ class Camera:
     """Live images that arrive when the test shows them."""
 
     def __init__(self):
-        self.images, self.more = [], threading.Semaphore(0)
+        self.images = []
+        self.more = threading.Semaphore(0)
 
     def show(self, *images):
         for image in images:

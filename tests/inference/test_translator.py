@@ -5,7 +5,6 @@ import dataclasses
 import io
 import itertools
 import json
-import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_type_hints
@@ -21,6 +20,7 @@ from signvit_jax.inference.translator import ClipError, InferenceOptions, load_t
 from signvit_jax.media.video import VideoDecodeError
 from signvit_jax.text.tokenizer import Tokenizer, learn
 from tests.helpers import tiny_run
+from tests.helpers.compiled_programs import compiled_programs
 from tests.helpers.video_frames import read_video
 
 
@@ -162,7 +162,7 @@ def test_segments_of_a_recording_do_not_overlap(translator, recording, kind):
     assert translator.translate(clip, fps=fps).segments != found.segments  # as a clip, there is one
 
 
-def test_a_folder_of_recordings_opens_one_at_a_time(translator, trained, recording, monkeypatch):
+def test_a_folder_of_recordings_opens_one_at_a_time(translator, recording, monkeypatch):
     from signvit_jax.inference import windowing
 
     opened, most = [0], [0]
@@ -269,7 +269,8 @@ def test_a_stream_refuses_invalid_frames(translator):
 def test_an_ensemble_of_a_model_and_itself_equals_the_model(translator, trained):
     twice = load_translator(f"{trained.workdir},{trained.workdir}")
     assert len(twice.model.others) == 1
-    alone, together = translator.translate(trained.video(1)), twice.translate(trained.video(1))
+    alone = translator.translate(trained.video(1))
+    together = twice.translate(trained.video(1))
     assert (together.text, together.tokens) == (alone.text, alone.tokens)
     assert together.score == pytest.approx(alone.score, abs=1e-4)
 
@@ -303,23 +304,6 @@ def test_models_that_read_clips_differently_are_no_ensemble(trained, tmp_path):
 def test_more_hypotheses_than_the_beam_holds_are_refused(translator, trained):
     with pytest.raises(ConfigError, match=r"n_best is 3; allowed: 1 to inference\.beam_size = 2"):
         translator.translate(trained.video(0), decode="beam", n_best=3)
-
-
-@contextlib.contextmanager
-def compiled_programs(caplog):
-    """Collect the names of the programs that are compiled, or read from the cache, meanwhile."""
-    import jax
-
-    names: list[str] = []
-    before = len(caplog.records)
-    jax.config.update("jax_log_compiles", True)
-    try:
-        yield names
-    finally:
-        jax.config.update("jax_log_compiles", False)
-    for record in caplog.records[before:]:
-        if found := re.search(r"Finished XLA compilation of (\S+)", record.getMessage()):
-            names.append(found[1])
 
 
 @pytest.fixture
@@ -383,7 +367,8 @@ def test_warm_up_for_a_stream_takes_no_clips(translator):
 
 def test_every_kind_of_clip_is_translated_like_the_file(translator, trained):
     path = trained.video(1)
-    video, content = read_video(path), path.read_bytes()
+    video = read_video(path)
+    content = path.read_bytes()
     by_path = translator.translate(path)
     for given in (bytearray(content), memoryview(content), io.BytesIO(content)):
         assert translator.translate(given) == by_path

@@ -43,7 +43,8 @@ def value_and_gradients(call, block, x, weight):
 
 
 def test_normalizing_has_the_value_and_gradient_of_layer_norm():
-    x, weight = 3.0 + normal(0, 4, 7, WIDTH), normal(1, 4, 7, WIDTH)
+    x = 3.0 + normal(0, 4, 7, WIDTH)
+    weight = normal(1, 4, 7, WIDTH)
     norm = nnx.LayerNorm(WIDTH, epsilon=1e-5, use_scale=False, use_bias=False, rngs=nnx.Rngs(0))
 
     def both(run):
@@ -55,7 +56,9 @@ def test_normalizing_has_the_value_and_gradient_of_layer_norm():
 
 def test_a_kernel_with_the_norm_in_it_gives_the_same_product():
     block = make_block(jnp.float32)
-    norm, linear, x = block.attention_norm, block.attention.qkv, normal(0, 5, WIDTH)
+    norm = block.attention_norm
+    linear = block.attention.qkv
+    x = normal(0, 5, WIDTH)
     kernel, bias = absorb_norm(norm, linear, jnp.float32)
     np.testing.assert_allclose(
         normalize(x, norm.epsilon) @ kernel + bias, linear(norm(x)), rtol=1e-4, atol=1e-5
@@ -70,7 +73,9 @@ def test_gelu_from_erf_is_the_exact_one():
 @pytest.mark.parametrize("part", ["attention", "feed_forward"])
 def test_branches_of_a_norm_have_the_gradients_of_float32(part):
     """The same arithmetic, run in float32, differs by rounding alone."""
-    block, x, weight = make_block(jnp.float32), normal(0, 2, 6, WIDTH), normal(1, 2, 6, WIDTH)
+    block = make_block(jnp.float32)
+    x = normal(0, 2, 6, WIDTH)
+    weight = normal(1, 2, 6, WIDTH)
     rng = jax.random.key(5)
 
     def plain(block, x):
@@ -103,7 +108,8 @@ def test_a_block_in_bfloat16_has_the_gradients_of_float32():
 
 def test_a_block_in_bfloat16_keeps_no_float32_activation():
     """One float32 per row of each norm; all else is two bytes a number."""
-    block, x = make_block(jnp.bfloat16), normal(0, 2, 6, WIDTH, dtype=jnp.bfloat16)
+    block = make_block(jnp.bfloat16)
+    x = normal(0, 2, 6, WIDTH, dtype=jnp.bfloat16)
     policy = jax.checkpoint_policies.save_only_these_names("normalized", "projected", "hidden")
     run = jax.checkpoint(lambda x: block(x, None, jax.random.key(5)), policy=policy)
     kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(run, x)[1], x))
@@ -115,8 +121,10 @@ def test_a_block_in_bfloat16_keeps_no_float32_activation():
 
 def test_padding_that_is_named_changes_nothing():
     """Neither outputs nor gradients of the tokens before it, nor those of the parameters."""
-    block, x = make_block(jnp.bfloat16), normal(0, 2, 5, WIDTH, dtype=jnp.bfloat16)
-    weight, rng = normal(1, 2, 5, WIDTH), jax.random.key(5)
+    block = make_block(jnp.bfloat16)
+    x = normal(0, 2, 5, WIDTH, dtype=jnp.bfloat16)
+    weight = normal(1, 2, 5, WIDTH)
+    rng = jax.random.key(5)
 
     def padded(block, x):
         x = jnp.pad(x, ((0, 0), (0, 3), (0, 0)), constant_values=7.0)

@@ -8,7 +8,8 @@ import pytest
 from signvit_jax.layers.attention import dropout
 from signvit_jax.layers.hashed_bits import draws_hashes, hashing_key
 
-RATE, SHAPE = 0.2, (64, 50, 128)
+RATE = 0.2
+SHAPE = (64, 50, 128)
 
 
 def zeros(seed=0, shape=SHAPE, stream=0):

@@ -281,7 +281,9 @@ def test_a_change_of_resolution_keeps_the_first_size(tmp_path):
         for i, packet in enumerate(
             p for source in (first, second) for p in source.demux(video=0) if p.size
         ):
-            packet.stream, packet.pts, packet.dts = stream, i * 100, i * 100
+            packet.stream = stream
+            packet.pts = i * 100
+            packet.dts = i * 100
             out.mux(packet)
     frames = read_video(path).frames
     assert frames.shape == (8, 32, 32, 3)

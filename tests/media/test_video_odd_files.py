@@ -87,7 +87,9 @@ def joined(path, first: tuple[int, int], second: tuple[int, int]):
     with av.open(str(parts[0])) as a, av.open(str(parts[1])) as b, av.open(str(path), "w") as out:
         stream = out.add_stream_from_template(a.streams.video[0])
         for i, packet in enumerate(p for source in (a, b) for p in source.demux(video=0) if p.size):
-            packet.stream, packet.pts, packet.dts = stream, i * 100, i * 100
+            packet.stream = stream
+            packet.pts = i * 100
+            packet.dts = i * 100
             out.mux(packet)
     return path
 

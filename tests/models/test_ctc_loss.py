@@ -80,7 +80,8 @@ def test_the_gradient_is_the_numeric_difference_of_brute_force():
     gradient = jax.jit(
         jax.grad(lambda x: jnp.sum(ctc_loss(x, logit_lengths, labels, label_lengths)[0] * weights))
     )(logits)
-    expected, h = np.zeros(logits.shape), 1e-5
+    expected = np.zeros(logits.shape)
+    h = 1e-5
     for i, (steps, row) in enumerate(ROWS):
         for t, word in itertools.product(range(steps), range(4)):
             up, down = logits[i, :steps].astype(np.float64), logits[i, :steps].astype(np.float64)

@@ -83,7 +83,8 @@ def test_translation_does_not_move_the_localizer():
     batch = tiny_model.batch()
     video = np.random.default_rng(0).integers(0, 256, (4, 6, 32, 32, 3), np.uint8)
     batch = batch | {"video": video}
-    params, counts = definition.init(0), loss_denominators(batch)
+    params = definition.init(0)
+    counts = loss_denominators(batch)
 
     def terms(params):
         model = definition.bind(params)

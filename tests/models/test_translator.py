@@ -61,7 +61,8 @@ def test_later_tokens_do_not_reach_earlier_logits():
 
 
 def test_the_embedding_of_pad_reaches_only_the_logit_of_pad():
-    translator, batch = tiny_model.model(tiny_model.config()), tiny_model.batch()
+    translator = tiny_model.model(tiny_model.config())
+    batch = tiny_model.batch()
     assert (batch["tokens"][:, :-1] == 0).any()
     before = tiny_model.outputs(translator, batch)[1]
     translator.decoder.embedding[...] = translator.decoder.embedding[...].at[0].set(7.0)
@@ -181,7 +182,8 @@ def test_drop_path_rises_from_zero_in_the_first_block():
 
 
 def test_frames_are_normalized_as_the_config_says():
-    translator, batch = tiny_model.model(tiny_model.config()), tiny_model.batch()
+    translator = tiny_model.model(tiny_model.config())
+    batch = tiny_model.batch()
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     by_hand = dict(batch, video=((batch["video"] / 255 - mean) / deviation).astype(np.float32))
     assert_close(tiny_model.outputs(translator, batch), tiny_model.outputs(translator, by_hand))
@@ -197,7 +199,8 @@ def test_frames_are_normalized_as_the_config_says():
     ids=str,
 )
 def test_every_stem_and_pooling_sees_where_things_are(option):
-    translator, batch = tiny_model.model(tiny_model.config(**option)), tiny_model.batch()
+    translator = tiny_model.model(tiny_model.config(**option))
+    batch = tiny_model.batch()
     images = jnp.asarray(batch["video"][0], jnp.float32) / 255
     run = jax.jit(lambda model, x: model.encoder.backbone(x).features)
     features, moved = run(translator, images), run(translator, jnp.roll(images, 8, axis=2))
@@ -248,7 +251,8 @@ def test_concatenated_patches_differ_where_their_mean_does_not():
 
 
 def test_frame_features_then_pool_is_the_encoder():
-    translator, batch = tiny_model.model(tiny_model.config()), tiny_model.batch()
+    translator = tiny_model.model(tiny_model.config())
+    batch = tiny_model.batch()
     video, lengths = jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"])
     rng = jax.random.key(0)
 

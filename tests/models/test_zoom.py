@@ -37,7 +37,8 @@ def test_the_square_is_around_what_moves(y, x, radius, noise):
 
 
 def test_a_hand_that_is_raised_once_is_in_the_square():
-    often, once = jnp.tile(circling(22, 16, 4), (1, 5, 1, 1, 1)), circling(6, 16, 4)[:, :1]
+    often = jnp.tile(circling(22, 16, 4), (1, 5, 1, 1, 1))
+    once = circling(6, 16, 4)[:, :1]
     video = jnp.concatenate([often, once], axis=1)
     center, reach = moving_square(video, jnp.ones(video.shape[:2], bool))
     assert (center[0, 0] - reach[0]) * SIDE < 6 - 1  # the spot has a deviation of 1.3 pixels

@@ -28,7 +28,8 @@ def shapes_by_path(tree):
 def test_only_the_vocabulary_is_padded():
     """In the parameters, their average and their two moments."""
     tiny = tiny_model.config(training__ema_decay=0.9)
-    definition, optimizer = ModelDefinition(tiny, 17), make_optimizer(tiny.training, 10)
+    definition = ModelDefinition(tiny, 17)
+    optimizer = make_optimizer(tiny.training, 10)
     plain, padded = (
         shapes_by_path(jax.eval_shape(lambda mesh=mesh: new_state(definition, optimizer, 0, mesh)))
         for mesh in (None, FOUR_WAYS)

@@ -166,7 +166,7 @@ COMMAND = ["-m", "signvit_jax.inspect_config", "--config=small", "--no_compile"]
     reason="no package for planning found: pip install 'signvit-jax[plan]'",
 )
 @pytest.mark.long
-def test_commands_take_no_notice_of_the_packages(tmp_path):
+def test_commands_take_no_notice_of_the_packages():
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run(
         [sys.executable, *COMMAND],

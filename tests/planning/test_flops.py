@@ -108,7 +108,8 @@ def test_training_counts_are_xlas_of_the_gradient(options):
     def frozen(params, backbone, *inputs):
         return total(params, *inputs, backbone=backbone)
 
-    params, size = definition.abstract_params(), config.data.image_size
+    params = definition.abstract_params()
+    size = config.data.image_size
     inputs = (
         jax.ShapeDtypeStruct((1, 6, size, size, 3), jnp.uint8),
         jax.ShapeDtypeStruct((1,), jnp.int32),

@@ -76,7 +76,7 @@ def test_a_report_has_memory_arrays_collectives_and_times():
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_what_was_left_out_is_told():
+def test_what_was_left_out_is_reported():
     cost = dataclasses.replace(COST, uncounted={"new": 3}, unknown_loops=2, recomputed=67)
     text = report(plan(47.9, cost=cost))
     assert "Operations not known of: new (3)" in text

@@ -52,7 +52,9 @@ ALLOWED = {
 
 def dangers(source: str) -> list[str]:
     """Return the lines of a source that could unpickle or run its input."""
-    tree, found, known = ast.parse(source), [], {}
+    tree = ast.parse(source)
+    found = []
+    known = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             room = "" if isinstance(node, ast.Import) else f"{node.module or ''}."

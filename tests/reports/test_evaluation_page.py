@@ -167,7 +167,7 @@ def test_errors_by_length_add_up_to_the_words_of_the_bin(results):
     ]
 
 
-def test_confused_and_missed_words_are_counted(results):
+def test_confused_and_missed_words_are_counted():
     page = html.fromstring(render(make_results(REFERENCES, greedy=GREEDY)))
     assert rows(section(page, "Most confused words"))[0] == ["rain", "snow", "2"]
     assert ["∅", "morning", "1"] in rows(section(page, "Most confused words"))

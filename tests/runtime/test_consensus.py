@@ -51,7 +51,8 @@ def test_several_stop_two_polls_after_the_signal(several, stop):
 
 
 def test_several_save_once_for_a_lasting_save_request(several):
-    saves, due = [], True
+    saves = []
+    due = True
     for step in range(14):
         due = due or step == 8
         several.poll(save_is_due=due)

@@ -52,7 +52,8 @@ def open_pipes() -> set[str]:
 
 def test_handlers_are_restored_afterwards():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
-    threads, pipes = threading.active_count(), open_pipes()
+    threads = threading.active_count()
+    pipes = open_pipes()
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before

@@ -57,7 +57,7 @@ def test_a_reader_of_both_streams_that_leaves_ends_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_closed_standard_error_keeps_messages_out_of_texts(tmp_path, unbuffered):
+def test_closed_standard_error_keeps_messages_out_of_texts(unbuffered):
     done = python(
         SAYS.format("print('text'); raise FileNotFoundError(2, 'No such file', 'x')"),
         shell="{} 2>&-",
@@ -105,7 +105,7 @@ def test_a_deleted_working_directory_is_reported(tmp_path):
     )
 
 
-def test_an_operating_system_error_is_one_line(tmp_path):
+def test_an_operating_system_error_is_one_line():
     done = python(SAYS.format("open('/nowhere/\\x1b[31m')"))
     assert (done.returncode, done.stderr) == (
         1,

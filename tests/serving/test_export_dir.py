@@ -54,7 +54,8 @@ def test_a_waiting_export_does_not_empty_a_finished_one(tmp_path, monkeypatch):
     """Another process renames the folder after it was opened and before it is locked."""
     import fcntl
 
-    lock, output = fcntl.flock, tmp_path / "model"
+    lock = fcntl.flock
+    output = tmp_path / "model"
 
     def finished_meanwhile(descriptor, operation):
         if not output.exists():

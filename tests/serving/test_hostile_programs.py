@@ -262,7 +262,10 @@ def test_translate_refuses_an_export_that_calls_into_python(trained, tmp_path):
     folder = ExportFolder(tmp_path / "export")
     folder.path.mkdir()
     write_export(
-        load_trained(trained.workdir), folder, ExportManifest("stablehlo", "none", 18), lambda: ()
+        load_trained(trained.workdir),
+        folder,
+        ExportManifest("stablehlo", "none", 18),
+        tiny_run.no_batches,
     )
     assert load_model(folder.path).encode
     path = folder.program("backbone", "stablehlo")

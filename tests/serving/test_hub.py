@@ -35,7 +35,7 @@ def exported(trained, tmp_path_factory):
         model = load_trained(trained.workdir)
         with ExportFolder.new(path) as folder:
             manifest = ExportManifest("safetensors", "none", model.step, dict(model.validation))
-            write_export(model, folder, manifest, list)
+            write_export(model, folder, manifest, tiny_run.no_batches)
             folder.write_text(folder.model_card, "---\nlibrary_name: signvit_jax\n---\n# Signs\n")
     return path
 
@@ -151,6 +151,18 @@ def test_push_says_what_it_does_not_send(hub, exported, tmp_path, caplog):
     assert hub.private[NAME] is False
 
 
+def test_push_warns_of_paths_in_an_older_export(trained, hub, exported, tmp_path, caplog):
+    folder = shutil.copytree(exported, tmp_path / "older")
+    assert tiny_run.command(push_main, folder, ADDRESS) == 0
+    assert "names places on this machine" not in caplog.text
+    shutil.copyfile(trained.workdir / "config.json", folder / "config.json")
+    manifest = json.loads((folder / "export.json").read_text())
+    manifest["files"] = {}  # as earlier releases wrote it
+    (folder / "export.json").write_text(json.dumps(manifest))
+    assert tiny_run.command(push_main, folder, ADDRESS) == 0
+    assert f"data.data_dir '{trained.data_dir}'" in caplog.text
+
+
 def test_push_to_a_branch_leaves_the_main_one(hub, shared, exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "mine")
     (folder / "README.md").write_text("# Other\n")
@@ -164,7 +176,7 @@ def test_a_workdir_is_exported_before_it_is_shared(trained, hub, tmp_path, capsy
     assert tiny_run.command(push_main, trained.workdir, ADDRESS) == 2
     assert "a workdir with checkpoints" in capsys.readouterr().err
     assert tiny_run.command(push_main, tmp_path, ADDRESS) == 2
-    assert "no export: it has no export.json" in capsys.readouterr().err
+    assert "not an export: it has no export.json" in capsys.readouterr().err
     assert hub.requests == []
     hub.commit(NAME, {"config.json": b"{}"})
     with pytest.raises(HubError, match="its owner has to export it first"):
@@ -223,14 +235,14 @@ def test_a_hub_that_does_not_answer_is_an_error(hub, shared):
         fetch(ADDRESS)
 
 
-def test_without_an_answer_the_cache_is_used_and_said(hub, shared, caplog):
+def test_without_an_answer_the_cache_is_used_and_logged(hub, shared, caplog):
     fetch(ADDRESS)
     hub.stop()
     assert fetch(ADDRESS).pinned.revision == shared
     assert f"using the cached commit {shared}" in caplog.text
 
 
-def test_a_file_that_ends_early_is_an_error(hub, shared, monkeypatch):
+def test_a_file_that_ends_early_is_an_error(hub, shared):
     hub.fault = "cut"
     with pytest.raises(HubUnreachable, match="broke off"):
         fetch(ADDRESS)

@@ -247,7 +247,8 @@ def test_a_resume_purges_lost_steps_in_tensorboard(workdir):
     log.write(21, {"a": 1.0})
     log.close()
     (file,) = workdir.path.glob("events.*")
-    content, found = file.read_bytes(), []
+    content = file.read_bytes()
+    found = []
     while content:
         length = int.from_bytes(content[:8], "little")
         found.append(Event.FromString(content[12 : 12 + length]))

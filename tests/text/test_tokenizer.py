@@ -51,7 +51,8 @@ BERT_PIECES = [
 
 def obvious_wordpiece(word: str, vocabulary: set[str]) -> list[str]:
     """Longest piece first, as the paper defines WordPiece."""
-    pieces, start = [], 0
+    pieces = []
+    start = 0
     while start < len(word):
         end = len(word)
         while end > start and ("##" if start else "") + word[start:end] not in vocabulary:
@@ -314,11 +315,9 @@ def test_a_gloss_vocabulary_without_glosses_is_a_config_error():
         learn_gloss_vocabulary(["", ""])
 
 
-SUBJECTS, TIMES, VERBS = (
-    "我你他她",
-    ("今天", "明天", "昨天", "早上", "晚上"),
-    ("去", "看", "想去", "不喜欢", "喜欢"),
-)
+SUBJECTS = "我你他她"
+TIMES = ("今天", "明天", "昨天", "早上", "晚上")
+VERBS = ("去", "看", "想去", "不喜欢", "喜欢")
 PLACES = ("学校", "医院", "北京", "商店", "公园")
 CHINESE = [
     f"{subject}{time}{verb}{place}。"

@@ -374,7 +374,8 @@ def test_notes_on_media_survive_a_kill(tmp_path, monkeypatch, capsys):
         run_until_killed(tmp_path / "data", *options)
     capsys.readouterr()
     assert run(tmp_path / "data", *options) == 3
-    shown, report = capsys.readouterr().err, report_of(tmp_path / "data")
+    shown = capsys.readouterr().err
+    report = report_of(tmp_path / "data")
     assert report["media"] == {
         "end_cut": {"clips": 1, "listed": ["morning-1"]},
         "variable_rate": {"clips": 1, "listed": ["still"]},
@@ -395,7 +396,8 @@ def test_notes_on_media_survive_a_kill(tmp_path, monkeypatch, capsys):
 
 def test_shards_of_an_older_reader_do_not_count(tmp_path, monkeypatch):
     options = [*many(tmp_path, 12), "--workers=1"]
-    encoded, encode = [], clips.encode_clip
+    encoded = []
+    encode = clips.encode_clip
 
     def counting(clip, encoding):
         encoded.append(clip.id)
@@ -473,7 +475,8 @@ def write_video(path: Path, milliseconds: list[int]) -> None:
         stream.codec_context.time_base = Fraction(1, 1000)
         for i, pts in enumerate(milliseconds):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * 4 % 250, np.uint8), "rgb24")
-            frame.pts, frame.time_base = pts, Fraction(1, 1000)
+            frame.pts = pts
+            frame.time_base = Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
@@ -676,7 +679,8 @@ class Killed(BaseException):
 
 def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
     options = [*many(tmp_path, 30), "--workers=1"]
-    encoded, encode = [], clips.encode_clip
+    encoded = []
+    encode = clips.encode_clip
 
     def counting(clip, encoding):
         encoded.append(clip.id)
@@ -690,7 +694,8 @@ def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
     shards = tmp_path / "data" / ".building_video_folder" / "shards"
     kept = json.loads(max(shards.glob("train.*.json")).read_text())["end"]
     assert 0 < kept < 27
-    killing, encoded = False, []
+    killing = False
+    encoded = []
     assert run(tmp_path / "data", *options) == 3
     assert encoded == [f"copy-{i}" for i in range(kept, 30)]
     assert run(tmp_path / "undisturbed", *options) == 3

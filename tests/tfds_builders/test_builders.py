@@ -26,9 +26,9 @@ from tfds_builders.phoenix14t import phoenix14t_dataset_builder as phoenix14t
 from tfds_builders.sign_language_datasets import sign_language_datasets_dataset_builder as adapter
 
 BUILDERS = Path(tfds_builders.__file__).parent
-SHARED = BUILDERS.parent.parent / "shared" / "annotations"
+REAL_ANNOTATIONS = BUILDERS.parent.parent / "shared" / "annotations"
 needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the real annotation files of ../shared are not there"
+    not REAL_ANNOTATIONS.is_dir(), reason="the real annotation files of ../shared are not there"
 )
 LAID_OUT = {
     "phoenix14t": ["--root={}"],
@@ -356,7 +356,7 @@ class Anywhere:
 @needs_shared
 def test_phoenix14t_parses_its_real_dev_table_without_loss():
     table = read_table(
-        SHARED / "PHOENIX-2014-T.dev.corpus.csv",
+        REAL_ANNOTATIONS / "PHOENIX-2014-T.dev.corpus.csv",
         ("name", "translation"),
         ("orth", "speaker"),
         delimiters="|",
@@ -372,7 +372,9 @@ def test_phoenix14t_parses_its_real_dev_table_without_loss():
 
 @needs_shared
 def test_csl_daily_parses_its_real_split_file_without_loss():
-    table = read_table(SHARED / "csl_daily_split_1.txt", ("name", "split"), delimiters="|")
+    table = read_table(
+        REAL_ANNOTATIONS / "csl_daily_split_1.txt", ("name", "split"), delimiters="|"
+    )
     labels = {row.values["name"]: csl_daily.Label("x", "X", "0") for row in table.rows}
     found = csl_daily.parse(table, labels, Anywhere())
     assert found.problems == []
@@ -386,7 +388,10 @@ def test_csl_daily_parses_its_real_split_file_without_loss():
 @needs_shared
 def test_how2sign_parses_its_real_test_table_without_loss():
     table = read_table(
-        SHARED / "how2sign_realigned_test.csv", how2sign.COLUMNS, ("VIDEO_ID",), delimiters="\t"
+        REAL_ANNOTATIONS / "how2sign_realigned_test.csv",
+        how2sign.COLUMNS,
+        ("VIDEO_ID",),
+        delimiters="\t",
     )
 
     class OnlyLongVideos(Anywhere):
@@ -408,7 +413,9 @@ def test_how2sign_parses_its_real_test_table_without_loss():
 
 @needs_shared
 def test_include_parses_its_real_test_table_without_loss():
-    table = read_table(SHARED / "include50_test.csv", ("Word", "FilePath"), delimiters=",")
+    table = read_table(
+        REAL_ANNOTATIONS / "include50_test.csv", ("Word", "FilePath"), delimiters=","
+    )
     found = include.parse({"test": table}, Anywhere())
     assert (len(found.clips), found.problems) == (192, [])
     assert {"Bird", "Good Morning", "T-Shirt", "you (plural)"} <= {
@@ -418,12 +425,12 @@ def test_include_parses_its_real_test_table_without_loss():
 
 @needs_shared
 def test_isign_parses_its_real_rows_without_loss(tmp_path):
-    table = read_table(SHARED / "isign_v1.1_head.csv", ("uid", "text"), delimiters=",")
+    table = read_table(REAL_ANNOTATIONS / "isign_v1.1_head.csv", ("uid", "text"), delimiters=",")
     for row in table.rows:
         (tmp_path / f"{row.values['uid']}.mp4").write_bytes(b"x")
     found = ISign(
         data_dir=tmp_path / "data",
-        options={"csv": SHARED / "isign_v1.1_head.csv", "videos": tmp_path},
+        options={"csv": REAL_ANNOTATIONS / "isign_v1.1_head.csv", "videos": tmp_path},
     ).read_clips(None)
     assert (len(found.clips), found.problems) == (15, [])
     assert len({clip.source_video for clip in found.clips}) == 6

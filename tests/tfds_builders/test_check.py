@@ -168,7 +168,7 @@ def test_a_folder_without_a_clip_that_can_be_built_is_exit_4(tmp_path, capsys):
     assert "0 of 2 clips can be built" in page and "Build it with" not in page
 
 
-def test_leaks_and_repeated_frames_are_told(tmp_path, capsys):
+def test_leaks_and_repeated_frames_are_reported(tmp_path, capsys):
     folder = folder_of(tmp_path, "a,one,train\nb,one,test\nc,two,test\n", "uid,text,split")
     shutil.copy(folder / "a.mp4", folder / "c.mp4")
     page = page_of(capsys, folder)

@@ -156,7 +156,8 @@ def test_english_is_not_a_monotone_copy_of_the_glosses(language):
     english |= {"NOT": {"not"}, "WHAT": {"what"}, "WHO": {"who"}, "Q": set()}
 
     def copied(glosses, text) -> bool:
-        words, place = text.split(), 0
+        words = text.split()
+        place = 0
         for gloss in glosses:
             while place < len(words) and words[place] not in english[gloss]:
                 place += 1

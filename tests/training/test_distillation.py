@@ -44,7 +44,8 @@ class Student:
 
 
 def random_outputs(batch, seed=0, width=5):
-    (b, t), words = batch["video"].shape[:2], batch["tokens"].shape[1] - 1
+    (b, t) = batch["video"].shape[:2]
+    words = batch["tokens"].shape[1] - 1
     draw = np.random.default_rng(seed).normal
     frame_lengths = jnp.asarray(batch["frame_lengths"])
     frames = jnp.asarray(draw(size=(b, t, width)))
@@ -85,7 +86,9 @@ def test_each_distill_loss_is_that_of_a_loop_over_positions():
     student, teacher = random_outputs(batch, 1), random_outputs(batch, 2)
     total, metrics = distill_loss(student, add_targets(batch, teacher))
     ours, theirs = (jax.tree.map(np.asarray, outputs) for outputs in (student, teacher))
-    per_token, ctc, features = [], 0.0, 0.0
+    per_token = []
+    ctc = 0.0
+    features = 0.0
     for i in (0, 1, 3):
         for j in range(batch["token_lengths"][i] - 1):
             per_token.append(kl(theirs.logits[i, j], ours.logits[i, j]))
@@ -114,7 +117,8 @@ def test_a_student_with_its_teachers_outputs_has_loss_zero():
 
 def test_the_distill_losses_of_microbatches_add_up():
     batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
-    student, with_targets = random_outputs(batch, 1), add_targets(batch, random_outputs(batch, 2))
+    student = random_outputs(batch, 1)
+    with_targets = add_targets(batch, random_outputs(batch, 2))
     counts = loss_denominators(batch)
     complete, _ = distill_loss(student, with_targets, counts)
     parts = [
@@ -215,7 +219,8 @@ def test_a_run_keeps_its_teacher_where_that_was_trained_further(teaching, began_
 
 def test_a_teacher_whose_checkpoint_is_gone_is_refused(teaching, began_with, tmp_path):
     identity, original = teaching
-    gone, missing = tmp_path / "teacher", str(began_with.step)
+    gone = tmp_path / "teacher"
+    missing = str(began_with.step)
     shutil.copytree(original, gone, ignore=shutil.ignore_patterns(missing))
     then = f"step {began_with.step}, digest {began_with.digest} then"
     message = f"differs from the one that this run began with: {then}.*Put its old"
@@ -228,7 +233,8 @@ def test_a_teacher_in_another_workdir_is_used_with_a_warning(
 ):
     identity, original = teaching
     best = identity(original)
-    other, missing = tmp_path / "teacher", str(began_with.step)
+    other = tmp_path / "teacher"
+    missing = str(began_with.step)
     shutil.copytree(original, other, ignore=shutil.ignore_patterns(missing))
     moved = dataclasses.replace(best, path="moved since")
     assert identity(other, moved).digest == best.digest and not caplog.text

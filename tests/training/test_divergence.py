@@ -41,7 +41,8 @@ def test_a_skipped_update_is_logged_with_its_clips(caplog):
 def test_adding_a_step_waits_for_the_one_before(monkeypatch):
     waited = []
     monkeypatch.setattr(divergence.jax, "block_until_ready", waited.append)
-    seen, reports = watch(3), [report(1.0) for _ in range(5)]
+    seen = watch(3)
+    reports = [report(1.0) for _ in range(5)]
     for step, given in enumerate(reports, start=1):
         seen.add(step, np.array([step]), given)
         assert waited == reports[: step - 1]

@@ -81,7 +81,7 @@ def test_a_resumed_run_keeps_the_commit_of_its_start(workdir, address):
 
 
 @pytest.mark.parametrize("other", ["hf://a/c", f"hf://a/b@{'2' * 40}", "runs/b"])
-def test_another_source_than_that_of_the_start_is_told(workdir, caplog, other):
+def test_another_source_than_that_of_the_start_is_logged(workdir, caplog, other):
     earlier = with_init_from(Config(), f"hf://a/b@{'1' * 40}")
     given = with_init_from(Config(), other)
     assert inherit_resolved_values(given, earlier, workdir).model.init_from == other

@@ -72,7 +72,7 @@ def figures(workdir, name: str) -> dict[int, float]:
 
 
 @pytest.mark.long
-def test_patience_ends_the_run_and_the_best_checkpoint_is_kept(run, trained):
+def test_patience_ends_the_run_and_the_best_checkpoint_is_kept(run):
     options = {"training__best_metric": "wer", "training__patience": 1}
     assert run(**options) == 0
     wer = figures(run.workdir, "validation/wer")
@@ -199,7 +199,9 @@ def poison(monkeypatch, steps: set[int]) -> list[int]:
 
     Returns the numbers of the clips in them, filled as they occur.
     """
-    counter, clips, put = itertools.count(1), [], train_loop.device_batch
+    counter = itertools.count(1)
+    clips = []
+    put = train_loop.device_batch
 
     def with_nan(batch, mesh):
         if next(counter) in steps:
@@ -338,7 +340,8 @@ def described_data(glosses=None) -> types.SimpleNamespace:
 
 @pytest.mark.parametrize("glosses", [None, learn_gloss_vocabulary(["X Y Z"])])
 def test_a_workdir_has_the_gloss_vocabulary_if_there_is_one(tmp_path, glosses):
-    workdir, data = Workdir.create(tmp_path), described_data(glosses)
+    workdir = Workdir.create(tmp_path)
+    data = described_data(glosses)
     write_description(data, workdir, None)
     assert workdir.read_config() == Config()
     words, labels = read_tokenizers(workdir)
@@ -348,7 +351,8 @@ def test_a_workdir_has_the_gloss_vocabulary_if_there_is_one(tmp_path, glosses):
 
 @pytest.mark.parametrize("left", ["nothing", "an_empty_folder", "all_but_the_lock"])
 def test_a_workdir_is_created_again_with_its_description(tmp_path, caplog, left):
-    workdir, data = Workdir.create(tmp_path / "run"), described_data()
+    workdir = Workdir.create(tmp_path / "run")
+    data = described_data()
     write_description(data, workdir, None)
     with lock_workdir(workdir) as lock:
         if left == "all_but_the_lock":

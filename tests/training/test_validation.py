@@ -62,7 +62,7 @@ def test_the_plot_marks_the_best_checkpoint_by_its_metric(monkeypatch):
     assert drawn == [("csv", "png", "wer", 20)]
 
 
-def test_a_run_that_stays_on_the_blank_is_told_once(caplog):
+def test_staying_on_the_blank_is_logged_once(caplog):
     caplog.set_level("INFO")
     notice = PlateauNotice(due=100)
     for step, share in ((50, 1.0), (100, 0.97), (150, 1.0), (200, 0.4), (250, 0.3)):
@@ -73,7 +73,7 @@ def test_a_run_that_stays_on_the_blank_is_told_once(caplog):
     assert "finds signs in 60%" in told[1]
 
 
-def test_a_run_that_leaves_the_blank_in_time_is_told_nothing(caplog):
+def test_leaving_the_blank_in_time_is_not_logged(caplog):
     caplog.set_level("INFO")
     notice = PlateauNotice(due=100)
     for step, share in ((50, 1.0), (100, 0.5), (150, None)):

@@ -38,7 +38,8 @@ def source(vocabularies=None, **changes) -> SourceModel:
 
 
 def plan(given: SourceModel, vocabularies=None, **changes):
-    config, vocabularies = tiny_model.config(**changes), vocabularies or Vocabularies(NEW)
+    config = tiny_model.config(**changes)
+    vocabularies = vocabularies or Vocabularies(NEW)
     return plan_transfer(given, config, vocabularies, shapes_of(config, vocabularies))
 
 
@@ -62,7 +63,7 @@ def test_shared_tokens_keep_their_rows_by_text():
         assert [token for token, row in zip(NEW.tokens, rows) if row < 0] == ["a", "red"]
 
 
-def test_what_is_known_new_and_unused_is_said():
+def test_what_is_known_new_and_unused_is_reported():
     found = plan(source())
     assert found.taken[1] == (
         "6 of 8 tokens are known there and keep their rows; new: 2 ('a', 'red'); "

@@ -46,7 +46,7 @@ class Builder(SignDatasetBuilder):
         ),
         Option(
             "subset",
-            "include: all words; include50: the 50 of include50_{train,val,test}.csv (include)",
+            "include: all words; include50: the 50 of include50_{train,val,test}.csv",
             "include",
             allowed=SUBSETS,
         ),

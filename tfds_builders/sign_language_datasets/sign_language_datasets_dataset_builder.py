@@ -21,7 +21,7 @@ from tfds_builders.annotation_files.rows import SPLIT_NAMES
 from tfds_builders.annotation_files.tables import AnnotationError
 from tfds_builders.base import BuildError, SignDatasetBuilder
 from tfds_builders.clips import Clip, ClipTable, Problem
-from tfds_builders.options import FRAME_RATE, Option
+from tfds_builders.options import FRAME_RATES, Option
 
 if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -49,11 +49,11 @@ class Builder(SignDatasetBuilder):
         ),
         Option(
             "source_fps",
-            "frames per second where the data set stores none (25); "
+            "frames per second where the data set stores none; "
             "give the true rate of frame folders, which the package does not store",
             25.0,
             float,
-            allowed=FRAME_RATE,
+            allowed=FRAME_RATES,
         ),
         Option(
             "bgr",
@@ -209,7 +209,7 @@ def _text(values: Values, name: str) -> str:
 def _fps(values: Values, fallback: float) -> float:
     """Return the stored frames per second, or `fallback` if there is none or it is impossible."""
     stored = float(next(iter(values.get("fps", ())), 0.0))
-    return stored if stored in FRAME_RATE else fallback
+    return stored if stored in FRAME_RATES else fallback
 
 
 def _split(name: str) -> str:

@@ -68,7 +68,7 @@ MIN_SIGNS = 12
 
 
 class GrammarError(SignVitError, ValueError):
-    """A sequence of glosses that is no sentence."""
+    """A sequence of glosses that is not a sentence."""
 
 
 def translate(glosses: Sequence[str]) -> str:

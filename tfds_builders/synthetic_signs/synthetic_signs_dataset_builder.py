@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.base import SignDatasetBuilder
 from tfds_builders.clips import ClipTable
-from tfds_builders.options import SHARE, Option, Range
+from tfds_builders.options import FRACTION, Option, Range
 from tfds_builders.synthetic_signs.clips import Options, clip
 from tfds_builders.synthetic_signs.grammar import GLOSSES, MAX_GLOSSES, MIN_SIGNS
 
@@ -18,48 +18,46 @@ class Builder(SignDatasetBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
     OPTIONS = (
-        Option("num_train", "clips to train on (2000)", 2000, int, allowed=CLIPS),
+        Option("num_train", "clips to train on", 2000, int, allowed=CLIPS),
         Option(
             "num_validation",
-            "clips of other signers and sentences, to watch the training (200)",
+            "clips of other signers and sentences, to watch the training",
             200,
             int,
             allowed=CLIPS,
         ),
         Option(
             "num_test",
-            "clips of again other signers and sentences, for the final scores (200)",
+            "clips of again other signers and sentences, for the final scores",
             200,
             int,
             allowed=CLIPS,
         ),
-        Option(
-            "size", "height and width of a frame in pixels (64)", 64, int, allowed=Range(16, 1024)
-        ),
+        Option("size", "height and width of a frame in pixels", 64, int, allowed=Range(16, 1024)),
         Option(
             "seed",
-            "other seeds give other data sets; sentences and signers keep their split (0)",
+            "other seeds give other data sets; sentences and signers keep their split",
             0,
             int,
             allowed=Range(0, 2**63 - 1),
         ),
         Option(
             "rest_fraction",
-            "share of the clips in which nobody signs, text '' (0)",
+            "share of the clips in which nobody signs, text ''",
             0.0,
             float,
-            allowed=SHARE,
+            allowed=FRACTION,
         ),
         Option(
             "num_signs",
-            f"signs in the vocabulary, the most useful first ({len(GLOSSES)})",
+            "signs in the vocabulary, the most useful first",
             len(GLOSSES),
             int,
             allowed=Range(MIN_SIGNS, len(GLOSSES)),
         ),
         Option(
             "max_signs",
-            f"signs in the longest sentence ({MAX_GLOSSES})",
+            "signs in the longest sentence",
             MAX_GLOSSES,
             int,
             allowed=Range(4, MAX_GLOSSES),

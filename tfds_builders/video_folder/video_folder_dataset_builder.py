@@ -16,7 +16,7 @@ from tfds_builders.annotation_files.rows import (
 from tfds_builders.base import BuildError, SignDatasetBuilder
 from tfds_builders.clips import ClipTable
 from tfds_builders.media import MediaFolder
-from tfds_builders.options import FRAME_RATE, Option, column_options, given_columns
+from tfds_builders.options import FRAME_RATES, Option, column_options, given_columns
 from tfds_builders.splits import SPLIT_BY, group_clips
 
 COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
@@ -67,32 +67,34 @@ class Builder(SignDatasetBuilder):
             "images per second, where clips are folders of PNG or JPEG images, <uid>/0001.png, and "
             "not videos",
             type=float,
-            allowed=FRAME_RATE,
+            allowed=FRAME_RATES,
         ),
         *column_options(COLUMNS),
         Option(
             "text_tier",
             "the ELAN tier of the texts, or several: A,B or Translation* (text, or the only one "
             "with texts)",
-            selects=True,
+            in_fingerprint=True,
         ),
-        Option("gloss_tier", "the ELAN tier of the glosses, or several (gloss)", selects=True),
+        Option(
+            "gloss_tier", "the ELAN tier of the glosses, or several (gloss)", in_fingerprint=True
+        ),
         Option(
             "language",
             "which subtitles of a video to take, where there are several: en takes a.en.vtt",
-            selects=True,
+            in_fingerprint=True,
         ),
         Option(
             "split_by",
             "what clips of one split have in common, where no column says it: video (the default), "
             "signer, or clip for one long video, whose parts are then in every split",
             allowed=tuple(SPLIT_BY),
-            selects=True,
+            in_fingerprint=True,
         ),
         Option(
             "encoding",
             "that of a table or of subtitles, such as cp1252 (UTF-8, or by a byte order mark)",
-            selects=True,
+            in_fingerprint=True,
         ),
     )
     ONE_OF: ClassVar = ("csv", "eaf", "subtitles")

@@ -86,7 +86,7 @@ def drawn(folder: Path) -> None:
     (folder / "talk.srt").write_text("\n".join(lines).replace(".", ","))
 
 
-def test_table_eaf_and_subtitles_give_the_same_clips(tmp_path, capsys):
+def test_table_eaf_and_subtitles_give_the_same_clips(tmp_path):
     drawn(tmp_path)
     long = tmp_path / "long"
     kinds = {
@@ -174,7 +174,7 @@ def test_the_time_of_a_shifted_video_is_shifted(tmp_path):
     ]
 
 
-def test_several_cameras_and_left_out_annotations_are_told(tmp_path):
+def test_several_cameras_and_left_out_annotations_are_reported(tmp_path):
     root = videos(tmp_path, "front.mp4", "side.mp4")
     file = Eaf("front.mp4", "side.mp4")
     file.tier("text", [(0, 900, "a"), (900, 950, ""), (1000, 1000, "no length")])
@@ -211,7 +211,7 @@ def test_a_video_that_is_not_there_is_a_problem_of_each_text(tmp_path):
     )
 
 
-def test_two_files_of_one_video_are_told(tmp_path):
+def test_two_files_of_one_video_are_reported(tmp_path):
     root = videos(tmp_path, "a.mp4")
     for name in ("first", "second"):
         eaf(root / f"{name}.eaf", "a.mp4")
@@ -253,7 +253,7 @@ def test_the_video_of_a_subtitle_file_is_found(tmp_path, subtitles, there, expec
     assert [path for *_, path in found(table, root)] == [expected]
 
 
-def test_a_language_is_chosen_and_the_others_are_told(tmp_path):
+def test_a_language_is_chosen_and_the_others_are_reported(tmp_path):
     root = videos(tmp_path, "a.mp4", "b.mp4")
     for name in ("a.en", "a.de", "b.en-GB", "b.en-GB"):
         vtt(root / f"{name}.vtt", name)

@@ -162,7 +162,7 @@ def test_a_sentence_that_is_said_twice_is_kept(tmp_path):
     assert [text for *_, text in cues(found)] == ["Yes.", "Yes."] and found.num_repeats == 0
 
 
-def test_descriptions_of_sounds_are_kept_and_told(tmp_path):
+def test_descriptions_of_sounds_are_kept_and_reported(tmp_path):
     found = read(tmp_path, VTT + cue("[Music]") + cue("♪ ♪", "00:03.000") + cue("(a) b", "00:04.0"))
     assert found.sounds == ("[Music]", "♪ ♪") and len(found.segments) == 3
 

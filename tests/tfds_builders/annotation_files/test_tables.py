@@ -15,7 +15,7 @@ from tfds_builders.annotation_files.rows import clips_of, read_clip_table
 from tfds_builders.annotation_files.tables import AnnotationError, read_table
 from tfds_builders.media import MediaFolder
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "annotations"
+REAL_ANNOTATIONS = Path(__file__).parents[3].parent / "shared" / "annotations"
 
 
 def table(folder: Path, content: str | bytes, **options):
@@ -505,7 +505,7 @@ def test_any_bytes_below_a_header_give_rows_or_problems(tmp_path, content):
 
 
 @pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the real annotation files of ../shared are not there"
+    not REAL_ANNOTATIONS.is_dir(), reason="the real annotation files of ../shared are not there"
 )
 @pytest.mark.parametrize(
     ("name", "columns", "count"),
@@ -522,7 +522,7 @@ def test_any_bytes_below_a_header_give_rows_or_problems(tmp_path, content):
     ],
 )
 def test_real_tables_are_read_without_loss(name, columns, count):
-    found = read_table(SHARED / name, columns)
+    found = read_table(REAL_ANNOTATIONS / name, columns)
     assert len(found.rows) == count
     assert not found.problems
 

@@ -1,0 +1,22 @@
+"""The names that flags of commands offer, against what they name."""
+
+import pytest
+
+from signvit_jax.cli.inference_flags import DECODER_NAMES
+from signvit_jax.commands import demo, translate
+from signvit_jax.commands.eval import DEFAULT_DECODERS
+from signvit_jax.decoding.decoders import DECODERS
+
+
+def test_the_flags_offer_the_decoders_that_there_are():
+    assert set(DECODER_NAMES) == DECODERS.keys()
+    assert set(demo.DECODERS) <= set(DECODER_NAMES)
+    assert set(DEFAULT_DECODERS) <= set(DECODER_NAMES)
+
+
+def test_the_help_of_every_choice_names_its_default(capsys):
+    with pytest.raises(SystemExit):
+        translate.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "or the last (best)" in shown
+    assert "search for the text (greedy)" in shown
