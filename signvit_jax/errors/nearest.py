@@ -17,8 +17,10 @@ def unknown_flag(flag: str, known: Mapping[str, Sequence[str]], otherwise: str =
     the complete flags that they can stand for (`--config.data.batch_size`). `otherwise` ends the
     message if none is near.
     """
-    near = difflib.get_close_matches(f"--{flag.lstrip('-').split('.')[-1]}", known, n=1)
-    hint = f"; did you mean {' or '.join(known[near[0]])}?" if near else otherwise
+    # Without the dashes: what all flags have in common makes none of them near.
+    names = {short.lstrip("-"): complete for short, complete in known.items()}
+    near = difflib.get_close_matches(flag.lstrip("-").split(".")[-1], names, n=1)
+    hint = f"; did you mean {' or '.join(names[near[0]])}?" if near else otherwise
     return f"unknown argument {flag}{hint}"
 
 

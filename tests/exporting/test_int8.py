@@ -118,6 +118,7 @@ def test_input_ranges_have_the_shapes_that_an_export_loads():
         config, tiny_model.VOCABULARY, 0, use_int8_layers(True), EXPORT_POLICY
     )
     loaded = served.bind(nested(tensors, served.abstract_params(), Path("weights")))
-    expected = define(EXPORT_POLICY).bind(params).encode(video, batch["frame_lengths"]).pooled
-    found = loaded.encode(video, batch["frame_lengths"]).pooled
+    clips = (jnp.asarray(video), jnp.asarray(batch["frame_lengths"]))
+    expected = define(EXPORT_POLICY).bind(params).encode(*clips).pooled
+    found = loaded.encode(*clips).pooled
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()

@@ -19,7 +19,7 @@ def compiled_programs(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     before = len(caplog.records)
     jax.config.update("jax_log_compiles", True)
     try:
-        with caplog.at_level(logging.WARNING, logger="jax"):
+        with caplog.at_level(logging.INFO, logger="jax"):
             yield names
     finally:
         jax.config.update("jax_log_compiles", False)
