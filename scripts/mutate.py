@@ -364,7 +364,7 @@ def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
     return found
 
 
-def report(results: list[dict | None]) -> int:
+def print_report(results: list[dict | None]) -> int:
     """Print a table by file and the survivors; return the exit code."""
     tried = [entry for entry in results if entry]
     print("\n| file | mutants tried | killed | survivors |\n|---|---|---|---|")
@@ -419,7 +419,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder, workers = Path(tempfile.mkdtemp(prefix="mutate_")), []
     try:
-        return report(try_all(arguments, folder, workers))
+        return print_report(try_all(arguments, folder, workers))
     finally:
         for worker in workers:
             worker.process.kill()

@@ -11,6 +11,8 @@ LISTED = 50  # groups that the report lists; all are counted
 
 
 class ListedClip(TypedDict):
+    """A clip that the report names."""
+
     split: str
     id: str
 
@@ -33,6 +35,8 @@ class SeenTexts(TypedDict):
 
 
 class RepeatedText(TypedDict):
+    """A text, and the number of clips that have it."""
+
     text: str
     clips: int
 

@@ -48,6 +48,8 @@ AUGMENTATION = AugmentConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
+    """Frames, and the seconds that reading them took: of the clock, and of all cores together."""
+
     frames: int
     seconds: float
     core_seconds: float

@@ -182,7 +182,7 @@ def hand_shapes() -> dict[str, list[np.ndarray]]:
             [-0.03, 0.12],
         ]
     )
-    block = np.array(
+    closed_palm = np.array(
         [
             [-0.03, -0.12],
             [0.12, -0.2],
@@ -215,11 +215,11 @@ def hand_shapes() -> dict[str, list[np.ndarray]]:
             palm,
             *(straight(i, a) for i, a in enumerate((20, 5, -10, -28))),
         ],
-        "fist": [block, *knuckles, thumb_over],
-        "point": [straight(0, 2), block, *knuckles[:3], thumb_over],
-        "vee": [straight(0, 17), straight(1, -14), block, *knuckles[:2], thumb_over],
-        "horns": [finger((0.43, -0.17), -28, 0.42), thumb_out, block, *knuckles[1:]],
-        "ell": [straight(0, 0), thumb_out, block, *knuckles[:3]],
+        "fist": [closed_palm, *knuckles, thumb_over],
+        "point": [straight(0, 2), closed_palm, *knuckles[:3], thumb_over],
+        "vee": [straight(0, 17), straight(1, -14), closed_palm, *knuckles[:2], thumb_over],
+        "horns": [finger((0.43, -0.17), -28, 0.42), thumb_out, closed_palm, *knuckles[1:]],
+        "ell": [straight(0, 0), thumb_out, closed_palm, *knuckles[:3]],
         "ring": [0.9 * palm, ring],
     }
 
@@ -612,8 +612,11 @@ class Scene:
         oval(0, -0.28, 0.11, 0.03, self.color(signer.skin * [0.8, 0.5, 0.5]))
         return image, np.array(self.at(0.55, 0.78 + 0.65))
 
-    def limbs(self, poses: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The pixels of one arm's shoulder, elbow, and wrist in each frame."""
+    def arm_joints(self, poses: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pixels of one arm's shoulder, elbow, and wrist in each frame.
+
+        `side` is 1 for the right arm, -1 for the left.
+        """
         signer = self.signer
         angle = np.radians(poses[:, 2])
         fingers = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -651,7 +654,7 @@ class Scene:
         arms, hands = [], []
         for hand, side in ((1, -1), (0, 1)):  # The left arm is behind the right one.
             poses = motion.poses[:, hand]
-            shoulder, elbow, wrist = self.limbs(poses, side)
+            shoulder, elbow, wrist = self.arm_joints(poses, side)
             arms.append(
                 (
                     bone(shoulder, elbow, 0.2 * unit, 0.16 * unit),
@@ -682,7 +685,7 @@ class Scene:
 
 
 def bone(start: np.ndarray, end: np.ndarray, start_radius: float, end_radius: float) -> np.ndarray:
-    """For each frame, the corners of a limb as x, y, x, y, and so on."""
+    """For each frame, the corners of a part of an arm as x, y, x, y, and so on."""
     gap = end - start
     normal = np.stack([-gap[:, 1], gap[:, 0]], axis=1)
     normal /= np.maximum(np.hypot(gap[:, 0], gap[:, 1]), 1e-6)[:, None]

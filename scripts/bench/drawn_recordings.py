@@ -26,6 +26,8 @@ RESTS = ("still", "breathing", "scratching", "walking")
 
 
 class Recording(NamedTuple):
+    """A drawn recording of several sentences, with each sentence as a clip too."""
+
     frames: np.ndarray  # uint8 (t, h, w, 3), RATE per second
     text: str
     clips: list[tuple[np.ndarray, str]]  # (frames, text) of each sentence

@@ -36,10 +36,10 @@ BOUNDS = {
 }
 
 
-def attention_differences(tokens: int, heads: int, width: int) -> dict[str, float]:
+def attention_differences(num_tokens: int, heads: int, width: int) -> dict[str, float]:
     """Return the largest relative differences of output and gradient, at odd and even lengths."""
     worst = {"attention": 0.0, "attention_gradient": 0.0}
-    for length in (tokens - 1, tokens):
+    for length in (num_tokens - 1, num_tokens):
         shape = (4, length, heads, width)
         inputs = [
             jax.random.normal(jax.random.key(i), shape, jnp.float32).astype(jnp.bfloat16)
@@ -64,19 +64,19 @@ def attention_differences(tokens: int, heads: int, width: int) -> dict[str, floa
     return worst
 
 
-def padding_gradient(tokens: int, heads: int, width: int) -> float:
-    """Return the largest gradient at the padding behind `tokens`, on which training relies to be 0.
+def padding_gradient(num_tokens: int, heads: int, width: int) -> float:
+    """Return the largest gradient at the padding behind `num_tokens`; training relies on a 0.
 
     The padding of the inputs holds numbers like all others.
     """
-    shape = (4, tokens + 1, heads, width)
+    shape = (4, num_tokens + 1, heads, width)
     inputs = [jax.random.normal(jax.random.key(i), shape).astype(jnp.bfloat16) for i in range(3)]
 
     def run(inputs):
-        out = attend(*inputs, implementation="auto", num_tokens=tokens)[:, :tokens]
+        out = attend(*inputs, implementation="auto", num_tokens=num_tokens)[:, :num_tokens]
         return jnp.square(out.astype(jnp.float32)).sum()
 
-    at_padding = [gradient[:, tokens:] for gradient in jax.jit(jax.grad(run))(inputs)]
+    at_padding = [gradient[:, num_tokens:] for gradient in jax.jit(jax.grad(run))(inputs)]
     return max(float(jnp.abs(gradient.astype(jnp.float32)).max()) for gradient in at_padding)
 
 

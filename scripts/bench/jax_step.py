@@ -120,11 +120,11 @@ def training_step(
 
     The steps cycle through `batches`.
     """
-    optimizer = make_optimizer(config.training, 1000)
+    optimizer = make_optimizer(config.training, total_steps=1000)
     mesh = make_mesh(config.mesh, config.training.batch_size)
 
     def make():
-        return new_state(definition, optimizer, 0)
+        return new_state(definition, optimizer, seed=0)
 
     abstract, shardings = abstract_on_mesh(make, mesh)
     on_device = [to_device(batch, mesh) for batch in batches]

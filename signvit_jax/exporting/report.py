@@ -18,6 +18,8 @@ ScoreValues = dict[str, Any]  # the fields of `evaluation.metrics.Scores`: numbe
 
 
 class Sizes(TypedDict):
+    """The size of the model: its parameters as float32 beside the files of the export."""
+
     parameters: int
     float32_bytes: int
     export_bytes: int
@@ -41,6 +43,8 @@ class Latency(TypedDict):
 
 
 class ComparedScores(TypedDict):
+    """Scores of the model and of its export on the same clips."""
+
     split: str
     clips: int
     decoder: str

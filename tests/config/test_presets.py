@@ -47,7 +47,7 @@ def test_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
     """With the attention that 'auto' picks on an H100; JAX refuses shapes while it traces."""
     config = with_ctc_target(dataclasses.replace(load_config(str(path)), mesh=MeshConfig()), "text")
     mesh = make_mesh(config.mesh)
-    optimizer = make_optimizer(config.training, 1000)
+    optimizer = make_optimizer(config.training, total_steps=1000)
     definition = ModelDefinition(config, vocab_size=500)
     state, shardings = abstract_on_mesh(lambda: new_state(definition, optimizer, 0, mesh), mesh)
     batch = batch_shapes(config, mesh, config.data.num_frames, text_length=32)

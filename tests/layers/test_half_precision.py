@@ -98,7 +98,7 @@ def test_a_block_in_bfloat16_has_the_gradients_of_float32():
     rng = jax.random.key(5)
     half, single = (
         value_and_gradients(
-            lambda block, x: block(x, None, rng), make_block(dtype), x.astype(dtype), weight
+            lambda block, x: block(x, rng=rng), make_block(dtype), x.astype(dtype), weight
         )
         for dtype in (jnp.bfloat16, jnp.float32)
     )
@@ -111,7 +111,7 @@ def test_a_block_in_bfloat16_keeps_no_float32_activation():
     block = make_block(jnp.bfloat16)
     x = normal(0, 2, 6, WIDTH, dtype=jnp.bfloat16)
     policy = jax.checkpoint_policies.save_only_these_names("normalized", "projected", "hidden")
-    run = jax.checkpoint(lambda x: block(x, None, jax.random.key(5)), policy=policy)
+    run = jax.checkpoint(lambda x: block(x, rng=jax.random.key(5)), policy=policy)
     kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(run, x)[1], x))
     activations = [leaf for leaf in kept if leaf.shape[:2] == (2, 6)]
     wide = [leaf.shape for leaf in activations if leaf.dtype == jnp.float32]
@@ -128,11 +128,11 @@ def test_padding_that_is_named_changes_nothing():
 
     def padded(block, x):
         x = jnp.pad(x, ((0, 0), (0, 3), (0, 0)), constant_values=7.0)
-        return block(x, None, rng, num_tokens=5)[:, :5]
+        return block(x, rng=rng, num_tokens=5)[:, :5]
 
     found, wanted = (
         value_and_gradients(f, block, x, weight)
-        for f in (padded, lambda block, x: block(x, None, rng))
+        for f in (padded, lambda block, x: block(x, rng=rng))
     )
     for ours, plain in zip(found, wanted, strict=True):
         assert relative_difference(ours, plain) < 0.01

@@ -52,7 +52,7 @@ def loss(params, x):
     state = nnx.state(nnx.eval_shape(make))
     nnx.replace_by_pure_dict(state, gather_fsdp(params, mesh, dtype))
     with tracing_for(mesh):
-        out = nnx.merge(graphdef, state)(x, None, jax.random.key(0))
+        out = nnx.merge(graphdef, state)(x, rng=jax.random.key(0))
     return jnp.square(out.astype(jnp.float32)).sum()
 
 shardings = state_shardings(params, mesh), batch_sharding(mesh)
