@@ -90,7 +90,7 @@ class Check:
 
 def compare_translator(vectors: Vectors) -> Iterator[Check]:
     """Compare a translator: outputs, losses, gradients, training steps and decoded ids."""
-    config, model, sizes = load_reference(vectors)
+    config, model, settings = load_reference(vectors)
     # A fixed table, and the embedding once more: our model has no parameter for either.
     constants = ("decoder.pos_encoder.pe", "decoder.output_proj.weight")
     yield _round_trip(
@@ -101,14 +101,14 @@ def compare_translator(vectors: Vectors) -> Iterator[Check]:
     vit_tokens, pooled, logits, ctc_logits = _outputs(model, batch)
     yield _absolute("vit tokens", vit_tokens, vectors["out/vit_tokens"])
     yield _absolute("encoder", pooled, vectors["out/encoder"])
-    mask = np.asarray(batch["tokens"]) != sizes["pad_id"]
+    mask = np.asarray(batch["tokens"]) != settings["pad_id"]
     yield _absolute("decoder logits", np.asarray(logits)[mask], vectors["out/logits"][mask])
     yield _absolute("ctc logits", ctc_logits, vectors["out/ctc_logits"])
-    yield from _losses_and_gradients(vectors, config, model, sizes, batch)
-    yield from _training_steps(vectors, config, model, sizes, batch)
-    yield from _decoded(vectors, model, sizes, batch, "decode/", ids_matter=False)
+    yield from _losses_and_gradients(vectors, config, model, settings, batch)
+    yield from _training_steps(vectors, config, model, settings, batch)
+    yield from _decoded(vectors, model, settings, batch, "decode/", ids_matter=False)
     if "trained_in/video" in vectors:
-        yield from _trained(vectors, config, sizes)
+        yield from _trained(vectors, config, settings)
 
 
 def compare_vit(vectors: Vectors) -> Iterator[Check]:
@@ -191,18 +191,20 @@ def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
     )
 
 
-def _trained(vectors: Vectors, config: Config, sizes: Mapping) -> Iterator[Check]:
+def _trained(vectors: Vectors, config: Config, settings: Mapping) -> Iterator[Check]:
     """Compare the model after more training, which ends its hypotheses: ids can be compared."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
-    _, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(
+    _, parts = _gradient(ModelDefinition(config, settings["vocab_size"]), config.training)(
         parameters_of(trained), trained_batch
     )
     # The CTC loss of a memorized sentence is a small difference of log-probabilities that are a
     # thousand times as large. In float32 only about four digits remain, in our system and in the
     # reference.
     yield _relative("trained losses", _losses(parts), vectors["trained_loss"], 1e-5, floor=0.1)
-    yield from _decoded(vectors, trained, sizes, trained_batch, "trained_decode/", ids_matter=True)
+    yield from _decoded(
+        vectors, trained, settings, trained_batch, "trained_decode/", ids_matter=True
+    )
 
 
 @jax.jit
@@ -224,9 +226,9 @@ def _encode(model: SignTranslator, batch: Batch) -> Encoded:
 
 
 def _losses_and_gradients(
-    vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch
+    vectors: Vectors, config: Config, model: SignTranslator, settings: Mapping, batch: Batch
 ) -> Iterator[Check]:
-    gradients, parts = _gradient(ModelDefinition(config, sizes["vocab_size"]), config.training)(
+    gradients, parts = _gradient(ModelDefinition(config, settings["vocab_size"]), config.training)(
         parameters_of(model), batch
     )
     yield _relative(
@@ -247,12 +249,12 @@ def _losses_and_gradients(
 
 
 def _training_steps(
-    vectors: Vectors, config: Config, model: SignTranslator, sizes: Mapping, batch: Batch
+    vectors: Vectors, config: Config, model: SignTranslator, settings: Mapping, batch: Batch
 ) -> Iterator[Check]:
     training = dataclasses.replace(config.training, **TRAINING)
     steps = len(vectors["train/losses"])
     optimizer = make_optimizer(training, steps)
-    gradient = _gradient(ModelDefinition(config, sizes["vocab_size"]), training)
+    gradient = _gradient(ModelDefinition(config, settings["vocab_size"]), training)
     params = parameters_of(model)
     state = optimizer.init(params)
     losses, norms = [], []
@@ -275,7 +277,7 @@ def _training_steps(
 def _decoded(
     vectors: Vectors,
     model: SignTranslator,
-    sizes: Mapping,
+    settings: Mapping,
     batch: Batch,
     prefix: str,
     *,
@@ -288,14 +290,14 @@ def _decoded(
     """
     encoded = _encode(model, batch)
     source = Source(model.decoder, *model.memory(encoded))
-    ids = {"bos_id": sizes["bos_id"], "eos_id": sizes["eos_id"]}
+    ids = {"bos_id": settings["bos_id"], "eos_id": settings["eos_id"]}
     hypotheses = greedy(source, SearchOptions(**ids))
-    yield _ids(f"{prefix}greedy", hypotheses.tokens, vectors[f"{prefix}greedy"], sizes["pad_id"])
+    yield _ids(f"{prefix}greedy", hypotheses.tokens, vectors[f"{prefix}greedy"], settings["pad_id"])
     yield _ids(
         f"{prefix}ctc_greedy",
         greedy_ctc(*model.ctc_logits(encoded)).ids,
         vectors[f"{prefix}ctc_greedy"],
-        sizes["pad_id"],
+        settings["pad_id"],
     )
     # Keys of beam search: beam4_lp0.6_0 has the ids of clip 0 by 4 hypotheses and a length penalty
     # of 0.6, beam4_lp0.6_0_score their score.
@@ -312,10 +314,10 @@ def _decoded(
         if ids_matter:
             wanted = [vectors[f"{prefix}{search}_{clip}"] for clip in clips]
             width = max(len(row) for row in wanted)
-            padded = np.full((len(wanted), width), sizes["pad_id"], np.int32)
+            padded = np.full((len(wanted), width), settings["pad_id"], np.int32)
             for row, tokens in enumerate(wanted):
                 padded[row, : len(tokens)] = tokens
-            yield _ids(f"{prefix}{search}", found.tokens, padded, sizes["pad_id"])
+            yield _ids(f"{prefix}{search}", found.tokens, padded, settings["pad_id"])
 
 
 def _tensors(vectors: Vectors) -> dict[str, np.ndarray]:

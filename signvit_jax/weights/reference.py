@@ -107,21 +107,21 @@ def load_reference(
     `arrays` are those that `scripts/check_reference.py` compares with. `prefix` selects their state
     dict: "params/" or "trained_params/".
     """
-    sizes = json.loads(str(arrays["config"]))
-    config = config_from_reference(sizes)
+    settings = json.loads(str(arrays["config"]))
+    config = config_from_reference(settings)
     rngs = nnx.Rngs(params=jax.random.key(0))
-    model = SignTranslator.from_config(config, sizes["vocab_size"], rngs=rngs)
+    model = SignTranslator.from_config(config, settings["vocab_size"], rngs=rngs)
     assign(
         model,
         {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)},
     )
-    return config, model, sizes
+    return config, model, settings
 
 
-def config_from_reference(sizes: Mapping) -> configuration.Config:
-    """Return the config of a float32 model with the sizes of a reference file's key `config`."""
+def config_from_reference(settings: Mapping) -> configuration.Config:
+    """Return the config of a float32 model with the settings of a reference file's key `config`."""
     encoder = {
-        key: sizes[key]
+        key: settings[key]
         for key in (
             "vit_hidden_dim",
             "vit_num_heads",
@@ -131,31 +131,31 @@ def config_from_reference(sizes: Mapping) -> configuration.Config:
         )
     }
     temporal = {
-        "num_heads": sizes["pool_num_heads"],
-        **{key: sizes[key] for key in ("num_queries", "num_temporal_conv", "kernel_size")},
+        "num_heads": settings["pool_num_heads"],
+        **{key: settings[key] for key in ("num_queries", "num_temporal_conv", "kernel_size")},
     }
     decoder = {
-        "max_len": sizes["max_len"],
+        "max_len": settings["max_len"],
         **{
-            key: sizes[f"decoder_{key}"]
+            key: settings[f"decoder_{key}"]
             for key in ("hidden_dim", "num_layers", "num_heads", "ff_dim")
         },
     }
     return configuration.from_mapping(
         {
             "model": {
-                "encoder": {"output_dim": sizes["vit_hidden_dim"], **encoder},
+                "encoder": {"output_dim": settings["vit_hidden_dim"], **encoder},
                 "temporal": temporal,
                 "decoder": decoder,
             },
             "training": {
                 "use_amp": False,
-                "ctc_weight": sizes["ctc_weight"],
-                "ce_weight": 1.0 - sizes["ctc_weight"],
-                "label_smoothing": sizes["label_smoothing"],
+                "ctc_weight": settings["ctc_weight"],
+                "ce_weight": 1.0 - settings["ctc_weight"],
+                "label_smoothing": settings["label_smoothing"],
             },
-            "data": {"image_size": sizes["image_size"], "num_frames": sizes["num_frames"]},
-            "tokenizer": {key: sizes[key] for key in ("pad_id", "bos_id", "eos_id")},
+            "data": {"image_size": settings["image_size"], "num_frames": settings["num_frames"]},
+            "tokenizer": {key: settings[key] for key in ("pad_id", "bos_id", "eos_id")},
         }
     )
 
