@@ -76,7 +76,7 @@ def test_too_little_shared_memory_is_an_error_and_not_a_hang(
 ):
     small = [["-t", "tmpfs", "-o", "size=64k", "none", "/dev/shm"]]
     run.start("--config.data.num_workers=1", mounts=small)
-    reads = "steps an epoch, at step 0"  # logged when the run begins to read
+    reads = "steps per epoch, at step 0"  # logged when the run begins to read
     assert wait_until(lambda: reads in run.messages(), START_S)
     begin = time.monotonic()
     assert run.wait() == 2 and time.monotonic() - begin < LIMIT_S, run.messages()[-2000:]
