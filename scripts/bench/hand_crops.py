@@ -22,11 +22,13 @@ from signvit_jax.planning.flops import clip_flops
 TEXT, VOCABULARY = 16, 200
 CROPS = ("model.encoder.crops", "hands")
 LARGE = (("data.image_size", "160"), ("model.encoder.view_size", "64"))
+NARROW = (*LARGE[:1], ("model.encoder.view_size", "48"), ("model.encoder.crop_width", "96"))
 CASES = {
     "small": (),
     "crops from images of 64 pixels": (CROPS,),
     "images of 160 pixels, a view of 64": LARGE,
     "crops from images of 160 pixels": (CROPS, *LARGE),
+    "the same, narrow, a view of 48": (CROPS, *NARROW),
 }
 
 
@@ -50,7 +52,7 @@ def prepared(
         outputs = forward(definition.bind(params), batch, key)
         total = outputs.logits.mean() + outputs.ctc_logits.mean()
         localization = outputs.encoded.localization
-        return total if localization is None else total + localization.mean()
+        return total if localization is None else total + sum(x.mean() for x in localization.found)
 
     inputs = jax.jit(definition.init)(0), batch, jax.random.key(0)
     gradient = jax.jit(jax.grad(loss)).lower(*inputs).compile()

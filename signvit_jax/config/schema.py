@@ -102,12 +102,22 @@ class EncoderConfig:
         least=0,
     )
     crops: str = choice(
-        ("none", "hands"),
-        "Images of their own beside the view; hands = a localizer, which learns from what moves, "
-        "finds both hands in every frame, and a small ViT sees them at the image's resolution.",
+        ("none", "hands", "hands_face"),
+        "Images of their own beside the view; hands = a localizer, which learns from keypoints or "
+        "from what moves, finds both hands in every frame, and a small ViT sees them at the "
+        "image's resolution; hands_face = the face as well, found by keypoints alone.",
+    )
+    crop_share: float = checked(
+        0.6,
+        "Side of a crop as a share of the view's side: large enough for a hand beside its place.",
+        "a share above 0, at most 1",
+        lambda x: 0.0 < x <= 1.0,
     )
     crop_size: int = integer(48, "Side of a crop as its ViT sees it, in pixels.")
     crop_width: int = integer(128, "Width of the crops' ViT, and of a hand's feature.")
+    crop_dropout: float = rate(
+        0.1, "Rate at which training takes a hand's crops of a clip away, or the face's."
+    )
     drop_path: float = rate(
         0.0, "Stochastic depth of the last ViT block; the rate rises linearly from 0."
     )

@@ -18,6 +18,10 @@ STREAMS = {
     "encoder.temporal": 1,
     "encoder.pooling": 2,
     "encoder.hands": 3,
+    # models.hand_crops.HandCrops
+    "crops.hands": 0,
+    "crops.face": 1,
+    "crops.dropout": 2,
     # backbones.vit.DenseViT; with frames in chunks the key of a chunk takes the module's place
     "vit.chunk": 0,  # + chunk
     "vit.block": 0,  # + layer

@@ -1,4 +1,4 @@
-"""Hands as images of their own: cut out of frames that were not shrunk to the view, and encoded."""
+"""Hands and faces as images of their own: cut out of frames that the view has not shrunk."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,37 +11,40 @@ from jaxtyping import Array, Bool, Float, Key
 from signvit_jax.backbones.vit import DenseViT
 from signvit_jax.config.schema import EncoderConfig
 from signvit_jax.layers.compute_policy import ComputePolicy
+from signvit_jax.layers.random_streams import fold
 from signvit_jax.models.hand_localizer import (
     HANDS,
     INPUT_SIZE,
     HandLocalizer,
-    localization_loss,
+    Localization,
+    PartMaps,
+    cell_motion,
     places,
 )
 from signvit_jax.models.images import motion_channels
 from signvit_jax.models.zoom import Square, crop, crop_part
 
-# Side of a hand's crop as a share of the view's side.
-CROP_SHARE = 0.4
 _NUM_HEADS, _MLP_RATIO = 4, 2
-_PLACE = 3  # numbers for each hand: y, x, spread
+_PLACE = 4  # numbers for each part: y, x, spread, presence
 
 
-class HandFeatures(NamedTuple):
-    """Features of the hands; in training also the localizer's loss, `localization_loss`."""
+class CropFeatures(NamedTuple):
+    """Features of the parts, side by side; in training also what the localizer's loss needs."""
 
     features: Float[Array, "b t f"]
-    localization: Float[Array, "b"] | None
+    localization: Localization | None
 
 
 class HandCrops(nnx.Module):
-    """Features of both hands, side by side, from normalized video and the square of its view.
+    """Features of both hands, and of the face, from normalized video and the square of its view.
 
     The view is the part of the images that the backbone sees, and in which a localizer finds the
-    hands. Crops around them are cut out of the video itself, not of the view, and scaled to
+    parts. Crops around them are cut out of the video itself, not of the view, and scaled to
     `crop_size` pixels. One small ViT encodes both hands; the second hand's crops are mirrored, so
-    that both look like the same hand. The crops' places are part of the features. The places get no
-    gradient from the translation: the localizer learns from motion alone.
+    that both look like the same hand. The face has a ViT of its own. The crops' places are features
+    as well. A part that is not in the image is a learned vector; in training each part of a clip is
+    taken away at the rate `crop_dropout`. The places get no gradient from the translation: the
+    localizer learns from keypoints or motion alone.
     """
 
     def __init__(
@@ -61,15 +64,27 @@ class HandCrops(nnx.Module):
             patch_drop=0.0,
             token_merge=0,
         )
-        self.localizer = HandLocalizer(dtype=policy.dtype, rngs=rngs)
+        self.parts = self.number_of_parts(config)
+        self.localizer = HandLocalizer(self.parts, dtype=policy.dtype, rngs=rngs)
         self.encoder = DenseViT(small, config.crop_size, channels, policy=policy, rngs=rngs)
+        face_encoder = None
+        if self.parts > HANDS:
+            face_encoder = DenseViT(small, config.crop_size, channels, policy=policy, rngs=rngs)
+        self.face_encoder = face_encoder
+        self.missing = nnx.Param(jnp.zeros((self.parts, config.crop_width), jnp.float32))
         self.size = config.crop_size
+        self.share = config.crop_share
+        self.dropout = config.crop_dropout
         self.motion = config.motion
 
     @staticmethod
-    def width(config: EncoderConfig) -> int:
+    def number_of_parts(config: EncoderConfig) -> int:
+        return HANDS + (config.crops == "hands_face")
+
+    @classmethod
+    def width(cls, config: EncoderConfig) -> int:
         """Width of the features."""
-        return HANDS * (config.crop_width + _PLACE)
+        return cls.number_of_parts(config) * (config.crop_width + _PLACE)
 
     def __call__(
         self,
@@ -77,41 +92,70 @@ class HandCrops(nnx.Module):
         view: Square,
         mask: Bool[Array, "b t"],
         rng: Key[Array, ""] | None = None,
-    ) -> HandFeatures:
-        """`view`: where the hands are looked for. `mask` is True at the frames of a clip."""
+    ) -> CropFeatures:
+        """`view`: where the parts are looked for. `mask` is True at the frames of a clip."""
         b, t = mask.shape
         images = crop(video, view, INPUT_SIZE)
-        maps = self.localizer(images.reshape(b * t, *images.shape[2:]))
-        maps = maps.reshape(b, t, *maps.shape[1:])
-        found = jax.lax.stop_gradient(places(maps))
-        features = self.encoder(self._inputs(video, view, found.center, mask), rng=rng).features
-        features = jnp.moveaxis(features.reshape(b, HANDS, t, -1), 1, 2)
-        place = jnp.concatenate([2.0 * found.center - 1.0, found.spread[..., None]], axis=-1)
-        features = jnp.concatenate([features, place.astype(features.dtype)], axis=-1)
-        loss = None if rng is None else localization_loss(maps, images, mask)
-        return HandFeatures(features.reshape(b, t, -1), loss)
+        maps, presence = self.localizer(images.reshape(b * t, *images.shape[2:]))
+        found = PartMaps(
+            maps.reshape(b, t, *maps.shape[1:]), presence.reshape(b, t, *presence.shape[1:])
+        )
+        place = jax.lax.stop_gradient(places(found.maps))
+        features = self._encoded(self._inputs(video, view, place.center, mask), rng)
+        present = jax.nn.sigmoid(jax.lax.stop_gradient(found.presence))
+        if rng is not None and self.dropout > 0.0:
+            kept = jax.random.bernoulli(
+                fold(rng, "crops.dropout"), 1.0 - self.dropout, (b, 1, self.parts)
+            )
+            present = present * kept
+        present = present[..., None]
+        missing = self.missing[...].astype(features.dtype)
+        features = missing + present.astype(features.dtype) * (features - missing)
+        numbers = jnp.concatenate([2.0 * place.center - 1.0, place.spread[..., None]], axis=-1)
+        numbers = jnp.concatenate([numbers * present, present], axis=-1)
+        features = jnp.concatenate([features, numbers.astype(features.dtype)], axis=-1)
+        localization = None
+        if rng is not None:
+            localization = Localization(found, cell_motion(images, mask), view)
+        return CropFeatures(features.reshape(b, t, -1), localization)
+
+    def _encoded(
+        self, crops: Float[Array, "b parts t s s c"], rng: Key[Array, ""] | None
+    ) -> Float[Array, "b t parts w"]:
+        def encode(
+            encoder: DenseViT, clips: Float[Array, "b p t s s c"], stream: str
+        ) -> Float[Array, "b t p w"]:
+            images = clips.reshape(-1, *clips.shape[3:])
+            features = encoder(images, rng=fold(rng, stream)).features
+            return jnp.moveaxis(features.reshape(*clips.shape[:3], -1), 1, 2)
+
+        features = encode(self.encoder, crops[:, :HANDS], "crops.hands")
+        if self.face_encoder is None:
+            return features
+        face = encode(self.face_encoder, crops[:, HANDS:], "crops.face")
+        return jnp.concatenate([features, face], axis=2)
 
     def _inputs(
         self,
         video: Float[Array, "b t h w 3"],
         view: Square,
-        center: Float[Array, "b t hands 2"],
+        center: Float[Array, "b t parts 2"],
         mask: Bool[Array, "b t"],
-    ) -> Float[Array, "n s s c"]:
-        """Cut the crops out, with channels of the motion in them; n = clips x hands x frames."""
+    ) -> Float[Array, "b parts t s s c"]:
+        """Cut the crops out, with channels of the motion in them."""
         b, t = mask.shape
-        reach = jnp.broadcast_to(CROP_SHARE * view.reach[:, None], (b, t)).reshape(-1)
+        reach = jnp.broadcast_to(self.share * view.reach[:, None], (b, t)).reshape(-1)
         middle = view.center[:, None, None] + (2.0 * center - 1.0) * view.reach[:, None, None, None]
         frames = video.reshape(b * t, 1, *video.shape[2:])
-        hands = []
-        for hand in range(HANDS):
-            square = Square(middle[:, :, hand].reshape(-1, 2), reach)
-            cut = crop_part(frames, square, self.size, CROP_SHARE).reshape(
+        cuts = []
+        for part in range(self.parts):
+            square = Square(middle[:, :, part].reshape(-1, 2), reach)
+            cut = crop_part(frames, square, self.size, self.share).reshape(
                 b, t, self.size, self.size, 3
             )
-            hands.append(cut[:, :, :, ::-1] if hand else cut)
-        clips = jnp.stack(hands, axis=1).reshape(b * HANDS, t, self.size, self.size, 3)
+            cuts.append(cut[:, :, :, ::-1] if part == 1 else cut)
+        clips = jnp.stack(cuts, axis=1).reshape(b * self.parts, t, self.size, self.size, 3)
         if self.motion != "none":
-            moved = motion_channels(clips, jnp.repeat(mask, HANDS, axis=0), self.motion)
+            moved = motion_channels(clips, jnp.repeat(mask, self.parts, axis=0), self.motion)
             clips = jnp.concatenate([clips, moved], axis=-1)
-        return clips.reshape(-1, *clips.shape[2:])
+        return clips.reshape(b, self.parts, *clips.shape[1:])

@@ -19,6 +19,7 @@ from signvit_jax.layers.transformer import linear
 from signvit_jax.models.ctc_head import CTCHead
 from signvit_jax.models.decoder import TextDecoder
 from signvit_jax.models.hand_crops import HandCrops
+from signvit_jax.models.hand_localizer import Localization
 from signvit_jax.models.images import ImageFormat, image_format, motion_channels
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
@@ -32,12 +33,12 @@ class FrameFeatures(NamedTuple):
     """Features of every frame of a batch of clips, before the temporal network.
 
     `moments` are for BatchNorm's running statistics, in training of a backbone that has it.
-    `localization` is the loss of the localizer of hands for each clip, in training with crops.
+    `localization` is what the localizer of hands can learn from, in training with crops.
     """
 
     features: Float[Array, "b t f"]
     moments: BatchMoments | None = None
-    localization: Float[Array, "b"] | None = None
+    localization: Localization | None = None
 
 
 class Encoded(NamedTuple):
@@ -51,7 +52,7 @@ class Encoded(NamedTuple):
     frames: Float[Array, "b t d"]
     frame_lengths: Int[Array, "b"]
     moments: BatchMoments | None = None
-    localization: Float[Array, "b"] | None = None
+    localization: Localization | None = None
 
 
 class VideoEncoder(nnx.Module):
@@ -71,7 +72,7 @@ class VideoEncoder(nnx.Module):
         self.zoom = encoder.zoom
         self.motion = encoder.motion
         hands = join = None
-        if encoder.crops == "hands":
+        if encoder.crops != "none":
             hands = HandCrops(encoder, _channels(encoder), policy=policy, rngs=rngs)
             joined = encoder.output_dim + HandCrops.width(encoder)
             join = linear(joined, encoder.output_dim, dtype=dtype, rngs=rngs)

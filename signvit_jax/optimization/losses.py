@@ -22,6 +22,7 @@ from signvit_jax.layers.attention import length_mask
 from signvit_jax.layers.random_streams import fold
 from signvit_jax.models.ctc_loss import BLANK, ctc_loss
 from signvit_jax.models.decoder import PAD
+from signvit_jax.models.hand_localizer import localization_loss
 from signvit_jax.models.translator import Encoded, SignTranslator
 
 Batch = Mapping[str, Array | np.ndarray]
@@ -202,8 +203,10 @@ class LocalizationTerm:
     factor = 0.01
 
     def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
-        per_clip = inputs.outputs.encoded.localization
-        assert per_clip is not None, "a model without a localizer has no such term"
+        encoded = inputs.outputs.encoded
+        assert encoded.localization is not None, "a model without a localizer has no such term"
+        mask = length_mask(encoded.frame_lengths, encoded.frames.shape[1])
+        per_clip = localization_loss(encoded.localization, mask)
         mean = jnp.sum(per_clip * inputs.batch["weights"]) / inputs.counts.clips
         return self.factor * mean, {"localization": mean}
 

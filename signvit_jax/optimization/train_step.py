@@ -181,7 +181,7 @@ def batch_gradients(
     """Return gradients and loss of a batch, in `gradient_accumulation` microbatches in sequence."""
     counts, terms = (
         loss_denominators(batch),
-        loss_terms(config, batch, finds_hands=definition.config.model.encoder.crops == "hands"),
+        loss_terms(config, batch, finds_hands=definition.config.model.encoder.crops != "none"),
     )
     microbatches = config.gradient_accumulation
 

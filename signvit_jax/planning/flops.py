@@ -124,7 +124,9 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
             outputs = forward(model, batch, key, frozen_backbone=frozen_backbone)
             total = outputs.logits.sum() + outputs.ctc_logits.sum()
             localization = outputs.encoded.localization
-            return total if localization is None else total + localization.sum()
+            return (
+                total if localization is None else total + sum(x.sum() for x in localization.found)
+            )
 
         return traced_flops(jax.grad(total), params, batch, key)
 

@@ -9,7 +9,7 @@ from flax import nnx
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.layers.compute_policy import ComputePolicy
 from signvit_jax.models.definition import ModelDefinition
-from signvit_jax.models.hand_crops import CROP_SHARE, HandCrops
+from signvit_jax.models.hand_crops import HandCrops
 from signvit_jax.models.zoom import Square, crop, crop_part, whole_image
 from signvit_jax.optimization.losses import TermInputs, forward, loss_denominators
 from signvit_jax.optimization.train_step import loss_terms
@@ -19,6 +19,7 @@ WITH_HANDS = {
     "model__encoder__crops": "hands",
     "model__encoder__crop_size": 16,
     "model__encoder__crop_width": 8,
+    "model__encoder__crop_share": 0.4,
     "model__encoder__motion": "magnitude",
     "model__encoder__dropout": 0.0,
     "data__image_size": 32,
@@ -38,9 +39,9 @@ def test_the_second_hand_is_mirrored():
     mask = jnp.ones((2, 3), bool)
     center = jax.random.uniform(jax.random.key(1), (2, 3, 2, 2), minval=0.2, maxval=0.8)
     view = Square(jnp.asarray([[0.5, 0.5], [0.5, 0.5]]), jnp.asarray([0.5, 0.3]))
-    crops = hands._inputs(video, view, center, mask).reshape(2, 2, 3, 16, 16, 6)
+    crops = hands._inputs(video, view, center, mask)
     swapped = center[:, :, ::-1] * jnp.asarray([1.0, -1.0]) + jnp.asarray([0.0, 1.0])
-    mirrored = hands._inputs(video[:, :, :, ::-1], view, swapped, mask).reshape(crops.shape)
+    mirrored = hands._inputs(video[:, :, :, ::-1], view, swapped, mask)
     np.testing.assert_allclose(crops, mirrored[:, ::-1], atol=2e-5)
 
 
@@ -50,7 +51,7 @@ def test_a_crop_is_cut_from_the_images_own_pixels():
     # The crop of a view that reaches 0.5 is 0.4 of the image: 16 of 40 pixels.
     center = jnp.asarray([[[14.0, 18.0], [26.0, 22.0]], [[20.0, 12.0], [30.0, 5.0]]])[None] / 40
     crops = hands._inputs(video, whole_image(1), center, jnp.ones((1, 2), bool))
-    first, second = crops.reshape(2, 2, 16, 16, 3)
+    first, second = crops[0]
     np.testing.assert_allclose(first[0], video[0, 0, 6:22, 10:26], atol=1e-4)
     np.testing.assert_allclose(second[0], video[0, 0, 18:34, 14:30][:, ::-1], atol=1e-4)
     np.testing.assert_allclose(first[1], video[0, 1, 12:28, 4:20], atol=1e-4)
@@ -64,8 +65,8 @@ def test_a_part_of_the_image_is_cropped_as_from_all_of_it(side):
     rng = np.random.default_rng(0)
     video = jnp.asarray(rng.standard_normal((20, 1, side, side, 3)), jnp.float32)
     center = jnp.asarray(rng.uniform(0.0, 1.0, (20, 2)), jnp.float32)
-    square = Square(center, jnp.linspace(0.02, CROP_SHARE / 2, 20))
-    found = crop_part(video, square, 16, CROP_SHARE)
+    square = Square(center, jnp.linspace(0.02, 0.4 / 2, 20))
+    found = crop_part(video, square, 16, 0.4)
     np.testing.assert_allclose(found, crop(video, square, 16), atol=2e-4)
 
 
@@ -75,6 +76,43 @@ def test_smaller_views_are_means_of_what_they_cover():
     np.testing.assert_allclose(small[0, 0, 1:-1, 5, 0], np.arange(1, 15) * 4 + 1.5, atol=1e-4)
     noise = jax.random.normal(jax.random.key(0), (1, 1, 64, 64, 3))
     assert np.std(crop(noise, whole_image(1), 16)) < 0.3  # of single pixels: 1
+
+
+def crop_features(hands, key=None):
+    video = jax.random.normal(jax.random.key(0), (8, 3, 32, 32, 3))
+    found = hands(video, whole_image(8), jnp.ones((8, 3), bool), key)
+    return found.features.reshape(8, 3, hands.parts, -1)
+
+
+def test_a_part_that_is_not_in_the_image_is_a_learned_vector():
+    hands = hand_crops()
+    hands.missing[...] = jnp.asarray([[1.0] * 8, [2.0] * 8])
+    hands.localizer.presence.bias[...] = jnp.asarray([-100.0, 100.0])
+    features = crop_features(hands)
+    np.testing.assert_array_equal(features[:, :, 0], [[[1.0] * 8 + [0.0] * 4] * 3] * 8)
+    assert np.abs(features[:, :, 1] - 2.0).min() > 0.0
+    np.testing.assert_array_equal(features[:, :, 1, -1], 1.0)
+
+
+def test_training_takes_each_hand_of_some_clips_away():
+    hands = hand_crops(model__encoder__crop_dropout=0.5)
+    present = crop_features(hands)[..., -1]
+    dropped = crop_features(hands, jax.random.key(3))[..., -1]
+    kept = dropped == present
+    np.testing.assert_array_equal(kept, np.broadcast_to(kept[:, :1], kept.shape))
+    np.testing.assert_array_equal(dropped[~kept], 0.0)
+    hand, other = kept[:, 0].T
+    assert 0 < hand.sum() < 8 and 0 < other.sum() < 8 and (hand != other).any()
+
+
+def test_the_face_is_a_third_part_with_an_encoder_of_its_own():
+    hands = hand_crops(model__encoder__crops="hands_face")
+    features = crop_features(hands)
+    assert features.shape == (8, 3, 3, 8 + 4)
+    nnx.update(hands.face_encoder, jax.tree.map(jnp.zeros_like, nnx.state(hands.face_encoder)))
+    changed = crop_features(hands)
+    np.testing.assert_array_equal(changed[:, :, :2], features[:, :, :2])
+    assert np.abs(changed[:, :, 2] - features[:, :, 2]).max() > 0.0
 
 
 def test_translation_does_not_move_the_localizer():
