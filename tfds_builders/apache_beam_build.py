@@ -50,7 +50,7 @@ def write_shard(task: ShardTask, folder: Path, encoding: Encoding) -> int:
     The shard is written in a folder of its own first: Beam may run a task twice at the same time.
     """
     with tempfile.TemporaryDirectory(prefix=f".{task.split}.{task.number:05d}.", dir=folder) as own:
-        writer = SplitWriter(Path(own), task.split, shard_bytes=1 << 62)
+        writer = SplitWriter(Path(own), task.split, 1 << 62, encoding.keypoints is not None)
         for clip in task.clips:
             writer.take(clip, encode_clip(clip, encoding))
         writer.close_shard()

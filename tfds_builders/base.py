@@ -12,13 +12,15 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
 from signvit_jax.data import schema
+from signvit_jax.data.keypoints import DRAWN
+from signvit_jax.data.schema import KeypointReport
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.runtime.exit_codes import NO_READABLE_MEDIA
@@ -33,6 +35,14 @@ from tfds_builders.clips import (
     encode_clip,
 )
 from tfds_builders.encoding import ClipEncoder
+from tfds_builders.keypoints import (
+    EXACT,
+    NONE,
+    SOURCES,
+    KeypointSource,
+    keypoint_report,
+    keypoint_sentences,
+)
 from tfds_builders.media_notes import media_notes, media_sentences, rest_sentences
 from tfds_builders.options import (
     HELDOUT_FRACTION,
@@ -86,6 +96,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         short_side: int = Encoding.short_side,
         frame_rate: float | None = Encoding.frame_rate,
         jpeg_quality: int = Encoding.jpeg_quality,
+        keypoints: str = NONE,
         val_fraction: float = HELDOUT_FRACTION,
         test_fraction: float = HELDOUT_FRACTION,
         workers: int = WORKERS,
@@ -101,6 +112,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
         Args:
             short_side, frame_rate, jpeg_quality: see `Encoding`.
+            keypoints: one of `keypoints.SOURCES`.
             val_fraction, test_fraction: shares of source videos where the table has no split.
             workers: decoding processes, 0 = one per core.
             shard_megabytes: size of a shard.
@@ -122,6 +134,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         given = {
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,
+            "keypoints": keypoints,
             "val_fraction": val_fraction,
             "test_fraction": test_fraction,
             "workers": workers,
@@ -141,7 +154,10 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
                 f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; "
                 "allowed: shares that add up to at most 1"
             )
+        # `plan` adds the source of the keypoints: only the clips tell which points files have.
         self.encoding = Encoding(short_side, frame_rate, jpeg_quality)
+        self._keypoints = keypoints
+        self._metadata = tfds.core.MetadataDict()  # of the data set, filled by the build
         self.options: OptionValues = {option.name: option.default for option in self.OPTIONS}
         self.options |= options
         self.problems: list[Problem] = []
@@ -178,8 +194,12 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         return manual_dir / default
 
     def _info(self) -> tfds.core.DatasetInfo:
+        has_keypoints = self._keypoints != NONE
         return self.dataset_info_from_configs(
-            features=schema.features(), homepage=self.HOMEPAGE or None, disable_shuffling=True
+            features=schema.features(has_keypoints),
+            homepage=self.HOMEPAGE or None,
+            disable_shuffling=True,
+            metadata=self._metadata if has_keypoints else None,
         )
 
     # --- the plan ---
@@ -194,6 +214,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         table = self.read_clips(manual_dir)
         self.problems = list(table.problems)
         self._table_problems = table.problems
+        if self._keypoints != NONE:
+            source = self._keypoint_source(table.clips)
+            self.encoding = dataclasses.replace(self.encoding, keypoints=source)
         self._planned = assign_splits(table.clips, self._fractions)
         self.warnings = [
             *table.notes,
@@ -201,22 +224,31 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         ]
         return self._planned
 
+    def _keypoint_source(self, clips: Sequence[Clip]) -> KeypointSource:
+        """Return the source of the clips' keypoints. Raises BuildError."""
+        if not all(clip.keypoints for clip in clips):
+            raise BuildError(
+                f"--keypoints=exact is for drawn clips (synthetic_signs), not for {self.name}; "
+                f"allowed here: {', '.join(kind for kind in SOURCES if kind != EXACT)}"
+            )
+        return KeypointSource(EXACT, DRAWN)
+
     def settings(self) -> dict[str, object]:
         """Return every option that changes the result, as JSON values.
 
-        Not the number of workers, nor paths and options `in_fingerprint`: what was read by them is
-        in `fingerprint`.
+        Without keypoints nothing says so, as in earlier releases. Not the number of workers, nor
+        paths and options `in_fingerprint`: what was read by them is in `fingerprint`.
         """
         own = {
             option.name: self.options[option.name]
             for option in self.OPTIONS
             if option.type is not Path and not option.in_fingerprint
         }
-        return (
-            dataclasses.asdict(self.encoding)
-            | dict(zip(("val_fraction", "test_fraction"), self._fractions))
-            | own
-        )
+        encoding = dataclasses.asdict(dataclasses.replace(self.encoding, keypoints=None))
+        del encoding["keypoints"]
+        if self._keypoints != NONE:
+            encoding["keypoints"] = self._keypoints
+        return encoding | dict(zip(("val_fraction", "test_fraction"), self._fractions)) | own
 
     def sources(self) -> dict[str, str]:
         """Return what the user said of where to read: paths, and options `in_fingerprint`."""
@@ -290,7 +322,13 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             apache_beam_build.write_shards(
                 splits, folder, self.encoding, self._beam_runner, per_shard
             )
-        self._writers = {name: SplitWriter(folder, name, self._shard_bytes) for name in splits}
+        source = self.encoding.keypoints
+        if source is not None:
+            self._metadata["keypoints"] = source.layout.to_json()
+        self._writers = {
+            name: SplitWriter(folder, name, self._shard_bytes, source is not None)
+            for name in splits
+        }
         self._done = sum(writer.position for writer in self._writers.values())
         self._total = total
         if self._on_progress is not None:
@@ -321,8 +359,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         Raises NoReadableMedia.
         """
         infos = []
+        examples_by_split = self._split_generators(dl_manager)
         with ClipEncoder(self.encoding, self._workers) as self._encoder:
-            for name, examples in self._split_generators(dl_manager).items():
+            for name, examples in examples_by_split.items():
                 writer, clips = self._writers[name], self.plan()[name]
                 with contextlib.closing(examples):
                     for position, result in itertools.islice(
@@ -382,6 +421,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             journal.notes for writer in written.values() for journal in writer.journals
         )
         summaries = {name: writer.summary() for name, writer in written.items()}
+        keypoints = self._keypoint_report(written)
         report = {
             "name": self.name,
             "version": str(self.version),
@@ -392,14 +432,27 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             "warnings": self.warnings
             + rest_sentences({name: split.rest for name, split in summaries.items()})
             + media_sentences(media)
+            + (keypoint_sentences(keypoints) if keypoints else [])
             + notes(found),
             "media": media,
             **found,
             "failed": [dataclasses.asdict(problem) for problem in self.problems],
+            **({"keypoints": keypoints} if keypoints else {}),
         }
         (folder / REPORT_NAME).write_text(
             json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+
+    def _keypoint_report(self, written: Mapping[str, SplitWriter]) -> KeypointReport | None:
+        source = self.encoding.keypoints
+        if source is None:
+            return None
+        journals = [journal for writer in written.values() for journal in writer.journals]
+        entries = [entry for journal in journals for entry in journal.entries]
+        faults = {
+            name: why for journal in journals for name, why in journal.keypoint_faults.items()
+        }
+        return keypoint_report(source.layout, entries, faults)
 
 
 def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8) -> float:

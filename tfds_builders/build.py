@@ -143,6 +143,7 @@ def make_builder(
         short_side=flags.short_side,
         frame_rate=flags.frame_rate,
         jpeg_quality=flags.jpeg_quality,
+        keypoints=flags.keypoints,
         val_fraction=flags.val_fraction,
         test_fraction=flags.test_fraction,
         workers=flags.workers,
@@ -281,6 +282,7 @@ def option_parser(
 def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: str) -> int:
     """Return 0 if the existing data set is the requested one. Raises UsageError."""
     from tfds_builders.base import REPORT_NAME
+    from tfds_builders.keypoints import NONE
 
     try:
         report = json.loads((final / REPORT_NAME).read_text(encoding="utf-8"))
@@ -290,11 +292,12 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
             f"{final} is there but has no readable {REPORT_NAME}; --overwrite replaces it"
         ) from error
     # An option that a later release added had its default before.
-    settings = {option.name: option.default for option in builder.OPTIONS} | settings
-    wanted = builder.settings()
+    defaults = {option.name: option.default for option in builder.OPTIONS} | {"keypoints": NONE}
+    settings = defaults | settings
+    wanted = defaults | builder.settings()
     changed = [
         f"{key} was {settings.get(key)!r}, now {wanted.get(key)!r}"
-        for key in sorted(report["settings"].keys() | wanted.keys())
+        for key in sorted(settings.keys() | wanted.keys())
         if settings.get(key) != wanted.get(key)
     ]
     if not changed and report["fingerprint"] != fingerprint:

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
+from signvit_jax.data.keypoints import known_share, stored_keypoints
 from signvit_jax.data.schema import STORED_FRAME_RATE, WHOLE_FILE, source_video_of
 from signvit_jax.media.image_folder import read_image_folder
 from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, read_jpegs
+from tfds_builders.keypoints import ClipKeypoints, KeypointSource
 
 DrawFrames = Callable[[], tuple[UInt8[np.ndarray, "t h w 3"], float]]
+DrawKeypoints = Callable[[], Float[np.ndarray, "t k 3"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,13 +30,15 @@ class Clip:
 
     Its frames come from `path`, a video file or (with `image_rate`) a folder of images, or from
     `frames`, a picklable function that returns RGB frames and their fps. Raises ValueError unless
-    exactly one of the two is given.
+    exactly one of the two is given. `keypoints`, also picklable, returns the exact keypoints of the
+    frames of `frames`.
     """
 
     id: str
     text: str
     path: str | None = None
     frames: DrawFrames | None = None
+    keypoints: DrawKeypoints | None = None
     gloss: str = ""
     signer: str = ""
     video_id: str = ""  # "": taken from the id, `<video>-<n>`
@@ -109,12 +114,13 @@ class ClipTable:
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """The format of stored frames."""
+    """The format of stored frames, and the keypoints beside them."""
 
     short_side: int = 256  # pixels; larger frames are shrunk, smaller ones keep their size
     # Frames per second; None: the rate of the source, at most STORED_FRAME_RATE.
     frame_rate: float | None = None
     jpeg_quality: int = 90
+    keypoints: KeypointSource | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +130,17 @@ class EncodedClip:
     jpegs: list[bytes]
     fps: float
     notes: tuple[str, ...] = ()  # as in `signvit_jax.media.video.JpegVideo`
+    keypoints: ClipKeypoints | None = None  # of the stored frames
 
     @property
     def num_bytes(self) -> int:
-        return sum(map(len, self.jpegs))
+        points = 0 if self.keypoints is None else self.keypoints.points.nbytes
+        return sum(map(len, self.jpegs)) + points
+
+    @property
+    def known_keypoints(self) -> float | None:
+        """The share of frames with a known point, as in the index."""
+        return None if self.keypoints is None else known_share(self.keypoints.points)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -146,7 +159,7 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
     """
     try:
         if clip.frames is not None:
-            return _encode_drawn(*clip.frames(), encoding)
+            return _encode_drawn(clip, *clip.frames(), encoding)
         start, end = clip.part
         sampling = Sampling(
             short_side=encoding.short_side,
@@ -172,12 +185,15 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
 
 
 def _encode_drawn(
-    frames: UInt8[np.ndarray, "t h w 3"], fps: float, encoding: Encoding
+    clip: Clip, frames: UInt8[np.ndarray, "t h w 3"], fps: float, encoding: Encoding
 ) -> EncodedClip:
     rate = encoding.frame_rate or min(fps, STORED_FRAME_RATE)
     count = max(1, round(len(frames) * rate / fps))
     chosen = np.minimum((np.arange(count) * fps / rate + 1e-6).astype(int), len(frames) - 1)
-    return EncodedClip([_jpeg(frames[i], encoding) for i in chosen], rate)
+    keypoints = None
+    if encoding.keypoints is not None and clip.keypoints is not None:
+        keypoints = ClipKeypoints(stored_keypoints(clip.keypoints()[chosen]))
+    return EncodedClip([_jpeg(frames[i], encoding) for i in chosen], rate, keypoints=keypoints)
 
 
 def _jpeg(frame: UInt8[np.ndarray, "h w 3"], encoding: Encoding) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 
 from signvit_jax.errors.nearest import did_you_mean
 from tfds_builders.clips import Encoding
+from tfds_builders.keypoints import NONE, SOURCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,12 @@ SHARED_OPTIONS = (  # options of every builder
         allowed=FRAME_RATES,
     ),
     Option("jpeg_quality", "1 to 95", Encoding.jpeg_quality, int, allowed=Range(1, 95)),
+    Option(
+        "keypoints",
+        "keypoints of the signer beside the frames: none or exact (drawn clips)",
+        NONE,
+        allowed=SOURCES,
+    ),
     Option(
         "val_fraction",
         "share of source videos for validation, if the table has no split",

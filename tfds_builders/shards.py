@@ -35,6 +35,8 @@ class Journal:
     digests: list[str] = dataclasses.field(default_factory=list)  # of each record's frames
     notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # note -> ids
     problems: list[Problem] = dataclasses.field(default_factory=list)
+    # Clip id -> why no keypoints are known.
+    keypoint_faults: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str) -> "Journal":
@@ -60,13 +62,16 @@ class SplitSummary:
 
 
 class SplitWriter:
-    """A writer of one split into numbered shards in `folder`, from `position` on."""
+    """A writer of one split into numbered shards in `folder`, from `position` on.
 
-    def __init__(self, folder: Path, split: str, shard_bytes: int):
+    `keypoints`: whether the records have keypoints.
+    """
+
+    def __init__(self, folder: Path, split: str, shard_bytes: int, keypoints: bool = False):
         self.folder = folder
         self.split = split
         self._shard_bytes = shard_bytes
-        self._features = schema.features()
+        self._features = schema.features(keypoints)
         self._serializer = tfds.core.ExampleSerializer(self._features.get_serialized_info())
         self.journals: list[Journal] = []
         while (
@@ -98,6 +103,8 @@ class SplitWriter:
         writer.write(data)
         self._open.num_bytes += len(data)
         self._open.digests.append(result.digest)
+        if result.keypoints is not None and result.keypoints.fault:
+            self._open.keypoint_faults[clip.id] = result.keypoints.fault
         for kind in result.notes:
             self._open.notes.setdefault(kind, []).append(clip.id)
         self._open.entries.append(
@@ -109,6 +116,7 @@ class SplitWriter:
                 clip.gloss,
                 clip.signer,
                 clip.source_video,
+                result.known_keypoints,
             )
         )
         if self._open.num_bytes >= self._shard_bytes:
@@ -221,7 +229,7 @@ def open_folder(folder: Path, plan: dict[str, object]) -> None:
 
 def record_of(clip: Clip, encoded: EncodedClip) -> Record:
     """Return the record as `signvit_jax.data.schema` describes it."""
-    return {
+    record: Record = {
         "id": clip.id,
         "video": encoded.jpegs,
         "fps": encoded.fps,
@@ -232,3 +240,6 @@ def record_of(clip: Clip, encoded: EncodedClip) -> Record:
         "start": clip.start,
         "end": clip.end,
     }
+    if encoded.keypoints is not None:
+        record["keypoints"] = encoded.keypoints.points
+    return record

@@ -392,6 +392,11 @@ class DataConfig:
         (0.229, 0.224, 0.225),
         "Standard deviation of red, green and blue that inputs are normalized with.",
     )
+    keypoints: str = choice(
+        ("none", "auto", "required"),
+        "Keypoints beside the frames of a batch: none; auto = if the data set was built with them; "
+        "required = as auto, and an error for a data set without them.",
+    )
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     num_workers: int = integer(
         0, "Reading processes; 0 = threads of the training process.", least=0

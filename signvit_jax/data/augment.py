@@ -4,6 +4,8 @@ Geometry (rotate, translate, scale, mirror) and the fit to the model's square ar
 sampling of the decoded color planes. Color (brightness, contrast, saturation, hue) is a gain for
 the luma plane and a 2x2 matrix for the two chroma planes. Both are applied before the conversion to
 RGB, which halves the number of values, and sampling maps are computed once per clip.
+
+Keypoints take the same way as the pixels around them.
 """
 
 import dataclasses
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 import av
 import numpy as np
 from av.video.plane import VideoPlane
-from jaxtyping import UInt8
+from jaxtyping import Float16, Float32, Int, UInt8
 
 from signvit_jax.config.schema import AugmentConfig
 from signvit_jax.media.frames import (
@@ -99,6 +101,41 @@ def decode_clip(
         else:
             warp.apply(frames, targets)
     return out
+
+
+def augment_keypoints(
+    keypoints: Float16[np.ndarray, "t k 3"],
+    shape: tuple[int, int],
+    size: int,
+    fit: str,
+    augmentation: ClipAugmentation,
+    mirrored: Int[np.ndarray, " k"],
+) -> Float32[np.ndarray, "t k 3"]:
+    """Return keypoints as `decode_clip` moves the pixels there, in shares of the output square.
+
+    Points that are not known stay zeros; those that leave the square keep their confidence.
+
+    Args:
+        keypoints: as in `data.keypoints`, in shares of the stored frames.
+        shape: width and height of the stored frames.
+        size, fit, augmentation: as for `decode_clip`.
+        mirrored: `KeypointLayout.mirrored`.
+    """
+    moved = keypoints.astype(np.float32)
+    if augmentation.mirror:
+        moved = moved[:, mirrored]
+    box = fit_box(*shape, size, fit)
+    # The inverse of `_source_positions`. Its shares are those of a square with an even side.
+    even = size if augmentation == NO_AUGMENTATION else size + size % 2
+    x = (moved[..., 0] * box.width + box.x) / even - 0.5
+    y = (moved[..., 1] * box.height + box.y) / even - 0.5
+    x = -x if augmentation.mirror else x
+    cos = augmentation.zoom * math.cos(augmentation.angle)
+    sin = augmentation.zoom * math.sin(augmentation.angle)
+    x, y = cos * x + sin * y + augmentation.shift_x, cos * y - sin * x + augmentation.shift_y
+    placed = np.stack([x + 0.5, y + 0.5], axis=-1) * (even / size)
+    moved[..., :2] = np.where(moved[..., 2:] > 0, placed, 0.0)
+    return moved
 
 
 def _decode_group(jpegs: Sequence[bytes], start: int) -> list[av.VideoFrame]:

@@ -19,6 +19,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from signvit_jax.data import schema
+from signvit_jax.data.keypoints import KeypointLayout
 from signvit_jax.data.records import Record, index_entry, parse_record, stored_values
 from signvit_jax.data.schema import IndexEntry
 from signvit_jax.errors.base import SignVitError
@@ -72,10 +73,17 @@ class _Records(Protocol):
 class Split:
     """The records of one split. A pickle holds no records: each process opens the shards itself."""
 
-    def __init__(self, folder: Path, name: str, shards: Shards):
-        """`shards`: none for an empty split."""
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        shards: Shards,
+        keypoint_layout: KeypointLayout | None = None,
+    ):
+        """`shards`: none for an empty split. `keypoint_layout`: if its records have keypoints."""
         self.folder = folder
         self.name = name
+        self.keypoint_layout = keypoint_layout
         self._records: _Records = ArrayRecordDataSource(shards) if shards else []
 
     def __len__(self) -> int:
@@ -98,13 +106,14 @@ class Split:
         if count >= len(self):
             return self
         positions = [i * len(self) // count for i in range(count)]
-        subset = Split(self.folder, self.name, ())
+        subset = Split(self.folder, self.name, (), self.keypoint_layout)
         subset._records = _Subset(self._records, positions)
         subset.index = [self.index[i] for i in positions]
         return subset
 
     def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder, "name": self.name, "_records": self._records}
+        kept = ("folder", "name", "keypoint_layout", "_records")
+        return {key: self.__dict__[key] for key in kept}
 
     @functools.cached_property
     def index(self) -> list[IndexEntry]:
@@ -211,9 +220,14 @@ class SignDataset:
         folder: Path,
         shards: Mapping[str, Shards],
         sizes: Mapping[str, tuple[int, int]],
+        keypoint_layout: KeypointLayout | None = None,
     ):
-        """`shards` and `sizes` are by split; a size is (number of records, their bytes)."""
+        """`shards` and `sizes` are by split; a size is (number of records, their bytes).
+
+        `keypoint_layout`: the points beside the frames; None if the data set has no keypoints.
+        """
         self.folder = folder
+        self.keypoint_layout = keypoint_layout
         self._shards = shards
         self._sizes = sizes
         self._opened: dict[str, Split] = {}
@@ -242,7 +256,8 @@ class SignDataset:
                 f"the first {missing[0]}; build the data set again"
             )
         try:
-            return self._opened.setdefault(name, Split(self.folder, name, self._shards[name]))
+            split = Split(self.folder, name, self._shards[name], self.keypoint_layout)
+            return self._opened.setdefault(name, split)
         except Exception as error:  # array_record raises several types
             raise DatasetError(
                 f"split {name!r} in {self.folder} cannot be opened ({error}); "
@@ -308,6 +323,16 @@ def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
             for split, part in info.splits.items()
         }
         sizes = {split: (part.num_examples, part.num_bytes) for split, part in info.splits.items()}
+        layout = None
+        if "keypoints" in names:
+            metadata = info.metadata
+            points = metadata.get("keypoints") if isinstance(metadata, dict) else None
+            layout = KeypointLayout.from_json(points) if isinstance(points, dict) else None
+            if layout is None:
+                raise DatasetError(
+                    f"{folder}/metadata.json does not say which keypoints its records have; "
+                    f"restore that file, or build the data set again. {advice}"
+                )
     except DatasetError:
         raise
     except Exception as error:  # whatever TFDS raises for damaged metadata
@@ -320,7 +345,7 @@ def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
             f"{folder} has no {_listed(missing)}; a sign data set has "
             f"{_listed(schema.features())}. {advice}"
         )
-    return SignDataset(folder, shards, sizes)
+    return SignDataset(folder, shards, sizes, layout)
 
 
 def _version_folder(data_dir: Path, name: str) -> Path:

@@ -20,12 +20,19 @@ from absl import flags
 from jaxtyping import Float32, Int, Int32, UInt8
 
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.config.schema import Config
-from signvit_jax.data.augment import NO_AUGMENTATION, decode_clip, draw_augmentation
+from signvit_jax.config.schema import Config, DataConfig
+from signvit_jax.data.augment import (
+    NO_AUGMENTATION,
+    augment_keypoints,
+    decode_clip,
+    draw_augmentation,
+)
 from signvit_jax.data.dataset import DatasetError, Split
 from signvit_jax.data.epoch_plan import EpochPlan, assign_buckets, plan_epoch, steps_per_epoch
 from signvit_jax.data.frame_sampling import clip_length, sample_frames
+from signvit_jax.data.keypoints import KeypointLayout
 from signvit_jax.data.token_table import TokenTable, gloss_table, text_table
+from signvit_jax.media.frames import jpeg_shape
 from signvit_jax.text.tokenizer import Tokenizer
 
 _PLANS_KEPT = 2  # reading ahead crosses from one epoch into the next
@@ -46,6 +53,23 @@ class Batch(TypedDict):
     index: Int32[np.ndarray, " b"]  # number of the clip in the split, -1 for a padding row
     gloss_tokens: NotRequired[Int32[np.ndarray, "b g"]]  # with a gloss vocabulary; no BOS and EOS
     gloss_lengths: NotRequired[Int32[np.ndarray, " b"]]
+    # As `batch_layout` says: x and y in shares of the frame in `video`, moved with it by the
+    # augmentation, and the confidence; zeros where nothing is known and after the clip.
+    keypoints: NotRequired[Float32[np.ndarray, "b t k 3"]]
+
+
+def batch_layout(split: Split, data: DataConfig) -> KeypointLayout | None:
+    """Return the points that batches of a split have; None if they have no keypoints.
+
+    Raises ConfigError if `data.keypoints` requires them and the data set has none.
+    """
+    if data.keypoints == "required" and split.keypoint_layout is None:
+        raise ConfigError(
+            f"config.data.keypoints is 'required', but {split.folder} was built without keypoints; "
+            "allowed here: 'auto' or 'none'. `signvit build` stores them with "
+            "--keypoints (docs/keypoints.md)"
+        )
+    return None if data.keypoints == "none" else split.keypoint_layout
 
 
 def make_batches(
@@ -72,7 +96,8 @@ def make_batches(
         text_length, gloss_length: padded lengths. Longer texts are truncated, with a warning.
 
     Raises:
-        ConfigError: the processes cannot share a batch of this size.
+        ConfigError: the processes cannot share a batch of this size, or the data set has no
+            keypoints although the config requires them.
         DatasetError: the split has no clips, or clips without frames.
     """
     if batch_size % process_count:
@@ -108,6 +133,7 @@ def make_batches(
         ),
         texts=text_table(tokenizer, texts, text_length, split.name),
         glosses=glosses,
+        layout=batch_layout(split, config.data),
     )
     identity = {
         "split": split.fingerprint,
@@ -303,8 +329,12 @@ class _BatchSource:
         rows: slice,
         texts: TokenTable,
         glosses: TokenTable | None,
+        layout: KeypointLayout | None,
     ):
-        """`rows`: the rows of each batch that belong to this process."""
+        """`rows`: the rows of each batch that belong to this process.
+
+        `layout`: the keypoints of the batches; None if they have none.
+        """
         self.config = config
         self._split = split
         self._batch_size = batch_size
@@ -313,6 +343,7 @@ class _BatchSource:
         self._rows = rows
         self._texts = texts
         self._glosses = glosses
+        self._layout = layout
         self._lengths = np.array(
             [clip_length(entry.num_frames, entry.fps, config.data) for entry in split.index]
         )
@@ -343,9 +374,15 @@ class _BatchSource:
             weights=(examples >= 0).astype(np.float32),
             index=examples.astype(np.int32),
         )
+        points = None
+        if self._layout is not None:
+            points = np.zeros((b, t, len(self._layout.points), 3), np.float32)
+            batch["keypoints"] = points
         for row, example in enumerate(examples.tolist()):
             if example >= 0:
-                batch["frame_lengths"][row] = self._read_clip(example, epoch, batch["video"][row])
+                batch["frame_lengths"][row] = self._read_clip(
+                    example, epoch, batch["video"][row], None if points is None else points[row]
+                )
             batch["token_lengths"][row] = self._texts.write(example, batch["tokens"][row])
         if self._glosses:
             batch["gloss_tokens"] = np.zeros((b, self._glosses.width), np.int32)
@@ -359,10 +396,16 @@ class _BatchSource:
         """Bucket number of each step."""
         return self._plan(epoch).buckets
 
-    def _read_clip(self, example: int, epoch: int, out: UInt8[np.ndarray, "t h w 3"]) -> int:
+    def _read_clip(
+        self,
+        example: int,
+        epoch: int,
+        out: UInt8[np.ndarray, "t h w 3"],
+        points: Float32[np.ndarray, "t k 3"] | None,
+    ) -> int:
         """Write the frames of a clip to the front of `out`; return their number.
 
-        Raises DatasetError with the clip's id.
+        Its keypoints go to the front of `points`. Raises DatasetError with the clip's id.
         """
         data = self.config.data
         # + 1: numpy seeds [seed, epoch] and [seed, epoch, 0] alike, and the first one is the
@@ -376,6 +419,17 @@ class _BatchSource:
             augmentation = draw_augmentation(data.augment, rng) if rng else NO_AUGMENTATION
             jpegs = [record["video"][i] for i in frames]
             decode_clip(jpegs, data.image_size, data.resize_mode, augmentation, out[: len(frames)])
+            if points is not None and self._layout is not None:
+                if "keypoints" not in record:
+                    raise ValueError("its record has no keypoints")
+                points[: len(frames)] = augment_keypoints(
+                    record["keypoints"][frames],
+                    jpeg_shape(jpegs[0]),
+                    data.image_size,
+                    data.resize_mode,
+                    augmentation,
+                    self._layout.mirrored,
+                )
         except ValueError as error:
             split = self._split
             raise DatasetError(

@@ -1,10 +1,12 @@
 """Records of a data set: the stored clips, as TFDS writes them."""
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
+from jaxtyping import Float16
 
+from signvit_jax.data.keypoints import known_share
 from signvit_jax.data.schema import IndexEntry
 
 
@@ -20,6 +22,7 @@ class Record(TypedDict):
     video_id: str
     start: float
     end: float
+    keypoints: NotRequired[Float16[np.ndarray, "t k 3"]]  # of a data set built with keypoints
 
 
 def parse_example(serialized: bytes) -> Mapping[str, Any]:
@@ -41,7 +44,7 @@ def parse_record(serialized: bytes) -> Record:
     def number(key: str) -> float:
         return feature[key].float_list.value[0]
 
-    return Record(
+    record = Record(
         id=text("id"),
         video=list(feature["video"].bytes_list.value),
         fps=number("fps"),
@@ -52,6 +55,11 @@ def parse_record(serialized: bytes) -> Record:
         start=number("start"),
         end=number("end"),
     )
+    if "keypoints/value" in feature:
+        shape = feature["keypoints/shape"].int64_list.value
+        stored = np.frombuffer(feature["keypoints/value"].bytes_list.value[0], "<f2")
+        record["keypoints"] = stored.reshape(shape)
+    return record
 
 
 def index_entry(record: Record) -> IndexEntry:
@@ -64,11 +72,13 @@ def index_entry(record: Record) -> IndexEntry:
         gloss=record["gloss"],
         signer=record["signer"],
         video_id=record["video_id"],
+        keypoints=known_share(record["keypoints"]) if "keypoints" in record else None,
     )
 
 
 def stored_values(entry: IndexEntry) -> tuple[object, ...]:
     """Return the values of an entry, its rate rounded to float32 as in a record."""
+    keypoints = () if entry.keypoints is None else (entry.keypoints,)
     return (
         entry.id,
         entry.num_frames,
@@ -77,4 +87,5 @@ def stored_values(entry: IndexEntry) -> tuple[object, ...]:
         entry.gloss,
         entry.signer,
         entry.video_id,
+        *keypoints,
     )

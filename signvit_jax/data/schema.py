@@ -10,9 +10,10 @@
 | `signer` | text | who signs; "" if unknown |
 | `video_id` | text | the source video of the clip; splits are made by it |
 | `start`, `end` | float32 | seconds in the source video; both -1 if the clip is the complete file |
+| `keypoints` | float16 (t, k, 3) | if built with keypoints: see `signvit_jax.data.keypoints` |
 
 Frames are stored as JPEG bytes and not as a TFDS `Video`: a reader decodes only the frames it
-samples.
+samples. The layout of the keypoints is in the data set's metadata.json.
 """
 
 import dataclasses
@@ -42,7 +43,11 @@ class SchemaError(SignVitError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class IndexEntry:
-    """The description of a clip without its frames. `fps`: stored frames per second."""
+    """The description of a clip without its frames.
+
+    `fps`: stored frames per second. `keypoints`: share of frames in which some point is known; None
+    if the clip has no keypoints.
+    """
 
     id: str
     num_frames: int
@@ -51,6 +56,14 @@ class IndexEntry:
     gloss: str = ""
     signer: str = ""
     video_id: str = ""
+    keypoints: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return a line of the index; without keypoints it is that of earlier releases."""
+        values = dataclasses.asdict(self)
+        if self.keypoints is None:
+            del values["keypoints"]
+        return values
 
 
 class SharedValues(TypedDict):
@@ -72,6 +85,23 @@ class FailedClip(TypedDict):
     line: int
 
 
+class FewKeypoints(TypedDict):
+    """A clip in which a pose is known in less than half of the frames."""
+
+    id: str
+    share: float  # of the frames
+    reason: str  # "" if no pose was found in them
+
+
+class KeypointReport(TypedDict):
+    """The keypoints of a data set."""
+
+    layout: str
+    points: list[str]
+    frames: float  # share of all frames in which some point is known
+    few: list[FewKeypoints]
+
+
 class BuildReport(TypedDict, total=False):
     """The part of `tfds_builders`' build_report.json that others read."""
 
@@ -80,14 +110,21 @@ class BuildReport(TypedDict, total=False):
     shared_videos: list[SharedValues]
     shared_signers: list[SharedValues]
     failed: list[FailedClip]
+    keypoints: KeypointReport  # of a data set built with keypoints
 
 
-def features() -> Any:
-    """Return the `tfds.features.FeaturesDict` of every data set."""
+def features(keypoints: bool = False) -> Any:
+    """Return the `tfds.features.FeaturesDict` of every data set, or of one with keypoints."""
     import tensorflow_datasets as tfds  # takes most of a second
 
+    optional = {}
+    if keypoints:
+        optional["keypoints"] = tfds.features.Tensor(
+            shape=(None, None, 3), dtype=np.float16, encoding=tfds.features.Encoding.BYTES
+        )
     return tfds.features.FeaturesDict(
-        {
+        optional
+        | {
             "id": tfds.features.Text(),
             "video": tfds.features.Sequence(tfds.features.Scalar(dtype=np.object_)),
             "fps": tfds.features.Scalar(dtype=np.float32),
@@ -122,7 +159,7 @@ def write_index(folder: str | os.PathLike, split: str, entries: Iterable[IndexEn
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             for entry in entries:
-                line = (json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n").encode()
+                line = (json.dumps(entry.to_json(), ensure_ascii=False) + "\n").encode()
                 digest.update(line)
                 file.write(line)
         # A kill between the two renames leaves an index without a digest, not with a wrong one.

@@ -6,6 +6,7 @@ gray level). Decoders are kept per thread.
 """
 
 import dataclasses
+import io
 import threading
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
+from PIL import Image
 
 from signvit_jax.errors.base import SignVitError
 
@@ -65,6 +67,15 @@ def decode_jpeg(data: bytes) -> av.VideoFrame:
     if len(frames) != 1:
         raise FrameDecodeError(f"not a JPEG image ({len(data)} bytes)")
     return frames[0]
+
+
+def jpeg_shape(data: bytes) -> tuple[int, int]:
+    """Return width and height of an image, from its header. Raises FrameDecodeError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return image.size
+    except Exception as error:  # Pillow raises many types
+        raise FrameDecodeError(f"not a JPEG image ({len(data)} bytes): {error}") from error
 
 
 def fit_frame(frame: av.VideoFrame, size: int, fit: str, out: UInt8[np.ndarray, "h w 3"]) -> None:

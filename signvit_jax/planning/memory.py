@@ -79,12 +79,17 @@ def _table_line(name: str, size: int) -> str:
 
 
 def batch_shapes(
-    config: Config, mesh: Mesh, frames: int, text_length: int, gloss_length: int = 0
+    config: Config,
+    mesh: Mesh,
+    frames: int,
+    text_length: int,
+    gloss_length: int = 0,
+    num_keypoints: int = 0,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes of a global training batch as the step takes it.
 
-    Clips have `frames` frames, texts `text_length` tokens, and glosses `gloss_length` tokens; 0
-    means no glosses.
+    Clips have `frames` frames, texts `text_length` tokens, glosses `gloss_length` tokens, and
+    frames `num_keypoints` keypoints; 0 means no glosses and no keypoints.
     """
     b, size = config.training.batch_size, config.data.image_size
     shapes = {
@@ -99,6 +104,8 @@ def batch_shapes(
             "gloss_tokens": ((b, gloss_length), jnp.int32),
             "gloss_lengths": ((b,), jnp.int32),
         }
+    if num_keypoints:
+        shapes["keypoints"] = ((b, frames, num_keypoints, 3), jnp.float32)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
         for name, (shape, dtype) in shapes.items()

@@ -10,7 +10,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, TrainingConfig
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split
 from signvit_jax.data.epoch_plan import steps_per_epoch
-from signvit_jax.data.pipeline import BatchIterator, make_batches
+from signvit_jax.data.pipeline import BatchIterator, batch_layout, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.evaluation.metrics import check_tokenization, score
 from signvit_jax.text.model_vocabularies import Vocabularies
@@ -29,8 +29,8 @@ STAND_IN_CLIPS = 500  # at most, of the training split if there is no validation
 class RunData:
     """Splits, vocabularies and batches of one run.
 
-    Raises DatasetError for a split that does not exist, and ConfigError for a CTC target or a best
-    metric that the data does not allow.
+    Raises DatasetError for a split that does not exist, and ConfigError for a CTC target, a best
+    metric or keypoints that the data does not allow.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class RunData:
         self.dataset = dataset
         self.train = dataset.split(config.data.train_split)
         self.validation = self._open_validation_split()
+        # The points of the batches' "keypoints"; None if they have none.
+        self.keypoint_layout = batch_layout(self.train, config.data)
         self.tokenizer = tokenizer or make_tokenizer(
             (entry.text for entry in self.train.index), config.tokenizer
         )

@@ -155,7 +155,15 @@ class StepPrograms:
         The teacher's program for such a batch is compiled first.
         """
         data = self._data
-        batch = batch_shapes(self.config, self.mesh, frames, data.text_length, data.gloss_length)
+        layout = data.keypoint_layout
+        batch = batch_shapes(
+            self.config,
+            self.mesh,
+            frames,
+            data.text_length,
+            data.gloss_length,
+            0 if layout is None else len(layout.points),
+        )
         if self.teacher is None:
             return batch
         self.teacher.compile(batch)
@@ -173,4 +181,6 @@ def device_batch(batch: Batch, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     }
     if "gloss_tokens" in batch and "gloss_lengths" in batch:
         arrays |= {"gloss_tokens": batch["gloss_tokens"], "gloss_lengths": batch["gloss_lengths"]}
+    if "keypoints" in batch:
+        arrays["keypoints"] = batch["keypoints"]
     return to_device(arrays, mesh)

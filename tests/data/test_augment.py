@@ -10,10 +10,12 @@ from signvit_jax.config.schema import AugmentConfig
 from signvit_jax.data.augment import (
     NO_AUGMENTATION,
     ClipAugmentation,
+    augment_keypoints,
     decode_clip,
     draw_augmentation,
 )
-from signvit_jax.media.frames import FrameDecodeError, fit_frames
+from signvit_jax.data.keypoints import KeypointLayout
+from signvit_jax.media.frames import FrameDecodeError, fit_frames, jpeg_shape
 from tests.helpers.toy_dataset import jpeg
 
 STRONG = AugmentConfig(
@@ -246,3 +248,60 @@ def test_a_header_of_a_huge_image_is_refused():
     data[start + 5 : start + 9] = b"\xff\xff\xff\xff"
     with pytest.raises(FrameDecodeError):
         decode_clip([bytes(data)], 48, "squash")
+
+
+SIDES = KeypointLayout("sides", ("left_hand", "right_hand"))
+GEOMETRY = {
+    "none": NO_AUGMENTATION,
+    "translate": ClipAugmentation(shift_x=0.1, shift_y=-0.08),
+    "scale": ClipAugmentation(zoom=1.3),
+    "rotate": ClipAugmentation(angle=0.4),
+    "mirror": ClipAugmentation(mirror=True),
+    "all": ClipAugmentation(angle=-0.3, shift_x=-0.05, shift_y=0.1, zoom=0.85, mirror=True),
+}
+
+
+def frame_with_dots(width: int, height: int, dots: np.ndarray) -> bytes:
+    """A dark frame with a red dot at the first place and a green one at the second."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    image = np.zeros((height, width, 3), np.uint8)
+    for channel, (column, row) in enumerate(dots):
+        distance = (x - column * width) ** 2 + (y - row * height) ** 2
+        image[..., channel] = 255 * np.exp(-distance / (2 * (0.03 * width) ** 2))
+    return jpeg(image, subsampling=0)
+
+
+def dot_places(frame: np.ndarray) -> np.ndarray:
+    """The middle of each dot as shares of the sides, (x, y)."""
+    y, x = (np.mgrid[: len(frame), : len(frame)] + 0.5) / len(frame)
+    lit = np.maximum(frame.astype(float) - frame.max(axis=-1, keepdims=True) / 2 - 25, 0)
+    return np.array(
+        [
+            [(x * dot).sum() / dot.sum(), (y * dot).sum() / dot.sum()]
+            for dot in lit[..., :2].T.swapaxes(1, 2)
+        ]
+    )
+
+
+@pytest.mark.parametrize("augmentation", GEOMETRY.values(), ids=GEOMETRY)
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize(("shape", "size"), [((120, 90), 64), ((90, 120), 63), ((64, 64), 33)])
+def test_keypoints_are_where_the_pixels_are_moved(shape, size, fit, augmentation):
+    dots = np.array([[0.4, 0.55], [0.62, 0.4]])
+    data = frame_with_dots(*shape, dots)
+    assert jpeg_shape(data) == shape
+    (frame,) = decode_clip([data], size, fit, augmentation)
+    stored = np.concatenate([dots, np.ones((2, 1))], axis=1)[None].astype(np.float16)
+    (moved,) = augment_keypoints(stored, shape, size, fit, augmentation, SIDES.mirrored)
+    if augmentation.mirror:  # the red dot was the left hand, and looks like a right one now
+        moved = moved[::-1]
+    assert moved[:, 2].tolist() == [1.0, 1.0]
+    assert np.abs(moved[:, :2] - dot_places(frame)).max() * size < 0.6
+
+
+def test_unknown_keypoints_stay_zeros():
+    stored = np.zeros((2, 2, 3), np.float16)
+    stored[1, 0] = 0.5, 0.5, 0.25
+    moved = augment_keypoints(stored, (90, 60), 64, "pad", GEOMETRY["all"], SIDES.mirrored)
+    assert not moved[0].any() and not moved[1, 0].any()  # mirrored: the other hand is known now
+    assert moved[1, 1, 2] == 0.25 and moved[1, 1, :2].all()

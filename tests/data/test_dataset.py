@@ -11,6 +11,7 @@ import pytest
 
 from signvit_jax.data import dataset, schema
 from signvit_jax.data.dataset import DatasetError, open_dataset
+from signvit_jax.data.keypoints import DRAWN
 from tests.helpers import toy_dataset
 from tests.helpers.toy_dataset import record
 
@@ -292,3 +293,47 @@ def test_a_subset_is_evenly_spaced_over_the_split(built):
     )
     assert (some.name, len(some)) == ("train", 3)
     assert split.spread(7) is split and split.spread(99) is split
+
+
+@pytest.fixture
+def keypoint_data(tmp_path):
+    points = np.zeros((4, 11, 3), np.float16)
+    points[:3] = np.random.default_rng(0).uniform(0.1, 1, (3, 11, 3))
+    records = [record("a", 4) | {"keypoints": points}, record("b", 4) | {"keypoints": 0 * points}]
+    toy_dataset.write(tmp_path, DRAWN, train=records)
+    return tmp_path, points
+
+
+def test_keypoints_are_read_as_they_were_written(keypoint_data):
+    folder, points = keypoint_data
+    dataset = open_dataset(folder, "toy")
+    assert dataset.keypoint_layout == dataset.split("train").keypoint_layout == DRAWN
+    split = pickle.loads(pickle.dumps(dataset.split("train")))
+    assert split.keypoint_layout == DRAWN and split.spread(1).keypoint_layout == DRAWN
+    stored = split[0]["keypoints"]
+    assert stored.dtype == np.float16 and np.array_equal(stored, points)
+
+
+def test_the_index_says_in_how_many_frames_points_are_known(keypoint_data):
+    folder, _ = keypoint_data
+    split = open_dataset(folder, "toy").split("train")
+    assert [entry.keypoints for entry in split.index] == [0.75, 0.0]
+    again = open_dataset(folder, "toy").split("train")
+    assert schema.read_index(again.folder, "train") == again.index == split.index
+    assert again.digest == split.digest
+
+
+def test_a_data_set_without_keypoints_has_the_index_of_before(built):
+    dataset = open_dataset(built, "toy")
+    split = dataset.split("train")
+    assert dataset.keypoint_layout is split.keypoint_layout is None
+    assert "keypoints" not in split[0] and split.index[0].keypoints is None
+    line = json.loads(schema.index_path(split.folder, "train").read_text().splitlines()[0])
+    assert list(line) == ["id", "num_frames", "fps", "text", "gloss", "signer", "video_id"]
+
+
+def test_keypoints_without_their_layout_are_refused(keypoint_data):
+    folder, _ = keypoint_data
+    (folder / "toy/1.0.0/metadata.json").write_text('{"keypoints": 3}')
+    with pytest.raises(DatasetError, match=r"metadata\.json does not say which keypoints"):
+        open_dataset(folder, "toy")

@@ -14,6 +14,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_mapping
 from signvit_jax.data.dataset import DatasetError, Split, open_dataset
 from signvit_jax.data.frame_sampling import clip_length
+from signvit_jax.data.keypoints import KeypointLayout
 from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.text.tokenizer import learn, learn_gloss_vocabulary
@@ -520,3 +521,73 @@ def test_buckets_without_a_batch_are_not_in_those_lengths(split, tokenizer):
     config = config_with(num_frames=16, frame_buckets=(2, 8, 9, 16))
     assert batches(split, tokenizer, config, batch_size=1).frames_of_steps(0, 13) == [16, 8, 2]
     assert batches(split, tokenizer, config, batch_size=20).frames_of_steps(0, 1) == [16]
+
+
+SIDES = KeypointLayout("sides", ("nose", "left_hand", "right_hand"))
+
+
+@pytest.fixture(scope="module")
+def split_with_keypoints(tmp_path_factory) -> Split:
+    """Keypoints that tell their frame: x is its number / 32; the left hand is never known."""
+    folder = tmp_path_factory.mktemp("keypoints")
+    records = []
+    for i, length in enumerate(LENGTHS):
+        points = np.full((length, 3, 3), 0.5, np.float16)
+        points[..., 0] = np.arange(length)[:, None] / 32
+        points[:, 1] = 0
+        frames = [gray_jpeg(8 * k) for k in range(length)]
+        records.append(record(f"clip-{i}", 0, frames=frames) | {"keypoints": points})
+    toy_dataset.write(folder, SIDES, train=records)
+    return open_dataset(folder, "toy").split("train")
+
+
+@pytest.mark.parametrize("augment", [{}, {"speed": 0.2, "frame_jitter": 0.3, "frame_drop": 0.2}])
+@pytest.mark.parametrize("processes", [0, 2])
+def test_keypoints_are_those_of_the_sampled_frames(
+    split_with_keypoints, tokenizer, augment, processes
+):
+    config = config_with(keypoints="auto", augment=augment, num_workers=processes)
+    frames_seen = 0
+    for batch in batches(split_with_keypoints, tokenizer, config):
+        points = batch["keypoints"]
+        assert points.shape == (*batch["video"].shape[:2], 3, 3) and points.dtype == np.float32
+        for row, length in enumerate(batch["frame_lengths"]):
+            gray = batch["video"][row, :length, 8, 8, 0]
+            if batch["weights"][row]:
+                assert np.abs(points[row, :length, 0, 0] * 32 * 8 - gray).max() < 4
+                assert (points[row, :length, [0, 2], 2] == 0.5).all()
+                frames_seen += length
+            assert not points[row, :length, 1].any() and not points[row, length:].any()
+    assert frames_seen > 40
+
+
+def test_mirrored_clips_have_mirrored_keypoints(split_with_keypoints, tokenizer):
+    config = config_with(keypoints="auto", augment={"mirror": True})
+    mirrored = []
+    for batch in batches(split_with_keypoints, tokenizer, config):
+        for row in np.flatnonzero(batch["weights"]):
+            nose, left, right = batch["keypoints"][row, 0]
+            assert (left[2] == 0) == (right[2] > 0)
+            assert nose[0] == (1.0 if left[2] else 0.0)  # of the first frame, or near it
+            mirrored.append(bool(left[2]))
+    assert 0 < sum(mirrored) < len(mirrored)
+
+
+@pytest.mark.parametrize("augment", [{}, AUGMENTED])
+def test_keypoints_change_no_other_array(split_with_keypoints, tokenizer, augment):
+    without = list(batches(split_with_keypoints, tokenizer, config_with(augment=augment)))
+    config = config_with(augment=augment, keypoints="required")
+    beside = list(batches(split_with_keypoints, tokenizer, config))
+    assert not any("keypoints" in batch for batch in without)
+    assert_equal_batches(
+        [{k: v for k, v in b.items() if k != "keypoints"} for b in beside], without
+    )
+
+
+def test_a_data_set_without_keypoints_has_none_to_give(split, tokenizer):
+    (batch, *_) = batches(split, tokenizer, config_with(keypoints="auto"))
+    assert "keypoints" not in batch
+    with pytest.raises(
+        ConfigError, match="built without keypoints; allowed here: 'auto' or 'none'"
+    ):
+        batches(split, tokenizer, config_with(keypoints="required"))

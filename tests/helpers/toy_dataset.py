@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from signvit_jax.data import schema
+from signvit_jax.data.keypoints import KeypointLayout
 
 
 class Toy(tfds.core.GeneratorBasedBuilder):
@@ -17,12 +18,22 @@ class Toy(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = Path(__file__).parent
 
-    def __init__(self, splits: Mapping[str, Sequence[dict]], **kwargs):
+    def __init__(
+        self, splits: Mapping[str, Sequence[dict]], layout: KeypointLayout | None, **kwargs
+    ):
         self._splits = splits
+        self._layout = layout
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self):
-        return self.dataset_info_from_configs(features=schema.features(), disable_shuffling=True)
+        metadata = None
+        if self._layout is not None:
+            metadata = tfds.core.MetadataDict(keypoints=self._layout.to_json())
+        return self.dataset_info_from_configs(
+            features=schema.features(self._layout is not None),
+            disable_shuffling=True,
+            metadata=metadata,
+        )
 
     def _split_generators(self, dl_manager):
         return {name: self._records(records) for name, records in self._splits.items()}
@@ -34,9 +45,12 @@ class Toy(tfds.core.GeneratorBasedBuilder):
         yield from enumerate(records)
 
 
-def write(data_dir: Path, **splits: Sequence[dict]) -> Path:
-    """Build the data set `toy`; return its version folder."""
-    builder = Toy(splits, data_dir=str(data_dir))
+def write(data_dir: Path, layout: KeypointLayout | None = None, **splits: Sequence[dict]) -> Path:
+    """Build the data set `toy`; return its version folder.
+
+    `layout`: that of the records' keypoints.
+    """
+    builder = Toy(splits, layout, data_dir=str(data_dir))
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )

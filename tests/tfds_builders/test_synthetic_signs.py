@@ -11,6 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
+from signvit_jax.data.dataset import open_dataset
+from signvit_jax.data.keypoints import DRAWN
 from signvit_jax.runtime.exit_codes import UsageError
 from tfds_builders.base import REPORT_NAME
 from tfds_builders.synthetic_signs import grammar, motion, render
@@ -19,6 +21,7 @@ from tfds_builders.synthetic_signs.clips import (
     Options,
     clip,
     draw_clip,
+    keypoints_of,
     performance,
     script,
     signer_of,
@@ -36,6 +39,13 @@ def draw_sign(
     scene: Scene = Scene(),  # noqa: B008
 ) -> np.ndarray:
     """Draw one sign alone, at equal times from its beginning to its end."""
+    return render.draw(
+        *movement(gloss, signer, moments), signer, scene, 64, np.random.default_rng(0)
+    )
+
+
+def movement(gloss: str, signer: Signer, moments: int) -> tuple:
+    """What `render` takes of a sign: both arms, the pose of the head, and the seconds."""
     utterance = motion.utter([gloss], signer)
     ((_, start, end),) = utterance.spans
     when = np.linspace(start, end, moments)
@@ -43,9 +53,7 @@ def draw_sign(
         motion.arm(line.at(when), signer, side)
         for line, side in ((utterance.dominant, 1.0), (utterance.weak, -1.0))
     ]
-    return render.draw(
-        *arms, motion.head_pose(utterance, when), when, signer, scene, 64, np.random.default_rng(0)
-    )
+    return *arms, motion.head_pose(utterance, when), when
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +352,43 @@ def test_left_handed_signer_is_the_mirror_image():
     )
 
 
+SCENES = {
+    "plain": Scene(),
+    "moved": Scene(shift=(0.06, -0.03)),
+    "turned": Scene(rotation=4.0),
+    "near": Scene(zoom=1.1),
+    "swaying": Scene(sway=(0.03, 1.0)),
+}
+
+
+@pytest.mark.parametrize("left_handed", [False, True])
+@pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
+def test_keypoints_are_where_the_points_are_drawn(scene, left_handed):
+    """Nose and hands have colors that the points around them do not have."""
+    signer = dataclasses.replace(
+        AVERAGE, left_handed=left_handed, skin=(200, 60, 60), shirt=(20, 60, 200)
+    )
+    side, other = ("left", "right") if left_handed else ("right", "left")
+    for gloss in ("TWO", "MANY", "Q"):
+        frames = draw_sign(gloss, signer, scene=scene).astype(int)
+        points = render.keypoints(*movement(gloss, signer, 4), signer, scene)
+        assert points.shape == (4, len(DRAWN.points), 3) and (points[..., 2] == 1).all()
+        assert (np.sign(points[:, 5, 0] - points[:, 6, 0]) == 1).all()  # wrists: left is right
+        for name, color in {
+            "nose": (164, 49, 49),
+            f"{side}_index": signer.skin,
+            f"{side}_pinky": signer.skin,
+        }.items():
+            for frame, (x, y) in zip(frames, 64 * points[:, DRAWN.index(name), :2]):
+                place = frame[round(y) - 1 : round(y) + 1, round(x) - 1 : round(x) + 1]
+                assert np.abs(place - color).sum(axis=-1).min() < 50, (gloss, name, place)
+        shoulder, wrist = (
+            points[:, DRAWN.index(f"{side}_{part}")] for part in ("shoulder", "wrist")
+        )
+        assert (wrist[:, 1] < points[:, DRAWN.index(f"{other}_wrist"), 1]).all() or gloss == "MANY"
+        assert (np.abs(shoulder[:, :2] - wrist[:, :2]).sum(axis=-1) < 0.7).all()
+
+
 def test_signers_and_scenes_look_different():
     faces = [draw_sign("BOOK", signer_of("train", number), 1).astype(int) for number in range(6)]
     for a, b in itertools.combinations(faces, 2):
@@ -438,6 +483,40 @@ def test_builder_stores_the_drawn_clips(tmp_path):
     assert main(common) == 0
     with pytest.raises(UsageError, match="num_signs"):
         main([*common, "--num_signs=16"])
+
+
+def test_exact_keypoints_are_stored_beside_the_same_frames(tmp_path):
+    from tfds_builders.build import main
+
+    common = [
+        "synthetic_signs",
+        "--num_train=3",
+        "--num_validation=1",
+        "--num_test=1",
+        "--size=32",
+        "--workers=1",
+    ]
+    for name, more in (("none", []), ("exact", ["--keypoints=exact"])):
+        assert main([*common, f"--data_dir={tmp_path / name}", *more]) == 0
+    none, exact = (open_dataset(tmp_path / name, "synthetic_signs") for name in ("none", "exact"))
+    for i, entry in enumerate(exact.split("train").index):
+        record = exact.split("train")[i]
+        expected = keypoints_of(0, "train", i, Options(size=32))
+        assert np.abs(record.pop("keypoints") - expected).max() < 1e-3
+        assert record == none.split("train")[i]
+        assert entry == dataclasses.replace(none.split("train").index[i], keypoints=1.0)
+    assert exact.keypoint_layout == DRAWN and none.keypoint_layout is None
+    reports = [json.loads((built.folder / REPORT_NAME).read_text()) for built in (none, exact)]
+    assert "keypoints" not in reports[0] and "keypoints" not in reports[0]["settings"]
+    assert reports[1]["keypoints"] == {**DRAWN.to_json(), "frames": 1.0, "few": []}
+    assert reports[1]["settings"] == {**reports[0]["settings"], "keypoints": "exact"}
+    assert reports[1]["fingerprint"] == reports[0]["fingerprint"]
+    assert sorted(file.name for file in none.folder.iterdir()) == sorted(
+        file.name for file in exact.folder.iterdir() if file.name != "metadata.json"
+    )
+    with pytest.raises(UsageError, match="keypoints was 'exact', now 'none'"):
+        main([*common, f"--data_dir={tmp_path / 'exact'}"])
+    assert main([*common, f"--data_dir={tmp_path / 'exact'}", "--keypoints=exact"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ Any clip can be drawn alone, in any process and any order.
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from tfds_builders.clips import Clip
 from tfds_builders.synthetic_signs import grammar, motion, render
@@ -37,6 +38,7 @@ def clip(seed: int, split: str, index: int, options: Options) -> Clip:
         id=name,
         text=grammar.translate(glosses) if glosses else "",
         frames=functools.partial(draw_clip, seed, split, index, options),
+        keypoints=functools.partial(keypoints_of, seed, split, index, options),
         gloss=" ".join(glosses),
         signer=signer.name,
         video_id=name,
@@ -80,19 +82,40 @@ def draw_clip(
     seed: int, split: str, index: int, options: Options
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
     """Return the frames of a clip and their number per second."""
+    noise = _generator(seed, split, index, "noise")
+    moments = _moments(seed, split, index, options)
+    return render.draw(*moments, options.size, noise), options.frame_rate
+
+
+def keypoints_of(
+    seed: int, split: str, index: int, options: Options
+) -> Float[np.ndarray, "t 11 3"]:
+    """Return the exact keypoints of the frames of `draw_clip`, as `render.keypoints`."""
+    return render.keypoints(*_moments(seed, split, index, options))
+
+
+class _Moments(NamedTuple):
+    """What is drawn in each frame of a clip."""
+
+    dominant: motion.Arm
+    weak: motion.Arm
+    head: Float[np.ndarray, "t 3"]
+    seconds: Float[np.ndarray, "t"]
+    signer: Signer
+    scene: Scene
+
+
+def _moments(seed: int, split: str, index: int, options: Options) -> _Moments:
     signer, scene, utterance = performance(seed, split, index, options)
     when = np.arange(math.ceil(utterance.seconds * options.frame_rate)) / options.frame_rate
-    frames = render.draw(
+    return _Moments(
         motion.arm(utterance.dominant.at(when), signer, 1.0),
         motion.arm(utterance.weak.at(when), signer, -1.0),
         motion.head_pose(utterance, when),
         when,
         signer,
         scene,
-        options.size,
-        _generator(seed, split, index, "noise"),
     )
-    return frames, options.frame_rate
 
 
 def _generator(seed: int, split: str, index: int, stream: str) -> np.random.Generator:

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
+from signvit_jax.data.keypoints import DRAWN
 from tfds_builders.synthetic_signs import motion
 from tfds_builders.synthetic_signs.motion import Arm
 from tfds_builders.synthetic_signs.signer import Color, Scene, Signer
@@ -18,6 +19,11 @@ from tfds_builders.synthetic_signs.signer import Color, Scene, Signer
 HEIGHT = 2.45  # of the image at zoom 1, in shoulder widths
 SHOULDER_LINE = 0.455  # share of the image's height
 Points = Float[np.ndarray, "t n 2"]
+# Of the fingers in a hand, in palm widths: x to the thumb, y along the fingers; thumb first.
+ROOTS = ((0.36, -0.2), (0.36, 0.4), (0.12, 0.46), (-0.12, 0.42), (-0.36, 0.34))
+INDEX_FINGER, LITTLE_FINGER = 1, 4
+NOSE = (0.0, 0.2)  # in half heights of the head, as in `_on_head`
+ARM_ROOT = np.array([0.0, 0.07])  # where a drawn arm begins, from the line of the shoulders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ def draw(
     """Return the frames. `head` is `motion.head_pose`; `rng` draws only the noise."""
     factor = max(2, round(256 / size))
     canvas = size * factor
-    sway = scene.sway[0] * np.sin(2 * np.pi * 0.35 * seconds + scene.sway[1])
+    sway = _sway(scene, seconds)
     shapes = [
         *_body(head, signer),
         *_arm_shapes(weak, signer, -1),
@@ -63,6 +69,36 @@ def draw(
                 pen.polygon(points[t], fill=shape.color)
         frames[t] = np.asarray(image.reduce(factor))
     return _lit(frames, scene, rng)
+
+
+def keypoints(
+    dominant: Arm,
+    weak: Arm,
+    head: Float[np.ndarray, "t 3"],
+    seconds: Float[np.ndarray, "t"],
+    signer: Signer,
+    scene: Scene,
+) -> Float[np.ndarray, "t 11 3"]:
+    """Return where `draw` puts the points of `keypoints.DRAWN`: x and y in shares of the image.
+
+    Their confidence is 1, also behind a hand and outside of the image. Left and right are the
+    signer's own.
+    """
+    right, left = ((weak, -1), (dominant, 1)) if signer.left_handed else ((dominant, 1), (weak, -1))
+    places = {"nose": _on_head(np.array([NOSE]), head, signer)[:, 0]}
+    for name, (arm, side) in (("left", left), ("right", right)):
+        places[f"{name}_shoulder"] = arm.shoulder[:, :2] + ARM_ROOT
+        places[f"{name}_elbow"] = arm.elbow[:, :2]
+        places[f"{name}_wrist"] = arm.wrist[:, :2]
+        places[f"{name}_pinky"] = _on_hand(arm, signer, side, *ROOTS[LITTLE_FINGER])
+        places[f"{name}_index"] = _on_hand(arm, signer, side, *ROOTS[INDEX_FINGER])
+    points = np.stack([places[name] for name in DRAWN.points], axis=1)
+    shares = _project(points, _sway(scene, seconds), signer, scene, canvas=1)
+    return np.concatenate([shares, np.ones_like(shares[..., :1])], axis=-1)
+
+
+def _sway(scene: Scene, seconds: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    return scene.sway[0] * np.sin(2 * np.pi * 0.35 * seconds + scene.sway[1])
 
 
 def _project(points: Points, sway: np.ndarray, signer: Signer, scene: Scene, canvas: int) -> Points:
@@ -115,24 +151,7 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
     )
 
     def on_head(outline: np.ndarray, color: Color) -> Shape:
-        """Place an outline on the head.
-
-        Its coordinates are about the middle of the face, y down, in half heights of the head.
-        """
-        tilt = np.deg2rad(head[:, 2])[:, None]
-        scale = 0.32 * signer.head
-        x, y = outline[:, 0] * scale, outline[:, 1] * scale
-        about = 0.9 * scale  # the head tilts about the neck
-        turned = np.stack(
-            [
-                np.cos(tilt) * x - np.sin(tilt) * (y - about),
-                np.sin(tilt) * x + np.cos(tilt) * (y - about) + about,
-            ],
-            axis=-1,
-        )
-        return Shape(
-            turned + head[:, None, :2] + np.array([0.0, motion.HEAD[1] * signer.head]), color
-        )
+        return Shape(_on_head(outline, head, signer), color)
 
     dark = _shade(signer.skin, 0.3)
     lips = tuple(np.clip(np.multiply(signer.skin, (0.8, 0.5, 0.5)), 0, 255).astype(int).tolist())
@@ -147,7 +166,7 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
     ]
     features += [
         on_head(_ellipse(0.0, 0.52, 0.24, 0.07, 10), lips),
-        on_head(_box(0.0, 0.2, 0.05, 0.1), _shade(signer.skin, 0.82)),
+        on_head(_box(*NOSE, 0.05, 0.1), _shade(signer.skin, 0.82)),
     ]
     hair = signer.hair
     fringe = _ellipse(0.0, -0.3, 0.82, 0.78)
@@ -170,10 +189,31 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
     return [*behind, *shirt, neck, *face, *features, *front]
 
 
+def _on_head(
+    outline: Float[np.ndarray, "n 2"], head: Float[np.ndarray, "t 3"], signer: Signer
+) -> Points:
+    """Place an outline on the head.
+
+    Its coordinates are about the middle of the face, y down, in half heights of the head.
+    """
+    tilt = np.deg2rad(head[:, 2])[:, None]
+    scale = 0.32 * signer.head
+    x, y = outline[:, 0] * scale, outline[:, 1] * scale
+    about = 0.9 * scale  # the head tilts about the neck
+    turned = np.stack(
+        [
+            np.cos(tilt) * x - np.sin(tilt) * (y - about),
+            np.sin(tilt) * x + np.cos(tilt) * (y - about) + about,
+        ],
+        axis=-1,
+    )
+    return turned + head[:, None, :2] + np.array([0.0, motion.HEAD[1] * signer.head])
+
+
 def _arm_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
     sleeve = _shade(signer.shirt, 0.82)
     shoulder, elbow, wrist = arm.shoulder[:, :2], arm.elbow[:, :2], arm.wrist[:, :2]
-    shoulder = shoulder + np.array([0.0, 0.07])
+    shoulder = shoulder + ARM_ROOT
     cuff = elbow + (wrist - elbow) * 0.86
     half = shoulder + (elbow - shoulder) * 0.65
     if signer.long_sleeves:
@@ -201,24 +241,14 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
     The rim makes a hand visible in front of a face and of another hand.
     """
     unit = motion.PALM * signer.hand
-    facing = np.cos(np.deg2rad(arm.turn))  # +1 palm to the camera, thumb inward; -1 the back
-    radians = np.deg2rad(arm.angle)
-    up = np.stack([-side * np.sin(radians), -np.cos(radians)], axis=-1)
-    inward = np.stack([-side * np.cos(radians), np.sin(radians)], axis=-1)
 
     def at(x: ArrayLike, y: ArrayLike) -> Float[np.ndarray, "t 2"]:
-        """Convert hand coordinates to the plane of the image.
-
-        They are in palm widths, x to the thumb, y along the fingers; numbers or one per frame.
-        """
-        x, y = np.broadcast_to(x, facing.shape), np.broadcast_to(y, facing.shape)
-        return arm.hand[:, :2] + unit * ((x * facing)[:, None] * inward + y[:, None] * up)
+        return _on_hand(arm, signer, side, x, y)
 
     pieces: list[tuple[np.ndarray, np.ndarray, float, float, np.ndarray | None]] = [
         (at(x, -0.36), at(1.12 * x, 0.34), 0.19, 0.2, None) for x in (-0.3, 0.0, 0.3)
     ]
-    roots = ((0.36, -0.2), (0.36, 0.4), (0.12, 0.46), (-0.12, 0.42), (-0.36, 0.34))
-    for finger, (x, y) in enumerate(roots):
+    for finger, (x, y) in enumerate(ROOTS):
         length, angle, bend = (arm.fingers[:, finger, i] for i in range(3))
         length = np.maximum(length, 0.0)
         first, second = np.deg2rad(angle), np.deg2rad(angle + bend)
@@ -242,6 +272,22 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
         Shape(_capsule(a, b, (r0 - rim / 2) * unit, (r1 - rim / 2) * unit), fill, seen)
         for a, b, r0, r1, seen in pieces
     ]
+
+
+def _on_hand(
+    arm: Arm, signer: Signer, side: int, x: ArrayLike, y: ArrayLike
+) -> Float[np.ndarray, "t 2"]:
+    """Convert hand coordinates to the plane of the image.
+
+    They are in palm widths, x to the thumb, y along the fingers; numbers or one per frame.
+    """
+    unit = motion.PALM * signer.hand
+    facing = np.cos(np.deg2rad(arm.turn))  # +1 palm to the camera, thumb inward; -1 the back
+    radians = np.deg2rad(arm.angle)
+    up = np.stack([-side * np.sin(radians), -np.cos(radians)], axis=-1)
+    inward = np.stack([-side * np.cos(radians), np.sin(radians)], axis=-1)
+    x, y = np.broadcast_to(x, facing.shape), np.broadcast_to(y, facing.shape)
+    return arm.hand[:, :2] + unit * ((x * facing)[:, None] * inward + y[:, None] * up)
 
 
 # --- outlines ---

@@ -1,0 +1,106 @@
+"""Keypoints of the signer beside the frames: which points there are, and what is not known.
+
+The keypoints of a clip are (t, k, 3): x and y in shares of the image's width and height, from its
+top left corner, and a confidence from 0 to 1. Points may be outside of the image. What is not known
+has the confidence 0, and then x and y are 0: zeros, unlike NaN, stay out of a sum that confidences
+weight.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float16, Int, Shaped
+
+_SIDES = {"left": "right", "right": "left", "L": "R", "R": "L"}
+# "left_wrist", "LEFT_HAND", "hand_right", and the "LWrist" of OpenPose.
+_SIDE = re.compile(r"(?i:left|right)|\b[LR](?=[A-Z])")
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeypointLayout:
+    """The points of every frame of a data set, by name."""
+
+    name: str
+    points: tuple[str, ...]  # different names; "left" and "right" are the signer's own
+
+    def index(self, point: str) -> int:
+        """Return the number of a point. Raises ValueError if there is none of that name."""
+        return self.points.index(point)
+
+    @functools.cached_property
+    def mirrored(self) -> Int[np.ndarray, " k"]:
+        """For each point, the number of the one that takes its place in a mirrored image.
+
+        That is the point of the other side by its name, or the point itself.
+        """
+        numbers = {point: number for number, point in enumerate(self.points)}
+        return np.array(
+            [
+                numbers.get(_SIDE.sub(_other_side, point), number)
+                for point, number in numbers.items()
+            ]
+        )
+
+    def to_json(self) -> dict[str, object]:
+        return {"layout": self.name, "points": list(self.points)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> "KeypointLayout | None":
+        """Read what `to_json` wrote; return None if it is not that."""
+        name, points = values.get("layout"), values.get("points")
+        if not isinstance(name, str) or not isinstance(points, list):
+            return None
+        return cls(name, tuple(map(str, points)))
+
+
+def _other_side(side: re.Match[str]) -> str:
+    found = side.group()
+    if found in _SIDES:
+        return _SIDES[found]
+    other = _SIDES[found.lower()]
+    return other.upper() if found.isupper() else other.capitalize()
+
+
+def _both(*names: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{name}" for name in names for side in ("left", "right"))
+
+
+# The points of BlazePose (Bazarevsky et al. 2020), in the order of its landmark model.
+MEDIAPIPE_POSE = KeypointLayout(
+    "mediapipe_pose_33",
+    (
+        "nose",
+        *(f"{side}_eye{part}" for side in ("left", "right") for part in ("_inner", "", "_outer")),
+        *_both("ear"),
+        "mouth_left",
+        "mouth_right",
+        *_both("shoulder", "elbow", "wrist", "pinky", "index", "thumb", "hip"),
+        *_both("knee", "ankle", "heel", "foot_index"),
+    ),
+)
+# Those of drawn signers: names as above. "pinky" and "index" are the first knuckles.
+DRAWN = KeypointLayout("drawn_11", ("nose", *_both("shoulder", "elbow", "wrist", "pinky", "index")))
+
+
+def stored_keypoints(
+    points: Shaped[np.ndarray, "t k 3"],
+) -> Float16[np.ndarray, "t k 3"]:
+    """Return keypoints as they are stored: float16, and zeros where a point is not known.
+
+    It is not if its confidence is 0 or less, or one of its numbers is not finite. Confidences are
+    clipped to 1.
+    """
+    points = np.asarray(points, np.float64)
+    known = np.isfinite(points).all(axis=-1, keepdims=True) & (points[..., 2:] > 0)
+    points = np.where(known, points, 0.0)
+    points[..., 2] = np.minimum(points[..., 2], 1.0)
+    return np.clip(points, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
+
+
+def known_share(points: Float16[np.ndarray, "t k 3"]) -> float:
+    """Return the share of frames in which some point is known."""
+    return float((points[..., 2] > 0).any(axis=-1).mean()) if len(points) else 0.0
