@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float16, Int, Shaped
+from jaxtyping import Float16, Float32, Int, Shaped
 
 _SIDES = {"left": "right", "right": "left", "L": "R", "R": "L"}
 # "left_wrist", "LEFT_HAND", "hand_right", and the "LWrist" of OpenPose.
@@ -65,6 +65,14 @@ def _other_side(side: re.Match[str]) -> str:
     return other.upper() if found.isupper() else other.capitalize()
 
 
+def _plain_name(point: str) -> str:
+    """Return "left_wrist" for "POSE_LANDMARKS/LEFT_WRIST", "LWrist" and "leftWrist"."""
+    name = point.rpartition("/")[2]
+    for letter, side in (("L", "left_"), ("R", "right_")):
+        name = re.sub(rf"^{letter}(?=[A-Z][a-z])", side, name)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
 def _both(*names: str) -> tuple[str, ...]:
     return tuple(f"{side}_{name}" for name in names for side in ("left", "right"))
 
@@ -84,6 +92,56 @@ MEDIAPIPE_POSE = KeypointLayout(
 )
 # Those of drawn signers: names as above. "pinky" and "index" are the first knuckles.
 DRAWN = KeypointLayout("drawn_11", ("nose", *_both("shoulder", "elbow", "wrist", "pinky", "index")))
+
+
+# What the model cuts crops of, in the order of its localizer: the signer's right hand, which mostly
+# is on the left in the image, the left hand, the face.
+PARTS = ("right_hand", "left_hand", "face")
+# A hand's center lies this share of the way from the wrist to the first knuckles.
+_TO_KNUCKLES = 0.7
+
+
+@functools.lru_cache
+def part_weights(layout: KeypointLayout) -> Float32[np.ndarray, "parts k"]:
+    """Return what share each keypoint has in the place of each of `PARTS`.
+
+    A point of the part's own name is its place. A hand is between the wrist and the knuckles
+    ("pinky" and "index"), or at the wrist if the layout has no knuckles, and a face is at the nose.
+    The row of a part that the layout does not show is 0. Names of other programs are read as ours:
+    "POSE_LANDMARKS/LEFT_WRIST" of MediaPipe, "LWrist" of OpenPose.
+    """
+
+    numbers: dict[str, int] = {}
+    for number, point in enumerate(layout.points):
+        numbers.setdefault(_plain_name(point), number)
+
+    def shares(part: str) -> dict[str, float]:
+        side = part.partition("_")[0]
+        knuckles = (f"{side}_pinky", f"{side}_index")
+        by_knuckles = {f"{side}_wrist": 1.0 - _TO_KNUCKLES}
+        by_knuckles |= dict.fromkeys(knuckles, _TO_KNUCKLES / 2)
+        options = {part: 1.0}, by_knuckles, {f"{side}_wrist": 1.0}, {"nose": 1.0}
+        options = options[::3] if part == "face" else options[:3]
+        return next((points for points in options if set(points) <= set(numbers)), {})
+
+    weights = np.zeros((len(PARTS), len(layout.points)), np.float32)
+    for row, part in zip(weights, PARTS):
+        for point, share in shares(part).items():
+            row[numbers[point]] = share
+    return weights
+
+
+def part_points(
+    points: Float32[np.ndarray, "*n k 3"], weights: Float32[np.ndarray, "parts k"]
+) -> Float32[np.ndarray, "*n parts 3"]:
+    """Return the places of `PARTS` as (y, x, confidence), from keypoints (x, y, confidence).
+
+    The confidence is the least of the points that `part_weights` takes.
+    """
+    places = np.einsum("pk,...kc->...pc", weights, points)
+    confidence = np.where(weights > 0.0, points[..., None, :, 2], np.inf).min(axis=-1)
+    places[..., 2] = np.where(np.isfinite(confidence), confidence, 0.0)
+    return places[..., [1, 0, 2]]
 
 
 def stored_keypoints(

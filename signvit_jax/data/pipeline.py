@@ -30,7 +30,7 @@ from signvit_jax.data.augment import (
 from signvit_jax.data.dataset import DatasetError, Split
 from signvit_jax.data.epoch_plan import EpochPlan, assign_buckets, plan_epoch, steps_per_epoch
 from signvit_jax.data.frame_sampling import clip_length, sample_frames
-from signvit_jax.data.keypoints import KeypointLayout
+from signvit_jax.data.keypoints import KeypointLayout, part_points, part_weights
 from signvit_jax.data.token_table import TokenTable, gloss_table, text_table
 from signvit_jax.media.frames import jpeg_shape
 from signvit_jax.text.tokenizer import Tokenizer
@@ -56,6 +56,8 @@ class Batch(TypedDict):
     # As `batch_layout` says: x and y in shares of the frame in `video`, moved with it by the
     # augmentation, and the confidence; zeros where nothing is known and after the clip.
     keypoints: NotRequired[Float32[np.ndarray, "b t k 3"]]
+    # The places of hands and face by these keypoints, as `data.keypoints.part_points`.
+    part_points: NotRequired[Float32[np.ndarray, "b t parts 3"]]
 
 
 def batch_layout(split: Split, data: DataConfig) -> KeypointLayout | None:
@@ -384,6 +386,8 @@ class _BatchSource:
                     example, epoch, batch["video"][row], None if points is None else points[row]
                 )
             batch["token_lengths"][row] = self._texts.write(example, batch["tokens"][row])
+        if points is not None and self._layout is not None:
+            batch["part_points"] = part_points(points, part_weights(self._layout))
         if self._glosses:
             batch["gloss_tokens"] = np.zeros((b, self._glosses.width), np.int32)
             batch["gloss_lengths"] = np.zeros(b, np.int32)

@@ -206,7 +206,10 @@ class LocalizationTerm:
         encoded = inputs.outputs.encoded
         assert encoded.localization is not None, "a model without a localizer has no such term"
         mask = length_mask(encoded.frame_lengths, encoded.frames.shape[1])
-        per_clip = localization_loss(encoded.localization, mask)
+        points = inputs.batch.get("part_points")
+        if points is not None:
+            points = jnp.asarray(points)[:, :, : encoded.localization.found.maps.shape[2]]
+        per_clip = localization_loss(encoded.localization, mask, points)
         mean = jnp.sum(per_clip * inputs.batch["weights"]) / inputs.counts.clips
         return self.factor * mean, {"localization": mean}
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from signvit_jax.config.schema import Config
+from signvit_jax.data.keypoints import PARTS
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.errors.memory_advice import memory_advice
 from signvit_jax.optimization.compiling_ahead import JittedStep
@@ -106,6 +107,7 @@ def batch_shapes(
         }
     if num_keypoints:
         shapes["keypoints"] = ((b, frames, num_keypoints, 3), jnp.float32)
+        shapes["part_points"] = ((b, frames, len(PARTS), 3), jnp.float32)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
         for name, (shape, dtype) in shapes.items()

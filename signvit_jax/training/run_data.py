@@ -10,6 +10,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, TrainingConfig
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split
 from signvit_jax.data.epoch_plan import steps_per_epoch
+from signvit_jax.data.keypoints import part_weights
 from signvit_jax.data.pipeline import BatchIterator, batch_layout, make_batches
 from signvit_jax.data.token_table import padded_gloss_length, padded_text_length
 from signvit_jax.evaluation.metrics import check_tokenization, score
@@ -57,6 +58,7 @@ class RunData:
         self.gloss_length = 0
         if self.gloss_tokenizer:
             self.gloss_length = padded_gloss_length(self.train, self.gloss_tokenizer)
+        self._check_crops()
         self._check_best_metric()
         self._log_unknown_tokens()
 
@@ -112,6 +114,17 @@ class RunData:
             self.train.name,
         )
         return stand_in
+
+    def _check_crops(self) -> None:
+        layout, crops = self.keypoint_layout, self.config.model.encoder.crops
+        if crops == "hands_face" and (layout is None or not part_weights(layout)[-1].any()):
+            shown = "no keypoints" if layout is None else f"the keypoints of {layout.name!r}"
+            raise ConfigError(
+                f"config.model.encoder.crops is 'hands_face', but the batches have {shown}, which "
+                "do not show where a face is; allowed here: 'hands' or 'none', or "
+                "data.keypoints='auto' and a data set with a point 'nose' or 'face' "
+                "(docs/keypoints.md)"
+            )
 
     def _check_best_metric(self) -> None:
         """Raise ConfigError for a `training.best_metric` that perfect outputs would not reach.

@@ -181,6 +181,6 @@ def device_batch(batch: Batch, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     }
     if "gloss_tokens" in batch and "gloss_lengths" in batch:
         arrays |= {"gloss_tokens": batch["gloss_tokens"], "gloss_lengths": batch["gloss_lengths"]}
-    if "keypoints" in batch:
-        arrays["keypoints"] = batch["keypoints"]
+    if "keypoints" in batch and "part_points" in batch:
+        arrays |= {"keypoints": batch["keypoints"], "part_points": batch["part_points"]}
     return to_device(arrays, mesh)

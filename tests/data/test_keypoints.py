@@ -8,6 +8,8 @@ from signvit_jax.data.keypoints import (
     MEDIAPIPE_POSE,
     KeypointLayout,
     known_share,
+    part_points,
+    part_weights,
     stored_keypoints,
 )
 
@@ -67,3 +69,33 @@ def test_frames_with_any_known_point_are_counted():
     points[1, 0] = points[3, 1] = 0.5
     assert known_share(points) == 0.5
     assert known_share(points[:0]) == 0.0
+
+
+def test_hands_lie_between_wrist_and_knuckles_and_faces_at_the_nose():
+    points = np.zeros((2, len(DRAWN.points), 3), np.float32)
+    places = {"nose": (0.5, 0.1, 0.9), "right_wrist": (0.2, 0.6, 0.8)}
+    places |= {"right_pinky": (0.2, 0.4, 1.0), "right_index": (0.4, 0.4, 0.7)}
+    places |= {"left_wrist": (0.7, 0.6, 1.0), "left_index": (0.8, 0.5, 1.0)}  # no pinky
+    for name, place in places.items():
+        points[1, DRAWN.index(name)] = place
+    right, left, face = np.moveaxis(part_points(points, part_weights(DRAWN)), 1, 0)
+    np.testing.assert_allclose(right, [[0, 0, 0], [0.6 - 0.14, 0.2 + 0.07, 0.7]], atol=1e-6)
+    np.testing.assert_array_equal(left[:, 2], [0.0, 0.0])
+    np.testing.assert_allclose(face, [[0, 0, 0], [0.1, 0.5, 0.9]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("points", "taken"),
+    [
+        (("left_hand", "left_wrist"), [{}, {"left_hand": 1}, {}]),
+        (("LWrist", "RWrist", "Nose"), [{"RWrist": 1}, {"LWrist": 1}, {"Nose": 1}]),
+        (
+            ("POSE_LANDMARKS/RIGHT_WRIST", "RIGHT_HAND_LANDMARKS/WRIST", "face"),
+            [{"POSE_LANDMARKS/RIGHT_WRIST": 1}, {}, {"face": 1}],
+        ),
+        (("rightWrist", "elbow"), [{"rightWrist": 1}, {}, {}]),
+    ],
+)
+def test_parts_are_found_in_other_layouts(points, taken):
+    weights = part_weights(KeypointLayout("x", points))
+    assert [{points[i]: row[i] for i in row.nonzero()[0]} for row in weights] == taken

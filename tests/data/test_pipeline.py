@@ -558,6 +558,10 @@ def test_keypoints_are_those_of_the_sampled_frames(
                 assert (points[row, :length, [0, 2], 2] == 0.5).all()
                 frames_seen += length
             assert not points[row, :length, 1].any() and not points[row, length:].any()
+        right, left, face = np.moveaxis(batch["part_points"], 2, 0)
+        np.testing.assert_array_equal(right, points[:, :, 2][..., [1, 0, 2]])
+        np.testing.assert_array_equal(face, points[:, :, 0][..., [1, 0, 2]])
+        assert not left.any()
     assert frames_seen > 40
 
 
@@ -580,7 +584,8 @@ def test_keypoints_change_no_other_array(split_with_keypoints, tokenizer, augmen
     beside = list(batches(split_with_keypoints, tokenizer, config))
     assert not any("keypoints" in batch for batch in without)
     assert_equal_batches(
-        [{k: v for k, v in b.items() if k != "keypoints"} for b in beside], without
+        [{k: v for k, v in b.items() if k not in ("keypoints", "part_points")} for b in beside],
+        without,
     )
 
 

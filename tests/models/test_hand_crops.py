@@ -146,6 +146,29 @@ def test_translation_does_not_move_the_localizer():
         assert found == {"localizer": moves_localizer, "encoder": others, "backbone": others}
 
 
+def test_keypoints_of_a_batch_move_the_localizer():
+    config = tiny_model.config(**WITH_HANDS | {"model__encoder__crops": "hands_face"})
+    definition = ModelDefinition(config, tiny_model.VOCABULARY)
+    batch = tiny_model.batch()
+    rng = np.random.default_rng(0)
+    batch |= {"video": rng.integers(0, 256, (4, 6, 32, 32, 3), np.uint8)}
+    points = rng.uniform(0.2, 0.8, (4, 6, 3, 3)).astype(np.float32)
+    points[1] = 0.0
+    (term,) = loss_terms(config.training, batch, finds_hands=True)[2:]
+
+    def localization(params, batch):
+        model, counts = definition.bind(params), loss_denominators(batch)
+        outputs = forward(model, batch, jax.random.key(0))
+        return term(TermInputs(model, outputs, batch, counts, jnp.asarray(0)))[0]
+
+    params = definition.init(0)
+    gradient = jax.jit(jax.grad(localization))(params, batch | {"part_points": points})
+    presence = gradient["encoder"]["hands"]["localizer"]["presence"]["bias"]
+    assert (np.abs(presence) > 0.0).all()
+    gradient = jax.jit(jax.grad(localization))(params, batch)
+    assert not gradient["encoder"]["hands"]["localizer"]["presence"]["bias"].any()
+
+
 @pytest.mark.long
 def test_a_mobilenet_may_have_crops_beside_it():
     options = WITH_HANDS | tiny_model.MOBILENET | {"model__encoder__motion": "none"}

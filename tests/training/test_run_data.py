@@ -7,6 +7,7 @@ import pytest
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import from_mapping
 from signvit_jax.data.dataset import DatasetError
+from signvit_jax.data.keypoints import DRAWN, KeypointLayout
 from signvit_jax.training.run_data import RunData
 
 CHINESE = ["今天的天气很好。", "明天我去学校。", "我喜欢看电影。"]
@@ -15,20 +16,24 @@ CHINESE = ["今天的天气很好。", "明天我去学校。", "我喜欢看电
 class Clips:
     """A data set of texts alone; a split that is None cannot be read."""
 
-    def __init__(self, splits):
+    def __init__(self, splits, keypoint_layout=None):
         self.splits = splits
+        self.keypoint_layout = keypoint_layout
 
     def split(self, name):
         if self.splits.get(name) is None:
             raise DatasetError(name)
         entries = [text if isinstance(text, tuple) else (text, "") for text in self.splits[name]]
         return SimpleNamespace(
-            name=name, index=[SimpleNamespace(text=text, gloss=gloss) for text, gloss in entries]
+            name=name,
+            folder="data",
+            index=[SimpleNamespace(text=text, gloss=gloss) for text, gloss in entries],
+            keypoint_layout=self.keypoint_layout,
         )
 
 
-def run_data(groups=None, **splits):
-    return RunData(from_mapping(groups or {}), Clips(splits))
+def run_data(groups=None, keypoint_layout=None, **splits):
+    return RunData(from_mapping(groups or {}), Clips(splits, keypoint_layout))
 
 
 def test_a_metric_that_perfect_outputs_do_not_reach_is_refused():
@@ -72,3 +77,18 @@ def test_unknown_glosses_are_logged_too(caplog):
     (line,) = [message for message in caplog.messages if "glosses" in message]
     assert line.startswith("split 'validation': 1 glosses are not in the vocabulary")
     assert line.endswith("'SNOW' (1)")
+
+
+def test_crops_of_faces_need_keypoints_of_faces():
+    texts = {"train": ["a b c d"], "validation": ["a b c d"]}
+    crops = {"model": {"encoder": {"crops": "hands_face"}}}
+    hands = KeypointLayout("hands", ("left_hand", "right_hand"))
+    asked = crops | {"data": {"keypoints": "auto"}}
+    for groups, layout, shown in (
+        (crops, DRAWN, "no keypoints"),
+        (asked, None, "no keypoints"),
+        (asked, hands, "the keypoints of 'hands'"),
+    ):
+        with pytest.raises(ConfigError, match=f"'hands_face', but the batches have {shown}, .*"):
+            run_data(groups, layout, **texts)
+    assert run_data(asked, DRAWN, **texts).keypoint_layout == DRAWN
