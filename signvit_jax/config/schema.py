@@ -284,6 +284,17 @@ class TrainingConfig:
         "Least length of a flat start, as a share of the learning rates' cycle.",
         most=1.0,
     )
+    keypoint_weight: float = number(
+        0.0,
+        "Weight of the loss on keypoints, which the backbone's feature of each frame has to tell; "
+        "needs data.keypoints. 0 = no such head.",
+    )
+    keypoint_steps: int = integer(
+        0,
+        "Steps after which the weight of the loss on keypoints has fallen, linearly, to 0; 0 = it "
+        "does not fall.",
+        least=0,
+    )
     label_smoothing: float = rate(0.05, "Label smoothing of the decoder's cross-entropy.")
     max_grad_norm: float = positive(0.5, "Global norm to which gradients are clipped.")
     adam_moments: str = choice(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 
 from signvit_jax.layers.transformer import linear
 from signvit_jax.models.images import MOTION_FLOOR
-from signvit_jax.models.zoom import Square
+from signvit_jax.models.zoom import Square, inside_square
 
 HANDS = 2  # the first two of the parts that are found; the face is the third
 INPUT_SIZE = 64  # side of the images, in pixels
@@ -184,12 +184,10 @@ def _point_loss(
     A point between the centers of cells is shared out among its neighbors as in bilinear
     interpolation. A point outside the view is not present. Means over frames and parts.
     """
-    edge = (view.center - view.reach[:, None])[:, None, None]
-    inside = (points[..., :2] - edge) / (2.0 * view.reach)[:, None, None, None]
-    confidence = points[..., 2]
-    present = confidence * jnp.all((inside >= 0.0) & (inside <= 1.0), axis=-1)
+    shares, inside = inside_square(points[..., :2], view)
+    present = points[..., 2] * inside
     # A missing point may have any coordinates.
-    cells = jnp.where(present[..., None] > 0.0, jnp.clip(inside * GRID - 0.5, 0.0, GRID - 1.0), 0.0)
+    cells = jnp.where(present[..., None] > 0.0, jnp.clip(shares * GRID - 0.5, 0.0, GRID - 1.0), 0.0)
     rows, columns = (
         jax.nn.relu(1.0 - jnp.abs(cells[..., axis, None] - jnp.arange(GRID))) for axis in (0, 1)
     )

@@ -23,29 +23,38 @@ from signvit_jax.models.hand_localizer import Localization
 from signvit_jax.models.images import ImageFormat, image_format, motion_channels
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
-from signvit_jax.models.zoom import crop, moving_square, whole_image
+from signvit_jax.models.zoom import Square, crop, moving_square, whole_image
 
 # All arrays of a model: what is trained, and BatchNorm's running statistics.
 SAVED = nnx.Any(nnx.Param, nnx.BatchStat)
+
+
+class View(NamedTuple):
+    """What the backbone made of every frame, and the square of the images that it saw."""
+
+    features: Float[Array, "b t f"]
+    square: Square
 
 
 class FrameFeatures(NamedTuple):
     """Features of every frame of a batch of clips, before the temporal network.
 
     `moments` are for BatchNorm's running statistics, in training of a backbone that has it.
-    `localization` is what the localizer of hands can learn from, in training with crops.
+    `localization` is what the localizer of hands can learn from, in training with crops. `view` is
+    for losses on the backbone alone, in training.
     """
 
     features: Float[Array, "b t f"]
     moments: BatchMoments | None = None
     localization: Localization | None = None
+    view: View | None = None
 
 
 class Encoded(NamedTuple):
     """The encoder's output for a batch of clips.
 
-    Positions of `frames` from `frame_lengths` on are padding. `moments` and `localization` are
-    those of `FrameFeatures`.
+    Positions of `frames` from `frame_lengths` on are padding. `moments`, `localization` and `view`
+    are those of `FrameFeatures`.
     """
 
     pooled: Float[Array, "b q d"]
@@ -53,6 +62,7 @@ class Encoded(NamedTuple):
     frame_lengths: Int[Array, "b"]
     moments: BatchMoments | None = None
     localization: Localization | None = None
+    view: View | None = None
 
 
 class VideoEncoder(nnx.Module):
@@ -90,7 +100,7 @@ class VideoEncoder(nnx.Module):
         """As `frame_features`."""
         found = self.frame_features(video, frame_lengths, rng, clip_mask, frozen_backbone)
         pooled, frames = self.pool(found.features, frame_lengths, rng)
-        return Encoded(pooled, frames, frame_lengths, found.moments, found.localization)
+        return Encoded(pooled, frames, frame_lengths, *found[1:])
 
     def frame_features(
         self,
@@ -133,11 +143,12 @@ class VideoEncoder(nnx.Module):
             sample_mask=sample_mask,
         )
         features = features.reshape(b, t, -1)
+        seen = None if rng is None else View(features, square or whole_image(b))
         if self.hands is None or self.join is None or square is None:
-            return FrameFeatures(features, moments)
+            return FrameFeatures(features, moments, view=seen)
         hands = self.hands(video, square, mask, fold(rng, "encoder.hands"))
         joined = self.join(jnp.concatenate([features, hands.features], axis=-1))
-        return FrameFeatures(joined, moments, hands.localization)
+        return FrameFeatures(joined, moments, hands.localization, seen)
 
     def pool(
         self,

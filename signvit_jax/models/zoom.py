@@ -30,6 +30,15 @@ class Square(NamedTuple):
     reach: Float[Array, "b"]  # from the center to the edges
 
 
+def inside_square(
+    points: Float[Array, "b t k 2"], square: Square
+) -> tuple[Float[Array, "b t k 2"], Bool[Array, "b t k"]]:
+    """Return points of the images as shares of the square's sides, and whether they are inside."""
+    edge = (square.center - square.reach[:, None])[:, None, None]
+    shares = (points - edge) / (2.0 * square.reach)[:, None, None, None]
+    return shares, jnp.all((shares >= 0.0) & (shares <= 1.0), axis=-1)
+
+
 def whole_image(clips: int) -> Square:
     """Return the square that is the complete image, for each clip."""
     return Square(jnp.broadcast_to(0.5, (clips, 2)), jnp.broadcast_to(0.5, (clips,)))

@@ -19,6 +19,7 @@ from signvit_jax.layers.batch_norm import BatchMoments, update_running_stats, ze
 from signvit_jax.models.definition import ModelDefinition, bind_gathered
 from signvit_jax.optimization.compiling_ahead import JittedStep
 from signvit_jax.optimization.distillation_loss import TEACHER_LOGITS, DistillationTerm
+from signvit_jax.optimization.keypoint_loss import KeypointTerm
 from signvit_jax.optimization.losses import (
     Batch,
     LocalizationTerm,
@@ -157,12 +158,14 @@ def loss_terms(
 ) -> list[LossTerm]:
     """Return the terms of the loss, in the order in which they are added.
 
-    Localization is one of them if the model finds hands, and distillation if the batch carries a
-    teacher's outputs.
+    Localization is one of them if the model finds hands, keypoints if they have a weight, and
+    distillation if the batch carries a teacher's outputs.
     """
     terms = translation_terms(config)
     if finds_hands:
         terms.append(LocalizationTerm())
+    if config.keypoint_weight and "keypoints" in batch:
+        terms.append(KeypointTerm(config))
     if TEACHER_LOGITS in batch:
         terms.append(DistillationTerm(config.distillation))
     return terms

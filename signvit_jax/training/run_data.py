@@ -58,7 +58,7 @@ class RunData:
         self.gloss_length = 0
         if self.gloss_tokenizer:
             self.gloss_length = padded_gloss_length(self.train, self.gloss_tokenizer)
-        self._check_crops()
+        self._check_keypoints()
         self._check_best_metric()
         self._log_unknown_tokens()
 
@@ -115,8 +115,20 @@ class RunData:
         )
         return stand_in
 
-    def _check_crops(self) -> None:
+    @property
+    def num_keypoints(self) -> int:
+        """Number of keypoints in each frame of a batch."""
+        return 0 if self.keypoint_layout is None else len(self.keypoint_layout.points)
+
+    def _check_keypoints(self) -> None:
         layout, crops = self.keypoint_layout, self.config.model.encoder.crops
+        weight = self.config.training.keypoint_weight
+        if weight and layout is None:
+            raise ConfigError(
+                f"config.training.keypoint_weight is {weight:g}, but the batches have no "
+                "keypoints; allowed here: 0, or data.keypoints='auto' and a data set that was "
+                "built with keypoints (docs/keypoints.md)"
+            )
         if crops == "hands_face" and (layout is None or not part_weights(layout)[-1].any()):
             shown = "no keypoints" if layout is None else f"the keypoints of {layout.name!r}"
             raise ConfigError(

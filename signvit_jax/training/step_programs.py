@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.compiling_ahead import CompiledSteps, Shapes
+from signvit_jax.optimization.keypoint_loss import initial_keypoint_head
 from signvit_jax.optimization.learning_rates import LearningRates
 from signvit_jax.optimization.losses import with_flat_start
 from signvit_jax.optimization.optimizer import make_optimizer
@@ -73,13 +74,19 @@ class StepPrograms:
         `seed`: that of the config by default.
         """
         seed = self.config.training.seed if seed is None else seed
-        width = self.config.model.decoder.hidden_dim
+        model = self.config.model
+        teacher_width = self.teacher.width if self.teacher else 0
+        beside = initial_projection(model.decoder.hidden_dim, teacher_width, seed)
+        if self.config.training.keypoint_weight:
+            beside |= initial_keypoint_head(
+                model.encoder.output_dim, self._data.num_keypoints, seed
+            )
         return new_state(
             self.definition,
             self._optimizer,
             seed,
             self.mesh if padded else None,
-            initial_projection(width, self.teacher.width if self.teacher else 0, seed),
+            beside,
             thaws=self._thaws,
         )
 
@@ -155,14 +162,13 @@ class StepPrograms:
         The teacher's program for such a batch is compiled first.
         """
         data = self._data
-        layout = data.keypoint_layout
         batch = batch_shapes(
             self.config,
             self.mesh,
             frames,
             data.text_length,
             data.gloss_length,
-            0 if layout is None else len(layout.points),
+            data.num_keypoints,
         )
         if self.teacher is None:
             return batch

@@ -92,3 +92,13 @@ def test_crops_of_faces_need_keypoints_of_faces():
         with pytest.raises(ConfigError, match=f"'hands_face', but the batches have {shown}, .*"):
             run_data(groups, layout, **texts)
     assert run_data(asked, DRAWN, **texts).keypoint_layout == DRAWN
+
+
+def test_a_loss_on_keypoints_needs_keypoints():
+    texts = {"train": ["a b c d"], "validation": ["a b c d"]}
+    weight = {"training": {"keypoint_weight": 0.5}}
+    asked = weight | {"data": {"keypoints": "auto"}}
+    for groups, layout in ((weight, DRAWN), (asked, None)):
+        with pytest.raises(ConfigError, match=r"keypoint_weight is 0\.5, but the batches have no"):
+            run_data(groups, layout, **texts)
+    assert run_data(asked, DRAWN, **texts).num_keypoints == len(DRAWN.points)
