@@ -129,7 +129,23 @@ STUDENTS = {
     "student": Row("MobileNetV3 at 0.35 of its width, alone", STUDENT),
     "distilled": Row("the same with a teacher", STUDENT, has_teacher=True),
 }
-ALL_ROWS = ROWS | STUDENTS
+# Crops of hands, of images with more pixels than `small` looks at.
+_LARGE = (
+    "data.image_size=160",
+    "model.encoder.view_size=64",
+    "model.encoder.motion=magnitude",
+)
+HANDS = {
+    "large_images": Row("images of 160 pixels in a view of 64, magnitudes of motion", _LARGE),
+    "hands_motion": Row(
+        "the same and crops of hands, found by motion", (*_LARGE, "model.encoder.crops=hands")
+    ),
+    "hands": Row(
+        "the same, found by keypoints where there are any",
+        (*_LARGE, "model.encoder.crops=hands", "data.keypoints=auto"),
+    ),
+}
+ALL_ROWS = ROWS | STUDENTS | HANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -315,7 +331,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--rows",
         type=lambda text: text.split(","),
         default=list(ROWS),
-        help=f"some of {','.join(ALL_ROWS)} (all but the students)",
+        help=f"some of {','.join(ALL_ROWS)} (default: {','.join(ROWS)})",
     )
     flags.add_argument(
         "--teacher", help="workdir of a finished run of configs/small.py, for rows with a teacher"
