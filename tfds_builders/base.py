@@ -19,11 +19,13 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from signvit_jax.data import schema
-from signvit_jax.data.keypoints import DRAWN
+from signvit_jax.data.keypoints import DRAWN, MEDIAPIPE_POSE
 from signvit_jax.data.schema import KeypointReport
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.errors.nearest import did_you_mean
+from signvit_jax.media.video import VideoDecodeError, poses_of_jpegs
 from signvit_jax.runtime.exit_codes import NO_READABLE_MEDIA
+from signvit_jax.runtime.optional_deps import install_command
 from tfds_builders import apache_beam_build
 from tfds_builders.audit import audit, notes
 from tfds_builders.clips import (
@@ -37,11 +39,16 @@ from tfds_builders.clips import (
 from tfds_builders.encoding import ClipEncoder
 from tfds_builders.keypoints import (
     EXACT,
+    FILE,
+    MEDIAPIPE,
     NONE,
     SOURCES,
     KeypointSource,
+    file_source,
+    keypoint_file,
     keypoint_report,
     keypoint_sentences,
+    models_digest,
 )
 from tfds_builders.media_notes import media_notes, media_sentences, rest_sentences
 from tfds_builders.options import (
@@ -97,6 +104,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         frame_rate: float | None = Encoding.frame_rate,
         jpeg_quality: int = Encoding.jpeg_quality,
         keypoints: str = NONE,
+        keypoint_models: Path | None = None,
+        keypoint_files: Path | None = None,
         val_fraction: float = HELDOUT_FRACTION,
         test_fraction: float = HELDOUT_FRACTION,
         workers: int = WORKERS,
@@ -113,6 +122,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         Args:
             short_side, frame_rate, jpeg_quality: see `Encoding`.
             keypoints: one of `keypoints.SOURCES`.
+            keypoint_models, keypoint_files: folders for "mediapipe" and "file".
             val_fraction, test_fraction: shares of source videos where the table has no split.
             workers: decoding processes, 0 = one per core.
             shard_megabytes: size of a shard.
@@ -149,6 +159,14 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         ]
         if any(faults):
             raise BuildError("; ".join(filter(None, faults)))
+        for name, kind in (("keypoint_models", MEDIAPIPE), ("keypoint_files", FILE)):
+            folder = keypoint_models if kind == MEDIAPIPE else keypoint_files
+            if folder is not None and keypoints != kind:
+                raise BuildError(
+                    f"--{name} is for --keypoints={kind} only; here --keypoints is {keypoints!r}"
+                )
+            if folder is not None and not folder.is_dir():
+                raise BuildError(f"--{name}={folder} is no folder")
         if val_fraction + test_fraction > 1:
             raise BuildError(
                 f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; "
@@ -157,6 +175,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         # `plan` adds the source of the keypoints: only the clips tell which points files have.
         self.encoding = Encoding(short_side, frame_rate, jpeg_quality)
         self._keypoints = keypoints
+        self._keypoint_folders = {MEDIAPIPE: keypoint_models, FILE: keypoint_files}
+        self._keypoint_notes: list[str] = []
         self._metadata = tfds.core.MetadataDict()  # of the data set, filled by the build
         self.options: OptionValues = {option.name: option.default for option in self.OPTIONS}
         self.options |= options
@@ -220,12 +240,22 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         self._planned = assign_splits(table.clips, self._fractions)
         self.warnings = [
             *table.notes,
+            *self._keypoint_notes,
             *split_notes(self._planned, self._fractions, self.options),
         ]
         return self._planned
 
     def _keypoint_source(self, clips: Sequence[Clip]) -> KeypointSource:
         """Return the source of the clips' keypoints. Raises BuildError."""
+        if self._keypoints == MEDIAPIPE:
+            return _pose_source(self._keypoint_folders[MEDIAPIPE])
+        if self._keypoints == FILE:
+            folder = self._keypoint_folders[FILE]
+            source, notes = file_source(clips, "" if folder is None else os.path.abspath(folder))
+            if source is None:
+                raise BuildError(" ".join(notes))
+            self._keypoint_notes = notes
+            return source
         if not all(clip.keypoints for clip in clips):
             raise BuildError(
                 f"--keypoints=exact is for drawn clips (synthetic_signs), not for {self.name}; "
@@ -248,11 +278,15 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         del encoding["keypoints"]
         if self._keypoints != NONE:
             encoding["keypoints"] = self._keypoints
+        if self._keypoints == MEDIAPIPE and self.encoding.keypoints is not None:
+            encoding["keypoint_models"] = self.encoding.keypoints.models
         return encoding | dict(zip(("val_fraction", "test_fraction"), self._fractions)) | own
 
     def sources(self) -> dict[str, str]:
         """Return what the user said of where to read: paths, and options `in_fingerprint`."""
-        paths = {
+        folder = self._keypoint_folders.get(self._keypoints)
+        paths = {} if folder is None else {"keypoint_folder": os.path.abspath(folder)}
+        paths |= {
             option.name: os.path.abspath(self.options[option.name])
             for option in self.OPTIONS
             if option.type is Path and self.options[option.name]
@@ -264,12 +298,13 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         }
 
     def fingerprint(self, splits: dict[str, list[Clip]]) -> str:
-        """Return a digest of all annotations, splits and sizes of video files.
+        """Return a digest of all annotations, splits and sizes of video and keypoint files.
 
         The wording of the reasons in `_table_problems` is part of it: another wording makes a data
         set that is built already look changed.
         """
         digest = hashlib.sha256()
+        source = self.encoding.keypoints
         for name, clips in splits.items():
             for clip in clips:
                 entry = (
@@ -283,6 +318,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
                     clip.end,
                     _media_size(clip),
                 )
+                if source is not None and source.kind == FILE:
+                    entry += (_keypoint_file_size(clip, source),)
                 digest.update(json.dumps(entry).encode() + b"\n")
         for problem in self._table_problems:
             digest.update(json.dumps((problem.id, problem.reason)).encode() + b"\n")
@@ -464,6 +501,28 @@ def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8)
     results = [encode_clip(clip, encoding) for clip in sample]
     sizes = [result.num_bytes for result in results if isinstance(result, EncodedClip)]
     return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def _keypoint_file_size(clip: Clip, source: KeypointSource) -> int:
+    """Bytes of the clip's file of keypoints; -1 without one."""
+    path = keypoint_file(clip, source.folder)
+    return -1 if path is None else path.stat().st_size
+
+
+def _pose_source(folder: Path | None) -> KeypointSource:
+    """Return the pose models in `folder` as a source, after they were loaded. Raises BuildError."""
+    advice = (
+        f"`bash scripts/keypoint_models.sh FOLDER` brings the models, "
+        f"{install_command('ai_edge_litert')} what runs them (docs/keypoints.md)"
+    )
+    if folder is None:
+        raise BuildError(f"--keypoints=mediapipe needs --keypoint_models=FOLDER; {advice}")
+    models = os.path.abspath(folder)
+    try:
+        poses_of_jpegs([], models)
+        return KeypointSource(MEDIAPIPE, MEDIAPIPE_POSE, models, models_digest(models))
+    except VideoDecodeError as error:
+        raise BuildError(f"--keypoints=mediapipe: {error.reason}; {advice}") from error
 
 
 def _media_size(clip: Clip) -> int:

@@ -144,6 +144,8 @@ def make_builder(
         frame_rate=flags.frame_rate,
         jpeg_quality=flags.jpeg_quality,
         keypoints=flags.keypoints,
+        keypoint_models=flags.keypoint_models,
+        keypoint_files=flags.keypoint_files,
         val_fraction=flags.val_fraction,
         test_fraction=flags.test_fraction,
         workers=flags.workers,

@@ -8,17 +8,30 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from signvit_jax.data.keypoints import known_share, stored_keypoints
+from signvit_jax.data.keypoints import MEDIAPIPE_POSE, known_share, stored_keypoints
 from signvit_jax.data.schema import STORED_FRAME_RATE, WHOLE_FILE, source_video_of
 from signvit_jax.media.image_folder import read_image_folder
-from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, read_jpegs
-from tfds_builders.keypoints import ClipKeypoints, KeypointSource
+from signvit_jax.media.video import (
+    JpegVideo,
+    Sampling,
+    VideoDecodeError,
+    VideoLimits,
+    read_jpegs,
+)
+from tfds_builders.keypoints import (
+    EXACT,
+    POSE_LIMITS,
+    ClipKeypoints,
+    KeypointSource,
+    file_keypoints,
+    find_keypoints,
+)
 
 DrawFrames = Callable[[], tuple[UInt8[np.ndarray, "t h w 3"], float]]
 DrawKeypoints = Callable[[], Float[np.ndarray, "t k 3"]]
@@ -161,6 +174,7 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
         if clip.frames is not None:
             return _encode_drawn(clip, *clip.frames(), encoding)
         start, end = clip.part
+        assert clip.path is not None  # or `frames`, by `Clip.__post_init__`
         sampling = Sampling(
             short_side=encoding.short_side,
             frame_rate=encoding.frame_rate,
@@ -168,20 +182,54 @@ def encode_clip(clip: Clip, encoding: Encoding) -> EncodedClip | Problem:
             start=start,
             end=end,
         )
-        assert clip.path is not None  # or `frames`, by `Clip.__post_init__`
         quality = encoding.jpeg_quality
         if clip.image_rate is None:
-            video = read_jpegs(clip.path, sampling, quality=quality, limits=VideoLimits())
+            video, keypoints = _read_video(clip.path, sampling, encoding)
         else:
             video = read_image_folder(
                 clip.path, clip.image_rate, sampling, quality=quality, limits=VideoLimits()
             )
+            keypoints = None
     except VideoDecodeError as error:
         reason = error.reason
         if clip.path is not None and error.path != clip.path:  # an image of the folder
             reason = f"{os.path.basename(error.path)}: {reason}"
         return Problem.of(clip, reason)
-    return EncodedClip(video.frames, video.fps, video.notes)
+    keypoints = keypoints or keypoints_of(clip, video.frames, video.fps, encoding.keypoints)
+    return EncodedClip(video.frames, video.fps, video.notes, keypoints)
+
+
+def _read_video(
+    path: str, sampling: Sampling, encoding: Encoding
+) -> tuple[JpegVideo, ClipKeypoints | None]:
+    """Read a video and, if they are asked for, the poses in it. Raises VideoDecodeError.
+
+    Where the poses fail, the video is read without them.
+    """
+    quality = encoding.jpeg_quality
+    models = encoding.keypoints.pose_models if encoding.keypoints is not None else None
+    if models is None:
+        return read_jpegs(path, sampling, quality=quality, limits=VideoLimits()), None
+    try:
+        with_poses = dataclasses.replace(sampling, pose_models=models)
+        video = read_jpegs(path, with_poses, quality=quality, limits=POSE_LIMITS)
+        assert video.poses is not None  # they were asked for
+        return video, ClipKeypoints(stored_keypoints(video.poses))
+    except VideoDecodeError as error:
+        video = read_jpegs(path, sampling, quality=quality, limits=VideoLimits())
+        fault = error.reason
+        return video, ClipKeypoints.unknown(len(video.frames), MEDIAPIPE_POSE, fault)
+
+
+def keypoints_of(
+    clip: Clip, jpegs: Sequence[bytes], fps: float, source: KeypointSource | None
+) -> ClipKeypoints | None:
+    """Return the keypoints of the stored frames of a clip that is no video, or by its file."""
+    if source is None:
+        return None
+    if source.pose_models is not None:
+        return find_keypoints(jpegs, source.pose_models)
+    return file_keypoints(clip, source, len(jpegs), fps)
 
 
 def _encode_drawn(
@@ -190,10 +238,14 @@ def _encode_drawn(
     rate = encoding.frame_rate or min(fps, STORED_FRAME_RATE)
     count = max(1, round(len(frames) * rate / fps))
     chosen = np.minimum((np.arange(count) * fps / rate + 1e-6).astype(int), len(frames) - 1)
-    keypoints = None
-    if encoding.keypoints is not None and clip.keypoints is not None:
+    jpegs = [_jpeg(frames[i], encoding) for i in chosen]
+    source = encoding.keypoints
+    if source is not None and source.kind == EXACT:
+        assert clip.keypoints is not None  # checked by the builder
         keypoints = ClipKeypoints(stored_keypoints(clip.keypoints()[chosen]))
-    return EncodedClip([_jpeg(frames[i], encoding) for i in chosen], rate, keypoints=keypoints)
+    else:
+        keypoints = keypoints_of(clip, jpegs, rate, source)
+    return EncodedClip(jpegs, rate, keypoints=keypoints)
 
 
 def _jpeg(frame: UInt8[np.ndarray, "h w 3"], encoding: Encoding) -> bytes:

@@ -1,21 +1,41 @@
-"""Keypoints of clips for a build: exact ones of drawn clips, or those of files.
+"""Keypoints of clips for a build: found in the frames, read from files, or those of drawn clips.
 
 Nothing here fails a clip: where keypoints cannot be had, none are known, and the build report lists
 the clip with the reason. The module is fast to import: worker processes do not need TFDS.
 """
 
 import dataclasses
+import functools
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float16
+from jaxtyping import Float16, Int
 
-from signvit_jax.data.keypoints import KeypointLayout
-from signvit_jax.data.schema import FewKeypoints, IndexEntry, KeypointReport
+from signvit_jax.data.keypoints import MEDIAPIPE_POSE, KeypointLayout, stored_keypoints
+from signvit_jax.data.schema import WHOLE_FILE, FewKeypoints, IndexEntry, KeypointReport
+from signvit_jax.media.pose_model import MODEL_FILES
+from signvit_jax.media.video import VideoDecodeError, VideoLimits, poses_of_jpegs
+from tfds_builders.keypoint_files import (
+    EXTENSIONS,
+    KeypointFile,
+    KeypointFileError,
+    read_keypoint_file,
+)
 
-NONE, EXACT = "none", "exact"
-SOURCES = (NONE, EXACT)
+if TYPE_CHECKING:
+    from tfds_builders.clips import Clip
+
+NONE, MEDIAPIPE, FILE, EXACT = SOURCES = ("none", "mediapipe", "file", "exact")
 FEW = 0.5  # a clip with a pose in a smaller share of its frames is listed
+# A pose takes 10 to 40 ms of a core, so the longest clips take an hour.
+POSE_LIMITS = VideoLimits(cpu_seconds=7200.0, wall_seconds=7200.0)
+# Lengths of a clip and of its file that differ by more are not spread over each other: a tenth, and
+# two frames.
+_SAME_LENGTH, _SAME_FRAMES = 0.1, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +44,13 @@ class KeypointSource:
 
     kind: str  # one of SOURCES, but not NONE
     layout: KeypointLayout
+    folder: str = ""  # of the pose models, or of the files; "" if those are beside the videos
+    models: str = ""  # digest of the pose models
+
+    @property
+    def pose_models(self) -> str | None:
+        """The folder of the pose models, if they are the source."""
+        return self.folder if self.kind == MEDIAPIPE else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +63,149 @@ class ClipKeypoints:
     @classmethod
     def unknown(cls, num_frames: int, layout: KeypointLayout, fault: str) -> "ClipKeypoints":
         return cls(np.zeros((num_frames, len(layout.points), 3), np.float16), fault)
+
+
+def find_keypoints(jpegs: Sequence[bytes], models: str) -> ClipKeypoints:
+    """Find the poses in the stored frames of a clip; `models` is the folder of the pose models."""
+    try:
+        return ClipKeypoints(stored_keypoints(poses_of_jpegs(jpegs, models, POSE_LIMITS)))
+    except VideoDecodeError as error:
+        return ClipKeypoints.unknown(len(jpegs), MEDIAPIPE_POSE, error.reason)
+
+
+def models_digest(folder: str | os.PathLike) -> str:
+    """Return 16 hexadecimal digits of the pose models in a folder. Raises OSError."""
+    digest = hashlib.sha256()
+    for name in MODEL_FILES:
+        digest.update(hashlib.sha256(Path(folder, name).read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+# --- files ---
+
+
+def keypoint_file(clip: "Clip", folder: str) -> Path | None:
+    """Return the file of a clip: that of its id or, otherwise, that of its video.
+
+    It is in `folder`, "" for that of the video. A link that leaves the folder is not followed.
+    """
+    beside = os.path.dirname(clip.path) if clip.path else ""
+    root = Path(folder or beside)
+    if not (folder or clip.path):
+        return None
+    for name in _names(clip):
+        for extension in EXTENSIONS:
+            path = root / f"{name}{extension}"
+            if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+                return path
+    return None
+
+
+def file_source(clips: Sequence["Clip"], folder: str) -> tuple[KeypointSource | None, list[str]]:
+    """Return the files of the clips as a source, and sentences on them for the user.
+
+    `folder` is as for `keypoint_file`. The first file that can be read says which points there are;
+    without any there is no source, and the sentences say why.
+    """
+    files = [keypoint_file(clip, folder) for clip in clips]
+    where = folder or "the folders of the videos"
+    found = [path for path in files if path is not None]
+    if not found:
+        return None, [
+            f"--keypoints=file: there is no keypoint file in {where}; a clip's file is <uid>.npz "
+            "or <uid>.pose beside its video, or in --keypoint_files=FOLDER"
+        ]
+    layout, fault = None, ""
+    for path in found:
+        try:
+            layout = read_keypoint_file(path).layout
+            break
+        except KeypointFileError as error:
+            fault = fault or str(error)
+    if layout is None:
+        return None, [f"--keypoints=file: no keypoint file in {where} can be used; {fault}"]
+    notes = []
+    if missing := [clip.id for clip, path in zip(clips, files, strict=True) if path is None]:
+        notes.append(
+            f"{len(missing)} of {len(clips)} clips have no keypoint file in {where}, such as "
+            f"{missing[0]}"
+        )
+    if not layout.has_sides:
+        notes.append(
+            "the keypoints have no names of a left and a right side, so that data.augment.mirror "
+            "cannot swap them: give a .npz the array 'points', the names"
+        )
+    return KeypointSource(FILE, layout, folder), notes
+
+
+def file_keypoints(
+    clip: "Clip", source: KeypointSource, num_frames: int, fps: float
+) -> ClipKeypoints:
+    """Return the keypoints of `num_frames` stored frames, `fps` per second, by the clip's file."""
+    layout = source.layout
+    path = keypoint_file(clip, source.folder)
+    if path is None:
+        wanted = " or ".join(f"{clip.id}{extension}" for extension in EXTENSIONS)
+        return ClipKeypoints.unknown(num_frames, layout, f"there is no {wanted}")
+    try:
+        found = _read(os.fspath(path))
+        if found.layout != layout:
+            raise KeypointFileError(
+                f"{path.name} has the {len(found.layout.points)} points {found.layout.name}, "
+                f"others have {len(layout.points)} points {layout.name}"
+            )
+        start = 0.0 if _covers_clip(clip, path) else clip.start
+        frames = _frames_in_file(found, num_frames, fps, start, _covers_clip(clip, path))
+    except KeypointFileError as error:
+        return ClipKeypoints.unknown(num_frames, layout, str(error))
+    points = np.zeros((num_frames, len(layout.points), 3), np.float16)
+    inside = (frames >= 0) & (frames < len(found.points))
+    points[inside] = stored_keypoints(found.points[frames[inside]])
+    return ClipKeypoints(points)
+
+
+def _names(clip: "Clip") -> list[str]:
+    """Names of files of a clip without extension, as paths that stay in their folder."""
+    own = Path(clip.id)
+    names = [own.name] if own.is_absolute() or ".." in own.parts else [str(own), own.name]
+    if clip.path:
+        video = Path(clip.path)
+        names.append(video.name if clip.image_rate else video.stem)
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _covers_clip(clip: "Clip", path: Path) -> bool:
+    """Return True if a file begins and ends with the clip, and not with its longer video."""
+    video = Path(clip.path).stem if clip.path else ""
+    return clip.start == clip.end == WHOLE_FILE or path.stem != video
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: str) -> KeypointFile:
+    """Read a file. The clips of a recording, which follow each other, read it once."""
+    return read_keypoint_file(path)
+
+
+def _frames_in_file(
+    found: KeypointFile, num_frames: int, fps: float, start: float, covers_clip: bool
+) -> Int[np.ndarray, " t"]:
+    """Return the frame of the file for each stored frame; it may be out of range.
+
+    Raises KeypointFileError without a rate where one is needed.
+    """
+    frames = np.arange(num_frames)
+    count = len(found.points)
+    if covers_clip:
+        seconds = num_frames / fps
+        differ = 0.0 if found.fps is None else abs(count / found.fps - seconds)
+        tolerated = max(_SAME_LENGTH * seconds, _SAME_FRAMES / (found.fps or fps))
+        if differ <= tolerated:
+            return ((frames + 0.5) * count / num_frames).astype(int)
+    if found.fps is None:
+        raise KeypointFileError("its file is that of the complete video, and has no 'fps'")
+    # As in video_worker.py, a stored frame is what is on screen a quarter of a frame later.
+    seconds = start + (frames + 0.25) / fps
+    return np.floor(seconds * found.fps + 1e-6).astype(int)
 
 
 def keypoint_report(

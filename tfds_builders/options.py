@@ -3,6 +3,7 @@
 import dataclasses
 import numbers
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from signvit_jax.errors.nearest import did_you_mean
@@ -85,9 +86,23 @@ SHARED_OPTIONS = (  # options of every builder
     Option("jpeg_quality", "1 to 95", Encoding.jpeg_quality, int, allowed=Range(1, 95)),
     Option(
         "keypoints",
-        "keypoints of the signer beside the frames: none or exact (drawn clips)",
+        "keypoints of the signer beside the frames: none; mediapipe finds them; file reads them; "
+        "exact ones only drawn clips have",
         NONE,
         allowed=SOURCES,
+    ),
+    Option(
+        "keypoint_models",
+        "for --keypoints=mediapipe: the folder that scripts/keypoint_models.sh makes",
+        type=Path,
+        optional=True,
+    ),
+    Option(
+        "keypoint_files",
+        "for --keypoints=file: folder of the files <uid>.npz or <uid>.pose, if they are not beside "
+        "the videos",
+        type=Path,
+        optional=True,
     ),
     Option(
         "val_fraction",

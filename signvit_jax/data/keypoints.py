@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int, Shaped
 
 _SIDES = {"left": "right", "right": "left", "L": "R", "R": "L"}
-# "left_wrist", "LEFT_HAND", "hand_right", and the "LWrist" of OpenPose.
-_SIDE = re.compile(r"(?i:left|right)|\b[LR](?=[A-Z])")
+# As words, in "left_wrist", "LEFT_HAND" and "hand_right"; as letters, in the "LWrist" of OpenPose.
+_SIDE_WORD = re.compile(r"left|right", re.IGNORECASE)
+_SIDE_LETTER = re.compile(r"\b[LR](?=[A-Z])")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -31,6 +32,15 @@ class KeypointLayout:
         """Return the number of a point. Raises ValueError if there is none of that name."""
         return self.points.index(point)
 
+    def side(self, point: str) -> str:
+        """Return "left" or "right", if there is a point of the other side too, or ""."""
+        other = self.points[self.mirrored[self.index(point)]]
+        for side in (_SIDE_WORD, _SIDE_LETTER):
+            found = side.search(point)
+            if found is not None and other != point:
+                return "left" if found.group()[0] in "lL" else "right"
+        return ""
+
     @functools.cached_property
     def mirrored(self) -> Int[np.ndarray, " k"]:
         """For each point, the number of the one that takes its place in a mirrored image.
@@ -38,12 +48,20 @@ class KeypointLayout:
         That is the point of the other side by its name, or the point itself.
         """
         numbers = {point: number for number, point in enumerate(self.points)}
-        return np.array(
-            [
-                numbers.get(_SIDE.sub(_other_side, point), number)
-                for point, number in numbers.items()
-            ]
-        )
+
+        def other(point: str) -> int:
+            for side in (_SIDE_WORD, _SIDE_LETTER):
+                name = side.sub(_other_side, point)
+                if name != point and name in numbers:
+                    return numbers[name]
+            return numbers[point]
+
+        return np.array([other(point) for point in self.points])
+
+    @property
+    def has_sides(self) -> bool:
+        """False if no point has one of the other side, so that mirroring cannot swap them."""
+        return bool((self.mirrored != np.arange(len(self.points))).any())
 
     def to_json(self) -> dict[str, object]:
         return {"layout": self.name, "points": list(self.points)}
@@ -88,6 +106,20 @@ MEDIAPIPE_POSE = KeypointLayout(
         "mouth_right",
         *_both("shoulder", "elbow", "wrist", "pinky", "index", "thumb", "hip"),
         *_both("knee", "ankle", "heel", "foot_index"),
+    ),
+)
+_FINGERS = ("index_finger", "middle_finger", "ring_finger", "pinky")
+_HAND = (
+    "wrist",
+    *(f"thumb_{joint}" for joint in ("cmc", "mcp", "ip", "tip")),
+    *(f"{finger}_{joint}" for finger in _FINGERS for joint in ("mcp", "pip", "dip", "tip")),
+)
+# With the points of both hands after them, as files often have them.
+HOLISTIC = KeypointLayout(
+    "mediapipe_holistic_75",
+    (
+        *MEDIAPIPE_POSE.points,
+        *(f"{side}_hand_{point}" for side in ("left", "right") for point in _HAND),
     ),
 )
 # Those of drawn signers: names as above. "pinky" and "index" are the first knuckles.

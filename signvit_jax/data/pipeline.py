@@ -69,7 +69,7 @@ def batch_layout(split: Split, data: DataConfig) -> KeypointLayout | None:
         raise ConfigError(
             f"config.data.keypoints is 'required', but {split.folder} was built without keypoints; "
             "allowed here: 'auto' or 'none'. `signvit build` stores them with "
-            "--keypoints (docs/keypoints.md)"
+            "--keypoints=mediapipe or file (docs/keypoints.md)"
         )
     return None if data.keypoints == "none" else split.keypoint_layout
 

@@ -17,7 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from signvit_jax.media.video import APPLE_DOUBLE, JpegVideo, Sampling, VideoDecodeError, VideoLimits
+from signvit_jax.media.video import (
+    APPLE_DOUBLE,
+    JpegVideo,
+    Sampling,
+    VideoDecodeError,
+    VideoLimits,
+    poses_of_jpegs,
+)
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 MISSING_TOLERATED = 0.1  # share of a clip that may be after the last image; as in video_worker.py
@@ -104,7 +111,9 @@ def read_image_folder(
         frames.append(jpeg)
     assert size is not None  # of the first one shown
     notes = ("end_cut",) * (missing > 0.5 / fps) + ("size_change",) * changes_size
-    return JpegVideo(frames, rate, size[1], size[0], notes)
+    models = sampling.pose_models
+    poses = None if models is None else poses_of_jpegs(frames, models, limits)
+    return JpegVideo(frames, rate, size[1], size[0], notes, poses)
 
 
 def _missing_seconds(

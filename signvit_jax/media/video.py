@@ -25,12 +25,13 @@ import itertools
 import json
 import math
 import os
+import tempfile
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, overload
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.media.worker_process import WorkerEnded, WorkerProcess
@@ -38,6 +39,7 @@ from signvit_jax.media.worker_process import WorkerEnded, WorkerProcess
 EXTENSIONS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif", ".m4v", ".3gp", ".3g2", ".qt")
 # Prefix of the files in which macOS keeps attributes of other files; they are not media.
 APPLE_DOUBLE = "._"
+POSE_SHAPE = (33, 3)  # of the points of `pose_model.PoseModel`
 
 
 class VideoDecodeError(SignVitError):
@@ -80,6 +82,8 @@ class JpegVideo:
     height: int
     width: int
     notes: tuple[str, ...] = ()
+    # Of the poses, if asked for: as `pose_model.PoseModel.points` returns them for each frame.
+    poses: Float32[np.ndarray, "t 33 3"] | None = None
 
 
 class VideoStream(NamedTuple):
@@ -116,6 +120,8 @@ class Sampling:
     max_frame_rate: float | None = None
     start: float | None = None
     end: float | None = None
+    # Folder of the pose models (`pose_model.MODEL_FILES`), to find the pose in each frame.
+    pose_models: str | None = None
 
     def __post_init__(self):
         for name, least in (("short_side", 1), ("start", 0), ("end", 0)):
@@ -173,7 +179,8 @@ def read_jpegs(
                     "(max_output_bytes); give short_side, frame_rate or start and end",
                 )
             frames.append(frame)
-        return JpegVideo(frames, reader.fps, *reader.size, reader.notes)
+        poses = np.array(reader.poses) if sampling.pose_models is not None else None
+        return JpegVideo(frames, reader.fps, *reader.size, reader.notes, poses)
 
 
 def read_header(
@@ -189,6 +196,21 @@ def read_header(
         return reader.header(path, parts, limits or VideoLimits())
 
 
+def poses_of_jpegs(
+    jpegs: Sequence[bytes], models: str | os.PathLike, limits: VideoLimits | None = None
+) -> Float32[np.ndarray, "t 33 3"]:
+    """Return the poses in consecutive frames, found in the child. Raises VideoDecodeError.
+
+    `models`: folder of the pose models. Without any JPEG the models are loaded and nothing else.
+    """
+    limits = limits or VideoLimits()
+    with _free_reader() as reader, tempfile.NamedTemporaryFile(prefix="frames_") as file:
+        file.writelines(jpegs)
+        file.flush()
+        reader.find_poses(file.name, [len(jpeg) for jpeg in jpegs], models, limits)
+        return np.array(reader.poses, np.float32).reshape(-1, *POSE_SHAPE)
+
+
 class VideoReader:
     """A decoding child, started when needed. For one thread at a time; a context manager.
 
@@ -198,6 +220,8 @@ class VideoReader:
         busy: Whether a file is being read.
         size: Height and width of the current file's frames.
         notes: `JpegVideo.notes` of the last file that was read to its end.
+        poses: Those in the current file's frames so far, if asked for: each frame's is there when
+            the frame is.
     """
 
     def __init__(self):
@@ -205,6 +229,7 @@ class VideoReader:
         self.busy = False
         self.size = (0, 0)
         self.notes: tuple[str, ...] = ()
+        self.poses: list[Float32[np.ndarray, "33 3"]] = []
         self._worker: WorkerProcess | None = None
 
     def __enter__(self) -> "VideoReader":
@@ -250,11 +275,14 @@ class VideoReader:
         Raises VideoDecodeError.
         """
         options = dataclasses.asdict(sampling) | {"jpeg_quality": jpeg_quality}
+        self.poses = []
         with contextlib.closing(self._replies(path, options, limits)) as replies:
             for kind, seconds, payload in replies:
                 if kind == b"F":
                     frame = payload.tobytes() if jpeg_quality else payload.reshape(*self.size, 3)
                     yield seconds, frame
+                elif kind == b"K":
+                    self.poses.append(_pose(payload))
                 elif kind == b"S":
                     header = json.loads(payload.tobytes())
                     self.size = (header["height"], header["width"])
@@ -275,6 +303,19 @@ class VideoReader:
             ((_, _, payload),) = replies
         header = json.loads(payload.tobytes())
         return VideoHeader(header["seconds"], header["fps"], tuple(header["faults"]))
+
+    def find_poses(
+        self,
+        path: str | os.PathLike,
+        lengths: Sequence[int],
+        models: str | os.PathLike,
+        limits: VideoLimits,
+    ) -> None:
+        """Find the `poses` in a file of JPEGs of these lengths, as `poses_of_jpegs`."""
+        options = {"jpegs": list(lengths), "pose_models": os.path.abspath(models)}
+        self.poses = []
+        with contextlib.closing(self._replies(path, options, limits)) as replies:
+            self.poses += [_pose(payload) for kind, _, payload in replies if kind == b"K"]
 
     def _replies(
         self, path: str | os.PathLike, options: Mapping[str, object], limits: VideoLimits
@@ -311,6 +352,10 @@ class VideoReader:
             # this file.
             if not finished:
                 self.close()
+
+
+def _pose(payload: UInt8[np.ndarray, " n"]) -> Float32[np.ndarray, "33 3"]:
+    return payload.view(np.float32).reshape(POSE_SHAPE)
 
 
 _readers = threading.local()

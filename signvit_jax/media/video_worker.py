@@ -7,17 +7,24 @@ crash or run away without harm. Each line of stdin is a JSON request. Replies on
 | kind | payload |
 |---|---|
 | `S` | JSON: height and width of every frame, and `fps`: the requested rate, else the nominal one |
+| `K` | float32 (33, 3), if `pose_models` are given: the pose in the frame that follows |
 | `F` | one frame, RGB bytes or a JPEG; `seconds` is its time in the source |
 | `E` | JSON: `fps` of the frames sent, and `notes` on the file; the request is done |
 | `H` | JSON: the header, for a request with `parts`; the request is done |
 | `X` | UTF-8: the reason why the file was refused; the request is done |
 
+A request with `jpegs` is for a file of JPEGs one after another, by their lengths. It is answered
+with a `K` for each, and `E`; without any JPEG it tells whether the models can be loaded.
+
 Only this file, `video.py` and `worker_process.py` know the protocol. It must not import anything of
-the package: it starts in a tenth of a second.
+the package: it starts in a tenth of a second. `pose_model.py` beside it is loaded where poses are
+asked for.
 """
 
 import array
 import errno
+import functools
+import importlib.util
 import io
 import itertools
 import json
@@ -42,6 +49,8 @@ from av.video.stream import VideoStream
 
 if TYPE_CHECKING:
     from av.rational import AVRational
+
+    from signvit_jax.media.pose_model import PoseModel
 
 REPLY = struct.Struct("<cdQ")
 # The first bytes of the file choose the demuxer, which is then forced. Without probing, FFmpeg
@@ -104,8 +113,11 @@ class Request(TypedDict):
     end: float | None
     jpeg_quality: int  # 0: send RGB
     limits: Limits
+    pose_models: str | None  # their folder; None: send no poses
     # In place of decoding: which of these parts (start, end) cannot be read, by the header alone.
     parts: NotRequired[list[tuple[float | None, float | None]]]
+    # In place of decoding a video: the poses in the JPEGs of a file, by their lengths in bytes.
+    jpegs: NotRequired[list[int]]
 
 
 class Refused(Exception):
@@ -587,9 +599,11 @@ def send_frames(
             yield seconds, duration, frame
 
     convert = FrameConverter(request["short_side"], limits["max_pixels"])
+    model = started_pose_model(request["pose_models"])
     sample = resample(observed(), rate, start, end) if rate else as_stored(observed(), start, end)
     quality = request["jpeg_quality"]
     count, first, last = 0, 0.0, 0.0
+    shown, pose = None, b""
     for seconds, frame in sample:
         if count == limits["max_frames"]:
             raise Refused(f"more than {count} frames (max_frames)")
@@ -598,6 +612,11 @@ def send_frames(
             first = seconds
             header = {"height": rgb.shape[0], "width": rgb.shape[1], "fps": rate or source_fps}
             send(b"S", seconds, json.dumps(header).encode())
+        if model is not None:
+            # A frame that is on screen for longer is repeated: `convert` returns the same array.
+            pose = pose if rgb is shown else model.points(rgb).tobytes()
+            shown = rgb
+            send(b"K", seconds, pose)
         send(b"F", seconds, jpeg(rgb, quality) if quality else rgb.data)
         count += 1
         last = seconds
@@ -614,6 +633,48 @@ def send_frames(
         notes.append(NOTE_SIZE_CHANGE)
     measured = (count - 1) / (last - first) if last > first else source_fps
     send(b"E", last, json.dumps({"fps": rate or measured, "notes": notes}).encode())
+
+
+def started_pose_model(folder: str | None) -> "PoseModel | None":
+    """Return the pose model for a new clip; None without a folder. Raises Refused."""
+    if folder is None:
+        return None
+    model = pose_model(folder)
+    model.start_clip()
+    return model
+
+
+@functools.cache
+def pose_model(folder: str) -> "PoseModel":
+    """Load `pose_model.py` and the models in `folder`. Raises Refused."""
+    name = "pose_model"
+    spec = importlib.util.spec_from_file_location(
+        name, os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    )
+    assert spec is not None and spec.loader is not None  # of a file that is there
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.PoseModel(folder)
+    except module.PoseModelError as error:
+        raise Refused(str(error)) from None
+
+
+def send_poses(request: Request, lengths: list[int], send: Send) -> None:
+    """Send the poses in JPEGs, and the end."""
+    from PIL import Image
+
+    model = started_pose_model(request["pose_models"])
+    assert model is not None  # `poses_of_jpegs` gives the folder
+    max_pixels = request["limits"]["max_pixels"]
+    with open_local_file(request["path"], request["limits"]["max_bytes"]) as file:
+        for length in lengths:
+            with Image.open(io.BytesIO(file.read(length)), formats=("JPEG",)) as image:
+                if image.width * image.height > max_pixels:
+                    raise Refused(f"{image.width}x{image.height} pixels; allowed: {max_pixels}")
+                points = model.points(np.asarray(image.convert("RGB")))
+            send(b"K", 0.0, points.tobytes())
+    send(b"E", 0.0, json.dumps({"fps": 0.0, "notes": []}).encode())
 
 
 def jpeg(image: np.ndarray, quality: int) -> bytes:
@@ -673,7 +734,10 @@ def main() -> None:
         request = json.loads(line)
         limit_resources(request["limits"])
         try:
-            decode(request, send)
+            if "jpegs" in request:
+                send_poses(request, request["jpegs"], send)
+            else:
+                decode(request, send)
         except BrokenPipeError:
             return  # the parent is gone
         except Exception as error:

@@ -4,23 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
-from PIL import Image
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
 
 from signvit_jax.config.schema import Config
-from signvit_jax.data.augment import decode_clip
+from signvit_jax.data.augment import NO_AUGMENTATION, augment_keypoints, decode_clip
 from signvit_jax.data.dataset import DatasetError, SignDataset, Split
 from signvit_jax.data.frame_sampling import sample_frames
+from signvit_jax.data.keypoints import KeypointLayout
 from signvit_jax.data.records import Record
 from signvit_jax.data.schema import BuildReport
 from signvit_jax.media.contact_sheet import COLUMNS, HEIGHT, contact_sheet, evenly_spaced
-from signvit_jax.media.frames import FrameDecodeError
+from signvit_jax.media.frames import FrameDecodeError, jpeg_shape
 from signvit_jax.reports.dataset_stats import SplitFacts
 from signvit_jax.reports.html_kit import header, image, page, section, table, text
 
 _SHEET_FRAMES = 2 * COLUMNS
 _BINS = 24
 _MAX_ROWS = 20
+# Colors of keypoints by the signer's side.
+_SIDES = {"left": "#35b8ff", "right": "#ff9d2e"}
 
 
 def render(
@@ -55,6 +58,7 @@ def render(
             "need more steps than there are.",
         ),
         section("Signers", _signers(facts)),
+        *_keypoints(facts, dataset.keypoint_layout),
         section("Notes of the builder", _notes(report)),
         section(
             "Not built",
@@ -193,6 +197,33 @@ def _signers(facts: Sequence[SplitFacts]) -> str:
     return table(["signer", *(split.name for split in facts)], rows) + _more(len(names), "signers")
 
 
+def _keypoints(facts: Sequence[SplitFacts], layout: KeypointLayout | None) -> list[str]:
+    """The section on keypoints; none for a data set without them."""
+    if layout is None:
+        return []
+    rows = [
+        [
+            text(split.name),
+            f"{_share_of_frames(split):.1%}",
+            f"{np.sum(split.keypoints < 0.5):,}",
+            f"{np.sum(split.keypoints == 0):,}",
+        ]
+        for split in facts
+    ]
+    columns = ["split", "frames with keypoints", "clips with less than half", "clips with none"]
+    about = (
+        f"{text(layout.name)}, {len(layout.points)} points. In the clips below: the signer's "
+        "<span class=left>left</span>, <span class=right>right</span>, and other points; a ring is "
+        "a confidence below one half."
+    )
+    return [section("Keypoints", f"<p>{about}</p>" + table(columns, rows))]
+
+
+def _share_of_frames(split: SplitFacts) -> float:
+    """The share of a split's frames in which some keypoint is known."""
+    return float(np.average(split.keypoints, weights=split.frames)) if split.clips else 0.0
+
+
 def _notes(report: BuildReport) -> str:
     if not report:
         return "<p>There is no build_report.json beside the records.</p>"
@@ -238,7 +269,8 @@ def _clip(split: Split, number: int, config: Config) -> str:
     try:
         record = split[number]
         sheet = image(
-            _contact_sheet(record, config), attributes='class=sheet alt="frames of the clip"'
+            _contact_sheet(record, config, split.keypoint_layout),
+            attributes='class=sheet alt="frames of the clip"',
         )
     except (DatasetError, FrameDecodeError, ValueError) as error:
         return f"<article><p class=bad>record {number} cannot be shown: {text(error)}</p></article>"
@@ -251,12 +283,37 @@ def _clip(split: Split, number: int, config: Config) -> str:
     return f"<article><dl>{terms}</dl>{sheet}</article>"
 
 
-def _contact_sheet(record: Record, config: Config) -> Image.Image:
+def _contact_sheet(record: Record, config: Config, layout: KeypointLayout | None) -> Image.Image:
     data = config.data
     frames = sample_frames(len(record["video"]), record["fps"], data, limit=data.num_frames)
     chosen = frames[evenly_spaced(len(frames), _SHEET_FRAMES)]
-    images = decode_clip([record["video"][i] for i in chosen], HEIGHT, data.resize_mode)
+    jpegs = [record["video"][i] for i in chosen]
+    images = decode_clip(jpegs, HEIGHT, data.resize_mode)
+    if layout is not None and "keypoints" in record:
+        points = augment_keypoints(
+            record["keypoints"][chosen],
+            jpeg_shape(jpegs[0]),
+            HEIGHT,
+            data.resize_mode,
+            NO_AUGMENTATION,
+            layout.mirrored,
+        )
+        images = np.stack([_with_points(*pair, layout) for pair in zip(images, points)])
     return contact_sheet(images, _SHEET_FRAMES)
+
+
+def _with_points(
+    image: UInt8[np.ndarray, "s s 3"], points: Float[np.ndarray, "k 3"], layout: KeypointLayout
+) -> UInt8[np.ndarray, "s s 3"]:
+    """Draw the known points, filled if the confidence is at least one half."""
+    drawn = Image.fromarray(image)
+    pen = ImageDraw.Draw(drawn)
+    for name, (x, y, confidence) in zip(layout.points, points.tolist()):
+        if confidence > 0:
+            color = _SIDES.get(layout.side(name), "white")
+            place = (x * len(image), y * len(image))
+            pen.circle(place, 2, fill=color if confidence >= 0.5 else None, outline=color)
+    return np.asarray(drawn)
 
 
 def _median(values: Float[np.ndarray, " n"]) -> float:
@@ -280,4 +337,6 @@ _STYLE = """
 .charts figcaption { font-size: .8rem; line-height: 1.35; margin-top: .3rem; }
 svg { width: 100%; height: 4.5rem; border-bottom: 1px solid var(--line); }
 rect { fill: var(--accent); }
-"""
+""" + "".join(
+    f".{side} {{ color: {color}; font-weight: 600; }}\n" for side, color in _SIDES.items()
+)

@@ -47,6 +47,7 @@ class SplitFacts:
     words: Float[np.ndarray, " n"]  # of the text
     glosses: Float[np.ndarray, " n"]
     sampled: Float[np.ndarray, " n"]  # frames that evaluation samples
+    keypoints: Float[np.ndarray, " n"]  # share of the stored frames with a known keypoint
     text: Vocabulary
     gloss: Vocabulary
     signers: Counter[str]  # clips of each
@@ -89,6 +90,7 @@ def split_facts(split: Split, config: Config, dataset: SignDataset) -> SplitFact
         words=np.array([len(writing_systems.units(entry.text)) for entry in entries], float),
         glosses=np.array([len(entry.gloss.split()) for entry in entries], float),
         sampled=np.array(sampled, float),
+        keypoints=np.array([entry.keypoints or 0.0 for entry in entries], float),
         text=vocabulary([entry.text for entry in entries], [entry.text for entry in train]),
         gloss=vocabulary(
             [entry.gloss for entry in entries], [entry.gloss for entry in train], by_spaces=True

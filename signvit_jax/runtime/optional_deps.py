@@ -7,6 +7,7 @@ from types import ModuleType
 # Module -> the extra of this package that lists what the module needs, and the module's own
 # package.
 _PACKAGES = {
+    "ai_edge_litert": ("keypoints", "ai-edge-litert"),
     "argcomplete": ("completion", "argcomplete"),
     "apache_beam": ("beam", "apache-beam"),
     "cv2": ("camera", "opencv-python-headless"),

@@ -35,14 +35,20 @@ def test_drawn_points_are_points_of_the_pose_model():
         ("left_hand_landmarks/thumb_tip", "right_hand_landmarks/thumb_tip"),
         ("pose/LWrist", "pose/RWrist"),
         ("handLeft", "handRight"),
+        ("LEFT_HAND/RING_TIP", "RIGHT_HAND/RING_TIP"),
     ],
 )
 def test_sides_are_found_in_names_of_other_programs(left, right):
-    assert KeypointLayout("x", (right, "neck", left)).mirrored.tolist() == [2, 1, 0]
+    layout = KeypointLayout("x", (right, "neck", left))
+    assert layout.mirrored.tolist() == [2, 1, 0]
+    assert [layout.side(point) for point in layout.points] == ["right", "", "left"]
 
 
 def test_a_point_without_the_other_side_stays():
-    assert KeypointLayout("x", ("left_wrist", "Lips", "RELBOW")).mirrored.tolist() == [0, 1, 2]
+    layout = KeypointLayout("x", ("left_wrist", "Lips", "RELBOW"))
+    assert layout.mirrored.tolist() == [0, 1, 2] and not layout.has_sides
+    assert layout.side("left_wrist") == ""
+    assert DRAWN.has_sides
 
 
 def test_a_layout_is_what_its_json_says():

@@ -1,21 +1,25 @@
 """Statistics of a built data set, and its page."""
 
+import base64
+import io
 import json
 import unicodedata
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from signvit_jax.commands import data_report
 from signvit_jax.config.schema import from_mapping, to_json
 from signvit_jax.data.dataset import open_dataset
+from signvit_jax.data.keypoints import KeypointLayout
 from signvit_jax.reports import dataset_stats
 from signvit_jax.reports.dataset_page import _histogram
 from signvit_jax.reports.dataset_stats import ctc_steps, split_facts, vocabulary
 from signvit_jax.runtime.exit_codes import run_command
 from tests.helpers import toy_dataset
-from tests.helpers.toy_dataset import record
+from tests.helpers.toy_dataset import gray_jpeg, record
 
 CONFIG = from_mapping(
     {
@@ -241,3 +245,46 @@ def test_the_histogram_counts_every_clip():
         assert sum(
             int(part.split("</title>")[0].rsplit(" ", 1)[1]) for part in drawn.split("<title>")[1:]
         ) == len(values)
+
+
+HANDS = KeypointLayout("hands", ("nose", "left_hand", "right_hand"))
+
+
+def test_the_page_shows_keypoints_on_the_frames(tmp_path):
+    points = np.zeros((4, 3, 3), np.float16)
+    points[1:, 0] = 0.25, 0.25, 1.0
+    points[1:, 1] = 0.75, 0.25, 1.0
+    points[1:, 2] = 0.25, 0.75, 0.25  # below one half: a ring
+    train = [record("a", 4, frames=[gray_jpeg(120)] * 4) | {"keypoints": points}]
+    train.append(record("b", 2) | {"keypoints": points[:2] * 0})
+    toy_dataset.write(tmp_path, HANDS, train=train)
+    output = tmp_path / "page.html"
+    data_report.main(
+        [config_file(tmp_path), f"--data_dir={tmp_path}", "--name=toy", f"--output={output}"]
+    )
+    page = Page()
+    page.feed(output.read_text())
+    content = " ".join(page.text)
+    assert "hands, 3 points" in content.replace("&nbsp;", " ") and "50.0%" in content
+    first = base64.b64decode(page.links[0].partition("base64,")[2])
+    sheet = np.asarray(Image.open(io.BytesIO(first)).convert("RGB")).astype(int)
+    frame, side = sheet[:112, 112:224], 112  # of the second frame
+    nose, left, right, nothing = (
+        frame[int(y * side), int(x * side)]
+        for x, y in ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+    )
+    assert nose.min() > 190 and left[2] > left[0] + 80
+    assert np.abs(right - nothing).max() < 60 and np.abs(nothing - 120).max() < 12
+    ring = frame[int(0.75 * side) - 3 : int(0.75 * side) + 3, 25:31]
+    assert (ring[..., 0] - ring[..., 2]).max() > 60
+    assert np.abs(sheet[:112, :112] - 120).max() < 12  # nothing is known in the first frame
+
+
+def test_a_data_set_without_keypoints_has_no_section_on_them(folder, tmp_path):
+    output = tmp_path / "page.html"
+    data_report.main(
+        [config_file(tmp_path), f"--data_dir={folder}", "--name=toy", f"--output={output}"]
+    )
+    page = Page()
+    page.feed(output.read_text())
+    assert "Keypoints" not in " ".join(page.text)
