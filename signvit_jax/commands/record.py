@@ -196,7 +196,7 @@ def _next_steps(folder: Path) -> str:
 next:
   signvit record --output={output} --text='ANOTHER SIGN'
   signvit check {output}
-  signvit build video_folder --data_dir=data --csv={table} --videos={output}
+  signvit build video_folder --data_dir=data --csv={table} --videos={output} --short_side=128
   signvit train --config=signer --workdir=runs/my_signs --config.data.data_dir=data"""
 
 
