@@ -474,8 +474,16 @@ def sign_poses(
     return np.stack([right, left], axis=1)
 
 
-def make_motion(signs: tuple[str, ...], signer: Signer, rng: np.random.Generator) -> Motion:
-    """The motion of a whole clip, with transitions, and for some clips hands at rest around it."""
+def make_motion(
+    signs: tuple[str, ...],
+    signer: Signer,
+    rng: np.random.Generator,
+    rests: tuple[float, float] | None = None,
+) -> Motion:
+    """The motion of a whole clip, with transitions, and for some clips hands at rest around it.
+
+    `rests`: seconds of rest before and after it, in place of random ones.
+    """
     rest = np.stack([REST_POSE, REST_POSE])
     poses: list[np.ndarray] = []
     shapes: list[tuple[str, str]] = []
@@ -496,9 +504,9 @@ def make_motion(signs: tuple[str, ...], signer: Signer, rng: np.random.Generator
         poses.append(between)
         shapes.extend([last_shapes] * (count // 2) + [new_shapes] * (count - count // 2))
 
-    starts_at_rest, ends_at_rest = rng.random(2) < 0.5
+    starts_at_rest, ends_at_rest = rng.random(2) < 0.5 if rests is None else (True, True)
     if starts_at_rest:
-        rest_for(rng.uniform(0.15, 0.5))
+        rest_for(rng.uniform(0.15, 0.5) if rests is None else rests[0])
     for name in signs:
         made = sign_poses(name, signer, last_pose[1], rng)
         two_hands = SIGNS[name].hands in ("mirror", "parallel")
@@ -510,7 +518,7 @@ def make_motion(signs: tuple[str, ...], signer: Signer, rng: np.random.Generator
         last_pose, last_shapes, last_name = made[-1], new_shapes, name
     if ends_at_rest:
         move_to(rest, ("flat", "flat"), False)
-        rest_for(rng.uniform(0.15, 0.5))
+        rest_for(rng.uniform(0.15, 0.5) if rests is None else rests[1])
     return Motion(np.concatenate(poses), shapes)
 
 

@@ -33,7 +33,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("signvit_jax.commands.demo", "translate packaged clips with a packaged model"),
+    "demo": Command("signvit_jax.demo.command", "translate packaged clips with a packaged model"),
+    "record": Command("signvit_jax.commands.record", "record takes of your own signs"),
     "build": Command("tfds_builders.build", "make a data set of videos and their texts"),
     "check": Command("tfds_builders.check", "say what a build would make of your data"),
     "data_report": Command("signvit_jax.commands.data_report", "show what a data set holds"),

@@ -1,17 +1,18 @@
 """Frames of a stream: of a camera, of a file that is played, or of the caller."""
 
 import collections
+import importlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
 
 from signvit_jax.data.schema import STORED_FRAME_RATE
-from signvit_jax.errors.base import SignVitError
+from signvit_jax.media.cameras import Image, SourceError, can_read_cameras, open_camera
 from signvit_jax.media.video import Sampling, VideoLimits, open_video
 from signvit_jax.runtime.optional_deps import import_optional
 
@@ -20,11 +21,7 @@ _DAY_LONG = VideoLimits(
     max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0
 )
 
-Image = UInt8[np.ndarray, "h w 3"]  # RGB
-
-
-class SourceError(SignVitError, ValueError):
-    """A camera or stream that cannot be read; the message says what to do."""
+__all__ = ["Image", "SourceError"]
 
 
 class Frame(NamedTuple):
@@ -170,16 +167,15 @@ def open_source(
     """Open the source of `Translator.stream`. Raises SourceError.
 
     Args:
-        frames: The number of a camera, a file that is played at its own speed, or RGB frames.
+        frames: The number of a camera or its device, a file that is played at its own speed, or
+            RGB frames.
         fps: Frames per second of an iterable that is a recording; None: its frames arrive live.
         fit: Brings a frame to the model's size.
         short_side: Pixels to which the shorter side of a file's larger frames is shrunk.
         seconds: Length of the queue of a live source.
     """
-    if isinstance(frames, int):
-        return LiveSource(_camera(frames), fit, seconds)
-    if isinstance(frames, str | os.PathLike):
-        return LiveSource(lambda stop: _play(frames, short_side, stop), fit, seconds)
+    if isinstance(frames, int | str | os.PathLike):
+        return LiveSource(open_live(frames, short_side), fit, seconds)
     if fps is None:
         return LiveSource(lambda stop: iter(frames), fit, seconds)
     if not fps > 0:
@@ -189,8 +185,42 @@ def open_source(
     return RecordedSource(frames, fps, fit)
 
 
+def open_live(
+    source: int | str | os.PathLike, short_side: int | None = None
+) -> Callable[[threading.Event], Iterator[Image]]:
+    """Return the function that yields the frames of a camera, or of a file at its own speed.
+
+    It ends soon after its event is set. A camera is a number or a device such as /dev/video0, and
+    is opened at once. The shorter side of a file's larger frames is shrunk to `short_side` pixels.
+    Raises SourceError; the returned function SourceError and VideoDecodeError.
+    """
+    if isinstance(source, int):
+        if can_read_cameras() and not _has_opencv():
+            return open_camera(source)
+        return _camera(source)
+    if _is_device(source):
+        return open_camera(os.fspath(source))
+    return lambda stop: _play(source, short_side, stop)
+
+
+def _has_opencv() -> bool:
+    try:
+        importlib.import_module("cv2")
+    except ImportError:
+        return False
+    return True
+
+
+def _is_device(path: str | os.PathLike) -> bool:
+    """Return True for a camera's device, and for the name of one that is not connected."""
+    try:
+        return os.fspath(path).startswith("/dev/") or stat.S_ISCHR(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def _camera(index: int) -> Callable[[threading.Event], Iterator[Image]]:
-    """Open a camera; return the function that reads it for `LiveSource`. Raises SourceError."""
+    """Open a camera by OpenCV. Raises SourceError."""
     cv2 = import_optional("cv2", f"reading camera {index}", SourceError)
     camera = cv2.VideoCapture(index)
     if not camera.isOpened():
@@ -212,7 +242,9 @@ def _camera(index: int) -> Callable[[threading.Event], Iterator[Image]]:
     return frames
 
 
-def _play(path: str | os.PathLike, short_side: int, stop: threading.Event) -> Iterator[Image]:
+def _play(
+    path: str | os.PathLike, short_side: int | None, stop: threading.Event
+) -> Iterator[Image]:
     """Yield the frames of a file, waiting until the time of each has come."""
     sampling = Sampling(short_side, max_frame_rate=STORED_FRAME_RATE)
     with open_video(path, sampling, _DAY_LONG) as video:

@@ -104,9 +104,14 @@ def is_new_shot(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g 
 
 def is_frozen(frames: UInt8[np.ndarray, "t s s 3"] | Sequence[UInt8[np.ndarray, "s s 3"]]) -> bool:
     """Return True if three or more frames show no motion at all."""
-    if len(frames) < 3:
+    return is_still([block_means(frame) for frame in frames])
+
+
+def is_still(blocks: Sequence[Float[np.ndarray, "g g 3"]]) -> bool:
+    """Return True if three or more frames, as their `block_means`, show no motion at all."""
+    if len(blocks) < 3:
         return False
-    first, *others = (block_means(frame) for frame in frames)
+    first, *others = blocks
     return all(motion(first, other) < _MIN_MOTION for other in others)
 
 

@@ -264,12 +264,12 @@ class Translator:
         An update has CTC's partial text, the decoder's text in most of the last `votes` hypotheses,
         and the segments that became final.
 
-        `frames` is a camera's number (needs OpenCV), a video file, which is played at its own rate,
-        or an iterable of uint8 RGB frames (h, w, 3). The frames of an iterable are live, timed by
-        the clock as they arrive; with `fps` they are a recording of that rate, of which every frame
-        is read. Live frames are dropped rather than read late; at most those of a window and a rest
-        are held. Raises ConfigError and SourceError at once, VideoDecodeError and ClipError between
-        updates.
+        `frames` is a camera's number or device (/dev/video0), a video file, which is played at its
+        own rate, or an iterable of uint8 RGB frames (h, w, 3). The frames of an iterable are live,
+        timed by the clock as they arrive; with `fps` they are a recording of that rate, of which
+        every frame is read. Live frames are dropped rather than read late; at most those of a
+        window and a rest are held. Raises ConfigError and SourceError at once,
+        VideoDecodeError and ClipError between updates.
         """
         source_frames, fps = checked_source(frames), checked_rate(fps, SourceError)
         check_pace(every, votes)

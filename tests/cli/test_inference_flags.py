@@ -3,9 +3,10 @@
 import pytest
 
 from signvit_jax.cli.inference_flags import DECODER_NAMES
-from signvit_jax.commands import demo, translate
+from signvit_jax.commands import translate
 from signvit_jax.commands.eval import DEFAULT_DECODERS
 from signvit_jax.decoding.decoders import DECODERS
+from signvit_jax.demo import command as demo
 
 
 def test_the_flags_offer_the_decoders_that_there_are():

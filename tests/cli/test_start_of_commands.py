@@ -16,6 +16,7 @@ COMMANDS = [
     "signvit_jax.eval",
     "signvit_jax.export",
     "signvit_jax.inspect_config",
+    "signvit_jax.record",
     "signvit_jax.train",
     "signvit_jax.translate",
     "tfds_builders.build",
@@ -82,7 +83,6 @@ def test_every_command_has_a_module_of_its_own():
         "__init__",
         "dispatch",
         "configs",
-        "demo",
         "sharing",  # pull and push
     }
     assert {f"signvit_jax.{name}" for name in modules} < set(COMMANDS)

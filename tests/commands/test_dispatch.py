@@ -24,7 +24,7 @@ def test_the_version_is_that_of_the_package(capsys):
 
 def test_a_misspelled_command_is_answered_with_the_nearest(capsys):
     assert dispatch.main(["trian"]) == 2
-    assert "no command 'trian'; allowed: demo, build, " in (err := capsys.readouterr().err)
+    assert "no command 'trian'; allowed: demo, record, build, " in (err := capsys.readouterr().err)
     assert err.endswith("configs; did you mean 'train'?\n")
     assert dispatch.main(["xyz"]) == 2
     assert "no command 'xyz'; allowed: demo, " in capsys.readouterr().err

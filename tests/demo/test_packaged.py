@@ -2,8 +2,8 @@
 
 from PIL import Image
 
-from signvit_jax.commands import demo
 from signvit_jax.config.schema import from_json, without_local_paths
+from signvit_jax.demo import command
 from signvit_jax.demo.packaged import CLIPS, MODEL, demo_clips
 from signvit_jax.demo.subtitled_gif import write_gif
 from tfds_builders.synthetic_signs.clips import Options, clip
@@ -37,7 +37,7 @@ def test_the_model_card_names_drawn_signs_and_the_license():
 
 
 def test_at_least_eight_of_the_ten_clips_are_right(capsys):
-    assert demo.main([]) == 0
+    assert command.main([]) == 0
     shown = capsys.readouterr().out
     right = shown.count("right, confidence")
     assert right >= 8 and f"{right} of 10 right, by beam" in shown
@@ -45,7 +45,7 @@ def test_at_least_eight_of_the_ten_clips_are_right(capsys):
 
 
 def test_path_prints_the_folder_of_the_model_alone(capsys):
-    assert demo.main(["--path"]) == 0
+    assert command.main(["--path"]) == 0
     assert capsys.readouterr().out == f"{MODEL}\n"
 
 
@@ -65,5 +65,5 @@ def test_a_gif_shows_each_clip_and_then_its_text(tmp_path):
 def test_a_gif_that_cannot_be_written_is_an_error(monkeypatch, tmp_path, capsys):
     clips = [demo_clips()[SHORTEST_CLIP]]
     monkeypatch.setattr(demo, "demo_clips", lambda: clips)
-    assert demo.main(["--decode=ctc", f"--gif={tmp_path / 'no' / 'demo.gif'}"]) == 1
+    assert command.main(["--decode=ctc", f"--gif={tmp_path / 'no' / 'demo.gif'}"]) == 1
     assert "demo.gif: No such file or directory" in capsys.readouterr().err

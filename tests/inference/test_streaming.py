@@ -353,10 +353,26 @@ def test_a_camera_that_cannot_be_opened_is_an_error(monkeypatch):
         open_source(7, None, unchanged, 8, 6.0)
 
 
-def test_without_opencv_the_error_of_a_camera_installs_it(monkeypatch):
+def test_without_opencv_and_devices_the_error_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr(frame_sources, "can_read_cameras", lambda: False)
     with pytest.raises(SourceError, match=r"pip install 'opencv-python-headless>="):
         open_source(0, None, unchanged, 8, 6.0)
+
+
+@pytest.mark.parametrize("camera", [3, "/dev/video3"])
+def test_without_opencv_a_camera_is_read_by_pyav(monkeypatch, camera):
+    opened = []
+
+    def open_camera(name):
+        opened.append(name)
+        return lambda stop: map(frame, range(10, 20))
+
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr(frame_sources, "can_read_cameras", lambda: True)
+    monkeypatch.setattr(frame_sources, "open_camera", open_camera)
+    source = open_source(camera, None, unchanged, 8, 6.0)
+    assert opened == [camera] and len(source.take(10.0).frames) > 0
 
 
 def test_an_impossible_rate_is_refused():

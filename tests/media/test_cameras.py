@@ -1,0 +1,76 @@
+"""Cameras by PyAV. There is none here: FFmpeg's own test picture stands for one."""
+
+import sys
+import threading
+
+import av
+import pytest
+
+from signvit_jax.inference.frame_sources import open_source
+from signvit_jax.media import cameras
+from signvit_jax.media.cameras import SourceError, can_read_cameras, open_camera
+
+
+@pytest.fixture
+def test_picture(monkeypatch) -> str:
+    """The name of a camera that gives five images, of red."""
+    monkeypatch.setitem(cameras._FORMATS, sys.platform, "lavfi")
+    return "color=c=red:size=64x48:rate=25:duration=0.2"
+
+
+def test_a_camera_gives_rgb_until_it_ends(test_picture):
+    frames = open_camera(test_picture)(threading.Event())
+    images = [next(frames) for _ in range(5)]
+    assert images[0].shape == (48, 64, 3) and (images[0][0, 0] > 200).tolist() == [
+        True,
+        False,
+        False,
+    ]
+    with pytest.raises(SourceError, match="gives no more frames"):
+        next(frames)
+
+
+def test_a_camera_is_read_until_it_is_stopped(test_picture):
+    stop = threading.Event()
+    frames = open_camera(test_picture)(stop)
+    next(frames)
+    stop.set()
+    assert list(frames) == []
+
+
+def test_a_camera_without_a_frame_yet_is_asked_again(test_picture, monkeypatch):
+    answers = iter([av.BlockingIOError(11, "no frame yet"), None])
+    original = av.open
+
+    class Device:
+        def __init__(self, *arguments, **options):
+            self.real = original(*arguments, **options)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.real.close()
+
+        def decode(self, video):
+            if error := next(answers):
+                raise error
+            return self.real.decode(video=video)
+
+    monkeypatch.setattr(cameras.av, "open", Device)
+    assert next(open_camera(test_picture)(threading.Event())).shape == (48, 64, 3)
+
+
+@pytest.mark.skipif(not can_read_cameras(), reason="no camera devices in this PyAV")
+def test_a_camera_that_is_not_there_is_an_error():
+    with pytest.raises(SourceError, match=r"camera 9753 cannot be opened .*numbered from 0"):
+        open_camera(9753)
+    with pytest.raises(SourceError, match="camera /dev/nothing cannot be opened"):
+        open_source("/dev/nothing", None, lambda image: image, 8, 6.0)
+
+
+def test_a_system_without_cameras_is_told(monkeypatch):
+    monkeypatch.delitem(cameras._FORMATS, sys.platform)
+    assert not can_read_cameras()
+    with pytest.raises(SourceError, match="this PyAV has no cameras of"):
+        open_camera(0)
