@@ -132,11 +132,11 @@ STUDENTS = {
 # Crops of hands, of images with more pixels than `small` looks at.
 _LARGE = (
     "data.image_size=160",
-    "model.encoder.view_size=64",
+    "model.encoder.view_size=48",
     "model.encoder.motion=magnitude",
 )
 HANDS = {
-    "large_images": Row("images of 160 pixels in a view of 64, magnitudes of motion", _LARGE),
+    "large_images": Row("images of 160 pixels in a view of 48, magnitudes of motion", _LARGE),
     "hands_motion": Row(
         "the same and crops of hands, found by motion", (*_LARGE, "model.encoder.crops=hands")
     ),
