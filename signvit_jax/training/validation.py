@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -184,10 +185,7 @@ class ValidationPass:
         return {"ctc_wer": self._score(references, texts, glosses=spells_glosses).wer}
 
     def _ctc_evidence(self, found: Hypotheses) -> dict[str, float]:
-        """Return the evidence of signing by CTC that 199 of 200 clips with a text reach.
-
-        Translation takes a clip with less for rest (`inference/resting.py`).
-        """
+        """Return the evidence of signing by CTC that the model's clips with a text reach."""
         signed = [
             evidence(hypotheses["ctc"].ctc_signs)
             for position, hypotheses in found.items()
@@ -195,7 +193,7 @@ class ValidationPass:
         ]
         if not signed:
             return {}
-        return {"ctc_evidence": float(np.quantile(signed, 0.005, method="lower"))}
+        return {"ctc_evidence": reached_evidence(signed, self._config.inference.rest_evidence)}
 
     def _blank_share(self, found: Hypotheses) -> float | None:
         signed = [
@@ -231,3 +229,16 @@ class ValidationPass:
             file = self._workdir.samples / f"epoch_{epoch:04d}.txt"
             text = "\n\n".join(samples) + "\n"
             self._samples.attempt(lambda: self._workdir.write_text(file, text))
+
+
+def reached_evidence(signed: Sequence[float], limit: float) -> float:
+    """Return the evidence of signing that clips reach, from that of validation clips with a text.
+
+    Translation takes a clip with less, or with less than its limit, for rest
+    (`inference/resting.py`). If 19 of 20 clips reach `limit`, that of the config, they reach the
+    limit: any validation split has a few clips whose signs CTC hardly finds, and a limit as low as
+    theirs would call rest signing. A model with less evidence in general reaches what 199 of 200
+    clips do.
+    """
+    most, nearly_all = np.quantile(signed, (0.05, 0.005), method="lower")
+    return float(most if most >= limit else nearly_all)

@@ -9,7 +9,7 @@ from signvit_jax.config.schema import from_mapping
 from signvit_jax.telemetry.observers import Observer
 from signvit_jax.training import hooks
 from signvit_jax.training.hooks import StepHooks
-from signvit_jax.training.validation import PlateauNotice, ValidationPass
+from signvit_jax.training.validation import PlateauNotice, ValidationPass, reached_evidence
 
 
 def bare(kind: type, **attributes):
@@ -89,3 +89,24 @@ def test_clips_of_rest_are_not_on_the_blank():
     found = {i: ctc_text(text) for i, text in enumerate(("", "", "two", "x"))}
     assert validation._blank_share(found) == pytest.approx(1 / 3)
     assert validation._blank_share({1: ctc_text("")}) is None
+
+
+@pytest.mark.parametrize(
+    ("signed", "reached"),
+    [
+        ([0.05, 0.3, *[0.9] * 58], 0.9),  # two of 60 below: the default limit stays
+        ([0.05, 0.3, 0.5, 0.6, *[0.9] * 56], 0.05),  # four of 60
+        ([0.05, *[0.3] * 100, *[0.9] * 300], 0.3),  # one of 401 below what all others reach
+        ([0.4] * 5, 0.4),
+        ([0.8], 0.8),
+    ],
+)
+def test_a_few_clips_with_little_evidence_do_not_lower_the_limit(signed, reached):
+    assert reached_evidence(signed, 0.7) == reached
+    assert reached_evidence(signed[::-1], 0.7) == reached
+
+
+def test_the_limit_is_that_of_the_config():
+    signed = [0.1, *[0.5] * 39]
+    assert reached_evidence(signed, 0.4) == 0.5
+    assert reached_evidence(signed, 0.6) == 0.1
