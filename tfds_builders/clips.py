@@ -26,7 +26,6 @@ from signvit_jax.media.video import (
 )
 from tfds_builders.keypoints import (
     EXACT,
-    POSE_LIMITS,
     ClipKeypoints,
     KeypointSource,
     file_keypoints,
@@ -212,7 +211,7 @@ def _read_video(
         return read_jpegs(path, sampling, quality=quality, limits=VideoLimits()), None
     try:
         with_poses = dataclasses.replace(sampling, pose_models=models)
-        video = read_jpegs(path, with_poses, quality=quality, limits=POSE_LIMITS)
+        video = read_jpegs(path, with_poses, quality=quality, limits=VideoLimits())
         assert video.poses is not None  # they were asked for
         return video, ClipKeypoints(stored_keypoints(video.poses))
     except VideoDecodeError as error:

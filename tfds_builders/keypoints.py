@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from jaxtyping import Float16, Int
 from signvit_jax.data.keypoints import MEDIAPIPE_POSE, KeypointLayout, stored_keypoints
 from signvit_jax.data.schema import WHOLE_FILE, FewKeypoints, IndexEntry, KeypointReport
 from signvit_jax.media.pose_model import MODEL_FILES
-from signvit_jax.media.video import VideoDecodeError, VideoLimits, poses_of_jpegs
+from signvit_jax.media.video import VideoDecodeError, poses_of_jpegs
 from tfds_builders.keypoint_files import (
     EXTENSIONS,
     KeypointFile,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 NONE, MEDIAPIPE, FILE, EXACT = SOURCES = ("none", "mediapipe", "file", "exact")
 FEW = 0.5  # a clip with a pose in a smaller share of its frames is listed
-# A pose takes 10 to 40 ms of a core, so the longest clips take an hour.
-POSE_LIMITS = VideoLimits(cpu_seconds=7200.0, wall_seconds=7200.0)
 # Lengths of a clip and of its file that differ by more are not spread over each other: a tenth, and
 # two frames.
 _SAME_LENGTH, _SAME_FRAMES = 0.1, 2.0
@@ -68,7 +67,7 @@ class ClipKeypoints:
 def find_keypoints(jpegs: Sequence[bytes], models: str) -> ClipKeypoints:
     """Find the poses in the stored frames of a clip; `models` is the folder of the pose models."""
     try:
-        return ClipKeypoints(stored_keypoints(poses_of_jpegs(jpegs, models, POSE_LIMITS)))
+        return ClipKeypoints(stored_keypoints(poses_of_jpegs(jpegs, models)))
     except VideoDecodeError as error:
         return ClipKeypoints.unknown(len(jpegs), MEDIAPIPE_POSE, error.reason)
 
@@ -94,7 +93,7 @@ def keypoint_file(clip: "Clip", folder: str) -> Path | None:
     if not (folder or clip.path):
         return None
     for name in _names(clip):
-        for extension in EXTENSIONS:
+        for extension in (*EXTENSIONS, *map(str.upper, EXTENSIONS)):
             path = root / f"{name}{extension}"
             if path.is_file() and path.resolve().is_relative_to(root.resolve()):
                 return path
@@ -165,13 +164,17 @@ def file_keypoints(
 
 
 def _names(clip: "Clip") -> list[str]:
-    """Names of files of a clip without extension, as paths that stay in their folder."""
+    """Names of files of a clip without extension, as paths that stay in their folder.
+
+    They are in both Unicode normal forms: file systems differ in the one that they write.
+    """
     own = Path(clip.id)
     names = [own.name] if own.is_absolute() or ".." in own.parts else [str(own), own.name]
     if clip.path:
         video = Path(clip.path)
         names.append(video.name if clip.image_rate else video.stem)
-    return list(dict.fromkeys(name for name in names if name))
+    forms = [unicodedata.normalize(form, name) for name in names for form in ("NFC", "NFD")]
+    return list(dict.fromkeys(filter(None, forms)))
 
 
 def _covers_clip(clip: "Clip", path: Path) -> bool:

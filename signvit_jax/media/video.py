@@ -40,6 +40,7 @@ EXTENSIONS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif", ".m4v", ".3gp", "
 # Prefix of the files in which macOS keeps attributes of other files; they are not media.
 APPLE_DOUBLE = "._"
 POSE_SHAPE = (33, 3)  # of the points of `pose_model.PoseModel`
+_POSE_SECONDS = 5.0  # that a pose may take at most; usually a hundredth of a second
 
 
 class VideoDecodeError(SignVitError):
@@ -64,8 +65,8 @@ class VideoLimits:
     max_frames: int = 200_000  # returned
     max_output_bytes: int = 4 << 30  # of all frames that `read_jpegs` returns
     max_memory: int = 3 << 30  # address space of the child, bytes
-    cpu_seconds: float = 300.0
-    wall_seconds: float = 300.0  # waiting for the child
+    cpu_seconds: float = 300.0  # without those for finding poses
+    wall_seconds: float = 300.0  # waiting for the child, without its time for finding poses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +340,8 @@ class VideoReader:
             worker.ask(request, limits.wall_seconds)
             while not finished:
                 kind, seconds, payload = worker.reply()
+                if kind == b"K":
+                    worker.allow(min(seconds, _POSE_SECONDS))
                 finished = kind in (b"E", b"H", b"X")
                 if kind == b"X":
                     raise VideoDecodeError(name, payload.tobytes().decode())

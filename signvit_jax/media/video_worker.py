@@ -7,7 +7,7 @@ crash or run away without harm. Each line of stdin is a JSON request. Replies on
 | kind | payload |
 |---|---|
 | `S` | JSON: height and width of every frame, and `fps`: the requested rate, else the nominal one |
-| `K` | float32 (33, 3), if `pose_models` are given: the pose in the frame that follows |
+| `K` | float32 (33, 3): the pose in the next frame, if asked for; `seconds`: what it took |
 | `F` | one frame, RGB bytes or a JPEG; `seconds` is its time in the source |
 | `E` | JSON: `fps` of the frames sent, and `notes` on the file; the request is done |
 | `H` | JSON: the header, for a request with `parts`; the request is done |
@@ -34,6 +34,7 @@ import resource
 import stat
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
@@ -599,11 +600,10 @@ def send_frames(
             yield seconds, duration, frame
 
     convert = FrameConverter(request["short_side"], limits["max_pixels"])
-    model = started_pose_model(request["pose_models"])
+    poses = PoseSender(request["pose_models"], send) if request["pose_models"] else None
     sample = resample(observed(), rate, start, end) if rate else as_stored(observed(), start, end)
     quality = request["jpeg_quality"]
     count, first, last = 0, 0.0, 0.0
-    shown, pose = None, b""
     for seconds, frame in sample:
         if count == limits["max_frames"]:
             raise Refused(f"more than {count} frames (max_frames)")
@@ -612,11 +612,8 @@ def send_frames(
             first = seconds
             header = {"height": rgb.shape[0], "width": rgb.shape[1], "fps": rate or source_fps}
             send(b"S", seconds, json.dumps(header).encode())
-        if model is not None:
-            # A frame that is on screen for longer is repeated: `convert` returns the same array.
-            pose = pose if rgb is shown else model.points(rgb).tobytes()
-            shown = rgb
-            send(b"K", seconds, pose)
+        if poses is not None:
+            poses(rgb)
         send(b"F", seconds, jpeg(rgb, quality) if quality else rgb.data)
         count += 1
         last = seconds
@@ -635,13 +632,35 @@ def send_frames(
     send(b"E", last, json.dumps({"fps": rate or measured, "notes": notes}).encode())
 
 
-def started_pose_model(folder: str | None) -> "PoseModel | None":
-    """Return the pose model for a new clip; None without a folder. Raises Refused."""
-    if folder is None:
-        return None
-    model = pose_model(folder)
-    model.start_clip()
-    return model
+class PoseSender:
+    """Sends the pose in each frame of a clip.
+
+    The processor time for it is granted in addition to `cpu_seconds`, which are for decoding.
+    """
+
+    def __init__(self, models: str, send: Send):
+        """`models`: their folder. Raises Refused."""
+        self._model = pose_model(models)
+        self._model.start_clip()
+        self._send = send
+        self._limit, self._most = resource.getrlimit(resource.RLIMIT_CPU)
+        self._spent = 0.0
+        self._last: tuple[np.ndarray, bytes] | None = None
+
+    def __call__(self, image: np.ndarray) -> None:
+        # A frame that is on screen for longer is repeated: it is the same array.
+        if self._last is not None and self._last[0] is image:
+            self._send(b"K", 0.0, self._last[1])
+            return
+        begin, used = time.monotonic(), time.process_time()
+        points = self._model.points(image).tobytes()
+        self._spent += time.process_time() - used
+        limit = self._limit + math.ceil(self._spent)
+        if self._most != resource.RLIM_INFINITY:
+            limit = min(limit, self._most)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, self._most))
+        self._last = image, points
+        self._send(b"K", time.monotonic() - begin, points)
 
 
 @functools.cache
@@ -664,16 +683,16 @@ def send_poses(request: Request, lengths: list[int], send: Send) -> None:
     """Send the poses in JPEGs, and the end."""
     from PIL import Image
 
-    model = started_pose_model(request["pose_models"])
-    assert model is not None  # `poses_of_jpegs` gives the folder
+    assert request["pose_models"] is not None  # `find_poses` gives the folder
+    poses = PoseSender(request["pose_models"], send)
     max_pixels = request["limits"]["max_pixels"]
     with open_local_file(request["path"], request["limits"]["max_bytes"]) as file:
         for length in lengths:
             with Image.open(io.BytesIO(file.read(length)), formats=("JPEG",)) as image:
                 if image.width * image.height > max_pixels:
                     raise Refused(f"{image.width}x{image.height} pixels; allowed: {max_pixels}")
-                points = model.points(np.asarray(image.convert("RGB")))
-            send(b"K", 0.0, points.tobytes())
+                rgb = np.asarray(image.convert("RGB"))
+            poses(rgb)
     send(b"E", 0.0, json.dumps({"fps": 0.0, "notes": []}).encode())
 
 

@@ -83,6 +83,10 @@ class WorkerProcess:
         except BrokenPipeError:
             raise WorkerEnded(self.process.wait()) from None
 
+    def allow(self, seconds: float) -> None:
+        """Let the replies be waited for this much longer."""
+        self._seconds_left += seconds
+
     def reply(self) -> tuple[bytes, float, UInt8[np.ndarray, " n"]]:
         """Return the next reply: kind, seconds and payload. Raises WorkerEnded."""
         kind, seconds, length = _REPLY.unpack(self._read(_REPLY.size))

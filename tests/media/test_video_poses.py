@@ -10,6 +10,7 @@ from signvit_jax.media.image_folder import read_image_folder
 from signvit_jax.media.video import (
     Sampling,
     VideoDecodeError,
+    VideoLimits,
     VideoReader,
     poses_of_jpegs,
     read_jpegs,
@@ -82,6 +83,14 @@ def test_models_that_cannot_be_loaded_are_the_reason(models, tmp_path):
     with pytest.raises(VideoDecodeError, match=r"there is no .*pose_detection\.tflite"):
         poses_of_jpegs([], tmp_path)
     assert len(read_jpegs(path, Sampling(pose_models=models)).poses) == len(PLACES)
+
+
+def test_time_for_poses_is_not_that_for_decoding(models):
+    green = np.zeros((64, 64, 3), np.uint8)
+    green[..., 1] = 255
+    limits = VideoLimits(cpu_seconds=2.0, wall_seconds=30.0)
+    poses_of_jpegs([], models, limits)  # starts the child
+    assert len(poses_of_jpegs([jpeg(green)] * 8, models, limits)) == 8
 
 
 def test_a_crash_in_the_model_ends_the_child_only(models):

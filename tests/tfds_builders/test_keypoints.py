@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from signvit_jax.media.video import VideoReader
 from tests.helpers.clip_makers import encode
 from tests.helpers.pose_files import pose_file
 from tests.helpers.poses import fake_models, frame_with_dot, use_fake_litert
+from tfds_builders.apache_beam_build import ShardTask, write_shard
 from tfds_builders.base import BuildError
 from tfds_builders.build import main
-from tfds_builders.clips import Clip
+from tfds_builders.clips import Clip, Encoding
 from tfds_builders.keypoints import (
     FILE,
     KeypointSource,
@@ -23,6 +25,7 @@ from tfds_builders.keypoints import (
     keypoint_file,
     models_digest,
 )
+from tfds_builders.shards import read_journal
 from tfds_builders.video_folder.video_folder_dataset_builder import Builder
 
 FRAMES = 12  # of a video, at 10 per second
@@ -183,6 +186,14 @@ def test_a_file_with_other_points_is_left_out(tmp_path):
     assert found.fault == "a.npz has the 2 points file_2, others have 2 points hands"
 
 
+def test_names_are_found_in_other_normal_forms_and_cases(tmp_path):
+    save(tmp_path / "gru\u0308n.npz", numbered(4))
+    os.rename(tmp_path / "gru\u0308n.npz", tmp_path / "gru\u0308n.NPZ")
+    for name in ("gr\u00fcn", "gru\u0308n"):
+        clip = clip_at(tmp_path / f"{name}.mp4")
+        assert keypoint_file(clip, "") == tmp_path / "gru\u0308n.NPZ"
+
+
 def test_files_outside_of_the_folder_are_not_read(tmp_path):
     inside = tmp_path / "inside"
     inside.mkdir()
@@ -195,6 +206,18 @@ def test_files_outside_of_the_folder_are_not_read(tmp_path):
     save(inside / "sub/d.npz", numbered(4))
     clip = dataclasses.replace(clip_at(tmp_path / "sub/d.mp4"), id="sub/d")
     assert keypoint_file(clip, str(inside)) == inside / "sub/d.npz"
+
+
+def test_shards_of_a_cluster_have_keypoints_too(videos):
+    save(videos / "clip0-1.npz", numbered(FRAMES))
+    clips = tuple(clip_at(videos / f"clip{i}-1.mp4") for i in range(2))
+    folder = videos.parent / "shards"
+    folder.mkdir()
+    task = ShardTask("train", 0, 0, clips)
+    assert write_shard(task, folder, Encoding(keypoints=SOURCE)) == 2
+    journal = read_journal(folder, "train", 0, 0)
+    assert [entry.keypoints for entry in journal.entries] == [1.0, 0.0]
+    assert list(journal.keypoint_faults) == ["clip1-1"]
 
 
 # --- MediaPipe's models, by a stand-in ---

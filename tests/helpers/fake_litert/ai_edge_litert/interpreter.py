@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class Interpreter:
     def invoke(self):
         if (self._image[..., 2] > 0.9).mean() > 0.3:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if (self._image[..., 1] > 0.9).mean() > 0.3:
+            end = time.process_time() + 0.5
+            while time.process_time() < end:
+                pass
         red = np.maximum(self._image[..., 0] - 0.3, 0)
         y, x = np.mgrid[: len(red), : len(red)] + 0.5
         found = red.max() > 0.3
