@@ -66,7 +66,7 @@ def open_camera(camera: int | str) -> Callable[[threading.Event], Iterator[Image
                             return
                         yield frame.to_ndarray(format="rgb24")
                     break
-                except av.BlockingIOError:
+                except BlockingIOError:
                     stop.wait(_RETRY_SECONDS)
                 except (OSError, ValueError) as error:
                     raise SourceError(

@@ -157,17 +157,19 @@ class TakeWriter:
     def _encode(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
         height, width = (length - length % 2 for length in image.shape[:2])
         if self._stream is None:
-            codec = next(name for name in _CODECS if name in av.codecs_available)
-            self._stream = self._container.add_stream(codec, rate=self._rate)
-            self._stream.width, self._stream.height = width, height
-            self._stream.pix_fmt = "yuv420p"
-            if codec == "libx264":
-                self._stream.options = {"preset": "veryfast", "crf": "20"}
-        frame = av.VideoFrame.from_ndarray(
-            np.ascontiguousarray(image[:height, :width]), format="rgb24"
-        )
+            self._stream = self._add_stream(height, width)
+        pixels = np.ascontiguousarray(image[:height, :width])
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         self._container.mux(self._stream.encode(frame))
         self._written += 1
+
+    def _add_stream(self, height: int, width: int) -> av.VideoStream:
+        codec = next(name for name in _CODECS if name in av.codecs_available)
+        options = {"preset": "veryfast", "crf": "20"} if codec == "libx264" else {}
+        stream = self._container.add_stream(codec, rate=self._rate, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        return stream
 
 
 class _Table:

@@ -3,7 +3,6 @@
 import sys
 import threading
 
-import av
 import pytest
 
 from signvit_jax.inference.frame_sources import open_source
@@ -39,8 +38,8 @@ def test_a_camera_is_read_until_it_is_stopped(test_picture):
 
 
 def test_a_camera_without_a_frame_yet_is_asked_again(test_picture, monkeypatch):
-    answers = iter([av.BlockingIOError(11, "no frame yet"), None])
-    original = av.open
+    answers = iter([BlockingIOError(11, "no frame yet"), None])
+    original = cameras.av.open
 
     class Device:
         def __init__(self, *arguments, **options):
