@@ -633,7 +633,7 @@ def send_frames(
 
 
 class PoseSender:
-    """Sends the pose in each frame of a clip.
+    """Sender of the pose in each frame of a clip.
 
     The processor time for it is granted in addition to `cpu_seconds`, which are for decoding.
     """
