@@ -1,4 +1,4 @@
-r"""Learns your own signs in minutes, on two CPU cores: a few of them, a few takes of each.
+r"""Learn your own signs in minutes, on two CPU cores: a few of them, a few takes of each.
 
     signvit record --output=my_signs --text="thank you" --text=please ...
     python -m tfds_builders.build video_folder --data_dir=data --csv=my_signs/clips.csv \
