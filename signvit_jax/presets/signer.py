@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
             "training": {
                 "num_epochs": 1,
                 "min_steps": 1200,
-                "ctc_flat_start_steps": 400,
+                "ctc_flat_start_steps": 1200,
                 "eval_every_n_epochs": 25,
                 "save_every_n_epochs": 25,
             },
