@@ -123,16 +123,16 @@ class HandCrops(nnx.Module):
         self, crops: Float[Array, "b parts t s s c"], rng: Key[Array, ""] | None
     ) -> Float[Array, "b t parts w"]:
         def encode(
-            encoder: DenseViT, clips: Float[Array, "b p t s s c"], stream: str
+            encoder: DenseViT, clips: Float[Array, "b p t s s c"], key: Key[Array, ""] | None
         ) -> Float[Array, "b t p w"]:
             images = clips.reshape(-1, *clips.shape[3:])
-            features = encoder(images, rng=fold(rng, stream)).features
+            features = encoder(images, rng=key).features
             return jnp.moveaxis(features.reshape(*clips.shape[:3], -1), 1, 2)
 
-        features = encode(self.encoder, crops[:, :HANDS], "crops.hands")
+        features = encode(self.encoder, crops[:, :HANDS], fold(rng, "crops.hands"))
         if self.face_encoder is None:
             return features
-        face = encode(self.face_encoder, crops[:, HANDS:], "crops.face")
+        face = encode(self.face_encoder, crops[:, HANDS:], fold(rng, "crops.face"))
         return jnp.concatenate([features, face], axis=2)
 
     def _inputs(

@@ -1,4 +1,4 @@
-r"""Learning of your own signs in minutes, on two CPU cores: a few of them, a few takes of each.
+r"""Learn your own signs in minutes, on two CPU cores: a few of them, a few takes of each.
 
     signvit record --output=my_signs --text="thank you" --text=please ...
     python -m tfds_builders.build video_folder --data_dir=data --csv=my_signs/clips.csv \
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
             "training": {
                 "num_epochs": 1,
                 "min_steps": 1200,
-                "ctc_flat_start_steps": 400,
+                "ctc_flat_start_steps": 1200,
                 "eval_every_n_epochs": 25,
                 "save_every_n_epochs": 25,
             },

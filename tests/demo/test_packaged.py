@@ -64,6 +64,6 @@ def test_a_gif_shows_each_clip_and_then_its_text(tmp_path):
 
 def test_a_gif_that_cannot_be_written_is_an_error(monkeypatch, tmp_path, capsys):
     clips = [demo_clips()[SHORTEST_CLIP]]
-    monkeypatch.setattr(demo, "demo_clips", lambda: clips)
+    monkeypatch.setattr(command, "demo_clips", lambda: clips)
     assert command.main(["--decode=ctc", f"--gif={tmp_path / 'no' / 'demo.gif'}"]) == 1
     assert "demo.gif: No such file or directory" in capsys.readouterr().err
