@@ -52,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (source / "clips.csv").is_file():
             print(f"{name}: {source} has no clips.csv; left out", file=sys.stderr)
             continue
-        done = {(line["row"], line["seed"]) for line in _results(arguments) if line["set"] == name}
+        done = {
+            (line["row"], line["seed"])
+            for line in _results(arguments)
+            if (line["set"], line["overrides"]) == (name, arguments.override)
+        }
         missing = [
             (row, seed)
             for row in arguments.rows
@@ -65,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row, seed in missing:
             if not _train(name, row, seed, data, arguments):
                 failed = True
-    _write_page(arguments)
+    if arguments.results.exists():
+        _write_page(arguments)
     return int(failed)
 
 
@@ -129,7 +134,7 @@ def bright_hand(image: np.ndarray) -> tuple[float, float, float]:
 
 def _train(name: str, row: str, seed: int, data: Path, arguments: argparse.Namespace) -> bool:
     """Train and score one run; append it to the results. Return False if it failed."""
-    output = arguments.output / name
+    output = arguments.output.joinpath(name, *arguments.override)
     command = [sys.executable, str(ROOT / "scripts/ablate.py"), f"--data_dir={data}"]
     command += [f"--output={output}", f"--rows={row}", f"--seeds={seed}"]
     overrides = ["data.name=video_folder", *arguments.override]
@@ -149,10 +154,10 @@ def _train(name: str, row: str, seed: int, data: Path, arguments: argparse.Names
 
 
 def _results(arguments: argparse.Namespace) -> list[dict]:
+    """Return the finished runs, of any set and overrides."""
     if not arguments.results.exists():
         return []
-    lines = map(json.loads, arguments.results.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line["overrides"] == arguments.override]
+    return [json.loads(line) for line in arguments.results.read_text("utf-8").splitlines()]
 
 
 def _write_page(arguments: argparse.Namespace) -> None:
@@ -163,7 +168,7 @@ def _write_page(arguments: argparse.Namespace) -> None:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[str, str, str], list[dict]] = {}
-    for line in map(json.loads, arguments.results.read_text(encoding="utf-8").splitlines()):
+    for line in _results(arguments):
         key = line["set"], line["row"], " ".join(line["overrides"])
         groups.setdefault(key, []).append(line)
     for (name, row, values), found in sorted(groups.items()):

@@ -1,4 +1,4 @@
-"""Cameras by PyAV. There is none here: FFmpeg's own test picture stands for one."""
+"""Cameras by PyAV. There is none here: FFmpeg's own test image stands for one."""
 
 import sys
 import threading

@@ -1,11 +1,12 @@
 """scripts/check_reference.py agrees with the reference, and notices a difference."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.helpers.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "fixtures" / "translator_small.npz"
@@ -13,13 +14,7 @@ VECTORS = ROOT / "tests" / "fixtures" / "translator_small.npz"
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location(
-        "check_reference", ROOT / "scripts" / "check_reference.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["check_reference"] = module  # dataclasses look up their module there
-    spec.loader.exec_module(module)
-    return module
+    return load_script("check_reference")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The GPU benchmark, without a GPU and without the packages that read data."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.scripts import load_script
 from tests.scripts.test_make_hardware import ALL_ROWS
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
-_spec = importlib.util.spec_from_file_location("gpu_page", BENCH / "gpu_page.py")
-assert _spec is not None and _spec.loader is not None
-gpu_page = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(gpu_page)
+gpu_page = load_script("bench/gpu_page")
 NO_DATA_PACKAGES = (
     "av",
     "grain",

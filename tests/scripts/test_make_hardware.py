@@ -1,8 +1,6 @@
 """The "Hardware:" lines of presets are figures of the planner, and what it promises holds."""
 
 import dataclasses
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,21 +8,12 @@ import pytest
 from signvit_jax.config.presets import preset_names
 from signvit_jax.planning.compile_elsewhere import missing_packages
 from signvit_jax.planning.device_kinds import KINDS
+from tests.helpers.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 
 
-def load_script():
-    path = ROOT / "scripts" / "make_hardware.py"
-    spec = importlib.util.spec_from_file_location("make_hardware", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_hardware"] = module  # where dataclasses look for their module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("make_hardware")
 RESULTS = script.read_results()
 PRESET_ROWS = [row for row in script.ROWS if row.is_of_preset]
 ALL_ROWS = {one.key: one for row in script.ROWS for one in (row, *row.others)}

@@ -1,12 +1,12 @@
 """Mutants that survived once are noticed now; scripts/mutate.py tries the complete core."""
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
 
 from tests.helpers import tiny_run
+from tests.helpers.scripts import load_script
 
 SCRIPTS = tiny_run.REPOSITORY / "scripts"
 RULES = tiny_run.REPOSITORY / "signvit_jax" / "checkpoints" / "resume_rules.py"
@@ -14,11 +14,7 @@ RULES = tiny_run.REPOSITORY / "signvit_jax" / "checkpoints" / "resume_rules.py"
 
 @pytest.fixture(scope="module")
 def module():
-    spec = importlib.util.spec_from_file_location("mutants", SCRIPTS / "mutants.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutants"] = module  # dataclasses look up their module there
-    spec.loader.exec_module(module)
-    return module
+    return load_script("mutants")
 
 
 SOURCE = '''"""Ä module."""

@@ -1,26 +1,19 @@
 """The benchmark of own signs: what is asked is no copy of what is taught."""
 
 import csv
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers.scripts import SCRIPTS, load_script
 from tests.helpers.video_frames import read_video
-
-BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 
 
 @pytest.fixture
 def own_signs(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    spec = importlib.util.spec_from_file_location("own_signs", BENCH / "own_signs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    monkeypatch.syspath_prepend(SCRIPTS / "bench")
+    yield load_script("bench/own_signs")
     for name in ("drawn_language", "own_signs"):
         sys.modules.pop(name, None)
 
