@@ -109,6 +109,7 @@ def npz_with_header(shape) -> bytes:
         (npz_with_header((10**6, 10**6, 3)), "not allowed"),
         (npz_with_header((10, 10, 3)), "'keypoints' is truncated"),
     ],
+    ids=["empty", "no archive", "too large", "truncated"],  # archives hold the time
 )
 def test_damaged_archives_are_refused(tmp_path, content, reason):
     path = tmp_path / "a.npz"
