@@ -1,9 +1,9 @@
 """Confidences of hypotheses: statistics, logistic scales, and the file that stores the scales.
 
 A sentence's confidence is the probability that its text equals the reference, letter by letter. A
-word's is the probability that the word stands in the reference where it should. Without a
-calibration both are means of token probabilities, which tell little: words that a decoder leaves
-out do not lower them.
+word's is the probability that the reference has this word at this place. Without a calibration both
+are means of token probabilities, which tell little: words that a decoder leaves out do not lower
+them.
 """
 
 import dataclasses

@@ -20,9 +20,9 @@ _PERCENTILE = 5  # of training sentences: nearly all of them explain a word at l
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A word, or a gloss, and the glosses, or words, that explain it."""
+    """A word and the glosses that explain it, or a gloss and the words that explain it."""
 
-    usual: float  # log-probability of its best explanation in nearly every training sentence
+    usual: float  # log-probability that its best explanation has in nearly all training sentences
     by: Mapping[str, float]  # explanation -> probability
 
     def shortfall(self, others: Sequence[str]) -> float:
