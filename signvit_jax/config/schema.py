@@ -109,14 +109,15 @@ class EncoderConfig:
     )
     crop_share: float = checked(
         0.6,
-        "Side of a crop as a share of the view's side: large enough for a hand beside its place.",
+        "Side of a crop as a share of the view's side: large enough for a hand that is not quite "
+        "where it was found.",
         "a share above 0, at most 1",
         lambda x: 0.0 < x <= 1.0,
     )
     crop_size: int = integer(48, "Side of a crop as its ViT sees it, in pixels.")
     crop_width: int = integer(128, "Width of the crops' ViT, and of a hand's feature.")
     crop_dropout: float = rate(
-        0.1, "Rate at which training takes a hand's crops of a clip away, or the face's."
+        0.1, "Rate at which training leaves out all crops of a hand, or of the face, in a clip."
     )
     drop_path: float = rate(
         0.0, "Stochastic depth of the last ViT block; the rate rises linearly from 0."
@@ -286,8 +287,8 @@ class TrainingConfig:
     )
     keypoint_weight: float = number(
         0.0,
-        "Weight of the loss on keypoints, which the backbone's feature of each frame has to tell; "
-        "needs data.keypoints. 0 = no such head.",
+        "Weight of the loss on keypoints, which a linear head predicts from the backbone's feature "
+        "of each frame; needs data.keypoints. 0 = no such head.",
     )
     keypoint_steps: int = integer(
         0,

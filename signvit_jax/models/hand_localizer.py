@@ -31,7 +31,7 @@ _CURVATURE = 9.0
 _START_COLUMNS = (-0.25, 0.25, 0.0)
 # Logit of a part's presence at the start, 0.98; without keypoints nothing changes it.
 _PRESENCE = 4.0
-# A frame counts at most as much as this many average ones of its clip.
+# The largest weight of a frame in the loss; the mean weight in a clip is 1.
 _MOST_MOTION = 2.0
 
 
