@@ -195,8 +195,8 @@ class CTCTerm:
 class LocalizationTerm:
     """The loss of the localizer of hands (`models.hand_localizer`), the mean over clips, in nats.
 
-    Only the localizer's own parameters depend on it, and Adam makes their updates as large for any
-    factor. The factor keeps their gradient out of the norm that is clipped.
+    Only the localizer's own parameters get a gradient from it, and Adam's updates of them are as
+    large for any factor. A small one keeps this gradient from deciding how all others are clipped.
     """
 
     metrics = ("localization",)
@@ -240,9 +240,9 @@ def flat_alignment_loss(
 ) -> Float[Array, "b"]:
     """Mean cross-entropy, in nats per step, against labels spread evenly over the valid steps.
 
-    This is the flat start of speech recognition: a rough alignment that every clip has. The targets
-    of a clip without labels are all blank. Without it CTC begins by emitting the blank alone, and
-    for long learns little from the images.
+    This is the flat start of speech recognition: a rough alignment that every clip has. Without a
+    flat start CTC begins by emitting the blank alone, and for long learns little from the images.
+    The targets of a clip without labels are all blank.
     """
     place = jnp.arange(logits.shape[1]) * label_lengths[:, None] // jnp.maximum(steps, 1)[:, None]
     targets = jnp.take_along_axis(labels, jnp.minimum(place, labels.shape[1] - 1), axis=1)
