@@ -20,7 +20,7 @@ from signvit_jax.runtime.standard_streams import clean
 
 
 class Command(NamedTuple):
-    """A function of a module, of (argv) to an exit code, and one line about it."""
+    """A function (argv) -> exit code in a module, and one line about it."""
 
     module: str
     about: str

@@ -33,7 +33,14 @@ _HEADS = {
 }
 # Keys of config.data whose differences are reported, and keys of config.model whose are not.
 _READS = ("image_size", "num_frames", "frame_rate", "sampling", "resize_mode", "mean", "std")
-_NOT_REPORTED = ("dropout", "attention_dropout", "drop_path", "freeze_epochs", "pretrained", "init_from")
+_NOT_REPORTED = (
+    "dropout",
+    "attention_dropout",
+    "drop_path",
+    "freeze_epochs",
+    "pretrained",
+    "init_from",
+)
 
 
 class SourceModel(NamedTuple):
