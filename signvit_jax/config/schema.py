@@ -473,6 +473,11 @@ class InferenceConfig:
     ctc_weight: float = number(
         0.0, "Share of CTC in the score of beam; needs a CTC head that spells text.", most=1.0
     )
+    lexicon_weight: float = number(
+        0.0,
+        "Weight of the word-gloss lexicon in the score of beam: what CTC detects, in words. It is "
+        "learned where clips have glosses.",
+    )
     no_repeat_ngram_size: int = integer(
         0, "No run of this many tokens occurs twice in a text; 0 = off.", least=0
     )

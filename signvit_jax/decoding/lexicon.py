@@ -39,6 +39,12 @@ class Lexicon:
     glosses: Mapping[str, Entry]
     words: Mapping[str, Entry]
 
+    def shortfall(self, glosses: Sequence[str], words: Sequence[str]) -> float:
+        """Return the sum of all shortfalls, in nats: how badly the glosses and words fit."""
+        return sum(self.unexplained_glosses(glosses, words)) + sum(
+            self.unexplained_words(glosses, words)
+        )
+
     def unexplained_glosses(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:
         """Return the shortfall of each gloss, in nats; 0 for an unknown gloss."""
         return [
