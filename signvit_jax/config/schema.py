@@ -285,6 +285,12 @@ class TrainingConfig:
         "Least length of a flat start, as a share of the learning rates' cycle.",
         most=1.0,
     )
+    ctc_flat_start_frames: str = choice(
+        ("all", "moving"),
+        "Frames over which a flat start spreads the labels: all of a clip, or from the first that "
+        "moves to the last, for clips of single signs between rests. `moving` needs `ctc.source` "
+        "to be frames.",
+    )
     keypoint_weight: float = number(
         0.0,
         "Weight of the loss on keypoints, which a linear head predicts from the backbone's feature "

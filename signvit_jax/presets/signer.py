@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
                 "num_epochs": 1,
                 "min_steps": 1200,
                 "ctc_flat_start_steps": 1200,
+                "ctc_flat_start_frames": "moving",
                 "eval_every_n_epochs": 25,
                 "save_every_n_epochs": 25,
             },
