@@ -42,7 +42,17 @@ def test_every_config_loads_and_documents_its_command(path):
     assert len(path.read_text().splitlines()) < 110
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+# Of configs that differ in sizes and data alone one is traced in the short suite.
+_LONG = ("mobilenet_v3", "overfit_small", "quickstart", "signer", "dense_vit_100m")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.stem in _LONG))
+        for path in CONFIGS
+    ],
+)
 def test_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
     """With the attention that 'auto' picks on an H100; JAX refuses shapes while it traces."""
     config = with_ctc_target(dataclasses.replace(load_config(str(path)), mesh=MeshConfig()), "text")

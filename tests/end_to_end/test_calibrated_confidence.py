@@ -150,6 +150,7 @@ def test_the_minimum_confidence_applies_to_scaled_values(trained, calibrated):
     assert translator.translate(trained.video(1), min_confidence=found.confidence + 1e-6).text == ""
 
 
+@pytest.mark.long
 def test_an_export_carries_the_calibration(trained, calibrated, tmp_path):
     assert (
         tiny_run.command(

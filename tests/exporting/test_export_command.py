@@ -263,6 +263,7 @@ def test_loading_stablehlo_without_its_package_is_an_error(monkeypatch):
         StableHloPrograms(None, None, None)
 
 
+@pytest.mark.long
 def test_broken_examples_of_jax2onnx_are_not_logged(tmp_path):
     """In a process of its own: jax2onnx imports them once a process.
 

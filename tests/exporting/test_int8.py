@@ -96,6 +96,7 @@ def test_inputs_beyond_the_range_are_clipped(linear):
     np.testing.assert_array_equal(layer(jnp.full((1, 24), 1e6)), layer(jnp.full((1, 24), 9.0)))
 
 
+@pytest.mark.long
 def test_input_ranges_have_the_shapes_that_an_export_loads():
     """The crops' encoder is a stack of one layer, not as long as the backbone's."""
     config = tiny_model.config(

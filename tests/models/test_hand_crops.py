@@ -132,10 +132,11 @@ def test_translation_does_not_move_the_localizer():
         found = loss_terms(config.training, batch, finds_hands=True)
         return jnp.stack([term(inputs)[0] for term in found])
 
-    gradients = jax.jit(jax.jacrev(terms))(params)["encoder"]
+    gradient_of = jax.jit(lambda params, weights: jax.vjp(terms, params)[1](weights)[0]["encoder"])
     for number, moves_localizer in ((0, False), (1, False), (2, True)):
+        gradients = gradient_of(params, jax.nn.one_hot(number, 3))
         found = {
-            name: max(np.abs(leaf[number]).max() for leaf in jax.tree.leaves(tree)) > 0.0
+            name: max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree)) > 0.0
             for name, tree in {
                 "localizer": gradients["hands"]["localizer"],
                 "encoder": gradients["hands"]["encoder"],

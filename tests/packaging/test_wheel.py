@@ -81,6 +81,7 @@ def test_the_wheel_brings_two_packages_and_no_dummy_data(wheel):
     assert "signvit_jax/py.typed" in names and "signvit_jax/presets/small.py" in names
 
 
+@pytest.mark.long
 def test_the_wheel_trains_evaluates_and_translates_by_preset(elsewhere, trained):
     overrides = [f"--config.{key}={value}" for key, value in TINY.items()]
     data = f"--config.data.data_dir={trained.data_dir}"

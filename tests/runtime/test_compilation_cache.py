@@ -95,7 +95,7 @@ def test_without_a_home_no_folder_named_tilde_is_made(jax_settings, environment,
     assert os.path.isabs(jax_settings.values[FOLDER]) and not Path("~").exists()
 
 
-@pytest.mark.parametrize("process", ["server", "notebook"])
+@pytest.mark.parametrize("process", ["server", pytest.param("notebook", marks=pytest.mark.long)])
 def test_a_second_process_compiles_nothing(trained, tmp_path, process):
     variables = os.environ | {
         "XDG_CACHE_HOME": str(tmp_path),

@@ -118,7 +118,9 @@ def test_a_run_logs_what_it_took_and_needs_the_source_once(trained, other_data, 
     assert load_trained(workdir).step > 0
 
 
-@pytest.mark.parametrize("export_format", ["int8", "safetensors", "stablehlo"])
+@pytest.mark.parametrize(
+    "export_format", [pytest.param("int8", marks=pytest.mark.long), "safetensors", "stablehlo"]
+)
 def test_a_run_starts_from_an_export(trained, config, tmp_path, monkeypatch, export_format):
     monkeypatch.setattr(writing, "write_stablehlo", lambda model, folder: None)
     model = load_trained(trained.workdir)
