@@ -298,7 +298,14 @@ def test_a_resumed_run_keeps_the_target_of_auto(last_epoch):
     assert "config.model.ctc.target is now" not in (last_epoch.workdir / "run.log").read_text()
 
 
-@pytest.mark.parametrize("renamed", ["run", "run/checkpoints", "run/.lock"])
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        "run",
+        pytest.param("run/checkpoints", marks=pytest.mark.long),
+        pytest.param("run/.lock", marks=pytest.mark.long),
+    ],
+)
 def test_a_folder_renamed_during_a_run_is_created_again(
     last_epoch, trained, tmp_path, monkeypatch, capfd, renamed
 ):
