@@ -49,6 +49,9 @@ COMMANDS = {
     "inspect": Command("signvit_jax.commands.inspect_config", "show what a config would train"),
     "pull": Command("signvit_jax.commands.sharing", "copy an export from a model hub", "pull_main"),
     "push": Command("signvit_jax.commands.sharing", "send an export to a model hub", "push_main"),
+    "doctor": Command(
+        "signvit_jax.doctor.command", "say what is wrong with this machine and its set-up"
+    ),
     "configs": Command("signvit_jax.commands.configs", "list the presets, or show one"),
 }
 
