@@ -245,7 +245,7 @@ def _frames_eaten(workdir: str) -> float:
         return 0.0
     import statistics
 
-    from signvit_jax.telemetry.metric_writer import read_metrics
+    from signvit_jax.telemetry.metrics_file import read_metrics
 
     found = read_metrics(Path(workdir) / "metrics.csv").get("train/frames_per_second")
     return statistics.median(found[1]) if found else 0.0
