@@ -14,6 +14,7 @@ from signvit_jax.doctor.registry import FOLDERS, LIMITS, PACKAGES
 _SECONDS = 2.0  # that a file server may take
 
 log = logging.getLogger(__name__)
+_to_file_alone = logging.getLogger("run_facts")  # not one of those that the terminal shows
 
 
 def check_start(config: Config, workdir: Path) -> list[Finding]:
@@ -32,9 +33,9 @@ def check_start(config: Config, workdir: Path) -> list[Finding]:
 
 
 def log_start(config: Config, workdir: Path) -> None:
-    """Log a line of facts and a warning for each bad finding. They never end a run."""
+    """Log a line of facts, in run.log alone, and a warning for each bad finding. They never end a run."""
     try:
-        log.info("%s", run_facts())
+        _to_file_alone.info("%s", run_facts())
         for finding in check_start(config, workdir):
             log.warning(
                 "%s: %s; what to do: %s (signvit doctor --workdir=%s says more)",

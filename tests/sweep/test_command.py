@@ -141,8 +141,9 @@ def test_gpus_are_shared_out(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # three processes that compile
 def test_a_real_trial_of_two_steps(trained, tmp_path, capsys):
-    """Six steps would be an epoch of this data: two steps of six clips each."""
+    """An epoch of this data is two steps of six clips."""
     sweep = tmp_path / "sweep"
     code = call(
         "run",

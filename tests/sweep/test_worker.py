@@ -121,40 +121,50 @@ def test_one_worker_repeats_a_sweep(tmp_path):
 
 
 def kill_at_random(sweep: Sweep, kills: int, seed: int, workers: int = 4) -> None:
-    """Keep four workers running; kill one of them at each of `kills` random moments."""
+    """Keep four workers running; kill one of them at each of `kills` random moments.
+
+    Every second victim is killed while it has a trial, the others at any time, as when they begin.
+    """
     rng = random.Random(seed)
-    running = [start(sweep) for _ in range(workers)]
-    deadline = time.monotonic() + 250
-    while kills:
-        time.sleep(rng.uniform(0.1, 1.2))
+    running = [start(sweep, STUB_SECONDS="0.15") for _ in range(workers)]
+
+    def holding() -> list[int]:
+        """The workers that have a trial now."""
+        trials = table(sweep)
+        assert any(not trial.is_finished for trial in trials) or not trials, "it ended too early"
+        pids = {t.holder.rpartition(":")[2] for t in trials if t.state == "running"}
+        return [i for i, process in enumerate(running) if str(process.pid) in pids]
+
+    for kill in range(kills):
         victim = rng.randrange(workers)
-        if running[victim].poll() is None:
-            running[victim].kill()  # SIGKILL
-            running[victim].wait()
-            kills -= 1
-        running[victim] = start(sweep)
-        assert time.monotonic() < deadline
+        if kill % 2 == 0:
+            while not (candidates := holding()):
+                time.sleep(0.02)
+            victim = rng.choice(candidates)
+        time.sleep(rng.uniform(0.0, 0.5))
+        running[victim].kill()  # SIGKILL
+        running[victim].wait()
+        running[victim] = start(sweep, STUB_SECONDS="0.15")
     codes = [process.wait(timeout=200) for process in running]
     assert codes == [0] * workers, (sweep.folder / "workers.log").read_text()[-3000:]
+    assert any(len(trial.claims) > 1 for trial in table(sweep))  # taken over by another worker
 
 
 def test_killed_workers_lose_no_trial_and_repeat_none(tmp_path):
-    sweep = new_sweep(tmp_path / "sweep", trials=6)
+    # A grid that is never pruned: processes that do without Optuna start faster.
+    rates = tuple(i / 1000 for i in range(1, 10))
+    space = (Dimension("training.encoder_lr", choices=rates),)
+    sweep = new_sweep(tmp_path / "sweep", space=space, sampler="grid", pruner="none", trials=10)
     kill_at_random(sweep, kills=4, seed=0)
     assert_complete(sweep)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_twenty_killed_workers(tmp_path):
-    sweep = new_sweep(tmp_path / "sweep", trials=40, lease_seconds=3.0)
+    sweep = new_sweep(tmp_path / "sweep", trials=60, lease_seconds=3.0)
     kill_at_random(sweep, kills=20, seed=1)
     assert_complete(sweep)
-    resumed = [
-        trial.number
-        for trial in table(sweep)
-        if len((trial.folder / "starts.jsonl").read_text().splitlines()) > 1
-    ]
-    assert resumed  # some were killed in the middle of a trial
 
 
 def test_clocks_that_differ_by_a_day_take_nothing_over(tmp_path):
@@ -167,7 +177,7 @@ def test_clocks_that_differ_by_a_day_take_nothing_over(tmp_path):
 
 def test_all_workers_are_killed_and_another_goes_on(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", trials=3, seeds=0)
-    process = start(sweep, STUB_SECONDS="0.3")
+    process = start(sweep, STUB_SECONDS="0.6")
     while not any(trial.step > 0 for trial in table(sweep)):
         time.sleep(0.05)
     process.kill()
@@ -177,7 +187,7 @@ def test_all_workers_are_killed_and_another_goes_on(tmp_path):
     assert worker(sweep).run() == 0
     assert_complete(sweep)
     starts = (begun.folder / "starts.jsonl").read_text().splitlines()
-    assert len(starts) == 2 and json.loads(starts[1])["from"] > 0
+    assert len(starts) == 2 and 0 < json.loads(starts[1])["from"] <= 3
 
 
 def test_a_stopped_worker_releases_its_trial(tmp_path):
