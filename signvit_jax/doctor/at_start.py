@@ -33,7 +33,10 @@ def check_start(config: Config, workdir: Path) -> list[Finding]:
 
 
 def log_start(config: Config, workdir: Path) -> None:
-    """Log a line of facts, in run.log alone, and a warning for each bad finding. They never end a run."""
+    """Log a line of facts, in run.log alone, and a warning for each bad finding.
+
+    Nothing is raised: these checks never end a run.
+    """
     try:
         _to_file_alone.info("%s", run_facts())
         for finding in check_start(config, workdir):
