@@ -37,8 +37,11 @@ def probe_devices(request: Request) -> DeviceFacts:
     set_up_jax()
     try:
         devices = jax.local_devices()
-    except RuntimeError as error:
-        return DeviceFacts(jax_version=jax.__version__, error=str(error).splitlines()[0])
+    except Exception as error:  # a plugin that is not there ends in an AssertionError
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if chosen := os.environ.get("JAX_PLATFORMS"):
+            said += f"; JAX_PLATFORMS={chosen}"
+        return DeviceFacts(jax_version=jax.__version__, error=said)
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((_SIZE, _SIZE)).astype(jnp.bfloat16) for _ in range(2))
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
@@ -292,7 +295,7 @@ def probe_attention(request: Request) -> AttentionFacts:
     """Compile and run fused attention, forward and backward, in the shape of the config's ViT."""
     devices = request.devices
     if devices is not None and devices.platform not in _GPUS:
-        return AttentionFacts(devices.platform)
+        return AttentionFacts(devices.platform, error=devices.error)
     import jax
     import jax.numpy as jnp
 
@@ -339,6 +342,8 @@ def attention_shape(config: Config) -> tuple[int, int, int]:
 
 
 def check_attention(facts: AttentionFacts) -> Finding:
+    if facts.platform not in _GPUS and facts.error:
+        return Finding("attention", "skipped", "JAX has no device")
     if facts.platform not in _GPUS:
         return Finding("attention", "ok", "cuDNN's attention is for GPUs of NVIDIA; none is used")
     shape = f"{facts.tokens} tokens, {facts.heads} heads of width {facts.head_width}"

@@ -150,4 +150,7 @@ def run_checks(
         finding, facts = check.run(request, seconds)
         if isinstance(facts, DeviceFacts):
             request = dataclasses.replace(request, devices=facts)
+        elif check is DEVICES and not request.quick:
+            # A device that hangs would hang again.
+            request = dataclasses.replace(request, devices=DeviceFacts(error=finding.found))
         yield finding, facts

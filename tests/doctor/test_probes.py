@@ -9,6 +9,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import jax
 import pytest
 
 from signvit_jax.checkpoints.workdir import Workdir
@@ -21,10 +22,11 @@ from signvit_jax.doctor import (
     hosts,
     machine,
     media_codecs,
+    registry,
     run_files,
     software,
 )
-from signvit_jax.doctor.findings import DeviceFacts, Request
+from signvit_jax.doctor.findings import DeviceFacts, Finding, Request
 from signvit_jax.doctor.registry import Check
 from tests.helpers import tiny_run
 
@@ -99,6 +101,28 @@ def test_a_gpu_is_seen_without_jax(tmp_path, monkeypatch):
     assert facts.shadows == (str(root / "cuda/libcudnn.so.8"),)
     finding = devices.check_accelerators(facts)
     assert finding.level in ("bad", "note")  # JAX_PLATFORMS=cpu in the tests: chosen
+
+
+def test_a_platform_that_is_not_here(monkeypatch):
+    def refused(*_: object) -> list[object]:
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "local_devices", refused)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    facts = devices.probe_devices(Request())
+    assert facts.error == "AssertionError; JAX_PLATFORMS=cpu"
+    assert devices.check_devices(facts).level == "bad"
+    skipped = devices.check_attention(devices.probe_attention(Request(devices=facts)))
+    assert (skipped.level, skipped.found) == ("skipped", "JAX has no device")
+
+
+def test_nothing_asks_a_device_that_hangs_again(monkeypatch):
+    hanging = Check("devices", fail, devices.check_devices)
+    monkeypatch.setattr(registry, "DEVICES", hanging)
+    later = Check("later", lambda request: request, lambda request: Finding("", "ok", ""))
+    _, (_, request) = registry.run_checks(Request(), 5, (hanging, later))
+    assert isinstance(request, Request) and request.devices is not None
+    assert "the driver is confused" in request.devices.error
 
 
 def test_packages_are_those_that_pip_lists():
