@@ -161,6 +161,7 @@ def _as_flag(argument: str) -> str:
 
 def _begin(arguments: argparse.Namespace, config: Config, argv: Sequence[str]) -> "Sweep":
     """Check the space and the settings, and write them. Raises UsageError, ConfigError."""
+    from signvit_jax.sweep.leases import server_time
     from signvit_jax.sweep.sampling import check_sampler
     from signvit_jax.sweep.space import MOST_CORNERS, check_space, dimension_of, space_of_file
     from signvit_jax.sweep.trial_files import Settings, Sweep
@@ -209,7 +210,11 @@ def _begin(arguments: argparse.Namespace, config: Config, argv: Sequence[str]) -
             f"best {config.training.best_metric} (config.training.best_metric)",
             file=sys.stderr,
         )
-    return Sweep.create(arguments.sweep.absolute(), settings, config)
+    sweep = Sweep.create(arguments.sweep.absolute(), settings, config)
+    if again := sweep.retry_failed(server_time(sweep.folder)):
+        listed = ", ".join(map(str, again))
+        print(f"trials that failed and are tried again: {listed}", file=sys.stderr)
+    return sweep
 
 
 def _overrides(argv: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -259,6 +259,14 @@ class Sweep:
             raise
         return claims_of(folder)[-1]
 
+    def retry_failed(self, now: float) -> list[int]:
+        """Let failed trials be tried again; return their numbers. Raises OSError."""
+        failed = [t for t in self.read(now) if t.state == "failed" and (t.folder / RESULT).exists()]
+        for trial in failed:
+            earlier = len(list(trial.folder.glob(f"{RESULT}.failed-*")))
+            (trial.folder / RESULT).rename(trial.folder / f"{RESULT}.failed-{earlier + 1}")
+        return [trial.number for trial in failed]
+
     def write_result(self, trial: Trial, state: str, reason: str = "") -> None:
         """Record the end of a trial. Raises OSError."""
         content = {

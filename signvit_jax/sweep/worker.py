@@ -97,6 +97,12 @@ class Worker:
         now = server_time(sweep.folder)
         trials = sweep.read(now)
         for trial in trials:
+            if trial.kind == "base" and trial.state == "failed":
+                raise SweepError(
+                    f"the config with nothing searched cannot be trained: {trial.reason}\n"
+                    f"{trial.folder / _LOG} says more; repair it and give the same "
+                    "`signvit sweep run` again"
+                )
             if trial.state == "waiting":
                 if trial.fruitless_attempts >= sweep.settings.attempts:
                     sweep.write_result(
@@ -248,16 +254,11 @@ class Worker:
     def _failed(self, trial: Trial, reason: str) -> None:
         self._finish(trial, "failed", reason)
         self._failures += 1
-        if trial.kind == "base":
-            raise SweepError(
-                f"the config with nothing searched cannot be trained: {reason}\n"
-                f"{trial.folder / _LOG} says more; after repairing it delete {trial.folder} and "
-                "start again"
-            )
         if self._failures >= _FAILURES:
             raise SweepError(
                 f"{_FAILURES} trials in a row failed, the last with: {reason}\n"
-                f"{trial.folder / _LOG} says more; the other trials are kept"
+                f"{trial.folder / _LOG} says more; repair it and give the same `signvit sweep run` "
+                "again, which tries failed trials once more"
             )
 
     def _finish(self, trial: Trial, state: str, reason: str) -> None:
@@ -338,7 +339,7 @@ def _last_line(path: Path) -> str:
     except OSError:
         return ""
     errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[-1][:500]
+    return (errors or lines or [""])[-1].removeprefix("error: ")[:500]
 
 
 def end_message(sweep: Sweep) -> str:

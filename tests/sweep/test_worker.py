@@ -293,17 +293,23 @@ def test_attempts_without_progress_end_a_trial(tmp_path):
     sweep.add_trial(0, "base", {})
     make_claim(sweep.trials_folder / "0000", 2, -1)
     time.sleep(0.2)
-    assert worker(sweep).run() == 0
+    with pytest.raises(SweepError, match="2 attempts made no progress"):
+        worker(sweep).run()
     (trial,) = table(sweep)
     assert trial.state == "failed" and "2 attempts made no progress" in trial.reason
 
 
 def test_a_config_that_cannot_be_trained_ends_the_sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_BROKEN", "1")
-    sweep = new_sweep(tmp_path / "sweep")
-    with pytest.raises(SweepError, match="nothing searched cannot be trained: error: no data set"):
-        worker(sweep).run()
-    assert len(table(sweep)) == 1
+    sweep = new_sweep(tmp_path / "sweep", trials=2, seeds=0)
+    for _ in range(2):  # the second worker does not begin where the first has failed
+        with pytest.raises(SweepError, match="nothing searched cannot be trained: no data set"):
+            worker(sweep).run()
+        assert [trial.state for trial in table(sweep)] == ["failed"]
+    monkeypatch.delenv("STUB_BROKEN")
+    assert sweep.retry_failed(server_time(tmp_path)) == [0]
+    assert worker(sweep).run() == 0
+    assert_complete(sweep)
 
 
 def curves(*finals: float) -> list[Trial]:
