@@ -166,7 +166,7 @@ def test_every_drawn_video_is_read():
     assert set(facts.read.values()) == {media_codecs.FRAMES} and not facts.errors
 
 
-def test_a_workdir_that_is_in_use_and_damaged(trained, tmp_path):
+def test_a_workdir_that_is_in_use_and_damaged(trained, tmp_path, monkeypatch):
     shutil.copytree(trained.workdir, tmp_path / "run")
     request = Request(workdir=str(tmp_path / "run"))
     facts = run_files.probe_workdir(request)
@@ -180,6 +180,11 @@ def test_a_workdir_that_is_in_use_and_damaged(trained, tmp_path):
     assert facts.holder.startswith(f"process {os.getpid()} on {socket.gethostname()}")
     assert run_files.check_workdir(facts).level == "bad"
     assert "content changed" in facts.damage[0]
+    monkeypatch.setattr(run_files, "_MOST_HASHED", 0)  # as of a large checkpoint: sizes alone
+    facts = run_files.probe_workdir(request)
+    assert not facts.hashed and not facts.damage
+    victim.write_bytes(b"x")
+    assert "1 bytes instead of" in run_files.probe_workdir(request).damage[0]
 
 
 def test_a_lock_of_another_host_is_only_noted(tmp_path):
