@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from signvit_jax.runtime.exit_codes import DONE, FAILED, run_command
-from signvit_jax.telemetry.metric_writer import read_metrics
+from signvit_jax.telemetry.metrics_file import read_metrics
 
 DECODERS = ("greedy", "beam", "ctc")
 BEGIN, END = "<!-- table: scripts/ablate.py -->", "<!-- end of table -->"

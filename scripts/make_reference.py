@@ -17,9 +17,15 @@ from signvit_jax.commands.dispatch import COMMANDS, Command
 from signvit_jax.config.files import load_config
 from signvit_jax.config.key_reference import KeyDescription, describe_keys
 from signvit_jax.config.presets import preset_names
+from signvit_jax.sweep.command import ACTIONS as SWEEP_ACTIONS
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 BUILDER = "video_folder"  # the builder whose options stand for all: others have a few of their own
+# Words before --help, of commands that need some or have actions.
+WORDS: dict[str, list[list[str]]] = {
+    "build": [[BUILDER]],
+    "sweep": [[], *([action] for action in SWEEP_ACTIONS)],
+}
 NOTE = "<!-- Written by scripts/make_reference.py; do not edit. -->"
 
 
@@ -27,10 +33,12 @@ def commands_page() -> str:
     """Markdown with the help of every command."""
     parts = [NOTE, "# Commands", "", "Each is `signvit NAME`, or `python -m` and its module."]
     for name, command in COMMANDS.items():
-        arguments = [BUILDER, "--help"] if name == "build" else ["--help"]
-        shown = f"signvit {name} {' '.join(arguments)}"
-        text = help_of(name, command, arguments)
-        parts += ["", f"## {name}", "", f"`{shown}`", "", "```text", text.strip(), "```"]
+        parts += ["", f"## {name}"]
+        for words in WORDS.get(name, [[]]):
+            arguments = [*words, "--help"]
+            shown = f"signvit {name} {' '.join(arguments)}"
+            text = help_of(name, command, arguments)
+            parts += ["", f"`{shown}`", "", "```text", text.strip(), "```"]
     return "\n".join(parts) + "\n"
 
 

@@ -47,8 +47,12 @@ COMMANDS = {
     ),
     "convert": Command("signvit_jax.commands.convert", "start from weights trained elsewhere"),
     "inspect": Command("signvit_jax.commands.inspect_config", "show what a config would train"),
+    "sweep": Command("signvit_jax.sweep.command", "search for config values that train better"),
     "pull": Command("signvit_jax.commands.sharing", "copy an export from a model hub", "pull_main"),
     "push": Command("signvit_jax.commands.sharing", "send an export to a model hub", "push_main"),
+    "doctor": Command(
+        "signvit_jax.doctor.command", "say what is wrong with this machine and its set-up"
+    ),
     "configs": Command("signvit_jax.commands.configs", "list the presets, or show one"),
 }
 

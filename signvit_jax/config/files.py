@@ -79,7 +79,7 @@ def _override(values: dict[str, object], key: str, text: str) -> None:
             f"config.{key} is a group of keys ({names}); "
             f"set one of them, as in --config.{key}.{names.split(', ')[0]}=..."
         )
-    value = text if section is str else _literal(text)
+    value = text if section is str else literal(text)
     if get_origin(section) is tuple and isinstance(value, int | float):
         value = (value,)  # `--config.data.frame_buckets=32` is a list of one
     node[name] = value
@@ -89,7 +89,8 @@ def _is_group(section: type) -> bool:
     return dataclasses.is_dataclass(section)
 
 
-def _literal(text: str) -> object:
+def literal(text: str) -> object:
+    """The value that a text on the command line stands for: a Python literal, or the text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

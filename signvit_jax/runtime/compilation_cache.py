@@ -25,13 +25,13 @@ def use_compilation_cache() -> None:
 
     settings = jax.config.values
     if not settings[_FOLDER]:  # JAX read the environment at its import, perhaps too early
-        jax.config.update(_FOLDER, os.environ.get(_FOLDER.upper()) or _cache_folder())
+        jax.config.update(_FOLDER, os.environ.get(_FOLDER.upper()) or cache_folder())
     if _SECONDS.upper() not in os.environ and settings[_SECONDS] == _JAX_DEFAULT_SECONDS:
         jax.config.update(_SECONDS, 0.0)
 
 
-def _cache_folder() -> str | None:
-    """A writable folder for compiled programs; None where there is none.
+def cache_folder() -> str | None:
+    """Return a writable folder for compiled programs; None where there is none.
 
     In the user's cache folder; where that cannot be written, as for a user without a home, in the
     temporary folder.

@@ -3,6 +3,7 @@
 import importlib
 from importlib import metadata
 from types import ModuleType
+from typing import NamedTuple
 
 # Module -> the extra of this package that lists what the module needs, and the module's own
 # package.
@@ -17,6 +18,7 @@ _PACKAGES = {
     "jax2onnx": ("onnx", "jax2onnx"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnx", "onnxruntime"),
+    "optuna": ("sweep", "optuna"),
     "torch": ("torch", "torch"),
 }
 # What no extra can list, because of its own requirements: jax2onnx would downgrade Orbax, which it
@@ -26,6 +28,36 @@ _WITHOUT_REQUIREMENTS = {
     "jax2onnx": "pip install --no-deps jax2onnx==0.17.1",
     "libtpu": "pip install --no-deps 'nvidia-cudnn-cu12>=9.10,<10'",
 }
+
+
+# Extra -> what its packages are for.
+_PURPOSES = {
+    "beam": "building a data set on many machines",
+    "camera": "cameras by OpenCV (PyAV reads them too)",
+    "completion": "completion in a shell",
+    "export": "exports in StableHLO",
+    "hub": "models on a hub",
+    "keypoints": "poses by MediaPipe's models",
+    "onnx": "exports in ONNX, and running them",
+    "plan": "plans for devices that are not here",
+    "sweep": "searching for config values",
+    "torch": "weights of PyTorch programs",
+}
+
+
+class OptionalPackage(NamedTuple):
+    """What an optional module is for, and the command that installs it."""
+
+    purpose: str
+    install: str
+
+
+def optional_packages() -> dict[str, OptionalPackage]:
+    """The modules that only some features need, by name."""
+    return {
+        module: OptionalPackage(_PURPOSES[extra], install_command(module))
+        for module, (extra, _) in sorted(_PACKAGES.items())
+    }
 
 
 def install_command(module: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from signvit_jax.files.atomic import write_atomically
-from signvit_jax.telemetry.metric_writer import read_metrics
+from signvit_jax.telemetry.metrics_file import read_metrics
 
 Series = dict[str, tuple[list[int], list[float]]]
 _QUALITY = {

@@ -12,6 +12,7 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.checkpoints.workdir_lock import WorkdirLock, lock_workdir
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, to_json
+from signvit_jax.doctor.at_start import log_start
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.runtime.signals import StopRequest
 from signvit_jax.runtime.slurm import check_requeue, requeue_after
@@ -57,6 +58,7 @@ def train(
     workdir = Workdir.create(path)
     with StopRequest() as stop, lock_workdir(workdir) as lock, Goodput() as goodput:
         start_run_log(workdir.run_log)
+        log_start(config, workdir.path)
         if lock.killed:
             log.info("took over the lock of %s, which has ended without releasing it", lock.killed)
 

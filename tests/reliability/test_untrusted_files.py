@@ -19,7 +19,7 @@ from signvit_jax.commands import translate
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config, from_json, to_json
 from signvit_jax.data import schema
-from signvit_jax.telemetry.metric_writer import read_metrics
+from signvit_jax.telemetry.metrics_file import read_metrics
 from signvit_jax.text.tokenizer import Tokenizer, TokenizerError
 from tests.helpers import tiny_run
 from tfds_builders.annotation_files.tables import AnnotationError, read_table

@@ -17,7 +17,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from signvit_jax.checkpoints.workdir import Workdir
-from signvit_jax.telemetry.metric_writer import MetricsLog, read_metrics, read_rows
+from signvit_jax.telemetry.metric_writer import MetricsLog
+from signvit_jax.telemetry.metrics_file import read_metrics, read_rows
 from signvit_jax.telemetry.plots import plot_metrics
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.telemetry import events_file, metric_writer
-from signvit_jax.telemetry.metric_writer import MetricsLog, read_metrics
+from signvit_jax.telemetry.metric_writer import MetricsLog
+from signvit_jax.telemetry.metrics_file import read_metrics
 from signvit_jax.telemetry.observers import Observer, Records
 from tests.helpers import tiny_run
 from tests.telemetry.test_metric_writer import events, rows

@@ -1,0 +1,92 @@
+"""`signvit doctor`: its output, its exit codes, and what it does not give away."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.doctor import command, registry
+from signvit_jax.doctor.findings import Finding, Request
+from signvit_jax.doctor.registry import Check
+from signvit_jax.runtime.exit_codes import run_command
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """Replace the checks by two; the second's level can be set."""
+
+    def use(level, found="all \x1b[31mfine", advice="do this"):
+        pair = (
+            Check("first", lambda request: request, lambda facts: Finding("", "ok", "fine")),
+            Check(
+                "second", lambda request: request, lambda facts: Finding("", level, found, advice)
+            ),
+        )
+        monkeypatch.setattr(command, "CHECKS", pair)
+        monkeypatch.setattr(
+            command,
+            "run_checks",
+            lambda request, seconds: registry.run_checks(request, seconds, pair),
+        )
+
+    return use
+
+
+@pytest.mark.parametrize(("level", "code"), [("ok", 0), ("note", 0), ("skipped", 0), ("bad", 1)])
+def test_only_what_is_bad_changes_the_exit_code(checks, capsys, level, code):
+    checks(level)
+    assert run_command(lambda: command.main(["--quick"])) == code
+    printed = capsys.readouterr().out
+    assert "second" in printed and "\\x1b[31mfine" in printed
+    assert ("-> do this" in printed) == (level in ("note", "bad"))
+    counted = "2 ok" if level == "ok" else f"1 {level}"
+    assert counted in printed.splitlines()[-1]
+
+
+def test_json_has_the_facts_and_no_home(checks, capsys):
+    checks("bad", found=f"{Path.home()}/secret cannot be read")
+    assert run_command(lambda: command.main(["--json", f"--workdir={Path.home()}/x"])) == 1
+    printed = capsys.readouterr().out
+    content = json.loads(printed)
+    assert content["ok"] is False and str(Path.home()) not in printed
+    assert content["checks"][1]["found"] == "~/secret cannot be read"
+    assert content["checks"][1]["facts"]["workdir"] == "~/x"
+
+
+def test_a_workdir_brings_its_config_and_data(trained, checks, monkeypatch):
+    seen = []
+    checks("ok")
+    monkeypatch.setattr(
+        command, "run_checks", lambda request, seconds: seen.append(request) or iter(())
+    )
+    command.main([f"--workdir={trained.workdir}"])
+    assert seen[0].config is not None and seen[0].data_dir == str(trained.data_dir)
+    command.main(["--config=small", "--config.data.data_dir=/nowhere"])
+    assert seen[1].data_dir == "" and seen[1].config is not None
+    command.main(["--workdir=/nowhere"])
+    assert seen[2] == Request(workdir="/nowhere")
+
+
+def test_a_wrong_config_is_wrong_usage(capsys):
+    assert run_command(lambda: command.main(["--config=smal"])) == 2
+    assert "no preset 'smal'" in capsys.readouterr().err
+
+
+def test_a_quick_look_at_this_machine(capsys):
+    code = run_command(lambda: command.main(["--quick", "--json"]))
+    content = json.loads(capsys.readouterr().out)
+    levels = {check["name"]: check["level"] for check in content["checks"]}
+    assert len(levels) == 16 and code == ("bad" in levels.values())
+    assert levels["python"] != "bad" and levels["devices"] == "skipped"
+
+
+@pytest.mark.long
+def test_a_complete_look_at_a_run(trained, capsys):
+    code = run_command(
+        lambda: command.main(["--json", "--seconds=120", f"--workdir={trained.workdir}"])
+    )
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert {name: check["found"] for name, check in checks.items() if check["level"] == "bad"} == {}
+    assert code == 0 and "skipped" not in {check["level"] for check in checks.values()}
+    assert checks["devices"]["facts"]["difference"] < 0.02
+    assert checks["config"]["facts"]["state"] > 0

@@ -1,0 +1,66 @@
+"""A stand-in for `signvit train`: keeps its promises on workdirs, signals and exit codes, in
+milliseconds.
+
+Each of 6 epochs has EPOCH_CLIPS clips; the error falls towards a floor that depends on the
+parameters. A row of metrics.csv is a checkpoint too: a second start goes on behind the last row.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+EPOCHS, EPOCH_CLIPS = 6, 64
+
+
+def main() -> int:
+    flags = dict(argument.removeprefix("--").partition("=")[::2] for argument in sys.argv[1:])
+    workdir = Path(flags["workdir"])
+    values = {key: text for key, text in flags.items() if key.startswith("config.")}
+    rate = float(values.get("config.training.encoder_lr", "1e-3"))
+    batch_size = int(values.get("config.training.batch_size", "16"))
+    with (workdir / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"error: {workdir} is in use by process 1 on x since y; wait for it")
+            return 2
+        if rate > 0.5:
+            print("error: out of memory: 9 GiB of 8")
+            return 5
+        if os.environ.get("STUB_BROKEN"):
+            print("error: no data set")
+            return 2
+        return train(workdir, rate, batch_size)
+
+
+def train(workdir: Path, rate: float, batch_size: int) -> int:
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+    metrics = workdir / "metrics.csv"
+    rows = metrics.read_text().splitlines()[1:] if metrics.exists() else []
+    if not metrics.exists():
+        metrics.write_text("step,validation/wer\n")
+    done = len(rows)
+    with (workdir / "starts.jsonl").open("a") as starts:
+        starts.write(json.dumps({"from": done, "seed": sys.argv[-1]}) + "\n")
+    for epoch in range(done + 1, EPOCHS + 1):
+        time.sleep(float(os.environ.get("STUB_SECONDS", "0.02")))
+        if stopped:
+            return 143
+        error = abs(rate - 2e-3) * 100 + 1 / epoch
+        with metrics.open("a") as file:
+            file.write(f"{epoch * EPOCH_CLIPS // batch_size},{error:.6f}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        (workdir / "checkpoints").mkdir(exist_ok=True)
+        if epoch == 3:  # time for a worker to decide, however busy the machine is
+            time.sleep(float(os.environ.get("STUB_PAUSE", "0")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

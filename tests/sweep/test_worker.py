@@ -1,0 +1,386 @@
+"""Workers of a sweep: killed, stopped, resumed and racing, with a stand-in for training."""
+
+import collections
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.config.files import load_config
+from signvit_jax.sweep import leases
+from signvit_jax.sweep.leases import claims_of, make_claim, server_time
+from signvit_jax.sweep.sampling import seeds_verdict, should_prune
+from signvit_jax.sweep.space import Dimension
+from signvit_jax.sweep.trial_files import Settings, Sweep, SweepError, Trial, best_of
+from signvit_jax.sweep.worker import Worker
+from tests.helpers.tiny_run import REPOSITORY
+
+STUB = (sys.executable, str(Path(__file__).with_name("stub_train.py")))
+BASE = load_config("small")
+RATE = Dimension("training.encoder_lr", low=1e-4, high=1e-2, log=True)
+SETTINGS = Settings(
+    config="small",
+    overrides=(),
+    space=(RATE, Dimension("training.batch_size", choices=(16, 32))),
+    metric="wer",
+    trials=8,
+    seeds=2,
+    lease_seconds=2.0,
+    attempts=20,
+)
+_WORK = f"""
+import sys, time, logging
+from pathlib import Path
+SHIFT = float(sys.argv[2])
+real = time.time
+time.time = lambda: real() + SHIFT
+logging.basicConfig(level=logging.INFO)
+from signvit_jax.sweep.trial_files import Sweep
+from signvit_jax.sweep.worker import Worker
+sys.exit(Worker(Sweep.open(Path(sys.argv[1])), {STUB!r}, 0.02, 0.1).run())
+"""
+
+
+def new_sweep(folder: Path, **changes: object) -> Sweep:
+    return Sweep.create(folder, dataclasses.replace(SETTINGS, **changes), BASE)
+
+
+def worker(sweep: Sweep) -> Worker:
+    return Worker(sweep, STUB, poll_seconds=0.02, idle_seconds=0.05)
+
+
+def start(sweep: Sweep, shift: float = 0.0, **environment: str) -> subprocess.Popen:
+    """A worker in a process of its own, whose clock is `shift` seconds ahead."""
+    command = [sys.executable, "-c", _WORK, str(sweep.folder), str(shift)]
+    with (sweep.folder / "workers.log").open("ab") as output:
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, env=os.environ | environment, stderr=output
+        )
+
+
+def table(sweep: Sweep) -> list[Trial]:
+    return sweep.read(server_time(sweep.folder))
+
+
+def assert_complete(sweep: Sweep) -> None:
+    """Every trial is there once and finished, and no epoch of one was trained twice."""
+    trials = table(sweep)
+    settings = sweep.settings
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    kinds = collections.Counter(trial.kind for trial in trials)
+    best = best_of(settings, trials)
+    seeds = settings.seeds if best and best.kind == "search" else 0
+    assert kinds == collections.Counter(
+        {"base": 1, "search": settings.trials - 1} | ({"seed": seeds} if seeds else {})
+    )
+    assert all(trial.is_finished for trial in trials), [trial.state for trial in trials]
+    assert {trial.state for trial in trials} <= {"complete", "pruned"}
+    for trial in trials:
+        steps = [clips for clips, _ in trial.curve]
+        assert steps == sorted(set(steps)), trial.number
+        if trial.state == "complete":
+            assert len(steps) == 6
+    drawn = [tuple(t.parameters.items()) for t in trials if t.kind == "search"]
+    assert len(set(drawn)) == len(drawn)
+    assert not list(sweep.trials_folder.glob("*/*.damaged-*"))
+
+
+def test_a_sweep_from_the_config_to_the_seeds_of_the_best(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep")
+    assert worker(sweep).run() == 0
+    assert_complete(sweep)
+    trials = table(sweep)
+    assert trials[0].parameters == {} and trials[0].state == "complete"
+    best = best_of(sweep.settings, trials)
+    assert best is not None and best.kind == "search"
+    seeds = [trial for trial in trials if trial.kind == "seed"]
+    first = BASE.training.seed
+    assert [t.parameters["training.seed"] for t in seeds] == [first + 1, first + 2]
+    assert all(t.parameters | best.parameters == t.parameters for t in seeds)
+    assert "exceeds the spread" in seeds_verdict(sweep.settings, trials)
+    kept = [trial.number for trial in trials if (trial.folder / "checkpoints").exists()]
+    assert kept == [best.number, *(trial.number for trial in seeds)]
+    assert worker(sweep).run() == 0  # nothing is left to do
+    assert table(sweep) == trials
+
+
+def test_one_worker_repeats_a_sweep(tmp_path):
+    found = []
+    for name in ("a", "b"):
+        sweep = new_sweep(tmp_path / name, trials=4, seeds=0)
+        worker(sweep).run()
+        found.append([trial.parameters for trial in table(sweep)])
+    assert found[0] == found[1]
+
+
+def kill_at_random(sweep: Sweep, kills: int, seed: int, workers: int = 4) -> None:
+    """Keep four workers running; kill one of them at each of `kills` random moments.
+
+    Every second victim is killed while it has a trial, the others at any time, as when they begin.
+    """
+    rng = random.Random(seed)
+    running = [start(sweep, STUB_SECONDS="0.15") for _ in range(workers)]
+
+    def holding() -> list[int]:
+        """The workers that have a trial now."""
+        trials = table(sweep)
+        assert any(not trial.is_finished for trial in trials) or not trials, "it ended too early"
+        pids = {t.holder.rpartition(":")[2] for t in trials if t.state == "running"}
+        return [i for i, process in enumerate(running) if str(process.pid) in pids]
+
+    for kill in range(kills):
+        victim = rng.randrange(workers)
+        if kill % 2 == 0:
+            while not (candidates := holding()):
+                time.sleep(0.02)
+            victim = rng.choice(candidates)
+        time.sleep(rng.uniform(0.0, 0.5))
+        running[victim].kill()  # SIGKILL
+        running[victim].wait()
+        running[victim] = start(sweep, STUB_SECONDS="0.15")
+    codes = [process.wait(timeout=200) for process in running]
+    assert codes == [0] * workers, (sweep.folder / "workers.log").read_text()[-3000:]
+    assert any(len(trial.claims) > 1 for trial in table(sweep))  # taken over by another worker
+
+
+def test_killed_workers_lose_no_trial_and_repeat_none(tmp_path):
+    # A grid that is never pruned: processes that do without Optuna start faster.
+    rates = tuple(i / 1000 for i in range(1, 10))
+    space = (Dimension("training.encoder_lr", choices=rates),)
+    sweep = new_sweep(tmp_path / "sweep", space=space, sampler="grid", pruner="none", trials=10)
+    kill_at_random(sweep, kills=4, seed=0)
+    assert_complete(sweep)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_twenty_killed_workers(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep", trials=60, lease_seconds=3.0)
+    kill_at_random(sweep, kills=20, seed=1)
+    assert_complete(sweep)
+
+
+def test_clocks_that_differ_by_a_day_take_nothing_over(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep", trials=5, lease_seconds=30.0)
+    running = [start(sweep, shift) for shift in (-86400.0, 86400.0)]
+    assert [process.wait(timeout=100) for process in running] == [0, 0]
+    assert_complete(sweep)
+    assert {len(claims_of(trial.folder)) for trial in table(sweep)} == {1}
+
+
+def test_all_workers_are_killed_and_another_goes_on(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep", trials=3, seeds=0)
+    process = start(sweep, STUB_SECONDS="0.6")
+    while not any(trial.step > 0 for trial in table(sweep)):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    begun = next(trial for trial in table(sweep) if trial.step > 0)
+    time.sleep(0.5)  # the training process saves and ends, because its worker died
+    assert worker(sweep).run() == 0
+    assert_complete(sweep)
+    starts = (begun.folder / "starts.jsonl").read_text().splitlines()
+    assert len(starts) == 2 and 0 < json.loads(starts[1])["from"] <= 3
+
+
+def test_a_stopped_worker_releases_its_trial(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep", trials=1, seeds=0, lease_seconds=1000.0)
+    process = start(sweep, STUB_SECONDS="0.2")
+    while not any(trial.step > 0 for trial in table(sweep)):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    (trial,) = table(sweep)
+    assert trial.state == "waiting" and trial.claims[0].is_released
+    assert trial.fruitless_attempts == 0
+    assert worker(sweep).run() == 0  # at once, although the lease lasts
+    assert table(sweep)[0].state == "complete"
+
+
+def test_out_of_memory_ends_one_trial(tmp_path):
+    wide = Dimension("training.encoder_lr", choices=(1e-3, 0.9, 3e-3))
+    sweep = new_sweep(tmp_path / "sweep", space=(wide,), sampler="grid", seeds=0)
+    assert worker(sweep).run() == 0
+    states = {t.parameters.get("training.encoder_lr"): t for t in table(sweep)}
+    assert states[0.9].state == "out_of_memory" and "9 GiB of 8" in states[0.9].reason
+    assert states[3e-3].state == "complete"
+
+
+def test_a_combination_that_is_refused_is_a_pruned_trial(tmp_path):
+    space = (
+        Dimension("training.batch_size", choices=(16, 32)),
+        Dimension("training.gradient_accumulation", choices=(1, 32)),
+    )
+    sweep = new_sweep(tmp_path / "sweep", space=space, sampler="grid", seeds=0)
+    assert worker(sweep).run() == 0
+    invalid = [trial for trial in table(sweep) if trial.state == "invalid"]
+    assert [t.parameters["training.batch_size"] for t in invalid] == [16]
+    assert "a divisor of training.batch_size = 16" in invalid[0].reason
+    assert not (invalid[0].folder / "starts.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["trial.json", "result.json"])
+def test_a_torn_file_is_set_aside_and_said(tmp_path, caplog, name):
+    sweep = new_sweep(tmp_path / "sweep", trials=3, seeds=0, keep="all")
+    worker(sweep).run()
+    path = sweep.trials_folder / "0001" / name
+    path.write_text(path.read_text()[:20])
+    trials = table(sweep)
+    assert path.with_name(f"{name}.damaged-1").exists() and not path.exists()
+    assert f"{name} is damaged and was set aside" in caplog.text
+    assert trials[1].state == ("failed" if name == "trial.json" else "waiting")
+    worker(sweep).run()
+    after = table(sweep)
+    assert all(trial.is_finished for trial in after)
+    if name == "result.json":
+        starts = (sweep.trials_folder / "0001" / "starts.jsonl").read_text().splitlines()
+        assert after[1].state == "complete"
+        assert json.loads(starts[1])["from"] == 6  # from its checkpoint, at the end
+
+
+def test_no_hard_links_are_needed(tmp_path, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "symlink", refused)
+    sweep = new_sweep(tmp_path / "sweep", trials=2, seeds=0)
+    assert worker(sweep).run() == 0
+    assert [trial.state for trial in table(sweep)] == ["complete", "complete"]
+
+
+def test_one_of_two_claims_and_one_of_two_new_trials_wins(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep")
+    first = sweep.add_trial(0, "base", {})
+    assert first is not None and sweep.add_trial(0, "base", {}) is None
+    trial = first.path.parent
+    assert make_claim(trial, 2, 5) is not None and make_claim(trial, 2, 5) is None
+    assert [claim.step for claim in claims_of(trial)] == [-1, 5]
+    assert sorted(path.name for path in sweep.trials_folder.iterdir()) == ["0000"]
+
+
+def test_a_suspended_worker_gives_way(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep")
+    claim = sweep.add_trial(0, "base", {})
+    assert claim is not None
+    holding = leases.Holding(claim, 100.0)
+    assert holding.check()
+    make_claim(claim.path.parent, 2, -1)
+    assert not holding.check() and holding.lost
+
+
+def test_a_renewed_claim_lasts_and_a_silent_one_lapses(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep", lease_seconds=0.4)
+    claim = sweep.add_trial(0, "base", {})
+    assert claim is not None
+    with leases.Holding(claim, 0.4).renewed():
+        time.sleep(0.8)
+        assert leases.is_held(claim, server_time(tmp_path), 0.4)
+    time.sleep(0.5)
+    assert not leases.is_held(claim, server_time(tmp_path), 0.4)
+    assert table(sweep)[0].state == "waiting"
+
+
+def test_attempts_without_progress_end_a_trial(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep", trials=1, attempts=2, lease_seconds=0.1)
+    sweep.add_trial(0, "base", {})
+    make_claim(sweep.trials_folder / "0000", 2, -1)
+    time.sleep(0.2)
+    with pytest.raises(SweepError, match="2 attempts made no progress"):
+        worker(sweep).run()
+    (trial,) = table(sweep)
+    assert trial.state == "failed" and "2 attempts made no progress" in trial.reason
+
+
+def test_a_config_that_cannot_be_trained_ends_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB_BROKEN", "1")
+    sweep = new_sweep(tmp_path / "sweep", trials=2, seeds=0)
+    for _ in range(2):  # the second worker does not begin where the first has failed
+        with pytest.raises(SweepError, match="nothing searched cannot be trained: no data set"):
+            worker(sweep).run()
+        assert [trial.state for trial in table(sweep)] == ["failed"]
+    monkeypatch.delenv("STUB_BROKEN")
+    assert sweep.retry_failed(server_time(tmp_path)) == [0]
+    assert worker(sweep).run() == 0
+    assert_complete(sweep)
+
+
+def curves(*finals: float) -> list[Trial]:
+    """Complete trials whose error falls from 1 to the given values in four validations."""
+    trials = []
+    for number, final in enumerate(finals):
+        curve = tuple((64 * i, 1 - (1 - final) * i / 4) for i in range(1, 5))
+        trials.append(Trial(number, "search", {}, Path(), "complete", final, curve=curve))
+    return trials
+
+
+def running(*values: float, batch_size: int = 1) -> Trial:
+    curve = tuple((64 * i, value) for i, value in enumerate(values, 1))
+    return Trial(99, "search", {}, Path(), "running", curve=curve, batch_size=batch_size)
+
+
+def test_a_trial_is_pruned_only_if_it_is_worse_after_as_many_clips(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep")
+    others = curves(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    assert not should_prune(sweep, running(0.95), others)  # the first validation
+    assert should_prune(sweep, running(0.95, 0.9), others)
+    assert not should_prune(sweep, running(0.95, 0.5), others)  # others have 0.55 to 0.8 here
+    assert not should_prune(sweep, running(0.95, 0.9), others[:4])  # too few to compare with
+    untouched = dataclasses.replace(running(0.95, 0.9), kind="base")
+    assert not should_prune(sweep, untouched, others)
+    never = new_sweep(tmp_path / "never", pruner="none")
+    assert not should_prune(never, running(0.95, 0.9), others)
+
+
+def test_other_batch_sizes_are_compared_at_equal_clips(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep")
+    # Half as many validations: after 128 clips the others are where this one is after its first.
+    others = [
+        dataclasses.replace(trial, curve=trial.curve[1::2], batch_size=8)
+        for trial in curves(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    ]
+    slow = running(0.95, 0.9, batch_size=8)
+    assert should_prune(sweep, slow, others)
+    last = dataclasses.replace(slow, curve=((70, 0.95), (134, 0.9)))  # a batch that was filled up
+    assert should_prune(sweep, last, others)
+
+
+def test_the_decision_to_prune_is_that_of_the_table_alone(tmp_path):
+    sweep = new_sweep(tmp_path / "sweep")
+    rng = random.Random(7)
+    finals = [rng.uniform(0.1, 0.9) for _ in range(12)]
+    others = curves(*finals)
+    trials = [running(0.99, 1 - value, 1 - value) for value in finals]
+    decided = [should_prune(sweep, trial, others) for trial in trials]
+    assert True in decided and False in decided
+    shuffled = random.Random(1).sample(others, len(others))
+    assert [should_prune(sweep, trial, shuffled) for trial in trials] == decided
+
+
+@pytest.mark.long
+def test_workers_prune_what_one_worker_prunes(tmp_path):
+    """The same finished trials in the folder; one worker or four decide on the others."""
+    rates = (0.0021, 0.0022, 0.0023, 0.0024, 0.0025, 0.05, 0.06, 0.0019, 0.07, 0.08)
+    states = []
+    for name, workers in (("one", 1), ("four", 4)):
+        space = (Dimension("training.encoder_lr", choices=rates),)
+        sweep = new_sweep(
+            tmp_path / name, space=space, sampler="grid", trials=6, seeds=0, lease_seconds=30.0
+        )
+        worker(sweep).run()
+        more = new_sweep(
+            tmp_path / name, space=space, sampler="grid", trials=20, seeds=0, lease_seconds=30.0
+        )
+        processes = [start(more, STUB_PAUSE="3") for _ in range(workers)]
+        assert [process.wait(timeout=100) for process in processes] == [0] * workers
+        found = {t.parameters.get("training.encoder_lr"): t.state for t in table(more)}
+        states.append(found)
+    assert states[0] == states[1]
+    assert set(states[0].values()) == {"complete", "pruned"}
