@@ -24,7 +24,15 @@ import numpy as np
 from signvit_jax.inference.frame_sources import Frame, FrameSource, PushedFrames, TakenFrames
 from signvit_jax.inference.joining import Joiner, count_repeated
 from signvit_jax.inference.predictor import Hypothesis
-from signvit_jax.inference.resting import Cutter, Piece, Sign, block_means, is_new_shot, motion
+from signvit_jax.inference.resting import (
+    Cutter,
+    Piece,
+    Sign,
+    block_means,
+    is_new_shot,
+    is_still,
+    motion,
+)
 from signvit_jax.inference.subtitles import Segment
 from signvit_jax.text.words import Word, words_text
 
@@ -32,6 +40,9 @@ from signvit_jax.text.words import Word, words_text
 _CTC_DELAY = 0.4
 # Seconds beyond a window for which frames are kept, to see the rest that follows long signing.
 _PATIENCE = 1.5
+# Where nothing at all has moved for this many seconds, signing is over. CTC may take hands that
+# came to rest in the pose of a sign for a sign that goes on.
+_STANDSTILL = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +109,8 @@ class LiveCaptions:
         self._repeated: tuple[str, ...] = ()
         self._begin = 0.0  # seconds from which on text is not final
         self._last: np.ndarray | None = None  # blocks of the newest frame
+        # Time and blocks of the frame since which nothing has moved.
+        self._still: tuple[float, np.ndarray] | None = None
 
     def follow(self, source: FrameSource) -> Iterator[StreamUpdate]:
         """Yield updates until the source ends."""
@@ -136,7 +149,7 @@ class LiveCaptions:
         self._votes.append((newest.seconds, reading.hypothesis))
         text = self._majority().text
         if self._has_times:
-            final += self._final_pieces(ended)
+            final += self._final_pieces(ended or self._stands_still(newest.seconds))
         else:
             final += self._final_votes(newest.seconds, ended)
         if ended:
@@ -166,6 +179,8 @@ class LiveCaptions:
                 else:
                     self._cutter.add_motion(frame.seconds, motion(self._last, blocks))
             self._last = blocks
+            if self._still is None or not is_still([self._still[1], blocks, blocks]):
+                self._still = frame.seconds, blocks
             shot.append(frame)
         if shot or not frames:
             yield shot, is_new
@@ -224,6 +239,10 @@ class LiveCaptions:
             return []
         self._read_window(ended=True)
         return self._final_pieces(ended=True) + self._joiner.finish()
+
+    def _stands_still(self, now: float) -> bool:
+        """Return True if nothing has moved for a while."""
+        return self._still is not None and now - self._still[0] >= _STANDSTILL
 
     def _restart(self, seconds: float) -> None:
         self._votes.clear()

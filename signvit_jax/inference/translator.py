@@ -310,6 +310,13 @@ class Translator:
         captions, max_seconds = self._live_captions(decode, every, votes, **inference)
         return LiveSession(captions, PushedFrames(self._fit, max_seconds))
 
+    def share_batches(self, most: int) -> None:
+        """Let calls of several threads share batches of up to `most` clips while they wait.
+
+        The sizes of these batches are compiled by `warm_up(clips=most)`. 1 ends it.
+        """
+        self._batches.most_shared = most
+
     def warm_up(
         self,
         decode: str = "greedy",

@@ -136,6 +136,21 @@ def test_live_video_is_split_at_rests_if_ctc_gives_times():
     )  # soon after the hands have come to rest
 
 
+def test_text_is_final_soon_after_everything_stands_still_in_the_pose_of_a_sign():
+    def read(images, rate):
+        found = read_moves(images, rate)
+        *signs, last = found.signs or [Sign(0.0, 0.3)]
+        return found._replace(signs=(*signs, last._replace(end=len(images) / rate)))
+
+    images = shown(30, 0)
+    images += shown(1, 30, (30, 31)) * 60
+    updates = list(captions(read).follow(RecordedSource(images, RATE, unchanged)))
+    first = next(update for update in updates if update.final)
+    assert [segment.text for segment in first.final] == ["s0 s1 s2 s3 s4 s5"]
+    assert first.seconds <= 3.0 + 2.0
+    assert sum(len(update.final) for update in updates) == 1
+
+
 def test_a_new_shot_makes_the_text_before_it_final():
     images = shown(52, 0, (20, 50)) + shown(30, 52, wall=180)
     updates = list(captions(read_moves).follow(RecordedSource(images, RATE, unchanged)))
