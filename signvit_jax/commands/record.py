@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from signvit_jax.media.cameras import Image
     from signvit_jax.media.takes import TakeFolder
 
-SPLITS = ("train", "validation", "test")
-# Last digit of a take's number -> its split; all other takes of a text are trained on.
-_HELD_OUT = {5: "validation", 0: "test"}
+SPLITS = ("train", "validation", "test")  # as in `media.takes`
 _MAX_SECONDS = 600.0  # of a take; in a longer recording each text needs its start and end
 _MOTION_SIZE = 64  # pixels per side of the images in which motion is measured
 _MAX_RATE = 120.0  # frames per second; a data set keeps 25
@@ -135,7 +133,7 @@ class _Session:
         """Record a take; return its path, images per second, and whether nothing moved in it."""
         from signvit_jax.inference.resting import block_means, is_still
         from signvit_jax.media.frames import fit_frames
-        from signvit_jax.media.takes import TakeWriter
+        from signvit_jax.media.takes import TakeWriter, split_of
 
         temporary, seconds = self._folder.temporary(), self._flags.seconds
         writer = TakeWriter(temporary, self._flags.rate)
@@ -146,7 +144,7 @@ class _Session:
                 writer.add(image, min(time.monotonic() - began, seconds))
                 blocks.append(block_means(fit_frames([image], _MOTION_SIZE, "crop")[0]))
             writer.finish(seconds)
-            split = self._flags.split or _split_of(self._folder.number_of_next(text))
+            split = self._flags.split or split_of(self._folder.number_of_next(text))
             path = self._folder.add(text, temporary, {**values, "split": split})
         except BaseException:
             writer.abandon()
@@ -167,11 +165,6 @@ class _Session:
                 "begun is not kept; a file must be as long as all takes and countdowns together"
             )
         return image
-
-
-def _split_of(number: int) -> str:
-    """Return the split of a text's take, numbered from 1."""
-    return _HELD_OUT.get(number % 10, SPLITS[0])
 
 
 def _one_line(name: str, value: str) -> str:

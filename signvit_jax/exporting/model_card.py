@@ -166,6 +166,21 @@ def model_card(
     )
 
 
+def languages(dataset: str, card: str | None = None) -> tuple[str, str] | None:
+    """Return the sign language and the language of the texts, as a model's card says them.
+
+    `card`: its Markdown; without it what is known of the data set. None: nobody said.
+    """
+    rows = dict(re.findall(r"^\| (sign language|text) \| (.+?) \|$", card or "", re.MULTILINE))
+    if {"sign language", "text"} <= set(rows):
+        found = rows["sign language"], rows["text"]
+    elif (known := _DATA_SETS.get(dataset.partition("/")[0])) is not None:
+        found = known[:2]
+    else:
+        return None
+    return None if _UNKNOWN in found else found
+
+
 def _head(fields: CardFields, dataset: str, known_language: str, report: Report) -> list[str]:
     """Lines of YAML, as model hubs read them; JSON is valid in it."""
     license = [f"license: {json.dumps(fields.license)}"] if fields.license else []

@@ -31,6 +31,8 @@ from signvit_jax.text.words import Word, word_confidences
 Models = SignTranslator | tuple[SignTranslator, ...]
 Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
 Frames = UInt8[np.ndarray, "t h w 3"]  # of one clip
+# What clips of one batch have in common: decoders, options, seed, frames of the bucket.
+_BatchKey = tuple[tuple[str, ...], InferenceConfig, int, int]
 
 
 class Clips(TypedDict):
@@ -322,7 +324,7 @@ class BatchDecoder:
     """Decoding of any number of clips in batches of few shapes: few programs are compiled.
 
     Safe to call from several threads: nothing is compiled twice, and one batch at a time is on the
-    device.
+    device. Clips of several threads can share a batch: `most_shared`.
 
     Args:
         weights: Parameters of the model, as `Predictor` takes them.
@@ -335,6 +337,11 @@ class BatchDecoder:
         self._frame_buckets = frame_buckets
         self._num_devices = num_devices
         self._device_lock = threading.Lock()
+        # Most clips of a batch that clips of other threads may join while they wait for the device;
+        # 1: none. Batches are then of sizes that the calls alone would not have.
+        self.most_shared = 1
+        self._waiting: list[_WaitingClip] = []
+        self._waiting_lock = threading.Lock()
 
     def decode(
         self, clips: Sequence[Frames], seed: int, predictor: Predictor
@@ -343,6 +350,8 @@ class BatchDecoder:
 
         Clips of one bucket are decoded together, in batches of `next_batch_size`.
         """
+        if self.most_shared > 1:
+            return self._decode_shared(clips, seed, predictor)
         by_bucket: dict[int, list[int]] = collections.defaultdict(list)
         for position, frames in enumerate(clips):
             by_bucket[self._bucket(len(frames))].append(position)
@@ -351,10 +360,60 @@ class BatchDecoder:
             while positions:
                 size = next_batch_size(len(positions), predictor.config.batch_size)
                 batch, positions = positions[:size], positions[size:]
-                decoded = self._decode_batch([clips[i] for i in batch], seed, predictor)
+                with self._device_lock:
+                    decoded = self._decode_batch([clips[i] for i in batch], seed, predictor)
                 for row, position in enumerate(batch):
                     found[position] = {name: rows[row] for name, rows in decoded.items()}
         return [found[position] for position in range(len(clips))]
+
+    def _decode_shared(
+        self, clips: Sequence[Frames], seed: int, predictor: Predictor
+    ) -> list[dict[str, Hypothesis]]:
+        """Decode clips together with those of other threads that wait for the same programs.
+
+        Whichever thread has the device decodes the clips that have waited longest, with others like
+        them, until its own are done. So nobody waits for a batch to fill.
+        """
+        key = (tuple(predictor.tokenizers), predictor.config, seed)
+        own = [
+            _WaitingClip(frames, (*key, self._bucket(len(frames))), predictor) for frames in clips
+        ]
+        with self._waiting_lock:
+            self._waiting += own
+        try:
+            for clip in own:
+                while not clip.is_done:
+                    with self._device_lock:
+                        if not clip.is_done:
+                            self._decode_waiting()
+        finally:
+            with self._waiting_lock:
+                self._waiting = [clip for clip in self._waiting if clip not in own]
+        for clip in own:
+            if clip.error is not None:
+                raise clip.error
+        return [clip.found for clip in own]
+
+    def _decode_waiting(self) -> None:
+        """Decode the clip that has waited longest, and others of its kind."""
+        with self._waiting_lock:
+            first = self._waiting[0]
+            alike = [clip for clip in self._waiting if clip.key == first.key]
+            most = min(self.most_shared, first.predictor.config.batch_size)
+            batch = alike[: next_batch_size(len(alike), most)]
+            self._waiting = [clip for clip in self._waiting if clip not in batch]
+        try:
+            decoded = self._decode_batch(
+                [clip.frames for clip in batch], first.key[2], first.predictor
+            )
+            for row, clip in enumerate(batch):
+                clip.found = {name: rows[row] for name, rows in decoded.items()}
+        except Exception as error:
+            for clip in batch:
+                clip.error = error
+        finally:
+            for clip in batch:
+                clip.is_done = True
 
     def warm_up(self, predictor: Predictor, num_clips: int, image_size: int) -> set[int]:
         """Decode blank clips of every bucket, in the batch sizes that 1 to `num_clips` clips need.
@@ -366,13 +425,14 @@ class BatchDecoder:
         for bucket in self._frame_buckets:
             blank = np.zeros((bucket, image_size, image_size, 3), np.uint8)
             for size in sizes:
-                self._decode_batch([blank] * size, 0, predictor)
+                with self._device_lock:
+                    self._decode_batch([blank] * size, 0, predictor)
         return sizes
 
     def _decode_batch(
         self, clips: Sequence[Frames], seed: int, predictor: Predictor
     ) -> dict[str, list[Hypothesis]]:
-        """Decode one batch of clips of one bucket."""
+        """Decode one batch of clips of one bucket; the caller has the device."""
         rows = math.ceil(len(clips) / self._num_devices) * self._num_devices
         bucket = self._bucket(max(map(len, clips)))
         video = np.zeros((rows, bucket, *clips[0].shape[1:]), np.uint8)
@@ -386,13 +446,24 @@ class BatchDecoder:
                 checksum = zlib.crc32(np.ascontiguousarray(frames))
                 numbers[row] = np.uint32(checksum).astype(np.int32)
         batch = NumberedClips(video=video, frame_lengths=lengths, index=numbers)
-        with self._device_lock:
-            found = predictor(self._weights, batch, seed)
+        found = predictor(self._weights, batch, seed)
         return {name: hypotheses[: len(clips)] for name, hypotheses in found.items()}
 
     def _bucket(self, num_frames: int) -> int:
         """The length that a clip of this many frames is padded to."""
         return next(bucket for bucket in self._frame_buckets if num_frames <= bucket)
+
+
+class _WaitingClip:
+    """A clip that waits for the device, and what became of it."""
+
+    def __init__(self, frames: Frames, key: _BatchKey, predictor: Predictor):
+        self.frames = frames
+        self.key = key
+        self.predictor = predictor
+        self.found: dict[str, Hypothesis] = {}
+        self.error: Exception | None = None
+        self.is_done = False
 
 
 def next_batch_size(count: int, most: int) -> int:

@@ -29,6 +29,15 @@ _MAX_SLUG = 40  # characters of a name in front of its number
 _CODECS = ("libx264", "mpeg4")  # the first that this build of FFmpeg has
 
 
+# Last digit of a take's number -> its split; all other takes of a text are trained on.
+_HELD_OUT = {5: "validation", 0: "test"}
+
+
+def split_of(number: int) -> str:
+    """Return the split of a text's take, numbered from 1."""
+    return _HELD_OUT.get(number % 10, "train")
+
+
 class TakeError(SignVitError, ValueError):
     """A folder or table that takes cannot be added to; the message says why."""
 

@@ -19,6 +19,7 @@ more than a tenth of a file (and more than two frames) is damaged or is missing 
 the requested `end`; otherwise the decodable frames are returned.
 """
 
+import base64
 import contextlib
 import dataclasses
 import itertools
@@ -212,6 +213,18 @@ def poses_of_jpegs(
         return np.array(reader.poses, np.float32).reshape(-1, *POSE_SHAPE)
 
 
+def decode_jpeg(
+    content: bytes, short_side: int, limits: VideoLimits, name: str = "an image"
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a JPEG in the child. Raises VideoDecodeError.
+
+    A larger image is halved while its shorter side stays `short_side` pixels at least. `name` is
+    that of the image in errors.
+    """
+    with _free_reader() as reader:
+        return reader.image(content, short_side, limits, name)
+
+
 class VideoReader:
     """A decoding child, started when needed. For one thread at a time; a context manager.
 
@@ -317,6 +330,17 @@ class VideoReader:
         self.poses = []
         with contextlib.closing(self._replies(path, options, limits)) as replies:
             self.poses += [_pose(payload) for kind, _, payload in replies if kind == b"K"]
+
+    def image(
+        self, content: bytes, short_side: int, limits: VideoLimits, name: str
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """As `decode_jpeg`."""
+        encoded = base64.b64encode(content).decode()
+        options = {"image": encoded, "short_side": short_side}
+        with contextlib.closing(self._replies(name, options, limits)) as replies:
+            payloads = {kind: payload for kind, _, payload in replies}
+        header = json.loads(payloads[b"S"].tobytes())
+        return payloads[b"F"].reshape(header["height"], header["width"], 3)
 
     def _replies(
         self, path: str | os.PathLike, options: Mapping[str, object], limits: VideoLimits

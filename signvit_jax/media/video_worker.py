@@ -14,7 +14,8 @@ crash or run away without harm. Each line of stdin is a JSON request. Replies on
 | `X` | UTF-8: the reason why the file was refused; the request is done |
 
 A request with `jpegs` is for a file of JPEGs one after another, by their lengths. It is answered
-with a `K` for each, and `E`; without any JPEG it tells whether the models can be loaded.
+with a `K` for each, and `E`; without any JPEG it tells whether the models can be loaded. A request
+with `image`, a JPEG in base64, is answered with `S`, one `F` and `E`.
 
 Only this file, `video.py` and `worker_process.py` know the protocol. It must not import anything of
 the package: it starts in a tenth of a second. `pose_model.py` beside it is loaded where poses are
@@ -22,6 +23,7 @@ asked for.
 """
 
 import array
+import base64
 import errno
 import functools
 import importlib.util
@@ -119,6 +121,8 @@ class Request(TypedDict):
     parts: NotRequired[list[tuple[float | None, float | None]]]
     # In place of decoding a video: the poses in the JPEGs of a file, by their lengths in bytes.
     jpegs: NotRequired[list[int]]
+    # In place of a file: one JPEG, in base64, of which only `limits` and `short_side` are used.
+    image: NotRequired[str]
 
 
 class Refused(Exception):
@@ -696,6 +700,36 @@ def send_poses(request: Request, lengths: list[int], send: Send) -> None:
     send(b"E", 0.0, json.dumps({"fps": 0.0, "notes": []}).encode())
 
 
+def send_image(request: Request, image: str, send: Send) -> None:
+    """Send a JPEG as one frame, shrunk to `short_side` at the least. Raises Refused."""
+    from PIL import Image, UnidentifiedImageError
+
+    max_pixels, least = request["limits"]["max_pixels"], request["short_side"]
+    content = base64.b64decode(image)
+    if len(content) > request["limits"]["max_bytes"]:
+        raise Refused(
+            f"{len(content)} bytes; allowed: at most {request['limits']['max_bytes']} (max_bytes)"
+        )
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise Refused(
+                    f"{opened.width}x{opened.height} pixels; "
+                    f"allowed: at most {max_pixels} in all (max_pixels)"
+                )
+            if least:  # the decoder halves the size as often as it can, before it allocates
+                opened.draft("RGB", (least, least))
+            rgb = np.asarray(opened.convert("RGB"))
+    except UnidentifiedImageError:
+        raise Refused("not a JPEG") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise Refused(f"a damaged JPEG: {error}") from None
+    header = {"height": rgb.shape[0], "width": rgb.shape[1], "fps": 0.0}
+    send(b"S", 0.0, json.dumps(header).encode())
+    send(b"F", 0.0, np.ascontiguousarray(rgb).data)
+    send(b"E", 0.0, json.dumps({"fps": 0.0, "notes": []}).encode())
+
+
 def jpeg(image: np.ndarray, quality: int) -> bytes:
     """Encode an RGB image (h, w, 3)."""
     from PIL import Image
@@ -753,7 +787,9 @@ def main() -> None:
         request = json.loads(line)
         limit_resources(request["limits"])
         try:
-            if "jpegs" in request:
+            if "image" in request:
+                send_image(request, request["image"], send)
+            elif "jpegs" in request:
                 send_poses(request, request["jpegs"], send)
             else:
                 decode(request, send)

@@ -79,7 +79,9 @@ class WorkerProcess:
         """
         self._seconds_left = wall_seconds
         try:
-            self._requests.write(json.dumps(request).encode() + b"\n")
+            rest = memoryview(json.dumps(request).encode() + b"\n")
+            while rest:  # a signal may interrupt the writing of a long request
+                rest = rest[self._requests.write(rest) or 0 :]
         except BrokenPipeError:
             raise WorkerEnded(self.process.wait()) from None
 

@@ -19,7 +19,11 @@ _PACKAGES = {
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnx", "onnxruntime"),
     "optuna": ("sweep", "optuna"),
+    "python_multipart": ("serve", "python-multipart"),
+    "starlette": ("serve", "starlette"),
     "torch": ("torch", "torch"),
+    "uvicorn": ("serve", "uvicorn"),
+    "websockets": ("serve", "websockets"),
 }
 # What no extra can list, because of its own requirements: jax2onnx would downgrade Orbax, which it
 # does not use here; cuDNN would bring another gigabyte, which compiling for absent GPUs does not

@@ -1,0 +1,183 @@
+"""Serve a page and an HTTP API on this machine: videos and a camera to captions.
+
+Open the address that it prints. The page translates a video with its captions, and a camera live;
+nothing leaves this machine, and uploaded videos are deleted as soon as they are translated. The API
+is described at /v1/openapi.json, and docs/serve.md has examples. SIGTERM and Ctrl-C let it finish
+what it has accepted; a second one ends it at once.
+
+Only this machine can connect. With --host=0.0.0.0 others can, with a token that is printed;
+browsers give a camera to pages of this machine alone, so prefer a tunnel: ssh -L
+8000:localhost:8000 HOST.
+
+Exit codes: 1 failed, 2 wrong usage or a port that is taken, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import argparse
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from signvit_jax.cli.inference_flags import DECODER_NAMES, add_checkpoint_flag
+from signvit_jax.cli.jax_setup import set_up_jax
+from signvit_jax.demo.packaged import MODEL
+from signvit_jax.files.local_paths import local_path, model_path_or_address
+from signvit_jax.runtime.command_line import integer, parser, positive
+from signvit_jax.runtime.exit_codes import UsageError
+from signvit_jax.runtime.optional_deps import import_optional
+from signvit_jax.runtime.standard_streams import clean
+
+if TYPE_CHECKING:
+    from signvit_jax.inference.translator import Translator
+    from signvit_jax.web.app import WebApp
+    from signvit_jax.web.settings import ServerSettings
+
+_MAX_PORT = 65_535
+_NEEDED = ("starlette", "uvicorn", "websockets", "python_multipart")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    if arguments.demo == (arguments.workdir is not None):
+        raise UsageError("give one of --workdir=FOLDER, a trained model, and --demo")
+    if arguments.port > _MAX_PORT:
+        raise UsageError(f"--port is {arguments.port}; allowed: 0 to {_MAX_PORT}")
+    for module in _NEEDED:
+        import_optional(module, "signvit serve", UsageError)
+    from signvit_jax.web import server
+    from signvit_jax.web.settings import LOOPBACK, MEBIBYTE, ServerSettings
+
+    is_local = arguments.host in LOOPBACK
+    token = None if is_local and not arguments.token else secrets.token_urlsafe(24)
+    own_names = () if is_local else (socket.gethostname().lower(),)
+    settings = ServerSettings(
+        host=arguments.host,
+        token=token,
+        host_names=(*own_names, *(name.lower() for name in arguments.host_name)),
+        decode=arguments.decode,
+        examples=arguments.examples,
+        is_demo=arguments.demo,
+        max_running=arguments.max_running,
+        max_waiting=arguments.max_waiting,
+        max_live=arguments.max_live,
+        max_upload_bytes=arguments.max_upload_mb * MEBIBYTE,
+        max_minutes=arguments.max_minutes,
+        idle_seconds=arguments.idle_seconds,
+    )
+    if settings.examples is not None:
+        from signvit_jax.media.takes import TakeFolder
+
+        TakeFolder(settings.examples)  # raises TakeError now, and not when an example is saved
+    listening = server.listen(settings, arguments.port)
+    with listening:
+        set_up_jax()
+        from signvit_jax.inference.translator import load_translator
+        from signvit_jax.web.app import WebApp
+        from signvit_jax.web.model_facts import model_facts
+
+        translator = load_translator(
+            MODEL if arguments.demo else arguments.workdir,
+            checkpoint=arguments.checkpoint,
+            backend=arguments.backend,
+            limits=settings.video_limits,
+        )
+        app = WebApp(translator, model_facts(translator.model, arguments.demo), settings)
+        warming = threading.Thread(
+            target=_warm_up, args=(translator, app, settings), name="warm_up", daemon=True
+        )
+        port = listening.getsockname()[1]
+
+        def ready() -> None:
+            warming.start()
+            _print_address(settings, port)
+
+        return server.run(app, listening, ready)
+
+
+def _warm_up(translator: "Translator", app: "WebApp", settings: "ServerSettings") -> None:
+    """Compile in the background: first what one client needs, then what several share."""
+    translator.warm_up(settings.decode)
+    translator.warm_up(settings.decode, live=True)
+    most = settings.max_running
+    if most > 1:
+        translator.warm_up(settings.decode, clips=most)
+        translator.share_batches(most)
+    app.is_warm = True
+    print("compiled; the first answers are as quick as later ones", file=sys.stderr, flush=True)
+
+
+def _print_address(settings: "ServerSettings", port: int) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    shown = {"0.0.0.0": socket.gethostname(), "[::]": socket.gethostname()}.get(host, host)
+    fragment = f"/#token={settings.token}" if settings.token else "/"
+    print(f"http://{shown}:{port}{fragment}", flush=True)
+    if not settings.is_local:
+        print(
+            f"warning: --host={clean(settings.host)} lets other machines connect, without "
+            "encryption; whoever has the token can send videos. Browsers give no camera to such an "
+            f"address: prefer ssh -L {port}:localhost:{port} {clean(socket.gethostname())}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    flags = parser(__doc__, "signvit serve --demo --port=8000")
+    flags.add_argument(
+        "--workdir",
+        type=model_path_or_address,
+        help="folder of a training run or an export, or an export on a hub "
+        "(hf://ORGANIZATION/NAME)",
+    )
+    flags.add_argument(
+        "--demo", action="store_true", help="the packaged model, which reads drawn signs only"
+    )
+    add_checkpoint_flag(flags)
+    flags.add_argument("--backend", choices=("jax", "onnx"), help="what encodes clips")
+    flags.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)"
+    )
+    flags.add_argument("--port", type=integer(0), default=8000, help="port; 0: any free one (8000)")
+    flags.add_argument(
+        "--host_name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name by which browsers address this machine",
+    )
+    flags.add_argument(
+        "--token", action="store_true", help="demand a token of this machine's users too"
+    )
+    flags.add_argument(
+        "--decode", choices=DECODER_NAMES, default="greedy", help="search for the text (greedy)"
+    )
+    flags.add_argument(
+        "--examples",
+        type=local_path,
+        metavar="FOLDER",
+        help="let the page save videos and their corrected texts here, for training; nothing is "
+        "saved without it",
+    )
+    limits = flags.add_argument_group("limits")
+    limits.add_argument(
+        "--max_running", type=integer(1), default=4, help="translations at the same time (4)"
+    )
+    limits.add_argument(
+        "--max_waiting", type=integer(0), default=16, help="translations that wait (16)"
+    )
+    limits.add_argument("--max_live", type=integer(0), default=4, help="live sessions (4)")
+    limits.add_argument(
+        "--max_upload_mb", type=integer(1), default=512, help="MiB of an uploaded video (512)"
+    )
+    limits.add_argument(
+        "--max_minutes", type=positive("minutes"), default=30.0, help="length of a video (30)"
+    )
+    limits.add_argument(
+        "--idle_seconds",
+        type=positive("seconds"),
+        default=30.0,
+        help="give up on a client that sends nothing for this long (30)",
+    )
+    return flags.parse_args(argv)

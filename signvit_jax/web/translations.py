@@ -1,0 +1,368 @@
+"""POST /v1/translate and /v1/captions: an uploaded video to texts with times."""
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeGuard
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from signvit_jax.cli.inference_flags import DECODER_NAMES
+from signvit_jax.config.errors import ConfigError
+from signvit_jax.errors.nearest import did_you_mean
+from signvit_jax.inference.options import InferenceOptions
+from signvit_jax.inference.subtitles import FORMATS, Segment, write
+from signvit_jax.inference.translator import Translation, Translator
+from signvit_jax.media.video import VideoDecodeError, read_header
+from signvit_jax.telemetry.prometheus import Metrics
+from signvit_jax.web.responses import (
+    RequestError,
+    json_line,
+    segment_document,
+    translation_document,
+)
+from signvit_jax.web.settings import ServerSettings
+from signvit_jax.web.uploads import Upload, received
+from signvit_jax.web.work_queue import Ticket, WorkQueue
+
+EVENTS = "application/x-ndjson"
+CAPTION_TYPES = {
+    "vtt": "text/vtt",
+    "srt": "application/x-subrip",
+    "txt": "text/plain",
+    "tsv": "text/tab-separated-values",
+    "json": "application/json",
+}
+_MAX_JSON_BYTES = 8 << 20
+_MAX_SEGMENTS = 20_000
+_MAX_TIME = 1e6  # seconds
+_PLACE_SECONDS = 1.0  # between two looks at the place in the queue
+_DRAIN_SECONDS = 2.0  # for which the rest of a refused upload is received and thrown away
+
+
+class _Stopped(Exception):
+    """The client has gone, so its translation ends."""
+
+
+class Translations:
+    """An ASGI application that translates the video of one request.
+
+    `as_captions`: answer with a caption file in place of JSON.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        settings: ServerSettings,
+        queue: WorkQueue,
+        metrics: Metrics,
+        threads: ThreadPoolExecutor,
+        *,
+        as_captions: bool = False,
+    ):
+        self._translator = translator
+        self._settings = settings
+        self._queue = queue
+        self._metrics = metrics
+        self._threads = threads
+        self._as_captions = as_captions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        began = time.monotonic()
+        status = 499  # the client has gone
+        try:
+            if self._as_captions and _is_json(request):
+                response = await self._write_captions(request)
+            else:
+                response = await self._translate(request, send)
+            status = response.status_code if response is not None else 200
+            if response is not None:
+                await response(scope, receive, send)
+        except RequestError as error:
+            status = error.status
+            await error.response()(scope, receive, send)
+            await _drain(receive)
+        except ClientDisconnect:
+            pass
+        finally:
+            self._metrics.add("signvit_requests_total", path=request.url.path, status=status)
+            self._metrics.observe(time.monotonic() - began)
+
+    async def _translate(self, request: Request, send: Send) -> Response | None:
+        """Return the answer; None if it has been sent, event by event."""
+        options = _Options.of(request, self._settings, self._as_captions)
+        wants_events = not self._as_captions and EVENTS in request.headers.get("accept", "")
+        limits = self._settings
+        with self._queue.enter() as ticket:
+            async with received(request, limits.max_upload_bytes, limits.idle_seconds) as upload:
+                self._metrics.add("signvit_upload_bytes_total", upload.size)
+                options = options.with_fields(upload.fields)
+                if wants_events:
+                    await self._send_events(request, send, upload, options, ticket)
+                    return None
+                found = None
+                async for event in self._events(request, upload, options, ticket):
+                    found = event if isinstance(event, Translation) else found
+                assert found is not None  # the last event, where nothing is raised
+        if self._as_captions:
+            return _captions(write(found.segments, options.format, found.seconds), options.format)
+        return JSONResponse(translation_document(found))
+
+    async def _send_events(
+        self, request: Request, send: Send, upload: Upload, options: "_Options", ticket: Ticket
+    ) -> None:
+        headers = [(b"content-type", f"{EVENTS}; charset=utf-8".encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        async def send_line(document: dict[str, object]) -> None:
+            await send(
+                {"type": "http.response.body", "body": json_line(document), "more_body": True}
+            )
+
+        try:
+            async for event in self._events(request, upload, options, ticket):
+                if isinstance(event, Translation):
+                    await send_line({"event": "done", **translation_document(event)})
+                else:
+                    await send_line(event)
+        except RequestError as error:
+            await send_line({"event": "error", **error.document()})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(
+        self, request: Request, upload: Upload, options: "_Options", ticket: Ticket
+    ) -> AsyncIterator[dict[str, object] | Translation]:
+        """Yield what happens to a video, and at last its translation.
+
+        Raises RequestError for a video that cannot be read, and ClientDisconnect.
+        """
+        told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def tell(event: dict[str, object]) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, event)
+
+        work = asyncio.create_task(self._work(upload, options, ticket, tell))
+        gone = asyncio.create_task(_disconnection(request))
+        place = -1
+        try:
+            await asyncio.sleep(0)  # the work begins, and knows its place
+            while not (work.done() and told.empty()):
+                if ticket.place not in (0, place):
+                    place = ticket.place
+                    yield {"event": "queued", "place": place}
+                news = asyncio.create_task(told.get())
+                done, _ = await asyncio.wait(
+                    {news, gone, work},
+                    timeout=_PLACE_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if news in done:
+                    yield news.result()
+                else:
+                    news.cancel()
+                if gone in done:
+                    raise ClientDisconnect
+                if work in done:
+                    await asyncio.sleep(0)  # what its thread told last is in the queue now
+            yield work.result()
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await work
+
+    async def _work(
+        self,
+        upload: Upload,
+        options: "_Options",
+        ticket: Ticket,
+        tell: Callable[[dict[str, object]], None],
+    ) -> Translation:
+        """Translate in a thread, when it is the turn of `ticket`. Raises RequestError."""
+        stop = threading.Event()
+
+        def translate() -> Translation:
+            header = read_header(upload.path, [], self._settings.video_limits)
+            tell({"event": "started", "seconds": header.seconds})
+
+            def on_segment(segment: Segment) -> None:
+                tell({"event": "segment", **segment_document(segment)})
+
+            def on_progress(seconds: float) -> None:
+                if stop.is_set():
+                    raise _Stopped
+                tell({"event": "progress", "seconds": seconds})
+
+            return self._translator.translate(
+                upload.path,
+                decode=options.decode,
+                on_segment=on_segment,
+                on_progress=on_progress,
+                **options.inference,
+            )
+
+        async with ticket.turn():
+            running = asyncio.get_running_loop().run_in_executor(self._threads, translate)
+            try:
+                found = await asyncio.shield(running)
+            except asyncio.CancelledError:
+                # The file stays open until the thread has left it: its number would be reused.
+                stop.set()
+                while not running.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait({running})
+                running.exception()
+                raise
+            except VideoDecodeError as error:
+                raise RequestError(
+                    422, "unreadable_video", f"the video cannot be read: {error.reason}"
+                ) from error
+            except ConfigError as error:
+                raise RequestError(400, "bad_option", str(error)) from error
+        self._metrics.add("signvit_video_seconds_total", found.seconds)
+        return found
+
+    async def _write_captions(self, request: Request) -> Response:
+        """Write segments that the client has, such as corrected ones, as a caption file."""
+        options = _Options.of(request, self._settings, as_captions=True)
+        segments, seconds = await read_segments(request)
+        return _captions(write(segments, options.format, seconds), options.format)
+
+
+class _Options:
+    """Options of a request: query parameters, or fields of its form. Raises RequestError."""
+
+    def __init__(self, values: dict[str, str], settings: ServerSettings, as_captions: bool):
+        self._values = values
+        self._settings = settings
+        self._as_captions = as_captions
+        allowed = ("decode", "min_confidence", *(("format",) if as_captions else ()))
+        for name in values:
+            if name not in allowed:
+                raise RequestError(
+                    400,
+                    "unknown_option",
+                    f"no option {name[:100]!r}; allowed: {', '.join(allowed)}"
+                    f"{did_you_mean(name[:100], allowed)}",
+                )
+        self.decode = values.get("decode", settings.decode)
+        self.format = values.get("format", "vtt")
+        _check_choice("decode", self.decode, DECODER_NAMES)
+        _check_choice("format", self.format, FORMATS)
+        self.inference = InferenceOptions()  # values that replace those of the model's config
+        if "min_confidence" in values:
+            self.inference["min_confidence"] = _share("min_confidence", values["min_confidence"])
+
+    @classmethod
+    def of(cls, request: Request, settings: ServerSettings, as_captions: bool) -> "_Options":
+        return cls(dict(request.query_params), settings, as_captions)
+
+    def with_fields(self, fields: dict[str, str]) -> "_Options":
+        """Return the options with those of the form."""
+        return _Options(self._values | fields, self._settings, self._as_captions)
+
+
+async def read_segments(request: Request) -> tuple[list[Segment], float | None]:
+    """Read `{"segments": [{"start", "end", "text"}], "seconds"}`. Raises RequestError."""
+    document = await read_json(request, _MAX_JSON_BYTES)
+    wrong = RequestError(
+        400,
+        "bad_segments",
+        'allowed: {"segments": [{"start": 0.0, "end": 1.5, "text": "..."}, ...], "seconds": 9.0}, '
+        f"at most {_MAX_SEGMENTS:,} segments, times from 0 to {_MAX_TIME:g}",
+    )
+    if not isinstance(document, dict) or not isinstance(document.get("segments"), list):
+        raise wrong
+    seconds = document.get("seconds")
+    if seconds is not None and not _is_time(seconds):
+        raise wrong
+    found = []
+    for item in document["segments"]:
+        if not isinstance(item, dict) or not isinstance(item.get("text"), str):
+            raise wrong
+        start, end, confidence = item.get("start"), item.get("end"), item.get("confidence")
+        if not _is_time(start) or not _is_time(end):
+            raise wrong
+        if confidence is not None and not _is_time(confidence):
+            raise wrong
+        found.append(Segment(start, end, item["text"], confidence=confidence))
+    if len(found) > _MAX_SEGMENTS:
+        raise wrong
+    return found, seconds
+
+
+async def read_json(request: Request, max_bytes: int) -> object:
+    """Read a small JSON body. Raises RequestError and ClientDisconnect."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise RequestError(413, "too_large", f"allowed: at most {max_bytes:,} bytes of JSON")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise RequestError(400, "bad_json", "the body is not JSON") from None
+
+
+def _is_time(value: object) -> TypeGuard[int | float]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 <= value <= _MAX_TIME
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+
+
+def _captions(text: str, caption_format: str) -> Response:
+    return Response(text, media_type=CAPTION_TYPES[caption_format])
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RequestError(
+            400,
+            "bad_option",
+            f"{name} is {value[:100]!r}; allowed: {', '.join(allowed)}"
+            f"{did_you_mean(value[:100], allowed)}",
+        )
+
+
+def _share(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise RequestError(
+            400, "bad_option", f"{name} is {text[:100]!r}; allowed: a number from 0 to 1"
+        )
+    return value
+
+
+async def _disconnection(request: Request) -> None:
+    """Wait until the client has gone; its body has been received."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _drain(receive: Receive) -> None:
+    """Receive the rest of a refused upload for a while.
+
+    A client that still sends would otherwise lose the answer with its connection.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return

@@ -1,0 +1,137 @@
+"""The web application with a translator that needs no model."""
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from signvit_jax.demo.packaged import CLIPS
+from signvit_jax.inference.frame_sources import PushedFrames
+from signvit_jax.inference.predictor import Hypothesis
+from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading
+from signvit_jax.inference.subtitles import Segment
+from signvit_jax.inference.translator import Translation
+from signvit_jax.media.video import Sampling, open_video
+from signvit_jax.text.words import Word
+from signvit_jax.web.app import WebApp
+from signvit_jax.web.model_facts import ModelFacts
+from signvit_jax.web.settings import ServerSettings
+
+CLIP = CLIPS / "test_000001.mp4"
+ADDRESS = "http://127.0.0.1:8000"
+
+
+class StubTranslator:
+    """Texts without a model: each second of a video is a segment.
+
+    While `gate` is closed, translations stand still after their first segment.
+    """
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.running = 0
+        self.finished = 0
+        self.paths: list[str] = []
+        self.options: list[dict] = []
+
+    def translate(self, clip, *, decode, on_segment, on_progress, **inference):
+        self.options.append({"decode": decode, **inference})
+        self.paths.append(clip)
+        self.running += 1
+        try:
+            with open_video(clip, Sampling(frame_rate=5.0)) as video:
+                count = sum(1 for _ in video.frames)
+            segments = []
+            for number in range(max(count // 5, 1)):
+                segment = Segment(number, number + 0.8, f"text {number}", -0.5, 0.9 - 0.2 * number)
+                segments.append(segment)
+                on_segment(segment)
+                on_progress(number + 1.0)
+                while not self.gate.wait(0.02):
+                    on_progress(number + 1.0)
+            self.finished += 1
+            return Translation(
+                text=" ".join(one.text for one in segments),
+                tokens=(),
+                score=-0.5,
+                confidence=0.7,
+                seconds=count / 5,
+                decoder=decode,
+                segments=tuple(segments),
+            )
+        finally:
+            self.running -= 1
+
+    def live(self, *, decode):
+        def read(images, rate):
+            text = f"{len(images)} frames"
+            return Reading(Hypothesis(text, (1, 2), -1.0, 0.5, (Word(text, 0.5),)), "partial")
+
+        captions = LiveCaptions(read, 6.0, 0.5, 0.1, 3)
+        return LiveSession(captions, PushedFrames(lambda image: image, 6.0))
+
+
+@pytest.fixture
+def stub() -> StubTranslator:
+    return StubTranslator()
+
+
+@pytest.fixture
+def make_client(stub):
+    """A function from settings to a client of the application, and the application."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**settings) -> tuple[TestClient, WebApp]:
+            facts = ModelFacts(
+                name="stub",
+                step=3,
+                data_set="mine",
+                sign_language=None,
+                text_language=None,
+                version="0",
+                is_demo=False,
+            )
+            app = WebApp(stub, facts, ServerSettings(**settings))
+            client = TestClient(app, base_url=ADDRESS)
+            return stack.enter_context(client), app
+
+        yield make
+
+
+@pytest.fixture
+def client(make_client) -> TestClient:
+    return make_client()[0]
+
+
+def video(path: Path = CLIP) -> bytes:
+    return path.read_bytes()
+
+
+def _files_without_names() -> set[str]:
+    """Temporary files that this process has open, of pytest too."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {name for name in found if name.endswith(" (deleted)")}
+
+
+_OTHERS = _files_without_names()
+
+
+def open_uploads() -> set[str]:
+    """Uploaded files that this process still has."""
+    return _files_without_names() - _OTHERS
+
+
+def until(check, seconds: float = 20.0):
+    end = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found

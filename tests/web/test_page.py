@@ -1,0 +1,239 @@
+"""The page in Chromium, served by the packaged model."""
+
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pysubs2
+import pytest
+
+from signvit_jax.demo.packaged import CLIPS, MODEL, demo_clips
+from tests.helpers.served import chromium, running_server, wait_until, write_camera
+
+# Compiled programs are those of the commands; what the tests compile is not optimized.
+pytestmark = pytest.mark.xdist_group("served")
+CLIP = demo_clips()[0]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running_server(f"--examples={tmp_path_factory.mktemp('examples')}") as running:
+        yield running
+
+
+class Page:
+    """The open page, and every address that the browser asked for."""
+
+    def __init__(self, browser, server, **options):
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.asked: list[str] = []
+        self.faults: list[str] = []
+        self.server = server
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.goto(server.address)
+        self.wait("#model", "trained on")
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).inner_text()
+
+    def wait(self, selector: str, text: str, seconds: float = 60.0) -> str:
+        return wait_until(lambda: text in (found := self.text(selector)) and found, seconds)
+
+    def texts(self) -> list[str]:
+        return [area.input_value() for area in self.page.locator("#transcript textarea").all()]
+
+    def check_origin(self) -> None:
+        """Every request went to the server itself, and no script failed."""
+        own = self.server.address.rstrip("/")
+        foreign = [url for url in self.asked if not url.removeprefix("blob:").startswith(own)]
+        assert foreign == [] and self.faults == []
+
+
+def translated() -> str:
+    from signvit_jax import load_translator
+
+    return load_translator(MODEL).translate(CLIP.video).text
+
+
+def test_an_upload_becomes_captions_that_equal_translate(server, tmp_path):
+    with chromium() as browser:
+        page = Page(browser, server, viewport={"width": 320, "height": 700})
+        page.page.set_input_files("#file", CLIP.video)
+        page.wait("#state", "Done")
+        assert page.texts() == [translated()] == [CLIP.text]
+        with page.page.expect_download() as download:
+            page.page.get_by_role("button", name=".vtt").first.click()
+        saved = tmp_path / "captions.vtt"
+        download.value.save_as(saved)
+        (event,) = pysubs2.load(str(saved)).events
+        assert event.text == CLIP.text and event.end > event.start
+        cues = "[...document.querySelector('track').track.cues].map((cue) => cue.text)"
+        wait_until(lambda: page.page.evaluate(cues) == [CLIP.text])
+        width = page.page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 320
+        # Corrected text is what is saved and shown.
+        page.page.locator("#transcript textarea").fill("corrected & <b>")
+        page.page.locator("#transcript textarea").blur()
+        wait_until(lambda: page.page.evaluate(cues) == ["corrected &amp; &lt;b&gt;"])
+        page.page.set_input_files("#file", CLIPS / "clips.csv")
+        assert "none of mp4" in page.wait("#video-error", "cannot be read")
+        page.check_origin()
+
+
+def test_a_camera_gives_the_text_within_three_seconds_of_the_clip(server, tmp_path):
+    seconds = write_camera(tmp_path / "camera.mjpeg", CLIP.video, 6.0)
+    flag = f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}"
+    with chromium(flag) as browser:
+        page = Page(browser, server, permissions=["camera"])
+        updates = []
+
+        def listen(socket) -> None:
+            socket.on("framereceived", lambda text: updates.append(json.loads(text)))
+
+        page.page.on("websocket", listen)
+        page.page.click("#start")
+        # The camera may be in the middle of the clip at first; the clip then comes once more.
+        page.wait("#final", CLIP.text)
+        behind = [
+            update["seconds"] - (segment["start"] + seconds)
+            for update in updates
+            for segment in update.get("final", ())
+            if segment["text"] == CLIP.text
+        ]
+        assert min(behind) <= 3.0
+        page.page.click("#stop")
+        page.wait("#camera-state", "Stopped")
+        assert page.page.locator("#final").get_attribute("aria-live") == "polite"
+        assert page.page.locator("#partial").get_attribute("aria-hidden") == "true"
+        page.check_origin()
+
+
+@pytest.mark.long
+def test_without_permission_the_page_says_what_to_do(server):
+    with chromium("--deny-permission-prompts") as browser:
+        page = Page(browser, server)
+        page.page.evaluate(
+            "navigator.mediaDevices.getUserMedia = async () => {"
+            " throw new DOMException('no', 'NotAllowedError'); }"
+        )
+        page.page.click("#start")
+        assert "Allow it" in page.wait("#camera-error", "not permitted")
+        assert page.page.is_enabled("#start")
+
+
+@pytest.mark.long
+def test_a_server_that_is_killed_and_comes_back_is_noticed(tmp_path):
+    flag = f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}"
+    write_camera(tmp_path / "camera.mjpeg", CLIP.video, 3.0)
+    with chromium(flag) as browser:
+        with running_server() as first:
+            page = Page(browser, first, permissions=["camera"])
+            page.page.click("#start")
+            page.wait("#camera-state", "Live")
+            first.process.kill()
+            page.wait("#connection", "does not answer")
+            page.wait("#camera-state", "tries again")
+            port = first.port
+        with running_server(port=port):
+            wait_until(lambda: page.page.locator("#connection").text_content() == "", 60)
+            page.wait("#camera-state", "Live")
+            page.wait("#final", CLIP.text)
+
+
+@pytest.mark.long
+def test_a_too_large_upload_is_refused_by_page_and_server(tmp_path):
+    large = tmp_path / "large.mp4"
+    large.write_bytes(CLIP.video.read_bytes() + bytes(3 << 20))
+    with running_server("--max_upload_mb=2") as server, chromium() as browser:
+        page = Page(browser, server)
+        page.page.set_input_files("#file", large)
+        page.wait("#video-error", "too large")
+        # The server too, which the page asks without knowing the limit.
+        page.page.evaluate("model.max_upload_bytes = 1e12")
+        page.page.set_input_files("#file", CLIP.video)
+        page.wait("#state", "Done")
+        page.page.set_input_files("#file", large)
+        assert "at most 2 MiB" in page.wait("#video-error", "too large")
+
+
+@pytest.mark.long
+def test_all_of_it_works_by_keyboard(server):
+    with chromium() as browser:
+        page = Page(browser, server)
+        keyboard = page.page.keyboard
+        focused = "document.activeElement.id || document.activeElement.textContent"
+
+        def tab_to(name: str) -> None:
+            for _ in range(60):
+                keyboard.press("Tab")
+                if page.page.evaluate(focused) == name:
+                    return
+            raise AssertionError(f"Tab never comes to {name}")
+
+        tab_to("large")
+        keyboard.press("Enter")
+        assert page.page.get_attribute("#large", "aria-pressed") == "true"
+        tab_to("file")
+        with page.page.expect_file_chooser() as chooser:
+            keyboard.press("Enter")
+        chooser.value.set_files(CLIP.video)
+        page.wait("#state", "Done")
+        tab_to("0:00.0")
+        keyboard.press("Enter")
+        wait_until(lambda: page.page.evaluate("document.getElementById('player').currentTime") > 0)
+        keyboard.press("Tab")
+        keyboard.press("Control+A")
+        keyboard.type("by hand")
+        tab_to(".txt")
+        with page.page.expect_download() as download:
+            keyboard.press("Enter")
+        assert Path(download.value.path()).read_text() == "by hand\n"
+        tab_to("start")
+
+
+def _axe() -> Path | None:
+    folders = [os.environ.get("AXE_CORE", ""), "node_modules/axe-core"]
+    candidates = [Path(folder) / "axe.min.js" for folder in folders if folder]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("look", ["light", "dark", "forced", "large"])
+def test_axe_finds_nothing_serious(server, look):
+    axe = _axe()
+    if axe is None:
+        pytest.skip("axe-core is not installed (npm install axe-core, or AXE_CORE=its folder)")
+    with chromium() as browser:
+        options = {"color_scheme": "dark" if look == "dark" else "light"}
+        if look == "forced":
+            options["forced_colors"] = "active"
+        page = Page(browser, server, viewport={"width": 420, "height": 900}, **options)
+        if look == "large":
+            page.page.click("#large")
+        page.page.set_input_files("#file", CLIP.video)
+        page.wait("#state", "Done")
+        page.page.evaluate(axe.read_text())
+        found = page.page.evaluate("axe.run().then((found) => JSON.stringify(found.violations))")
+        serious = [v["id"] for v in json.loads(found) if v["impact"] in ("serious", "critical")]
+        assert serious == []
+
+
+@pytest.mark.long
+def test_nothing_is_left_after_a_signal(tmp_path):
+    """A server that is stopped in the middle of an upload, and while it translates."""
+    head = b"POST /v1/translate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
+    with (
+        running_server(temporary=tmp_path) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as upload,
+    ):
+        upload.sendall(head + b"x" * 500_000)
+        time.sleep(1.0)
+        server.process.kill()
+        server.process.wait()
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and "upload" in path.name]
+    assert left == [] and shutil.disk_usage(tmp_path).free > 0
