@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from signvit_jax.captions.segments import Segment
 from signvit_jax.inference.frame_sources import Frame, FrameSource
 from signvit_jax.inference.joining import Joiner, count_repeated
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Cutter, Piece, Sign, block_means, is_new_shot, motion
-from signvit_jax.inference.subtitles import Segment
 from signvit_jax.text.words import Word, words_text
 
 # CTC detects the sign that is being made only when it has seen at least this many seconds of it.

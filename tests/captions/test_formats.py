@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from signvit_jax.inference.subtitles import FORMATS, Alternative, Segment, SubtitleError, write
+from signvit_jax.captions.formats import FORMATS, write
+from signvit_jax.captions.segments import Alternative, Segment, SubtitleError
 from signvit_jax.text.words import Word
 
 times = st.floats(-5, 20_000, allow_nan=False)
