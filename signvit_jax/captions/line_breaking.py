@@ -124,10 +124,17 @@ def line_text(units: Sequence[Unit]) -> str:
 
 
 def reads_right_to_left(text: str) -> bool:
-    """Return True if more letters of the text are of Arabic, Hebrew and the like than of others."""
-    kinds = [unicodedata.bidirectional(character) for character in text]
-    right = sum(kind in ("R", "AL") for kind in kinds)
-    return right > kinds.count("L")
+    """Return True if most words of the text are of Arabic, Hebrew and the like.
+
+    Where as many are not, its first letter decides.
+    """
+    is_right = [
+        kinds[0] != "L"
+        for word in text.split()
+        if (kinds := [k for c in word if (k := unicodedata.bidirectional(c)) in ("L", "R", "AL")])
+    ]
+    balance = 2 * sum(is_right) - len(is_right)
+    return balance > 0 or (balance == 0 and is_right[:1] == [True])
 
 
 def with_direction_marks(line: str) -> str:

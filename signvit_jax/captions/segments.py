@@ -1,4 +1,4 @@
-"""Segments, the timed texts of a video, and cues: segments in order, as caption files hold them."""
+"""The timed texts of a video: segments, and cues, which are segments as caption files hold them."""
 
 import dataclasses
 import math
