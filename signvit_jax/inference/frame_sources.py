@@ -1,4 +1,4 @@
-"""Frames of a stream: of a camera, of a file that is played, or of the caller."""
+"""Frames of a stream: pushed by the caller, of a camera, or of a file that is played."""
 
 import collections
 import importlib
@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from signvit_jax.runtime.optional_deps import import_optional
 _DAY_LONG = VideoLimits(
     max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0
 )
+_MAX_SECONDS = 1e8  # of a stream: three years
 
 __all__ = ["Image", "SourceError"]
 
@@ -83,13 +85,116 @@ class RecordedSource:
         pass
 
 
-class LiveSource:
-    """Frames timed by the clock as they arrive, collected by a thread.
+class PushedFrames:
+    """Frames that one thread pushes and another one, or the same, takes.
+
+    Args:
+        fit: Brings a frame to the model's size, in the thread that pushes. Raises ClipError.
+        seconds: Length of the queue. When it is full, the oldest frames are dropped.
+    """
+
+    def __init__(self, fit: Callable[[Image], Image], seconds: float):
+        self.dropped = 0
+        self._fit = fit
+        self._queue: collections.deque[Frame] = collections.deque(
+            maxlen=max(round(seconds * STORED_FRAME_RATE), 1)
+        )
+        self._changed = threading.Condition()
+        self._rate_limiter = _RateLimiter()
+        self._began: float | None = None  # when the first frame arrived, by time.monotonic()
+        self._follows_clock = False  # time passes between frames too
+        self._now = 0.0  # the time of the newest frame
+        self._has_ended = False
+        self._is_closed = False
+        self._error: Exception | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """True once further frames are refused."""
+        return self._has_ended or self._is_closed
+
+    def push(self, image: Image, seconds: float | None = None) -> bool:
+        """Add a frame at a time of the stream; return False, and ignore it, after the end.
+
+        `seconds`: never less than that of the frame before; None: by the clock, since the first
+        frame. Raises SourceError for another time.
+        """
+        if self.has_ended:
+            return False
+        arrived = time.monotonic()
+        if seconds is None:
+            self._follows_clock = True
+            seconds = arrived - (arrived if self._began is None else self._began)
+        self._check_time(seconds)
+        fitted = self._fit(image) if self._rate_limiter.keeps(seconds) else None
+        with self._changed:
+            if self.has_ended:
+                return False
+            if self._began is None:
+                self._began = arrived
+            self._now = seconds
+            if fitted is not None:
+                self.dropped += len(self._queue) == self._queue.maxlen
+                self._queue.append(Frame(seconds, fitted, arrived))
+            self._changed.notify_all()
+        return True
+
+    def end(self, error: Exception | None = None) -> None:
+        """End the stream; `error` is raised to the thread that takes."""
+        with self._changed:
+            self._has_ended = True
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the stream at once; frames that were not taken are given up."""
+        with self._changed:
+            self._is_closed = True
+            self._queue.clear()
+            self._changed.notify_all()
+
+    def take(self, until: float) -> TakenFrames:
+        with self._changed:
+            while not self._is_due(until):
+                self._changed.wait(until - self._time() if self._follows_clock else None)
+            return self._take_all()
+
+    def take_if_due(self, until: float) -> TakenFrames | None:
+        """As `take`, but return None instead of waiting."""
+        with self._changed:
+            return self._take_all() if self._is_due(until) else None
+
+    def _is_due(self, until: float) -> bool:
+        return self.has_ended or self._time() >= until
+
+    def _time(self) -> float:
+        """The time of the stream."""
+        if self._follows_clock and self._began is not None:
+            return max(self._now, time.monotonic() - self._began)
+        return self._now
+
+    def _take_all(self) -> TakenFrames:
+        if self._error is not None:
+            raise self._error
+        taken = list(self._queue)
+        self._queue.clear()
+        return TakenFrames(taken, self._time(), self.has_ended)
+
+    def _check_time(self, seconds: float) -> None:
+        is_number = isinstance(seconds, Real | np.number) and not isinstance(seconds, bool)
+        if not is_number or not self._now <= seconds <= _MAX_SECONDS:
+            raise SourceError(
+                f"a frame has the time {seconds!r}; allowed: seconds from {self._now:g}, those of "
+                f"the frame before it, to {_MAX_SECONDS:g}"
+            )
+
+
+class LiveSource(PushedFrames):
+    """Frames timed by the clock as they arrive, pushed by a thread.
 
     Args:
         open_frames: Called in the thread; gives the frames, and ends soon after its event is set.
-        fit: Brings a frame to the model's size.
-        seconds: Length of the queue. When it is full, the oldest frames are dropped.
+        fit, seconds: As in `PushedFrames`.
     """
 
     def __init__(
@@ -98,17 +203,9 @@ class LiveSource:
         fit: Callable[[Image], Image],
         seconds: float,
     ):
-        self.dropped = 0
+        super().__init__(fit, seconds)
         self._open_frames = open_frames
-        self._fit = fit
-        self._queue: collections.deque[Frame] = collections.deque(
-            maxlen=max(round(seconds * STORED_FRAME_RATE), 1)
-        )
-        self._changed = threading.Condition()
         self._stop = threading.Event()
-        self._ended = False
-        self._error: Exception | None = None
-        self._began: float | None = None  # when the first frame arrived
         self._thread: threading.Thread | None = None
 
     def take(self, until: float) -> TakenFrames:
@@ -117,44 +214,22 @@ class LiveSource:
                 target=self._collect, name="signvit_jax_frames", daemon=True
             )
             self._thread.start()
-        with self._changed:
-            while not self._ended and self._now() < until:
-                self._changed.wait(None if self._began is None else until - self._now())
-            if self._error is not None:
-                raise self._error
-            taken = list(self._queue)
-            self._queue.clear()
-            return TakenFrames(taken, self._now(), self._ended)
+        return super().take(until)
 
     def close(self) -> None:
         """End the thread; it stops after the frame that it waits for."""
         self._stop.set()
-
-    def _now(self) -> float:
-        return 0.0 if self._began is None else time.monotonic() - self._began
+        super().close()
 
     def _collect(self) -> None:
-        rate_limiter = _RateLimiter()
         try:
             for image in self._open_frames(self._stop):
-                arrived = time.monotonic()
-                began = arrived if self._began is None else self._began
-                if self._stop.is_set():
+                if not self.push(image):
                     return
-                fitted = self._fit(image) if rate_limiter.keeps(arrived - began) else None
-                with self._changed:
-                    if self._began is None:
-                        self._began = began
-                        self._changed.notify()
-                    if fitted is not None:
-                        self.dropped += len(self._queue) == self._queue.maxlen
-                        self._queue.append(Frame(arrived - began, fitted, arrived))
         except Exception as error:
-            self._error = error
+            self.end(error)
         finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify()
+            self.end()
 
 
 def open_source(

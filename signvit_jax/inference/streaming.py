@@ -13,14 +13,16 @@ agreed (`_next_begin`), and the end of a full window is read again by the next o
 
 import collections
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from signvit_jax.captions.segments import Segment
-from signvit_jax.inference.frame_sources import Frame, FrameSource
+from signvit_jax.inference.frame_sources import Frame, FrameSource, PushedFrames, TakenFrames
 from signvit_jax.inference.joining import Joiner, count_repeated
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Cutter, Piece, Sign, block_means, is_new_shot, motion
@@ -84,6 +86,8 @@ class LiveCaptions:
         self._window = window_seconds
         self._overlap = overlap
         self._every = every
+        self.due = every  # the time of the stream at which it is read next
+        self._unread = 0  # frames that were taken, and dropped before they were read
         # The last hypotheses, each with the time of its newest frame.
         self._votes: collections.deque[tuple[float, Hypothesis]] = collections.deque(maxlen=votes)
         self._held: collections.deque[Frame] = collections.deque()
@@ -97,41 +101,54 @@ class LiveCaptions:
 
     def follow(self, source: FrameSource) -> Iterator[StreamUpdate]:
         """Yield updates until the source ends."""
-        due, unread, ended = self._every, 0, False
         try:
-            while not ended:
-                frames, now, ended = source.take(due)
-                final: list[Segment] = []
-                for shot, is_new in self._shots(frames):
-                    if is_new:
-                        final += self._finish_shot()
-                        self._restart(shot[0].seconds)
-                    unread += self._hold(shot, now)
-                # If reading took longer than `every`, the updates that were due meanwhile are
-                # skipped, so that delays do not add up.
-                due += self._every * max(1, int((now - due) / self._every) + 1)
-                if not self._held or not (frames or ended):
-                    continue
-                newest = self._held[-1]
-                reading = self._read_window(ended)
-                self._votes.append((newest.seconds, reading.hypothesis))
-                text = self._majority().text
-                if self._has_times:
-                    final += self._final_pieces(ended)
-                else:
-                    final += self._final_votes(newest.seconds, ended)
-                if ended:
-                    final += self._joiner.finish()
-                yield StreamUpdate(
-                    seconds=now,
-                    partial=reading.partial,
-                    text=text,
-                    final=tuple(final),
-                    latency=time.monotonic() - newest.arrived,
-                    dropped=source.dropped + unread,
-                )
+            has_ended = False
+            while not has_ended:
+                taken = source.take(self.due)
+                has_ended = taken.has_ended
+                update = self.advance(taken, source.dropped)
+                if update is not None:
+                    yield update
         finally:
             source.close()
+
+    def advance(self, taken: TakenFrames, dropped: int) -> StreamUpdate | None:
+        """Read frames that a source gave for the time `due`; return None if there is no news.
+
+        `dropped` is the source's number of dropped frames.
+        """
+        frames, now, ended = taken
+        final: list[Segment] = []
+        if self._last is None and frames and frames[0].seconds > 0:  # it began at another time
+            self._restart(frames[0].seconds)
+        for shot, is_new in self._shots(frames):
+            if is_new:
+                final += self._finish_shot()
+                self._restart(shot[0].seconds)
+            self._unread += self._hold(shot, now)
+        # If reading took longer than `every`, the updates that were due meanwhile are skipped, so
+        # that delays do not add up.
+        self.due += self._every * max(1, int((now - self.due) / self._every) + 1)
+        if not self._held or not (frames or ended):
+            return None
+        newest = self._held[-1]
+        reading = self._read_window(ended)
+        self._votes.append((newest.seconds, reading.hypothesis))
+        text = self._majority().text
+        if self._has_times:
+            final += self._final_pieces(ended)
+        else:
+            final += self._final_votes(newest.seconds, ended)
+        if ended:
+            final += self._joiner.finish()
+        return StreamUpdate(
+            seconds=now,
+            partial=reading.partial,
+            text=text,
+            final=tuple(final),
+            latency=time.monotonic() - newest.arrived,
+            dropped=dropped + self._unread,
+        )
 
     def _shots(self, frames: list[Frame]) -> Iterator[tuple[list[Frame], bool]]:
         """Split the frames where a new shot begins; yield (frames, True if a new shot begins).
@@ -284,3 +301,86 @@ class LiveCaptions:
     def _words_since(self, seconds: float) -> tuple[Word, ...]:
         frames = [frame for frame in self._held if frame.seconds >= seconds]
         return self._read_frames(frames).hypothesis.words
+
+
+class LiveSession:
+    """Live captions of frames that are pushed: `Translator.live` makes it.
+
+    Frames may be pushed by one thread while another one reads the updates, or both by one. Leaving
+    the `with` block ends the session: the rest of the text becomes final with the updates that are
+    read after it. Leaving it by an exception cancels the session.
+    """
+
+    def __init__(self, captions: LiveCaptions, frames: PushedFrames):
+        self._captions = captions
+        self._frames = frames
+        self._reading = threading.Lock()
+        self._is_cancelled = False
+        self._is_over = False  # the last update has been read
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.end()
+        else:
+            self.cancel()
+
+    @property
+    def has_ended(self) -> bool:
+        """True once further frames are refused."""
+        return self._frames.has_ended
+
+    def push(self, frame: np.ndarray, seconds: float | None = None) -> bool:
+        """Add a frame, uint8 RGB (h, w, 3), that was taken at `seconds` of the stream.
+
+        Without `seconds` its time is that of the clock since the first frame. Frames beyond 25 a
+        second are passed over. At most those of a window wait to be read; then the oldest are
+        dropped, which `StreamUpdate.dropped` counts. Returns False after the end, when the frame is
+        ignored. Raises ClipError for another array, and SourceError for a time before the last one.
+        """
+        return self._frames.push(frame, seconds)
+
+    def updates(self, *, wait: bool = False) -> Iterator[StreamUpdate]:
+        """Yield the updates that are due, which are read in this thread.
+
+        That is one each `every` seconds of the stream; after the end a last one, with the rest of
+        the text. Reading that falls behind gives fewer updates and not later ones. With `wait`,
+        wait for frames of another thread, until the session has ended or is cancelled.
+        """
+        while not self._is_over:
+            with self._reading:
+                update = self._next_update(wait)
+            if update is None:
+                return
+            yield update
+
+    def end(self) -> None:
+        """Say that no frame will follow; what has not been read yet becomes final."""
+        self._frames.end()
+
+    def cancel(self) -> None:
+        """End at once, from any thread: `updates` yields nothing more."""
+        self._is_cancelled = True
+        self._frames.close()
+
+    def _next_update(self, wait: bool) -> StreamUpdate | None:
+        """Return the next update; None if it is not due yet, or there is no more."""
+        while not self._is_over:
+            take = self._frames.take if wait else self._frames.take_if_due
+            taken = take(self._captions.due)
+            if taken is None:
+                return None
+            self._is_over = taken.has_ended
+            update = (
+                None if self._is_cancelled else self._captions.advance(taken, self._frames.dropped)
+            )
+            if update is not None and not self._is_cancelled:
+                return update
+        return None

@@ -26,13 +26,13 @@ from signvit_jax.inference.clip_arguments import (
     checked_source,
     is_one_clip,
 )
-from signvit_jax.inference.frame_sources import SourceError, open_source
-from signvit_jax.inference.joining import join_windows
+from signvit_jax.inference.frame_sources import PushedFrames, SourceError, open_source
+from signvit_jax.inference.joining import Joiner
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.options import InferenceOptions
 from signvit_jax.inference.predictor import BatchDecoder, Hypothesis, Predictor
 from signvit_jax.inference.resting import CtcSign, evidence, is_frozen
-from signvit_jax.inference.streaming import LiveCaptions, Reading, StreamUpdate
+from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading, StreamUpdate
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.inference.windowing import (
     MOST_CTC_WINDOWS,
@@ -66,6 +66,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _READERS = 4  # files that are read at the same time, while the device computes
+_WINDOWS_UNTIL_PROGRESS = 4  # decoded together, where somebody waits for the segments
+
+OnSegment = Callable[[Segment], object]
+OnProgress = Callable[[float], object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +133,8 @@ class _Decoding:
     decoder: str
     seed: int
     predictor: Predictor
+    on_segment: OnSegment | None = None
+    on_progress: OnProgress | None = None
 
 
 class Translator:
@@ -153,6 +159,8 @@ class Translator:
         decode: str = ...,
         fps: float | None = ...,
         seed: int = ...,
+        on_segment: OnSegment | None = ...,
+        on_progress: OnProgress | None = ...,
         **inference: Unpack[InferenceOptions],
     ) -> Translation: ...
 
@@ -174,6 +182,8 @@ class Translator:
         decode: str = "greedy",
         fps: float | None = None,
         seed: int = 0,
+        on_segment: OnSegment | None = None,
+        on_progress: OnProgress | None = None,
         **inference: Unpack[InferenceOptions],
     ) -> Translation | list[Translation]:
         """Translate one clip to a `Translation`, or a list of clips to a list.
@@ -188,6 +198,9 @@ class Translator:
             decode: "greedy", "beam", "ctc", "ctc_beam" or "sample".
             fps: Frames per second of a clip of frames (default: the frame rate of training).
             seed: Of "sample": the text depends on it and on the clip's frames, not on other clips.
+            on_segment: Called in this thread with each segment of one clip, in order, as soon as
+                its text is final. What it raises ends the translation.
+            on_progress: Called likewise with the seconds of the video up to which texts are known.
             **inference: Values that replace those of `config.inference`, such as `beam_size=8`.
 
         Raises VideoDecodeError for a file that cannot be read, ClipError for a clip of another
@@ -195,10 +208,15 @@ class Translator:
         """
         is_list = isinstance(clip, list | tuple) and not is_one_clip(clip)
         clips = cast(Sequence[AnyClip], clip) if is_list else [cast(AnyClip, clip)]
+        if is_list and (on_segment or on_progress):
+            raise ConfigError(
+                f"on_segment and on_progress are for one clip, and there is a list of {len(clips)}"
+                "; translate them one by one"
+            )
+        predictor = self._predictor(decode, **inference)
+        decoding = _Decoding(decode, checked_seed(seed), predictor, on_segment, on_progress)
         found = []
-        for translation in self.translate_each(
-            clips, decode=decode, fps=fps, seed=seed, **inference
-        ):
+        for translation in self._translations(clips, checked_rate(fps), decoding):
             if isinstance(translation, VideoDecodeError):
                 raise translation
             found.append(translation)
@@ -274,30 +292,25 @@ class Translator:
         VideoDecodeError and ClipError between updates.
         """
         source_frames, fps = checked_source(frames), checked_rate(fps, SourceError)
-        check_pace(every, votes)
-        predictor = self._live_predictor(decode, **inference)
-        config, data = predictor.config, self.model.config.data
+        captions, max_seconds = self._live_captions(decode, every, votes, **inference)
+        short_side = 2 * self.model.config.data.image_size
+        source = open_source(source_frames, fps, self._fit, short_side, max_seconds)
+        return captions.follow(source)
 
-        def fit(frame: np.ndarray) -> np.ndarray:
-            check_frames(np.asarray(frame)[None])
-            return fit_frames([frame], data.image_size, data.resize_mode)[0]
+    def live(
+        self,
+        *,
+        decode: str = "greedy",
+        every: float = 0.5,
+        votes: int = 3,
+        **inference: Unpack[InferenceOptions],
+    ) -> LiveSession:
+        """Begin a session of live captions, to which frames are pushed; arguments as in `stream`.
 
-        decoding = _Decoding(decode, 0, predictor)
-
-        def read(held: Sequence[np.ndarray], rate: float) -> Reading:
-            window = sample_window(held, rate, data)
-            (found,) = self._decode([window], decoding)
-            ctc = found["ctc"]
-            signs = None
-            if self.model.ctc_gives_times:
-                signs = tuple(to_video_time(window, ctc.ctc_signs))
-            return Reading(self._unless_rest(window, found, decoding), ctc.text, signs)
-
-        max_seconds = longest_window(data, config)
-        source = open_source(source_frames, fps, fit, 2 * data.image_size, max_seconds)
-        return LiveCaptions(
-            read, max_seconds, config.window_overlap, every, votes, config.rest_seconds
-        ).follow(source)
+        docs/decoding.md has an example. Raises ConfigError.
+        """
+        captions, max_seconds = self._live_captions(decode, every, votes, **inference)
+        return LiveSession(captions, PushedFrames(self._fit, max_seconds))
 
     def warm_up(
         self,
@@ -352,6 +365,36 @@ class Translator:
         )
         return seconds
 
+    def _fit(self, frame: np.ndarray) -> np.ndarray:
+        """Bring a frame to the model's size. Raises ClipError."""
+        check_frames(np.asarray(frame)[None])
+        data = self.model.config.data
+        return fit_frames([frame], data.image_size, data.resize_mode)[0]
+
+    def _live_captions(
+        self, decode: str, every: float, votes: int, **inference: Unpack[InferenceOptions]
+    ) -> tuple[LiveCaptions, float]:
+        """Return captions, and the seconds of the longest window. Raises ConfigError."""
+        check_pace(every, votes)
+        predictor = self._live_predictor(decode, **inference)
+        config, data = predictor.config, self.model.config.data
+        decoding = _Decoding(decode, 0, predictor)
+
+        def read(held: Sequence[np.ndarray], rate: float) -> Reading:
+            window = sample_window(held, rate, data)
+            (found,) = self._decode([window], decoding)
+            ctc = found["ctc"]
+            signs = None
+            if self.model.ctc_gives_times:
+                signs = tuple(to_video_time(window, ctc.ctc_signs))
+            return Reading(self._unless_rest(window, found, decoding), ctc.text, signs)
+
+        max_seconds = longest_window(data, config)
+        captions = LiveCaptions(
+            read, max_seconds, config.window_overlap, every, votes, config.rest_seconds
+        )
+        return captions, max_seconds
+
     def _translate_group(
         self,
         group: Sequence[VideoInput | VideoDecodeError],
@@ -382,6 +425,7 @@ class Translator:
     ) -> Translation:
         hypothesis = self._timed(window, found, decoding)
         segment = to_segment(window, hypothesis)
+        _report([segment] if hypothesis.text else [], video.seconds, decoding)
         warning = frame_rate_warning(window, video.fps, self.model.config.data)
         return Translation(
             text=hypothesis.text,
@@ -399,18 +443,25 @@ class Translator:
 
     def _translate_recording(self, video: VideoInput, decoding: _Decoding) -> Translation:
         data, config = self.model.config.data, decoding.predictor.config
-        pieces: list[Segment] = []
+        joiner = Joiner(2 * longest_window(data, config))
+        segments: list[Segment] = []
         warning: str | None = None  # the first one
         max_evidence = 0.0
-        for windows in itertools.batched(video.windows, config.batch_size):
+        has_listener = decoding.on_segment or decoding.on_progress
+        together = min(config.batch_size, _WINDOWS_UNTIL_PROGRESS if has_listener else math.inf)
+        for windows in itertools.batched(video.windows, int(together)):
+            joined: list[Segment] = []
             for window, found in zip(windows, self._decode(windows, decoding)):
                 hypothesis = self._timed(window, found, decoding)
-                pieces.append(to_segment(window, hypothesis))
+                joined += joiner.add(to_segment(window, hypothesis))
                 if self.model.has_trained_ctc:
                     max_evidence = max(max_evidence, evidence(found["ctc"].ctc_signs))
                 warning = warning or frame_rate_warning(window, video.fps, data)
-        max_seconds = 2 * longest_window(data, config)
-        segments = tuple(join_windows(pieces, max_seconds))
+            segments += joined
+            _report(joined, windows[-1].end, decoding)
+        joined = joiner.finish()
+        segments += joined
+        _report(joined, video.seconds, decoding)
         words = tuple(word for segment in segments for word in segment.words)
         scores = [one.score for one in segments if one.score is not None]
         confidences = [one.confidence for one in segments if one.confidence is not None]
@@ -422,7 +473,7 @@ class Translator:
             seconds=video.seconds,
             decoder=decoding.decoder,
             words=words,
-            segments=segments,
+            segments=tuple(segments),
             evidence=max_evidence if self.model.has_trained_ctc else None,
             warnings=(warning,) if warning else (),
         )
@@ -494,3 +545,12 @@ class Translator:
         """Decode windows; return decoder -> hypothesis for each of them."""
         frames = [window.frames for window in windows]
         return self._batches.decode(frames, decoding.seed, decoding.predictor)
+
+
+def _report(segments: Sequence[Segment], seconds: float, decoding: _Decoding) -> None:
+    """Tell the listeners of a translation which segments became final, and how far it has come."""
+    if decoding.on_segment is not None:
+        for segment in segments:
+            decoding.on_segment(segment)
+    if decoding.on_progress is not None:
+        decoding.on_progress(seconds)

@@ -16,13 +16,15 @@ from signvit_jax.inference import frame_sources, streaming
 from signvit_jax.inference.frame_sources import (
     Frame,
     LiveSource,
+    PushedFrames,
     RecordedSource,
     SourceError,
+    TakenFrames,
     open_source,
 )
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Sign
-from signvit_jax.inference.streaming import LiveCaptions, Reading
+from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading
 from signvit_jax.text.words import Word
 
 RATE = 10.0
@@ -248,7 +250,8 @@ def test_slow_reading_gives_fewer_hypotheses_not_later_ones(monkeypatch):
         def take(self, until):
             late.append(clock.now - until)
             clock.now = max(clock.now, until)
-            return [Frame(clock.now, frame(1), clock.now)], clock.now, clock.now > 10
+            frames = [Frame(clock.now, frame(1), clock.now)]
+            return TakenFrames(frames, clock.now, clock.now > 10)
 
         def close(self):
             pass
@@ -378,3 +381,121 @@ def test_without_opencv_a_camera_is_read_by_pyav(monkeypatch, camera):
 def test_an_impossible_rate_is_refused():
     with pytest.raises(SourceError, match=r"fps is -1"):
         open_source([], -1, unchanged, 8, 6.0)
+
+
+def session(read=read_values, seconds=6.0, **options) -> LiveSession:
+    return LiveSession(captions(read, **options), PushedFrames(unchanged, seconds))
+
+
+SENTENCES = [0] * 10 + [1] * 10 + [2] * 10 + [0] * 60 + [3] * 20 + [0] * 40
+
+
+def push_all(live, values, begin=0.0) -> list:
+    """Push a frame for each value, ten per second, reading in between; return the updates."""
+    updates = []
+    for number, value in enumerate(values):
+        assert live.push(frame(value), begin + number / RATE)
+        updates += live.updates()
+    return updates
+
+
+@pytest.mark.parametrize("begin", [0.0, 5000.0])
+def test_a_session_gives_the_text_of_the_stream(begin):
+    with session() as live:
+        updates = push_all(live, SENTENCES, begin)
+    updates += live.updates()
+    expected = final(follow(SENTENCES))
+    found = final(updates)
+    assert [text for *_, text in found] == [text for *_, text in expected]
+    # A session reads the frame that makes an update due; a recording the ones before it.
+    assert [start - begin for start, *_ in found] == pytest.approx(
+        [start for start, *_ in expected], abs=0.5
+    )
+    assert list(live.updates()) == []
+
+
+def test_updates_come_when_they_are_due_and_not_before():
+    live = session()
+    assert list(live.updates()) == []
+    for number in range(5):
+        live.push(frame(1), number / RATE)
+    assert list(live.updates()) == []
+    live.push(frame(1), 0.5)
+    (update,) = live.updates()
+    assert update.seconds == 0.5 and update.text == "s1" and update.final == ()
+    assert list(live.updates()) == []
+
+
+def test_leaving_the_session_makes_the_rest_final_and_an_exception_does_not():
+    with session() as live:
+        push_all(live, [1] * 12)
+    (update,) = live.updates()
+    assert [segment.text for segment in update.final] == ["s1"]
+    assert not live.push(frame(1), 10.0)
+    with pytest.raises(OSError, match="unplugged"), session() as live:
+        push_all(live, [1] * 12)
+        raise OSError("unplugged")
+    assert list(live.updates()) == [] and live.has_ended
+
+
+def test_a_thread_waits_for_updates_until_the_session_ends():
+    found = []
+    live = session()
+    reader = threading.Thread(target=lambda: found.extend(live.updates(wait=True)))
+    reader.start()
+    for number in range(12):
+        live.push(frame(1), number / RATE)
+    live.end()
+    reader.join(100)
+    assert not reader.is_alive()
+    assert [segment.text for update in found for segment in update.final] == ["s1"]
+
+
+@pytest.mark.parametrize("while_reading", [False, True])
+def test_cancelling_ends_a_thread_that_waits_or_reads(while_reading):
+    found, reads = [], threading.Event()
+    goes_on = threading.Event()
+
+    def read(images, rate):
+        reads.set()
+        assert goes_on.wait(100)
+        return read_values(images, rate)
+
+    live = session(read)
+    reader = threading.Thread(target=lambda: found.extend(live.updates(wait=True)))
+    reader.start()
+    if while_reading:
+        live.push(frame(1), 0.0)
+        live.push(frame(1), 1.0)
+        assert reads.wait(100)
+    live.cancel()
+    goes_on.set()
+    reader.join(100)
+    assert not reader.is_alive() and found == []
+
+
+def test_frames_that_nobody_reads_are_dropped_and_counted():
+    live = session(seconds=0.4)  # ten frames
+    for number in range(30):
+        live.push(frame(1), number / RATE)
+    (update,) = live.updates()
+    assert update.dropped == 20
+
+
+@pytest.mark.parametrize("seconds", [0.9, -1.0, float("nan"), float("inf"), "1", True, 1e9])
+def test_a_time_that_cannot_be_is_refused(seconds):
+    live = session()
+    live.push(frame(1), 1.0)
+    with pytest.raises(SourceError, match=r"allowed: seconds from 1"):
+        live.push(frame(1), seconds)
+    live.push(frame(1), 1.0)
+
+
+def test_frames_without_times_are_timed_by_the_clock(monkeypatch):
+    clock = run_by(monkeypatch, Clock())
+    live = session()
+    for _ in range(6):
+        live.push(frame(1))
+        clock.now += 0.1
+    (update,) = live.updates()
+    assert update.seconds == pytest.approx(0.6)

@@ -259,6 +259,56 @@ def test_a_streamed_file_is_played_at_its_frame_rate(translator, trained):
     assert updates and updates[-1].seconds > 0
 
 
+def test_a_live_session_reads_what_a_stream_reads(translator, trained):
+    frames = [*read_video(trained.video(1)).frames] * 3
+    streamed = list(translator.stream(frames, fps=10, window_seconds=1.0))
+    updates = []
+    with translator.live(window_seconds=1.0) as session:
+        for number, frame in enumerate(frames):
+            session.push(frame, number / 10)
+            updates += session.updates()
+    updates += session.updates()
+    assert len(updates) == pytest.approx(len(streamed), abs=1)
+    words = [
+        [word.text for update in each for segment in update.final for word in segment.words]
+        for each in (updates, streamed)
+    ]
+    assert words[0][:3] == words[1][:3] != []
+    with pytest.raises(ClipError, match="float32"), translator.live() as session:
+        session.push(np.zeros((8, 8, 3), np.float32), 0.0)
+    with pytest.raises(ConfigError, match="bream"):
+        translator.live(decode="bream")
+
+
+def test_segments_of_a_recording_are_told_as_they_become_final(translator, recording):
+    told, reached = [], []
+    found = translator.translate(
+        recording, **WINDOWS, on_segment=told.append, on_progress=reached.append
+    )
+    assert tuple(told) == found.segments and len(told) > 1
+    assert reached == sorted(reached) and reached[-1] == found.seconds
+    assert found == translator.translate(recording, **WINDOWS)
+
+
+def test_a_clip_is_told_once_and_a_list_is_refused(translator, trained):
+    told = []
+    found = translator.translate(trained.video(1), on_segment=told.append)
+    assert tuple(told) == found.segments != ()
+    with pytest.raises(ConfigError, match="list of 2"):
+        translator.translate([trained.video(1)] * 2, on_segment=told.append)
+
+
+def test_what_a_listener_raises_ends_the_translation(translator, recording):
+    class Stopped(Exception):
+        pass
+
+    def stop(_):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        translator.translate(recording, **WINDOWS, on_segment=stop)
+
+
 def test_a_stream_refuses_invalid_frames(translator):
     with pytest.raises(ClipError, match="float32"):
         list(translator.stream([np.zeros((8, 8, 3), np.float32)], fps=10))
