@@ -52,26 +52,8 @@ def add_caption_flags(flags: FlagParser) -> None:
         help=f"{', '.join(FORMATS)}; several with commas between, or all, which stands for "
         f"{','.join(USUAL_FORMATS)}. json also holds words, and alternatives with --n_best (txt)",
     )
-    group = flags.add_argument_group(
-        "captions", "of srt, vtt, ass, ttml and videos; without these flags a text is one line"
-    )
-    group.add_argument(
-        "--max_line_width", type=integer(1), metavar="N", help="characters of a line, such as 42"
-    )
-    group.add_argument(
-        "--max_line_count", type=integer(1), metavar="N", help="lines at a time, such as 2"
-    )
-    group.add_argument(
-        "--min_cue_seconds", type=positive("seconds"), metavar="S", help="shortest time, such as 1"
-    )
-    group.add_argument(
-        "--max_cue_seconds", type=positive("seconds"), metavar="S", help="longest time, such as 7"
-    )
-    group.add_argument(
-        "--max_reading_speed",
-        type=positive("characters per second"),
-        metavar="N",
-        help="characters per second that people have to read, such as 17",
+    group = add_layout_flags(
+        flags, "of srt, vtt, ass, ttml and videos; without these flags a text is one line"
     )
     group.add_argument(
         "--word_times",
@@ -91,6 +73,38 @@ def add_caption_flags(flags: FlagParser) -> None:
         action="store_true",
         help=f"also write each video with captions that players can switch on (NAME{SOFT})",
     )
+
+
+def add_layout_flags(flags: FlagParser, about: str) -> argparse._ArgumentGroup:
+    """Add the flags of `caption_layout`; return their group."""
+    group = flags.add_argument_group("captions", about)
+    group.add_argument(
+        "--max_line_width", type=integer(1), metavar="N", help="characters of a line, such as 42"
+    )
+    group.add_argument(
+        "--max_line_count", type=integer(1), metavar="N", help="lines at a time, such as 2"
+    )
+    group.add_argument(
+        "--min_cue_seconds", type=positive("seconds"), metavar="S", help="shortest time, such as 1"
+    )
+    group.add_argument(
+        "--max_cue_seconds", type=positive("seconds"), metavar="S", help="longest time, such as 7"
+    )
+    group.add_argument(
+        "--max_reading_speed",
+        type=positive("characters per second"),
+        metavar="N",
+        help="characters per second that people have to read, such as 17",
+    )
+    return group
+
+
+def caption_layout(flags: argparse.Namespace) -> CaptionLayout:
+    """Return the layout of parsed flags. Raises UsageError for flags that contradict each other."""
+    try:
+        return CaptionLayout(**{name: getattr(flags, name) for name in _LAYOUT})
+    except SubtitleError as error:
+        raise UsageError(str(error)) from error
 
 
 def caption_settings(flags: argparse.Namespace) -> CaptionSettings:
@@ -113,14 +127,14 @@ def caption_settings(flags: argparse.Namespace) -> CaptionSettings:
         )
     if flags.font is not None and not flags.burn_in:
         raise UsageError("--font is the font of --burn_in; add that, or leave --font out")
-    try:
-        layout = CaptionLayout(**{name: getattr(flags, name) for name in _LAYOUT})
-        if flags.font is not None:
-            from signvit_jax.captions.drawing import font_for
+    layout = caption_layout(flags)
+    if flags.font is not None:
+        from signvit_jax.captions.drawing import font_for
 
+        try:
             font_for([], flags.font)
-    except SubtitleError as error:
-        raise UsageError(str(error)) from error
+        except SubtitleError as error:
+            raise UsageError(str(error)) from error
     return CaptionSettings(
         formats, layout, flags.word_times, flags.burn_in, flags.soft_subtitles, flags.font
     )
