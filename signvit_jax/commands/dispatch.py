@@ -40,6 +40,7 @@ COMMANDS = {
     "data_report": Command("signvit_jax.commands.data_report", "show what a data set holds"),
     "train": Command("signvit_jax.commands.train", "train a model, or resume a run"),
     "eval": Command("signvit_jax.commands.eval", "score a model on a split, with a report"),
+    "compare": Command("signvit_jax.comparing.command", "compare models on the same clips"),
     "translate": Command("signvit_jax.commands.translate", "translate videos; subtitles"),
     "live": Command("signvit_jax.live.command", "caption a camera or a file, live"),
     "export": Command("signvit_jax.commands.export", "write a model in a smaller or portable form"),
