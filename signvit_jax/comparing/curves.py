@@ -42,7 +42,7 @@ def curves_png(sides: Sequence[Side]) -> bytes | None:
     ):
         figure = Figure(figsize=(11, 0.6 + 2.8 * rows), layout="constrained")
         axes = figure.subplots(rows, 2, squeeze=False).flat
-        for axis, name in zip(axes, names):
+        for name, axis in zip(names, axes):  # takes no axis beyond the names
             for number, side in enumerate(sides):
                 steps, values = side.metrics.get(name, ([], []))
                 factor = 100.0 if name in _PERCENT else 1.0

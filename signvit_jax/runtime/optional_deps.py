@@ -17,6 +17,10 @@ _PACKAGES = {
     "jax2onnx": ("onnx", "jax2onnx"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnx", "onnxruntime"),
+    # Each for itself: no extra lists them.
+    "mlflow": ("", "mlflow-skinny"),
+    "trackio": ("", "trackio"),
+    "wandb": ("", "wandb"),
     "torch": ("torch", "torch"),
 }
 # What no extra can list, because of its own requirements: jax2onnx would downgrade Orbax, which it
