@@ -148,7 +148,7 @@ def tracker_names(text: str) -> tuple[str, ...]:
 
 
 class BackgroundTracker:
-    """A tracker in a thread of its own, which is opened there too."""
+    """A tracker in a thread of its own, which opens it for the first metrics."""
 
     def __init__(self, name: str, run: TrackedRun, ids_file: Path):
         """`ids_file` keeps the ids of the run for when it resumes, by tracker."""
@@ -190,13 +190,11 @@ class BackgroundTracker:
         # Named as a file is in the messages of observers.
         path = Path(f"tracker {self._name}")
         records = Records(path, self._send)
-        opening = Observer(path)
-        opening.attempt(self._opened)
         while (record := self._waiting.get()) is not None:
             records.add(*record)
         records.close()
         if self._tracker is not None:
-            opening.attempt(self._tracker.finish)
+            Observer(path).attempt(self._tracker.finish)
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         self._opened().log(step, values)
