@@ -129,7 +129,7 @@ STUDENTS = {
     "student": Row("MobileNetV3 at 0.35 of its width, alone", STUDENT),
     "distilled": Row("the same with a teacher", STUDENT, has_teacher=True),
 }
-# Crops of hands, of images with more pixels than `small` looks at.
+# Crops of hands, cut out of images that are larger than those of `small`.
 _LARGE = (
     "data.image_size=160",
     "model.encoder.view_size=48",

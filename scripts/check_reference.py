@@ -192,7 +192,7 @@ def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
 
 
 def _trained(vectors: Vectors, config: Config, settings: Mapping) -> Iterator[Check]:
-    """Compare the model after more training, which ends its hypotheses: ids can be compared."""
+    """Compare the model after more training: its hypotheses end, so that ids can be compared."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
     _, parts = _gradient(ModelDefinition(config, settings["vocab_size"]), config.training)(

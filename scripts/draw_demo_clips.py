@@ -1,4 +1,4 @@
-"""Write the demo's clips: the first of a drawn split, as small MP4 files and a table.
+"""Write the demo's clips: the first of a split of synthetic_signs, as MP4 files and a table.
 
 python scripts/draw_demo_clips.py --output=signvit_jax/demo/clips
 """
@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--split", default="test", help="split to draw from (test)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data set (0)")
-    parser.add_argument("--clips", type=int, default=10, help="the first clips (10)")
+    parser.add_argument("--clips", type=int, default=10, help="number of clips (10)")
     parser.add_argument("--size", type=int, default=160, help="pixels (160)")
     flags = parser.parse_args()
     options = Options(size=flags.size)

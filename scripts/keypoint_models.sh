@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the two pose models that `signvit build ... --keypoints=mediapipe` runs.
+# Downloads the two pose models that `signvit build ... --keypoints=mediapipe` runs.
 #   bash scripts/keypoint_models.sh [FOLDER] [WHEEL]                # default: build/keypoint_models
 # They are in the wheel of mediapipe 0.10.21 (Apache-2.0; later releases have no models in them),
 # which pip downloads, 36 MB, unless it is given. Nothing of it is installed. This is the only step

@@ -125,7 +125,7 @@ def _is_text(node: ast.BinOp) -> bool:
 class Mutant:
     """One change of a file."""
 
-    id: str  # the same as long as the change and the text of its line are
+    id: str  # a hash of the change and the text of its line
     file: str  # relative to the repository
     line: int  # first line of the changed code, from 1
     end: int  # its last line
@@ -147,7 +147,7 @@ def _mutants_of_file(root: Path, file: str, lines: range) -> Iterator[Mutant]:
     starts = [0]  # of each line, in bytes, as ast counts columns
     for line in source_lines:
         starts.append(starts[-1] + len(line))
-    num_same: dict[str, int] = {}  # equal changes on lines with equal text so far
+    num_same: dict[str, int] = {}  # how often each change was made to a line with the same text
     for node, replacement, kind in mutants(original.decode()):
         if node.lineno not in lines:
             continue
@@ -158,8 +158,8 @@ def _mutants_of_file(root: Path, file: str, lines: range) -> Iterator[Mutant]:
         text = "pass" if replacement is None else ast.unparse(replacement)
         if isinstance(node, ast.expr):
             text = f"({text})"
-        # The identity is the change and the text of its line: a change elsewhere in the file does
-        # not give the mutant another one.
+        # The id depends on the change and the text of its line, so that it stays when other lines
+        # of the file change.
         line_text = source_lines[node.lineno - 1].strip().decode()
         key = json.dumps([file, kind, before, text, line_text])
         num_same[key] = num_same.get(key, 0) + 1

@@ -258,9 +258,9 @@ def serve() -> None:
 
 
 def _end_orphans() -> None:
-    """End the processes that tests started and left, which a mutant may keep from ending.
+    """End the processes that tests left behind; as a subreaper, this process is now their parent.
 
-    This process has inherited them.
+    A mutant may keep them from ending by themselves.
     """
     while orphans := _children():
         for orphan in orphans:
@@ -287,7 +287,7 @@ def try_all(
 
     Fills `workers` with the processes that it starts. Returns a result, or None, for each mutant.
     """
-    endings = tuple(arguments.files.split(","))  # of "", which all names have, without --files
+    endings = tuple(arguments.files.split(","))  # without --files: "", with which all names end
     wanted = all_mutants(ROOT, [file for file in FILES if file.endswith(endings)], arguments.lines)
     results: dict[str, dict] = {}
     if arguments.results.exists():

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up the environment and runs all checks: ruff, codespell, pyright, then the tests, with the
-# shapes in signatures checked. `--long` adds the tests marked long, `--long-slice` those of them
-# that are this commit's turn (about three minutes); other arguments go to pytest.
+# shapes in signatures checked. `--long` adds the tests marked long, `--long-slice` a part of them
+# that depends on the commit (about three minutes); other arguments go to pytest.
 #   bash scripts/test.sh
 #   bash scripts/test.sh --long-slice
 #   bash scripts/test.sh --long

@@ -80,7 +80,7 @@ def write_shards(
     except ImportError as error:
         raise BeamMissing(
             f"--beam_runner={runner} needs Apache Beam: {install_command('apache_beam')}; "
-            "without the option this machine builds"
+            "without the option, this machine builds the data set itself"
         ) from error
     with beam.Pipeline(
         runner=runner, options=beam.options.pipeline_options.PipelineOptions([])

@@ -64,7 +64,7 @@ from tfds_builders.shards import PLAN_NAME, SplitWriter, open_folder
 from tfds_builders.splits import assign_splits, split_notes
 
 REPORT_NAME = "build_report.json"
-# Version of the frames that are stored of a file: no build resumes after shards of another version.
+# Version of how frames are read from a file. A build does not reuse shards of another version.
 READER = 2
 
 
@@ -266,8 +266,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def settings(self) -> dict[str, object]:
         """Return every option that changes the result, as JSON values.
 
-        Without keypoints nothing says so, as in earlier releases. Not the number of workers, nor
-        paths and options `in_fingerprint`: what was read by them is in `fingerprint`.
+        The number of workers is not among them, nor are paths and options `in_fingerprint`: what
+        was read by those is in `fingerprint`. Without keypoints there is no key for them, as in
+        earlier releases.
         """
         own = {
             option.name: self.options[option.name]
@@ -283,7 +284,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         return encoding | dict(zip(("val_fraction", "test_fraction"), self._fractions)) | own
 
     def sources(self) -> dict[str, str]:
-        """Return what the user said of where to read: paths, and options `in_fingerprint`."""
+        """Return what the user gave to read from: paths, and options `in_fingerprint`."""
         folder = self._keypoint_folders.get(self._keypoints)
         paths = {} if folder is None else {"keypoint_folder": os.path.abspath(folder)}
         paths |= {
@@ -512,8 +513,8 @@ def _keypoint_file_size(clip: Clip, source: KeypointSource) -> int:
 def _pose_source(folder: Path | None) -> KeypointSource:
     """Return the pose models in `folder` as a source, after they were loaded. Raises BuildError."""
     advice = (
-        f"`bash scripts/keypoint_models.sh FOLDER` brings the models, "
-        f"{install_command('ai_edge_litert')} what runs them (docs/keypoints.md)"
+        f"`bash scripts/keypoint_models.sh FOLDER` downloads the models, "
+        f"{install_command('ai_edge_litert')} installs what runs them (docs/keypoints.md)"
     )
     if folder is None:
         raise BuildError(f"--keypoints=mediapipe needs --keypoint_models=FOLDER; {advice}")

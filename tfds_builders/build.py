@@ -200,7 +200,7 @@ def parse_options(
 ) -> argparse.Namespace:
     """Parse the options. Raises UsageError with each wrong one and what is allowed.
 
-    `parser`: without it, that of the command.
+    `parser`: by default that of `signvit build NAME`.
     """
     from tfds_builders.options import allowed_by_option, option_fault
 
@@ -293,7 +293,7 @@ def _report_existing(final: Path, builder: "SignDatasetBuilder", fingerprint: st
         raise UsageError(
             f"{final} is there but has no readable {REPORT_NAME}; --overwrite replaces it"
         ) from error
-    # An option that a later release added had its default before.
+    # A report of an earlier release lacks newer options: that release did what their defaults do.
     defaults = {option.name: option.default for option in builder.OPTIONS} | {"keypoints": NONE}
     settings = defaults | settings
     wanted = defaults | builder.settings()

@@ -2,7 +2,7 @@
 
 DATA is a folder of videos with their table, ELAN or subtitle files, or the NAME of a data set as in
 `signvit build NAME`. The options are those of the build (`signvit check NAME --help`); a folder
-needs none if there is one table in it, or .eaf files, or subtitles. Printed are the clips, hours
+needs none if there is one table in it, or .eaf files, or subtitles. The output has the clips, hours
 and words of each split, the clips that cannot be built, with reasons, and the command that builds.
 
 Of a video only the header is read. --decode reads every frame, as the build does.
@@ -288,9 +288,10 @@ def _split_row(name: str, clips: Sequence["Clip"], checked: _CheckedClips) -> tu
 
 
 def _reasons(problems: Sequence["Problem"]) -> list[str]:
-    """Lines on problems of the same kind together, the most frequent kind first.
+    """Lines that list problems by kind, the most frequent kind first.
 
-    Reasons of one kind differ in names and numbers; the first two of their other words tell it.
+    Problems are of one kind if the first two words of their reasons are equal, quoted names and
+    numbers left out.
     """
     kinds: dict[str, list[Problem]] = collections.defaultdict(list)
     for problem in problems:

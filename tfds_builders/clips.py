@@ -78,7 +78,7 @@ class Clip:
 
     @property
     def split_group(self) -> str:
-        """What clips of one split have in common."""
+        """Clips with the same value are in one split."""
         return self.grouped_by or self.source_video
 
 
@@ -223,7 +223,10 @@ def _read_video(
 def keypoints_of(
     clip: Clip, jpegs: Sequence[bytes], fps: float, source: KeypointSource | None
 ) -> ClipKeypoints | None:
-    """Return the keypoints of the stored frames of a clip that is no video, or by its file."""
+    """Return the keypoints of a clip's stored frames, by the pose models or from a keypoint file.
+
+    None without a `source`.
+    """
     if source is None:
         return None
     if source.pose_models is not None:

@@ -43,7 +43,7 @@ class KeypointFile:
     # x and y in shares of the image, and the confidence; as `stored_keypoints` takes them.
     points: Float[np.ndarray, "n k 3"]
     layout: KeypointLayout
-    fps: float | None = None  # None: not said
+    fps: float | None = None  # None: not in the file
 
 
 def read_keypoint_file(path: str | os.PathLike) -> KeypointFile:
@@ -178,7 +178,7 @@ class _Component:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the points, different in all components; MediaPipe's as in `data.keypoints`."""
+        """Names of the points, unique over all components; MediaPipe's as in `data.keypoints`."""
         part, dot, _ = self.name.partition("_LANDMARKS")
         if not dot:
             return tuple(f"{self.name}/{point}" for point in self.points)
@@ -257,7 +257,7 @@ def _pose_layout(components: Sequence[_Component]) -> KeypointLayout:
 def _read_people(
     content: _Content, components: Sequence[_Component], frames: int, people: int
 ) -> Float[np.ndarray, "n k 3"]:
-    """Read all coordinates, then all confidences, and take the person with the highest ones."""
+    """Read all coordinates, then all confidences; return the person with the most confidence."""
     k = sum(len(component.points) for component in components)
     dims = max(len(component.numbers) for component in components) - 1
     if not people:
@@ -302,7 +302,7 @@ def _read_0_0(
     for frame in found:
         (people,) = content.numbers("H")
         for person in range(people):
-            content.numbers("h")  # their number
+            content.numbers("h")  # the person's id
             parts = [content.floats(len(c.points), len(c.numbers)) for c in components]
             if person == 0:
                 frame[:] = np.concatenate([part[:, [0, 1, -1]] for part in parts])

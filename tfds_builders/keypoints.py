@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 NONE, MEDIAPIPE, FILE, EXACT = SOURCES = ("none", "mediapipe", "file", "exact")
 FEW = 0.5  # a clip with a pose in a smaller share of its frames is listed
-# Lengths of a clip and of its file that differ by more are not spread over each other: a tenth, and
-# two frames.
+# A keypoint file is stretched to its clip's length if they differ by at most a tenth or two frames,
+# whichever is more.
 _SAME_LENGTH, _SAME_FRAMES = 0.1, 2.0
 
 

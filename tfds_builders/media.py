@@ -79,7 +79,7 @@ class MediaFolder:
             return []
         return [
             f"{self._num_attribute_files} files named {APPLE_DOUBLE}* in {self.root} are ignored: "
-            "macOS keeps attributes in them, no video"
+            "macOS keeps attributes in them, not video"
         ]
 
     def _add(self, key: str, relative: str) -> None:
@@ -147,7 +147,11 @@ class MediaFolder:
 
     @functools.cached_property
     def _loose(self) -> dict[str, str]:
-        """Files by name with the extension in lower case, without case, and by the last part."""
+        """Files under three kinds of keys, for `find` and its hints.
+
+        These are the name with its extension in lower case; after one NUL, the case-folded name;
+        after two, the last part of the name.
+        """
         loose: dict[str, str] = {}
         for known, relative in self._files.items():
             stem, extension = os.path.splitext(known)

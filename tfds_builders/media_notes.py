@@ -16,9 +16,9 @@ class MediaNote(TypedDict):
 
 
 def media_notes(noted: Iterable[Mapping[str, list[str]]]) -> dict[str, MediaNote]:
-    """Return, for each of `JpegVideo.notes`, the number of its clips, and some of them.
+    """Return the number of clips with each of `JpegVideo.notes`, and some of them.
 
-    `noted`: of each shard, the ids of the clips with each note.
+    `noted`: for each shard, note -> ids of the clips with it.
     """
     ids = collections.defaultdict(list)
     for by_kind in noted:

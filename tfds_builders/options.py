@@ -87,7 +87,7 @@ SHARED_OPTIONS = (  # options of every builder
     Option(
         "keypoints",
         "keypoints of the signer beside the frames: none; mediapipe finds them; file reads them; "
-        "exact ones only drawn clips have",
+        "exact: of drawn clips only",
         NONE,
         allowed=SOURCES,
     ),

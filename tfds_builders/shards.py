@@ -150,8 +150,10 @@ class SplitWriter:
     def finish(self, template: tfds.core.ShardedFileTemplate) -> tfds.core.SplitInfo | None:
         """Give the shards their final names and write the index. None if there is no record.
 
-        The names contain the number of shards. `template` may name another folder of the same disk;
-        the journals then stay valid until the complete data set is in its place.
+        The names contain the number of shards. `template` may name another folder of the same disk.
+        The shards keep their old names too, as hard links, so the journals stay valid until the
+        complete data set is in its place. Where the file system has no hard links, the shards are
+        moved, and a build that is killed after that makes them again.
         """
         self.close_shard()
         written = [

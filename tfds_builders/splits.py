@@ -8,7 +8,7 @@ from signvit_jax.data import schema
 from tfds_builders.clips import Clip, ClipTable
 from tfds_builders.options import OptionValues
 
-# What clips of one split have in common, and its plural.
+# Clips with the same one of these stay in one split; the values are plurals for messages.
 VIDEO = "video"
 SPLIT_BY = {VIDEO: "source videos", "signer": "signers", "clip": "clips"}
 SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)

@@ -22,7 +22,8 @@ from pathlib import Path
 from gpu_page import NoResultsError, merge
 from train_step import BASE, has_torch, run
 
-# Row -> (preset, overrides): as they are shipped, and what is planned to be a little faster.
+# Row -> (preset, overrides). The presets as shipped, and overrides that the plan says are a little
+# faster.
 CONFIG_ROWS = {
     "dense_vit": ("dense_vit", ()),
     "dense_vit_100m": ("dense_vit_100m", ()),

@@ -1,10 +1,13 @@
 """The row `numerics` of gpu.py: checks that this device computes what a CPU computes.
 
-It compares attention at 197 tokens with the implementation that 'auto' picks, in bfloat16, with
-float32 attention; its gradient at padding with zero; the share of dropped entries of each random
-generator with the dropout rate; and a small model's loss and gradients in float32 on the device and
-on the CPU. Prints the largest differences, and which are beyond their bounds. The only argument is
-the case, as JSON.
+It compares
+- bfloat16 attention at 197 tokens, by the implementation that 'auto' picks, with float32 attention;
+- the gradient of attention at padding with zero;
+- the share of entries that dropout drops, for each random generator, with the dropout rate;
+- a small model's float32 loss and gradients on the device with those on the CPU.
+
+It prints the largest differences, and which are beyond their bounds. The only argument is the case,
+as JSON.
 """
 
 import dataclasses
@@ -65,9 +68,9 @@ def attention_differences(num_tokens: int, heads: int, width: int) -> dict[str, 
 
 
 def padding_gradient(num_tokens: int, heads: int, width: int) -> float:
-    """Return the largest gradient at the padding behind `num_tokens`; training relies on a 0.
+    """Return the largest gradient at the padding after `num_tokens`; training relies on a 0.
 
-    The padding of the inputs holds numbers like all others.
+    The padding of the inputs is random, as the tokens are.
     """
     shape = (4, num_tokens + 1, heads, width)
     inputs = [jax.random.normal(jax.random.key(i), shape).astype(jnp.bfloat16) for i in range(3)]

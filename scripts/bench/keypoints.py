@@ -2,7 +2,7 @@
 
     python scripts/bench/keypoints.py --videos=FOLDER --models=build/keypoint_models
 
-Printed are frames per second of one core's time, which other work on the machine changes little,
+The output has frames per second of one core's time, which other work on the machine changes little,
 and the share of frames with a pose. Frames are those that a build stores; decoding them is not
 counted.
 """

@@ -26,8 +26,7 @@ from PIL import Image, ImageDraw
 FPS = 15
 SIZE = 96
 SECONDS = 0.55  # of a sign; a hand that repeats a movement does so at most three times a second
-# Sign -> (word, path, number of corners of the hand, center, both hands). A path maps u in 0..1 to
-# (x, y) in units of the signing space; y goes down.
+# A path maps u in 0..1 to (x, y) in units of the signing space; y goes down.
 PATHS = {
     "circle": lambda u: (math.cos(6.28 * u), math.sin(6.28 * u)),
     "back": lambda u: (math.cos(6.28 * u), -math.sin(6.28 * u)),
@@ -38,6 +37,7 @@ PATHS = {
     "tap": lambda u: (0.0, 0.8 * math.cos(9.42 * u)),
     "arc": lambda u: (math.cos(3.14 * (1 - u)), -math.sin(3.14 * u)),
 }
+# Sign -> (word, path, number of corners of the hand, center, both hands).
 FIRST = {
     "MAN": ("man", "up", 3, (0.25, 0.3), False),
     "WOMAN": ("woman", "tap", 3, (0.25, 0.3), False),

@@ -5,16 +5,16 @@
 
 Drawn: ten signs of the language of `drawn_language.py` (a hand shape, a place and a movement each)
 by one person, ten takes of each. Every take has its own camera (place and distance), room, light,
-clothes and tempo. Seven takes are trained on, one validates, and two are asked. With another seed
-it is another person with other signs.
+clothes and tempo. Seven takes are for training, one for validation, and two for the test. Another
+seed gives another person with other signs.
 
 --irish=FOLDER: the recordings of single letters of the Irish alphabet by six people
 (marlondcu/ISL_50k on GitHub), as FOLDER/videos/Person1-A-1.mp4 and so on: ten letters of one
-person, takes 1 and 2 are trained on, and take 3 is asked.
+person; takes 1 and 2 are for training, and take 3 is for the test.
 
-The asked takes are read by `Translator.stream`, frame by frame, with the signer at rest before and
-after. A take is right if its final text, all of it, is the text of the take. The seconds are those
-of the training command, start and compiling included, without the cache of compiled programs.
+The test takes are read by `Translator.stream`, frame by frame, with the signer at rest before and
+after. A take is right if its complete final text is the text of the take. The seconds are those of
+the training command, start and compiling included, without the cache of compiled programs.
 
 Each row of the results is written to OUTPUT/results.json when it is finished, and is skipped when
 it is there.
@@ -42,16 +42,16 @@ from signvit_jax.media.video import Sampling, open_video
 SIGNS, TAKES = 10, 10
 SPLITS = {8: "validation", 9: "test", 10: "test"}  # of the takes that are not trained on
 TAKE_SECONDS = 3.0  # as `signvit record` has them
-LIVE_RESTS = 1.5, 4.0  # seconds at rest before and after an asked take
+LIVE_RESTS = 1.5, 4.0  # seconds at rest before and after a test take
 LETTERS = "ABCDEFGHIK"  # the first ten of the alphabet that are signed without movement
 
 
 class Take(NamedTuple):
-    """A take that is asked, and the video of it with the signer at rest around it."""
+    """A test take, and its video with the signer at rest before and after."""
 
     video: Path
     text: str
-    still: bool = False  # the rests are its first and its last frame, held
+    still: bool = False  # the video lacks the rests: its first and last frame are repeated
 
 
 def main() -> int:
@@ -72,20 +72,20 @@ def main() -> int:
         found = json.loads(results.read_text()) if results.exists() else {}
         if row not in found:
             folder = flags.output / f"{kind}-{number}"
-            asked = irish_takes(flags.irish, number, folder) if flags.irish else None
-            asked = asked or drawn_takes(number, folder)
+            test_takes = irish_takes(flags.irish, number, folder) if flags.irish else None
+            test_takes = test_takes or drawn_takes(number, folder)
             build(folder)
             seed = 0 if flags.irish else number
             workdir = flags.output / f"{flags.name}-{kind}-{number}"
             seconds = train(folder, workdir, seed, flags.overrides)
-            found[row] = {"seconds": round(seconds), **read_live(workdir, asked)}
+            found[row] = {"seconds": round(seconds), **read_live(workdir, test_takes)}
             write_atomically(results, json.dumps(found, indent=1) + "\n")
         print(row, json.dumps(found[row]), flush=True)
     return 0
 
 
 def drawn_takes(seed: int, folder: Path) -> list[Take]:
-    """Draw a set into FOLDER/takes, and the asked takes with rests into FOLDER/live."""
+    """Draw a set into FOLDER/takes, and the test takes with rests into FOLDER/live."""
     rng = np.random.default_rng([seed, 5])
     names = rng.permutation(list(language.SIGNS))[:SIGNS].tolist()
     person = language.Signer(rng)
@@ -93,7 +93,7 @@ def drawn_takes(seed: int, folder: Path) -> list[Take]:
     live = folder / "live"
     live.mkdir(exist_ok=True)
     done = takes.counts()[0]
-    asked = []
+    test_takes = []
     for number, name in enumerate(names):
         text = name.lower()
         for take in range(1, TAKES + 1):
@@ -106,8 +106,8 @@ def drawn_takes(seed: int, folder: Path) -> list[Take]:
                 video = live / f"{text}_{take:02d}.mp4"
                 if not video.exists():
                     draw_take(video, seed, person, name, take, LIVE_RESTS)
-                asked.append(Take(video, text))
-    return asked
+                test_takes.append(Take(video, text))
+    return test_takes
 
 
 def draw_take(
@@ -143,7 +143,7 @@ def irish_takes(recordings: Path, person: int, folder: Path) -> list[Take]:
     """Link the recordings of a person into FOLDER/takes, with a table."""
     takes = folder / "takes"
     takes.mkdir(parents=True, exist_ok=True)
-    rows, asked = ["uid,text,split"], []
+    rows, test_takes = ["uid,text,split"], []
     for letter in LETTERS:
         for take in (1, 2, 3):
             name = f"Person{person}-{letter}-{take}"
@@ -153,9 +153,9 @@ def irish_takes(recordings: Path, person: int, folder: Path) -> list[Take]:
             link.symlink_to(video)
             rows.append(f"{name},{letter.lower()},{'test' if take == 3 else 'train'}")
             if take == 3:
-                asked.append(Take(video, letter.lower(), still=True))
+                test_takes.append(Take(video, letter.lower(), still=True))
     write_atomically(takes / "clips.csv", "\n".join(rows) + "\n")
-    return asked
+    return test_takes
 
 
 def build(folder: Path) -> None:
@@ -192,8 +192,8 @@ def run(module: str, *arguments: str, cache: str = "") -> None:
     subprocess.run([sys.executable, "-m", module, *arguments], env=environment, check=True)
 
 
-def read_live(workdir: Path, asked: Sequence[Take]) -> dict[str, object]:
-    """Read the asked takes live, and as clips.
+def read_live(workdir: Path, test_takes: Sequence[Take]) -> dict[str, object]:
+    """Read the test takes live, and as clips.
 
     Returns how many are right, of how many the text was final while the signer still rested, and
     what was wrong: the take's text, that of the stream, and of the clip with CTC's evidence.
@@ -202,7 +202,7 @@ def read_live(workdir: Path, asked: Sequence[Take]) -> dict[str, object]:
 
     translator = load_translator(workdir)
     right, right_as_clips, in_time, wrong = 0, 0, 0, []
-    for take in asked:
+    for take in test_takes:
         with open_video(take.video, Sampling(max_frame_rate=25.0)) as video:
             frames = [image for _, image in video.frames]
         alone = translator.translate(np.stack(frames), fps=video.fps)
@@ -219,7 +219,7 @@ def read_live(workdir: Path, asked: Sequence[Take]) -> dict[str, object]:
             evidence = round(alone.evidence or 0.0, 2)
             wrong.append(f"{take.text}: {' | '.join(texts)} ({alone.text}, {evidence})")
     return {
-        "asked": len(asked),
+        "asked": len(test_takes),
         "right": right,
         "final_before_the_end": in_time,
         "right_as_clips": right_as_clips,

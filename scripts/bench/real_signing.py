@@ -4,9 +4,9 @@ r"""Train and score on sets of real hands; write docs/benchmarks/real_signing.md
         --sets=irish_words,digits --rows=small,hands --seeds=0,1,2
 
 FOLDER has a folder for each set, with `clips.csv` and `videos/`, as docs/benchmarks/real_signing.md
-describes them. A set that is not there is left out, which is said. Rows are those of
-scripts/ablate.py, which trains them. A row of a set and seed that is in the results, beside the
-page, is not trained again.
+describes them. A missing set is left out, with a message. Rows are those of scripts/ablate.py,
+which trains them. A row of a set and seed that is in the results, beside the page, is not trained
+again.
 """
 
 import argparse

@@ -47,7 +47,7 @@ def main() -> int:
         print(
             f"{take}: {len(clips)} clips alone, WER {base:.2%}, "
             f"without text {sum(not found.text for found in alone)}; "
-            f"at most {1.25 * base + 0.02:.2%}",
+            f"recordings should have at most {1.25 * base + 0.02:.2%}",
             flush=True,
         )
         for way in flags.ways.split(","):

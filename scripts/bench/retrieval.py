@@ -2,15 +2,16 @@ r"""Find clips of the same sign from elsewhere by features: does a representatio
 
     python scripts/bench/retrieval.py --data_dir=data --elsewhere=signer --workdir=runs/mine
 
-For each clip of the data set, the clips of other signers (or with another value of --elsewhere) are
-ordered by dynamic time warping (Sakoe and Chiba 1978) of their frames' features, with the cosine
-distance. Top-1 is the share of clips whose nearest one has the same text; the rank is that of the
-first one with the same text. Clips that have none elsewhere are left out and counted. Features:
+For each clip of the data set, the clips "elsewhere" (by other signers; with --elsewhere=video_id,
+from other videos) are ordered by dynamic time warping (Sakoe and Chiba 1978) of their frames'
+features, with the cosine distance. Top-1 is the share of clips whose nearest one has the same text;
+the rank is that of the first one with the same text. Clips whose text does not occur elsewhere are
+no queries; they are counted. Features:
 
 - pixels: the square in which the clip moves, 16 x 16 gray values minus their mean over the clip
 - pose: places of wrists and index knuckles from the middle of the shoulders, in widths of the
   shoulders, for data sets that were built with such keypoints
-- trained: the frames as the encoder of --workdir gives them, behind its temporal network
+- trained: the frame features of --workdir's encoder, the output of its temporal network
 
 Nothing is trained here. A clip's text is its label.
 """
@@ -76,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trained is not None:
         features["trained"] = trained_features(trained)
     same, elsewhere = matches(clips)
-    asked = same.any(axis=1)
-    chance = float(np.mean(same[asked].sum(axis=1) / elsewhere[asked].sum(axis=1)))
+    query = same.any(axis=1)
+    chance = float(np.mean(same[query].sum(axis=1) / elsewhere[query].sum(axis=1)))
     print(f"{len(clips)} clips, {len({clip.text for clip in clips})} texts, ", end="")
     print(f"{len({clip.group for clip in clips})} values of {arguments.elsewhere}; ", end="")
-    print(f"{int((~asked).sum())} clips have no other of their text elsewhere; chance {chance:.3f}")
+    print(f"{int((~query).sum())} clips have no other of their text elsewhere; chance {chance:.3f}")
     for name, make in features.items():
         found = [make(clip) for clip in clips]
         known = np.array([one is not None for one in found])
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{name}: top-1 {np.mean(ranks == 1):.3f} (standard error "
             f"{np.sqrt(np.mean(ranks == 1) * np.mean(ranks != 1) / len(ranks)):.3f}), "
-            f"mean rank {ranks.mean():.1f}; {len(ranks)} clips asked",
+            f"mean rank {ranks.mean():.1f}; {len(ranks)} queries",
             flush=True,
         )
     return 0
@@ -135,7 +136,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def warped_distances(clip: np.ndarray, others: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Distances of unit features (t, f) to those of n clips (n, s, f), the first `lengths` each.
+    """Distances of unit features (t, f) to those of n clips (n, s, f), padded beyond `lengths`.
 
     The least sum of cosine distances over a path from the first frames of both to the last ones,
     divided by the sum of both lengths.

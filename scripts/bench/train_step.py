@@ -1,7 +1,7 @@
 """Measure training of the reference's model, ours and plain PyTorch: time, MFU, memory.
 
-All rows that fit into the time, the most important first; one group (main, reference, encode, long,
-options); or a check on a CPU that all rows run:
+The calls below run all rows that fit into the time, the most important first; one group of rows
+(main, reference, encode, long, options); or all rows in a tiny size, as a check on a CPU:
 
     python scripts/bench/train_step.py --minutes=8.5
     python scripts/bench/train_step.py --minutes=8.5 --only=options

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from signvit_jax.layers.batch_norm import BatchMoments
 
-# From images as they are stored to normalized ones; a backbone calls it on what it runs at once.
+# From images as they are stored to normalized ones; a backbone that runs chunks calls it on each.
 Preprocess = Callable[[Array], Float[Array, "n h w c"]]
 
 

@@ -24,7 +24,7 @@ class BlockSpec(NamedTuple):
     """Sizes of an inverted residual: 1x1 expansion, depthwise, squeeze and excitation, 1x1."""
 
     kernel: int
-    expanded: int  # channels of the depthwise convolution; no expansion if they come in
+    expanded: int  # channels of the depthwise convolution; no expansion if the input has as many
     outputs: int
     squeeze: int  # channels between the two layers of squeeze and excitation; 0 = none
     hard_swish: bool  # else ReLU
@@ -73,7 +73,7 @@ def mobilenet_v3_large_spec(multiplier: float = 1.0) -> MobileNetSpec:
 
 
 class MobileNetV3(nnx.Module):
-    """A `Backbone`: features (n, `spec.features`) of images (n, h, w, c), means over the image.
+    """A `Backbone`: images (n, h, w, c) to features (n, `spec.features`), averaged over h and w.
 
     With `policy.remat` the backward pass recomputes the blocks: their activations are most of the
     memory of a training step.

@@ -316,7 +316,7 @@ class PatchConcat(nnx.Module):
 
 
 def dropout_key(rng: Key[Array, ""], generator: str) -> Key[Array, ""]:
-    """Return a threefry key as one of `generator`: 'threefry', 'rbg' or 'hash'."""
+    """Convert a threefry key to a key of `generator`: 'threefry', 'rbg' or 'hash'."""
     if generator == "rbg":
         return jax.random.wrap_key_data(jnp.tile(jax.random.key_data(rng), 2), impl="rbg")
     return hashing_key(rng) if generator == "hash" else rng

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from signvit_jax.captions.segments import Cue
-from signvit_jax.text.words import Word
+from signvit_jax.text.words import TimedWord, Word
 from signvit_jax.text.writing_systems import pieces
 
 FROM_CTC, BY_LENGTH = "ctc", "length"
@@ -73,7 +73,7 @@ def text_units(cue: Cue) -> list[str]:
 
 def _sign_times(word: Word, cue: Cue) -> tuple[int, int] | None:
     """The times of the word's sign in milliseconds, moved into the cue; None if not known."""
-    if word.start is None or word.end is None:
+    if not isinstance(word, TimedWord):
         return None
     start = min(max(round(word.start * 1000), cue.start), cue.end)
     return start, min(max(round(word.end * 1000), start), cue.end)

@@ -61,7 +61,7 @@ def check_resume(old: Config, new: Config) -> list[tuple[str, object, object]]:
 
 def _is_fixed(key: str, before: object, now: object) -> bool:
     if key in ("training.ema_decay", "training.distillation.teacher"):
-        return not (before and now)  # its value may change, but 0 or "" (off) may not come or go
+        return not (before and now)  # may change, but not be switched on or off (0 or "")
     if key.startswith(_FIXED_GROUPS):
         return key.rsplit(".", 1)[-1] not in _FREE_IN_GROUPS
     return key in _FIXED

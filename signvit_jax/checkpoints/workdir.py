@@ -48,7 +48,7 @@ class Workdir:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Self:
-        """Return the workdir of an earlier run. Raises WorkdirError if `path` is none."""
+        """Return the workdir of an earlier run. Raises WorkdirError if `path` is not a workdir."""
         _check_local(path)
         workdir = cls(Path(path).absolute())
         if not workdir.path.exists():

@@ -47,7 +47,7 @@ class WorkdirLock:
         self._file: int | None = None
 
     def take(self) -> None:
-        """Lock the folder and the file, unless they are locked and still the same ones.
+        """Lock the folder and the file; locks that this object holds on the same ones stay.
 
         Raises WorkdirError that reports the holder.
         """
@@ -132,7 +132,7 @@ os.register_at_fork(after_in_child=_close_locks)
 
 
 def _close(descriptor: int | None) -> None:
-    if descriptor in _locks:  # a forked child has closed it already
+    if descriptor in _locks:  # not so in a forked child, which has closed it already
         _locks.remove(descriptor)
         os.close(descriptor)
 

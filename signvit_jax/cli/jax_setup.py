@@ -19,7 +19,7 @@ _XLA_GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
 def set_up_jax() -> None:
     """Set XLA's flags, memory and the cache of compiled programs, before the first computation.
 
-    Flags in `XLA_FLAGS` take precedence, and so does what the user has set of memory and the cache.
+    Flags in `XLA_FLAGS` take precedence, and so do the user's own settings of memory and the cache.
     """
     from absl import flags
 
@@ -39,5 +39,5 @@ def set_up_jax() -> None:
         given_names = {flag.partition("=")[0] for flag in given}
         added = [flag for flag in _XLA_GPU_FLAGS if flag.partition("=")[0] not in given_names]
         os.environ["XLA_FLAGS"] = " ".join([*added, *given])
-    flags.FLAGS.mark_as_parsed()  # Grain's reading processes ask absl, which no command uses
+    flags.FLAGS.mark_as_parsed()  # for Grain's reading processes; no command parses absl's flags
     use_compilation_cache()

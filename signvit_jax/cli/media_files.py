@@ -13,7 +13,7 @@ from signvit_jax.media.video import APPLE_DOUBLE, EXTENSIONS
 def media_files(inputs: Sequence[str]) -> list[Path]:
     """The video files of `inputs`: files, folders and patterns, each expanded in order of name.
 
-    Folders are searched recursively; a pattern is such as `clips/**/*.mp4`. A pattern without a
+    Folders are searched recursively; a pattern looks like `clips/**/*.mp4`. A pattern without a
     match, a folder without videos and an unreadable folder stay in the list, so that they are
     reported as unreadable. Files named `._*`, which macOS keeps beside others, are skipped in
     folders and patterns; their number is printed on standard error.

@@ -20,7 +20,7 @@ from signvit_jax.runtime.standard_streams import clean
 
 
 class Command(NamedTuple):
-    """A function of a module, of (argv) to an exit code, and one line about it."""
+    """A function (argv) -> exit code in a module, and one line about it."""
 
     module: str
     about: str
@@ -82,17 +82,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complete() -> int:
     """Complete the name of a command, or let its parser complete what follows the name."""
+    # The "" is a name where no word is complete yet.
     name, *rest = [*completion.typed_words()[1:], ""]
     if not rest:
         parser = argparse.ArgumentParser()
         parser.add_argument("command", choices=list(COMMANDS))
         parser.add_argument("--version", action="store_true")
-        completion.complete(parser, first=1)
+        completion.complete(parser, first=1)  # ends the process
     command = COMMANDS.get(name.replace("-", "_"))
     if command is None:
         return USAGE
     _, run = command.load()
-    return run(rest[:-1])
+    return run(rest[:-1])  # its parser completes and ends the process: nothing is run
 
 
 def _print_help() -> int:

@@ -2,8 +2,8 @@
 
 Counts down, records a take for --seconds, and begins again until there are --takes of each text. A
 take is a video, OUTPUT/<text>_<number>.mp4, and a row of OUTPUT/clips.csv, which `signvit build
-video_folder` reads. Begin each take with your hands down, and end it so. Earlier takes are never
-replaced: the same command adds more. Ctrl-C ends the recording, and finished takes stay.
+video_folder` reads. Begin and end each take with your hands down. Earlier takes are never replaced:
+the same command adds more. Ctrl-C ends the recording, and finished takes stay.
 
 Of ten takes of a text the fifth is for validation, the tenth for the test, and eight are trained
 on. --split puts all into one split, such as takes of another day into the test. Nothing leaves this
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from signvit_jax.media.takes import TakeFolder
 
 SPLITS = ("train", "validation", "test")
-# Of each ten takes of a text the number of those that are not trained on, and their split.
+# Last digit of a take's number -> its split; all other takes of a text are trained on.
 _HELD_OUT = {5: "validation", 0: "test"}
-_MAX_SECONDS = 600.0  # of a take: longer ones are recordings, and texts of parts need times
+_MAX_SECONDS = 600.0  # of a take; in a longer recording each text needs its start and end
 _MOTION_SIZE = 64  # pixels per side of the images in which motion is measured
 _MAX_RATE = 120.0  # frames per second; a data set keeps 25
 _FEWEST_IMAGES = 8.0  # per second; with fewer, movements are lost
@@ -90,7 +90,7 @@ class _Session:
         self._next_image()  # the camera has started when the first countdown begins
 
     def record(self, text: str, number: int, values: dict[str, str]) -> None:
-        """Count down and record a take. Raises UsageError if the source ends before it does."""
+        """Count down and record a take. Raises UsageError if the camera gives no more images."""
         title = f"take {number} of {self._flags.takes}, {text!r}"
         self._count_down(title)
         _say(f"{title}: sign now")
@@ -155,7 +155,7 @@ class _Session:
         return path, writer.num_images / seconds, is_still(blocks)
 
     def _until(self, deadline: float) -> "Iterator[Image]":
-        """Yield images until a time of the clock. Raises UsageError if they end before it."""
+        """Yield images until `deadline`, of time.monotonic. Raises UsageError if they end first."""
         while time.monotonic() < deadline:
             yield self._next_image()
 

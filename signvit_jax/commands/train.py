@@ -46,8 +46,8 @@ def run_training(
 ) -> int:
     """Train with the flags that all training commands share; return the exit code.
 
-    `module` is that of the command. A run that a signal stopped ends with the command line that
-    resumes it.
+    `module` is the command's module, such as signvit_jax.train. If a signal stops the run, the
+    command line that resumes it is printed.
     """
     flags.add_argument(
         "--workdir",
@@ -69,7 +69,8 @@ def run_training(
         "--profile",
         type=_traced_steps,
         metavar="STEPS",
-        help="profile this many steps (5), or a range (100:104), into the workdir's profile/",
+        help="profile a number of steps, such as 5, or a range, such as 100:104, into profile/ of "
+        "the workdir",
     )
     flags.add_argument(
         "--tracker",

@@ -40,6 +40,12 @@ def check_together(config: "Config") -> None:
         _check_mobilenet(config.model.encoder)
     _check_data(config.data)
     _check_training(config.training)
+    if config.training.ctc_flat_start_frames == "moving" and config.model.ctc.source != "frames":
+        raise ConfigError(
+            "config.training.ctc_flat_start_frames is 'moving', but config.model.ctc.source is "
+            f"{config.model.ctc.source!r}, whose steps are no frames; set it to 'frames', or "
+            "ctc_flat_start_frames to 'all'"
+        )
     _check_tokenizer(config.tokenizer)
     if config.model.init_from and config.model.encoder.pretrained:
         raise ConfigError(

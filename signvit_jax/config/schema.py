@@ -109,14 +109,15 @@ class EncoderConfig:
     )
     crop_share: float = checked(
         0.6,
-        "Side of a crop as a share of the view's side: large enough for a hand beside its place.",
+        "Side of a crop as a share of the view's side: large enough for a hand that is not quite "
+        "where it was found.",
         "a share above 0, at most 1",
         lambda x: 0.0 < x <= 1.0,
     )
     crop_size: int = integer(48, "Side of a crop as its ViT sees it, in pixels.")
     crop_width: int = integer(128, "Width of the crops' ViT, and of a hand's feature.")
     crop_dropout: float = rate(
-        0.1, "Rate at which training takes a hand's crops of a clip away, or the face's."
+        0.1, "Rate at which training leaves out all crops of a hand, or of the face, in a clip."
     )
     drop_path: float = rate(
         0.0, "Stochastic depth of the last ViT block; the rate rises linearly from 0."
@@ -284,10 +285,16 @@ class TrainingConfig:
         "Least length of a flat start, as a share of the learning rates' cycle.",
         most=1.0,
     )
+    ctc_flat_start_frames: str = choice(
+        ("all", "moving"),
+        "Frames over which a flat start spreads the labels: all of a clip, or from the first that "
+        "moves to the last, for clips of single signs between rests. `moving` needs `ctc.source` "
+        "to be frames.",
+    )
     keypoint_weight: float = number(
         0.0,
-        "Weight of the loss on keypoints, which the backbone's feature of each frame has to tell; "
-        "needs data.keypoints. 0 = no such head.",
+        "Weight of the loss on keypoints, which a linear head predicts from the backbone's feature "
+        "of each frame; needs data.keypoints. 0 = no such head.",
     )
     keypoint_steps: int = integer(
         0,
@@ -471,6 +478,11 @@ class InferenceConfig:
     )
     ctc_weight: float = number(
         0.0, "Share of CTC in the score of beam; needs a CTC head that spells text.", most=1.0
+    )
+    lexicon_weight: float = number(
+        0.0,
+        "Weight of the word-gloss lexicon in the score of beam: what CTC detects, in words. It is "
+        "learned where clips have glosses.",
     )
     no_repeat_ngram_size: int = integer(
         0, "No run of this many tokens occurs twice in a text; 0 = off.", least=0

@@ -5,7 +5,7 @@ sampling of the decoded color planes. Color (brightness, contrast, saturation, h
 the luma plane and a 2x2 matrix for the two chroma planes. Both are applied before the conversion to
 RGB, which halves the number of values, and sampling maps are computed once per clip.
 
-Keypoints take the same way as the pixels around them.
+Keypoints move with the pixels around them.
 """
 
 import dataclasses
@@ -46,9 +46,9 @@ class ClipAugmentation:
     angle: float = 0.0  # radians, counter-clockwise
     shift_x: float = 0.0  # shares of the image
     shift_y: float = 0.0
-    zoom: float = 1.0  # factor, as the next three
+    zoom: float = 1.0  # factor
     mirror: bool = False
-    brightness: float = 1.0
+    brightness: float = 1.0  # factor, as contrast and saturation
     contrast: float = 1.0  # about mid-gray
     saturation: float = 1.0
     hue: float = 0.0  # turns of the color circle
@@ -111,7 +111,7 @@ def augment_keypoints(
     augmentation: ClipAugmentation,
     mirrored: Int[np.ndarray, " k"],
 ) -> Float32[np.ndarray, "t k 3"]:
-    """Return keypoints as `decode_clip` moves the pixels there, in shares of the output square.
+    """Return keypoints moved as `decode_clip` moves the pixels, in shares of the output square.
 
     Points that are not known stay zeros; those that leave the square keep their confidence.
 

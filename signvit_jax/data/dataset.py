@@ -80,7 +80,7 @@ class Split:
         shards: Shards,
         keypoint_layout: KeypointLayout | None = None,
     ):
-        """`shards`: none for an empty split. `keypoint_layout`: if its records have keypoints."""
+        """`shards` is empty for an empty split; `keypoint_layout` is None without keypoints."""
         self.folder = folder
         self.name = name
         self.keypoint_layout = keypoint_layout

@@ -6,8 +6,7 @@ Three policies (`data.sampling`):
 - "even": exactly `num_frames` frames, evenly spaced over the clip (the reference system's rule); a
   shorter clip repeats frames.
 - "rate": `frame_rate` frames per second. Clips keep their own length up to `num_frames`; longer
-ones
-  are sampled at a lower rate.
+  ones are sampled at a lower rate.
 - "segment": `frame_rate` frames per second; of a clip that is too long, one segment: anywhere in
   training, the middle in evaluation. The target is the text of the complete clip: this suits single
   words and long still ends, not sentences that fill their clip.

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int, Shaped
 
 _SIDES = {"left": "right", "right": "left", "L": "R", "R": "L"}
-# As words, in "left_wrist", "LEFT_HAND" and "hand_right"; as letters, in the "LWrist" of OpenPose.
+# Sides in names: words as in "left_wrist" and "HAND_RIGHT", letters as in OpenPose's "LWrist".
 _SIDE_WORD = re.compile(r"left|right", re.IGNORECASE)
 _SIDE_LETTER = re.compile(r"\b[LR](?=[A-Z])")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -33,7 +33,7 @@ class KeypointLayout:
         return self.points.index(point)
 
     def side(self, point: str) -> str:
-        """Return "left" or "right", if there is a point of the other side too, or ""."""
+        """Return "left" or "right"; "" if the layout lacks this point on the other side."""
         other = self.points[self.mirrored[self.index(point)]]
         for side in (_SIDE_WORD, _SIDE_LETTER):
             found = side.search(point)
@@ -181,8 +181,8 @@ def stored_keypoints(
 ) -> Float16[np.ndarray, "t k 3"]:
     """Return keypoints as they are stored: float16, and zeros where a point is not known.
 
-    It is not if its confidence is 0 or less, or one of its numbers is not finite. Confidences are
-    clipped to 1.
+    A point is not known if its confidence is 0 or less, or one of its numbers is not finite.
+    Confidences are clipped to 1.
     """
     points = np.asarray(points, np.float64)
     known = np.isfinite(points).all(axis=-1, keepdims=True) & (points[..., 2:] > 0)

@@ -26,7 +26,7 @@ class Record(TypedDict):
 
 
 def parse_example(serialized: bytes) -> Mapping[str, Any]:
-    """Return the features of a record of TFDS, messages of TensorFlow's format `Feature`."""
+    """Return the features of a TFDS record by name, as `tf.train.Feature` messages."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     # protobuf makes its classes at import, so pyright finds none.

@@ -1,9 +1,9 @@
 """Confidences of hypotheses: statistics, logistic scales, and the file that stores the scales.
 
 A sentence's confidence is the probability that its text equals the reference, letter by letter. A
-word's is the probability that the word stands in the reference where it should. Without a
-calibration both are means of token probabilities, which tell little: words that a decoder leaves
-out do not lower them.
+word's is the probability that the reference has this word at this place. Without a calibration both
+are means of token probabilities, which tell little: words that a decoder leaves out do not lower
+them.
 """
 
 import dataclasses
@@ -149,8 +149,8 @@ def statistics(
     if decoder in CTC_DECODERS:
         sentence["path"] = score if score > _MIN_PATH else _MIN_PATH
     elif ctc_text is not None:
-        keys = _keys([word.text for word in words])
-        ctc_keys = _keys(units(ctc_text, by_spaces=lexicon is not None))
+        keys = word_keys([word.text for word in words])
+        ctc_keys = word_keys(units(ctc_text, by_spaces=lexicon is not None))
         if lexicon is not None:
             name = "own_explained"
             word_shortfalls = lexicon.unexplained_words(ctc_keys, keys)
@@ -190,7 +190,8 @@ def word_key(word: str) -> str:
     return re.sub(r"\W", "", word).casefold() or word
 
 
-def _keys(words: Sequence[str]) -> list[str]:
+def word_keys(words: Sequence[str]) -> list[str]:
+    """Return the `word_key` of each word."""
     return [word_key(word) for word in words]
 
 

@@ -22,7 +22,7 @@ class CTCHypotheses(NamedTuple):
     starts: Int[Array, "b s"]
     ends: Int[Array, "b s"]
     confidence: Float[Array, "b s"]  # mean probability over the token's steps, 0 to 1
-    peak: Float[Array, "b s"]  # the largest log-odds against all other labels in a step, nats
+    peak: Float[Array, "b s"]  # largest log-odds against all other labels in a step, nats; least 0
 
 
 class Alignment(NamedTuple):

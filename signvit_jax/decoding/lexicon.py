@@ -20,9 +20,9 @@ _PERCENTILE = 5  # of training sentences: nearly all of them explain a word at l
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A word, or a gloss, and the glosses, or words, that explain it."""
+    """A word and the glosses that explain it, or a gloss and the words that explain it."""
 
-    usual: float  # log-probability of its best explanation in nearly every training sentence
+    usual: float  # log-probability that its best explanation has in nearly all training sentences
     by: Mapping[str, float]  # explanation -> probability
 
     def shortfall(self, others: Sequence[str]) -> float:
@@ -38,6 +38,12 @@ class Lexicon:
 
     glosses: Mapping[str, Entry]
     words: Mapping[str, Entry]
+
+    def shortfall(self, glosses: Sequence[str], words: Sequence[str]) -> float:
+        """Return the sum of all shortfalls, in nats: how badly the glosses and words fit."""
+        return sum(self.unexplained_glosses(glosses, words)) + sum(
+            self.unexplained_words(glosses, words)
+        )
 
     def unexplained_glosses(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:
         """Return the shortfall of each gloss, in nats; 0 for an unknown gloss."""

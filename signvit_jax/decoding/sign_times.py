@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from signvit_jax.decoding.confidence import word_key
 from signvit_jax.decoding.lexicon import Lexicon
-from signvit_jax.text.words import Word
+from signvit_jax.text.words import TimedWord, Word
 
 # A gloss explains a word if the lexicon's two probabilities have at least this geometric mean.
 _LEAST_LINK = 0.1
@@ -49,7 +49,7 @@ def with_times(
             if (unit := _best_unit(key, place / max(len(keys), 1), unit_keys, lexicon)) is not None
         }
     return tuple(
-        word._replace(start=units[matched[place]].start, end=units[matched[place]].end)
+        TimedWord(*word, start=units[matched[place]].start, end=units[matched[place]].end)
         if place in matched
         else word
         for place, word in enumerate(words)

@@ -16,7 +16,7 @@ _INK, _PAPER = (28, 31, 36), (253, 253, 252)
 _READING_SECONDS = 1.6  # the last frame of a clip stays, with its text
 _COLORS = 48
 _PLAIN = Image.Dither.NONE
-_NOISE = 24  # of 256 levels
+_NOISE = 24  # smallest change of a pixel that is drawn, of 256 levels
 _FRAME_RATE = 8.0  # frames per second
 
 

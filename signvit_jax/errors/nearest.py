@@ -17,7 +17,7 @@ def unknown_flag(flag: str, known: Mapping[str, Sequence[str]], otherwise: str =
     the complete flags that they can stand for (`--config.data.batch_size`). `otherwise` ends the
     message if none is near.
     """
-    # Without the dashes: what all flags have in common makes none of them near.
+    # Without the dashes: they would make any two flags look similar.
     names = {short.lstrip("-"): complete for short, complete in known.items()}
     near = difflib.get_close_matches(flag.lstrip("-").split(".")[-1], names, n=1)
     hint = f"; did you mean {' or '.join(names[near[0]])}?" if near else otherwise

@@ -110,7 +110,7 @@ def score(
 ) -> Scores:
     """Return all metrics of hypotheses against their raw references, one for each.
 
-    White space at the ends of a text and its width are ignored.
+    White space at the ends of a text is ignored, and a run of it counts as one space.
 
     Args:
         tokenize: sacreBLEU's tokenization for BLEU: "13a" for running text, "none" for tokenized

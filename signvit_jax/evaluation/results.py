@@ -45,7 +45,7 @@ class Results:
     """All that `signvit eval` writes and the report reads.
 
     gloss_decoders: those that spell glosses; their references are the `gloss` details of the clips.
-    unknown: what the vocabulary lacks of the references, and how often it occurs.
+    unknown: tokens of the references that the vocabulary lacks, with their counts.
     phoenix_gloss_wer: by decoder, of `gloss_decoders`; empty if it was not requested.
     confidence: by decoder.
     """

@@ -45,8 +45,8 @@ def errors_by(
 ) -> list[GroupErrors]:
     """Return the groups of a column, the one with the highest error rate of `decoders[0]` first.
 
-    Clips without a value are a group of their own. A clip that decoder was not scored on, such as
-    one without a gloss, is in none.
+    Clips without a value are a group of their own. Clips on which `decoders[0]` was not scored,
+    such as those without glosses, are in no group.
     """
     by_value: dict[str, list[ScoredClip]] = {}
     for clip in clips:

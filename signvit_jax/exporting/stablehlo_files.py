@@ -24,17 +24,17 @@ def write_stablehlo(model: TrainedModel, folder: ExportFolder) -> None:
     """Write every program of the model, for all platforms. Raises ExportError."""
     import_optional("flatbuffers", "--format=stablehlo", ExportError)
     definition = model.define(EXPORT_POLICY)
-    with _file_names_alone():
+    with _without_source_folders():
         for program in programs(model.config):
             content = _lower(program, definition).serialize()
             folder.program(program.name, KIND).write_bytes(content)
 
 
 @contextlib.contextmanager
-def _file_names_alone() -> Iterator[None]:
-    """Leave folders out of the places in the source that JAX writes into a program.
+def _without_source_folders() -> Iterator[None]:
+    """Make JAX write the names of source files into a program without their folders.
 
-    They are those of the author's machine, and name the author where Python is in a home folder.
+    Folders are those of the author's machine, and name the author if Python is in a home folder.
     """
     before = jax.config.jax_hlo_source_file_canonicalization_regex
     jax.config.update(_REMOVED_FROM_PATHS, r".*[/\\]")

@@ -230,7 +230,7 @@ def _bytes(program: Program, computation: Computation, instruction: Instruction)
         if operation == "fusion-start":  # its result is (operands, results, ...)
             written -= sum(read)
         read, written = _fusion_bytes(program, instruction, read, max(0, written))
-    elif operation.endswith("-start"):  # as of a fusion
+    elif operation.endswith("-start"):  # its result, too, begins with the operands
         written = max(0, written - sum(read))
     return sum(read) + written
 

@@ -267,7 +267,7 @@ def open_live(
 
     It ends soon after its event is set. A camera is a number or a device such as /dev/video0, and
     is opened at once. The shorter side of a file's larger frames is shrunk to `short_side` pixels.
-    Raises SourceError; the returned function SourceError and VideoDecodeError.
+    Raises SourceError; the returned function raises SourceError and VideoDecodeError.
     """
     if isinstance(source, int):
         if can_read_cameras() and not _has_opencv():

@@ -57,7 +57,8 @@ class Joiner:
         if switch.agreed and (fits or (nothing_new and not self._max_seconds)):
             self._open = old.joined(new, switch)
             return []
-        # Signing that lasts longer than a segment may is written in the next one too.
+        # If all words of the window are repetitions, they are written again: without them the next
+        # segment would have no text although the signing goes on.
         skipped = 0 if nothing_new else switch.skipped
         self._open = new.part(new.words[skipped:], start=switch.at)
         before = old.part(old.words[: switch.kept], end=switch.at)

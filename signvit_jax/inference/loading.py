@@ -53,9 +53,9 @@ def load_model(
 
     `backend` encodes the clips: 'jax', 'onnx' (onnxruntime), or None for the one that the folder is
     made for. `path` may be the address of an export on a model hub, hf://organization/name. Raises
-    ExportError for a damaged export, HubError for an address without one, ConfigError for a backend
-    that the folder does not support, CalibrationError for a calibration that cannot be read, and
-    the errors of `load_trained`.
+    ExportError for a damaged export, HubError for an address without an export, ConfigError for a
+    backend that the folder does not support, CalibrationError for a calibration that cannot be
+    read, and the errors of `load_trained`.
     """
     model = _load(local_folder(path), checkpoint, backend)
     return with_calibration(model) if calibrated and not model.others else model

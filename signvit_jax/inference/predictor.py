@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from jaxtyping import Int32, PyTree, UInt8
 
 from signvit_jax.config.schema import InferenceConfig
-from signvit_jax.decoding.confidence import Calibration, Statistics, statistics
+from signvit_jax.decoding.autoregressive import length_normalizer
+from signvit_jax.decoding.confidence import Calibration, Statistics, statistics, word_keys
 from signvit_jax.decoding.decoders import CTC_DECODERS, DECODERS, Decoded, EncodedClips
 from signvit_jax.decoding.lexicon import Lexicon
 from signvit_jax.decoding.search_options import SearchOptions
@@ -122,12 +123,19 @@ class Predictor:
             self.lexicon = calibration.lexicon
         self._ctc_tokenizer = ctc_tokenizer
         self._encode = encode or _encoder(bind)
-        needs_ctc = any(scales.needs_ctc for scales in self.scales.values())
         options = SearchOptions.from_config(
             config, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
         )
+        # All of the beam is ranked again: the text that says every sign may not be the first.
+        wide = dataclasses.replace(options, n_best=options.beam_size)
+        self._options = options
+        self._ranks = bool(self.lexicon and config.lexicon_weight and "beam" in decoders)
+        needs_ctc = self._ranks or any(scales.needs_ctc for scales in self.scales.values())
         names = dict.fromkeys([*decoders, "ctc"] if needs_ctc else decoders)
-        self._programs = {name: _program(bind, name, options) for name in names}
+        self._programs = {
+            name: _program(bind, name, wide if self._ranks and name == "beam" else options)
+            for name in names
+        }
 
     def __call__(self, params: PyTree, batch: Clips, seed: int = 0) -> dict[str, list[Hypothesis]]:
         """Return, by decoder, one hypothesis per row of the global batch.
@@ -152,10 +160,32 @@ class Predictor:
         ctc_texts = itertools.repeat(None)
         if "ctc" in found:
             ctc_texts = [hypothesis.text for hypothesis in found["ctc"]]
+        if self._ranks:
+            found["beam"] = [self._ranked(*row) for row in zip(found["beam"], found["ctc"])]
         return {
             name: [self._with_confidence(name, *row) for row in zip(found[name], ctc_texts)]
             for name in self.tokenizers
         }
+
+    def _ranked(self, hypothesis: Hypothesis, ctc: Hypothesis) -> Hypothesis:
+        """Rank the n-best list of a clip by the decoder and the lexicon together.
+
+        The lexicon's shortfall, in nats, is subtracted from the log-probability of a text: it is
+        large for a text without the words of a sign that CTC detects, or with words that it does
+        not detect.
+        """
+        assert self.lexicon is not None
+        glosses = word_keys(ctc.text.split())
+        ranked = []
+        for one in (hypothesis, *hypothesis.alternatives):
+            words = word_keys([word.text for word in one.words])
+            shortfall = self.config.lexicon_weight * self.lexicon.shortfall(glosses, words)
+            length = np.asarray(1 + len(one.probabilities))  # with BOS
+            score = one.score - shortfall / float(length_normalizer(length, self._options))
+            ranked.append(dataclasses.replace(one, score=score, alternatives=()))
+        ranked.sort(key=lambda one: -one.score)
+        first, *others = ranked[: self.config.n_best]
+        return dataclasses.replace(first, alternatives=tuple(others))
 
     def _with_confidence(
         self, decoder: str, hypothesis: Hypothesis, ctc_text: str | None

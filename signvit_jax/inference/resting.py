@@ -32,7 +32,7 @@ _HAND_BLOCKS = 8  # the number of blocks that move most
 _SHOT_SHARE, _SHOT_LEVELS = 0.6, 12.0
 _SIGN_FRAMES = 8  # frames of one sign, with the movements into it and out of it
 _MAX_MOTIONS = 2000  # motions of signing whose median is kept
-_STILL_SIGN = 0.8  # share of a sign without motion from which on it is no sign
+_STILL_SIGN = 0.8  # a detected sign with no motion in more than this share of its time is no sign
 
 
 class CtcSign(NamedTuple):
@@ -133,7 +133,7 @@ def moving_times(motions: Sequence[tuple[float, float]], reference: float) -> li
 
 
 class MotionHistory:
-    """The motion of a video's frames, and how much of it is the motion of somebody who signs."""
+    """The motion of a video's frames, and the motion that signing usually has in it."""
 
     def __init__(self) -> None:
         # (seconds, motion since the frame before)
@@ -146,7 +146,7 @@ class MotionHistory:
         self._motions.append((seconds, moved))
 
     def add_signing(self, signs: Sequence[Sign], since: float, until: float) -> None:
-        """Learn from these signs, the complete ones between two times, how signing moves."""
+        """Learn the motion of signing from `signs`, which are complete between the two times."""
         self._signing.extend(
             moved
             for at, moved in self._motions
@@ -158,7 +158,7 @@ class MotionHistory:
             self._motions.popleft()
 
     def forget_frames(self) -> None:
-        """Forget the frames of a shot that is over; how signing moves is kept."""
+        """Forget the frames of a shot that is over, but not the motion of signing."""
         self._motions.clear()
 
     def first_motion(self, after: float) -> float | None:
@@ -173,7 +173,7 @@ class MotionHistory:
     def still_times(self, start: float, end: float) -> list[tuple[float, float]]:
         """Return the times between `start` and `end` in which nothing moves, in order.
 
-        None before anybody has signed: how still hands at rest are is not known then.
+        The list is empty before anybody has signed: only the motion of signing tells what is still.
         """
         if not self._signing or end <= start:
             return []
@@ -229,7 +229,7 @@ class Cutter:
         return max(self._begin, moved - _MARGIN)
 
     def restart(self, seconds: float) -> None:
-        """A new shot begins, which continues nothing of what was before it."""
+        """Begin a new shot; no piece continues from the one before it."""
         self._signs = []
         self._begin = seconds
         self._until = seconds
@@ -243,8 +243,8 @@ class Cutter:
     def add_signs(self, signs: Iterable[Sign], since: float, until: float) -> None:
         """Replace the signs from `since` on; up to `until` they are complete."""
         kept = [sign for sign in self._signs if sign.middle < since]
-        # Two windows give one sign slightly different times. At `since` it must be counted once:
-        # not twice, and not never.
+        # Two windows give one sign slightly different times. A sign near `since` must be counted
+        # exactly once.
         new = [
             sign
             for sign in signs
@@ -302,7 +302,7 @@ class Cutter:
         return max(earliest, still[-1][1] - _MARGIN) if still else earliest
 
     def _remove(self, end: float, count: int) -> None:
-        """The first `count` signs are in a piece that ends at `end`."""
+        """Remove the first `count` signs, which are in a piece that ends at `end`."""
         self._signs = self._signs[count:]
         self._begin = end
         self._overlapping = False

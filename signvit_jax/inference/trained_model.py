@@ -96,7 +96,7 @@ class TrainedModel:
 
     @property
     def members(self) -> tuple["TrainedModel", ...]:
-        """The models of an ensemble; a single model is the only member of its own."""
+        """The models of an ensemble, or this single model."""
         return (self, *self.others)
 
     @property
@@ -108,7 +108,7 @@ class TrainedModel:
         return self.vocabularies.ctc
 
     def define(self, policy: ComputePolicy) -> ModelDefinition:
-        """A definition of this model that computes in another way."""
+        """A definition of this model with another compute policy."""
         return ModelDefinition(self.config, *self.vocabularies.sizes, policy)
 
     @property

@@ -336,7 +336,7 @@ class _Recording:
             return []
         if self._detect_signs is None:
             self._levels.extend(moved for _, moved in self._motions)
-            # What a tenth of the motions exceed is the motion of signing.
+            # The level that a tenth of the motions exceed counts as the motion of signing.
             signing = float(np.quantile(self._levels, 0.9)) if self._levels else 0.0
             self._cutter.add_signs(moving_times(self._motions, signing), self._next, now)
             self._motions, self._next = self._motions[-1:], now

@@ -134,8 +134,8 @@ def attend_at_even_length(
 ) -> Float[Array, "b l n k"]:
     """`jax.nn.dot_product_attention`, with odd lengths padded by one position that is masked.
 
-    JAX 0.11 and 0.12 refuse to differentiate cuDNN's attention at an odd length: they take their
-    placeholder for the bias for a bias, which needs even lengths. The length of a ViT is odd:
+    JAX 0.11 and 0.12 refuse to differentiate cuDNN's attention at an odd length: they mistake the
+    placeholder of a missing bias for a bias, which needs even lengths. The length of a ViT is odd:
     patches and a class token.
 
     Positions from `num_tokens` on are padding already. Their outputs and gradients are zero.

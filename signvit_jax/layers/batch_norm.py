@@ -18,9 +18,9 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 
 
 class Moments(NamedTuple):
-    """Sums over images of a channel's mean and mean squared distance from its running mean.
+    """First and second moments of each channel about its running mean, summed over images.
 
-    Sums of squares around zero would cancel where the mean is large.
+    Moments about zero would lose precision where the mean is large.
     """
 
     first: Float[Array, "c"]
@@ -30,7 +30,7 @@ class Moments(NamedTuple):
 class BatchMoments(NamedTuple):
     """`Moments` of all layers, summed over `num_images` images.
 
-    `layers` is a tree with the paths that the layers have among the parameters.
+    `layers` is a tree in which the layers have the same paths as in the parameters.
     """
 
     num_images: Float[Array, ""]

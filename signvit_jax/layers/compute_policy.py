@@ -20,7 +20,7 @@ class ComputePolicy:
     scan_layers: bool = True  # False unrolls the ViT's blocks
     attention: str = "auto"  # of the ViT: `layers.attention.attend`'s `implementation`
     frames_per_chunk: int = 0  # frames that the ViT runs at once; 0 = all
-    dropout_rng_impl: str = "threefry"  # of the ViT: 'threefry', or 'rbg', the device's generator
+    dropout_rng_impl: str = "threefry"  # of the ViT: 'threefry', 'rbg' (the device's) or 'hash'
 
 
 def compute_policy(config: Config) -> ComputePolicy:

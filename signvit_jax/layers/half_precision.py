@@ -1,4 +1,4 @@
-"""LayerNorm and the linear map behind it, for training in half precision on accelerators.
+"""LayerNorm and the linear map after it, for training in half precision on accelerators.
 
 A step of a large ViT is bound by memory there: what a block writes for its backward pass, and reads
 in it, takes longer than its matrix products. These functions compute the same as `nnx.LayerNorm`
@@ -77,8 +77,8 @@ def absorb_norm(
 def gelu_in_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact GELU, rounded once.
 
-    XLA computes erf wherever it is needed. The erfc in `jax.nn.gelu` is so much more code that XLA
-    stores its result, in float32, for the value and the derivative.
+    XLA computes erf again wherever it is needed. The erfc in `jax.nn.gelu` is so much more code
+    that XLA stores its result, in float32, for the value and the derivative.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1.0 + jax.lax.erf(wide * jnp.float32(0.5**0.5)))).astype(x.dtype)
@@ -87,8 +87,8 @@ def gelu_in_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def in_row_major(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Have a program for GPUs store `x` row by row.
 
-    Left to itself, XLA takes the layout that suits the first patches, or the mean over the tokens,
-    for the tokens of all layers, and each product of each layer transposes its input.
+    Left to itself, XLA gives the tokens of all layers the layout that suits the patch embedding or
+    the mean over the tokens, and every product of every layer has to transpose its input.
     """
     if not traces_for_gpu():
         return x

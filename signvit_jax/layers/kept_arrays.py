@@ -1,7 +1,7 @@
 """Names of the arrays that `training.remat = "names"` keeps for the backward pass.
 
-With them it repeats no matrix product and no attention of a ViT's block, only what is computed
-entry by entry or row by row.
+With them the backward pass recomputes no matrix product and no attention of a ViT's block, only
+operations on single entries or rows.
 """
 
 from jax.ad_checkpoint import checkpoint_name

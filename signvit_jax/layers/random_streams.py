@@ -7,7 +7,7 @@ from jaxtyping import Array, Int, Key
 
 # The number of each stream within its module. A change of a number changes the random numbers of
 # every run, so a new stream takes a number that its module does not use yet. A stream that repeats
-# (per layer, per chunk) is last in its module, or the next one starts behind its last index.
+# (per layer, per chunk) is last in its module, or the next one starts after its last index.
 STREAMS = {
     # optimization.losses.outputs, from the key of a microbatch
     "step.encoder": 0,

@@ -1,4 +1,4 @@
-"""Cameras of this machine, read by PyAV, which brings the system's devices along.
+"""Cameras of this machine, read through PyAV, which knows the camera devices of each system.
 
 A camera is a device that the user names, so it is read in this process; only files, which may come
 from strangers, are decoded in a child (`media.video`).
@@ -38,12 +38,12 @@ def can_read_cameras() -> bool:
 def open_camera(camera: int | str) -> Callable[[threading.Event], Iterator[Image]]:
     """Open a camera; return the function that yields its frames until its event is set.
 
-    `camera` is its number, from 0, or its name: /dev/video0 on Linux, else that of the system.
-    Raises SourceError, the returned function too.
+    `camera` is its number, from 0, or its name: /dev/video0 on Linux, the name of the device on
+    macOS. Both this function and the returned one raise SourceError.
     """
     if not can_read_cameras():
         raise SourceError(
-            f"camera {camera} cannot be opened: this PyAV has no cameras of {sys.platform}; "
+            f"camera {camera} cannot be opened: this PyAV reads no cameras on {sys.platform}; "
             "install its wheel with pip install av, or give the file of a video"
         )
     on_linux = sys.platform == "linux"

@@ -3,7 +3,7 @@
 `pose_detection.tflite` finds a person in an image, `pose_landmark_full.tflite` their 33 points in a
 square around them (BlazePose, Bazarevsky et al. 2020). The square of a frame follows from the
 points of the one before, so most frames need the second model only. Nothing is smoothed over time.
-Of several people the one is followed whom the first model is surest of.
+Of several people it follows the one of whom the first model is surest.
 
 `video_worker.py` loads this file by its path. It must not import anything of the package.
 """
@@ -17,7 +17,7 @@ DETECTOR, LANDMARKS = MODEL_FILES = ("pose_detection.tflite", "pose_landmark_ful
 POINTS = 33
 _DETECTOR_SIZE, _LANDMARK_SIZE = 224, 256  # sides of the models' inputs, in pixels
 _STRIDES = ((8, 2), (16, 2), (32, 6))  # of the detector's maps, in pixels, and anchors of each cell
-# Those that are used, by their shapes.
+# The outputs that are used, with their shapes.
 _OUTPUTS: dict[str, dict[str, tuple[int, ...]]] = {
     DETECTOR: {"boxes": (2254, 12), "scores": (2254, 1)},
     LANDMARKS: {"points": (195,), "person": (1,)},
@@ -126,7 +126,7 @@ class _Network:
 
 
 def _with_outputs(content: bytes, shapes: set[tuple[int, ...]]) -> bytes:
-    """Return a model without the operators that only other outputs need, by their shapes.
+    """Return a model with only its outputs of these shapes, and the operators that they need.
 
     LiteRT runs all operators. The landmark model's mask and heat maps take 40 % of its time.
     """
@@ -149,7 +149,7 @@ def _with_outputs(content: bytes, shapes: set[tuple[int, ...]]) -> bytes:
 
 
 def _cut(image: np.ndarray, square: _Square, size: int) -> np.ndarray:
-    """Return a turned square of an image, (size, size, 3) from 0 to 1; black is outside of it."""
+    """Return a turned square of an image, (size, size, 3) from 0 to 1; black outside the image."""
     (x, y), side, angle = square
     scale = side / size
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)

@@ -1,7 +1,7 @@
-"""A folder of recorded takes: a video <uid>.mp4 each, and a row each in clips.csv.
+"""A folder of recorded takes: each is a video <uid>.mp4 and a row of clips.csv.
 
 A take is complete or absent, and never replaces another: its video is written under a temporary
-name and then linked to its own, and its row comes last, into a table that is replaced as a whole.
+name and gets its own name when it is finished; then the table is replaced by one with its row.
 """
 
 import contextlib
@@ -141,7 +141,7 @@ class TakeWriter:
         self._container.close()
 
     def abandon(self) -> None:
-        """Close the file, which is then no video."""
+        """Close the unfinished file, which no player can read."""
         with contextlib.suppress(OSError, ValueError):
             self._container.close()
 
@@ -173,7 +173,7 @@ class TakeWriter:
 
 
 class _Table:
-    """The content of a table: rows, and what is needed to add one as the others are written."""
+    """The content of a table, and the format in which the next row is written."""
 
     def __init__(self, text: str, delimiter: str, columns: list[str], rows: list[dict[str, str]]):
         self.columns = columns
@@ -192,7 +192,7 @@ class _Table:
 
 
 def _read_table(path: Path) -> _Table:
-    """Read a table to which rows are added. Raises TakeError for one that has no place for them."""
+    """Read a table. Raises TakeError if takes cannot be added, with what to change."""
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -222,9 +222,9 @@ def _slug(text: str) -> str:
 
 
 def _link(temporary: Path, path: Path) -> None:
-    """Give a file another name, and the first one up or not.
+    """Give a file the name `path`; its temporary name may stay.
 
-    Raises FileExistsError if it is taken.
+    Raises FileExistsError if the name is taken.
     """
     try:
         os.link(temporary, path)

@@ -83,7 +83,7 @@ class JpegVideo:
     height: int
     width: int
     notes: tuple[str, ...] = ()
-    # Of the poses, if asked for: as `pose_model.PoseModel.points` returns them for each frame.
+    # The pose in each frame, if asked for, as `pose_model.PoseModel.points` returns it.
     poses: Float32[np.ndarray, "t 33 3"] | None = None
 
 
@@ -351,8 +351,8 @@ class VideoReader:
             raise VideoDecodeError(name, reason) from None
         finally:
             self.busy = False
-            # It crashed, timed out, or the caller stopped early: what it still sends belongs to
-            # this file.
+            # The child crashed, timed out, or the caller stopped early. What the child still sends
+            # belongs to this file, so the next file gets a new child.
             if not finished:
                 self.close()
 

@@ -361,7 +361,7 @@ class FrameConverter:
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def _fitted_size(self, frame: VideoFrame, size: tuple[int, int]) -> tuple[int, int]:
-        """The size within `size` that keeps the shape; `size` if that is rounding."""
+        """The largest size of that shape within `size`; `size` itself if it differs by a pixel."""
         width, height = square_size(frame)
         scale = min(size[0] / width, size[1] / height)
         fitted = max(1, round(width * scale)), max(1, round(height * scale))
@@ -432,7 +432,7 @@ def upright(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def announced_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    """Return the duration of the video by the header; None if it is that of other streams too."""
+    """Return the duration of the video stream by the header; None if the header lacks it."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     only_video = all(other.type == "video" for other in container.streams)

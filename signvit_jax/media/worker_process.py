@@ -73,7 +73,7 @@ class WorkerProcess:
         return self._owner == os.getpid() and self.process.poll() is None
 
     def ask(self, request: dict[str, object], wall_seconds: float) -> None:
-        """Send a request; its replies may be waited for, in all, for `wall_seconds`.
+        """Send a request; `reply` then waits for its replies for `wall_seconds` in all.
 
         Raises WorkerEnded.
         """
@@ -84,7 +84,7 @@ class WorkerProcess:
             raise WorkerEnded(self.process.wait()) from None
 
     def allow(self, seconds: float) -> None:
-        """Let the replies be waited for this much longer."""
+        """Extend the time that `reply` waits."""
         self._seconds_left += seconds
 
     def reply(self) -> tuple[bytes, float, UInt8[np.ndarray, " n"]]:

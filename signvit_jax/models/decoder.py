@@ -121,9 +121,9 @@ class TextDecoder(nnx.Module):
 
         Returns the logits of the next token, in float32, and the new cache.
 
-        Beam search reorders hypotheses. `lineage[i, j, p]` is the slot of the cache that has
-        position p of hypothesis j of clip i, for p up to `position`, where it is j. So the cache is
-        never reordered. None: every hypothesis has kept its slot.
+        Beam search reorders hypotheses, but never the cache: `lineage[i, j, p]` is the slot of the
+        cache that holds position p of hypothesis j of clip i, for p up to `position`. At `position`
+        it is j. None: every hypothesis has kept its slot.
         """
         m, length = cache.keys[0].shape[1:3]
         slots = jax.lax.iota(jnp.int32, m)

@@ -83,7 +83,7 @@ def merge_parameters(
 def parameters_of(model: nnx.Module) -> PyTree:
     """Return a model's parameters and BatchNorm statistics as nested dicts.
 
-    Their keys are strings, also the numbers of modules in a list.
+    All keys are strings, even the indices of modules in a list.
     """
 
     def with_string_keys(node: PyTree) -> PyTree:

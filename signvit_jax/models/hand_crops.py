@@ -1,4 +1,4 @@
-"""Hands and faces as images of their own: cut out of frames that the view has not shrunk."""
+"""Hands and faces as images of their own, cut out of the video at its full resolution."""
 
 import dataclasses
 from typing import NamedTuple
@@ -42,9 +42,9 @@ class HandCrops(nnx.Module):
     parts. Crops around them are cut out of the video itself, not of the view, and scaled to
     `crop_size` pixels. One small ViT encodes both hands; the second hand's crops are mirrored, so
     that both look like the same hand. The face has a ViT of its own. The crops' places are features
-    as well. A part that is not in the image is a learned vector; in training each part of a clip is
-    taken away at the rate `crop_dropout`. The places get no gradient from the translation: the
-    localizer learns from keypoints or motion alone.
+    as well. A learned vector replaces the features of a part that is not in the image, and in
+    training also those of a part of a clip at the rate `crop_dropout`. The places get no gradient
+    from the translation: the localizer learns from keypoints or motion alone.
     """
 
     def __init__(

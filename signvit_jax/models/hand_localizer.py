@@ -29,9 +29,10 @@ _SHARPNESS = 2.0
 # from the middle.
 _CURVATURE = 9.0
 _START_COLUMNS = (-0.25, 0.25, 0.0)
-# Logit of a part's presence at the start, 0.98; without keypoints nothing changes it.
+# Added to the logits of presence, so that they begin near it: a probability of 0.98. Without
+# keypoints no loss trains them.
 _PRESENCE = 4.0
-# A frame counts at most as much as this many average ones of its clip.
+# The largest weight of a frame in the loss by motion: its motion divided by the clip's mean.
 _MOST_MOTION = 2.0
 
 
@@ -139,8 +140,8 @@ def localization_loss(
     """Return the localizer's loss for each clip, in nats.
 
     `points` are the places of the parts in the images, (y, x) as shares of their sides, and the
-    confidence from 0 to 1. Clips in which any has a confidence learn from them (`_point_loss`), all
-    others from motion (`_motion_loss`). `mask` is True at the frames of a clip.
+    confidence from 0 to 1. Clips with any confidence above 0 learn from the points (`_point_loss`),
+    all others from motion (`_motion_loss`). `mask` is True at the frames of a clip.
     """
     maps, presence = localization.found
     by_motion = _motion_loss(maps[:, :, :HANDS], localization.motion, mask)
@@ -179,10 +180,11 @@ def _point_loss(
     points: Float[Array, "b t parts 3"],
     mask: Bool[Array, "b t"],
 ) -> Float[Array, "b"]:
-    """Cross-entropy of each part's map against its point, and of its presence, by confidence.
+    """Cross-entropy of each part's map against its point, plus that of its presence.
 
-    A point between the centers of cells is shared out among its neighbors as in bilinear
-    interpolation. A point outside the view is not present. Means over frames and parts.
+    The point's confidence is the weight of the first and the target of the second. A point between
+    the centers of cells is shared out among its neighbors as in bilinear interpolation. A point
+    outside the view is not present. Means over frames and parts.
     """
     shares, inside = inside_square(points[..., :2], view)
     present = points[..., 2] * inside

@@ -58,10 +58,11 @@ def _magnitudes(
 ) -> Float[Array, "b t h w 3"]:
     """Magnitudes of three differences: to the clip's mean, the frame before and the frame after.
 
-    Means over the colors, so that a light hand on a dark shirt looks like a dark hand on a light
-    one; divided by the clip's root mean square (with MOTION_FLOOR, so that the noise of a still
-    clip stays small), so that contrast and the share of the image that moves do not matter. Where a
-    hand is, both differences in time are large; where it comes from or goes to, one of them is.
+    They are means over the colors, so that a light hand on a dark shirt looks like a dark hand on a
+    light one. They are divided by the clip's root mean square (with MOTION_FLOOR, so that the noise
+    of a still clip stays small), so that contrast and the share of the image that moves do not
+    matter. Where a hand is, both differences in time are large; where it comes from or goes to, one
+    of them is.
     """
     frames = mask.astype(video.dtype)[:, :, None, None]
     energy = (jnp.mean(moved**2, axis=-1) * frames).mean(axis=(1, 2, 3))

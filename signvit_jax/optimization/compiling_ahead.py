@@ -1,7 +1,7 @@
 """Programs compiled ahead of the first step.
 
-No step has to wait for compilation in the middle of a run, nor finds only there that a program
-needs more memory than a device has.
+No step has to wait for compilation in the middle of a run, and a program that needs more memory
+than a device has is found before the first step.
 """
 
 from collections.abc import Mapping

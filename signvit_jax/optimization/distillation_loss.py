@@ -34,8 +34,7 @@ class DistillationTerm:
     - features: mean squared difference of the features that the decoders attend to, each vector
       standardized over its width, the mean over clips.
 
-    With `inputs.aux["projection"]` the student's features pass
-    through that linear map first.
+    With `inputs.aux["projection"]` the student's features pass through that linear map first.
     """
 
     config: DistillationConfig

@@ -23,10 +23,10 @@ _HUBER = 0.1  # half sides of the view; beyond it an error counts linearly
 class KeypointTerm:
     """keypoint_weight * Huber loss of the keypoints, fading linearly to 0 at `keypoint_steps`.
 
-    The coordinates are those of the square that the backbone sees, from -1 to 1; in those of the
-    image a zoomed view could not tell them. Points outside of it do not count, all others by their
-    confidence. The mean over a clip's points, divided by _HUBER so that it is about the mean error
-    in half sides of the view; then the mean over clips.
+    The coordinates are those of the square that the backbone sees, from -1 to 1: a zoomed view does
+    not show where in the image it is. Points outside of it do not count; the others are weighted by
+    their confidence. The loss of a clip is the mean over its points, divided by _HUBER so that it
+    is about the mean error in half sides of the view. The result is the mean over clips.
     """
 
     config: TrainingConfig

@@ -7,7 +7,6 @@ complete batch.
 
 import dataclasses
 import functools
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -20,10 +19,11 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.layers.attention import length_mask
 from signvit_jax.layers.random_streams import fold
-from signvit_jax.models.ctc_loss import BLANK, ctc_loss
+from signvit_jax.models.ctc_loss import ctc_loss
 from signvit_jax.models.decoder import PAD
 from signvit_jax.models.hand_localizer import localization_loss
 from signvit_jax.models.translator import Encoded, SignTranslator
+from signvit_jax.optimization.flat_start import flat_alignment, flat_start_weight, signing_frames
 
 Batch = Mapping[str, Array | np.ndarray]
 
@@ -179,7 +179,7 @@ class CTCTerm:
 
         aligned = ctc
         if inputs.step is not None and self.config.ctc_flat_start_steps:
-            flat = flat_alignment_loss(logits, steps, labels, label_lengths)
+            flat = alignment_loss(logits, self._flat_targets(inputs, labels, label_lengths), steps)
             share = flat_start_weight(
                 jnp.where(feasible, per_label, jnp.inf),
                 inputs.step,
@@ -190,13 +190,22 @@ class CTCTerm:
         impossible = jnp.sum(jnp.where(feasible, 0.0, weights))
         return self.config.ctc_weight * aligned, {"ctc": ctc, "ctc_impossible": impossible}
 
+    def _flat_targets(
+        self, inputs: TermInputs, labels: Int[Array, "b l"], label_lengths: Int[Array, "b"]
+    ) -> Int[Array, "b s"]:
+        steps = inputs.outputs.ctc_steps
+        signing = jnp.ones(inputs.outputs.ctc_logits.shape[:2], bool)
+        if self.config.ctc_flat_start_frames == "moving":
+            signing = signing_frames(jnp.asarray(inputs.batch["video"]), steps)
+        return flat_alignment(steps, labels, label_lengths, signing)
+
 
 @dataclasses.dataclass(frozen=True)
 class LocalizationTerm:
     """The loss of the localizer of hands (`models.hand_localizer`), the mean over clips, in nats.
 
-    Only the localizer's own parameters depend on it, and Adam makes their updates as large for any
-    factor. The factor keeps their gradient out of the norm that is clipped.
+    Only the localizer's own parameters get a gradient from it, and Adam's updates of them are as
+    large for any factor. A small one keeps this gradient from deciding how all others are clipped.
     """
 
     metrics = ("localization",)
@@ -232,49 +241,12 @@ def smoothed_cross_entropy(
     )
 
 
-def flat_alignment_loss(
-    logits: Float[Array, "b s v"],
-    steps: Int[Array, "b"],
-    labels: Int[Array, "b l"],
-    label_lengths: Int[Array, "b"],
+def alignment_loss(
+    logits: Float[Array, "b s v"], targets: Int[Array, "b s"], steps: Int[Array, "b"]
 ) -> Float[Array, "b"]:
-    """Mean cross-entropy, in nats per step, against labels spread evenly over the valid steps.
-
-    This is the flat start of speech recognition: a rough alignment that every clip has. The targets
-    of a clip without labels are all blank. Without it CTC begins by emitting the blank alone, and
-    for long learns little from the images.
-    """
-    place = jnp.arange(logits.shape[1]) * label_lengths[:, None] // jnp.maximum(steps, 1)[:, None]
-    targets = jnp.take_along_axis(labels, jnp.minimum(place, labels.shape[1] - 1), axis=1)
-    targets = jnp.where(label_lengths[:, None] > 0, targets, BLANK)
+    """Mean cross-entropy of the valid steps of each clip, in nats per step."""
     per_step = smoothed_cross_entropy(logits, targets, 0.0)
     return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
-
-
-def flat_start_weight(
-    per_label: Float[Array, "b"], step: Int[Array, ""], last_step: int
-) -> Float[Array, "b"]:
-    """Each clip's share of the flat start, 0 to 1, falling linearly to 0 at `last_step`.
-
-    `per_label` is CTC's loss in nats per label. As it falls from 1.5, where CTC knows little more
-    than the frequencies of the labels, to 0.5, the share of the clip falls to 0 as well.
-    """
-    fade = jnp.maximum(1.0 - step / last_step, 0.0)
-    return fade * jnp.clip(jax.lax.stop_gradient(per_label) - 0.5, 0.0, 1.0)
-
-
-def with_flat_start(config: TrainingConfig, schedule_steps: int) -> TrainingConfig:
-    """Return the config with the number of flat-start steps of a run.
-
-    A run whose learning-rate schedule has `schedule_steps` steps gets at least
-    `ctc_flat_start_ratio` of them, unless the flat start is off: a flat start that is over before
-    the rates have risen does nothing.
-    """
-    if not config.ctc_flat_start_steps:
-        return config
-    least = math.ceil(config.ctc_flat_start_ratio * schedule_steps)
-    steps = max(config.ctc_flat_start_steps, least)
-    return dataclasses.replace(config, ctc_flat_start_steps=steps)
 
 
 def ctc_labels(batch: Batch) -> tuple[Int[Array, "b l"], Int[Array, "b"]]:

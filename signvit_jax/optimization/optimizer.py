@@ -1,6 +1,6 @@
 """AdamW with two learning rates (encoder and rest; schedules.py) and gradient clipping.
 
-A backbone that is frozen at first starts, when it thaws, as with an optimizer of its own.
+A backbone that is frozen at first begins with new moments and its own warm-up when it thaws.
 """
 
 from collections.abc import Hashable
@@ -127,9 +127,9 @@ def with_bfloat16_state(
 ) -> optax.GradientTransformationExtraArgs:
     """`adam` with its state stored in bfloat16 between steps and its arithmetic in float32.
 
-    Stochastic rounding keeps its mean right. With
-    rounding to nearest the second moment would never change: a step moves it by a thousandth, and
-    bfloat16 has 128 numbers between a power of two and the next.
+    Stochastic rounding keeps its mean right. With rounding to nearest the second moment would never
+    change: a step moves it by a thousandth, and bfloat16 has 128 numbers between a power of two and
+    the next.
     """
 
     def init(params: PyTree) -> PyTree:

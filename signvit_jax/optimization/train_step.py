@@ -70,8 +70,8 @@ def make_train_step(
 ) -> JittedStep[TrainState, tuple[TrainState, StepReport]]:
     """Return the jitted `train_step`, which donates the state.
 
-    `shardings`: of the state. With `frozen_backbone` the backbone has no backward pass and gets
-    neither gradient nor decay, update or statistics.
+    `shardings`: of the state. With `frozen_backbone` the backbone has no backward pass, and its
+    parameters and statistics stay as they are, without weight decay.
     """
     step = partial(
         train_step,
@@ -182,10 +182,9 @@ def batch_gradients(
     frozen_backbone: bool,
 ) -> BatchGradients:
     """Return gradients and loss of a batch, in `gradient_accumulation` microbatches in sequence."""
-    counts, terms = (
-        loss_denominators(batch),
-        loss_terms(config, batch, finds_hands=definition.config.model.encoder.crops != "none"),
-    )
+    counts = loss_denominators(batch)
+    finds_hands = definition.config.model.encoder.crops != "none"
+    terms = loss_terms(config, batch, finds_hands=finds_hands)
     microbatches = config.gradient_accumulation
 
     def loss(trainable: PyTree, part: Batch, part_key: Key[Array, ""]) -> tuple[Array, tuple]:

@@ -49,7 +49,7 @@ def make_mesh(
     shape = (data, config.fsdp, config.tensor)
     try:
         arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    except AssertionError as error:  # that the chips of a TPU fill a box
+    except AssertionError as error:  # JAX asserts that the chips of a TPU fill a box
         raise ConfigError(
             f"JAX cannot arrange these {count} chips as a mesh, because they are not all chips of "
             "one box of one TPU slice; allowed: the chips of one slice, or of a box of it"

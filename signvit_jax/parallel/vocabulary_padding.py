@@ -38,10 +38,7 @@ def resize_vocab_like(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def reshard_like(tree: PyTree, like: PyTree) -> PyTree:
-    """`resize_vocab_like` for arrays on devices.
-
-    What changes gets the sharding of its shape in `like`.
-    """
+    """`resize_vocab_like` for arrays on devices; resized arrays get their sharding in `like`."""
 
     def resize_and_move(leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
         return jax.jit(partial(_resize, wanted=wanted), out_shardings=wanted.sharding)(leaf)

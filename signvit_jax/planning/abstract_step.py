@@ -21,7 +21,7 @@ _BERT_VOCABULARY = 30_522  # of bert-base-uncased, used if its vocabulary file i
 
 @dataclasses.dataclass(frozen=True)
 class TextSizes:
-    """What a data set would settle.
+    """Sizes that the data set of a run decides.
 
     `vocab_size`: tokens of the decoder; None: the most that the tokenizer may learn, or the size of
     a BERT vocabulary. `gloss_vocab_size`: glosses of the CTC head; None: as many as `vocab_size`,

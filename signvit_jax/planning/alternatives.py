@@ -8,7 +8,7 @@ from signvit_jax.config.schema import Config, TrainingConfig
 from signvit_jax.planning.plan_report import COMFORTABLE
 from signvit_jax.planning.step_plan import StepPlan
 
-_CAUTION = 1.1  # of a prediction, before it is compiled
+_CAUTION = 1.1  # safety factor on activations that are expected, not yet compiled
 
 
 def alternatives(

@@ -78,8 +78,8 @@ def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str) -> Step
 def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") -> StepPlan | None:
     """Return the plan of a config's step for devices that need not be here.
 
-    It takes one to several minutes. `unless`: the digest of a program whose plan is known; None is
-    returned, in seconds, if it is that of this step.
+    It takes one to several minutes. `unless`: the digest of a program whose plan is known already;
+    if it is this step's, None is returned within seconds.
 
     Raises UsageError without the packages, ConfigError for a mesh that does not fit, PlanError if
     the compiler fails.
@@ -140,7 +140,7 @@ def child_environment(
 
 @contextlib.contextmanager
 def _ended(process: "subprocess.Popen[str]") -> Iterator[None]:
-    """End the process with the block, also if it is left by an interrupt."""
+    """Kill the process, if it still runs, when the block is left, be it by an interrupt."""
     try:
         yield
     finally:

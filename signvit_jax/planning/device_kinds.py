@@ -110,7 +110,7 @@ def check_count(kind: DeviceKind, count: int) -> None:
 
 
 def absent_devices(kind: DeviceKind, count: int) -> Sequence[Device]:
-    """Return devices to compile for, of which this machine needs to have none.
+    """Return devices to compile for, which this machine need not have.
 
     Raises ConfigError as `check_count` does, and whatever JAX raises without the packages.
     """

@@ -158,16 +158,16 @@ def _times(plan: StepPlan, cost: ProgramCost) -> str:
     ]
     if cost.collectives:
         lines.append(
-            f"  {1e3 * times.communication:9,.1f} ms  collectives behind each other, {_links(kind)}"
+            f"  {1e3 * times.communication:9,.1f} ms  collectives one by one, {_links(kind)}"
         )
     lines.append(
         f"  {1e3 * plan.step_seconds:9,.1f} ms  in all: {plan.mfu:.0%} MFU, {clips:,.1f} clips/s, "
         f"{clips * plan.frames:,.0f} frames/s"
     )
-    lines.append("  Left out: gaps between kernels, caches, all but products in arithmetic.")
+    lines.append("  Left out: gaps between kernels, caches, arithmetic other than products.")
     if cost.uncounted:
         names = ", ".join(f"{name} ({runs})" for name, runs in cost.uncounted.items())
-        lines.append(f"  Operations not known of: {names}")
+        lines.append(f"  Custom calls whose operations are not counted: {names}")
     if cost.unknown_loops:
         lines.append(f"  Loops of unknown length, counted once: {cost.unknown_loops}")
     return "\n".join(lines)

@@ -32,7 +32,7 @@ class Roofline:
 
     @property
     def step(self) -> float:
-        """The careful time, with no collective behind computation."""
+        """The careful time, with no collective hidden behind computation."""
         return self.careful + self.communication
 
 

@@ -84,8 +84,8 @@ class StepPlan:
     """The plan of a step for one kind of device.
 
     `program`: a digest of the program that was compiled. `total`: bytes of a device, with the next
-    batch. `cost` is None if the compiler refused the
-    program because it is too large; `total` is then the compiler's figure for it.
+    batch. `cost` is None if the compiler refused the program because it is too large; `total` is
+    then the compiler's figure for it.
     """
 
     request: PlanRequest
@@ -198,7 +198,7 @@ def _digest(text: str) -> str:
 
 
 def _settings(config: Config) -> dict[str, str]:
-    """Return what of the config decides on memory and time, by key."""
+    """Return the values of the config that memory and time depend on most, by key."""
     return {
         "training.remat": config.training.remat,
         "training.gradient_accumulation": str(config.training.gradient_accumulation),

@@ -1,6 +1,6 @@
 r"""The mobile model: MobileNetV3-Large on every frame and a decoder of width 256.
 
-It is trained as the student of a larger model, or alone:
+It is trained alone, or as the student of a larger model:
 
     python -m signvit_jax.train --config=mobilenet_v3 --workdir=runs/mobilenet_v3 \
         --config.data.name=isign --config.data.data_dir=data

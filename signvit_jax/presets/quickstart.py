@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
                 "num_epochs": 5,
                 "min_steps": 0,
                 "ctc_flat_start_steps": 1000,
-                "ema_decay": 0.985,  # of the last 70 steps: the run is short
+                "ema_decay": 0.985,  # averages about the last 70 steps: the run is short
                 "save_every_n_epochs": 2,
                 "num_sample_predictions": 3,
             },

@@ -7,8 +7,8 @@ r"""Learn your own signs in minutes, on two CPU cores: a few of them, a few take
 
 For recordings of a webcam or a phone: ten signs or sentences, ten takes each, of one person
 (docs/own_signs.md). It is `quickstart` with a view that is cut out of larger images, stronger
-augmentation, as many steps however few clips there are, and no attention between frames: a clip of
-one sign does not teach CTC where in it the sign is, so no frame may see more than 0.7 s around it.
+augmentation, a least number of steps for few clips, and no attention between frames: a clip of one
+sign does not teach CTC where in it the sign is, so no frame may see more than 0.7 s around it.
 """
 
 from ml_collections import ConfigDict
@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
                 "num_epochs": 1,
                 "min_steps": 1200,
                 "ctc_flat_start_steps": 1200,
+                "ctc_flat_start_frames": "moving",
                 "eval_every_n_epochs": 25,
                 "save_every_n_epochs": 25,
             },

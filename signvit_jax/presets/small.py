@@ -93,6 +93,7 @@ def get_config() -> ConfigDict:
                     "speed": 0.15,
                 },
             },
+            "inference": {"lexicon_weight": 1.0},
             "tokenizer": {"name": "bpe", "vocab_size": 2000},
         }
     )

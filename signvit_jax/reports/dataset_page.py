@@ -48,8 +48,8 @@ def render(
         section(
             "Words",
             _vocabulary(facts),
-            "Ignoring case; characters in scripts without spaces; "
-            "unseen: not in the training split, with their share of all words there.",
+            "Case is ignored; in scripts without spaces each character counts as a word. "
+            "Unseen: not in the training split, with their share of all words of the split.",
         ),
         section(
             "CTC",

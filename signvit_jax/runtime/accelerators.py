@@ -18,7 +18,7 @@ _DEVICE_FILES = (
     "dev/vfio/[0-9]*",
 )
 _TPU_VENDOR = "0x1ae0"
-# Packages of the extra `plan`, which JAX takes for devices; those with other drivers are not here.
+# JAX plugins that the extra `plan` installs; any other plugin is there for a device.
 _PLANNING_PLUGINS = {"xla_cuda12", "xla_cuda13"}
 
 

@@ -16,15 +16,15 @@ _JAX_DEFAULT_SECONDS = 1.0
 def use_compilation_cache() -> None:
     """Let JAX keep every program that this process compiles, unless the user has chosen otherwise.
 
-    A folder in `jax.config` or `JAX_COMPILATION_CACHE_DIR` stays; the default is in the user's
-    cache folder. So does a least compile time of what is kept, unless it is JAX's default; ours is
-    0, because a process has few programs (training and translating some 20) and a second start then
-    compiles none. JAX's switch `jax_enable_compilation_cache` is not touched.
+    Sets only what neither `jax.config` nor the environment has set: a folder in the user's cache
+    folder, and 0 s as the shortest compile time of a program that is kept. Training or translating
+    has some 20 programs, and a second start then compiles none. JAX's switch
+    `jax_enable_compilation_cache` is not touched.
     """
     import jax
 
     settings = jax.config.values
-    if not settings[_FOLDER]:  # the environment's, if JAX was imported before it was set there
+    if not settings[_FOLDER]:  # JAX read the environment at its import, perhaps too early
         jax.config.update(_FOLDER, os.environ.get(_FOLDER.upper()) or _cache_folder())
     if _SECONDS.upper() not in os.environ and settings[_SECONDS] == _JAX_DEFAULT_SECONDS:
         jax.config.update(_SECONDS, 0.0)
@@ -38,7 +38,7 @@ def _cache_folder() -> str | None:
     """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = os.path.join(caches, "signvit_jax", "jax")
-    if not folder.startswith("~"):  # no home: such a folder would be one of the working directory
+    if not folder.startswith("~"):  # without a home, "~" would be created in the working directory
         with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
             if os.access(folder, os.W_OK | os.X_OK):

@@ -40,7 +40,7 @@ def clean(text: str, keep: str = "") -> str:
 
 
 def clean_json(text: str, encoding: str = "utf-8") -> str:
-    """The same for JSON, by JSON's own escapes, so that values stay what they were.
+    """`clean` for JSON, by JSON's own escapes, so that values stay what they were.
 
     Characters that `encoding` lacks are escaped too; line breaks between values stay.
     """
@@ -59,7 +59,7 @@ def guard_streams() -> None:
     nothing.
     """
     for number, mode in enumerate(_MODES):
-        # The next file that is opened would get a closed descriptor, and libraries' errors with it.
+        # Else the next file that is opened gets this number, and what libraries write to it.
         if not _is_open(number):
             _to_devnull(number, mode)
     sys.stdout = _guarded(sys.stdout, sys.__stdout__, 1)

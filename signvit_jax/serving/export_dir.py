@@ -54,8 +54,8 @@ class ExportManifest:
     format: str  # one of FORMATS
     quantize: str  # what is INT8, one of the format's QUANTIZATIONS
     step: int  # of the exported checkpoint
-    # The checkpoint's metrics on the validation split, by which the rest check is bounded. Exports
-    # of earlier releases have none.
+    # The checkpoint's metrics on the validation split; `TrainedModel.min_evidence` reads them.
+    # Exports of earlier releases have none.
     validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # SHA-256 of each file that the model is read from, by name; exports of earlier releases have
     # none. The calibration is not among them: eval --calibrate fits it anew.

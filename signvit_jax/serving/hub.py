@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _FORM = "hf://ORGANIZATION/NAME, or with @REVISION (a branch, tag or commit) behind it"
 _ADDRESS = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# The files of an export. Others stay where they are: a report of eval, for one, shows people.
+# The files of an export. Others are neither sent nor downloaded: a report of eval shows people.
 _FILES = (
     "export.json",
     "config.json",
@@ -103,7 +103,7 @@ def local_folder[Given](path: Given) -> Given | Path:
 def fetch(address: str | os.PathLike | HubAddress) -> Fetched:
     """Download an export into the cache of Hugging Face, or find it there, and check its files.
 
-    A commit that is in the cache takes no network; nor does anything with HF_HUB_OFFLINE. If the
+    The network is not used for a commit that is in the cache, nor if HF_HUB_OFFLINE is set. If the
     hub does not answer, what the cache has of the revision is used, with a warning. Raises HubError
     for an address without an export, HubUnreachable, and ExportError for changed files.
     """
@@ -171,7 +171,7 @@ def push(folder: str | os.PathLike, address: str, *, public: bool, message: str)
         if not _is_of_export(entry.name) and entry.name != HUB_JSON
     )
     if left_out:
-        log.warning("not sent, because no part of an export: %s", ", ".join(left_out))
+        log.warning("not sent, because they are not files of an export: %s", ", ".join(left_out))
     _warn_of_local_paths(export)
     hub = _hub()
     if hub.constants.HF_HUB_OFFLINE:

@@ -18,7 +18,7 @@ from signvit_jax.models.translator import SignTranslator
 from signvit_jax.serving.linear_layers import replace_linears
 
 _LOWEST, _HIGHEST = -128, 127  # levels of an input
-SCALE_SUFFIX = ":scale"  # of the scale of a tensor that is INT8 in the file only
+SCALE_SUFFIX = ":scale"  # of the scale of a tensor that is INT8 only in the file
 
 
 class Int8Linear(nnx.Module):
@@ -127,7 +127,7 @@ def float_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def served_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the parameters of a model with INT8 layers from the tensors of `int8_tensors`.
 
-    Tensors that are INT8 in the file only become float32.
+    A tensor that is INT8 only in the file becomes float32.
     """
     found = {}
     for path, value in tensors.items():

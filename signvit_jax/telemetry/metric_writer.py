@@ -25,9 +25,9 @@ STEP = "step"
 class MetricsLog:
     """Metrics by step, written on process 0 only; metrics of one step share a row.
 
-    Each call hands its row to the system before it returns. A row that a crash truncated is dropped
-    when the file is opened again. A full disk is reported once and does not end the run: the
-    metrics wait in memory, and are written when there is room again.
+    Each call hands its row to the operating system before it returns. A row that a crash truncated
+    is dropped when the file is opened again. A full disk is reported once and does not end the run:
+    the metrics wait in memory, and are written when there is room again.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MetricsLog:
         return max([step, *logged]) - step
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add metrics, with names like "train/loss", at a step not before the last written one."""
+        """Add metrics, named like "train/loss", at the step written last or a later one."""
         if not self._active:
             return
         values = {name: float(value) for name, value in metrics.items()}

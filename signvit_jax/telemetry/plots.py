@@ -122,7 +122,7 @@ def _rates(axis: Axes, series: Series) -> None:
     colors = [_COLORS["total"], _COLORS["ce"], _COLORS["other"]]
     for number, name in enumerate(sorted(name for name in series if name.startswith("train/lr_"))):
         label = name.removeprefix("train/lr_")
-        # Rates that are the same are both seen.
+        # Dashes, so that two rates that are equal can both be seen.
         style = ("-", "--", ":")[number % 3]
         _line(axis, series, name, label, color=colors[number % 3], linestyle=style)
     axis.set_ylabel("learning rate")

@@ -12,9 +12,28 @@ class Word(NamedTuple):
     text: str
     confidence: float  # mean probability of the tokens that spell it, 0 to 1
     space: bool = True  # whether a space separates it from the word before
-    # Seconds of the video in which CTC saw the sign that the word stands for; None if not known.
-    start: float | None = None
-    end: float | None = None
+
+
+class TimedWord(Word):
+    """A word that stands for a sign that CTC saw, from `start` to `end`, in seconds of the video.
+
+    The times are attributes and no part of the tuple, which is that of `Word`.
+    """
+
+    start: float
+    end: float
+
+    def __new__(
+        cls,
+        text: str,
+        confidence: float,
+        space: bool = True,
+        start: float = 0.0,
+        end: float = 0.0,
+    ) -> "TimedWord":
+        word = super().__new__(cls, text, confidence, space)
+        word.start, word.end = start, end
+        return word
 
 
 def words_text(words: Iterable[Word]) -> str:

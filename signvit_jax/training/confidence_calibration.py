@@ -102,7 +102,10 @@ def calibrated(
         )
     dataset = open_dataset(data.data_dir, data.name)
     split = dataset.split(data.val_split).spread(MOST_CLIPS)
-    predictor = model.predictor(
+    lexicon = _training_lexicon(model, dataset, data.train_split)
+    # Texts are ranked by the lexicon as they will be, but keep their raw confidences.
+    unscaled = Calibration(model.step, data.name, split.name, 0, {}, lexicon)
+    predictor = dataclasses.replace(model, calibration=unscaled).predictor(
         list(dict.fromkeys([*decoders, "ctc"])),
         **dataclasses.asdict(dataclasses.replace(config.inference, min_confidence=0.0)),
     )
@@ -124,7 +127,7 @@ def calibrated(
         [(split.index[position], hypotheses) for position, hypotheses in found.items()],
         decoders,
         spells_glosses=model.gloss_tokenizer is not None,
-        lexicon=_training_lexicon(model, dataset, data.train_split),
+        lexicon=lexicon,
         step=model.step,
         dataset=data.name,
         split=split.name,

@@ -73,24 +73,25 @@ def load_teacher(
 ) -> Teacher | None:
     """Return the teacher that the config names, or None if it names none.
 
-    `before`: the teacher that the run began with; the same weights are loaded again. Raises
-    ConfigError if the teacher does not fit the student or has changed, and the errors of reading a
-    workdir.
+    `before`: the teacher that the run began with. Its weights are loaded again, unless the config
+    names another workdir now: then that teacher is used, with a warning. Raises ConfigError if the
+    teacher does not fit the student, or if its workdir no longer has those weights, and the errors
+    of reading a workdir.
     """
     if not config.training.distillation.teacher:
         return None
     trained = load_trained(config.training.distillation.teacher)
     check_teacher(trained, config, data)
     if before is not None and digest_of(trained.params) != before.digest:
-        trained = _same_as_before(trained, before)
+        trained = _teacher_on_resume(trained, before)
     return Teacher(trained, mesh)
 
 
-def _same_as_before(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
-    """Return the checkpoint that the run began with, if the teacher's workdir still has it.
+def _teacher_on_resume(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
+    """Return the checkpoint that the run began with, if the workdir of `now` has it.
 
-    Raises ConfigError if it does not. A teacher in another workdir is one that the user asked for:
-    it is returned, with a warning.
+    If it has not: raise ConfigError if it is the workdir of then; return `now`, with a warning, if
+    the user has named another.
     """
     path = now.workdir.path
     if before.step in CheckpointReader(now.workdir.checkpoints).steps():

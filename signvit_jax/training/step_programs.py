@@ -11,9 +11,9 @@ from jaxtyping import Array, Int
 from signvit_jax.data.pipeline import Batch, BatchIterator
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.compiling_ahead import CompiledSteps, Shapes
+from signvit_jax.optimization.flat_start import with_flat_start
 from signvit_jax.optimization.keypoint_loss import initial_keypoint_head
 from signvit_jax.optimization.learning_rates import LearningRates
-from signvit_jax.optimization.losses import with_flat_start
 from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.train_state import TrainState, abstract_on_mesh, new_state
 from signvit_jax.optimization.train_step import StepReport, make_train_step

@@ -1,7 +1,8 @@
-"""Convert the state dict of the reference (the PyTorch system that this project reimplements).
+"""Convert the state dict of the reference to our parameters, and back.
 
-It becomes our parameters, and they become it. It has PyTorch's names and axis orders, which
-`mapping` describes. Our ViT's blocks are stacked, with a leading axis over layers.
+The reference is the PyTorch system that this project reimplements. Its state dict has PyTorch's
+names and axis orders, which `mapping` describes. Our ViT's blocks are stacked, with a leading axis
+over layers.
 """
 
 import json

@@ -31,9 +31,16 @@ _HEADS = {
     "model.temporal.num_heads": "model.decoder.hidden_dim",
     "model.decoder.num_heads": "model.decoder.hidden_dim",
 }
-# What a model reads and how it is built. Other keys (dropout, rates, ...) may differ unsaid.
+# Keys of config.data whose differences are reported, and keys of config.model whose are not.
 _READS = ("image_size", "num_frames", "frame_rate", "sampling", "resize_mode", "mean", "std")
-_UNSAID = ("dropout", "attention_dropout", "drop_path", "freeze_epochs", "pretrained", "init_from")
+_NOT_REPORTED = (
+    "dropout",
+    "attention_dropout",
+    "drop_path",
+    "freeze_epochs",
+    "pretrained",
+    "init_from",
+)
 
 
 class SourceModel(NamedTuple):
@@ -119,7 +126,7 @@ def plan_transfer(
 
 
 def _layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
-    """Paths by the layer that they are part of; a parameter of its own is a layer."""
+    """Paths by the layer that they are part of; any other parameter counts as a layer."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in shapes:
         parent, _, name = path.rpartition("/")
@@ -252,7 +259,7 @@ def _differing_keys(source: Config, target: Config) -> list[str]:
         group, _, name = key.rpartition(".")
         if group == "data":
             return name in _READS
-        return group.startswith("model") and name not in _UNSAID
+        return group.startswith("model") and name not in _NOT_REPORTED
 
     differences: list[tuple[str, Any, Any]] = key_differences(source, target)
     return [

@@ -12,7 +12,7 @@ from signvit_jax.captions.formats import Captions
 from signvit_jax.captions.layout import MOST_EARLY, MOST_LATE, CaptionLayout, lay_out
 from signvit_jax.captions.line_breaking import RIGHT_TO_LEFT_MARK, break_lines, units_of, width
 from signvit_jax.captions.segments import Segment, SubtitleError, in_order
-from signvit_jax.text.words import Word
+from signvit_jax.text.words import TimedWord
 from signvit_jax.text.writing_systems import pieces
 
 words = st.text(st.sampled_from("abcdefgé"), min_size=1, max_size=9) | st.sampled_from(
@@ -118,7 +118,7 @@ def test_a_short_cue_stays_until_it_is_read_and_a_long_one_ends_early():
 def test_a_long_text_is_split_at_sentences_and_by_the_times_of_its_words():
     text = "It rains. We stay at home, and read."
     starts = [0.0, 0.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5]
-    timed = [Word(w, 1.0, True, s, s + 0.4) for w, s in zip(text.split(), starts)]
+    timed = [TimedWord(w, 1.0, True, s, s + 0.4) for w, s in zip(text.split(), starts)]
     cues = in_order([Segment(0.0, 7.0, text, words=tuple(timed))], 7.0)
     laid_out, _ = lay_out(cues, 7.0, CaptionLayout(26, 1))
     assert [(c.start, c.end, c.lines) for c in laid_out] == [

@@ -20,7 +20,7 @@ from ttconv.model import Br, P, Text
 from signvit_jax.captions.formats import Captions
 from signvit_jax.captions.layout import CaptionLayout
 from signvit_jax.captions.segments import Segment
-from signvit_jax.text.words import Word
+from signvit_jax.text.words import TimedWord, Word
 from tests.captions.test_formats import segments as any_segments
 from tfds_builders.annotation_files.elan import read_elan
 
@@ -142,7 +142,7 @@ def read_by_pympi(text, path):
 
 
 def test_eaf_read_by_pympi_and_by_our_builder(tmp_path):
-    words = (Word("good", 1.0, True, 0.2, 0.4), Word("<day>", 1.0, True, 0.9, 1.1))
+    words = (TimedWord("good", 1.0, True, 0.2, 0.4), TimedWord("<day>", 1.0, True, 0.9, 1.1))
     given_segments = [
         Segment(0.0, 1.5, "good <day>", words=words),
         Segment(1.5, 3.0, "明天见", words=tuple(Word(c, 1.0, False) for c in "明天见")),

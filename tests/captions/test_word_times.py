@@ -1,6 +1,8 @@
 """Times of words: from CTC's words and glosses, and by length."""
 
+import copy
 import json
+import pickle
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from signvit_jax.captions.segments import Segment, in_order
 from signvit_jax.captions.word_times import BY_LENGTH, FROM_CTC, unit_begins, word_spans
 from signvit_jax.decoding.lexicon import learn_lexicon
 from signvit_jax.decoding.sign_times import TimedUnit, with_times
-from signvit_jax.text.words import Word
+from signvit_jax.text.words import TimedWord, Word
 
 
 def words(text):
@@ -18,7 +20,7 @@ def words(text):
 
 
 def times(found):
-    return [(word.text, word.start) for word in found]
+    return [(word.text, getattr(word, "start", None)) for word in found]
 
 
 def test_words_that_ctc_spelled_have_its_times():
@@ -50,7 +52,7 @@ def test_of_equal_glosses_a_word_takes_the_nearest():
 
 
 def test_json_says_where_each_time_comes_from():
-    timed = (Word("a", 0.9), Word("bb", 0.9, True, 1.0, 1.5), Word("cc", 0.9))
+    timed = (Word("a", 0.9), TimedWord("bb", 0.9, True, 1.0, 1.5), Word("cc", 0.9))
     segment = Segment(0.0, 3.0, "a bb cc", words=timed)
     document = json.loads(Captions([segment], 3.0, word_times=True).as_format("json"))
     assert [
@@ -67,7 +69,7 @@ starts = st.none() | st.floats(-1, 11)
 @given(st.lists(starts, min_size=1, max_size=8))
 def test_begins_rise_and_times_lie_in_the_cue(given_starts):
     timed = tuple(
-        Word("abc", 1.0, True, start, None if start is None else start + 0.5)
+        Word("abc", 1.0) if start is None else TimedWord("abc", 1.0, True, start, start + 0.5)
         for start in given_starts
     )
     (cue,) = in_order([Segment(1.0, 9.0, " ".join(w.text for w in timed), words=timed)], 10.0)
@@ -81,3 +83,10 @@ def test_begins_rise_and_times_lie_in_the_cue(given_starts):
         assert all(
             begin == span.start for begin, span in zip(begins, spans) if span.source == FROM_CTC
         )
+
+
+def test_a_timed_word_is_the_tuple_of_a_word_and_keeps_its_times_in_copies():
+    word = TimedWord("a", 0.5, False, 1.0, 2.0)
+    assert word == Word("a", 0.5, False) and tuple(word) == ("a", 0.5, False)
+    for again in (copy.deepcopy(word), pickle.loads(pickle.dumps(word))):
+        assert (again, again.start, again.end) == (word, 1.0, 2.0)

@@ -12,7 +12,7 @@ from signvit_jax.config.files import load_config
 from signvit_jax.config.schema import MeshConfig, with_ctc_target
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import abstract_model, count_parameters
-from signvit_jax.optimization.losses import with_flat_start
+from signvit_jax.optimization.flat_start import with_flat_start
 from signvit_jax.optimization.optimizer import make_optimizer
 from signvit_jax.optimization.schedules import group_schedules
 from signvit_jax.optimization.train_state import abstract_on_mesh, new_state

@@ -37,6 +37,16 @@ def test_a_word_that_nobody_signed_is_not_explained(lexicon):
     assert eats > 1.0 and the < 0.2 and dog < 0.2
 
 
+def test_the_shortfall_of_a_sentence_is_that_of_its_signs_and_words(lexicon):
+    assert lexicon.shortfall(["DOG", "RUN"], ["the", "dog", "runs"]) < 0.5
+    glosses, words = ["DOG", "RUN"], ["the", "cat", "runs"]
+    expected = lexicon.unexplained_glosses(glosses, words) + lexicon.unexplained_words(
+        glosses, words
+    )
+    assert len(expected) == 5
+    assert lexicon.shortfall(glosses, words) == pytest.approx(sum(expected)) and sum(expected) > 2
+
+
 def test_unknown_glosses_and_words_have_no_shortfall(lexicon):
     assert lexicon.unexplained_glosses(["HORSE"], ["the"]) == [0.0]
     assert lexicon.unexplained_words([], ["zebra"]) == [0.0]

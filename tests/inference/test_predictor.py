@@ -1,6 +1,7 @@
 """Decoding a split: every clip once, independent of the batch, with scores and confidences."""
 
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 
 from signvit_jax.config.schema import from_mapping
 from signvit_jax.data.dataset import open_dataset
+from signvit_jax.data.pipeline import make_batches
+from signvit_jax.decoding.confidence import Calibration, word_key
+from signvit_jax.decoding.lexicon import Entry, Lexicon
 from signvit_jax.evaluation import evaluate as evaluation
 from signvit_jax.evaluation.diagnostics import make_attention_maps
 from signvit_jax.evaluation.evaluate import clip_images, evaluate
@@ -83,6 +87,46 @@ def test_a_sampled_text_does_not_depend_on_the_batch(split, model):
     by_four, by_one = run(split, sampling, model), run(split, sampling, model, small)
     assert [p.hypotheses for p in by_four.predictions] == [p.hypotheses for p in by_one.predictions]
     assert len({p.hypotheses["sample"] for p in by_one.predictions}) > 2
+
+
+def _first_batch(split, model):
+    batches = make_batches(
+        split, model.tokenizer, model.config, batch_size=4, training=False, text_length=8
+    )
+    return next(iter(batches))
+
+
+def test_the_lexicon_ranks_the_list_of_beam_search(split, model):
+    batch = _first_batch(split, model)
+    plain = model.predictor(["beam"], beam_size=4, n_best=4)(model.params, batch)["beam"]
+    # A lexicon to which the words of each first text say that nobody signed them.
+    words = {word_key(word.text) for one in plain for word in one.words}
+    lexicon = Lexicon(glosses={}, words={word: Entry(0.0, {}) for word in words})
+    calibration = Calibration(model.step, "", "", 0, {}, lexicon)
+    knowing = dataclasses.replace(model, calibration=calibration)
+
+    unused = knowing.predictor(["beam"], beam_size=4, n_best=4, lexicon_weight=0.0)(
+        model.params, batch
+    )
+    assert unused["beam"] == plain
+
+    ranked = knowing.predictor(["beam"], beam_size=4, n_best=2, lexicon_weight=3.0)(
+        model.params, batch
+    )
+    assert ranked.keys() == {"beam"}
+    for before, after in zip(plain, ranked["beam"], strict=True):
+        scores = {}
+        for one in (before, *before.alternatives):
+            unsaid = sum(word_key(word.text) in words for word in one.words)
+            worse = unsaid * math.log(0.01) * 3.0
+            scores[one.tokens] = one.score + worse / (1 + len(one.probabilities))
+        best = sorted(scores, key=lambda tokens: -scores[tokens])[:2]
+        found = [after, *after.alternatives]
+        assert [one.tokens for one in found] == best
+        for one in found:
+            assert one.score == pytest.approx(scores[one.tokens], abs=1e-4)
+    firsts = [(before.tokens, after.tokens) for before, after in zip(plain, ranked["beam"])]
+    assert any(before != after for before, after in firsts)
 
 
 def test_confidences_and_scores_are_in_their_ranges(split, predictor, model):

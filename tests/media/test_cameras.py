@@ -71,5 +71,5 @@ def test_a_camera_that_is_not_there_is_an_error():
 def test_a_system_without_cameras_is_told(monkeypatch):
     monkeypatch.delitem(cameras._FORMATS, sys.platform)
     assert not can_read_cameras()
-    with pytest.raises(SourceError, match="this PyAV has no cameras of"):
+    with pytest.raises(SourceError, match="this PyAV reads no cameras on"):
         open_camera(0)

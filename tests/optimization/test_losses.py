@@ -5,18 +5,22 @@ import optax
 import pytest
 
 from signvit_jax.models.definition import ModelDefinition, parameters_of
+from signvit_jax.optimization.flat_start import (
+    flat_alignment,
+    flat_start_weight,
+    signing_frames,
+    with_flat_start,
+)
 from signvit_jax.optimization.losses import (
     CTCTerm,
     LossCounts,
     Outputs,
     TermInputs,
+    alignment_loss,
     ctc_labels,
-    flat_alignment_loss,
-    flat_start_weight,
     loss_denominators,
     smoothed_cross_entropy,
     translation_loss,
-    with_flat_start,
 )
 from tests.helpers import tiny_model
 
@@ -149,16 +153,39 @@ def test_a_clip_with_text_and_no_gloss_adds_nothing_to_gloss_ctc(params):
 
 
 def test_a_flat_start_spreads_the_labels_evenly_over_valid_steps():
-    logits = jax.random.normal(jax.random.key(0), (2, 6, 5))
     labels, lengths, steps = jnp.array([[3, 4, 1], [2, 0, 0]]), jnp.array([3, 1]), jnp.array([6, 4])
+    everywhere = flat_alignment(steps, labels, lengths, jnp.ones((2, 6), bool))
+    assert everywhere[0].tolist() == [3, 3, 4, 4, 1, 1]
+    assert everywhere[1, :4].tolist() == [2, 2, 2, 2]
+
+    signing = jnp.array([[0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]], bool)
+    found = flat_alignment(steps, labels, lengths, signing)
+    assert found[0].tolist() == [0, 3, 4, 1, 0, 0]
+    assert found[1, :4].tolist() == [2, 2, 2, 2]  # none of its valid steps is one of `signing`
+
+
+def test_the_loss_of_an_alignment_is_the_mean_over_valid_steps():
+    logits = jax.random.normal(jax.random.key(0), (2, 6, 5))
     log_probs = np.asarray(jax.nn.log_softmax(logits))
+    targets = jnp.array([[3, 3, 4, 4, 1, 1], [2, 2, 2, 2, 0, 0]])
     by_hand = [
         -np.mean([log_probs[0, t, label] for t, label in enumerate([3, 3, 4, 4, 1, 1])]),
         -np.mean(log_probs[1, :4, 2]),
     ]
-    np.testing.assert_allclose(
-        flat_alignment_loss(logits, steps, labels, lengths), by_hand, rtol=1e-5
-    )
+    found = alignment_loss(logits, targets, jnp.array([6, 4]))
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+
+
+def test_signing_is_from_the_first_frame_that_moves_to_the_last():
+    noise = np.random.default_rng(0).integers(0, 3, (2, 10, 8, 8, 3))
+    video = 100 + noise
+    # Nothing moves up to frame 2; frames 3 to 5 are still in between; frame 7 rests again.
+    video[0, 3:] += 20
+    video[0, 6:] += 30
+    video[0, 7:] += 10
+    video[:, 9] = 255  # padding
+    found = signing_frames(jnp.asarray(video, jnp.uint8), jnp.array([9, 9]))
+    assert found[0].tolist() == [False] * 2 + [True] * 6 + [False] * 2
 
 
 def rest(batch: dict, row: int, target: str) -> dict:
@@ -177,7 +204,8 @@ def test_the_flat_start_of_a_clip_of_rest_is_all_blank(target):
     logits = jax.random.normal(jax.random.key(0), (4, 6, tiny_model.VOCABULARY))
     labels, lengths = ctc_labels(rest(tiny_model.batch(), 1, target))
     steps = jnp.array([6, 4, 5, 6])
-    found = flat_alignment_loss(logits, steps, labels, lengths)[1]
+    targets = flat_alignment(steps, labels, lengths, jnp.ones((4, 6), bool))
+    found = alignment_loss(logits, targets, steps)[1]
     np.testing.assert_allclose(
         found, -np.asarray(jax.nn.log_softmax(logits))[1, :4, 0].mean(), rtol=1e-5
     )

@@ -79,7 +79,7 @@ def test_a_report_has_memory_arrays_collectives_and_times():
 def test_what_was_left_out_is_reported():
     cost = dataclasses.replace(COST, uncounted={"new": 3}, unknown_loops=2, recomputed=67)
     text = report(plan(47.9, cost=cost))
-    assert "Operations not known of: new (3)" in text
+    assert "Custom calls whose operations are not counted: new (3)" in text
     assert "counted once: 2" in text and "67 instructions a second time" in text
 
 

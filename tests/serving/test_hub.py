@@ -147,7 +147,7 @@ def test_push_says_what_it_does_not_send(hub, exported, tmp_path, caplog):
     folder = shutil.copytree(exported, tmp_path / "mine")
     (folder / "notes.txt").write_text("mine")
     assert tiny_run.command(push_main, folder, ADDRESS, "--public") == 0
-    assert "not sent, because no part of an export: notes.txt" in caplog.text
+    assert "not sent, because they are not files of an export: notes.txt" in caplog.text
     assert hub.private[NAME] is False
 
 

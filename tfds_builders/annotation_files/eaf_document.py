@@ -31,7 +31,7 @@ class Annotation:
     line: int
     slots: tuple[str, str] = ("", "")  # of an annotation with times of its own
     parent: str = ""  # the annotation from which it has its times
-    previous: str = ""  # of the same parent
+    previous: str = ""  # the annotation before it, of the same parent
 
 
 @dataclasses.dataclass(frozen=True)

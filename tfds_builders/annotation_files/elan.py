@@ -142,9 +142,9 @@ class _TextsWithGlosses:
         problems: list[tuple[int, str]] = []
         num_empty = 0
         used: set[tuple[str, int]] = set()  # tier and number of glosses
-        shares = self._gloss_tiers(path)
+        gloss_tiers = self._gloss_tiers(path)
         for tier in self._texts:
-            glosses = self._signs(shares[tier.name])
+            glosses = self._signs(gloss_tiers[tier.name])
             middles = [sign.middle for sign in glosses]
             for group in self._groups(tier):
                 text = " ".join(annotation.text for annotation in group if annotation.text)
@@ -177,10 +177,10 @@ class _TextsWithGlosses:
         )
 
     def _gloss_tiers(self, path: str | os.PathLike) -> dict[str, list[Tier]]:
-        """For each text tier its gloss tiers: those of its signer, or all if there is one only."""
+        """The gloss tiers of each text tier: those of its signer; all if it is the only one."""
         if len(self._texts) == 1:
             return {self._texts[0].name: [*self._glosses]}
-        shares: dict[str, list[Tier]] = {tier.name: [] for tier in self._texts}
+        by_text: dict[str, list[Tier]] = {tier.name: [] for tier in self._texts}
         for gloss in self._glosses:
             kin = [text for text in self._texts if self._top(text) == self._top(gloss)] or [
                 text
@@ -194,8 +194,8 @@ class _TextsWithGlosses:
                     f"{gloss.name!r} belong; give both the same participant, or a common parent, "
                     "in ELAN"
                 )
-            shares[kin[0].name].append(gloss)
-        return shares
+            by_text[kin[0].name].append(gloss)
+        return by_text
 
     def _top(self, tier: Tier) -> str:
         """The name of the topmost parent of a tier."""
@@ -206,14 +206,14 @@ class _TextsWithGlosses:
         return tier.name
 
     def _root(self, annotation: Annotation) -> Annotation | None:
-        """The annotation with times of its own from which another has them."""
+        """The annotation from which this one has its times: the first ancestor with its own."""
         path: list[str] = []
         root: Annotation | None = annotation
         while root is not None and root.parent:
             if root.id in self._roots:
                 root = self._roots[root.id]
                 break
-            self._roots[root.id] = None  # for a circle
+            self._roots[root.id] = None  # ends the loop where parents form a circle
             path.append(root.id)
             root = self._by_id.get(root.parent)
         for name in path:
@@ -221,7 +221,7 @@ class _TextsWithGlosses:
         return root
 
     def _groups(self, tier: Tier) -> Iterable[list[Annotation]]:
-        """The annotations of a tier, those with the times of one other annotation together."""
+        """The annotations of a tier, grouped by the annotation from which they have their times."""
         groups: dict[str, list[Annotation]] = {}
         for number, annotation in enumerate(tier.annotations):
             root = self._root(annotation) if annotation.parent else None
@@ -244,7 +244,7 @@ class _TextsWithGlosses:
 
 
 def _in_order(group: list[Annotation]) -> list[Annotation]:
-    """Annotations of one parent, each after the one that it calls its previous one."""
+    """Annotations of one parent, each after its `previous`."""
     ids = {annotation.id for annotation in group}
     following = {a.previous: a for a in group if a.previous in ids}
     first = [annotation for annotation in group if annotation.previous not in ids]
@@ -255,7 +255,7 @@ def _in_order(group: list[Annotation]) -> list[Annotation]:
 
 
 def _without_other_hand(signs: Sequence[_Sign]) -> list[str]:
-    """The glosses, once where the tiers of both hands have the same sign at the same time."""
+    """The glosses; a sign that the tiers of both hands have at the same time counts once."""
     kept: list[str] = []
     ends: dict[str, dict[str, float]] = {}  # gloss -> tier -> end of its last such sign
     for sign in sorted(signs, key=lambda sign: sign.start):

@@ -1,7 +1,7 @@
 """Clips of long recordings: annotation files (.eaf, .vtt, .srt), each with its video.
 
-A clip is called `<video>-<start>-<end>`, in milliseconds of the annotation file with eight digits,
-so that other annotations of the recording do not rename it.
+A clip is called `<video>-<start>-<end>`, with the times of the annotation file in milliseconds, in
+eight digits. It keeps this name when other annotations of the recording are added or removed.
 """
 
 import collections
@@ -33,7 +33,7 @@ _LANGUAGE = re.compile("[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
 
 @dataclasses.dataclass
 class _Counts:
-    """What is told about the files of a data set: a number, and an example of each."""
+    """Counts for the NOTES on a data set, with an example of each kind."""
 
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -53,7 +53,7 @@ class _Counts:
 
 NOTES = {
     "empty": "{count} annotations without text are left out, as in {example}",
-    "loose": "{count} glosses are at the time of no text and are left out, as in {example}",
+    "loose": "{count} glosses overlap no text in time and are left out, as in {example}",
     "cameras": "{count} ELAN files name several videos that are there; the first is taken, as in "
     "{example}",
     "overlaps": "{count} cues begin before the one before has ended, as in {example}: both are "
@@ -85,8 +85,8 @@ class Videos:
     def find(self, names: Sequence[str]) -> str:
         """Return the path of the first of `names` that is a video.
 
-        A name is without extension, in the folder or, its last part alone, in any folder below.
-        Raises LookupError with the reason.
+        A name is a path in the folder, without extension. If none is a video, the last part of each
+        name is searched for in all folders below. Raises LookupError with the reason.
         """
         if self._only is not None:
             return os.fspath(self._only)
@@ -132,8 +132,8 @@ def elan_clips(
 ) -> ClipTable:
     """Return the clips of an ELAN file, or of all in a folder.
 
-    The tiers are as in `read_elan`. The video of a file is the first that it names and that is
-    there, else the one with the name of the file. Raises AnnotationError if no file can be used.
+    The tiers are as in `read_elan`. The video of a file is the first existing one that it names,
+    else the one with the same name as the file. Raises AnnotationError if no file can be used.
     """
     counts = _Counts()
     files = _files(annotations, ELAN)
@@ -225,7 +225,7 @@ class _File:
     """An annotation file."""
 
     path: str
-    folder: str  # below the folder of all of them; "" for that itself
+    folder: str  # its folder, relative to that of all annotation files; "" for that itself
     name: str  # of its video, without extension and relative to the folder of videos
 
 
@@ -291,7 +291,7 @@ def _video_of_subtitles(
 
 
 def _in_language(files: Sequence[tuple[_File, str]], language: str | None) -> _File:
-    """Return the file to take of those of one video. Raises LookupError with the reason."""
+    """Choose one of the subtitle files of a video. Raises LookupError with the reason."""
     listed = ", ".join(os.path.basename(file.path) for file, _ in files)
     if language:
         wanted = language.casefold()

@@ -14,7 +14,7 @@ from tfds_builders.annotation_files.tables import AnnotationError, text_encoding
 from tfds_builders.clips import Segment
 
 MAX_BYTES = 64 << 20  # a long film has 0.2 MB
-# Milliseconds: rolling captions repeat a line in a cue of 10 to 400, and their cues follow at once.
+# Milliseconds. Rolling captions repeat a line in a cue of 10 to 400, right after the cue before.
 SHORT, AT_ONCE = 500, 20
 ARROW = "-->"
 _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
@@ -52,7 +52,7 @@ class _Cue:
 
 
 def read_subtitles(path: str | os.PathLike, encoding: str | None = None) -> SubtitleFile:
-    """Read the cues of a WebVTT or SubRip file; which of them it is is seen from its content.
+    """Read the cues of a WebVTT or SubRip file; the content tells which of the two it is.
 
     `encoding`: of a file without a byte order mark; without it UTF-8. Raises AnnotationError for a
     file without a cue.
@@ -139,7 +139,7 @@ def _cues(lines: Sequence[str], is_webvtt: bool, problems: list[tuple[int, str]]
 
 def _own_lines(body: Sequence[str], is_last: bool, is_webvtt: bool) -> int:
     """The number of lines after the times of a cue that are its text."""
-    if is_webvtt:  # up to the first empty line; one of spaces is a part of the text
+    if is_webvtt:  # up to the first empty line; a line of spaces is not empty
         return next((i for i, line in enumerate(body) if not line), len(body))
     # A number below an empty line, with text below it, is a cue whose times are missing.
     count = next(
@@ -163,7 +163,7 @@ def _report_strays(
     problems: list[tuple[int, str]],
     is_header: bool = False,
 ) -> None:
-    """Report texts that belong to no cue; notes, styles and the names of cues are none.
+    """Report texts that belong to no cue, except notes, styles and the names of cues.
 
     `first`: the number of lines above `lines`. `before_times`: the times of a cue follow.
     """

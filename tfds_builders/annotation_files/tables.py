@@ -1,4 +1,4 @@
-"""Tables as people save them, which are untrusted: of any delimiter, encoding and spreadsheet.
+"""Untrusted tables with any delimiter and encoding, saved by any spreadsheet program.
 
 Every line becomes a `Row` or a `Problem` with file and line; nothing is dropped silently.
 """
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file, and the lines that are none."""
+    """The rows of a file, and the lines that could not be read as rows."""
 
     path: str
     rows: list[Row]
@@ -235,7 +235,7 @@ def _lines(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, fields) of each row; a row that cannot be parsed becomes a problem.
 
-    `above`: the lines that have been read of the file, which end with the header.
+    `above`: the number of lines that were read before, the header included.
 
     Raises AnnotationError for a quotation mark that swallows rows: which mark is missing cannot be
     known, and the texts on either side would be wrong.
@@ -343,7 +343,10 @@ class _Rows:
     def _is_row(
         self, fields: Sequence[str], may_be_short: bool = False, like: str | None = None
     ) -> bool:
-        """`like`: the name of a clip, for its script."""
+        """Return True if these can be the fields of a row.
+
+        If `like`, the name of another clip, is ASCII, the name of this one must be too.
+        """
         least = max(self._required) + 1 if may_be_short else self._width
         if not least <= len(fields) <= self._width:
             return False

@@ -1,4 +1,4 @@
-"""sign_language_datasets: a data set that the package of that name has built, in our schema.
+"""sign_language_datasets: a data set that the package of that name has built, in our format.
 
 Its ArrayRecord files are read without TensorFlow.
 """
@@ -110,7 +110,7 @@ def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _clips(split: str, shards: tuple[str, ...], is_bgr: bool, fallback_fps: float) -> ClipTable:
-    """Return the clips of a split, and its records that are none as problems."""
+    """Return the clips of a split, and a problem for each record that is not a usable clip."""
     clips, problems = [], []
     source = _records(shards)
     for number in range(len(source)):
@@ -187,7 +187,7 @@ def _records(shards: tuple[str, ...]) -> "ArrayRecordDataSource":
 
 
 def _parse(serialized: bytes) -> Values:
-    """Return the values of each feature of a `tf.train.Example`; one without a kind has none."""
+    """Return the values of each feature of a `tf.train.Example`; none for an empty feature."""
     feature = parse_example(serialized)
     return {
         name: list(getattr(value, value.WhichOneof("kind") or "bytes_list").value)

@@ -19,7 +19,8 @@ from tfds_builders.synthetic_signs.signer import Color, Scene, Signer
 HEIGHT = 2.45  # of the image at zoom 1, in shoulder widths
 SHOULDER_LINE = 0.455  # share of the image's height
 Points = Float[np.ndarray, "t n 2"]
-# Of the fingers in a hand, in palm widths: x to the thumb, y along the fingers; thumb first.
+# Where the fingers begin on a hand, thumb first, in palm widths: x to the thumb, y along the
+# fingers.
 ROOTS = ((0.36, -0.2), (0.36, 0.4), (0.12, 0.46), (-0.12, 0.42), (-0.36, 0.34))
 INDEX_FINGER, LITTLE_FINGER = 1, 4
 NOSE = (0.0, 0.2)  # in half heights of the head, as in `_on_head`
@@ -279,7 +280,8 @@ def _on_hand(
 ) -> Float[np.ndarray, "t 2"]:
     """Convert hand coordinates to the plane of the image.
 
-    They are in palm widths, x to the thumb, y along the fingers; numbers or one per frame.
+    They are in palm widths, x to the thumb, y along the fingers; each is one number, or one per
+    frame.
     """
     unit = motion.PALM * signer.hand
     facing = np.cos(np.deg2rad(arm.turn))  # +1 palm to the camera, thumb inward; -1 the back

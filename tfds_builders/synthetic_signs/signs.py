@@ -1,11 +1,11 @@
 """The signs as keyframes: place, rotation and shape of each hand.
 
 Body coordinates are in shoulder widths: x to the side of the signer's dominant hand, y down from
-the line of the shoulders, z toward the camera. The keys of the weak hand have its own coordinates:
-x is usually negative. Angles are in degrees: 0 = fingers up, positive = leaning inward, to the
-midline of the body (for either hand, so mirrored hands have equal angles). `turn` is the rotation
-about the axis of the fingers: 0 shows the palm to the camera (thumb inward), 90 the edge, 180 the
-back of the hand (thumb outward).
+the line of the shoulders, z toward the camera. The weak hand is on the other side, so its x is
+usually negative. Angles are in degrees: 0 = fingers up, positive = leaning inward, to the midline
+of the body (for either hand, so mirrored hands have equal angles). `turn` is the rotation about the
+axis of the fingers: 0 shows the palm to the camera (thumb inward), 90 the edge, 180 the back of the
+hand (thumb outward).
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def _path(
     turn: float = 0.0,
     end: str = "",
 ) -> tuple[Key, ...]:
-    """Keys through the points at equal times; the shape changes to `end` halfway."""
+    """Keys at the points, equally spaced in time; the shape changes to `end` halfway."""
     last = len(points) - 1
     return tuple(
         Key(i / last, point, end if end and 2 * i >= last else shape, angle, turn)
@@ -159,7 +159,7 @@ SIGNS: dict[str, Sign] = {
         "index finger away, forward",
         _path("point", (0.35, 0.42, 0.4), (0.62, 0.4, 0.6), angle=-75.0, turn=180.0),
     ),
-    # A minimal pair: chin or forehead. TEACHER has the place of FATHER with other hands.
+    # A minimal pair: chin or forehead. TEACHER is at the forehead too, with other hand shapes.
     "MOTHER": Sign(
         "spread hand taps the chin",
         _again(_path("spread", (0.36, -0.1, 0.4), (0.2, -0.2, 0.35), angle=35.0, turn=30.0), 2),
@@ -296,7 +296,7 @@ SIGNS: dict[str, Sign] = {
 }
 
 # Places of the hands when nobody signs, and of the weak hand while the other one signs alone. They
-# are those of the dominant side; the weak hand mirrors them.
+# are given for the dominant hand; the weak hand's are mirrored.
 REST = {
     "lap": Key(0.0, (0.16, 1.06, 0.3), "fist", 75.0, 180.0),
     "sides": Key(0.0, (0.62, 1.36, 0.0), "fist", 180.0, 90.0),

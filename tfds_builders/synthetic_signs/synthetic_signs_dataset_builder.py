@@ -28,7 +28,7 @@ class Builder(SignDatasetBuilder):
         ),
         Option(
             "num_test",
-            "clips of again other signers and sentences, for the final scores",
+            "clips of yet other signers and sentences, for the final scores",
             200,
             int,
             allowed=CLIPS,

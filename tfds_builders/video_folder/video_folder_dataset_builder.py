@@ -86,14 +86,14 @@ class Builder(SignDatasetBuilder):
         ),
         Option(
             "split_by",
-            "what clips of one split have in common, where no column says it: video (the default), "
+            "what is kept within one split, where no column gives the splits: video (the default), "
             "signer, or clip for one long video, whose parts are then in every split",
             allowed=tuple(SPLIT_BY),
             in_fingerprint=True,
         ),
         Option(
             "encoding",
-            "that of a table or of subtitles, such as cp1252 (UTF-8, or by a byte order mark)",
+            "encoding of a table or of subtitles, such as cp1252 (UTF-8, or by a byte order mark)",
             in_fingerprint=True,
         ),
     )

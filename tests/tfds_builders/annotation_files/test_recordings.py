@@ -183,7 +183,7 @@ def test_several_cameras_and_left_out_annotations_are_reported(tmp_path):
     table = elan_clips(root, Videos(root))
     notes = "\n".join(table.notes)
     assert "1 annotations without text are left out, as in" in notes
-    assert "1 glosses are at the time of no text and are left out" in notes
+    assert "1 glosses overlap no text in time and are left out" in notes
     assert "1 ELAN files name several videos that are there; the first is taken" in notes
     assert reasons(table) == ["end is 1 s, start 1 s; the end must come after the start"]
     assert table.problems[0].line > 0 and table.problems[0].id == "front-00001000-00001000"
