@@ -40,8 +40,10 @@ COMMANDS = {
     "data_report": Command("signvit_jax.commands.data_report", "show what a data set holds"),
     "train": Command("signvit_jax.commands.train", "train a model, or resume a run"),
     "eval": Command("signvit_jax.commands.eval", "score a model on a split, with a report"),
+    "compare": Command("signvit_jax.comparing.command", "compare models on the same clips"),
     "translate": Command("signvit_jax.commands.translate", "translate videos; subtitles"),
     "serve": Command("signvit_jax.commands.serve", "a local page and API: videos, camera"),
+    "live": Command("signvit_jax.live.command", "caption a camera or a file, live"),
     "export": Command("signvit_jax.commands.export", "write a model in a smaller or portable form"),
     "distill": Command(
         "signvit_jax.commands.distill", "train a small model with a large one's help"

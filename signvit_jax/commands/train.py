@@ -72,8 +72,20 @@ def run_training(
         help="profile a number of steps, such as 5, or a range, such as 100:104, into profile/ of "
         "the workdir",
     )
+    flags.add_argument(
+        "--tracker",
+        default="",
+        metavar="NAME",
+        help="also send metrics and config to wandb, mlflow or trackio; several with commas "
+        "between (none)",
+    )
     add_process_flags(flags)
     arguments, config = parse_with_config(flags, argv)
+    trackers = ()
+    if arguments.tracker:
+        from signvit_jax.telemetry.trackers import tracker_names
+
+        trackers = tracker_names(arguments.tracker)
     set_up_jax()
     join_processes(arguments)
 
@@ -91,6 +103,7 @@ def run_training(
         requeue=arguments.requeue,
         profile=arguments.profile,
         teacher=vars(arguments).get("teacher"),  # a flag of signvit_jax.distill
+        trackers=trackers,
     )
     if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
         _print_resume_command(module, sys.argv[1:] if argv is None else argv)

@@ -4,8 +4,9 @@ in them.
 Prints one line per video on standard output: its path and text, with --format=json an object (JSON
 Lines), or with --format=tsv rows of one table with a column for the path. With --output_dir it
 writes one file per video and format there and prints their names; existing files are replaced only
-with --overwrite. A video longer than --max_clip_seconds is split where nobody signs, each text with
-its time; memory does not grow with the length of a video.
+with --overwrite, and kept with --skip_existing. --burn_in and --soft_subtitles also write the
+videos with captions. A video longer than --max_clip_seconds is split where nobody signs, each text
+with its time; memory does not grow with the length of a video.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some videos failed, 4 no video could be read. When
 the reader of the output has gone (| head -1), translate ends with 0.
 """
@@ -13,13 +14,16 @@ the reader of the output has gone (| head -1), translate ends with 0.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from signvit_jax.cli.caption_files import CaptionFiles
+from signvit_jax.captions.formats import TSV_HEADER, Captions
+from signvit_jax.captions.layout import LayoutFaults
+from signvit_jax.cli.caption_files import CaptionFiles, without_own_outputs
+from signvit_jax.cli.caption_flags import CaptionSettings, add_caption_flags, caption_settings
 from signvit_jax.cli.inference_flags import (
     DECODER_NAMES,
     add_inference_flags,
@@ -29,7 +33,6 @@ from signvit_jax.cli.inference_flags import (
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.cli.media_files import media_files
 from signvit_jax.files.local_paths import local_path, local_path_string
-from signvit_jax.inference.subtitles import FORMATS, TSV_HEADER, json_line, tsv_rows, write
 from signvit_jax.runtime.command_line import parser, positive
 from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, SOME_INPUTS_FAILED, UsageError
 from signvit_jax.runtime.standard_streams import clean, clean_json, reader_has_gone
@@ -38,19 +41,36 @@ from signvit_jax.runtime.terminal import FittingProgress, progress_bar
 if TYPE_CHECKING:
     from signvit_jax.inference.translator import Translation
 
-_ONE_VIDEO_PER_FILE = ("srt", "vtt", "all")  # formats
+_JOINABLE = ("txt", "json", "tsv")  # formats of which several videos form one valid output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
+    settings = caption_settings(arguments)
     clips = media_files(arguments.clips)
-    formats = FORMATS if arguments.format == "all" else (arguments.format,)
+    files = None
     if arguments.output_dir is None:
-        _check_printable(arguments.format, len(clips))
-        files, show = None, _printer(arguments.format, clips)
+        _check_printable(arguments, settings, len(clips))
+        todo: Sequence[int] = range(len(clips))
     else:
-        files = CaptionFiles(arguments.output_dir, clips, formats, arguments.overwrite)
-        show = files.write
+        found = without_own_outputs(arguments.output_dir, clips, settings)
+        if own := len(clips) - len(found):
+            print(
+                f"note: {own} videos are outputs of this command and were left out", file=sys.stderr
+            )
+        clips = found
+        files = CaptionFiles(
+            arguments.output_dir,
+            clips,
+            settings,
+            overwrite=arguments.overwrite,
+            skip_existing=arguments.skip_existing,
+            summary=arguments.summary,
+        )
+        todo = files.todo
+    if files is not None and not todo:
+        print(clean(files.sentence(0)), file=sys.stderr)
+        return DONE
     set_up_jax()
 
     from signvit_jax.inference.translator import load_translator
@@ -64,79 +84,113 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.workdir, checkpoint=arguments.checkpoint, backend=arguments.backend, limits=limits
     )
     translations = translator.translate_each(
-        clips, decode=arguments.decode, seed=arguments.seed, **inference_overrides(arguments)
+        [clips[place] for place in todo],
+        decode=arguments.decode,
+        seed=arguments.seed,
+        **inference_overrides(arguments),
     )
+    printer = None if files is not None else _Printer(settings, clips)
     failed = without_text = 0
     with _progress() as bar:
-        task = bar.add_task("translating", total=len(clips))
-        for place, translation in enumerate(translations):
+        task = bar.add_task("translating", total=len(todo))
+        for place, translation in zip(todo, translations):
             if isinstance(translation, VideoDecodeError):
                 failed += 1
                 print(f"error: {clean(str(translation))}", file=sys.stderr)
+                if files is not None:
+                    files.fail(place, translation)
             else:
-                show(place, translation)
+                lines = [f"warning: {clips[place]}: {text}" for text in translation.warnings]
+                if files is not None:
+                    lines += files.write(place, translation, limits)
+                elif printer is not None:
+                    printer.show(place, translation)
                 without_text += not translation.text
-                for warning in translation.warnings:
-                    print(f"warning: {clean(f'{clips[place]}: {warning}')}", file=sys.stderr)
+                for line in lines:
+                    print(clean(line), file=sys.stderr)
             bar.advance(task)
             if files is None and reader_has_gone():
                 break
     if files is not None:
-        print(clean(f"{files.written:,} files written to {arguments.output_dir}"), file=sys.stderr)
+        print(clean(files.sentence(failed)), file=sys.stderr)
+    faults = files.faults if files is not None else printer.faults if printer else LayoutFaults()
+    for sentence in faults.sentences():
+        print(f"note: {sentence}", file=sys.stderr)
     if without_text:
         print(
-            f"note: no text in {without_text} of {len(clips)} videos: as far as the model sees, "
+            f"note: no text in {without_text} of {len(todo)} videos: as far as the model sees, "
             "nobody signs in them; --rest_evidence=0 --min_confidence=0 keeps every text",
             file=sys.stderr,
         )
     if failed:
-        print(f"error: {failed} of {len(clips)} clips could not be read", file=sys.stderr)
-    if not failed:
-        return DONE
-    return NO_READABLE_MEDIA if failed == len(clips) else SOME_INPUTS_FAILED
+        print(f"error: {failed} of {len(todo)} clips could not be read", file=sys.stderr)
+    if failed == len(todo):
+        return NO_READABLE_MEDIA
+    return SOME_INPUTS_FAILED if failed or (files is not None and files.incomplete) else DONE
 
 
-def _check_printable(text_format: str, clips: int) -> None:
-    """Raise UsageError where all texts on one standard output would not form a valid file."""
-    if text_format == "all" or (text_format in _ONE_VIDEO_PER_FILE and clips > 1):
-        what = "five formats" if text_format == "all" else f"{clips} clips as {text_format}"
+def _check_printable(
+    arguments: argparse.Namespace, settings: CaptionSettings, num_clips: int
+) -> None:
+    """Raise UsageError for what standard output cannot hold as one valid file."""
+    flags = ("burn_in", "soft_subtitles", "skip_existing", "summary")
+    if given := [name for name in flags if getattr(arguments, name)]:
+        raise UsageError(f"--{given[0]} writes files; say where with --output_dir=FOLDER")
+    formats = settings.formats
+    if len(formats) > 1 or (formats[0] not in _JOINABLE and num_clips > 1):
+        several = f"{'five' if len(formats) == 5 else len(formats)} formats"
+        what = several if len(formats) > 1 else f"{num_clips} clips as {formats[0]}"
         raise UsageError(
             f"{what} on standard output would not be a valid file; "
             "write one file each with --output_dir=FOLDER, or print --format=json"
         )
 
 
-def _printer(text_format: str, clips: Sequence[Path]) -> "Callable[[int, Translation], None]":
-    """A function that prints the translation of clip `place`; all outputs form one valid file.
+class _Printer:
+    """Prints translations; all outputs form one valid file.
 
     Names and texts come from strangers and are cleaned.
     """
-    header = [TSV_HEADER] if text_format == "tsv" else []
 
-    def show(place: int, translation: "Translation") -> None:
-        path = str(clips[place])
-        segments, seconds = translation.segments, translation.seconds
+    def __init__(self, settings: CaptionSettings, clips: Sequence[Path]):
+        self.faults = LayoutFaults()
+        self._settings = settings
+        self._clips = clips
+        self._needs_header = True
+
+    def show(self, place: int, translation: "Translation") -> None:
+        """Print the translation of clip `place`."""
+        path = str(self._clips[place])
+        (text_format,) = self._settings.formats
+        captions = Captions(
+            translation.segments,
+            translation.seconds,
+            layout=self._settings.layout,
+            word_times=self._settings.word_times,
+            video=path,
+        )
+        self.faults += captions.faults
         if text_format == "txt":
             text = f"{clean(path)}\t{clean(translation.text)}\n"
         elif text_format == "json":
-            line = json_line(path, segments, seconds)
-            text = clean_json(line, sys.stdout.encoding or "utf-8")
+            text = clean_json(captions.json_line(path), sys.stdout.encoding or "utf-8")
         elif text_format == "tsv":
-            rows = tsv_rows(clean(path), segments, seconds)
-            text = "".join(header) + clean(rows, keep="\t\n")
-            header.clear()
+            header = TSV_HEADER if self._needs_header else ""
+            text = header + clean(captions.tsv_rows(clean(path)), keep="\t\n")
+            self._needs_header = False
         else:
-            text = clean(write(segments, text_format, seconds), keep="\n").rstrip() + "\n"
+            text = clean(captions.as_format(text_format), keep="\n").rstrip() + "\n"
         print(text, end="", flush=True)
-
-    return show
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser(
         __doc__,
         "signvit translate --workdir=runs/quickstart clip.mp4 --decode=beam "
-        "--format=srt --output_dir=captions",
+        "--format=srt --output_dir=captions\n"
+        "  signvit translate --workdir=runs/quickstart videos --output_dir=captions "
+        "--skip_existing \\\n"
+        "    --format=vtt,ttml --max_line_width=42 --max_line_count=2 --max_reading_speed=17",
     )
     flags.add_argument(
         "clips",
@@ -153,16 +207,23 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seed", type=int, default=0, help="seed of --decode=sample, from 0 to 4294967295 (0)"
     )
     flags.add_argument(
-        "--format",
-        choices=(*FORMATS, "all"),
-        default="txt",
-        help="json also holds words, and alternatives with --n_best (txt)",
-    )
-    flags.add_argument(
         "--output_dir", type=local_path, help="write files here; without it the texts are printed"
     )
-    flags.add_argument(
+    existing = flags.add_mutually_exclusive_group()
+    existing.add_argument(
         "--overwrite", action="store_true", help="replace existing files in --output_dir"
+    )
+    existing.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="keep existing files in --output_dir; videos that have all of theirs are not read",
+    )
+    flags.add_argument(
+        "--summary",
+        type=local_path,
+        metavar="FILE",
+        help="append a JSON line per video here: its path, status (written, skipped, failed), "
+        "files, errors and notes",
     )
     flags.add_argument(
         "--time_limit",
@@ -170,6 +231,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="give up on a file after waiting this long for its decoder (7200)",
     )
+    add_caption_flags(flags)
     add_inference_flags(flags)
     return flags.parse_args(argv)
 

@@ -169,6 +169,13 @@ def check_tokenization(tokenize: str) -> None:
     _bleu(tokenize, False, ())
 
 
+def same_metrics(scores: Scores) -> tuple[BLEU, CHRF]:
+    """Return sacreBLEU's metrics with the settings of `scores`. Raises MetricError."""
+    settings = dict(part.split(":", 1) for part in scores.signature.split("|") if ":" in part)
+    lowercase = settings.get("case") == "lc"
+    return _bleu(settings.get("tok", "auto"), lowercase, ()), CHRF(lowercase=lowercase)
+
+
 def counted_words(texts: Iterable[str], scores: Scores) -> list[list[str]]:
     """Return the words (characters, glosses) that the WER of `scores` counted."""
     lowercase = "case:lc" in scores.signature.split("|")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
-from signvit_jax.inference.subtitles import Segment
+from signvit_jax.captions.segments import Segment
 from signvit_jax.text.words import Word, words_text
 
 # Seconds by which two windows may place one word apart: where the decoder gives the words' times,

@@ -8,7 +8,7 @@ import math
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from signvit_jax.inference.resting import CtcSign
 from signvit_jax.models.translator import Encoded, SignTranslator
 from signvit_jax.parallel.sharding import to_device
 from signvit_jax.text.tokenizer import Tokenizer
-from signvit_jax.text.words import Word, word_confidences
+from signvit_jax.text.words import Word, word_confidences, word_tokens
 
 Models = SignTranslator | tuple[SignTranslator, ...]
 Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
@@ -51,13 +51,21 @@ class NumberedClips(Clips):
     index: Int32[np.ndarray, " b"]
 
 
+class CtcWord(NamedTuple):
+    """A word or gloss of CTC's text: the sampled frames from `start` to before `end`."""
+
+    text: str
+    start: int
+    end: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
     """The text of one clip by one decoder.
 
     `confidence` is from 0 to 1: with a calibration the probability that the text is right, without
     one the mean probability of its tokens; likewise for words. A text whose confidence is below
-    `inference.min_confidence` is left out: only score, confidence and ctc_signs stay.
+    `inference.min_confidence` is left out: only score, confidence and what CTC saw stay.
     """
 
     text: str
@@ -67,7 +75,9 @@ class Hypothesis:
     words: tuple[Word, ...] = ()
     alternatives: tuple["Hypothesis", ...] = ()  # the rest of the n-best list
     probabilities: tuple[float, ...] = ()  # of the tokens without BOS, EOS included
-    ctc_signs: tuple[CtcSign, ...] = ()  # of decoder "ctc", if CTC reads frames: its tokens' times
+    # Of decoder "ctc", if CTC reads frames: the times of its tokens, and those of its words.
+    ctc_signs: tuple[CtcSign, ...] = ()
+    ctc_words: tuple[CtcWord, ...] = ()
 
     def statistics(
         self, decoder: str, ctc_text: str | None, lexicon: Lexicon | None
@@ -108,11 +118,11 @@ class Predictor:
         }
         self.scales = {}
         self.fitted_on = {}
-        self._lexicon = None
+        self.lexicon = None
         if calibration:
             self.scales = {name: found for name in decoders if (found := calibration.of(name))}
             self.fitted_on = {name: calibration.fitted_on(name) for name in decoders}
-            self._lexicon = calibration.lexicon
+            self.lexicon = calibration.lexicon
         self._ctc_tokenizer = ctc_tokenizer
         self._encode = encode or _encoder(bind)
         options = SearchOptions.from_config(
@@ -121,7 +131,7 @@ class Predictor:
         # All of the beam is ranked again: the text that says every sign may not be the first.
         wide = dataclasses.replace(options, n_best=options.beam_size)
         self._options = options
-        self._ranks = bool(self._lexicon and config.lexicon_weight and "beam" in decoders)
+        self._ranks = bool(self.lexicon and config.lexicon_weight and "beam" in decoders)
         needs_ctc = self._ranks or any(scales.needs_ctc for scales in self.scales.values())
         names = dict.fromkeys([*decoders, "ctc"] if needs_ctc else decoders)
         self._programs = {
@@ -166,12 +176,12 @@ class Predictor:
         large for a text without the words of a sign that CTC detects, or with words that it does
         not detect.
         """
-        assert self._lexicon is not None
+        assert self.lexicon is not None
         glosses = word_keys(ctc.text.split())
         ranked = []
         for one in (hypothesis, *hypothesis.alternatives):
             words = word_keys([word.text for word in one.words])
-            shortfall = self.config.lexicon_weight * self._lexicon.shortfall(glosses, words)
+            shortfall = self.config.lexicon_weight * self.lexicon.shortfall(glosses, words)
             length = np.asarray(1 + len(one.probabilities))  # with BOS
             score = one.score - shortfall / float(length_normalizer(length, self._options))
             ranked.append(dataclasses.replace(one, score=score, alternatives=()))
@@ -197,7 +207,7 @@ class Predictor:
         scales = self.scales.get(decoder)
         if scales is None:
             return hypothesis
-        of_sentence, of_words = hypothesis.statistics(decoder, ctc_text, self._lexicon)
+        of_sentence, of_words = hypothesis.statistics(decoder, ctc_text, self.lexicon)
         words = hypothesis.words
         if scales.word:
             words = tuple(
@@ -281,7 +291,22 @@ def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
         tuple(CtcSign(*sign) for token, *sign in zip(*row) if token)
         for row in zip(*(field.tolist() for field in fields))
     ]
-    return [dataclasses.replace(one, ctc_signs=row) for one, row in zip(found, signs)]
+    return [
+        dataclasses.replace(one, ctc_signs=row, ctc_words=_ctc_words(one.tokens, row, tokenizer))
+        for one, row in zip(found, signs)
+    ]
+
+
+def _ctc_words(
+    tokens: Sequence[int], signs: Sequence[CtcSign], tokenizer: Tokenizer
+) -> tuple[CtcWord, ...]:
+    """The words that CTC's tokens spell, each from its first token to its last."""
+    words, members = word_tokens(tokens, tokenizer.decode, tokenizer.pieces)
+    return tuple(
+        CtcWord(word.strip(), signs[own[0]].start, signs[own[-1]].end)
+        for word, own in zip(words, members)
+        if own
+    )
 
 
 def _n_best(
@@ -316,7 +341,12 @@ def _hypothesis(
 
 def _without_text(hypothesis: Hypothesis) -> Hypothesis:
     return Hypothesis(
-        "", (), hypothesis.score, hypothesis.confidence, ctc_signs=hypothesis.ctc_signs
+        "",
+        (),
+        hypothesis.score,
+        hypothesis.confidence,
+        ctc_signs=hypothesis.ctc_signs,
+        ctc_words=hypothesis.ctc_words,
     )
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from signvit_jax.captions.segments import Segment
 from signvit_jax.inference.frame_sources import Frame, FrameSource, PushedFrames, TakenFrames
 from signvit_jax.inference.joining import Joiner, count_repeated
 from signvit_jax.inference.predictor import Hypothesis
@@ -33,7 +34,6 @@ from signvit_jax.inference.resting import (
     is_still,
     motion,
 )
-from signvit_jax.inference.subtitles import Segment
 from signvit_jax.text.words import Word, words_text
 
 # CTC detects the sign that is being made only when it has seen at least this many seconds of it.

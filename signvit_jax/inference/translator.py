@@ -13,8 +13,10 @@ from typing import Unpack, cast, overload
 
 import numpy as np
 
+from signvit_jax.captions.segments import Alternative, Segment
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import InferenceConfig
+from signvit_jax.decoding.sign_times import with_times
 from signvit_jax.inference.clip_arguments import (
     AnyClip,
     check_pace,
@@ -31,7 +33,6 @@ from signvit_jax.inference.options import InferenceOptions
 from signvit_jax.inference.predictor import BatchDecoder, Hypothesis, Predictor
 from signvit_jax.inference.resting import CtcSign, evidence, is_frozen
 from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading, StreamUpdate
-from signvit_jax.inference.subtitles import Alternative, Segment
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.inference.windowing import (
     MOST_CTC_WINDOWS,
@@ -44,6 +45,7 @@ from signvit_jax.inference.windowing import (
     frame_rate_warning,
     longest_window,
     sample_window,
+    timed_units,
     to_segment,
     to_video_time,
 )
@@ -428,7 +430,7 @@ class Translator:
         video: VideoInput,
         decoding: _Decoding,
     ) -> Translation:
-        hypothesis = self._unless_rest(window, found, decoding)
+        hypothesis = self._timed(window, found, decoding)
         segment = to_segment(window, hypothesis)
         _report([segment] if hypothesis.text else [], video.seconds, decoding)
         warning = frame_rate_warning(window, video.fps, self.model.config.data)
@@ -457,7 +459,7 @@ class Translator:
         for windows in itertools.batched(video.windows, int(together)):
             joined: list[Segment] = []
             for window, found in zip(windows, self._decode(windows, decoding)):
-                hypothesis = self._unless_rest(window, found, decoding)
+                hypothesis = self._timed(window, found, decoding)
                 joined += joiner.add(to_segment(window, hypothesis))
                 if self.model.has_trained_ctc:
                     max_evidence = max(max_evidence, evidence(found["ctc"].ctc_signs))
@@ -504,6 +506,17 @@ class Translator:
     def _detector(self, predictor: Predictor) -> Predictor:
         """CTC alone, which finds the rests of a recording."""
         return self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
+
+    def _timed(
+        self, window: VideoWindow, found: dict[str, Hypothesis], decoding: _Decoding
+    ) -> Hypothesis:
+        """`_unless_rest`, whose words have the times of their signs where CTC gives them."""
+        hypothesis = self._unless_rest(window, found, decoding)
+        if not hypothesis.words or not self.model.ctc_gives_times:
+            return hypothesis
+        units = timed_units(window, found["ctc"].ctc_words)
+        words = with_times(hypothesis.words, units, decoding.predictor.lexicon)
+        return dataclasses.replace(hypothesis, words=words)
 
     def _unless_rest(
         self, window: VideoWindow, found: dict[str, Hypothesis], decoding: _Decoding

@@ -16,11 +16,13 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import UInt8
 
+from signvit_jax.captions.segments import Alternative, Segment
 from signvit_jax.config.schema import DataConfig, InferenceConfig
 from signvit_jax.data.frame_sampling import sample_frames
 from signvit_jax.data.schema import STORED_FRAME_RATE
+from signvit_jax.decoding.sign_times import TimedUnit
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.inference.predictor import Hypothesis
+from signvit_jax.inference.predictor import CtcWord, Hypothesis
 from signvit_jax.inference.resting import (
     CtcSign,
     Cutter,
@@ -30,7 +32,6 @@ from signvit_jax.inference.resting import (
     motion,
     moving_times,
 )
-from signvit_jax.inference.subtitles import Alternative, Segment
 from signvit_jax.media.frames import fit_frames
 from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, VideoStream, open_video
 
@@ -145,12 +146,20 @@ def to_segment(window: VideoWindow, hypothesis: Hypothesis) -> Segment:
 
 def to_video_time(window: VideoWindow, signs: Sequence[CtcSign]) -> list[Sign]:
     """The surer of CTC's signs in a window (probability 0.5 or more), in seconds of the video."""
-    step = (window.times[-1] - window.times[0]) / max(len(window.times) - 1, 1)
     return [
-        Sign(window.times[sign.start], window.times[sign.end - 1] + step)
-        for sign in signs
-        if sign.confidence >= 0.5
+        Sign(*_seconds_of(window, sign.start, sign.end)) for sign in signs if sign.confidence >= 0.5
     ]
+
+
+def timed_units(window: VideoWindow, words: Sequence[CtcWord]) -> list[TimedUnit]:
+    """CTC's words in a window, in seconds of the video."""
+    return [TimedUnit(word.text, *_seconds_of(window, word.start, word.end)) for word in words]
+
+
+def _seconds_of(window: VideoWindow, start: int, end: int) -> tuple[float, float]:
+    """When the sampled frames from `start` to before `end` begin and end in the video."""
+    step = (window.times[-1] - window.times[0]) / max(len(window.times) - 1, 1)
+    return window.times[start], window.times[end - 1] + step
 
 
 class VideoInput:

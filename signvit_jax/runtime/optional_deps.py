@@ -21,6 +21,10 @@ _PACKAGES = {
     "optuna": ("sweep", "optuna"),
     "python_multipart": ("serve", "python-multipart"),
     "starlette": ("serve", "starlette"),
+    # Each for itself: no extra lists them.
+    "mlflow": ("", "mlflow-skinny"),
+    "trackio": ("", "trackio"),
+    "wandb": ("", "wandb"),
     "torch": ("torch", "torch"),
     "uvicorn": ("serve", "uvicorn"),
     "websockets": ("serve", "websockets"),

@@ -6,7 +6,7 @@ The events also have sample texts, frames of a clip and the config.
 import csv
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -17,6 +17,7 @@ from signvit_jax.files.atomic import write_atomically
 from signvit_jax.telemetry.events_file import EventsFile
 from signvit_jax.telemetry.metrics_file import STEP, read_rows
 from signvit_jax.telemetry.observers import Observer, Records
+from signvit_jax.telemetry.trackers import BackgroundTracker
 
 
 class MetricsLog:
@@ -27,7 +28,14 @@ class MetricsLog:
     the metrics wait in memory, and are written when there is room again.
     """
 
-    def __init__(self, workdir: Workdir):
+    def __init__(
+        self,
+        workdir: Workdir,
+        open_trackers: Callable[[], Sequence[BackgroundTracker]] = lambda: (),
+    ):
+        """`open_trackers` is called with the first metrics, on process 0."""
+        self._open_trackers = open_trackers
+        self._trackers: Sequence[BackgroundTracker] | None = None
         self._active = jax.process_index() == 0
         self._table = _Table(workdir.metrics_csv)
         self._events = EventsFile(workdir.events)
@@ -55,6 +63,10 @@ class MetricsLog:
         values = {name: float(value) for name, value in metrics.items()}
         self._rows.add(step, {name: f"{value:.9g}" for name, value in values.items()})
         self._event_records.add(step, values, time.time())
+        if self._trackers is None:
+            self._trackers = self._open_trackers()
+        for tracker in self._trackers:
+            tracker.log(step, values)
 
     def show(self, step: int, values: Mapping[str, str | Image.Image]) -> None:
         """Add texts (Markdown) and images, which only TensorBoard's events can hold."""
@@ -65,6 +77,8 @@ class MetricsLog:
         self._rows.close()
         self._event_records.close()
         self._events.close()
+        for tracker in self._trackers or ():
+            tracker.close()
 
 
 class _Table:

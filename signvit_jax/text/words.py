@@ -14,6 +14,28 @@ class Word(NamedTuple):
     space: bool = True  # whether a space separates it from the word before
 
 
+class TimedWord(Word):
+    """A word that stands for a sign that CTC saw, from `start` to `end`, in seconds of the video.
+
+    The times are attributes and no part of the tuple, which is that of `Word`.
+    """
+
+    start: float
+    end: float
+
+    def __new__(
+        cls,
+        text: str,
+        confidence: float,
+        space: bool = True,
+        start: float = 0.0,
+        end: float = 0.0,
+    ) -> "TimedWord":
+        word = super().__new__(cls, text, confidence, space)
+        word.start, word.end = start, end
+        return word
+
+
 def words_text(words: Iterable[Word]) -> str:
     """The text of the words, from one window or several consecutive ones."""
     return "".join(f" {word.text}" if word.space else word.text for word in words).strip()
@@ -30,17 +52,31 @@ def word_confidences(
     A token belongs to the last word of the text that ends with it. A token that adds no text
     belongs to no word.
     """
+    words, members = word_tokens(tokens, spell, pieces)
+    return tuple(
+        Word(
+            word.removeprefix(" "),
+            sum(confidences[place] for place in own) / len(own) if own else 0.0,
+            word.startswith(" "),
+        )
+        for word, own in zip(words, members)
+    )
+
+
+def word_tokens(
+    tokens: Sequence[int],
+    spell: Callable[[Sequence[int]], str],
+    pieces: Callable[[str], list[str]] = writing_systems.pieces,
+) -> tuple[list[str], list[list[int]]]:
+    """The words of `word_confidences`, and for each the places of its tokens in `tokens`."""
     words = pieces(spell(tokens))
     lengths = [len(pieces(spell(tokens[: count + 1]))) for count in range(len(tokens))]
     # A later token can merge words, as the t of "don ' t" does: use the least count from here on.
     for place in reversed(range(len(lengths) - 1)):
         lengths[place] = min(lengths[place], lengths[place + 1])
     spelt = [bool(spell([token]).strip()) for token in tokens]
-    members: list[list[float]] = [[] for _ in words]
-    for length, confidence, is_text in zip(lengths, confidences, spelt):
+    members: list[list[int]] = [[] for _ in words]
+    for place, (length, is_text) in enumerate(zip(lengths, spelt)):
         if length and is_text:
-            members[length - 1].append(confidence)
-    return tuple(
-        Word(word.removeprefix(" "), sum(own) / len(own) if own else 0.0, word.startswith(" "))
-        for word, own in zip(words, members)
-    )
+            members[length - 1].append(place)
+    return words, members

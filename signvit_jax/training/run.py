@@ -1,7 +1,9 @@
 """Start a run or resume one: workdir, lock, log, config and data, then the train loop."""
 
+import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ from signvit_jax.checkpoints.store import CheckpointStore
 from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.checkpoints.workdir_lock import WorkdirLock, lock_workdir
 from signvit_jax.config.errors import ConfigError
-from signvit_jax.config.schema import Config, to_json
+from signvit_jax.config.schema import Config, flatten, to_json, without_local_paths
 from signvit_jax.doctor.at_start import log_start
 from signvit_jax.runtime.consensus import StopConsensus
 from signvit_jax.runtime.signals import StopRequest
@@ -20,6 +22,7 @@ from signvit_jax.telemetry.goodput import Goodput
 from signvit_jax.telemetry.metric_writer import MetricsLog
 from signvit_jax.telemetry.profiler import TracedSteps
 from signvit_jax.telemetry.run_log import start_run_log
+from signvit_jax.telemetry.trackers import open_trackers
 from signvit_jax.text.tokenizer import Tokenizer
 from signvit_jax.training.distillation import Teacher
 from signvit_jax.training.hooks import StepHooks
@@ -42,13 +45,14 @@ def train(
     requeue: bool,
     profile: TracedSteps | None,
     teacher: str | None = None,
+    trackers: Sequence[str] = (),
 ) -> int:
     """Train in the workdir at `path`, or resume its run; return the exit code.
 
     A damaged newest checkpoint is reported and the one before it is used; with `strict_restore` it
     ends the run instead. `profile`: the steps to trace, if any. `teacher`: the workdir of a teacher
-    to learn from, in place of the config's. With `requeue` a Slurm job that SIGUSR1 stopped is
-    requeued once everything is saved.
+    to learn from, in place of the config's. `trackers`: names of `telemetry.trackers`. With
+    `requeue` a Slurm job that SIGUSR1 stopped is requeued once everything is saved.
 
     Raises WorkdirError, ConfigError, DatasetError and WeightsError before anything is compiled, and
     later the errors of data, checkpoints and steps.
@@ -66,7 +70,9 @@ def train(
             resolved = resolve_config(config, workdir, teacher)
             data = RunData(resolved.config, resolved.dataset, *read_tokenizers(workdir))
             check_data_set(data, workdir)
-            run = _build(resolved, data, workdir, lock, stop, goodput, strict_restore, profile)
+            run = _build(
+                resolved, data, workdir, lock, stop, goodput, strict_restore, profile, trackers
+            )
             _check_epochs(run)
             if jax.process_index() == 0:
                 write_description(data, workdir, run.programs.teacher)
@@ -90,6 +96,7 @@ def _build(
     goodput: Goodput,
     strict_restore: bool,
     profile: TracedSteps | None,
+    trackers: Sequence[str],
 ) -> TrainingRun:
     training = resolved.config.training
     consensus = StopConsensus(stop)
@@ -110,7 +117,11 @@ def _build(
     checkpoints = RunCheckpoints(
         store, resolved, programs, batches, goodput, consensus, recreate_if_lost
     )
-    metrics = MetricsLog(workdir)
+    settings = flatten(dataclasses.asdict(without_local_paths(resolved.config)))
+    metrics = MetricsLog(
+        workdir,
+        lambda: open_trackers(trackers, workdir.path.resolve().name, workdir.path, settings),
+    )
 
     def make_hooks(steps_done: int) -> StepHooks:
         return StepHooks(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from signvit_jax import __version__
+from signvit_jax.captions.formats import FORMATS
 from signvit_jax.cli.inference_flags import DECODER_NAMES
-from signvit_jax.inference.subtitles import FORMATS
 from signvit_jax.web.translations import CAPTION_TYPES, EVENTS
 
 _SEGMENT = {

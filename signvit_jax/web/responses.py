@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse, Response
 
+from signvit_jax.captions.formats import write
+from signvit_jax.captions.segments import Segment
 from signvit_jax.errors.base import SignVitError
-from signvit_jax.inference.subtitles import Segment, write
 from signvit_jax.inference.translator import Translation
 
 

@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from signvit_jax.captions.formats import FORMATS, write
+from signvit_jax.captions.segments import Segment
 from signvit_jax.cli.inference_flags import DECODER_NAMES
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.inference.options import InferenceOptions
-from signvit_jax.inference.subtitles import FORMATS, Segment, write
 from signvit_jax.inference.translator import Translation, Translator
 from signvit_jax.media.video import VideoDecodeError, read_header
 from signvit_jax.telemetry.prometheus import Metrics

@@ -2,6 +2,7 @@
 
 from PIL import Image
 
+from signvit_jax import load_translator
 from signvit_jax.config.schema import from_json, without_local_paths
 from signvit_jax.demo import command
 from signvit_jax.demo.packaged import CLIPS, MODEL, demo_clips
@@ -42,6 +43,16 @@ def test_at_least_eight_of_the_ten_clips_are_right(capsys):
     right = shown.count("right, confidence")
     assert right >= 8 and f"{right} of 10 right, by beam" in shown
     assert f"signvit translate --workdir={MODEL}" in shown
+
+
+def test_words_have_the_times_of_their_signs():
+    part = demo_clips()[SHORTEST_CLIP]
+    found = load_translator(MODEL).translate(str(part.video), decode="ctc")
+    assert found.words and found.text == " ".join(word.text for word in found.words)
+    # Words of CTC's own text all have times, in their order, within the video.
+    times = [(word.start, word.end) for word in found.words]
+    assert all(0 <= start < end <= found.seconds for start, end in times)
+    assert times == sorted(times)
 
 
 def test_path_prints_the_folder_of_the_model_alone(capsys):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from signvit_jax.captions.segments import Segment
 from signvit_jax.inference.joining import Joiner, join_windows
-from signvit_jax.inference.subtitles import Segment
 from signvit_jax.text.words import Word, words_text
 
 

@@ -7,10 +7,10 @@ import optax
 import pytest
 from flax import nnx
 
+from signvit_jax.captions.formats import FORMATS, write
 from signvit_jax.config.schema import InferenceConfig
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.predictor import Predictor
-from signvit_jax.inference.subtitles import FORMATS, write
 from signvit_jax.inference.windowing import VideoWindow, to_segment
 from signvit_jax.models.translator import SignTranslator
 from signvit_jax.optimization.losses import loss_denominators, translation_loss

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from signvit_jax.captions.segments import Segment
 from signvit_jax.demo.packaged import CLIPS
 from signvit_jax.inference.frame_sources import PushedFrames
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading
-from signvit_jax.inference.subtitles import Segment
 from signvit_jax.inference.translator import Translation
 from signvit_jax.media.video import Sampling, open_video
 from signvit_jax.text.words import Word

@@ -1,0 +1,53 @@
+"""Advanced SubStation Alpha (.ass), which editors and players such as Aegisub and mpv read."""
+
+from collections.abc import Sequence
+
+from signvit_jax.captions.segments import Cue
+
+# Encoding -1 lets libass find the direction of each line by its letters. WrapStyle 0 breaks lines
+# that are too long for the picture, into parts of about one length.
+_HEAD = """[Script Info]
+ScriptType: v4.00+
+PlayResX: 1280
+PlayResY: 720
+WrapStyle: 0
+ScaledBorderAndShadow: yes
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, \
+Italic, Underline, StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, \
+Alignment, MarginL, MarginR, MarginV, Encoding
+Style: Default,Arial,44,&H00FFFFFF,&H00FFFFFF,&H00000000,&H80000000,0,0,0,0,100,100,0,0,1,2,1,2,\
+40,40,40,-1
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+_WORD_JOINER = "\u2060"
+
+
+def as_ass(cues: Sequence[Cue]) -> str:
+    """Return the text of an .ass file. Times are hundredths of a second, rounded down."""
+    return _HEAD + "".join(
+        f"Dialogue: 0,{_clock(cue.start)},{_clock(cue.end)},Default,,0,0,0,,{escaped(cue.shown)}\n"
+        for cue in cues
+    )
+
+
+def escaped(lines: Sequence[str]) -> str:
+    """Lines as the text of an event, in which nothing is taken for a command.
+
+    As FFmpeg does it: a word joiner, which takes no room, after each backslash, since \\N breaks a
+    line; and a backslash before each brace, which would open commands.
+    """
+    return "\\N".join(
+        line.replace("\\", f"\\{_WORD_JOINER}").replace("{", "\\{").replace("}", "\\}")
+        for line in lines
+    )
+
+
+def _clock(milliseconds: int) -> str:
+    seconds, hundredths = divmod(milliseconds // 10, 100)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}.{hundredths:02d}"

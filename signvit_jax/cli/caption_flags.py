@@ -1,0 +1,156 @@
+"""Flags of `translate` that say how captions look and what they are written into."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from signvit_jax.captions.formats import FORMATS, USUAL_FORMATS
+from signvit_jax.captions.layout import CaptionLayout
+from signvit_jax.captions.segments import SubtitleError
+from signvit_jax.errors.nearest import did_you_mean
+from signvit_jax.files.local_paths import local_path
+from signvit_jax.runtime.command_line import FlagParser, integer, positive
+from signvit_jax.runtime.exit_codes import UsageError
+
+_SHOWN = ("srt", "vtt", "ass", "ttml")  # formats with a layout
+_WITH_WORDS = ("json", "eaf")
+_LAYOUT = (
+    "max_line_width",
+    "max_line_count",
+    "min_cue_seconds",
+    "max_cue_seconds",
+    "max_reading_speed",
+)
+BURNED_IN, SOFT = ".captioned.mp4", ".subtitled.mp4"  # how names of videos with captions end
+
+
+class CaptionSettings(NamedTuple):
+    """How captions look and what they are written into."""
+
+    formats: Sequence[str]
+    layout: CaptionLayout
+    word_times: bool
+    burn_in: bool
+    soft_subtitles: bool
+    font: Path | None  # for `burn_in`; None: one that has all letters
+
+    @property
+    def endings(self) -> list[str]:
+        """How the names of a video's files end."""
+        videos = [(self.burn_in, BURNED_IN), (self.soft_subtitles, SOFT)]
+        return [f".{name}" for name in self.formats] + [end for asked, end in videos if asked]
+
+
+def add_caption_flags(flags: FlagParser) -> None:
+    """Add the flags of `caption_settings` and --format."""
+    flags.add_argument(
+        "--format",
+        type=_formats,
+        default=("txt",),
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)}; several with commas between, or all, which stands for "
+        f"{','.join(USUAL_FORMATS)}. json also holds words, and alternatives with --n_best (txt)",
+    )
+    group = add_layout_flags(
+        flags, "of srt, vtt, ass, ttml and videos; without these flags a text is one line"
+    )
+    group.add_argument(
+        "--word_times",
+        action="store_true",
+        help="when each word is signed, in json and eaf: by CTC, or else spread by length",
+    )
+    group.add_argument(
+        "--burn_in",
+        action="store_true",
+        help=f"also write each video with captions in the picture (NAME{BURNED_IN})",
+    )
+    group.add_argument(
+        "--font", type=local_path, metavar="FILE", help="font of --burn_in (one with all letters)"
+    )
+    group.add_argument(
+        "--soft_subtitles",
+        action="store_true",
+        help=f"also write each video with captions that players can switch on (NAME{SOFT})",
+    )
+
+
+def add_layout_flags(flags: FlagParser, about: str) -> argparse._ArgumentGroup:
+    """Add the flags of `caption_layout`; return their group."""
+    group = flags.add_argument_group("captions", about)
+    group.add_argument(
+        "--max_line_width", type=integer(1), metavar="N", help="characters of a line, such as 42"
+    )
+    group.add_argument(
+        "--max_line_count", type=integer(1), metavar="N", help="lines at a time, such as 2"
+    )
+    group.add_argument(
+        "--min_cue_seconds", type=positive("seconds"), metavar="S", help="shortest time, such as 1"
+    )
+    group.add_argument(
+        "--max_cue_seconds", type=positive("seconds"), metavar="S", help="longest time, such as 7"
+    )
+    group.add_argument(
+        "--max_reading_speed",
+        type=positive("characters per second"),
+        metavar="N",
+        help="characters per second that people have to read, such as 17",
+    )
+    return group
+
+
+def caption_layout(flags: argparse.Namespace) -> CaptionLayout:
+    """Return the layout of parsed flags. Raises UsageError for flags that contradict each other."""
+    try:
+        return CaptionLayout(**{name: getattr(flags, name) for name in _LAYOUT})
+    except SubtitleError as error:
+        raise UsageError(str(error)) from error
+
+
+def caption_settings(flags: argparse.Namespace) -> CaptionSettings:
+    """Return the settings of parsed flags.
+
+    Raises UsageError for flags that contradict each other, or that would change nothing.
+    """
+    formats: Sequence[str] = flags.format
+    has_video = flags.burn_in or flags.soft_subtitles
+    given = [name for name in _LAYOUT if getattr(flags, name) is not None]
+    if given and not has_video and not set(formats) & set(_SHOWN):
+        raise UsageError(
+            f"--{given[0]} changes nothing in {', '.join(formats)}; allowed with "
+            f"--format={', '.join(_SHOWN)}, --burn_in and --soft_subtitles"
+        )
+    if flags.word_times and not set(formats) & set(_WITH_WORDS):
+        raise UsageError(
+            f"--word_times changes nothing in {', '.join(formats)}; "
+            f"allowed with --format={', '.join(_WITH_WORDS)}"
+        )
+    if flags.font is not None and not flags.burn_in:
+        raise UsageError("--font is the font of --burn_in; add that, or leave --font out")
+    layout = caption_layout(flags)
+    if flags.font is not None:
+        from signvit_jax.captions.drawing import font_for
+
+        try:
+            font_for([], flags.font)
+        except SubtitleError as error:
+            raise UsageError(str(error)) from error
+    return CaptionSettings(
+        formats, layout, flags.word_times, flags.burn_in, flags.soft_subtitles, flags.font
+    )
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    """The type of --format."""
+    names: list[str] = []
+    for name in text.split(","):
+        if name == "all":
+            names += USUAL_FORMATS
+        elif name in FORMATS:
+            names.append(name)
+        else:
+            raise argparse.ArgumentTypeError(
+                f"{name!r}; allowed: {', '.join((*FORMATS, 'all'))}"
+                f"{did_you_mean(name, (*FORMATS, 'all'))}"
+            )
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,69 @@
+"""Times of words: those of the signs that CTC saw.
+
+CTC tells when each sign is made. Where it spells the text itself, its words are found again in the
+decoder's text; where it spells glosses, the lexicon tells which word stands for which.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from signvit_jax.decoding.confidence import word_key
+from signvit_jax.decoding.lexicon import Lexicon
+from signvit_jax.text.words import TimedWord, Word
+
+# A gloss explains a word if the lexicon's two probabilities have at least this geometric mean.
+_LEAST_LINK = 0.1
+
+
+class TimedUnit(NamedTuple):
+    """A word or gloss of CTC's text, and when it is signed, in seconds of the video."""
+
+    text: str
+    start: float
+    end: float
+
+
+def with_times(
+    words: Sequence[Word], units: Sequence[TimedUnit], lexicon: Lexicon | None
+) -> tuple[Word, ...]:
+    """Return the words with the times of the units that they stand for.
+
+    `units` are in order of time. With a `lexicon` they are glosses, whose order need not be that of
+    the words, and each word takes the time of the gloss that it translates best. Words that no unit
+    explains keep no time.
+    """
+    keys = [word_key(word.text) for word in words]
+    unit_keys = [word_key(unit.text) for unit in units]
+    if lexicon is None:
+        matcher = difflib.SequenceMatcher(None, unit_keys, keys, autojunk=False)
+        matched = {
+            block.b + offset: block.a + offset
+            for block in matcher.get_matching_blocks()
+            for offset in range(block.size)
+        }
+    else:
+        matched = {
+            place: unit
+            for place, key in enumerate(keys)
+            if (unit := _best_unit(key, place / max(len(keys), 1), unit_keys, lexicon)) is not None
+        }
+    return tuple(
+        TimedWord(*word, start=units[matched[place]].start, end=units[matched[place]].end)
+        if place in matched
+        else word
+        for place, word in enumerate(words)
+    )
+
+
+def _best_unit(key: str, place: float, units: Sequence[str], lexicon: Lexicon) -> int | None:
+    """The unit that a word translates best; of equal ones that at the nearest relative `place`."""
+    best: tuple[float, float, int] | None = None
+    for number, unit in enumerate(units):
+        by_word = lexicon.words[key].by.get(unit, 0.0) if key in lexicon.words else 0.0
+        by_unit = lexicon.glosses[unit].by.get(key, 0.0) if unit in lexicon.glosses else 0.0
+        strength = 1.0 if key == unit else (by_word * by_unit) ** 0.5
+        if strength >= _LEAST_LINK:
+            found = (strength, -abs(number / len(units) - place), number)
+            best = found if best is None else max(best, found)
+    return None if best is None else best[2]

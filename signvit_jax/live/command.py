@@ -1,0 +1,123 @@
+"""Live captions of a camera or a video file, in the terminal.
+
+Text in gray may still change; text in white is final. Where standard output is no terminal, each
+final caption is one line: start and end in seconds, and text, separated by tabs.
+
+--output also writes a caption file, whose extension says the format. It is complete whenever a
+caption has become final. Ctrl-C ends the session: what was signed until then becomes final, and is
+written. Without a source the camera 0 is read. A file is played at its own speed. No frame leaves
+this machine, and none is stored.
+
+Exit codes: 0 done, 1 the file could not be written, 2 wrong usage, or a camera that cannot be used,
+4 the file is no video, 130 interrupted.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from signvit_jax.captions.layout import LayoutFaults
+from signvit_jax.cli.caption_flags import add_layout_flags, caption_layout
+from signvit_jax.cli.inference_flags import (
+    DECODER_NAMES,
+    add_inference_flags,
+    add_model_flags,
+    inference_overrides,
+)
+from signvit_jax.cli.jax_setup import set_up_jax
+from signvit_jax.files.local_paths import local_path, local_path_string
+from signvit_jax.live.terminal_captions import CaptionFile, TerminalCaptions, say
+from signvit_jax.runtime.command_line import integer, parser, positive
+from signvit_jax.runtime.exit_codes import DONE, NO_READABLE_MEDIA, UsageError
+from signvit_jax.runtime.signals import StopRequest
+from signvit_jax.runtime.standard_streams import reader_has_gone
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    layout = caption_layout(arguments)
+    if not layout.is_off and arguments.output is None:
+        raise UsageError("a layout changes nothing without --output=FILE; add that")
+    source = int(arguments.source) if arguments.source.isdecimal() else arguments.source
+    file = None
+    if arguments.output is not None:
+        file = CaptionFile(arguments.output, layout, overwrite=arguments.overwrite)
+    with StopRequest() as request:
+        with request.exit_immediately_on_signal():
+            set_up_jax()
+
+            from signvit_jax.inference.frame_sources import open_live
+            from signvit_jax.inference.translator import load_translator
+            from signvit_jax.live.session import updates_of
+            from signvit_jax.media.video import VideoDecodeError
+
+            open_frames = open_live(source)
+            translator = load_translator(
+                arguments.workdir, checkpoint=arguments.checkpoint, backend=arguments.backend
+            )
+            options = inference_overrides(arguments)
+            say("compiling, unless it was done before ...")
+            translator.warm_up(arguments.decode, live=True, **options)
+            session = translator.live(
+                decode=arguments.decode, every=arguments.every, votes=arguments.votes, **options
+            )
+        say(f"reading {_named(source)}; Ctrl-C ends the session")
+        dropped = 0
+        code = DONE
+        with TerminalCaptions() as shown:
+            try:
+                for update in updates_of(session, open_frames, request, reader_has_gone):
+                    if file is not None:
+                        file.add(update.final)
+                    shown.show(update)
+                    dropped = update.dropped
+            except VideoDecodeError as error:
+                say(f"error: {error}")
+                code = NO_READABLE_MEDIA
+        captions = "1 caption" if shown.num_final == 1 else f"{shown.num_final:,} captions"
+        where = f" in {arguments.output}" if file is not None else ""
+        say(f"{captions}{where}" + (f"; {dropped:,} frames were dropped" if dropped else ""))
+        for sentence in (file.faults if file is not None else LayoutFaults()).sentences():
+            say(f"note: {sentence}")
+        return code or request.exit_code
+
+
+def _named(source: int | str) -> str:
+    return f"camera {source}" if isinstance(source, int) else source
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    flags = parser(
+        __doc__,
+        "signvit live --workdir=runs/mine --output=captions.vtt\n"
+        "  signvit live talk.mp4 --workdir=runs/mine | cut -f3",
+    )
+    flags.add_argument(
+        "source",
+        nargs="?",
+        default="0",
+        type=local_path_string,
+        metavar="CAMERA|FILE",
+        help="number of a camera, its device such as /dev/video0, or a video file (0)",
+    )
+    add_model_flags(flags)
+    flags.add_argument(
+        "--decode", choices=DECODER_NAMES, default="greedy", help="search for the text (greedy)"
+    )
+    flags.add_argument(
+        "--every", type=positive("seconds"), default=0.5, help="seconds between updates (0.5)"
+    )
+    flags.add_argument(
+        "--votes",
+        type=integer(1),
+        default=3,
+        help="hypotheses of which the most frequent text is shown (3)",
+    )
+    flags.add_argument(
+        "--output", type=local_path, metavar="FILE", help="a caption file, such as captions.vtt"
+    )
+    flags.add_argument(
+        "--overwrite", action="store_true", help="replace the file of --output if it exists"
+    )
+    add_layout_flags(flags, "of the file of --output; without these flags a text is one line")
+    add_inference_flags(flags)
+    return flags.parse_args(argv)

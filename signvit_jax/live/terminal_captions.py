@@ -1,0 +1,124 @@
+"""Live captions in a terminal, in a pipe, and in a caption file that grows."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from signvit_jax.captions.formats import FORMATS, Captions
+from signvit_jax.captions.layout import CaptionLayout, LayoutFaults
+from signvit_jax.captions.segments import Segment
+from signvit_jax.files.atomic import write_atomically
+from signvit_jax.runtime.exit_codes import UsageError
+from signvit_jax.runtime.standard_streams import OutputError, clean
+
+if TYPE_CHECKING:
+    from signvit_jax.inference.streaming import StreamUpdate
+
+_PARTIAL_STYLE, _FINAL_STYLE, _TIME_STYLE = "bright_black", "bold bright_white", "bright_black"
+
+
+class CaptionFile:
+    """A caption file with the segments that are final so far, complete at every moment.
+
+    Its name's extension says the format. Raises UsageError for another extension, for a file that
+    exists already unless `overwrite`, and for a folder that cannot be written.
+    """
+
+    def __init__(self, path: Path, layout: CaptionLayout, *, overwrite: bool):
+        self._path = path
+        self._layout = layout
+        self._segments: list[Segment] = []
+        self.faults = LayoutFaults()
+        self._format = path.suffix[1:].lower()
+        if self._format not in FORMATS:
+            raise UsageError(
+                f"--output={path} ends in {path.suffix!r}; allowed: "
+                + ", ".join(f".{name}" for name in FORMATS)
+            )
+        if path.exists() and not overwrite:
+            raise UsageError(
+                f"--output={path} already exists; give --overwrite to replace it, or another name"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write()
+        except OSError as error:
+            raise UsageError(f"--output={path} cannot be written: {error.strerror}") from error
+
+    def add(self, segments: Sequence[Segment]) -> None:
+        """Add segments that became final. Raises OutputError; the earlier file stays."""
+        if not segments:
+            return
+        self._segments += segments
+        try:
+            self._write()
+        except OSError as error:
+            raise OutputError(
+                f"{self._path} cannot be written: {error.strerror}; it holds the captions before"
+            ) from error
+
+    def _write(self) -> None:
+        captions = Captions(self._segments, layout=self._layout)
+        self.faults = captions.faults
+        write_atomically(self._path, captions.as_format(self._format))
+
+
+class TerminalCaptions:
+    """Captions on standard output: in a terminal final text in white above partial text in gray.
+
+    Where standard output is no terminal, each final segment is a line with its start and end in
+    seconds and its text, separated by tabs. A context manager.
+    """
+
+    def __init__(self, console: Console | None = None):
+        self._console = console or Console(highlight=False)
+        self._live: Live | None = None
+        self.num_final = 0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.update(Text())
+            self._live.__exit__(kind, error, trace)
+
+    def show(self, update: "StreamUpdate") -> None:
+        """Show an update. Its texts are cleaned of what a terminal would obey."""
+        for segment in update.final:
+            if segment.text:
+                self.num_final += 1
+                self._show_final(segment)
+        if self._live is not None:
+            partial = clean(update.text or update.partial)
+            self._live.update(Text(partial, style=_PARTIAL_STYLE), refresh=True)
+
+    def _show_final(self, segment: Segment) -> None:
+        if self._live is None:
+            print(f"{segment.start:.3f}\t{segment.end:.3f}\t{clean(segment.text)}", flush=True)
+            return
+        minutes, seconds = divmod(int(segment.start), 60)
+        self._console.print(
+            Text.assemble(
+                (f"{minutes:d}:{seconds:02d}  ", _TIME_STYLE), (clean(segment.text), _FINAL_STYLE)
+            )
+        )
+
+
+def say(message: str) -> None:
+    """Print a message about the session on standard error."""
+    print(clean(message), file=sys.stderr, flush=True)

@@ -1,0 +1,228 @@
+"""Experiment trackers: a run's metrics and config in W&B, MLflow or trackio, for who asks for it.
+
+A tracker may be slow, or its server away, so it runs in a thread of its own: training never waits
+for it and never ends by it. It is given the numbers of metrics.csv and the config without local
+paths; no clip, no text and no weights.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from signvit_jax.errors.nearest import did_you_mean
+from signvit_jax.files.atomic import write_atomically
+from signvit_jax.runtime.exit_codes import UsageError
+from signvit_jax.runtime.optional_deps import import_optional
+from signvit_jax.telemetry.observers import Observer, Records
+
+log = logging.getLogger(__name__)
+
+PROJECT = "signvit_jax"  # unless the tracker's own environment variable names another
+_MOST_WAITING = 10_000  # rows that wait for the thread
+_SECONDS_TO_FINISH = 60.0  # that the end of a run waits for a tracker
+_MLFLOW_PARAMS = 100  # of one call
+_LOGIN_SECONDS = 30  # that W&B may wait for a login
+
+
+class TrackedRun(NamedTuple):
+    """What a tracker is told of a run. `id` is what the tracker called it at its first start."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, object]  # by dotted key
+    id: str | None
+
+
+class Tracker(Protocol):
+    """An opened tracker. Methods may raise anything."""
+
+    id: str  # by which the run is found again when it resumes
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Send the metrics of a step; all are finite."""
+        ...
+
+    def finish(self) -> None:
+        """Send what is left."""
+        ...
+
+
+class WandbTracker:
+    """W&B (wandb). WANDB_PROJECT, WANDB_MODE=offline and the like are its own."""
+
+    def __init__(self, run: TrackedRun):
+        wandb = _import("wandb")
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run.name,
+            dir=os.fspath(run.folder),
+            config=dict(run.config),
+            id=run.id,
+            resume="allow",
+            settings={"login_timeout": _LOGIN_SECONDS},
+        )
+        self.id = str(self._run.id)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+class MlflowTracker:
+    """MLflow. MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are its own."""
+
+    def __init__(self, run: TrackedRun):
+        mlflow = _import("mlflow")
+        self._entities = import_optional("mlflow.entities", "--tracker=mlflow", UsageError)
+        self._client = mlflow.MlflowClient()
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        if run.id is not None:
+            self.id = run.id
+            self._client.update_run(self.id, status="RUNNING")
+            return
+        experiment = self._client.get_experiment_by_name(name)
+        experiment_id = (
+            self._client.create_experiment(name) if experiment is None else experiment.experiment_id
+        )
+        self.id = str(self._client.create_run(experiment_id, run_name=run.name).info.run_id)
+        params = [self._entities.Param(key, str(value)) for key, value in run.config.items()]
+        for first in range(0, len(params), _MLFLOW_PARAMS):
+            self._client.log_batch(self.id, params=params[first : first + _MLFLOW_PARAMS])
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        metrics = [self._entities.Metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self.id, metrics=metrics)
+
+    def finish(self) -> None:
+        self._client.set_terminated(self.id)
+
+
+class TrackioTracker:
+    """trackio, which keeps its runs on this machine unless it is told otherwise."""
+
+    def __init__(self, run: TrackedRun):
+        trackio = _import("trackio")
+        self.id = run.id or f"{run.name}-{int(time.time())}"
+        self._run = trackio.init(
+            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+            name=self.id,
+            config=dict(run.config),
+            resume="allow",
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+TRACKERS: dict[str, Callable[[TrackedRun], Tracker]] = {
+    "wandb": WandbTracker,
+    "mlflow": MlflowTracker,
+    "trackio": TrackioTracker,
+}
+
+
+def tracker_names(text: str) -> tuple[str, ...]:
+    """Return the names in "wandb,mlflow". Raises UsageError for an unknown or missing tracker."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in TRACKERS:
+            raise UsageError(
+                f"--tracker={name!r}; allowed: {', '.join(TRACKERS)}{did_you_mean(name, TRACKERS)}"
+            )
+        _import(name)
+    return names
+
+
+class BackgroundTracker:
+    """A tracker in a thread of its own, which opens it for the first metrics."""
+
+    def __init__(self, name: str, run: TrackedRun, ids_file: Path):
+        """`ids_file` keeps the ids of the run for when it resumes, by tracker."""
+        self._name = name
+        self._run = run._replace(id=_read_ids(ids_file).get(name))
+        self._ids_file = ids_file
+        self._tracker: Tracker | None = None
+        self._waiting: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(_MOST_WAITING)
+        self._dropped = 0
+        self._thread = threading.Thread(
+            target=self._send_all, name=f"signvit_jax_{name}", daemon=True
+        )
+        self._thread.start()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Hand over the metrics of a step, without waiting; those not finite are left out."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        try:
+            self._waiting.put_nowait((step, finite))
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Wait until all is sent, but not for a tracker that hangs; log what it lacks."""
+        end = time.monotonic() + _SECONDS_TO_FINISH
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=_SECONDS_TO_FINISH)
+        self._thread.join(max(end - time.monotonic(), 0.0))
+        if self._thread.is_alive():
+            log.warning(
+                "tracker %s has not finished after %.0f s and is left; metrics.csv has everything",
+                self._name,
+                _SECONDS_TO_FINISH,
+            )
+        if self._dropped:
+            log.warning("tracker %s was too slow for %d rows", self._name, self._dropped)
+
+    def _send_all(self) -> None:
+        # Named as a file is in the messages of observers.
+        path = Path(f"tracker {self._name}")
+        records = Records(path, self._send)
+        while (record := self._waiting.get()) is not None:
+            records.add(*record)
+        records.close()
+        if self._tracker is not None:
+            Observer(path).attempt(self._tracker.finish)
+
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        self._opened().log(step, values)
+
+    def _opened(self) -> Tracker:
+        if self._tracker is None:
+            self._tracker = TRACKERS[self._name](self._run)
+            ids = _read_ids(self._ids_file) | {self._name: self._tracker.id}
+            write_atomically(self._ids_file, json.dumps(ids, indent=1) + "\n")
+        return self._tracker
+
+
+def open_trackers(
+    names: Sequence[str], run_name: str, folder: Path, config: Mapping[str, object]
+) -> list[BackgroundTracker]:
+    """Open the trackers of a run; `trackers.json` in its folder keeps what they call it."""
+    run = TrackedRun(run_name, folder, config, None)
+    return [BackgroundTracker(name, run, folder / "trackers.json") for name in names]
+
+
+def _read_ids(path: Path) -> dict[str, str]:
+    """The ids that earlier starts wrote; {} if there are none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(value) for name, value in dict(values).items()}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _import(name: str):  # noqa: ANN202 - a module whose attributes are known at run time only
+    return import_optional(name, f"--tracker={name}", UsageError)

@@ -1,0 +1,178 @@
+"""`signvit live`: sessions of a source, what the terminal shows, and the file that grows."""
+
+import io
+import threading
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from signvit_jax.captions.layout import CaptionLayout
+from signvit_jax.captions.segments import Segment
+from signvit_jax.inference.frame_sources import PushedFrames
+from signvit_jax.inference.predictor import Hypothesis
+from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading, StreamUpdate
+from signvit_jax.live import command, terminal_captions
+from signvit_jax.live.session import updates_of
+from signvit_jax.live.terminal_captions import CaptionFile, TerminalCaptions
+from signvit_jax.media.cameras import SourceError
+from signvit_jax.runtime.exit_codes import UsageError
+from signvit_jax.runtime.signals import StopRequest
+from signvit_jax.runtime.standard_streams import OutputError
+from signvit_jax.text.words import Word
+from tests.helpers import tiny_run
+
+FRAME = np.zeros((8, 8, 3), np.uint8)
+
+
+class Request(StopRequest):
+    """A request to stop that the test makes."""
+
+    requested = False
+
+
+def session():
+    """A session that reads "hello" in any frames."""
+
+    def read(images, rate):
+        return Reading(Hypothesis("hello", (), -1.0, 0.9, (Word("hello", 0.9),)), "he")
+
+    return LiveSession(LiveCaptions(read, 2.0, 0.25, 0.05, 3), PushedFrames(lambda f: f, 2.0))
+
+
+def frames(stop, count=10**9, pause=0.01):
+    for _ in range(count):
+        if stop.wait(pause):
+            return
+        yield FRAME
+
+
+def final(updates):
+    return [segment.text for update in updates for segment in update.final]
+
+
+def test_a_source_that_ends_gives_all_of_its_text():
+    found = list(updates_of(session(), lambda stop: frames(stop, 20), Request()))
+    assert final(found)[-1] == "hello" and found[-1].partial == "he"
+    assert not any(thread.name == "signvit_jax_push" for thread in threading.enumerate())
+
+
+def test_a_signal_ends_the_session_with_the_text_so_far():
+    request = Request()
+    found = []
+    for update in updates_of(session(), frames, request):
+        found.append(update)
+        request.requested = True
+    assert len(found) < 40 and final(found)[-1] == "hello"
+
+
+def test_a_signal_does_not_wait_for_a_camera_that_hangs():
+    request, hangs = Request(), threading.Event()
+
+    def stuck(stop):
+        yield from frames(stop, 12)
+        request.requested = True
+        hangs.wait(30)
+
+    begin = time.monotonic()
+    assert final(updates_of(session(), stuck, request))[-1:] == ["hello"]
+    assert time.monotonic() - begin < 20
+    hangs.set()
+
+
+def test_a_source_that_fails_raises_after_its_text():
+    def broken(stop):
+        yield from frames(stop, 12)
+        raise SourceError("the camera is gone")
+
+    found = []
+    with pytest.raises(SourceError, match="the camera is gone"):
+        for update in updates_of(session(), broken, Request()):
+            found.append(update)
+    assert final(found)[-1] == "hello"
+
+
+def test_nobody_who_reads_ends_the_session():
+    assert len(list(updates_of(session(), frames, Request(), lambda: True))) == 1
+
+
+def update(text="", *segments, partial=""):
+    return StreamUpdate(1.0, partial, text, tuple(segments), 0.1, 0)
+
+
+def test_the_terminal_shows_partial_text_in_gray_and_final_text_in_white():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system="standard", width=60)
+    with TerminalCaptions(console) as shown:
+        shown.show(update("good da", partial="good"))
+        shown.show(update("", partial="and"))
+        shown.show(update("", Segment(61.2, 62.0, "good day\x1b[2J")))
+    text = file.getvalue()
+    assert "\x1b[90mgood da" in text and "\x1b[90mand" in text  # the decoder's text, else CTC's
+    assert "\x1b[1;97mgood day\\x1b[2J" in text and "1:01" in text  # nothing that it would obey
+    assert text.index("good da") < text.index("1:01") and shown.num_final == 1
+
+
+def test_a_pipe_gets_one_line_per_final_segment(capsys):
+    with TerminalCaptions(Console(file=io.StringIO())) as shown:
+        shown.show(update("partial text"))
+        shown.show(update("", Segment(0.5, 2.25, "good day"), Segment(2.25, 3.0, "")))
+    assert capsys.readouterr().out == "0.500\t2.250\tgood day\n"
+
+
+def test_the_file_is_complete_after_each_caption(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "captions.vtt"
+    file = CaptionFile(path, CaptionLayout(8), overwrite=False)
+    assert path.read_text() == "WEBVTT\n"
+    file.add([Segment(0.0, 1.0, "good day to you")])
+    first = path.read_text()
+    assert first.endswith("00:00:00.000 --> 00:00:01.000\ngood day\nto you\n")
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal_captions, "write_atomically", full)
+        with pytest.raises(OutputError, match="No space left on device; it holds"):
+            file.add([Segment(1.0, 2.0, "more")])
+    assert path.read_text() == first
+    file.add([Segment(2.0, 3.0, "again")])  # nothing that was final is lost
+    assert "more" in path.read_text() and "again" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--output=captions.doc"], "ends in '.doc'; allowed: .txt, .json"),
+        (["--output={}/there.srt"], "there.srt already exists; give --overwrite"),
+        (["--max_line_width=40"], "a layout changes nothing without --output"),
+        (["--every=0"], "allowed: seconds > 0"),
+        (["https://host/a.mp4"], "is an address"),
+    ],
+)
+def test_wrong_usage_is_exit_2_before_anything_is_loaded(tmp_path, capfd, flags, named):
+    (tmp_path / "there.srt").write_text("corrected by hand")
+    flags = [flag.format(tmp_path) for flag in flags]
+    assert tiny_run.command(command.main, *flags, "--workdir=/nowhere") == 2
+    assert named in capfd.readouterr().err
+    assert (tmp_path / "there.srt").read_text() == "corrected by hand"
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        CaptionFile(tmp_path / "file" / "a.vtt", CaptionLayout(), overwrite=False)
+
+
+@pytest.mark.long
+def test_the_command_captions_a_packaged_clip(tmp_path, capfd):
+    from signvit_jax.demo.packaged import MODEL, demo_clips
+
+    video, output = demo_clips()[0].video, tmp_path / "live.srt"
+    assert tiny_run.command(command.main, video, f"--workdir={MODEL}", f"--output={output}") == 0
+    shown = capfd.readouterr()
+    lines = [line.split("\t") for line in shown.out.splitlines()]
+    assert len(lines) >= 1 and all(text in output.read_text() for *_, text in lines)
+    assert tiny_run.command(command.main, "none.mp4", f"--workdir={MODEL}") == 4
+    assert "none.mp4: there is no such file" in capfd.readouterr().err
