@@ -173,7 +173,8 @@ def test_a_workdir_that_is_in_use_and_damaged(trained, tmp_path, monkeypatch):
     assert facts.step > 0 and not facts.damage and not facts.holder and not facts.error
     assert facts.made_by == facts.version  # train writes it into run.log
     newest = tmp_path / "run" / "checkpoints" / str(facts.step)
-    victim = next(path for path in (newest / "params").rglob("*") if path.stat().st_size > 10)
+    files = (path for path in (newest / "params").rglob("*") if path.is_file())
+    victim = next(path for path in files if path.stat().st_size > 10)
     victim.write_bytes(b"x" + victim.read_bytes()[1:])
     with lock_workdir(Workdir.open(tmp_path / "run")):
         facts = run_files.probe_workdir(request)
