@@ -12,7 +12,7 @@ from signvit_jax.errors.base import SignVitError
 from signvit_jax.evaluation import results
 from signvit_jax.evaluation.metrics import normalize_text
 from signvit_jax.evaluation.results import Prediction, Results
-from signvit_jax.telemetry.metric_writer import read_metrics
+from signvit_jax.telemetry.metrics_file import read_metrics
 
 Series = dict[str, tuple[list[int], list[float]]]
 _LISTED = 3  # ids that a message lists

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypedDict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -182,7 +183,7 @@ class Predictor:
         for one in (hypothesis, *hypothesis.alternatives):
             words = word_keys([word.text for word in one.words])
             shortfall = self.config.lexicon_weight * self.lexicon.shortfall(glosses, words)
-            length = np.asarray(1 + len(one.probabilities))  # with BOS
+            length = jnp.asarray(1 + len(one.probabilities))  # with BOS
             score = one.score - shortfall / float(length_normalizer(length, self._options))
             ranked.append(dataclasses.replace(one, score=score, alternatives=()))
         ranked.sort(key=lambda one: -one.score)
