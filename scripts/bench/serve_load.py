@@ -152,7 +152,7 @@ def resident_mebibytes(address: str) -> float:
 
 
 def main() -> int:
-    flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    flags = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     flags.add_argument("--minutes", type=float, default=10.0)
     flags.add_argument("--clients", type=int, default=32)
     flags.add_argument("--live", type=int, default=4)

@@ -41,7 +41,7 @@ COMMANDS = {
     "train": Command("signvit_jax.commands.train", "train a model, or resume a run"),
     "eval": Command("signvit_jax.commands.eval", "score a model on a split, with a report"),
     "translate": Command("signvit_jax.commands.translate", "translate videos; subtitles"),
-    "serve": Command("signvit_jax.commands.serve", "a local page and API: videos, camera"),
+    "serve": Command("signvit_jax.web.command", "a local page and API: videos, camera"),
     "export": Command("signvit_jax.commands.export", "write a model in a smaller or portable form"),
     "distill": Command(
         "signvit_jax.commands.distill", "train a small model with a large one's help"
