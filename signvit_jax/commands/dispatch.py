@@ -42,7 +42,7 @@ COMMANDS = {
     "eval": Command("signvit_jax.commands.eval", "score a model on a split, with a report"),
     "compare": Command("signvit_jax.comparing.command", "compare models on the same clips"),
     "translate": Command("signvit_jax.commands.translate", "translate videos; subtitles"),
-    "serve": Command("signvit_jax.commands.serve", "a local page and API: videos, camera"),
+    "serve": Command("signvit_jax.web.command", "a local page and API: videos, camera"),
     "live": Command("signvit_jax.live.command", "caption a camera or a file, live"),
     "export": Command("signvit_jax.commands.export", "write a model in a smaller or portable form"),
     "distill": Command(

@@ -351,6 +351,19 @@ def _without_text(hypothesis: Hypothesis) -> Hypothesis:
     )
 
 
+class _WaitingClip:
+    """A clip that waits for the device, and what became of it."""
+
+    def __init__(self, frames: Frames, key: _BatchKey, predictor: Predictor, is_urgent: bool):
+        self.frames = frames
+        self.key = key
+        self.predictor = predictor
+        self.is_urgent = is_urgent
+        self.found: dict[str, Hypothesis] = {}
+        self.error: Exception | None = None
+        self.is_done = False
+
+
 class BatchDecoder:
     """Decoding of any number of clips in batches of few shapes: few programs are compiled.
 
@@ -373,16 +386,23 @@ class BatchDecoder:
         self.most_shared = 1
         self._waiting: list[_WaitingClip] = []
         self._waiting_lock = threading.Lock()
+        self._last_was_urgent = False
 
     def decode(
-        self, clips: Sequence[Frames], seed: int, predictor: Predictor
+        self,
+        clips: Sequence[Frames],
+        seed: int,
+        predictor: Predictor,
+        *,
+        is_urgent: bool = False,
     ) -> list[dict[str, Hypothesis]]:
         """Decode clips of any lengths; return decoder -> hypothesis for each of them.
 
-        Clips of one bucket are decoded together, in batches of `next_batch_size`.
+        Clips of one bucket are decoded together, in batches of `next_batch_size`. Where clips of
+        several threads share batches, every other batch is of urgent ones, if any wait.
         """
         if self.most_shared > 1:
-            return self._decode_shared(clips, seed, predictor)
+            return self._decode_shared(clips, seed, predictor, is_urgent)
         by_bucket: dict[int, list[int]] = collections.defaultdict(list)
         for position, frames in enumerate(clips):
             by_bucket[self._bucket(len(frames))].append(position)
@@ -398,7 +418,7 @@ class BatchDecoder:
         return [found[position] for position in range(len(clips))]
 
     def _decode_shared(
-        self, clips: Sequence[Frames], seed: int, predictor: Predictor
+        self, clips: Sequence[Frames], seed: int, predictor: Predictor, is_urgent: bool
     ) -> list[dict[str, Hypothesis]]:
         """Decode clips together with those of other threads that wait for the same programs.
 
@@ -407,7 +427,8 @@ class BatchDecoder:
         """
         key = (tuple(predictor.tokenizers), predictor.config, seed)
         own = [
-            _WaitingClip(frames, (*key, self._bucket(len(frames))), predictor) for frames in clips
+            _WaitingClip(frames, (*key, self._bucket(len(frames))), predictor, is_urgent)
+            for frames in clips
         ]
         with self._waiting_lock:
             self._waiting += own
@@ -426,9 +447,10 @@ class BatchDecoder:
         return [clip.found for clip in own]
 
     def _decode_waiting(self) -> None:
-        """Decode the clip that has waited longest, and others of its kind."""
+        """Decode the clip whose turn it is, and others of its kind."""
         with self._waiting_lock:
-            first = self._waiting[0]
+            first = self._next_waiting()
+            self._last_was_urgent = first.is_urgent
             alike = [clip for clip in self._waiting if clip.key == first.key]
             most = min(self.most_shared, first.predictor.config.batch_size)
             batch = alike[: next_batch_size(len(alike), most)]
@@ -445,6 +467,13 @@ class BatchDecoder:
         finally:
             for clip in batch:
                 clip.is_done = True
+
+    def _next_waiting(self) -> _WaitingClip:
+        """The urgent clip that has waited longest, in turn with the other clips."""
+        for clip in self._waiting:
+            if clip.is_urgent != self._last_was_urgent:
+                return clip
+        return self._waiting[0]
 
     def warm_up(self, predictor: Predictor, num_clips: int, image_size: int) -> set[int]:
         """Decode blank clips of every bucket, in the batch sizes that 1 to `num_clips` clips need.
@@ -483,18 +512,6 @@ class BatchDecoder:
     def _bucket(self, num_frames: int) -> int:
         """The length that a clip of this many frames is padded to."""
         return next(bucket for bucket in self._frame_buckets if num_frames <= bucket)
-
-
-class _WaitingClip:
-    """A clip that waits for the device, and what became of it."""
-
-    def __init__(self, frames: Frames, key: _BatchKey, predictor: Predictor):
-        self.frames = frames
-        self.key = key
-        self.predictor = predictor
-        self.found: dict[str, Hypothesis] = {}
-        self.error: Exception | None = None
-        self.is_done = False
 
 
 def next_batch_size(count: int, most: int) -> int:

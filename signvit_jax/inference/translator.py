@@ -389,7 +389,7 @@ class Translator:
 
         def read(held: Sequence[np.ndarray], rate: float) -> Reading:
             window = sample_window(held, rate, data)
-            (found,) = self._decode([window], decoding)
+            (found,) = self._decode([window], decoding, is_urgent=True)
             ctc = found["ctc"]
             signs = None
             if self.model.ctc_gives_times:
@@ -547,11 +547,11 @@ class Translator:
         return min(config.rest_evidence, measured)
 
     def _decode(
-        self, windows: Sequence[VideoWindow], decoding: _Decoding
+        self, windows: Sequence[VideoWindow], decoding: _Decoding, *, is_urgent: bool = False
     ) -> list[dict[str, Hypothesis]]:
         """Decode windows; return decoder -> hypothesis for each of them."""
         frames = [window.frames for window in windows]
-        return self._batches.decode(frames, decoding.seed, decoding.predictor)
+        return self._batches.decode(frames, decoding.seed, decoding.predictor, is_urgent=is_urgent)
 
 
 def _report(segments: Sequence[Segment], seconds: float, decoding: _Decoding) -> None:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -10,12 +11,14 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from signvit_jax import __version__
+from signvit_jax.exporting.model_card import languages
+from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.inference.translator import Translator
+from signvit_jax.serving.export_dir import is_export
 from signvit_jax.telemetry.prometheus import Metrics
 from signvit_jax.web.access import AccessControl
 from signvit_jax.web.examples import Examples
 from signvit_jax.web.live import LiveSessions
-from signvit_jax.web.model_facts import ModelFacts
 from signvit_jax.web.openapi import openapi_document
 from signvit_jax.web.responses import RequestError
 from signvit_jax.web.settings import ServerSettings
@@ -29,6 +32,40 @@ _PAGE_FILES = {
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+
+
+class ModelFacts(TypedDict):
+    """Facts of a model; languages are None where neither its card nor its data set tells them."""
+
+    name: str
+    step: int
+    data_set: str
+    sign_language: str | None
+    text_language: str | None
+    version: str
+    is_demo: bool
+
+
+def model_facts(model: TrainedModel, is_demo: bool = False) -> ModelFacts:
+    """Return the facts of a loaded model. Its path stays private; the folder's name is told."""
+    folder = Path(model.workdir.path)
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if _has_card(model) else None
+    found = languages(model.config.data.name, text) or (None, None)
+    return ModelFacts(
+        name="demo" if is_demo else folder.resolve().name,
+        step=model.step,
+        data_set=model.config.data.name,
+        sign_language=found[0],
+        text_language=found[1],
+        version=__version__,
+        is_demo=is_demo,
+    )
+
+
+def _has_card(model: TrainedModel) -> bool:
+    folder = Path(model.workdir.path)
+    return not model.others and (folder / "README.md").is_file() and is_export(folder)
 
 
 class WebApp:

@@ -86,3 +86,31 @@ def test_what_a_batch_raises_reaches_all_its_threads_and_the_next_one_works():
     predictor = CountingPredictor(error=True)
     found = decode_in_threads([[clip(n)] for n in range(3)], predictor, 4)
     assert all(isinstance(one, MemoryError) for one in found)
+
+
+def test_urgent_clips_take_every_other_batch():
+    predictor = CountingPredictor()
+    decoder = BatchDecoder({}, (4,), num_devices=1)
+    decoder.most_shared = 2
+    order = []
+    real = decoder._decode_batch
+    decoder._decode_batch = lambda clips, seed, by: (
+        order.append([int(clip[0, 0, 0, 0]) for clip in clips]) or real(clips, seed, by)
+    )
+    values = [0, 1, 2, 3, 4, 101, 102, 103]  # from 100 on urgent
+    threads = []
+    for number, value in enumerate(values):
+        threads.append(
+            threading.Thread(
+                target=decoder.decode,
+                args=([clip(value)], int(value >= 100), predictor),
+                kwargs={"is_urgent": value >= 100},
+            )
+        )
+        threads[-1].start()
+        while len(decoder._waiting) + bool(order) < number + 1 or not order:
+            time.sleep(0.002)
+    predictor.gate.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == [[0], [101, 102], [1, 2], [103], [3, 4]]

@@ -17,8 +17,7 @@ from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading
 from signvit_jax.inference.translator import Translation
 from signvit_jax.media.video import Sampling, open_video
 from signvit_jax.text.words import Word
-from signvit_jax.web.app import WebApp
-from signvit_jax.web.model_facts import ModelFacts
+from signvit_jax.web.app import ModelFacts, WebApp
 from signvit_jax.web.settings import ServerSettings
 
 CLIP = CLIPS / "test_000001.mp4"

@@ -74,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with listening:
         set_up_jax()
         from signvit_jax.inference.translator import load_translator
-        from signvit_jax.web.app import WebApp
-        from signvit_jax.web.model_facts import model_facts
+        from signvit_jax.web.app import WebApp, model_facts
 
         translator = load_translator(
             MODEL if arguments.demo else arguments.workdir,
