@@ -118,8 +118,8 @@ def test_without_permission_the_page_says_what_to_do(server):
     with chromium("--deny-permission-prompts") as browser:
         page = Page(browser, server)
         page.page.evaluate(
-            "navigator.mediaDevices.getUserMedia = async () => {"
-            " throw new DOMException('no', 'NotAllowedError'); }"
+            "() => { navigator.mediaDevices.getUserMedia = async () => {"
+            " throw new DOMException('no', 'NotAllowedError'); }; }"
         )
         page.page.click("#start")
         assert "Allow it" in page.wait("#camera-error", "not permitted")
