@@ -14,7 +14,15 @@ from signvit_jax.runtime.exit_codes import run_command
 ROOT = Path(__file__).parents[2]
 BUILTIN = {"Exception", "ValueError", "RuntimeError", "OSError", "LookupError", "TypeError"}
 # Raised and caught within one room; users never see them.
-INTERNAL = {"Refused", "ManifestMissing", "WorkerEnded", "PoseModelError", "KeypointFileError"}
+INTERNAL = {
+    "Refused",
+    "ManifestMissing",
+    "WorkerEnded",
+    "PoseModelError",
+    "KeypointFileError",
+    "ProbeFailed",
+    "CannotWrite",
+}
 
 
 def exceptions() -> dict[str, set[str]]:

@@ -48,6 +48,12 @@ ALLOWED = {
     "signvit_jax/config/files.py": ["module_spec.loader.exec_module(...)"],
     # pose_model.py beside it: the child runs as a file, without the package.
     "signvit_jax/media/video_worker.py": ["spec.loader.exec_module(...)"],
+    # video_worker.py beside it, for the same reason.
+    "signvit_jax/media/caption_worker.py": ["spec.loader.exec_module(...)"],
+    # The training command of this installation, with flags.
+    "signvit_jax/sweep/launch.py": ["os.execv(...)"],
+    # The file of --space, which a user writes in Python like a config.
+    "signvit_jax/sweep/space.py": ["spec.loader.exec_module(...)"],
     "tfds_builders/csl_daily/csl_daily_dataset_builder.py": ["import pickle"],
 }
 
