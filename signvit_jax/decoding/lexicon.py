@@ -41,8 +41,8 @@ class Lexicon:
 
     def shortfall(self, glosses: Sequence[str], words: Sequence[str]) -> float:
         """Return the sum of all shortfalls, in nats: how badly the glosses and words fit."""
-        return sum(self.unexplained_glosses(glosses, words)) + sum(
-            self.unexplained_words(glosses, words)
+        return math.fsum(
+            self.unexplained_glosses(glosses, words) + self.unexplained_words(glosses, words)
         )
 
     def unexplained_glosses(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:

@@ -51,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if action in ("", "-h", "--help"):
         parser(__doc__, "signvit sweep run --help").parse_args(["--help"])
     if action not in ACTIONS:
+        if action.startswith("-"):
+            flag = action.partition("=")[0]
+            raise UsageError(
+                f"unknown argument {flag} before an action; give one first: {', '.join(ACTIONS)}"
+            )
         allowed = f"{', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"
         raise UsageError(f"signvit sweep {action}: no such action; allowed: {allowed}")
     return {"run": _run, "work": _work, "status": _status, "best": _best}[action](rest)

@@ -17,6 +17,7 @@ COMMANDS = [
     "signvit_jax.export",
     "signvit_jax.inspect_config",
     "signvit_jax.record",
+    "signvit_jax.serve",
     "signvit_jax.train",
     "signvit_jax.translate",
     "tfds_builders.build",

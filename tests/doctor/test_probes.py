@@ -146,6 +146,8 @@ def test_the_commit_is_read_without_git(tmp_path):
     assert software.commit_of(tmp_path / "none") == ""
 
 
+# The command tries it in a process of its own, which has no threads.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_folders_are_written_to_and_left_empty(tmp_path):
     facts = machine.folder_facts("--workdir", str(tmp_path / "a/b"), must_write=True, trying=True)
     assert facts.place == str(tmp_path) and facts.error == "" and facts.locks is True

@@ -14,7 +14,8 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.commands import train
 from signvit_jax.runtime.exit_codes import UsageError
 from signvit_jax.telemetry import trackers
-from signvit_jax.telemetry.metric_writer import MetricsLog, read_metrics
+from signvit_jax.telemetry.metric_writer import MetricsLog
+from signvit_jax.telemetry.metrics_file import read_metrics
 from signvit_jax.telemetry.trackers import BackgroundTracker, TrackedRun, open_trackers
 from tests.helpers import tiny_run
 

@@ -120,12 +120,19 @@ def _files_without_names() -> set[str]:
     return {name for name in found if name.endswith(" (deleted)")}
 
 
-_OTHERS = _files_without_names()
+_of_others: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def _files_of_other_tests():
+    """Note what earlier tests of this process have left open."""
+    _of_others.clear()
+    _of_others.update(_files_without_names())
 
 
 def open_uploads() -> set[str]:
-    """Uploaded files that this process still has."""
-    return _files_without_names() - _OTHERS
+    """Uploaded files that this process has opened since the test began, and still has."""
+    return _files_without_names() - _of_others
 
 
 def until(check, seconds: float = 20.0):
