@@ -123,6 +123,7 @@ def test_a_frozen_backbone_gets_no_update_and_no_decay():
     assert all(np.all(leaf == 0) for leaf in moments)
 
 
+@pytest.mark.long
 def test_thawed_at_counts_applied_updates_not_tried_ones():
     frozen, thawed = (Run(frozen=frozen, thaws=True, **NO_DROPOUT) for frozen in (True, False))
     broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))

@@ -33,10 +33,10 @@ def test_a_killed_reading_process_ends_the_run_and_none_is_left(run, undisturbed
 
     def started() -> list[int]:
         """Start the run; return its processes after its second step (it compiles in the first)."""
-        before = max(batches(run)) if run.trace.exists() else TOTAL
+        before = max(batches(run), default=0) if run.trace.exists() else TOTAL
         run.start(*many)
         in_steps = wait_until(
-            lambda: run.trace.exists() and max(batches(run)) > before + 1, START_S
+            lambda: run.trace.exists() and max(batches(run), default=0) > before + 1, START_S
         )
         assert in_steps, run.messages()
         return processes_of_session(run.process)

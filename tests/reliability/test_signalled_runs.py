@@ -98,7 +98,7 @@ def test_a_closed_terminal_ends_the_run_unless_under_nohup(run, undisturbed, noh
         **({"TRACED_NOHUP": "1"} if nohup else {}),
     )
     os.close(its)
-    assert wait_until(lambda: run.trace.exists() and max(batches(run)) >= 4, 200)
+    assert wait_until(lambda: run.trace.exists() and max(batches(run), default=0) >= 4, 200)
     closed = time.monotonic()
     os.close(ours)
     assert run.wait() == (0 if nohup else 129)

@@ -47,7 +47,7 @@ class Model:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(LIKE_SMALL, id="like small"),
+        pytest.param(LIKE_SMALL, id="like small", marks=pytest.mark.long),
         pytest.param(
             LIKE_SMALL | {"model__encoder__motion": "magnitude"}, id="like the quickstart"
         ),

@@ -85,6 +85,7 @@ def test_an_upload_becomes_captions_that_equal_translate(server, tmp_path):
         page.check_origin()
 
 
+@pytest.mark.long
 def test_a_camera_gives_the_text_within_three_seconds_of_the_clip(server, tmp_path):
     seconds = write_camera(tmp_path / "camera.mjpeg", CLIP.video, 6.0)
     flag = f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}"
