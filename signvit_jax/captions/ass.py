@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from signvit_jax.captions.segments import Cue
 
 # Encoding -1 lets libass find the direction of each line by its letters. WrapStyle 0 breaks lines
-# that are too long for the picture, into parts of about one length.
+# that are too long for the image, into parts of about one length.
 _HEAD = """[Script Info]
 ScriptType: v4.00+
 PlayResX: 1280

@@ -15,9 +15,9 @@ from signvit_jax.captions.segments import Cue, SubtitleError
 from signvit_jax.media.captioned_video import DrawnCaption
 from signvit_jax.text.writing_systems import pieces
 
-# Shares of the picture: height of the letters, and the widest line.
+# Shares of the image: height of the letters, and the widest line.
 _LETTER_HEIGHT, _WIDEST = 1 / 18, 0.92
-_BOTTOM = 0.05  # share of the picture below the captions
+_BOTTOM = 0.05  # share of the image below the captions
 _SMALLEST = 8  # pixels of a letter
 
 
@@ -54,15 +54,15 @@ def font_for(texts: Sequence[str], given: str | os.PathLike | None = None) -> st
 
 
 def draw_caption(cue: Cue, size: tuple[int, int], font: str) -> DrawnCaption:
-    """Draw a cue for pictures of (width, height), at the bottom in the middle.
+    """Draw a cue for images of (width, height), at the bottom in the middle.
 
     Lines of a layout stay as they are, in smaller letters if they are too wide. Without a layout,
     the text is broken into lines that fit.
     """
-    picture_width, picture_height = size
-    # Letters are alike in upright and in wide pictures.
-    height = max(round(_LETTER_HEIGHT * min(picture_height, picture_width * 0.75)), _SMALLEST)
-    widest = _WIDEST * picture_width
+    image_width, image_height = size
+    # Letters are alike in upright and in wide images.
+    height = max(round(_LETTER_HEIGHT * min(image_height, image_width * 0.75)), _SMALLEST)
+    widest = _WIDEST * image_width
     right_to_left = reads_right_to_left(cue.text)
     if right_to_left and not features.check("raqm"):
         raise SubtitleError(
@@ -96,12 +96,10 @@ def draw_caption(cue: Cue, size: tuple[int, int], font: str) -> DrawnCaption:
         stroke_fill="black",
         **options,
     )
-    # What does not fit even in the smallest letters is cut at the edges of the picture.
-    canvas = canvas.crop(
-        (0, 0, min(canvas.width, picture_width), min(canvas.height, picture_height))
-    )
-    x = (picture_width - canvas.width) // 2
-    y = max(picture_height - canvas.height - round(_BOTTOM * picture_height), 0)
+    # What does not fit even in the smallest letters is cut at the edges of the image.
+    canvas = canvas.crop((0, 0, min(canvas.width, image_width), min(canvas.height, image_height)))
+    x = (image_width - canvas.width) // 2
+    y = max(image_height - canvas.height - round(_BOTTOM * image_height), 0)
     return DrawnCaption(x, y, np.asarray(canvas))
 
 

@@ -63,7 +63,7 @@ def add_caption_flags(flags: FlagParser) -> None:
     group.add_argument(
         "--burn_in",
         action="store_true",
-        help=f"also write each video with captions in the picture (NAME{BURNED_IN})",
+        help=f"also write each video with captions in the image (NAME{BURNED_IN})",
     )
     group.add_argument(
         "--font", type=local_path, metavar="FILE", help="font of --burn_in (one with all letters)"

@@ -24,13 +24,20 @@ def flat_alignment(
     steps: Int[Array, "b"],
     labels: Int[Array, "b l"],
     label_lengths: Int[Array, "b"],
-    signing: Bool[Array, "b s"],
-) -> Int[Array, "b s"]:
+    signing: Bool[Array, "b s"] | None,
+    num_steps: int,
+) -> Int[Array, "b {num_steps}"]:
     """Return the label of each step: the clip's labels, spread evenly over the steps of `signing`.
 
-    All other steps have the blank. Where no step is one of `signing`, all valid ones are.
+    All other steps have the blank. Where no step is one of `signing`, and where that is None, the
+    labels are spread over all valid steps.
     """
-    valid = length_mask(steps, signing.shape[1])
+    if signing is None:
+        step = jnp.arange(num_steps)
+        place = step * label_lengths[:, None] // jnp.maximum(steps, 1)[:, None]
+        targets = jnp.take_along_axis(labels, jnp.minimum(place, labels.shape[1] - 1), axis=1)
+        return jnp.where(label_lengths[:, None] > 0, targets, BLANK)
+    valid = length_mask(steps, num_steps)
     signing = jnp.where(jnp.any(signing & valid, axis=1, keepdims=True), signing & valid, valid)
     count = jnp.maximum(signing.sum(axis=1, keepdims=True), 1)
     place = (jnp.cumsum(signing, axis=1) - 1) * label_lengths[:, None] // count

@@ -194,10 +194,11 @@ class CTCTerm:
         self, inputs: TermInputs, labels: Int[Array, "b l"], label_lengths: Int[Array, "b"]
     ) -> Int[Array, "b s"]:
         steps = inputs.outputs.ctc_steps
-        signing = jnp.ones(inputs.outputs.ctc_logits.shape[:2], bool)
+        signing = None
         if self.config.ctc_flat_start_frames == "moving":
             signing = signing_frames(jnp.asarray(inputs.batch["video"]), steps)
-        return flat_alignment(steps, labels, label_lengths, signing)
+        num_steps = inputs.outputs.ctc_logits.shape[1]
+        return flat_alignment(steps, labels, label_lengths, signing, num_steps)
 
 
 @dataclasses.dataclass(frozen=True)

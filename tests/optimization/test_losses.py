@@ -154,12 +154,12 @@ def test_a_clip_with_text_and_no_gloss_adds_nothing_to_gloss_ctc(params):
 
 def test_a_flat_start_spreads_the_labels_evenly_over_valid_steps():
     labels, lengths, steps = jnp.array([[3, 4, 1], [2, 0, 0]]), jnp.array([3, 1]), jnp.array([6, 4])
-    everywhere = flat_alignment(steps, labels, lengths, jnp.ones((2, 6), bool))
+    everywhere = flat_alignment(steps, labels, lengths, None, 6)
     assert everywhere[0].tolist() == [3, 3, 4, 4, 1, 1]
     assert everywhere[1, :4].tolist() == [2, 2, 2, 2]
 
     signing = jnp.array([[0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]], bool)
-    found = flat_alignment(steps, labels, lengths, signing)
+    found = flat_alignment(steps, labels, lengths, signing, 6)
     assert found[0].tolist() == [0, 3, 4, 1, 0, 0]
     assert found[1, :4].tolist() == [2, 2, 2, 2]  # none of its valid steps is one of `signing`
 
@@ -204,7 +204,7 @@ def test_the_flat_start_of_a_clip_of_rest_is_all_blank(target):
     logits = jax.random.normal(jax.random.key(0), (4, 6, tiny_model.VOCABULARY))
     labels, lengths = ctc_labels(rest(tiny_model.batch(), 1, target))
     steps = jnp.array([6, 4, 5, 6])
-    targets = flat_alignment(steps, labels, lengths, jnp.ones((4, 6), bool))
+    targets = flat_alignment(steps, labels, lengths, None, 6)
     found = alignment_loss(logits, targets, steps)[1]
     np.testing.assert_allclose(
         found, -np.asarray(jax.nn.log_softmax(logits))[1, :4, 0].mean(), rtol=1e-5
