@@ -821,6 +821,7 @@ def test_a_state_saved_on_four_devices_is_restored_on_two(tmp_path):
     assert CheckpointReader(tmp_path / "c").restore_params().params["kernel"].shape == (8, 4)
 
 
+@pytest.mark.long
 def test_two_processes_save_skip_damage_and_restore(tmp_path):
     from tests.helpers.free_port import free_port  # not needed by processes that import this module
 

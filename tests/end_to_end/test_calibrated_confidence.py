@@ -76,7 +76,14 @@ def test_the_results_have_the_reliability_of_confidences(calibrated):
     assert read(output).confidence["greedy"].sentence.ece == sentence["ece"]
 
 
-@pytest.mark.parametrize("decode", ["greedy", "beam", "ctc"])
+@pytest.mark.parametrize(
+    "decode",
+    [
+        "beam",
+        pytest.param("greedy", marks=pytest.mark.long),
+        pytest.param("ctc", marks=pytest.mark.long),
+    ],
+)
 def test_a_calibration_changes_only_confidences(trained, calibrated, decode):
     clips = [trained.video(number) for number in range(4)]
     before = load_translator(trained.workdir).translate(clips, decode=decode)

@@ -36,6 +36,7 @@ def test_a_finished_run_compiles_no_step_and_writes_nothing(trained, tmp_path, c
     )
 
 
+@pytest.mark.long
 def test_a_run_with_another_epoch_compiles_its_step(trained, tmp_path, caplog):
     """Else the test above would look for a name that no program has."""
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")

@@ -105,6 +105,7 @@ def test_training_takes_each_hand_of_some_clips_away():
     assert 0 < hand.sum() < 8 and 0 < other.sum() < 8 and (hand != other).any()
 
 
+@pytest.mark.long
 def test_the_face_is_a_third_part_with_an_encoder_of_its_own():
     hands = hand_crops(model__encoder__crops="hands_face")
     features = crop_features(hands)
@@ -115,6 +116,7 @@ def test_the_face_is_a_third_part_with_an_encoder_of_its_own():
     assert np.abs(changed[:, :, 2] - features[:, :, 2]).max() > 0.0
 
 
+@pytest.mark.long
 def test_translation_does_not_move_the_localizer():
     config = tiny_model.config(**WITH_HANDS, model__encoder__zoom="motion")
     definition = ModelDefinition(config, tiny_model.VOCABULARY)

@@ -80,13 +80,16 @@ def test_counts_are_xlas_without_elementwise_operations(stem):
         {"model__encoder__zoom": "motion", "model__encoder__motion": "magnitude"},
         {"model__encoder__stem": "conv"},
         {"model__encoder__frames_per_chunk": 2, "training__remat": "full"},
-        {
-            "model__encoder__crops": "hands",
-            "model__encoder__crop_size": 16,
-            "model__encoder__crop_width": 64,
-            "model__encoder__view_size": 16,
-            "data__image_size": 32,
-        },
+        pytest.param(
+            {
+                "model__encoder__crops": "hands",
+                "model__encoder__crop_size": 16,
+                "model__encoder__crop_width": 64,
+                "model__encoder__view_size": 16,
+                "data__image_size": 32,
+            },
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["patch", "zoom", "conv", "recomputed", "crops"],
 )

@@ -48,6 +48,7 @@ def test_a_disk_that_fills_up_keeps_the_older_checkpoint(run, undisturbed, tmp_p
     assert final_state(run) == final_state(undisturbed)
 
 
+@pytest.mark.long
 def test_a_full_disk_between_checkpoints_changes_nothing(run, undisturbed, tmp_path):
     mounts = disk(run, 4 * checkpoint_bytes(undisturbed) + 1_000_000)
     # Full from the first step after a checkpoint to the last one before the next. A plot was drawn

@@ -16,7 +16,7 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.runtime.command_line import parser
 from tests.helpers import tiny_run
 from tests.helpers.free_port import free_port
-from tests.helpers.reliability_runs import TOTAL, batches, figures
+from tests.helpers.reliability_runs import SAVED, TOTAL, batches, figures
 
 
 @pytest.fixture
@@ -38,31 +38,13 @@ def pair(run):
     return start
 
 
-def test_two_processes_train_stop_and_resume_together(pair, run, undisturbed):
-    # A signal to one of them stops both, at the same step.
-    first, second = pair({"phase": "step", "count": 4, "signals": [[0.0, int(signal.SIGUSR1)]]})
-    assert [first.wait(), second.wait(60)] == [143, 143], (
-        first.messages()[-3000:] + second.messages()[-3000:]
-    )
-    stopped = max(batches(first))
-    assert 4 <= stopped == max(batches(second)) == run.steps()[-1] < TOTAL
-
-    # One is killed: the other ends, and reports why.
-    first, second = pair(
-        {"phase": "step", "count": 9, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5}
-    )
-    assert second.wait() == -signal.SIGKILL, second.messages()[-3000:]
-    begin = time.monotonic()
-    assert first.wait(60) != 0
-    assert time.monotonic() - begin < 60
-    assert "another one has ended" in first.messages(), first.messages()[-3000:]
-    assert f"resumed from the checkpoint of step {stopped}" in first.messages()
-
-    # Restarted, they run to the end.
+def assert_trained_to_the_end(pair, run, undisturbed, resumed_from):
+    """Restart both processes and compare what they did in all with one process's run."""
     first, second = pair()
     assert [first.wait(), second.wait(60)] == [0, 0], (
         first.messages()[-3000:] + second.messages()[-3000:]
     )
+    assert f"resumed from the checkpoint of step {resumed_from}" in first.messages()
     assert run.steps()[-1] == TOTAL
 
     # Both took the same steps, and replayed steps had the same batches.
@@ -85,6 +67,30 @@ def test_two_processes_train_stop_and_resume_together(pair, run, undisturbed):
             [float(row[name]) for row in figures(one) if row[name]] for one in (run, undisturbed)
         )
         np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
+def test_two_processes_train_stop_and_resume_together(pair, run, undisturbed):
+    # A signal to one of them stops both, at the same step.
+    first, second = pair({"phase": "step", "count": 4, "signals": [[0.0, int(signal.SIGUSR1)]]})
+    assert [first.wait(), second.wait(60)] == [143, 143], (
+        first.messages()[-3000:] + second.messages()[-3000:]
+    )
+    stopped = max(batches(first))
+    assert 4 <= stopped == max(batches(second)) == run.steps()[-1] < TOTAL
+    assert_trained_to_the_end(pair, run, undisturbed, resumed_from=stopped)
+
+
+@pytest.mark.long
+def test_two_processes_go_on_after_one_was_killed_in_a_step(pair, run, undisturbed):
+    first, second = pair(
+        {"phase": "step", "count": 9, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5}
+    )
+    assert second.wait() == -signal.SIGKILL, second.messages()[-3000:]
+    begin = time.monotonic()
+    assert first.wait(60) != 0
+    assert time.monotonic() - begin < 60
+    assert "another one has ended" in first.messages(), first.messages()[-3000:]
+    assert_trained_to_the_end(pair, run, undisturbed, resumed_from=SAVED)
 
 
 @pytest.mark.long

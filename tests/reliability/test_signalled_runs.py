@@ -84,7 +84,8 @@ def test_the_first_signal_saves_and_ends_without_loss(run, undisturbed, tmp_path
     assert run.trace.read_text().count("\n") == TOTAL
 
 
-@pytest.mark.parametrize("nohup", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("nohup", [False, True])
 def test_a_closed_terminal_ends_the_run_unless_under_nohup(run, undisturbed, nohup):
     """The run has a terminal of its own with the bar; writing to it fails once it is closed."""
     ours, its = os.openpty()

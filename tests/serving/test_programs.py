@@ -62,6 +62,7 @@ class Model:
                 "data__image_size": 32,
             },
             id="crops of hands",
+            marks=pytest.mark.long,
         ),
         pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long),
     ],

@@ -98,6 +98,7 @@ def test_a_run_starts_from_the_averaged_weights(trained, config, tmp_path):
         np.testing.assert_array_equal(averages[path], started[path], path)
 
 
+@pytest.mark.long
 def test_a_run_logs_what_it_took_and_needs_the_source_once(trained, other_data, tmp_path):
     workdir = tmp_path / "run"
     source = shutil.copytree(trained.workdir, tmp_path / "source")

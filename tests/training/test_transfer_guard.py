@@ -56,6 +56,7 @@ def implicit_reads(monkeypatch):
     return found
 
 
+@pytest.mark.long
 def test_the_train_loop_reads_no_device_implicitly(trained, tmp_path, implicit_reads):
     with tiny_run.light_jax(trained.cache):
         code = tiny_run.command(
