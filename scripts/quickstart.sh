@@ -10,10 +10,10 @@ python=.venv/bin/python
 
 phase() { printf '\n[%s] %s\n' "$(date +%H:%M:%S)" "$1"; }
 
-phase "1/4 drawing 2,744 clips of 16 signs"
+phase "1/4 drawing 2,264 clips of 16 signs"
 $python -m tfds_builders.build synthetic_signs --data_dir="$data" --seed="$seed" \
   --num_signs=16 --max_signs=5 --frame_rate=7.5 --size=48 \
-  --num_train=2400 --num_validation=64 --num_test=280
+  --num_train=1920 --num_validation=64 --num_test=280
 
 phase "2/4 training: loss and wer (word error rate) fall, slowly at first"
 $python -m signvit_jax.train --config=quickstart --workdir="$workdir" \

