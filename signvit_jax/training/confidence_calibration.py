@@ -1,6 +1,7 @@
 """Fit `calibration.json`, the scales of confidences: in a run's validation, or on request."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -37,30 +38,39 @@ class RunCalibration:
     def __init__(self, data: RunData, workdir: Workdir):
         self._data = data
         self._workdir = workdir
-        self._lexicon: Lexicon | None = None
+        # Nothing is kept if the split was trained on.
+        self.is_kept = (
+            data.validation is not data.train and not data.config.inference.min_confidence
+        )
+        self._spells_glosses = data.gloss_tokenizer is not None
+
+    @functools.cached_property
+    def lexicon(self) -> Lexicon | None:
+        """The words of the training split's glosses, if CTC spells glosses."""
+        return lexicon_of(self._data.train.index) if self._spells_glosses else None
+
+    def without_scales(self, step: int) -> Calibration:
+        """Return a calibration that ranks texts by the lexicon and leaves confidences raw."""
+        validation = self._data.validation
+        return Calibration(step, self._data.config.data.name, validation.name, 0, {}, self.lexicon)
 
     def keep(self, found: Mapping[int, Mapping[str, Hypothesis]], step: int) -> None:
         """Fit and write the scales, by the hypotheses of all validation clips.
 
-        `found`: position in the split -> decoder -> hypothesis. Nothing is written if the split
-        was trained on.
+        `found`: position in the split -> decoder -> hypothesis, with the same decoders for each.
         """
         data, config = self._data, self._data.config
-        trained_on = data.validation is data.train
-        if trained_on or config.inference.min_confidence or jax.process_index() != 0:
+        if not self.is_kept or not found or jax.process_index() != 0:
             return
-        spells_glosses = data.gloss_tokenizer is not None
-        if spells_glosses and self._lexicon is None:
-            self._lexicon = lexicon_of(data.train.index)
         pairs = [
             (data.validation.index[position], hypotheses) for position, hypotheses in found.items()
         ]
         try:
             calibration = fit(
                 pairs,
-                ("greedy", "ctc"),
-                spells_glosses=spells_glosses,
-                lexicon=self._lexicon,
+                list(pairs[0][1]),
+                spells_glosses=self._spells_glosses,
+                lexicon=self.lexicon,
                 step=step,
                 dataset=config.data.name,
                 split=data.validation.name,

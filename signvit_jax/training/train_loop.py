@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 import jax
+from jaxtyping import PyTree
 
 from signvit_jax.checkpoints.best import BestSoFar
 from signvit_jax.config.schema import TrainingConfig
@@ -123,8 +124,7 @@ def train_loop(run: TrainingRun) -> int:
                     # A signal while the first validation compiles ends the process at once.
                     checkpoints.save(state, wait=True)
                 with goodput.time_as("eval"):
-                    params = state.params if state.ema is None else state.ema
-                    metrics = validation.run(params, epoch)
+                    metrics = validation.run(_evaluated_params(state), epoch)
                 if metrics is None or consensus.stopping:
                     break
                 hooks.log_validation(step, metrics, validation.samples)
@@ -140,7 +140,10 @@ def train_loop(run: TrainingRun) -> int:
                 if last or epoch % training.save_every_n_epochs == 0:
                     checkpoints.save(state, metrics)
                     if metrics is not None and best.epoch == epoch:
-                        validation.keep_calibration(step)
+                        with goodput.time_as("eval"):
+                            validation.keep_calibration(
+                                _evaluated_params(state), step, is_last=last
+                            )
                 hooks.plot()
                 if finished:
                     _log_early_stop(best, training)
@@ -182,6 +185,11 @@ def train_loop(run: TrainingRun) -> int:
             checkpoints.save(state)
     hooks.plot(at_once=True)
     return consensus.exit_code
+
+
+def _evaluated_params(state: TrainState) -> PyTree:
+    """Return the averaged parameters, or the parameters of a run that keeps no average."""
+    return state.params if state.ema is None else state.ema
 
 
 def _transfer_guard() -> contextlib.AbstractContextManager[None]:

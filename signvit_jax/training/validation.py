@@ -1,6 +1,7 @@
 """Validation during a run: losses, translation quality, samples, and scales of confidences."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -85,14 +86,15 @@ class ValidationPass:
         def bind(params: PyTree) -> SignTranslator:
             return bind_gathered(programs.definition, params, programs.mesh)
 
-        self._predictor = Predictor(
+        self._make_predictor = functools.partial(
+            Predictor,
             bind,
             data.tokenizer,
             data.vocabularies.ctc,
             data.config.inference,
             programs.mesh,
-            ["greedy", "ctc"],
         )
+        self._predictor = self._make_predictor(["greedy", "ctc"])
         self._samples = Observer(workdir.samples)
         self._calibration = RunCalibration(data, workdir)
         self._needs_hypotheses = data.config.training.best_metric != "loss"
@@ -132,10 +134,38 @@ class ValidationPass:
         self._log(epoch, metrics, found)
         return metrics
 
-    def keep_calibration(self, step: int) -> None:
-        """Write the scales of confidences that the last pass gives for the checkpoint of `step`."""
-        if self._complete:
-            self._calibration.keep(self._complete, step)
+    def keep_calibration(self, params: PyTree, step: int, *, is_last: bool) -> None:
+        """Write the scales of confidences that the last pass gives for the checkpoint of `step`.
+
+        If the lexicon ranks the texts of beam search, the last checkpoint of a run also gets a
+        scale for them: they are right more often than greedy ones of the same probability. For it
+        every validation clip is decoded once more; a signal ends this early, without that scale.
+        """
+        calibration = self._calibration
+        if not self._complete or not calibration.is_kept:
+            return
+        found = self._complete
+        if is_last and self._config.inference.lexicon_weight and calibration.lexicon:
+            ranked = self._ranked_beam(params, step)
+            if ranked is not None:
+                found = {
+                    position: {**hypotheses, "beam": ranked[position]["beam"]}
+                    for position, hypotheses in found.items()
+                }
+        calibration.keep(found, step)
+
+    def _ranked_beam(self, params: PyTree, step: int) -> Hypotheses | None:
+        """Return the texts of beam search, ranked by the lexicon; None if a signal stopped it."""
+        predictor = self._make_predictor(
+            ["beam"], calibration=self._calibration.without_scales(step)
+        )
+        found: Hypotheses = {}
+        for batch in self._data.validation_batches():
+            self._consensus.poll()
+            if self._consensus.stopping:
+                return None
+            found |= predictor.predict_split(params, [batch])
+        return found
 
     def _exit_on_signal(self) -> contextlib.AbstractContextManager[None]:
         return self._stop.exit_immediately_on_signal()

@@ -12,10 +12,12 @@ from signvit_jax.commands import eval as eval_command
 from signvit_jax.commands import export, train
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.decoding.confidence import CalibrationError, from_json, statistics, to_json
+from signvit_jax.decoding.lexicon import learn_lexicon
 from signvit_jax.evaluation.confidence_reliability import BINS
 from signvit_jax.evaluation.results import read
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.windowing import VideoInput
+from signvit_jax.training.confidence_calibration import RunCalibration
 from tests.helpers import tiny_run
 from tests.helpers.video_frames import read_video
 
@@ -227,25 +229,29 @@ def test_an_ensemble_cannot_be_calibrated(calibrated, capsys):
     assert load_model([calibrated, calibrated]).calibration is None
 
 
-def test_a_run_that_validates_texts_calibrates_its_best_step(trained, tmp_path):
+def test_a_run_that_validates_texts_calibrates_its_best_step(trained, tmp_path, monkeypatch):
     workdir, steps = tmp_path / "run", tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
     shutil.copytree(
         trained.workdir, workdir, ignore=shutil.ignore_patterns(str(steps))
     )  # the last epoch is still to come
+    words = [word.lower() for word in (*tiny_run.WHO, *tiny_run.WHAT)]
+    lexicon = learn_lexicon(([word], [word]) for word in words)  # as if they were glosses
+    monkeypatch.setattr(RunCalibration, "lexicon", lexicon)
     assert (
         tiny_run.command(
             train.main,
             f"--config={trained.config}",
             f"--workdir={workdir}",
             "--config.training.best_metric=wer",
+            "--config.inference.lexicon_weight=1",
         )
         == 0
     )
     found = calibration_of(workdir)
-    assert found.step == load_model(workdir).step == steps and list(found.decoders) == [
-        "greedy",
-        "ctc",
-    ]
+    assert found.step == load_model(workdir).step == steps
+    # The texts of beam search are ranked by the lexicon, so they have a scale of their own.
+    assert list(found.decoders) == ["greedy", "ctc", "beam"]
+    assert found.lexicon == lexicon
     assert found.clips == len(open_dataset(trained.data_dir, "video_folder").split("validation"))
     assert "confidence of greedy fitted on 4 clips" in (workdir / "run.log").read_text()
 

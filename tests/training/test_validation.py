@@ -110,3 +110,30 @@ def test_the_limit_is_that_of_the_config():
     signed = [0.1, *[0.5] * 39]
     assert reached_evidence(signed, 0.4) == 0.5
     assert reached_evidence(signed, 0.6) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("is_last", "weight", "stopped", "decoders"),
+    [
+        (True, 1.0, False, ["greedy", "ctc", "beam"]),
+        (False, 1.0, False, ["greedy", "ctc"]),
+        (True, 0.0, False, ["greedy", "ctc"]),
+        (True, 1.0, True, ["greedy", "ctc"]),
+    ],
+    ids=["last", "not the last", "no lexicon", "a signal"],
+)
+def test_texts_ranked_by_the_lexicon_get_a_scale_at_the_end(is_last, weight, stopped, decoders):
+    kept, ranked = [], {0: {"beam": "text"}}
+    validation = bare(
+        ValidationPass,
+        _config=from_mapping({"inference": {"lexicon_weight": weight}}),
+        _complete={0: {"greedy": "text", "ctc": "TEXT"}},
+        _calibration=SimpleNamespace(
+            is_kept=True, lexicon=object(), keep=lambda found, step: kept.append((found, step))
+        ),
+        _ranked_beam=lambda params, step: None if stopped else ranked,
+    )
+    validation.keep_calibration({}, 7, is_last=is_last)
+    [(found, step)] = kept
+    assert step == 7
+    assert {position: list(texts) for position, texts in found.items()} == {0: decoders}
