@@ -69,6 +69,6 @@ def _magnitudes(
     mean_square = energy / frames.mean(axis=(1, 2, 3))
     scale = jax.lax.rsqrt(mean_square + MOTION_FLOOR**2)[:, None, None, None]
     steps = jnp.abs(video[:, 1:] - video[:, :-1]).mean(axis=-1) * frames[:, 1:]
-    # Not by concatenation: jax2onnx would take its length 1 + (t - 1) for another one than t.
+    # Padded and not concatenated: jax2onnx does not recognize the length 1 + (t - 1) as t.
     before, after = (jnp.pad(steps, ((0, 0), edges, (0, 0), (0, 0))) for edges in ((1, 0), (0, 1)))
     return jnp.stack([jnp.abs(moved).mean(axis=-1), before, after], axis=-1) * scale[..., None]
