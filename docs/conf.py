@@ -42,7 +42,7 @@ def _link_builders(app: Any, page: str, source: list[str]) -> None:
 
 
 def _link_map(app: Any, path: Path, page: str, source: list[str]) -> None:
-    """Link the map of the code, which files at the top level name by its path there."""
+    """Link to the page of ARCHITECTURE.md, where an included top-level file links to that file."""
     source[0] = source[0].replace("(ARCHITECTURE.md)", "(architecture.md)")
 
 

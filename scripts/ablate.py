@@ -3,15 +3,16 @@ r"""Train the rows of an ablation with several seeds; write a table and learning
     python scripts/ablate.py --data_dir=data --output=runs/ablation \
         --rows=small,reference_family --seeds=0,1,2 --jobs=2
 
-A row is `configs/small.py` with a few values changed (ROWS below). All rows see the same clips, and
-all but the reference's family equally often. --rows=student,distilled trains a slim MobileNetV3
-without and with a teacher (STUDENTS below):
+A row is `configs/small.py` with a few values changed (ROWS below). All rows see the same clips
+equally often, except `reference_family`, which sees them more often. --rows=student,distilled
+trains a narrow MobileNetV3 without and with a teacher (STUDENTS below):
 
     python scripts/ablate.py --data_dir=data --output=runs/students --rows=student,distilled \
         --teacher=runs/small --docs=docs/distillation.md
 
-Finished runs are not run again; interrupted ones resume. The table is printed and, with --docs,
-written between the two marks of that file, with the curves as an image beside it.
+Finished runs are skipped; interrupted ones resume. The table is printed. With --docs it is also
+written into that Markdown file, between BEGIN and END (below), and the learning curves are written
+beside the file as an image.
 """
 
 import argparse
@@ -39,12 +40,12 @@ class Row:
 
     title: str
     overrides: tuple[str, ...] = ()
-    has_teacher: bool = False  # the model of --teacher
+    has_teacher: bool = False  # whether the model of --teacher teaches it
 
 
 # The reference's model at the size of `small`: learned positions near zero, mean over the patches,
-# CTC over the pooled queries, and none of our additions. A step takes half as long as that of
-# `small`; with three times as many epochs it gets 1.5 times the compute.
+# CTC over the pooled queries, and none of our additions. One of its steps takes half as long as one
+# of `small`; with three times as many epochs it gets 1.5 times the compute.
 REFERENCE_FAMILY = (
     "model.encoder.stem=patch",
     "model.encoder.frame_pooling=mean",
@@ -111,8 +112,8 @@ ROWS = {
     ),
 }
 
-# A seventh of MobileNetV3-Large's parameters on the data of `small`, for one epoch: a student alone
-# has hardly learned anything by then.
+# A student with a seventh of MobileNetV3-Large's parameters, trained on the data of `small` for one
+# epoch: without a teacher it has learned hardly anything by then.
 STUDENT = (
     "model.encoder.backbone=mobilenet_v3_large",
     "model.encoder.mobilenet_width=0.35",
@@ -166,17 +167,18 @@ def _train_all(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> li
     for run in runs:
         waiting.put(run)
     cores = sorted(os.sched_getaffinity(0))
-    share = max(len(cores) // arguments.jobs, 1)
+    cores_per_job = max(len(cores) // arguments.jobs, 1)
     failed: list[tuple[str, int]] = []
 
     def work(job: int) -> None:
-        mine = set(cores[job * share % len(cores) :][:share])
-        while not waiting.empty():
+        first = job * cores_per_job % len(cores)
+        cores_of_job = set(cores[first : first + cores_per_job])
+        while True:
             try:
                 run = waiting.get_nowait()
             except queue.Empty:
                 return
-            if not _train(*run, arguments, mine):
+            if not _train(*run, arguments, cores_of_job):
                 failed.append(run)
 
     threads = [threading.Thread(target=work, args=(job,)) for job in range(arguments.jobs)]
@@ -193,7 +195,7 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
     if result.exists():
         return True
     workdir.mkdir(parents=True, exist_ok=True)
-    resumed = (workdir / "checkpoints").exists()  # the time before is not known
+    resumed = (workdir / "checkpoints").exists()  # then the time of the first part is not known
     row = ALL_ROWS[name]
     overrides = [
         *row.overrides,
@@ -201,7 +203,7 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
         f"training.seed={seed}",
         f"data.data_dir={arguments.data_dir}",
     ]
-    seconds = 0.0  # CPU time; wall time would depend on other work of the machine
+    seconds = 0.0  # CPU time of the training; wall time would depend on other work of the machine
     with (workdir / "ablation.log").open("a") as log:
         train = ["signvit_jax.train"]
         if row.has_teacher:
@@ -248,7 +250,10 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
 
 
 def _table(arguments: argparse.Namespace) -> str:
-    """Return Markdown: mean (minimum to maximum) over the finished seeds; no row without one."""
+    """Return the table in Markdown: mean (minimum to maximum) over the seeds that have finished.
+
+    A row without a finished seed is left out.
+    """
     lines = [
         "| row | seeds | WER greedy | WER beam | WER CTC | BLEU-4 beam | minutes of one core |",
         "|---|---|---|---|---|---|---|",
@@ -272,11 +277,13 @@ def _table(arguments: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float], digits: str) -> str:
+def _spread(values: Sequence[float], format_spec: str) -> str:
     if not values:
         return "-"
-    mean = format(statistics.mean(values), digits)
-    return mean if len(values) == 1 else f"{mean} ({min(values):{digits}}–{max(values):{digits}})"
+    mean = format(statistics.mean(values), format_spec)
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):{format_spec}}–{max(values):{format_spec}})"
 
 
 def _write_into(docs: Path, table: str) -> None:
@@ -286,7 +293,7 @@ def _write_into(docs: Path, table: str) -> None:
 
 
 def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
-    """Plot the validation error by step, unless every run was evaluated only once."""
+    """Plot the validation WER over the steps, unless every run was evaluated only once."""
     series = {}
     for name in arguments.rows:
         files = [_workdir(arguments.output, name, seed) / "metrics.csv" for seed in arguments.seeds]

@@ -6,8 +6,8 @@ The keys of a file tell its kind: a complete translator, a ViT of timm, or a Mob
 torchvision. Weights are converted to our parameters and back. The largest difference of each group
 is printed beside its tolerance.
 
-Models may have any size. Sizes are read from the tensors; those that tensors do not show, from the
-file's key `config`.
+Models may have any size. Sizes are read from the shapes of the tensors; sizes that these do not
+show, such as the number of heads, are read from the file's key `config`.
 
 Exit codes: 0 all groups agree, 1 one differs by more than its tolerance, 2 the file cannot be read,
 lacks a key, or is of an unknown kind.
@@ -80,7 +80,7 @@ class Check:
     group: str
     difference: float
     tolerance: float
-    measure: str = "absolute"  # or relative, or what is counted
+    measure: str = "absolute"  # or "relative", or what is counted
     is_count: bool = False
 
     @property
@@ -91,7 +91,7 @@ class Check:
 def compare_translator(vectors: Vectors) -> Iterator[Check]:
     """Compare a translator: outputs, losses, gradients, training steps and decoded ids."""
     config, model, settings = load_reference(vectors)
-    # A fixed table, and the embedding once more: our model has no parameter for either.
+    # A fixed table of positions, and a copy of the embedding: our model has neither.
     constants = ("decoder.pos_encoder.pe", "decoder.output_proj.weight")
     yield _round_trip(
         {name: value for name, value in _tensors(vectors).items() if name not in constants},
@@ -192,7 +192,7 @@ def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
 
 
 def _trained(vectors: Vectors, config: Config, settings: Mapping) -> Iterator[Check]:
-    """Compare the model after more training: its hypotheses end, so that ids can be compared."""
+    """Compare the model after more training: its sentences end, so that ids can be compared too."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
     _, parts = _gradient(ModelDefinition(config, settings["vocab_size"]), config.training)(
@@ -338,6 +338,7 @@ def _images(vectors: Vectors) -> jax.Array:
 
 
 def _round_trip(tensors: Mapping[str, np.ndarray], back: Mapping[str, np.ndarray]) -> Check:
+    """Compare the file's tensors with those that were converted to our parameters and back."""
     wrong = [
         name
         for name in tensors.keys() | back.keys()

@@ -1,4 +1,4 @@
-"""Write the demo's clips: the first of a split of synthetic_signs, as MP4 files and a table.
+"""Write the clips of the demo: the first clips of a split of synthetic_signs, with a table.
 
 python scripts/draw_demo_clips.py --output=signvit_jax/demo/clips
 """

@@ -1,16 +1,16 @@
-r"""Plan the presets for accelerators, and write what they need into their "Hardware:" lines.
+r"""Plan the presets for accelerators, and write what each needs into its "Hardware:" line.
 
     pip install -e '.[plan]'
     python scripts/make_hardware.py                     # all rows; those that are done are skipped
-    python scripts/make_hardware.py --only=dense_vit    # a preset, or scaling, tensor, ...
-    python scripts/make_hardware.py --write             # pages and presets, from the results alone
+    python scripts/make_hardware.py --only=dense_vit    # one preset or group: scaling, tensor, ...
+    python scripts/make_hardware.py --write             # only write the pages and the lines
 
-Each row is one call of XLA's compiler for devices that are not here, one to several minutes of one
-core. Its result is written to docs/benchmarks/plans.json as soon as it is there. A row is planned
-again only if its step has changed: the results have a digest of the program that was compiled. A
-preset's row has alternatives, other settings with the same result: the preset's must take at most a
-tenth longer than the fastest that fits. Then the presets' lines, docs/benchmarks/plans.md and the
-table of docs/scale.md are written.
+Each row is one call of XLA's compiler for devices that this machine does not have, and takes one to
+several minutes of one core. Its result is written to docs/benchmarks/plans.json at once. A row is
+planned again only if its training step has changed: the results have a digest of the program that
+was compiled. The row of a preset may have alternatives: other settings that give the same result.
+The preset's own settings may take at most a tenth longer than the fastest of those that fit. Then
+the presets' lines, docs/benchmarks/plans.md and the table of docs/scale.md are written.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PAGE = ROOT / "docs" / "benchmarks" / "plans.md"
 SCALE = ROOT / "docs" / "scale.md"
 BEGIN, END = "<!-- table: scripts/make_hardware.py -->", "<!-- end of table -->"
 SCALING, BENCHMARK, DROPOUT, TENSOR = "scaling", "benchmark", "dropout", "tensor"
-SLOWER = 1.1  # the most that a preset's step may take of the fastest alternative's
+SLOWER = 1.1  # limit of the time of a preset's step, relative to the fastest alternative that fits
 _PLANS_HEAD = (
     "| preset | devices | changed | GiB | of | TFLOP | GB moved | ms | MFU |",
     "|---|---|---|---|---|---|---|---|---|",
@@ -54,11 +54,12 @@ _CARDS |= {name: name for name in ("v5e", "v5p", "v6e")}
 class Row:
     """A preset on devices.
 
-    `overrides`: as `key=value`. `memory`: of a device in GiB. `alternatives`: further overrides
-    with the same result, whose plans this one is compared with.
+    `overrides`: as `key=value`. `memory`: of a device in GiB, if it is not the usual one.
+    `alternatives`: overrides that change how the step is computed but not its result; their plans
+    are compared with this one.
     """
 
-    group: str  # the preset whose line it is in, or a group of other rows
+    group: str  # the preset whose line has this row, or the name of a group of other rows
     preset: str
     device: str
     devices: int = 1
@@ -91,7 +92,7 @@ class Row:
 
 
 def _scaled(device: str, devices: int, clips: int) -> Row:
-    """`dense_vit` with a batch that grows with the devices."""
+    """`dense_vit` with a batch size in proportion to the number of devices."""
     overrides = []
     if devices > 1:
         overrides.append(f"training.batch_size={clips * devices}")
@@ -151,22 +152,23 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What is kept of a row's plan. Seconds; bytes of each device.
+    """What is kept of a row's plan. Times are in seconds; sizes are in bytes of each device.
 
-    A compiler for TPUs refuses a program that does not fit: all but its memory is then 0.
+    A compiler for TPUs refuses a program that does not fit: then all numbers are 0, except those of
+    memory.
     """
 
-    program: str  # digest
-    total: int
-    usable: int
-    perfect: float
-    careful: float
-    communication: float
+    program: str  # digest of the compiled program
+    total: int  # memory that the step needs
+    usable: int  # memory that a process may take
+    perfect: float  # time with perfect kernels
+    careful: float  # time with kernels at the shares of the peaks that kernels usually reach
+    communication: float  # time of collectives, in addition
     mfu: float
-    flops: float
-    moved: int
-    sent: dict[str, float]  # by axes of the mesh
-    clips: int
+    flops: float  # of each device in a step
+    moved: int  # bytes between the device and its memory in a step
+    sent: dict[str, float]  # axes of the mesh -> bytes that a device sends over them
+    clips: int  # in a batch
     mesh: dict[str, int]
     settings: dict[str, str]
 
@@ -192,7 +194,7 @@ def read_results() -> dict[str, Result]:
 
 
 def plan(row: Row, known: Result | None) -> Result | None:
-    """Return the row's result; None if its program is the known one."""
+    """Return the row's result; None if its program is still that of the `known` result."""
     config = load_config(row.preset, [_pair(override) for override in row.overrides])
     request = PlanRequest(row.device, row.devices, row.memory)
     made = plan_elsewhere(config, request, unless=known.program if known else "")
@@ -200,9 +202,9 @@ def plan(row: Row, known: Result | None) -> Result | None:
 
 
 def fastest(row: Row, results: dict[str, Result]) -> float:
-    """Return the seconds of a step of the fastest that fits: the row or one of its alternatives."""
-    planned = [results[one.key] for one in (row, *row.others) if one.key in results]
-    return min((one.step for one in planned if one.fits), default=float("inf"))
+    """Return the least seconds of a step among the row and its alternatives that fit."""
+    planned = [results[known.key] for known in (row, *row.others) if known.key in results]
+    return min((result.step for result in planned if result.fits), default=float("inf"))
 
 
 def _result(made: StepPlan) -> Result:
@@ -228,20 +230,21 @@ def _result(made: StepPlan) -> Result:
 
 def too_large_or_slow(row: Row, results: dict[str, Result]) -> str | None:
     """Return what is wrong with a row's plan, in a line; None if nothing is."""
-    one = results[row.key]
-    if not one.fits:
-        return f"{row.key}: {one.share:.0%} of what a process may take; allowed: {COMFORTABLE:.0%}"
-    least = fastest(row, results)
-    if one.step > SLOWER * least:
+    result = results[row.key]
+    if not result.fits:
+        share = f"{result.share:.0%}"
+        return f"{row.key}: {share} of what a process may take; allowed: {COMFORTABLE:.0%}"
+    best_step = fastest(row, results)
+    if result.step > SLOWER * best_step:
         return (
-            f"{row.key}: {1e3 * one.step:.0f} ms a step; the fastest alternative that fits takes "
-            f"{1e3 * least:.0f}"
+            f"{row.key}: {1e3 * result.step:.0f} ms a step; the fastest alternative that fits "
+            f"takes {1e3 * best_step:.0f}"
         )
     return None
 
 
 def hardware_line(preset: str, results: dict[str, Result]) -> str:
-    """Return the paragraph of a preset's docstring."""
+    """Return the paragraph "Hardware" of a preset's docstring."""
     parts = []
     for row in ROWS:
         if row.group != preset or row.key not in results or not results[row.key].fits:
@@ -257,7 +260,7 @@ def hardware_line(preset: str, results: dict[str, Result]) -> str:
 
 
 def with_hardware(source: str, line: str) -> str:
-    """Return the source of a preset with another paragraph "Hardware" in its docstring."""
+    """Return the source of a preset with `line` as the paragraph "Hardware" of its docstring."""
     return re.sub(
         r'^Hardware\b.*?(?=^\n|^"""|^Not )', line + "\n", source, count=1, flags=re.M | re.S
     )
@@ -301,42 +304,43 @@ def plans_page(results: dict[str, Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plan_line(row: Row, one: Result) -> str:
+def _plan_line(row: Row, result: Result) -> str:
     changed = ", ".join(f"`{override}`" for override in row.overrides)
-    times = (
-        f"{one.flops / 1e12:.0f} | {one.moved / 1e9:,.0f} | {1e3 * one.step:,.0f} | {one.mfu:.0%}"
-        if one.fits
-        else "| | does not fit |"
-    )
+    times = "| | does not fit |"
+    if result.fits:
+        times = (
+            f"{result.flops / 1e12:.0f} | {result.moved / 1e9:,.0f} | "
+            f"{1e3 * result.step:,.0f} | {result.mfu:.0%}"
+        )
     return (
-        f"| {row.preset} | {row.devices} x {row.card} | {changed} | {one.total / GIB:.1f} | "
-        f"{one.usable / GIB:.1f} | {times} |"
+        f"| {row.preset} | {row.devices} x {row.card} | {changed} | {result.total / GIB:.1f} | "
+        f"{result.usable / GIB:.1f} | {times} |"
     )
 
 
 def scaling_table(results: dict[str, Result]) -> str:
-    """Return the table of `dense_vit` on more and more devices in Markdown."""
+    """Return the table of `dense_vit` on increasing numbers of devices, in Markdown."""
     lines = [
         "| devices | mesh | clips | GiB | GB sent, by axes | ms of kernels | ms of collectives | "
         "efficiency |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    first: dict[str, float] = {}
+    on_fewest: dict[str, float] = {}  # device -> clips per second and device, on the fewest devices
     for row in ROWS:
         if row.group != SCALING or row.key not in results:
             continue
-        one = results[row.key]
-        if one.step == 0.0:  # refused by the compiler
+        result = results[row.key]
+        if result.step == 0.0:  # refused by the compiler
             lines.append(f"| {row.devices} x {row.card} | does not fit |" + " |" * 6)
             continue
-        per_device = one.clips / row.devices / one.step
-        efficiency = per_device / first.setdefault(row.device, per_device)
-        sent = ", ".join(f"{axes} {size / 1e9:.2f}" for axes, size in one.sent.items()) or "-"
-        mesh = " x ".join(str(size) for size in one.mesh.values())
+        per_device = result.clips / row.devices / result.step
+        efficiency = per_device / on_fewest.setdefault(row.device, per_device)
+        sent = ", ".join(f"{axes} {size / 1e9:.2f}" for axes, size in result.sent.items()) or "-"
+        mesh = " x ".join(str(size) for size in result.mesh.values())
         lines.append(
-            f"| {row.devices} x {row.card} | {mesh} | {one.clips:,} | {one.total / GIB:.1f} | "
-            f"{sent} | {1e3 * one.careful:,.0f} | {1e3 * one.communication:,.0f} | "
-            f"{efficiency:.0%} |"
+            f"| {row.devices} x {row.card} | {mesh} | {result.clips:,} | "
+            f"{result.total / GIB:.1f} | {sent} | {1e3 * result.careful:,.0f} | "
+            f"{1e3 * result.communication:,.0f} | {efficiency:.0%} |"
         )
     return "\n".join(lines)
 
@@ -363,7 +367,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", help="the rows of one preset or of another group")
-    parser.add_argument("--write", action="store_true", help="write from the results alone")
+    parser.add_argument(
+        "--write", action="store_true", help="plan nothing; write from the known results"
+    )
     arguments = parser.parse_args()
     results = read_results()
     chosen = (
@@ -371,16 +377,19 @@ def main() -> int:
         if arguments.write
         else [row for row in ROWS if not arguments.only or row.group == arguments.only]
     )
-    rows = {one.key: one for row in chosen for one in (row, *row.others)}
+    with_others = [planned for row in chosen for planned in (row, *row.others)]
+    rows = {planned.key: planned for planned in with_others}  # without duplicates
     for row in rows.values():
         print(f"{row.key} ...", end=" ", flush=True)
         result = plan(row, results.get(row.key))
         if result is not None:
             results[row.key] = result
-            values = {key: dataclasses.asdict(one) for key, one in sorted(results.items())}
+            values = {key: dataclasses.asdict(known) for key, known in sorted(results.items())}
             write_atomically(RESULTS, json.dumps(values, indent=1) + "\n")
-        one = results[row.key]
-        print(f"{one.total / GIB:.1f} of {one.usable / GIB:.1f} GiB, {1e3 * one.step:.0f} ms")
+        result = results[row.key]
+        print(
+            f"{result.total / GIB:.1f} of {result.usable / GIB:.1f} GiB, {1e3 * result.step:.0f} ms"
+        )
     write_pages(results)
     complaints = [
         complaint for row in chosen if (complaint := too_large_or_slow(row, results)) is not None

@@ -21,7 +21,8 @@ from signvit_jax.sweep.command import ACTIONS as SWEEP_ACTIONS
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 BUILDER = "video_folder"  # the builder whose options stand for all: others have a few of their own
-# Words before --help, of commands that need some or have actions.
+# Command -> the words to put before --help, one list for each help text to show: a command may need
+# an argument, or have actions with a help of their own.
 WORDS: dict[str, list[list[str]]] = {
     "build": [[BUILDER]],
     "sweep": [[], *([action] for action in SWEEP_ACTIONS)],
@@ -43,7 +44,7 @@ def commands_page() -> str:
 
 
 def help_of(name: str, command: Command, arguments: list[str]) -> str:
-    """What a command prints for `--help`, at 100 columns."""
+    """What a command prints for `arguments`, which end with --help, at 100 columns."""
     printed = io.StringIO()
     sys.argv[0] = f"signvit {name}"
     os.environ["COLUMNS"] = "100"
@@ -53,7 +54,7 @@ def help_of(name: str, command: Command, arguments: list[str]) -> str:
 
 
 def config_page() -> str:
-    """Markdown with every config key, and the presets that differ from the default."""
+    """Markdown with every config key, and the presets whose value is not the default."""
     presets = {name: load_config(name) for name in preset_names()}
     parts = [
         NOTE,

@@ -90,7 +90,7 @@ def _without_effect(tree: ast.Module) -> set[int]:
 
 
 def _smaller_constants(container: ast.expr) -> Iterator[tuple[Located, ast.AST, str]]:
-    """Yield mutants of a module's constant that lack one of its elements."""
+    """Yield mutants of a container in a module's constant, each without one of its elements."""
     if isinstance(container, ast.Tuple | ast.List | ast.Set):
         for i, element in enumerate(container.elts):
             smaller = _with(container, elts=container.elts[:i] + container.elts[i + 1 :])
@@ -147,7 +147,7 @@ def _mutants_of_file(root: Path, file: str, lines: range) -> Iterator[Mutant]:
     starts = [0]  # of each line, in bytes, as ast counts columns
     for line in source_lines:
         starts.append(starts[-1] + len(line))
-    num_same: dict[str, int] = {}  # how often each change was made to a line with the same text
+    num_same: dict[str, int] = {}  # change -> how often it was made to a line with the same text
     for node, replacement, kind in mutants(original.decode()):
         if node.lineno not in lines:
             continue

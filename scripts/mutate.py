@@ -6,10 +6,11 @@ A mutant is a small change of that code. It survives if no test fails.
     python scripts/mutate.py --results=mutants.jsonl --again     # tries the survivors again
     python scripts/mutate.py --results=mutants.jsonl --files=signals.py --lines=50:80
 
-Works on copies of the repository in a temporary folder. First all tests run once, and the tests
-that reach each line are recorded. A mutant is then tried with these tests only, the quickest first,
-in a process forked from one that has imported the libraries. The order of the mutants is random but
-always the same, so that a call that ends early (--minutes) has tried a fair sample.
+The script works on copies of the repository in a temporary folder. First all tests run once, and it
+records which tests reach each line. Then each mutant is tried with the tests that reach its lines,
+the quickest first, in a process forked from one that has imported the libraries. The order of the
+mutants is random but always the same, so that a call that ends early (--minutes) has tried a fair
+sample.
 
 Exit codes: 0 no mutant survived, 1 some survived, and are listed.
 """
@@ -32,8 +33,8 @@ from pathlib import Path
 from mutants import Mutant, all_mutants
 
 ROOT = Path(__file__).resolve().parent.parent
-# The files to change, and the tests that must notice: quick ones, which start few processes and
-# train little.
+# The files to change, and for each the tests that must notice a change. These are quick: they start
+# few processes and train little.
 TESTS = {
     "checkpoints/manifest.py": [
         "files/test_atomic.py",
@@ -74,7 +75,7 @@ TESTS = {
 TESTS = {f"signvit_jax/{file}": tests for file, tests in TESTS.items()}
 FILES = list(TESTS)
 RESULT_KEYS = ("id", "file", "line", "kind", "change")  # of a Mutant, in the file of --results
-_PASSED = 77  # exit code of tests that passed: a mutant may end the process with 0
+_PASSED = 77  # exit code of tests that passed; not 0, with which a mutant may end the process
 # The tests that search all source files for calls that unpickle; they reach no line of FILES.
 SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
 
@@ -118,7 +119,7 @@ class LineRecorder:
 def tests_for(mutant: Mutant, reached: dict) -> list[str]:
     """Return the tests that reach the mutant's lines or start processes, the quickest first.
 
-    For a line that runs only on import: all tests of its file.
+    If no test reaches the lines, because they run on import only: all tests of the file.
     """
     lines = reached["lines"][mutant.file]
     reaching = {
@@ -138,7 +139,7 @@ def tests_for(mutant: Mutant, reached: dict) -> list[str]:
 class Worker:
     """A copy of the repository, and a process in it that forks for each mutant.
 
-    The process has imported the libraries already. It is asked and answers in lines of JSON; see
+    The process has imported the libraries already. Requests and answers are lines of JSON; see
     `serve`.
     """
 
@@ -150,10 +151,11 @@ class Worker:
         shutil.copytree(ROOT, self.root, ignore=ignored, symlinks=True)
         base = folder / "shared" / f"gw{number}"
         base.parent.mkdir(exist_ok=True)
-        # As if a worker of pytest-xdist, so that all share the run of the fixture `trained`.
-        own = {"PYTHONPATH": str(self.root), "PYTEST_XDIST_WORKER": f"gw{number}"}
-        own["MUTATE_BASE"] = str(base)
-        light = {
+        # The process looks like a worker of pytest-xdist, so that all of them share one run of the
+        # fixture `trained`.
+        of_worker = {"PYTHONPATH": str(self.root), "PYTEST_XDIST_WORKER": f"gw{number}"}
+        of_worker["MUTATE_BASE"] = str(base)
+        for_speed = {
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -163,8 +165,8 @@ class Worker:
             [sys.executable, str(self.root / "scripts" / "mutate.py"), "--serve"],
             cwd=self.root,
             env=os.environ
-            | own
-            | light
+            | of_worker
+            | for_speed
             | {
                 "JAX_PLATFORMS": "cpu",
                 "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"),
@@ -180,7 +182,7 @@ class Worker:
         self.mutant: Mutant | None = None  # the one that is being tried
 
     def ask(self, request: dict) -> None:
-        """Have tests run; `answer` waits for the end."""
+        """Request a run of tests; `answer` waits for its result."""
         self.requests.write(json.dumps(request) + "\n")
         self.requests.flush()
 
@@ -191,7 +193,7 @@ class Worker:
         return json.loads(line)
 
     def start(self, mutant: Mutant, tests: list[str], limit: float, test_limit: float) -> None:
-        """Have a mutant tried by tests, within `limit` seconds for all and `test_limit` for one."""
+        """Try a mutant with tests, within `limit` seconds for all and `test_limit` for each."""
         self.mutant = mutant
         (self.root / mutant.file).write_bytes(mutant.content)
         self.ask({"tests": tests, "limit": limit, "test_limit": test_limit})
@@ -347,7 +349,7 @@ def try_all(
 
 
 def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
-    """Return the tests that reach each line, from an earlier call if its files were the same."""
+    """Return the tests that reach each line; those of an earlier call if the files are the same."""
     files = [*FILES, *tests]
     key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()
     if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
@@ -369,10 +371,11 @@ def print_report(results: list[dict | None]) -> int:
     tried = [entry for entry in results if entry]
     print("\n| file | mutants tried | killed | survivors |\n|---|---|---|---|")
     for name in FILES:
-        own = [entry for entry in tried if entry["file"] == name]
-        alive = sum(entry["outcome"] == "survived" for entry in own)
-        if own:
-            print(f"| `{Path(name).name}` | {len(own)} | {len(own) - alive} | {alive} |")
+        of_file = [entry for entry in tried if entry["file"] == name]
+        survived = sum(entry["outcome"] == "survived" for entry in of_file)
+        if of_file:
+            killed = len(of_file) - survived
+            print(f"| `{Path(name).name}` | {len(of_file)} | {killed} | {survived} |")
     survivors = sorted(
         (entry for entry in tried if entry["outcome"] == "survived"),
         key=lambda entry: (entry["file"], entry["line"]),

@@ -1,7 +1,7 @@
-"""Print the table of docs/recordings.md on errors of windowing, joining and live output.
+"""Print the table of docs/recordings.md on the errors of windows, of joining, and of live output.
 
-The errors are those that these steps add to the errors of a simulated recognizer
-(tests/helpers/oracle.py).
+A simulated recognizer (tests/helpers/oracle.py) makes errors within the windows; the table has the
+errors that cutting into windows and joining them add to these.
 
     python scripts/recordings_by_oracle.py --recordings=40 --seconds=120
 """

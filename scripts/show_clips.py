@@ -1,4 +1,4 @@
-"""Write the first clips of a split as video files, and translate them, as users do with theirs.
+"""Write the first clips of a split as video files, and translate these files.
 
 python scripts/show_clips.py --workdir=runs/quickstart --data_dir=data --split=test --clips=3
 """
@@ -19,7 +19,7 @@ from signvit_jax.media.contact_sheet import COLUMNS, contact_sheet
 from signvit_jax.runtime.exit_codes import run_command
 from signvit_jax.runtime.standard_streams import clean
 
-_LINE = 24  # pixels
+_LINE = 24  # height of a line of text, in pixels
 
 
 def main() -> int:

@@ -49,14 +49,15 @@ def write_shard(task: ShardTask, folder: Path, encoding: Encoding) -> int:
 
     The shard is written in a folder of its own first: Beam may run a task twice at the same time.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{task.split}.{task.number:05d}.", dir=folder) as own:
-        writer = SplitWriter(Path(own), task.split, 1 << 62, encoding.keypoints is not None)
+    prefix = f".{task.split}.{task.number:05d}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as scratch:
+        writer = SplitWriter(Path(scratch), task.split, 1 << 62, encoding.keypoints is not None)
         for clip in task.clips:
             writer.take(clip, encode_clip(clip, encoding))
         writer.close_shard()
         (journal,) = writer.journals
         if journal.entries:
-            written = shard_path(Path(own), task.split, 0)
+            written = shard_path(Path(scratch), task.split, 0)
             written.replace(shard_path(folder, task.split, task.number))
         end = task.first + len(task.clips)
         journal = dataclasses.replace(journal, first=task.first, end=end)

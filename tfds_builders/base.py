@@ -270,7 +270,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         was read by those is in `fingerprint`. Without keypoints there is no key for them, as in
         earlier releases.
         """
-        own = {
+        builder_options = {
             option.name: self.options[option.name]
             for option in self.OPTIONS
             if option.type is not Path and not option.in_fingerprint
@@ -281,7 +281,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             encoding["keypoints"] = self._keypoints
         if self._keypoints == MEDIAPIPE and self.encoding.keypoints is not None:
             encoding["keypoint_models"] = self.encoding.keypoints.models
-        return encoding | dict(zip(("val_fraction", "test_fraction"), self._fractions)) | own
+        fractions = dict(zip(("val_fraction", "test_fraction"), self._fractions))
+        return encoding | fractions | builder_options
 
     def sources(self) -> dict[str, str]:
         """Return what the user gave to read from: paths, and options `in_fingerprint`."""

@@ -298,10 +298,10 @@ def _reasons(problems: Sequence["Problem"]) -> list[str]:
         words = re.sub(r"'[^']*'|[\d.]+", "", problem.reason).split()
         kinds[" ".join(words[:2])].append(problem)
     lines = []
-    for same in sorted(kinds.values(), key=len, reverse=True):
-        lines += [f"  {problem}" for problem in same[:MAX_SHOWN]]
-        if len(same) > MAX_SHOWN:
-            lines.append(f"  and {len(same) - MAX_SHOWN} more of this kind")
+    for problems_of_kind in sorted(kinds.values(), key=len, reverse=True):
+        lines += [f"  {problem}" for problem in problems_of_kind[:MAX_SHOWN]]
+        if len(problems_of_kind) > MAX_SHOWN:
+            lines.append(f"  and {len(problems_of_kind) - MAX_SHOWN} more of this kind")
     return lines
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tfds_builders.clips import Clip
 
 NONE, MEDIAPIPE, FILE, EXACT = SOURCES = ("none", "mediapipe", "file", "exact")
-FEW = 0.5  # a clip with a pose in a smaller share of its frames is listed
+FEW_POSES = 0.5  # a clip with a pose in a smaller share of its frames is listed
 # A keypoint file is stretched to its clip's length if they differ by at most a tenth or two frames,
 # whichever is more.
 _SAME_LENGTH, _SAME_FRAMES = 0.1, 2.0
@@ -168,8 +168,9 @@ def _names(clip: "Clip") -> list[str]:
 
     They are in both Unicode normal forms: file systems differ in the one that they write.
     """
-    own = Path(clip.id)
-    names = [own.name] if own.is_absolute() or ".." in own.parts else [str(own), own.name]
+    clip_path = Path(clip.id)
+    is_outside = clip_path.is_absolute() or ".." in clip_path.parts
+    names = [clip_path.name] if is_outside else [str(clip_path), clip_path.name]
     if clip.path:
         video = Path(clip.path)
         names.append(video.name if clip.image_rate else video.stem)
@@ -223,7 +224,7 @@ def keypoint_report(
     few: list[FewKeypoints] = [
         {"id": entry.id, "share": entry.keypoints or 0.0, "reason": faults.get(entry.id, "")}
         for entry in entries
-        if (entry.keypoints or 0.0) < FEW
+        if (entry.keypoints or 0.0) < FEW_POSES
     ]
     return {
         "layout": layout.name,

@@ -1,9 +1,9 @@
-"""ArrayRecord shards of a split that survive a kill.
+"""ArrayRecord shards of a split, written so that a build that was killed can resume.
 
-A shard counts once it has a journal, and a build resumes after the last such shard. While a build
-runs, its folder holds `<split>.<number>.shard` and, once that is complete and on the disk,
-`<split>.<number>.json`: which clips the shard covers, their index entries, and the clips that could
-not be read.
+While a build runs, its folder holds `<split>.<number>.shard` and, once that shard is complete and
+on the disk, its journal `<split>.<number>.json`: which clips the shard covers, their index entries,
+and the clips that could not be read. A shard without a journal is incomplete and is written again:
+a build resumes after the last shard with a journal.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ PLAN_NAME = "plan.json"
 
 @dataclasses.dataclass
 class Journal:
-    """The contents of one shard: the clips `first` to `end` - 1 of its split."""
+    """What one shard holds: the clips `first` to `end` - 1 of its split."""
 
     first: int
     end: int
@@ -58,13 +58,14 @@ class SplitSummary:
     frames: int = 0
     seconds: float = 0.0
     bytes: int = 0
-    rest: int = 0  # clips without a text, in which nobody signs
+    rest: int = 0  # number of clips without a text, in which nobody signs
 
 
 class SplitWriter:
     """A writer of one split into numbered shards in `folder`, from `position` on.
 
-    `keypoints`: whether the records have keypoints.
+    `shard_bytes`: a shard is closed when its records have at least this size. `keypoints`: whether
+    the records have keypoints.
     """
 
     def __init__(self, folder: Path, split: str, shard_bytes: int, keypoints: bool = False):
@@ -74,12 +75,13 @@ class SplitWriter:
         self._features = schema.features(keypoints)
         self._serializer = tfds.core.ExampleSerializer(self._features.get_serialized_info())
         self.journals: list[Journal] = []
-        while (
-            journal := read_journal(folder, split, len(self.journals), self.position)
-        ) is not None:
+        while True:  # resume after the complete shards of an earlier build
+            journal = read_journal(folder, split, len(self.journals), self.position)
+            if journal is None:
+                break
             self.journals.append(journal)
         self._writer: ArrayRecordWriter | None = None
-        self._open = Journal(self.position, self.position)
+        self._current = Journal(self.position, self.position)  # of the shard that is written now
 
     @property
     def position(self) -> int:
@@ -88,9 +90,9 @@ class SplitWriter:
 
     def take(self, clip: Clip, result: EncodedClip | Problem) -> None:
         """Add the next clip of the split: a record, or a problem to report."""
-        self._open.end += 1
+        self._current.end += 1
         if isinstance(result, Problem):
-            self._open.problems.append(result)
+            self._current.problems.append(result)
             return
         writer = self._writer
         if writer is None:
@@ -101,13 +103,13 @@ class SplitWriter:
         record = record_of(clip, result)
         data = self._serializer.serialize_example(self._features.encode_example(record))
         writer.write(data)
-        self._open.num_bytes += len(data)
-        self._open.digests.append(result.digest)
+        self._current.num_bytes += len(data)
+        self._current.digests.append(result.digest)
         if result.keypoints is not None and result.keypoints.fault:
-            self._open.keypoint_faults[clip.id] = result.keypoints.fault
+            self._current.keypoint_faults[clip.id] = result.keypoints.fault
         for kind in result.notes:
-            self._open.notes.setdefault(kind, []).append(clip.id)
-        self._open.entries.append(
+            self._current.notes.setdefault(kind, []).append(clip.id)
+        self._current.entries.append(
             schema.IndexEntry(
                 clip.id,
                 len(result.jpegs),
@@ -119,12 +121,12 @@ class SplitWriter:
                 result.known_keypoints,
             )
         )
-        if self._open.num_bytes >= self._shard_bytes:
+        if self._current.num_bytes >= self._shard_bytes:
             self.close_shard()
 
     def close_shard(self) -> None:
         """Finish the current shard: from now on it survives a kill."""
-        if self._open.end == self._open.first:
+        if self._current.end == self._current.first:
             return
         number = len(self.journals)
         if self._writer is not None:
@@ -132,10 +134,10 @@ class SplitWriter:
             self._writer = None
             path = shard_path(self.folder, self.split, number)
             flush_to_disk(path)
-            self._open.file_bytes = path.stat().st_size
-        write_journal(self.folder, self.split, number, self._open)
-        self.journals.append(self._open)
-        self._open = Journal(self.position, self.position)
+            self._current.file_bytes = path.stat().st_size
+        write_journal(self.folder, self.split, number, self._current)
+        self.journals.append(self._current)
+        self._current = Journal(self.position, self.position)
 
     def summary(self) -> SplitSummary:
         entries = [entry for journal in self.journals for entry in journal.entries]
@@ -153,7 +155,7 @@ class SplitWriter:
         The names contain the number of shards. `template` may name another folder of the same disk.
         The shards keep their old names too, as hard links, so the journals stay valid until the
         complete data set is in its place. Where the file system has no hard links, the shards are
-        moved, and a build that is killed after that makes them again.
+        moved, and a build that is killed after that writes all of them again.
         """
         self.close_shard()
         written = [
@@ -161,10 +163,8 @@ class SplitWriter:
         ]
         if not written:
             return None
-        for position, (number, _) in enumerate(written):
-            final = os.fspath(
-                template.sharded_filepath(shard_index=position, num_shards=len(written))
-            )
+        for index, (number, _) in enumerate(written):
+            final = os.fspath(template.sharded_filepath(shard_index=index, num_shards=len(written)))
             source = shard_path(self.folder, self.split, number)
             try:
                 os.link(source, final)

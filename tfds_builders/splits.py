@@ -1,4 +1,4 @@
-"""The split of each clip: that of its table, else by a hash; and notes on lopsided splits."""
+"""The split of each clip: as its table says, else by a hash; and notes on uneven splits."""
 
 import collections
 import dataclasses
@@ -8,7 +8,8 @@ from signvit_jax.data import schema
 from tfds_builders.clips import Clip, ClipTable
 from tfds_builders.options import OptionValues
 
-# Clips with the same one of these stay in one split; the values are plurals for messages.
+# Option -> its plural in messages. Clips of the same video, or of the same signer, stay together in
+# one split; with "clip" each clip is assigned alone.
 VIDEO = "video"
 SPLIT_BY = {VIDEO: "source videos", "signer": "signers", "clip": "clips"}
 SPLIT_ORDER = (schema.TRAIN, schema.VALIDATION, schema.TEST)
@@ -52,7 +53,7 @@ def split_notes(
     Args:
         splits: the clips of each split.
         fractions: shares of the validation and the test split.
-        options: of the builder; those that would help are named.
+        options: options of the builder; the sentences name those that would help.
     """
     by_hash = [clip for clips in splits.values() for clip in clips if clip.split is None]
     if not by_hash:
@@ -63,26 +64,26 @@ def split_notes(
         schema.TEST: test,
         schema.TRAIN: 1.0 - (validation + test),
     }
-    clips = {name: len(splits.get(name, ())) for name in SPLIT_ORDER}
-    total = sum(clips.values())
-    empty = [name for name in SPLIT_ORDER if shares[name] > 1e-9 and not clips[name]]
-    found = []
-    if len(by_hash) > 1 and max(clips.values()) == total:
-        (name,) = (name for name, count in clips.items() if count)
+    counts = {name: len(splits.get(name, ())) for name in SPLIT_ORDER}
+    total = sum(counts.values())
+    empty = [name for name in SPLIT_ORDER if shares[name] > 1e-9 and not counts[name]]
+    notes = []
+    if len(by_hash) > 1 and max(counts.values()) == total:
+        (name,) = (name for name, count in counts.items() if count)
         if empty:
             names = " and ".join(map(repr, empty))
             others = f"splits {names} are" if len(empty) > 1 else f"split {names} is"
-            found.append(
+            notes.append(
                 f"all {total} clips are in the split {name!r}, and the {others} empty: "
                 f"{_why_few_videos(by_hash, options)}"
             )
             empty = []
-    elif clips[schema.TRAIN] < 0.5 * shares[schema.TRAIN] * total and not empty:
-        found.append(
-            f"only {clips[schema.TRAIN]} of {total} clips are in the split 'train': "
+    elif counts[schema.TRAIN] < 0.5 * shares[schema.TRAIN] * total and not empty:
+        notes.append(
+            f"only {counts[schema.TRAIN]} of {total} clips are in the split 'train': "
             f"{_why_few_videos(by_hash, options)}"
         )
-    return found + [
+    return notes + [
         f"the split {name!r} is empty: {_why_few_videos(by_hash, options, shares[name])}"
         for name in empty
     ]
@@ -91,7 +92,7 @@ def split_notes(
 def _why_few_videos(
     clips: Sequence[Clip], options: OptionValues, fraction: float | None = None
 ) -> str:
-    """The number of source videos, the rule behind it, and how to change it."""
+    """The number of source videos, how the clips are assigned to videos, and how to change that."""
     groups = collections.Counter(clip.split_group for clip in clips)
     split_by = options.get("split_by")
     kind = SPLIT_BY.get(split_by or VIDEO, SPLIT_BY[VIDEO])
@@ -102,7 +103,8 @@ def _why_few_videos(
         reason = f"they are of one {kind[:-1]}, which no split shares with another"
     clip_by_clip = ", --split_by=clip" if "split_by" in options and split_by != "clip" else ""
     advice = f"give a column 'split'{clip_by_clip}, or other fractions"
-    parts = (
+    # Clips that count as parts of one video only because of how their uids end.
+    parts_by_name = (
         clip
         for clip in clips
         if not clip.grouped_by
@@ -110,7 +112,7 @@ def _why_few_videos(
         and clip.source_video != clip.id
         and groups[clip.source_video] > 1
     )
-    part = next(parts, None)
+    part = next(parts_by_name, None)
     if part is None:
         return f"{reason}; {advice}"
     flag = ""

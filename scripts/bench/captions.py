@@ -1,10 +1,10 @@
-"""Measure the memory of captioning videos and of a long stream; it must not grow with length.
+"""Measure the memory that captioning needs, for videos and a stream; length must not matter.
 
     python scripts/bench/captions.py --workdir=runs/quickstart --minutes=1,5,15 --stream_minutes=10
 
 The videos are drawn (320x240, 12.5 frames per second, a moving square). Each is captioned in a
-process of its own, and its peak memory is printed. The stream takes frames as fast as it can.
-Memory is read from Linux's /proc.
+process of its own, and the peak memory of the process is printed. The stream takes frames as fast
+as it can. Memory is read from Linux's /proc.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def write_video(path: Path, seconds: float) -> None:
 
 
 def measure_captions(workdir: str, path: Path) -> str:
-    """Caption a video; return a line on the memory and time that this took."""
+    """Caption a video; return a line of text on the memory and time that this took."""
     from signvit_jax import load_translator
 
     translator = load_translator(workdir)
@@ -60,7 +60,7 @@ def measure_captions(workdir: str, path: Path) -> str:
 
 
 def measure_stream(workdir: str, seconds: float) -> list[str]:
-    """Caption a stream; return a line on memory and latency for each of its minutes."""
+    """Caption a stream; return a line of text on memory and latency for each of its minutes."""
     from signvit_jax import load_translator
 
     translator = load_translator(workdir)

@@ -3,8 +3,8 @@ r"""Measure the compile time of a config's training step, without weights or dat
     python scripts/bench/compile_time.py --config=reference \
         --config.training.scan_layers=False
 
-The compilation cache is not used. Times are those of one run: computing the shapes, tracing and
-lowering, and XLA's compilation.
+The compilation cache is not used. The times are of one run and have three parts: computing the
+shapes, tracing and lowering, and XLA's compilation.
 """
 
 import os

@@ -3,11 +3,11 @@
     python scripts/bench/confidence.py --workdir=runs/small --features=runs/small/features
 
 For each statistic the table shows how well it separates them (AUC), and the calibration error of a
-scale that was fitted on validation. The results are of test clips only. The last row of each
-decoder is what `signvit eval --calibrate` keeps.
+scale that was fitted on the validation split. The numbers are of clips of the test split only. The
+last row of each decoder is what `signvit eval --calibrate` keeps.
 
-Validation and test are decoded once, greedily and by beam search, into npz files in --features; if
-these exist, they are used again. Delete them after training again.
+Both splits are decoded once, greedily and by beam search, into npz files in the folder --features.
+Existing files are used again: delete them after the model was trained again.
 """
 
 import argparse
@@ -43,10 +43,14 @@ Example = Mapping[str, np.ndarray]
 def decode(model: TrainedModel, split: Split, file: Path) -> None:
     """Decode a split and save hypotheses and model outputs to an npz file, a row for each clip.
 
-    Keys of each of `DECODERS`, such as greedy_tokens: tokens (n, l), length (n), log_probs (n, l)
-    of the tokens, top (n, l, 2) log-probabilities and entropy (n, l) of the outputs, attention
-    (n, l, t) to frames, n_best (n, l) or (n, m, l) log-probabilities of the hypotheses' tokens. Of
-    CTC: the fields of `greedy_ctc`, and ctc_steps (n). index (n): the clip's number in the split.
+    Its keys are, with n clips of l tokens and t frames:
+    - for each of `DECODERS`, after its name and "_" (such as greedy_tokens):
+      tokens (n, l), length (n), log_probs (n, l) of the tokens,
+      top (n, l, 2) the two largest log-probabilities, entropy (n, l) of the outputs,
+      attention (n, l, t) to frames,
+      n_best (n, l), or (n, m, l) of m hypotheses: log-probabilities of their tokens
+    - after "ctc_": the fields of `greedy_ctc`, and steps (n)
+    - index (n): the clip's number in the split
     """
     options = SearchOptions(
         bos_id=model.tokenizer.bos_id, eos_id=model.tokenizer.eos_id, beam_size=4, n_best=4
@@ -67,7 +71,8 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
             if name == "beam":
                 first = jax.tree.map(lambda field: field[:, 0], hypotheses)
             log_probs = jax.nn.log_softmax(translator.logits(encoded, first.tokens))
-            # Below -30 a term is under 3e-12; it is 0 at -inf, where the product would be NaN.
+            # Terms with a log-probability below -30 are under 3e-12 and count as 0. That includes
+            # -inf, for which the product would be NaN.
             entropy = -jnp.where(log_probs > -30, jnp.exp(log_probs) * log_probs, 0.0).sum(-1)
             outputs = {
                 "tokens": first.tokens,
@@ -114,8 +119,8 @@ def clip_statistics(
     steps = int(example["ctc_steps"])
     labels = int(example["ctc_lengths"])
     # Index 0 is BOS; the outputs at i predict token i + 1.
-    logs = example[f"{decoder}_log_probs"][1:length]
-    probabilities = np.exp(logs)
+    log_probs = example[f"{decoder}_log_probs"][1:length]
+    probabilities = np.exp(log_probs)
     top = example[f"{decoder}_top"][: length - 1]
     entropy = example[f"{decoder}_entropy"][: length - 1]
     margins = top[:, 0] - top[:, 1]
@@ -133,16 +138,17 @@ def clip_statistics(
         lexicon=lexicon,
     )
     attention = example[f"{decoder}_attention"][: length - 1, :steps]
+    # For each CTC label: the most attention that one token pays to the label's frames.
     attended = [
-        attention[:, a:b].sum(1).max()
-        for a, b in zip(example["ctc_starts"][:labels], example["ctc_ends"][:labels])
+        attention[:, start:end].sum(1).max()
+        for start, end in zip(example["ctc_starts"][:labels], example["ctc_ends"][:labels])
     ]
     found = {
         "mean token probability (the uncalibrated confidence)": probabilities.mean(),
-        "least probable token": logs.min(),
-        "mean log-probability": logs.mean(),
-        "log-probability of the sentence": logs.sum(),
-        "the three least probable tokens": np.sort(logs)[:3].sum(),
+        "least probable token": log_probs.min(),
+        "mean log-probability": log_probs.mean(),
+        "log-probability of the sentence": log_probs.sum(),
+        "the three least probable tokens": np.sort(log_probs)[:3].sum(),
         "least margin to the second token": margins.min(),
         "margins of all tokens (log-sigmoid)": -np.logaddexp(0.0, -margins).sum(),
         "highest entropy of a token, negated": -entropy.max(),
@@ -171,7 +177,7 @@ def clip_statistics(
     }
 
 
-# Sets of statistics that are tried together, beside each one alone.
+# Sets of statistics that are tried together. Each statistic is also tried alone.
 COMBINATIONS = (
     ("log-probability of the sentence", "the three least probable tokens"),
     ("margins of all tokens (log-sigmoid)", "CTC's label with the least cross-attention"),
@@ -196,8 +202,8 @@ def rows_of(
     loaded = {name: np.load(features / f"{name}.npz") for name in splits}
     arrays = {name: {key: file[key] for key in file.files} for name, file in loaded.items()}
     for decoder in DECODERS:
-        given: dict[str, list[dict[str, float]]] = {}
-        right: dict[str, list[bool]] = {}
+        given: dict[str, list[dict[str, float]]] = {}  # split -> statistics of each clip
+        right: dict[str, list[bool]] = {}  # split -> whether each clip's text is right
         for name, split in splits.items():
             examples = [
                 {key: value[row] for key, value in arrays[name].items()}
@@ -219,9 +225,8 @@ def rows_of(
                 for example, text in zip(examples, texts)
             ]
         names = list(given[measured_on][0])
-        for chosen in [(name,) for name in names] + [
-            some for some in COMBINATIONS if set(some) <= set(names)
-        ]:
+        combinations = [names_of for names_of in COMBINATIONS if set(names_of) <= set(names)]
+        for chosen in [(name,) for name in names] + combinations:
             yield (
                 decoder,
                 " + ".join(chosen),
@@ -236,11 +241,13 @@ def _figures(
     fitted_on: str,
     measured_on: str,
 ) -> tuple[str, str, str]:
-    def only(name: str) -> list[dict[str, float]]:
-        return [{key: float(one[key]) for key in chosen} for one in given[name]]
+    """Return AUC, calibration error and the interval of the latter, of the chosen statistics."""
 
-    scale: Callable[[Mapping[str, float]], float] = fit_scale(only(fitted_on), right[fitted_on])
-    found = reliability([scale(one) for one in only(measured_on)], right[measured_on])
+    def of_clips(split: str) -> list[dict[str, float]]:
+        return [{key: float(clip[key]) for key in chosen} for clip in given[split]]
+
+    scale: Callable[[Mapping[str, float]], float] = fit_scale(of_clips(fitted_on), right[fitted_on])
+    found = reliability([scale(clip) for clip in of_clips(measured_on)], right[measured_on])
     low, high = found.ece_interval or (math.nan, math.nan)
     return f"{found.auc:.3f}", f"{found.ece:.3f}", f"{low:.3f}–{high:.3f}"
 

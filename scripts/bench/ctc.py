@@ -1,12 +1,12 @@
-r"""Measure time and memory of the CTC loss and of `optax.ctc_loss`, and of CTC prefix beam search.
+r"""Compare our CTC loss with `optax.ctc_loss`, in time and memory; time CTC prefix beam search.
 
     python scripts/bench/ctc.py --batch=16 --steps=64 --labels=64 --vocabulary=30522 \
         --dtype=float32 --runs=7
 
-The losses run forward and backward, in turn in one process. Times are medians of wall time and of
-CPU time; on a busy machine the CPU time is the better comparison. Memory is what the compiled step
-needs in addition to its arguments: temporaries and the gradient. The search runs at (batch, steps,
-8000) with a beam of 8.
+The losses and their gradients are computed in one process, in turn. Times are medians of wall time
+and of CPU time; on a busy machine the CPU time is the better comparison. Memory is what the
+compiled step needs in addition to its arguments: temporaries and the gradient. The search runs on
+logits (batch, steps, 8000) with a beam of 8.
 """
 
 import argparse

@@ -48,11 +48,11 @@ AUGMENTATION = AugmentConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Frames, and the seconds that reading them took: of the clock, and of all cores together."""
+    """How fast frames were read."""
 
     frames: int
-    seconds: float
-    core_seconds: float
+    seconds: float  # wall time
+    core_seconds: float  # CPU time of all cores together
 
     @property
     def per_core(self) -> float:
@@ -64,7 +64,10 @@ class Rate:
 
 
 def best_rate(read: Callable[[], int], runs: int, child: VideoReader | None = None) -> Rate:
-    """Return the best of `runs`. `read` returns its number of frames; CPU time includes `child`."""
+    """Return the rate of the best of `runs` calls of `read`, which returns its number of frames.
+
+    The CPU time includes that of the process of `child`.
+    """
     rates = []
     for _ in range(runs):
         start, cpu_start = time.perf_counter(), time.process_time() + child_seconds(child)
@@ -76,7 +79,7 @@ def best_rate(read: Callable[[], int], runs: int, child: VideoReader | None = No
 
 
 def child_seconds(reader: VideoReader | None) -> float:
-    """Return the CPU time of the reader's child so far, from /proc."""
+    """Return the CPU time, in seconds, that the reader's child process has used so far."""
     if reader is None or reader.pid is None:
         return 0.0
     fields = Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()
@@ -137,7 +140,10 @@ def batch_reader(split: Split, config: Config, batch_size: int) -> Callable[[], 
 
 
 def seek_with_opencv(videos: Sequence[Path], config: DataConfig) -> int:
-    """Read frames as many loaders do: seek to each sampled frame, decode, convert, resize."""
+    """Read frames as many loaders do: seek to each sampled frame, decode, convert, and resize it.
+
+    Returns the number of frames.
+    """
     import cv2
 
     frames = 0
@@ -159,7 +165,7 @@ def seek_with_opencv(videos: Sequence[Path], config: DataConfig) -> int:
 
 
 def read_with_pillow(split: Split, config: DataConfig) -> int:
-    """Decode and resize the same frames with Pillow, in one thread."""
+    """Decode and resize the same frames with Pillow, in one thread; return their number."""
     size, frames = config.image_size, 0
     for i in range(len(split)):
         video = split[i]["video"]

@@ -7,9 +7,9 @@ The decoder has the reference's size. There are two jobs: greedy search for one 
 4 for 16 clips. No sentence ends before the limit. The implementations take turns; times are
 medians.
 
-A loop without cache is timed at four prefix lengths, evenly spread, from which the time of the
-complete loop is computed. Without cache and in torch the beam's 64 rows are decoded greedily: the
-work of the search itself (top-k, reordering) counts for ours alone.
+The loop without cache is timed at only four prefix lengths, evenly spread; the time of the complete
+loop is computed from these. Without cache, and in torch, the 64 rows of the beam are decoded
+greedily, so only our time includes the work of the search itself (top-k, reordering).
 """
 
 import argparse
@@ -46,11 +46,12 @@ def seconds(call, *inputs) -> float:
 
 
 def uncached_loop(step) -> float:
-    """Return the seconds of a loop that runs the prefix again for every token.
+    """Estimate the seconds of a loop that computes the complete prefix again for every token.
 
-    `step(length)` returns the seconds of one step.
+    `step(length)` returns the seconds of one step with a prefix of `length` tokens.
     """
-    return sum(step(TOKENS * (2 * part + 1) // 8) for part in range(4)) * (TOKENS - 1) / 4
+    lengths = [TOKENS * (2 * part + 1) // 8 for part in range(4)]  # the middles of four quarters
+    return sum(step(length) for length in lengths) * (TOKENS - 1) / 4
 
 
 class TorchProcess:

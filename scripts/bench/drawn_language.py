@@ -21,8 +21,8 @@ FOLDER/clips.csv (uid,text,gloss,signer,split), the same for the same seed.
     python -m signvit_jax.train --config=quickstart --workdir=runs/drawn \
         --config.data.name=video_folder --config.data.data_dir=data
 
-It was written by someone who had seen neither the configs nor `synthetic_signs`, so that it tests
-whether a config works on data that it was not tuned on.
+The author of this script had seen neither the configs nor `synthetic_signs`. So it tests whether a
+config works on data that the config was not tuned on.
 """
 
 import argparse
@@ -130,13 +130,16 @@ def smooth(t: np.ndarray) -> np.ndarray:
 
 
 def movement_path(movement: str, p: np.ndarray) -> np.ndarray:
-    """The offset (x, y) from the place and the factor of the turn, at each phase in 0..1."""
+    """Return (n, 3): offsets x and y from the place, and the factor of the turn.
+
+    `p` has the n phases of the movement, 0 to 1.
+    """
     s = smooth(p)
     beat = np.abs(np.cos(2 * np.pi * p))
     x, y, turn = {
         "hold": (0, 0, 1),
-        "tap": (0.2 * beat, -0.36 * beat, 1),  # twice to the place, from below
-        "bounce": (0, 0.42 * beat, 1),  # twice to the place, from above
+        "tap": (0.2 * beat, -0.36 * beat, 1),  # touches the place twice, from below
+        "bounce": (0, 0.42 * beat, 1),  # touches the place twice, from above
         "out": (0.85 * s - 0.1, 0, 1),
         "down": (0, 0.3 - 0.8 * s, 1),
         "apart": (0.9 * s + 0.15, 0, 1),
@@ -271,7 +274,10 @@ class Sentence:
 def predicate_forms(
     sign: str, twice: bool, when: str, be: tuple[str, str], is_third_person: bool
 ) -> tuple[str, str, str]:
-    """A predicate's plain form, and its auxiliary and main part ("bought", "did", "buy")."""
+    """A predicate's plain form, its auxiliary, and its main part, as in ("bought", "did", "buy").
+
+    `twice`: the sign is repeated. `be`: the forms of "be" for the subject, present and past.
+    """
     if sign in ADJECTIVES:
         word = ("very " if twice else "") + ADJECTIVES[sign]
         if when == "TOMORROW":
@@ -294,14 +300,18 @@ def predicate_forms(
 def translate(
     when: str, target: str, who: str, many: bool, predicate: str, twice: bool, ending: str
 ) -> str:
-    """The English text of a sentence; `target` is the object in English, or empty."""
+    """The English text of a sentence; `target` is the object in English, or empty.
+
+    `many`: the subject is a plural. `twice`: the sign of the predicate is repeated.
+    """
     if who in PRONOUNS:
         subject = PRONOUNS[who]
     else:
-        one_of_them, several = (PEOPLE | THINGS)[who]
-        subject = "the " + (several if many else one_of_them)
-    singular = ("am", "was") if who == "I" else ("is", "was")
-    be = ("are", "were") if many or who == "YOU" else singular
+        singular, plural = (PEOPLE | THINGS)[who]
+        subject = "the " + (plural if many else singular)
+    be = ("am", "was") if who == "I" else ("is", "was")
+    if many or who == "YOU":
+        be = ("are", "were")
     plain, auxiliary, main = predicate_forms(predicate, twice, when, be, be[0] == "is")
     order = {
         "": [subject, plain],
@@ -437,16 +447,16 @@ class Signer:
 
 @dataclass
 class Motion:
-    """The poses (frame, hand, (x, y, angle, turn)), and two hand shapes a frame, right first."""
+    """The poses and the shapes of both hands in each frame, the right hand first."""
 
-    poses: np.ndarray
+    poses: np.ndarray  # (frames, 2 hands, 4): x, y, angle in degrees, turn
     shapes: list[tuple[str, str]]
 
 
 def sign_poses(
     name: str, signer: Signer, left_before: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """The poses of both hands while a sign is made."""
+    """The poses (frames, 2 hands, 4) of a sign. `left_before`: the left hand's pose before it."""
     sign = SIGNS[name]
     seconds = DURATIONS[sign.movement] * signer.slowness * rng.uniform(0.92, 1.1)
     p = np.linspace(0, 1, max(round(np.clip(seconds, 0.5, 0.9) * FPS), 2))
@@ -465,7 +475,9 @@ def sign_poses(
             left = right + rng.normal(0, [0.02, 0.02, 3.0, 0.02])
         case "parallel":
             left = right.copy()
-            left[:, 0] -= 2 * path[:, 0]  # the hands' x axes point apart: so both move the same way
+            # The x axes of the two hands point in opposite directions: this makes both hands move
+            # the same way in the image.
+            left[:, 0] -= 2 * path[:, 0]
         case "passive":
             left = np.tile(PASSIVE_POSE * [1, signer.place_scale, 1, 1], (len(p), 1))
         case _:  # The left hand sinks to its rest, if it is not there yet.
@@ -480,9 +492,9 @@ def make_motion(
     rng: np.random.Generator,
     rests: tuple[float, float] | None = None,
 ) -> Motion:
-    """The motion of a whole clip, with transitions, and for some clips hands at rest around it.
+    """The motion of a complete clip, with transitions; some clips begin or end with hands at rest.
 
-    `rests`: seconds of rest before and after it, in place of random ones.
+    `rests`: seconds of rest before and after the signs, in place of random ones.
     """
     rest = np.stack([REST_POSE, REST_POSE])
     poses: list[np.ndarray] = []
@@ -495,8 +507,9 @@ def make_motion(
         shapes.extend([("flat", "flat")] * count)
 
     def move_to(pose: np.ndarray, new_shapes: tuple[str, str], again: bool) -> None:
-        far = np.abs(pose[:, :2] - last_pose[:, :2]).sum(axis=1).max()
-        seconds = np.clip((0.15 + 0.05 * far + 0.08 * again) * signer.slowness, 0.15, 0.3)
+        """Add a transition from the last pose; `again`: the same sign follows once more."""
+        distance = np.abs(pose[:, :2] - last_pose[:, :2]).sum(axis=1).max()
+        seconds = np.clip((0.15 + 0.05 * distance + 0.08 * again) * signer.slowness, 0.15, 0.3)
         count = max(round(seconds * FPS) - 1, 2)
         t = (np.arange(1, count + 1) / (count + 1))[:, None, None]
         between = last_pose + (pose - last_pose) * smooth(t)
@@ -526,7 +539,7 @@ def make_motion(
 
 
 class Scene:
-    """One signer in one room, under one light: draws the frames of a motion."""
+    """One signer in one room under one light, with methods that draw the frames of a motion."""
 
     def __init__(self, signer: Signer, rng: np.random.Generator) -> None:
         self.signer = signer
@@ -557,7 +570,7 @@ class Scene:
         return signer.middle - signer.unit * x, signer.shoulder_line - signer.unit * y
 
     def draw_room(self, wall: np.ndarray, rng: np.random.Generator) -> Image.Image:
-        """A wall under uneven light, with up to two plain things on it."""
+        """A wall under uneven light, with up to two rectangles on it."""
         slope_x, slope_y = rng.uniform(-0.12, 0.12, 2)
         x = np.linspace(-1, 1, WIDTH * ZOOM)[None, :, None]
         y = np.linspace(-1, 1, HEIGHT * ZOOM)[:, None, None]
@@ -596,13 +609,13 @@ class Scene:
         draw.polygon(neck, self.color(signer.skin, 0.82))
 
     def draw_head(self) -> tuple[Image.Image, np.ndarray]:
-        """The head as a picture of its own, which moves a little, and its corner's place."""
+        """The head as an image of its own, which moves a little, and its upper left corner."""
         signer, unit = self.signer, self.signer.unit
         image = Image.new("RGBA", (int(unit * 1.1), int(unit * 1.3)))
         draw = ImageDraw.Draw(image)
 
         def oval(x: float, y: float, across: float, high: float, color: Color) -> None:
-            """An ellipse around a point relative to the middle of the face."""
+            """Draw an ellipse; its center is given relative to the middle of the face."""
             left, top = (0.55 - x - across) * unit, (0.65 - y - high) * unit
             draw.ellipse((left, top, left + 2 * across * unit, top + 2 * high * unit), color)
 
@@ -689,11 +702,12 @@ class Scene:
                     draw.polygon(outline, skin, skin_edge)
             row, column = self.shifts[i % len(self.shifts)]
             noise = self.noise[row : row + HEIGHT, column : column + WIDTH]
-            yield np.asarray(image.reduce(ZOOM)) + noise  # Bytes wrap, so noise can be negative.
+            # Sums of uint8 wrap around, so that noise of 255 subtracts 1: noise can be negative.
+            yield np.asarray(image.reduce(ZOOM)) + noise
 
 
 def bone(start: np.ndarray, end: np.ndarray, start_radius: float, end_radius: float) -> np.ndarray:
-    """For each frame, the corners of a part of an arm as x, y, x, y, and so on."""
+    """The corners of a part of an arm, (frames, 8): x and y of the first corner, and so on."""
     gap = end - start
     normal = np.stack([-gap[:, 1], gap[:, 0]], axis=1)
     normal /= np.maximum(np.hypot(gap[:, 0], gap[:, 1]), 1e-6)[:, None]

@@ -2,7 +2,7 @@
 
 A recording consists of held-out sentences with pauses between them. `one_take` shows one signer in
 one room, who rests and breathes in the pauses. `many_takes` consists of complete test clips, each
-with its signer and room; in a pause the last frame stays, with slight noise.
+with another signer and room; in a pause the last frame is repeated, with slight noise.
 
 Kinds of rest: `still` (only the camera's noise), `breathing` (the body sways), `scratching` the
 head, `walking` in or out.
@@ -64,14 +64,14 @@ def one_take(number: int, seconds: float, longest_pause: float) -> Recording:
         glosses = grammar.draw_glosses(rng, "test")
         utterance = motion.utter(glosses, signer, scene.tempo, rng)
         clips.append((_filmed(utterance, signer, scene, rng), grammar.translate(glosses)))
-        for hand, own in keys.items():
+        for hand, keys_of_hand in keys.items():
             line = getattr(utterance, hand)
-            own.append((line.seconds + now, line.values, line.flow))
+            keys_of_hand.append((line.seconds + now, line.values, line.flow))
         spans += [(gloss, start + now, end + now) for gloss, start, end in utterance.spans]
         now += utterance.seconds + rng.uniform(0.0, longest_pause) + 1e-3
     lines = {
-        hand: TimeLine(*(np.concatenate([part[field] for part in own]) for field in range(3)))
-        for hand, own in keys.items()
+        hand: TimeLine(*(np.concatenate(parts) for parts in zip(*keys_of_hand)))
+        for hand, keys_of_hand in keys.items()
     }
     frames = _filmed(Utterance(**lines, spans=tuple(spans), seconds=now), signer, scene, rng)
     return Recording(frames, " ".join(text for _, text in clips), clips)
@@ -122,42 +122,39 @@ def _walking(
 ) -> np.ndarray:
     """The body comes in from the side, or leaves, and bobs while walking."""
     when = np.arange(math.ceil(resting.seconds * RATE)) / RATE
-    way = np.clip(when / (0.6 * resting.seconds), 0.0, 1.0)
-    away = 1.9 * (1 - way if rng.random() < 0.5 else way)
+    progress = np.clip(when / (0.6 * resting.seconds), 0.0, 1.0)
+    # Distance from the place before the camera, in shoulder widths; at 1.9 nothing is visible.
+    away = 1.9 * (1 - progress if rng.random() < 0.5 else progress)
     side = 1 if rng.random() < 0.5 else -1
     walks = (away > 0.01) & (away < 1.89)
     bob = 0.04 * np.abs(np.sin(2 * np.pi * 1.8 * when)) * walks
-    arms = [
-        motion.arm(getattr(resting, hand).at(when), signer, way)
-        for hand, way in (("dominant", 1.0), ("weak", -1.0))
-    ]
+    arms = _arms(resting, signer, when)
     frames = []
     for t in range(len(when)):
         shift = (
             scene.shift[0] + side * away[t] / render.HEIGHT,
             scene.shift[1] + bob[t] / render.HEIGHT,
         )
-        here = [
+        dominant, weak = (
             motion.Arm(*(getattr(arm, field.name)[t : t + 1] for field in dataclasses.fields(arm)))
             for arm in arms
-        ]
-        moved = dataclasses.replace(scene, shift=shift, sway=(0.0, 0.0))
-        frames.append(
-            render.draw(
-                here[0], here[1], np.zeros((1, 3)), when[t : t + 1], signer, moved, SIZE, rng
-            )[0]
         )
+        moved = dataclasses.replace(scene, shift=shift, sway=(0.0, 0.0))
+        (frame,) = render.draw(
+            dominant, weak, np.zeros((1, 3)), when[t : t + 1], signer, moved, SIZE, rng
+        )
+        frames.append(frame)
     return np.stack(frames)
 
 
 def _utterance(keys: Mapping[str, Sequence[tuple[float, np.ndarray]]], seconds: float) -> Utterance:
     lines = {
         hand: TimeLine(
-            np.array([at for at, _ in own]),
-            np.stack([values for _, values in own]),
-            np.zeros(len(own)),
+            np.array([seconds for seconds, _ in keys_of_hand]),
+            np.stack([values for _, values in keys_of_hand]),
+            np.zeros(len(keys_of_hand)),
         )
-        for hand, own in keys.items()
+        for hand, keys_of_hand in keys.items()
     }
     return Utterance(**lines, spans=(), seconds=seconds)
 
@@ -165,11 +162,17 @@ def _utterance(keys: Mapping[str, Sequence[tuple[float, np.ndarray]]], seconds: 
 def _filmed(
     utterance: Utterance, signer: Signer, scene: Scene, rng: np.random.Generator
 ) -> np.ndarray:
+    """Return the frames of an utterance."""
     when = np.arange(math.ceil(utterance.seconds * RATE)) / RATE
-    arms = [
-        motion.arm(getattr(utterance, hand).at(when), signer, way)
-        for hand, way in (("dominant", 1.0), ("weak", -1.0))
-    ]
+    dominant, weak = _arms(utterance, signer, when)
     return render.draw(
-        arms[0], arms[1], motion.head_pose(utterance, when), when, signer, scene, SIZE, rng
+        dominant, weak, motion.head_pose(utterance, when), when, signer, scene, SIZE, rng
+    )
+
+
+def _arms(utterance: Utterance, signer: Signer, when: np.ndarray) -> tuple[motion.Arm, motion.Arm]:
+    """Return the dominant and the weak arm at the times `when`, in seconds."""
+    return (
+        motion.arm(utterance.dominant.at(when), signer, 1.0),
+        motion.arm(utterance.weak.at(when), signer, -1.0),
     )

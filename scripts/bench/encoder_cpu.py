@@ -2,10 +2,10 @@
 
     python scripts/bench/encoder_cpu.py --runs=3 --torch_python=torch_environment/bin/python
 
-Ours and PyTorch run in float32 and bfloat16, the export in INT8. Each has a process of its own and
-the same weights, in the dtype of the computation; the largest difference of the outputs is printed.
-They take turns. Times are medians of wall time and of CPU time; on a busy machine the CPU time is
-the better comparison.
+Our encoder and PyTorch's run in float32 and bfloat16, the export in INT8. Each has a process of its
+own and the same weights, in the dtype of the computation; the largest difference of the outputs is
+printed. They run in turn. Times are medians of wall time and of CPU time; on a busy machine the CPU
+time is the better comparison.
 
 If torch has no bfloat16 kernel for the processor, a clip takes minutes: with
 `--torch_bfloat16_frames=1` it gets one frame, and the time is multiplied.
@@ -66,7 +66,11 @@ def forward_flops(config: Config) -> float:
 
 
 def serve(size: str, layers: int, dtype: str) -> None:
-    """Run our encoder as `torch_encoder.py` runs torch's: one JSON line in, one out."""
+    """Run our encoder in this process, in the way of `torch_encoder.py`.
+
+    The first line of standard input tells the files to use; each further line asks for one run.
+    Every line is answered by one line of JSON.
+    """
     first = json.loads(sys.stdin.readline())
     config = encoder_config(size, layers, dtype)
     encoder = jax.jit(
@@ -170,6 +174,7 @@ class Encoder:
         print(f"{name}: {self._ask(first)['about']}", flush=True)
 
     def run(self, *, counts: bool) -> None:
+        """Encode once; add the time to the results if it `counts`, which a warm-up does not."""
         taken = self._ask({"frames": self.frames})
         if counts:
             self.seconds.append(taken["seconds"] * self.clip_frames / self.frames)
@@ -199,13 +204,13 @@ def start_encoders(args: argparse.Namespace, folder: str) -> list[Encoder]:
         ("ours bfloat16", "bfloat16"),
         ("ours INT8, onnxruntime", "onnx"),
     ):
-        out = first | {"out": f"{folder}/ours_{kind}.npy"}
-        found.append(Encoder(name, [*ours, f"--serve={kind}"], out, frames))
+        request = first | {"out": f"{folder}/ours_{kind}.npy"}
+        found.append(Encoder(name, [*ours, f"--serve={kind}"], request, frames))
     if args.torch_python:
         for dtype, given in (("float32", frames), ("bfloat16", args.torch_bfloat16_frames)):
             command = [args.torch_python, str(here.with_name("torch_encoder.py")), dtype]
-            out = first | {"out": f"{folder}/torch_{dtype}.npy"}
-            found.append(Encoder(f"torch {dtype}", command, out, given or frames))
+            request = first | {"out": f"{folder}/torch_{dtype}.npy"}
+            found.append(Encoder(f"torch {dtype}", command, request, given or frames))
     return found
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from gpu_page import NoResultsError, merge
 from train_step import BASE, has_torch, run
 
-# Row -> (preset, overrides). The presets as shipped, and overrides that the plan says are a little
-# faster.
+# Row -> (preset, overrides): the presets without changes, and one with overrides that are a little
+# faster according to the plan (docs/benchmarks/plans.md).
 CONFIG_ROWS = {
     "dense_vit": ("dense_vit", ()),
     "dense_vit_100m": ("dense_vit_100m", ()),

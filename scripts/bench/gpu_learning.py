@@ -1,7 +1,8 @@
 """The row `small_gpu` of gpu.py: trains a config for some steps on drawn clips.
 
-A word is a direction in which a bright square moves over noise; a text has three words. Prints the
-loss at the start and at the end, and clips per second. The only argument is the case, as JSON.
+A word is shown by a bright square that moves over noise in one of eight directions; a text has
+three words. Prints the loss at the start and at the end, and clips per second. The only argument is
+the case, as JSON.
 """
 
 import json
@@ -24,10 +25,10 @@ def draw(clips: int, frames: int, size: int, rng: np.random.Generator) -> dict[s
     square, radius = size // 6, size // 3
     for clip in range(clips):
         for frame in range(frames):
-            number, place = divmod(frame * WORDS_PER_CLIP / frames, 1.0)
+            number, progress = divmod(frame * WORDS_PER_CLIP / frames, 1.0)
             angle = 2 * np.pi * words[clip, int(number)] / WORDS
-            x = int(size / 2 + radius * place * np.cos(angle)) - square // 2
-            y = int(size / 2 + radius * place * np.sin(angle)) - square // 2
+            x = int(size / 2 + radius * progress * np.cos(angle)) - square // 2
+            y = int(size / 2 + radius * progress * np.sin(angle)) - square // 2
             video[clip, frame, y : y + square, x : x + square] = 230
     tokens = np.zeros((clips, TEXT), np.int32)
     tokens[:, 0] = BOS

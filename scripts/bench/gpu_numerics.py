@@ -2,12 +2,12 @@
 
 It compares
 - bfloat16 attention at 197 tokens, by the implementation that 'auto' picks, with float32 attention;
-- the gradient of attention at padding with zero;
+- the gradient of attention at padding, which must be zero;
 - the share of entries that dropout drops, for each random generator, with the dropout rate;
 - a small model's float32 loss and gradients on the device with those on the CPU.
 
-It prints the largest differences, and which are beyond their bounds. The only argument is the case,
-as JSON.
+It prints the largest differences, and names those that exceed their bounds. The only argument is
+the case, as JSON.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ from signvit_jax.layers.compute_policy import compute_policy
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.optimization.losses import loss_denominators, translation_loss
 
-# Relative to the largest value. bfloat16 has 8 bits: a few of its steps are allowed.
+# The largest differences that are allowed, relative to the largest value. bfloat16 has only 8
+# significant bits, so its rounding alone causes differences of 0.004.
 BOUNDS = {
     "attention": 0.02,
     "attention_gradient": 0.04,
@@ -54,23 +55,24 @@ def attention_differences(num_tokens: int, heads: int, width: int) -> dict[str, 
             out = attend(query, key, value, implementation=implementation).astype(jnp.float32)
             return (out * weight.reshape(out.shape).astype(jnp.float32)).sum(), out
 
-        def both(implementation, inputs):
+        def output_and_gradients(implementation, inputs):
             step = jax.jit(
                 jax.value_and_grad(run, argnums=(1, 2, 3), has_aux=True), static_argnums=0
             )
             (_, out), gradients = step(implementation, *inputs)
             return [out], gradients
 
-        exact = both("xla", [x.astype(jnp.float32) for x in inputs])
-        for name, ours, plain in zip(worst, both("auto", inputs), exact):
-            worst[name] = max(worst[name], *(difference(a, b) for a, b in zip(ours, plain)))
+        exact = output_and_gradients("xla", [x.astype(jnp.float32) for x in inputs])
+        fast = output_and_gradients("auto", inputs)
+        for name, ours, theirs in zip(worst, fast, exact):
+            worst[name] = max(worst[name], *(difference(a, b) for a, b in zip(ours, theirs)))
     return worst
 
 
 def padding_gradient(num_tokens: int, heads: int, width: int) -> float:
-    """Return the largest gradient at the padding after `num_tokens`; training relies on a 0.
+    """Return the largest gradient at the padding after `num_tokens`, which training needs to be 0.
 
-    The padding of the inputs is random, as the tokens are.
+    The padding of the inputs has random values, as the tokens have.
     """
     shape = (4, num_tokens + 1, heads, width)
     inputs = [jax.random.normal(jax.random.key(i), shape).astype(jnp.bfloat16) for i in range(3)]

@@ -1,7 +1,7 @@
 """Merge results of gpu.py into docs/benchmarks/gpu.json, and write docs/benchmarks/gpu.md.
 
-Beside each measurement stand the figures that `signvit inspect --device` planned for the same
-program (docs/benchmarks/plans.json) and the target. Used by `gpu.py --merge`.
+Each measurement is shown beside the target and the figures that `signvit inspect --device` planned
+for the same program (docs/benchmarks/plans.json). Used by `gpu.py --merge`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ PLANNED = {
     "dense_vit_names": ("dense_vit", "training.remat=names training.gradient_accumulation=4"),
     "dense_vit_100m": ("dense_vit_100m", ""),
 }
-# Row -> kind -> the most milliseconds that we want.
+# Row -> kind of card -> the target: the most milliseconds that a step or a clip should take.
 TARGETS = {
     "reference": {"h100": 215, "a100_40": 560, "a100_80": 560},
     "encode": {"h100": 8, "a100_40": 18, "a100_80": 18},
@@ -47,7 +47,7 @@ def merge(results: Path, folder: Path = DOCS) -> str:
     texts = [line for line in results.read_text().splitlines() if line.strip()]
     lines = []
     for text in texts:
-        with contextlib.suppress(json.JSONDecodeError):  # the machine was taken away meanwhile
+        with contextlib.suppress(json.JSONDecodeError):  # a line that was cut off while written
             lines.append(json.loads(text))
     good = [line for line in lines if line["size"] == "full" and not _has_no_gpu(line)]
     left_out = len(texts) - len(good)
@@ -114,7 +114,7 @@ def _timed(line: Mapping, kind: str | None, plans: Mapping[str, Mapping]) -> str
 
 
 def _other(line: Mapping) -> str:
-    """Return a result that is no time of a step, or a failure, as a line of a list."""
+    """Return, as a line of a list, a result other than the time of a step, or a failure."""
     figures = [f"{key} {value}" for key, value in line.items() if key not in _NOT_FIGURES]
     if "attention_is" in line:
         figures.insert(0, f"attention by {line['attention_is']}")
@@ -127,7 +127,7 @@ def _has_no_gpu(line: Mapping) -> bool:
 
 
 def _list_page(index: Path) -> None:
-    """Add the page to the table of contents, where Sphinx looks for it."""
+    """Add the page to the table of contents of the benchmarks, unless it is listed there."""
     names = index.read_text().splitlines()
     if "gpu" not in names:
         names.insert(names.index("plans"), "gpu")

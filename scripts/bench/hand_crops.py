@@ -2,8 +2,9 @@ r"""Measure what crops of the hands cost in training: `small` with and without t
 
     python scripts/bench/hand_crops.py --clips=8 --frames=32 --rounds=5
 
-Forward and backward pass on random images, in turn in one process; medians of wall time, the ratio
-to `small` as it is, and the operations of a clip's training (`planning/flops.py`).
+A forward and a backward pass of each case on random images, in turn in one process. The output has
+the median wall time, its ratio to that of `small` without changes, and the operations of a clip's
+training (`planning/flops.py`).
 """
 
 import argparse
@@ -35,7 +36,7 @@ CASES = {
 def prepared(
     overrides: tuple[tuple[str, str], ...], clips: int, frames: int
 ) -> tuple[Callable[[], object], float]:
-    """Return (the compiled pass, the operations of a clip's training)."""
+    """Return (a function that runs the compiled pass, the operations of a clip's training)."""
     config = load_config("small", [("model.encoder.motion", "magnitude"), *overrides])
     definition = ModelDefinition(config, VOCABULARY)
     size = config.data.image_size

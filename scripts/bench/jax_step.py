@@ -84,7 +84,7 @@ def case_config(case: dict) -> Config:
 
 
 def case_batch(case: dict, image_size: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """Return a batch of noise images and random words; texts of 28 tokens, short enough for CTC."""
+    """Return a batch of noise images with random texts of 28 tokens, short enough for CTC."""
     rng = np.random.default_rng(0)
     lengths = np.full(case["clips"], 28, np.int32)
     tokens = np.zeros((case["clips"], TEXT), np.int32)
@@ -128,17 +128,17 @@ def training_step(
 
     abstract, shardings = abstract_on_mesh(make, mesh)
     on_device = [to_device(batch, mesh) for batch in batches]
-    turns = itertools.cycle(on_device)
+    next_batches = itertools.cycle(on_device)
     start = time.perf_counter()
     step = make_train_step(
         definition, optimizer, config.training, mesh, shardings, frozen_backbone=False
     )
     compiled = step.lower(abstract, on_device[0]).compile()
     compiling = time.perf_counter() - start
-    states = [jax.jit(make, out_shardings=shardings)()]
+    states = [jax.jit(make, out_shardings=shardings)()]  # the current one; `run` replaces it
 
     def run():
-        states[0], report = compiled(states[0], next(turns))
+        states[0], report = compiled(states[0], next(next_batches))
         return report
 
     return run, compiled, compiling
@@ -149,8 +149,8 @@ def encoding(
 ) -> tuple[Callable[[], object], jax.stages.Compiled, float]:
     """Return (function that encodes a clip, compiled program, seconds of compiling).
 
-    In the mode "translate" it decodes too, with a beam of 4 up to the longest text: random weights
-    end no sentence.
+    In the mode "translate" the function also decodes, with a beam of 4. As the weights are random,
+    no sentence ends before the longest length.
     """
     params = jax.jit(lambda: definition.init(0))()
     # Matrices in the dtype of the computation, as a server would keep them.

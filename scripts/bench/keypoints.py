@@ -2,9 +2,9 @@
 
     python scripts/bench/keypoints.py --videos=FOLDER --models=build/keypoint_models
 
-The output has frames per second of one core's time, which other work on the machine changes little,
-and the share of frames with a pose. Frames are those that a build stores; decoding them is not
-counted.
+The output has the frames per second of CPU time, which other work on the machine changes little,
+and the share of frames with a pose. The frames are those that a build stores; the time of decoding
+them is not counted.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from signvit_jax.media.pose_model import PoseModel
 from signvit_jax.media.video import EXTENSIONS, Sampling, open_video
 from tfds_builders.clips import Encoding
 
-SPEED, SHARE = 80, 0.99  # targets
+TARGET_SPEED = 80  # frames per second and core
+TARGET_SHARE = 0.99  # of frames with a pose
 
 
 def main() -> None:
@@ -49,8 +50,8 @@ def main() -> None:
         frames += len(images)
         found += with_pose
     print(f"{frames} frames of {len(videos)} videos, in {seconds:.1f} s of one core")
-    print(f"{frames / seconds:.1f} frames per second and core; the target is {SPEED}")
-    print(f"a pose in {found / frames:.2%} of the frames; the target is {SHARE:.0%}")
+    print(f"{frames / seconds:.1f} frames per second and core; the target is {TARGET_SPEED}")
+    print(f"a pose in {found / frames:.2%} of the frames; the target is {TARGET_SHARE:.0%}")
     print(f"{clips_below} videos with a pose in less than half of their frames")
 
 

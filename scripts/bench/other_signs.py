@@ -6,9 +6,9 @@
     python -m signvit_jax.train --config=quickstart --workdir=runs/other \
         --config.data.name=video_folder --config.data.data_dir=data
 
-It shares no code with `synthetic_signs`: outlined figures, polygons for hands, signs that are paths
-of one or both hands, and sentences in another order with words that no sign has. Signers and
-sentences of the three splits are disjoint.
+It shares no code with `synthetic_signs`. Figures are outlined, hands are polygons, and a sign is a
+path of one or both hands. The English sentences have another word order, and words for which there
+is no sign. No signer and no sentence is in two of the three splits.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 FPS = 15
 SIZE = 96
-SECONDS = 0.55  # of a sign; a hand that repeats a movement does so at most three times a second
+SECONDS = 0.55  # of a sign; long enough that a hand repeats a movement at most 3 times a second
 # A path maps u in 0..1 to (x, y) in units of the signing space; y goes down.
 PATHS = {
     "circle": lambda u: (math.cos(6.28 * u), math.sin(6.28 * u)),
@@ -37,7 +37,7 @@ PATHS = {
     "tap": lambda u: (0.0, 0.8 * math.cos(9.42 * u)),
     "arc": lambda u: (math.cos(3.14 * (1 - u)), -math.sin(3.14 * u)),
 }
-# Sign -> (word, path, number of corners of the hand, center, both hands).
+# Sign -> (word, path, number of corners of the hand's polygon, center, whether both hands sign).
 FIRST = {
     "MAN": ("man", "up", 3, (0.25, 0.3), False),
     "WOMAN": ("woman", "tap", 3, (0.25, 0.3), False),
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def sentence(rng: np.random.Generator, split: str) -> list[str]:
-    """Draw 2 to 5 glosses that belong to the split: WHO (AND WHO) (WHAT) ACTION (WHEN)."""
+    """Draw 2 to 5 glosses of a sentence in the split: (WHAT) WHO (WHO) ACTION (WHEN)."""
     while True:
         who = rng.permutation(list(FIRST))[: 1 + (rng.random() < 0.25)].tolist()
         what = [str(rng.choice(list(SECOND)))] if rng.random() < 0.8 else []
@@ -125,7 +125,8 @@ def draw(rng: np.random.Generator, glosses: Sequence[str], signer: int) -> list[
     wall = rng.integers(40, 220, 3)
     shift = rng.uniform(-0.05, 0.05, 2)
     rest = np.array([0.3, 0.95])
-    track: list[tuple[np.ndarray, np.ndarray, int]] = []  # both hands and the corners
+    # For each frame: places of the dominant and of the weak hand, number of corners.
+    track: list[tuple[np.ndarray, np.ndarray, int]] = []
     last = (rest, rest, 5)
     for gloss in (*glosses, ""):
         if gloss:
@@ -133,8 +134,8 @@ def draw(rng: np.random.Generator, glosses: Sequence[str], signer: int) -> list[
             count = round(SECONDS * FPS / tempo * rng.uniform(0.9, 1.15))
             steps = [np.array(PATHS[path](u)) for u in np.linspace(0, 1, count)]
             middle = np.array(center) + rng.normal(0, 0.012, 2)
-            own = [middle + reach * step for step in steps]
-            poses = [(place, place if both else rest, corners) for place in own]
+            places = [middle + reach * step for step in steps]
+            poses = [(place, place if both else rest, corners) for place in places]
         else:
             poses = [(rest, rest, 5)] * 3
         between = max(2, round(0.2 * FPS / tempo))

@@ -3,21 +3,22 @@
     python scripts/bench/own_signs.py --output=own --seeds=0,1,2
     python scripts/bench/own_signs.py --output=own --irish=irish_letters --people=1,2,3,4,5,6
 
-Drawn: ten signs of the language of `drawn_language.py` (a hand shape, a place and a movement each)
-by one person, ten takes of each. Every take has its own camera (place and distance), room, light,
-clothes and tempo. Seven takes are for training, one for validation, and two for the test. Another
-seed gives another person with other signs.
+Without --irish the takes are drawn: one person makes ten signs of the language of
+`drawn_language.py` (each has a hand shape, a place and a movement), with ten takes of each. Every
+take has its own camera (place and distance), room, light, clothes and tempo. Seven takes are for
+training, one for validation, and two for the test. Another seed gives another person with other
+signs.
 
 --irish=FOLDER: the recordings of single letters of the Irish alphabet by six people
 (marlondcu/ISL_50k on GitHub), as FOLDER/videos/Person1-A-1.mp4 and so on: ten letters of one
 person; takes 1 and 2 are for training, and take 3 is for the test.
 
-The test takes are read by `Translator.stream`, frame by frame, with the signer at rest before and
-after. A take is right if its complete final text is the text of the take. The seconds are those of
-the training command, start and compiling included, without the cache of compiled programs.
+`Translator.stream` reads the test takes frame by frame, with the signer at rest before and after. A
+take is right if its complete final text is the text of the take. The seconds in the results are the
+time of the training command, with start and compiling, but without the cache of compiled programs.
 
-Each row of the results is written to OUTPUT/results.json when it is finished, and is skipped when
-it is there.
+A row is written to OUTPUT/results.json when it is finished; rows that are already in this file are
+skipped.
 """
 
 import argparse
@@ -42,8 +43,8 @@ from signvit_jax.media.video import Sampling, open_video
 SIGNS, TAKES = 10, 10
 SPLITS = {8: "validation", 9: "test", 10: "test"}  # of the takes that are not trained on
 TAKE_SECONDS = 3.0  # as `signvit record` has them
-LIVE_RESTS = 1.5, 4.0  # seconds at rest before and after a test take
-LETTERS = "ABCDEFGHIK"  # the first ten of the alphabet that are signed without movement
+LIVE_RESTS = 1.5, 4.0  # seconds at rest before a test take, and after it
+LETTERS = "ABCDEFGHIK"  # the first ten letters that are signed without movement: no J
 
 
 class Take(NamedTuple):
@@ -51,7 +52,7 @@ class Take(NamedTuple):
 
     video: Path
     text: str
-    still: bool = False  # the video lacks the rests: its first and last frame are repeated
+    still: bool = False  # the video has no rests, so its first and last frames are repeated
 
 
 def main() -> int:
@@ -85,7 +86,10 @@ def main() -> int:
 
 
 def drawn_takes(seed: int, folder: Path) -> list[Take]:
-    """Draw a set into FOLDER/takes, and the test takes with rests into FOLDER/live."""
+    """Draw a set into FOLDER/takes, and the test takes with rests into FOLDER/live.
+
+    Returns the test takes. Takes that are already there are not drawn again.
+    """
     rng = np.random.default_rng([seed, 5])
     names = rng.permutation(list(language.SIGNS))[:SIGNS].tolist()
     person = language.Signer(rng)
@@ -118,7 +122,7 @@ def draw_take(
     take: int,
     rests: tuple[float, float] | None,
 ) -> None:
-    """Write a take of TAKE_SECONDS, or with these seconds of rest before and after."""
+    """Draw a take of TAKE_SECONDS, or one with `rests`: seconds of rest before and after it."""
     rng = np.random.default_rng([seed, 6, sorted(language.SIGNS).index(name), take])
     signer = copy.copy(person)
     clothes = language.Signer(rng)
@@ -140,7 +144,7 @@ def draw_take(
 
 
 def irish_takes(recordings: Path, person: int, folder: Path) -> list[Take]:
-    """Link the recordings of a person into FOLDER/takes, with a table."""
+    """Link the recordings of a person into FOLDER/takes, with a table; return the test takes."""
     takes = folder / "takes"
     takes.mkdir(parents=True, exist_ok=True)
     rows, test_takes = ["uid,text,split"], []
@@ -170,10 +174,10 @@ def build(folder: Path) -> None:
 
 
 def train(folder: Path, workdir: Path, seed: int, overrides: Sequence[str]) -> float:
-    """Train, unless that is done; return the seconds of the command."""
-    taken = workdir / "seconds.txt"
-    if taken.exists():
-        return float(taken.read_text())
+    """Train, unless that was done before; return the seconds that the command took."""
+    seconds_file = workdir / "seconds.txt"
+    if seconds_file.exists():
+        return float(seconds_file.read_text())
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as cache:
         run(
@@ -183,7 +187,7 @@ def train(folder: Path, workdir: Path, seed: int, overrides: Sequence[str]) -> f
             cache=cache,
         )
     seconds = time.monotonic() - start
-    taken.write_text(f"{seconds:.1f}\n")
+    seconds_file.write_text(f"{seconds:.1f}\n")
     return seconds
 
 
@@ -195,8 +199,9 @@ def run(module: str, *arguments: str, cache: str = "") -> None:
 def read_live(workdir: Path, test_takes: Sequence[Take]) -> dict[str, object]:
     """Read the test takes live, and as clips.
 
-    Returns how many are right, of how many the text was final while the signer still rested, and
-    what was wrong: the take's text, that of the stream, and of the clip with CTC's evidence.
+    Returns the number of takes that are right, the number whose text became final before the video
+    ended, and a line for each wrong one: the take's text, the text of the stream, and the text of
+    the clip with CTC's evidence.
     """
     from signvit_jax import load_translator
 

@@ -1,12 +1,12 @@
-r"""Train and score on sets of real hands; write docs/benchmarks/real_signing.md.
+r"""Train and score on videos of real hands; write docs/benchmarks/real_signing.md.
 
     python scripts/bench/real_signing.py --folder=real --output=runs/real \
         --sets=irish_words,digits --rows=small,hands --seeds=0,1,2
 
 FOLDER has a folder for each set, with `clips.csv` and `videos/`, as docs/benchmarks/real_signing.md
-describes them. A missing set is left out, with a message. Rows are those of scripts/ablate.py,
-which trains them. A row of a set and seed that is in the results, beside the page, is not trained
-again.
+describes them. A missing set is left out, with a message. The rows are those of scripts/ablate.py,
+which trains them. Results are kept in a file beside the page; a row that has a result for a set and
+a seed is not trained again.
 """
 
 import argparse
@@ -30,10 +30,10 @@ DECODERS = ("beam", "greedy", "ctc")
 
 @dataclasses.dataclass(frozen=True)
 class RealSet:
-    """How a set is built: flags of `video_folder`, and whether its hands are bright on black."""
+    """How a set is built."""
 
-    flags: tuple[str, ...]
-    bright_hands: bool = False
+    flags: tuple[str, ...]  # of the builder `video_folder`
+    bright_hands: bool = False  # whether hands and arms are bright on a black background
 
 
 SETS = {
@@ -90,9 +90,9 @@ def _built(name: str, source: Path, output: Path) -> Path:
 
 
 def write_bright_hands(source: Path) -> None:
-    """Write the places of hands that are bright on black beside the videos, as keypoint files.
+    """Find the hands, which are bright on black, and write keypoint files beside the videos.
 
-    Clips of the test split get none: nothing may look at them.
+    Clips of the test split get no file, because no step before the test may look at them.
     """
     with (source / "clips.csv").open(encoding="utf-8") as table:
         clips = [row["uid"] for row in csv.DictReader(table) if row["split"] != "test"]
@@ -111,12 +111,12 @@ def write_bright_hands(source: Path) -> None:
 def bright_hand(image: np.ndarray) -> tuple[float, float, float]:
     """Return (x, y, confidence) of a hand: the upper or left end of a bright arm on black.
 
-    It is the middle of a square with a side of about half the arm. x and y are shares of the
-    image's sides; zeros if nothing is bright.
+    The point is the middle of a square at that end, whose side is about half the arm. x and y are
+    shares of the image's width and height; all three are 0 if nothing is bright.
     """
     height, width = image.shape[:2]
     bright = image.max(axis=2) > 40
-    # A row or column with three bright pixels or fewer has noise at the edge of the image.
+    # Three bright pixels or fewer in a row or column are noise.
     bright &= (bright.sum(axis=1, keepdims=True) > 3) & (bright.sum(axis=0, keepdims=True) > 3)
     rows, columns = np.nonzero(bright)
     if len(rows) < 20:
@@ -188,7 +188,7 @@ def _write_page(arguments: argparse.Namespace) -> None:
 
 
 def _percent(values: Sequence[float], worst=max) -> str:
-    """Return the mean, and the worst of several."""
+    """Return the mean in percent and, of several values, the worst: by default the largest."""
     mean = f"{100 * statistics.mean(values):.1f} %"
     return mean if len(values) == 1 else f"{mean}, worst {100 * worst(values):.1f} %"
 

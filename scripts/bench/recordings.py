@@ -1,4 +1,4 @@
-"""Measure the word error rate of recordings of held-out clips, and that of the clips alone.
+"""Measure the word error rate of long recordings, and of their held-out clips translated alone.
 
     python scripts/bench/recordings.py --workdir=runs/small --recordings=20 --seconds=60
 
@@ -43,11 +43,11 @@ def main() -> int:
         ]
         clips = [clip for recording in recordings for clip in recording.clips]
         alone = translator.translate([frames for frames, _ in clips], decode=flags.decode, fps=RATE)
-        base = score([text for _, text in clips], [found.text for found in alone]).wer
+        clip_wer = score([text for _, text in clips], [found.text for found in alone]).wer
         print(
-            f"{take}: {len(clips)} clips alone, WER {base:.2%}, "
+            f"{take}: {len(clips)} clips alone, WER {clip_wer:.2%}, "
             f"without text {sum(not found.text for found in alone)}; "
-            f"recordings should have at most {1.25 * base + 0.02:.2%}",
+            f"recordings should have at most {1.25 * clip_wer + 0.02:.2%}",
             flush=True,
         )
         for way in flags.ways.split(","):

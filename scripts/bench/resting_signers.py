@@ -3,7 +3,7 @@
     python scripts/bench/resting_signers.py --workdir=runs/small --rests=100 --signing=400
 
 The model is `small`, or another that was trained on synthetic_signs. drawn_recordings.py draws the
-clips of rest, which are of kinds that training never sees. Results: docs/recordings.md.
+clips of rest, of kinds that are not in the training data. docs/recordings.md has the results.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument(
-        "--rests", type=int, default=100, help="clips of rest, as many of each kind (100)"
+        "--rests", type=int, default=100, help="clips of rest, equally many of each kind (100)"
     )
     parser.add_argument("--signing", type=int, default=400, help="clips with signing (400)")
     parser.add_argument("--decode", default="greedy")
@@ -33,7 +33,10 @@ def main() -> int:
     )
 
     def count_texts(clips: list[np.ndarray]) -> tuple[int, int, np.ndarray]:
-        """Return the number of clips with text, that number without a threshold, and evidence."""
+        """Return the number of clips with text, the same without a threshold, and the evidence.
+
+        The evidence (n,) is CTC's evidence for signs in each clip.
+        """
         found = translator.translate(clips, decode=flags.decode, fps=RATE)
         without = translator.translate(clips, decode=flags.decode, fps=RATE, rest_evidence=0.0)
         return (

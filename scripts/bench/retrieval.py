@@ -1,19 +1,20 @@
-r"""Find clips of the same sign from elsewhere by features: does a representation carry the sign?
+r"""Measure how well features find other clips of the same sign, without training anything.
 
     python scripts/bench/retrieval.py --data_dir=data --elsewhere=signer --workdir=runs/mine
 
-For each clip of the data set, the clips "elsewhere" (by other signers; with --elsewhere=video_id,
-from other videos) are ordered by dynamic time warping (Sakoe and Chiba 1978) of their frames'
-features, with the cosine distance. Top-1 is the share of clips whose nearest one has the same text;
-the rank is that of the first one with the same text. Clips whose text does not occur elsewhere are
-no queries; they are counted. Features:
+Each clip of the data set is a query. The clips "elsewhere" (of other signers; with
+--elsewhere=video_id, of other videos) are ordered by their distance to it: the cosine distance of
+the frames' features, with dynamic time warping (Sakoe and Chiba 1978). Top-1 is the share of
+queries whose nearest clip has the same text; the rank is that of the first clip with the same text.
+A clip whose text does not occur elsewhere is no query; the output has the number of such clips.
+Features:
 
 - pixels: the square in which the clip moves, 16 x 16 gray values minus their mean over the clip
-- pose: places of wrists and index knuckles from the middle of the shoulders, in widths of the
-  shoulders, for data sets that were built with such keypoints
+- pose: places of wrists and index knuckles relative to the middle of the shoulders, in shoulder
+  widths, for data sets that were built with such keypoints
 - trained: the frame features of --workdir's encoder, the output of its temporal network
 
-Nothing is trained here. A clip's text is its label.
+A clip's text is its label.
 """
 
 import argparse
@@ -45,7 +46,7 @@ class Clip:
     """A clip's sampled frames, their keypoints (t, k, 3) if there are any, and what it shows."""
 
     text: str
-    group: str
+    group: str  # its signer or its source video: clips of the same group are not "elsewhere"
     video: np.ndarray  # uint8 (t, h, w, 3)
     keypoints: np.ndarray | None
 
@@ -107,7 +108,10 @@ def read(record: Record, data: DataConfig, elsewhere: str) -> Clip:
 
 
 def matches(clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (n, n): clips of the same text elsewhere, and all clips elsewhere."""
+    """Return `same` and `elsewhere`, bool (n, n).
+
+    `elsewhere[i, j]`: clip j is elsewhere for query i. `same[i, j]`: it has the same text, too.
+    """
     texts, groups = np.array([clip.text for clip in clips]), np.array([c.group for c in clips])
     elsewhere = groups[:, None] != groups
     return (texts[:, None] == texts) & elsewhere, elsewhere
@@ -116,7 +120,10 @@ def matches(clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
 def first_ranks(
     features: Sequence[np.ndarray], same: np.ndarray, elsewhere: np.ndarray, known: np.ndarray
 ) -> np.ndarray:
-    """Return the rank, from 1, of the first clip of the same text, for each clip that has one."""
+    """Return, for each query, the rank (from 1) of the first clip with the same text.
+
+    `known`: which of the n clips have features; `features` are those of the known ones.
+    """
     same, elsewhere = same[known][:, known], elsewhere[known][:, known]
     units = [unit(one) for one in features]
     longest = max(map(len, units))
@@ -136,18 +143,18 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def warped_distances(clip: np.ndarray, others: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Distances of unit features (t, f) to those of n clips (n, s, f), padded beyond `lengths`.
+    """The distances (n,) of a clip (t, f) to n clips (n, s, f), which are padded beyond `lengths`.
 
-    The least sum of cosine distances over a path from the first frames of both to the last ones,
-    divided by the sum of both lengths.
+    All features have length 1. A distance is the least sum of cosine distances over a path from the
+    first frames of both clips to their last ones, divided by the sum of both lengths.
     """
     cost = 1.0 - np.einsum("tf,nsf->tns", clip, others)
     row = np.cumsum(cost[0], axis=1)
     for number in range(1, len(clip)):
-        above, new = row, np.empty_like(row)
-        new[:, 0] = above[:, 0] + cost[number, :, 0]
+        previous, new = row, np.empty_like(row)
+        new[:, 0] = previous[:, 0] + cost[number, :, 0]
         for column in range(1, row.shape[1]):
-            before = np.minimum(above[:, column], above[:, column - 1])
+            before = np.minimum(previous[:, column], previous[:, column - 1])
             new[:, column] = np.minimum(before, new[:, column - 1]) + cost[number, :, column]
         row = new
     return row[np.arange(len(others)), lengths - 1] / (len(clip) + lengths)
@@ -166,9 +173,9 @@ def pixels(clip: Clip) -> np.ndarray:
 
 
 def pose(clip: Clip, layout: KeypointLayout) -> np.ndarray | None:
-    """Return wrists and index knuckles from the shoulders; None if they are not known.
+    """Return wrists and index knuckles relative to the shoulders; None if they are never known.
 
-    Frames in which some point is not known are left out.
+    Frames in which one of the points is not known are left out.
     """
     if clip.keypoints is None:
         return None

@@ -2,10 +2,11 @@
 
     python scripts/bench/serve_load.py --minutes=10 --clients=32 --live=4
 
-Clients translate the packaged clips over and over, each in an order of its own. A 429 is counted
-with its place, and tried again. Live sessions are fed at 12.5 frames a second, and must drop none.
-At the end SIGTERM comes while clients wait: what was accepted must be answered. Prints JSON; exits
-with 1 if a text was wrong, an accepted request was lost, or a frame was dropped.
+Clients translate the packaged clips over and over, each in an order of its own. An answer 429 (the
+queue is full) is counted by the place in the queue that it names, and the client tries again. Live
+sessions get 12.5 frames a second, and must drop none. At the end the server gets SIGTERM while
+clients wait: requests that it has accepted must be answered. Prints JSON; exits with 1 if a text
+was wrong, an accepted request was lost, or a frame was dropped.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def translate_over_and_over(
             continue
         except OSError as error:
             with counts.lock:
-                # A connection that was never made has been accepted by nobody.
+                # A request without a connection was never accepted, so it is not lost.
                 is_refused = counts.stopping.is_set() and "refused" in str(error)
                 if is_refused:
                     counts.refused_at_end += 1
@@ -132,7 +133,7 @@ def sign_live(address: str, frames: list[bytes], counts: Counts) -> None:
 
 
 def jpegs(path: Path, rest_seconds: float) -> list[bytes]:
-    """Frames of a clip and of a rest after it, as the page sends them."""
+    """The frames of a clip as JPEGs, as the page sends them; the last one stays `rest_seconds`."""
     with open_video(path, Sampling(frame_rate=_LIVE_RATE)) as video:
         frames = [frame for _, frame in video.frames]
     found = []
@@ -144,7 +145,7 @@ def jpegs(path: Path, rest_seconds: float) -> list[bytes]:
 
 
 def resident_mebibytes(address: str) -> float:
-    """Ask the server for its memory."""
+    """Ask the server how much memory it uses."""
     with _DIRECT.open(f"{address}metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     (line,) = [line for line in lines if line.startswith("process_resident_memory_bytes ")]

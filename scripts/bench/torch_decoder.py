@@ -110,7 +110,8 @@ class TorchDecoder:
 def main() -> None:
     """Answer each line of JSON with the seconds that the request took.
 
-    Requests: `load` weights, `logits` after a prefix, `decode` with the cache, one `step` without.
+    Requests: `load` (weights), `logits` (after a prefix), `decode` (complete, with the cache), and
+    `step` (one step without the cache).
     """
     print(
         json.dumps({"version": torch.__version__, "threads": torch.get_num_threads()}), flush=True

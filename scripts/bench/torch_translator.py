@@ -154,8 +154,8 @@ class TextDecoder(nn.Module):
     def forward(self, tokens: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         length = tokens.shape[1]
         x = self.drop(self.embed(tokens) * self.embed.embedding_dim**0.5 + self.positions[:length])
-        # True where a token may not attend. It is not declared causal: torch's causal path takes
-        # no mask of padding.
+        # True where a token may not attend. tgt_is_causal is False because torch's causal kernels
+        # do not accept a mask of padding besides.
         causal_mask = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
         x = self.decoder(
             x, memory, tgt_mask=causal_mask, tgt_key_padding_mask=tokens == 0, tgt_is_causal=False

@@ -14,9 +14,10 @@ Needs jax, flax, optax, chex and jaxtyping. With torch in the same Python, or in
 torch's rows run too: the same sizes, batch and loss with `torch.nn.TransformerEncoderLayer` under
 bf16 autocast and fused AdamW, eager and compiled.
 
-`main` has no dropout on the attention weights, so that both sides can use their fused kernels;
-`reference` has it, as the reference does. Memory is the peak that the device reports. CPUs report
-none: there ours is XLA's plan and torch's is the process's peak, which are not comparable.
+Rows of the group `main` have no dropout on the attention weights, so that both sides can use their
+fused kernels; rows of `reference` have it, as the reference system does. Memory is the peak that
+the device reports. CPUs report none: there our memory is XLA's plan and torch's is the peak of the
+process, which are not comparable.
 """
 
 import argparse

@@ -7,12 +7,15 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from signvit_jax.layers.batch_norm import BatchMoments
 
-# From images as they are stored to normalized ones; a backbone that runs chunks calls it on each.
+# Turns stored images into normalized ones. A backbone that runs in chunks calls it on each chunk.
 Preprocess = Callable[[Array], Float[Array, "n h w c"]]
 
 
 class BackboneOutput(NamedTuple):
-    """Features of images, and in training the sums for BatchNorm's running statistics, if any."""
+    """Features of images, and the sums that update BatchNorm's running statistics.
+
+    `moments` is None in evaluation, and in a backbone without BatchNorm.
+    """
 
     features: Float[Array, "n d"]
     moments: BatchMoments | None = None

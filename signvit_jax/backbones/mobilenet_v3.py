@@ -24,7 +24,7 @@ class BlockSpec(NamedTuple):
     """Sizes of an inverted residual: 1x1 expansion, depthwise, squeeze and excitation, 1x1."""
 
     kernel: int
-    expanded: int  # channels of the depthwise convolution; no expansion if the input has as many
+    expanded: int  # channels of the depthwise convolution; as many as the input: no expansion
     outputs: int
     squeeze: int  # channels between the two layers of squeeze and excitation; 0 = none
     hard_swish: bool  # else ReLU

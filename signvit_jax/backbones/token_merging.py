@@ -53,7 +53,8 @@ def merge_tokens(
         return x, sizes
     unit = metric.astype(jnp.float32)
     unit = unit / jnp.maximum(jnp.linalg.norm(unit, axis=-1, keepdims=True), 1e-6)
-    # Positions 2, 4, ... are paired with 1, 3, ...: with the class token at 0 these are not fewer.
+    # Positions 2, 4, ... are paired with positions 1, 3, ... (0 is the class token), of which there
+    # are at least as many.
     similarity = jnp.einsum("iak,ick->iac", unit[:, 2::2], unit[:, 1::2])
     order = jnp.argsort(-similarity.max(axis=-1), axis=-1)
     merged, remaining = order[:, :count], order[:, count:]

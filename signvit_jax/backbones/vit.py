@@ -100,7 +100,7 @@ class DenseViT(nnx.Module):
         rng: Key[Array, ""] | None = None,
         sample_mask: Float[Array, "n"] | None = None,
     ) -> BackboneOutput:
-        """As in `Backbone`. `preprocess` runs per chunk: the clips stay bytes until then.
+        """As in `Backbone`. `preprocess` runs per chunk: the images stay uint8 until then.
 
         `sample_mask` has no effect, as there is no BatchNorm.
         """
@@ -168,9 +168,8 @@ class DenseViT(nnx.Module):
         self, x: Float[Array, "n s d"], rng: Key[Array, ""] | None = None
     ) -> Float[Array, "n s d"]:
         """Run all blocks. The drop path rate rises linearly from 0 in the first block."""
-
         num_tokens = x.shape[1]
-        pads = rng is not None and num_tokens % 2 == 1 and self._needs_even_length()
+        pad_to_even = rng is not None and num_tokens % 2 == 1 and self._needs_even_length()
 
         def call(block: TransformerBlock, x: Array, layer: Array | int, rate: Array) -> Array:
             drop_path_rate = rate if self.drop_path_rate else None
@@ -179,11 +178,11 @@ class DenseViT(nnx.Module):
                 x,
                 rng=block_rng,
                 drop_path_rate=drop_path_rate,
-                num_tokens=num_tokens if pads else None,
+                num_tokens=num_tokens if pad_to_even else None,
             )
 
         rates = np.linspace(0.0, self.drop_path_rate, self.num_layers, dtype=np.float32)
-        if pads:  # once here, and not in every layer
+        if pad_to_even:  # once here, and not in every layer
             x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
         # XLA would choose a layout that every layer has to transpose.
         if is_half(x.dtype):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from signvit_jax.captions.segments import Cue
 
 # Encoding -1 lets libass find the direction of each line by its letters. WrapStyle 0 breaks lines
-# that are too long for the image, into parts of about one length.
+# that are too long for the image into parts of about equal length.
 _HEAD = """[Script Info]
 ScriptType: v4.00+
 PlayResX: 1280
@@ -35,10 +35,10 @@ def as_ass(cues: Sequence[Cue]) -> str:
 
 
 def escaped(lines: Sequence[str]) -> str:
-    """Lines as the text of an event, in which nothing is taken for a command.
+    """Return the text of an event, escaped so that players find no commands in it.
 
-    As FFmpeg does it: a word joiner, which takes no room, after each backslash, since \\N breaks a
-    line; and a backslash before each brace, which would open commands.
+    As in FFmpeg, a word joiner (an invisible character) follows each backslash, because \\N would
+    break the line. A backslash precedes each brace, because braces would enclose commands.
     """
     return "\\N".join(
         line.replace("\\", f"\\{_WORD_JOINER}").replace("{", "\\{").replace("}", "\\}")

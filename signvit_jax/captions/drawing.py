@@ -15,17 +15,17 @@ from signvit_jax.captions.segments import Cue, SubtitleError
 from signvit_jax.media.captioned_video import DrawnCaption
 from signvit_jax.text.writing_systems import pieces
 
-# Shares of the image: height of the letters, and the widest line.
-_LETTER_HEIGHT, _WIDEST = 1 / 18, 0.92
-_BOTTOM = 0.05  # share of the image below the captions
-_SMALLEST = 8  # pixels of a letter
+_LETTER_HEIGHT = 1 / 18  # share of the image's height
+_MAX_LINE_WIDTH = 0.92  # share of the image's width
+_BOTTOM_MARGIN = 0.05  # share of the image's height below the captions
+_MIN_LETTER_HEIGHT = 8  # pixels
 
 
 def font_for(texts: Sequence[str], given: str | os.PathLike | None = None) -> str:
     """Return the path of a font that has all letters of the texts.
 
-    `given` is the font to use; without it, DejaVu Sans or the first font of the system that has
-    them. Raises SubtitleError if the font, or every font, lacks some.
+    `given` is the path of the font to use. Without it, DejaVu Sans is tried, then the fonts of the
+    system. Raises SubtitleError if `given`, or every font, lacks a letter.
     """
     letters = {
         ord(c)
@@ -35,21 +35,23 @@ def font_for(texts: Sequence[str], given: str | os.PathLike | None = None) -> st
     }
     if given is not None:
         path = os.fspath(given)
-        if missing := _missing(path, letters):
-            raise SubtitleError(f"the font {path} has no {_listed(missing)}; give another --font")
+        if missing := _missing_letters(path, letters):
+            raise SubtitleError(
+                f"the font {path} has no {_letter_list(missing)}; give another --font"
+            )
         return path
-    best: set[int] = letters
+    fewest_missing: set[int] = letters
     for path in _fonts():
         try:
-            missing = _missing(path, letters)
+            missing = _missing_letters(path, letters)
         except SubtitleError:
             continue  # a font of the system that cannot be read
         if not missing:
             return path
-        best = min(best, missing, key=len)
+        fewest_missing = min(fewest_missing, missing, key=len)
     raise SubtitleError(
-        f"no font on this machine has all letters: {_listed(best)} is in none; install a font such "
-        "as Noto Sans of that script, or give --font=FILE"
+        f"no font on this machine has all letters: {_letter_list(fewest_missing)} is in none; "
+        "install a font such as Noto Sans of that script, or give --font=FILE"
     )
 
 
@@ -60,9 +62,9 @@ def draw_caption(cue: Cue, size: tuple[int, int], font: str) -> DrawnCaption:
     the text is broken into lines that fit.
     """
     image_width, image_height = size
-    # Letters are alike in upright and in wide images.
-    height = max(round(_LETTER_HEIGHT * min(image_height, image_width * 0.75)), _SMALLEST)
-    widest = _WIDEST * image_width
+    # In an upright image the width limits the letters, as the height does in a wide image.
+    height = max(round(_LETTER_HEIGHT * min(image_height, image_width * 0.75)), _MIN_LETTER_HEIGHT)
+    max_width = _MAX_LINE_WIDTH * image_width
     right_to_left = reads_right_to_left(cue.text)
     if right_to_left and not features.check("raqm"):
         raise SubtitleError(
@@ -74,11 +76,11 @@ def draw_caption(cue: Cue, size: tuple[int, int], font: str) -> DrawnCaption:
     while True:
         letters = _font(font, height)
         if not cue.lines:
-            lines = _fitting_lines(cue.text, letters, widest)
+            lines = _fitting_lines(cue.text, letters, max_width)
         lengths = [letters.getlength(line) for line in lines]
-        if max(lengths) <= widest or height <= _SMALLEST:
+        if max(lengths) <= max_width or height <= _MIN_LETTER_HEIGHT:
             break
-        height = max(min(int(height * widest / max(lengths)), height - 1), _SMALLEST)
+        height = max(min(int(height * max_width / max(lengths)), height - 1), _MIN_LETTER_HEIGHT)
     edge = max(height // 14, 1)
     canvas = Image.new("RGBA", (1, 1))
     options = {"align": "center", "stroke_width": edge, "spacing": height // 5}
@@ -99,18 +101,20 @@ def draw_caption(cue: Cue, size: tuple[int, int], font: str) -> DrawnCaption:
     # What does not fit even in the smallest letters is cut at the edges of the image.
     canvas = canvas.crop((0, 0, min(canvas.width, image_width), min(canvas.height, image_height)))
     x = (image_width - canvas.width) // 2
-    y = max(image_height - canvas.height - round(_BOTTOM * image_height), 0)
+    y = max(image_height - canvas.height - round(_BOTTOM_MARGIN * image_height), 0)
     return DrawnCaption(x, y, np.asarray(canvas))
 
 
-def _fitting_lines(text: str, font: ImageFont.FreeTypeFont, widest: float) -> tuple[str, ...]:
+def _fitting_lines(text: str, font: ImageFont.FreeTypeFont, max_width: float) -> tuple[str, ...]:
+    """Break a text into lines of at most `max_width` pixels."""
     parts = pieces(text)
-    most = max(int(width(text) * widest / max(font.getlength(text), 1.0)), 1)
+    # Characters per line, estimated from their mean width; fewer where a line still is too wide.
+    max_characters = max(int(width(text) * max_width / max(font.getlength(text), 1.0)), 1)
     while True:
-        lines = break_lines(units_of(parts, most)[0], most)
-        if most == 1 or max(map(font.getlength, lines)) <= widest:
+        lines = break_lines(units_of(parts, max_characters)[0], max_characters)
+        if max_characters == 1 or max(map(font.getlength, lines)) <= max_width:
             return tuple(lines)
-        most -= 1
+        max_characters -= 1
 
 
 @functools.lru_cache(maxsize=16)
@@ -129,7 +133,7 @@ def _fonts() -> tuple[str, ...]:
     return (dejavu, *system)
 
 
-def _missing(path: str, letters: set[int]) -> set[int]:
+def _missing_letters(path: str, letters: set[int]) -> set[int]:
     return letters - _letters_of(path)
 
 
@@ -143,7 +147,7 @@ def _letters_of(path: str) -> frozenset[int]:
         raise SubtitleError(f"{path} cannot be read as a font: {error}") from error
 
 
-def _listed(letters: set[int]) -> str:
+def _letter_list(letters: set[int]) -> str:
     shown = sorted(letters)[:5]
     listed = ", ".join(f"{chr(letter)!r} (U+{letter:04X})" for letter in shown)
     return listed + (f" and {len(letters) - len(shown):,} more" if len(letters) > 5 else "")

@@ -1,4 +1,7 @@
-"""ELAN (.eaf), version 3.0: captions as a tier that researchers correct, and that a build reads."""
+"""ELAN (.eaf), version 3.0: captions as a tier.
+
+Researchers can correct it in ELAN, and `tfds_builders` can build a data set from it.
+"""
 
 import datetime
 import mimetypes
@@ -17,13 +20,14 @@ type _Span = tuple[int, int, str]  # start and end in milliseconds, text
 def as_eaf(cues: Sequence[Cue], video: str = "", word_times: bool = False) -> str:
     """Return the text of an .eaf file with the tier "text", and with `word_times` "words".
 
-    `video` is its relative path: no folder of this machine is named. Annotations of one tier cannot
-    overlap, so words have the order of the text here, and each lasts until the next one.
+    `video` is the relative path of the video: the file shall not name a folder of this machine.
+    Annotations of one tier cannot overlap, so the words keep the order of the text, and each lasts
+    until the next one begins.
     """
     tiers = {TEXT_TIER: [(cue.start, cue.end, cue.text) for cue in cues]}
     if word_times:
         tiers[WORDS_TIER] = [span for cue in cues for span in _word_spans(cue)]
-    slots: list[int] = []
+    slots: list[int] = []  # milliseconds; two for each annotation, its start and its end
     blocks: list[str] = []
     count = 0
     for name, spans in tiers.items():
@@ -43,7 +47,7 @@ def as_eaf(cues: Sequence[Cue], video: str = "", word_times: bool = False) -> st
             f'  <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID="{name}">\n'
             f"{''.join(annotations)}  </TIER>\n"
         )
-    # ELAN wants the slots in order of time, each annotation with two of its own.
+    # ELAN expects the slots sorted by time.
     order = sorted(range(len(slots)), key=lambda number: slots[number])
     times = "".join(
         f'    <TIME_SLOT TIME_SLOT_ID="ts{number + 1}" TIME_VALUE="{slots[number]}"/>\n'
@@ -78,7 +82,10 @@ def _media(video: str) -> str:
 
 
 def _word_spans(cue: Cue) -> list[_Span]:
-    """The words of a cue; one that has no millisecond of its own shares the annotation before."""
+    """The words of a cue with their times.
+
+    A word that would last less than a millisecond is appended to the annotation before it.
+    """
     words = [(" " if word.space else "") + one_line(word.text) for word in cue.words]
     begins = unit_begins(cue, words)
     spans: list[_Span] = []

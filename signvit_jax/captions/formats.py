@@ -21,8 +21,9 @@ from signvit_jax.text.writing_systems import join_texts
 class Captions:
     """The captions of one video, to be written in several formats.
 
-    The layout is for formats that players show (srt, vtt, ass, ttml, and pictures); the others hold
-    the segments as they are. Without a layout, each segment is one cue of one line.
+    The layout applies to the formats that players show (srt, vtt, ass and ttml) and to captions
+    drawn into a video. The other formats hold the segments as they are. Without a layout, each
+    segment is one cue of one line.
 
     Args:
         segments: The texts, in any order.
@@ -36,7 +37,7 @@ class Captions:
     Attributes:
         cues: The segments in order of time, without overlap.
         shown: The cues as players show them.
-        faults: What in `shown` is not as the layout asks.
+        faults: How many of the `shown` cues exceed a limit of the layout.
     """
 
     def __init__(

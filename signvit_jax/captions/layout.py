@@ -1,4 +1,4 @@
-"""Captions that people can read: lines of a width, few at a time, on the screen for long enough."""
+"""Captions that people can read: few lines of limited width, on the screen for long enough."""
 
 import collections
 import dataclasses
@@ -20,13 +20,14 @@ from signvit_jax.captions.word_times import text_units, unit_begins
 # Milliseconds by which a cue may begin before or after its signs, so that it and its neighbors can
 # be read.
 MOST_EARLY, MOST_LATE = 500, 1500
-# Costs of a cue, of an empty one, and of one that ends within a sentence or within a clause.
-_CUE, _EMPTY, _IN_SENTENCE, _IN_CLAUSE = 10.0, 4.0, 3.0, 8.0
+# What a split costs: each cue, the unused room in it (times the share of it that is unused,
+# squared), and an end within a sentence or within a clause.
+_CUE, _UNUSED_ROOM, _IN_SENTENCE, _IN_CLAUSE = 10.0, 4.0, 3.0, 8.0
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionLayout:
-    """What cues must look like; None leaves each as it is. Raises SubtitleError.
+    """Limits on the lines and times of cues; None means no limit. Raises SubtitleError.
 
     Characters are counted as people see them, spaces included (Netflix: 42 a line and 17 a second
     in English, 16 a line and 9 a second in Chinese).
@@ -80,7 +81,7 @@ class CaptionLayout:
 
 @dataclasses.dataclass(frozen=True)
 class LayoutFaults:
-    """How many cues could not be as the layout asks."""
+    """How many cues exceed a limit of the layout, because nothing else was possible."""
 
     cues: int = 0  # of all
     too_fast: int = 0  # shorter than their text takes to read
@@ -116,7 +117,7 @@ class LayoutFaults:
 def lay_out(
     cues: Sequence[Cue], duration: float | None, layout: CaptionLayout
 ) -> tuple[list[Cue], LayoutFaults]:
-    """Return cues with lines, split where they are too much to read at once, and what is wrong.
+    """Return cues with lines, split where a text is too long for one cue, and the faults left.
 
     `cues` are those of `segments.in_order`, `duration` the seconds of the video. A cue that needs
     more time stays on the screen until the next one begins, and neighbors make room: a cue begins
@@ -134,8 +135,8 @@ def lay_out(
     for cue in laid_out:
         shown = cue.end - cue.start
         is_long = layout.max_line_count is not None and len(cue.lines) > layout.max_line_count
-        reading = dataclasses.replace(layout, min_cue_seconds=None, max_cue_seconds=None)
-        counts["too_fast"] += shown < reading.needed(cue.text)
+        only_reading_speed = dataclasses.replace(layout, min_cue_seconds=None, max_cue_seconds=None)
+        counts["too_fast"] += shown < only_reading_speed.needed(cue.text)
         counts["too_short"] += shown < (layout.min_cue_seconds or 0.0) * 1000 - 1e-6
         counts["too_long"] += is_long
     return laid_out, LayoutFaults(cues=len(laid_out), **counts)
@@ -146,28 +147,31 @@ def _split(cue: Cue, layout: CaptionLayout) -> tuple[list[Cue], int]:
     pieces = text_units(cue)
     units, num_broken = units_of(pieces, layout.max_line_width)
     begins = unit_begins(cue, pieces)
-    # Parts of a broken word share its place, and its time.
+    # The parts of a broken word have the same place, and so the same time.
     times = [begins[unit.place] for unit in units]
     bounds = _bounds(units, [*times, cue.end], layout)
     if len(bounds) - 1 > cue.end - cue.start:
         bounds = [0, len(units)]
     parts: list[Cue] = []
     for number, (first, last) in enumerate(itertools.pairwise(bounds)):
-        after = len(bounds) - 2 - number  # parts that follow, each at least a millisecond
+        num_following = len(bounds) - 2 - number  # each needs a millisecond at least
         start = cue.start
         if parts:
-            start = min(max(times[first], parts[-1].start + 1), cue.end - 1 - after)
+            start = min(max(times[first], parts[-1].start + 1), cue.end - 1 - num_following)
             parts[-1] = dataclasses.replace(parts[-1], end=start)
-        own = units[first:last]
-        lines = break_lines(own, layout.max_line_width)
+        part_units = units[first:last]
+        lines = break_lines(part_units, layout.max_line_width)
         end_place = units[last].place if last < len(units) else len(pieces)
+        words = ()
+        if len(cue.words) == len(pieces):
+            words = cue.words[part_units[0].place : end_place]
         parts.append(
             dataclasses.replace(
                 cue,
                 start=start,
                 end=cue.end,
-                text=line_text(own),
-                words=cue.words[own[0].place : end_place] if len(cue.words) == len(pieces) else (),
+                text=line_text(part_units),
+                words=words,
                 lines=tuple(lines),
             )
         )
@@ -178,28 +182,29 @@ def _bounds(units: Sequence[Unit], times: Sequence[int], layout: CaptionLayout) 
     """Return [0, ..., number of units]: where a cue is split, at the least cost."""
     count = len(units)
     speed, seconds = layout.max_reading_speed, layout.max_cue_seconds
-    most_characters = math.inf if speed is None or seconds is None else speed * seconds
-    most_lines = layout.max_line_count or math.inf
-    capacity = min(most_characters, most_lines * (layout.max_line_width or math.inf))
+    max_characters = math.inf if speed is None or seconds is None else speed * seconds
+    max_lines = layout.max_line_count or math.inf
+    capacity = min(max_characters, max_lines * (layout.max_line_width or math.inf))
 
     def fits(first: int, last: int) -> bool:
-        own = units[first:last]
+        part = units[first:last]
         return (
-            width(line_text(own)) <= most_characters
+            width(line_text(part)) <= max_characters
             and times[last] - times[first] <= layout.longest
-            and (most_lines == math.inf or count_lines(own, layout.max_line_width) <= most_lines)
+            and (max_lines == math.inf or count_lines(part, layout.max_line_width) <= max_lines)
         )
 
     if fits(0, count) or count <= 1:
         return [0, count]
-    best: list[tuple[float, int]] = [(0.0, 0)]  # of the first n units: (cost, last bound)
+    # best[n]: the least cost of splitting the first n units, and where their last part begins
+    best: list[tuple[float, int]] = [(0.0, 0)]
     for last in range(1, count + 1):
         found: tuple[float, int] | None = None
         for first in range(last - 1, -1, -1):
             if last - first > 1 and not fits(first, last):
                 break
             fill = 0.0 if capacity == math.inf else width(line_text(units[first:last])) / capacity
-            cost = best[first][0] + _CUE + _EMPTY * (1.0 - fill) ** 2
+            cost = best[first][0] + _CUE + _UNUSED_ROOM * (1.0 - fill) ** 2
             cost += _break_cost(units[last - 1].text) if last < count else 0.0
             if found is None or cost < found[0]:
                 found = (cost, first)
@@ -218,9 +223,10 @@ def _break_cost(text: str) -> float:
 
 
 def _schedule(cues: Sequence[Cue], limit: int | None, layout: CaptionLayout) -> list[Cue]:
-    """Return the cues at times at which each is on the screen for as long as it needs.
+    """Move the cues so that each is on the screen for as long as it takes to read.
 
-    If that is possible for all within MOST_EARLY and MOST_LATE, it is done.
+    `limit`: the video's end in milliseconds, None if not known. If the cues can all have their
+    time within MOST_EARLY and MOST_LATE, they get it; otherwise some are shorter.
     """
     count = len(cues)
     if not count:
@@ -239,11 +245,11 @@ def _schedule(cues: Sequence[Cue], limit: int | None, layout: CaptionLayout) -> 
         following = latest[number]
     starts: list[int] = []
     for number, cue in enumerate(cues):
-        after = starts[-1] + needed[number - 1] if starts else 0
-        starts.append(min(max(cue.start, after), latest[number]))
+        previous_read = starts[-1] + needed[number - 1] if starts else 0
+        starts.append(min(max(cue.start, previous_read), latest[number]))
     scheduled = []
     for number, (cue, start) in enumerate(zip(cues, starts)):
-        until = starts[number + 1] if number + 1 < count else video_end
-        end = min(max(cue.end, start + needed[number]), until, start + layout.longest)
+        next_start = starts[number + 1] if number + 1 < count else video_end
+        end = min(max(cue.end, start + needed[number]), next_start, start + layout.longest)
         scheduled.append(dataclasses.replace(cue, start=start, end=end))
     return scheduled

@@ -1,4 +1,4 @@
-"""Lines of captions: where a text may break, and which breaks make its lines alike in length."""
+"""Lines of captions: where a text may break, and which breaks make lines of similar length."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -83,15 +83,15 @@ def count_lines(units: Sequence[Unit], max_width: int | None) -> int:
 
 
 def break_lines(units: Sequence[Unit], max_width: int | None) -> list[str]:
-    """Return the least number of lines, their lengths as alike as can be.
+    """Break the units into the least number of lines, of lengths as equal as possible.
 
-    Of breaks that are about as good, those after punctuation are taken.
+    Among breaks of about the same quality, those after punctuation are taken.
     """
     num_lines = count_lines(units, max_width)
     if num_lines <= 1 or max_width is None:
         return [line_text(units)] if units else []
     count = len(units)
-    # best[n][i]: (cost, break) of the first i units in n lines
+    # best[n][i]: the first i units in n lines: (least cost, number of units before the last line)
     best: list[dict[int, tuple[float, int]]] = [{0: (0.0, 0)}]
     for line in range(1, num_lines + 1):
         row: dict[int, tuple[float, int]] = {}
@@ -124,17 +124,19 @@ def line_text(units: Sequence[Unit]) -> str:
 
 
 def reads_right_to_left(text: str) -> bool:
-    """Return True if most words of the text are of Arabic, Hebrew and the like.
+    """Return True if most words of the text are written from right to left (Arabic, Hebrew, ...).
 
-    Where as many are not, its first letter decides.
+    The first letter of a word tells its direction. If half of the words are written from right to
+    left, the first word decides.
     """
-    is_right = [
-        kinds[0] != "L"
-        for word in text.split()
-        if (kinds := [k for c in word if (k := unicodedata.bidirectional(c)) in ("L", "R", "AL")])
-    ]
-    balance = 2 * sum(is_right) - len(is_right)
-    return balance > 0 or (balance == 0 and is_right[:1] == [True])
+    right_to_left: list[bool] = []  # of each word that has a letter
+    for word in text.split():
+        directions = [unicodedata.bidirectional(character) for character in word]
+        letters = [direction for direction in directions if direction in ("L", "R", "AL")]
+        if letters:
+            right_to_left.append(letters[0] != "L")
+    balance = 2 * sum(right_to_left) - len(right_to_left)
+    return balance > 0 or (balance == 0 and right_to_left[:1] == [True])
 
 
 def with_direction_marks(line: str) -> str:

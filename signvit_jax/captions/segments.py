@@ -41,7 +41,7 @@ class Segment:
 class Cue:
     """A segment as it is written: integer milliseconds, and text without line breaks.
 
-    A layout gives it `lines`, which are the text again.
+    If there is a layout, `lines` holds the text broken into lines.
     """
 
     start: int
@@ -62,8 +62,9 @@ class Cue:
 def in_order(segments: Iterable[Segment], duration: float | None) -> list[Cue]:
     """Return cues in order of time that do not overlap and end with the video.
 
-    `duration`: as `formats.write` has it. Each cue ends where the next one begins, at the latest,
-    and segments that begin in the same millisecond become one cue. Raises SubtitleError.
+    `duration`: the video's length in seconds, None if not known. Each cue ends where the next one
+    begins, at the latest, and segments that begin in the same millisecond become one cue. Raises
+    SubtitleError.
     """
     if duration is not None and not (math.isfinite(duration) and duration >= 0):
         raise SubtitleError(f"the video's duration is {duration} seconds; it must be a number >= 0")
@@ -95,7 +96,7 @@ def one_line(text: str) -> str:
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None where it is no number."""
+    """The value, or None for NaN and infinity."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 

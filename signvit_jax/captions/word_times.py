@@ -1,6 +1,7 @@
-"""When each word of a cue is signed: by CTC's signs where words have their times, else by length.
+"""When each word of a cue is signed.
 
-A word without a sign ("the") lies between its neighbors.
+Where CTC found the sign of a word, the word has the time of its sign. The other words ("the" has no
+sign) share the time between their neighbors by their length.
 """
 
 import bisect
@@ -26,7 +27,7 @@ class WordSpan(NamedTuple):
 def word_spans(cue: Cue) -> list[WordSpan]:
     """Return the time of each of the cue's words.
 
-    Times of signs are as they are, and need not be in the order of the words.
+    Times of signs are not sorted: signs need not be in the order of the words.
     """
     begins = unit_begins(cue, [(" " if word.space else "") + word.text for word in cue.words])
     ends = [*begins[1:], cue.end]
@@ -41,8 +42,8 @@ def word_spans(cue: Cue) -> list[WordSpan]:
 def unit_begins(cue: Cue, units: Sequence[str]) -> list[int]:
     """Return when each unit of a cue's text begins, in milliseconds; the values never decrease.
 
-    `units` are the text's `pieces`. They begin with the signs of their words, as far as the signs
-    are in the order of the text. The other units share the time between by their length.
+    `units` are the text's `pieces`. A unit begins when the sign of its word begins, as far as the
+    signs are in the order of the text. The other units share the time between by their length.
     """
     anchors = [(0, cue.start)]
     if len(cue.words) == len(units):
@@ -51,16 +52,16 @@ def unit_begins(cue: Cue, units: Sequence[str]) -> list[int]:
             for place, word in enumerate(cue.words)
             if place and (times := _sign_times(word, cue)) is not None
         ]
-        anchors += _longest_rise(known)
+        anchors += _longest_rising(known)
     anchors.append((len(units), cue.end))
-    reached = [0]
+    offsets = [0]  # characters in front of each unit
     for unit in units:
-        reached.append(reached[-1] + len(unit))
+        offsets.append(offsets[-1] + len(unit))
     begins: list[int] = []
     for (place, begin), (next_place, end) in itertools.pairwise(anchors):
-        length = max(reached[next_place] - reached[place], 1)
+        length = max(offsets[next_place] - offsets[place], 1)
         begins += [
-            begin + round((end - begin) * (reached[unit] - reached[place]) / length)
+            begin + round((end - begin) * (offsets[unit] - offsets[place]) / length)
             for unit in range(place, next_place)
         ]
     return begins
@@ -79,9 +80,11 @@ def _sign_times(word: Word, cue: Cue) -> tuple[int, int] | None:
     return start, min(max(round(word.end * 1000), start), cue.end)
 
 
-def _longest_rise(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The most points (place, time) whose times never decrease, in their order."""
-    tails: list[int] = []  # for each length, the number of the last point with the least time
+def _longest_rising(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The longest subsequence of points (place, time) whose times never decrease."""
+    # tails[n]: among the subsequences of n + 1 points, the last point of the one that ends first.
+    # times[n]: its time. before[i]: the point in front of point i in its subsequence, or -1.
+    tails: list[int] = []
     times: list[int] = []
     before: list[int] = []
     for number, (_, time) in enumerate(points):

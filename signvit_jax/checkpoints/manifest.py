@@ -37,7 +37,7 @@ def write_manifest(folder: Path) -> None:
     }
     for path in folder.rglob("*"):
         if path.is_dir():
-            flush_to_disk(path)  # it has the names of the files in it
+            flush_to_disk(path)  # a folder's list of names is data too
     content = {"algorithm": "sha256", "files": files, "digest": _digest_of_listing(files)}
     write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
@@ -47,9 +47,9 @@ def find_damage(
 ) -> list[str]:
     """Return one line for each listed file that differs from what was written; [] if none does.
 
-    With `items`, only files in these subfolders and directly in `folder` are read. `sizes_only`
-    reads none, and finds no changed content. Files that are not listed are ignored: they do not
-    belong to the checkpoint. Raises ManifestMissing.
+    With `items`, only files in these subfolders and directly in `folder` are checked. `sizes_only`
+    compares sizes alone: no file is read, and changed content is not found. Files that are not
+    listed are ignored: they do not belong to the checkpoint. Raises ManifestMissing.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -91,7 +91,7 @@ class CheckpointReader:
         self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**item_handlers()))
 
     def steps(self) -> list[int]:
-        """Return the completely saved steps in rising order; files of others are ignored."""
+        """Return the completely saved steps in rising order; all other files are ignored."""
         if not self.folder.is_dir():
             return []
         return sorted(
@@ -142,11 +142,11 @@ class CheckpointReader:
         if step is not None:
             candidates = [self._existing(step)]
 
-        def read(at: int) -> RestoredParams:
-            folder = self.folder / str(at)
+        def read(candidate: int) -> RestoredParams:
+            folder = self.folder / str(candidate)
             averaged = prefer_ema and (folder / "ema").is_dir()
             item = "ema" if averaged else "params"
-            saved = self._saved_shapes(at, item)
+            saved = self._saved_shapes(candidate, item)
             if target is None:
                 wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             else:
@@ -154,7 +154,8 @@ class CheckpointReader:
                 wanted = target
             arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)})
             restored = self._orbax.restore(folder, args=arguments)
-            return RestoredParams(at, restored[item], averaged, *self._read_meta(at))
+            meta, metrics = self._read_meta(candidate)
+            return RestoredParams(candidate, restored[item], averaged, meta, metrics)
 
         return self._first_undamaged(candidates, read, ("params", "ema", "meta"))
 
@@ -172,8 +173,8 @@ class CheckpointReader:
                 try:
                     result = read(step)
                 except Exception as error:
-                    # Not the step's fault: its files are as written, or the error is one of ours
-                    # (a mismatch), or memory ran out.
+                    # Errors that no damage explains: the manifest has shown the files to be as
+                    # written, or the error is one of ours (a mismatch), or memory ran out.
                     if not unchecked or isinstance(error, SignVitError) or is_out_of_memory(error):
                         raise
                     damage = [f"{MANIFEST}: missing, and reading failed ({type(error).__name__})"]

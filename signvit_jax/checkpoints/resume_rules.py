@@ -39,9 +39,9 @@ _FREE_IN_GROUPS = (  # last parts of keys in these groups that may change
 
 
 def check_resume(old: Config, new: Config) -> list[tuple[str, object, object]]:
-    """Return the (key, old, new) that a resumed run changes.
+    """Return (key, old value, new value) of each config key that a resumed run changes.
 
-    Raises ConfigError that lists those that it may not change.
+    Raises ConfigError, which lists the changed keys that it may not change.
     """
     differences = key_differences(old, new)
     refused = [

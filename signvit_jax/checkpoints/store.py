@@ -223,21 +223,21 @@ class CheckpointStore(CheckpointReader):
         """
         self.wait()
 
-        def read(at: int) -> Restored:
-            folder = self.folder / str(at)
+        def read(candidate: int) -> Restored:
+            folder = self.folder / str(candidate)
             targets = {"params": params, "opt_state": opt_state}
             if ema is not None and (folder / "ema").is_dir():
                 targets["ema"] = ema
             for item, target in targets.items():
-                check_same(self._saved_shapes(at, item), target, item, folder)
-            meta, metrics = self._read_meta(at)
+                check_same(self._saved_shapes(candidate, item), target, item, folder)
+            meta, metrics = self._read_meta(candidate)
             position = {} if data_iterator is None else _data_position(folder)
             arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
             restored = self._orbax.restore(folder, args=ocp.args.Composite(**arguments))
             if data_iterator is not None:
                 data_iterator.set_state(position)
             return Restored(
-                step=at,
+                step=candidate,
                 params=restored["params"],
                 opt_state=restored["opt_state"],
                 ema=restored["ema"] if "ema" in targets else None,
@@ -246,7 +246,7 @@ class CheckpointStore(CheckpointReader):
             )
 
         if step is None:
-            candidates = [at for at in self.steps()[::-1] if not self.is_converted(at)]
+            candidates = [saved for saved in self.steps()[::-1] if not self.is_converted(saved)]
         else:
             candidates = [self._existing(step)]
         return self._first_undamaged(candidates, read, None)
@@ -348,7 +348,8 @@ class CheckpointStore(CheckpointReader):
 def _data_position(folder: Path) -> dict[str, object]:
     """Return the data position that this process saved.
 
-    If the number of processes has changed it is process 0's: every process counts the same batches.
+    If the number of processes has changed, return the position of process 0: all processes count
+    the same batches.
     """
     own = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
     files = {

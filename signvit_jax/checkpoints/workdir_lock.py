@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def lock_workdir(workdir: Workdir) -> Iterator["WorkdirLock"]:
     """Keep a second trainer out while the context is open.
 
-    Process 0 of a run takes the lock. Raises WorkdirError that reports the holder.
+    Process 0 of a run takes the lock. Raises WorkdirError, which reports the holder.
     """
     lock = WorkdirLock(workdir)
     try:
@@ -47,9 +47,9 @@ class WorkdirLock:
         self._file: int | None = None
 
     def take(self) -> None:
-        """Lock the folder and the file; locks that this object holds on the same ones stay.
+        """Lock the folder and the file, unless this object already holds their locks.
 
-        Raises WorkdirError that reports the holder.
+        Raises WorkdirError, which reports the holder.
         """
         path = self._workdir.path
         if self._folder is None or not _is_same(path, self._folder):
@@ -82,8 +82,8 @@ class WorkdirLock:
         _close(self._folder)
         self._file = self._folder = None
 
-    def _reopen(self, path: Path, flags: int, before: int | None) -> int:
-        """Open `path` and close the descriptor that was open before."""
+    def _reopen(self, path: Path, flags: int, previous: int | None) -> int:
+        """Open `path`, close the descriptor `previous`, and return the new one."""
         try:
             descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -91,7 +91,7 @@ class WorkdirLock:
                 f"{path} could not be opened: {error.strerror}; give a workdir that you may write "
                 "to"
             ) from error
-        _close(before)
+        _close(previous)
         _locks.add(descriptor)
         return descriptor
 

@@ -27,7 +27,7 @@ _MOST_LISTED = 3  # files listed by an error message
 def without_own_outputs(
     folder: Path, clips: Sequence[Path], settings: CaptionSettings
 ) -> list[Path]:
-    """The clips without videos that this call itself would write, as an earlier one did."""
+    """Leave out the clips that this call would write: captioned videos of an earlier call."""
     endings = [ending for ending in settings.endings if ending in (BURNED_IN, SOFT)]
     outputs = {
         os.path.abspath(folder / f"{name}{ending}")
@@ -40,15 +40,15 @@ def without_own_outputs(
 class CaptionFiles:
     """One file per clip and format under `folder`, and videos with captions.
 
-    Files that exist already may have been corrected by hand. They are replaced with `overwrite`;
-    with `skip_existing` they stay, and the others are written. Raises UsageError without either,
-    and for a folder or summary that cannot be written.
+    Files that exist already may have been corrected by hand. `overwrite` replaces them;
+    `skip_existing` keeps them and writes the other files. Raises UsageError if files exist and
+    neither is set, and for a folder or summary that cannot be written.
 
     Attributes:
         todo: The clips that lack a file, by their place in the list.
         written: Number of files written.
         incomplete: Number of clips of which a video with captions could not be written.
-        faults: What in the captions is not as the layout asks.
+        faults: How many of the cues exceed a limit of the layout.
     """
 
     def __init__(
@@ -99,7 +99,8 @@ class CaptionFiles:
     def write(self, place: int, translation: "Translation", limits: VideoLimits) -> list[str]:
         """Write the files of clip `place` and print their names; return warnings and errors.
 
-        Where a video with captions cannot be written, the texts stay. Raises OutputError.
+        If a video with captions cannot be written, the text files are written all the same. Raises
+        OutputError.
         """
         paths = {
             ending: path

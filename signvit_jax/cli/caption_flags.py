@@ -13,9 +13,9 @@ from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime.command_line import FlagParser, integer, positive
 from signvit_jax.runtime.exit_codes import UsageError
 
-_SHOWN = ("srt", "vtt", "ass", "ttml")  # formats with a layout
-_WITH_WORDS = ("json", "eaf")
-_LAYOUT = (
+_FORMATS_WITH_LAYOUT = ("srt", "vtt", "ass", "ttml")
+_FORMATS_WITH_WORD_TIMES = ("json", "eaf")
+_LAYOUT_FLAGS = (
     "max_line_width",
     "max_line_count",
     "min_cue_seconds",
@@ -102,7 +102,7 @@ def add_layout_flags(flags: FlagParser, about: str) -> argparse._ArgumentGroup:
 def caption_layout(flags: argparse.Namespace) -> CaptionLayout:
     """Return the layout of parsed flags. Raises UsageError for flags that contradict each other."""
     try:
-        return CaptionLayout(**{name: getattr(flags, name) for name in _LAYOUT})
+        return CaptionLayout(**{name: getattr(flags, name) for name in _LAYOUT_FLAGS})
     except SubtitleError as error:
         raise UsageError(str(error)) from error
 
@@ -114,16 +114,16 @@ def caption_settings(flags: argparse.Namespace) -> CaptionSettings:
     """
     formats: Sequence[str] = flags.format
     has_video = flags.burn_in or flags.soft_subtitles
-    given = [name for name in _LAYOUT if getattr(flags, name) is not None]
-    if given and not has_video and not set(formats) & set(_SHOWN):
+    given = [name for name in _LAYOUT_FLAGS if getattr(flags, name) is not None]
+    if given and not has_video and not set(formats) & set(_FORMATS_WITH_LAYOUT):
         raise UsageError(
             f"--{given[0]} changes nothing in {', '.join(formats)}; allowed with "
-            f"--format={', '.join(_SHOWN)}, --burn_in and --soft_subtitles"
+            f"--format={', '.join(_FORMATS_WITH_LAYOUT)}, --burn_in and --soft_subtitles"
         )
-    if flags.word_times and not set(formats) & set(_WITH_WORDS):
+    if flags.word_times and not set(formats) & set(_FORMATS_WITH_WORD_TIMES):
         raise UsageError(
             f"--word_times changes nothing in {', '.join(formats)}; "
-            f"allowed with --format={', '.join(_WITH_WORDS)}"
+            f"allowed with --format={', '.join(_FORMATS_WITH_WORD_TIMES)}"
         )
     if flags.font is not None and not flags.burn_in:
         raise UsageError("--font is the font of --burn_in; add that, or leave --font out")

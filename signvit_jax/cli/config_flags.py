@@ -18,7 +18,7 @@ _CONFIG_HELP = "config file; --config.training.batch_size=8 overrides one of its
 def parse_with_config(
     flag_parser: FlagParser, argv: Sequence[str] | None = None
 ) -> tuple[argparse.Namespace, Config]:
-    """Flags, and the config of `--config=FILE.py` with its overrides applied.
+    """Return the flags, and the config of `--config=FILE.py` with its overrides applied.
 
     Raises ConfigError for a config that cannot be run.
     """
@@ -29,7 +29,7 @@ def parse_with_config(
 def parse_with_optional_config(
     flag_parser: FlagParser, argv: Sequence[str] | None = None
 ) -> tuple[argparse.Namespace, Config | None]:
-    """The same for a command that does not need a config: None if none is given."""
+    """`parse_with_config` for a command that needs no config: None if none is given."""
     arguments, overrides = _parse(flag_parser, argv, required=False)
     if arguments.config:
         return arguments, load_config(arguments.config, overrides)

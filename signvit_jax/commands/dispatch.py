@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complete() -> int:
     """Complete the name of a command, or let its parser complete what follows the name."""
-    # The "" is a name where no word is complete yet.
+    # The "" is the command's name if no word is complete yet.
     name, *rest = [*completion.typed_words()[1:], ""]
     if not rest:
         parser = argparse.ArgumentParser()
@@ -98,7 +98,7 @@ def _complete() -> int:
     if command is None:
         return USAGE
     _, run = command.load()
-    return run(rest[:-1])  # its parser completes and ends the process: nothing is run
+    return run(rest[:-1])  # the command's parser completes and ends the process: nothing is run
 
 
 def _print_help() -> int:

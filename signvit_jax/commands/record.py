@@ -35,7 +35,7 @@ SPLITS = ("train", "validation", "test")  # as in `media.takes`
 _MAX_SECONDS = 600.0  # of a take; in a longer recording each text needs its start and end
 _MOTION_SIZE = 64  # pixels per side of the images in which motion is measured
 _MAX_RATE = 120.0  # frames per second; a data set keeps 25
-_FEWEST_IMAGES = 8.0  # per second; with fewer, movements are lost
+_MIN_IMAGES_PER_SECOND = 8.0  # with fewer, movements are lost
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +95,7 @@ class _Session:
         path, rate, is_still = self._write(text, values)
         self._recorded.append(path)
         _say(f"{title}: done, {path.name}")
-        if rate < _FEWEST_IMAGES:
+        if rate < _MIN_IMAGES_PER_SECOND:
             _say(
                 f"warning: {path.name}: only {rate:.1f} images a second arrived, so fast movements "
                 "are lost; more light, or a smaller image of the camera, gives more"
@@ -122,10 +122,9 @@ class _Session:
         )
 
     def _count_down(self, title: str) -> None:
-        """Wait, reading the camera meanwhile, so that no image of a take is an old one."""
-        whole = self._flags.countdown
-        for left in range(whole, 0, -1):
-            _say(f"{title} in {left}")
+        """Count down, and discard the camera's images meanwhile: a take must hold no old ones."""
+        for seconds_left in range(self._flags.countdown, 0, -1):
+            _say(f"{title} in {seconds_left}")
             for _ in self._until(time.monotonic() + 1.0):
                 pass
 

@@ -44,7 +44,7 @@ def push_main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("folder", type=local_path, metavar="FOLDER", help="folder of an export")
     _add_address(flags)
     flags.add_argument("--public", action="store_true", help="make a new repository public")
-    flags.add_argument("--message", default="Export of signvit_jax", help="of the commit")
+    flags.add_argument("--message", default="Export of signvit_jax", help="message of the commit")
     arguments = _parsed(flags, argv)
 
     from signvit_jax.serving.hub import push

@@ -54,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         todo: Sequence[int] = range(len(clips))
     else:
         found = without_own_outputs(arguments.output_dir, clips, settings)
-        if own := len(clips) - len(found):
+        if num_own := len(clips) - len(found):
             print(
-                f"note: {own} videos are outputs of this command and were left out", file=sys.stderr
+                f"note: {num_own} videos are outputs of this command and were left out",
+                file=sys.stderr,
             )
         clips = found
         files = CaptionFiles(
@@ -113,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 break
     if files is not None:
         print(clean(files.sentence(failed)), file=sys.stderr)
-    faults = files.faults if files is not None else printer.faults if printer else LayoutFaults()
+    output = files or printer
+    faults = output.faults if output is not None else LayoutFaults()
     for sentence in faults.sentences():
         print(f"note: {sentence}", file=sys.stderr)
     if without_text:

@@ -26,7 +26,7 @@ from signvit_jax.runtime.standard_streams import OutputError, clean
 from signvit_jax.runtime.terminal import print_table, progress_bar
 
 _SUFFIXES = (".html", ".png", ".json")
-_CLIPS = 5  # in the terminal
+_SHOWN_CLIPS = 5  # in the terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,13 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_table(report.score_table(sides, comparison))
     print(report.explanation_line(arguments.samples))
     if differences := report.config_differences(sides):
-        shown = Table(title="configs", title_justify="left")
+        config_table = Table(title="configs", title_justify="left")
         for name in ("key", *(side.name for side in sides)):
-            shown.add_column(clean(name))
+            config_table.add_column(clean(name))
         for key, values in differences:
-            shown.add_row(key, *("" if v is None else clean(str(v)) for v in values))
-        print_table(shown)
-    lines = report.clip_lines(sides, comparisons[0], _CLIPS)
+            config_table.add_row(key, *("" if v is None else clean(str(v)) for v in values))
+        print_table(config_table)
+    lines = report.clip_lines(sides, comparisons[0], _SHOWN_CLIPS)
     if lines:
         print(f"\nclips that differ most, decoder {comparisons[0].decoder}:", *lines, sep="\n")
     if output is None:

@@ -1,4 +1,4 @@
-"""Curves of several runs in one picture."""
+"""Curves of several runs in one image."""
 
 import io
 import math
@@ -42,7 +42,7 @@ def curves_png(sides: Sequence[Side]) -> bytes | None:
     ):
         figure = Figure(figsize=(11, 0.6 + 2.8 * rows), layout="constrained")
         axes = figure.subplots(rows, 2, squeeze=False).flat
-        for name, axis in zip(names, axes):  # takes no axis beyond the names
+        for name, axis in zip(names, axes):  # `axes` is an iterator: it keeps the unused axes
             for number, side in enumerate(sides):
                 steps, values = side.metrics.get(name, ([], []))
                 factor = 100.0 if name in _PERCENT else 1.0
@@ -58,8 +58,8 @@ def curves_png(sides: Sequence[Side]) -> bytes | None:
                     )
             axis.set_title(_METRICS[name], loc="left", fontsize=9)
             axis.set_xlabel("step")
-        for axis in list(axes):
-            axis.remove()  # a panel without a metric
+        for unused in list(axes):
+            unused.remove()
         handles = [
             Line2D([], [], color=f"C{number}", label=_plain(side.name))
             for number, side in enumerate(sides)

@@ -17,7 +17,7 @@ from signvit_jax.runtime.standard_streams import clean
 
 SURE = 0.05  # differences with a larger p-value may be chance
 _UNITS = {"word": "WER", "character": "CER", "gloss": "gloss error rate"}
-_CLIPS = 30  # on the page
+_SHOWN_CLIPS = 30  # on the page
 
 Difference = tuple[str, Sequence[object]]  # key of the config, its value in each run that has one
 
@@ -32,7 +32,7 @@ def score_table(sides: Sequence[Side], comparison: Comparison) -> Table:
     for name in comparison.scores:
         shown.add_column(_metric_name(name, comparison), justify="right")
     for number, side in enumerate(sides):
-        cells = [cell(own[number]) for own in comparison.scores.values()]
+        cells = [cell(scores[number]) for scores in comparison.scores.values()]
         shown.add_row(clean(side.name), *cells)
     return shown
 
@@ -54,12 +54,12 @@ def config_differences(sides: Sequence[Side]) -> list[Difference]:
     configs = [
         {} if side.config is None else flatten(dataclasses.asdict(side.config)) for side in sides
     ]
-    there = [config for config in configs if config]
-    keys = there[0] if there else {}
+    known = [config for config in configs if config]
+    first = known[0] if known else {}
     return [
         (key, [config.get(key) for config in configs])
-        for key in keys
-        if any(config[key] != keys[key] for config in there)
+        for key in first
+        if any(config[key] != first[key] for config in known)
     ]
 
 
@@ -77,7 +77,10 @@ def as_html(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> str:
     for comparison in comparisons:
         columns = ["", *(_metric_name(name, comparison) for name in comparison.scores)]
         rows = [
-            [text(side.name), *(text(cell(own[number])) for own in comparison.scores.values())]
+            [
+                text(side.name),
+                *(text(cell(scores[number])) for scores in comparison.scores.values()),
+            ]
             for number, side in enumerate(sides)
         ]
         sections.append(
@@ -87,16 +90,18 @@ def as_html(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> str:
             + paragraph(text(comparison.signature))
         )
     if (png := curves_png(sides)) is not None:
-        with Image.open(io.BytesIO(png)) as picture:
-            drawn = image(picture.convert("RGB"), "PNG", 'class=sheet alt="curves of the runs"')
-        sections.append(section("Curves", drawn))
+        with Image.open(io.BytesIO(png)) as curves:
+            tag = image(curves.convert("RGB"), "PNG", 'class=sheet alt="curves of the runs"')
+        sections.append(section("Curves", tag))
     differences = config_differences(sides)
     if differences:
-        rows = [[text(key), *(text(_value(value)) for value in own)] for key, own in differences]
+        rows = [
+            [text(key), *(text(_value(value)) for value in values)] for key, values in differences
+        ]
         sections.append(section("Configs", table(["key", *names], rows, "text")))
     comparison = comparisons[0]
     articles = "".join(
-        _clip(sides, comparison, place) for place in most_different(comparison, _CLIPS)
+        _clip(sides, comparison, place) for place in most_different(comparison, _SHOWN_CLIPS)
     )
     sections.append(
         section(
@@ -120,22 +125,22 @@ def as_json(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> str:
     document = {
         "systems": [side.name for side in sides],
         "decoders": {
-            one.decoder: {
-                "unit": one.unit,
-                "signature": one.signature,
+            comparison.decoder: {
+                "unit": comparison.unit,
+                "signature": comparison.signature,
                 "scores": {
-                    name: [dataclasses.asdict(score) for score in own]
-                    for name, own in one.scores.items()
+                    name: [dataclasses.asdict(score) for score in scores]
+                    for name, scores in comparison.scores.items()
                 },
                 "clips": [
                     {
-                        "id": sides[0].results.predictions[one.clips[place]].id,
-                        "errors": [own[place].rate for own in one.clip_errors],
+                        "id": sides[0].results.predictions[comparison.clips[place]].id,
+                        "errors": [errors[place].rate for errors in comparison.clip_errors],
                     }
-                    for place in most_different(one, _CLIPS)
+                    for place in most_different(comparison, _SHOWN_CLIPS)
                 ],
             }
-            for one in comparisons
+            for comparison in comparisons
         },
         "config": dict(config_differences(sides)),
     }
@@ -149,8 +154,8 @@ def clip_lines(sides: Sequence[Side], comparison: Comparison, count: int) -> lis
         prediction = sides[0].results.predictions[comparison.clips[place]]
         lines += [f"{prediction.id}: {comparison.references[place]}"]
         lines += [
-            f"  {own[place].rate:6.1%}  {side.name}: {texts[place]}"
-            for side, own, texts in zip(sides, comparison.clip_errors, comparison.hypotheses)
+            f"  {errors[place].rate:6.1%}  {side.name}: {texts[place]}"
+            for side, errors, texts in zip(sides, comparison.clip_errors, comparison.hypotheses)
         ]
     return [clean(line) for line in lines]
 
@@ -175,12 +180,12 @@ def _clip(sides: Sequence[Side], comparison: Comparison, place: int) -> str:
     prediction = sides[0].results.predictions[comparison.clips[place]]
     rows = [["reference", text(comparison.references[place]), ""]]
     rows += [
-        [text(side.name), text(texts[place]), f"{own[place].rate:.0%}"]
-        for side, own, texts in zip(sides, comparison.clip_errors, comparison.hypotheses)
+        [text(side.name), text(texts[place]), f"{errors[place].rate:.0%}"]
+        for side, errors, texts in zip(sides, comparison.clip_errors, comparison.hypotheses)
     ]
     body = "".join(
-        f"<dt>{name} <span class=soft>{rate}</span></dt><dd>{said}</dd>"
-        for name, said, rate in rows
+        f"<dt>{name} <span class=soft>{rate}</span></dt><dd>{words}</dd>"
+        for name, words, rate in rows
     )
     return f"<article><h3>{text(prediction.id)}</h3><dl>{body}</dl></article>"
 

@@ -24,10 +24,10 @@ class ComparisonError(SignVitError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of what is compared.
+    """One system of a comparison.
 
-    `config` and `metrics` are those of the run or export that was evaluated, where its folder is
-    known: None and {} elsewhere. `decoders` are those of the results.
+    `config` and `metrics` are those of the run or export that was evaluated; None and {} if its
+    folder is not known. `decoders` are those of the results.
     """
 
     name: str
@@ -51,6 +51,7 @@ def read_sides(paths: Sequence[Path], split: str | None) -> list[Side]:
         split = _common_split(folders)
     sides = []
     for path, name in zip(paths, short_names(paths)):
+        # A results file is <workdir>/eval/<split>.json by default.
         file, folder = path, path.resolve().parent.parent
         if path.is_dir():
             file, folder = path / "eval" / f"{split}.json", path
@@ -77,9 +78,9 @@ def read_sides(paths: Sequence[Path], split: str | None) -> list[Side]:
 def short_names(paths: Sequence[Path]) -> list[str]:
     """The ends of paths, of as few parts as tell them apart; numbered where they are equal."""
     parts = [Path(os.path.abspath(path)).parts for path in paths]
-    names = [own[-1] for own in parts]
+    names = [parts_of_path[-1] for parts_of_path in parts]
     for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(own[-count:]) for own in parts]
+        names = ["/".join(parts_of_path[-count:]) for parts_of_path in parts]
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({number})" for number, name in enumerate(names, 1)]
@@ -91,31 +92,31 @@ def on_same_clips(sides: Sequence[Side]) -> list[Side]:
     Raises ComparisonError if they are not the same clips with the same references.
     """
     first, *others = sides
-    order = _keys(first.results.predictions)
+    expected = _by_key(first.results.predictions)
     aligned = [first]
     for side in others:
-        own = _keys(side.results.predictions)
-        if own.keys() != order.keys():
-            shared = len(own.keys() & order.keys())
+        found = _by_key(side.results.predictions)
+        if found.keys() != expected.keys():
+            shared = len(found.keys() & expected.keys())
             raise ComparisonError(
-                f"{first.name} has {len(order):,} clips and {side.name} {len(own):,}, of which "
-                f"{shared:,} are shared; a comparison needs the same clips: evaluate both on one "
-                f"split of one data set ({first.name}: {_named(first)}; {side.name}: "
-                f"{_named(side)})"
+                f"{first.name} has {len(expected):,} clips and {side.name} {len(found):,}, of "
+                f"which {shared:,} are shared; a comparison needs the same clips: evaluate both on "
+                f"one split of one data set ({first.name}: {_dataset_and_split(first)}; "
+                f"{side.name}: {_dataset_and_split(side)})"
             )
         different = [
             key[0]
-            for key, prediction in order.items()
+            for key, prediction in expected.items()
             if normalize_text(prediction.reference, False)
-            != normalize_text(own[key].reference, False)
+            != normalize_text(found[key].reference, False)
         ]
         if different:
             raise ComparisonError(
                 f"{first.name} and {side.name} have different references for {len(different):,} "
-                f"of {len(order):,} clips of the same names ({', '.join(different[:_LISTED])}); "
+                f"of {len(expected):,} clips of the same names ({', '.join(different[:_LISTED])}); "
                 "evaluate both on one data set"
             )
-        predictions = tuple(own[key] for key in order)
+        predictions = tuple(found[key] for key in expected)
         aligned.append(
             dataclasses.replace(
                 side, results=dataclasses.replace(side.results, predictions=predictions)
@@ -134,9 +135,11 @@ def common_decoders(sides: Sequence[Side], wanted: Sequence[str] | None) -> list
         if missing:
             what = f"decoder {missing[0]!r} is not in all results"
         raise ComparisonError(f"{what}: {listed}; evaluate with the same --decode")
-    spells = [[name in side.results.gloss_decoders for name in shared] for side in sides]
-    same = [name for name, *kinds in zip(shared, *spells) if len(set(kinds)) == 1]
-    chosen = [name for name in (wanted or same) if name in same]
+    # Decoders that spell glosses in all results, or text in all results.
+    comparable = [
+        name for name in shared if len({name in side.results.gloss_decoders for side in sides}) == 1
+    ]
+    chosen = [name for name in (wanted or comparable) if name in comparable]
     if len(chosen) < len(wanted or chosen) or not chosen:
         raise ComparisonError(
             f"decoder {shared[0]!r} spells glosses in some results and text in others: {listed}"
@@ -170,11 +173,11 @@ def _not_evaluated(folder: Path, split: str) -> str:
     )
 
 
-def _named(side: Side) -> str:
+def _dataset_and_split(side: Side) -> str:
     return f"{side.results.dataset} {side.results.split}"
 
 
-def _keys(predictions: Sequence[Prediction]) -> dict[tuple[str, int], Prediction]:
+def _by_key(predictions: Sequence[Prediction]) -> dict[tuple[str, int], Prediction]:
     """Predictions by id, and by number among those of the same id."""
     counts: collections.Counter[str] = collections.Counter()
     found: dict[tuple[str, int], Prediction] = {}

@@ -82,7 +82,7 @@ def compare(
     metrics: dict[str, Metric] = {"BLEU-4": bleu, "chrF": chrf}
     signature = ""
     for name, metric in metrics.items():
-        # Names that differ, whatever the systems are called.
+        # sacreBLEU needs a different name for each system: its number.
         systems: list[tuple[str, Sequence[str]]] = [
             (str(number), texts) for number, texts in enumerate(hypotheses)
         ]
@@ -100,10 +100,12 @@ def compare(
         ]
         for texts in hypotheses
     ]
-    counts = np.array([[(e.errors, e.reference_words) for e in own] for own in errors], float)
+    counts = np.array(
+        [[(clip.errors, clip.reference_words) for clip in system] for system in errors], float
+    )
     found["WER"] = paired_bootstrap(counts, samples)
     on_metric()
-    exact = [[(float(a == b), 1.0) for a, b in zip(references, own)] for own in hypotheses]
+    exact = [[(float(a == b), 1.0) for a, b in zip(references, texts)] for texts in hypotheses]
     found["exact match"] = paired_bootstrap(np.array(exact), samples)
     on_metric()
     return Comparison(decoder, scores.unit, signature, found, clips, references, hypotheses, errors)
@@ -121,15 +123,15 @@ def paired_bootstrap(counts: Float[np.ndarray, "systems clips 2"], samples: int)
     for first in range(0, samples, _RESAMPLES_AT_ONCE):
         rows = rates[first : first + _RESAMPLES_AT_ONCE]
         chosen = rng.choice(num_clips, size=(len(rows), num_clips), replace=True)
-        for system, own in enumerate(counts):
-            rows[:, system] = _rate(own[chosen].sum(1))
-    real = _rate(counts.sum(1))
+        for system, clip_counts in enumerate(counts):
+            rows[:, system] = _rate(clip_counts[chosen].sum(1))
+    measured = _rate(counts.sum(1))
     compared = []
-    for system, rate in enumerate(real):
+    for system, rate in enumerate(measured):
         p_value = None
         if system:
             differences = np.abs(rates[:, system] - rates[:, 0])
-            above = differences - differences.mean() > abs(rate - real[0])
+            above = differences - differences.mean() > abs(rate - measured[0])
             p_value = float((above.sum() + 1) / (samples + 1))
         interval = float(estimate_ci(rates[:, system])[1])
         compared.append(Compared(100.0 * float(rate), 100.0 * interval, p_value))
@@ -139,11 +141,12 @@ def paired_bootstrap(counts: Float[np.ndarray, "systems clips 2"], samples: int)
 def most_different(comparison: Comparison, count: int) -> list[int]:
     """The places of the clips on which the systems' errors differ most, at most `count`.
 
-    By errors per word of the reference; clips on which all have equally many are left out.
+    Errors are counted per word of the reference. Clips on which all systems have the same rate are
+    left out.
     """
     spread = []
     for place in range(len(comparison.references)):
-        rates = [own[place].rate for own in comparison.clip_errors]
+        rates = [errors[place].rate for errors in comparison.clip_errors]
         spread.append((max(rates) - min(rates), -place))
     return [-place for difference, place in sorted(spread, reverse=True)[:count] if difference > 0]
 

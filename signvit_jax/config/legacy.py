@@ -12,8 +12,8 @@ RENAMED = {
     "data.short_first_epochs": "data.sortagrad_epochs",
     "model.encoder.dropout_random": "model.encoder.dropout_rng_impl",
 }
-# Limits that every config.json stated, whatever the model was trained on, before
-# `inference.rest_seconds` existed. Nobody had asked for them.
+# Before `inference.rest_seconds` existed, every config.json had these values, although no user had
+# chosen them and they did not depend on the model.
 _OLD_LIMITS = {"max_clip_seconds": 30.0, "window_seconds": 6.0}
 
 

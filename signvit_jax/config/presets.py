@@ -46,13 +46,13 @@ def resolve_config(spec: str) -> tuple[Path, str]:
         if not path.is_file():
             near = difflib.get_close_matches(name, preset_names(), 1)
             meant = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"no preset {name!r}; {meant}{_there_are()}")
+            raise ConfigError(f"no preset {name!r}; {meant}{_available_configs()}")
     if not path.is_file():
-        raise ConfigError(f"no config file {str(path)!r}; {_there_are()}")
+        raise ConfigError(f"no config file {str(path)!r}; {_available_configs()}")
     return path, argument
 
 
-def _there_are() -> str:
+def _available_configs() -> str:
     presets = (
         f"presets: {', '.join(preset_names())}; or the path of a file that defines get_config()"
     )

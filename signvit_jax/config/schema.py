@@ -1,8 +1,8 @@
 """Every config key with its type, default, range and meaning.
 
-Each default is the reference system's value, with every extension switched off; `configs/` spell
-out the recommended settings. So a config.json of an older release keeps its meaning: a key that it
-lacks is an option that was off.
+Each default is the reference system's value, with every extension switched off. So a config.json of
+an older release keeps its meaning: a key that it lacks is an option that was off. The recommended
+settings are in `presets/`.
 """
 
 import dataclasses
@@ -103,9 +103,10 @@ class EncoderConfig:
     )
     crops: str = choice(
         ("none", "hands", "hands_face"),
-        "Images of their own beside the view; hands = a localizer, which learns from keypoints or "
-        "from what moves, finds both hands in every frame, and a small ViT sees them at the "
-        "image's resolution; hands_face = the face as well, found by keypoints alone.",
+        "Additional input images, cut out of each frame; hands = a localizer, which learns from "
+        "keypoints or from what moves, finds both hands in every frame, and a small ViT sees them "
+        "at the frame's resolution; hands_face = the face as well, which the localizer learns from "
+        "keypoints alone.",
     )
     crop_share: float = checked(
         0.6,
@@ -384,7 +385,7 @@ class DataConfig:
 
     name: str = plain("video_folder", "Name of a data set built under data_dir.")
     data_dir: str = path("data", "Folder of the built data sets.")
-    num_frames: int = integer(16, "Most frames of a clip.")
+    num_frames: int = integer(16, "Largest number of frames that is taken of a clip.")
     image_size: int = integer(224, "Height and width of the model's input frames, in pixels.")
     train_split: str = plain("train", "Split that is trained on.")
     val_split: str = plain("validation", "Split that training validates on.")
@@ -439,17 +440,17 @@ class TokenizerConfig:
         "vocab_file.",
     )
     vocab_file: str = path("", "A BERT vocab.txt, for the tokenizer bert.")
-    vocab_size: int = integer(8000, "Most entries of a learned vocabulary.", least=8)
+    vocab_size: int = integer(8000, "Largest size of a learned vocabulary.", least=8)
     min_frequency: int = integer(1, "Least frequency of a learned entry in the training text.")
     lowercase: bool = plain(True, "Lowercases texts before they are tokenized.")
     bos_id: int = integer(
-        -1, "Id of BOS; -1 = the tokenizer's own, which any other number must equal.", least=-1
+        -1, "Expected id of BOS, checked against the tokenizer; -1 = not checked.", least=-1
     )
     eos_id: int = integer(
-        -1, "Id of EOS; -1 = the tokenizer's own, which any other number must equal.", least=-1
+        -1, "Expected id of EOS, checked against the tokenizer; -1 = not checked.", least=-1
     )
     pad_id: int = integer(
-        -1, "Id of PAD; -1 = the tokenizer's own, which any other number must equal.", least=-1
+        -1, "Expected id of PAD, checked against the tokenizer; -1 = not checked.", least=-1
     )
 
 
@@ -481,8 +482,8 @@ class InferenceConfig:
     )
     lexicon_weight: float = number(
         0.0,
-        "Weight of the word-gloss lexicon in the score of beam: what CTC detects, in words. It is "
-        "learned where clips have glosses.",
+        "Weight of the word-gloss lexicon in the score of beam, which prefers words for the signs "
+        "that CTC detects. The lexicon is learned from clips with glosses.",
     )
     no_repeat_ngram_size: int = integer(
         0, "No run of this many tokens occurs twice in a text; 0 = off.", least=0

@@ -32,8 +32,8 @@ from signvit_jax.media.frames import (
 # Color as JPEG stores it: a full-range luma plane and two chroma planes of half the width and
 # height.
 _PIXEL_FORMAT = "yuvj420p"
-# Frames processed together, so that reading threads pass Python's lock to each other less often.
-_GROUP = 4
+# Frames processed together, so that the reading threads hand over the GIL less often.
+_GROUP_SIZE = 4
 # Bilinear sampling resolves a sixteenth of a pixel: 16 * 16 * 255 fits 16 bits.
 _STEP_BITS = 4
 _STEPS = 1 << _STEP_BITS
@@ -92,9 +92,9 @@ def decode_clip(
     """
     out = np.empty((len(jpegs), size, size, 3), np.uint8) if out is None else out
     warp = None if augmentation == NO_AUGMENTATION else _ClipWarp(augmentation, size, fit)
-    for start in range(0, len(jpegs), _GROUP):
+    for start in range(0, len(jpegs), _GROUP_SIZE):
         frames = _decode_group(jpegs, start)
-        targets = out[start : start + _GROUP]
+        targets = out[start : start + _GROUP_SIZE]
         if warp is None:
             for frame, target in zip(frames, targets, strict=True):
                 fit_frame(frame, size, fit, target)
@@ -125,7 +125,7 @@ def augment_keypoints(
     if augmentation.mirror:
         moved = moved[:, mirrored]
     box = fit_box(*shape, size, fit)
-    # The inverse of `_source_positions`. Its shares are those of a square with an even side.
+    # The inverse of `_source_positions`, which works on a square whose side is even.
     even = size if augmentation == NO_AUGMENTATION else size + size % 2
     x = (moved[..., 0] * box.width + box.x) / even - 0.5
     y = (moved[..., 1] * box.height + box.y) / even - 0.5
@@ -140,7 +140,7 @@ def augment_keypoints(
 
 def _decode_group(jpegs: Sequence[bytes], start: int) -> list[av.VideoFrame]:
     frames = []
-    for number, data in enumerate(jpegs[start : start + _GROUP], start):
+    for number, data in enumerate(jpegs[start : start + _GROUP_SIZE], start):
         try:
             frames.append(decode_jpeg(data))
         except FrameDecodeError as error:
@@ -161,7 +161,7 @@ class _ClipWarp:
         self._shape: tuple[int, int, Box] | None = None
 
     def apply(self, frames: Sequence[av.VideoFrame], out: UInt8[np.ndarray, "k s s 3"]) -> None:
-        """Write the augmented frames, at most _GROUP, into `out`."""
+        """Write the augmented frames, at most _GROUP_SIZE, into `out`."""
         by_shape = itertools.groupby(
             zip(frames, out, strict=True), key=lambda pair: (pair[0].width, pair[0].height)
         )
@@ -218,9 +218,10 @@ class _ClipWarp:
 
 
 class _PlaneMap:
-    """Bilinear sampling of a color plane.
+    """Bilinear sampling of a color plane (luma, or both chroma planes packed).
 
-    For each output pixel it holds the top left one of its four neighbors, and their weights.
+    For each output pixel it holds the top left one of its four neighbors, and their weights. The
+    output plane is `side` x `side` pixels and shows the output square of `square` x `square`.
     """
 
     def __init__(
@@ -238,10 +239,12 @@ class _PlaneMap:
         left, weight_x = _neighbor(x * width - 0.5, width)
         top, weight_y = _neighbor(y * height - 0.5, height)
         self._length = height * stride
-        # Pixels outside the image read black, which is appended to it, for all four neighbors.
-        self._source = np.empty((_GROUP, self._length + stride + 2), dtype)
-        first = np.where(outside, self._length, top * stride + left).astype(np.intp)
-        self._index = first + np.arange(0, self._source.size, self._source.shape[1])[:, None, None]
+        # Behind each plane, enough black pixels are appended for the four neighbors of a pixel
+        # outside of the image.
+        self._source = np.empty((_GROUP_SIZE, self._length + stride + 2), dtype)
+        top_left = np.where(outside, self._length, top * stride + left).astype(np.intp)
+        frame_starts = np.arange(0, self._source.size, self._source.shape[1])
+        self._index = top_left + frame_starts[:, None, None]
         self._neighbors = [
             (self._source.reshape(-1)[step:], weight.astype(dtype))
             for step, weight in (
@@ -253,7 +256,7 @@ class _PlaneMap:
         ]
         half = _STEPS**2 // 2
         self._half = half if dtype is np.uint16 else half | half << 16
-        self._sum, self._part = np.empty((2, _GROUP, side, side), dtype)
+        self._sum, self._part = np.empty((2, _GROUP_SIZE, side, side), dtype)
 
     def sample(self, planes: Sequence[np.ndarray], black: int) -> np.ndarray:
         """Return (k, side, side) numbers whose low byte is the sampled value.

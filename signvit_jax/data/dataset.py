@@ -33,10 +33,10 @@ Shards = Sequence[Any]  # TFDS's file instructions; their types do not fit Array
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INFO_FILE = "dataset_info.json"
 _REPORT_FILE = "build_report.json"
-# Records that an index is compared with. 1,000 records of 500 kB take seconds; all 127,000 of a
-# data set of How2Sign's size take ten minutes.
-_COMPARED = 3
-_COMPARED_WITHOUT_DIGEST = 1000
+# How many records an index is compared with. 1,000 records of 500 kB take seconds; all 127,000 of a
+# data set of How2Sign's size would take ten minutes.
+_NUM_COMPARED = 3
+_NUM_COMPARED_WITHOUT_DIGEST = 1000
 _THREADS = 4
 
 
@@ -126,7 +126,7 @@ class Split:
         try:
             entries = schema.read_index(self.folder, self.name)
             has_digest = schema.has_index_digest(self.folder, self.name)
-            if self._agrees(entries, _COMPARED if has_digest else _COMPARED_WITHOUT_DIGEST):
+            if self._agrees(entries, _NUM_COMPARED if has_digest else _NUM_COMPARED_WITHOUT_DIGEST):
                 if not has_digest:
                     self._write_digest()
                 return entries
@@ -172,7 +172,7 @@ class Split:
             "%s has no digest (earlier release); %d of its %d entries were compared with the "
             "records, and agree",
             schema.index_path(self.folder, self.name),
-            min(_COMPARED_WITHOUT_DIGEST, len(self)),
+            min(_NUM_COMPARED_WITHOUT_DIGEST, len(self)),
             len(self),
         )
         # Where the folder cannot be written, the comparison is repeated at each start.
@@ -201,6 +201,8 @@ class Split:
 
 
 class _Subset:
+    """The records at some positions of others."""
+
     def __init__(self, records: _Records, positions: Sequence[int]):
         self._records = records
         self._positions = positions

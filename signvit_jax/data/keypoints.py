@@ -91,7 +91,7 @@ def _plain_name(point: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-def _both(*names: str) -> tuple[str, ...]:
+def _both_sides(*names: str) -> tuple[str, ...]:
     return tuple(f"{side}_{name}" for name in names for side in ("left", "right"))
 
 
@@ -101,11 +101,11 @@ MEDIAPIPE_POSE = KeypointLayout(
     (
         "nose",
         *(f"{side}_eye{part}" for side in ("left", "right") for part in ("_inner", "", "_outer")),
-        *_both("ear"),
+        *_both_sides("ear"),
         "mouth_left",
         "mouth_right",
-        *_both("shoulder", "elbow", "wrist", "pinky", "index", "thumb", "hip"),
-        *_both("knee", "ankle", "heel", "foot_index"),
+        *_both_sides("shoulder", "elbow", "wrist", "pinky", "index", "thumb", "hip"),
+        *_both_sides("knee", "ankle", "heel", "foot_index"),
     ),
 )
 _FINGERS = ("index_finger", "middle_finger", "ring_finger", "pinky")
@@ -123,11 +123,13 @@ HOLISTIC = KeypointLayout(
     ),
 )
 # Those of drawn signers: names as above. "pinky" and "index" are the first knuckles.
-DRAWN = KeypointLayout("drawn_11", ("nose", *_both("shoulder", "elbow", "wrist", "pinky", "index")))
+DRAWN = KeypointLayout(
+    "drawn_11", ("nose", *_both_sides("shoulder", "elbow", "wrist", "pinky", "index"))
+)
 
 
-# What the model cuts crops of, in the order of its localizer: the signer's right hand, which mostly
-# is on the left in the image, the left hand, the face.
+# The parts of the signer that the model crops, in the order of its localizer's outputs. The
+# signer's right hand is mostly on the left in the image.
 PARTS = ("right_hand", "left_hand", "face")
 # A hand's center lies this share of the way from the wrist to the first knuckles.
 _TO_KNUCKLES = 0.7
@@ -135,25 +137,27 @@ _TO_KNUCKLES = 0.7
 
 @functools.lru_cache
 def part_weights(layout: KeypointLayout) -> Float32[np.ndarray, "parts k"]:
-    """Return what share each keypoint has in the place of each of `PARTS`.
+    """Return the weights of the keypoints whose weighted mean is the place of each of `PARTS`.
 
-    A point of the part's own name is its place. A hand is between the wrist and the knuckles
-    ("pinky" and "index"), or at the wrist if the layout has no knuckles, and a face is at the nose.
-    The row of a part that the layout does not show is 0. Names of other programs are read as ours:
-    "POSE_LANDMARKS/LEFT_WRIST" of MediaPipe, "LWrist" of OpenPose.
+    If a point has the part's name, the part is at that point. Otherwise a hand is between the wrist
+    and the knuckles ("pinky" and "index"), or at the wrist if the layout has no knuckles, and the
+    face is at the nose. The row of a part that the layout does not show is 0. Names of other
+    programs are understood: "POSE_LANDMARKS/LEFT_WRIST" of MediaPipe, "LWrist" of OpenPose.
     """
-
     numbers: dict[str, int] = {}
     for number, point in enumerate(layout.points):
         numbers.setdefault(_plain_name(point), number)
 
     def shares(part: str) -> dict[str, float]:
-        side = part.partition("_")[0]
-        knuckles = (f"{side}_pinky", f"{side}_index")
-        by_knuckles = {f"{side}_wrist": 1.0 - _TO_KNUCKLES}
-        by_knuckles |= dict.fromkeys(knuckles, _TO_KNUCKLES / 2)
-        options = {part: 1.0}, by_knuckles, {f"{side}_wrist": 1.0}, {"nose": 1.0}
-        options = options[::3] if part == "face" else options[:3]
+        """Weights by point, of the first option all of whose points the layout has."""
+        options = [{part: 1.0}]
+        if part == "face":
+            options.append({"nose": 1.0})
+        else:
+            side = part.partition("_")[0]
+            wrist, knuckles = f"{side}_wrist", (f"{side}_pinky", f"{side}_index")
+            options.append({wrist: 1.0 - _TO_KNUCKLES} | dict.fromkeys(knuckles, _TO_KNUCKLES / 2))
+            options.append({wrist: 1.0})
         return next((points for points in options if set(points) <= set(numbers)), {})
 
     weights = np.zeros((len(PARTS), len(layout.points)), np.float32)
@@ -168,7 +172,7 @@ def part_points(
 ) -> Float32[np.ndarray, "*n parts 3"]:
     """Return the places of `PARTS` as (y, x, confidence), from keypoints (x, y, confidence).
 
-    The confidence is the least of the points that `part_weights` takes.
+    The confidence is the lowest one of the points that have a weight.
     """
     places = np.einsum("pk,...kc->...pc", weights, points)
     confidence = np.where(weights > 0.0, points[..., None, :, 2], np.inf).min(axis=-1)

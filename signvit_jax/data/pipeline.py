@@ -233,9 +233,9 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         """Go to the step of `state`. Raises DatasetError if the state belongs to another plan."""
         saved = state["plan"]
         differences = [
-            f"{key}: {saved.get(key)!r} then, {own!r} now"
-            for key, own in self._identity.items()
-            if saved.get(key) != own
+            f"{key}: {saved.get(key)!r} then, {now!r} now"
+            for key, now in self._identity.items()
+            if saved.get(key) != now
         ]
         if differences:
             raise DatasetError(
@@ -276,7 +276,8 @@ def _prefetch(
         )
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's processes read their settings from absl flags
-    # Process i reads steps i, i + n, ...; taken in turn, the batches are in order.
+    # Process i of n reads steps i, i + n, ... Grain takes a batch of each process in turn, so the
+    # batches are in order.
     per_worker = max(data.prefetch_batches // data.num_workers, 1)
     one_each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
     return one_each.mp_prefetch(
@@ -412,8 +413,8 @@ class _BatchSource:
         Its keypoints go to the front of `points`. Raises DatasetError with the clip's id.
         """
         data = self.config.data
-        # + 1: numpy seeds [seed, epoch] and [seed, epoch, 0] alike, and the first one is the
-        # plan's.
+        # + 1: NumPy treats the seeds [seed, epoch] and [seed, epoch, 0] alike, and the first one is
+        # the seed of the epoch's plan.
         rng = np.random.default_rng([self._seed, epoch, example + 1]) if self._training else None
         try:
             record = self._split[example]

@@ -30,7 +30,7 @@ _VERSION = 1
 _RIDGE = 0.1
 _MIN_PROBABILITY = 1e-9  # smaller probabilities of tokens count as this
 _MIN_PATH = -1e4  # smaller log-probabilities of CTC paths count as this
-FEW = 10  # a scale with fewer right or fewer wrong examples is a guess
+FEW = 10  # with fewer right or fewer wrong examples than this, a scale is a guess
 
 # Statistics that compare the hypothesis with the CTC output of the same clip.
 _CTC_STATISTICS = ("explained", "own_explained", "agreement", "own_agreement")
@@ -164,12 +164,15 @@ def statistics(
             sentence["agreement"] = matcher.ratio()
             matched = _matched_places(matcher)
             values = [float(place in matched) for place in range(len(keys))]
-        for own, value in zip(of_words, values):
-            own[name] = value
+        for word_statistics, value in zip(of_words, values):
+            word_statistics[name] = value
     return sentence, [
-        own
-        | {f"sentence_{name}" if name in own else name: value for name, value in sentence.items()}
-        for own in of_words
+        word_statistics
+        | {
+            f"sentence_{name}" if name in word_statistics else name: value
+            for name, value in sentence.items()
+        }
+        for word_statistics in of_words
     ]
 
 
@@ -186,7 +189,7 @@ def _log(probability: float) -> float:
 
 
 def word_key(word: str) -> str:
-    """Return the form of a word that a lexicon stores: without case and punctuation."""
+    """Return the form of a word that a lexicon stores: lowercase, without punctuation."""
     return re.sub(r"\W", "", word).casefold() or word
 
 

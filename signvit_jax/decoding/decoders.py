@@ -75,7 +75,7 @@ def _beam(
 ) -> Decoded:
     if not options.ctc_weight:
         return _decoded(beam_search(_sources(ensemble), options))
-    # All of the beam is rescored: CTC's best may not be among the first of the attention decoder.
+    # Rescore the complete beam: the hypothesis that CTC prefers may have a low rank in it.
     all_slots = dataclasses.replace(options, n_best=options.beam_size)
     hypotheses = beam_search(_sources(ensemble), all_slots)
     hypotheses = rescore(hypotheses, *_ctc_outputs(ensemble), options)

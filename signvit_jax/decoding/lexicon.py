@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 Sentence = tuple[Sequence[str], Sequence[str]]  # glosses, words
 
 _ITERATIONS = 5  # of expectation maximization
-_MIN_PROBABILITY = 0.01  # smaller ones are not stored, and count as this
-_PERCENTILE = 5  # of training sentences: nearly all of them explain a word at least as well
+_MIN_PROBABILITY = 0.01  # smaller probabilities are not stored, and count as this
+# "Usual" is what nearly all occurrences in the training sentences reach: all but 5 percent.
+_PERCENTILE = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Entry:
     by: Mapping[str, float]  # explanation -> probability
 
     def shortfall(self, others: Sequence[str]) -> float:
-        """Return how much worse than usual `others` explain it, in nats, >= 0."""
+        """Return by how much the best of `others` explains it worse than usual, in nats, >= 0."""
         probabilities = (self.by.get(other, _MIN_PROBABILITY) for other in others)
         best = max(probabilities, default=_MIN_PROBABILITY)
         return max(self.usual - math.log(best), 0.0)

@@ -1,7 +1,7 @@
-"""Times of words: those of the signs that CTC saw.
+"""Times of words: those of the signs that CTC detected.
 
-CTC tells when each sign is made. Where it spells the text itself, its words are found again in the
-decoder's text; where it spells glosses, the lexicon tells which word stands for which.
+CTC tells when each sign is made. If it spells the text itself, its words are matched with those of
+the decoder's text; if it spells glosses, the lexicon tells which word stands for which gloss.
 """
 
 import difflib
@@ -57,7 +57,11 @@ def with_times(
 
 
 def _best_unit(key: str, place: float, units: Sequence[str], lexicon: Lexicon) -> int | None:
-    """The unit that a word translates best; of equal ones that at the nearest relative `place`."""
+    """The number of the unit that a word translates best; None if it translates none.
+
+    `place` is the word's relative place in the text, 0 to 1. Among equally good units, the one
+    whose relative place is nearest is taken.
+    """
     best: tuple[float, float, int] | None = None
     for number, unit in enumerate(units):
         by_word = lexicon.words[key].by.get(unit, 0.0) if key in lexicon.words else 0.0

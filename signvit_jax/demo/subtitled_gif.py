@@ -12,10 +12,10 @@ from signvit_jax.media.video import Sampling, open_video
 _WIDTH = 240  # pixels
 _LINE = 20  # height of a line of text in pixels
 _MARGIN = 8
-_INK, _PAPER = (28, 31, 36), (253, 253, 252)
+_TEXT_COLOR, _BACKGROUND = (28, 31, 36), (253, 253, 252)
 _READING_SECONDS = 1.6  # the last frame of a clip stays, with its text
 _COLORS = 48
-_PLAIN = Image.Dither.NONE
+_NO_DITHER = Image.Dither.NONE
 _NOISE = 24  # smallest change of a pixel that is drawn, of 256 levels
 _FRAME_RATE = 8.0  # frames per second
 
@@ -36,7 +36,8 @@ def _animate(video: Path, text: str) -> Iterator[tuple[Image.Image, int]]:
     palette = shown = None
     with open_video(video, Sampling(frame_rate=_FRAME_RATE)) as stream:
         for _, frame in stream.frames:
-            # Noise of the camera would be most of the file: pixels that hardly change stay.
+            # The camera's noise would take most of the file: pixels that hardly change stay as
+            # they are.
             pixels = _resized(frame)
             if shown is not None:
                 change = np.abs(pixels.astype(np.int16) - shown).max(axis=-1, keepdims=True)
@@ -44,9 +45,9 @@ def _animate(video: Path, text: str) -> Iterator[tuple[Image.Image, int]]:
             shown = pixels
             image = _compose(shown, "...")
             palette = palette or image.quantize(_COLORS)
-            yield image.quantize(palette=palette, dither=_PLAIN), round(1000 / _FRAME_RATE)
+            yield image.quantize(palette=palette, dither=_NO_DITHER), round(1000 / _FRAME_RATE)
     if shown is not None and palette is not None:
-        image = _compose(shown, text).quantize(palette=palette, dither=_PLAIN)
+        image = _compose(shown, text).quantize(palette=palette, dither=_NO_DITHER)
         yield image, round(1000 * _READING_SECONDS)
 
 
@@ -59,11 +60,11 @@ def _compose(pixels: UInt8[np.ndarray, "h w 3"], text: str) -> Image.Image:
     """The image with up to two lines of text beneath."""
     height = len(pixels)
     font = ImageFont.load_default(size=14)
-    image = Image.new("RGB", (_WIDTH, height + 2 * _LINE + 2 * _MARGIN), _PAPER)
+    image = Image.new("RGB", (_WIDTH, height + 2 * _LINE + 2 * _MARGIN), _BACKGROUND)
     image.paste(Image.fromarray(pixels))
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(_wrap(text, font)[:2]):
-        draw.text((_MARGIN, height + _MARGIN + number * _LINE), line, _INK, font)
+        draw.text((_MARGIN, height + _MARGIN + number * _LINE), line, _TEXT_COLOR, font)
     return image
 
 

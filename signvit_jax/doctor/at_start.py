@@ -1,4 +1,4 @@
-"""What a training command says of the machine when it starts: cheap checks, and a line of facts."""
+"""Cheap checks of the machine when training starts, and a line of facts for run.log."""
 
 import logging
 import os
@@ -11,16 +11,16 @@ from signvit_jax.doctor import machine, software
 from signvit_jax.doctor.findings import Finding, Request, gib, without_home
 from signvit_jax.doctor.registry import FOLDERS, LIMITS, PACKAGES
 
-_SECONDS = 2.0  # that a file server may take
+_SECONDS = 2.0  # time limit of each check, such as one of folders on a slow file server
 
 log = logging.getLogger(__name__)
-_to_file_alone = logging.getLogger("run_facts")  # not one of those that the terminal shows
+_run_log_only = logging.getLogger("run_facts")  # the terminal does not show this logger
 
 
 def check_start(config: Config, workdir: Path) -> list[Finding]:
-    """The findings that are bad: of packages, limits and folders. A few milliseconds.
+    """Return the bad findings about packages, limits and folders. Takes a few milliseconds.
 
-    Nothing is written, forked or imported for it, and nothing is raised.
+    It writes no file, starts no process, imports nothing and raises nothing.
     """
     request = Request(
         workdir=str(workdir),
@@ -38,7 +38,7 @@ def log_start(config: Config, workdir: Path) -> None:
     Nothing is raised: these checks never end a run.
     """
     try:
-        _to_file_alone.info("%s", run_facts())
+        _run_log_only.info("%s", run_facts())
         for finding in check_start(config, workdir):
             log.warning(
                 "%s: %s; what to do: %s (signvit doctor --workdir=%s says more)",

@@ -27,7 +27,8 @@ from signvit_jax.runtime.exit_codes import DONE, FAILED
 from signvit_jax.runtime.standard_streams import clean, clean_json
 
 _COLORS: dict[Level, str] = {"ok": "green", "note": "yellow", "bad": "bold red", "skipped": "dim"}
-_WIDEST, _NARROWEST = 100, 60  # characters of a line; below, a value per line
+# Characters of a line. A terminal narrower than the second gets one value per line, not a table.
+_MAX_LINE_WIDTH, _MIN_TABLE_WIDTH = 100, 60
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seconds",
         type=positive("seconds"),
         default=SECONDS,
-        help=f"that each check may take ({SECONDS:g})",
+        help=f"time limit of each check ({SECONDS:g})",
     )
     arguments, config = parse_with_optional_config(flags, argv)
     config = config or _config_of(arguments.workdir)
@@ -116,7 +117,7 @@ def _plain(facts: object) -> object:
 
 
 class _Progress:
-    """The name of the check that runs, on a terminal."""
+    """The name of the check that is running, shown on a terminal."""
 
     def __init__(self, *, silent: bool):
         self._stream = None if silent or not sys.stderr.isatty() else sys.stderr
@@ -151,8 +152,8 @@ def _print(findings: Sequence[Finding]) -> None:
             found.append(f"\n-> {clean(finding.advice)}", style=_COLORS[finding.level])
         table.add_row(Text(finding.level, style=_COLORS[finding.level]), finding.name, found)
     console = Console()
-    width = min(console.width, _WIDEST) if console.is_terminal else _WIDEST
-    if width < _NARROWEST:
+    width = min(console.width, _MAX_LINE_WIDTH) if console.is_terminal else _MAX_LINE_WIDTH
+    if width < _MIN_TABLE_WIDTH:
         print_table(table, console)
     else:
         Console(width=width, highlight=False).print(table)

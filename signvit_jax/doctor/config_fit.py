@@ -1,7 +1,7 @@
 """Check of a config against the device: parameters, optimizer and batches, without compiling.
 
 Gradients and activations come on top; `signvit inspect` compiles the step and knows them. The probe
-imports JAX with virtual CPU devices: for a process of its own.
+imports JAX with virtual CPU devices, so it must run in a process of its own.
 """
 
 import dataclasses
@@ -10,8 +10,9 @@ import os
 from signvit_jax.doctor.findings import Finding, Request, gib
 from signvit_jax.errors.base import SignVitError
 
-_GPUS = ("gpu", "cuda", "rocm", "tpu")
-_ROOM = 0.8  # share of the memory that leaves some for gradients and activations
+_ACCELERATORS = ("gpu", "cuda", "rocm", "tpu")
+# A state that takes more than this share of the memory leaves little for gradients and activations.
+_MAX_STATE_SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ def probe_fit(request: Request) -> FitFacts:
     from signvit_jax.planning.abstract_step import TextSizes, abstract_step
     from signvit_jax.planning.memory import step_memory
 
-    has_accelerator = found is not None and found.platform in _GPUS
+    has_accelerator = found is not None and found.platform in _ACCELERATORS
     memory = found.memory if found and has_accelerator else _machine_memory()
     platform = found.platform if found else ""
     facts = FitFacts(0, memory, wanted, devices, platform)
@@ -73,10 +74,10 @@ def check_fit(facts: FitFacts) -> Finding:
             f"config.mesh asks for {facts.wanted} devices; JAX has {facts.devices}",
             "--config.mesh.data=-1 --config.mesh.fsdp=1 --config.mesh.tensor=1, or more devices",
         )
-    whose = f"each {facts.platform}" if facts.platform in _GPUS else "this machine"
+    owner = f"each {facts.platform}" if facts.platform in _ACCELERATORS else "this machine"
     found = (
         f"parameters, optimizer and two batches take {gib(facts.state)} of the "
-        f"{gib(facts.memory)} of {whose}; gradients and activations come on top"
+        f"{gib(facts.memory)} of {owner}; gradients and activations come on top"
     )
     advice = "signvit inspect with the same --config compiles the step and knows the rest"
     if facts.memory and facts.state > facts.memory:
@@ -86,6 +87,6 @@ def check_fit(facts: FitFacts) -> Finding:
             found,
             f"a smaller batch or model, or --config.mesh.fsdp=N over several devices; {advice}",
         )
-    if facts.memory and facts.state > _ROOM * facts.memory:
+    if facts.memory and facts.state > _MAX_STATE_SHARE * facts.memory:
         return Finding("config", "note", found, advice)
     return Finding("config", "ok", found, advice)

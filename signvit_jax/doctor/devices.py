@@ -15,8 +15,8 @@ from signvit_jax.doctor.findings import DeviceFacts, Finding, Request, gib
 from signvit_jax.doctor.software import installed_versions
 
 _GPUS = ("gpu", "cuda", "rocm")
-_TOLERANCE = 0.02  # of a product in bfloat16, whose numbers have 8 bits
-_SIZE = 256  # of the matrices that are multiplied
+_TOLERANCE = 0.02  # relative error of a product in bfloat16, which has 8 bits of precision
+_SIZE = 256  # rows and columns of the matrices that are multiplied
 # The oldest driver for each release of CUDA, as JAX's installation guide and NVIDIA's tables say.
 _OLDEST_DRIVER = {"cuda13": 580, "cuda12": 525}
 _NVIDIA, _AMD, _GOOGLE = "0x10de", "0x1002", "0x1ae0"
@@ -38,10 +38,10 @@ def probe_devices(request: Request) -> DeviceFacts:
     try:
         devices = jax.local_devices()
     except Exception as error:  # a plugin that is not there ends in an AssertionError
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if chosen := os.environ.get("JAX_PLATFORMS"):
-            said += f"; JAX_PLATFORMS={chosen}"
-        return DeviceFacts(jax_version=jax.__version__, error=said)
+            message += f"; JAX_PLATFORMS={chosen}"
+        return DeviceFacts(jax_version=jax.__version__, error=message)
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((_SIZE, _SIZE)).astype(jnp.bfloat16) for _ in range(2))
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
@@ -98,8 +98,8 @@ class AcceleratorFacts:
 
     `driver`: version of NVIDIA's driver, "" if it is not loaded. `nvidia`, `amd`, `tpu`: devices on
     the PCI bus. `device_files`: whether /dev has the files of NVIDIA's driver. `plugins`: packages
-    of JAX for accelerators by name. `shadows`: libraries of CUDA in LD_LIBRARY_PATH.
-    `jax_platform`: "" if JAX was not asked.
+    of JAX for accelerators, and their versions by name. `shadows`: libraries of CUDA in
+    LD_LIBRARY_PATH, which are loaded instead of JAX's own. `jax_platform`: "" if JAX was not asked.
     """
 
     driver: str
@@ -186,20 +186,20 @@ def check_accelerators(facts: AcceleratorFacts) -> Finding:
             )
         return Finding("accelerators", "ok", found)
     if facts.nvidia or facts.driver:
-        return _idle_nvidia(facts)
+        return _unused_nvidia(facts)
     if facts.tpu:
-        found = f"{facts.tpu} TPU chips here" + _asked(facts)
+        found = f"{facts.tpu} TPU chips here" + _platform_in_use(facts)
         if "libtpu" not in facts.plugins:
-            return _idle(facts, f"{found}, and no libtpu", "pip install -U 'jax[tpu]'")
-        return _idle(
+            return _unused(facts, f"{found}, and no libtpu", "pip install -U 'jax[tpu]'")
+        return _unused(
             facts,
             found,
             "end other processes that use the TPU (sudo fuser -v /dev/accel* /dev/vfio/*)",
         )
     if facts.amd:
-        return _idle(
+        return _unused(
             facts,
-            f"{facts.amd} GPUs of AMD here" + _asked(facts),
+            f"{facts.amd} GPUs of AMD here" + _platform_in_use(facts),
             "JAX needs AMD's plugin (jax-rocm7-plugin, jax-rocm7-pjrt); nobody has run this "
             "package on one",
         )
@@ -211,11 +211,11 @@ def check_accelerators(facts: AcceleratorFacts) -> Finding:
     )
 
 
-def _asked(facts: AcceleratorFacts) -> str:
+def _platform_in_use(facts: AcceleratorFacts) -> str:
     return f"; JAX computes on {facts.jax_platform}" if facts.jax_platform else ""
 
 
-def _idle(facts: AcceleratorFacts, found: str, advice: str) -> Finding:
+def _unused(facts: AcceleratorFacts, found: str, advice: str) -> Finding:
     """The finding for a device that is not used: a choice of the user is no fault."""
     chosen = facts.jax_platforms
     if chosen and not set(chosen.lower().split(",")) & {*_GPUS, "tpu"}:
@@ -229,23 +229,27 @@ def _idle(facts: AcceleratorFacts, found: str, advice: str) -> Finding:
     return Finding("accelerators", level, found, advice)
 
 
-def _idle_nvidia(facts: AcceleratorFacts) -> Finding:
+def _unused_nvidia(facts: AcceleratorFacts) -> Finding:
     count = f"{facts.nvidia} GPUs of NVIDIA" if facts.nvidia != 1 else "a GPU of NVIDIA"
-    found = f"{count} here" + (f", driver {facts.driver}" if facts.driver else "") + _asked(facts)
+    found = (
+        f"{count} here"
+        + (f", driver {facts.driver}" if facts.driver else "")
+        + _platform_in_use(facts)
+    )
     if facts.visible is not None and facts.visible.strip() in ("", "-1"):
-        return _idle(
+        return _unused(
             facts,
             f"{found}; CUDA_VISIBLE_DEVICES={facts.visible!r} hides them",
             "unset CUDA_VISIBLE_DEVICES, or give numbers: CUDA_VISIBLE_DEVICES=0",
         )
     if not facts.driver and not facts.device_files:
         where = "start the container with --gpus all" if facts.in_container else "install it"
-        return _idle(facts, f"{found}, and no driver is loaded", f"NVIDIA's driver: {where}")
+        return _unused(facts, f"{found}, and no driver is loaded", f"NVIDIA's driver: {where}")
     major = int(facts.driver.partition(".")[0]) if facts.driver else 0
     plugin = next((name for name in facts.plugins if "cuda" in name), "")
     if not plugin:
         extra = "cuda12" if 0 < major < _OLDEST_DRIVER["cuda13"] else "cuda"
-        return _idle(
+        return _unused(
             facts, f"{found}, and JAX has no plugin for them", f"pip install 'signvit-jax[{extra}]'"
         )
     cuda = "cuda13" if "cuda13" in plugin else "cuda12"
@@ -253,19 +257,19 @@ def _idle_nvidia(facts: AcceleratorFacts) -> Finding:
         other = (
             "" if cuda == "cuda12" else f", or pip install 'signvit-jax[cuda12]' without {plugin}"
         )
-        return _idle(
+        return _unused(
             facts,
             f"{found}; {plugin} needs driver {_OLDEST_DRIVER[cuda]} or newer",
             f"a newer driver{other}",
         )
     if facts.shadows:
-        return _idle(
+        return _unused(
             facts,
             f"{found}; LD_LIBRARY_PATH has {', '.join(facts.shadows[:3])}, found before those of "
             f"{plugin}",
             "unset LD_LIBRARY_PATH",
         )
-    return _idle(
+    return _unused(
         facts,
         f"{found}; {plugin} is installed",
         'python -c "import jax; jax.devices()" shows why; most often parts of '

@@ -1,4 +1,4 @@
-"""What the checks of `signvit doctor` are asked and what they answer."""
+"""The requests and the answers of the checks of `signvit doctor`."""
 
 import dataclasses
 from collections.abc import Iterable

@@ -12,7 +12,7 @@ from pathlib import Path
 from signvit_jax.doctor.findings import Finding, Request, joined
 
 _CONNECT_SECONDS = 3.0
-_CLOCK_SECONDS = 5.0  # of difference that is worth a note
+_CLOCK_SECONDS = 5.0  # a larger difference of clocks is worth a note
 
 # Starter of processes -> variables with the number of processes and with the number of this one.
 _STARTERS = {
@@ -56,13 +56,17 @@ def probe_hosts(request: Request, environment: Mapping[str, str] = os.environ) -
 
 
 def _started_by(environment: Mapping[str, str]) -> tuple[str, int, int]:
-    for starter, (number, own) in _STARTERS.items():
-        if own not in environment:
+    """Return the starter, the number of processes (0 if not known) and the number of this one."""
+    for starter, (count_variable, id_variable) in _STARTERS.items():
+        if id_variable not in environment:
             continue
-        text = environment.get(number, "")
-        count = len(text.split(",")) if "HOSTNAMES" in number and text else _integer(text, 0)
+        text = environment.get(count_variable, "")
+        if "HOSTNAMES" in count_variable and text:
+            count = len(text.split(","))
+        else:
+            count = _integer(text, 0)
         if count != 1:
-            return starter, count, _integer(environment.get(own, ""), 0)
+            return starter, count, _integer(environment.get(id_variable, ""), 0)
     return "", 1, 0
 
 
@@ -82,6 +86,10 @@ def _reach(address: str) -> str:
 
 
 def _clock_difference(folder: str) -> float:
+    """Seconds by which the clock of a folder's file server is ahead of this machine's.
+
+    A file is written there. If its time is between those before and after writing, return 0.
+    """
     place = Path(folder).absolute()
     while not place.is_dir():
         place = place.parent

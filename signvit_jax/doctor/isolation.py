@@ -33,21 +33,21 @@ def in_process[Facts](probe: Callable[[Request], Facts], request: Request, secon
     end is shown if it fails.
     """
     context = multiprocessing.get_context("spawn")
-    mine, its = context.Pipe(duplex=False)
-    with tempfile.NamedTemporaryFile(prefix="signvit-doctor-") as output, mine:
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.NamedTemporaryFile(prefix="signvit-doctor-") as output, receiver:
         process = context.Process(
-            target=_answer, args=(probe, request, its, output.name), daemon=True
+            target=_answer, args=(probe, request, sender, output.name), daemon=True
         )
         process.start()
-        its.close()
+        sender.close()
         try:
-            if not mine.poll(seconds):
+            if not receiver.poll(seconds):
                 raise ProbeTimeout(f"no answer in {seconds:g} s")
-            facts, error = mine.recv()
+            facts, error = receiver.recv()
         except EOFError:
             process.join(_KILL_SECONDS)
             raise ProbeFailed(
-                f"its process {_end_of(process.exitcode)}{_last_lines(output.name)}"
+                f"its process {_how_it_ended(process.exitcode)}{_last_lines(output.name)}"
             ) from None
         finally:
             process.kill()
@@ -69,17 +69,17 @@ def _answer[Facts](
         answers.send((probe(request), ""))
     except Exception as error:
         traceback.print_exc()
-        answers.send((None, _said(error)))
+        answers.send((None, _error_line(error)))
     answers.close()
     sys.stdout.flush()
-    # Libraries may hang when they clean up; everything has been said.
+    # Libraries may hang when they clean up, and the answer has been sent.
     os._exit(0)
 
 
 def in_thread[Facts](probe: Callable[[Request], Facts], request: Request, seconds: float) -> Facts:
     """Run a probe that only reads files and settings. Raises ProbeFailed.
 
-    A file server that does not answer keeps its thread, and nothing else.
+    If a file server does not answer, only the thread of the probe hangs.
     """
     answers: list[Facts] = []
     errors: list[str] = []
@@ -88,7 +88,7 @@ def in_thread[Facts](probe: Callable[[Request], Facts], request: Request, second
         try:
             answers.append(probe(request))
         except Exception as error:
-            errors.append(_said(error))
+            errors.append(_error_line(error))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -100,12 +100,12 @@ def in_thread[Facts](probe: Callable[[Request], Facts], request: Request, second
     raise ProbeTimeout(f"no answer in {seconds:g} s")
 
 
-def _said(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:_SHOWN]
 
 
-def _end_of(code: int | None) -> str:
+def _how_it_ended(code: int | None) -> str:
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             return f"crashed ({signal.Signals(-code).name})"

@@ -14,7 +14,8 @@ from signvit_jax.doctor.findings import GIB, Finding, Request, gib, joined
 from signvit_jax.files.atomic import write_atomically
 from signvit_jax.runtime.compilation_cache import cache_folder
 
-_FEW_FILES, _TOO_FEW_FILES = 1024, 256  # that a process may open: the shards of a large data set
+# Files that a process may open at once; a large data set has many shards.
+_FEW_FILES, _TOO_FEW_FILES = 1024, 256
 _SMALL_ADDRESS_SPACE = 32 * GIB  # XLA reserves more of it than it uses
 _LITTLE_MEMORY, _TOO_LITTLE_MEMORY = 4 * GIB, GIB
 _LITTLE_DISK, _TOO_LITTLE_DISK = 5 * GIB, GIB // 8
@@ -26,7 +27,10 @@ _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "fuse", "ceph", "9
 
 @dataclasses.dataclass(frozen=True)
 class LimitFacts:
-    """Limits of the process. Bytes; -1 = unlimited. `batch` is that of the config, 0 without."""
+    """Limits of the process. Sizes are in bytes; -1 = unlimited.
+
+    `batch`: the frames of one batch of the config; 0 without a config.
+    """
 
     shared_memory: int
     open_files: int
@@ -84,8 +88,9 @@ def _cgroups(root: Path, controller: str) -> list[Path]:
             continue
         # Version 1 has a folder for each controller; several of one mount are links to it.
         base = root / "sys/fs/cgroup" / (controller if controllers else "")
-        own = base / path.lstrip("/")
-        folders += [own, *(above for above in own.parents if above.is_relative_to(base))]
+        own_folder = base / path.lstrip("/")
+        folders.append(own_folder)
+        folders += [above for above in own_folder.parents if above.is_relative_to(base)]
     return folders
 
 
@@ -131,7 +136,8 @@ def _shared_memory(facts: LimitFacts) -> Finding:
     found = f"/dev/shm has {gib(facts.shared_memory)} free"
     if not facts.num_workers:
         return Finding("", "ok", f"{found} (used with data.num_workers only)")
-    # Each reading process holds its share of the batches read ahead, and one that it fills.
+    # Each reading process holds its share of the batches read ahead, and the batch that it is
+    # filling.
     held = max(facts.prefetch_batches // facts.num_workers, 1) + 1
     needed = facts.num_workers * held * facts.batch
     if facts.shared_memory < needed:
@@ -255,7 +261,7 @@ class FoldersFacts:
 def probe_folders(request: Request) -> FoldersFacts:
     """Look at the folders that are written to; unless `quick`, write, flush and lock a file there.
 
-    It forks: for a process of its own, unless `quick`.
+    It forks, so it must run in a process of its own, unless `quick`.
     """
     uses = [
         ("compiled programs", cache_folder() or "", True),

@@ -15,7 +15,7 @@ from signvit_jax.doctor import (
 from signvit_jax.doctor.findings import DeviceFacts, Finding, Request
 from signvit_jax.doctor.isolation import ProbeFailed, ProbeTimeout, in_process, in_thread
 
-SECONDS = 20.0  # that a check may take
+SECONDS = 20.0  # time limit of a check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ def run_checks(
 ) -> Iterator[tuple[Finding, object]]:
     """Yield the finding and the facts of every check, as soon as each is there.
 
-    Checks after that of the devices know its answer.
+    The requests of the checks after DEVICES hold its facts.
     """
     for check in checks:
         finding, facts = check.run(request, seconds)

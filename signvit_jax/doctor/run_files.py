@@ -1,5 +1,7 @@
-"""Checks of a workdir and of a data set. They import JAX and read files: for processes of their
-own."""
+"""Checks of a workdir and of a data set.
+
+They import JAX and read files, so they must run in processes of their own.
+"""
 
 import dataclasses
 import json
@@ -18,16 +20,16 @@ from signvit_jax.files.parsed_json import UNREADABLE_JSON
 if TYPE_CHECKING:
     from signvit_jax.data.dataset import Split
 
-_MOST_HASHED = 2 * GIB  # of a checkpoint; more would take longer than a check may
-_SAMPLE = 24  # clips that are read
-_SECONDS = 5.0  # that reading them may take
-_MADE_BY = re.compile(r"run by signvit-jax (\S+)")  # of at_start.run_facts, in run.log
-_LOG_BYTES = 1 << 16  # of the end of run.log
+_MAX_HASHED = 2 * GIB  # bytes of a checkpoint; hashing more would exceed the time limit of a check
+_NUM_SAMPLED = 24  # clips that are read
+_SECONDS = 5.0  # time limit of reading them
+_MADE_BY = re.compile(r"run by signvit-jax (\S+)")  # `at_start.run_facts` writes it to run.log
+_LOG_BYTES = 1 << 16  # bytes that are read at the end of run.log
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkdirFacts:
-    """A run's folder. `error`: why it is none. `damage`: of the newest checkpoint.
+    """A run's folder. `error`: why it is not a workdir. `damage`: of the newest checkpoint.
 
     `step`: of that checkpoint, -1 without one. `hashed`: False if it is so large that only sizes
     were compared. `holder`: who uses the workdir, "" = nobody. `made_by`: the version that run.log
@@ -71,7 +73,7 @@ def probe_workdir(request: Request) -> WorkdirFacts:
         return facts
     newest = workdir.checkpoints / str(steps[-1])
     size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
-    facts = dataclasses.replace(facts, step=steps[-1], bytes=size, hashed=size <= _MOST_HASHED)
+    facts = dataclasses.replace(facts, step=steps[-1], bytes=size, hashed=size <= _MAX_HASHED)
     try:
         damage = find_damage(newest, sizes_only=not facts.hashed)
     except ManifestMissing:
@@ -80,10 +82,11 @@ def probe_workdir(request: Request) -> WorkdirFacts:
 
 
 def lock_holder(lock_file: Path, locks: Path = Path("/proc/locks")) -> str:
-    """Who holds the lock of a workdir; "" if nobody does. It is not tried: a trainer might start.
+    """Who holds the lock of a workdir; "" if nobody does.
 
-    The kernel lists the locks of this machine. A holder on another host is only noted in the file,
-    which a killed one leaves behind.
+    Taking the lock to find out could keep out a trainer that starts at that moment. So the kernel's
+    list of locks is read, which has those of this machine. A holder on another host is known by the
+    lock file alone, which a killed trainer leaves behind.
     """
     try:
         found = json.loads(lock_file.read_text(encoding="utf-8"))
@@ -130,14 +133,13 @@ def check_workdir(facts: WorkdirFacts) -> Finding:
             )
         )
     else:
-        how = (
-            "without a manifest, so not checked"
-            if facts.unchecked
-            else "sound"
-            if facts.hashed
-            else f"has its sizes (more than {gib(_MOST_HASHED)}: content not compared)"
-        )
-        parts.append(Finding("", "ok", f"checkpoint {facts.step} of {gib(facts.bytes)} {how}"))
+        if facts.unchecked:
+            state = "without a manifest, so not checked"
+        elif facts.hashed:
+            state = "sound"
+        else:
+            state = f"has its sizes (more than {gib(_MAX_HASHED)}: content not compared)"
+        parts.append(Finding("", "ok", f"checkpoint {facts.step} of {gib(facts.bytes)} {state}"))
     parts.append(Finding("", "ok", f"in use by {facts.holder}" if facts.holder else "not in use"))
     if facts.made_by and facts.made_by != facts.version:
         parts.append(
@@ -155,8 +157,9 @@ def check_workdir(facts: WorkdirFacts) -> Finding:
 class DataFacts:
     """A data set. `splits`: clips by split. `error`: why it cannot be read; `damage`: of records.
 
-    `rate`: frames per second of one thread, read and decoded to the model's size. `eaten`: frames
-    per second of the run in --workdir; 0 if it is not known. `threads`: that would read.
+    `rate`: frames per second that one thread reads and decodes to the model's size. `eaten`: frames
+    per second that the run in --workdir consumes; 0 if not known. `threads`: number of threads or
+    processes that would read.
     """
 
     folder: str
@@ -199,7 +202,7 @@ def probe_data(request: Request) -> DataFacts:
         rate=rate,
         damage=tuple(damage),
         threads=config.data.num_workers or config.data.num_threads,
-        eaten=_frames_eaten(request.workdir),
+        eaten=_frame_rate_of_run(request.workdir),
     )
 
 
@@ -214,7 +217,7 @@ def _read_sample(split: "Split", config: Config) -> tuple[int, float, list[str]]
     from signvit_jax.data.records import index_entry, stored_values
     from signvit_jax.media.frames import FrameDecodeError
 
-    positions = [i * len(split) // _SAMPLE for i in range(_SAMPLE)]
+    positions = [i * len(split) // _NUM_SAMPLED for i in range(_NUM_SAMPLED)]
     positions = sorted(set(positions))
     damage: list[str] = []
     frames = clips = 0
@@ -239,7 +242,7 @@ def _read_sample(split: "Split", config: Config) -> tuple[int, float, list[str]]
     return clips, frames / max(time.perf_counter() - start, 1e-9), damage
 
 
-def _frames_eaten(workdir: str) -> float:
+def _frame_rate_of_run(workdir: str) -> float:
     """The median of the frames per second in the metrics of a run, 0 without one."""
     if not workdir:
         return 0.0

@@ -21,7 +21,7 @@ _DISTRIBUTION = "signvit-jax"
 _OLDEST_PYTHON = (3, 12)
 _PACKAGE = Path(signvit_jax.__file__).parent
 _CONSTRAINTS = _PACKAGE.parent / "constraints.txt"
-_SHOWN = 5  # of a list
+_SHOWN = 5  # entries of a list in a message
 # Packages of JAX for accelerators, whose release must be that of jaxlib.
 _PLUGINS = (
     "jax-cuda12-plugin",
@@ -77,7 +77,7 @@ class PackageFacts:
     """What is installed of this package.
 
     `installed`: the version that pip knows, "" if none. `kind`: "editable", "wheel" or "source
-    tree". `strangers`: folders of other packages that have our names.
+    tree". `strangers`: folders of other packages that have the names of our packages.
     """
 
     version: str
@@ -210,8 +210,8 @@ def probe_dependencies(request: Request) -> DependencyFacts:
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """The installed version of each package by its name; packages that are missing are left out.
 
-    By the names of the folders NAME-VERSION.dist-info, read once: reading each package's metadata
-    takes milliseconds.
+    They are taken from the names of the folders NAME-VERSION.dist-info, because reading the
+    metadata of each package takes milliseconds.
     """
     listed: dict[str, str] = {}
     for folder in sys.path:
@@ -268,9 +268,9 @@ def check_dependencies(facts: DependencyFacts) -> Finding:
             other.append(f"{requirement.name} {version} (tested: {tested})")
     install = "pip install -e . -c constraints.txt" if facts.constraints else "pip install again"
     if missing:
-        findings.append(Finding("", "bad", f"missing: {_some(missing)}", install))
+        findings.append(Finding("", "bad", f"missing: {_first_few(missing)}", install))
     if wrong:
-        findings.append(Finding("", "bad", f"too old or too new: {_some(wrong)}", install))
+        findings.append(Finding("", "bad", f"too old or too new: {_first_few(wrong)}", install))
     if mixed := _mixed_jax(facts):
         findings.append(mixed)
     if other:
@@ -279,7 +279,7 @@ def check_dependencies(facts: DependencyFacts) -> Finding:
                 "",
                 "note",
                 f"{len(other)} of {len(facts.requirements)} packages differ from the versions "
-                f"tested with: {_some(other)}",
+                f"tested with: {_first_few(other)}",
                 f"if something fails: {install}",
             )
         )
@@ -322,7 +322,7 @@ def _release(version: str) -> tuple[int, ...]:
         return ()
 
 
-def _some(names: list[str]) -> str:
+def _first_few(names: list[str]) -> str:
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 

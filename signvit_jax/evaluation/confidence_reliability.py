@@ -21,7 +21,7 @@ from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.text.writing_systems import units
 
 BINS = 10  # of equal count
-# Bootstrap samples; as few as a tenth where many examples make the interval narrow.
+# Bootstrap samples; fewer, at least a tenth, for many examples, whose intervals are narrow anyway.
 RESAMPLES = 1000
 _MAX_DRAWN_EXAMPLES = 50_000_000
 _INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap

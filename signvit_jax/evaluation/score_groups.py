@@ -37,7 +37,11 @@ def index_column(entries: Sequence[IndexEntry], column: str) -> dict[str, str]:
 def columns_of(results: Results) -> list[str]:
     """Return the columns by which the predictions of these results are grouped."""
     groups = (prediction.details.get(GROUPS) for prediction in results.predictions)
-    return list(dict.fromkeys(name for one in groups if isinstance(one, Mapping) for name in one))
+    columns: dict[str, None] = {}  # keeps the order
+    for values in groups:
+        if isinstance(values, Mapping):
+            columns |= dict.fromkeys(values)
+    return list(columns)
 
 
 def errors_by(
@@ -57,10 +61,10 @@ def errors_by(
     found = [
         GroupErrors(
             value,
-            len(same),
-            {name: sum((clip.errors(name) for clip in same), WordErrors()) for name in decoders},
+            len(members),
+            {name: sum((clip.errors(name) for clip in members), WordErrors()) for name in decoders},
         )
-        for value, same in by_value.items()
+        for value, members in by_value.items()
     ]
     return sorted(found, key=lambda group: (-group.errors[decoders[0]].rate, group.value))
 

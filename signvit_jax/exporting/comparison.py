@@ -22,7 +22,7 @@ from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs,
 
 _DECODER = "greedy"
 _TOKENS = 8  # steps of the decoder whose logits are compared
-_RUNS = 5  # whose latency is measured
+_RUNS = 5  # runs whose median latency is reported
 
 
 def compare(
@@ -95,7 +95,7 @@ def _noise(config: Config) -> _Clip:
 def _differences(model: TrainedModel, folder: ExportFolder, batch: _Clip) -> dict[str, Difference]:
     """The largest difference of each output, and the largest value of the model itself.
 
-    Each side computes every output from its own earlier ones.
+    Errors accumulate as in use: the export computes each output from its own earlier outputs.
     """
     config = model.config
     inputs = (

@@ -10,9 +10,9 @@ from signvit_jax.models.definition import ModelDefinition
 
 
 class Exportable(Protocol):
-    """A config with its parameters; `TrainedModel` is one, and so is a model with random weights.
+    """A config with its parameters: a `TrainedModel`, or a model with random weights.
 
-    `define` as in `TrainedModel`.
+    `define` is as in `TrainedModel`.
     """
 
     @property

@@ -18,7 +18,7 @@ from signvit_jax.serving.linear_layers import linear_paths
 from signvit_jax.serving.param_paths import flat
 from signvit_jax.serving.programs import EXPORT_POLICY
 
-_SMALL = 16_384  # numbers: a smaller tensor saves too little to lose precision for it
+_SMALL = 16_384  # entries; INT8 would save too little in a smaller tensor for the lost precision
 _EMBEDDING = "decoder/embedding"
 
 

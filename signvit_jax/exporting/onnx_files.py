@@ -146,7 +146,7 @@ def _quantize(source: Path, target: Path, calibration: Iterable[Clips]) -> None:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(feeds, None)
 
-    logging.disable(logging.WARNING)  # it advises the folding that `_fold` has done
+    logging.disable(logging.WARNING)  # onnxruntime advises to fold constants, which `_fold` did
     try:
         quantization.quantize_static(
             source,

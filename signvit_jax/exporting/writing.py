@@ -26,7 +26,7 @@ def write_export(
 
     `calibration` returns batches of training clips; it is called only for a quantization of inputs.
     """
-    # That of the run as written: `model.config` may have been changed for this process.
+    # The config as the run wrote it: `model.config` may have been changed for this process.
     config = from_json(model.workdir.config_json.read_text(encoding="utf-8"))
     folder.write_text(folder.config_json, to_json(without_local_paths(config)))
     folder.write_text(folder.tokenizer_json, model.tokenizer.to_json())

@@ -89,7 +89,7 @@ def kernels_of(program: Program) -> Kernels:
 
 
 def _is_free(instruction: Instruction) -> bool:
-    # The end of an asynchronous operation; its start is counted.
+    # "-done" ends an asynchronous operation, whose start is counted.
     return instruction.operation in _FREE or instruction.operation.endswith("-done")
 
 

@@ -104,7 +104,7 @@ def _source(program: Program, computation: Computation, name: str, index: int) -
         if root.operation == "tuple":
             for origin, element in _origin(body, root.operands[index], 0):
                 return _source(program, body, origin, element)
-    written = _written(program, computation, instruction, index)
+    written = _computed_by(program, computation, instruction, index)
     if written.operation == "parameter":  # the carry of a loop: what its layers have as input
         return "input of each run of the loop"
     # Combined operations have several names: "(add:add)".
@@ -113,10 +113,13 @@ def _source(program: Program, computation: Computation, name: str, index: int) -
     return f"{operation} {program.source_line(_frame(written), _PACKAGE)}".strip()
 
 
-def _written(
+def _computed_by(
     program: Program, computation: Computation, instruction: Instruction, index: int
 ) -> Instruction:
-    """Return what computed an array: behind fusions, slices that are written, and casts."""
+    """Return the instruction that computed an array.
+
+    Fusions, writes of slices, casts and copies are looked through.
+    """
     seen = instruction
     if instruction.operation == "fusion-done":
         instruction = computation[instruction.operands[0]]
@@ -125,17 +128,18 @@ def _written(
         root = next(part for part in body.values() if part.is_root)
         if root.operation == "tuple":
             root = body[root.operands[index]]
-        inner = _behind(body, root)
+        inner = _through_copies(body, root)
         if inner.operation != "parameter":
             return inner
         number = int(inner.arguments)
         seen = computation.get(instruction.operands[number], instruction)
-        return _written(program, computation, seen, 0) if seen is not instruction else seen
-    inner = _behind(computation, seen)
-    return inner if inner is seen else _written(program, computation, inner, 0)
+        return _computed_by(program, computation, seen, 0) if seen is not instruction else seen
+    inner = _through_copies(computation, seen)
+    return inner if inner is seen else _computed_by(program, computation, inner, 0)
 
 
-def _behind(computation: Computation, instruction: Instruction) -> Instruction:
+def _through_copies(computation: Computation, instruction: Instruction) -> Instruction:
+    """Follow writes of slices, copies and casts back to the instruction that made the values."""
     while True:
         if instruction.operation == "dynamic-update-slice":
             instruction = computation[instruction.operands[1]]

@@ -153,6 +153,7 @@ class Program:
 
     @cached_property
     def _walk(self) -> tuple[dict[str, int], int]:
+        """Visit all computations that run; return `runs` and `unknown_loops`."""
         runs: dict[str, int] = {}
         unknown = 0
 

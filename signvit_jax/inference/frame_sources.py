@@ -1,4 +1,4 @@
-"""Frames of a stream: pushed by the caller, of a camera, or of a file that is played."""
+"""Frames of a stream, which come from the caller, from a camera, or from a file that is played."""
 
 import collections
 import importlib
@@ -21,7 +21,7 @@ from signvit_jax.runtime.optional_deps import import_optional
 _DAY_LONG = VideoLimits(
     max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0
 )
-_MAX_SECONDS = 1e8  # of a stream: three years
+_MAX_SECONDS = 1e8  # largest time of a frame in a stream: three years
 
 __all__ = ["Image", "SourceError"]
 
@@ -116,8 +116,8 @@ class PushedFrames:
     def push(self, image: Image, seconds: float | None = None) -> bool:
         """Add a frame at a time of the stream; return False, and ignore it, after the end.
 
-        `seconds`: never less than that of the frame before; None: by the clock, since the first
-        frame. Raises SourceError for another time.
+        `seconds`: not less than that of the frame before; None: the time since the first frame, by
+        the clock. Raises SourceError for another time.
         """
         if self.has_ended:
             return False

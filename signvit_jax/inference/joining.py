@@ -121,6 +121,7 @@ class _PlacedSegment:
         return cls(window, window.start, window.end, words, bool(window.times))
 
     def switch_to(self, later: "_PlacedSegment") -> Switch:
+        """Return where the joined text switches from this segment to a later, overlapping one."""
         timed = self.timed and later.timed
         tolerance = _TIMED_TOLERANCE if timed else _SPREAD_TOLERANCE
         begin, end = max(later.start, self.start), self.end
@@ -157,6 +158,7 @@ class _PlacedSegment:
         return Switch(kept, skipped, middle, False)
 
     def joined(self, later: "_PlacedSegment", switch: Switch) -> "_PlacedSegment":
+        """One segment out of this one and a later one, without the words that both contain."""
         words = self.words[: switch.kept] + later.words[switch.skipped :]
         score = _lower(self.source.score, later.source.score)
         source = self.source if words == self.words else _with_words(self.source, words)

@@ -129,14 +129,15 @@ class Predictor:
         options = SearchOptions.from_config(
             config, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
         )
-        # All of the beam is ranked again: the text that says every sign may not be the first.
-        wide = dataclasses.replace(options, n_best=options.beam_size)
+        # The lexicon ranks the complete beam again: the text that has a word for every sign may
+        # have a low rank in it.
+        full_beam = dataclasses.replace(options, n_best=options.beam_size)
         self._options = options
-        self._ranks = bool(self.lexicon and config.lexicon_weight and "beam" in decoders)
-        needs_ctc = self._ranks or any(scales.needs_ctc for scales in self.scales.values())
+        self._reranks = bool(self.lexicon and config.lexicon_weight and "beam" in decoders)
+        needs_ctc = self._reranks or any(scales.needs_ctc for scales in self.scales.values())
         names = dict.fromkeys([*decoders, "ctc"] if needs_ctc else decoders)
         self._programs = {
-            name: _program(bind, name, wide if self._ranks and name == "beam" else options)
+            name: _program(bind, name, full_beam if self._reranks and name == "beam" else options)
             for name in names
         }
 
@@ -157,20 +158,20 @@ class Predictor:
             for name, program in self._programs.items()
         }
         found = {
-            name: _hypotheses(_gather(one), self.tokenizers.get(name, self._ctc_tokenizer))
-            for name, one in decoded.items()
+            name: _hypotheses(_gather(outputs), self.tokenizers.get(name, self._ctc_tokenizer))
+            for name, outputs in decoded.items()
         }
         ctc_texts = itertools.repeat(None)
         if "ctc" in found:
             ctc_texts = [hypothesis.text for hypothesis in found["ctc"]]
-        if self._ranks:
-            found["beam"] = [self._ranked(*row) for row in zip(found["beam"], found["ctc"])]
+        if self._reranks:
+            found["beam"] = [self._reranked(*row) for row in zip(found["beam"], found["ctc"])]
         return {
             name: [self._with_confidence(name, *row) for row in zip(found[name], ctc_texts)]
             for name in self.tokenizers
         }
 
-    def _ranked(self, hypothesis: Hypothesis, ctc: Hypothesis) -> Hypothesis:
+    def _reranked(self, hypothesis: Hypothesis, ctc: Hypothesis) -> Hypothesis:
         """Rank the n-best list of a clip by the decoder and the lexicon together.
 
         The lexicon's shortfall, in nats, is subtracted from the log-probability of a text: it is
@@ -304,9 +305,9 @@ def _ctc_words(
     """The words that CTC's tokens spell, each from its first token to its last."""
     words, members = word_tokens(tokens, tokenizer.decode, tokenizer.pieces)
     return tuple(
-        CtcWord(word.strip(), signs[own[0]].start, signs[own[-1]].end)
-        for word, own in zip(words, members)
-        if own
+        CtcWord(word.strip(), signs[tokens_of_word[0]].start, signs[tokens_of_word[-1]].end)
+        for word, tokens_of_word in zip(words, members)
+        if tokens_of_word
     )
 
 
@@ -381,8 +382,8 @@ class BatchDecoder:
         self._frame_buckets = frame_buckets
         self._num_devices = num_devices
         self._device_lock = threading.Lock()
-        # Most clips of a batch that clips of other threads may join while they wait for the device;
-        # 1: none. Batches are then of sizes that the calls alone would not have.
+        # Largest batch that clips of several threads may share while they wait for the device; 1:
+        # threads share no batch. Shared batches have other sizes than the calls alone would give.
         self.most_shared = 1
         self._waiting: list[_WaitingClip] = []
         self._waiting_lock = threading.Lock()
@@ -452,8 +453,8 @@ class BatchDecoder:
             first = self._next_waiting()
             self._last_was_urgent = first.is_urgent
             alike = [clip for clip in self._waiting if clip.key == first.key]
-            most = min(self.most_shared, first.predictor.config.batch_size)
-            batch = alike[: next_batch_size(len(alike), most)]
+            max_size = min(self.most_shared, first.predictor.config.batch_size)
+            batch = alike[: next_batch_size(len(alike), max_size)]
             self._waiting = [clip for clip in self._waiting if clip not in batch]
         try:
             decoded = self._decode_batch(
@@ -480,8 +481,9 @@ class BatchDecoder:
 
         Returns the sizes of these batches.
         """
-        most = predictor.config.batch_size
-        sizes = {next_batch_size(count, most) for count in range(1, min(num_clips, most) + 1)}
+        max_size = predictor.config.batch_size
+        counts = range(1, min(num_clips, max_size) + 1)
+        sizes = {next_batch_size(count, max_size) for count in counts}
         for bucket in self._frame_buckets:
             blank = np.zeros((bucket, image_size, image_size, 3), np.uint8)
             for size in sizes:
@@ -514,9 +516,10 @@ class BatchDecoder:
         return next(bucket for bucket in self._frame_buckets if num_frames <= bucket)
 
 
-def next_batch_size(count: int, most: int) -> int:
-    """Size of the next batch of `count` clips: `most`, or the largest power of two up to `count`.
+def next_batch_size(count: int, max_size: int) -> int:
+    """Size of the next batch when `count` clips are left: `max_size`, or a power of two.
 
-    So few shapes are compiled, and on one device no batch has padding rows.
+    It is the largest power of two up to `count`. So few shapes are compiled, and on one device no
+    batch has padding rows.
     """
-    return most if count >= most else 1 << (count.bit_length() - 1)
+    return max_size if count >= max_size else 1 << (count.bit_length() - 1)

@@ -74,7 +74,7 @@ class LiveCaptions:
     """Captions of a stream.
 
     Args:
-        read: Gives the `Reading` of images at a frame rate.
+        read: Returns the `Reading` of images that were taken at a frame rate.
         window_seconds: Length of the longest window, > 0.
         overlap: Share of a full window that the next one reads again, from 0 to below 1.
         every: Seconds between hypotheses, > 0.
@@ -126,7 +126,7 @@ class LiveCaptions:
             source.close()
 
     def advance(self, taken: TakenFrames, dropped: int) -> StreamUpdate | None:
-        """Read frames that a source gave for the time `due`; return None if there is no news.
+        """Read frames that a source gave for the time `due`; return None if there is no new frame.
 
         `dropped` is the source's number of dropped frames.
         """

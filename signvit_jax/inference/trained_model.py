@@ -113,9 +113,9 @@ class TrainedModel:
 
     @property
     def bind(self) -> Callable[[PyTree], Models]:
-        """Return the model, or the tuple of models, of `weights`.
+        """The function that makes the model, or a tuple of models, of `weights`.
 
-        Equal for equal models, because compiled programs are cached by it.
+        Equal models have equal functions: compiled programs are cached by them.
         """
         if not self.others:
             return self.definition.bind
@@ -262,20 +262,20 @@ def inference_policy(config: Config) -> ComputePolicy:
 def _check_ensemble(opened: list[tuple[Workdir, Config, Vocabularies]]) -> None:
     """Raise ConfigError for models that cannot be averaged, before any weights are read."""
     (first, config, (tokenizer, _)), *others = opened
-    for workdir, its_config, (its_tokenizer, _) in others:
-        if its_tokenizer.tokens != tokenizer.tokens:
+    for workdir, other_config, (other_tokenizer, _) in others:
+        if other_tokenizer.tokens != tokenizer.tokens:
             raise ConfigError(
                 f"the models of an ensemble need one vocabulary, but {first.path} has "
-                f"{tokenizer.vocab_size} tokens and {workdir.path} {its_tokenizer.vocab_size}, and "
-                "they are not the same; train the models on one data set with the same "
+                f"{tokenizer.vocab_size} tokens and {workdir.path} {other_tokenizer.vocab_size}, "
+                "and they are not the same; train the models on one data set with the same "
                 "config.tokenizer"
             )
         for key in SHARED_KEYS:
-            own, its = getattr(config.data, key), getattr(its_config.data, key)
-            if own != its:
+            value, other_value = getattr(config.data, key), getattr(other_config.data, key)
+            if value != other_value:
                 raise ConfigError(
                     "the models of an ensemble must read clips alike, but config.data."
-                    f"{key} is {own!r} in {first.path} and {its!r} in {workdir.path}"
+                    f"{key} is {value!r} in {first.path} and {other_value!r} in {workdir.path}"
                 )
 
 

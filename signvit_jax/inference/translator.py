@@ -66,7 +66,9 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _READERS = 4  # files that are read at the same time, while the device computes
-_WINDOWS_UNTIL_PROGRESS = 4  # decoded together, where somebody waits for the segments
+_WINDOWS_UNTIL_PROGRESS = (
+    4  # most windows that are decoded together if the caller waits for segments
+)
 
 OnSegment = Callable[[Segment], object]
 OnProgress = Callable[[float], object]
@@ -455,8 +457,10 @@ class Translator:
         warning: str | None = None  # the first one
         max_evidence = 0.0
         has_listener = decoding.on_segment or decoding.on_progress
-        together = min(config.batch_size, _WINDOWS_UNTIL_PROGRESS if has_listener else math.inf)
-        for windows in itertools.batched(video.windows, int(together)):
+        windows_at_once = config.batch_size
+        if has_listener:
+            windows_at_once = min(windows_at_once, _WINDOWS_UNTIL_PROGRESS)
+        for windows in itertools.batched(video.windows, windows_at_once):
             joined: list[Segment] = []
             for window, found in zip(windows, self._decode(windows, decoding)):
                 hypothesis = self._timed(window, found, decoding)

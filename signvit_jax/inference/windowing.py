@@ -37,9 +37,9 @@ from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, Vid
 
 Clip = str | os.PathLike | bytes | np.ndarray
 
-_SENTENCE = 6.0  # seconds of the longest clip where the config does not tell them
-_CTC_BATCH = 4  # steps of half a window after which CTC reads a recording again
-MOST_CTC_WINDOWS = _CTC_BATCH + 1  # that CTC then reads together
+_SENTENCE = 6.0  # seconds of the longest clip, if the config does not tell how long clips are
+_CTC_BATCH = 4  # CTC reads a recording again when it has grown by this many half windows
+MOST_CTC_WINDOWS = _CTC_BATCH + 1  # windows that CTC then reads together
 RECORDING = VideoLimits(  # limits of one file that allow recordings of hours
     max_seconds=6 * 3600.0, max_frames=600_000, cpu_seconds=7200.0, wall_seconds=7200.0
 )
@@ -87,7 +87,7 @@ def longest_window(data: DataConfig, inference: InferenceConfig) -> float:
 def frame_rate_warning(window: VideoWindow, fps: float, data: DataConfig) -> str | None:
     """Return a warning if the model sees fewer frames per second of the window than in training."""
     seconds, limit = window.end - window.start, clip_limit(data)
-    longest = limit * 1.02 + 1.0 / data.frame_rate  # with rounding
+    longest = limit * 1.02 + 1.0 / data.frame_rate  # tolerates rounding
     if seconds > longest and data.sampling != "segment":
         count = len(window.frames)
         return (
@@ -96,7 +96,7 @@ def frame_rate_warning(window: VideoWindow, fps: float, data: DataConfig) -> str
             f"{limit:.1f} s ({data.num_frames / limit:.1f} a second), so words may be missing; "
             "leave max_clip_seconds and window_seconds out, or lower them"
         )
-    is_slower = 0 < fps < 0.9 * data.frame_rate  # a tenth less passes as the same
+    is_slower = 0 < fps < 0.9 * data.frame_rate  # up to a tenth less needs no warning
     if data.sampling != "even" and is_slower:
         return (
             f"the video has {fps:.1f} frames per second, and the model was trained on "

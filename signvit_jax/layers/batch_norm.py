@@ -67,8 +67,9 @@ class BatchNorm(nnx.Module):
             moments = jax.lax.stop_gradient(
                 Moments(count * distance, count * (batch_var + jnp.square(distance)))
             )
-            # A microbatch may have padding rows only. Normalized by their statistics, which are
-            # zero, its activations would grow from layer to layer until they overflow.
+            # A microbatch may consist of padding rows alone. If it were normalized by their
+            # statistics, which are zero, its activations would grow from layer to layer until they
+            # overflow.
             mean, var = jnp.where(count > 0, batch_mean, mean), jnp.where(count > 0, batch_var, var)
         y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
         return y.astype(self.dtype), moments

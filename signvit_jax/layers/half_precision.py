@@ -48,7 +48,7 @@ def _normalize_forward(x: Array, epsilon: float) -> tuple[Array, tuple[Array, Ar
 
 
 def _normalize_backward(epsilon: float, kept: tuple[Array, Array], gradient: Array) -> tuple[Array]:
-    del epsilon  # it is in the kept deviation
+    del epsilon  # the kept inverse of the standard deviation contains it
     normalized, inverse = kept
     wide, gradient_wide = normalized.astype(jnp.float32), gradient.astype(jnp.float32)
     mean = gradient_wide.mean(axis=-1, keepdims=True)

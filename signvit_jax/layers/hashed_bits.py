@@ -36,8 +36,8 @@ def _random_bits(
     if bit_width != 32:
         raise NotImplementedError(f"{bit_width} bits per hash; allowed: 32")
     shape = shape or (1,)
-    # Rows and columns are hashed one after the other: the entries of a large batch are more than
-    # the numbers of 32 bits.
+    # Rows and columns are hashed one after the other, because a large batch has more entries than
+    # there are 32-bit numbers.
     row = jnp.zeros((1,) * len(shape), jnp.uint32)
     for axis, size in enumerate(shape[:-1]):
         row = row * jnp.uint32(size)

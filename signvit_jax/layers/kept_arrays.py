@@ -7,10 +7,10 @@ operations on single entries or rows.
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Key, Shaped
 
-NORMALIZED = "normalized"  # by a LayerNorm: the input of the products behind it
+NORMALIZED = "normalized"  # outputs of a LayerNorm, which are inputs of matrix products
 PROJECTED = "projected"  # query, key and value
 ATTENDED = "attended"  # values, weighted by attention
-HIDDEN = "hidden"  # of the feed-forward layer, before its activation
+HIDDEN = "hidden"  # hidden layer of the feed-forward network, before its activation
 KEPT = (NORMALIZED, PROJECTED, ATTENDED, HIDDEN)
 
 

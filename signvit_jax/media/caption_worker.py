@@ -5,7 +5,7 @@ crash or run away without harm. The first line of stdin is a JSON `Request`; lin
 
 | line | meaning |
 |---|---|
-| `{"size": [width, height]}` | of the pictures that are written |
+| `{"size": [width, height]}` | size in pixels of the frames that are written |
 | `{"draw": number}` | draw this cue |
 | `{"notes": [...]}` | the file is complete; `notes` say what it lacks |
 | `{"refused": reason}` | the video cannot be used |
@@ -69,7 +69,7 @@ class Request(TypedDict):
 
     path: str
     output: str
-    burn_in: bool  # draw cues into the pictures; False: a track of text, which players can hide
+    burn_in: bool  # draw cues into the frames; False: a track of text, which players can hide
     cues: list[tuple[int, int, str]]  # start and end in milliseconds, text with line breaks
     language: str  # ISO 639-2 code of the track, such as "deu"; "und" if not known
     limits: "Limits"
@@ -94,8 +94,8 @@ if not TYPE_CHECKING:
     reading = video_worker()
 
 
-class Picture:
-    """A drawn cue, blended over a part of each picture."""
+class DrawnCue:
+    """A cue as pixels, which is blended over a part of each frame."""
 
     def __init__(self, x: int, y: int, rgba: np.ndarray):
         self._rows = slice(y, y + rgba.shape[0])
@@ -118,30 +118,37 @@ def say(message: dict[str, object]) -> None:
     sys.stdout.flush()
 
 
-def ask_for(number: int) -> Picture:
+def request_cue(number: int) -> DrawnCue:
     """Let the parent draw a cue."""
     say({"draw": number})
     answer = json.loads(sys.stdin.buffer.readline())
     width, height = answer["width"], answer["height"]
     raw = sys.stdin.buffer.read(width * height * 4)
-    return Picture(answer["x"], answer["y"], np.frombuffer(raw, np.uint8).reshape(height, width, 4))
+    return DrawnCue(
+        answer["x"], answer["y"], np.frombuffer(raw, np.uint8).reshape(height, width, 4)
+    )
 
 
 class Copies:
-    """Packets of some streams, which are copied as they are, in step with the pictures."""
+    """Packets of some streams, which are copied as they are, in step with the frames."""
 
     def __init__(
         self, container: InputContainer, streams: Sequence[Stream], output: OutputContainer
     ):
         self._output = output
         self._container = container
-        self._to = {stream.index: output.add_stream_from_template(stream) for stream in streams}
+        self._output_streams = {
+            stream.index: output.add_stream_from_template(stream) for stream in streams
+        }
         self._packets: Iterator[Packet] = container.demux(list(streams)) if streams else iter(())
         self._next: Packet | None = None
         self._first = (container.start_time or 0) / av.time_base
 
-    def up_to(self, seconds: float, most: float) -> None:
-        """Copy the packets that begin before `seconds`. Raises Refused beyond `most` seconds."""
+    def up_to(self, seconds: float, max_seconds: float) -> None:
+        """Copy the packets that begin before `seconds`.
+
+        Raises Refused for a packet that begins after `max_seconds`.
+        """
         while True:
             packet = self._next or next(self._packets, None)
             self._next = None
@@ -154,12 +161,12 @@ class Copies:
             if begin >= seconds:
                 self._next = packet
                 return
-            if begin > most:
-                raise reading.Refused(f"longer than {most:g} s (max_seconds)")
+            if begin > max_seconds:
+                raise reading.Refused(f"longer than {max_seconds:g} s (max_seconds)")
             shift = round(self._first / float(base))
             packet.dts -= shift
             packet.pts = None if packet.pts is None else packet.pts - shift
-            packet.stream = self._to[packet.stream.index]
+            packet.stream = self._output_streams[packet.stream.index]
             mux(self._output, packet)
 
 
@@ -207,14 +214,14 @@ def copyable_audio(container: InputContainer, notes: list[str]) -> list[AudioStr
 def text_packet(text: str) -> bytes:
     """A sample of a text track (3GPP TS 26.245): its length in bytes, and the text in UTF-8."""
     encoded = text.encode()[: (1 << 16) - 1]
-    encoded = encoded.decode(errors="ignore").encode()  # no half a character
+    encoded = encoded.decode(errors="ignore").encode()  # drops a character that was cut in half
     return len(encoded).to_bytes(2, "big") + encoded
 
 
 def write_track(
     request: Request, container: InputContainer, output: OutputContainer, notes: list[str]
 ) -> None:
-    """Copy picture and sound, and add the cues as a track of text."""
+    """Copy video and sound, and add the cues as a track of text."""
     video = reading.video_streams(container)[0]
     codec = video.codec_context
     name = codec.name if codec is not None else "unknown"
@@ -231,26 +238,26 @@ def write_track(
     context.time_base = track.time_base = MILLISECOND
     track.metadata["language"] = request["language"]
     output.start_encoding()
-    most = request["limits"]["max_seconds"]
+    max_seconds = request["limits"]["max_seconds"]
     for start, end, text in request["cues"]:
-        copies.up_to(start / 1000, most)
+        copies.up_to(start / 1000, max_seconds)
         packet = Packet(text_packet(text))
         packet.stream = track
         packet.time_base = MILLISECOND
         packet.pts = packet.dts = start
         packet.duration = end - start
         mux(output, packet)
-    copies.up_to(math.inf, most)
+    copies.up_to(math.inf, max_seconds)
 
 
-def write_pictures(
+def write_frames(
     request: Request,
     container: InputContainer,
     sound: InputContainer,
     output: OutputContainer,
     notes: list[str],
 ) -> None:
-    """Draw the cues into the pictures, which are encoded as H.264; the sound is copied."""
+    """Draw the cues into the frames, which are encoded as H.264; the sound is copied."""
     limits, cues = request["limits"], request["cues"]
     source = reading.video_streams(container)[0]
     if source.codec_context is None:
@@ -286,16 +293,16 @@ def write_pictures(
         while number < len(cues) and cues[number][1] <= now:
             number, drawn = number + 1, None
         if number < len(cues) and cues[number][0] <= now:
-            drawn = drawn or ask_for(number)
+            drawn = drawn or request_cue(number)
             image = drawn.blend(image)
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
+        output_frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709
         )
         # Two frames at one time, as damaged files have them, would stop the encoder.
         last_pts = max(round(seconds * CLOCK), last_pts + 1)
-        picture.pts, picture.time_base = last_pts, Fraction(1, CLOCK)
+        output_frame.pts, output_frame.time_base = last_pts, Fraction(1, CLOCK)
         copies.up_to(seconds, limits["max_seconds"])
-        mux(output, stream.encode(picture))
+        mux(output, stream.encode(output_frame))
     if stream is None or copies is None:
         raise reading.Refused("no frame in it could be decoded")
     mux(output, stream.encode())
@@ -303,7 +310,7 @@ def write_pictures(
 
 
 def video_stream(output: OutputContainer, width: int, height: int, fps: float) -> VideoStream:
-    """Add the stream of pictures, of a quality that the eye does not tell from the original."""
+    """Add the video stream, of a quality that the eye cannot tell from the original."""
     stream = output.add_stream(
         "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"}
     )
@@ -332,7 +339,7 @@ def write(request: Request) -> list[str]:
                 reading.open_local_file(request["path"], limits["max_bytes"]) as again,
                 reading.open_container(again, demuxer, limits) as sound,
             ):
-                write_pictures(request, container, sound, output, notes)
+                write_frames(request, container, sound, output, notes)
     return notes
 
 

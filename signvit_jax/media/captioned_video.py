@@ -1,4 +1,4 @@
-"""Videos with captions, in the picture or as a track of text: written by a child process."""
+"""Videos with captions, drawn into the frames or as a track of text: written by a child process."""
 
 import contextlib
 import dataclasses
@@ -31,14 +31,14 @@ class TimedText(NamedTuple):
 
 
 class DrawnCaption(NamedTuple):
-    """A caption as pixels, and where its upper left corner is in the picture."""
+    """A caption as pixels, and where its upper left corner is in the frame."""
 
     x: int
     y: int
     image: UInt8[np.ndarray, "h w 4"]  # RGBA, straight alpha
 
 
-# Draws caption `number` for pictures of (width, height).
+# Draws caption `number` for frames of (width, height).
 Draw = Callable[[int, tuple[int, int]], DrawnCaption]
 
 
@@ -53,10 +53,10 @@ def write_captioned(
 ) -> list[str]:
     """Write `output`, an mp4 file, atomically; return notes on what it lacks.
 
-    With `draw` captions are drawn into the pictures, which are encoded anew (H.264, upright, square
-    pixels); without, pictures are copied and captions are a track of text, which players show when
-    asked. Sound is copied. Captions are in order of time and do not overlap. `language` is that of
-    the track, an ISO 639-2 code.
+    With `draw` captions are drawn into the frames, which are encoded again (H.264, upright, square
+    pixels). Without it the video is copied, and captions are a track of text, which players show
+    when asked. Sound is copied. Captions are in order of time and do not overlap. `language` is
+    that of the track, an ISO 639-2 code.
 
     Raises VideoDecodeError for a video that cannot be read, or not be copied, and OSError.
     """
@@ -64,7 +64,7 @@ def write_captioned(
     notes: list[str] = []
 
     def write(path: Path) -> None:
-        # The encoder uses all cores, and each second counts.
+        # The encoder uses all cores, and the processor time of each counts.
         fields = dataclasses.asdict(limits)
         fields["cpu_seconds"] = limits.wall_seconds * (os.cpu_count() or 1)
         request = {
@@ -103,7 +103,7 @@ def _ask(
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            assert pipe is not None  # by PIPE
+            assert pipe is not None  # opened as PIPE
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
@@ -115,7 +115,7 @@ class _Conversation:
         self, process: subprocess.Popen, name: str, draw: Draw | None, limits: VideoLimits
     ):
         stdin, stdout = process.stdin, process.stdout
-        assert stdin is not None and stdout is not None  # by PIPE
+        assert stdin is not None and stdout is not None  # opened as PIPE
         self._requests, self._replies = stdin, stdout.fileno()
         self._process = process
         self._name = name

@@ -62,13 +62,14 @@ MP4, MATROSKA, AVI, GIF = "mp4", "matroska", "avi", "gif"
 MP4_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 NOMINAL_FPS = 25.0  # where the header has no believable rate
 BELIEVABLE_FPS = (0.1, 1000.0)
-# Share that may be damaged, and share that may be missing at the end; two frames always may.
+# Share of a file that may be damaged, and share that may be missing at its end. In both cases two
+# frames are always tolerated.
 MISSING_TOLERATED = 0.1
 VARIABLE_RATE = 1.1  # a stretch this much denser than the average is more than rounding and jitter
 VARIABLE_RATE_GAPS = 1.02  # the same where a few gaps are long, which jitter never causes
 LONG_GAP = 1.5  # times the median gap
 STRETCH = 8  # gaps over which the rate is measured, so that one late frame changes little
-MAX_PACKETS = 5_000_000  # whose times are read: half a week of video
+MAX_PACKETS = 5_000_000  # packets whose times are read: half a week of video
 # Frames of a recording for which reading all packets takes too long. The index is used instead,
 # although its times can be late by a frame or two.
 LONG_RECORDING = 20_000
@@ -647,7 +648,7 @@ class PoseSender:
         self._model = pose_model(models)
         self._model.start_clip()
         self._send = send
-        self._limit, self._most = resource.getrlimit(resource.RLIMIT_CPU)
+        self._soft_limit, self._hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
         self._spent = 0.0
         self._last: tuple[np.ndarray, bytes] | None = None
 
@@ -659,10 +660,10 @@ class PoseSender:
         begin, used = time.monotonic(), time.process_time()
         points = self._model.points(image).tobytes()
         self._spent += time.process_time() - used
-        limit = self._limit + math.ceil(self._spent)
-        if self._most != resource.RLIM_INFINITY:
-            limit = min(limit, self._most)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, self._most))
+        limit = self._soft_limit + math.ceil(self._spent)
+        if self._hard_limit != resource.RLIM_INFINITY:
+            limit = min(limit, self._hard_limit)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, self._hard_limit))
         self._last = image, points
         self._send(b"K", time.monotonic() - begin, points)
 
@@ -701,10 +702,13 @@ def send_poses(request: Request, lengths: list[int], send: Send) -> None:
 
 
 def send_image(request: Request, image: str, send: Send) -> None:
-    """Send a JPEG as one frame, shrunk to `short_side` at the least. Raises Refused."""
+    """Send a JPEG as one frame, halved while its shorter side stays `short_side` at least.
+
+    Raises Refused.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    max_pixels, least = request["limits"]["max_pixels"], request["short_side"]
+    max_pixels, short_side = request["limits"]["max_pixels"], request["short_side"]
     content = base64.b64decode(image)
     if len(content) > request["limits"]["max_bytes"]:
         raise Refused(
@@ -717,8 +721,8 @@ def send_image(request: Request, image: str, send: Send) -> None:
                     f"{opened.width}x{opened.height} pixels; "
                     f"allowed: at most {max_pixels} in all (max_pixels)"
                 )
-            if least:  # the decoder halves the size as often as it can, before it allocates
-                opened.draft("RGB", (least, least))
+            if short_side:  # the decoder halves the size as often as it can, before it allocates
+                opened.draft("RGB", (short_side, short_side))
             rgb = np.asarray(opened.convert("RGB"))
     except UnidentifiedImageError:
         raise Refused("not a JPEG") from None

@@ -56,7 +56,7 @@ class WorkerProcess:
         self._owner = os.getpid()
         self._seconds_left = 0.0  # to wait for replies to the present request
         stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None and stdout is not None  # by PIPE
+        assert stdin is not None and stdout is not None  # opened as PIPE
         self._requests = stdin
         self._replies = stdout.fileno()
         os.set_blocking(self._replies, False)

@@ -25,7 +25,7 @@ from signvit_jax.models.images import motion_channels
 from signvit_jax.models.zoom import Square, crop, crop_part
 
 _NUM_HEADS, _MLP_RATIO = 4, 2
-_PLACE = 4  # numbers for each part: y, x, spread, presence
+_PLACE_FEATURES = 4  # of each part: y, x, spread, presence
 
 
 class CropFeatures(NamedTuple):
@@ -84,7 +84,7 @@ class HandCrops(nnx.Module):
     @classmethod
     def width(cls, config: EncoderConfig) -> int:
         """Width of the features."""
-        return cls.number_of_parts(config) * (config.crop_width + _PLACE)
+        return cls.number_of_parts(config) * (config.crop_width + _PLACE_FEATURES)
 
     def __call__(
         self,
@@ -111,9 +111,12 @@ class HandCrops(nnx.Module):
         present = present[..., None]
         missing = self.missing[...].astype(features.dtype)
         features = missing + present.astype(features.dtype) * (features - missing)
-        numbers = jnp.concatenate([2.0 * place.center - 1.0, place.spread[..., None]], axis=-1)
-        numbers = jnp.concatenate([numbers * present, present], axis=-1)
-        features = jnp.concatenate([features, numbers.astype(features.dtype)], axis=-1)
+        # _PLACE_FEATURES numbers; y and x are in [-1, 1], and zero for a part that is not present.
+        place_features = jnp.concatenate(
+            [2.0 * place.center - 1.0, place.spread[..., None]], axis=-1
+        )
+        place_features = jnp.concatenate([place_features * present, present], axis=-1)
+        features = jnp.concatenate([features, place_features.astype(features.dtype)], axis=-1)
         localization = None
         if rng is not None:
             localization = Localization(found, cell_motion(images, mask), view)
@@ -153,6 +156,7 @@ class HandCrops(nnx.Module):
             cut = crop_part(frames, square, self.size, self.share).reshape(
                 b, t, self.size, self.size, 3
             )
+            # The second part, the left hand, is mirrored: see the class.
             cuts.append(cut[:, :, :, ::-1] if part == 1 else cut)
         clips = jnp.stack(cuts, axis=1).reshape(b * self.parts, t, self.size, self.size, 3)
         if self.motion != "none":

@@ -1,9 +1,9 @@
 """Where the two hands of a signer, and the face, are in each image.
 
-Where clips have keypoints, a small network learns from them. Where they have none, it learns the
-hands from what moves. Boxes around what moves miss hands: an arm moves as well, and a hand may
-rest. A network that sees one image, and not its neighbors, cannot tell what moves in it; it learns
-what mostly moves in such images, which is hands.
+A small network learns from keypoints, if clips have them. Otherwise it learns the hands from what
+moves. A box around what moves would not do: an arm moves as well, and a hand may rest. But a
+network that sees a single image cannot tell what moves in it, so it learns what usually moves in
+such images, and that is hands.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ _START_COLUMNS = (-0.25, 0.25, 0.0)
 # keypoints no loss trains them.
 _PRESENCE = 4.0
 # The largest weight of a frame in the loss by motion: its motion divided by the clip's mean.
-_MOST_MOTION = 2.0
+_MAX_MOTION_WEIGHT = 2.0
 
 
 class Places(NamedTuple):
@@ -44,14 +44,14 @@ class Places(NamedTuple):
 
 
 class PartMaps(NamedTuple):
-    """What the localizer says of each image."""
+    """The localizer's outputs for each image."""
 
     maps: Float[Array, "*n parts 16 16"]  # log-probabilities of the part's place
     presence: Float[Array, "*n parts"]  # logits: is the part in the image?
 
 
 class Localization(NamedTuple):
-    """What the localizer said of a batch of clips, and what it can learn from."""
+    """The localizer's outputs for a batch of clips, and what its loss needs besides."""
 
     found: PartMaps  # (b, t, ...)
     motion: Float[Array, "b t 16 16"]  # mean squared change of the cells' pixels
@@ -166,10 +166,10 @@ def _motion_loss(
     total = motion.sum(axis=(2, 3))
     count = jnp.maximum(mask.sum(axis=1), 1)
     floor = GRID * GRID * MOTION_FLOOR**2
-    weights = jnp.minimum(total / (total.sum(axis=1) / count + floor)[:, None], _MOST_MOTION)
+    weights = jnp.minimum(total / (total.sum(axis=1) / count + floor)[:, None], _MAX_MOTION_WEIGHT)
     shares = motion / jnp.maximum(total, 1e-9)[..., None, None]
-    either = jax.nn.logsumexp(maps, axis=2) - jnp.log(HANDS)
-    per_frame = -jnp.sum(shares * either, axis=(2, 3))
+    log_mean_map = jax.nn.logsumexp(maps, axis=2) - jnp.log(HANDS)
+    per_frame = -jnp.sum(shares * log_mean_map, axis=(2, 3))
     return jnp.sum(weights * per_frame, axis=1) / count
 
 
@@ -194,9 +194,9 @@ def _point_loss(
         jax.nn.relu(1.0 - jnp.abs(cells[..., axis, None] - jnp.arange(GRID))) for axis in (0, 1)
     )
     targets = rows[..., :, None] * columns[..., None, :]
-    place = -present * jnp.sum(targets * maps, axis=(-2, -1))
-    seen = jax.nn.softplus(presence) - present * presence
+    place_loss = -present * jnp.sum(targets * maps, axis=(-2, -1))
+    presence_loss = jax.nn.softplus(presence) - present * presence
     frames = mask[..., None].astype(jnp.float32)
-    return jnp.sum((place + seen) * frames, axis=(1, 2)) / (
+    return jnp.sum((place_loss + presence_loss) * frames, axis=(1, 2)) / (
         maps.shape[2] * jnp.maximum(mask.sum(axis=1), 1)
     )

@@ -69,7 +69,7 @@ def _magnitudes(
     mean_square = energy / frames.mean(axis=(1, 2, 3))
     scale = jax.lax.rsqrt(mean_square + MOTION_FLOOR**2)[:, None, None, None]
     steps = _color_mean(jnp.abs(video[:, 1:] - video[:, :-1])) * frames[:, 1:]
-    # Not by concatenation: jax2onnx would take its length 1 + (t - 1) for another one than t.
+    # Padded and not concatenated: jax2onnx does not recognize the length 1 + (t - 1) as t.
     before, after = (jnp.pad(steps, ((0, 0), edges, (0, 0), (0, 0))) for edges in ((1, 0), (0, 1)))
     return jnp.stack([_color_mean(jnp.abs(moved)), before, after], axis=-1) * scale[..., None]
 

@@ -30,7 +30,7 @@ SAVED = nnx.Any(nnx.Param, nnx.BatchStat)
 
 
 class View(NamedTuple):
-    """What the backbone made of every frame, and the square of the images that it saw."""
+    """The backbone's feature of every frame, and the square of each image that it saw."""
 
     features: Float[Array, "b t f"]
     square: Square
@@ -143,12 +143,12 @@ class VideoEncoder(nnx.Module):
             sample_mask=sample_mask,
         )
         features = features.reshape(b, t, -1)
-        seen = None if rng is None else View(features, square or whole_image(b))
+        backbone_view = None if rng is None else View(features, square or whole_image(b))
         if self.hands is None or self.join is None or square is None:
-            return FrameFeatures(features, moments, view=seen)
+            return FrameFeatures(features, moments, view=backbone_view)
         hands = self.hands(video, square, mask, fold(rng, "encoder.hands"))
         joined = self.join(jnp.concatenate([features, hands.features], axis=-1))
-        return FrameFeatures(joined, moments, hands.localization, seen)
+        return FrameFeatures(joined, moments, hands.localization, backbone_view)
 
     def pool(
         self,

@@ -69,9 +69,9 @@ def divergence(
     logits: Float[Array, "b s v"], teacher: Float[Array, "b s v"], temperature: float
 ) -> Float[Array, "b s"]:
     """temperature^2 * KL(teacher || student) of the distributions at `temperature`, in nats."""
-    ours = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
-    theirs = jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature)
-    return temperature**2 * jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    targets = jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature)
+    return temperature**2 * jnp.sum(jnp.exp(targets) * (targets - log_probs), axis=-1)
 
 
 def standardized(features: Float[Array, "b s d"]) -> Float[Array, "b s d"]:

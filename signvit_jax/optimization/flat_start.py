@@ -1,7 +1,7 @@
 """The flat start of CTC: at first, labels are spread evenly over the frames of a clip.
 
 This is the flat start of speech recognition: a rough alignment that every clip has. Without it CTC
-begins by emitting the blank alone, and for long learns little from the images.
+at first emits the blank alone, and learns little from the images for a long time.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from signvit_jax.config.schema import TrainingConfig
 from signvit_jax.layers.attention import length_mask
 from signvit_jax.models.ctc_loss import BLANK
 
-# Two frames move if they differ by more than this share of what lies between the clip's smallest
-# difference of neighbors, which is the camera's noise, and the mean.
-_MOVES = 0.5
+# Something moves between two frames if their difference exceeds a threshold: this share of the way
+# from the clip's smallest difference of neighbors, which is the camera's noise, to the mean one.
+_MOTION_THRESHOLD = 0.5
 
 
 def flat_alignment(
@@ -59,7 +59,7 @@ def signing_frames(
     least = jnp.min(jnp.where(known, change, jnp.inf), axis=1, keepdims=True)
     total = jnp.sum(jnp.where(known, change, 0.0), axis=1, keepdims=True)
     mean = total / jnp.maximum(known.sum(axis=1, keepdims=True), 1)
-    moves = known & (change > least + _MOVES * (mean - least))
+    moves = known & (change > least + _MOTION_THRESHOLD * (mean - least))
     moves = jnp.pad(moves, ((0, 0), (0, 1))) | jnp.pad(moves, ((0, 0), (1, 0)))
     begun = jnp.cumsum(moves, axis=1) > 0
     not_over = jnp.cumsum(moves[:, ::-1], axis=1)[:, ::-1] > 0

@@ -56,9 +56,9 @@ def with_late_backbone(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam whose count and moments start, for the backbone, with the backbone's first update.
 
-    While the backbone is frozen its moments are zero. By the count of the other parameters Adam's
-    bias correction would take them for converged ones, and the first thousand updates would be up
-    to ten times too large.
+    While the backbone is frozen its moments are zero. With the count of the other parameters,
+    Adam's bias correction would treat these moments as converged, and the first thousand updates
+    would be up to ten times too large.
     """
 
     def update(
@@ -70,15 +70,15 @@ def with_late_backbone(
         frozen: bool = False,
         **_: object,
     ) -> tuple[PyTree, optax.ScaleByAdamState]:
-        own = optax.ScaleByAdamState(
+        backbone = optax.ScaleByAdamState(
             count=state.count - thawed_at, mu=backbone_of(state.mu), nu=backbone_of(state.nu)
         )
-        own_updates, own = _adam_step(adam, backbone_of(updates), own)
+        backbone_updates, backbone = _adam_step(adam, backbone_of(updates), backbone)
         if frozen:
-            own = jax.tree.map(jnp.zeros_like, own)
+            backbone = jax.tree.map(jnp.zeros_like, backbone)
         updates, new = _adam_step(adam, updates, state, params)
-        mu, nu = with_backbone(new.mu, own.mu), with_backbone(new.nu, own.nu)
-        return with_backbone(updates, own_updates), new._replace(mu=mu, nu=nu)
+        mu, nu = with_backbone(new.mu, backbone.mu), with_backbone(new.nu, backbone.nu)
+        return with_backbone(updates, backbone_updates), new._replace(mu=mu, nu=nu)
 
     return optax.GradientTransformationExtraArgs(adam.init, update)
 

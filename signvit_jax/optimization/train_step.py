@@ -244,6 +244,7 @@ def _with_running_stats(
 
 
 def _where(finite: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    """Return `new`, or `old` for a skipped update."""
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
 

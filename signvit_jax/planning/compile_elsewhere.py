@@ -1,6 +1,6 @@
 """Plans for absent devices, each made in a process of its own.
 
-XLA's flags and JAX's platforms are settled once in a process; the caller's stay as they are.
+XLA's flags and JAX's platforms can be set only once in a process, so the caller's are not touched.
 """
 
 import contextlib
@@ -29,22 +29,22 @@ _PACKAGES = {
     "tpu": [("libtpu",)],
     "cuda": [("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), ("nvidia.cudnn",)],
 }
-# Without a GPU no kernel can be timed, and none is executed: their code need not be good. The
-# scheduler's flag is the one that commands set.
+# Without a GPU no kernel can be timed, and none is executed, so their code need not be fast. The
+# flag of the scheduler is the one that all commands set.
 _XLA_FLAGS = {
     "cuda": (
         "--xla_gpu_autotune_level=0",
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_gpu_disable_gpuasm_optimizations=true",
         "--xla_gpu_enable_latency_hiding_scheduler=true",
-        # XLA's own remat: in a program that is about to exceed the memory it searches long for
-        # what to compute again, where `alternatives` keep less from the start.
+        # XLA's own rematerialization takes long to search a program that is about to exceed the
+        # memory. `alternatives` looks for settings that keep less instead.
         "--xla_disable_hlo_passes=rematerialization",
     ),
     "tpu": (),
 }
-_SLOW_SECONDS = 180.0  # after which the wait is explained
-_SHOWN = 1500  # characters of the error of a compiler
+_SLOW_SECONDS = 180.0  # a longer wait is explained
+_SHOWN = 1500  # characters that are shown of a compiler's error
 
 
 class PlanError(SignVitError, RuntimeError):
@@ -86,7 +86,7 @@ def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") ->
     """
     check_packages(request.device)
     check_count(request.kind, request.devices)
-    asked = {"config": to_json(config), "request": dataclasses.asdict(request), "unless": unless}
+    question = {"config": to_json(config), "request": dataclasses.asdict(request), "unless": unless}
     process = subprocess.Popen(
         [sys.executable, "-m", "signvit_jax.planning.step_plan"],
         stdin=subprocess.PIPE,
@@ -95,9 +95,9 @@ def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") ->
         text=True,
         env=child_environment(dict(os.environ), request.kind.platform),
     )
-    with _ended(process):
+    with _killed_at_exit(process):
         try:
-            output, errors = process.communicate(json.dumps(asked), timeout=_SLOW_SECONDS)
+            output, errors = process.communicate(json.dumps(question), timeout=_SLOW_SECONDS)
         except subprocess.TimeoutExpired:
             log.warning(
                 "XLA's compiler for %s still works after %.0f s; a busy machine, or a model that "
@@ -139,7 +139,7 @@ def child_environment(
 
 
 @contextlib.contextmanager
-def _ended(process: "subprocess.Popen[str]") -> Iterator[None]:
+def _killed_at_exit(process: "subprocess.Popen[str]") -> Iterator[None]:
     """Kill the process, if it still runs, when the block is left, be it by an interrupt."""
     try:
         yield

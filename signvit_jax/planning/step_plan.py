@@ -1,4 +1,4 @@
-"""A training step compiled for devices that are not here, and what its program would take of them.
+"""A training step compiled for devices that are not here, and what its program would need there.
 
 Run as a module, it answers one request in a process of its own: `compile_elsewhere` starts it with
 the environment that XLA needs. Nothing is executed; every figure is a plan.
@@ -28,7 +28,7 @@ from signvit_jax.planning.memory import StepMemory, step_memory
 from signvit_jax.planning.roofline import Roofline, roofline
 from signvit_jax.runtime.exit_codes import DONE, is_out_of_memory
 
-_RESIDUALS = 12  # that are listed
+_RESIDUALS = 12  # most arrays that are listed
 _NEEDED = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
 _HLO_TEMPORARIES = re.compile(r"HLO temporaries \(([\d.]+)([KMG])\)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}

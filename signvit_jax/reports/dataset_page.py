@@ -23,7 +23,7 @@ _SHEET_FRAMES = 2 * COLUMNS
 _BINS = 24
 _MAX_ROWS = 20
 # Colors of keypoints by the signer's side.
-_SIDES = {"left": "#35b8ff", "right": "#ff9d2e"}
+_SIDE_COLORS = {"left": "#35b8ff", "right": "#ff9d2e"}
 
 
 def render(
@@ -310,7 +310,7 @@ def _with_points(
     pen = ImageDraw.Draw(drawn)
     for name, (x, y, confidence) in zip(layout.points, points.tolist()):
         if confidence > 0:
-            color = _SIDES.get(layout.side(name), "white")
+            color = _SIDE_COLORS.get(layout.side(name), "white")
             place = (x * len(image), y * len(image))
             pen.circle(place, 2, fill=color if confidence >= 0.5 else None, outline=color)
     return np.asarray(drawn)
@@ -338,5 +338,5 @@ _STYLE = """
 svg { width: 100%; height: 4.5rem; border-bottom: 1px solid var(--line); }
 rect { fill: var(--accent); }
 """ + "".join(
-    f".{side} {{ color: {color}; font-weight: 600; }}\n" for side, color in _SIDES.items()
+    f".{side} {{ color: {color}; font-weight: 600; }}\n" for side, color in _SIDE_COLORS.items()
 )

@@ -248,9 +248,9 @@ def _clip(
     texts = [("reference", text(prediction.reference))]
     if gloss := prediction.details.get("gloss"):
         texts.append(("gloss", text(gloss)))
-    for name, own in scores.items():
+    for name, decoder_scores in scores.items():
         if name in clip.alignments:
-            hypothesis = _mark_edits(clip.alignments[name], own)
+            hypothesis = _mark_edits(clip.alignments[name], decoder_scores)
         else:
             hypothesis = text(prediction.hypotheses[name])
         texts.append((text(name), hypothesis or _NO_TEXT))

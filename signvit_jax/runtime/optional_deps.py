@@ -29,9 +29,9 @@ _PACKAGES = {
     "uvicorn": ("serve", "uvicorn"),
     "websockets": ("serve", "websockets"),
 }
-# What no extra can list, because of its own requirements: jax2onnx would downgrade Orbax, which it
-# does not use here; cuDNN would bring another gigabyte, which compiling for absent GPUs does not
-# need.
+# Packages that no extra can list, because pip would install their requirements too: jax2onnx would
+# downgrade Orbax, which it does not use here; cuDNN would bring another gigabyte, which compiling
+# for absent GPUs does not need.
 _WITHOUT_REQUIREMENTS = {
     "jax2onnx": "pip install --no-deps jax2onnx==0.17.1",
     "libtpu": "pip install --no-deps 'nvidia-cudnn-cu12>=9.10,<10'",

@@ -131,11 +131,15 @@ class _Descriptor(io.RawIOBase):
         return length
 
 
-def _guarded(stream: TextIO | None, own: TextIO | None, descriptor: int) -> TextIO:
+def _guarded(stream: TextIO | None, original: TextIO | None, descriptor: int) -> TextIO:
+    """The stream in a form that survives errors; a replaced stream is returned as it is.
+
+    `original` is the stream with which Python started.
+    """
     if stream is None:  # closed from the start; print(file=None) would write to standard output
         return open(os.devnull, "w", encoding="utf-8")
     if (
-        stream is not own
+        stream is not original
         or not isinstance(stream, io.TextIOWrapper)
         or stream.fileno() != descriptor
     ):

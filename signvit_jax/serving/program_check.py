@@ -239,20 +239,23 @@ def _sizes(shape: Sequence[object]) -> Shape:
 
 def _fit(expected: Sequence[tuple[Shape, str]], found: Sequence[tuple[Shape, str]]) -> bool:
     """Return True if shapes and dtypes are equal; `v`, the vocabulary, may be any number."""
-    return len(expected) == len(found) and all(
-        len(ours[0]) == len(theirs[0])
-        and ours[1] == theirs[1]
-        and all(a == b or (a == "v" and isinstance(b, int)) for a, b in zip(ours[0], theirs[0]))
-        for ours, theirs in zip(expected, found)
-    )
+    if len(expected) != len(found):
+        return False
+    for (shape, dtype), (found_shape, found_dtype) in zip(expected, found):
+        if len(shape) != len(found_shape) or dtype != found_dtype:
+            return False
+        for size, found_size in zip(shape, found_shape):
+            if size != found_size and not (size == "v" and isinstance(found_size, int)):
+                return False
+    return True
 
 
 def _first_difference(
     expected: Sequence[tuple[Shape, str]], found: Sequence[tuple[Shape, str]]
 ) -> str:
-    for ours, theirs in zip(expected, found):
-        if ours != theirs and not _fit([ours], [theirs]):
-            return f"expected {_array(ours)}, found {_array(theirs)}"
+    for wanted, actual in zip(expected, found):
+        if wanted != actual and not _fit([wanted], [actual]):
+            return f"expected {_array(wanted)}, found {_array(actual)}"
     return f"expected {len(expected)} arrays, found {len(found)}"
 
 

@@ -96,7 +96,7 @@ def _run(argv: Sequence[str]) -> int:
     flags.add_argument(
         "--metric",
         choices=tuple(HIGHER_IS_BETTER),
-        help="of the validation (config.training.best_metric)",
+        help="metric of the validation by which trials are compared (config.training.best_metric)",
     )
     flags.add_argument(
         "--sampler", choices=_SAMPLERS, default="tpe", help="what to try next, by Optuna (tpe)"
@@ -111,7 +111,7 @@ def _run(argv: Sequence[str]) -> int:
     flags.add_argument(
         "--seeds", type=integer(0), default=3, help="repetitions of the best at the end (3)"
     )
-    flags.add_argument("--seed", type=integer(0), default=0, help="of the search (0)")
+    flags.add_argument("--seed", type=integer(0), default=0, help="seed of the search (0)")
     flags.add_argument("--hours", type=positive("hours"), help="begin no trial after this time")
     flags.add_argument(
         "--stop_if_no_better",
@@ -130,14 +130,14 @@ def _run(argv: Sequence[str]) -> int:
         "--attempts",
         type=integer(1),
         default=3,
-        help="without a further step, after which a trial has failed (3)",
+        help="attempts without a further step, after which a trial has failed (3)",
     )
     flags.add_argument(
         "--lease",
         type=positive("seconds"),
         default=600.0,
         metavar="SECONDS",
-        help="after which the trial of a silent worker is taken over (600)",
+        help="silence of a worker after which another one takes over its trial (600)",
     )
     flags.add_argument(
         "--workers",
@@ -261,6 +261,10 @@ def _work_here(sweep: "Sweep", workers: int, devices: int | None) -> int:
 
 
 def _several(folder: Path, workers: int, devices: int | None) -> int:
+    """Start workers in processes of their own and wait for them; return the exit code.
+
+    `devices`: GPUs of each worker; None: they share all.
+    """
     cores = sorted(os.sched_getaffinity(0))
     share = max(len(cores) // workers, 1)
     processes = []
@@ -293,13 +297,13 @@ def _devices_of(worker: int, count: int) -> str:
     """The GPUs of a worker, of those that are visible. Raises UsageError if there are too few."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     listed = visible.split(",") if visible else [str(i) for i in range(_gpus())]
-    mine = listed[worker * count :][:count]
-    if len(mine) < count:
+    gpus_of_worker = listed[worker * count :][:count]
+    if len(gpus_of_worker) < count:
         raise UsageError(
             f"--workers and --devices_per_trial={count} ask for more GPUs than the {len(listed)} "
             "that are visible"
         )
-    return ",".join(mine)
+    return ",".join(gpus_of_worker)
 
 
 def _gpus() -> int:

@@ -23,13 +23,13 @@ from signvit_jax.files.parsed_json import UNREADABLE_JSON
 
 log = logging.getLogger(__name__)
 
-_RENEWALS = 20  # while a claim lasts
+_RENEWALS = 20  # times that a claim is renewed before it would lapse
 _CLAIM = re.compile(r"claim\.([1-9]\d*)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim of a trial. `step`: the last one of the metrics when it was made."""
+    """A claim of a trial. `step`: the last step in the trial's metrics when it was claimed."""
 
     path: Path
     number: int

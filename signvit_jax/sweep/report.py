@@ -147,14 +147,14 @@ def _curves(sweep: Sweep, trials: Sequence[Trial], best: Trial | None) -> str:
     drawn = [trial for trial in trials if trial.curve and trial.kind != "seed"]
     if not drawn:
         return paragraph("No trial has been validated yet.")
-    most = max(trial.curve[-1][0] for trial in drawn)
+    max_clips = max(trial.curve[-1][0] for trial in drawn)
     values = sorted(value for trial in drawn for _, value in trial.curve)
     # A diverged trial would flatten all others.
     low, high = values[0], values[min(int(0.98 * len(values)), len(values) - 1)]
     span = (high - low) or abs(high) or 1.0
 
     def point(clips: int, value: float) -> str:
-        x = _MARGIN + clips / max(most, 1) * (_WIDTH - _MARGIN - 8)
+        x = _MARGIN + clips / max(max_clips, 1) * (_WIDTH - _MARGIN - 8)
         share = min(max((value - low) / span, 0.0), 1.0)
         return f"{x:.1f},{8 + (1 - share) * (_HEIGHT - 36):.1f}"
 
@@ -175,7 +175,7 @@ def _curves(sweep: Sweep, trials: Sequence[Trial], best: Trial | None) -> str:
     axes = (
         f"<text x=0 y=18>{high:.3g}</text><text x=0 y='{_HEIGHT - 28}'>{low:.3g}</text>"
         f"<text x='{_MARGIN}' y='{_HEIGHT - 6}'>0</text>"
-        f"<text x='{_WIDTH - 8}' y='{_HEIGHT - 6}' text-anchor=end>{most:,} clips</text>"
+        f"<text x='{_WIDTH - 8}' y='{_HEIGHT - 6}' text-anchor=end>{max_clips:,} clips</text>"
     )
     return _svg(axes + "".join(lines), f"{sweep.settings.metric} by clips seen")
 
@@ -230,8 +230,7 @@ def _parallel(sweep: Sweep, trials: Sequence[Trial], best: Trial | None) -> str:
 
 
 def _place(axis: Dimension, value: Value | None) -> float:
-    """The place of a value on its axis, 0 at the top to 1; outside of the range at an end."""
-
+    """The place of a value on its axis, 0 at the top to 1; values out of range are at an end."""
     if axis.choices:
         index = axis.choices.index(value) if value in axis.choices else 0
         return index / (len(axis.choices) - 1)

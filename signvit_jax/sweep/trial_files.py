@@ -41,10 +41,10 @@ class Settings:
     """The settings of a sweep.
 
     `config`: as given, with `overrides` as (key, text). `base`: values of the searched keys in the
-    config. `trials`: how many at most, with that of the config untouched. `seeds`: repetitions of
-    the best at the end. `lease_seconds`: after which a claim that is not renewed has lapsed.
-    `attempts`: without progress, after which a trial has failed. `hours`, `patience`: 0 = no limit.
-    `keep`: whose checkpoints stay, "best" or "all".
+    config. `trials`: largest number of trials, with that of the config untouched. `seeds`:
+    repetitions of the best at the end. `lease_seconds`: time after which a claim that is not
+    renewed has lapsed. `attempts`: number of attempts without progress after which a trial has
+    failed. `hours`, `patience`: 0 = no limit. `keep`: whose checkpoints stay, "best" or "all".
     """
 
     config: str

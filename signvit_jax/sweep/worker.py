@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 
 _LOG = "train.log"  # what the training command of a trial prints
 _IN_USE = " is in use by "  # of checkpoints.workdir_lock's error
-_FAILURES = 3  # trials in a row that fail before a worker gives up: the machine is at fault
-_SECONDS_TO_SAVE = 300.0  # that a stopped run may take
+# A worker gives up after this many failed trials in a row: the machine is at fault.
+_MAX_FAILURES = 3
+_SECONDS_TO_SAVE = 300.0  # time limit of a run that was asked to save and stop
 _POLL_SECONDS, _IDLE_SECONDS = 1.0, 5.0
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
@@ -220,7 +221,7 @@ class Worker:
     def _record(self, trial: Trial, code: int, *, pruned: bool) -> None:
         """Record how a trial ended, or leave it to the next attempt."""
         sweep, metric = self.sweep, self.sweep.settings.metric
-        said = _last_line(trial.folder / _LOG)
+        message = _last_line(trial.folder / _LOG)
         if self._stop_signal and code != DONE:
             trial.claims[-1].release()
             raise _Stopped
@@ -232,17 +233,19 @@ class Worker:
         elif code == DONE:
             self._failed(trial, f"it ended without a finite validation/{metric}")
         elif code == OUT_OF_MEMORY:
-            self._finish(trial, "out_of_memory", said)
-        elif code == USAGE and _IN_USE in said:
-            # Its last worker is gone, but not yet what that worker has started.
+            self._finish(trial, "out_of_memory", message)
+        elif code == USAGE and _IN_USE in message:
+            # The last worker of the trial is gone, but the run that it started has not ended yet.
             trial.claims[-1].release()
             self._sleep(self._idle_seconds)
         elif code == USAGE:
-            self._failed(trial, said)
+            self._failed(trial, message)
         elif trial.fruitless_attempts >= sweep.settings.attempts:
-            self._failed(trial, f"exit code {code}: {said}")
+            self._failed(trial, f"exit code {code}: {message}")
         else:
-            log.warning("trial %d: exit code %d: %s; it is tried again", trial.number, code, said)
+            log.warning(
+                "trial %d: exit code %d: %s; it is tried again", trial.number, code, message
+            )
             # Not released: an attempt without progress counts.
             self._lapse(trial.claims[-1])
 
@@ -254,9 +257,9 @@ class Worker:
     def _failed(self, trial: Trial, reason: str) -> None:
         self._finish(trial, "failed", reason)
         self._failures += 1
-        if self._failures >= _FAILURES:
+        if self._failures >= _MAX_FAILURES:
             raise SweepError(
-                f"{_FAILURES} trials in a row failed, the last with: {reason}\n"
+                f"{_MAX_FAILURES} trials in a row failed, the last with: {reason}\n"
                 f"{trial.folder / _LOG} says more; repair it and give the same `signvit sweep run` "
                 "again, which tries failed trials once more"
             )
@@ -319,9 +322,8 @@ def _limit_reached(sweep: Sweep, trials: Sequence[Trial], now: float) -> bool:
 def delete_checkpoints_of_losers(sweep: Sweep) -> None:
     """Delete the checkpoints of finished trials that are not the best; all else stays.
 
-    Seeds of the best keep theirs. A trial that is not the best now never becomes it.
+    Seeds of the best keep theirs. A trial that is not the best now never becomes the best.
     """
-
     trials = sweep.read(server_time(sweep.folder))
     best = best_of(sweep.settings, trials)
     for trial in trials:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 # The program's only console. Progress bars use it too; otherwise log lines would break them.
 CONSOLE = Console(stderr=True)
-_SHOWN = ("signvit_jax", "__main__")
+_SHOWN = ("signvit_jax", "__main__")  # top-level loggers whose messages the terminal shows
 
 
 def start_run_log(path: Path | None = None) -> None:
@@ -28,7 +28,7 @@ def start_run_log(path: Path | None = None) -> None:
     root = logging.getLogger()
     for handler in list(root.handlers):
         # A library's logging.basicConfig() would show every message a second time.
-        if isinstance(handler, _Ours) or type(handler) is logging.StreamHandler:
+        if isinstance(handler, _RunLogHandler) or type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
             handler.close()
     root.setLevel(logging.INFO)
@@ -62,25 +62,25 @@ def _keep_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     )
 
 
-class _Ours:
+class _RunLogHandler:
     """The mark of handlers that `start_run_log` adds, and that its next call removes."""
 
     of_run_log = True
 
 
-class _NoHandler(_Ours, logging.NullHandler):
+class _NoHandler(_RunLogHandler, logging.NullHandler):
     pass
 
 
-class _TerminalHandler(_Ours, RichHandler):
+class _TerminalHandler(_RunLogHandler, RichHandler):
     pass
 
 
-class _PlainHandler(_Ours, logging.StreamHandler):
+class _PlainHandler(_RunLogHandler, logging.StreamHandler):
     pass
 
 
-class _RunLog(_Ours, logging.FileHandler):
+class _RunLog(_RunLogHandler, logging.FileHandler):
     """run.log. Lines that the disk does not take are dropped; the first is reported."""
 
     _failed = False

@@ -1,4 +1,4 @@
-"""Experiment trackers: a run's metrics and config in W&B, MLflow or trackio, for who asks for it.
+"""Experiment trackers: a run's metrics and config in W&B, MLflow or trackio, with --tracker.
 
 A tracker may be slow, or its server away, so it runs in a thread of its own: training never waits
 for it and never ends by it. It is given the numbers of metrics.csv and the config without local
@@ -26,10 +26,10 @@ from signvit_jax.telemetry.observers import Observer, Records
 log = logging.getLogger(__name__)
 
 PROJECT = "signvit_jax"  # unless the tracker's own environment variable names another
-_MOST_WAITING = 10_000  # rows that wait for the thread
-_SECONDS_TO_FINISH = 60.0  # that the end of a run waits for a tracker
-_MLFLOW_PARAMS = 100  # of one call
-_LOGIN_SECONDS = 30  # that W&B may wait for a login
+_MAX_WAITING = 10_000  # rows that may wait for the thread
+_SECONDS_TO_FINISH = 60.0  # longest wait for a tracker at the end of a run
+_MLFLOW_PARAMS = 100  # most parameters that MLflow takes in one call
+_LOGIN_SECONDS = 30  # longest wait of W&B for a login
 
 
 class TrackedRun(NamedTuple):
@@ -156,7 +156,7 @@ class BackgroundTracker:
         self._run = run._replace(id=_read_ids(ids_file).get(name))
         self._ids_file = ids_file
         self._tracker: Tracker | None = None
-        self._waiting: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(_MAX_WAITING)
         self._dropped = 0
         self._thread = threading.Thread(
             target=self._send_all, name=f"signvit_jax_{name}", daemon=True
@@ -187,7 +187,7 @@ class BackgroundTracker:
             log.warning("tracker %s was too slow for %d rows", self._name, self._dropped)
 
     def _send_all(self) -> None:
-        # Named as a file is in the messages of observers.
+        # The messages of observers name a path.
         path = Path(f"tracker {self._name}")
         records = Records(path, self._send)
         while (record := self._waiting.get()) is not None:

@@ -354,10 +354,10 @@ def _learn_words(
 
 def _checked(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
     for name in ("pad_id", "bos_id", "eos_id"):
-        wanted, own = getattr(config, name), getattr(tokenizer, name)
-        if wanted not in (-1, own):
+        wanted, actual = getattr(config, name), getattr(tokenizer, name)
+        if wanted not in (-1, actual):
             raise ConfigError(
                 f"config.tokenizer.{name} is {wanted}, but the {config.name!r} tokenizer has "
-                f"{own}; allowed: {own}, or -1 for the tokenizer's own"
+                f"{actual}; allowed: {actual}, or -1 for the tokenizer's own"
             )
     return tokenizer

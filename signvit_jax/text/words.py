@@ -15,9 +15,9 @@ class Word(NamedTuple):
 
 
 class TimedWord(Word):
-    """A word that stands for a sign that CTC saw, from `start` to `end`, in seconds of the video.
+    """A word for a sign that CTC detected, from `start` to `end`, in seconds of the video.
 
-    The times are attributes and no part of the tuple, which is that of `Word`.
+    The times are attributes; the tuple itself has the fields of `Word` alone.
     """
 
     start: float
@@ -56,10 +56,10 @@ def word_confidences(
     return tuple(
         Word(
             word.removeprefix(" "),
-            sum(confidences[place] for place in own) / len(own) if own else 0.0,
+            sum(confidences[place] for place in places) / len(places) if places else 0.0,
             word.startswith(" "),
         )
-        for word, own in zip(words, members)
+        for word, places in zip(words, members)
     )
 
 
@@ -71,12 +71,13 @@ def word_tokens(
     """The words of `word_confidences`, and for each the places of its tokens in `tokens`."""
     words = pieces(spell(tokens))
     lengths = [len(pieces(spell(tokens[: count + 1]))) for count in range(len(tokens))]
-    # A later token can merge words, as the t of "don ' t" does: use the least count from here on.
+    # A later token can merge words, as the t of "don ' t" does. So the number of words at a token
+    # is the smallest count at this token or a later one.
     for place in reversed(range(len(lengths) - 1)):
         lengths[place] = min(lengths[place], lengths[place + 1])
-    spelt = [bool(spell([token]).strip()) for token in tokens]
+    adds_text = [bool(spell([token]).strip()) for token in tokens]
     members: list[list[int]] = [[] for _ in words]
-    for place, (length, is_text) in enumerate(zip(lengths, spelt)):
+    for place, (length, is_text) in enumerate(zip(lengths, adds_text)):
         if length and is_text:
             members[length - 1].append(place)
     return words, members

@@ -126,45 +126,46 @@ def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
 
     Both must read clips alike, share their vocabularies, and have outputs of the same length.
     """
-    name, theirs = trained.workdir.path, trained.config
+    name, teacher_config = trained.workdir.path, trained.config
     if trained.others:
         raise ConfigError(
             f"config.training.distillation.teacher names {1 + len(trained.others)} workdirs; "
             "allowed: one"
         )
     for key in ("name", *SHARED_KEYS):
-        own, its = getattr(config.data, key), getattr(theirs.data, key)
-        if own != its:
+        wanted, found = getattr(teacher_config.data, key), getattr(config.data, key)
+        if found != wanted:
             raise ConfigError(
-                f"teacher and student must see the same clips, but config.data.{key} is {own!r} "
-                f"and {its!r} in {name}; set it to that"
+                f"teacher and student must see the same clips, but config.data.{key} is {found!r} "
+                f"and {wanted!r} in {name}; set it to that"
             )
-    for kind, own, its in (
+    for kind, student, teacher in (
         ("tokens", data.vocabularies.text, trained.tokenizer),
         ("CTC labels", data.vocabularies.ctc, trained.ctc_tokenizer),
     ):
-        if own.tokens != its.tokens:
+        if student.tokens != teacher.tokens:
             raise ConfigError(
-                f"teacher and student need one vocabulary, but the student has {own.vocab_size} "
-                f"{kind} and {name} {its.vocab_size}, and they are not the same; use the teacher's "
-                "config.tokenizer, config.model.ctc.target and training split, or train a teacher "
-                "on this data set"
+                "teacher and student need one vocabulary, but the student has "
+                f"{student.vocab_size} {kind} and {name} {teacher.vocab_size}, and they are not "
+                "the same; use the teacher's config.tokenizer, config.model.ctc.target and "
+                "training split, or train a teacher on this data set"
             )
-    uses_queries = "queries" in (theirs.model.ctc.source, theirs.model.decoder.memory)
-    for key, own, its, matters in (
-        ("model.ctc.source", config.model.ctc.source, theirs.model.ctc.source, True),
-        ("model.decoder.memory", config.model.decoder.memory, theirs.model.decoder.memory, True),
+    found_model, wanted_model = config.model, teacher_config.model
+    uses_queries = "queries" in (wanted_model.ctc.source, wanted_model.decoder.memory)
+    for key, found, wanted, matters in (
+        ("model.ctc.source", found_model.ctc.source, wanted_model.ctc.source, True),
+        ("model.decoder.memory", found_model.decoder.memory, wanted_model.decoder.memory, True),
         (
             "model.temporal.num_queries",
-            config.model.temporal.num_queries,
-            theirs.model.temporal.num_queries,
+            found_model.temporal.num_queries,
+            wanted_model.temporal.num_queries,
             uses_queries,
         ),
     ):
-        if matters and own != its:
+        if matters and found != wanted:
             raise ConfigError(
-                f"the teacher's outputs do not fit the student's: config.{key} is {own!r} and "
-                f"{its!r} in {name}; set it to that"
+                f"the teacher's outputs do not fit the student's: config.{key} is {found!r} and "
+                f"{wanted!r} in {name}; set it to that"
             )
 
 

@@ -100,10 +100,10 @@ class SpikeFinder:
     soon becomes the usual one.
     """
 
-    _MEMORY = 0.98
+    _MEMORY = 0.98  # weight of the earlier losses in the averages
     _FIRST = 20  # losses before the first that may count as a jump
     _DEVIATIONS = 8.0
-    _LEAST = 1.5
+    _MIN_RATIO = 1.5  # of a jump to the mean
 
     def __init__(self):
         self._count = 0
@@ -118,7 +118,7 @@ class SpikeFinder:
         if not math.isfinite(loss):
             return None
         usual = self._mean
-        limit = max(usual + self._DEVIATIONS * self._deviation, self._LEAST * usual)
+        limit = max(usual + self._DEVIATIONS * self._deviation, self._MIN_RATIO * usual)
         jumped = self._count >= self._FIRST and loss > limit
         self._count += 1
         memory = min(self._MEMORY, 1.0 - 1.0 / self._count)  # a plain mean at first

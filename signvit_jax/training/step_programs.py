@@ -76,17 +76,15 @@ class StepPrograms:
         seed = self.config.training.seed if seed is None else seed
         model = self.config.model
         teacher_width = self.teacher.width if self.teacher else 0
-        beside = initial_projection(model.decoder.hidden_dim, teacher_width, seed)
+        aux = initial_projection(model.decoder.hidden_dim, teacher_width, seed)
         if self.config.training.keypoint_weight:
-            beside |= initial_keypoint_head(
-                model.encoder.output_dim, self._data.num_keypoints, seed
-            )
+            aux |= initial_keypoint_head(model.encoder.output_dim, self._data.num_keypoints, seed)
         return new_state(
             self.definition,
             self._optimizer,
             seed,
             self.mesh if padded else None,
-            beside,
+            aux,
             thaws=self._thaws,
         )
 

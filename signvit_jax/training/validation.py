@@ -32,29 +32,29 @@ Hypotheses = dict[int, dict[str, Hypothesis]]  # position in the split -> decode
 
 
 class PlateauNotice:
-    """A warning that CTC still outputs nothing but the blank, and a line when it does no more.
+    """A warning that CTC still outputs nothing but the blank, and a message once that has ended.
 
-    `due`: updates after which it is told. Where learning succeeds, CTC leaves the blank sooner.
+    `due`: number of updates before the warning. In runs that succeed, CTC leaves the blank sooner.
     """
 
     def __init__(self, due: int):
         self._due = due
-        self._told = False
+        self._has_warned = False
 
     def check(self, step: int, blank_share: float | None) -> None:
         """Check the share of validation clips, after `step` updates, with nothing but the blank."""
         if blank_share is None or step < self._due:
             return
-        if blank_share >= _PLATEAU_SHARE and not self._told:
-            self._told = True
+        if blank_share >= _PLATEAU_SHARE and not self._has_warned:
+            self._has_warned = True
             log.warning(
                 "CTC has not left the blank after %s steps: it finds no sign in %.0f%% of the "
                 "validation clips, and until it does the texts are guesses. See docs/learning.md",
                 f"{step:,}",
                 100 * blank_share,
             )
-        elif blank_share < _PLATEAU_SHARE and self._told:
-            self._told = False
+        elif blank_share < _PLATEAU_SHARE and self._has_warned:
+            self._has_warned = False
             log.info("CTC has left the blank: it finds signs in %.0f%%", 100 * (1 - blank_share))
 
 

@@ -22,9 +22,10 @@ from signvit_jax.weights.timm_vit import resized_positions
 _BACKBONE = "encoder/backbone/"
 _POSITIONS = _BACKBONE + "positions"
 _EMBEDDING, _LABELS = "decoder/embedding", "ctc_head/out/"
-_OF_ONE_LAYER = ("kernel", "bias", "scale", "mean", "var")  # last parts of paths
-_LEAST_SHARE = 0.5  # of the backbone's numbers
-_SHOWN = 8  # names in a message
+# Last parts of the paths of parameters that are taken together, because they form one layer.
+_LAYER_PARAMETERS = ("kernel", "bias", "scale", "mean", "var")
+_MIN_SHARE = 0.5  # share of the backbone's numbers that must fit; with fewer, nothing is taken
+_SHOWN = 8  # the most names in a message
 # Keys that must agree although the shapes do not show it, each with the width that it divides.
 _HEADS = {
     "model.encoder.vit_num_heads": "model.encoder.vit_hidden_dim",
@@ -130,7 +131,7 @@ def _layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for path in shapes:
         parent, _, name = path.rpartition("/")
-        found[parent if name in _OF_ONE_LAYER else path].append(path)
+        found[parent if name in _LAYER_PARAMETERS else path].append(path)
     return found
 
 
@@ -206,7 +207,7 @@ def _check_backbone(
     taken = sum(
         size for path, size in sizes.items() if path.startswith(_BACKBONE) and path in whole
     )
-    if taken >= _LEAST_SHARE * complete:
+    if taken >= _MIN_SHARE * complete:
         return
     keys = _differing_keys(source.config, config)
     raise ConfigError(

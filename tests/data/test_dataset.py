@@ -100,7 +100,7 @@ def test_an_index_without_digest_is_compared_and_gets_one(data_dir, monkeypatch,
     true_index = open_dataset(data_dir, "toy").split("train").index
     digest = folder / "train.index.sha256"
     digest.unlink()
-    monkeypatch.setattr(dataset, "_COMPARED_WITHOUT_DIGEST", 4)
+    monkeypatch.setattr(dataset, "_NUM_COMPARED_WITHOUT_DIGEST", 4)
     read = []
     monkeypatch.setattr(
         dataset.Split,

@@ -183,7 +183,7 @@ def test_a_workdir_that_is_in_use_and_damaged(trained, tmp_path, monkeypatch):
     assert facts.holder.startswith(f"process {os.getpid()} on {socket.gethostname()}")
     assert run_files.check_workdir(facts).level == "bad"
     assert "content changed" in facts.damage[0]
-    monkeypatch.setattr(run_files, "_MOST_HASHED", 0)  # as of a large checkpoint: sizes alone
+    monkeypatch.setattr(run_files, "_MAX_HASHED", 0)  # as for a large checkpoint: sizes alone
     facts = run_files.probe_workdir(request)
     assert not facts.hashed and not facts.damage
     victim.write_bytes(b"x")

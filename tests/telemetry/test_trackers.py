@@ -196,7 +196,7 @@ def test_a_tracker_that_hangs_delays_neither_steps_nor_the_end(monkeypatch, tmp_
 
     monkeypatch.setitem(trackers.TRACKERS, "wandb", Hanging)
     monkeypatch.setattr(trackers, "_SECONDS_TO_FINISH", 0.2)
-    monkeypatch.setattr(trackers, "_MOST_WAITING", 3)
+    monkeypatch.setattr(trackers, "_MAX_WAITING", 3)
     workdir = Workdir.create(tmp_path / "run")
     metrics = MetricsLog(workdir, lambda: open_trackers(["wandb"], "run", workdir.path, {}))
     metrics.rewind(0)

@@ -137,7 +137,7 @@ class EafDocument:
         elif tag == "TIER":
             if len(self.tiers) == MAX_TIERS:
                 raise AnnotationError(
-                    f"{self._path}: more than {MAX_TIERS} tiers; allowed: that many"
+                    f"{self._path}: more than {MAX_TIERS} tiers; allowed: at most {MAX_TIERS}"
                 )
             participant = " ".join(get("PARTICIPANT", "").split())
             self.tiers.append(Tier(get("TIER_ID", ""), get("PARENT_REF", ""), participant))

@@ -104,8 +104,10 @@ def _chosen(path: str | os.PathLike, tiers: Sequence[Tier], wanted: str, option:
             names = {_folded(tier.name): tier.name for tier in tiers}
             near = difflib.get_close_matches(_folded(name), names, n=1, cutoff=0.5)
             hint = f"; did you mean {names[near[0]]!r}?" if near else ""
-            there = _listed(tiers) if tiers else "no tier with annotations"
-            raise AnnotationError(f"{path}: no tier {name!r} for --{option}; it has {there}{hint}")
+            existing = _listed(tiers) if tiers else "no tier with annotations"
+            raise AnnotationError(
+                f"{path}: no tier {name!r} for --{option}; it has {existing}{hint}"
+            )
         chosen += found
     return [*{id(tier): tier for tier in chosen}.values()]
 
@@ -158,14 +160,14 @@ class _TextsWithGlosses:
                     continue
                 start, end = (self._document.times[slot] for slot in root.slots)
                 first, last = bisect.bisect_left(middles, start), bisect.bisect_right(middles, end)
-                own = [sign for sign in glosses[first:last] if sign[:2] not in used]
-                used |= {sign[:2] for sign in own}
+                signs = [sign for sign in glosses[first:last] if sign[:2] not in used]
+                used |= {sign[:2] for sign in signs}
                 segments.append(
                     Segment(
                         start,
                         end,
                         text,
-                        " ".join(_without_other_hand(own)),
+                        " ".join(_without_other_hand(signs)),
                         tier.participant,
                         group[0].line,
                     )
@@ -182,19 +184,19 @@ class _TextsWithGlosses:
             return {self._texts[0].name: [*self._glosses]}
         by_text: dict[str, list[Tier]] = {tier.name: [] for tier in self._texts}
         for gloss in self._glosses:
-            kin = [text for text in self._texts if self._top(text) == self._top(gloss)] or [
+            related = [text for text in self._texts if self._top(text) == self._top(gloss)] or [
                 text
                 for text in self._texts
                 if text.participant and text.participant == gloss.participant
             ]
-            if len(kin) != 1:
+            if len(related) != 1:
                 names = ", ".join(repr(text.name) for text in self._texts)
                 raise AnnotationError(
                     f"{path}: it is not clear to which of the tiers {names} the glosses of "
                     f"{gloss.name!r} belong; give both the same participant, or a common parent, "
                     "in ELAN"
                 )
-            by_text[kin[0].name].append(gloss)
+            by_text[related[0].name].append(gloss)
         return by_text
 
     def _top(self, tier: Tier) -> str:
@@ -206,7 +208,10 @@ class _TextsWithGlosses:
         return tier.name
 
     def _root(self, annotation: Annotation) -> Annotation | None:
-        """The annotation from which this one has its times: the first ancestor with its own."""
+        """The annotation from which this one has its times: the first ancestor without a parent.
+
+        None if an ancestor is missing, or if parents form a circle.
+        """
         path: list[str] = []
         root: Annotation | None = annotation
         while root is not None and root.parent:

@@ -56,10 +56,10 @@ NOTES = {
     "loose": "{count} glosses overlap no text in time and are left out, as in {example}",
     "cameras": "{count} ELAN files name several videos that are there; the first is taken, as in "
     "{example}",
-    "overlaps": "{count} cues begin before the one before has ended, as in {example}: both are "
+    "overlaps": "{count} cues begin before the previous one has ended, as in {example}: both are "
     "clips, with frames in common",
-    "joined": "{count} cues have the times of the one before, as in {example}: they are one clip",
-    "repeats": "{count} lines repeat the last line of the cue before, as rolling captions do, "
+    "joined": "{count} cues have the times of the previous one, as in {example}: they are one clip",
+    "repeats": "{count} lines repeat the last line of the previous cue, as rolling captions do, "
     "as in {example}: they are left out",
     "sounds": "{count} cues are in brackets or notes of music, such as {example}: they are kept, "
     "though nobody may sign there",
@@ -145,16 +145,16 @@ def elan_clips(
         names = {
             name: link for link in found.links for name in _names_of_url(link.url, file.folder)
         }
-        there: dict[str, float] = {}  # video -> offset
+        offsets: dict[str, float] = {}  # existing video -> its offset in seconds
         for name, link in names.items():
             with contextlib.suppress(LookupError):
-                there.setdefault(videos.find([name]), link.offset)
-        listed = ", ".join(map(os.path.basename, there))
-        counts.add("cameras", int(len(there) > 1), f"{file.path} ({listed})")
+                offsets.setdefault(videos.find([name]), link.offset)
+        listed = ", ".join(map(os.path.basename, offsets))
+        counts.add("cameras", int(len(offsets) > 1), f"{file.path} ({listed})")
         path, offset, reason = None, 0.0, ""
         try:
-            path = next(iter(there)) if there else videos.find([*names, file.name])
-            offset = there.get(path, 0.0)
+            path = next(iter(offsets)) if offsets else videos.find([*names, file.name])
+            offset = offsets.get(path, 0.0)
         except LookupError as error:
             linked = dict.fromkeys(os.path.basename(link.url)[:200] for link in names.values())
             listed = ", ".join(linked) or "no video"
@@ -205,16 +205,15 @@ def subtitle_clips(
 
     chosen: list[_File] = []
     problems: list[Problem] = []
-    for several in paired.values():
+    for files_of_video in paired.values():
         try:
-            file = _in_language(several, language)
+            file = _in_language(files_of_video, language)
         except LookupError as error:
-            problems.append(
-                Problem(several[0][0].name, str(error.args[0]), file=several[0][0].path)
-            )
+            first, _ = files_of_video[0]
+            problems.append(Problem(first.name, str(error.args[0]), file=first.path))
             continue
         chosen.append(file)
-        others = [other for other, _ in several if other.path != file.path]
+        others = [other for other, _ in files_of_video if other.path != file.path]
         if others:
             counts.add("languages", len(others), others[0].path)
     return _clips(chosen, read, videos, counts, problems)
@@ -225,7 +224,7 @@ class _File:
     """An annotation file."""
 
     path: str
-    folder: str  # its folder, relative to that of all annotation files; "" for that itself
+    folder: str  # its folder, relative to the folder of all annotation files, or ""
     name: str  # of its video, without extension and relative to the folder of videos
 
 
@@ -334,7 +333,7 @@ def _clips(
     found: list[Problem] = [*problems]
     errors: list[AnnotationError] = []
     seen: collections.Counter[str] = collections.Counter()
-    of_video: dict[str, str] = {}
+    file_of_video: dict[str, str] = {}  # video -> the first annotation file that it has
     for file in files:
         try:
             recording = read(file)
@@ -344,9 +343,9 @@ def _clips(
             found.append(Problem(file.name, reason, file=file.path))
             continue
         if recording.path is not None:
-            counts.add("several", int(recording.path in of_video), recording.file)
-            of_video.setdefault(recording.path, recording.file)
-        own = [
+            counts.add("several", int(recording.path in file_of_video), recording.file)
+            file_of_video.setdefault(recording.path, recording.file)
+        problems_of_file = [
             Problem(recording.video_id, reason, file=recording.file, line=line)
             for line, reason in recording.problems
         ]
@@ -356,8 +355,10 @@ def _clips(
                 clips.append(_clip(name, recording, segment))
             except LookupError as error:
                 reason = str(error.args[0])
-                own.append(Problem(name, reason, file=recording.file, line=segment.line))
-        found += sorted(own, key=lambda problem: problem.line)
+                problems_of_file.append(
+                    Problem(name, reason, file=recording.file, line=segment.line)
+                )
+        found += sorted(problems_of_file, key=lambda problem: problem.line)
     if not clips and errors:
         raise errors[0]
     if not clips and not found:

@@ -23,7 +23,7 @@ from tfds_builders.clips import Clip, ClipTable, Problem
 REST = "<rest>"  # the text of a clip in which nobody signs; stored as the empty text
 # Texts that programs write for missing values; they are kept, with a note.
 PLACEHOLDERS = ("nan", "n/a", "#n/a", "na", "null", "none", "-")
-MAX_SECONDS = 1e7  # of a time in a recording: 115 days
+MAX_SECONDS = 1e7  # limit of a time within a recording, about 115 days
 _DECIMAL_COMMA = re.compile(r"\d+,\d+")
 _CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 SPLIT_NAMES = {

@@ -14,8 +14,9 @@ from tfds_builders.annotation_files.tables import AnnotationError, text_encoding
 from tfds_builders.clips import Segment
 
 MAX_BYTES = 64 << 20  # a long film has 0.2 MB
-# Milliseconds. Rolling captions repeat a line in a cue of 10 to 400, right after the cue before.
-SHORT, AT_ONCE = 500, 20
+# Rolling captions repeat a line in a short cue of 10 to 400 ms, right after the previous cue.
+MAX_SHORT_CUE = 500  # longest cue that counts as short, in milliseconds
+MAX_GAP = 20  # longest gap between cues of which one directly follows the other, in milliseconds
 ARROW = "-->"
 _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
@@ -36,19 +37,19 @@ class SubtitleFile:
     segments: list[Segment]
     problems: list[tuple[int, str]]  # (line, reason) of texts that have no usable time
     num_empty: int = 0  # cues without text
-    num_overlaps: int = 0  # cues that begin before the one before has ended
-    num_repeats: int = 0  # lines of rolling captions that the cue before has shown
-    num_joined: int = 0  # cues at exactly the times of the one before, joined with it
+    num_overlaps: int = 0  # cues that begin before the previous one has ended
+    num_repeats: int = 0  # lines of rolling captions that the previous cue has shown already
+    num_joined: int = 0  # cues at exactly the times of the previous one, joined with it
     sounds: tuple[str, ...] = ()  # texts that describe a sound
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cue:
     line: int
-    start: float
+    start: float  # milliseconds, as is the end
     end: float
-    lines: list[str]  # cleaned
-    voice: str
+    lines: list[str]  # without markup, see `_clean`
+    voice: str  # the speaker, or ""
 
 
 def read_subtitles(path: str | os.PathLike, encoding: str | None = None) -> SubtitleFile:
@@ -99,7 +100,7 @@ def _text_of(path: str | os.PathLike, encoding: str | None) -> str:
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > MAX_BYTES:
-        raise AnnotationError(f"{path}: more than {MAX_BYTES} bytes; allowed: that many")
+        raise AnnotationError(f"{path}: too large; allowed: at most {MAX_BYTES:,} bytes")
     try:
         return content.decode(text_encoding(content[:4], encoding), "surrogateescape")
     except UnicodeError as error:
@@ -117,10 +118,12 @@ def _cues(lines: Sequence[str], is_webvtt: bool, problems: list[tuple[int, str]]
     for arrow, following in zip(arrows, [*arrows[1:], len(lines)]):
         body = lines[arrow + 1 : following]
         is_last = following == len(lines)
-        own = _own_lines(body, is_last, is_webvtt)
-        _report_strays(body[own:], arrow + 1 + own, not is_last, is_webvtt, problems)
+        num_text_lines = _count_text_lines(body, is_last, is_webvtt)
+        _report_strays(
+            body[num_text_lines:], arrow + 1 + num_text_lines, not is_last, is_webvtt, problems
+        )
         times = _TIMES.fullmatch(lines[arrow])
-        text = "\n".join(body[:own])
+        text = "\n".join(body[:num_text_lines])
         if times is None:
             reason = (
                 f"the times {lines[arrow].strip()[:80]!r} of {text.strip()[:80]!r} are not read"
@@ -132,12 +135,12 @@ def _cues(lines: Sequence[str], is_webvtt: bool, problems: list[tuple[int, str]]
             arrow + 1,
             _milliseconds(times.groups()[:4]),
             _milliseconds(times.groups()[4:]),
-            [_clean(line) for line in body[:own]],
+            [_clean(line) for line in body[:num_text_lines]],
             speakers.pop() if len(speakers) == 1 else "",
         )
 
 
-def _own_lines(body: Sequence[str], is_last: bool, is_webvtt: bool) -> int:
+def _count_text_lines(body: Sequence[str], is_last: bool, is_webvtt: bool) -> int:
     """The number of lines after the times of a cue that are its text."""
     if is_webvtt:  # up to the first empty line; a line of spaces is not empty
         return next((i for i, line in enumerate(body) if not line), len(body))
@@ -203,21 +206,21 @@ def _clean(line: str) -> str:
 def _without_repeats(cues: Sequence[_Cue]) -> tuple[list[_Cue], int]:
     """The cues without the lines that rolling captions repeat, and the number of these.
 
-    Such captions show each line twice: a cue begins with the last line of the one before, and a cue
-    of a hundredth of a second may stand between the two.
+    Such captions show each line twice: a cue begins with the last line of the previous one, and a
+    cue of a hundredth of a second may stand between the two.
     """
     kept: list[_Cue] = []
-    repeats, last_line, until = 0, "", -1.0
+    repeats, last_line, last_end = 0, "", -1.0
     for cue in cues:
         lines = [line for line in cue.lines if line]
-        follows = bool(last_line) and abs(cue.start - until) <= AT_ONCE
+        follows = bool(last_line) and abs(cue.start - last_end) <= MAX_GAP
         if follows and lines and lines[0] == last_line:
-            is_short = cue.end - cue.start <= SHORT
+            is_short = cue.end - cue.start <= MAX_SHORT_CUE
             if len(lines) > 1 or is_short:
                 repeats += 1
                 cue = dataclasses.replace(cue, lines=lines[1:])
         if lines:
-            last_line, until = lines[-1], cue.end
+            last_line, last_end = lines[-1], cue.end
         if cue.lines or not lines:
             kept.append(cue)
     return kept, repeats

@@ -112,9 +112,9 @@ def read_table(
             )
         codec = text_encoding(head, encoding)
         with open(path, encoding=codec, errors="surrogateescape", newline="") as file:
-            header, above = file.readline(), 1
+            header, num_lines_above = file.readline(), 1
             if separator := _SEPARATOR_LINE.fullmatch(header):
-                header, above, delimiters = file.readline(), 2, separator[1]
+                header, num_lines_above, delimiters = file.readline(), 2, separator[1]
             if "\0" in header:
                 raise AnnotationError(
                     f"{path}: not a UTF-8 text file (UTF-16 without a byte order mark, or not a "
@@ -127,7 +127,7 @@ def read_table(
                 os.fspath(path), [], encoding="UTF-8" if codec.startswith("utf-8") else codec
             )
             csv.field_size_limit(sys.maxsize)
-            lines = _lines(table, file, above, delimiter, quoted, columns, required)
+            lines = _lines(table, file, num_lines_above, delimiter, quoted, columns, required)
             for line, fields in lines:
                 _take_row(table, line, fields, columns, required, if_empty or {})
     except UnicodeError as error:
@@ -227,7 +227,7 @@ def _no_column(name: str, head: str, names: Sequence[str], is_given: bool, has_f
 def _lines(
     table: Table,
     file: Iterable[str],
-    above: int,
+    num_lines_above: int,
     delimiter: str,
     quoted: bool,
     columns: Sequence[Sequence[str]],
@@ -235,7 +235,7 @@ def _lines(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, fields) of each row; a row that cannot be parsed becomes a problem.
 
-    `above`: the number of lines that were read before, the header included.
+    `num_lines_above`: the number of lines that were read before, the header included.
 
     Raises AnnotationError for a quotation mark that swallows rows: which mark is missing cannot be
     known, and the texts on either side would be wrong.
@@ -255,12 +255,12 @@ def _lines(
     )
     rows = _Rows(delimiter, columns, required)
     while True:
-        line = reader.line_num + above + 1
+        line = reader.line_num + num_lines_above + 1
         raw.clear()
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            last = reader.line_num + above
+            last = reader.line_num + num_lines_above
             if swallowed := rows.count(raw[1:]):
                 unclosed = "unexpected end" in str(error)
                 closed = "is never closed" if unclosed else "is not closed there"
@@ -275,7 +275,7 @@ def _lines(
         if fields is None:
             return
         if len(raw) > 1 and (swallowed := rows.swallowed_by(fields)):
-            last = reader.line_num + above
+            last = reader.line_num + num_lines_above
             raise AnnotationError(
                 _swallowed(table.path, line, last, f"is closed in line {last} only", swallowed)
             )
@@ -315,13 +315,13 @@ class _Rows:
 
     def swallowed_by(self, fields: Sequence[str]) -> int:
         """Return the number of rows that a quoted field has swallowed, 0 if it is a text."""
-        own = fields[self._name] if self._name < len(fields) else ""
+        clip_name = fields[self._name] if self._name < len(fields) else ""
         for place, text in enumerate(fields):
             first, *others = _LINE_BREAK.split(text)
             others = [line for line in others if line.strip()]
             if not others:
                 continue
-            name = own if place != self._name else first
+            name = clip_name if place != self._name else first
             rows = [
                 *map(self._fields, others[:-1]),
                 [*self._fields(others[-1]), *fields[place + 1 :]],
@@ -347,8 +347,8 @@ class _Rows:
 
         If `like`, the name of another clip, is ASCII, the name of this one must be too.
         """
-        least = max(self._required) + 1 if may_be_short else self._width
-        if not least <= len(fields) <= self._width:
+        min_width = max(self._required) + 1 if may_be_short else self._width
+        if not min_width <= len(fields) <= self._width:
             return False
         if not all(fields[i].strip() for i in self._required):
             return False

@@ -17,7 +17,7 @@ from tfds_builders.clips import Clip, ClipTable
 from tfds_builders.media import ImageFolders
 from tfds_builders.options import Option
 
-FRAME_RATE = 25.0  # of the broadcasts
+FRAME_RATE = 25.0  # of the broadcasts, in frames per second
 SPLITS = {"train": TRAIN, "dev": VALIDATION, "test": TEST}
 FRAMES = Path("features", "fullFrame-210x260px")
 
@@ -37,7 +37,7 @@ class Builder(SignDatasetBuilder):
             type=Path,
         ),
     )
-    SHARED_VIDEOS = True  # the official splits divide sentences: a broadcast has some in each
+    SHARED_VIDEOS = True  # each official split has sentences of the same broadcasts
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         root = self.path_of("root", manual_dir)
@@ -68,15 +68,15 @@ def parse(tables: Mapping[str, Table], media: ImageFolders) -> ClipTable:
     split_of = {table.path: split for split, table in tables.items()}
 
     def clip_of(table: Table, row: Row, name: str) -> Clip:
-        split, get = split_of[table.path], row.values.get
+        split = split_of[table.path]
         path = media.find(f"{split}/{name}", f"{split}/{name}/1")
-        gloss = " ".join(get("orth", "").split())
+        gloss = " ".join(row.values.get("orth", "").split())
         return Clip(
             id=name,
             text=row.values["translation"],
             path=path,
             gloss=gloss,
-            signer=get("speaker", ""),
+            signer=row.values.get("speaker", ""),
             split=SPLITS[split],
             file=table.path,
             line=row.line,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Data sets whose frames OpenCV wrote with swapped red and blue.
 BGR_DATA_SETS = ("rwth_phoenix2014_t",)
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-type Values = dict[str, list[Any]]  # of each feature: all bytes, or integers, or floats
+type Values = dict[str, list[Any]]  # feature -> its values: all of them bytes, int, or float
 
 
 class Builder(SignDatasetBuilder):
@@ -187,7 +187,7 @@ def _records(shards: tuple[str, ...]) -> "ArrayRecordDataSource":
 
 
 def _parse(serialized: bytes) -> Values:
-    """Return the values of each feature of a `tf.train.Example`; none for an empty feature."""
+    """Return the values of each feature of a `tf.train.Example`; [] for an empty feature."""
     feature = parse_example(serialized)
     return {
         name: list(getattr(value, value.WhichOneof("kind") or "bytes_list").value)
@@ -207,11 +207,11 @@ def _text(values: Values, name: str) -> str:
 
 
 def _fps(values: Values, fallback: float) -> float:
-    """Return the stored frames per second, or `fallback` if there is none or it is impossible."""
+    """Return the stored frames per second, or `fallback` if no possible rate is stored."""
     stored = float(next(iter(values.get("fps", ())), 0.0))
     return stored if stored in FRAME_RATES else fallback
 
 
 def _split(name: str) -> str:
-    """Return our name of a usual split; other names stay."""
+    """Return our name of a common split, such as "validation" for "dev"; other names stay."""
     return SPLIT_NAMES.get(name.casefold(), name)

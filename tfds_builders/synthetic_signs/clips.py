@@ -1,6 +1,6 @@
-"""Clip i of a split as a function of (seed, split, i).
+"""The clips of synthetic_signs: clip i of a split is a function of (seed, split, i).
 
-Any clip can be drawn alone, in any process and any order.
+So any clip can be drawn alone, in any process and in any order.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from tfds_builders.synthetic_signs import grammar, motion, render
 from tfds_builders.synthetic_signs.signer import NUM_SIGNERS, Scene, Signer, draw_scene, draw_signer
 
 SPLITS = tuple(NUM_SIGNERS)
-STREAMS = ("script", "scene", "motion", "noise")  # independent draws of one clip
+STREAMS = ("script", "scene", "motion", "noise")  # independent random streams of one clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def clip(seed: int, split: str, index: int, options: Options) -> Clip:
 def script(seed: int, split: str, index: int, options: Options) -> tuple[tuple[str, ...], Signer]:
     """Return the glosses, () for a clip at rest, and the signer.
 
-    No sentence and no signer is in two splits, for any seeds.
+    No sentence and no signer is in two splits, whatever the seeds.
     """
     rng = _generator(seed, split, index, "script")
     resting = rng.random() < options.rest_fraction
@@ -81,7 +81,7 @@ def performance(
 def draw_clip(
     seed: int, split: str, index: int, options: Options
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
-    """Return the frames of a clip and their number per second."""
+    """Return the frames of a clip and the frame rate in frames per second."""
     noise = _generator(seed, split, index, "noise")
     moments = _moments(seed, split, index, options)
     return render.draw(*moments, options.size, noise), options.frame_rate

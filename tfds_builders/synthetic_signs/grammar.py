@@ -6,8 +6,8 @@ number), verb, negation, and the question at the end:
     (TIME) SUBJECT (SUBJECT) (OBJECT (ADJECTIVE)* (NUMBER)) VERB (NOT) (Q | WHAT | WHO)
 
 English has another order and adds what signs leave out (articles, auxiliaries, number, agreement,
-case, tense), so a model needs the complete clip for the second word. The sentence is a function of
-the glosses: nothing in it is random.
+case, tense), so a model must have seen the complete clip to write the second word. The sentence is
+a function of the glosses: nothing in it is random.
 """
 
 import bisect
@@ -20,14 +20,14 @@ import numpy as np
 from signvit_jax.errors.base import SignVitError
 
 TIMES = {"YESTERDAY": "yesterday", "TOMORROW": "tomorrow"}
-PEOPLE = {
+PEOPLE = {  # gloss -> (as the subject, as the object)
     "I": ("i", "me"),
     "YOU": ("you", "you"),
     "MOTHER": ("mother", "mother"),
     "FATHER": ("father", "father"),
     "TEACHER": ("the teacher", "the teacher"),
 }
-THINGS = {
+THINGS = {  # gloss -> (singular, plural)
     "BOOK": ("book", "books"),
     "APPLE": ("apple", "apples"),
     "HOUSE": ("house", "houses"),
@@ -36,18 +36,18 @@ THINGS = {
 # In English order: "big red", for any order of the signs.
 ADJECTIVES = {"BIG": "big", "RED": "red"}
 NUMBERS = {"TWO": "two", "MANY": "many"}
-VERBS = {
+VERBS = {  # gloss -> (base form, third person, past)
     "BUY": ("buy", "buys", "bought"),
     "SEE": ("see", "sees", "saw"),
     "LIKE": ("like", "likes", "liked"),
     "SLEEP": ("sleep", "sleeps", "slept"),
 }
 TAKES_PEOPLE = ("SEE", "LIKE")  # verbs whose object can be a person
-QUESTIONS = ("Q", "WHAT", "WHO")  # yes or no, for the object, for the subject
+QUESTIONS = ("Q", "WHAT", "WHO")  # ask for yes or no, for the object, for the subject
 GLOSSES = (*TIMES, *PEOPLE, *THINGS, *ADJECTIVES, *NUMBERS, *VERBS, "NOT", *QUESTIONS)
 MAX_GLOSSES = 6
-# The order in which signs join a smaller vocabulary: any MIN_SIGNS or more from the start have
-# sentences in each split.
+# The glosses, the most useful first. A smaller vocabulary consists of the first ones: with
+# MIN_SIGNS or more there are sentences for each split.
 BY_USE = (
     *("I", "BOOK", "SEE", "MOTHER", "LIKE", "NOT", "HOUSE", "Q", "BUY", "YESTERDAY", "BIG", "YOU"),
     *(
@@ -130,13 +130,14 @@ def _noun_phrase(glosses: list[str]) -> str:
 
 
 def _subject(people: list[str]) -> tuple[str, str]:
-    """Return the words of the subject and its agreement, "base" (i, you, they) or "third".
+    """Return the words of the subject, and whether its verb is in the "base" or "third" person.
 
-    Without people it is "who".
+    The subject is "who" without people.
     """
     if not people:
         return "who", "third"
-    polite = sorted(people, key=lambda gloss: (gloss == "I", gloss != "YOU"))  # you, others, i
+    # English names "you" first and "i" last.
+    polite = sorted(people, key=lambda gloss: (gloss == "I", gloss != "YOU"))
     agreement = "base" if len(people) == 2 or people[0] in ("I", "YOU") else "third"
     return " and ".join(PEOPLE[gloss][0] for gloss in polite), agreement
 
@@ -144,7 +145,7 @@ def _subject(people: list[str]) -> tuple[str, str]:
 def _clause(
     subject: str, agreement: str, verb: str, target: str, time: str, negated: bool, question: str
 ) -> list[str]:
-    """Return the words in order; some of them are ""."""
+    """Return the words and phrases of the sentence in English order; some of them are ""."""
     base, third, past = VERBS[verb]
     auxiliary = {"YESTERDAY": "did", "TOMORROW": "will"}.get(time) or (
         "does" if agreement == "third" else "do"
@@ -154,16 +155,12 @@ def _clause(
         return ["what" if question == "WHAT" else "", auxiliary, subject, not_, base, target, when]
     if negated or auxiliary == "will":
         return [subject, auxiliary, not_, base, target, when]
-    return [
-        subject,
-        past if time == "YESTERDAY" else third if agreement == "third" else base,
-        target,
-        when,
-    ]
+    present = third if agreement == "third" else base
+    return [subject, past if time == "YESTERDAY" else present, target, when]
 
 
 def split_of(text: str) -> str:
-    """Return the split of a sentence: of 10 about 8 train, 1 validation, 1 test.
+    """Return the split of a sentence: of 10 sentences about 8 train, 1 validation, 1 test.
 
     It depends on the sentence alone, not on the seed of a data set.
     """
@@ -230,6 +227,6 @@ def _pick[Option](
     options = tuple(options)
     if shares is None:
         return options[int(rng.random() * len(options))]
-    return options[
-        min(bisect.bisect(list(itertools.accumulate(shares)), rng.random()), len(options) - 1)
-    ]
+    limits = list(itertools.accumulate(shares))
+    number = bisect.bisect(limits, rng.random())
+    return options[min(number, len(options) - 1)]  # the shares may add up to slightly less than 1

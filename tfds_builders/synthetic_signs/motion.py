@@ -1,4 +1,7 @@
-"""Signs to a moving body: keyframes, smooth movement through them, arms by inverse kinematics."""
+"""From signs to a moving body: keyframes, smooth movement between them, and inverse kinematics.
+
+Lengths are in the body coordinates of `signs`, so in shoulder widths.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,21 +12,21 @@ from jaxtyping import Float
 from tfds_builders.synthetic_signs.signer import Signer
 from tfds_builders.synthetic_signs.signs import CHANNELS, REST, SIGNS, WAITING, Key, mirror
 
-MAX_SECONDS = 5.1  # 64 frames at 12.5 a second
-STILL = 0.16  # seconds of rest at either end
-SHOULDER = 0.5  # from the midline
-UPPER_ARM, FOREARM = 0.78, 0.7
+MAX_SECONDS = 5.1  # of a clip: 64 frames at 12.5 a second
+STILL = 0.16  # seconds of rest at either end of a clip
+SHOULDER = 0.5  # distance from the midline of the body
+UPPER_ARM, FOREARM = 0.78, 0.7  # lengths
 PALM = 0.27  # width
-WRIST = 0.62  # from the middle of the palm, in palm widths
-HEAD = (0.0, -0.6, 0.0)
+WRIST = 0.62  # distance from the middle of the palm, in palm widths
+HEAD = (0.0, -0.6, 0.0)  # its middle
 
 
 @dataclasses.dataclass(frozen=True)
 class TimeLine:
     """Keyframes of one hand.
 
-    `values` are as in `signs.CHANNELS`, already placed on the signer's body; `flow` is the share of
-    the speed that is kept at a key.
+    `seconds` are their times. `values` have the channels of `signs.CHANNELS`, already placed on the
+    signer's body. `flow` is the share of the speed that is kept at each key, 0 to 1.
     """
 
     seconds: Float[np.ndarray, "k"]
@@ -31,17 +34,17 @@ class TimeLine:
     flow: Float[np.ndarray, "k"]
 
     def at(self, when: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t c"]:
-        """Interpolate by cubic Hermite splines.
+        """Interpolate the values at the times `when`, in seconds, by cubic Hermite splines.
 
         The slope at a key is the one between its neighbors, times `flow`.
         """
         s, v = self.seconds, self.values
         slope = np.zeros_like(v)
         slope[1:-1] = (v[2:] - v[:-2]) / (s[2:] - s[:-2])[:, None] * self.flow[1:-1, None]
-        i = np.clip(np.searchsorted(s, when, side="right") - 1, 0, len(s) - 2)
+        i = np.clip(np.searchsorted(s, when, side="right") - 1, 0, len(s) - 2)  # the key before
         gap = (s[i + 1] - s[i])[:, None]
-        u = np.clip((when - s[i])[:, None] / gap, 0.0, 1.0)
-        ahead = u * u * (3 - 2 * u)
+        u = np.clip((when - s[i])[:, None] / gap, 0.0, 1.0)  # 0 at key i, 1 at key i + 1
+        ahead = u * u * (3 - 2 * u)  # weight of the value at key i + 1
         return (
             v[i] * (1 - ahead)
             + v[i + 1] * ahead
@@ -65,9 +68,10 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One arm over time, in body coordinates.
+    """One arm at t times, in body coordinates.
 
-    `hand` is the middle of the palm, `fingers` are as in `signs.SHAPES`.
+    `hand` is the middle of the palm. `angle` and `turn` are in degrees, as `signs` explains;
+    `fingers` are as in `signs.SHAPES`.
     """
 
     shoulder: Float[np.ndarray, "t 3"]
@@ -85,13 +89,13 @@ def place(where: Float[np.ndarray, "*n 3"], signer: Signer) -> Float[np.ndarray,
     Near the face they follow the size of the head, below it that of the trunk and signing space.
     """
     x, y, z = np.moveaxis(np.asarray(where, np.float64), -1, 0)
-    free = np.clip((y + 0.2) / 0.4, 0.0, 1.0)  # 0 at the face, 1 in front of the trunk
-    size = 1.0 + (signer.space - 1.0) * free
-    face = signer.head + (signer.width - signer.head) * free
-    vertical = np.where(y < 0, signer.head, signer.torso * size)
+    at_trunk = np.clip((y + 0.2) / 0.4, 0.0, 1.0)  # 0 at the face, 1 in front of the trunk
+    size = 1.0 + (signer.space - 1.0) * at_trunk
+    width = signer.head + (signer.width - signer.head) * at_trunk
+    height = np.where(y < 0, signer.head, signer.torso * size)
+    shift_x, shift_y = signer.offset
     return np.stack(
-        [x * face * size + signer.offset[0] * free, y * vertical + signer.offset[1] * free, z],
-        axis=-1,
+        [x * width * size + shift_x * at_trunk, y * height + shift_y * at_trunk, z], axis=-1
     )
 
 
@@ -101,9 +105,9 @@ def utter(
     tempo: float = 1.0,
     rng: np.random.Generator | None = None,
 ) -> Utterance:
-    """Return the glosses signed without pauses, at most `MAX_SECONDS` long.
+    """Return the movement that signs the glosses without pauses, in at most `MAX_SECONDS`.
 
-    `rng` draws the jitter of each sign; None: no jitter.
+    `tempo` divides all times. `rng` draws the jitter of each sign; None: no jitter.
     """
     draw = rng.normal if rng is not None else lambda *_: 0.0
     rest = _at_rest(signer)
@@ -118,19 +122,19 @@ def utter(
             "dominant": _values(sign.dominant, signer, draw),
             "weak": _values(sign.weak, signer, draw) if sign.weak else None,
         }
-        far = max(
+        distance = max(  # of the hand that is farther from its place in the sign
             np.linalg.norm(values[0, :3] - tracks[hand][-1][1][:3])
             for hand, values in keys.items()
             if values is not None
         )
-        # The movement into the sign: longer ways take longer, but less than proportionally.
-        now += 0.1 + 0.12 * far
+        # The movement into the sign: a longer way takes longer, but less than proportionally.
+        now += 0.1 + 0.12 * distance
         for hand, values in keys.items():
-            if values is None:  # not used: it goes down to the waist and waits there
+            if values is None:  # the sign does not use this hand, which goes to the waist and waits
                 if not np.array_equal(tracks[hand][-1][1], waiting):
                     tracks[hand].append((now + 0.5 * length, waiting, 0.0))
                 continue
-            if np.array_equal(tracks[hand][-1][1], waiting):  # it has waited
+            if np.array_equal(tracks[hand][-1][1], waiting):  # it waits until the last sign ends
                 tracks[hand].append((max(spans[-1][2], tracks[hand][-1][0] + 1e-3), waiting, 0.0))
             times = now + length * np.array([key.at for key in getattr(sign, hand)])
             last = len(values) - 1
@@ -187,6 +191,7 @@ def _at_rest(signer: Signer) -> dict[str, Float[np.ndarray, "c"]]:
 def _values(
     keys: Sequence[Key], signer: Signer, draw: Callable[..., float] = lambda *_: 0.0
 ) -> Float[np.ndarray, "k c"]:
+    """Return the channels of keys on the signer's body; `draw` (mean, deviation) gives jitter."""
     values = np.stack([key.channels() for key in keys])
     middle = values[:, :3].mean(axis=0)
     values[:, :3] = middle + (values[:, :3] - middle) * signer.amplitude
@@ -200,8 +205,8 @@ def _values(
 def arm(track: Float[np.ndarray, "t c"], signer: Signer, side: float) -> Arm:
     """Return the arm for the hand of `track`; `side` is +1 for the dominant, -1 for the weak arm.
 
-    The elbow can be anywhere on a circle; the lowest point, a little outward, is natural. A wrist
-    out of reach is moved back along the line to the shoulder, with the hand.
+    Shoulder and wrist leave a circle of places for the elbow; its lowest point, moved a little
+    outward, looks natural. A wrist out of reach is moved toward the shoulder, and the hand with it.
     """
     angle, turn, fingers = track[:, 3], track[:, 4], track[:, 5:CHANNELS].reshape(-1, 5, 3)
     radians = np.deg2rad(angle)
@@ -217,21 +222,24 @@ def arm(track: Float[np.ndarray, "t c"], signer: Signer, side: float) -> Arm:
     wrist = shoulder + line * span
     low = np.clip(wrist[:, 1] / 0.9, 0.0, 1.0)  # elbows go back when the hands are low
     pole = np.stack([np.full_like(low, 0.35 * side), np.ones_like(low), 0.1 - low], axis=-1)
-    off = pole - line * np.sum(line * pole, axis=-1, keepdims=True)
-    off /= np.maximum(np.linalg.norm(off, axis=-1, keepdims=True), 1e-6)
-    foot = (upper**2 - fore**2 + span**2) / (2 * span)  # along the line, below the elbow
-    elbow = shoulder + line * foot + off * np.sqrt(np.maximum(upper**2 - foot**2, 0.0))
+    # The unit vector from the line between shoulder and wrist to the elbow, at right angles to it.
+    outward = pole - line * np.sum(line * pole, axis=-1, keepdims=True)
+    outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-6)
+    # How far along that line, from the shoulder, the point nearest to the elbow is.
+    foot = (upper**2 - fore**2 + span**2) / (2 * span)
+    elbow = shoulder + line * foot + outward * np.sqrt(np.maximum(upper**2 - foot**2, 0.0))
     return Arm(shoulder, elbow, wrist, wrist + back, angle, turn, fingers)
 
 
 def head_pose(utterance: Utterance, when: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t 3"]:
-    """Return the pose of the head: shifts to the dominant side and down, tilt.
+    """Return the pose of the head at each time: (shift to the dominant side, shift down, tilt).
 
-    Shifts are in shoulder widths, the tilt to the dominant side in degrees.
+    Shifts are in shoulder widths; the tilt is to the dominant side, in degrees.
     """
     pose = np.zeros((len(when), 3))
     for gloss, start, end in utterance.spans:
-        u = (when - start) / (end - start)
+        u = (when - start) / (end - start)  # 0 at the first key of the sign, 1 at its last
+        # 1 during the sign; it rises before it and falls after it, for 0.4 of its length.
         strength = np.clip(np.minimum(u + 0.4, 1.4 - u) / 0.4, 0.0, 1.0)
         match SIGNS[gloss].head:
             case "shake":

@@ -1,7 +1,7 @@
-"""Drawing of a moving body: polygons on an oversized canvas, averaged down, then light and noise.
+"""Drawing of a moving body: polygons on a larger canvas, which is averaged down; light and noise.
 
-Numpy computes all corners of all frames at once; PIL only fills the polygons. It draws about 1,000
-frames per second and core at 64 pixels.
+Numpy computes the corners for all frames at once, and PIL only fills the polygons. One core draws
+about 1,000 frames of 64 pixels per second.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from tfds_builders.synthetic_signs.motion import Arm
 from tfds_builders.synthetic_signs.signer import Color, Scene, Signer
 
 HEIGHT = 2.45  # of the image at zoom 1, in shoulder widths
-SHOULDER_LINE = 0.455  # share of the image's height
+SHOULDER_LINE = 0.455  # distance from the top of the image, as a share of its height
 Points = Float[np.ndarray, "t n 2"]
 # Where the fingers begin on a hand, thumb first, in palm widths: x to the thumb, y along the
 # fingers.
@@ -29,11 +29,11 @@ ARM_ROOT = np.array([0.0, 0.07])  # where a drawn arm begins, from the line of t
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A filled polygon over time; `visible` is None if it always is."""
+    """A filled polygon in t frames."""
 
     points: Points
     color: Color
-    visible: np.ndarray | None = None
+    visible: np.ndarray | None = None  # bool (t,); None: visible in every frame
 
 
 def draw(
@@ -46,7 +46,11 @@ def draw(
     size: int,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "t {size} {size} 3"]:
-    """Return the frames. `head` is `motion.head_pose`; `rng` draws only the noise."""
+    """Return the frames at the times `seconds`; all arrays have an entry for each.
+
+    `head` is as from `motion.head_pose`; `size` is the height and width in pixels; `rng` draws only
+    the noise.
+    """
     factor = max(2, round(256 / size))
     canvas = size * factor
     sway = _sway(scene, seconds)
@@ -99,6 +103,7 @@ def keypoints(
 
 
 def _sway(scene: Scene, seconds: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """Return how far the body has swayed to its side, in shoulder widths."""
     return scene.sway[0] * np.sin(2 * np.pi * 0.35 * seconds + scene.sway[1])
 
 
@@ -126,26 +131,22 @@ def _shade(color: Color, factor: float) -> Color:
 
 def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
     t = len(head)
-    wide, long = motion.SHOULDER * signer.width, 1.75 * signer.torso
-    trunk = [
+    half_width, height = motion.SHOULDER * signer.width, 1.75 * signer.torso
+    left_side = [
         (-0.12, -0.1),
-        (-wide, -0.06),
-        (-wide - 0.1, 0.05),
-        (-wide * 0.82, 0.6),
-        (-wide * 0.85, long),
+        (-half_width, -0.06),
+        (-half_width - 0.1, 0.05),
+        (-half_width * 0.82, 0.6),
+        (-half_width * 0.85, height),
     ]
-    shirt = [Shape(_still(t, [*trunk, *((-x, y) for x, y in reversed(trunk))]), signer.shirt)]
+    trunk = [*left_side, *((-x, y) for x, y in reversed(left_side))]
+    shirt = [Shape(_still(t, trunk), signer.shirt)]
     if signer.pattern == "stripes":
-        bands = [(y, y + 0.09) for y in np.arange(0.12, long - 0.1, 0.24)]
-        shirt += [
-            Shape(
-                _still(
-                    t, [(-wide * 0.82, a), (wide * 0.82, a), (wide * 0.82, b), (-wide * 0.82, b)]
-                ),
-                _shade(signer.shirt, 0.75),
-            )
-            for a, b in bands
-        ]
+        x = half_width * 0.82
+        for top in np.arange(0.12, height - 0.1, 0.24):
+            bottom = top + 0.09
+            stripe = [(-x, top), (x, top), (x, bottom), (-x, bottom)]
+            shirt.append(Shape(_still(t, stripe), _shade(signer.shirt, 0.75)))
     neck = Shape(
         _still(t, [(-0.12, -0.45), (0.12, -0.45), (0.15, -0.06), (0.0, 0.1), (-0.15, -0.06)]),
         _shade(signer.skin, 0.86),
@@ -193,18 +194,19 @@ def _body(head: Float[np.ndarray, "t 3"], signer: Signer) -> list[Shape]:
 def _on_head(
     outline: Float[np.ndarray, "n 2"], head: Float[np.ndarray, "t 3"], signer: Signer
 ) -> Points:
-    """Place an outline on the head.
+    """Place an outline on the head; return it in body coordinates.
 
-    Its coordinates are about the middle of the face, y down, in half heights of the head.
+    The coordinates of the outline begin in the middle of the face, with y down, and are in half
+    heights of the head.
     """
     tilt = np.deg2rad(head[:, 2])[:, None]
     scale = 0.32 * signer.head
     x, y = outline[:, 0] * scale, outline[:, 1] * scale
-    about = 0.9 * scale  # the head tilts about the neck
+    neck = 0.9 * scale  # y of the point about which the head tilts
     turned = np.stack(
         [
-            np.cos(tilt) * x - np.sin(tilt) * (y - about),
-            np.sin(tilt) * x + np.cos(tilt) * (y - about) + about,
+            np.cos(tilt) * x - np.sin(tilt) * (y - neck),
+            np.sin(tilt) * x + np.cos(tilt) * (y - neck) + neck,
         ],
         axis=-1,
     )
@@ -278,10 +280,10 @@ def _hand_shapes(arm: Arm, signer: Signer, side: int) -> list[Shape]:
 def _on_hand(
     arm: Arm, signer: Signer, side: int, x: ArrayLike, y: ArrayLike
 ) -> Float[np.ndarray, "t 2"]:
-    """Convert hand coordinates to the plane of the image.
+    """Convert hand coordinates to body coordinates.
 
-    They are in palm widths, x to the thumb, y along the fingers; each is one number, or one per
-    frame.
+    `x` (toward the thumb) and `y` (along the fingers) are in palm widths from the middle of the
+    palm; each is one number, or an array with one per frame.
     """
     unit = motion.PALM * signer.hand
     facing = np.cos(np.deg2rad(arm.turn))  # +1 palm to the camera, thumb inward; -1 the back
@@ -363,7 +365,7 @@ def _wall(scene: Scene, canvas: int) -> Image.Image:
 def _lit(
     frames: UInt8[np.ndarray, "t h w 3"], scene: Scene, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Apply the color of the light, its fall-off over the image, and the noise of the camera."""
+    """Apply the color of the light, its change across the image, and the noise of the camera."""
     size = frames.shape[1]
     ramp = np.linspace(-1.0, 1.0, size, dtype=np.float32)
     light = 1.0 + scene.light[0] * ramp[None, :, None] + scene.light[1] * ramp[:, None, None]

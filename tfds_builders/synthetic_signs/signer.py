@@ -40,9 +40,9 @@ class Signer:
     left_handed: bool = False
     width: float = 1.0  # of the shoulders
     torso: float = 1.0  # height of the torso
-    arm: float = 1.0
-    head: float = 1.0
-    hand: float = 1.0
+    arm: float = 1.0  # length of the arms
+    head: float = 1.0  # size of the head
+    hand: float = 1.0  # size of the hands
     skin: Color = SKINS[1]
     hair: Color = HAIRS[0]
     hair_style: str = "short"
@@ -53,28 +53,28 @@ class Signer:
     amplitude: float = 1.0  # size of the movement within a sign
     offset: tuple[float, float] = (0.0, 0.0)  # shift of all signs, in shoulder widths
     lean: float = 0.0  # degrees added to every hand's angle
-    tempo: float = 1.0
+    tempo: float = 1.0  # speed of signing
     flow: float = 0.4  # 0 = stops between movement and sign, 1 = never stops
     jitter: float = 0.0  # standard deviation of the place of a sign, in shoulder widths
-    rest: str = "lap"
+    rest: str = "lap"  # or "sides": where the hands are when nobody signs
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
     """The recording of a clip: camera, wall and light."""
 
-    tempo: float = 1.0
+    tempo: float = 1.0  # speed of signing in this clip, a factor on the signer's
     zoom: float = 1.0
     rotation: float = 0.0  # degrees
     shift: tuple[float, float] = (0.0, 0.0)  # share of the image
-    sway: tuple[float, float] = (0.0, 0.0)  # of the body: shoulder widths, phase
+    sway: tuple[float, float] = (0.0, 0.0)  # of the body: shoulder widths, phase in radians
     wall: str = "plain"  # or "gradient", "clutter"
     wall_colors: tuple[Color, Color] = ((190, 196, 200), (150, 156, 160))
     wall_seed: int = 0
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three colors
     # Change of brightness from the middle to the right edge, and to the lower edge.
     light: tuple[float, float] = (0.0, 0.0)
-    noise: float = 0.0  # standard deviation, of 255
+    noise: float = 0.0  # standard deviation, where 255 is full brightness
 
 
 def draw_signer(rng: np.random.Generator, name: str) -> Signer:
@@ -107,7 +107,7 @@ def draw_signer(rng: np.random.Generator, name: str) -> Signer:
 
 
 def draw_scene(rng: np.random.Generator, signer: Signer) -> Scene:
-    """Draw the recording of a clip; the wall mostly has another color than the skin."""
+    """Draw the recording of a clip; the wall usually has a color far from that of the skin."""
     wall = _apart(rng, signer.skin, 110 if rng.random() < 0.85 else 40)
     return Scene(
         tempo=rng.uniform(0.9, 1.12),

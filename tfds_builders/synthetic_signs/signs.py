@@ -14,8 +14,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-# Thumb, index, middle, ring, little finger: (length in palm widths, angle to the thumb's side in
-# degrees, bend of the outer half in degrees).
+# Hand shapes. For thumb, index, middle, ring and little finger: (length in palm widths, angle
+# toward the thumb's side in degrees, bend of the outer half in degrees).
 _FOLDED = (0.0, 0.0, 0.0)
 SHAPES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "fist": ((0.0, 60.0, 0.0), _FOLDED, _FOLDED, _FOLDED, _FOLDED),
@@ -52,7 +52,7 @@ SHAPES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "thumb": ((1.3, 85.0, 0.0), _FOLDED, _FOLDED, _FOLDED, _FOLDED),
     "hook": ((0.0, 60.0, 0.0), (1.45, -5.0, 110.0), _FOLDED, _FOLDED, _FOLDED),
 }
-CHANNELS = 5 + 15  # x, y, z, angle, turn, then five fingers as above
+CHANNELS = 5 + 15  # numbers of a key: x, y, z, angle, turn, then 3 for each of the five fingers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Key:
 
     at: float  # 0 at the beginning of the sign, 1 at its end
     where: tuple[float, float, float]  # the middle of the palm
-    shape: str
+    shape: str  # a key of SHAPES
     angle: float = 0.0
     turn: float = 0.0
 
@@ -87,7 +87,7 @@ def _path(
     turn: float = 0.0,
     end: str = "",
 ) -> tuple[Key, ...]:
-    """Keys at the points, equally spaced in time; the shape changes to `end` halfway."""
+    """Keys at the points, equally spaced in time; the shape changes to `end` (if any) halfway."""
     last = len(points) - 1
     return tuple(
         Key(i / last, point, end if end and 2 * i >= last else shape, angle, turn)
@@ -96,9 +96,10 @@ def _path(
 
 
 def _again(keys: tuple[Key, ...], times: int = 2) -> tuple[Key, ...]:
-    """Keys of a movement repeated back and forth: a, b -> a, b, a, b."""
-    runs = keys * times
-    return tuple(dataclasses.replace(key, at=i / (len(runs) - 1)) for i, key in enumerate(runs))
+    """Keys of a movement that is made several times: a, b -> a, b, a, b."""
+    repeated = keys * times
+    last = len(repeated) - 1
+    return tuple(dataclasses.replace(key, at=i / last) for i, key in enumerate(repeated))
 
 
 def _circle(
@@ -108,6 +109,7 @@ def _circle(
     angle: float = 0.0,
     turns: float = 1.25,
 ) -> tuple[Key, ...]:
+    """Keys on a circle around `middle`, eight for each complete turn."""
     x, y, z = middle
     count = round(8 * turns)
     around = [2 * math.pi * turns * i / count for i in range(count + 1)]
@@ -118,12 +120,14 @@ def _circle(
 
 
 def mirror(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+    """Return the same keys for the other hand."""
     return tuple(dataclasses.replace(key, where=(-key.where[0], *key.where[1:])) for key in keys)
 
 
 def _both(
     meaning: str, keys: tuple[Key, ...], seconds: float = Sign.seconds, head: str = Sign.head
 ) -> Sign:
+    """A sign in which the weak hand mirrors the dominant one."""
     return Sign(meaning, keys, mirror(keys), seconds, head)
 
 
@@ -133,7 +137,8 @@ _PALM_UP = (
 )
 
 SIGNS: dict[str, Sign] = {
-    # A minimal pair: the same hand from the same place, back and down or up and out.
+    # A minimal pair (two signs that differ in one thing): the same hand from the same place, moving
+    # back and down, or up and out.
     "YESTERDAY": Sign(
         "thumb at the cheek, arc back and down",
         _path(
@@ -295,8 +300,8 @@ SIGNS: dict[str, Sign] = {
     ),
 }
 
-# Places of the hands when nobody signs, and of the weak hand while the other one signs alone. They
-# are given for the dominant hand; the weak hand's are mirrored.
+# Places of the hands when nobody signs (REST), and of the weak hand while the other one signs alone
+# (WAITING). They are given for the dominant hand; the places of the weak hand are mirrored.
 REST = {
     "lap": Key(0.0, (0.16, 1.06, 0.3), "fist", 75.0, 180.0),
     "sides": Key(0.0, (0.62, 1.36, 0.0), "fist", 180.0, 90.0),

@@ -66,9 +66,9 @@ class Builder(SignDatasetBuilder):
     SIGNER_INDEPENDENT = True
 
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
-        """Return the clips; nothing is read, each follows from seed, split and number.
+        """Return the clips; no file is read, as a clip follows from seed, split and number.
 
-        They are drawn at `frame_rate`, by default 12.5 per second.
+        They are drawn at `frame_rate`, by default 12.5 frames per second.
         """
         counts = {split: self.options[f"num_{split}"] for split in ("train", "validation", "test")}
         seed = self.options["seed"]

@@ -20,7 +20,7 @@ from tfds_builders.options import FRAME_RATES, Option, column_options, given_col
 from tfds_builders.splits import SPLIT_BY, group_clips
 
 COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
-# Options that belong to some kinds of annotations only.
+# Option -> the kinds of annotations that it is for; options that are not here are for all kinds.
 KINDS_OF = {
     **{f"{column}_column": ("csv",) for column in COLUMNS},
     "text_tier": ("eaf",),
