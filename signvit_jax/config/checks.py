@@ -141,6 +141,8 @@ def _check_view(encoder: "EncoderConfig", image_size: int) -> None:
             f"config.data.image_size = {image_size}; allowed: at most {image_size}, or 0 for as "
             "large"
         )
+    if not encoder.colors:
+        _check_without_colors(encoder)
     if encoder.crops == "none":
         return
     for key, unit in (("crop_size", 16), ("crop_width", 4)):
@@ -149,6 +151,19 @@ def _check_view(encoder: "EncoderConfig", image_size: int) -> None:
                 f"config.model.encoder.{key} is {value}; allowed: a multiple of {unit}, such as "
                 f"{max(1, round(value / unit)) * unit}"
             )
+
+
+def _check_without_colors(encoder: "EncoderConfig") -> None:
+    if encoder.motion == "none":
+        raise ConfigError(
+            "config.model.encoder.colors is False and motion is 'none': images would have no "
+            "channel; allowed: motion='clip_mean', 'difference' or 'magnitude', or colors=True"
+        )
+    if encoder.pretrained:
+        raise ConfigError(
+            f"config.model.encoder.pretrained is {encoder.pretrained!r}, weights for images with "
+            "colors; allowed: colors=True, or no pretrained weights"
+        )
 
 
 def _check_vit(encoder: "EncoderConfig", image_size: int, *, use_amp: bool) -> None:

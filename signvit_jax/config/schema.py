@@ -95,6 +95,11 @@ class EncoderConfig:
         "magnitude = how much a pixel differs from the clip's mean, the frame before and the frame "
         "after, as shares of the clip's motion.",
     )
+    colors: bool = plain(
+        True,
+        "Red, green and blue as input channels. False, which needs motion: the channels of motion "
+        "alone, so that a model of few clips cannot learn clothes and rooms by heart.",
+    )
     view_size: int = integer(
         0,
         "Side in pixels of the image, or of the square that zoom cuts out of it, as the backbone "

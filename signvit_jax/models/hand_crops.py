@@ -21,7 +21,7 @@ from signvit_jax.models.hand_localizer import (
     cell_motion,
     places,
 )
-from signvit_jax.models.images import motion_channels
+from signvit_jax.models.images import with_motion
 from signvit_jax.models.zoom import Square, crop, crop_part
 
 _NUM_HEADS, _MLP_RATIO = 4, 2
@@ -76,6 +76,7 @@ class HandCrops(nnx.Module):
         self.share = config.crop_share
         self.dropout = config.crop_dropout
         self.motion = config.motion
+        self.colors = config.colors
 
     @staticmethod
     def number_of_parts(config: EncoderConfig) -> int:
@@ -160,6 +161,6 @@ class HandCrops(nnx.Module):
             cuts.append(cut[:, :, :, ::-1] if part == 1 else cut)
         clips = jnp.stack(cuts, axis=1).reshape(b * self.parts, t, self.size, self.size, 3)
         if self.motion != "none":
-            moved = motion_channels(clips, jnp.repeat(mask, self.parts, axis=0), self.motion)
-            clips = jnp.concatenate([clips, moved], axis=-1)
+            clip_mask = jnp.repeat(mask, self.parts, axis=0)
+            clips = with_motion(clips, clip_mask, self.motion, colors=self.colors)
         return clips.reshape(b, self.parts, *clips.shape[1:])

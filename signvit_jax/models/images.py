@@ -35,6 +35,14 @@ def image_format(config: DataConfig) -> ImageFormat:
     return ImageFormat(config.image_size, config.mean, config.std)
 
 
+def with_motion(
+    video: Float[Array, "b t h w 3"], mask: Bool[Array, "b t"], kind: str, *, colors: bool
+) -> Float[Array, "b t h w c"]:
+    """Return the `motion_channels` of video: after its colors, or alone."""
+    motion = motion_channels(video, mask, kind)
+    return jnp.concatenate([video, motion], axis=-1) if colors else motion
+
+
 def motion_channels(
     video: Float[Array, "b t h w c"], mask: Bool[Array, "b t"], kind: str
 ) -> Float[Array, "b t h w c"]:

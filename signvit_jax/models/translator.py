@@ -20,7 +20,7 @@ from signvit_jax.models.ctc_head import CTCHead
 from signvit_jax.models.decoder import TextDecoder
 from signvit_jax.models.hand_crops import HandCrops
 from signvit_jax.models.hand_localizer import Localization
-from signvit_jax.models.images import ImageFormat, image_format, motion_channels
+from signvit_jax.models.images import ImageFormat, image_format, with_motion
 from signvit_jax.models.pooling import AttentionPooling
 from signvit_jax.models.temporal import TemporalNetwork
 from signvit_jax.models.zoom import Square, crop, moving_square, whole_image
@@ -81,6 +81,7 @@ class VideoEncoder(nnx.Module):
         self.images = images
         self.zoom = encoder.zoom
         self.motion = encoder.motion
+        self.colors = encoder.colors
         hands = join = None
         if encoder.crops != "none":
             hands = HandCrops(encoder, _channels(encoder), policy=policy, rngs=rngs)
@@ -131,7 +132,7 @@ class VideoEncoder(nnx.Module):
             view = crop(video, square, self.view_size)
         if self.motion != "none":
             view = self.images.normalize(view)
-            view = jnp.concatenate([view, motion_channels(view, mask, self.motion)], axis=-1)
+            view = with_motion(view, mask, self.motion, colors=self.colors)
         sample_mask = None
         if rng is not None and not frozen_backbone:
             sample_mask = mask if clip_mask is None else mask * clip_mask[:, None]
@@ -178,8 +179,8 @@ def _make_backbone(
 
 
 def _channels(config: EncoderConfig) -> int:
-    """The channels of an image with those of motion."""
-    return 3 if config.motion == "none" else 6
+    """The channels of an image: its colors, and those of motion."""
+    return 3 * config.colors + 3 * (config.motion != "none")
 
 
 class SignTranslator(nnx.Module):

@@ -123,6 +123,10 @@ def test_a_wrong_value_is_refused_with_the_allowed_ones(key, value, allowed):
             ["stem is 'conv'", "'patch'"],
         ),
         (
+            nested("model.encoder.colors", False),
+            ["motion is 'none'", "colors=True"],
+        ),
+        (
             nested("model.encoder.mobilenet_width", 0.5),
             ["mobilenet_width is 0.5", "backbone='mobilenet_v3_large'"],
         ),

@@ -8,7 +8,9 @@ from signvit_jax.models.images import (
     ImageFormat,
     image_format,
     motion_channels,
+    with_motion,
 )
+from signvit_jax.models.definition import ModelDefinition
 from tests.helpers import tiny_model
 
 MASK = jnp.array([[True, True, False, False], [True] * 4])
@@ -41,6 +43,32 @@ def test_motion_is_the_frame_minus_the_one_before(video):
     motion = motion_channels(video, MASK, "difference")
     np.testing.assert_array_equal(motion[:, 0], 0)
     np.testing.assert_allclose(motion[:, 1:], np.diff(video, axis=1), atol=1e-6)
+
+
+def test_motion_comes_after_the_colors_or_alone(video):
+    motion = motion_channels(video, MASK, "difference")
+    both = with_motion(video, MASK, "difference", colors=True)
+    np.testing.assert_array_equal(both, np.concatenate([video, motion], axis=-1))
+    alone = with_motion(video, MASK, "difference", colors=False)
+    np.testing.assert_array_equal(alone, motion)
+
+
+@pytest.mark.parametrize("colors", [True, False])
+def test_a_model_without_colors_does_not_see_the_room(colors):
+    definition = ModelDefinition(
+        tiny_model.config(model__encoder__motion="magnitude", model__encoder__colors=colors),
+        tiny_model.VOCABULARY,
+    )
+    params = definition.init(0)
+    moving = jax.random.normal(jax.random.key(1), (1, 4, 16, 16, 3))
+    room = jax.random.normal(jax.random.key(2), (1, 1, 16, 16, 3))
+
+    @jax.jit
+    def features(video):
+        return definition.bind(params).encoder.frame_features(video, jnp.array([4])).features
+
+    same = np.allclose(features(moving), features(moving + room), atol=1e-4)
+    assert same == (not colors)
 
 
 def test_magnitudes_of_motion_are_shares_of_the_clips_motion(video):
