@@ -466,9 +466,7 @@ class BatchDecoder:
         with self._waiting_lock:
             first = self._next_waiting()
             self._in_a_row = 0 if first.priority is Priority.FILE else self._in_a_row + 1
-            alike = [
-                clip for clip in self._waiting if clip.key == first.key and clip is not first
-            ]
+            alike = [clip for clip in self._waiting if clip.key == first.key and clip is not first]
             alike.sort(key=lambda clip: -clip.priority)  # equal ones stay in the order of waiting
             most = min(self.most_shared, first.predictor.config.batch_size)
             size = next_batch_size(1 + len(alike), most)

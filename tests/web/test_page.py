@@ -2,9 +2,6 @@
 
 import json
 import os
-import shutil
-import socket
-import time
 from pathlib import Path
 
 import pysubs2
@@ -222,19 +219,3 @@ def test_axe_finds_nothing_serious(server, look):
         found = page.page.evaluate("axe.run().then((found) => JSON.stringify(found.violations))")
         serious = [v["id"] for v in json.loads(found) if v["impact"] in ("serious", "critical")]
         assert serious == []
-
-
-@pytest.mark.long
-def test_nothing_is_left_after_a_signal(tmp_path):
-    """A server that is stopped in the middle of an upload, and while it translates."""
-    head = b"POST /v1/translate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
-    with (
-        running_server(temporary=tmp_path) as server,
-        socket.create_connection(("127.0.0.1", server.port)) as upload,
-    ):
-        upload.sendall(head + b"x" * 500_000)
-        time.sleep(1.0)
-        server.process.kill()
-        server.process.wait()
-    left = [path for path in tmp_path.rglob("*") if path.is_file() and "upload" in path.name]
-    assert left == [] and shutil.disk_usage(tmp_path).free > 0
