@@ -16,7 +16,6 @@ import json
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -50,7 +49,10 @@ class Counts:
         self.stopping = threading.Event()
         self.dropped: list[int] = []
         self.latencies: list[float] = []
+        self.final_latencies: list[float] = []
         self.live_texts: list[str] = []
+        self.live_frames = 0
+        self.finished: dict[int, int] = {}  # of each client, answers with a text
         self.live_lost: list[str] = []
 
 
@@ -59,6 +61,8 @@ def translate_over_and_over(
 ) -> None:
     """Be one client until the server stops."""
     choose = random.Random(seed)
+    with counts.lock:
+        counts.finished[seed] = 0
     while not counts.stopping.is_set():
         content, expected = choose.choice(clips)
         began = time.monotonic()
@@ -88,6 +92,7 @@ def translate_over_and_over(
             return
         with counts.lock:
             counts.seconds.append(time.monotonic() - began)
+            counts.finished[seed] += 1
             if found != expected:
                 counts.wrong.append(f"{expected!r} became {found!r}")
 
@@ -108,6 +113,8 @@ def sign_live(address: str, frames: list[bytes], counts: Counts) -> None:
                     dropped = event["dropped"]
                     with counts.lock:
                         counts.latencies.append(event["latency"])
+                        if event["final"]:
+                            counts.final_latencies.append(event["latency"])
                         counts.live_texts += [segment["text"] for segment in event["final"]]
                 elif event["event"] == "ended":
                     ended.set()
@@ -128,6 +135,7 @@ def sign_live(address: str, frames: list[bytes], counts: Counts) -> None:
         listening.join(120)
     with counts.lock:
         counts.dropped.append(dropped)
+        counts.live_frames += number
         if not ended.is_set():
             counts.live_lost.append("a session ended without its last text")
 
@@ -150,6 +158,18 @@ def resident_mebibytes(address: str) -> float:
         lines = answer.read().decode().splitlines()
     (line,) = [line for line in lines if line.startswith("process_resident_memory_bytes ")]
     return float(line.split()[1]) / 2**20
+
+
+def quantile(values: list[float], share: float) -> float | None:
+    """The value that this share of all values does not exceed, rounded."""
+    return round(sorted(values)[int(share * (len(values) - 1))], 3) if values else None
+
+
+def processor() -> str:
+    """The name of the processor, and how many cores may be used."""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'unknown'}, {len(os.sched_getaffinity(0))} cores"
 
 
 def main() -> int:
@@ -200,23 +220,30 @@ def main() -> int:
     stop_seconds = time.monotonic() - stopped
     for thread in threads:
         thread.join(300)
-    seconds = sorted(counts.seconds)
+    refused = counts.places.total()
     report = {
+        "processor": processor(),
+        "load_average": os.getloadavg(),
         "minutes": arguments.minutes,
         "clients": arguments.clients,
-        "translated": len(seconds),
+        "translated": len(counts.seconds),
+        "translated_by_client": [min(counts.finished.values()), max(counts.finished.values())],
         "wrong": counts.wrong[:5],
         "lost": counts.lost[:5],
-        "p50_seconds": round(statistics.median(seconds), 3) if seconds else None,
-        "p95_seconds": round(seconds[int(0.95 * (len(seconds) - 1))], 3) if seconds else None,
+        "p50_seconds": quantile(counts.seconds, 0.5),
+        "p95_seconds": quantile(counts.seconds, 0.95),
         "answers_429_by_place": dict(sorted(counts.places.items())),
+        "share_of_429": round(refused / max(refused + len(counts.seconds), 1), 3),
         "resident_mebibytes": memory,
         "live_sessions": arguments.live,
         "live_dropped": counts.dropped,
         "live_lost": counts.live_lost[:5],
-        "live_latency_p95": round(sorted(counts.latencies)[int(0.95 * len(counts.latencies))], 3)
-        if counts.latencies
-        else None,
+        "live_frames_sent": counts.live_frames,
+        "live_updates": len(counts.latencies),
+        "live_latency_p50": quantile(counts.latencies, 0.5),
+        "live_latency_p95": quantile(counts.latencies, 0.95),
+        "live_latency_max": quantile(counts.latencies, 1.0),
+        "final_latency_p95": quantile(counts.final_latencies, 0.95),
         "live_texts": len(counts.live_texts),
         "stop": {
             "exit_code": code,
@@ -227,6 +254,7 @@ def main() -> int:
     }
     print(json.dumps(report, indent=2))
     is_bad = counts.wrong or counts.lost or counts.live_lost or any(counts.dropped)
+    is_bad = is_bad or not all(counts.finished.values())
     return 1 if is_bad or code != 128 + signal.SIGTERM else 0
 
 

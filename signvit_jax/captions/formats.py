@@ -31,6 +31,7 @@ class Captions:
         layout: Width of lines, times of cues; None or an empty layout for none.
         word_times: Whether json and eaf have the times of words.
         video: The video's name or relative path, for the formats that name it.
+        language: Tag of the language of the texts, such as "de", for ttml; empty if not known.
 
     Raises SubtitleError.
 
@@ -48,6 +49,7 @@ class Captions:
         layout: CaptionLayout | None = None,
         word_times: bool = False,
         video: str = "",
+        language: str = "",
     ):
         self.cues = in_order(segments, duration)
         self.shown, self.faults = self.cues, LayoutFaults()
@@ -56,6 +58,7 @@ class Captions:
             self.shown = [_with_direction(cue) for cue in self.shown]
         self._word_times = word_times
         self._video = video
+        self._language = language
 
     def as_format(self, format: str) -> str:
         """Return the text of a file in one of `FORMATS`. Raises SubtitleError."""
@@ -97,7 +100,7 @@ class Captions:
         return as_ass(self.shown)
 
     def _ttml(self) -> str:
-        return as_ttml(self.shown)
+        return as_ttml(self.shown, self._language)
 
     def _eaf(self) -> str:
         return as_eaf(self.cues, self._video, self._word_times)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signvit_jax.captions.formats import Captions
+from signvit_jax.captions.language_tags import three_letter_code
 from signvit_jax.captions.layout import LayoutFaults
 from signvit_jax.captions.segments import SubtitleError
 from signvit_jax.cli.caption_flags import BURNED_IN, SOFT, CaptionSettings
@@ -49,6 +50,7 @@ class CaptionFiles:
         written: Number of files written.
         incomplete: Number of clips of which a video with captions could not be written.
         faults: How many of the cues exceed a limit of the layout.
+        language: Tag of the language of the texts; set it where only the model tells.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class CaptionFiles:
         self.written = self.incomplete = 0
         self.faults = LayoutFaults()
         self.folder = folder
+        self.language = settings.language or ""
         self._clips = clips
         self._settings = settings
         self._summary = summary
@@ -114,6 +117,7 @@ class CaptionFiles:
             layout=self._settings.layout,
             word_times=self._settings.word_times,
             video=os.path.relpath(clip, next(iter(paths.values())).parent),
+            language=self.language,
         )
         self.faults += captions.faults
         files: list[str] = []
@@ -170,7 +174,8 @@ class CaptionFiles:
         cues = captions.shown
         timed = [TimedText(cue.start, cue.end, "\n".join(cue.shown)) for cue in cues]
         if not burn_in:
-            return write_captioned(clip, path, timed, limits=limits)
+            code = three_letter_code(self.language)
+            return write_captioned(clip, path, timed, language=code, limits=limits)
         from signvit_jax.captions.drawing import draw_caption, font_for
 
         font = font_for([text for *_, text in timed], self._settings.font)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from signvit_jax.captions.formats import FORMATS, USUAL_FORMATS
+from signvit_jax.captions.language_tags import is_tag
 from signvit_jax.captions.layout import CaptionLayout
 from signvit_jax.captions.segments import SubtitleError
 from signvit_jax.errors.nearest import did_you_mean
@@ -34,6 +35,7 @@ class CaptionSettings(NamedTuple):
     burn_in: bool
     soft_subtitles: bool
     font: Path | None  # for `burn_in`; None: one that has all letters
+    language: str | None = None  # tag of the texts' language; None: the model's
 
     @property
     def endings(self) -> list[str]:
@@ -55,11 +57,7 @@ def add_caption_flags(flags: FlagParser) -> None:
     group = add_layout_flags(
         flags, "of srt, vtt, ass, ttml and videos; without these flags a text is one line"
     )
-    group.add_argument(
-        "--word_times",
-        action="store_true",
-        help="when each word is signed, in json and eaf: by CTC, or else spread by length",
-    )
+    add_text_flags(group)
     group.add_argument(
         "--burn_in",
         action="store_true",
@@ -99,6 +97,38 @@ def add_layout_flags(flags: FlagParser, about: str) -> argparse._ArgumentGroup:
     return group
 
 
+def add_text_flags(group: argparse._ArgumentGroup) -> None:
+    """Add --word_times and --language, which `check_text_flags` checks."""
+    group.add_argument(
+        "--word_times",
+        action="store_true",
+        help="when each word is signed, in json and eaf: by CTC, or else spread by length",
+    )
+    group.add_argument(
+        "--language",
+        type=_language,
+        metavar="TAG",
+        help="language of the texts, such as de, which ttml and --soft_subtitles tell players (as "
+        "the model's card or its data set says)",
+    )
+
+
+def check_text_flags(
+    flags: argparse.Namespace, formats: Sequence[str], soft_subtitles: bool = False
+) -> None:
+    """Raise UsageError for a flag of `add_text_flags` that would change nothing."""
+    if flags.word_times and not set(formats) & set(_FORMATS_WITH_WORD_TIMES):
+        raise UsageError(
+            f"--word_times changes nothing in {', '.join(formats)}; allowed with the formats "
+            f"{', '.join(_FORMATS_WITH_WORD_TIMES)}"
+        )
+    if flags.language is not None and not soft_subtitles and "ttml" not in formats:
+        raise UsageError(
+            f"--language changes nothing in {', '.join(formats)}; allowed with the format ttml, "
+            "and with --soft_subtitles"
+        )
+
+
 def caption_layout(flags: argparse.Namespace) -> CaptionLayout:
     """Return the layout of parsed flags. Raises UsageError for flags that contradict each other."""
     try:
@@ -120,11 +150,7 @@ def caption_settings(flags: argparse.Namespace) -> CaptionSettings:
             f"--{given[0]} changes nothing in {', '.join(formats)}; allowed with "
             f"--format={', '.join(_FORMATS_WITH_LAYOUT)}, --burn_in and --soft_subtitles"
         )
-    if flags.word_times and not set(formats) & set(_FORMATS_WITH_WORD_TIMES):
-        raise UsageError(
-            f"--word_times changes nothing in {', '.join(formats)}; "
-            f"allowed with --format={', '.join(_FORMATS_WITH_WORD_TIMES)}"
-        )
+    check_text_flags(flags, formats, flags.soft_subtitles)
     if flags.font is not None and not flags.burn_in:
         raise UsageError("--font is the font of --burn_in; add that, or leave --font out")
     layout = caption_layout(flags)
@@ -136,8 +162,23 @@ def caption_settings(flags: argparse.Namespace) -> CaptionSettings:
         except SubtitleError as error:
             raise UsageError(str(error)) from error
     return CaptionSettings(
-        formats, layout, flags.word_times, flags.burn_in, flags.soft_subtitles, flags.font
+        formats,
+        layout,
+        flags.word_times,
+        flags.burn_in,
+        flags.soft_subtitles,
+        flags.font,
+        flags.language,
     )
+
+
+def _language(text: str) -> str:
+    """The type of --language."""
+    if not is_tag(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; allowed: a tag of two or three small letters, such as de, or de-CH"
+        )
+    return text
 
 
 def _formats(text: str) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     set_up_jax()
 
+    from signvit_jax.exporting.model_card import tag_of_texts
     from signvit_jax.inference.translator import load_translator
     from signvit_jax.inference.windowing import RECORDING
     from signvit_jax.media.video import VideoDecodeError
@@ -84,13 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     translator = load_translator(
         arguments.workdir, checkpoint=arguments.checkpoint, backend=arguments.backend, limits=limits
     )
+    language = settings.language or tag_of_texts(translator.model)
     translations = translator.translate_each(
         [clips[place] for place in todo],
         decode=arguments.decode,
         seed=arguments.seed,
         **inference_overrides(arguments),
     )
-    printer = None if files is not None else _Printer(settings, clips)
+    printer = None if files is not None else _Printer(settings, clips, language)
+    if files is not None:
+        files.language = language
     failed = without_text = 0
     with _progress() as bar:
         task = bar.add_task("translating", total=len(todo))
@@ -154,8 +158,9 @@ class _Printer:
     Names and texts come from strangers and are cleaned.
     """
 
-    def __init__(self, settings: CaptionSettings, clips: Sequence[Path]):
+    def __init__(self, settings: CaptionSettings, clips: Sequence[Path], language: str):
         self.faults = LayoutFaults()
+        self._language = language
         self._settings = settings
         self._clips = clips
         self._needs_header = True
@@ -170,6 +175,7 @@ class _Printer:
             layout=self._settings.layout,
             word_times=self._settings.word_times,
             video=path,
+            language=self._language,
         )
         self.faults += captions.faults
         if text_format == "txt":

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 from signvit_jax import __version__
+from signvit_jax.captions.language_tags import language_tag
 from signvit_jax.exporting.report import ComparedScores, Report, report_rows
 from signvit_jax.inference.trained_model import TrainedModel
-from signvit_jax.serving.export_dir import ExportManifest
+from signvit_jax.serving.export_dir import ExportManifest, is_export
 
 _UNKNOWN = "not stated by the person who exported it"
 # Data set -> sign language, language of the texts, and terms of use.
@@ -39,32 +41,6 @@ _DATA_SETS = {
         "drawn by signvit_jax (Apache-2.0)",
     ),
 }
-# Languages of texts -> ISO 639-1, which hubs sort models by.
-_LANGUAGE_CODES = {
-    "arabic": "ar",
-    "bengali": "bn",
-    "chinese": "zh",
-    "dutch": "nl",
-    "english": "en",
-    "french": "fr",
-    "german": "de",
-    "hindi": "hi",
-    "italian": "it",
-    "japanese": "ja",
-    "korean": "ko",
-    "polish": "pl",
-    "portuguese": "pt",
-    "russian": "ru",
-    "spanish": "es",
-    "swedish": "sv",
-    "tamil": "ta",
-    "thai": "th",
-    "turkish": "tr",
-    "ukrainian": "uk",
-    "urdu": "ur",
-    "vietnamese": "vi",
-}
-_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z]+)*")
 # Scores of the report -> type and name in a model index, and its factor.
 _INDEXED = {
     "bleu4": ("bleu", "BLEU-4", 1),
@@ -166,6 +142,21 @@ def model_card(
     )
 
 
+def languages_of(model: TrainedModel) -> tuple[str, str] | None:
+    """`languages` of a loaded model: by the card of an export, or else by its data set."""
+    folder = Path(model.workdir.path)
+    card = folder / "README.md"
+    has_card = not model.others and card.is_file() and is_export(folder)
+    text = card.read_text(encoding="utf-8", errors="replace") if has_card else None
+    return languages(model.config.data.name, text)
+
+
+def tag_of_texts(model: TrainedModel) -> str:
+    """The tag of the language of a model's texts, such as "de"; "" if nobody said."""
+    found = languages_of(model)
+    return language_tag(found[1]) if found is not None else ""
+
+
 def languages(dataset: str, card: str | None = None) -> tuple[str, str] | None:
     """Return the sign language and the language of the texts, as a model's card says them.
 
@@ -184,7 +175,7 @@ def languages(dataset: str, card: str | None = None) -> tuple[str, str] | None:
 def _head(fields: CardFields, dataset: str, known_language: str, report: Report) -> list[str]:
     """Lines of YAML, as model hubs read them; JSON is valid in it."""
     license = [f"license: {json.dumps(fields.license)}"] if fields.license else []
-    code = _language_code(fields.text_language or known_language)
+    code = language_tag(fields.text_language or known_language)
     language = [f"language: [{json.dumps(code)}]"] if code else []
     index = []
     if "scores" in report:
@@ -199,12 +190,6 @@ def _head(fields: CardFields, dataset: str, known_language: str, report: Report)
         f"datasets: [{json.dumps(dataset)}]",
         *index,
     ]
-
-
-def _language_code(language: str) -> str:
-    """The ISO 639 code of a language, given by its English name or as a code; "" if unknown."""
-    name = language.strip()
-    return _LANGUAGE_CODES.get(name.lower(), name if _CODE.fullmatch(name) else "")
 
 
 def _model_index(dataset: str, scores: ComparedScores) -> list[dict[str, object]]:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import enum
 import functools
 import itertools
 import math
@@ -352,14 +353,26 @@ def _without_text(hypothesis: Hypothesis) -> Hypothesis:
     )
 
 
+class Priority(enum.IntEnum):
+    """What a clip is read for, which decides who is next when several threads wait."""
+
+    FILE = 0  # a video file, which may wait
+    HYPOTHESIS = 1  # a live text that may still change
+    FINAL = 2  # a live text that becomes final
+
+
+# Batches that clips of a priority take, one after the other, while files wait.
+_BATCHES_IN_A_ROW = {Priority.HYPOTHESIS: 1, Priority.FINAL: 3}
+
+
 class _WaitingClip:
     """A clip that waits for the device, and what became of it."""
 
-    def __init__(self, frames: Frames, key: _BatchKey, predictor: Predictor, is_urgent: bool):
+    def __init__(self, frames: Frames, key: _BatchKey, predictor: Predictor, priority: Priority):
         self.frames = frames
         self.key = key
         self.predictor = predictor
-        self.is_urgent = is_urgent
+        self.priority = priority
         self.found: dict[str, Hypothesis] = {}
         self.error: Exception | None = None
         self.is_done = False
@@ -387,7 +400,7 @@ class BatchDecoder:
         self.most_shared = 1
         self._waiting: list[_WaitingClip] = []
         self._waiting_lock = threading.Lock()
-        self._last_was_urgent = False
+        self._in_a_row = 0  # batches since the last one that was for a file
 
     def decode(
         self,
@@ -395,15 +408,17 @@ class BatchDecoder:
         seed: int,
         predictor: Predictor,
         *,
-        is_urgent: bool = False,
+        priority: Priority = Priority.FILE,
     ) -> list[dict[str, Hypothesis]]:
         """Decode clips of any lengths; return decoder -> hypothesis for each of them.
 
         Clips of one bucket are decoded together, in batches of `next_batch_size`. Where clips of
-        several threads share batches, every other batch is of urgent ones, if any wait.
+        several threads share batches, live texts that become final come first, and every other
+        batch is for live hypotheses, if any wait. Room that is left in a batch is for clips like
+        its first one, whatever their priority.
         """
         if self.most_shared > 1:
-            return self._decode_shared(clips, seed, predictor, is_urgent)
+            return self._decode_shared(clips, seed, predictor, priority)
         by_bucket: dict[int, list[int]] = collections.defaultdict(list)
         for position, frames in enumerate(clips):
             by_bucket[self._bucket(len(frames))].append(position)
@@ -419,16 +434,16 @@ class BatchDecoder:
         return [found[position] for position in range(len(clips))]
 
     def _decode_shared(
-        self, clips: Sequence[Frames], seed: int, predictor: Predictor, is_urgent: bool
+        self, clips: Sequence[Frames], seed: int, predictor: Predictor, priority: Priority
     ) -> list[dict[str, Hypothesis]]:
         """Decode clips together with those of other threads that wait for the same programs.
 
-        Whichever thread has the device decodes the clips that have waited longest, with others like
-        them, until its own are done. So nobody waits for a batch to fill.
+        Whichever thread has the device decodes the clip whose turn it is, with others like it,
+        until its own are done. So nobody waits for a batch to fill.
         """
         key = (tuple(predictor.tokenizers), predictor.config, seed)
         own = [
-            _WaitingClip(frames, (*key, self._bucket(len(frames))), predictor, is_urgent)
+            _WaitingClip(frames, (*key, self._bucket(len(frames))), predictor, priority)
             for frames in clips
         ]
         with self._waiting_lock:
@@ -451,10 +466,12 @@ class BatchDecoder:
         """Decode the clip whose turn it is, and others of its kind."""
         with self._waiting_lock:
             first = self._next_waiting()
-            self._last_was_urgent = first.is_urgent
-            alike = [clip for clip in self._waiting if clip.key == first.key]
+            self._in_a_row = 0 if first.priority is Priority.FILE else self._in_a_row + 1
+            alike = [clip for clip in self._waiting if clip.key == first.key and clip is not first]
+            alike.sort(key=lambda clip: -clip.priority)  # equal ones stay in the order of waiting
             max_size = min(self.most_shared, first.predictor.config.batch_size)
-            batch = alike[: next_batch_size(len(alike), max_size)]
+            size = next_batch_size(1 + len(alike), max_size)
+            batch = [first, *alike[: size - 1]]
             self._waiting = [clip for clip in self._waiting if clip not in batch]
         try:
             decoded = self._decode_batch(
@@ -470,11 +487,10 @@ class BatchDecoder:
                 clip.is_done = True
 
     def _next_waiting(self) -> _WaitingClip:
-        """The urgent clip that has waited longest, in turn with the other clips."""
-        for clip in self._waiting:
-            if clip.is_urgent != self._last_was_urgent:
-                return clip
-        return self._waiting[0]
+        """The most urgent clip that has waited longest, in turn with those of files."""
+        first = max(self._waiting, key=lambda clip: clip.priority)  # the first of equal ones
+        file = next((clip for clip in self._waiting if clip.priority is Priority.FILE), first)
+        return file if self._in_a_row >= _BATCHES_IN_A_ROW.get(first.priority, 0) else first
 
     def warm_up(self, predictor: Predictor, num_clips: int, image_size: int) -> set[int]:
         """Decode blank clips of every bucket, in the batch sizes that 1 to `num_clips` clips need.

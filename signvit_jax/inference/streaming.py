@@ -34,7 +34,7 @@ from signvit_jax.inference.resting import (
     is_still,
     motion,
 )
-from signvit_jax.text.words import Word, words_text
+from signvit_jax.text.words import Word, later, words_text
 
 # CTC detects the sign that is being made only when it has seen at least this many seconds of it.
 _CTC_DELAY = 0.4
@@ -66,8 +66,10 @@ class Reading(NamedTuple):
     signs: tuple[Sign, ...] | None = None
 
 
-# A function that reads images, given the frames per second at which they were taken.
+# Functions that read images, given the frames per second at which they were taken. The times of
+# words are in seconds after the first image.
 Read = Callable[[Sequence[np.ndarray], float], Reading]
+ReadFinal = Callable[[Sequence[np.ndarray], float], Hypothesis]
 
 
 class LiveCaptions:
@@ -80,6 +82,7 @@ class LiveCaptions:
         every: Seconds between hypotheses, > 0.
         votes: Number of hypotheses whose most frequent text is shown, >= 1.
         rest_seconds: As in `config.inference`.
+        read_final: Reads a piece whose text becomes final, if not as `read` does.
 
     `clip_arguments.check_pace` has checked `every` and `votes`.
     """
@@ -92,8 +95,10 @@ class LiveCaptions:
         every: float,
         votes: int,
         rest_seconds: float = 2.0,
+        read_final: ReadFinal | None = None,
     ):
         self._read = read
+        self._read_final = read_final or (lambda images, rate: read(images, rate).hypothesis)
         self._window = window_seconds
         self._overlap = overlap
         self._every = every
@@ -119,29 +124,62 @@ class LiveCaptions:
             while not has_ended:
                 taken = source.take(self.due)
                 has_ended = taken.has_ended
-                update = self.advance(taken, source.dropped)
-                if update is not None:
-                    yield update
+                yield from self.advance(taken, source.dropped)
         finally:
             source.close()
 
-    def advance(self, taken: TakenFrames, dropped: int) -> StreamUpdate | None:
-        """Read frames that a source gave for the time `due`; return None if there is no new frame.
+    def advance(self, taken: TakenFrames, dropped: int) -> Iterator[StreamUpdate]:
+        """Read frames that a source gave for the time `due`; yield nothing without a new frame.
 
-        `dropped` is the source's number of dropped frames.
+        Frames of a long time, which have waited while something else was read, give an update for
+        each part of it that one window can read: none is left out. `dropped` is the source's number
+        of dropped frames.
         """
-        frames, now, ended = taken
-        final: list[Segment] = []
+        # If reading took longer than `every`, the updates that were due meanwhile are skipped, so
+        # that delays do not add up.
+        now = taken.seconds
+        self.due += self._every * max(1, int((now - self.due) / self._every) + 1)
+        frames = taken.frames
         if self._last is None and frames and frames[0].seconds > 0:  # it began at another time
             self._restart(frames[0].seconds)
+        while True:
+            limit = self._part_end(frames)
+            count = sum(frame.seconds <= limit for frame in frames)
+            part, frames = frames[:count], frames[count:]
+            if not frames:
+                part = TakenFrames(part, now, taken.has_ended)
+            else:
+                part = TakenFrames(part, part[-1].seconds, False)
+            update = self._advance(part, dropped)
+            if update is not None:
+                yield update
+            if not frames:
+                return
+
+    def _part_end(self, frames: Sequence[Frame]) -> float:
+        """The time up to which the first of the frames that wait are read together, in seconds.
+
+        CTC knows the signs of half a window better from the windows around it. Where the votes make
+        text final, no frame may leave the window before that.
+        """
+        if not frames:
+            return 0.0
+        if self._held and not self._has_times:
+            end = max(self._begin, self._held[0].seconds) + self._window
+        else:
+            newest = self._held[-1].seconds if self._held else frames[0].seconds
+            end = newest + self._window / 2
+        return max(end, frames[0].seconds)
+
+    def _advance(self, taken: TakenFrames, dropped: int) -> StreamUpdate | None:
+        """Read frames that are not longer than a window; return None if there is no new frame."""
+        frames, now, ended = taken
+        final: list[Segment] = []
         for shot, is_new in self._shots(frames):
             if is_new:
                 final += self._finish_shot()
                 self._restart(shot[0].seconds)
             self._unread += self._hold(shot, now)
-        # If reading took longer than `every`, the updates that were due meanwhile are skipped, so
-        # that delays do not add up.
-        self.due += self._every * max(1, int((now - self.due) / self._every) + 1)
         if not self._held or not (frames or ended):
             return None
         newest = self._held[-1]
@@ -188,7 +226,9 @@ class LiveCaptions:
     def _hold(self, frames: list[Frame], now: float) -> int:
         """Add frames and drop those before the window; return how many were never read."""
         # Where text becomes final at rests, a rest is known some time after it began.
-        patience = _PATIENCE + _CTC_DELAY + 2 * self._every if self._has_times else 0.0
+        step = now - self._held[-1].seconds if self._held else 0.0
+        late = 2 * max(self._every, min(step, self._window / 2))
+        patience = _PATIENCE + _CTC_DELAY + late if self._has_times else 0.0
         self._begin = max(self._begin, now - self._window - patience)
         self._held.extend(frames)
         return self._drop_old(len(frames))
@@ -221,8 +261,7 @@ class LiveCaptions:
         return reading
 
     def _read_frames(self, frames: Sequence[Frame]) -> Reading:
-        rate = (len(frames) - 1) / max(frames[-1].seconds - frames[0].seconds, 1e-3) or 1.0
-        return self._read([frame.image for frame in frames], rate)
+        return self._read(*_images(frames))
 
     def _majority(self) -> Hypothesis:
         """Return the newest hypothesis with the most frequent text.
@@ -267,10 +306,9 @@ class LiveCaptions:
         frames = [frame for frame in self._held if piece.start <= frame.seconds < piece.end]
         if not frames:
             return None
-        found = self._read_frames(frames).hypothesis
-        return Segment(
-            piece.start, piece.end, found.text, found.score, found.confidence, found.words
-        )
+        found = self._read_final(*_images(frames))
+        words = tuple(later(word, frames[0].seconds) for word in found.words)
+        return Segment(piece.start, piece.end, found.text, found.score, found.confidence, words)
 
     def _final_votes(self, end: float, ended: bool) -> list[Segment]:
         """The segments that the votes make final, of the window that ends at `end` seconds."""
@@ -322,6 +360,12 @@ class LiveCaptions:
         return self._read_frames(frames).hypothesis.words
 
 
+def _images(frames: Sequence[Frame]) -> tuple[list[np.ndarray], float]:
+    """Images and frames per second of some frames."""
+    rate = (len(frames) - 1) / max(frames[-1].seconds - frames[0].seconds, 1e-3) or 1.0
+    return [frame.image for frame in frames], rate
+
+
 class LiveSession:
     """Live captions of frames that are pushed: `Translator.live` makes it.
 
@@ -335,7 +379,8 @@ class LiveSession:
         self._frames = frames
         self._reading = threading.Lock()
         self._is_cancelled = False
-        self._is_over = False  # the last update has been read
+        self._updates: Iterator[StreamUpdate] = iter(())  # of the frames that were taken last
+        self._has_taken_all = False
 
     def __enter__(self) -> Self:
         return self
@@ -360,7 +405,7 @@ class LiveSession:
         """Add a frame, uint8 RGB (h, w, 3), that was taken at `seconds` of the stream.
 
         Without `seconds` its time is that of the clock since the first frame. Frames beyond 25 a
-        second are passed over. At most those of a window wait to be read; then the oldest are
+        second are passed over. At most those of two windows wait to be read; then the oldest are
         dropped, which `StreamUpdate.dropped` counts. Returns False after the end, when the frame is
         ignored. Raises ClipError for another array, and SourceError for a time before the last one.
         """
@@ -370,10 +415,10 @@ class LiveSession:
         """Yield the updates that are due, which are read in this thread.
 
         That is one each `every` seconds of the stream; after the end a last one, with the rest of
-        the text. Reading that falls behind gives fewer updates and not later ones. With `wait`,
+        the text. Reading that falls behind gives fewer updates, about longer parts. With `wait`,
         wait for frames of another thread, until the session has ended or is cancelled.
         """
-        while not self._is_over:
+        while True:
             with self._reading:
                 update = self._next_update(wait)
             if update is None:
@@ -391,15 +436,16 @@ class LiveSession:
 
     def _next_update(self, wait: bool) -> StreamUpdate | None:
         """Return the next update; None if it is not due yet, or there is no more."""
-        while not self._is_over:
+        while not self._is_cancelled:
+            update = next(self._updates, None)
+            if update is not None:
+                return None if self._is_cancelled else update
+            if self._has_taken_all:
+                return None
             take = self._frames.take if wait else self._frames.take_if_due
             taken = take(self._captions.due)
             if taken is None:
                 return None
-            self._is_over = taken.has_ended
-            update = (
-                None if self._is_cancelled else self._captions.advance(taken, self._frames.dropped)
-            )
-            if update is not None and not self._is_cancelled:
-                return update
+            self._has_taken_all = taken.has_ended
+            self._updates = self._captions.advance(taken, self._frames.dropped)
         return None

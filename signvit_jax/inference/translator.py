@@ -30,7 +30,7 @@ from signvit_jax.inference.frame_sources import PushedFrames, SourceError, open_
 from signvit_jax.inference.joining import Joiner
 from signvit_jax.inference.loading import load_model
 from signvit_jax.inference.options import InferenceOptions
-from signvit_jax.inference.predictor import BatchDecoder, Hypothesis, Predictor
+from signvit_jax.inference.predictor import BatchDecoder, Hypothesis, Predictor, Priority
 from signvit_jax.inference.resting import CtcSign, evidence, is_frozen
 from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading, StreamUpdate
 from signvit_jax.inference.trained_model import TrainedModel
@@ -66,9 +66,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _READERS = 4  # files that are read at the same time, while the device computes
-_WINDOWS_UNTIL_PROGRESS = (
-    4  # most windows that are decoded together if the caller waits for segments
-)
+# Windows of live frames that may wait to be read; older frames are then dropped.
+_WINDOWS_LATE = 2.0
+# Most windows that are decoded together if the caller waits for segments.
+_WINDOWS_UNTIL_PROGRESS = 4
 
 OnSegment = Callable[[Segment], object]
 OnProgress = Callable[[float], object]
@@ -289,14 +290,15 @@ class Translator:
         `frames` is a camera's number or device (/dev/video0), a video file, which is played at its
         own rate, or an iterable of uint8 RGB frames (h, w, 3). The frames of an iterable are live,
         timed by the clock as they arrive; with `fps` they are a recording of that rate, of which
-        every frame is read. Live frames are dropped rather than read late; at most those of a
-        window and a rest are held. Raises ConfigError and SourceError at once,
+        every frame is read. Reading that falls behind gives fewer updates; live frames are dropped
+        only where it is two windows late. Raises ConfigError and SourceError at once,
         VideoDecodeError and ClipError between updates.
         """
         source_frames, fps = checked_source(frames), checked_rate(fps, SourceError)
         captions, max_seconds = self._live_captions(decode, every, votes, **inference)
         short_side = 2 * self.model.config.data.image_size
-        source = open_source(source_frames, fps, self._fit, short_side, max_seconds)
+        waiting = _WINDOWS_LATE * max_seconds
+        source = open_source(source_frames, fps, self._fit, short_side, waiting)
         return captions.follow(source)
 
     def live(
@@ -312,7 +314,7 @@ class Translator:
         docs/decoding.md has an example. Raises ConfigError.
         """
         captions, max_seconds = self._live_captions(decode, every, votes, **inference)
-        return LiveSession(captions, PushedFrames(self._fit, max_seconds))
+        return LiveSession(captions, PushedFrames(self._fit, _WINDOWS_LATE * max_seconds))
 
     def share_batches(self, most: int) -> None:
         """Let calls of several threads share batches of up to `most` clips while they wait.
@@ -391,16 +393,27 @@ class Translator:
 
         def read(held: Sequence[np.ndarray], rate: float) -> Reading:
             window = sample_window(held, rate, data)
-            (found,) = self._decode([window], decoding, is_urgent=True)
+            (found,) = self._decode([window], decoding, priority=Priority.HYPOTHESIS)
             ctc = found["ctc"]
             signs = None
             if self.model.ctc_gives_times:
                 signs = tuple(to_video_time(window, ctc.ctc_signs))
             return Reading(self._unless_rest(window, found, decoding), ctc.text, signs)
 
+        def read_final(held: Sequence[np.ndarray], rate: float) -> Hypothesis:
+            window = sample_window(held, rate, data)
+            (found,) = self._decode([window], decoding, priority=Priority.FINAL)
+            return self._timed(window, found, decoding)
+
         max_seconds = longest_window(data, config)
         captions = LiveCaptions(
-            read, max_seconds, config.window_overlap, every, votes, config.rest_seconds
+            read,
+            max_seconds,
+            config.window_overlap,
+            every,
+            votes,
+            config.rest_seconds,
+            read_final=read_final,
         )
         return captions, max_seconds
 
@@ -551,11 +564,15 @@ class Translator:
         return min(config.rest_evidence, measured)
 
     def _decode(
-        self, windows: Sequence[VideoWindow], decoding: _Decoding, *, is_urgent: bool = False
+        self,
+        windows: Sequence[VideoWindow],
+        decoding: _Decoding,
+        *,
+        priority: Priority = Priority.FILE,
     ) -> list[dict[str, Hypothesis]]:
         """Decode windows; return decoder -> hypothesis for each of them."""
         frames = [window.frames for window in windows]
-        return self._batches.decode(frames, decoding.seed, decoding.predictor, is_urgent=is_urgent)
+        return self._batches.decode(frames, decoding.seed, decoding.predictor, priority=priority)
 
 
 def _report(segments: Sequence[Segment], seconds: float, decoding: _Decoding) -> None:

@@ -16,7 +16,12 @@ import argparse
 from collections.abc import Sequence
 
 from signvit_jax.captions.layout import LayoutFaults
-from signvit_jax.cli.caption_flags import add_layout_flags, caption_layout
+from signvit_jax.cli.caption_flags import (
+    add_layout_flags,
+    add_text_flags,
+    caption_layout,
+    check_text_flags,
+)
 from signvit_jax.cli.inference_flags import (
     DECODER_NAMES,
     add_inference_flags,
@@ -38,13 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not layout.is_off and arguments.output is None:
         raise UsageError("a layout changes nothing without --output=FILE; add that")
     source = int(arguments.source) if arguments.source.isdecimal() else arguments.source
+    if arguments.output is None and (arguments.word_times or arguments.language is not None):
+        flag = "--word_times" if arguments.word_times else "--language"
+        raise UsageError(f"{flag} changes nothing without --output=FILE; add that")
     file = None
     if arguments.output is not None:
-        file = CaptionFile(arguments.output, layout, overwrite=arguments.overwrite)
+        check_text_flags(arguments, [arguments.output.suffix[1:].lower()])
+        file = CaptionFile(
+            arguments.output,
+            layout,
+            overwrite=arguments.overwrite,
+            word_times=arguments.word_times,
+        )
     with StopRequest() as request:
         with request.exit_immediately_on_signal():
             set_up_jax()
 
+            from signvit_jax.exporting.model_card import tag_of_texts
             from signvit_jax.inference.frame_sources import open_live
             from signvit_jax.inference.translator import load_translator
             from signvit_jax.live.session import updates_of
@@ -54,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             translator = load_translator(
                 arguments.workdir, checkpoint=arguments.checkpoint, backend=arguments.backend
             )
+            if file is not None:
+                file.language = arguments.language or tag_of_texts(translator.model)
             options = inference_overrides(arguments)
             say("compiling, unless it was done before ...")
             translator.warm_up(arguments.decode, live=True, **options)
@@ -118,6 +135,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument(
         "--overwrite", action="store_true", help="replace the file of --output if it exists"
     )
-    add_layout_flags(flags, "of the file of --output; without these flags a text is one line")
+    about = "of the file of --output; without these flags a text is one line"
+    add_text_flags(add_layout_flags(flags, about))
     add_inference_flags(flags)
     return flags.parse_args(argv)

@@ -30,9 +30,13 @@ class CaptionFile:
     exists already unless `overwrite`, and for a folder that cannot be written.
     """
 
-    def __init__(self, path: Path, layout: CaptionLayout, *, overwrite: bool):
+    def __init__(
+        self, path: Path, layout: CaptionLayout, *, overwrite: bool, word_times: bool = False
+    ):
         self._path = path
         self._layout = layout
+        self._word_times = word_times
+        self.language = ""  # tag of the language of the texts, which only the model may tell
         self._segments: list[Segment] = []
         self.faults = LayoutFaults()
         self._format = path.suffix[1:].lower()
@@ -64,7 +68,12 @@ class CaptionFile:
             ) from error
 
     def _write(self) -> None:
-        captions = Captions(self._segments, layout=self._layout)
+        captions = Captions(
+            self._segments,
+            layout=self._layout,
+            word_times=self._word_times,
+            language=self.language,
+        )
         self.faults = captions.faults
         write_atomically(self._path, captions.as_format(self._format))
 

@@ -225,6 +225,15 @@ def decode_jpeg(
         return reader.image(content, short_side, limits, name)
 
 
+def start_decoder() -> None:
+    """Start this thread's child and wait for it, so that the first file need not.
+
+    A child that cannot run is an error of that file.
+    """
+    with _free_reader() as reader:
+        reader.start()
+
+
 class VideoReader:
     """A decoding child, started when needed. For one thread at a time; a context manager.
 
@@ -305,6 +314,11 @@ class VideoReader:
                     trailer = json.loads(payload.tobytes())
                     self.fps = trailer["fps"]
                     self.notes = tuple(trailer["notes"])
+
+    def start(self) -> None:
+        """As `start_decoder`."""
+        with contextlib.suppress(VideoDecodeError):  # the answer that an empty image is none
+            self.image(b"", 1, VideoLimits(), "an empty image")
 
     def header(
         self,

@@ -36,6 +36,13 @@ class TimedWord(Word):
         return word
 
 
+def later(word: Word, seconds: float) -> Word:
+    """Return the word with its times, if it has any, moved by some seconds."""
+    if not isinstance(word, TimedWord):
+        return word
+    return TimedWord(*word, start=word.start + seconds, end=word.end + seconds)
+
+
 def words_text(words: Iterable[Word]) -> str:
     """The text of the words, from one window or several consecutive ones."""
     return "".join(f" {word.text}" if word.space else word.text for word in words).strip()

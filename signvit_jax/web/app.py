@@ -11,10 +11,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from signvit_jax import __version__
-from signvit_jax.exporting.model_card import languages
+from signvit_jax.captions.language_tags import language_tag
+from signvit_jax.exporting.model_card import languages_of
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.inference.translator import Translator
-from signvit_jax.serving.export_dir import is_export
 from signvit_jax.telemetry.prometheus import Metrics
 from signvit_jax.web.access import AccessControl
 from signvit_jax.web.examples import Examples
@@ -29,6 +29,7 @@ PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/camera.js": ("camera.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
@@ -49,9 +50,7 @@ class ModelFacts(TypedDict):
 def model_facts(model: TrainedModel, is_demo: bool = False) -> ModelFacts:
     """Return the facts of a loaded model. Its path stays private; the folder's name is told."""
     folder = Path(model.workdir.path)
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if _has_card(model) else None
-    found = languages(model.config.data.name, text) or (None, None)
+    found = languages_of(model) or (None, None)
     return ModelFacts(
         name="demo" if is_demo else folder.resolve().name,
         step=model.step,
@@ -61,11 +60,6 @@ def model_facts(model: TrainedModel, is_demo: bool = False) -> ModelFacts:
         version=__version__,
         is_demo=is_demo,
     )
-
-
-def _has_card(model: TrainedModel) -> bool:
-    folder = Path(model.workdir.path)
-    return not model.others and (folder / "README.md").is_file() and is_export(folder)
 
 
 class WebApp:
@@ -98,12 +92,14 @@ class WebApp:
             Route(path, _file(name, media_type), methods=["GET"])
             for path, (name, media_type) in _PAGE_FILES.items()
         ]
+        language = language_tag(facts["text_language"] or "")
+        captions = Translations(*shared, as_captions=True, language=language)
         examples = Examples(settings, self.queue, self.metrics, threads)
         application = Starlette(
             routes=[
                 *pages,
                 Route("/v1/translate", Translations(*shared), methods=["POST"]),
-                Route("/v1/captions", Translations(*shared, as_captions=True), methods=["POST"]),
+                Route("/v1/captions", captions, methods=["POST"]),
                 Route("/v1/examples", examples, methods=["POST"]),
                 WebSocketRoute("/v1/live", self.live.serve),
                 Route("/v1/model", self._model, methods=["GET"]),

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.streaming import LiveSession, StreamUpdate
 from signvit_jax.inference.translator import Translator
-from signvit_jax.media.video import VideoDecodeError, decode_jpeg
+from signvit_jax.media.video import VideoDecodeError, decode_jpeg, start_decoder
 from signvit_jax.telemetry.prometheus import Metrics
 from signvit_jax.web.responses import RequestError, segment_document
 from signvit_jax.web.settings import FRAME_LIMITS, ServerSettings
@@ -25,7 +25,8 @@ from signvit_jax.web.work_queue import stopping
 
 # Codes with which a websocket is closed; 4000 and more are the application's own.
 _DONE, _GOING_AWAY, _UNSUPPORTED, _FAULT, _TRY_LATER, _IDLE = 1000, 1001, 1003, 1011, 1013, 4408
-_MAX_WAITING = 25  # frames of a session that wait to be decoded: those of a second
+# Frames of a session that wait to be decoded, which takes a millisecond each: those of ten seconds.
+_MAX_WAITING, _MAX_WAITING_BYTES = 250, 8 << 20
 _SEND_SECONDS = 10.0  # after which a client that reads nothing is given up
 _SHORT_SIDE = 256  # pixels to which the decoder may halve an image, at the least
 
@@ -89,6 +90,7 @@ class _Connection:
         self._loop = asyncio.get_running_loop()
         self._told: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()
         self._frames: collections.deque[tuple[float, bytes]] = collections.deque()
+        self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._has_ended = False
         self._dropped = 0  # before they were decoded
@@ -103,11 +105,11 @@ class _Connection:
         ]
         for thread in threads:
             thread.start()
-        self._receiving = asyncio.create_task(self._receive())
         try:
-            await self._send({"event": "ready"})
             while (event := await self._told.get()) is not None:
                 await self._send(event)
+                if event["event"] == "ready":  # until then nobody is idle
+                    self._receiving = asyncio.create_task(self._receive())
             await self._send({"event": "ended"})
             await self._close()
         except (WebSocketDisconnect, TimeoutError, RuntimeError):  # the client has gone
@@ -116,7 +118,8 @@ class _Connection:
             self._session.cancel()
             raise
         finally:
-            self._receiving.cancel()
+            if self._receiving is not None:
+                self._receiving.cancel()
             self._stop_decoding()
             for thread in threads:
                 while thread.is_alive():
@@ -167,11 +170,12 @@ class _Connection:
     def _add_frame(self, seconds: float, content: bytes) -> None:
         self._metrics.add("signvit_live_frames_total")
         with self._changed:
-            if len(self._frames) >= _MAX_WAITING:
-                self._frames.popleft()
+            self._frames.append((seconds, content))
+            self._waiting_bytes += len(content)
+            while len(self._frames) > _MAX_WAITING or self._waiting_bytes > _MAX_WAITING_BYTES:
+                self._waiting_bytes -= len(self._frames.popleft()[1])
                 self._dropped += 1
                 self._metrics.add("signvit_live_dropped_total")
-            self._frames.append((seconds, content))
             self._changed.notify()
 
     def _stop_decoding(self) -> None:
@@ -184,11 +188,17 @@ class _Connection:
         with self._changed:
             while not self._frames and not self._has_ended:
                 self._changed.wait()
-            return self._frames.popleft() if self._frames else None
+            if not self._frames:
+                return None
+            frame = self._frames.popleft()
+            self._waiting_bytes -= len(frame[1])
+            return frame
 
     def _decode(self) -> None:
         """Decode frames and push them, in a thread."""
         try:
+            start_decoder()  # frames of the seconds that this may take would have to wait
+            self._tell({"event": "ready"})
             while not self._session.has_ended and (frame := self._next_frame()) is not None:
                 seconds, content = frame
                 image = decode_jpeg(content, _SHORT_SIDE, FRAME_LIMITS, "a frame")

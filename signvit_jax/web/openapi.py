@@ -16,7 +16,21 @@ _SEGMENT = {
         "text": {"type": "string"},
         "score": {"type": ["number", "null"], "description": "as the decoder defines it"},
         "confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
-        "words": {"type": "array", "items": {"type": "object"}},
+        "words": {
+            "type": "array",
+            "description": "with times in seconds of the video: those of the signs that CTC saw, "
+            "or else spread by length",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "text": {"type": "string"},
+                    "confidence": {"type": ["number", "null"]},
+                    "start": {"type": "number"},
+                    "end": {"type": "number"},
+                    "timed_by": {"enum": ["ctc", "length"]},
+                },
+            },
+        },
         "alternatives": {"type": "array", "items": {"type": "object"}},
     },
 }

@@ -1,11 +1,12 @@
 """Answers of the server: errors as JSON, and the events of a translation."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from signvit_jax.captions.formats import write
+from signvit_jax.captions.formats import Captions
 from signvit_jax.captions.segments import Segment
 from signvit_jax.errors.base import SignVitError
 from signvit_jax.inference.translator import Translation
@@ -40,20 +41,23 @@ class RequestError(SignVitError):
 
 
 def segment_document(segment: Segment, seconds: float | None = None) -> dict[str, object]:
-    """Return a segment as `signvit translate --format=json` writes it."""
-    return json.loads(write([segment], "json", seconds))["segments"][0]
+    """Return a segment as `signvit translate --format=json --word_times` writes it."""
+    return _document([segment], seconds)["segments"][0]
 
 
 def translation_document(found: Translation) -> dict[str, object]:
     """Return a translation as JSON: that of `--format=json`, and what else is known."""
-    document = json.loads(write(found.segments, "json", found.seconds))
     return {
-        **document,
+        **_document(found.segments, found.seconds),
         "confidence": found.confidence,
         "seconds": found.seconds,
         "decoder": found.decoder,
         "warnings": list(found.warnings),
     }
+
+
+def _document(segments: Sequence[Segment], seconds: float | None) -> dict[str, Any]:
+    return json.loads(Captions(segments, seconds, word_times=True).as_format("json"))
 
 
 def json_line(document: Mapping[str, object]) -> bytes:

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import json
+import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeGuard
 
@@ -13,8 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from signvit_jax.captions.formats import FORMATS, write
+from signvit_jax.captions.formats import FORMATS, Captions
 from signvit_jax.captions.segments import Segment
+from signvit_jax.captions.word_times import FROM_CTC
 from signvit_jax.cli.inference_flags import DECODER_NAMES
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.errors.nearest import did_you_mean
@@ -22,6 +24,8 @@ from signvit_jax.inference.options import InferenceOptions
 from signvit_jax.inference.translator import Translation, Translator
 from signvit_jax.media.video import VideoDecodeError, read_header
 from signvit_jax.telemetry.prometheus import Metrics
+from signvit_jax.text import writing_systems
+from signvit_jax.text.words import TimedWord, Word
 from signvit_jax.web.responses import (
     RequestError,
     json_line,
@@ -39,6 +43,9 @@ CAPTION_TYPES = {
     "txt": "text/plain",
     "tsv": "text/tab-separated-values",
     "json": "application/json",
+    "ass": "text/x-ssa",
+    "ttml": "application/ttml+xml",
+    "eaf": "application/xml",
 }
 _MAX_JSON_BYTES = 8 << 20
 _MAX_SEGMENTS = 20_000
@@ -54,7 +61,8 @@ class _Stopped(Exception):
 class Translations:
     """An ASGI application that translates the video of one request.
 
-    `as_captions`: answer with a caption file in place of JSON.
+    `as_captions`: answer with a caption file in place of JSON. `language`: tag of the language of
+    the texts, such as "de", for caption files that tell it; empty if not known.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class Translations:
         threads: ThreadPoolExecutor,
         *,
         as_captions: bool = False,
+        language: str = "",
     ):
         self._translator = translator
         self._settings = settings
@@ -73,6 +82,7 @@ class Translations:
         self._metrics = metrics
         self._threads = threads
         self._as_captions = as_captions
+        self._language = language
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -113,7 +123,7 @@ class Translations:
                     found = event if isinstance(event, Translation) else found
                 assert found is not None  # the last event, where nothing is raised
         if self._as_captions:
-            return _captions(write(found.segments, options.format, found.seconds), options.format)
+            return self._captions(found.segments, found.seconds, options)
         return JSONResponse(translation_document(found))
 
     async def _send_events(
@@ -236,7 +246,14 @@ class Translations:
         """Write segments that the client has, such as corrected ones, as a caption file."""
         options = _Options.of(request, self._settings, as_captions=True)
         segments, seconds = await read_segments(request)
-        return _captions(write(segments, options.format, seconds), options.format)
+        return self._captions(segments, seconds, options)
+
+    def _captions(
+        self, segments: Sequence[Segment], seconds: float | None, options: "_Options"
+    ) -> Response:
+        captions = Captions(segments, seconds, word_times=True, language=self._language)
+        text = captions.as_format(options.format)
+        return Response(text, media_type=CAPTION_TYPES[options.format])
 
 
 class _Options:
@@ -273,7 +290,11 @@ class _Options:
 
 
 async def read_segments(request: Request) -> tuple[list[Segment], float | None]:
-    """Read `{"segments": [{"start", "end", "text"}], "seconds"}`. Raises RequestError."""
+    """Read `{"segments": [{"start", "end", "text", "words"}], "seconds"}`.
+
+    Words that are not those of the text, such as of one that was corrected, are left out. Raises
+    RequestError.
+    """
     document = await read_json(request, _MAX_JSON_BYTES)
     wrong = RequestError(
         400,
@@ -295,10 +316,30 @@ async def read_segments(request: Request) -> tuple[list[Segment], float | None]:
             raise wrong
         if confidence is not None and not _is_time(confidence):
             raise wrong
-        found.append(Segment(start, end, item["text"], confidence=confidence))
+        words = _words(item["text"], item.get("words"))
+        found.append(Segment(start, end, item["text"], confidence=confidence, words=words))
     if len(found) > _MAX_SEGMENTS:
         raise wrong
     return found, seconds
+
+
+def _words(text: str, given: object) -> tuple[Word, ...]:
+    """The words of a text as the server itself sends them; () where they are not its words."""
+    if not isinstance(given, list) or not all(isinstance(word, dict) for word in given):
+        return ()
+    pieces = writing_systems.pieces(text)
+    if [word.get("text") for word in given] != [piece.removeprefix(" ") for piece in pieces]:
+        return ()
+    return tuple(_word(piece, word) for piece, word in zip(pieces, given))
+
+
+def _word(piece: str, given: dict[str, object]) -> Word:
+    confidence, start, end = (given.get(name) for name in ("confidence", "start", "end"))
+    text, space = piece.removeprefix(" "), piece.startswith(" ")
+    sure = float(confidence) if _is_time(confidence) else math.nan
+    if given.get("timed_by") == FROM_CTC and _is_time(start) and _is_time(end):
+        return TimedWord(text, sure, space, start=float(start), end=float(end))
+    return Word(text, sure, space)
 
 
 async def read_json(request: Request, max_bytes: int) -> object:
@@ -322,10 +363,6 @@ def _is_time(value: object) -> TypeGuard[int | float]:
 
 def _is_json(request: Request) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
-
-
-def _captions(text: str, caption_format: str) -> Response:
-    return Response(text, media_type=CAPTION_TYPES[caption_format])
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -9,13 +9,13 @@ fifth of it is left.
 
 import dataclasses
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from signvit_jax.config.schema import DataConfig, InferenceConfig
-from signvit_jax.inference.frame_sources import RecordedSource
+from signvit_jax.inference.frame_sources import RecordedSource, TakenFrames
 from signvit_jax.inference.joining import join_windows
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import CtcSign
@@ -183,18 +183,33 @@ def captioned(
     )
 
 
+class LateSource(RecordedSource):
+    """A recording that is taken late: `late()` seconds after what the reader asks for."""
+
+    def __init__(self, frames: Iterator[np.ndarray], late: Callable[[], float]):
+        super().__init__(frames, RATE, lambda image: image)
+        self._late = late
+
+    def take(self, until: float) -> TakenFrames:
+        return super().take(until + self._late())
+
+
 def followed(
-    script: Sequence[Signed], seconds: float, oracle: Oracle, *, has_times: bool = True
+    script: Sequence[Signed],
+    seconds: float,
+    oracle: Oracle,
+    *,
+    has_times: bool = True,
+    late: Callable[[], float] = lambda: 0.0,
 ) -> str:
-    """The final text of the live captions."""
+    """The final text of the live captions, which are read `late()` seconds late."""
 
     def read(images: Sequence[np.ndarray], rate: float) -> Reading:
         return oracle.read(images, rate, has_times=has_times)
 
     captions = LiveCaptions(read, 5.76, InferenceConfig().window_overlap, 0.5, 3)
-    updates = captions.follow(
-        RecordedSource(iter(video(script, seconds)), RATE, lambda image: image)
-    )
+    updates = list(captions.follow(LateSource(iter(video(script, seconds)), late)))
+    assert updates[-1].dropped == 0
     return words_text(
         word for update in updates for segment in update.final for word in segment.words
     )
@@ -258,9 +273,19 @@ def simulated(
 
 
 def live_error(
-    recordings: int, seconds: float, pause: float, *, has_times: bool, seed: int = 0
+    recordings: int,
+    seconds: float,
+    pause: float,
+    *,
+    has_times: bool,
+    seed: int = 0,
+    most_late: float = 0.0,
 ) -> float:
-    """Word error of live captions of a perfect model, with `pause` seconds between sentences."""
+    """Word error of live captions of a perfect model, with `pause` seconds between sentences.
+
+    Each reading is up to `most_late` seconds late.
+    """
+    rng = random.Random(seed)
     vocabulary = [f"w{number}" for number in range(200)]
     scripts = [
         sentences(random.Random(f"{seed} {number}"), vocabulary, seconds, lambda: pause)
@@ -272,6 +297,7 @@ def live_error(
             seconds,
             Oracle(script, vocabulary, 0.0, random.Random(number)),
             has_times=has_times,
+            late=lambda: rng.uniform(0.0, most_late),
         )
         for number, script in enumerate(scripts)
     ]

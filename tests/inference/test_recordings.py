@@ -34,6 +34,12 @@ def test_live_captions_of_a_perfect_recognizer_lose_no_word(pause):
     assert oracle.live_error(1, 45.0, pause, has_times=True) == 0.0
 
 
+@pytest.mark.parametrize("has_times", [True, False])
+@pytest.mark.parametrize("late", [3.0, 11.0])
+def test_live_captions_that_are_read_late_lose_no_word(has_times, late):
+    assert oracle.live_error(2, 45.0, 1.0, has_times=has_times, most_late=late) <= 0.01
+
+
 @pytest.mark.parametrize("pause", PAUSES)
 def test_live_captions_without_times_lose_hardly_a_word(pause):
     assert oracle.live_error(2, 45.0, pause, has_times=False) <= 0.01

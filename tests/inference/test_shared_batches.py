@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from signvit_jax.config.schema import InferenceConfig
-from signvit_jax.inference.predictor import BatchDecoder, Hypothesis
+from signvit_jax.inference.predictor import BatchDecoder, Hypothesis, Priority
 
 
 class CountingPredictor:
@@ -88,23 +88,41 @@ def test_what_a_batch_raises_reaches_all_its_threads_and_the_next_one_works():
     assert all(isinstance(one, MemoryError) for one in found)
 
 
-def test_urgent_clips_take_every_other_batch():
+LIVE, FINAL = Priority.HYPOTHESIS, Priority.FINAL
+
+
+@pytest.mark.parametrize(
+    ("waiting", "batches"),
+    [
+        # Hypotheses and files take turns; clips of one kind fill each other's batches.
+        ([*"abcd", (1, LIVE), (2, LIVE), (3, LIVE)], [[1, 2], "ab", [3], "cd"]),
+        ([*"abc", (1, FINAL), (2, LIVE), (3, FINAL)], [[1, 3], "ab", [2], "c"]),
+        # However many texts become final, a file need not wait for more than three batches.
+        ([*"ab", *[(n, FINAL) for n in range(1, 9)]], [[1, 2], [3, 4], [5, 6], "ab", [7, 8]]),
+    ],
+    ids=["hypotheses", "final", "many"],
+)
+@pytest.mark.parametrize("same_programs", [False, True])
+def test_live_texts_do_not_wait_behind_files(waiting, batches, same_programs):
+    """Letters are files and numbers live texts; a batch has room for two."""
     predictor = CountingPredictor()
     decoder = BatchDecoder({}, (4,), num_devices=1)
     decoder.most_shared = 2
-    order = []
+    order: list[list[int]] = []
     real = decoder._decode_batch
     decoder._decode_batch = lambda clips, seed, by: (
         order.append([int(clip[0, 0, 0, 0]) for clip in clips]) or real(clips, seed, by)
     )
-    values = [0, 1, 2, 3, 4, 101, 102, 103]  # from 100 on urgent
+    clips = [(0, Priority.FILE)]  # is on the device while the others come
+    clips += [(ord(one), Priority.FILE) if isinstance(one, str) else one for one in waiting]
     threads = []
-    for number, value in enumerate(values):
+    for number, (value, priority) in enumerate(clips):
+        seed = 0 if same_programs else int(priority)
         threads.append(
             threading.Thread(
                 target=decoder.decode,
-                args=([clip(value)], int(value >= 100), predictor),
-                kwargs={"is_urgent": value >= 100},
+                args=([clip(value)], seed, predictor),
+                kwargs={"priority": priority},
             )
         )
         threads[-1].start()
@@ -113,4 +131,10 @@ def test_urgent_clips_take_every_other_batch():
     predictor.gate.set()
     for thread in threads:
         thread.join(60)
-    assert order == [[0], [101, 102], [1, 2], [103], [3, 4]]
+    if not same_programs:
+        assert order[1:] == [list(map(ord, b)) if isinstance(b, str) else b for b in batches]
+        return
+    # All may share a batch, and no live text comes later for it.
+    places = {value: place for place, batch in enumerate(order) for value in batch}
+    for place, batch in enumerate(batches, 1):
+        assert all(places[value] <= place for value in batch if value in range(1, 9)), order

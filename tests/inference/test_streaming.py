@@ -25,7 +25,7 @@ from signvit_jax.inference.frame_sources import (
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import Sign
 from signvit_jax.inference.streaming import LiveCaptions, LiveSession, Reading
-from signvit_jax.text.words import Word
+from signvit_jax.text.words import TimedWord, Word
 
 RATE = 10.0
 
@@ -134,6 +134,25 @@ def test_live_video_is_split_at_rests_if_ctc_gives_times():
     assert (
         next(update.seconds for update in updates if update.final) <= 4.5
     )  # soon after the hands have come to rest
+
+
+def test_final_words_have_their_times_in_the_stream():
+    def read_final(images, rate):
+        (first, *_), count = read_moves(images, rate).signs, len(images)
+        word = TimedWord("a", 0.5, start=first.start, end=first.end)
+        return Hypothesis("a b", (1, 2), -1.0, 0.5, (word, Word("b", count)))
+
+    images = shown(160, 0, (30, 70), (110, 160))
+    live = LiveCaptions(read_moves, 6.0, 0.5, 0.5, 3, read_final=read_final)
+    updates = list(live.follow(RecordedSource(images, RATE, unchanged)))
+    found = [segment for update in updates for segment in update.final]
+    assert [segment.text for segment in found] == ["a b", "a b"]
+    for segment, moves in zip(found, (0.0, 7.0)):
+        timed, plain = segment.words
+        assert timed.end == pytest.approx(moves, abs=0.45)
+        assert timed.end - timed.start == pytest.approx(0.3)
+        # Read is what the segment shows, from its first frame to its last.
+        assert plain.confidence == pytest.approx(RATE * (segment.end - segment.start), abs=1)
 
 
 def test_text_is_final_soon_after_everything_stands_still_in_the_pose_of_a_sign():

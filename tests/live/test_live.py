@@ -1,6 +1,7 @@
 """`signvit live`: sessions of a source, what the terminal shows, and the file that grows."""
 
 import io
+import json
 import threading
 import time
 
@@ -20,7 +21,7 @@ from signvit_jax.media.cameras import SourceError
 from signvit_jax.runtime.exit_codes import UsageError
 from signvit_jax.runtime.signals import StopRequest
 from signvit_jax.runtime.standard_streams import OutputError
-from signvit_jax.text.words import Word
+from signvit_jax.text.words import TimedWord, Word
 from tests.helpers import tiny_run
 
 FRAME = np.zeros((8, 8, 3), np.uint8)
@@ -141,12 +142,37 @@ def test_the_file_is_complete_after_each_caption(tmp_path, monkeypatch):
     assert "more" in path.read_text() and "again" in path.read_text()
 
 
+def test_the_file_has_times_of_words_and_the_language(tmp_path):
+    words = (TimedWord("good", 0.5, start=0.25, end=0.5), Word("day", 0.5))
+    layout = CaptionLayout()
+    plain = CaptionFile(tmp_path / "a.json", layout, overwrite=False)
+    timed = CaptionFile(tmp_path / "b.json", layout, overwrite=False, word_times=True)
+    ttml = CaptionFile(tmp_path / "c.ttml", layout, overwrite=False)
+    ttml.language = "de-CH"
+    for file in (plain, timed, ttml):
+        file.add([Segment(0.0, 1.0, "good day", words=words)])
+    (found,) = json.loads((tmp_path / "b.json").read_text())["segments"]
+    assert found["words"][0] == {
+        "text": "good",
+        "confidence": 0.5,
+        "start": 0.25,
+        "end": 0.5,
+        "timed_by": "ctc",
+    }
+    assert "timed_by" not in (tmp_path / "a.json").read_text()
+    assert 'xml:lang="de-CH"' in (tmp_path / "c.ttml").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         (["--output=captions.doc"], "ends in '.doc'; allowed: .txt, .json"),
         (["--output={}/there.srt"], "there.srt already exists; give --overwrite"),
         (["--max_line_width=40"], "a layout changes nothing without --output"),
+        (["--word_times"], "--word_times changes nothing without --output"),
+        (["--output=a.srt", "--word_times"], "allowed with the formats json, eaf"),
+        (["--output=a.srt", "--language=de"], "allowed with the format ttml"),
+        (["--output=a.ttml", "--language=German"], "allowed: a tag of two or three small letters"),
         (["--every=0"], "allowed: seconds > 0"),
         (["https://host/a.mp4"], "is an address"),
     ],
@@ -169,10 +195,16 @@ def test_a_file_in_a_folder_that_cannot_be_written_is_refused(tmp_path):
 def test_the_command_captions_a_packaged_clip(tmp_path, capfd):
     from signvit_jax.demo.packaged import MODEL, demo_clips
 
-    video, output = demo_clips()[0].video, tmp_path / "live.srt"
-    assert tiny_run.command(command.main, video, f"--workdir={MODEL}", f"--output={output}") == 0
+    video, output = demo_clips()[0].video, tmp_path / "live.json"
+    flags = [f"--workdir={MODEL}", f"--output={output}", "--word_times"]
+    assert tiny_run.command(command.main, video, *flags) == 0
     shown = capfd.readouterr()
     lines = [line.split("\t") for line in shown.out.splitlines()]
-    assert len(lines) >= 1 and all(text in output.read_text() for *_, text in lines)
+    segments = json.loads(output.read_text())["segments"]
+    assert len(lines) >= 1 and [text for *_, text in lines] == [one["text"] for one in segments]
+    for segment in segments:
+        timed = [word for word in segment["words"] if word["timed_by"] == "ctc"]
+        assert len(timed) >= len(segment["words"]) / 2
+        assert all(segment["start"] <= word["start"] < word["end"] for word in timed)
     assert tiny_run.command(command.main, "none.mp4", f"--workdir={MODEL}") == 4
     assert "none.mp4: there is no such file" in capfd.readouterr().err

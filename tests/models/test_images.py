@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.images import (
     MOTION_FLOOR,
     ImageFormat,
@@ -10,7 +11,6 @@ from signvit_jax.models.images import (
     motion_channels,
     with_motion,
 )
-from signvit_jax.models.definition import ModelDefinition
 from tests.helpers import tiny_model
 
 MASK = jnp.array([[True, True, False, False], [True] * 4])

@@ -85,13 +85,13 @@ def make_client(stub):
     """A function from settings to a client of the application, and the application."""
     with contextlib.ExitStack() as stack:
 
-        def make(**settings) -> tuple[TestClient, WebApp]:
+        def make(*, text_language=None, **settings) -> tuple[TestClient, WebApp]:
             facts = ModelFacts(
                 name="stub",
                 step=3,
                 data_set="mine",
                 sign_language=None,
-                text_language=None,
+                text_language=text_language,
                 version="0",
                 is_demo=False,
             )

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import WebSocketDenialResponse
 
+from signvit_jax.captions.formats import FORMATS
 from signvit_jax.web.openapi import openapi_document
 from signvit_jax.web.settings import ServerSettings
 from signvit_jax.web.uploads import received
@@ -58,7 +59,7 @@ def test_events_tell_the_segments_in_order(client):
     assert events[-1]["segments"][0]["text"] == events[1]["text"] == "text 0"
 
 
-@pytest.mark.parametrize("caption_format", ["vtt", "srt", "txt", "tsv", "json"])
+@pytest.mark.parametrize("caption_format", FORMATS)
 def test_captions_are_files_and_corrected_texts_are_written_alike(client, caption_format):
     answer = client.post(f"/v1/captions?format={caption_format}", content=video())
     assert answer.status_code == 200 and "text 1" in answer.text
@@ -67,11 +68,40 @@ def test_captions_are_files_and_corrected_texts_are_written_alike(client, captio
         f"/v1/captions?format={caption_format}",
         json={"segments": translated["segments"], "seconds": translated["seconds"]},
     )
-    if caption_format not in ("json", "tsv"):
+    if caption_format not in ("json", "tsv", "eaf"):
         assert again.text == answer.text
     if caption_format in ("vtt", "srt"):
         events = pysubs2.SSAFile.from_string(answer.text, caption_format).events
         assert [event.text for event in events] == ["text 0", "text 1"]
+
+
+def test_words_keep_their_times_while_the_text_is_theirs(client):
+    words = [
+        {"text": "good", "confidence": 0.5, "start": 1.25, "end": 1.5, "timed_by": "ctc"},
+        {"text": "day", "confidence": None, "start": 9.0, "end": 9.5, "timed_by": "length"},
+    ]
+
+    def written(text: str) -> list[dict]:
+        segment = {"start": 1.0, "end": 2.0, "text": text, "words": words}
+        answer = client.post("/v1/captions?format=json", json={"segments": [segment]})
+        return answer.json()["segments"][0]["words"]
+
+    first, second = written("good day")
+    assert first == words[0]
+    assert second == {**words[1], "start": 1.25 + 0.75 * 5 / 9, "end": 2.0} | {
+        "start": pytest.approx(second["start"])
+    }
+    assert 1.25 < second["start"] < 2.0
+    assert written("good night") == []
+
+
+def test_captions_tell_the_language_of_the_texts(make_client):
+    segments = {"segments": [{"start": 0, "end": 1, "text": "Guten Tag"}]}
+    for language, tag in (("German", "de"), (None, ""), ("Klingon", "")):
+        client, _ = make_client(text_language=language)
+        answer = client.post("/v1/captions?format=ttml", json=segments)
+        assert f'xml:lang="{tag}"' in answer.text
+        assert answer.headers["Content-Type"].startswith("application/ttml+xml")
 
 
 @pytest.mark.parametrize(
@@ -424,7 +454,7 @@ def test_every_answer_has_the_headers_that_keep_others_out(client):
 
 def test_the_page_names_no_other_server_and_has_no_script_in_it(client):
     page = client.get("/").text
-    for name in ("/", "/app.js", "/style.css", "/icon.svg"):
+    for name in ("/", "/app.js", "/camera.js", "/style.css", "/icon.svg"):
         text = client.get(name).text.replace("http://www.w3.org/2000/svg", "")
         text = text.replace("http://localhost as", "").replace("as http://localhost", "")
         assert "https://" not in text and "http://" not in text, name

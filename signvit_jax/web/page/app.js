@@ -3,9 +3,6 @@
 
 const LOW = 0.5; // confidence below which a text is marked
 const GAP = 1.0; // seconds without text that are shown as a gap
-const FRAMES_PER_SECOND = 12.5;
-const SHORT_SIDE = 192; // pixels of the frames that are sent
-const MAX_BUFFERED = 200000; // bytes that wait to be sent; further frames are passed over
 
 const $ = (id) => document.getElementById(id);
 let model = null;
@@ -33,6 +30,8 @@ class Refusal extends Error {
   }
 }
 
+class Lost extends Error {} // what the page itself cannot give any more
+
 async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: headers(options.headers) });
   if (!answer.ok) {
@@ -44,7 +43,7 @@ async function ask(path, options = {}) {
 }
 
 function reason(error) {
-  if (error instanceof Refusal) return error.message;
+  if (error instanceof Refusal || error instanceof Lost) return error.message;
   return "The server does not answer. Is signvit serve running? The page tries again by itself.";
 }
 
@@ -79,6 +78,7 @@ function showModel() {
   ];
   $("model").textContent = `${parts.join("; ")}.`;
   const megabytes = Math.floor(model.max_upload_bytes / 2 ** 20);
+  $("keep-row").hidden = !model.examples || !window.MediaRecorder;
   $("limits").textContent = `At most ${megabytes} MiB and ${model.max_minutes} minutes.`;
 }
 
@@ -266,10 +266,7 @@ function seekButton(start) {
   return button;
 }
 
-function line(mine, segment) {
-  const item = element("li");
-  item.dataset.start = segment.start;
-  item.dataset.end = segment.end;
+function textField(segment, onChange) {
   const text = element("textarea");
   text.dir = "auto";
   text.rows = 1;
@@ -277,13 +274,24 @@ function line(mine, segment) {
   text.setAttribute("aria-label", `Text from ${clock(segment.start)} to ${clock(segment.end)}`);
   text.addEventListener("change", () => {
     segment.text = text.value;
-    updateTrack(mine);
+    onChange();
   });
+  return text;
+}
+
+function line(mine, segment) {
+  const item = element("li");
+  item.dataset.start = segment.start;
+  item.dataset.end = segment.end;
+  const text = textField(segment, () => updateTrack(mine));
   const sure = element("span", "sure", percent(segment.confidence));
   sure.title = "probability that the text is right";
   item.classList.toggle("low", segment.confidence !== null && segment.confidence < LOW);
   item.append(seekButton(segment.start), text, sure);
-  if (model?.examples) item.append(exampleButton(mine, segment, text));
+  if (model?.examples) {
+    const part = async () => ({ video: mine.file, start: segment.start, end: segment.end });
+    item.append(exampleButton(part, text, $("save-state")));
+  }
   return item;
 }
 
@@ -293,22 +301,24 @@ function percent(confidence) {
   return `${Math.round(confidence * 100)}\u00a0%${low ? "\u00a0?" : ""}`;
 }
 
-function exampleButton(mine, segment, text) {
+// A button that saves a text and its part of a video. `part()` gives {video, start, end}, in seconds.
+function exampleButton(part, text, state) {
   const button = element("button", "example", "Save as a training example");
   button.type = "button";
   button.title = `Writes this part of the video and its text into ${model.examples}`;
   button.addEventListener("click", async () => {
     button.disabled = true;
-    const form = new FormData();
-    form.append("text", text.value);
-    form.append("start", segment.start);
-    form.append("end", segment.end);
-    form.append("video", mine.file);
     try {
+      const { video, start, end } = await part();
+      const form = new FormData();
+      form.append("text", text.value);
+      form.append("start", start);
+      form.append("end", end);
+      form.append("video", video);
       const saved = await (await ask("v1/examples", { method: "POST", body: form })).json();
-      $("save-state").textContent = `Saved ${saved.saved} and its text in ${model.examples}.`;
+      state.textContent = `Saved ${saved.saved} and its text in ${model.examples}.`;
     } catch (error) {
-      $("save-state").textContent = `Not saved: ${reason(error)}`;
+      state.textContent = `Not saved: ${reason(error)}`;
       button.disabled = false;
     }
   });
@@ -368,156 +378,6 @@ for (const button of document.querySelectorAll("[data-format]")) {
       $("save-state").textContent = `Saved ${name}.`;
     } catch (error) {
       $("save-state").textContent = `Not saved: ${reason(error)}`;
-    }
-  });
-}
-
-// ---- the camera ---------------------------------------------------------------------------------
-
-let live = null; // {stream, socket, timer, retry}
-let liveSegments = [];
-
-$("start").addEventListener("click", startCamera);
-$("stop").addEventListener("click", stopCamera);
-
-async function startCamera() {
-  $("camera-error").textContent = "";
-  if (!navigator.mediaDevices?.getUserMedia) {
-    $("camera-error").textContent =
-      "This browser gives no camera to this address. Open the page as http://localhost on the machine that runs it, or through a tunnel: ssh -L 8000:localhost:8000 HOST.";
-    return;
-  }
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({
-      video: { width: 640, height: 480, frameRate: 25 },
-    });
-  } catch (error) {
-    const messages = {
-      NotAllowedError: "The camera was not permitted. Allow it beside the address of this page, and start again.",
-      NotFoundError: "There is no camera. Connect one, and start again.",
-      NotReadableError: "The camera is in use by another program. Close that, and start again.",
-    };
-    $("camera-error").textContent = messages[error.name] ?? `The camera cannot be used: ${error.message}`;
-    return;
-  }
-  live = { stream, socket: null, timer: null, isStopping: false, offset: 0, tries: 0 };
-  liveSegments = [];
-  $("final").replaceChildren();
-  $("camera").srcObject = stream;
-  $("camera").hidden = false;
-  await $("camera").play();
-  $("start").disabled = true;
-  $("stop").disabled = false;
-  $("stop").focus();
-  openSocket(live);
-}
-
-function openSocket(mine) {
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const query = token ? `?token=${encodeURIComponent(token)}` : "";
-  const base = location.pathname.replace(/[^/]*$/, "");
-  const socket = new WebSocket(`${scheme}://${location.host}${base}v1/live${query}`);
-  mine.socket = socket;
-  mine.offset = liveSegments.length ? liveSegments[liveSegments.length - 1].end : 0;
-  socket.addEventListener("message", (message) => onLive(mine, JSON.parse(message.data)));
-  socket.addEventListener("close", (event) => onClose(mine, event));
-}
-
-function onLive(mine, event) {
-  if (event.event === "ready") {
-    mine.tries = 0;
-    $("camera-state").textContent = "Live. Texts in italics may still change.";
-    mine.timer = setInterval(() => sendFrame(mine), 1000 / FRAMES_PER_SECOND);
-  } else if (event.event === "update") {
-    $("partial").textContent = event.text || event.partial;
-    for (const segment of event.final) showFinal(mine, segment);
-    if (event.final.length) $("partial").textContent = "";
-    mine.latency = event.latency;
-    $("camera").dataset.dropped = event.dropped;
-    const lost = event.dropped ? ` ${event.dropped} frames were not read.` : "";
-    const state = `Live. Texts in italics may still change.${lost}`;
-    if (!mine.isStopping && $("camera-state").textContent !== state) $("camera-state").textContent = state;
-  } else if (event.event === "error") {
-    mine.error = event.error;
-    $("camera-error").textContent = event.error.message;
-  }
-}
-
-function showFinal(mine, segment) {
-  const shifted = { ...segment, start: segment.start + mine.offset, end: segment.end + mine.offset };
-  liveSegments.push(shifted);
-  const row = element("span", segment.confidence !== null && segment.confidence < LOW ? "low" : "");
-  row.dir = "auto";
-  row.append(segment.text, " ", element("small", "", percent(segment.confidence)));
-  $("final").append(row);
-  $("live-files").hidden = false;
-}
-
-function sendFrame(mine) {
-  const { socket } = mine;
-  const camera = $("camera");
-  if (socket.readyState !== WebSocket.OPEN || socket.bufferedAmount > MAX_BUFFERED || !camera.videoWidth) return;
-  const scale = Math.min(1, SHORT_SIDE / Math.min(camera.videoWidth, camera.videoHeight));
-  const canvas = (mine.canvas ??= document.createElement("canvas"));
-  canvas.width = Math.round(camera.videoWidth * scale);
-  canvas.height = Math.round(camera.videoHeight * scale);
-  // Mirrored only on the page: which hand is the right one matters.
-  canvas.getContext("2d").drawImage(camera, 0, 0, canvas.width, canvas.height);
-  canvas.toBlob((blob) => {
-    if (blob && socket.readyState === WebSocket.OPEN && !mine.isStopping) socket.send(blob);
-  }, "image/jpeg", 0.85);
-}
-
-function onClose(mine) {
-  clearInterval(mine.timer);
-  if (live !== mine) return;
-  const isRefused = mine.error && mine.error.code !== "stopping";
-  if (mine.isStopping || isRefused) {
-    endCamera(mine, mine.isStopping ? "Stopped." : "");
-    return;
-  }
-  mine.error = null;
-  mine.tries += 1;
-  const seconds = Math.min(2 ** mine.tries / 2, 10);
-  $("partial").textContent = "";
-  $("camera-state").textContent = "The connection is lost. The page tries again by itself.";
-  mine.retry = setTimeout(() => openSocket(mine), 1000 * seconds);
-}
-
-function stopCamera() {
-  if (!live) return;
-  const mine = live;
-  mine.isStopping = true;
-  clearInterval(mine.timer);
-  clearTimeout(mine.retry);
-  if (mine.socket.readyState === WebSocket.OPEN) {
-    $("camera-state").textContent = "Reading the rest …";
-    mine.socket.send(JSON.stringify({ event: "end" }));
-  } else {
-    endCamera(mine, "Stopped.");
-  }
-}
-
-function endCamera(mine, text) {
-  for (const track of mine.stream.getTracks()) track.stop();
-  $("camera").srcObject = null;
-  $("camera").hidden = true;
-  $("partial").textContent = "";
-  $("camera-state").textContent = text;
-  $("start").disabled = false;
-  $("stop").disabled = true;
-  $("start").focus();
-  live = null;
-}
-
-for (const button of document.querySelectorAll("[data-live-format]")) {
-  button.addEventListener("click", async () => {
-    const format = button.dataset.liveFormat;
-    try {
-      save(await captions(liveSegments, null, format), `live.${format}`);
-    } catch (error) {
-      $("camera-error").textContent = reason(error);
     }
   });
 }

@@ -1,0 +1,93 @@
+"""A running server that is told to stop while a video arrives, and while it is translated."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.demo.packaged import demo_clips
+from tests.helpers.served import Server, running_server, wait_until
+
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("served")]
+CLIP = demo_clips()[0]
+CONTENT = CLIP.video.read_bytes()
+HALF = len(CONTENT) // 2
+HEAD = (
+    "POST /v1/translate HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+    f"Accept: application/x-ndjson\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
+).encode()
+
+
+def held(server: Server, folder: Path) -> list[int]:
+    """Sizes of the files in a folder that the server has open, with a name or without."""
+    sizes = []
+    for number in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if os.readlink(number).startswith(f"{folder}/"):
+                sizes.append(number.stat().st_size)
+    return sizes
+
+
+def named(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def events(client: socket.socket) -> list[dict]:
+    """All events of the answer; [] if the server has closed the connection without one."""
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        while data := client.recv(65536):
+            answer += data
+    lines = answer.decode().partition("\r\n\r\n")[2].splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+@pytest.mark.parametrize("when", ["upload", "translation"])
+def test_a_stopped_server_finishes_what_it_has_accepted_and_leaves_nothing(tmp_path, when):
+    with (
+        running_server(temporary=tmp_path) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=120) as client,
+    ):
+        client.sendall(HEAD + CONTENT[:HALF])
+        wait_until(lambda: held(server, tmp_path) == [HALF])
+        if when == "translation":
+            client.sendall(CONTENT[HALF:])
+            assert b"started" in client.recv(65536)  # programs are compiled first: it takes seconds
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not can_connect(server))
+        assert held(server, tmp_path) and named(tmp_path) == []
+        if when == "upload":
+            client.sendall(CONTENT[HALF:])
+        found = events(client)
+        assert found[-1]["event"] == "done" and found[-1]["text"] == CLIP.text
+        assert server.process.wait(60) == 128 + signal.SIGTERM
+    assert named(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["twice", "killed"])
+def test_a_server_that_ends_at_once_leaves_no_part_of_an_upload(tmp_path, number):
+    with (
+        running_server(temporary=tmp_path) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=120) as client,
+    ):
+        client.sendall(HEAD + CONTENT[:HALF])
+        wait_until(lambda: held(server, tmp_path) == [HALF])
+        if number == signal.SIGTERM:
+            server.process.send_signal(number)
+            wait_until(lambda: not can_connect(server))
+        server.process.send_signal(number)
+        code = server.process.wait(60)
+        assert code == (128 + number if number == signal.SIGTERM else -number)
+        assert events(client) == []
+    assert named(tmp_path) == []
+
+
+def can_connect(server: Server) -> bool:
+    """Return True while new requests are taken."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        return b" 503 " not in client.recv(100)
