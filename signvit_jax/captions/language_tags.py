@@ -1,6 +1,5 @@
 """Languages of texts: their tags (BCP 47) in caption files, and three-letter codes in mp4 files."""
 
-import itertools
 import re
 
 # English names -> ISO 639-1, as model cards name languages.
@@ -45,7 +44,9 @@ ta tam te tel tg tgk th tha ti tir tk tuk tl tgl tn tsn to ton tr tur ts tso tt 
 ug uig uk ukr ur urd uz uzb ve ven vi vie vo vol wa wln wo wol xh xho yi yid yo yor za zha zh zho
 zu zul
 """
-_THREE_LETTERS = dict(itertools.batched(_CODES.split(), 2))
+_THREE_LETTERS: dict[str, str] = dict(
+    re.findall(r"([a-z]{2}) ([a-z]{3})", " ".join(_CODES.split()))
+)
 _TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
 UNKNOWN = "und"  # of ISO 639-2
 

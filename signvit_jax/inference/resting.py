@@ -25,6 +25,8 @@ _STILL_WEIGHT = 7.0
 # Hands are still below this share of the median motion of signing. Signers of synthetic_signs at
 # rest: 0.1, at most 0.3.
 _STILL_SHARE = 0.25
+# Motion is more than this multiple of the camera's noise, which is at most _MAX_NOISE gray levels.
+_NOISE_FACTOR, _MAX_NOISE = 3.0, 3.0
 _MIN_MOTION = 2.0  # gray levels: a smaller change from frame to frame is noise
 _GRID = 16  # motion is measured on blocks, this many per side: averages hide noise but not hands
 _HAND_BLOCKS = 8  # the number of blocks that move most
@@ -132,6 +134,46 @@ def moving_times(motions: Sequence[tuple[float, float]], reference: float) -> li
     return found
 
 
+class MotionSigns:
+    """Times of movement, which stand for signs where CTC gives no times.
+
+    Somebody signs while the motion is at least a share of what signing usually has, which is the
+    level that a tenth of the newest motions exceed, and a multiple of the camera's noise, which is
+    the level that a tenth of them stay below.
+    """
+
+    def __init__(self) -> None:
+        # The last three frames: (seconds, motion since the frame before).
+        self._newest: collections.deque[tuple[float, float]] = collections.deque(maxlen=3)
+        # The same, smoothed, of the frames since the last call of `take`.
+        self._motions: list[tuple[float, float]] = []
+        self._levels: collections.deque[float] = collections.deque(maxlen=_MAX_MOTIONS)
+
+    def add(self, seconds: float, moved: float) -> None:
+        """Add a frame's time, and its motion since the frame before.
+
+        The median of three frames counts: a video's key frames differ from their neighbors.
+        """
+        self._newest.append((seconds, moved))
+        if len(self._newest) == 3:
+            self._motions.append((self._newest[1][0], sorted(m for _, m in self._newest)[1]))
+
+    def take(self) -> list[Sign]:
+        """Return the times of movement in the frames since the last call."""
+        self._levels.extend(moved for _, moved in self._motions)
+        noise, signing = np.quantile(self._levels, (0.1, 0.9)) if self._levels else (0.0, 0.0)
+        least = _NOISE_FACTOR * min(float(noise), _MAX_NOISE)
+        reference = max(float(signing), least / _STILL_SHARE)
+        signs = moving_times(self._motions, reference)
+        self._motions = self._motions[-1:]
+        return signs
+
+    def restart(self) -> None:
+        """Begin a new shot; the motion of signing stays known."""
+        self._newest.clear()
+        self._motions = []
+
+
 class MotionHistory:
     """The motion of a video's frames, and the motion that signing usually has in it."""
 
@@ -196,19 +238,25 @@ class MotionHistory:
 class Cutter:
     """Splitting of a video at rests while it arrives, from its motion and the signs of CTC.
 
-    A rest lasts at least `rest_seconds`; seconds in which nothing moves count _STILL_WEIGHT times.
+    A rest lasts at least `rest_seconds`; seconds in which nothing moves count `still_weight` times.
     A piece lasts at most `max_seconds`. Longer signing is split at its longest pause or, without a
     pause, into windows of `max_seconds`, each of which repeats the share `overlap` of the one
     before. Signing counts as longer only once it has lasted `patience` seconds more.
     """
 
     def __init__(
-        self, max_seconds: float, overlap: float, rest_seconds: float, patience: float = 0.0
+        self,
+        max_seconds: float,
+        overlap: float,
+        rest_seconds: float,
+        patience: float = 0.0,
+        still_weight: float = _STILL_WEIGHT,
     ):
         self._max_seconds = max_seconds
         self._overlap = overlap
         self._rest = rest_seconds
         self._patience = patience
+        self._still_weight = still_weight
         self._signs: list[Sign] = []  # in no piece yet, or repeated by the next window
         self._begin = 0.0  # no later piece begins before
         self._overlapping = False  # the last piece was a window that the next one overlaps
@@ -336,9 +384,9 @@ class Cutter:
         return self._rest_between(start, end) >= self._rest
 
     def _rest_between(self, start: float, end: float) -> float:
-        """Seconds without a sign; those in which nothing moves count _STILL_WEIGHT times."""
+        """Seconds without a sign; those in which nothing moves count `still_weight` times."""
         still = self._history.still_seconds(start, end)
-        return max(end - start, 0.0) + (_STILL_WEIGHT - 1.0) * still
+        return max(end - start, 0.0) + (self._still_weight - 1.0) * still
 
     def _is_still(self, sign: Sign) -> bool:
         return self._history.still_seconds(*sign) > _STILL_SIGN * (sign.end - sign.start)

@@ -5,10 +5,14 @@ text shown is the most frequent one among the last three hypotheses (`votes`). T
 and does not change any more, at the places where recordings are split: where nobody signs. Each
 piece is then read once more, from its first frame to its last.
 
-Where CTC gives no times, a text becomes final when all of the last hypotheses agree on a window
-that is at least half full, or when the window is full. No frame that a later sign may need is
-dropped: after such an agreement the window begins at the newest frame of one of the hypotheses that
-agreed (`_next_begin`), and the end of a full window is read again by the next one.
+Where CTC has learned too little to give times, as from a few takes of single signs, motion alone
+shows the rests (`by_motion`).
+
+Where CTC cannot give times, because it does not read frames, a text becomes final when all of the
+last hypotheses agree on a window that is at least half full, or when the window is full. No frame
+that a later sign may need is dropped: after such an agreement the window begins at the newest frame
+of one of the hypotheses that agreed (`_next_begin`), and the end of a full window is read again by
+the next one.
 """
 
 import collections
@@ -27,6 +31,7 @@ from signvit_jax.inference.joining import Joiner, count_repeated
 from signvit_jax.inference.predictor import Hypothesis
 from signvit_jax.inference.resting import (
     Cutter,
+    MotionSigns,
     Piece,
     Sign,
     block_means,
@@ -40,6 +45,8 @@ from signvit_jax.text.words import Word, later, words_text
 _CTC_DELAY = 0.4
 # Seconds beyond a window for which frames are kept, to see the rest that follows long signing.
 _PATIENCE = 1.5
+# Where motion alone shows rests, this share of `rest_seconds` without motion is one.
+_MOTION_REST = 0.6
 # Where nothing at all has moved for this many seconds, signing is over. CTC may take hands that
 # came to rest in the pose of a sign for a sign that goes on.
 _STANDSTILL = 1.5
@@ -83,6 +90,8 @@ class LiveCaptions:
         votes: Number of hypotheses whose most frequent text is shown, >= 1.
         rest_seconds: As in `config.inference`.
         read_final: Reads a piece whose text becomes final, if not as `read` does.
+        by_motion: Where CTC gives no times of signs, text becomes final at the rests in which
+            nothing moves, and not when hypotheses agree.
 
     `clip_arguments.check_pace` has checked `every` and `votes`.
     """
@@ -96,6 +105,7 @@ class LiveCaptions:
         votes: int,
         rest_seconds: float = 2.0,
         read_final: ReadFinal | None = None,
+        by_motion: bool = False,
     ):
         self._read = read
         self._read_final = read_final or (lambda images, rate: read(images, rate).hypothesis)
@@ -107,8 +117,17 @@ class LiveCaptions:
         # The last hypotheses, each with the time of its newest frame.
         self._votes: collections.deque[tuple[float, Hypothesis]] = collections.deque(maxlen=votes)
         self._held: collections.deque[Frame] = collections.deque()
-        self._cutter = Cutter(window_seconds, overlap, rest_seconds, patience=_PATIENCE)
-        self._has_times = False  # whether CTC gives the times of signs
+        if by_motion:
+            # What lies between movements is still by definition, also a sign that is held.
+            self._cutter = Cutter(
+                window_seconds, overlap, _MOTION_REST * rest_seconds, _PATIENCE, still_weight=1.0
+            )
+        else:
+            self._cutter = Cutter(window_seconds, overlap, rest_seconds, _PATIENCE)
+        self._moving = MotionSigns() if by_motion else None
+        self._moving_until = 0.0  # seconds up to which the cutter has the times of movement
+        # Whether text becomes final at rests: CTC gives the times of signs, or motion does.
+        self._finds_rests = by_motion
         self._joiner = Joiner(0.0)
         # Words of final segments whose frames are in the window again, at its beginning.
         self._repeated: tuple[str, ...] = ()
@@ -164,7 +183,7 @@ class LiveCaptions:
         """
         if not frames:
             return 0.0
-        if self._held and not self._has_times:
+        if self._held and not self._finds_rests:
             end = max(self._begin, self._held[0].seconds) + self._window
         else:
             newest = self._held[-1].seconds if self._held else frames[0].seconds
@@ -186,7 +205,7 @@ class LiveCaptions:
         reading = self._read_window(ended)
         self._votes.append((newest.seconds, reading.hypothesis))
         text = self._majority().text
-        if self._has_times:
+        if self._finds_rests:
             final += self._final_pieces(ended or self._stands_still(newest.seconds))
         else:
             final += self._final_votes(newest.seconds, ended)
@@ -209,13 +228,16 @@ class LiveCaptions:
         shot, is_new = [], False
         for frame in frames:
             blocks = block_means(frame.image)
-            if self._has_times and self._last is not None:
+            if self._finds_rests and self._last is not None:
                 if is_new_shot(self._last, blocks):
                     if shot:
                         yield shot, is_new
                     shot, is_new = [], True
                 else:
-                    self._cutter.add_motion(frame.seconds, motion(self._last, blocks))
+                    moved = motion(self._last, blocks)
+                    self._cutter.add_motion(frame.seconds, moved)
+                    if self._moving is not None:
+                        self._moving.add(frame.seconds, moved)
             self._last = blocks
             if self._still is None or not is_still([self._still[1], blocks, blocks]):
                 self._still = frame.seconds, blocks
@@ -228,7 +250,7 @@ class LiveCaptions:
         # Where text becomes final at rests, a rest is known some time after it began.
         step = now - self._held[-1].seconds if self._held else 0.0
         late = 2 * max(self._every, min(step, self._window / 2))
-        patience = _PATIENCE + _CTC_DELAY + late if self._has_times else 0.0
+        patience = _PATIENCE + _CTC_DELAY + late if self._finds_rests else 0.0
         self._begin = max(self._begin, now - self._window - patience)
         self._held.extend(frames)
         return self._drop_old(len(frames))
@@ -248,7 +270,11 @@ class LiveCaptions:
         since = min(max(begin, now - self._window), now)  # the newest frame alone if nobody moves
         window = [frame for frame in self._held if frame.seconds >= since]
         reading = self._read_frames(window)
-        self._has_times = reading.signs is not None
+        if self._moving is not None:
+            self._cutter.add_signs(self._moving.take(), self._moving_until, now)
+            self._moving_until = now
+            return reading
+        self._finds_rests = reading.signs is not None
         if reading.signs is not None:
             start = window[0].seconds
             # If signing began before the window, an earlier window knew its first seconds better.
@@ -287,6 +313,9 @@ class LiveCaptions:
         self._votes.clear()
         self._held.clear()
         self._cutter.restart(seconds)
+        if self._moving is not None:
+            self._moving.restart()
+        self._moving_until = seconds
         self._begin = seconds
 
     def _final_pieces(self, ended: bool) -> list[Segment]:

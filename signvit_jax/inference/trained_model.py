@@ -83,8 +83,15 @@ class TrainedModel:
 
     @property
     def ctc_gives_times(self) -> bool:
-        """Return True if the CTC head also tells when a sign is made."""
-        return self.has_trained_ctc and self.config.model.ctc.source == "frames"
+        """Return True if the CTC head also tells when a sign is made.
+
+        A head that finds no sign in some clips of signing does not: it learned from too few.
+        """
+        return (
+            self.has_trained_ctc
+            and self.config.model.ctc.source == "frames"
+            and self.min_evidence > 0.0
+        )
 
     @property
     def min_evidence(self) -> float:

@@ -414,6 +414,8 @@ class Translator:
             votes,
             config.rest_seconds,
             read_final=read_final,
+            by_motion=self.model.config.model.ctc.source == "frames"
+            and not self.model.ctc_gives_times,
         )
         return captions, max_seconds
 

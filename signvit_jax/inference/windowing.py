@@ -5,7 +5,6 @@ training. Only signing that lasts longer than a clip may, without a rest, is rea
 windows, whose texts `inference.joining` joins.
 """
 
-import collections
 import itertools
 import os
 import tempfile
@@ -26,11 +25,11 @@ from signvit_jax.inference.predictor import CtcWord, Hypothesis
 from signvit_jax.inference.resting import (
     CtcSign,
     Cutter,
+    MotionSigns,
     Sign,
     block_means,
     is_new_shot,
     motion,
-    moving_times,
 )
 from signvit_jax.media.frames import fit_frames
 from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, VideoStream, open_video
@@ -279,9 +278,7 @@ class _Recording:
         self._first = 0  # number of the first frame that is held
         self._shot = origin  # seconds at which the shot begins
         self._next = origin  # seconds at which the next window of `detect_signs` begins
-        self._motions: list[tuple[float, float]] = []  # after `_next`
-        # The newest magnitudes of motion, at 25 frames per second those of 80 seconds.
-        self._levels: collections.deque[float] = collections.deque(maxlen=2000)
+        self._moving = MotionSigns()  # of the frames after `_next`
 
     def read(
         self, frames: Iterable[tuple[float, np.ndarray]]
@@ -297,7 +294,7 @@ class _Recording:
                 moved = motion(last, blocks)
                 self._cutter.add_motion(now, moved)
                 if self._detect_signs is None:
-                    self._motions.append((now, moved))
+                    self._moving.add(now, moved)
             last = blocks
             self._held.append(frame)
             if now - self._next >= _CTC_BATCH * self._window / 2 + self._window:
@@ -315,7 +312,7 @@ class _Recording:
         self._cutter.restart(seconds)
         self._shot = seconds
         self._next = seconds
-        self._motions = []
+        self._moving.restart()
         self._drop_before(seconds)
 
     def _drop_before(self, seconds: float) -> None:
@@ -335,11 +332,8 @@ class _Recording:
         if not self._held:
             return []
         if self._detect_signs is None:
-            self._levels.extend(moved for _, moved in self._motions)
-            # The level that a tenth of the motions exceed counts as the motion of signing.
-            signing = float(np.quantile(self._levels, 0.9)) if self._levels else 0.0
-            self._cutter.add_signs(moving_times(self._motions, signing), self._next, now)
-            self._motions, self._next = self._motions[-1:], now
+            self._cutter.add_signs(self._moving.take(), self._next, now)
+            self._next = now
         else:
             self._add_ctc_signs(self._detect_signs, now, ended)
         windows = [self._sample(piece.start, piece.end) for piece in self._cutter.pieces(ended)]

@@ -136,6 +136,34 @@ def test_live_video_is_split_at_rests_if_ctc_gives_times():
     )  # soon after the hands have come to rest
 
 
+def test_live_video_is_split_where_nothing_moves_if_ctc_gives_no_times():
+    def read(images, rate):
+        clean = [np.where(image > 150, 230, image) for image in images]
+        return read_moves(clean, rate)._replace(signs=None)
+
+    images = shown(160, 0, (0, 20), (50, 90), (120, 160))
+    rng = np.random.default_rng(0)
+    noisy = [
+        np.clip(image + rng.integers(-1, 2, image.shape), 0, 255).astype(np.uint8)
+        for image in images
+    ]
+    for number, image in enumerate(noisy):
+        image[0, 0] = number  # its place in the video
+        if number % 5 == 0:  # key frames of a compressed video differ from their neighbors
+            image[12:] -= 5
+    live = LiveCaptions(read, 6.0, 0.5, 0.5, 3, by_motion=True)
+    updates = list(live.follow(RecordedSource(noisy, RATE, unchanged)))
+    found = [segment for update in updates for segment in update.final]
+    assert [segment.text for segment in found] == [
+        "s4 s5 s6 s7 s8 s9",
+        "s18 s19 s20 s21 s22 s23",
+    ]
+    # Soon after the hands have come to rest, and not before.
+    assert [update.seconds for update in updates if update.final] == pytest.approx(
+        [6.5, 13.5], abs=0.5
+    )
+
+
 def test_final_words_have_their_times_in_the_stream():
     def read_final(images, rate):
         (first, *_), count = read_moves(images, rate).signs, len(images)

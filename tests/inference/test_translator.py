@@ -476,3 +476,17 @@ def test_a_sampled_text_depends_on_frames_and_seed_only(translator, trained):
 def test_inference_options_are_those_of_the_config():
     fields = {field.name: field.type for field in dataclasses.fields(InferenceConfig)}
     assert get_type_hints(InferenceOptions) == fields
+
+
+@pytest.mark.parametrize(("evidence", "gives_times"), [(0.0, False), (0.3, True), (None, True)])
+def test_a_ctc_head_that_misses_signs_gives_no_times(translator, evidence, gives_times):
+    validation = {"ctc": 0.5} if evidence is None else {"ctc": 0.5, "ctc_evidence": evidence}
+    config = dataclasses.replace(
+        translator.model.config,
+        model=dataclasses.replace(
+            translator.model.config.model,
+            ctc=dataclasses.replace(translator.model.config.model.ctc, source="frames"),
+        ),
+    )
+    model = dataclasses.replace(translator.model, config=config, validation=validation)
+    assert model.ctc_gives_times == gives_times
