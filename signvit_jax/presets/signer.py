@@ -6,10 +6,10 @@ r"""Learn your own signs in minutes, on two CPU cores: a few of them, a few take
     python -m signvit_jax.train --config=signer --workdir=runs/my_signs --config.data.data_dir=data
 
 For recordings of a webcam or a phone: ten signs or sentences, ten takes each, of one person
-(docs/own_signs.md). It is `quickstart` with a view that is cut out of larger images, motion in place
-of colors (of a few takes the model would learn clothes and rooms by heart), stronger augmentation, a
-least number of steps for few clips, and no attention between frames: a clip of one sign does not
-teach CTC where in it the sign is, so no frame may see more than 0.7 s around it.
+(docs/own_signs.md). It is `quickstart` with a view that is cut out of larger images, motion in
+place of colors (of a few takes the model would learn clothes and rooms by heart), stronger
+augmentation, a least number of steps for few clips, and no attention between frames: a clip of one
+sign does not teach CTC where in it the sign is, so no frame may see more than 0.7 s around it.
 """
 
 from ml_collections import ConfigDict
