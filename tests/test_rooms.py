@@ -39,13 +39,15 @@ def test_the_map_lists_every_module():
     assert listed == there
 
 
-def test_imports_run_down_the_map():
+def test_rooms_import_only_from_rooms_below_them():
     order = list(rooms())
     wrong = []
     for path in PACKAGE.glob("*/*.py"):
-        own = order.index(path.parent.name)
+        importing_room = order.index(path.parent.name)
         wrong += [
-            f"{path} imports {room}/" for room in imported_rooms(path) if order.index(room) < own
+            f"{path} imports {room}/"
+            for room in imported_rooms(path)
+            if order.index(room) < importing_room
         ]
     assert wrong == []
 

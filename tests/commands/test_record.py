@@ -128,7 +128,7 @@ def test_an_interrupted_take_leaves_nothing(camera, tmp_path, capsys, monkeypatc
     assert "no take was recorded" in capsys.readouterr().out
 
 
-def test_a_take_without_motion_or_images_is_told(camera, tmp_path, capsys):
+def test_a_take_without_motion_or_images_is_reported(camera, tmp_path, capsys):
     camera([np.zeros((48, 64, 3), np.uint8)] * 20, rate=5)
     assert run(tmp_path / "out", "--text=yes", "--takes=1", "--seconds=1") == 0
     told = capsys.readouterr().err

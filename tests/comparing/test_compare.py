@@ -52,24 +52,26 @@ def test_scores_are_those_of_eval_and_intervals_those_of_sacrebleu():
     good, bad = worse(0.1), worse(0.5, 1)
     found = compare([side("a", good), side("b", bad)], "beam", 200)
     for number, texts in enumerate((good, bad)):
-        own = metrics.score(REFERENCES, texts)
-        assert found.scores["BLEU-4"][number].score == pytest.approx(own.bleu4)
-        assert found.scores["chrF"][number].score == pytest.approx(own.chrf)
-        assert found.scores["WER"][number].score == pytest.approx(100 * own.wer)
-        assert found.scores["exact match"][number].score == pytest.approx(100 * own.exact_match)
-        # sacreBLEU's interval of a single system, by its other way in.
+        expected = metrics.score(REFERENCES, texts)
+        assert found.scores["BLEU-4"][number].score == pytest.approx(expected.bleu4)
+        assert found.scores["chrF"][number].score == pytest.approx(expected.chrf)
+        assert found.scores["WER"][number].score == pytest.approx(100 * expected.wer)
+        assert found.scores["exact match"][number].score == pytest.approx(
+            100 * expected.exact_match
+        )
+        # sacreBLEU's interval of a single system, by another function of sacreBLEU.
         alone = BLEU(force=True).corpus_score(texts, [REFERENCES], n_bootstrap=200)
         assert found.scores["BLEU-4"][number].interval == pytest.approx(alone._ci)
-    assert [own[0].p_value for own in found.scores.values()] == [None] * 4
-    assert all(own[1].p_value < 0.01 for own in found.scores.values())
+    assert [of_sides[0].p_value for of_sides in found.scores.values()] == [None] * 4
+    assert all(of_sides[1].p_value < 0.01 for of_sides in found.scores.values())
     assert "bs:200" in found.signature and "tok:13a" in found.signature
 
 
-def test_systems_alike_do_not_differ():
+def test_similar_systems_do_not_differ_significantly():
     found = compare([side("a", worse(0.3, 1)), side("b", worse(0.3, 2))], "beam", 200)
-    assert all(own[1].p_value > 0.05 for own in found.scores.values())
+    assert all(of_sides[1].p_value > 0.05 for of_sides in found.scores.values())
     same = compare([side("a", worse(0.3)), side("b", worse(0.3))], "beam", 200)
-    assert all(own[1].score == own[0].score for own in same.scores.values())
+    assert all(of_sides[1].score == of_sides[0].score for of_sides in same.scores.values())
     assert most_different(same, 10) == []
 
 
@@ -81,9 +83,9 @@ def test_the_bootstrap_of_rates_is_that_of_a_slow_loop():
     rates = []
     for size in (64, 64, 2):
         for clips in draws.choice(30, size=(size, 30)):
-            rates.append([sum(own[clips, 0]) / sum(own[clips, 1]) for own in counts])
+            rates.append([sum(of_side[clips, 0]) / sum(of_side[clips, 1]) for of_side in counts])
     differences = [abs(b - a) for a, b in rates]
-    real = [own[:, 0].sum() / own[:, 1].sum() for own in counts]
+    real = [of_side[:, 0].sum() / of_side[:, 1].sum() for of_side in counts]
     above = [d - sum(differences) / 130 > abs(real[1] - real[0]) for d in differences]
     assert found[1].p_value == pytest.approx((sum(above) + 1) / 131)
     for number in range(2):

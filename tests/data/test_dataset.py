@@ -323,7 +323,7 @@ def test_the_index_says_in_how_many_frames_points_are_known(keypoint_data):
     assert again.digest == split.digest
 
 
-def test_a_data_set_without_keypoints_has_the_index_of_before(built):
+def test_a_data_set_without_keypoints_has_the_earlier_index(built):
     dataset = open_dataset(built, "toy")
     split = dataset.split("train")
     assert dataset.keypoint_layout is split.keypoint_layout is None

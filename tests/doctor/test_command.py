@@ -72,7 +72,7 @@ def test_a_wrong_config_is_wrong_usage(capsys):
     assert "no preset 'smal'" in capsys.readouterr().err
 
 
-def test_a_quick_look_at_this_machine(capsys):
+def test_the_quick_checks_of_this_machine(capsys):
     code = run_command(lambda: command.main(["--quick", "--json"]))
     content = json.loads(capsys.readouterr().out)
     levels = {check["name"]: check["level"] for check in content["checks"]}
@@ -81,7 +81,7 @@ def test_a_quick_look_at_this_machine(capsys):
 
 
 @pytest.mark.long
-def test_a_complete_look_at_a_run(trained, capsys):
+def test_all_checks_of_a_run(trained, capsys):
     code = run_command(
         lambda: command.main(["--json", "--seconds=120", f"--workdir={trained.workdir}"])
     )

@@ -76,7 +76,7 @@ def test_limits_of_a_cgroup_of_the_first_version(tmp_path):
     assert limits.cores_quota == 2.0
 
 
-def test_no_limit_is_no_limit(tmp_path):
+def test_a_limit_of_max_counts_as_none(tmp_path):
     root = kernel(tmp_path, "0::/\n", sys__fs__cgroup__memory_DOT_max="max")
     assert machine.probe_memory(Request(), root).limit == -1
     assert machine.free_memory(machine.probe_memory(Request(), root)) == 32 << 30
@@ -103,7 +103,7 @@ def test_a_gpu_is_seen_without_jax(tmp_path, monkeypatch):
     assert finding.level in ("bad", "note")  # JAX_PLATFORMS=cpu in the tests: chosen
 
 
-def test_a_platform_that_is_not_here(monkeypatch):
+def test_a_platform_without_devices_is_an_error(monkeypatch):
     def refused(*_: object) -> list[object]:
         raise AssertionError
 
@@ -154,7 +154,7 @@ def test_folders_are_written_to_and_left_empty(tmp_path):
     assert facts.free > 0 and list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
@@ -260,7 +260,7 @@ def fail(request: Request) -> DeviceFacts:
         (fail, False, "OSError: the driver is confused"),
     ],
 )
-def test_a_probe_takes_nothing_down(probe, isolated, found):
+def test_a_probe_that_crashes_hangs_or_fails_is_a_bad_finding(probe, isolated, found):
     check = Check("devices", probe, devices.check_devices, isolated=isolated)
     start = time.monotonic()
     seconds = 1 if probe is hang else 30

@@ -47,10 +47,10 @@ class Eaf:
         """As `tier`, with numbers of slots for times."""
         ids = [self._id() for _ in spans]
         inner = [
-            f'<ALIGNABLE_ANNOTATION ANNOTATION_ID="{own}" TIME_SLOT_REF1="ts{start}" '
+            f'<ALIGNABLE_ANNOTATION ANNOTATION_ID="{annotation_id}" TIME_SLOT_REF1="ts{start}" '
             f'TIME_SLOT_REF2="ts{end}"><ANNOTATION_VALUE>{escape(text)}</ANNOTATION_VALUE>'
             "</ALIGNABLE_ANNOTATION>"
-            for own, (start, end, text) in zip(ids, spans, strict=True)
+            for annotation_id, (start, end, text) in zip(ids, spans, strict=True)
         ]
         self._add(name, inner, participant, parent)
         return ids

@@ -1,7 +1,7 @@
-"""A simulated model with a given word error, run through the code that splits and joins recordings.
+"""A simulated model with a given word error, for the code that splits and joins recordings.
 
-In its video one pixel of each frame has the frame's number, and a patch moves while somebody
-signs. So the oracle knows the frames that it is given, and returns what a model with that word
+In the simulated video one pixel of each frame encodes the frame's number, and a patch moves while
+somebody signs. So the oracle knows which frames it gets, and returns what a model with that word
 error would. Errors are drawn for each window: substitutions, insertions and deletions in equal
 shares. A word at the edge of the window is replaced by a random one, or is missing if less than a
 fifth of it is left.
@@ -65,7 +65,7 @@ def sentences(rng: random.Random, vocabulary: Sequence[str], seconds: float, pau
 
 
 def video(script: Sequence[Signed], seconds: float) -> np.ndarray:
-    """uint8 (t, 16, 16, 3), RATE a second."""
+    """The frames, uint8 (t, 16, 16, 3), at RATE per second."""
     count = round(seconds * RATE)
     frames = np.full((count, 16, 16, 3), 90, np.uint8)
     frames[:, 0, 0, 0], frames[:, 0, 0, 1] = np.arange(count) // 128, 2 * (np.arange(count) % 128)
@@ -85,10 +85,10 @@ def seconds_of(frame: np.ndarray) -> float:
 class Oracle:
     script: Sequence[Signed]
     vocabulary: Sequence[str]
-    error: float
+    error: float  # probability of an error in a word, 0 to 1
     rng: random.Random
-    drawn: int = 0  # words so far
-    wrong: int = 0  # errors among them, without those at the edges
+    drawn: int = 0  # number of words drawn so far
+    wrong: int = 0  # number of errors in them, without those at the edges of windows
     # Seconds by which the words' times are off; None: no times, like the decoders of the package.
     times_off: float | None = None
 
@@ -120,11 +120,11 @@ class Oracle:
         return Reading(hypothesis, hypothesis.text, signs)
 
     def _seen(self, start: float, end: float) -> Iterator[tuple[str, float]]:
+        """Yield (word, time of its middle) of the signs between two times, garbled at the edges."""
         for said in self.script:
             seen = min(said.end, end) - max(said.start, start)
-            if (
-                seen >= said.end - said.start - 1 / DATA.frame_rate
-            ):  # the frames that are sample_window may miss its edge
+            # The frames that `sample_window` takes may miss the edge of a sign by one frame.
+            if seen >= said.end - said.start - 1 / DATA.frame_rate:
                 yield said.word, (said.start + said.end) / 2
             elif seen >= 0.2 * (said.end - said.start):
                 yield (

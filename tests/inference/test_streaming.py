@@ -179,11 +179,11 @@ def test_final_words_have_their_times_in_the_stream():
         timed, plain = segment.words
         assert timed.end == pytest.approx(moves, abs=0.45)
         assert timed.end - timed.start == pytest.approx(0.3)
-        # Read is what the segment shows, from its first frame to its last.
+        # The frames that are read are those of the segment, from its first to its last.
         assert plain.confidence == pytest.approx(RATE * (segment.end - segment.start), abs=1)
 
 
-def test_text_is_final_soon_after_everything_stands_still_in_the_pose_of_a_sign():
+def test_text_is_final_soon_after_the_signer_freezes_in_the_pose_of_a_sign():
     def read(images, rate):
         found = read_moves(images, rate)
         *signs, last = found.signs or [Sign(0.0, 0.3)]

@@ -280,7 +280,7 @@ def test_a_live_session_reads_what_a_stream_reads(translator, trained):
         translator.live(decode="bream")
 
 
-def test_segments_of_a_recording_are_told_as_they_become_final(translator, recording):
+def test_on_segment_gets_segments_of_a_recording_as_they_become_final(translator, recording):
     told, reached = [], []
     found = translator.translate(
         recording, **WINDOWS, on_segment=told.append, on_progress=reached.append
@@ -290,7 +290,7 @@ def test_segments_of_a_recording_are_told_as_they_become_final(translator, recor
     assert found == translator.translate(recording, **WINDOWS)
 
 
-def test_a_clip_is_told_once_and_a_list_is_refused(translator, trained):
+def test_on_segment_gets_a_clip_once_and_a_list_is_refused(translator, trained):
     told = []
     found = translator.translate(trained.video(1), on_segment=told.append)
     assert tuple(told) == found.segments != ()

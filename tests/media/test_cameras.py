@@ -11,14 +11,14 @@ from signvit_jax.media.cameras import SourceError, can_read_cameras, open_camera
 
 
 @pytest.fixture
-def test_picture(monkeypatch) -> str:
+def red_camera(monkeypatch) -> str:
     """The name of a camera that gives five images, of red."""
     monkeypatch.setitem(cameras._FORMATS, sys.platform, "lavfi")
     return "color=c=red:size=64x48:rate=25:duration=0.2"
 
 
-def test_a_camera_gives_rgb_until_it_ends(test_picture):
-    frames = open_camera(test_picture)(threading.Event())
+def test_a_camera_gives_rgb_until_it_ends(red_camera):
+    frames = open_camera(red_camera)(threading.Event())
     images = [next(frames) for _ in range(5)]
     assert images[0].shape == (48, 64, 3) and (images[0][0, 0] > 200).tolist() == [
         True,
@@ -29,15 +29,15 @@ def test_a_camera_gives_rgb_until_it_ends(test_picture):
         next(frames)
 
 
-def test_a_camera_is_read_until_it_is_stopped(test_picture):
+def test_a_camera_is_read_until_it_is_stopped(red_camera):
     stop = threading.Event()
-    frames = open_camera(test_picture)(stop)
+    frames = open_camera(red_camera)(stop)
     next(frames)
     stop.set()
     assert list(frames) == []
 
 
-def test_a_camera_without_a_frame_yet_is_asked_again(test_picture, monkeypatch):
+def test_a_camera_without_a_frame_yet_is_asked_again(red_camera, monkeypatch):
     answers = iter([BlockingIOError(11, "no frame yet"), None])
     original = cameras.av.open
 
@@ -57,7 +57,7 @@ def test_a_camera_without_a_frame_yet_is_asked_again(test_picture, monkeypatch):
             return self.real.decode(video=video)
 
     monkeypatch.setattr(cameras.av, "open", Device)
-    assert next(open_camera(test_picture)(threading.Event())).shape == (48, 64, 3)
+    assert next(open_camera(red_camera)(threading.Event())).shape == (48, 64, 3)
 
 
 @pytest.mark.skipif(not can_read_cameras(), reason="no camera devices in this PyAV")
@@ -68,7 +68,7 @@ def test_a_camera_that_is_not_there_is_an_error():
         open_source("/dev/nothing", None, lambda image: image, 8, 6.0)
 
 
-def test_a_system_without_cameras_is_told(monkeypatch):
+def test_on_a_system_without_cameras_opening_one_is_an_error(monkeypatch):
     monkeypatch.delitem(cameras._FORMATS, sys.platform)
     assert not can_read_cameras()
     with pytest.raises(SourceError, match="this PyAV reads no cameras on"):

@@ -1,4 +1,4 @@
-"""Videos with captions: what is in the picture, in the text track, and what is refused."""
+"""Videos with captions: what is in the frames and in the text track, and what is refused."""
 
 import errno
 from fractions import Fraction
@@ -62,7 +62,7 @@ def test_a_text_track_has_the_captions_and_the_video_is_copied(tmp_path):
             assert container.duration == before.duration
 
 
-def test_burnt_captions_are_in_the_picture_while_they_last(tmp_path):
+def test_burnt_captions_are_in_the_frames_of_their_time(tmp_path):
     video = with_sound(tmp_path / "in.mp4")
     output = tmp_path / "out.mp4"
     asked = []
@@ -136,7 +136,7 @@ def cue(text, lines=()):
     return Cue(0, 1000, text, None, None, (), (), lines)
 
 
-def test_captions_are_drawn_at_the_bottom_within_the_picture():
+def test_captions_are_drawn_at_the_bottom_within_the_frame():
     font = font_for(["Good day"])
     small = draw_caption(cue("Good day"), (640, 360), font)
     height, width = small.image.shape[:2]

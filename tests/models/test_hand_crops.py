@@ -94,7 +94,7 @@ def test_a_part_that_is_not_in_the_image_is_a_learned_vector():
     np.testing.assert_array_equal(features[:, :, 1, -1], 1.0)
 
 
-def test_training_takes_each_hand_of_some_clips_away():
+def test_training_removes_each_hand_of_some_clips():
     hands = hand_crops(model__encoder__crop_dropout=0.5)
     present = crop_features(hands)[..., -1]
     dropped = crop_features(hands, jax.random.key(3))[..., -1]

@@ -79,7 +79,7 @@ def test_after_a_kept_cycle_the_rate_stays_at_its_end():
     assert end == pytest.approx([5e-5, 5e-4])
 
 
-def test_a_finished_run_is_told_the_rates_of_a_longer_one():
+def test_the_rates_of_a_longer_run_are_described_to_a_finished_one():
     kept = rates(epochs=20, training__schedule_epochs=10, training__final_lr_ratio=0.05)
     assert "the learning rates are then 5e-05 (encoder)" in kept.how_to_extend(400)
     advice = rates().how_to_extend(200)

@@ -91,7 +91,7 @@ def test_what_was_left_out_is_reported():
         (75.0, "does not fit: 103%"),
     ],
 )
-def test_a_verdict_is_held_against_the_pool_and_not_the_card(gib, words):
+def test_a_plan_is_compared_with_what_a_process_may_take(gib, words):
     assert words in verdict(plan(gib))
 
 
@@ -148,7 +148,7 @@ def test_devices_that_can_be_rented_together_are_planned(device, count):
     check_count(KINDS[device], count)
 
 
-def test_a_compiler_is_told_the_memory_that_was_asked_for():
+def test_a_compiler_gets_the_requested_memory():
     kind = with_memory(KINDS["a100_40"], 24)
     assert kind.gpu is not None
     assert f"device_memory_size: {24 * GIB}\n" in target_config(kind, kind.gpu)

@@ -120,7 +120,7 @@ def test_a_line_that_was_cut_off_is_left_out(benchmarks):
     assert "1 left out" in said
 
 
-def test_results_stand_beside_plans_and_targets(benchmarks):
+def test_results_are_shown_beside_plans_and_targets(benchmarks):
     assert "6 results merged" in (said := merge(benchmarks, RESULTS)) and "2 left out" in said
     text = (benchmarks / "gpu.md").read_text()
     for line in (

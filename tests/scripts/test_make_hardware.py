@@ -103,7 +103,7 @@ def test_the_benchmarks_main_row_is_planned_within_its_targets(device):
     assert result.total <= 36 * 2**30
 
 
-def test_a_refused_row_is_told_in_the_tables():
+def test_a_refused_row_is_shown_in_the_tables():
     [row, *_] = [row for row in script.ROWS if row.group == script.SCALING]
     refused = dataclasses.replace(RESULT, careful=0.0, communication=0.0, total=2 * RESULT.usable)
     assert f"| {row.devices} x {row.card} | does not fit |" in (
@@ -113,7 +113,7 @@ def test_a_refused_row_is_told_in_the_tables():
     assert "not planned yet" in script.hardware_line(preset.group, {preset.key: refused})
 
 
-def test_a_step_much_slower_than_an_alternative_is_told():
+def test_a_step_much_slower_than_an_alternative_is_reported():
     row = script.Row("a", "a", "h100", overrides=("x=1", "y=1"), alternatives=(("y=2",), ("y=3",)))
     assert [other.key for other in row.others] == ["a 1xh100 x=1 y=2", "a 1xh100 x=1 y=3"]
     ours, slow, large = (

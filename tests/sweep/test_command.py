@@ -83,7 +83,7 @@ def test_a_page_of_a_sweep_that_has_just_begun(tmp_path, finished):
     assert "1 running" in render(sweep, sweep.read(server_time(tmp_path)))
 
 
-def test_the_same_command_goes_on_and_another_is_refused(finished, capsys, monkeypatch):
+def test_the_same_command_continues_and_another_is_refused(finished, capsys, monkeypatch):
     before = table(finished)
     run = ("run", f"--sweep={finished.folder}", *SEARCH)
     assert call(*run, "--trials=12") == 0
@@ -115,7 +115,7 @@ def test_wrong_usage(arguments, said, capsys, tmp_path, monkeypatch):
     assert said in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
-def test_refused_corners_are_said_before_the_first_trial(tmp_path, capsys, monkeypatch):
+def test_refused_combinations_are_reported_before_the_first_trial(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "_work_here", lambda *_: 0)
     heads = "--search.model.decoder.num_heads=2,5"
     assert call("run", f"--sweep={tmp_path / 's'}", "--config=small", heads) == 0
@@ -133,7 +133,7 @@ def test_paths_of_a_config_become_absolute(tmp_path, monkeypatch):
     assert dataclasses.replace(moved, data=config.data) == config
 
 
-def test_gpus_are_shared_out(monkeypatch):
+def test_gpus_are_divided_among_workers(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
     assert [command._devices_of(i, 2) for i in range(2)] == ["3,5", "6,7"]
     with pytest.raises(Exception, match="more GPUs than the 4 that are visible"):

@@ -175,7 +175,7 @@ def test_clocks_that_differ_by_a_day_take_nothing_over(tmp_path):
     assert {len(claims_of(trial.folder)) for trial in table(sweep)} == {1}
 
 
-def test_all_workers_are_killed_and_another_goes_on(tmp_path):
+def test_all_workers_are_killed_and_another_continues(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", trials=3, seeds=0)
     process = start(sweep, STUB_SECONDS="0.6")
     while not any(trial.step > 0 for trial in table(sweep)):
@@ -227,7 +227,7 @@ def test_a_combination_that_is_refused_is_a_pruned_trial(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["trial.json", "result.json"])
-def test_a_torn_file_is_set_aside_and_said(tmp_path, caplog, name):
+def test_a_damaged_file_is_renamed_and_reported(tmp_path, caplog, name):
     sweep = new_sweep(tmp_path / "sweep", trials=3, seeds=0, keep="all")
     worker(sweep).run()
     path = sweep.trials_folder / "0001" / name
@@ -266,7 +266,7 @@ def test_one_of_two_claims_and_one_of_two_new_trials_wins(tmp_path):
     assert sorted(path.name for path in sweep.trials_folder.iterdir()) == ["0000"]
 
 
-def test_a_suspended_worker_gives_way(tmp_path):
+def test_a_suspended_worker_loses_its_claim_to_a_new_one(tmp_path):
     sweep = new_sweep(tmp_path / "sweep")
     claim = sweep.add_trial(0, "base", {})
     assert claim is not None

@@ -155,7 +155,7 @@ class Unreliable:
         pass
 
 
-def test_a_server_that_is_away_is_said_once_and_gets_everything_later(
+def test_a_server_that_fails_is_reported_once_and_gets_all_rows_later(
     monkeypatch, tmp_path, caplog
 ):
     kind = type("Fake", (Unreliable,), {"sent": []})
@@ -176,7 +176,7 @@ def test_a_server_that_is_away_is_said_once_and_gets_everything_later(
     assert any("is written again" in text for text in said)
 
 
-def test_a_tracker_that_fails_for_ever_is_said_to_lack_rows(monkeypatch, tmp_path, caplog):
+def test_a_tracker_that_always_fails_is_reported_to_lack_rows(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(trackers.TRACKERS, "wandb", type("Fake", (Unreliable,), {"sent": []}))
     with caplog.at_level(logging.WARNING):
         (tracker,) = open_trackers(["wandb"], "mine", tmp_path, {})

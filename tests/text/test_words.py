@@ -49,13 +49,13 @@ def test_a_words_confidence_is_the_mean_of_its_tokens(tokenizer, text):
     start = 0
     for word, (_, confidence, _) in zip(words, found):
         end = start + len(tokenizer.encode(word))
-        # Before a rare word the mark of its start is a token of its own, which spells nothing.
-        own = [
-            sure
-            for token, sure in zip(tokens[start:end], confidences[start:end])
+        # Before a rare word, the mark of the word's start is a separate token without a text.
+        of_spelled_tokens = [
+            confidence_of_token
+            for token, confidence_of_token in zip(tokens[start:end], confidences[start:end])
             if tokenizer.decode([token])
         ]
-        assert confidence == pytest.approx(sum(own) / len(own))
+        assert confidence == pytest.approx(sum(of_spelled_tokens) / len(of_spelled_tokens))
         start = end
     assert start == len(tokens)
 

@@ -109,7 +109,7 @@ def test_what_pysubs2_writes_reads_back(tmp_path, kind):
         ("\u200ea\u200f", "a"),
     ],
 )
-def test_markup_is_taken_off(tmp_path, text, expected):
+def test_markup_is_removed(tmp_path, text, expected):
     (segment,) = read(tmp_path, VTT + cue(text)).segments
     assert segment.text == expected
 
@@ -157,7 +157,7 @@ def test_lines_that_rolling_captions_repeat_are_taken_once(tmp_path):
     assert (found.num_repeats, found.num_empty, found.problems) == (4, 0, [])
 
 
-def test_a_sentence_that_is_said_twice_is_kept(tmp_path):
+def test_a_sentence_that_occurs_twice_is_kept(tmp_path):
     found = read(tmp_path, VTT + cue("Yes.") + cue("Yes.", "00:02.000", "00:03.000"))
     assert [text for *_, text in cues(found)] == ["Yes.", "Yes."] and found.num_repeats == 0
 
