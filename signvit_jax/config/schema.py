@@ -513,6 +513,11 @@ class InferenceConfig:
         "A recording is split where CTC finds no sign for this long; seconds in which nothing "
         "moves count seven times.",
     )
+    rest_detection: str = choice(
+        ("auto", "motion"),
+        "What shows rests: auto = CTC, or motion alone where CTC has not learned when signs are "
+        "made; motion = motion alone, for models of a few takes of single signs.",
+    )
     rest_evidence: float = number(
         0.7,
         "Where CTC's evidence of signing is lower, nobody signs and the text is empty; 0 = keep "

@@ -22,4 +22,5 @@ class InferenceOptions(TypedDict, total=False):
     window_seconds: float
     window_overlap: float
     rest_seconds: float
+    rest_detection: str
     rest_evidence: float

@@ -414,8 +414,7 @@ class Translator:
             votes,
             config.rest_seconds,
             read_final=read_final,
-            by_motion=self.model.config.model.ctc.source == "frames"
-            and not self.model.ctc_gives_times,
+            by_motion=self._rests_by_motion(config),
         )
         return captions, max_seconds
 
@@ -513,11 +512,17 @@ class Translator:
         """The decoder, and CTC for partial texts."""
         return self.model.predictor(list(dict.fromkeys([decode, "ctc"])), **inference)
 
+    def _rests_by_motion(self, config: InferenceConfig) -> bool:
+        """Return True if live text becomes final where nothing moves."""
+        if config.rest_detection == "motion":
+            return True
+        return self.model.config.model.ctc.source == "frames" and not self.model.ctc_gives_times
+
     def _detect_signs(
         self, predictor: Predictor
     ) -> Callable[[Sequence[VideoWindow]], list[Sequence[CtcSign]]] | None:
-        """Return a function from windows to CTC's signs; None if CTC gives no times."""
-        if not self.model.ctc_gives_times:
+        """Return a function from windows to CTC's signs; None where motion shows the rests."""
+        if not self.model.ctc_gives_times or predictor.config.rest_detection == "motion":
             return None
         decoding = _Decoding("ctc", 0, self._detector(predictor))
         return lambda windows: [found["ctc"].ctc_signs for found in self._decode(windows, decoding)]
