@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to translated clips: installs, draws a small data set, trains, evaluates, and
-# translates three clips by signers that training never saw. About six minutes on two CPU cores.
+# translates three clips by signers that training never saw. Six to nine minutes on two CPU cores.
 # A second call skips finished parts and resumes training. DATA and WORKDIR choose other folders
 # than data/ and runs/quickstart, SEED another data set and other random numbers.
 started=$SECONDS

@@ -3,7 +3,7 @@ r"""Learns in minutes, on two CPU cores, to translate new sentences by new signe
 `scripts/quickstart.sh` runs it:
 
     python -m tfds_builders.build synthetic_signs --data_dir=data --num_signs=16 --max_signs=5 \
-        --frame_rate=7.5 --size=48 --num_train=2400 --num_validation=64 --num_test=280
+        --frame_rate=7.5 --size=48 --num_train=1920 --num_validation=64 --num_test=280
     python -m signvit_jax.train --config=quickstart --workdir=runs/quickstart
 
 It is `small` with magnitudes of motion, smaller images, fewer frames and smaller batches: a
