@@ -172,7 +172,7 @@ for (const button of document.querySelectorAll("[data-live-format]")) {
 // a text of up to EXAMPLE_SECONDS is in one of them.
 const RECORDING_SECONDS = 300;
 const EXAMPLE_SECONDS = 60;
-const MARGIN = 0.2; // seconds before and after a text, for what the two clocks differ
+const MARGIN = 0.3; // seconds before and after a text, for what the two clocks differ
 
 function record(mine) {
   let recorder;
