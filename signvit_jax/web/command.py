@@ -13,6 +13,7 @@ Exit codes: 1 failed, 2 wrong usage or a port that is taken, 130 Ctrl-C, 143 SIG
 """
 
 import argparse
+import os
 import secrets
 import socket
 import sys
@@ -92,7 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             warming.start()
             _print_address(settings, port)
 
-        return server.run(app, listening, ready)
+        code = server.run(app, listening, ready)
+    if warming.is_alive():
+        # A thread that compiles cannot be stopped, and an interpreter that ends beside it crashes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _warm_up(translator: "Translator", app: "WebApp", settings: "ServerSettings") -> None:

@@ -5,13 +5,17 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
 from signvit_jax.media.video import Sampling, open_video
@@ -73,6 +77,27 @@ def running_server(*flags: str, **options):
         if server.process.poll() is None:
             server.process.kill()
         server.process.communicate()
+
+
+class ServedApp(NamedTuple):
+    """An application that a thread of this process serves; `address` is the page's."""
+
+    address: str
+
+
+@contextlib.contextmanager
+def served(app):
+    """Serve an application from a thread: for pages whose texts need no model."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(app, lifespan="off", log_level="error", ws="websockets-sansio")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield ServedApp(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        finally:
+            server.should_exit = True
+            thread.join(60)
 
 
 @contextlib.contextmanager

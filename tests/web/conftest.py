@@ -81,21 +81,31 @@ def stub() -> StubTranslator:
 
 
 @pytest.fixture
-def make_client(stub):
+def make_app():
+    """A function from a translator and settings to the application."""
+
+    def make(translator, *, text_language=None, **settings) -> WebApp:
+        facts = ModelFacts(
+            name="stub",
+            step=3,
+            data_set="mine",
+            sign_language=None,
+            text_language=text_language,
+            version="0",
+            is_demo=False,
+        )
+        return WebApp(translator, facts, ServerSettings(**settings))
+
+    return make
+
+
+@pytest.fixture
+def make_client(stub, make_app):
     """A function from settings to a client of the application, and the application."""
     with contextlib.ExitStack() as stack:
 
-        def make(*, text_language=None, **settings) -> tuple[TestClient, WebApp]:
-            facts = ModelFacts(
-                name="stub",
-                step=3,
-                data_set="mine",
-                sign_language=None,
-                text_language=text_language,
-                version="0",
-                is_demo=False,
-            )
-            app = WebApp(stub, facts, ServerSettings(**settings))
+        def make(**settings) -> tuple[TestClient, WebApp]:
+            app = make_app(stub, **settings)
             client = TestClient(app, base_url=ADDRESS)
             return stack.enter_context(client), app
 

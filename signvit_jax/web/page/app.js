@@ -317,6 +317,7 @@ function exampleButton(part, text, state) {
       form.append("video", video);
       const saved = await (await ask("v1/examples", { method: "POST", body: form })).json();
       state.textContent = `Saved ${saved.saved} and its text in ${model.examples}.`;
+      button.textContent = "Saved";
     } catch (error) {
       state.textContent = `Not saved: ${reason(error)}`;
       button.disabled = false;

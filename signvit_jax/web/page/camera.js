@@ -172,10 +172,16 @@ for (const button of document.querySelectorAll("[data-live-format]")) {
 // a text of up to EXAMPLE_SECONDS is in one of them.
 const RECORDING_SECONDS = 300;
 const EXAMPLE_SECONDS = 60;
-const MARGIN = 0.2; // seconds before and after a text, for what the two clocks differ
+const MARGIN = 0.3; // seconds before and after a text, for what the two clocks differ
 
 function record(mine) {
-  const recorder = new MediaRecorder(mine.stream, { videoBitsPerSecond: 2000000 });
+  let recorder;
+  try {
+    recorder = new MediaRecorder(mine.stream, { videoBitsPerSecond: 2000000 });
+  } catch (error) {
+    $("camera-error").textContent = `This browser cannot record, so texts cannot be saved: ${error.message}`;
+    return;
+  }
   const recording = { recorder, chunks: [], began: null, ended: null };
   recorder.addEventListener("start", () => { recording.began = performance.now(); });
   recorder.addEventListener("stop", () => { recording.ended = performance.now(); });
