@@ -60,7 +60,7 @@ def train(workdir: Path, rate: float, batch_size: int) -> int:
         if epoch == 3:  # time for a worker to decide, however busy the machine is
             time.sleep(float(os.environ.get("STUB_PAUSE", "0")))
             end = time.monotonic() + 60
-            waits = rate > float(os.environ.get("STUB_WAIT_ABOVE", "inf"))
+            waits = not done and rate > float(os.environ.get("STUB_WAIT_ABOVE", "inf"))
             while waits and not stopped and time.monotonic() < end:
                 time.sleep(0.01)
     return 0

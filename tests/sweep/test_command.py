@@ -116,7 +116,7 @@ def test_a_study_of_optuna_has_all_trials(finished, tmp_path, capsys):
     file = tmp_path / "new" / "sweep.db"
     export = ("export", f"--sweep={finished.folder}", f"--storage=sqlite:///{file}")
     assert call(*export) == 0
-    assert "16 trials, as the study it's <b>one" in capsys.readouterr().out
+    assert "15 trials, as the study it's <b>one" in capsys.readouterr().out
     study = optuna.load_study(study_name=finished.folder.name, storage=f"sqlite:///{file}")
     trials = table(finished)
     assert len(study.trials) == len(trials) and study.direction.name == "MINIMIZE"
