@@ -17,7 +17,7 @@ DECODERS = "beam,greedy"
 def test_a_run_its_export_and_results_in_a_file(trained, tmp_path, capfd):
     run, model, careful = tmp_path / "run", tmp_path / "int8", tmp_path / "careful.json"
     shutil.copytree(trained.workdir, run, ignore=shutil.ignore_patterns("eval", ".lock"))
-    flags = ["--format=int8", "--report_clips=0", f"--output={model}"]
+    flags = ["--format=int8", "--report_clips=1", f"--output={model}"]
     assert tiny_run.command(export.main, f"--workdir={run}", *flags) == 0
     evaluations = {
         run / "eval" / "test.json": [f"--workdir={run}"],

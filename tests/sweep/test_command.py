@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from signvit_jax.sweep.report import render, winning_command, winning_flags
 from signvit_jax.sweep.sampling import importance
 from signvit_jax.sweep.space import Dimension, with_absolute_paths
 from signvit_jax.sweep.trial_files import Sweep, Trial, best_of
+from signvit_jax.telemetry.metrics_file import read_metrics
 from tests.sweep.test_worker import STUB, pruned, table
 
 SEARCH = (
@@ -309,3 +311,10 @@ def test_a_real_trial_of_two_steps(trained, tmp_path, capsys):
     assert kept == [best_of(Sweep.open(sweep).settings, trials).number]
     assert "signvit sweep best" in capsys.readouterr().out
     assert Path(sweep / "sweep.html").stat().st_size > 3000
+    # The winner, trained again by the command that `best` replaces itself with.
+    again = [sys.executable, "-m", "signvit_jax", "sweep", "best", f"--sweep={sweep}", "--retrain"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(trained.cache)}
+    done = subprocess.run([*again, f"--workdir={tmp_path / 'won'}"], env=environment, check=False)
+    assert done.returncode == 0
+    retrained = read_metrics(tmp_path / "won" / "metrics.csv")["validation/loss"][1]
+    assert min(retrained) == best_of(Sweep.open(sweep).settings, trials).value
