@@ -3,7 +3,9 @@
 signvit sweep run      begin a sweep, or go on with it
 signvit sweep work     one more worker for it, on any host that shares the folder
 signvit sweep status   a table of the trials, and the page sweep.html
-signvit sweep best     the best trial, and the command that trains it
+signvit sweep best     the best trial, and the command that trains it; --retrain runs it
+signvit sweep resume   take up a pruned trial again, to its end
+signvit sweep export   a database for optuna-dashboard and its like
 
 A trial is a workdir that `signvit train` trains in a process of its own. The first one leaves the
 config untouched; at the end the best one is repeated with other seeds, and the table says whether
@@ -13,7 +15,6 @@ Exit codes: 0 done, 1 trials keep failing, 2 wrong usage, 129, 130 and 143 on si
 """
 
 import argparse
-import dataclasses
 import logging
 import os
 import signal
@@ -27,18 +28,18 @@ from signvit_jax.checkpoints.best import HIGHER_IS_BETTER
 from signvit_jax.cli.config_flags import parse_with_config
 from signvit_jax.config.schema import Config
 from signvit_jax.errors.nearest import did_you_mean
-from signvit_jax.files.local_paths import is_hub_address, local_path
+from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime import completion
-from signvit_jax.runtime.command_line import FlagParser, integer, parser, positive
+from signvit_jax.runtime.command_line import integer, parser, positive
 from signvit_jax.runtime.exit_codes import DONE, UsageError
 from signvit_jax.runtime.standard_streams import CleanFormatter, clean
+from signvit_jax.sweep import results_commands
+from signvit_jax.sweep.results_commands import open_sweep, sweep_parser
 
 if TYPE_CHECKING:
     from signvit_jax.sweep.trial_files import Sweep
 
-ACTIONS = ("run", "work", "status", "best")
-_SAMPLERS = ("tpe", "random", "grid")
-_PRUNERS = ("median", "quartile", "none")
+ACTIONS = ("run", "work", "status", "best", "resume", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,21 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         allowed = f"{', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"
         raise UsageError(f"signvit sweep {action}: no such action; allowed: {allowed}")
-    return {"run": _run, "work": _work, "status": _status, "best": _best}[action](rest)
-
-
-def _parser(action: str, description: str, example: str) -> FlagParser:
-    flags = parser(description, example)
-    flags.prog = f"{flags.prog} {action}"
-    flags.num_command_words = 3
-    flags.add_argument(
-        "--sweep", required=True, type=local_path, help="folder of the sweep, shared by its workers"
-    )
-    return flags
+    actions = {"run": _run, "work": _work, "resume": _resume}
+    return (actions | results_commands.ACTIONS)[action](rest)
 
 
 def _run(argv: Sequence[str]) -> int:
-    flags = _parser(
+    flags = sweep_parser(
         "run",
         "Begin a sweep with one or more workers here, or go on with one that was stopped.\n\n"
         "Values are a,b,c (choices), LOW:HIGH, LOW:HIGH:STEP or log:LOW:HIGH.",
@@ -99,14 +91,25 @@ def _run(argv: Sequence[str]) -> int:
         help="metric of the validation by which trials are compared (config.training.best_metric)",
     )
     flags.add_argument(
-        "--sampler", choices=_SAMPLERS, default="tpe", help="what to try next, by Optuna (tpe)"
+        "--sampler",
+        default="tpe",
+        metavar="NAME",
+        help="what to try next, by Optuna: tpe, qmc, random or grid (tpe)",
     )
     flags.add_argument(
         "--pruner",
-        choices=_PRUNERS,
         default="median",
-        help="stop trials that are worse than the median, or not among the best quartile, of "
-        "others after as many clips (median)",
+        metavar="NAME",
+        help="what to stop early, by Optuna: median or quartile of the others after as many clips, "
+        "percentile:SHARE, threshold:VALUE, patient:VALIDATIONS, successive_halving, hyperband or "
+        "none (median)",
+    )
+    flags.add_argument(
+        "--prune_after",
+        type=integer(1),
+        default=1,
+        metavar="N",
+        help="validations of a trial before it can be stopped (1)",
     )
     flags.add_argument(
         "--seeds", type=integer(0), default=3, help="repetitions of the best at the end (3)"
@@ -167,8 +170,15 @@ def _as_flag(argument: str) -> str:
 def _begin(arguments: argparse.Namespace, config: Config, argv: Sequence[str]) -> "Sweep":
     """Check the space and the settings, and write them. Raises UsageError, ConfigError."""
     from signvit_jax.sweep.leases import server_time
+    from signvit_jax.sweep.pruning import pruner_of
     from signvit_jax.sweep.sampling import check_sampler
-    from signvit_jax.sweep.space import MOST_CORNERS, check_space, dimension_of, space_of_file
+    from signvit_jax.sweep.space import (
+        MOST_CORNERS,
+        check_space,
+        dimension_of,
+        space_of_file,
+        with_absolute_paths,
+    )
     from signvit_jax.sweep.trial_files import Settings, Sweep
 
     wanted: dict[str, object] = space_of_file(arguments.space) if arguments.space else {}
@@ -190,6 +200,7 @@ def _begin(arguments: argparse.Namespace, config: Config, argv: Sequence[str]) -
         seeds=arguments.seeds,
         sampler=arguments.sampler,
         pruner=arguments.pruner,
+        prune_after=arguments.prune_after,
         seed=arguments.seed,
         lease_seconds=arguments.lease,
         attempts=arguments.attempts,
@@ -198,6 +209,7 @@ def _begin(arguments: argparse.Namespace, config: Config, argv: Sequence[str]) -
         keep=arguments.keep,
     )
     check_sampler(settings)
+    pruner_of(settings.pruner)
     corners, refused, reason = check_space(config, space)
     if refused:
         print(
@@ -232,19 +244,6 @@ def _overrides(argv: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def with_absolute_paths[Section](section: Section) -> Section:
-    """The config with absolute paths, for workers in other folders; hub addresses stay."""
-    assert dataclasses.is_dataclass(section) and not isinstance(section, type)
-    values: dict[str, object] = {}
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
-            values[field.name] = with_absolute_paths(value)
-        elif field.metadata.get("is_path") and value and not is_hub_address(value):
-            values[field.name] = str(Path(value).expanduser().absolute())
-    return dataclasses.replace(section, **values)
-
-
 def _work_here(sweep: "Sweep", workers: int, devices: int | None) -> int:
     """Work in this process, or in several that share the cores and the GPUs."""
     from signvit_jax.sweep.worker import Worker, end_message
@@ -253,7 +252,7 @@ def _work_here(sweep: "Sweep", workers: int, devices: int | None) -> int:
         code = Worker(sweep).run()
     else:
         code = _several(sweep.folder, workers, devices)
-    _write_page(sweep)
+    results_commands.write_page(sweep)
     if code == DONE:
         print(clean(end_message(sweep), keep="\n"))
     print(f"{sweep.page} has the curves; signvit sweep best --sweep={sweep.folder}")
@@ -310,19 +309,13 @@ def _gpus() -> int:
     return len([*Path("/dev").glob("nvidia[0-9]*")])
 
 
-def _open(flags: FlagParser, argv: Sequence[str]) -> "Sweep":
-    from signvit_jax.sweep.trial_files import Sweep
-
-    return Sweep.open(flags.parse_args(argv).sweep.absolute())
-
-
 def _work(argv: Sequence[str]) -> int:
-    flags = _parser(
+    flags = sweep_parser(
         "work",
         "Work on a sweep that `signvit sweep run` has begun, until it is finished.",
         "sbatch --array=0-15 --wrap='signvit sweep work --sweep=runs/sweep'",
     )
-    sweep = _open(flags, argv)
+    sweep = open_sweep(flags.parse_args(argv))
     _show_log()
 
     from signvit_jax.sweep.worker import Worker
@@ -330,72 +323,30 @@ def _work(argv: Sequence[str]) -> int:
     return Worker(sweep).run()
 
 
-def _status(argv: Sequence[str]) -> int:
-    flags = _parser(
-        "status",
-        "Print the trials, best first, and write sweep.html.",
-        "signvit sweep status --sweep=runs/sweep",
+def _resume(argv: Sequence[str]) -> int:
+    flags = sweep_parser(
+        "resume",
+        "Take up pruned trials again, and work on the sweep until it is finished.\n\n"
+        "They go on from their checkpoints, which a sweep keeps with --keep=all, and are not "
+        "pruned once more. If you stop this, the next `signvit sweep work` goes on.",
+        "signvit sweep resume --sweep=runs/sweep --trial=7",
     )
-    sweep = _open(flags, argv)
-
-    from rich.table import Table
-
-    from signvit_jax.runtime.terminal import print_table
-    from signvit_jax.sweep.leases import server_time
-    from signvit_jax.sweep.report import columns, ranked, row_of
-    from signvit_jax.sweep.sampling import importance, seeds_verdict
-
-    trials = sweep.read(server_time(sweep.folder))
-    table = Table(title=str(sweep.folder))
-    for name in columns(sweep):
-        table.add_column(name.removeprefix("training.").removeprefix("model."))
-    for trial in ranked(sweep, trials):
-        table.add_row(*(clean(cell) for cell in row_of(sweep, trial)))
-    print_table(table)
-    if shares := importance(sweep, trials):
-        listed = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
-        print(f"importance: {listed}")
-    for trial in trials:
-        if trial.reason and trial.state != "pruned":
-            print(clean(f"trial {trial.number}: {trial.state}: {trial.reason}"))
-    if verdict := seeds_verdict(sweep.settings, trials):
-        print(verdict)
-    _write_page(sweep)
-    print(f"written: {sweep.page}")
-    return DONE
-
-
-def _best(argv: Sequence[str]) -> int:
-    flags = _parser(
-        "best",
-        "Print the best trial, whether its gain exceeds the spread of the seeds, and the command "
-        "that trains it.",
-        "signvit sweep best --sweep=runs/sweep",
+    flags.add_argument(
+        "--trial",
+        required=True,
+        action="append",
+        type=integer(0),
+        metavar="N",
+        help="number of the trial; several times",
     )
-    sweep = _open(flags, argv)
+    arguments = flags.parse_args(argv)
+    sweep = open_sweep(arguments)
+    _show_log()
 
     from signvit_jax.sweep.leases import server_time
-    from signvit_jax.sweep.report import winning_command
-    from signvit_jax.sweep.sampling import seeds_verdict
-    from signvit_jax.sweep.trial_files import best_of
 
-    trials = sweep.read(server_time(sweep.folder))
-    best = best_of(sweep.settings, trials)
-    if best is None:
-        raise UsageError(f"no trial of {sweep.folder} is complete yet; signvit sweep status")
-    print(f"trial {best.number}: {sweep.settings.metric} {best.value:.4g}, in {best.folder}")
-    if verdict := seeds_verdict(sweep.settings, trials):
-        print(verdict)
-    print(clean(winning_command(sweep, best)))
-    return DONE
-
-
-def _write_page(sweep: "Sweep") -> None:
-    from signvit_jax.files.atomic import write_atomically
-    from signvit_jax.sweep.leases import server_time
-    from signvit_jax.sweep.report import render
-
-    write_atomically(sweep.page, render(sweep, sweep.read(server_time(sweep.folder))))
+    sweep.take_up_pruned(arguments.trial, server_time(sweep.folder))
+    return _work_here(sweep, 1, None)
 
 
 def _show_log() -> None:

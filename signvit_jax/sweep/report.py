@@ -4,10 +4,12 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 
+from signvit_jax.config.files import load_config
+from signvit_jax.errors.base import SignVitError
 from signvit_jax.reports.html_kit import header, page, paragraph, section, table, text
 from signvit_jax.sweep.sampling import base_values, importance, seeds_verdict
-from signvit_jax.sweep.space import Dimension, Value
-from signvit_jax.sweep.trial_files import Sweep, Trial, best_of, override_flags
+from signvit_jax.sweep.space import Dimension, Value, with_absolute_paths
+from signvit_jax.sweep.trial_files import Sweep, Trial, best_of, override_flags, seeds_of
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 260, 46  # of a chart
 _COLORS = {
@@ -16,18 +18,32 @@ _COLORS = {
     "pruned": "var(--soft)",
     "failed": "var(--bad)",
 }
-_KINDS = {"base": "the config untouched", "seed": "the best again"}
+WORKDIR = "runs/best"  # of the command that trains the winner
 
 
-def winning_command(sweep: Sweep, trial: Trial, workdir: str = "runs/best") -> str:
-    """The command line that trains a trial again, by the names that the sweep was started with."""
-    flags = [
-        f"--config={sweep.settings.config}",
-        *(f"--config.{key}={value}" for key, value in sweep.settings.overrides),
-        *override_flags(trial.parameters),
-        f"--workdir={workdir}",
+def winning_flags(sweep: Sweep, trial: Trial, workdir: str = WORKDIR) -> list[str]:
+    """The flags of `signvit train` that train a trial again.
+
+    By the names that the sweep was started with; if these give another config by now, because a
+    file was changed or a preset is of a later release, by the config that the sweep has kept.
+    """
+    settings = sweep.settings
+    given = [
+        f"--config={settings.config}",
+        *(f"--config.{key}={value}" for key, value in settings.overrides),
     ]
-    return f"signvit train {shlex.join(flags)}"
+    try:
+        unchanged = with_absolute_paths(load_config(settings.config, settings.overrides))
+        if unchanged != sweep.base:
+            given = [f"--config={sweep.config_file}"]
+    except (SignVitError, OSError):
+        given = [f"--config={sweep.config_file}"]
+    return [*given, *override_flags(trial.parameters), f"--workdir={workdir}"]
+
+
+def winning_command(sweep: Sweep, trial: Trial, workdir: str = WORKDIR) -> str:
+    """The command line that trains a trial again."""
+    return f"signvit train {shlex.join(winning_flags(sweep, trial, workdir))}"
 
 
 def ranked(sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
@@ -47,17 +63,21 @@ def columns(sweep: Sweep) -> list[str]:
     return ["trial", "state", f"best {sweep.settings.metric}", "step", "worker", *keys]
 
 
-def row_of(sweep: Sweep, trial: Trial) -> list[str]:
-    """The cells of a trial; parameters that are as in the config are in parentheses."""
+def row_of(sweep: Sweep, trial: Trial, seeds: Sequence[Trial]) -> list[str]:
+    """The cells of a trial; parameters that are as in the config are in parentheses.
+
+    `seeds`: the repetitions of the best trial.
+    """
     base = base_values(sweep)
     cells = []
     for dimension in sweep.settings.space:
         key = dimension.key
         value = trial.parameters.get(key, base.get(key, ""))
         cells.append(str(value) if key in trial.parameters else f"({value})")
-    kind = _KINDS.get(trial.kind, "")
+    kind = "the config untouched" if trial.kind == "base" else ""
     if trial.kind == "seed":
-        kind += f", seed {trial.parameters.get('training.seed')}"
+        which = "the best" if trial in seeds else "an earlier best"
+        kind = f"{which} again, seed {trial.parameters.get('training.seed')}"
     return [
         f"{trial.number}" + (f" {kind}" if kind else ""),
         trial.state.replace("_", " "),
@@ -72,6 +92,7 @@ def render(sweep: Sweep, trials: Sequence[Trial]) -> str:
     """The page's HTML."""
     settings = sweep.settings
     best = best_of(settings, trials)
+    seeds = seeds_of(best, trials)
     states = {trial.state: 0 for trial in trials}
     for trial in trials:
         states[trial.state] += 1
@@ -99,7 +120,8 @@ def render(sweep: Sweep, trials: Sequence[Trial]) -> str:
         section(
             "Trials",
             table(
-                columns(sweep), [[text(c) for c in row_of(sweep, t)] for t in ranked(sweep, trials)]
+                columns(sweep),
+                [[text(c) for c in row_of(sweep, t, seeds)] for t in ranked(sweep, trials)],
             ),
             "Best first. Values in parentheses are those of the config.",
         ),

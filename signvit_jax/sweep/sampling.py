@@ -1,4 +1,4 @@
-"""What to try next, what to stop early, and which keys matter: by Optuna, from the trials' files.
+"""What to try next, and which keys matter: by Optuna, from the trials' files.
 
 Optuna holds no state: its study is made in memory from the table of trials each time. Everything
 here is a function of that table and of the sweep's seed.
@@ -13,19 +13,26 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from signvit_jax.config.typed_sections import flatten
+from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.runtime.exit_codes import UsageError
 from signvit_jax.runtime.optional_deps import import_optional
 from signvit_jax.sweep.space import Dimension, Value, grid
-from signvit_jax.sweep.trial_files import Settings, Sweep, Trial, best_of
+from signvit_jax.sweep.trial_files import Settings, Sweep, Trial, best_of, seeds_of
 
 if TYPE_CHECKING:
     import optuna
 
-SAMPLERS = ("tpe", "random", "grid")
-PRUNERS = ("median", "quartile", "none")
+SAMPLERS = ("tpe", "qmc", "random", "grid")
+# Of Optuna's, why one is not here.
+_NOT_OFFERED = {
+    "cmaes": "it needs the package cmaes, and keeps its state as a pickle in Optuna's storage, "
+    "which a sweep does not have",
+    "gp": "it needs the package torch, which is not among those that a sweep is tested with",
+    "nsgaii": "it is for several metrics at once, and a sweep compares one",
+    "nsgaiii": "it is for several metrics at once, and a sweep compares one",
+    "brute_force": "it is called grid here",
+}
 _RANDOM_FIRST = 10  # trials before TPE has enough to go by
-_COMPARED = 5  # finished trials before one is stopped early
-_RUNGS_SPARED = 1  # validations of a trial before it can be stopped
 _LEAST_FOR_IMPORTANCE = 4
 
 log = logging.getLogger(__name__)
@@ -46,8 +53,10 @@ def next_parameters(sweep: Sweep, trials: Sequence[Trial], number: int) -> dict[
         return next(left, None)
     import optuna
 
-    with _quiet_optuna():
+    with quiet_optuna():
         seed = _seed(settings.seed, number)
+        if settings.sampler == "qmc":
+            return _quasi_random(settings, sum(trial.kind == "search" for trial in trials))
         if settings.sampler == "random":
             sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed)
         else:
@@ -58,9 +67,24 @@ def next_parameters(sweep: Sweep, trials: Sequence[Trial], number: int) -> dict[
                 group=True,
                 constant_liar=True,
             )
-        study = _study(sweep, trials, sampler)
-        asked = study.ask({d.key: _distribution(d) for d in settings.space})
+        study = study_of(sweep, trials, sampler)
+        asked = study.ask({d.key: distribution_of(d) for d in settings.space})
         return {d.key: _rounded(d, asked.params[d.key]) for d in settings.space}
+
+
+def _quasi_random(settings: Settings, count: int) -> dict[str, Value]:
+    """The point `count`, from 0, of Sobol's sequence, scrambled by the sweep's seed."""
+    import optuna
+
+    distributions = {d.key: distribution_of(d) for d in settings.space}
+    sampler = optuna.samplers.QMCSampler(scramble=True, seed=settings.seed)
+    study = optuna.create_study(sampler=sampler)
+    # The sampler takes the space from the first trial, and counts those that were asked for.
+    known = {d.key: d.extremes[0] for d in settings.space}
+    study.add_trial(optuna.trial.create_trial(value=0.0, params=known, distributions=distributions))
+    for _ in range(count + 1):
+        asked = study.ask(distributions)
+    return {d.key: _rounded(d, asked.params[d.key]) for d in settings.space}
 
 
 def base_values(sweep: Sweep) -> dict[str, Value]:
@@ -75,57 +99,14 @@ def base_values(sweep: Sweep) -> dict[str, Value]:
 
 
 def check_sampler(settings: Settings) -> None:
-    """Raise UsageError for a missing Optuna, and for a grid of what has no grid."""
+    """Raise UsageError for an unknown sampler, a missing package, and a grid of what has none."""
+    if (name := settings.sampler) not in SAMPLERS:
+        reason = f"{_NOT_OFFERED[name]}; " if name in _NOT_OFFERED else ""
+        allowed = f"{', '.join(SAMPLERS)}{did_you_mean(name, SAMPLERS)}"
+        raise UsageError(f"--sampler={name}: {reason}allowed: {allowed}")
     if settings.sampler == "grid":
         grid(settings.space)
     import_optional("optuna", "signvit sweep", UsageError)
-
-
-def should_prune(sweep: Sweep, trial: Trial, trials: Sequence[Trial]) -> bool:
-    """Return True if a running trial does worse than finished ones did after as many clips.
-
-    Trials with other batch sizes are compared at equal clips seen, not at equal steps. The config
-    untouched and the repetitions of the best always run to their end.
-    """
-    settings = sweep.settings
-    if settings.pruner == "none" or trial.kind != "search" or not trial.curve:
-        return False
-    import optuna
-
-    with _quiet_optuna():
-        percentile = {"median": 50.0, "quartile": 25.0}[settings.pruner]
-        pruner = optuna.pruners.PercentilePruner(
-            percentile, n_startup_trials=_COMPARED, n_warmup_steps=_RUNGS_SPARED + 1
-        )
-        study = optuna.create_study(direction=_direction(settings), pruner=pruner)
-        for other in sorted(trials, key=lambda one: one.number):
-            if other.state != "complete" or other.kind == "seed" or other.value is None:
-                continue
-            values = {}
-            for rung, (clips, _) in enumerate(trial.curve, 1):
-                if (value := value_at(other, clips, trial.batch_size)) is not None:
-                    values[rung] = value
-            study.add_trial(
-                optuna.trial.create_trial(value=other.value, intermediate_values=values)
-            )
-        running = optuna.trial.create_trial(
-            state=optuna.trial.TrialState.RUNNING,
-            intermediate_values={rung: best for rung, (_, best) in enumerate(trial.curve, 1)},
-        )
-        return bool(pruner.prune(study, running))
-
-
-def value_at(trial: Trial, clips: int, batch_size: int) -> float | None:
-    """The best value of a trial once it had seen `clips`; None if it has not seen as many.
-
-    The last batch of an epoch is filled up, so that two batch sizes give ends of epochs that differ
-    by up to a batch.
-    """
-    tolerance = max(batch_size, trial.batch_size)
-    seen = [best for at, best in trial.curve if at <= clips + tolerance]
-    if not seen or trial.curve[-1][0] < clips - tolerance:
-        return None
-    return seen[-1]
 
 
 def importance(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, float]:
@@ -138,8 +119,8 @@ def importance(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, float]:
         return {}
     import optuna
 
-    with _quiet_optuna():
-        study = _study(sweep, complete, optuna.samplers.RandomSampler(0))
+    with quiet_optuna():
+        study = study_of(sweep, complete, optuna.samplers.RandomSampler(0))
         if len(study.trials) < _LEAST_FOR_IMPORTANCE:
             return {}
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
@@ -153,7 +134,7 @@ def importance(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, float]:
 def seeds_verdict(settings: Settings, trials: Sequence[Trial]) -> str:
     """Say whether the gain of the best trial exceeds the spread of its seeds; "" without them."""
     best, base = best_of(settings, trials), _base(trials)
-    values = [t.value for t in trials if t.kind == "seed" and t.value is not None]
+    values = [t.value for t in seeds_of(best, trials) if t.value is not None]
     if best is None or base is None or base.value is None:
         return ""
     if best.kind == "base":
@@ -174,7 +155,7 @@ def _base(trials: Sequence[Trial]) -> Trial | None:
     return next((trial for trial in trials if trial.kind == "base"), None)
 
 
-def _study(
+def study_of(
     sweep: Sweep, trials: Sequence[Trial], sampler: "optuna.samplers.BaseSampler"
 ) -> "optuna.Study":
     """The trials of the search as Optuna sees them.
@@ -193,8 +174,8 @@ def _study(
         "running": optuna.trial.TrialState.RUNNING,
         "waiting": optuna.trial.TrialState.RUNNING,
     }
-    study = optuna.create_study(direction=_direction(sweep.settings), sampler=sampler)
-    distributions = {d.key: _distribution(d) for d in sweep.settings.space}
+    study = optuna.create_study(direction=direction(sweep.settings), sampler=sampler)
+    distributions = {d.key: distribution_of(d) for d in sweep.settings.space}
     base = base_values(sweep)
     for trial in sorted(trials, key=lambda one: one.number):
         if trial.kind == "seed" or trial.state not in states:
@@ -214,7 +195,7 @@ def _study(
     return study
 
 
-def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
+def distribution_of(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
@@ -237,7 +218,8 @@ def _rounded(dimension: Dimension, value: Value) -> Value:
     return dimension.rounded(value)
 
 
-def _direction(settings: Settings) -> Literal["maximize", "minimize"]:
+def direction(settings: Settings) -> Literal["maximize", "minimize"]:
+    """Of the metric, as Optuna calls it."""
     return "maximize" if settings.higher_is_better else "minimize"
 
 
@@ -247,7 +229,7 @@ def _seed(seed: int, number: int) -> int:
 
 
 @contextlib.contextmanager
-def _quiet_optuna() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Keep Optuna from messages of every trial, and from warnings about experimental options."""
     import optuna
 

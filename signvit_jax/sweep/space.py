@@ -12,6 +12,7 @@ from signvit_jax.config.files import literal
 from signvit_jax.config.legacy import current_key
 from signvit_jax.config.schema import Config, from_mapping
 from signvit_jax.config.typed_sections import build, flatten, unknown_key
+from signvit_jax.files.local_paths import is_hub_address
 from signvit_jax.runtime.exit_codes import UsageError
 
 Value = int | float | str | bool
@@ -142,6 +143,19 @@ def space_of_file(path: Path) -> dict[str, object]:
 def with_values(base: Config, parameters: Parameters) -> Config:
     """The config with other values. Raises ConfigError for those that may not be combined."""
     return from_mapping(_nested(base, parameters))
+
+
+def with_absolute_paths[Section](section: Section) -> Section:
+    """The config with absolute paths, for workers in other folders; hub addresses stay."""
+    assert dataclasses.is_dataclass(section) and not isinstance(section, type)
+    values: dict[str, object] = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = with_absolute_paths(value)
+        elif field.metadata.get("is_path") and value and not is_hub_address(value):
+            values[field.name] = str(Path(value).expanduser().absolute())
+    return dataclasses.replace(section, **values)
 
 
 def _nested(base: Config, parameters: Parameters) -> dict[str, object]:

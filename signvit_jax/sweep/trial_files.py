@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 TRIAL, RESULT = "trial.json", "result.json"
+NEVER_PRUNED = "never_pruned"  # beside them: of a pruned trial that was taken up again
 # States that a result records. A trial without a result is "running" (held) or "waiting".
 FINISHED = ("complete", "pruned", "failed", "out_of_memory", "invalid")
 
@@ -45,6 +46,8 @@ class Settings:
     repetitions of the best at the end. `lease_seconds`: time after which a claim that is not
     renewed has lapsed. `attempts`: number of attempts without progress after which a trial has
     failed. `hours`, `patience`: 0 = no limit. `keep`: whose checkpoints stay, "best" or "all".
+    `pruner`: as `pruning.pruner_of` reads it. `prune_after`: validations of a trial during which it
+    is never stopped.
     """
 
     config: str
@@ -55,6 +58,7 @@ class Settings:
     seeds: int = 3
     sampler: str = "tpe"
     pruner: str = "median"
+    prune_after: int = 1
     seed: int = 0
     lease_seconds: float = 600.0
     attempts: int = 3
@@ -79,7 +83,8 @@ class Trial:
 
     `kind`: "base" (the config untouched), "search" or "seed" (the best again). `parameters`: values
     that differ from the config. `curve`: (clips seen, best value of the metric so far) for each
-    validation. `step`: the last one of the metrics. `attempts`: those that made no progress.
+    validation, `values`: the values themselves, as far as metrics.csv has them. `step`: the last
+    one of the metrics. `is_spared`: it was taken up again, and is not pruned once more.
     """
 
     number: int
@@ -90,9 +95,11 @@ class Trial:
     value: float | None = None
     reason: str = ""
     curve: tuple[tuple[int, float], ...] = ()
+    values: tuple[float, ...] = ()
     step: int = -1
     claims: tuple[Claim, ...] = ()
     batch_size: int = 1
+    is_spared: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -202,12 +209,17 @@ class Sweep:
             # Its number stays taken, and it counts as a trial that gave nothing.
             reason = f"{TRIAL} is missing or damaged"
             return Trial(number, "search", {}, folder, "failed", reason=reason)
-        curve, step = self.curve_of(folder, batch_size)
-        best = curve[-1][1] if curve else None
-        claims = tuple(claims_of(folder))
         trial = Trial(
-            number, kind, parameters, folder, "waiting", best, "", curve, step, claims, batch_size
+            number,
+            kind,
+            parameters,
+            folder,
+            "waiting",
+            claims=tuple(claims_of(folder)),
+            batch_size=batch_size,
+            is_spared=(folder / NEVER_PRUNED).exists(),
         )
+        trial = self.with_metrics(trial)
         if (folder / RESULT).exists():
             result = _read_json(folder / RESULT)
             try:
@@ -222,21 +234,29 @@ class Sweep:
             except UNREADABLE_JSON:
                 pass
             _rename_aside(folder / RESULT)  # the trial is taken up again from its checkpoint
-        if claims and is_held(claims[-1], now, self.settings.lease_seconds):
+        if trial.claims and is_held(trial.claims[-1], now, self.settings.lease_seconds):
             return dataclasses.replace(trial, state="running")
         return trial
 
-    def curve_of(self, folder: Path, batch_size: int) -> tuple[tuple[tuple[int, float], ...], int]:
-        """The (clips seen, best value so far) of every validation, and the last step."""
-        metrics = read_metrics(folder / "metrics.csv")
+    def with_metrics(self, trial: Trial) -> Trial:
+        """The trial with what its metrics.csv says now. Values that are not finite are left out."""
+        metrics = read_metrics(trial.folder / "metrics.csv")
         last = max((steps[-1] for steps, _ in metrics.values() if steps), default=-1)
         curve: list[tuple[int, float]] = []
+        values: list[float] = []
         for step, value in zip(*metrics.get(f"validation/{self.settings.metric}", ([], []))):
             if math.isfinite(value):
                 best = curve[-1][1] if curve else value
                 better = value if self.settings.is_better(value, best) else best
-                curve.append((step * batch_size, better))
-        return tuple(curve), last
+                curve.append((step * trial.batch_size, better))
+                values.append(value)
+        return dataclasses.replace(
+            trial,
+            value=curve[-1][1] if curve else None,
+            curve=tuple(curve),
+            values=tuple(values),
+            step=last,
+        )
 
     def add_trial(self, number: int, kind: str, parameters: Mapping[str, Value]) -> Claim | None:
         """Make a trial and claim it; None if another worker has made that number.
@@ -263,9 +283,45 @@ class Sweep:
         """Let failed trials be tried again; return their numbers. Raises OSError."""
         failed = [t for t in self.read(now) if t.state == "failed" and (t.folder / RESULT).exists()]
         for trial in failed:
-            earlier = len(list(trial.folder.glob(f"{RESULT}.failed-*")))
-            (trial.folder / RESULT).rename(trial.folder / f"{RESULT}.failed-{earlier + 1}")
+            _rename_numbered(trial.folder / RESULT, "failed")
         return [trial.number for trial in failed]
+
+    def take_up_pruned(self, numbers: Sequence[int], now: float) -> None:
+        """Let pruned trials go on from their checkpoints, to their end.
+
+        Raises SweepError, with no trial changed, for a trial that is not there, was not pruned, or
+        whose checkpoints were deleted; OSError.
+        """
+        trials = {trial.number: trial for trial in self.read(now)}
+        for number in numbers:
+            trial = trials.get(number)
+            if trial is None:
+                pruned = [str(one.number) for one in trials.values() if one.state == "pruned"]
+                raise SweepError(
+                    f"there is no trial {number} in {self.folder}; pruned are: "
+                    f"{', '.join(pruned) or 'none'}"
+                )
+            if trial.state != "pruned":
+                what = {
+                    "failed": "the same `signvit sweep run` tries failed trials again",
+                    "waiting": "the next `signvit sweep work` takes it up",
+                    "running": f"{trial.holder} works on it",
+                }.get(trial.state, "only pruned trials can go on")
+                state = trial.state.replace("_", " ")
+                raise SweepError(f"trial {number} was not pruned, it is {state}: {what}")
+            checkpoints = trial.folder / "checkpoints"
+            if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
+                raise SweepError(
+                    f"trial {number} has no checkpoint to go on from: the sweep keeps those of "
+                    f"{'the best alone (--keep=best)' if self.settings.keep == 'best' else 'all'}, "
+                    f"and {checkpoints} is empty or gone. Train it from the start, in a workdir of "
+                    f"its own: signvit train --config={self.config_file} "
+                    f"{' '.join(override_flags(trial.parameters))} --workdir=FOLDER"
+                )
+        for number in dict.fromkeys(numbers):
+            folder = trials[number].folder
+            (folder / NEVER_PRUNED).touch()  # first: else it would be pruned again
+            _rename_numbered(folder / RESULT, "pruned")
 
     def write_result(self, trial: Trial, state: str, reason: str = "") -> None:
         """Record the end of a trial. Raises OSError."""
@@ -293,6 +349,22 @@ def best_of(settings: Settings, trials: Sequence[Trial]) -> Trial | None:
     return best
 
 
+def seeds_of(best: Trial | None, trials: Sequence[Trial]) -> list[Trial]:
+    """The repetitions of a trial with other seeds.
+
+    A sweep that goes on after its seeds may find a better trial: those of the earlier one then say
+    nothing about the new one.
+    """
+    if best is None:
+        return []
+    return [
+        trial
+        for trial in trials
+        if trial.kind == "seed"
+        and {k: v for k, v in trial.parameters.items() if k != "training.seed"} == best.parameters
+    ]
+
+
 def override_flags(parameters: Mapping[str, Value]) -> list[str]:
     """The flags of a training command that set these values."""
     return [f"--config.{key}={value}" for key, value in parameters.items()]
@@ -318,13 +390,19 @@ def _read_json(path: Path) -> ParsedJson:
 
 def _rename_aside(path: Path) -> None:
     """Rename a damaged file, and say so."""
-    earlier = len(list(path.parent.glob(f"{path.name}.damaged-*")))
-    place = path.with_name(f"{path.name}.damaged-{earlier + 1}")
     try:
-        path.rename(place)
+        place = _rename_numbered(path, "damaged")
         log.warning("%s is damaged and was set aside as %s", path, place.name)
     except OSError as error:
         log.warning("%s is damaged and could not be set aside: %s", path, error.strerror)
+
+
+def _rename_numbered(path: Path, what: str) -> Path:
+    """Rename a file to NAME.WHAT-N. Raises OSError."""
+    earlier = len(list(path.parent.glob(f"{path.name}.{what}-*")))
+    place = path.with_name(f"{path.name}.{what}-{earlier + 1}")
+    path.rename(place)
+    return place
 
 
 def _shown(value: object) -> str:

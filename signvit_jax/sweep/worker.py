@@ -21,7 +21,8 @@ from signvit_jax.config.errors import ConfigError
 from signvit_jax.runtime.exit_codes import DONE, OUT_OF_MEMORY, USAGE
 from signvit_jax.runtime.signals import EXIT_CODES
 from signvit_jax.sweep.leases import Claim, Holding, make_claim, server_time
-from signvit_jax.sweep.sampling import next_parameters, seeds_verdict, should_prune
+from signvit_jax.sweep.pruning import should_prune
+from signvit_jax.sweep.sampling import next_parameters, seeds_verdict
 from signvit_jax.sweep.space import Value
 from signvit_jax.sweep.trial_files import (
     Sweep,
@@ -29,6 +30,7 @@ from signvit_jax.sweep.trial_files import (
     Trial,
     best_of,
     override_flags,
+    seeds_of,
 )
 
 log = logging.getLogger(__name__)
@@ -164,13 +166,7 @@ class Worker:
             if not holding.check():
                 log.warning("trial %d: another worker has taken it over", trial.number)
                 return
-            self._record(self._refreshed(trial), code, pruned=pruned)
-
-    def _refreshed(self, trial: Trial) -> Trial:
-        """The trial with what its metrics say now."""
-        curve, step = self.sweep.curve_of(trial.folder, trial.batch_size)
-        value = curve[-1][1] if curve else None
-        return dataclasses.replace(trial, curve=curve, step=step, value=value)
+            self._record(sweep.with_metrics(trial), code, pruned=pruned)
 
     def _follow(self, trial: Trial, holding: Holding) -> tuple[int, bool]:
         """Run the training command to its end; return its exit code, and whether it was pruned."""
@@ -198,7 +194,7 @@ class Worker:
                         pass
                     if self._stop_signal or holding.lost:
                         return self._end(process), False
-                    current = self._refreshed(trial)
+                    current = self.sweep.with_metrics(trial)
                     if len(current.curve) > seen:
                         seen = len(current.curve)
                         trials = self.sweep.read(server_time(self.sweep.folder))
@@ -282,8 +278,7 @@ def next_trial(
     """
     settings = sweep.settings
     searched = [trial for trial in trials if trial.kind != "seed"]
-    begun = any(trial.kind == "seed" for trial in trials)
-    if not begun and len(searched) < settings.trials and not _limit_reached(sweep, trials, now):
+    if len(searched) < settings.trials and not _limit_reached(sweep, trials, now):
         number = max((trial.number for trial in trials), default=-1) + 1
         parameters = next_parameters(sweep, trials, number)
         if parameters is not None:
@@ -294,7 +289,7 @@ def next_trial(
     if best is None or best.kind == "base":
         return None
     first = sweep.base.training.seed
-    done = {trial.parameters.get("training.seed") for trial in trials if trial.kind == "seed"}
+    done = {trial.parameters.get("training.seed") for trial in seeds_of(best, trials)}
     for seed in range(first + 1, first + 1 + settings.seeds):
         if seed not in done:
             return "seed", {**best.parameters, "training.seed": seed}
@@ -326,9 +321,10 @@ def delete_checkpoints_of_losers(sweep: Sweep) -> None:
     """
     trials = sweep.read(server_time(sweep.folder))
     best = best_of(sweep.settings, trials)
+    kept = {trial.number for trial in seeds_of(best, trials)} | {best.number if best else -1}
     for trial in trials:
         folder = trial.folder / "checkpoints"
-        if trial.is_finished and trial.kind != "seed" and trial != best and folder.is_dir():
+        if trial.is_finished and trial.number not in kept and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
 
 

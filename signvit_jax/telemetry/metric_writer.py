@@ -17,7 +17,7 @@ from signvit_jax.files.atomic import write_atomically
 from signvit_jax.telemetry.events_file import EventsFile
 from signvit_jax.telemetry.metrics_file import STEP, read_rows
 from signvit_jax.telemetry.observers import Observer, Records
-from signvit_jax.telemetry.trackers import BackgroundTracker
+from signvit_jax.telemetry.trackers import BackgroundTracker, RunEnd
 
 
 class MetricsLog:
@@ -73,12 +73,13 @@ class MetricsLog:
         if self._active and values:
             self._event_records.add(step, values, time.time())
 
-    def close(self) -> None:
+    def close(self, end: RunEnd = RunEnd()) -> None:  # noqa: B008 - it cannot be changed
+        """Write what waits. `end`: what trackers are told of how the run has ended."""
         self._rows.close()
         self._event_records.close()
         self._events.close()
         for tracker in self._trackers or ():
-            tracker.close()
+            tracker.close(end)
 
 
 class _Table:

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Protocol
 
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.atomic import write_atomically
@@ -30,6 +31,7 @@ _MAX_WAITING = 10_000  # rows that may wait for the thread
 _SECONDS_TO_FINISH = 60.0  # longest wait for a tracker at the end of a run
 _MLFLOW_PARAMS = 100  # most parameters that MLflow takes in one call
 _LOGIN_SECONDS = 30  # longest wait of W&B for a login
+_ids_lock = threading.Lock()  # the trackers of a run write their ids into one file
 
 
 class TrackedRun(NamedTuple):
@@ -41,6 +43,16 @@ class TrackedRun(NamedTuple):
     id: str | None
 
 
+class RunEnd(NamedTuple):
+    """How a start of a run has ended: "finished", "stopped" by a signal, or "failed".
+
+    `summary`: the best validation so far, by name.
+    """
+
+    outcome: Literal["finished", "stopped", "failed"] = "finished"
+    summary: Mapping[str, float] = MappingProxyType({})
+
+
 class Tracker(Protocol):
     """An opened tracker. Methods may raise anything."""
 
@@ -50,8 +62,8 @@ class Tracker(Protocol):
         """Send the metrics of a step; all are finite."""
         ...
 
-    def finish(self) -> None:
-        """Send what is left."""
+    def finish(self, end: RunEnd) -> None:
+        """Send what is left, and how the run has ended."""
         ...
 
 
@@ -74,12 +86,15 @@ class WandbTracker:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
-    def finish(self) -> None:
-        self._run.finish()
+    def finish(self, end: RunEnd) -> None:
+        self._run.summary.update(dict(end.summary))
+        self._run.finish(exit_code=int(end.outcome != "finished"))
 
 
 class MlflowTracker:
     """MLflow. MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are its own."""
+
+    _last_step = 0
 
     def __init__(self, run: TrackedRun):
         mlflow = _import("mlflow")
@@ -100,16 +115,22 @@ class MlflowTracker:
             self._client.log_batch(self.id, params=params[first : first + _MLFLOW_PARAMS])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._last_step = step
         now = int(time.time() * 1000)
         metrics = [self._entities.Metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self.id, metrics=metrics)
 
-    def finish(self) -> None:
-        self._client.set_terminated(self.id)
+    def finish(self, end: RunEnd) -> None:
+        if end.summary:
+            self.log(self._last_step, end.summary)
+        status = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[end.outcome]
+        self._client.set_terminated(self.id, status)
 
 
 class TrackioTracker:
     """trackio, which keeps its runs on this machine unless it is told otherwise."""
+
+    _last_step = 0
 
     def __init__(self, run: TrackedRun):
         trackio = _import("trackio")
@@ -122,9 +143,13 @@ class TrackioTracker:
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._last_step = step
         self._run.log(dict(values), step=step)
 
-    def finish(self) -> None:
+    def finish(self, end: RunEnd) -> None:
+        # trackio has no summary of a run, and no state of its end.
+        if end.summary:
+            self._run.log(dict(end.summary), step=self._last_step)
         self._run.finish()
 
 
@@ -154,9 +179,12 @@ class BackgroundTracker:
         """`ids_file` keeps the ids of the run for when it resumes, by tracker."""
         self._name = name
         self._run = run._replace(id=_read_ids(ids_file).get(name))
-        self._ids_file = ids_file
+        self._ids = Observer(ids_file)
+        self._id_is_kept = False
         self._tracker: Tracker | None = None
-        self._waiting: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(_MAX_WAITING)
+        self._waiting: queue.Queue[tuple[int, dict[str, float]] | RunEnd] = queue.Queue(
+            _MAX_WAITING
+        )
         self._dropped = 0
         self._thread = threading.Thread(
             target=self._send_all, name=f"signvit_jax_{name}", daemon=True
@@ -171,12 +199,12 @@ class BackgroundTracker:
         except queue.Full:
             self._dropped += 1
 
-    def close(self) -> None:
+    def close(self, end: RunEnd) -> None:
         """Wait until all is sent, but not for a tracker that hangs; log what it lacks."""
-        end = time.monotonic() + _SECONDS_TO_FINISH
+        latest = time.monotonic() + _SECONDS_TO_FINISH
         with contextlib.suppress(queue.Full):
-            self._waiting.put(None, timeout=_SECONDS_TO_FINISH)
-        self._thread.join(max(end - time.monotonic(), 0.0))
+            self._waiting.put(end, timeout=_SECONDS_TO_FINISH)
+        self._thread.join(max(latest - time.monotonic(), 0.0))
         if self._thread.is_alive():
             log.warning(
                 "tracker %s has not finished after %.0f s and is left; metrics.csv has everything",
@@ -190,11 +218,11 @@ class BackgroundTracker:
         # The messages of observers name a path.
         path = Path(f"tracker {self._name}")
         records = Records(path, self._send)
-        while (record := self._waiting.get()) is not None:
+        while not isinstance(record := self._waiting.get(), RunEnd):
             records.add(*record)
         records.close()
-        if self._tracker is not None:
-            Observer(path).attempt(self._tracker.finish)
+        if (tracker := self._tracker) is not None:
+            Observer(path).attempt(lambda: tracker.finish(record))
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         self._opened().log(step, values)
@@ -202,9 +230,16 @@ class BackgroundTracker:
     def _opened(self) -> Tracker:
         if self._tracker is None:
             self._tracker = TRACKERS[self._name](self._run)
-            ids = _read_ids(self._ids_file) | {self._name: self._tracker.id}
-            write_atomically(self._ids_file, json.dumps(ids, indent=1) + "\n")
+        if not self._id_is_kept:
+            # Sending does not wait for room on the disk, but each row tries again.
+            self._id_is_kept = self._ids.attempt(self._keep_id)
         return self._tracker
+
+    def _keep_id(self) -> None:
+        assert self._tracker is not None
+        with _ids_lock:
+            ids = _read_ids(self._ids.path) | {self._name: self._tracker.id}
+            write_atomically(self._ids.path, json.dumps(ids, indent=1) + "\n")
 
 
 def open_trackers(

@@ -21,6 +21,7 @@ from signvit_jax.runtime.exit_codes import FAILED, is_out_of_memory
 from signvit_jax.runtime.signals import StopRequest
 from signvit_jax.telemetry.goodput import Goodput
 from signvit_jax.telemetry.metric_writer import MetricsLog
+from signvit_jax.telemetry.trackers import RunEnd
 from signvit_jax.training.hooks import StepHooks
 from signvit_jax.training.resolve_config import ResolvedConfig
 from signvit_jax.training.run_data import RunData, num_epochs
@@ -109,7 +110,7 @@ def train_loop(run: TrainingRun) -> int:
     with (
         _saves_finished(run),
         contextlib.closing(batches),
-        contextlib.closing(run.metrics),
+        _metrics_closed(run),
         hooks,
     ):
         while not consensus.stopping:
@@ -190,6 +191,21 @@ def train_loop(run: TrainingRun) -> int:
 def _evaluated_params(state: TrainState) -> PyTree:
     """Return the averaged parameters, or the parameters of a run that keeps no average."""
     return state.params if state.ema is None else state.ema
+
+
+@contextlib.contextmanager
+def _metrics_closed(run: TrainingRun) -> Iterator[None]:
+    """Close the metrics at the end; trackers learn how it came, and the best validation."""
+    outcome = "failed"
+    try:
+        yield
+        outcome = "stopped" if run.consensus.exit_code else "finished"
+    finally:
+        best = run.checkpoints.best
+        summary = {}
+        if best.value is not None:
+            summary = {f"best/{best.metric}": best.value, "best/epoch": float(best.epoch)}
+        run.metrics.close(RunEnd(outcome, summary))
 
 
 def _transfer_guard() -> contextlib.AbstractContextManager[None]:

@@ -56,9 +56,13 @@ def train(workdir: Path, rate: float, batch_size: int) -> int:
             file.write(f"{epoch * EPOCH_CLIPS // batch_size},{error:.6f}\n")
             file.flush()
             os.fsync(file.fileno())
-        (workdir / "checkpoints").mkdir(exist_ok=True)
+        (workdir / "checkpoints" / str(epoch)).mkdir(parents=True)
         if epoch == 3:  # time for a worker to decide, however busy the machine is
             time.sleep(float(os.environ.get("STUB_PAUSE", "0")))
+            end = time.monotonic() + 60
+            waits = not done and rate > float(os.environ.get("STUB_WAIT_ABOVE", "inf"))
+            while waits and not stopped and time.monotonic() < end:
+                time.sleep(0.01)
     return 0
 
 

@@ -1,21 +1,32 @@
 """`signvit sweep`: its actions, its page, and one real trial."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import optuna
 import pytest
+from sqlalchemy.engine import make_url
 
 from signvit_jax.config.files import load_config
-from signvit_jax.runtime.exit_codes import run_command
-from signvit_jax.sweep import command, worker
+from signvit_jax.config.schema import Config
+from signvit_jax.runtime.exit_codes import UsageError, run_command
+from signvit_jax.sweep import command, optuna_storage, worker
 from signvit_jax.sweep.command import main
 from signvit_jax.sweep.leases import server_time
-from signvit_jax.sweep.report import render, winning_command
+from signvit_jax.sweep.optuna_storage import export_study
+from signvit_jax.sweep.report import render, winning_command, winning_flags
 from signvit_jax.sweep.sampling import importance
-from signvit_jax.sweep.trial_files import Sweep, best_of
-from tests.sweep.test_worker import STUB, table
+from signvit_jax.sweep.space import Dimension, with_absolute_paths
+from signvit_jax.sweep.trial_files import Sweep, Trial, best_of
+from signvit_jax.telemetry.metrics_file import read_metrics
+from tests.sweep.test_worker import STUB, pruned, table
 
 SEARCH = (
     "--config=small",
@@ -52,17 +63,145 @@ def test_status_and_best_of_a_finished_sweep(finished, capsys):
     assert printed.splitlines()[-1] == winning_command(finished, best)
 
 
-def test_the_winning_command_gives_the_winning_config(finished):
-    best = best_of(finished.settings, table(finished))
-    flags = winning_command(finished, best).split()[2:]
+def config_of(flags) -> Config:
+    """The config that a training command with these flags would train."""
+    name = next(flag for flag in flags if flag.startswith("--config=")).removeprefix("--config=")
     overrides = [
-        tuple(flag.removeprefix("--config.").split("=", 1))
+        flag.removeprefix("--config.").split("=", 1)
         for flag in flags
         if flag.startswith("--config.")
     ]
-    config = command.with_absolute_paths(load_config("small", overrides))
-    assert config == finished.config_of(best.parameters)
+    return with_absolute_paths(load_config(name, [(key, text) for key, text in overrides]))
+
+
+def test_the_winning_command_gives_the_winning_config(finished):
+    best = best_of(finished.settings, table(finished))
+    flags = shlex.split(winning_command(finished, best))[2:]
+    assert "--config=small" in flags
+    assert config_of(flags) == finished.config_of(best.parameters)
     assert load_config(str(finished.config_file)) == finished.base
+
+
+def test_a_config_that_was_changed_since_is_not_what_trains_the_winner(finished, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(finished.config_file.read_text())
+    settings = dataclasses.replace(finished.settings, config=str(file), overrides=())
+    sweep = dataclasses.replace(finished, settings=settings)
+    best = best_of(sweep.settings, table(sweep))
+    assert winning_flags(sweep, best)[0] == f"--config={file}"
+    file.write_text(file.read_text().replace("get_config", "was_config"))
+    for _ in range(2):  # broken, then gone
+        flags = winning_flags(sweep, best)
+        assert flags[0] == f"--config={finished.config_file}"
+        assert config_of(flags) == sweep.config_of(best.parameters)
+        file.unlink(missing_ok=True)
+    file.write_text(finished.config_file.read_text() + "\n\ndef get_config():\n    return {}\n")
+    assert winning_flags(sweep, best)[0] == f"--config={finished.config_file}"
+
+
+def test_best_trains_the_winner_or_prints_the_command_alone(finished, capfd, monkeypatch):
+    replaced = []
+    monkeypatch.setattr(os, "execv", lambda *command: replaced.append(command))
+    best = best_of(finished.settings, table(finished))
+    wanted = ("best", f"--sweep={finished.folder}", "--retrain", "--workdir=runs/w 1")
+    assert call(*wanted, "--print") == 0 and not replaced
+    printed = capfd.readouterr().out.splitlines()
+    assert printed == [winning_command(finished, best, "runs/w 1")]
+    call(*wanted)
+    ((program, arguments),) = replaced
+    assert [program, *arguments[1:3]] == [sys.executable, "-m", "signvit_jax.train"]
+    assert arguments[3:] == shlex.split(printed[0])[2:]
+    assert printed[0] in capfd.readouterr().out  # before it is replaced
+
+
+def test_a_study_of_optuna_has_all_trials(finished, tmp_path, capsys):
+    file = tmp_path / "new" / "sweep.db"
+    export = ("export", f"--sweep={finished.folder}", f"--storage=sqlite:///{file}")
+    assert call(*export) == 0
+    assert "15 trials, as the study it's <b>one" in capsys.readouterr().out
+    study = optuna.load_study(study_name=finished.folder.name, storage=f"sqlite:///{file}")
+    trials = table(finished)
+    assert len(study.trials) == len(trials) and study.direction.name == "MINIMIZE"
+    for trial, found in zip(trials, study.trials):
+        assert found.number == trial.number and found.state.name.lower() == trial.state
+        assert found.user_attrs["kind"] == trial.kind
+        assert (
+            found.params.items()
+            >= {
+                key: value for key, value in trial.parameters.items() if key != "training.seed"
+            }.items()
+        )
+        assert found.intermediate_values == pytest.approx(
+            {clips: value for (clips, _), value in zip(trial.curve, trial.values)}
+        )
+        assert found.datetime_start <= found.datetime_complete
+    assert study.best_value == best_of(finished.settings, trials).value
+    assert study.metric_names == ["wer"] and [*file.parent.iterdir()] == [file]
+    before = file.read_bytes()
+    assert call(*export) == 2
+    assert "exists and is not overwritten" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def test_values_outside_of_the_space_and_other_states_are_shown(finished, tmp_path):
+    narrow = Dimension("training.encoder_lr", low=2e-3, high=1e-2, log=True)
+    settings = dataclasses.replace(finished.settings, space=(narrow,))
+    sweep = Sweep.create(tmp_path / "sweep", settings, finished.base)
+    trials = [
+        Trial(0, "base", {}, sweep.folder, "complete", 0.5, curve=((64, 0.5),)),
+        Trial(2, "search", {narrow.key: 3e-3}, sweep.folder, "out_of_memory", reason="9 GiB"),
+        Trial(3, "search", {narrow.key: 4e-3}, sweep.folder, "waiting"),
+    ]
+    notes = export_study(sweep, trials, f"sqlite:///{tmp_path}/a.db", "mine")
+    assert notes == [
+        "trial 0: training.encoder_lr=0.0015 is outside the space; it is a user attribute of the "
+        "trial, not a parameter",
+        "there is no trial 1; it is shown as failed",
+    ]
+    found = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path}/a.db").trials
+    assert [one.state.name for one in found] == ["COMPLETE", "FAIL", "FAIL", "WAITING"]
+    assert found[0].params == {} and found[0].user_attrs[narrow.key] == 0.0015
+    assert found[2].user_attrs["reason"] == "9 GiB" and found[3].params == {narrow.key: 4e-3}
+
+
+def test_a_database_that_has_the_study_is_not_changed(finished, tmp_path, monkeypatch):
+    """As that of a server, which may have other studies."""
+    monkeypatch.setattr(optuna_storage, "_url_of", make_url)
+    monkeypatch.setattr(optuna_storage, "_draft_of", contextlib.nullcontext)
+    storage = f"sqlite:///{tmp_path}/a.db"
+    trials = table(finished)[:2]
+    export_study(finished, trials, storage, "one")
+    export_study(finished, trials, storage, "two")
+    with pytest.raises(UsageError, match="it has a study 'one' already"):
+        export_study(finished, trials, storage, "one")
+    monkeypatch.setattr(optuna.Study, "add_trials", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_study(finished, trials, storage, "three")
+    assert optuna.get_all_study_names(storage) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("sweep.db", "give the URL of a database, such as sqlite:///sweep.db"),
+        ("sqlite://", "give the file, as in sqlite:///sweep.db"),
+        ("nodb://me:secret@host/db", "sqlalchemy.dialects:nodb"),
+        ("sqlite:////proc/none/a.db", "/proc/none"),
+    ],
+)
+def test_storages_that_are_refused(finished, capsys, storage, said):
+    assert call("export", f"--sweep={finished.folder}", f"--storage={storage}") in (1, 2)
+    shown = capsys.readouterr().err
+    assert said in shown and "secret" not in shown and "Traceback" not in shown
+
+
+def test_resume_takes_a_pruned_trial_up_and_works(tmp_path, monkeypatch, capsys):
+    sweep = pruned(tmp_path / "sweep", monkeypatch, keep="all")
+    monkeypatch.setattr(worker.Worker.__init__, "__defaults__", (STUB, 0.02, 0.05))
+    assert call("resume", f"--sweep={sweep.folder}", "--trial=1") == 0
+    assert [trial.state for trial in table(sweep)] == ["complete", "complete"]
+    assert call("resume", f"--sweep={sweep.folder}", "--trial=1") == 2
+    assert "trial 1 was not pruned, it is complete" in capsys.readouterr().err
 
 
 def test_the_page_has_everything_and_escapes_names(finished):
@@ -98,7 +237,10 @@ def test_the_same_command_continues_and_another_is_refused(finished, capsys, mon
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rum"], "no such action; allowed: run, work, status, best; did you mean 'run'?"),
+        (
+            ["rum"],
+            "no such action; allowed: run, work, status, best, resume, export; did you mean 'run'?",
+        ),
         (["status", "--sweep=none"], "is no sweep"),
         (["run", "--sweep=x", "--config=small"], "nothing to search"),
         (["run", "--sweep=x", "--config=small", "--search=a"], "give --search.KEY=VALUES"),
@@ -127,7 +269,7 @@ def test_refused_combinations_are_reported_before_the_first_trial(tmp_path, caps
 def test_paths_of_a_config_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config("small", [("data.data_dir", "data"), ("model.init_from", "hf://org/name")])
-    moved = command.with_absolute_paths(config)
+    moved = with_absolute_paths(config)
     assert moved.data.data_dir == str(tmp_path / "data")
     assert moved.model.init_from == "hf://org/name"
     assert dataclasses.replace(moved, data=config.data) == config
@@ -169,3 +311,10 @@ def test_a_real_trial_of_two_steps(trained, tmp_path, capsys):
     assert kept == [best_of(Sweep.open(sweep).settings, trials).number]
     assert "signvit sweep best" in capsys.readouterr().out
     assert Path(sweep / "sweep.html").stat().st_size > 3000
+    # The winner, trained again by the command that `best` replaces itself with.
+    again = [sys.executable, "-m", "signvit_jax", "sweep", "best", f"--sweep={sweep}", "--retrain"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(trained.cache)}
+    done = subprocess.run([*again, f"--workdir={tmp_path / 'won'}"], env=environment, check=False)
+    assert done.returncode == 0
+    retrained = read_metrics(tmp_path / "won" / "metrics.csv")["validation/loss"][1]
+    assert min(retrained) == best_of(Sweep.open(sweep).settings, trials).value

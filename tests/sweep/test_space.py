@@ -1,11 +1,14 @@
 """Search spaces: how they are written, and what is refused before the first trial."""
 
+import re
+
 import pytest
+import scipy.stats
 
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.files import load_config
 from signvit_jax.runtime.exit_codes import UsageError
-from signvit_jax.sweep.sampling import next_parameters
+from signvit_jax.sweep.sampling import check_sampler, next_parameters
 from signvit_jax.sweep.space import (
     Dimension,
     check_space,
@@ -97,7 +100,7 @@ def test_a_space_file(tmp_path):
         space_of_file(tmp_path / "none.py")
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 def test_suggestions_are_within_the_space_and_can_be_typed(tmp_path, sampler):
     space = (
         dimension("training.encoder_lr", "log:1e-4:3e-3"),
@@ -120,3 +123,38 @@ def test_suggestions_are_within_the_space_and_can_be_typed(tmp_path, sampler):
         sweep.add_trial(number, "search", found)
         seen.append(found["training.encoder_lr"])
     assert len(set(seen)) == len(seen)
+
+
+def test_quasi_random_values_are_a_sequence_of_sobol(tmp_path):
+    space = (
+        dimension("training.label_smoothing", "0:0.4"),
+        dimension("training.encoder_lr", "log:1e-4:1e-2"),
+    )
+    settings = Settings("small", (), space, "wer", sampler="qmc", seed=5)
+    sweep = Sweep.create(tmp_path, settings, BASE)
+    sweep.add_trial(0, "base", {})
+    points = scipy.stats.qmc.Sobol(2, seed=5).random(8)
+    found = []
+    for number in range(1, 9):
+        values = next_parameters(sweep, sweep.read(0.0), number)
+        assert values is not None
+        sweep.add_trial(number, "search", values)
+        found.append(values)
+    smoothing = [values["training.label_smoothing"] for values in found]
+    rates = [values["training.encoder_lr"] for values in found]
+    assert smoothing == pytest.approx(0.4 * points[:, 0], rel=1e-3)
+    assert rates == pytest.approx(1e-4 * 100 ** points[:, 1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cmaes", "the package cmaes, and keeps its state as a pickle"),
+        ("gp", "the package torch"),
+        ("brute_force", "it is called grid here; allowed: tpe, qmc, random, grid"),
+        ("tp", "did you mean 'tpe'?"),
+    ],
+)
+def test_samplers_that_are_refused(name, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        check_sampler(Settings("small", (), (), "wer", sampler=name))

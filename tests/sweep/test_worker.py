@@ -16,9 +16,9 @@ import pytest
 from signvit_jax.config.files import load_config
 from signvit_jax.sweep import leases
 from signvit_jax.sweep.leases import claims_of, make_claim, server_time
-from signvit_jax.sweep.sampling import seeds_verdict, should_prune
+from signvit_jax.sweep.sampling import seeds_verdict
 from signvit_jax.sweep.space import Dimension
-from signvit_jax.sweep.trial_files import Settings, Sweep, SweepError, Trial, best_of
+from signvit_jax.sweep.trial_files import Settings, Sweep, SweepError, Trial, best_of, seeds_of
 from signvit_jax.sweep.worker import Worker
 from tests.helpers.tiny_run import REPOSITORY
 
@@ -226,6 +226,64 @@ def test_a_combination_that_is_refused_is_a_pruned_trial(tmp_path):
     assert not (invalid[0].folder / "starts.jsonl").exists()
 
 
+def pruned(folder: Path, monkeypatch, **settings: object) -> Sweep:
+    """A finished sweep whose trial 1 was pruned at its third validation."""
+    monkeypatch.setenv("STUB_WAIT_ABOVE", "0.005")
+    bad = Dimension("training.encoder_lr", choices=(9e-3, 1e-3))
+    given: dict[str, object] = {"trials": 2, "seeds": 0, "pruner": "threshold:1.0"}
+    sweep = new_sweep(folder, space=(bad,), sampler="grid", **given | settings)
+    assert worker(sweep).run() == 0
+    assert [trial.state for trial in table(sweep)] == ["complete", "pruned"]
+    return sweep
+
+
+def test_a_pruned_trial_goes_on_to_its_end(tmp_path, monkeypatch):
+    sweep = pruned(tmp_path / "sweep", monkeypatch, keep="all")
+    done = len(table(sweep)[1].curve)
+    assert done in (2, 3)
+    sweep.take_up_pruned([1], server_time(tmp_path))
+    assert table(sweep)[1].state == "waiting"
+    assert worker(sweep).run() == 0
+    trial = table(sweep)[1]
+    assert trial.state == "complete" and len(trial.curve) == 6 and trial.is_spared
+    starts = (trial.folder / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["from"] for line in starts] == [0, done]
+    assert json.loads((trial.folder / "result.json.pruned-1").read_text())["state"] == "pruned"
+
+
+def test_trials_that_cannot_be_taken_up_again(tmp_path, monkeypatch):
+    sweep = pruned(tmp_path / "sweep", monkeypatch)
+    before = sorted(sweep.folder.rglob("*"))
+    for number, said in (
+        (1, r"--keep=best.*from the start.*--config.training.encoder_lr=0.009 --workdir=FOLDER"),
+        (0, "trial 0 was not pruned, it is complete: only pruned trials"),
+        (7, "there is no trial 7 in .*; pruned are: 1"),
+    ):
+        with pytest.raises(SweepError, match=said):
+            sweep.take_up_pruned([number], server_time(tmp_path))
+    assert sorted(sweep.folder.rglob("*")) == before
+
+
+def test_more_trials_after_the_seeds(tmp_path):
+    """The limit is raised, and a better trial gets seeds of its own."""
+    choices = Dimension("training.encoder_lr", choices=(2.5e-3, 1.9e-3))
+    given = {"space": (choices,), "sampler": "grid", "pruner": "none", "seeds": 2}
+    assert worker(new_sweep(tmp_path / "sweep", trials=2, **given)).run() == 0
+    more = new_sweep(tmp_path / "sweep", trials=3, **given)
+    kinds = ["base", "search", "seed", "seed"]
+    assert [trial.kind for trial in table(more)] == kinds
+    assert worker(more).run() == 0
+    trials = table(more)
+    assert [trial.kind for trial in trials] == [*kinds, "search", "seed", "seed"]
+    best = best_of(more.settings, trials)
+    assert best is not None and best.number == 4
+    assert [trial.number for trial in seeds_of(best, trials)] == [5, 6]
+    mean = sum(trial.value or 0 for trial in trials[5:]) / 2
+    assert f"{mean:.4g} on average" in seeds_verdict(more.settings, trials)
+    kept = [trial.number for trial in trials if (trial.folder / "checkpoints").exists()]
+    assert kept == [4, 5, 6]
+
+
 @pytest.mark.parametrize("name", ["trial.json", "result.json"])
 def test_a_damaged_file_is_renamed_and_reported(tmp_path, caplog, name):
     sweep = new_sweep(tmp_path / "sweep", trials=3, seeds=0, keep="all")
@@ -310,58 +368,6 @@ def test_a_config_that_cannot_be_trained_ends_the_sweep(tmp_path, monkeypatch):
     assert sweep.retry_failed(server_time(tmp_path)) == [0]
     assert worker(sweep).run() == 0
     assert_complete(sweep)
-
-
-def curves(*finals: float) -> list[Trial]:
-    """Complete trials whose error falls from 1 to the given values in four validations."""
-    trials = []
-    for number, final in enumerate(finals):
-        curve = tuple((64 * i, 1 - (1 - final) * i / 4) for i in range(1, 5))
-        trials.append(Trial(number, "search", {}, Path(), "complete", final, curve=curve))
-    return trials
-
-
-def running(*values: float, batch_size: int = 1) -> Trial:
-    curve = tuple((64 * i, value) for i, value in enumerate(values, 1))
-    return Trial(99, "search", {}, Path(), "running", curve=curve, batch_size=batch_size)
-
-
-def test_a_trial_is_pruned_only_if_it_is_worse_after_as_many_clips(tmp_path):
-    sweep = new_sweep(tmp_path / "sweep")
-    others = curves(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    assert not should_prune(sweep, running(0.95), others)  # the first validation
-    assert should_prune(sweep, running(0.95, 0.9), others)
-    assert not should_prune(sweep, running(0.95, 0.5), others)  # others have 0.55 to 0.8 here
-    assert not should_prune(sweep, running(0.95, 0.9), others[:4])  # too few to compare with
-    untouched = dataclasses.replace(running(0.95, 0.9), kind="base")
-    assert not should_prune(sweep, untouched, others)
-    never = new_sweep(tmp_path / "never", pruner="none")
-    assert not should_prune(never, running(0.95, 0.9), others)
-
-
-def test_other_batch_sizes_are_compared_at_equal_clips(tmp_path):
-    sweep = new_sweep(tmp_path / "sweep")
-    # Half as many validations: after 128 clips the others are where this one is after its first.
-    others = [
-        dataclasses.replace(trial, curve=trial.curve[1::2], batch_size=8)
-        for trial in curves(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    ]
-    slow = running(0.95, 0.9, batch_size=8)
-    assert should_prune(sweep, slow, others)
-    last = dataclasses.replace(slow, curve=((70, 0.95), (134, 0.9)))  # a batch that was filled up
-    assert should_prune(sweep, last, others)
-
-
-def test_the_decision_to_prune_is_that_of_the_table_alone(tmp_path):
-    sweep = new_sweep(tmp_path / "sweep")
-    rng = random.Random(7)
-    finals = [rng.uniform(0.1, 0.9) for _ in range(12)]
-    others = curves(*finals)
-    trials = [running(0.99, 1 - value, 1 - value) for value in finals]
-    decided = [should_prune(sweep, trial, others) for trial in trials]
-    assert True in decided and False in decided
-    shuffled = random.Random(1).sample(others, len(others))
-    assert [should_prune(sweep, trial, shuffled) for trial in trials] == decided
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from signvit_jax.runtime.exit_codes import UsageError
 from signvit_jax.telemetry import trackers
 from signvit_jax.telemetry.metric_writer import MetricsLog
 from signvit_jax.telemetry.metrics_file import read_metrics
-from signvit_jax.telemetry.trackers import BackgroundTracker, TrackedRun, open_trackers
+from signvit_jax.telemetry.trackers import BackgroundTracker, RunEnd, TrackedRun, open_trackers
 from tests.helpers import tiny_run
 
 CONFIG = {"training.batch_size": 8, "model.name": "small"}
@@ -31,8 +31,12 @@ class FakeRun:
     def log(self, values, step):
         self.calls.append(("log", step, values))
 
-    def finish(self):
-        self.calls.append(("finish",))
+    @property
+    def summary(self):
+        return types.SimpleNamespace(update=lambda values: self.calls.append(("summary", values)))
+
+    def finish(self, **given):
+        self.calls.append(("finish", given))
 
 
 def fake_wandb(calls):
@@ -70,8 +74,8 @@ def fake_mlflow(calls):
         def log_batch(self, run_id, metrics=(), params=()):
             calls.append(("params", dict(params)) if params else ("metrics", run_id, metrics))
 
-        def set_terminated(self, run_id):
-            calls.append(("finish", run_id))
+        def set_terminated(self, run_id, status):
+            calls.append(("finish", run_id, status))
 
     entities = types.SimpleNamespace(
         Metric=lambda name, value, at, step: (step, name, value),
@@ -86,7 +90,10 @@ def no_settings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def track(monkeypatch, folder, name, make, *rows):
+END = RunEnd("finished", {"best/wer": 0.25})
+
+
+def track(monkeypatch, folder, name, make, *rows, end=END):
     """Return the calls of a start of a run."""
     calls = []
     for module, fake in make(calls).items():
@@ -94,7 +101,7 @@ def track(monkeypatch, folder, name, make, *rows):
     (tracker,) = open_trackers([name], "mine", folder, CONFIG)
     for row in rows:
         tracker.log(*row)
-    tracker.close()
+    tracker.close(end)
     return calls
 
 
@@ -109,7 +116,8 @@ def test_wandb_gets_the_config_and_finite_metrics_and_resumes_its_run(monkeypatc
     assert logged == [
         ("log", 10, {"train/loss": 2.5}),
         ("log", 20, {"validation/wer": 0.5}),
-        ("finish",),
+        ("summary", {"best/wer": 0.25}),
+        ("finish", {"exit_code": 0}),
     ]
     assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": "abc"}
     (again, *_) = track(monkeypatch, tmp_path, "wandb", fake_wandb, ROWS[1])
@@ -123,7 +131,8 @@ def test_mlflow_gets_params_once_and_metrics_with_their_steps(monkeypatch, tmp_p
         ("params", {"training.batch_size": "8", "model.name": "small"}),
         ("metrics", "abc", [(10, "train/loss", 2.5)]),
         ("metrics", "abc", [(20, "validation/wer", 0.5)]),
-        ("finish", "abc"),
+        ("metrics", "abc", [(20, "best/wer", 0.25)]),
+        ("finish", "abc", "FINISHED"),
     ]
     again = track(monkeypatch, tmp_path, "mlflow", fake_mlflow, ROWS[1])
     assert again[0] == ("resume", "abc", "RUNNING") and again[1][:2] == ("metrics", "abc")
@@ -132,9 +141,21 @@ def test_mlflow_gets_params_once_and_metrics_with_their_steps(monkeypatch, tmp_p
 def test_trackio_resumes_by_its_name(monkeypatch, tmp_path):
     init, *logged = track(monkeypatch, tmp_path, "trackio", fake_trackio, *ROWS)
     assert init[1]["project"] == "signvit_jax" and init[1]["name"].startswith("mine-")
-    assert [one[0] for one in logged] == ["log", "log", "finish"]
+    assert [one[0] for one in logged] == ["log", "log", "log", "finish"]
+    assert logged[2] == ("log", 20, {"best/wer": 0.25})
     (again, *_) = track(monkeypatch, tmp_path, "trackio", fake_trackio, ROWS[1])
     assert again[1]["name"] == init[1]["name"]
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("stopped", "KILLED"), ("failed", "FAILED")])
+def test_trackers_learn_that_a_run_did_not_finish(monkeypatch, tmp_path, outcome, status):
+    end = RunEnd(outcome)
+    for name, make, last in (
+        ("wandb", fake_wandb, ("finish", {"exit_code": 1})),
+        ("mlflow", fake_mlflow, ("finish", "abc", status)),
+        ("trackio", fake_trackio, ("finish", {})),
+    ):
+        assert track(monkeypatch, tmp_path, name, make, ROWS[0], end=end)[-1] == last
 
 
 class Unreliable:
@@ -151,7 +172,7 @@ class Unreliable:
     def log(self, step, values):
         self.sent.append(step)
 
-    def finish(self):
+    def finish(self, end):
         pass
 
 
@@ -169,7 +190,7 @@ def test_a_server_that_fails_is_reported_once_and_gets_all_rows_later(
             time.sleep(0.01)
         kind.fails = False
         tracker.log(5, {"loss": 1.0})
-        tracker.close()
+        tracker.close(END)
     assert kind.sent == [0, 1, 2, 3, 4, 5]
     said = [record.getMessage() for record in caplog.records]
     assert sum("no network" in text for text in said) == 1
@@ -181,7 +202,7 @@ def test_a_tracker_that_always_fails_is_reported_to_lack_rows(monkeypatch, tmp_p
     with caplog.at_level(logging.WARNING):
         (tracker,) = open_trackers(["wandb"], "mine", tmp_path, {})
         tracker.log(1, {"loss": 1.0})
-        tracker.close()
+        tracker.close(END)
     assert "tracker wandb lacks 1 of this run's records" in caplog.text
 
 
@@ -209,6 +230,48 @@ def test_a_tracker_that_hangs_delays_neither_steps_nor_the_end(monkeypatch, tmp_
     assert read_metrics(workdir.metrics_csv)["train/loss"][0] == list(range(1, 11))
     assert "has not finished" in caplog.text and "was too slow for" in caplog.text
     let_go.set()
+
+
+def test_trackers_that_open_at_the_same_time_all_keep_their_ids(monkeypatch, tmp_path, caplog):
+    for name in trackers.TRACKERS:
+        kind = type("Fake", (Unreliable,), {"sent": [], "fails": False, "id": f"of {name}"})
+        monkeypatch.setitem(trackers.TRACKERS, name, kind)
+    read = trackers._read_ids
+
+    def read_slowly(path):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.05)
+        return read(path)
+
+    monkeypatch.setattr(trackers, "_read_ids", read_slowly)
+    opened = open_trackers([*trackers.TRACKERS], "mine", tmp_path, {})
+    for tracker in opened:
+        tracker.log(1, {"loss": 1.0})
+    for tracker in opened:
+        tracker.close(END)
+    ids = json.loads((tmp_path / "trackers.json").read_text())
+    assert ids == {name: f"of {name}" for name in trackers.TRACKERS} and not caplog.text
+
+
+def test_a_full_disk_keeps_an_id_from_its_file_but_no_metrics(monkeypatch, tmp_path, caplog):
+    kind = type("Fake", (Unreliable,), {"sent": [], "fails": False})
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", kind)
+    write, full = trackers.write_atomically, [OSError(28, "No space left on device")] * 2
+
+    def write_if_there_is_room(*arguments):
+        if full:
+            raise full.pop()
+        write(*arguments)
+
+    monkeypatch.setattr(trackers, "write_atomically", write_if_there_is_room)
+    with caplog.at_level(logging.WARNING):
+        (tracker,) = open_trackers(["wandb"], "mine", tmp_path, {})
+        for step in range(4):
+            tracker.log(step, {"loss": 1.0})
+        tracker.close(END)
+    assert kind.sent == [0, 1, 2, 3]
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": "x"}
+    assert caplog.text.count("No space left") == 1 and "after 2 attempts" in caplog.text
 
 
 def test_no_tracker_is_opened_before_the_first_metrics(tmp_path):

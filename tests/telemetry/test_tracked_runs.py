@@ -1,0 +1,151 @@
+"""Trackers of real runs: what `train` sends them when it is stopped, finishes and fails."""
+
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from signvit_jax.commands import train
+from signvit_jax.config.schema import flatten, from_json
+from signvit_jax.telemetry.metrics_file import read_rows
+from signvit_jax.training.divergence import StepWatch, TrainingDivergedError
+from tests.helpers import tiny_run
+
+FAKES = Path(__file__).parents[1] / "helpers" / "fake_trackers"
+TRACKERS = ("wandb", "mlflow", "trackio")
+MODULES = (*TRACKERS, "mlflow.entities", "recording")
+
+
+class Calls:
+    """The calls that the stand-ins for trackers have recorded since the last look."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def take(self) -> dict[str, list[dict]]:
+        """By tracker, in their order."""
+        lines = [json.loads(line) for line in self.file.read_text().splitlines()]
+        self.file.unlink()
+        return {name: [one for one in lines if one["tracker"] == name] for name in TRACKERS}
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch, light_jax):
+    monkeypatch.setenv("FAKE_TRACKER_CALLS", str(tmp_path / "calls.jsonl"))
+    monkeypatch.syspath_prepend(FAKES)
+    yield Calls(tmp_path / "calls.jsonl")
+    for module in MODULES:
+        sys.modules.pop(module, None)
+
+
+def go(trained, workdir, names=TRACKERS) -> int:
+    return tiny_run.command(
+        train.main,
+        f"--config={trained.config}",
+        f"--workdir={workdir}",
+        f"--tracker={','.join(names)}",
+    )
+
+
+def metrics_of(workdir: Path, after: int = 0) -> dict[int, dict[str, float]]:
+    """Step -> the finite metrics of its row in metrics.csv."""
+    _, rows = read_rows(workdir / "metrics.csv")
+    return {
+        int(row["step"]): {
+            name: float(text) for name, text in row.items() if name != "step" and text != "nan"
+        }
+        for row in rows
+        if int(row["step"]) > after
+    }
+
+
+def sent_metrics(sent: list[dict]) -> dict[int, dict[str, float]]:
+    """Step -> the metrics that a tracker was sent, without the summary at the end."""
+    found: dict[int, dict[str, float]] = {}
+    for one in sent:
+        if one["call"] == "log" and not any(name.startswith("best/") for name in one["values"]):
+            found.setdefault(one["step"], {}).update(one["values"])
+    return found
+
+
+def same(sent: dict[int, dict[str, float]], written: dict[int, dict[str, float]]) -> bool:
+    """Compare with the digits that metrics.csv has."""
+    return sent.keys() == written.keys() and all(
+        values == pytest.approx(written[step], rel=1e-7) for step, values in sent.items()
+    )
+
+
+def best_of(workdir: Path) -> dict[str, float]:
+    values = {step: row.get("validation/loss") for step, row in metrics_of(workdir).items()}
+    found = {step: value for step, value in values.items() if value is not None}
+    best = min(found.values())
+    latest = max(step for step, value in found.items() if value == best)
+    return {"best/loss": best, "best/epoch": latest // tiny_run.STEPS_PER_EPOCH}
+
+
+@pytest.mark.long
+def test_a_run_that_is_stopped_and_then_finishes(trained, tmp_path, calls, monkeypatch, caplog):
+    workdir = tmp_path / "run"
+    monkeypatch.setenv("FAKE_TRACKER_SIGTERM", "wandb")
+    assert go(trained, workdir) == 143
+    stopped = calls.take()
+    done = max(metrics_of(workdir))
+    assert done < tiny_run.EPOCHS * tiny_run.STEPS_PER_EPOCH
+    written = flatten(dataclasses.asdict(from_json((workdir / "config.json").read_text())))
+    for name, sent in stopped.items():
+        assert sent[0]["call"] == "init" and sent[-1]["call"] == "finish", name
+        config = {key: value for one in sent for key, value in one.get("config", {}).items()}
+        assert config.keys() == written.keys()
+        assert str(config["training.num_epochs"]) == str(tiny_run.EPOCHS)
+        assert str(config["model.decoder.hidden_dim"]) == "16"
+        assert not any(str(tmp_path.parent) in str(value) for value in config.values())
+        assert same(sent_metrics(sent), metrics_of(workdir)), name
+    assert {name: sent[-1].get("status") for name, sent in stopped.items()} == {
+        "wandb": 1,
+        "mlflow": "KILLED",
+        "trackio": 0,
+    }
+
+    # The same command goes on with the same runs; trackio's server is away.
+    monkeypatch.setenv("FAKE_TRACKER_RAISES", "trackio")
+    with caplog.at_level(logging.WARNING):
+        assert go(trained, workdir) == 0
+    finished = calls.take()
+    for name in ("wandb", "mlflow"):
+        sent = finished[name]
+        assert sent[0]["id"] == f"made-by-{name}" and sent[-1]["call"] == "finish"
+        assert same(sent_metrics(sent), metrics_of(workdir, after=done)), name
+    assert finished["wandb"][-1]["status"] == 0
+    assert finished["wandb"][-1]["summary"] == pytest.approx(best_of(workdir))
+    assert finished["mlflow"][-1]["status"] == "FINISHED"
+    *_, summary, _ = finished["mlflow"]
+    assert summary["values"] == pytest.approx(best_of(workdir)) and summary["step"] == max(
+        metrics_of(workdir)
+    )
+
+    # It has lost the run nothing, was said once, and the rows that it lacks were counted.
+    assert {one["call"] for one in finished["trackio"]} == {"init"}
+    said = [record.getMessage() for record in caplog.records if "trackio" in record.getMessage()]
+    rows = sum(len(one["values"]) > 0 for one in finished["wandb"] if one["call"] == "log")
+    assert len(said) == 2 and "no network" in said[0] and "the run continues" in said[0]
+    assert f"tracker trackio lacks {rows} of this run's records" in said[1]
+
+
+@pytest.mark.long
+def test_a_run_that_fails_ends_in_its_trackers_too(trained, tmp_path, calls, monkeypatch):
+    add = StepWatch.add
+
+    def fail_at_two(self, step, index, report):
+        if step == 2:
+            raise TrainingDivergedError("the loss is not finite")
+        add(self, step, index, report)
+
+    monkeypatch.setattr(StepWatch, "add", fail_at_two)
+    assert go(trained, tmp_path / "run") == 1
+    for name, sent in calls.take().items():
+        assert sent_metrics(sent).keys() == {1}, name
+        assert sent[-1]["call"] == "finish"
+        assert sent[-1]["status"] == {"wandb": 1, "mlflow": "FAILED", "trackio": 0}[name]
