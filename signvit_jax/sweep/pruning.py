@@ -101,21 +101,22 @@ def should_prune(sweep: Sweep, trial: Trial, trials: Sequence[Trial]) -> bool:
     import optuna
 
     with quiet_optuna():
-        asked = _optuna_pruner(pruner, settings, trial, trials)
-        if asked is None:
+        of_optuna = _optuna_pruner(pruner, settings, trial, trials)
+        if of_optuna is None:
             return False
         study = optuna.create_study(
             direction=direction(settings),
-            pruner=asked,
+            pruner=of_optuna,
             study_name="sweep",  # Hyperband's brackets follow from it and the trials' numbers
             sampler=optuna.samplers.RandomSampler(0),
         )
         others = {other.number: other for other in trials if other.number != trial.number}
-        for number in range(max([trial.number, *others]) + 1):
-            replayed = study.ask()
+        asked = [study.ask() for _ in range(max([trial.number, *others]) + 1)]
+        running = asked[trial.number]
+        for number, replayed in enumerate(asked):
             if number == trial.number:
-                running = replayed
-            elif (other := others.get(number)) is None or not _is_compared(other):
+                continue
+            if (other := others.get(number)) is None or not _is_compared(other):
                 study.tell(replayed, state=optuna.trial.TrialState.FAIL)
             else:
                 _replay(study, replayed, other, trial, has_rungs=pruner.has_rungs)
@@ -170,8 +171,9 @@ def _optuna_pruner(
             pruner.number, n_startup_trials=_COMPARED, n_warmup_steps=first
         )
     if pruner.name == "threshold":
-        side = "lower" if settings.higher_is_better else "upper"
-        return pruners.ThresholdPruner(**{side: pruner.number}, n_warmup_steps=first)
+        worst = pruner.number
+        lower, upper = (worst, None) if settings.higher_is_better else (None, worst)
+        return pruners.ThresholdPruner(lower, upper, n_warmup_steps=first)
     if pruner.name == "patient":
         wrapped = pruner.wrapped and _optuna_pruner(pruner.wrapped, settings, trial, trials)
         return pruners.PatientPruner(wrapped, int(pruner.number))

@@ -82,8 +82,7 @@ def _quasi_random(settings: Settings, count: int) -> dict[str, Value]:
     # The sampler takes the space from the first trial, and counts those that were asked for.
     known = {d.key: d.extremes[0] for d in settings.space}
     study.add_trial(optuna.trial.create_trial(value=0.0, params=known, distributions=distributions))
-    for _ in range(count + 1):
-        asked = study.ask(distributions)
+    asked = [study.ask(distributions) for _ in range(count + 1)][-1]
     return {d.key: _rounded(d, asked.params[d.key]) for d in settings.space}
 
 

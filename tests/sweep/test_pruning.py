@@ -52,6 +52,10 @@ def test_other_batch_sizes_are_compared_at_equal_clips(tmp_path):
     assert should_prune(sweep, slow, others)
     last = dataclasses.replace(slow, curve=((70, 0.95), (134, 0.9)))  # a batch that was filled up
     assert should_prune(sweep, last, others)
+    full = dataclasses.replace(slow, curve=((60, 0.95), (124, 0.9)))  # those of the others were
+    assert should_prune(sweep, full, others)
+    early = dataclasses.replace(slow, curve=((50, 0.95), (110, 0.9)))  # nobody is as early
+    assert not should_prune(sweep, early, others)
 
 
 def test_the_decision_to_prune_is_that_of_the_table_alone(tmp_path):
