@@ -52,6 +52,7 @@ ALLOWED = {
     "signvit_jax/media/caption_worker.py": ["spec.loader.exec_module(...)"],
     # The training command of this installation, with flags.
     "signvit_jax/sweep/launch.py": ["os.execv(...)"],
+    "signvit_jax/sweep/results_commands.py": ["os.execv(...)"],
     # The file of --space, which a user writes in Python like a config.
     "signvit_jax/sweep/space.py": ["spec.loader.exec_module(...)"],
     "tfds_builders/csl_daily/csl_daily_dataset_builder.py": ["import pickle"],

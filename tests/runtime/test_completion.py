@@ -47,7 +47,7 @@ def completions(line, tmp_path):
         ("signvit translate clip.mp4 --decode ctc", ["ctc", "ctc_beam"]),
         ("signvit data-report --cl", ["--clips "]),
         ("signvit sweep st", ["status "]),
-        ("signvit sweep run --sampler=r", ["--sampler=random "]),
+        ("signvit sweep run --keep=b", ["--keep=best "]),
         ("signvit sweep work --swe", ["--sweep "]),
         ("signvit doctor --qu", ["--quick "]),
         ("signvit configs small_", ["small_gpu "]),

@@ -33,9 +33,17 @@ def test_takes_differ_in_all_but_the_sign(own_signs, tmp_path):
 
 
 def test_the_third_take_of_a_letter_is_asked(own_signs, tmp_path):
-    (tmp_path / "letters" / "videos").mkdir(parents=True)
+    videos = tmp_path / "letters" / "videos"
+    videos.mkdir(parents=True)
+    for letter in "ABCDEFGHIK":
+        for take in (1, 2, 3):
+            (videos / f"Person2-{letter}-{take}.mp4").write_text(f"{letter}{take}")
     asked = own_signs.irish_takes(tmp_path / "letters", 2, tmp_path / "out")
     assert [take.text for take in asked] == list("abcdefghik")
+    # The build follows no link out of its folder.
+    for take in asked:
+        assert not take.video.is_symlink() and take.video.read_text().endswith("3")
+    assert not any(file.is_symlink() for file in (tmp_path / "out" / "takes").iterdir())
     with open(tmp_path / "out" / "takes" / "clips.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows if row["uid"].endswith("-3")} == {"test"}
