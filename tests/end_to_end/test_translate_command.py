@@ -5,6 +5,7 @@ import errno
 import json
 import shutil
 
+import av
 import numpy as np
 import pysubs2
 import pytest
@@ -395,10 +396,13 @@ def test_videos_with_captions_are_written_and_not_read_again(trained, tmp_path, 
     shutil.copy(trained.video(0), tmp_path / "clip.mp4")
     flags = [f"--workdir={trained.workdir}", f"--output_dir={tmp_path}", "--skip_existing"]
     flags += ["--burn_in", "--soft_subtitles", f"--summary={tmp_path / 'summary.jsonl'}"]
+    flags.append("--language=de-CH")
     assert tiny_run.command(translate.main, tmp_path, *flags) == 0
     names = {path.name for path in tmp_path.iterdir()}
     videos = {"clip.captioned.mp4", "clip.subtitled.mp4"}
     assert names == {"clip.mp4", "clip.txt", "summary.jsonl", *videos}
+    with av.open(tmp_path / "clip.subtitled.mp4") as video:
+        assert video.streams.subtitles[0].language == "deu"
     (tmp_path / "clip.txt").write_text("corrected by hand")
     (tmp_path / "clip.subtitled.mp4").unlink()
     assert tiny_run.command(translate.main, tmp_path, *flags) == 0  # only what is missing
