@@ -180,7 +180,11 @@ def _clip(sides: Sequence[Side], comparison: Comparison, place: int) -> str:
     prediction = sides[0].results.predictions[comparison.clips[place]]
     rows = [["reference", text(comparison.references[place]), ""]]
     rows += [
-        [text(side.name), text(texts[place]), f"{errors[place].rate:.0%}"]
+        [
+            text(side.name),
+            text(texts[place]) or "<span class=soft>no text</span>",
+            f"{errors[place].rate:.0%}",
+        ]
         for side, errors, texts in zip(sides, comparison.clip_errors, comparison.hypotheses)
     ]
     body = "".join(

@@ -30,7 +30,8 @@ class Compared:
     """A score of one system, in percent.
 
     `interval` is half the width of the 95 % confidence interval. `p_value` is the probability of a
-    difference as large as that to the baseline if the systems were equal; None for the baseline.
+    difference as large as that to the baseline if the systems were equal: 1 where there is no
+    difference, None for the baseline.
     """
 
     score: float
@@ -89,7 +90,8 @@ def compare(
         test = PairedTest(systems, {name: metric}, [references], "bs", n_samples=samples)
         signatures, compared = test()
         (key,) = signatures
-        found[name] = [_from_sacrebleu(one) for one in compared[key] if isinstance(one, Result)]
+        results = [one for one in compared[key] if isinstance(one, Result)]
+        found[name] = [_from_sacrebleu(one, results[0]) for one in results]
         signature = signature or str(signatures[key])
         on_metric()
     words = counted_words(references, scores)
@@ -132,7 +134,7 @@ def paired_bootstrap(counts: Float[np.ndarray, "systems clips 2"], samples: int)
         if system:
             differences = np.abs(rates[:, system] - rates[:, 0])
             above = differences - differences.mean() > abs(rate - measured[0])
-            p_value = float((above.sum() + 1) / (samples + 1))
+            p_value = float((above.sum() + 1) / (samples + 1)) if rate != real[0] else 1.0
         interval = float(estimate_ci(rates[:, system])[1])
         compared.append(Compared(100.0 * float(rate), 100.0 * interval, p_value))
     return compared
@@ -155,5 +157,8 @@ def _rate(counts: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
     return counts[:, 0] / np.maximum(counts[:, 1], 1.0)
 
 
-def _from_sacrebleu(result: Result) -> Compared:
-    return Compared(float(result.score), float(result.ci or 0.0), result.p_value)
+def _from_sacrebleu(result: Result, baseline: Result) -> Compared:
+    p_value = result.p_value
+    if p_value is not None and result.score == baseline.score:
+        p_value = 1.0  # sacreBLEU's is 1 / (samples + 1), the smallest there is
+    return Compared(float(result.score), float(result.ci or 0.0), p_value)

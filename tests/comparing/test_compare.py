@@ -72,6 +72,7 @@ def test_similar_systems_do_not_differ_significantly():
     assert all(of_sides[1].p_value > 0.05 for of_sides in found.scores.values())
     same = compare([side("a", worse(0.3)), side("b", worse(0.3))], "beam", 200)
     assert all(of_sides[1].score == of_sides[0].score for of_sides in same.scores.values())
+    assert [of_sides[1].p_value for of_sides in same.scores.values()] == [1.0] * 4
     assert most_different(same, 10) == []
 
 

@@ -50,9 +50,13 @@ def test_a_run_its_export_and_results_in_a_file(trained, tmp_path, capfd):
         {one["id"]: one["beam"] for one in json.loads(file.read_text())["predictions"]}
         for file in evaluations
     ]
+    for name in DECODERS.split(","):
+        for scores in found["decoders"][name]["scores"].values():
+            same = [other["score"] == scores[0]["score"] for other in scores[1:]]
+            assert [other["p_value"] == 1 for other in scores[1:]] == same
     differ = {key for key in texts[0] if len({own[key] for own in texts}) > 1}
     listed = {clip["id"] for clip in found["decoders"]["beam"]["clips"]}
     assert listed and listed <= differ
     html = page.read_text()
     assert html.count("<h2>Scores of ") == 2 and "curves of the runs" in html
-    assert html.count("<article>") == len(listed)
+    assert html.count("<article>") == len(listed) and html.count("no text</span>") == len(listed)
