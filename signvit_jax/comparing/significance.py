@@ -134,7 +134,7 @@ def paired_bootstrap(counts: Float[np.ndarray, "systems clips 2"], samples: int)
         if system:
             differences = np.abs(rates[:, system] - rates[:, 0])
             above = differences - differences.mean() > abs(rate - measured[0])
-            p_value = float((above.sum() + 1) / (samples + 1)) if rate != real[0] else 1.0
+            p_value = float((above.sum() + 1) / (samples + 1)) if rate != measured[0] else 1.0
         interval = float(estimate_ci(rates[:, system])[1])
         compared.append(Compared(100.0 * float(rate), 100.0 * interval, p_value))
     return compared
