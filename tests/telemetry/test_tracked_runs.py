@@ -117,7 +117,9 @@ def test_a_run_that_is_stopped_and_then_finishes(trained, tmp_path, calls, monke
     for name in ("wandb", "mlflow"):
         sent = finished[name]
         assert sent[0]["id"] == f"made-by-{name}" and sent[-1]["call"] == "finish"
-        assert same(sent_metrics(sent), metrics_of(workdir, after=done)), name
+        # If the signal came at the end of an epoch, its validation is sent by this start.
+        later = {step: values for step, values in sent_metrics(sent).items() if step > done}
+        assert same(later, metrics_of(workdir, after=done)), name
     assert finished["wandb"][-1]["status"] == 0
     assert finished["wandb"][-1]["summary"] == pytest.approx(best_of(workdir))
     assert finished["mlflow"][-1]["status"] == "FINISHED"
