@@ -46,7 +46,10 @@ class Page:
         return self.page.locator(selector).inner_text()
 
     def wait(self, selector: str, text: str, seconds: float = 60.0) -> str:
-        return wait_until(lambda: text in (found := self.text(selector)) and found, seconds)
+        try:
+            return wait_until(lambda: text in (found := self.text(selector)) and found, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{selector} has {self.text(selector)!r}, not {text!r}") from error
 
     def texts(self) -> list[str]:
         return [area.input_value() for area in self.page.locator("#transcript textarea").all()]

@@ -47,8 +47,9 @@ async function startCamera() {
   $("start").disabled = true;
   $("stop").disabled = false;
   $("stop").focus();
-  if (model?.examples && $("keep").checked) record(live);
-  openSocket(live);
+  const mine = live;
+  if (model?.examples && $("keep").checked) await record(mine); // before the first frame is read
+  if (live === mine && !mine.isStopping) openSocket(mine);
 }
 
 function openSocket(mine) {
@@ -133,7 +134,7 @@ function stopCamera() {
   mine.isStopping = true;
   clearInterval(mine.timer);
   clearTimeout(mine.retry);
-  if (mine.socket.readyState === WebSocket.OPEN) {
+  if (mine.socket?.readyState === WebSocket.OPEN) {
     $("camera-state").textContent = "Reading the rest …";
     mine.socket.send(JSON.stringify({ event: "end" }));
   } else {
@@ -172,9 +173,11 @@ for (const button of document.querySelectorAll("[data-live-format]")) {
 // a text of up to EXAMPLE_SECONDS is in one of them.
 const RECORDING_SECONDS = 300;
 const EXAMPLE_SECONDS = 60;
+const RECORDER_SECONDS = 1.5;
 const MARGIN = 0.3; // seconds before and after a text, for what the two clocks differ
 
-function record(mine) {
+// Begin a recording; resolves once it runs.
+async function record(mine) {
   let recorder;
   try {
     recorder = new MediaRecorder(mine.stream, { videoBitsPerSecond: 2000000 });
@@ -183,7 +186,10 @@ function record(mine) {
     return;
   }
   const recording = { recorder, chunks: [], began: null, ended: null };
-  recorder.addEventListener("start", () => { recording.began = performance.now(); });
+  const started = new Promise((resolve) => {
+    recorder.addEventListener("start", () => { recording.began = performance.now(); resolve(); });
+    recorder.addEventListener("error", resolve);
+  });
   recorder.addEventListener("stop", () => { recording.ended = performance.now(); });
   recorder.addEventListener("dataavailable", (event) => recording.chunks.push(event.data));
   recorder.start(1000);
@@ -191,6 +197,7 @@ function record(mine) {
   const end = () => { if (recorder.state !== "inactive") recorder.stop(); };
   setTimeout(end, 1000 * RECORDING_SECONDS);
   mine.nextRecording = setTimeout(() => record(mine), 1000 * (RECORDING_SECONDS - EXAMPLE_SECONDS));
+  await started;
 }
 
 function showRecorded(segment, at) {
@@ -213,6 +220,9 @@ async function recordedPart(at, seconds) {
     ({ began, ended }) => began !== null && began <= at + 500 && at + 1000 * seconds <= (ended ?? Infinity) + 500,
   );
   if (!recording) throw new Lost("the page keeps the last minutes of the camera, and this text is older.");
+  // The recorder is a little behind the camera.
+  const wait = at + 1000 * (seconds + MARGIN + RECORDER_SECONDS) - performance.now();
+  if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
   await flushed(recording.recorder);
   const start = (at - recording.began) / 1000;
   return {
