@@ -164,14 +164,14 @@ def test_a_part_of_the_cameras_recording_is_saved_as_an_example_when_asked(tmp_p
         first, last = map(int, texts.nth(1).input_value().split())
         texts.nth(1).fill("corrected")
         page.page.locator("#recorded .example").nth(1).click()
-        page.wait("#camera-save-state", "Saved corrected_01.mp4")
+        page.wait("#camera-save-state", "Saved corrected_01.mp4", 180)
         page.page.click("#stop")
         page.wait("#camera-state", "Stopped")
         assert page.page.evaluate("recordings[0].recorder.state") == "inactive"
         # The recording is still there.
         page.page.locator("#recorded .example").nth(0).click()
         page.wait("#camera-save-state", "Saved")
-        wait_until(lambda: len(list(folder.glob("*.mp4"))) == 2)
+        wait_until(lambda: len(list(folder.glob("*.mp4"))) == 2, 180)
         page.check_origin()
     assert "corrected_01,corrected,,,train" in (folder / "clips.csv").read_text()
     with open_video(folder / "corrected_01.mp4", Sampling()) as video:
