@@ -27,7 +27,8 @@ if [ ! -f .venv/.installed ] || ! grep -qxF "$wanted" .venv/.installed; then
   started=$SECONDS
   [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
   echo "installing signvit-jax${extras:+ with $extras} into .venv ..."
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  # Python compiles each module when it is first imported; to compile all of them now takes longer.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint constraints.txt --editable "$target"
   if [ "$extras" = test ]; then
     # jax2onnx requires an older Orbax than ours, but does not use it.

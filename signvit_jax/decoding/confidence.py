@@ -254,7 +254,7 @@ def to_json(calibration: Calibration) -> str:
     "lexicon": null or {"glosses": {name: ENTRY}, "words": {name: ENTRY}}.
 
     SCALE is {"weights": {statistic: number}, "bias", "examples", "right", "note"}, and ENTRY is
-    {"usual", "by": {name: probability}}.
+    {"usual", "by": {name: probability}, "usual_again"}; without "usual_again" in earlier releases.
     """
 
     def scale_values(scale: Scale | None) -> Mapping[str, object] | None:
@@ -327,6 +327,7 @@ def _entries(values: ParsedJson) -> dict[str, Entry]:
         str(name): Entry(
             _number(entry["usual"]),
             {str(other): _number(share) for other, share in entry["by"].items()},
+            None if (again := entry.get("usual_again")) is None else _number(again),
         )
         for name, entry in values.items()
     }

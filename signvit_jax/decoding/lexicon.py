@@ -5,7 +5,7 @@ It finds signs whose word is missing in a hypothesis, and words that nobody sign
 
 import dataclasses
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -21,16 +21,33 @@ _PERCENTILE = 5
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A word and the glosses that explain it, or a gloss and the words that explain it."""
+    """A word and the glosses that explain it, or a gloss and the words that explain it.
+
+    The explanations of a sentence are the glosses, or the words, of its translation. Each of them
+    explains one occurrence of the entry at most, so that a word that a text repeats needs a sign
+    for each of its occurrences, where it has one in training.
+    """
 
     usual: float  # log-probability that its best explanation has in nearly all training sentences
     by: Mapping[str, float]  # explanation -> probability
+    # The same as `usual`, for its second and further occurrences in a sentence. None: not known, as
+    # in files of earlier releases; then these occurrences have no shortfall.
+    usual_again: float | None = None
 
-    def shortfall(self, others: Sequence[str]) -> float:
-        """Return by how much the best of `others` explains it worse than usual, in nats, >= 0."""
-        probabilities = (self.by.get(other, _MIN_PROBABILITY) for other in others)
-        best = max(probabilities, default=_MIN_PROBABILITY)
-        return max(self.usual - math.log(best), 0.0)
+    def best_explanations(self, others: Sequence[str], occurrences: int) -> list[float]:
+        """Return the log-probability of the best explanation of each occurrence, from the best on.
+
+        An occurrence for which none of the `others` is left has that of _MIN_PROBABILITY.
+        """
+        probabilities = [self.by.get(other, _MIN_PROBABILITY) for other in others]
+        probabilities += [_MIN_PROBABILITY] * occurrences
+        return [math.log(p) for p in sorted(probabilities, reverse=True)[:occurrences]]
+
+    def shortfalls(self, others: Sequence[str], occurrences: int) -> list[float]:
+        """Return by how much `others` explain each occurrence worse than usual, in nats, >= 0."""
+        first, *again = self.best_explanations(others, occurrences)
+        usual_again = -math.inf if self.usual_again is None else self.usual_again
+        return [max(self.usual - first, 0.0), *(max(usual_again - log, 0.0) for log in again)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +65,22 @@ class Lexicon:
 
     def unexplained_glosses(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:
         """Return the shortfall of each gloss, in nats; 0 for an unknown gloss."""
-        return [
-            self.glosses[gloss].shortfall(words) if gloss in self.glosses else 0.0
-            for gloss in glosses
-        ]
+        return _unexplained(self.glosses, glosses, words)
 
     def unexplained_words(self, glosses: Sequence[str], words: Sequence[str]) -> list[float]:
         """Return the shortfall of each word, in nats; 0 for an unknown word."""
-        return [
-            self.words[word].shortfall(glosses) if word in self.words else 0.0 for word in words
-        ]
+        return _unexplained(self.words, words, glosses)
+
+
+def _unexplained(
+    entries: Mapping[str, Entry], targets: Sequence[str], others: Sequence[str]
+) -> list[float]:
+    """Return the shortfall of each target, in nats; 0 for a target without an entry."""
+    counts = Counter(target for target in targets if target in entries)
+    shortfalls = {
+        target: iter(entries[target].shortfalls(others, count)) for target, count in counts.items()
+    }
+    return [next(shortfalls[target]) if target in shortfalls else 0.0 for target in targets]
 
 
 def learn_lexicon(sentences: Iterable[Sentence]) -> Lexicon | None:
@@ -106,10 +129,26 @@ def _learn_direction(pairs: Sequence[Sentence]) -> dict[str, Entry]:
         target, source = divmod(pair_id, num_sources)
         if source and probability >= _MIN_PROBABILITY:
             explanations[target][source_names[source]] = round(probability, 4)
-    return {
-        name: Entry(round(float(np.percentile(logs, _PERCENTILE)), 4), explanations[number])
+    entries = {
+        name: Entry(_usual(logs), explanations[number])
         for number, (name, logs) in enumerate(zip(target_names, best_by_target))
     }
+    again: dict[str, list[float]] = defaultdict(list)
+    for target, source in pairs:
+        for name, count in Counter(target).items():
+            if count > 1:
+                again[name] += entries[name].best_explanations(source, count)[1:]
+    return {
+        name: dataclasses.replace(
+            entry, usual_again=_usual(again[name]) if name in again else entry.usual
+        )
+        for name, entry in entries.items()
+    }
+
+
+def _usual(logs: Sequence[float] | Float[np.ndarray, "n"]) -> float:
+    """Return the log-probability that nearly all of the given ones reach."""
+    return round(float(np.percentile(logs, _PERCENTILE)), 4)
 
 
 def _numbered(sentences: Iterable[Sequence[str]]) -> tuple[list[str], list[Int[np.ndarray, "n"]]]:

@@ -1,5 +1,6 @@
 """The lexicon of a small language, and expectation maximization written out in loops."""
 
+import dataclasses
 import itertools
 import math
 from collections import defaultdict
@@ -77,3 +78,44 @@ def test_probabilities_equal_those_of_model_1_in_loops(lexicon):
     assert lexicon.glosses["DOG"].usual == pytest.approx(
         math.log(probabilities["DOG", "dog"]), abs=0.01
     )
+
+
+# A noun that is signed twice is a plural: one word for two signs.
+PLURALS = [
+    ([noun, noun, verb], [f"{NOUNS[noun]}s", VERBS[verb]])
+    for noun, verb in itertools.product(NOUNS, VERBS)
+]
+
+
+@pytest.fixture(scope="module")
+def lexicon_with_plurals():
+    return learn_lexicon(SENTENCES * 2 + PLURALS)
+
+
+def test_a_sign_explains_one_occurrence_of_a_word(lexicon):
+    _, dog, _, repeated, _ = lexicon.unexplained_words(
+        ["DOG", "CAT", "RUN"], ["the", "dog", "the", "dog", "runs"]
+    )
+    assert dog < 0.2 and repeated > 2
+    assert lexicon.unexplained_words(["DOG", "DOG"], ["dog", "dog"])[1] < 0.2
+
+
+def test_a_word_explains_one_occurrence_of_a_sign_unless_training_has_it_otherwise(
+    lexicon, lexicon_with_plurals
+):
+    _, repeated, _ = lexicon.unexplained_glosses(["DOG", "DOG", "RUN"], ["the", "dog", "runs"])
+    assert repeated > 1
+    plural = lexicon_with_plurals.unexplained_glosses(["DOG", "DOG", "RUN"], ["dogs", "runs"])
+    assert max(plural) < 0.5
+
+
+def test_repetitions_have_no_shortfall_by_a_lexicon_of_an_earlier_release(lexicon):
+    earlier = dataclasses.replace(
+        lexicon,
+        words={
+            word: dataclasses.replace(entry, usual_again=None)
+            for word, entry in lexicon.words.items()
+        },
+    )
+    assert earlier.unexplained_words(["DOG"], ["dog", "dog"])[1] == 0.0
+    assert lexicon.unexplained_words(["DOG"], ["dog", "dog"])[1] > 2
