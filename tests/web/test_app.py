@@ -14,7 +14,7 @@ from starlette.testclient import WebSocketDenialResponse
 from signvit_jax.captions.formats import FORMATS
 from signvit_jax.web.openapi import openapi_document
 from signvit_jax.web.settings import ServerSettings
-from signvit_jax.web.uploads import received
+from signvit_jax.web.uploads import receive_upload
 from signvit_jax.web.work_queue import WorkQueue
 from tests.web.conftest import ADDRESS, CLIP, open_uploads, until, video
 
@@ -170,7 +170,7 @@ class SlowRequest:
 
 
 async def receive(request, max_bytes=10_000, idle_seconds=5.0):
-    async with received(request, max_bytes, idle_seconds) as upload:
+    async with receive_upload(request, max_bytes, idle_seconds) as upload:
         return upload.size, upload.fields
 
 
