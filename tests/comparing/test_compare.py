@@ -76,7 +76,7 @@ def test_similar_systems_do_not_differ_significantly():
     assert most_different(same, 10) == []
 
 
-def test_the_bootstrap_of_rates_is_that_of_a_slow_loop():
+def test_the_bootstrap_of_rates_equals_a_slow_loop():
     rng = np.random.default_rng(0)
     counts = np.stack([rng.integers(0, 5, (2, 30)), np.full((2, 30), 4)], axis=-1).astype(float)
     found = paired_bootstrap(counts, 130)
@@ -160,13 +160,13 @@ def test_names_are_text_in_the_page(runs):
     assert [key for key, _ in config_differences(sides)] == ["training.num_epochs"]
 
 
-def test_short_names_tell_paths_apart(tmp_path):
+def test_short_names_of_paths_are_unique(tmp_path):
     assert short_names([tmp_path / "a" / "x", tmp_path / "b" / "x"]) == ["a/x", "b/x"]
     assert short_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
     assert short_names([tmp_path / "a", tmp_path / "a"])[1].endswith("(2)")
 
 
-def test_other_clips_are_refused_with_the_number_shared(runs, tmp_path, capfd):
+def test_results_of_other_clips_are_refused_with_the_number_of_shared_ones(runs, tmp_path, capfd):
     ids = [f"clip{number:02d}" for number in range(10, 70)]
     other = write_run(tmp_path / "other", worse(0.1), ids=ids)
     assert tiny_run.command(command.main, runs[0], other) == 2

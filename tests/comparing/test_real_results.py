@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.usefixtures("light_jax"), pytest.mark.long]
 DECODERS = "beam,greedy"
 
 
-def test_a_run_its_export_and_results_in_a_file(trained, tmp_path, capfd):
+def test_a_run_is_compared_with_its_export_and_a_results_file(trained, tmp_path, capfd):
     run, model, careful = tmp_path / "run", tmp_path / "int8", tmp_path / "careful.json"
     shutil.copytree(trained.workdir, run, ignore=shutil.ignore_patterns("eval", ".lock"))
     flags = ["--format=int8", "--report_clips=1", f"--output={model}"]

@@ -334,7 +334,7 @@ CASES = [
         for number, (check, _, _, level, *_) in enumerate(CASES)
     ],
 )
-def test_a_check_says_what_is_wrong_and_what_to_do(check, facts, changes, level, found, advice):
+def test_a_check_reports_the_problem_and_what_to_do(check, facts, changes, level, found, advice):
     finding = check(dataclasses.replace(facts, **changes))
     assert finding.level == level, finding
     assert re.search(found, finding.found), finding.found
@@ -357,7 +357,7 @@ def test_a_check_says_what_is_wrong_and_what_to_do(check, facts, changes, level,
         ({"free": 1, "must_write": False}, "ok", ""),  # a data set is only read
     ],
 )
-def test_folders(changes, level, found):
+def test_findings_about_folders(changes, level, found):
     changed = dataclasses.replace(FOLDER, **changes)
     fine = dataclasses.replace(FOLDER, use="temporary files")
     finding = machine.check_folders(machine.FoldersFacts((fine, changed)))
@@ -379,7 +379,7 @@ def test_joined_findings_begin_with_the_worst():
     assert both == Finding("x", "bad", "broken; fine", "repair it")
 
 
-def test_quick_leaves_out_what_is_slow_and_flags_what_is_not_given():
+def test_quick_skips_slow_checks():
     levels = {check.name: check.run(Request(quick=True))[0].level for check in CHECKS if check.slow}
     assert levels == dict.fromkeys(
         ("devices", "attention", "codecs", "data_set", "config"), "skipped"

@@ -33,7 +33,7 @@ def checks(monkeypatch):
 
 
 @pytest.mark.parametrize(("level", "code"), [("ok", 0), ("note", 0), ("skipped", 0), ("bad", 1)])
-def test_only_what_is_bad_changes_the_exit_code(checks, capsys, level, code):
+def test_only_bad_findings_change_the_exit_code(checks, capsys, level, code):
     checks(level)
     assert run_command(lambda: command.main(["--quick"])) == code
     printed = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_only_what_is_bad_changes_the_exit_code(checks, capsys, level, code):
     assert counted in printed.splitlines()[-1]
 
 
-def test_json_has_the_facts_and_no_home(checks, capsys):
+def test_json_has_the_facts_without_the_home_folder(checks, capsys):
     checks("bad", found=f"{Path.home()}/secret cannot be read")
     assert run_command(lambda: command.main(["--json", f"--workdir={Path.home()}/x"])) == 1
     printed = capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_json_has_the_facts_and_no_home(checks, capsys):
     assert content["checks"][1]["facts"]["workdir"] == "~/x"
 
 
-def test_a_workdir_brings_its_config_and_data(trained, checks, monkeypatch):
+def test_a_workdir_sets_the_config_and_the_data_folder(trained, checks, monkeypatch):
     seen = []
     checks("ok")
     monkeypatch.setattr(
@@ -67,7 +67,7 @@ def test_a_workdir_brings_its_config_and_data(trained, checks, monkeypatch):
     assert seen[2] == Request(workdir="/nowhere")
 
 
-def test_a_wrong_config_is_wrong_usage(capsys):
+def test_an_unknown_config_is_wrong_usage(capsys):
     assert run_command(lambda: command.main(["--config=smal"])) == 2
     assert "no preset 'smal'" in capsys.readouterr().err
 

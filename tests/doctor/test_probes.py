@@ -116,7 +116,7 @@ def test_a_platform_without_devices_is_an_error(monkeypatch):
     assert (skipped.level, skipped.found) == ("skipped", "JAX has no device")
 
 
-def test_nothing_asks_a_device_that_hangs_again(monkeypatch):
+def test_later_checks_do_not_use_a_device_that_failed(monkeypatch):
     hanging = Check("devices", fail, devices.check_devices)
     monkeypatch.setattr(registry, "DEVICES", hanging)
     later = Check("later", lambda request: request, lambda request: Finding("", "ok", ""))
@@ -125,7 +125,7 @@ def test_nothing_asks_a_device_that_hangs_again(monkeypatch):
     assert "the driver is confused" in request.devices.error
 
 
-def test_packages_are_those_that_pip_lists():
+def test_installed_packages_have_the_versions_of_their_metadata():
     facts = software.probe_dependencies(Request())
     assert {"jax", "numpy", "av", "jaxlib"} <= facts.installed.keys()
     assert facts.installed == {name: metadata.version(name) for name in facts.installed}
@@ -168,7 +168,7 @@ def test_every_drawn_video_is_read():
     assert set(facts.read.values()) == {media_codecs.FRAMES} and not facts.errors
 
 
-def test_a_workdir_that_is_in_use_and_damaged(trained, tmp_path, monkeypatch):
+def test_use_and_damage_of_a_workdir_are_found(trained, tmp_path, monkeypatch):
     shutil.copytree(trained.workdir, tmp_path / "run")
     request = Request(workdir=str(tmp_path / "run"))
     facts = run_files.probe_workdir(request)
@@ -215,7 +215,7 @@ def test_a_data_set_is_read_and_its_damage_found(trained, tmp_path):
     assert index.exists() and run_files.check_data(facts).level == "bad"
 
 
-def test_clocks_and_process_zero(tmp_path):
+def test_clock_and_coordinator_of_several_processes_are_checked(tmp_path):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
@@ -270,7 +270,7 @@ def test_a_probe_that_crashes_hangs_or_fails_is_a_bad_finding(probe, isolated, f
     assert time.monotonic() - start < 25
 
 
-def test_the_checks_at_the_start_are_cheap_and_name_what_is_bad(tmp_path, caplog, monkeypatch):
+def test_the_checks_at_the_start_are_cheap_and_log_bad_findings(tmp_path, caplog, monkeypatch):
     config = load_config("small")
     at_start.check_start(config, tmp_path)  # the first call imports
     start = time.process_time()
@@ -284,7 +284,7 @@ def test_the_checks_at_the_start_are_cheap_and_name_what_is_bad(tmp_path, caplog
     assert warning.startswith("folders: ") and "what to do: delete files" in warning
 
 
-def test_a_fault_of_the_checks_at_the_start_ends_no_run(tmp_path, caplog, monkeypatch):
+def test_an_error_in_the_checks_at_the_start_does_not_end_the_run(tmp_path, caplog, monkeypatch):
     def fail() -> str:
         raise ValueError("odd machine")
 

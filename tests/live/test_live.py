@@ -53,7 +53,7 @@ def final(updates):
     return [segment.text for update in updates for segment in update.final]
 
 
-def test_a_source_that_ends_gives_all_of_its_text():
+def test_all_text_of_a_source_that_ends_is_yielded():
     found = list(updates_of(session(), lambda stop: frames(stop, 20), Request()))
     assert final(found)[-1] == "hello" and found[-1].partial == "he"
     assert not any(thread.name == "signvit_jax_push" for thread in threading.enumerate())
@@ -94,7 +94,7 @@ def test_a_source_that_fails_raises_after_its_text():
     assert final(found)[-1] == "hello"
 
 
-def test_nobody_who_reads_ends_the_session():
+def test_the_session_ends_if_nobody_reads_its_output():
     assert len(list(updates_of(session(), frames, Request(), lambda: True))) == 1
 
 
@@ -142,7 +142,7 @@ def test_the_file_is_complete_after_each_caption(tmp_path, monkeypatch):
     assert "more" in path.read_text() and "again" in path.read_text()
 
 
-def test_the_file_has_times_of_words_and_the_language(tmp_path):
+def test_caption_files_have_word_times_and_the_language(tmp_path):
     words = (TimedWord("good", 0.5, start=0.25, end=0.5), Word("day", 0.5))
     layout = CaptionLayout()
     plain = CaptionFile(tmp_path / "a.json", layout, overwrite=False)

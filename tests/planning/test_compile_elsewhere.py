@@ -65,7 +65,7 @@ def dying(monkeypatch, tmp_path):
     return put
 
 
-def test_a_slow_compiler_is_explained_and_waited_for(dying, monkeypatch, caplog):
+def test_a_message_explains_a_slow_compiler(dying, monkeypatch, caplog):
     monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._SLOW_SECONDS", 0.2)
     dying("sleep 1; echo last words >&2")
     with pytest.raises(PlanError, match="last words"):
@@ -73,7 +73,7 @@ def test_a_slow_compiler_is_explained_and_waited_for(dying, monkeypatch, caplog)
     assert "compiler for NVIDIA H100 80GB HBM3 still works" in caplog.text
 
 
-def test_a_compiler_that_dies_is_an_error_with_its_last_words(dying, caplog):
+def test_the_error_of_a_failed_compiler_has_its_last_output(dying, caplog):
     dying("echo noise; echo last words >&2")
     with pytest.raises(PlanError, match="code 7 and no plan:\nlast words"):
         plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
@@ -166,7 +166,7 @@ COMMAND = ["-m", "signvit_jax.inspect_config", "--config=small", "--no_compile"]
     reason="no package for planning found: pip install 'signvit-jax[plan]'",
 )
 @pytest.mark.long
-def test_commands_take_no_notice_of_the_packages():
+def test_commands_do_not_use_the_planning_packages():
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run(
         [sys.executable, *COMMAND],

@@ -57,7 +57,7 @@ def without_dropout(**options):
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_counts_are_xlas_without_elementwise_operations(stem):
+def test_forward_flops_match_xlas_count_without_elementwise_operations(stem):
     config = without_dropout(model__encoder__stem=stem)
     definition = ModelDefinition(config, 17)
 
@@ -93,7 +93,7 @@ def test_counts_are_xlas_without_elementwise_operations(stem):
     ],
     ids=["patch", "zoom", "conv", "recomputed", "crops"],
 )
-def test_training_counts_are_xlas_of_the_gradient(options):
+def test_training_flops_match_xlas_count_of_the_gradient(options):
     config = without_dropout(**options)
     definition = ModelDefinition(config, 17)
     flops = clip_flops(definition, 6, 12)
@@ -126,7 +126,7 @@ def test_training_counts_are_xlas_of_the_gradient(options):
     assert flops.training_frozen < theirs < 1.15 * flops.training_frozen
 
 
-def test_loops_and_branches_count_as_often_as_they_run():
+def test_loops_count_every_iteration_and_branches_once():
     x = jax.ShapeDtypeStruct((4, 8, 8), jnp.float32)
     once = 2 * 4 * 8 * 8 * 8
 

@@ -87,7 +87,7 @@ def test_advice_fits_the_mesh():
     )
 
 
-def test_bytes_are_those_of_one_devices_shard():
+def test_bytes_per_device_count_one_shard():
     mesh = make_mesh(MeshConfig())
     tree = {
         "a": jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=NamedSharding(mesh, P())),

@@ -95,12 +95,12 @@ def test_a_plan_is_compared_with_what_a_process_may_take(gib, words):
     assert words in verdict(plan(gib))
 
 
-def test_a_share_of_memory_that_the_user_set_counts(monkeypatch):
+def test_the_memory_fraction_of_the_user_is_the_limit(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     assert "does not fit" in verdict(plan(47.9))
 
 
-def test_a_tpus_refusal_becomes_a_table():
+def test_a_refusal_of_the_tpu_compiler_becomes_a_table():
     refused = plan(28.9, device="v5e", cost=None)
     text = report(refused)
     assert "the compiler refuses the program" in text
@@ -128,7 +128,7 @@ def test_a_table_has_a_line_for_each_kind():
     assert lines[-1].split()[0] == "h100"
 
 
-def test_plans_survive_json():
+def test_plans_are_restored_from_json():
     for one in (plan(47.9), plan(28.9, cost=None, device="v5e")):
         assert StepPlan.from_json(one.to_json()) == one
 
@@ -204,7 +204,7 @@ def test_the_state_is_sharded_before_activations_are_recomputed():
     assert "--config.mesh.fsdp=4" in alternatives_text([found], first)
 
 
-def test_microbatches_are_not_smaller_than_a_clip_on_each_device():
+def test_microbatches_have_at_least_one_clip_per_device():
     config = tiny_model.config(training__batch_size=4, training__remat="full")
     assert expected_accumulation(config, plan(200.0)) == 4
     assert expected_accumulation(config, plan(400.0)) is None

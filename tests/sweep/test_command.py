@@ -82,7 +82,7 @@ def test_the_winning_command_gives_the_winning_config(finished):
     assert load_config(str(finished.config_file)) == finished.base
 
 
-def test_a_config_that_was_changed_since_is_not_what_trains_the_winner(finished, tmp_path):
+def test_the_winning_command_does_not_use_a_config_file_that_was_changed(finished, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(finished.config_file.read_text())
     settings = dataclasses.replace(finished.settings, config=str(file), overrides=())
@@ -99,7 +99,7 @@ def test_a_config_that_was_changed_since_is_not_what_trains_the_winner(finished,
     assert winning_flags(sweep, best)[0] == f"--config={finished.config_file}"
 
 
-def test_best_trains_the_winner_or_prints_the_command_alone(finished, capfd, monkeypatch):
+def test_best_retrains_the_winner_or_only_prints_the_command(finished, capfd, monkeypatch):
     replaced = []
     monkeypatch.setattr(os, "execv", lambda *command: replaced.append(command))
     best = best_of(finished.settings, table(finished))
@@ -114,7 +114,7 @@ def test_best_trains_the_winner_or_prints_the_command_alone(finished, capfd, mon
     assert printed[0] in capfd.readouterr().out  # before it is replaced
 
 
-def test_a_study_of_optuna_has_all_trials(finished, tmp_path, capsys):
+def test_an_exported_optuna_study_has_all_trials(finished, tmp_path, capsys):
     file = tmp_path / "new" / "sweep.db"
     export = ("export", f"--sweep={finished.folder}", f"--storage=sqlite:///{file}")
     assert call(*export) == 0
@@ -143,7 +143,7 @@ def test_a_study_of_optuna_has_all_trials(finished, tmp_path, capsys):
     assert file.read_bytes() == before
 
 
-def test_values_outside_of_the_space_and_other_states_are_shown(finished, tmp_path):
+def test_an_exported_study_has_values_outside_the_space_and_all_states(finished, tmp_path):
     narrow = Dimension("training.encoder_lr", low=2e-3, high=1e-2, log=True)
     settings = dataclasses.replace(finished.settings, space=(narrow,))
     sweep = Sweep.create(tmp_path / "sweep", settings, finished.base)
@@ -164,7 +164,7 @@ def test_values_outside_of_the_space_and_other_states_are_shown(finished, tmp_pa
     assert found[2].user_attrs["reason"] == "9 GiB" and found[3].params == {narrow.key: 4e-3}
 
 
-def test_a_database_that_has_the_study_is_not_changed(finished, tmp_path, monkeypatch):
+def test_export_does_not_change_an_existing_study(finished, tmp_path, monkeypatch):
     """As that of a server, which may have other studies."""
     monkeypatch.setattr(optuna_storage, "_url_of", make_url)
     monkeypatch.setattr(optuna_storage, "_draft_of", contextlib.nullcontext)
@@ -181,7 +181,7 @@ def test_a_database_that_has_the_study_is_not_changed(finished, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("storage", "said"),
+    ("storage", "message"),
     [
         ("sweep.db", "give the URL of a database, such as sqlite:///sweep.db"),
         ("sqlite://", "give the file, as in sqlite:///sweep.db"),
@@ -189,13 +189,13 @@ def test_a_database_that_has_the_study_is_not_changed(finished, tmp_path, monkey
         ("sqlite:////proc/none/a.db", "/proc/none"),
     ],
 )
-def test_storages_that_are_refused(finished, capsys, storage, said):
+def test_invalid_storages_are_refused(finished, capsys, storage, message):
     assert call("export", f"--sweep={finished.folder}", f"--storage={storage}") in (1, 2)
     shown = capsys.readouterr().err
-    assert said in shown and "secret" not in shown and "Traceback" not in shown
+    assert message in shown and "secret" not in shown and "Traceback" not in shown
 
 
-def test_resume_takes_a_pruned_trial_up_and_works(tmp_path, monkeypatch, capsys):
+def test_resume_finishes_a_pruned_trial(tmp_path, monkeypatch, capsys):
     sweep = pruned(tmp_path / "sweep", monkeypatch, keep="all")
     monkeypatch.setattr(worker.Worker.__init__, "__defaults__", (STUB, 0.02, 0.05))
     assert call("resume", f"--sweep={sweep.folder}", "--trial=1") == 0
@@ -204,7 +204,7 @@ def test_resume_takes_a_pruned_trial_up_and_works(tmp_path, monkeypatch, capsys)
     assert "trial 1 was not pruned, it is complete" in capsys.readouterr().err
 
 
-def test_the_page_has_everything_and_escapes_names(finished):
+def test_the_page_has_all_sections_and_escapes_names(finished):
     html = finished.page.read_text()
     trials = table(finished)
     assert html == render(finished, trials)
@@ -215,14 +215,14 @@ def test_the_page_has_everything_and_escapes_names(finished):
     assert sum(importance(finished, trials).values()) == pytest.approx(1)
 
 
-def test_a_page_of_a_sweep_that_has_just_begun(tmp_path, finished):
+def test_the_page_of_a_new_sweep_has_no_results(tmp_path, finished):
     sweep = Sweep.create(tmp_path, finished.settings, finished.base)
     assert "No trial is complete yet." in render(sweep, [])
     sweep.add_trial(0, "base", {})
     assert "1 running" in render(sweep, sweep.read(server_time(tmp_path)))
 
 
-def test_the_same_command_continues_and_another_is_refused(finished, capsys, monkeypatch):
+def test_the_same_command_continues_a_sweep_and_another_is_refused(finished, capsys, monkeypatch):
     before = table(finished)
     run = ("run", f"--sweep={finished.folder}", *SEARCH)
     assert call(*run, "--trials=12") == 0
@@ -235,7 +235,7 @@ def test_the_same_command_continues_and_another_is_refused(finished, capsys, mon
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["rum"],
@@ -251,10 +251,10 @@ def test_the_same_command_continues_and_another_is_refused(finished, capsys, mon
         (["run", "--sweep=x", "--config=smal", "--search.training.seed=1,2"], "no preset 'smal'"),
     ],
 )
-def test_wrong_usage(arguments, said, capsys, tmp_path, monkeypatch):
+def test_wrong_usage(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call(*arguments) == 2
-    assert said in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert message in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_refused_combinations_are_reported_before_the_first_trial(tmp_path, capsys, monkeypatch):
@@ -284,7 +284,7 @@ def test_gpus_are_divided_among_workers(monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)  # three processes that compile
-def test_a_real_trial_of_two_steps(trained, tmp_path, capsys):
+def test_a_sweep_with_two_real_trials_of_two_steps(trained, tmp_path, capsys):
     """An epoch of this data is two steps of six clips."""
     sweep = tmp_path / "sweep"
     code = call(

@@ -41,7 +41,7 @@ def test_a_trial_is_pruned_only_if_it_is_worse_after_as_many_clips(tmp_path):
     assert not should_prune(never, running(0.95, 0.9), others)
 
 
-def test_other_batch_sizes_are_compared_at_equal_clips(tmp_path):
+def test_trials_of_other_batch_sizes_are_compared_after_equal_clips(tmp_path):
     sweep = new_sweep(tmp_path / "sweep")
     # Half as many validations: after 128 clips the others are where this one is after its first.
     others = [
@@ -58,7 +58,7 @@ def test_other_batch_sizes_are_compared_at_equal_clips(tmp_path):
     assert not should_prune(sweep, early, others)
 
 
-def test_the_decision_to_prune_is_that_of_the_table_alone(tmp_path):
+def test_pruning_does_not_depend_on_the_order_of_the_trials(tmp_path):
     sweep = new_sweep(tmp_path / "sweep")
     rng = random.Random(7)
     finals = [rng.uniform(0.1, 0.9) for _ in range(12)]
@@ -84,7 +84,7 @@ LIVING = {
 
 
 @pytest.mark.parametrize("name", LIVING)
-def test_a_study_made_from_the_table_decides_as_the_living_one(tmp_path, name):
+def test_pruning_from_the_table_decides_like_a_live_optuna_study(tmp_path, name):
     """Trials one after the other, as one worker trains them; the first is the config untouched."""
     sweep = new_sweep(tmp_path / "sweep", pruner=name)
     rng = random.Random(3)
@@ -122,7 +122,7 @@ def test_a_study_made_from_the_table_decides_as_the_living_one(tmp_path, name):
     assert set(decided) == {"complete", "pruned"}, decided
 
 
-def test_patience_holds_the_median_back(tmp_path):
+def test_patience_with_median_prunes_only_if_both_prune(tmp_path):
     rng = random.Random(2)
     others = curves(*(rng.uniform(0.1, 0.9) for _ in range(8)))
     decided = []
@@ -140,14 +140,14 @@ def test_patience_holds_the_median_back(tmp_path):
     assert len({tuple(one) for one in decided}) >= 3
 
 
-def test_a_trial_that_was_taken_up_again_is_not_pruned_once_more(tmp_path):
+def test_a_resumed_trial_is_not_pruned_again(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", pruner="threshold:0.5")
     trial = running(0.95, 0.9)
     assert should_prune(sweep, trial, [])
     assert not should_prune(sweep, dataclasses.replace(trial, is_spared=True), [])
 
 
-def test_the_number_of_validations_before_a_trial_can_be_stopped(tmp_path):
+def test_no_trial_is_pruned_before_prune_after_validations(tmp_path):
     for name in ("median", "threshold:0.5", "successive_halving", "hyperband:2"):
         sweep = new_sweep(tmp_path / name, pruner=name, prune_after=3)
         others = curves(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -170,7 +170,7 @@ def test_hyperband_waits_for_a_complete_trial(tmp_path):
     assert not should_prune(sweep, running(0.95, 0.9), unfinished)
 
 
-def test_seeds_of_the_best_compete_in_no_rung(tmp_path):
+def test_seeds_of_the_best_trial_are_not_compared_in_rungs(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", pruner="successive_halving")
     others = curves(0.1)
     assert should_prune(sweep, running(0.95, 0.9), others)
@@ -187,7 +187,7 @@ def test_pruners_by_name():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("medium", "did you mean 'median'?"),
         ("wilcoxon", "independent problem instances"),
@@ -201,6 +201,6 @@ def test_pruners_by_name():
         ("hyperband:", "an integer >= 2"),
     ],
 )
-def test_pruners_that_are_refused(text, said):
-    with pytest.raises(UsageError, match=said):
+def test_invalid_pruners_are_refused(text, message):
+    with pytest.raises(UsageError, match=message):
         pruner_of(text)

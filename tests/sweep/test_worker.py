@@ -111,7 +111,7 @@ def test_a_sweep_from_the_config_to_the_seeds_of_the_best(tmp_path):
     assert table(sweep) == trials
 
 
-def test_one_worker_repeats_a_sweep(tmp_path):
+def test_one_worker_makes_the_same_trials_again(tmp_path):
     found = []
     for name in ("a", "b"):
         sweep = new_sweep(tmp_path / name, trials=4, seeds=0)
@@ -167,7 +167,7 @@ def test_twenty_killed_workers(tmp_path):
     assert_complete(sweep)
 
 
-def test_clocks_that_differ_by_a_day_take_nothing_over(tmp_path):
+def test_workers_whose_clocks_differ_by_a_day_take_over_no_trial(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", trials=5, lease_seconds=30.0)
     running = [start(sweep, shift) for shift in (-86400.0, 86400.0)]
     assert [process.wait(timeout=100) for process in running] == [0, 0]
@@ -175,7 +175,7 @@ def test_clocks_that_differ_by_a_day_take_nothing_over(tmp_path):
     assert {len(claims_of(trial.folder)) for trial in table(sweep)} == {1}
 
 
-def test_all_workers_are_killed_and_another_continues(tmp_path):
+def test_a_new_worker_continues_after_all_workers_were_killed(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", trials=3, seeds=0)
     process = start(sweep, STUB_SECONDS="0.6")
     while not any(trial.step > 0 for trial in table(sweep)):
@@ -204,7 +204,7 @@ def test_a_stopped_worker_releases_its_trial(tmp_path):
     assert table(sweep)[0].state == "complete"
 
 
-def test_out_of_memory_ends_one_trial(tmp_path):
+def test_out_of_memory_ends_only_its_trial(tmp_path):
     wide = Dimension("training.encoder_lr", choices=(1e-3, 0.9, 3e-3))
     sweep = new_sweep(tmp_path / "sweep", space=(wide,), sampler="grid", seeds=0)
     assert worker(sweep).run() == 0
@@ -213,7 +213,7 @@ def test_out_of_memory_ends_one_trial(tmp_path):
     assert states[3e-3].state == "complete"
 
 
-def test_a_combination_that_is_refused_is_a_pruned_trial(tmp_path):
+def test_a_refused_combination_is_an_invalid_trial(tmp_path):
     space = (
         Dimension("training.batch_size", choices=(16, 32)),
         Dimension("training.gradient_accumulation", choices=(1, 32)),
@@ -237,7 +237,7 @@ def pruned(folder: Path, monkeypatch, **settings: object) -> Sweep:
     return sweep
 
 
-def test_a_pruned_trial_goes_on_to_its_end(tmp_path, monkeypatch):
+def test_a_resumed_pruned_trial_is_completed(tmp_path, monkeypatch):
     sweep = pruned(tmp_path / "sweep", monkeypatch, keep="all")
     done = len(table(sweep)[1].curve)
     assert done in (2, 3)
@@ -251,20 +251,20 @@ def test_a_pruned_trial_goes_on_to_its_end(tmp_path, monkeypatch):
     assert json.loads((trial.folder / "result.json.pruned-1").read_text())["state"] == "pruned"
 
 
-def test_trials_that_cannot_be_taken_up_again(tmp_path, monkeypatch):
+def test_trials_that_cannot_be_resumed_are_refused(tmp_path, monkeypatch):
     sweep = pruned(tmp_path / "sweep", monkeypatch)
     before = sorted(sweep.folder.rglob("*"))
-    for number, said in (
+    for number, message in (
         (1, r"--keep=best.*from the start.*--config.training.encoder_lr=0.009 --workdir=FOLDER"),
         (0, "trial 0 was not pruned, it is complete: only pruned trials"),
         (7, "there is no trial 7 in .*; pruned are: 1"),
     ):
-        with pytest.raises(SweepError, match=said):
+        with pytest.raises(SweepError, match=message):
             sweep.take_up_pruned([number], server_time(tmp_path))
     assert sorted(sweep.folder.rglob("*")) == before
 
 
-def test_more_trials_after_the_seeds(tmp_path):
+def test_a_better_trial_after_the_seeds_gets_its_own_seeds(tmp_path):
     """The limit is raised, and a better trial gets seeds of its own."""
     choices = Dimension("training.encoder_lr", choices=(2.5e-3, 1.9e-3))
     given = {"space": (choices,), "sampler": "grid", "pruner": "none", "seeds": 2}
@@ -314,7 +314,7 @@ def test_no_hard_links_are_needed(tmp_path, monkeypatch):
     assert [trial.state for trial in table(sweep)] == ["complete", "complete"]
 
 
-def test_one_of_two_claims_and_one_of_two_new_trials_wins(tmp_path):
+def test_only_the_first_of_two_equal_claims_or_trials_succeeds(tmp_path):
     sweep = new_sweep(tmp_path / "sweep")
     first = sweep.add_trial(0, "base", {})
     assert first is not None and sweep.add_trial(0, "base", {}) is None
@@ -334,7 +334,7 @@ def test_a_suspended_worker_loses_its_claim_to_a_new_one(tmp_path):
     assert not holding.check() and holding.lost
 
 
-def test_a_renewed_claim_lasts_and_a_silent_one_lapses(tmp_path):
+def test_a_renewed_claim_stays_valid_and_another_expires(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", lease_seconds=0.4)
     claim = sweep.add_trial(0, "base", {})
     assert claim is not None
@@ -371,7 +371,7 @@ def test_a_config_that_cannot_be_trained_ends_the_sweep(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_workers_prune_what_one_worker_prunes(tmp_path):
+def test_four_workers_prune_the_same_trials_as_one_worker(tmp_path):
     """The same finished trials in the folder; one worker or four decide on the others."""
     rates = (0.0021, 0.0022, 0.0023, 0.0024, 0.0025, 0.05, 0.06, 0.0019, 0.07, 0.08)
     states = []

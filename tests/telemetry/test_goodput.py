@@ -45,7 +45,7 @@ def test_every_second_belongs_to_exactly_one_part(clock):
     assert goodput.seconds == pytest.approx(expected)
 
 
-def test_compiling_counts_once_and_not_for_the_part_around_it():
+def test_compile_time_counts_once_and_not_in_the_part_around_it():
     inner = jax.jit(lambda x: x + 1)
 
     def slow_to_trace(x):

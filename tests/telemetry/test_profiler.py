@@ -11,7 +11,7 @@ import pytest
 from signvit_jax.telemetry.profiler import StepTrace, TracedSteps
 
 
-def test_a_count_follows_the_warm_up_and_a_range_is_of_the_run():
+def test_a_count_starts_after_the_warm_up_and_a_range_has_steps_of_the_run():
     assert TracedSteps.parse("5").within(100) == (104, 108)
     assert TracedSteps.parse("7:9").within(100) == (7, 9)
     assert TracedSteps.parse("7:7").within(0) == (7, 7)

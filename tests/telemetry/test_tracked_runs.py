@@ -87,7 +87,7 @@ def best_of(workdir: Path) -> dict[str, float]:
 
 
 @pytest.mark.long
-def test_a_run_that_is_stopped_and_then_finishes(trained, tmp_path, calls, monkeypatch, caplog):
+def test_trackers_get_all_metrics_of_a_stopped_and_resumed_run(trained, tmp_path, calls, monkeypatch, caplog):
     workdir = tmp_path / "run"
     monkeypatch.setenv("FAKE_TRACKER_SIGTERM", "wandb")
     assert go(trained, workdir) == 143
@@ -128,16 +128,16 @@ def test_a_run_that_is_stopped_and_then_finishes(trained, tmp_path, calls, monke
         metrics_of(workdir)
     )
 
-    # It has lost the run nothing, was said once, and the rows that it lacks were counted.
+    # It has lost the run nothing, was messages once, and the rows that it lacks were counted.
     assert {one["call"] for one in finished["trackio"]} == {"init"}
-    said = [record.getMessage() for record in caplog.records if "trackio" in record.getMessage()]
+    messages = [record.getMessage() for record in caplog.records if "trackio" in record.getMessage()]
     rows = sum(len(one["values"]) > 0 for one in finished["wandb"] if one["call"] == "log")
-    assert len(said) == 2 and "no network" in said[0] and "the run continues" in said[0]
-    assert f"tracker trackio lacks {rows} of this run's records" in said[1]
+    assert len(messages) == 2 and "no network" in messages[0] and "the run continues" in messages[0]
+    assert f"tracker trackio lacks {rows} of this run's records" in messages[1]
 
 
 @pytest.mark.long
-def test_a_run_that_fails_ends_in_its_trackers_too(trained, tmp_path, calls, monkeypatch):
+def test_trackers_get_the_failed_end_of_a_run(trained, tmp_path, calls, monkeypatch):
     add = StepWatch.add
 
     def fail_at_two(self, step, index, report):

@@ -108,7 +108,7 @@ def track(monkeypatch, folder, name, make, *rows, end=END):
 ROWS = ((10, {"train/loss": 2.5, "train/ctc": math.nan}), (20, {"validation/wer": 0.5}))
 
 
-def test_wandb_gets_the_config_and_finite_metrics_and_resumes_its_run(monkeypatch, tmp_path):
+def test_wandb_gets_config_and_finite_metrics_and_resumes_its_run(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_PROJECT", "signs")
     init, *logged = track(monkeypatch, tmp_path, "wandb", fake_wandb, *ROWS)
     assert init[1]["config"] == CONFIG and init[1]["name"] == "mine" and init[1]["id"] is None
@@ -148,7 +148,7 @@ def test_trackio_resumes_by_its_name(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("stopped", "KILLED"), ("failed", "FAILED")])
-def test_trackers_learn_that_a_run_did_not_finish(monkeypatch, tmp_path, outcome, status):
+def test_trackers_get_the_status_of_a_run_that_did_not_finish(monkeypatch, tmp_path, outcome, status):
     end = RunEnd(outcome)
     for name, make, last in (
         ("wandb", fake_wandb, ("finish", {"exit_code": 1})),
@@ -176,7 +176,7 @@ class Unreliable:
         pass
 
 
-def test_a_server_that_fails_is_reported_once_and_gets_all_rows_later(
+def test_a_failing_server_is_reported_once_and_gets_all_rows_later(
     monkeypatch, tmp_path, caplog
 ):
     kind = type("Fake", (Unreliable,), {"sent": []})
@@ -192,12 +192,12 @@ def test_a_server_that_fails_is_reported_once_and_gets_all_rows_later(
         tracker.log(5, {"loss": 1.0})
         tracker.close(END)
     assert kind.sent == [0, 1, 2, 3, 4, 5]
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("no network" in text for text in said) == 1
-    assert any("is written again" in text for text in said)
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("no network" in text for text in messages) == 1
+    assert any("is written again" in text for text in messages)
 
 
-def test_a_tracker_that_always_fails_is_reported_to_lack_rows(monkeypatch, tmp_path, caplog):
+def test_missing_rows_of_a_failing_tracker_are_counted(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(trackers.TRACKERS, "wandb", type("Fake", (Unreliable,), {"sent": []}))
     with caplog.at_level(logging.WARNING):
         (tracker,) = open_trackers(["wandb"], "mine", tmp_path, {})
@@ -206,7 +206,7 @@ def test_a_tracker_that_always_fails_is_reported_to_lack_rows(monkeypatch, tmp_p
     assert "tracker wandb lacks 1 of this run's records" in caplog.text
 
 
-def test_a_tracker_that_hangs_delays_neither_steps_nor_the_end(monkeypatch, tmp_path, caplog):
+def test_a_hanging_tracker_delays_neither_steps_nor_the_end(monkeypatch, tmp_path, caplog):
     let_go = threading.Event()
 
     class Hanging(Unreliable):
@@ -232,7 +232,7 @@ def test_a_tracker_that_hangs_delays_neither_steps_nor_the_end(monkeypatch, tmp_
     let_go.set()
 
 
-def test_trackers_that_open_at_the_same_time_all_keep_their_ids(monkeypatch, tmp_path, caplog):
+def test_ids_of_trackers_that_open_at_the_same_time_are_all_saved(monkeypatch, tmp_path, caplog):
     for name in trackers.TRACKERS:
         kind = type("Fake", (Unreliable,), {"sent": [], "fails": False, "id": f"of {name}"})
         monkeypatch.setitem(trackers.TRACKERS, name, kind)
@@ -253,7 +253,7 @@ def test_trackers_that_open_at_the_same_time_all_keep_their_ids(monkeypatch, tmp
     assert ids == {name: f"of {name}" for name in trackers.TRACKERS} and not caplog.text
 
 
-def test_a_full_disk_keeps_an_id_from_its_file_but_no_metrics(monkeypatch, tmp_path, caplog):
+def test_on_a_full_disk_metrics_are_sent_and_the_id_is_saved_later(monkeypatch, tmp_path, caplog):
     kind = type("Fake", (Unreliable,), {"sent": [], "fails": False})
     monkeypatch.setitem(trackers.TRACKERS, "wandb", kind)
     write, full = trackers.write_atomically, [OSError(28, "No space left on device")] * 2
@@ -295,7 +295,7 @@ def test_an_unknown_or_missing_tracker_is_exit_2_before_the_run(
     assert named in capfd.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_several_trackers_are_named_with_commas(monkeypatch):
+def test_names_of_several_trackers_are_separated_by_commas(monkeypatch):
     for module in (*fake_wandb([]), *fake_trackio([])):
         monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
     assert trackers.tracker_names("wandb,trackio,wandb") == ("wandb", "trackio")

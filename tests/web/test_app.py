@@ -36,7 +36,7 @@ def jpeg(size=(64, 48)) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["body", "form"])
-def test_a_video_comes_back_as_texts_with_times(client, stub, how):
+def test_an_uploaded_video_is_translated_to_texts_with_times(client, stub, how):
     if how == "body":
         answer = client.post("/v1/translate?decode=beam&min_confidence=0.25", content=video())
     else:
@@ -51,7 +51,7 @@ def test_a_video_comes_back_as_texts_with_times(client, stub, how):
     assert open_uploads() == set()
 
 
-def test_events_tell_the_segments_in_order(client):
+def test_events_have_the_segments_in_order(client):
     events = lines(client.post("/v1/translate", content=video(), headers=EVENTS))
     kinds = [event["event"] for event in events]
     assert kinds == ["started", "segment", "progress", "segment", "progress", "done"]
@@ -60,7 +60,7 @@ def test_events_tell_the_segments_in_order(client):
 
 
 @pytest.mark.parametrize("caption_format", FORMATS)
-def test_captions_are_files_and_corrected_texts_are_written_alike(client, caption_format):
+def test_captions_of_a_video_and_of_segments_are_the_same_file(client, caption_format):
     answer = client.post(f"/v1/captions?format={caption_format}", content=video())
     assert answer.status_code == 200 and "text 1" in answer.text
     translated = client.post("/v1/translate", content=video()).json()
@@ -75,7 +75,7 @@ def test_captions_are_files_and_corrected_texts_are_written_alike(client, captio
         assert [event.text for event in events] == ["text 0", "text 1"]
 
 
-def test_words_keep_their_times_while_the_text_is_theirs(client):
+def test_words_keep_their_times_unless_the_text_was_corrected(client):
     words = [
         {"text": "good", "confidence": 0.5, "start": 1.25, "end": 1.5, "timed_by": "ctc"},
         {"text": "day", "confidence": None, "start": 9.0, "end": 9.5, "timed_by": "length"},
@@ -95,7 +95,7 @@ def test_words_keep_their_times_while_the_text_is_theirs(client):
     assert written("good night") == []
 
 
-def test_captions_tell_the_language_of_the_texts(make_client):
+def test_caption_files_state_the_language_of_the_texts(make_client):
     segments = {"segments": [{"start": 0, "end": 1, "text": "Guten Tag"}]}
     for language, tag in (("German", "de"), (None, ""), ("Klingon", "")):
         client, _ = make_client(text_language=language)
@@ -126,7 +126,7 @@ def test_each_refusal_has_a_status_a_code_and_a_message(client, path, content, s
     assert "/proc" not in error["message"] and open_uploads() == set()
 
 
-def test_an_unreadable_video_is_an_event_where_events_are_wanted(client):
+def test_an_unreadable_video_is_an_error_event_if_events_are_requested(client):
     events = lines(client.post("/v1/translate", content=b"not a video", headers=EVENTS))
     assert [event["event"] for event in events] == ["error"]
     assert events[0]["error"]["code"] == "unreadable_video"
@@ -146,7 +146,7 @@ def test_an_unreadable_video_is_an_event_where_events_are_wanted(client):
     ],
     ids=["text", "list", "no_text", "negative", "infinite", "true", "seconds", "deep"],
 )
-def test_segments_that_are_none_are_refused(client, body):
+def test_invalid_segments_are_refused(client, body):
     answer = client.post("/v1/captions", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400 and answer.json()["error"]["message"]
 
@@ -183,7 +183,7 @@ VIDEO_PART = b'Content-Disposition: form-data; name="video"; filename="a.mp4"\r\
 
 
 @pytest.mark.parametrize("headers", [{}, FORM], ids=["body", "form"])
-def test_a_large_upload_is_cut_while_it_arrives(headers):
+def test_a_large_upload_is_refused_while_it_arrives(headers):
     request = SlowRequest(1000, b"x" * 1000, headers)
     if headers:
         start = request._piece
@@ -201,14 +201,14 @@ def test_a_large_upload_is_cut_while_it_arrives(headers):
     assert open_uploads() == set()
 
 
-def test_an_announced_size_is_refused_before_the_first_byte():
+def test_a_declared_size_over_the_limit_is_refused_before_the_first_byte():
     request = SlowRequest(1, b"x", {"content-length": "99999999"})
     with pytest.raises(Exception, match="at most"):
         asyncio.run(receive(request))
     assert request.given == 0
 
 
-def test_an_upload_that_stops_is_given_up():
+def test_an_upload_that_stalls_is_refused():
     class Stalled(SlowRequest):
         async def stream(self):
             yield b"x"
@@ -220,7 +220,7 @@ def test_an_upload_that_stops_is_given_up():
     assert caught.value.status == 408 and open_uploads() == set()
 
 
-def test_a_form_in_single_bytes_is_read():
+def test_a_form_that_arrives_byte_by_byte_is_read():
     body = form(VIDEO_PART + b"content", b'Content-Disposition: form-data; name="text"\r\n\r\nhi')
 
     class Bytes(SlowRequest):
@@ -242,7 +242,7 @@ def test_a_form_in_single_bytes_is_read():
     ],
     ids=["cut", "nonsense", "parts", "field", "header"],
 )
-def test_a_form_beyond_its_limits_is_refused(body):
+def test_invalid_and_too_large_forms_are_refused(body):
     with pytest.raises(Exception, match="form") as caught:
         asyncio.run(receive(SlowRequest(1, body, FORM), max_bytes=1 << 20))
     assert caught.value.status == 400
@@ -280,7 +280,7 @@ def test_a_full_queue_answers_429_with_the_place(make_client, stub):
     assert client.post("/v1/translate", content=video()).status_code == 200
 
 
-def test_turns_come_in_order_and_a_cancelled_one_is_passed_over():
+def test_translations_run_in_order_and_cancelled_ones_are_skipped():
     async def play() -> list[int]:
         queue = WorkQueue(1, 10)
         order = []
@@ -307,7 +307,7 @@ def test_turns_come_in_order_and_a_cancelled_one_is_passed_over():
 
 
 @pytest.mark.parametrize("when", ["running", "waiting"])
-def test_a_client_that_leaves_ends_its_translation_and_leaves_nothing(make_client, stub, when):
+def test_a_disconnected_client_ends_its_translation_and_leaves_no_file(make_client, stub, when):
     """Spoken to by ASGI itself: the test client cannot leave."""
     _, app = make_client(max_running=1, max_waiting=3)
     stub.gate.clear()
@@ -361,7 +361,7 @@ def test_a_client_that_leaves_ends_its_translation_and_leaves_nothing(make_clien
     assert open_uploads() == set()
 
 
-def test_stopping_finishes_what_was_accepted_and_refuses_the_rest(make_client, stub):
+def test_a_stopping_server_finishes_accepted_requests_and_refuses_new_ones(make_client, stub):
     client, app = make_client()
     stub.gate.clear()
     answers = []
@@ -394,14 +394,14 @@ def test_a_foreign_host_is_refused(client, host):
 
 
 @pytest.mark.parametrize("host", ["localhost:1234", "127.0.0.1:8000", "[::1]:80", "LOCALHOST"])
-def test_names_of_this_machine_are_answered(client, host):
+def test_requests_to_names_of_this_machine_are_answered(client, host):
     assert client.get("/healthz", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "http://127.0.0.1:8001", "https://127.0.0.1", ""]
 )
-def test_a_foreign_page_can_send_nothing(client, stub, origin):
+def test_requests_of_a_foreign_page_are_refused(client, stub, origin):
     for path in PATHS:
         answer = client.post(path, content=video(), headers={"Origin": origin})
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin")
@@ -415,7 +415,7 @@ def test_a_foreign_page_can_send_nothing(client, stub, origin):
     assert own.status_code == 200
 
 
-def test_a_token_is_asked_for_where_there_is_one(make_client):
+def test_api_requests_need_the_token_of_the_server(make_client):
     client, _ = make_client(token="s3cret", host="0.0.0.0")
     for path in ("/v1/model", "/metrics", "/v1/openapi.json"):
         assert client.get(path).status_code == 401
@@ -436,7 +436,7 @@ def test_a_token_is_asked_for_where_there_is_one(make_client):
     assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 421
 
 
-def test_every_answer_has_the_headers_that_keep_others_out(client):
+def test_every_answer_has_security_headers(client):
     for answer in (
         client.get("/"),
         client.get("/app.js"),
@@ -452,7 +452,7 @@ def test_every_answer_has_the_headers_that_keep_others_out(client):
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_the_page_names_no_other_server_and_has_no_script_in_it(client):
+def test_the_page_names_no_other_server_and_has_no_inline_script(client):
     page = client.get("/").text
     for name in ("/", "/app.js", "/camera.js", "/style.css", "/icon.svg"):
         text = client.get(name).text.replace("http://www.w3.org/2000/svg", "")
@@ -472,7 +472,7 @@ def collect(socket) -> list[dict]:
     return events
 
 
-def test_a_camera_gives_partial_and_final_texts(client):
+def test_camera_frames_give_partial_and_final_texts(client):
     with client.websocket_connect(
         "ws://127.0.0.1:8000/v1/live", headers={"Origin": ADDRESS}
     ) as socket:
@@ -496,7 +496,7 @@ def test_a_camera_gives_partial_and_final_texts(client):
     ],
     ids=["bytes", "large", "text", "event"],
 )
-def test_a_wrong_message_is_answered_and_ends_the_session(make_client, message, code):
+def test_an_invalid_message_is_answered_with_an_error_and_ends_the_session(make_client, message, code):
     client, app = make_client()
     with client.websocket_connect("ws://127.0.0.1:8000/v1/live") as socket:
         socket.receive_json()
@@ -506,7 +506,7 @@ def test_a_wrong_message_is_answered_and_ends_the_session(make_client, message, 
     assert app.live.count == 0
 
 
-def test_sessions_are_limited_idle_ones_end_and_those_left_are_freed(make_client):
+def test_sessions_are_limited_and_end_when_idle_or_disconnected(make_client):
     client, app = make_client(max_live=1, idle_seconds=0.3)
     with client.websocket_connect("ws://127.0.0.1:8000/v1/live") as socket:
         assert socket.receive_json()["event"] == "ready"
@@ -522,7 +522,7 @@ def test_sessions_are_limited_idle_ones_end_and_those_left_are_freed(make_client
     until(lambda: not [t for t in threading.enumerate() if t.name == "signvit_live"])
 
 
-def test_stopping_gives_live_sessions_their_last_text(make_client):
+def test_a_stopping_server_sends_live_sessions_their_last_text(make_client):
     client, app = make_client()
     with client.websocket_connect("ws://127.0.0.1:8000/v1/live") as socket:
         assert socket.receive_json()["event"] == "ready"
@@ -537,7 +537,7 @@ def test_stopping_gives_live_sessions_their_last_text(make_client):
 # ---- examples, facts, metrics -------------------------------------------------------------------
 
 
-def test_an_example_is_what_record_writes(make_client, tmp_path):
+def test_an_example_is_written_as_signvit_record_writes_it(make_client, tmp_path):
     from signvit_jax.media.video import Sampling, read_jpegs
 
     client, _ = make_client(examples=tmp_path / "own")
@@ -569,7 +569,7 @@ def test_an_example_is_what_record_writes(make_client, tmp_path):
     ],
     ids=["no_text", "order", "negative", "folder", "no_video", "beyond"],
 )
-def test_an_example_that_cannot_be_saved_leaves_nothing(
+def test_an_example_that_cannot_be_saved_leaves_no_file(
     make_client, tmp_path, fields, content, status
 ):
     client, _ = make_client(examples=tmp_path)
@@ -577,7 +577,7 @@ def test_an_example_that_cannot_be_saved_leaves_nothing(
     assert answer.status_code == status and list(tmp_path.iterdir()) == []
 
 
-def test_nothing_connects_to_another_machine(client, monkeypatch):
+def test_the_server_connects_to_no_other_machine(client, monkeypatch):
     import socket
 
     real, connected = socket.socket.connect, []
@@ -594,7 +594,7 @@ def test_nothing_connects_to_another_machine(client, monkeypatch):
     assert connected == []
 
 
-def test_metrics_are_prometheus_text_and_count(client):
+def test_metrics_are_prometheus_text_with_counts(client):
     import re
 
     client.post("/v1/translate", content=video())
@@ -625,7 +625,7 @@ def test_every_path_is_in_the_openapi_document(client):
     assert set(client.post("/v1/translate", content=video()).json()) == set(known)
 
 
-def test_the_limits_of_strangers_are_lower_than_those_of_own_files():
+def test_limits_of_uploads_are_lower_than_those_of_local_files():
     from signvit_jax.inference.windowing import RECORDING
     from signvit_jax.web.settings import FRAME_LIMITS
 

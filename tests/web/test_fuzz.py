@@ -146,7 +146,7 @@ def test_odd_requests_are_answered(make_client, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_ten_thousand_odd_requests_leave_nothing_behind(make_client, tmp_path):
+def test_ten_thousand_odd_requests_leave_no_file_and_no_memory(make_client, tmp_path):
     client, app = make_client(examples=tmp_path / "examples", max_upload_bytes=100_000)
     statuses, resident = set(), []
     for _ in range(10):  # hypothesis remembers all requests of a portion, and no longer

@@ -67,7 +67,7 @@ def translated(video: Path) -> str:
     return load_translator(MODEL).translate(video).text
 
 
-def test_an_upload_becomes_captions_that_equal_translate(server, tmp_path):
+def test_captions_of_an_upload_have_the_text_of_translate(server, tmp_path):
     with chromium() as browser:
         page = Page(browser, server, viewport={"width": 320, "height": 700})
         page.page.set_input_files("#file", CLIP.video)
@@ -93,7 +93,7 @@ def test_an_upload_becomes_captions_that_equal_translate(server, tmp_path):
 
 
 @pytest.mark.long
-def test_a_camera_gives_the_text_within_three_seconds_of_the_clip(server, tmp_path):
+def test_the_camera_text_is_final_within_three_seconds_after_the_clip(server, tmp_path):
     seconds = write_camera(tmp_path / "camera.mjpeg", CLIP.video, 6.0)
     flag = f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}"
     with chromium(flag) as browser:
@@ -141,7 +141,7 @@ def is_near(level: float, expected: float, most: float) -> bool:
 
 
 @pytest.mark.long
-def test_a_part_of_the_cameras_recording_is_saved_as_an_example_when_asked(tmp_path, make_app):
+def test_a_part_of_the_camera_recording_is_saved_only_on_request(tmp_path, make_app):
     with (tmp_path / "camera.mjpeg").open("wb") as file:
         for level in range(LEVELS):
             Image.new("RGB", (640, 480), (level + 8,) * 3).save(file, "JPEG", quality=92)
@@ -194,7 +194,7 @@ def test_without_permission_the_page_says_what_to_do(server):
 
 
 @pytest.mark.long
-def test_a_server_that_is_killed_and_comes_back_is_noticed(tmp_path):
+def test_the_page_reconnects_after_the_server_was_killed(tmp_path):
     flag = f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}"
     write_camera(tmp_path / "camera.mjpeg", CLIP.video, 3.0)
     with chromium(flag) as browser:
@@ -230,7 +230,7 @@ def test_a_too_large_upload_is_refused_by_page_and_server(tmp_path):
 
 
 @pytest.mark.long
-def test_all_of_it_works_by_keyboard(server):
+def test_the_page_works_by_keyboard(server):
     with chromium() as browser:
         page = Page(browser, server)
         keyboard = page.page.keyboard
@@ -272,7 +272,7 @@ def _axe() -> Path | None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("look", ["light", "dark", "forced", "large"])
-def test_axe_finds_nothing_serious(server, look):
+def test_axe_finds_no_serious_violation(server, look):
     axe = _axe()
     if axe is None:
         pytest.skip("axe-core is not installed (npm install axe-core, or AXE_CORE=its folder)")

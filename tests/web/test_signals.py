@@ -47,7 +47,7 @@ def events(client: socket.socket, answer: bytes = b"") -> list[dict]:
 
 
 @pytest.mark.parametrize("when", ["upload", "translation"])
-def test_a_stopped_server_finishes_what_it_has_accepted_and_leaves_nothing(tmp_path, when):
+def test_a_stopped_server_finishes_accepted_requests_and_leaves_no_file(tmp_path, when):
     with (
         running_server(temporary=tmp_path) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=120) as client,
