@@ -21,7 +21,7 @@ from signvit_jax.media.video import VideoDecodeError, decode_jpeg, start_decoder
 from signvit_jax.telemetry.prometheus import Metrics
 from signvit_jax.web.responses import RequestError, segment_document
 from signvit_jax.web.settings import FRAME_LIMITS, ServerSettings
-from signvit_jax.web.work_queue import stopping
+from signvit_jax.web.work_queue import stopping_error
 
 # Close codes of websockets; codes from 4000 on are defined by the application.
 _DONE, _GOING_AWAY, _UNSUPPORTED, _FAULT, _TRY_LATER, _IDLE = 1000, 1001, 1003, 1011, 1013, 4408
@@ -51,7 +51,7 @@ class LiveSessions:
         """Serve one client."""
         await socket.accept()
         if self._is_closed:
-            await _refuse(socket, stopping(), _GOING_AWAY)
+            await _refuse(socket, stopping_error(), _GOING_AWAY)
             return
         if len(self._open) >= self._settings.max_live:
             message = (
@@ -90,7 +90,7 @@ class _Connection:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._outgoing: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()  # None: the end
-        self._frames: collections.deque[tuple[float, bytes]] = collections.deque()
+        self._frames: collections.deque[tuple[float, bytes]] = collections.deque()  # (seconds, JPEG)
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._has_ended = False

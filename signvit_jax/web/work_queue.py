@@ -63,7 +63,7 @@ class WorkQueue:
         Raises RequestError if the queue is full or closed.
         """
         if self.is_closed:
-            raise stopping()
+            raise stopping_error()
         if len(self._accepted) >= self._max_running + self._max_waiting:
             place = self.waiting + 1
             seconds = self.expected_seconds(place)
@@ -133,6 +133,6 @@ class WorkQueue:
             await asyncio.sleep(0.05)
 
 
-def stopping() -> RequestError:
+def stopping_error() -> RequestError:
     """Return the error of a server that is stopping."""
-    return RequestError(503, "stopping", "the server is stopping; it finishes what it has accepted")
+    return RequestError(503, "stopping", "the server is stopping and accepts no requests")

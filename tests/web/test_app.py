@@ -1,4 +1,4 @@
-"""The API in this process: answers, refusals, limits, and that nothing of an upload is left."""
+"""The API of the server in this process: answers, errors, limits, and removal of uploads."""
 
 import asyncio
 import io
@@ -35,18 +35,18 @@ def jpeg(size=(64, 48)) -> bytes:
 # ---- translations -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["body", "form"])
-def test_an_uploaded_video_is_translated_to_texts_with_times(client, stub, how):
-    if how == "body":
+@pytest.mark.parametrize("sent_as", ["body", "form"])
+def test_an_uploaded_video_is_translated_to_texts_with_times(client, stub, sent_as):
+    if sent_as == "body":
         answer = client.post("/v1/translate?decode=beam&min_confidence=0.25", content=video())
     else:
         fields = {"decode": "beam", "min_confidence": "0.25"}
         answer = client.post("/v1/translate", files={"video": ("a name.mp4", video())}, data=fields)
     assert answer.status_code == 200
-    found = answer.json()
-    assert found["text"] == "text 0 text 1" and found["decoder"] == "beam"
-    assert [segment["start"] for segment in found["segments"]] == [0.0, 1.0]
-    assert found["seconds"] == pytest.approx(2.72, abs=0.2)
+    translation = answer.json()
+    assert translation["text"] == "text 0 text 1" and translation["decoder"] == "beam"
+    assert [segment["start"] for segment in translation["segments"]] == [0.0, 1.0]
+    assert translation["seconds"] == pytest.approx(2.72, abs=0.2)
     assert stub.options == [{"decode": "beam", "min_confidence": 0.25}]
     assert open_uploads() == set()
 
@@ -64,12 +64,12 @@ def test_captions_of_a_video_and_of_segments_are_the_same_file(client, caption_f
     answer = client.post(f"/v1/captions?format={caption_format}", content=video())
     assert answer.status_code == 200 and "text 1" in answer.text
     translated = client.post("/v1/translate", content=video()).json()
-    again = client.post(
+    from_segments = client.post(
         f"/v1/captions?format={caption_format}",
         json={"segments": translated["segments"], "seconds": translated["seconds"]},
     )
     if caption_format not in ("json", "tsv", "eaf"):
-        assert again.text == answer.text
+        assert from_segments.text == answer.text
     if caption_format in ("vtt", "srt"):
         events = pysubs2.SSAFile.from_string(answer.text, caption_format).events
         assert [event.text for event in events] == ["text 0", "text 1"]
@@ -81,18 +81,16 @@ def test_words_keep_their_times_unless_the_text_was_corrected(client):
         {"text": "day", "confidence": None, "start": 9.0, "end": 9.5, "timed_by": "length"},
     ]
 
-    def written(text: str) -> list[dict]:
+    def words_of_answer(text: str) -> list[dict]:
         segment = {"start": 1.0, "end": 2.0, "text": text, "words": words}
         answer = client.post("/v1/captions?format=json", json={"segments": [segment]})
         return answer.json()["segments"][0]["words"]
 
-    first, second = written("good day")
+    first, second = words_of_answer("good day")
     assert first == words[0]
-    assert second == {**words[1], "start": 1.25 + 0.75 * 5 / 9, "end": 2.0} | {
-        "start": pytest.approx(second["start"])
-    }
-    assert 1.25 < second["start"] < 2.0
-    assert written("good night") == []
+    assert (second["text"], second["confidence"], second["timed_by"]) == ("day", None, "length")
+    assert 1.25 < second["start"] < second["end"] == 2.0
+    assert words_of_answer("good night") == []
 
 
 def test_caption_files_state_the_language_of_the_texts(make_client):
@@ -155,15 +153,21 @@ def test_invalid_segments_are_refused(client, body):
 
 
 class SlowRequest:
-    """A request whose body arrives in pieces, as many as it is asked for."""
+    """A request whose body is `head` and then `pieces` equal pieces.
 
-    def __init__(self, pieces: int, piece: bytes, headers=None):
+    `given` is the number of pieces that were read.
+    """
+
+    def __init__(self, pieces: int, piece: bytes, headers=None, head: bytes = b""):
         self.headers = headers or {}
         self.given = 0
         self._pieces = pieces
         self._piece = piece
+        self._head = head
 
     async def stream(self):
+        if self._head:
+            yield self._head
         for _ in range(self._pieces):
             self.given += 1
             yield self._piece
@@ -184,17 +188,8 @@ VIDEO_PART = b'Content-Disposition: form-data; name="video"; filename="a.mp4"\r\
 
 @pytest.mark.parametrize("headers", [{}, FORM], ids=["body", "form"])
 def test_a_large_upload_is_refused_while_it_arrives(headers):
-    request = SlowRequest(1000, b"x" * 1000, headers)
-    if headers:
-        start = request._piece
-        request._piece = b"y" * 1000
-
-        async def stream(inner=request.stream):
-            yield b"--xx\r\n" + VIDEO_PART + start
-            async for piece in inner():
-                yield piece
-
-        request.stream = stream
+    head = b"--xx\r\n" + VIDEO_PART if headers else b""
+    request = SlowRequest(1000, b"x" * 1000, headers, head)
     with pytest.raises(Exception, match="at most") as caught:
         asyncio.run(receive(request))
     assert caught.value.status == 413 and request.given <= 11
@@ -281,16 +276,16 @@ def test_a_full_queue_answers_429_with_the_place(make_client, stub):
 
 
 def test_translations_run_in_order_and_cancelled_ones_are_skipped():
-    async def play() -> list[int]:
+    async def run() -> list[int]:
         queue = WorkQueue(1, 10)
         order = []
-        goes_on = asyncio.Event()
+        finish = asyncio.Event()
 
         async def work(number: int) -> None:
             with queue.enter() as ticket:
                 async with ticket.turn():
                     order.append(number)
-                    await goes_on.wait()
+                    await finish.wait()
 
         tasks = []
         for number in range(4):
@@ -298,27 +293,27 @@ def test_translations_run_in_order_and_cancelled_ones_are_skipped():
             await asyncio.sleep(0)
         tasks[1].cancel()
         await asyncio.sleep(0)
-        goes_on.set()
+        finish.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert queue.running == queue.waiting == 0
         return order
 
-    assert asyncio.run(play()) == [0, 2, 3]
+    assert asyncio.run(run()) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("when", ["running", "waiting"])
 def test_a_disconnected_client_ends_its_translation_and_leaves_no_file(make_client, stub, when):
-    """Spoken to by ASGI itself: the test client cannot leave."""
+    """This calls the ASGI application directly, because the test client cannot disconnect."""
     _, app = make_client(max_running=1, max_waiting=3)
     stub.gate.clear()
 
-    async def request(leaves: asyncio.Event):
+    async def request(disconnect: asyncio.Event):
         body = [{"type": "http.request", "body": video(), "more_body": False}]
 
         async def receive():
             if body:
                 return body.pop()
-            await leaves.wait()
+            await disconnect.wait()
             return {"type": "http.disconnect"}
 
         async def send(message):
@@ -339,23 +334,23 @@ def test_a_disconnected_client_ends_its_translation_and_leaves_no_file(make_clie
         }
         await app(scope, receive, send)
 
-    async def play():
-        leave, stay = asyncio.Event(), asyncio.Event()
-        first = asyncio.create_task(request(leave if when == "running" else stay))
+    async def run():
+        disconnect, never = asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(request(disconnect if when == "running" else never))
         await asyncio.to_thread(until, lambda: stub.running == 1)
         if when == "running":
-            leave.set()
+            disconnect.set()
             await first
         else:
-            second = asyncio.create_task(request(leave))
+            second = asyncio.create_task(request(disconnect))
             await asyncio.to_thread(until, lambda: app.queue.waiting == 1)
-            leave.set()
+            disconnect.set()
             await second
             assert stub.running == 1
             stub.gate.set()
             await first
 
-    asyncio.run(play())
+    asyncio.run(run())
     assert (app.queue.running, app.queue.waiting, stub.running) == (0, 0, 0)
     assert stub.finished == (0 if when == "running" else 1)
     assert open_uploads() == set()
@@ -383,7 +378,7 @@ def test_a_stopping_server_finishes_accepted_requests_and_refuses_new_ones(make_
     assert not stopping.is_alive() and answers[0].status_code == 200
 
 
-# ---- who may ask --------------------------------------------------------------------------------
+# ---- access control -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"])
@@ -419,7 +414,8 @@ def test_api_requests_need_the_token_of_the_server(make_client):
     client, _ = make_client(token="s3cret", host="0.0.0.0")
     for path in ("/v1/model", "/metrics", "/v1/openapi.json"):
         assert client.get(path).status_code == 401
-        assert client.get(f"{path}?token=s3cret").status_code == 401  # addresses get around
+        # Addresses are logged and shared, so a token in one does not count.
+        assert client.get(f"{path}?token=s3cret").status_code == 401
         wrong = client.get(path, headers={"Authorization": "Bearer s3cre"})
         assert wrong.json()["error"]["code"] == "wrong_token"
         assert client.get(path, headers={"Authorization": "Bearer s3cret"}).status_code == 200
@@ -465,7 +461,7 @@ def test_the_page_names_no_other_server_and_has_no_inline_script(client):
 # ---- live ---------------------------------------------------------------------------------------
 
 
-def collect(socket) -> list[dict]:
+def receive_all(socket) -> list[dict]:
     events = []
     while not events or events[-1]["event"] != "ended":
         events.append(socket.receive_json())
@@ -480,7 +476,7 @@ def test_camera_frames_give_partial_and_final_texts(client):
         for _ in range(6):
             socket.send_bytes(jpeg())
         socket.send_json({"event": "end"})
-        events = collect(socket)
+        events = receive_all(socket)
     updates = [event for event in events if event["event"] == "update"]
     assert updates and updates[-1]["final"][0]["text"].endswith("frames")
     assert updates[-1]["partial"] == "partial" and updates[-1]["dropped"] == 0
@@ -500,8 +496,11 @@ def test_an_invalid_message_is_answered_with_an_error_and_ends_the_session(make_
     client, app = make_client()
     with client.websocket_connect("ws://127.0.0.1:8000/v1/live") as socket:
         socket.receive_json()
-        (socket.send_bytes if isinstance(message, bytes) else socket.send_text)(message)
-        events = collect(socket)
+        if isinstance(message, bytes):
+            socket.send_bytes(message)
+        else:
+            socket.send_text(message)
+        events = receive_all(socket)
     assert [event["error"]["code"] for event in events if event["event"] == "error"] == [code]
     assert app.live.count == 0
 
@@ -512,7 +511,7 @@ def test_sessions_are_limited_and_end_when_idle_or_disconnected(make_client):
         assert socket.receive_json()["event"] == "ready"
         with client.websocket_connect("ws://127.0.0.1:8000/v1/live") as other:
             assert other.receive_json()["error"]["code"] == "too_many_sessions"
-        events = collect(socket)
+        events = receive_all(socket)
     assert events[0]["error"]["code"] == "idle"
     with client.websocket_connect("ws://127.0.0.1:8000/v1/live") as socket:
         assert socket.receive_json()["event"] == "ready"
@@ -530,7 +529,7 @@ def test_a_stopping_server_sends_live_sessions_their_last_text(make_client):
             socket.send_bytes(jpeg())
         until(lambda: "live_frames_total 3" in client.get("/metrics").text)
         client.portal.call(app.finish)
-        events = collect(socket)
+        events = receive_all(socket)
     assert any(event.get("final") for event in events) and app.live.count == 0
 
 
@@ -580,12 +579,12 @@ def test_an_example_that_cannot_be_saved_leaves_no_file(
 def test_the_server_connects_to_no_other_machine(client, monkeypatch):
     import socket
 
-    real, connected = socket.socket.connect, []
+    real_connect, connected = socket.socket.connect, []
 
     def connect(self, address):
         if self.family in (socket.AF_INET, socket.AF_INET6):
             connected.append(address)
-        return real(self, address)
+        return real_connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     client.post("/v1/translate", content=video())
@@ -621,15 +620,15 @@ def test_every_path_is_in_the_openapi_document(client):
         for method in methods:
             if path != "/v1/live":
                 assert client.request(method.upper(), path).status_code != 405
-    known = document["components"]["schemas"]["Translation"]["required"]
-    assert set(client.post("/v1/translate", content=video()).json()) == set(known)
+    fields = document["components"]["schemas"]["Translation"]["required"]
+    assert set(client.post("/v1/translate", content=video()).json()) == set(fields)
 
 
 def test_limits_of_uploads_are_lower_than_those_of_local_files():
     from signvit_jax.inference.windowing import RECORDING
     from signvit_jax.web.settings import FRAME_LIMITS
 
-    own, frame = ServerSettings().video_limits, FRAME_LIMITS
+    upload, frame = ServerSettings().video_limits, FRAME_LIMITS
     for name in ("max_bytes", "max_pixels", "max_seconds", "max_frames", "max_memory"):
-        assert getattr(own, name) < getattr(RECORDING, name)
+        assert getattr(upload, name) < getattr(RECORDING, name)
     assert frame.max_bytes <= 1 << 20 and frame.wall_seconds <= 5 and CLIP.exists()

@@ -1,4 +1,4 @@
-"""Wrong usage of `signvit serve` ends before a model is loaded, with exit code 2."""
+"""Wrong usage of `signvit serve` is an error before a model is loaded."""
 
 import socket
 
