@@ -1,4 +1,4 @@
-"""Exports on a model hub, against a server on loopback; the hub of Hugging Face is never asked."""
+"""Exports on a model hub: a server on loopback stands in for the hub of Hugging Face."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ADDRESS = f"hf://{NAME}"
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-    """An export of the tiny run, of numbers alone."""
+    """Return an export of the tiny run that has only numbers, no programs."""
     path = tmp_path_factory.mktemp("exports") / "model"
     with tiny_run.light_jax(trained.cache):
         model = load_trained(trained.workdir)
@@ -42,7 +42,7 @@ def exported(trained, tmp_path_factory):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub, and an empty cache of what was downloaded from one."""
+    """Yield a hub without models; the cache of downloads is empty."""
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(
@@ -65,7 +65,7 @@ def files_of(folder) -> dict[str, bytes]:
 
 @pytest.fixture
 def shared(hub, exported):
-    """A hub that has the export; its commit."""
+    """Put the export on the hub; return its commit."""
     return hub.commit(NAME, files_of(exported))
 
 
@@ -102,8 +102,8 @@ def test_commands_take_an_address(trained, shared, tmp_path, capsys):
     assert tiny_run.command(translate.main, f"--workdir={ADDRESS}", trained.video(3)) == 0
     assert capsys.readouterr().out.startswith(str(trained.video(3)))
     assert tiny_run.command(evaluation.main, f"--workdir={ADDRESS}", "--calibrate") == 2
-    refused = capsys.readouterr().err
-    assert "is on a hub; copy the model first" in refused and "--output" not in refused
+    message = capsys.readouterr().err
+    assert "is on a hub; copy the model first" in message and "--output" not in message
     assert tiny_run.command(evaluation.main, f"--workdir={ADDRESS}") == 2
     assert f"signvit pull {ADDRESS} DIR" in capsys.readouterr().err
     flags = [f"--output={tmp_path / 'test.json'}", f"--data_dir={trained.data_dir}"]
@@ -136,8 +136,8 @@ def test_push_then_pull_is_the_same_export(hub, exported, tmp_path, capsys):
     assert tiny_run.command(push_main, folder, ADDRESS) == 0
     printed = capsys.readouterr()
     assert f"{ADDRESS}@{hub.branches[NAME]['main']}" in printed.out
-    sent = hub.commits[NAME][hub.branches[NAME]["main"]]
-    assert sent.keys() - {".gitattributes"} == files_of(exported).keys()
+    uploaded = hub.commits[NAME][hub.branches[NAME]["main"]]
+    assert uploaded.keys() - {".gitattributes"} == files_of(exported).keys()
     assert hub.private[NAME] is True
     fetched = files_of(fetch(ADDRESS).folder)
     assert fetched == files_of(exported)
@@ -192,9 +192,9 @@ def test_a_changed_export_is_not_sent(hub, exported, tmp_path, capsys):
 
 
 def test_an_unknown_repository_is_an_error(hub):
-    with pytest.raises(HubError, match="has no such model, or does not show it to you") as refused:
+    with pytest.raises(HubError, match="has no such model, or does not show it to you") as caught:
         fetch(ADDRESS)
-    assert refused.value.exit_code == 2
+    assert caught.value.exit_code == 2
 
 
 def test_an_unknown_revision_is_an_error(shared):
@@ -217,16 +217,16 @@ def test_a_refusal_mentions_the_token_without_its_value(hub, shared, monkeypatch
 
 def test_secrets_are_not_in_messages(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://me:password@127.0.0.1:1")
-    with pytest.raises(HubUnreachable) as failed:
+    with pytest.raises(HubUnreachable) as caught:
         fetch(ADDRESS)
-    assert "password" not in str(failed.value) and "127.0.0.1" in str(failed.value)
+    assert "password" not in str(caught.value) and "127.0.0.1" in str(caught.value)
 
 
 def test_a_server_error_of_the_hub_has_exit_code_1(hub, shared):
     hub.fault = "500"
-    with pytest.raises(HubUnreachable) as failed:
+    with pytest.raises(HubUnreachable) as caught:
         fetch(ADDRESS)
-    assert failed.value.exit_code == 1
+    assert caught.value.exit_code == 1
 
 
 def test_a_hub_that_does_not_answer_is_an_error(hub, shared):
@@ -272,9 +272,9 @@ def test_offline_mode_sends_no_request_and_uses_the_cache(hub, shared, monkeypat
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     fetch(ADDRESS)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    asked = len(hub.requests)
+    num_requests = len(hub.requests)
     assert fetch(ADDRESS).pinned.revision == shared
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == num_requests
 
 
 def test_a_pinned_commit_in_the_cache_needs_no_network(hub, shared):
