@@ -61,17 +61,17 @@ def test_scores_are_those_of_eval_and_intervals_those_of_sacrebleu():
         # sacreBLEU computes the interval of a single system by another function.
         alone = BLEU(force=True).corpus_score(texts, [REFERENCES], n_bootstrap=200)
         assert comparison.scores["BLEU-4"][number].interval == pytest.approx(alone._ci)
-    assert [of_systems[0].p_value for of_systems in comparison.scores.values()] == [None] * 4
-    assert all(of_systems[1].p_value < 0.01 for of_systems in comparison.scores.values())
+    assert [scores[0].p_value for scores in comparison.scores.values()] == [None] * 4
+    assert all(scores[1].p_value < 0.01 for scores in comparison.scores.values())
     assert "bs:200" in comparison.signature and "tok:13a" in comparison.signature
 
 
 def test_similar_systems_do_not_differ_significantly():
     comparison = compare([side("a", with_errors(0.3, 1)), side("b", with_errors(0.3, 2))], "beam", 200)
-    assert all(of_systems[1].p_value > 0.05 for of_systems in comparison.scores.values())
+    assert all(scores[1].p_value > 0.05 for scores in comparison.scores.values())
     same = compare([side("a", with_errors(0.3)), side("b", with_errors(0.3))], "beam", 200)
-    assert all(of_systems[1].score == of_systems[0].score for of_systems in same.scores.values())
-    assert [of_systems[1].p_value for of_systems in same.scores.values()] == [1.0] * 4
+    assert all(scores[1].score == scores[0].score for scores in same.scores.values())
+    assert [scores[1].p_value for scores in same.scores.values()] == [1.0] * 4
     assert most_different(same, 10) == []
 
 

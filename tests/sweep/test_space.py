@@ -1,4 +1,4 @@
-"""Search spaces: how they are written, and what is refused before the first trial."""
+"""Search spaces: their syntax, and errors that are reported before the first trial."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_ranges_choices_and_steps():
     assert dimension("training.remat", "none,full").choices == ("none", "full")
     assert dimension("training.use_amp", [True, False]).choices == (True, False)
     assert dimension("training.encoder_lr", "1e-3,2e-3").choices == (1e-3, 2e-3)
-    assert [str(one) for one in (rate, kernel, epochs)] == ["log:0.0001:0.003", "3,5,7", "2:10:4"]
+    assert [*map(str, (rate, kernel, epochs))] == ["log:0.0001:0.003", "3,5,7", "2:10:4"]
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_suggestions_are_within_the_space_and_have_four_digits(tmp_path, sampler
     sweep = Sweep.create(tmp_path, settings, BASE)
     assert next_parameters(sweep, [], 0) == {}
     sweep.add_trial(0, "base", {})
-    seen = []
+    rates = []
     for number in range(1, 14):
         trials = sweep.read(0.0)
-        found = next_parameters(sweep, trials, number)
-        assert found is not None and found == next_parameters(sweep, trials, number)
-        assert 1e-4 <= found["training.encoder_lr"] <= 3e-3
-        assert found["training.num_epochs"] in (2, 6, 10)
-        assert float(f"{found['training.encoder_lr']:.4g}") == found["training.encoder_lr"]
-        assert with_values(BASE, found).training.remat in ("none", "full")
-        sweep.add_trial(number, "search", found)
-        seen.append(found["training.encoder_lr"])
-    assert len(set(seen)) == len(seen)
+        values = next_parameters(sweep, trials, number)
+        assert values is not None and values == next_parameters(sweep, trials, number)
+        assert 1e-4 <= values["training.encoder_lr"] <= 3e-3
+        assert values["training.num_epochs"] in (2, 6, 10)
+        assert float(f"{values['training.encoder_lr']:.4g}") == values["training.encoder_lr"]
+        assert with_values(BASE, values).training.remat in ("none", "full")
+        sweep.add_trial(number, "search", values)
+        rates.append(values["training.encoder_lr"])
+    assert len(set(rates)) == len(rates)
 
 
 def test_suggestions_of_qmc_are_a_sobol_sequence(tmp_path):
@@ -134,14 +134,14 @@ def test_suggestions_of_qmc_are_a_sobol_sequence(tmp_path):
     sweep = Sweep.create(tmp_path, settings, BASE)
     sweep.add_trial(0, "base", {})
     points = scipy.stats.qmc.Sobol(2, seed=5).random(8)
-    found = []
+    suggestions = []
     for number in range(1, 9):
         values = next_parameters(sweep, sweep.read(0.0), number)
         assert values is not None
         sweep.add_trial(number, "search", values)
-        found.append(values)
-    smoothing = [values["training.label_smoothing"] for values in found]
-    rates = [values["training.encoder_lr"] for values in found]
+        suggestions.append(values)
+    smoothing = [values["training.label_smoothing"] for values in suggestions]
+    rates = [values["training.encoder_lr"] for values in suggestions]
     assert smoothing == pytest.approx(0.4 * points[:, 0], rel=1e-3)
     assert rates == pytest.approx(1e-4 * 100 ** points[:, 1], rel=1e-3)
 
