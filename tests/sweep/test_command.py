@@ -300,17 +300,18 @@ def test_a_sweep_with_two_real_trials_of_two_steps(trained, tmp_path, capsys):
     assert [trial.state for trial in trials] == ["complete", "complete"]
     assert [trial.step for trial in trials] == [2, 2]
     assert trials[0].value != trials[1].value
-    assert json.loads((trials[1].folder / "config.json").read_text())["training"][
-        "decoder_lr"
-    ] == pytest.approx(trials[1].parameters["training.decoder_lr"])
+    config = json.loads((trials[1].folder / "config.json").read_text())
+    decoder_lr = trials[1].parameters["training.decoder_lr"]
+    assert config["training"]["decoder_lr"] == pytest.approx(decoder_lr)
     kept = [trial.number for trial in trials if (trial.folder / "checkpoints").exists()]
     assert kept == [best_of(Sweep.open(sweep).settings, trials).number]
     assert "signvit sweep best" in capsys.readouterr().out
     assert Path(sweep / "sweep.html").stat().st_size > 3000
     # Train the winner again with the command that replaces the process of `best`.
     retrain = [sys.executable, "-m", "signvit_jax", "sweep", "best", "--retrain"]
+    retrain += [f"--sweep={sweep}", f"--workdir={tmp_path / 'retrained'}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(trained.cache)}
-    done = subprocess.run([*retrain, f"--sweep={sweep}", f"--workdir={tmp_path / 'won'}"], env=environment, check=False)
+    done = subprocess.run(retrain, env=environment, check=False)
     assert done.returncode == 0
     retrained = read_metrics(tmp_path / "retrained" / "metrics.csv")["validation/loss"][1]
     assert min(retrained) == best_of(Sweep.open(sweep).settings, trials).value

@@ -53,7 +53,7 @@ def test_trials_of_other_batch_sizes_are_compared_after_equal_clips(tmp_path):
     assert should_prune(sweep, slow, others)
     last = dataclasses.replace(slow, curve=((70, 0.95), (134, 0.9)))  # after a padded last batch
     assert should_prune(sweep, last, others)
-    full = dataclasses.replace(slow, curve=((60, 0.95), (124, 0.9)))  # padded last batches of others
+    full = dataclasses.replace(slow, curve=((60, 0.95), (124, 0.9)))  # others are padded
     assert should_prune(sweep, full, others)
     early = dataclasses.replace(slow, curve=((50, 0.95), (110, 0.9)))  # earlier than any other
     assert not should_prune(sweep, early, others)
