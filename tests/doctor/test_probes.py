@@ -185,7 +185,7 @@ def test_use_and_damage_of_a_workdir_are_found(trained, tmp_path, monkeypatch):
     assert facts.holder.startswith(f"process {os.getpid()} on {socket.gethostname()}")
     assert run_files.check_workdir(facts).level == "bad"
     assert "content changed" in facts.damage[0]
-    monkeypatch.setattr(run_files, "_MAX_HASHED", 0)  # so that only sizes are compared, as for a large checkpoint
+    monkeypatch.setattr(run_files, "_MAX_HASHED", 0)  # compare only sizes
     facts = run_files.probe_workdir(request)
     assert not facts.hashed and not facts.damage
     damaged.write_bytes(b"x")

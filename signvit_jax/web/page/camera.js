@@ -6,7 +6,9 @@ const FRAMES_PER_SECOND = 12.5;
 const SHORT_SIDE = 192; // pixels of the frames that are sent, unless the camera has fewer
 const MAX_BUFFERED = 200000; // bytes that wait to be sent; with more, frames are skipped
 
-let currentSession = null; // of the camera: {stream, socket, timer, retry, isStopping, offset, tries}
+// The live session of the camera: {stream, socket, timer, retry, isStopping, offset, tries}. Functions
+// get the session that they work for, because another one may have started meanwhile.
+let currentSession = null;
 let liveSegments = []; // final segments of all connections, in seconds since the start
 let recordings = []; // {recorder, chunks, began, ended}, at most two; times of performance.now()
 
