@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if file is not None:
                 file.language = arguments.language or tag_of_texts(translator.model)
             options = inference_overrides(arguments)
-            say("compiling, unless it was done before ...")
+            say("compiling, unless cached ...")
             translator.warm_up(arguments.decode, live=True, **options)
             session = translator.live(
                 decode=arguments.decode, every=arguments.every, votes=arguments.votes, **options

@@ -64,7 +64,7 @@ class CaptionFile:
             self._write()
         except OSError as error:
             raise OutputError(
-                f"{self._path} cannot be written: {error.strerror}; it holds the captions before"
+                f"{self._path} cannot be written: {error.strerror}; it keeps the earlier captions"
             ) from error
 
     def _write(self) -> None:

@@ -110,7 +110,7 @@ class AccessControl:
             raise RequestError(
                 401,
                 "wrong_token",
-                "this server asks for the token that `signvit serve` printed; open the address "
+                "this server requires the token that `signvit serve` printed; open the address "
                 "with #token=..., or send 'Authorization: Bearer TOKEN'",
                 headers={"WWW-Authenticate": "Bearer"},
             )

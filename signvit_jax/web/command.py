@@ -122,7 +122,7 @@ def _print_address(settings: "ServerSettings", port: int) -> None:
     if not settings.is_local:
         print(
             f"warning: --host={clean(settings.host)} lets other machines connect, without "
-            "encryption; whoever has the token can send videos. Browsers give no camera to such an "
+            "encryption; everyone who has the token can send videos. Browsers allow no camera on such an "
             f"address: prefer ssh -L {port}:localhost:{port} {clean(socket.gethostname())}",
             file=sys.stderr,
             flush=True,

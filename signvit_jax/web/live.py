@@ -209,7 +209,7 @@ class _Connection:
         except SignVitError as error:
             self._fail("bad_frame", str(error), _UNSUPPORTED)
         except Exception:
-            self._fail("fault", "an unexpected fault; the server's log has it", _FAULT)
+            self._fail("fault", "an unexpected error; the log of the server has details", _FAULT)
             raise
         finally:
             self._session.end()
@@ -224,7 +224,7 @@ class _Connection:
                 dropped = update.dropped
                 self._queue_event(update_document(update, self._dropped))
         except Exception:
-            self._fail("fault", "an unexpected fault; the server's log has it", _FAULT)
+            self._fail("fault", "an unexpected error; the log of the server has details", _FAULT)
             raise
         finally:
             self._queue_event(None)

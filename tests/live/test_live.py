@@ -136,7 +136,7 @@ def test_the_file_is_complete_after_each_caption(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(terminal_captions, "write_atomically", full)
-        with pytest.raises(OutputError, match="No space left on device; it holds"):
+        with pytest.raises(OutputError, match="No space left on device; it keeps"):
             file.add([Segment(1.0, 2.0, "more")])
     assert path.read_text() == first
     file.add([Segment(2.0, 3.0, "again")])  # the text that could not be written before is not lost

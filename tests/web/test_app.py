@@ -155,12 +155,12 @@ def test_invalid_segments_are_refused(client, body):
 class SlowRequest:
     """A request whose body is `head` and then `pieces` equal pieces.
 
-    `given` is the number of pieces that were read.
+    `num_read` is the number of pieces that were read.
     """
 
     def __init__(self, pieces: int, piece: bytes, headers=None, head: bytes = b""):
         self.headers = headers or {}
-        self.given = 0
+        self.num_read = 0
         self._pieces = pieces
         self._piece = piece
         self._head = head
@@ -169,7 +169,7 @@ class SlowRequest:
         if self._head:
             yield self._head
         for _ in range(self._pieces):
-            self.given += 1
+            self.num_read += 1
             yield self._piece
 
 
@@ -192,7 +192,7 @@ def test_a_large_upload_is_refused_while_it_arrives(headers):
     request = SlowRequest(1000, b"x" * 1000, headers, head)
     with pytest.raises(Exception, match="at most") as caught:
         asyncio.run(receive(request))
-    assert caught.value.status == 413 and request.given <= 11
+    assert caught.value.status == 413 and request.num_read <= 11
     assert open_uploads() == set()
 
 
@@ -200,7 +200,7 @@ def test_a_declared_size_over_the_limit_is_refused_before_the_first_byte():
     request = SlowRequest(1, b"x", {"content-length": "99999999"})
     with pytest.raises(Exception, match="at most"):
         asyncio.run(receive(request))
-    assert request.given == 0
+    assert request.num_read == 0
 
 
 def test_an_upload_that_stalls_is_refused():

@@ -206,7 +206,7 @@ function handleEvent(job, event) {
     const count = job.segments.length;
     $("state").textContent = count
       ? `Done: ${count} ${count === 1 ? "text" : "texts"} in ${clock(event.seconds)}.`
-      : "Done: as far as the model sees, nobody signs in this video.";
+      : "Done: the model detected no signs in this video.";
     for (const warning of event.warnings) $("warnings").append(element("p", "note", `Note: ${warning}`));
     updateTrack(job);
   }
