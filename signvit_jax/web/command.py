@@ -122,8 +122,8 @@ def _print_address(settings: "ServerSettings", port: int) -> None:
     if not settings.is_local:
         print(
             f"warning: --host={clean(settings.host)} lets other machines connect, without "
-            "encryption; everyone who has the token can send videos. Browsers allow no camera on such an "
-            f"address: prefer ssh -L {port}:localhost:{port} {clean(socket.gethostname())}",
+            "encryption; everyone who has the token can send videos. Browsers do not allow a camera "
+            f"on such an address: prefer ssh -L {port}:localhost:{port} {clean(socket.gethostname())}",
             file=sys.stderr,
             flush=True,
         )

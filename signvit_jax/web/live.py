@@ -90,8 +90,9 @@ class _Connection:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._outgoing: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()  # None: the end
-        self._frames: collections.deque[tuple[float, bytes]] = collections.deque()  # (seconds, JPEG)
-        self._waiting_bytes = 0
+        # Frames that wait to be decoded: seconds since the first frame, and JPEG.
+        self._frames: collections.deque[tuple[float, bytes]] = collections.deque()
+        self._waiting_bytes = 0  # of the JPEGs in `_frames`
         self._changed = threading.Condition()
         self._has_ended = False
         self._dropped = 0  # frames dropped before they were decoded

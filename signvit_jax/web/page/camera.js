@@ -10,7 +10,7 @@ const MAX_BUFFERED = 200000; // bytes that wait to be sent; with more, frames ar
 // get the session that they work for, because another one may have started meanwhile.
 let currentSession = null;
 let liveSegments = []; // final segments of all connections, in seconds since the start
-let recordings = []; // {recorder, chunks, began, ended}, at most two; times of performance.now()
+let recordings = []; // {recorder, chunks, began, ended}, at most two; times in ms of performance.now()
 
 $("start").addEventListener("click", startCamera);
 $("stop").addEventListener("click", stopCamera);
@@ -178,6 +178,7 @@ for (const button of document.querySelectorAll("[data-live-format]")) {
 // of up to that length is completely in one of them.
 const RECORDING_SECONDS = 300;
 const EXAMPLE_SECONDS = 60;
+const TOLERANCE_MS = 500; // by which a part may exceed its recording
 const RECORDER_SECONDS = 1.5; // how far the recorder may be behind the camera
 const MARGIN = 0.3; // seconds before and after a text, because the clocks of server and page differ
 
@@ -205,11 +206,12 @@ async function record(session) {
   await started;
 }
 
-function showRecorded(segment, at) {
+// Show a text with a button that saves it. `began`: when its part began, in ms of performance.now().
+function showRecorded(segment, began) {
   const item = element("li");
   const text = textField(segment, () => {});
   const seconds = segment.end - segment.start;
-  const part = () => recordedPart(at, seconds);
+  const part = () => recordedPart(began, seconds);
   item.append(
     element("span", "at", clock(segment.start)),
     text,
@@ -219,18 +221,21 @@ function showRecorded(segment, at) {
   $("recorded-part").hidden = false;
 }
 
-// Return {video, start, end} of the recording that has the time `at` of performance.now() and the
-// `seconds` after it. Throws RecordingLost if no recording has them.
-async function recordedPart(at, seconds) {
-  const recording = recordings.find(
-    ({ began, ended }) => began !== null && began <= at + 500 && at + 1000 * seconds <= (ended ?? Infinity) + 500,
+// Return {video, start, end} of the recording of a part that began at `partBegan`, in ms of
+// performance.now(), and lasts `seconds`. Throws RecordingLost if no recording has the complete part.
+async function recordedPart(partBegan, seconds) {
+  const partEnded = partBegan + 1000 * seconds;
+  const recording = recordings.find(({ began, ended }) =>
+    began !== null &&
+    began <= partBegan + TOLERANCE_MS &&
+    partEnded <= (ended ?? Infinity) + TOLERANCE_MS,
   );
   if (!recording) throw new RecordingLost("the page keeps only the last minutes of the camera, and this text is older.");
   // Wait until the recorder has recorded the end of the text.
-  const wait = at + 1000 * (seconds + MARGIN + RECORDER_SECONDS) - performance.now();
+  const wait = partEnded + 1000 * (MARGIN + RECORDER_SECONDS) - performance.now();
   if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
   await flushed(recording.recorder);
-  const start = (at - recording.began) / 1000;
+  const start = (partBegan - recording.began) / 1000;
   return {
     video: new Blob(recording.chunks, { type: recording.recorder.mimeType }),
     start: Math.max(start - MARGIN, 0),
