@@ -115,15 +115,17 @@ def _warm_up(translator: "Translator", app: "WebApp", settings: "ServerSettings"
 
 
 def _print_address(settings: "ServerSettings", port: int) -> None:
+    hostname = socket.gethostname()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    shown = {"0.0.0.0": socket.gethostname(), "[::]": socket.gethostname()}.get(host, host)
+    if settings.host in ("0.0.0.0", "::"):  # all interfaces, which is no address for a browser
+        host = hostname
     fragment = f"/#token={settings.token}" if settings.token else "/"
-    print(f"http://{shown}:{port}{fragment}", flush=True)
+    print(f"http://{host}:{port}{fragment}", flush=True)
     if not settings.is_local:
         print(
             f"warning: --host={clean(settings.host)} lets other machines connect, without "
-            "encryption; everyone who has the token can send videos. Browsers do not allow a camera "
-            f"on such an address: prefer ssh -L {port}:localhost:{port} {clean(socket.gethostname())}",
+            "encryption; everyone who has the token can send videos. Browsers do not allow a "
+            f"camera on such an address: prefer ssh -L {port}:localhost:{port} {clean(hostname)}",
             file=sys.stderr,
             flush=True,
         )
