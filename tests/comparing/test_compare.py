@@ -158,7 +158,7 @@ def test_names_are_text_in_the_page(runs):
     comparison = compare(sides, "beam", 100)
     assert "<b>$" not in as_html(sides, [comparison])
     assert json.loads(as_json(sides, [comparison]))["systems"][0].startswith("<b>$")
-    assert curves_png([dataclasses.replace(one, metrics={}) for one in sides]) is None
+    assert curves_png([dataclasses.replace(side, metrics={}) for side in sides]) is None
     assert [key for key, _ in config_differences(sides)] == ["training.num_epochs"]
 
 

@@ -55,18 +55,18 @@ def final_texts(updates):
 
 
 def test_all_text_of_a_source_that_ends_is_yielded():
-    found = list(updates_of(session(), lambda stop: frames(stop, 20), Request()))
-    assert final_texts(found)[-1] == "hello" and found[-1].partial == "he"
+    updates = list(updates_of(session(), lambda stop: frames(stop, 20), Request()))
+    assert final_texts(updates)[-1] == "hello" and updates[-1].partial == "he"
     assert not any(thread.name == "signvit_jax_push" for thread in threading.enumerate())
 
 
 def test_a_signal_ends_the_session_with_the_text_so_far():
     request = Request()
-    found = []
+    updates = []
     for update in updates_of(session(), frames, request):
-        found.append(update)
+        updates.append(update)
         request.requested = True
-    assert len(found) < 40 and final_texts(found)[-1] == "hello"
+    assert len(updates) < 40 and final_texts(updates)[-1] == "hello"
 
 
 def test_a_signal_does_not_wait_for_a_camera_that_hangs():
@@ -88,11 +88,11 @@ def test_a_source_that_fails_raises_after_its_text():
         yield from frames(stop, 12)
         raise SourceError("the camera is gone")
 
-    found = []
+    updates = []
     with pytest.raises(SourceError, match="the camera is gone"):
         for update in updates_of(session(), broken, Request()):
-            found.append(update)
-    assert final_texts(found)[-1] == "hello"
+            updates.append(update)
+    assert final_texts(updates)[-1] == "hello"
 
 
 def test_the_session_ends_if_nobody_reads_its_output():
@@ -152,8 +152,8 @@ def test_caption_files_have_word_times_and_the_language(tmp_path):
     ttml.language = "de-CH"
     for file in (plain, timed, ttml):
         file.add([Segment(0.0, 1.0, "good day", words=words)])
-    (found,) = json.loads((tmp_path / "b.json").read_text())["segments"]
-    assert found["words"][0] == {
+    (segment,) = json.loads((tmp_path / "b.json").read_text())["segments"]
+    assert segment["words"][0] == {
         "text": "good",
         "confidence": 0.5,
         "start": 0.25,
@@ -202,7 +202,7 @@ def test_the_command_captions_a_packaged_clip(tmp_path, capfd):
     shown = capfd.readouterr()
     lines = [line.split("\t") for line in shown.out.splitlines()]
     segments = json.loads(output.read_text())["segments"]
-    assert len(lines) >= 1 and [text for *_, text in lines] == [one["text"] for one in segments]
+    assert lines and [text for *_, text in lines] == [segment["text"] for segment in segments]
     for segment in segments:
         timed = [word for word in segment["words"] if word["timed_by"] == "ctc"]
         assert len(timed) >= len(segment["words"]) / 2

@@ -26,8 +26,8 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    monkeypatch.setattr(module, "time", found := Clock())
-    return found
+    monkeypatch.setattr(module, "time", clock := Clock())
+    return clock
 
 
 def test_every_second_belongs_to_exactly_one_part(clock):

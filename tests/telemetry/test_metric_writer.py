@@ -175,14 +175,14 @@ def test_a_full_disk_is_reported_once(workdir, monkeypatch, caplog):
 
 def records(workdir):
     """Return all events, from records of (length u64, crc, payload, crc)."""
-    found = []
+    records = []
     for path in sorted(workdir.path.glob("events.*")):
         content = path.read_bytes()
         while content:
             length = int.from_bytes(content[:8], "little")
-            found.append(Event.FromString(content[12 : 12 + length]))
+            records.append(Event.FromString(content[12 : 12 + length]))
             content = content[12 + length + 4 :]
-    return found
+    return records
 
 
 def events(workdir):

@@ -14,7 +14,7 @@ from signvit_jax.telemetry.metric_writer import MetricsLog
 from signvit_jax.telemetry.metrics_file import read_metrics
 from signvit_jax.telemetry.observers import Observer, Records
 from tests.helpers import tiny_run
-from tests.telemetry.test_metric_writer import events, rows
+from tests.telemetry.test_metric_writer import events, records, rows
 
 DISK_ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO]
 
@@ -244,22 +244,16 @@ def test_events_need_no_thread(workdir):
 
 
 def test_a_resume_purges_lost_steps_in_tensorboard(workdir):
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.event_pb2 import SessionLog
 
     log = MetricsLog(workdir)
     log.rewind(20)
     log.write(21, {"a": 1.0})
     log.close()
-    (file,) = workdir.path.glob("events.*")
-    content = file.read_bytes()
-    found = []
-    while content:
-        length = int.from_bytes(content[:8], "little")
-        found.append(Event.FromString(content[12 : 12 + length]))
-        content = content[12 + length + 4 :]
-    assert found[0].file_version == "brain.Event:2"
-    assert (found[1].step, found[1].session_log.status) == (21, SessionLog.START)
-    assert found[2].step == 21 and found[2].summary.value[0].tag == "a"
+    version, start, metrics = records(workdir)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (21, SessionLog.START)
+    assert metrics.step == 21 and metrics.summary.value[0].tag == "a"
 
 
 def test_event_checksums_equal_those_of_tensorboardx(workdir):

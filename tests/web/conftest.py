@@ -55,7 +55,7 @@ class StubTranslator:
                     on_progress(number + 1.0)
             self.finished += 1
             return Translation(
-                text=" ".join(one.text for one in segments),
+                text=" ".join(segment.text for segment in segments),
                 tokens=(),
                 score=-0.5,
                 confidence=0.7,
@@ -123,11 +123,11 @@ def video(path: Path = CLIP) -> bytes:
 
 def _files_without_names() -> set[str]:
     """Return links to all files without a name that this process has open."""
-    found = set()
+    links = set()
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/self/fd/{number}"))
-    return {name for name in found if name.endswith(" (deleted)")}
+            links.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {name for name in links if name.endswith(" (deleted)")}
 
 
 _opened_before: set[str] = set()  # files without a name that were open before the test
@@ -148,7 +148,7 @@ def open_uploads() -> set[str]:
 def until(check, seconds: float = 20.0):
     """Return the first true value of `check()`. Fails after `seconds`."""
     end = time.monotonic() + seconds
-    while not (found := check()):
+    while not (value := check()):
         assert time.monotonic() < end
         time.sleep(0.01)
-    return found
+    return value

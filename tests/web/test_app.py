@@ -414,7 +414,7 @@ def test_api_requests_need_the_token_of_the_server(make_client):
     client, _ = make_client(token="s3cret", host="0.0.0.0")
     for path in ("/v1/model", "/metrics", "/v1/openapi.json"):
         assert client.get(path).status_code == 401
-        # Addresses are logged and shared, so a token in one does not count.
+        # Addresses are logged and shared, so they must not have the token.
         assert client.get(f"{path}?token=s3cret").status_code == 401
         wrong = client.get(path, headers={"Authorization": "Bearer s3cre"})
         assert wrong.json()["error"]["code"] == "wrong_token"

@@ -65,7 +65,7 @@ def test_a_stopped_server_finishes_accepted_requests_and_leaves_no_file(tmp_path
         if when == "upload":
             client.sendall(CONTENT[HALF:])
         received = events(client, answer)
-        assert found[-1]["event"] == "done" and found[-1]["text"] == CLIP.text
+        assert received[-1]["event"] == "done" and received[-1]["text"] == CLIP.text
         assert server.process.wait(60) == 128 + signal.SIGTERM
     assert named_files(tmp_path) == []
 

@@ -9,12 +9,12 @@ let model = null;
 let token = readToken();
 
 function readToken() {
-  const found = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (found) {
-    sessionStorage.setItem("token", found);
+  const tokenInAddress = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (tokenInAddress) {
+    sessionStorage.setItem("token", tokenInAddress);
     history.replaceState(null, "", location.pathname);
   }
-  return found || sessionStorage.getItem("token") || "";
+  return tokenInAddress || sessionStorage.getItem("token") || "";
 }
 
 function headers(more = {}) {
