@@ -47,9 +47,7 @@ class AccessControl:
     `on_refusal` is called with the error code of each refused request.
     """
 
-    def __init__(
-        self, app: ASGIApp, settings: ServerSettings, on_refusal: Callable[[str], object]
-    ):
+    def __init__(self, app: ASGIApp, settings: ServerSettings, on_refusal: Callable[[str], object]):
         self._app = app
         self._settings = settings
         self._on_refusal = on_refusal

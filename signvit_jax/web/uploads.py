@@ -124,9 +124,7 @@ class _Form:
         unit = what if what == "parts" else f"bytes of {what}"
         self._counts[what] += number
         if self._counts[what] > limit:
-            raise RequestError(
-                400, "bad_form", f"the form has more than {limit} {unit}"
-            )
+            raise RequestError(400, "bad_form", f"the form has more than {limit} {unit}")
 
     def _begin_part(self) -> None:
         self._count("parts", 1, _MAX_PARTS)

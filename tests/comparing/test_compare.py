@@ -67,7 +67,9 @@ def test_scores_are_those_of_eval_and_intervals_those_of_sacrebleu():
 
 
 def test_similar_systems_do_not_differ_significantly():
-    comparison = compare([side("a", with_errors(0.3, 1)), side("b", with_errors(0.3, 2))], "beam", 200)
+    comparison = compare(
+        [side("a", with_errors(0.3, 1)), side("b", with_errors(0.3, 2))], "beam", 200
+    )
     assert all(scores[1].p_value > 0.05 for scores in comparison.scores.values())
     same = compare([side("a", with_errors(0.3)), side("b", with_errors(0.3))], "beam", 200)
     assert all(scores[1].score == scores[0].score for scores in same.scores.values())

@@ -42,7 +42,9 @@ def test_a_run_is_compared_with_its_export_and_a_results_file(trained, tmp_path,
         results = json.loads(file.read_text())
         for name, evaluated in results["decoders"].items():
             compared = document["decoders"][name]["scores"]
-            assert compared["WER"][index]["score"] == pytest.approx(100 * evaluated["scores"]["wer"])
+            assert compared["WER"][index]["score"] == pytest.approx(
+                100 * evaluated["scores"]["wer"]
+            )
             assert compared["BLEU-4"][index]["score"] == pytest.approx(evaluated["scores"]["bleu4"])
             exact = compared["exact match"][index]["score"]
             assert exact == pytest.approx(100 * evaluated["scores"]["exact_match"])

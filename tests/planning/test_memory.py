@@ -53,7 +53,9 @@ def test_advice_begins_with_options_that_keep_the_result():
 
 
 def test_advice_without_a_config_has_the_same_words_and_order():
-    with_config = memory_advice({"training.remat": "=full", "training.batch_size": "=8"}).splitlines()
+    with_config = memory_advice(
+        {"training.remat": "=full", "training.batch_size": "=8"}
+    ).splitlines()
     without_config = memory_advice().splitlines()
     texts = [line.split(". ", 1)[1] for line in without_config[1:]]
     assert with_config[0] == without_config[0]

@@ -81,9 +81,7 @@ def computed(request):
     inputs = []
     for batch in batches:
         clips, frames = batch["video"].shape[:2]
-        video = np.random.default_rng(0).integers(
-            0, 256, (clips, frames, size, size, 3), np.uint8
-        )
+        video = np.random.default_rng(0).integers(0, 256, (clips, frames, size, size, 3), np.uint8)
         inputs.append((config, video, batch["frame_lengths"], batch["tokens"]))
     return Model(config, params), [
         (arguments, outputs(model_programs, *arguments)) for arguments in inputs

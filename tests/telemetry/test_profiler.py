@@ -34,7 +34,8 @@ def traced_steps(folder):
 
 
 @pytest.mark.parametrize(
-    ("requested", "steps", "expected"), [("2:3", 5, ["2", "3"]), ("1", 6, ["4"]), ("3:9", 4, ["3", "4"])]
+    ("requested", "steps", "expected"),
+    [("2:3", 5, ["2", "3"]), ("1", 6, ["4"]), ("3:9", 4, ["3", "4"])],
 )
 def test_the_trace_has_the_requested_steps(tmp_path, requested, steps, expected):
     double = jax.jit(lambda x: x + x)

@@ -92,7 +92,9 @@ def best_of(workdir: Path) -> dict[str, float]:
 
 
 @pytest.mark.long
-def test_trackers_get_all_metrics_of_a_stopped_and_resumed_run(trained, tmp_path, calls, monkeypatch, caplog):
+def test_trackers_get_all_metrics_of_a_stopped_and_resumed_run(
+    trained, tmp_path, calls, monkeypatch, caplog
+):
     workdir = tmp_path / "run"
     monkeypatch.setenv("FAKE_TRACKER_SIGTERM", "wandb")
     assert run_train(trained, workdir) == 143

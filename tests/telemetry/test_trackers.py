@@ -148,7 +148,9 @@ def test_trackio_resumes_by_its_name(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("stopped", "KILLED"), ("failed", "FAILED")])
-def test_trackers_get_the_status_of_a_run_that_did_not_finish(monkeypatch, tmp_path, outcome, status):
+def test_trackers_get_the_status_of_a_run_that_did_not_finish(
+    monkeypatch, tmp_path, outcome, status
+):
     end = RunEnd(outcome)
     for name, make, last in (
         ("wandb", fake_wandb, ("finish", {"exit_code": 1})),
@@ -176,9 +178,7 @@ class Unreliable:
         pass
 
 
-def test_a_failing_server_is_reported_once_and_gets_all_rows_later(
-    monkeypatch, tmp_path, caplog
-):
+def test_a_failing_server_is_reported_once_and_gets_all_rows_later(monkeypatch, tmp_path, caplog):
     kind = type("Fake", (Unreliable,), {"sent": []})
     monkeypatch.setitem(trackers.TRACKERS, "wandb", kind)
     tracker = BackgroundTracker("wandb", TrackedRun("mine", tmp_path, {}, None), tmp_path / "ids")

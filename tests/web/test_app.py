@@ -492,7 +492,9 @@ def test_camera_frames_give_partial_and_final_texts(client):
     ],
     ids=["bytes", "large", "text", "event"],
 )
-def test_an_invalid_message_is_answered_with_an_error_and_ends_the_session(make_client, message, code):
+def test_an_invalid_message_is_answered_with_an_error_and_ends_the_session(
+    make_client, message, code
+):
     client, app = make_client()
     with client.websocket_connect("ws://127.0.0.1:8000/v1/live") as socket:
         socket.receive_json()
