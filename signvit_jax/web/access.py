@@ -1,4 +1,4 @@
-"""Access control: Host, Origin and token of each request, and security headers of each response.
+"""Control of access: Host, Origin and token of requests, and security headers of responses.
 
 The check of Host stops DNS rebinding: a foreign page lets its own host name point to this machine.
 The check of Origin stops POST requests and websockets of foreign pages; browsers send these without
